@@ -1,0 +1,66 @@
+//! Health checks as asked for, and health as observed.
+
+use crate::{Millis, Protocol};
+
+/// What to ask a task, run by its agent.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum HealthProbe {
+    /// GET; healthy on status 200-399.
+    Http {
+        /// Absolute path with optional query.
+        path: String,
+        /// Position in the task's ports, unless `port` is set.
+        port_index: usize,
+        /// Fixed port instead of a position.
+        port: Option<u16>,
+    },
+    /// A TCP connect that succeeds.
+    Tcp {
+        /// Position in the task's ports, unless `port` is set.
+        port_index: usize,
+        /// Fixed port instead of a position.
+        port: Option<u16>,
+    },
+    /// A shell command in the task's sandbox and cgroup that exits 0.
+    Command {
+        /// Run by `/bin/sh -c`.
+        shell: String,
+    },
+}
+
+impl HealthProbe {
+    /// Wire protocol probed, where there is one.
+    pub fn protocol(&self) -> Option<Protocol> {
+        match self {
+            Self::Http { .. } | Self::Tcp { .. } => Some(Protocol::Tcp),
+            Self::Command { .. } => None,
+        }
+    }
+}
+
+/// One health check of a task; defaults are Marathon's.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HealthCheck {
+    /// What is asked.
+    pub probe: HealthProbe,
+    /// Failures are ignored for this long after start, until the first success.
+    pub grace_period: Millis,
+    /// Time between the starts of two checks.
+    pub interval: Millis,
+    /// A check that takes longer has failed.
+    pub timeout: Millis,
+    /// Consecutive failures until the task is killed; 0 means never.
+    pub max_consecutive_failures: u32,
+}
+
+/// Health as last observed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum HealthState {
+    /// No check is defined, or none has answered yet.
+    #[default]
+    Unknown,
+    /// The last check passed.
+    Healthy,
+    /// The last check failed, outside of the grace period.
+    Unhealthy,
+}

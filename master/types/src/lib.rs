@@ -1,0 +1,49 @@
+//! The vocabulary of Waggle: typed ids, resources, task states, specs and snapshots.
+//!
+//! Every other crate speaks in these words, so that level 1 (the allocator), level 2 (the service
+//! framework), the agent and the data plane agree on what a thing is without agreeing on a wire format.
+//!
+//! # Invariants
+//! - Plain data with `Eq` and `Ord` where that makes sense; maps are ordered, so the same input gives the same bytes.
+//! - Quantities are integers: scalars in milli-units, ports as disjoint intervals.
+//! - Time is an argument ([`UnixMillis`]); nothing here reads a clock, entropy or a file.
+//!
+//! # What it never does
+//! No serialization (wire twins live in `waggle-api`), no I/O, no tokio, no prost.
+
+mod error;
+mod generation;
+mod health;
+mod ids;
+mod net;
+mod offer;
+mod ports;
+mod resources;
+mod scheduler;
+mod service;
+mod task;
+mod time;
+mod trace;
+
+pub use error::FieldError;
+pub use generation::Generation;
+pub use health::{HealthCheck, HealthProbe, HealthState};
+pub use ids::{
+    AgentId, DeploymentId, FrameworkId, IdError, OfferId, ServiceId, StatusUuid, TaskId,
+};
+pub use net::{
+    AgentNet, Cause, NetSnapshot, PortNet, Protocol, TaskNet, VipKey, VipLabel, VipLease, VipName,
+    mangle_label,
+};
+pub use offer::{AgentInfo, Offer};
+pub use ports::{PortRange, PortSet};
+pub use resources::{Milli, Resources, ScalarKind};
+pub use scheduler::{LaunchTask, SchedulerCall, SchedulerEvent};
+pub use service::{
+    Backoff, PortDefinition, ServiceSpec, ServiceVersion, UnreachableStrategy, UpgradeStrategy,
+};
+pub use task::{
+    Command, DiscoveryInfo, StatusReason, StatusSource, TaskPort, TaskSpec, TaskState, TaskStatus,
+};
+pub use time::{Millis, UnixMillis};
+pub use trace::{TraceContext, TraceParseError};

@@ -1,0 +1,295 @@
+//! The network's view of the cluster: what VIP tables and DNS zones are computed from.
+
+use std::{collections::BTreeMap, fmt, net::Ipv4Addr};
+
+use crate::{AgentId, FieldError, Generation, HealthState, TaskId, TaskState, TraceContext};
+
+/// Transport protocol of a port or VIP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+impl Protocol {
+    /// `tcp` or `udp`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+
+    /// IANA protocol number.
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A VIP by name: `web` of framework `marathon` is `web.marathon.l4lb.thisdcos.directory`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct VipName {
+    /// Mangled name, labels joined by dots.
+    pub label: String,
+    /// Framework's DNS name.
+    pub framework: String,
+}
+
+impl fmt::Display for VipName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}.{}.l4lb.thisdcos.directory",
+            self.label, self.framework
+        )
+    }
+}
+
+/// A `VIP_<n>` label's value, parsed: DC/OS's `name:port` or `ip:port`, split at the last colon.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum VipLabel {
+    /// `"/web:80"`.
+    Named {
+        /// Mangled name.
+        name: String,
+        /// VIP port, never 0.
+        port: u16,
+    },
+    /// `"11.1.2.3:80"`.
+    Literal {
+        /// The address.
+        ip: Ipv4Addr,
+        /// VIP port, never 0.
+        port: u16,
+    },
+}
+
+impl VipLabel {
+    /// Whether a label's key marks a VIP: it starts with `VIP` or `vip`.
+    pub fn is_key(key: &str) -> bool {
+        key.starts_with("VIP") || key.starts_with("vip")
+    }
+
+    /// Parses a label value; `field` names it in the error.
+    pub fn parse(field: &str, value: &str) -> Result<Self, FieldError> {
+        let Some((name, port)) = value.rsplit_once(':') else {
+            return Err(FieldError::new(
+                field,
+                format!("must be name:port or ip:port, is {value:?}"),
+            ));
+        };
+        let port = match port.parse::<u16>() {
+            Ok(p) if p > 0 => p,
+            _ => {
+                let rule = format!("port must be between 1 and 65535, is {port:?}");
+                return Err(FieldError::new(field, rule));
+            }
+        };
+        if let Ok(ip) = name.parse::<Ipv4Addr>() {
+            return Ok(Self::Literal { ip, port });
+        }
+        let mangled: Vec<String> = name
+            .split('.')
+            .map(mangle_label)
+            .filter(|l| !l.is_empty())
+            .collect();
+        if mangled.is_empty() {
+            return Err(FieldError::new(
+                field,
+                format!("name is empty in {value:?}"),
+            ));
+        }
+        Ok(Self::Named {
+            name: mangled.join("."),
+            port,
+        })
+    }
+
+    /// The VIP's port.
+    pub fn port(&self) -> u16 {
+        match self {
+            Self::Named { port, .. } | Self::Literal { port, .. } => *port,
+        }
+    }
+}
+
+/// One DNS label as DC/OS makes it (mesos_state.erl `label`): lower case; `.`, `_`, `-` become `-`;
+/// other characters are dropped; leading non-alphanumerics dropped; at most 63; trailing `-` stripped.
+pub fn mangle_label(s: &str) -> String {
+    let mut out = String::new();
+    for c in s.chars().flat_map(char::to_lowercase) {
+        match c {
+            'a'..='z' | '0'..='9' => out.push(c),
+            '.' | '_' | '-' if !out.is_empty() => out.push('-'),
+            _ => {}
+        }
+        if out.len() == 63 {
+            break;
+        }
+    }
+    out.trim_end_matches('-').to_owned()
+}
+
+/// What a client dials: protocol, address, port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct VipKey {
+    /// Transport.
+    pub protocol: Protocol,
+    /// VIP address.
+    pub ip: Ipv4Addr,
+    /// VIP port.
+    pub port: u16,
+}
+
+impl fmt::Display for VipKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}/{}", self.ip, self.port, self.protocol)
+    }
+}
+
+/// An address held for a named VIP by the master's store.
+///
+/// Every VIP of a *defined* service is here, with or without a backend, so that its name resolves and
+/// its connects are refused instead of hanging.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct VipLease {
+    /// The leased address.
+    pub ip: Ipv4Addr,
+    /// Ports and protocols that services define on it.
+    pub ports: Vec<(Protocol, u16)>,
+}
+
+/// An agent, as the network sees it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct AgentNet {
+    /// Node name.
+    pub hostname: String,
+    /// Underlay address.
+    pub ip: Ipv4Addr,
+    /// Whether the master hears from it.
+    pub reachable: bool,
+}
+
+/// A task's port, as the network sees it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PortNet {
+    /// Optional name.
+    pub name: Option<String>,
+    /// Port on the agent.
+    pub host_port: u16,
+    /// Protocols served.
+    pub protocols: Vec<Protocol>,
+    /// VIPs that it backs.
+    pub vips: Vec<VipLabel>,
+}
+
+/// A task, as the network sees it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TaskNet {
+    /// Its agent.
+    pub agent_id: AgentId,
+    /// Discovery name: `cart.shop`.
+    pub name: String,
+    /// Framework's DNS name: `marathon`.
+    pub framework: String,
+    /// State as the master knows it.
+    pub state: TaskState,
+    /// Whether a health check is defined.
+    pub has_check: bool,
+    /// Health as last reported.
+    pub health: HealthState,
+    /// Ports in definition order.
+    pub ports: Vec<PortNet>,
+}
+
+/// What caused the newest change, so that nodes can join the deployment's trace.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Cause {
+    /// The task whose change it was.
+    pub task_id: TaskId,
+    /// The `vip.publish` span.
+    pub trace: TraceContext,
+}
+
+/// All that VIP tables and DNS zones are computed from: desired state, pushed to every node.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct NetSnapshot {
+    /// Receivers refuse to go below the one they have.
+    pub generation: Generation,
+    /// Address of the leading master.
+    pub leader: Option<Ipv4Addr>,
+    /// Addresses of all masters.
+    pub masters: Vec<Ipv4Addr>,
+    /// Agents by id.
+    pub agents: BTreeMap<AgentId, AgentNet>,
+    /// Tasks that are not terminal, by id.
+    pub tasks: BTreeMap<TaskId, TaskNet>,
+    /// Named VIPs of defined services and their leases.
+    pub vips: BTreeMap<VipName, VipLease>,
+    /// Literal VIPs of defined services.
+    pub literal_vips: Vec<VipKey>,
+    /// Why this generation exists; bounded by the sender.
+    pub causes: Vec<Cause>,
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn labels_are_mangled_as_dcos_does() {
+        for (given, want) in [
+            ("/web", "web"),
+            ("/mygroup/myapp", "mygroupmyapp"),
+            ("My_App", "my-app"),
+            ("--x--", "x"),
+            ("", ""),
+        ] {
+            assert_eq!(mangle_label(given), want, "{given}");
+        }
+    }
+
+    #[test]
+    fn vip_labels_parse() {
+        let named = |n: &str, port| VipLabel::Named {
+            name: n.into(),
+            port,
+        };
+        assert_eq!(VipLabel::parse("l", "/web:80").unwrap(), named("web", 80));
+        assert_eq!(VipLabel::parse("l", "a.b:1").unwrap(), named("a.b", 1));
+        assert_eq!(
+            VipLabel::parse("l", "11.1.2.3:5000").unwrap(),
+            VipLabel::Literal {
+                ip: Ipv4Addr::new(11, 1, 2, 3),
+                port: 5000
+            }
+        );
+        for bad in ["web", "web:", "web:0", "web:65536", ":80", "/:80"] {
+            let err = VipLabel::parse("portDefinitions[0].labels.VIP_0", bad).unwrap_err();
+            assert_eq!(err.field, "portDefinitions[0].labels.VIP_0", "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn mangled_labels_are_dns_labels(s in ".*") {
+            let m = mangle_label(&s);
+            prop_assert!(m.len() <= 63);
+            prop_assert!(m.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'));
+            prop_assert!(!m.starts_with('-') && !m.ends_with('-'));
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! Services as requested: the spec that a Marathon app definition becomes.
+
+use std::{collections::BTreeMap, fmt};
+
+use crate::{Command, HealthCheck, Millis, Protocol, Resources, ServiceId, UnixMillis, VipLabel};
+
+/// A definition's version: Marathon uses the time of the change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct ServiceVersion(pub UnixMillis);
+
+impl fmt::Display for ServiceVersion {
+    /// `2026-11-23T03:47:00.123Z`, which Marathon's clients parse (proleptic Gregorian, UTC).
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ms = self.0.0;
+        let (days, rest) = (ms / 86_400_000, ms % 86_400_000);
+        let (y, m, d) = civil_from_days(days);
+        write!(
+            f,
+            "{y:04}-{m:02}-{d:02}T{:02}:{:02}:{:02}.{:03}Z",
+            rest / 3_600_000,
+            rest / 60_000 % 60,
+            rest / 1000 % 60,
+            rest % 1000
+        )
+    }
+}
+
+/// Days since 1970-01-01 to a date; the era arithmetic of Howard Hinnant's `civil_from_days`.
+fn civil_from_days(days: u64) -> (u64, u64, u64) {
+    let z = days + 719_468;
+    let era = z / 146_097;
+    let doe = z % 146_097;
+    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
+    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
+    let mp = (5 * doy + 2) / 153;
+    let month = if mp < 10 { mp + 3 } else { mp - 9 };
+    let year = yoe + era * 400 + u64::from(month <= 2);
+    (year, month, doy - (153 * mp + 2) / 5 + 1)
+}
+
+/// A port that each instance gets.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PortDefinition {
+    /// Service port; 0 asks for one of the agent's ports.
+    pub port: u16,
+    /// Optional name.
+    pub name: Option<String>,
+    /// `tcp`, `udp` or both.
+    pub protocols: Vec<Protocol>,
+    /// Labels as given; VIP labels are among them.
+    pub labels: BTreeMap<String, String>,
+    /// The VIP labels, parsed.
+    pub vips: Vec<VipLabel>,
+}
+
+/// How much of a service may be missing or doubled while it changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UpgradeStrategy {
+    /// Thousandths of `instances` that stay healthy (rounded up); Marathon's default is all.
+    pub minimum_health_capacity_milli: u32,
+    /// Thousandths of `instances` that may run on top (rounded down); Marathon's default is all.
+    pub maximum_over_capacity_milli: u32,
+}
+
+impl Default for UpgradeStrategy {
+    fn default() -> Self {
+        Self {
+            minimum_health_capacity_milli: 1000,
+            maximum_over_capacity_milli: 1000,
+        }
+    }
+}
+
+/// Delay between launches of an instance that keeps failing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Backoff {
+    /// First delay.
+    pub initial: Millis,
+    /// Thousandths by which each failure multiplies it (1150 is x1.15).
+    pub factor_milli: u32,
+    /// Longest delay.
+    pub max: Millis,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self {
+            initial: Millis(1000),
+            factor_milli: 1150,
+            max: Millis::from_secs(300),
+        }
+    }
+}
+
+/// What to do with instances on unreachable agents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum UnreachableStrategy {
+    /// Never replaced.
+    Disabled,
+    /// Replaced after `inactive_after`; forgotten after `expunge_after`.
+    After {
+        /// Until a replacement is launched.
+        inactive_after: Millis,
+        /// Until the old one is expunged.
+        expunge_after: Millis,
+    },
+}
+
+/// A service as requested and validated. Immutable; a change is a new version.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServiceSpec {
+    /// Path id.
+    pub id: ServiceId,
+    /// Version of the definition.
+    pub version: ServiceVersion,
+    /// What each instance runs.
+    pub command: Command,
+    /// How many instances.
+    pub instances: u32,
+    /// What each instance gets, without ports.
+    pub resources: Resources,
+    /// Ports of each instance.
+    pub ports: Vec<PortDefinition>,
+    /// Whether `port` values are host ports as they are.
+    pub require_ports: bool,
+    /// Environment.
+    pub env: BTreeMap<String, String>,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Checks of each instance.
+    pub health_checks: Vec<HealthCheck>,
+    /// Rolling rules.
+    pub upgrade: UpgradeStrategy,
+    /// Failure delays.
+    pub backoff: Backoff,
+    /// Unreachable agents.
+    pub unreachable: UnreachableStrategy,
+    /// SIGTERM to SIGKILL.
+    pub kill_grace: Millis,
+    /// Unix user.
+    pub user: Option<String>,
+    /// Marathon constraints as given: field, operator, value.
+    pub constraints: Vec<Vec<String>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_print_as_marathon_timestamps() {
+        for (ms, want) in [
+            (0, "1970-01-01T00:00:00.000Z"),
+            (951_782_400_000, "2000-02-29T00:00:00.000Z"),
+            (1_795_405_620_123, "2026-11-23T03:47:00.123Z"),
+        ] {
+            assert_eq!(ServiceVersion(UnixMillis(ms)).to_string(), want);
+        }
+    }
+}

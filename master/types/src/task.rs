@@ -1,0 +1,227 @@
+//! Tasks: what is asked for, what state they are in, what is reported of them.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    AgentId, FrameworkId, HealthCheck, HealthState, Millis, Protocol, Resources, StatusUuid,
+    TaskId, TraceContext, UnixMillis, VipLabel,
+};
+
+/// Mesos's task states (mesos.proto `TaskState`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum TaskState {
+    /// Sent to the agent, not started.
+    Staging,
+    /// The executor is setting it up.
+    Starting,
+    /// Its process runs.
+    Running,
+    /// Told to end, not ended.
+    Killing,
+    /// Ended by itself with exit code 0.
+    Finished,
+    /// Ended by itself otherwise.
+    Failed,
+    /// Ended because it was told to.
+    Killed,
+    /// The request was wrong; never started.
+    Error,
+    /// Its agent is gone for good or it vanished.
+    Lost,
+    /// Never reached its agent.
+    Dropped,
+    /// Its agent is out of reach; it may come back.
+    Unreachable,
+    /// Its agent was removed while it ran.
+    Gone,
+    /// As `Gone`, by an operator's word.
+    GoneByOperator,
+    /// Asked for in reconciliation and not known.
+    Unknown,
+}
+
+impl TaskState {
+    /// Every state, for tables and tests.
+    pub const ALL: [Self; 14] = [
+        Self::Staging,
+        Self::Starting,
+        Self::Running,
+        Self::Killing,
+        Self::Finished,
+        Self::Failed,
+        Self::Killed,
+        Self::Error,
+        Self::Lost,
+        Self::Dropped,
+        Self::Unreachable,
+        Self::Gone,
+        Self::GoneByOperator,
+        Self::Unknown,
+    ];
+
+    /// Whether no other state can follow.
+    pub const fn is_terminal(self) -> bool {
+        matches!(
+            self,
+            Self::Finished
+                | Self::Failed
+                | Self::Killed
+                | Self::Error
+                | Self::Lost
+                | Self::Dropped
+                | Self::Gone
+                | Self::GoneByOperator
+        )
+    }
+
+    /// Mesos's wire name: `TASK_RUNNING`.
+    pub const fn mesos_name(self) -> &'static str {
+        match self {
+            Self::Staging => "TASK_STAGING",
+            Self::Starting => "TASK_STARTING",
+            Self::Running => "TASK_RUNNING",
+            Self::Killing => "TASK_KILLING",
+            Self::Finished => "TASK_FINISHED",
+            Self::Failed => "TASK_FAILED",
+            Self::Killed => "TASK_KILLED",
+            Self::Error => "TASK_ERROR",
+            Self::Lost => "TASK_LOST",
+            Self::Dropped => "TASK_DROPPED",
+            Self::Unreachable => "TASK_UNREACHABLE",
+            Self::Gone => "TASK_GONE",
+            Self::GoneByOperator => "TASK_GONE_BY_OPERATOR",
+            Self::Unknown => "TASK_UNKNOWN",
+        }
+    }
+}
+
+/// Who reports a status (mesos.proto `TaskStatus.Source`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum StatusSource {
+    /// The master, on its own account: not retried, not acknowledged.
+    Master,
+    /// The agent: retried until acknowledged.
+    Agent,
+    /// The executor (the shim): retried until acknowledged.
+    Executor,
+}
+
+/// Why a status is what it is; names follow mesos.proto `TaskStatus.Reason` where it has one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum StatusReason {
+    /// The task's command could not be started.
+    ContainerLaunchFailed,
+    /// The command exited by itself with a code or signal.
+    CommandExecutorFailed,
+    /// Killed by the kernel for its memory limit.
+    ContainerLimitationMemory,
+    /// Too many health check failures in a row.
+    TaskHealthCheckStatusUpdated,
+    /// The spec was refused.
+    TaskInvalid,
+    /// Offer gone or resources not there.
+    InvalidOffers,
+    /// The agent does not answer.
+    SlaveDisconnected,
+    /// The agent was removed.
+    SlaveRemoved,
+    /// The agent restarted and the task was no longer there.
+    SlaveRestarted,
+    /// An answer to a reconciliation.
+    Reconciliation,
+    /// The shim died: the task's end is known, its exit code is not.
+    ExecutorTerminated,
+    /// A kill was asked for.
+    TaskKilled,
+}
+
+/// One report about a task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TaskStatus {
+    /// The task.
+    pub task_id: TaskId,
+    /// Its agent.
+    pub agent_id: AgentId,
+    /// The state reported.
+    pub state: TaskState,
+    /// Health, where a check is defined.
+    pub health: HealthState,
+    /// Why.
+    pub reason: Option<StatusReason>,
+    /// For people: `command exited with status 3`.
+    pub message: String,
+    /// Who says so.
+    pub source: StatusSource,
+    /// When it was observed, by the reporter's clock.
+    pub at: UnixMillis,
+    /// Set when it is retried until acknowledged.
+    pub uuid: Option<StatusUuid>,
+}
+
+/// What to run.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Command {
+    /// `/bin/sh -c <text>`.
+    Shell(String),
+    /// Program and arguments, no shell.
+    Argv(Vec<String>),
+}
+
+/// A host port that a task holds, with what discovery needs.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TaskPort {
+    /// Optional name: `http`.
+    pub name: Option<String>,
+    /// The port on the agent.
+    pub host_port: u16,
+    /// Protocols served; one or both.
+    pub protocols: Vec<Protocol>,
+    /// VIP labels of the port, in label order.
+    pub vips: Vec<VipLabel>,
+}
+
+/// How the task is found: DiscoveryInfo's part that DNS and VIPs read.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DiscoveryInfo {
+    /// `cart.shop`; becomes labels in DNS.
+    pub name: String,
+}
+
+/// Everything an agent needs to run a task. Immutable once accepted.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TaskSpec {
+    /// Unique over the cluster and time.
+    pub task_id: TaskId,
+    /// The framework that launches it.
+    pub framework_id: FrameworkId,
+    /// The framework's DNS name: `marathon`.
+    pub framework_name: String,
+    /// Role that the resources are allocated to.
+    pub role: String,
+    /// For people and DNS; Marathon sets the discovery name.
+    pub name: String,
+    /// What to run.
+    pub command: Command,
+    /// Environment on top of the agent's own variables.
+    pub env: BTreeMap<String, String>,
+    /// Labels, carried and shown, never interpreted here.
+    pub labels: BTreeMap<String, String>,
+    /// What it may use.
+    pub resources: Resources,
+    /// Its ports, in definition order.
+    pub ports: Vec<TaskPort>,
+    /// How it is found.
+    pub discovery: DiscoveryInfo,
+    /// Checks run by the agent.
+    pub health_checks: Vec<HealthCheck>,
+    /// Between SIGTERM and SIGKILL.
+    pub kill_grace: Millis,
+    /// Unix user to run as, `None` for the agent's.
+    pub user: Option<String>,
+    /// The app path for service tasks (`/shop/cart`), else empty; `service.name` of its signals.
+    pub service: String,
+    /// The definition's version: `service.version` of its signals.
+    pub service_version: String,
+    /// The span that the agent's spans hang under.
+    pub trace: Option<TraceContext>,
+}
