@@ -1,1 +1,27 @@
-//! Stub.
+//! The master: agent sessions, store, event loop and effect executor around pure cores.
+//!
+//! [`core::MasterCore`] decides; it composes level 1 (`waggle-allocator`), the built-in level 2
+//! framework (`waggle-services`), the registry of agents and tasks, VIP leases and the network
+//! snapshot. One task owns it, feeds it events in small batches and runs its effects in order:
+//! persist first, then act.
+//!
+//! # Invariants
+//! - The core reads no clock, entropy, socket or file; the shell hands time and ids in.
+//! - An effect that follows a `Persist` runs only after that transaction is on disk.
+//! - API reads go to [`view::ClusterView`] and never touch the core.
+//! - Every queue is bounded; a full one refuses or drops, and counts.
+//!
+//! # What it never does
+//! No data plane (`waggle-ebpf`, `waggle-overlay` are the agent's); offers and statuses are not
+//! stored, agents hold what runs.
+
+#![forbid(unsafe_code)]
+
+pub mod error;
+pub mod handle;
+pub mod http;
+pub mod view;
+
+pub use error::MasterError;
+pub use handle::{Deployment, MasterHandle, PutMode};
+pub use view::ClusterView;

@@ -1,0 +1,46 @@
+//! What the master refuses, typed: `crate::http` maps each to a status in one place.
+
+use waggle_types::{DeploymentId, FieldError, ServiceId, TaskId};
+
+/// A request that was not done; nothing of it was applied.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MasterError {
+    /// A field breaks a rule (422).
+    #[error(transparent)]
+    Invalid(#[from] FieldError),
+    /// The service exists already (409).
+    #[error("service {0} already exists")]
+    AlreadyExists(ServiceId),
+    /// There is no such service (404).
+    #[error("service {0} does not exist")]
+    NoSuchService(ServiceId),
+    /// There are no such tasks (404).
+    #[error("task {0} does not exist")]
+    NoSuchTask(TaskId),
+    /// Another deployment changes the service; `force` overrides (409).
+    #[error("service {service} is locked by deployment {deployment}; force overrides")]
+    Locked {
+        /// The service.
+        service: ServiceId,
+        /// The deployment that holds it.
+        deployment: DeploymentId,
+    },
+    /// The address pool of named VIPs is used up (507).
+    #[error("no address is left in the VIP pool")]
+    VipPoolExhausted,
+    /// A limit of the master is reached (429 or 503); the text names it.
+    #[error("limit reached: {0}")]
+    Limit(&'static str),
+    /// The queue of the event loop is full (503).
+    #[error("the master is busy, its queue of {0} requests is full")]
+    Busy(usize),
+    /// The store failed; the text is its chain of causes (500).
+    #[error("the store failed: {0}")]
+    Store(String),
+    /// The master is stopping (503).
+    #[error("the master is stopping")]
+    Stopping,
+    /// A listener or server failed; the text names it and its causes.
+    #[error("{0}")]
+    Server(String),
+}

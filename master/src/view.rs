@@ -1,0 +1,270 @@
+//! The cluster as API reads see it: immutable, shared, published after each batch of the event loop.
+//!
+//! Readers take an `Arc` and never touch the core, so a slow or busy client costs the scheduler
+//! nothing. Everything here is observed state in the vocabulary of `waggle-types`; wire forms are
+//! made of it in `crate::http`.
+
+use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc};
+
+use waggle_types::{
+    AgentId, AgentInfo, DeploymentId, FrameworkId, Generation, HealthState, Millis, NetSnapshot,
+    Offer, Resources, ServiceId, ServiceSpec, ServiceVersion, StatusReason, TaskId, TaskSpec,
+    TaskState, TaskStatus, UnixMillis, VipKey, VipLease, VipName,
+};
+
+/// A master, as clients find it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MasterView {
+    /// Stable id of this incarnation of the store: `master_info.id`.
+    pub id: String,
+    /// Node name.
+    pub hostname: String,
+    /// Address of its listeners.
+    pub ip: Ipv4Addr,
+    /// Port of the Mesos API.
+    pub mesos_port: u16,
+    /// Port of the Marathon API.
+    pub marathon_port: u16,
+}
+
+/// A task as the master knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TaskView {
+    /// What runs.
+    pub spec: Arc<TaskSpec>,
+    /// Where.
+    pub agent_id: AgentId,
+    /// Node name of the agent.
+    pub hostname: String,
+    /// Underlay address of the agent.
+    pub ip: Ipv4Addr,
+    /// State as last reported (or `Unreachable` while the agent is out of reach).
+    pub state: TaskState,
+    /// Health as last reported.
+    pub health: HealthState,
+    /// When it was sent to the agent, by the master's clock (after a restart: first sight of it).
+    pub staged_at: UnixMillis,
+    /// When it was first reported running.
+    pub started_at: Option<UnixMillis>,
+    /// Latest status.
+    pub status: Option<TaskStatus>,
+}
+
+/// Why a service's newest instance ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LastFailure {
+    /// The task.
+    pub task_id: TaskId,
+    /// Its end state.
+    pub state: TaskState,
+    /// Typed reason.
+    pub reason: Option<StatusReason>,
+    /// For people.
+    pub message: String,
+    /// Node name.
+    pub hostname: String,
+    /// Its agent.
+    pub agent_id: AgentId,
+    /// Definition it ran.
+    pub version: ServiceVersion,
+    /// When it was reported.
+    pub at: UnixMillis,
+}
+
+/// An instance of a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InstanceView {
+    /// Its task.
+    pub task_id: TaskId,
+    /// Definition that it runs.
+    pub version: ServiceVersion,
+    /// Its agent.
+    pub agent_id: AgentId,
+    /// Node name.
+    pub hostname: String,
+    /// Underlay address.
+    pub ip: Ipv4Addr,
+    /// Host ports in definition order.
+    pub ports: Vec<u16>,
+    /// State.
+    pub state: TaskState,
+    /// Health.
+    pub health: HealthState,
+    /// Sent to the agent.
+    pub staged_at: UnixMillis,
+    /// First reported running.
+    pub started_at: Option<UnixMillis>,
+}
+
+/// A service: definition and instances.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceView {
+    /// Newest definition.
+    pub spec: Arc<ServiceSpec>,
+    /// Instances that are not terminal, by task id.
+    pub instances: Vec<InstanceView>,
+    /// Sent, not yet running.
+    pub staged: u32,
+    /// Running (killing ones included).
+    pub running: u32,
+    /// Running and the last check passed.
+    pub healthy: u32,
+    /// Running and the last check failed.
+    pub unhealthy: u32,
+    /// Deployments that change it.
+    pub deployments: Vec<DeploymentId>,
+    /// How the newest failed instance ended.
+    pub last_failure: Option<LastFailure>,
+}
+
+/// What a deployment is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeploymentKind {
+    /// The service is new.
+    Start,
+    /// Another number of the same.
+    Scale,
+    /// Another definition.
+    Restart,
+    /// The service goes.
+    Stop,
+}
+
+/// A deployment in flight.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeploymentView {
+    /// Its id.
+    pub id: DeploymentId,
+    /// The service that it changes.
+    pub service: ServiceId,
+    /// The definition that it brings.
+    pub version: ServiceVersion,
+    /// What it does.
+    pub kind: DeploymentKind,
+    /// What it waits for, in words: `2 of 3 instances healthy`.
+    pub waiting_for: String,
+    /// When it was accepted.
+    pub since: UnixMillis,
+}
+
+/// A service that waits for offers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueueView {
+    /// The service.
+    pub service: ServiceId,
+    /// Instances left to launch.
+    pub count: u32,
+    /// When it was queued.
+    pub since: UnixMillis,
+    /// Backoff that is left at `ClusterView::at`; zero when none.
+    pub delay: Millis,
+    /// Offers looked at and not taken, by reason (names of Marathon's `processedOffersSummary`).
+    pub refused: BTreeMap<String, u64>,
+    /// Offers looked at.
+    pub n_offers: u64,
+}
+
+/// An agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentView {
+    /// As registered.
+    pub info: Arc<AgentInfo>,
+    /// Version of its binary.
+    pub version: String,
+    /// Whether the master hears from it.
+    pub reachable: bool,
+    /// Whether a session is open now.
+    pub connected: bool,
+    /// Held by tasks.
+    pub used: Resources,
+    /// Out in offers.
+    pub offered: Resources,
+    /// First registration that this master saw.
+    pub registered_at: UnixMillis,
+    /// Newest registration.
+    pub reregistered_at: UnixMillis,
+    /// Last word heard.
+    pub last_heard: UnixMillis,
+    /// Generation that its kernel and DNS hold.
+    pub applied: Generation,
+    /// How long applying it took on the node, in microseconds.
+    pub applied_us: u64,
+    /// From publishing that generation to hearing that it is applied; `None` until heard.
+    pub applied_after: Option<Millis>,
+    /// Parts that the node could not apply, newest report.
+    pub apply_failures: Vec<String>,
+}
+
+/// A framework.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FrameworkView {
+    /// Its id.
+    pub id: FrameworkId,
+    /// DNS name: `marathon`.
+    pub name: String,
+    /// Role that it gets offers for.
+    pub role: String,
+    /// Whether it can get offers now.
+    pub active: bool,
+    /// Held by its tasks.
+    pub used: Resources,
+    /// Out in offers to it.
+    pub offered: Resources,
+    /// When it subscribed.
+    pub registered_at: UnixMillis,
+    /// Why nothing is launched, newest reasons of the allocator.
+    pub reasons: Vec<String>,
+}
+
+/// The whole cluster at one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ClusterView {
+    /// Cluster name.
+    pub cluster: String,
+    /// Grows by one with each published view.
+    pub sequence: u64,
+    /// When the view was made.
+    pub at: UnixMillis,
+    /// When this master started to lead.
+    pub started_at: UnixMillis,
+    /// Whether the master still waits for known agents after its start (launches nothing meanwhile).
+    pub recovering: bool,
+    /// The leading master; `None` before the first view.
+    pub leader: Option<MasterView>,
+    /// Addresses of all masters.
+    pub masters: Vec<Ipv4Addr>,
+    /// Services by id.
+    pub services: BTreeMap<ServiceId, Arc<ServiceView>>,
+    /// Deployments in flight.
+    pub deployments: BTreeMap<DeploymentId, DeploymentView>,
+    /// Services that wait for offers.
+    pub queue: Vec<QueueView>,
+    /// Agents by id.
+    pub agents: BTreeMap<AgentId, Arc<AgentView>>,
+    /// Tasks that are not terminal.
+    pub tasks: BTreeMap<TaskId, Arc<TaskView>>,
+    /// Tasks that ended, newest last; bounded (the oldest are forgotten).
+    pub completed: Vec<Arc<TaskView>>,
+    /// Frameworks by id.
+    pub frameworks: BTreeMap<FrameworkId, FrameworkView>,
+    /// Offers that are out.
+    pub offers: Vec<Offer>,
+    /// Leases of named VIPs.
+    pub vips: BTreeMap<VipName, VipLease>,
+    /// Literal VIPs in use.
+    pub literal_vips: Vec<VipKey>,
+    /// The newest published network snapshot.
+    pub net: Arc<NetSnapshot>,
+    /// Refused things by reason, for `explain` and metrics.
+    pub rejections: BTreeMap<&'static str, u64>,
+}
+
+impl ClusterView {
+    /// The tasks of a service, in id order.
+    pub fn tasks_of<'a>(&'a self, service: &'a ServiceId) -> impl Iterator<Item = &'a TaskView> {
+        self.tasks
+            .values()
+            .filter(move |t| t.spec.service == service.as_str())
+            .map(AsRef::as_ref)
+    }
+}
