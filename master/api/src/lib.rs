@@ -1,1 +1,20 @@
-//! Stub.
+//! Every wire format of Waggle's control plane, and the one place where it becomes domain types.
+//!
+//! - [`proto`]: the agent session's protobuf, generated; [`convert`]: to and from `waggle-types`.
+//! - [`marathon`]: Marathon's REST JSON, which is also the stored form of a service spec.
+//! - [`mesos`]: `/state` and `/version`.
+//! - [`native`]: what the CLI reads.
+//! - [`error`]: one error shape and one list of codes, mapped to HTTP and gRPC.
+//!
+//! # Invariants
+//! - Decoding is total: any bytes give a value or a typed error that names the field and the rule.
+//! - What is encoded from a domain value decodes to the same value (property-tested).
+//! - Marathon and Mesos JSON hold only keys that their strict clients know.
+//!
+//! # What it never does
+//! No behaviour: no I/O, no clock (`now` is an argument), no decisions about tasks.
+
+#![forbid(unsafe_code)]
+
+pub mod convert;
+pub mod proto;

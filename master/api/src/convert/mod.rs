@@ -1,0 +1,103 @@
+//! Protobuf messages to domain types and back.
+//!
+//! `TryFrom<proto::X> for types::X` validates and names the field and the rule; `From<&types::X> for
+//! proto::X` cannot fail. Protocol source: `master/api/proto/session.proto`.
+//!
+//! # Invariants
+//! - Total: any decoded message converts or gives a [`ConvertError`], never a panic.
+//! - `decode(encode(x)) == x` for every valid domain value.
+//! - An unknown status *reason* is dropped, since it is for people and a newer peer may know more;
+//!   every other unknown enum value is an error.
+
+mod net;
+mod resources;
+mod task;
+#[cfg(test)]
+mod tests;
+
+use std::net::Ipv4Addr;
+
+use waggle_types::{IdError, StatusUuid, TraceContext};
+
+pub use task::{health_state, registered_task, task_state};
+
+/// A message that is well-formed protobuf and breaks a rule of the protocol.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {rule}")]
+pub struct ConvertError {
+    /// Path of the field, as in the `.proto` file: `tasks[2].ports[0].host_port`.
+    pub field: String,
+    /// The rule in words.
+    pub rule: String,
+}
+
+impl ConvertError {
+    /// Names a field and the rule that it breaks.
+    pub fn new(field: impl Into<String>, rule: impl Into<String>) -> Self {
+        Self {
+            field: field.into(),
+            rule: rule.into(),
+        }
+    }
+
+    /// The same error, seen from the message that holds this one in `field`.
+    #[must_use]
+    pub fn within(self, field: &str) -> Self {
+        Self {
+            field: format!("{field}.{}", self.field),
+            rule: self.rule,
+        }
+    }
+}
+
+/// Converts each item; an error names its position in `field`.
+fn each<P, T>(
+    field: &str,
+    items: Vec<P>,
+    convert: impl Fn(P) -> Result<T, ConvertError>,
+) -> Result<Vec<T>, ConvertError> {
+    items
+        .into_iter()
+        .enumerate()
+        .map(|(i, item)| convert(item).map_err(|e| e.within(&format!("{field}[{i}]"))))
+        .collect()
+}
+
+/// A message field that must be set.
+fn required<P>(field: &str, value: Option<P>) -> Result<P, ConvertError> {
+    value.ok_or_else(|| ConvertError::new(field, "is missing"))
+}
+
+/// A typed id.
+fn id<T>(
+    field: &str,
+    value: String,
+    new: impl Fn(String) -> Result<T, IdError>,
+) -> Result<T, ConvertError> {
+    new(value).map_err(|e| ConvertError::new(field, e.to_string()))
+}
+
+fn ip(field: &str, value: &str) -> Result<Ipv4Addr, ConvertError> {
+    value
+        .parse()
+        .map_err(|_| ConvertError::new(field, format!("must be an IPv4 address, is {value:?}")))
+}
+
+fn port(field: &str, value: u32) -> Result<u16, ConvertError> {
+    u16::try_from(value)
+        .map_err(|_| ConvertError::new(field, format!("must be between 0 and 65535, is {value}")))
+}
+
+fn trace(field: &str, value: &str) -> Result<TraceContext, ConvertError> {
+    value
+        .parse()
+        .map_err(|e| ConvertError::new(field, format!("{e}, is {value:?}")))
+}
+
+/// The identity of a status update from its 16 wire bytes; `field` names it in the error.
+pub fn status_uuid(field: &str, bytes: &[u8]) -> Result<StatusUuid, ConvertError> {
+    bytes
+        .try_into()
+        .map(StatusUuid)
+        .map_err(|_| ConvertError::new(field, format!("must be 16 bytes, is {}", bytes.len())))
+}

@@ -1,0 +1,203 @@
+//! Resources, ports, protocols, VIP labels and agents.
+
+use waggle_types::{
+    AgentId, AgentInfo, Milli, PortRange, PortSet, Protocol, Resources, ScalarKind, TaskPort,
+    VipLabel,
+};
+
+use super::{ConvertError, each, id, ip, port, required};
+use crate::proto::session as pb;
+
+impl TryFrom<pb::Resources> for Resources {
+    type Error = ConvertError;
+
+    fn try_from(r: pb::Resources) -> Result<Self, ConvertError> {
+        let scalar = |field: &str, v: i64| {
+            if v < 0 {
+                let rule = format!("must not be negative, is {v}");
+                return Err(ConvertError::new(field, rule));
+            }
+            Ok(Milli(v))
+        };
+        Ok(Self {
+            scalars: [
+                scalar("cpus_milli", r.cpus_milli)?,
+                scalar("mem_milli", r.mem_milli)?,
+                scalar("disk_milli", r.disk_milli)?,
+                scalar("gpus_milli", r.gpus_milli)?,
+            ],
+            ports: PortSet::from_ranges(each("ports", r.ports, PortRange::try_from)?),
+        })
+    }
+}
+
+impl From<&Resources> for pb::Resources {
+    fn from(r: &Resources) -> Self {
+        Self {
+            cpus_milli: r.get(ScalarKind::Cpus).0,
+            mem_milli: r.get(ScalarKind::Mem).0,
+            disk_milli: r.get(ScalarKind::Disk).0,
+            gpus_milli: r.get(ScalarKind::Gpus).0,
+            ports: r.ports.ranges().iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl TryFrom<pb::PortRange> for PortRange {
+    type Error = ConvertError;
+
+    fn try_from(r: pb::PortRange) -> Result<Self, ConvertError> {
+        let (begin, end) = (port("begin", r.begin)?, port("end", r.end)?);
+        if begin > end {
+            let rule = format!("must not be below begin, {end} is below {begin}");
+            return Err(ConvertError::new("end", rule));
+        }
+        Ok(Self { begin, end })
+    }
+}
+
+impl From<&PortRange> for pb::PortRange {
+    fn from(r: &PortRange) -> Self {
+        Self {
+            begin: r.begin.into(),
+            end: r.end.into(),
+        }
+    }
+}
+
+/// A protocol from its wire number; `field` names it in the error.
+pub(super) fn protocol(field: &str, value: i32) -> Result<Protocol, ConvertError> {
+    match pb::Protocol::try_from(value) {
+        Ok(pb::Protocol::Tcp) => Ok(Protocol::Tcp),
+        Ok(pb::Protocol::Udp) => Ok(Protocol::Udp),
+        _ => Err(ConvertError::new(
+            field,
+            format!("must be PROTOCOL_TCP or PROTOCOL_UDP, is {value}"),
+        )),
+    }
+}
+
+pub(super) fn protocols(field: &str, values: &[i32]) -> Result<Vec<Protocol>, ConvertError> {
+    values
+        .iter()
+        .enumerate()
+        .map(|(i, v)| protocol(&format!("{field}[{i}]"), *v))
+        .collect()
+}
+
+impl From<Protocol> for pb::Protocol {
+    fn from(p: Protocol) -> Self {
+        match p {
+            Protocol::Tcp => Self::Tcp,
+            Protocol::Udp => Self::Udp,
+        }
+    }
+}
+
+pub(super) fn protocol_numbers(protocols: &[Protocol]) -> Vec<i32> {
+    protocols
+        .iter()
+        .map(|p| pb::Protocol::from(*p).into())
+        .collect()
+}
+
+/// A VIP's port: never 0.
+pub(super) fn vip_port(field: &str, value: u32) -> Result<u16, ConvertError> {
+    match port(field, value)? {
+        0 => Err(ConvertError::new(field, "must not be 0")),
+        p => Ok(p),
+    }
+}
+
+impl TryFrom<pb::VipLabel> for VipLabel {
+    type Error = ConvertError;
+
+    fn try_from(v: pb::VipLabel) -> Result<Self, ConvertError> {
+        let vip_port = vip_port("port", v.port)?;
+        match (v.name.is_empty(), v.ip.is_empty()) {
+            (false, true) => Ok(Self::Named {
+                name: v.name,
+                port: vip_port,
+            }),
+            (true, false) => Ok(Self::Literal {
+                ip: ip("ip", &v.ip)?,
+                port: vip_port,
+            }),
+            _ => Err(ConvertError::new(
+                "name",
+                "exactly one of name and ip must be set",
+            )),
+        }
+    }
+}
+
+impl From<&VipLabel> for pb::VipLabel {
+    fn from(v: &VipLabel) -> Self {
+        let (name, ip) = match v {
+            VipLabel::Named { name, .. } => (name.clone(), String::new()),
+            VipLabel::Literal { ip, .. } => (String::new(), ip.to_string()),
+        };
+        Self {
+            name,
+            ip,
+            port: v.port().into(),
+        }
+    }
+}
+
+impl TryFrom<pb::TaskPort> for TaskPort {
+    type Error = ConvertError;
+
+    fn try_from(p: pb::TaskPort) -> Result<Self, ConvertError> {
+        Ok(Self {
+            name: p.name,
+            host_port: port("host_port", p.host_port)?,
+            protocols: protocols("protocols", &p.protocols)?,
+            vips: each("vips", p.vips, VipLabel::try_from)?,
+        })
+    }
+}
+
+impl From<&TaskPort> for pb::TaskPort {
+    fn from(p: &TaskPort) -> Self {
+        Self {
+            name: p.name.clone(),
+            host_port: p.host_port.into(),
+            protocols: protocol_numbers(&p.protocols),
+            vips: p.vips.iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl TryFrom<pb::AgentInfo> for AgentInfo {
+    type Error = ConvertError;
+
+    fn try_from(a: pb::AgentInfo) -> Result<Self, ConvertError> {
+        if a.hostname.is_empty() {
+            return Err(ConvertError::new("hostname", "must not be empty"));
+        }
+        Ok(Self {
+            agent_id: id("agent_id", a.agent_id, AgentId::new)?,
+            hostname: a.hostname,
+            ip: ip("ip", &a.ip)?,
+            http_port: port("http_port", a.http_port)?,
+            total: required("total", a.total)?
+                .try_into()
+                .map_err(|e: ConvertError| e.within("total"))?,
+            attributes: a.attributes,
+        })
+    }
+}
+
+impl From<&AgentInfo> for pb::AgentInfo {
+    fn from(a: &AgentInfo) -> Self {
+        Self {
+            agent_id: a.agent_id.to_string(),
+            hostname: a.hostname.clone(),
+            ip: a.ip.to_string(),
+            http_port: a.http_port.into(),
+            total: Some((&a.total).into()),
+            attributes: a.attributes.clone(),
+        }
+    }
+}

@@ -1,0 +1,296 @@
+//! Tasks, their states, statuses and health checks.
+
+use waggle_types::{
+    AgentId, Command, DiscoveryInfo, FrameworkId, HealthCheck, HealthProbe, HealthState, Millis,
+    StatusReason, StatusSource, StatusUuid, TaskId, TaskPort, TaskSpec, TaskState, TaskStatus,
+    UnixMillis,
+};
+
+use super::{ConvertError, each, id, port, required, status_uuid, trace};
+use crate::proto::session as pb;
+
+/// Enums that have the same values on both sides, but for the wire's "unspecified".
+macro_rules! same_enum {
+    ($wire:ident, $domain:ident: $($w:ident = $d:ident),+ $(,)?) => {
+        impl From<$domain> for pb::$wire {
+            fn from(v: $domain) -> Self {
+                match v {
+                    $($domain::$d => Self::$w,)+
+                }
+            }
+        }
+    };
+}
+
+same_enum!(TaskState, TaskState:
+    TaskStaging = Staging, TaskStarting = Starting, TaskRunning = Running, TaskKilling = Killing,
+    TaskFinished = Finished, TaskFailed = Failed, TaskKilled = Killed, TaskError = Error,
+    TaskLost = Lost, TaskDropped = Dropped, TaskUnreachable = Unreachable, TaskGone = Gone,
+    TaskGoneByOperator = GoneByOperator, TaskUnknown = Unknown,
+);
+same_enum!(HealthState, HealthState:
+    HealthUnknown = Unknown, HealthHealthy = Healthy, HealthUnhealthy = Unhealthy,
+);
+same_enum!(StatusSource, StatusSource:
+    SourceMaster = Master, SourceAgent = Agent, SourceExecutor = Executor,
+);
+same_enum!(StatusReason, StatusReason:
+    ReasonContainerLaunchFailed = ContainerLaunchFailed,
+    ReasonCommandExecutorFailed = CommandExecutorFailed,
+    ReasonContainerLimitationMemory = ContainerLimitationMemory,
+    ReasonTaskHealthCheckStatusUpdated = TaskHealthCheckStatusUpdated,
+    ReasonTaskInvalid = TaskInvalid,
+    ReasonInvalidOffers = InvalidOffers,
+    ReasonSlaveDisconnected = SlaveDisconnected,
+    ReasonSlaveRemoved = SlaveRemoved,
+    ReasonSlaveRestarted = SlaveRestarted,
+    ReasonReconciliation = Reconciliation,
+    ReasonExecutorTerminated = ExecutorTerminated,
+    ReasonTaskKilled = TaskKilled,
+);
+
+/// A task state from its wire number; `field` names it in the error.
+pub fn task_state(field: &str, value: i32) -> Result<TaskState, ConvertError> {
+    TaskState::ALL
+        .into_iter()
+        .find(|s| i32::from(pb::TaskState::from(*s)) == value)
+        .ok_or_else(|| ConvertError::new(field, format!("must be a task state, is {value}")))
+}
+
+/// A health state from its wire number; `field` names it in the error.
+pub fn health_state(field: &str, value: i32) -> Result<HealthState, ConvertError> {
+    match pb::HealthState::try_from(value) {
+        Ok(pb::HealthState::HealthUnknown) => Ok(HealthState::Unknown),
+        Ok(pb::HealthState::HealthHealthy) => Ok(HealthState::Healthy),
+        Ok(pb::HealthState::HealthUnhealthy) => Ok(HealthState::Unhealthy),
+        Err(_) => Err(ConvertError::new(
+            field,
+            format!("must be a health state, is {value}"),
+        )),
+    }
+}
+
+fn status_source(value: i32) -> Result<StatusSource, ConvertError> {
+    match pb::StatusSource::try_from(value) {
+        Ok(pb::StatusSource::SourceMaster) => Ok(StatusSource::Master),
+        Ok(pb::StatusSource::SourceAgent) => Ok(StatusSource::Agent),
+        Ok(pb::StatusSource::SourceExecutor) => Ok(StatusSource::Executor),
+        Ok(pb::StatusSource::SourceUnspecified) | Err(_) => Err(ConvertError::new(
+            "source",
+            format!("must be a status source, is {value}"),
+        )),
+    }
+}
+
+/// Unknown numbers read as no reason: it is for people, and a newer peer may know more.
+fn status_reason(value: i32) -> Option<StatusReason> {
+    use StatusReason as R;
+    use pb::StatusReason as W;
+    match W::try_from(value) {
+        Ok(W::ReasonNone) | Err(_) => None,
+        Ok(W::ReasonContainerLaunchFailed) => Some(R::ContainerLaunchFailed),
+        Ok(W::ReasonCommandExecutorFailed) => Some(R::CommandExecutorFailed),
+        Ok(W::ReasonContainerLimitationMemory) => Some(R::ContainerLimitationMemory),
+        Ok(W::ReasonTaskHealthCheckStatusUpdated) => Some(R::TaskHealthCheckStatusUpdated),
+        Ok(W::ReasonTaskInvalid) => Some(R::TaskInvalid),
+        Ok(W::ReasonInvalidOffers) => Some(R::InvalidOffers),
+        Ok(W::ReasonSlaveDisconnected) => Some(R::SlaveDisconnected),
+        Ok(W::ReasonSlaveRemoved) => Some(R::SlaveRemoved),
+        Ok(W::ReasonSlaveRestarted) => Some(R::SlaveRestarted),
+        Ok(W::ReasonReconciliation) => Some(R::Reconciliation),
+        Ok(W::ReasonExecutorTerminated) => Some(R::ExecutorTerminated),
+        Ok(W::ReasonTaskKilled) => Some(R::TaskKilled),
+    }
+}
+
+impl TryFrom<pb::TaskStatus> for TaskStatus {
+    type Error = ConvertError;
+
+    fn try_from(s: pb::TaskStatus) -> Result<Self, ConvertError> {
+        let uuid = if s.uuid.is_empty() {
+            None
+        } else {
+            Some(status_uuid("uuid", &s.uuid)?)
+        };
+        Ok(Self {
+            task_id: id("task_id", s.task_id, TaskId::new)?,
+            agent_id: id("agent_id", s.agent_id, AgentId::new)?,
+            state: task_state("state", s.state)?,
+            health: health_state("health", s.health)?,
+            reason: status_reason(s.reason),
+            message: s.message,
+            source: status_source(s.source)?,
+            at: UnixMillis(s.at_ms),
+            uuid,
+        })
+    }
+}
+
+impl From<&TaskStatus> for pb::TaskStatus {
+    fn from(s: &TaskStatus) -> Self {
+        Self {
+            task_id: s.task_id.to_string(),
+            agent_id: s.agent_id.to_string(),
+            state: pb::TaskState::from(s.state).into(),
+            health: pb::HealthState::from(s.health).into(),
+            reason: s
+                .reason
+                .map_or(pb::StatusReason::ReasonNone, Into::into)
+                .into(),
+            message: s.message.clone(),
+            source: pb::StatusSource::from(s.source).into(),
+            at_ms: s.at.0,
+            uuid: s.uuid.map(|StatusUuid(b)| b.to_vec()).unwrap_or_default(),
+        }
+    }
+}
+
+/// A position in a list of ports.
+fn index(field: &str, value: u32) -> Result<usize, ConvertError> {
+    usize::try_from(value)
+        .map_err(|_| ConvertError::new(field, format!("is too large, is {value}")))
+}
+
+/// Positions are bounded by the number of ports, so this never saturates for a valid spec.
+fn index_number(index: usize) -> u32 {
+    u32::try_from(index).unwrap_or(u32::MAX)
+}
+
+impl TryFrom<pb::HealthCheck> for HealthCheck {
+    type Error = ConvertError;
+
+    fn try_from(h: pb::HealthCheck) -> Result<Self, ConvertError> {
+        let fixed = |field: &str, p: Option<u32>| p.map(|p| port(field, p)).transpose();
+        let probe = match required("probe", h.probe)? {
+            pb::health_check::Probe::Http(p) => HealthProbe::Http {
+                path: p.path,
+                port_index: index("http.port_index", p.port_index)?,
+                port: fixed("http.port", p.port)?,
+            },
+            pb::health_check::Probe::Tcp(p) => HealthProbe::Tcp {
+                port_index: index("tcp.port_index", p.port_index)?,
+                port: fixed("tcp.port", p.port)?,
+            },
+            pb::health_check::Probe::Command(shell) => HealthProbe::Command { shell },
+        };
+        Ok(Self {
+            probe,
+            grace_period: Millis(h.grace_period_ms),
+            interval: Millis(h.interval_ms),
+            timeout: Millis(h.timeout_ms),
+            max_consecutive_failures: h.max_consecutive_failures,
+        })
+    }
+}
+
+impl From<&HealthCheck> for pb::HealthCheck {
+    fn from(h: &HealthCheck) -> Self {
+        let probe = match &h.probe {
+            HealthProbe::Http {
+                path,
+                port_index,
+                port,
+            } => pb::health_check::Probe::Http(pb::HttpProbe {
+                path: path.clone(),
+                port_index: index_number(*port_index),
+                port: port.map(Into::into),
+            }),
+            HealthProbe::Tcp { port_index, port } => pb::health_check::Probe::Tcp(pb::TcpProbe {
+                port_index: index_number(*port_index),
+                port: port.map(Into::into),
+            }),
+            HealthProbe::Command { shell } => pb::health_check::Probe::Command(shell.clone()),
+        };
+        Self {
+            probe: Some(probe),
+            grace_period_ms: h.grace_period.0,
+            interval_ms: h.interval.0,
+            timeout_ms: h.timeout.0,
+            max_consecutive_failures: h.max_consecutive_failures,
+        }
+    }
+}
+
+impl TryFrom<pb::TaskSpec> for TaskSpec {
+    type Error = ConvertError;
+
+    fn try_from(t: pb::TaskSpec) -> Result<Self, ConvertError> {
+        let command = match required("command", t.command)? {
+            pb::task_spec::Command::Shell(s) => Command::Shell(s),
+            pb::task_spec::Command::Argv(a) if a.args.is_empty() => {
+                return Err(ConvertError::new("argv.args", "must hold a program"));
+            }
+            pb::task_spec::Command::Argv(a) => Command::Argv(a.args),
+        };
+        Ok(Self {
+            task_id: id("task_id", t.task_id, TaskId::new)?,
+            framework_id: id("framework_id", t.framework_id, FrameworkId::new)?,
+            framework_name: t.framework_name,
+            role: t.role,
+            name: t.name,
+            command,
+            env: t.env,
+            labels: t.labels,
+            resources: required("resources", t.resources)?
+                .try_into()
+                .map_err(|e: ConvertError| e.within("resources"))?,
+            ports: each("ports", t.ports, TaskPort::try_from)?,
+            discovery: DiscoveryInfo {
+                name: t.discovery_name,
+            },
+            health_checks: each("health_checks", t.health_checks, HealthCheck::try_from)?,
+            kill_grace: Millis(t.kill_grace_ms),
+            user: t.user,
+            service: t.service,
+            service_version: t.service_version,
+            trace: match t.traceparent.as_str() {
+                "" => None,
+                text => Some(trace("traceparent", text)?),
+            },
+        })
+    }
+}
+
+impl From<&TaskSpec> for pb::TaskSpec {
+    fn from(t: &TaskSpec) -> Self {
+        Self {
+            task_id: t.task_id.to_string(),
+            framework_id: t.framework_id.to_string(),
+            framework_name: t.framework_name.clone(),
+            role: t.role.clone(),
+            name: t.name.clone(),
+            command: Some(match &t.command {
+                Command::Shell(s) => pb::task_spec::Command::Shell(s.clone()),
+                Command::Argv(args) => {
+                    pb::task_spec::Command::Argv(pb::Argv { args: args.clone() })
+                }
+            }),
+            env: t.env.clone(),
+            labels: t.labels.clone(),
+            resources: Some((&t.resources).into()),
+            ports: t.ports.iter().map(Into::into).collect(),
+            discovery_name: t.discovery.name.clone(),
+            health_checks: t.health_checks.iter().map(Into::into).collect(),
+            kill_grace_ms: t.kill_grace.0,
+            user: t.user.clone(),
+            service: t.service.clone(),
+            service_version: t.service_version.clone(),
+            traceparent: t.trace.map(|c| c.to_string()).unwrap_or_default(),
+        }
+    }
+}
+
+/// A task as an agent registers it: its spec and the latest status, which name the same task.
+pub fn registered_task(task: pb::RegisteredTask) -> Result<(TaskSpec, TaskStatus), ConvertError> {
+    let spec = TaskSpec::try_from(required("spec", task.spec)?).map_err(|e| e.within("spec"))?;
+    let latest =
+        TaskStatus::try_from(required("latest", task.latest)?).map_err(|e| e.within("latest"))?;
+    if spec.task_id != latest.task_id {
+        let rule = format!(
+            "must be the spec's task {}, is {}",
+            spec.task_id, latest.task_id
+        );
+        return Err(ConvertError::new("latest.task_id", rule));
+    }
+    Ok((spec, latest))
+}
