@@ -1,0 +1,460 @@
+//! All tasks of one agent: events in, effects out.
+
+use std::collections::BTreeMap;
+
+use waggle_types::{
+    AgentId, Command, HealthState, Millis, StatusReason, StatusSource, StatusUuid, TaskId,
+    TaskSpec, TaskState, TaskStatus, UnixMillis,
+};
+
+use crate::{Exit, KillCause, Phase, TaskMachine, Transition, UpdateStream};
+
+/// How long the shim has beyond the task's own grace before the agent kills the cgroup itself; also
+/// the time between further attempts.
+const FORCE_KILL_MARGIN: Millis = Millis::from_secs(5);
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// The master wants this task to run.
+    Launch(Box<TaskSpec>),
+    /// The master wants this task to end.
+    Kill(TaskId),
+    /// The master has stored a status.
+    Ack {
+        /// Its task.
+        task_id: TaskId,
+        /// Which status.
+        uuid: StatusUuid,
+    },
+    /// A master accepted the registration.
+    Connected {
+        /// Tasks that it has given up on.
+        unknown_tasks: Vec<TaskId>,
+    },
+    /// No master listens.
+    Disconnected,
+    /// A task's process runs.
+    Started {
+        /// The task.
+        task_id: TaskId,
+        /// Its process id.
+        pid: u32,
+    },
+    /// A task's process vanished; how will follow as [`Event::Exited`].
+    ProcessGone(TaskId),
+    /// A task is over.
+    Exited {
+        /// The task.
+        task_id: TaskId,
+        /// How.
+        exit: Exit,
+    },
+    /// A health check answered.
+    Checked {
+        /// The task.
+        task_id: TaskId,
+        /// Which of its checks.
+        idx: usize,
+        /// `Ok`, or what was wrong.
+        result: Result<(), String>,
+    },
+    /// A task was found after a restart.
+    Recovered {
+        /// Its spec.
+        spec: Box<TaskSpec>,
+        /// Its newest durable status.
+        latest: Option<TaskStatus>,
+        /// Updates not acknowledged.
+        pending: Vec<TaskStatus>,
+        /// Its process, where it runs.
+        pid: Option<u32>,
+    },
+    /// Time has passed.
+    Tick,
+}
+
+/// A stream as it is made durable.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct StreamRecord {
+    /// The newest status.
+    pub latest: Option<TaskStatus>,
+    /// What is not acknowledged, oldest first.
+    pub pending: Vec<TaskStatus>,
+}
+
+/// What to do, in order. An effect that fails is answered by an event ([`Event::Exited`] for a launch).
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    /// Make the spec durable, then start it; answer with `Started` or `Exited`.
+    Launch(Box<TaskSpec>),
+    /// Make this durable before what follows.
+    Persist {
+        /// The task.
+        task_id: TaskId,
+        /// Its stream.
+        record: StreamRecord,
+    },
+    /// Send to the master.
+    Send(TaskStatus),
+    /// Tell the shim to end the task: SIGTERM, the task's grace, SIGKILL.
+    Kill(TaskId),
+    /// Kill everything in the task's cgroup now.
+    ForceKill(TaskId),
+    /// Tell the node's data plane at once.
+    LocalFact {
+        /// The task.
+        task_id: TaskId,
+        /// Its state.
+        state: TaskState,
+        /// Its health.
+        health: HealthState,
+    },
+    /// Run the task's health checks.
+    StartChecks(TaskId),
+    /// The task is over: stop its checks, read its counters for the last time, remove its cgroup.
+    Release {
+        /// The task.
+        task_id: TaskId,
+        /// Its terminal state.
+        state: TaskState,
+        /// How, for counters.
+        exit: Exit,
+    },
+    /// Its end was acknowledged: its leftovers may go.
+    Forget(TaskId),
+}
+
+/// One task, for views.
+#[derive(Debug, Clone)]
+pub struct TaskSummary {
+    /// Its spec.
+    pub spec: TaskSpec,
+    /// Its state.
+    pub state: TaskState,
+    /// Its health.
+    pub health: HealthState,
+    /// Its process.
+    pub pid: Option<u32>,
+    /// When it ran first.
+    pub started_at: Option<UnixMillis>,
+    /// The newest status.
+    pub latest: Option<TaskStatus>,
+}
+
+struct Entry {
+    machine: TaskMachine,
+    stream: UpdateStream,
+    force_kill_at: Option<UnixMillis>,
+}
+
+/// The agent's decisions.
+pub struct AgentCore {
+    agent_id: AgentId,
+    tasks: BTreeMap<TaskId, Entry>,
+    connected: bool,
+    seed: u64,
+    n_uuids: u64,
+}
+
+impl AgentCore {
+    /// Without tasks. `seed` makes status ids; it must be fresh in each process.
+    pub fn new(agent_id: AgentId, seed: u64) -> Self {
+        Self {
+            agent_id,
+            tasks: BTreeMap::new(),
+            connected: false,
+            seed,
+            n_uuids: 0,
+        }
+    }
+
+    /// Takes one event and says what to do, in order.
+    pub fn handle(&mut self, event: Event, now: UnixMillis) -> Vec<Effect> {
+        let mut out = Vec::new();
+        match event {
+            Event::Launch(spec) => self.launch(*spec, now, &mut out),
+            Event::Kill(task_id) => self.kill(&task_id, now, &mut out),
+            Event::Ack { task_id, uuid } => self.ack(&task_id, uuid, now, &mut out),
+            Event::Connected { unknown_tasks } => {
+                self.connected = true;
+                for entry in self.tasks.values_mut() {
+                    entry.stream.reset_timer();
+                }
+                for task_id in unknown_tasks {
+                    if self.tasks.contains_key(&task_id) {
+                        self.kill(&task_id, now, &mut out);
+                    }
+                }
+                self.send_due(now, &mut out);
+            }
+            Event::Disconnected => self.connected = false,
+            Event::Started { task_id, pid } => {
+                self.step(&task_id, now, &mut out, |m| m.started(pid, now));
+                if self.state(&task_id) == Some(TaskState::Running) {
+                    out.push(Effect::StartChecks(task_id));
+                }
+            }
+            Event::ProcessGone(task_id) => {
+                // The data plane must not choose it any more; the state is told with its exit code.
+                if let Some(e) = self.tasks.get(&task_id)
+                    && !matches!(e.machine.phase(), Phase::Terminal(_))
+                {
+                    out.push(Effect::LocalFact {
+                        task_id,
+                        state: TaskState::Failed,
+                        health: HealthState::Unhealthy,
+                    });
+                }
+            }
+            Event::Exited { task_id, exit } => self.exited(&task_id, exit, now, &mut out),
+            Event::Checked {
+                task_id,
+                idx,
+                result,
+            } => self.step(&task_id, now, &mut out, |m| m.checked(idx, result, now)),
+            Event::Recovered {
+                spec,
+                latest,
+                pending,
+                pid,
+            } => self.recovered(*spec, latest, pending, pid, now, &mut out),
+            Event::Tick => {
+                for (task_id, entry) in &mut self.tasks {
+                    if entry.force_kill_at.is_some_and(|at| at <= now) {
+                        entry.force_kill_at = Some(now + FORCE_KILL_MARGIN);
+                        out.push(Effect::ForceKill(task_id.clone()));
+                    }
+                }
+                self.send_due(now, &mut out);
+            }
+        }
+        out
+    }
+
+    /// When [`Event::Tick`] has work to do.
+    pub fn next_deadline(&self) -> Option<UnixMillis> {
+        self.tasks
+            .values()
+            .flat_map(|e| {
+                let retry = if self.connected {
+                    e.stream.deadline()
+                } else {
+                    None
+                };
+                [retry, e.force_kill_at]
+            })
+            .flatten()
+            .min()
+    }
+
+    /// Every task, for registration and views, by id.
+    pub fn tasks(&self) -> impl Iterator<Item = TaskSummary> + '_ {
+        self.tasks.values().map(|e| TaskSummary {
+            spec: e.machine.spec().clone(),
+            state: e.machine.state(),
+            health: e.machine.health(),
+            pid: e.machine.pid(),
+            started_at: e.machine.started_at(),
+            latest: e.stream.latest().cloned(),
+        })
+    }
+
+    /// State of one task.
+    pub fn state(&self, task_id: &TaskId) -> Option<TaskState> {
+        self.tasks.get(task_id).map(|e| e.machine.state())
+    }
+
+    /// Whether failures of a check do not count yet (see [`TaskMachine::in_grace`]).
+    pub fn in_grace(&self, task_id: &TaskId, idx: usize, now: UnixMillis) -> bool {
+        self.tasks
+            .get(task_id)
+            .is_some_and(|e| e.machine.in_grace(idx, now))
+    }
+
+    fn launch(&mut self, spec: TaskSpec, now: UnixMillis, out: &mut Vec<Effect>) {
+        if let Some(entry) = self.tasks.get_mut(&spec.task_id) {
+            // Sent again after a reconnection: it is started once; what is known is told again.
+            entry.stream.reset_timer();
+            self.send_due(now, out);
+            return;
+        }
+        let task_id = spec.task_id.clone();
+        let empty = match &spec.command {
+            Command::Shell(text) => text.trim().is_empty(),
+            Command::Argv(argv) => argv.first().is_none_or(String::is_empty),
+        };
+        let machine = TaskMachine::new(spec.clone(), self.agent_id.clone(), now);
+        if empty {
+            // Never accepted, so there is nothing to keep: an answer that is not retried.
+            out.push(Effect::Send(TaskStatus {
+                reason: Some(StatusReason::TaskInvalid),
+                message: "command: must not be empty".to_owned(),
+                ..self.untracked(&task_id, TaskState::Error, now)
+            }));
+            return;
+        }
+        self.tasks.insert(
+            task_id,
+            Entry {
+                machine,
+                stream: UpdateStream::default(),
+                force_kill_at: None,
+            },
+        );
+        out.push(Effect::Launch(Box::new(spec)));
+    }
+
+    fn kill(&mut self, task_id: &TaskId, now: UnixMillis, out: &mut Vec<Effect>) {
+        if self.tasks.contains_key(task_id) {
+            self.step(task_id, now, out, |m| m.kill(KillCause::Asked, now));
+        } else {
+            out.push(Effect::Send(TaskStatus {
+                reason: Some(StatusReason::Reconciliation),
+                message: "this agent does not have the task".to_owned(),
+                ..self.untracked(task_id, TaskState::Dropped, now)
+            }));
+        }
+    }
+
+    fn ack(&mut self, task_id: &TaskId, uuid: StatusUuid, now: UnixMillis, out: &mut Vec<Effect>) {
+        let Some(entry) = self.tasks.get_mut(task_id) else {
+            return;
+        };
+        if !entry.stream.ack(uuid) {
+            return;
+        }
+        out.push(persist(task_id, &entry.stream));
+        if entry.stream.is_done() {
+            self.tasks.remove(task_id);
+            out.push(Effect::Forget(task_id.clone()));
+        } else {
+            self.send_due(now, out);
+        }
+    }
+
+    fn exited(&mut self, task_id: &TaskId, exit: Exit, now: UnixMillis, out: &mut Vec<Effect>) {
+        let Some(entry) = self.tasks.get_mut(task_id) else {
+            return;
+        };
+        if matches!(entry.machine.phase(), Phase::Terminal(_)) {
+            return;
+        }
+        entry.force_kill_at = None;
+        self.step(task_id, now, out, |m| m.exited(&exit, now));
+        if let Some(state) = self.state(task_id) {
+            out.push(Effect::Release {
+                task_id: task_id.clone(),
+                state,
+                exit,
+            });
+        }
+    }
+
+    fn recovered(
+        &mut self,
+        spec: TaskSpec,
+        latest: Option<TaskStatus>,
+        pending: Vec<TaskStatus>,
+        pid: Option<u32>,
+        now: UnixMillis,
+        out: &mut Vec<Effect>,
+    ) {
+        let task_id = spec.task_id.clone();
+        let machine = TaskMachine::recovered(spec, self.agent_id.clone(), latest.as_ref(), now);
+        let entry = Entry {
+            machine,
+            stream: UpdateStream::restore(latest, pending),
+            force_kill_at: None,
+        };
+        let (state, health) = (entry.machine.state(), entry.machine.health());
+        self.tasks.insert(task_id.clone(), entry);
+        if let Some(pid) = pid {
+            out.push(Effect::LocalFact {
+                task_id: task_id.clone(),
+                state,
+                health,
+            });
+            self.step(&task_id, now, out, |m| m.started(pid, now));
+            if self.state(&task_id) == Some(TaskState::Running) {
+                out.push(Effect::StartChecks(task_id));
+            }
+        }
+    }
+
+    /// Runs one transition of a task and turns it into effects.
+    fn step(
+        &mut self,
+        task_id: &TaskId,
+        now: UnixMillis,
+        out: &mut Vec<Effect>,
+        f: impl FnOnce(&mut TaskMachine) -> Transition,
+    ) {
+        let uuid = self.next_uuid();
+        let Some(entry) = self.tasks.get_mut(task_id) else {
+            return;
+        };
+        let report = match f(&mut entry.machine) {
+            Transition::None => None,
+            Transition::Report(status) => Some(status),
+            Transition::Kill(status) => {
+                // Before its process runs there is nothing to signal: `Started` brings it up again.
+                if entry.machine.pid().is_some() {
+                    out.push(Effect::Kill(task_id.clone()));
+                    let grace = entry.machine.spec().kill_grace;
+                    entry.force_kill_at = Some(now + grace + FORCE_KILL_MARGIN);
+                }
+                status
+            }
+        };
+        let Some(mut status) = report else { return };
+        out.push(Effect::LocalFact {
+            task_id: task_id.clone(),
+            state: status.state,
+            health: status.health,
+        });
+        status.uuid = Some(uuid);
+        entry.stream.push(status);
+        out.push(persist(task_id, &entry.stream));
+        self.send_due(now, out);
+    }
+
+    fn send_due(&mut self, now: UnixMillis, out: &mut Vec<Effect>) {
+        if self.connected {
+            let due = self.tasks.values_mut().filter_map(|e| e.stream.due(now));
+            out.extend(due.map(Effect::Send));
+        }
+    }
+
+    fn untracked(&self, task_id: &TaskId, state: TaskState, now: UnixMillis) -> TaskStatus {
+        TaskStatus {
+            task_id: task_id.clone(),
+            agent_id: self.agent_id.clone(),
+            state,
+            health: HealthState::Unknown,
+            reason: None,
+            message: String::new(),
+            source: StatusSource::Agent,
+            at: now,
+            uuid: None,
+        }
+    }
+
+    fn next_uuid(&mut self) -> StatusUuid {
+        self.n_uuids += 1;
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&self.seed.to_be_bytes());
+        bytes[8..].copy_from_slice(&self.n_uuids.to_be_bytes());
+        StatusUuid(bytes)
+    }
+}
+
+fn persist(task_id: &TaskId, stream: &UpdateStream) -> Effect {
+    Effect::Persist {
+        task_id: task_id.clone(),
+        record: StreamRecord {
+            latest: stream.latest().cloned(),
+            pending: stream.pending().cloned().collect(),
+        },
+    }
+}

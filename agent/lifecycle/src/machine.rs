@@ -1,0 +1,232 @@
+//! The life of one task.
+
+use waggle_types::{
+    AgentId, HealthState, StatusReason, StatusSource, TaskSpec, TaskState, TaskStatus, UnixMillis,
+};
+
+use crate::{CheckOutcome, Exit, HealthMachine};
+
+/// Who wants a task to end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KillCause {
+    /// The master asked.
+    Asked,
+    /// Its health checks failed too often in a row.
+    Unhealthy {
+        /// How many failures.
+        failures: u32,
+        /// What the last one said.
+        why: String,
+    },
+}
+
+/// Where a task is in its life.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Phase {
+    /// Its spec is durable, its process is being started.
+    Starting,
+    /// Its process runs.
+    Running,
+    /// Told to end.
+    Killing(KillCause),
+    /// Over.
+    Terminal(TaskState),
+}
+
+/// What a machine wants after an event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Transition {
+    /// Nothing changed.
+    None,
+    /// Report this, without a uuid yet.
+    Report(TaskStatus),
+    /// Tell the process to end, and report this where there is something to report.
+    Kill(Option<TaskStatus>),
+}
+
+/// The state machine of one task.
+#[derive(Debug, Clone)]
+pub struct TaskMachine {
+    spec: TaskSpec,
+    agent_id: AgentId,
+    phase: Phase,
+    health: HealthMachine,
+    pid: Option<u32>,
+    started_at: Option<UnixMillis>,
+}
+
+impl TaskMachine {
+    /// A task whose spec was just accepted.
+    pub fn new(spec: TaskSpec, agent_id: AgentId, now: UnixMillis) -> Self {
+        let health = HealthMachine::new(&spec.health_checks, now, HealthState::Unknown);
+        Self {
+            spec,
+            agent_id,
+            phase: Phase::Starting,
+            health,
+            pid: None,
+            started_at: None,
+        }
+    }
+
+    /// A task found after a restart, `latest` being the last status made durable.
+    pub fn recovered(
+        spec: TaskSpec,
+        agent_id: AgentId,
+        latest: Option<&TaskStatus>,
+        now: UnixMillis,
+    ) -> Self {
+        let mut machine = Self::new(spec, agent_id, now);
+        if let Some(latest) = latest {
+            let known = latest.health;
+            machine.health = HealthMachine::new(&machine.spec.health_checks, latest.at, known);
+            machine.phase = match latest.state {
+                TaskState::Killing
+                    if latest.reason == Some(StatusReason::TaskHealthCheckStatusUpdated) =>
+                {
+                    Phase::Killing(KillCause::Unhealthy {
+                        failures: 0,
+                        why: latest.message.clone(),
+                    })
+                }
+                TaskState::Killing => Phase::Killing(KillCause::Asked),
+                state if state.is_terminal() => Phase::Terminal(state),
+                TaskState::Running => Phase::Running,
+                _ => Phase::Starting,
+            };
+            machine.started_at = Some(latest.at);
+        }
+        machine
+    }
+
+    /// The spec.
+    pub fn spec(&self) -> &TaskSpec {
+        &self.spec
+    }
+
+    /// Where it is.
+    pub fn phase(&self) -> &Phase {
+        &self.phase
+    }
+
+    /// Its process id, once it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.pid
+    }
+
+    /// When it started running.
+    pub fn started_at(&self) -> Option<UnixMillis> {
+        self.started_at
+    }
+
+    /// Health over all checks.
+    pub fn health(&self) -> HealthState {
+        match &self.phase {
+            Phase::Killing(KillCause::Unhealthy { .. }) => HealthState::Unhealthy,
+            _ => self.health.health(),
+        }
+    }
+
+    /// Whether check `idx` may fail without being counted.
+    pub fn in_grace(&self, idx: usize, now: UnixMillis) -> bool {
+        self.health.in_grace(idx, now)
+    }
+
+    /// The state as Mesos names it.
+    pub fn state(&self) -> TaskState {
+        match &self.phase {
+            Phase::Starting => TaskState::Staging,
+            Phase::Running => TaskState::Running,
+            Phase::Killing(_) => TaskState::Killing,
+            Phase::Terminal(state) => *state,
+        }
+    }
+
+    /// Its process runs.
+    pub fn started(&mut self, pid: u32, now: UnixMillis) -> Transition {
+        if matches!(self.phase, Phase::Terminal(_)) {
+            return Transition::None;
+        }
+        self.pid = Some(pid);
+        match self.phase {
+            Phase::Starting => {
+                self.phase = Phase::Running;
+                self.started_at = Some(now);
+                self.health =
+                    HealthMachine::new(&self.spec.health_checks, now, HealthState::Unknown);
+                Transition::Report(self.status(None, String::new(), now))
+            }
+            // A kill came first: it can be carried out now.
+            Phase::Killing(_) => Transition::Kill(None),
+            Phase::Running | Phase::Terminal(_) => Transition::None,
+        }
+    }
+
+    /// It is to end.
+    pub fn kill(&mut self, cause: KillCause, now: UnixMillis) -> Transition {
+        match self.phase {
+            Phase::Starting | Phase::Running => {
+                let (reason, message) = match &cause {
+                    KillCause::Asked => (StatusReason::TaskKilled, String::new()),
+                    KillCause::Unhealthy { why, .. } => {
+                        (StatusReason::TaskHealthCheckStatusUpdated, why.clone())
+                    }
+                };
+                self.phase = Phase::Killing(cause);
+                Transition::Kill(Some(self.status(Some(reason), message, now)))
+            }
+            Phase::Killing(_) | Phase::Terminal(_) => Transition::None,
+        }
+    }
+
+    /// Its process is over.
+    pub fn exited(&mut self, exit: &Exit, now: UnixMillis) -> Transition {
+        let kill = match &self.phase {
+            Phase::Terminal(_) => return Transition::None,
+            Phase::Killing(cause) => Some(cause.clone()),
+            Phase::Starting | Phase::Running => None,
+        };
+        let (state, reason, message) = exit.report(kill.as_ref());
+        let health = Exit::health(kill.as_ref(), self.health.health());
+        self.phase = Phase::Terminal(state);
+        let mut status = self.status(reason, message, now);
+        status.health = health;
+        Transition::Report(status)
+    }
+
+    /// One result of check `idx`.
+    pub fn checked(
+        &mut self,
+        idx: usize,
+        result: Result<(), String>,
+        now: UnixMillis,
+    ) -> Transition {
+        if self.phase != Phase::Running {
+            return Transition::None;
+        }
+        match self.health.result(idx, result, now) {
+            CheckOutcome::Same => Transition::None,
+            CheckOutcome::Changed(_) => {
+                let reason = Some(StatusReason::TaskHealthCheckStatusUpdated);
+                Transition::Report(self.status(reason, String::new(), now))
+            }
+            CheckOutcome::Kill { failures, why } => {
+                self.kill(KillCause::Unhealthy { failures, why }, now)
+            }
+        }
+    }
+
+    fn status(&self, reason: Option<StatusReason>, message: String, now: UnixMillis) -> TaskStatus {
+        TaskStatus {
+            task_id: self.spec.task_id.clone(),
+            agent_id: self.agent_id.clone(),
+            state: self.state(),
+            health: self.health(),
+            reason,
+            message,
+            source: StatusSource::Executor,
+            at: now,
+            uuid: None,
+        }
+    }
+}
