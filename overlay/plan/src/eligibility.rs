@@ -1,0 +1,140 @@
+//! Which tasks may get new connections through a VIP, and why the others may not.
+
+use std::{collections::BTreeMap, fmt, net::SocketAddrV4};
+
+use waggle_types::{AgentNet, HealthState, TaskId, TaskNet, TaskState};
+
+/// What a node knows of its own tasks; wins over the snapshot, which lags behind.
+pub type LocalFacts = BTreeMap<TaskId, (TaskState, HealthState)>;
+
+/// Why a task that backs a VIP gets no new connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Reason {
+    /// Its state is neither running nor killing.
+    NotRunning(TaskState),
+    /// It was told to end: keeps its connections, gets no new ones.
+    Killing,
+    /// Its last health check failed: keeps its connections, gets no new ones.
+    Unhealthy,
+    /// A check is defined and has not answered yet.
+    NoHealthResult,
+    /// The snapshot does not hold its agent, so it has no address.
+    AgentUnknown,
+    /// The master does not hear from its agent, and other backends remain.
+    AgentUnreachable,
+    /// It has no port to be reached at.
+    NoPort,
+}
+
+impl Reason {
+    /// One word for programs.
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::NotRunning(_) => "not_running",
+            Self::Killing => "killing",
+            Self::Unhealthy => "unhealthy",
+            Self::NoHealthResult => "no_health_result",
+            Self::AgentUnknown => "agent_unknown",
+            Self::AgentUnreachable => "agent_unreachable",
+            Self::NoPort => "no_port",
+        }
+    }
+
+    /// DC/OS's weight 0: open connections live on, as opposed to a backend that is gone.
+    pub const fn is_draining(self) -> bool {
+        matches!(self, Self::Killing | Self::Unhealthy | Self::NoHealthResult)
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotRunning(state) => write!(f, "task is {}", state.mesos_name()),
+            Self::Killing => f.write_str("task is being killed"),
+            Self::Unhealthy => f.write_str("health check fails"),
+            Self::NoHealthResult => f.write_str("no health check has answered yet"),
+            Self::AgentUnknown => f.write_str("its agent is not known"),
+            Self::AgentUnreachable => f.write_str("its agent is unreachable"),
+            Self::NoPort => f.write_str("task has no such port"),
+        }
+    }
+}
+
+/// Whether a task is in a backend set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Verdict {
+    /// Gets new connections.
+    Eligible,
+    /// Gets new connections although its agent is unreachable: nobody else is left.
+    LastResort,
+    /// Gets none.
+    Excluded(Reason),
+}
+
+impl Verdict {
+    /// Whether it is in the kernel's set.
+    pub const fn is_in(self) -> bool {
+        matches!(self, Self::Eligible | Self::LastResort)
+    }
+
+    /// Why it is out.
+    pub const fn reason(self) -> Option<Reason> {
+        match self {
+            Self::Eligible | Self::LastResort => None,
+            Self::Excluded(r) => Some(r),
+        }
+    }
+}
+
+/// A task's port that asks to back a VIP.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Candidate {
+    /// The task.
+    pub task_id: TaskId,
+    /// Where it would be reached; absent when its agent is not known.
+    pub addr: Option<SocketAddrV4>,
+    /// In or out, and why.
+    pub verdict: Verdict,
+}
+
+/// State and health that count for a task: its own node's word, else the master's.
+pub fn effective(id: &TaskId, task: &TaskNet, local: &LocalFacts) -> (TaskState, HealthState) {
+    local.get(id).copied().unwrap_or((task.state, task.health))
+}
+
+/// A task's verdict before the "unless none would remain" rule: an unreachable agent's tasks come out
+/// as `Excluded(AgentUnreachable)` and [`last_resort`] may take them back in.
+///
+/// A task of which this node has a fact runs here, so its agent is reachable whatever the master thinks.
+pub fn judge(id: &TaskId, task: &TaskNet, agent: Option<&AgentNet>, local: &LocalFacts) -> Verdict {
+    let (state, health) = effective(id, task, local);
+    let out = |r| Verdict::Excluded(r);
+    match state {
+        TaskState::Running | TaskState::Unreachable => {}
+        TaskState::Killing => return out(Reason::Killing),
+        other => return out(Reason::NotRunning(other)),
+    }
+    match health {
+        HealthState::Unhealthy => return out(Reason::Unhealthy),
+        HealthState::Unknown if task.has_check => return out(Reason::NoHealthResult),
+        HealthState::Unknown | HealthState::Healthy => {}
+    }
+    match agent {
+        None => out(Reason::AgentUnknown),
+        Some(_) if state == TaskState::Unreachable => out(Reason::AgentUnreachable),
+        Some(a) if !a.reachable && !local.contains_key(id) => out(Reason::AgentUnreachable),
+        Some(_) => Verdict::Eligible,
+    }
+}
+
+/// dcos_l4lb_mgr's rule: backends on unreachable agents are dropped, unless that would leave none; then all of them stay.
+pub fn last_resort(candidates: &mut [Candidate]) {
+    if candidates.iter().any(|c| c.verdict.is_in()) {
+        return;
+    }
+    for c in candidates {
+        if c.verdict == Verdict::Excluded(Reason::AgentUnreachable) {
+            c.verdict = Verdict::LastResort;
+        }
+    }
+}
