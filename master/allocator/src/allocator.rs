@@ -323,15 +323,15 @@ impl Allocator {
             self.rescind(&id, reason, run);
         }
         self.clear_filters(framework_id);
-        if let Some(framework) = self.frameworks.remove(framework_id) {
-            if let Some(role) = self.roles.get_mut(&framework.role) {
-                role.frameworks.remove(framework_id);
-                for (a, b) in role.allocated.iter_mut().zip(framework.allocated) {
-                    *a = a.saturating_sub(b);
-                }
-                if role.frameworks.is_empty() {
-                    self.roles.remove(&framework.role);
-                }
+        if let Some(framework) = self.frameworks.remove(framework_id)
+            && let Some(role) = self.roles.get_mut(&framework.role)
+        {
+            role.frameworks.remove(framework_id);
+            for (a, b) in role.allocated.iter_mut().zip(framework.allocated) {
+                *a = a.saturating_sub(b);
+            }
+            if role.frameworks.is_empty() {
+                self.roles.remove(&framework.role);
             }
         }
         for agent in self.agents.values_mut() {

@@ -18,7 +18,7 @@ pub(crate) struct Filter {
 pub(crate) struct Filters {
     list: Vec<Filter>,
     /// The timer that is set for the first of them.
-    timer: Option<UnixMillis>,
+    pub timer: Option<UnixMillis>,
 }
 
 impl Filters {
@@ -53,10 +53,10 @@ impl Allocator {
                     }
                 }
                 Some((_, Timer::Filter(framework_id, agent_id))) => {
-                    if let Some(framework) = self.frameworks.get_mut(&framework_id) {
-                        if let Some(filters) = framework.filters.get_mut(&agent_id) {
-                            filters.list.retain(|f| f.until > now);
-                        }
+                    if let Some(framework) = self.frameworks.get_mut(&framework_id)
+                        && let Some(filters) = framework.filters.get_mut(&agent_id)
+                    {
+                        filters.list.retain(|f| f.until > now);
                     }
                     self.retime(&framework_id, &agent_id);
                     run.dirty.insert(agent_id);
@@ -68,10 +68,10 @@ impl Allocator {
 
     /// A decline or a timeout: the filter stands, and the framework goes to the end of the round.
     pub(crate) fn turned_down(&mut self, offer: &Offer, refuse: Millis, now: UnixMillis) {
-        if let Some(agent) = self.agents.get_mut(&offer.agent_id) {
-            if let Some(turn) = agent.turns.get_mut(&offer.framework_id) {
-                turn.declined = true;
-            }
+        if let Some(agent) = self.agents.get_mut(&offer.agent_id)
+            && let Some(turn) = agent.turns.get_mut(&offer.framework_id)
+        {
+            turn.declined = true;
         }
         let resources = offer.resources.clone();
         self.add_filter(&offer.framework_id, &offer.agent_id, resources, refuse, now);
