@@ -20,6 +20,7 @@
 pub mod error;
 pub mod handle;
 pub mod http;
+pub mod store;
 pub mod view;
 
 pub use error::MasterError;
