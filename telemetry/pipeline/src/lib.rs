@@ -1,1 +1,42 @@
-//! Stub.
+//! The pure half of telemetry: what is measured, how it is named, how log lines are read, and what was lost.
+//!
+//! Shells (`waggle-telemetry`, the agent) hand in bytes, figures and times; this crate turns them into
+//! [`Point`]s and [`LogRecord`]s under one registry of [`names`], keeps them in bounded [`Queue`]s that
+//! account for every item, and renders the Prometheus text. Names follow the semantic conventions 1.44.0;
+//! what those lack is under `waggle.*`.
+//!
+//! # Invariants
+//! - A [`MetricDef`] can only be made in [`names`]: nothing is emitted that is not in the registry.
+//! - One function makes a task's resource, for all three signals: [`TaskLabels::resource_attributes`].
+//! - [`Queue`]: in = exported + held + dropped(reason), exactly, after every call.
+//! - [`decode_line`] is total: any bytes give a record, bounded in depth and size.
+//! - [`SeriesStore`] holds a bounded number of series; what does not fit is folded and counted.
+//!
+//! # What it never does
+//! No clock, no entropy, no I/O, no exporter: times and ids are arguments.
+#![forbid(unsafe_code)]
+
+pub mod names;
+
+mod attr;
+mod decode;
+mod hist;
+mod labels;
+mod lines;
+mod point;
+mod prometheus;
+mod queue;
+mod record;
+mod series;
+
+pub use attr::{AttrValue, Attrs};
+pub use decode::decode_line;
+pub use hist::{SECONDS_BOUNDS, log2_us_bounds, log2_us_histogram};
+pub use labels::{HostFacts, TaskLabels, component_resource};
+pub use lines::{Line, LineSplitter, MAX_LINE};
+pub use names::{Kind, MetricDef};
+pub use point::{Point, PointData};
+pub use prometheus::{PromResource, prometheus_name, prometheus_text};
+pub use queue::{Batch, Counts, DropReason, Limits, Queue};
+pub use record::{IoStream, LogRecord, Severity};
+pub use series::{ResourceKey, SeriesStore};

@@ -1,0 +1,316 @@
+//! The registry: every metric's name, unit, kind and attributes, written down once.
+//!
+//! Names without the prefix `waggle.` are taken verbatim from the semantic conventions 1.44.0; the
+//! rest fills their gaps. To add a metric, add it to the table below: its constant, its place in
+//! [`ALL`] and its documentation come from there.
+
+use crate::hist::SECONDS_BOUNDS;
+
+/// Schema that names follow.
+pub const SCHEMA_URL: &str = "https://opentelemetry.io/schemas/1.44.0";
+/// Instrumentation scope of metrics.
+pub const SCOPE_METRICS: &str = "waggle.metrics";
+/// Instrumentation scope of log records.
+pub const SCOPE_LOGS: &str = "waggle.logs";
+/// Instrumentation scope of spans.
+pub const SCOPE_SPANS: &str = "waggle.spans";
+
+/// How a metric's values behave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// Only grows; cumulative.
+    Counter,
+    /// Goes up and down, adds up over series.
+    UpDownCounter,
+    /// Goes up and down, does not add up.
+    Gauge,
+    /// A distribution; cumulative.
+    Histogram,
+}
+
+/// One metric. Can only be made in this module, so that nothing else is ever emitted.
+#[derive(Debug, PartialEq)]
+pub struct MetricDef {
+    /// OpenTelemetry name.
+    pub name: &'static str,
+    /// UCUM unit.
+    pub unit: &'static str,
+    /// Kind.
+    pub kind: Kind,
+    /// Help text.
+    pub description: &'static str,
+    /// Attribute keys that points may have.
+    pub attributes: &'static [&'static str],
+    /// Bucket bounds of histograms recorded in user space; empty for other kinds.
+    pub bounds: &'static [f64],
+    sealed: (),
+}
+
+impl PartialOrd for MetricDef {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for MetricDef {
+    /// By name: names are unique.
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.name.cmp(other.name)
+    }
+}
+
+impl Eq for MetricDef {}
+
+/// Finds a definition by its OpenTelemetry name.
+pub fn find(name: &str) -> Option<&'static MetricDef> {
+    ALL.iter().copied().find(|d| d.name == name)
+}
+
+/// Whether what arrived at an endpoint is as the registry has it; the error names what is not.
+pub fn check<'a>(
+    name: &str,
+    unit: &str,
+    attributes: impl IntoIterator<Item = &'a str>,
+) -> Result<(), String> {
+    let def = find(name).ok_or_else(|| format!("{name}: not in the registry"))?;
+    if def.unit != unit {
+        return Err(format!("{name}: unit is {unit:?}, must be {:?}", def.unit));
+    }
+    for a in attributes {
+        if a != OVERFLOW && !def.attributes.contains(&a) {
+            return Err(format!("{name}: attribute {a} is not registered"));
+        }
+    }
+    Ok(())
+}
+
+/// Attribute of the series into which others are folded when the series limit is reached.
+pub const OVERFLOW: &str = "otel.metric.overflow";
+/// `transmit` or `receive`.
+pub const DIRECTION: &str = "network.io.direction";
+/// VIP or server name.
+pub const SERVER_ADDRESS: &str = "server.address";
+/// VIP port.
+pub const SERVER_PORT: &str = "server.port";
+/// Backend address.
+pub const PEER_ADDRESS: &str = "network.peer.address";
+/// Backend port.
+pub const PEER_PORT: &str = "network.peer.port";
+/// `tcp` or `udp`.
+pub const TRANSPORT: &str = "network.transport";
+/// `user` or `system`.
+pub const CPU_MODE: &str = "cpu.mode";
+/// Why something failed.
+pub const ERROR_TYPE: &str = "error.type";
+/// Why something was dropped.
+pub const DROP_REASON: &str = "waggle.drop.reason";
+/// `logs`, `spans` or `metrics`.
+pub const SIGNAL: &str = "waggle.telemetry.signal";
+/// How something ended.
+pub const OUTCOME: &str = "waggle.outcome";
+/// A state's name.
+pub const STATE: &str = "waggle.state";
+/// Role of the allocator.
+pub const ROLE: &str = "waggle.role";
+/// Framework name.
+pub const FRAMEWORK: &str = "waggle.framework.name";
+/// `cpus`, `mem`, `disk`, `gpus`, `ports`.
+pub const RESOURCE: &str = "waggle.resource";
+/// What became of a connect to a VIP: `new`, `no_backend`.
+pub const VIP_OUTCOME: &str = "waggle.vip.outcome";
+/// A kernel program.
+pub const PROGRAM: &str = "waggle.ebpf.program";
+/// A kernel map.
+pub const MAP: &str = "waggle.ebpf.map";
+/// `some` or `full`.
+pub const PRESSURE_KIND: &str = "waggle.pressure.kind";
+/// `cpu`, `memory`, `io`.
+pub const PRESSURE_RESOURCE: &str = "waggle.pressure.resource";
+
+macro_rules! bounds {
+    (Histogram) => {
+        SECONDS_BOUNDS
+    };
+    ($other:ident) => {
+        &[]
+    };
+}
+
+macro_rules! registry {
+    ($($id:ident = $kind:ident $name:literal [$unit:literal] {$($attr:expr),*} $desc:literal;)*) => {
+        $(
+            #[doc = concat!("`", $name, "` (", $unit, "): ", $desc, ".")]
+            pub static $id: MetricDef = MetricDef {
+                name: $name,
+                unit: $unit,
+                kind: Kind::$kind,
+                description: $desc,
+                attributes: &[$($attr),*],
+                bounds: bounds!($kind),
+                sealed: (),
+            };
+        )*
+        /// Every metric, in the order of the table.
+        pub static ALL: &[&MetricDef] = &[$(&$id),*];
+    };
+}
+
+registry! {
+    // Containers, verbatim.
+    CONTAINER_UPTIME = Gauge "container.uptime" ["s"] {} "Time that the task's first process has been running";
+    CONTAINER_CPU_TIME = Counter "container.cpu.time" ["s"] {CPU_MODE} "CPU time used by the task's cgroup";
+    CONTAINER_MEMORY_USAGE = UpDownCounter "container.memory.usage" ["By"] {} "Memory charged to the task's cgroup";
+    CONTAINER_MEMORY_AVAILABLE = UpDownCounter "container.memory.available" ["By"] {} "Memory limit less the working set";
+    CONTAINER_MEMORY_RSS = UpDownCounter "container.memory.rss" ["By"] {} "Anonymous memory of the task's cgroup";
+    CONTAINER_MEMORY_WORKING_SET = UpDownCounter "container.memory.working_set" ["By"] {} "Memory usage less inactive file pages";
+    CONTAINER_PAGING_FAULTS = Counter "container.paging.faults" ["{fault}"] {"system.paging.fault.type"} "Page faults of the task's cgroup";
+    CONTAINER_DISK_IO = Counter "container.disk.io" ["By"] {"disk.io.direction", "system.device"} "Bytes read from and written to disks";
+    CONTAINER_NETWORK_IO = Counter "container.network.io" ["By"] {DIRECTION, "network.interface.name"} "Bytes sent and received by the task's sockets, IP headers included";
+
+    // Containers, gaps.
+    CONTAINER_PACKETS = Counter "waggle.container.network.packet.count" ["{packet}"] {DIRECTION, "network.interface.name"} "Packets sent and received by the task's sockets";
+    CONTAINER_PACKETS_DROPPED = Counter "waggle.container.network.packet.dropped" ["{packet}"] {DIRECTION, "network.interface.name", DROP_REASON} "Packets of the task that were dropped";
+    CONTAINER_CONNECTIONS = UpDownCounter "waggle.container.network.connection.count" ["{connection}"] {"network.connection.state", TRANSPORT} "Connections of the task";
+    CONTAINER_CPU_THROTTLED_TIME = Counter "waggle.container.cpu.throttled.time" ["s"] {} "Time that the task was kept from running by its CPU limit";
+    CONTAINER_CPU_THROTTLED_PERIODS = Counter "waggle.container.cpu.throttled.periods" ["{period}"] {} "Periods in which the task hit its CPU limit";
+    CONTAINER_CPU_LIMIT = UpDownCounter "waggle.container.cpu.limit" ["{cpu}"] {} "CPUs that the task may use";
+    CONTAINER_MEMORY_LIMIT = UpDownCounter "waggle.container.memory.limit" ["By"] {} "Memory that the task may use";
+    CONTAINER_PRESSURE = Counter "waggle.container.pressure.stall.time" ["s"] {PRESSURE_RESOURCE, PRESSURE_KIND} "Time that the task's processes stalled for a resource";
+    CONTAINER_OOM = Counter "waggle.container.oom.count" ["{event}"] {} "Processes of the task killed for its memory limit";
+    TASK_RESTARTS = Counter "waggle.task.restarts" ["{event}"] {} "Instances started in place of one that ended";
+    TASK_EXITS = Counter "waggle.task.exits" ["{event}"] {STATE, ERROR_TYPE} "Tasks that ended, by final state";
+
+    // TCP, from the kernel.
+    TCP_CONNECT_DURATION = Histogram "waggle.tcp.client.connect.duration" ["s"] {SERVER_ADDRESS, SERVER_PORT, ERROR_TYPE} "Time from connect to an established connection";
+    TCP_CONNECT_FAILURES = Counter "waggle.tcp.client.connect.failures" ["{connection}"] {SERVER_ADDRESS, SERVER_PORT, ERROR_TYPE} "Connects that ended without an established connection";
+    TCP_ACCEPTS = Counter "waggle.tcp.server.accept.count" ["{connection}"] {} "Connections that the task accepted";
+    TCP_RETRANSMITS = Counter "waggle.tcp.retransmits" ["{segment}"] {SERVER_ADDRESS, SERVER_PORT} "Segments sent again";
+    TCP_RTT = Histogram "waggle.tcp.rtt" ["s"] {SERVER_ADDRESS, SERVER_PORT} "Smoothed round-trip time, as the kernel samples it";
+    TCP_IO = Counter "waggle.tcp.io" ["By"] {DIRECTION, SERVER_ADDRESS, SERVER_PORT} "Payload bytes acknowledged by the peer and received";
+
+    // VIPs.
+    VIP_CONNECTIONS = Counter "waggle.vip.connections" ["{connection}"] {SERVER_ADDRESS, SERVER_PORT, TRANSPORT, VIP_OUTCOME} "Connects to a VIP, by outcome";
+    VIP_BACKEND_SELECTED = Counter "waggle.vip.backend.selected" ["{connection}"] {SERVER_ADDRESS, SERVER_PORT, TRANSPORT, PEER_ADDRESS, PEER_PORT} "Connects sent to a backend";
+    VIP_NO_BACKEND = Counter "waggle.vip.no_backend" ["{connection}"] {SERVER_ADDRESS, SERVER_PORT, TRANSPORT} "Connects refused because the VIP has no backend";
+    VIP_BACKENDS = Gauge "waggle.vip.backend.count" ["{backend}"] {SERVER_ADDRESS, SERVER_PORT, TRANSPORT} "Backends in this node's table";
+    VIP_BACKEND_HEALTH = Gauge "waggle.vip.backend.health" ["1"] {SERVER_ADDRESS, SERVER_PORT, TRANSPORT, PEER_ADDRESS, PEER_PORT} "1 for an eligible backend, 0 for one that gets no new connections";
+    VIP_MAP_UPDATE_DURATION = Histogram "waggle.vip.map.update.duration" ["s"] {} "Time to bring a change of the VIP table into the kernel's maps";
+    NET_GENERATION = Gauge "waggle.net.generation" ["{generation}"] {} "Generation of the network snapshot that this node has applied";
+    NET_APPLY_FAILURES = Counter "waggle.net.apply.failures" ["{failure}"] {ERROR_TYPE} "Map operations that failed";
+
+    // DNS.
+    DNS_LOOKUP_DURATION = Histogram "dns.lookup.duration" ["s"] {"dns.question.name", ERROR_TYPE} "Time to answer or forward a DNS question";
+    DNS_QUERIES = Counter "waggle.dns.queries" ["{query}"] {"waggle.dns.source", "waggle.dns.rcode", TRANSPORT} "Questions asked of this node's DNS server";
+    DNS_DROPPED = Counter "waggle.dns.dropped" ["{query}"] {DROP_REASON} "Questions that were not answered";
+    DNS_RECORDS = Gauge "waggle.dns.zone.records" ["{record}"] {} "Records in this node's zone";
+
+    // Scheduler.
+    SCHED_ALLOCATION_DURATION = Histogram "waggle.scheduler.allocation.duration" ["s"] {} "Time that one allocation takes";
+    SCHED_ALLOCATION_LATENCY = Histogram "waggle.scheduler.allocation.latency" ["s"] {} "Time from an event to the offers that it causes";
+    SCHED_OFFER_LIFETIME = Histogram "waggle.scheduler.offer.lifetime" ["s"] {OUTCOME, FRAMEWORK} "Time from an offer to its end";
+    SCHED_OFFER_TO_LAUNCH = Histogram "waggle.scheduler.offer.to_launch.duration" ["s"] {FRAMEWORK} "Time from an offer to the launch of a task on it";
+    SCHED_LAUNCH_TO_RUNNING = Histogram "waggle.scheduler.launch.to_running.duration" ["s"] {FRAMEWORK} "Time from a task's launch to its running";
+    SCHED_STORE_DURATION = Histogram "waggle.scheduler.registry.store.duration" ["s"] {ERROR_TYPE} "Time to store a change durably";
+    SCHED_DEPLOYMENT_DURATION = Histogram "waggle.scheduler.deployment.duration" ["s"] {OUTCOME} "Time from an API request to the end of its deployment";
+    SCHED_OFFERS = Counter "waggle.scheduler.offers" ["{offer}"] {OUTCOME, FRAMEWORK, ROLE} "Offers, by outcome";
+    SCHED_DECLINES = Counter "waggle.scheduler.declines" ["{offer}"] {"waggle.decline.reason", FRAMEWORK} "Offers that the service framework declined, by reason";
+    SCHED_TASKS = UpDownCounter "waggle.scheduler.tasks" ["{task}"] {STATE, FRAMEWORK} "Tasks that the master knows, by state";
+    SCHED_STATUS_UPDATES = Counter "waggle.scheduler.status_updates" ["{update}"] {STATE} "Status updates received from agents";
+    SCHED_AGENTS = UpDownCounter "waggle.scheduler.agent.count" ["{agent}"] {STATE} "Agents, by state";
+    SCHED_FRAMEWORKS = UpDownCounter "waggle.scheduler.framework.count" ["{framework}"] {STATE} "Frameworks, by state";
+    SCHED_DEPLOYMENTS = UpDownCounter "waggle.scheduler.deployment.count" ["{deployment}"] {} "Deployments in progress";
+    SCHED_EVENT_QUEUE = UpDownCounter "waggle.scheduler.event_queue.size" ["{event}"] {} "Events that wait for the master's loop";
+    SCHED_EVENT_DURATION = Histogram "waggle.scheduler.event.duration" ["s"] {} "Time that the core takes for one event";
+    SCHED_TOTAL = Gauge "waggle.scheduler.resources.total" ["{resource}"] {RESOURCE, ROLE} "Resources of all agents; CPUs, or bytes of memory and disk";
+    SCHED_ALLOCATED = Gauge "waggle.scheduler.resources.allocated" ["{resource}"] {RESOURCE, ROLE} "Resources used by tasks; CPUs, or bytes of memory and disk";
+    SCHED_OFFERED = Gauge "waggle.scheduler.resources.offered" ["{resource}"] {RESOURCE, ROLE} "Resources in open offers; CPUs, or bytes of memory and disk";
+    SCHED_DOMINANT_SHARE = Gauge "waggle.scheduler.role.dominant_share" ["1"] {ROLE} "A role's largest share of any resource";
+
+    // Sessions and agents.
+    SESSION_CONNECTS = Counter "waggle.session.connects" ["{connection}"] {OUTCOME} "Attempts to open a session between agent and master";
+    SESSION_MESSAGES = Counter "waggle.session.messages" ["{message}"] {DIRECTION, "waggle.message.type"} "Messages on sessions";
+    SESSION_DROPPED = Counter "waggle.session.dropped" ["{session}"] {DROP_REASON} "Sessions ended by the master";
+    AGENT_TASKS = UpDownCounter "waggle.agent.tasks" ["{task}"] {STATE} "Tasks of this agent, by state";
+    AGENT_LAUNCH_DURATION = Histogram "waggle.agent.launch.duration" ["s"] {OUTCOME} "Time from receiving a task to its first process running";
+    AGENT_TICK_DURATION = Histogram "waggle.agent.tick.duration" ["s"] {} "Time to read all counters of this node's tasks";
+    AGENT_STATUS_PENDING = UpDownCounter "waggle.agent.status_updates.pending" ["{update}"] {} "Status updates that the master has not acknowledged";
+    AGENT_HEALTH_CHECKS = Counter "waggle.agent.health_checks" ["{check}"] {OUTCOME} "Health checks that were run";
+    AGENT_HEALTH_CHECK_DURATION = Histogram "waggle.agent.health_check.duration" ["s"] {OUTCOME} "Time that a health check took";
+    AGENT_LOG_LINES = Counter "waggle.agent.log.lines" ["{line}"] {"log.iostream"} "Lines read from tasks' output";
+    AGENT_LOG_BYTES = Counter "waggle.agent.log.bytes" ["By"] {"log.iostream"} "Bytes read from tasks' output";
+    AGENT_LOG_LOST = Counter "waggle.agent.log.lost" ["By"] {DROP_REASON} "Bytes of tasks' output that were never read";
+
+    // Own kernel programs.
+    EBPF_LOST = Counter "waggle.ebpf.lost" ["{event}"] {DROP_REASON} "What the kernel programs could not count";
+    EBPF_RUN_TIME = Counter "waggle.ebpf.program.run.time" ["s"] {PROGRAM} "Time spent in a kernel program";
+    EBPF_RUN_COUNT = Counter "waggle.ebpf.program.run.count" ["{run}"] {PROGRAM} "Runs of a kernel program";
+    EBPF_MAP_ENTRIES = UpDownCounter "waggle.ebpf.map.entries" ["{entry}"] {MAP} "Entries of a kernel map";
+    EBPF_MAP_LIMIT = UpDownCounter "waggle.ebpf.map.limit" ["{entry}"] {MAP} "Most entries of a kernel map";
+    EBPF_MAP_UPDATE_FAILURES = Counter "waggle.ebpf.map.update.failures" ["{failure}"] {MAP, ERROR_TYPE} "Writes to a kernel map that failed";
+
+    // Own telemetry.
+    TELEMETRY_IN = Counter "waggle.telemetry.in" ["{item}"] {SIGNAL} "Items handed in for export";
+    TELEMETRY_EXPORTED = Counter "waggle.telemetry.exported" ["{item}"] {SIGNAL} "Items that the OTLP endpoint took";
+    TELEMETRY_DROPPED = Counter "waggle.telemetry.dropped" ["{item}"] {SIGNAL, DROP_REASON} "Items that were not delivered, by reason";
+    TELEMETRY_HELD = UpDownCounter "waggle.telemetry.held" ["{item}"] {SIGNAL} "Items queued or in flight";
+    TELEMETRY_LIMIT = UpDownCounter "waggle.telemetry.limit" ["{item}"] {SIGNAL} "Most items that the queue holds";
+    TELEMETRY_EXPORT_DURATION = Histogram "waggle.telemetry.export.duration" ["s"] {SIGNAL, ERROR_TYPE} "Time that one export request took";
+    TELEMETRY_SERIES = UpDownCounter "waggle.telemetry.series" ["{series}"] {} "Metric series held in this process";
+
+    // Own APIs and process.
+    HTTP_SERVER_DURATION = Histogram "http.server.request.duration" ["s"] {"http.request.method", "http.route", "http.response.status_code", "url.scheme", ERROR_TYPE} "Time to answer an HTTP request";
+    RPC_SERVER_DURATION = Histogram "rpc.server.call.duration" ["s"] {"rpc.system.name", "rpc.method", "rpc.response.status_code", ERROR_TYPE} "Time to answer an RPC";
+    PROCESS_CPU_TIME = Counter "process.cpu.time" ["s"] {CPU_MODE} "CPU time used by this process";
+    PROCESS_MEMORY_USAGE = UpDownCounter "process.memory.usage" ["By"] {} "Resident memory of this process";
+    PROCESS_UPTIME = Gauge "process.uptime" ["s"] {} "Time that this process has been running";
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_well_formed() {
+        let names: BTreeSet<_> = ALL.iter().map(|d| d.name).collect();
+        assert_eq!(names.len(), ALL.len());
+        let prom: BTreeSet<_> = ALL.iter().map(|d| crate::prometheus_name(d)).collect();
+        assert_eq!(prom.len(), ALL.len(), "two metrics share a Prometheus name");
+        for d in ALL {
+            assert!(
+                d.name
+                    .chars()
+                    .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || ".-_".contains(c)),
+                "{}",
+                d.name
+            );
+            assert!(!d.description.is_empty() && !d.description.ends_with('.'));
+            assert_eq!(d.kind == Kind::Histogram, !d.bounds.is_empty(), "{}", d.name);
+            assert!(
+                !d.attributes
+                    .iter()
+                    .any(|a| a.contains("offer.id") || a.contains("task.id")),
+                "{}: ids never go on points",
+                d.name
+            );
+            assert_eq!(find(d.name), Some(*d));
+        }
+    }
+
+    #[test]
+    fn check_names_what_is_wrong() {
+        assert_eq!(
+            check("container.network.io", "By", [DIRECTION]),
+            Ok(())
+        );
+        for (name, unit, attr, want) in [
+            ("nope", "By", DIRECTION, "not in the registry"),
+            ("container.network.io", "s", DIRECTION, "must be \"By\""),
+            ("container.network.io", "By", "x", "attribute x"),
+        ] {
+            let err = check(name, unit, [attr]).unwrap_err();
+            assert!(err.contains(want), "{err}");
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! The latest value of every series, and instruments for what is recorded in user space.
+
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
+
+use waggle_types::TaskId;
+
+use crate::{AttrValue, Attrs, MetricDef, Point, PointData, names::Kind, names::OVERFLOW};
+
+/// Whom a series belongs to.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ResourceKey {
+    /// A component of Waggle: `waggle-agent`.
+    Component(Arc<str>),
+    /// A task.
+    Task(TaskId),
+}
+
+type SeriesKey = (ResourceKey, &'static MetricDef, Attrs);
+
+#[derive(Debug, Clone)]
+struct Series {
+    data: PointData,
+    start_ns: u64,
+    time_ns: u64,
+    /// Recorded here, as against handed in whole.
+    own: bool,
+}
+
+/// Series by owner, metric and attributes. Bounded: beyond the limit, instruments fold into one series
+/// per metric marked `otel.metric.overflow`, and points handed in are refused.
+#[derive(Debug)]
+pub struct SeriesStore {
+    max: usize,
+    series: BTreeMap<SeriesKey, Series>,
+}
+
+impl SeriesStore {
+    /// An empty store for at most `max` series (plus one overflow series per metric).
+    pub fn new(max: usize) -> Self {
+        Self {
+            max,
+            series: BTreeMap::new(),
+        }
+    }
+
+    /// Keeps a point as its series' latest value; `false` when there is no room for a new series.
+    pub fn put(&mut self, owner: &ResourceKey, point: &Point) -> bool {
+        let key = (owner.clone(), point.def, sorted(point.attrs.clone()));
+        if self.series.len() >= self.max && !self.series.contains_key(&key) {
+            return false;
+        }
+        let series = Series {
+            data: point.data.clone(),
+            start_ns: point.start_ns,
+            time_ns: point.time_ns,
+            own: false,
+        };
+        self.series.insert(key, series);
+        true
+    }
+
+    /// Adds to a counter (or an up-down counter).
+    pub fn add(
+        &mut self,
+        owner: &ResourceKey,
+        def: &'static MetricDef,
+        attrs: Attrs,
+        n: u64,
+        now_ns: u64,
+    ) {
+        let zero = match def.kind {
+            Kind::UpDownCounter => PointData::UpDown(0),
+            _ => PointData::Sum(0),
+        };
+        let series = self.own(owner, def, attrs, now_ns, zero);
+        match &mut series.data {
+            PointData::Sum(v) => *v = v.saturating_add(n),
+            PointData::SumF64(v) => *v += n as f64,
+            PointData::UpDown(v) => {
+                *v = v.saturating_add(i64::try_from(n).unwrap_or(i64::MAX));
+            }
+            PointData::UpDownF64(_) | PointData::Gauge(_) | PointData::Histogram { .. } => {}
+        }
+    }
+
+    /// Sets a gauge or an up-down counter.
+    pub fn set(
+        &mut self,
+        owner: &ResourceKey,
+        def: &'static MetricDef,
+        attrs: Attrs,
+        value: f64,
+        now_ns: u64,
+    ) {
+        let zero = match def.kind {
+            Kind::UpDownCounter => PointData::UpDownF64(0.0),
+            _ => PointData::Gauge(0.0),
+        };
+        let series = self.own(owner, def, attrs, now_ns, zero);
+        match &mut series.data {
+            PointData::UpDownF64(v) | PointData::Gauge(v) => *v = value,
+            _ => {}
+        }
+    }
+
+    /// Records an observation in a histogram with the definition's bounds; not a number is ignored.
+    pub fn record(
+        &mut self,
+        owner: &ResourceKey,
+        def: &'static MetricDef,
+        attrs: Attrs,
+        value: f64,
+        now_ns: u64,
+    ) {
+        if value.is_nan() {
+            return;
+        }
+        let zero = PointData::Histogram {
+            bounds: Cow::Borrowed(def.bounds),
+            counts: vec![0; def.bounds.len() + 1],
+            sum: 0.0,
+            count: 0,
+        };
+        let series = self.own(owner, def, attrs, now_ns, zero);
+        if let PointData::Histogram {
+            bounds,
+            counts,
+            sum,
+            count,
+        } = &mut series.data
+        {
+            let at = bounds.partition_point(|b| *b < value);
+            if let Some(c) = counts.get_mut(at) {
+                *c += 1;
+                *sum += value;
+                *count += 1;
+            }
+        }
+    }
+
+    fn own(
+        &mut self,
+        owner: &ResourceKey,
+        def: &'static MetricDef,
+        attrs: Attrs,
+        now_ns: u64,
+        zero: PointData,
+    ) -> &mut Series {
+        let mut key = (owner.clone(), def, sorted(attrs));
+        if self.series.len() >= self.max && !self.series.contains_key(&key) {
+            key.2 = vec![(OVERFLOW, AttrValue::Bool(true))];
+        }
+        let series = self.series.entry(key).or_insert_with(|| Series {
+            data: zero,
+            start_ns: now_ns,
+            time_ns: now_ns,
+            own: true,
+        });
+        series.time_ns = series.time_ns.max(now_ns);
+        series
+    }
+
+    /// The instruments' series as points, to be exported; points handed in are not repeated.
+    pub fn collect_own(&self, now_ns: u64) -> Vec<(ResourceKey, Point)> {
+        self.series
+            .iter()
+            .filter(|(_, s)| s.own)
+            .map(|((owner, def, attrs), s)| {
+                let point = Point {
+                    def,
+                    attrs: attrs.clone(),
+                    data: s.data.clone(),
+                    start_ns: s.start_ns,
+                    time_ns: s.time_ns.max(now_ns),
+                };
+                (owner.clone(), point)
+            })
+            .collect()
+    }
+
+    /// Every series, by owner, then metric name, then attributes.
+    pub fn iter(
+        &self,
+    ) -> impl Iterator<Item = (&ResourceKey, &'static MetricDef, &Attrs, &PointData)> {
+        self.series
+            .iter()
+            .map(|((owner, def, attrs), s)| (owner, *def, attrs, &s.data))
+    }
+
+    /// Removes an owner's series.
+    pub fn forget(&mut self, owner: &ResourceKey) {
+        self.series.retain(|(o, _, _), _| o != owner);
+    }
+
+    /// Removes series handed in (not recorded here) of an owner whose latest point is older than `before_ns`.
+    pub fn forget_stale(&mut self, owner: &ResourceKey, before_ns: u64) {
+        self.series
+            .retain(|(o, _, _), s| o != owner || s.own || s.time_ns >= before_ns);
+    }
+
+    /// Number of series.
+    pub fn len(&self) -> usize {
+        self.series.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.series.is_empty()
+    }
+}
+
+/// Attribute order is not part of a series' identity.
+fn sorted(mut attrs: Attrs) -> Attrs {
+    attrs.sort();
+    attrs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::names;
+
+    fn agent() -> ResourceKey {
+        ResourceKey::Component("waggle-agent".into())
+    }
+
+    #[test]
+    fn counters_and_histograms_accumulate_from_their_own_start() {
+        let mut s = SeriesStore::new(10);
+        s.add(&agent(), &names::DNS_QUERIES, vec![], 2, 100);
+        s.add(&agent(), &names::DNS_QUERIES, vec![], 3, 200);
+        for v in [0.0001, 0.000_11, 1e9, f64::NAN] {
+            s.record(&agent(), &names::AGENT_TICK_DURATION, vec![], v, 300);
+        }
+        let points = s.collect_own(400);
+        assert_eq!(points.len(), 2);
+        let hist = &points[0].1;
+        let PointData::Histogram { counts, count, .. } = &hist.data else {
+            panic!("{hist:?}")
+        };
+        assert_eq!((*count, counts[0], counts[1]), (3, 1, 1));
+        assert_eq!(counts.last(), Some(&1));
+        assert_eq!((hist.start_ns, hist.time_ns), (300, 400));
+        assert_eq!(points[1].1.data, PointData::Sum(5));
+        assert_eq!(points[1].1.start_ns, 100);
+    }
+
+    #[test]
+    fn beyond_the_limit_totals_stay_exact() {
+        let mut s = SeriesStore::new(2);
+        for i in 0..10i64 {
+            let attrs = vec![("waggle.dns.rcode", AttrValue::I64(i))];
+            s.add(&agent(), &names::DNS_QUERIES, attrs, 1, 1);
+        }
+        assert_eq!(s.len(), 3);
+        let total: u64 = s
+            .iter()
+            .map(|(_, _, _, d)| if let PointData::Sum(n) = d { *n } else { 0 })
+            .sum();
+        assert_eq!(total, 10);
+        let p = Point::new(&names::CONTAINER_UPTIME, vec![], PointData::Gauge(1.0), 0, 1);
+        assert!(!s.put(&agent(), &p));
+    }
+}
