@@ -183,8 +183,11 @@ pub mod loss {
     pub const SOCK_STORAGE_FAILED: u32 = 3;
     /// A VIP entry pointed outside of the backend array.
     pub const BAD_SLOT: u32 = 4;
+    /// A TCP socket that nobody remembered (opened before the programs were attached, or listening without
+    /// a bind): its connection is not counted.
+    pub const UNATTRIBUTED: u32 = 5;
     /// Number of reasons.
-    pub const COUNT: u32 = 5;
+    pub const COUNT: u32 = 6;
     /// Names, by position, for the exported counter's attribute.
     pub const NAMES: [&str; COUNT as usize] = [
         "cgroup_map_full",
@@ -192,6 +195,7 @@ pub mod loss {
         "vip_stat_full",
         "sock_storage_failed",
         "bad_slot",
+        "unattributed",
     ];
 }
 

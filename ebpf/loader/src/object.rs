@@ -1,0 +1,21 @@
+//! The embedded object file.
+
+use aya::include_bytes_aligned;
+
+use crate::LoadError;
+
+/// What build.rs found; empty in a build without kernel programs.
+static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/waggle-ebpf.o"));
+
+/// The object's bytes, or the typed answer that there are none.
+pub(crate) fn object() -> Result<&'static [u8], LoadError> {
+    if OBJECT.is_empty() {
+        return Err(LoadError::BuiltWithoutEbpf);
+    }
+    Ok(OBJECT)
+}
+
+/// Whether this binary carries the kernel programs.
+pub fn is_built_with_ebpf() -> bool {
+    !OBJECT.is_empty()
+}
