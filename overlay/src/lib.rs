@@ -1,1 +1,28 @@
-//! Stub.
+//! A node's network, applied: the kernel's VIP maps, the DNS addresses and the DNS server.
+//!
+//! [`NodeNet`] is given snapshots by the agent's session and facts by the agent's own tasks; what should be
+//! there is computed by `waggle-overlay-plan`, and this crate only carries it out, observes, and tries again.
+//!
+//! # Invariants
+//! - A snapshot of a lower generation than the one applied is refused.
+//! - Kernel maps are written in the plan's order; after a failed write they are read again before the
+//!   next write, never guessed at.
+//! - What outlives the agent on purpose: map entries (pinned) and the DNS addresses. A restarted agent
+//!   adopts both and writes nothing until a snapshot differs from what is there.
+//! - Before its first snapshot a node answers SERVFAIL for cluster names (after a short wait for that
+//!   snapshot), never NXDOMAIN, and never forwards them.
+//! - Every bound (queries that wait, queries in flight to upstreams) has a counter for what it turned away.
+//!
+//! # What it never does
+//! Decide who is eligible, allocate addresses, or write to the kernel's maps other than through `waggle-ebpf`.
+#![forbid(unsafe_code)]
+
+pub mod address;
+pub mod dns;
+mod forward;
+mod maps;
+mod node;
+
+pub use forward::ForwardError;
+pub use maps::{KernelMaps, MapError};
+pub use node::{Applied, ApplyError, NodeNet, NodeNetConfig, NodeNetError, VipNames};

@@ -184,6 +184,24 @@ impl Lowering {
         this
     }
 
+    /// Takes what the maps hold now for the truth (after a failed write, or to check them): as [`Lowering::adopt`], but
+    /// slots that a program may still read by way of an entry that has left rest first.
+    pub fn observe(&mut self, found: Vec<Adopted>, now: UnixMillis) {
+        let mut fresh = Self::adopt(self.config, found);
+        let until = now + self.config.quarantine;
+        let resting = self.slots.resting().map(|(until, r)| (*until, r.clone()));
+        let left = self.entries.values().flat_map(|e| e.slots.iter());
+        let all: Vec<(UnixMillis, Range<u32>)> =
+            resting.chain(left.map(|r| (until, r.clone()))).collect();
+        for (until, range) in all {
+            let (slots, _all_free) = fresh.slots.claim(range.start, range.end - range.start);
+            for range in slots {
+                fresh.slots.rest(range, until);
+            }
+        }
+        *self = fresh;
+    }
+
     /// Number of a VIP on this node.
     pub fn vip_id(&self, key: &VipKey) -> Option<u32> {
         self.entries

@@ -40,6 +40,11 @@ impl Slots {
         self.n_resting
     }
 
+    /// Ranges in quarantine and when they leave it, in order of time.
+    pub(super) fn resting(&self) -> impl Iterator<Item = &(UnixMillis, Range<u32>)> {
+        self.resting.iter()
+    }
+
     /// First range of `n` slots that is free; `Some(0)` for none of them.
     pub(super) fn take(&mut self, n: u32) -> Option<u32> {
         if n == 0 {

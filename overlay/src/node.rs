@@ -1,0 +1,500 @@
+//! [`NodeNet`]: one node's network, from snapshots and local facts to maps and zone.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{Ipv4Addr, SocketAddr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+use tokio_util::sync::CancellationToken;
+use waggle_ebpf::DataPlane;
+use waggle_overlay_plan::{
+    LocalFacts, LowerError, Lowering, LoweringConfig, VipTable, table, zone::ZoneOptions,
+    zone::zone_with,
+};
+use waggle_types::{Generation, HealthState, NetSnapshot, TaskId, TaskState, UnixMillis, VipKey};
+
+use crate::{
+    address::{self, AddressError, DnsAddresses},
+    dns::{DnsCounters, DnsError, DnsServer, DnsServerConfig},
+    maps::{self, KernelMaps, MapError},
+};
+
+/// VIP numbers of this node, with what they stand for: the key and a name for people
+/// (`web.marathon.l4lb.thisdcos.directory`, or the address of a literal VIP).
+pub type VipNames = BTreeMap<u32, (VipKey, String)>;
+
+/// What a node's network needs to know about itself.
+#[derive(Debug, Clone)]
+pub struct NodeNetConfig {
+    /// Underlay address.
+    pub node_ip: Ipv4Addr,
+    /// Addresses to answer DNS on: 198.51.100.1; none means no DNS server.
+    pub dns_ips: Vec<Ipv4Addr>,
+    /// Port to answer DNS on: 53.
+    pub dns_port: u16,
+    /// Whom to ask for names outside of the cluster; none means REFUSED.
+    pub upstreams: Vec<SocketAddr>,
+    /// Whether to put `dns_ips` on a device of this network namespace (needs CAP_NET_ADMIN).
+    pub manage_addresses: bool,
+    /// Whether [`NodeNet::shutdown`] takes these addresses away again. DNS must outlive an agent's restart,
+    /// so only an uninstall says yes.
+    pub remove_addresses: bool,
+    /// How long a failed or partial change waits for the next try, and the period of the check that the maps
+    /// still hold what they should.
+    pub retry_after: Duration,
+    /// See `retry_after`.
+    pub resync_every: Duration,
+    /// Capacities and quarantine of the kernel maps.
+    pub lowering: LoweringConfig,
+}
+
+impl NodeNetConfig {
+    /// DC/OS's defaults for a node with this address.
+    pub fn new(node_ip: Ipv4Addr) -> Self {
+        Self {
+            node_ip,
+            dns_ips: vec![Ipv4Addr::new(198, 51, 100, 1)],
+            dns_port: 53,
+            upstreams: Vec::new(),
+            manage_addresses: true,
+            remove_addresses: false,
+            retry_after: Duration::from_millis(1_500),
+            resync_every: Duration::from_secs(30),
+            lowering: LoweringConfig::default(),
+        }
+    }
+}
+
+/// Why a node's network can't start.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeNetError {
+    /// The addresses that DNS answers on.
+    #[error("failed to set up dns addresses")]
+    Address(#[from] AddressError),
+    /// The DNS server.
+    #[error("failed to start the dns server")]
+    Dns(#[from] DnsError),
+    /// What the pinned maps hold.
+    #[error("failed to read the vip maps")]
+    Maps(#[from] MapError),
+}
+
+/// What was not applied.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ApplyError {
+    /// Older than what is applied.
+    #[error("refused snapshot of generation {given}: {applied} is applied")]
+    Stale {
+        /// The snapshot's.
+        given: Generation,
+        /// Ours.
+        applied: Generation,
+    },
+    /// A full map; what is there keeps working, and it is tried again.
+    #[error("failed to lower a vip")]
+    Lower(#[from] LowerError),
+    /// The kernel refused a write; the maps are read and tried again.
+    #[error("failed to write the vip maps")]
+    Map(#[from] MapError),
+    /// The worker that applies is gone (the runtime shuts down).
+    #[error("the worker is gone")]
+    Worker,
+}
+
+/// What became of a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Applied {
+    /// The generation that this node has now: what it acknowledges.
+    pub generation: Generation,
+    /// From the call to the last write.
+    pub duration: Duration,
+    /// Kernel writes made.
+    pub n_writes: usize,
+    /// What is not there yet; empty when all is well.
+    pub failures: Vec<ApplyError>,
+}
+
+struct State {
+    snapshot: Option<Arc<NetSnapshot>>,
+    local: LocalFacts,
+    /// Facts that may go once no snapshot names their task.
+    forgotten: BTreeSet<TaskId>,
+    table: VipTable,
+    lowering: Lowering,
+    /// The maps may not hold what `lowering` thinks.
+    doubtful: bool,
+    serial: u32,
+}
+
+struct Shared {
+    config: NodeNetConfig,
+    maps: Option<Arc<dyn KernelMaps>>,
+    state: Mutex<State>,
+    names: ArcSwap<VipNames>,
+    dns: Option<DnsServer>,
+    /// Origin of the time that the plan sees: it must never jump.
+    started: Instant,
+    retry: tokio::sync::Notify,
+    stop: CancellationToken,
+}
+
+/// One node's network. Cheap to share; all methods take `&self`.
+pub struct NodeNet {
+    shared: Arc<Shared>,
+    addresses: Option<DnsAddresses>,
+    keeper: Mutex<Option<tokio::task::JoinHandle<()>>>,
+}
+
+impl NodeNet {
+    /// Sets up addresses, adopts what the maps hold and starts answering DNS. Without a data plane (no eBPF on
+    /// this machine) names resolve but VIPs carry no traffic.
+    pub async fn start(
+        config: NodeNetConfig,
+        data_plane: Option<Arc<DataPlane>>,
+    ) -> Result<Self, NodeNetError> {
+        Self::start_with(config, data_plane).await
+    }
+
+    /// [`NodeNet::start`] over any maps, so that everything but the kernel can be tested without it.
+    pub async fn start_with<M: KernelMaps + 'static>(
+        config: NodeNetConfig,
+        maps: Option<Arc<M>>,
+    ) -> Result<Self, NodeNetError> {
+        let maps = maps.map(|m| m as Arc<dyn KernelMaps>);
+        let lowering = match &maps {
+            Some(maps) => Lowering::adopt(config.lowering, maps::observe(maps.as_ref())?),
+            None => Lowering::new(config.lowering),
+        };
+        let addresses = if config.manage_addresses && !config.dns_ips.is_empty() {
+            Some(address::ensure(&config.dns_ips).await?)
+        } else {
+            None
+        };
+        let dns = if config.dns_ips.is_empty() {
+            None
+        } else {
+            let listen = config
+                .dns_ips
+                .iter()
+                .map(|ip| SocketAddr::from((*ip, config.dns_port)));
+            let dns = DnsServerConfig::new(listen.collect(), config.upstreams.clone());
+            Some(DnsServer::start(dns).await?)
+        };
+        tracing::info!(
+            n_vips = lowering.n_vips(),
+            dns = dns.is_some(),
+            kernel = maps.is_some(),
+            "node network is up"
+        );
+        let shared = Arc::new(Shared {
+            config,
+            maps,
+            names: ArcSwap::from_pointee(names(&lowering, &VipTable::new())),
+            state: Mutex::new(State {
+                snapshot: None,
+                local: LocalFacts::new(),
+                forgotten: BTreeSet::new(),
+                table: VipTable::new(),
+                lowering,
+                doubtful: false,
+                serial: 0,
+            }),
+            dns,
+            started: Instant::now(),
+            retry: tokio::sync::Notify::new(),
+            stop: CancellationToken::new(),
+        });
+        let keeper = tokio::spawn(keep(Arc::clone(&shared)));
+        Ok(Self {
+            shared,
+            addresses,
+            keeper: Mutex::new(Some(keeper)),
+        })
+    }
+
+    /// Brings maps and zone to a snapshot. A lower generation than the applied one is refused; the same one
+    /// is applied again (the master's periodic resync).
+    pub async fn apply(&self, snapshot: Arc<NetSnapshot>) -> Applied {
+        self.on_worker(move |shared| shared.apply(snapshot)).await
+    }
+
+    /// Tells what this node sees of its own task, before the master knows: a dead backend leaves its VIPs here at once.
+    pub async fn local_fact(
+        &self,
+        task_id: TaskId,
+        state: TaskState,
+        health: HealthState,
+    ) -> Applied {
+        self.on_worker(move |shared| shared.local_fact(task_id, state, health))
+            .await
+    }
+
+    /// The agent is done with a task. Its last fact still holds while the snapshot names the task, so that a snapshot
+    /// that lags behind does not bring it back.
+    pub async fn forget_local(&self, task_id: TaskId) -> Applied {
+        self.on_worker(move |shared| shared.forget_local(task_id))
+            .await
+    }
+
+    /// Reads the kernel's maps and makes them what they should be. Happens by itself every
+    /// [`NodeNetConfig::resync_every`].
+    pub async fn resync(&self) -> Applied {
+        self.on_worker(|shared| {
+            let mut state = shared.lock();
+            state.doubtful = true;
+            shared.commit(&mut state)
+        })
+        .await
+    }
+
+    /// VIP numbers and what they stand for, for joining kernel counters to names.
+    pub fn vip_names(&self) -> Arc<VipNames> {
+        self.shared.names.load_full()
+    }
+
+    /// Generation that is applied; 0 before the first snapshot.
+    pub fn generation(&self) -> Generation {
+        self.shared.lock().generation()
+    }
+
+    /// The table that is applied.
+    pub fn table(&self) -> VipTable {
+        self.shared.lock().table.clone()
+    }
+
+    /// What the DNS server has counted; none without a DNS server.
+    pub fn dns_counters(&self) -> Option<DnsCounters> {
+        self.shared.dns.as_ref().map(DnsServer::counters)
+    }
+
+    /// Where DNS is answered (useful with port 0).
+    pub fn dns_addrs(&self) -> Vec<SocketAddr> {
+        self.shared
+            .dns
+            .as_ref()
+            .map(|d| d.addrs().to_vec())
+            .unwrap_or_default()
+    }
+
+    /// Stops answering. Map entries stay, and the addresses too unless
+    /// [`NodeNetConfig::remove_addresses`] says otherwise.
+    pub async fn shutdown(&self) -> Result<(), NodeNetError> {
+        self.shared.stop.cancel();
+        let keeper = self
+            .keeper
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(keeper) = keeper {
+            // Only a panic in it makes this an error, and that was reported where it happened.
+            let _ = keeper.await;
+        }
+        if let Some(dns) = &self.shared.dns {
+            dns.shutdown().await;
+        }
+        if let (Some(addresses), true) = (&self.addresses, self.shared.config.remove_addresses) {
+            addresses.remove().await?;
+        }
+        Ok(())
+    }
+
+    async fn on_worker(&self, work: impl FnOnce(&Shared) -> Applied + Send + 'static) -> Applied {
+        let shared = Arc::clone(&self.shared);
+        let done = tokio::task::spawn_blocking(move || work(&shared)).await;
+        done.unwrap_or_else(|_| Applied {
+            generation: self.generation(),
+            duration: Duration::ZERO,
+            n_writes: 0,
+            failures: vec![ApplyError::Worker],
+        })
+    }
+}
+
+impl State {
+    fn generation(&self) -> Generation {
+        self.snapshot
+            .as_ref()
+            .map_or_else(Generation::default, |s| s.generation)
+    }
+
+    /// Drops facts that are no longer needed: forgotten, and no snapshot names their task.
+    fn prune(&mut self) {
+        let Some(snapshot) = &self.snapshot else {
+            return;
+        };
+        let (local, tasks) = (&mut self.local, &snapshot.tasks);
+        self.forgotten.retain(|id| {
+            let keep = tasks.contains_key(id);
+            if !keep {
+                local.remove(id);
+            }
+            keep
+        });
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic while it was held is a bug that was reported; the maps are checked before the next write.
+        self.state.lock().unwrap_or_else(|poisoned| {
+            let mut state = poisoned.into_inner();
+            state.doubtful = true;
+            state
+        })
+    }
+
+    fn now(&self) -> UnixMillis {
+        UnixMillis(u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
+
+    fn apply(&self, snapshot: Arc<NetSnapshot>) -> Applied {
+        let mut state = self.lock();
+        let applied = state.generation();
+        if snapshot.generation < applied {
+            return Applied {
+                generation: applied,
+                duration: Duration::ZERO,
+                n_writes: 0,
+                failures: vec![ApplyError::Stale {
+                    given: snapshot.generation,
+                    applied,
+                }],
+            };
+        }
+        state.snapshot = Some(snapshot);
+        state.prune();
+        self.commit(&mut state)
+    }
+
+    fn local_fact(&self, task_id: TaskId, task: TaskState, health: HealthState) -> Applied {
+        let mut state = self.lock();
+        state.forgotten.remove(&task_id);
+        if state.local.insert(task_id, (task, health)) == Some((task, health)) {
+            return unchanged(&state);
+        }
+        self.commit(&mut state)
+    }
+
+    fn forget_local(&self, task_id: TaskId) -> Applied {
+        let mut state = self.lock();
+        if !state.local.contains_key(&task_id) {
+            return unchanged(&state);
+        }
+        state.forgotten.insert(task_id);
+        state.prune();
+        // Facts go only together with their task, so neither table nor zone can change.
+        unchanged(&state)
+    }
+
+    /// Plans and executes. Before the first snapshot nothing is desired yet, so nothing is touched.
+    fn commit(&self, state: &mut State) -> Applied {
+        let begun = Instant::now();
+        let Some(snapshot) = state.snapshot.clone() else {
+            return unchanged(state);
+        };
+        let mut failures: Vec<ApplyError> = Vec::new();
+        state.table = table(&snapshot, &state.local);
+        let n_writes = match self.write_maps(state, &mut failures) {
+            Ok(n) => n,
+            Err(error) => {
+                tracing::warn!(%error, "vip maps are not up to date");
+                state.doubtful = true;
+                failures.push(error.into());
+                0
+            }
+        };
+        self.names
+            .store(Arc::new(names(&state.lowering, &state.table)));
+        if let Some(dns) = &self.dns {
+            // Serials follow the number of zones made here: facts of this node change a zone too.
+            state.serial = state.serial.wrapping_add(1);
+            let options = ZoneOptions {
+                dns_ips: self.config.dns_ips.clone(),
+            };
+            let zone = zone_with(&snapshot, &state.local, state.serial, &options);
+            dns.publish(Arc::new(zone));
+        }
+        if !failures.is_empty() {
+            self.retry.notify_one();
+        }
+        Applied {
+            generation: snapshot.generation,
+            duration: begun.elapsed(),
+            n_writes,
+            failures,
+        }
+    }
+
+    fn write_maps(
+        &self,
+        state: &mut State,
+        failures: &mut Vec<ApplyError>,
+    ) -> Result<usize, MapError> {
+        let now = self.now();
+        if state.doubtful
+            && let Some(maps) = &self.maps
+        {
+            let found = maps::observe(maps.as_ref())?;
+            state.lowering.observe(found, now);
+            state.doubtful = false;
+        }
+        let lowered = state.lowering.converge(&state.table, now);
+        for failure in lowered.failures {
+            tracing::warn!(%failure, "a vip is not up to date");
+            failures.push(failure.into());
+        }
+        if let Some(maps) = &self.maps {
+            maps::execute(maps.as_ref(), &lowered.writes)?;
+        }
+        Ok(lowered.writes.len())
+    }
+}
+
+fn unchanged(state: &State) -> Applied {
+    Applied {
+        generation: state.generation(),
+        duration: Duration::ZERO,
+        n_writes: 0,
+        failures: Vec::new(),
+    }
+}
+
+fn names(lowering: &Lowering, table: &VipTable) -> VipNames {
+    lowering
+        .vip_ids()
+        .map(|(id, key)| {
+            let named = table.get(&key).and_then(|set| set.name.as_ref());
+            let name = named.map_or_else(|| key.ip.to_string(), ToString::to_string);
+            (id, (key, name))
+        })
+        .collect()
+}
+
+/// The safety net: tries failed changes again and checks the maps from time to time.
+async fn keep(shared: Arc<Shared>) {
+    loop {
+        tokio::select! {
+            () = shared.stop.cancelled() => return,
+            () = shared.retry.notified() => {
+                // One try per interval, however many changes failed meanwhile.
+                tokio::select! {
+                    () = shared.stop.cancelled() => return,
+                    () = tokio::time::sleep(shared.config.retry_after) => {}
+                }
+            }
+            () = tokio::time::sleep(shared.config.resync_every) => {}
+        }
+        let worker = Arc::clone(&shared);
+        let done = tokio::task::spawn_blocking(move || {
+            let mut state = worker.lock();
+            state.doubtful = true;
+            worker.commit(&mut state)
+        });
+        if done.await.is_err() {
+            return;
+        }
+    }
+}
