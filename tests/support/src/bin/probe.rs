@@ -1,0 +1,165 @@
+//! A client that runs inside a node and reports every attempt: when, how long, what came back.
+//!
+//! `waggle-probe get HOST:PORT --for SECONDS --every-us N [--threads N]`: one HTTP GET per new
+//! connection, one JSON line per attempt.
+//! `waggle-probe connect ROUNDS HOST:PORT...`: connects to each target in turn, and prints the
+//! median and 99th percentile per target.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
+use std::process::ExitCode;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, bail};
+use nix::sys::socket::{setsockopt, sockopt};
+use serde_json::json;
+use waggle_tests_support::sleep;
+
+const TIMEOUT: Duration = Duration::from_secs(2);
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let result = match args.first().map(String::as_str) {
+        Some("get") => get(&args[1..]),
+        Some("connect") => connect(&args[1..]),
+        _ => Err(anyhow::anyhow!("usage: waggle-probe get|connect ...")),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("waggle-probe: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn option(args: &[String], name: &str, default: f64) -> anyhow::Result<f64> {
+    match args.iter().position(|arg| arg == name) {
+        None => Ok(default),
+        Some(at) => args
+            .get(at + 1)
+            .and_then(|value| value.parse().ok())
+            .with_context(|| format!("{name} needs a number")),
+    }
+}
+
+fn resolve(target: &str) -> anyhow::Result<SocketAddr> {
+    target
+        .to_socket_addrs()
+        .with_context(|| format!("resolve {target}"))?
+        .next()
+        .with_context(|| format!("{target} has no address"))
+}
+
+fn now_ns() -> u64 {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn get(args: &[String]) -> anyhow::Result<()> {
+    let target = args.first().context("get needs HOST:PORT")?;
+    let limit = Duration::from_secs_f64(option(args, "--for", 5.0)?);
+    let every = Duration::from_secs_f64(option(args, "--every-us", 1000.0)? / 1e6);
+    let n_threads = option(args, "--threads", 1.0)?;
+    let addr = resolve(target)?;
+    let host = target.clone();
+    std::thread::scope(|scope| {
+        let mut started = 0.0;
+        while started < n_threads {
+            started += 1.0;
+            scope.spawn(|| attempts(addr, &host, limit, every));
+        }
+    });
+    Ok(())
+}
+
+fn attempts(addr: SocketAddr, host: &str, limit: Duration, every: Duration) {
+    let start = Instant::now();
+    let mut next = start;
+    while start.elapsed() < limit {
+        let at_ns = now_ns();
+        let began = Instant::now();
+        let result = one_get(addr, host);
+        let took_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let line = match result {
+            Ok(body) => json!({"at_ns": at_ns, "us": took_us, "body": body}),
+            Err(error) => json!({"at_ns": at_ns, "us": took_us, "error": format!("{error:#}")}),
+        };
+        // The reader is gone: the end.
+        if writeln!(std::io::stdout(), "{line}").is_err() {
+            return;
+        }
+        next += every;
+        let now = Instant::now();
+        if next > now {
+            sleep(next - now);
+        } else {
+            next = now;
+        }
+    }
+}
+
+fn one_get(addr: SocketAddr, host: &str) -> anyhow::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&addr, TIMEOUT).context("connect")?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).context("send")?;
+    let mut answer = String::new();
+    stream
+        .take(64 * 1024)
+        .read_to_string(&mut answer)
+        .context("read")?;
+    let (head, body) = answer
+        .split_once("\r\n\r\n")
+        .context("the answer is cut short")?;
+    if !head.starts_with("HTTP/1.1 200") {
+        bail!("{}", head.lines().next().unwrap_or_default());
+    }
+    Ok(body.trim().to_owned())
+}
+
+fn connect(args: &[String]) -> anyhow::Result<()> {
+    let (rounds, targets) = args
+        .split_first()
+        .context("connect needs ROUNDS HOST:PORT...")?;
+    let rounds: usize = rounds.parse().context("ROUNDS is a number")?;
+    let addrs: Vec<SocketAddr> = targets
+        .iter()
+        .map(|t| resolve(t))
+        .collect::<Result<_, _>>()?;
+    let mut samples: Vec<Vec<u64>> = vec![Vec::new(); addrs.len()];
+    let mut failures = 0_u64;
+    for round in 0..rounds {
+        for step in 0..addrs.len() {
+            // Another order each round, so that no target always follows the same one.
+            let which = (round + step) % addrs.len();
+            let began = Instant::now();
+            match TcpStream::connect_timeout(&addrs[which], TIMEOUT) {
+                Ok(stream) => {
+                    let took = began.elapsed();
+                    // Reset at close: TIME_WAIT would eat the ephemeral ports.
+                    let linger = libc::linger {
+                        l_onoff: 1,
+                        l_linger: 0,
+                    };
+                    setsockopt(&stream, sockopt::Linger, &linger).context("set SO_LINGER")?;
+                    samples[which].push(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
+                }
+                Err(_) => failures += 1,
+            }
+        }
+    }
+    let targets: Vec<_> = targets
+        .iter()
+        .zip(&mut samples)
+        .map(|(target, samples)| {
+            samples.sort_unstable();
+            let at = |share: usize| samples.get(samples.len() * share / 100).copied();
+            json!({"target": target, "n": samples.len(), "p50_ns": at(50), "p99_ns": at(99)})
+        })
+        .collect();
+    println!("{}", json!({"targets": targets, "failures": failures}));
+    Ok(())
+}

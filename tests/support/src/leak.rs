@@ -1,0 +1,116 @@
+//! A snapshot of everything that Waggle could leave behind on a machine, for before/after checks.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use crate::names::Names;
+use crate::{cgroup, netns, process};
+
+/// What there was at one moment, one readable line per object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    lines: BTreeSet<String>,
+}
+
+impl Snapshot {
+    /// Takes one for the cluster with these names. Other clusters on the machine do not count.
+    #[must_use]
+    pub fn take(names: &Names) -> Self {
+        let mut lines = BTreeSet::new();
+        for name in netns::NetNs::list() {
+            if names.owns_netns(&name) {
+                lines.insert(format!("netns {name}"));
+            }
+        }
+        for hierarchy in cgroup::hierarchies() {
+            for dir in cgroup::subtree(&hierarchy.mount.join(names.cgroup())) {
+                lines.insert(format!("cgroup {}", dir.display()));
+            }
+        }
+        for pin in files_below(&names.bpf_dir()) {
+            lines.insert(format!("pin {}", pin.display()));
+        }
+        for path in files_below(&names.state_dir()) {
+            lines.insert(format!("file {}", path.display()));
+        }
+        lines.extend(mounts(names));
+        lines.extend(processes(names));
+        Self { lines }
+    }
+
+    /// What is here and was not there.
+    #[must_use]
+    pub fn new_since(&self, before: &Self) -> Vec<String> {
+        self.lines.difference(&before.lines).cloned().collect()
+    }
+
+    /// Every line.
+    #[must_use]
+    pub fn lines(&self) -> Vec<String> {
+        self.lines.iter().cloned().collect()
+    }
+}
+
+/// Mount points of ours in the own mount namespace, bpffs itself included.
+fn mounts(names: &Names) -> Vec<String> {
+    let table = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let state = names.state_dir();
+    let bpf = names.bpf_dir();
+    table
+        .lines()
+        .filter_map(|line| {
+            let mut fields = line.split(' ').skip(1);
+            Some((fields.next()?, fields.next()?))
+        })
+        .filter(|(at, kind)| {
+            let netns = at
+                .strip_prefix("/run/netns/")
+                .is_some_and(|name| names.owns_netns(name));
+            let ours = Path::new(at).starts_with(&state) || Path::new(at).starts_with(&bpf);
+            *kind == "bpf" || netns || ours || *at == "/run/netns"
+        })
+        .map(|(at, kind)| format!("mount {at} ({kind})"))
+        .collect()
+}
+
+/// Processes in the cluster's cgroups, or that run a program of ours with the cluster's directory
+/// among their arguments (a task that escaped its cgroup).
+fn processes(names: &Names) -> Vec<String> {
+    let cgroup = format!("/{}", names.cgroup());
+    let state = names.state_dir().display().to_string();
+    let own = i32::try_from(std::process::id()).unwrap_or(0);
+    process::all()
+        .into_iter()
+        .filter(|pid| *pid != own && process::alive(*pid))
+        .filter(|pid| {
+            let read = |file: &str| {
+                std::fs::read(format!("/proc/{pid}/{file}"))
+                    .map(|b| String::from_utf8_lossy(&b).into_owned())
+                    .unwrap_or_default()
+            };
+            let in_cgroup = read("cgroup").lines().any(|line| {
+                line.splitn(3, ':')
+                    .nth(2)
+                    .is_some_and(|path| path == cgroup || path.starts_with(&format!("{cgroup}/")))
+            });
+            let cwd = std::fs::read_link(format!("/proc/{pid}/cwd")).unwrap_or_default();
+            in_cgroup || read("cmdline").contains(&state) || cwd.starts_with(&state)
+        })
+        .map(|pid| format!("process {pid} {}", process::comm(pid)))
+        .collect()
+}
+
+fn files_below(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let Ok(entries) = std::fs::read_dir(dir) else {
+        return found;
+    };
+    for entry in entries.flatten() {
+        let path = entry.path();
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            found.extend(files_below(&path));
+        }
+        found.push(path);
+    }
+    found
+}
