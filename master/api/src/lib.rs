@@ -17,4 +17,6 @@
 #![forbid(unsafe_code)]
 
 pub mod convert;
+pub mod error;
+pub mod marathon;
 pub mod proto;

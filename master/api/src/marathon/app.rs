@@ -1,0 +1,102 @@
+//! A spec and observed state to Marathon's answers.
+
+use std::net::Ipv4Addr;
+
+use waggle_types::{
+    AgentId, HealthState, ServiceId, ServiceSpec, ServiceVersion, TaskId, TaskState, UnixMillis,
+};
+
+use super::types::{App, DeploymentStub, HealthCheckResult, IpAddress, Task, VersionInfo};
+
+/// What runs of a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Sent, not yet running.
+    pub staged: u32,
+    /// Running.
+    pub running: u32,
+    /// Running and the last check passed.
+    pub healthy: u32,
+    /// Running and the last check failed.
+    pub unhealthy: u32,
+}
+
+/// An app as `GET` shows it; `tasks` and `last_task_failure` are left for the caller.
+pub fn app_json(spec: &ServiceSpec, counts: Counts, deployments: Vec<String>) -> App {
+    let version = spec.version.to_string();
+    App {
+        definition: spec.into(),
+        ports: spec.ports.iter().map(|p| p.port).collect(),
+        version_info: VersionInfo {
+            last_scaling_at: version.clone(),
+            last_config_change_at: version,
+        },
+        tasks_staged: counts.staged,
+        tasks_running: counts.running,
+        tasks_healthy: counts.healthy,
+        tasks_unhealthy: counts.unhealthy,
+        deployments: deployments
+            .into_iter()
+            .map(|id| DeploymentStub { id })
+            .collect(),
+        tasks: None,
+        last_task_failure: None,
+    }
+}
+
+/// An instance, as [`task_json`] needs it.
+#[derive(Debug, Clone, Copy)]
+#[allow(missing_docs, reason = "the words of waggle-types")]
+pub struct Instance<'a> {
+    pub task_id: &'a TaskId,
+    pub agent_id: &'a AgentId,
+    pub hostname: &'a str,
+    pub ip: Ipv4Addr,
+    pub state: TaskState,
+    pub health: HealthState,
+    pub version: ServiceVersion,
+    pub staged_at: UnixMillis,
+    pub started_at: Option<UnixMillis>,
+    pub ports: &'a [u16],
+}
+
+/// A task as Marathon shows it. `service_ports` are those of the definition; they are cut or filled with
+/// 0 to the length of `ports`, since clients index one by the other.
+pub fn task_json(app: &ServiceId, service_ports: &[u16], i: &Instance<'_>) -> Task {
+    let id = i.task_id.to_string();
+    let alive = match i.health {
+        HealthState::Unknown => None,
+        HealthState::Healthy => Some(true),
+        HealthState::Unhealthy => Some(false),
+    };
+    let service_ports = service_ports.iter().copied().chain(std::iter::repeat(0));
+    Task {
+        app_id: app.to_string(),
+        slave_id: i.agent_id.to_string(),
+        host: i.hostname.to_owned(),
+        state: i.state.mesos_name().to_owned(),
+        staged_at: Some(ServiceVersion(i.staged_at).to_string()),
+        started_at: i.started_at.map(|at| ServiceVersion(at).to_string()),
+        version: i.version.to_string(),
+        ports: i.ports.to_vec(),
+        service_ports: service_ports.take(i.ports.len()).collect(),
+        ip_addresses: vec![IpAddress {
+            ip_address: i.ip.to_string(),
+            protocol: "IPv4".into(),
+        }],
+        health_check_results: alive
+            .map(|alive| HealthCheckResult {
+                alive,
+                task_id: id.clone(),
+                instance_id: instance_id(&id).to_owned(),
+            })
+            .into_iter()
+            .collect(),
+        id,
+    }
+}
+
+/// `web.instance-<uuid>._app.1` is a task of instance `web.instance-<uuid>`.
+pub fn instance_id(task_id: &str) -> &str {
+    task_id.split_once("._app").map_or(task_id, |(i, _)| i)
+}

@@ -1,0 +1,34 @@
+//! Marathon's REST JSON: definitions to [`ServiceSpec`](waggle_types::ServiceSpec) and back, and the answers.
+//!
+//! Only keys that marathon-python 0.13 knows are emitted, since its models refuse any other. Definitions
+//! are read strictly by type and leniently by key: unknown and read-only keys are ignored, wrong types and
+//! values are errors that name field and rule, and what this release cannot run is refused by name.
+//!
+//! The stored form of a spec is the definition JSON itself ([`spec_to_json`], [`spec_from_json`]), lossless.
+
+mod app;
+mod definition;
+mod health;
+mod keys;
+mod parse;
+mod ports;
+mod read;
+mod types;
+mod version;
+
+#[cfg(test)]
+mod tests;
+
+pub use app::{Counts, Instance, app_json, instance_id, task_json};
+pub use definition::{
+    AppDefinition, CommandValue, HealthCheckJson, NetworkJson, Number, PortDefinitionJson,
+    UnreachableStrategyJson, UpgradeStrategyJson, spec_from_json, spec_to_json,
+};
+pub use parse::{MAX_INSTANCES, MAX_PORTS, ParseMode, app_from_value, parse_app, parse_json};
+pub use types::{
+    App, AppList, AppVersions, Delay, Deployment, DeploymentAction, DeploymentResult,
+    DeploymentStep, DeploymentStub, HealthCheckResult, HttpConfig, Info, IpAddress, Leader,
+    MarathonConfig, ProcessedOffers, Queue, QueueItem, Rejection, Task, TaskFailure, TaskList,
+    TasksToDelete, VersionInfo, WrappedApp, WrappedTask, ZooKeeperConfig,
+};
+pub use version::parse_version;

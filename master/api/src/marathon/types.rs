@@ -1,0 +1,274 @@
+//! Answers of the Marathon API; keys and nothing else from CONTRACTS.md section 2.
+
+use serde::{Deserialize, Serialize};
+
+use super::definition::{AppDefinition, Number};
+pub use crate::error::DeploymentRef as DeploymentStub;
+
+/// An app: definition and state.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs, reason = "keys of Marathon's app")]
+pub struct App {
+    #[serde(flatten)]
+    pub definition: AppDefinition,
+    /// Service ports, as older clients read them.
+    #[serde(default)]
+    pub ports: Vec<u16>,
+    pub version_info: VersionInfo,
+    pub tasks_staged: u32,
+    pub tasks_running: u32,
+    pub tasks_healthy: u32,
+    pub tasks_unhealthy: u32,
+    pub deployments: Vec<DeploymentStub>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tasks: Option<Vec<Task>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_task_failure: Option<TaskFailure>,
+}
+
+/// When a definition last changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs, reason = "keys of Marathon's version info")]
+pub struct VersionInfo {
+    pub last_scaling_at: String,
+    pub last_config_change_at: String,
+}
+
+/// `{"app": ..}`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WrappedApp {
+    /// The app.
+    pub app: App,
+}
+
+/// `{"apps": [..]}`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AppList {
+    /// The apps, by id.
+    pub apps: Vec<App>,
+}
+
+/// `{"versions": [..]}`, newest first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppVersions {
+    /// Timestamps.
+    pub versions: Vec<String>,
+}
+
+/// A task of an app.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs, reason = "keys of Marathon's task")]
+pub struct Task {
+    pub id: String,
+    pub app_id: String,
+    pub slave_id: String,
+    pub host: String,
+    pub state: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub staged_at: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<String>,
+    pub version: String,
+    pub ports: Vec<u16>,
+    /// As long as `ports`: clients index one by the other.
+    pub service_ports: Vec<u16>,
+    pub ip_addresses: Vec<IpAddress>,
+    pub health_check_results: Vec<HealthCheckResult>,
+}
+
+/// An address of a task.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs, reason = "keys of Marathon's address")]
+pub struct IpAddress {
+    pub ip_address: String,
+    pub protocol: String,
+}
+
+/// What the last check of a task said.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs, reason = "keys of Marathon's result")]
+pub struct HealthCheckResult {
+    pub alive: bool,
+    pub task_id: String,
+    pub instance_id: String,
+}
+
+/// `{"tasks": [..]}`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TaskList {
+    /// The tasks, by id.
+    pub tasks: Vec<Task>,
+}
+
+/// `{"task": ..}`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WrappedTask {
+    /// The task.
+    pub task: Task,
+}
+
+/// `{"ids": [..]}`: the body of `POST /v2/tasks/delete`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TasksToDelete {
+    /// Task ids.
+    pub ids: Vec<String>,
+}
+
+/// How the newest failed task of an app ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs, reason = "keys of Marathon's task failure")]
+pub struct TaskFailure {
+    pub app_id: String,
+    pub host: String,
+    pub message: String,
+    pub task_id: String,
+    pub instance_id: String,
+    pub slave_id: String,
+    pub state: String,
+    pub timestamp: String,
+    pub version: String,
+}
+
+/// The answer to a change: `{"version", "deploymentId"}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs, reason = "keys of Marathon's deployment result")]
+pub struct DeploymentResult {
+    pub version: String,
+    pub deployment_id: String,
+}
+
+/// A deployment in flight.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs, reason = "keys of Marathon's deployment")]
+pub struct Deployment {
+    pub id: String,
+    pub version: String,
+    pub affected_apps: Vec<String>,
+    pub affected_pods: Vec<String>,
+    pub steps: Vec<DeploymentStep>,
+    pub current_actions: Vec<DeploymentAction>,
+    pub current_step: u32,
+    pub total_steps: u32,
+}
+
+/// Actions that run side by side.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeploymentStep {
+    /// The actions.
+    pub actions: Vec<DeploymentAction>,
+}
+
+/// One action on one app.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeploymentAction {
+    /// `StartApplication`, `ScaleApplication`, `RestartApplication` or `StopApplication`.
+    pub action: String,
+    /// The app's id.
+    pub app: String,
+}
+
+/// `{"queue": [..]}`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Queue {
+    /// Apps that wait for offers.
+    pub queue: Vec<QueueItem>,
+}
+
+/// An app that waits for offers. No `role`: marathon-python refuses it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs, reason = "keys of Marathon's queue item")]
+pub struct QueueItem {
+    pub app: App,
+    pub count: u32,
+    pub delay: Delay,
+    pub since: String,
+    pub processed_offers_summary: ProcessedOffers,
+    /// Only when asked for by `embed=lastUnusedOffers`; kept empty in this release.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_unused_offers: Option<Vec<serde_json::Value>>,
+}
+
+/// The backoff that is left.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs, reason = "keys of Marathon's delay")]
+pub struct Delay {
+    pub time_left_seconds: Number,
+    pub overdue: bool,
+}
+
+/// Why offers were not taken.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs, reason = "keys of Marathon's processed offers")]
+pub struct ProcessedOffers {
+    pub processed_offers_count: u64,
+    pub unused_offers_count: u64,
+    pub reject_summary_last_offers: Vec<Rejection>,
+    pub reject_summary_launch_attempt: Vec<Rejection>,
+}
+
+/// One reason: how many offers reached the test, how many failed it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "keys of Marathon's rejection")]
+pub struct Rejection {
+    pub reason: String,
+    pub declined: u64,
+    pub processed: u64,
+}
+
+/// `{"leader": "host:port"}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leader {
+    /// Host and port of the Marathon API.
+    pub leader: String,
+}
+
+/// `/v2/info`; its clients insist on the three config objects.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "keys of Marathon's info")]
+pub struct Info {
+    pub name: String,
+    pub version: String,
+    pub buildref: String,
+    pub elected: bool,
+    pub leader: Option<String>,
+    #[serde(rename = "frameworkId")]
+    pub framework_id: Option<String>,
+    pub marathon_config: MarathonConfig,
+    pub zookeeper_config: ZooKeeperConfig,
+    pub http_config: HttpConfig,
+}
+
+/// Settings, as far as they mean something here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "keys of Marathon's config")]
+pub struct MarathonConfig {
+    pub framework_name: String,
+    pub ha: bool,
+    pub checkpoint: bool,
+    pub hostname: Option<String>,
+    pub master: Option<String>,
+    pub mesos_role: String,
+    pub max_instances_per_offer: u32,
+}
+
+/// There is no ZooKeeper: an empty object.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ZooKeeperConfig {}
+
+/// The listener.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HttpConfig {
+    /// Port of the Marathon API.
+    pub http_port: Option<u16>,
+}
