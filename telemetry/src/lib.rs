@@ -1,1 +1,38 @@
-//! Stub.
+//! Telemetry of a process: OTLP/gRPC out, Prometheus text, own logs on stderr.
+//!
+//! [`Telemetry`] is a cheap handle on one pipeline per process. Callers hand in log records, metric
+//! points and spans; three exporter tasks ship them over OTLP/gRPC from bounded queues. What the names
+//! are and how lines are read is `waggle-telemetry-pipeline`'s business.
+//!
+//! # Invariants
+//! - No call blocks or waits for the network. Full queues drop their oldest items.
+//! - Per signal, in = exported + held + dropped(reason), exactly; the books are exported as
+//!   `waggle.telemetry.{in,exported,held,dropped}` and returned by [`Telemetry::losses`].
+//! - A task's log records, points and spans carry the same resource, made by one function.
+//! - Telemetry traffic makes no telemetry: events of the transport's crates and of this crate never
+//!   enter the log queue.
+//! - Without an OTLP endpoint nothing is queued; Prometheus and stderr work all the same.
+//!
+//! # What it never does
+//! It reads no kernel map and no task's file: finished values are handed in. It persists nothing yet:
+//! items held when the process is killed are lost (a disk spool is planned in front of the exporters).
+#![forbid(unsafe_code)]
+
+mod bridge;
+mod config;
+mod export;
+mod otlp;
+mod pipe;
+mod spans;
+mod telemetry;
+
+pub use bridge::BridgeLayer;
+pub use config::{TelemetryConfig, TelemetryError};
+pub use opentelemetry::trace::SpanKind;
+pub use pipe::{Losses, Signal};
+pub use spans::{ActiveSpan, SpanBuilder};
+pub use telemetry::{Guard, Telemetry};
+pub use waggle_telemetry_pipeline as pipeline;
+pub use waggle_telemetry_pipeline::{
+    AttrValue, Attrs, IoStream, LogRecord, MetricDef, Point, PointData, TaskLabels, names,
+};

@@ -1,5 +1,7 @@
 //! Resources: who a signal is about (semantic conventions 1.44.0, "Resource").
 
+use std::fmt::Write as _;
+
 use waggle_types::{AgentId, FrameworkId, TaskId};
 
 use crate::{AttrValue, Attrs, decode::format_rfc3339};
@@ -166,7 +168,7 @@ fn container_id(task: &TaskId) -> String {
         h = (h ^ (h >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         h = (h ^ (h >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         h ^= h >> 31;
-        out.push_str(&format!("{h:016x}"));
+        let _ = write!(out, "{h:016x}");
     }
     out
 }

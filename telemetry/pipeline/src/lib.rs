@@ -6,7 +6,7 @@
 //! what those lack is under `waggle.*`.
 //!
 //! # Invariants
-//! - A [`MetricDef`] can only be made in [`names`]: nothing is emitted that is not in the registry.
+//! - A [`MetricDef`] can only be made by the table in [`names`]: nothing is emitted that is not in the registry.
 //! - One function makes a task's resource, for all three signals: [`TaskLabels::resource_attributes`].
 //! - [`Queue`]: in = exported + held + dropped(reason), exactly, after every call.
 //! - [`decode_line`] is total: any bytes give a record, bounded in depth and size.

@@ -28,8 +28,9 @@ pub enum Kind {
     Histogram,
 }
 
-/// One metric. Can only be made in this module, so that nothing else is ever emitted.
+/// One metric. Can only be made in this crate, by the table below, so that nothing else is ever emitted.
 #[derive(Debug, PartialEq)]
+#[non_exhaustive]
 pub struct MetricDef {
     /// OpenTelemetry name.
     pub name: &'static str,
@@ -43,7 +44,6 @@ pub struct MetricDef {
     pub attributes: &'static [&'static str],
     /// Bucket bounds of histograms recorded in user space; empty for other kinds.
     pub bounds: &'static [f64],
-    sealed: (),
 }
 
 impl PartialOrd for MetricDef {
@@ -147,7 +147,6 @@ macro_rules! registry {
                 description: $desc,
                 attributes: &[$($attr),*],
                 bounds: bounds!($kind),
-                sealed: (),
             };
         )*
         /// Every metric, in the order of the table.
@@ -286,7 +285,12 @@ mod tests {
                 d.name
             );
             assert!(!d.description.is_empty() && !d.description.ends_with('.'));
-            assert_eq!(d.kind == Kind::Histogram, !d.bounds.is_empty(), "{}", d.name);
+            assert_eq!(
+                d.kind == Kind::Histogram,
+                !d.bounds.is_empty(),
+                "{}",
+                d.name
+            );
             assert!(
                 !d.attributes
                     .iter()
@@ -300,10 +304,7 @@ mod tests {
 
     #[test]
     fn check_names_what_is_wrong() {
-        assert_eq!(
-            check("container.network.io", "By", [DIRECTION]),
-            Ok(())
-        );
+        assert_eq!(check("container.network.io", "By", [DIRECTION]), Ok(()));
         for (name, unit, attr, want) in [
             ("nope", "By", DIRECTION, "not in the registry"),
             ("container.network.io", "s", DIRECTION, "must be \"By\""),

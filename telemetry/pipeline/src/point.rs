@@ -80,7 +80,10 @@ impl Point {
     /// What breaks the registry's rules: a value of another kind, an attribute that is not listed.
     pub fn violation(&self) -> Option<String> {
         if !self.data.suits(self.def.kind) {
-            return Some(format!("{}: value is not a {:?}", self.def.name, self.def.kind));
+            return Some(format!(
+                "{}: value is not a {:?}",
+                self.def.name, self.def.kind
+            ));
         }
         self.attrs
             .iter()

@@ -6,11 +6,7 @@ use crate::{AttrValue, Attrs, MetricDef, PointData, ResourceKey, SeriesStore, na
 
 /// Resource attributes that become labels of every series; the rest is in `target_info`, to be joined
 /// by these.
-const IDENTITY: [&str; 3] = [
-    "service.instance.id",
-    "service.name",
-    "service.namespace",
-];
+const IDENTITY: [&str; 3] = ["service.instance.id", "service.name", "service.namespace"];
 
 /// A series' owner, as the exposition needs it.
 #[derive(Debug, Clone)]

@@ -258,7 +258,13 @@ mod tests {
             .map(|(_, _, _, d)| if let PointData::Sum(n) = d { *n } else { 0 })
             .sum();
         assert_eq!(total, 10);
-        let p = Point::new(&names::CONTAINER_UPTIME, vec![], PointData::Gauge(1.0), 0, 1);
+        let p = Point::new(
+            &names::CONTAINER_UPTIME,
+            vec![],
+            PointData::Gauge(1.0),
+            0,
+            1,
+        );
         assert!(!s.put(&agent(), &p));
     }
 }

@@ -1,0 +1,279 @@
+//! To OTLP's protobuf. One request per batch, one resource entry per owner.
+
+use std::collections::BTreeMap;
+
+use opentelemetry_proto::tonic::{
+    collector::{
+        logs::v1::ExportLogsServiceRequest, metrics::v1::ExportMetricsServiceRequest,
+        trace::v1::ExportTraceServiceRequest,
+    },
+    common::v1::{AnyValue, ArrayValue, InstrumentationScope, KeyValue, KeyValueList, any_value},
+    logs::v1::{LogRecord as OtlpLog, ResourceLogs, ScopeLogs},
+    metrics::v1::{
+        AggregationTemporality, Gauge, Histogram, HistogramDataPoint, Metric, NumberDataPoint,
+        ResourceMetrics, ScopeMetrics, Sum, metric, number_data_point,
+    },
+    resource::v1::Resource,
+    trace::v1::{ResourceSpans, ScopeSpans, Span},
+};
+use waggle_telemetry_pipeline::{
+    AttrValue, Attrs, HostFacts, Kind, LogRecord, MetricDef, Point, PointData, names,
+};
+
+use crate::pipe::{LogItem, MetricItem, Owner, SpanItem};
+
+/// About how many bytes a span takes on the wire.
+pub(crate) fn span_bytes(span: &Span) -> usize {
+    128 + span.name.len() + span.attributes.len() * 48 + (span.events.len() + span.links.len()) * 64
+}
+
+pub(crate) fn logs<'a>(
+    items: impl Iterator<Item = &'a LogItem>,
+    host: &HostFacts,
+) -> ExportLogsServiceRequest {
+    let groups = grouped(items, |i| &i.owner);
+    ExportLogsServiceRequest {
+        resource_logs: groups
+            .into_iter()
+            .map(|(owner, items)| ResourceLogs {
+                resource: Some(resource(owner, host)),
+                scope_logs: vec![ScopeLogs {
+                    scope: Some(scope(names::SCOPE_LOGS)),
+                    log_records: items.into_iter().map(log).collect(),
+                    schema_url: names::SCHEMA_URL.to_owned(),
+                }],
+                schema_url: names::SCHEMA_URL.to_owned(),
+            })
+            .collect(),
+    }
+}
+
+pub(crate) fn spans<'a>(
+    items: impl Iterator<Item = &'a SpanItem>,
+    host: &HostFacts,
+) -> ExportTraceServiceRequest {
+    let groups = grouped(items, |i| &i.owner);
+    ExportTraceServiceRequest {
+        resource_spans: groups
+            .into_iter()
+            .map(|(owner, items)| ResourceSpans {
+                resource: Some(resource(owner, host)),
+                scope_spans: vec![ScopeSpans {
+                    scope: Some(scope(names::SCOPE_SPANS)),
+                    spans: items.into_iter().map(|i| i.span.clone()).collect(),
+                    schema_url: names::SCHEMA_URL.to_owned(),
+                }],
+                schema_url: names::SCHEMA_URL.to_owned(),
+            })
+            .collect(),
+    }
+}
+
+pub(crate) fn metrics<'a>(
+    items: impl Iterator<Item = &'a MetricItem>,
+    host: &HostFacts,
+) -> ExportMetricsServiceRequest {
+    let groups = grouped(items, |i| &i.owner);
+    ExportMetricsServiceRequest {
+        resource_metrics: groups
+            .into_iter()
+            .map(|(owner, items)| {
+                let mut by_def: BTreeMap<&'static MetricDef, Vec<&Point>> = BTreeMap::new();
+                for item in items {
+                    by_def.entry(item.point.def).or_default().push(&item.point);
+                }
+                ResourceMetrics {
+                    resource: Some(resource(owner, host)),
+                    scope_metrics: vec![ScopeMetrics {
+                        scope: Some(scope(names::SCOPE_METRICS)),
+                        metrics: by_def.into_iter().map(|(d, p)| metric(d, &p)).collect(),
+                        schema_url: names::SCHEMA_URL.to_owned(),
+                    }],
+                    schema_url: names::SCHEMA_URL.to_owned(),
+                }
+            })
+            .collect(),
+    }
+}
+
+/// Groups items by owner, keeping their order.
+fn grouped<'a, T>(
+    items: impl Iterator<Item = &'a T>,
+    owner: impl Fn(&T) -> &Owner,
+) -> Vec<(&'a Owner, Vec<&'a T>)>
+where
+    T: 'a,
+{
+    let mut at: BTreeMap<usize, usize> = BTreeMap::new();
+    let mut out: Vec<(&Owner, Vec<&T>)> = Vec::new();
+    for item in items {
+        let o = owner(item);
+        let i = *at.entry(o.group()).or_insert_with(|| {
+            out.push((o, Vec::new()));
+            out.len() - 1
+        });
+        if let Some((_, items)) = out.get_mut(i) {
+            items.push(item);
+        }
+    }
+    out
+}
+
+fn resource(owner: &Owner, host: &HostFacts) -> Resource {
+    Resource {
+        attributes: key_values(&owner.resource(host)),
+        ..Resource::default()
+    }
+}
+
+fn scope(name: &str) -> InstrumentationScope {
+    InstrumentationScope {
+        name: name.to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        ..InstrumentationScope::default()
+    }
+}
+
+fn log(item: &LogItem) -> OtlpLog {
+    let LogRecord {
+        time_ns,
+        observed_ns,
+        severity,
+        severity_text,
+        body,
+        attrs,
+        event_name,
+        trace,
+        stream,
+    } = &item.record;
+    let mut attributes: Vec<KeyValue> = attrs.iter().map(|(k, v)| key_value(k, v)).collect();
+    if let Some(stream) = stream {
+        attributes.push(key_value("log.iostream", &stream.name().into()));
+    }
+    let uid = AttrValue::from(item.uid.to_string());
+    attributes.push(key_value("log.record.uid", &uid));
+    let (trace_id, span_id, flags) = trace.map_or((Vec::new(), Vec::new(), 0), |t| {
+        let span = if t.span_id == 0 {
+            Vec::new()
+        } else {
+            t.span_id.to_be_bytes().to_vec()
+        };
+        (t.trace_id.to_be_bytes().to_vec(), span, u32::from(t.flags))
+    });
+    OtlpLog {
+        time_unix_nano: *time_ns,
+        observed_time_unix_nano: *observed_ns,
+        severity_number: i32::from(severity.number()),
+        severity_text: severity_text.clone(),
+        body: Some(any(body)),
+        attributes,
+        dropped_attributes_count: 0,
+        flags,
+        trace_id,
+        span_id,
+        event_name: event_name.clone().unwrap_or_default(),
+    }
+}
+
+fn metric(def: &MetricDef, points: &[&Point]) -> Metric {
+    let temporality = AggregationTemporality::Cumulative as i32;
+    let numbers = || points.iter().map(|p| number(p)).collect();
+    let data = match def.kind {
+        Kind::Counter | Kind::UpDownCounter => metric::Data::Sum(Sum {
+            data_points: numbers(),
+            aggregation_temporality: temporality,
+            is_monotonic: def.kind == Kind::Counter,
+        }),
+        Kind::Gauge => metric::Data::Gauge(Gauge {
+            data_points: numbers(),
+        }),
+        Kind::Histogram => metric::Data::Histogram(Histogram {
+            data_points: points.iter().filter_map(|p| histogram(p)).collect(),
+            aggregation_temporality: temporality,
+        }),
+    };
+    Metric {
+        name: def.name.to_owned(),
+        description: def.description.to_owned(),
+        unit: def.unit.to_owned(),
+        metadata: Vec::new(),
+        data: Some(data),
+    }
+}
+
+fn number(p: &Point) -> NumberDataPoint {
+    use number_data_point::Value;
+    let value = match &p.data {
+        PointData::Sum(v) => Some(Value::AsInt(i64::try_from(*v).unwrap_or(i64::MAX))),
+        PointData::UpDown(v) => Some(Value::AsInt(*v)),
+        PointData::SumF64(v) | PointData::UpDownF64(v) | PointData::Gauge(v) => {
+            Some(Value::AsDouble(*v))
+        }
+        // Refused at the door (`Point::violation`).
+        PointData::Histogram { .. } => None,
+    };
+    let start = if p.def.kind == Kind::Gauge {
+        0
+    } else {
+        p.start_ns
+    };
+    NumberDataPoint {
+        attributes: key_values(&p.attrs),
+        start_time_unix_nano: start,
+        time_unix_nano: p.time_ns,
+        value,
+        ..NumberDataPoint::default()
+    }
+}
+
+fn histogram(p: &Point) -> Option<HistogramDataPoint> {
+    let PointData::Histogram {
+        bounds,
+        counts,
+        sum,
+        count,
+    } = &p.data
+    else {
+        return None;
+    };
+    Some(HistogramDataPoint {
+        attributes: key_values(&p.attrs),
+        start_time_unix_nano: p.start_ns,
+        time_unix_nano: p.time_ns,
+        count: *count,
+        sum: Some(*sum),
+        bucket_counts: counts.clone(),
+        explicit_bounds: bounds.to_vec(),
+        ..HistogramDataPoint::default()
+    })
+}
+
+fn key_values(attrs: &Attrs) -> Vec<KeyValue> {
+    attrs.iter().map(|(k, v)| key_value(k, v)).collect()
+}
+
+fn key_value(key: &str, value: &AttrValue) -> KeyValue {
+    KeyValue {
+        key: key.to_owned(),
+        value: Some(any(value)),
+        ..KeyValue::default()
+    }
+}
+
+fn any(value: &AttrValue) -> AnyValue {
+    use any_value::Value;
+    let value = match value {
+        AttrValue::Null => None,
+        AttrValue::Bool(b) => Some(Value::BoolValue(*b)),
+        AttrValue::I64(i) => Some(Value::IntValue(*i)),
+        AttrValue::F64(f) => Some(Value::DoubleValue(*f)),
+        AttrValue::Str(s) => Some(Value::StringValue(s.clone())),
+        AttrValue::List(l) => Some(Value::ArrayValue(ArrayValue {
+            values: l.iter().map(any).collect(),
+        })),
+        AttrValue::Map(m) => Some(Value::KvlistValue(KeyValueList {
+            values: m.iter().map(|(k, v)| key_value(k, v)).collect(),
+        })),
+    };
+    AnyValue { value }
+}
