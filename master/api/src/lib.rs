@@ -19,4 +19,6 @@
 pub mod convert;
 pub mod error;
 pub mod marathon;
+pub mod mesos;
+pub mod native;
 pub mod proto;

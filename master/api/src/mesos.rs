@@ -1,0 +1,374 @@
+//! Mesos's operator JSON: `/version`, `/state`, `/state-summary`, `/slaves`, `/frameworks`, `/tasks`.
+//!
+//! Names are Mesos's (`master/http.cpp`, CONTRACTS.md section 1.6); what clients index is always there.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use waggle_types::{Resources, ScalarKind, TaskState, UnixMillis};
+
+use crate::marathon::Number;
+
+/// The Mesos release whose API this follows. Numeric only, since clients run `int()` over the parts, and
+/// at least 1.0.0, below which pymesos drops `GPU_RESOURCES`.
+pub const MESOS_VERSION: &str = "1.11.0";
+
+/// `/version`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Version {
+    /// [`MESOS_VERSION`].
+    pub version: String,
+    /// The release of Waggle, numeric only as well.
+    pub waggle_version: String,
+}
+
+impl Version {
+    /// The answer of every component; `waggle_version` loses any suffix that is not a number.
+    pub fn new(waggle_version: &str) -> Self {
+        Self {
+            version: MESOS_VERSION.into(),
+            waggle_version: numeric(waggle_version),
+        }
+    }
+}
+
+/// `1.2.0-dev` becomes `1.2.0`.
+fn numeric(version: &str) -> String {
+    let end = version
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(version.len());
+    version[..end].trim_end_matches('.').to_owned()
+}
+
+/// Resources as `/state` shows them: scalars by name, ports as text.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "keys of Mesos's resources")]
+pub struct ResourcesJson {
+    pub cpus: Number,
+    pub mem: Number,
+    pub disk: Number,
+    pub gpus: Number,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ports: Option<String>,
+}
+
+impl From<&Resources> for ResourcesJson {
+    fn from(r: &Resources) -> Self {
+        let scalar = |kind| Number(r.get(kind).to_f64());
+        Self {
+            cpus: scalar(ScalarKind::Cpus),
+            mem: scalar(ScalarKind::Mem),
+            disk: scalar(ScalarKind::Disk),
+            gpus: scalar(ScalarKind::Gpus),
+            ports: (!r.ports.is_empty()).then(|| r.ports.to_string()),
+        }
+    }
+}
+
+/// Milliseconds as Mesos's double of seconds.
+pub fn seconds(at: UnixMillis) -> f64 {
+    at.0 as f64 / 1000.0
+}
+
+/// `/state` of a master.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "keys of Mesos's state")]
+pub struct State {
+    pub version: String,
+    pub id: String,
+    pub pid: String,
+    pub hostname: String,
+    pub cluster: String,
+    pub start_time: f64,
+    pub elected_time: f64,
+    pub leader: String,
+    pub leader_info: Option<LeaderInfo>,
+    pub activated_slaves: u64,
+    pub deactivated_slaves: u64,
+    pub unreachable_slaves: u64,
+    pub flags: BTreeMap<String, String>,
+    pub slaves: Vec<Slave>,
+    pub recovered_slaves: Vec<Slave>,
+    pub frameworks: Vec<Framework>,
+    pub completed_frameworks: Vec<Framework>,
+    pub unregistered_frameworks: Vec<String>,
+    pub orphan_tasks: Vec<Task>,
+}
+
+/// The leading master.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "keys of Mesos's leader info")]
+pub struct LeaderInfo {
+    pub id: String,
+    pub pid: String,
+    pub hostname: String,
+    pub port: u16,
+}
+
+/// An agent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "keys of Mesos's agent")]
+pub struct Slave {
+    pub id: String,
+    pub pid: String,
+    pub hostname: String,
+    pub port: u16,
+    pub active: bool,
+    pub deactivated: bool,
+    pub version: String,
+    pub registered_time: f64,
+    pub reregistered_time: f64,
+    pub attributes: BTreeMap<String, String>,
+    pub resources: ResourcesJson,
+    pub used_resources: ResourcesJson,
+    pub offered_resources: ResourcesJson,
+    pub unreserved_resources: ResourcesJson,
+    pub reserved_resources: BTreeMap<String, ResourcesJson>,
+    pub capabilities: Vec<String>,
+}
+
+/// A framework.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "keys of Mesos's framework")]
+pub struct Framework {
+    pub id: String,
+    pub name: String,
+    pub pid: String,
+    pub hostname: String,
+    pub user: String,
+    pub role: String,
+    pub roles: Vec<String>,
+    pub active: bool,
+    pub connected: bool,
+    pub recovered: bool,
+    pub checkpoint: bool,
+    pub webui_url: String,
+    pub registered_time: f64,
+    pub unregistered_time: f64,
+    pub resources: ResourcesJson,
+    pub used_resources: ResourcesJson,
+    pub offered_resources: ResourcesJson,
+    pub capabilities: Vec<String>,
+    pub tasks: Vec<Task>,
+    pub unreachable_tasks: Vec<Task>,
+    pub completed_tasks: Vec<Task>,
+    pub executors: Vec<String>,
+}
+
+/// A task.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "keys of Mesos's task")]
+pub struct Task {
+    pub id: String,
+    pub name: String,
+    pub framework_id: String,
+    pub executor_id: String,
+    pub slave_id: String,
+    pub role: String,
+    pub state: String,
+    pub resources: ResourcesJson,
+    pub statuses: Vec<Status>,
+    pub labels: Vec<Label>,
+    pub discovery: Discovery,
+}
+
+/// One status of a task.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "keys of Mesos's status")]
+pub struct Status {
+    pub state: String,
+    pub timestamp: f64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub healthy: Option<bool>,
+    pub container_status: ContainerStatus,
+}
+
+/// Addresses of a task, in the nesting that DNS servers walk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "keys of Mesos's container status")]
+pub struct ContainerStatus {
+    pub network_infos: Vec<NetworkInfo>,
+}
+
+impl ContainerStatus {
+    /// One IPv4 address.
+    pub fn of(ip: std::net::Ipv4Addr) -> Self {
+        let address = IpAddress {
+            protocol: "IPv4".into(),
+            ip_address: ip.to_string(),
+        };
+        Self {
+            network_infos: vec![NetworkInfo {
+                ip_addresses: vec![address],
+            }],
+        }
+    }
+}
+
+/// Addresses on one network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "keys of Mesos's network info")]
+pub struct NetworkInfo {
+    pub ip_addresses: Vec<IpAddress>,
+}
+
+/// An address.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "keys of Mesos's address")]
+pub struct IpAddress {
+    pub protocol: String,
+    pub ip_address: String,
+}
+
+/// A label.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "keys of Mesos's label")]
+pub struct Label {
+    pub key: String,
+    pub value: String,
+}
+
+/// How a task is found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "keys of Mesos's discovery info")]
+pub struct Discovery {
+    pub visibility: String,
+    pub name: String,
+    pub ports: DiscoveryPorts,
+}
+
+/// `{"ports": [..]}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiscoveryPorts {
+    /// The ports.
+    pub ports: Vec<DiscoveryPort>,
+}
+
+/// A port of a task.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "keys of Mesos's port")]
+pub struct DiscoveryPort {
+    pub number: u16,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    pub protocol: String,
+    pub labels: Labels,
+}
+
+/// `{"labels": [..]}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Labels {
+    /// The labels.
+    pub labels: Vec<Label>,
+}
+
+/// `/state-summary`: counts in place of tasks.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "keys of Mesos's state summary")]
+pub struct StateSummary {
+    pub hostname: String,
+    pub cluster: String,
+    pub slaves: Vec<SlaveSummary>,
+    pub frameworks: Vec<FrameworkSummary>,
+}
+
+/// An agent with counts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "keys of Mesos's state summary")]
+pub struct SlaveSummary {
+    #[serde(flatten)]
+    pub slave: Slave,
+    #[serde(flatten)]
+    pub counts: StateCounts,
+    pub framework_ids: Vec<String>,
+}
+
+/// A framework with counts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "keys of Mesos's state summary")]
+pub struct FrameworkSummary {
+    pub id: String,
+    pub name: String,
+    pub hostname: String,
+    pub webui_url: String,
+    pub active: bool,
+    pub resources: ResourcesJson,
+    pub used_resources: ResourcesJson,
+    pub offered_resources: ResourcesJson,
+    #[serde(flatten)]
+    pub counts: StateCounts,
+    pub slave_ids: Vec<String>,
+}
+
+/// Tasks by state: `{"TASK_RUNNING": 3, ..}`, every state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct StateCounts(pub BTreeMap<String, u64>);
+
+impl StateCounts {
+    /// Counts states; each one of Mesos's states has a key.
+    pub fn of(states: impl IntoIterator<Item = TaskState>) -> Self {
+        let zero = |s: TaskState| (s.mesos_name().to_owned(), 0);
+        let mut out: BTreeMap<String, u64> = TaskState::ALL.into_iter().map(zero).collect();
+        for s in states {
+            *out.entry(s.mesos_name().to_owned()).or_default() += 1;
+        }
+        Self(out)
+    }
+}
+
+/// `/slaves`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "keys of Mesos's slaves")]
+pub struct Slaves {
+    pub slaves: Vec<Slave>,
+    pub recovered_slaves: Vec<Slave>,
+}
+
+/// `/frameworks`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "keys of Mesos's frameworks")]
+pub struct Frameworks {
+    pub frameworks: Vec<Framework>,
+    pub completed_frameworks: Vec<Framework>,
+    pub unregistered_frameworks: Vec<String>,
+}
+
+/// `/tasks`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Tasks {
+    /// Tasks, newest first.
+    pub tasks: Vec<Task>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_numeric() {
+        for given in ["0.1.0", "0.1.0-dev.3", "1.2-rc1", "1.2.-x"] {
+            let v = Version::new(given);
+            for text in [&v.version, &v.waggle_version] {
+                assert!(text.split('.').all(|p| p.parse::<u64>().is_ok()), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn resources_read_as_mesos_writes_them() {
+        let r = Resources::from_millis(1500, 128_000, 0)
+            .with_ports(waggle_types::PortSet::from_ports([31000, 31001, 31005]));
+        assert_eq!(
+            serde_json::to_string(&ResourcesJson::from(&r)).unwrap(),
+            r#"{"cpus":1.5,"mem":128,"disk":0,"gpus":0,"ports":"[31000-31001, 31005-31005]"}"#
+        );
+    }
+
+    #[test]
+    fn every_state_is_counted() {
+        let c = StateCounts::of([TaskState::Running, TaskState::Running]);
+        assert_eq!(c.0.len(), TaskState::ALL.len());
+        assert_eq!(c.0["TASK_RUNNING"], 2);
+    }
+}
