@@ -1,0 +1,145 @@
+//! What the service scheduler is told and what it wants done.
+
+use waggle_types::{
+    AgentId, DeploymentId, OfferId, SchedulerCall, SchedulerEvent, ServiceId, ServiceSpec, TaskId,
+    TaskSpec, TaskStatus, TraceContext,
+};
+
+use crate::{
+    DeclineReason, DeploymentKind, DeploymentOutcome, Instance, KillReason, Place, Progress,
+};
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    /// The two-level protocol. A call that fails must come back as task updates: tasks of an accept that
+    /// was refused as `Dropped` or `Error`, a kill of a task that nobody knows as `Lost`.
+    Scheduler(SchedulerEvent),
+    /// Define or change a service. A deployment of it that is in flight is superseded; whether that is
+    /// allowed is the caller's decision.
+    Put {
+        /// The definition, with its new version.
+        spec: Box<ServiceSpec>,
+        /// The deployment; `None` when a stored service is put back after a restart and nothing was in
+        /// flight.
+        deployment_id: Option<DeploymentId>,
+        /// Replace all instances of older versions, even when their tasks would be the same.
+        restart: bool,
+        /// Parent of the spans of what follows.
+        trace: Option<TraceContext>,
+    },
+    /// End all instances, then forget the service. Unknown services are ignored.
+    Remove {
+        /// The service.
+        id: ServiceId,
+        /// The deployment.
+        deployment_id: Option<DeploymentId>,
+        /// Parent of the spans of what follows.
+        trace: Option<TraceContext>,
+    },
+    /// End these instances, whatever the health capacity. They are replaced without delay; to scale down
+    /// with it, `Put` the service with fewer instances next.
+    KillTasks {
+        /// Tasks; unknown ones are ignored.
+        task_ids: Vec<TaskId>,
+    },
+    /// The master does not hear from an agent.
+    AgentUnreachable {
+        /// Which.
+        agent_id: AgentId,
+    },
+    /// It does again. What runs there comes as `Adopt` or updates.
+    AgentBack {
+        /// Which.
+        agent_id: AgentId,
+    },
+    /// An agent runs this task: after a restart of the master, or when it comes back. A task of a service
+    /// that is not defined is told to end; a known one takes the status.
+    Adopt {
+        /// The task as launched.
+        task: Box<TaskSpec>,
+        /// Where.
+        place: Place,
+        /// How it is; not terminal (terminal ones come as updates).
+        status: TaskStatus,
+    },
+    /// Launch nothing until `Resume`: after a restart the picture is incomplete until the agents have
+    /// registered or were given up.
+    Hold,
+    /// Launch again.
+    Resume,
+    /// Forget the backoff delay of a service.
+    ResetDelay {
+        /// The service.
+        id: ServiceId,
+    },
+    /// Time has passed.
+    Tick,
+}
+
+/// What changed about an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Change {
+    /// It is being launched.
+    Launched,
+    /// It was found running.
+    Adopted,
+    /// Its state.
+    State,
+    /// Its health.
+    Health,
+    /// It was told to end.
+    Killing(KillReason),
+    /// It has ended; the instance holds the last state.
+    Ended,
+    /// It was out of reach for too long and is forgotten; if it comes back it is surplus.
+    Expunged,
+}
+
+/// What has to be done, in this order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Say this to level 1, as any framework would.
+    Call(SchedulerCall),
+    /// A deployment came further.
+    DeploymentStep {
+        /// Which.
+        deployment_id: DeploymentId,
+        /// Its service.
+        service: ServiceId,
+        /// What it does.
+        kind: DeploymentKind,
+        /// How far it is.
+        progress: Progress,
+    },
+    /// A deployment ended.
+    DeploymentDone {
+        /// Which.
+        deployment_id: DeploymentId,
+        /// Its service.
+        service: ServiceId,
+        /// How.
+        outcome: DeploymentOutcome,
+    },
+    /// A removed service has no instance left and is forgotten.
+    ServiceGone {
+        /// Which.
+        service: ServiceId,
+    },
+    /// An instance changed.
+    InstanceChanged {
+        /// The instance after the change.
+        instance: Box<Instance>,
+        /// What changed.
+        change: Change,
+    },
+    /// An offer was looked at and not used by this service; the decline itself is a `Call`.
+    Declined {
+        /// The offer.
+        offer_id: OfferId,
+        /// The service that waits, `None` when none does.
+        service: Option<ServiceId>,
+        /// Why.
+        reason: DeclineReason,
+    },
+}

@@ -1,0 +1,118 @@
+//! Instances: what level 2 remembers of a task.
+
+use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc};
+
+use waggle_types::{
+    AgentId, HealthState, Offer, ServiceVersion, StatusReason, TaskId, TaskSpec, TaskState,
+    UnixMillis,
+};
+
+/// Where an instance runs, as constraints and discovery see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The agent.
+    pub agent_id: AgentId,
+    /// Its node name.
+    pub hostname: String,
+    /// Its address.
+    pub ip: Ipv4Addr,
+    /// Its attributes.
+    pub attributes: BTreeMap<String, String>,
+}
+
+impl From<&Offer> for Place {
+    fn from(offer: &Offer) -> Self {
+        Self {
+            agent_id: offer.agent_id.clone(),
+            hostname: offer.hostname.clone(),
+            ip: offer.ip,
+            attributes: offer.attributes.clone(),
+        }
+    }
+}
+
+/// What we want of an instance; its state is what we see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Goal {
+    /// It should run.
+    Run,
+    /// It was told to end.
+    Stop,
+}
+
+/// An instance that is not known to have ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Instance {
+    /// Its task as launched.
+    pub task: Arc<TaskSpec>,
+    /// The definition it was launched from.
+    pub version: ServiceVersion,
+    /// Where.
+    pub place: Place,
+    /// State as last reported by its agent.
+    pub state: TaskState,
+    /// Health as last reported.
+    pub health: HealthState,
+    /// What we want of it.
+    pub goal: Goal,
+    /// When it was launched, or first seen after a restart of the master.
+    pub staged_at: UnixMillis,
+    /// When it was first reported running.
+    pub started_at: Option<UnixMillis>,
+    /// Since when its agent is out of reach.
+    pub unreachable_since: Option<UnixMillis>,
+    /// When it was last told to end.
+    pub kill_sent_at: Option<UnixMillis>,
+}
+
+impl Instance {
+    /// Its task id.
+    pub fn task_id(&self) -> &TaskId {
+        &self.task.task_id
+    }
+
+    /// Whether it does its work: it runs, is in reach, is wanted, and healthy if it is checked at all.
+    pub fn is_ready(&self) -> bool {
+        self.goal == Goal::Run
+            && self.state == TaskState::Running
+            && self.unreachable_since.is_none()
+            && (self.task.health_checks.is_empty() || self.health == HealthState::Healthy)
+    }
+
+    /// Whether it has not yet been reported running.
+    pub fn is_launching(&self) -> bool {
+        matches!(self.state, TaskState::Staging | TaskState::Starting)
+    }
+
+    /// State as people see it: `Unreachable` while its agent is out of reach.
+    pub fn shown_state(&self) -> TaskState {
+        match self.unreachable_since {
+            Some(_) => TaskState::Unreachable,
+            None => self.state,
+        }
+    }
+
+    /// Host ports in definition order.
+    pub fn host_ports(&self) -> Vec<u16> {
+        self.task.ports.iter().map(|p| p.host_port).collect()
+    }
+}
+
+/// How the newest failed instance of a service ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LastFailure {
+    /// The task.
+    pub task_id: TaskId,
+    /// Where it ran.
+    pub place: Place,
+    /// Its end state.
+    pub state: TaskState,
+    /// Typed reason.
+    pub reason: Option<StatusReason>,
+    /// For people.
+    pub message: String,
+    /// The definition it ran.
+    pub version: ServiceVersion,
+    /// When it was heard of.
+    pub at: UnixMillis,
+}

@@ -1,0 +1,533 @@
+//! Around the heart: inputs change the picture, plans become calls.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use waggle_types::{
+    AgentId, DeploymentId, FrameworkId, Millis, OfferId, SchedulerCall, SchedulerEvent, ServiceId,
+    ServiceSpec, TaskId, TaskSpec, TaskState, TraceContext, UnixMillis,
+};
+
+use crate::{
+    Action, Change, Context, DeclineReason, Deployment, DeploymentKind, DeploymentOutcome, Goal,
+    Input, Instance, KillReason, Limits, OpenOffer, Place, Progress, QueueItem, Service,
+    backoff::Delay,
+    ids::IdGen,
+    plan::Plan,
+    queue::OfferSummary,
+    reconcile::reconcile,
+    task::{self, Identity, is_current},
+};
+
+/// The service framework; see the crate's documentation.
+#[derive(Debug, Clone)]
+pub struct ServiceScheduler {
+    pub(crate) of: Identity,
+    pub(crate) limits: Limits,
+    pub(crate) ids: IdGen,
+    pub(crate) services: BTreeMap<ServiceId, Service>,
+    /// Which service a task belongs to.
+    pub(crate) tasks: BTreeMap<TaskId, ServiceId>,
+    /// Tasks that no service claims, and when they were last told to end.
+    pub(crate) strays: BTreeMap<TaskId, UnixMillis>,
+    timers: BTreeSet<(UnixMillis, ServiceId)>,
+    hold: bool,
+    /// What level 1 was last told: no offers wanted.
+    suppressed: bool,
+}
+
+/// One `handle`: what it touched and what it answers.
+#[derive(Default)]
+pub(crate) struct Run {
+    pub dirty: BTreeSet<ServiceId>,
+    /// Something may fit now that did not before.
+    pub revive: bool,
+    pub actions: Vec<Action>,
+}
+
+impl ServiceScheduler {
+    /// A scheduler without services. `seed` must differ between lives of the master: task ids come from it.
+    pub fn new(framework_id: FrameworkId, framework_name: &str, seed: u64) -> Self {
+        Self::with_limits(framework_id, framework_name, seed, Limits::default())
+    }
+
+    /// As [`Self::new`], with other limits than Marathon's.
+    pub fn with_limits(
+        framework_id: FrameworkId,
+        framework_name: &str,
+        seed: u64,
+        limits: Limits,
+    ) -> Self {
+        Self {
+            of: Identity {
+                framework_id,
+                framework_name: framework_name.to_owned(),
+            },
+            limits,
+            ids: IdGen::new(seed),
+            services: BTreeMap::new(),
+            tasks: BTreeMap::new(),
+            strays: BTreeMap::new(),
+            timers: BTreeSet::new(),
+            hold: false,
+            suppressed: false,
+        }
+    }
+
+    /// Takes an input, and everything that is due at `now`, and says what has to be done.
+    pub fn handle(&mut self, input: Input, now: UnixMillis) -> Vec<Action> {
+        let mut run = Run::default();
+        let mut offers = Vec::new();
+        while let Some((at, service)) = self.timers.first() {
+            if *at > now {
+                break;
+            }
+            run.dirty.insert(service.clone());
+            self.timers.pop_first();
+        }
+        self.repeat_stray_kills(now, &mut run);
+        self.take(input, now, &mut run, &mut offers);
+        self.step(now, &mut run, &mut offers);
+        self.ask_for_offers(&mut run);
+        run.actions
+    }
+
+    /// When `Tick` is needed next.
+    pub fn next_deadline(&self) -> Option<UnixMillis> {
+        let stray = self
+            .strays
+            .values()
+            .min()
+            .map(|t| *t + self.limits.kill_retry);
+        let timer = self.timers.first().map(|(at, _)| *at);
+        stray.into_iter().chain(timer).min()
+    }
+
+    /// Defined services, by id.
+    pub fn services(&self) -> impl Iterator<Item = &Service> {
+        self.services.values()
+    }
+
+    /// One service.
+    pub fn service(&self, id: &ServiceId) -> Option<&Service> {
+        self.services.get(id)
+    }
+
+    /// All instances that are not known to have ended.
+    pub fn instances(&self) -> impl Iterator<Item = &Instance> {
+        self.services.values().flat_map(Service::instances)
+    }
+
+    /// One instance.
+    pub fn instance(&self, task_id: &TaskId) -> Option<&Instance> {
+        let service = self.services.get(self.tasks.get(task_id)?)?;
+        service.instances.get(service.find(task_id).ok()?)
+    }
+
+    /// Deployments in flight, by service.
+    pub fn deployments(&self) -> impl Iterator<Item = &Deployment> {
+        self.services.values().filter_map(Service::deployment)
+    }
+
+    /// The launch queue, by service.
+    pub fn queue(&self) -> impl Iterator<Item = QueueItem> {
+        self.services.values().filter_map(Service::queue_item)
+    }
+
+    /// Whether launches are held back.
+    pub fn is_holding(&self) -> bool {
+        self.hold
+    }
+
+    fn take(&mut self, input: Input, now: UnixMillis, run: &mut Run, offers: &mut Vec<OpenOffer>) {
+        match input {
+            Input::Scheduler(event) => match event {
+                SchedulerEvent::Subscribed { .. } => {
+                    // A new subscription starts out revived.
+                    self.suppressed = false;
+                }
+                SchedulerEvent::Offers(new) => {
+                    offers.extend(new.into_iter().map(OpenOffer::from));
+                    let waiting = self.services.iter().filter(|(_, s)| s.n_waiting > 0);
+                    run.dirty.extend(waiting.map(|(id, _)| id.clone()));
+                }
+                // Offers are never held, so there is nothing to give up.
+                SchedulerEvent::Rescind(_) => {}
+                SchedulerEvent::Update(status) => self.update(&status, now, run),
+                SchedulerEvent::AgentLost(agent_id) => self.agent_lost(&agent_id, now, run),
+            },
+            Input::Put {
+                spec,
+                deployment_id,
+                restart,
+                trace,
+            } => self.put(*spec, deployment_id, restart, trace, now, run),
+            Input::Remove {
+                id,
+                deployment_id,
+                trace,
+            } => self.remove(&id, deployment_id, trace, now, run),
+            Input::KillTasks { task_ids } => {
+                for task_id in task_ids {
+                    if let Some(id) = self.tasks.get(&task_id).cloned() {
+                        self.kill(&id, &task_id, KillReason::Requested, now, run);
+                        run.dirty.insert(id);
+                    }
+                }
+            }
+            Input::AgentUnreachable { agent_id } => {
+                self.on_agent(&agent_id, run, |i| {
+                    let change = i.unreachable_since.is_none();
+                    i.unreachable_since.get_or_insert(now);
+                    change
+                });
+            }
+            Input::AgentBack { agent_id } => {
+                self.on_agent(&agent_id, run, |i| i.unreachable_since.take().is_some());
+            }
+            Input::Adopt {
+                task,
+                place,
+                status,
+            } => self.adopt(*task, place, status, now, run),
+            Input::Hold => self.hold = true,
+            Input::Resume => {
+                self.hold = false;
+                run.dirty.extend(self.services.keys().cloned());
+            }
+            Input::ResetDelay { id } => {
+                if let Some(service) = self.services.get_mut(&id) {
+                    service.delay = Delay::default();
+                    run.dirty.insert(id);
+                }
+            }
+            Input::Tick => {}
+        }
+    }
+
+    fn put(
+        &mut self,
+        spec: ServiceSpec,
+        deployment_id: Option<DeploymentId>,
+        restart: bool,
+        trace: Option<TraceContext>,
+        now: UnixMillis,
+        run: &mut Run,
+    ) {
+        let id = spec.id.clone();
+        let version = spec.version;
+        let known = self.services.contains_key(&id);
+        let service = self
+            .services
+            .entry(id.clone())
+            .or_insert_with(|| Service::new(spec.clone()));
+        let same = service
+            .instances
+            .iter()
+            .all(|i| i.goal == Goal::Stop || is_current(&spec, &i.task));
+        let kind = match (known, same && !restart) {
+            (false, _) => DeploymentKind::Start,
+            (true, true) => DeploymentKind::Scale,
+            (true, false) => DeploymentKind::Restart,
+        };
+        service.spec = Arc::new(spec);
+        service.removing = false;
+        if restart {
+            service.restart_before = Some(version);
+        }
+        service.delay = Delay::default();
+        service.offers = OfferSummary::default();
+        service.trace = trace;
+        self.deploy(&id, deployment_id, kind, now, run);
+        // A changed demand may fit what was declined before, even when as many are missing as before.
+        run.revive = true;
+        run.dirty.insert(id);
+    }
+
+    fn remove(
+        &mut self,
+        id: &ServiceId,
+        deployment_id: Option<DeploymentId>,
+        trace: Option<TraceContext>,
+        now: UnixMillis,
+        run: &mut Run,
+    ) {
+        let Some(service) = self.services.get_mut(id) else {
+            return;
+        };
+        service.removing = true;
+        service.trace = trace;
+        self.deploy(id, deployment_id, DeploymentKind::Stop, now, run);
+        run.dirty.insert(id.clone());
+    }
+
+    fn deploy(
+        &mut self,
+        id: &ServiceId,
+        deployment_id: Option<DeploymentId>,
+        kind: DeploymentKind,
+        now: UnixMillis,
+        run: &mut Run,
+    ) {
+        let Some(service) = self.services.get_mut(id) else {
+            return;
+        };
+        let new = deployment_id.map(|new_id| Deployment {
+            id: new_id,
+            service: id.clone(),
+            version: service.spec.version,
+            kind,
+            since: now,
+            progress: Progress::default(),
+            trace: service.trace,
+        });
+        if let Some(old) = std::mem::replace(&mut service.deployment, new) {
+            run.actions.push(Action::DeploymentDone {
+                deployment_id: old.id,
+                service: id.clone(),
+                outcome: DeploymentOutcome::Superseded,
+            });
+        }
+    }
+
+    /// Looks at every service that was touched, the longest waiting first, and then answers all offers.
+    fn step(&mut self, now: UnixMillis, run: &mut Run, offers: &mut [OpenOffer]) {
+        let mut order: Vec<(Option<UnixMillis>, ServiceId)> = std::mem::take(&mut run.dirty)
+            .into_iter()
+            .map(|id| {
+                let since = self.services.get(&id).and_then(|s| s.waiting_since);
+                (Some(since.unwrap_or(UnixMillis(u64::MAX))), id)
+            })
+            .collect();
+        order.sort();
+        let mut accepts: BTreeMap<usize, Vec<TaskSpec>> = BTreeMap::new();
+        for (_, id) in order {
+            self.step_service(&id, now, run, offers, &mut accepts);
+        }
+        self.answer(offers, accepts, run);
+    }
+
+    fn step_service(
+        &mut self,
+        id: &ServiceId,
+        now: UnixMillis,
+        run: &mut Run,
+        offers: &mut [OpenOffer],
+        accepts: &mut BTreeMap<usize, Vec<TaskSpec>>,
+    ) {
+        let Some(service) = self.services.get_mut(id) else {
+            return;
+        };
+        let context = Context {
+            removing: service.removing,
+            hold: self.hold,
+            not_before: service.delay.until,
+            restart_before: service.restart_before,
+            seed: self.ids.next(),
+            limits: self.limits,
+        };
+        let spec = Arc::clone(&service.spec);
+        let plan = reconcile(&spec, &service.instances, offers, &context, now);
+        let trace = service.trace;
+        for l in &plan.launches {
+            let Some(task_id) = self.ids.task_id(id) else {
+                continue;
+            };
+            let offer = &offers[l.offer_idx].offer;
+            let spec = task::build(&spec, &self.of, task_id, offer, &l.host_ports, trace);
+            self.launched(id, &spec, offer, now, run);
+            accepts.entry(l.offer_idx).or_default().push(spec);
+        }
+        for k in &plan.kills {
+            self.kill(id, &k.task_id, k.reason, now, run);
+        }
+        for t in &plan.expunge {
+            self.forget(id, t, Change::Expunged, run);
+            run.revive = true;
+        }
+        // A second look, with what was just decided done and no offers left: what to wait for, and until
+        // when. It decides nothing new.
+        let Some(service) = self.services.get(id) else {
+            return;
+        };
+        let after = reconcile(&spec, &service.instances, &mut [], &context, now);
+        debug_assert!(after.is_empty(), "not a fixpoint: {after}");
+        self.bookkeeping(id, &plan, &after, !offers.is_empty(), now, run);
+        self.progress(id, after.done, run);
+    }
+
+    fn launched(
+        &mut self,
+        id: &ServiceId,
+        task: &TaskSpec,
+        offer: &waggle_types::Offer,
+        now: UnixMillis,
+        run: &mut Run,
+    ) {
+        let Some(service) = self.services.get_mut(id) else {
+            return;
+        };
+        let instance = Instance {
+            task: Arc::new(task.clone()),
+            version: service.spec.version,
+            place: Place::from(offer),
+            state: TaskState::Staging,
+            health: waggle_types::HealthState::Unknown,
+            goal: Goal::Run,
+            staged_at: now,
+            started_at: None,
+            unreachable_since: None,
+            kill_sent_at: None,
+        };
+        self.tasks.insert(task.task_id.clone(), id.clone());
+        run.actions.push(Action::InstanceChanged {
+            instance: Box::new(instance.clone()),
+            change: Change::Launched,
+        });
+        service.insert(instance);
+    }
+
+    /// Waiting counts, queue and timer: `plan` is what was decided, `after` what is left.
+    fn bookkeeping(
+        &mut self,
+        id: &ServiceId,
+        plan: &Plan,
+        after: &Plan,
+        had_offers: bool,
+        now: UnixMillis,
+        run: &mut Run,
+    ) {
+        let Some(service) = self.services.get_mut(id) else {
+            return;
+        };
+        if after.n_waiting > service.n_waiting {
+            run.revive = true;
+        }
+        service.n_waiting = after.n_waiting;
+        service.n_delayed = after.n_delayed;
+        if had_offers {
+            let used: BTreeSet<usize> = plan.launches.iter().map(|l| l.offer_idx).collect();
+            service.offers.saw(used.len() as u64, &plan.refusals, now);
+            run.actions
+                .extend(plan.refusals.iter().map(|r| Action::Declined {
+                    offer_id: r.offer_id.clone(),
+                    service: Some(id.clone()),
+                    reason: r.reason,
+                }));
+        }
+        if after.n_waiting + after.n_delayed == 0 {
+            service.waiting_since = None;
+            service.offers = OfferSummary::default();
+        } else {
+            service.waiting_since.get_or_insert(now);
+        }
+        if let Some(old) = service.due.take() {
+            self.timers.remove(&(old, id.clone()));
+        }
+        service.due = after.look_again;
+        if let Some(at) = service.due {
+            self.timers.insert((at, id.clone()));
+        }
+    }
+
+    fn progress(&mut self, id: &ServiceId, done: bool, run: &mut Run) {
+        let Some(service) = self.services.get_mut(id) else {
+            return;
+        };
+        let progress = service.progress();
+        if let Some(d) = &mut service.deployment
+            && d.progress != progress
+        {
+            d.progress = progress;
+            run.actions.push(Action::DeploymentStep {
+                deployment_id: d.id.clone(),
+                service: id.clone(),
+                kind: d.kind,
+                progress,
+            });
+        }
+        if !done {
+            return;
+        }
+        if let Some(d) = service.deployment.take() {
+            run.actions.push(Action::DeploymentDone {
+                deployment_id: d.id,
+                service: id.clone(),
+                outcome: DeploymentOutcome::Finished,
+            });
+        }
+        if service.removing {
+            if let Some(at) = service.due {
+                self.timers.remove(&(at, id.clone()));
+            }
+            self.services.remove(id);
+            run.actions.push(Action::ServiceGone {
+                service: id.clone(),
+            });
+        }
+    }
+
+    /// Each offer is accepted or declined, now.
+    fn answer(
+        &self,
+        offers: &[OpenOffer],
+        mut accepts: BTreeMap<usize, Vec<TaskSpec>>,
+        run: &mut Run,
+    ) {
+        let any_waits = self.services.values().any(|s| s.n_waiting > 0);
+        let refuse = self.limits.decline_duration;
+        let mut unused: Vec<OfferId> = Vec::new();
+        for (i, o) in offers.iter().enumerate() {
+            let offer_id = o.offer.offer_id.clone();
+            if let Some(tasks) = accepts.remove(&i) {
+                // More may fit on the rest when only the limit per offer stopped us.
+                let full = o.n_launched >= self.limits.max_instances_per_offer;
+                let refuse = if full && any_waits { Millis(0) } else { refuse };
+                run.actions.push(Action::Call(SchedulerCall::Accept {
+                    offer_ids: vec![offer_id],
+                    tasks,
+                    refuse,
+                }));
+            } else {
+                if !any_waits {
+                    run.actions.push(Action::Declined {
+                        offer_id: offer_id.clone(),
+                        service: None,
+                        reason: DeclineReason::NoWaitingInstance,
+                    });
+                }
+                unused.push(offer_id);
+            }
+        }
+        if !unused.is_empty() {
+            run.actions.push(Action::Call(SchedulerCall::Decline {
+                offer_ids: unused,
+                refuse,
+            }));
+        }
+    }
+
+    fn ask_for_offers(&mut self, run: &mut Run) {
+        let any_waits = self.services.values().any(|s| s.n_waiting > 0);
+        if any_waits && (self.suppressed || run.revive) {
+            self.suppressed = false;
+            run.actions.push(Action::Call(SchedulerCall::Revive));
+        } else if !any_waits && !self.suppressed {
+            self.suppressed = true;
+            run.actions.push(Action::Call(SchedulerCall::Suppress));
+        }
+    }
+
+    fn agent_lost(&mut self, agent_id: &AgentId, now: UnixMillis, run: &mut Run) {
+        let gone: Vec<TaskId> = self
+            .instances()
+            .filter(|i| i.place.agent_id == *agent_id)
+            .map(|i| i.task_id().clone())
+            .collect();
+        for task_id in gone {
+            self.ended_with_agent(&task_id, now, run);
+        }
+    }
+}

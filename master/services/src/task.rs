@@ -1,0 +1,162 @@
+//! From a service's spec to a task's, and back: is this task what the spec would launch?
+
+use std::collections::BTreeMap;
+
+use waggle_types::{
+    DiscoveryInfo, FrameworkId, Offer, PortSet, ScalarKind, ServiceSpec, TaskId, TaskPort,
+    TaskSpec, TraceContext,
+};
+
+/// What every task of the framework shares.
+#[derive(Debug, Clone)]
+pub(crate) struct Identity {
+    pub framework_id: FrameworkId,
+    pub framework_name: String,
+}
+
+/// The task of one instance on an offer.
+pub(crate) fn build(
+    spec: &ServiceSpec,
+    of: &Identity,
+    task_id: TaskId,
+    offer: &Offer,
+    host_ports: &[u16],
+    trace: Option<TraceContext>,
+) -> TaskSpec {
+    let ports = spec
+        .ports
+        .iter()
+        .zip(host_ports)
+        .map(|(p, host_port)| TaskPort {
+            name: p.name.clone(),
+            host_port: *host_port,
+            protocols: p.protocols.clone(),
+            vips: p.vips.clone(),
+        })
+        .collect();
+    let version = spec.version.to_string();
+    let mut env = generated_env(spec, &task_id, &offer.hostname, host_ports, &version);
+    // The user's word wins.
+    env.extend(spec.env.clone());
+    TaskSpec {
+        task_id,
+        framework_id: of.framework_id.clone(),
+        framework_name: of.framework_name.clone(),
+        role: offer.role.clone(),
+        name: spec.id.discovery_name(),
+        command: spec.command.clone(),
+        env,
+        labels: spec.labels.clone(),
+        resources: spec
+            .resources
+            .clone()
+            .with_ports(PortSet::from_ports(host_ports.iter().copied())),
+        ports,
+        discovery: DiscoveryInfo {
+            name: spec.id.discovery_name(),
+        },
+        health_checks: spec.health_checks.clone(),
+        kill_grace: spec.kill_grace,
+        user: spec.user.clone(),
+        service: spec.id.to_string(),
+        service_version: version,
+        trace,
+    }
+}
+
+/// Marathon's task environment (CONTRACTS section 2).
+fn generated_env(
+    spec: &ServiceSpec,
+    task_id: &TaskId,
+    hostname: &str,
+    host_ports: &[u16],
+    version: &str,
+) -> BTreeMap<String, String> {
+    let mut env = BTreeMap::new();
+    let mut set = |k: String, v: String| {
+        env.insert(k, v);
+    };
+    set("HOST".into(), hostname.into());
+    set("MESOS_TASK_ID".into(), task_id.to_string());
+    set("MARATHON_APP_ID".into(), spec.id.to_string());
+    set("MARATHON_APP_VERSION".into(), version.into());
+    for (kind, name) in [
+        (ScalarKind::Cpus, "CPUS"),
+        (ScalarKind::Mem, "MEM"),
+        (ScalarKind::Disk, "DISK"),
+        (ScalarKind::Gpus, "GPUS"),
+    ] {
+        let q = spec.resources.get(kind);
+        // Marathon prints doubles, and GPUs as a whole number.
+        let text = match kind {
+            ScalarKind::Gpus => format!("{}", q.0 / 1000),
+            _ => format!("{:?}", q.to_f64()),
+        };
+        set(format!("MARATHON_APP_RESOURCE_{name}"), text);
+    }
+    let mut keys = Vec::new();
+    for (k, v) in &spec.labels {
+        let key = env_name(k);
+        set(format!("MARATHON_APP_LABEL_{key}"), v.clone());
+        keys.push(key);
+    }
+    set("MARATHON_APP_LABELS".into(), keys.join(" "));
+    for (i, (definition, port)) in spec.ports.iter().zip(host_ports).enumerate() {
+        if i == 0 {
+            set("PORT".into(), port.to_string());
+        }
+        set(format!("PORT{i}"), port.to_string());
+        if let Some(name) = &definition.name {
+            set(format!("PORT_{}", env_name(name)), port.to_string());
+        }
+    }
+    if !host_ports.is_empty() {
+        let all: Vec<String> = host_ports.iter().map(ToString::to_string).collect();
+        set("PORTS".into(), all.join(","));
+    }
+    env
+}
+
+/// Upper case; what cannot be in a shell variable's name becomes `_`.
+fn env_name(s: &str) -> String {
+    s.chars()
+        .map(|c| match c {
+            c if c.is_ascii_alphanumeric() => c.to_ascii_uppercase(),
+            _ => '_',
+        })
+        .collect()
+}
+
+fn is_generated(key: &str) -> bool {
+    let port = |rest: &str| rest.starts_with('_') || rest.bytes().all(|b| b.is_ascii_digit());
+    matches!(key, "HOST" | "PORTS" | "MESOS_TASK_ID")
+        || key.starts_with("MARATHON_APP_")
+        || key.strip_prefix("PORT").is_some_and(port)
+}
+
+/// Whether a running task is what the spec would launch now, but for its id, host ports and version.
+///
+/// Read off the task itself, so that it needs no memory and holds after a restart. Scaling, and changes of
+/// rolling rules, backoff, unreachable strategy and constraints, leave tasks as they are.
+pub fn is_current(spec: &ServiceSpec, task: &TaskSpec) -> bool {
+    let env_same = spec.env.iter().all(|(k, v)| task.env.get(k) == Some(v))
+        && task
+            .env
+            .keys()
+            .all(|k| spec.env.contains_key(k) || is_generated(k));
+    let ports_same = spec.ports.len() == task.ports.len()
+        && spec.ports.iter().zip(&task.ports).all(|(want, is)| {
+            want.name == is.name
+                && want.protocols == is.protocols
+                && want.vips == is.vips
+                && (!spec.require_ports || want.port == 0 || want.port == is.host_port)
+        });
+    env_same
+        && ports_same
+        && spec.command == task.command
+        && spec.resources.scalars == task.resources.scalars
+        && spec.labels == task.labels
+        && spec.health_checks == task.health_checks
+        && spec.kill_grace == task.kill_grace
+        && spec.user == task.user
+}
