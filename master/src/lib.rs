@@ -17,6 +17,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod core;
 pub mod error;
 pub mod handle;
 pub mod http;

@@ -162,6 +162,16 @@ pub struct QueueView {
     pub refused: BTreeMap<String, u64>,
     /// Offers looked at.
     pub n_offers: u64,
+    /// Of these, not used.
+    pub n_unused: u64,
+    /// When an offer was last refused.
+    pub last_unused_at: Option<UnixMillis>,
+    /// When an offer was last used.
+    pub last_used_at: Option<UnixMillis>,
+    /// Since it waits, by reason in the order of checking: (declined, processed).
+    pub launch_attempt: BTreeMap<&'static str, (u64, u64)>,
+    /// The same of the newest batch of offers.
+    pub last_offers: BTreeMap<&'static str, (u64, u64)>,
 }
 
 /// An agent.

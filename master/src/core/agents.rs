@@ -1,0 +1,144 @@
+//! The registry of agents: who is there, who was heard when, and what they have applied.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use waggle_types::{AgentId, AgentInfo, Generation, Millis, UnixMillis};
+
+use super::event::SessionId;
+
+/// An agent that registered with this master.
+#[derive(Debug, Clone)]
+pub(super) struct Agent {
+    pub(super) info: Arc<AgentInfo>,
+    pub(super) version: String,
+    /// The open session.
+    pub(super) session: Option<SessionId>,
+    pub(super) reachable: bool,
+    /// When it became unreachable.
+    pub(super) lost_at: Option<UnixMillis>,
+    /// Whether the framework has been told that it is unreachable.
+    pub(super) told_lost: bool,
+    pub(super) registered_at: UnixMillis,
+    pub(super) reregistered_at: UnixMillis,
+    pub(super) last_heard: UnixMillis,
+    pub(super) applied: Generation,
+    pub(super) applied_us: u64,
+    pub(super) applied_after: Option<Millis>,
+    pub(super) apply_failures: Vec<String>,
+}
+
+/// Why a registration is refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Conflict {
+    /// The id belongs to a living agent elsewhere.
+    IdInUse { by: String },
+    /// The address belongs to a living agent with another id.
+    AddressInUse { by: AgentId },
+    /// The limit of agents is reached.
+    TooMany(usize),
+}
+
+impl Conflict {
+    pub(super) fn code(&self) -> &'static str {
+        match self {
+            Self::IdInUse { .. } => "agent_id_in_use",
+            Self::AddressInUse { .. } => "agent_address_in_use",
+            Self::TooMany(_) => "too_many_agents",
+        }
+    }
+
+    /// Whether the agent need not try again.
+    pub(super) fn is_permanent(&self) -> bool {
+        matches!(self, Self::IdInUse { .. })
+    }
+
+    pub(super) fn text(&self, id: &AgentId) -> String {
+        match self {
+            Self::IdInUse { by } => format!("agent id {id} is in use by {by}"),
+            Self::AddressInUse { by } => format!("the address is in use by agent {by}"),
+            Self::TooMany(n) => format!("the limit of {n} agents is reached"),
+        }
+    }
+}
+
+/// Agents by id, with the way back from sessions.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Agents {
+    pub(super) all: BTreeMap<AgentId, Agent>,
+    sessions: BTreeMap<SessionId, AgentId>,
+}
+
+impl Agents {
+    /// Whether `info` may register now. An agent that moved or was made anew is told apart from two
+    /// that live by who has an open session.
+    pub(super) fn conflict(&self, info: &AgentInfo, max: usize) -> Option<Conflict> {
+        if let Some(a) = self.all.get(&info.agent_id) {
+            let same_node = a.info.ip == info.ip && a.info.hostname == info.hostname;
+            if !same_node && a.session.is_some() {
+                let by = format!("{} at {}", a.info.hostname, a.info.ip);
+                return Some(Conflict::IdInUse { by });
+            }
+        } else if self.all.len() >= max {
+            return Some(Conflict::TooMany(max));
+        }
+        self.all
+            .values()
+            .find(|a| {
+                a.info.ip == info.ip && a.info.agent_id != info.agent_id && a.session.is_some()
+            })
+            .map(|a| Conflict::AddressInUse {
+                by: a.info.agent_id.clone(),
+            })
+    }
+
+    /// Agents with another id at the same address and no session: this one took their place.
+    pub(super) fn replaced_by(&self, info: &AgentInfo) -> Vec<AgentId> {
+        self.all
+            .values()
+            .filter(|a| a.info.ip == info.ip && a.info.agent_id != info.agent_id)
+            .map(|a| a.info.agent_id.clone())
+            .collect()
+    }
+
+    /// The agent of an open session; `None` for a session that was replaced or ended.
+    pub(super) fn of_session(&self, session: SessionId) -> Option<&AgentId> {
+        self.sessions.get(&session)
+    }
+
+    /// Binds a session to an agent; answers the session that it replaces.
+    pub(super) fn open(&mut self, id: &AgentId, session: SessionId) -> Option<SessionId> {
+        self.sessions.insert(session, id.clone());
+        let old = self.all.get_mut(id)?.session.replace(session);
+        if let Some(old) = old {
+            self.sessions.remove(&old);
+        }
+        old
+    }
+
+    /// Ends a session; answers its agent if the session was the current one.
+    pub(super) fn close(&mut self, session: SessionId) -> Option<AgentId> {
+        let id = self.sessions.remove(&session)?;
+        if let Some(a) = self.all.get_mut(&id) {
+            a.session = None;
+        }
+        Some(id)
+    }
+
+    /// Forgets an agent and its session.
+    pub(super) fn remove(&mut self, id: &AgentId) -> Option<Agent> {
+        let a = self.all.remove(id)?;
+        if let Some(s) = a.session {
+            self.sessions.remove(&s);
+        }
+        Some(a)
+    }
+
+    /// The open session of an agent.
+    pub(super) fn session(&self, id: &AgentId) -> Option<SessionId> {
+        self.all.get(id).and_then(|a| a.session)
+    }
+
+    pub(super) fn n_unreachable(&self) -> usize {
+        self.all.values().filter(|a| !a.reachable).count()
+    }
+}

@@ -1,0 +1,328 @@
+//! The core's alphabet: events in, effects out.
+
+use std::sync::Arc;
+
+use waggle_types::{
+    AgentId, AgentInfo, DeploymentId, Generation, NetSnapshot, ServiceId, ServiceSpec, StatusUuid,
+    TaskId, TaskSpec, TaskStatus, TraceContext, UnixMillis,
+};
+
+use crate::{
+    error::MasterError,
+    handle::{Deployment, PutMode},
+    store::StoreOp,
+};
+
+/// One connection of one agent; the shell numbers them and never reuses a number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionId(pub u64);
+
+/// One API request that waits for its answer; numbered by the shell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(pub u64);
+
+/// What an agent says when it connects.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Registration {
+    /// Who it is and what it has.
+    pub info: AgentInfo,
+    /// Every task that it has, with the latest status of each.
+    pub tasks: Vec<(TaskSpec, TaskStatus)>,
+    /// Generation that its kernel and DNS hold.
+    pub applied: Generation,
+    /// Version of its binary.
+    pub version: String,
+}
+
+/// What happened.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// Define or change a service.
+    Put {
+        /// Whom to answer.
+        request: RequestId,
+        /// The definition; `version` is overwritten.
+        spec: Box<ServiceSpec>,
+        /// What is allowed.
+        mode: PutMode,
+        /// Override a running deployment.
+        force: bool,
+        /// New id, made by the shell.
+        deployment_id: DeploymentId,
+        /// The deployment's root span, begun by the shell.
+        trace: Option<TraceContext>,
+    },
+    /// Remove a service.
+    Remove {
+        /// Whom to answer.
+        request: RequestId,
+        /// The service.
+        id: ServiceId,
+        /// Override a running deployment.
+        force: bool,
+        /// New id, made by the shell.
+        deployment_id: DeploymentId,
+        /// The deployment's root span, begun by the shell.
+        trace: Option<TraceContext>,
+    },
+    /// Kill tasks.
+    Kill {
+        /// Whom to answer.
+        request: RequestId,
+        /// Tasks.
+        ids: Vec<TaskId>,
+        /// Scale their service down by as many.
+        scale: bool,
+        /// New id, made by the shell, used when `scale`.
+        deployment_id: DeploymentId,
+        /// The deployment's root span, begun by the shell.
+        trace: Option<TraceContext>,
+    },
+    /// An agent opened a session.
+    Register {
+        /// The new session.
+        session: SessionId,
+        /// Who.
+        registration: Box<Registration>,
+    },
+    /// An agent lives.
+    Heartbeat {
+        /// Its session.
+        session: SessionId,
+    },
+    /// An agent reports a task.
+    Status {
+        /// Its session.
+        session: SessionId,
+        /// The report.
+        status: TaskStatus,
+    },
+    /// An agent's kernel and DNS hold a generation.
+    Applied {
+        /// Its session.
+        session: SessionId,
+        /// Which.
+        generation: Generation,
+        /// From receipt to the last map write, in microseconds.
+        duration_us: u64,
+        /// Parts that could not be applied.
+        failures: Vec<String>,
+    },
+    /// A session ended, for whatever reason. Only starts the clock of the agent's time-out.
+    Disconnected {
+        /// The session.
+        session: SessionId,
+    },
+    /// The shell was held up (suspended, or waiting for the disk): nobody was heard meanwhile, and
+    /// nobody is to blame.
+    Stalled,
+    /// A deadline passed.
+    Tick,
+}
+
+/// From the master to one agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MasterMsg {
+    /// The registration is taken.
+    Registered {
+        /// Heartbeat interval, in milliseconds.
+        heartbeat_interval_ms: u64,
+        /// Tasks that nobody wants: kill them.
+        unknown_tasks: Vec<TaskId>,
+    },
+    /// Run a task. The shell puts the context of span [`SpanKey::Launch`] into it.
+    Launch(Arc<TaskSpec>),
+    /// End a task.
+    Kill(TaskId),
+    /// A status has been taken.
+    Ack {
+        /// The task.
+        task_id: TaskId,
+        /// Which report.
+        uuid: StatusUuid,
+    },
+    /// Go away.
+    Refused {
+        /// Why, for people.
+        reason: String,
+        /// Whether trying again is useless.
+        permanent: bool,
+    },
+}
+
+/// A span that the core begins in one call and ends in another.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum SpanKey {
+    /// `deployment <id>`, begun by the shell.
+    Deployment(DeploymentId),
+    /// `offer.allocate` of a task.
+    Allocate(TaskId),
+    /// `offer.accept` of a task.
+    Accept(TaskId),
+    /// `task.launch`.
+    Launch(TaskId),
+}
+
+/// What a span hangs under.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SpanParent {
+    /// Nothing: a new trace.
+    Root,
+    /// A span of this process; the shell knows its context. Falls back to the context beside it.
+    Span(SpanKey, Option<TraceContext>),
+    /// A context from elsewhere.
+    Context(TraceContext),
+}
+
+/// Direction of a span, as OpenTelemetry has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TraceKind {
+    /// Within the master.
+    Internal,
+    /// Hands work to another process.
+    Producer,
+}
+
+/// Attributes of a span.
+pub type TraceAttrs = Vec<(&'static str, String)>;
+
+/// What to do with spans; the shell has the clock's nanoseconds and the exporter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TraceOp {
+    /// Begin a span now.
+    Begin {
+        /// Its key, for `End` and for children.
+        key: SpanKey,
+        /// Its name.
+        name: String,
+        /// Its kind.
+        kind: TraceKind,
+        /// Its parent.
+        parent: SpanParent,
+        /// Attributes.
+        attrs: TraceAttrs,
+    },
+    /// End a span now.
+    End {
+        /// Which.
+        key: SpanKey,
+        /// `error.type` and message, when it failed.
+        error: Option<(&'static str, String)>,
+    },
+    /// A span whose start and end are known; its key can be a parent in the same batch.
+    Record {
+        /// Its key.
+        key: SpanKey,
+        /// Its name.
+        name: String,
+        /// Its kind.
+        kind: TraceKind,
+        /// Its parent.
+        parent: SpanParent,
+        /// When it began.
+        start: UnixMillis,
+        /// When it ended.
+        end: UnixMillis,
+        /// Attributes.
+        attrs: TraceAttrs,
+    },
+}
+
+/// A change of a task that a new generation carries to every node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NetCause {
+    /// The task.
+    pub task_id: TaskId,
+    /// What its `vip.publish` span hangs under.
+    pub parent: SpanParent,
+    /// VIP names that it backs, for the span's attributes.
+    pub vips: String,
+}
+
+/// Something to count or to time; the shell knows the metric registry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Measure {
+    /// An offer came to an end: accepted, declined, rescinded, expired.
+    Offers {
+        /// How.
+        outcome: &'static str,
+        /// How many.
+        n: u64,
+    },
+    /// From an offer to its end, in milliseconds.
+    OfferLifetime {
+        /// Milliseconds.
+        ms: u64,
+    },
+    /// From sending a task to its agent until it runs, in milliseconds.
+    LaunchToRunning {
+        /// Milliseconds.
+        ms: u64,
+    },
+    /// A task changed its state.
+    TaskState {
+        /// Mesos's name of the new state.
+        state: &'static str,
+    },
+    /// Tasks were sent to agents.
+    Launches(u64),
+    /// Something was refused or dropped.
+    Rejected {
+        /// Why.
+        reason: &'static str,
+    },
+}
+
+/// The answer to a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// To `Put` and `Remove`.
+    Deployment(Result<Deployment, MasterError>),
+    /// To `Kill`.
+    Killed(Result<Option<Deployment>, MasterError>),
+}
+
+/// What to do. Effects of one call are run in order; nothing after a `Persist` runs before that is
+/// durable.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    /// Write to the store.
+    Persist(Vec<StoreOp>),
+    /// A session is accepted: it may get messages and desired state from here on.
+    Opened {
+        /// The session.
+        session: SessionId,
+        /// Whose.
+        agent_id: AgentId,
+    },
+    /// Send to an agent.
+    SendAgent {
+        /// Its session.
+        session: SessionId,
+        /// What.
+        msg: MasterMsg,
+    },
+    /// End a session, after what was sent before.
+    Close {
+        /// The session.
+        session: SessionId,
+    },
+    /// Push to every open session, now and when it opens.
+    PublishNet {
+        /// The document; `causes` are empty.
+        snapshot: Arc<NetSnapshot>,
+        /// Its causes; the shell records a `vip.publish` span for each.
+        causes: Vec<NetCause>,
+    },
+    /// Answer an API request.
+    Reply {
+        /// Which.
+        request: RequestId,
+        /// What.
+        answer: Answer,
+    },
+    /// Trace.
+    Trace(TraceOp),
+    /// Count.
+    Measure(Measure),
+}

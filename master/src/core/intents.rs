@@ -1,0 +1,297 @@
+//! What people ask for: define, change and remove services, kill tasks.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use waggle_services::{Input, validate_constraints};
+use waggle_types::{
+    DeploymentId, FieldError, Resources, ServiceId, ServiceSpec, ServiceVersion, TaskId,
+    TraceContext, UnixMillis,
+};
+
+use super::{
+    Effect, Flight, MasterCore, SERVICE_FRAMEWORK, SpanKey, TraceOp, levels::service_of, stored,
+};
+use crate::{
+    error::MasterError,
+    handle::{Deployment, PutMode},
+    store::StoreOp,
+    view::DeploymentKind,
+};
+
+impl MasterCore {
+    /// Hands stored definitions to the framework, which waits for their instances.
+    pub(super) fn restore_services(&mut self, now: UnixMillis) {
+        self.schedule(Input::Hold, now);
+        let specs: Vec<Arc<ServiceSpec>> = self.services.values().cloned().collect();
+        for spec in specs {
+            let flight = self.flights.iter().find(|(_, f)| f.service == spec.id);
+            let (deployment_id, trace) = match flight {
+                Some((id, f)) => (Some(id.clone()), f.trace),
+                None => (None, None),
+            };
+            self.schedule(
+                Input::Put {
+                    spec: Box::new(spec.as_ref().clone()),
+                    deployment_id,
+                    restart: false,
+                    trace,
+                },
+                now,
+            );
+        }
+    }
+
+    pub(super) fn put(
+        &mut self,
+        mut spec: ServiceSpec,
+        mode: PutMode,
+        force: bool,
+        id: DeploymentId,
+        trace: Option<TraceContext>,
+        now: UnixMillis,
+    ) -> Result<Deployment, MasterError> {
+        let old = self.services.get(&spec.id).cloned();
+        match (mode, &old) {
+            (PutMode::Create, Some(_)) => return Err(MasterError::AlreadyExists(spec.id)),
+            (PutMode::Update, None) => return Err(MasterError::NoSuchService(spec.id)),
+            (_, None) if self.services.len() >= self.config.max_services => {
+                return Err(MasterError::Limit("services"));
+            }
+            _ => {}
+        }
+        self.check_lock(&spec.id, force)?;
+        self.check_spec(&spec)?;
+        spec.version = next_version(old.as_deref(), now);
+        let kind = old
+            .as_deref()
+            .map_or(DeploymentKind::Start, |old| change_kind(old, &spec));
+        self.define(spec, kind, id, trace, now)
+    }
+
+    /// What the spec says against what this cluster allows.
+    fn check_spec(&self, spec: &ServiceSpec) -> Result<(), MasterError> {
+        if spec.instances > self.config.max_instances {
+            let rule = format!(
+                "must be at most {}, is {}",
+                self.config.max_instances, spec.instances
+            );
+            return Err(FieldError::new("instances", rule).into());
+        }
+        validate_constraints(&spec.constraints)?;
+        self.vips.check(spec, &self.services)?;
+        Ok(())
+    }
+
+    /// Stores a definition with its leases and its deployment in one transaction, then begins it.
+    fn define(
+        &mut self,
+        spec: ServiceSpec,
+        kind: DeploymentKind,
+        id: DeploymentId,
+        trace: Option<TraceContext>,
+        now: UnixMillis,
+    ) -> Result<Deployment, MasterError> {
+        let service = spec.id.clone();
+        let version = spec.version;
+        let spec = Arc::new(spec);
+        let old = self.services.insert(service.clone(), Arc::clone(&spec));
+        let Some(leases) = self.vips.lease(&self.services) else {
+            match old {
+                Some(old) => self.services.insert(service, old),
+                None => self.services.remove(&service),
+            };
+            return Err(MasterError::VipPoolExhausted);
+        };
+        let flight = Flight {
+            service,
+            version,
+            kind,
+            since: now,
+            trace,
+        };
+        let mut ops = vec![
+            stored::put_service(&spec),
+            stored::put_deployment(&id, &flight),
+        ];
+        ops.extend(stored::lease_ops(leases));
+        ops.extend(self.overtake(&flight.service));
+        self.persist(ops);
+        self.flights.insert(id.clone(), flight);
+        self.net_dirty = true;
+        self.schedule(
+            Input::Put {
+                spec: Box::new(spec.as_ref().clone()),
+                deployment_id: Some(id.clone()),
+                restart: false,
+                trace,
+            },
+            now,
+        );
+        Ok(Deployment { id, version })
+    }
+
+    pub(super) fn remove(
+        &mut self,
+        service: &ServiceId,
+        force: bool,
+        id: DeploymentId,
+        trace: Option<TraceContext>,
+        now: UnixMillis,
+    ) -> Result<Deployment, MasterError> {
+        let Some(spec) = self.services.get(service).cloned() else {
+            return Err(MasterError::NoSuchService(service.clone()));
+        };
+        self.check_lock(service, force)?;
+        self.services.remove(service);
+        let flight = Flight {
+            service: service.clone(),
+            version: spec.version,
+            kind: DeploymentKind::Stop,
+            since: now,
+            trace,
+        };
+        let mut ops = vec![
+            stored::delete_service(service),
+            stored::put_deployment(&id, &flight),
+        ];
+        // Releasing never needs an address.
+        if let Some(leases) = self.vips.lease(&self.services) {
+            ops.extend(stored::lease_ops(leases));
+        }
+        ops.extend(self.overtake(service));
+        self.persist(ops);
+        self.flights.insert(id.clone(), flight);
+        self.net_dirty = true;
+        self.schedule(
+            Input::Remove {
+                id: service.clone(),
+                deployment_id: Some(id.clone()),
+                trace,
+            },
+            now,
+        );
+        let version = spec.version;
+        Ok(Deployment { id, version })
+    }
+
+    pub(super) fn kill(
+        &mut self,
+        ids: &[TaskId],
+        scale: bool,
+        id: DeploymentId,
+        trace: Option<TraceContext>,
+        now: UnixMillis,
+    ) -> Result<Option<Deployment>, MasterError> {
+        let mut per_service: BTreeMap<ServiceId, u32> = BTreeMap::new();
+        for task_id in ids {
+            let task = self.tasks.live.get(task_id);
+            let service = task.and_then(|t| service_of(&self.services, &t.spec));
+            let Some(service) = service else {
+                return Err(MasterError::NoSuchTask(task_id.clone()));
+            };
+            *per_service.entry(service).or_default() += 1;
+        }
+        if scale && per_service.len() > 1 {
+            let rule = "with scale they must be of one service";
+            return Err(FieldError::new("ids", rule).into());
+        }
+        if scale && let Some(service) = per_service.keys().next() {
+            self.check_lock(service, false)?;
+        }
+        self.schedule(
+            Input::KillTasks {
+                task_ids: ids.to_vec(),
+            },
+            now,
+        );
+        if !scale {
+            return Ok(None);
+        }
+        let Some((service, n)) = per_service.pop_first() else {
+            return Ok(None);
+        };
+        let Some(old) = self.services.get(&service).cloned() else {
+            return Ok(None);
+        };
+        let spec = ServiceSpec {
+            instances: old.instances.saturating_sub(n),
+            version: next_version(Some(&old), now),
+            ..old.as_ref().clone()
+        };
+        self.define(spec, DeploymentKind::Scale, id, trace, now)
+            .map(Some)
+    }
+
+    fn check_lock(&self, service: &ServiceId, force: bool) -> Result<(), MasterError> {
+        match self.flights.iter().find(|(_, f)| f.service == *service) {
+            Some((id, _)) if !force => Err(MasterError::Locked {
+                service: service.clone(),
+                deployment: id.clone(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Ends the deployments of a service that a new one takes the place of.
+    fn overtake(&mut self, service: &ServiceId) -> Vec<StoreOp> {
+        let old: Vec<DeploymentId> = self
+            .flights
+            .iter()
+            .filter(|(_, f)| f.service == *service)
+            .map(|(id, _)| id.clone())
+            .collect();
+        old.iter()
+            .map(|id| {
+                self.flights.remove(id);
+                self.end_deployment_span(id, Some("superseded"));
+                stored::delete_deployment(id)
+            })
+            .collect()
+    }
+
+    /// A deployment ended by itself.
+    pub(super) fn deployment_done(&mut self, id: &DeploymentId) {
+        if self.flights.remove(id).is_some() {
+            self.persist(vec![stored::delete_deployment(id)]);
+            self.end_deployment_span(id, None);
+        }
+    }
+
+    fn end_deployment_span(&mut self, id: &DeploymentId, error: Option<&'static str>) {
+        self.out.push(Effect::Trace(TraceOp::End {
+            key: SpanKey::Deployment(id.clone()),
+            error: error.map(|e| (e, format!("deployment {e}"))),
+        }));
+    }
+}
+
+/// Versions are times that grow, also when two changes fall into one millisecond.
+fn next_version(old: Option<&ServiceSpec>, now: UnixMillis) -> ServiceVersion {
+    let least = old.map_or(0, |o| o.version.0.0 + 1);
+    ServiceVersion(UnixMillis(now.0.max(least)))
+}
+
+/// Whether only the number of instances differs.
+fn change_kind(old: &ServiceSpec, new: &ServiceSpec) -> DeploymentKind {
+    let same = ServiceSpec {
+        instances: new.instances,
+        version: new.version,
+        ..old.clone()
+    };
+    if same == *new {
+        DeploymentKind::Scale
+    } else {
+        DeploymentKind::Restart
+    }
+}
+
+/// The sum of what tasks take; `None` when two want one port.
+pub(super) fn sum<'a>(all: impl IntoIterator<Item = &'a Resources>) -> Option<Resources> {
+    all.into_iter()
+        .try_fold(Resources::default(), |acc, r| acc.checked_add(r))
+}
+
+/// Whether a framework name is the built-in one's.
+pub(super) fn is_builtin(name: &str) -> bool {
+    name == SERVICE_FRAMEWORK
+}

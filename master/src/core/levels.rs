@@ -1,0 +1,463 @@
+//! Between the levels: offers and statuses up to the framework, its calls down to level 1 and agents.
+//!
+//! The built-in framework is spoken to in [`SchedulerEvent`]s and answers in [`SchedulerCall`]s, as
+//! any framework would.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use waggle_allocator::{Effect as Level1Effect, Event as Level1, RescindReason};
+use waggle_services::{Action, Input, Place};
+use waggle_types::{
+    AgentId, HealthState, Millis, OfferId, SchedulerCall, SchedulerEvent, ServiceId, StatusReason,
+    StatusSource, TaskId, TaskSpec, TaskState, TaskStatus, TraceContext, UnixMillis,
+};
+
+use super::{
+    Effect, MasterCore, MasterMsg, Measure, SpanKey, SpanParent, TraceKind, TraceOp,
+    intents::{is_builtin, sum},
+    tasks::Task,
+    vips::Services,
+};
+
+/// Steps of one event. The levels come to rest by themselves (declines leave filters); this bound
+/// only keeps a mistake there from stopping the master. What is left is done at the next event.
+const MAX_STEPS: usize = 200_000;
+
+/// Something that one level said and the other has not heard.
+#[derive(Debug, Clone)]
+pub(super) enum Work {
+    Level1(Level1Effect),
+    Level2(Action),
+}
+
+/// The service that a task belongs to, if it is defined.
+pub(super) fn service_of(services: &Services, spec: &TaskSpec) -> Option<ServiceId> {
+    if !is_builtin(&spec.framework_name) {
+        return None;
+    }
+    let id = ServiceId::new(&spec.service).ok()?;
+    services.contains_key(&id).then_some(id)
+}
+
+impl MasterCore {
+    /// Tells level 1 something; what follows is done by [`MasterCore::pump`].
+    pub(super) fn allocate(&mut self, event: Level1, now: UnixMillis) {
+        let effects = self.allocator.apply(event, now);
+        self.work.extend(effects.into_iter().map(Work::Level1));
+    }
+
+    /// Tells the framework something; what follows is done by [`MasterCore::pump`].
+    pub(super) fn schedule(&mut self, input: Input, now: UnixMillis) {
+        let actions = self.scheduler.handle(input, now);
+        self.work.extend(actions.into_iter().map(Work::Level2));
+    }
+
+    /// Lets the levels talk until both are at rest.
+    pub(super) fn pump(&mut self, now: UnixMillis) {
+        let mut offers = Vec::new();
+        for _ in 0..MAX_STEPS {
+            match self.work.pop_front() {
+                Some(Work::Level1(Level1Effect::Offer(offer))) => {
+                    self.out_offers
+                        .insert(offer.offer_id.clone(), offer.clone());
+                    offers.push(offer);
+                }
+                Some(Work::Level1(Level1Effect::Rescind {
+                    offer_id, reason, ..
+                })) => {
+                    offers.retain(|o| o.offer_id != offer_id);
+                    self.rescind(offer_id, reason, now);
+                }
+                Some(Work::Level1(Level1Effect::Rejected { what, reason })) => {
+                    tracing::debug!(what, %reason, "level 1 refused");
+                    self.reject("level_1_refused");
+                }
+                Some(Work::Level2(action)) => self.act(action, now),
+                // Everything else is said: now one batch of offers, so that the framework sees the
+                // whole picture at once.
+                None if !offers.is_empty() => {
+                    let batch = SchedulerEvent::Offers(std::mem::take(&mut offers));
+                    self.schedule(Input::Scheduler(batch), now);
+                }
+                None => return,
+            }
+        }
+        self.reject("too_many_steps");
+        let unsaid = offers
+            .into_iter()
+            .map(|o| Work::Level1(Level1Effect::Offer(o)));
+        self.work.extend(unsaid);
+    }
+
+    fn rescind(&mut self, offer_id: OfferId, reason: RescindReason, now: UnixMillis) {
+        if let Some(offer) = self.out_offers.remove(&offer_id) {
+            let outcome = match reason {
+                RescindReason::Timeout => "expired",
+                _ => "rescinded",
+            };
+            self.measure(Measure::Offers { outcome, n: 1 });
+            let ms = now.since(offer.at).0;
+            self.measure(Measure::OfferLifetime { ms });
+        }
+        self.schedule(Input::Scheduler(SchedulerEvent::Rescind(offer_id)), now);
+    }
+
+    fn act(&mut self, action: Action, now: UnixMillis) {
+        match action {
+            Action::Call(call) => self.call(call, now),
+            Action::DeploymentDone { deployment_id, .. } => self.deployment_done(&deployment_id),
+            Action::InstanceChanged { .. } => {}
+            // Shown by the framework's own accessors.
+            Action::DeploymentStep { .. }
+            | Action::Declined { .. }
+            | Action::ServiceGone { .. } => {}
+        }
+    }
+
+    fn call(&mut self, call: SchedulerCall, now: UnixMillis) {
+        let framework_id = self.framework_id.clone();
+        match call {
+            SchedulerCall::Accept {
+                offer_ids,
+                tasks,
+                refuse,
+            } => self.accept(offer_ids, tasks, refuse, now),
+            SchedulerCall::Decline { offer_ids, refuse } => {
+                self.close_offers(&offer_ids, "declined", now);
+                self.allocate(
+                    Level1::Declined {
+                        framework_id,
+                        offer_ids,
+                        refuse,
+                    },
+                    now,
+                );
+            }
+            SchedulerCall::Kill { task_id } => self.kill_call(task_id, now),
+            SchedulerCall::Acknowledge {
+                task_id,
+                agent_id,
+                uuid,
+            } => self.send(&agent_id, MasterMsg::Ack { task_id, uuid }),
+            SchedulerCall::Reconcile { task_ids } => self.reconcile(&task_ids, now),
+            SchedulerCall::Suppress => self.allocate(Level1::Suppress { framework_id }, now),
+            SchedulerCall::Revive => self.allocate(Level1::Revive { framework_id }, now),
+        }
+    }
+
+    fn close_offers(&mut self, ids: &[OfferId], outcome: &'static str, now: UnixMillis) {
+        let mut n = 0;
+        for id in ids {
+            if let Some(offer) = self.out_offers.remove(id) {
+                n += 1;
+                let ms = now.since(offer.at).0;
+                self.measure(Measure::OfferLifetime { ms });
+            }
+        }
+        if n > 0 {
+            self.measure(Measure::Offers { outcome, n });
+        }
+    }
+
+    /// Launches tasks on offers of one agent, or says why not to each of them.
+    fn accept(
+        &mut self,
+        offer_ids: Vec<OfferId>,
+        tasks: Vec<TaskSpec>,
+        refuse: Millis,
+        now: UnixMillis,
+    ) {
+        let offers: Vec<_> = offer_ids.iter().map(|id| self.out_offers.get(id)).collect();
+        let agent_id = offers.iter().flatten().next().map(|o| o.agent_id.clone());
+        let offered_at = offers.iter().flatten().map(|o| o.at).min();
+        let used = sum(tasks.iter().map(|t| &t.resources));
+        let ids: BTreeSet<&TaskId> = tasks.iter().map(|t| &t.task_id).collect();
+        let fresh =
+            ids.len() == tasks.len() && !ids.iter().any(|id| self.tasks.live.contains_key(*id));
+        let refusal = match (&agent_id, &used) {
+            (None, _) => Some((TaskState::Dropped, StatusReason::InvalidOffers)),
+            (_, None) => Some((TaskState::Error, StatusReason::TaskInvalid)),
+            _ if !fresh => Some((TaskState::Error, StatusReason::TaskInvalid)),
+            (Some(a), _) if self.agents.session(a).is_none() => {
+                Some((TaskState::Dropped, StatusReason::SlaveDisconnected))
+            }
+            _ => None,
+        };
+        if let Some((state, reason)) = refusal {
+            let framework_id = self.framework_id.clone();
+            self.close_offers(&offer_ids, "declined", now);
+            self.allocate(
+                Level1::Declined {
+                    framework_id,
+                    offer_ids,
+                    refuse,
+                },
+                now,
+            );
+            self.turn_down(tasks, agent_id.as_ref(), state, reason, now);
+            return;
+        }
+        let Some(agent) = agent_id else {
+            return;
+        };
+        let effects = self.allocator.apply(
+            Level1::Accepted {
+                framework_id: self.framework_id.clone(),
+                offer_ids: offer_ids.clone(),
+                used: used.unwrap_or_default(),
+                refuse,
+            },
+            now,
+        );
+        let refused = effects
+            .iter()
+            .any(|e| matches!(e, Level1Effect::Rejected { what: "accept", .. }));
+        self.work.extend(effects.into_iter().map(Work::Level1));
+        if refused {
+            let (state, reason) = (TaskState::Dropped, StatusReason::InvalidOffers);
+            self.turn_down(tasks, Some(&agent), state, reason, now);
+            return;
+        }
+        self.close_offers(&offer_ids, "accepted", now);
+        self.measure(Measure::Launches(tasks.len() as u64));
+        let mut traced = BTreeSet::new();
+        for spec in tasks {
+            self.launch(spec, &agent, offered_at.unwrap_or(now), &mut traced, now);
+        }
+    }
+
+    /// Sends a task to its agent. One `offer.allocate` and one `offer.accept` span per trace and
+    /// accept, one `task.launch` per task.
+    fn launch(
+        &mut self,
+        spec: TaskSpec,
+        agent: &AgentId,
+        offered_at: UnixMillis,
+        traced: &mut BTreeSet<(Option<TraceContext>, TaskId)>,
+        now: UnixMillis,
+    ) {
+        let id = spec.task_id.clone();
+        let root = spec.trace;
+        let first = traced.iter().find(|(t, _)| *t == root && root.is_some());
+        let accept = if let Some((_, first)) = first {
+            SpanKey::Accept(first.clone())
+        } else {
+            traced.insert((root, id.clone()));
+            self.offer_spans(&spec, offered_at, now)
+        };
+        self.out.push(Effect::Trace(TraceOp::Begin {
+            key: SpanKey::Launch(id.clone()),
+            name: "task.launch".to_owned(),
+            kind: TraceKind::Producer,
+            parent: SpanParent::Span(accept, root),
+            attrs: vec![
+                ("waggle.task.id", id.to_string()),
+                ("waggle.agent.id", agent.to_string()),
+                ("service.name", spec.service.clone()),
+            ],
+        }));
+        let spec = Arc::new(spec);
+        let mut task = Task::new(Arc::clone(&spec), agent.clone(), now);
+        task.launch_open = true;
+        self.tasks.live.insert(id, task);
+        self.net_dirty = true;
+        self.measure(Measure::TaskState {
+            state: TaskState::Staging.mesos_name(),
+        });
+        self.send(agent, MasterMsg::Launch(spec));
+    }
+
+    /// Records the offer's part of a task's trace; answers the span that launches hang under.
+    fn offer_spans(&mut self, spec: &TaskSpec, offered_at: UnixMillis, now: UnixMillis) -> SpanKey {
+        let id = &spec.task_id;
+        let allocate = SpanKey::Allocate(id.clone());
+        let accept = SpanKey::Accept(id.clone());
+        let waited_since = self
+            .flights
+            .values()
+            .find(|f| f.trace.is_some() && f.trace == spec.trace)
+            .map_or(offered_at, |f| f.since.min(offered_at));
+        let attrs = vec![
+            ("service.name", spec.service.clone()),
+            ("waggle.role", spec.role.clone()),
+        ];
+        let parent = spec.trace.map_or(SpanParent::Root, SpanParent::Context);
+        self.out.push(Effect::Trace(TraceOp::Record {
+            key: allocate.clone(),
+            name: "offer.allocate".to_owned(),
+            kind: TraceKind::Internal,
+            parent,
+            start: waited_since,
+            end: offered_at,
+            attrs: attrs.clone(),
+        }));
+        self.out.push(Effect::Trace(TraceOp::Record {
+            key: accept.clone(),
+            name: "offer.accept".to_owned(),
+            kind: TraceKind::Internal,
+            parent: SpanParent::Span(allocate, spec.trace),
+            start: offered_at,
+            end: now,
+            attrs,
+        }));
+        accept
+    }
+
+    /// Tells the framework that tasks did not start; they were never registered.
+    fn turn_down(
+        &mut self,
+        tasks: Vec<TaskSpec>,
+        agent: Option<&AgentId>,
+        state: TaskState,
+        reason: StatusReason,
+        now: UnixMillis,
+    ) {
+        self.reject("accept_refused");
+        let Some(agent) = agent.or(self.nobody.as_ref()) else {
+            return;
+        };
+        let agent = agent.clone();
+        for t in tasks {
+            let message = "the offers of this launch can't be used".to_owned();
+            let status = own_status(t.task_id, agent.clone(), state, Some(reason), message, now);
+            self.tell_status(status, now);
+        }
+    }
+
+    fn kill_call(&mut self, task_id: TaskId, now: UnixMillis) {
+        let Some(task) = self.tasks.live.get_mut(&task_id) else {
+            self.reject("kill_of_unknown_task");
+            self.tell_unknown(task_id, now);
+            return;
+        };
+        task.kill_wanted = true;
+        let agent = task.agent_id.clone();
+        // Without a session the kill is repeated when the agent registers again.
+        if self.agents.session(&agent).is_some() {
+            self.send(&agent, MasterMsg::Kill(task_id));
+        }
+    }
+
+    fn reconcile(&mut self, ids: &[TaskId], now: UnixMillis) {
+        let asked: Vec<TaskId> = if ids.is_empty() {
+            self.tasks.live.keys().cloned().collect()
+        } else {
+            ids.to_vec()
+        };
+        for id in asked {
+            let Some(t) = self.tasks.live.get(&id) else {
+                self.tell_unknown(id, now);
+                continue;
+            };
+            let reason = Some(StatusReason::Reconciliation);
+            let agent = t.agent_id.clone();
+            let status = TaskStatus {
+                health: t.health,
+                ..own_status(id, agent, t.state(), reason, String::new(), now)
+            };
+            self.tell_status(status, now);
+        }
+    }
+
+    /// Tells the framework that nobody knows a task.
+    fn tell_unknown(&mut self, task_id: TaskId, now: UnixMillis) {
+        if let Some(agent) = self.nobody.clone() {
+            let message = "the master does not know the task".to_owned();
+            let reason = Some(StatusReason::Reconciliation);
+            let status = own_status(task_id, agent, TaskState::Lost, reason, message, now);
+            self.tell_status(status, now);
+        }
+    }
+
+    pub(super) fn tell_status(&mut self, status: TaskStatus, now: UnixMillis) {
+        self.schedule(Input::Scheduler(SchedulerEvent::Update(status)), now);
+    }
+
+    pub(super) fn tell_unreachable(&mut self, id: &AgentId, now: UnixMillis) {
+        let agent_id = id.clone();
+        self.schedule(Input::AgentUnreachable { agent_id }, now);
+    }
+
+    pub(super) fn tell_back(&mut self, id: &AgentId, now: UnixMillis) {
+        let told = self
+            .agents
+            .all
+            .get_mut(id)
+            .is_some_and(|a| std::mem::take(&mut a.told_lost));
+        if told {
+            let agent_id = id.clone();
+            self.schedule(Input::AgentBack { agent_id }, now);
+        }
+    }
+
+    pub(super) fn tell_removed(&mut self, id: &AgentId, now: UnixMillis) {
+        let event = SchedulerEvent::AgentLost(id.clone());
+        self.schedule(Input::Scheduler(event), now);
+    }
+
+    /// Subscribes the framework: from here on it launches.
+    pub(super) fn subscribe_framework(&mut self, now: UnixMillis) {
+        let framework_id = self.framework_id.clone();
+        let event = SchedulerEvent::Subscribed { framework_id };
+        self.schedule(Input::Scheduler(event), now);
+        self.schedule(Input::Resume, now);
+    }
+
+    pub(super) fn tick_scheduler(&mut self, now: UnixMillis) {
+        if self.scheduler.next_deadline().is_some_and(|at| at <= now) {
+            self.schedule(Input::Tick, now);
+        }
+    }
+
+    /// Hands a running task to the framework that owns it.
+    pub(super) fn adopt(&mut self, id: &TaskId, now: UnixMillis) {
+        let Some(task) = self.tasks.live.get(id) else {
+            return;
+        };
+        let agent = self.agents.all.get(&task.agent_id);
+        let (Some(status), Some(agent)) = (task.status.clone(), agent) else {
+            return;
+        };
+        if task.spec.framework_id != self.framework_id {
+            self.reject("orphan_task");
+            return;
+        }
+        let place = Place {
+            agent_id: task.agent_id.clone(),
+            hostname: agent.info.hostname.clone(),
+            ip: agent.info.ip,
+            attributes: agent.info.attributes.clone(),
+        };
+        let task = Box::new(task.spec.as_ref().clone());
+        self.schedule(
+            Input::Adopt {
+                task,
+                place,
+                status,
+            },
+            now,
+        );
+    }
+}
+
+/// A status on the master's own account: not retried, not acknowledged.
+fn own_status(
+    task_id: TaskId,
+    agent_id: AgentId,
+    state: TaskState,
+    reason: Option<StatusReason>,
+    message: String,
+    now: UnixMillis,
+) -> TaskStatus {
+    TaskStatus {
+        task_id,
+        agent_id,
+        state,
+        health: HealthState::Unknown,
+        reason,
+        message,
+        source: StatusSource::Master,
+        at: now,
+        uuid: None,
+    }
+}

@@ -1,0 +1,355 @@
+//! The pure heart of the master: events in, effects out; time, ids and seeds are arguments.
+//!
+//! [`MasterCore`] composes level 1 (`waggle-allocator`), the built-in framework (`waggle-services`),
+//! the registries of agents and tasks, VIP leases and the network snapshot.
+//!
+//! # Invariants
+//! - Every change that must survive is in a `Persist` effect before the effects that rest on it.
+//! - Generations never go back, also over restarts: they are reserved in blocks before use.
+//! - The framework gets offers only after recovery: when every known agent is back, or after the
+//!   grace. So nothing that still runs somewhere is started a second time just because the master
+//!   restarted.
+//! - A task's resources are held from the accepted offer until its end is known.
+//!
+//! # What it never does
+//! It reads no clock, entropy or file, spawns nothing and knows no tokio: simulations drive it as it is.
+
+mod agents;
+mod event;
+mod intents;
+mod levels;
+mod net;
+mod registration;
+mod show;
+mod status;
+mod stored;
+mod tasks;
+mod timeouts;
+mod vips;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    net::Ipv4Addr,
+    sync::Arc,
+};
+
+use waggle_allocator::{Allocator, AllocatorConfig};
+use waggle_overlay_plan::ipam::Pool;
+use waggle_services::ServiceScheduler;
+use waggle_types::{
+    AgentId, DeploymentId, FrameworkId, Generation, Millis, NetSnapshot, Offer, OfferId, UnixMillis,
+};
+
+pub use event::{
+    Answer, Effect, Event, MasterMsg, Measure, NetCause, Registration, RequestId, SessionId,
+    SpanKey, SpanParent, TraceAttrs, TraceKind, TraceOp,
+};
+pub use stored::{Flight, RestoreError, Restored};
+
+use crate::{store::StoreOp, view::MasterView};
+use agents::Agents;
+use levels::Work;
+use tasks::Tasks;
+use vips::{Services, Vips};
+
+/// DNS name of the built-in service framework.
+pub const SERVICE_FRAMEWORK: &str = "marathon";
+/// Role of the built-in service framework.
+pub const SERVICE_ROLE: &str = "*";
+
+/// How a core behaves. Every limit says what happens beyond it.
+#[derive(Debug, Clone)]
+pub struct CoreConfig {
+    /// Cluster name, shown.
+    pub cluster: String,
+    /// This master, as clients find it; `id` is replaced by the stored one.
+    pub master: MasterView,
+    /// Addresses of all masters.
+    pub masters: Vec<Ipv4Addr>,
+    /// Used when the store holds no framework id yet.
+    pub fresh_framework_id: FrameworkId,
+    /// Seed of task ids; another one for each start of the process, or ids repeat.
+    pub seed: u64,
+    /// Prefix of offer ids; another one for each start of the process.
+    pub offer_prefix: String,
+    /// Named VIPs.
+    pub vip_pool: Pool,
+    /// How often agents must be heard.
+    pub heartbeat_interval: Millis,
+    /// Silence after which an agent is unreachable.
+    pub agent_timeout: Millis,
+    /// How long known agents are waited for after a start.
+    pub recovery_grace: Millis,
+    /// When more than 30 % of the agents (and more than one) are unreachable, their tasks are not
+    /// replaced for this long: more likely this master is cut off than all of them are dead.
+    pub mass_loss_hold: Millis,
+    /// How long an offer stands.
+    pub offer_timeout: Millis,
+    /// Most agents; more are refused.
+    pub max_agents: usize,
+    /// Most services; more are refused.
+    pub max_services: usize,
+    /// Most instances of one service; more are refused.
+    pub max_instances: u32,
+    /// Ended tasks that are shown; older ones are forgotten.
+    pub keep_ended: usize,
+}
+
+impl CoreConfig {
+    /// Defaults, with what has none.
+    pub fn new(master: MasterView, fresh_framework_id: FrameworkId, seed: u64) -> Self {
+        Self {
+            cluster: "waggle".to_owned(),
+            masters: vec![master.ip],
+            offer_prefix: format!("{seed:016x}"),
+            master,
+            fresh_framework_id,
+            seed,
+            vip_pool: Pool::VIPS,
+            heartbeat_interval: Millis::from_secs(5),
+            agent_timeout: Millis::from_secs(30),
+            recovery_grace: Millis::from_secs(10),
+            mass_loss_hold: Millis::from_secs(600),
+            offer_timeout: Millis::from_secs(60),
+            max_agents: 10_000,
+            max_services: 10_000,
+            max_instances: 10_000,
+            keep_ended: 1000,
+        }
+    }
+}
+
+/// The master's state and rules. See the module's documentation.
+#[derive(Debug)]
+pub struct MasterCore {
+    config: CoreConfig,
+    started_at: UnixMillis,
+    framework_id: FrameworkId,
+    allocator: Allocator,
+    scheduler: ServiceScheduler,
+    agents: Agents,
+    tasks: Tasks,
+    /// Definitions, as stored.
+    services: Services,
+    flights: BTreeMap<DeploymentId, Flight>,
+    vips: Vips,
+    /// Known agents that have not come back since the start, with hostname.
+    expected: BTreeMap<AgentId, String>,
+    /// Whether the framework waits for them.
+    recovering: bool,
+    /// Offers that are out to the framework, with when they were made.
+    out_offers: BTreeMap<OfferId, Offer>,
+    generation: Generation,
+    /// Generations up to this are reserved in the store.
+    reserved: Generation,
+    published_at: BTreeMap<Generation, UnixMillis>,
+    net: Arc<NetSnapshot>,
+    net_dirty: bool,
+    causes: Vec<NetCause>,
+    /// Agents whose loss the framework has not been told of.
+    held_losses: BTreeSet<AgentId>,
+    rejections: BTreeMap<&'static str, u64>,
+    sequence: u64,
+    /// Stands for an agent that nobody knows, in statuses of tasks that nobody has.
+    nobody: Option<AgentId>,
+    work: VecDeque<Work>,
+    out: Vec<Effect>,
+}
+
+impl MasterCore {
+    /// A core over what the store held; the effects set up the store on the first start.
+    pub fn new(config: CoreConfig, restored: Restored, now: UnixMillis) -> (Self, Vec<Effect>) {
+        let framework_id = restored
+            .framework_id
+            .clone()
+            .unwrap_or_else(|| config.fresh_framework_id.clone());
+        let mut config = config;
+        let mut ops = Vec::new();
+        if restored.framework_id.is_none() {
+            ops.push(stored::put_framework_id(&framework_id));
+        }
+        match restored.master_id {
+            Some(id) => config.master.id = id,
+            None => ops.push(stored::put_master_id(&config.master.id)),
+        }
+        let all: Vec<DeploymentId> = restored.deployments.keys().cloned().collect();
+        let flights = stored::live_flights(restored.deployments, &restored.services);
+        let overtaken = all.iter().filter(|id| !flights.contains_key(*id));
+        ops.extend(overtaken.map(stored::delete_deployment));
+
+        let allocator = Allocator::new(AllocatorConfig {
+            id_prefix: config.offer_prefix.clone(),
+            offer_timeout: config.offer_timeout,
+            ..AllocatorConfig::default()
+        });
+        let scheduler = ServiceScheduler::new(framework_id.clone(), SERVICE_FRAMEWORK, config.seed);
+        let mut core = Self {
+            started_at: now,
+            allocator,
+            scheduler,
+            agents: Agents::default(),
+            tasks: Tasks::default(),
+            services: restored.services,
+            flights,
+            vips: Vips::new(config.vip_pool, restored.vips),
+            recovering: true,
+            expected: restored.agents,
+            out_offers: BTreeMap::new(),
+            generation: restored.generation,
+            reserved: restored.generation,
+            published_at: BTreeMap::new(),
+            net: Arc::new(NetSnapshot::default()),
+            net_dirty: true,
+            causes: Vec::new(),
+            held_losses: BTreeSet::new(),
+            rejections: BTreeMap::new(),
+            sequence: 0,
+            nobody: AgentId::new("unknown").ok(),
+            work: VecDeque::new(),
+            out: Vec::new(),
+            framework_id,
+            config,
+        };
+        // A crash between the definition and its lease can't be: they are one transaction. A lease
+        // without a definition is released here all the same.
+        if let Some(changes) = core.vips.lease(&core.services) {
+            ops.extend(stored::lease_ops(changes));
+        }
+        if !ops.is_empty() {
+            core.out.push(Effect::Persist(ops));
+        }
+        core.restore_services(now);
+        core.end_recovery_when_done(now);
+        core.pump(now);
+        let effects = core.take_effects();
+        (core, effects)
+    }
+
+    /// Takes one event. Call [`MasterCore::finish`] after each batch of them.
+    pub fn handle(&mut self, event: Event, now: UnixMillis) -> Vec<Effect> {
+        match event {
+            Event::Put {
+                request,
+                spec,
+                mode,
+                force,
+                deployment_id,
+                trace,
+            } => {
+                let answer = self.put(*spec, mode, force, deployment_id, trace, now);
+                self.reply(request, Answer::Deployment(answer));
+            }
+            Event::Remove {
+                request,
+                id,
+                force,
+                deployment_id,
+                trace,
+            } => {
+                let answer = self.remove(&id, force, deployment_id, trace, now);
+                self.reply(request, Answer::Deployment(answer));
+            }
+            Event::Kill {
+                request,
+                ids,
+                scale,
+                deployment_id,
+                trace,
+            } => {
+                let answer = self.kill(&ids, scale, deployment_id, trace, now);
+                self.reply(request, Answer::Killed(answer));
+            }
+            Event::Register {
+                session,
+                registration,
+            } => self.register(session, *registration, now),
+            Event::Heartbeat { session } => self.heard(session, now),
+            Event::Status { session, status } => self.status(session, status, now),
+            Event::Applied {
+                session,
+                generation,
+                duration_us,
+                failures,
+            } => self.applied(session, generation, duration_us, failures, now),
+            Event::Disconnected { session } => {
+                self.agents.close(session);
+            }
+            Event::Stalled => self.stalled(now),
+            Event::Tick => self.tick(now),
+        }
+        self.pump(now);
+        self.take_effects()
+    }
+
+    /// Ends a batch: publishes the network snapshot if it changed.
+    pub fn finish(&mut self, now: UnixMillis) -> Vec<Effect> {
+        self.publish(now);
+        self.take_effects()
+    }
+
+    /// When `Tick` is needed next.
+    pub fn next_deadline(&self) -> Option<UnixMillis> {
+        [
+            self.allocator.next_deadline(),
+            self.scheduler.next_deadline(),
+            self.next_timeout(),
+            (!self.work.is_empty()).then_some(UnixMillis(0)),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    /// The built-in framework's id.
+    pub fn framework_id(&self) -> &FrameworkId {
+        &self.framework_id
+    }
+
+    /// Level 1, for checks of its invariants and for `explain`.
+    pub fn allocator(&self) -> &Allocator {
+        &self.allocator
+    }
+
+    /// Level 2, for checks of its invariants and for `explain`.
+    pub fn scheduler(&self) -> &ServiceScheduler {
+        &self.scheduler
+    }
+
+    /// The newest published network snapshot.
+    pub fn net(&self) -> &Arc<NetSnapshot> {
+        &self.net
+    }
+
+    fn reply(&mut self, request: RequestId, answer: Answer) {
+        self.out.push(Effect::Reply { request, answer });
+    }
+
+    fn persist(&mut self, ops: Vec<StoreOp>) {
+        if !ops.is_empty() {
+            self.out.push(Effect::Persist(ops));
+        }
+    }
+
+    fn measure(&mut self, m: Measure) {
+        self.out.push(Effect::Measure(m));
+    }
+
+    /// Counts something refused or dropped, for metrics and `explain`.
+    fn reject(&mut self, reason: &'static str) {
+        *self.rejections.entry(reason).or_default() += 1;
+        self.measure(Measure::Rejected { reason });
+    }
+
+    fn send(&mut self, agent: &AgentId, msg: MasterMsg) {
+        match self.agents.session(agent) {
+            Some(session) => self.out.push(Effect::SendAgent { session, msg }),
+            None => self.reject("agent_not_connected"),
+        }
+    }
+
+    /// The effects so far, store writes first: they are one transaction, so that nothing that rests
+    /// on any of them runs before all are durable.
+    fn take_effects(&mut self) -> Vec<Effect> {
+        std::mem::take(&mut self.out)
+    }
+}

@@ -1,0 +1,297 @@
+//! Agents that register: new ones, ones that come back with tasks, and ones that must not.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use waggle_allocator::Event as Level1;
+use waggle_types::{
+    AgentId, AgentInfo, FrameworkId, Generation, HealthState, Resources, StatusReason,
+    StatusSource, TaskId, TaskSpec, TaskState, TaskStatus, UnixMillis,
+};
+
+use super::{
+    Effect, MasterCore, MasterMsg, Registration, SessionId,
+    agents::{Agent, Conflict},
+    stored,
+    tasks::Task,
+};
+
+/// A generation above this from an agent is nonsense: no cluster publishes so often.
+const SANE_GENERATION: u64 = 1 << 48;
+
+impl MasterCore {
+    pub(super) fn register(&mut self, session: SessionId, reg: Registration, now: UnixMillis) {
+        let id = reg.info.agent_id.clone();
+        self.make_room(&reg.info);
+        if let Some(conflict) = self.agents.conflict(&reg.info, self.config.max_agents) {
+            self.refuse(session, &id, &conflict);
+            return;
+        }
+        for old in self.agents.replaced_by(&reg.info) {
+            self.remove_agent(&old, now);
+        }
+        let changed = self.admit(&reg, now);
+        if let Some(old) = self.agents.open(&id, session) {
+            self.out.push(Effect::Close { session: old });
+        }
+        self.expected.remove(&id);
+        self.out.push(Effect::Opened {
+            session,
+            agent_id: id.clone(),
+        });
+
+        let (adopted, unwanted, reports) = self.compare_tasks(&id, reg.tasks, now);
+        self.out.push(Effect::SendAgent {
+            session,
+            msg: MasterMsg::Registered {
+                heartbeat_interval_ms: self.config.heartbeat_interval.0,
+                unknown_tasks: unwanted,
+            },
+        });
+        self.back_in_reach(&id);
+        if changed || !adopted.is_empty() {
+            let used = self.used_on(&id);
+            self.allocate(
+                Level1::AgentAdded {
+                    info: reg.info.clone(),
+                    used,
+                },
+                now,
+            );
+        } else {
+            let agent_id = id.clone();
+            self.allocate(Level1::AgentActivated { agent_id }, now);
+        }
+        self.tell_back(&id, now);
+        for task in adopted {
+            self.adopt(&task, now);
+            self.announce(&task);
+        }
+        for status in reports {
+            self.report(status, now);
+        }
+        self.repeat_kills(&id);
+        self.tell_losses(now);
+        self.net_dirty = true;
+        self.end_recovery_when_done(now);
+    }
+
+    fn refuse(&mut self, session: SessionId, id: &AgentId, conflict: &Conflict) {
+        self.reject(conflict.code());
+        self.out.push(Effect::SendAgent {
+            session,
+            msg: MasterMsg::Refused {
+                reason: conflict.text(id),
+                permanent: conflict.is_permanent(),
+            },
+        });
+        self.out.push(Effect::Close { session });
+    }
+
+    /// At the limit, the agent that has been unreachable longest and holds no task makes room.
+    fn make_room(&mut self, info: &AgentInfo) {
+        let full = self.agents.all.len() >= self.config.max_agents;
+        if !full || self.agents.all.contains_key(&info.agent_id) {
+            return;
+        }
+        let oldest = self
+            .agents
+            .all
+            .values()
+            .filter(|a| !a.reachable && self.tasks.on_agent(&a.info.agent_id).is_empty())
+            .min_by_key(|a| a.lost_at)
+            .map(|a| a.info.agent_id.clone());
+        if let Some(id) = oldest {
+            self.forget_agent(&id);
+        }
+    }
+
+    /// Enters the agent into the registry; answers whether level 1 has to learn its resources anew.
+    fn admit(&mut self, reg: &Registration, now: UnixMillis) -> bool {
+        let id = &reg.info.agent_id;
+        if (self.generation..Generation(SANE_GENERATION)).contains(&reg.applied) {
+            // The store is younger than the nodes: go on above what they have, or they would refuse
+            // all that comes.
+            self.generation = reg.applied;
+            self.net_dirty = true;
+        }
+        let info = Arc::new(reg.info.clone());
+        let new_record = match self.agents.all.get_mut(id) {
+            Some(a) => {
+                let moved = a.info.hostname != info.hostname || a.info.ip != info.ip;
+                let changed = a.info != info;
+                a.info = info;
+                a.version.clone_from(&reg.version);
+                a.reregistered_at = now;
+                a.last_heard = now;
+                a.applied = reg.applied;
+                if moved {
+                    let op = stored::put_agent(&reg.info);
+                    self.persist(vec![op]);
+                }
+                return changed;
+            }
+            None => Agent {
+                info,
+                version: reg.version.clone(),
+                session: None,
+                reachable: true,
+                lost_at: None,
+                told_lost: false,
+                registered_at: now,
+                reregistered_at: now,
+                last_heard: now,
+                applied: reg.applied,
+                applied_us: 0,
+                applied_after: None,
+                apply_failures: Vec::new(),
+            },
+        };
+        self.agents.all.insert(id.clone(), new_record);
+        if !self.expected.contains_key(id) {
+            let op = stored::put_agent(&reg.info);
+            self.persist(vec![op]);
+        }
+        true
+    }
+
+    /// Compares what the agent has with what the registry knows. Answers tasks that are new here and
+    /// wanted, tasks to kill, and reports that follow.
+    fn compare_tasks(
+        &mut self,
+        id: &AgentId,
+        tasks: Vec<(TaskSpec, TaskStatus)>,
+        now: UnixMillis,
+    ) -> (Vec<TaskId>, Vec<TaskId>, Vec<TaskStatus>) {
+        let (mut adopted, mut unwanted, mut reports) = (Vec::new(), Vec::new(), Vec::new());
+        let mut present: BTreeMap<TaskId, ()> = BTreeMap::new();
+        for (spec, status) in tasks {
+            let task_id = spec.task_id.clone();
+            if status.task_id != task_id || present.insert(task_id.clone(), ()).is_some() {
+                self.reject("bad_registered_task");
+                continue;
+            }
+            match self.tasks.live.get(&task_id) {
+                Some(t) if t.agent_id == *id => {
+                    // What is retried until acknowledged comes again on its own stream.
+                    reports.push(TaskStatus {
+                        uuid: None,
+                        ..status
+                    });
+                }
+                Some(_) => {
+                    self.reject("task_id_on_two_agents");
+                    unwanted.push(task_id);
+                }
+                // Its end comes as a status and is acknowledged then.
+                None if status.state.is_terminal() => {}
+                None if self.is_wanted(&spec) => {
+                    let mut task = Task::new(Arc::new(spec), id.clone(), now);
+                    task.take(&status, now);
+                    self.tasks.live.insert(task_id.clone(), task);
+                    adopted.push(task_id);
+                }
+                None => unwanted.push(task_id),
+            }
+        }
+        for task_id in self.tasks.on_agent(id) {
+            if !present.contains_key(&task_id)
+                && let Some(t) = self.tasks.live.get(&task_id)
+            {
+                reports.push(vanished(&task_id, t, now));
+            }
+        }
+        (adopted, unwanted, reports)
+    }
+
+    /// Tasks of the built-in framework are wanted while their service is defined. Tasks of another
+    /// framework are nobody's to kill: they are kept, and their resources are held.
+    fn is_wanted(&self, spec: &TaskSpec) -> bool {
+        spec.framework_id != self.framework_id
+            || self.services.keys().any(|s| s.as_str() == spec.service)
+    }
+
+    fn back_in_reach(&mut self, id: &AgentId) {
+        self.held_losses.remove(id);
+        if let Some(a) = self.agents.all.get_mut(id) {
+            a.reachable = true;
+            a.lost_at = None;
+        }
+        for task in self.tasks.on_agent(id) {
+            if let Some(t) = self.tasks.live.get_mut(&task) {
+                t.unreachable = false;
+            }
+        }
+    }
+
+    /// What the agent's tasks hold, by framework.
+    fn used_on(&self, id: &AgentId) -> Vec<(FrameworkId, Resources)> {
+        self.tasks
+            .live
+            .values()
+            .filter(|t| t.agent_id == *id)
+            .map(|t| (t.spec.framework_id.clone(), t.spec.resources.clone()))
+            .collect()
+    }
+
+    fn repeat_kills(&mut self, id: &AgentId) {
+        let again: Vec<TaskId> = self
+            .tasks
+            .live
+            .iter()
+            .filter(|(_, t)| t.agent_id == *id && t.kill_wanted)
+            .map(|(task, _)| task.clone())
+            .collect();
+        for task in again {
+            self.send(id, MasterMsg::Kill(task));
+        }
+    }
+
+    /// Removes an agent whose place another took; its tasks are gone with it.
+    fn remove_agent(&mut self, id: &AgentId, now: UnixMillis) {
+        for task_id in self.tasks.on_agent(id) {
+            let status = TaskStatus {
+                task_id,
+                agent_id: id.clone(),
+                state: TaskState::Gone,
+                health: HealthState::Unknown,
+                reason: Some(StatusReason::SlaveRemoved),
+                message: "another agent registered at the same address".to_owned(),
+                source: StatusSource::Master,
+                at: now,
+                uuid: None,
+            };
+            self.report(status, now);
+        }
+        self.tell_removed(id, now);
+        let agent_id = id.clone();
+        self.allocate(Level1::AgentRemoved { agent_id }, now);
+        self.forget_agent(id);
+    }
+
+    fn forget_agent(&mut self, id: &AgentId) {
+        self.agents.remove(id);
+        self.held_losses.remove(id);
+        self.persist(vec![stored::delete_agent(id)]);
+        self.net_dirty = true;
+    }
+}
+
+/// The end of a task that its agent no longer has.
+fn vanished(task_id: &TaskId, t: &Task, now: UnixMillis) -> TaskStatus {
+    let (state, message) = if t.status.is_none() {
+        (TaskState::Dropped, "the launch did not reach the agent")
+    } else {
+        (TaskState::Lost, "the agent no longer has the task")
+    };
+    TaskStatus {
+        task_id: task_id.clone(),
+        agent_id: t.agent_id.clone(),
+        state,
+        health: HealthState::Unknown,
+        reason: Some(StatusReason::SlaveRestarted),
+        message: message.to_owned(),
+        source: StatusSource::Master,
+        at: now,
+        uuid: None,
+    }
+}

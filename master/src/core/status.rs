@@ -1,0 +1,153 @@
+//! What agents say in a session: heartbeats, task statuses, applied generations.
+
+use waggle_allocator::Event as Level1;
+use waggle_types::{Generation, TaskState, TaskStatus, UnixMillis};
+
+use super::{Effect, MasterCore, MasterMsg, Measure, SessionId, SpanKey, TraceOp};
+
+/// Failed parts kept of one report, and bytes of each.
+const MAX_FAILURES: usize = 16;
+const MAX_FAILURE_BYTES: usize = 512;
+
+impl MasterCore {
+    /// Any word from an agent restarts its clock; one that was given up comes back by registering,
+    /// since its session was open all along only when this master was held up.
+    pub(super) fn heard(&mut self, session: SessionId, now: UnixMillis) {
+        let Some(id) = self.agents.of_session(session).cloned() else {
+            self.reject("stale_session");
+            return;
+        };
+        let Some(a) = self.agents.all.get_mut(&id) else {
+            return;
+        };
+        a.last_heard = now;
+        if !a.reachable {
+            // Silent for the whole time-out over an open stream, and then alive again: only a new
+            // registration says what it has now.
+            self.out.push(Effect::Close { session });
+            self.agents.close(session);
+        }
+    }
+
+    pub(super) fn applied(
+        &mut self,
+        session: SessionId,
+        generation: Generation,
+        duration_us: u64,
+        failures: Vec<String>,
+        now: UnixMillis,
+    ) {
+        self.heard(session, now);
+        let after = self.published_at(generation).map(|at| now.since(at));
+        let id = self.agents.of_session(session).cloned();
+        if let Some(a) = id.and_then(|id| self.agents.all.get_mut(&id)) {
+            a.applied = generation;
+            a.applied_us = duration_us;
+            a.applied_after = after;
+            a.apply_failures = failures
+                .into_iter()
+                .take(MAX_FAILURES)
+                .map(|f| truncate(f, MAX_FAILURE_BYTES))
+                .collect();
+        }
+    }
+
+    /// A status from an agent. Whatever it says, one with a uuid is acknowledged in the end, or it
+    /// would come for ever.
+    pub(super) fn status(&mut self, session: SessionId, status: TaskStatus, now: UnixMillis) {
+        self.heard(session, now);
+        let Some(id) = self.agents.of_session(session).cloned() else {
+            return;
+        };
+        if status.agent_id != id {
+            self.reject("status_of_another_agent");
+            return;
+        }
+        match self.tasks.live.get(&status.task_id) {
+            Some(t) if t.agent_id == id => self.report(status, now),
+            Some(_) => {
+                self.reject("task_id_on_two_agents");
+                self.acknowledge(&status);
+            }
+            None => {
+                // Its end is known already, or this master gave it up.
+                self.acknowledge(&status);
+                if !status.state.is_terminal() {
+                    self.reject("status_of_unknown_task");
+                    self.send(&id, MasterMsg::Kill(status.task_id));
+                }
+            }
+        }
+    }
+
+    /// Acknowledges on the master's own account, where no framework does.
+    pub(super) fn acknowledge(&mut self, status: &TaskStatus) {
+        if let Some(uuid) = status.uuid {
+            let task_id = status.task_id.clone();
+            self.send(&status.agent_id, MasterMsg::Ack { task_id, uuid });
+        }
+    }
+
+    /// Takes a status of a live task, from its agent or on the master's own account, and hands it to
+    /// the framework, which acknowledges it.
+    pub(super) fn report(&mut self, status: TaskStatus, now: UnixMillis) {
+        let Some(task) = self.tasks.live.get_mut(&status.task_id) else {
+            return;
+        };
+        let id = status.task_id.clone();
+        let (was, was_health) = (task.reported, task.health);
+        task.take(&status, now);
+        let (spec, staged_at) = (std::sync::Arc::clone(&task.spec), task.staged_at);
+        let opened = std::mem::take(&mut task.launch_open);
+        if was != status.state {
+            self.measure(Measure::TaskState {
+                state: status.state.mesos_name(),
+            });
+            if status.state == TaskState::Running {
+                let ms = now.since(staged_at).0;
+                self.measure(Measure::LaunchToRunning { ms });
+            }
+        }
+        if opened {
+            self.end_launch_span(&id, &status);
+        }
+        self.net_dirty |= was != status.state || was_health != status.health;
+        self.announce(&id);
+        if status.state.is_terminal() {
+            let agent = self.agents.all.get(&status.agent_id);
+            let info = agent.map(|a| std::sync::Arc::clone(&a.info));
+            self.tasks.end(&id, info.as_deref(), self.config.keep_ended);
+            self.allocate(
+                Level1::Released {
+                    framework_id: spec.framework_id.clone(),
+                    agent_id: status.agent_id.clone(),
+                    resources: spec.resources.clone(),
+                },
+                now,
+            );
+        }
+        if spec.framework_id == self.framework_id {
+            self.tell_status(status, now);
+        } else {
+            self.acknowledge(&status);
+        }
+    }
+
+    fn end_launch_span(&mut self, id: &waggle_types::TaskId, status: &TaskStatus) {
+        let failed = status.state.is_terminal()
+            && !matches!(status.state, TaskState::Finished | TaskState::Killed);
+        self.out.push(Effect::Trace(TraceOp::End {
+            key: SpanKey::Launch(id.clone()),
+            error: failed.then(|| (status.state.mesos_name(), status.message.clone())),
+        }));
+    }
+}
+
+/// At most `max` bytes, cut between characters.
+fn truncate(mut s: String, max: usize) -> String {
+    if s.len() > max {
+        let end = s.floor_char_boundary(max);
+        s.truncate(end);
+    }
+    s
+}

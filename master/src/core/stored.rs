@@ -1,0 +1,274 @@
+//! What the core writes to the store and how it reads it back.
+//!
+//! Keys: `cluster/<what>`, `services<path>`, `deployments/<id>`, `vips/<framework>/<label>`,
+//! `agents/<id>`. A spec is stored as the Marathon app JSON that the API shows.
+
+use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+use waggle_types::{
+    AgentId, AgentInfo, DeploymentId, FrameworkId, Generation, ServiceId, ServiceSpec,
+    ServiceVersion, TraceContext, UnixMillis, VipName,
+};
+
+use super::vips::{LeaseChanges, Services};
+use crate::{
+    store::{Entry, StoreOp},
+    view::DeploymentKind,
+};
+
+const FRAMEWORK_ID: &str = "cluster/framework_id";
+const GENERATION: &str = "cluster/generation";
+const MASTER_ID: &str = "cluster/master_id";
+
+/// A stored value that this version can't read. The master does not start over it: nothing is lost.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read {key} from the store: {rule}")]
+pub struct RestoreError {
+    /// The key.
+    pub key: String,
+    /// What is wrong with it.
+    pub rule: String,
+}
+
+/// A deployment in flight, as kept by the core.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Flight {
+    /// The service that it changes.
+    pub service: ServiceId,
+    /// The definition that it brings.
+    pub version: ServiceVersion,
+    /// What it does.
+    pub kind: DeploymentKind,
+    /// When it was accepted.
+    pub since: UnixMillis,
+    /// Its root span.
+    pub trace: Option<TraceContext>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredFlight {
+    service: String,
+    version_ms: u64,
+    kind: String,
+    since_ms: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    traceparent: Option<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredAgent {
+    hostname: String,
+    ip: Ipv4Addr,
+}
+
+/// Everything that the store held when this master began to lead.
+#[derive(Debug, Clone, Default)]
+pub struct Restored {
+    /// The built-in framework's id.
+    pub framework_id: Option<FrameworkId>,
+    /// The master's id.
+    pub master_id: Option<String>,
+    /// No generation above this was ever published.
+    pub generation: Generation,
+    /// Definitions.
+    pub services: BTreeMap<ServiceId, Arc<ServiceSpec>>,
+    /// Deployments that had not finished.
+    pub deployments: BTreeMap<DeploymentId, Flight>,
+    /// Leases.
+    pub vips: BTreeMap<VipName, Ipv4Addr>,
+    /// Agents that were known, with hostname.
+    pub agents: BTreeMap<AgentId, String>,
+}
+
+impl Restored {
+    /// Reads a whole store.
+    pub fn load(entries: &[Entry]) -> Result<Self, RestoreError> {
+        let mut out = Self::default();
+        for e in entries {
+            out.take(e).map_err(|rule| RestoreError {
+                key: e.key.clone(),
+                rule,
+            })?;
+        }
+        Ok(out)
+    }
+
+    fn take(&mut self, e: &Entry) -> Result<(), String> {
+        let text = std::str::from_utf8(&e.value).map_err(|x| x.to_string())?;
+        match e.key.split_once('/') {
+            Some(("cluster", _)) => match e.key.as_str() {
+                FRAMEWORK_ID => {
+                    self.framework_id = Some(FrameworkId::new(text).map_err(|x| x.to_string())?);
+                }
+                GENERATION => {
+                    let n = text
+                        .parse()
+                        .map_err(|x: std::num::ParseIntError| x.to_string())?;
+                    self.generation = Generation(n);
+                }
+                MASTER_ID => self.master_id = Some(text.to_owned()),
+                _ => return unknown(&e.key),
+            },
+            Some(("services", _)) => {
+                let spec = waggle_api::marathon::spec_from_json(text).map_err(|x| x.to_string())?;
+                self.services.insert(spec.id.clone(), Arc::new(spec));
+            }
+            Some(("deployments", id)) => {
+                let id = DeploymentId::new(id).map_err(|x| x.to_string())?;
+                self.deployments.insert(id, read_flight(text)?);
+            }
+            Some(("vips", name)) => {
+                let (framework, label) = name.split_once('/').ok_or("must be framework/label")?;
+                let name = VipName {
+                    label: label.to_owned(),
+                    framework: framework.to_owned(),
+                };
+                let ip = text
+                    .parse()
+                    .map_err(|x: std::net::AddrParseError| x.to_string())?;
+                self.vips.insert(name, ip);
+            }
+            Some(("agents", id)) => {
+                let id = AgentId::new(id).map_err(|x| x.to_string())?;
+                let a: StoredAgent = serde_json::from_str(text).map_err(|x| x.to_string())?;
+                self.agents.insert(id, a.hostname);
+            }
+            _ => return unknown(&e.key),
+        }
+        Ok(())
+    }
+}
+
+/// Written by a newer version: kept as it is, not needed here.
+#[allow(
+    clippy::unnecessary_wraps,
+    reason = "reads as the last arm of a fallible match"
+)]
+fn unknown(key: &str) -> Result<(), String> {
+    tracing::warn!(key, "ignoring an unknown key in the store");
+    Ok(())
+}
+
+fn read_flight(text: &str) -> Result<Flight, String> {
+    let s: StoredFlight = serde_json::from_str(text).map_err(|x| x.to_string())?;
+    let trace = match s.traceparent {
+        Some(t) => Some(
+            t.parse()
+                .map_err(|x: waggle_types::TraceParseError| x.to_string())?,
+        ),
+        None => None,
+    };
+    Ok(Flight {
+        service: ServiceId::new(&s.service).map_err(|x| x.to_string())?,
+        version: ServiceVersion(UnixMillis(s.version_ms)),
+        kind: match s.kind.as_str() {
+            "start" => DeploymentKind::Start,
+            "scale" => DeploymentKind::Scale,
+            "restart" => DeploymentKind::Restart,
+            "stop" => DeploymentKind::Stop,
+            other => return Err(format!("unknown kind {other:?}")),
+        },
+        since: UnixMillis(s.since_ms),
+        trace,
+    })
+}
+
+fn put(key: String, value: impl Into<Vec<u8>>) -> StoreOp {
+    StoreOp::Put {
+        key,
+        value: value.into(),
+    }
+}
+
+pub(super) fn put_framework_id(id: &FrameworkId) -> StoreOp {
+    put(FRAMEWORK_ID.to_owned(), id.as_str())
+}
+
+pub(super) fn put_master_id(id: &str) -> StoreOp {
+    put(MASTER_ID.to_owned(), id)
+}
+
+pub(super) fn put_generation(up_to: Generation) -> StoreOp {
+    put(GENERATION.to_owned(), up_to.0.to_string())
+}
+
+pub(super) fn put_service(spec: &ServiceSpec) -> StoreOp {
+    let key = format!("services{}", spec.id);
+    put(key, waggle_api::marathon::spec_to_json(spec))
+}
+
+pub(super) fn delete_service(id: &ServiceId) -> StoreOp {
+    StoreOp::Delete {
+        key: format!("services{id}"),
+    }
+}
+
+pub(super) fn put_deployment(id: &DeploymentId, f: &Flight) -> StoreOp {
+    let kind = match f.kind {
+        DeploymentKind::Start => "start",
+        DeploymentKind::Scale => "scale",
+        DeploymentKind::Restart => "restart",
+        DeploymentKind::Stop => "stop",
+    };
+    let stored = StoredFlight {
+        service: f.service.to_string(),
+        version_ms: f.version.0.0,
+        kind: kind.to_owned(),
+        since_ms: f.since.0,
+        traceparent: f.trace.map(|t| t.to_string()),
+    };
+    put(format!("deployments/{id}"), json(&stored))
+}
+
+pub(super) fn delete_deployment(id: &DeploymentId) -> StoreOp {
+    StoreOp::Delete {
+        key: format!("deployments/{id}"),
+    }
+}
+
+pub(super) fn put_agent(info: &AgentInfo) -> StoreOp {
+    let stored = StoredAgent {
+        hostname: info.hostname.clone(),
+        ip: info.ip,
+    };
+    put(format!("agents/{}", info.agent_id), json(&stored))
+}
+
+pub(super) fn delete_agent(id: &AgentId) -> StoreOp {
+    StoreOp::Delete {
+        key: format!("agents/{id}"),
+    }
+}
+
+fn vip_key(name: &VipName) -> String {
+    format!("vips/{}/{}", name.framework, name.label)
+}
+
+pub(super) fn lease_ops(changes: LeaseChanges) -> Vec<StoreOp> {
+    let released = changes
+        .released
+        .iter()
+        .map(|name| StoreOp::Delete { key: vip_key(name) });
+    let taken = changes
+        .taken
+        .iter()
+        .map(|(name, ip)| put(vip_key(name), ip.to_string()));
+    released.chain(taken).collect()
+}
+
+/// Strings and numbers only: serializing them can't fail.
+fn json(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).unwrap_or_default()
+}
+
+/// Deployments whose service is defined, or that remove one; others were overtaken.
+pub(super) fn live_flights(
+    flights: BTreeMap<DeploymentId, Flight>,
+    services: &Services,
+) -> BTreeMap<DeploymentId, Flight> {
+    flights
+        .into_iter()
+        .filter(|(_, f)| services.contains_key(&f.service) && f.kind != DeploymentKind::Stop)
+        .collect()
+}

@@ -1,0 +1,118 @@
+//! Silence: agents that are not heard, and when to believe that they are gone.
+
+use waggle_types::{AgentId, Millis, UnixMillis};
+
+use super::{MasterCore, SERVICE_ROLE};
+
+impl MasterCore {
+    /// The next moment at which silence means something.
+    pub(super) fn next_timeout(&self) -> Option<UnixMillis> {
+        let silent = self
+            .agents
+            .all
+            .values()
+            .filter(|a| a.reachable)
+            .map(|a| a.last_heard + self.config.agent_timeout)
+            .min();
+        let recovery = self
+            .recovering
+            .then(|| self.started_at + self.config.recovery_grace);
+        let held = self
+            .held_losses
+            .iter()
+            .filter_map(|id| self.agents.all.get(id)?.lost_at)
+            .map(|at| at + self.config.mass_loss_hold)
+            .min();
+        [silent, recovery, held].into_iter().flatten().min()
+    }
+
+    pub(super) fn tick(&mut self, now: UnixMillis) {
+        let silent: Vec<AgentId> = self
+            .agents
+            .all
+            .values()
+            .filter(|a| a.reachable && now.since(a.last_heard) >= self.config.agent_timeout)
+            .map(|a| a.info.agent_id.clone())
+            .collect();
+        for id in &silent {
+            self.lost(id, now);
+        }
+        self.tell_losses(now);
+        self.end_recovery_when_done(now);
+        self.allocate(waggle_allocator::Event::Tick, now);
+        self.tick_scheduler(now);
+    }
+
+    /// Marks an agent and its tasks unreachable; whether they are replaced is decided by
+    /// [`MasterCore::tell_losses`] and their service's strategy.
+    fn lost(&mut self, id: &AgentId, now: UnixMillis) {
+        if let Some(a) = self.agents.all.get_mut(id) {
+            a.reachable = false;
+            a.lost_at = Some(now);
+            a.told_lost = false;
+        }
+        self.held_losses.insert(id.clone());
+        let agent_id = id.clone();
+        self.allocate(waggle_allocator::Event::AgentDeactivated { agent_id }, now);
+        for task in self.tasks.on_agent(id) {
+            if let Some(t) = self.tasks.live.get_mut(&task) {
+                t.unreachable = true;
+            }
+        }
+        self.net_dirty = true;
+    }
+
+    /// Tells the framework of lost agents, unless so many are gone at once that the fault is more
+    /// likely on this side (DESIGN section 5).
+    pub(super) fn tell_losses(&mut self, now: UnixMillis) {
+        let (n, gone) = (self.agents.all.len(), self.agents.n_unreachable());
+        let mass = gone > 1 && gone * 10 > n * 3;
+        let due: Vec<AgentId> = self
+            .held_losses
+            .iter()
+            .filter(|id| {
+                let lost_at = self.agents.all.get(*id).and_then(|a| a.lost_at);
+                let held = lost_at.map_or(Millis(u64::MAX), |at| now.since(at));
+                !mass || held >= self.config.mass_loss_hold
+            })
+            .cloned()
+            .collect();
+        for id in due {
+            self.held_losses.remove(&id);
+            if let Some(a) = self.agents.all.get_mut(&id) {
+                a.told_lost = true;
+                self.tell_unreachable(&id, now);
+            }
+        }
+    }
+
+    /// Ends recovery when every known agent is back or the grace is over: only now does the framework
+    /// get offers.
+    pub(super) fn end_recovery_when_done(&mut self, now: UnixMillis) {
+        if !self.recovering {
+            return;
+        }
+        let over = now.since(self.started_at) >= self.config.recovery_grace;
+        if !over && !self.expected.is_empty() {
+            return;
+        }
+        self.recovering = false;
+        self.subscribe_framework(now);
+        let framework_id = self.framework_id.clone();
+        self.allocate(
+            waggle_allocator::Event::FrameworkAdded {
+                framework_id,
+                role: SERVICE_ROLE.to_owned(),
+                weight_milli: 1000,
+            },
+            now,
+        );
+    }
+
+    /// Nobody could be heard for a while, through no fault of theirs: their clocks start anew.
+    pub(super) fn stalled(&mut self, now: UnixMillis) {
+        for a in self.agents.all.values_mut().filter(|a| a.reachable) {
+            a.last_heard = now;
+        }
+    }
+}
