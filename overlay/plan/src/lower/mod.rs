@@ -368,6 +368,9 @@ impl Lowering {
                 resting,
             });
         }
+        if Some(&survivors) == self.serves(&key) {
+            return;
+        }
         let own = self.entries.get(&key).filter(|e| e.serves.is_some());
         let range = own.and_then(|e| e.slots.first().cloned());
         let (Some(range), false) = (range, survivors.is_empty()) else {
@@ -375,9 +378,6 @@ impl Lowering {
             self.switch(key, vip_id, vec![], survivors, now, out);
             return;
         };
-        if Some(&survivors) == self.serves(&key) {
-            return;
-        }
         // Every old slot gets a survivor, so that readers of the old entry find one wherever they look.
         let kernel: Vec<abi::Backend> = survivors.iter().map(backend_to_kernel).collect();
         let n = u32::try_from(survivors.len()).unwrap_or_default();
