@@ -1,0 +1,50 @@
+//! post_bind4, post_bind6: who listens. Accepted sockets inherit the memory (see main.rs, "Attribution").
+
+use aya_ebpf::bindings::bpf_sock;
+use aya_ebpf::helpers::generated::bpf_get_current_cgroup_id;
+use aya_ebpf::macros::cgroup_sock;
+use aya_ebpf::programs::SockContext;
+use waggle_ebpf_common::SockInfo;
+
+use crate::memory::remember;
+use crate::verdict::PROCEED;
+
+const TCP: u32 = 6;
+
+/// IPv4 sockets.
+#[cgroup_sock(post_bind4)]
+pub fn post_bind4(ctx: SockContext) -> i32 {
+    // SAFETY: the context is the socket.
+    unsafe { bound(ctx.sock) }
+}
+
+/// IPv6 and dual-stack sockets.
+#[cgroup_sock(post_bind6)]
+pub fn post_bind6(ctx: SockContext) -> i32 {
+    // SAFETY: the context is the socket.
+    unsafe { bound(ctx.sock) }
+}
+
+/// # Safety
+/// `sk` is the program's context.
+#[inline(always)]
+unsafe fn bound(sk: *mut bpf_sock) -> i32 {
+    // SAFETY: a context field, read as a whole word; helpers without arguments.
+    unsafe {
+        if (&raw const (*sk).protocol).read_volatile() == TCP {
+            let info = SockInfo {
+                cgroup_id: bpf_get_current_cgroup_id(),
+                connect_ns: 0,
+                vip_id: 0,
+                vip_addr: 0,
+                backend_addr: 0,
+                vip_port: 0,
+                backend_port: 0,
+                seen_acked: 0,
+                seen_received: 0,
+            };
+            remember(sk, info);
+        }
+    }
+    PROCEED
+}

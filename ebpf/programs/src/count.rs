@@ -1,0 +1,127 @@
+//! Counters: found or made, added to atomically; what fails is a loss.
+
+use aya_ebpf::bindings::BPF_NOEXIST;
+use waggle_ebpf_common::{
+    Backend, CgroupNet, HIST_BUCKETS, TcpKey, TcpStats, VipStat, VipStatKey, loss,
+};
+
+use crate::maps::{CGROUP_NET, LOSS, NO_TCP, TCP_STATS, VIP_STATS};
+
+/// Adds to a counter of this CPU.
+///
+/// Atomic although it is per CPU: programs run with softirqs enabled when called from a system call, and a
+/// softirq's program may add to the same counter in between.
+///
+/// # Safety
+/// `counter` points into a map value.
+#[inline(always)]
+pub unsafe fn add(counter: *mut u64, n: u64) {
+    // core offers atomic additions only to targets with compare-and-swap, which BPF's baseline lacks.
+    // SAFETY: BPF's atomic add on an aligned u64 that lives as long as the program runs.
+    unsafe {
+        core::arch::asm!(
+            "lock *(u64 *)({counter} + 0) += {n}",
+            counter = in(reg) counter,
+            n = in(reg) n,
+            options(nostack),
+        );
+    }
+}
+
+/// Counts what could not be counted.
+#[inline(always)]
+pub fn lost(reason: u32) {
+    if let Some(counter) = LOSS.get_ptr_mut(reason) {
+        // SAFETY: a map value.
+        unsafe { add(counter, 1) };
+    }
+}
+
+/// Counts a choice of a backend, or a refusal (`Backend` of zeros).
+#[inline(always)]
+pub fn vip_choice(vip_id: u32, backend: Backend) {
+    let key = VipStatKey { vip_id, addr: backend.addr, port: backend.port, pad: 0 };
+    let mut found = VIP_STATS.get_ptr_mut(&key);
+    if found.is_none() {
+        // Another CPU may have made it meanwhile: that is as good.
+        let _ = VIP_STATS.insert(&key, &VipStat { count: 0 }, u64::from(BPF_NOEXIST));
+        found = VIP_STATS.get_ptr_mut(&key);
+    }
+    match found {
+        // SAFETY: a map value.
+        Some(stat) => unsafe { add(&raw mut (*stat).count, 1) },
+        None => lost(loss::VIP_STAT_FULL),
+    }
+}
+
+/// The packet counters of a cgroup.
+#[inline(always)]
+pub fn cgroup_net(cgroup_id: u64) -> Option<*mut CgroupNet> {
+    if let Some(net) = CGROUP_NET.get_ptr_mut(&cgroup_id) {
+        return Some(net);
+    }
+    let zero = CgroupNet { rx_bytes: 0, rx_packets: 0, tx_bytes: 0, tx_packets: 0 };
+    let _ = CGROUP_NET.insert(&cgroup_id, &zero, u64::from(BPF_NOEXIST));
+    let found = CGROUP_NET.get_ptr_mut(&cgroup_id);
+    if found.is_none() {
+        lost(loss::CGROUP_MAP_FULL);
+    }
+    found
+}
+
+/// The TCP counters of a cgroup towards a VIP (0: no VIP).
+#[inline(always)]
+pub fn tcp(cgroup_id: u64, vip_id: u32) -> Option<*mut TcpStats> {
+    let key = TcpKey { cgroup_id, vip_id, pad: 0 };
+    if let Some(stats) = TCP_STATS.get_ptr_mut(&key) {
+        return Some(stats);
+    }
+    let _ = TCP_STATS.insert(&key, &NO_TCP, u64::from(BPF_NOEXIST));
+    let found = TCP_STATS.get_ptr_mut(&key);
+    if found.is_none() {
+        lost(loss::TCP_MAP_FULL);
+    }
+    found
+}
+
+/// Counts a sample in a histogram.
+///
+/// # Safety
+/// `histogram` points into a map value.
+#[inline(always)]
+pub unsafe fn sample(histogram: *mut [u64; HIST_BUCKETS], micros: u64) {
+    let bucket = log2_bucket(micros);
+    // SAFETY: `bucket` is below HIST_BUCKETS.
+    unsafe { add(histogram.cast::<u64>().add(bucket), 1) };
+}
+
+/// `floor(log2(v))`, at most the last bucket. Without the loop or table that `leading_zeros` becomes on a
+/// target that has no such instruction.
+#[inline(always)]
+fn log2_bucket(micros: u64) -> usize {
+    // Everything beyond the last bucket's lower bound is alike; this also bounds the value for the verifier.
+    const CAP: u64 = 1 << (HIST_BUCKETS - 1);
+    let mut rest = if micros > CAP { CAP } else { micros } as u32;
+    let mut bucket = 0;
+    if rest >= 1 << 16 {
+        rest >>= 16;
+        bucket += 16;
+    }
+    if rest >= 1 << 8 {
+        rest >>= 8;
+        bucket += 8;
+    }
+    if rest >= 1 << 4 {
+        rest >>= 4;
+        bucket += 4;
+    }
+    if rest >= 1 << 2 {
+        rest >>= 2;
+        bucket += 2;
+    }
+    if rest >= 1 << 1 {
+        bucket += 1;
+    }
+    // Never true (CAP is 2^23), but the verifier can't know.
+    if bucket >= HIST_BUCKETS { HIST_BUCKETS - 1 } else { bucket }
+}

@@ -1,0 +1,96 @@
+//! Every map. Names and shapes are checked by the loader (`ebpf/loader/src/loader.rs`).
+//!
+//! Per-CPU hashes are not preallocated: full capacity would cost megabytes per CPU on every node, for
+//! series that few nodes have.
+
+use aya_ebpf::bindings::{BPF_F_CLONE, BPF_F_NO_PREALLOC, bpf_map_type::BPF_MAP_TYPE_SK_STORAGE};
+use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray, PerCpuHashMap};
+use aya_ebpf::macros::btf_map;
+use waggle_ebpf_common::{
+    Backend, CgroupNet, HIST_BUCKETS, MAX_BACKENDS, MAX_CGROUPS, MAX_TCP_SERIES, MAX_VIP_SERIES,
+    MAX_VIPS, SockInfo, TcpKey, TcpStats, VipKey, VipStat, VipStatKey, VipValue, loss,
+};
+
+const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
+
+/// What can be dialled.
+#[btf_map]
+pub static VIPS: HashMap<VipKey, VipValue, { MAX_VIPS as usize }> = HashMap::new();
+
+/// Backend slots, shared by all VIPs.
+#[btf_map]
+pub static BACKENDS: Array<Backend, { MAX_BACKENDS as usize }> = Array::new();
+
+/// Connects per VIP and backend.
+#[btf_map]
+pub static VIP_STATS: PerCpuHashMap<
+    VipStatKey,
+    VipStat,
+    { MAX_VIP_SERIES as usize },
+    ON_DEMAND,
+> = PerCpuHashMap::new();
+
+/// Bytes and packets per cgroup.
+#[btf_map]
+pub static CGROUP_NET: PerCpuHashMap<u64, CgroupNet, { MAX_CGROUPS as usize }, ON_DEMAND> =
+    PerCpuHashMap::new();
+
+/// TCP counters per cgroup and VIP.
+#[btf_map]
+pub static TCP_STATS: PerCpuHashMap<TcpKey, TcpStats, { MAX_TCP_SERIES as usize }, ON_DEMAND> =
+    PerCpuHashMap::new();
+
+/// What could not be counted, by reason.
+#[btf_map]
+pub static LOSS: PerCpuArray<u64, { loss::COUNT as usize }> = PerCpuArray::new();
+
+/// Per-socket memory, inherited by accepted sockets.
+#[btf_map]
+pub static SOCKS: SockStorage<SockInfo> = SockStorage::new();
+
+/// The value of a new TCP series. A constant in read-only data, since it would fill the 512 bytes of stack.
+pub static NO_TCP: TcpStats = TcpStats {
+    connects: 0,
+    connect_failures: 0,
+    accepts: 0,
+    retransmits: 0,
+    tx_bytes: 0,
+    rx_bytes: 0,
+    rtt_count: 0,
+    rtt_sum_us: 0,
+    connect_sum_us: 0,
+    rtt_hist: [0; HIST_BUCKETS],
+    connect_hist: [0; HIST_BUCKETS],
+};
+
+/// A BTF definition of a socket storage map with `BPF_F_CLONE`, which aya's `SkStorage` can't express. The
+/// fields are read from BTF by the loader, never at run time.
+#[repr(C)]
+pub struct SockStorage<T> {
+    r#type: *const [i32; BPF_MAP_TYPE_SK_STORAGE as usize],
+    key: *const i32,
+    value: *const T,
+    max_entries: *const [i32; 0],
+    map_flags: *const [i32; (BPF_F_NO_PREALLOC | BPF_F_CLONE) as usize],
+}
+
+// SAFETY: the pointers are null and never read; the kernel synchronizes access to the map.
+unsafe impl<T> Sync for SockStorage<T> {}
+
+impl<T> SockStorage<T> {
+    const fn new() -> Self {
+        Self {
+            r#type: core::ptr::null(),
+            key: core::ptr::null(),
+            value: core::ptr::null(),
+            max_entries: core::ptr::null(),
+            map_flags: core::ptr::null(),
+        }
+    }
+
+    /// The address that helpers take for the map.
+    #[inline(always)]
+    pub fn as_ptr(&self) -> *mut core::ffi::c_void {
+        core::ptr::from_ref(self).cast_mut().cast()
+    }
+}

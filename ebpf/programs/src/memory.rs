@@ -1,0 +1,50 @@
+//! Per-socket memory.
+
+use aya_ebpf::bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock};
+use aya_ebpf::helpers::generated::bpf_sk_storage_get;
+use waggle_ebpf_common::{SockInfo, loss};
+
+use crate::count::lost;
+use crate::maps::SOCKS;
+
+/// The memory of a socket, if it has one.
+///
+/// # Safety
+/// `sk` comes from the program's context, null or not.
+#[inline(always)]
+pub unsafe fn recall(sk: *mut bpf_sock) -> Option<*mut SockInfo> {
+    if sk.is_null() {
+        return None;
+    }
+    // SAFETY: the helper checks the map, the verifier the socket.
+    let info =
+        unsafe { bpf_sk_storage_get(SOCKS.as_ptr(), sk.cast(), core::ptr::null_mut(), 0) };
+    if info.is_null() { None } else { Some(info.cast()) }
+}
+
+/// Writes the memory of a socket, all of it. A failure is counted, and the socket goes on without.
+///
+/// # Safety
+/// `sk` comes from the program's context, null or not.
+#[inline(always)]
+pub unsafe fn remember(sk: *mut bpf_sock, value: SockInfo) {
+    if sk.is_null() {
+        lost(loss::SOCK_STORAGE_FAILED);
+        return;
+    }
+    // SAFETY: the helper checks the map, the verifier the socket.
+    let info = unsafe {
+        bpf_sk_storage_get(
+            SOCKS.as_ptr(),
+            sk.cast(),
+            core::ptr::null_mut(),
+            u64::from(BPF_SK_STORAGE_GET_F_CREATE),
+        )
+    };
+    if info.is_null() {
+        lost(loss::SOCK_STORAGE_FAILED);
+        return;
+    }
+    // SAFETY: a map value of this type; the socket is locked by its system call.
+    unsafe { *info.cast::<SockInfo>() = value };
+}
