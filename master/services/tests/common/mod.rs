@@ -1,0 +1,96 @@
+//! Specs, offers and instances that the tests share.
+
+use std::{collections::BTreeMap, net::Ipv4Addr};
+
+use waggle_types::{
+    AgentId, Backoff, Command, FrameworkId, HealthCheck, HealthProbe, Millis, Offer, OfferId,
+    PortDefinition, PortRange, PortSet, Protocol, Resources, ServiceId, ServiceSpec,
+    ServiceVersion, StatusSource, StatusUuid, TaskId, TaskState, TaskStatus, UnixMillis,
+    UnreachableStrategy, UpgradeStrategy,
+};
+
+pub fn spec(instances: u32) -> ServiceSpec {
+    ServiceSpec {
+        id: ServiceId::new("/shop/cart").unwrap(),
+        version: ServiceVersion(UnixMillis(1_000)),
+        command: Command::Shell("serve".into()),
+        instances,
+        resources: Resources::from_millis(500, 128_000, 0),
+        ports: vec![PortDefinition {
+            port: 0,
+            name: Some("http-main".into()),
+            protocols: vec![Protocol::Tcp],
+            labels: BTreeMap::new(),
+            vips: Vec::new(),
+        }],
+        require_ports: false,
+        env: BTreeMap::from([("MODE".into(), "prod".into())]),
+        labels: BTreeMap::from([("team.name".into(), "bees".into())]),
+        health_checks: Vec::new(),
+        upgrade: UpgradeStrategy::default(),
+        backoff: Backoff::default(),
+        unreachable: UnreachableStrategy::After {
+            inactive_after: Millis(0),
+            expunge_after: Millis(0),
+        },
+        kill_grace: Millis(3000),
+        user: None,
+        constraints: Vec::new(),
+    }
+}
+
+pub fn check() -> HealthCheck {
+    HealthCheck {
+        probe: HealthProbe::Tcp {
+            port_index: 0,
+            port: None,
+        },
+        grace_period: Millis::from_secs(300),
+        interval: Millis::from_secs(60),
+        timeout: Millis::from_secs(20),
+        max_consecutive_failures: 3,
+    }
+}
+
+pub fn agent(i: usize) -> AgentId {
+    AgentId::new(format!("a{i}")).unwrap()
+}
+
+pub fn node() -> Resources {
+    Resources::from_millis(2000, 2_048_000, 0).with_ports(PortSet::from_ranges([PortRange {
+        begin: 31000,
+        end: 31009,
+    }]))
+}
+
+pub fn offer(n: usize, on: usize, resources: Resources) -> Offer {
+    Offer {
+        offer_id: OfferId::new(format!("o{n}")).unwrap(),
+        framework_id: framework_id(),
+        role: "*".into(),
+        agent_id: agent(on),
+        hostname: format!("n{on}"),
+        ip: Ipv4Addr::new(192, 168, 77, u8::try_from(on).unwrap()),
+        resources,
+        attributes: BTreeMap::from([("rack".into(), format!("r{}", on % 2))]),
+        at: UnixMillis(0),
+    }
+}
+
+pub fn framework_id() -> FrameworkId {
+    FrameworkId::new("fw").unwrap()
+}
+
+pub fn status(task_id: &TaskId, on: &AgentId, state: TaskState) -> TaskStatus {
+    TaskStatus {
+        task_id: task_id.clone(),
+        agent_id: on.clone(),
+        state,
+        health: waggle_types::HealthState::Unknown,
+        reason: None,
+        message: String::new(),
+        source: StatusSource::Agent,
+        at: UnixMillis(0),
+        uuid: Some(StatusUuid([1; 16])),
+    }
+}
