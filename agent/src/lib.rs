@@ -1,1 +1,46 @@
-//! Stub.
+//! The agent: runs tasks, watches their health, keeps the node's data plane at what the master wants,
+//! and tells the master and the telemetry pipeline what happens.
+//!
+//! Every task runs under a shim of its own ([`shim_main`]), in its own cgroup and sandbox directory.
+//! Decisions are `waggle-lifecycle`'s; this crate carries them out.
+//!
+//! # Invariants
+//! - A task's spec is durable before its process is started, its status before it is sent.
+//! - An agent that ends, by whatever signal, takes no task with it; the next one adopts what runs and
+//!   reports what ended, exactly once.
+//! - A process is only signalled through a descriptor that was checked against its start time.
+//! - Without a master, or without a data plane, tasks run on and are health-checked.
+//!
+//! # What it never does
+//! It never decides what runs where, and never answers for another node's tasks.
+#![deny(unsafe_code)]
+
+mod cgroup;
+mod checkpoint;
+mod clock;
+mod config;
+mod environment;
+mod error;
+mod http;
+mod launch;
+mod meter;
+mod net;
+mod observe;
+mod probe;
+mod recover;
+mod resources;
+mod run;
+mod session;
+mod shim;
+mod sys;
+mod tail;
+mod tasks;
+
+pub use crate::{
+    config::{
+        AgentConfig, AgentListeners, DataPlanePolicy, DnsSettings, ResourceOverrides, ShimCommand,
+    },
+    error::AgentError,
+    run::run,
+    shim::shim_main,
+};

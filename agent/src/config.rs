@@ -1,0 +1,150 @@
+//! What an agent is told by its operator.
+
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use tokio::net::TcpListener;
+use waggle_types::{Milli, PortSet};
+
+/// Settings of one agent. [`AgentConfig::new`] fills in every default.
+#[derive(Debug, Clone)]
+pub struct AgentConfig {
+    /// Name of the node, as offers and DNS show it.
+    pub hostname: String,
+    /// The node's address on the underlay: where its tasks' host ports are reached.
+    pub ip: Ipv4Addr,
+    /// Session addresses of the master candidates, tried in turn.
+    pub masters: Vec<SocketAddr>,
+    /// Cluster name, for telemetry.
+    pub cluster: String,
+    /// Everything durable: the agent's id, checkpoints, sandboxes.
+    pub work_dir: PathBuf,
+    /// The node's cgroup2 directory; tasks are put into `<cgroup_root>/tasks/<task_id>`. `None` runs tasks
+    /// without cgroups: no limits, no per-task counters.
+    pub cgroup_root: Option<PathBuf>,
+    /// Where BPF maps and links are pinned (on a bpffs).
+    pub pin_dir: PathBuf,
+    /// What to do about the kernel data plane.
+    pub dataplane: DataPlanePolicy,
+    /// Whether to answer DNS and keep VIP tables on this node at all. Off: desired state is
+    /// acknowledged as not applied.
+    pub network: bool,
+    /// The node's DNS server.
+    pub dns: DnsSettings,
+    /// Resources to offer where the operator does not want what was detected.
+    pub resources: ResourceOverrides,
+    /// Attributes for constraints: `rack:a1`.
+    pub attributes: BTreeMap<String, String>,
+    /// How to start a shim.
+    pub shim: ShimCommand,
+    /// Time between metric readings and log shipments.
+    pub tick: Duration,
+    /// Finished tasks whose sandboxes are kept; beyond that the oldest are removed.
+    pub kept_sandboxes: usize,
+    /// Health checks that may run at the same moment; others wait for their turn.
+    pub max_concurrent_checks: usize,
+}
+
+impl AgentConfig {
+    /// With defaults: resources as detected, ports 31000-32000, DNS on 198.51.100.1:53 without upstreams,
+    /// data plane when possible, the running executable's hidden `shim` command, a tick of 5 s.
+    pub fn new(hostname: &str, ip: Ipv4Addr, masters: Vec<SocketAddr>, work_dir: &Path) -> Self {
+        Self {
+            hostname: hostname.to_owned(),
+            ip,
+            masters,
+            cluster: "waggle".to_owned(),
+            work_dir: work_dir.to_owned(),
+            cgroup_root: None,
+            pin_dir: PathBuf::from("/sys/fs/bpf/waggle"),
+            dataplane: DataPlanePolicy::Prefer,
+            network: true,
+            dns: DnsSettings::default(),
+            resources: ResourceOverrides::default(),
+            attributes: BTreeMap::new(),
+            shim: ShimCommand::current_exe(),
+            tick: Duration::from_secs(5),
+            kept_sandboxes: 100,
+            max_concurrent_checks: 64,
+        }
+    }
+}
+
+/// What to do about the kernel data plane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DataPlanePolicy {
+    /// Do not load it.
+    Off,
+    /// Load it; without it go on, degraded, and say so.
+    Prefer,
+    /// Load it or fail to start.
+    Require,
+}
+
+/// The node's DNS server.
+#[derive(Debug, Clone)]
+pub struct DnsSettings {
+    /// Addresses to listen on; they are put on a local device where they are missing.
+    pub ips: Vec<Ipv4Addr>,
+    /// Port, UDP and TCP.
+    pub port: u16,
+    /// Where other names are asked.
+    pub upstreams: Vec<SocketAddr>,
+}
+
+impl Default for DnsSettings {
+    fn default() -> Self {
+        Self {
+            ips: vec![Ipv4Addr::new(198, 51, 100, 1)],
+            port: 53,
+            upstreams: Vec::new(),
+        }
+    }
+}
+
+/// Resources to offer instead of the detected ones.
+#[derive(Debug, Clone, Default)]
+pub struct ResourceOverrides {
+    /// CPUs.
+    pub cpus: Option<Milli>,
+    /// Memory in MiB.
+    pub mem: Option<Milli>,
+    /// Disk in MiB.
+    pub disk: Option<Milli>,
+    /// Host ports; default 31000-32000.
+    pub ports: Option<PortSet>,
+}
+
+/// The command that becomes a shim: `<exe> <args..> <task directory>` must call [`crate::shim_main`].
+#[derive(Debug, Clone)]
+pub struct ShimCommand {
+    /// The program.
+    pub exe: PathBuf,
+    /// Arguments before the directory.
+    pub args: Vec<OsString>,
+}
+
+impl ShimCommand {
+    /// The running program with the argument `shim`.
+    pub fn current_exe() -> Self {
+        Self {
+            // An unreadable /proc shows when the first task is launched, with the path in the message.
+            exe: std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/proc/self/exe")),
+            args: vec![OsString::from("shim")],
+        }
+    }
+}
+
+/// Sockets that are already bound.
+#[derive(Debug)]
+pub struct AgentListeners {
+    /// The agent's HTTP API (default port 5051).
+    pub http: TcpListener,
+    /// Prometheus `GET /metrics` (default port 61091).
+    pub metrics: TcpListener,
+}

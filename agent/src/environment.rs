@@ -1,0 +1,86 @@
+//! A task's command, environment and user.
+
+use std::{collections::BTreeMap, net::Ipv4Addr, path::Path};
+
+use nix::unistd::{Uid, User, getgrouplist};
+use waggle_types::{AgentId, Command, TaskSpec, TraceContext};
+
+use crate::shim::UserIds;
+
+/// Program and arguments.
+pub fn argv(command: &Command) -> Vec<String> {
+    match command {
+        Command::Shell(text) => vec!["/bin/sh".to_owned(), "-c".to_owned(), text.clone()],
+        Command::Argv(argv) => argv.clone(),
+    }
+}
+
+/// The whole environment: the agent's own variables (CONTRACTS 1.4), then the task's, which win.
+pub fn environment(
+    spec: &TaskSpec,
+    agent_id: &AgentId,
+    ip: Ipv4Addr,
+    sandbox: &Path,
+    trace: Option<TraceContext>,
+) -> BTreeMap<String, String> {
+    let sandbox = sandbox.display().to_string();
+    let mut env: BTreeMap<String, String> = [
+        (
+            "PATH",
+            "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned(),
+        ),
+        ("HOME", sandbox.clone()),
+        ("MESOS_FRAMEWORK_ID", spec.framework_id.to_string()),
+        ("MESOS_EXECUTOR_ID", spec.task_id.to_string()),
+        ("MESOS_TASK_ID", spec.task_id.to_string()),
+        ("MESOS_SLAVE_ID", agent_id.to_string()),
+        ("MESOS_DIRECTORY", sandbox.clone()),
+        ("MESOS_SANDBOX", sandbox),
+        ("MESOS_CHECKPOINT", "1".to_owned()),
+        ("LIBPROCESS_IP", ip.to_string()),
+    ]
+    .into_iter()
+    .map(|(k, v)| (k.to_owned(), v))
+    .collect();
+    if let Some(trace) = trace {
+        env.insert("TRACEPARENT".to_owned(), trace.to_string());
+    }
+    env.extend(spec.env.clone());
+    env
+}
+
+/// The user to run as; `None` keeps the agent's. The error names the field and the rule.
+pub fn user(name: Option<&str>) -> Result<Option<UserIds>, String> {
+    let Some(name) = name else { return Ok(None) };
+    let user = match User::from_name(name) {
+        Ok(Some(user)) => user,
+        Ok(None) => return Err(format!("user: {name:?} does not exist on this node")),
+        Err(e) => return Err(format!("user: failed to look up {name:?}: {e}")),
+    };
+    if user.uid == Uid::effective() {
+        return Ok(None);
+    }
+    let c_name = std::ffi::CString::new(name).map_err(|e| format!("user: {e}"))?;
+    let groups = getgrouplist(&c_name, user.gid)
+        .map_err(|e| format!("user: failed to list the groups of {name:?}: {e}"))?;
+    Ok(Some(UserIds {
+        uid: user.uid.as_raw(),
+        gid: user.gid.as_raw(),
+        groups: groups.iter().map(|g| g.as_raw()).collect(),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_are_resolved() {
+        assert_eq!(user(None), Ok(None));
+        assert!(
+            user(Some("no-such-user"))
+                .unwrap_err()
+                .starts_with("user: ")
+        );
+    }
+}

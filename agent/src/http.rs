@@ -1,0 +1,379 @@
+//! The agent's HTTP API and its Prometheus page.
+
+use std::{
+    fs::File,
+    io::{Read, Seek, SeekFrom},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use axum::{
+    Json, Router,
+    extract::{Path as UrlPath, Query, State},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::{net::TcpListener, sync::watch};
+use waggle_lifecycle::TaskSummary;
+use waggle_telemetry::Telemetry;
+use waggle_types::{AgentInfo, ScalarKind, TaskId};
+
+use crate::{
+    AgentConfig,
+    checkpoint::{TaskDir, WorkDir},
+    clock,
+    shim::previous,
+};
+
+/// Most bytes of output in one answer.
+const MAX_LENGTH: u64 = 1 << 20;
+
+/// What the API shows; replaced after every change, never locked while it is read.
+#[derive(Debug, Clone)]
+pub struct AgentView {
+    /// The master of the session, while there is one.
+    pub master: Option<String>,
+    /// Applied generation.
+    pub generation: u64,
+    /// Tasks that are not acknowledged as ended.
+    pub tasks: Vec<TaskView>,
+    info: Value,
+    troubles: Vec<String>,
+    work_dir: PathBuf,
+}
+
+/// One task.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TaskView {
+    /// Task id.
+    pub id: String,
+    /// Name.
+    pub name: String,
+    /// App path.
+    pub service: String,
+    /// Framework.
+    pub framework_id: String,
+    /// Framework's name.
+    pub framework: String,
+    /// Mesos's name of the state.
+    pub state: String,
+    /// `unknown`, `healthy`, `unhealthy`.
+    pub health: String,
+    /// Process, once it runs.
+    pub pid: Option<u32>,
+    /// Host ports in definition order.
+    pub ports: Vec<u16>,
+    /// When it ran first, Unix milliseconds.
+    pub started_at_ms: Option<u64>,
+    /// The newest status in words.
+    pub message: String,
+    /// Its sandbox.
+    pub directory: String,
+}
+
+/// A task as the API shows it.
+pub fn task_view(task: &TaskSummary, work: &WorkDir) -> TaskView {
+    let spec = &task.spec;
+    TaskView {
+        id: spec.task_id.to_string(),
+        name: spec.name.clone(),
+        service: spec.service.clone(),
+        framework_id: spec.framework_id.to_string(),
+        framework: spec.framework_name.clone(),
+        state: task.state.mesos_name().to_owned(),
+        health: format!("{:?}", task.health).to_lowercase(),
+        pid: task.pid,
+        ports: spec.ports.iter().map(|p| p.host_port).collect(),
+        started_at_ms: task.started_at.map(|t| t.0),
+        message: task
+            .latest
+            .as_ref()
+            .map(|l| l.message.clone())
+            .unwrap_or_default(),
+        directory: work.task(&spec.task_id).sandbox().display().to_string(),
+    }
+}
+
+impl AgentView {
+    /// Before the first change.
+    pub fn new(info: &AgentInfo, config: &AgentConfig, troubles: &[String]) -> Self {
+        let amount = |kind| info.total.get(kind).to_f64();
+        let resources = json!({
+            "cpus": amount(ScalarKind::Cpus),
+            "mem": amount(ScalarKind::Mem),
+            "disk": amount(ScalarKind::Disk),
+            "gpus": amount(ScalarKind::Gpus),
+            "ports": info.total.ports.to_string(),
+        });
+        Self {
+            master: None,
+            generation: 0,
+            tasks: Vec::new(),
+            info: json!({
+                "id": info.agent_id.as_str(),
+                "hostname": info.hostname,
+                "pid": format!("slave(1)@{}:{}", info.ip, info.http_port),
+                "resources": resources,
+                "attributes": info.attributes,
+                "version": env!("CARGO_PKG_VERSION"),
+                "start_time": clock::now().0 as f64 / 1000.0,
+            }),
+            troubles: troubles.to_vec(),
+            work_dir: config.work_dir.clone(),
+        }
+    }
+}
+
+type View = watch::Receiver<Arc<AgentView>>;
+
+/// The API's routes.
+fn router(view: View) -> Router {
+    Router::new()
+        .route("/version", get(version))
+        .route("/health", get(health))
+        .route("/state", get(state))
+        .route("/state.json", get(state))
+        .route("/slave(1)/state", get(state))
+        .route("/waggle/v1/tasks", get(tasks))
+        .route("/waggle/v1/tasks/{id}/log/{stream}", get(log))
+        .fallback(async || problem(StatusCode::NOT_FOUND, "no such path"))
+        .with_state(view)
+}
+
+/// Serves the API until it is dropped.
+pub async fn serve(listener: TcpListener, view: View) {
+    if let Err(e) = axum::serve(listener, router(view)).await {
+        tracing::error!(error = %e, "the agent's HTTP API ended");
+    }
+}
+
+/// Serves `GET /metrics` until it is dropped.
+pub async fn serve_metrics(listener: TcpListener, telemetry: Telemetry) {
+    let page = async |State(telemetry): State<Telemetry>| {
+        let kind = "text/plain; version=0.0.4; charset=utf-8";
+        ([(header::CONTENT_TYPE, kind)], telemetry.prometheus_text())
+    };
+    let router = Router::new()
+        .route("/metrics", get(page))
+        .with_state(telemetry);
+    if let Err(e) = axum::serve(listener, router).await {
+        tracing::error!(error = %e, "the metrics page ended");
+    }
+}
+
+async fn version() -> Json<Value> {
+    Json(json!({ "version": env!("CARGO_PKG_VERSION"), "build_time": 0 }))
+}
+
+/// 200 also when degraded: tasks run. What does not work is in the body.
+async fn health(State(view): State<View>) -> Json<Value> {
+    let view = Arc::clone(&view.borrow());
+    let status = match (view.troubles.is_empty(), &view.master) {
+        (true, Some(_)) => "healthy",
+        (true, None) => "no_master",
+        (false, _) => "degraded",
+    };
+    Json(json!({
+        "status": status,
+        "master": view.master,
+        "generation": view.generation,
+        "troubles": view.troubles,
+    }))
+}
+
+async fn tasks(State(view): State<View>) -> Json<Value> {
+    let view = Arc::clone(&view.borrow());
+    Json(json!({ "tasks": view.tasks }))
+}
+
+/// The part of Mesos's agent `/state` that tools read: where each task's sandbox is.
+async fn state(State(view): State<View>) -> Json<Value> {
+    let view = Arc::clone(&view.borrow());
+    let mut frameworks: Vec<Value> = Vec::new();
+    let mut ids: Vec<(&str, &str)> = view
+        .tasks
+        .iter()
+        .map(|t| (t.framework_id.as_str(), t.framework.as_str()))
+        .collect();
+    ids.sort_unstable();
+    ids.dedup();
+    for (id, name) in ids {
+        let of = view.tasks.iter().filter(|t| t.framework_id == id);
+        let executors: Vec<Value> = of
+            .map(|t| {
+                json!({
+                    "id": t.id,
+                    "source": t.id,
+                    "directory": Path::new(&t.directory),
+                    "tasks": [{
+                        "id": t.id, "name": t.name, "state": t.state, "framework_id": t.framework_id,
+                        "executor_id": "", "slave_id": view.info["id"],
+                    }],
+                    "completed_tasks": [],
+                })
+            })
+            .collect();
+        frameworks.push(json!({
+            "id": id, "name": name, "executors": executors, "completed_executors": [],
+        }));
+    }
+    let mut out = view.info.clone();
+    out["frameworks"] = frameworks.into();
+    out["completed_frameworks"] = json!([]);
+    out["master_hostname"] = json!(view.master);
+    out["waggle_degraded"] = json!(view.troubles);
+    out["waggle_generation"] = json!(view.generation);
+    Json(out)
+}
+
+/// Which part of a stream.
+#[derive(Debug, Default, Deserialize)]
+struct Part {
+    offset: Option<u64>,
+    length: Option<u64>,
+    tail: Option<u64>,
+}
+
+/// Output as text. Offsets count in what is retained (both segments); `x-waggle-next-offset` is where to go on.
+async fn log(
+    State(view): State<View>,
+    UrlPath((id, stream)): UrlPath<(String, String)>,
+    part: Result<Query<Part>, axum::extract::rejection::QueryRejection>,
+) -> Response {
+    let part = match part {
+        Ok(Query(part)) => part,
+        Err(e) => return problem(StatusCode::BAD_REQUEST, &e.body_text()),
+    };
+    if stream != "stdout" && stream != "stderr" {
+        let why = format!("stream: must be stdout or stderr, is {stream:?}");
+        return problem(StatusCode::BAD_REQUEST, &why);
+    }
+    let task_id = match TaskId::new(id) {
+        Ok(id) => id,
+        Err(e) => return problem(StatusCode::BAD_REQUEST, &format!("id: {e}")),
+    };
+    let work_dir = view.borrow().work_dir.clone();
+    let path = TaskDir::new(&work_dir, &task_id).sandbox().join(&stream);
+    let read = tokio::task::spawn_blocking(move || read_log(&path, &part)).await;
+    match read {
+        Ok(Ok((bytes, next))) => {
+            let mut headers = HeaderMap::new();
+            let kind = HeaderValue::from_static("text/plain; charset=utf-8");
+            headers.insert(header::CONTENT_TYPE, kind);
+            headers.insert("x-waggle-next-offset", HeaderValue::from(next));
+            (headers, bytes).into_response()
+        }
+        Ok(Err(e)) if e.kind() == std::io::ErrorKind::NotFound => problem(
+            StatusCode::NOT_FOUND,
+            "no such task on this agent, or no output",
+        ),
+        Ok(Err(e)) => problem(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string()),
+        Err(e) => problem(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string()),
+    }
+}
+
+fn read_log(path: &Path, part: &Part) -> std::io::Result<(Vec<u8>, u64)> {
+    let mut files = Vec::new();
+    // The older segment may be missing, the current one may not.
+    if let Ok(old) = File::open(previous(path)) {
+        files.push(old);
+    }
+    files.push(File::open(path)?);
+    let lengths: Vec<u64> = files
+        .iter()
+        .map(|f| f.metadata().map(|m| m.len()))
+        .collect::<Result<_, _>>()?;
+    let total: u64 = lengths.iter().sum();
+    let length = part.length.unwrap_or(MAX_LENGTH).min(MAX_LENGTH);
+    let offset = match (part.offset, part.tail) {
+        (Some(offset), _) => offset.min(total),
+        (None, Some(_)) => total.saturating_sub(length),
+        (None, None) => 0,
+    };
+    let mut bytes = Vec::new();
+    let mut begin = 0;
+    for (file, len) in files.iter_mut().zip(&lengths) {
+        let from = offset.max(begin);
+        let left = length - bytes.len() as u64;
+        if from < begin + len && left > 0 {
+            file.seek(SeekFrom::Start(from - begin))?;
+            file.by_ref()
+                .take(left.min(begin + len - from))
+                .read_to_end(&mut bytes)?;
+        }
+        begin += len;
+    }
+    let next = offset + bytes.len() as u64;
+    if let (None, Some(lines)) = (part.offset, part.tail) {
+        keep_last_lines(&mut bytes, lines);
+    }
+    Ok((bytes, next))
+}
+
+fn keep_last_lines(bytes: &mut Vec<u8>, lines: u64) {
+    let ends = bytes.ends_with(b"\n");
+    let mut seen = 0;
+    let cut = bytes.iter().rposition(|b| {
+        if *b == b'\n' {
+            seen += 1;
+        }
+        *b == b'\n' && seen > lines.saturating_sub(u64::from(!ends))
+    });
+    if lines == 0 {
+        bytes.clear();
+    } else if let Some(cut) = cut {
+        bytes.drain(..=cut);
+    }
+}
+
+fn problem(status: StatusCode, message: &str) -> Response {
+    (status, Json(json!({ "message": message }))).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn logs_are_read_over_both_segments() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("stdout");
+        std::fs::write(previous(&path), "one\ntwo\n").unwrap();
+        std::fs::write(&path, "three\nfour\n").unwrap();
+        let read = |part: Part| {
+            let (bytes, next) = read_log(&path, &part).unwrap();
+            (String::from_utf8(bytes).unwrap(), next)
+        };
+        let part = Part::default;
+        assert_eq!(read(part()), ("one\ntwo\nthree\nfour\n".into(), 19));
+        let tail = |n| Part {
+            tail: Some(n),
+            ..part()
+        };
+        assert_eq!(read(tail(2)).0, "three\nfour\n");
+        assert_eq!(read(tail(3)).0, "two\nthree\nfour\n");
+        assert_eq!(read(tail(0)).0, "");
+        assert_eq!(read(tail(9)).0, "one\ntwo\nthree\nfour\n");
+        let middle = Part {
+            offset: Some(6),
+            length: Some(4),
+            ..part()
+        };
+        assert_eq!(read(middle), ("o\nth".into(), 10));
+        let beyond = Part {
+            offset: Some(99),
+            ..part()
+        };
+        assert_eq!(read(beyond), (String::new(), 19));
+    }
+
+    #[test]
+    fn an_unfinished_line_is_a_line() {
+        let mut bytes = b"a\nb\nc".to_vec();
+        keep_last_lines(&mut bytes, 2);
+        assert_eq!(bytes, b"b\nc");
+    }
+}

@@ -1,0 +1,224 @@
+//! Starting a task's shim and watching it: the steps that touch processes.
+
+use std::{
+    fs, io,
+    os::fd::OwnedFd,
+    process::Stdio,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::io::AsyncReadExt;
+use tokio::io::{Interest, unix::AsyncFd};
+use waggle_lifecycle::Exit;
+
+use crate::{
+    ShimCommand,
+    cgroup::{Limits, TaskCgroup},
+    checkpoint::TaskDir,
+    net::chain,
+    shim::{self, ShimPlan, UserIds},
+    sys::ProcessId,
+};
+
+/// How long a launch may take until the shim has reported; a disk that syncs slowly is no failure.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long leftovers may take to die.
+pub const CLEAN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A task's living shim.
+#[derive(Debug, Clone)]
+pub struct Shim {
+    /// A descriptor of exactly that process.
+    pub fd: Arc<OwnedFd>,
+    /// The task's process; `None` while the shim is starting it.
+    pub process: Option<ProcessId>,
+}
+
+/// All that starting takes.
+pub struct Launch {
+    /// The task's directory, spec written.
+    pub dir: TaskDir,
+    /// Its cgroups.
+    pub cgroup: TaskCgroup,
+    /// What to run.
+    pub plan: ShimPlan,
+    /// What it may use.
+    pub limits: Limits,
+    /// How to start the shim.
+    pub command: ShimCommand,
+}
+
+impl Launch {
+    /// Makes cgroup and sandbox, starts the shim and waits until the task's process runs. The error is the
+    /// message for people; then nothing is left but the directory.
+    pub async fn run(self) -> Result<Shim, Exit> {
+        let dir = self.dir.clone();
+        let cgroup = self.cgroup.clone();
+        match self.start().await {
+            Ok(shim) => Ok(shim),
+            Err(exit) => {
+                let cleaned =
+                    tokio::task::spawn_blocking(move || give_up(&dir, &cgroup, CLEAN_TIMEOUT));
+                if let Ok(Err(why)) = cleaned.await {
+                    tracing::warn!(error = why, "leftovers of a failed launch stay");
+                }
+                Err(exit)
+            }
+        }
+    }
+
+    async fn start(self) -> Result<Shim, Exit> {
+        let failed = |what: &str, e: &(dyn std::error::Error + 'static)| {
+            Exit::LaunchFailed(format!("failed to {what}: {}", chain(e)))
+        };
+        let dir = self.dir.clone();
+        tokio::task::spawn_blocking(move || self.prepare())
+            .await
+            .map_err(|e| failed("prepare the task", &e))??
+            .wait(&dir)
+            .await
+    }
+
+    /// The blocking half.
+    fn prepare(self) -> Result<Starting, Exit> {
+        let text = |what: &str, e: &(dyn std::error::Error + 'static)| {
+            Exit::LaunchFailed(format!("failed to {what}: {}", chain(e)))
+        };
+        sandbox(&self.plan).map_err(|e| text("prepare the sandbox", &e))?;
+        self.cgroup
+            .create(&self.limits)
+            .map_err(|e| text("prepare the cgroup", &e))?;
+        shim::write_json(&self.dir.path().join(shim::PLAN), &self.plan)
+            .map_err(|e| text("write the shim's plan", &e))?;
+        let log = fs::File::create(self.dir.path().join("shim.log"))
+            .map_err(|e| text("create the shim's log", &e))?;
+        let child = tokio::process::Command::new(&self.command.exe)
+            .args(&self.command.args)
+            .arg(self.dir.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .kill_on_drop(false)
+            .spawn()
+            .map_err(|e| text(&format!("start shim {}", self.command.exe.display()), &e))?;
+        Ok(Starting { child })
+    }
+}
+
+struct Starting {
+    child: tokio::process::Child,
+}
+
+impl Starting {
+    async fn wait(mut self, dir: &TaskDir) -> Result<Shim, Exit> {
+        let pid = self.child.id().unwrap_or_default();
+        // Before the shim can end and be reaped: only we reap it.
+        let fd = ProcessId::of(pid).and_then(ProcessId::open);
+        let mut out = Vec::new();
+        if let Some(mut stdout) = self.child.stdout.take() {
+            // Its end says that the shim has reported, or died.
+            let read = stdout.read_to_end(&mut out);
+            if tokio::time::timeout(START_TIMEOUT, read).await.is_err() {
+                let _ = self.child.start_kill();
+                let why = format!(
+                    "the shim did not start within {} s",
+                    START_TIMEOUT.as_secs()
+                );
+                return Err(Exit::LaunchFailed(why));
+            }
+        }
+        let process = dir.process();
+        if let (Ok(fd), Some(process)) = (fd, process) {
+            // The runtime reaps it when it ends, whether anybody still waits or not.
+            drop(self.child);
+            return Ok(Shim {
+                fd: Arc::new(fd),
+                process: Some(process),
+            });
+        }
+        let _ = self.child.wait().await;
+        Err(match dir.exit() {
+            Some(record) => record.exit(),
+            None => Exit::LaunchFailed(format!(
+                "the shim died: {}",
+                fs::read_to_string(dir.path().join("shim.log"))
+                    .unwrap_or_default()
+                    .trim()
+            )),
+        })
+    }
+}
+
+/// The sandbox belongs to the task's user.
+fn sandbox(plan: &ShimPlan) -> io::Result<()> {
+    fs::create_dir_all(&plan.sandbox)?;
+    if let Some(UserIds { uid, gid, .. }) = &plan.user {
+        std::os::unix::fs::chown(&plan.sandbox, Some(*uid), Some(*gid))?;
+    }
+    Ok(())
+}
+
+/// Waits until the process behind `fd` has ended.
+pub async fn ended(fd: Arc<OwnedFd>) {
+    let Ok(fd) = fd.try_clone() else { return };
+    match AsyncFd::register_with_interest(fd, Interest::READABLE) {
+        Ok(fd) => {
+            let _ = fd.readable().await;
+        }
+        Err(e) => tracing::warn!(error = %e, "failed to watch a process"),
+    }
+}
+
+/// Waits until a task's shim has ended and says how the task did.
+pub async fn outcome(dir: TaskDir, cgroup: TaskCgroup, shim: Arc<OwnedFd>) -> Exit {
+    ended(shim).await;
+    if let Some(record) = dir.exit() {
+        return record.exit();
+    }
+    // The shim died before its task: without it the task's output blocks and its end is not seen.
+    let remains = tokio::task::spawn_blocking(move || cgroup.kill_and_wait(CLEAN_TIMEOUT)).await;
+    if let Ok(Err(e)) = remains {
+        tracing::warn!(
+            error = chain(&e),
+            "processes of a task without shim are left"
+        );
+    }
+    if let Some(process) = dir.process()
+        && let Ok(fd) = process.open()
+    {
+        let _ = crate::sys::pidfd_signal(&fd, libc::SIGKILL);
+    }
+    Exit::Unknown
+}
+
+/// Makes sure that no shim starts this task any more and removes its cgroup. Blocking.
+pub fn give_up(dir: &TaskDir, cgroup: &TaskCgroup, patience: Duration) -> Result<(), String> {
+    let mark = dir.path().join(shim::ABANDONED);
+    fs::write(&mark, b"").map_err(|e| format!("failed to write {}: {e}", mark.display()))?;
+    cgroup.remove(patience).map_err(|e| chain(&e))
+}
+
+/// Looks for the shim of a task after a restart; `None` when there is none, and then there will be none.
+/// Blocking.
+pub fn find_shim(dir: &TaskDir) -> Option<Shim> {
+    let until = Instant::now() + CLEAN_TIMEOUT;
+    loop {
+        // Holding the lock ourselves proves that no shim lives; the mark keeps one away that is only starting.
+        if let Ok(Some(_lock)) = shim::try_lock(dir.path()) {
+            let _ = fs::write(dir.path().join(shim::ABANDONED), b"");
+            return None;
+        }
+        if let Some(fd) = dir.shim().and_then(|id| id.open().ok()) {
+            return Some(Shim {
+                fd: Arc::new(fd),
+                process: dir.process(),
+            });
+        }
+        // It holds the lock and has not written who it is, or it is just ending.
+        if Instant::now() > until {
+            return None;
+        }
+        crate::cgroup::pause();
+    }
+}

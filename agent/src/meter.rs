@@ -1,0 +1,295 @@
+//! From readings to metric points: one task's, and the node's own.
+
+use std::{collections::BTreeMap, net::Ipv4Addr};
+
+use waggle_ebpf_common::{CgroupNet, TcpStats, VipStat, VipStatKey, loss};
+use waggle_overlay::VipNames;
+use waggle_telemetry_pipeline::{Attrs, Point, PointData, log2_us_histogram, names};
+
+use crate::cgroup::Stats;
+
+/// Figures of one task at one time.
+pub struct TaskReading<'a> {
+    /// Its cgroup's files.
+    pub stats: Stats,
+    /// Its bytes and packets, where the data plane counts them.
+    pub net: Option<CgroupNet>,
+    /// Its TCP counters by VIP number.
+    pub tcp: Vec<(u32, TcpStats)>,
+    /// VIP numbers to names.
+    pub vips: &'a VipNames,
+    /// When it was started, Unix nanoseconds.
+    pub start_ns: u64,
+    /// When this was read.
+    pub now_ns: u64,
+}
+
+/// A task's points.
+pub fn task_points(r: &TaskReading<'_>) -> Vec<Point> {
+    let mut out = Out {
+        points: Vec::new(),
+        start_ns: r.start_ns,
+        now_ns: r.now_ns,
+    };
+    let uptime = seconds(r.now_ns.saturating_sub(r.start_ns));
+    out.push(&names::CONTAINER_UPTIME, vec![], PointData::Gauge(uptime));
+    let s = &r.stats;
+    if let (Some(user), Some(system)) = (s.cpu_user_ns, s.cpu_system_ns) {
+        for (mode, ns) in [("user", user), ("system", system)] {
+            let attrs = vec![(names::CPU_MODE, mode.into())];
+            out.push(
+                &names::CONTAINER_CPU_TIME,
+                attrs,
+                PointData::SumF64(seconds(ns)),
+            );
+        }
+    }
+    let working_set = s
+        .memory_bytes
+        .map(|m| m.saturating_sub(s.inactive_file_bytes.unwrap_or(0)));
+    let available = match (s.memory_limit_bytes, working_set) {
+        (Some(limit), Some(used)) => Some(limit.saturating_sub(used)),
+        _ => None,
+    };
+    for (def, value) in [
+        (&names::CONTAINER_MEMORY_USAGE, s.memory_bytes),
+        (&names::CONTAINER_MEMORY_RSS, s.rss_bytes),
+        (&names::CONTAINER_MEMORY_WORKING_SET, working_set),
+        (&names::CONTAINER_MEMORY_AVAILABLE, available),
+        (&names::CONTAINER_MEMORY_LIMIT, s.memory_limit_bytes),
+    ] {
+        if let Some(v) = value {
+            let v = i64::try_from(v).unwrap_or(i64::MAX);
+            out.push(def, vec![], PointData::UpDown(v));
+        }
+    }
+    for (kind, value) in [("minor", s.faults_minor), ("major", s.faults_major)] {
+        if let Some(v) = value {
+            let attrs = vec![("system.paging.fault.type", kind.into())];
+            out.push(&names::CONTAINER_PAGING_FAULTS, attrs, PointData::Sum(v));
+        }
+    }
+    if let Some(v) = s.throttled_periods {
+        let def = &names::CONTAINER_CPU_THROTTLED_PERIODS;
+        out.push(def, vec![], PointData::Sum(v));
+    }
+    if let Some(v) = s.throttled_ns {
+        let def = &names::CONTAINER_CPU_THROTTLED_TIME;
+        out.push(def, vec![], PointData::SumF64(seconds(v)));
+    }
+    if let Some(v) = s.oom_kills {
+        out.push(&names::CONTAINER_OOM, vec![], PointData::Sum(v));
+    }
+    if let Some(net) = &r.net {
+        for (direction, bytes, packets) in [
+            ("transmit", net.tx_bytes, net.tx_packets),
+            ("receive", net.rx_bytes, net.rx_packets),
+        ] {
+            let attrs = || -> Attrs { vec![(names::DIRECTION, direction.into())] };
+            out.push(&names::CONTAINER_NETWORK_IO, attrs(), PointData::Sum(bytes));
+            out.push(&names::CONTAINER_PACKETS, attrs(), PointData::Sum(packets));
+        }
+    }
+    tcp_points(&mut out, r);
+    out.points
+}
+
+fn tcp_points(out: &mut Out, r: &TaskReading<'_>) {
+    let accepts: u64 = r.tcp.iter().map(|(_, t)| t.accepts).sum();
+    if !r.tcp.is_empty() {
+        out.push(&names::TCP_ACCEPTS, vec![], PointData::Sum(accepts));
+    }
+    for (vip_id, t) in &r.tcp {
+        let server: Attrs = match r.vips.get(vip_id) {
+            Some((key, name)) => vec![
+                (names::SERVER_ADDRESS, name.as_str().into()),
+                (names::SERVER_PORT, key.port.into()),
+            ],
+            None => vec![],
+        };
+        let connect = log2_us_histogram(&t.connect_hist, t.connect_sum_us);
+        out.push(&names::TCP_CONNECT_DURATION, server.clone(), connect);
+        let rtt = log2_us_histogram(&t.rtt_hist, t.rtt_sum_us);
+        out.push(&names::TCP_RTT, server.clone(), rtt);
+        for (def, value) in [
+            (&names::TCP_CONNECT_FAILURES, t.connect_failures),
+            (&names::TCP_RETRANSMITS, t.retransmits),
+        ] {
+            out.push(def, server.clone(), PointData::Sum(value));
+        }
+        for (direction, bytes) in [("transmit", t.tx_bytes), ("receive", t.rx_bytes)] {
+            let mut attrs = server.clone();
+            attrs.push((names::DIRECTION, direction.into()));
+            out.push(&names::TCP_IO, attrs, PointData::Sum(bytes));
+        }
+    }
+}
+
+/// Figures of the data plane.
+pub struct NodeReading<'a> {
+    /// VIP counters.
+    pub vip_stats: Vec<(VipStatKey, VipStat)>,
+    /// What the programs could not count, by reason.
+    pub losses: [u64; loss::COUNT as usize],
+    /// Programs: name, run time in nanoseconds, run count.
+    pub programs: Vec<(String, u64, u64)>,
+    /// VIP numbers to names.
+    pub vips: &'a VipNames,
+    /// Since when the maps count, Unix nanoseconds.
+    pub start_ns: u64,
+    /// When this was read.
+    pub now_ns: u64,
+}
+
+/// The node's points.
+pub fn node_points(r: &NodeReading<'_>) -> Vec<Point> {
+    let mut out = Out {
+        points: Vec::new(),
+        start_ns: r.start_ns,
+        now_ns: r.now_ns,
+    };
+    // New connects per VIP are the sum over its backends.
+    let mut sums: BTreeMap<(u32, bool), u64> = BTreeMap::new();
+    for (key, stat) in &r.vip_stats {
+        let Some(mut attrs) = vip_attrs(r.vips, key.vip_id) else {
+            continue;
+        };
+        let refused = key.addr == 0;
+        *sums.entry((key.vip_id, refused)).or_default() += stat.count;
+        if refused {
+            out.push(&names::VIP_NO_BACKEND, attrs, PointData::Sum(stat.count));
+        } else {
+            let ip = Ipv4Addr::from(u32::from_be(key.addr)).to_string();
+            attrs.push((names::PEER_ADDRESS, ip.into()));
+            attrs.push((names::PEER_PORT, u16::from_be(key.port).into()));
+            out.push(
+                &names::VIP_BACKEND_SELECTED,
+                attrs,
+                PointData::Sum(stat.count),
+            );
+        }
+    }
+    for ((vip_id, refused), count) in sums {
+        if let Some(mut attrs) = vip_attrs(r.vips, vip_id) {
+            let outcome = if refused { "no_backend" } else { "new" };
+            attrs.push((names::VIP_OUTCOME, outcome.into()));
+            out.push(&names::VIP_CONNECTIONS, attrs, PointData::Sum(count));
+        }
+    }
+    for (reason, count) in loss::NAMES.iter().zip(r.losses) {
+        let attrs = vec![(names::DROP_REASON, (*reason).into())];
+        out.push(&names::EBPF_LOST, attrs, PointData::Sum(count));
+    }
+    for (name, run_ns, run_cnt) in &r.programs {
+        let attrs = || -> Attrs { vec![(names::PROGRAM, name.as_str().into())] };
+        let time = PointData::SumF64(seconds(*run_ns));
+        out.push(&names::EBPF_RUN_TIME, attrs(), time);
+        out.push(&names::EBPF_RUN_COUNT, attrs(), PointData::Sum(*run_cnt));
+    }
+    out.points
+}
+
+fn vip_attrs(vips: &VipNames, vip_id: u32) -> Option<Attrs> {
+    let (key, name) = vips.get(&vip_id)?;
+    Some(vec![
+        (names::SERVER_ADDRESS, name.as_str().into()),
+        (names::SERVER_PORT, key.port.into()),
+        (names::TRANSPORT, key.protocol.name().into()),
+    ])
+}
+
+struct Out {
+    points: Vec<Point>,
+    start_ns: u64,
+    now_ns: u64,
+}
+
+impl Out {
+    fn push(&mut self, def: &'static names::MetricDef, attrs: Attrs, data: PointData) {
+        let point = Point::new(def, attrs, data, self.start_ns, self.now_ns);
+        debug_assert_eq!(point.violation(), None);
+        self.points.push(point);
+    }
+}
+
+fn seconds(ns: u64) -> f64 {
+    ns as f64 / 1e9
+}
+
+#[cfg(test)]
+mod tests {
+    use waggle_types::{Protocol, VipKey};
+
+    use super::*;
+
+    fn vips() -> VipNames {
+        let key = VipKey {
+            protocol: Protocol::Tcp,
+            ip: Ipv4Addr::new(11, 1, 2, 3),
+            port: 80,
+        };
+        VipNames::from([(7, (key, "web".to_owned()))])
+    }
+
+    #[test]
+    fn every_point_is_in_the_registry() {
+        let stats = Stats {
+            cpu_user_ns: Some(1),
+            cpu_system_ns: Some(1),
+            throttled_periods: Some(1),
+            throttled_ns: Some(1),
+            memory_bytes: Some(10),
+            rss_bytes: Some(1),
+            inactive_file_bytes: Some(4),
+            memory_limit_bytes: Some(100),
+            faults_minor: Some(1),
+            faults_major: Some(1),
+            oom_kills: Some(1),
+        };
+        let points = task_points(&TaskReading {
+            stats,
+            net: Some(CgroupNet::default()),
+            tcp: vec![(0, TcpStats::default()), (7, TcpStats::default())],
+            vips: &vips(),
+            start_ns: 1,
+            now_ns: 2,
+        });
+        assert!(points.iter().all(|p| p.violation().is_none()));
+        let available = points
+            .iter()
+            .find(|p| p.def == &names::CONTAINER_MEMORY_AVAILABLE);
+        assert_eq!(
+            available.map(|p| p.data.clone()),
+            Some(PointData::UpDown(94))
+        );
+    }
+
+    #[test]
+    fn vip_connects_are_summed_over_backends() {
+        let key = |addr: u32| VipStatKey {
+            vip_id: 7,
+            addr,
+            port: 80u16.to_be(),
+            pad: 0,
+        };
+        let points = node_points(&NodeReading {
+            vip_stats: vec![
+                (key(1), VipStat { count: 2 }),
+                (key(2), VipStat { count: 3 }),
+                (key(0), VipStat { count: 1 }),
+            ],
+            losses: [0; loss::COUNT as usize],
+            programs: vec![("connect4".to_owned(), 5, 6)],
+            vips: &vips(),
+            start_ns: 1,
+            now_ns: 2,
+        });
+        assert!(points.iter().all(|p| p.violation().is_none()));
+        let sums: Vec<&PointData> = points
+            .iter()
+            .filter(|p| p.def == &names::VIP_CONNECTIONS)
+            .map(|p| &p.data)
+            .collect();
+        assert_eq!(sums, [&PointData::Sum(5), &PointData::Sum(1)]);
+    }
+}

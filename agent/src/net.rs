@@ -1,0 +1,274 @@
+//! The node's network as the agent drives it: desired state and local facts in, acknowledgements out.
+//!
+//! Everything that knows `waggle-ebpf` and `waggle-overlay` by name is here.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use tokio::sync::{Notify, mpsc};
+use waggle_api::proto::session as pb;
+use waggle_ebpf::{DataPlane, LoaderConfig};
+use waggle_overlay::{NodeNet, NodeNetConfig, VipNames};
+use waggle_telemetry::{SpanKind, Telemetry, names};
+use waggle_types::{Generation, HealthState, NetSnapshot, TaskId, TaskState};
+
+use crate::{AgentConfig, AgentError, DataPlanePolicy, clock};
+
+/// Causes of snapshots that were overtaken before they were applied; older ones lose their span.
+const MAX_CAUSES: usize = 256;
+
+/// The network's parts that could be started, and why the others could not.
+pub struct Net {
+    node: Option<NodeNet>,
+    plane: Option<Arc<DataPlane>>,
+    troubles: Vec<String>,
+    inbox: Inbox,
+    wake: Notify,
+}
+
+#[derive(Default)]
+struct Inbox(Mutex<Waiting>);
+
+/// Latest wins: bounded by the number of tasks, whatever the worker's speed.
+#[derive(Default)]
+struct Waiting {
+    snapshot: Option<NetSnapshot>,
+    facts: BTreeMap<TaskId, Option<(TaskState, HealthState)>>,
+}
+
+impl Inbox {
+    fn with<T>(&self, f: impl FnOnce(&mut Waiting) -> T) -> T {
+        f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Net {
+    /// Loads the data plane and starts DNS, as far as the configuration wants and the machine allows.
+    pub async fn start(config: &AgentConfig) -> Result<Self, AgentError> {
+        let mut troubles = Vec::new();
+        let require = config.dataplane == DataPlanePolicy::Require;
+        let plane = match load(config).await {
+            Ok(plane) => plane,
+            Err(e) if require => return Err(AgentError::DataPlane(e)),
+            Err(e) => {
+                let why = format!("data plane: {}", chain(e.as_ref()));
+                tracing::warn!(error = why, "tasks run without VIPs and network counters");
+                troubles.push(why);
+                None
+            }
+        };
+        let node = match start_node(config, plane.clone()).await {
+            Ok(node) => node,
+            Err(e) if require => return Err(AgentError::Network(e)),
+            Err(e) => {
+                let why = format!("node network: {}", chain(e.as_ref()));
+                tracing::warn!(error = why, "tasks run without DNS and VIPs on this node");
+                troubles.push(why);
+                None
+            }
+        };
+        Ok(Self {
+            node,
+            plane,
+            troubles,
+            inbox: Inbox::default(),
+            wake: Notify::new(),
+        })
+    }
+
+    /// What does not work, for `/health`; empty when all does.
+    pub fn troubles(&self) -> &[String] {
+        &self.troubles
+    }
+
+    /// The kernel's counters.
+    pub fn plane(&self) -> Option<&Arc<DataPlane>> {
+        self.plane.as_ref()
+    }
+
+    /// VIP numbers to names.
+    pub fn vip_names(&self) -> Arc<VipNames> {
+        self.node
+            .as_ref()
+            .map(NodeNet::vip_names)
+            .unwrap_or_default()
+    }
+
+    /// Generation that is applied.
+    pub fn generation(&self) -> Generation {
+        self.node
+            .as_ref()
+            .map_or_else(Generation::default, NodeNet::generation)
+    }
+
+    /// What the master wants. An older one that was not applied yet is replaced; its causes are kept.
+    pub fn desired(&self, mut snapshot: NetSnapshot) {
+        self.inbox.with(|w| {
+            if let Some(old) = w.snapshot.take() {
+                if old.generation > snapshot.generation {
+                    w.snapshot = Some(old);
+                    return;
+                }
+                let mut causes = old.causes;
+                causes.append(&mut snapshot.causes);
+                let n_old = causes.len().saturating_sub(MAX_CAUSES);
+                snapshot.causes = causes.split_off(n_old);
+            }
+            w.snapshot = Some(snapshot);
+        });
+        self.wake.notify_one();
+    }
+
+    /// What this node sees of its own task.
+    pub fn fact(&self, task_id: TaskId, state: TaskState, health: HealthState) {
+        self.inbox
+            .with(|w| w.facts.insert(task_id, Some((state, health))));
+        self.wake.notify_one();
+    }
+
+    /// The agent is done with a task.
+    pub fn forget(&self, task_id: TaskId) {
+        self.inbox.with(|w| w.facts.insert(task_id, None));
+        self.wake.notify_one();
+    }
+
+    /// Applies what comes in, facts first, until it is dropped.
+    pub async fn work(&self, telemetry: Telemetry, acks: mpsc::Sender<pb::Applied>, node: String) {
+        loop {
+            let (facts, snapshot) = self
+                .inbox
+                .with(|w| (std::mem::take(&mut w.facts), w.snapshot.take()));
+            let Some(net) = &self.node else {
+                if let Some(snapshot) = snapshot {
+                    let missing = pb::Applied {
+                        generation: snapshot.generation.0,
+                        duration_us: 0,
+                        failures: self.troubles.clone(),
+                    };
+                    if acks.send(missing).await.is_err() {
+                        return;
+                    }
+                }
+                self.wake.notified().await;
+                continue;
+            };
+            if facts.is_empty() && snapshot.is_none() {
+                self.wake.notified().await;
+                continue;
+            }
+            for (task_id, fact) in facts {
+                match fact {
+                    Some((state, health)) => net.local_fact(task_id, state, health).await,
+                    None => net.forget_local(task_id).await,
+                };
+            }
+            if let Some(snapshot) = snapshot {
+                let applied = apply(net, Arc::new(snapshot), &telemetry, &node).await;
+                if acks.send(applied).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Stops answering DNS; maps and links stay.
+    pub async fn shutdown(&self) {
+        if let Some(node) = &self.node
+            && let Err(e) = node.shutdown().await
+        {
+            tracing::warn!(error = chain(&e), "node network did not shut down cleanly");
+        }
+    }
+}
+
+async fn apply(
+    net: &NodeNet,
+    snapshot: Arc<NetSnapshot>,
+    telemetry: &Telemetry,
+    node: &str,
+) -> pb::Applied {
+    let start_ns = clock::now_ns();
+    let applied = net.apply(Arc::clone(&snapshot)).await;
+    let end_ns = clock::now_ns();
+    let failures: Vec<String> = applied.failures.iter().map(|e| chain(e)).collect();
+    telemetry.record(
+        &names::VIP_MAP_UPDATE_DURATION,
+        &[],
+        applied.duration.as_secs_f64(),
+    );
+    if !failures.is_empty() {
+        let attrs = [(names::ERROR_TYPE, "apply".into())];
+        let n = failures.len() as u64;
+        telemetry.count(&names::NET_APPLY_FAILURES, &attrs, n);
+    }
+    for cause in &snapshot.causes {
+        telemetry.record_span(
+            "vip.apply",
+            SpanKind::Internal,
+            Some(cause.trace),
+            start_ns,
+            end_ns,
+            vec![
+                ("waggle.generation", snapshot.generation.0.into()),
+                ("waggle.node", node.into()),
+                ("waggle.task.id", cause.task_id.as_str().into()),
+                ("waggle.map.writes", (applied.n_writes as u64).into()),
+            ],
+        );
+    }
+    pb::Applied {
+        generation: applied.generation.0,
+        duration_us: u64::try_from(applied.duration.as_micros()).unwrap_or(u64::MAX),
+        failures,
+    }
+}
+
+type AnyError = Box<dyn std::error::Error + Send + Sync>;
+
+async fn load(config: &AgentConfig) -> Result<Option<Arc<DataPlane>>, AnyError> {
+    let Some(cgroup_root) = config.cgroup_root.clone() else {
+        return match config.dataplane {
+            DataPlanePolicy::Require => Err("it needs a cgroup2 directory (cgroup_root)".into()),
+            _ => Ok(None),
+        };
+    };
+    if config.dataplane == DataPlanePolicy::Off {
+        return Ok(None);
+    }
+    let loader = LoaderConfig {
+        cgroup_root,
+        pin_dir: config.pin_dir.clone(),
+    };
+    let opened = tokio::task::spawn_blocking(move || DataPlane::open(&loader)).await?;
+    Ok(Some(Arc::new(opened?)))
+}
+
+async fn start_node(
+    config: &AgentConfig,
+    plane: Option<Arc<DataPlane>>,
+) -> Result<Option<NodeNet>, AnyError> {
+    if !config.network {
+        return Ok(None);
+    }
+    let net = NodeNetConfig {
+        dns_ips: config.dns.ips.clone(),
+        dns_port: config.dns.port,
+        upstreams: config.dns.upstreams.clone(),
+        ..NodeNetConfig::new(config.ip)
+    };
+    Ok(Some(NodeNet::start(net, plane).await?))
+}
+
+/// An error with all its causes.
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut out = error.to_string();
+    let mut source = error.source();
+    while let Some(e) = source {
+        out.push_str(": ");
+        out.push_str(&e.to_string());
+        source = e.source();
+    }
+    out
+}

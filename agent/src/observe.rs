@@ -1,0 +1,248 @@
+//! What is read of tasks on each tick: cgroup files, kernel counters, output.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use serde::{Deserialize, Serialize};
+use waggle_ebpf_common::{CgroupNet, TcpStats};
+use waggle_overlay::VipNames;
+use waggle_telemetry::{IoStream, Telemetry, names};
+use waggle_telemetry_pipeline::{TaskLabels, decode_line};
+use waggle_types::{AgentId, TaskSpec};
+
+use crate::{
+    AgentConfig,
+    cgroup::{Stats, TaskCgroup},
+    checkpoint::TaskDir,
+    clock,
+    meter::{self, NodeReading, TaskReading},
+    net::Net,
+    shim,
+    sys::{self, ProcessId},
+    tail::{Position, Tail},
+};
+
+/// How far both streams were shipped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+struct Shipped {
+    stdout: Position,
+    stderr: Position,
+}
+
+/// Everything that is observed of one running task.
+pub struct Watched {
+    labels: Arc<TaskLabels>,
+    cgroup: TaskCgroup,
+    start_ns: u64,
+    tails: [(IoStream, Tail); 2],
+    shipped_file: PathBuf,
+    shipped: Shipped,
+}
+
+impl Watched {
+    /// Continues where an agent before left off.
+    pub fn new(
+        config: &AgentConfig,
+        agent_id: &AgentId,
+        spec: &TaskSpec,
+        dir: &TaskDir,
+        cgroup: TaskCgroup,
+        process: ProcessId,
+    ) -> Self {
+        let start_ns = boot_ns() + process.start_ticks * (1_000_000_000 / sys::ticks_per_second());
+        let labels = TaskLabels {
+            cluster: config.cluster.clone(),
+            framework_id: spec.framework_id.clone(),
+            framework: spec.framework_name.clone(),
+            role: spec.role.clone(),
+            agent_id: agent_id.clone(),
+            hostname: config.hostname.clone(),
+            task_id: spec.task_id.clone(),
+            task_name: spec.name.clone(),
+            service: spec.service.clone(),
+            service_version: spec.service_version.clone(),
+            cgroup_path: cgroup
+                .v2
+                .as_deref()
+                .unwrap_or(Path::new(""))
+                .display()
+                .to_string(),
+            cgroup_id: cgroup.id(),
+            pid: process.pid,
+            pid_start_ns: start_ns,
+        };
+        let shipped_file = dir.path().join("tail.json");
+        let shipped: Shipped = shim::read_json(&shipped_file)
+            .ok()
+            .flatten()
+            .unwrap_or_default();
+        let sandbox = dir.sandbox();
+        Self {
+            labels: Arc::new(labels),
+            cgroup,
+            start_ns,
+            tails: [
+                (
+                    IoStream::Stdout,
+                    Tail::new(&sandbox.join("stdout"), shipped.stdout),
+                ),
+                (
+                    IoStream::Stderr,
+                    Tail::new(&sandbox.join("stderr"), shipped.stderr),
+                ),
+            ],
+            shipped_file,
+            shipped,
+        }
+    }
+
+    /// Who its signals are about.
+    pub fn labels(&self) -> Arc<TaskLabels> {
+        Arc::clone(&self.labels)
+    }
+
+    /// One tick. Blocking.
+    pub fn tick(&mut self, kernel: &Kernel, vips: &VipNames, telemetry: &Telemetry) {
+        self.figures(kernel, vips, telemetry);
+        self.output(telemetry, false);
+    }
+
+    /// The last reading, after the task's end and before its cgroup goes; then the kernel's counters of it
+    /// may go too. Blocking.
+    pub fn last(&mut self, net: &Net, telemetry: &Telemetry) {
+        let kernel = Kernel::read(net);
+        self.figures(&kernel, &net.vip_names(), telemetry);
+        self.output(telemetry, true);
+        if let Some(plane) = net.plane()
+            && self.labels.cgroup_id != 0
+            && let Err(e) = plane.counters().forget_cgroup(self.labels.cgroup_id)
+        {
+            tracing::debug!(error = %e, "counters of an ended task stay");
+        }
+    }
+
+    fn figures(&self, kernel: &Kernel, vips: &VipNames, telemetry: &Telemetry) {
+        let id = self.labels.cgroup_id;
+        let points = meter::task_points(&TaskReading {
+            stats: Stats::read(&self.cgroup),
+            net: kernel.net.get(&id).copied(),
+            tcp: kernel.tcp.get(&id).cloned().unwrap_or_default(),
+            vips,
+            start_ns: self.start_ns,
+            now_ns: clock::now_ns(),
+        });
+        telemetry.task_points(&self.labels, points);
+    }
+
+    fn output(&mut self, telemetry: &Telemetry, last: bool) {
+        for (stream, tail) in &mut self.tails {
+            let polled = tail.poll(last);
+            let attrs = [("log.iostream", stream_name(*stream).into())];
+            if polled.n_bytes > 0 {
+                let n = polled.lines.len() as u64;
+                telemetry.count(&names::AGENT_LOG_LINES, &attrs, n);
+                telemetry.count(&names::AGENT_LOG_BYTES, &attrs, polled.n_bytes);
+            }
+            if polled.lost_segment {
+                let attrs = [(names::DROP_REASON, "segment_replaced".into())];
+                telemetry.count(&names::AGENT_LOG_LOST, &attrs, 1);
+            }
+            let now_ns = clock::now_ns();
+            for line in polled.lines {
+                telemetry.task_log(&self.labels, decode_line(&line.bytes, *stream, now_ns));
+            }
+        }
+        let shipped = Shipped {
+            stdout: self.tails[0].1.position(),
+            stderr: self.tails[1].1.position(),
+        };
+        if shipped != self.shipped {
+            self.shipped = shipped;
+            // Not fsynced: after a power loss some lines come again.
+            let tmp = self.shipped_file.with_extension("tmp");
+            let written = serde_json::to_vec(&shipped)
+                .map_err(std::io::Error::from)
+                .and_then(|bytes| fs::write(&tmp, bytes))
+                .and_then(|()| fs::rename(&tmp, &self.shipped_file));
+            if let Err(e) = written {
+                tracing::debug!(error = %e, "log position not written: lines may come twice");
+            }
+        }
+    }
+}
+
+const fn stream_name(stream: IoStream) -> &'static str {
+    match stream {
+        IoStream::Stdout => "stdout",
+        IoStream::Stderr => "stderr",
+    }
+}
+
+/// One reading of the kernel's per-cgroup counters.
+#[derive(Default)]
+pub struct Kernel {
+    net: BTreeMap<u64, CgroupNet>,
+    tcp: BTreeMap<u64, Vec<(u32, TcpStats)>>,
+}
+
+impl Kernel {
+    /// Reads them, where there is a data plane. Blocking.
+    pub fn read(net: &Net) -> Self {
+        let Some(plane) = net.plane() else {
+            return Self::default();
+        };
+        let mut out = Self::default();
+        match plane.counters().cgroup_net() {
+            Ok(all) => out.net = all.into_iter().collect(),
+            Err(e) => tracing::warn!(error = %e, "network counters not read"),
+        }
+        match plane.counters().tcp() {
+            Ok(all) => {
+                for (key, stats) in all {
+                    out.tcp
+                        .entry(key.cgroup_id)
+                        .or_default()
+                        .push((key.vip_id, stats));
+                }
+            }
+            Err(e) => tracing::warn!(error = %e, "tcp counters not read"),
+        }
+        out
+    }
+}
+
+/// Reads and hands in the node's own figures. Blocking.
+pub fn node(net: &Net, telemetry: &Telemetry, start_ns: u64) {
+    let generation = net.generation().0 as f64;
+    telemetry.set(&names::NET_GENERATION, &[], generation);
+    let Some(plane) = net.plane() else { return };
+    let counters = plane.counters();
+    let vip_stats = counters.vip_stats().unwrap_or_default();
+    let losses = counters.losses().unwrap_or_default();
+    let programs = plane.programs();
+    let points = meter::node_points(&NodeReading {
+        vip_stats,
+        losses,
+        programs: programs
+            .into_iter()
+            .map(|p| (p.name.to_string(), p.run_ns, p.run_cnt))
+            .collect(),
+        vips: &net.vip_names(),
+        start_ns,
+        now_ns: clock::now_ns(),
+    });
+    telemetry.node_points(points);
+}
+
+/// When the machine was booted, Unix nanoseconds.
+fn boot_ns() -> u64 {
+    let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
+    stat.lines()
+        .find_map(|l| l.strip_prefix("btime ")?.trim().parse::<u64>().ok())
+        .unwrap_or(0)
+        .saturating_mul(1_000_000_000)
+}

@@ -1,0 +1,82 @@
+//! What this node has to offer.
+
+use std::{fs, path::Path};
+
+use waggle_types::{Milli, PortRange, PortSet, Resources};
+
+use crate::{ResourceOverrides, sys};
+
+/// Mesos's default ports (`slave/constants.hpp` DEFAULT_PORTS).
+const PORTS: PortRange = PortRange {
+    begin: 31_000,
+    end: 32_000,
+};
+
+/// CPUs online, memory and disk as Mesos offers them (containerizer.cpp: memory less 1 GiB, or half of it
+/// below 2 GiB; disk of `work_dir` less 5 GiB, or half of it below 10 GiB), unless overridden.
+pub fn detect(work_dir: &Path, overrides: &ResourceOverrides) -> Resources {
+    let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let mem = mem_total_mib(&meminfo).map_or(1024, |m| reserve(m, 1024));
+    let disk = nix::sys::statvfs::statvfs(work_dir).map_or(10_240, |s| {
+        reserve(s.blocks().saturating_mul(s.fragment_size()) >> 20, 5 * 1024)
+    });
+    let units = |n: u64| Milli::units(i64::try_from(n).unwrap_or(i64::MAX / 1000));
+    let or = |over: Option<Milli>, found: Milli| over.unwrap_or(found);
+    let ports = overrides.ports.clone();
+    Resources {
+        scalars: [
+            or(overrides.cpus, Milli::units(sys::n_cpus())),
+            or(overrides.mem, units(mem)),
+            or(overrides.disk, units(disk)),
+            Milli(0),
+        ],
+        ports: ports.unwrap_or_else(|| PortSet::from_ranges([PORTS])),
+    }
+}
+
+/// Leaves `keep` for the system, or half when there is little.
+fn reserve(total: u64, keep: u64) -> u64 {
+    if total > 2 * keep {
+        total - keep
+    } else {
+        total / 2
+    }
+}
+
+fn mem_total_mib(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find(|l| l.starts_with("MemTotal:"))?;
+    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kib / 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use waggle_types::ScalarKind;
+
+    use super::*;
+
+    #[test]
+    fn some_of_the_machine_is_kept_for_the_system() {
+        assert_eq!(reserve(8192, 1024), 7168);
+        assert_eq!(reserve(1024, 1024), 512);
+        assert_eq!(
+            mem_total_mib("MemTotal:  2048 kB\nMemFree: 1 kB\n"),
+            Some(2)
+        );
+    }
+
+    #[test]
+    fn every_kind_can_be_overridden() {
+        let overrides = ResourceOverrides {
+            cpus: Some(Milli(1500)),
+            mem: Some(Milli::units(64)),
+            disk: None,
+            ports: Some(PortSet::from_ports([5000])),
+        };
+        let found = detect(Path::new("/"), &overrides);
+        assert_eq!(found.get(ScalarKind::Cpus), Milli(1500));
+        assert_eq!(found.get(ScalarKind::Mem), Milli::units(64));
+        assert!(found.get(ScalarKind::Disk).0 > 0);
+        assert_eq!(found.ports.len(), 1);
+    }
+}

@@ -1,0 +1,443 @@
+//! The agent's main loop: events to the core, its effects to the executors.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use waggle_api::proto::session as pb;
+use waggle_lifecycle::{AgentCore, Effect, Event, Exit, StreamRecord};
+use waggle_telemetry::{Telemetry, names};
+use waggle_types::{AgentInfo, TaskId, TaskStatus, UnixMillis};
+
+use crate::{
+    AgentConfig, AgentError, AgentListeners,
+    cgroup::{CgroupHost, Hierarchy},
+    checkpoint::WorkDir,
+    clock,
+    http::{self, AgentView},
+    launch::Shim,
+    net::{Net, chain},
+    observe::{self, Kernel},
+    recover, resources,
+    session::{self, SessionEvent},
+    tasks::Tasks,
+};
+
+/// Events that wait for the loop; whoever has more waits.
+const INPUTS: usize = 1024;
+
+/// What the loop is told.
+#[derive(Debug)]
+pub enum Input {
+    /// For the core.
+    Event(Event),
+    /// A launch has succeeded.
+    Running {
+        /// Which.
+        task_id: TaskId,
+        /// Its shim.
+        shim: Shim,
+    },
+    /// From the session.
+    Session(SessionEvent),
+}
+
+impl From<SessionEvent> for Input {
+    fn from(event: SessionEvent) -> Self {
+        Self::Session(event)
+    }
+}
+
+/// Runs an agent until `stop` is cancelled or its master refuses it for good. Its tasks run on, in both
+/// cases and also when the future is dropped.
+pub async fn run(
+    config: AgentConfig,
+    listeners: AgentListeners,
+    telemetry: Telemetry,
+    stop: CancellationToken,
+) -> Result<(), AgentError> {
+    let telemetry = telemetry.component("waggle-agent");
+    let config = Arc::new(config);
+    let root = config.work_dir.clone();
+    let work = blocking(move || WorkDir::open(&root)).await?;
+    let agent_id = work.agent_id(|| uuid::Uuid::new_v4().to_string())?;
+    let info = AgentInfo {
+        agent_id: agent_id.clone(),
+        hostname: config.hostname.clone(),
+        ip: config.ip,
+        http_port: listeners.http.local_addr().map_or(0, |a| a.port()),
+        total: resources::detect(&config.work_dir, &config.resources),
+        attributes: config.attributes.clone(),
+    };
+    tracing::info!(%agent_id, hostname = config.hostname, resources = %info.total, "agent starts");
+    let mut troubles = Vec::new();
+    let cgroups = cgroups(&config, &mut troubles);
+    let net = Arc::new(Net::start(&config).await?);
+    troubles.extend(net.troubles().iter().cloned());
+
+    let (inputs, mut inbox) = mpsc::channel(INPUTS);
+    let (acks, mut applied) = mpsc::channel(16);
+    let (view, watch_view) = watch::channel(Arc::new(AgentView::new(&info, &config, &troubles)));
+    let tasks = Tasks::new(
+        Arc::clone(&config),
+        agent_id.clone(),
+        cgroups.clone(),
+        Arc::clone(&net),
+        telemetry.clone(),
+        inputs.clone(),
+    );
+    let mut agent = Agent {
+        core: AgentCore::new(agent_id, uuid::Uuid::new_v4().as_u64_pair().0),
+        tasks,
+        work: Arc::new(work),
+        config: Arc::clone(&config),
+        net: Arc::clone(&net),
+        telemetry: telemetry.clone(),
+        info,
+        outbox: None,
+        unsaved: BTreeMap::new(),
+        view,
+        since_ns: clock::now_ns(),
+        ticking: Arc::new(tokio::sync::Semaphore::new(1)),
+    };
+    recover::recover(&mut agent, &cgroups).await?;
+    agent.publish(None);
+
+    let worker = Arc::clone(&net);
+    let (tel, node) = (telemetry.clone(), config.hostname.clone());
+    agent
+        .tasks
+        .spawn(async move { worker.work(tel, acks, node).await });
+    agent
+        .tasks
+        .spawn(session::run(config.masters.clone(), inputs));
+    agent.tasks.spawn(http::serve(listeners.http, watch_view));
+    agent
+        .tasks
+        .spawn(http::serve_metrics(listeners.metrics, telemetry));
+
+    let mut tick = tokio::time::interval(config.tick.max(Duration::from_millis(100)));
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    loop {
+        let deadline = agent.core.next_deadline();
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            Some(input) = inbox.recv() => {
+                if let Input::Session(SessionEvent::Refused { reason }) = input {
+                    return Err(AgentError::Refused { reason });
+                }
+                agent.take(input).await;
+            }
+            Some(ack) = applied.recv() => {
+                agent.say(session::message(pb::agent_message::Kind::Applied(ack)));
+            }
+            () = until(deadline) => agent.handle(Event::Tick).await,
+            _ = tick.tick() => agent.tick(),
+        }
+        agent.tasks.reap();
+    }
+    net.shutdown().await;
+    tracing::info!("agent stops; its tasks run on");
+    Ok(())
+}
+
+/// The loop's state.
+pub struct Agent {
+    pub(crate) core: AgentCore,
+    pub(crate) tasks: Tasks,
+    pub(crate) work: Arc<WorkDir>,
+    config: Arc<AgentConfig>,
+    net: Arc<Net>,
+    telemetry: Telemetry,
+    info: AgentInfo,
+    outbox: Option<mpsc::Sender<pb::AgentMessage>>,
+    // Streams whose last write failed: nothing of theirs is sent before it is on disk.
+    unsaved: BTreeMap<TaskId, StreamRecord>,
+    view: watch::Sender<Arc<AgentView>>,
+    since_ns: u64,
+    ticking: Arc<tokio::sync::Semaphore>,
+}
+
+impl Agent {
+    async fn take(&mut self, input: Input) {
+        match input {
+            Input::Event(event) => self.handle(event).await,
+            Input::Running { task_id, shim } => {
+                if !self.tasks.contains(&task_id) {
+                    return;
+                }
+                if let Some(pid) = self.tasks.watch(&task_id, shim) {
+                    self.tasks.launched(&task_id);
+                    self.handle(Event::Started { task_id, pid }).await;
+                }
+            }
+            Input::Session(event) => self.session(event).await,
+        }
+    }
+
+    async fn session(&mut self, event: SessionEvent) {
+        match event {
+            SessionEvent::Greet(answer) => {
+                // An attempt that was given up meanwhile needs no answer.
+                let _ = answer.send(self.registration());
+            }
+            SessionEvent::Open {
+                master,
+                outbox,
+                unknown_tasks,
+            } => {
+                tracing::info!(%master, "registered");
+                let attrs = vec![("server.address", master.to_string().into())];
+                self.telemetry.event("waggle.agent.registered", None, attrs);
+                self.outbox = Some(outbox);
+                self.publish(Some(master.to_string()));
+                self.handle(Event::Connected { unknown_tasks }).await;
+            }
+            SessionEvent::Closed => {
+                self.outbox = None;
+                self.publish(None);
+                self.handle(Event::Disconnected).await;
+            }
+            SessionEvent::Launch(spec) => self.handle(Event::Launch(spec)).await,
+            SessionEvent::Kill(task_id) => self.handle(Event::Kill(task_id)).await,
+            SessionEvent::Ack(task_id, uuid) => self.handle(Event::Ack { task_id, uuid }).await,
+            SessionEvent::Desired(snapshot) => self.net.desired(*snapshot),
+            SessionEvent::Bad { kind, error } => {
+                tracing::warn!(kind, error, "message from the master skipped");
+            }
+            SessionEvent::Refused { .. } => {}
+        }
+    }
+
+    fn registration(&self) -> pb::Register {
+        pb::Register {
+            agent: Some(pb::AgentInfo::from(&self.info)),
+            tasks: self
+                .core
+                .tasks()
+                .map(|t| pb::RegisteredTask {
+                    spec: Some(pb::TaskSpec::from(&t.spec)),
+                    latest: t.latest.as_ref().map(pb::TaskStatus::from),
+                })
+                .collect(),
+            applied_generation: self.net.generation().0,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+
+    /// One event and everything that follows from it.
+    pub(crate) async fn handle(&mut self, event: Event) {
+        let mut events = VecDeque::from([event]);
+        let mut changed = false;
+        while let Some(event) = events.pop_front() {
+            if let Event::Checked { result, .. } = &event {
+                let outcome = if result.is_ok() { "passed" } else { "failed" };
+                let attrs = [(names::OUTCOME, outcome.into())];
+                self.telemetry.count(&names::AGENT_HEALTH_CHECKS, &attrs, 1);
+            }
+            let effects = self.core.handle(event, clock::now());
+            changed |= !effects.is_empty();
+            for effect in effects {
+                events.extend(self.execute(effect).await);
+            }
+        }
+        if changed {
+            let master = self.view.borrow().master.clone();
+            self.publish(master);
+        }
+    }
+
+    /// Carries one effect out; what it led to at once comes back as an event.
+    async fn execute(&mut self, effect: Effect) -> Option<Event> {
+        match effect {
+            Effect::Launch(spec) => {
+                let dir = self.work.task(&spec.task_id);
+                let (to, what) = (dir.clone(), spec.clone());
+                tracing::info!(task_id = %spec.task_id, "task received");
+                if let Err(e) = blocking(move || to.write_spec(&what)).await {
+                    let why = format!("failed to checkpoint the task: {e}");
+                    return Some(Event::Exited {
+                        task_id: spec.task_id,
+                        exit: Exit::LaunchFailed(why),
+                    });
+                }
+                self.tasks.launch(*spec, dir);
+            }
+            Effect::Persist { task_id, record } => {
+                self.unsaved.insert(task_id.clone(), record);
+                self.save(&task_id).await;
+            }
+            Effect::Send(status) => {
+                if self.save(&status.task_id).await {
+                    self.send(&status);
+                }
+            }
+            Effect::Kill(task_id) => self.tasks.kill(&task_id),
+            Effect::ForceKill(task_id) => self.tasks.force_kill(&task_id),
+            Effect::LocalFact {
+                task_id,
+                state,
+                health,
+            } => self.tasks.fact(&task_id, state, health),
+            Effect::StartChecks(task_id) => {
+                let known = self.core.tasks().find(|t| t.spec.task_id == task_id);
+                let health = known.map(|t| t.health).unwrap_or_default();
+                self.tasks.start_checks(&task_id, health);
+            }
+            Effect::Release {
+                task_id,
+                state,
+                exit,
+            } => {
+                tracing::info!(%task_id, state = state.mesos_name(), how = exit.describe(), "task ended");
+                self.tasks.release(&task_id, state, &exit);
+            }
+            Effect::Forget(task_id) => {
+                self.unsaved.remove(&task_id);
+                self.tasks.forget(&task_id);
+                let (work, keep) = (Arc::clone(&self.work), self.config.kept_sandboxes);
+                let done = blocking(move || {
+                    work.task(&task_id).mark_done()?;
+                    work.collect_garbage(keep)
+                });
+                if let Err(e) = done.await {
+                    tracing::warn!(error = %e, "a finished task's files are not tidied up");
+                }
+            }
+        }
+        None
+    }
+
+    /// Writes a task's stream if its last write is missing. Returns whether it is on disk.
+    async fn save(&mut self, task_id: &TaskId) -> bool {
+        let Some(record) = self.unsaved.get(task_id).cloned() else {
+            return true;
+        };
+        let dir = self.work.task(task_id);
+        match blocking(move || dir.write_stream(&record)).await {
+            Ok(()) => {
+                self.unsaved.remove(task_id);
+                true
+            }
+            Err(e) => {
+                tracing::error!(%task_id, error = %e, "status not durable: it is not sent yet");
+                false
+            }
+        }
+    }
+
+    fn send(&self, status: &TaskStatus) {
+        let kind = pb::agent_message::Kind::Status(pb::TaskStatus::from(status));
+        self.say(session::message(kind));
+    }
+
+    /// A full outbox loses the message: a status is sent again by its timer, the next generation is
+    /// acknowledged by its own.
+    fn say(&self, message: pb::AgentMessage) {
+        let Some(outbox) = &self.outbox else { return };
+        if outbox.try_send(message).is_err() {
+            let attrs = [(names::DROP_REASON, "outbox_full".into())];
+            self.telemetry.count(&names::SESSION_DROPPED, &attrs, 1);
+        }
+    }
+
+    fn publish(&self, master: Option<String>) {
+        self.view.send_modify(|view| {
+            let view = Arc::make_mut(view);
+            view.master = master;
+            view.generation = self.net.generation().0;
+            view.tasks = self
+                .core
+                .tasks()
+                .map(|t| http::task_view(&t, &self.work))
+                .collect();
+        });
+    }
+
+    /// Reads figures and output of every task, off the loop; a tick that finds the last one at work is skipped.
+    fn tick(&mut self) {
+        let Ok(permit) = Arc::clone(&self.ticking).try_acquire_owned() else {
+            return;
+        };
+        let mut by_state: BTreeMap<&'static str, u32> = BTreeMap::new();
+        let mut n_pending = 0;
+        for task in self.core.tasks() {
+            *by_state.entry(task.state.mesos_name()).or_default() += 1;
+            n_pending += u32::from(task.state.is_terminal());
+        }
+        for state in ["TASK_STAGING", "TASK_RUNNING", "TASK_KILLING"] {
+            let n = by_state.get(state).copied().unwrap_or(0);
+            let attrs = [(names::STATE, state.into())];
+            self.telemetry
+                .set(&names::AGENT_TASKS, &attrs, f64::from(n));
+        }
+        self.telemetry
+            .set(&names::AGENT_STATUS_PENDING, &[], f64::from(n_pending));
+        let watched = self.tasks.watched();
+        let (net, telemetry, since) =
+            (Arc::clone(&self.net), self.telemetry.clone(), self.since_ns);
+        self.tasks.spawn(async move {
+            let done = blocking(move || {
+                let begun = std::time::Instant::now();
+                let kernel = Kernel::read(&net);
+                let vips = net.vip_names();
+                for task in watched {
+                    let mut task = task
+                        .lock()
+                        .unwrap_or_else(std::sync::PoisonError::into_inner);
+                    task.tick(&kernel, &vips, &telemetry);
+                }
+                observe::node(&net, &telemetry, since);
+                let took = begun.elapsed().as_secs_f64();
+                telemetry.record(&names::AGENT_TICK_DURATION, &[], took);
+            });
+            done.await;
+            drop(permit);
+        });
+    }
+}
+
+/// Runs blocking work; a panic in it is one here.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(out) => out,
+        Err(e) if e.is_panic() => std::panic::resume_unwind(e.into_panic()),
+        // The runtime is shutting down: nobody waits for an answer any more.
+        Err(_) => std::future::pending().await,
+    }
+}
+
+async fn until(deadline: Option<UnixMillis>) {
+    match deadline {
+        Some(at) => tokio::time::sleep(at.since(clock::now()).as_duration()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The host's cgroups, or none with the reason among the troubles.
+fn cgroups(config: &AgentConfig, troubles: &mut Vec<String>) -> CgroupHost {
+    let Some(root) = &config.cgroup_root else {
+        troubles.push("cgroups: no cgroup_root is set: tasks have no limits".to_owned());
+        return CgroupHost::none();
+    };
+    match CgroupHost::open(root) {
+        Ok(host) => {
+            if host.hierarchy() == Hierarchy::None {
+                troubles.push("cgroups: none are mounted: tasks have no limits".to_owned());
+            }
+            tracing::info!(hierarchy = ?host.hierarchy(), "cgroups");
+            host
+        }
+        Err(e) => {
+            let why = format!("cgroups: {}", chain(&e));
+            tracing::warn!(error = why, "tasks run without cgroups");
+            troubles.push(why);
+            CgroupHost::none()
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! The process between an agent and a task: it outlives the agent, so exit code and output are kept.
+//!
+//! Synchronous and single-threaded; it is told everything by `plan.json` in the task's directory and
+//! tells everything by files there. SIGTERM to the shim ends the task: SIGTERM to its process
+//! group, its grace period, SIGKILL to its whole cgroup. The shim ends when its task has ended, its
+//! cgroup is empty, its output is on disk and its exit record is durable.
+
+mod output;
+mod plan;
+mod spawn;
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io,
+    path::Path,
+    process::ExitCode,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use nix::{
+    errno::Errno,
+    fcntl::{Flock, FlockArg},
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::{
+        signal::{SigSet, Signal, killpg},
+        signalfd::{SfdFlags, SignalFd},
+        wait::{WaitPidFlag, WaitStatus, waitpid},
+    },
+    unistd::{Pid, setsid},
+};
+
+pub use output::previous;
+pub use plan::{
+    ABANDONED, EXIT, ExitRecord, LOCK, PLAN, SHIM, ShimPlan, TASK, UserIds, read_json,
+    write_durably, write_json,
+};
+
+use crate::{cgroup, sys::ProcessId};
+use output::Output;
+pub use spawn::enter_task;
+
+/// Longest wait for output and for the cgroup to empty once the task's process is gone.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// Becomes the shim of the task in `dir`. Call it before any thread is started.
+///
+/// Its exit code says whether the shim worked, not how the task ended: that is in `exit.json`.
+pub fn shim_main(dir: &Path) -> ExitCode {
+    match run(dir) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("waggle shim of {}: {e}", dir.display());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The lock that a shim holds on its task; an agent that gets it knows that no shim runs.
+pub fn try_lock(dir: &Path) -> io::Result<Option<Flock<File>>> {
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(dir.join(LOCK))?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(Some(lock)),
+        Err((_, Errno::EWOULDBLOCK)) => Ok(None),
+        Err((_, e)) => Err(e.into()),
+    }
+}
+
+fn run(dir: &Path) -> io::Result<()> {
+    let Some(_lock) = try_lock(dir)? else {
+        return Err(io::Error::other("the task has a shim, or was given up"));
+    };
+    if dir.join(ABANDONED).exists() || dir.join(TASK).exists() || dir.join(EXIT).exists() {
+        return Err(io::Error::other("the task was started or given up before"));
+    }
+    let Some(plan) = read_json::<ShimPlan>(&dir.join(PLAN))? else {
+        return Err(io::Error::other("plan.json is missing"));
+    };
+    // Fails when it is a session leader already, which is as good.
+    let _ = setsid();
+    crate::sys::become_subreaper()?;
+    write_json(&dir.join(SHIM), &ProcessId::of(std::process::id())?)?;
+
+    let mut handled = SigSet::empty();
+    for signal in [
+        Signal::SIGCHLD,
+        Signal::SIGTERM,
+        Signal::SIGINT,
+        Signal::SIGHUP,
+    ] {
+        handled.add(signal);
+    }
+    handled.thread_block()?;
+    let signals = SignalFd::with_flags(&handled, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+
+    let record = match spawn::spawn(&plan) {
+        Ok(started) => {
+            // Not fsynced: after a power loss the process is gone as well.
+            let id = ProcessId::of(started.pid)?;
+            let tmp = dir.join("task.tmp");
+            fs::write(&tmp, serde_json::to_vec(&id)?)?;
+            fs::rename(&tmp, dir.join(TASK))?;
+            // The agent reads our stdout until its end: the files above are there now.
+            nix::unistd::dup2_stdout(File::open("/dev/null")?)?;
+            supervise(&plan, started, &signals)
+        }
+        Err(launch_error) => ExitRecord {
+            launch_error: Some(launch_error),
+            ..ExitRecord::default()
+        },
+    };
+    write_json(
+        &dir.join(EXIT),
+        &ExitRecord {
+            at_ms: now_ms(),
+            ..record
+        },
+    )
+}
+
+/// Copies output and reaps until the task's process has ended; then ends what it left behind.
+fn supervise(plan: &ShimPlan, started: spawn::Started, signals: &SignalFd) -> ExitRecord {
+    let main = Pid::from_raw(i32::try_from(started.pid).unwrap_or(i32::MAX));
+    let owner = plan.user.as_ref().map(|u| (u.uid, u.gid));
+    let output = |pipe, name| Output::new(pipe, plan.sandbox.join(name), plan.segment_bytes, owner);
+    let mut outputs = [
+        output(started.stdout, "stdout"),
+        output(started.stderr, "stderr"),
+    ];
+    let mut buffer = vec![0; 64 * 1024];
+    let mut kill_at: Option<Instant> = None;
+    let mut ended: Option<(WaitStatus, Instant)> = None;
+    loop {
+        let now = Instant::now();
+        if kill_at.is_some_and(|at| at <= now) {
+            kill_all(plan, main, ended.is_none());
+            kill_at = Some(now + Duration::from_millis(200));
+        }
+        if let Some((_, since)) = &ended {
+            let pipes_open = outputs.iter().any(|o| o.pipe().is_some());
+            let emptied = is_empty(plan, main);
+            if (!pipes_open && emptied) || since.elapsed() > DRAIN {
+                break;
+            }
+            kill_all(plan, main, false);
+        }
+        let wait_ms = match (&ended, kill_at) {
+            (Some(_), _) => 10,
+            (None, Some(at)) => {
+                u16::try_from(at.saturating_duration_since(now).as_millis() + 1).unwrap_or(60_000)
+            }
+            (None, None) => 60_000,
+        };
+        wait(&outputs, signals, wait_ms);
+        for out in &mut outputs {
+            // Bounded, so that a task that writes without end cannot keep signals waiting.
+            if readable(out) {
+                out.pump(&mut buffer);
+            }
+        }
+        while let Ok(Some(info)) = signals.read_signal() {
+            let asked = [Signal::SIGTERM as u32, Signal::SIGINT as u32];
+            if asked.contains(&info.ssi_signo) && kill_at.is_none() && ended.is_none() {
+                let _ = killpg(main, Signal::SIGTERM);
+                kill_at = Some(Instant::now() + Duration::from_millis(plan.kill_grace_ms));
+            }
+        }
+        while let Ok(status) = waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
+            if status == WaitStatus::StillAlive {
+                break;
+            }
+            if status.pid() == Some(main)
+                && matches!(status, WaitStatus::Exited(..) | WaitStatus::Signaled(..))
+            {
+                ended = Some((status, Instant::now()));
+            }
+        }
+    }
+    let (oom_kills, limit, peak) = plan
+        .memory_cgroup
+        .as_deref()
+        .map(cgroup::memory_end)
+        .unwrap_or_default();
+    let (code, signal) = match ended {
+        Some((WaitStatus::Exited(_, code), _)) => (Some(code), None),
+        Some((WaitStatus::Signaled(_, signal, _), _)) => (None, Some(signal as i32)),
+        _ => (None, None),
+    };
+    ExitRecord {
+        code,
+        signal,
+        oom_kills,
+        memory_limit_bytes: limit,
+        memory_peak_bytes: peak,
+        launch_error: None,
+        lost_output_bytes: outputs.iter().map(Output::lost_bytes).sum(),
+        at_ms: 0,
+    }
+}
+
+/// Waits until a pipe or a signal has something, or the time is over.
+fn wait(outputs: &[Output; 2], signals: &SignalFd, wait_ms: u16) {
+    let mut fds: Vec<PollFd<'_>> = outputs
+        .iter()
+        .filter_map(Output::pipe)
+        .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
+        .collect();
+    fds.push(PollFd::new(
+        std::os::fd::AsFd::as_fd(signals),
+        PollFlags::POLLIN,
+    ));
+    // An interrupted wait is a wake-up like any other.
+    let _ = poll(&mut fds, PollTimeout::from(wait_ms));
+}
+
+fn readable(out: &Output) -> bool {
+    out.pipe().is_some_and(|fd| {
+        let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
+        matches!(poll(&mut fds, PollTimeout::ZERO), Ok(n) if n > 0)
+    })
+}
+
+/// SIGKILL to everything of the task. The group's number is only ours while its leader is not reaped.
+fn kill_all(plan: &ShimPlan, main: Pid, main_unreaped: bool) {
+    if let Some(dir) = &plan.kill_cgroup {
+        let _ = cgroup::kill_all(dir);
+    }
+    if main_unreaped {
+        let _ = killpg(main, Signal::SIGKILL);
+    }
+    for child in children() {
+        let _ = nix::sys::signal::kill(child, Signal::SIGKILL);
+    }
+}
+
+/// Whether nothing of the task is left: neither in its cgroup nor among our adopted children.
+fn is_empty(plan: &ShimPlan, _main: Pid) -> bool {
+    let cgroup_empty = plan
+        .kill_cgroup
+        .as_deref()
+        .is_none_or(|dir| !cgroup::populated(dir));
+    cgroup_empty && children().is_empty()
+}
+
+/// Direct children of this process: as subreaper that includes orphans of the task. None can vanish
+/// and be replaced under us, since only we reap them.
+fn children() -> Vec<Pid> {
+    let pid = std::process::id();
+    fs::read_to_string(format!("/proc/self/task/{pid}/children"))
+        .unwrap_or_default()
+        .split_whitespace()
+        .filter_map(|p| p.parse().ok())
+        .map(Pid::from_raw)
+        .collect()
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
+}

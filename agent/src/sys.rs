@@ -1,0 +1,110 @@
+//! The few system calls that `nix` does not wrap, and process identities.
+#![allow(
+    unsafe_code,
+    reason = "pidfd calls and prctl have no safe wrapper in nix 0.30"
+)]
+
+use std::{
+    fs, io,
+    os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+};
+
+use serde::{Deserialize, Serialize};
+
+/// A process that can be told from a later one with the same number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessId {
+    /// Process number.
+    pub pid: u32,
+    /// Field 22 of `/proc/<pid>/stat`: clock ticks from boot to its start.
+    pub start_ticks: u64,
+}
+
+impl ProcessId {
+    /// The identity of the process that has this number now.
+    pub fn of(pid: u32) -> io::Result<Self> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        // The name (field 2) may hold spaces and parentheses: count from the last one.
+        let start_ticks = stat
+            .rsplit_once(") ")
+            .and_then(|(_, rest)| rest.split(' ').nth(19))
+            .and_then(|t| t.parse().ok())
+            .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
+        Ok(Self { pid, start_ticks })
+    }
+
+    /// A descriptor for exactly this process: opened first, then the start time is compared, so a reused
+    /// number is noticed. It is readable when the process ends.
+    pub fn open(self) -> io::Result<OwnedFd> {
+        let fd = pidfd_open(self.pid)?;
+        if Self::of(self.pid)? == self {
+            Ok(fd)
+        } else {
+            Err(io::Error::from(io::ErrorKind::NotFound))
+        }
+    }
+}
+
+fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
+    // SAFETY: two integer arguments; the result is a new descriptor or -1.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    let fd = RawFd::try_from(fd).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor is new and owned by nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Sends a signal to the process behind a pidfd.
+pub fn pidfd_signal(fd: &OwnedFd, signal: i32) -> io::Result<()> {
+    let info: *const libc::siginfo_t = std::ptr::null();
+    // SAFETY: a null siginfo means "as kill(2) does".
+    let rc = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd.as_raw_fd(), signal, info, 0) };
+    if rc == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Makes orphaned descendants children of this process instead of init's.
+pub fn become_subreaper() -> io::Result<()> {
+    // SAFETY: integer arguments only.
+    let rc = unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) };
+    if rc == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Clock ticks per second of `/proc/<pid>/stat`.
+pub fn ticks_per_second() -> u64 {
+    // SAFETY: an integer argument, no memory.
+    let n = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
+    u64::try_from(n).unwrap_or(100).max(1)
+}
+
+/// Number of CPUs online.
+pub fn n_cpus() -> i64 {
+    // SAFETY: an integer argument, no memory.
+    let n = unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) };
+    n.max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_known_by_number_and_start_time() {
+        let me = ProcessId::of(std::process::id()).unwrap();
+        assert!(me.open().is_ok());
+        let other = ProcessId {
+            start_ticks: me.start_ticks + 1,
+            ..me
+        };
+        assert!(other.open().is_err());
+    }
+}

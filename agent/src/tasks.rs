@@ -1,0 +1,472 @@
+//! The tasks that live on this node: their processes, checks, figures and output.
+
+use std::{
+    collections::BTreeMap,
+    os::fd::OwnedFd,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Semaphore, mpsc},
+    task::{AbortHandle, JoinSet},
+};
+use waggle_lifecycle::{Event, Exit};
+use waggle_telemetry::{ActiveSpan, SpanKind, Telemetry, names};
+use waggle_types::{AgentId, HealthState, ScalarKind, TaskId, TaskSpec, TaskState, TraceContext};
+
+use crate::{
+    AgentConfig,
+    cgroup::{CgroupHost, Limits},
+    checkpoint::TaskDir,
+    clock, environment,
+    launch::{self, CLEAN_TIMEOUT, Launch, Shim},
+    net::{Net, chain},
+    observe::Watched,
+    probe::Prober,
+    run::Input,
+    shim::ShimPlan,
+    sys::{self, ProcessId},
+};
+
+/// Size of one segment of a task's output; two are kept for each stream.
+const SEGMENT_BYTES: u64 = 10 << 20;
+
+/// What a live task has.
+pub struct Live {
+    spec: Arc<TaskSpec>,
+    dir: TaskDir,
+    shim: Option<Arc<OwnedFd>>,
+    process: Option<Arc<OwnedFd>>,
+    watched: Option<Arc<Mutex<Watched>>>,
+    checks: Vec<AbortHandle>,
+    // Where the agent's spans of this task hang: `task.receive`.
+    trace: Option<TraceContext>,
+    running_ns: u64,
+    received_ns: u64,
+    first_pass: Option<ActiveSpan>,
+}
+
+/// All of them, and what starting more takes.
+pub struct Tasks {
+    config: Arc<AgentConfig>,
+    agent_id: AgentId,
+    cgroups: CgroupHost,
+    net: Arc<Net>,
+    telemetry: Telemetry,
+    inputs: mpsc::Sender<Input>,
+    slots: Arc<Semaphore>,
+    live: BTreeMap<TaskId, Live>,
+    // Dropping it ends every helper, so an agent that is dropped leaves nothing but processes.
+    jobs: JoinSet<()>,
+}
+
+impl Tasks {
+    /// None yet.
+    pub fn new(
+        config: Arc<AgentConfig>,
+        agent_id: AgentId,
+        cgroups: CgroupHost,
+        net: Arc<Net>,
+        telemetry: Telemetry,
+        inputs: mpsc::Sender<Input>,
+    ) -> Self {
+        let slots = Arc::new(Semaphore::new(config.max_concurrent_checks.max(1)));
+        Self {
+            config,
+            agent_id,
+            cgroups,
+            net,
+            telemetry,
+            inputs,
+            slots,
+            live: BTreeMap::new(),
+            jobs: JoinSet::new(),
+        }
+    }
+
+    /// Helpers that have ended are forgotten.
+    pub fn reap(&mut self) {
+        while let Some(done) = self.jobs.try_join_next() {
+            if let Err(e) = done
+                && e.is_panic()
+            {
+                tracing::error!(error = %e, "a helper of the agent panicked");
+            }
+        }
+    }
+
+    /// Runs something for as long as the agent lives.
+    pub fn spawn(&mut self, job: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
+        self.jobs.spawn(job)
+    }
+
+    /// Starts a task whose spec is durable; answers with `Running` or `Exited`.
+    pub fn launch(&mut self, spec: TaskSpec, dir: TaskDir) {
+        let task_id = spec.task_id.clone();
+        let received_ns = clock::now_ns();
+        let node = self.config.hostname.clone();
+        let receive = self.telemetry.record_span(
+            "task.receive",
+            SpanKind::Consumer,
+            spec.trace,
+            received_ns,
+            clock::now_ns(),
+            vec![
+                ("waggle.task.id", task_id.as_str().into()),
+                ("waggle.node", node.into()),
+            ],
+        );
+        let cgroup = self.cgroups.task(task_id.as_str());
+        let user = environment::user(spec.user.as_deref());
+        let sandbox = dir.sandbox();
+        let (ip, agent_id) = (self.config.ip, self.agent_id.clone());
+        let launch = user.map(|user| Launch {
+            plan: ShimPlan {
+                argv: environment::argv(&spec.command),
+                env: environment::environment(&spec, &agent_id, ip, &sandbox, Some(receive)),
+                sandbox,
+                cgroups: cgroup.dirs(),
+                kill_cgroup: cgroup.kill_dir().map(ToOwned::to_owned),
+                memory_cgroup: cgroup.controller("memory").map(ToOwned::to_owned),
+                user,
+                kill_grace_ms: spec.kill_grace.0,
+                segment_bytes: SEGMENT_BYTES,
+            },
+            limits: limits(&spec),
+            dir: dir.clone(),
+            cgroup,
+            command: self.config.shim.clone(),
+        });
+        let create = self.telemetry.begin_span(
+            "container.create",
+            SpanKind::Internal,
+            Some(receive),
+            vec![("waggle.task.id", task_id.as_str().into())],
+        );
+        let live = Live {
+            trace: Some(receive),
+            received_ns,
+            ..Live::new(spec, dir)
+        };
+        self.live.insert(task_id.clone(), live);
+        let inputs = self.inputs.clone();
+        self.jobs.spawn(async move {
+            let started = match launch {
+                Ok(launch) => launch.run().await,
+                Err(why) => Err(Exit::LaunchFailed(why)),
+            };
+            let input = match started {
+                Ok(shim) => {
+                    create.end();
+                    Input::Running { task_id, shim }
+                }
+                Err(exit) => {
+                    let mut create = create;
+                    create.error("launch_failed", &exit.describe());
+                    create.end();
+                    Input::Event(Event::Exited { task_id, exit })
+                }
+            };
+            let _ = inputs.send(input).await;
+        });
+    }
+
+    /// Takes a task that was found running, or whose end is known and not acknowledged yet.
+    pub fn adopt(&mut self, spec: TaskSpec, dir: TaskDir, shim: Option<Shim>) {
+        let task_id = spec.task_id.clone();
+        let trace = spec.trace;
+        let live = Live {
+            trace,
+            ..Live::new(spec, dir)
+        };
+        self.live.insert(task_id.clone(), live);
+        if let Some(shim) = shim {
+            self.watch(&task_id, shim);
+        }
+    }
+
+    /// A task that ended while no agent watched: its last figures and output are still to be read.
+    pub fn observe_ended(&mut self, task_id: &TaskId, process: Option<ProcessId>) {
+        if let (Some(live), Some(process)) = (self.live.get_mut(task_id), process) {
+            let cgroup = self.cgroups.task(task_id.as_str());
+            live.watched = Some(Arc::new(Mutex::new(Watched::new(
+                &self.config,
+                &self.agent_id,
+                &live.spec,
+                &live.dir,
+                cgroup,
+                process,
+            ))));
+        }
+    }
+
+    /// Watches a task's shim and process, and begins to observe it. Returns its process id.
+    pub fn watch(&mut self, task_id: &TaskId, shim: Shim) -> Option<u32> {
+        let live = self.live.get_mut(task_id)?;
+        let cgroup = self.cgroups.task(task_id.as_str());
+        live.shim = Some(Arc::clone(&shim.fd));
+        let (inputs, id) = (self.inputs.clone(), task_id.clone());
+        let outcome = launch::outcome(live.dir.clone(), cgroup.clone(), Arc::clone(&shim.fd));
+        self.jobs.spawn(async move {
+            let exit = outcome.await;
+            let event = Event::Exited { task_id: id, exit };
+            let _ = inputs.send(Input::Event(event)).await;
+        });
+        let Some(process) = shim.process else {
+            // Adopted while its shim was starting it: the shim says so by writing a file.
+            let (inputs, id, dir) = (self.inputs.clone(), task_id.clone(), live.dir.clone());
+            self.jobs.spawn(async move {
+                let mut tick = tokio::time::interval(Duration::from_millis(50));
+                while dir.process().is_none() && dir.exit().is_none() {
+                    tick.tick().await;
+                }
+                if let process @ Some(_) = dir.process() {
+                    let shim = Shim {
+                        process,
+                        fd: shim.fd,
+                    };
+                    let _ = inputs.send(Input::Running { task_id: id, shim }).await;
+                }
+            });
+            return None;
+        };
+        live.running_ns = clock::now_ns();
+        live.watched = Some(Arc::new(Mutex::new(Watched::new(
+            &self.config,
+            &self.agent_id,
+            &live.spec,
+            &live.dir,
+            cgroup,
+            process,
+        ))));
+        if let Ok(fd) = process.open() {
+            let fd = Arc::new(fd);
+            live.process = Some(Arc::clone(&fd));
+            let (inputs, id) = (self.inputs.clone(), task_id.clone());
+            self.jobs.spawn(async move {
+                launch::ended(fd).await;
+                let _ = inputs.send(Input::Event(Event::ProcessGone(id))).await;
+            });
+        }
+        Some(process.pid)
+    }
+
+    /// A launch has succeeded: spans and figures of it.
+    pub fn launched(&self, task_id: &TaskId) {
+        let Some(live) = self.live.get(task_id) else {
+            return;
+        };
+        if live.received_ns == 0 {
+            return;
+        }
+        let now_ns = clock::now_ns();
+        let attrs = vec![
+            ("waggle.task.id", task_id.as_str().into()),
+            ("waggle.node", self.config.hostname.as_str().into()),
+        ];
+        let telemetry = &self.telemetry;
+        let kind = SpanKind::Internal;
+        telemetry.record_span(
+            "task.running",
+            kind,
+            live.trace,
+            live.received_ns,
+            now_ns,
+            attrs,
+        );
+        let took = now_ns.saturating_sub(live.received_ns) as f64 / 1e9;
+        let outcome = [(names::OUTCOME, "running".into())];
+        telemetry.record(&names::AGENT_LAUNCH_DURATION, &outcome, took);
+    }
+
+    /// Starts the health checks of a running task; `health` is what is known of it.
+    pub fn start_checks(&mut self, task_id: &TaskId, health: HealthState) {
+        let Some(live) = self.live.get_mut(task_id) else {
+            return;
+        };
+        for old in live.checks.drain(..) {
+            old.abort();
+        }
+        if !live.spec.health_checks.is_empty() && health == HealthState::Unknown {
+            live.first_pass = Some(self.telemetry.begin_span(
+                "healthcheck.first_pass",
+                SpanKind::Internal,
+                live.trace,
+                vec![("waggle.task.id", task_id.as_str().into())],
+            ));
+        }
+        for (idx, check) in live.spec.health_checks.iter().enumerate() {
+            let prober = Prober {
+                task_id: task_id.clone(),
+                idx,
+                check: check.clone(),
+                ports: live.spec.ports.clone(),
+                ip: self.config.ip,
+                dir: live.dir.path().to_owned(),
+                passed: health != HealthState::Unknown,
+            };
+            let job = prober.run(Arc::clone(&self.slots), self.inputs.clone());
+            live.checks.push(self.jobs.spawn(job));
+        }
+    }
+
+    /// Tells state and health to the data plane and to telemetry.
+    pub fn fact(&mut self, task_id: &TaskId, state: TaskState, health: HealthState) {
+        self.net.fact(task_id.clone(), state, health);
+        let Some(live) = self.live.get_mut(task_id) else {
+            return;
+        };
+        if health == HealthState::Healthy
+            && let Some(span) = live.first_pass.take()
+        {
+            span.end();
+        }
+        let labels = live
+            .watched
+            .as_ref()
+            .map(|w| w.lock().unwrap_or_else(PoisonError::into_inner).labels());
+        self.telemetry.event_in(
+            "waggle.task.state_changed",
+            labels.as_ref(),
+            live.trace,
+            vec![
+                (names::STATE, state.mesos_name().into()),
+                ("waggle.health", format!("{health:?}").to_lowercase().into()),
+                ("waggle.task.id", task_id.as_str().into()),
+            ],
+        );
+    }
+
+    /// Asks the shim to end the task: SIGTERM, grace, SIGKILL.
+    pub fn kill(&self, task_id: &TaskId) {
+        let Some(shim) = self.live.get(task_id).and_then(|l| l.shim.as_ref()) else {
+            return;
+        };
+        if let Err(e) = sys::pidfd_signal(shim, libc::SIGTERM) {
+            // It has ended: its exit is on its way.
+            tracing::debug!(%task_id, error = %e, "shim not signalled");
+        }
+    }
+
+    /// Kills everything of the task without its shim's help.
+    pub fn force_kill(&mut self, task_id: &TaskId) {
+        let Some(live) = self.live.get(task_id) else {
+            return;
+        };
+        tracing::warn!(%task_id, "task did not end in its grace period");
+        if let Some(process) = &live.process {
+            let _ = sys::pidfd_signal(process, libc::SIGKILL);
+        }
+        let cgroup = self.cgroups.task(task_id.as_str());
+        self.jobs.spawn(async move {
+            let _ = tokio::task::spawn_blocking(move || cgroup.kill_and_wait(CLEAN_TIMEOUT)).await;
+        });
+    }
+
+    /// A task is over: last figures and output, then its cgroup goes.
+    pub fn release(&mut self, task_id: &TaskId, state: TaskState, exit: &Exit) {
+        let Some(live) = self.live.get_mut(task_id) else {
+            return;
+        };
+        for check in live.checks.drain(..) {
+            check.abort();
+        }
+        let error = exit.describe();
+        if let Some(mut span) = live.first_pass.take() {
+            span.error("task_ended", &error);
+            span.end();
+        }
+        let watched = live.watched.take();
+        (live.shim, live.process) = (None, None);
+        let mut attrs = vec![(names::STATE, state.mesos_name().into())];
+        let kind = error_type(exit);
+        if let Some(kind) = kind {
+            attrs.push((names::ERROR_TYPE, kind.into()));
+        }
+        self.telemetry.count(&names::TASK_EXITS, &attrs, 1);
+        if let Some(w) = watched.as_ref().filter(|_| kind == Some("oom")) {
+            let labels = w.lock().unwrap_or_else(PoisonError::into_inner).labels();
+            let attrs = vec![("waggle.message", error.into())];
+            let name = "waggle.container.oom_killed";
+            self.telemetry
+                .event_in(name, Some(&labels), live.trace, attrs);
+        }
+        let cgroup = self.cgroups.task(task_id.as_str());
+        let (net, telemetry, id) = (
+            Arc::clone(&self.net),
+            self.telemetry.clone(),
+            task_id.clone(),
+        );
+        self.jobs.spawn(async move {
+            let done = tokio::task::spawn_blocking(move || {
+                if let Some(w) = watched {
+                    let mut w = w.lock().unwrap_or_else(PoisonError::into_inner);
+                    w.last(&net, &telemetry);
+                }
+                telemetry.task_gone(&id);
+                cgroup.remove(CLEAN_TIMEOUT)
+            });
+            if let Ok(Err(e)) = done.await {
+                tracing::warn!(error = chain(&e), "a task's cgroup stays");
+            }
+        });
+    }
+
+    /// Nobody is owed anything of a task.
+    pub fn forget(&mut self, task_id: &TaskId) {
+        self.live.remove(task_id);
+        self.net.forget(task_id.clone());
+    }
+
+    /// What is observed of each running task, for the tick.
+    pub fn watched(&self) -> Vec<Arc<Mutex<Watched>>> {
+        let all = self.live.values().filter_map(|l| l.watched.clone());
+        all.collect()
+    }
+
+    /// A span's context for the task's own messages.
+    pub fn contains(&self, task_id: &TaskId) -> bool {
+        self.live.contains_key(task_id)
+    }
+}
+
+impl Live {
+    fn new(spec: TaskSpec, dir: TaskDir) -> Self {
+        Self {
+            spec: Arc::new(spec),
+            dir,
+            shim: None,
+            process: None,
+            watched: None,
+            checks: Vec::new(),
+            trace: None,
+            running_ns: 0,
+            received_ns: 0,
+            first_pass: None,
+        }
+    }
+}
+
+fn limits(spec: &TaskSpec) -> Limits {
+    let positive = |kind| u64::try_from(spec.resources.get(kind).0).unwrap_or(0);
+    Limits {
+        cpus_milli: positive(ScalarKind::Cpus),
+        // Thousandths of a MiB.
+        memory_bytes: (u128::from(positive(ScalarKind::Mem)) * (1 << 20) / 1000)
+            .try_into()
+            .unwrap_or(u64::MAX),
+    }
+}
+
+fn error_type(exit: &Exit) -> Option<&'static str> {
+    match exit {
+        Exit::Code(0) => None,
+        Exit::Code(_) => Some("exit_code"),
+        Exit::Signal(_) => Some("signal"),
+        Exit::OutOfMemory { .. } => Some("oom"),
+        Exit::LaunchFailed(_) => Some("launch_failed"),
+        Exit::NeverStarted => Some("never_started"),
+        Exit::Unknown => Some("unknown"),
+    }
+}
