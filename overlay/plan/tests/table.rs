@@ -2,11 +2,13 @@
 
 mod common;
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use common::{agent, any_snapshot, small, task_id};
 use proptest::prelude::*;
-use waggle_overlay_plan::{LocalFacts, Reason, Verdict, apply, diff, explain, render, table};
+use waggle_overlay_plan::{
+    LocalFacts, MapOp, Reason, Verdict, apply, diff, explain, render, table,
+};
 use waggle_types::{HealthState, NetSnapshot, TaskState};
 
 fn facts(of: &[(&str, TaskState, HealthState)]) -> LocalFacts {
@@ -170,7 +172,7 @@ proptest! {
         prop_assert_eq!(apply(&ops, &a), b.clone());
         prop_assert!(diff(&b, &b).is_empty());
         // Each VIP is touched once at most.
-        let keys: BTreeMap<_, _> = ops.iter().map(|o| (*o.key(), ())).collect();
+        let keys: BTreeSet<_> = ops.iter().map(MapOp::key).collect();
         prop_assert_eq!(keys.len(), ops.len());
     }
 

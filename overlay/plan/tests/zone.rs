@@ -1,4 +1,8 @@
 //! Names of CONTRACTS section 3, and answers that resolvers can rely on.
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests, outside of test functions"
+)]
 
 mod common;
 

@@ -68,8 +68,11 @@ mod tests {
     #[test]
     fn rfc_3174_vectors() {
         let hex = |s: &str| -> String {
-            let d = digest(s.as_bytes());
-            d.iter().map(|b| format!("{b:02x}")).collect()
+            let words = digest(s.as_bytes());
+            words.chunks_exact(4).fold(String::new(), |out, w| {
+                let word = u32::from_be_bytes([w[0], w[1], w[2], w[3]]);
+                out + &format!("{word:08x}")
+            })
         };
         assert_eq!(hex("abc"), "a9993e364706816aba3e25717850c26c9cd0d89d");
         assert_eq!(hex(""), "da39a3ee5e6b4b0d3255bfef95601890afd80709");

@@ -1,5 +1,9 @@
 //! Snapshots for tests: by hand and generated.
 #![allow(dead_code, reason = "each test binary uses a part")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests, outside of test functions"
+)]
 
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
