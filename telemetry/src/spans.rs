@@ -16,6 +16,7 @@ use opentelemetry::{
     },
 };
 use opentelemetry_sdk::{
+    Resource,
     error::OTelSdkResult,
     trace::{
         IdGenerator, RandomIdGenerator, SdkTracer, SdkTracerProvider, Span as SdkSpan, SpanData,
@@ -46,7 +47,9 @@ fn tracer(pipe: &Arc<Pipe>, owner: Owner) -> SdkTracer {
         pipe: Arc::clone(pipe),
         owner,
     };
+    // Resources are ours to make (`Owner::resource`); the SDK's detectors are not asked.
     let provider = SdkTracerProvider::builder()
+        .with_resource(Resource::builder_empty().build())
         .with_span_processor(queue)
         .with_id_generator(Ids(RandomIdGenerator::default()))
         .build();

@@ -30,13 +30,11 @@ pub fn prometheus_name(def: &MetricDef) -> String {
         name.push('_');
         name.push_str(unit);
     }
-    if def.kind == Kind::Counter && !name.ends_with("_total") {
-        name.push_str("_total");
-    } else if def.kind != Kind::Counter
-        && let Some(base) = name.strip_suffix("_total")
-    {
-        // `_total` is for counters alone (promtool refuses it elsewhere).
-        name = format!("{base}_sum_total").replace("_sum_total", "");
+    // `_total` marks counters, and nothing else (promtool refuses it elsewhere).
+    match (def.kind, name.strip_suffix("_total")) {
+        (Kind::Counter, None) => name.push_str("_total"),
+        (Kind::Counter, Some(_)) | (_, None) => {}
+        (_, Some(base)) => name = base.to_owned(),
     }
     name
 }

@@ -169,17 +169,12 @@ impl<T> Queue<T> {
         self.counts.input += 1;
         if bytes > self.limits.max_bytes {
             self.drop_n(DropReason::TooLarge, 1);
-            return;
+        } else if self.make_room(bytes) {
+            self.items.push_back((item, bytes));
+            self.queued_bytes += bytes;
+        } else {
+            self.drop_n(DropReason::QueueFull, 1);
         }
-        while self.over(1, bytes) {
-            if !self.drop_oldest() {
-                // All room is taken by what is in flight.
-                self.drop_n(DropReason::QueueFull, 1);
-                return;
-            }
-        }
-        self.items.push_back((item, bytes));
-        self.queued_bytes += bytes;
         self.update_held();
     }
 
@@ -273,18 +268,17 @@ impl<T> Queue<T> {
         self.limits
     }
 
-    fn over(&self, more_items: usize, more_bytes: usize) -> bool {
-        self.items.len() + self.in_flight_items + more_items > self.limits.max_items
-            || self.queued_bytes + self.in_flight_bytes + more_bytes > self.limits.max_bytes
-    }
-
-    fn drop_oldest(&mut self) -> bool {
-        let Some((_, bytes)) = self.items.pop_front() else {
-            return false;
-        };
-        self.queued_bytes -= bytes;
-        self.drop_n(DropReason::QueueFull, 1);
-        self.update_held();
+    /// Drops the oldest until one more item fits; `false` when all room is taken by what is in flight.
+    fn make_room(&mut self, bytes: usize) -> bool {
+        while self.items.len() + self.in_flight_items >= self.limits.max_items
+            || self.queued_bytes + self.in_flight_bytes + bytes > self.limits.max_bytes
+        {
+            let Some((_, oldest)) = self.items.pop_front() else {
+                return false;
+            };
+            self.queued_bytes -= oldest;
+            self.drop_n(DropReason::QueueFull, 1);
+        }
         true
     }
 
@@ -297,6 +291,7 @@ impl<T> Queue<T> {
         self.counts.dropped[reason.idx()] += n;
     }
 
+    /// The end of every operation: the law holds again.
     fn update_held(&mut self) {
         self.counts.held = (self.items.len() + self.in_flight_items) as u64;
         debug_assert!(self.counts.balanced(), "{:?}", self.counts);
