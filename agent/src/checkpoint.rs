@@ -313,7 +313,7 @@ mod tests {
             fs::create_dir_all(task.sandbox()).unwrap();
             if let Some(at) = done_at {
                 task.mark_done().unwrap();
-                let time = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(at);
+                let time = SystemTime::UNIX_EPOCH + Duration::from_secs(at);
                 let file = File::open(task.path().join(DONE)).unwrap();
                 file.set_modified(time).unwrap();
             }

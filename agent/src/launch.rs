@@ -9,7 +9,6 @@ use std::{
 };
 
 use tokio::io::AsyncReadExt;
-use tokio::io::{Interest, unix::AsyncFd};
 use waggle_lifecycle::Exit;
 
 use crate::{
@@ -18,7 +17,7 @@ use crate::{
     checkpoint::TaskDir,
     net::chain,
     shim::{self, ShimPlan, UserIds},
-    sys::ProcessId,
+    sys::{self, ProcessId},
 };
 
 /// How long a launch may take until the shim has reported; a disk that syncs slowly is no failure.
@@ -162,7 +161,7 @@ fn sandbox(plan: &ShimPlan) -> io::Result<()> {
 /// Waits until the process behind `fd` has ended.
 pub async fn ended(fd: Arc<OwnedFd>) {
     let Ok(fd) = fd.try_clone() else { return };
-    match AsyncFd::register_with_interest(fd, Interest::READABLE) {
+    match sys::watch(fd) {
         Ok(fd) => {
             let _ = fd.readable().await;
         }
@@ -187,7 +186,7 @@ pub async fn outcome(dir: TaskDir, cgroup: TaskCgroup, shim: Arc<OwnedFd>) -> Ex
     if let Some(process) = dir.process()
         && let Ok(fd) = process.open()
     {
-        let _ = crate::sys::pidfd_signal(&fd, libc::SIGKILL);
+        let _ = sys::pidfd_signal(&fd, libc::SIGKILL);
     }
     Exit::Unknown
 }

@@ -138,7 +138,6 @@ pub fn previous(path: &Path) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::OwnedFd;
 
     use super::*;
 
@@ -148,7 +147,7 @@ mod tests {
         let path = dir.path().join("stdout");
         let (reader, writer) = nix::unistd::pipe().unwrap();
         let mut out = Output::new(File::from(reader), path.clone(), 10, None);
-        let mut writer = File::from(OwnedFd::from(writer));
+        let mut writer = File::from(writer);
         let mut all = Vec::new();
         for i in 0..9u8 {
             let line = [b'a' + i; 7];
