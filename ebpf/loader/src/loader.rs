@@ -15,7 +15,7 @@ use waggle_ebpf_common::{
 use crate::attach::{self, Attached, HOOKS, Hook};
 use crate::lock::{self, Lock};
 use crate::pins::{self, Pins};
-use crate::{Counters, LoadError, ProgramInfo, VipMaps, cgroup, object, programs};
+use crate::{Counters, LoadError, ProgramInfo, VipMaps, cgroup, object, programs, sys};
 
 /// Where to attach and where to pin.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,7 +65,7 @@ pub struct DataPlane {
     vips: VipMaps,
     counters: Counters,
     adopted: bool,
-    _links: Vec<OwnedFd>,
+    links: Vec<OwnedFd>,
     _lock: Lock,
 }
 
@@ -125,7 +125,7 @@ impl DataPlane {
             vips,
             counters,
             adopted,
-            _links: links,
+            links,
             _lock: lock,
         })
     }
@@ -165,6 +165,50 @@ impl DataPlane {
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
         programs::list(&ebpf)
+    }
+
+    /// Runs a `cgroup_skb` program on an Ethernet frame, as if a socket of the calling thread's cgroup had it;
+    /// what it counts is counted. Returns the verdict and the average duration of a run in nanoseconds. For
+    /// tests and benches: other program types can't be run this way.
+    ///
+    /// # Errors
+    /// [`LoadError::Missing`] for an unknown name, [`LoadError::Link`] with the kernel's answer.
+    pub fn test_run(&self, name: &str, frame: &[u8], repeat: u32) -> Result<(u32, u32), LoadError> {
+        let ebpf = self
+            .ebpf
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let hook = HOOKS
+            .iter()
+            .find(|hook| hook.name == name)
+            .ok_or(LoadError::Missing {
+                what: "program",
+                name: "(asked for)",
+            })?;
+        sys::test_run(program_fd(&ebpf, hook)?, frame, repeat).map_err(|source| LoadError::Link {
+            action: "test-run",
+            name: hook.name,
+            source,
+        })
+    }
+
+    /// The ids of the links, by program name, as in `bpftool link`. They stay the same over restarts.
+    ///
+    /// # Errors
+    /// [`LoadError::Link`] with the kernel's answer.
+    pub fn link_ids(&self) -> Result<Vec<(&'static str, u32)>, LoadError> {
+        HOOKS
+            .iter()
+            .zip(&self.links)
+            .map(|(hook, link)| {
+                let info = sys::link_info(link.as_fd()).map_err(|source| LoadError::Link {
+                    action: "inspect",
+                    name: hook.name,
+                    source,
+                })?;
+                Ok((hook.name, info.id))
+            })
+            .collect()
     }
 }
 

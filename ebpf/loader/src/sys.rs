@@ -17,6 +17,7 @@ pub(crate) const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 
 const BPF_OBJ_PIN: libc::c_long = 6;
 const BPF_OBJ_GET: libc::c_long = 7;
+const BPF_PROG_TEST_RUN: libc::c_long = 10;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_LINK_UPDATE: libc::c_long = 29;
@@ -53,6 +54,19 @@ struct LinkUpdateAttr {
     new_prog_fd: u32,
     flags: u32,
     old_prog_fd: u32,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct TestRunAttr {
+    prog_fd: u32,
+    retval: u32,
+    data_size_in: u32,
+    data_size_out: u32,
+    data_in: u64,
+    data_out: u64,
+    repeat: u32,
+    duration: u32,
 }
 
 #[repr(C)]
@@ -181,6 +195,24 @@ pub(crate) fn enable_run_stats() -> io::Result<OwnedFd> {
     let mut attr = EnableStatsAttr { kind: 0 };
     // SAFETY: BPF_ENABLE_STATS reads this structure, which holds no address.
     owned(unsafe { bpf(BPF_ENABLE_STATS, &mut attr) }?)
+}
+
+/// Runs a program on a packet. Returns its verdict and the average duration in nanoseconds.
+pub(crate) fn test_run(
+    program: BorrowedFd<'_>,
+    packet: &[u8],
+    repeat: u32,
+) -> io::Result<(u32, u32)> {
+    let mut attr = TestRunAttr {
+        prog_fd: raw(program),
+        data_size_in: u32::try_from(packet.len()).map_err(io::Error::other)?,
+        data_in: packet.as_ptr() as u64,
+        repeat,
+        ..TestRunAttr::default()
+    };
+    // SAFETY: BPF_PROG_TEST_RUN reads `data_size_in` bytes at `data_in` and writes none (no output buffer).
+    unsafe { bpf(BPF_PROG_TEST_RUN, &mut attr) }?;
+    Ok((attr.retval, attr.duration))
 }
 
 /// Type of the file system that a descriptor is on.

@@ -61,7 +61,11 @@ pub fn connect6(ctx: SockAddrContext) -> i32 {
             && words.add(1).read_volatile() == 0
             && words.add(2).read_volatile() == MAPPED;
         // No VIP has address 0.
-        let addr = if mapped { words.add(3).read_volatile() } else { 0 };
+        let addr = if mapped {
+            words.add(3).read_volatile()
+        } else {
+            0
+        };
         match route(sa, addr) {
             Route::AsIs => PROCEED,
             Route::To(backend) => {
@@ -91,18 +95,42 @@ unsafe fn route(sa: *mut bpf_sock_addr, addr: u32) -> Route {
     if proto != TCP && proto != UDP {
         return Route::AsIs;
     }
-    let key = VipKey { addr, port, proto, pad: 0 };
+    let key = VipKey {
+        addr,
+        port,
+        proto,
+        pad: 0,
+    };
     // SAFETY: copied at once; a value is replaced by a new element, never rewritten in place.
     let vip = unsafe { VIPS.get(&key) }.copied();
     let Some(vip) = vip else {
         if proto == TCP {
             // SAFETY: the caller's context.
-            unsafe { keep(sa, proto, &key, 0, Backend { addr: 0, port: 0, pad: 0 }) };
+            unsafe {
+                keep(
+                    sa,
+                    proto,
+                    &key,
+                    0,
+                    Backend {
+                        addr: 0,
+                        port: 0,
+                        pad: 0,
+                    },
+                )
+            };
         }
         return Route::AsIs;
     };
     let Some(backend) = choose(&vip) else {
-        count::vip_choice(vip.vip_id, Backend { addr: 0, port: 0, pad: 0 });
+        count::vip_choice(
+            vip.vip_id,
+            Backend {
+                addr: 0,
+                port: 0,
+                pad: 0,
+            },
+        );
         if proto == TCP {
             refused_tcp(vip.vip_id);
         }
@@ -123,7 +151,9 @@ fn choose(vip: &VipValue) -> Option<Backend> {
     // SAFETY: takes nothing, always succeeds.
     let random = u64::from(unsafe { bpf_get_prandom_u32() });
     // Multiply and shift: even over n, without a division.
-    let slot = vip.base.wrapping_add(((random * u64::from(vip.n)) >> 32) as u32);
+    let slot = vip
+        .base
+        .wrapping_add(((random * u64::from(vip.n)) >> 32) as u32);
     match BACKENDS.get(slot) {
         Some(backend) if backend.addr != 0 => Some(*backend),
         _ => {

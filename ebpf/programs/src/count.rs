@@ -40,7 +40,12 @@ pub fn lost(reason: u32) {
 /// Counts a choice of a backend, or a refusal (`Backend` of zeros).
 #[inline(always)]
 pub fn vip_choice(vip_id: u32, backend: Backend) {
-    let key = VipStatKey { vip_id, addr: backend.addr, port: backend.port, pad: 0 };
+    let key = VipStatKey {
+        vip_id,
+        addr: backend.addr,
+        port: backend.port,
+        pad: 0,
+    };
     let mut found = VIP_STATS.get_ptr_mut(&key);
     if found.is_none() {
         // Another CPU may have made it meanwhile: that is as good.
@@ -60,7 +65,12 @@ pub fn cgroup_net(cgroup_id: u64) -> Option<*mut CgroupNet> {
     if let Some(net) = CGROUP_NET.get_ptr_mut(&cgroup_id) {
         return Some(net);
     }
-    let zero = CgroupNet { rx_bytes: 0, rx_packets: 0, tx_bytes: 0, tx_packets: 0 };
+    let zero = CgroupNet {
+        rx_bytes: 0,
+        rx_packets: 0,
+        tx_bytes: 0,
+        tx_packets: 0,
+    };
     let _ = CGROUP_NET.insert(&cgroup_id, &zero, u64::from(BPF_NOEXIST));
     let found = CGROUP_NET.get_ptr_mut(&cgroup_id);
     if found.is_none() {
@@ -72,7 +82,11 @@ pub fn cgroup_net(cgroup_id: u64) -> Option<*mut CgroupNet> {
 /// The TCP counters of a cgroup towards a VIP (0: no VIP).
 #[inline(always)]
 pub fn tcp(cgroup_id: u64, vip_id: u32) -> Option<*mut TcpStats> {
-    let key = TcpKey { cgroup_id, vip_id, pad: 0 };
+    let key = TcpKey {
+        cgroup_id,
+        vip_id,
+        pad: 0,
+    };
     if let Some(stats) = TCP_STATS.get_ptr_mut(&key) {
         return Some(stats);
     }
@@ -123,5 +137,9 @@ fn log2_bucket(micros: u64) -> usize {
         bucket += 1;
     }
     // Never true (CAP is 2^23), but the verifier can't know.
-    if bucket >= HIST_BUCKETS { HIST_BUCKETS - 1 } else { bucket }
+    if bucket >= HIST_BUCKETS {
+        HIST_BUCKETS - 1
+    } else {
+        bucket
+    }
 }

@@ -23,12 +23,8 @@ pub static BACKENDS: Array<Backend, { MAX_BACKENDS as usize }> = Array::new();
 
 /// Connects per VIP and backend.
 #[btf_map]
-pub static VIP_STATS: PerCpuHashMap<
-    VipStatKey,
-    VipStat,
-    { MAX_VIP_SERIES as usize },
-    ON_DEMAND,
-> = PerCpuHashMap::new();
+pub static VIP_STATS: PerCpuHashMap<VipStatKey, VipStat, { MAX_VIP_SERIES as usize }, ON_DEMAND> =
+    PerCpuHashMap::new();
 
 /// Bytes and packets per cgroup.
 #[btf_map]

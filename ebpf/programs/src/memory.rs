@@ -17,9 +17,12 @@ pub unsafe fn recall(sk: *mut bpf_sock) -> Option<*mut SockInfo> {
         return None;
     }
     // SAFETY: the helper checks the map, the verifier the socket.
-    let info =
-        unsafe { bpf_sk_storage_get(SOCKS.as_ptr(), sk.cast(), core::ptr::null_mut(), 0) };
-    if info.is_null() { None } else { Some(info.cast()) }
+    let info = unsafe { bpf_sk_storage_get(SOCKS.as_ptr(), sk.cast(), core::ptr::null_mut(), 0) };
+    if info.is_null() {
+        None
+    } else {
+        Some(info.cast())
+    }
 }
 
 /// Writes the memory of a socket, all of it. A failure is counted, and the socket goes on without.

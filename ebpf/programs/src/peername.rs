@@ -33,11 +33,17 @@ pub fn getpeername6(ctx: SockAddrContext) -> i32 {
     unsafe {
         if let Some(info) = recall((*sa).__bindgen_anon_1.sk)
             && (*info).vip_id != 0
-            && (&raw const (*sa).user_ip6).cast::<u32>().add(3).read_volatile()
+            && (&raw const (*sa).user_ip6)
+                .cast::<u32>()
+                .add(3)
+                .read_volatile()
                 == (*info).backend_addr
             && (&raw const (*sa).user_port).read_volatile() as u16 == (*info).backend_port
         {
-            (&raw mut (*sa).user_ip6).cast::<u32>().add(3).write_volatile((*info).vip_addr);
+            (&raw mut (*sa).user_ip6)
+                .cast::<u32>()
+                .add(3)
+                .write_volatile((*info).vip_addr);
             (&raw mut (*sa).user_port).write_volatile(u32::from((*info).vip_port));
         }
     }

@@ -59,7 +59,12 @@ unsafe fn stats(info: *mut SockInfo) -> Option<*mut TcpStats> {
 #[inline(always)]
 unsafe fn arg(ops: *mut bpf_sock_ops, n: usize) -> u32 {
     // SAFETY: a context field, read as a whole word; `n` is a constant below 4.
-    unsafe { (&raw const (*ops).__bindgen_anon_1.args).cast::<u32>().add(n).read_volatile() }
+    unsafe {
+        (&raw const (*ops).__bindgen_anon_1.args)
+            .cast::<u32>()
+            .add(n)
+            .read_volatile()
+    }
 }
 
 #[inline(always)]
@@ -134,7 +139,14 @@ unsafe fn rtt(ops: *mut bpf_sock_ops) {
         count::add(&raw mut (*stats).rtt_count, 1);
         count::add(&raw mut (*stats).rtt_sum_us, micros);
         count::sample(&raw mut (*stats).rtt_hist, micros);
-        bytes(ops, info, stats, 0, 0);
+        // Acknowledgements of our SYN and FIN arrive here before the state changes: in the states that wait
+        // for one, the change itself counts the bytes.
+        match (&raw const (*ops).state).read_volatile() {
+            BPF_TCP_ESTABLISHED | BPF_TCP_CLOSE_WAIT | BPF_TCP_FIN_WAIT2 => {
+                bytes(ops, info, stats, 0, 0);
+            }
+            _ => {}
+        }
     }
 }
 
@@ -199,8 +211,12 @@ unsafe fn bytes(
     unsafe {
         let acked = (&raw const (*ops).bytes_acked).read_volatile();
         let received = (&raw const (*ops).bytes_received).read_volatile();
-        let tx = acked.wrapping_sub((*info).seen_acked).saturating_sub(tx_fin);
-        let rx = received.wrapping_sub((*info).seen_received).saturating_sub(rx_fin);
+        let tx = acked
+            .wrapping_sub((*info).seen_acked)
+            .saturating_sub(tx_fin);
+        let rx = received
+            .wrapping_sub((*info).seen_received)
+            .saturating_sub(rx_fin);
         (*info).seen_acked = acked;
         (*info).seen_received = received;
         count::add(&raw mut (*stats).tx_bytes, tx);

@@ -1,20 +1,27 @@
-//! A cgroup and a pin directory for one test, and a child process inside of the cgroup.
+//! A cgroup and a pin directory for one test, and child processes inside of the cgroup.
 
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
 
+use anyhow::{Context, bail};
 use waggle_ebpf::{DataPlane, LoadError, LoaderConfig};
+
+pub mod child;
 
 /// What one test owns; removed when dropped.
 pub struct Node {
     pub cgroup: PathBuf,
     pub pin_dir: PathBuf,
+    leaves: Vec<PathBuf>,
 }
 
 impl Node {
     /// `None` (after saying why) where the test can't run.
     pub fn new(name: &str) -> anyhow::Result<Option<Self>> {
-        if !nix_is_root() {
+        if !is_root() {
             eprintln!("SKIP: needs root");
             return Ok(None);
         }
@@ -31,15 +38,31 @@ impl Node {
         let cgroup = cgroup2.join(&name);
         fs::create_dir(&cgroup)?;
         let pin_dir = Path::new("/sys/fs/bpf").join(name);
-        Ok(Some(Self { cgroup, pin_dir }))
+        Ok(Some(Self {
+            cgroup,
+            pin_dir,
+            leaves: Vec::new(),
+        }))
     }
 
     pub fn config(&self) -> LoaderConfig {
-        LoaderConfig { cgroup_root: self.cgroup.clone(), pin_dir: self.pin_dir.clone() }
+        LoaderConfig {
+            cgroup_root: self.cgroup.clone(),
+            pin_dir: self.pin_dir.clone(),
+        }
     }
 
     pub fn open(&self) -> Result<DataPlane, LoadError> {
         DataPlane::open(&self.config())
+    }
+
+    /// A cgroup below the node's, with its id.
+    pub fn leaf(&mut self, name: &str) -> anyhow::Result<(PathBuf, u64)> {
+        let path = self.cgroup.join(name);
+        fs::create_dir(&path)?;
+        self.leaves.push(path.clone());
+        let id = waggle_ebpf::cgroup_id(&path)?;
+        Ok((path, id))
     }
 }
 
@@ -48,16 +71,97 @@ impl Drop for Node {
         if let Err(error) = DataPlane::remove(&self.pin_dir) {
             eprintln!("unpin {}: {error}", self.pin_dir.display());
         }
-        if let Err(error) = fs::remove_dir(&self.cgroup) {
-            eprintln!("remove {}: {error}", self.cgroup.display());
+        for path in self.leaves.iter().chain([&self.cgroup]) {
+            // Children were waited for, but the kernel empties a cgroup a moment later.
+            let removed = eventually(|| Ok(fs::remove_dir(path).is_ok()));
+            if let Err(error) = removed {
+                eprintln!("remove {}: {error}", path.display());
+            }
         }
     }
 }
 
-fn nix_is_root() -> bool {
+/// A process in a cgroup that does what it is told, by lines on its standard input (child.rs).
+pub struct Task {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    stdout: BufReader<ChildStdout>,
+}
+
+impl Task {
+    pub fn start(cgroup: &Path) -> anyhow::Result<Self> {
+        let mut child = Command::new(std::env::current_exe()?)
+            .args(["--exact", child::TEST, "--nocapture"])
+            .env(child::ENV, cgroup)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let stdin = child.stdin.take();
+        let stdout = BufReader::new(child.stdout.take().context("stdout")?);
+        Ok(Self {
+            child,
+            stdin,
+            stdout,
+        })
+    }
+
+    /// Sends a command and returns the answer.
+    pub fn ask(&mut self, command: &str) -> anyhow::Result<String> {
+        writeln!(self.stdin.as_mut().context("stdin")?, "{command}")?;
+        let mut line = String::new();
+        loop {
+            line.clear();
+            if self.stdout.read_line(&mut line)? == 0 {
+                bail!("the task ended at {command:?}");
+            }
+            // The test harness of the child prints on the same stream.
+            if let Some((_, answer)) = line.split_once(child::MARK) {
+                return Ok(answer.trim().to_owned());
+            }
+        }
+    }
+
+    /// Ends it as a crash would.
+    pub fn kill(mut self) -> anyhow::Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        // End of input ends it.
+        drop(self.stdin.take());
+        let _ = self.child.wait();
+    }
+}
+
+/// Polls a condition; an error after 5 seconds.
+pub fn eventually(mut condition: impl FnMut() -> anyhow::Result<bool>) -> anyhow::Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while !condition()? {
+        if Instant::now() > deadline {
+            bail!("condition not met within 5 s");
+        }
+        #[allow(
+            clippy::disallowed_methods,
+            reason = "the one poll loop of these tests"
+        )]
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    Ok(())
+}
+
+fn is_root() -> bool {
     fs::read_to_string("/proc/self/status")
         .unwrap_or_default()
         .lines()
-        .find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().nth(1).map(|uid| uid == "0"))
+        .find_map(|line| {
+            line.strip_prefix("Uid:")?
+                .split_whitespace()
+                .nth(1)
+                .map(|uid| uid == "0")
+        })
         .unwrap_or(false)
 }

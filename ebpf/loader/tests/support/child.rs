@@ -1,0 +1,108 @@
+//! The child's side: joins the cgroup, then answers commands.
+
+use std::fs;
+use std::io::{self, BufRead, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::{Context, bail};
+use waggle_ebpf::{DataPlane, LoaderConfig};
+
+/// The test that a child runs instead of all.
+pub const TEST: &str = "child";
+/// The cgroup to join; set in children only.
+pub const ENV: &str = "WAGGLE_TEST_CGROUP";
+/// Before every answer.
+pub const MARK: &str = "ANSWER ";
+
+/// Serves commands until the end of input.
+pub fn serve() -> anyhow::Result<()> {
+    let Some(cgroup) = std::env::var_os(ENV) else {
+        return Ok(());
+    };
+    fs::write(PathBuf::from(cgroup).join("cgroup.procs"), "0")?;
+    let mut planes = Vec::new();
+    for line in io::stdin().lock().lines() {
+        let line = line?;
+        let words: Vec<&str> = line.split(' ').collect();
+        let answer = match words[..] {
+            ["listen", at] => listen(at)?,
+            ["dial", to, bytes] => dial(to.parse()?, bytes.parse()?),
+            ["udp", to] => udp(to.parse()?)?,
+            ["bench", a, b, rounds] => bench(a.parse()?, b.parse()?, rounds.parse()?)?,
+            ["plane", cgroup_root, pin_dir] => {
+                let config = LoaderConfig {
+                    cgroup_root: cgroup_root.into(),
+                    pin_dir: pin_dir.into(),
+                };
+                planes.push(DataPlane::open(&config)?);
+                "open".to_owned()
+            }
+            _ => bail!("unknown command {line:?}"),
+        };
+        println!("\n{MARK}{answer}");
+        io::stdout().flush()?;
+    }
+    Ok(())
+}
+
+/// Echoes on a port, for as long as the process lives.
+fn listen(at: &str) -> anyhow::Result<String> {
+    let listener = TcpListener::bind(at)?;
+    let port = listener.local_addr()?.port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let mut bytes = Vec::new();
+            let _ = stream.read_to_end(&mut bytes);
+            let _ = stream.write_all(&bytes);
+        }
+    });
+    Ok(port.to_string())
+}
+
+/// Connects, sends, half-closes and reads to the end.
+fn dial(to: SocketAddr, bytes: usize) -> String {
+    let start = Instant::now();
+    let exchange = || -> io::Result<String> {
+        let mut stream = TcpStream::connect(to)?;
+        let peer = stream.peer_addr()?;
+        stream.write_all(&vec![b'x'; bytes])?;
+        stream.shutdown(Shutdown::Write)?;
+        let mut echo = Vec::new();
+        stream.read_to_end(&mut echo)?;
+        Ok(format!("ok {peer} {}", echo.len()))
+    };
+    exchange().unwrap_or_else(|error| {
+        let errno = error.raw_os_error().unwrap_or(0);
+        format!("error {errno} {}", start.elapsed().as_millis())
+    })
+}
+
+/// Connects a datagram socket; says what the socket thinks its peer is.
+fn udp(to: SocketAddr) -> anyhow::Result<String> {
+    let socket = UdpSocket::bind((IpAddr::from(Ipv4Addr::UNSPECIFIED), 0))?;
+    match socket.connect(to) {
+        Ok(()) => Ok(format!("ok {}", socket.peer_addr()?)),
+        Err(error) => Ok(format!("error {}", error.raw_os_error().context("errno")?)),
+    }
+}
+
+/// Median nanoseconds of connect(2) to a and to b, interleaved.
+fn bench(a: SocketAddr, b: SocketAddr, rounds: usize) -> anyhow::Result<String> {
+    let mut times = [Vec::with_capacity(rounds), Vec::with_capacity(rounds)];
+    for _ in 0..rounds {
+        for (to, times) in [a, b].into_iter().zip(&mut times) {
+            let start = Instant::now();
+            let stream = TcpStream::connect(to)?;
+            times.push(start.elapsed().as_nanos());
+            drop(stream);
+        }
+    }
+    let [a, b] = times.map(|mut times| {
+        times.sort_unstable();
+        times[times.len() / 2]
+    });
+    Ok(format!("{a} {b}"))
+}
