@@ -17,13 +17,21 @@
 
 #![forbid(unsafe_code)]
 
+mod clock;
 pub mod core;
 pub mod error;
+mod event_loop;
 pub mod handle;
 pub mod http;
+mod measure;
+pub mod redirect;
+mod run;
+mod session;
+mod spans;
 pub mod store;
 pub mod view;
 
 pub use error::MasterError;
 pub use handle::{Deployment, MasterHandle, PutMode};
+pub use run::{MasterConfig, MasterListeners, run, run_on};
 pub use view::ClusterView;

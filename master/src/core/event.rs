@@ -254,18 +254,33 @@ pub enum Measure {
         /// Milliseconds.
         ms: u64,
     },
+    /// From an offer to a launch on it, in milliseconds.
+    OfferToLaunch {
+        /// Milliseconds.
+        ms: u64,
+    },
     /// From sending a task to its agent until it runs, in milliseconds.
     LaunchToRunning {
         /// Milliseconds.
         ms: u64,
     },
-    /// A task changed its state.
-    TaskState {
-        /// Mesos's name of the new state.
+    /// A deployment ended.
+    Deployment {
+        /// `finished` or `superseded`.
+        outcome: &'static str,
+        /// From the request, in milliseconds.
+        ms: u64,
+    },
+    /// An agent reported a task.
+    Status {
+        /// Mesos's name of the reported state.
         state: &'static str,
     },
-    /// Tasks were sent to agents.
-    Launches(u64),
+    /// The framework did not use an offer.
+    Declined {
+        /// Why.
+        reason: &'static str,
+    },
     /// Something was refused or dropped.
     Rejected {
         /// Why.

@@ -9,7 +9,8 @@ use waggle_types::{
 };
 
 use super::{
-    Effect, Flight, MasterCore, SERVICE_FRAMEWORK, SpanKey, TraceOp, levels::service_of, stored,
+    Effect, Flight, MasterCore, Measure, SERVICE_FRAMEWORK, SpanKey, TraceOp, levels::service_of,
+    stored,
 };
 use crate::{
     error::MasterError,
@@ -113,8 +114,8 @@ impl MasterCore {
             stored::put_service(&spec),
             stored::put_deployment(&id, &flight),
         ];
-        ops.extend(stored::lease_ops(leases));
-        ops.extend(self.overtake(&flight.service));
+        ops.extend(stored::lease_ops(&leases));
+        ops.extend(self.overtake(&flight.service, now));
         self.persist(ops);
         self.flights.insert(id.clone(), flight);
         self.net_dirty = true;
@@ -156,9 +157,9 @@ impl MasterCore {
         ];
         // Releasing never needs an address.
         if let Some(leases) = self.vips.lease(&self.services) {
-            ops.extend(stored::lease_ops(leases));
+            ops.extend(stored::lease_ops(&leases));
         }
-        ops.extend(self.overtake(service));
+        ops.extend(self.overtake(service, now));
         self.persist(ops);
         self.flights.insert(id.clone(), flight);
         self.net_dirty = true;
@@ -233,7 +234,7 @@ impl MasterCore {
     }
 
     /// Ends the deployments of a service that a new one takes the place of.
-    fn overtake(&mut self, service: &ServiceId) -> Vec<StoreOp> {
+    fn overtake(&mut self, service: &ServiceId, now: UnixMillis) -> Vec<StoreOp> {
         let old: Vec<DeploymentId> = self
             .flights
             .iter()
@@ -242,7 +243,10 @@ impl MasterCore {
             .collect();
         old.iter()
             .map(|id| {
-                self.flights.remove(id);
+                if let Some(f) = self.flights.remove(id) {
+                    let (outcome, ms) = ("superseded", now.since(f.since).0);
+                    self.measure(Measure::Deployment { outcome, ms });
+                }
                 self.end_deployment_span(id, Some("superseded"));
                 stored::delete_deployment(id)
             })
@@ -250,8 +254,10 @@ impl MasterCore {
     }
 
     /// A deployment ended by itself.
-    pub(super) fn deployment_done(&mut self, id: &DeploymentId) {
-        if self.flights.remove(id).is_some() {
+    pub(super) fn deployment_done(&mut self, id: &DeploymentId, now: UnixMillis) {
+        if let Some(f) = self.flights.remove(id) {
+            let (outcome, ms) = ("finished", now.since(f.since).0);
+            self.measure(Measure::Deployment { outcome, ms });
             self.persist(vec![stored::delete_deployment(id)]);
             self.end_deployment_span(id, None);
         }

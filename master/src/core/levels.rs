@@ -105,11 +105,15 @@ impl MasterCore {
     fn act(&mut self, action: Action, now: UnixMillis) {
         match action {
             Action::Call(call) => self.call(call, now),
-            Action::DeploymentDone { deployment_id, .. } => self.deployment_done(&deployment_id),
-            Action::InstanceChanged { .. } => {}
+            Action::DeploymentDone { deployment_id, .. } => {
+                self.deployment_done(&deployment_id, now)
+            }
+            Action::Declined { reason, .. } => self.measure(Measure::Declined {
+                reason: reason.name(),
+            }),
             // Shown by the framework's own accessors.
-            Action::DeploymentStep { .. }
-            | Action::Declined { .. }
+            Action::InstanceChanged { .. }
+            | Action::DeploymentStep { .. }
             | Action::ServiceGone { .. } => {}
         }
     }
@@ -219,7 +223,6 @@ impl MasterCore {
             return;
         }
         self.close_offers(&offer_ids, "accepted", now);
-        self.measure(Measure::Launches(tasks.len() as u64));
         let mut traced = BTreeSet::new();
         for spec in tasks {
             self.launch(spec, &agent, offered_at.unwrap_or(now), &mut traced, now);
@@ -261,9 +264,8 @@ impl MasterCore {
         task.launch_open = true;
         self.tasks.live.insert(id, task);
         self.net_dirty = true;
-        self.measure(Measure::TaskState {
-            state: TaskState::Staging.mesos_name(),
-        });
+        let ms = now.since(offered_at).0;
+        self.measure(Measure::OfferToLaunch { ms });
         self.send(agent, MasterMsg::Launch(spec));
     }
 

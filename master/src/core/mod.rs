@@ -213,7 +213,7 @@ impl MasterCore {
         // A crash between the definition and its lease can't be: they are one transaction. A lease
         // without a definition is released here all the same.
         if let Some(changes) = core.vips.lease(&core.services) {
-            ops.extend(stored::lease_ops(changes));
+            ops.extend(stored::lease_ops(&changes));
         }
         if !ops.is_empty() {
             core.out.push(Effect::Persist(ops));
@@ -271,9 +271,7 @@ impl MasterCore {
                 duration_us,
                 failures,
             } => self.applied(session, generation, duration_us, failures, now),
-            Event::Disconnected { session } => {
-                self.agents.close(session);
-            }
+            Event::Disconnected { session } => self.disconnected(session, now),
             Event::Stalled => self.stalled(now),
             Event::Tick => self.tick(now),
         }

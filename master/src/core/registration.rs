@@ -1,6 +1,6 @@
 //! Agents that register: new ones, ones that come back with tasks, and ones that must not.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc};
 
 use waggle_allocator::Event as Level1;
 use waggle_types::{
@@ -62,12 +62,14 @@ impl MasterCore {
             self.allocate(Level1::AgentActivated { agent_id }, now);
         }
         self.tell_back(&id, now);
-        for task in adopted {
-            self.adopt(&task, now);
-            self.announce(&task);
-        }
         for status in reports {
             self.report(status, now);
+        }
+        for task in self.tasks.on_agent(&id) {
+            // Adopted just now, or forgotten by the framework while the agent was away.
+            if self.scheduler.instance(&task).is_none() {
+                self.adopt(&task, now);
+            }
         }
         self.repeat_kills(&id);
         self.tell_losses(now);
@@ -163,10 +165,10 @@ impl MasterCore {
         now: UnixMillis,
     ) -> (Vec<TaskId>, Vec<TaskId>, Vec<TaskStatus>) {
         let (mut adopted, mut unwanted, mut reports) = (Vec::new(), Vec::new(), Vec::new());
-        let mut present: BTreeMap<TaskId, ()> = BTreeMap::new();
+        let mut present = BTreeSet::new();
         for (spec, status) in tasks {
             let task_id = spec.task_id.clone();
-            if status.task_id != task_id || present.insert(task_id.clone(), ()).is_some() {
+            if status.task_id != task_id || !present.insert(task_id.clone()) {
                 self.reject("bad_registered_task");
                 continue;
             }
@@ -187,6 +189,8 @@ impl MasterCore {
                 None if self.is_wanted(&spec) => {
                     let mut task = Task::new(Arc::new(spec), id.clone(), now);
                     task.take(&status, now);
+                    // Its trace was told when it first became a backend.
+                    task.announced = task.is_backend();
                     self.tasks.live.insert(task_id.clone(), task);
                     adopted.push(task_id);
                 }
@@ -194,7 +198,7 @@ impl MasterCore {
             }
         }
         for task_id in self.tasks.on_agent(id) {
-            if !present.contains_key(&task_id)
+            if !present.contains(&task_id)
                 && let Some(t) = self.tasks.live.get(&task_id)
             {
                 reports.push(vanished(&task_id, t, now));
@@ -224,7 +228,7 @@ impl MasterCore {
     }
 
     /// What the agent's tasks hold, by framework.
-    fn used_on(&self, id: &AgentId) -> Vec<(FrameworkId, Resources)> {
+    pub(super) fn used_on(&self, id: &AgentId) -> Vec<(FrameworkId, Resources)> {
         self.tasks
             .live
             .values()

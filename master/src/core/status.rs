@@ -1,7 +1,7 @@
 //! What agents say in a session: heartbeats, task statuses, applied generations.
 
 use waggle_allocator::Event as Level1;
-use waggle_types::{Generation, TaskState, TaskStatus, UnixMillis};
+use waggle_types::{AgentId, Generation, TaskSpec, TaskState, TaskStatus, UnixMillis};
 
 use super::{Effect, MasterCore, MasterMsg, Measure, SessionId, SpanKey, TraceOp};
 
@@ -56,6 +56,9 @@ impl MasterCore {
     /// would come for ever.
     pub(super) fn status(&mut self, session: SessionId, status: TaskStatus, now: UnixMillis) {
         self.heard(session, now);
+        self.measure(Measure::Status {
+            state: status.state.mesos_name(),
+        });
         let Some(id) = self.agents.of_session(session).cloned() else {
             return;
         };
@@ -100,9 +103,6 @@ impl MasterCore {
         let (spec, staged_at) = (std::sync::Arc::clone(&task.spec), task.staged_at);
         let opened = std::mem::take(&mut task.launch_open);
         if was != status.state {
-            self.measure(Measure::TaskState {
-                state: status.state.mesos_name(),
-            });
             if status.state == TaskState::Running {
                 let ms = now.since(staged_at).0;
                 self.measure(Measure::LaunchToRunning { ms });
@@ -117,20 +117,33 @@ impl MasterCore {
             let agent = self.agents.all.get(&status.agent_id);
             let info = agent.map(|a| std::sync::Arc::clone(&a.info));
             self.tasks.end(&id, info.as_deref(), self.config.keep_ended);
-            self.allocate(
-                Level1::Released {
-                    framework_id: spec.framework_id.clone(),
-                    agent_id: status.agent_id.clone(),
-                    resources: spec.resources.clone(),
-                },
-                now,
-            );
+            self.release(&spec, &status.agent_id, now);
         }
         if spec.framework_id == self.framework_id {
             self.tell_status(status, now);
         } else {
             self.acknowledge(&status);
         }
+    }
+
+    /// Gives a task's resources back.
+    fn release(&mut self, spec: &TaskSpec, agent_id: &AgentId, now: UnixMillis) {
+        let event = if self.allocator.total(agent_id).is_some() {
+            Level1::Released {
+                framework_id: spec.framework_id.clone(),
+                agent_id: agent_id.clone(),
+                resources: spec.resources.clone(),
+            }
+        } else if let Some(a) = self.agents.all.get(agent_id) {
+            // Level 1 left the agent out, since it ran more than it has; it may add up now.
+            Level1::AgentAdded {
+                info: a.info.as_ref().clone(),
+                used: self.used_on(agent_id),
+            }
+        } else {
+            return;
+        };
+        self.allocate(event, now);
     }
 
     fn end_launch_span(&mut self, id: &waggle_types::TaskId, status: &TaskStatus) {

@@ -245,7 +245,7 @@ fn vip_key(name: &VipName) -> String {
     format!("vips/{}/{}", name.framework, name.label)
 }
 
-pub(super) fn lease_ops(changes: LeaseChanges) -> Vec<StoreOp> {
+pub(super) fn lease_ops(changes: &LeaseChanges) -> Vec<StoreOp> {
     let released = changes
         .released
         .iter()

@@ -2,7 +2,7 @@
 
 use waggle_types::{AgentId, Millis, UnixMillis};
 
-use super::{MasterCore, SERVICE_ROLE};
+use super::{MasterCore, SERVICE_ROLE, SessionId};
 
 impl MasterCore {
     /// The next moment at which silence means something.
@@ -107,6 +107,13 @@ impl MasterCore {
             },
             now,
         );
+    }
+
+    /// A session ended. Its agent's clock runs on; nothing of it is offered until it is back.
+    pub(super) fn disconnected(&mut self, session: SessionId, now: UnixMillis) {
+        if let Some(agent_id) = self.agents.close(session) {
+            self.allocate(waggle_allocator::Event::AgentDeactivated { agent_id }, now);
+        }
     }
 
     /// Nobody could be heard for a while, through no fault of theirs: their clocks start anew.

@@ -1,0 +1,466 @@
+//! The one task that owns the core: takes events in small batches and runs their effects.
+//!
+//! A batch's store writes are one transaction, made durable before anything else of the batch is
+//! done. When the store fails, the batch waits and is tried again: nothing was told to anybody, the
+//! queues fill up and refuse, and what runs goes on running.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use waggle_telemetry::{SpanKind, Telemetry, names};
+use waggle_types::{Cause, DeploymentId, Millis, NetSnapshot, TraceContext, UnixMillis};
+
+use crate::{
+    clock::Clock,
+    core::{Answer, Effect, Event, MasterCore, MasterMsg, NetCause, RequestId, SessionId, SpanKey},
+    error::MasterError,
+    handle::{Deployment, Request},
+    measure,
+    session::{Link, SessionEvent},
+    spans::Spans,
+    store::{Store, StoreOp, Txn},
+    view::ClusterView,
+};
+
+/// Most events in one batch.
+const BATCH: usize = 256;
+/// Views that nobody waits for are made at most this often.
+const VIEW_PAUSE: Millis = Millis(20);
+/// The loop wakes at least this often, for gauges and to notice that it was held up.
+const WAKE: Millis = Millis(1000);
+/// A longer gap means that the process was held up, and that nobody could be heard.
+const STALL: Millis = Millis(5000);
+/// Waits between tries of a failed transaction, the last one again and again.
+const STORE_RETRY: [Duration; 5] = [
+    Duration::from_millis(50),
+    Duration::from_millis(200),
+    Duration::from_millis(500),
+    Duration::from_secs(1),
+    Duration::from_secs(5),
+];
+
+type DeploymentReply = oneshot::Sender<Result<Deployment, MasterError>>;
+type KillReply = oneshot::Sender<Result<Option<Deployment>, MasterError>>;
+
+/// Who waits for an answer, with the deployment whose root span was begun for it.
+enum Waiting {
+    Deployment(DeploymentReply, DeploymentId),
+    Kill(KillReply, Option<DeploymentId>),
+}
+
+/// The queues that the loop takes from.
+pub(crate) struct Inboxes {
+    pub(crate) requests: mpsc::Receiver<Request>,
+    pub(crate) sessions: mpsc::Receiver<SessionEvent>,
+}
+
+/// The loop's state around the core.
+pub(crate) struct EventLoop {
+    core: MasterCore,
+    store: Arc<dyn Store>,
+    clock: Clock,
+    telemetry: Telemetry,
+    spans: Spans,
+    links: BTreeMap<SessionId, Link>,
+    waiting: BTreeMap<RequestId, Waiting>,
+    next_request: u64,
+    /// Newest published snapshot, for sessions that open later.
+    net: Option<Arc<NetSnapshot>>,
+    view: watch::Sender<Arc<ClusterView>>,
+    view_due: Option<UnixMillis>,
+    last_view: UnixMillis,
+    last_batch: UnixMillis,
+    last_gauges: UnixMillis,
+    /// Sessions that turned out to be gone while messages were sent.
+    gone: Vec<SessionId>,
+}
+
+impl EventLoop {
+    pub(crate) fn new(
+        core: MasterCore,
+        store: Arc<dyn Store>,
+        clock: Clock,
+        telemetry: &Telemetry,
+        view: watch::Sender<Arc<ClusterView>>,
+    ) -> Self {
+        let now = clock.now();
+        Self {
+            core,
+            store,
+            clock,
+            telemetry: telemetry.clone(),
+            spans: Spans::new(telemetry.clone()),
+            links: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            next_request: 0,
+            net: None,
+            view,
+            view_due: Some(now),
+            last_view: now,
+            last_batch: now,
+            last_gauges: UnixMillis(0),
+            gone: Vec::new(),
+        }
+    }
+
+    /// Runs until told to stop. `first` are the effects of making the core.
+    pub(crate) async fn run(
+        mut self,
+        first: Vec<Effect>,
+        mut inboxes: Inboxes,
+        stop: CancellationToken,
+    ) {
+        let mut effects = first;
+        effects.extend(self.core.finish(self.clock.now()));
+        loop {
+            if !self.execute(std::mem::take(&mut effects), &stop).await {
+                return;
+            }
+            let wake = self.wake();
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                Some(r) = inboxes.requests.recv() => effects.extend(self.request(r)),
+                Some(s) = inboxes.sessions.recv() => effects.extend(self.session(s)),
+                () = tokio::time::sleep_until(wake) => {}
+            }
+            effects = self.batch(effects, &mut inboxes);
+        }
+    }
+
+    /// When to wake without being asked.
+    fn wake(&self) -> tokio::time::Instant {
+        let now = self.clock.now();
+        let due = [self.core.next_deadline(), self.view_due]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(now + WAKE);
+        // A deadline that stays in the past (it should not) must not spin.
+        let soonest = now + Millis(1);
+        self.clock.instant(due.clamp(soonest, now + WAKE))
+    }
+
+    /// Takes what else waits, then time itself.
+    fn batch(&mut self, mut effects: Vec<Effect>, inboxes: &mut Inboxes) -> Vec<Effect> {
+        let now = self.clock.now();
+        if now.since(self.last_batch) > STALL {
+            tracing::warn!(
+                gap_ms = now.since(self.last_batch).0,
+                "the master was held up"
+            );
+            effects.extend(self.core.handle(Event::Stalled, now));
+        }
+        for _ in 0..BATCH {
+            if let Ok(r) = inboxes.requests.try_recv() {
+                effects.extend(self.request(r));
+            } else if let Ok(s) = inboxes.sessions.try_recv() {
+                effects.extend(self.session(s));
+            } else {
+                break;
+            }
+        }
+        for session in std::mem::take(&mut self.gone) {
+            effects.extend(self.core.handle(Event::Disconnected { session }, now));
+        }
+        // Silence is judged only when nothing that was said is left unheard.
+        let quiet = inboxes.sessions.is_empty();
+        if quiet && self.core.next_deadline().is_some_and(|at| at <= now) {
+            effects.extend(self.core.handle(Event::Tick, now));
+        }
+        effects.extend(self.core.finish(now));
+        self.last_batch = self.clock.now();
+        self.gauges(inboxes.sessions.len() + inboxes.requests.len());
+        effects
+    }
+
+    fn gauges(&mut self, queued: usize) {
+        let now = self.last_batch;
+        if now.since(self.last_gauges) >= WAKE {
+            self.last_gauges = now;
+            let view = Arc::clone(&self.view.borrow());
+            measure::gauges(&self.telemetry, &view, queued);
+        }
+    }
+
+    fn handle(&mut self, event: Event) -> Vec<Effect> {
+        let started = Instant::now();
+        let effects = self.core.handle(event, self.clock.now());
+        let took = started.elapsed().as_secs_f64();
+        self.telemetry
+            .record(&names::SCHED_EVENT_DURATION, &[], took);
+        effects
+    }
+
+    fn session(&mut self, event: SessionEvent) -> Vec<Effect> {
+        match event {
+            SessionEvent::Register {
+                session,
+                registration,
+                link,
+            } => {
+                self.links.insert(session, link);
+                self.handle(Event::Register {
+                    session,
+                    registration,
+                })
+            }
+            SessionEvent::Event(event) => {
+                if let Event::Disconnected { session } = &event {
+                    self.links.remove(session);
+                }
+                self.handle(event)
+            }
+            SessionEvent::Broken(reason) => {
+                tracing::debug!(reason, "a session was refused");
+                Vec::new()
+            }
+        }
+    }
+
+    fn request(&mut self, request: Request) -> Vec<Effect> {
+        self.next_request += 1;
+        let id = RequestId(self.next_request);
+        let deployment = new_deployment_id();
+        let Ok(deployment) = deployment else {
+            return Vec::new();
+        };
+        match request {
+            Request::Put {
+                spec,
+                mode,
+                force,
+                trace,
+                reply,
+            } => {
+                let trace = self.root_span(&deployment, spec.id.as_str(), trace);
+                let waiting = Waiting::Deployment(reply, deployment.clone());
+                self.waiting.insert(id, waiting);
+                self.handle(Event::Put {
+                    request: id,
+                    spec,
+                    mode,
+                    force,
+                    deployment_id: deployment,
+                    trace: Some(trace),
+                })
+            }
+            Request::Remove {
+                id: service,
+                force,
+                trace,
+                reply,
+            } => {
+                let trace = self.root_span(&deployment, service.as_str(), trace);
+                let waiting = Waiting::Deployment(reply, deployment.clone());
+                self.waiting.insert(id, waiting);
+                self.handle(Event::Remove {
+                    request: id,
+                    id: service,
+                    force,
+                    deployment_id: deployment,
+                    trace: Some(trace),
+                })
+            }
+            Request::Kill {
+                ids,
+                scale,
+                trace,
+                reply,
+            } => {
+                let trace = scale.then(|| self.root_span(&deployment, "", trace));
+                let rooted = scale.then(|| deployment.clone());
+                self.waiting.insert(id, Waiting::Kill(reply, rooted));
+                self.handle(Event::Kill {
+                    request: id,
+                    ids,
+                    scale,
+                    deployment_id: deployment,
+                    trace,
+                })
+            }
+        }
+    }
+
+    /// Begins the trace of a deployment; it ends when the deployment does, or with a refusal.
+    fn root_span(
+        &mut self,
+        id: &DeploymentId,
+        service: &str,
+        caller: Option<TraceContext>,
+    ) -> TraceContext {
+        self.spans.begin(
+            SpanKey::Deployment(id.clone()),
+            format!("deployment {id}"),
+            SpanKind::Server,
+            caller,
+            vec![
+                ("waggle.deployment.id", id.to_string()),
+                ("service.name", service.to_owned()),
+            ],
+        )
+    }
+
+    /// Runs a batch's effects; false when told to stop before they were durable.
+    async fn execute(&mut self, effects: Vec<Effect>, stop: &CancellationToken) -> bool {
+        let mut ops = Vec::new();
+        let mut rest = Vec::with_capacity(effects.len());
+        for effect in effects {
+            match effect {
+                Effect::Persist(more) => ops.extend(more),
+                other => rest.push(other),
+            }
+        }
+        let busy = !rest.is_empty() || !ops.is_empty();
+        if !ops.is_empty() && !self.persist(ops, stop).await {
+            return false;
+        }
+        let mut replies = Vec::new();
+        for effect in rest {
+            match effect {
+                Effect::Persist(_) => {}
+                Effect::Opened { session, .. } => self.opened(session),
+                Effect::SendAgent { session, msg } => self.send(session, msg),
+                Effect::Close { session } => {
+                    self.links.remove(&session);
+                }
+                Effect::PublishNet { snapshot, causes } => self.publish_net(snapshot, &causes),
+                Effect::Reply { request, answer } => replies.push((request, answer)),
+                Effect::Trace(op) => self.spans.run(op),
+                Effect::Measure(m) => measure::take(&self.telemetry, &m),
+            }
+        }
+        // Who asked sees the outcome in the view as soon as the answer is there.
+        self.publish_view(busy, !replies.is_empty());
+        for (request, answer) in replies {
+            self.reply(request, answer);
+        }
+        true
+    }
+
+    async fn persist(&mut self, ops: Vec<StoreOp>, stop: &CancellationToken) -> bool {
+        for n_try in 0_usize.. {
+            let started = Instant::now();
+            let outcome = self.store.txn(Vec::new(), ops.clone()).await;
+            let took = started.elapsed().as_secs_f64();
+            let error = match outcome {
+                Ok(Txn::Committed { .. }) => {
+                    self.telemetry
+                        .record(&names::SCHED_STORE_DURATION, &[], took);
+                    return true;
+                }
+                Ok(Txn::Conflict { key, .. }) => format!("conflict on {key}"),
+                Err(e) => chain(&e),
+            };
+            let attrs = [(names::ERROR_TYPE, "store".to_owned().into())];
+            self.telemetry
+                .record(&names::SCHED_STORE_DURATION, &attrs, took);
+            tracing::error!(n_try, error, "failed to store, trying again");
+            let pause = STORE_RETRY[n_try.min(STORE_RETRY.len() - 1)];
+            tokio::select! {
+                () = stop.cancelled() => return false,
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+        false
+    }
+
+    fn opened(&mut self, session: SessionId) {
+        if let (Some(link), Some(net)) = (self.links.get(&session), &self.net) {
+            link.slot.put(Arc::clone(net), &[]);
+        }
+    }
+
+    fn send(&mut self, session: SessionId, msg: MasterMsg) {
+        let trace = match &msg {
+            MasterMsg::Launch(spec) => self.spans.context(&SpanKey::Launch(spec.task_id.clone())),
+            _ => None,
+        };
+        let sent = self.links.get(&session).is_some_and(|l| l.send(msg, trace));
+        if !sent && self.links.remove(&session).is_some() {
+            tracing::warn!(
+                session = session.0,
+                "dropping an agent that does not take its messages"
+            );
+            self.gone.push(session);
+        }
+    }
+
+    fn publish_net(&mut self, snapshot: Arc<NetSnapshot>, causes: &[NetCause]) {
+        let generation = snapshot.generation.to_string();
+        let causes: Vec<Cause> = causes
+            .iter()
+            .map(|c| Cause {
+                task_id: c.task_id.clone(),
+                trace: self.spans.point(
+                    "vip.publish",
+                    &c.parent,
+                    vec![
+                        ("waggle.task.id", c.task_id.to_string()),
+                        ("waggle.vip.names", c.vips.clone()),
+                        ("waggle.generation", generation.clone()),
+                    ],
+                ),
+            })
+            .collect();
+        for link in self.links.values() {
+            link.slot.put(Arc::clone(&snapshot), &causes);
+        }
+        self.net = Some(snapshot);
+    }
+
+    fn publish_view(&mut self, busy: bool, now_please: bool) {
+        let now = self.clock.now();
+        if busy && self.view_due.is_none() {
+            self.view_due = Some((self.last_view + VIEW_PAUSE).max(now));
+        }
+        if now_please || self.view_due.is_some_and(|at| at <= now) {
+            self.view_due = None;
+            self.last_view = now;
+            // Without a reader the newest view is kept all the same.
+            self.view.send_replace(Arc::new(self.core.view(now)));
+        }
+    }
+
+    /// Answers a request. Whoever asked may have gone; what was done stays done.
+    fn reply(&mut self, request: RequestId, answer: Answer) {
+        let (failed, deployment) = match (self.waiting.remove(&request), answer) {
+            (Some(Waiting::Deployment(tx, id)), Answer::Deployment(result)) => {
+                let failed = result.as_ref().err().map(ToString::to_string);
+                let _ = tx.send(result);
+                (failed, Some(id))
+            }
+            (Some(Waiting::Kill(tx, id)), Answer::Killed(result)) => {
+                let failed = result.as_ref().err().map(ToString::to_string);
+                let _ = tx.send(result);
+                (failed, id)
+            }
+            _ => (None, None),
+        };
+        if let (Some(why), Some(id)) = (failed, deployment) {
+            let key = SpanKey::Deployment(id);
+            self.spans.end(&key, Some(("refused", &why)));
+        }
+    }
+}
+
+fn new_deployment_id() -> Result<DeploymentId, waggle_types::IdError> {
+    DeploymentId::new(uuid::Uuid::new_v4().to_string())
+}
+
+/// An error with its causes, for the log.
+pub(crate) fn chain(e: &dyn std::error::Error) -> String {
+    let mut out = e.to_string();
+    let mut source = e.source();
+    while let Some(s) = source {
+        out.push_str(": ");
+        out.push_str(&s.to_string());
+        source = s.source();
+    }
+    out
+}

@@ -1,0 +1,80 @@
+//! Counts and durations of the control plane, by the registry's names.
+
+use std::time::Duration;
+
+use waggle_telemetry::{AttrValue, Telemetry, names};
+use waggle_types::TaskState;
+
+use crate::{
+    core::{Measure, SERVICE_FRAMEWORK},
+    view::ClusterView,
+};
+
+fn text(s: &str) -> AttrValue {
+    AttrValue::from(s.to_owned())
+}
+
+fn secs(ms: u64) -> f64 {
+    Duration::from_millis(ms).as_secs_f64()
+}
+
+/// Hands one measure of the core to telemetry.
+pub(crate) fn take(t: &Telemetry, m: &Measure) {
+    let framework = || (names::FRAMEWORK, text(SERVICE_FRAMEWORK));
+    match m {
+        Measure::Offers { outcome, n } => {
+            let attrs = [(names::OUTCOME, text(outcome)), framework()];
+            t.count(&names::SCHED_OFFERS, &attrs, *n);
+        }
+        Measure::OfferLifetime { ms } => {
+            t.record(&names::SCHED_OFFER_LIFETIME, &[framework()], secs(*ms));
+        }
+        Measure::OfferToLaunch { ms } => {
+            t.record(&names::SCHED_OFFER_TO_LAUNCH, &[framework()], secs(*ms));
+        }
+        Measure::LaunchToRunning { ms } => {
+            t.record(&names::SCHED_LAUNCH_TO_RUNNING, &[framework()], secs(*ms));
+        }
+        Measure::Deployment { outcome, ms } => {
+            let attrs = [(names::OUTCOME, text(outcome))];
+            t.record(&names::SCHED_DEPLOYMENT_DURATION, &attrs, secs(*ms));
+        }
+        Measure::Status { state } => {
+            t.count(
+                &names::SCHED_STATUS_UPDATES,
+                &[(names::STATE, text(state))],
+                1,
+            );
+        }
+        Measure::Declined { reason } => {
+            let attrs = [("waggle.decline.reason", text(reason)), framework()];
+            t.count(&names::SCHED_DECLINES, &attrs, 1);
+        }
+        // Shown in the cluster view and by `explain`; no metric of its own in the registry yet.
+        Measure::Rejected { reason } => tracing::debug!(reason, "refused or dropped"),
+    }
+}
+
+/// Sets the gauges that a view gives.
+pub(crate) fn gauges(t: &Telemetry, view: &ClusterView, queued: usize) {
+    for state in TaskState::ALL.into_iter().filter(|s| !s.is_terminal()) {
+        let n = view.tasks.values().filter(|t| t.state == state).count();
+        let attrs = [
+            (names::STATE, text(state.mesos_name())),
+            (names::FRAMEWORK, text(SERVICE_FRAMEWORK)),
+        ];
+        t.set(&names::SCHED_TASKS, &attrs, n as f64);
+    }
+    let up = view.agents.values().filter(|a| a.reachable).count();
+    let down = view.agents.len() - up;
+    for (state, n) in [("reachable", up), ("unreachable", down)] {
+        let attrs = [(names::STATE, text(state))];
+        t.set(&names::SCHED_AGENTS, &attrs, n as f64);
+    }
+    let active = view.frameworks.values().filter(|f| f.active).count();
+    let attrs = [(names::STATE, text("active"))];
+    t.set(&names::SCHED_FRAMEWORKS, &attrs, active as f64);
+    let n = view.deployments.len();
+    t.set(&names::SCHED_DEPLOYMENTS, &[], n as f64);
+    t.set(&names::SCHED_EVENT_QUEUE, &[], queued as f64);
+}

@@ -1,0 +1,219 @@
+//! Wiring: store, core, loop, sessions and HTTP servers of a leading master.
+
+use std::{net::Ipv4Addr, path::PathBuf, sync::Arc};
+
+use tokio::{net::TcpListener, sync::mpsc};
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::CancellationToken;
+use waggle_telemetry::Telemetry;
+use waggle_types::{FrameworkId, Millis};
+
+use crate::{
+    clock::Clock,
+    core::{CoreConfig, MasterCore, Restored},
+    error::MasterError,
+    event_loop::{EventLoop, Inboxes, chain},
+    handle::MasterHandle,
+    http,
+    session::Sessions,
+    store::{SqliteStore, Store},
+    view::MasterView,
+};
+
+/// API requests that may wait for the loop; more are refused as busy.
+const REQUESTS: usize = 256;
+/// Session messages that may wait for the loop; more slow their agents down.
+const SESSION_EVENTS: usize = 4096;
+
+/// How a master runs.
+#[derive(Debug, Clone)]
+pub struct MasterConfig {
+    /// Cluster name.
+    pub cluster: String,
+    /// Node name.
+    pub hostname: String,
+    /// The node's address, shown to clients.
+    pub ip: Ipv4Addr,
+    /// Addresses of all masters, for DNS.
+    pub masters: Vec<Ipv4Addr>,
+    /// The store's file; its directory must exist.
+    pub store: PathBuf,
+    /// How often agents are to be heard.
+    pub heartbeat_interval: Millis,
+    /// Silence after which an agent is unreachable.
+    pub agent_timeout: Millis,
+    /// How long known agents are waited for after a start.
+    pub recovery_grace: Millis,
+    /// Most agents.
+    pub max_agents: usize,
+}
+
+impl MasterConfig {
+    /// Defaults: cluster `waggle`, heartbeats every 5 s, unreachable after 30 s, grace 10 s.
+    pub fn new(hostname: impl Into<String>, ip: Ipv4Addr, store: impl Into<PathBuf>) -> Self {
+        Self {
+            cluster: "waggle".to_owned(),
+            hostname: hostname.into(),
+            ip,
+            masters: vec![ip],
+            store: store.into(),
+            heartbeat_interval: Millis::from_secs(5),
+            agent_timeout: Millis::from_secs(30),
+            recovery_grace: Millis::from_secs(10),
+            max_agents: 10_000,
+        }
+    }
+}
+
+/// Listeners of a leading master, bound by the caller.
+#[derive(Debug)]
+pub struct MasterListeners {
+    /// Mesos and native API.
+    pub mesos: TcpListener,
+    /// Marathon API.
+    pub marathon: TcpListener,
+    /// Agent sessions (gRPC).
+    pub session: TcpListener,
+}
+
+/// Leads until stopped. Opens the store, restores what it holds, then serves.
+pub async fn run(
+    config: MasterConfig,
+    listeners: MasterListeners,
+    telemetry: Telemetry,
+    stop: CancellationToken,
+) -> Result<(), MasterError> {
+    let path = config.store.clone();
+    let store = tokio::task::spawn_blocking(move || SqliteStore::open(&path))
+        .await
+        .map_err(|e| MasterError::Store(e.to_string()))?
+        .map_err(|e| MasterError::Store(chain(&e)))?;
+    run_on(config, listeners, Arc::new(store), telemetry, stop).await
+}
+
+/// As [`run`], on any store.
+pub async fn run_on(
+    config: MasterConfig,
+    listeners: MasterListeners,
+    store: Arc<dyn Store>,
+    telemetry: Telemetry,
+    stop: CancellationToken,
+) -> Result<(), MasterError> {
+    let telemetry = telemetry.component("waggle-master");
+    let entries = store
+        .range("")
+        .await
+        .map_err(|e| MasterError::Store(chain(&e)))?;
+    let restored = Restored::load(&entries).map_err(|e| MasterError::Store(chain(&e)))?;
+    let clock = Clock::start();
+    let core_config = core_config(&config, &listeners)?;
+    tracing::info!(
+        services = restored.services.len(),
+        agents = restored.agents.len(),
+        generation = restored.generation.0,
+        "leading"
+    );
+    let (core, first) = MasterCore::new(core_config, restored, clock.now());
+
+    let (handle, requests, view) = MasterHandle::channel(REQUESTS);
+    let (inbox, sessions) = mpsc::channel(SESSION_EVENTS);
+    // Stopped when any part ends, so that no half of a master lives on.
+    let parts = stop.child_token();
+    let service = Sessions::new(
+        inbox,
+        config.max_agents.saturating_add(config.max_agents / 4 + 16),
+        config.heartbeat_interval.as_duration(),
+        parts.clone(),
+    );
+    let event_loop = EventLoop::new(core, store, clock, &telemetry, view);
+    let inboxes = Inboxes { requests, sessions };
+    let looping = guarded(&parts, async {
+        event_loop.run(first, inboxes, parts.clone()).await;
+        Ok(())
+    });
+    let sessions = guarded(&parts, async {
+        tonic::transport::Server::builder()
+            .http2_keepalive_interval(Some(config.heartbeat_interval.as_duration()))
+            .http2_keepalive_timeout(Some(config.agent_timeout.as_duration()))
+            .tcp_nodelay(true)
+            .add_service(service.into_service())
+            .serve_with_incoming_shutdown(
+                TcpListenerStream::new(listeners.session),
+                parts.cancelled(),
+            )
+            .await
+            .map_err(|e| MasterError::Server(format!("the session server failed: {}", chain(&e))))
+    });
+    let mesos = guarded(
+        &parts,
+        serve_http(
+            listeners.mesos,
+            http::mesos_router(handle.clone()),
+            "Mesos",
+            parts.clone(),
+        ),
+    );
+    let marathon = guarded(
+        &parts,
+        serve_http(
+            listeners.marathon,
+            http::marathon_router(handle),
+            "Marathon",
+            parts.clone(),
+        ),
+    );
+    tokio::try_join!(looping, sessions, mesos, marathon)?;
+    Ok(())
+}
+
+/// Runs a part; however it ends, the others are told to stop.
+async fn guarded<T>(
+    parts: &CancellationToken,
+    part: impl Future<Output = Result<T, MasterError>>,
+) -> Result<T, MasterError> {
+    let _stop = parts.clone().drop_guard();
+    part.await
+}
+
+async fn serve_http(
+    listener: TcpListener,
+    router: axum::Router,
+    name: &'static str,
+    stop: CancellationToken,
+) -> Result<(), MasterError> {
+    axum::serve(listener, router)
+        .with_graceful_shutdown(stop.cancelled_owned())
+        .await
+        .map_err(|e| MasterError::Server(format!("the {name} server failed: {e}")))
+}
+
+/// The core's configuration with fresh ids and seeds.
+fn core_config(
+    config: &MasterConfig,
+    listeners: &MasterListeners,
+) -> Result<CoreConfig, MasterError> {
+    let port = |l: &TcpListener| {
+        l.local_addr()
+            .map(|a| a.port())
+            .map_err(|e| MasterError::Server(format!("a listener has no address: {e}")))
+    };
+    let id = uuid::Uuid::new_v4();
+    let master = MasterView {
+        id: id.to_string(),
+        hostname: config.hostname.clone(),
+        ip: config.ip,
+        mesos_port: port(&listeners.mesos)?,
+        marathon_port: port(&listeners.marathon)?,
+    };
+    let framework_id = FrameworkId::new(format!("{}-0000", uuid::Uuid::new_v4()))
+        .map_err(|e| MasterError::Server(format!("cannot make a framework id: {e}")))?;
+    let (seed, _) = uuid::Uuid::new_v4().as_u64_pair();
+    let mut core = CoreConfig::new(master, framework_id, seed);
+    core.cluster.clone_from(&config.cluster);
+    core.masters.clone_from(&config.masters);
+    core.heartbeat_interval = config.heartbeat_interval;
+    core.agent_timeout = config.agent_timeout;
+    core.recovery_grace = config.recovery_grace;
+    core.max_agents = config.max_agents;
+    Ok(core)
+}

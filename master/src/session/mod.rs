@@ -1,0 +1,316 @@
+//! Agent sessions: the gRPC side of the master.
+//!
+//! A session is one bidirectional stream. What comes in is converted and handed to the event loop in
+//! order; what goes out comes from a bounded queue and from a latest-wins slot for the desired network
+//! state. An agent that does not take its messages is disconnected: it registers again and both sides
+//! compare what they have, so nothing is lost by it.
+
+mod slot;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use futures::{Stream, stream::BoxStream};
+use tokio::sync::mpsc;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tonic::{Request, Response, Status, Streaming};
+use waggle_api::{
+    convert::{ConvertError, registered_task},
+    proto::session::{
+        self as pb, AgentMessage, MasterMessage, agent_message::Kind as In,
+        master_message::Kind as Out, session_server,
+    },
+};
+use waggle_types::{AgentInfo, Generation, TaskStatus, TraceContext};
+
+pub(crate) use slot::Slot;
+
+use crate::core::{Event, MasterMsg, Registration, SessionId};
+
+/// Messages that may wait for one agent; one that falls further behind is disconnected.
+const QUEUE: usize = 1024;
+/// An agent says who it is within this time.
+const REGISTER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest message: a registration with some ten thousand tasks.
+const MAX_MESSAGE_BYTES: usize = 64 << 20;
+
+/// What sessions tell the event loop.
+#[derive(Debug)]
+pub(crate) enum SessionEvent {
+    /// A stream said who it is.
+    Register {
+        session: SessionId,
+        registration: Box<Registration>,
+        link: Link,
+    },
+    /// Anything after that.
+    Event(Event),
+    /// A message broke a rule of the protocol; the session ends.
+    Broken(&'static str),
+}
+
+/// The loop's end of a session. Dropping it ends the session after what is queued.
+#[derive(Debug)]
+pub(crate) struct Link {
+    queue: mpsc::Sender<MasterMessage>,
+    pub(crate) slot: Arc<Slot>,
+    _reader: DropGuard,
+}
+
+impl Link {
+    /// Queues a message; false when the agent is too slow or gone.
+    pub(crate) fn send(&self, msg: MasterMsg, trace: Option<TraceContext>) -> bool {
+        self.queue.try_send(encode(msg, trace)).is_ok()
+    }
+}
+
+/// The gRPC service.
+#[derive(Debug, Clone)]
+pub(crate) struct Sessions {
+    inbox: mpsc::Sender<SessionEvent>,
+    next: Arc<AtomicU64>,
+    open: Arc<AtomicUsize>,
+    max_open: usize,
+    heartbeat: Duration,
+    stop: CancellationToken,
+}
+
+/// Counts an open stream for as long as it lives.
+struct OpenGuard(Arc<AtomicUsize>);
+
+impl Drop for OpenGuard {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Sessions {
+    /// A service that reports to `inbox`; streams over `max_open` are refused.
+    pub(crate) fn new(
+        inbox: mpsc::Sender<SessionEvent>,
+        max_open: usize,
+        heartbeat: Duration,
+        stop: CancellationToken,
+    ) -> Self {
+        Self {
+            inbox,
+            next: Arc::new(AtomicU64::new(1)),
+            open: Arc::new(AtomicUsize::new(0)),
+            max_open,
+            heartbeat,
+            stop,
+        }
+    }
+
+    /// The service with its limits, for tonic's router.
+    pub(crate) fn into_service(self) -> session_server::SessionServer<Self> {
+        session_server::SessionServer::new(self).max_decoding_message_size(MAX_MESSAGE_BYTES)
+    }
+
+    async fn broken(&self, code: &'static str, e: &ConvertError) -> Status {
+        tracing::warn!(error = %e, "refusing an agent's message");
+        // The loop only counts it; when it is gone, so is the count.
+        let _ = self.inbox.send(SessionEvent::Broken(code)).await;
+        Status::invalid_argument(e.to_string())
+    }
+}
+
+#[tonic::async_trait]
+impl session_server::Session for Sessions {
+    type ConnectStream = BoxStream<'static, Result<MasterMessage, Status>>;
+
+    async fn connect(
+        &self,
+        request: Request<Streaming<AgentMessage>>,
+    ) -> Result<Response<Self::ConnectStream>, Status> {
+        let guard = OpenGuard(Arc::clone(&self.open));
+        if self.open.fetch_add(1, Ordering::Relaxed) >= self.max_open {
+            return Err(Status::resource_exhausted("too many sessions"));
+        }
+        let mut messages = request.into_inner();
+        let first = tokio::time::timeout(REGISTER_TIMEOUT, messages.message())
+            .await
+            .map_err(|_| Status::deadline_exceeded("no registration"))??;
+        let Some(AgentMessage {
+            kind: Some(In::Register(register)),
+        }) = first
+        else {
+            let e = ConvertError::new("kind", "the first message must be register");
+            return Err(self.broken("no_registration", &e).await);
+        };
+        let registration = match registration(register) {
+            Ok(r) => Box::new(r),
+            Err(e) => return Err(self.broken("bad_registration", &e).await),
+        };
+
+        let session = SessionId(self.next.fetch_add(1, Ordering::Relaxed));
+        let (queue, out) = mpsc::channel(QUEUE);
+        let slot = Arc::new(Slot::default());
+        let reading = self.stop.child_token();
+        let link = Link {
+            queue,
+            slot: Arc::clone(&slot),
+            _reader: reading.clone().drop_guard(),
+        };
+        self.inbox
+            .send(SessionEvent::Register {
+                session,
+                registration,
+                link,
+            })
+            .await
+            .map_err(|_| Status::unavailable("the master is stopping"))?;
+        tokio::spawn(read(session, messages, self.inbox.clone(), reading));
+        let out = write(out, slot, self.heartbeat, self.stop.clone(), guard);
+        Ok(Response::new(Box::pin(out)))
+    }
+}
+
+/// Hands an agent's messages to the loop, in order, until either side ends the session. A full loop
+/// slows the agent down by HTTP/2's flow control.
+async fn read(
+    session: SessionId,
+    mut messages: Streaming<AgentMessage>,
+    inbox: mpsc::Sender<SessionEvent>,
+    stop: CancellationToken,
+) {
+    loop {
+        let message = tokio::select! {
+            () = stop.cancelled() => break,
+            m = messages.message() => m,
+        };
+        let event = match message {
+            Ok(Some(m)) => match decode(session, m) {
+                Ok(event) => SessionEvent::Event(event),
+                Err(e) => {
+                    tracing::warn!(error = %e, "ending a session with a bad message");
+                    let _ = inbox.send(SessionEvent::Broken("bad_message")).await;
+                    break;
+                }
+            },
+            Ok(None) => break,
+            Err(status) => {
+                tracing::debug!(%status, "a session broke");
+                break;
+            }
+        };
+        if inbox.send(event).await.is_err() {
+            return;
+        }
+    }
+    let gone = SessionEvent::Event(Event::Disconnected { session });
+    // A loop that is gone needs no word of it.
+    let _ = inbox.send(gone).await;
+}
+
+/// What goes to the agent: queued messages first, then desired state, heartbeats in between.
+fn write(
+    mut queue: mpsc::Receiver<MasterMessage>,
+    slot: Arc<Slot>,
+    heartbeat: Duration,
+    stop: CancellationToken,
+    guard: OpenGuard,
+) -> impl Stream<Item = Result<MasterMessage, Status>> {
+    async_stream::stream! {
+        let _open = guard;
+        let mut beat = tokio::time::interval(heartbeat.max(Duration::from_millis(10)));
+        beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        beat.tick().await;
+        loop {
+            let message = tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                m = queue.recv() => match m {
+                    Some(m) => m,
+                    None => break,
+                },
+                desired = slot.take() => message(Out::Desired(desired)),
+                _ = beat.tick() => message(Out::Heartbeat(pb::Heartbeat { at_ms: unix_ms() })),
+            };
+            yield Ok(message);
+        }
+    }
+}
+
+fn unix_ms() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
+}
+
+fn message(kind: Out) -> MasterMessage {
+    MasterMessage { kind: Some(kind) }
+}
+
+fn encode(msg: MasterMsg, trace: Option<TraceContext>) -> MasterMessage {
+    message(match msg {
+        MasterMsg::Registered {
+            heartbeat_interval_ms,
+            unknown_tasks,
+        } => Out::Registered(pb::Registered {
+            heartbeat_interval_ms,
+            unknown_tasks: unknown_tasks.iter().map(ToString::to_string).collect(),
+        }),
+        MasterMsg::Launch(spec) => {
+            let mut wire = pb::TaskSpec::from(spec.as_ref());
+            if let Some(trace) = trace {
+                wire.traceparent = trace.to_string();
+            }
+            Out::Launch(pb::Launch { spec: Some(wire) })
+        }
+        MasterMsg::Kill(task_id) => Out::Kill(pb::Kill {
+            task_id: task_id.to_string(),
+        }),
+        MasterMsg::Ack { task_id, uuid } => Out::Ack(pb::AckStatus {
+            task_id: task_id.to_string(),
+            uuid: uuid.0.to_vec(),
+        }),
+        MasterMsg::Refused { reason, permanent } => Out::Refused(pb::Refused { reason, permanent }),
+    })
+}
+
+fn registration(r: pb::Register) -> Result<Registration, ConvertError> {
+    let agent = r
+        .agent
+        .ok_or_else(|| ConvertError::new("agent", "is missing"))?;
+    let tasks = r
+        .tasks
+        .into_iter()
+        .enumerate()
+        .map(|(i, t)| registered_task(t).map_err(|e| e.within(&format!("tasks[{i}]"))));
+    Ok(Registration {
+        info: AgentInfo::try_from(agent).map_err(|e| e.within("agent"))?,
+        tasks: tasks.collect::<Result<_, _>>()?,
+        applied: Generation(r.applied_generation),
+        version: r.version.chars().take(64).collect(),
+    })
+}
+
+fn decode(session: SessionId, m: AgentMessage) -> Result<Event, ConvertError> {
+    Ok(match m.kind {
+        Some(In::Heartbeat(_)) => Event::Heartbeat { session },
+        Some(In::Status(s)) => Event::Status {
+            session,
+            status: TaskStatus::try_from(s).map_err(|e| e.within("status"))?,
+        },
+        Some(In::Applied(a)) => Event::Applied {
+            session,
+            generation: Generation(a.generation),
+            duration_us: a.duration_us,
+            failures: a.failures,
+        },
+        Some(In::Register(_)) => {
+            return Err(ConvertError::new(
+                "register",
+                "must be the first message only",
+            ));
+        }
+        // A newer agent's word that this version does not know: it lives, that much is clear.
+        None => Event::Heartbeat { session },
+    })
+}
