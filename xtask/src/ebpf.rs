@@ -85,7 +85,10 @@ pub fn toolchain() -> Result<Toolchain, Vec<Missing>> {
 
 /// Builds the programs if needed; returns the object's path.
 pub fn build(options: Options) -> anyhow::Result<PathBuf> {
-    let metadata = cargo_metadata::MetadataCommand::new().no_deps().exec().context("cargo metadata")?;
+    let metadata = cargo_metadata::MetadataCommand::new()
+        .no_deps()
+        .exec()
+        .context("cargo metadata")?;
     let root = metadata.workspace_root.into_std_path_buf();
     let target = metadata.target_directory.into_std_path_buf();
     let directory = target.join("bpf");
@@ -105,9 +108,14 @@ pub fn build(options: Options) -> anyhow::Result<PathBuf> {
     compile(&root, &work, &toolchain)?;
     let built = work.join(TARGET).join("release").join(BINARY);
     let bytes = fs::read(&built).with_context(|| format!("read {}", built.display()))?;
-    ensure!(bytes.starts_with(b"\x7fELF"), "{} is not an object file", built.display());
+    ensure!(
+        bytes.starts_with(b"\x7fELF"),
+        "{} is not an object file",
+        built.display()
+    );
     if fs::read(&object).ok().as_deref() != Some(&bytes) {
-        fs::create_dir_all(&directory).with_context(|| format!("create {}", directory.display()))?;
+        fs::create_dir_all(&directory)
+            .with_context(|| format!("create {}", directory.display()))?;
         // Whole or not at all: a build may be reading it. The partial file stays out of the watched directory.
         let partial = work.join("waggle-ebpf.o.partial");
         fs::write(&partial, &bytes).with_context(|| format!("write {}", partial.display()))?;
@@ -123,7 +131,11 @@ fn explain(missing: &[Missing]) -> String {
         text.push_str("\n  missing: ");
         text.push_str(part.what);
         for (i, command) in part.install.iter().enumerate() {
-            text.push_str(if i == 0 { "\n    install: " } else { "\n    or:      " });
+            text.push_str(if i == 0 {
+                "\n    install: "
+            } else {
+                "\n    or:      "
+            });
             text.push_str(command);
         }
     }
@@ -133,7 +145,10 @@ fn explain(missing: &[Missing]) -> String {
 
 fn compile(root: &Path, work: &Path, toolchain: &Toolchain) -> anyhow::Result<()> {
     let own_cargo = || std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
-    let cargo = toolchain.cargo.clone().map_or_else(own_cargo, PathBuf::into_os_string);
+    let cargo = toolchain
+        .cargo
+        .clone()
+        .map_or_else(own_cargo, PathBuf::into_os_string);
     let mut flags: Vec<String> = FLAGS.iter().map(|&flag| flag.to_owned()).collect();
     // The object is embedded in the binary: it must not say where it was built.
     flags.push(format!("--remap-path-prefix={}=.", root.display()));
@@ -141,7 +156,14 @@ fn compile(root: &Path, work: &Path, toolchain: &Toolchain) -> anyhow::Result<()
     let mut command = Command::new(cargo);
     command
         .current_dir(root)
-        .args(["build", "--release", "--package", PACKAGE, "--target", TARGET])
+        .args([
+            "build",
+            "--release",
+            "--package",
+            PACKAGE,
+            "--target",
+            TARGET,
+        ])
         .args(["-Z", "build-std=core", "--target-dir"])
         .arg(work)
         .env("RUSTC", &toolchain.rustc)
@@ -160,9 +182,14 @@ fn compile(root: &Path, work: &Path, toolchain: &Toolchain) -> anyhow::Result<()
     ] {
         command.env_remove(name);
     }
-    let status = command.status().with_context(|| format!("run {command:?}"))?;
+    let status = command
+        .status()
+        .with_context(|| format!("run {command:?}"))?;
     if !status.success() {
-        bail!("build {PACKAGE} with {}: {status}", toolchain.rustc.display());
+        bail!(
+            "build {PACKAGE} with {}: {status}",
+            toolchain.rustc.display()
+        );
     }
     Ok(())
 }
@@ -186,7 +213,9 @@ fn compiler() -> Option<(PathBuf, Option<PathBuf>, String)> {
 /// Whether a compiler is new enough and has core's source.
 fn usable(rustc: &Path) -> Option<(PathBuf, String)> {
     let version = output(Command::new(rustc).arg("-vV"))?;
-    let release = version.lines().find_map(|line| line.strip_prefix("release: "))?;
+    let release = version
+        .lines()
+        .find_map(|line| line.strip_prefix("release: "))?;
     let mut numbers = release.split('.').map(|part| part.parse::<u32>().ok());
     let release = (numbers.next()??, numbers.next()??);
     let sysroot = output(Command::new(rustc).args(["--print", "sysroot"]))?;
@@ -195,8 +224,15 @@ fn usable(rustc: &Path) -> Option<(PathBuf, String)> {
 }
 
 fn output(command: &mut Command) -> Option<String> {
-    let output = command.stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
-    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+    let output = command
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .output()
+        .ok()?;
+    output
+        .status
+        .success()
+        .then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// Everything that decides the object's bytes: sources, dependencies, profile, flags, toolchain.
@@ -209,7 +245,12 @@ fn cache_key(root: &Path, toolchain: &Toolchain) -> anyhow::Result<String> {
     let mut hash = Fnv::new();
     for path in &files {
         let bytes = fs::read(path).with_context(|| format!("read {}", path.display()))?;
-        hash.part(path.strip_prefix(root).unwrap_or(path).as_os_str().as_encoded_bytes());
+        hash.part(
+            path.strip_prefix(root)
+                .unwrap_or(path)
+                .as_os_str()
+                .as_encoded_bytes(),
+        );
         hash.part(&bytes);
     }
     hash.part(toolchain.id.as_bytes());
@@ -267,7 +308,13 @@ mod tests {
 
     #[test]
     fn what_is_missing_comes_with_a_command() {
-        let text = explain(&[Missing { what: "bpf-linker", install: vec!["cargo install bpf-linker"] }]);
-        assert!(text.contains("missing: bpf-linker\n    install: cargo install bpf-linker"), "{text}");
+        let text = explain(&[Missing {
+            what: "bpf-linker",
+            install: vec!["cargo install bpf-linker"],
+        }]);
+        assert!(
+            text.contains("missing: bpf-linker\n    install: cargo install bpf-linker"),
+            "{text}"
+        );
     }
 }

@@ -21,6 +21,7 @@ pub mod leak;
 pub mod names;
 pub mod netns;
 pub mod process;
+pub mod scenario;
 pub mod sink;
 pub mod wait;
 

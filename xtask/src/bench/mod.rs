@@ -1,0 +1,220 @@
+//! `cargo xtask bench smoke`: a few figures from a real cluster, each with how it was taken.
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use clap::Subcommand;
+use serde_json::Value;
+use waggle_tests_support::cluster::{Cluster, Config, Program};
+use waggle_tests_support::names::Names;
+use waggle_tests_support::process;
+use waggle_tests_support::scenario::{App, Probe, WEB_JSON, World, deploy, remove};
+use waggle_tests_support::wait::sleep;
+use waggle_tests_support::wait_until;
+
+use crate::build::Programs;
+use crate::cluster::ready_deadline;
+use crate::{build, root, setup};
+
+/// Arguments of `bench`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Deploy time, connect latency through the VIP, the agent's own cost
+    Smoke {
+        /// Only print what set-up would install
+        #[arg(long)]
+        no_install: bool,
+    },
+}
+
+const NODES: u8 = 3;
+/// The bench's VIP.
+const TARGET: &str = "bench.marathon.l4lb.thisdcos.directory:80";
+/// Connects per target.
+const ROUNDS: &str = "3000";
+/// How long the agent is watched, idle and under load.
+const WATCH: Duration = Duration::from_secs(10);
+const LIMIT: Duration = Duration::from_mins(1);
+
+/// Runs it.
+pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
+    let What::Smoke { no_install } = args.what;
+    if std::env::var_os("WAGGLE_BIN_DIR").is_none()
+        && let Some(code) = setup::ensure(no_install)?
+    {
+        return Ok(code);
+    }
+    let programs = build::programs()?;
+    if let Some(code) = root::again("a cluster of namespaces")? {
+        return Ok(code);
+    }
+    let config = Config {
+        names: Names::from_env(),
+        nodes: NODES,
+        program: Program::Waggle(programs.waggle.clone()),
+        otlp: None,
+        owned: true,
+    };
+    let mut say = |line: &str| eprintln!("  {line}");
+    let world = World::up(config, None, ready_deadline(NODES), &mut say)?;
+    let result = smoke(&world, &programs);
+    world.down(&mut |_| {})?;
+    result.map(|()| ExitCode::SUCCESS)
+}
+
+fn smoke(world: &World, programs: &Programs) -> anyhow::Result<()> {
+    let cluster = &world.cluster;
+    println!(
+        "debug build: {}; kernel {}",
+        cfg!(debug_assertions),
+        kernel()
+    );
+    let mut samples = Vec::new();
+    for _ in 0..5 {
+        let (_, took) = deploy_one(cluster)?;
+        samples.push(took.as_secs_f64() * 1e3);
+        remove(cluster, "/bench", LIMIT)?;
+    }
+    samples.sort_by(f64::total_cmp);
+    println!(
+        "deploy to first answer (POST to a body through the VIP, 1 nginx): median {:.0} ms, min {:.0}, max {:.0}, n={}",
+        samples[samples.len() / 2],
+        samples[0],
+        samples[samples.len() - 1],
+        samples.len()
+    );
+    let (app, _) = deploy_one(cluster)?;
+    let task = app.tasks(cluster)?.into_iter().next().context("no task")?;
+    let there = task.node(cluster)?.clone();
+    let client = cluster
+        .state
+        .nodes
+        .iter()
+        .skip(1)
+        .find(|node| node.name != there.name)
+        .context("no other node")?
+        .clone();
+    latency(
+        cluster,
+        programs,
+        &client.name,
+        &format!("{}:{}", there.ip, task.port),
+    )?;
+    // The rest looks at one agent only, not at the node that also leads.
+    let idle = watch(client.pid, WATCH).context("watch the agent")?;
+    println!(
+        "agent idle: {:.1} % of a CPU, {:.1} MB resident",
+        idle.cpu_percent, idle.rss_mb
+    );
+    let probe = Probe::start(cluster, &programs.probe, &client.name, TARGET, 1000, 60)?;
+    wait_until(LIMIT, "load to run", || {
+        (probe.with(<[_]>::len) > 500).then_some(())
+    })?;
+    let n_before = probe.with(<[_]>::len);
+    let busy = watch(client.pid, WATCH).context("watch the agent")?;
+    let n_done = probe.with(<[_]>::len) - n_before;
+    let failed = probe.stop().iter().filter(|a| a.error.is_some()).count();
+    println!(
+        "agent at {:.0} connections/s through the VIP ({failed} failed): {:.1} % of a CPU, {:.1} MB resident",
+        n_done as f64 / WATCH.as_secs_f64(),
+        busy.cpu_percent,
+        busy.rss_mb
+    );
+    remove(cluster, "/bench", LIMIT)
+}
+
+fn kernel() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/osrelease")
+        .unwrap_or_default()
+        .trim()
+        .to_owned()
+}
+
+fn definition() -> anyhow::Result<String> {
+    let mut json: Value = serde_json::from_str(WEB_JSON)?;
+    json["id"] = "/bench".into();
+    json["instances"] = 1.into();
+    json["portDefinitions"][0]["labels"]["VIP_0"] = "/bench:80".into();
+    Ok(json.to_string())
+}
+
+/// Deploys one instance; how long until curl on node 1 got an answer through the VIP.
+fn deploy_one(cluster: &Cluster) -> anyhow::Result<(App, Duration)> {
+    let start = Instant::now();
+    let app = deploy(cluster, &definition()?, LIMIT)?;
+    wait_until(LIMIT, "a first answer through the VIP", || {
+        let url = format!("http://{TARGET}/");
+        let out = cluster
+            .command("n1", "curl")
+            .ok()?
+            .args(["-s", "--fail", "--max-time", "2", &url])
+            .output()
+            .ok()?;
+        out.status.success().then_some(())
+    })?;
+    Ok((app, start.elapsed()))
+}
+
+/// Interleaved connects: VIP, direct, direct again (what the difference between two equals is).
+fn latency(cluster: &Cluster, programs: &Programs, node: &str, direct: &str) -> anyhow::Result<()> {
+    let out = cluster
+        .command(node, &programs.probe)?
+        .args(["connect", ROUNDS, TARGET, direct, direct])
+        .output()
+        .context("run the probe")?;
+    if !out.status.success() {
+        bail!("the probe failed: {}", String::from_utf8_lossy(&out.stderr));
+    }
+    let json: Value = serde_json::from_slice(&out.stdout).context("the probe's result")?;
+    let p50 = |index: usize| {
+        json["targets"][index]["p50_ns"]
+            .as_f64()
+            .unwrap_or(f64::NAN)
+            / 1e3
+    };
+    let p99 = |index: usize| {
+        json["targets"][index]["p99_ns"]
+            .as_f64()
+            .unwrap_or(f64::NAN)
+            / 1e3
+    };
+    println!(
+        "connect from {node}, medians of {ROUNDS} interleaved: VIP {:.1} us, direct {:.1} us, direct again {:.1} us (p99 {:.0}, {:.0}, {:.0})",
+        p50(0),
+        p50(1),
+        p50(2),
+        p99(0),
+        p99(1),
+        p99(2)
+    );
+    println!(
+        "  the VIP costs {:+.1} us; the A/A control differs by {:+.1} us; {} connects failed",
+        p50(0) - p50(1),
+        p50(2) - p50(1),
+        json["failures"]
+    );
+    Ok(())
+}
+
+struct Cost {
+    cpu_percent: f64,
+    rss_mb: f64,
+}
+
+fn watch(pid: i32, time: Duration) -> Option<Cost> {
+    let before = process::cpu_ticks(pid)?;
+    let start = Instant::now();
+    sleep(time);
+    let ticks = process::cpu_ticks(pid)?.saturating_sub(before);
+    Some(Cost {
+        cpu_percent: ticks as f64 / start.elapsed().as_secs_f64(),
+        rss_mb: process::rss_kib(pid)? as f64 / 1024.0,
+    })
+}

@@ -1,0 +1,213 @@
+//! Finds the tools that builds, demo and tests need; installs what is missing, or says how.
+//!
+//! Finding is by looking at files only, so that a machine that has everything costs no time.
+
+mod bpf;
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use crate::root;
+use crate::run::{cargo, find, run, shown};
+
+/// Arguments of `setup`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Only print the commands, and exit 3 when something is missing
+    #[arg(long)]
+    no_install: bool,
+}
+
+/// Programs from the distribution: what is looked for, its package, what it is for.
+const APT: [(&str, &str, &str); 9] = [
+    ("cc", "gcc", "linking, SQLite"),
+    ("c++", "g++", "bpf-linker"),
+    ("ip", "iproute2", "namespaces"),
+    ("protoc", "protobuf-compiler", "generated code"),
+    ("runc", "runc", "containers"),
+    ("nginx", "nginx-light", "the demo's service"),
+    ("curl", "curl", "the demo's requests"),
+    ("dig", "bind9-dnsutils", "the demo's DNS questions"),
+    ("wrk", "wrk", "load"),
+];
+
+/// One thing to do to complete the set-up.
+#[derive(Debug)]
+enum Action {
+    /// Packages of the distribution.
+    Apt(Vec<&'static str>),
+    /// `rustup toolchain install`.
+    Nightly,
+    /// `cargo install bpf-linker` for this toolchain.
+    Linker(bpf::Toolchain),
+}
+
+/// Runs `cargo xtask setup`.
+pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
+    Ok(ensure(args.no_install)?.unwrap_or(ExitCode::SUCCESS))
+}
+
+/// Makes sure that all tools are there. `Some(3)` when some are missing and may not be installed.
+pub fn ensure(no_install: bool) -> anyhow::Result<Option<ExitCode>> {
+    let start = Instant::now();
+    report();
+    let actions = plan();
+    if actions.is_empty() {
+        eprintln!(
+            "set-up: everything is there ({} ms)",
+            start.elapsed().as_millis()
+        );
+        return Ok(None);
+    }
+    if no_install {
+        eprintln!("set-up: missing; with --no-install nothing is installed. Run:");
+        for line in actions.iter().flat_map(commands) {
+            println!("{line}");
+        }
+        return Ok(Some(ExitCode::from(3)));
+    }
+    let n_steps = actions.len();
+    for (done, action) in actions.into_iter().enumerate() {
+        let began = Instant::now();
+        for line in commands(&action) {
+            eprintln!("set-up [{}/{n_steps}]: {line}", done + 1);
+        }
+        perform(&action)?;
+        eprintln!(
+            "set-up [{}/{n_steps}]: done in {:.0} s",
+            done + 1,
+            began.elapsed().as_secs_f64()
+        );
+    }
+    let missing = plan();
+    if !missing.is_empty() {
+        let lines: Vec<String> = missing.iter().flat_map(commands).collect();
+        anyhow::bail!(
+            "set-up: still missing after installing; try by hand: {}",
+            lines.join("; ")
+        );
+    }
+    eprintln!(
+        "set-up: complete after {:.0} s",
+        start.elapsed().as_secs_f64()
+    );
+    Ok(None)
+}
+
+/// One line per tool.
+fn report() {
+    for (program, package, purpose) in APT {
+        match find(program) {
+            Some(path) => eprintln!("set-up: {program:10} {}", path.display()),
+            None => eprintln!("set-up: {program:10} MISSING ({purpose}; package {package})"),
+        }
+    }
+    match bpf::toolchain() {
+        Some(toolchain) => eprintln!("set-up: BPF        {}", toolchain.describe()),
+        None => eprintln!("set-up: BPF        MISSING (a compiler with core's source)"),
+    }
+    match find("bpf-linker") {
+        Some(path) => eprintln!("set-up: bpf-linker {}", path.display()),
+        None => eprintln!("set-up: bpf-linker MISSING (links the kernel programs)"),
+    }
+}
+
+fn plan() -> Vec<Action> {
+    let mut packages: Vec<&'static str> = APT
+        .iter()
+        .filter(|(program, ..)| find(program).is_none())
+        .map(|(_, p, _)| *p)
+        .collect();
+    let mut actions = Vec::new();
+    let linker = find("bpf-linker").is_some();
+    let toolchain = bpf::toolchain().unwrap_or_else(bpf::choose);
+    if bpf::toolchain().is_none() {
+        match toolchain {
+            bpf::Toolchain::Nightly => actions.push(Action::Nightly),
+            bpf::Toolchain::Distribution => packages.extend(bpf::PACKAGES),
+        }
+    }
+    if !linker {
+        if toolchain == bpf::Toolchain::Distribution && !bpf::llvm_is_there() {
+            packages.extend(bpf::LLVM_PACKAGES);
+        }
+        actions.push(Action::Linker(toolchain));
+    }
+    packages.sort_unstable();
+    packages.dedup();
+    if !packages.is_empty() {
+        actions.insert(0, Action::Apt(packages));
+    }
+    actions
+}
+
+/// The lines that a person would type.
+fn commands(action: &Action) -> Vec<String> {
+    let sudo = if waggle_tests_support::is_root() {
+        ""
+    } else {
+        "sudo "
+    };
+    match action {
+        Action::Apt(packages) => vec![
+            format!("{sudo}apt-get {} update", APT_OPTIONS.join(" ")),
+            format!(
+                "{sudo}apt-get {} install -y --no-install-recommends {}",
+                APT_OPTIONS.join(" "),
+                packages.join(" ")
+            ),
+        ],
+        Action::Nightly => vec![shown(&bpf::install_nightly())],
+        Action::Linker(toolchain) => vec![shown(&bpf::install_linker(*toolchain, cargo()))],
+    }
+}
+
+const APT_OPTIONS: [&str; 4] = ["-o", "DPkg::Lock::Timeout=300", "-o", "Dpkg::Use-Pty=0"];
+
+fn perform(action: &Action) -> anyhow::Result<()> {
+    match action {
+        Action::Apt(packages) => apt(packages),
+        Action::Nightly => {
+            if let Err(error) = bpf::run_limited(&mut bpf::install_nightly(), bpf::RUSTUP_LIMIT) {
+                eprintln!("set-up: {error:#}; taking the distribution's compiler instead");
+                let mut packages = bpf::PACKAGES.to_vec();
+                packages.extend(bpf::LLVM_PACKAGES);
+                apt(&packages)?;
+            }
+            Ok(())
+        }
+        // The choice may have changed by what could be installed.
+        Action::Linker(planned) => {
+            let toolchain = bpf::toolchain().unwrap_or(*planned);
+            run(&mut bpf::install_linker(toolchain, cargo()))
+        }
+    }
+}
+
+fn apt(packages: &[&str]) -> anyhow::Result<()> {
+    if !waggle_tests_support::is_root() {
+        eprintln!("set-up: not root; apt-get runs through sudo");
+    }
+    let apt = || {
+        let mut command = root::command("env");
+        command
+            .args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "-q"])
+            .args(APT_OPTIONS);
+        command.stdout(std::io::stderr());
+        command
+    };
+    run(apt().arg("update"))?;
+    let fresh_nginx = packages.contains(&"nginx-light");
+    run(apt()
+        .args(["install", "-y", "--no-install-recommends"])
+        .args(packages))?;
+    if fresh_nginx && find("systemctl").is_some() {
+        // Only the program is wanted, not a server on port 80. Without systemd there is none.
+        let mut stop = root::command("systemctl");
+        let _ = stop
+            .args(["disable", "--now", "nginx"])
+            .stdout(std::io::stderr())
+            .status();
+    }
+    Ok(())
+}

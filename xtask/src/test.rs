@@ -1,0 +1,146 @@
+//! `cargo xtask test`: everything that must hold, in the order of its cost.
+
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+use std::time::Instant;
+
+use anyhow::{Context as _, bail};
+use waggle_tests_support::is_root;
+
+use crate::run::{cargo, output, repo, run};
+use crate::{build, demo, proto, setup, tidy};
+
+/// Arguments of `test`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Only print what set-up would install, and exit 3 when something is missing
+    #[arg(long)]
+    no_install: bool,
+    /// Only tests whose names contain one of these; no lints, no demo
+    filters: Vec<String>,
+}
+
+/// Not for this machine's target.
+const NOT_HOST: [&str; 2] = ["--exclude", "waggle-ebpf-programs"];
+/// Packages with tests that do more as root.
+const ROOT_PACKAGES: [&str; 5] = [
+    "waggle-tests-privileged",
+    "waggle-tests-support",
+    "waggle-overlay",
+    "waggle-ebpf",
+    "waggle-agent",
+];
+
+/// Runs it.
+pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
+    let start = Instant::now();
+    if let Some(code) = setup::ensure(args.no_install)? {
+        return Ok(code);
+    }
+    let mut stages = Stages::default();
+    let whole = args.filters.is_empty();
+    if whole {
+        stages.run("format", || run(cargo().args(["fmt", "--all", "--check"])))?;
+    }
+    stages.run("programs", || build::programs().map(|_| ()))?;
+    if whole {
+        stages.run("lints", || {
+            run(cargo()
+                .args(["clippy", "--workspace", "--all-targets"])
+                .args(NOT_HOST)
+                .args(["--", "--deny", "warnings"]))
+        })?;
+        stages.run("tidy", tidy::check)?;
+        stages.run("generated code", proto::fresh)?;
+        stages.run("documentation", || {
+            run(cargo()
+                .args(["doc", "--workspace", "--no-deps"])
+                .args(NOT_HOST)
+                .env("RUSTDOCFLAGS", "--deny warnings"))
+        })?;
+    }
+    stages.run("tests", || {
+        run(cargo()
+            .args(["test", "--workspace", "--no-fail-fast"])
+            .args(NOT_HOST)
+            .arg("--")
+            .args(&args.filters))
+    })?;
+    if !is_root() {
+        stages.run("tests as root", || as_root(&args.filters))?;
+    }
+    if whole {
+        stages.run("demo --once", demo_once)?;
+    }
+    println!("\nall passed in {:.0} s:", start.elapsed().as_secs_f64());
+    for (name, seconds) in &stages.done {
+        println!("  {seconds:7.1} s  {name}");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+#[derive(Debug, Default)]
+struct Stages {
+    done: Vec<(String, f64)>,
+}
+
+impl Stages {
+    fn run(&mut self, name: &str, work: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
+        let start = Instant::now();
+        crate::run::step(name, work)?;
+        self.done
+            .push((name.to_owned(), start.elapsed().as_secs_f64()));
+        Ok(())
+    }
+}
+
+/// The demo as a program of its own: through sudo when we are not root.
+fn demo_once() -> anyhow::Result<()> {
+    if is_root() {
+        if demo::run(&demo::once(), build::programs()?)? {
+            return Ok(());
+        }
+        bail!("a step of the demo failed");
+    }
+    let exe = std::env::current_exe().context("find the own executable")?;
+    run(Command::new(exe).args(["demo", "--once"]))
+}
+
+/// Runs the tests that skip without root again, built as the user, run through sudo.
+fn as_root(filters: &[String]) -> anyhow::Result<()> {
+    let list = output(
+        cargo()
+            .args(["test", "--workspace", "--no-run", "--message-format=json"])
+            .args(NOT_HOST)
+            .stderr(std::process::Stdio::inherit()),
+    )?;
+    let mut n_run = 0;
+    for line in list.lines() {
+        let Ok(message) = serde_json::from_str::<serde_json::Value>(line) else {
+            continue;
+        };
+        let package = message["package_id"].as_str().unwrap_or_default();
+        let is_test = message["profile"]["test"] == true;
+        let ours = ROOT_PACKAGES
+            .iter()
+            .any(|name| package.contains(&format!("#{name}@")));
+        let (Some(exe), true, true) = (message["executable"].as_str(), is_test, ours) else {
+            continue;
+        };
+        let dir = message["manifest_path"].as_str().map(PathBuf::from);
+        let dir = dir
+            .and_then(|path| path.parent().map(PathBuf::from))
+            .unwrap_or_else(repo);
+        eprintln!("     Running {exe} through sudo");
+        run(Command::new("sudo")
+            .arg("--preserve-env=PATH,HOME,WAGGLE_CLUSTER")
+            .arg(exe)
+            .args(filters)
+            .current_dir(dir))?;
+        n_run += 1;
+    }
+    if n_run == 0 {
+        bail!("found no test programs to run as root");
+    }
+    Ok(())
+}
