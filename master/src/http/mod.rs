@@ -1,15 +1,116 @@
 //! The HTTP APIs: Mesos and native JSON on one listener, Marathon on another.
+//!
+//! Requests are dispatched on the decoded path's segments, since Marathon ids are paths and clients
+//! write double slashes: empty segments do not count. Wire types and validation are `waggle-api`'s.
+//!
+//! # Invariants
+//! - Reads take the newest [`ClusterView`](crate::view::ClusterView) and never touch the core.
+//! - Changes that read a definition first (PUT, PATCH, restart) run one at a time, and a change is
+//!   answered when the view shows it (at most [`SETTLE`] later): a client reads its own writes.
+//! - Every refusal is JSON with a sentence that stands alone; bodies over [`MAX_BODY`] are a 413.
+//!
+//! # What it never does
+//! No scheduling and no state of its own.
 
-use crate::handle::MasterHandle;
+mod marathon;
+mod mesos;
+mod native;
+mod request;
+mod respond;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use axum::{
+    Router,
+    extract::{Request, State},
+    response::{IntoResponse, Response},
+};
+use tokio::sync::{Mutex, MutexGuard};
+use waggle_types::UnixMillis;
+
+use crate::{handle::MasterHandle, view::ClusterView};
+use request::Call;
+use respond::Fail;
+
+/// Largest body, in bytes.
+pub const MAX_BODY: usize = 1 << 20;
+/// A body that takes longer is refused, so that idle clients hold nothing.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest wait for the view to show a change that is on disk.
+const SETTLE: Duration = Duration::from_secs(1);
+
+/// What every handler has.
+#[derive(Debug, Clone)]
+struct Api {
+    handle: MasterHandle,
+    /// Held from reading a definition to storing the changed one.
+    changes: Arc<Mutex<()>>,
+}
+
+impl Api {
+    fn new(handle: MasterHandle) -> Self {
+        Self {
+            handle,
+            changes: Arc::new(Mutex::new(())),
+        }
+    }
+
+    fn view(&self) -> Arc<ClusterView> {
+        self.handle.view()
+    }
+
+    /// Waiters are bounded by open connections.
+    async fn exclusive(&self) -> MutexGuard<'_, ()> {
+        self.changes.lock().await
+    }
+
+    /// Waits until the view shows a change. A late view is no error: the change is on disk.
+    async fn settled(&self, mut shown: impl FnMut(&ClusterView) -> bool) -> Arc<ClusterView> {
+        let mut views = self.handle.subscribe();
+        let _ = tokio::time::timeout(SETTLE, views.wait_for(|v| shown(v))).await;
+        self.view()
+    }
+}
+
+/// The wall clock, read here and handed on.
+fn now() -> UnixMillis {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
 
 /// Routes of the Mesos listener (`/version`, `/state`, `/waggle/v1/..`).
-pub fn mesos_router(handle: MasterHandle) -> axum::Router {
-    let _ = handle;
-    axum::Router::new()
+pub fn mesos_router(handle: MasterHandle) -> Router {
+    Router::new()
+        .fallback(serve_mesos)
+        .with_state(Api::new(handle))
 }
 
 /// Routes of the Marathon listener (`/v2/..`, `/ping`).
-pub fn marathon_router(handle: MasterHandle) -> axum::Router {
-    let _ = handle;
-    axum::Router::new()
+pub fn marathon_router(handle: MasterHandle) -> Router {
+    Router::new()
+        .fallback(serve_marathon)
+        .with_state(Api::new(handle))
+}
+
+async fn serve_mesos(State(api): State<Api>, request: Request) -> Response {
+    let answer: Result<Response, Fail> = match Call::new(request) {
+        Ok((call, _)) => mesos::route(&api, &call),
+        Err(e) => Err(e.into()),
+    };
+    answer.into_response()
+}
+
+async fn serve_marathon(State(api): State<Api>, request: Request) -> Response {
+    let answer: Result<Response, Fail> = match Call::new(request) {
+        Ok((call, body)) => marathon::route(&api, &call, body).await,
+        Err(e) => Err(e.into()),
+    };
+    answer.into_response()
 }

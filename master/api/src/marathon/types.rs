@@ -213,6 +213,10 @@ pub struct Delay {
 pub struct ProcessedOffers {
     pub processed_offers_count: u64,
     pub unused_offers_count: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_unused_offer_at: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_used_offer_at: Option<String>,
     pub reject_summary_last_offers: Vec<Rejection>,
     pub reject_summary_launch_attempt: Vec<Rejection>,
 }
@@ -259,7 +263,6 @@ pub struct MarathonConfig {
     pub hostname: Option<String>,
     pub master: Option<String>,
     pub mesos_role: String,
-    pub max_instances_per_offer: u32,
 }
 
 /// There is no ZooKeeper: an empty object.

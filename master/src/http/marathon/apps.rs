@@ -1,0 +1,304 @@
+//! Apps: list, show, create, change, remove.
+
+use axum::{
+    body::Body,
+    http::{HeaderValue, Method, StatusCode, header},
+    response::Response,
+};
+use serde_json::Value;
+use waggle_api::{
+    error::ApiError,
+    marathon::{
+        App, AppList, AppVersions, Counts, ParseMode, TaskFailure, WrappedApp, app_from_value,
+        app_json, instance_id, parse_version,
+    },
+};
+use waggle_types::{ServiceId, ServiceSpec, ServiceVersion, TraceContext};
+
+use super::{
+    super::{
+        Api, now,
+        request::Call,
+        respond::{Fail, json, ok},
+    },
+    deployed,
+    labels::Selector,
+    no_such_app, tasks, with_deployment,
+};
+use crate::{
+    handle::{Deployment, PutMode},
+    view::{LastFailure, ServiceView},
+};
+
+/// What to embed into an app; counts and deployments always are.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Embed {
+    pub tasks: bool,
+    pub last_failure: bool,
+}
+
+pub(super) fn app(service: &ServiceView, embed: Embed) -> App {
+    let counts = Counts {
+        staged: service.staged,
+        running: service.running,
+        healthy: service.healthy,
+        unhealthy: service.unhealthy,
+    };
+    let deployments = service.deployments.iter().map(ToString::to_string);
+    let mut app = app_json(&service.spec, counts, deployments.collect());
+    app.tasks = embed.tasks.then(|| tasks::of(service));
+    app.last_task_failure = service
+        .last_failure
+        .as_ref()
+        .filter(|_| embed.last_failure)
+        .map(|f| failure(&service.spec.id, f));
+    app
+}
+
+fn failure(id: &ServiceId, f: &LastFailure) -> TaskFailure {
+    TaskFailure {
+        app_id: id.to_string(),
+        host: f.hostname.clone(),
+        message: f.message.clone(),
+        instance_id: instance_id(f.task_id.as_str()).to_owned(),
+        task_id: f.task_id.to_string(),
+        slave_id: f.agent_id.to_string(),
+        state: f.state.mesos_name().to_owned(),
+        timestamp: ServiceVersion(f.at).to_string(),
+        version: f.version.to_string(),
+    }
+}
+
+pub(super) fn list(api: &Api, call: &Call) -> Result<Response, Fail> {
+    let selectors = call
+        .query
+        .all("label")
+        .map(Selector::parse)
+        .collect::<Result<Vec<_>, ApiError>>()?;
+    let wants = |names: &[&str]| call.query.all("embed").any(|e| names.contains(&e));
+    let embed = Embed {
+        tasks: wants(&["apps.tasks", "app.tasks"]),
+        last_failure: wants(&[
+            "apps.lastTaskFailure",
+            "apps.failures",
+            "app.lastTaskFailure",
+        ]),
+    };
+    let view = api.view();
+    let cmd = |s: &ServiceSpec| match &s.command {
+        waggle_types::Command::Shell(text) => text.clone(),
+        waggle_types::Command::Argv(args) => args.join(" "),
+    };
+    let apps = view
+        .services
+        .values()
+        .filter(|s| {
+            call.query
+                .all("id")
+                .all(|id| s.spec.id.as_str().contains(id))
+        })
+        .filter(|s| call.query.all("cmd").all(|c| cmd(&s.spec).contains(c)))
+        .filter(|s| selectors.iter().all(|sel| sel.matches(&s.spec.labels)))
+        .map(|s| app(s, embed));
+    Ok(ok(&AppList {
+        apps: apps.collect(),
+    }))
+}
+
+pub(super) fn show(api: &Api, id: &ServiceId) -> Result<Response, Fail> {
+    let view = api.view();
+    let service = view.services.get(id).ok_or_else(|| no_such_app(id))?;
+    let embed = Embed {
+        tasks: true,
+        last_failure: true,
+    };
+    Ok(ok(&WrappedApp {
+        app: app(service, embed),
+    }))
+}
+
+/// Stores a definition, then waits until reads show it.
+async fn put(
+    api: &Api,
+    spec: ServiceSpec,
+    mode: PutMode,
+    force: bool,
+    trace: Option<TraceContext>,
+) -> Result<Deployment, Fail> {
+    let id = spec.id.clone();
+    let done = api.handle.put_service(spec, mode, force, trace).await?;
+    api.settled(|v| {
+        v.services
+            .get(&id)
+            .is_some_and(|s| s.spec.version >= done.version)
+    })
+    .await;
+    Ok(done)
+}
+
+pub(super) async fn create(api: &Api, call: &Call, body: Body) -> Result<Response, Fail> {
+    let (force, trace) = (call.query.flag("force", false)?, call.trace());
+    let spec = app_from_value(&call.json(body).await?, ParseMode::Create, now())?;
+    let done = put(api, spec.clone(), PutMode::Create, force, trace).await?;
+    // The definition as stored, not what may already have become of it.
+    let spec = ServiceSpec {
+        version: done.version,
+        ..spec
+    };
+    let mut app = app_json(&spec, Counts::default(), vec![done.id.to_string()]);
+    app.tasks = Some(Vec::new());
+    let mut response = with_deployment(json(StatusCode::CREATED, &app), &done);
+    if let Ok(at) = HeaderValue::from_str(&format!("/v2/apps{}", spec.id)) {
+        response.headers_mut().insert(header::LOCATION, at);
+    }
+    Ok(response)
+}
+
+pub(super) async fn put_one(
+    api: &Api,
+    call: &Call,
+    body: Body,
+    id: &ServiceId,
+) -> Result<Response, Fail> {
+    let (method, flags) = (call.method.clone(), Flags::of(call)?);
+    let body = call.json(body).await?;
+    change(api, &method, &body, id, flags).await
+}
+
+/// A list of apps. One store transaction per app would be half applied on an error, so one is the limit.
+pub(super) async fn put_many(api: &Api, call: &Call, body: Body) -> Result<Response, Fail> {
+    let (method, flags) = (call.method.clone(), Flags::of(call)?);
+    let body = call.json(body).await?;
+    let Value::Array(apps) = &body else {
+        return Err(ApiError::invalid("apps", "must be a list").into());
+    };
+    let [app] = apps.as_slice() else {
+        let rule = format!("only one app at a time is supported yet, is {}", apps.len());
+        return Err(ApiError::invalid("apps", rule).into());
+    };
+    let id = app.get("id").and_then(Value::as_str);
+    let id = id.ok_or_else(|| ApiError::invalid("apps[0].id", "must be set"))?;
+    let id = ServiceId::new(id).map_err(|e| ApiError::invalid("apps[0].id", e.to_string()))?;
+    change(api, &method, app, &id, flags).await
+}
+
+/// Query and headers of a change.
+#[derive(Debug, Clone, Copy)]
+struct Flags {
+    force: bool,
+    partial: bool,
+    trace: Option<TraceContext>,
+}
+
+impl Flags {
+    fn of(call: &Call) -> Result<Self, ApiError> {
+        Ok(Self {
+            force: call.query.flag("force", false)?,
+            partial: call.query.flag("partialUpdate", true)?,
+            trace: call.trace(),
+        })
+    }
+}
+
+/// PUT creates what is not there (201), PATCH does not.
+async fn change(
+    api: &Api,
+    method: &Method,
+    body: &Value,
+    id: &ServiceId,
+    flags: Flags,
+) -> Result<Response, Fail> {
+    let _one_at_a_time = api.exclusive().await;
+    let view = api.view();
+    let existing = view.services.get(id).map(|s| s.spec.as_ref());
+    let (mode, partial) = match *method {
+        Method::PATCH => (PutMode::Update, true),
+        _ => (PutMode::Upsert, flags.partial),
+    };
+    if existing.is_none() && mode == PutMode::Update {
+        return Err(no_such_app(id));
+    }
+    if let (Some(spec), Some(version)) = (existing, rollback(body)) {
+        known_version(spec, version)?;
+    }
+    let parse = ParseMode::Put {
+        id,
+        existing,
+        partial,
+    };
+    let spec = app_from_value(body, parse, now())?;
+    let status = match existing {
+        Some(_) => StatusCode::OK,
+        None => StatusCode::CREATED,
+    };
+    let done = put(api, spec, mode, flags.force, flags.trace).await?;
+    Ok(deployed(status, &done))
+}
+
+/// `{"version": v}`, with nothing but the id besides, asks for an older definition.
+fn rollback(body: &Value) -> Option<&str> {
+    let given = body.as_object()?;
+    let alone = given
+        .iter()
+        .all(|(k, v)| v.is_null() || k == "id" || k == "version");
+    given.get("version").filter(|_| alone)?.as_str()
+}
+
+/// Only the newest definition is kept in this release.
+fn known_version(spec: &ServiceSpec, version: &str) -> Result<(), Fail> {
+    match parse_version(version) {
+        None => {
+            let rule = format!(
+                "must be a timestamp such as {}, is {version:?}",
+                spec.version
+            );
+            Err(ApiError::invalid("version", rule).into())
+        }
+        Some(v) if v == spec.version => Ok(()),
+        Some(_) => Err(Fail::not_found(format!(
+            "App '{}' does not have version {version}, only {} is kept",
+            spec.id, spec.version
+        ))),
+    }
+}
+
+pub(super) async fn restart(api: &Api, call: &Call, id: &ServiceId) -> Result<Response, Fail> {
+    let flags = Flags::of(call)?;
+    let _one_at_a_time = api.exclusive().await;
+    let view = api.view();
+    let service = view.services.get(id).ok_or_else(|| no_such_app(id))?;
+    let mut spec = ServiceSpec::clone(&service.spec);
+    spec.version = ServiceVersion(now().max(spec.version.0 + waggle_types::Millis(1)));
+    let done = put(api, spec, PutMode::Update, flags.force, flags.trace).await?;
+    Ok(deployed(StatusCode::OK, &done))
+}
+
+pub(super) async fn remove(api: &Api, call: &Call, id: &ServiceId) -> Result<Response, Fail> {
+    let force = call.query.flag("force", false)?;
+    let done = api
+        .handle
+        .remove_service(id.clone(), force, call.trace())
+        .await?;
+    api.settled(|v| !v.services.contains_key(id) || v.deployments.contains_key(&done.id))
+        .await;
+    Ok(deployed(StatusCode::OK, &done))
+}
+
+pub(super) fn versions(api: &Api, id: &ServiceId) -> Result<Response, Fail> {
+    let view = api.view();
+    let service = view.services.get(id).ok_or_else(|| no_such_app(id))?;
+    Ok(ok(&AppVersions {
+        versions: vec![service.spec.version.to_string()],
+    }))
+}
+
+pub(super) fn version(api: &Api, id: &ServiceId, version: &str) -> Result<Response, Fail> {
+    let view = api.view();
+    let service = view.services.get(id).ok_or_else(|| no_such_app(id))?;
+    known_version(&service.spec, version)?;
+    let embed = Embed {
+        tasks: false,
+        last_failure: false,
+    };
+    Ok(ok(&app(service, embed)))
+}

@@ -1,0 +1,171 @@
+//! Deployments, the queue, the leader and information about the service itself.
+
+use std::collections::BTreeMap;
+
+use axum::response::Response;
+use serde_json::{Value, json};
+use waggle_api::marathon::{
+    Delay, Deployment, DeploymentAction, DeploymentStep, HttpConfig, Info, Leader, MarathonConfig,
+    Number, ProcessedOffers, Queue, QueueItem, Rejection, ZooKeeperConfig,
+};
+use waggle_types::{Millis, ServiceVersion, UnixMillis};
+
+use super::{
+    super::{
+        request::Query,
+        respond::{Fail, ok},
+    },
+    apps::{Embed, app},
+};
+use crate::view::{ClusterView, DeploymentKind, MasterView, QueueView};
+
+/// The Marathon release whose API this follows; numeric, as clients compare it.
+const MARATHON_VERSION: &str = "1.11.24";
+
+/// Order in which Marathon tests offers and lists the reasons.
+const REASONS: [&str; 10] = [
+    "UnfulfilledRole",
+    "UnfulfilledConstraint",
+    "NoCorrespondingReservationFound",
+    "AgentMaintenance",
+    "InsufficientCpus",
+    "InsufficientMemory",
+    "InsufficientDisk",
+    "InsufficientGpus",
+    "InsufficientPorts",
+    "DeclinedScarceResources",
+];
+
+pub(super) fn deployments(view: &ClusterView) -> Vec<Deployment> {
+    let one = |d: &crate::view::DeploymentView| {
+        let action = match d.kind {
+            DeploymentKind::Start => "StartApplication",
+            DeploymentKind::Scale => "ScaleApplication",
+            DeploymentKind::Restart => "RestartApplication",
+            DeploymentKind::Stop => "StopApplication",
+        };
+        let actions = vec![DeploymentAction {
+            action: action.into(),
+            app: d.service.to_string(),
+        }];
+        Deployment {
+            id: d.id.to_string(),
+            version: d.version.to_string(),
+            affected_apps: vec![d.service.to_string()],
+            affected_pods: Vec::new(),
+            steps: vec![DeploymentStep {
+                actions: actions.clone(),
+            }],
+            current_actions: actions,
+            current_step: 1,
+            total_steps: 1,
+        }
+    };
+    view.deployments.values().map(one).collect()
+}
+
+pub(super) fn queue(view: &ClusterView, query: &Query) -> Queue {
+    let offers = query.all("embed").any(|e| e == "lastUnusedOffers");
+    let items = view.queue.iter().filter_map(|q| {
+        let service = view.services.get(&q.service)?;
+        let embed = Embed {
+            tasks: false,
+            last_failure: false,
+        };
+        Some(QueueItem {
+            app: app(service, embed),
+            count: q.count,
+            delay: Delay {
+                time_left_seconds: Number(q.delay.0 as f64 / 1000.0),
+                overdue: q.delay == Millis(0),
+            },
+            since: ServiceVersion(q.since).to_string(),
+            processed_offers_summary: processed(q),
+            last_unused_offers: offers.then(Vec::new),
+        })
+    });
+    Queue {
+        queue: items.collect(),
+    }
+}
+
+fn processed(q: &QueueView) -> ProcessedOffers {
+    let time = |at: Option<UnixMillis>| at.map(|at| ServiceVersion(at).to_string());
+    ProcessedOffers {
+        processed_offers_count: q.n_offers,
+        unused_offers_count: q.n_unused,
+        last_unused_offer_at: time(q.last_unused_at),
+        last_used_offer_at: time(q.last_used_at),
+        reject_summary_last_offers: rejections(&q.last_offers),
+        reject_summary_launch_attempt: rejections(&q.launch_attempt),
+    }
+}
+
+/// Every reason has a row: dcoscli prints a table of exactly these.
+fn rejections(counts: &BTreeMap<&'static str, (u64, u64)>) -> Vec<Rejection> {
+    let row = |reason: &&'static str| {
+        let (declined, processed) = counts.get(reason).copied().unwrap_or_default();
+        Rejection {
+            reason: (*reason).to_owned(),
+            declined,
+            processed,
+        }
+    };
+    REASONS.iter().map(row).collect()
+}
+
+fn marathon_address(m: &MasterView) -> String {
+    format!("{}:{}", m.ip, m.marathon_port)
+}
+
+pub(super) fn leader(view: &ClusterView) -> Result<Response, Fail> {
+    let leader = view.leader.as_ref().map(marathon_address);
+    let leader = leader.ok_or_else(|| Fail::not_found("There is no leader"))?;
+    Ok(ok(&Leader { leader }))
+}
+
+pub(super) fn info(view: &ClusterView) -> Info {
+    let framework = view.frameworks.values().find(|f| f.name == "marathon");
+    let leader = view.leader.as_ref();
+    Info {
+        name: "marathon".into(),
+        version: MARATHON_VERSION.into(),
+        buildref: format!("waggle-{}", env!("CARGO_PKG_VERSION")),
+        elected: leader.is_some(),
+        leader: leader.map(marathon_address),
+        framework_id: framework.map(|f| f.id.to_string()),
+        marathon_config: MarathonConfig {
+            framework_name: "marathon".into(),
+            ha: view.masters.len() > 1,
+            checkpoint: true,
+            hostname: leader.map(|l| l.hostname.clone()),
+            master: leader.map(|l| format!("{}:{}", l.ip, l.mesos_port)),
+            mesos_role: framework.map_or_else(|| "*".into(), |f| f.role.clone()),
+        },
+        zookeeper_config: ZooKeeperConfig {},
+        http_config: HttpConfig {
+            http_port: leader.map(|l| l.marathon_port),
+        },
+    }
+}
+
+/// Marathon's shape (dropwizard); the master's own metrics are at its Prometheus listener.
+pub(super) fn metrics(view: &ClusterView) -> Value {
+    let total = |count: fn(&crate::view::ServiceView) -> u32| -> u64 {
+        view.services.values().map(|s| u64::from(count(s))).sum()
+    };
+    let gauges: BTreeMap<&str, Value> = [
+        ("marathon.apps.active.gauge", view.services.len() as u64),
+        (
+            "marathon.deployments.active.gauge",
+            view.deployments.len() as u64,
+        ),
+        ("marathon.instances.staged.gauge", total(|s| s.staged)),
+        ("marathon.instances.running.gauge", total(|s| s.running)),
+        ("marathon.instances.healthy.gauge", total(|s| s.healthy)),
+        ("marathon.instances.unhealthy.gauge", total(|s| s.unhealthy)),
+    ]
+    .map(|(k, v)| (k, json!({ "value": v })))
+    .into();
+    json!({"version": "4.0.0", "gauges": gauges, "counters": {}, "histograms": {}, "meters": {}, "timers": {}})
+}

@@ -1,0 +1,349 @@
+//! Mesos's operator endpoints, with or without `/master` in front and `.json` behind.
+
+use std::collections::BTreeMap;
+
+use axum::{
+    http::{HeaderValue, Method, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde_json::json;
+use waggle_api::{
+    error::{ApiError, ErrorCode},
+    mesos::{
+        ContainerStatus, Discovery, DiscoveryPort, DiscoveryPorts, Framework, FrameworkSummary,
+        Frameworks, Label, Labels, LeaderInfo, MESOS_VERSION, ResourcesJson, Slave, SlaveSummary,
+        Slaves, State, StateCounts, StateSummary, Status, Task, Tasks, Version, seconds,
+    },
+};
+use waggle_types::{AgentId, FrameworkId, HealthState, Resources, TaskState, VipLabel};
+
+use super::{
+    Api, native,
+    request::Call,
+    respond::{Fail, ok},
+};
+use crate::view::{AgentView, ClusterView, FrameworkView, MasterView, TaskView};
+
+/// Finds the handler; every path here is read-only.
+pub(super) fn route(api: &Api, call: &Call) -> Result<Response, Fail> {
+    let mut path: Vec<&str> = call.segments.iter().map(String::as_str).collect();
+    if path.first() == Some(&"waggle") {
+        return native::route(api, call, &path);
+    }
+    if path.len() > 1 && path[0] == "master" {
+        path.remove(0);
+    }
+    if let Some(last) = path.last_mut() {
+        *last = last.strip_suffix(".json").unwrap_or(last);
+    }
+    let known = matches!(
+        path.as_slice(),
+        ["version"
+            | "health"
+            | "ping"
+            | "redirect"
+            | "state"
+            | "state-summary"
+            | "slaves"
+            | "frameworks"
+            | "tasks"]
+            | ["metrics", "snapshot"]
+    );
+    if !known {
+        return Err(match path.as_slice() {
+            ["api", "v1", ..] => Fail::not_yet("the Mesos v1 API is"),
+            _ => Fail::no_such_path(call),
+        });
+    }
+    if call.method != Method::GET {
+        return Err(Fail::method(call, "GET"));
+    }
+    // Answered by every master, leading or not, with or without a view.
+    match path.as_slice() {
+        ["version"] => return Ok(ok(&Version::new(env!("CARGO_PKG_VERSION")))),
+        ["health"] => return Ok(StatusCode::OK.into_response()),
+        ["ping"] => return Ok("pong".into_response()),
+        _ => {}
+    }
+    let view = api.view();
+    let Some(leader) = view.leader.as_ref() else {
+        return Err(ApiError::new(ErrorCode::Unavailable, "No leader elected").into());
+    };
+    Ok(match path.as_slice() {
+        ["redirect"] => redirect(leader),
+        ["state"] => ok(&state(&view, leader)),
+        ["state-summary"] => ok(&summary(&view, leader)),
+        ["slaves"] => ok(&Slaves {
+            slaves: view.agents.values().map(|a| slave(a)).collect(),
+            recovered_slaves: Vec::new(),
+        }),
+        ["frameworks"] => ok(&Frameworks {
+            frameworks: frameworks(&view, leader),
+            completed_frameworks: Vec::new(),
+            unregistered_frameworks: Vec::new(),
+        }),
+        ["tasks"] => {
+            let mut tasks: Vec<&TaskView> = view.tasks.values().map(AsRef::as_ref).collect();
+            tasks.extend(view.completed.iter().map(AsRef::as_ref));
+            tasks.sort_by_key(|t| std::cmp::Reverse(t.staged_at));
+            ok(&Tasks {
+                tasks: tasks.into_iter().map(task).collect(),
+            })
+        }
+        _ => ok(&metrics(&view)),
+    })
+}
+
+/// Scheme-relative, as Mesos sends it.
+fn redirect(leader: &MasterView) -> Response {
+    let mut response = StatusCode::TEMPORARY_REDIRECT.into_response();
+    let to = format!("//{}:{}", leader.ip, leader.mesos_port);
+    if let Ok(to) = HeaderValue::from_str(&to) {
+        response.headers_mut().insert(header::LOCATION, to);
+    }
+    response
+}
+
+fn pid(leader: &MasterView) -> String {
+    format!("master@{}:{}", leader.ip, leader.mesos_port)
+}
+
+fn state(view: &ClusterView, leader: &MasterView) -> State {
+    let count = |reachable| {
+        let matching = view.agents.values().filter(|a| a.reachable == reachable);
+        matching.count() as u64
+    };
+    State {
+        version: MESOS_VERSION.into(),
+        id: leader.id.clone(),
+        pid: pid(leader),
+        hostname: leader.hostname.clone(),
+        cluster: view.cluster.clone(),
+        start_time: seconds(view.started_at),
+        elected_time: seconds(view.started_at),
+        leader: pid(leader),
+        leader_info: Some(LeaderInfo {
+            id: leader.id.clone(),
+            pid: pid(leader),
+            hostname: leader.hostname.clone(),
+            port: leader.mesos_port,
+        }),
+        activated_slaves: count(true),
+        deactivated_slaves: 0,
+        unreachable_slaves: count(false),
+        flags: BTreeMap::new(),
+        slaves: view.agents.values().map(|a| slave(a)).collect(),
+        recovered_slaves: Vec::new(),
+        frameworks: frameworks(view, leader),
+        completed_frameworks: Vec::new(),
+        unregistered_frameworks: Vec::new(),
+        orphan_tasks: Vec::new(),
+    }
+}
+
+fn slave(a: &AgentView) -> Slave {
+    let total = ResourcesJson::from(&a.info.total);
+    Slave {
+        id: a.info.agent_id.to_string(),
+        pid: format!("slave(1)@{}:{}", a.info.ip, a.info.http_port),
+        hostname: a.info.hostname.clone(),
+        port: a.info.http_port,
+        active: a.reachable,
+        deactivated: false,
+        version: MESOS_VERSION.into(),
+        registered_time: seconds(a.registered_at),
+        reregistered_time: seconds(a.reregistered_at),
+        attributes: a.info.attributes.clone(),
+        unreserved_resources: total.clone(),
+        resources: total,
+        used_resources: (&a.used).into(),
+        offered_resources: (&a.offered).into(),
+        reserved_resources: BTreeMap::new(),
+        capabilities: Vec::new(),
+    }
+}
+
+fn frameworks(view: &ClusterView, leader: &MasterView) -> Vec<Framework> {
+    let all = view.frameworks.values();
+    all.map(|f| framework(view, leader, f)).collect()
+}
+
+/// Sum of used and offered; ports that are in both (they never are) would only be shown once.
+fn allocated(f: &FrameworkView) -> Resources {
+    let sum = f.used.checked_add(&f.offered);
+    sum.unwrap_or_else(|| f.used.clone())
+}
+
+fn framework(view: &ClusterView, leader: &MasterView, f: &FrameworkView) -> Framework {
+    let of = |t: &TaskView| t.spec.framework_id == f.id;
+    let live = view.tasks.values().filter(|t| of(t));
+    let (unreachable, tasks): (Vec<_>, Vec<_>) =
+        live.partition(|t| t.state == TaskState::Unreachable);
+    let completed = view.completed.iter().rev().filter(|t| of(t));
+    Framework {
+        id: f.id.to_string(),
+        name: f.name.clone(),
+        pid: String::new(),
+        hostname: leader.hostname.clone(),
+        user: "root".into(),
+        role: f.role.clone(),
+        roles: vec![f.role.clone()],
+        active: f.active,
+        connected: f.active,
+        recovered: false,
+        checkpoint: true,
+        webui_url: format!("http://{}:{}", leader.ip, leader.marathon_port),
+        registered_time: seconds(f.registered_at),
+        unregistered_time: 0.0,
+        resources: (&allocated(f)).into(),
+        used_resources: (&f.used).into(),
+        offered_resources: (&f.offered).into(),
+        capabilities: Vec::new(),
+        tasks: tasks.into_iter().map(|t| task(t)).collect(),
+        unreachable_tasks: unreachable.into_iter().map(|t| task(t)).collect(),
+        completed_tasks: completed.map(|t| task(t)).collect(),
+        executors: Vec::new(),
+    }
+}
+
+fn task(t: &TaskView) -> Task {
+    let spec = &t.spec;
+    let label = |(key, value): (&String, &String)| Label {
+        key: key.clone(),
+        value: value.clone(),
+    };
+    let status = t.status.as_ref().map(|s| Status {
+        state: s.state.mesos_name().into(),
+        timestamp: seconds(s.at),
+        healthy: match s.health {
+            HealthState::Unknown => None,
+            HealthState::Healthy => Some(true),
+            HealthState::Unhealthy => Some(false),
+        },
+        container_status: ContainerStatus::of(t.ip),
+    });
+    let ports = spec.ports.iter().flat_map(|p| {
+        p.protocols.iter().map(|protocol| DiscoveryPort {
+            number: p.host_port,
+            name: p.name.clone(),
+            protocol: protocol.name().into(),
+            labels: Labels {
+                labels: p.vips.iter().enumerate().map(vip_label).collect(),
+            },
+        })
+    });
+    Task {
+        id: spec.task_id.to_string(),
+        name: spec.name.clone(),
+        framework_id: spec.framework_id.to_string(),
+        executor_id: String::new(),
+        slave_id: t.agent_id.to_string(),
+        role: spec.role.clone(),
+        state: t.state.mesos_name().into(),
+        resources: (&spec.resources).into(),
+        statuses: status.into_iter().collect(),
+        labels: spec.labels.iter().map(label).collect(),
+        discovery: Discovery {
+            visibility: "FRAMEWORK".into(),
+            name: spec.discovery.name.clone(),
+            ports: DiscoveryPorts {
+                ports: ports.collect(),
+            },
+        },
+    }
+}
+
+fn vip_label((i, vip): (usize, &VipLabel)) -> Label {
+    Label {
+        key: format!("VIP_{i}"),
+        value: match vip {
+            VipLabel::Named { name, port } => format!("/{name}:{port}"),
+            VipLabel::Literal { ip, port } => format!("{ip}:{port}"),
+        },
+    }
+}
+
+/// Tasks per agent and framework, one pass.
+struct Census<'a> {
+    by_agent: BTreeMap<&'a AgentId, Vec<&'a TaskView>>,
+    by_framework: BTreeMap<&'a FrameworkId, Vec<&'a TaskView>>,
+}
+
+impl<'a> Census<'a> {
+    fn of(view: &'a ClusterView) -> Self {
+        let (mut by_agent, mut by_framework) = (BTreeMap::new(), BTreeMap::new());
+        for t in view.tasks.values().chain(&view.completed) {
+            let t = t.as_ref();
+            let agent: &mut Vec<_> = by_agent.entry(&t.agent_id).or_default();
+            agent.push(t);
+            let framework: &mut Vec<_> = by_framework.entry(&t.spec.framework_id).or_default();
+            framework.push(t);
+        }
+        Self {
+            by_agent,
+            by_framework,
+        }
+    }
+}
+
+fn distinct<'a>(ids: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let set: std::collections::BTreeSet<&str> = ids.collect();
+    set.into_iter().map(ToOwned::to_owned).collect()
+}
+
+fn summary(view: &ClusterView, leader: &MasterView) -> StateSummary {
+    let census = Census::of(view);
+    let none = Vec::new();
+    let slaves = view.agents.values().map(|a| {
+        let tasks = census.by_agent.get(&a.info.agent_id).unwrap_or(&none);
+        SlaveSummary {
+            slave: slave(a),
+            counts: StateCounts::of(tasks.iter().map(|t| t.state)),
+            framework_ids: distinct(tasks.iter().map(|t| t.spec.framework_id.as_str())),
+        }
+    });
+    let frameworks = view.frameworks.values().map(|f| {
+        let tasks = census.by_framework.get(&f.id).unwrap_or(&none);
+        FrameworkSummary {
+            id: f.id.to_string(),
+            name: f.name.clone(),
+            hostname: leader.hostname.clone(),
+            webui_url: format!("http://{}:{}", leader.ip, leader.marathon_port),
+            active: f.active,
+            resources: (&allocated(f)).into(),
+            used_resources: (&f.used).into(),
+            offered_resources: (&f.offered).into(),
+            counts: StateCounts::of(tasks.iter().map(|t| t.state)),
+            slave_ids: distinct(tasks.iter().map(|t| t.agent_id.as_str())),
+        }
+    });
+    StateSummary {
+        hostname: leader.hostname.clone(),
+        cluster: view.cluster.clone(),
+        slaves: slaves.collect(),
+        frameworks: frameworks.collect(),
+    }
+}
+
+/// The gauges that dashboards of Mesos read first.
+fn metrics(view: &ClusterView) -> serde_json::Value {
+    let tasks = |state| view.tasks.values().filter(|t| t.state == state).count();
+    let agents = |reachable| {
+        let matching = view.agents.values().filter(|a| a.reachable == reachable);
+        matching.count()
+    };
+    json!({
+        "master/elected": 1,
+        "master/slaves_active": agents(true),
+        "master/slaves_connected": view.agents.values().filter(|a| a.connected).count(),
+        "master/slaves_unreachable": agents(false),
+        "master/frameworks_active": view.frameworks.values().filter(|f| f.active).count(),
+        "master/outstanding_offers": view.offers.len(),
+        "master/tasks_staging": tasks(TaskState::Staging),
+        "master/tasks_starting": tasks(TaskState::Starting),
+        "master/tasks_running": tasks(TaskState::Running),
+        "master/tasks_killing": tasks(TaskState::Killing),
+        "master/tasks_unreachable": tasks(TaskState::Unreachable),
+        "master/uptime_secs": view.at.since(view.started_at).0 / 1000,
+    })
+}

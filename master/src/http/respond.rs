@@ -1,0 +1,129 @@
+//! Answers: JSON, and every refusal mapped in one place.
+
+use axum::{
+    body::Body,
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+use waggle_api::error::{ApiError, ErrorCode};
+
+use super::request::Call;
+use crate::error::MasterError;
+
+/// A refusal on its way out.
+#[derive(Debug)]
+pub(super) struct Fail {
+    error: ApiError,
+    /// Methods that the path has, for a 405.
+    allow: Option<&'static str>,
+}
+
+impl Fail {
+    /// Nothing is there.
+    pub(super) fn not_found(message: impl Into<String>) -> Self {
+        ApiError::new(ErrorCode::NotFound, message).into()
+    }
+
+    /// The path as a whole is not known.
+    pub(super) fn no_such_path(call: &Call) -> Self {
+        Self::not_found(format!("no such path: {}", call.path))
+    }
+
+    /// Marathon or Mesos has it, this release does not.
+    pub(super) fn not_yet(what: &str) -> Self {
+        Self::not_found(format!("{what} not supported yet"))
+    }
+
+    /// The path is known, the method is not.
+    pub(super) fn method(call: &Call, allow: &'static str) -> Self {
+        let message = format!(
+            "method {} is not allowed on {}, use {allow}",
+            call.method, call.path
+        );
+        Self {
+            error: ApiError::new(ErrorCode::MethodNotAllowed, message),
+            allow: Some(allow),
+        }
+    }
+}
+
+impl From<ApiError> for Fail {
+    fn from(error: ApiError) -> Self {
+        Self { error, allow: None }
+    }
+}
+
+impl From<MasterError> for Fail {
+    fn from(e: MasterError) -> Self {
+        let code = match &e {
+            MasterError::Invalid(field) => return ApiError::from(field.clone()).into(),
+            MasterError::NoSuchService(id) => {
+                return Self::not_found(format!("App '{id}' does not exist"));
+            }
+            MasterError::NoSuchTask(id) => {
+                return Self::not_found(format!("Task '{id}' does not exist"));
+            }
+            MasterError::AlreadyExists(id) => {
+                let message = format!("An app with id [{id}] already exists.");
+                return ApiError::new(ErrorCode::Conflict, message).into();
+            }
+            MasterError::Locked { deployment, .. } => {
+                let message = "App is locked by one or more deployments. Override with the option \
+                    '?force=true'. View details at '/v2/deployments/<DEPLOYMENT_ID>'.";
+                let mut error = ApiError::new(ErrorCode::Conflict, message);
+                error.deployments = vec![deployment.to_string()];
+                return error.into();
+            }
+            MasterError::VipPoolExhausted => ErrorCode::Exhausted,
+            MasterError::Limit(_) => ErrorCode::TooMany,
+            MasterError::Busy(_) | MasterError::Stopping => ErrorCode::Unavailable,
+            MasterError::Store(_) | MasterError::Server(_) => ErrorCode::Internal,
+        };
+        ApiError::new(code, e.to_string()).into()
+    }
+}
+
+impl IntoResponse for Fail {
+    fn into_response(self) -> Response {
+        let code = self.error.code.http();
+        let status = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        if status.is_server_error() {
+            tracing::warn!(status = code, error = %self.error, "request failed");
+        }
+        let mut response = json(status, &self.error.body());
+        if let Some(allow) = self.allow {
+            let headers = response.headers_mut();
+            headers.insert(header::ALLOW, HeaderValue::from_static(allow));
+        }
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            let headers = response.headers_mut();
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
+
+/// A JSON answer.
+pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Response {
+    let (status, bytes) = match serde_json::to_vec(body) {
+        Ok(bytes) => (status, bytes),
+        // Wire types have string keys only, so this is a defect; it must not be a 200.
+        Err(e) => {
+            tracing::error!(error = %e, "answer could not be serialized");
+            (StatusCode::INTERNAL_SERVER_ERROR, b"{}".to_vec())
+        }
+    };
+    let mut response = Response::new(Body::from(bytes));
+    *response.status_mut() = status;
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
+    response
+}
+
+/// A JSON answer with status 200.
+pub(super) fn ok(body: &impl Serialize) -> Response {
+    json(StatusCode::OK, body)
+}

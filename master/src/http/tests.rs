@@ -1,0 +1,363 @@
+//! The routers against a fake loop: it stores definitions and publishes views, and nothing runs unless
+//! a test says so.
+
+use std::{net::Ipv4Addr, sync::Arc};
+
+use axum::{
+    Router,
+    body::{Body, to_bytes},
+    http::{HeaderMap, Request as HttpRequest, StatusCode},
+};
+use serde_json::{Value, json};
+use tower::ServiceExt;
+use waggle_types::{
+    AgentId, AgentInfo, Command, DeploymentId, DiscoveryInfo, FrameworkId, Generation, HealthState,
+    Millis, NetSnapshot, PortSet, Protocol, Resources, ServiceId, ServiceSpec, ServiceVersion,
+    StatusSource, TaskId, TaskPort, TaskSpec, TaskState, TaskStatus, UnixMillis, VipLabel,
+    VipLease, VipName,
+};
+
+use super::{marathon_router, mesos_router};
+use crate::{
+    error::MasterError,
+    handle::{Deployment, MasterHandle, PutMode, Request},
+    view::{
+        AgentView, ClusterView, DeploymentKind, DeploymentView, FrameworkView, InstanceView,
+        MasterView, QueueView, ServiceView, TaskView,
+    },
+};
+
+const AT: UnixMillis = UnixMillis(1_795_405_620_123);
+
+/// One answer.
+#[derive(Debug)]
+struct Answer {
+    status: StatusCode,
+    headers: HeaderMap,
+    text: String,
+}
+
+impl Answer {
+    fn json(&self) -> Value {
+        assert_eq!(self.headers["content-type"], "application/json", "{self:?}");
+        serde_json::from_str(&self.text).unwrap()
+    }
+
+    #[track_caller]
+    fn refused(&self, status: u16, message: &str) {
+        assert_eq!(self.status.as_u16(), status, "{}", self.text);
+        assert_eq!(self.json()["message"], message);
+    }
+}
+
+struct Cluster {
+    marathon: Router,
+    mesos: Router,
+}
+
+impl Cluster {
+    fn start(view: ClusterView) -> Self {
+        let (handle, requests, views) = MasterHandle::channel(16);
+        views.send_replace(Arc::new(view));
+        tokio::spawn(fake_loop(requests, views));
+        Self {
+            marathon: marathon_router(handle.clone()),
+            mesos: mesos_router(handle),
+        }
+    }
+
+    async fn ask(router: &Router, method: &str, path: &str, body: Option<&str>) -> Answer {
+        let mut request = HttpRequest::builder().method(method).uri(path);
+        if body.is_some() {
+            request = request.header("content-type", "application/json");
+        }
+        let body = body.map_or_else(Body::empty, |b| Body::from(b.to_owned()));
+        let request = request.body(body).unwrap();
+        let response = router.clone().oneshot(request).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let bytes = to_bytes(body, usize::MAX).await.unwrap();
+        Answer {
+            status: parts.status,
+            headers: parts.headers,
+            text: String::from_utf8(bytes.to_vec()).unwrap(),
+        }
+    }
+
+    async fn marathon(&self, method: &str, path: &str, body: &Value) -> Answer {
+        Self::ask(&self.marathon, method, path, Some(&body.to_string())).await
+    }
+
+    async fn get(&self, path: &str) -> Answer {
+        Self::ask(&self.marathon, "GET", path, None).await
+    }
+
+    async fn mesos(&self, path: &str) -> Answer {
+        Self::ask(&self.mesos, "GET", path, None).await
+    }
+}
+
+/// Stores, publishes after it has answered (the late case), one deployment per change.
+async fn fake_loop(
+    mut requests: tokio::sync::mpsc::Receiver<Request>,
+    views: tokio::sync::watch::Sender<Arc<ClusterView>>,
+) {
+    let mut n = 0;
+    while let Some(request) = requests.recv().await {
+        n += 1;
+        let id = DeploymentId::new(format!("d-{n}")).unwrap();
+        let mut view = ClusterView::clone(&views.borrow());
+        match request {
+            Request::Put {
+                spec, mode, reply, ..
+            } => {
+                let there = view.services.contains_key(&spec.id);
+                let refusal = match mode {
+                    PutMode::Create if there => Some(MasterError::AlreadyExists(spec.id.clone())),
+                    PutMode::Update if !there => Some(MasterError::NoSuchService(spec.id.clone())),
+                    _ if spec.id.as_str() == "/locked" => Some(MasterError::Locked {
+                        service: spec.id.clone(),
+                        deployment: DeploymentId::new("d-0").unwrap(),
+                    }),
+                    _ => None,
+                };
+                if let Some(e) = refusal {
+                    let _ = reply.send(Err(e));
+                    continue;
+                }
+                let version = spec.version;
+                let service = service(*spec, Vec::new(), vec![id.clone()]);
+                view.services
+                    .insert(service.spec.id.clone(), Arc::new(service));
+                let _ = reply.send(Ok(Deployment { id, version }));
+            }
+            Request::Remove { id: app, reply, .. } => {
+                let answer = view
+                    .services
+                    .remove(&app)
+                    .map(|s| Deployment {
+                        id,
+                        version: s.spec.version,
+                    })
+                    .ok_or(MasterError::NoSuchService(app));
+                let _ = reply.send(answer);
+            }
+            Request::Kill {
+                ids, scale, reply, ..
+            } => {
+                for s in view.services.values_mut() {
+                    Arc::make_mut(s)
+                        .instances
+                        .retain(|i| !ids.contains(&i.task_id));
+                }
+                let version = ServiceVersion(AT);
+                let _ = reply.send(Ok(scale.then_some(Deployment { id, version })));
+            }
+        }
+        views.send_replace(Arc::new(view));
+    }
+}
+
+fn service(
+    spec: ServiceSpec,
+    instances: Vec<InstanceView>,
+    deployments: Vec<DeploymentId>,
+) -> ServiceView {
+    let running = u32::try_from(instances.len()).unwrap();
+    ServiceView {
+        spec: Arc::new(spec),
+        instances,
+        staged: 0,
+        running,
+        healthy: running,
+        unhealthy: 0,
+        deployments,
+        last_failure: None,
+    }
+}
+
+fn web() -> Value {
+    json!({"id": "/shop/web", "cmd": "nginx", "instances": 2, "labels": {"team": "web"},
+        "portDefinitions": [{"port": 0, "name": "http", "labels": {"VIP_0": "/web:80"}}]})
+}
+
+fn spec_of(app: &Value) -> ServiceSpec {
+    let mode = waggle_api::marathon::ParseMode::Create;
+    waggle_api::marathon::app_from_value(app, mode, AT).unwrap()
+}
+
+fn instance(n: u16) -> InstanceView {
+    InstanceView {
+        task_id: TaskId::new(format!("shop_web.instance-{n}._app.1")).unwrap(),
+        version: ServiceVersion(AT),
+        agent_id: AgentId::new("a1").unwrap(),
+        hostname: format!("n{n}"),
+        ip: Ipv4Addr::new(192, 0, 2, 1),
+        ports: vec![31000 + n],
+        state: TaskState::Running,
+        health: HealthState::Healthy,
+        staged_at: AT,
+        started_at: Some(AT),
+    }
+}
+
+fn task(i: &InstanceView) -> TaskView {
+    let spec = TaskSpec {
+        task_id: i.task_id.clone(),
+        framework_id: FrameworkId::new("f1").unwrap(),
+        framework_name: "marathon".into(),
+        role: "*".into(),
+        name: "web.shop".into(),
+        command: Command::Shell("nginx".into()),
+        env: [].into(),
+        labels: [("team".to_owned(), "web".to_owned())].into(),
+        resources: Resources::from_millis(100, 64_000, 0),
+        ports: vec![TaskPort {
+            name: Some("http".into()),
+            host_port: i.ports[0],
+            protocols: vec![Protocol::Tcp],
+            vips: vec![VipLabel::Named {
+                name: "web".into(),
+                port: 80,
+            }],
+        }],
+        discovery: DiscoveryInfo {
+            name: "web.shop".into(),
+        },
+        health_checks: Vec::new(),
+        kill_grace: Millis(3000),
+        user: None,
+        service: "/shop/web".into(),
+        service_version: ServiceVersion(AT).to_string(),
+        trace: None,
+    };
+    TaskView {
+        agent_id: i.agent_id.clone(),
+        hostname: i.hostname.clone(),
+        ip: i.ip,
+        state: i.state,
+        health: i.health,
+        staged_at: AT,
+        started_at: Some(AT),
+        status: Some(TaskStatus {
+            task_id: spec.task_id.clone(),
+            agent_id: i.agent_id.clone(),
+            state: i.state,
+            health: i.health,
+            reason: None,
+            message: "fine".into(),
+            source: StatusSource::Executor,
+            at: AT,
+            uuid: None,
+        }),
+        spec: Arc::new(spec),
+    }
+}
+
+/// One agent, one service with two instances, a queue item and a deployment.
+fn busy() -> ClusterView {
+    let instances = vec![instance(1), instance(2)];
+    let tasks: Vec<TaskView> = instances.iter().map(task).collect();
+    let deployment = DeploymentId::new("d-0").unwrap();
+    let id = ServiceId::new("/shop/web").unwrap();
+    let agent_id = AgentId::new("a1").unwrap();
+    let total = Resources::from_millis(4000, 8_000_000, 0)
+        .with_ports(PortSet::from_ports([31000, 31001, 31002]));
+    let mut view = ClusterView {
+        cluster: "test".into(),
+        at: AT,
+        started_at: AT,
+        leader: Some(MasterView {
+            id: "m1".into(),
+            hostname: "n1".into(),
+            ip: Ipv4Addr::new(192, 0, 2, 1),
+            mesos_port: 5050,
+            marathon_port: 8080,
+        }),
+        ..ClusterView::default()
+    };
+    let app = service(spec_of(&web()), instances, vec![deployment.clone()]);
+    view.services.insert(id.clone(), Arc::new(app));
+    let mut net = NetSnapshot {
+        generation: Generation(7),
+        ..NetSnapshot::default()
+    };
+    let name = VipName {
+        label: "web".into(),
+        framework: "marathon".into(),
+    };
+    let lease = VipLease {
+        ip: Ipv4Addr::new(11, 1, 2, 3),
+        ports: vec![(Protocol::Tcp, 80)],
+    };
+    net.vips.insert(name.clone(), lease.clone());
+    view.vips.insert(name, lease);
+    view.net = Arc::new(net);
+    for t in tasks {
+        view.tasks.insert(t.spec.task_id.clone(), Arc::new(t));
+    }
+    let agent = AgentView {
+        info: Arc::new(AgentInfo {
+            agent_id: agent_id.clone(),
+            hostname: "n1".into(),
+            ip: Ipv4Addr::new(192, 0, 2, 1),
+            http_port: 5051,
+            total,
+            attributes: [].into(),
+        }),
+        version: "0.1.0".into(),
+        reachable: true,
+        connected: true,
+        used: Resources::from_millis(200, 128_000, 0),
+        offered: Resources::default(),
+        registered_at: AT,
+        reregistered_at: AT,
+        last_heard: AT,
+        applied: Generation(7),
+        applied_us: 120,
+        applied_after: Some(Millis(3)),
+        apply_failures: Vec::new(),
+    };
+    view.agents.insert(agent_id, Arc::new(agent));
+    let framework_id = FrameworkId::new("f1").unwrap();
+    view.frameworks.insert(
+        framework_id.clone(),
+        FrameworkView {
+            id: framework_id,
+            name: "marathon".into(),
+            role: "*".into(),
+            active: true,
+            used: Resources::from_millis(200, 128_000, 0),
+            offered: Resources::default(),
+            registered_at: AT,
+            reasons: Vec::new(),
+        },
+    );
+    view.deployments.insert(
+        deployment.clone(),
+        DeploymentView {
+            id: deployment,
+            service: id.clone(),
+            version: ServiceVersion(AT),
+            kind: DeploymentKind::Scale,
+            waiting_for: "2 of 3 instances healthy".into(),
+            since: AT,
+        },
+    );
+    view.queue.push(QueueView {
+        service: id,
+        count: 1,
+        since: AT,
+        delay: Millis(1500),
+        refused: [("InsufficientCpus".to_owned(), 4)].into(),
+        n_offers: 5,
+        n_unused: 4,
+        last_unused_at: Some(AT),
+        last_used_at: None,
+        launch_attempt: [("InsufficientCpus", (4, 5))].into(),
+        last_offers: [("InsufficientCpus", (4, 5))].into(),
+    });
+    view
+}
+
+mod marathon;
+mod mesos;

@@ -1,0 +1,286 @@
+//! The Marathon listener.
+
+use super::*;
+
+#[tokio::test]
+async fn an_app_is_created_read_changed_and_removed() {
+    let c = Cluster::start(ClusterView::default());
+    let made = c.marathon("POST", "/v2/apps", &web()).await;
+    assert_eq!(made.status, 201, "{}", made.text);
+    assert_eq!(made.headers["location"], "/v2/apps/shop/web");
+    assert_eq!(made.headers["marathon-deployment-id"], "d-1");
+    assert_eq!(made.json()["deployments"], json!([{"id": "d-1"}]));
+    assert_eq!(made.json()["tasksRunning"], 0);
+
+    c.marathon("POST", "/v2/apps", &web())
+        .await
+        .refused(409, "An app with id [/shop/web] already exists.");
+
+    // Double and escaped slashes are what clients write.
+    for path in [
+        "/v2/apps/shop/web",
+        "/v2/apps//shop/web",
+        "//v2/apps//shop//web/",
+        "/v2/apps/%2Fshop%2Fweb",
+    ] {
+        let app = c.get(path).await.json();
+        assert_eq!(app["app"]["instances"], 2, "{path}");
+    }
+
+    let put = c
+        .marathon(
+            "PUT",
+            "/v2/apps//shop/web?force=True",
+            &json!({"instances": 5}),
+        )
+        .await;
+    assert_eq!(put.status, 200, "{}", put.text);
+    assert_eq!(put.json()["deploymentId"], "d-3");
+    let app = c.get("/v2/apps/shop/web").await.json()["app"].clone();
+    assert_eq!(
+        (&app["instances"], &app["cmd"]),
+        (&json!(5), &json!("nginx"))
+    );
+    assert_eq!(app["version"], put.json()["version"]);
+    let versions = c.get("/v2/apps/shop/web/versions").await.json();
+    assert_eq!(versions, json!({"versions": [app["version"]]}));
+    let path = format!(
+        "/v2/apps//shop/web/versions/{}",
+        app["version"].as_str().unwrap()
+    );
+    assert_eq!(c.get(&path).await.json()["id"], "/shop/web");
+    let back = c
+        .marathon(
+            "PUT",
+            "/v2/apps/shop/web",
+            &json!({"version": app["version"]}),
+        )
+        .await;
+    assert_eq!(back.status, 200, "{}", back.text);
+    let gone = json!({"version": "2020-01-01T00:00:00.000Z"});
+    let gone = c.marathon("PUT", "/v2/apps/shop/web", &gone).await;
+    assert_eq!(gone.status, 404, "{}", gone.text);
+
+    let restarted = Cluster::ask(&c.marathon, "POST", "/v2/apps/shop/web/restart", None).await;
+    assert_eq!(restarted.status, 200, "{}", restarted.text);
+    let removed = Cluster::ask(&c.marathon, "DELETE", "/v2/apps/shop/web", None).await;
+    assert_eq!(removed.status, 200, "{}", removed.text);
+    c.get("/v2/apps/shop/web")
+        .await
+        .refused(404, "App '/shop/web' does not exist");
+    Cluster::ask(&c.marathon, "DELETE", "/v2/apps/shop/web", None)
+        .await
+        .refused(404, "App '/shop/web' does not exist");
+}
+
+#[tokio::test]
+async fn put_creates_and_patch_does_not() {
+    let c = Cluster::start(ClusterView::default());
+    let app = json!({"cmd": "sleep 1"});
+    c.marathon("PATCH", "/v2/apps/a", &app)
+        .await
+        .refused(404, "App '/a' does not exist");
+    assert_eq!(c.marathon("PUT", "/v2/apps/a", &app).await.status, 201);
+    assert_eq!(c.marathon("PUT", "/v2/apps/a", &app).await.status, 200);
+    assert_eq!(c.marathon("PATCH", "/v2/apps/a", &app).await.status, 200);
+    let many = json!([{"id": "/a", "instances": 3}]);
+    assert_eq!(
+        c.marathon("PUT", "/v2/apps?force=False", &many)
+            .await
+            .status,
+        200
+    );
+    assert_eq!(c.get("/v2/apps/a").await.json()["app"]["instances"], 3);
+    c.marathon("PUT", "/v2/apps", &json!([{"id": "/a"}, {"id": "/b"}]))
+        .await
+        .refused(422, "apps: only one app at a time is supported yet, is 2");
+    // Without partial update what is not given has its default.
+    let path = "/v2/apps/a?partialUpdate=false";
+    assert_eq!(c.marathon("PUT", path, &app).await.status, 200);
+    assert_eq!(c.get("/v2/apps/a").await.json()["app"]["instances"], 1);
+}
+
+#[tokio::test]
+async fn bad_input_is_refused_by_name_and_stores_nothing() {
+    let c = Cluster::start(ClusterView::default());
+    let bad = json!({"id": "/x", "cmd": "x", "cpus": -1});
+    c.marathon("POST", "/v2/apps", &bad)
+        .await
+        .refused(422, "cpus: must not be negative, is -1");
+    c.marathon("POST", "/v2/apps", &json!({"cmd": "x"}))
+        .await
+        .refused(422, "id: must be set");
+    Cluster::ask(&c.marathon, "POST", "/v2/apps", Some("{\"id\""))
+        .await
+        .refused(
+            400,
+            "Invalid JSON: EOF while parsing an object at line 1 column 5",
+        );
+    let big = json!({"id": "/x", "cmd": "x".repeat(1 << 20)});
+    c.marathon("POST", "/v2/apps", &big)
+        .await
+        .refused(413, "body must be at most 1048576 bytes");
+    c.marathon("POST", "/v2/apps?force=maybe", &web())
+        .await
+        .refused(400, "force: must be true or false, is \"maybe\"");
+    let locked = json!({"id": "/locked", "cmd": "x"});
+    let locked = c.marathon("POST", "/v2/apps", &locked).await;
+    assert_eq!(locked.status, 409);
+    assert_eq!(locked.json()["deployments"], json!([{"id": "d-0"}]));
+    c.get("/v2/apps/Not_An_Id").await.refused(
+        422,
+        "id: must be a path of lower-case labels ([a-z0-9] with inner - or .) joined by /, is \"Not_An_Id\"",
+    );
+    let request = HttpRequest::post("/v2/apps")
+        .header("content-type", "text/plain")
+        .body(Body::from("{}"))
+        .unwrap();
+    let response = c.marathon.clone().oneshot(request).await.unwrap();
+    assert_eq!(response.status(), 415);
+    assert_eq!(c.get("/v2/apps").await.json(), json!({"apps": []}));
+}
+
+#[tokio::test]
+async fn wrong_methods_and_paths_are_json() {
+    let c = Cluster::start(busy());
+    let wrong = c.marathon("DELETE", "/v2/apps", &json!({})).await;
+    wrong.refused(
+        405,
+        "method DELETE is not allowed on /v2/apps, use GET, POST, PUT, PATCH",
+    );
+    assert_eq!(wrong.headers["allow"], "GET, POST, PUT, PATCH");
+    c.get("/nope").await.refused(404, "no such path: /nope");
+    c.get("/").await.refused(404, "no such path: /");
+    c.get("/v2/events")
+        .await
+        .refused(404, "the event stream /v2/events is not supported yet");
+    c.get("/v2/apps/%ff")
+        .await
+        .refused(400, "path is not UTF-8");
+    Cluster::ask(&c.mesos, "POST", "/state", None)
+        .await
+        .refused(405, "method POST is not allowed on /state, use GET");
+}
+
+#[tokio::test]
+async fn apps_are_selected() {
+    let c = Cluster::start(busy());
+    for (query, n) in [
+        ("", 1),
+        ("?id=shop", 1),
+        ("?id=other", 0),
+        ("?cmd=ngi", 1),
+        ("?cmd=sleep", 0),
+        ("?label=team%3D%3Dweb", 1),
+        ("?label=team!=web", 0),
+        ("?label=team+in+(a,web)&id=web", 1),
+    ] {
+        let apps = c.get(&format!("/v2/apps{query}")).await.json();
+        assert_eq!(apps["apps"].as_array().unwrap().len(), n, "{query}");
+    }
+    let apps = c
+        .get("/v2/apps?embed=apps.tasks&embed=apps.counts")
+        .await
+        .json();
+    assert_eq!(apps["apps"][0]["tasks"].as_array().unwrap().len(), 2);
+    assert_eq!(c.get("/v2/apps").await.json()["apps"][0].get("tasks"), None);
+    assert_eq!(c.get("/v2/apps?label=a==").await.status, 400);
+}
+
+#[tokio::test]
+async fn tasks_are_listed_and_killed() {
+    let c = Cluster::start(busy());
+    let tasks = c.get("/v2/tasks?status=running").await.json();
+    assert_eq!(
+        tasks["tasks"][0],
+        json!({
+            "id": "shop_web.instance-1._app.1", "appId": "/shop/web", "slaveId": "a1",
+            "host": "n1", "state": "TASK_RUNNING", "stagedAt": "2026-11-23T03:47:00.123Z",
+            "startedAt": "2026-11-23T03:47:00.123Z", "version": "2026-11-23T03:47:00.123Z",
+            "ports": [31001], "servicePorts": [0],
+            "ipAddresses": [{"ipAddress": "192.0.2.1", "protocol": "IPv4"}],
+            "healthCheckResults": [{"alive": true, "taskId": "shop_web.instance-1._app.1",
+                "instanceId": "shop_web.instance-1"}]
+        })
+    );
+    assert_eq!(
+        c.get("/v2/tasks?status=staging").await.json(),
+        json!({"tasks": []})
+    );
+    assert_eq!(c.get("/v2/tasks?status=x").await.status, 422);
+    let delete = |path: String| {
+        let router = c.marathon.clone();
+        async move { Cluster::ask(&router, "DELETE", &path, None).await }
+    };
+    let base = "/v2/apps//shop/web/tasks";
+    delete(format!("{base}/nope"))
+        .await
+        .refused(404, "Task 'nope' does not exist");
+    let both = delete(format!("{base}?scale=true&wipe=true")).await;
+    both.refused(422, "wipe: must not be set together with scale");
+    let other = delete(format!("{base}?host=n9")).await;
+    assert_eq!(other.json(), json!({"tasks": []}));
+    let one = delete(format!("{base}/shop_web.instance-1._app.1")).await;
+    assert_eq!(one.json()["task"]["id"], "shop_web.instance-1._app.1");
+    let ids = json!({"ids": ["gone", "shop_web.instance-2._app.1"]});
+    let scaled = c
+        .marathon("POST", "/v2/tasks/delete?scale=True", &ids)
+        .await;
+    assert_eq!(scaled.json()["deploymentId"], "d-2", "{}", scaled.text);
+    c.marathon("POST", "/v2/tasks/delete", &json!({"ids": [7]}))
+        .await
+        .refused(422, "ids[0]: must be a string");
+}
+
+#[tokio::test]
+async fn deployments_queue_and_info_are_shown() {
+    let c = Cluster::start(busy());
+    let d = c.get("/v2/deployments").await.json();
+    assert_eq!(d[0]["affectedApps"], json!(["/shop/web"]));
+    assert_eq!(
+        d[0]["currentActions"],
+        json!([{"action": "ScaleApplication", "app": "/shop/web"}])
+    );
+    let q = c.get("/v2/queue").await.json()["queue"][0].clone();
+    assert_eq!(
+        q["delay"],
+        json!({"timeLeftSeconds": 1.5, "overdue": false})
+    );
+    assert_eq!(q["app"]["id"], "/shop/web");
+    assert!(q.get("role").is_none() && q.get("lastUnusedOffers").is_none());
+    let cpus = &q["processedOffersSummary"]["rejectSummaryLastOffers"][4];
+    assert_eq!(
+        *cpus,
+        json!({"reason": "InsufficientCpus", "declined": 4, "processed": 5})
+    );
+    let info = c.get("/v2/info").await.json();
+    for key in ["marathon_config", "zookeeper_config", "http_config"] {
+        assert!(info[key].is_object(), "{key}");
+    }
+    assert_eq!(info["frameworkId"], "f1");
+    assert_eq!(
+        c.get("/v2/leader").await.json(),
+        json!({"leader": "192.0.2.1:8080"})
+    );
+    assert_eq!(c.get("/ping").await.text, "pong");
+    let metrics = c.get("/metrics").await.json();
+    assert_eq!(
+        metrics["gauges"]["marathon.instances.running.gauge"]["value"],
+        2
+    );
+}
+
+#[tokio::test]
+async fn without_a_leader_and_without_a_loop() {
+    let c = Cluster::start(ClusterView::default());
+    c.get("/v2/leader").await.refused(404, "There is no leader");
+    assert!(c.get("/v2/info").await.json()["http_config"].is_object());
+    c.mesos("/state").await.refused(503, "No leader elected");
+    let (handle, requests, _views) = MasterHandle::channel(1);
+    drop(requests);
+    let router = marathon_router(handle);
+    let body = web().to_string();
+    Cluster::ask(&router, "POST", "/v2/apps", Some(&body))
+        .await
+        .refused(503, "the master is stopping");
+}

@@ -1,0 +1,123 @@
+//! The Mesos listener.
+
+use super::*;
+
+#[tokio::test]
+async fn versions_are_numeric_everywhere() {
+    let c = Cluster::start(ClusterView::default());
+    for path in ["/version", "/version.json", "/master/version", "//version/"] {
+        let v = c.mesos(path).await.json();
+        for key in ["version", "waggle_version"] {
+            let text = v[key].as_str().unwrap();
+            assert!(text.split('.').all(|p| p.parse::<u32>().is_ok()), "{text}");
+        }
+    }
+    assert_eq!(c.mesos("/health").await.status, 200);
+}
+
+#[tokio::test]
+async fn state_holds_what_clients_index() {
+    let c = Cluster::start(busy());
+    for path in [
+        "/state",
+        "/state.json",
+        "/master/state",
+        "/master/state.json",
+    ] {
+        let s = c.mesos(path).await.json();
+        for key in [
+            "id",
+            "pid",
+            "version",
+            "cluster",
+            "leader",
+            "leader_info",
+            "hostname",
+            "slaves",
+            "frameworks",
+            "completed_frameworks",
+        ] {
+            assert!(s.get(key).is_some(), "{path} {key}");
+        }
+        let slave = &s["slaves"][0];
+        assert_eq!(slave["pid"], "slave(1)@192.0.2.1:5051");
+        assert_eq!(slave["used_resources"]["cpus"], json!(0.2));
+        let task = &s["frameworks"][0]["tasks"][0];
+        assert_eq!(task["state"], "TASK_RUNNING");
+        assert_eq!(task["statuses"][0]["timestamp"], json!(1_795_405_620.123));
+        assert_eq!(
+            task["statuses"][0]["container_status"]["network_infos"][0]["ip_addresses"][0]["ip_address"],
+            "192.0.2.1"
+        );
+        assert_eq!(
+            task["discovery"]["ports"]["ports"][0],
+            json!({"number": 31001, "name": "http", "protocol": "tcp",
+                "labels": {"labels": [{"key": "VIP_0", "value": "/web:80"}]}})
+        );
+    }
+}
+
+#[tokio::test]
+async fn summaries_count() {
+    let c = Cluster::start(busy());
+    let s = c.mesos("/master/state-summary").await.json();
+    assert_eq!(s["slaves"][0]["TASK_RUNNING"], 2);
+    assert_eq!(s["slaves"][0]["framework_ids"], json!(["f1"]));
+    assert_eq!(s["frameworks"][0]["TASK_FAILED"], 0);
+    assert_eq!(s["frameworks"][0]["slave_ids"], json!(["a1"]));
+    assert_eq!(c.mesos("/slaves").await.json()["slaves"][0]["id"], "a1");
+    assert_eq!(
+        c.mesos("/frameworks").await.json()["frameworks"][0]["name"],
+        "marathon"
+    );
+    assert_eq!(
+        c.mesos("/tasks").await.json()["tasks"]
+            .as_array()
+            .unwrap()
+            .len(),
+        2
+    );
+    let m = c.mesos("/metrics/snapshot").await.json();
+    assert_eq!(m["master/tasks_running"], 2);
+    let r = c.mesos("/redirect").await;
+    assert_eq!(
+        (r.status.as_u16(), &r.headers["location"]),
+        (307, &"//192.0.2.1:5050".parse().unwrap())
+    );
+    assert_eq!(c.mesos("/api/v1/scheduler").await.status, 404);
+    assert_eq!(c.mesos("/master").await.status, 404);
+}
+
+#[tokio::test]
+async fn the_cli_reads_native_json() {
+    use waggle_api::native;
+    let c = Cluster::start(busy());
+    let read = async |path: &str| c.mesos(path).await.text;
+    let nodes: Vec<native::NodeView> =
+        serde_json::from_str(&read("/waggle/v1/nodes").await).unwrap();
+    assert_eq!((nodes[0].tasks, nodes[0].applied_generation), (2, 7));
+    let tasks: Vec<native::TaskView> =
+        serde_json::from_str(&read("/waggle/v1/tasks?service=shop/web").await).unwrap();
+    assert_eq!((tasks.len(), tasks[0].agent_http_port), (2, Some(5051)));
+    assert_eq!(read("/waggle/v1/tasks?service=other").await, "[]");
+    let vips: Vec<native::VipView> = serde_json::from_str(&read("/waggle/v1/vips").await).unwrap();
+    assert_eq!(
+        vips[0].name.as_deref(),
+        Some("web.marathon.l4lb.thisdcos.directory")
+    );
+    let d: Vec<native::DeploymentView> =
+        serde_json::from_str(&read("/waggle/v1/deployments").await).unwrap();
+    assert_eq!(d[0].waiting_for, "2 of 3 instances healthy");
+    let e: native::ExplainView =
+        serde_json::from_str(&read("/waggle/v1/explain/shop/web").await).unwrap();
+    assert_eq!(
+        (e.instances, e.waiting, e.refused["InsufficientCpus"]),
+        (2, 1, 4)
+    );
+    c.mesos("/waggle/v1/explain/nope")
+        .await
+        .refused(404, "App '/nope' does not exist");
+    c.mesos("/waggle/v2/nodes")
+        .await
+        .refused(404, "no such path: /waggle/v2/nodes");
+}
