@@ -1,0 +1,111 @@
+//! Table, diff, lowering and zone of 10,000 services with 3 tasks each, on 200 agents: what one change costs.
+#![allow(missing_docs, reason = "criterion's macros make undocumented items")]
+#![allow(clippy::unwrap_used, reason = "a bench")]
+
+use std::{hint::black_box, net::Ipv4Addr};
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use waggle_overlay_plan::{
+    LocalFacts, Lowering, LoweringConfig, Question, RType, diff, table, zone,
+};
+use waggle_types::{
+    AgentId, AgentNet, HealthState, NetSnapshot, PortNet, Protocol, TaskId, TaskNet, TaskState,
+    UnixMillis, VipLabel, VipLease, VipName,
+};
+
+const N_AGENTS: u32 = 200;
+const N_TASKS: u32 = 3;
+
+fn snapshot(n_services: u32) -> NetSnapshot {
+    let mut s = NetSnapshot::default();
+    let agent_ids: Vec<AgentId> = (0..N_AGENTS)
+        .map(|i| AgentId::new(format!("agents-S{i}")).unwrap())
+        .collect();
+    for (i, id) in (0..).zip(&agent_ids) {
+        let net = AgentNet {
+            hostname: format!("n{i}"),
+            ip: Ipv4Addr::from(0x0a00_0001 + i),
+            reachable: true,
+        };
+        s.agents.insert(id.clone(), net);
+    }
+    for n in 0..n_services {
+        let label = format!("service{n}");
+        let name = VipName {
+            label: label.clone(),
+            framework: "marathon".into(),
+        };
+        let lease = VipLease {
+            ip: Ipv4Addr::from(0x0b00_0001 + n),
+            ports: vec![(Protocol::Tcp, 80)],
+        };
+        s.vips.insert(name, lease);
+        for i in 0..N_TASKS {
+            let task = TaskNet {
+                agent_id: agent_ids[((n * N_TASKS + i) % N_AGENTS) as usize].clone(),
+                name: label.clone(),
+                framework: "marathon".into(),
+                state: TaskState::Running,
+                has_check: true,
+                health: HealthState::Healthy,
+                ports: vec![PortNet {
+                    name: Some("http".into()),
+                    host_port: u16::try_from(10_000 + n % 20_000).unwrap(),
+                    protocols: vec![Protocol::Tcp],
+                    vips: vec![VipLabel::Named {
+                        name: label.clone(),
+                        port: 80,
+                    }],
+                }],
+            };
+            s.tasks
+                .insert(TaskId::new(format!("{label}.{i}")).unwrap(), task);
+        }
+    }
+    s
+}
+
+fn plan(c: &mut Criterion) {
+    let before = snapshot(10_000);
+    let mut after = before.clone();
+    after.tasks.remove("service5000.1");
+    let local = LocalFacts::new();
+    let (old, new) = (table(&before, &local), table(&after, &local));
+
+    c.bench_function("table, 10k services", |b| {
+        b.iter(|| table(black_box(&before), &local));
+    });
+    c.bench_function("diff of one change, 10k services", |b| {
+        b.iter(|| diff(black_box(&old), &new));
+    });
+    c.bench_function("converge of one change, 10k services", |b| {
+        let mut lowering = Lowering::new(LoweringConfig::default());
+        lowering.converge(&old, UnixMillis(0));
+        let mut now = 0;
+        b.iter(|| {
+            now += 2_000;
+            let there = lowering.converge(&new, UnixMillis(now));
+            let back = lowering.converge(&old, UnixMillis(now + 1_000));
+            (there, back)
+        });
+    });
+    c.bench_function("zone, 10k services", |b| {
+        b.iter(|| zone(black_box(&before), &local, 1));
+    });
+    let served = zone(&before, &local, 1);
+    let asked = Question::new("service5000.marathon.l4lb.thisdcos.directory", RType::A).unwrap();
+    c.bench_function("answer a vip name, 10k services", |b| {
+        b.iter(|| served.answer(black_box(&asked)));
+    });
+    let missing = Question::new("nobody.marathon.mesos", RType::A).unwrap();
+    c.bench_function("answer nxdomain, 10k services", |b| {
+        b.iter(|| served.answer(black_box(&missing)));
+    });
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default().sample_size(10);
+    targets = plan
+}
+criterion_main!(benches);
