@@ -19,6 +19,7 @@ mod cgroup;
 mod checkpoint;
 mod clock;
 mod config;
+mod doctor;
 mod environment;
 mod error;
 mod http;
@@ -40,7 +41,11 @@ pub use crate::{
     config::{
         AgentConfig, AgentListeners, DataPlanePolicy, DnsSettings, ResourceOverrides, ShimCommand,
     },
+    doctor::doctor,
     error::AgentError,
     run::run,
     shim::shim_main,
 };
+pub use waggle_ebpf::{Check, find_cgroup2_mount};
+/// The telemetry that [`run`] takes, for who starts an agent.
+pub use waggle_telemetry as telemetry;

@@ -1,0 +1,80 @@
+//! What this machine offers a node, for `waggle doctor`: changes nothing.
+
+use std::{fs, path::Path};
+
+use waggle_ebpf::Check;
+
+use crate::cgroup::{CgroupHost, Hierarchy};
+
+/// The data plane's checks, then what the agent itself needs.
+pub fn doctor() -> Vec<Check> {
+    let mut checks = waggle_ebpf::doctor();
+    checks.extend([root(), controllers(), shell(), oci_runtime()]);
+    checks
+}
+
+fn root() -> Check {
+    let ok = nix::unistd::geteuid().is_root();
+    let detail = if ok {
+        "uid 0"
+    } else {
+        "run as root: namespaces, cgroups and bpf need it"
+    };
+    Check {
+        name: "root",
+        ok,
+        detail: detail.to_owned(),
+    }
+}
+
+fn controllers() -> Check {
+    let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let root = waggle_ebpf::find_cgroup2_mount().unwrap_or_default();
+    let (ok, detail) = match CgroupHost::from_mountinfo(&mountinfo, &root).hierarchy() {
+        Hierarchy::V2 => (true, "pure cgroup v2"),
+        Hierarchy::Hybrid => (true, "hybrid: v1 controllers, cgroup2 beside them"),
+        Hierarchy::V1 => (
+            true,
+            "v1 only: limits work, per-task network metrics do not",
+        ),
+        Hierarchy::None => (
+            false,
+            "no cgroup hierarchy is mounted: tasks would run without limits",
+        ),
+    };
+    Check {
+        name: "cgroup limits",
+        ok,
+        detail: detail.to_owned(),
+    }
+}
+
+fn shell() -> Check {
+    let ok = Path::new("/bin/sh").exists();
+    let detail = if ok {
+        "/bin/sh"
+    } else {
+        "no /bin/sh: apps with `cmd` can't run"
+    };
+    Check {
+        name: "shell",
+        ok,
+        detail: detail.to_owned(),
+    }
+}
+
+/// Container images come later; until then a missing runtime is no failure.
+fn oci_runtime() -> Check {
+    let found = ["/usr/sbin/runc", "/usr/bin/runc", "/usr/local/sbin/runc"]
+        .into_iter()
+        .find(|p| Path::new(p).exists());
+    let detail = found.map_or_else(
+        || "no runc: needed for container images once they are supported".to_owned(),
+        str::to_owned,
+    );
+    Check {
+        name: "oci runtime",
+        ok: true,
+        detail,
+    }
+}

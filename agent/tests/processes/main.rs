@@ -1,0 +1,109 @@
+//! Tests with real processes: the shim alone, and an agent against a fake master.
+//!
+//! `harness = false`, since this binary is also the shim: `processes shim DIR`.
+
+mod agent;
+mod master;
+mod shims;
+mod support;
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+    process::ExitCode,
+};
+
+type Test = (&'static str, fn());
+
+const TESTS: &[Test] = &[
+    (
+        "shim_keeps_exit_code_and_output",
+        shims::keeps_exit_code_and_output,
+    ),
+    (
+        "shim_ends_what_the_task_left_behind",
+        shims::ends_what_the_task_left_behind,
+    ),
+    (
+        "shim_escalates_after_the_grace_period",
+        shims::escalates_after_the_grace_period,
+    ),
+    (
+        "shim_names_the_step_that_failed",
+        shims::names_the_step_that_failed,
+    ),
+    (
+        "shim_does_not_run_a_task_twice_or_after_it_was_given_up",
+        shims::runs_a_task_once,
+    ),
+    ("shim_bounds_the_logs", shims::bounds_the_logs),
+    (
+        "agent_runs_checks_adopts_and_ends_a_task",
+        agent::runs_checks_adopts_and_ends_a_task,
+    ),
+    (
+        "agent_reports_what_ended_while_it_was_away",
+        agent::reports_what_ended_while_it_was_away,
+    ),
+    (
+        "agent_reports_an_honest_unknown_when_the_shim_died",
+        agent::reports_unknown_when_the_shim_died,
+    ),
+    (
+        "agent_kills_an_unhealthy_task",
+        agent::kills_an_unhealthy_task,
+    ),
+    (
+        "agent_runs_command_checks_in_the_sandbox",
+        agent::runs_command_checks_in_the_sandbox,
+    ),
+    (
+        "agent_says_why_a_launch_failed",
+        agent::says_why_a_launch_failed,
+    ),
+    ("agent_reports_oom_as_such", agent::reports_oom_as_such),
+    (
+        "agent_finds_the_master_that_answers",
+        agent::finds_the_master_that_answers,
+    ),
+];
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().collect();
+    if let [_, command, dir] = args.as_slice()
+        && command == "shim"
+    {
+        return waggle_agent::shim_main(Path::new(dir));
+    }
+    // Enough of libtest's command line for cargo and for people.
+    if args.iter().any(|a| a == "--list") {
+        for (name, _) in TESTS {
+            println!("{name}: test");
+        }
+        return ExitCode::SUCCESS;
+    }
+    let exact = args.iter().any(|a| a == "--exact");
+    let filters: Vec<&String> = args[1..].iter().filter(|a| !a.starts_with('-')).collect();
+    let chosen = |name: &str| {
+        let hit = |f: &&&String| {
+            if exact {
+                name == f.as_str()
+            } else {
+                name.contains(f.as_str())
+            }
+        };
+        filters.is_empty() || filters.iter().any(|f| hit(&f))
+    };
+    let mut n_failed = 0;
+    for (name, test) in TESTS.iter().filter(|(name, _)| chosen(name)) {
+        let begun = std::time::Instant::now();
+        let passed = catch_unwind(AssertUnwindSafe(test)).is_ok();
+        let word = if passed { "ok" } else { "FAILED" };
+        println!(
+            "test {name} ... {word} ({} ms)",
+            begun.elapsed().as_millis()
+        );
+        n_failed += u8::from(!passed);
+    }
+    ExitCode::from(n_failed)
+}

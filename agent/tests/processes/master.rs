@@ -1,0 +1,155 @@
+//! A master that does as the test says.
+
+use std::{
+    net::SocketAddr,
+    pin::Pin,
+    sync::{Arc, Mutex},
+};
+
+use tokio::sync::mpsc;
+use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+use waggle_api::proto::session::{
+    self as pb,
+    agent_message::Kind as FromAgent,
+    master_message::Kind as ToAgent,
+    session_server::{Session, SessionServer},
+};
+
+#[derive(Default)]
+struct State {
+    registrations: Vec<pb::Register>,
+    statuses: Vec<pb::TaskStatus>,
+    applied: Vec<pb::Applied>,
+    to_agent: Option<mpsc::Sender<Result<pb::MasterMessage, Status>>>,
+    ack: bool,
+}
+
+/// The master; dropping it ends it.
+pub struct Master {
+    pub addr: SocketAddr,
+    state: Arc<Mutex<State>>,
+    stop: CancellationToken,
+}
+
+#[derive(Clone)]
+struct Service(Arc<Mutex<State>>);
+
+#[tonic::async_trait]
+impl Session for Service {
+    type ConnectStream = Pin<Box<dyn Stream<Item = Result<pb::MasterMessage, Status>> + Send>>;
+
+    async fn connect(
+        &self,
+        request: Request<Streaming<pb::AgentMessage>>,
+    ) -> Result<Response<Self::ConnectStream>, Status> {
+        let mut incoming = request.into_inner();
+        let state = Arc::clone(&self.0);
+        let (tx, rx) = mpsc::channel(64);
+        tokio::spawn(async move {
+            while let Some(Ok(message)) = incoming.next().await {
+                let mut answers = Vec::new();
+                {
+                    let mut s = state.lock().unwrap();
+                    match message.kind {
+                        Some(FromAgent::Register(r)) => {
+                            s.registrations.push(r);
+                            s.to_agent = Some(tx.clone());
+                            answers.push(ToAgent::Registered(pb::Registered {
+                                heartbeat_interval_ms: 200,
+                                unknown_tasks: vec![],
+                            }));
+                        }
+                        Some(FromAgent::Heartbeat(h)) => answers.push(ToAgent::Heartbeat(h)),
+                        Some(FromAgent::Status(status)) => {
+                            if s.ack && !status.uuid.is_empty() {
+                                answers.push(ToAgent::Ack(pb::AckStatus {
+                                    task_id: status.task_id.clone(),
+                                    uuid: status.uuid.clone(),
+                                }));
+                            }
+                            s.statuses.push(status);
+                        }
+                        Some(FromAgent::Applied(a)) => s.applied.push(a),
+                        None => {}
+                    }
+                }
+                for kind in answers {
+                    let _ = tx.send(Ok(pb::MasterMessage { kind: Some(kind) })).await;
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(rx))))
+    }
+}
+
+impl Master {
+    pub async fn start() -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let state = Arc::new(Mutex::new(State {
+            ack: true,
+            ..State::default()
+        }));
+        let stop = CancellationToken::new();
+        let server = tonic::transport::Server::builder()
+            .add_service(SessionServer::new(Service(Arc::clone(&state))))
+            .serve_with_incoming_shutdown(
+                tokio_stream::wrappers::TcpListenerStream::new(listener),
+                stop.clone().cancelled_owned(),
+            );
+        tokio::spawn(server);
+        Self { addr, state, stop }
+    }
+
+    pub fn set_ack(&self, ack: bool) {
+        self.state.lock().unwrap().ack = ack;
+    }
+
+    pub async fn send(&self, kind: ToAgent) {
+        let to = self.state.lock().unwrap().to_agent.clone().unwrap();
+        let message = pb::MasterMessage { kind: Some(kind) };
+        to.send(Ok(message)).await.unwrap();
+    }
+
+    pub fn n_registrations(&self) -> usize {
+        self.state.lock().unwrap().registrations.len()
+    }
+
+    pub fn last_registration(&self) -> pb::Register {
+        self.state
+            .lock()
+            .unwrap()
+            .registrations
+            .last()
+            .unwrap()
+            .clone()
+    }
+
+    pub fn applied(&self) -> Vec<pb::Applied> {
+        self.state.lock().unwrap().applied.clone()
+    }
+
+    /// Statuses of a task, each once, in order of arrival.
+    pub fn statuses(&self, task_id: &str) -> Vec<pb::TaskStatus> {
+        let s = self.state.lock().unwrap();
+        let mut out: Vec<pb::TaskStatus> = Vec::new();
+        for status in s.statuses.iter().filter(|s| s.task_id == task_id) {
+            if !out.iter().any(|o| o.uuid == status.uuid) {
+                out.push(status.clone());
+            }
+        }
+        out
+    }
+
+    pub fn last(&self, task_id: &str) -> Option<pb::TaskStatus> {
+        self.statuses(task_id).pop()
+    }
+}
+
+impl Drop for Master {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}

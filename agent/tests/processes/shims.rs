@@ -1,0 +1,101 @@
+//! The shim alone: a directory in, files out.
+
+use std::{fs, time::Instant};
+
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+use crate::support::{ShimDir, runs, signal, wait_for};
+
+pub fn keeps_exit_code_and_output() {
+    let script = "echo $GREETING; echo oops >&2; pwd; exit 42";
+    let dir = ShimDir::new(&["/bin/sh", "-c", script], |_| {});
+    let mut shim = dir.start();
+    assert!(shim.wait().unwrap().success());
+    let exit = dir.json("exit.json").unwrap();
+    assert_eq!(exit["code"], 42);
+    assert_eq!(exit["signal"], json!(null));
+    let sandbox = dir.path().join("sandbox").canonicalize().unwrap();
+    assert_eq!(
+        dir.output("stdout"),
+        format!("hello\n{}\n", sandbox.display())
+    );
+    assert_eq!(dir.output("stderr"), "oops\n");
+    assert!(dir.json("shim.json").is_some() && dir.json("task.json").is_some());
+}
+
+pub fn ends_what_the_task_left_behind() {
+    // A grandchild in a session of its own that ignores SIGTERM and holds the pipes.
+    let script = "setsid sh -c 'trap \"\" TERM; echo $$ > left; sleep 1000 & wait' & \
+                  while ! test -s left; do :; done; exit 0";
+    let dir = ShimDir::new(&["/bin/sh", "-c", script], |_| {});
+    let mut shim = dir.start();
+    assert!(shim.wait().unwrap().success());
+    let left: u32 = dir.output("left").trim().parse().unwrap();
+    assert!(!runs(left), "grandchild {left} still runs");
+    assert_eq!(dir.json("exit.json").unwrap()["code"], 0);
+}
+
+pub fn escalates_after_the_grace_period() {
+    let script = "trap 'echo asked' TERM; echo ready; while :; do sleep 0.01; done";
+    let dir = ShimDir::new(&["/bin/sh", "-c", script], |_| {});
+    let mut shim = dir.start();
+    wait_for("the trap", || {
+        dir.path()
+            .join("sandbox/stdout")
+            .exists()
+            .then(|| dir.output("stdout"))
+            .filter(|o| !o.is_empty())
+    });
+    let begun = Instant::now();
+    signal(shim.id(), Signal::SIGTERM);
+    assert!(shim.wait().unwrap().success());
+    assert!(begun.elapsed().as_millis() >= 200, "not before its grace");
+    assert_eq!(dir.output("stdout"), "ready\nasked\n");
+    let exit = dir.json("exit.json").unwrap();
+    assert_eq!((&exit["code"], &exit["signal"]), (&json!(null), &json!(9)));
+}
+
+pub fn names_the_step_that_failed() {
+    let run = |argv: &[&str], cgroup: Option<&str>| {
+        let dir = ShimDir::new(argv, |plan| {
+            plan["cgroups"] = cgroup.map_or(json!([]), |c| json!([c]));
+        });
+        assert!(dir.start().wait().unwrap().success());
+        dir.json("exit.json").unwrap()["launch_error"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
+    let missing = run(&["/no/such/program"], None);
+    assert_eq!(
+        missing,
+        "failed to execute \"/no/such/program\": No such file or directory (os error 2)"
+    );
+    let cgroup = run(&["/bin/true"], Some("/no/such/cgroup"));
+    assert!(cgroup.starts_with("failed to join the cgroup"), "{cgroup}");
+}
+
+pub fn runs_a_task_once() {
+    let dir = ShimDir::new(&["/bin/sh", "-c", "echo x >> count"], |_| {});
+    assert!(dir.start().wait().unwrap().success());
+    assert!(!dir.start().wait().unwrap().success(), "a second shim");
+    assert_eq!(dir.output("count"), "x\n");
+
+    let dir = ShimDir::new(&["/bin/sh", "-c", "echo x >> count"], |_| {});
+    fs::write(dir.path().join("abandoned"), "").unwrap();
+    assert!(!dir.start().wait().unwrap().success(), "given up");
+    assert!(!dir.path().join("sandbox/count").exists());
+}
+
+pub fn bounds_the_logs() {
+    let script = "i=0; while [ $i -lt 2000 ]; do echo \"line $i\"; i=$((i+1)); done";
+    let dir = ShimDir::new(&["/bin/sh", "-c", script], |plan| {
+        plan["segment_bytes"] = json!(4096);
+    });
+    assert!(dir.start().wait().unwrap().success());
+    let (old, new) = (dir.output("stdout.1"), dir.output("stdout"));
+    assert!(old.len() <= 4096 && new.len() <= 4096);
+    assert!((old + &new).ends_with("line 1998\nline 1999\n"));
+    assert_eq!(dir.json("exit.json").unwrap()["lost_output_bytes"], 0);
+}

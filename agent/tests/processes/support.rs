@@ -1,0 +1,145 @@
+//! Waiting, spawning, cleaning up.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+
+/// Longest that anything may take on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Polls until `f` gives something.
+pub fn wait_for<T>(what: &str, mut f: impl FnMut() -> Option<T>) -> T {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        if let Some(t) = f() {
+            return t;
+        }
+        assert!(Instant::now() < until, "timed out: {what}");
+        let _ = nix::poll::poll(&mut [], nix::poll::PollTimeout::from(5u8));
+    }
+}
+
+/// A task directory with a plan.
+pub struct ShimDir(pub tempfile::TempDir);
+
+impl ShimDir {
+    pub fn new(argv: &[&str], change: impl FnOnce(&mut Value)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let sandbox = dir.path().join("sandbox");
+        fs::create_dir(&sandbox).unwrap();
+        let mut plan = json!({
+            "argv": argv, "env": {"PATH": "/usr/bin:/bin", "GREETING": "hello"},
+            "sandbox": sandbox, "cgroups": [], "kill_cgroup": null, "memory_cgroup": null,
+            "user": null, "kill_grace_ms": 200, "segment_bytes": 10 << 20,
+        });
+        change(&mut plan);
+        fs::write(dir.path().join("plan.json"), plan.to_string()).unwrap();
+        Self(dir)
+    }
+
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    pub fn start(&self) -> Child {
+        Command::new(std::env::current_exe().unwrap())
+            .arg("shim")
+            .arg(self.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap()
+    }
+
+    pub fn json(&self, name: &str) -> Option<Value> {
+        serde_json::from_slice(&fs::read(self.path().join(name)).ok()?).ok()
+    }
+
+    pub fn output(&self, name: &str) -> String {
+        fs::read_to_string(self.path().join("sandbox").join(name)).unwrap()
+    }
+}
+
+/// Whether a process runs (a zombie does not).
+pub fn runs(pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat"))
+        .ok()
+        .and_then(|s| s.rsplit_once(") ").map(|(_, r)| !r.starts_with('Z')))
+        .unwrap_or(false)
+}
+
+/// Signals a process of ours.
+pub fn signal(pid: u32, signal: nix::sys::signal::Signal) {
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap());
+    nix::sys::signal::kill(pid, signal).unwrap();
+}
+
+/// A cgroup root of this test's own, removed on drop; `None` (said loudly) where that is not allowed.
+pub struct CgroupRoot {
+    pub path: PathBuf,
+    name: String,
+}
+
+impl CgroupRoot {
+    pub fn new() -> Option<Self> {
+        let name = format!("wgh-d-{}", std::process::id());
+        let mount = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"]
+            .iter()
+            .map(PathBuf::from)
+            .find(|m| m.join("cgroup.controllers").exists());
+        let Some(path) = mount.map(|m| m.join(&name)) else {
+            eprintln!("SKIP: no cgroup2 hierarchy is mounted");
+            return None;
+        };
+        match fs::create_dir_all(&path) {
+            Ok(()) => Some(Self { path, name }),
+            Err(e) => {
+                eprintln!("SKIP: no cgroup can be made ({e}): needs root");
+                None
+            }
+        }
+    }
+
+    /// Every directory of ours in any hierarchy.
+    fn dirs(&self) -> Vec<PathBuf> {
+        let v1 = fs::read_dir("/sys/fs/cgroup")
+            .into_iter()
+            .flatten()
+            .flatten();
+        let mut out: Vec<PathBuf> = v1.map(|e| e.path().join(&self.name)).collect();
+        out.push(self.path.clone());
+        out.retain(|d| d.exists());
+        out
+    }
+
+    /// Task directories that are left.
+    pub fn tasks(&self) -> Vec<PathBuf> {
+        let below = |d: PathBuf| {
+            let entries = fs::read_dir(d).into_iter().flatten().flatten();
+            entries.map(|e| e.path()).filter(|p| p.is_dir())
+        };
+        let mut out: Vec<PathBuf> = self.dirs().into_iter().flat_map(below).collect();
+        let nested: Vec<PathBuf> = out.iter().cloned().flat_map(below).collect();
+        out.retain(|p| !p.ends_with("tasks"));
+        out.extend(nested);
+        out
+    }
+}
+
+impl Drop for CgroupRoot {
+    fn drop(&mut self) {
+        for dir in self
+            .tasks()
+            .into_iter()
+            .chain([self.path.join("tasks")])
+            .chain(self.dirs())
+        {
+            let _ = fs::remove_dir(dir);
+        }
+    }
+}
