@@ -398,6 +398,10 @@ fn node_args(node: &NodeInfo, state: &State) -> Vec<String> {
     if let Some(otlp) = &state.otlp {
         flag("otlp", otlp.clone());
     }
+    // Listeners bind loopback unless told otherwise; this network has no way out.
+    flag("http-address", node.ip.to_string());
+    // The resolver that the node sees is itself.
+    flag("dns-upstreams", "none".to_owned());
     flag("cluster", "demo".to_owned());
     flag("tick", "1s".to_owned());
     args

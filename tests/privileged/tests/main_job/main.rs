@@ -1,0 +1,11 @@
+//! The main job, a test per step of the demo, on one cluster of three nodes.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests, outside #[test] functions"
+)]
+
+mod bad_input;
+mod failures;
+mod signals;
+mod steps;
