@@ -121,6 +121,8 @@ impl MasterCore {
     fn call(&mut self, call: SchedulerCall, now: UnixMillis) {
         let framework_id = self.framework_id.clone();
         match call {
+            // Level 1 does not know the framework yet; its subscription starts out revived.
+            SchedulerCall::Suppress | SchedulerCall::Revive if self.recovering => {}
             SchedulerCall::Accept {
                 offer_ids,
                 tasks,

@@ -27,6 +27,9 @@ mod tasks;
 mod timeouts;
 mod vips;
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     net::Ipv4Addr,
@@ -148,6 +151,10 @@ pub struct MasterCore {
     causes: Vec<NetCause>,
     /// Agents whose loss the framework has not been told of.
     held_losses: BTreeSet<AgentId>,
+    /// Too many agents are out of reach to believe in each single loss.
+    mass_loss: bool,
+    /// After such a time, losses are believed again from here on.
+    calm_at: UnixMillis,
     rejections: BTreeMap<&'static str, u64>,
     sequence: u64,
     /// Stands for an agent that nobody knows, in statuses of tasks that nobody has.
@@ -202,6 +209,8 @@ impl MasterCore {
             net_dirty: true,
             causes: Vec::new(),
             held_losses: BTreeSet::new(),
+            mass_loss: false,
+            calm_at: now,
             rejections: BTreeMap::new(),
             sequence: 0,
             nobody: AgentId::new("unknown").ok(),

@@ -11,6 +11,7 @@ use waggle_types::{
 use super::{
     Effect, MasterCore, MasterMsg, Registration, SessionId,
     agents::{Agent, Conflict},
+    status::can_report,
     stored,
     tasks::Task,
 };
@@ -168,7 +169,8 @@ impl MasterCore {
         let mut present = BTreeSet::new();
         for (spec, status) in tasks {
             let task_id = spec.task_id.clone();
-            if status.task_id != task_id || !present.insert(task_id.clone()) {
+            let sane = status.task_id == task_id && can_report(status.state);
+            if !sane || !present.insert(task_id.clone()) {
                 self.reject("bad_registered_task");
                 continue;
             }

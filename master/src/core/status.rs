@@ -66,6 +66,11 @@ impl MasterCore {
             self.reject("status_of_another_agent");
             return;
         }
+        if !can_report(status.state) {
+            self.reject("state_is_not_the_agents");
+            self.acknowledge(&status);
+            return;
+        }
         match self.tasks.live.get(&status.task_id) {
             Some(t) if t.agent_id == id => self.report(status, now),
             Some(_) => {
@@ -154,6 +159,14 @@ impl MasterCore {
             error: failed.then(|| (status.state.mesos_name(), status.message.clone())),
         }));
     }
+}
+
+/// Whether a state is an agent's to report; the others are conclusions about agents.
+pub(super) fn can_report(state: TaskState) -> bool {
+    !matches!(
+        state,
+        TaskState::Unreachable | TaskState::Gone | TaskState::GoneByOperator | TaskState::Unknown
+    )
 }
 
 /// At most `max` bytes, cut between characters.

@@ -21,7 +21,14 @@ impl MasterCore {
             .held_losses
             .iter()
             .filter_map(|id| self.agents.all.get(id)?.lost_at)
-            .map(|at| at + self.config.mass_loss_hold)
+            .map(|at| {
+                let given_up = at + self.config.mass_loss_hold;
+                if self.mass_loss {
+                    given_up
+                } else {
+                    given_up.min(self.calm_at)
+                }
+            })
             .min();
         [silent, recovery, held].into_iter().flatten().min()
     }
@@ -67,13 +74,19 @@ impl MasterCore {
     pub(super) fn tell_losses(&mut self, now: UnixMillis) {
         let (n, gone) = (self.agents.all.len(), self.agents.n_unreachable());
         let mass = gone > 1 && gone * 10 > n * 3;
+        if self.mass_loss && !mass {
+            // Others are on their way back: a loss counts again when they had the time for it.
+            self.calm_at = now + self.config.agent_timeout;
+        }
+        self.mass_loss = mass;
+        let calm = !mass && now >= self.calm_at;
         let due: Vec<AgentId> = self
             .held_losses
             .iter()
             .filter(|id| {
                 let lost_at = self.agents.all.get(*id).and_then(|a| a.lost_at);
                 let held = lost_at.map_or(Millis(u64::MAX), |at| now.since(at));
-                !mass || held >= self.config.mass_loss_hold
+                calm || held >= self.config.mass_loss_hold
             })
             .cloned()
             .collect();
@@ -97,7 +110,6 @@ impl MasterCore {
             return;
         }
         self.recovering = false;
-        self.subscribe_framework(now);
         let framework_id = self.framework_id.clone();
         self.allocate(
             waggle_allocator::Event::FrameworkAdded {
@@ -107,6 +119,7 @@ impl MasterCore {
             },
             now,
         );
+        self.subscribe_framework(now);
     }
 
     /// A session ended. Its agent's clock runs on; nothing of it is offered until it is back.

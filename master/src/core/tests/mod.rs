@@ -1,0 +1,424 @@
+//! The core driven by hand: a small world of agents that answer, and a store that outlives it.
+
+mod agents;
+mod random;
+mod services;
+
+use std::collections::BTreeMap;
+
+use waggle_types::{
+    AgentId, AgentInfo, Command, HealthState, PortDefinition, PortRange, PortSet, Protocol,
+    Resources, ServiceId, ServiceSpec, ServiceVersion, StatusSource, StatusUuid, TaskId, TaskSpec,
+    TaskState, TaskStatus, VipLabel,
+};
+
+use super::*;
+use crate::{
+    error::MasterError,
+    handle::{Deployment, PutMode},
+    store::Entry,
+    view::ClusterView,
+};
+
+/// An agent that takes what it is told.
+#[derive(Debug, Clone)]
+pub(super) struct FakeAgent {
+    pub(super) info: AgentInfo,
+    pub(super) tasks: BTreeMap<TaskId, (TaskSpec, TaskStatus)>,
+    pub(super) session: Option<SessionId>,
+}
+
+/// A core, its store and its agents.
+pub(super) struct World {
+    pub(super) core: MasterCore,
+    pub(super) now: UnixMillis,
+    pub(super) stored: BTreeMap<String, Vec<u8>>,
+    pub(super) agents: BTreeMap<AgentId, FakeAgent>,
+    pub(super) answers: Vec<Answer>,
+    pub(super) sent: Vec<(AgentId, MasterMsg)>,
+    pub(super) nets: Vec<Arc<NetSnapshot>>,
+    pub(super) causes: Vec<NetCause>,
+    pub(super) traces: Vec<TraceOp>,
+    n_sessions: u64,
+    n_ids: u64,
+    lives: u64,
+}
+
+pub(super) fn agent_id(n: u8) -> AgentId {
+    AgentId::new(format!("agent-{n}")).unwrap()
+}
+
+fn config(life: u64) -> CoreConfig {
+    let master = MasterView {
+        id: format!("master-{life}"),
+        hostname: "n1".into(),
+        ip: Ipv4Addr::new(192, 168, 77, 1),
+        mesos_port: 5050,
+        marathon_port: 8080,
+    };
+    let framework = FrameworkId::new(format!("framework-{life}")).unwrap();
+    CoreConfig::new(master, framework, life + 1)
+}
+
+impl World {
+    pub(super) fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    pub(super) fn with(change: impl FnOnce(&mut CoreConfig)) -> Self {
+        let now = UnixMillis(1_000_000);
+        let mut config = config(0);
+        change(&mut config);
+        let (core, effects) = MasterCore::new(config, Restored::default(), now);
+        let mut w = Self {
+            core,
+            now,
+            stored: BTreeMap::new(),
+            agents: BTreeMap::new(),
+            answers: Vec::new(),
+            sent: Vec::new(),
+            nets: Vec::new(),
+            causes: Vec::new(),
+            traces: Vec::new(),
+            n_sessions: 0,
+            n_ids: 0,
+            lives: 0,
+        };
+        w.execute(effects);
+        w.finish();
+        w
+    }
+
+    /// The master dies and another one starts on the same store; agents keep what they run.
+    pub(super) fn restart(&mut self) {
+        self.lives += 1;
+        let entries: Vec<Entry> = self
+            .stored
+            .iter()
+            .map(|(key, value)| Entry {
+                key: key.clone(),
+                value: value.clone(),
+                revision: 1,
+            })
+            .collect();
+        let restored = Restored::load(&entries).unwrap();
+        let (core, effects) = MasterCore::new(config(self.lives), restored, self.now);
+        self.core = core;
+        for a in self.agents.values_mut() {
+            a.session = None;
+        }
+        self.sent.clear();
+        self.execute(effects);
+        self.finish();
+    }
+
+    pub(super) fn event(&mut self, event: Event) {
+        let effects = self.core.handle(event, self.now);
+        self.execute(effects);
+        self.finish();
+    }
+
+    fn finish(&mut self) {
+        let effects = self.core.finish(self.now);
+        self.execute(effects);
+        self.core.allocator().check().unwrap();
+    }
+
+    fn execute(&mut self, effects: Vec<Effect>) {
+        for e in effects {
+            match e {
+                Effect::Persist(ops) => {
+                    for op in ops {
+                        match op {
+                            StoreOp::Put { key, value } => self.stored.insert(key, value),
+                            StoreOp::Delete { key } => self.stored.remove(&key),
+                        };
+                    }
+                }
+                Effect::SendAgent { session, msg } => self.deliver(session, msg),
+                Effect::Close { session } => {
+                    for a in self.agents.values_mut() {
+                        if a.session == Some(session) {
+                            a.session = None;
+                        }
+                    }
+                }
+                Effect::PublishNet { snapshot, causes } => {
+                    if let Some(last) = self.nets.last() {
+                        assert!(snapshot.generation > last.generation, "went back");
+                    }
+                    self.nets.push(snapshot);
+                    self.causes.extend(causes);
+                }
+                Effect::Reply { answer, .. } => self.answers.push(answer),
+                Effect::Trace(op) => self.traces.push(op),
+                Effect::Opened { .. } | Effect::Measure(_) => {}
+            }
+        }
+    }
+
+    fn deliver(&mut self, session: SessionId, msg: MasterMsg) {
+        let Some(a) = self
+            .agents
+            .values_mut()
+            .find(|a| a.session == Some(session))
+        else {
+            return;
+        };
+        if let MasterMsg::Launch(spec) = &msg {
+            let status = status(&a.info.agent_id, &spec.task_id, TaskState::Staging);
+            let task = (spec.as_ref().clone(), status);
+            a.tasks.insert(spec.task_id.clone(), task);
+        }
+        if let MasterMsg::Registered { unknown_tasks, .. } = &msg {
+            for t in unknown_tasks {
+                a.tasks.remove(t);
+            }
+        }
+        self.sent.push((a.info.agent_id.clone(), msg));
+    }
+
+    /// An agent with 4 CPUs, 8 GiB and ports 31000-32000 (re-)registers with what it runs.
+    pub(super) fn join(&mut self, n: u8) -> SessionId {
+        let id = agent_id(n);
+        let fresh = FakeAgent {
+            info: AgentInfo {
+                agent_id: id.clone(),
+                hostname: format!("n{n}"),
+                ip: Ipv4Addr::new(192, 168, 77, n),
+                http_port: 5051,
+                total: Resources::from_millis(4_000, 8_192_000, 10_000_000).with_ports(
+                    PortSet::from_ranges([PortRange {
+                        begin: 31000,
+                        end: 32000,
+                    }]),
+                ),
+                attributes: BTreeMap::new(),
+            },
+            tasks: BTreeMap::new(),
+            session: None,
+        };
+        self.n_sessions += 1;
+        let session = SessionId(self.n_sessions);
+        let a = self.agents.entry(id).or_insert(fresh);
+        a.session = Some(session);
+        let registration = Registration {
+            info: a.info.clone(),
+            tasks: a.tasks.values().cloned().collect(),
+            applied: Generation(0),
+            version: "0.1.0".into(),
+        };
+        self.event(Event::Register {
+            session,
+            registration: Box::new(registration),
+        });
+        session
+    }
+
+    /// The agent's session breaks.
+    pub(super) fn cut(&mut self, n: u8) {
+        if let Some(a) = self.agents.get_mut(&agent_id(n))
+            && let Some(session) = a.session.take()
+        {
+            self.event(Event::Disconnected { session });
+        }
+    }
+
+    /// An agent reports one of its tasks; `false` when it has no session.
+    pub(super) fn say(&mut self, agent: &AgentId, task: &TaskId, state: TaskState) -> bool {
+        let Some(a) = self.agents.get_mut(agent) else {
+            return false;
+        };
+        let mut s = status(agent, task, state);
+        self.n_ids += 1;
+        s.uuid = Some(StatusUuid(u128::from(self.n_ids).to_be_bytes()));
+        if state == TaskState::Running {
+            s.health = HealthState::Healthy;
+        }
+        if state.is_terminal() {
+            a.tasks.remove(task);
+        } else if let Some(t) = a.tasks.get_mut(task) {
+            t.1 = s.clone();
+        }
+        let Some(session) = a.session else {
+            return false;
+        };
+        self.event(Event::Status { session, status: s });
+        true
+    }
+
+    /// Every task that is being launched runs from now on; what its agent is ending has ended.
+    pub(super) fn run_all(&mut self) {
+        let next = |state| match state {
+            TaskState::Staging | TaskState::Starting => Some(TaskState::Running),
+            TaskState::Killing => Some(TaskState::Killed),
+            _ => None,
+        };
+        for _ in 0..1000 {
+            let found = self
+                .agents
+                .values()
+                .filter(|a| a.session.is_some())
+                .find_map(|a| {
+                    let mut tasks = a.tasks.iter();
+                    tasks.find_map(|(id, t)| {
+                        Some((a.info.agent_id.clone(), id.clone(), next(t.1.state)?))
+                    })
+                });
+            let Some((agent, task, state)) = found else {
+                return;
+            };
+            self.say(&agent, &task, state);
+        }
+    }
+
+    /// Kills that were sent are done.
+    pub(super) fn obey_kills(&mut self) {
+        for _ in 0..100 {
+            let found = self
+                .sent
+                .iter()
+                .position(|m| matches!(m.1, MasterMsg::Kill(_)));
+            let Some(at) = found else {
+                return;
+            };
+            if let (agent, MasterMsg::Kill(task)) = self.sent.remove(at) {
+                self.say(&agent, &task, TaskState::Killed);
+            }
+        }
+    }
+
+    /// Time passes, with heartbeats of the connected agents every second.
+    pub(super) fn pass(&mut self, ms: u64) {
+        let end = self.now + Millis(ms);
+        while self.now < end {
+            self.now = (self.now + Millis(1000)).min(end);
+            let sessions: Vec<_> = self.agents.values().filter_map(|a| a.session).collect();
+            for session in sessions {
+                self.event(Event::Heartbeat { session });
+            }
+            self.event(Event::Tick);
+        }
+    }
+
+    pub(super) fn put(
+        &mut self,
+        spec: ServiceSpec,
+        mode: PutMode,
+        force: bool,
+    ) -> Result<Deployment, MasterError> {
+        self.n_ids += 1;
+        let deployment_id = DeploymentId::new(format!("d{}", self.n_ids)).unwrap();
+        self.event(Event::Put {
+            request: RequestId(self.n_ids),
+            spec: Box::new(spec),
+            mode,
+            force,
+            deployment_id,
+            trace: None,
+        });
+        match self.answers.pop().unwrap() {
+            Answer::Deployment(d) => d,
+            Answer::Killed(_) => panic!("wrong answer"),
+        }
+    }
+
+    pub(super) fn remove(&mut self, id: &str) -> Result<Deployment, MasterError> {
+        self.n_ids += 1;
+        let deployment_id = DeploymentId::new(format!("d{}", self.n_ids)).unwrap();
+        self.event(Event::Remove {
+            request: RequestId(self.n_ids),
+            id: ServiceId::new(id).unwrap(),
+            force: false,
+            deployment_id,
+            trace: None,
+        });
+        match self.answers.pop().unwrap() {
+            Answer::Deployment(d) => d,
+            Answer::Killed(_) => panic!("wrong answer"),
+        }
+    }
+
+    pub(super) fn kill(
+        &mut self,
+        ids: Vec<TaskId>,
+        scale: bool,
+    ) -> Result<Option<Deployment>, MasterError> {
+        self.n_ids += 1;
+        let deployment_id = DeploymentId::new(format!("d{}", self.n_ids)).unwrap();
+        self.event(Event::Kill {
+            request: RequestId(self.n_ids),
+            ids,
+            scale,
+            deployment_id,
+            trace: None,
+        });
+        match self.answers.pop().unwrap() {
+            Answer::Killed(d) => d,
+            Answer::Deployment(_) => panic!("wrong answer"),
+        }
+    }
+
+    pub(super) fn view(&mut self) -> ClusterView {
+        self.core.view(self.now)
+    }
+
+    pub(super) fn net(&self) -> &NetSnapshot {
+        self.nets.last().unwrap()
+    }
+
+    pub(super) fn launches(&self) -> usize {
+        let launch = |m: &&(AgentId, MasterMsg)| matches!(m.1, MasterMsg::Launch(_));
+        self.sent.iter().filter(launch).count()
+    }
+
+    pub(super) fn task_ids(&mut self) -> Vec<TaskId> {
+        self.view().tasks.keys().cloned().collect()
+    }
+}
+
+pub(super) fn status(agent: &AgentId, task: &TaskId, state: TaskState) -> TaskStatus {
+    TaskStatus {
+        task_id: task.clone(),
+        agent_id: agent.clone(),
+        state,
+        health: HealthState::Unknown,
+        reason: None,
+        message: String::new(),
+        source: StatusSource::Executor,
+        at: UnixMillis(0),
+        uuid: None,
+    }
+}
+
+/// A service of small instances with one VIP.
+pub(super) fn service(id: &str, instances: u32, vip: &str) -> ServiceSpec {
+    let label = VipLabel::parse("VIP_0", vip).unwrap();
+    ServiceSpec {
+        id: ServiceId::new(id).unwrap(),
+        version: ServiceVersion::default(),
+        command: Command::Shell("sleep 1000".into()),
+        instances,
+        resources: Resources::from_millis(100, 32_000, 0),
+        ports: vec![PortDefinition {
+            port: 0,
+            name: None,
+            protocols: vec![Protocol::Tcp],
+            labels: BTreeMap::from([("VIP_0".to_owned(), vip.to_owned())]),
+            vips: vec![label],
+        }],
+        require_ports: false,
+        env: BTreeMap::new(),
+        labels: BTreeMap::new(),
+        health_checks: Vec::new(),
+        upgrade: waggle_types::UpgradeStrategy::default(),
+        backoff: waggle_types::Backoff::default(),
+        unreachable: waggle_types::UnreachableStrategy::After {
+            inactive_after: Millis(0),
+            expunge_after: Millis(0),
+        },
+        kill_grace: Millis(3000),
+        user: None,
+        constraints: Vec::new(),
+    }
+}

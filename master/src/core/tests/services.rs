@@ -1,0 +1,207 @@
+//! From a definition to running instances, leases and snapshots.
+
+use super::*;
+
+fn web_name() -> waggle_types::VipName {
+    waggle_types::VipName {
+        label: "web".into(),
+        framework: SERVICE_FRAMEWORK.into(),
+    }
+}
+
+#[test]
+fn a_service_is_stored_then_launched_then_a_backend() {
+    let mut w = World::new();
+    w.join(1);
+    let effects = w.core.handle(
+        Event::Put {
+            request: RequestId(1),
+            spec: Box::new(service("/web", 2, "/web:80")),
+            mode: PutMode::Create,
+            force: false,
+            deployment_id: DeploymentId::new("d").unwrap(),
+            trace: None,
+        },
+        w.now,
+    );
+    let first_launch = effects
+        .iter()
+        .position(|e| matches!(e, Effect::SendAgent { .. }));
+    let last_persist = effects
+        .iter()
+        .rposition(|e| matches!(e, Effect::Persist(_)))
+        .unwrap();
+    assert!(
+        first_launch.is_some_and(|l| last_persist < l),
+        "persist, then act"
+    );
+    w.execute(effects);
+    w.finish();
+    assert_eq!(w.launches(), 2);
+    assert!(w.stored.contains_key("services/web"));
+    assert!(w.stored.contains_key("vips/marathon/web"));
+    assert!(w.stored.contains_key("deployments/d"));
+    w.run_all();
+    let view = w.view();
+    assert!(view.deployments.is_empty(), "{:?}", view.deployments);
+    assert!(!w.stored.contains_key("deployments/d"));
+    let net = w.net();
+    assert_eq!(net.vips[&web_name()].ports, [(Protocol::Tcp, 80)]);
+    let running = net.tasks.values().filter(|t| t.state == TaskState::Running);
+    assert_eq!(running.count(), 2);
+    assert_eq!(w.causes.len(), 2, "one cause per new backend");
+    let web = &view.services[&ServiceId::new("/web").unwrap()];
+    assert_eq!((web.running, web.staged), (2, 0));
+}
+
+#[test]
+fn each_launch_hangs_under_its_offers_spans() {
+    let mut w = World::new();
+    w.join(1);
+    w.put(service("/web", 1, "/web:80"), PutMode::Create, false)
+        .unwrap();
+    w.run_all();
+    let names: Vec<&str> = w
+        .traces
+        .iter()
+        .filter_map(|t| match t {
+            TraceOp::Begin { name, .. } | TraceOp::Record { name, .. } => Some(name.as_str()),
+            TraceOp::End { .. } => None,
+        })
+        .collect();
+    assert_eq!(names, ["offer.allocate", "offer.accept", "task.launch"]);
+    let task = w.task_ids().remove(0);
+    let key = SpanKey::Launch(task);
+    assert!(
+        w.traces
+            .iter()
+            .any(|t| matches!(t, TraceOp::End { key: k, error: None } if *k == key))
+    );
+    assert!(w.traces.iter().any(|t| matches!(
+        t,
+        TraceOp::End {
+            key: SpanKey::Deployment(_),
+            ..
+        }
+    )));
+    let parent = &w.causes[0].parent;
+    assert_eq!(*parent, SpanParent::Span(key, None));
+}
+
+#[test]
+fn a_taken_vip_is_refused_by_field_and_nothing_changes() {
+    let mut w = World::new();
+    w.put(service("/web", 1, "/web:80"), PutMode::Create, false)
+        .unwrap();
+    let before = w.stored.clone();
+    let err = w
+        .put(service("/other", 1, "web:80"), PutMode::Create, false)
+        .unwrap_err();
+    let MasterError::Invalid(e) = err else {
+        panic!("{err}")
+    };
+    assert_eq!(e.field, "portDefinitions[0].labels.VIP_0");
+    assert!(e.rule.contains("/web"), "{e}");
+    let ip = w.core.net().vips[&web_name()].ip;
+    let literal = format!("{ip}:80");
+    let err = w
+        .put(service("/other", 1, &literal), PutMode::Create, false)
+        .unwrap_err();
+    assert!(matches!(err, MasterError::Invalid(_)), "{err}");
+    assert_eq!(w.stored, before);
+    w.put(service("/other", 1, "/web:81"), PutMode::Create, false)
+        .unwrap();
+    assert_eq!(w.net().vips[&web_name()].ports.len(), 2, "a name is shared");
+    // The same service may keep its own.
+    w.put(service("/web", 2, "/web:80"), PutMode::Upsert, true)
+        .unwrap();
+}
+
+#[test]
+fn a_lease_lives_as_long_as_its_name_is_defined() {
+    let mut w = World::new();
+    w.join(1);
+    w.put(service("/web", 1, "/web:80"), PutMode::Create, false)
+        .unwrap();
+    w.run_all();
+    let ip = w.net().vips[&web_name()].ip;
+    w.restart();
+    w.join(1);
+    assert_eq!(w.net().vips[&web_name()].ip, ip);
+    w.remove("/web").unwrap();
+    assert!(w.net().vips.is_empty());
+    assert!(!w.stored.contains_key("vips/marathon/web"));
+    assert!(!w.stored.contains_key("services/web"));
+    w.obey_kills();
+    let view = w.view();
+    assert!(view.tasks.is_empty() && view.deployments.is_empty());
+    assert!(w.net().tasks.is_empty());
+    assert!(matches!(
+        w.remove("/web"),
+        Err(MasterError::NoSuchService(_))
+    ));
+}
+
+#[test]
+fn modes_locks_and_limits_are_typed() {
+    let mut w = World::with(|c| {
+        c.max_services = 1;
+        c.max_instances = 5;
+    });
+    let web = || service("/web", 1, "/web:80");
+    let err = w.put(web(), PutMode::Update, false).unwrap_err();
+    assert!(matches!(err, MasterError::NoSuchService(_)), "{err}");
+    let d = w.put(web(), PutMode::Create, false).unwrap();
+    let err = w.put(web(), PutMode::Create, false).unwrap_err();
+    assert!(matches!(err, MasterError::AlreadyExists(_)), "{err}");
+    let err = w.put(web(), PutMode::Upsert, false).unwrap_err();
+    let MasterError::Locked { deployment, .. } = err else {
+        panic!("{err}")
+    };
+    assert_eq!(deployment, d.id, "nothing runs, so it is still under way");
+    let newer = w.put(web(), PutMode::Upsert, true).unwrap();
+    assert!(
+        newer.version > d.version,
+        "versions grow within one instant"
+    );
+    assert_eq!(w.view().deployments.len(), 1);
+    let err = w
+        .put(service("/b", 1, "/b:80"), PutMode::Create, false)
+        .unwrap_err();
+    assert_eq!(err, MasterError::Limit("services"));
+    let err = w
+        .put(service("/web", 6, "/web:80"), PutMode::Upsert, true)
+        .unwrap_err();
+    let MasterError::Invalid(e) = err else {
+        panic!("{err}")
+    };
+    assert_eq!(e.field, "instances");
+}
+
+#[test]
+fn killing_replaces_and_killing_with_scale_does_not() {
+    let mut w = World::new();
+    w.join(1);
+    w.put(service("/web", 2, "/web:80"), PutMode::Create, false)
+        .unwrap();
+    w.run_all();
+    let ids = w.task_ids();
+    assert!(matches!(
+        w.kill(vec![TaskId::new("nobody").unwrap()], false),
+        Err(MasterError::NoSuchTask(_))
+    ));
+    assert_eq!(w.kill(vec![ids[0].clone()], false), Ok(None));
+    w.obey_kills();
+    w.pass(5000);
+    w.run_all();
+    let now = w.task_ids();
+    assert_eq!(now.len(), 2);
+    assert!(!now.contains(&ids[0]));
+    let d = w.kill(vec![now[0].clone()], true).unwrap();
+    assert!(d.is_some());
+    w.obey_kills();
+    w.pass(5000);
+    w.run_all();
+    assert_eq!(w.task_ids(), [now[1].clone()]);
+    assert!(w.view().deployments.is_empty());
+}
