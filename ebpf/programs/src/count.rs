@@ -5,7 +5,7 @@ use waggle_ebpf_common::{
     Backend, CgroupNet, HIST_BUCKETS, TcpKey, TcpStats, VipStat, VipStatKey, loss,
 };
 
-use crate::maps::{CGROUP_NET, LOSS, NO_TCP, TCP_STATS, VIP_STATS};
+use crate::maps::{CGROUP_NET, LOSS, NO_NET, NO_TCP, TCP_STATS, VIP_STATS};
 
 /// Adds to a counter of this CPU.
 ///
@@ -65,13 +65,7 @@ pub fn cgroup_net(cgroup_id: u64) -> Option<*mut CgroupNet> {
     if let Some(net) = CGROUP_NET.get_ptr_mut(&cgroup_id) {
         return Some(net);
     }
-    let zero = CgroupNet {
-        rx_bytes: 0,
-        rx_packets: 0,
-        tx_bytes: 0,
-        tx_packets: 0,
-    };
-    let _ = CGROUP_NET.insert(&cgroup_id, &zero, u64::from(BPF_NOEXIST));
+    let _ = CGROUP_NET.insert(&cgroup_id, &NO_NET, u64::from(BPF_NOEXIST));
     let found = CGROUP_NET.get_ptr_mut(&cgroup_id);
     if found.is_none() {
         lost(loss::CGROUP_MAP_FULL);

@@ -59,6 +59,14 @@ pub static NO_TCP: TcpStats = TcpStats {
     connect_hist: [0; HIST_BUCKETS],
 };
 
+/// The value of a new cgroup. In read-only data since zeroing it on the stack becomes a call of memset.
+pub static NO_NET: CgroupNet = CgroupNet {
+    rx_bytes: 0,
+    rx_packets: 0,
+    tx_bytes: 0,
+    tx_packets: 0,
+};
+
 /// A BTF definition of a socket storage map with `BPF_F_CLONE`, which aya's `SkStorage` can't express. The
 /// fields are read from BTF by the loader, never at run time.
 #[repr(C)]

@@ -48,6 +48,19 @@ pub unsafe fn remember(sk: *mut bpf_sock, value: SockInfo) {
         lost(loss::SOCK_STORAGE_FAILED);
         return;
     }
+    let info = info.cast::<SockInfo>();
+    // Field by field and volatile: of neighbouring zeros the compiler makes a call of memset, which is a loop
+    // over bytes here and a global function that libbpf's loaders refuse.
     // SAFETY: a map value of this type; the socket is locked by its system call.
-    unsafe { *info.cast::<SockInfo>() = value };
+    unsafe {
+        (&raw mut (*info).cgroup_id).write_volatile(value.cgroup_id);
+        (&raw mut (*info).connect_ns).write_volatile(value.connect_ns);
+        (&raw mut (*info).vip_id).write_volatile(value.vip_id);
+        (&raw mut (*info).vip_addr).write_volatile(value.vip_addr);
+        (&raw mut (*info).backend_addr).write_volatile(value.backend_addr);
+        (&raw mut (*info).vip_port).write_volatile(value.vip_port);
+        (&raw mut (*info).backend_port).write_volatile(value.backend_port);
+        (&raw mut (*info).seen_acked).write_volatile(value.seen_acked);
+        (&raw mut (*info).seen_received).write_volatile(value.seen_received);
+    }
 }
