@@ -163,6 +163,10 @@ impl<T> Lane<T> {
     }
 }
 
+/// Series that nobody hands in for this long are no longer shown to Prometheus (its own staleness
+/// limit is as long).
+const STALE_NS: u64 = 300_000_000_000;
+
 /// What all handles of one pipeline share.
 #[derive(Debug)]
 pub(crate) struct Pipe {
@@ -270,9 +274,7 @@ impl Pipe {
     /// Keeps points as the latest values and queues them; what breaks the registry is refused.
     pub(crate) fn push_points(&self, owner: &Owner, points: Vec<Point>) {
         let key = owner.key();
-        if let Owner::Task(labels) = owner {
-            lock(&self.tasks).insert(labels.task_id.clone(), Arc::clone(labels));
-        }
+        let now = now_ns();
         let mut ok = Vec::with_capacity(points.len());
         let (mut unregistered, mut no_room) = (0u64, 0u64);
         {
@@ -281,12 +283,15 @@ impl Pipe {
                 if let Some(why) = point.violation() {
                     tracing::debug!(why, "metric point refused");
                     unregistered += 1;
-                } else if store.put(&key, &point) {
+                } else if store.put(&key, &point, now) {
                     ok.push(point);
                 } else {
                     no_room += 1;
                 }
             }
+        }
+        if let (Owner::Task(labels), false) = (owner, ok.is_empty()) {
+            lock(&self.tasks).insert(labels.task_id.clone(), Arc::clone(labels));
         }
         if !self.exporting {
             return;
@@ -415,7 +420,8 @@ impl Pipe {
     }
 
     pub(crate) fn prometheus_text(&self) -> String {
-        let books = self.books(now_ns());
+        let now = now_ns();
+        let books = self.books(now);
         let tasks = lock(&self.tasks).clone();
         let components = lock(&self.components).clone();
         let mut resources: Vec<(ResourceKey, Attrs)> = components
@@ -433,8 +439,9 @@ impl Pipe {
             .collect();
         let mut store = lock(&self.store);
         for point in &books {
-            store.put(&self.base, point);
+            store.put(&self.base, point, now);
         }
+        store.forget_stale(now.saturating_sub(STALE_NS));
         prometheus_text(&store, &refs)
     }
 }

@@ -22,6 +22,8 @@ struct Series {
     data: PointData,
     start_ns: u64,
     time_ns: u64,
+    /// When it was last handed in or recorded.
+    seen_ns: u64,
     /// Recorded here, as against handed in whole.
     own: bool,
 }
@@ -44,7 +46,7 @@ impl SeriesStore {
     }
 
     /// Keeps a point as its series' latest value; `false` when there is no room for a new series.
-    pub fn put(&mut self, owner: &ResourceKey, point: &Point) -> bool {
+    pub fn put(&mut self, owner: &ResourceKey, point: &Point, now_ns: u64) -> bool {
         let key = (owner.clone(), point.def, sorted(point.attrs.clone()));
         if self.series.len() >= self.max && !self.series.contains_key(&key) {
             return false;
@@ -53,6 +55,7 @@ impl SeriesStore {
             data: point.data.clone(),
             start_ns: point.start_ns,
             time_ns: point.time_ns,
+            seen_ns: now_ns,
             own: false,
         };
         self.series.insert(key, series);
@@ -154,6 +157,7 @@ impl SeriesStore {
             data: zero,
             start_ns: now_ns,
             time_ns: now_ns,
+            seen_ns: now_ns,
             own: true,
         });
         series.time_ns = series.time_ns.max(now_ns);
@@ -192,10 +196,10 @@ impl SeriesStore {
         self.series.retain(|(o, _, _), _| o != owner);
     }
 
-    /// Removes series handed in (not recorded here) of an owner whose latest point is older than `before_ns`.
-    pub fn forget_stale(&mut self, owner: &ResourceKey, before_ns: u64) {
-        self.series
-            .retain(|(o, _, _), s| o != owner || s.own || s.time_ns >= before_ns);
+    /// Removes series that were last handed in before `before_ns`: their subject (a VIP, a backend) is
+    /// gone. Series recorded here stay.
+    pub fn forget_stale(&mut self, before_ns: u64) {
+        self.series.retain(|_, s| s.own || s.seen_ns >= before_ns);
     }
 
     /// Number of series.
@@ -265,6 +269,22 @@ mod tests {
             0,
             1,
         );
-        assert!(!s.put(&agent(), &p));
+        assert!(!s.put(&agent(), &p, 1));
+    }
+
+    #[test]
+    fn what_is_no_longer_handed_in_is_forgotten() {
+        let mut s = SeriesStore::new(10);
+        s.add(&agent(), &names::DNS_QUERIES, vec![], 1, 1);
+        for port in [1i64, 2] {
+            let attrs = vec![(names::SERVER_PORT, port.into())];
+            let p = Point::new(&names::VIP_NO_BACKEND, attrs, PointData::Sum(1), 0, 1);
+            assert!(s.put(&agent(), &p, 1));
+            if port == 2 {
+                assert!(s.put(&agent(), &p, 100));
+            }
+        }
+        s.forget_stale(50);
+        assert_eq!(s.len(), 2);
     }
 }

@@ -76,7 +76,7 @@ fn store() -> (SeriesStore, ResourceKey, ResourceKey) {
     let task = ResourceKey::Task(labels().task_id);
     let agent = ResourceKey::Component("waggle-agent".into());
     let mut put = |def, attrs, data| {
-        assert!(s.put(&task, &Point::new(def, attrs, data, 1, 2)));
+        assert!(s.put(&task, &Point::new(def, attrs, data, 1, 2), 2));
     };
     for (dir, n) in [("receive", 10), ("transmit", 20)] {
         let attrs = vec![(names::DIRECTION, dir.into())];
