@@ -5,6 +5,7 @@ use waggle_ebpf_common::{
     Backend, CgroupNet, HIST_BUCKETS, TcpKey, TcpStats, VipStat, VipStatKey, loss,
 };
 
+use crate::histogram::log2_bucket;
 use crate::maps::{CGROUP_NET, LOSS, NO_NET, NO_TCP, TCP_STATS, VIP_STATS};
 
 /// Adds to a counter of this CPU.
@@ -101,39 +102,4 @@ pub unsafe fn sample(histogram: *mut [u64; HIST_BUCKETS], micros: u64) {
     let bucket = log2_bucket(micros);
     // SAFETY: `bucket` is below HIST_BUCKETS.
     unsafe { add(histogram.cast::<u64>().add(bucket), 1) };
-}
-
-/// `floor(log2(v))`, at most the last bucket. Without the loop or table that `leading_zeros` becomes on a
-/// target that has no such instruction.
-#[inline(always)]
-fn log2_bucket(micros: u64) -> usize {
-    // Everything beyond the last bucket's lower bound is alike; this also bounds the value for the verifier.
-    const CAP: u64 = 1 << (HIST_BUCKETS - 1);
-    let mut rest = if micros > CAP { CAP } else { micros } as u32;
-    let mut bucket = 0;
-    if rest >= 1 << 16 {
-        rest >>= 16;
-        bucket += 16;
-    }
-    if rest >= 1 << 8 {
-        rest >>= 8;
-        bucket += 8;
-    }
-    if rest >= 1 << 4 {
-        rest >>= 4;
-        bucket += 4;
-    }
-    if rest >= 1 << 2 {
-        rest >>= 2;
-        bucket += 2;
-    }
-    if rest >= 1 << 1 {
-        bucket += 1;
-    }
-    // Never true (CAP is 2^23), but the verifier can't know.
-    if bucket >= HIST_BUCKETS {
-        HIST_BUCKETS - 1
-    } else {
-        bucket
-    }
 }

@@ -10,6 +10,7 @@ use anyhow::{Context, bail};
 use waggle_ebpf::{DataPlane, LoadError, LoaderConfig};
 
 pub mod child;
+pub mod tables;
 
 /// What one test owns; removed when dropped.
 pub struct Node {
