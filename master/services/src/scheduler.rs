@@ -191,7 +191,7 @@ impl ServiceScheduler {
                 task,
                 place,
                 status,
-            } => self.adopt(*task, place, status, now, run),
+            } => self.adopt(*task, place, &status, now, run),
             Input::Hold => self.hold = true,
             Input::Resume => {
                 self.hold = false;

@@ -138,12 +138,12 @@ impl ServiceScheduler {
         &mut self,
         task: TaskSpec,
         place: Place,
-        status: TaskStatus,
+        status: &TaskStatus,
         now: UnixMillis,
         run: &mut Run,
     ) {
         if self.tasks.contains_key(&task.task_id) || status.state.is_terminal() {
-            self.update(&status, now, run);
+            self.update(status, now, run);
             return;
         }
         let id = ServiceId::new(&task.service).ok();

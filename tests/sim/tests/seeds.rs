@@ -1,0 +1,58 @@
+//! Many seeds of whole histories. A failing one is named: run it alone with `WAGGLE_SIM_SEED=<n>`.
+
+use waggle_sim::{Plan, Sim};
+
+fn check(plan: &Plan, seeds: std::ops::Range<u64>) {
+    let one: Option<u64> = std::env::var("WAGGLE_SIM_SEED")
+        .ok()
+        .and_then(|s| s.parse().ok());
+    let mut n_started = 0;
+    for seed in one.map_or(seeds, |s| s..s + 1) {
+        let mut sim = Sim::new(seed, plan.clone());
+        if let Err(violation) = sim.settle() {
+            for line in sim.history() {
+                eprintln!("{line}");
+            }
+            panic!("seed {seed}: {violation}");
+        }
+        n_started += sim.n_started();
+    }
+    assert!(
+        one.is_some() || n_started > 100,
+        "nothing happens: {n_started} tasks"
+    );
+}
+
+#[test]
+fn calm_clusters_converge() {
+    check(&Plan::calm(), 0..20);
+}
+
+#[test]
+fn clusters_survive_chaos_and_converge() {
+    check(&Plan::chaos(), 1000..1030);
+}
+
+#[test]
+fn a_lone_node_survives_chaos() {
+    let plan = Plan {
+        n_agents: 1,
+        n_services: 1,
+        ..Plan::chaos()
+    };
+    check(&plan, 2000..2020);
+}
+
+#[test]
+fn the_same_seed_is_the_same_history() {
+    let history = |seed| {
+        let mut sim = Sim::new(seed, Plan::chaos());
+        let end = sim.settle();
+        (
+            format!("{end:?}"),
+            sim.history().map(str::to_owned).collect::<Vec<_>>(),
+        )
+    };
+    assert_eq!(history(7), history(7));
+    assert_ne!(history(7), history(8));
+}
