@@ -22,7 +22,9 @@ pub mod dns;
 mod forward;
 mod maps;
 mod node;
+mod spec;
 
 pub use forward::ForwardError;
 pub use maps::{KernelMaps, MapError};
-pub use node::{Applied, ApplyError, NodeNet, NodeNetConfig, NodeNetError, VipNames};
+pub use node::NodeNet;
+pub use spec::{Applied, ApplyError, NodeNetConfig, NodeNetError, VipNames};
