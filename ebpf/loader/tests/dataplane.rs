@@ -6,7 +6,6 @@
 mod support;
 
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
@@ -391,7 +390,7 @@ fn bad_places_are_refused_with_a_typed_error() -> anyhow::Result<()> {
     let beyond = plane.vips().set_backends(u32::MAX, &[Backend::default()]);
     assert!(matches!(beyond, Err(LoadError::Slots { .. })), "{beyond:?}");
     plane.vips().remove_vip(&vip_key(VIP, 6))?;
-    DataPlane::remove(Path::new("/sys/fs/bpf/wgh-a-none"))?;
+    DataPlane::remove(&node.pin_dir.with_file_name("none"))?;
     Ok(())
 }
 

@@ -16,6 +16,7 @@ pub mod tables;
 pub struct Node {
     pub cgroup: PathBuf,
     pub pin_dir: PathBuf,
+    bpffs: PathBuf,
     leaves: Vec<PathBuf>,
 }
 
@@ -34,16 +35,22 @@ impl Node {
             eprintln!("SKIP: no cgroup2 hierarchy is mounted");
             return Ok(None);
         };
-        waggle_ebpf::mount_bpffs_if_missing()?;
-        let name = format!("wgh-a-{name}-{}", std::process::id());
+        let name = format!("wgl-t-ebpf-{name}-{}", std::process::id());
+        // A bpffs of its own, so that the machine's is neither needed nor left mounted.
+        let bpffs = std::env::temp_dir().join(&name);
+        fs::create_dir(&bpffs)?;
         let cgroup = cgroup2.join(&name);
-        fs::create_dir(&cgroup)?;
-        let pin_dir = Path::new("/sys/fs/bpf").join(name);
-        Ok(Some(Self {
+        let node = Self {
+            pin_dir: bpffs.join("node"),
             cgroup,
-            pin_dir,
+            bpffs,
             leaves: Vec::new(),
-        }))
+        };
+        run(Command::new("mount")
+            .args(["-t", "bpf", "bpf"])
+            .arg(&node.bpffs))?;
+        fs::create_dir(&node.cgroup)?;
+        Ok(Some(node))
     }
 
     pub fn config(&self) -> LoaderConfig {
@@ -78,6 +85,10 @@ impl Drop for Node {
             if let Err(error) = removed {
                 eprintln!("remove {}: {error}", path.display());
             }
+        }
+        let unmounted = run(Command::new("umount").arg(&self.bpffs));
+        if let Err(error) = unmounted.and_then(|()| Ok(fs::remove_dir(&self.bpffs)?)) {
+            eprintln!("unmount {}: {error}", self.bpffs.display());
         }
     }
 }
@@ -150,6 +161,14 @@ pub fn eventually(mut condition: impl FnMut() -> anyhow::Result<bool>) -> anyhow
             reason = "the one poll loop of these tests"
         )]
         std::thread::sleep(Duration::from_millis(2));
+    }
+    Ok(())
+}
+
+fn run(command: &mut Command) -> anyhow::Result<()> {
+    let status = command.status().with_context(|| format!("{command:?}"))?;
+    if !status.success() {
+        bail!("{command:?}: {status}");
     }
     Ok(())
 }
