@@ -27,7 +27,7 @@ pub enum LoadError {
         /// The directory asked for.
         path: PathBuf,
     },
-    /// Another process owns the pin directory.
+    /// Another process owns the pin directory, and kept it for half a second.
     #[error("{path} is in use by another process")]
     Busy {
         /// The pin directory.

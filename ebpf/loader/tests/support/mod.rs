@@ -86,7 +86,8 @@ impl Drop for Node {
                 eprintln!("remove {}: {error}", path.display());
             }
         }
-        let unmounted = run(Command::new("umount").arg(&self.bpffs));
+        // A child of another test, between fork and exec, may hold a descriptor for a moment.
+        let unmounted = eventually(|| Ok(run(Command::new("umount").arg(&self.bpffs)).is_ok()));
         if let Err(error) = unmounted.and_then(|()| Ok(fs::remove_dir(&self.bpffs)?)) {
             eprintln!("unmount {}: {error}", self.bpffs.display());
         }
