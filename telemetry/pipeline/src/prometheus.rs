@@ -30,11 +30,18 @@ pub fn prometheus_name(def: &MetricDef) -> String {
         name.push('_');
         name.push_str(unit);
     }
-    // `_total` marks counters, and nothing else (promtool refuses it elsewhere).
-    match (def.kind, name.strip_suffix("_total")) {
-        (Kind::Counter, None) => name.push_str("_total"),
-        (Kind::Counter, Some(_)) | (_, None) => {}
-        (_, Some(base)) => name = base.to_owned(),
+    if def.kind == Kind::Counter {
+        if !name.ends_with("_total") {
+            name.push_str("_total");
+        }
+    } else {
+        // Suffixes that Prometheus reserves for counters and for parts of histograms; promtool refuses
+        // them elsewhere, so `agent.count` is `agent` here.
+        for reserved in ["_total", "_count", "_sum", "_bucket"] {
+            if let Some(base) = name.strip_suffix(reserved) {
+                name = base.to_owned();
+            }
+        }
     }
     name
 }

@@ -183,6 +183,9 @@ fn lint(text: &str) {
                 "{line}"
             );
             assert_eq!(kind == "counter", name.ends_with("_total"), "{line}");
+            for reserved in ["_count", "_sum", "_bucket"] {
+                assert!(!name.ends_with(reserved), "{line}");
+            }
             assert!(
                 name.bytes()
                     .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')

@@ -1,0 +1,51 @@
+//! Cost per line and per item: `cargo bench -p waggle-telemetry-pipeline`.
+
+#![allow(missing_docs, reason = "the macros of criterion make public items")]
+
+use std::hint::black_box;
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use waggle_telemetry_pipeline::{IoStream, Limits, LineSplitter, Queue, decode_line};
+
+const READ: u64 = 1_795_407_292_000_000_000;
+
+fn decode(c: &mut Criterion) {
+    let corpus = include_str!("../tests/corpus/lines.txt");
+    let lines: Vec<&[u8]> = corpus.lines().map(str::as_bytes).collect();
+    let mut group = c.benchmark_group("lines");
+    group.throughput(Throughput::Elements(lines.len() as u64));
+    group.bench_function("decode", |b| {
+        b.iter(|| {
+            for line in &lines {
+                black_box(decode_line(line, IoStream::Stdout, READ));
+            }
+        });
+    });
+    group.bench_function("split", |b| {
+        b.iter(|| black_box(LineSplitter::default().push(corpus.as_bytes())));
+    });
+    group.finish();
+}
+
+fn queue(c: &mut Criterion) {
+    let mut group = c.benchmark_group("queue");
+    group.throughput(Throughput::Elements(1000));
+    group.bench_function("push_take_export", |b| {
+        let mut q = Queue::new(Limits {
+            max_items: 512,
+            max_bytes: 1 << 20,
+        });
+        b.iter(|| {
+            for i in 0..1000u64 {
+                q.push(i, 100);
+            }
+            while let Some(batch) = q.take(128, 1 << 16) {
+                q.exported(batch, 0);
+            }
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, decode, queue);
+criterion_main!(benches);
