@@ -23,7 +23,7 @@ use crate::{
     measure,
     session::{Link, SessionEvent},
     spans::Spans,
-    store::{Store, StoreOp, Txn},
+    store::{MAX_OPS, Store, StoreOp, Txn},
     view::ClusterView,
 };
 
@@ -205,6 +205,7 @@ impl EventLoop {
                 link,
             } => {
                 self.links.insert(session, link);
+                self.connects("registered");
                 self.handle(Event::Register {
                     session,
                     registration,
@@ -217,10 +218,16 @@ impl EventLoop {
                 self.handle(event)
             }
             SessionEvent::Broken(reason) => {
-                tracing::debug!(reason, "a session was refused");
+                self.core.note(reason);
+                self.connects("refused");
                 Vec::new()
             }
         }
+    }
+
+    fn connects(&self, outcome: &'static str) {
+        let attrs = [(names::OUTCOME, outcome.to_owned().into())];
+        self.telemetry.count(&names::SESSION_CONNECTS, &attrs, 1);
     }
 
     fn request(&mut self, request: Request) -> Vec<Effect> {
@@ -308,17 +315,23 @@ impl EventLoop {
 
     /// Runs a batch's effects; false when told to stop before they were durable.
     async fn execute(&mut self, effects: Vec<Effect>, stop: &CancellationToken) -> bool {
-        let mut ops = Vec::new();
+        let mut writes: Vec<Vec<StoreOp>> = Vec::new();
         let mut rest = Vec::with_capacity(effects.len());
         for effect in effects {
             match effect {
-                Effect::Persist(more) => ops.extend(more),
+                // One event's writes stay in one transaction; several events share one fsync.
+                Effect::Persist(more) => match writes.last_mut() {
+                    Some(last) if last.len() + more.len() <= MAX_OPS => last.extend(more),
+                    _ => writes.push(more),
+                },
                 other => rest.push(other),
             }
         }
-        let busy = !rest.is_empty() || !ops.is_empty();
-        if !ops.is_empty() && !self.persist(ops, stop).await {
-            return false;
+        let busy = !rest.is_empty() || !writes.is_empty();
+        for ops in writes {
+            if !self.persist(ops, stop).await {
+                return false;
+            }
         }
         let mut replies = Vec::new();
         for effect in rest {
@@ -387,6 +400,7 @@ impl EventLoop {
                 session = session.0,
                 "dropping an agent that does not take its messages"
             );
+            self.core.note("slow_agent_dropped");
             self.gone.push(session);
         }
     }

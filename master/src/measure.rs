@@ -50,6 +50,10 @@ pub(crate) fn take(t: &Telemetry, m: &Measure) {
             let attrs = [("waggle.decline.reason", text(reason)), framework()];
             t.count(&names::SCHED_DECLINES, &attrs, 1);
         }
+        Measure::Event { name, attrs, trace } => {
+            let attrs = attrs.iter().map(|(k, v)| (*k, text(v))).collect();
+            t.event_in(name, None, *trace, attrs);
+        }
         // Shown in the cluster view and by `explain`; no metric of its own in the registry yet.
         Measure::Rejected { reason } => tracing::debug!(reason, "refused or dropped"),
     }

@@ -88,7 +88,7 @@ pub async fn run(
         .await
         .map_err(|e| MasterError::Store(e.to_string()))?
         .map_err(|e| MasterError::Store(chain(&e)))?;
-    run_on(config, listeners, Arc::new(store), telemetry, stop).await
+    Box::pin(run_on(config, listeners, Arc::new(store), telemetry, stop)).await
 }
 
 /// As [`run`], on any store.

@@ -1,10 +1,17 @@
 //! A whole master on loopback with an agent that speaks the real protocol over real sockets:
 //! register, launch, run, network snapshot; then the master restarts on the same store.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a failed step of the set-up is a failed test"
+)]
+
 use std::{
     collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
     path::Path,
+    sync::Arc,
     time::Duration,
 };
 
@@ -22,7 +29,11 @@ use waggle_api::proto::session::{
     self as pb, AgentMessage, MasterMessage, agent_message::Kind as Say,
     master_message::Kind as Hear, session_client::SessionClient,
 };
-use waggle_master::{MasterConfig, MasterError, MasterListeners};
+use waggle_master::{
+    MasterConfig, MasterError, MasterListeners,
+    redirect::{self, Leader, RedirectListeners},
+    store::{MemoryStore, SqliteStore, Store},
+};
 use waggle_telemetry::Telemetry;
 use waggle_types::{Millis, NetSnapshot, TraceContext};
 
@@ -37,6 +48,12 @@ struct Master {
 
 impl Master {
     async fn start(store: &Path) -> Self {
+        let store = store.to_owned();
+        let open = tokio::task::spawn_blocking(move || SqliteStore::open(&store));
+        Self::start_on(Arc::new(open.await.unwrap().unwrap())).await
+    }
+
+    async fn start_on(store: Arc<dyn Store>) -> Self {
         let bind = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
         let listeners = MasterListeners {
             mesos: bind().await.unwrap(),
@@ -50,11 +67,12 @@ impl Master {
             heartbeat_interval: Millis(200),
             agent_timeout: Millis(5000),
             recovery_grace: Millis(20_000),
-            ..MasterConfig::new("n1", Ipv4Addr::LOCALHOST, store)
+            ..MasterConfig::new("n1", Ipv4Addr::LOCALHOST, "unused")
         };
-        let task = tokio::spawn(waggle_master::run(
+        let task = tokio::spawn(waggle_master::run_on(
             config,
             listeners,
+            store,
             Telemetry::disabled(),
             stop.clone(),
         ));
@@ -77,22 +95,34 @@ impl Master {
 
     /// One request on a connection of its own; answers status and body.
     async fn http(&self, method: &str, path: &str, headers: &str, body: &str) -> (u16, String) {
-        let mut s = TcpStream::connect(self.marathon).await.unwrap();
-        let request = format!(
-            "{method} {path} HTTP/1.1\r\nHost: m\r\nConnection: close\r\n{headers}\
-             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
-            body.len()
-        );
-        s.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        timeout(PATIENCE, s.read_to_string(&mut answer))
-            .await
-            .unwrap()
-            .unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let (head, body) = exchange(self.marathon, method, path, headers, body).await;
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        (status, body.to_owned())
+        (status, body)
     }
+}
+
+/// One HTTP request on a connection of its own; answers the head and the body.
+async fn exchange(
+    to: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &str,
+    body: &str,
+) -> (String, String) {
+    let mut s = TcpStream::connect(to).await.unwrap();
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nHost: m\r\nConnection: close\r\n{headers}\
+         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    s.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    timeout(PATIENCE, s.read_to_string(&mut answer))
+        .await
+        .unwrap()
+        .unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.to_owned(), body.to_owned())
 }
 
 struct FakeAgent {
@@ -281,6 +311,49 @@ async fn from_definition_to_snapshot_and_over_a_restart() {
         .until(|m| desired(m).filter(|n| n.vips.is_empty() && n.tasks.is_empty()))
         .await;
     master.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failing_store_delays_answers_and_loses_nothing() {
+    let store = MemoryStore::new();
+    let master = Master::start_on(Arc::new(store.clone())).await;
+    // Once a request is answered, the set-up's own writes are through.
+    let (status, _) = master.http("GET", "/v2/apps", "", "").await;
+    assert_eq!(status, 200);
+    store.fail_next(2);
+    let (status, body) = master.http("POST", "/v2/apps", "", APP).await;
+    assert_eq!(status, 201, "{body}");
+    assert!(store.get("services/web").await.unwrap().is_some());
+    assert_eq!(store.range("vips/").await.unwrap().len(), 1);
+    master.stop().await;
+}
+
+#[tokio::test]
+async fn a_stand_by_redirects_and_answers_what_clients_probe() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let other = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let at = listener.local_addr().unwrap();
+    let leader = Leader {
+        mesos: "192.168.77.1:5050".parse().unwrap(),
+        marathon: "192.168.77.1:8080".parse().unwrap(),
+    };
+    let stop = CancellationToken::new();
+    let listeners = RedirectListeners {
+        mesos: other,
+        marathon: listener,
+    };
+    let task = tokio::spawn(redirect::run(leader, listeners, stop.clone()));
+    let (head, _) = exchange(at, "GET", "/v2/apps//web?x=1", "", "").await;
+    assert!(head.starts_with("HTTP/1.1 307"), "{head}");
+    assert!(
+        head.contains("location: //192.168.77.1:8080/v2/apps//web?x=1"),
+        "{head}"
+    );
+    let (head, body) = exchange(at, "GET", "/version", "", "").await;
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    assert!(body.contains("version"), "{body}");
+    stop.cancel();
+    timeout(PATIENCE, task).await.unwrap().unwrap().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

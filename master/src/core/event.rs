@@ -281,6 +281,15 @@ pub enum Measure {
         /// Why.
         reason: &'static str,
     },
+    /// A state changed: becomes a log record with this event name (OBSERVABILITY 4.4).
+    Event {
+        /// `waggle.task.state_changed`, ..
+        name: &'static str,
+        /// Attributes.
+        attrs: TraceAttrs,
+        /// The trace that it belongs to.
+        trace: Option<TraceContext>,
+    },
     /// Something was refused or dropped.
     Rejected {
         /// Why.

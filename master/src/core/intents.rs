@@ -15,9 +15,12 @@ use super::{
 use crate::{
     error::MasterError,
     handle::{Deployment, PutMode},
-    store::StoreOp,
+    store::{MAX_VALUE_BYTES, StoreOp},
     view::DeploymentKind,
 };
+
+/// VIPs of one service, so that its leases fit into one transaction.
+const MAX_VIPS: usize = 1000;
 
 impl MasterCore {
     /// Hands stored definitions to the framework, which waits for their instances.
@@ -79,6 +82,13 @@ impl MasterCore {
             return Err(FieldError::new("instances", rule).into());
         }
         validate_constraints(&spec.constraints)?;
+        if n_vips(spec) > MAX_VIPS {
+            return Err(MasterError::Limit("VIPs of one service"));
+        }
+        // Counted on the way to the store: a body may grow when defaults are filled in.
+        if stored::spec_bytes(spec) > MAX_VALUE_BYTES {
+            return Err(MasterError::Limit("size of the definition"));
+        }
         self.vips.check(spec, &self.services)?;
         Ok(())
     }
@@ -275,6 +285,10 @@ impl MasterCore {
 fn next_version(old: Option<&ServiceSpec>, now: UnixMillis) -> ServiceVersion {
     let least = old.map_or(0, |o| o.version.0.0 + 1);
     ServiceVersion(UnixMillis(now.0.max(least)))
+}
+
+fn n_vips(spec: &ServiceSpec) -> usize {
+    spec.ports.iter().map(|p| p.vips.len()).sum()
 }
 
 /// Whether only the number of instances differs.

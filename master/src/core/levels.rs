@@ -106,7 +106,7 @@ impl MasterCore {
         match action {
             Action::Call(call) => self.call(call, now),
             Action::DeploymentDone { deployment_id, .. } => {
-                self.deployment_done(&deployment_id, now)
+                self.deployment_done(&deployment_id, now);
             }
             Action::Declined { reason, .. } => self.measure(Measure::Declined {
                 reason: reason.name(),

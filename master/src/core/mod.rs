@@ -327,6 +327,11 @@ impl MasterCore {
         &self.net
     }
 
+    /// Counts something that the shell refused or dropped, beside the core's own.
+    pub fn note(&mut self, reason: &'static str) {
+        *self.rejections.entry(reason).or_default() += 1;
+    }
+
     fn reply(&mut self, request: RequestId, answer: Answer) {
         self.out.push(Effect::Reply { request, answer });
     }
@@ -354,8 +359,7 @@ impl MasterCore {
         }
     }
 
-    /// The effects so far, store writes first: they are one transaction, so that nothing that rests
-    /// on any of them runs before all are durable.
+    /// The effects so far, in order.
     fn take_effects(&mut self) -> Vec<Effect> {
         std::mem::take(&mut self.out)
     }

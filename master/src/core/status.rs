@@ -1,7 +1,9 @@
 //! What agents say in a session: heartbeats, task statuses, applied generations.
 
 use waggle_allocator::Event as Level1;
-use waggle_types::{AgentId, Generation, TaskSpec, TaskState, TaskStatus, UnixMillis};
+use waggle_types::{
+    AgentId, Generation, StatusSource, TaskSpec, TaskState, TaskStatus, UnixMillis,
+};
 
 use super::{Effect, MasterCore, MasterMsg, Measure, SessionId, SpanKey, TraceOp};
 
@@ -107,11 +109,24 @@ impl MasterCore {
         task.take(&status, now);
         let (spec, staged_at) = (std::sync::Arc::clone(&task.spec), task.staged_at);
         let opened = std::mem::take(&mut task.launch_open);
-        if was != status.state {
-            if status.state == TaskState::Running {
-                let ms = now.since(staged_at).0;
-                self.measure(Measure::LaunchToRunning { ms });
-            }
+        // Agents tell of what they see; this is about what they can't.
+        if status.source == StatusSource::Master {
+            self.measure(Measure::Event {
+                name: "waggle.task.state_changed",
+                attrs: vec![
+                    ("waggle.task.id", id.to_string()),
+                    ("waggle.agent.id", status.agent_id.to_string()),
+                    ("waggle.state", status.state.mesos_name().to_owned()),
+                    ("waggle.state.previous", was.mesos_name().to_owned()),
+                    ("service.name", spec.service.clone()),
+                    ("message", status.message.clone()),
+                ],
+                trace: spec.trace,
+            });
+        }
+        if was != status.state && status.state == TaskState::Running {
+            let ms = now.since(staged_at).0;
+            self.measure(Measure::LaunchToRunning { ms });
         }
         if opened {
             self.end_launch_span(&id, &status);

@@ -198,6 +198,11 @@ pub(super) fn put_service(spec: &ServiceSpec) -> StoreOp {
     put(key, waggle_api::marathon::spec_to_json(spec))
 }
 
+/// Bytes that a definition takes in the store.
+pub(super) fn spec_bytes(spec: &ServiceSpec) -> usize {
+    waggle_api::marathon::spec_to_json(spec).len()
+}
+
 pub(super) fn delete_service(id: &ServiceId) -> StoreOp {
     StoreOp::Delete {
         key: format!("services{id}"),

@@ -2,7 +2,7 @@
 
 use waggle_types::{AgentId, Millis, UnixMillis};
 
-use super::{MasterCore, SERVICE_ROLE, SessionId};
+use super::{MasterCore, Measure, SERVICE_ROLE, SessionId};
 
 impl MasterCore {
     /// The next moment at which silence means something.
@@ -59,6 +59,11 @@ impl MasterCore {
             a.told_lost = false;
         }
         self.held_losses.insert(id.clone());
+        self.measure(Measure::Event {
+            name: "waggle.agent.lost",
+            attrs: vec![("waggle.agent.id", id.to_string())],
+            trace: None,
+        });
         let agent_id = id.clone();
         self.allocate(waggle_allocator::Event::AgentDeactivated { agent_id }, now);
         for task in self.tasks.on_agent(id) {

@@ -293,7 +293,8 @@ fn registration(r: pb::Register) -> Result<Registration, ConvertError> {
 
 fn decode(session: SessionId, m: AgentMessage) -> Result<Event, ConvertError> {
     Ok(match m.kind {
-        Some(In::Heartbeat(_)) => Event::Heartbeat { session },
+        // `None` is a newer agent's word that this version does not know: it lives, that is clear.
+        Some(In::Heartbeat(_)) | None => Event::Heartbeat { session },
         Some(In::Status(s)) => Event::Status {
             session,
             status: TaskStatus::try_from(s).map_err(|e| e.within("status"))?,
@@ -310,7 +311,5 @@ fn decode(session: SessionId, m: AgentMessage) -> Result<Event, ConvertError> {
                 "must be the first message only",
             ));
         }
-        // A newer agent's word that this version does not know: it lives, that much is clear.
-        None => Event::Heartbeat { session },
     })
 }
