@@ -88,7 +88,7 @@ async fn app(api: &Api, call: &Call, body: Body, rest: &[&str]) -> Result<Respon
             _ => Err(Fail::method(call, "DELETE")),
         },
         [id @ .., "restart"] if !id.is_empty() => match call.method {
-            Method::POST => apps::restart(api, call, &service_id(id)?).await,
+            Method::POST => apps::restart(api, &service_id(id)?),
             _ => Err(Fail::method(call, "POST")),
         },
         [id @ .., "versions"] if !id.is_empty() => match call.method {
