@@ -29,7 +29,7 @@ use crate::{
 
 /// Most events in one batch.
 const BATCH: usize = 256;
-/// Views that nobody waits for are made at most this often.
+/// Views that nobody waits for are made at most this often, and take at most a tenth of the time.
 const VIEW_PAUSE: Millis = Millis(20);
 /// The loop wakes at least this often, for gauges and to notice that it was held up.
 const WAKE: Millis = Millis(1000);
@@ -74,6 +74,9 @@ pub(crate) struct EventLoop {
     view: watch::Sender<Arc<ClusterView>>,
     view_due: Option<UnixMillis>,
     last_view: UnixMillis,
+    view_pause: Millis,
+    /// Something happened that a view shows (heartbeats alone are shown with the next one).
+    touched: bool,
     last_batch: UnixMillis,
     last_gauges: UnixMillis,
     /// Sessions that turned out to be gone while messages were sent.
@@ -102,6 +105,8 @@ impl EventLoop {
             view,
             view_due: Some(now),
             last_view: now,
+            view_pause: VIEW_PAUSE,
+            touched: false,
             last_batch: now,
             last_gauges: UnixMillis(0),
             gone: Vec::new(),
@@ -123,7 +128,6 @@ impl EventLoop {
             }
             let wake = self.wake();
             tokio::select! {
-                biased;
                 () = stop.cancelled() => return,
                 Some(r) = inboxes.requests.recv() => effects.extend(self.request(r)),
                 Some(s) = inboxes.sessions.recv() => effects.extend(self.session(s)),
@@ -157,13 +161,14 @@ impl EventLoop {
             effects.extend(self.core.handle(Event::Stalled, now));
         }
         for _ in 0..BATCH {
-            if let Ok(r) = inboxes.requests.try_recv() {
-                effects.extend(self.request(r));
-            } else if let Ok(s) = inboxes.sessions.try_recv() {
-                effects.extend(self.session(s));
-            } else {
+            // One of each in turn: neither side can starve the other.
+            let request = inboxes.requests.try_recv().ok();
+            let session = inboxes.sessions.try_recv().ok();
+            if request.is_none() && session.is_none() {
                 break;
             }
+            effects.extend(request.into_iter().flat_map(|r| self.request(r)));
+            effects.extend(session.into_iter().flat_map(|s| self.session(s)));
         }
         for session in std::mem::take(&mut self.gone) {
             effects.extend(self.core.handle(Event::Disconnected { session }, now));
@@ -190,6 +195,7 @@ impl EventLoop {
 
     fn handle(&mut self, event: Event) -> Vec<Effect> {
         let started = Instant::now();
+        self.touched |= !matches!(event, Event::Heartbeat { .. });
         let effects = self.core.handle(event, self.clock.now());
         let took = started.elapsed().as_secs_f64();
         self.telemetry
@@ -430,14 +436,19 @@ impl EventLoop {
 
     fn publish_view(&mut self, busy: bool, now_please: bool) {
         let now = self.clock.now();
-        if busy && self.view_due.is_none() {
-            self.view_due = Some((self.last_view + VIEW_PAUSE).max(now));
+        let busy = std::mem::take(&mut self.touched) || busy;
+        let old = now.since(self.last_view) >= WAKE;
+        if (busy || old) && self.view_due.is_none() {
+            self.view_due = Some((self.last_view + self.view_pause).max(now));
         }
         if now_please || self.view_due.is_some_and(|at| at <= now) {
+            let started = Instant::now();
             self.view_due = None;
             self.last_view = now;
             // Without a reader the newest view is kept all the same.
             self.view.send_replace(Arc::new(self.core.view(now)));
+            let took = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+            self.view_pause = VIEW_PAUSE.max(Millis(took.saturating_mul(10)));
         }
     }
 

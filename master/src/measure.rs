@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use waggle_telemetry::{AttrValue, Telemetry, names};
-use waggle_types::TaskState;
+use waggle_types::{Milli, ScalarKind, TaskState};
 
 use crate::{
-    core::{Measure, SERVICE_FRAMEWORK},
-    view::ClusterView,
+    core::{Measure, SERVICE_FRAMEWORK, SERVICE_ROLE},
+    view::{AgentView, ClusterView},
 };
 
 fn text(s: &str) -> AttrValue {
@@ -59,6 +59,31 @@ pub(crate) fn take(t: &Telemetry, m: &Measure) {
     }
 }
 
+/// Totals by resource, in CPUs and bytes.
+fn resources(t: &Telemetry, view: &ClusterView) {
+    for kind in ScalarKind::ALL {
+        let unit = match kind {
+            ScalarKind::Mem | ScalarKind::Disk => f64::from(1 << 20),
+            ScalarKind::Cpus | ScalarKind::Gpus => 1.0,
+        };
+        let sum = |of: &dyn Fn(&AgentView) -> Milli| {
+            let milli: i64 = view.agents.values().map(|a| of(a).0).sum();
+            Milli(milli).to_f64() * unit
+        };
+        let attrs = [
+            (names::RESOURCE, text(kind.name())),
+            (names::ROLE, text(SERVICE_ROLE)),
+        ];
+        t.set(
+            &names::SCHED_TOTAL,
+            &attrs,
+            sum(&|a| a.info.total.get(kind)),
+        );
+        t.set(&names::SCHED_ALLOCATED, &attrs, sum(&|a| a.used.get(kind)));
+        t.set(&names::SCHED_OFFERED, &attrs, sum(&|a| a.offered.get(kind)));
+    }
+}
+
 /// Sets the gauges that a view gives.
 pub(crate) fn gauges(t: &Telemetry, view: &ClusterView, queued: usize) {
     for state in TaskState::ALL.into_iter().filter(|s| !s.is_terminal()) {
@@ -75,6 +100,7 @@ pub(crate) fn gauges(t: &Telemetry, view: &ClusterView, queued: usize) {
         let attrs = [(names::STATE, text(state))];
         t.set(&names::SCHED_AGENTS, &attrs, n as f64);
     }
+    resources(t, view);
     let active = view.frameworks.values().filter(|f| f.active).count();
     let attrs = [(names::STATE, text("active"))];
     t.set(&names::SCHED_FRAMEWORKS, &attrs, active as f64);

@@ -275,9 +275,17 @@ async fn from_definition_to_snapshot_and_over_a_restart() {
     assert_eq!(net.tasks.len(), 1);
     let lease = net.vips.values().next().unwrap().ip;
     assert_eq!(lease.octets()[0], 11);
-    let (status, body) = master.http("GET", "/v2/apps//web", "", "").await;
-    assert_eq!(status, 200, "{body}");
-    assert!(body.contains(r#""tasksRunning":1"#), "{body}");
+    // Views follow within some 20 ms; the agent's acknowledgement can be faster.
+    let shown = async {
+        loop {
+            let (status, body) = master.http("GET", "/v2/apps//web", "", "").await;
+            assert_eq!(status, 200, "{body}");
+            if body.contains(r#""tasksRunning":1"#) {
+                break;
+            }
+        }
+    };
+    timeout(PATIENCE, shown).await.unwrap();
     let (status, body) = master
         .http("POST", "/v2/apps", "", &APP.replace("\"/web\"", "\"/b\""))
         .await;
