@@ -1,2 +1,96 @@
-//! Stub.
-fn main() {}
+//! The `waggle` binary: argument grammar, tables and JSON, process wiring.
+//!
+//! It holds no state and schedules nothing: the master and the agent are libraries that are started
+//! here with checked settings and bound listeners, and every other command is a client of the public
+//! HTTP API.
+//!
+//! # Exit codes
+//! 0 done; 1 failed; 2 the input was wrong (flag, file, value), nothing was changed.
+
+#![forbid(unsafe_code)]
+
+mod args;
+mod client;
+mod commands;
+mod config;
+mod error;
+mod listen;
+mod run;
+mod table;
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use args::{Cli, Command, NodeSub};
+use clap::{CommandFactory, Parser};
+use error::CliError;
+
+fn main() -> ExitCode {
+    // The shim must stay small and single-threaded: it is decided before any runtime starts.
+    let cli = Cli::parse();
+    if let Command::Shim { dir } = &cli.command {
+        return waggle_agent::shim_main(dir);
+    }
+    match dispatch(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            let code = e.exit_code();
+            match e {
+                CliError::Failed(chain) => eprintln!("waggle: {chain:#}"),
+                other => eprintln!("waggle: {other}"),
+            }
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn dispatch(command: Command) -> Result<(), CliError> {
+    match command {
+        Command::Node(node) => match node.command {
+            None => run::node(&node.run, run::Half::Both),
+            Some(NodeSub::List(output)) => block_on(commands::node::list(&output)),
+        },
+        Command::Master(flags) => run::node(&flags, run::Half::Master),
+        Command::Agent(flags) => run::node(&flags, run::Half::Agent),
+        Command::Doctor(doctor) => commands::doctor::run(&doctor),
+        Command::App(app) => block_on(commands::app::run(app)),
+        Command::Task(task) => block_on(commands::task::run(task)),
+        Command::Vip(vip) => block_on(commands::vip::run(vip)),
+        Command::Dns(dns) => block_on(commands::dns::run(dns.command)),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "waggle", &mut script);
+            commands::print(&String::from_utf8_lossy(&script))
+        }
+        // Handled before a runtime exists.
+        Command::Shim { .. } => Ok(()),
+    }
+}
+
+/// Client commands need one thread.
+fn block_on(command: impl Future<Output = Result<(), CliError>>) -> Result<(), CliError> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?
+        .block_on(command)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_grammar_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn node_runs_or_lists() {
+        let run = Cli::try_parse_from(["waggle", "node", "--name", "n1"]).unwrap();
+        assert!(matches!(run.command, Command::Node(n) if n.command.is_none()));
+        let list = Cli::try_parse_from(["waggle", "node", "list", "--json"]).unwrap();
+        assert!(matches!(list.command, Command::Node(n) if n.command.is_some()));
+        assert!(Cli::try_parse_from(["waggle", "node", "--nonsense"]).is_err());
+    }
+}

@@ -1,0 +1,201 @@
+//! The one HTTP client of the CLI: JSON in, JSON out, errors in the server's words.
+
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::{Method, Request, Uri, header};
+use hyper_util::{
+    client::legacy::{Client as Legacy, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use serde_json::Value;
+
+use crate::error::{CliError, usage};
+
+/// Longest answer that is read.
+const MAX_BODY_BYTES: usize = 64 << 20;
+/// Longest time for one request.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
+/// Redirects followed: to the leader, and once more if it has just changed.
+const MAX_REDIRECTS: usize = 3;
+
+/// A base URL and a connection pool.
+pub struct Client {
+    base: String,
+    http: Legacy<HttpConnector, Full<Bytes>>,
+}
+
+impl Client {
+    /// A client of `base`, such as `http://127.0.0.1:8080`.
+    pub fn new(base: &str) -> Result<Self, CliError> {
+        let uri: Uri = base
+            .parse()
+            .map_err(|e| usage(format!("{base:?} is not a URL: {e}")))?;
+        if uri.scheme_str() != Some("http") || uri.authority().is_none() {
+            return Err(usage(format!(
+                "{base:?} must be of the form http://host:port"
+            )));
+        }
+        Ok(Self {
+            base: base.trim_end_matches('/').to_owned(),
+            http: Legacy::builder(TokioExecutor::new()).build_http(),
+        })
+    }
+
+    /// GET, decoded as JSON.
+    pub async fn get(&self, path: &str) -> Result<Value, CliError> {
+        json(&self.request(Method::GET, path, None).await?)
+    }
+
+    /// GET, as bytes.
+    pub async fn get_bytes(&self, path: &str) -> Result<Bytes, CliError> {
+        self.request(Method::GET, path, None).await
+    }
+
+    /// POST of a JSON text, answer decoded as JSON.
+    pub async fn post(&self, path: &str, body: String) -> Result<Value, CliError> {
+        json(&self.request(Method::POST, path, Some(body)).await?)
+    }
+
+    /// PUT of a JSON text, answer decoded as JSON.
+    pub async fn put(&self, path: &str, body: String) -> Result<Value, CliError> {
+        json(&self.request(Method::PUT, path, Some(body)).await?)
+    }
+
+    /// DELETE, answer decoded as JSON.
+    pub async fn delete(&self, path: &str) -> Result<Value, CliError> {
+        json(&self.request(Method::DELETE, path, None).await?)
+    }
+
+    async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<String>,
+    ) -> Result<Bytes, CliError> {
+        let mut url = format!("{}{path}", self.base);
+        for _ in 0..=MAX_REDIRECTS {
+            match self.once(&method, &url, body.clone()).await? {
+                Answer::Body(bytes) => return Ok(bytes),
+                Answer::Redirect(to) => url = to,
+            }
+        }
+        Err(anyhow!("{url} redirects too often; is there a leading master?").into())
+    }
+
+    async fn once(
+        &self,
+        method: &Method,
+        url: &str,
+        body: Option<String>,
+    ) -> Result<Answer, CliError> {
+        let request = Request::builder()
+            .method(method)
+            .uri(url)
+            .header(header::CONTENT_TYPE, "application/json")
+            .header(header::ACCEPT, "application/json")
+            .body(Full::from(body.unwrap_or_default()))
+            .map_err(|e| usage(format!("{url:?} is not a URL: {e}")))?;
+        let response = tokio::time::timeout(REQUEST_TIMEOUT, self.http.request(request))
+            .await
+            .map_err(|_| anyhow!("{url} did not answer within {REQUEST_TIMEOUT:?}"))?
+            .with_context(|| {
+                format!("cannot reach {url}; is a master running there? (--master, --marathon or WAGGLE_MASTER, WAGGLE_MARATHON name another address)")
+            })?;
+        let status = response.status();
+        if status.is_redirection() {
+            let location = response
+                .headers()
+                .get(header::LOCATION)
+                .and_then(|l| l.to_str().ok());
+            let to = location.ok_or_else(|| anyhow!("{url} redirects without a location"))?;
+            return Ok(Answer::Redirect(absolute(to)));
+        }
+        let bytes = tokio::time::timeout(
+            REQUEST_TIMEOUT,
+            Limited::new(response.into_body(), MAX_BODY_BYTES).collect(),
+        )
+        .await
+        .map_err(|_| anyhow!("{url} did not finish its answer within {REQUEST_TIMEOUT:?}"))?
+        .map_err(|e| anyhow!("the answer of {url} broke off: {e}"))?
+        .to_bytes();
+        if status.is_success() {
+            return Ok(Answer::Body(bytes));
+        }
+        Err(CliError::Refused {
+            status: status.as_u16(),
+            message: refusal(status.as_u16(), &bytes),
+        })
+    }
+}
+
+enum Answer {
+    Body(Bytes),
+    Redirect(String),
+}
+
+/// Mesos redirects scheme-relative: `//host:port/path`.
+fn absolute(location: &str) -> String {
+    if location.starts_with("//") {
+        format!("http:{location}")
+    } else {
+        location.to_owned()
+    }
+}
+
+fn json(bytes: &Bytes) -> Result<Value, CliError> {
+    if bytes.is_empty() {
+        return Ok(Value::Null);
+    }
+    Ok(serde_json::from_slice(bytes).context("the answer is not JSON")?)
+}
+
+/// `{"message","details"}` as one text; anything else as it is.
+fn refusal(status: u16, bytes: &Bytes) -> String {
+    let Ok(v) = serde_json::from_slice::<Value>(bytes) else {
+        return format!("HTTP {status}: {}", String::from_utf8_lossy(bytes).trim());
+    };
+    let mut out = v["message"].as_str().unwrap_or("no message").to_owned();
+    for detail in v["details"].as_array().into_iter().flatten() {
+        let path = detail["path"].as_str().unwrap_or_default();
+        let errors = detail["errors"].as_array().into_iter().flatten();
+        for e in errors.filter_map(Value::as_str) {
+            out.push_str(&format!("\n  {path}: {e}"));
+        }
+        if let Some(text) = detail.as_str() {
+            out.push_str(&format!("\n  {text}"));
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_read_well() {
+        let body = br#"{"message":"Object is not valid","details":[{"path":"cpus","errors":["must not be negative, is -1"]}]}"#;
+        assert_eq!(
+            refusal(422, &Bytes::from_static(body)),
+            "Object is not valid\n  cpus: must not be negative, is -1"
+        );
+        assert_eq!(
+            refusal(502, &Bytes::from_static(b"oops\n")),
+            "HTTP 502: oops"
+        );
+    }
+
+    #[test]
+    fn bases_are_checked() {
+        for bad in ["", "127.0.0.1:80", "https://x", "http://"] {
+            assert_eq!(
+                Client::new(bad).map(|_| ()).unwrap_err().exit_code(),
+                2,
+                "{bad}"
+            );
+        }
+    }
+}

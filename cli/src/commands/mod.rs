@@ -1,0 +1,70 @@
+//! What each command does: ask the API, print.
+
+pub mod app;
+pub mod dns;
+pub mod doctor;
+pub mod node;
+pub mod task;
+pub mod vip;
+
+use anyhow::Context;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::{client::Client, error::CliError};
+
+/// GETs a list of Waggle's own API: the answer as it came, and decoded.
+pub async fn fetch_list<T: DeserializeOwned>(
+    client: &Client,
+    path: &str,
+    key: &str,
+) -> Result<(Value, Vec<T>), CliError> {
+    let answer = client.get(path).await?;
+    let list = serde_json::from_value(answer[key].clone()).with_context(|| {
+        format!("{path} does not answer with {key:?}; is that a waggle master?")
+    })?;
+    Ok((answer, list))
+}
+
+/// Prints a JSON value for programs.
+pub fn print_json(value: &Value) -> Result<(), CliError> {
+    let text = serde_json::to_string_pretty(value).map_err(anyhow::Error::from)?;
+    print(&format!("{text}\n"))
+}
+
+/// Writes to standard output; a closed pipe (`| head`) ends the command quietly.
+pub fn print(text: &str) -> Result<(), CliError> {
+    use std::io::{ErrorKind, Write};
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(anyhow::Error::from(e).into()),
+        _ => Ok(()),
+    }
+}
+
+/// A string field, empty when it is not there.
+pub fn text(value: &Value, key: &str) -> String {
+    match &value[key] {
+        Value::Null => String::new(),
+        Value::String(s) => s.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// The elements of an array field; none when it is not there.
+pub fn items<'a>(value: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> {
+    value[key].as_array().into_iter().flatten()
+}
+
+/// Percent-encodes what a path segment may not hold; `/` stays.
+pub fn encode_path(path: &str) -> String {
+    let keep = |b: u8| b.is_ascii_alphanumeric() || b"/-._~".contains(&b);
+    path.bytes()
+        .map(|b| {
+            if keep(b) {
+                char::from(b).to_string()
+            } else {
+                format!("%{b:02X}")
+            }
+        })
+        .collect()
+}

@@ -1,0 +1,439 @@
+//! From flags and a file to checked settings; nothing is opened or bound here but the file.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use waggle_types::{Milli, PortRange, PortSet, ScalarKind};
+
+use crate::{
+    args::RunArgs,
+    error::{CliError, usage},
+};
+
+/// Everything that a node needs to know about itself, checked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// Node name.
+    pub name: String,
+    /// Cluster name.
+    pub cluster: String,
+    /// Underlay address.
+    pub ip: Ipv4Addr,
+    /// Session listeners of the masters, the leading one first.
+    pub masters: Vec<SocketAddr>,
+    /// Where plain listeners bind.
+    pub http_address: IpAddr,
+    /// Ports of the listeners.
+    pub ports: Ports,
+    /// State.
+    pub work_dir: PathBuf,
+    /// cgroup2 directory, `None` to choose by the machine.
+    pub cgroup_root: Option<PathBuf>,
+    /// Pins.
+    pub bpf_dir: PathBuf,
+    /// OTLP endpoint.
+    pub otlp: Option<String>,
+    /// Collection interval.
+    pub tick: Duration,
+    /// Silence until unreachable.
+    pub agent_timeout: Duration,
+    /// Resources that replace detected ones, by name.
+    pub resources: ResourceOverrides,
+    /// Attributes.
+    pub attributes: BTreeMap<String, String>,
+    /// Resolver addresses; empty runs none.
+    pub dns: Vec<Ipv4Addr>,
+    /// Upstream resolvers.
+    pub dns_upstreams: Vec<SocketAddr>,
+    /// Whether to refuse without eBPF.
+    pub require_dataplane: bool,
+    /// Log filter.
+    pub log: String,
+    /// JSON logs.
+    pub log_json: bool,
+}
+
+/// One port for each listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ports {
+    /// Mesos-style master API.
+    pub master: u16,
+    /// Agent API.
+    pub agent: u16,
+    /// Agents' session.
+    pub session: u16,
+    /// Marathon API.
+    pub marathon: u16,
+    /// Prometheus page.
+    pub metrics: u16,
+}
+
+/// Resources given by the operator.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ResourceOverrides {
+    /// Scalars by kind.
+    pub scalars: BTreeMap<ScalarKind, Milli>,
+    /// Ports, when given.
+    pub ports: Option<PortSet>,
+}
+
+impl Settings {
+    /// Whether this node is the master that leads: with the embedded store that is the first of the list.
+    pub fn leads(&self) -> bool {
+        self.masters
+            .first()
+            .is_some_and(|m| m.ip() == IpAddr::V4(self.ip))
+    }
+}
+
+/// Reads the file that the flags name, lets flags win, checks everything.
+pub fn settings(flags: &RunArgs) -> Result<Settings, CliError> {
+    let file = flags
+        .config
+        .as_deref()
+        .map(read_file)
+        .transpose()?
+        .unwrap_or_default();
+    let args = merge(flags.clone(), file);
+    let name = match args.name {
+        Some(n) => n,
+        None => hostname()?,
+    };
+    if waggle_types::AgentId::new(name.as_str()).is_err() || name.len() > 63 {
+        return Err(usage(format!(
+            "name: must be 1 to 63 characters without spaces or slashes, is {name:?}"
+        )));
+    }
+    let ip = ip(args.ip.as_deref().unwrap_or("127.0.0.1"))?;
+    let ports = Ports {
+        master: args.master_port.unwrap_or(5050),
+        agent: args.agent_port.unwrap_or(5051),
+        session: args.session_port.unwrap_or(5060),
+        marathon: args.marathon_port.unwrap_or(8080),
+        metrics: args.metrics_port.unwrap_or(61091),
+    };
+    let masters = if args.masters.is_empty() {
+        vec![SocketAddr::new(IpAddr::V4(ip), ports.session)]
+    } else {
+        addresses("masters", &args.masters, ports.session)?
+    };
+    Ok(Settings {
+        bpf_dir: args
+            .bpf_dir
+            .unwrap_or_else(|| Path::new("/sys/fs/bpf/waggle").join(&name)),
+        cluster: args.cluster.unwrap_or_else(|| "waggle".to_owned()),
+        http_address: args.http_address.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        work_dir: args
+            .work_dir
+            .unwrap_or_else(|| PathBuf::from("/var/lib/waggle")),
+        cgroup_root: args.cgroup_root,
+        otlp: otlp(args.otlp)?,
+        tick: positive("tick", args.tick.as_deref().unwrap_or("5s"))?,
+        agent_timeout: positive(
+            "agent-timeout",
+            args.agent_timeout.as_deref().unwrap_or("30s"),
+        )?,
+        resources: resources(args.resources.as_deref().unwrap_or_default())?,
+        attributes: attributes(args.attributes.as_deref().unwrap_or_default())?,
+        dns: dns(&args.dns)?,
+        dns_upstreams: upstreams(&args.dns_upstreams)?,
+        require_dataplane: args.require_dataplane,
+        log: args.log.unwrap_or_else(|| "info".to_owned()),
+        log_json: args.log_json,
+        name,
+        ip,
+        masters,
+        ports,
+    })
+}
+
+fn read_file(path: &Path) -> Result<RunArgs, CliError> {
+    let shown = path.display();
+    let text = fs::read_to_string(path).map_err(|e| usage(format!("config {shown}: {e}")))?;
+    toml::from_str(&text)
+        .map_err(|e| usage(format!("config {shown}: {}", e.to_string().trim_end())))
+}
+
+fn merge(flags: RunArgs, file: RunArgs) -> RunArgs {
+    let list = |a: Vec<String>, b: Vec<String>| if a.is_empty() { b } else { a };
+    RunArgs {
+        config: flags.config,
+        name: flags.name.or(file.name),
+        cluster: flags.cluster.or(file.cluster),
+        ip: flags.ip.or(file.ip),
+        masters: list(flags.masters, file.masters),
+        http_address: flags.http_address.or(file.http_address),
+        master_port: flags.master_port.or(file.master_port),
+        agent_port: flags.agent_port.or(file.agent_port),
+        session_port: flags.session_port.or(file.session_port),
+        marathon_port: flags.marathon_port.or(file.marathon_port),
+        metrics_port: flags.metrics_port.or(file.metrics_port),
+        work_dir: flags.work_dir.or(file.work_dir),
+        cgroup_root: flags.cgroup_root.or(file.cgroup_root),
+        bpf_dir: flags.bpf_dir.or(file.bpf_dir),
+        otlp: flags.otlp.or(file.otlp),
+        tick: flags.tick.or(file.tick),
+        agent_timeout: flags.agent_timeout.or(file.agent_timeout),
+        resources: flags.resources.or(file.resources),
+        attributes: flags.attributes.or(file.attributes),
+        dns: list(flags.dns, file.dns),
+        dns_upstreams: list(flags.dns_upstreams, file.dns_upstreams),
+        require_dataplane: flags.require_dataplane || file.require_dataplane,
+        log: flags.log.or(file.log),
+        log_json: flags.log_json || file.log_json,
+    }
+}
+
+fn hostname() -> Result<String, CliError> {
+    let name = nix::unistd::gethostname().map_err(|e| {
+        usage(format!(
+            "name: the host's name can't be read ({e}); give --name"
+        ))
+    })?;
+    Ok(name.to_string_lossy().into_owned())
+}
+
+fn ip(text: &str) -> Result<Ipv4Addr, CliError> {
+    let ip: Ipv4Addr = text
+        .parse()
+        .map_err(|_| usage(format!("ip: must be an IPv4 address, is {text:?}")))?;
+    if ip.is_unspecified() || ip.is_multicast() || ip.is_broadcast() {
+        return Err(usage(format!(
+            "ip: must be this node's own address, is {ip}"
+        )));
+    }
+    Ok(ip)
+}
+
+/// `IP[:PORT]`, each.
+fn addresses(field: &str, texts: &[String], port: u16) -> Result<Vec<SocketAddr>, CliError> {
+    texts.iter().map(|t| address(field, t, port)).collect()
+}
+
+/// `IP` or `IP:PORT`.
+pub fn address(field: &str, text: &str, port: u16) -> Result<SocketAddr, CliError> {
+    if let Ok(ip) = text.parse::<IpAddr>() {
+        return Ok(SocketAddr::new(ip, port));
+    }
+    text.parse()
+        .map_err(|_| usage(format!("{field}: must be IP or IP:PORT, is {text:?}")))
+}
+
+fn otlp(url: Option<String>) -> Result<Option<String>, CliError> {
+    match url {
+        Some(u) if !u.starts_with("http://") => Err(usage(format!(
+            "otlp: must be of the form http://host:port, is {u:?}"
+        ))),
+        other => Ok(other),
+    }
+}
+
+fn dns(texts: &[String]) -> Result<Vec<Ipv4Addr>, CliError> {
+    match texts {
+        [] => Ok(vec![Ipv4Addr::new(198, 51, 100, 1)]),
+        [none] if none == "none" => Ok(Vec::new()),
+        many => many
+            .iter()
+            .map(|t| {
+                t.parse()
+                    .map_err(|_| usage(format!("dns: must be an IPv4 address or none, is {t:?}")))
+            })
+            .collect(),
+    }
+}
+
+fn upstreams(texts: &[String]) -> Result<Vec<SocketAddr>, CliError> {
+    match texts {
+        [] => Ok(system_resolvers()),
+        [none] if none == "none" => Ok(Vec::new()),
+        many => addresses("dns-upstreams", many, 53),
+    }
+}
+
+/// The host's own resolvers; Waggle's own addresses are left out, or it would ask itself.
+fn system_resolvers() -> Vec<SocketAddr> {
+    let text = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    text.lines()
+        .filter_map(|l| l.strip_prefix("nameserver")?.trim().parse::<IpAddr>().ok())
+        .filter(|ip| !ip.to_string().starts_with("198.51.100."))
+        .map(|ip| SocketAddr::new(ip, 53))
+        .take(3)
+        .collect()
+}
+
+/// `500ms`, `5s`, `2m`; at least 1 ms.
+pub fn positive(field: &str, text: &str) -> Result<Duration, CliError> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let scale_ms = match unit {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        _ => 0,
+    };
+    let ms = number
+        .parse::<u64>()
+        .ok()
+        .and_then(|n| n.checked_mul(scale_ms))
+        .unwrap_or(0);
+    if ms == 0 || ms > 86_400_000 {
+        let rule = "must be a duration between 1ms and 24h such as 500ms, 5s or 2m";
+        return Err(usage(format!("{field}: {rule}, is {text:?}")));
+    }
+    Ok(Duration::from_millis(ms))
+}
+
+/// Mesos's `--resources` text: `cpus:4;mem:8192;ports:[31000-32000]`.
+fn resources(text: &str) -> Result<ResourceOverrides, CliError> {
+    let mut out = ResourceOverrides::default();
+    for part in text.split(';').map(str::trim).filter(|p| !p.is_empty()) {
+        let (name, value) = part
+            .split_once(':')
+            .ok_or_else(|| usage(format!("resources: must be name:value, is {part:?}")))?;
+        if name == "ports" {
+            out.ports = Some(ports(value)?);
+            continue;
+        }
+        let kind = ScalarKind::ALL
+            .into_iter()
+            .find(|k| k.name() == name)
+            .ok_or_else(|| {
+                usage(format!(
+                    "resources: knows cpus, mem, disk, gpus and ports, not {name:?}"
+                ))
+            })?;
+        let quantity = value
+            .parse()
+            .ok()
+            .and_then(Milli::from_f64)
+            .ok_or_else(|| {
+                usage(format!(
+                    "resources: {name} must be a number of 0 or more, is {value:?}"
+                ))
+            })?;
+        out.scalars.insert(kind, quantity);
+    }
+    Ok(out)
+}
+
+fn ports(text: &str) -> Result<PortSet, CliError> {
+    let bad = || {
+        usage(format!(
+            "resources: ports must be of the form [31000-32000, 33000-33100], is {text:?}"
+        ))
+    };
+    let inner = text
+        .strip_prefix('[')
+        .and_then(|t| t.strip_suffix(']'))
+        .ok_or_else(bad)?;
+    let range = |r: &str| {
+        let (begin, end) = r.split_once('-')?;
+        let range = PortRange {
+            begin: begin.trim().parse().ok()?,
+            end: end.trim().parse().ok()?,
+        };
+        (range.begin > 0 && range.begin <= range.end).then_some(range)
+    };
+    let ranges: Option<Vec<PortRange>> = inner.split(',').map(|r| range(r.trim())).collect();
+    Ok(PortSet::from_ranges(ranges.ok_or_else(bad)?))
+}
+
+fn attributes(text: &str) -> Result<BTreeMap<String, String>, CliError> {
+    text.split(';')
+        .map(str::trim)
+        .filter(|p| !p.is_empty())
+        .map(|p| match p.split_once(':') {
+            Some((k, v)) if !k.is_empty() => Ok((k.to_owned(), v.to_owned())),
+            _ => Err(usage(format!("attributes: must be name:value, is {p:?}"))),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use rstest::rstest;
+
+    use super::*;
+
+    fn with(change: impl FnOnce(&mut RunArgs)) -> Result<Settings, CliError> {
+        let mut args = RunArgs {
+            name: Some("n1".to_owned()),
+            ..RunArgs::default()
+        };
+        change(&mut args);
+        settings(&args)
+    }
+
+    #[test]
+    fn defaults_bind_loopback_and_lead() {
+        let s = with(|_| ()).unwrap();
+        assert_eq!(s.http_address, IpAddr::V4(Ipv4Addr::LOCALHOST));
+        assert_eq!(s.masters, ["127.0.0.1:5060".parse().unwrap()]);
+        assert!(s.leads());
+        assert_eq!(s.bpf_dir, Path::new("/sys/fs/bpf/waggle/n1"));
+    }
+
+    #[test]
+    fn flags_win_over_the_file() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        writeln!(
+            file,
+            "cluster = \"blue\"\ntick = \"2s\"\nmasters = [\"10.0.0.1\"]"
+        )
+        .unwrap();
+        let s = with(|a| {
+            a.config = Some(file.path().to_owned());
+            a.tick = Some("7s".to_owned());
+        })
+        .unwrap();
+        assert_eq!(
+            (s.cluster.as_str(), s.tick),
+            ("blue", Duration::from_secs(7))
+        );
+        assert_eq!(s.masters, ["10.0.0.1:5060".parse().unwrap()]);
+        assert!(!s.leads());
+    }
+
+    #[rstest]
+    #[case::ip("ip", |a: &mut RunArgs| a.ip = Some("fe80::1".into()))]
+    #[case::any_ip("ip", |a: &mut RunArgs| a.ip = Some("0.0.0.0".into()))]
+    #[case::masters("masters", |a: &mut RunArgs| a.masters = vec!["n1".into()])]
+    #[case::otlp("otlp", |a: &mut RunArgs| a.otlp = Some("127.0.0.1:4317".into()))]
+    #[case::tick("tick", |a: &mut RunArgs| a.tick = Some("5".into()))]
+    #[case::no_tick("tick", |a: &mut RunArgs| a.tick = Some("0s".into()))]
+    #[case::timeout("agent-timeout", |a: &mut RunArgs| a.agent_timeout = Some("99999999999999999999s".into()))]
+    #[case::scalar("resources", |a: &mut RunArgs| a.resources = Some("cpus:-1".into()))]
+    #[case::kind("resources", |a: &mut RunArgs| a.resources = Some("gold:1".into()))]
+    #[case::ports("resources", |a: &mut RunArgs| a.resources = Some("ports:[9-1]".into()))]
+    #[case::attributes("attributes", |a: &mut RunArgs| a.attributes = Some("rack".into()))]
+    #[case::dns("dns", |a: &mut RunArgs| a.dns = vec!["x".into()])]
+    #[case::name("name", |a: &mut RunArgs| a.name = Some("a/b".into()))]
+    #[case::file("config", |a: &mut RunArgs| a.config = Some("/nonexistent".into()))]
+    fn bad_input_names_the_field(#[case] field: &str, #[case] change: fn(&mut RunArgs)) {
+        let err = with(change).unwrap_err();
+        assert_eq!(err.exit_code(), 2);
+        assert!(err.to_string().starts_with(field), "{err}");
+    }
+
+    #[test]
+    fn unknown_keys_in_the_file_are_refused() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        writeln!(file, "clutser = \"blue\"").unwrap();
+        let err = with(|a| a.config = Some(file.path().to_owned())).unwrap_err();
+        assert!(err.to_string().contains("clutser"), "{err}");
+    }
+
+    #[test]
+    fn resources_are_read_as_mesos_writes_them() {
+        let r = resources("cpus:0.5; mem:1024;ports:[31000-31001, 31003-31003]").unwrap();
+        assert_eq!(r.scalars[&ScalarKind::Cpus], Milli(500));
+        assert_eq!(r.ports.unwrap().len(), 3);
+    }
+}

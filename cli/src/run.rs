@@ -1,0 +1,229 @@
+//! `waggle node|master|agent`: parse, validate, build, run, drain.
+
+use std::{
+    fs,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use anyhow::{Context, anyhow};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+use waggle_agent::{
+    AgentConfig, AgentListeners, DataPlanePolicy, DnsSettings, ResourceOverrides,
+    telemetry::{Guard, Telemetry, TelemetryConfig},
+};
+use waggle_master::{
+    MasterConfig, MasterListeners,
+    redirect::{self, Leader, RedirectListeners},
+};
+use waggle_types::{Millis, ScalarKind};
+
+use crate::{
+    args::RunArgs,
+    config::{self, Settings},
+    error::CliError,
+    listen,
+};
+
+/// How long halves may take to stop after the signal.
+const DRAIN: Duration = Duration::from_secs(10);
+/// How long telemetry may take to ship what it holds.
+const FLUSH: Duration = Duration::from_secs(3);
+
+/// Which halves of a node this process runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Half {
+    /// Agent and master candidate.
+    Both,
+    /// Master candidate alone.
+    Master,
+    /// Agent alone.
+    Agent,
+}
+
+/// Runs a node until SIGTERM or SIGINT, or until a half fails.
+pub fn node(flags: &RunArgs, half: Half) -> Result<(), CliError> {
+    let settings = config::settings(flags)?;
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?
+        .block_on(run(settings, half))
+}
+
+async fn run(settings: Settings, half: Half) -> Result<(), CliError> {
+    let (telemetry, guard) = start_telemetry(&settings)?;
+    let stop = CancellationToken::new();
+    let mut halves: JoinSet<anyhow::Result<()>> = JoinSet::new();
+    if half != Half::Agent {
+        start_master(&settings, &telemetry, &stop, &mut halves)?;
+    }
+    if half != Half::Master {
+        start_agent(&settings, &telemetry, &stop, &mut halves)?;
+    }
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        node = settings.name,
+        ip = %settings.ip,
+        leads = settings.leads(),
+        masters = ?settings.masters,
+        "waggle started"
+    );
+    let result = until_stopped(&stop, &mut halves).await;
+    report_losses(guard).await;
+    Ok(result?)
+}
+
+fn start_telemetry(s: &Settings) -> Result<(Telemetry, Guard), CliError> {
+    let mut config = TelemetryConfig::new("waggle-agent", &s.name, &s.cluster);
+    config.otlp.clone_from(&s.otlp);
+    config.filter.clone_from(&s.log);
+    config.json_logs = s.log_json;
+    config.metric_interval = s.tick;
+    // What can fail here is what the operator wrote: the endpoint or the filter.
+    Telemetry::start(&config).map_err(|e| CliError::Usage(format!("{:#}", anyhow::Error::from(e))))
+}
+
+fn start_master(
+    s: &Settings,
+    telemetry: &Telemetry,
+    stop: &CancellationToken,
+    halves: &mut JoinSet<anyhow::Result<()>>,
+) -> Result<(), CliError> {
+    let mesos = listen::bind("master API", s.http_address, s.ports.master)?;
+    let marathon = listen::bind("Marathon API", s.http_address, s.ports.marathon)?;
+    let stop = stop.clone();
+    if !s.leads() {
+        let ip = s.masters.first().map_or(IpAddr::V4(s.ip), SocketAddr::ip);
+        let leader = Leader {
+            mesos: SocketAddr::new(ip, s.ports.master),
+            marathon: SocketAddr::new(ip, s.ports.marathon),
+        };
+        halves.spawn(async move {
+            redirect::run(leader, RedirectListeners { mesos, marathon }, stop)
+                .await
+                .context("the master candidate failed")
+        });
+        return Ok(());
+    }
+    let session = listen::bind("agents' session", s.http_address, s.ports.session)?;
+    let mut config = MasterConfig::new(&s.name, s.ip, master_dir(s)?.join("store.db"));
+    config.cluster.clone_from(&s.cluster);
+    config.masters = s
+        .masters
+        .iter()
+        .filter_map(|m| match m.ip() {
+            IpAddr::V4(ip) => Some(ip),
+            IpAddr::V6(_) => None,
+        })
+        .collect();
+    config.agent_timeout = Millis(u64::try_from(s.agent_timeout.as_millis()).unwrap_or(u64::MAX));
+    let telemetry = telemetry.component("waggle-master");
+    halves.spawn(async move {
+        let listeners = MasterListeners {
+            mesos,
+            marathon,
+            session,
+        };
+        waggle_master::run(config, listeners, telemetry, stop)
+            .await
+            .context("the master failed")
+    });
+    Ok(())
+}
+
+fn start_agent(
+    s: &Settings,
+    telemetry: &Telemetry,
+    stop: &CancellationToken,
+    halves: &mut JoinSet<anyhow::Result<()>>,
+) -> Result<(), CliError> {
+    let http = listen::bind("agent API", s.http_address, s.ports.agent)?;
+    let metrics = listen::bind("Prometheus page", s.http_address, s.ports.metrics)?;
+    let mut config = AgentConfig::new(&s.name, s.ip, s.masters.clone(), &s.work_dir.join("agent"));
+    config.cluster.clone_from(&s.cluster);
+    config.cgroup_root = s
+        .cgroup_root
+        .clone()
+        .or_else(waggle_agent::find_cgroup2_mount);
+    config.pin_dir.clone_from(&s.bpf_dir);
+    config.dataplane = if s.require_dataplane {
+        DataPlanePolicy::Require
+    } else {
+        DataPlanePolicy::Prefer
+    };
+    config.dns = DnsSettings {
+        ips: s.dns.clone(),
+        port: 53,
+        upstreams: s.dns_upstreams.clone(),
+    };
+    config.resources = ResourceOverrides {
+        cpus: s.resources.scalars.get(&ScalarKind::Cpus).copied(),
+        mem: s.resources.scalars.get(&ScalarKind::Mem).copied(),
+        disk: s.resources.scalars.get(&ScalarKind::Disk).copied(),
+        ports: s.resources.ports.clone(),
+    };
+    config.attributes.clone_from(&s.attributes);
+    config.tick = s.tick;
+    let telemetry = telemetry.clone();
+    let stop = stop.clone();
+    halves.spawn(async move {
+        let listeners = AgentListeners { http, metrics };
+        waggle_agent::run(config, listeners, telemetry, stop)
+            .await
+            .context("the agent failed")
+    });
+    Ok(())
+}
+
+/// Where the store is; made when it is not there.
+fn master_dir(s: &Settings) -> anyhow::Result<PathBuf> {
+    let dir = s.work_dir.join("master");
+    fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    Ok(dir)
+}
+
+/// Waits for a signal or a failed half, then stops the others within [`DRAIN`].
+async fn until_stopped(
+    stop: &CancellationToken,
+    halves: &mut JoinSet<anyhow::Result<()>>,
+) -> anyhow::Result<()> {
+    let mut term = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
+    let mut int = signal(SignalKind::interrupt()).context("cannot watch for SIGINT")?;
+    let first = tokio::select! {
+        _ = term.recv() => { info!("stopping on SIGTERM"); Ok(()) }
+        _ = int.recv() => { info!("stopping on SIGINT"); Ok(()) }
+        Some(ended) = halves.join_next() => flatten(ended).and(Err(anyhow!("a half of the node ended by itself"))),
+    };
+    stop.cancel();
+    let rest = async {
+        let mut result = first;
+        while let Some(ended) = halves.join_next().await {
+            result = result.and(flatten(ended));
+        }
+        result
+    };
+    match tokio::time::timeout(DRAIN, rest).await {
+        Ok(result) => result,
+        Err(_) => Err(anyhow!(
+            "the node did not stop within {DRAIN:?}; tasks go on"
+        )),
+    }
+}
+
+fn flatten(ended: Result<anyhow::Result<()>, tokio::task::JoinError>) -> anyhow::Result<()> {
+    ended.context("a half of the node panicked")?
+}
+
+async fn report_losses(guard: Guard) {
+    let losses = guard.shutdown(FLUSH).await;
+    if !losses.balanced() {
+        error!(?losses, "telemetry lost count of its items");
+    }
+}

@@ -1,0 +1,80 @@
+//! The binary as a new user meets it: exit codes and messages, without a cluster.
+
+use std::process::{Command, Output};
+
+use rstest::rstest;
+
+fn waggle(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_waggle"))
+        .args(args)
+        .env_remove("WAGGLE_MASTER")
+        .env_remove("WAGGLE_MARATHON")
+        .env_remove("WAGGLE_CONFIG")
+        .output()
+        .expect("the binary runs")
+}
+
+#[rstest]
+#[case::no_command(&[], "Usage")]
+#[case::unknown_flag(&["node", "--nonsense"], "--nonsense")]
+#[case::unknown_command(&["swarm"], "swarm")]
+#[case::unreadable_config(&["node", "--config", "/nonexistent/waggle.toml"], "/nonexistent/waggle.toml")]
+#[case::bad_ip(&["node", "--ip", "somewhere"], "ip: must be an IPv4 address")]
+#[case::bad_tick(&["agent", "--tick", "0s"], "tick: must be a duration")]
+#[case::bad_otlp(&["master", "--otlp", "localhost:4317"], "otlp: must be of the form")]
+#[case::missing_definition(&["app", "add", "/nonexistent.json"], "/nonexistent.json")]
+#[case::negative_scale(&["app", "scale", "web", "--", "-1"], "-1")]
+#[case::bad_api(&["app", "list", "--marathon", "ftp://x"], "must be of the form http://host:port")]
+#[case::bad_server(&["dns", "query", "x", "--server", "nowhere"], "server: must be IP or IP:PORT")]
+#[case::bad_type(&["dns", "query", "x", "--type", "mx"], "mx")]
+#[case::bad_shell(&["completions", "cmd.exe"], "cmd.exe")]
+fn bad_input_exits_2_and_says_why(#[case] args: &[&str], #[case] says: &str) {
+    let out = waggle(args);
+    let stderr = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains(says), "{stderr}");
+}
+
+#[test]
+fn a_master_that_is_not_there_exits_1_and_says_how_to_name_another() {
+    // Port 1 on loopback: nothing listens there.
+    let out = waggle(&["node", "list", "--master", "http://127.0.0.1:1"]);
+    let stderr = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(1), "{stderr}");
+    assert!(
+        stderr.contains("cannot reach") && stderr.contains("WAGGLE_MASTER"),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn a_definition_that_is_not_json_is_refused_before_it_is_sent() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "{\"id\": ").unwrap();
+    let path = file.path().to_str().unwrap();
+    let out = waggle(&["app", "add", path, "--marathon", "http://127.0.0.1:1"]);
+    assert_eq!(out.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&out.stderr).contains("not JSON"));
+}
+
+#[rstest]
+#[case("bash")]
+#[case("zsh")]
+#[case("fish")]
+fn completions_know_the_commands(#[case] shell: &str) {
+    let out = waggle(&["completions", shell]);
+    assert!(out.status.success());
+    assert!(String::from_utf8_lossy(&out.stdout).contains("doctor"));
+}
+
+#[test]
+fn help_names_every_command() {
+    let out = waggle(&["--help"]);
+    let text = String::from_utf8_lossy(&out.stdout);
+    for command in [
+        "node", "master", "agent", "doctor", "app", "task", "vip", "dns",
+    ] {
+        assert!(text.contains(command), "{command}");
+    }
+    assert!(!text.contains("shim"), "the shim is not for people");
+}
