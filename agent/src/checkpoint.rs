@@ -156,6 +156,10 @@ impl TaskDir {
 
     /// Makes the directory and the spec durable. Blocking.
     pub fn write_spec(&self, spec: &TaskSpec) -> io::Result<()> {
+        if self.is_done() {
+            // Ids are unique over time; should one come again, its old files must not be taken for new.
+            self.remove()?;
+        }
         fs::create_dir_all(self.sandbox())?;
         let bytes = pb::TaskSpec::from(spec).encode_to_vec();
         write_durably(&self.path.join(SPEC), &bytes)?;

@@ -1,11 +1,6 @@
 //! What is read of tasks on each tick: cgroup files, kernel counters, output.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, fs, path::PathBuf, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 use waggle_ebpf_common::{CgroupNet, TcpStats};
@@ -65,12 +60,7 @@ impl Watched {
             task_name: spec.name.clone(),
             service: spec.service.clone(),
             service_version: spec.service_version.clone(),
-            cgroup_path: cgroup
-                .v2
-                .as_deref()
-                .unwrap_or(Path::new(""))
-                .display()
-                .to_string(),
+            cgroup_path: cgroup.v2_path.clone(),
             cgroup_id: cgroup.id(),
             pid: process.pid,
             pid_start_ns: start_ns,

@@ -1,5 +1,12 @@
 //! The laws of the agent's core, over random histories with crashes at any point.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::needless_pass_by_value,
+    clippy::format_push_string,
+    reason = "helpers of tests: a panic is the report"
+)]
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;

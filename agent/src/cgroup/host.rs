@@ -10,6 +10,10 @@ use super::{CgroupError, TaskCgroup};
 /// Controllers that tasks are put into.
 const CONTROLLERS: [&str; 6] = ["cpu", "cpuacct", "memory", "pids", "blkio", "io"];
 
+/// The directory of tasks in a v1 hierarchy, only ever ours: what is found there may be removed. (`tasks`
+/// is a file in v1.)
+const V1_TASKS: &str = "waggle.tasks";
+
 /// RUNTIME.md section 5.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hierarchy {
@@ -29,6 +33,8 @@ pub struct CgroupHost {
     hierarchy: Hierarchy,
     // The node's cgroup2 directory.
     root: Option<PathBuf>,
+    // The same below the mount.
+    root_path: PathBuf,
     // Controller names and the node's directory in that hierarchy.
     v1: Vec<(String, PathBuf)>,
 }
@@ -39,6 +45,7 @@ impl CgroupHost {
         Self {
             hierarchy: Hierarchy::None,
             root: None,
+            root_path: PathBuf::new(),
             v1: Vec::new(),
         }
     }
@@ -89,7 +96,7 @@ impl CgroupHost {
         };
         let v1: Vec<(String, PathBuf)> = v1_mounts
             .into_iter()
-            .map(|(names, mount)| (names, mount.join(relative)))
+            .map(|(names, mount)| (names, mount.join(relative).join(V1_TASKS)))
             .collect();
         let hierarchy = match (&v2_mount, v1.is_empty()) {
             (Some(_), true) => Hierarchy::V2,
@@ -99,6 +106,7 @@ impl CgroupHost {
         };
         Self {
             hierarchy,
+            root_path: Path::new("/").join(relative),
             root: v2_mount.map(|_| cgroup_root.to_owned()),
             v1,
         }
@@ -111,7 +119,12 @@ impl CgroupHost {
 
     /// Where a task's cgroups are, whether they exist or not.
     pub fn task(&self, task_id: &str) -> TaskCgroup {
+        let path = self.root_path.join("tasks").join(task_id);
         TaskCgroup {
+            v2_path: self
+                .root
+                .as_ref()
+                .map_or_else(String::new, |_| path.display().to_string()),
             v2: self.root.as_ref().map(|r| r.join("tasks").join(task_id)),
             unified: self.hierarchy == Hierarchy::V2,
             v1: self
@@ -201,11 +214,24 @@ mod tests {
         assert_eq!(host.hierarchy(), Hierarchy::Hybrid);
         let task = host.task("t1");
         assert_eq!(task.v2.as_deref(), Some(&*root.join("tasks/t1")));
+        assert_eq!(task.v2_path, "/wgl/n1/tasks/t1");
         assert_eq!(
             task.controller("cpuacct"),
-            Some(Path::new("/sys/fs/cgroup/cpu,cpuacct/wgl/n1/t1"))
+            Some(Path::new(
+                "/sys/fs/cgroup/cpu,cpuacct/wgl/n1/waggle.tasks/t1"
+            ))
         );
         assert_eq!(task.controller("pids"), None);
+    }
+
+    #[test]
+    fn other_peoples_cgroups_are_never_taken_for_tasks() {
+        let mount = Path::new("/sys/fs/cgroup/unified");
+        let host = CgroupHost::from_mountinfo(HYBRID, mount);
+        for (_, dir) in host.task("t1").v1 {
+            assert!(dir.ends_with("waggle.tasks/t1"), "{}", dir.display());
+        }
+        assert_eq!(host.task("t1").v2, Some(mount.join("tasks/t1")));
     }
 
     #[test]
@@ -227,7 +253,7 @@ mod tests {
         let task = host.task("t1");
         assert_eq!(
             task.kill_dir(),
-            Some(Path::new("/sys/fs/cgroup/memory/waggle/t1"))
+            Some(Path::new("/sys/fs/cgroup/memory/waggle/waggle.tasks/t1"))
         );
         assert_eq!(
             CgroupHost::from_mountinfo("", Path::new("/x")).hierarchy(),

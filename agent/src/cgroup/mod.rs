@@ -2,7 +2,7 @@
 //!
 //! The task's directory in the cgroup2 hierarchy (`<cgroup_root>/tasks/<task_id>`) attributes packets
 //! to it; its inode number is the cgroup id that BPF programs see. Limits are in the same directory
-//! on a pure v2 host, and in `<controller mount>/<cgroup_root below the cgroup2 mount>/<task_id>`
+//! on a pure v2 host, and in `<controller mount>/<cgroup_root below the cgroup2 mount>/waggle.tasks/<task_id>`
 //! where controllers are v1.
 
 mod host;
@@ -65,6 +65,8 @@ pub struct Limits {
 pub struct TaskCgroup {
     /// In the cgroup2 hierarchy.
     pub v2: Option<PathBuf>,
+    /// The same below the mount, as `/proc/<pid>/cgroup` shows it; empty without one.
+    pub v2_path: String,
     /// Whether the cgroup2 directory also has the controllers.
     pub unified: bool,
     /// In v1 hierarchies, by controller names (`cpu,cpuacct`).
@@ -245,7 +247,7 @@ mod tests {
         let cgroup = TaskCgroup {
             v2: Some(v2.clone()),
             unified: true,
-            v1: Vec::new(),
+            ..TaskCgroup::default()
         };
         let limits = Limits {
             cpus_milli: 1000,
@@ -267,7 +269,7 @@ mod tests {
         let cgroup = TaskCgroup {
             v2: Some(PathBuf::from("/nonexistent/cgroup")),
             unified: true,
-            v1: Vec::new(),
+            ..TaskCgroup::default()
         };
         assert!(!cgroup.populated());
         assert_eq!(cgroup.id(), 0);

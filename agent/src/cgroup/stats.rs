@@ -129,7 +129,7 @@ mod tests {
         let cgroup = TaskCgroup {
             v2: Some(dir.path().to_owned()),
             unified: true,
-            v1: Vec::new(),
+            ..TaskCgroup::default()
         };
         let stats = Stats::read(&cgroup);
         assert_eq!(stats.cpu_user_ns, Some(20_000));

@@ -2,6 +2,12 @@
 //!
 //! `harness = false`, since this binary is also the shim: `processes shim DIR`.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::wildcard_imports,
+    reason = "helpers of tests: a panic is the report"
+)]
+
 mod agent;
 mod master;
 mod shims;
