@@ -117,28 +117,29 @@ impl CgroupRoot {
         out
     }
 
+    /// The directories that hold tasks.
+    fn holders(&self) -> Vec<PathBuf> {
+        let names = ["tasks", "waggle.tasks"];
+        let all = self.dirs().into_iter();
+        all.flat_map(|d| names.map(|n| d.join(n)))
+            .filter(|d| d.is_dir())
+            .collect()
+    }
+
     /// Task directories that are left.
     pub fn tasks(&self) -> Vec<PathBuf> {
         let below = |d: PathBuf| {
             let entries = fs::read_dir(d).into_iter().flatten().flatten();
             entries.map(|e| e.path()).filter(|p| p.is_dir())
         };
-        let mut out: Vec<PathBuf> = self.dirs().into_iter().flat_map(below).collect();
-        let nested: Vec<PathBuf> = out.iter().cloned().flat_map(below).collect();
-        out.retain(|p| !p.ends_with("tasks"));
-        out.extend(nested);
-        out
+        self.holders().into_iter().flat_map(below).collect()
     }
 }
 
 impl Drop for CgroupRoot {
     fn drop(&mut self) {
-        for dir in self
-            .tasks()
-            .into_iter()
-            .chain([self.path.join("tasks")])
-            .chain(self.dirs())
-        {
+        let all = [self.tasks(), self.holders(), self.dirs()].concat();
+        for dir in all {
             let _ = fs::remove_dir(dir);
         }
     }
