@@ -1,4 +1,9 @@
 //! The allocator's behaviour case by case, as text.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "helpers of tests fail as tests do"
+)]
 
 #[allow(dead_code, reason = "each test binary uses a part of the helpers")]
 mod common;

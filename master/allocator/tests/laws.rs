@@ -1,5 +1,10 @@
 //! The laws of the allocator over random histories, against a slow and naive oracle that keeps its own
 //! books from events and effects alone.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "helpers of tests fail as tests do"
+)]
 
 #[allow(dead_code, reason = "each test binary uses a part of the helpers")]
 mod common;
@@ -223,7 +228,7 @@ impl Oracle {
                 self.agents.remove(agent_id);
             }
             Event::AgentDeactivated { agent_id } => {
-                self.agents.get_mut(agent_id).unwrap().1 = false
+                self.agents.get_mut(agent_id).unwrap().1 = false;
             }
             Event::AgentActivated { agent_id } => self.agents.get_mut(agent_id).unwrap().1 = true,
             Event::FrameworkAdded {
@@ -315,6 +320,7 @@ impl World {
         }
     }
 
+    #[allow(clippy::needless_pass_by_value, reason = "reads better at the calls")]
     fn apply(&mut self, event: Event) {
         self.log.push((event.clone(), self.now));
         let effects = self.allocator.apply(event.clone(), self.now);

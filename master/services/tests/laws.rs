@@ -1,4 +1,9 @@
 //! The laws of the service scheduler over random histories of a small, honest world.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "helpers of tests fail as tests do"
+)]
 
 #[allow(dead_code, reason = "each test binary uses a part of the helpers")]
 mod common;
@@ -123,7 +128,7 @@ impl World {
         let ready_before = self.ready();
         let rolling = {
             let old = |i: &&waggle_services::Instance| {
-                i.goal == Goal::Run && !(is_current(&self.spec, &i.task) && !self.restart)
+                i.goal == Goal::Run && (self.restart || !is_current(&self.spec, &i.task))
             };
             self.scheduler.instances().any(|i| old(&i)) || self.restart
         };

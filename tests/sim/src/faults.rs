@@ -10,6 +10,8 @@ use crate::{Sim, Violation, network::Delivery, node_spec};
 pub struct Plan {
     /// Agents.
     pub n_agents: usize,
+    /// Host ports per agent; with few, a port that is given out twice is found out soon.
+    pub n_ports: u16,
     /// Services that clients play with.
     pub n_services: usize,
     /// Until when faults and requests go on, in virtual milliseconds from the start.
@@ -31,6 +33,7 @@ impl Plan {
     pub fn calm() -> Self {
         Self {
             n_agents: 4,
+            n_ports: 20,
             n_services: 3,
             chaos_ms: 60_000,
             every_ms: 4_000,

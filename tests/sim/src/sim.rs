@@ -52,6 +52,7 @@ pub struct Sim {
     pub(crate) answered: BTreeMap<ServiceId, Option<ServiceVersion>>,
     pub(crate) unanswered: BTreeSet<ServiceId>,
     n_events: u64,
+    n_master_starts: u64,
     history: VecDeque<String>,
 }
 
@@ -98,10 +99,10 @@ pub fn node_spec(id: &ServiceId, instances: u32) -> ServiceSpec {
     }
 }
 
-fn node_info(i: usize) -> Option<AgentInfo> {
+fn node_info(i: usize, n_ports: u16) -> Option<AgentInfo> {
     let ports = PortSet::from_ranges([PortRange {
         begin: 31000,
-        end: 31019,
+        end: 31000 + n_ports.saturating_sub(1),
     }]);
     Some(AgentInfo {
         agent_id: AgentId::new(format!("agent-{i}")).ok()?,
@@ -117,7 +118,9 @@ impl Sim {
     /// A cluster that is about to start.
     pub fn new(seed: u64, plan: Plan) -> Self {
         let started = UnixMillis(1_795_405_620_000);
-        let nodes = (0..plan.n_agents).filter_map(node_info).map(Node::new);
+        let nodes = (0..plan.n_agents)
+            .filter_map(|i| node_info(i, plan.n_ports))
+            .map(Node::new);
         let mut sim = Self {
             nodes: nodes.collect(),
             plan,
@@ -138,6 +141,7 @@ impl Sim {
             answered: BTreeMap::new(),
             unanswered: BTreeSet::new(),
             n_events: 0,
+            n_master_starts: 0,
             history: VecDeque::new(),
         };
         sim.after(0, 100, Delivery::MasterUp);
@@ -151,6 +155,19 @@ impl Sim {
     /// Tasks whose process was ever started.
     pub fn n_started(&self) -> usize {
         self.starts.len()
+    }
+
+    /// How much happened, for people.
+    pub fn summary(&self) -> String {
+        format!(
+            "{} events, {} virtual s, {} tasks started, {} sessions, {} requests, {} master starts",
+            self.n_events,
+            self.now.since(self.started).0 / 1000,
+            self.starts.len(),
+            self.n_sessions,
+            self.n_requests,
+            self.n_master_starts,
+        )
     }
 
     /// The latest part of the history, for people.
@@ -307,6 +324,7 @@ impl Sim {
             return Ok(());
         }
         self.log(format_args!("master starts"));
+        self.n_master_starts += 1;
         let entries: Vec<Entry> = self
             .store
             .iter()

@@ -1,11 +1,15 @@
 //! Many seeds of whole histories. A failing one is named: run it alone with `WAGGLE_SIM_SEED=<n>`.
+//! `WAGGLE_SIM_SEEDS=<n>` runs more of them, `WAGGLE_SIM_VERBOSE=1` says what each did.
 
 use waggle_sim::{Plan, Sim};
 
 fn check(plan: &Plan, seeds: std::ops::Range<u64>) {
-    let one: Option<u64> = std::env::var("WAGGLE_SIM_SEED")
-        .ok()
-        .and_then(|s| s.parse().ok());
+    let number = |name| -> Option<u64> { std::env::var(name).ok()?.parse().ok() };
+    let one = number("WAGGLE_SIM_SEED");
+    let seeds = match number("WAGGLE_SIM_SEEDS") {
+        Some(n) => seeds.start..seeds.start + n,
+        None => seeds,
+    };
     let mut n_started = 0;
     for seed in one.map_or(seeds, |s| s..s + 1) {
         let mut sim = Sim::new(seed, plan.clone());
@@ -16,6 +20,9 @@ fn check(plan: &Plan, seeds: std::ops::Range<u64>) {
             panic!("seed {seed}: {violation}");
         }
         n_started += sim.n_started();
+        if std::env::var_os("WAGGLE_SIM_VERBOSE").is_some() {
+            eprintln!("seed {seed}: {}", sim.summary());
+        }
     }
     assert!(
         one.is_some() || n_started > 100,
