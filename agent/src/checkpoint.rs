@@ -81,6 +81,19 @@ impl WorkDir {
         AgentId::new(text.trim()).map_err(|source| AgentError::BadAgentId { path, source })
     }
 
+    /// Since when this node's kernel maps count, Unix nanoseconds: they are pinned and outlive the agent, so
+    /// their start is kept beside them. `now_ns` the first time, or when it cannot be kept.
+    pub fn counting_since(&self, now_ns: u64) -> u64 {
+        let path = self.root.join("counting_since");
+        let kept = fs::read_to_string(&path).ok();
+        kept.and_then(|t| t.trim().parse().ok()).unwrap_or_else(|| {
+            if let Err(e) = fs::write(&path, now_ns.to_string()) {
+                tracing::debug!(error = %e, "start of the kernel's counters not kept");
+            }
+            now_ns
+        })
+    }
+
     /// Where a task's files are.
     pub fn task(&self, task_id: &TaskId) -> TaskDir {
         TaskDir::new(&self.root, task_id)

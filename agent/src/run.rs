@@ -93,6 +93,7 @@ pub async fn run(
     let mut agent = Agent {
         core: AgentCore::new(agent_id, uuid::Uuid::new_v4().as_u64_pair().0),
         tasks,
+        since_ns: work.counting_since(clock::now_ns()),
         work: Arc::new(work),
         config: Arc::clone(&config),
         net: Arc::clone(&net),
@@ -101,7 +102,6 @@ pub async fn run(
         outbox: None,
         unsaved: BTreeMap::new(),
         view,
-        since_ns: clock::now_ns(),
         ticking: Arc::new(tokio::sync::Semaphore::new(1)),
     };
     recover::recover(&mut agent, &cgroups).await?;
