@@ -72,7 +72,7 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
             if let Some(code) = root::again("taking a cluster down")? {
                 return Ok(code);
             }
-            down(&Names::from_env(), &mut |line| println!("removed {line}"))?;
+            down(&Names::from_env(), &mut |line| println!("{line}"))?;
             println!("no cluster is left");
             Ok(ExitCode::SUCCESS)
         }

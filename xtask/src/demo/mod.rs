@@ -141,7 +141,7 @@ pub fn run(args: &Args, programs: Programs) -> anyhow::Result<bool> {
     let began = Instant::now();
     let torn = stage
         .world
-        .down(&mut |line| println!("  removed {line}"))
+        .down(&mut |line| println!("  {line}"))
         .and_then(|()| {
             let left = Snapshot::take(&names).new_since(&before);
             if left.is_empty() {

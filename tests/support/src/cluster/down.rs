@@ -34,7 +34,7 @@ pub fn down(names: &Names, say: &mut dyn FnMut(&str)) -> anyhow::Result<()> {
         note(cgroup::remove_tree(&dir).map(|(ended, dirs)| {
             if dirs > 0 {
                 say(&format!(
-                    "cgroup {}: {dirs} directories, {ended} processes",
+                    "removed cgroup {}: {dirs} directories, {ended} processes",
                     dir.display()
                 ));
             }
@@ -49,7 +49,7 @@ pub fn down(names: &Names, say: &mut dyn FnMut(&str)) -> anyhow::Result<()> {
         .into_iter()
         .filter(|name| names.owns_netns(name))
     {
-        note(NetNs::delete(&name).map(|_| say(&format!("network namespace {name}"))));
+        note(NetNs::delete(&name).map(|_| say(&format!("removed network namespace {name}"))));
     }
     if names.state_dir().join(BPFFS_MARKER).exists() {
         note(unmount_bpffs(say));
@@ -112,7 +112,7 @@ fn stop_processes(names: &Names, say: &mut dyn FnMut(&str)) -> anyhow::Result<()
         },
     )?;
     if !ended.is_empty() {
-        say(&format!("{} processes", ended.len()));
+        say(&format!("ended {} processes", ended.len()));
     }
     Ok(())
 }
@@ -125,7 +125,7 @@ fn is_shim(pid: i32) -> bool {
 fn remove_dir(dir: &Path, what: &str, say: &mut dyn FnMut(&str)) -> anyhow::Result<()> {
     match std::fs::remove_dir_all(dir) {
         Ok(()) => {
-            say(&format!("{what} {}", dir.display()));
+            say(&format!("removed {what} {}", dir.display()));
             Ok(())
         }
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
@@ -136,7 +136,7 @@ fn remove_dir(dir: &Path, what: &str, say: &mut dyn FnMut(&str)) -> anyhow::Resu
 fn unmount_bpffs(say: &mut dyn FnMut(&str)) -> anyhow::Result<()> {
     match nix::mount::umount("/sys/fs/bpf") {
         Ok(()) => {
-            say("mount /sys/fs/bpf");
+            say("unmounted /sys/fs/bpf");
             Ok(())
         }
         Err(nix::Error::EINVAL) => Ok(()),

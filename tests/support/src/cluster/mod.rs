@@ -398,8 +398,9 @@ fn node_args(node: &NodeInfo, state: &State) -> Vec<String> {
     if let Some(otlp) = &state.otlp {
         flag("otlp", otlp.clone());
     }
-    // Listeners bind loopback unless told otherwise; this network has no way out.
-    flag("http-address", node.ip.to_string());
+    // Listeners bind loopback unless told otherwise; this network has no way out. All addresses of
+    // the namespace: a command in it finds the APIs at their defaults on loopback.
+    flag("http-address", "0.0.0.0".to_owned());
     // The resolver that the node sees is itself.
     flag("dns-upstreams", "none".to_owned());
     flag("cluster", "demo".to_owned());
