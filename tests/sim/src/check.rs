@@ -47,7 +47,7 @@ impl std::fmt::Display for Violation {
 }
 
 impl Sim {
-    /// Checks that are cheap enough for every step.
+    /// Checks that are cheap enough for every event of the master.
     pub(crate) fn check_books(&self) -> Result<(), Violation> {
         match &self.master {
             Some(m) => m

@@ -204,7 +204,6 @@ impl Sim {
                 return Err(Violation::TooManyEvents);
             }
             self.step()?;
-            self.check_books()?;
         }
         self.now = end;
         Ok(())
@@ -351,7 +350,7 @@ impl Sim {
         self.net = None;
         self.master_effects(effects);
         self.finish_batch();
-        Ok(())
+        self.check_books()
     }
 
     pub(crate) fn master_down(&mut self) {
@@ -375,7 +374,7 @@ impl Sim {
         let effects = core.handle(event, now);
         self.master_effects(effects);
         self.finish_batch();
-        Ok(())
+        self.check_books()
     }
 
     fn finish_batch(&mut self) {
