@@ -49,11 +49,6 @@ impl Client {
         json(&self.request(Method::GET, path, None).await?)
     }
 
-    /// GET, as bytes.
-    pub async fn get_bytes(&self, path: &str) -> Result<Bytes, CliError> {
-        self.request(Method::GET, path, None).await
-    }
-
     /// POST of a JSON text, answer decoded as JSON.
     pub async fn post(&self, path: &str, body: String) -> Result<Value, CliError> {
         json(&self.request(Method::POST, path, Some(body)).await?)

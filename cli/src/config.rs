@@ -143,7 +143,8 @@ pub fn settings(flags: &RunArgs) -> Result<Settings, CliError> {
         dns: dns(&args.dns)?,
         dns_upstreams: upstreams(&args.dns_upstreams)?,
         require_dataplane: args.require_dataplane,
-        log: args.log.unwrap_or_else(|| "info".to_owned()),
+        // hickory logs two lines for each query at info.
+        log: args.log.unwrap_or_else(|| "info,hickory_server=warn".to_owned()),
         log_json: args.log_json,
         name,
         ip,

@@ -17,11 +17,10 @@ use crate::{client::Client, error::CliError};
 pub async fn fetch_list<T: DeserializeOwned>(
     client: &Client,
     path: &str,
-    key: &str,
 ) -> Result<(Value, Vec<T>), CliError> {
     let answer = client.get(path).await?;
-    let list = serde_json::from_value(answer[key].clone()).with_context(|| {
-        format!("{path} does not answer with {key:?}; is that a waggle master?")
+    let list = serde_json::from_value(answer.clone()).with_context(|| {
+        format!("the answer of {path} is no such list; is that a waggle master?")
     })?;
     Ok((answer, list))
 }

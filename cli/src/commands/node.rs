@@ -8,7 +8,7 @@ use crate::{args::Output, client::Client, error::CliError, table::Table};
 /// Lists the cluster's nodes.
 pub async fn list(output: &Output) -> Result<(), CliError> {
     let client = Client::new(&output.master)?;
-    let (answer, nodes) = fetch_list::<NodeView>(&client, "/waggle/v1/nodes", "nodes").await?;
+    let (answer, nodes) = fetch_list::<NodeView>(&client, "/waggle/v1/nodes").await?;
     if output.json {
         return print_json(&answer);
     }

@@ -21,7 +21,7 @@ const CHUNK_BYTES: usize = 1 << 20;
 /// Runs `waggle task ...`.
 pub async fn run(command: TaskCommand) -> Result<(), CliError> {
     let client = Client::new(&command.output.master)?;
-    let (answer, tasks) = fetch_list::<TaskView>(&client, "/waggle/v1/tasks", "tasks").await?;
+    let (answer, tasks) = fetch_list::<TaskView>(&client, "/waggle/v1/tasks").await?;
     match command.command {
         TaskSub::List { service } if command.output.json && service.is_none() => {
             print_json(&answer)
@@ -45,7 +45,7 @@ fn list(tasks: Vec<TaskView>, service: Option<&str>, as_json: bool) -> Result<()
         |t: &TaskView| service.is_none_or(|s| t.service.trim_matches('/') == s.trim_matches('/'));
     let tasks: Vec<TaskView> = tasks.into_iter().filter(wanted).collect();
     if as_json {
-        return print_json(&serde_json::json!({"tasks": tasks}));
+        return print_json(&serde_json::json!(tasks));
     }
     let mut table = Table::new(&["task", "state", "health", "node", "ports", "message"]);
     for t in tasks {
@@ -107,7 +107,7 @@ async fn log(
 }
 
 async fn still_there(master: &Client, id: &str) -> Result<bool, CliError> {
-    let (_, tasks) = fetch_list::<TaskView>(master, "/waggle/v1/tasks", "tasks").await?;
+    let (_, tasks) = fetch_list::<TaskView>(master, "/waggle/v1/tasks").await?;
     Ok(tasks.iter().any(|t| t.id == id))
 }
 

@@ -14,7 +14,7 @@ use crate::{
 pub async fn run(command: VipCommand) -> Result<(), CliError> {
     let VipSub::List = command.command;
     let client = Client::new(&command.output.master)?;
-    let (answer, vips) = fetch_list::<VipView>(&client, "/waggle/v1/vips", "vips").await?;
+    let (answer, vips) = fetch_list::<VipView>(&client, "/waggle/v1/vips").await?;
     if command.output.json {
         return print_json(&answer);
     }

@@ -196,7 +196,15 @@ impl MasterCore {
                     self.tasks.live.insert(task_id.clone(), task);
                     adopted.push(task_id);
                 }
-                None => unwanted.push(task_id),
+                // It ends, and holds what it uses until then.
+                None => {
+                    let mut task = Task::new(Arc::new(spec), id.clone(), now);
+                    task.take(&status, now);
+                    task.kill_wanted = true;
+                    self.tasks.live.insert(task_id.clone(), task);
+                    adopted.push(task_id.clone());
+                    unwanted.push(task_id);
+                }
             }
         }
         for task_id in self.tasks.on_agent(id) {

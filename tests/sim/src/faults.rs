@@ -33,7 +33,7 @@ impl Plan {
     pub fn calm() -> Self {
         Self {
             n_agents: 4,
-            n_ports: 20,
+            n_ports: 6,
             n_services: 3,
             chaos_ms: 60_000,
             every_ms: 4_000,
