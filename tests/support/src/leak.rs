@@ -56,6 +56,9 @@ fn mounts(names: &Names) -> Vec<String> {
     let table = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let state = names.state_dir();
     let bpf = names.bpf_dir();
+    // In use by others, it is theirs to unmount.
+    let others_pin = std::fs::read_dir("/sys/fs/bpf")
+        .is_ok_and(|entries| entries.flatten().any(|entry| entry.path() != bpf));
     table
         .lines()
         .filter_map(|line| {
@@ -67,7 +70,7 @@ fn mounts(names: &Names) -> Vec<String> {
                 .strip_prefix("/run/netns/")
                 .is_some_and(|name| names.owns_netns(name));
             let ours = Path::new(at).starts_with(&state) || Path::new(at).starts_with(&bpf);
-            *kind == "bpf" || netns || ours || *at == "/run/netns"
+            (*kind == "bpf" && !others_pin) || netns || ours || *at == "/run/netns"
         })
         .map(|(at, kind)| format!("mount {at} ({kind})"))
         .collect()

@@ -97,14 +97,15 @@ impl Names {
         }
     }
 
-    /// The cluster's directory in bpffs; nodes are below it.
+    /// The cluster's directory in bpffs; nodes are below it. No cluster's directory is inside
+    /// another's: taking one down removes all of its own.
     #[must_use]
     pub fn bpf_dir(&self) -> PathBuf {
-        let base = Path::new("/sys/fs/bpf/waggle");
+        let base = Path::new("/sys/fs/bpf");
         if self.is_default() {
-            base.to_owned()
+            base.join("waggle")
         } else {
-            base.join(&self.prefix)
+            base.join(format!("waggle-{}", self.prefix))
         }
     }
 
@@ -150,6 +151,7 @@ mod tests {
         let lab = Names::new("lab");
         assert_ne!(lab.state_dir(), names.state_dir());
         assert_ne!(lab.cgroup(), names.cgroup());
+        assert!(!lab.bpf_dir().starts_with(names.bpf_dir()));
         assert!(!names.owns_netns(&lab.netns(1)));
     }
 

@@ -53,7 +53,7 @@ fn a_command_sees_its_node_and_nothing_is_left_behind() {
             .contains("198.51.100.1")
     );
     // bpffs and the cgroups stay visible inside.
-    assert!(run("ls -d /sys/fs/bpf/waggle/wgtp/n2").contains("n2"));
+    assert!(run("ls -d /sys/fs/bpf/waggle-wgtp/n2").contains("n2"));
 
     let first = cluster.state.nodes[0].pid;
     assert!(process::alive(first));

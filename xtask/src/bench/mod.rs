@@ -107,25 +107,39 @@ fn smoke(world: &World, programs: &Programs) -> anyhow::Result<()> {
         &client.name,
         &format!("{}:{}", there.ip, task.port),
     )?;
-    // The rest looks at one agent only, not at the node that also leads.
-    let idle = watch(client.pid, WATCH).context("watch the agent")?;
-    println!(
-        "agent idle: {:.1} % of a CPU, {:.1} MB resident",
-        idle.cpu_percent, idle.rss_mb
-    );
+    // Two agents: one on the client's side, one that also ships the server's log lines.
+    let agents = [
+        ("the client's node", client.pid),
+        ("the server's node", there.pid),
+    ];
+    let show = |when: &str, costs: &[Cost]| {
+        for ((which, _), cost) in agents.iter().zip(costs) {
+            let leads = if which.starts_with("the server") && there.index == 1 {
+                " (it leads as well)"
+            } else {
+                ""
+            };
+            println!(
+                "  {when}, {which}{leads}: {:.1} % of a CPU, {:.1} MB resident",
+                cost.cpu_percent, cost.rss_mb
+            );
+        }
+    };
+    println!("`waggle node`, over {} s:", WATCH.as_secs());
+    let pids = agents.map(|(_, pid)| pid);
+    show("idle", &watch(&pids, WATCH)?);
     let probe = Probe::start(cluster, &programs.probe, &client.name, TARGET, 1000, 60)?;
     wait_until(LIMIT, "load to run", || {
         (probe.with(<[_]>::len) > 500).then_some(())
     })?;
     let n_before = probe.with(<[_]>::len);
-    let busy = watch(client.pid, WATCH).context("watch the agent")?;
+    let busy = watch(&pids, WATCH)?;
     let n_done = probe.with(<[_]>::len) - n_before;
     let failed = probe.stop().iter().filter(|a| a.error.is_some()).count();
-    println!(
-        "agent at {:.0} connections/s through the VIP ({failed} failed): {:.1} % of a CPU, {:.1} MB resident",
-        n_done as f64 / WATCH.as_secs_f64(),
-        busy.cpu_percent,
-        busy.rss_mb
+    let rate = n_done as f64 / WATCH.as_secs_f64();
+    show(
+        &format!("{rate:.0} connections/s through the VIP ({failed} failed)"),
+        &busy,
     );
     remove(cluster, "/bench", LIMIT)
 }
@@ -208,13 +222,24 @@ struct Cost {
     rss_mb: f64,
 }
 
-fn watch(pid: i32, time: Duration) -> Option<Cost> {
-    let before = process::cpu_ticks(pid)?;
+/// CPU over the time, and memory at its end, per process.
+fn watch(pids: &[i32], time: Duration) -> anyhow::Result<Vec<Cost>> {
+    let ticks = |pid: i32| process::cpu_ticks(pid).with_context(|| format!("process {pid} ended"));
+    let before: Vec<u64> = pids
+        .iter()
+        .map(|pid| ticks(*pid))
+        .collect::<Result<_, _>>()?;
     let start = Instant::now();
     sleep(time);
-    let ticks = process::cpu_ticks(pid)?.saturating_sub(before);
-    Some(Cost {
-        cpu_percent: ticks as f64 / start.elapsed().as_secs_f64(),
-        rss_mb: process::rss_kib(pid)? as f64 / 1024.0,
-    })
+    let seconds = start.elapsed().as_secs_f64();
+    pids.iter()
+        .zip(before)
+        .map(|(pid, before)| {
+            let rss_kib = process::rss_kib(*pid).with_context(|| format!("process {pid} ended"))?;
+            Ok(Cost {
+                cpu_percent: ticks(*pid)?.saturating_sub(before) as f64 / seconds,
+                rss_mb: rss_kib as f64 / 1024.0,
+            })
+        })
+        .collect()
 }

@@ -41,10 +41,6 @@ pub fn down(names: &Names, say: &mut dyn FnMut(&str)) -> anyhow::Result<()> {
         }));
     }
     note(remove_dir(&names.bpf_dir(), "pins", say));
-    // The parent is shared between clusters; it goes with the last one.
-    if let Some(parent) = names.bpf_dir().parent().filter(|p| p.ends_with("waggle")) {
-        let _ = std::fs::remove_dir(parent);
-    }
     for name in NetNs::list()
         .into_iter()
         .filter(|name| names.owns_netns(name))
@@ -134,6 +130,11 @@ fn remove_dir(dir: &Path, what: &str, say: &mut dyn FnMut(&str)) -> anyhow::Resu
 }
 
 fn unmount_bpffs(say: &mut dyn FnMut(&str)) -> anyhow::Result<()> {
+    // Others pin there too by now: theirs would go with the mount.
+    if std::fs::read_dir("/sys/fs/bpf").is_ok_and(|mut entries| entries.next().is_some()) {
+        say("kept the mount /sys/fs/bpf: others use it");
+        return Ok(());
+    }
     match nix::mount::umount("/sys/fs/bpf") {
         Ok(()) => {
             say("unmounted /sys/fs/bpf");

@@ -202,7 +202,12 @@ pub fn remove(cluster: &Cluster, id: &str, limit: Duration) -> anyhow::Result<()
         let left = tasks["tasks"]
             .as_array()
             .map_or(0, |list| list.iter().filter(|t| t["appId"] == id).count());
-        (gone && left == 0).then_some(())
+        let busy = client
+            .get(marathon, "/v2/deployments")
+            .ok()?
+            .body
+            .contains(&format!("\"{id}\""));
+        (gone && left == 0 && !busy).then_some(())
     })
 }
 
