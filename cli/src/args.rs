@@ -84,7 +84,7 @@ pub struct RunArgs {
     /// Name of the cluster, on every signal [default: waggle]
     #[arg(long)]
     pub cluster: Option<String>,
-    /// Address of this node on the underlay: where its tasks are reached
+    /// Address of this node on the underlay: where its tasks are reached [default: 127.0.0.1]
     #[arg(long, value_name = "IPV4")]
     pub ip: Option<String>,
     /// Masters, IP[:PORT] of their session listener, the first one leads [default: this node]
@@ -111,7 +111,8 @@ pub struct RunArgs {
     /// State, sandboxes and checkpoints [default: /var/lib/waggle]
     #[arg(long, value_name = "DIR")]
     pub work_dir: Option<PathBuf>,
-    /// cgroup2 directory that this node owns [default: the cgroup2 root's waggle/]
+    /// cgroup2 directory whose processes see VIPs, with the tasks below it [default: the cgroup2 root,
+    /// so that every process of the node does]
     #[arg(long, value_name = "DIR")]
     pub cgroup_root: Option<PathBuf>,
     /// Where programs and maps are pinned [default: /sys/fs/bpf/waggle/<name>]
@@ -141,7 +142,8 @@ pub struct RunArgs {
     /// Refuse to start without the eBPF data plane, instead of running without VIPs
     #[arg(long)]
     pub require_dataplane: bool,
-    /// What to log: an env-filter such as info or waggle_agent=debug [default: info]
+    /// What to log: an env-filter such as debug or info,waggle_agent=debug [default:
+    /// info,hickory_server=warn]
     #[arg(long, value_name = "FILTER")]
     pub log: Option<String>,
     /// Log as JSON lines

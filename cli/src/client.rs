@@ -18,6 +18,8 @@ use crate::error::{CliError, usage};
 const MAX_BODY_BYTES: usize = 64 << 20;
 /// Longest time for one request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
+/// Header of the agent's log pages: the offset to ask for next.
+const NEXT_OFFSET: &str = "x-waggle-next-offset";
 /// Redirects followed: to the leader, and once more if it has just changed.
 const MAX_REDIRECTS: usize = 3;
 
@@ -46,22 +48,34 @@ impl Client {
 
     /// GET, decoded as JSON.
     pub async fn get(&self, path: &str) -> Result<Value, CliError> {
-        json(&self.request(Method::GET, path, None).await?)
+        json(&self.request(Method::GET, path, None).await?.bytes)
+    }
+
+    /// GET of a page of text: its bytes, and where the next page starts.
+    pub async fn get_page(&self, path: &str) -> Result<(Bytes, u64), CliError> {
+        let page = self.request(Method::GET, path, None).await?;
+        let next = page.next_offset.ok_or_else(|| {
+            anyhow!(
+                "the answer of {}{path} does not say where it ends",
+                self.base
+            )
+        })?;
+        Ok((page.bytes, next))
     }
 
     /// POST of a JSON text, answer decoded as JSON.
     pub async fn post(&self, path: &str, body: String) -> Result<Value, CliError> {
-        json(&self.request(Method::POST, path, Some(body)).await?)
+        json(&self.request(Method::POST, path, Some(body)).await?.bytes)
     }
 
     /// PUT of a JSON text, answer decoded as JSON.
     pub async fn put(&self, path: &str, body: String) -> Result<Value, CliError> {
-        json(&self.request(Method::PUT, path, Some(body)).await?)
+        json(&self.request(Method::PUT, path, Some(body)).await?.bytes)
     }
 
     /// DELETE, answer decoded as JSON.
     pub async fn delete(&self, path: &str) -> Result<Value, CliError> {
-        json(&self.request(Method::DELETE, path, None).await?)
+        json(&self.request(Method::DELETE, path, None).await?.bytes)
     }
 
     async fn request(
@@ -69,11 +83,11 @@ impl Client {
         method: Method,
         path: &str,
         body: Option<String>,
-    ) -> Result<Bytes, CliError> {
+    ) -> Result<Page, CliError> {
         let mut url = format!("{}{path}", self.base);
         for _ in 0..=MAX_REDIRECTS {
             match self.once(&method, &url, body.clone()).await? {
-                Answer::Body(bytes) => return Ok(bytes),
+                Answer::Body(page) => return Ok(page),
                 Answer::Redirect(to) => url = to,
             }
         }
@@ -108,6 +122,10 @@ impl Client {
             let to = location.ok_or_else(|| anyhow!("{url} redirects without a location"))?;
             return Ok(Answer::Redirect(absolute(to)));
         }
+        let next_offset = response
+            .headers()
+            .get(NEXT_OFFSET)
+            .and_then(|v| v.to_str().ok()?.parse().ok());
         let bytes = tokio::time::timeout(
             REQUEST_TIMEOUT,
             Limited::new(response.into_body(), MAX_BODY_BYTES).collect(),
@@ -117,7 +135,7 @@ impl Client {
         .map_err(|e| anyhow!("the answer of {url} broke off: {e}"))?
         .to_bytes();
         if status.is_success() {
-            return Ok(Answer::Body(bytes));
+            return Ok(Answer::Body(Page { bytes, next_offset }));
         }
         Err(CliError::Refused {
             status: status.as_u16(),
@@ -126,8 +144,14 @@ impl Client {
     }
 }
 
+/// An answer's body, and where the next page starts if it says so.
+struct Page {
+    bytes: Bytes,
+    next_offset: Option<u64>,
+}
+
 enum Answer {
-    Body(Bytes),
+    Body(Page),
     Redirect(String),
 }
 

@@ -144,7 +144,9 @@ pub fn settings(flags: &RunArgs) -> Result<Settings, CliError> {
         dns_upstreams: upstreams(&args.dns_upstreams)?,
         require_dataplane: args.require_dataplane,
         // hickory logs two lines for each query at info.
-        log: args.log.unwrap_or_else(|| "info,hickory_server=warn".to_owned()),
+        log: args
+            .log
+            .unwrap_or_else(|| "info,hickory_server=warn".to_owned()),
         log_json: args.log_json,
         name,
         ip,

@@ -5,13 +5,14 @@ use std::process::{Command, Output};
 use rstest::rstest;
 
 fn waggle(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_waggle"))
-        .args(args)
-        .env_remove("WAGGLE_MASTER")
-        .env_remove("WAGGLE_MARATHON")
-        .env_remove("WAGGLE_CONFIG")
-        .output()
-        .expect("the binary runs")
+    let mut command = Command::new(env!("CARGO_BIN_EXE_waggle"));
+    for variable in ["WAGGLE_MASTER", "WAGGLE_MARATHON", "WAGGLE_CONFIG"] {
+        command.env_remove(variable);
+    }
+    match command.args(args).output() {
+        Ok(out) => out,
+        Err(e) => panic!("the binary does not run: {e}"),
+    }
 }
 
 #[rstest]

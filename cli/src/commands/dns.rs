@@ -44,9 +44,9 @@ pub async fn run(command: DnsSub) -> Result<(), CliError> {
     let answer = ask(server, query).await?;
     let took = started.elapsed();
     if json {
-        print_as_json(&answer)?
+        print_as_json(&answer)?;
     } else {
-        print_as_text(&answer, server, took)?
+        print_as_text(&answer, server, took)?;
     }
     match answer.response_code {
         ResponseCode::NoError => Ok(()),

@@ -33,8 +33,14 @@ pub fn print_json(value: &Value) -> Result<(), CliError> {
 
 /// Writes to standard output; a closed pipe (`| head`) ends the command quietly.
 pub fn print(text: &str) -> Result<(), CliError> {
+    print_bytes(text.as_bytes())
+}
+
+/// As [`print`], for a task's output, which may be anything.
+pub fn print_bytes(bytes: &[u8]) -> Result<(), CliError> {
     use std::io::{ErrorKind, Write};
-    match std::io::stdout().lock().write_all(text.as_bytes()) {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(bytes).and_then(|()| out.flush()) {
         Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(anyhow::Error::from(e).into()),
         _ => Ok(()),
     }

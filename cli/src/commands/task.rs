@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::anyhow;
 use waggle_api::native::TaskView;
 
-use super::{encode_path, fetch_list, print, print_json};
+use super::{encode_path, fetch_list, print, print_bytes, print_json};
 use crate::{
     args::{TaskCommand, TaskSub},
     client::Client,
@@ -113,25 +113,22 @@ async fn still_there(master: &Client, id: &str) -> Result<bool, CliError> {
 
 /// Prints the last lines; returns the offset behind them.
 async fn show_tail(agent: &Client, path: &str, lines: usize) -> Result<u64, CliError> {
-    let page = agent.get(&format!("{path}?tail={lines}")).await?;
-    show(&page)
+    show(agent, &format!("{path}?tail={lines}")).await
 }
 
 /// Prints what came after `offset`; returns the offset behind it.
 async fn show_from(agent: &Client, path: &str, offset: u64) -> Result<u64, CliError> {
-    let page = agent
-        .get(&format!("{path}?offset={offset}&length={CHUNK_BYTES}"))
-        .await?;
-    show(&page)
+    show(
+        agent,
+        &format!("{path}?offset={offset}&length={CHUNK_BYTES}"),
+    )
+    .await
 }
 
-/// Prints a page `{"data","next_offset"}`.
-fn show(page: &serde_json::Value) -> Result<u64, CliError> {
-    let data = page["data"].as_str().unwrap_or_default();
-    print(data)?;
-    page["next_offset"]
-        .as_u64()
-        .ok_or_else(|| anyhow!("the agent's answer has no next_offset").into())
+async fn show(agent: &Client, path: &str) -> Result<u64, CliError> {
+    let (bytes, next) = agent.get_page(path).await?;
+    print_bytes(&bytes)?;
+    Ok(next)
 }
 
 #[cfg(test)]
