@@ -171,23 +171,36 @@ fn json(bytes: &Bytes) -> Result<Value, CliError> {
     Ok(serde_json::from_slice(bytes).context("the answer is not JSON")?)
 }
 
-/// `{"message","details"}` as one text; anything else as it is.
+/// `{"message","details"}` as one text; anything else as it is. Details say more than the message
+/// only when there are several.
 fn refusal(status: u16, bytes: &Bytes) -> String {
     let Ok(v) = serde_json::from_slice::<Value>(bytes) else {
         return format!("HTTP {status}: {}", String::from_utf8_lossy(bytes).trim());
     };
-    let mut out = v["message"].as_str().unwrap_or("no message").to_owned();
+    let mut details = Vec::new();
     for detail in v["details"].as_array().into_iter().flatten() {
-        let path = detail["path"].as_str().unwrap_or_default();
-        let errors = detail["errors"].as_array().into_iter().flatten();
-        for e in errors.filter_map(Value::as_str) {
-            out.push_str(&format!("\n  {path}: {e}"));
-        }
-        if let Some(text) = detail.as_str() {
-            out.push_str(&format!("\n  {text}"));
-        }
+        let path = detail["path"]
+            .as_str()
+            .unwrap_or_default()
+            .trim_start_matches('/');
+        let errors = detail["errors"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str);
+        details.extend(errors.map(|e| {
+            if e.starts_with(path) {
+                e.to_owned()
+            } else {
+                format!("{path}: {e}")
+            }
+        }));
+        details.extend(detail.as_str().map(str::to_owned));
     }
-    out
+    if details.len() > 1 {
+        return format!("refused\n  {}", details.join("\n  "));
+    }
+    v["message"].as_str().unwrap_or("no message").to_owned()
 }
 
 #[cfg(test)]
@@ -196,10 +209,15 @@ mod tests {
 
     #[test]
     fn refusals_read_well() {
-        let body = br#"{"message":"Object is not valid","details":[{"path":"cpus","errors":["must not be negative, is -1"]}]}"#;
+        let one = br#"{"message":"cpus: must not be negative, is -1","details":[{"path":"/cpus","errors":["cpus: must not be negative, is -1"]}]}"#;
         assert_eq!(
-            refusal(422, &Bytes::from_static(body)),
-            "Object is not valid\n  cpus: must not be negative, is -1"
+            refusal(422, &Bytes::from_static(one)),
+            "cpus: must not be negative, is -1"
+        );
+        let two = br#"{"message":"2 errors","details":[{"path":"/cpus","errors":["must not be negative"]},{"path":"/cmd","errors":["cmd: must be a string"]}]}"#;
+        assert_eq!(
+            refusal(422, &Bytes::from_static(two)),
+            "refused\n  cpus: must not be negative\n  cmd: must be a string"
         );
         assert_eq!(
             refusal(502, &Bytes::from_static(b"oops\n")),

@@ -43,6 +43,8 @@ pub async fn run(command: AppCommand) -> Result<(), CliError> {
             instances,
             force,
         } => {
+            // A PUT would take a service that does not exist for a new definition.
+            client.get(&app_path(&id)).await?;
             let body = json!({"instances": instances}).to_string();
             let path = format!("{}?force={force}", app_path(&id));
             deployment(&client.put(&path, body).await?, json)
