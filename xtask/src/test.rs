@@ -54,7 +54,8 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
         stages.run("generated code", proto::fresh)?;
         stages.run("documentation", || {
             run(cargo()
-                .args(["doc", "--workspace", "--no-deps"])
+                // Libraries: in the binaries such comments are help texts for clap.
+                .args(["doc", "--workspace", "--no-deps", "--lib"])
                 .args(NOT_HOST)
                 .env("RUSTDOCFLAGS", "--deny warnings"))
         })?;
