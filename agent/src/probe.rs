@@ -188,3 +188,76 @@ impl Prober {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+
+    use waggle_types::Millis;
+
+    use super::*;
+
+    fn prober(port: u16) -> Prober {
+        Prober {
+            task_id: TaskId::new("t1").unwrap(),
+            idx: 0,
+            check: HealthCheck {
+                probe: HealthProbe::Http {
+                    path: "/health".to_owned(),
+                    port_index: 0,
+                    port: Some(port),
+                },
+                grace_period: Millis(0),
+                interval: Millis(1000),
+                timeout: Millis(10_000),
+                max_consecutive_failures: 3,
+            },
+            ports: Vec::new(),
+            ip: Ipv4Addr::LOCALHOST,
+            dir: PathBuf::new(),
+            passed: false,
+        }
+    }
+
+    /// Answers each connection with `answer` and closes it; the probe sees both in one poll, since the
+    /// kernel has the whole answer and the end before the (single-threaded) runtime looks again.
+    async fn probe(answer: &'static [u8], times: usize) -> Result<(), String> {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let server = std::thread::spawn(move || {
+            for _ in 0..times {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut request = [0; 4096];
+                let n = stream.read(&mut request).unwrap();
+                assert!(request[..n].starts_with(b"GET /health HTTP/1.1\r\n"));
+                stream.write_all(answer).unwrap();
+            }
+        });
+        let prober = prober(port);
+        let mut result = Ok(());
+        for _ in 0..times {
+            result = result.and(prober.probe_in_time().await);
+        }
+        server.join().unwrap();
+        result
+    }
+
+    #[tokio::test]
+    async fn a_server_that_closes_with_its_answer_is_healthy() {
+        let whole = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok";
+        assert_eq!(probe(whole, 100).await, Ok(()));
+        // HTTP/1.0 without a length: the end of the connection is the end of the body.
+        let old = b"HTTP/1.0 204 No Content\r\n\r\n";
+        assert_eq!(probe(old, 100).await, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn what_is_no_good_answer_is_said() {
+        let bad = probe(b"HTTP/1.1 503 Down\r\nConnection: close\r\n\r\n", 1).await;
+        let why = bad.unwrap_err();
+        assert!(why.ends_with("/health: status 503"), "{why}");
+        // Closed without an answer.
+        let why = probe(b"", 1).await.unwrap_err();
+        assert!(why.starts_with("GET 127.0.0.1:"), "{why}");
+    }
+}
