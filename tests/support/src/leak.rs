@@ -57,8 +57,7 @@ fn mounts(names: &Names) -> Vec<String> {
     let state = names.state_dir();
     let bpf = names.bpf_dir();
     // In use by others, it is theirs to unmount.
-    let others_pin = std::fs::read_dir("/sys/fs/bpf")
-        .is_ok_and(|entries| entries.flatten().any(|entry| entry.path() != bpf));
+    let others_pin = bpffs_entries().iter().any(|entry| *entry != bpf);
     table
         .lines()
         .filter_map(|line| {
@@ -73,6 +72,18 @@ fn mounts(names: &Names) -> Vec<String> {
             (*kind == "bpf" && !others_pin) || netns || ours || *at == "/run/netns"
         })
         .map(|(at, kind)| format!("mount {at} ({kind})"))
+        .collect()
+}
+
+/// What is pinned at the top of bpffs, without what the kernel itself puts there (`maps.debug`,
+/// `progs.debug`).
+pub(crate) fn bpffs_entries() -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir("/sys/fs/bpf") else {
+        return Vec::new();
+    };
+    let paths = entries.flatten().map(|entry| entry.path());
+    paths
+        .filter(|path| path.extension().is_none_or(|ext| ext != "debug"))
         .collect()
 }
 

@@ -8,6 +8,7 @@ use anyhow::{Context as _, bail};
 use nix::sys::signal::Signal;
 
 use super::State;
+use crate::leak::bpffs_entries;
 use crate::names::Names;
 use crate::netns::NetNs;
 use crate::wait::wait_until;
@@ -131,7 +132,7 @@ fn remove_dir(dir: &Path, what: &str, say: &mut dyn FnMut(&str)) -> anyhow::Resu
 
 fn unmount_bpffs(say: &mut dyn FnMut(&str)) -> anyhow::Result<()> {
     // Others pin there too by now: theirs would go with the mount.
-    if std::fs::read_dir("/sys/fs/bpf").is_ok_and(|mut entries| entries.next().is_some()) {
+    if !bpffs_entries().is_empty() {
         say("kept the mount /sys/fs/bpf: others use it");
         return Ok(());
     }
