@@ -14,6 +14,12 @@ pub enum MasterError {
     /// There is no such service (404).
     #[error("service {0} does not exist")]
     NoSuchService(ServiceId),
+    /// There is no such deployment in flight (404).
+    #[error("deployment {0} does not exist")]
+    NoSuchDeployment(DeploymentId),
+    /// Nothing of the service waits to be launched (404).
+    #[error("service {0} is not in the launch queue")]
+    NotQueued(ServiceId),
     /// There are no such tasks (404).
     #[error("task {0} does not exist")]
     NoSuchTask(TaskId),

@@ -45,12 +45,13 @@ const STORE_RETRY: [Duration; 5] = [
 ];
 
 type DeploymentReply = oneshot::Sender<Result<Deployment, MasterError>>;
-type KillReply = oneshot::Sender<Result<Option<Deployment>, MasterError>>;
+type MaybeReply = oneshot::Sender<Result<Option<Deployment>, MasterError>>;
 
 /// Who waits for an answer, with the deployment whose root span was begun for it.
 enum Waiting {
     Deployment(DeploymentReply, DeploymentId),
-    Kill(KillReply, Option<DeploymentId>),
+    Maybe(MaybeReply, Option<DeploymentId>),
+    Done(oneshot::Sender<Result<(), MasterError>>),
 }
 
 /// The queues that the loop takes from.
@@ -280,19 +281,62 @@ impl EventLoop {
                     trace: Some(trace),
                 })
             }
+            Request::Restart {
+                id: service,
+                force,
+                trace,
+                reply,
+            } => {
+                let trace = self.root_span(&deployment, service.as_str(), trace);
+                let waiting = Waiting::Deployment(reply, deployment.clone());
+                self.waiting.insert(id, waiting);
+                self.handle(Event::Restart {
+                    request: id,
+                    id: service,
+                    force,
+                    deployment_id: deployment,
+                    trace: Some(trace),
+                })
+            }
+            Request::Cancel {
+                id: cancelled,
+                rollback,
+                trace,
+                reply,
+            } => {
+                let trace = rollback.then(|| self.root_span(&deployment, "", trace));
+                let rooted = rollback.then(|| deployment.clone());
+                self.waiting.insert(id, Waiting::Maybe(reply, rooted));
+                self.handle(Event::Cancel {
+                    request: id,
+                    id: cancelled,
+                    rollback,
+                    deployment_id: deployment,
+                    trace,
+                })
+            }
+            Request::ResetDelay { id: service, reply } => {
+                self.waiting.insert(id, Waiting::Done(reply));
+                self.handle(Event::ResetDelay {
+                    request: id,
+                    id: service,
+                })
+            }
             Request::Kill {
                 ids,
                 scale,
+                force,
                 trace,
                 reply,
             } => {
                 let trace = scale.then(|| self.root_span(&deployment, "", trace));
                 let rooted = scale.then(|| deployment.clone());
-                self.waiting.insert(id, Waiting::Kill(reply, rooted));
+                self.waiting.insert(id, Waiting::Maybe(reply, rooted));
                 self.handle(Event::Kill {
                     request: id,
                     ids,
                     scale,
+                    force,
                     deployment_id: deployment,
                     trace,
                 })
@@ -460,10 +504,14 @@ impl EventLoop {
                 let _ = tx.send(result);
                 (failed, Some(id))
             }
-            (Some(Waiting::Kill(tx, id)), Answer::Killed(result)) => {
+            (Some(Waiting::Maybe(tx, id)), Answer::Maybe(result)) => {
                 let failed = result.as_ref().err().map(ToString::to_string);
                 let _ = tx.send(result);
                 (failed, id)
+            }
+            (Some(Waiting::Done(tx)), Answer::Done(result)) => {
+                let _ = tx.send(result);
+                (None, None)
             }
             _ => (None, None),
         };

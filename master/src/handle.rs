@@ -54,12 +54,43 @@ pub enum Request {
         /// Answered when stored.
         reply: oneshot::Sender<Result<Deployment, MasterError>>,
     },
+    /// Replace all instances of a service by fresh ones.
+    Restart {
+        /// The service.
+        id: ServiceId,
+        /// Override a running deployment of the service.
+        force: bool,
+        /// The caller's span.
+        trace: Option<TraceContext>,
+        /// Answered when stored.
+        reply: oneshot::Sender<Result<Deployment, MasterError>>,
+    },
+    /// End a deployment that is in flight.
+    Cancel {
+        /// The deployment.
+        id: DeploymentId,
+        /// Go back to what was before it.
+        rollback: bool,
+        /// The caller's span.
+        trace: Option<TraceContext>,
+        /// Answered when stored; the deployment that goes back, if one was wanted.
+        reply: oneshot::Sender<Result<Option<Deployment>, MasterError>>,
+    },
+    /// Forget the backoff delay of a service that waits.
+    ResetDelay {
+        /// The service.
+        id: ServiceId,
+        /// Answered when done.
+        reply: oneshot::Sender<Result<(), MasterError>>,
+    },
     /// Kill tasks.
     Kill {
         /// Tasks.
         ids: Vec<TaskId>,
         /// Also scale their services down by as many.
         scale: bool,
+        /// Override a running deployment of the service; only with `scale`, which makes one.
+        force: bool,
         /// The caller's span.
         trace: Option<TraceContext>,
         /// Answered when taken; a deployment when `scale` made one.
@@ -134,16 +165,57 @@ impl MasterHandle {
         .await
     }
 
-    /// Kills tasks; with `scale` their services shrink by as many, else they are replaced.
+    /// Replaces all instances of a service by fresh ones of the same definition, as an upgrade would.
+    pub async fn restart_service(
+        &self,
+        id: ServiceId,
+        force: bool,
+        trace: Option<TraceContext>,
+    ) -> Result<Deployment, MasterError> {
+        self.ask(|reply| Request::Restart {
+            id,
+            force,
+            trace,
+            reply,
+        })
+        .await
+    }
+
+    /// Ends a deployment. With `rollback` a new one goes back to the definition that was in force before
+    /// it; without, the newest definition stays in force and the service is free for other changes.
+    pub async fn cancel_deployment(
+        &self,
+        id: DeploymentId,
+        rollback: bool,
+        trace: Option<TraceContext>,
+    ) -> Result<Option<Deployment>, MasterError> {
+        self.ask(|reply| Request::Cancel {
+            id,
+            rollback,
+            trace,
+            reply,
+        })
+        .await
+    }
+
+    /// Forgets the backoff delay of a service that waits to be launched.
+    pub async fn reset_delay(&self, id: ServiceId) -> Result<(), MasterError> {
+        self.ask(|reply| Request::ResetDelay { id, reply }).await
+    }
+
+    /// Kills tasks; with `scale` their service shrinks by as many, else they are replaced. `force`
+    /// overrides a running deployment of the service, which scaling takes the place of.
     pub async fn kill_tasks(
         &self,
         ids: Vec<TaskId>,
         scale: bool,
+        force: bool,
         trace: Option<TraceContext>,
     ) -> Result<Option<Deployment>, MasterError> {
         self.ask(|reply| Request::Kill {
             ids,
             scale,
+            force,
             trace,
             reply,
         })

@@ -101,6 +101,8 @@ pub struct InstanceView {
 pub struct ServiceView {
     /// Newest definition.
     pub spec: Arc<ServiceSpec>,
+    /// Kept definitions, oldest first, the newest included.
+    pub versions: Vec<Arc<ServiceSpec>>,
     /// Instances that are not terminal, by task id.
     pub instances: Vec<InstanceView>,
     /// Sent, not yet running.

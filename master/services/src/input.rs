@@ -1,8 +1,8 @@
 //! What the service scheduler is told and what it wants done.
 
 use waggle_types::{
-    AgentId, DeploymentId, OfferId, SchedulerCall, SchedulerEvent, ServiceId, ServiceSpec, TaskId,
-    TaskSpec, TaskStatus, TraceContext,
+    AgentId, DeploymentId, OfferId, SchedulerCall, SchedulerEvent, ServiceId, ServiceSpec,
+    ServiceVersion, TaskId, TaskSpec, TaskStatus, TraceContext,
 };
 
 use crate::{
@@ -23,8 +23,9 @@ pub enum Input {
         /// The deployment; `None` when a stored service is put back after a restart and nothing was in
         /// flight.
         deployment_id: Option<DeploymentId>,
-        /// Replace all instances of older versions, even when their tasks would be the same.
-        restart: bool,
+        /// Replace all instances of definitions older than this, even when their tasks would be the
+        /// same: a restart. The caller names it again for as long as the restart goes on.
+        restart_before: Option<ServiceVersion>,
         /// Parent of the spans of what follows.
         trace: Option<TraceContext>,
     },

@@ -7,7 +7,7 @@ use std::{
 
 use waggle_types::{
     AgentId, DeploymentId, FrameworkId, Millis, OfferId, SchedulerCall, SchedulerEvent, ServiceId,
-    ServiceSpec, TaskId, TaskSpec, TaskState, TraceContext, UnixMillis,
+    ServiceSpec, ServiceVersion, TaskId, TaskSpec, TaskState, TraceContext, UnixMillis,
 };
 
 use crate::{
@@ -161,9 +161,9 @@ impl ServiceScheduler {
             Input::Put {
                 spec,
                 deployment_id,
-                restart,
+                restart_before,
                 trace,
-            } => self.put(*spec, deployment_id, restart, trace, now, run),
+            } => self.put(*spec, deployment_id, restart_before, trace, now, run),
             Input::Remove {
                 id,
                 deployment_id,
@@ -211,32 +211,29 @@ impl ServiceScheduler {
         &mut self,
         spec: ServiceSpec,
         deployment_id: Option<DeploymentId>,
-        restart: bool,
+        restart_before: Option<ServiceVersion>,
         trace: Option<TraceContext>,
         now: UnixMillis,
         run: &mut Run,
     ) {
         let id = spec.id.clone();
-        let version = spec.version;
         let known = self.services.contains_key(&id);
         let service = self
             .services
             .entry(id.clone())
             .or_insert_with(|| Service::new(spec.clone()));
-        let same = service
-            .instances
-            .iter()
-            .all(|i| i.goal == Goal::Stop || is_current(&spec, &i.task));
-        let kind = match (known, same && !restart) {
+        let same = service.instances.iter().all(|i| {
+            let old = restart_before.is_some_and(|v| i.version < v);
+            i.goal == Goal::Stop || (is_current(&spec, &i.task) && !old)
+        });
+        let kind = match (known, same) {
             (false, _) => DeploymentKind::Start,
             (true, true) => DeploymentKind::Scale,
             (true, false) => DeploymentKind::Restart,
         };
         service.spec = Arc::new(spec);
         service.removing = false;
-        if restart {
-            service.restart_before = Some(version);
-        }
+        service.restart_before = restart_before;
         service.delay = Delay::default();
         service.offers = OfferSummary::default();
         service.trace = trace;

@@ -115,7 +115,7 @@ impl World {
         self.handle(Input::Put {
             spec: Box::new(self.spec.clone()),
             deployment_id: deploys.then_some(id),
-            restart: self.restart,
+            restart_before: self.restart.then_some(self.spec.version),
             trace: None,
         });
     }

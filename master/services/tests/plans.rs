@@ -53,7 +53,7 @@ fn put(spec: &ServiceSpec, deployment: &str) -> Input {
     Input::Put {
         spec: Box::new(spec.clone()),
         deployment_id: Some(DeploymentId::new(deployment).unwrap()),
-        restart: false,
+        restart_before: None,
         trace: None,
     }
 }

@@ -65,6 +65,39 @@ pub enum Event {
         /// The deployment's root span, begun by the shell.
         trace: Option<TraceContext>,
     },
+    /// Replace all instances of a service by fresh ones of the same definition.
+    Restart {
+        /// Whom to answer.
+        request: RequestId,
+        /// The service.
+        id: ServiceId,
+        /// Override a running deployment.
+        force: bool,
+        /// New id, made by the shell.
+        deployment_id: DeploymentId,
+        /// The deployment's root span, begun by the shell.
+        trace: Option<TraceContext>,
+    },
+    /// End a deployment that is in flight.
+    Cancel {
+        /// Whom to answer.
+        request: RequestId,
+        /// The deployment to end.
+        id: DeploymentId,
+        /// Go back to what was before it, else leave things as they are.
+        rollback: bool,
+        /// New id of the deployment that goes back, made by the shell.
+        deployment_id: DeploymentId,
+        /// The new deployment's root span, begun by the shell.
+        trace: Option<TraceContext>,
+    },
+    /// Forget the backoff delay of a service that waits.
+    ResetDelay {
+        /// Whom to answer.
+        request: RequestId,
+        /// The service.
+        id: ServiceId,
+    },
     /// Kill tasks.
     Kill {
         /// Whom to answer.
@@ -73,6 +106,8 @@ pub enum Event {
         ids: Vec<TaskId>,
         /// Scale their service down by as many.
         scale: bool,
+        /// Override a running deployment; only with `scale`, which makes one.
+        force: bool,
         /// New id, made by the shell, used when `scale`.
         deployment_id: DeploymentId,
         /// The deployment's root span, begun by the shell.
@@ -300,10 +335,12 @@ pub enum Measure {
 /// The answer to a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
-    /// To `Put` and `Remove`.
+    /// To `Put`, `Remove` and `Restart`.
     Deployment(Result<Deployment, MasterError>),
-    /// To `Kill`.
-    Killed(Result<Option<Deployment>, MasterError>),
+    /// To `Kill` and `Cancel`: a deployment when there is a new one.
+    Maybe(Result<Option<Deployment>, MasterError>),
+    /// To `ResetDelay`.
+    Done(Result<(), MasterError>),
 }
 
 /// What to do. Effects of one call are run in order; nothing after a `Persist` runs before that is

@@ -8,14 +8,11 @@ use waggle_types::{
     TraceContext, UnixMillis,
 };
 
-use super::{
-    Effect, Flight, MasterCore, Measure, SERVICE_FRAMEWORK, SpanKey, TraceOp, levels::service_of,
-    stored,
-};
+use super::{Flight, MasterCore, SERVICE_FRAMEWORK, deployments::New, levels::service_of, stored};
 use crate::{
     error::MasterError,
     handle::{Deployment, PutMode},
-    store::{MAX_VALUE_BYTES, StoreOp},
+    store::MAX_VALUE_BYTES,
     view::DeploymentKind,
 };
 
@@ -29,15 +26,18 @@ impl MasterCore {
         let specs: Vec<Arc<ServiceSpec>> = self.services.values().cloned().collect();
         for spec in specs {
             let flight = self.flights.iter().find(|(_, f)| f.service == spec.id);
-            let (deployment_id, trace) = match flight {
-                Some((id, f)) => (Some(id.clone()), f.trace),
-                None => (None, None),
+            let (deployment_id, trace, restart_before) = match flight {
+                Some((id, f)) => (Some(id.clone()), f.trace, f.restart_before),
+                None => (None, None, None),
             };
+            if let (Some(id), Some(root)) = (&deployment_id, trace) {
+                self.resume_span(id.clone(), &spec.id, root);
+            }
             self.schedule(
                 Input::Put {
                     spec: Box::new(spec.as_ref().clone()),
                     deployment_id,
-                    restart: false,
+                    restart_before,
                     trace,
                 },
                 now,
@@ -69,11 +69,12 @@ impl MasterCore {
         let kind = old
             .as_deref()
             .map_or(DeploymentKind::Start, |old| change_kind(old, &spec));
-        self.define(spec, kind, id, trace, now)
+        let restart_before = self.restart_goes_on(&spec.id);
+        self.define(spec, kind, restart_before, New { id, trace }, now)
     }
 
     /// What the spec says against what this cluster allows.
-    fn check_spec(&self, spec: &ServiceSpec) -> Result<(), MasterError> {
+    pub(super) fn check_spec(&self, spec: &ServiceSpec) -> Result<(), MasterError> {
         if spec.instances > self.config.max_instances {
             let rule = format!(
                 "must be at most {}, is {}",
@@ -94,14 +95,15 @@ impl MasterCore {
     }
 
     /// Stores a definition with its leases and its deployment in one transaction, then begins it.
-    fn define(
+    pub(super) fn define(
         &mut self,
         spec: ServiceSpec,
         kind: DeploymentKind,
-        id: DeploymentId,
-        trace: Option<TraceContext>,
+        restart_before: Option<ServiceVersion>,
+        new: New,
         now: UnixMillis,
     ) -> Result<Deployment, MasterError> {
+        let New { id, trace } = new;
         let service = spec.id.clone();
         let version = spec.version;
         let spec = Arc::new(spec);
@@ -119,13 +121,17 @@ impl MasterCore {
             kind,
             since: now,
             trace,
+            restart_before,
+            previous: old,
         };
         let mut ops = vec![
             stored::put_service(&spec),
             stored::put_deployment(&id, &flight),
+            stored::put_version(&spec),
         ];
+        ops.extend(self.versions.note(&spec));
         ops.extend(stored::lease_ops(&leases));
-        ops.extend(self.overtake(&flight.service, now));
+        ops.extend(self.overtake(&flight.service, "superseded", now));
         self.persist(ops);
         self.flights.insert(id.clone(), flight);
         self.net_dirty = true;
@@ -133,7 +139,7 @@ impl MasterCore {
             Input::Put {
                 spec: Box::new(spec.as_ref().clone()),
                 deployment_id: Some(id.clone()),
-                restart: false,
+                restart_before,
                 trace,
             },
             now,
@@ -160,16 +166,19 @@ impl MasterCore {
             kind: DeploymentKind::Stop,
             since: now,
             trace,
+            restart_before: None,
+            previous: Some(Arc::clone(&spec)),
         };
         let mut ops = vec![
             stored::delete_service(service),
             stored::put_deployment(&id, &flight),
         ];
+        ops.extend(self.versions.drop_unless(|id| id != service));
         // Releasing never needs an address.
         if let Some(leases) = self.vips.lease(&self.services) {
             ops.extend(stored::lease_ops(&leases));
         }
-        ops.extend(self.overtake(service, now));
+        ops.extend(self.overtake(service, "superseded", now));
         self.persist(ops);
         self.flights.insert(id.clone(), flight);
         self.net_dirty = true;
@@ -185,12 +194,13 @@ impl MasterCore {
         Ok(Deployment { id, version })
     }
 
+    /// Kills tasks; `scale` is set to scale their service down, and then says whether to override a
+    /// deployment.
     pub(super) fn kill(
         &mut self,
         ids: &[TaskId],
-        scale: bool,
-        id: DeploymentId,
-        trace: Option<TraceContext>,
+        scale: Option<bool>,
+        new: New,
         now: UnixMillis,
     ) -> Result<Option<Deployment>, MasterError> {
         let mut per_service: BTreeMap<ServiceId, u32> = BTreeMap::new();
@@ -202,12 +212,12 @@ impl MasterCore {
             };
             *per_service.entry(service).or_default() += 1;
         }
-        if scale && per_service.len() > 1 {
+        if scale.is_some() && per_service.len() > 1 {
             let rule = "with scale they must be of one service";
             return Err(FieldError::new("ids", rule).into());
         }
-        if scale && let Some(service) = per_service.keys().next() {
-            self.check_lock(service, false)?;
+        if let (Some(force), Some(service)) = (scale, per_service.keys().next()) {
+            self.check_lock(service, force)?;
         }
         self.schedule(
             Input::KillTasks {
@@ -215,7 +225,7 @@ impl MasterCore {
             },
             now,
         );
-        if !scale {
+        if scale.is_none() {
             return Ok(None);
         }
         let Some((service, n)) = per_service.pop_first() else {
@@ -229,60 +239,14 @@ impl MasterCore {
             version: next_version(Some(&old), now),
             ..old.as_ref().clone()
         };
-        self.define(spec, DeploymentKind::Scale, id, trace, now)
+        let restart_before = self.restart_goes_on(&service);
+        self.define(spec, DeploymentKind::Scale, restart_before, new, now)
             .map(Some)
-    }
-
-    fn check_lock(&self, service: &ServiceId, force: bool) -> Result<(), MasterError> {
-        match self.flights.iter().find(|(_, f)| f.service == *service) {
-            Some((id, _)) if !force => Err(MasterError::Locked {
-                service: service.clone(),
-                deployment: id.clone(),
-            }),
-            _ => Ok(()),
-        }
-    }
-
-    /// Ends the deployments of a service that a new one takes the place of.
-    fn overtake(&mut self, service: &ServiceId, now: UnixMillis) -> Vec<StoreOp> {
-        let old: Vec<DeploymentId> = self
-            .flights
-            .iter()
-            .filter(|(_, f)| f.service == *service)
-            .map(|(id, _)| id.clone())
-            .collect();
-        old.iter()
-            .map(|id| {
-                if let Some(f) = self.flights.remove(id) {
-                    let (outcome, ms) = ("superseded", now.since(f.since).0);
-                    self.measure(Measure::Deployment { outcome, ms });
-                }
-                self.end_deployment_span(id, Some("superseded"));
-                stored::delete_deployment(id)
-            })
-            .collect()
-    }
-
-    /// A deployment ended by itself.
-    pub(super) fn deployment_done(&mut self, id: &DeploymentId, now: UnixMillis) {
-        if let Some(f) = self.flights.remove(id) {
-            let (outcome, ms) = ("finished", now.since(f.since).0);
-            self.measure(Measure::Deployment { outcome, ms });
-            self.persist(vec![stored::delete_deployment(id)]);
-            self.end_deployment_span(id, None);
-        }
-    }
-
-    fn end_deployment_span(&mut self, id: &DeploymentId, error: Option<&'static str>) {
-        self.out.push(Effect::Trace(TraceOp::End {
-            key: SpanKey::Deployment(id.clone()),
-            error: error.map(|e| (e, format!("deployment {e}"))),
-        }));
     }
 }
 
 /// Versions are times that grow, also when two changes fall into one millisecond.
-fn next_version(old: Option<&ServiceSpec>, now: UnixMillis) -> ServiceVersion {
+pub(super) fn next_version(old: Option<&ServiceSpec>, now: UnixMillis) -> ServiceVersion {
     let least = old.map_or(0, |o| o.version.0.0 + 1);
     ServiceVersion(UnixMillis(now.0.max(least)))
 }
@@ -292,7 +256,7 @@ fn n_vips(spec: &ServiceSpec) -> usize {
 }
 
 /// Whether only the number of instances differs.
-fn change_kind(old: &ServiceSpec, new: &ServiceSpec) -> DeploymentKind {
+pub(super) fn change_kind(old: &ServiceSpec, new: &ServiceSpec) -> DeploymentKind {
     let same = ServiceSpec {
         instances: new.instances,
         version: new.version,

@@ -276,16 +276,21 @@ impl MasterCore {
         let id = &spec.task_id;
         let allocate = SpanKey::Allocate(id.clone());
         let accept = SpanKey::Accept(id.clone());
-        let waited_since = self
+        let flight = self
             .flights
-            .values()
-            .find(|f| f.trace.is_some() && f.trace == spec.trace)
-            .map_or(offered_at, |f| f.since.min(offered_at));
+            .iter()
+            .find(|(_, f)| f.trace.is_some() && f.trace == spec.trace);
+        let waited_since = flight.map_or(offered_at, |(_, f)| f.since.min(offered_at));
         let attrs = vec![
             ("service.name", spec.service.clone()),
             ("waggle.role", spec.role.clone()),
         ];
-        let parent = spec.trace.map_or(SpanParent::Root, SpanParent::Context);
+        // By key, since a deployment that outlived a master has a second span (see `restore_services`).
+        let parent = match (flight, spec.trace) {
+            (Some((id, _)), root) => SpanParent::Span(SpanKey::Deployment(id.clone()), root),
+            (None, Some(root)) => SpanParent::Context(root),
+            (None, None) => SpanParent::Root,
+        };
         self.out.push(Effect::Trace(TraceOp::Record {
             key: allocate.clone(),
             name: "offer.allocate".to_owned(),

@@ -15,6 +15,7 @@
 //! It reads no clock, entropy or file, spawns nothing and knows no tokio: simulations drive it as it is.
 
 mod agents;
+mod deployments;
 mod event;
 mod intents;
 mod levels;
@@ -25,6 +26,7 @@ mod status;
 mod stored;
 mod tasks;
 mod timeouts;
+mod versions;
 mod vips;
 
 #[cfg(test)]
@@ -48,9 +50,11 @@ pub use event::{
     SpanKey, SpanParent, TraceAttrs, TraceKind, TraceOp,
 };
 pub use stored::{Flight, RestoreError, Restored};
+pub use versions::{KEEP_VERSIONS, Versions};
 
 use crate::{store::StoreOp, view::MasterView};
 use agents::Agents;
+use deployments::New;
 use levels::Work;
 use tasks::Tasks;
 use vips::{Services, Vips};
@@ -135,6 +139,8 @@ pub struct MasterCore {
     /// Definitions, as stored.
     services: Services,
     flights: BTreeMap<DeploymentId, Flight>,
+    /// Kept definitions of each service, the newest (the one in force) last.
+    versions: Versions,
     vips: Vips,
     /// Known agents that have not come back since the start, with hostname.
     expected: BTreeMap<AgentId, String>,
@@ -165,7 +171,7 @@ pub struct MasterCore {
 
 impl MasterCore {
     /// A core over what the store held; the effects set up the store on the first start.
-    pub fn new(config: CoreConfig, restored: Restored, now: UnixMillis) -> (Self, Vec<Effect>) {
+    pub fn new(config: CoreConfig, mut restored: Restored, now: UnixMillis) -> (Self, Vec<Effect>) {
         let framework_id = restored
             .framework_id
             .clone()
@@ -183,6 +189,11 @@ impl MasterCore {
         let flights = stored::live_flights(restored.deployments, &restored.services);
         let overtaken = all.iter().filter(|id| !flights.contains_key(*id));
         ops.extend(overtaken.map(stored::delete_deployment));
+        ops.extend(
+            restored
+                .versions
+                .drop_unless(|id| restored.services.contains_key(id)),
+        );
 
         let allocator = Allocator::new(AllocatorConfig {
             id_prefix: config.offer_prefix.clone(),
@@ -198,6 +209,7 @@ impl MasterCore {
             tasks: Tasks::default(),
             services: restored.services,
             flights,
+            versions: restored.versions,
             vips: Vips::new(config.vip_pool, restored.vips),
             recovering: true,
             expected: restored.agents,
@@ -258,15 +270,44 @@ impl MasterCore {
                 let answer = self.remove(&id, force, deployment_id, trace, now);
                 self.reply(request, Answer::Deployment(answer));
             }
+            Event::Restart {
+                request,
+                id,
+                force,
+                deployment_id,
+                trace,
+            } => {
+                let answer = self.restart(&id, force, deployment_id, trace, now);
+                self.reply(request, Answer::Deployment(answer));
+            }
+            Event::Cancel {
+                request,
+                id,
+                rollback,
+                deployment_id,
+                trace,
+            } => {
+                let answer = self.cancel(&id, rollback, deployment_id, trace, now);
+                self.reply(request, Answer::Maybe(answer));
+            }
+            Event::ResetDelay { request, id } => {
+                let answer = self.reset_delay(&id, now);
+                self.reply(request, Answer::Done(answer));
+            }
             Event::Kill {
                 request,
                 ids,
                 scale,
+                force,
                 deployment_id,
                 trace,
             } => {
-                let answer = self.kill(&ids, scale, deployment_id, trace, now);
-                self.reply(request, Answer::Killed(answer));
+                let new = New {
+                    id: deployment_id,
+                    trace,
+                };
+                let answer = self.kill(&ids, scale.then_some(force), new, now);
+                self.reply(request, Answer::Maybe(answer));
             }
             Event::Register {
                 session,

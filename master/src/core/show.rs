@@ -104,6 +104,7 @@ impl MasterCore {
                 .collect(),
             last_failure: known.and_then(Service::last_failure).map(show_failure),
             spec: Arc::clone(spec),
+            versions: self.show_versions(&spec.id),
             instances,
         }
     }

@@ -1,6 +1,6 @@
 //! What the core writes to the store and how it reads it back.
 //!
-//! Keys: `cluster/<what>`, `services<path>`, `deployments/<id>`, `vips/<framework>/<label>`,
+//! Keys: `cluster/<what>`, `services<path>`, `versions<path>/<milliseconds>`, `deployments/<id>`, `vips/<framework>/<label>`,
 //! `agents/<id>`. A spec is stored as the Marathon app JSON that the API shows.
 
 use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc};
@@ -11,7 +11,10 @@ use waggle_types::{
     ServiceVersion, TraceContext, UnixMillis, VipName,
 };
 
-use super::vips::{LeaseChanges, Services};
+use super::{
+    versions::Versions,
+    vips::{LeaseChanges, Services},
+};
 use crate::{
     store::{Entry, StoreOp},
     view::DeploymentKind,
@@ -44,6 +47,10 @@ pub struct Flight {
     pub since: UnixMillis,
     /// Its root span.
     pub trace: Option<TraceContext>,
+    /// Instances of definitions older than this are replaced, even when they would be the same.
+    pub restart_before: Option<ServiceVersion>,
+    /// The definition that was in force before; `None` for a service that it made.
+    pub previous: Option<Arc<ServiceSpec>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -54,6 +61,10 @@ struct StoredFlight {
     since_ms: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     traceparent: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    restart_before_ms: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    previous_ms: Option<u64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -73,12 +84,16 @@ pub struct Restored {
     pub generation: Generation,
     /// Definitions.
     pub services: BTreeMap<ServiceId, Arc<ServiceSpec>>,
+    /// Kept definitions.
+    pub versions: Versions,
     /// Deployments that had not finished.
     pub deployments: BTreeMap<DeploymentId, Flight>,
     /// Leases.
     pub vips: BTreeMap<VipName, Ipv4Addr>,
     /// Agents that were known, with hostname.
     pub agents: BTreeMap<AgentId, String>,
+    /// Versions of what was before a deployment, until all definitions are read.
+    previous: BTreeMap<DeploymentId, u64>,
 }
 
 impl Restored {
@@ -90,6 +105,15 @@ impl Restored {
                 key: e.key.clone(),
                 rule,
             })?;
+        }
+        for spec in out.services.values() {
+            // A store of a version that kept no history.
+            out.versions.note(spec);
+        }
+        for (id, ms) in std::mem::take(&mut out.previous) {
+            if let Some(f) = out.deployments.get_mut(&id) {
+                f.previous = out.versions.get(&f.service, ServiceVersion(UnixMillis(ms)));
+            }
         }
         Ok(out)
     }
@@ -114,9 +138,17 @@ impl Restored {
                 let spec = waggle_api::marathon::spec_from_json(text).map_err(|x| x.to_string())?;
                 self.services.insert(spec.id.clone(), Arc::new(spec));
             }
+            Some(("versions", _)) => {
+                let spec = waggle_api::marathon::spec_from_json(text).map_err(|x| x.to_string())?;
+                self.versions.note(&Arc::new(spec));
+            }
             Some(("deployments", id)) => {
                 let id = DeploymentId::new(id).map_err(|x| x.to_string())?;
-                self.deployments.insert(id, read_flight(text)?);
+                let (flight, previous_ms) = read_flight(text)?;
+                if let Some(ms) = previous_ms {
+                    self.previous.insert(id.clone(), ms);
+                }
+                self.deployments.insert(id, flight);
             }
             Some(("vips", name)) => {
                 let (framework, label) = name.split_once('/').ok_or("must be framework/label")?;
@@ -150,7 +182,8 @@ fn unknown(key: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn read_flight(text: &str) -> Result<Flight, String> {
+/// A flight, and the version of what was before it.
+fn read_flight(text: &str) -> Result<(Flight, Option<u64>), String> {
     let s: StoredFlight = serde_json::from_str(text).map_err(|x| x.to_string())?;
     let trace = match s.traceparent {
         Some(t) => Some(
@@ -159,7 +192,7 @@ fn read_flight(text: &str) -> Result<Flight, String> {
         ),
         None => None,
     };
-    Ok(Flight {
+    let flight = Flight {
         service: ServiceId::new(&s.service).map_err(|x| x.to_string())?,
         version: ServiceVersion(UnixMillis(s.version_ms)),
         kind: match s.kind.as_str() {
@@ -171,7 +204,10 @@ fn read_flight(text: &str) -> Result<Flight, String> {
         },
         since: UnixMillis(s.since_ms),
         trace,
-    })
+        restart_before: s.restart_before_ms.map(|ms| ServiceVersion(UnixMillis(ms))),
+        previous: None,
+    };
+    Ok((flight, s.previous_ms))
 }
 
 fn put(key: String, value: impl Into<Vec<u8>>) -> StoreOp {
@@ -203,6 +239,21 @@ pub(super) fn spec_bytes(spec: &ServiceSpec) -> usize {
     waggle_api::marathon::spec_to_json(spec).len()
 }
 
+fn version_key(id: &ServiceId, version: ServiceVersion) -> String {
+    format!("versions{id}/{:020}", version.0.0)
+}
+
+pub(super) fn put_version(spec: &ServiceSpec) -> StoreOp {
+    let key = version_key(&spec.id, spec.version);
+    put(key, waggle_api::marathon::spec_to_json(spec))
+}
+
+pub(super) fn delete_version(id: &ServiceId, version: ServiceVersion) -> StoreOp {
+    StoreOp::Delete {
+        key: version_key(id, version),
+    }
+}
+
 pub(super) fn delete_service(id: &ServiceId) -> StoreOp {
     StoreOp::Delete {
         key: format!("services{id}"),
@@ -222,6 +273,8 @@ pub(super) fn put_deployment(id: &DeploymentId, f: &Flight) -> StoreOp {
         kind: kind.to_owned(),
         since_ms: f.since.0,
         traceparent: f.trace.map(|t| t.to_string()),
+        restart_before_ms: f.restart_before.map(|v| v.0.0),
+        previous_ms: f.previous.as_ref().map(|p| p.version.0.0),
     };
     put(format!("deployments/{id}"), json(&stored))
 }

@@ -54,12 +54,15 @@ impl Call {
         self.headers.get("traceparent")?.to_str().ok()?.parse().ok()
     }
 
-    /// The body as JSON; other content types are refused when named, as Marathon does.
+    /// The body as JSON, whatever it is called: `curl -d` says it is a form, and Marathon took that. Only
+    /// what is clearly something else is refused.
     pub(super) async fn json(&self, body: Body) -> Result<Value, ApiError> {
         if let Some(given) = self.headers.get(header::CONTENT_TYPE) {
             let text = given.to_str().unwrap_or_default().to_ascii_lowercase();
             let mime = text.split(';').next().unwrap_or_default().trim();
-            if mime != "application/json" && !mime.ends_with("+json") {
+            let foreign =
+                mime.starts_with("multipart/") || mime.ends_with("/xml") || mime.ends_with("+xml");
+            if foreign {
                 return Err(ApiError::new(
                     ErrorCode::UnsupportedMediaType,
                     format!("Content-Type must be application/json, is {text:?}"),

@@ -61,6 +61,12 @@ impl From<MasterError> for Fail {
             MasterError::NoSuchService(id) => {
                 return Self::not_found(format!("App '{id}' does not exist"));
             }
+            MasterError::NoSuchDeployment(id) => {
+                return Self::not_found(format!("Deployment {id} does not exist"));
+            }
+            MasterError::NotQueued(id) => {
+                return Self::not_found(format!("Application {id} not found in tasks queue."));
+            }
             MasterError::NoSuchTask(id) => {
                 return Self::not_found(format!("Task '{id}' does not exist"));
             }

@@ -125,7 +125,11 @@ async fn fake_loop(
                     continue;
                 }
                 let version = spec.version;
-                let service = service(*spec, Vec::new(), vec![id.clone()]);
+                let old = view.services.get(&spec.id);
+                let mut versions = old.map(|s| s.versions.clone()).unwrap_or_default();
+                let mut service = service(*spec, Vec::new(), vec![id.clone()]);
+                versions.append(&mut service.versions);
+                service.versions = versions;
                 view.services
                     .insert(service.spec.id.clone(), Arc::new(service));
                 let _ = reply.send(Ok(Deployment { id, version }));
@@ -140,6 +144,37 @@ async fn fake_loop(
                     })
                     .ok_or(MasterError::NoSuchService(app));
                 let _ = reply.send(answer);
+            }
+            Request::Restart { id: app, reply, .. } => {
+                let answer = view.services.get_mut(&app).map(|s| {
+                    let s = Arc::make_mut(s);
+                    let mut spec = s.spec.as_ref().clone();
+                    spec.version.0.0 += 1;
+                    s.spec = Arc::new(spec);
+                    s.versions.push(Arc::clone(&s.spec));
+                    Deployment {
+                        id,
+                        version: s.spec.version,
+                    }
+                });
+                let _ = reply.send(answer.ok_or(MasterError::NoSuchService(app)));
+            }
+            Request::Cancel {
+                id: old,
+                rollback,
+                reply,
+                ..
+            } => {
+                let version = ServiceVersion(AT);
+                let answer = match view.deployments.remove(&old) {
+                    Some(_) => Ok(rollback.then_some(Deployment { id, version })),
+                    None => Err(MasterError::NoSuchDeployment(old)),
+                };
+                let _ = reply.send(answer);
+            }
+            Request::ResetDelay { id: app, reply } => {
+                let queued = view.queue.iter().any(|q| q.service == app);
+                let _ = reply.send(queued.then_some(()).ok_or(MasterError::NotQueued(app)));
             }
             Request::Kill {
                 ids, scale, reply, ..
@@ -164,6 +199,7 @@ fn service(
 ) -> ServiceView {
     let running = u32::try_from(instances.len()).unwrap();
     ServiceView {
+        versions: vec![Arc::new(spec.clone())],
         spec: Arc::new(spec),
         instances,
         staged: 0,

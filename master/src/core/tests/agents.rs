@@ -87,6 +87,8 @@ fn tasks_of_a_removed_service_are_killed_when_they_turn_up() {
     w.remove("/web").unwrap();
     w.restart();
     w.join(1);
+    assert_eq!(w.task_ids().len(), 1, "what it uses is held until it ends");
+    w.obey_kills();
     assert!(w.agents[&agent_id(1)].tasks.is_empty());
     assert!(w.task_ids().is_empty());
     assert!(w.view().deployments.is_empty());

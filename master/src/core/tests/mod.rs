@@ -1,6 +1,7 @@
 //! The core driven by hand: a small world of agents that answer, and a store that outlives it.
 
 mod agents;
+mod deployments;
 mod random;
 mod services;
 
@@ -9,7 +10,7 @@ use std::collections::BTreeMap;
 use waggle_types::{
     AgentId, AgentInfo, Command, HealthState, PortDefinition, PortRange, PortSet, Protocol,
     Resources, ServiceId, ServiceSpec, ServiceVersion, StatusSource, StatusUuid, TaskId, TaskSpec,
-    TaskState, TaskStatus, VipLabel,
+    TaskState, TaskStatus, TraceContext, VipLabel,
 };
 
 use super::*;
@@ -319,7 +320,7 @@ impl World {
         });
         match self.answers.pop().unwrap() {
             Answer::Deployment(d) => d,
-            Answer::Killed(_) => panic!("wrong answer"),
+            other => panic!("wrong answer {other:?}"),
         }
     }
 
@@ -335,7 +336,7 @@ impl World {
         });
         match self.answers.pop().unwrap() {
             Answer::Deployment(d) => d,
-            Answer::Killed(_) => panic!("wrong answer"),
+            other => panic!("wrong answer {other:?}"),
         }
     }
 
@@ -343,6 +344,7 @@ impl World {
         &mut self,
         ids: Vec<TaskId>,
         scale: bool,
+        force: bool,
     ) -> Result<Option<Deployment>, MasterError> {
         self.n_ids += 1;
         let deployment_id = DeploymentId::new(format!("d{}", self.n_ids)).unwrap();
@@ -350,12 +352,51 @@ impl World {
             request: RequestId(self.n_ids),
             ids,
             scale,
+            force,
             deployment_id,
             trace: None,
         });
         match self.answers.pop().unwrap() {
-            Answer::Killed(d) => d,
-            Answer::Deployment(_) => panic!("wrong answer"),
+            Answer::Maybe(d) => d,
+            other => panic!("wrong answer {other:?}"),
+        }
+    }
+
+    pub(super) fn restart_service(
+        &mut self,
+        id: &str,
+        force: bool,
+    ) -> Result<Deployment, MasterError> {
+        self.n_ids += 1;
+        self.event(Event::Restart {
+            request: RequestId(self.n_ids),
+            id: ServiceId::new(id).unwrap(),
+            force,
+            deployment_id: DeploymentId::new(format!("d{}", self.n_ids)).unwrap(),
+            trace: None,
+        });
+        match self.answers.pop().unwrap() {
+            Answer::Deployment(d) => d,
+            other => panic!("wrong answer {other:?}"),
+        }
+    }
+
+    pub(super) fn cancel(
+        &mut self,
+        id: &DeploymentId,
+        rollback: bool,
+    ) -> Result<Option<Deployment>, MasterError> {
+        self.n_ids += 1;
+        self.event(Event::Cancel {
+            request: RequestId(self.n_ids),
+            id: id.clone(),
+            rollback,
+            deployment_id: DeploymentId::new(format!("d{}", self.n_ids)).unwrap(),
+            trace: None,
+        });
+        match self.answers.pop().unwrap() {
+            Answer::Maybe(d) => d,
+            other => panic!("wrong answer {other:?}"),
         }
     }
 

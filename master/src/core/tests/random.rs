@@ -69,7 +69,7 @@ fn apply(w: &mut World, step: &Step) {
         }
         Step::Kill(t, scale) => {
             if let Some(id) = w.task_ids().get(usize::from(*t)).cloned() {
-                let _ = w.kill(vec![id], *scale);
+                let _ = w.kill(vec![id], *scale, *scale);
             }
         }
         Step::Pass(ms) => w.pass(u64::from(*ms)),

@@ -187,17 +187,17 @@ fn killing_replaces_and_killing_with_scale_does_not() {
     w.run_all();
     let ids = w.task_ids();
     assert!(matches!(
-        w.kill(vec![TaskId::new("nobody").unwrap()], false),
+        w.kill(vec![TaskId::new("nobody").unwrap()], false, false),
         Err(MasterError::NoSuchTask(_))
     ));
-    assert_eq!(w.kill(vec![ids[0].clone()], false), Ok(None));
+    assert_eq!(w.kill(vec![ids[0].clone()], false, false), Ok(None));
     w.obey_kills();
     w.pass(5000);
     w.run_all();
     let now = w.task_ids();
     assert_eq!(now.len(), 2);
     assert!(!now.contains(&ids[0]));
-    let d = w.kill(vec![now[0].clone()], true).unwrap();
+    let d = w.kill(vec![now[0].clone()], true, false).unwrap();
     assert!(d.is_some());
     w.obey_kills();
     w.pass(5000);

@@ -1,5 +1,7 @@
 //! Apps: list, show, create, change, remove.
 
+use std::sync::Arc;
+
 use axum::{
     body::Body,
     http::{HeaderValue, Method, StatusCode, header},
@@ -7,7 +9,7 @@ use axum::{
 };
 use serde_json::Value;
 use waggle_api::{
-    error::{ApiError, ErrorCode},
+    error::ApiError,
     marathon::{
         App, AppList, AppVersions, Counts, ParseMode, TaskFailure, WrappedApp, app_from_value,
         app_json, instance_id, parse_version,
@@ -27,7 +29,7 @@ use super::{
 };
 use crate::{
     handle::{Deployment, PutMode},
-    view::{LastFailure, ServiceView},
+    view::{ClusterView, LastFailure, ServiceView},
 };
 
 /// What to embed into an app; counts and deployments always are.
@@ -127,13 +129,13 @@ async fn put(
 ) -> Result<Deployment, Fail> {
     let id = spec.id.clone();
     let done = api.handle.put_service(spec, mode, force, trace).await?;
-    api.settled(|v| {
-        v.services
-            .get(&id)
-            .is_some_and(|s| s.spec.version >= done.version)
-    })
-    .await;
+    api.settled(|v| shows(v, &id, &done)).await;
     Ok(done)
+}
+
+fn shows(view: &ClusterView, id: &ServiceId, done: &Deployment) -> bool {
+    let service = view.services.get(id);
+    service.is_some_and(|s| s.spec.version >= done.version)
 }
 
 pub(super) async fn create(api: &Api, call: &Call, body: Body) -> Result<Response, Fail> {
@@ -210,7 +212,8 @@ async fn change(
 ) -> Result<Response, Fail> {
     let _one_at_a_time = api.exclusive().await;
     let view = api.view();
-    let existing = view.services.get(id).map(|s| s.spec.as_ref());
+    let service = view.services.get(id);
+    let existing = service.map(|s| s.spec.as_ref());
     let (mode, partial) = match *method {
         Method::PATCH => (PutMode::Update, true),
         _ => (PutMode::Upsert, flags.partial),
@@ -218,8 +221,10 @@ async fn change(
     if existing.is_none() && mode == PutMode::Update {
         return Err(no_such_app(id));
     }
-    if let (Some(spec), Some(version)) = (existing, rollback(body)) {
-        known_version(spec, version)?;
+    if let (Some(service), Some(version)) = (service, rollback(body)) {
+        let spec = kept(service, version)?.as_ref().clone();
+        let done = put(api, spec, mode, flags.force, flags.trace).await?;
+        return Ok(deployed(StatusCode::OK, &done));
     }
     let parse = ParseMode::Put {
         id,
@@ -244,33 +249,38 @@ fn rollback(body: &Value) -> Option<&str> {
     given.get("version").filter(|_| alone)?.as_str()
 }
 
-/// Only the newest definition is kept in this release.
-fn known_version(spec: &ServiceSpec, version: &str) -> Result<(), Fail> {
-    match parse_version(version) {
-        None => {
-            let rule = format!(
-                "must be a timestamp such as {}, is {version:?}",
-                spec.version
-            );
-            Err(ApiError::invalid("version", rule).into())
-        }
-        Some(v) if v == spec.version => Ok(()),
-        Some(_) => Err(Fail::not_found(format!(
-            "App '{}' does not have version {version}, only {} is kept",
-            spec.id, spec.version
-        ))),
-    }
+/// A kept definition, by its version as text.
+fn kept<'a>(service: &'a ServiceView, version: &str) -> Result<&'a Arc<ServiceSpec>, Fail> {
+    let newest = &service.spec;
+    let Some(wanted) = parse_version(version) else {
+        let rule = format!(
+            "must be a timestamp such as {}, is {version:?}",
+            newest.version
+        );
+        return Err(ApiError::invalid("version", rule).into());
+    };
+    let all = service.versions.iter().chain([newest]);
+    all.into_iter()
+        .find(|s| s.version == wanted)
+        .ok_or_else(|| {
+            let id = &newest.id;
+            let oldest = service.versions.first().unwrap_or(newest).version;
+            Fail::not_found(format!(
+                "App '{id}' does not have version {version}; the oldest that is kept is {oldest}"
+            ))
+        })
 }
 
-/// The framework can replace instances of an unchanged definition (`Input::Put { restart: true }`), but
-/// `MasterHandle` has no word for it yet: a `PutMode::Restart` would do. A put of the same definition
-/// would answer 200 and change nothing, which is worse than a refusal.
-pub(super) fn restart(api: &Api, id: &ServiceId) -> Result<Response, Fail> {
-    if !api.view().services.contains_key(id) {
-        return Err(no_such_app(id));
-    }
-    let message = "restarting an unchanged app is not supported yet";
-    Err(ApiError::new(ErrorCode::NotImplemented, message).into())
+/// Replaces all instances by fresh ones of the same definition.
+pub(super) async fn restart(api: &Api, call: &Call, id: &ServiceId) -> Result<Response, Fail> {
+    let force = call.query.flag("force", false)?;
+    let _one_at_a_time = api.exclusive().await;
+    let done = api
+        .handle
+        .restart_service(id.clone(), force, call.trace())
+        .await?;
+    api.settled(|v| shows(v, id, &done)).await;
+    Ok(deployed(StatusCode::OK, &done))
 }
 
 pub(super) async fn remove(api: &Api, call: &Call, id: &ServiceId) -> Result<Response, Fail> {
@@ -284,21 +294,20 @@ pub(super) async fn remove(api: &Api, call: &Call, id: &ServiceId) -> Result<Res
     Ok(deployed(StatusCode::OK, &done))
 }
 
+/// Kept versions, newest first.
 pub(super) fn versions(api: &Api, id: &ServiceId) -> Result<Response, Fail> {
     let view = api.view();
     let service = view.services.get(id).ok_or_else(|| no_such_app(id))?;
+    let kept = service.versions.iter().rev();
     Ok(ok(&AppVersions {
-        versions: vec![service.spec.version.to_string()],
+        versions: kept.map(|s| s.version.to_string()).collect(),
     }))
 }
 
+/// A kept definition: the app as it was, without what runs.
 pub(super) fn version(api: &Api, id: &ServiceId, version: &str) -> Result<Response, Fail> {
     let view = api.view();
     let service = view.services.get(id).ok_or_else(|| no_such_app(id))?;
-    known_version(&service.spec, version)?;
-    let embed = Embed {
-        tasks: false,
-        last_failure: false,
-    };
-    Ok(ok(&app(service, embed)))
+    let spec = kept(service, version)?;
+    Ok(ok(&app_json(spec, Counts::default(), Vec::new())))
 }

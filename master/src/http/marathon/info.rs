@@ -2,20 +2,25 @@
 
 use std::collections::BTreeMap;
 
-use axum::response::Response;
+use axum::{
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
 use serde_json::{Value, json};
 use waggle_api::marathon::{
     Delay, Deployment, DeploymentAction, DeploymentStep, HttpConfig, Info, Leader, MarathonConfig,
     Number, ProcessedOffers, Queue, QueueItem, Rejection, ZooKeeperConfig,
 };
-use waggle_types::{Millis, ServiceVersion, UnixMillis};
+use waggle_types::{DeploymentId, Millis, ServiceId, ServiceVersion, UnixMillis};
 
 use super::{
     super::{
-        request::Query,
+        Api,
+        request::{Call, Query},
         respond::{Fail, ok},
     },
     apps::{Embed, app},
+    deployed,
 };
 use crate::view::{ClusterView, DeploymentKind, MasterView, QueueView};
 
@@ -62,6 +67,28 @@ pub(super) fn deployments(view: &ClusterView) -> Vec<Deployment> {
         }
     };
     view.deployments.values().map(one).collect()
+}
+
+/// Rolls a deployment back (200 with the new one), or with `force` only ends it (202, no body).
+pub(super) async fn cancel(api: &Api, call: &Call, id: &str) -> Result<Response, Fail> {
+    let force = call.query.flag("force", false)?;
+    let gone = || Fail::not_found(format!("Deployment {id} does not exist"));
+    let id = DeploymentId::new(id).map_err(|_| gone())?;
+    let new = api
+        .handle
+        .cancel_deployment(id.clone(), !force, call.trace())
+        .await?;
+    api.settled(|v| !v.deployments.contains_key(&id)).await;
+    Ok(match new {
+        Some(d) => deployed(StatusCode::OK, &d),
+        None => StatusCode::ACCEPTED.into_response(),
+    })
+}
+
+/// Forgets the backoff delay of an app that waits.
+pub(super) async fn reset_delay(api: &Api, id: &ServiceId) -> Result<Response, Fail> {
+    api.handle.reset_delay(id.clone()).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
 }
 
 pub(super) fn queue(view: &ClusterView, query: &Query) -> Queue {

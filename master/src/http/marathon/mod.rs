@@ -45,10 +45,13 @@ pub(super) async fn route(api: &Api, call: &Call, body: Body) -> Result<Response
             _ => Err(Fail::method(call, "POST")),
         },
         ["v2", "deployments"] => get(call, |_| ok(&info::deployments(&api.view()))),
-        ["v2", "deployments", id] => deployment(api, call, id),
+        ["v2", "deployments", id] => match call.method {
+            Method::DELETE => info::cancel(api, call, id).await,
+            _ => Err(Fail::method(call, "DELETE")),
+        },
         ["v2", "queue"] => get(call, |c| ok(&info::queue(&api.view(), &c.query))),
-        ["v2", "queue", .., "delay"] => match call.method {
-            Method::DELETE => Err(Fail::not_yet("resetting a delay is")),
+        ["v2", "queue", id @ .., "delay"] if !id.is_empty() => match call.method {
+            Method::DELETE => info::reset_delay(api, &service_id(id)?).await,
             _ => Err(Fail::method(call, "DELETE")),
         },
         ["v2", "info"] => get(call, |_| ok(&info::info(&api.view()))),
@@ -88,7 +91,7 @@ async fn app(api: &Api, call: &Call, body: Body, rest: &[&str]) -> Result<Respon
             _ => Err(Fail::method(call, "DELETE")),
         },
         [id @ .., "restart"] if !id.is_empty() => match call.method {
-            Method::POST => apps::restart(api, &service_id(id)?),
+            Method::POST => apps::restart(api, call, &service_id(id)?).await,
             _ => Err(Fail::method(call, "POST")),
         },
         [id @ .., "versions"] if !id.is_empty() => match call.method {
@@ -134,14 +137,4 @@ fn with_deployment(mut response: Response, d: &Deployment) -> Response {
         response.headers_mut().insert(DEPLOYMENT_ID, id);
     }
     response
-}
-
-fn deployment(api: &Api, call: &Call, id: &str) -> Result<Response, Fail> {
-    match call.method {
-        Method::DELETE if api.view().deployments.contains_key(id) => Err(Fail::not_yet(
-            "cancelling a deployment (change the app again with force=true instead) is",
-        )),
-        Method::DELETE => Err(Fail::not_found(format!("Deployment {id} does not exist"))),
-        _ => Err(Fail::method(call, "DELETE")),
-    }
 }

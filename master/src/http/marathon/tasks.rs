@@ -100,7 +100,11 @@ async fn kill(
     if ids.is_empty() && !scale {
         return Ok(ok(body));
     }
-    let done = api.handle.kill_tasks(ids, scale, call.trace()).await?;
+    let force = call.query.flag("force", false)?;
+    let done = api
+        .handle
+        .kill_tasks(ids, scale, force, call.trace())
+        .await?;
     match done {
         Some(d) => Ok(deployed(StatusCode::OK, &d)),
         None => Ok(ok(body)),

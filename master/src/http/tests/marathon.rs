@@ -43,26 +43,33 @@ async fn an_app_is_created_read_changed_and_removed() {
     );
     assert_eq!(app["version"], put.json()["version"]);
     let versions = c.get("/v2/apps/shop/web/versions").await.json();
-    assert_eq!(versions, json!({"versions": [app["version"]]}));
+    let versions = versions["versions"].as_array().unwrap().clone();
+    assert_eq!((versions.len(), &versions[0]), (2, &app["version"]));
+    let first = format!(
+        "/v2/apps/shop/web/versions/{}",
+        versions[1].as_str().unwrap()
+    );
+    assert_eq!(c.get(&first).await.json()["instances"], 2);
     let path = format!(
         "/v2/apps//shop/web/versions/{}",
         app["version"].as_str().unwrap()
     );
     assert_eq!(c.get(&path).await.json()["id"], "/shop/web");
     let back = c
-        .marathon(
-            "PUT",
-            "/v2/apps/shop/web",
-            &json!({"version": app["version"]}),
-        )
+        .marathon("PUT", "/v2/apps/shop/web", &json!({"version": versions[1]}))
         .await;
     assert_eq!(back.status, 200, "{}", back.text);
+    let app = c.get("/v2/apps/shop/web").await.json()["app"].clone();
+    assert_eq!(app["instances"], 2, "rolled back");
     let gone = json!({"version": "2020-01-01T00:00:00.000Z"});
     let gone = c.marathon("PUT", "/v2/apps/shop/web", &gone).await;
     assert_eq!(gone.status, 404, "{}", gone.text);
 
     let restarted = Cluster::ask(&c.marathon, "POST", "/v2/apps/shop/web/restart", None).await;
-    restarted.refused(501, "restarting an unchanged app is not supported yet");
+    assert_eq!(restarted.status, 200, "{}", restarted.text);
+    assert!(restarted.json()["deploymentId"].is_string());
+    let gone = Cluster::ask(&c.marathon, "POST", "/v2/apps/none/restart", None).await;
+    gone.refused(404, "App '/none' does not exist");
     let removed = Cluster::ask(&c.marathon, "DELETE", "/v2/apps/shop/web", None).await;
     assert_eq!(removed.status, 200, "{}", removed.text);
     c.get("/v2/apps/shop/web")
@@ -131,12 +138,19 @@ async fn bad_input_is_refused_by_name_and_stores_nothing() {
         422,
         "id: must be a path of lower-case labels ([a-z0-9] with inner - or .) joined by /, is \"Not_An_Id\"",
     );
-    let request = HttpRequest::post("/v2/apps")
-        .header("content-type", "text/plain")
-        .body(Body::from("{}"))
-        .unwrap();
-    let response = c.marathon.clone().oneshot(request).await.unwrap();
-    assert_eq!(response.status(), 415);
+    for (mime, status) in [
+        ("multipart/form-data; boundary=x", 415),
+        ("application/xml", 415),
+        ("text/plain", 422),
+        ("application/x-www-form-urlencoded", 422),
+    ] {
+        let request = HttpRequest::post("/v2/apps")
+            .header("content-type", mime)
+            .body(Body::from("{}"))
+            .unwrap();
+        let response = c.marathon.clone().oneshot(request).await.unwrap();
+        assert_eq!(response.status(), status, "{mime}");
+    }
     assert_eq!(c.get("/v2/apps").await.json(), json!({"apps": []}));
 }
 
@@ -268,6 +282,27 @@ async fn deployments_queue_and_info_are_shown() {
         metrics["gauges"]["marathon.instances.running.gauge"]["value"],
         2
     );
+}
+
+#[tokio::test]
+async fn deployments_are_rolled_back_or_dropped_and_delays_reset() {
+    let delete =
+        async |c: &Cluster, path: &str| Cluster::ask(&c.marathon, "DELETE", path, None).await;
+    let c = Cluster::start(busy());
+    let back = delete(&c, "/v2/deployments/d-0").await;
+    assert_eq!(back.status, 200);
+    assert!(back.json()["deploymentId"].is_string() && back.json()["version"].is_string());
+    delete(&c, "/v2/deployments/d-0?force=True")
+        .await
+        .refused(404, "Deployment d-0 does not exist");
+    let c = Cluster::start(busy());
+    let dropped = delete(&c, "/v2/deployments/d-0?force=True").await;
+    assert_eq!((dropped.status.as_u16(), dropped.text.as_str()), (202, ""));
+    let reset = delete(&c, "/v2/queue//shop/web/delay").await;
+    assert_eq!((reset.status.as_u16(), reset.text.as_str()), (204, ""));
+    delete(&c, "/v2/queue/other/delay")
+        .await
+        .refused(404, "Application /other not found in tasks queue.");
 }
 
 #[tokio::test]

@@ -1,0 +1,62 @@
+//! Older definitions of each service: what a rollback goes back to.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
+
+use waggle_types::{ServiceId, ServiceSpec, ServiceVersion};
+
+use super::stored;
+use crate::store::StoreOp;
+
+/// Definitions kept per service, the one in force included; the oldest of more are dropped.
+pub const KEEP_VERSIONS: usize = 25;
+
+/// Definitions by service, oldest first.
+#[derive(Debug, Clone, Default)]
+pub struct Versions(BTreeMap<ServiceId, VecDeque<Arc<ServiceSpec>>>);
+
+impl Versions {
+    /// Takes a definition in its place; answers the deletions that keep the store as small. Writing it
+    /// is the caller's.
+    pub(super) fn note(&mut self, spec: &Arc<ServiceSpec>) -> Vec<StoreOp> {
+        let kept = self.0.entry(spec.id.clone()).or_default();
+        match kept.binary_search_by_key(&spec.version, |s| s.version) {
+            Ok(at) => kept[at] = Arc::clone(spec),
+            Err(at) => kept.insert(at, Arc::clone(spec)),
+        }
+        let surplus = kept.len().saturating_sub(KEEP_VERSIONS);
+        kept.drain(..surplus)
+            .map(|old| stored::delete_version(&old.id, old.version))
+            .collect()
+    }
+
+    /// A definition, while it is kept.
+    pub(super) fn get(&self, id: &ServiceId, version: ServiceVersion) -> Option<Arc<ServiceSpec>> {
+        let kept = self.0.get(id)?;
+        let at = kept.binary_search_by_key(&version, |s| s.version).ok()?;
+        kept.get(at).cloned()
+    }
+
+    /// Every kept definition of a service, oldest first.
+    pub(super) fn of(&self, id: &ServiceId) -> Vec<Arc<ServiceSpec>> {
+        let kept = self.0.get(id);
+        kept.map(|k| k.iter().cloned().collect())
+            .unwrap_or_default()
+    }
+
+    /// Forgets services that `keep` does not want; answers the deletions.
+    pub(super) fn drop_unless(&mut self, keep: impl Fn(&ServiceId) -> bool) -> Vec<StoreOp> {
+        let mut ops = Vec::new();
+        self.0.retain(|id, kept| {
+            let stays = keep(id);
+            if !stays {
+                let gone = kept.iter();
+                ops.extend(gone.map(|s| stored::delete_version(id, s.version)));
+            }
+            stays
+        });
+        ops
+    }
+}
