@@ -14,7 +14,7 @@ use crate::{
     error::MasterError,
     event_loop::{EventLoop, Inboxes, chain},
     handle::MasterHandle,
-    http,
+    http::{self, HttpLimits},
     session::Sessions,
     store::{SqliteStore, Store},
     view::MasterView,
@@ -46,6 +46,8 @@ pub struct MasterConfig {
     pub recovery_grace: Millis,
     /// Most agents.
     pub max_agents: usize,
+    /// Bounds of each HTTP listener.
+    pub http: HttpLimits,
 }
 
 impl MasterConfig {
@@ -61,6 +63,7 @@ impl MasterConfig {
             agent_timeout: Millis::from_secs(30),
             recovery_grace: Millis::from_secs(10),
             max_agents: 10_000,
+            http: HttpLimits::default(),
         }
     }
 }
@@ -149,7 +152,7 @@ pub async fn run_on(
         serve_http(
             listeners.mesos,
             http::mesos_router(handle.clone()),
-            "Mesos",
+            config.http,
             parts.clone(),
         ),
     );
@@ -158,7 +161,7 @@ pub async fn run_on(
         serve_http(
             listeners.marathon,
             http::marathon_router(handle),
-            "Marathon",
+            config.http,
             parts.clone(),
         ),
     );
@@ -178,13 +181,11 @@ async fn guarded<T>(
 async fn serve_http(
     listener: TcpListener,
     router: axum::Router,
-    name: &'static str,
+    limits: HttpLimits,
     stop: CancellationToken,
 ) -> Result<(), MasterError> {
-    axum::serve(listener, router)
-        .with_graceful_shutdown(stop.cancelled_owned())
-        .await
-        .map_err(|e| MasterError::Server(format!("the {name} server failed: {e}")))
+    http::serve(listener, router, limits, stop).await;
+    Ok(())
 }
 
 /// The core's configuration with fresh ids and seeds.

@@ -17,6 +17,7 @@ mod mesos;
 mod native;
 mod request;
 mod respond;
+mod serve;
 #[cfg(test)]
 mod tests;
 
@@ -36,6 +37,8 @@ use waggle_types::UnixMillis;
 use crate::{handle::MasterHandle, view::ClusterView};
 use request::Call;
 use respond::Fail;
+pub use serve::HttpLimits;
+pub(crate) use serve::serve;
 
 /// Largest body, in bytes.
 pub const MAX_BODY: usize = 1 << 20;

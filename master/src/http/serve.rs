@@ -1,0 +1,134 @@
+//! The HTTP/1.1 server under both APIs: bounded in connections, in header bytes and in time.
+//!
+//! `axum::serve` bounds none of these. A connection over the limit is answered 503 and closed; one that
+//! does not finish its request head in time is closed. Bodies are bounded where they are read.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::graceful::GracefulShutdown,
+    service::TowerToHyperService,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+};
+use tokio_util::sync::CancellationToken;
+
+/// Longest request head, in bytes; a longer one is a 431.
+const MAX_HEAD_BYTES: usize = 64 << 10;
+/// Pause after a failed accept (out of file descriptors): the backlog waits meanwhile.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Open requests have this long to end when the master stops.
+const DRAIN: Duration = Duration::from_secs(5);
+/// What a connection over the limit reads.
+const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\n\
+    Content-Length: 55\r\nRetry-After: 1\r\nConnection: close\r\n\r\n\
+    {\"message\":\"connections: the limit of them is reached\"}";
+
+/// Bounds of one listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HttpLimits {
+    /// Most connections at once; one more is answered 503 and closed.
+    pub max_connections: usize,
+    /// Longest time for a request's head, and for an idle connection to begin its next one.
+    pub head_timeout: Duration,
+}
+
+impl Default for HttpLimits {
+    fn default() -> Self {
+        Self {
+            max_connections: 4096,
+            head_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Serves until stopped, then lets open requests end.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    router: Router,
+    limits: HttpLimits,
+    stop: CancellationToken,
+) {
+    let room = Arc::new(Semaphore::new(limits.max_connections.max(1)));
+    let refused = AtomicU64::new(0);
+    let graceful = GracefulShutdown::new();
+    loop {
+        let accepted = tokio::select! {
+            () = stop.cancelled() => break,
+            a = listener.accept() => a,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(e) => {
+                tracing::warn!(error = %e, "failed to accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let Ok(permit) = Arc::clone(&room).try_acquire_owned() else {
+            let n = refused.fetch_add(1, Ordering::Relaxed) + 1;
+            // Told at 1, 2, 4, 8..: a flood must not fill the log too.
+            if n.is_power_of_two() {
+                tracing::warn!(n, max = limits.max_connections, "too many connections");
+            }
+            refuse(&stream);
+            continue;
+        };
+        // Small answers must not wait for more; a socket that can't is served all the same.
+        let _ = stream.set_nodelay(true);
+        let service = TowerToHyperService::new(router.clone());
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(limits.head_timeout)
+            .max_buf_size(MAX_HEAD_BYTES)
+            .serve_connection(TokioIo::new(stream), service);
+        let connection = graceful.watch(connection);
+        tokio::spawn(async move {
+            if let Err(e) = connection.await {
+                tracing::debug!(error = %e, "a connection ended early");
+            }
+            drop(permit);
+        });
+    }
+    if tokio::time::timeout(DRAIN, graceful.shutdown())
+        .await
+        .is_err()
+    {
+        tracing::warn!("requests were cut off, they did not end in time");
+    }
+}
+
+/// Says why, if that can be said without waiting.
+fn refuse(stream: &TcpStream) {
+    // A full socket buffer on a fresh connection means that nobody reads.
+    let _ = stream.try_write(FULL);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_refusal_is_well_formed() {
+        let text = std::str::from_utf8(FULL).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        assert!(
+            head.contains(&format!("Content-Length: {}", body.len())),
+            "{}",
+            body.len()
+        );
+        let body: serde_json::Value = serde_json::from_str(body).unwrap();
+        assert!(body["message"].is_string());
+    }
+}
