@@ -4,9 +4,9 @@
 //! write double slashes: empty segments do not count. Wire types and validation are `waggle-api`'s.
 //!
 //! # Invariants
-//! - Reads take the newest [`ClusterView`](crate::view::ClusterView) and never touch the core.
+//! - Reads take the newest [`ClusterView`] and never touch the core.
 //! - Changes that read a definition first (PUT, PATCH, restart) run one at a time, and a change is
-//!   answered when the view shows it (at most [`SETTLE`] later): a client reads its own writes.
+//!   answered when the view shows it (at most `SETTLE` later): a client reads its own writes.
 //! - Every refusal is JSON with a sentence that stands alone; bodies over [`MAX_BODY`] are a 413.
 //!
 //! # What it never does
