@@ -8,6 +8,9 @@ use waggle_types::{FieldError, Millis};
 /// More errors than this in one definition help nobody.
 const MAX_ERRORS: usize = 20;
 
+/// Longest field or rule in an answer, in bytes.
+const MAX_QUOTED: usize = 300;
+
 /// Longest duration in a definition: 31.7 years keeps milliseconds exact in a JSON number.
 const MAX_SECONDS: f64 = 1e9;
 
@@ -20,9 +23,11 @@ impl Errors {
         self.push(FieldError::new(field, rule));
     }
 
+    /// What was found is quoted, but not at any length: an answer is not larger for a larger request.
     pub(super) fn push(&mut self, error: FieldError) {
         if self.0.len() < MAX_ERRORS {
-            self.0.push(error);
+            let FieldError { field, rule } = error;
+            self.0.push(FieldError::new(clip(field), clip(rule)));
         }
     }
 
@@ -38,6 +43,14 @@ impl Errors {
     pub(super) fn as_slice(&self) -> &[FieldError] {
         &self.0
     }
+}
+
+fn clip(mut text: String) -> String {
+    if text.len() > MAX_QUOTED {
+        text.truncate(text.floor_char_boundary(MAX_QUOTED));
+        text.push_str("...");
+    }
+    text
 }
 
 /// A JSON object at a path; `null` reads as absent, as Marathon does.
