@@ -30,7 +30,7 @@ pub enum Command {
     Agent(RunArgs),
     /// Say whether this machine can run Waggle, and what is missing
     Doctor(DoctorArgs),
-    /// Services: add, list, show, scale, remove
+    /// Services: add, list, show, scale, restart, roll back, remove
     App(AppCommand),
     /// Tasks: list them, read their output
     Task(TaskCommand),
@@ -38,6 +38,8 @@ pub enum Command {
     Vip(VipCommand),
     /// Ask a node's resolver
     Dns(DnsCommand),
+    /// Say why something is not where it should be
+    Explain(ExplainCommand),
     /// Print a completion script for a shell
     Completions {
         /// Which shell.
@@ -227,6 +229,33 @@ pub enum AppSub {
         #[arg(long)]
         force: bool,
     },
+    /// Replace all instances by fresh ones, as an upgrade would
+    Restart {
+        /// Id, such as /shop/cart
+        id: String,
+        /// Override a deployment that is running
+        #[arg(long)]
+        force: bool,
+    },
+    /// List the definitions that are kept, newest first, or print one
+    Versions {
+        /// Id, such as /shop/cart
+        id: String,
+        /// Print the definition of this version
+        #[arg(id = "definition", value_name = "VERSION")]
+        version: Option<String>,
+    },
+    /// Go back to an older definition
+    Rollback {
+        /// Id, such as /shop/cart
+        id: String,
+        /// Version, as `waggle app versions` lists them
+        #[arg(id = "definition", value_name = "VERSION")]
+        version: String,
+        /// Override a deployment that is running
+        #[arg(long)]
+        force: bool,
+    },
     /// Remove a service and its tasks
     Remove {
         /// Id, such as /shop/cart
@@ -234,6 +263,27 @@ pub enum AppSub {
         /// Override a deployment that is running
         #[arg(long)]
         force: bool,
+    },
+}
+
+/// `waggle explain ...`.
+#[derive(Debug, Args)]
+pub struct ExplainCommand {
+    /// What to explain.
+    #[command(subcommand)]
+    pub command: ExplainSub,
+    /// Where and how.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// What to explain.
+#[derive(Debug, Subcommand)]
+pub enum ExplainSub {
+    /// A service: what it waits for, which offers it refused and why, how it failed last
+    App {
+        /// Id, such as /shop/cart
+        id: String,
     },
 }
 

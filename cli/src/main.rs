@@ -56,6 +56,7 @@ fn dispatch(command: Command) -> Result<(), CliError> {
         Command::App(app) => block_on(commands::app::run(app)),
         Command::Task(task) => block_on(commands::task::run(task)),
         Command::Vip(vip) => block_on(commands::vip::run(vip)),
+        Command::Explain(explain) => block_on(commands::explain::run(explain)),
         Command::Dns(dns) => block_on(commands::dns::run(dns.command)),
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -8,8 +8,9 @@ use std::{
 
 use anyhow::{Context, anyhow};
 use serde_json::{Value, json};
+use waggle_api::native::DeploymentView;
 
-use super::{encode_path, items, print, print_json, text};
+use super::{encode_path, fetch_list, items, print, print_json, text};
 use crate::{
     args::{AppCommand, AppSub},
     client::Client,
@@ -37,7 +38,20 @@ pub async fn run(command: AppCommand) -> Result<(), CliError> {
             add(&client, &file, wait.then_some(timeout), json).await
         }
         AppSub::List => list(&client, json).await,
-        AppSub::Show { id } => show(&client, &id, json).await,
+        AppSub::Show { id } => {
+            let master = Client::new(&command.output.master)?;
+            show(&client, &master, &id, json).await
+        }
+        AppSub::Restart { id, force } => {
+            let path = format!("{}/restart?force={force}", app_path(&id));
+            deployment(&client.post(&path, String::new()).await?, json)
+        }
+        AppSub::Versions { id, version } => versions(&client, &id, version.as_deref(), json).await,
+        AppSub::Rollback { id, version, force } => {
+            let body = json!({"version": version}).to_string();
+            let path = format!("{}?force={force}", app_path(&id));
+            deployment(&client.put(&path, body).await?, json)
+        }
         AppSub::Scale {
             id,
             instances,
@@ -76,7 +90,7 @@ async fn add(
         return if as_json {
             print_json(&shown)
         } else {
-            print_app(&shown["app"])
+            print_app(&shown["app"], &[])
         };
     }
     if as_json {
@@ -199,16 +213,45 @@ fn vip_labels(app: &Value) -> Vec<String> {
         .collect()
 }
 
-async fn show(client: &Client, id: &str, as_json: bool) -> Result<(), CliError> {
+async fn show(client: &Client, master: &Client, id: &str, as_json: bool) -> Result<(), CliError> {
     let answer = client.get(&app_path(id)).await?;
     if as_json {
-        print_json(&answer)
-    } else {
-        print_app(&answer["app"])
+        return print_json(&answer);
     }
+    let app = &answer["app"];
+    let mut waits = Vec::new();
+    if items(app, "deployments").next().is_some() {
+        let (_, all) = fetch_list::<DeploymentView>(master, "/waggle/v1/deployments").await?;
+        waits = all;
+        waits.retain(|d| d.service == text(app, "id"));
+    }
+    print_app(app, &waits)
 }
 
-fn print_app(app: &Value) -> Result<(), CliError> {
+async fn versions(
+    client: &Client,
+    id: &str,
+    version: Option<&str>,
+    as_json: bool,
+) -> Result<(), CliError> {
+    let base = format!("{}/versions", app_path(id));
+    if let Some(version) = version {
+        let path = format!("{base}/{}", encode_path(version));
+        return print_json(&client.get(&path).await?);
+    }
+    let answer = client.get(&base).await?;
+    if as_json {
+        return print_json(&answer);
+    }
+    let mut table = Table::new(&["version", ""]);
+    for (i, v) in items(&answer, "versions").enumerate() {
+        let mark = if i == 0 { "in force" } else { " " };
+        table.row([v.as_str().unwrap_or_default().to_owned(), mark.to_owned()]);
+    }
+    print(&table.render())
+}
+
+fn print_app(app: &Value, waits: &[DeploymentView]) -> Result<(), CliError> {
     let mut out = String::new();
     let mut line = |k: &str, v: String| {
         if !v.is_empty() {
@@ -253,6 +296,9 @@ fn print_app(app: &Value) -> Result<(), CliError> {
             .collect::<Vec<_>>()
             .join(", "),
     );
+    for d in waits {
+        line("waiting for", format!("{} ({})", d.waiting_for, d.kind));
+    }
     if let Some(failure) = app["lastTaskFailure"].as_object() {
         let failure = Value::Object(failure.clone());
         line(

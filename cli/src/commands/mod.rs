@@ -3,6 +3,7 @@
 pub mod app;
 pub mod dns;
 pub mod doctor;
+pub mod explain;
 pub mod node;
 pub mod task;
 pub mod vip;
@@ -23,6 +24,17 @@ pub async fn fetch_list<T: DeserializeOwned>(
         format!("the answer of {path} is no such list; is that a waggle master?")
     })?;
     Ok((answer, list))
+}
+
+/// GETs one object of Waggle's own API: the answer as it came, and decoded.
+pub async fn fetch<T: DeserializeOwned>(
+    client: &Client,
+    path: &str,
+) -> Result<(Value, T), CliError> {
+    let answer = client.get(path).await?;
+    let value = serde_json::from_value(answer.clone())
+        .with_context(|| format!("the answer of {path} can't be read; is that a waggle master?"))?;
+    Ok((answer, value))
 }
 
 /// Prints a JSON value for programs.
