@@ -9,6 +9,8 @@
 //!   next write, never guessed at.
 //! - What outlives the agent on purpose: map entries (pinned) and the DNS addresses. A restarted agent
 //!   adopts both and writes nothing until a snapshot differs from what is there.
+//! - A restarted agent can answer DNS before anything else is ready ([`NodeNet::start_resolver`],
+//!   [`NodeNet::restore`]); maps are brought to what it restored only once its own tasks are known.
 //! - Before its first snapshot a node answers SERVFAIL for cluster names (after a short wait for that
 //!   snapshot), never NXDOMAIN, and never forwards them.
 //! - Every bound (queries that wait, queries in flight to upstreams) has a counter for what it turned away.

@@ -1,9 +1,9 @@
 //! [`NodeNet`]: one node's network, from snapshots and local facts to maps and zone.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -36,7 +36,7 @@ struct State {
 
 struct Shared {
     config: NodeNetConfig,
-    maps: Option<Arc<dyn KernelMaps>>,
+    maps: OnceLock<Arc<dyn KernelMaps>>,
     state: Mutex<State>,
     names: ArcSwap<VipNames>,
     dns: Option<DnsServer>,
@@ -68,11 +68,16 @@ impl NodeNet {
         config: NodeNetConfig,
         maps: Option<Arc<M>>,
     ) -> Result<Self, NodeNetError> {
-        let maps = maps.map(|m| m as Arc<dyn KernelMaps>);
-        let lowering = match &maps {
-            Some(maps) => Lowering::adopt(config.lowering, maps::observe(maps.as_ref())?),
-            None => Lowering::new(config.lowering),
-        };
+        let node = Self::start_resolver(config).await?;
+        if let Some(maps) = maps {
+            node.attach_maps(maps).await?;
+        }
+        Ok(node)
+    }
+
+    /// The part of [`NodeNet::start`] that needs no kernel programs: addresses and DNS. An agent that restarts calls
+    /// this first, so that names resolve ([`NodeNet::restore`]) while all else is still being loaded.
+    pub async fn start_resolver(config: NodeNetConfig) -> Result<Self, NodeNetError> {
         let addresses = if config.manage_addresses && !config.dns_ips.is_empty() {
             Some(address::ensure(&config.dns_ips).await?)
         } else {
@@ -88,16 +93,11 @@ impl NodeNet {
             let dns = DnsServerConfig::new(listen.collect(), config.upstreams.clone());
             Some(DnsServer::start(dns).await?)
         };
-        tracing::info!(
-            n_vips = lowering.n_vips(),
-            dns = dns.is_some(),
-            kernel = maps.is_some(),
-            "node network is up"
-        );
+        let lowering = Lowering::new(config.lowering);
         let shared = Arc::new(Shared {
             config,
-            maps,
-            names: ArcSwap::from_pointee(names(&lowering, &VipTable::new())),
+            maps: OnceLock::new(),
+            names: ArcSwap::from_pointee(VipNames::new()),
             state: Mutex::new(State {
                 snapshot: None,
                 local: LocalFacts::new(),
@@ -120,6 +120,31 @@ impl NodeNet {
         })
     }
 
+    /// Takes the kernel's maps: adopts what they hold and writes nothing yet. What has been desired meanwhile reaches
+    /// them with the next change or [`NodeNet::resync`]. A node has one data plane: a second is ignored.
+    pub async fn attach(&self, data_plane: Arc<DataPlane>) -> Result<(), NodeNetError> {
+        self.attach_maps(data_plane).await
+    }
+
+    /// [`NodeNet::attach`] of any maps.
+    pub async fn attach_maps<M: KernelMaps + 'static>(
+        &self,
+        maps: Arc<M>,
+    ) -> Result<(), NodeNetError> {
+        let shared = Arc::clone(&self.shared);
+        let adopted = tokio::task::spawn_blocking(move || shared.attach(maps));
+        // Only a runtime that shuts down ends it otherwise, and then nobody asks for the maps.
+        adopted.await.unwrap_or(Ok(()))
+    }
+
+    /// Takes the desired state that an earlier run of the agent kept: names resolve from it at once, and no older
+    /// generation is accepted any more. The maps are left alone until the next change or [`NodeNet::resync`], because
+    /// they may know better: facts of this node's own tasks come first. After a first snapshot it does nothing.
+    pub async fn restore(&self, snapshot: Arc<NetSnapshot>) -> Applied {
+        self.on_worker(move |shared| shared.restore(&snapshot))
+            .await
+    }
+
     /// Brings maps and zone to a snapshot. A lower generation than the applied one is refused; the same one
     /// is applied again (the master's periodic resync).
     pub async fn apply(&self, snapshot: Arc<NetSnapshot>) -> Applied {
@@ -133,15 +158,23 @@ impl NodeNet {
         state: TaskState,
         health: HealthState,
     ) -> Applied {
-        self.on_worker(move |shared| shared.local_fact(task_id, state, health))
+        self.local_facts(BTreeMap::from([(task_id, Some((state, health)))]))
+            .await
+    }
+
+    /// Many facts as one change: `None` is [`NodeNet::forget_local`].
+    pub async fn local_facts(
+        &self,
+        facts: BTreeMap<TaskId, Option<(TaskState, HealthState)>>,
+    ) -> Applied {
+        self.on_worker(move |shared| shared.local_facts(facts))
             .await
     }
 
     /// The agent is done with a task. Its last fact still holds while the snapshot names the task, so that a snapshot
     /// that lags behind does not bring it back.
     pub async fn forget_local(&self, task_id: TaskId) -> Applied {
-        self.on_worker(move |shared| shared.forget_local(task_id))
-            .await
+        self.local_facts(BTreeMap::from([(task_id, None)])).await
     }
 
     /// Reads the kernel's maps and makes them what they should be. Happens by itself every
@@ -281,24 +314,53 @@ impl Shared {
         self.commit(&mut state)
     }
 
-    fn local_fact(&self, task_id: TaskId, task: TaskState, health: HealthState) -> Applied {
+    fn attach<M: KernelMaps + 'static>(&self, maps: Arc<M>) -> Result<(), NodeNetError> {
         let mut state = self.lock();
-        state.forgotten.remove(&task_id);
-        if state.local.insert(task_id, (task, health)) == Some((task, health)) {
-            return unchanged(&state);
+        let found = maps::observe(maps.as_ref())?;
+        if self.maps.set(maps).is_err() {
+            tracing::warn!("a second data plane is ignored");
+            return Ok(());
         }
-        self.commit(&mut state)
+        state.lowering = Lowering::adopt(self.config.lowering, found);
+        self.names
+            .store(Arc::new(names(&state.lowering, &state.table)));
+        tracing::info!(n_vips = state.lowering.n_vips(), "vip maps adopted");
+        Ok(())
     }
 
-    fn forget_local(&self, task_id: TaskId) -> Applied {
+    fn restore(&self, snapshot: &Arc<NetSnapshot>) -> Applied {
         let mut state = self.lock();
-        if !state.local.contains_key(&task_id) {
+        if state.snapshot.is_some() {
             return unchanged(&state);
         }
-        state.forgotten.insert(task_id);
+        let begun = Instant::now();
+        state.table = table(snapshot, &state.local);
+        state.snapshot = Some(Arc::clone(snapshot));
+        self.publish_zone(&mut state, snapshot);
+        Applied {
+            duration: begun.elapsed(),
+            ..unchanged(&state)
+        }
+    }
+
+    fn local_facts(&self, facts: BTreeMap<TaskId, Option<(TaskState, HealthState)>>) -> Applied {
+        let mut state = self.lock();
+        let mut changed = false;
+        for (task_id, fact) in facts {
+            if let Some(fact) = fact {
+                state.forgotten.remove(&task_id);
+                changed |= state.local.insert(task_id, fact) != Some(fact);
+            } else if state.local.contains_key(&task_id) {
+                // Facts go only together with their task, so neither table nor zone can change.
+                state.forgotten.insert(task_id);
+            }
+        }
         state.prune();
-        // Facts go only together with their task, so neither table nor zone can change.
-        unchanged(&state)
+        if changed {
+            self.commit(&mut state)
+        } else {
+            unchanged(&state)
+        }
     }
 
     /// Plans and executes. Before the first snapshot nothing is desired yet, so nothing is touched.
@@ -320,15 +382,7 @@ impl Shared {
         };
         self.names
             .store(Arc::new(names(&state.lowering, &state.table)));
-        if let Some(dns) = &self.dns {
-            // Serials follow the number of zones made here: facts of this node change a zone too.
-            state.serial = state.serial.wrapping_add(1);
-            let options = ZoneOptions {
-                dns_ips: self.config.dns_ips.clone(),
-            };
-            let zone = zone_with(&snapshot, &state.local, state.serial, &options);
-            dns.publish(Arc::new(zone));
-        }
+        self.publish_zone(state, &snapshot);
         if !failures.is_empty() {
             self.retry.notify_one();
         }
@@ -340,6 +394,17 @@ impl Shared {
         }
     }
 
+    fn publish_zone(&self, state: &mut State, snapshot: &NetSnapshot) {
+        let Some(dns) = &self.dns else { return };
+        // Serials follow the number of zones made here: facts of this node change a zone too.
+        state.serial = state.serial.wrapping_add(1);
+        let options = ZoneOptions {
+            dns_ips: self.config.dns_ips.clone(),
+        };
+        let zone = zone_with(snapshot, &state.local, state.serial, &options);
+        dns.publish(Arc::new(zone));
+    }
+
     fn write_maps(
         &self,
         state: &mut State,
@@ -347,7 +412,7 @@ impl Shared {
     ) -> Result<usize, MapError> {
         let now = self.now();
         if state.doubtful
-            && let Some(maps) = &self.maps
+            && let Some(maps) = self.maps.get()
         {
             let found = maps::observe(maps.as_ref())?;
             state.lowering.observe(found, now);
@@ -358,7 +423,7 @@ impl Shared {
             tracing::warn!(%failure, "a vip is not up to date");
             failures.push(failure.into());
         }
-        if let Some(maps) = &self.maps {
+        if let Some(maps) = self.maps.get() {
             maps::execute(maps.as_ref(), &lowered.writes)?;
         }
         Ok(lowered.writes.len())

@@ -269,6 +269,55 @@ async fn a_restart_writes_nothing_and_keeps_numbers() {
     node.shutdown().await.unwrap();
 }
 
+#[tokio::test]
+async fn a_restart_answers_from_what_was_kept_and_leaves_the_maps_to_facts() {
+    let model = Arc::new(Model::default());
+    let node = start(&model).await;
+    node.apply(snapshot(3, &[1, 2])).await;
+    // Seen here and not by the master yet.
+    node.local_fact(task_id(1), TaskState::Failed, HealthState::Unknown)
+        .await;
+    let ids: Vec<u32> = node.vip_names().keys().copied().collect();
+    node.shutdown().await.unwrap();
+    drop(node);
+    let n_writes = model.n_writes.load(Ordering::Relaxed);
+
+    let node = NodeNet::start_resolver(config()).await.unwrap();
+    assert_eq!(node.dns_addrs().len(), 1);
+    let restored = node.restore(snapshot(3, &[1, 2])).await;
+    assert_eq!(restored.generation, Generation(3));
+    node.attach_maps(Arc::clone(&model)).await.unwrap();
+    assert_eq!(node.vip_names().keys().copied().collect::<Vec<_>>(), ids);
+    assert_eq!(
+        model.n_writes.load(Ordering::Relaxed),
+        n_writes,
+        "what the maps know better is not overwritten"
+    );
+    // Facts of all tasks are one change.
+    let facts = BTreeMap::from([(task_id(1), Some((TaskState::Failed, HealthState::Unknown)))]);
+    node.local_facts(facts).await;
+    assert_eq!(node.resync().await.n_writes, 0);
+    assert_eq!(model.serves()[&WEB], BTreeSet::from([addr(2)]));
+    // The past does not come back, the future does.
+    let stale = node.apply(snapshot(2, &[1])).await;
+    assert_eq!(stale.generation, Generation(3));
+    assert_eq!(node.restore(snapshot(9, &[])).await.generation.0, 3);
+    node.apply(snapshot(4, &[2, 3])).await;
+    assert_eq!(model.serves()[&WEB], BTreeSet::from([addr(2), addr(3)]));
+    node.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn maps_that_a_reboot_emptied_are_filled_from_what_was_kept() {
+    let model = Arc::new(Model::default());
+    let node = NodeNet::start_resolver(config()).await.unwrap();
+    node.restore(snapshot(3, &[1])).await;
+    node.attach_maps(Arc::clone(&model)).await.unwrap();
+    assert_eq!(node.resync().await.failures, []);
+    assert_eq!(model.serves()[&WEB], BTreeSet::from([addr(1)]));
+    node.shutdown().await.unwrap();
+}
+
 async fn until(what: &str, met: impl Fn() -> bool) {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(5);
     while !met() {
