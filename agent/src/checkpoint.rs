@@ -3,7 +3,8 @@
 //!
 //! `<work_dir>/tasks/<task_id>/` holds `spec.pb`, `stream.pb` (status updates), the files of
 //! [`crate::shim`], `tail.json` (how far its output was shipped), `sandbox/`, and `done` once nobody is
-//! owed anything; such directories are kept for their logs, the oldest go first.
+//! owed anything; such directories are kept for their logs, the oldest go first. `<work_dir>/net.pb` is
+//! [`crate::kept`]'s.
 
 use std::{
     fs::{self, File, OpenOptions},

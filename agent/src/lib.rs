@@ -9,7 +9,8 @@
 //! - An agent that ends, by whatever signal, takes no task with it; the next one adopts what runs and
 //!   reports what ended, exactly once.
 //! - A process is only signalled through a descriptor that was checked against its start time.
-//! - Without a master, or without a data plane, tasks run on and are health-checked.
+//! - Without a master, or without a data plane, tasks run on and are health-checked; names and VIPs answer from
+//!   the last desired state, also after a restart.
 //!
 //! # What it never does
 //! It never decides what runs where, and never answers for another node's tasks.
@@ -23,6 +24,7 @@ mod doctor;
 mod environment;
 mod error;
 mod http;
+mod kept;
 mod launch;
 mod meter;
 mod net;

@@ -3,16 +3,16 @@
 //! Everything that knows `waggle-ebpf` and `waggle-overlay` by name is here.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
 };
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use waggle_api::proto::session as pb;
 use waggle_ebpf::{DataPlane, LoaderConfig};
 use waggle_overlay::{NodeNet, NodeNetConfig, VipNames};
 use waggle_telemetry::{SpanKind, Telemetry, names};
-use waggle_types::{Generation, HealthState, NetSnapshot, TaskId, TaskState};
+use waggle_types::{AgentId, Generation, HealthState, NetSnapshot, TaskId, TaskState};
 
 use crate::{AgentConfig, AgentError, DataPlanePolicy, clock};
 
@@ -26,6 +26,10 @@ pub struct Net {
     troubles: Vec<String>,
     inbox: Inbox,
     wake: Notify,
+    // What an earlier run of the agent kept, until the first change.
+    restored: Option<Arc<NetSnapshot>>,
+    // The newest desired state, for who keeps it.
+    newest: watch::Sender<Option<Arc<NetSnapshot>>>,
 }
 
 #[derive(Default)]
@@ -45,23 +49,18 @@ impl Inbox {
 }
 
 impl Net {
-    /// Loads the data plane and starts DNS, as far as the configuration wants and the machine allows.
-    pub async fn start(config: &AgentConfig) -> Result<Self, AgentError> {
+    /// Starts DNS, which answers from `kept`, the desired state of an earlier run, at once. The first thing that an agent
+    /// does: while it is down, so is its node's resolver.
+    pub async fn start(
+        config: &AgentConfig,
+        kept: Option<NetSnapshot>,
+    ) -> Result<Self, AgentError> {
         let mut troubles = Vec::new();
-        let require = config.dataplane == DataPlanePolicy::Require;
-        let plane = match load(config).await {
-            Ok(plane) => plane,
-            Err(e) if require => return Err(AgentError::DataPlane(e)),
-            Err(e) => {
-                let why = format!("data plane: {}", chain(e.as_ref()));
-                tracing::warn!(error = why, "tasks run without VIPs and network counters");
-                troubles.push(why);
-                None
-            }
-        };
-        let node = match start_node(config, plane.clone()).await {
+        let node = match start_node(config).await {
             Ok(node) => node,
-            Err(e) if require => return Err(AgentError::Network(e)),
+            Err(e) if config.dataplane == DataPlanePolicy::Require => {
+                return Err(AgentError::Network(e));
+            }
             Err(e) => {
                 let why = format!("node network: {}", chain(e.as_ref()));
                 tracing::warn!(error = why, "tasks run without DNS and VIPs on this node");
@@ -69,13 +68,44 @@ impl Net {
                 None
             }
         };
+        let restored = kept.map(Arc::new);
+        if let (Some(node), Some(kept)) = (&node, &restored) {
+            let applied = node.restore(Arc::clone(kept)).await;
+            tracing::info!(generation = %applied.generation, "names answer from the last desired state");
+        }
         Ok(Self {
             node,
-            plane,
+            plane: None,
             troubles,
             inbox: Inbox::default(),
             wake: Notify::new(),
+            restored,
+            newest: watch::Sender::new(None),
         })
+    }
+
+    /// Loads the data plane, as far as the configuration wants and the machine allows.
+    pub async fn load(&mut self, config: &AgentConfig) -> Result<(), AgentError> {
+        let loaded = match load(config).await {
+            Ok(Some(plane)) => match &self.node {
+                Some(node) => node.attach(Arc::clone(&plane)).await.map(|()| Some(plane)),
+                None => Ok(Some(plane)),
+            }
+            .map_err(AnyError::from),
+            other => other,
+        };
+        match loaded {
+            Ok(plane) => self.plane = plane,
+            Err(e) if config.dataplane == DataPlanePolicy::Require => {
+                return Err(AgentError::DataPlane(e));
+            }
+            Err(e) => {
+                let why = format!("data plane: {}", chain(e.as_ref()));
+                tracing::warn!(error = why, "tasks run without VIPs and network counters");
+                self.troubles.push(why);
+            }
+        }
+        Ok(())
     }
 
     /// What does not work, for `/health`; empty when all does.
@@ -134,6 +164,36 @@ impl Net {
         self.wake.notify_one();
     }
 
+    /// The newest desired state.
+    pub fn newest(&self) -> watch::Receiver<Option<Arc<NetSnapshot>>> {
+        self.newest.subscribe()
+    }
+
+    /// Brings the maps to what was restored, now that this node's tasks are known: those that `kept` still has here and
+    /// that are not among `known` ended while nobody watched. Call it before [`Net::work`].
+    pub async fn settle(&self, me: &AgentId, known: &BTreeSet<TaskId>) {
+        let (Some(node), Some(kept)) = (&self.node, &self.restored) else {
+            return;
+        };
+        let gone: BTreeSet<&TaskId> = kept
+            .tasks
+            .iter()
+            .filter(|(id, task)| task.agent_id == *me && !known.contains(*id))
+            .map(|(id, _)| id)
+            .collect();
+        let mut facts = self.inbox.with(|w| std::mem::take(&mut w.facts));
+        let fact = Some((TaskState::Gone, HealthState::Unknown));
+        facts.extend(gone.iter().map(|id| ((*id).clone(), fact)));
+        node.local_facts(facts).await;
+        // They hold until no snapshot names these tasks.
+        let forget = gone.into_iter().map(|id| (id.clone(), None)).collect();
+        node.local_facts(forget).await;
+        let applied = node.resync().await;
+        for failure in applied.failures {
+            tracing::warn!(error = chain(&failure), "vip maps are not as they were");
+        }
+    }
+
     /// Applies what comes in, facts first, until it is dropped.
     pub async fn work(&self, telemetry: Telemetry, acks: mpsc::Sender<pb::Applied>, node: String) {
         loop {
@@ -158,14 +218,15 @@ impl Net {
                 self.wake.notified().await;
                 continue;
             }
-            for (task_id, fact) in facts {
-                match fact {
-                    Some((state, health)) => net.local_fact(task_id, state, health).await,
-                    None => net.forget_local(task_id).await,
-                };
+            if !facts.is_empty() {
+                net.local_facts(facts).await;
             }
             if let Some(snapshot) = snapshot {
-                let applied = apply(net, Arc::new(snapshot), &telemetry, &node).await;
+                let snapshot = Arc::new(snapshot);
+                let applied = apply(net, Arc::clone(&snapshot), &telemetry, &node).await;
+                if applied.generation == snapshot.generation.0 {
+                    self.newest.send_replace(Some(snapshot));
+                }
                 if acks.send(applied).await.is_err() {
                     return;
                 }
@@ -245,10 +306,7 @@ async fn load(config: &AgentConfig) -> Result<Option<Arc<DataPlane>>, AnyError> 
     Ok(Some(Arc::new(opened?)))
 }
 
-async fn start_node(
-    config: &AgentConfig,
-    plane: Option<Arc<DataPlane>>,
-) -> Result<Option<NodeNet>, AnyError> {
+async fn start_node(config: &AgentConfig) -> Result<Option<NodeNet>, AnyError> {
     if !config.network {
         return Ok(None);
     }
@@ -258,7 +316,7 @@ async fn start_node(
         upstreams: config.dns.upstreams.clone(),
         ..NodeNetConfig::new(config.ip)
     };
-    Ok(Some(NodeNet::start(net, plane).await?))
+    Ok(Some(NodeNet::start_resolver(net).await?))
 }
 
 /// An error with all its causes.

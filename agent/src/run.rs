@@ -19,6 +19,7 @@ use crate::{
     checkpoint::WorkDir,
     clock,
     http::{self, AgentView},
+    kept::Kept,
     launch::Shim,
     net::{Net, chain},
     observe::{self, Kernel},
@@ -65,6 +66,13 @@ pub async fn run(
     let root = config.work_dir.clone();
     let work = blocking(move || WorkDir::open(&root)).await?;
     let agent_id = work.agent_id(|| uuid::Uuid::new_v4().to_string())?;
+    // Names first: while this node's resolver is silent, everybody on it waits.
+    let kept = Kept::new(&config.work_dir);
+    let mut net = Net::start(&config, {
+        let kept = kept.clone();
+        blocking(move || kept.read()).await
+    })
+    .await?;
     let info = AgentInfo {
         agent_id: agent_id.clone(),
         hostname: config.hostname.clone(),
@@ -76,7 +84,8 @@ pub async fn run(
     tracing::info!(%agent_id, hostname = config.hostname, resources = %info.total, "agent starts");
     let mut troubles = Vec::new();
     let cgroups = cgroups(&config, &mut troubles);
-    let net = Arc::new(Net::start(&config).await?);
+    net.load(&config).await?;
+    let net = Arc::new(net);
     troubles.extend(net.troubles().iter().cloned());
 
     let (inputs, mut inbox) = mpsc::channel(INPUTS);
@@ -105,8 +114,11 @@ pub async fn run(
         ticking: Arc::new(tokio::sync::Semaphore::new(1)),
     };
     recover::recover(&mut agent, &cgroups).await?;
+    let known = agent.core.tasks().map(|t| t.spec.task_id).collect();
+    net.settle(&agent.info.agent_id, &known).await;
     agent.publish(None);
 
+    agent.tasks.spawn(kept.follow(net.newest()));
     let worker = Arc::clone(&net);
     let (tel, node) = (telemetry.clone(), config.hostname.clone());
     agent

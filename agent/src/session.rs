@@ -19,7 +19,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Messages to the master that wait for the network; what does not fit is sent again by its retry timer.
 pub const OUTBOX: usize = 1024;
 /// A snapshot of a large cluster.
-const MAX_MESSAGE: usize = 64 << 20;
+pub const MAX_MESSAGE: usize = 64 << 20;
 
 /// What the session tells the agent's loop.
 #[derive(Debug)]

@@ -369,12 +369,13 @@ impl AgentCore {
         };
         let (state, health) = (entry.machine.state(), entry.machine.health());
         self.tasks.insert(task_id.clone(), entry);
+        // Also of one that ended: the data plane may still have it from before the restart.
+        out.push(Effect::LocalFact {
+            task_id: task_id.clone(),
+            state,
+            health,
+        });
         if let Some(pid) = pid {
-            out.push(Effect::LocalFact {
-                task_id: task_id.clone(),
-                state,
-                health,
-            });
             self.step(&task_id, now, out, |m| m.started(pid, now));
             if self.state(&task_id) == Some(TaskState::Running) {
                 out.push(Effect::StartChecks(task_id));

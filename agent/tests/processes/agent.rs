@@ -23,16 +23,25 @@ use crate::{
     support::{CgroupRoot, PATIENCE, runs, signal},
 };
 
-struct Agent {
+pub struct Agent {
     job: JoinHandle<()>,
     http: SocketAddr,
 }
 
 impl Agent {
-    async fn start(
+    pub async fn start(
         work_dir: &Path,
         masters: Vec<SocketAddr>,
         cgroups: Option<&CgroupRoot>,
+    ) -> Self {
+        Self::start_with(work_dir, masters, cgroups, |_| {}).await
+    }
+
+    pub async fn start_with(
+        work_dir: &Path,
+        masters: Vec<SocketAddr>,
+        cgroups: Option<&CgroupRoot>,
+        change: impl FnOnce(&mut AgentConfig),
     ) -> Self {
         let bind = async || TcpListener::bind("127.0.0.1:0").await.unwrap();
         let listeners = AgentListeners {
@@ -40,7 +49,7 @@ impl Agent {
             metrics: bind().await,
         };
         let http = listeners.http.local_addr().unwrap();
-        let config = AgentConfig {
+        let mut config = AgentConfig {
             cgroup_root: cgroups.map(|c| c.path.clone()),
             dataplane: DataPlanePolicy::Off,
             network: false,
@@ -51,6 +60,7 @@ impl Agent {
             tick: Duration::from_millis(100),
             ..AgentConfig::new("n1", Ipv4Addr::LOCALHOST, masters, work_dir)
         };
+        change(&mut config);
         let run = waggle_agent::run(
             config,
             listeners,
@@ -62,12 +72,12 @@ impl Agent {
     }
 
     /// As kill -9: nothing of it gets to say goodbye.
-    async fn vanish(self) {
+    pub async fn vanish(self) {
         self.job.abort();
         let _ = self.job.await;
     }
 
-    async fn get(&self, path: &str) -> (u16, String) {
+    pub async fn get(&self, path: &str) -> (u16, String) {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let mut stream = tokio::net::TcpStream::connect(self.http).await.unwrap();
         let request = format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
@@ -82,7 +92,7 @@ impl Agent {
     }
 }
 
-fn block_on(test: impl Future<Output = ()>) {
+pub fn block_on(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -92,7 +102,7 @@ fn block_on(test: impl Future<Output = ()>) {
     runtime.shutdown_timeout(Duration::from_secs(5));
 }
 
-async fn until<T>(what: &str, mut f: impl FnMut() -> Option<T>) -> T {
+pub async fn until<T>(what: &str, mut f: impl FnMut() -> Option<T>) -> T {
     let wait = async {
         let mut tick = tokio::time::interval(Duration::from_millis(10));
         loop {
@@ -106,7 +116,7 @@ async fn until<T>(what: &str, mut f: impl FnMut() -> Option<T>) -> T {
     waited.unwrap_or_else(|_| panic!("timed out: {what}"))
 }
 
-fn spec(task_id: &str, shell: &str) -> pb::TaskSpec {
+pub fn spec(task_id: &str, shell: &str) -> pb::TaskSpec {
     pb::TaskSpec {
         task_id: task_id.to_owned(),
         framework_id: "f1".to_owned(),
@@ -128,7 +138,7 @@ fn spec(task_id: &str, shell: &str) -> pb::TaskSpec {
     }
 }
 
-fn launch(spec: pb::TaskSpec) -> ToAgent {
+pub fn launch(spec: pb::TaskSpec) -> ToAgent {
     ToAgent::Launch(pb::Launch { spec: Some(spec) })
 }
 
@@ -527,7 +537,7 @@ pub fn finds_the_master_that_answers() {
     });
 }
 
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().port()
 }

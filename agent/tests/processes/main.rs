@@ -10,6 +10,7 @@
 
 mod agent;
 mod master;
+mod names;
 mod shims;
 mod support;
 
@@ -71,6 +72,10 @@ const TESTS: &[Test] = &[
     (
         "agent_finds_the_master_that_answers",
         agent::finds_the_master_that_answers,
+    ),
+    (
+        "agent_answers_from_the_last_desired_state",
+        names::answers_from_the_last_desired_state,
     ),
 ];
 
