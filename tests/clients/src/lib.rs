@@ -1,0 +1,86 @@
+//! Other people's clients, unmodified, against a real cluster: what their code sends and parses is the contract.
+//!
+//! This crate finds an interpreter that the client still runs on and puts the client into a virtual
+//! environment under the target directory. Without one, or without the package registry, the test
+//! skips and says why.
+//!
+//! What it never does: patch a client.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, bail};
+
+/// A virtual environment's interpreter with `requirement` (such as `marathon==0.13.0`) installed.
+///
+/// Both Python clients of the Mesos world need CPython 3.9 or older.
+pub fn old_python_with(requirement: &str, target: &Path) -> anyhow::Result<PathBuf> {
+    let name = requirement.replace("==", "-");
+    let venv = target.join("clients").join(name);
+    let python = venv.join("bin/python");
+    let done = venv.join("installed");
+    if done.is_file() {
+        return Ok(python);
+    }
+    let interpreter = old_python().context("no CPython 3.7 to 3.9 on this machine")?;
+    run(Command::new(interpreter)
+        .args(["-m", "venv", "--clear"])
+        .arg(&venv))?;
+    let install = [
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        requirement,
+    ];
+    run(Command::new(&python).args(install))?;
+    std::fs::write(&done, requirement).with_context(|| format!("write {}", done.display()))?;
+    Ok(python)
+}
+
+/// `python3.9` and older on PATH, then those of pyenv.
+fn old_python() -> Option<PathBuf> {
+    const MINORS: [u32; 3] = [9, 8, 7];
+    let works = |p: &PathBuf| {
+        Command::new(p)
+            .arg("--version")
+            .output()
+            .is_ok_and(|out| out.status.success())
+    };
+    let on_path = MINORS.iter().map(|m| PathBuf::from(format!("python3.{m}")));
+    let pyenv = std::env::var_os("PYENV_ROOT")
+        .map(PathBuf::from)
+        .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".pyenv")))?;
+    let versions = std::fs::read_dir(pyenv.join("versions"))
+        .ok()
+        .into_iter()
+        .flatten()
+        .flatten();
+    let mut installed: Vec<PathBuf> = versions
+        .filter(|v| {
+            let name = v.file_name();
+            let name = name.to_string_lossy();
+            MINORS.iter().any(|m| name.starts_with(&format!("3.{m}.")))
+        })
+        .map(|v| v.path().join("bin/python"))
+        .collect();
+    installed.sort();
+    // pyenv's shims answer to any name and fail when run; installed versions first.
+    installed.into_iter().rev().chain(on_path).find(works)
+}
+
+fn run(command: &mut Command) -> anyhow::Result<()> {
+    let out = command
+        .output()
+        .with_context(|| format!("run {command:?}"))?;
+    if !out.status.success() {
+        bail!(
+            "{command:?}: {}",
+            String::from_utf8_lossy(&out.stderr).trim()
+        );
+    }
+    Ok(())
+}
