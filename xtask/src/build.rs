@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 
-use crate::run::{cargo, run, step};
+use crate::run::{cargo, own_dir, run, step};
 
 /// The programs of a build.
 #[derive(Debug, Clone)]
@@ -25,19 +25,26 @@ pub fn ebpf() -> anyhow::Result<PathBuf> {
 /// Builds everything, the kernel programs first because the binary embeds them. In the second run
 /// under sudo nothing is built: the first one did.
 pub fn programs() -> anyhow::Result<Programs> {
+    // All default members: the same features whatever is asked for, so nothing is built twice.
+    build_with(&["build"])
+}
+
+/// The same, and everything that tests need, in the one set of features that `cargo test` then finds
+/// built: tests' own dependencies switch features on in libraries that the programs share.
+pub fn programs_and_tests(packages: &[&str]) -> anyhow::Result<Programs> {
+    let mut args = vec!["build"];
+    args.extend(packages);
+    args.extend(["--lib", "--bins", "--tests"]);
+    build_with(&args)
+}
+
+fn build_with(args: &[&str]) -> anyhow::Result<Programs> {
     if let Some(dir) = std::env::var_os("WAGGLE_BIN_DIR") {
         return in_dir(Path::new(&dir));
     }
     ebpf()?;
-    step("build", || {
-        // All default members: the same features as tests and lints have, so nothing is built twice.
-        run(cargo().arg("build"))
-    })?;
-    let exe = std::env::current_exe().context("find the own executable")?;
-    in_dir(
-        exe.parent()
-            .context("the own executable has no directory")?,
-    )
+    step("build", || run(cargo().args(args)))?;
+    in_dir(&own_dir()?)
 }
 
 fn in_dir(dir: &Path) -> anyhow::Result<Programs> {

@@ -1,6 +1,8 @@
 //! `cargo xtask cluster up|exec|down|status`.
 
-use std::process::ExitCode;
+use std::ffi::OsString;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{ExitCode, ExitStatus};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -9,6 +11,7 @@ use waggle_tests_support::cluster::{Cluster, Config, Program, State, clear_lefto
 use waggle_tests_support::names::Names;
 use waggle_tests_support::process;
 
+use crate::run::own_dir;
 use crate::{build, root, setup};
 
 /// Arguments of `cluster`.
@@ -146,17 +149,35 @@ fn exec(node: &str, line: &[String]) -> anyhow::Result<ExitCode> {
     }
     let cluster = Cluster::open(&Names::from_env(), None)?;
     let (program, args) = line.split_first().context("no command")?;
-    let status = cluster
-        .command(node, program)?
-        .args(args)
-        .status()
-        .with_context(|| format!("run {program} on {node}"))?;
-    Ok(ExitCode::from(
-        status
-            .code()
-            .and_then(|c| u8::try_from(c).ok())
-            .unwrap_or(1),
-    ))
+    let mut command = cluster.command(node, program)?;
+    if let Some(path) = path_with_ours() {
+        command.env("PATH", path);
+    }
+    let status = match command.args(args).status() {
+        Ok(status) => status,
+        // As a shell has it: 127 for what is not there, 126 for what can't be run.
+        Err(error) => {
+            eprintln!("error: run {program} on {node}: {error}");
+            let not_there = error.kind() == std::io::ErrorKind::NotFound;
+            return Ok(ExitCode::from(if not_there { 127 } else { 126 }));
+        }
+    };
+    Ok(ExitCode::from(exit_code(status)))
+}
+
+/// The command's own code; 128 and the signal when one ended it.
+fn exit_code(status: ExitStatus) -> u8 {
+    let code = status
+        .code()
+        .or_else(|| status.signal().map(|signal| 128 + signal));
+    code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1)
+}
+
+/// The search path with the directory of what was built in front: `waggle` is found there.
+fn path_with_ours() -> Option<OsString> {
+    let dir = own_dir().ok()?;
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::join_paths(std::iter::once(dir).chain(std::env::split_paths(&path))).ok()
 }
 
 fn status(json: bool) -> anyhow::Result<ExitCode> {
@@ -173,4 +194,23 @@ fn status(json: bool) -> anyhow::Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exit_codes_are_those_of_a_shell() {
+        assert_eq!(exit_code(ExitStatus::from_raw(0)), 0);
+        assert_eq!(exit_code(ExitStatus::from_raw(7 << 8)), 7);
+        assert_eq!(exit_code(ExitStatus::from_raw(15)), 143);
+    }
+
+    #[test]
+    fn what_was_built_is_found_first() {
+        let path = path_with_ours().unwrap();
+        let first = std::env::split_paths(&path).next().unwrap();
+        assert_eq!(first, own_dir().unwrap());
+    }
 }

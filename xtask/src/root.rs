@@ -5,7 +5,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context as _, bail};
 use waggle_tests_support::is_root;
 
-use crate::run::find;
+use crate::run::{find, own_dir, own_exe};
 
 /// Runs this command again as root when it is not; `Some` is its exit code. Builds are done before,
 /// as the user: `WAGGLE_BIN_DIR` tells the second run where they are.
@@ -16,16 +16,12 @@ pub fn again(what: &str) -> anyhow::Result<Option<ExitCode>> {
     if find("sudo").is_none() {
         bail!("{what} needs root, and there is no sudo here; run this as root");
     }
-    let exe = std::env::current_exe().context("find the own executable")?;
-    let bin_dir = exe
-        .parent()
-        .context("the own executable has no directory")?;
     eprintln!("not root: {what} needs it; running this part again through sudo");
     let status = Command::new("sudo")
         .arg("--preserve-env=PATH,HOME,CARGO,CARGO_HOME,CARGO_TARGET_DIR,RUSTUP_HOME,WAGGLE_CLUSTER,CI")
         .arg("env")
-        .arg(format!("WAGGLE_BIN_DIR={}", bin_dir.display()))
-        .arg(&exe)
+        .arg(format!("WAGGLE_BIN_DIR={}", own_dir()?.display()))
+        .arg(own_exe()?)
         .args(std::env::args_os().skip(1))
         .status()
         .context("run sudo")?;

@@ -1,5 +1,7 @@
 //! Running other programs, and saying what happens and how long it took.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -11,6 +13,28 @@ pub fn repo() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
         .map_or_else(|| PathBuf::from("."), Path::to_owned)
+}
+
+/// The own program's file. A build that we started may have replaced it: the kernel then marks the
+/// old name, and the new file under that name is as good.
+pub fn own_exe() -> anyhow::Result<PathBuf> {
+    let exe = std::env::current_exe().context("find the own executable")?;
+    Ok(unmarked(&exe))
+}
+
+fn unmarked(exe: &Path) -> PathBuf {
+    let name = exe.as_os_str().as_bytes();
+    let name = name.strip_suffix(b" (deleted)").unwrap_or(name);
+    PathBuf::from(OsStr::from_bytes(name))
+}
+
+/// The directory of the own program and of what is built with it.
+pub fn own_dir() -> anyhow::Result<PathBuf> {
+    let exe = own_exe()?;
+    let dir = exe
+        .parent()
+        .context("the own executable has no directory")?;
+    Ok(dir.to_owned())
 }
 
 /// The cargo that runs us, else the one in PATH.
@@ -114,4 +138,16 @@ pub fn find(program: &str) -> Option<PathBuf> {
         .chain(cargo_bin)
         .map(|dir| dir.join(program))
         .find(|file| file.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replaced_program_is_found_under_its_name() {
+        let replaced = Path::new("/target/debug/xtask (deleted)");
+        assert_eq!(unmarked(replaced), Path::new("/target/debug/xtask"));
+        assert_eq!(unmarked(Path::new("/a/xtask")), Path::new("/a/xtask"));
+    }
 }

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use waggle_tests_support::is_root;
 
-use crate::run::{cargo, output, repo, run};
+use crate::run::{cargo, output, own_dir, own_exe, repo, run};
 use crate::{build, demo, proto, setup, tidy};
 
 /// Arguments of `test`.
@@ -40,9 +40,14 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     let mut stages = Stages::default();
     let whole = args.filters.is_empty();
     if whole {
+        // What needs no build first: it fails soonest.
         stages.run("format", || run(cargo().args(["fmt", "--all", "--check"])))?;
+        stages.run("tidy", tidy::check)?;
+        stages.run("generated code", proto::fresh)?;
     }
-    stages.run("programs", || build::programs().map(|_| ()))?;
+    let mut packages = vec!["--workspace"];
+    packages.extend(NOT_HOST);
+    let programs = stages.run("programs", || build::programs_and_tests(&packages))?;
     if whole {
         stages.run("lints", || {
             run(cargo()
@@ -50,8 +55,6 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
                 .args(NOT_HOST)
                 .args(["--", "--deny", "warnings"]))
         })?;
-        stages.run("tidy", tidy::check)?;
-        stages.run("generated code", proto::fresh)?;
         stages.run("documentation", || {
             run(cargo()
                 // Libraries: in the binaries such comments are help texts for clap.
@@ -71,7 +74,7 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
         stages.run("tests as root", || as_root(&args.filters))?;
     }
     if whole {
-        stages.run("demo --once", demo_once)?;
+        stages.run("demo --once", || demo_once(programs))?;
     }
     println!("\nall passed in {:.0} s:", start.elapsed().as_secs_f64());
     for (name, seconds) in &stages.done {
@@ -86,25 +89,31 @@ struct Stages {
 }
 
 impl Stages {
-    fn run(&mut self, name: &str, work: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
+    fn run<T>(
+        &mut self,
+        name: &str,
+        work: impl FnOnce() -> anyhow::Result<T>,
+    ) -> anyhow::Result<T> {
         let start = Instant::now();
-        crate::run::step(name, work)?;
+        let value = crate::run::step(name, work)?;
         self.done
             .push((name.to_owned(), start.elapsed().as_secs_f64()));
-        Ok(())
+        Ok(value)
     }
 }
 
 /// The demo as a program of its own: through sudo when we are not root.
-fn demo_once() -> anyhow::Result<()> {
+fn demo_once(programs: build::Programs) -> anyhow::Result<()> {
     if is_root() {
-        if demo::run(&demo::once(), build::programs()?)? {
+        if demo::run(&demo::once(), programs)? {
             return Ok(());
         }
         bail!("a step of the demo failed");
     }
-    let exe = std::env::current_exe().context("find the own executable")?;
-    run(Command::new(exe).args(["demo", "--once"]))
+    // Built already, and set up.
+    run(Command::new(own_exe()?)
+        .args(["demo", "--once"])
+        .env("WAGGLE_BIN_DIR", own_dir()?))
 }
 
 /// Runs the tests that skip without root again, built as the user, run through sudo.

@@ -18,17 +18,16 @@ fn nothing_is_left_behind() {
     let ordinary = world(2).unwrap();
     web(&ordinary).unwrap();
     let during = Snapshot::take(&names).new_since(&before);
-    for kind in ["netns", "cgroup", "pin", "process"] {
+    for kind in [
+        "netns", "cgroup", "pin", "process", "bpf prog", "bpf map", "bpf link",
+    ] {
         assert!(
             during.iter().any(|line| line.starts_with(kind)),
             "no {kind} in {during:?}"
         );
     }
     ordinary.down(&mut say).unwrap();
-    assert_eq!(
-        Snapshot::take(&names).new_since(&before),
-        Vec::<String>::new()
-    );
+    assert_eq!(Snapshot::left_behind(&names, &before), Vec::<String>::new());
 
     // A crash: nodes killed, the state file gone, shims and tasks still running.
     let mut crashed = world(2).unwrap();
@@ -44,10 +43,7 @@ fn nothing_is_left_behind() {
         "tasks died with their agents"
     );
     down(&names, &mut say).unwrap();
-    assert_eq!(
-        Snapshot::take(&names).new_since(&before),
-        Vec::<String>::new()
-    );
+    assert_eq!(Snapshot::left_behind(&names, &before), Vec::<String>::new());
     // Again: nothing to do, no error.
     down(&names, &mut say).unwrap();
 }

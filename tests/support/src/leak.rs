@@ -2,9 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::names::Names;
-use crate::{cgroup, netns, process};
+use crate::wait::wait_until;
+use crate::{bpf, cgroup, netns, process};
+
+/// The kernel frees programs and maps a moment after the last holder let go (RCU).
+const SETTLE: Duration = Duration::from_secs(5);
 
 /// What there was at one moment, one readable line per object.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,8 +39,23 @@ impl Snapshot {
             lines.insert(format!("file {}", path.display()));
         }
         lines.extend(mounts(names));
-        lines.extend(processes(names));
+        let ours = processes(names);
+        lines.extend(bpf_objects(names, &ours));
+        let process = |pid: &i32| format!("process {pid} {}", process::comm(*pid));
+        lines.extend(ours.iter().map(process));
         Self { lines }
+    }
+
+    /// What is left of the cluster after it was taken down, once the kernel has had the time to
+    /// free what nobody holds.
+    #[must_use]
+    pub fn left_behind(names: &Names, before: &Self) -> Vec<String> {
+        let mut left = Vec::new();
+        let _ = wait_until(SETTLE, "the kernel to free what is not held", || {
+            left = Self::take(names).new_since(before);
+            left.is_empty().then_some(())
+        });
+        left
     }
 
     /// What is here and was not there.
@@ -89,7 +109,7 @@ pub(crate) fn bpffs_entries() -> Vec<PathBuf> {
 
 /// Processes in the cluster's cgroups, or that run a program of ours with the cluster's directory
 /// among their arguments (a task that escaped its cgroup).
-fn processes(names: &Names) -> Vec<String> {
+fn processes(names: &Names) -> Vec<i32> {
     let cgroup = format!("/{}", names.cgroup());
     let state = names.state_dir().display().to_string();
     let own = i32::try_from(std::process::id()).unwrap_or(0);
@@ -110,8 +130,32 @@ fn processes(names: &Names) -> Vec<String> {
             let cwd = std::fs::read_link(format!("/proc/{pid}/cwd")).unwrap_or_default();
             in_cgroup || read("cmdline").contains(&state) || cwd.starts_with(&state)
         })
-        .map(|pid| format!("process {pid} {}", process::comm(pid)))
         .collect()
+}
+
+/// Programs, maps and links in the kernel, by id, that nobody else is seen to hold: what we pinned,
+/// what our processes hold, and what is attached without anybody holding it.
+fn bpf_objects(names: &Names, ours: &[i32]) -> Vec<String> {
+    // First the objects, then their holders: what others make meanwhile is not taken for ours.
+    let mut objects = bpf::all();
+    let own_dir = names.bpf_dir();
+    let pins = files_below(Path::new("/sys/fs/bpf"));
+    let others_pins = pins
+        .iter()
+        .map(PathBuf::as_path)
+        .filter(|path| !path.starts_with(&own_dir));
+    let others = bpf::pinned(others_pins);
+    objects.retain(|object| !others.contains(object));
+    if !objects.is_empty() {
+        let own = i32::try_from(std::process::id()).unwrap_or(0);
+        let pids = process::all();
+        let strangers = pids
+            .into_iter()
+            .filter(|pid| *pid != own && !ours.contains(pid));
+        let held = bpf::held_by(strangers);
+        objects.retain(|object| !held.contains(object));
+    }
+    objects.into_iter().map(bpf::describe).collect()
 }
 
 fn files_below(dir: &Path) -> Vec<PathBuf> {

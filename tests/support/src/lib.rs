@@ -13,6 +13,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod bpf;
 pub mod cgroup;
 pub mod cluster;
 pub mod enter;

@@ -4,9 +4,10 @@ mod failures;
 mod signals;
 mod steps;
 
+use std::io::Write as _;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
@@ -37,6 +38,9 @@ pub struct Args {
     #[arg(long)]
     no_install: bool,
 }
+
+/// Held while the cluster is taken down: an interrupt and the ordinary end do not race.
+static TAKING_DOWN: Mutex<()> = Mutex::new(());
 
 /// What the steps share.
 struct Stage {
@@ -139,11 +143,12 @@ pub fn run(args: &Args, programs: Programs) -> anyhow::Result<bool> {
     }
     println!("\n=== 7. take everything down");
     let began = Instant::now();
+    let _alone = TAKING_DOWN.lock().unwrap_or_else(PoisonError::into_inner);
     let torn = stage
         .world
         .down(&mut |line| println!("  {line}"))
         .and_then(|()| {
-            let left = Snapshot::take(&names).new_since(&before);
+            let left = Snapshot::left_behind(&names, &before);
             if left.is_empty() {
                 Ok(())
             } else {
@@ -157,7 +162,7 @@ pub fn run(args: &Args, programs: Programs) -> anyhow::Result<bool> {
     Ok(report.print(start))
 }
 
-/// Ctrl-C and SIGTERM take the cluster down even while a step runs.
+/// Ctrl-C, SIGTERM and SIGHUP take the cluster down even while a step runs.
 fn on_interrupt(names: &Names) -> anyhow::Result<Arc<AtomicBool>> {
     let flag = Arc::new(AtomicBool::new(false));
     let (shared, names) = (Arc::clone(&flag), names.clone());
@@ -165,12 +170,13 @@ fn on_interrupt(names: &Names) -> anyhow::Result<Arc<AtomicBool>> {
         .enable_all()
         .build()?;
     // Installed before the thread runs, so that no signal finds the default action.
-    let (mut interrupt, mut terminate) = {
+    let (mut interrupt, mut terminate, mut hangup) = {
         use tokio::signal::unix::{SignalKind, signal};
         let _inside = runtime.enter();
         (
             signal(SignalKind::interrupt())?,
             signal(SignalKind::terminate())?,
+            signal(SignalKind::hangup())?,
         )
     };
     std::thread::spawn(move || {
@@ -178,12 +184,16 @@ fn on_interrupt(names: &Names) -> anyhow::Result<Arc<AtomicBool>> {
             tokio::select! {
                 _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
+                _ = hangup.recv() => {}
             }
         });
+        let _alone = TAKING_DOWN.lock().unwrap_or_else(PoisonError::into_inner);
         shared.store(true, Ordering::SeqCst);
-        println!("\ninterrupted: taking the cluster down");
+        // Not println!, which panics when the terminal is gone.
+        let say = |line: &str| drop(writeln!(std::io::stdout(), "{line}"));
+        say("\ninterrupted: taking the cluster down");
         // What fails here, the ordinary end will try again.
-        let _ = down(&names, &mut |_| {});
+        let _ = down(&names, &mut |line| say(&format!("  {line}")));
     });
     Ok(flag)
 }

@@ -48,12 +48,28 @@ pub fn toolchain() -> Option<Toolchain> {
     distribution_has_source().then_some(Toolchain::Distribution)
 }
 
-/// The one to install: rustup when it is there and can reach its server.
-pub fn choose() -> Toolchain {
-    if find("rustup").is_some() && rustup_reachable() {
-        Toolchain::Nightly
-    } else {
-        Toolchain::Distribution
+/// Which compiler to install; asked once, and remembered when it turned out not to work.
+#[derive(Debug, Default)]
+pub struct Compilers {
+    rustup: Option<bool>,
+}
+
+impl Compilers {
+    /// The one to install: rustup's when it is there and can reach its server.
+    pub fn choose(&mut self) -> Toolchain {
+        let rustup = *self
+            .rustup
+            .get_or_insert_with(|| find("rustup").is_some() && rustup_reachable());
+        if rustup {
+            Toolchain::Nightly
+        } else {
+            Toolchain::Distribution
+        }
+    }
+
+    /// rustup could not install it.
+    pub fn without_rustup(&mut self) {
+        self.rustup = Some(false);
     }
 }
 

@@ -31,6 +31,9 @@ const APT: [(&str, &str, &str); 9] = [
     ("wrk", "wrk", "load"),
 ];
 
+/// Steps after which what is still missing is an error: packages, compiler, the other compiler, linker.
+const MAX_STEPS: usize = 5;
+
 /// One thing to do to complete the set-up.
 #[derive(Debug)]
 enum Action {
@@ -51,7 +54,8 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
 pub fn ensure(no_install: bool) -> anyhow::Result<Option<ExitCode>> {
     let start = Instant::now();
     report();
-    let actions = plan();
+    let mut compilers = bpf::Compilers::default();
+    let mut actions = plan(&mut compilers);
     if actions.is_empty() {
         eprintln!(
             "set-up: everything is there ({} ms)",
@@ -66,26 +70,28 @@ pub fn ensure(no_install: bool) -> anyhow::Result<Option<ExitCode>> {
         }
         return Ok(Some(ExitCode::from(3)));
     }
-    let n_steps = actions.len();
-    for (done, action) in actions.into_iter().enumerate() {
-        let began = Instant::now();
-        for line in commands(&action) {
-            eprintln!("set-up [{}/{n_steps}]: {line}", done + 1);
+    let mut n_done = 0;
+    // Planned anew after each step: what could be installed decides what comes next.
+    while let Some(action) = actions.first() {
+        if n_done == MAX_STEPS {
+            let lines: Vec<String> = actions.iter().flat_map(commands).collect();
+            anyhow::bail!(
+                "set-up: still missing after installing; try by hand: {}",
+                lines.join("; ")
+            );
         }
-        perform(&action)?;
+        let began = Instant::now();
+        let step = format!("{}/{}", n_done + 1, n_done + actions.len());
+        for line in commands(action) {
+            eprintln!("set-up [{step}]: {line}");
+        }
+        perform(action, &mut compilers)?;
+        n_done += 1;
         eprintln!(
-            "set-up [{}/{n_steps}]: done in {:.0} s",
-            done + 1,
+            "set-up [{step}]: done in {:.0} s",
             began.elapsed().as_secs_f64()
         );
-    }
-    let missing = plan();
-    if !missing.is_empty() {
-        let lines: Vec<String> = missing.iter().flat_map(commands).collect();
-        anyhow::bail!(
-            "set-up: still missing after installing; try by hand: {}",
-            lines.join("; ")
-        );
+        actions = plan(&mut compilers);
     }
     eprintln!(
         "set-up: complete after {:.0} s",
@@ -112,7 +118,7 @@ fn report() {
     }
 }
 
-fn plan() -> Vec<Action> {
+fn plan(compilers: &mut bpf::Compilers) -> Vec<Action> {
     let mut packages: Vec<&'static str> = APT
         .iter()
         .filter(|(program, ..)| find(program).is_none())
@@ -120,8 +126,9 @@ fn plan() -> Vec<Action> {
         .collect();
     let mut actions = Vec::new();
     let linker = find("bpf-linker").is_some();
-    let toolchain = bpf::toolchain().unwrap_or_else(bpf::choose);
-    if bpf::toolchain().is_none() {
+    let there = bpf::toolchain();
+    let toolchain = there.unwrap_or_else(|| compilers.choose());
+    if there.is_none() {
         match toolchain {
             bpf::Toolchain::Nightly => actions.push(Action::Nightly),
             bpf::Toolchain::Distribution => packages.extend(bpf::PACKAGES),
@@ -164,23 +171,17 @@ fn commands(action: &Action) -> Vec<String> {
 
 const APT_OPTIONS: [&str; 4] = ["-o", "DPkg::Lock::Timeout=300", "-o", "Dpkg::Use-Pty=0"];
 
-fn perform(action: &Action) -> anyhow::Result<()> {
+fn perform(action: &Action, compilers: &mut bpf::Compilers) -> anyhow::Result<()> {
     match action {
         Action::Apt(packages) => apt(packages),
         Action::Nightly => {
             if let Err(error) = bpf::run_limited(&mut bpf::install_nightly(), bpf::RUSTUP_LIMIT) {
                 eprintln!("set-up: {error:#}; taking the distribution's compiler instead");
-                let mut packages = bpf::PACKAGES.to_vec();
-                packages.extend(bpf::LLVM_PACKAGES);
-                apt(&packages)?;
+                compilers.without_rustup();
             }
             Ok(())
         }
-        // The choice may have changed by what could be installed.
-        Action::Linker(planned) => {
-            let toolchain = bpf::toolchain().unwrap_or(*planned);
-            run(&mut bpf::install_linker(toolchain, cargo()))
-        }
+        Action::Linker(toolchain) => run(&mut bpf::install_linker(*toolchain, cargo())),
     }
 }
 
