@@ -247,7 +247,14 @@ impl Agent {
         let mut events = VecDeque::from([event]);
         let mut changed = false;
         while let Some(event) = events.pop_front() {
-            if let Event::Checked { result, .. } = &event {
+            if let Event::Checked {
+                task_id,
+                idx,
+                result,
+            } = &event
+            {
+                let in_grace = self.core.in_grace(task_id, *idx, clock::now());
+                self.tasks.checked(task_id, *idx, result, in_grace);
                 let outcome = if result.is_ok() { "passed" } else { "failed" };
                 let attrs = [(names::OUTCOME, outcome.into())];
                 self.telemetry.count(&names::AGENT_HEALTH_CHECKS, &attrs, 1);
@@ -295,7 +302,8 @@ impl Agent {
                 task_id,
                 state,
                 health,
-            } => self.tasks.fact(&task_id, state, health),
+                status,
+            } => self.tasks.fact(&task_id, state, health, status.as_ref()),
             Effect::StartChecks(task_id) => {
                 let known = self.core.tasks().find(|t| t.spec.task_id == task_id);
                 let health = known.map(|t| t.health).unwrap_or_default();
@@ -306,7 +314,6 @@ impl Agent {
                 state,
                 exit,
             } => {
-                tracing::info!(%task_id, state = state.mesos_name(), how = exit.describe(), "task ended");
                 self.tasks.release(&task_id, state, &exit);
             }
             Effect::Forget(task_id) => {

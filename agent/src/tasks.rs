@@ -11,13 +11,18 @@ use tokio::{
     sync::{Semaphore, mpsc},
     task::{AbortHandle, JoinSet},
 };
-use waggle_lifecycle::{Event, Exit};
+use waggle_api::proto::session as pb;
+use waggle_lifecycle::{Event, Exit, check_name};
 use waggle_telemetry::{ActiveSpan, SpanKind, Telemetry, names};
-use waggle_types::{AgentId, HealthState, ScalarKind, TaskId, TaskSpec, TaskState, TraceContext};
+use waggle_telemetry_pipeline::TaskLabels;
+use waggle_types::{
+    AgentId, HealthState, ScalarKind, StatusReason, TaskId, TaskSpec, TaskState, TaskStatus,
+    TraceContext,
+};
 
 use crate::{
     AgentConfig,
-    cgroup::{CgroupHost, Limits},
+    cgroup::{CgroupHost, Limits, TaskCgroup},
     checkpoint::TaskDir,
     clock, environment,
     launch::{self, CLEAN_TIMEOUT, Launch, Shim},
@@ -39,7 +44,11 @@ pub struct Live {
     shim: Option<Arc<OwnedFd>>,
     process: Option<Arc<OwnedFd>>,
     watched: Option<Arc<Mutex<Watched>>>,
+    // Of `watched`, which a tick may hold for long.
+    labels: Option<Arc<TaskLabels>>,
     checks: Vec<AbortHandle>,
+    // The newest result of each check, for the log: only changes are told.
+    results: BTreeMap<usize, bool>,
     // Where the agent's spans of this task hang: `task.receive`.
     trace: Option<TraceContext>,
     running_ns: u64,
@@ -190,14 +199,7 @@ impl Tasks {
     pub fn observe_ended(&mut self, task_id: &TaskId, process: Option<ProcessId>) {
         if let (Some(live), Some(process)) = (self.live.get_mut(task_id), process) {
             let cgroup = self.cgroups.task(task_id.as_str());
-            live.watched = Some(Arc::new(Mutex::new(Watched::new(
-                &self.config,
-                &self.agent_id,
-                &live.spec,
-                &live.dir,
-                cgroup,
-                process,
-            ))));
+            live.observe(&self.config, &self.agent_id, cgroup, process);
         }
     }
 
@@ -232,14 +234,7 @@ impl Tasks {
             return None;
         };
         live.running_ns = clock::now_ns();
-        live.watched = Some(Arc::new(Mutex::new(Watched::new(
-            &self.config,
-            &self.agent_id,
-            &live.spec,
-            &live.dir,
-            cgroup,
-            process,
-        ))));
+        live.observe(&self.config, &self.agent_id, cgroup, process);
         if let Ok(fd) = process.open() {
             let fd = Arc::new(fd);
             live.process = Some(Arc::clone(&fd));
@@ -311,8 +306,44 @@ impl Tasks {
         }
     }
 
-    /// Tells state and health to the data plane and to telemetry.
-    pub fn fact(&mut self, task_id: &TaskId, state: TaskState, health: HealthState) {
+    /// Says so when a check begins to fail or to pass. Failures that do not count yet are for debugging only.
+    pub fn checked(
+        &mut self,
+        task_id: &TaskId,
+        idx: usize,
+        result: &Result<(), String>,
+        in_grace: bool,
+    ) {
+        let Some(live) = self.live.get_mut(task_id) else {
+            return;
+        };
+        let Some(check) = live.spec.health_checks.get(idx) else {
+            return;
+        };
+        let before = live.results.insert(idx, result.is_ok());
+        if before == Some(result.is_ok()) {
+            return;
+        }
+        let check = check_name(idx, check);
+        match result {
+            Ok(()) => tracing::info!(%task_id, check, "health check passes"),
+            Err(error) if in_grace => {
+                // The first failure that counts is news.
+                live.results.remove(&idx);
+                tracing::debug!(%task_id, check, error, "health check fails in its grace period");
+            }
+            Err(error) => tracing::info!(%task_id, check, error, "health check fails"),
+        }
+    }
+
+    /// Tells state and health to the data plane; with a status, which is a change, also to people and telemetry.
+    pub fn fact(
+        &mut self,
+        task_id: &TaskId,
+        state: TaskState,
+        health: HealthState,
+        status: Option<&TaskStatus>,
+    ) {
         self.net.fact(task_id.clone(), state, health);
         let Some(live) = self.live.get_mut(task_id) else {
             return;
@@ -322,20 +353,25 @@ impl Tasks {
         {
             span.end();
         }
-        let labels = live
-            .watched
-            .as_ref()
-            .map(|w| w.lock().unwrap_or_else(PoisonError::into_inner).labels());
-        self.telemetry.event_in(
-            "waggle.task.state_changed",
-            labels.as_ref(),
-            live.trace,
-            vec![
-                (names::STATE, state.mesos_name().into()),
-                ("waggle.health", format!("{health:?}").to_lowercase().into()),
-                ("waggle.task.id", task_id.as_str().into()),
-            ],
-        );
+        let Some(status) = status else { return };
+        let (state, health) = (state.mesos_name(), health_name(health));
+        let reason = status.reason.map_or("", reason_name);
+        let message = status.message.as_str();
+        tracing::info!(%task_id, state, health, reason, message, "task changed");
+        let mut attrs = vec![
+            (names::STATE, state.into()),
+            ("waggle.health", health.into()),
+            ("waggle.task.id", task_id.as_str().into()),
+        ];
+        if !reason.is_empty() {
+            attrs.push(("waggle.reason", reason.into()));
+        }
+        if !message.is_empty() {
+            attrs.push(("waggle.message", message.into()));
+        }
+        let name = "waggle.task.state_changed";
+        self.telemetry
+            .event_in(name, live.labels.as_ref(), live.trace, attrs);
     }
 
     /// Asks the shim to end the task: SIGTERM, grace, SIGKILL.
@@ -385,12 +421,11 @@ impl Tasks {
             attrs.push((names::ERROR_TYPE, kind.into()));
         }
         self.telemetry.count(&names::TASK_EXITS, &attrs, 1);
-        if let Some(w) = watched.as_ref().filter(|_| kind == Some("oom")) {
-            let labels = w.lock().unwrap_or_else(PoisonError::into_inner).labels();
+        if kind == Some("oom") {
             let attrs = vec![("waggle.message", error.into())];
             let name = "waggle.container.oom_killed";
             self.telemetry
-                .event_in(name, Some(&labels), live.trace, attrs);
+                .event_in(name, live.labels.as_ref(), live.trace, attrs);
         }
         let cgroup = self.cgroups.task(task_id.as_str());
         let (net, telemetry, id) = (
@@ -439,12 +474,26 @@ impl Live {
             shim: None,
             process: None,
             watched: None,
+            labels: None,
             checks: Vec::new(),
+            results: BTreeMap::new(),
             trace: None,
             running_ns: 0,
             received_ns: 0,
             first_pass: None,
         }
+    }
+
+    fn observe(
+        &mut self,
+        config: &AgentConfig,
+        agent_id: &AgentId,
+        cgroup: TaskCgroup,
+        process: ProcessId,
+    ) {
+        let watched = Watched::new(config, agent_id, &self.spec, &self.dir, cgroup, process);
+        self.labels = Some(watched.labels());
+        self.watched = Some(Arc::new(Mutex::new(watched)));
     }
 }
 
@@ -457,6 +506,19 @@ fn limits(spec: &TaskSpec) -> Limits {
             .try_into()
             .unwrap_or(u64::MAX),
     }
+}
+
+const fn health_name(health: HealthState) -> &'static str {
+    match health {
+        HealthState::Unknown => "unknown",
+        HealthState::Healthy => "healthy",
+        HealthState::Unhealthy => "unhealthy",
+    }
+}
+
+/// As on the wire.
+fn reason_name(reason: StatusReason) -> &'static str {
+    pb::StatusReason::from(reason).as_str_name()
 }
 
 fn error_type(exit: &Exit) -> Option<&'static str> {

@@ -109,6 +109,9 @@ pub enum Effect {
         state: TaskState,
         /// Its health.
         health: HealthState,
+        /// The status that says so, to be told to people and telemetry too; `None` for what only the data plane must
+        /// know: the status follows, or was told before.
+        status: Option<TaskStatus>,
     },
     /// Run the task's health checks.
     StartChecks(TaskId),
@@ -204,6 +207,7 @@ impl AgentCore {
                         task_id,
                         state: TaskState::Failed,
                         health: HealthState::Unhealthy,
+                        status: None,
                     });
                 }
             }
@@ -374,6 +378,7 @@ impl AgentCore {
             task_id: task_id.clone(),
             state,
             health,
+            status: None,
         });
         if let Some(pid) = pid {
             self.step(&task_id, now, out, |m| m.started(pid, now));
@@ -409,12 +414,13 @@ impl AgentCore {
             }
         };
         let Some(mut status) = report else { return };
+        status.uuid = Some(uuid);
         out.push(Effect::LocalFact {
             task_id: task_id.clone(),
             state: status.state,
             health: status.health,
+            status: Some(status.clone()),
         });
-        status.uuid = Some(uuid);
         entry.stream.push(status);
         out.push(persist(task_id, &entry.stream));
         self.send_due(now, out);

@@ -53,7 +53,10 @@ impl Exit {
             (_, Some(KillCause::Unhealthy { failures, why })) => (
                 TaskState::Failed,
                 Some(StatusReason::TaskHealthCheckStatusUpdated),
-                format!("killed after {failures} consecutive health check failures: {why}"),
+                match failures {
+                    0 => format!("killed after consecutive health check failures: {why}"),
+                    n => format!("killed after {n} consecutive health check failures: {why}"),
+                },
             ),
             (Self::Code(0), None) => (TaskState::Finished, None, self.describe()),
             (Self::OutOfMemory { .. }, None) => (

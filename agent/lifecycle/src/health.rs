@@ -1,6 +1,6 @@
 //! The state of a task's health checks.
 
-use waggle_types::{HealthCheck, HealthState, UnixMillis};
+use waggle_types::{HealthCheck, HealthProbe, HealthState, UnixMillis};
 
 /// What one result of a check led to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -8,12 +8,17 @@ pub enum CheckOutcome {
     /// The task's health is as before.
     Same,
     /// The task's health is another one now.
-    Changed(HealthState),
+    Changed {
+        /// Which.
+        health: HealthState,
+        /// Which check made it so, and what it said.
+        why: String,
+    },
     /// Too many failures in a row: the task is to be killed.
     Kill {
         /// How many.
         failures: u32,
-        /// What the last one said.
+        /// Which check, and what the last failure said.
         why: String,
     },
 }
@@ -85,16 +90,19 @@ impl HealthMachine {
         let Some((check, state)) = self.checks.get_mut(idx) else {
             return CheckOutcome::Same;
         };
-        match result {
+        let name = check_name(idx, check);
+        let why = match result {
             Ok(()) => {
                 *state = CheckState {
                     health: HealthState::Healthy,
                     failures: 0,
                     ever_passed: true,
                 };
+                format!("{name} passed")
             }
             Err(_) if in_grace => return CheckOutcome::Same,
             Err(why) => {
+                let why = format!("{name}: {why}");
                 state.health = HealthState::Unhealthy;
                 state.failures = state.failures.saturating_add(1);
                 let max = check.max_consecutive_failures;
@@ -104,13 +112,24 @@ impl HealthMachine {
                         why,
                     };
                 }
+                why
             }
-        }
-        let after = self.health();
-        if after == before {
+        };
+        let health = self.health();
+        if health == before {
             CheckOutcome::Same
         } else {
-            CheckOutcome::Changed(after)
+            CheckOutcome::Changed { health, why }
         }
     }
+}
+
+/// A check in words, with its position as in the definition: `health check 0 (http /health)`.
+pub fn check_name(idx: usize, check: &HealthCheck) -> String {
+    let what = match &check.probe {
+        HealthProbe::Http { path, .. } => format!("http {path}"),
+        HealthProbe::Tcp { .. } => "tcp".to_owned(),
+        HealthProbe::Command { .. } => "command".to_owned(),
+    };
+    format!("health check {idx} ({what})")
 }

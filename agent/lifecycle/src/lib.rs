@@ -36,7 +36,7 @@ mod stream;
 pub use crate::{
     core::{AgentCore, Effect, Event, StreamRecord, TaskSummary},
     exit::Exit,
-    health::{CheckOutcome, HealthMachine},
+    health::{CheckOutcome, HealthMachine, check_name},
     machine::{KillCause, Phase, TaskMachine, Transition},
     recovery::{Checkpoint, Observed, Recovery, recover},
     stream::{RETRY_FIRST, RETRY_MAX, UpdateStream},

@@ -13,9 +13,9 @@ pub enum KillCause {
     Asked,
     /// Its health checks failed too often in a row.
     Unhealthy {
-        /// How many failures.
+        /// How many failures; 0 when an agent before this one counted them.
         failures: u32,
-        /// What the last one said.
+        /// Which check, and what the last failure said.
         why: String,
     },
 }
@@ -206,9 +206,9 @@ impl TaskMachine {
         }
         match self.health.result(idx, result, now) {
             CheckOutcome::Same => Transition::None,
-            CheckOutcome::Changed(_) => {
+            CheckOutcome::Changed { why, .. } => {
                 let reason = Some(StatusReason::TaskHealthCheckStatusUpdated);
-                Transition::Report(self.status(reason, String::new(), now))
+                Transition::Report(self.status(reason, why, now))
             }
             CheckOutcome::Kill { failures, why } => {
                 self.kill(KillCause::Unhealthy { failures, why }, now)

@@ -517,3 +517,51 @@ fn failures_count_after_the_grace_period_only() {
         }]
     ));
 }
+
+#[test]
+fn what_a_check_said_is_in_every_status_that_it_caused() {
+    let mut core = AgentCore::new(AgentId::new("a").unwrap(), 1);
+    let id = task_id(0);
+    core.handle(Event::Launch(Box::new(spec(0))), UnixMillis(0));
+    let started = Event::Started {
+        task_id: id.clone(),
+        pid: 1,
+    };
+    core.handle(started, UnixMillis(0));
+    let mut at = 2000;
+    let mut told = |core: &mut AgentCore, result: Result<(), &str>| {
+        at += 100;
+        let event = Event::Checked {
+            task_id: id.clone(),
+            idx: 0,
+            result: result.map_err(ToOwned::to_owned),
+        };
+        let effects = core.handle(event, UnixMillis(at));
+        effects.into_iter().find_map(|e| match e {
+            Effect::LocalFact { status, .. } => status.map(|s| s.message),
+            _ => None,
+        })
+    };
+    let name = "health check 0 (command)";
+    assert_eq!(told(&mut core, Ok(())), Some(format!("{name} passed")));
+    assert_eq!(told(&mut core, Ok(())), None);
+    let first = told(&mut core, Err("status 3"));
+    assert_eq!(first, Some(format!("{name}: status 3")));
+    assert_eq!(told(&mut core, Err("status 4")), None);
+    let last = told(&mut core, Err("status 5"));
+    assert_eq!(
+        last,
+        Some(format!("{name}: status 5")),
+        "the newest failure"
+    );
+    let exited = Event::Exited {
+        task_id: task_id(0),
+        exit: Exit::Code(0),
+    };
+    core.handle(exited, UnixMillis(3000));
+    let end = core.tasks().next().unwrap().latest.unwrap();
+    assert_eq!(
+        end.message,
+        format!("killed after 3 consecutive health check failures: {name}: status 5")
+    );
+}

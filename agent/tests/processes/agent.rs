@@ -385,12 +385,11 @@ pub fn kills_an_unhealthy_task() {
             end.reason(),
             StatusReason::ReasonTaskHealthCheckStatusUpdated
         );
-        assert!(
-            end.message
-                .starts_with("killed after 2 consecutive health check failures: connect"),
-            "{}",
-            end.message
-        );
+        let named = "health check 0 (http /): connect to 127.0.0.1:";
+        let killed = format!("killed after 2 consecutive health check failures: {named}");
+        assert!(end.message.starts_with(&killed), "{}", end.message);
+        let unhealthy = &master.statuses("sick.1")[1];
+        assert!(unhealthy.message.starts_with(named), "{unhealthy:?}");
         assert_eq!(
             states(&master, "sick.1"),
             [
