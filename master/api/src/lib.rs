@@ -1,6 +1,8 @@
 //! Every wire format of Waggle's control plane, and the one place where it becomes domain types.
 //!
-//! - [`proto`]: the agent session's protobuf, generated; [`convert`]: to and from `waggle-types`.
+//! - [`proto`]: protobuf of the agent session and of the native framework API, generated; [`convert`]: to
+//!   and from `waggle-types`.
+//! - `client` (feature `client`): a typed client of the native framework API.
 //! - [`marathon`]: Marathon's REST JSON, which is also the stored form of a service spec.
 //! - [`mesos`]: `/state` and `/version`.
 //! - [`native`]: what the CLI reads.
@@ -12,10 +14,12 @@
 //! - Marathon and Mesos JSON hold only keys that their strict clients know.
 //!
 //! # What it never does
-//! No behaviour: no I/O, no clock (`now` is an argument), no decisions about tasks.
+//! No behaviour (the client, behind its feature, only asks what it is told to): no I/O, no clock (`now` is an argument), no decisions about tasks.
 
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "client")]
+pub mod client;
 pub mod convert;
 pub mod error;
 pub mod marathon;

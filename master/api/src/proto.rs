@@ -5,7 +5,7 @@
 //! bytes, and `build_transport(false)`, since tonic's own `SessionClient::connect` would collide with the
 //! `Connect` call: make a client with `SessionClient::new(channel)`.
 
-/// The session between an agent and its master (`waggle.session.v1`).
+/// The modules as protobuf nests its packages: generated code refers to them that way.
 #[allow(
     missing_docs,
     unused_qualifications,
@@ -15,6 +15,20 @@
     clippy::allow_attributes_without_reason,
     reason = "generated code"
 )]
-pub mod session {
-    include!("gen/waggle.session.v1.rs");
+mod waggle {
+    pub mod session {
+        pub mod v1 {
+            include!("gen/waggle.session.v1.rs");
+        }
+    }
+    pub mod framework {
+        pub mod v1 {
+            include!("gen/waggle.framework.v1.rs");
+        }
+    }
 }
+
+/// The native API for frameworks (`waggle.framework.v1`).
+pub use waggle::framework::v1 as framework;
+/// The session between an agent and its master (`waggle.session.v1`).
+pub use waggle::session::v1 as session;

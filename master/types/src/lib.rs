@@ -12,6 +12,7 @@
 //! No serialization (wire twins live in `waggle-api`), no I/O, no tokio, no prost.
 
 mod error;
+mod framework;
 mod generation;
 mod health;
 mod ids;
@@ -26,6 +27,7 @@ mod time;
 mod trace;
 
 pub use error::FieldError;
+pub use framework::{CallRejection, FrameworkInfo, RejectReason};
 pub use generation::Generation;
 pub use health::{HealthCheck, HealthProbe, HealthState};
 pub use ids::{

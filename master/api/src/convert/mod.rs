@@ -1,7 +1,8 @@
 //! Protobuf messages to domain types and back.
 //!
 //! `TryFrom<proto::X> for types::X` validates and names the field and the rule; `From<&types::X> for
-//! proto::X` cannot fail. Protocol source: `master/api/proto/session.proto`.
+//! proto::X` cannot fail. Protocol sources: `master/api/proto/session.proto`
+//! and `framework.proto`.
 //!
 //! # Invariants
 //! - Total: any decoded message converts or gives a [`ConvertError`], never a panic.
@@ -9,6 +10,7 @@
 //! - An unknown status *reason* is dropped, since it is for people and a newer peer may know more;
 //!   every other unknown enum value is an error.
 
+mod framework;
 mod net;
 mod resources;
 mod task;
@@ -19,6 +21,10 @@ use std::net::Ipv4Addr;
 
 use waggle_types::{IdError, StatusUuid, TraceContext};
 
+pub use framework::{
+    MAX_ITEMS, agent_id, event, framework_id, ids, launches, offer, reject_reason, resources,
+    scheduler_event, task_id,
+};
 pub use task::{health_state, registered_task, task_state};
 
 /// A message that is well-formed protobuf and breaks a rule of the protocol.

@@ -1,0 +1,231 @@
+//! Frameworks other than the built-in one: who they are, and why something of theirs is refused.
+
+use std::fmt;
+
+use crate::{FieldError, FrameworkId, Millis};
+
+/// Longest role, in bytes.
+const MAX_ROLE: usize = 200;
+/// Longest name: it becomes one DNS label.
+const MAX_NAME: usize = 63;
+/// Longest failover time-out: 30 days.
+const MAX_FAILOVER: Millis = Millis::from_secs(30 * 86_400);
+
+/// What a framework says when it subscribes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FrameworkInfo {
+    /// Its id from an earlier subscription; `None` the first time.
+    pub id: Option<FrameworkId>,
+    /// DNS name: one lower-case label.
+    pub name: String,
+    /// Role that it gets offers for: `*`, or a path such as `eng/batch`.
+    pub role: String,
+    /// How long after a disconnection it may come back; then it is removed and its tasks are killed.
+    pub failover_timeout: Millis,
+}
+
+impl FrameworkInfo {
+    /// Checks every field but the id.
+    pub fn check(&self) -> Result<(), FieldError> {
+        let label = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        let edge = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+        let name = &self.name;
+        let named = name.len() <= MAX_NAME
+            && name.chars().all(label)
+            && name.starts_with(edge)
+            && name.ends_with(edge);
+        if !named {
+            let rule = format!(
+                "must be a label of at most {MAX_NAME} characters, [a-z0-9] with inner -, is {name:.80?}"
+            );
+            return Err(FieldError::new("name", rule));
+        }
+        let segment = |s: &str| {
+            let of = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+            !s.is_empty() && s != "." && s != ".." && !s.starts_with('-') && s.chars().all(of)
+        };
+        let role = &self.role;
+        if role != "*" && (role.len() > MAX_ROLE || !role.split('/').all(segment)) {
+            let rule = format!(
+                "must be * or a path of names ([A-Za-z0-9._-], not beginning with -) of at most \
+                 {MAX_ROLE} characters, is {role:.80?}"
+            );
+            return Err(FieldError::new("role", rule));
+        }
+        if self.failover_timeout > MAX_FAILOVER {
+            let rule = format!(
+                "must be at most {} ms, is {}",
+                MAX_FAILOVER.0, self.failover_timeout.0
+            );
+            return Err(FieldError::new("failover_timeout_ms", rule));
+        }
+        Ok(())
+    }
+}
+
+/// Why something that a framework asked for is refused. Nothing of the call was done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RejectReason {
+    /// A field breaks a rule; the object is the field's path.
+    Invalid,
+    /// No such framework.
+    UnknownFramework,
+    /// The framework was torn down, or stayed away for longer than its failover time-out.
+    FrameworkRemoved,
+    /// The id belongs to the master's own framework.
+    ReservedFramework,
+    /// The call names a subscription that is not the open one: another process took over, or it broke.
+    NotSubscribed,
+    /// A newer subscription with the same id took this one's place.
+    Replaced,
+    /// A limit is reached; the message names it.
+    TooMany,
+    /// The offer was used, declined, rescinded, or never made.
+    StaleOffer,
+    /// The offer was made to another framework.
+    ForeignOffer,
+    /// The same offer twice in one call.
+    DuplicateOffer,
+    /// An accept names no offer.
+    NoOffers,
+    /// Offers of two agents in one accept.
+    MixedAgents,
+    /// The tasks need more than the offers hold.
+    Overuse,
+    /// The agent is not connected now.
+    AgentDisconnected,
+    /// A task with this id exists, or its end is not acknowledged yet.
+    DuplicateTask,
+    /// Nobody knows the task.
+    UnknownTask,
+    /// The task is another framework's.
+    ForeignTask,
+    /// The framework did not take its events in time.
+    TooSlow,
+    /// Level 1 refused for another reason; the message names it.
+    Refused,
+}
+
+impl RejectReason {
+    /// Every reason.
+    pub const ALL: [Self; 19] = [
+        Self::Invalid,
+        Self::UnknownFramework,
+        Self::FrameworkRemoved,
+        Self::ReservedFramework,
+        Self::NotSubscribed,
+        Self::Replaced,
+        Self::TooMany,
+        Self::StaleOffer,
+        Self::ForeignOffer,
+        Self::DuplicateOffer,
+        Self::NoOffers,
+        Self::MixedAgents,
+        Self::Overuse,
+        Self::AgentDisconnected,
+        Self::DuplicateTask,
+        Self::UnknownTask,
+        Self::ForeignTask,
+        Self::TooSlow,
+        Self::Refused,
+    ];
+
+    /// Stable name, for counters and logs: `stale_offer`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Invalid => "invalid",
+            Self::UnknownFramework => "unknown_framework",
+            Self::FrameworkRemoved => "framework_removed",
+            Self::ReservedFramework => "reserved_framework",
+            Self::NotSubscribed => "not_subscribed",
+            Self::Replaced => "replaced",
+            Self::TooMany => "too_many",
+            Self::StaleOffer => "stale_offer",
+            Self::ForeignOffer => "foreign_offer",
+            Self::DuplicateOffer => "duplicate_offer",
+            Self::NoOffers => "no_offers",
+            Self::MixedAgents => "mixed_agents",
+            Self::Overuse => "overuse",
+            Self::AgentDisconnected => "agent_disconnected",
+            Self::DuplicateTask => "duplicate_task",
+            Self::UnknownTask => "unknown_task",
+            Self::ForeignTask => "foreign_task",
+            Self::TooSlow => "too_slow",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+impl fmt::Display for RejectReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// One refusal: why, of what, in words.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{object}: {message} ({reason})")]
+pub struct CallRejection {
+    /// Why.
+    pub reason: RejectReason,
+    /// The offer, task, framework or field that it is about.
+    pub object: String,
+    /// For people.
+    pub message: String,
+}
+
+impl CallRejection {
+    /// Names what is refused and why.
+    pub fn new(
+        reason: RejectReason,
+        object: impl Into<String>,
+        message: impl Into<String>,
+    ) -> Self {
+        Self {
+            reason,
+            object: object.into(),
+            message: message.into(),
+        }
+    }
+}
+
+impl From<FieldError> for CallRejection {
+    fn from(e: FieldError) -> Self {
+        Self::new(RejectReason::Invalid, e.field, e.rule)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_roles_have_rules() {
+        let info = |name: &str, role: &str| FrameworkInfo {
+            id: None,
+            name: name.into(),
+            role: role.into(),
+            failover_timeout: Millis(0),
+        };
+        for (name, role) in [("batch", "*"), ("b-1", "eng/batch"), ("x", "a.b_c")] {
+            assert_eq!(info(name, role).check(), Ok(()), "{name} {role}");
+        }
+        let long = "x".repeat(64);
+        for name in ["", "Batch", "a b", "-a", "a-", "a.b", long.as_str()] {
+            assert_eq!(info(name, "*").check().unwrap_err().field, "name", "{name}");
+        }
+        for role in ["", "/a", "a/", "a//b", "..", "-a", "a b", "a/*"] {
+            assert_eq!(info("a", role).check().unwrap_err().field, "role", "{role}");
+        }
+        let mut for_ever = info("a", "*");
+        for_ever.failover_timeout = Millis(u64::MAX);
+        assert!(for_ever.check().is_err());
+    }
+
+    #[test]
+    fn reasons_have_names_of_their_own() {
+        let names: std::collections::BTreeSet<_> =
+            RejectReason::ALL.iter().map(|r| r.name()).collect();
+        assert_eq!(names.len(), RejectReason::ALL.len());
+    }
+}
