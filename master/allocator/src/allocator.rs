@@ -1,16 +1,21 @@
-//! The event loop's body: books, filters, timers and the choice of who is next.
+//! The event loop's body: what each event does, and the round of allocation that follows.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use waggle_types::{
-    AgentId, AgentInfo, FrameworkId, Milli, Millis, Offer, OfferId, Resources, ScalarKind,
-    UnixMillis,
+    AgentId, FrameworkId, Milli, Millis, OfferId, Resources, ScalarKind, UnixMillis,
 };
 
 use crate::{
-    Effect, Event, Rejection, RescindReason,
-    filters::{Filters, Timer},
-    ledger::{Agent, is_negative},
+    Effect, Event, FrameworkSpec, Notice, Rejection, RescindReason, RoleSubscription,
+    bits::{BitSet, Idx, Index, Slab},
+    clients::{Client, Framework},
+    constraints::Capabilities,
+    filters::Timer,
+    ledger::Agent,
+    offers::Held,
+    reserve::Stacks,
+    roles::Tree,
     share::{self, Scalars},
 };
 
@@ -29,6 +34,9 @@ pub struct AllocatorConfig {
     pub min_cpus: Milli,
     /// See [`Self::min_cpus`]; in MiB.
     pub min_mem: Milli,
+    /// The master's own region: agents of others are for frameworks that are aware of regions. `None`:
+    /// regions are not looked at.
+    pub region: Option<String>,
 }
 
 impl Default for AllocatorConfig {
@@ -41,6 +49,7 @@ impl Default for AllocatorConfig {
             max_refuse: Millis::from_secs(365 * 24 * 3600),
             min_cpus: Milli(10),
             min_mem: Milli::units(32),
+            region: None,
         }
     }
 }
@@ -66,61 +75,59 @@ pub struct Stats {
     pub n_declined: u64,
     /// Events or offer ids refused.
     pub n_rejected: u64,
-    /// Filters that gave way because [`MAX_FILTERS`] stood already.
+    /// Filters that gave way because [`crate::MAX_FILTERS`] stood already.
     pub n_filters_dropped: u64,
-}
-
-#[derive(Debug, Clone)]
-pub(crate) struct Framework {
-    pub role: String,
-    pub suppressed: bool,
-    pub allocated: Scalars,
-    /// Count of its latest offer, for age.
-    pub last_offer: u64,
-    pub filters: BTreeMap<AgentId, Filters>,
-}
-
-impl Framework {
-    /// Until when `free` of this agent is not to be offered, if so.
-    pub fn filtered_until(&self, agent_id: &AgentId, free: &Resources) -> Option<UnixMillis> {
-        self.filters.get(agent_id)?.until(free)
-    }
-}
-
-#[derive(Debug, Clone)]
-pub(crate) struct Role {
-    pub weight_milli: u32,
-    pub allocated: Scalars,
-    pub last_offer: u64,
-    frameworks: BTreeSet<FrameworkId>,
-}
-
-#[derive(Debug, Clone)]
-pub(crate) struct Held {
-    pub offer: Offer,
-    pub expires: UnixMillis,
+    /// Evictions of what was lent, or of a drained agent.
+    pub n_evictions: u64,
+    /// Times that an agent was looked at for somebody to offer it to.
+    pub n_looked_at: u64,
 }
 
 /// One `apply`: what it touched and what it answers.
 #[derive(Default)]
 pub(crate) struct Run {
     /// Agents where something may have become placeable.
-    pub dirty: BTreeSet<AgentId>,
+    pub dirty: Vec<Idx>,
     pub effects: Vec<Effect>,
+    pub notices: Vec<Notice>,
+}
+
+impl Run {
+    pub fn dirty_list(&mut self, agents: impl Iterator<Item = Idx>) {
+        self.dirty.extend(agents);
+    }
 }
 
 /// The allocator; see the crate's documentation.
 #[derive(Debug, Clone)]
 pub struct Allocator {
     pub(crate) config: AllocatorConfig,
-    pub(crate) agents: BTreeMap<AgentId, Agent>,
-    pub(crate) frameworks: BTreeMap<FrameworkId, Framework>,
-    pub(crate) roles: BTreeMap<String, Role>,
-    pub(crate) offers: BTreeMap<OfferId, Held>,
+    pub(crate) agents: Slab<Agent>,
+    pub(crate) agent_ids: Index<AgentId>,
+    pub(crate) frameworks: Slab<Framework>,
+    pub(crate) framework_ids: Index<FrameworkId>,
+    pub(crate) clients: Slab<Client>,
+    pub(crate) tree: Tree,
+    pub(crate) stacks: Stacks,
+    pub(crate) offers: BTreeMap<u64, Held>,
     pub(crate) timers: BTreeSet<(UnixMillis, Timer)>,
+    /// Clients that are subscribed and not suppressed.
+    pub(crate) askable: BitSet,
+    /// Active agents with something free; agents with reservations.
+    pub(crate) with_free: BitSet,
+    pub(crate) with_pools: BitSet,
+    /// Agents of which something was held back for quota.
+    pub(crate) held_back: BitSet,
+    /// There is more room under quota than there was.
+    pub(crate) room: bool,
     pub(crate) total: Scalars,
+    /// Unreserved and free, on active agents.
+    pub(crate) available: Scalars,
     pub(crate) seq: u64,
+    pub(crate) n_births: u64,
     pub(crate) stats: Stats,
+    pub(crate) notices: Vec<Notice>,
+    pub(crate) candidates: BitSet,
 }
 
 impl Allocator {
@@ -128,30 +135,61 @@ impl Allocator {
     pub fn new(config: AllocatorConfig) -> Self {
         Self {
             config,
-            agents: BTreeMap::new(),
-            frameworks: BTreeMap::new(),
-            roles: BTreeMap::new(),
+            agents: Slab::default(),
+            agent_ids: Index::default(),
+            frameworks: Slab::default(),
+            framework_ids: Index::default(),
+            clients: Slab::default(),
+            tree: Tree::new(),
+            stacks: Stacks::default(),
             offers: BTreeMap::new(),
             timers: BTreeSet::new(),
+            askable: BitSet::default(),
+            with_free: BitSet::default(),
+            with_pools: BitSet::default(),
+            held_back: BitSet::default(),
+            room: false,
             total: Scalars::default(),
+            available: Scalars::default(),
             seq: 0,
+            n_births: 0,
             stats: Stats::default(),
+            notices: Vec::new(),
+            candidates: BitSet::default(),
         }
     }
 
     /// Takes an event, and all timers that are due at `now`, and says what follows.
     pub fn apply(&mut self, event: Event, now: UnixMillis) -> Vec<Effect> {
+        self.apply_all([event], now)
+    }
+
+    /// Takes a micro-batch of events, in order, and allocates once. Effects are in the order of events,
+    /// offers come last.
+    pub fn apply_all(
+        &mut self,
+        events: impl IntoIterator<Item = Event>,
+        now: UnixMillis,
+    ) -> Vec<Effect> {
         let mut run = Run::default();
         self.expire(now, &mut run);
-        let what = name(&event);
-        if let Err(reason) = self.take(event, now, &mut run) {
-            self.reject(what, reason, &mut run);
+        for event in events {
+            let what = event.name();
+            if let Err(reason) = self.take(event, now, &mut run) {
+                self.reject(what, reason, &mut run);
+            }
         }
         self.allocate(now, &mut run);
+        self.notices = run.notices;
         run.effects
     }
 
-    /// When `Tick` is needed next: the first offer timeout or filter expiry.
+    /// What else follows from the latest `apply`: evictions, inverse offers, drained agents.
+    pub fn notices(&self) -> &[Notice] {
+        &self.notices
+    }
+
+    /// When `Tick` is needed next: the first offer timeout, filter expiry or maintenance.
     pub fn next_deadline(&self) -> Option<UnixMillis> {
         self.timers.first().map(|(at, _)| *at)
     }
@@ -159,24 +197,23 @@ impl Allocator {
     fn take(&mut self, event: Event, now: UnixMillis, run: &mut Run) -> Result<(), Rejection> {
         match event {
             Event::AgentAdded { info, used } => self.agent_added(info, used, run),
+            Event::AgentJoined { spec, used } => self.agent_joined(spec, used, run),
             Event::AgentRemoved { agent_id } => {
                 self.agent_removed(&agent_id, RescindReason::AgentRemoved, run)
             }
-            Event::AgentDeactivated { agent_id } => {
-                self.agent_mut(&agent_id)?.active = false;
-                self.rescind_agent(&agent_id, RescindReason::AgentDeactivated, run);
-                Ok(())
-            }
-            Event::AgentActivated { agent_id } => {
-                self.agent_mut(&agent_id)?.active = true;
-                run.dirty.insert(agent_id);
-                Ok(())
-            }
+            Event::AgentDeactivated { agent_id } => self.set_active(&agent_id, false, run),
+            Event::AgentActivated { agent_id } => self.set_active(&agent_id, true, run),
+            Event::AgentDrained {
+                agent_id,
+                max_grace,
+                mark_gone,
+            } => self.drain(&agent_id, max_grace, mark_gone, run),
             Event::FrameworkAdded {
                 framework_id,
                 role,
                 weight_milli,
-            } => self.framework_added(framework_id, role, weight_milli, run),
+            } => self.framework_added(&framework_id, role, weight_milli, run),
+            Event::Subscribed { framework_id, spec } => self.subscribe(&framework_id, spec, run),
             Event::FrameworkRemoved { framework_id } => {
                 self.framework_removed(&framework_id, RescindReason::FrameworkRemoved, run)
             }
@@ -186,85 +223,66 @@ impl Allocator {
                 used,
                 refuse,
             } => self.accepted(&framework_id, &offer_ids, &used, refuse, now, run),
+            Event::Operated {
+                framework_id,
+                offer_ids,
+                operations,
+                refuse,
+            } => self.operated(&framework_id, &offer_ids, &operations, refuse, now, run),
             Event::Declined {
                 framework_id,
                 offer_ids,
                 refuse,
-            } => {
-                self.framework(&framework_id)?;
-                for id in &offer_ids {
-                    if let Err(reason) = self.declined(&framework_id, id, refuse, now, run) {
-                        self.reject("decline", reason, run);
-                    }
-                }
-                Ok(())
-            }
+            } => self.all_declined(&framework_id, &offer_ids, refuse, now, run),
             Event::Released {
                 framework_id,
                 agent_id,
                 resources,
-            } => self.released(&framework_id, agent_id, resources, run),
-            Event::Suppress { framework_id } => {
-                self.framework_mut(&framework_id)?.suppressed = true;
-                Ok(())
+            } => self.released(&framework_id, &agent_id, &resources, run),
+            Event::UsageEnded { agent_id, usage } => self.usage_ended(&agent_id, &usage, run),
+            Event::Suppress { framework_id } => self.suppress(&framework_id, None, run),
+            Event::SuppressRoles {
+                framework_id,
+                roles,
+            } => self.suppress(&framework_id, Some(&roles), run),
+            Event::Revive { framework_id } => self.revive(&framework_id, None, run),
+            Event::ReviveRoles {
+                framework_id,
+                roles,
+            } => self.revive(&framework_id, Some(&roles), run),
+            Event::Demand {
+                framework_id,
+                role,
+                smallest,
+            } => self.demand(&framework_id, role, smallest, run),
+            Event::WeightSet { role, weight_milli } => self.weight_set(&role, weight_milli, true),
+            Event::QuotaSet { role, quota, force } => self.quota_set(&role, &quota, force, run),
+            Event::Reserve {
+                agent_id,
+                stack,
+                resources,
+            } => self.reserve(&agent_id, &stack, &resources, run),
+            Event::Unreserve {
+                agent_id,
+                stack,
+                resources,
+            } => self.unreserve(&agent_id, &stack, &resources, run),
+            Event::MaintenanceSet { agent_id, window } => {
+                self.maintenance_set(&agent_id, window, now, run)
             }
-            Event::Revive { framework_id } => {
-                self.framework_mut(&framework_id)?.suppressed = false;
-                self.clear_filters(&framework_id);
-                run.dirty.extend(self.agents.keys().cloned());
-                Ok(())
-            }
+            Event::InverseAnswered {
+                framework_id,
+                agent_id,
+                accepted,
+                refuse,
+            } => self.inverse_answered(&framework_id, &agent_id, accepted, Some((now, refuse))),
             Event::Tick => Ok(()),
         }
     }
 
-    fn agent_added(
-        &mut self,
-        info: AgentInfo,
-        used: Vec<(FrameworkId, Resources)>,
-        run: &mut Run,
-    ) -> Result<(), Rejection> {
-        let agent_id = info.agent_id.clone();
-        let agent = Agent::open(info, used)?;
-        if self.agents.contains_key(&agent_id) {
-            self.agent_removed(&agent_id, RescindReason::AgentChanged, run)?;
-        }
-        share::add(&mut self.total, &agent.info.total);
-        for (framework_id, r) in &agent.used_by {
-            self.account(framework_id, r, share::add);
-        }
-        self.agents.insert(agent_id.clone(), agent);
-        run.dirty.insert(agent_id);
-        Ok(())
-    }
-
-    fn agent_removed(
-        &mut self,
-        agent_id: &AgentId,
-        reason: RescindReason,
-        run: &mut Run,
-    ) -> Result<(), Rejection> {
-        self.agent_mut(agent_id)?;
-        self.rescind_agent(agent_id, reason, run);
-        run.dirty.remove(agent_id);
-        if let Some(agent) = self.agents.remove(agent_id) {
-            share::sub(&mut self.total, &agent.info.total);
-            for (framework_id, r) in &agent.used_by {
-                self.account(framework_id, r, share::sub);
-            }
-        }
-        for (framework_id, framework) in &mut self.frameworks {
-            if let Some(at) = framework.filters.remove(agent_id).and_then(|f| f.timer) {
-                let timer = Timer::Filter(framework_id.clone(), agent_id.clone());
-                self.timers.remove(&(at, timer));
-            }
-        }
-        Ok(())
-    }
-
     fn framework_added(
         &mut self,
-        framework_id: FrameworkId,
+        id: &FrameworkId,
         role: String,
         weight_milli: u32,
         run: &mut Run,
@@ -272,122 +290,85 @@ impl Allocator {
         if weight_milli == 0 {
             return Err(Rejection::ZeroWeight(role));
         }
-        if self.frameworks.contains_key(&framework_id) {
-            self.framework_removed(&framework_id, RescindReason::FrameworkChanged, run)?;
-        }
-        let mut allocated = Scalars::default();
-        for r in self
-            .agents
-            .values()
-            .filter_map(|a| a.used_by.get(&framework_id))
-        {
-            share::add(&mut allocated, r);
-        }
-        let entry = self.roles.entry(role.clone()).or_insert_with(|| Role {
-            weight_milli,
-            allocated: Scalars::default(),
-            last_offer: 0,
-            frameworks: BTreeSet::new(),
-        });
-        entry.weight_milli = weight_milli;
-        entry.frameworks.insert(framework_id.clone());
-        for (a, b) in entry.allocated.iter_mut().zip(allocated) {
-            *a = a.saturating_add(b);
-        }
-        let framework = Framework {
-            role,
-            suppressed: false,
-            allocated,
-            last_offer: 0,
-            filters: BTreeMap::new(),
+        let spec = FrameworkSpec {
+            roles: vec![RoleSubscription {
+                role: role.clone(),
+                ..RoleSubscription::default()
+            }],
+            capabilities: Capabilities {
+                gpus: true,
+                region_aware: true,
+                revocable: false,
+            },
         };
-        self.frameworks.insert(framework_id, framework);
-        run.dirty.extend(self.agents.keys().cloned());
-        Ok(())
+        self.subscribe(id, spec, run)?;
+        self.weight_set(&role, weight_milli, false)
     }
 
-    fn framework_removed(
-        &mut self,
-        framework_id: &FrameworkId,
-        reason: RescindReason,
-        run: &mut Run,
-    ) -> Result<(), Rejection> {
-        self.framework(framework_id)?;
-        let held: Vec<OfferId> = self
-            .offers
-            .values()
-            .filter(|h| h.offer.framework_id == *framework_id)
-            .map(|h| h.offer.offer_id.clone())
-            .collect();
-        for id in held {
-            self.rescind(&id, reason, run);
+    fn weight_set(&mut self, role: &str, weight_milli: u32, pin: bool) -> Result<(), Rejection> {
+        if weight_milli == 0 {
+            return Err(Rejection::ZeroWeight(role.to_owned()));
         }
-        self.clear_filters(framework_id);
-        if let Some(framework) = self.frameworks.remove(framework_id)
-            && let Some(role) = self.roles.get_mut(&framework.role)
+        crate::quota::check_role(role)?;
+        let idx = self.tree.hold(role);
+        self.tree.set_weight(idx, weight_milli);
+        if let Some(node) = self.tree.nodes.get_mut(idx)
+            && pin
         {
-            role.frameworks.remove(framework_id);
-            for (a, b) in role.allocated.iter_mut().zip(framework.allocated) {
-                *a = a.saturating_sub(b);
-            }
-            if role.frameworks.is_empty() {
-                self.roles.remove(&framework.role);
-            }
+            node.pinned = weight_milli != 1000;
         }
-        for agent in self.agents.values_mut() {
-            agent.turns.remove(framework_id);
-        }
+        self.tree.release(idx);
         Ok(())
     }
 
-    fn released(
-        &mut self,
-        framework_id: &FrameworkId,
-        agent_id: AgentId,
-        resources: Resources,
-        run: &mut Run,
-    ) -> Result<(), Rejection> {
-        if is_negative(&resources) {
-            return Err(Rejection::Negative(resources));
-        }
-        let agent = self.agent_mut(&agent_id)?;
-        if agent.release(framework_id, &resources).is_none() {
-            return Err(Rejection::NotUsed {
-                framework_id: framework_id.clone(),
-                agent_id,
-                resources,
-            });
-        }
-        self.account(framework_id, &resources, share::sub);
-        run.dirty.insert(agent_id);
-        Ok(())
-    }
-
-    /// Offers what is free on the agents that were touched, each whole to the framework that is next.
+    /// Offers what is free on the agents that were touched, each to the framework that is next, and what
+    /// quota leaves of it to the next one.
     fn allocate(&mut self, now: UnixMillis, run: &mut Run) {
-        for agent_id in std::mem::take(&mut run.dirty) {
-            let Some((framework_id, choice)) = self.next_for(&agent_id, now) else {
-                continue;
-            };
-            if let Some(offer) = self.make_offer(&agent_id, framework_id, choice, now) {
+        if std::mem::take(&mut self.room) {
+            run.dirty_list(self.held_back.iter());
+            self.held_back.clear();
+        }
+        let mut dirty = std::mem::take(&mut run.dirty);
+        dirty.sort_unstable();
+        dirty.dedup();
+        self.resort();
+        for agent in dirty {
+            self.stats.n_looked_at += 1;
+            while let Some(offer) = self.offer_next(agent, now) {
                 run.effects.push(Effect::Offer(offer));
             }
         }
     }
 
-    /// Adds to or takes from the sums of a framework and its role, if it is subscribed.
-    pub(crate) fn account(
-        &mut self,
-        framework_id: &FrameworkId,
-        r: &Resources,
-        op: fn(&mut Scalars, &Resources),
-    ) {
-        if let Some(framework) = self.frameworks.get_mut(framework_id) {
-            op(&mut framework.allocated, r);
-            if let Some(role) = self.roles.get_mut(&framework.role) {
-                op(&mut role.allocated, r);
-            }
+    /// All agents with something free are to be looked at.
+    pub(crate) fn dirty_free(&self, run: &mut Run) {
+        run.dirty_list(self.with_free.iter());
+    }
+
+    /// Books what an agent has free, after any change of that, and puts it on the list.
+    pub(crate) fn touch(&mut self, idx: Idx, run: &mut Run) {
+        self.recount(idx);
+        run.dirty.push(idx);
+    }
+
+    pub(crate) fn recount(&mut self, idx: Idx) {
+        let Some(agent) = self.agents.get_mut(idx) else {
+            return;
+        };
+        let now = if agent.active {
+            agent.plain_free_scalars()
+        } else {
+            Scalars::default()
+        };
+        if now != agent.counted {
+            let more = now.iter().zip(&agent.counted).any(|(n, o)| n > o);
+            share::sub(&mut self.available, &agent.counted);
+            share::add(&mut self.available, &now);
+            agent.counted = now;
+            self.room |= more && self.tree.n_quotas > 0;
         }
+        self.with_free
+            .set(idx, agent.active && !agent.free.is_empty());
     }
 
     pub(crate) fn reject(&mut self, what: &'static str, reason: Rejection, run: &mut Run) {
@@ -395,38 +376,20 @@ impl Allocator {
         run.effects.push(Effect::Rejected { what, reason });
     }
 
-    pub(crate) fn agent_mut(&mut self, agent_id: &AgentId) -> Result<&mut Agent, Rejection> {
-        self.agents
-            .get_mut(agent_id)
-            .ok_or_else(|| Rejection::UnknownAgent(agent_id.clone()))
+    pub(crate) fn agent_idx(&self, id: &AgentId) -> Result<Idx, Rejection> {
+        let idx = self.agent_ids.get(id).copied();
+        idx.ok_or_else(|| Rejection::UnknownAgent(id.clone()))
     }
 
-    pub(crate) fn framework(&self, framework_id: &FrameworkId) -> Result<&Framework, Rejection> {
-        self.frameworks
-            .get(framework_id)
-            .ok_or_else(|| Rejection::UnknownFramework(framework_id.clone()))
+    pub(crate) fn agent(&self, id: &AgentId) -> Option<&Agent> {
+        self.agents.get(*self.agent_ids.get(id)?)
     }
 
-    fn framework_mut(&mut self, framework_id: &FrameworkId) -> Result<&mut Framework, Rejection> {
-        self.frameworks
-            .get_mut(framework_id)
-            .ok_or_else(|| Rejection::UnknownFramework(framework_id.clone()))
-    }
-}
-
-fn name(event: &Event) -> &'static str {
-    match event {
-        Event::AgentAdded { .. } => "agent added",
-        Event::AgentRemoved { .. } => "agent removed",
-        Event::AgentDeactivated { .. } => "agent deactivated",
-        Event::AgentActivated { .. } => "agent activated",
-        Event::FrameworkAdded { .. } => "framework added",
-        Event::FrameworkRemoved { .. } => "framework removed",
-        Event::Accepted { .. } => "accept",
-        Event::Declined { .. } => "decline",
-        Event::Released { .. } => "release",
-        Event::Suppress { .. } => "suppress",
-        Event::Revive { .. } => "revive",
-        Event::Tick => "tick",
+    /// The number in an offer's id.
+    pub(crate) fn number(&self, id: &OfferId) -> Option<u64> {
+        let rest = id.as_str().strip_prefix(self.config.id_prefix.as_str())?;
+        let digits = rest.strip_prefix("-O")?;
+        let canonical = !digits.starts_with(['0', '+']);
+        digits.parse().ok().filter(|_| canonical)
     }
 }

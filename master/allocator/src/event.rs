@@ -2,7 +2,11 @@
 
 use std::fmt;
 
-use waggle_types::{AgentId, AgentInfo, FrameworkId, Millis, Offer, OfferId, Resources};
+use waggle_types::{
+    AgentId, AgentInfo, FieldError, FrameworkId, Millis, Offer, OfferId, Resources,
+};
+
+use crate::{AgentSpec, FrameworkSpec, Operation, Quota, Reservation, Unavailability, Usage};
 
 /// Something that happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,6 +90,152 @@ pub enum Event {
     },
     /// Time has passed.
     Tick,
+    /// A framework subscribed, or subscribed again, with all that it can say. See `FrameworkAdded`.
+    Subscribed {
+        /// Which.
+        framework_id: FrameworkId,
+        /// Its roles and what it can handle.
+        spec: FrameworkSpec,
+    },
+    /// Send this framework nothing for these roles.
+    SuppressRoles {
+        /// Which.
+        framework_id: FrameworkId,
+        /// Of its roles.
+        roles: Vec<String>,
+    },
+    /// Clear suppression and filters of these roles.
+    ReviveRoles {
+        /// Which.
+        framework_id: FrameworkId,
+        /// Of its roles.
+        roles: Vec<String>,
+    },
+    /// The smallest bundle that is of use to a role of a framework; nothing smaller is offered to it.
+    Demand {
+        /// Which.
+        framework_id: FrameworkId,
+        /// One of its roles.
+        role: String,
+        /// `None`: anything that is allocatable.
+        smallest: Option<Resources>,
+    },
+    /// An operator sets a role's weight; it stays when the role is empty.
+    WeightSet {
+        /// Which.
+        role: String,
+        /// In thousandths, over 0.
+        weight_milli: u32,
+    },
+    /// An operator sets a role's quota; an empty one removes it.
+    QuotaSet {
+        /// Which; not `*`.
+        role: String,
+        /// Guarantee and limit.
+        quota: Quota,
+        /// Even if the guarantees are then over what the cluster has.
+        force: bool,
+    },
+    /// An agent registered with more than a flat total: see `AgentAdded`.
+    AgentJoined {
+        /// Who it is, what it has and what is reserved of it.
+        spec: AgentSpec,
+        /// What runs on it.
+        used: Vec<Usage>,
+    },
+    /// Offers of one agent are accepted with operations, all of them or none; the rest is free again and
+    /// filtered.
+    Operated {
+        /// By whom.
+        framework_id: FrameworkId,
+        /// The offers, all of one agent and one role.
+        offer_ids: Vec<OfferId>,
+        /// In order.
+        operations: Vec<Operation>,
+        /// For how long the rest is not to be offered to this framework again.
+        refuse: Millis,
+    },
+    /// What a task used is free again, told exactly.
+    UsageEnded {
+        /// Where.
+        agent_id: AgentId,
+        /// Whose it was and of what.
+        usage: Usage,
+    },
+    /// An operator reserves free (or offered: such offers are rescinded) resources of an agent; all but
+    /// the last of the stack is where they are taken from.
+    Reserve {
+        /// Where.
+        agent_id: AgentId,
+        /// The reservations, each within the one before.
+        stack: Vec<Reservation>,
+        /// What.
+        resources: Resources,
+    },
+    /// The last reservation of the stack ends for what is free (or offered) of it.
+    Unreserve {
+        /// Where.
+        agent_id: AgentId,
+        /// The reservations.
+        stack: Vec<Reservation>,
+        /// What.
+        resources: Resources,
+    },
+    /// An operator plans (`None`: cancels) maintenance of an agent: who uses it is asked to leave.
+    MaintenanceSet {
+        /// Where.
+        agent_id: AgentId,
+        /// When.
+        window: Option<Unavailability>,
+    },
+    /// A framework's answer to an inverse offer.
+    InverseAnswered {
+        /// By whom.
+        framework_id: FrameworkId,
+        /// Of which agent.
+        agent_id: AgentId,
+        /// Whether it will leave.
+        accepted: bool,
+        /// After a refusal: when to ask again.
+        refuse: Millis,
+    },
+    /// An operator empties an agent: nothing is offered of it, and what runs is told to end.
+    AgentDrained {
+        /// Which.
+        agent_id: AgentId,
+        /// Longest time that tasks get to end.
+        max_grace: Option<Millis>,
+        /// It is removed for good once it is empty.
+        mark_gone: bool,
+    },
+}
+
+impl Event {
+    /// For rejections and logs.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::AgentAdded { .. } | Self::AgentJoined { .. } => "agent added",
+            Self::AgentRemoved { .. } => "agent removed",
+            Self::AgentDeactivated { .. } => "agent deactivated",
+            Self::AgentActivated { .. } => "agent activated",
+            Self::AgentDrained { .. } => "drain",
+            Self::FrameworkAdded { .. } | Self::Subscribed { .. } => "framework added",
+            Self::FrameworkRemoved { .. } => "framework removed",
+            Self::Accepted { .. } | Self::Operated { .. } => "accept",
+            Self::Declined { .. } => "decline",
+            Self::Released { .. } | Self::UsageEnded { .. } => "release",
+            Self::Suppress { .. } | Self::SuppressRoles { .. } => "suppress",
+            Self::Revive { .. } | Self::ReviveRoles { .. } => "revive",
+            Self::Demand { .. } => "demand",
+            Self::WeightSet { .. } => "weight",
+            Self::QuotaSet { .. } => "quota",
+            Self::Reserve { .. } => "reserve",
+            Self::Unreserve { .. } => "unreserve",
+            Self::MaintenanceSet { .. } => "maintenance",
+            Self::InverseAnswered { .. } => "inverse offer",
+            Self::Tick => "tick",
+        }
+    }
 }
 
 /// What has to be done about it, in this order.
@@ -128,6 +278,10 @@ pub enum RescindReason {
     FrameworkRemoved,
     /// Its framework subscribed again.
     FrameworkChanged,
+    /// An operator reserved, or unreserved, what it held.
+    Reserved,
+    /// What was lent is wanted back by the role that it is reserved for.
+    Reclaimed,
 }
 
 impl RescindReason {
@@ -140,6 +294,8 @@ impl RescindReason {
             Self::AgentChanged => "agent changed",
             Self::FrameworkRemoved => "framework removed",
             Self::FrameworkChanged => "framework changed",
+            Self::Reserved => "reserved",
+            Self::Reclaimed => "reclaimed",
         }
     }
 }
@@ -184,6 +340,9 @@ pub enum Rejection {
         /// Another.
         second: AgentId,
     },
+    /// Offers to two roles in one accept.
+    #[error("offers are to different roles of the framework")]
+    MixedRoles,
     /// The tasks need more than the offers hold.
     #[error("{asked} is asked for, the offers hold {offered}")]
     Overuse {
@@ -217,4 +376,79 @@ pub enum Rejection {
     /// Weights are over 0.
     #[error("weight of role {0:?} must be over 0")]
     ZeroWeight(String),
+    /// A name that no role can have.
+    #[error("role {role:?} {rule}")]
+    BadRole {
+        /// The name, cut to 100 characters.
+        role: String,
+        /// The rule that it breaks.
+        rule: &'static str,
+    },
+    /// `*` has no quota and no reservations.
+    #[error("{0} of the default role * is not possible")]
+    DefaultRole(&'static str),
+    /// The framework is not subscribed with this role.
+    #[error("framework {framework_id} is not subscribed with role {role:?}")]
+    NotInRole {
+        /// Who.
+        framework_id: FrameworkId,
+        /// Which role.
+        role: String,
+    },
+    /// A subscription without roles, or with more than can be counted.
+    #[error("a framework has 1 to {max} different roles, not {n}")]
+    RoleCount {
+        /// How many were given.
+        n: usize,
+        /// How many are allowed.
+        max: usize,
+    },
+    /// An input that breaks a rule of its own.
+    #[error(transparent)]
+    Field(#[from] FieldError),
+    /// A quota that contradicts itself, the tree or the cluster.
+    #[error("quota of role {role}: {rule} ({kind})")]
+    BadQuota {
+        /// Which role.
+        role: String,
+        /// The rule that it breaks.
+        rule: &'static str,
+        /// Of which resource.
+        kind: &'static str,
+    },
+    /// The role's limit, or one above it, has no room.
+    #[error("limit of role {role} is reached ({kind})")]
+    OverLimit {
+        /// Whose limit.
+        role: String,
+        /// Of which resource.
+        kind: &'static str,
+    },
+    /// A stack of reservations that is empty, too deep, or in which one does not refine the one before.
+    #[error("reservation: {0}")]
+    BadReservation(&'static str),
+    /// What is to be reserved, unreserved or launched is not there.
+    #[error("{resources} is not free there on agent {agent_id}")]
+    NotFree {
+        /// Where.
+        agent_id: AgentId,
+        /// What was asked.
+        resources: Resources,
+    },
+    /// Nobody asked this framework to leave this agent.
+    #[error("no inverse offer of agent {agent_id} is out to framework {framework_id}")]
+    NoInverseOffer {
+        /// Who answered.
+        framework_id: FrameworkId,
+        /// Of which agent.
+        agent_id: AgentId,
+    },
+    /// A bound of the allocator.
+    #[error("there are {max} {what} already")]
+    Full {
+        /// Of what.
+        what: &'static str,
+        /// How many.
+        max: usize,
+    },
 }

@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-use waggle_types::{AgentId, FrameworkId, OfferId, Resources, UnixMillis};
+use waggle_types::{AgentId, FrameworkId, Milli, OfferId, Resources, UnixMillis};
 
-use crate::{Allocator, Share};
+use crate::{Allocator, Barrier, Share, bits::Idx, clients::Client, ledger::Agent, share::N};
 
 /// Who was chosen for an agent's free resources the last time, and against how many.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +21,16 @@ pub struct Choice {
     pub at: UnixMillis,
 }
 
+/// The same, by number.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LastChoice {
+    pub client: Idx,
+    pub birth: u64,
+    pub role_share: u64,
+    pub n_candidates: u32,
+    pub at: UnixMillis,
+}
+
 /// Why a framework is not being offered something.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reason {
@@ -30,6 +40,43 @@ pub enum Reason {
     NoAgents,
     /// It asked for silence and has not revived.
     Suppressed,
+    /// The same, for one of several roles.
+    RoleSuppressed {
+        /// Which.
+        role: String,
+    },
+    /// It is never offered this agent.
+    Barred {
+        /// The agent.
+        agent_id: AgentId,
+        /// Why.
+        barrier: Barrier,
+    },
+    /// Quota leaves less than can be offered: a limit is reached, or the rest is owed to guarantees.
+    HeldBack {
+        /// The agent.
+        agent_id: AgentId,
+        /// Its role.
+        role: String,
+        /// What is free and unreserved.
+        free: Resources,
+        /// What quota would allow of it.
+        allowed: Resources,
+    },
+    /// What is free is reserved for other roles.
+    Reserved {
+        /// The agent.
+        agent_id: AgentId,
+        /// What is free there.
+        free: Resources,
+    },
+    /// What it could be offered is less than what it said is of use.
+    TooSmall {
+        /// The agent.
+        agent_id: AgentId,
+        /// What it could be offered.
+        free: Resources,
+    },
     /// It holds this offer and has not answered.
     HoldsOffer {
         /// The agent.
@@ -77,6 +124,25 @@ impl fmt::Display for Reason {
             Self::UnknownFramework => write!(f, "the framework is not subscribed"),
             Self::NoAgents => write!(f, "no agent is registered"),
             Self::Suppressed => write!(f, "offers are suppressed until the framework revives"),
+            Self::RoleSuppressed { role } => {
+                write!(f, "offers to role {role} are suppressed until it revives")
+            }
+            Self::Barred { agent_id, barrier } => write!(f, "{agent_id}: {}", barrier.name()),
+            Self::HeldBack {
+                agent_id,
+                role,
+                free,
+                allowed,
+            } => write!(
+                f,
+                "{agent_id}: quota allows role {role} {allowed} of the {free} that is free"
+            ),
+            Self::Reserved { agent_id, free } => {
+                write!(f, "{agent_id}: {free} is free, reserved for other roles")
+            }
+            Self::TooSmall { agent_id, free } => {
+                write!(f, "{agent_id}: {free} is less than it has use for")
+            }
             Self::HoldsOffer {
                 agent_id,
                 offer_id,
@@ -116,50 +182,197 @@ impl Allocator {
     /// Why this framework holds no (or no further) offer, agent by agent. Empty never: a framework that
     /// could be offered something has been.
     pub fn explain(&self, framework_id: &FrameworkId) -> Vec<Reason> {
-        let Some(framework) = self.frameworks.get(framework_id) else {
+        let Ok(clients) = self.clients_of(framework_id, None) else {
             return vec![Reason::UnknownFramework];
         };
-        if self.agents.is_empty() {
+        if self.agents.len() == 0 {
             return vec![Reason::NoAgents];
         }
         let mut out = Vec::new();
-        if framework.suppressed {
+        let suppressed = |i: &Idx| self.clients.get(*i).is_none_or(|c| c.suppressed);
+        if clients.iter().all(suppressed) {
             out.push(Reason::Suppressed);
-        }
-        for (agent_id, agent) in &self.agents {
-            let held = agent
-                .offers
-                .iter()
-                .filter_map(|id| self.offers.get(id))
-                .filter(|held| held.offer.framework_id == *framework_id);
-            out.extend(held.map(|held| Reason::HoldsOffer {
-                agent_id: agent_id.clone(),
-                offer_id: held.offer.offer_id.clone(),
-                expires: held.expires,
-            }));
-            if !agent.active {
-                out.push(Reason::AgentInactive {
-                    agent_id: agent_id.clone(),
-                });
-            } else if agent.free.is_empty() {
-                out.push(Reason::NothingFree {
-                    agent_id: agent_id.clone(),
-                    used: agent.used.clone(),
-                    offered: agent.offered.clone(),
-                    last_choice: agent.last_choice.clone(),
-                });
-            } else if !self.config.allocatable(&agent.free) {
-                out.push(Reason::BelowMinimum {
-                    agent_id: agent_id.clone(),
-                    free: agent.free.clone(),
-                });
-            } else if let Some(until) = framework.filtered_until(agent_id, &agent.free) {
-                out.push(Reason::Filtered {
-                    agent_id: agent_id.clone(),
-                    until,
-                });
+        } else {
+            for idx in clients.iter().filter(|i| suppressed(i)) {
+                let role = self.clients.get(*idx).map_or(0, |c| c.role);
+                let role = self.tree.name(role).to_owned();
+                out.push(Reason::RoleSuppressed { role });
             }
+        }
+        for (_, agent) in self.sorted_agents() {
+            let mut said: Vec<Reason> = Vec::new();
+            for idx in &clients {
+                let Some(client) = self.clients.get(*idx) else {
+                    continue;
+                };
+                for reason in self.explain_here(agent, *idx, client) {
+                    if !said.contains(&reason) {
+                        said.push(reason);
+                    }
+                }
+            }
+            out.append(&mut said);
+        }
+        if out.is_empty() {
+            // Every agent was left by `explain_here` without a word: it is a candidate of the next round.
+            out.push(Reason::NoAgents);
         }
         out
     }
+
+    /// Why one client holds nothing, or nothing more, of one agent.
+    fn explain_here(&self, agent: &Agent, idx: Idx, client: &Client) -> Vec<Reason> {
+        let agent_id = agent.info.agent_id.clone();
+        let mut out = Vec::new();
+        for number in &agent.offers {
+            if let Some(held) = self.offers.get(number).filter(|h| h.client == idx)
+                && let Some(offer) = self.show(*number, held)
+            {
+                out.push(Reason::HoldsOffer {
+                    agent_id: agent_id.clone(),
+                    offer_id: offer.offer_id,
+                    expires: held.expires,
+                });
+            }
+        }
+        out.extend(self.obstacle(agent, idx, client));
+        out
+    }
+
+    fn obstacle(&self, agent: &Agent, idx: Idx, client: &Client) -> Option<Reason> {
+        let agent_id = agent.info.agent_id.clone();
+        if !agent.active {
+            return Some(Reason::AgentInactive { agent_id });
+        }
+        if agent.barred.contains(idx) {
+            let capabilities = self.frameworks.get(client.framework)?.capabilities;
+            let home = self.config.region.as_deref();
+            let (info, domain) = (&agent.info, agent.domain.as_ref());
+            let c = &client.constraints;
+            let barrier = crate::constraints::barrier(capabilities, c, home, info, domain)?;
+            return Some(Reason::Barred { agent_id, barrier });
+        }
+        let free = agent.free.clone();
+        if free.is_empty() {
+            return Some(Reason::NothingFree {
+                agent_id,
+                used: agent.used.clone(),
+                offered: agent.offered.clone(),
+                last_choice: self.last_choice(agent),
+            });
+        }
+        if !self.config.allocatable(&free) {
+            return Some(Reason::BelowMinimum { agent_id, free });
+        }
+        let mut held_back = false;
+        let bundle = self.divided(agent, idx, &mut held_back);
+        if held_back && !self.config.allocatable(&bundle.sum) {
+            return Some(Reason::HeldBack {
+                agent_id,
+                role: self.tree.name(client.role).to_owned(),
+                free: agent.plain_free(),
+                allowed: bundle.plain(),
+            });
+        }
+        if !self.config.allocatable(&bundle.sum) {
+            return Some(Reason::Reserved { agent_id, free });
+        }
+        let small = client.smallest.as_ref();
+        if small.is_some_and(|s| !bundle.sum.contains(s)) {
+            let free = bundle.sum;
+            return Some(Reason::TooSmall { agent_id, free });
+        }
+        let of_it = agent.filters.iter().filter(|g| g.who.contains(idx));
+        let until = of_it.filter(|g| g.covers(&bundle)).map(|g| g.until).max()?;
+        Some(Reason::Filtered { agent_id, until })
+    }
+
+    /// Who was chosen last, if it is still subscribed.
+    fn last_choice(&self, agent: &Agent) -> Option<Choice> {
+        let last = agent.last_choice?;
+        let client = self
+            .clients
+            .get(last.client)
+            .filter(|c| c.birth == last.birth)?;
+        Some(Choice {
+            framework_id: self.frameworks.get(client.framework)?.id.clone(),
+            role: self.tree.name(client.role).to_owned(),
+            share: Share(u128::from(last.role_share)),
+            n_candidates: last.n_candidates as usize,
+            at: last.at,
+        })
+    }
+
+    /// Why each subscribed framework and role holds nothing, or nothing more, of an agent, in order.
+    pub fn explain_agent(&self, agent_id: &AgentId) -> Vec<(FrameworkId, String, Vec<Reason>)> {
+        let Some(agent) = self.agent(agent_id) else {
+            return Vec::new();
+        };
+        let mut out = Vec::new();
+        for (idx, client) in self.clients.iter().filter(|(_, c)| c.subscribed) {
+            let Some(framework) = self.frameworks.get(client.framework) else {
+                continue;
+            };
+            let mut reasons = Vec::new();
+            if client.suppressed {
+                reasons.push(Reason::Suppressed);
+            }
+            reasons.extend(self.explain_here(agent, idx, client));
+            let role = self.tree.name(client.role).to_owned();
+            out.push((framework.id.clone(), role, reasons));
+        }
+        out.sort_by(|a, b| (&a.0, &a.1).cmp(&(&b.0, &b.1)));
+        out
+    }
+
+    /// A role's share, quota and headroom.
+    pub fn explain_role(&self, role: &str) -> Option<RoleView> {
+        let idx = self.tree.find(role)?;
+        let node = self.tree.nodes.get(idx)?;
+        let millis = |s: [i64; N]| s.map(Milli);
+        let members = self
+            .clients
+            .iter()
+            .filter(|(_, c)| c.subscribed && c.role == idx);
+        let ids = members.filter_map(|(_, c)| Some(self.frameworks.get(c.framework)?.id.clone()));
+        let mut frameworks: Vec<FrameworkId> = ids.collect();
+        frameworks.sort();
+        Some(RoleView {
+            role: role.to_owned(),
+            weight_milli: node.weight_milli,
+            share: self.dominant_share(role),
+            allocated: millis(node.allocated),
+            guarantee: millis(node.quota.guarantee),
+            limit: node.quota.limit.map(|l| l.map(Milli)),
+            charged: millis(node.quota.charged),
+            owed: millis(node.quota.owed),
+            may_get: self.allowance(idx).map(|a| millis(a.most)),
+            frameworks,
+        })
+    }
+}
+
+/// See [`Allocator::explain_role`]; quantities by kind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RoleView {
+    /// Which.
+    pub role: String,
+    /// In thousandths.
+    pub weight_milli: u32,
+    /// Weighted dominant share, with all below.
+    pub share: Share,
+    /// Used and offered, with all below.
+    pub allocated: [Milli; N],
+    /// What it is promised.
+    pub guarantee: [Milli; N],
+    /// What it never exceeds.
+    pub limit: [Option<Milli>; N],
+    /// What counts against its quota: unreserved allocations and all reservations.
+    pub charged: [Milli; N],
+    /// What it is still owed, and is held back for it.
+    pub owed: [Milli; N],
+    /// How much unreserved it could be offered now; `None` when no quota is set anywhere.
+    pub may_get: Option<[Milli; N]>,
+    /// Who is subscribed with it.
+    pub frameworks: Vec<FrameworkId>,
 }

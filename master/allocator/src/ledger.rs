@@ -1,10 +1,14 @@
-//! One agent's books: what is used, offered and free, and who was asked when.
+//! One agent's books: what is used, offered and free, in total and of each reservation.
 
-use std::collections::{BTreeMap, BTreeSet};
+use waggle_types::{AgentInfo, Resources, UnixMillis};
 
-use waggle_types::{AgentId, AgentInfo, FrameworkId, OfferId, Resources};
-
-use crate::{Choice, Rejection};
+use crate::{
+    Domain, LastChoice, Rejection,
+    bits::{BitSet, Idx, NONE},
+    filters::Group,
+    maintain::Upkeep,
+    share::{Scalars, scalars},
+};
 
 /// Books that do not add up: a bug, found by [`crate::Allocator::check`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -13,7 +17,7 @@ pub enum LedgerError {
     #[error("agent {agent_id}: {books}")]
     Unbalanced {
         /// Which agent.
-        agent_id: AgentId,
+        agent_id: waggle_types::AgentId,
         /// All four sums, as text.
         books: String,
     },
@@ -25,131 +29,304 @@ pub enum LedgerError {
         /// Of which agent, framework or role.
         of: String,
     },
+    /// A role holds more than its limit by the allocator's own act.
+    #[error("role {0} is over its limit")]
+    OverLimit(String),
 }
 
-/// What happened the last time that a framework was offered an agent.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Turn {
-    /// Count of the offer.
-    pub offered: u64,
-    /// Whether it was declined or timed out, not accepted.
-    pub declined: bool,
+/// Resources of one reservation (or of none), owned or lent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Part {
+    /// Number of the reservation, or [`NONE`].
+    pub pool: Idx,
+    /// Lent from a reservation of another role: revocable.
+    pub lent: bool,
+    pub resources: Resources,
+}
+
+/// What an offer holds: the sum, and of it what is reserved or lent.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Bundle {
+    pub sum: Resources,
+    pub parts: Vec<Part>,
+}
+
+impl Bundle {
+    /// The unreserved rest.
+    pub fn plain(&self) -> Resources {
+        let mut plain = self.sum.clone();
+        for part in &self.parts {
+            let fits = plain.try_sub(&part.resources);
+            debug_assert!(fits.is_some(), "parts are within their sum");
+        }
+        plain
+    }
+
+    /// All parts, the unreserved one last.
+    pub fn all_parts(&self) -> Vec<Part> {
+        let mut all = self.parts.clone();
+        let resources = self.plain();
+        if !resources.is_empty() {
+            all.push(Part {
+                pool: NONE,
+                lent: false,
+                resources,
+            });
+        }
+        all
+    }
+}
+
+/// What a framework uses of an agent, of one reservation.
+#[derive(Debug, Clone)]
+pub(crate) struct Use {
+    pub client: Idx,
+    pub part: Part,
+}
+
+/// A reservation on an agent.
+#[derive(Debug, Clone)]
+pub(crate) struct Pool {
+    pub key: Idx,
+    pub total: Resources,
+    pub used: Resources,
+    pub offered: Resources,
+    pub free: Resources,
 }
 
 #[derive(Debug, Clone)]
 pub(crate) struct Agent {
     pub info: AgentInfo,
+    pub domain: Option<Domain>,
     pub active: bool,
     pub used: Resources,
     pub offered: Resources,
     pub free: Resources,
-    pub used_by: BTreeMap<FrameworkId, Resources>,
-    pub offers: BTreeSet<OfferId>,
-    pub turns: BTreeMap<FrameworkId, Turn>,
-    pub last_choice: Option<Choice>,
+    pub pools: Vec<Pool>,
+    pub uses: Vec<Use>,
+    /// Numbers of the offers that are out.
+    pub offers: Vec<u64>,
+    pub filters: Vec<Group>,
+    /// When the first of the filters expires.
+    pub filter_timer: Option<UnixMillis>,
+    /// Clients that turned it down in this round.
+    pub declined: BitSet,
+    /// Clients that are never offered it.
+    pub barred: BitSet,
+    pub last_choice: Option<LastChoice>,
+    pub upkeep: Upkeep,
+    /// What it adds to the cluster's unreserved free resources.
+    pub counted: Scalars,
 }
 
 impl Agent {
-    /// Opens the books with what the agent says that it runs.
-    pub fn open(info: AgentInfo, used: Vec<(FrameworkId, Resources)>) -> Result<Self, Rejection> {
+    pub fn open(info: AgentInfo, domain: Option<Domain>) -> Result<Self, Rejection> {
         if is_negative(&info.total) {
             return Err(Rejection::Negative(info.total));
         }
-        let mut sum = Resources::default();
-        let mut used_by: BTreeMap<FrameworkId, Resources> = BTreeMap::new();
-        for (framework_id, r) in used {
-            if is_negative(&r) {
-                return Err(Rejection::Negative(r));
-            }
-            let of = used_by.entry(framework_id).or_default();
-            match (sum.checked_add(&r), of.checked_add(&r)) {
-                (Some(s), Some(o)) => {
-                    sum = s;
-                    *of = o;
-                }
-                _ => return Err(exceeds(info)),
-            }
-        }
-        used_by.retain(|_, r| !r.is_empty());
-        let Some(free) = info.total.checked_sub(&sum) else {
-            return Err(exceeds(info));
-        };
         Ok(Self {
-            info,
+            domain,
             active: true,
-            used: sum,
+            used: Resources::default(),
             offered: Resources::default(),
-            free,
-            used_by,
-            offers: BTreeSet::new(),
-            turns: BTreeMap::new(),
+            free: info.total.clone(),
+            info,
+            pools: Vec::new(),
+            uses: Vec::new(),
+            offers: Vec::new(),
+            filters: Vec::new(),
+            filter_timer: None,
+            declined: BitSet::default(),
+            barred: BitSet::default(),
             last_choice: None,
+            upkeep: Upkeep::default(),
+            counted: Scalars::default(),
         })
     }
 
-    /// All that is free becomes offered; returns it.
-    pub fn offer_all(&mut self, offer_id: OfferId) -> Option<Resources> {
-        self.offered = self.offered.checked_add(&self.free)?;
-        self.offers.insert(offer_id);
-        Some(std::mem::take(&mut self.free))
+    pub fn pool(&self, key: Idx) -> Option<&Pool> {
+        self.pools.iter().find(|p| p.key == key)
     }
 
-    /// An offer ends: what it held is free. `None`, and nothing changed, when it does not fit.
-    pub fn close_offer(&mut self, offer_id: &OfferId, resources: &Resources) -> Option<()> {
-        let offered = self.offered.checked_sub(resources)?;
-        self.free = self.free.checked_add(resources)?;
-        self.offered = offered;
-        self.offers.remove(offer_id);
-        Some(())
+    fn pool_mut(&mut self, key: Idx) -> Option<&mut Pool> {
+        self.pools.iter_mut().find(|p| p.key == key)
     }
 
-    /// Free becomes used. `None`, and nothing changed, when it does not fit.
-    pub fn take_free(&mut self, framework_id: &FrameworkId, r: &Resources) -> Option<()> {
-        let free = self.free.checked_sub(r)?;
-        let used = self.used.checked_add(r)?;
-        if !r.is_empty() {
-            let of = self.used_by.entry(framework_id.clone()).or_default();
-            *of = of.checked_add(r)?;
+    /// What is free and not reserved.
+    pub fn plain_free(&self) -> Resources {
+        let mut free = self.free.clone();
+        for pool in &self.pools {
+            let fits = free.try_sub(&pool.free);
+            debug_assert!(fits.is_some(), "pools are within the agent");
         }
-        self.free = free;
-        self.used = used;
-        Some(())
+        free
     }
 
-    /// Used becomes free. `None`, and nothing changed, when the framework does not use that much.
-    pub fn release(&mut self, framework_id: &FrameworkId, r: &Resources) -> Option<()> {
-        let of = self.used_by.get_mut(framework_id)?;
-        let left = of.checked_sub(r)?;
-        let used = self.used.checked_sub(r)?;
-        let free = self.free.checked_add(r)?;
-        if left.is_empty() {
-            self.used_by.remove(framework_id);
+    /// The same, scalars only.
+    pub fn plain_free_scalars(&self) -> Scalars {
+        let mut free = scalars(&self.free);
+        for pool in &self.pools {
+            for (a, b) in free.iter_mut().zip(scalars(&pool.free)) {
+                *a -= b;
+            }
+        }
+        free
+    }
+
+    /// Free of one reservation, or of none.
+    pub fn free_of(&self, pool: Idx) -> Resources {
+        if pool == NONE {
+            self.plain_free()
         } else {
-            *of = left;
+            self.pool(pool).map(|p| p.free.clone()).unwrap_or_default()
         }
-        self.used = used;
-        self.free = free;
+    }
+
+    /// Free becomes offered. `None`, and nothing changed, when it is not free.
+    pub fn hold(&mut self, bundle: &Bundle, number: u64) -> Option<()> {
+        for part in &bundle.parts {
+            self.pool(part.pool)?.free.checked_sub(&part.resources)?;
+        }
+        if self.free == bundle.sum {
+            self.free = Resources::default();
+        } else {
+            self.free.try_sub(&bundle.sum)?;
+        }
+        self.offered.try_add(&bundle.sum)?;
+        for part in &bundle.parts {
+            let pool = self.pool_mut(part.pool)?;
+            pool.free.try_sub(&part.resources)?;
+            pool.offered.try_add(&part.resources)?;
+        }
+        self.offers.push(number);
+        Some(())
+    }
+
+    /// An offer ends: what it held is free.
+    pub fn unhold(&mut self, bundle: &Bundle, number: u64) {
+        let mut fits = self.offered.try_sub(&bundle.sum).is_some();
+        fits &= self.free.try_add(&bundle.sum).is_some();
+        for part in &bundle.parts {
+            if let Some(pool) = self.pool_mut(part.pool) {
+                fits &= pool.offered.try_sub(&part.resources).is_some();
+                fits &= pool.free.try_add(&part.resources).is_some();
+            }
+        }
+        debug_assert!(fits, "an offer holds what was booked for it");
+        self.offers.retain(|n| *n != number);
+    }
+
+    /// Free becomes used. `None`, and nothing changed, when it is not free.
+    pub fn take(&mut self, client: Idx, part: &Part) -> Option<()> {
+        let r = &part.resources;
+        if part.pool == NONE {
+            self.plain_free().checked_sub(r)?;
+        } else {
+            self.pool(part.pool)?.free.checked_sub(r)?;
+        }
+        self.free.try_sub(r)?;
+        self.used.try_add(r)?;
+        if let Some(pool) = self.pool_mut(part.pool) {
+            pool.free.try_sub(r)?;
+            pool.used.try_add(r)?;
+        }
+        let same =
+            |u: &&mut Use| (u.client, u.part.pool, u.part.lent) == (client, part.pool, part.lent);
+        match self.uses.iter_mut().find(same) {
+            Some(u) => u.part.resources.try_add(r)?,
+            None => self.uses.push(Use {
+                client,
+                part: part.clone(),
+            }),
+        }
+        Some(())
+    }
+
+    /// Used becomes free. `None`, and nothing changed, when the framework does not use that much of it.
+    pub fn release(&mut self, client: Idx, part: &Part) -> Option<()> {
+        let r = &part.resources;
+        let same = |u: &Use| (u.client, u.part.pool, u.part.lent) == (client, part.pool, part.lent);
+        let at = self.uses.iter().position(same)?;
+        let of = self.uses.get_mut(at)?;
+        of.part.resources.try_sub(r)?;
+        if of.part.resources.is_empty() {
+            self.uses.remove(at);
+        }
+        self.used.try_sub(r)?;
+        self.free.try_add(r)?;
+        if let Some(pool) = self.pool_mut(part.pool) {
+            pool.used.try_sub(r)?;
+            pool.free.try_add(r)?;
+        }
+        Some(())
+    }
+
+    /// Moves free resources from one reservation (or none) to another. `None`, and nothing changed, when
+    /// they are not free.
+    pub fn move_free(&mut self, from: Idx, to: Idx, r: &Resources) -> Option<()> {
+        self.free_of(from).checked_sub(r)?;
+        if let Some(pool) = self.pool_mut(from) {
+            pool.free.try_sub(r)?;
+            pool.total.try_sub(r)?;
+        }
+        if to != NONE {
+            if self.pool(to).is_none() {
+                self.pools.push(Pool {
+                    key: to,
+                    total: Resources::default(),
+                    used: Resources::default(),
+                    offered: Resources::default(),
+                    free: Resources::default(),
+                });
+                self.pools.sort_by_key(|p| p.key);
+            }
+            let pool = self.pool_mut(to)?;
+            pool.free.try_add(r)?;
+            pool.total.try_add(r)?;
+        }
+        self.pools.retain(|p| !p.total.is_empty());
         Some(())
     }
 
     pub fn check(&self) -> Result<(), LedgerError> {
-        let sum = self
-            .used
-            .checked_add(&self.offered)
-            .and_then(|s| s.checked_add(&self.free));
-        if sum.as_ref() != Some(&self.info.total) {
-            return Err(LedgerError::Unbalanced {
-                agent_id: self.info.agent_id.clone(),
-                books: format!(
-                    "used {}, offered {} and free {} do not add up to {}",
-                    self.used, self.offered, self.free, self.info.total
-                ),
-            });
+        let wrong = |books: String| LedgerError::Unbalanced {
+            agent_id: self.info.agent_id.clone(),
+            books,
+        };
+        let sum = |parts: [&Resources; 3]| {
+            parts
+                .iter()
+                .try_fold(Resources::default(), |s, r| s.checked_add(r))
+        };
+        if sum([&self.used, &self.offered, &self.free]).as_ref() != Some(&self.info.total) {
+            return Err(wrong(format!(
+                "used {}, offered {} and free {} do not add up to {}",
+                self.used, self.offered, self.free, self.info.total
+            )));
         }
-        let by = self
-            .used_by
-            .values()
-            .try_fold(Resources::default(), |s, r| s.checked_add(r));
+        let mut reserved = Resources::default();
+        for p in &self.pools {
+            let same = sum([&p.used, &p.offered, &p.free]).as_ref() == Some(&p.total);
+            if !same || reserved.try_add(&p.total).is_none() || !self.free.contains(&p.free) {
+                return Err(wrong(format!("reservation {} does not add up", p.key)));
+            }
+            let mut used = Resources::default();
+            for u in self.uses.iter().filter(|u| u.part.pool == p.key) {
+                used = used.checked_add(&u.part.resources).unwrap_or_default();
+            }
+            if used != p.used {
+                return Err(wrong(format!(
+                    "use of reservation {} is not its sum",
+                    p.key
+                )));
+            }
+        }
+        if !self.info.total.contains(&reserved) {
+            return Err(wrong(format!("{reserved} is reserved")));
+        }
+        let by = self.uses.iter().try_fold(Resources::default(), |s, u| {
+            s.checked_add(&u.part.resources)
+        });
         if by.as_ref() == Some(&self.used) {
             Ok(())
         } else {
@@ -161,13 +338,23 @@ impl Agent {
     }
 }
 
-pub(crate) fn is_negative(r: &Resources) -> bool {
-    r.scalars.iter().any(|s| s.0 < 0)
+/// Divides `want` among `from`, in order. `None` when there is not enough.
+pub(crate) fn split(from: &[Part], want: &Resources) -> Option<Vec<Part>> {
+    let mut left = want.clone();
+    let mut out = Vec::new();
+    for part in from {
+        let resources = part.resources.common(&left);
+        if !resources.is_empty() {
+            left.try_sub(&resources)?;
+            out.push(Part {
+                resources,
+                ..part.clone()
+            });
+        }
+    }
+    left.is_empty().then_some(out)
 }
 
-fn exceeds(info: AgentInfo) -> Rejection {
-    Rejection::UsedExceedsTotal {
-        agent_id: info.agent_id,
-        total: info.total,
-    }
+pub(crate) fn is_negative(r: &Resources) -> bool {
+    r.scalars.iter().any(|s| s.0 < 0)
 }

@@ -5,22 +5,41 @@
 //! once with the offers that follow from it, so freed resources never wait for a tick. `Tick` exists only
 //! for time itself: offers that time out, filters that expire ([`Allocator::next_deadline`]).
 //!
+//! # Policy, in this order
+//! 1. Never what stands in the way: suppression, offer constraints, another region, GPUs, filters.
+//! 2. Who has turned an agent down in the current round goes after everybody who has not.
+//! 3. Roles that are owed something of their guarantee go before others.
+//! 4. Weighted dominant shares, from the top roles down: a role competes with its siblings, its own
+//!    frameworks (together, at weight 1) with its subroles, then the frameworks of a role among themselves.
+//!
+//! A framework is offered all that is free, unreserved and within quota, what is reserved for its role or a
+//! role above, and, if it takes revocable resources, what is reserved for roles in which nobody wants
+//! anything now. That comes back by rescission and eviction ([`Notice`]) once somebody does.
+//!
 //! # Invariants
-//! - On every agent `used + offered + free = total`, always ([`Allocator::check`]).
+//! - On every agent, and of every reservation, `used + offered + free = total`, always
+//!   ([`Allocator::check`]).
 //! - A declined bundle is not offered to the same framework on the same agent until its filter expires or
-//!   the framework revives. (At most [`MAX_FILTERS`] filters stand per framework and agent; the one that
+//!   the framework revives. (At most [`MAX_FILTERS`] groups of filters stand per agent; the one that
 //!   expires first gives way and is counted.)
+//! - Limits are never exceeded by an offer or a reservation; what is owed to guarantees is held back.
 //! - Work conserving: after `apply`, no active agent holds a free, allocatable bundle that some
 //!   unsuppressed, unfiltered framework could be offered.
-//! - Bounded wait: a framework that declines (or sits on) an agent's offer goes behind every eligible
-//!   framework that has not been offered this agent since. So a framework with placeable demand waits for
-//!   at most one decline or timeout of every other framework, and for accepts that fairness entitles to.
+//! - Bounded wait: a framework with placeable demand waits for at most one decline or timeout of every
+//!   other framework (two, if it has turned the agent down itself), and for accepts that fairness
+//!   entitles to.
 //! - A rejected event changes nothing, and says why ([`Rejection`]).
 //! - Same events, same times, same bytes: ids are counted, maps are ordered.
 //!
+//! # How it is fast
+//! Ids are numbers inside, strings at the edge ([`Allocator::apply_all`] takes micro-batches). Every role
+//! keeps what competes in it in order; one offer re-files one entry per level. Who is a candidate for an
+//! agent is a row of bits: askable, not barred, not filtered, in a few word operations for a thousand
+//! frameworks. Only agents that an event touched are looked at.
+//!
 //! # What it never does
 //! It reads no clock and no entropy, knows nothing of services, tasks or wire types, and does no I/O.
-//! Roles are flat, quota and reservations are absent as yet.
+//! Persistent volumes and custom kinds of resources are absent as yet.
 //!
 //! ```
 //! use waggle_allocator::{Allocator, AllocatorConfig, Effect, Event};
@@ -40,19 +59,42 @@
 
 #![forbid(unsafe_code)]
 
+mod agents;
 mod allocator;
+mod bits;
 mod choose;
+mod clients;
+mod constraints;
 mod event;
 mod explain;
 mod filters;
 mod ledger;
+mod maintain;
 mod offers;
+mod operate;
+mod quota;
 mod read;
+mod reserve;
+mod roles;
 mod share;
+mod spec;
 
+pub use agents::MAX_POOLS;
 pub use allocator::{Allocator, AllocatorConfig, Stats};
+pub use clients::{MAX_CLIENTS, MAX_ROLES};
+pub use constraints::{
+    AttributeConstraint, Barrier, Capabilities, Domain, OfferConstraints, Predicate, Selector,
+};
 pub use event::{Effect, Event, Rejection, RescindReason};
-pub use explain::{Choice, Reason};
-pub use filters::MAX_FILTERS;
+pub(crate) use explain::LastChoice;
+pub use explain::{Choice, Reason, RoleView};
+pub use filters::{MAX_FILTERS, filter_expiry};
 pub use ledger::LedgerError;
+pub use maintain::{EvictReason, Notice, Unavailability};
+pub use operate::Operation;
+pub use quota::Quota;
+pub use read::OfferPart;
+pub use reserve::Reservation;
+pub use roles::MAX_ROLE_DEPTH;
 pub use share::Share;
+pub use spec::{AgentSpec, FrameworkSpec, RoleSubscription, Usage};

@@ -1,16 +1,32 @@
 //! The life of an offer: made, then accepted, declined or rescinded.
 
-use std::collections::BTreeSet;
-
-use waggle_types::{AgentId, FrameworkId, Millis, Offer, OfferId, Resources, UnixMillis};
+use waggle_types::{FrameworkId, Millis, Offer, OfferId, Resources, UnixMillis};
 
 use crate::{
-    Allocator, Choice, Effect, Rejection, RescindReason,
-    allocator::{Held, Run},
+    Allocator, Effect, LastChoice, Rejection, RescindReason,
+    allocator::Run,
+    bits::{Idx, NONE},
     filters::Timer,
-    ledger::is_negative,
-    share,
+    ledger::{Bundle, is_negative, split},
 };
+
+/// An offer that is out.
+#[derive(Debug, Clone)]
+pub(crate) struct Held {
+    pub client: Idx,
+    pub agent: Idx,
+    pub bundle: Bundle,
+    pub at: UnixMillis,
+    pub expires: UnixMillis,
+}
+
+/// Valid offers of one agent to one client.
+pub(crate) struct Taken {
+    pub client: Idx,
+    pub agent: Idx,
+    pub numbers: Vec<u64>,
+    pub bundle: Bundle,
+}
 
 impl Allocator {
     pub(crate) fn accepted(
@@ -22,75 +38,113 @@ impl Allocator {
         now: UnixMillis,
         run: &mut Run,
     ) -> Result<(), Rejection> {
-        self.framework(framework_id)?;
+        self.subscribed(framework_id)?;
         if is_negative(used) {
             return Err(Rejection::Negative(used.clone()));
         }
-        let (agent_id, offered) = self.offers_of_one_agent(framework_id, offer_ids)?;
-        let Some(rest) = offered.checked_sub(used) else {
+        let Taken {
+            client,
+            agent,
+            numbers,
+            bundle,
+        } = self.offers_of_one_agent(framework_id, offer_ids)?;
+        // What is reserved goes first, so that the rest is of use to others.
+        let parts = bundle.all_parts();
+        let Some(uses) = split(&parts, used) else {
             return Err(Rejection::Overuse {
                 asked: used.clone(),
-                offered,
+                offered: bundle.sum,
             });
         };
         // The offers end unused, then the tasks take their part of what has become free: one step to
         // the outside, and no arithmetic on how several offers share one task.
-        for id in offer_ids {
-            self.close(id, run);
+        for number in &numbers {
+            self.close(*number, run);
         }
-        let taken = self.agent_mut(&agent_id)?.take_free(framework_id, used);
-        if taken.is_none() {
-            return Err(Rejection::Overuse {
-                asked: used.clone(),
-                offered,
-            });
+        for part in &uses {
+            let booked = self.use_free(agent, client, part);
+            debug_assert!(booked.is_some(), "what was offered is free now");
         }
-        self.account(framework_id, used, share::add);
-        self.stats.n_accepted += offer_ids.len() as u64;
-        if !rest.is_empty() {
-            self.add_filter(framework_id, &agent_id, rest, refuse, now);
+        self.recount(agent);
+        self.stats.n_accepted += numbers.len() as u64;
+        let mut rest = bundle;
+        rest.sum.try_sub(used);
+        if !rest.sum.is_empty() {
+            for u in uses.iter().filter(|u| u.pool != NONE) {
+                for p in rest
+                    .parts
+                    .iter_mut()
+                    .filter(|p| (p.pool, p.lent) == (u.pool, u.lent))
+                {
+                    p.resources.try_sub(&u.resources);
+                }
+            }
+            rest.parts.retain(|p| !p.resources.is_empty());
+            self.add_filter(client, agent, &rest, refuse, now);
         }
         Ok(())
     }
 
-    /// The agent and the sum of these offers, if all are valid, of this framework and of one agent.
-    fn offers_of_one_agent(
+    /// The agent, the client and the sum of these offers, if all are valid, of this framework, of one agent
+    /// and to one role.
+    pub(crate) fn offers_of_one_agent(
         &self,
         framework_id: &FrameworkId,
         offer_ids: &[OfferId],
-    ) -> Result<(AgentId, Resources), Rejection> {
-        let mut seen = BTreeSet::new();
-        let mut agent_id: Option<&AgentId> = None;
-        let mut sum = Resources::default();
-        for id in offer_ids {
-            if !seen.insert(id) {
+    ) -> Result<Taken, Rejection> {
+        let mut out: Option<Taken> = None;
+        for (at, id) in offer_ids.iter().enumerate() {
+            if offer_ids[..at].contains(id) {
                 return Err(Rejection::DuplicateOffer(id.clone()));
             }
-            let offer = self.own_offer(framework_id, id)?;
-            match agent_id {
-                Some(first) if *first != offer.agent_id => {
-                    return Err(Rejection::MixedAgents {
-                        first: first.clone(),
-                        second: offer.agent_id.clone(),
-                    });
+            let (number, held) = self.own_offer(framework_id, id)?;
+            let Some(taken) = &mut out else {
+                out = Some(Taken {
+                    client: held.client,
+                    agent: held.agent,
+                    numbers: vec![number],
+                    bundle: held.bundle.clone(),
+                });
+                continue;
+            };
+            if taken.agent != held.agent {
+                let name = |idx| self.agents.get(idx).map(|a| a.info.agent_id.clone());
+                if let (Some(first), Some(second)) = (name(taken.agent), name(held.agent)) {
+                    return Err(Rejection::MixedAgents { first, second });
                 }
-                _ => agent_id = Some(&offer.agent_id),
             }
-            sum = sum.checked_add(&offer.resources).unwrap_or(sum);
+            if taken.client != held.client {
+                return Err(Rejection::MixedRoles);
+            }
+            taken.numbers.push(number);
+            taken.bundle.sum.try_add(&held.bundle.sum);
+            for part in &held.bundle.parts {
+                let parts = &mut taken.bundle.parts;
+                match parts
+                    .iter_mut()
+                    .find(|p| (p.pool, p.lent) == (part.pool, part.lent))
+                {
+                    Some(p) => {
+                        p.resources.try_add(&part.resources);
+                    }
+                    None => parts.push(part.clone()),
+                }
+            }
         }
-        match agent_id {
-            Some(agent_id) => Ok((agent_id.clone(), sum)),
-            None => Err(Rejection::NoOffers),
-        }
+        out.ok_or(Rejection::NoOffers)
     }
 
-    fn own_offer(&self, framework_id: &FrameworkId, id: &OfferId) -> Result<&Offer, Rejection> {
-        let held = self
-            .offers
-            .get(id)
-            .ok_or_else(|| Rejection::StaleOffer(id.clone()))?;
-        if held.offer.framework_id == *framework_id {
-            Ok(&held.offer)
+    fn own_offer(
+        &self,
+        framework_id: &FrameworkId,
+        id: &OfferId,
+    ) -> Result<(u64, &Held), Rejection> {
+        let number = self.number(id);
+        let found = number.and_then(|n| Some((n, self.offers.get(&n)?)));
+        let (number, held) = found.ok_or_else(|| Rejection::StaleOffer(id.clone()))?;
+        let framework = self.clients.get(held.client).map(|c| c.framework);
+        if framework.is_some() && framework == self.framework_ids.get(framework_id).copied() {
+            Ok((number, held))
         } else {
             Err(Rejection::ForeignOffer {
                 offer_id: id.clone(),
@@ -99,109 +153,165 @@ impl Allocator {
         }
     }
 
-    pub(crate) fn declined(
+    pub(crate) fn all_declined(
         &mut self,
         framework_id: &FrameworkId,
-        id: &OfferId,
+        offer_ids: &[OfferId],
         refuse: Millis,
         now: UnixMillis,
         run: &mut Run,
     ) -> Result<(), Rejection> {
-        self.own_offer(framework_id, id)?;
-        self.stats.n_declined += 1;
-        if let Some(offer) = self.close(id, run) {
-            self.turned_down(&offer, refuse, now);
+        self.subscribed(framework_id)?;
+        for id in offer_ids {
+            match self.own_offer(framework_id, id).map(|(n, _)| n) {
+                Ok(number) => {
+                    self.stats.n_declined += 1;
+                    if let Some(held) = self.close(number, run) {
+                        self.turned_down(&held, refuse, now);
+                    }
+                }
+                Err(reason) => self.reject("decline", reason, run),
+            }
         }
         Ok(())
     }
 
     pub(crate) fn make_offer(
         &mut self,
-        agent_id: &AgentId,
-        framework_id: FrameworkId,
-        choice: Choice,
+        idx: Idx,
+        client: Idx,
+        bundle: Bundle,
+        n_candidates: u32,
         now: UnixMillis,
     ) -> Option<Offer> {
-        let offer_id = OfferId::new(format!("{}-O{}", self.config.id_prefix, self.seq + 1)).ok()?;
-        let agent = self.agents.get_mut(agent_id)?;
-        let resources = agent.offer_all(offer_id.clone())?;
-        self.seq += 1;
+        let number = self.seq + 1;
+        let agent = self.agents.get_mut(idx)?;
+        agent.hold(&bundle, number)?;
+        self.seq = number;
         self.stats.n_offers += 1;
-        let turn = agent.turns.entry(framework_id.clone()).or_default();
-        turn.offered = self.seq;
-        turn.declined = false;
-        let offer = Offer {
-            offer_id: offer_id.clone(),
-            role: choice.role.clone(),
-            agent_id: agent_id.clone(),
+        agent.declined.remove(client);
+        let c = self.clients.get_mut(client)?;
+        agent.last_choice = Some(LastChoice {
+            client,
+            birth: c.birth,
+            role_share: 0,
+            n_candidates,
+            at: now,
+        });
+        c.last_offer = number;
+        c.n_offers += 1;
+        let role = c.role;
+        let share = self
+            .tree
+            .nodes
+            .get(role)
+            .map(|n| self.tree.yardstick.share(&n.allocated, n.weight_milli));
+        if let (Some(choice), Some(share)) = (&mut agent.last_choice, share) {
+            choice.role_share = share;
+        }
+        self.tree.offered(role, number);
+        self.recount(idx);
+        self.charge_bundle(client, &bundle, true);
+        let expires = now + self.config.offer_timeout;
+        self.timers.insert((expires, Timer::Offer(number)));
+        let held = Held {
+            client,
+            agent: idx,
+            bundle,
+            at: now,
+            expires,
+        };
+        let offer = self.show(number, &held);
+        self.offers.insert(number, held);
+        offer
+    }
+
+    /// An offer as its framework sees it.
+    pub(crate) fn show(&self, number: u64, held: &Held) -> Option<Offer> {
+        let agent = self.agents.get(held.agent)?;
+        let client = self.clients.get(held.client)?;
+        let mut id = String::with_capacity(self.config.id_prefix.len() + 12);
+        id.push_str(&self.config.id_prefix);
+        id.push_str("-O");
+        push_number(&mut id, number);
+        Some(Offer {
+            offer_id: OfferId::new(id).ok()?,
+            framework_id: self.frameworks.get(client.framework)?.id.clone(),
+            role: self.tree.name(client.role).to_owned(),
+            agent_id: agent.info.agent_id.clone(),
             hostname: agent.info.hostname.clone(),
             ip: agent.info.ip,
             attributes: agent.info.attributes.clone(),
-            resources,
-            at: now,
-            framework_id,
-        };
-        agent.last_choice = Some(choice);
-        self.account(&offer.framework_id, &offer.resources, share::add);
-        if let Some(framework) = self.frameworks.get_mut(&offer.framework_id) {
-            framework.last_offer = self.seq;
-            if let Some(role) = self.roles.get_mut(&framework.role) {
-                role.last_offer = self.seq;
-            }
+            resources: held.bundle.sum.clone(),
+            at: held.at,
+        })
+    }
+
+    fn charge_bundle(&mut self, client: Idx, bundle: &Bundle, add: bool) {
+        if bundle.parts.is_empty() {
+            return self.charge(client, &bundle.sum, add, true);
         }
-        let expires = now + self.config.offer_timeout;
-        self.timers
-            .insert((expires, Timer::Offer(offer_id.clone())));
-        let held = Held {
-            offer: offer.clone(),
-            expires,
-        };
-        self.offers.insert(offer_id, held);
-        Some(offer)
+        for part in bundle.all_parts() {
+            self.charge(client, &part.resources, add, part.is_plain());
+        }
     }
 
     /// Ends an offer with nothing used; its resources are free again.
-    fn close(&mut self, id: &OfferId, run: &mut Run) -> Option<Offer> {
-        let held = self.offers.remove(id)?;
-        self.timers
-            .remove(&(held.expires, Timer::Offer(id.clone())));
-        let offer = held.offer;
-        if let Some(agent) = self.agents.get_mut(&offer.agent_id) {
-            agent.close_offer(id, &offer.resources);
+    pub(crate) fn close(&mut self, number: u64, run: &mut Run) -> Option<Held> {
+        let held = self.offers.remove(&number)?;
+        self.timers.remove(&(held.expires, Timer::Offer(number)));
+        if let Some(agent) = self.agents.get_mut(held.agent) {
+            agent.unhold(&held.bundle, number);
         }
-        self.account(&offer.framework_id, &offer.resources, share::sub);
-        run.dirty.insert(offer.agent_id.clone());
-        Some(offer)
+        if let Some(c) = self.clients.get_mut(held.client) {
+            c.n_offers = c.n_offers.saturating_sub(1);
+        }
+        self.charge_bundle(held.client, &held.bundle, false);
+        self.touch(held.agent, run);
+        Some(held)
     }
 
     pub(crate) fn rescind(
         &mut self,
-        id: &OfferId,
+        number: u64,
         reason: RescindReason,
         run: &mut Run,
-    ) -> Option<Offer> {
-        let offer = self.close(id, run)?;
+    ) -> Option<Held> {
+        let shown = self.offers.get(&number).and_then(|h| self.show(number, h));
+        let held = self.close(number, run)?;
         self.stats.n_rescinded += 1;
-        run.effects.push(Effect::Rescind {
-            offer_id: id.clone(),
-            framework_id: offer.framework_id.clone(),
-            agent_id: offer.agent_id.clone(),
-            reason,
-        });
-        Some(offer)
+        if let Some(offer) = shown {
+            run.effects.push(Effect::Rescind {
+                offer_id: offer.offer_id,
+                framework_id: offer.framework_id,
+                agent_id: offer.agent_id,
+                reason,
+            });
+        }
+        Some(held)
     }
 
-    pub(crate) fn rescind_agent(
-        &mut self,
-        agent_id: &AgentId,
-        reason: RescindReason,
-        run: &mut Run,
-    ) {
-        let Some(agent) = self.agents.get(agent_id) else {
+    pub(crate) fn rescind_agent(&mut self, idx: Idx, reason: RescindReason, run: &mut Run) {
+        let Some(agent) = self.agents.get(idx) else {
             return;
         };
-        for id in agent.offers.clone() {
-            self.rescind(&id, reason, run);
+        for number in agent.offers.clone() {
+            self.rescind(number, reason, run);
         }
     }
+}
+
+/// Decimal digits, without the formatting machinery.
+fn push_number(to: &mut String, mut n: u64) {
+    let mut digits = [0u8; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + u8::try_from(n % 10).unwrap_or(0);
+        n /= 10;
+        if n == 0 {
+            break;
+        }
+    }
+    to.extend(digits[at..].iter().map(|d| char::from(*d)));
 }

@@ -5,65 +5,149 @@ use std::collections::BTreeMap;
 use waggle_types::{AgentId, FrameworkId, Offer, OfferId, Resources, UnixMillis};
 
 use crate::{
-    Allocator, LedgerError, Share, Stats,
-    share::{self, Scalars},
+    Allocator, LedgerError, Reservation, Share, Stats,
+    bits::{Idx, NONE},
+    ledger::Agent,
+    roles::ROOT,
+    share::{self, Scalars, Yardstick, scalars},
 };
+
+/// A part of an offer, or of what a framework uses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OfferPart {
+    /// Of which reservation; empty for unreserved resources.
+    pub reservation: Vec<Reservation>,
+    /// Lent: it may have to be given back.
+    pub revocable: bool,
+    /// How much.
+    pub resources: Resources,
+}
 
 impl Allocator {
     /// All that an agent has.
     pub fn total(&self, agent_id: &AgentId) -> Option<&Resources> {
-        self.agents.get(agent_id).map(|a| &a.info.total)
+        self.agent(agent_id).map(|a| &a.info.total)
     }
 
     /// What is in use on an agent, by all frameworks.
     pub fn used(&self, agent_id: &AgentId) -> Option<&Resources> {
-        self.agents.get(agent_id).map(|a| &a.used)
+        self.agent(agent_id).map(|a| &a.used)
     }
 
-    /// What one framework uses on an agent.
-    pub fn used_by(&self, agent_id: &AgentId, framework_id: &FrameworkId) -> Option<&Resources> {
-        self.agents.get(agent_id)?.used_by.get(framework_id)
+    /// What one framework uses on an agent, in all its roles; `None` when that is nothing.
+    pub fn used_by(&self, agent_id: &AgentId, framework_id: &FrameworkId) -> Option<Resources> {
+        let framework = *self.framework_ids.get(framework_id)?;
+        let of_it = |c: Idx| {
+            self.clients
+                .get(c)
+                .is_some_and(|c| c.framework == framework)
+        };
+        let mut sum = None::<Resources>;
+        for u in self
+            .agent(agent_id)?
+            .uses
+            .iter()
+            .filter(|u| of_it(u.client))
+        {
+            sum.get_or_insert_default().try_add(&u.part.resources);
+        }
+        sum
     }
 
     /// What is offered of an agent, to anybody.
     pub fn offered(&self, agent_id: &AgentId) -> Option<&Resources> {
-        self.agents.get(agent_id).map(|a| &a.offered)
+        self.agent(agent_id).map(|a| &a.offered)
     }
 
     /// What nobody uses or is offered of an agent.
     pub fn free(&self, agent_id: &AgentId) -> Option<&Resources> {
-        self.agents.get(agent_id).map(|a| &a.free)
+        self.agent(agent_id).map(|a| &a.free)
+    }
+
+    /// What of an agent is reserved, by stack.
+    pub fn reserved(&self, agent_id: &AgentId) -> Vec<(Vec<Reservation>, Resources)> {
+        self.agent(agent_id)
+            .map(|a| self.reservations_of(a))
+            .unwrap_or_default()
     }
 
     /// Whether an agent's resources may be offered; `None` when it is not known.
     pub fn is_active(&self, agent_id: &AgentId) -> Option<bool> {
-        self.agents.get(agent_id).map(|a| a.active)
+        self.agent(agent_id).map(|a| a.active)
+    }
+
+    pub(crate) fn sorted_agents(&self) -> Vec<(Idx, &Agent)> {
+        let mut all: Vec<(Idx, &Agent)> = self.agents.iter().collect();
+        all.sort_by(|a, b| a.1.info.agent_id.cmp(&b.1.info.agent_id));
+        all
     }
 
     /// Known agents, in order.
     pub fn agents(&self) -> impl Iterator<Item = &AgentId> {
-        self.agents.keys()
+        self.sorted_agents()
+            .into_iter()
+            .map(|(_, a)| &a.info.agent_id)
     }
 
-    /// Subscribed frameworks with their roles, in order.
+    /// Subscribed frameworks with each of their roles, in order.
     pub fn frameworks(&self) -> impl Iterator<Item = (&FrameworkId, &str)> {
-        self.frameworks.iter().map(|(id, f)| (id, f.role.as_str()))
+        let subscribed = self.clients.iter().filter(|(_, c)| c.subscribed);
+        let mut all: Vec<(&FrameworkId, &str)> = subscribed
+            .filter_map(|(_, c)| {
+                Some((
+                    &self.frameworks.get(c.framework)?.id,
+                    self.tree.name(c.role),
+                ))
+            })
+            .collect();
+        all.sort_unstable();
+        all.into_iter()
+    }
+
+    /// Roles that somebody needs, in order.
+    pub fn roles(&self) -> impl Iterator<Item = &str> {
+        self.tree.iter().map(|(name, _)| name)
     }
 
     /// A valid offer. An accept of anything else is refused.
-    pub fn offer(&self, offer_id: &OfferId) -> Option<&Offer> {
-        self.offers.get(offer_id).map(|h| &h.offer)
+    pub fn offer(&self, offer_id: &OfferId) -> Option<Offer> {
+        let number = self.number(offer_id)?;
+        self.show(number, self.offers.get(&number)?)
     }
 
-    /// Valid offers with the time at which each is taken back, in order of id.
-    pub fn offers(&self) -> impl Iterator<Item = (&Offer, UnixMillis)> {
-        self.offers.values().map(|h| (&h.offer, h.expires))
+    /// What a valid offer is made of.
+    pub fn offer_parts(&self, offer_id: &OfferId) -> Vec<OfferPart> {
+        let held = self.number(offer_id).and_then(|n| self.offers.get(&n));
+        let parts = held.map(|h| h.bundle.all_parts()).unwrap_or_default();
+        let show = |p: crate::ledger::Part| OfferPart {
+            reservation: self
+                .stacks
+                .get(p.pool)
+                .map(|s| s.reservations.clone())
+                .unwrap_or_default(),
+            revocable: p.lent,
+            resources: p.resources,
+        };
+        parts.into_iter().map(show).collect()
     }
 
-    /// A role's weighted dominant share; zero for a role without frameworks.
+    /// Valid offers with the time at which each is taken back, in the order in which they were made.
+    pub fn offers(&self) -> impl Iterator<Item = (Offer, UnixMillis)> {
+        let all = self.offers.iter();
+        all.filter_map(|(n, h)| Some((self.show(*n, h)?, h.expires)))
+    }
+
+    /// How many offers are out.
+    pub fn n_offers(&self) -> usize {
+        self.offers.len()
+    }
+
+    /// A role's weighted dominant share with all below it; zero for a role that nobody needs.
     pub fn dominant_share(&self, role: &str) -> Share {
-        self.roles.get(role).map_or(Share::default(), |r| {
-            Share::of(&r.allocated, &self.total, r.weight_milli)
+        let mut exact = Yardstick::default();
+        exact.update(&self.total);
+        self.tree.node(role).map_or(Share::default(), |n| {
+            Share(u128::from(exact.share(&n.allocated, n.weight_milli)))
         })
     }
 
@@ -79,50 +163,93 @@ impl Allocator {
             of: of.to_string(),
         };
         let mut total = Scalars::default();
-        let mut by_framework: BTreeMap<&FrameworkId, Scalars> = BTreeMap::new();
-        for (agent_id, agent) in &self.agents {
+        let mut available = Scalars::default();
+        let mut by_client: BTreeMap<Idx, (Scalars, usize)> = BTreeMap::new();
+        let mut charged: BTreeMap<Idx, Scalars> = BTreeMap::new();
+        for (idx, agent) in self.agents.iter() {
             agent.check()?;
-            share::add(&mut total, &agent.info.total);
+            share::add(&mut total, &scalars(&agent.info.total));
+            if agent.active {
+                share::add(&mut available, &agent.plain_free_scalars());
+            }
+            let held = |n: &u64| self.offers.get(n).map(|h| &h.bundle.sum);
             let offered = agent
                 .offers
                 .iter()
-                .try_fold(Resources::default(), |sum, id| {
-                    sum.checked_add(&self.offer(id)?.resources)
-                });
+                .try_fold(Resources::default(), |sum, n| sum.checked_add(held(n)?));
             if offered.as_ref() != Some(&agent.offered) {
-                return Err(wrong("offered", agent_id));
+                return Err(wrong("offered", &agent.info.agent_id));
             }
-            for (framework_id, r) in &agent.used_by {
-                share::add(by_framework.entry(framework_id).or_default(), r);
+            for u in &agent.uses {
+                let of = by_client.entry(u.client).or_default();
+                share::add(&mut of.0, &scalars(&u.part.resources));
+                of.1 += 1;
+                self.charge_path(&mut charged, u.client, u.part.pool, &u.part.resources);
+            }
+            for pool in &agent.pools {
+                let role = self.stacks.get(pool.key).map_or(ROOT, |s| s.role);
+                for (idx, _) in self.tree.path(role) {
+                    share::add(charged.entry(idx).or_default(), &scalars(&pool.total));
+                }
+            }
+            if self.with_pools.contains(idx) == agent.pools.is_empty() {
+                return Err(wrong("list of reservations", &agent.info.agent_id));
             }
         }
-        for (id, held) in &self.offers {
-            let listed = self.agents.get(&held.offer.agent_id);
-            if !listed.is_some_and(|a| a.offers.contains(id)) {
-                return Err(wrong("offers of an agent", id));
+        for (number, held) in &self.offers {
+            let listed = self.agents.get(held.agent);
+            if !listed.is_some_and(|a| a.offers.contains(number)) {
+                return Err(wrong("offers of an agent", number));
             }
-            let sum = by_framework.entry(&held.offer.framework_id).or_default();
-            share::add(sum, &held.offer.resources);
+            let sum = by_client.entry(held.client).or_default();
+            share::add(&mut sum.0, &scalars(&held.bundle.sum));
+            for part in held.bundle.all_parts() {
+                self.charge_path(&mut charged, held.client, part.pool, &part.resources);
+            }
         }
         if total != self.total {
             return Err(wrong("total", &"the cluster"));
         }
-        let mut by_role: BTreeMap<&str, Scalars> = BTreeMap::new();
-        for (framework_id, framework) in &self.frameworks {
-            let sum = by_framework.get(framework_id).copied().unwrap_or_default();
-            if sum != framework.allocated {
-                return Err(wrong("allocation", framework_id));
+        if available != self.available {
+            return Err(wrong("available", &"the cluster"));
+        }
+        let mut by_role: BTreeMap<Idx, Scalars> = BTreeMap::new();
+        for (idx, client) in self.clients.iter() {
+            let (sum, uses) = by_client.remove(&idx).unwrap_or_default();
+            if sum != client.allocated || uses != client.n_uses {
+                return Err(wrong("allocation of client", &idx));
             }
-            let role = by_role.entry(&framework.role).or_default();
-            for (a, b) in role.iter_mut().zip(sum) {
-                *a = a.saturating_add(b);
+            for (role, _) in self.tree.path(client.role) {
+                share::add(by_role.entry(role).or_default(), &sum);
             }
         }
-        for (name, role) in &self.roles {
-            if by_role.get(name.as_str()) != Some(&role.allocated) {
-                return Err(wrong("allocation", name));
+        if let Some((idx, _)) = by_client.first_key_value() {
+            return Err(wrong("allocation of unknown client", idx));
+        }
+        for (name, node) in self.tree.iter() {
+            let idx = self.tree.find(name).unwrap_or(ROOT);
+            if by_role.get(&idx).copied().unwrap_or_default() != node.allocated {
+                return Err(wrong("allocation", &name));
+            }
+            if charged.get(&idx).copied().unwrap_or_default() != node.quota.charged {
+                return Err(wrong("quota", &name));
             }
         }
         Ok(())
+    }
+
+    fn charge_path(
+        &self,
+        charged: &mut BTreeMap<Idx, Scalars>,
+        client: Idx,
+        pool: Idx,
+        r: &Resources,
+    ) {
+        let role = self.clients.get(client).map_or(NONE, |c| c.role);
+        if pool == NONE && role != NONE {
+            for (idx, _) in self.tree.path(role) {
+                share::add(charged.entry(idx).or_default(), &scalars(r));
+            }
+        }
     }
 }

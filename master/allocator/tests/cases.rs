@@ -87,12 +87,12 @@ fn a_decline_holds_until_it_expires_or_the_framework_revives() {
         a.explain(&framework(0)),
         [Reason::Filtered {
             agent_id: agent(0),
-            until: UnixMillis(5100)
+            until: UnixMillis(5120)
         }]
     );
-    assert_eq!(a.next_deadline(), Some(UnixMillis(5100)));
-    assert_eq!(a.apply(Event::Tick, UnixMillis(5099)), []);
-    let second = offers(&a.apply(Event::Tick, UnixMillis(5100))).remove(0);
+    assert_eq!(a.next_deadline(), Some(UnixMillis(5120)));
+    assert_eq!(a.apply(Event::Tick, UnixMillis(5119)), []);
+    let second = offers(&a.apply(Event::Tick, UnixMillis(5120))).remove(0);
     a.apply(decline(&second, Millis(5000)), UnixMillis(5200));
     let revive = Event::Revive {
         framework_id: framework(0),
@@ -251,7 +251,7 @@ fn usage_is_found_again_when_a_framework_comes_after_its_agents() {
     };
     a.apply(event, UnixMillis(0));
     add_framework(&mut a, 0, "r", 1);
-    let offered = a.offers().next().map(|(o, _)| o.clone()).unwrap();
+    let offered = a.offers().next().map(|(o, _)| o).unwrap();
     a.apply(decline(&offered, Millis(1000)), UnixMillis(2));
     assert_eq!(a.dominant_share("r").to_string(), "0.5000");
     a.check().unwrap();

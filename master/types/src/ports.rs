@@ -80,9 +80,27 @@ impl PortSet {
             .any(|r| other.0.iter().any(|o| r.begin <= o.end && o.begin <= r.end))
     }
 
+    /// Ports that are in both sets.
+    #[must_use]
+    pub fn intersection(&self, other: &Self) -> Self {
+        let both = self.0.iter().flat_map(|r| {
+            other.0.iter().map(|o| PortRange {
+                begin: r.begin.max(o.begin),
+                end: r.end.min(o.end),
+            })
+        });
+        Self::from_ranges(both)
+    }
+
     /// Ports that are in either set.
     #[must_use]
     pub fn union(&self, other: &Self) -> Self {
+        if other.0.is_empty() {
+            return self.clone();
+        }
+        if self.0.is_empty() {
+            return other.clone();
+        }
         Self::from_ranges(self.0.iter().chain(&other.0).copied())
     }
 
@@ -178,6 +196,7 @@ mod tests {
             let (ma, mb) = (model(&a), model(&b));
             prop_assert_eq!(model(&a.union(&b)), &ma | &mb);
             prop_assert_eq!(model(&a.difference(&b)), &ma - &mb);
+            prop_assert_eq!(model(&a.intersection(&b)), &ma & &mb);
             prop_assert_eq!(a.contains_all(&b), mb.is_subset(&ma));
             prop_assert_eq!(a.intersects(&b), !ma.is_disjoint(&mb));
             prop_assert_eq!(a.len() as usize, ma.len());

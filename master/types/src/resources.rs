@@ -113,6 +113,49 @@ impl Resources {
             && self.ports.contains_all(&other.ports)
     }
 
+    /// Adds in place. `None`, and nothing changed, when a port is in both or a sum overflows.
+    pub fn try_add(&mut self, other: &Self) -> Option<()> {
+        if !other.ports.is_empty() && self.ports.intersects(&other.ports) {
+            return None;
+        }
+        let mut scalars = self.scalars;
+        for (a, b) in scalars.iter_mut().zip(&other.scalars) {
+            a.0 = a.0.checked_add(b.0)?;
+        }
+        self.scalars = scalars;
+        if !other.ports.is_empty() {
+            self.ports = self.ports.union(&other.ports);
+        }
+        Some(())
+    }
+
+    /// Takes away in place. `None`, and nothing changed, when `other` does not fit.
+    pub fn try_sub(&mut self, other: &Self) -> Option<()> {
+        if !self.contains(other) {
+            return None;
+        }
+        for (a, b) in self.scalars.iter_mut().zip(&other.scalars) {
+            a.0 -= b.0;
+        }
+        if !other.ports.is_empty() {
+            self.ports = self.ports.difference(&other.ports);
+        }
+        Some(())
+    }
+
+    /// What is in both: the smaller quantity of each kind, and the ports of both.
+    #[must_use]
+    pub fn common(&self, other: &Self) -> Self {
+        let mut scalars = self.scalars;
+        for (a, b) in scalars.iter_mut().zip(&other.scalars) {
+            *a = (*a).min(*b);
+        }
+        Self {
+            scalars,
+            ports: self.ports.intersection(&other.ports),
+        }
+    }
+
     /// Sum. `None` when a port is in both: a port has one holder.
     #[must_use]
     pub fn checked_add(&self, other: &Self) -> Option<Self> {
@@ -183,6 +226,16 @@ mod tests {
             "cpus:2; mem:128; disk:0.007; ports:[31000-31001]"
         );
         assert_eq!(a.checked_sub(&sum), None);
+        let mut c = a.clone();
+        assert_eq!(c.try_add(&b), Some(()));
+        assert_eq!(c, sum);
+        assert_eq!(c.try_add(&b), None);
+        assert_eq!(c, sum, "nothing changed");
+        assert_eq!(sum.common(&a), a);
+        assert_eq!(c.try_sub(&a), Some(()));
+        assert_eq!(c, b);
+        assert_eq!(c.try_sub(&a), None);
+        assert_eq!(c, b, "nothing changed");
         assert_eq!(a.checked_add(&a), None, "a port has one holder");
     }
 

@@ -1,5 +1,9 @@
 //! Names and resources that the allocator's tests share.
 
+pub mod books;
+pub mod oracle;
+pub mod world;
+
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use waggle_allocator::{Allocator, AllocatorConfig, Effect, Event};

@@ -1,0 +1,401 @@
+//! Agents come, go and are set aside.
+
+use waggle_types::{AgentId, AgentInfo, FrameworkId, Resources};
+
+use crate::{
+    AgentSpec, Allocator, Rejection, RescindReason, Usage,
+    allocator::Run,
+    bits::{Idx, NONE},
+    filters::Timer,
+    ledger::{Agent, Part, is_negative, split},
+    share::{self, scalars},
+};
+
+/// Reservations on one agent.
+pub const MAX_POOLS: usize = 256;
+
+impl Part {
+    /// Whether it counts against its role's quota by itself.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.pool == NONE
+    }
+}
+
+impl Allocator {
+    pub(crate) fn agent_added(
+        &mut self,
+        info: AgentInfo,
+        used: Vec<(FrameworkId, Resources)>,
+        run: &mut Run,
+    ) -> Result<(), Rejection> {
+        let usage = |(framework_id, resources)| Usage {
+            framework_id,
+            role: String::new(),
+            reservation: Vec::new(),
+            revocable: false,
+            resources,
+        };
+        // A flat registration says nothing of reservations: those that still fit stay.
+        let mut reserved = Vec::new();
+        if let Some(agent) = self.agent(&info.agent_id) {
+            let mut left = info.total.clone();
+            reserved = self.reservations_of(agent);
+            reserved.retain(|(_, r)| left.try_sub(r).is_some());
+        }
+        let spec = AgentSpec {
+            domain: self.agent(&info.agent_id).and_then(|a| a.domain.clone()),
+            info,
+            reserved,
+        };
+        self.agent_joined(spec, used.into_iter().map(usage).collect(), run)
+    }
+
+    pub(crate) fn agent_joined(
+        &mut self,
+        spec: AgentSpec,
+        used: Vec<Usage>,
+        run: &mut Run,
+    ) -> Result<(), Rejection> {
+        let AgentSpec {
+            info,
+            domain,
+            reserved,
+        } = spec;
+        fits(&info, &reserved, &used)?;
+        let agent_id = info.agent_id.clone();
+        if let Some(old) = self.agent_ids.get(&agent_id).copied() {
+            self.remove_agent(old, RescindReason::AgentChanged, run);
+        }
+        let mut agent = Agent::open(info, domain)?;
+        agent.barred = self.bar_all(&agent.info, agent.domain.as_ref());
+        share::add(&mut self.total, &scalars(&agent.info.total));
+        let idx = self.agents.insert(agent);
+        self.agent_ids.insert(agent_id, idx);
+        for (stack, resources) in &reserved {
+            let key = self.stacks.hold(stack, &mut self.tree);
+            self.reserve_free(idx, NONE, key, resources);
+            self.stacks.release(key, &mut self.tree);
+        }
+        // What is said to be of a reservation has its place; the rest finds one.
+        let (exact, loose): (Vec<_>, Vec<_>) =
+            used.into_iter().partition(|u| !u.reservation.is_empty());
+        for usage in exact.into_iter().chain(loose) {
+            let framework = self.framework_slot(&usage.framework_id);
+            let role = if usage.role.is_empty() {
+                self.first_role(framework)
+            } else {
+                usage.role.clone()
+            };
+            let client = self.client_slot(framework, &role);
+            // Of which reservation is not known: what is unreserved first, then what its role may use.
+            let part = Part {
+                pool: self.stacks.find(&usage.reservation).unwrap_or(NONE),
+                lent: usage.revocable,
+                resources: usage.resources,
+            };
+            for part in self.place(idx, part) {
+                self.use_free(idx, client, &part);
+            }
+            self.drop_client(client);
+        }
+        self.reclaim_on(idx, run);
+        self.touch(idx, run);
+        Ok(())
+    }
+
+    /// Where a part that is said to be unreserved can be: as it is, or divided among reservations.
+    fn place(&self, idx: Idx, part: Part) -> Vec<Part> {
+        let Some(agent) = self.agents.get(idx) else {
+            return Vec::new();
+        };
+        if agent.pools.is_empty() || part.pool != NONE {
+            return vec![part];
+        }
+        let mut from = vec![Part {
+            pool: NONE,
+            lent: false,
+            resources: agent.plain_free(),
+        }];
+        from.extend(agent.pools.iter().map(|p| Part {
+            pool: p.key,
+            lent: false,
+            resources: p.free.clone(),
+        }));
+        split(&from, &part.resources).unwrap_or_default()
+    }
+
+    fn first_role(&self, framework: Idx) -> String {
+        let first = self.frameworks.get(framework).and_then(|f| f.first);
+        first
+            .and_then(|c| self.clients.get(c))
+            .map_or_else(String::new, |c| self.tree.name(c.role).to_owned())
+    }
+
+    pub(crate) fn agent_removed(
+        &mut self,
+        agent_id: &AgentId,
+        reason: RescindReason,
+        run: &mut Run,
+    ) -> Result<(), Rejection> {
+        let idx = self.agent_idx(agent_id)?;
+        self.remove_agent(idx, reason, run);
+        Ok(())
+    }
+
+    pub(crate) fn remove_agent(&mut self, idx: Idx, reason: RescindReason, run: &mut Run) {
+        self.rescind_agent(idx, reason, run);
+        if let Some(agent) = self.agents.get_mut(idx) {
+            // Its tasks are gone with it; what is reserved of it counts for nobody any more.
+            let uses = std::mem::take(&mut agent.uses);
+            let pools = std::mem::take(&mut agent.pools);
+            for u in &uses {
+                self.charge(u.client, &u.part.resources, false, u.part.is_plain());
+                self.unuse(u.client);
+            }
+            for pool in &pools {
+                self.uncount_pool(pool.key, &pool.total);
+            }
+            self.with_pools.remove(idx);
+        }
+        if let Some(agent) = self.agents.get_mut(idx) {
+            agent.active = false;
+        }
+        self.recount(idx);
+        if let Some(agent) = self.agents.remove(idx) {
+            self.agent_ids.remove(&agent.info.agent_id);
+            share::sub(&mut self.total, &scalars(&agent.info.total));
+            if let Some(at) = agent.filter_timer {
+                self.timers.remove(&(at, Timer::Filters(idx)));
+            }
+            if let Some(at) = agent.upkeep.timer {
+                self.timers.remove(&(at, Timer::Upkeep(idx)));
+            }
+        }
+        self.held_back.remove(idx);
+        run.dirty.retain(|d| *d != idx);
+    }
+
+    pub(crate) fn set_active(
+        &mut self,
+        agent_id: &AgentId,
+        active: bool,
+        run: &mut Run,
+    ) -> Result<(), Rejection> {
+        let idx = self.agent_idx(agent_id)?;
+        if let Some(agent) = self.agents.get_mut(idx) {
+            agent.active = active;
+            if active {
+                agent.upkeep.draining = None;
+            }
+        }
+        if !active {
+            self.rescind_agent(idx, RescindReason::AgentDeactivated, run);
+        }
+        self.touch(idx, run);
+        Ok(())
+    }
+
+    /// A client uses free resources; both the agent's books and the shares.
+    pub(crate) fn use_free(&mut self, idx: Idx, client: Idx, part: &Part) -> Option<()> {
+        if part.resources.is_empty() {
+            return Some(());
+        }
+        let agent = self.agents.get_mut(idx)?;
+        let n = agent.uses.len();
+        agent.take(client, part)?;
+        let more = agent.uses.len() - n;
+        if let Some(c) = self.clients.get_mut(client) {
+            c.n_uses += more;
+        }
+        self.charge(client, &part.resources, true, part.is_plain());
+        Some(())
+    }
+
+    /// Used becomes free, in the books and the shares.
+    fn end_use(&mut self, idx: Idx, client: Idx, part: &Part) -> Option<()> {
+        let agent = self.agents.get_mut(idx)?;
+        let n = agent.uses.len();
+        agent.release(client, part)?;
+        let ended = n > agent.uses.len();
+        self.charge(client, &part.resources, false, part.is_plain());
+        if ended {
+            self.unuse(client);
+        }
+        Some(())
+    }
+
+    fn unuse(&mut self, client: Idx) {
+        if let Some(c) = self.clients.get_mut(client) {
+            c.n_uses = c.n_uses.saturating_sub(1);
+        }
+        self.drop_client(client);
+    }
+
+    /// All that a client uses.
+    pub(crate) fn parts_of(&self, client: Idx) -> Vec<Part> {
+        let uses = self.agents.iter().flat_map(|(_, a)| &a.uses);
+        uses.filter(|u| u.client == client)
+            .map(|u| u.part.clone())
+            .collect()
+    }
+
+    /// What one client uses on an agent becomes another's.
+    pub(crate) fn move_uses(&mut self, idx: Idx, from: Idx, to: Idx) {
+        let Some(agent) = self.agents.get(idx) else {
+            return;
+        };
+        let parts: Vec<Part> = agent
+            .uses
+            .iter()
+            .filter(|u| u.client == from)
+            .map(|u| u.part.clone())
+            .collect();
+        for part in parts {
+            self.end_use(idx, from, &part);
+            self.use_free(idx, to, &part);
+        }
+    }
+
+    pub(crate) fn released(
+        &mut self,
+        framework_id: &FrameworkId,
+        agent_id: &AgentId,
+        resources: &Resources,
+        run: &mut Run,
+    ) -> Result<(), Rejection> {
+        if is_negative(resources) {
+            return Err(Rejection::Negative(resources.clone()));
+        }
+        let idx = self.agent_idx(agent_id)?;
+        let not_used = || Rejection::NotUsed {
+            framework_id: framework_id.clone(),
+            agent_id: agent_id.clone(),
+            resources: resources.clone(),
+        };
+        let framework = *self.framework_ids.get(framework_id).ok_or_else(not_used)?;
+        let agent = self.agents.get(idx).ok_or_else(not_used)?;
+        let of_it = |u: &&crate::ledger::Use| {
+            self.clients
+                .get(u.client)
+                .is_some_and(|c| c.framework == framework)
+        };
+        let mut uses: Vec<crate::ledger::Use> = agent.uses.iter().filter(of_it).cloned().collect();
+        // What is lent goes first, then what is not reserved.
+        uses.sort_by_key(|u| (!u.part.lent, u.part.pool != NONE, u.part.pool, u.client));
+        let mut left = resources.clone();
+        let mut out = Vec::new();
+        for u in &uses {
+            let common = u.part.resources.common(&left);
+            if common.is_empty() {
+                continue;
+            }
+            left.try_sub(&common);
+            let part = Part {
+                resources: common,
+                ..u.part.clone()
+            };
+            out.push((u.client, part));
+        }
+        if !left.is_empty() || uses.is_empty() {
+            return Err(not_used());
+        }
+        for (client, part) in out {
+            self.end_use(idx, client, &part);
+        }
+        self.emptied(idx, run);
+        self.touch(idx, run);
+        Ok(())
+    }
+
+    pub(crate) fn usage_ended(
+        &mut self,
+        agent_id: &AgentId,
+        usage: &Usage,
+        run: &mut Run,
+    ) -> Result<(), Rejection> {
+        if is_negative(&usage.resources) {
+            return Err(Rejection::Negative(usage.resources.clone()));
+        }
+        let idx = self.agent_idx(agent_id)?;
+        let not_used = || Rejection::NotUsed {
+            framework_id: usage.framework_id.clone(),
+            agent_id: agent_id.clone(),
+            resources: usage.resources.clone(),
+        };
+        let framework = self.framework_ids.get(&usage.framework_id).copied();
+        let framework = framework.ok_or_else(not_used)?;
+        let client = self
+            .client_in(framework, &usage.role)
+            .ok_or_else(not_used)?;
+        let pool = if usage.reservation.is_empty() {
+            NONE
+        } else {
+            self.stacks.find(&usage.reservation).ok_or_else(not_used)?
+        };
+        let part = Part {
+            pool,
+            lent: usage.revocable,
+            resources: usage.resources.clone(),
+        };
+        self.end_use(idx, client, &part).ok_or_else(not_used)?;
+        self.emptied(idx, run);
+        self.touch(idx, run);
+        Ok(())
+    }
+}
+
+/// Whether what an agent says of itself adds up.
+fn fits(
+    info: &AgentInfo,
+    reserved: &[(Vec<crate::Reservation>, Resources)],
+    used: &[Usage],
+) -> Result<(), Rejection> {
+    let exceeds = || Rejection::UsedExceedsTotal {
+        agent_id: info.agent_id.clone(),
+        total: info.total.clone(),
+    };
+    if reserved.len() > MAX_POOLS {
+        return Err(Rejection::Full {
+            what: "reservations on an agent",
+            max: MAX_POOLS,
+        });
+    }
+    let all = reserved.iter().map(|(_, r)| r);
+    let negative = |r: &&Resources| is_negative(r);
+    let mut every = all.clone().chain(used.iter().map(|u| &u.resources));
+    if let Some(r) = every.find(negative) {
+        return Err(Rejection::Negative(r.clone()));
+    }
+    let sum = |mut parts: Box<dyn Iterator<Item = &Resources> + '_>| {
+        parts.try_fold(Resources::default(), |s, r| s.checked_add(r))
+    };
+    let total_reserved = sum(Box::new(all)).ok_or_else(exceeds)?;
+    let total_used = sum(Box::new(used.iter().map(|u| &u.resources))).ok_or_else(exceeds)?;
+    if !info.total.contains(&total_reserved) || !info.total.contains(&total_used) {
+        return Err(exceeds());
+    }
+    for (stack, _) in reserved {
+        crate::reserve::check_stack(stack)?;
+    }
+    for usage in used {
+        if !usage.role.is_empty() {
+            crate::quota::check_role(&usage.role)?;
+        }
+    }
+    let stacks: Vec<&Vec<crate::Reservation>> = used.iter().map(|u| &u.reservation).collect();
+    for stack in stacks.into_iter().filter(|s| !s.is_empty()) {
+        let of = |s: &[crate::Reservation]| *s == **stack;
+        let has = sum(Box::new(
+            reserved.iter().filter(|(s, _)| of(s)).map(|(_, r)| r),
+        ));
+        let uses = used
+            .iter()
+            .filter(|u| of(&u.reservation))
+            .map(|u| &u.resources);
+        let uses = sum(Box::new(uses)).ok_or_else(exceeds)?;
+        if !has.is_some_and(|has| has.contains(&uses)) {
+            return Err(exceeds());
+        }
+    }
+    Ok(())
+}

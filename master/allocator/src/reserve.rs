@@ -1,0 +1,345 @@
+//! Reservations, static and dynamic, and their refinement down the tree of roles.
+//!
+//! A reservation is a stack: `[a]`, refined to `[a, a/b]`, and so on. What is reserved may be offered to
+//! the innermost role of its stack and to roles below that. All of it counts against the quota of that
+//! role, used or not.
+
+use std::collections::BTreeMap;
+
+use waggle_types::{AgentId, Resources};
+
+use crate::{
+    Allocator, Rejection, RescindReason,
+    agents::MAX_POOLS,
+    allocator::Run,
+    bits::{Idx, NONE, Slab},
+    ledger::{Agent, is_negative},
+    quota::check_role,
+    roles::{MAX_ROLE_DEPTH, Tree},
+    share::scalars,
+};
+
+/// One reservation of a stack.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Reservation {
+    /// For whom; not `*`.
+    pub role: String,
+    /// Made at run time; a static one is the agent's own and cannot be unreserved.
+    pub dynamic: bool,
+    /// Who made it.
+    pub principal: String,
+    /// Free text; reservations with different labels are different.
+    pub labels: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Stack {
+    pub reservations: Vec<Reservation>,
+    /// The innermost role.
+    pub role: Idx,
+    refs: u32,
+}
+
+/// Stacks by number.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Stacks {
+    all: Slab<Stack>,
+    ids: BTreeMap<Vec<Reservation>, Idx>,
+}
+
+impl Stacks {
+    pub fn get(&self, key: Idx) -> Option<&Stack> {
+        self.all.get(key)
+    }
+
+    pub fn find(&self, stack: &[Reservation]) -> Option<Idx> {
+        self.ids.get(stack).copied()
+    }
+
+    /// The stack's number, held until [`Stacks::release`].
+    pub fn hold(&mut self, stack: &[Reservation], tree: &mut Tree) -> Idx {
+        let key = self.find(stack).unwrap_or_else(|| {
+            let role = stack.last().map_or("", |r| r.role.as_str());
+            let key = self.all.insert(Stack {
+                reservations: stack.to_vec(),
+                role: tree.hold(role),
+                refs: 0,
+            });
+            self.ids.insert(stack.to_vec(), key);
+            key
+        });
+        if let Some(s) = self.all.get_mut(key) {
+            s.refs += 1;
+        }
+        key
+    }
+
+    pub fn release(&mut self, key: Idx, tree: &mut Tree) {
+        let Some(s) = self.all.get_mut(key) else {
+            return;
+        };
+        s.refs = s.refs.saturating_sub(1);
+        if s.refs == 0
+            && let Some(s) = self.all.remove(key)
+        {
+            self.ids.remove(&s.reservations);
+            tree.release(s.role);
+        }
+    }
+}
+
+/// Refinement goes strictly down the tree, so a stack has no cycle and an end.
+pub(crate) fn check_stack(stack: &[Reservation]) -> Result<(), Rejection> {
+    if stack.is_empty() {
+        return Err(Rejection::BadReservation("a stack must not be empty"));
+    }
+    if stack.len() > MAX_ROLE_DEPTH {
+        return Err(Rejection::BadReservation("a stack must be at most 8 deep"));
+    }
+    let mut above: Option<&Reservation> = None;
+    for r in stack {
+        check_role(&r.role)?;
+        if r.role == "*" {
+            return Err(Rejection::DefaultRole("a reservation"));
+        }
+        if r.labels.len() > 64 {
+            return Err(Rejection::BadReservation("at most 64 labels"));
+        }
+        if let Some(above) = above {
+            let below = r.role.strip_prefix(above.role.as_str());
+            if !below.is_some_and(|rest| rest.starts_with('/')) {
+                return Err(Rejection::BadReservation(
+                    "each role must be below the one before",
+                ));
+            }
+            if above.dynamic && !r.dynamic {
+                return Err(Rejection::BadReservation(
+                    "a static reservation cannot refine a dynamic one",
+                ));
+            }
+        }
+        above = Some(r);
+    }
+    Ok(())
+}
+
+impl Allocator {
+    /// What an agent has reserved, as it would say itself.
+    pub(crate) fn reservations_of(&self, agent: &Agent) -> Vec<(Vec<Reservation>, Resources)> {
+        let stack = |key| self.stacks.get(key).map(|s| s.reservations.clone());
+        let pools = agent.pools.iter();
+        pools
+            .filter_map(|p| Some((stack(p.key)?, p.total.clone())))
+            .collect()
+    }
+
+    /// Moves free resources between reservations and counts them for their roles.
+    pub(crate) fn reserve_free(
+        &mut self,
+        idx: Idx,
+        from: Idx,
+        to: Idx,
+        r: &Resources,
+    ) -> Option<()> {
+        let agent = self.agents.get_mut(idx)?;
+        let had: Vec<Idx> = agent.pools.iter().map(|p| p.key).collect();
+        agent.move_free(from, to, r)?;
+        let has: Vec<Idx> = agent.pools.iter().map(|p| p.key).collect();
+        self.with_pools.set(idx, !has.is_empty());
+        // An agent holds each stack that it has something of.
+        if to != NONE && !had.contains(&to) && has.contains(&to) {
+            let stack = self.stacks.get(to)?.reservations.clone();
+            self.stacks.hold(&stack, &mut self.tree);
+        }
+        if let Some(role) = self.stacks.get(to).map(|s| s.role) {
+            self.tree.count(role, &scalars(r), true);
+        }
+        if let Some(role) = self.stacks.get(from).map(|s| s.role) {
+            self.tree.count(role, &scalars(r), false);
+        }
+        self.room = true;
+        if from != NONE && !has.contains(&from) {
+            self.stacks.release(from, &mut self.tree);
+        }
+        self.recount(idx);
+        Some(())
+    }
+
+    /// An agent goes with what is reserved of it.
+    pub(crate) fn uncount_pool(&mut self, key: Idx, total: &Resources) {
+        if let Some(role) = self.stacks.get(key).map(|s| s.role) {
+            self.tree.count(role, &scalars(total), false);
+            self.room = true;
+        }
+        self.stacks.release(key, &mut self.tree);
+    }
+
+    pub(crate) fn reserve(
+        &mut self,
+        agent_id: &AgentId,
+        stack: &[Reservation],
+        resources: &Resources,
+        run: &mut Run,
+    ) -> Result<(), Rejection> {
+        let idx = self.agent_idx(agent_id)?;
+        check_reserve(stack, resources)?;
+        let from = self.pool_key(&stack[..stack.len() - 1], agent_id, resources)?;
+        let agent = self.agents.get(idx);
+        let full = agent.is_some_and(|a| a.pools.len() >= MAX_POOLS);
+        if full
+            && self
+                .stacks
+                .find(stack)
+                .is_none_or(|k| agent.is_none_or(|a| a.pool(k).is_none()))
+        {
+            return Err(Rejection::Full {
+                what: "reservations on an agent",
+                max: MAX_POOLS,
+            });
+        }
+        let refined = stack.len().checked_sub(2).and_then(|at| stack.get(at));
+        let refined = refined.and_then(|r| self.tree.find(&r.role));
+        self.room_for(stack, refined, resources)?;
+        self.make_free(idx, agent_id, from, resources, run)?;
+        let to = self.stacks.hold(stack, &mut self.tree);
+        let moved = self.reserve_free(idx, from, to, resources);
+        self.stacks.release(to, &mut self.tree);
+        self.touch(idx, run);
+        moved.ok_or_else(|| not_free(agent_id, resources))
+    }
+
+    pub(crate) fn unreserve(
+        &mut self,
+        agent_id: &AgentId,
+        stack: &[Reservation],
+        resources: &Resources,
+        run: &mut Run,
+    ) -> Result<(), Rejection> {
+        let idx = self.agent_idx(agent_id)?;
+        check_reserve(stack, resources)?;
+        let from = self.pool_key(stack, agent_id, resources)?;
+        self.make_free(idx, agent_id, from, resources, run)?;
+        self.unreserve_free(idx, from, stack, resources)
+            .ok_or_else(|| not_free(agent_id, resources))?;
+        self.touch(idx, run);
+        Ok(())
+    }
+
+    /// The last reservation of a stack ends for free resources.
+    pub(crate) fn unreserve_free(
+        &mut self,
+        idx: Idx,
+        from: Idx,
+        stack: &[Reservation],
+        r: &Resources,
+    ) -> Option<()> {
+        let outer = &stack[..stack.len().checked_sub(1)?];
+        if outer.is_empty() {
+            return self.reserve_free(idx, from, NONE, r);
+        }
+        let to = self.stacks.hold(outer, &mut self.tree);
+        let moved = self.reserve_free(idx, from, to, r);
+        self.stacks.release(to, &mut self.tree);
+        moved
+    }
+
+    /// Number of a stack that must exist already, or of none.
+    pub(crate) fn pool_key(
+        &self,
+        stack: &[Reservation],
+        agent_id: &AgentId,
+        r: &Resources,
+    ) -> Result<Idx, Rejection> {
+        if stack.is_empty() {
+            return Ok(NONE);
+        }
+        self.stacks.find(stack).ok_or_else(|| not_free(agent_id, r))
+    }
+
+    /// Whether limits leave room for a reservation, for roles that do not count it as part of `counted`.
+    pub(crate) fn room_for(
+        &self,
+        stack: &[Reservation],
+        counted: Option<Idx>,
+        r: &Resources,
+    ) -> Result<(), Rejection> {
+        let role = stack.last().map_or("", |r| r.role.as_str());
+        // The deepest role of it that is known; a new one has no limit.
+        let mut name = role;
+        let known = loop {
+            if let Some(idx) = self.tree.find(name) {
+                break Some(idx);
+            }
+            match name.rsplit_once('/') {
+                Some((parent, _)) => name = parent,
+                None => break None,
+            }
+        };
+        let Some(known) = known else {
+            return Ok(());
+        };
+        self.within_limits(known, counted, r)
+    }
+
+    /// Makes resources of a pool free by rescinding offers of the agent, if that is enough.
+    fn make_free(
+        &mut self,
+        idx: Idx,
+        agent_id: &AgentId,
+        pool: Idx,
+        r: &Resources,
+        run: &mut Run,
+    ) -> Result<(), Rejection> {
+        let agent = self.agents.get(idx).ok_or_else(|| not_free(agent_id, r))?;
+        let free = agent.free_of(pool);
+        if free.contains(r) {
+            return Ok(());
+        }
+        // Whole offers that hold some of it, oldest first, until it is enough; if never, nothing happens.
+        let mut would = free;
+        let mut rescind = Vec::new();
+        for number in &agent.offers {
+            let parts = self.offers.get(number).map(|h| h.bundle.all_parts());
+            let mut holds = false;
+            for part in parts.into_iter().flatten().filter(|p| p.pool == pool) {
+                holds |= would.try_add(&part.resources).is_some();
+            }
+            if holds {
+                rescind.push(*number);
+            }
+            if would.contains(r) {
+                break;
+            }
+        }
+        if !would.contains(r) {
+            return Err(not_free(agent_id, r));
+        }
+        for number in rescind {
+            self.rescind(number, RescindReason::Reserved, run);
+        }
+        Ok(())
+    }
+}
+
+pub(crate) fn check_reserve(stack: &[Reservation], r: &Resources) -> Result<(), Rejection> {
+    check_stack(stack)?;
+    if !stack.last().is_some_and(|r| r.dynamic) {
+        return Err(Rejection::BadReservation(
+            "static reservations are the agent's own",
+        ));
+    }
+    if is_negative(r) {
+        return Err(Rejection::Negative(r.clone()));
+    }
+    if r.is_empty() {
+        return Err(Rejection::BadReservation("nothing is to be reserved"));
+    }
+    Ok(())
+}
+
+pub(crate) fn not_free(agent_id: &AgentId, r: &Resources) -> Rejection {
+    Rejection::NotFree {
+        agent_id: agent_id.clone(),
+        resources: r.clone(),
+    }
+}

@@ -1,0 +1,321 @@
+//! How the reference allocator's books follow from events.
+
+use waggle_allocator::{
+    Event, FrameworkSpec, OfferPart, Operation, Reservation, Usage, filter_expiry,
+};
+use waggle_types::{AgentId, FrameworkId, Millis, OfferId, Resources, UnixMillis};
+
+use super::oracle::{Client, Filter, N, OClient, Oracle, kinds, sum};
+
+impl Oracle {
+    pub fn turned_down(&mut self, id: &OfferId, refuse: Millis, now: UnixMillis) {
+        let Some((offer, parts)) = self.offers.remove(id) else {
+            return;
+        };
+        let client = (offer.framework_id, offer.role);
+        self.declined
+            .insert((offer.agent_id.clone(), client.clone()));
+        self.filter(client, offer.agent_id, &parts, refuse, now);
+    }
+
+    fn filter(
+        &mut self,
+        client: Client,
+        agent: AgentId,
+        parts: &[OfferPart],
+        refuse: Millis,
+        now: UnixMillis,
+    ) {
+        let (reserved, lent) = kinds(parts);
+        self.filters.push(Filter {
+            client,
+            agent,
+            resources: sum(parts.iter().map(|p| &p.resources)),
+            reserved,
+            lent,
+            until: filter_expiry(now, refuse),
+        });
+    }
+
+    fn forget(&mut self, id: &FrameworkId) {
+        self.filters.retain(|f| f.client.0 != *id);
+        self.declined.retain(|(_, c)| c.0 != *id);
+        self.clients.retain(|c, _| c.0 != *id);
+        self.first_role.remove(id);
+    }
+
+    fn forget_agent(&mut self, id: &AgentId) {
+        self.uses.retain(|u| u.0 != *id);
+        self.declined.retain(|(a, _)| a != id);
+        self.filters.retain(|f| f.agent != *id);
+        self.agents.remove(id);
+    }
+
+    pub fn subscribe(&mut self, id: &FrameworkId, spec: &FrameworkSpec) {
+        self.forget(id);
+        for (at, r) in spec.roles.iter().enumerate() {
+            if at == 0 {
+                self.first_role.insert(id.clone(), r.role.clone());
+                for (_, u) in self.uses.iter_mut().filter(|(_, u)| u.framework_id == *id) {
+                    if u.role.is_empty() {
+                        u.role.clone_from(&r.role);
+                    }
+                }
+            }
+            let hostname = r
+                .constraints
+                .first()
+                .and_then(|g| match &g.first()?.predicate {
+                    waggle_allocator::Predicate::TextEquals(t) => Some(t.clone()),
+                    _ => None,
+                });
+            let client = OClient {
+                suppressed: r.suppressed,
+                capabilities: spec.capabilities,
+                smallest: r.smallest.clone(),
+                hostname,
+            };
+            self.clients.insert((id.clone(), r.role.clone()), client);
+        }
+    }
+
+    fn suppress(&mut self, id: &FrameworkId, roles: Option<&[String]>, on: bool) {
+        let of = |c: &Client| c.0 == *id && roles.is_none_or(|r| r.contains(&c.1));
+        for (_, c) in self.clients.iter_mut().filter(|(c, _)| of(c)) {
+            c.suppressed = on;
+        }
+        if !on {
+            self.filters.retain(|f| !of(&f.client));
+        }
+    }
+
+    /// Takes from the parts in the order in which the allocator promises to: reserved before unreserved.
+    fn launch(
+        &mut self,
+        parts: &mut Vec<OfferPart>,
+        agent: &AgentId,
+        client: &Client,
+        r: &Resources,
+    ) {
+        let mut left = r.clone();
+        for part in parts.iter_mut() {
+            let taken = part.resources.common(&left);
+            left = left.checked_sub(&taken).expect("common");
+            part.resources = part.resources.checked_sub(&taken).expect("common");
+            if !taken.is_empty() {
+                self.uses.push((
+                    agent.clone(),
+                    Usage {
+                        framework_id: client.0.clone(),
+                        role: client.1.clone(),
+                        reservation: part.reservation.clone(),
+                        revocable: part.revocable,
+                        resources: taken,
+                    },
+                ));
+            }
+        }
+        assert!(left.is_empty(), "accepted more than was offered");
+        parts.retain(|p| !p.resources.is_empty());
+    }
+
+    fn move_reserved(
+        &mut self,
+        id: &AgentId,
+        from: &[Reservation],
+        to: &[Reservation],
+        r: &Resources,
+    ) {
+        let reserved = &mut self.agents.get_mut(id).expect("known").reserved;
+        if let Some((_, of)) = reserved.iter_mut().find(|(s, _)| s == from) {
+            *of = of.checked_sub(r).expect("reserved");
+        } else {
+            assert!(from.is_empty());
+        }
+        match reserved.iter_mut().find(|(s, _)| s == to) {
+            Some((_, of)) => *of = of.checked_add(r).expect("disjoint"),
+            None if !to.is_empty() => reserved.push((to.to_vec(), r.clone())),
+            None => {}
+        }
+        reserved.retain(|(_, r)| !r.is_empty());
+    }
+
+    pub fn event(&mut self, event: &Event, now: UnixMillis) {
+        match event {
+            Event::AgentAdded { .. } | Event::AgentJoined { .. } => unreachable!("see World"),
+            Event::AgentRemoved { agent_id } => self.forget_agent(agent_id),
+            Event::AgentDeactivated { agent_id } => self.active(agent_id, false),
+            Event::AgentActivated { agent_id } => self.active(agent_id, true),
+            Event::AgentDrained {
+                agent_id,
+                mark_gone,
+                ..
+            } => {
+                self.active(agent_id, false);
+                self.agents.get_mut(agent_id).expect("known").draining = Some(*mark_gone);
+                self.drained(agent_id);
+            }
+            Event::FrameworkRemoved { framework_id } => self.forget(framework_id),
+            Event::Subscribed { framework_id, spec } => self.subscribe(framework_id, spec),
+            Event::Accepted {
+                offer_ids,
+                used,
+                refuse,
+                ..
+            } => {
+                let launch = Operation::Launch {
+                    resources: used.clone(),
+                    reservation: None,
+                };
+                self.operate(offer_ids, &[launch], *refuse, now);
+            }
+            Event::Operated {
+                offer_ids,
+                operations,
+                refuse,
+                ..
+            } => {
+                self.operate(offer_ids, operations, *refuse, now);
+            }
+            Event::Declined {
+                offer_ids, refuse, ..
+            } => {
+                for id in offer_ids {
+                    self.turned_down(id, *refuse, now);
+                }
+            }
+            Event::UsageEnded { agent_id, usage } => {
+                let at = self
+                    .uses
+                    .iter()
+                    .position(|(a, u)| a == agent_id && u == usage);
+                self.uses.remove(at.expect("it was used"));
+                self.drained(agent_id);
+            }
+            Event::Suppress { framework_id } => self.suppress(framework_id, None, true),
+            Event::SuppressRoles {
+                framework_id,
+                roles,
+            } => {
+                self.suppress(framework_id, Some(roles), true);
+            }
+            Event::Revive { framework_id } => self.suppress(framework_id, None, false),
+            Event::ReviveRoles {
+                framework_id,
+                roles,
+            } => {
+                self.suppress(framework_id, Some(roles), false);
+            }
+            Event::Demand {
+                framework_id,
+                role,
+                smallest,
+            } => {
+                let client = (framework_id.clone(), role.clone());
+                self.clients
+                    .get_mut(&client)
+                    .expect("known")
+                    .smallest
+                    .clone_from(smallest);
+            }
+            Event::WeightSet { role, weight_milli } => {
+                self.weights.insert(role.clone(), *weight_milli);
+            }
+            Event::QuotaSet { role, quota, .. } => {
+                let books = (
+                    quota.guarantee.map(|g| g.0),
+                    quota.limit.map(|l| l.map(|l| l.0)),
+                );
+                if books == ([0; N], [None; N]) {
+                    self.quotas.remove(role);
+                } else {
+                    self.quotas.insert(role.clone(), books);
+                }
+            }
+            Event::Reserve {
+                agent_id,
+                stack,
+                resources,
+            } => {
+                self.move_reserved(agent_id, &stack[..stack.len() - 1], stack, resources);
+            }
+            Event::Unreserve {
+                agent_id,
+                stack,
+                resources,
+            } => {
+                self.move_reserved(agent_id, stack, &stack[..stack.len() - 1], resources);
+            }
+            Event::Tick => {}
+            other => unreachable!("not in these histories: {other:?}"),
+        }
+    }
+
+    fn active(&mut self, id: &AgentId, on: bool) {
+        let a = self.agents.get_mut(id).expect("known");
+        a.active = on;
+        if on {
+            a.draining = None;
+        }
+    }
+
+    fn drained(&mut self, id: &AgentId) {
+        let a = self.agents.get_mut(id).expect("known");
+        if self.uses.iter().any(|(u, _)| u == id) {
+            return;
+        }
+        if a.draining.take() == Some(true) {
+            self.forget_agent(id);
+        }
+    }
+
+    fn operate(
+        &mut self,
+        ids: &[OfferId],
+        operations: &[Operation],
+        refuse: Millis,
+        now: UnixMillis,
+    ) {
+        let mut parts: Vec<OfferPart> = Vec::new();
+        let mut of: Option<(AgentId, Client)> = None;
+        for id in ids {
+            let (offer, more) = self.offers.remove(id).expect("it is out");
+            of = Some((offer.agent_id, (offer.framework_id, offer.role)));
+            for m in more {
+                let same = |p: &&mut OfferPart| {
+                    (&p.reservation, p.revocable) == (&m.reservation, m.revocable)
+                };
+                match parts.iter_mut().find(same) {
+                    Some(p) => {
+                        p.resources = p.resources.checked_add(&m.resources).expect("disjoint");
+                    }
+                    None => parts.push(m),
+                }
+            }
+        }
+        // Reserved ones first, in the order of the offers.
+        parts.sort_by_key(|p| p.reservation.is_empty());
+        let (agent, client) = of.expect("some offer");
+        for op in operations {
+            match op {
+                Operation::Launch { resources, .. } => {
+                    self.launch(&mut parts, &agent, &client, resources);
+                }
+                Operation::Reserve { stack, resources } => {
+                    let outer = &stack[..stack.len() - 1];
+                    let part = parts
+                        .iter_mut()
+                        .find(|p| p.reservation == outer && !p.revocable);
+                    let part = part.expect("it was offered");
+                    part.resources = part.resources.checked_sub(resources).expect("enough");
+                    self.move_reserved(&agent, outer, stack, resources);
+                }
+                Operation::Unreserve { .. } => unreachable!("not in these histories"),
+            }
+        }
+        parts.retain(|p| !p.resources.is_empty());
+        if !parts.is_empty() {
+            self.filter(client, agent, &parts, refuse, now);
+        }
+    }
+}

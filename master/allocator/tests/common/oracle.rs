@@ -1,0 +1,386 @@
+//! The naive reference allocator: it keeps its own books from events and effects alone, sums everything
+//! afresh each time, and says of every offer whether it was the right one and of every silence whether
+//! something was left to be offered.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use waggle_allocator::{Capabilities, Domain, OfferPart, Reservation, Usage};
+use waggle_types::{
+    AgentId, FrameworkId, Milli, Offer, OfferId, Resources, ScalarKind, UnixMillis,
+};
+
+pub const N: usize = ScalarKind::ALL.len();
+
+/// A framework in one of its roles.
+pub type Client = (FrameworkId, String);
+
+#[derive(Clone)]
+pub struct OAgent {
+    pub total: Resources,
+    pub active: bool,
+    pub draining: Option<bool>,
+    pub domain: Option<Domain>,
+    pub reserved: Vec<(Vec<Reservation>, Resources)>,
+}
+
+#[derive(Clone)]
+pub struct OClient {
+    pub suppressed: bool,
+    pub capabilities: Capabilities,
+    pub smallest: Option<Resources>,
+    /// Tests use one kind of constraint: agents whose host name is this.
+    pub hostname: Option<String>,
+}
+
+#[derive(Default)]
+pub struct Oracle {
+    pub agents: BTreeMap<AgentId, OAgent>,
+    pub clients: BTreeMap<Client, OClient>,
+    pub first_role: BTreeMap<FrameworkId, String>,
+    pub weights: BTreeMap<String, u32>,
+    pub quotas: BTreeMap<String, ([i64; N], [Option<i64>; N])>,
+    pub uses: Vec<(AgentId, Usage)>,
+    pub offers: BTreeMap<OfferId, (Offer, Vec<OfferPart>)>,
+    pub filters: Vec<Filter>,
+    pub declined: BTreeSet<(AgentId, Client)>,
+    pub home: Option<String>,
+}
+
+pub struct Filter {
+    pub client: Client,
+    pub agent: AgentId,
+    pub resources: Resources,
+    pub reserved: bool,
+    pub lent: bool,
+    pub until: UnixMillis,
+}
+
+pub fn within(role: &str, ancestor: &str) -> bool {
+    role == ancestor
+        || role
+            .strip_prefix(ancestor)
+            .is_some_and(|r| r.starts_with('/'))
+}
+
+fn path(role: &str) -> Vec<&str> {
+    let ends = role
+        .match_indices('/')
+        .map(|(at, _)| at)
+        .chain([role.len()]);
+    ends.map(|end| &role[..end]).collect()
+}
+
+pub fn sum<'a>(all: impl Iterator<Item = &'a Resources>) -> Resources {
+    all.fold(Resources::default(), |s, r| {
+        s.checked_add(r).expect("disjoint")
+    })
+}
+
+impl Oracle {
+    fn role_of(stack: &[Reservation]) -> &str {
+        stack.last().map_or("", |r| r.role.as_str())
+    }
+
+    fn parts_out<'a>(
+        &'a self,
+        id: &'a AgentId,
+    ) -> impl Iterator<Item = (&'a Offer, &'a OfferPart)> {
+        let of = self.offers.values().filter(move |(o, _)| o.agent_id == *id);
+        of.flat_map(|(o, parts)| parts.iter().map(move |p| (o, p)))
+    }
+
+    fn uses_on<'a>(&'a self, id: &'a AgentId) -> impl Iterator<Item = &'a Usage> {
+        self.uses
+            .iter()
+            .filter(move |(a, _)| a == id)
+            .map(|(_, u)| u)
+    }
+
+    /// Used and offered on an agent.
+    pub fn held(&self, id: &AgentId) -> (Resources, Resources) {
+        (
+            sum(self.uses_on(id).map(|u| &u.resources)),
+            sum(self.parts_out(id).map(|(_, p)| &p.resources)),
+        )
+    }
+
+    pub fn free(&self, id: &AgentId) -> Resources {
+        let (used, offered) = self.held(id);
+        let left = self.agents[id].total.checked_sub(&used).expect("used fits");
+        left.checked_sub(&offered).expect("offered fits")
+    }
+
+    /// Free of one reservation; of the empty stack: not reserved.
+    pub fn free_of(&self, id: &AgentId, stack: &[Reservation]) -> Resources {
+        let a = &self.agents[id];
+        let mut left = if stack.is_empty() {
+            let reserved = sum(a.reserved.iter().map(|(_, r)| r));
+            a.total.checked_sub(&reserved).expect("reserved fits")
+        } else {
+            sum(a
+                .reserved
+                .iter()
+                .filter(|(s, _)| s == stack)
+                .map(|(_, r)| r))
+        };
+        let uses = self.uses_on(id).map(|u| (&u.reservation, &u.resources));
+        let out = self
+            .parts_out(id)
+            .map(|(_, p)| (&p.reservation, &p.resources));
+        for (_, r) in uses.chain(out).filter(|(s, _)| *s == stack) {
+            left = left.checked_sub(r).expect("held of it fits");
+        }
+        left
+    }
+
+    /// Held by whom `of` says, by role, as scalars; `plain`: of this only what is not reserved.
+    fn allocated(&self, of: &dyn Fn(&FrameworkId, &str) -> bool, plain: bool) -> [i64; N] {
+        let mut total = [0; N];
+        let uses = self.uses.iter().map(|(_, u)| {
+            (
+                &u.framework_id,
+                u.role.as_str(),
+                &u.resources,
+                u.reservation.is_empty(),
+            )
+        });
+        let out = self.offers.values().flat_map(|(o, parts)| {
+            let show = |p: &'_ OfferPart| (p.resources.clone(), p.reservation.is_empty());
+            parts
+                .iter()
+                .map(show)
+                .map(move |(r, e)| (&o.framework_id, o.role.as_str(), r, e))
+        });
+        let mut add = |r: &Resources| (0..N).for_each(|k| total[k] += r.scalars[k].0);
+        uses.filter(|(f, role, _, p)| of(f, role) && (*p || !plain))
+            .for_each(|u| add(u.2));
+        out.filter(|(f, role, _, p)| of(f, role) && (*p || !plain))
+            .for_each(|o| add(&o.2));
+        total
+    }
+
+    /// Dominant share in plain floats.
+    fn share(&self, of: &dyn Fn(&FrameworkId, &str) -> bool) -> f64 {
+        let held = self.allocated(of, false);
+        let total = |k: usize| {
+            self.agents
+                .values()
+                .map(|a| a.total.scalars[k].0)
+                .sum::<i64>()
+        };
+        let part = |k: usize| (total(k) > 0).then(|| held[k] as f64 / total(k) as f64);
+        (0..N).filter_map(part).fold(0.0, f64::max)
+    }
+
+    pub fn role_share(&self, role: &str) -> f64 {
+        let weight = f64::from(self.weights.get(role).copied().unwrap_or(1000));
+        self.share(&|_, r| within(r, role)) * 1000.0 / weight
+    }
+
+    /// What counts against a role's quota.
+    pub fn charged(&self, role: &str) -> [i64; N] {
+        let mut total = self.allocated(&|_, r| within(r, role), true);
+        for a in self.agents.values() {
+            for (stack, r) in a
+                .reserved
+                .iter()
+                .filter(|(s, _)| within(Self::role_of(s), role))
+            {
+                assert!(!stack.is_empty());
+                (0..N).for_each(|k| total[k] += r.scalars[k].0);
+            }
+        }
+        total
+    }
+
+    /// What is owed in the cluster of one kind, if `more` were charged to a role.
+    fn owed(&self, k: usize, role: &str, more: i64) -> i64 {
+        let of = |name: &str| {
+            let extra = if within(role, name) { more } else { 0 };
+            self.quotas[name].0[k] - self.charged(name)[k] - extra
+        };
+        // From the deepest up: a role is owed its own unmet guarantee, or more if its subroles are.
+        let mut names: Vec<&String> = self.quotas.keys().collect();
+        names.sort_by_key(|n| std::cmp::Reverse(n.matches('/').count()));
+        let mut owed: BTreeMap<&str, i64> = BTreeMap::new();
+        for name in names {
+            let nearest = |below: &str| {
+                let others = self
+                    .quotas
+                    .keys()
+                    .filter(|o| within(below, o) && *o != below && within(o, name) && *o != name);
+                within(below, name) && below != name && others.count() == 0
+            };
+            let below: i64 = owed
+                .iter()
+                .filter(|(n, _)| nearest(n))
+                .map(|(_, o)| o)
+                .sum();
+            owed.insert(name, of(name).max(below).max(0));
+        }
+        let top = |n: &str| !self.quotas.keys().any(|o| o != n && within(n, o));
+        owed.iter().filter(|(n, _)| top(n)).map(|(_, o)| o).sum()
+    }
+
+    fn available(&self, k: usize) -> i64 {
+        let active = self.agents.iter().filter(|(_, a)| a.active);
+        active
+            .map(|(id, _)| self.free_of(id, &[]).scalars[k].0)
+            .sum()
+    }
+
+    /// The most of one kind, up to `free`, that quota lets a role be offered; and whether it is owed some.
+    fn allowance(&self, role: &str, k: usize, free: i64) -> (i64, bool) {
+        if self.quotas.is_empty() {
+            return (free, false);
+        }
+        let owed = self.owed(k, role, 0);
+        let spare = (self.available(k) - owed).max(0);
+        let limits: Vec<i64> = path(role)
+            .into_iter()
+            .filter_map(|p| Some(self.quotas.get(p)?.1[k]? - self.charged(p)[k]))
+            .collect();
+        let fits = |x: i64| {
+            let repaid = owed - self.owed(k, role, x);
+            limits.iter().all(|l| x <= *l) && (owed == 0 || x - repaid <= spare)
+        };
+        let (mut low, mut high) = (0, free);
+        while low < high {
+            let mid = (low + high + 1) / 2;
+            if fits(mid) { low = mid } else { high = mid - 1 }
+        }
+        let any = fits(1) && self.owed(k, role, 1) < owed;
+        (low, any)
+    }
+
+    fn is_idle(&self, role: &str) -> bool {
+        !self
+            .clients
+            .iter()
+            .any(|((_, r), c)| !c.suppressed && within(r, role))
+    }
+
+    /// What a client could be offered of an agent now, if anything.
+    pub fn bundle(&self, id: &AgentId, client: &Client, now: UnixMillis) -> Option<Vec<OfferPart>> {
+        let (a, c) = (&self.agents[id], &self.clients[client]);
+        let hostname = format!("n{}", &id.as_str()[1..]);
+        let away = self
+            .home
+            .as_ref()
+            .zip(a.domain.as_ref())
+            .is_some_and(|(h, d)| *h != d.region);
+        let barred = (!c.capabilities.gpus && a.total.get(ScalarKind::Gpus).0 > 0)
+            || (!c.capabilities.region_aware && away)
+            || c.hostname.as_ref().is_some_and(|h| *h != hostname);
+        let offerable =
+            |r: &Resources| r.get(ScalarKind::Cpus).0 >= 10 || r.get(ScalarKind::Mem).0 >= 32_000;
+        if !a.active || c.suppressed || barred || !offerable(&self.free(id)) {
+            return None;
+        }
+        let mut parts = Vec::new();
+        for (stack, _) in &a.reserved {
+            let free = self.free_of(id, stack);
+            let owner = Self::role_of(stack);
+            let lent = !within(&client.1, owner);
+            if !free.is_empty() && (!lent || (c.capabilities.revocable && self.is_idle(owner))) {
+                parts.push(OfferPart {
+                    reservation: stack.clone(),
+                    revocable: lent,
+                    resources: free,
+                });
+            }
+        }
+        let mut plain = self.free_of(id, &[]);
+        for k in 0..N {
+            plain.scalars[k] = Milli(self.allowance(&client.1, k, plain.scalars[k].0).0);
+        }
+        let cut = !self.quotas.is_empty() && plain.scalars.iter().all(|s| s.0 == 0);
+        if !plain.is_empty() && !cut {
+            parts.push(OfferPart {
+                reservation: Vec::new(),
+                revocable: false,
+                resources: plain,
+            });
+        }
+        let all = sum(parts.iter().map(|p| &p.resources));
+        let (reserved, lent) = kinds(&parts);
+        let filtered = self.filters.iter().any(|f| {
+            f.client == *client
+                && f.agent == *id
+                && f.until > now
+                && f.resources.contains(&all)
+                && (f.reserved || !reserved)
+                && (f.lent || !lent)
+        });
+        let useful = c.smallest.as_ref().is_none_or(|s| all.contains(s));
+        (!filtered && useful && offerable(&all)).then_some(parts)
+    }
+
+    fn is_owed(&self, client: &Client) -> bool {
+        (0..N).any(|k| self.allowance(&client.1, k, 1).1)
+    }
+
+    /// Checks that nobody should have been asked before this client, and that it is what it could get.
+    pub fn offered(&mut self, offer: &Offer, parts: &[OfferPart], now: UnixMillis) {
+        let id = &offer.agent_id;
+        let me = (offer.framework_id.clone(), offer.role.clone());
+        let mine = self.bundle(id, &me, now);
+        let sorted = |mut p: Vec<OfferPart>| {
+            p.sort_by(|a, b| a.reservation.cmp(&b.reservation));
+            p
+        };
+        assert_eq!(mine.map(sorted), Some(sorted(parts.to_vec())), "{offer:?}");
+        assert_eq!(offer.resources, sum(parts.iter().map(|p| &p.resources)));
+        let behind = |c: &Client| self.declined.contains(&(id.clone(), c.clone()));
+        for other in self.clients.keys().filter(|o| **o != me) {
+            if self.bundle(id, other, now).is_none() {
+                continue;
+            }
+            let class = |c: &Client| (behind(c), !self.is_owed(c));
+            assert!(class(&me) <= class(other), "{other:?} goes before {me:?}");
+            if class(&me) == class(other) {
+                self.in_order(&me, other);
+            }
+        }
+        if behind(&me) {
+            self.declined.retain(|(a, _)| a != id);
+        }
+        self.declined.remove(&(id.clone(), me));
+        let old = self
+            .offers
+            .insert(offer.offer_id.clone(), (offer.clone(), parts.to_vec()));
+        assert!(old.is_none(), "offer ids are used once");
+    }
+
+    /// Fairness, level by level, down to where the two paths part.
+    fn in_order(&self, me: &Client, other: &Client) {
+        let share = |c: &Client, depth: usize| match path(&c.1).get(depth) {
+            Some(role) => ((*role).to_owned(), self.role_share(role)),
+            // A role's own frameworks compete together with its subroles, at weight 1.
+            None => (".".to_owned(), self.share(&|_, r| r == c.1)),
+        };
+        for depth in 0.. {
+            let ((a, x), (b, y)) = (share(me, depth), share(other, depth));
+            if a == b && a != "." {
+                continue;
+            }
+            if a == b {
+                let own = |c: &Client| self.share(&|f, r| *f == c.0 && *r == c.1);
+                let (x, y) = (own(me), own(other));
+                assert!(x <= y + 1e-9, "{me:?} {x} against {other:?} {y}");
+            } else {
+                assert!(x <= y + 1e-9, "{me:?}: {a} {x} against {other:?}: {b} {y}");
+            }
+            return;
+        }
+    }
+}
+
+pub fn kinds(parts: &[OfferPart]) -> (bool, bool) {
+    (
+        parts
+            .iter()
+            .any(|p| !p.reservation.is_empty() && !p.revocable),
+        parts.iter().any(|p| p.revocable),
+    )
+}
