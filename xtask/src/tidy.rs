@@ -89,6 +89,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("xtask", &["*"]),
     ("waggle-sim", &["*"]),
+    ("waggle-tests-clients", &["*"]),
     ("waggle-tests-support", &["*"]),
     ("waggle-tests-privileged", &["*"]),
 ];

@@ -1,5 +1,6 @@
 //! The one place that sleeps: poll a condition until it holds or the deadline passes.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
@@ -13,6 +14,14 @@ pub fn sleep(time: Duration) {
     std::thread::sleep(time);
 }
 
+static GIVEN_UP: AtomicBool = AtomicBool::new(false);
+
+/// With true, every wait whose condition does not hold fails at once: after an interrupt nothing is
+/// left to wait for. With false, waits wait again.
+pub fn give_up(now: bool) {
+    GIVEN_UP.store(now, Ordering::SeqCst);
+}
+
 /// Polls `cond` until it returns a value; after `limit` fails with what it was waiting for.
 pub fn wait_until<T>(
     limit: Duration,
@@ -23,6 +32,9 @@ pub fn wait_until<T>(
     loop {
         if let Some(value) = cond() {
             return Ok(value);
+        }
+        if GIVEN_UP.load(Ordering::SeqCst) {
+            bail!("interrupted while waiting for {what}");
         }
         if start.elapsed() >= limit {
             bail!("waited {:.1} s for {what}", limit.as_secs_f64());

@@ -15,6 +15,7 @@ use waggle_tests_support::cluster::{Config, Program, down};
 use waggle_tests_support::leak::Snapshot;
 use waggle_tests_support::names::Names;
 use waggle_tests_support::scenario::{App, World};
+use waggle_tests_support::wait::give_up;
 use waggle_tests_support::wait_until;
 
 use crate::build::Programs;
@@ -97,6 +98,9 @@ pub fn run(args: &Args, programs: Programs) -> anyhow::Result<bool> {
     let world = match world {
         Ok(world) => world,
         Err(error) => {
+            if interrupted.load(Ordering::SeqCst) {
+                bail!("interrupted");
+            }
             println!("FAIL start: {error:#}");
             explain_machine(&programs);
             return Ok(false);
@@ -144,6 +148,7 @@ pub fn run(args: &Args, programs: Programs) -> anyhow::Result<bool> {
     println!("\n=== 7. take everything down");
     let began = Instant::now();
     let _alone = TAKING_DOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    give_up(false);
     let torn = stage
         .world
         .down(&mut |line| println!("  {line}"))
@@ -194,6 +199,8 @@ fn on_interrupt(names: &Names) -> anyhow::Result<Arc<AtomicBool>> {
         say("\ninterrupted: taking the cluster down");
         // What fails here, the ordinary end will try again.
         let _ = down(&names, &mut |line| say(&format!("  {line}")));
+        // A step that still waits for something on the cluster ends now.
+        give_up(true);
     });
     Ok(flag)
 }
