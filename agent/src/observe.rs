@@ -107,6 +107,15 @@ impl Watched {
         let kernel = Kernel::read(net);
         self.figures(&kernel, &net.vip_names(), telemetry);
         self.output(telemetry, true);
+        let exit = self.shipped_file.with_file_name(shim::EXIT);
+        if let Ok(Some(shim::ExitRecord {
+            lost_output_bytes, ..
+        })) = shim::read_json(&exit)
+            && lost_output_bytes > 0
+        {
+            let attrs = [(names::DROP_REASON, "write_failed".into())];
+            telemetry.count(&names::AGENT_LOG_LOST, &attrs, lost_output_bytes);
+        }
         if let Some(plane) = net.plane()
             && self.labels.cgroup_id != 0
             && let Err(e) = plane.counters().forget_cgroup(self.labels.cgroup_id)
@@ -139,7 +148,7 @@ impl Watched {
             }
             if polled.lost_segment {
                 let attrs = [(names::DROP_REASON, "segment_replaced".into())];
-                telemetry.count(&names::AGENT_LOG_LOST, &attrs, 1);
+                telemetry.count(&names::AGENT_LOG_SEGMENTS_LOST, &attrs, 1);
             }
             let now_ns = clock::now_ns();
             for line in polled.lines {

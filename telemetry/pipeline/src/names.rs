@@ -237,7 +237,8 @@ registry! {
     AGENT_HEALTH_CHECK_DURATION = Histogram "waggle.agent.health_check.duration" ["s"] {OUTCOME} "Time that a health check took";
     AGENT_LOG_LINES = Counter "waggle.agent.log.lines" ["{line}"] {"log.iostream"} "Lines read from tasks' output";
     AGENT_LOG_BYTES = Counter "waggle.agent.log.bytes" ["By"] {"log.iostream"} "Bytes read from tasks' output";
-    AGENT_LOG_LOST = Counter "waggle.agent.log.lost" ["By"] {DROP_REASON} "Bytes of tasks' output that were never read";
+    AGENT_LOG_LOST = Counter "waggle.agent.log.lost" ["By"] {DROP_REASON} "Bytes of tasks' output that could not be written to its files";
+    AGENT_LOG_SEGMENTS_LOST = Counter "waggle.agent.log.segments.lost" ["{segment}"] {DROP_REASON} "Segments of tasks' output that were replaced before they were read to their end";
 
     // Own kernel programs.
     EBPF_LOST = Counter "waggle.ebpf.lost" ["{event}"] {DROP_REASON} "What the kernel programs could not count";
