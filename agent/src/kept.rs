@@ -2,29 +2,24 @@
 //! answers.
 //!
 //! One file, `<work_dir>/net.pb`: the newest snapshot as protobuf, without its causes, since those are spans that were
-//! recorded. It is replaced whole, and at a bounded rate: what is lost in between comes again from the master,
-//! and generations keep the old from replacing the new.
+//! recorded. It is replaced whole **before** the maps are changed: an older one would make the next run of the agent
+//! take back what the maps already have. It is not synced to the disk, for it has to survive only the agent: a
+//! machine that loses power loses the maps too, and then the master is asked.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{self, Read},
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, Instant},
 };
 
 use prost::Message;
-use tokio::sync::watch;
 use waggle_api::proto::session as pb;
-use waggle_types::{Generation, NetSnapshot};
+use waggle_types::NetSnapshot;
 
-use crate::{session::MAX_MESSAGE, shim::write_durably};
+use crate::session::MAX_MESSAGE;
 
 const FILE: &str = "net.pb";
-/// Shortest time between two writes.
-const PAUSE: Duration = Duration::from_secs(1);
-/// A slow disk gets this many times the last write's time to rest.
-const REST: u32 = 20;
 
 /// Where it is kept.
 #[derive(Debug, Clone)]
@@ -40,16 +35,35 @@ impl Kept {
         }
     }
 
-    /// What was kept; `None` where there is nothing or nothing that can be read (said in the log). Blocking.
-    pub fn read(&self) -> Option<NetSnapshot> {
-        match self.try_read() {
-            Ok(snapshot) => Some(snapshot),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
-            Err(e) => {
+    /// What was kept; `None` where there is nothing or nothing that can be read (said in the log).
+    pub async fn read(&self) -> Option<NetSnapshot> {
+        let this = self.clone();
+        let read = tokio::task::spawn_blocking(move || this.try_read()).await;
+        match read {
+            Ok(Ok(snapshot)) => Some(snapshot),
+            Ok(Err(e)) if e.kind() == io::ErrorKind::NotFound => None,
+            Ok(Err(e)) => {
                 let path = self.path.display();
                 tracing::warn!(%path, error = %e, "the last desired state is not readable");
                 None
             }
+            // The runtime shuts down.
+            Err(_) => None,
+        }
+    }
+
+    /// Replaces what is kept. Where that fails nothing is kept, rather than something old (said in the log).
+    pub async fn write(&self, snapshot: Arc<NetSnapshot>) {
+        let this = self.clone();
+        let written = tokio::task::spawn_blocking(move || {
+            this.try_write(&snapshot).inspect_err(|_| {
+                // If not even that works, generations and the master's next word set it right.
+                let _ = fs::remove_file(&this.path);
+            })
+        });
+        if let Ok(Err(e)) = written.await {
+            let path = self.path.display();
+            tracing::warn!(%path, error = %e, "the desired state is not kept");
         }
     }
 
@@ -68,45 +82,18 @@ impl Kept {
         Ok(snapshot)
     }
 
-    /// Replaces what is kept. Blocking.
-    pub fn write(&self, snapshot: &NetSnapshot) -> io::Result<()> {
+    fn try_write(&self, snapshot: &NetSnapshot) -> io::Result<()> {
         let mut wire = pb::NetSnapshot::from(snapshot);
         wire.causes.clear();
-        write_durably(&self.path, &wire.encode_to_vec())
-    }
-
-    /// Keeps the newest of `newest` until that ends, at most one write per second.
-    pub async fn follow(self, mut newest: watch::Receiver<Option<Arc<NetSnapshot>>>) {
-        let mut written: Option<Generation> = None;
-        while newest.changed().await.is_ok() {
-            let Some(snapshot) = newest.borrow_and_update().clone() else {
-                continue;
-            };
-            // The master's resync repeats a generation.
-            if written == Some(snapshot.generation) {
-                continue;
-            }
-            let generation = snapshot.generation;
-            let begun = Instant::now();
-            let this = self.clone();
-            let done = tokio::task::spawn_blocking(move || this.write(&snapshot)).await;
-            match done {
-                Ok(Ok(())) => written = Some(generation),
-                Ok(Err(e)) => {
-                    let path = self.path.display();
-                    tracing::warn!(%path, error = %e, "the desired state is not kept");
-                }
-                // The runtime shuts down.
-                Err(_) => return,
-            }
-            tokio::time::sleep((begun.elapsed() * REST).max(PAUSE)).await;
-        }
+        let tmp = self.path.with_extension("tmp");
+        fs::write(&tmp, wire.encode_to_vec())?;
+        fs::rename(&tmp, &self.path)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use waggle_types::{Cause, TaskId, TraceContext};
+    use waggle_types::{Cause, Generation, TaskId, TraceContext};
 
     use super::*;
 
@@ -126,54 +113,39 @@ mod tests {
         }
     }
 
-    #[test]
-    fn what_is_kept_comes_back_without_causes() {
+    #[tokio::test]
+    async fn what_is_kept_comes_back_without_causes() {
         let dir = tempfile::tempdir().unwrap();
         let kept = Kept::new(dir.path());
-        assert_eq!(kept.read(), None);
-        kept.write(&snapshot(7)).unwrap();
-        let want = NetSnapshot {
-            causes: Vec::new(),
-            ..snapshot(7)
-        };
-        assert_eq!(kept.read(), Some(want));
-    }
-
-    #[test]
-    fn bytes_that_are_no_snapshot_are_nothing() {
-        let dir = tempfile::tempdir().unwrap();
-        let kept = Kept::new(dir.path());
-        for bytes in [&b"\xff\xff\xff"[..], b"{}", &[0x1a; 70]] {
-            std::fs::write(dir.path().join(FILE), bytes).unwrap();
-            assert_eq!(kept.read(), None);
+        assert_eq!(kept.read().await, None);
+        for generation in [7, 8] {
+            kept.write(Arc::new(snapshot(generation))).await;
+            let want = NetSnapshot {
+                causes: Vec::new(),
+                ..snapshot(generation)
+            };
+            assert_eq!(kept.read().await, Some(want));
         }
     }
 
     #[tokio::test]
-    async fn the_newest_is_written_at_a_bounded_rate() {
+    async fn bytes_that_are_no_snapshot_are_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let kept = Kept::new(dir.path());
-        let newest = watch::Sender::new(None);
-        let follow = tokio::spawn(kept.clone().follow(newest.subscribe()));
-        let seen = async |wanted: u64| {
-            let mut seen = std::collections::BTreeSet::new();
-            let until = Instant::now() + Duration::from_secs(10);
-            while !seen.contains(&wanted) {
-                assert!(
-                    Instant::now() < until,
-                    "{wanted} is never written: {seen:?}"
-                );
-                seen.extend(kept.read().map(|s| s.generation.0));
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-            seen
-        };
-        newest.send_replace(Some(Arc::new(snapshot(1))));
-        seen(1).await;
-        for g in 2..=50 {
-            newest.send_replace(Some(Arc::new(snapshot(g))));
+        for bytes in [&b"\xff\xff\xff"[..], b"{}", &[0x1a; 70]] {
+            fs::write(dir.path().join(FILE), bytes).unwrap();
+            assert_eq!(kept.read().await, None);
         }
-        assert_eq!(seen(50).await.len(), 2, "1, then 50");
-        follow.abort();
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_replaced_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let kept = Kept::new(dir.path());
+        kept.write(Arc::new(snapshot(7))).await;
+        // A directory in the way of the temporary file.
+        fs::create_dir(dir.path().join("net.tmp")).unwrap();
+        kept.write(Arc::new(snapshot(8))).await;
+        assert_eq!(kept.read().await, None, "nothing rather than something old");
     }
 }

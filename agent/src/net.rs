@@ -7,14 +7,14 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, mpsc};
 use waggle_api::proto::session as pb;
 use waggle_ebpf::{DataPlane, LoaderConfig};
 use waggle_overlay::{NodeNet, NodeNetConfig, VipNames};
 use waggle_telemetry::{SpanKind, Telemetry, names};
 use waggle_types::{AgentId, Generation, HealthState, NetSnapshot, TaskId, TaskState};
 
-use crate::{AgentConfig, AgentError, DataPlanePolicy, clock};
+use crate::{AgentConfig, AgentError, DataPlanePolicy, clock, kept::Kept};
 
 /// Causes of snapshots that were overtaken before they were applied; older ones lose their span.
 const MAX_CAUSES: usize = 256;
@@ -28,8 +28,7 @@ pub struct Net {
     wake: Notify,
     // What an earlier run of the agent kept, until the first change.
     restored: Option<Arc<NetSnapshot>>,
-    // The newest desired state, for who keeps it.
-    newest: watch::Sender<Option<Arc<NetSnapshot>>>,
+    kept: Kept,
 }
 
 #[derive(Default)]
@@ -49,12 +48,9 @@ impl Inbox {
 }
 
 impl Net {
-    /// Starts DNS, which answers from `kept`, the desired state of an earlier run, at once. The first thing that an agent
-    /// does: while it is down, so is its node's resolver.
-    pub async fn start(
-        config: &AgentConfig,
-        kept: Option<NetSnapshot>,
-    ) -> Result<Self, AgentError> {
+    /// Starts DNS, which answers from what is `kept`, the desired state of an earlier run, at once. The first thing that
+    /// an agent does: while it is down, so is its node's resolver.
+    pub async fn start(config: &AgentConfig, kept: Kept) -> Result<Self, AgentError> {
         let mut troubles = Vec::new();
         let node = match start_node(config).await {
             Ok(node) => node,
@@ -68,7 +64,7 @@ impl Net {
                 None
             }
         };
-        let restored = kept.map(Arc::new);
+        let restored = kept.read().await.map(Arc::new);
         if let (Some(node), Some(kept)) = (&node, &restored) {
             let applied = node.restore(Arc::clone(kept)).await;
             tracing::info!(generation = %applied.generation, "names answer from the last desired state");
@@ -80,7 +76,7 @@ impl Net {
             inbox: Inbox::default(),
             wake: Notify::new(),
             restored,
-            newest: watch::Sender::new(None),
+            kept,
         })
     }
 
@@ -164,11 +160,6 @@ impl Net {
         self.wake.notify_one();
     }
 
-    /// The newest desired state.
-    pub fn newest(&self) -> watch::Receiver<Option<Arc<NetSnapshot>>> {
-        self.newest.subscribe()
-    }
-
     /// Brings the maps to what was restored, now that this node's tasks are known: those that `kept` still has here and
     /// that are not among `known` ended while nobody watched. Call it before [`Net::work`].
     pub async fn settle(&self, me: &AgentId, known: &BTreeSet<TaskId>) {
@@ -223,10 +214,12 @@ impl Net {
             }
             if let Some(snapshot) = snapshot {
                 let snapshot = Arc::new(snapshot);
-                let applied = apply(net, Arc::clone(&snapshot), &telemetry, &node).await;
-                if applied.generation == snapshot.generation.0 {
-                    self.newest.send_replace(Some(snapshot));
+                // Before the maps: what is kept must never be older than they are, or the next run of the agent
+                // would take them back.
+                if snapshot.generation >= net.generation() {
+                    self.kept.write(Arc::clone(&snapshot)).await;
                 }
+                let applied = apply(net, snapshot, &telemetry, &node).await;
                 if acks.send(applied).await.is_err() {
                     return;
                 }

@@ -67,12 +67,7 @@ pub async fn run(
     let work = blocking(move || WorkDir::open(&root)).await?;
     let agent_id = work.agent_id(|| uuid::Uuid::new_v4().to_string())?;
     // Names first: while this node's resolver is silent, everybody on it waits.
-    let kept = Kept::new(&config.work_dir);
-    let mut net = Net::start(&config, {
-        let kept = kept.clone();
-        blocking(move || kept.read()).await
-    })
-    .await?;
+    let mut net = Net::start(&config, Kept::new(&config.work_dir)).await?;
     let info = AgentInfo {
         agent_id: agent_id.clone(),
         hostname: config.hostname.clone(),
@@ -118,7 +113,6 @@ pub async fn run(
     net.settle(&agent.info.agent_id, &known).await;
     agent.publish(None);
 
-    agent.tasks.spawn(kept.follow(net.newest()));
     let worker = Arc::clone(&net);
     let (tel, node) = (telemetry.clone(), config.hostname.clone());
     agent
