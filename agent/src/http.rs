@@ -24,7 +24,7 @@ use waggle_types::{AgentInfo, ScalarKind, TaskId};
 use crate::{
     AgentConfig,
     checkpoint::{TaskDir, WorkDir},
-    clock,
+    clock, serve,
     shim::previous,
 };
 
@@ -144,10 +144,8 @@ fn router(view: View) -> Router {
 }
 
 /// Serves the API until it is dropped.
-pub async fn serve(listener: TcpListener, view: View) {
-    if let Err(e) = axum::serve(listener, router(view)).await {
-        tracing::error!(error = %e, "the agent's HTTP API ended");
-    }
+pub async fn serve_api(listener: TcpListener, view: View) {
+    serve::serve(listener, router(view), "agent API").await;
 }
 
 /// Serves `GET /metrics` until it is dropped.
@@ -159,9 +157,7 @@ pub async fn serve_metrics(listener: TcpListener, telemetry: Telemetry) {
     let router = Router::new()
         .route("/metrics", get(page))
         .with_state(telemetry);
-    if let Err(e) = axum::serve(listener, router).await {
-        tracing::error!(error = %e, "the metrics page ended");
-    }
+    serve::serve(listener, router, "metrics").await;
 }
 
 async fn version() -> Json<Value> {

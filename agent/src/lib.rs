@@ -33,6 +33,7 @@ mod probe;
 mod recover;
 mod resources;
 mod run;
+mod serve;
 mod session;
 mod shim;
 mod sys;

@@ -25,6 +25,7 @@ use crate::{
     observe::{self, Kernel},
     recover, resources,
     session::{self, SessionEvent},
+    sys,
     tasks::Tasks,
 };
 
@@ -62,6 +63,9 @@ pub async fn run(
     stop: CancellationToken,
 ) -> Result<(), AgentError> {
     let telemetry = telemetry.component("waggle-agent");
+    if let Err(e) = sys::protect_from_oom() {
+        tracing::debug!(error = %e, "the OOM killer may choose the agent");
+    }
     let config = Arc::new(config);
     let root = config.work_dir.clone();
     let work = blocking(move || WorkDir::open(&root)).await?;
@@ -95,7 +99,8 @@ pub async fn run(
         inputs.clone(),
     );
     let mut agent = Agent {
-        core: AgentCore::new(agent_id, uuid::Uuid::new_v4().as_u64_pair().0),
+        core: AgentCore::new(agent_id, uuid::Uuid::new_v4().as_u64_pair().0)
+            .with_total(info.total.clone()),
         tasks,
         since_ns: work.counting_since(clock::now_ns()),
         work: Arc::new(work),
@@ -121,7 +126,9 @@ pub async fn run(
     agent
         .tasks
         .spawn(session::run(config.masters.clone(), inputs));
-    agent.tasks.spawn(http::serve(listeners.http, watch_view));
+    agent
+        .tasks
+        .spawn(http::serve_api(listeners.http, watch_view));
     agent
         .tasks
         .spawn(http::serve_metrics(listeners.metrics, telemetry));

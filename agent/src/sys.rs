@@ -86,6 +86,12 @@ pub fn become_subreaper() -> io::Result<()> {
     }
 }
 
+/// Makes this process (and shims, which inherit it) the last that the kernel kills for memory; tasks are set back to
+/// 0 when they are started. Needs CAP_SYS_RESOURCE.
+pub fn protect_from_oom() -> io::Result<()> {
+    fs::write("/proc/self/oom_score_adj", "-999")
+}
+
 /// Clock ticks per second of `/proc/<pid>/stat`.
 pub fn ticks_per_second() -> u64 {
     // SAFETY: an integer argument, no memory.

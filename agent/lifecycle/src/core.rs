@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use waggle_types::{
-    AgentId, Command, HealthState, Millis, StatusReason, StatusSource, StatusUuid, TaskId,
-    TaskSpec, TaskState, TaskStatus, UnixMillis,
+    AgentId, Command, HealthState, Millis, Resources, StatusReason, StatusSource, StatusUuid,
+    TaskId, TaskSpec, TaskState, TaskStatus, UnixMillis,
 };
 
 use crate::{Exit, KillCause, Phase, TaskMachine, Transition, UpdateStream};
@@ -158,6 +158,7 @@ pub struct AgentCore {
     connected: bool,
     seed: u64,
     n_uuids: u64,
+    total: Option<Resources>,
 }
 
 impl AgentCore {
@@ -169,7 +170,15 @@ impl AgentCore {
             connected: false,
             seed,
             n_uuids: 0,
+            total: None,
         }
+    }
+
+    /// Refuses launches that do not fit into `total` beside the tasks that are not over. Without it everything fits.
+    #[must_use]
+    pub fn with_total(mut self, total: Resources) -> Self {
+        self.total = Some(total);
+        self
     }
 
     /// Takes one event and says what to do, in order.
@@ -288,16 +297,21 @@ impl AgentCore {
             Command::Shell(text) => text.trim().is_empty(),
             Command::Argv(argv) => argv.first().is_none_or(String::is_empty),
         };
-        let machine = TaskMachine::new(spec.clone(), self.agent_id.clone(), now);
-        if empty {
+        let refusal = if empty {
+            Some("command: must not be empty".to_owned())
+        } else {
+            self.excess(&spec.resources)
+        };
+        if let Some(message) = refusal {
             // Never accepted, so there is nothing to keep: an answer that is not retried.
             out.push(Effect::Send(TaskStatus {
                 reason: Some(StatusReason::TaskInvalid),
-                message: "command: must not be empty".to_owned(),
+                message,
                 ..self.untracked(&task_id, TaskState::Error, now)
             }));
             return;
         }
+        let machine = TaskMachine::new(spec.clone(), self.agent_id.clone(), now);
         self.tasks.insert(
             task_id,
             Entry {
@@ -307,6 +321,28 @@ impl AgentCore {
             },
         );
         out.push(Effect::Launch(Box::new(spec)));
+    }
+
+    /// Why `wanted` does not fit beside what runs; the master's books should have said so first.
+    fn excess(&self, wanted: &Resources) -> Option<String> {
+        let total = self.total.as_ref()?;
+        let live = self.tasks.values().map(|e| &e.machine);
+        let live = live.filter(|m| !matches!(m.phase(), Phase::Terminal(_)));
+        // A port that two hold already is theirs to settle: what they use is summed all the same.
+        let used = live.map(|m| &m.spec().resources);
+        let mut sum = Resources::default();
+        for used in used {
+            for (a, b) in sum.scalars.iter_mut().zip(&used.scalars) {
+                a.0 = a.0.saturating_add(b.0);
+            }
+            sum.ports = sum.ports.union(&used.ports);
+        }
+        let fits = sum
+            .checked_add(wanted)
+            .is_some_and(|all| total.contains(&all));
+        (!fits).then(|| {
+            format!("resources: {wanted} do not fit beside the {sum} in use: the node has {total}")
+        })
     }
 
     fn kill(&mut self, task_id: &TaskId, now: UnixMillis, out: &mut Vec<Effect>) {

@@ -16,7 +16,8 @@ use waggle_lifecycle::{
 };
 use waggle_types::{
     AgentId, Command, DiscoveryInfo, FrameworkId, HealthCheck, HealthProbe, HealthState, Millis,
-    Resources, StatusSource, StatusUuid, TaskId, TaskSpec, TaskState, TaskStatus, UnixMillis,
+    PortSet, Resources, StatusSource, StatusUuid, TaskId, TaskSpec, TaskState, TaskStatus,
+    UnixMillis,
 };
 
 fn task_id(n: u8) -> TaskId {
@@ -564,4 +565,48 @@ fn what_a_check_said_is_in_every_status_that_it_caused() {
         end.message,
         format!("killed after 3 consecutive health check failures: {name}: status 5")
     );
+}
+
+#[test]
+fn what_does_not_fit_is_refused_and_nothing_starts() {
+    let total =
+        Resources::from_millis(1000, 100_000, 0).with_ports(PortSet::from_ports([31_000, 31_001]));
+    let mut core = AgentCore::new(AgentId::new("a").unwrap(), 1).with_total(total);
+    core.handle(
+        Event::Connected {
+            unknown_tasks: vec![],
+        },
+        UnixMillis(0),
+    );
+    let launch = |core: &mut AgentCore, n: u8, cpus: i64, port: u16| {
+        let wanted = Resources::from_millis(cpus, 10_000, 0);
+        let spec = TaskSpec {
+            resources: wanted.with_ports(PortSet::from_ports([port])),
+            ..spec(n)
+        };
+        let effects = core.handle(Event::Launch(Box::new(spec)), UnixMillis(0));
+        match effects.as_slice() {
+            [Effect::Launch(_)] => Ok(()),
+            [Effect::Send(status)] => {
+                assert_eq!(status.state, TaskState::Error);
+                assert_eq!(core.state(&task_id(n)), None);
+                Err(status.message.clone())
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(launch(&mut core, 0, 600, 31_000), Ok(()));
+    assert_eq!(
+        launch(&mut core, 1, 600, 31_001).unwrap_err(),
+        "resources: cpus:0.6; mem:10; ports:[31001-31001] do not fit beside the cpus:0.6; mem:10; \
+         ports:[31000-31000] in use: the node has cpus:1; mem:100; ports:[31000-31001]"
+    );
+    assert!(launch(&mut core, 2, 100, 31_000).is_err(), "a port in use");
+    assert!(launch(&mut core, 3, 100, 80).is_err(), "a port of others");
+    assert_eq!(launch(&mut core, 4, 400, 31_001), Ok(()));
+    // What is over holds nothing, acknowledged or not.
+    let exit = Exit::Code(0);
+    let task_id = task_id(0);
+    core.handle(Event::Exited { task_id, exit }, UnixMillis(1));
+    assert_eq!(launch(&mut core, 5, 600, 31_000), Ok(()));
 }

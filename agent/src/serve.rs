@@ -1,0 +1,97 @@
+//! Serving HTTP with a bound: so many connections at once, and a limit on how long a request's head may take.
+//!
+//! At the bound nothing is accepted until a connection ends; those that wait do so in the kernel's queue.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::Router;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet};
+
+/// Connections of one listener at once. People and scrapers, not traffic.
+const MAX_CONNECTIONS: usize = 128;
+/// A head that takes longer ends its connection; also how long an idle connection is kept.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
+/// Between attempts when descriptors have run out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves until it is dropped; its connections end with it.
+pub async fn serve(listener: TcpListener, router: Router, what: &'static str) {
+    serve_at_most(MAX_CONNECTIONS, HEAD_TIMEOUT, listener, router, what).await;
+}
+
+async fn serve_at_most(
+    most: usize,
+    head_timeout: Duration,
+    listener: TcpListener,
+    router: Router,
+    what: &'static str,
+) {
+    let slots = Arc::new(Semaphore::new(most));
+    let mut connections = JoinSet::new();
+    loop {
+        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else {
+            return;
+        };
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(what, %error, "failed to accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        while connections.try_join_next().is_some() {}
+        let service = TowerToHyperService::new(router.clone());
+        connections.spawn(async move {
+            let _slot = slot;
+            let served = hyper::server::conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(head_timeout)
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
+            if let Err(error) = served {
+                tracing::debug!(what, %error, "a connection ended early");
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpStream,
+    };
+
+    use super::*;
+
+    #[tokio::test]
+    async fn silent_connections_are_bounded_and_do_not_last() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let router = Router::new().route("/", get(async || "ok"));
+        let timeout = Duration::from_millis(200);
+        let server = tokio::spawn(serve_at_most(2, timeout, listener, router, "test"));
+        let ask = async || {
+            let mut stream = TcpStream::connect(addr).await.unwrap();
+            let request = b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+            stream.write_all(request).await.unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            answer
+        };
+        assert!(ask().await.starts_with("HTTP/1.1 200 OK"));
+        // Both slots are taken by who says nothing: an answer comes when the first is turned out.
+        let silent = [addr; 2].map(std::net::TcpStream::connect);
+        let begun = std::time::Instant::now();
+        assert!(ask().await.ends_with("\r\n\r\nok"));
+        assert!(begun.elapsed() >= timeout / 2, "{:?}", begun.elapsed());
+        drop(silent);
+        server.abort();
+    }
+}
