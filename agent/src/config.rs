@@ -24,7 +24,8 @@ pub struct AgentConfig {
     pub cluster: String,
     /// Everything durable: the agent's id, checkpoints, sandboxes.
     pub work_dir: PathBuf,
-    /// The node's cgroup2 directory; tasks are put into `<cgroup_root>/tasks/<task_id>`. `None` runs tasks
+    /// The node's cgroup2 directory; tasks are put into `<cgroup_root>/tasks/<task_id>`, or below `waggle.tasks` where
+    /// it is the mount itself. `None` runs tasks
     /// without cgroups: no limits, no per-task counters.
     pub cgroup_root: Option<PathBuf>,
     /// Where BPF maps and links are pinned (on a bpffs).

@@ -22,6 +22,12 @@ pub enum AgentError {
         /// The lock file.
         path: PathBuf,
     },
+    /// Another agent's tasks are below the same cgroup directory; they would be taken for leftovers.
+    #[error("another agent holds the tasks in {}", path.display())]
+    CgroupsInUse {
+        /// The cgroup directory.
+        path: PathBuf,
+    },
     /// The stored agent id is not an id.
     #[error("bad agent id in {}", path.display())]
     BadAgentId {

@@ -83,6 +83,7 @@ pub async fn run(
     tracing::info!(%agent_id, hostname = config.hostname, resources = %info.total, "agent starts");
     let mut troubles = Vec::new();
     let cgroups = cgroups(&config, &mut troubles);
+    let _claim = claim(&cgroups, &config, &mut troubles).await?;
     net.load(&config).await?;
     let net = Arc::new(net);
     troubles.extend(net.troubles().iter().cloned());
@@ -458,6 +459,33 @@ fn cgroups(config: &AgentConfig, troubles: &mut Vec<String>) -> CgroupHost {
             tracing::warn!(error = why, "tasks run without cgroups");
             troubles.push(why);
             CgroupHost::none()
+        }
+    }
+}
+
+/// Makes sure that no other agent keeps its tasks in the same cgroups. One that was just killed lets go in a moment.
+async fn claim(
+    cgroups: &CgroupHost,
+    config: &AgentConfig,
+    troubles: &mut Vec<String>,
+) -> Result<Vec<nix::fcntl::Flock<std::fs::File>>, AgentError> {
+    let until = tokio::time::Instant::now() + Duration::from_secs(2);
+    loop {
+        match cgroups.claim() {
+            Ok(Some(locks)) => return Ok(locks),
+            Ok(None) if tokio::time::Instant::now() < until => {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            Ok(None) => {
+                return Err(AgentError::CgroupsInUse {
+                    path: config.cgroup_root.clone().unwrap_or_default(),
+                });
+            }
+            // A kernel that cannot lock there is no reason not to run.
+            Err(e) => {
+                troubles.push(format!("cgroups: {}", chain(&e)));
+                return Ok(Vec::new());
+            }
         }
     }
 }

@@ -1,8 +1,15 @@
 //! Which hierarchies the host has, from `/proc/self/mountinfo`.
 
 use std::{
-    fs, io,
+    collections::BTreeSet,
+    fs::{self, File},
+    io,
     path::{Path, PathBuf},
+};
+
+use nix::{
+    errno::Errno,
+    fcntl::{Flock, FlockArg},
 };
 
 use super::{CgroupError, TaskCgroup};
@@ -10,9 +17,13 @@ use super::{CgroupError, TaskCgroup};
 /// Controllers that tasks are put into.
 const CONTROLLERS: [&str; 6] = ["cpu", "cpuacct", "memory", "pids", "blkio", "io"];
 
-/// The directory of tasks in a v1 hierarchy, only ever ours: what is found there may be removed. (`tasks`
-/// is a file in v1.)
-const V1_TASKS: &str = "waggle.tasks";
+/// The directory of tasks in every hierarchy where the node has no directory of its own: in all v1 ones (where `tasks`
+/// is a file), and in the cgroup2 one when its root is the node's. Only ever ours: what is found there may be removed.
+const OWN_TASKS: &str = "waggle.tasks";
+/// The same below a cgroup2 directory that is the node's alone.
+const TASKS: &str = "tasks";
+/// Where the agent moves when it sits in the cgroup2 directory itself.
+const LEAF: &str = "waggle.agent";
 
 /// RUNTIME.md section 5.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,7 +46,9 @@ pub struct CgroupHost {
     root: Option<PathBuf>,
     // The same below the mount.
     root_path: PathBuf,
-    // Controller names and the node's directory in that hierarchy.
+    // Name of the directory of tasks below `root`.
+    tasks: &'static str,
+    // Controller names and the node's directory of tasks in that hierarchy.
     v1: Vec<(String, PathBuf)>,
 }
 
@@ -46,6 +59,7 @@ impl CgroupHost {
             hierarchy: Hierarchy::None,
             root: None,
             root_path: PathBuf::new(),
+            tasks: TASKS,
             v1: Vec::new(),
         }
     }
@@ -63,11 +77,14 @@ impl CgroupHost {
     pub fn from_mountinfo(text: &str, cgroup_root: &Path) -> Self {
         let mut v2_mount: Option<PathBuf> = None;
         let mut v1_mounts: Vec<(String, PathBuf)> = Vec::new();
+        // The same hierarchy may be mounted at several places: one is enough.
+        let mut devices = BTreeSet::new();
         for line in text.lines() {
             let Some((left, right)) = line.split_once(" - ") else {
                 continue;
             };
-            let Some(point) = left.split(' ').nth(4).map(PathBuf::from) else {
+            let mut left = left.split(' ').skip(2);
+            let (Some(device), Some(point)) = (left.next(), left.nth(1).map(PathBuf::from)) else {
                 continue;
             };
             let mut right = right.split(' ');
@@ -79,7 +96,7 @@ impl CgroupHost {
                         .split(',')
                         .filter(|o| CONTROLLERS.contains(o))
                         .collect();
-                    if !names.is_empty() {
+                    if !names.is_empty() && devices.insert(device) {
                         v1_mounts.push((names.join(","), point));
                     }
                 }
@@ -96,7 +113,7 @@ impl CgroupHost {
         };
         let v1: Vec<(String, PathBuf)> = v1_mounts
             .into_iter()
-            .map(|(names, mount)| (names, mount.join(relative).join(V1_TASKS)))
+            .map(|(names, mount)| (names, mount.join(relative).join(OWN_TASKS)))
             .collect();
         let hierarchy = match (&v2_mount, v1.is_empty()) {
             (Some(_), true) => Hierarchy::V2,
@@ -104,8 +121,10 @@ impl CgroupHost {
             (None, false) => Hierarchy::V1,
             (None, true) => Hierarchy::None,
         };
+        let is_mount = v2_mount.as_deref() == Some(cgroup_root);
         Self {
             hierarchy,
+            tasks: if is_mount { OWN_TASKS } else { TASKS },
             root_path: Path::new("/").join(relative),
             root: v2_mount.map(|_| cgroup_root.to_owned()),
             v1,
@@ -119,13 +138,13 @@ impl CgroupHost {
 
     /// Where a task's cgroups are, whether they exist or not.
     pub fn task(&self, task_id: &str) -> TaskCgroup {
-        let path = self.root_path.join("tasks").join(task_id);
+        let path = self.root_path.join(self.tasks).join(task_id);
         TaskCgroup {
             v2_path: self
                 .root
                 .as_ref()
                 .map_or_else(String::new, |_| path.display().to_string()),
-            v2: self.root.as_ref().map(|r| r.join("tasks").join(task_id)),
+            v2: self.v2_tasks().map(|dir| dir.join(task_id)),
             unified: self.hierarchy == Hierarchy::V2,
             v1: self
                 .v1
@@ -137,11 +156,8 @@ impl CgroupHost {
 
     /// Names of the task directories that exist in any hierarchy.
     pub fn existing_tasks(&self) -> Vec<String> {
-        let tasks = self.root.as_ref().map(|r| r.join("tasks"));
-        let dirs = tasks
-            .into_iter()
-            .chain(self.v1.iter().map(|(_, d)| d.clone()));
-        let mut names: Vec<String> = dirs
+        let mut names: Vec<String> = self
+            .holders()
             .flat_map(|dir| super::children(&dir))
             .filter_map(|p| Some(p.file_name()?.to_str()?.to_owned()))
             .collect();
@@ -150,9 +166,33 @@ impl CgroupHost {
         names
     }
 
+    /// Says that this process owns the directories of tasks, until the result is dropped: whoever else finds tasks there
+    /// would take them for leftovers. `None` when another process owns one of them.
+    pub fn claim(&self) -> Result<Option<Vec<Flock<File>>>, CgroupError> {
+        let mut locks = Vec::new();
+        for dir in self.holders() {
+            let file = File::open(&dir).map_err(CgroupError::new("open", &dir))?;
+            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(lock) => locks.push(lock),
+                Err((_, Errno::EWOULDBLOCK)) => return Ok(None),
+                Err((_, e)) => return Err(CgroupError::new("lock", &dir)(e.into())),
+            }
+        }
+        Ok(Some(locks))
+    }
+
+    fn v2_tasks(&self) -> Option<PathBuf> {
+        self.root.as_ref().map(|root| root.join(self.tasks))
+    }
+
+    /// The directories of tasks, one in each hierarchy.
+    fn holders(&self) -> impl Iterator<Item = PathBuf> {
+        let v1 = self.v1.iter().map(|(_, dir)| dir.clone());
+        self.v2_tasks().into_iter().chain(v1)
+    }
+
     fn prepare(&self) -> Result<(), CgroupError> {
-        if let Some(root) = &self.root {
-            let tasks = root.join("tasks");
+        if let (Some(root), Some(tasks)) = (&self.root, self.v2_tasks()) {
             fs::create_dir_all(&tasks).map_err(CgroupError::new("create cgroup", &tasks))?;
             if self.hierarchy == Hierarchy::V2 {
                 leave(root)?;
@@ -181,7 +221,7 @@ fn leave(root: &Path) -> Result<(), CgroupError> {
     if !root.join("cgroup.type").exists() || !here.lines().any(|l| l == me) {
         return Ok(());
     }
-    let leaf = root.join("agent");
+    let leaf = root.join(LEAF);
     fs::create_dir_all(&leaf).map_err(CgroupError::new("create cgroup", &leaf))?;
     let procs = leaf.join("cgroup.procs");
     fs::write(&procs, me).map_err(CgroupError::new("write", &procs))
@@ -198,6 +238,17 @@ fn enable_controllers(dir: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_hierarchy_that_is_mounted_twice_counts_once() {
+        let again = "40 30 0:28 / /mnt/chroot/sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n";
+        let root = Path::new("/sys/fs/cgroup/unified");
+        let text = format!("{HYBRID}{again}");
+        assert_eq!(
+            CgroupHost::from_mountinfo(&text, root),
+            CgroupHost::from_mountinfo(HYBRID, root)
+        );
+    }
 
     const HYBRID: &str = "\
 30 20 0:26 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755
@@ -225,13 +276,89 @@ mod tests {
     }
 
     #[test]
-    fn other_peoples_cgroups_are_never_taken_for_tasks() {
-        let mount = Path::new("/sys/fs/cgroup/unified");
-        let host = CgroupHost::from_mountinfo(HYBRID, mount);
-        for (_, dir) in host.task("t1").v1 {
-            assert!(dir.ends_with("waggle.tasks/t1"), "{}", dir.display());
+    fn at_the_root_of_any_hierarchy_tasks_have_a_directory_of_ours() {
+        let pure = "30 20 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
+        for (text, mount) in [
+            (HYBRID, "/sys/fs/cgroup/unified"),
+            (HYBRID, "/sys/fs/cgroup/unified/"),
+            (pure, "/sys/fs/cgroup"),
+        ] {
+            let host = CgroupHost::from_mountinfo(text, Path::new(mount));
+            let task = host.task("t1");
+            assert!(!task.dirs().is_empty());
+            for dir in task.dirs() {
+                assert!(dir.ends_with("waggle.tasks/t1"), "{}", dir.display());
+            }
+            for dir in host.holders() {
+                assert!(dir.ends_with("waggle.tasks"), "{}", dir.display());
+            }
+            assert_eq!(task.v2_path, "/waggle.tasks/t1");
         }
-        assert_eq!(host.task("t1").v2, Some(mount.join("tasks/t1")));
+    }
+
+    /// A host whose hierarchies are plain directories.
+    fn fake(dir: &Path) -> CgroupHost {
+        let line = |device: &str, point: &str, kind: &str, options: &str| {
+            let point = dir.join(point);
+            fs::create_dir_all(&point).unwrap();
+            format!(
+                "1 1 {device} / {} rw - {kind} x {options}\n",
+                point.display()
+            )
+        };
+        let text = line("0:1", "memory", "cgroup", "rw,memory")
+            + &line("0:2", "systemd", "cgroup", "rw,name=systemd")
+            + &line("0:3", "unified", "cgroup2", "rw");
+        CgroupHost::from_mountinfo(&text, &dir.join("unified"))
+    }
+
+    #[test]
+    fn nothing_foreign_is_listed_or_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let host = fake(dir.path());
+        assert_eq!(host.hierarchy(), Hierarchy::Hybrid);
+        // What else is on a real node, names of ours at other places included.
+        let foreign = [
+            "unified/system.slice/ssh.service",
+            "unified/tasks/other",
+            "unified/t1",
+            "memory/docker/0123",
+            "memory/t1",
+            "memory/waggle/t1",
+            "systemd/waggle.tasks/t9",
+        ]
+        .map(|d| dir.path().join(d));
+        for d in &foreign {
+            fs::create_dir_all(d).unwrap();
+        }
+        host.prepare().unwrap();
+        assert_eq!(host.existing_tasks(), Vec::<String>::new());
+        for name in ["t1", "t2"] {
+            for d in host.task(name).dirs() {
+                fs::create_dir_all(d).unwrap();
+            }
+        }
+        assert_eq!(host.existing_tasks(), ["t1", "t2"]);
+        for name in host.existing_tasks() {
+            let gone = host.task(&name);
+            gone.remove(std::time::Duration::ZERO).unwrap();
+        }
+        assert_eq!(host.existing_tasks(), Vec::<String>::new());
+        for d in &foreign {
+            assert!(d.is_dir(), "{}", d.display());
+        }
+    }
+
+    #[test]
+    fn two_agents_do_not_share_tasks() {
+        let dir = tempfile::tempdir().unwrap();
+        let host = fake(dir.path());
+        host.prepare().unwrap();
+        let first = host.claim().unwrap().unwrap();
+        assert_eq!(first.len(), 2);
+        assert!(host.claim().unwrap().is_none());
+        drop(first);
+        assert!(host.claim().unwrap().is_some());
     }
 
     #[test]

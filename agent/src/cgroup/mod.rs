@@ -1,7 +1,7 @@
 //! A task's cgroups on pure v2, hybrid and v1 hosts: make, limit, read, kill, remove.
 //!
-//! The task's directory in the cgroup2 hierarchy (`<cgroup_root>/tasks/<task_id>`) attributes packets
-//! to it; its inode number is the cgroup id that BPF programs see. Limits are in the same directory
+//! The task's directory in the cgroup2 hierarchy (`<cgroup_root>/tasks/<task_id>`, and
+//! `<cgroup_root>/waggle.tasks/<task_id>` where that is the mount itself) attributes packets to it; its inode number is the cgroup id that BPF programs see. Limits are in the same directory
 //! on a pure v2 host, and in `<controller mount>/<cgroup_root below the cgroup2 mount>/waggle.tasks/<task_id>`
 //! where controllers are v1.
 
