@@ -322,11 +322,21 @@ async fn without_upstreams_other_names_are_refused_at_once() {
     server.shutdown().await;
 }
 
+/// A port of both protocols. The kernel hands out a free one of one protocol, which the other may have in use.
+async fn both() -> (UdpSocket, TcpListener, SocketAddr) {
+    for _ in 0..100 {
+        let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let addr = udp.local_addr().unwrap();
+        if let Ok(tcp) = TcpListener::bind(addr).await {
+            return (udp, tcp, addr);
+        }
+    }
+    panic!("no port is free in both protocols");
+}
+
 /// An upstream that answers every question with one address (over UDP truncated, if told so).
 async fn upstream(code: ResponseCode, truncate: bool) -> SocketAddr {
-    let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    let addr = udp.local_addr().unwrap();
-    let tcp = TcpListener::bind(addr).await.unwrap();
+    let (udp, tcp, addr) = both().await;
     let reply = move |bytes: &[u8], truncate: bool| {
         let mut m = Message::from_vec(bytes).unwrap();
         m.metadata.message_type = MessageType::Response;
