@@ -91,6 +91,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("waggle-sim", &["*"]),
     ("waggle-tests-clients", &["*"]),
     ("waggle-tests-support", &["*"]),
+    ("waggle-tests-clients", &["*"]),
     ("waggle-tests-privileged", &["*"]),
 ];
 
