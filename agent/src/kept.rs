@@ -20,6 +20,7 @@ use waggle_types::NetSnapshot;
 use crate::session::MAX_MESSAGE;
 
 const FILE: &str = "net.pb";
+
 /// Where it is kept.
 #[derive(Debug, Clone)]
 pub struct Kept {

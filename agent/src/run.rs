@@ -25,6 +25,7 @@ use crate::{
     observe::{self, Kernel},
     recover, resources,
     session::{self, SessionEvent},
+    sys,
     tasks::Tasks,
 };
 
@@ -62,6 +63,9 @@ pub async fn run(
     stop: CancellationToken,
 ) -> Result<(), AgentError> {
     let telemetry = telemetry.component("waggle-agent");
+    if let Err(e) = sys::protect_from_oom() {
+        tracing::debug!(error = %e, "the OOM killer may choose the agent");
+    }
     let config = Arc::new(config);
     let root = config.work_dir.clone();
     let work = blocking(move || WorkDir::open(&root)).await?;
@@ -79,6 +83,7 @@ pub async fn run(
     tracing::info!(%agent_id, hostname = config.hostname, resources = %info.total, "agent starts");
     let mut troubles = Vec::new();
     let cgroups = cgroups(&config, &mut troubles);
+    let _claim = claim(&cgroups, &config, &mut troubles).await?;
     net.load(&config).await?;
     let net = Arc::new(net);
     troubles.extend(net.troubles().iter().cloned());
@@ -95,7 +100,8 @@ pub async fn run(
         inputs.clone(),
     );
     let mut agent = Agent {
-        core: AgentCore::new(agent_id, uuid::Uuid::new_v4().as_u64_pair().0),
+        core: AgentCore::new(agent_id, uuid::Uuid::new_v4().as_u64_pair().0)
+            .with_total(info.total.clone()),
         tasks,
         since_ns: work.counting_since(clock::now_ns()),
         work: Arc::new(work),
@@ -121,7 +127,9 @@ pub async fn run(
     agent
         .tasks
         .spawn(session::run(config.masters.clone(), inputs));
-    agent.tasks.spawn(http::serve(listeners.http, watch_view));
+    agent
+        .tasks
+        .spawn(http::serve_api(listeners.http, watch_view));
     agent
         .tasks
         .spawn(http::serve_metrics(listeners.metrics, telemetry));
@@ -451,6 +459,33 @@ fn cgroups(config: &AgentConfig, troubles: &mut Vec<String>) -> CgroupHost {
             tracing::warn!(error = why, "tasks run without cgroups");
             troubles.push(why);
             CgroupHost::none()
+        }
+    }
+}
+
+/// Makes sure that no other agent keeps its tasks in the same cgroups. One that was just killed lets go in a moment.
+async fn claim(
+    cgroups: &CgroupHost,
+    config: &AgentConfig,
+    troubles: &mut Vec<String>,
+) -> Result<Vec<nix::fcntl::Flock<std::fs::File>>, AgentError> {
+    let until = tokio::time::Instant::now() + Duration::from_secs(2);
+    loop {
+        match cgroups.claim() {
+            Ok(Some(locks)) => return Ok(locks),
+            Ok(None) if tokio::time::Instant::now() < until => {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            Ok(None) => {
+                return Err(AgentError::CgroupsInUse {
+                    path: config.cgroup_root.clone().unwrap_or_default(),
+                });
+            }
+            // A kernel that cannot lock there is no reason not to run.
+            Err(e) => {
+                troubles.push(format!("cgroups: {}", chain(&e)));
+                return Ok(Vec::new());
+            }
         }
     }
 }
