@@ -11,20 +11,26 @@ use std::{
     io::{self, Read},
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use prost::Message;
+use tokio::sync::Semaphore;
 use waggle_api::proto::session as pb;
 use waggle_types::NetSnapshot;
 
 use crate::session::MAX_MESSAGE;
 
 const FILE: &str = "net.pb";
+/// How long the data plane waits for the disk.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Where it is kept.
 #[derive(Debug, Clone)]
 pub struct Kept {
     path: PathBuf,
+    // One write at a time: a late one must not overtake the next.
+    writing: Arc<Semaphore>,
 }
 
 impl Kept {
@@ -32,6 +38,7 @@ impl Kept {
     pub fn new(work_dir: &Path) -> Self {
         Self {
             path: work_dir.join(FILE),
+            writing: Arc::new(Semaphore::new(1)),
         }
     }
 
@@ -52,18 +59,30 @@ impl Kept {
         }
     }
 
-    /// Replaces what is kept. Where that fails nothing is kept, rather than something old (said in the log).
+    /// Replaces what is kept. Where that fails nothing is kept, rather than something old; a disk that does not answer
+    /// holds nobody up for longer than [`PATIENCE`] (both said in the log).
     pub async fn write(&self, snapshot: Arc<NetSnapshot>) {
+        let path = self.path.display();
+        let Ok(turn) = Arc::clone(&self.writing).try_acquire_owned() else {
+            tracing::warn!(%path, "the desired state is not kept: an earlier write hangs");
+            return;
+        };
         let this = self.clone();
         let written = tokio::task::spawn_blocking(move || {
-            this.try_write(&snapshot).inspect_err(|_| {
+            let written = this.try_write(&snapshot).inspect_err(|_| {
                 // If not even that works, generations and the master's next word set it right.
                 let _ = fs::remove_file(&this.path);
-            })
+            });
+            drop(turn);
+            written
         });
-        if let Ok(Err(e)) = written.await {
-            let path = self.path.display();
-            tracing::warn!(%path, error = %e, "the desired state is not kept");
+        match tokio::time::timeout(PATIENCE, written).await {
+            Ok(Ok(Err(e))) => {
+                tracing::warn!(%path, error = %e, "the desired state is not kept");
+            }
+            Err(_) => tracing::warn!(%path, "the desired state is not kept yet: the disk is slow"),
+            // Written, or the runtime shuts down.
+            Ok(Ok(Ok(())) | Err(_)) => {}
         }
     }
 
@@ -136,6 +155,26 @@ mod tests {
             fs::write(dir.path().join(FILE), bytes).unwrap();
             assert_eq!(kept.read().await, None);
         }
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_hangs_holds_nobody_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let kept = Kept::new(dir.path());
+        // Opening a pipe that nobody reads hangs as a dead disk does.
+        let tmp = dir.path().join("net.tmp");
+        nix::unistd::mkfifo(&tmp, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        kept.write(Arc::new(snapshot(7))).await;
+        let begun = std::time::Instant::now();
+        kept.write(Arc::new(snapshot(8))).await;
+        assert!(begun.elapsed() < PATIENCE, "only the first one waits");
+        // The disk is back: the write that hung ends, and the next one counts.
+        let reader = std::thread::spawn(move || fs::read(tmp));
+        drop(kept.writing.acquire().await.unwrap());
+        reader.join().unwrap().unwrap();
+        fs::remove_file(dir.path().join(FILE)).unwrap();
+        kept.write(Arc::new(snapshot(9))).await;
+        assert_eq!(kept.read().await.map(|s| s.generation.0), Some(9));
     }
 
     #[tokio::test]
