@@ -88,6 +88,8 @@ pub struct Stats {
 pub(crate) struct Run {
     /// Agents where something may have become placeable.
     pub dirty: Vec<Idx>,
+    /// The same for all agents with something free.
+    pub all_free: bool,
     pub effects: Vec<Effect>,
     pub notices: Vec<Notice>,
 }
@@ -328,6 +330,9 @@ impl Allocator {
             run.dirty_list(self.held_back.iter());
             self.held_back.clear();
         }
+        if run.all_free {
+            run.dirty_list(self.with_free.iter());
+        }
         let mut dirty = std::mem::take(&mut run.dirty);
         dirty.sort_unstable();
         dirty.dedup();
@@ -338,11 +343,6 @@ impl Allocator {
                 run.effects.push(Effect::Offer(offer));
             }
         }
-    }
-
-    /// All agents with something free are to be looked at.
-    pub(crate) fn dirty_free(&self, run: &mut Run) {
-        run.dirty_list(self.with_free.iter());
     }
 
     /// Books what an agent has free, after any change of that, and puts it on the list.

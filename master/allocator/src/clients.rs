@@ -194,7 +194,7 @@ impl Allocator {
             self.enter(idx, spec.capabilities);
             self.set_suppressed(idx, r.suppressed, true, run);
         }
-        self.dirty_free(run);
+        run.all_free = true;
         Ok(())
     }
 
@@ -427,7 +427,7 @@ impl Allocator {
             self.clear_filters(idx);
             self.set_suppressed(idx, false, false, run);
         }
-        self.dirty_free(run);
+        run.all_free = true;
         Ok(())
     }
 
@@ -446,7 +446,7 @@ impl Allocator {
                 c.smallest.clone_from(&smallest);
             }
         }
-        self.dirty_free(run);
+        run.all_free = true;
         Ok(())
     }
 

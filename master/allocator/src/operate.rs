@@ -37,6 +37,13 @@ pub enum Operation {
     },
 }
 
+impl Operation {
+    /// Whether it leaves everything as it is.
+    fn takes_nothing(&self) -> bool {
+        matches!(self, Self::Launch { resources, .. } if resources.is_empty())
+    }
+}
+
 impl Allocator {
     pub(crate) fn operated(
         &mut self,
@@ -72,6 +79,11 @@ impl Allocator {
             self.stats.n_accepted += 1;
         }
         let mut parts = bundle.all_parts();
+        if operations.iter().all(Operation::takes_nothing)
+            && let Some(a) = self.agents.get_mut(agent)
+        {
+            a.declined.insert(client);
+        }
         for op in operations {
             self.do_operation(agent, client, &mut parts, op);
         }

@@ -139,7 +139,7 @@ impl Allocator {
         }
         self.tree.set_quota(idx, guarantee, limit);
         self.tree.release(idx);
-        self.dirty_free(run);
+        run.all_free = true;
         Ok(())
     }
 

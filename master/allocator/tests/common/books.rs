@@ -296,6 +296,10 @@ impl Oracle {
         // Reserved ones first, in the order of the offers.
         parts.sort_by_key(|p| p.reservation.is_empty());
         let (agent, client) = of.expect("some offer");
+        let nothing = |op: &Operation| matches!(op, Operation::Launch { resources, .. } if resources.is_empty());
+        if operations.iter().all(nothing) {
+            self.declined.insert((agent.clone(), client.clone()));
+        }
         for op in operations {
             match op {
                 Operation::Launch { resources, .. } => {
