@@ -1,5 +1,7 @@
 //! `cargo xtask bench smoke`: a few figures from a real cluster, each with how it was taken.
 
+mod utilization;
+
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -32,6 +34,8 @@ enum What {
         #[arg(long)]
         no_install: bool,
     },
+    /// Machines for the same work: static partitions, shared offers, lent head-room (a simulation)
+    Utilization(utilization::Args),
 }
 
 const NODES: u8 = 3;
@@ -45,7 +49,10 @@ const LIMIT: Duration = Duration::from_mins(1);
 
 /// Runs it.
 pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
-    let What::Smoke { no_install } = args.what;
+    let no_install = match &args.what {
+        What::Smoke { no_install } => *no_install,
+        What::Utilization(args) => return utilization::main(args),
+    };
     if std::env::var_os("WAGGLE_BIN_DIR").is_none()
         && let Some(code) = setup::ensure(no_install)?
     {
