@@ -17,15 +17,28 @@ use anyhow::{Context, bail};
 ///
 /// Both Python clients of the Mesos world need CPython 3.9 or older.
 pub fn old_python_with(requirement: &str, target: &Path) -> anyhow::Result<PathBuf> {
-    let name = requirement.replace("==", "-");
+    let find = || old_python().context("no CPython 3.7 to 3.9 on this machine");
+    environment(find, &[requirement], target)
+}
+
+/// The same with any Python 3 and several requirements.
+pub fn python_with(requirements: &[&str], target: &Path) -> anyhow::Result<PathBuf> {
+    environment(|| Ok(PathBuf::from("python3")), requirements, target)
+}
+
+fn environment(
+    find: impl FnOnce() -> anyhow::Result<PathBuf>,
+    requirements: &[&str],
+    target: &Path,
+) -> anyhow::Result<PathBuf> {
+    let name = requirements.join("-").replace("==", "-");
     let venv = target.join("clients").join(name);
     let python = venv.join("bin/python");
     let done = venv.join("installed");
     if done.is_file() {
         return Ok(python);
     }
-    let interpreter = old_python().context("no CPython 3.7 to 3.9 on this machine")?;
-    run(Command::new(interpreter)
+    run(Command::new(find()?)
         .args(["-m", "venv", "--clear"])
         .arg(&venv))?;
     let install = [
@@ -34,10 +47,13 @@ pub fn old_python_with(requirement: &str, target: &Path) -> anyhow::Result<PathB
         "install",
         "--quiet",
         "--disable-pip-version-check",
-        requirement,
+        // A machine without a way out finds out soon.
+        "--retries=1",
+        "--timeout=10",
     ];
-    run(Command::new(&python).args(install))?;
-    std::fs::write(&done, requirement).with_context(|| format!("write {}", done.display()))?;
+    run(Command::new(&python).args(install).args(requirements))?;
+    std::fs::write(&done, requirements.join("\n"))
+        .with_context(|| format!("write {}", done.display()))?;
     Ok(python)
 }
 

@@ -13,6 +13,11 @@ pub fn signal(pid: i32, signal: Signal) {
     }
 }
 
+/// SIGTERM.
+pub fn terminate(pid: i32) {
+    signal(pid, Signal::SIGTERM);
+}
+
 /// Whether the pid is a live process (a zombie is not).
 #[must_use]
 pub fn alive(pid: i32) -> bool {
