@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 
 use crate::run::{cargo, own_dir, run, step};
 
@@ -36,6 +36,28 @@ pub fn programs_and_tests(packages: &[&str]) -> anyhow::Result<Programs> {
     args.extend(packages);
     args.extend(["--lib", "--bins", "--tests"]);
     build_with(&args)
+}
+
+/// Optimized programs, for figures.
+pub fn release_programs() -> anyhow::Result<Programs> {
+    if let Some(dir) = std::env::var_os("WAGGLE_BIN_DIR") {
+        return in_dir(Path::new(&dir));
+    }
+    ebpf()?;
+    let mut command = cargo();
+    command.args([
+        "build",
+        "--release",
+        "--bin",
+        "waggle",
+        "--bin",
+        "waggle-probe",
+    ]);
+    step("build with optimizations", || run(&mut command))?;
+    // Beside the directory of the build that runs us.
+    let debug = own_dir()?;
+    let target = debug.parent().context("no target directory")?;
+    in_dir(&target.join("release"))
 }
 
 fn build_with(args: &[&str]) -> anyhow::Result<Programs> {

@@ -33,7 +33,7 @@ pub struct Args {
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(2..=250))]
     nodes: u8,
     /// Also ship all telemetry to this OTLP/gRPC endpoint, such as <http://127.0.0.1:4317>
-    #[arg(long)]
+    #[arg(long, value_parser = endpoint)]
     otlp: Option<String>,
     /// Only print what set-up would install, and exit 3 when something is missing
     #[arg(long)]
@@ -42,6 +42,15 @@ pub struct Args {
 
 /// Held while the cluster is taken down: an interrupt and the ordinary end do not race.
 static TAKING_DOWN: Mutex<()> = Mutex::new(());
+
+/// An OTLP/gRPC endpoint as the relay can use it.
+fn endpoint(text: &str) -> Result<String, String> {
+    let host = text.strip_prefix("http://").unwrap_or_default();
+    if host.is_empty() {
+        return Err("must be http://HOST:PORT (OTLP/gRPC without TLS)".to_owned());
+    }
+    Ok(text.to_owned())
+}
 
 /// What the steps share.
 struct Stage {
