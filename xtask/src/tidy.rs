@@ -93,6 +93,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("waggle-tests-clients", &["*"]),
     ("waggle-tests-support", &["*"]),
     ("waggle-tests-clients", &["*"]),
+    ("waggle-tests-frameworks", &["*"]),
     ("waggle-tests-privileged", &["*"]),
 ];
 
