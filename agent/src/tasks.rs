@@ -357,7 +357,7 @@ impl Tasks {
         let (state, health) = (state.mesos_name(), health_name(health));
         let reason = status.reason.map_or("", reason_name);
         let message = status.message.as_str();
-        tracing::info!(%task_id, state, health, reason, message, "task changed");
+        tracing::info!(%task_id, state, health, reason, why = message, "task changed");
         let mut attrs = vec![
             (names::STATE, state.into()),
             ("waggle.health", health.into()),
