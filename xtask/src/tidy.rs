@@ -92,7 +92,6 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("waggle-tests-frameworks", &["*"]),
     ("waggle-tests-clients", &["*"]),
     ("waggle-tests-support", &["*"]),
-    ("waggle-tests-frameworks", &["*"]),
     ("waggle-tests-privileged", &["*"]),
 ];
 
