@@ -201,8 +201,11 @@ impl Tree {
             if at != ROOT {
                 op(&mut node.quota.charged, what);
             }
-            share::add(&mut node.quota.owed_below, &change);
-            change = node.quota.refresh();
+            // Without a guarantee anywhere nothing is owed, and nothing changes.
+            if self.n_quotas > 0 {
+                share::add(&mut node.quota.owed_below, &change);
+                change = node.quota.refresh();
+            }
             if at == ROOT {
                 break;
             }
@@ -217,9 +220,11 @@ impl Tree {
             node.quota.guarantee = guarantee;
             node.quota.limit = limit;
             let is = node.quota.is_set();
-            self.n_quotas = self.n_quotas + usize::from(is) - usize::from(was);
+            // Counted while there is one, before or after: what is owed is computed by that.
+            self.n_quotas += 1;
+            self.count(idx, &Scalars::default(), true);
+            self.n_quotas = self.n_quotas - 1 + usize::from(is) - usize::from(was);
         }
-        self.count(idx, &Scalars::default(), true);
     }
 
     pub fn set_weight(&mut self, idx: Idx, weight_milli: u32) {

@@ -57,11 +57,11 @@ fn long_run(features: Features, n_events: u64) -> World {
     world
 }
 
-/// With `WAGGLE_ALLOCATOR_EVENTS=1000000`, a million steps; a few thousand otherwise.
+/// With `WAGGLE_ALLOCATOR_EVENTS=1000000`, a million steps; two thousand otherwise.
 #[test]
 fn the_oracle_agrees_over_a_long_history() {
     let n = std::env::var("WAGGLE_ALLOCATOR_EVENTS").ok();
-    let n = n.map_or(4000, |n| n.parse().expect("a number of events"));
+    let n = n.map_or(2000, |n| n.parse().expect("a number of events"));
     let world = long_run(
         Features {
             roles: true,
@@ -80,7 +80,7 @@ fn the_oracle_agrees_over_a_long_history() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
     /// Books, filters, fairness and work conservation agree with the oracle after every event.
     #[test]

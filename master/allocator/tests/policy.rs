@@ -377,7 +377,7 @@ fn maintenance_asks_first_and_evicts_at_the_start() {
         window,
         resources: cpus(1),
     };
-    assert_eq!(a.notices(), [asked.clone()]);
+    assert_eq!(a.notices(), std::slice::from_ref(&asked));
     let answer = |framework_id, accepted| Event::InverseAnswered {
         framework_id,
         agent_id: agent(0),
