@@ -20,7 +20,7 @@
 //!   youngest lent tasks are evicted and run again from their start.
 //!
 //! # What it leaves out
-//! Memory, disk and packing of unlike tasks, data locality, start-up
+//! Memory, disk and packing of unlike tasks (the packing bench below has those), data locality, start-up
 //! of machines and failures, interference between lent and own work (eviction takes effect at once), the
 //! time of messages, services that scale with their load (they keep their peak, which makes static
 //! partitions and sharing alone look worse and lending look better than autoscaled services would), and
@@ -29,6 +29,7 @@
 //! Never: traces copied into the project; the clock or entropy in a result (only in its time taken).
 
 mod level;
+mod packing;
 mod search;
 mod sim;
 #[cfg(test)]
@@ -39,7 +40,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 
 use search::{Decider, Fit, Static};
 use sim::{Outcome, ServiceLevel, Setup, percentile};
@@ -85,6 +86,7 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     if !args.quick {
         print!("{}", sensitivity(&dir, shape)?);
     }
+    print!("{}", packing::report(&dir, args.quick, args.seed)?);
     println!(
         "\n{} build, {:.1} s",
         if cfg!(debug_assertions) {
@@ -255,7 +257,8 @@ fn line(row: &Row, base: usize, roomy: usize, horizon_s: u64) -> String {
     )
 }
 
-/// The same figures under other assumptions, by the control (offers come within a machine or two of it).
+/// The same figures under other assumptions, by the control: shared offers are
+/// the allocator's business, not the assumptions'.
 fn sensitivity(dir: &Path, shape: Shape) -> anyhow::Result<String> {
     let mut s = String::from(
         "\nHow much of this is the assumptions (fluid control; ratio to static: sharing, with revocable, with revocable to static 2x)\n\n| workload | services' peak CPUs | p95 slowdown, short s | static | sharing | revocable | to static 2x |\n|---|---|---|---|---|---|---|\n",
@@ -281,21 +284,36 @@ fn sensitivity(dir: &Path, shape: Shape) -> anyhow::Result<String> {
         (true, shape, bound(2000, 10)),
         (false, shape, LEVEL),
     ];
-    for (traces, shape, level) in cases {
-        let w = load(traces.then_some(dir), shape)?;
-        let all = compare(&w, level, Decider::Fluid)?;
-        let base = all.partitions.machines() as f64;
-        s += &format!(
-            "| {}, seed {} | {} | {:.1}, {} | {base} | {:.2}x | {:.2}x | {:.2}x |\n",
-            w.source,
-            shape.seed,
-            shape.service_peak_cpus,
-            level.p95_slowdown_milli as f64 / 1000.0,
-            level.short_s,
-            base / all.fluid.machines as f64,
-            base / all.lent.machines as f64,
-            all.partitions.machines_with_headroom() as f64 / all.lent.machines as f64,
-        );
+    let lines: Vec<anyhow::Result<String>> = std::thread::scope(|scope| {
+        let started = cases.map(|case| scope.spawn(move || assumption(dir, case)));
+        let ended = started.map(std::thread::ScopedJoinHandle::join);
+        ended
+            .into_iter()
+            .map(|line| line.unwrap_or_else(|_| Err(anyhow!("a simulation panicked"))))
+            .collect()
+    });
+    for line in lines {
+        s += &line?;
     }
     Ok(s)
+}
+
+fn assumption(
+    dir: &Path,
+    (traces, shape, level): (bool, Shape, ServiceLevel),
+) -> anyhow::Result<String> {
+    let w = load(traces.then_some(dir), shape)?;
+    let all = compare(&w, level, Decider::Fluid)?;
+    let base = all.partitions.machines() as f64;
+    Ok(format!(
+        "| {}, seed {} | {} | {:.1}, {} | {base} | {:.2}x | {:.2}x | {:.2}x |\n",
+        w.source,
+        shape.seed,
+        shape.service_peak_cpus,
+        level.p95_slowdown_milli as f64 / 1000.0,
+        level.short_s,
+        base / all.fluid.machines as f64,
+        base / all.lent.machines as f64,
+        all.partitions.machines_with_headroom() as f64 / all.lent.machines as f64,
+    ))
 }

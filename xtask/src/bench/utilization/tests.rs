@@ -1,6 +1,7 @@
 //! Laws of the simulation: conservation, determinism, no over-commitment, one level for all.
 
 use super::level::{Fluid, Grant, Level1, Offers};
+use super::packing::{self, Policy};
 use super::search::{self, Decider};
 use super::sim::{self, Outcome, Setup, percentile};
 use super::workload::{self, Job, Rng, Service, Shape, Workload};
@@ -236,4 +237,24 @@ fn bad_traces_are_named_by_line() {
     }
     let error = workload::from_traces(dir.path(), super::shape(true, 1)).unwrap_err();
     assert!(format!("{error:#}").contains("line 2: 3 fields"));
+}
+
+#[test]
+fn packing_never_takes_more_than_there_is_and_one_framework_packs_as_well_as_one_scheduler() {
+    let trace = packing::generated(5);
+    let pods = packing::arrivals(&trace, 5);
+    let best = packing::central(&trace, &pods, Policy::BestFit, 5).unwrap();
+    for policy in [Policy::Random, Policy::FirstFit, Policy::Gradient] {
+        let packed = packing::central(&trace, &pods, policy, 5).unwrap();
+        assert!(packed.at_full_milli <= packed.at_end_milli && packed.at_end_milli <= 1000);
+        assert_eq!(
+            packing::central(&trace, &pods, policy, 5).unwrap(),
+            packed,
+            "{policy:?}"
+        );
+    }
+    // Pods of a batch that fit nowhere are tried again, which changes nothing when nothing ends.
+    assert_eq!(packing::two_levels(&trace, &pods, 1).unwrap(), best);
+    let shared = packing::two_levels(&trace, &pods, 3).unwrap();
+    assert!(shared.at_end_milli + 50 >= best.at_end_milli, "{shared:?}");
 }
