@@ -1,5 +1,7 @@
 //! `cargo xtask bench smoke`: a few figures from a real cluster, each with how it was taken.
+//! `cargo xtask bench allocator`: level 1 alone.
 
+mod allocator;
 mod utilization;
 
 use std::process::ExitCode;
@@ -36,6 +38,12 @@ enum What {
     },
     /// Machines for the same work: static partitions, shared offers, lent head-room (a simulation)
     Utilization(utilization::Args),
+    /// The allocator alone: cycles, events, fairness, beside targets and peers
+    Allocator {
+        /// Also with everything filtered, which takes minutes of set-up
+        #[arg(long)]
+        full: bool,
+    },
 }
 
 const NODES: u8 = 3;
@@ -52,6 +60,7 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     let no_install = match &args.what {
         What::Smoke { no_install } => *no_install,
         What::Utilization(args) => return utilization::main(args),
+        What::Allocator { full } => return allocator::main(*full),
     };
     if std::env::var_os("WAGGLE_BIN_DIR").is_none()
         && let Some(code) = setup::ensure(no_install)?
