@@ -37,7 +37,7 @@ mod tests;
 mod workload;
 
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 use anyhow::{Context as _, anyhow};
@@ -77,6 +77,9 @@ const LEVEL: ServiceLevel = ServiceLevel {
 
 /// Runs it.
 pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
+    if cfg!(debug_assertions) && !args.quick {
+        return optimized();
+    }
     let start = Instant::now();
     let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/traces");
     let dir = args.traces.clone().unwrap_or(beside);
@@ -97,6 +100,21 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
         start.elapsed().as_secs_f64()
     );
     Ok(ExitCode::SUCCESS)
+}
+
+/// The same command in a build with optimizations: without them it takes minutes.
+fn optimized() -> anyhow::Result<ExitCode> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let status = Command::new(cargo)
+        .args(["run", "--release", "--quiet", "--package", "xtask", "--"])
+        .args(std::env::args_os().skip(1))
+        .status()
+        .context("cargo run --release")?;
+    Ok(if status.success() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 fn shape(quick: bool, seed: u64) -> Shape {
