@@ -35,6 +35,9 @@ enum What {
         /// Only print what set-up would install
         #[arg(long)]
         no_install: bool,
+        /// Measure the build without optimizations: soon there, not for comparisons
+        #[arg(long)]
+        dev: bool,
     },
     /// Machines for the same work: static partitions, shared offers, lent head-room (a simulation)
     Utilization(utilization::Args),
@@ -57,8 +60,8 @@ const LIMIT: Duration = Duration::from_mins(1);
 
 /// Runs it.
 pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
-    let no_install = match &args.what {
-        What::Smoke { no_install } => *no_install,
+    let (no_install, dev) = match &args.what {
+        What::Smoke { no_install, dev } => (*no_install, *dev),
         What::Utilization(args) => return utilization::main(args),
         What::Allocator { full } => return allocator::main(*full),
     };
@@ -67,8 +70,13 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     {
         return Ok(code);
     }
-    let programs = build::programs()?;
-    if let Some(code) = root::again("a cluster of namespaces")? {
+    let programs = if dev {
+        build::programs()?
+    } else {
+        build::release_programs()?
+    };
+    let dir = programs.waggle.parent().context("no directory")?;
+    if let Some(code) = root::again_with("a cluster of namespaces", dir)? {
         return Ok(code);
     }
     let config = Config {
@@ -88,9 +96,20 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
 fn smoke(world: &World, programs: &Programs) -> anyhow::Result<()> {
     let cluster = &world.cluster;
     println!(
-        "debug build: {}; kernel {}",
-        cfg!(debug_assertions),
-        kernel()
+        "{} build; kernel {}; {} CPUs; {}; load average {} (figures on a busy machine are noise)",
+        if programs
+            .waggle
+            .parent()
+            .is_some_and(|dir| dir.ends_with("release"))
+        {
+            "release"
+        } else {
+            "dev"
+        },
+        first_words("/proc/sys/kernel/osrelease", 1),
+        std::thread::available_parallelism().map_or(0, usize::from),
+        server_version(cluster),
+        first_words("/proc/loadavg", 3),
     );
     let mut samples = Vec::new();
     for _ in 0..5 {
@@ -160,11 +179,24 @@ fn smoke(world: &World, programs: &Programs) -> anyhow::Result<()> {
     remove(cluster, "/bench", LIMIT)
 }
 
-fn kernel() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/osrelease")
-        .unwrap_or_default()
-        .trim()
-        .to_owned()
+fn first_words(file: &str, n: usize) -> String {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    text.split_whitespace()
+        .take(n)
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// What nginx says of itself, as on a node.
+fn server_version(cluster: &Cluster) -> String {
+    let said = cluster.command("n1", "sh").ok().and_then(|mut shell| {
+        let line = "PATH=$PATH:/usr/sbin nginx -v 2>&1";
+        shell.args(["-c", line]).output().ok()
+    });
+    let text = said.map_or_else(String::new, |out| {
+        String::from_utf8_lossy(&out.stdout).into()
+    });
+    text.trim().trim_start_matches("nginx version: ").to_owned()
 }
 
 fn definition() -> anyhow::Result<String> {
@@ -225,8 +257,10 @@ fn latency(cluster: &Cluster, programs: &Programs, node: &str, direct: &str) -> 
         p99(2)
     );
     println!(
-        "  the VIP costs {:+.1} us; the A/A control differs by {:+.1} us; {} connects failed",
+        "  VIP/direct {:.3} ({:+.1} us); A/A control direct/direct {:.3} ({:+.1} us); {} connects failed",
+        p50(0) / p50(1),
         p50(0) - p50(1),
+        p50(2) / p50(1),
         p50(2) - p50(1),
         json["failures"]
     );

@@ -49,7 +49,12 @@ pub fn kill_backend(stage: &mut Stage) -> anyhow::Result<()> {
         .find(|name| *name != there)
         .context("only one node")?;
     let seconds = 8;
-    let load = wrk(cluster, &elsewhere, &format!("http://{VIP_NAME}/"), seconds)?;
+    let load = wrk(
+        cluster,
+        &elsewhere,
+        &format!("http://{VIP_NAME}:80/"),
+        seconds,
+    )?;
     let start =
         |node: &str| Probe::start(cluster, &stage.programs.probe, node, &target(), 2000, 60);
     let probes = [

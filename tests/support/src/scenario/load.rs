@@ -147,6 +147,7 @@ pub struct Wrk {
 }
 
 /// Starts wrk on a node, a new connection per request; [`Wrk::finish`] reads its result.
+/// The URL must name its port: without one wrk asks /etc/services, which minimal machines lack.
 pub fn wrk(cluster: &Cluster, node: &str, url: &str, seconds: u64) -> anyhow::Result<Child> {
     cluster
         .command(node, "wrk")?
