@@ -62,10 +62,10 @@ async fn run(settings: Settings, half: Half) -> Result<(), CliError> {
     let stop = CancellationToken::new();
     let mut halves: JoinSet<anyhow::Result<()>> = JoinSet::new();
     if half != Half::Agent {
-        start_master(&settings, &telemetry, &stop, &mut halves)?;
+        start_master(&settings, &telemetry, &stop, &mut halves).await?;
     }
     if half != Half::Master {
-        start_agent(&settings, &telemetry, &stop, &mut halves)?;
+        start_agent(&settings, &telemetry, &stop, &mut halves).await?;
     }
     info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -90,14 +90,14 @@ fn start_telemetry(s: &Settings) -> Result<(Telemetry, Guard), CliError> {
     Telemetry::start(&config).map_err(|e| CliError::Usage(format!("{:#}", anyhow::Error::from(e))))
 }
 
-fn start_master(
+async fn start_master(
     s: &Settings,
     telemetry: &Telemetry,
     stop: &CancellationToken,
     halves: &mut JoinSet<anyhow::Result<()>>,
 ) -> Result<(), CliError> {
-    let mesos = listen::bind("master API", s.http_address, s.ports.master)?;
-    let marathon = listen::bind("Marathon API", s.http_address, s.ports.marathon)?;
+    let mesos = listen::bind("master API", s.http_address, s.ports.master).await?;
+    let marathon = listen::bind("Marathon API", s.http_address, s.ports.marathon).await?;
     let stop = stop.clone();
     if !s.leads() {
         let ip = s.masters.first().map_or(IpAddr::V4(s.ip), SocketAddr::ip);
@@ -112,7 +112,7 @@ fn start_master(
         });
         return Ok(());
     }
-    let session = listen::bind("agents' session", s.http_address, s.ports.session)?;
+    let session = listen::bind("agents' session", s.http_address, s.ports.session).await?;
     let mut config = MasterConfig::new(&s.name, s.ip, master_dir(s)?.join("store.db"));
     config.cluster.clone_from(&s.cluster);
     config.masters = s
@@ -138,14 +138,14 @@ fn start_master(
     Ok(())
 }
 
-fn start_agent(
+async fn start_agent(
     s: &Settings,
     telemetry: &Telemetry,
     stop: &CancellationToken,
     halves: &mut JoinSet<anyhow::Result<()>>,
 ) -> Result<(), CliError> {
-    let http = listen::bind("agent API", s.http_address, s.ports.agent)?;
-    let metrics = listen::bind("Prometheus page", s.http_address, s.ports.metrics)?;
+    let http = listen::bind("agent API", s.http_address, s.ports.agent).await?;
+    let metrics = listen::bind("Prometheus page", s.http_address, s.ports.metrics).await?;
     let mut config = AgentConfig::new(&s.name, s.ip, s.masters.clone(), &s.work_dir.join("agent"));
     config.cluster.clone_from(&s.cluster);
     config.cgroup_root = s
