@@ -109,7 +109,7 @@ pub(crate) struct Agent {
     pub filters: Vec<Group>,
     /// When the first of the filters expires.
     pub filter_timer: Option<UnixMillis>,
-    /// Clients that turned it down in this round.
+    /// Clients that were asked in this round; a round begins when somebody turns the agent down.
     pub declined: BitSet,
     /// Clients that are never offered it.
     pub barred: BitSet,
@@ -120,6 +120,16 @@ pub(crate) struct Agent {
 }
 
 impl Agent {
+    /// An offer of it was answered. Who turns it down (or takes nothing of it, or an idle framework could
+    /// keep the others waiting) goes behind everybody who was not asked since; and as long as somebody
+    /// waits there, who took something has been asked too. Otherwise one decline would put a framework
+    /// behind a greedy one for good.
+    pub fn answered(&mut self, client: Idx, took: bool) {
+        if !took || !self.declined.is_empty() {
+            self.declined.insert(client);
+        }
+    }
+
     pub fn open(info: AgentInfo, domain: Option<Domain>) -> Result<Self, Rejection> {
         if is_negative(&info.total) {
             return Err(Rejection::Negative(info.total));

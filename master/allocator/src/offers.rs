@@ -66,11 +66,8 @@ impl Allocator {
             debug_assert!(booked.is_some(), "what was offered is free now");
         }
         self.recount(agent);
-        if used.is_empty()
-            && let Some(a) = self.agents.get_mut(agent)
-        {
-            // To take nothing is to turn it down, or an idle framework could keep the others waiting.
-            a.declined.insert(client);
+        if let Some(a) = self.agents.get_mut(agent) {
+            a.answered(client, !used.is_empty());
         }
         self.stats.n_accepted += numbers.len() as u64;
         let mut rest = bundle;

@@ -79,10 +79,8 @@ impl Allocator {
             self.stats.n_accepted += 1;
         }
         let mut parts = bundle.all_parts();
-        if operations.iter().all(Operation::takes_nothing)
-            && let Some(a) = self.agents.get_mut(agent)
-        {
-            a.declined.insert(client);
+        if let Some(a) = self.agents.get_mut(agent) {
+            a.answered(client, !operations.iter().all(Operation::takes_nothing));
         }
         for op in operations {
             self.do_operation(agent, client, &mut parts, op);

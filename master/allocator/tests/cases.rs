@@ -275,3 +275,33 @@ fn inactive_agents_are_not_offered_and_say_so() {
     let on = Event::AgentActivated { agent_id: agent(0) };
     assert_eq!(offers(&a.apply(on, UnixMillis(2))).len(), 1);
 }
+
+/// Found by `xtask bench utilization`: a decline used to outrank fairness for as long as somebody else kept accepting.
+#[test]
+fn one_decline_does_not_starve_a_framework_behind_a_greedy_one() {
+    let mut a = Allocator::new(config());
+    add_framework(&mut a, 0, "modest", 0);
+    let made = offers(&add_agent(&mut a, 0, 0));
+    a.apply(decline(&made[0], Millis(1000)), UnixMillis(0));
+    let mut free = offers(&add_framework(&mut a, 1, "greedy", 1));
+    // The greedy one takes everything; then one task after the other ends, long after the filter is gone.
+    a.apply(accept(&free[0], node(), Millis(0)), UnixMillis(1));
+    let mut takers = Vec::new();
+    for i in 0..4 {
+        let event = Event::Released {
+            framework_id: framework(1),
+            agent_id: agent(0),
+            resources: Resources::from_millis(100, 0, 0),
+        };
+        let now = UnixMillis(5000 + i);
+        free = offers(&a.apply(event, now));
+        assert_eq!(free.len(), 1, "what is freed is offered at once");
+        takers.push(free[0].framework_id.clone());
+        a.apply(accept(&free[0], free[0].resources.clone(), Millis(0)), now);
+    }
+    assert!(takers.contains(&framework(0)), "{takers:?}");
+    assert!(
+        takers[1..].iter().all(|t| *t == framework(0)),
+        "once it was asked again, its share decides: {takers:?}"
+    );
+}

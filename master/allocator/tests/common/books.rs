@@ -297,7 +297,8 @@ impl Oracle {
         parts.sort_by_key(|p| p.reservation.is_empty());
         let (agent, client) = of.expect("some offer");
         let nothing = |op: &Operation| matches!(op, Operation::Launch { resources, .. } if resources.is_empty());
-        if operations.iter().all(nothing) {
+        let in_round = self.declined.iter().any(|(a, _)| *a == agent);
+        if in_round || operations.iter().all(nothing) {
             self.declined.insert((agent.clone(), client.clone()));
         }
         for op in operations {
