@@ -72,7 +72,7 @@ const ROWS: &[Row] = &[
         name: "multi_framework",
         what: "MultiFrameworkAllocations, 80 agents, 19,500 tasks",
         target: Some(1000.0),
-        peer: "Mesos's own benchmark gives up after 30 s (published)",
+        peer: "none published; time limit of Mesos's own benchmark: 30 s",
     },
     Row {
         name: "fairness_deviation",
