@@ -13,12 +13,18 @@ use std::{
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use waggle_telemetry::{SpanKind, Telemetry, names};
-use waggle_types::{Cause, DeploymentId, Millis, NetSnapshot, TraceContext, UnixMillis};
+use waggle_types::{
+    Cause, DeploymentId, FrameworkId, Millis, NetSnapshot, SchedulerEvent, TraceContext, UnixMillis,
+};
 
 use crate::{
     clock::Clock,
-    core::{Answer, Effect, Event, MasterCore, MasterMsg, NetCause, RequestId, SessionId, SpanKey},
+    core::{
+        Answer, Effect, Event, MasterCore, MasterMsg, NetCause, RequestId, SessionId, SpanKey,
+        SubscriptionId,
+    },
     error::MasterError,
+    framework::{CallReply, FrameworkEvent, FrameworkLink},
     handle::{Deployment, Request},
     measure,
     session::{Link, SessionEvent},
@@ -51,6 +57,7 @@ type MaybeReply = oneshot::Sender<Result<Option<Deployment>, MasterError>>;
 enum Waiting {
     Deployment(DeploymentReply, DeploymentId),
     Maybe(MaybeReply, Option<DeploymentId>),
+    Called(CallReply),
     Done(oneshot::Sender<Result<(), MasterError>>),
 }
 
@@ -58,6 +65,7 @@ enum Waiting {
 pub(crate) struct Inboxes {
     pub(crate) requests: mpsc::Receiver<Request>,
     pub(crate) sessions: mpsc::Receiver<SessionEvent>,
+    pub(crate) frameworks: mpsc::Receiver<FrameworkEvent>,
 }
 
 /// The loop's state around the core.
@@ -68,6 +76,7 @@ pub(crate) struct EventLoop {
     telemetry: Telemetry,
     spans: Spans,
     links: BTreeMap<SessionId, Link>,
+    subscriptions: BTreeMap<SubscriptionId, FrameworkLink>,
     waiting: BTreeMap<RequestId, Waiting>,
     next_request: u64,
     /// Newest published snapshot, for sessions that open later.
@@ -82,6 +91,8 @@ pub(crate) struct EventLoop {
     last_gauges: UnixMillis,
     /// Sessions that turned out to be gone while messages were sent.
     gone: Vec<SessionId>,
+    /// Subscriptions that turned out to be gone while events were sent.
+    gone_frameworks: Vec<SubscriptionId>,
 }
 
 impl EventLoop {
@@ -100,6 +111,7 @@ impl EventLoop {
             telemetry: telemetry.clone(),
             spans: Spans::new(telemetry.clone()),
             links: BTreeMap::new(),
+            subscriptions: BTreeMap::new(),
             waiting: BTreeMap::new(),
             next_request: 0,
             net: None,
@@ -111,6 +123,7 @@ impl EventLoop {
             last_batch: now,
             last_gauges: UnixMillis(0),
             gone: Vec::new(),
+            gone_frameworks: Vec::new(),
         }
     }
 
@@ -132,6 +145,7 @@ impl EventLoop {
                 () = stop.cancelled() => return,
                 Some(r) = inboxes.requests.recv() => effects.extend(self.request(r)),
                 Some(s) = inboxes.sessions.recv() => effects.extend(self.session(s)),
+                Some(f) = inboxes.frameworks.recv() => effects.extend(self.framework(f)),
                 () = tokio::time::sleep_until(wake) => {}
             }
             effects = self.batch(effects, &mut inboxes);
@@ -162,17 +176,23 @@ impl EventLoop {
             effects.extend(self.core.handle(Event::Stalled, now));
         }
         for _ in 0..BATCH {
-            // One of each in turn: neither side can starve the other.
+            // One of each in turn: no side can starve the others.
             let request = inboxes.requests.try_recv().ok();
             let session = inboxes.sessions.try_recv().ok();
-            if request.is_none() && session.is_none() {
+            let framework = inboxes.frameworks.try_recv().ok();
+            if request.is_none() && session.is_none() && framework.is_none() {
                 break;
             }
+            effects.extend(framework.into_iter().flat_map(|f| self.framework(f)));
             effects.extend(request.into_iter().flat_map(|r| self.request(r)));
             effects.extend(session.into_iter().flat_map(|s| self.session(s)));
         }
         for session in std::mem::take(&mut self.gone) {
             effects.extend(self.core.handle(Event::Disconnected { session }, now));
+        }
+        for subscription in std::mem::take(&mut self.gone_frameworks) {
+            let event = Event::Unsubscribed { subscription };
+            effects.extend(self.core.handle(event, now));
         }
         // Silence is judged only when nothing that was said is left unheard.
         let quiet = inboxes.sessions.is_empty();
@@ -181,7 +201,8 @@ impl EventLoop {
         }
         effects.extend(self.core.finish(now));
         self.last_batch = self.clock.now();
-        self.gauges(inboxes.sessions.len() + inboxes.requests.len());
+        let queued = inboxes.sessions.len() + inboxes.requests.len() + inboxes.frameworks.len();
+        self.gauges(queued);
         effects
     }
 
@@ -229,6 +250,62 @@ impl EventLoop {
                 self.connects("refused");
                 Vec::new()
             }
+        }
+    }
+
+    fn framework(&mut self, event: FrameworkEvent) -> Vec<Effect> {
+        self.next_request += 1;
+        let request = RequestId(self.next_request);
+        match event {
+            FrameworkEvent::Subscribe {
+                subscription,
+                info,
+                link,
+                reply,
+            } => {
+                let Ok(fresh_id) = FrameworkId::new(uuid::Uuid::new_v4().to_string()) else {
+                    return Vec::new();
+                };
+                self.subscriptions.insert(subscription, link);
+                self.waiting.insert(request, Waiting::Called(reply));
+                self.handle(Event::Subscribe {
+                    request,
+                    subscription,
+                    info,
+                    fresh_id,
+                })
+            }
+            FrameworkEvent::Gone { subscription } => {
+                self.subscriptions.remove(&subscription);
+                self.handle(Event::Unsubscribed { subscription })
+            }
+            FrameworkEvent::Call {
+                framework_id,
+                subscription,
+                call,
+                reply,
+            } => {
+                self.waiting.insert(request, Waiting::Called(reply));
+                self.handle(Event::Call {
+                    request,
+                    framework_id,
+                    subscription,
+                    call,
+                })
+            }
+        }
+    }
+
+    fn tell_framework(&mut self, subscription: SubscriptionId, event: &SchedulerEvent) {
+        let link = self.subscriptions.get(&subscription);
+        if link.is_some_and(|l| !l.send(event)) {
+            tracing::warn!(
+                subscription = subscription.0,
+                "dropping a framework that does not take its events"
+            );
+            self.subscriptions.remove(&subscription);
+            self.core.note("slow_framework_dropped");
+            self.gone_frameworks.push(subscription);
         }
     }
 
@@ -392,6 +469,15 @@ impl EventLoop {
                 Effect::Close { session } => {
                     self.links.remove(&session);
                 }
+                Effect::SendFramework {
+                    subscription,
+                    event,
+                } => self.tell_framework(subscription, &event),
+                Effect::CloseFramework { subscription, why } => {
+                    if let Some(link) = self.subscriptions.remove(&subscription) {
+                        link.close(&why);
+                    }
+                }
                 Effect::PublishNet { snapshot, causes } => self.publish_net(snapshot, &causes),
                 Effect::Reply { request, answer } => replies.push((request, answer)),
                 Effect::Trace(op) => self.spans.run(op),
@@ -399,7 +485,8 @@ impl EventLoop {
             }
         }
         // Who asked sees the outcome in the view as soon as the answer is there.
-        self.publish_view(busy, !replies.is_empty());
+        let asked = replies.iter().any(|(_, a)| !matches!(a, Answer::Called(_)));
+        self.publish_view(busy, asked);
         for (request, answer) in replies {
             self.reply(request, answer);
         }
@@ -508,6 +595,10 @@ impl EventLoop {
                 let failed = result.as_ref().err().map(ToString::to_string);
                 let _ = tx.send(result);
                 (failed, id)
+            }
+            (Some(Waiting::Called(tx)), Answer::Called(result)) => {
+                let _ = tx.send(result);
+                (None, None)
             }
             (Some(Waiting::Done(tx)), Answer::Done(result)) => {
                 let _ = tx.send(result);

@@ -21,6 +21,7 @@ mod clock;
 pub mod core;
 pub mod error;
 mod event_loop;
+mod framework;
 pub mod handle;
 pub mod http;
 mod measure;

@@ -13,6 +13,7 @@ use crate::{
     core::{CoreConfig, MasterCore, Restored},
     error::MasterError,
     event_loop::{EventLoop, Inboxes, chain},
+    framework::Frameworks,
     handle::MasterHandle,
     http::{self, HttpLimits},
     session::Sessions,
@@ -24,6 +25,12 @@ use crate::{
 const REQUESTS: usize = 256;
 /// Session messages that may wait for the loop; more slow their agents down.
 const SESSION_EVENTS: usize = 4096;
+/// Calls of frameworks that may wait for the loop; more slow their callers down.
+const FRAMEWORK_EVENTS: usize = 1024;
+/// Calls that one connection may have open at once.
+const STREAMS: u32 = 256;
+/// Open subscriptions of frameworks; more are refused.
+const MAX_SUBSCRIPTIONS: usize = 1200;
 
 /// How a master runs.
 #[derive(Debug, Clone)]
@@ -44,6 +51,8 @@ pub struct MasterConfig {
     pub agent_timeout: Millis,
     /// How long known agents are waited for after a start.
     pub recovery_grace: Millis,
+    /// How long an offer stands; a hoarder gets no more than this.
+    pub offer_timeout: Millis,
     /// Most agents.
     pub max_agents: usize,
     /// Bounds of each HTTP listener.
@@ -62,6 +71,7 @@ impl MasterConfig {
             heartbeat_interval: Millis::from_secs(5),
             agent_timeout: Millis::from_secs(30),
             recovery_grace: Millis::from_secs(10),
+            offer_timeout: Millis::from_secs(60),
             max_agents: 10_000,
             http: HttpLimits::default(),
         }
@@ -75,7 +85,7 @@ pub struct MasterListeners {
     pub mesos: TcpListener,
     /// Marathon API.
     pub marathon: TcpListener,
-    /// Agent sessions (gRPC).
+    /// Agent sessions and the native framework API (gRPC).
     pub session: TcpListener,
 }
 
@@ -120,6 +130,7 @@ pub async fn run_on(
 
     let (handle, requests, view) = MasterHandle::channel(REQUESTS);
     let (inbox, sessions) = mpsc::channel(SESSION_EVENTS);
+    let (framework_inbox, framework_events) = mpsc::channel(FRAMEWORK_EVENTS);
     // Stopped when any part ends, so that no half of a master lives on.
     let parts = stop.child_token();
     let service = Sessions::new(
@@ -128,8 +139,20 @@ pub async fn run_on(
         config.heartbeat_interval.as_duration(),
         parts.clone(),
     );
+    let (first_subscription, _) = uuid::Uuid::new_v4().as_u64_pair();
+    let frameworks = Frameworks::new(
+        framework_inbox,
+        first_subscription,
+        MAX_SUBSCRIPTIONS,
+        config.heartbeat_interval.as_duration(),
+        parts.clone(),
+    );
     let event_loop = EventLoop::new(core, store, clock, &telemetry, view);
-    let inboxes = Inboxes { requests, sessions };
+    let inboxes = Inboxes {
+        requests,
+        sessions,
+        frameworks: framework_events,
+    };
     let looping = guarded(&parts, async {
         event_loop.run(first, inboxes, parts.clone()).await;
         Ok(())
@@ -138,8 +161,10 @@ pub async fn run_on(
         tonic::transport::Server::builder()
             .http2_keepalive_interval(Some(config.heartbeat_interval.as_duration()))
             .http2_keepalive_timeout(Some(config.agent_timeout.as_duration()))
+            .max_concurrent_streams(Some(STREAMS))
             .tcp_nodelay(true)
             .add_service(service.into_service())
+            .add_service(frameworks.into_service())
             .serve_with_incoming_shutdown(
                 TcpListenerStream::new(listeners.session),
                 parts.cancelled(),
@@ -215,6 +240,7 @@ fn core_config(
     core.heartbeat_interval = config.heartbeat_interval;
     core.agent_timeout = config.agent_timeout;
     core.recovery_grace = config.recovery_grace;
+    core.offer_timeout = config.offer_timeout;
     core.max_agents = config.max_agents;
     Ok(core)
 }

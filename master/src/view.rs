@@ -222,14 +222,37 @@ pub struct FrameworkView {
     pub used: Resources,
     /// Out in offers to it.
     pub offered: Resources,
-    /// When it subscribed.
+    /// When it first subscribed.
     pub registered_at: UnixMillis,
+    /// When it subscribed last.
+    pub reregistered_at: UnixMillis,
+    /// Whether its subscription is open; the built-in one's always is.
+    pub connected: bool,
+    /// How long it may stay away; `None` for the built-in one.
+    pub failover_timeout: Option<Millis>,
+    /// Whether it wants no offers now.
+    pub suppressed: bool,
+    /// Tasks of it that have not ended.
+    pub tasks: u32,
     /// Why nothing is launched, newest reasons of the allocator.
     pub reasons: Vec<String>,
 }
 
+/// A role: whom frameworks share as.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RoleView {
+    /// Its frameworks.
+    pub frameworks: Vec<FrameworkId>,
+    /// The largest part of any resource kind that is allocated to it, by its weight; 1 is the cluster.
+    pub share: f64,
+    /// Held by tasks; ports are left out.
+    pub used: Resources,
+    /// Out in offers; ports are left out.
+    pub offered: Resources,
+}
+
 /// The whole cluster at one moment.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct ClusterView {
     /// Cluster name.
     pub cluster: String,
@@ -259,6 +282,8 @@ pub struct ClusterView {
     pub completed: Vec<Arc<TaskView>>,
     /// Frameworks by id.
     pub frameworks: BTreeMap<FrameworkId, FrameworkView>,
+    /// Roles that have frameworks.
+    pub roles: BTreeMap<String, RoleView>,
     /// Offers that are out.
     pub offers: Vec<Offer>,
     /// Leases of named VIPs.

@@ -129,6 +129,73 @@ pub struct DeploymentView {
     pub since_ms: u64,
 }
 
+/// A framework.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FrameworkView {
+    /// Framework id.
+    pub id: String,
+    /// DNS name.
+    pub name: String,
+    /// Role that it gets offers for.
+    pub role: String,
+    /// Whether it gets offers now.
+    pub active: bool,
+    /// Whether its subscription is open.
+    pub connected: bool,
+    /// Whether it wants no offers now.
+    pub suppressed: bool,
+    /// Held by its tasks, ports left out.
+    pub used: ResourcesJson,
+    /// Out in offers to it, ports left out.
+    pub offered: ResourcesJson,
+    /// Tasks that have not ended.
+    pub tasks: u32,
+    /// First subscription.
+    pub registered_ms: u64,
+    /// Newest subscription.
+    pub reregistered_ms: u64,
+    /// How long it may stay away; `null` for the built-in one.
+    pub failover_timeout_ms: Option<u64>,
+    /// Why it is offered nothing, newest.
+    pub reasons: Vec<String>,
+}
+
+/// An offer that is out.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OfferView {
+    /// Offer id.
+    pub id: String,
+    /// To whom.
+    pub framework_id: String,
+    /// Its DNS name.
+    pub framework: String,
+    /// Allocated to this role.
+    pub role: String,
+    /// Whose resources.
+    pub agent_id: String,
+    /// The agent's node name.
+    pub hostname: String,
+    /// What is offered.
+    pub resources: ResourcesJson,
+    /// When it was made.
+    pub since_ms: u64,
+}
+
+/// A role that has frameworks.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RoleView {
+    /// Its name.
+    pub name: String,
+    /// Ids of its frameworks.
+    pub frameworks: Vec<String>,
+    /// The largest part of any resource kind that is allocated to it (used or offered), by its weight.
+    pub share: f64,
+    /// Held by tasks, ports left out.
+    pub used: ResourcesJson,
+    /// Out in offers, ports left out.
+    pub offered: ResourcesJson,
+}
+
 /// Why a service is not where it should be: the answer of `/waggle/v1/explain/<service>`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExplainView {

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use waggle_types::{
-    AgentId, AgentInfo, DeploymentId, Generation, NetSnapshot, ServiceId, ServiceSpec, StatusUuid,
-    TaskId, TaskSpec, TaskStatus, TraceContext, UnixMillis,
+    AgentId, AgentInfo, CallRejection, DeploymentId, FrameworkId, FrameworkInfo, Generation,
+    NetSnapshot, SchedulerCall, SchedulerEvent, ServiceId, ServiceSpec, StatusUuid, TaskId,
+    TaskSpec, TaskStatus, TraceContext, UnixMillis,
 };
 
 use crate::{
@@ -20,6 +21,20 @@ pub struct SessionId(pub u64);
 /// One API request that waits for its answer; numbered by the shell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(pub u64);
+
+/// One connection of one framework; the shell numbers them and never reuses a number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SubscriptionId(pub u64);
+
+/// What a framework asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FrameworkCall {
+    /// A call that the built-in framework has, too. Names of framework and role in tasks are
+    /// overwritten.
+    Scheduler(SchedulerCall),
+    /// End the framework and kill its tasks.
+    Teardown,
+}
 
 /// What an agent says when it connects.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,6 +112,33 @@ pub enum Event {
         request: RequestId,
         /// The service.
         id: ServiceId,
+    },
+    /// A framework opened a subscription.
+    Subscribe {
+        /// Whom to answer.
+        request: RequestId,
+        /// The new subscription.
+        subscription: SubscriptionId,
+        /// Who.
+        info: Box<FrameworkInfo>,
+        /// New id, made by the shell, used when it names none.
+        fresh_id: FrameworkId,
+    },
+    /// A subscription ended, for whatever reason.
+    Unsubscribed {
+        /// Which.
+        subscription: SubscriptionId,
+    },
+    /// A framework asks for something.
+    Call {
+        /// Whom to answer.
+        request: RequestId,
+        /// The framework.
+        framework_id: FrameworkId,
+        /// The subscription that it calls for.
+        subscription: SubscriptionId,
+        /// What.
+        call: Box<FrameworkCall>,
     },
     /// Kill tasks.
     Kill {
@@ -339,6 +381,8 @@ pub enum Answer {
     Deployment(Result<Deployment, MasterError>),
     /// To `Kill` and `Cancel`: a deployment when there is a new one.
     Maybe(Result<Option<Deployment>, MasterError>),
+    /// To `Subscribe` and `Call`.
+    Called(Result<(), Vec<CallRejection>>),
     /// To `ResetDelay`.
     Done(Result<(), MasterError>),
 }
@@ -367,6 +411,20 @@ pub enum Effect {
     Close {
         /// The session.
         session: SessionId,
+    },
+    /// Say something to a framework.
+    SendFramework {
+        /// Its subscription.
+        subscription: SubscriptionId,
+        /// What.
+        event: SchedulerEvent,
+    },
+    /// End a subscription, after what was said before.
+    CloseFramework {
+        /// Which.
+        subscription: SubscriptionId,
+        /// Why; the last that the framework hears.
+        why: CallRejection,
     },
     /// Push to every open session, now and when it opens.
     PublishNet {

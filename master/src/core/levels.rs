@@ -3,13 +3,17 @@
 //! The built-in framework is spoken to in [`SchedulerEvent`]s and answers in [`SchedulerCall`]s, as
 //! any framework would.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use waggle_allocator::{Effect as Level1Effect, Event as Level1, RescindReason};
 use waggle_services::{Action, Input, Place};
 use waggle_types::{
-    AgentId, HealthState, Millis, OfferId, SchedulerCall, SchedulerEvent, ServiceId, StatusReason,
-    StatusSource, TaskId, TaskSpec, TaskState, TaskStatus, TraceContext, UnixMillis,
+    AgentId, FrameworkId, HealthState, Millis, Offer, OfferId, SchedulerCall, SchedulerEvent,
+    ServiceId, StatusReason, StatusSource, TaskId, TaskSpec, TaskState, TaskStatus, TraceContext,
+    UnixMillis,
 };
 
 use super::{
@@ -46,6 +50,11 @@ impl MasterCore {
         self.work.extend(effects.into_iter().map(Work::Level1));
     }
 
+    /// Takes effects of level 1 that were asked for directly.
+    pub(super) fn take_level_1(&mut self, effects: Vec<Level1Effect>) {
+        self.work.extend(effects.into_iter().map(Work::Level1));
+    }
+
     /// Tells the framework something; what follows is done by [`MasterCore::pump`].
     pub(super) fn schedule(&mut self, input: Input, now: UnixMillis) {
         let actions = self.scheduler.handle(input, now);
@@ -55,18 +64,31 @@ impl MasterCore {
     /// Lets the levels talk until both are at rest.
     pub(super) fn pump(&mut self, now: UnixMillis) {
         let mut offers = Vec::new();
+        // Of other frameworks than the built-in one.
+        let mut others: BTreeMap<FrameworkId, Vec<Offer>> = BTreeMap::new();
         for _ in 0..MAX_STEPS {
             match self.work.pop_front() {
                 Some(Work::Level1(Level1Effect::Offer(offer))) => {
                     self.out_offers
                         .insert(offer.offer_id.clone(), offer.clone());
-                    offers.push(offer);
+                    if offer.framework_id == self.framework_id {
+                        offers.push(offer);
+                    } else {
+                        let of = others.entry(offer.framework_id.clone()).or_default();
+                        of.push(offer);
+                    }
                 }
                 Some(Work::Level1(Level1Effect::Rescind {
-                    offer_id, reason, ..
+                    offer_id,
+                    framework_id,
+                    reason,
+                    ..
                 })) => {
                     offers.retain(|o| o.offer_id != offer_id);
-                    self.rescind(offer_id, reason, now);
+                    if let Some(of) = others.get_mut(&framework_id) {
+                        of.retain(|o| o.offer_id != offer_id);
+                    }
+                    self.rescind(offer_id, &framework_id, reason, now);
                 }
                 Some(Work::Level1(Level1Effect::Rejected { what, reason })) => {
                     tracing::debug!(what, %reason, "level 1 refused");
@@ -75,6 +97,13 @@ impl MasterCore {
                 Some(Work::Level2(action)) => self.act(action, now),
                 // Everything else is said: now one batch of offers, so that the framework sees the
                 // whole picture at once.
+                None if !others.is_empty() => {
+                    for (id, batch) in std::mem::take(&mut others) {
+                        if !batch.is_empty() {
+                            self.send_framework(&id, SchedulerEvent::Offers(batch));
+                        }
+                    }
+                }
                 None if !offers.is_empty() => {
                     let batch = SchedulerEvent::Offers(std::mem::take(&mut offers));
                     self.schedule(Input::Scheduler(batch), now);
@@ -85,11 +114,18 @@ impl MasterCore {
         self.reject("too_many_steps");
         let unsaid = offers
             .into_iter()
+            .chain(others.into_values().flatten())
             .map(|o| Work::Level1(Level1Effect::Offer(o)));
         self.work.extend(unsaid);
     }
 
-    fn rescind(&mut self, offer_id: OfferId, reason: RescindReason, now: UnixMillis) {
+    fn rescind(
+        &mut self,
+        offer_id: OfferId,
+        framework_id: &FrameworkId,
+        reason: RescindReason,
+        now: UnixMillis,
+    ) {
         if let Some(offer) = self.out_offers.remove(&offer_id) {
             let outcome = match reason {
                 RescindReason::Timeout => "expired",
@@ -99,7 +135,12 @@ impl MasterCore {
             let ms = now.since(offer.at).0;
             self.measure(Measure::OfferLifetime { ms });
         }
-        self.schedule(Input::Scheduler(SchedulerEvent::Rescind(offer_id)), now);
+        let event = SchedulerEvent::Rescind(offer_id);
+        if *framework_id == self.framework_id {
+            self.schedule(Input::Scheduler(event), now);
+        } else {
+            self.send_framework(framework_id, event);
+        }
     }
 
     fn act(&mut self, action: Action, now: UnixMillis) {
@@ -151,7 +192,7 @@ impl MasterCore {
         }
     }
 
-    fn close_offers(&mut self, ids: &[OfferId], outcome: &'static str, now: UnixMillis) {
+    pub(super) fn close_offers(&mut self, ids: &[OfferId], outcome: &'static str, now: UnixMillis) {
         let mut n = 0;
         for id in ids {
             if let Some(offer) = self.out_offers.remove(id) {
@@ -233,7 +274,7 @@ impl MasterCore {
 
     /// Sends a task to its agent. One `offer.allocate` and one `offer.accept` span per trace and
     /// accept, one `task.launch` per task.
-    fn launch(
+    pub(super) fn launch(
         &mut self,
         spec: TaskSpec,
         agent: &AgentId,
@@ -333,7 +374,7 @@ impl MasterCore {
         }
     }
 
-    fn kill_call(&mut self, task_id: TaskId, now: UnixMillis) {
+    pub(super) fn kill_call(&mut self, task_id: TaskId, now: UnixMillis) {
         let Some(task) = self.tasks.live.get_mut(&task_id) else {
             self.reject("kill_of_unknown_task");
             self.tell_unknown(task_id, now);
@@ -385,6 +426,7 @@ impl MasterCore {
     pub(super) fn tell_unreachable(&mut self, id: &AgentId, now: UnixMillis) {
         let agent_id = id.clone();
         self.schedule(Input::AgentUnreachable { agent_id }, now);
+        self.tell_owners_unreachable(id, now);
     }
 
     pub(super) fn tell_back(&mut self, id: &AgentId, now: UnixMillis) {
@@ -401,6 +443,7 @@ impl MasterCore {
 
     pub(super) fn tell_removed(&mut self, id: &AgentId, now: UnixMillis) {
         let event = SchedulerEvent::AgentLost(id.clone());
+        self.tell_frameworks(&event);
         self.schedule(Input::Scheduler(event), now);
     }
 
@@ -428,7 +471,10 @@ impl MasterCore {
             return;
         };
         if task.spec.framework_id != self.framework_id {
-            self.reject("orphan_task");
+            // A registered framework hears of it by its statuses and by reconciling.
+            if !self.frameworks.all.contains_key(&task.spec.framework_id) {
+                self.reject("orphan_task");
+            }
             return;
         }
         let place = Place {
@@ -450,7 +496,7 @@ impl MasterCore {
 }
 
 /// A status on the master's own account: not retried, not acknowledged.
-fn own_status(
+pub(super) fn own_status(
     task_id: TaskId,
     agent_id: AgentId,
     state: TaskState,

@@ -17,6 +17,7 @@
 mod agents;
 mod deployments;
 mod event;
+mod frameworks;
 mod intents;
 mod levels;
 mod net;
@@ -46,15 +47,17 @@ use waggle_types::{
 };
 
 pub use event::{
-    Answer, Effect, Event, MasterMsg, Measure, NetCause, Registration, RequestId, SessionId,
-    SpanKey, SpanParent, TraceAttrs, TraceKind, TraceOp,
+    Answer, Effect, Event, FrameworkCall, MasterMsg, Measure, NetCause, Registration, RequestId,
+    SessionId, SpanKey, SpanParent, SubscriptionId, TraceAttrs, TraceKind, TraceOp,
 };
+pub use frameworks::Framework;
 pub use stored::{Flight, RestoreError, Restored};
 pub use versions::{KEEP_VERSIONS, Versions};
 
 use crate::{store::StoreOp, view::MasterView};
 use agents::Agents;
 use deployments::New;
+use frameworks::Frameworks;
 use levels::Work;
 use tasks::Tasks;
 use vips::{Services, Vips};
@@ -94,6 +97,8 @@ pub struct CoreConfig {
     pub offer_timeout: Millis,
     /// Most agents; more are refused.
     pub max_agents: usize,
+    /// Most frameworks beside the built-in one; more are refused.
+    pub max_frameworks: usize,
     /// Most services; more are refused.
     pub max_services: usize,
     /// Most instances of one service; more are refused.
@@ -119,6 +124,7 @@ impl CoreConfig {
             mass_loss_hold: Millis::from_secs(600),
             offer_timeout: Millis::from_secs(60),
             max_agents: 10_000,
+            max_frameworks: 1000,
             max_services: 10_000,
             max_instances: 10_000,
             keep_ended: 1000,
@@ -135,6 +141,8 @@ pub struct MasterCore {
     allocator: Allocator,
     scheduler: ServiceScheduler,
     agents: Agents,
+    /// All but the built-in one.
+    frameworks: Frameworks,
     tasks: Tasks,
     /// Definitions, as stored.
     services: Services,
@@ -206,6 +214,7 @@ impl MasterCore {
             allocator,
             scheduler,
             agents: Agents::default(),
+            frameworks: Frameworks::restored(restored.frameworks, restored.removed_frameworks, now),
             tasks: Tasks::default(),
             services: restored.services,
             flights,
@@ -269,6 +278,25 @@ impl MasterCore {
             } => {
                 let answer = self.remove(&id, force, deployment_id, trace, now);
                 self.reply(request, Answer::Deployment(answer));
+            }
+            Event::Subscribe {
+                request,
+                subscription,
+                info,
+                fresh_id,
+            } => {
+                let answer = self.subscribe(subscription, *info, fresh_id, now);
+                self.reply(request, Answer::Called(answer));
+            }
+            Event::Unsubscribed { subscription } => self.unsubscribed(subscription, now),
+            Event::Call {
+                request,
+                framework_id,
+                subscription,
+                call,
+            } => {
+                let answer = self.framework_call(&framework_id, subscription, *call, now);
+                self.reply(request, Answer::Called(answer));
             }
             Event::Restart {
                 request,

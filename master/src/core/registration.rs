@@ -187,7 +187,9 @@ impl MasterCore {
                     unwanted.push(task_id);
                 }
                 // Its end comes as a status and is acknowledged then.
-                None if status.state.is_terminal() => {}
+                None if status.state.is_terminal() => {
+                    self.keep_unacked(&spec.framework_id, &task_id, id, None);
+                }
                 None if self.is_wanted(&spec) => {
                     let mut task = Task::new(Arc::new(spec), id.clone(), now);
                     task.take(&status, now);
@@ -218,8 +220,11 @@ impl MasterCore {
     }
 
     /// Tasks of the built-in framework are wanted while their service is defined. Tasks of another
-    /// framework are nobody's to kill: they are kept, and their resources are held.
+    /// framework are nobody's to kill until it is removed: they are kept, and their resources are held.
     fn is_wanted(&self, spec: &TaskSpec) -> bool {
+        if self.frameworks.is_removed(&spec.framework_id) {
+            return false;
+        }
         spec.framework_id != self.framework_id
             || self.services.keys().any(|s| s.as_str() == spec.service)
     }

@@ -1,20 +1,21 @@
 //! The cluster as API readers see it.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use waggle_services::{Instance, Service};
-use waggle_types::{AgentId, HealthState, Resources, TaskState, UnixMillis};
+use waggle_types::{AgentId, FrameworkId, HealthState, Resources, TaskState, UnixMillis};
 
-use super::{MasterCore, SERVICE_FRAMEWORK, SERVICE_ROLE, agents::Agent, intents::sum};
+use super::{MasterCore, SERVICE_FRAMEWORK, SERVICE_ROLE, agents::Agent};
 use crate::view::{
     AgentView, ClusterView, DeploymentView, FrameworkView, InstanceView, LastFailure, QueueView,
-    ServiceView,
+    RoleView, ServiceView,
 };
 
 impl MasterCore {
     /// The whole picture at `now`; the shell publishes it after each batch.
     pub fn view(&mut self, now: UnixMillis) -> ClusterView {
         self.sequence += 1;
+        let frameworks = self.show_frameworks();
         ClusterView {
             cluster: self.config.cluster.clone(),
             sequence: self.sequence,
@@ -69,7 +70,8 @@ impl MasterCore {
                 })
                 .collect(),
             completed: self.tasks.ended.iter().cloned().collect(),
-            frameworks: [(self.framework_id.clone(), self.show_framework())].into(),
+            roles: self.show_roles(&frameworks),
+            frameworks,
             offers: self.out_offers.values().cloned().collect(),
             vips: self.net.vips.clone(),
             literal_vips: self.net.literal_vips.clone(),
@@ -127,36 +129,88 @@ impl MasterCore {
         }
     }
 
-    fn show_framework(&self) -> FrameworkView {
-        let ours = self
-            .tasks
-            .live
-            .values()
-            .filter(|t| t.spec.framework_id == self.framework_id);
-        // Ports of several agents overlap: sum the scalars only.
-        let scalars = |r: &Resources| Resources {
-            ports: waggle_types::PortSet::new(),
-            ..r.clone()
-        };
-        let used: Vec<Resources> = ours.map(|t| scalars(&t.spec.resources)).collect();
-        let offers = self.out_offers.values();
-        let offered: Vec<Resources> = offers.map(|o| scalars(&o.resources)).collect();
-        FrameworkView {
-            id: self.framework_id.clone(),
-            name: SERVICE_FRAMEWORK.to_owned(),
-            role: SERVICE_ROLE.to_owned(),
-            active: !self.recovering,
-            used: sum(&used).unwrap_or_default(),
-            offered: sum(&offered).unwrap_or_default(),
+    /// Every framework, the built-in one first in code and by id in the map.
+    fn show_frameworks(&self) -> BTreeMap<FrameworkId, FrameworkView> {
+        let mut out = BTreeMap::new();
+        let blank = |id: &FrameworkId, name: &str, role: &str| FrameworkView {
+            id: id.clone(),
+            name: name.to_owned(),
+            role: role.to_owned(),
+            active: true,
+            used: Resources::default(),
+            offered: Resources::default(),
             registered_at: self.started_at,
+            reregistered_at: self.started_at,
+            connected: true,
+            failover_timeout: None,
+            suppressed: false,
+            tasks: 0,
             reasons: self
                 .allocator
-                .explain(&self.framework_id)
+                .explain(id)
                 .iter()
                 .map(ToString::to_string)
                 .collect(),
+        };
+        let own = FrameworkView {
+            active: !self.recovering,
+            ..blank(&self.framework_id, SERVICE_FRAMEWORK, SERVICE_ROLE)
+        };
+        out.insert(self.framework_id.clone(), own);
+        for (id, f) in &self.frameworks.all {
+            let connected = f.subscription.is_some();
+            let view = FrameworkView {
+                active: connected,
+                connected,
+                registered_at: f.registered_at,
+                reregistered_at: f.reregistered_at,
+                failover_timeout: Some(f.failover_timeout),
+                suppressed: f.suppressed,
+                ..blank(id, &f.name, &f.role)
+            };
+            out.insert(id.clone(), view);
         }
+        for t in self.tasks.live.values() {
+            if let Some(f) = out.get_mut(&t.spec.framework_id) {
+                f.tasks += 1;
+                f.used = plus(&f.used, &t.spec.resources);
+            }
+        }
+        for o in self.out_offers.values() {
+            if let Some(f) = out.get_mut(&o.framework_id) {
+                f.offered = plus(&f.offered, &o.resources);
+            }
+        }
+        out
     }
+
+    fn show_roles(
+        &self,
+        frameworks: &BTreeMap<FrameworkId, FrameworkView>,
+    ) -> BTreeMap<String, RoleView> {
+        let mut out: BTreeMap<String, RoleView> = BTreeMap::new();
+        for f in frameworks.values() {
+            let role = out.entry(f.role.clone()).or_insert_with(|| RoleView {
+                frameworks: Vec::new(),
+                share: self.allocator.dominant_share(&f.role).as_f64(),
+                used: Resources::default(),
+                offered: Resources::default(),
+            });
+            role.frameworks.push(f.id.clone());
+            role.used = plus(&role.used, &f.used);
+            role.offered = plus(&role.offered, &f.offered);
+        }
+        out
+    }
+}
+
+/// Scalars only: ports of several agents overlap.
+fn plus(a: &Resources, b: &Resources) -> Resources {
+    let mut out = a.clone();
+    for (x, y) in out.scalars.iter_mut().zip(b.scalars) {
+        x.0 = x.0.saturating_add(y.0);
+    }
+    out
 }
 
 fn show_instance(i: &Instance) -> InstanceView {
@@ -188,10 +242,7 @@ fn show_failure(f: &waggle_services::LastFailure) -> LastFailure {
 }
 
 fn show_queue(q: waggle_services::QueueItem, now: UnixMillis) -> QueueView {
-    let counts = |m: std::collections::BTreeMap<
-        waggle_services::DeclineReason,
-        waggle_services::ReasonCount,
-    >| {
+    let counts = |m: BTreeMap<waggle_services::DeclineReason, waggle_services::ReasonCount>| {
         m.into_iter()
             .map(|(r, c)| (r.name(), (c.declined, c.processed)))
             .collect()

@@ -73,12 +73,14 @@ impl MasterCore {
             self.acknowledge(&status);
             return;
         }
-        match self.tasks.live.get(&status.task_id) {
-            Some(t) if t.agent_id == id => self.report(status, now),
-            Some(_) => {
+        let on_it = self.tasks.live.get(&status.task_id);
+        match on_it.map(|t| t.agent_id == id) {
+            Some(true) => self.report(status, now),
+            Some(false) => {
                 self.reject("task_id_on_two_agents");
                 self.acknowledge(&status);
             }
+            None if self.repeat_end(&status) => {}
             None => {
                 // Its end is known already, or this master gave it up.
                 self.acknowledge(&status);
@@ -142,7 +144,7 @@ impl MasterCore {
         if spec.framework_id == self.framework_id {
             self.tell_status(status, now);
         } else {
-            self.acknowledge(&status);
+            self.tell_owner(&spec.framework_id, status);
         }
     }
 

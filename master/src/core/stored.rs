@@ -1,17 +1,18 @@
 //! What the core writes to the store and how it reads it back.
 //!
 //! Keys: `cluster/<what>`, `services<path>`, `versions<path>/<milliseconds>`, `deployments/<id>`, `vips/<framework>/<label>`,
-//! `agents/<id>`. A spec is stored as the Marathon app JSON that the API shows.
+//! `agents/<id>`, `frameworks/<id>`, `removed_frameworks/<id>`. A spec is stored as the Marathon app JSON that the API shows.
 
 use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 use waggle_types::{
-    AgentId, AgentInfo, DeploymentId, FrameworkId, Generation, ServiceId, ServiceSpec,
+    AgentId, AgentInfo, DeploymentId, FrameworkId, Generation, Millis, ServiceId, ServiceSpec,
     ServiceVersion, TraceContext, UnixMillis, VipName,
 };
 
 use super::{
+    frameworks::Framework,
     versions::Versions,
     vips::{LeaseChanges, Services},
 };
@@ -73,6 +74,14 @@ struct StoredAgent {
     ip: Ipv4Addr,
 }
 
+#[derive(Serialize, Deserialize)]
+struct StoredFramework {
+    name: String,
+    role: String,
+    failover_timeout_ms: u64,
+    since_ms: u64,
+}
+
 /// Everything that the store held when this master began to lead.
 #[derive(Debug, Clone, Default)]
 pub struct Restored {
@@ -92,6 +101,10 @@ pub struct Restored {
     pub vips: BTreeMap<VipName, Ipv4Addr>,
     /// Agents that were known, with hostname.
     pub agents: BTreeMap<AgentId, String>,
+    /// Registered frameworks, the built-in one not among them.
+    pub frameworks: BTreeMap<FrameworkId, Framework>,
+    /// Frameworks that must not come back.
+    pub removed_frameworks: Vec<FrameworkId>,
     /// Versions of what was before a deployment, until all definitions are read.
     previous: BTreeMap<DeploymentId, u64>,
 }
@@ -160,6 +173,17 @@ impl Restored {
                     .parse()
                     .map_err(|x: std::net::AddrParseError| x.to_string())?;
                 self.vips.insert(name, ip);
+            }
+            Some(("frameworks", id)) => {
+                let id = FrameworkId::new(id).map_err(|x| x.to_string())?;
+                let f: StoredFramework = serde_json::from_str(text).map_err(|x| x.to_string())?;
+                let (timeout, since) = (Millis(f.failover_timeout_ms), UnixMillis(f.since_ms));
+                let framework = Framework::stored(f.name, f.role, timeout, since);
+                self.frameworks.insert(id, framework);
+            }
+            Some(("removed_frameworks", id)) => {
+                let id = FrameworkId::new(id).map_err(|x| x.to_string())?;
+                self.removed_frameworks.push(id);
             }
             Some(("agents", id)) => {
                 let id = AgentId::new(id).map_err(|x| x.to_string())?;
@@ -282,6 +306,32 @@ pub(super) fn put_deployment(id: &DeploymentId, f: &Flight) -> StoreOp {
 pub(super) fn delete_deployment(id: &DeploymentId) -> StoreOp {
     StoreOp::Delete {
         key: format!("deployments/{id}"),
+    }
+}
+
+pub(super) fn put_framework(id: &FrameworkId, f: &Framework) -> StoreOp {
+    let stored = StoredFramework {
+        name: f.name.clone(),
+        role: f.role.clone(),
+        failover_timeout_ms: f.failover_timeout.0,
+        since_ms: f.registered_at.0,
+    };
+    put(format!("frameworks/{id}"), json(&stored))
+}
+
+pub(super) fn delete_framework(id: &FrameworkId) -> StoreOp {
+    StoreOp::Delete {
+        key: format!("frameworks/{id}"),
+    }
+}
+
+pub(super) fn put_removed(id: &FrameworkId) -> StoreOp {
+    put(format!("removed_frameworks/{id}"), "")
+}
+
+pub(super) fn delete_removed(id: &FrameworkId) -> StoreOp {
+    StoreOp::Delete {
+        key: format!("removed_frameworks/{id}"),
     }
 }
 

@@ -30,7 +30,8 @@ impl MasterCore {
                 }
             })
             .min();
-        [silent, recovery, held].into_iter().flatten().min()
+        let away = self.frameworks.next_timeout();
+        [silent, recovery, held, away].into_iter().flatten().min()
     }
 
     pub(super) fn tick(&mut self, now: UnixMillis) {
@@ -46,6 +47,7 @@ impl MasterCore {
         }
         self.tell_losses(now);
         self.end_recovery_when_done(now);
+        self.remove_gone_frameworks(now);
         self.allocate(waggle_allocator::Event::Tick, now);
         self.tick_scheduler(now);
     }

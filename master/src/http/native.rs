@@ -1,7 +1,10 @@
 //! Waggle's own JSON under `/waggle/v1`, for the CLI.
 
 use axum::{http::Method, response::Response};
-use waggle_api::native::{BackendView, DeploymentView, ExplainView, NodeView, TaskView, VipView};
+use waggle_api::native::{
+    BackendView, DeploymentView, ExplainView, FrameworkView, NodeView, OfferView, RoleView,
+    TaskView, VipView,
+};
 use waggle_overlay_plan::{Verdict, explain};
 use waggle_types::{HealthState, ServiceId, TaskState};
 
@@ -19,7 +22,8 @@ pub(super) fn route(api: &Api, call: &Call, path: &[&str]) -> Result<Response, F
     };
     if !matches!(
         path,
-        ["nodes" | "vips" | "tasks" | "deployments"] | ["explain", _, ..]
+        ["nodes" | "vips" | "tasks" | "deployments" | "frameworks" | "offers" | "roles"]
+            | ["explain", _, ..]
     ) {
         return Err(Fail::no_such_path(call));
     }
@@ -31,6 +35,9 @@ pub(super) fn route(api: &Api, call: &Call, path: &[&str]) -> Result<Response, F
         ["nodes"] => ok(&nodes(&view)),
         ["vips"] => ok(&vips(&view)),
         ["deployments"] => ok(&deployments(&view, None)),
+        ["frameworks"] => ok(&frameworks(&view)),
+        ["offers"] => ok(&offers(&view)),
+        ["roles"] => ok(&roles(&view)),
         ["tasks"] => {
             let service = call.query.first("service");
             let all = call.query.flag("all", false)?;
@@ -73,6 +80,54 @@ fn nodes(view: &ClusterView) -> Vec<NodeView> {
         }
     };
     view.agents.values().map(|a| one(a)).collect()
+}
+
+fn frameworks(view: &ClusterView) -> Vec<FrameworkView> {
+    let one = |f: &view::FrameworkView| FrameworkView {
+        id: f.id.to_string(),
+        name: f.name.clone(),
+        role: f.role.clone(),
+        active: f.active,
+        connected: f.connected,
+        suppressed: f.suppressed,
+        used: (&f.used).into(),
+        offered: (&f.offered).into(),
+        tasks: f.tasks,
+        registered_ms: f.registered_at.0,
+        reregistered_ms: f.reregistered_at.0,
+        failover_timeout_ms: f.failover_timeout.map(|t| t.0),
+        reasons: f.reasons.clone(),
+    };
+    view.frameworks.values().map(one).collect()
+}
+
+fn offers(view: &ClusterView) -> Vec<OfferView> {
+    let one = |o: &waggle_types::Offer| OfferView {
+        id: o.offer_id.to_string(),
+        framework_id: o.framework_id.to_string(),
+        framework: view
+            .frameworks
+            .get(&o.framework_id)
+            .map(|f| f.name.clone())
+            .unwrap_or_default(),
+        role: o.role.clone(),
+        agent_id: o.agent_id.to_string(),
+        hostname: o.hostname.clone(),
+        resources: (&o.resources).into(),
+        since_ms: o.at.0,
+    };
+    view.offers.iter().map(one).collect()
+}
+
+fn roles(view: &ClusterView) -> Vec<RoleView> {
+    let one = |(name, r): (&String, &view::RoleView)| RoleView {
+        name: name.clone(),
+        frameworks: r.frameworks.iter().map(ToString::to_string).collect(),
+        share: r.share,
+        used: (&r.used).into(),
+        offered: (&r.offered).into(),
+    };
+    view.roles.iter().map(one).collect()
 }
 
 /// The master's picture: nodes know the health of their own tasks a little earlier.

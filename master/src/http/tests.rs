@@ -365,6 +365,11 @@ fn busy() -> ClusterView {
             used: Resources::from_millis(200, 128_000, 0),
             offered: Resources::default(),
             registered_at: AT,
+            reregistered_at: AT,
+            connected: true,
+            failover_timeout: None,
+            suppressed: false,
+            tasks: 2,
             reasons: Vec::new(),
         },
     );

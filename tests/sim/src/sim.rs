@@ -418,7 +418,11 @@ impl Sim {
                     }
                 }
                 Effect::Reply { request, answer } => self.answer(request.0, &answer),
-                Effect::Trace(_) | Effect::Measure(_) => {}
+                // No framework but the built-in one subscribes here.
+                Effect::Trace(_)
+                | Effect::Measure(_)
+                | Effect::SendFramework { .. }
+                | Effect::CloseFramework { .. } => {}
             }
         }
     }

@@ -458,6 +458,8 @@ pub mod frameworks_client {
                 .insert(GrpcMethod::new("waggle.framework.v1.Frameworks", "Accept"));
             self.inner.unary(req, path, codec).await
         }
+        /// Offers race with their rescind: those that are no longer out are named in the response, the others
+        /// are declined all the same.
         pub async fn decline(
             &mut self,
             request: impl tonic::IntoRequest<super::DeclineRequest>,
@@ -643,6 +645,8 @@ pub mod frameworks_server {
             &self,
             request: tonic::Request<super::AcceptRequest>,
         ) -> std::result::Result<tonic::Response<super::CallResponse>, tonic::Status>;
+        /// Offers race with their rescind: those that are no longer out are named in the response, the others
+        /// are declined all the same.
         async fn decline(
             &self,
             request: tonic::Request<super::DeclineRequest>,

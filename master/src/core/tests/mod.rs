@@ -2,15 +2,16 @@
 
 mod agents;
 mod deployments;
+mod frameworks;
 mod random;
 mod services;
 
 use std::collections::BTreeMap;
 
 use waggle_types::{
-    AgentId, AgentInfo, Command, HealthState, PortDefinition, PortRange, PortSet, Protocol,
-    Resources, ServiceId, ServiceSpec, ServiceVersion, StatusSource, StatusUuid, TaskId, TaskSpec,
-    TaskState, TaskStatus, TraceContext, VipLabel,
+    AgentId, AgentInfo, CallRejection, Command, HealthState, PortDefinition, PortRange, PortSet,
+    Protocol, Resources, SchedulerEvent, ServiceId, ServiceSpec, ServiceVersion, StatusSource,
+    StatusUuid, TaskId, TaskSpec, TaskState, TaskStatus, TraceContext, VipLabel,
 };
 
 use super::*;
@@ -40,6 +41,8 @@ pub(super) struct World {
     pub(super) nets: Vec<Arc<NetSnapshot>>,
     pub(super) causes: Vec<NetCause>,
     pub(super) traces: Vec<TraceOp>,
+    pub(super) heard: Vec<(SubscriptionId, SchedulerEvent)>,
+    pub(super) closed: Vec<(SubscriptionId, CallRejection)>,
     n_sessions: u64,
     n_ids: u64,
     lives: u64,
@@ -81,6 +84,8 @@ impl World {
             nets: Vec::new(),
             causes: Vec::new(),
             traces: Vec::new(),
+            heard: Vec::new(),
+            closed: Vec::new(),
             n_sessions: 0,
             n_ids: 0,
             lives: 0,
@@ -153,6 +158,13 @@ impl World {
                 }
                 Effect::Reply { answer, .. } => self.answers.push(answer),
                 Effect::Trace(op) => self.traces.push(op),
+                Effect::SendFramework {
+                    subscription,
+                    event,
+                } => self.heard.push((subscription, event)),
+                Effect::CloseFramework { subscription, why } => {
+                    self.closed.push((subscription, why));
+                }
                 Effect::Opened { .. } | Effect::Measure(_) => {}
             }
         }

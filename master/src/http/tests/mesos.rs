@@ -114,6 +114,18 @@ async fn the_cli_reads_native_json() {
         (e.instances, e.waiting, e.refused["InsufficientCpus"]),
         (2, 1, 4)
     );
+    let frameworks: Vec<native::FrameworkView> =
+        serde_json::from_str(&read("/waggle/v1/frameworks").await).unwrap();
+    assert_eq!(
+        (frameworks[0].name.as_str(), frameworks[0].tasks),
+        ("marathon", 2)
+    );
+    let offers: Vec<native::OfferView> =
+        serde_json::from_str(&read("/waggle/v1/offers").await).unwrap();
+    assert_eq!(offers, []);
+    let roles: Vec<native::RoleView> =
+        serde_json::from_str(&read("/waggle/v1/roles").await).unwrap();
+    assert_eq!(roles, []);
     c.mesos("/waggle/v1/explain/nope")
         .await
         .refused(404, "App '/nope' does not exist");

@@ -1,0 +1,409 @@
+//! The native framework API: the gRPC side of frameworks other than the built-in one.
+//!
+//! A subscription is a stream of events beside which calls come one by one. Events wait in a bounded
+//! queue; a framework that does not read them is disconnected and told why: it subscribes again and
+//! reconciles, so nothing is lost by it. Every call is answered by the core, with typed reasons when it is
+//! refused.
+
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use futures::{Stream, stream::BoxStream};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+use waggle_api::{
+    convert::{self, ConvertError},
+    proto::framework::{self as pb, event::Kind, frameworks_server},
+};
+use waggle_types::{
+    CallRejection, FrameworkId, FrameworkInfo, Millis, OfferId, RejectReason, SchedulerCall,
+    SchedulerEvent, TaskId,
+};
+
+use crate::{
+    core::{FrameworkCall, SubscriptionId},
+    session::unix_ms,
+};
+
+/// Events that may wait for one framework; one that falls further behind is disconnected.
+const QUEUE: usize = 1024;
+/// Longest call: some thousands of tasks.
+const MAX_MESSAGE_BYTES: usize = 16 << 20;
+
+pub(crate) type Called = Result<(), Vec<CallRejection>>;
+pub(crate) type CallReply = oneshot::Sender<Called>;
+
+/// What frameworks tell the event loop.
+#[derive(Debug)]
+pub(crate) enum FrameworkEvent {
+    /// A stream said who it is.
+    Subscribe {
+        subscription: SubscriptionId,
+        info: Box<FrameworkInfo>,
+        link: FrameworkLink,
+        reply: CallReply,
+    },
+    /// A stream ended.
+    Gone { subscription: SubscriptionId },
+    /// A call.
+    Call {
+        framework_id: FrameworkId,
+        subscription: SubscriptionId,
+        call: Box<FrameworkCall>,
+        reply: CallReply,
+    },
+}
+
+/// The loop's end of a subscription. Dropping it ends the stream after what is queued.
+#[derive(Debug)]
+pub(crate) struct FrameworkLink {
+    subscription: SubscriptionId,
+    heartbeat: Duration,
+    queue: mpsc::Sender<Kind>,
+    why: Arc<OnceLock<pb::Rejection>>,
+}
+
+impl FrameworkLink {
+    /// Queues an event; false when the framework is too slow or gone.
+    pub(crate) fn send(&self, event: &SchedulerEvent) -> bool {
+        let kind = match event {
+            SchedulerEvent::Subscribed { framework_id } => Kind::Subscribed(pb::Subscribed {
+                framework_id: framework_id.to_string(),
+                subscription_id: self.subscription.0,
+                heartbeat_interval_ms: u64::try_from(self.heartbeat.as_millis())
+                    .unwrap_or(u64::MAX),
+            }),
+            other => match convert::event(other) {
+                Some(kind) => kind,
+                None => return true,
+            },
+        };
+        let sent = self.queue.try_send(kind).is_ok();
+        if !sent {
+            let message = format!("{QUEUE} events wait unread");
+            let why = CallRejection::new(RejectReason::TooSlow, "subscription", message);
+            self.close(&why);
+        }
+        sent
+    }
+
+    /// Says why the stream ends; the first reason counts.
+    pub(crate) fn close(&self, why: &CallRejection) {
+        // A second reason is an echo of the first.
+        let _ = self.why.set(why.into());
+    }
+}
+
+/// The gRPC service.
+#[derive(Debug, Clone)]
+pub(crate) struct Frameworks {
+    inbox: mpsc::Sender<FrameworkEvent>,
+    next: Arc<AtomicU64>,
+    open: Arc<AtomicUsize>,
+    max_open: usize,
+    heartbeat: Duration,
+    stop: CancellationToken,
+}
+
+/// Counts an open stream for as long as it lives, and tells its end.
+struct OpenGuard {
+    open: Arc<AtomicUsize>,
+    ended: CancellationToken,
+}
+
+impl Drop for OpenGuard {
+    fn drop(&mut self) {
+        self.open.fetch_sub(1, Ordering::Relaxed);
+        self.ended.cancel();
+    }
+}
+
+type Answer = Result<Response<pb::CallResponse>, Status>;
+
+impl Frameworks {
+    /// A service that reports to `inbox`; streams over `max_open` are refused. `first` is a random
+    /// number, so that subscriptions of a master before this one are not taken for its own.
+    pub(crate) fn new(
+        inbox: mpsc::Sender<FrameworkEvent>,
+        first: u64,
+        max_open: usize,
+        heartbeat: Duration,
+        stop: CancellationToken,
+    ) -> Self {
+        Self {
+            inbox,
+            next: Arc::new(AtomicU64::new(first)),
+            open: Arc::new(AtomicUsize::new(0)),
+            max_open,
+            heartbeat: heartbeat.max(Duration::from_millis(10)),
+            stop,
+        }
+    }
+
+    /// The service with its limits, for tonic's router.
+    pub(crate) fn into_service(self) -> frameworks_server::FrameworksServer<Self> {
+        frameworks_server::FrameworksServer::new(self).max_decoding_message_size(MAX_MESSAGE_BYTES)
+    }
+
+    async fn ask(&self, event: impl FnOnce(CallReply) -> FrameworkEvent) -> Result<Called, Status> {
+        let stopping = || Status::unavailable("the master is stopping");
+        let (tx, rx) = oneshot::channel();
+        let sent = self.inbox.send(event(tx)).await;
+        sent.map_err(|_| stopping())?;
+        rx.await.map_err(|_| stopping())
+    }
+
+    /// One call: `read` makes it of the request.
+    async fn call(
+        &self,
+        caller: Option<pb::Caller>,
+        read: impl FnOnce(&FrameworkId) -> Result<FrameworkCall, ConvertError>,
+    ) -> Answer {
+        let parsed = caller
+            .ok_or_else(|| ConvertError::new("caller", "is missing"))
+            .and_then(|c| {
+                let id = convert::framework_id("caller.framework_id", c.framework_id)?;
+                let call = read(&id)?;
+                Ok((id, SubscriptionId(c.subscription_id), call))
+            });
+        let called = match parsed {
+            Err(e) => Err(vec![CallRejection::from(e)]),
+            Ok((framework_id, subscription, call)) => {
+                self.ask(|reply| FrameworkEvent::Call {
+                    framework_id,
+                    subscription,
+                    call: Box::new(call),
+                    reply,
+                })
+                .await?
+            }
+        };
+        let rejections = called.err().unwrap_or_default();
+        Ok(Response::new(pb::CallResponse {
+            rejections: rejections.iter().map(Into::into).collect(),
+        }))
+    }
+
+    async fn scheduler_call(
+        &self,
+        caller: Option<pb::Caller>,
+        read: impl FnOnce(&FrameworkId) -> Result<SchedulerCall, ConvertError>,
+    ) -> Answer {
+        self.call(caller, |id| read(id).map(FrameworkCall::Scheduler))
+            .await
+    }
+}
+
+/// A stream that says why it is none.
+fn refused(why: &CallRejection) -> Response<BoxStream<'static, Result<pb::Event, Status>>> {
+    let closed = event(Kind::Closed(why.into()));
+    Response::new(Box::pin(futures::stream::iter([Ok(closed)])))
+}
+
+fn event(kind: Kind) -> pb::Event {
+    pb::Event { kind: Some(kind) }
+}
+
+#[tonic::async_trait]
+impl frameworks_server::Frameworks for Frameworks {
+    type SubscribeStream = BoxStream<'static, Result<pb::Event, Status>>;
+
+    async fn subscribe(
+        &self,
+        request: Request<pb::SubscribeRequest>,
+    ) -> Result<Response<Self::SubscribeStream>, Status> {
+        let ended = self.stop.child_token();
+        let guard = OpenGuard {
+            open: Arc::clone(&self.open),
+            ended: ended.clone(),
+        };
+        if self.open.fetch_add(1, Ordering::Relaxed) >= self.max_open {
+            let message = format!("the limit of {} subscriptions is reached", self.max_open);
+            let why = CallRejection::new(RejectReason::TooMany, "subscription", message);
+            return Ok(refused(&why));
+        }
+        let info = match FrameworkInfo::try_from(request.into_inner()) {
+            Ok(info) => Box::new(info),
+            Err(e) => return Ok(refused(&e.into())),
+        };
+        let subscription = SubscriptionId(self.next.fetch_add(1, Ordering::Relaxed));
+        let (queue, events) = mpsc::channel(QUEUE);
+        let why = Arc::new(OnceLock::new());
+        let link = FrameworkLink {
+            subscription,
+            heartbeat: self.heartbeat,
+            queue,
+            why: Arc::clone(&why),
+        };
+        // Before the loop hears of it, so that an end at any moment is told.
+        tokio::spawn(tell_end(ended, subscription, self.inbox.clone()));
+        let called = self
+            .ask(|reply| FrameworkEvent::Subscribe {
+                subscription,
+                info,
+                link,
+                reply,
+            })
+            .await?;
+        if let Err(all) = called {
+            let unknown = CallRejection::new(RejectReason::Refused, "subscription", "refused");
+            return Ok(refused(all.first().unwrap_or(&unknown)));
+        }
+        let out = write(events, why, self.heartbeat, self.stop.clone(), guard);
+        Ok(Response::new(Box::pin(out)))
+    }
+
+    async fn accept(&self, request: Request<pb::AcceptRequest>) -> Answer {
+        let r = request.into_inner();
+        self.scheduler_call(r.caller, |id| {
+            Ok(SchedulerCall::Accept {
+                offer_ids: convert::ids("offer_ids", r.offer_ids, OfferId::new)?,
+                tasks: convert::launches(r.launch, id, &r.traceparent)?,
+                refuse: Millis(r.refuse_ms),
+            })
+        })
+        .await
+    }
+
+    async fn decline(&self, request: Request<pb::DeclineRequest>) -> Answer {
+        let r = request.into_inner();
+        self.scheduler_call(r.caller, |_| {
+            Ok(SchedulerCall::Decline {
+                offer_ids: convert::ids("offer_ids", r.offer_ids, OfferId::new)?,
+                refuse: Millis(r.refuse_ms),
+            })
+        })
+        .await
+    }
+
+    async fn suppress(&self, request: Request<pb::SuppressRequest>) -> Answer {
+        let caller = request.into_inner().caller;
+        self.scheduler_call(caller, |_| Ok(SchedulerCall::Suppress))
+            .await
+    }
+
+    async fn revive(&self, request: Request<pb::ReviveRequest>) -> Answer {
+        let caller = request.into_inner().caller;
+        self.scheduler_call(caller, |_| Ok(SchedulerCall::Revive))
+            .await
+    }
+
+    async fn kill(&self, request: Request<pb::KillRequest>) -> Answer {
+        let r = request.into_inner();
+        self.scheduler_call(r.caller, |_| {
+            let task_id = convert::task_id("task_id", r.task_id)?;
+            Ok(SchedulerCall::Kill { task_id })
+        })
+        .await
+    }
+
+    async fn acknowledge(&self, request: Request<pb::AcknowledgeRequest>) -> Answer {
+        let r = request.into_inner();
+        self.scheduler_call(r.caller, |_| {
+            Ok(SchedulerCall::Acknowledge {
+                task_id: convert::task_id("task_id", r.task_id)?,
+                agent_id: convert::agent_id("agent_id", r.agent_id)?,
+                uuid: convert::status_uuid("uuid", &r.uuid)?,
+            })
+        })
+        .await
+    }
+
+    async fn reconcile(&self, request: Request<pb::ReconcileRequest>) -> Answer {
+        let r = request.into_inner();
+        self.scheduler_call(r.caller, |_| {
+            let task_ids = convert::ids("task_ids", r.task_ids, TaskId::new)?;
+            Ok(SchedulerCall::Reconcile { task_ids })
+        })
+        .await
+    }
+
+    async fn teardown(&self, request: Request<pb::TeardownRequest>) -> Answer {
+        let caller = request.into_inner().caller;
+        self.call(caller, |_| Ok(FrameworkCall::Teardown)).await
+    }
+}
+
+/// Tells the loop that a stream has ended, however it did.
+async fn tell_end(
+    ended: CancellationToken,
+    subscription: SubscriptionId,
+    inbox: mpsc::Sender<FrameworkEvent>,
+) {
+    ended.cancelled().await;
+    // A loop that is gone needs no word of it.
+    let _ = inbox.send(FrameworkEvent::Gone { subscription }).await;
+}
+
+/// What goes to the framework: queued events, heartbeats in between, and at last why it ends.
+fn write(
+    mut events: mpsc::Receiver<Kind>,
+    why: Arc<OnceLock<pb::Rejection>>,
+    heartbeat: Duration,
+    stop: CancellationToken,
+    guard: OpenGuard,
+) -> impl Stream<Item = Result<pb::Event, Status>> {
+    async_stream::stream! {
+        let _open = guard;
+        let mut beat = tokio::time::interval(heartbeat);
+        beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        beat.tick().await;
+        loop {
+            let kind = tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                k = events.recv() => match k {
+                    Some(k) => k,
+                    None => break,
+                },
+                _ = beat.tick() => Kind::Heartbeat(pb::Heartbeat { at_ms: unix_ms() }),
+            };
+            yield Ok(event(kind));
+        }
+        if let Some(why) = why.get() {
+            yield Ok(event(Kind::Closed(why.clone())));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_does_not_read_is_told_why_its_stream_ends() {
+        let (queue, mut events) = mpsc::channel(QUEUE);
+        let why = Arc::new(OnceLock::new());
+        let link = FrameworkLink {
+            subscription: SubscriptionId(1),
+            heartbeat: Duration::from_secs(1),
+            queue,
+            why: Arc::clone(&why),
+        };
+        let offer = SchedulerEvent::Offers(Vec::new());
+        for _ in 0..QUEUE {
+            assert!(link.send(&offer));
+        }
+        assert!(!link.send(&offer), "the queue is bounded");
+        let replaced = CallRejection::new(RejectReason::Replaced, "x", "y");
+        link.close(&replaced);
+        let reason = why.get().map(|w| convert::reject_reason(w.reason));
+        assert_eq!(
+            reason,
+            Some(RejectReason::TooSlow),
+            "the first reason counts"
+        );
+        drop(link);
+        let mut n = 0;
+        while events.try_recv().is_ok() {
+            n += 1;
+        }
+        assert_eq!(n, QUEUE, "what was queued is still delivered");
+    }
+}
