@@ -34,6 +34,12 @@ pub enum Command {
     App(AppCommand),
     /// Tasks: list them, read their output
     Task(TaskCommand),
+    /// Frameworks: who gets offers
+    Framework(FrameworkCommand),
+    /// Offers that are out
+    Offer(OfferCommand),
+    /// Roles and their shares
+    Role(RoleCommand),
     /// Virtual IPs and their backends
     Vip(VipCommand),
     /// Ask a node's resolver
@@ -264,6 +270,60 @@ pub enum AppSub {
         #[arg(long)]
         force: bool,
     },
+}
+
+/// `waggle framework ...`.
+#[derive(Debug, Args)]
+pub struct FrameworkCommand {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: FrameworkSub,
+    /// Where and how.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// What to do with frameworks.
+#[derive(Debug, Subcommand)]
+pub enum FrameworkSub {
+    /// List frameworks with what they use and are offered
+    List,
+}
+
+/// `waggle offer ...`.
+#[derive(Debug, Args)]
+pub struct OfferCommand {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: OfferSub,
+    /// Where and how.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// What to do with offers.
+#[derive(Debug, Subcommand)]
+pub enum OfferSub {
+    /// List offers that are out
+    List,
+}
+
+/// `waggle role ...`.
+#[derive(Debug, Args)]
+pub struct RoleCommand {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: RoleSub,
+    /// Where and how.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// What to do with roles.
+#[derive(Debug, Subcommand)]
+pub enum RoleSub {
+    /// List roles that have frameworks, with their shares
+    List,
 }
 
 /// `waggle explain ...`.

@@ -105,5 +105,11 @@ async fn a_service_is_shown_explained_restarted_and_rolled_back() {
     assert!(list.contains("0/2"), "{list}");
     let none = m.waggle(&["app", "versions", "/none"]).await;
     assert_eq!(none.status.code(), Some(1));
+    let frameworks = m.says(&["framework", "list"]).await;
+    assert!(frameworks.contains("marathon"), "{frameworks}");
+    let roles = m.says(&["role", "list"]).await;
+    assert!(roles.contains("0.0 %"), "{roles}");
+    let offers = m.says(&["offer", "list", "--json"]).await;
+    assert_eq!(offers, "[]\n");
     m.stop.cancel();
 }

@@ -4,6 +4,7 @@ pub mod app;
 pub mod dns;
 pub mod doctor;
 pub mod explain;
+pub mod framework;
 pub mod node;
 pub mod task;
 pub mod vip;
