@@ -15,6 +15,7 @@
 //! It reads no clock, entropy or file, spawns nothing and knows no tokio: simulations drive it as it is.
 
 mod agents;
+mod calls;
 mod deployments;
 mod event;
 mod frameworks;

@@ -1,0 +1,351 @@
+//! What frameworks other than the built-in one ask for: each call is done wholly, or refused with typed
+//! reasons and nothing of it is done.
+
+use std::collections::BTreeSet;
+
+use waggle_allocator::{Effect as Level1Effect, Event as Level1, Rejection};
+use waggle_types::{
+    AgentId, CallRejection, FrameworkId, Millis, OfferId, RejectReason, SchedulerCall,
+    SchedulerEvent, StatusReason, StatusUuid, TaskId, TaskSpec, TaskState, TaskStatus, UnixMillis,
+};
+
+use super::{
+    MasterCore, MasterMsg,
+    event::{FrameworkCall, SubscriptionId},
+    frameworks::{Called, no},
+    intents::sum,
+    levels::own_status,
+};
+
+impl MasterCore {
+    /// One call of a framework.
+    pub(super) fn framework_call(
+        &mut self,
+        id: &FrameworkId,
+        subscription: SubscriptionId,
+        call: FrameworkCall,
+        now: UnixMillis,
+    ) -> Called {
+        let called = self
+            .check_caller(id, subscription)
+            .map_err(|r| vec![r])
+            .and_then(|()| self.do_call(id, call, now));
+        if let Err(all) = &called {
+            for r in all {
+                self.reject(r.reason.name());
+            }
+        }
+        called
+    }
+
+    fn check_caller(
+        &self,
+        id: &FrameworkId,
+        subscription: SubscriptionId,
+    ) -> Result<(), CallRejection> {
+        let Some(f) = self.frameworks.all.get(id) else {
+            let (reason, message) = if self.frameworks.is_removed(id) {
+                let message = "the framework was removed; subscribe without an id";
+                (RejectReason::FrameworkRemoved, message)
+            } else {
+                let message = "no such framework; subscribe first";
+                (RejectReason::UnknownFramework, message)
+            };
+            return Err(no(reason, id, message));
+        };
+        if f.subscription != Some(subscription) {
+            let message = "the subscription is not the open one; subscribe again";
+            return Err(no(RejectReason::NotSubscribed, id, message));
+        }
+        Ok(())
+    }
+
+    fn do_call(&mut self, id: &FrameworkId, call: FrameworkCall, now: UnixMillis) -> Called {
+        let framework_id = id.clone();
+        match call {
+            FrameworkCall::Teardown => self.remove_framework(id, now),
+            FrameworkCall::Scheduler(call) => match call {
+                SchedulerCall::Accept {
+                    offer_ids,
+                    tasks,
+                    refuse,
+                } => return self.framework_accept(id, &offer_ids, tasks, refuse, now),
+                SchedulerCall::Decline { offer_ids, refuse } => {
+                    return self.framework_decline(id, offer_ids, refuse, now);
+                }
+                SchedulerCall::Kill { task_id } => {
+                    self.check_task(id, &task_id).map_err(|r| vec![r])?;
+                    self.kill_call(task_id, now);
+                }
+                SchedulerCall::Acknowledge {
+                    task_id,
+                    agent_id,
+                    uuid,
+                } => self
+                    .framework_ack(id, &task_id, &agent_id, uuid)
+                    .map_err(|r| vec![r])?,
+                SchedulerCall::Reconcile { task_ids } => {
+                    self.framework_reconcile(id, &task_ids, now);
+                }
+                SchedulerCall::Suppress => {
+                    self.set_suppressed(id, true);
+                    self.allocate(Level1::Suppress { framework_id }, now);
+                }
+                SchedulerCall::Revive => {
+                    self.set_suppressed(id, false);
+                    self.allocate(Level1::Revive { framework_id }, now);
+                }
+            },
+        }
+        Ok(())
+    }
+
+    fn set_suppressed(&mut self, id: &FrameworkId, suppressed: bool) {
+        if let Some(f) = self.frameworks.all.get_mut(id) {
+            f.suppressed = suppressed;
+        }
+    }
+
+    fn check_task(&self, id: &FrameworkId, task: &TaskId) -> Result<(), CallRejection> {
+        match self.tasks.live.get(task) {
+            None => Err(no(RejectReason::UnknownTask, task, "nobody has this task")),
+            Some(t) if t.spec.framework_id != *id => Err(no(
+                RejectReason::ForeignTask,
+                task,
+                "the task is another framework's",
+            )),
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// Whether each offer is out to this framework; each problem once.
+    fn check_offers(&self, id: &FrameworkId, offer_ids: &[OfferId]) -> Vec<CallRejection> {
+        let (mut wrong, mut seen) = (Vec::new(), BTreeSet::new());
+        for offer_id in offer_ids {
+            if !seen.insert(offer_id) {
+                let message = "the offer is named twice";
+                wrong.push(no(RejectReason::DuplicateOffer, offer_id, message));
+                continue;
+            }
+            match self.out_offers.get(offer_id) {
+                None => {
+                    let message = "the offer is no longer valid";
+                    wrong.push(no(RejectReason::StaleOffer, offer_id, message));
+                }
+                Some(o) if o.framework_id != *id => {
+                    let message = "the offer was made to another framework";
+                    wrong.push(no(RejectReason::ForeignOffer, offer_id, message));
+                }
+                Some(_) => {}
+            }
+        }
+        wrong
+    }
+
+    fn framework_accept(
+        &mut self,
+        id: &FrameworkId,
+        offer_ids: &[OfferId],
+        tasks: Vec<TaskSpec>,
+        refuse: Millis,
+        now: UnixMillis,
+    ) -> Called {
+        let mut wrong = self.check_offers(id, offer_ids);
+        if offer_ids.is_empty() {
+            let message = "an accept must name an offer";
+            wrong.push(no(RejectReason::NoOffers, "offer_ids", message));
+        }
+        let offers: Vec<_> = offer_ids
+            .iter()
+            .filter_map(|o| self.out_offers.get(o))
+            .collect();
+        let offered_at = offers.iter().map(|o| o.at).min().unwrap_or(now);
+        let agents: BTreeSet<&AgentId> = offers.iter().map(|o| &o.agent_id).collect();
+        if let (Some(first), Some(last), true) = (agents.first(), agents.last(), agents.len() > 1) {
+            let message = format!("offers of {first} and {last} can't pay for one launch");
+            wrong.push(no(RejectReason::MixedAgents, "offer_ids", message));
+        }
+        let agent = agents.first().map(|a| (*a).clone());
+        let role = offers.first().map(|o| o.role.clone());
+        wrong.extend(self.check_launches(&tasks));
+        if let Some(a) = agent.as_ref().filter(|a| self.agents.session(a).is_none()) {
+            let message = "the agent is not connected now";
+            wrong.push(no(RejectReason::AgentDisconnected, a, message));
+        }
+        let used = sum(tasks.iter().map(|t| &t.resources));
+        if used.is_none() {
+            let message = "two tasks want the same port";
+            wrong.push(no(RejectReason::Invalid, "launch", message));
+        }
+        if !wrong.is_empty() {
+            return Err(wrong);
+        }
+        let (Some(agent), Some(role), Some(used)) = (agent, role, used) else {
+            return Ok(());
+        };
+        let effects = self.allocator.apply(
+            Level1::Accepted {
+                framework_id: id.clone(),
+                offer_ids: offer_ids.to_vec(),
+                used,
+                refuse,
+            },
+            now,
+        );
+        let refused = effects.iter().find_map(|e| match e {
+            Level1Effect::Rejected {
+                what: "accept",
+                reason,
+            } => Some(level_1_says(reason)),
+            _ => None,
+        });
+        if let Some(r) = refused {
+            return Err(vec![r]);
+        }
+        self.take_level_1(effects);
+        let outcome = if tasks.is_empty() {
+            "declined"
+        } else {
+            "accepted"
+        };
+        self.close_offers(offer_ids, outcome, now);
+        let name = self.frameworks.all.get(id).map(|f| f.name.clone());
+        let mut traced = BTreeSet::new();
+        for spec in tasks {
+            let spec = TaskSpec {
+                framework_id: id.clone(),
+                framework_name: name.clone().unwrap_or_default(),
+                role: role.clone(),
+                ..spec
+            };
+            self.launch(spec, &agent, offered_at, &mut traced, now);
+        }
+        Ok(())
+    }
+
+    fn check_launches(&self, tasks: &[TaskSpec]) -> Vec<CallRejection> {
+        let (mut wrong, mut seen) = (Vec::new(), BTreeSet::new());
+        for t in tasks {
+            let id = &t.task_id;
+            let known =
+                self.tasks.live.contains_key(id) || self.frameworks.unacked.contains_key(id);
+            if !seen.insert(id) || known {
+                let message = "a task with this id exists, or its end is not acknowledged yet";
+                wrong.push(no(RejectReason::DuplicateTask, id, message));
+            }
+            // Else there would be no end of tasks on one offer.
+            if t.resources.scalars.iter().all(|s| s.0 == 0) {
+                let message = "the task must take some cpus, mem, disk or gpus";
+                wrong.push(no(RejectReason::Invalid, id, message));
+            }
+        }
+        wrong
+    }
+
+    /// Offers that are no longer out race with their rescind: they are named, the others declined.
+    fn framework_decline(
+        &mut self,
+        id: &FrameworkId,
+        offer_ids: Vec<OfferId>,
+        refuse: Millis,
+        now: UnixMillis,
+    ) -> Called {
+        let wrong = self.check_offers(id, &offer_ids);
+        let mine: BTreeSet<OfferId> = offer_ids
+            .into_iter()
+            .filter(|o| {
+                let offer = self.out_offers.get(o);
+                offer.is_some_and(|o| o.framework_id == *id)
+            })
+            .collect();
+        let offer_ids: Vec<OfferId> = mine.into_iter().collect();
+        if !offer_ids.is_empty() {
+            self.close_offers(&offer_ids, "declined", now);
+            self.allocate(
+                Level1::Declined {
+                    framework_id: id.clone(),
+                    offer_ids,
+                    refuse,
+                },
+                now,
+            );
+        }
+        if wrong.is_empty() { Ok(()) } else { Err(wrong) }
+    }
+
+    fn framework_ack(
+        &mut self,
+        id: &FrameworkId,
+        task_id: &TaskId,
+        agent_id: &AgentId,
+        uuid: StatusUuid,
+    ) -> Result<(), CallRejection> {
+        if let Some(u) = self.frameworks.unacked.get(task_id) {
+            if u.framework_id != *id {
+                let message = "the task is another framework's";
+                return Err(no(RejectReason::ForeignTask, task_id, message));
+            }
+            let newest = u.status.as_ref().and_then(|s| s.uuid);
+            if newest == Some(uuid) {
+                self.frameworks.unacked.remove(task_id);
+            }
+        } else if self.tasks.live.contains_key(task_id) {
+            self.check_task(id, task_id)?;
+        } else {
+            // Acknowledged before, or given up: a late word is no mistake.
+            return Ok(());
+        }
+        if self.agents.session(agent_id).is_some() {
+            let task_id = task_id.clone();
+            self.send(agent_id, MasterMsg::Ack { task_id, uuid });
+        }
+        Ok(())
+    }
+
+    fn framework_reconcile(&mut self, id: &FrameworkId, task_ids: &[TaskId], now: UnixMillis) {
+        let mine = |t: &TaskId| self.check_task(id, t).is_ok();
+        let asked: Vec<(TaskId, bool)> = if task_ids.is_empty() {
+            let live = self.tasks.live.keys();
+            live.filter(|t| mine(t))
+                .map(|t| (t.clone(), true))
+                .collect()
+        } else {
+            task_ids.iter().map(|t| (t.clone(), mine(t))).collect()
+        };
+        for (task_id, known) in asked {
+            let reason = Some(StatusReason::Reconciliation);
+            let status = if let Some(t) = self.tasks.live.get(&task_id).filter(|_| known) {
+                let agent = t.agent_id.clone();
+                TaskStatus {
+                    health: t.health,
+                    ..own_status(task_id, agent, t.state(), reason, String::new(), now)
+                }
+            } else if self.recovering {
+                // It may be on an agent that is not back yet.
+                continue;
+            } else {
+                let Some(agent) = self.nobody.clone() else {
+                    continue;
+                };
+                let message = "the master does not know the task".to_owned();
+                own_status(task_id, agent, TaskState::Unknown, reason, message, now)
+            };
+            self.send_framework(id, SchedulerEvent::Update(status));
+        }
+    }
+}
+
+/// Level 1's reason in the words of the API.
+fn level_1_says(reason: &Rejection) -> CallRejection {
+    let code = match reason {
+        Rejection::StaleOffer(_) => RejectReason::StaleOffer,
+        Rejection::ForeignOffer { .. } => RejectReason::ForeignOffer,
+        Rejection::DuplicateOffer(_) => RejectReason::DuplicateOffer,
+        Rejection::NoOffers => RejectReason::NoOffers,
+        Rejection::MixedAgents { .. } => RejectReason::MixedAgents,
+        Rejection::Overuse { .. } => RejectReason::Overuse,
+        Rejection::Negative(_) => RejectReason::Invalid,
+        _ => RejectReason::Refused,
+    };
+    no(code, "launch", reason.to_string())
+}
