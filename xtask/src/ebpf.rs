@@ -1,7 +1,7 @@
 //! `build-ebpf`: the kernel programs, compiled for the BPF target, at `<target>/bpf/waggle-ebpf.o`.
 //!
-//! The compiler is rustup's nightly with core's source, else a rustc of the distribution with its
-//! source, driven by the ordinary cargo (`RUSTC_BOOTSTRAP`). The object is rebuilt when a source,
+//! The compiler is a rustc of the distribution with core's source, driven by the ordinary cargo
+//! (`RUSTC_BOOTSTRAP`), else rustup's nightly. The object is rebuilt when a source,
 //! a flag or the toolchain changes, and rewritten only when its bytes change, so that what embeds it
 //! is not rebuilt for nothing.
 
@@ -56,10 +56,10 @@ pub fn toolchain() -> Result<Toolchain, Vec<Missing>> {
     let compiler = compiler();
     if compiler.is_none() {
         missing.push(Missing {
-            what: "a rustc with core's source (rustup's nightly with rust-src, or Debian's rustc-web)",
+            what: "a rustc with core's source (Debian's rustc-web, or rustup's nightly with rust-src)",
             install: vec![
-                "rustup toolchain install nightly --profile minimal --component rust-src",
-                "apt-get install -y rustc-web rust-web-src   # where rustup can't reach its server",
+                "apt-get install -y rustc-web rust-web-src llvm-22-dev libpolly-22-dev libzstd-dev",
+                "rustup toolchain install nightly --profile minimal --component rust-src   # where no package has it",
             ],
         });
     }
@@ -68,9 +68,9 @@ pub fn toolchain() -> Result<Toolchain, Vec<Missing>> {
         missing.push(Missing {
             what: "bpf-linker",
             install: vec![
-                "cargo install bpf-linker --locked",
                 "LLVM_PREFIX=/usr/lib/llvm-22 cargo install bpf-linker --locked \
                  --no-default-features --features llvm-22   # with Debian's rustc and llvm-22-dev",
+                "cargo install bpf-linker --locked   # with a nightly, whose LLVM must be there",
             ],
         });
     }
@@ -199,15 +199,17 @@ fn compiler() -> Option<(PathBuf, Option<PathBuf>, String)> {
     if let Some(path) = std::env::var_os(COMPILER_ENV) {
         return usable(&PathBuf::from(path)).map(|(rustc, version)| (rustc, None, version));
     }
+    // The distribution's first: its LLVM is the one that bpf-linker can be built with.
+    if let Some((rustc, version)) = usable(Path::new("/usr/bin/rustc")) {
+        return Some((rustc, None, version));
+    }
     let which = |tool| {
         let mut rustup = Command::new("rustup");
         rustup.args(["which", "--toolchain", "nightly", tool]);
         output(&mut rustup).map(|path| PathBuf::from(path.trim()))
     };
-    if let Some((rustc, version)) = which("rustc").and_then(|path| usable(&path)) {
-        return Some((rustc, which("cargo"), version));
-    }
-    usable(Path::new("/usr/bin/rustc")).map(|(rustc, version)| (rustc, None, version))
+    let (rustc, version) = which("rustc").and_then(|path| usable(&path))?;
+    Some((rustc, which("cargo"), version))
 }
 
 /// Whether a compiler is new enough and has core's source.

@@ -1,7 +1,6 @@
-//! The compiler for the kernel programs: rustup's nightly with core's source, else the
-//! distribution's, driven by the ordinary cargo.
+//! The compiler for the kernel programs: the distribution's with core's source, driven by the ordinary
+//! cargo, else rustup's nightly.
 
-use std::net::{TcpStream, ToSocketAddrs as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -9,13 +8,13 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use waggle_tests_support::wait_until;
 
-use crate::run::{find, shown};
+use crate::run::shown;
 
 /// A compiler and core's source of the same version.
 pub const PACKAGES: [&str; 2] = ["rustc-web", "rust-web-src"];
 /// What bpf-linker needs for that compiler's bitcode.
 pub const LLVM_PACKAGES: [&str; 3] = ["llvm-22-dev", "libpolly-22-dev", "libzstd-dev"];
-/// How long rustup may try before the distribution's packages are taken.
+/// How long rustup may try.
 pub const RUSTUP_LIMIT: Duration = Duration::from_mins(5);
 
 const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
@@ -39,37 +38,34 @@ impl Toolchain {
     }
 }
 
-/// The one that is there. bpf-linker must read the compiler's bitcode, so the distribution's is
-/// preferred when its LLVM is what is installed.
+/// The one that is there. bpf-linker must read the compiler's bitcode, and only the distribution has a compiler
+/// and an LLVM that fit each other: rustup's nightly is often an LLVM ahead of every package.
 pub fn toolchain() -> Option<Toolchain> {
-    if nightly_has_source() {
-        return Some(Toolchain::Nightly);
+    if distribution_has_source() {
+        return Some(Toolchain::Distribution);
     }
-    distribution_has_source().then_some(Toolchain::Distribution)
+    nightly_has_source().then_some(Toolchain::Nightly)
 }
 
-/// Which compiler to install; asked once, and remembered when it turned out not to work.
+/// Which compiler to install; remembered when it turned out that the distribution has none.
 #[derive(Debug, Default)]
 pub struct Compilers {
-    rustup: Option<bool>,
+    no_packages: bool,
 }
 
 impl Compilers {
-    /// The one to install: rustup's when it is there and can reach its server.
-    pub fn choose(&mut self) -> Toolchain {
-        let rustup = *self
-            .rustup
-            .get_or_insert_with(|| find("rustup").is_some() && rustup_reachable());
-        if rustup {
+    /// The one to install: the distribution's as long as its packages are not known to be missing.
+    pub fn choose(&self) -> Toolchain {
+        if self.no_packages {
             Toolchain::Nightly
         } else {
             Toolchain::Distribution
         }
     }
 
-    /// rustup could not install it.
-    pub fn without_rustup(&mut self) {
-        self.rustup = Some(false);
+    /// apt-get could not install it.
+    pub fn without_packages(&mut self) {
+        self.no_packages = true;
     }
 }
 
@@ -103,30 +99,6 @@ fn nightly_has_source() -> bool {
 fn distribution_has_source() -> bool {
     Path::new("/usr/bin/rustc").exists()
         && Path::new("/usr/lib/rustlib/src/rust/library/core").exists()
-}
-
-/// A quick look, so that a machine without a way to rustup's server does not wait for its timeouts.
-fn rustup_reachable() -> bool {
-    let server = std::env::var("RUSTUP_DIST_SERVER")
-        .unwrap_or_else(|_| "https://static.rust-lang.org".to_owned());
-    let host = server
-        .split("://")
-        .last()
-        .unwrap_or_default()
-        .split('/')
-        .next()
-        .unwrap_or_default();
-    let target = if host.contains(':') {
-        host.to_owned()
-    } else {
-        format!("{host}:443")
-    };
-    let Ok(addrs) = target.to_socket_addrs() else {
-        return false;
-    };
-    addrs
-        .take(2)
-        .any(|addr| TcpStream::connect_timeout(&addr, Duration::from_secs(3)).is_ok())
 }
 
 /// The command that installs the nightly.

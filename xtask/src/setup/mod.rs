@@ -39,6 +39,8 @@ const MAX_STEPS: usize = 5;
 enum Action {
     /// Packages of the distribution.
     Apt(Vec<&'static str>),
+    /// The distribution's compiler for BPF and the LLVM that fits it.
+    Compiler,
     /// `rustup toolchain install`.
     Nightly,
     /// `cargo install bpf-linker` for this toolchain.
@@ -55,7 +57,7 @@ pub fn ensure(no_install: bool) -> anyhow::Result<Option<ExitCode>> {
     let start = Instant::now();
     report();
     let mut compilers = bpf::Compilers::default();
-    let mut actions = plan(&mut compilers);
+    let mut actions = plan(&compilers);
     if actions.is_empty() {
         eprintln!(
             "set-up: everything is there ({} ms)",
@@ -91,7 +93,7 @@ pub fn ensure(no_install: bool) -> anyhow::Result<Option<ExitCode>> {
             "set-up [{step}]: done in {:.0} s",
             began.elapsed().as_secs_f64()
         );
-        actions = plan(&mut compilers);
+        actions = plan(&compilers);
     }
     eprintln!(
         "set-up: complete after {:.0} s",
@@ -118,7 +120,7 @@ fn report() {
     }
 }
 
-fn plan(compilers: &mut bpf::Compilers) -> Vec<Action> {
+fn plan(compilers: &bpf::Compilers) -> Vec<Action> {
     let mut packages: Vec<&'static str> = APT
         .iter()
         .filter(|(program, ..)| find(program).is_none())
@@ -126,18 +128,17 @@ fn plan(compilers: &mut bpf::Compilers) -> Vec<Action> {
         .collect();
     let mut actions = Vec::new();
     let linker = find("bpf-linker").is_some();
-    let there = bpf::toolchain();
+    // A nightly without a linker is no start: no package has the LLVM of a nightly.
+    let there = bpf::toolchain()
+        .filter(|t| linker || *t == compilers.choose() || *t == bpf::Toolchain::Distribution);
     let toolchain = there.unwrap_or_else(|| compilers.choose());
-    if there.is_none() {
-        match toolchain {
-            bpf::Toolchain::Nightly => actions.push(Action::Nightly),
-            bpf::Toolchain::Distribution => packages.extend(bpf::PACKAGES),
-        }
+    let llvm = linker || bpf::llvm_is_there();
+    match toolchain {
+        bpf::Toolchain::Distribution if there.is_none() || !llvm => actions.push(Action::Compiler),
+        bpf::Toolchain::Nightly if there.is_none() => actions.push(Action::Nightly),
+        _ => {}
     }
     if !linker {
-        if toolchain == bpf::Toolchain::Distribution && !bpf::llvm_is_there() {
-            packages.extend(bpf::LLVM_PACKAGES);
-        }
         actions.push(Action::Linker(toolchain));
     }
     packages.sort_unstable();
@@ -156,17 +157,27 @@ fn commands(action: &Action) -> Vec<String> {
         "sudo "
     };
     match action {
-        Action::Apt(packages) => vec![
-            format!("{sudo}apt-get {} update", APT_OPTIONS.join(" ")),
-            format!(
-                "{sudo}apt-get {} install -y --no-install-recommends {}",
-                APT_OPTIONS.join(" "),
-                packages.join(" ")
-            ),
-        ],
+        Action::Apt(packages) => apt_lines(sudo, packages),
+        Action::Compiler => apt_lines(sudo, &compiler_packages()),
         Action::Nightly => vec![shown(&bpf::install_nightly())],
         Action::Linker(toolchain) => vec![shown(&bpf::install_linker(*toolchain, cargo()))],
     }
+}
+
+fn apt_lines(sudo: &str, packages: &[&str]) -> Vec<String> {
+    let options = APT_OPTIONS.join(" ");
+    let packages = packages.join(" ");
+    vec![
+        format!("{sudo}apt-get {options} update"),
+        format!("{sudo}apt-get {options} install -y --no-install-recommends {packages}"),
+    ]
+}
+
+fn compiler_packages() -> Vec<&'static str> {
+    bpf::PACKAGES
+        .into_iter()
+        .chain(bpf::LLVM_PACKAGES)
+        .collect()
 }
 
 const APT_OPTIONS: [&str; 4] = ["-o", "DPkg::Lock::Timeout=300", "-o", "Dpkg::Use-Pty=0"];
@@ -174,13 +185,14 @@ const APT_OPTIONS: [&str; 4] = ["-o", "DPkg::Lock::Timeout=300", "-o", "Dpkg::Us
 fn perform(action: &Action, compilers: &mut bpf::Compilers) -> anyhow::Result<()> {
     match action {
         Action::Apt(packages) => apt(packages),
-        Action::Nightly => {
-            if let Err(error) = bpf::run_limited(&mut bpf::install_nightly(), bpf::RUSTUP_LIMIT) {
-                eprintln!("set-up: {error:#}; taking the distribution's compiler instead");
-                compilers.without_rustup();
+        Action::Compiler => {
+            if let Err(error) = apt(&compiler_packages()) {
+                eprintln!("set-up: {error:#}; taking rustup's nightly instead");
+                compilers.without_packages();
             }
             Ok(())
         }
+        Action::Nightly => bpf::run_limited(&mut bpf::install_nightly(), bpf::RUSTUP_LIMIT),
         Action::Linker(toolchain) => run(&mut bpf::install_linker(*toolchain, cargo())),
     }
 }
