@@ -31,6 +31,7 @@ pub fn detect(work_dir: &Path, overrides: &ResourceOverrides) -> Resources {
             Milli(0),
         ],
         ports: ports.unwrap_or_else(|| PortSet::from_ranges([PORTS])),
+        ..Resources::default()
     }
 }
 

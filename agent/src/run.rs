@@ -73,6 +73,8 @@ pub async fn run(
     // Names first: while this node's resolver is silent, everybody on it waits.
     let mut net = Net::start(&config, Kept::new(&config.work_dir)).await?;
     let info = AgentInfo {
+        reserved: Vec::new(),
+        domain: None,
         agent_id: agent_id.clone(),
         hostname: config.hostname.clone(),
         ip: config.ip,

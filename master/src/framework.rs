@@ -262,11 +262,11 @@ impl frameworks_server::Frameworks for Frameworks {
     async fn accept(&self, request: Request<pb::AcceptRequest>) -> Answer {
         let r = request.into_inner();
         self.scheduler_call(r.caller, |id| {
-            Ok(SchedulerCall::Accept {
-                offer_ids: convert::ids("offer_ids", r.offer_ids, OfferId::new)?,
-                tasks: convert::launches(r.launch, id, &r.traceparent)?,
-                refuse: Millis(r.refuse_ms),
-            })
+            Ok(SchedulerCall::launch(
+                convert::ids("offer_ids", r.offer_ids, OfferId::new)?,
+                convert::launches(r.launch, id, &r.traceparent)?,
+                Millis(r.refuse_ms),
+            ))
         })
         .await
     }
@@ -284,13 +284,15 @@ impl frameworks_server::Frameworks for Frameworks {
 
     async fn suppress(&self, request: Request<pb::SuppressRequest>) -> Answer {
         let caller = request.into_inner().caller;
-        self.scheduler_call(caller, |_| Ok(SchedulerCall::Suppress))
-            .await
+        self.scheduler_call(caller, |_| {
+            Ok(SchedulerCall::Suppress { roles: Vec::new() })
+        })
+        .await
     }
 
     async fn revive(&self, request: Request<pb::ReviveRequest>) -> Answer {
         let caller = request.into_inner().caller;
-        self.scheduler_call(caller, |_| Ok(SchedulerCall::Revive))
+        self.scheduler_call(caller, |_| Ok(SchedulerCall::Revive { roles: Vec::new() }))
             .await
     }
 

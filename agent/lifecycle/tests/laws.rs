@@ -36,6 +36,7 @@ fn spec(n: u8) -> TaskSpec {
         labels: BTreeMap::new(),
         resources: Resources::default(),
         ports: Vec::new(),
+        parts: Vec::new(),
         discovery: DiscoveryInfo {
             name: "web".to_owned(),
         },

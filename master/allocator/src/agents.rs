@@ -1,6 +1,6 @@
 //! Agents come, go and are set aside.
 
-use waggle_types::{AgentId, AgentInfo, FrameworkId, Resources};
+use waggle_types::{AgentId, AgentInfo, FrameworkId, Reservation, Resources};
 
 use crate::{
     AgentSpec, Allocator, Rejection, RescindReason, Usage,
@@ -8,6 +8,7 @@ use crate::{
     bits::{Idx, NONE},
     filters::Timer,
     ledger::{Agent, Part, is_negative, split},
+    reserve::check_stack,
     share::{self, scalars},
 };
 
@@ -42,11 +43,7 @@ impl Allocator {
             reserved = self.reservations_of(agent);
             reserved.retain(|(_, r)| left.try_sub(r).is_some());
         }
-        let spec = AgentSpec {
-            domain: self.agent(&info.agent_id).and_then(|a| a.domain.clone()),
-            info,
-            reserved,
-        };
+        let spec = AgentSpec { info, reserved };
         self.agent_joined(spec, used.into_iter().map(usage).collect(), run)
     }
 
@@ -56,18 +53,14 @@ impl Allocator {
         used: Vec<Usage>,
         run: &mut Run,
     ) -> Result<(), Rejection> {
-        let AgentSpec {
-            info,
-            domain,
-            reserved,
-        } = spec;
+        let AgentSpec { info, reserved } = spec;
         fits(&info, &reserved, &used)?;
         let agent_id = info.agent_id.clone();
         if let Some(old) = self.agent_ids.get(&agent_id).copied() {
             self.remove_agent(old, RescindReason::AgentChanged, run);
         }
-        let mut agent = Agent::open(info, domain)?;
-        agent.barred = self.bar_all(&agent.info, agent.domain.as_ref());
+        let mut agent = Agent::open(info)?;
+        agent.barred = self.bar_all(&agent.info);
         share::add(&mut self.total, &scalars(&agent.info.total));
         let idx = self.agents.insert(agent);
         self.agent_ids.insert(agent_id, idx);
@@ -347,7 +340,7 @@ impl Allocator {
 /// Whether what an agent says of itself adds up.
 fn fits(
     info: &AgentInfo,
-    reserved: &[(Vec<crate::Reservation>, Resources)],
+    reserved: &[(Vec<Reservation>, Resources)],
     used: &[Usage],
 ) -> Result<(), Rejection> {
     let exceeds = || Rejection::UsedExceedsTotal {
@@ -375,16 +368,16 @@ fn fits(
         return Err(exceeds());
     }
     for (stack, _) in reserved {
-        crate::reserve::check_stack(stack)?;
+        check_stack(stack)?;
     }
     for usage in used {
         if !usage.role.is_empty() {
-            crate::quota::check_role(&usage.role)?;
+            waggle_types::check_role(&usage.role)?;
         }
     }
-    let stacks: Vec<&Vec<crate::Reservation>> = used.iter().map(|u| &u.reservation).collect();
+    let stacks: Vec<&Vec<Reservation>> = used.iter().map(|u| &u.reservation).collect();
     for stack in stacks.into_iter().filter(|s| !s.is_empty()) {
-        let of = |s: &[crate::Reservation]| *s == **stack;
+        let of = |s: &[Reservation]| *s == **stack;
         let has = sum(Box::new(
             reserved.iter().filter(|(s, _)| of(s)).map(|(_, r)| r),
         ));

@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use waggle_types::{
-    AgentId, FrameworkId, Milli, Millis, OfferId, Resources, ScalarKind, UnixMillis,
+    AgentId, Capabilities, FrameworkId, Milli, Millis, OfferId, Resources, RoleSubscription,
+    ScalarKind, UnixMillis,
 };
 
 use crate::{
-    Effect, Event, FrameworkSpec, Notice, Rejection, RescindReason, RoleSubscription,
+    Effect, Event, FrameworkSpec, Notice, Rejection, RescindReason,
     bits::{BitSet, Idx, Index, Slab},
     clients::{Client, Framework},
-    constraints::Capabilities,
     filters::Timer,
     ledger::Agent,
     offers::Held,
@@ -311,7 +311,7 @@ impl Allocator {
         if weight_milli == 0 {
             return Err(Rejection::ZeroWeight(role.to_owned()));
         }
-        crate::quota::check_role(role)?;
+        waggle_types::check_role(role)?;
         let idx = self.tree.hold(role);
         self.tree.set_weight(idx, weight_milli);
         if let Some(node) = self.tree.nodes.get_mut(idx)

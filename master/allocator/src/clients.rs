@@ -1,21 +1,18 @@
 //! Frameworks and what they subscribe with. A *client* is one role of one framework: what is asked,
 //! charged and filtered.
 
-use waggle_types::{AgentId, FrameworkId, Millis, Resources};
+use waggle_types::{AgentId, Capabilities, FrameworkId, MAX_ROLES, Millis, Resources, check_role};
 
 use crate::{
-    Allocator, Capabilities, Domain, FrameworkSpec, Rejection, RescindReason,
+    Allocator, FrameworkSpec, Rejection, RescindReason,
     allocator::Run,
     bits::{BitSet, Idx, NONE},
     constraints::{Compiled, barrier},
     ledger::is_negative,
-    quota::check_role,
     roles::Entry,
     share::{self, Scalars, scalars},
 };
 
-/// Roles of one framework.
-pub const MAX_ROLES: usize = 64;
 /// Frameworks times roles.
 pub const MAX_CLIENTS: usize = 100_000;
 
@@ -241,30 +238,20 @@ impl Allocator {
         if !open {
             let home = self.config.region.as_deref();
             for (_, a) in self.agents.iter_mut() {
-                let b = barrier(
-                    capabilities,
-                    &c.constraints,
-                    home,
-                    &a.info,
-                    a.domain.as_ref(),
-                );
+                let b = barrier(capabilities, &c.constraints, home, &a.info);
                 a.barred.set(idx, b.is_some());
             }
         }
     }
 
     /// Whether this client is never offered this agent, for an agent that joins.
-    pub(crate) fn bar_all(
-        &self,
-        info: &waggle_types::AgentInfo,
-        domain: Option<&Domain>,
-    ) -> BitSet {
+    pub(crate) fn bar_all(&self, info: &waggle_types::AgentInfo) -> BitSet {
         let mut barred = BitSet::default();
         let home = self.config.region.as_deref();
         for (idx, c) in self.clients.iter().filter(|(_, c)| c.subscribed) {
             let capabilities = self.frameworks.get(c.framework).map(|f| f.capabilities);
             let capabilities = capabilities.unwrap_or_default();
-            if barrier(capabilities, &c.constraints, home, info, domain).is_some() {
+            if barrier(capabilities, &c.constraints, home, info).is_some() {
                 barred.insert(idx);
             }
         }

@@ -2,7 +2,9 @@
 //! on attributes, the region, GPUs.
 
 use regex::{Regex, RegexBuilder};
-use waggle_types::{AgentInfo, FieldError, ScalarKind};
+use waggle_types::{
+    AgentInfo, Capabilities, FieldError, OfferConstraints, Predicate, ScalarKind, Selector,
+};
 
 /// Longest pattern of an offer constraint, in bytes.
 const MAX_PATTERN: usize = 1024;
@@ -10,80 +12,6 @@ const MAX_PATTERN: usize = 1024;
 const MAX_PROGRAM: usize = 256 * 1024;
 /// Groups, and constraints in a group.
 const MAX_CONSTRAINTS: usize = 64;
-
-/// Where a machine stands.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Domain {
-    /// `eu-1`: what is far apart.
-    pub region: String,
-    /// `eu-1a`: what fails together.
-    pub zone: String,
-}
-
-/// What a framework can handle.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Capabilities {
-    /// It is offered agents with GPUs.
-    pub gpus: bool,
-    /// It is offered agents of other regions.
-    pub region_aware: bool,
-    /// It is offered what is reserved for idle roles, until they want it back.
-    pub revocable: bool,
-}
-
-impl Default for Capabilities {
-    /// Mesos's: none of them.
-    fn default() -> Self {
-        Self {
-            gpus: false,
-            region_aware: false,
-            revocable: false,
-        }
-    }
-}
-
-/// What a constraint looks at.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Selector {
-    /// An attribute by name.
-    Attribute(String),
-    /// The agent's host name.
-    Hostname,
-    /// The region of its domain.
-    Region,
-    /// The zone of its domain.
-    Zone,
-}
-
-/// What it asks of the text found.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Predicate {
-    /// It is there.
-    Exists,
-    /// It is not there.
-    NotExists,
-    /// It is there and equal.
-    TextEquals(String),
-    /// It is missing or different.
-    TextNotEquals(String),
-    /// It is there and all of it matches the pattern.
-    TextMatches(String),
-    /// It is missing or does not match.
-    TextNotMatches(String),
-}
-
-/// One constraint.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AttributeConstraint {
-    /// What it looks at.
-    pub selector: Selector,
-    /// What it asks.
-    pub predicate: Predicate,
-}
-
-/// Offer constraints of one role of a framework: an agent fits if all constraints of some group hold, or
-/// if there is no group.
-pub type OfferConstraints = Vec<Vec<AttributeConstraint>>;
 
 #[derive(Debug, Clone)]
 enum Test {
@@ -120,9 +48,8 @@ impl Compiled {
         self.groups.is_empty()
     }
 
-    pub fn allow(&self, info: &AgentInfo, domain: Option<&Domain>) -> bool {
-        let holds =
-            |(selector, test): &(Selector, Test)| test.holds(select(selector, info, domain));
+    pub fn allow(&self, info: &AgentInfo) -> bool {
+        let holds = |(selector, test): &(Selector, Test)| test.holds(select(selector, info));
         self.groups.is_empty() || self.groups.iter().any(|g| g.iter().all(holds))
     }
 }
@@ -139,11 +66,8 @@ impl Test {
     }
 }
 
-fn select<'a>(
-    selector: &Selector,
-    info: &'a AgentInfo,
-    domain: Option<&'a Domain>,
-) -> Option<&'a str> {
+fn select<'a>(selector: &Selector, info: &'a AgentInfo) -> Option<&'a str> {
+    let domain = info.domain.as_ref();
     match selector {
         Selector::Attribute(name) => info.attributes.get(name).map(String::as_str),
         Selector::Hostname => Some(&info.hostname),
@@ -198,8 +122,8 @@ pub(crate) fn barrier(
     constraints: &Compiled,
     home: Option<&str>,
     info: &AgentInfo,
-    domain: Option<&Domain>,
 ) -> Option<Barrier> {
+    let domain = info.domain.as_ref();
     let away = home
         .zip(domain)
         .is_some_and(|(home, domain)| home != domain.region);
@@ -207,7 +131,7 @@ pub(crate) fn barrier(
         Some(Barrier::Gpus)
     } else if !capabilities.region_aware && away {
         Some(Barrier::Region)
-    } else if constraints.allow(info, domain) {
+    } else if constraints.allow(info) {
         None
     } else {
         Some(Barrier::Constraints)

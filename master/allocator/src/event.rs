@@ -3,10 +3,11 @@
 use std::fmt;
 
 use waggle_types::{
-    AgentId, AgentInfo, FieldError, FrameworkId, Millis, Offer, OfferId, Resources,
+    AgentId, AgentInfo, FieldError, FrameworkId, Millis, Offer, OfferId, Quota, Reservation,
+    Resources, Unavailability,
 };
 
-use crate::{AgentSpec, FrameworkSpec, Operation, Quota, Reservation, Unavailability, Usage};
+use crate::{AgentSpec, FrameworkSpec, Operation, Usage};
 
 /// Something that happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -376,13 +377,13 @@ pub enum Rejection {
     /// Weights are over 0.
     #[error("weight of role {0:?} must be over 0")]
     ZeroWeight(String),
-    /// A name that no role can have.
-    #[error("role {role:?} {rule}")]
-    BadRole {
-        /// The name, cut to 100 characters.
+    /// A quota of a kind that no agent has.
+    #[error("quota of role {role}: no agent has a scalar {kind:?}")]
+    UnknownKind {
+        /// Which role.
         role: String,
-        /// The rule that it breaks.
-        rule: &'static str,
+        /// The kind's name, cut to 100 characters.
+        kind: String,
     },
     /// `*` has no quota and no reservations.
     #[error("{0} of the default role * is not possible")]

@@ -247,9 +247,8 @@ impl Allocator {
         if agent.barred.contains(idx) {
             let capabilities = self.frameworks.get(client.framework)?.capabilities;
             let home = self.config.region.as_deref();
-            let (info, domain) = (&agent.info, agent.domain.as_ref());
             let c = &client.constraints;
-            let barrier = crate::constraints::barrier(capabilities, c, home, info, domain)?;
+            let barrier = crate::constraints::barrier(capabilities, c, home, &agent.info)?;
             return Some(Reason::Barred { agent_id, barrier });
         }
         let free = agent.free.clone();

@@ -3,7 +3,7 @@
 use waggle_types::{AgentInfo, Resources, UnixMillis};
 
 use crate::{
-    Domain, LastChoice, Rejection,
+    LastChoice, Rejection,
     bits::{BitSet, Idx, NONE},
     filters::Group,
     maintain::Upkeep,
@@ -97,7 +97,6 @@ pub(crate) struct Pool {
 #[derive(Debug, Clone)]
 pub(crate) struct Agent {
     pub info: AgentInfo,
-    pub domain: Option<Domain>,
     pub active: bool,
     pub used: Resources,
     pub offered: Resources,
@@ -130,12 +129,11 @@ impl Agent {
         }
     }
 
-    pub fn open(info: AgentInfo, domain: Option<Domain>) -> Result<Self, Rejection> {
+    pub fn open(info: AgentInfo) -> Result<Self, Rejection> {
         if is_negative(&info.total) {
             return Err(Rejection::Negative(info.total));
         }
         Ok(Self {
-            domain,
             active: true,
             used: Resources::default(),
             offered: Resources::default(),
@@ -366,5 +364,5 @@ pub(crate) fn split(from: &[Part], want: &Resources) -> Option<Vec<Part>> {
 }
 
 pub(crate) fn is_negative(r: &Resources) -> bool {
-    r.scalars.iter().any(|s| s.0 < 0)
+    r.is_negative()
 }

@@ -81,20 +81,14 @@ mod spec;
 
 pub use agents::MAX_POOLS;
 pub use allocator::{Allocator, AllocatorConfig, Stats};
-pub use clients::{MAX_CLIENTS, MAX_ROLES};
-pub use constraints::{
-    AttributeConstraint, Barrier, Capabilities, Domain, OfferConstraints, Predicate, Selector,
-};
+pub use clients::MAX_CLIENTS;
+pub use constraints::Barrier;
 pub use event::{Effect, Event, Rejection, RescindReason};
 pub(crate) use explain::LastChoice;
 pub use explain::{Choice, Reason, RoleView};
 pub use filters::{MAX_FILTERS, filter_expiry};
 pub use ledger::LedgerError;
-pub use maintain::{EvictReason, Notice, Unavailability};
+pub use maintain::{EvictReason, Notice};
 pub use operate::Operation;
-pub use quota::Quota;
-pub use read::OfferPart;
-pub use reserve::Reservation;
-pub use roles::MAX_ROLE_DEPTH;
 pub use share::Share;
-pub use spec::{AgentSpec, FrameworkSpec, RoleSubscription, Usage};
+pub use spec::{AgentSpec, FrameworkSpec, Usage};

@@ -1,19 +1,10 @@
 //! What is taken back: lent resources, agents under maintenance, agents that are drained.
 
-use waggle_types::{AgentId, FrameworkId, Millis, Resources, UnixMillis};
+use waggle_types::{AgentId, FrameworkId, Millis, Resources, Unavailability, UnixMillis};
 
 use crate::{
     Allocator, Rejection, RescindReason, allocator::Run, bits::Idx, filters::Timer, ledger::Use,
 };
-
-/// When an agent will be down.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Unavailability {
-    /// From then on.
-    pub start: UnixMillis,
-    /// For so long; `None`: nobody knows.
-    pub duration: Option<Millis>,
-}
 
 /// What follows from an event besides offers; see [`Allocator::notices`].
 #[derive(Debug, Clone, PartialEq, Eq)]

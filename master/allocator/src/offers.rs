@@ -246,6 +246,14 @@ impl Allocator {
             ip: agent.info.ip,
             attributes: agent.info.attributes.clone(),
             resources: held.bundle.sum.clone(),
+            parts: if held.bundle.parts.is_empty() {
+                Vec::new()
+            } else {
+                let parts = held.bundle.all_parts().into_iter();
+                parts.map(|p| self.show_part(p)).collect()
+            },
+            domain: agent.info.domain.clone(),
+            unavailability: agent.upkeep.window,
             at: held.at,
         })
     }

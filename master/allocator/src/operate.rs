@@ -1,9 +1,9 @@
 //! Accepting offers with operations: launch, reserve, unreserve; all of them or none.
 
-use waggle_types::{AgentId, FrameworkId, Millis, OfferId, Resources, UnixMillis};
+use waggle_types::{AgentId, FrameworkId, Millis, OfferId, Reservation, Resources, UnixMillis};
 
 use crate::{
-    Allocator, Rejection, Reservation,
+    Allocator, Rejection,
     allocator::Run,
     bits::{Idx, NONE},
     ledger::{Bundle, Part, is_negative, split},

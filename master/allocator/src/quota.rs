@@ -7,7 +7,7 @@
 //! are owed. Others may only be offered what leaves enough unreserved, unallocated resources for all that
 //! is owed in the cluster.
 
-use waggle_types::{Milli, Resources, ScalarKind};
+use waggle_types::{Quota, Resources, ScalarKind, check_role};
 
 use crate::{
     Allocator, Rejection,
@@ -19,15 +19,6 @@ use crate::{
 
 /// Limits by kind; `None` is no limit.
 pub(crate) type Limit = [Option<i64>; N];
-
-/// What a role is promised and at most gets, by [`ScalarKind`].
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Quota {
-    /// Held back for it; 0 promises nothing.
-    pub guarantee: [Milli; N],
-    /// Never exceeded; `None` is no limit.
-    pub limit: [Option<Milli>; N],
-}
 
 /// A role's quota and how far it is used.
 #[derive(Debug, Clone, Default)]
@@ -109,8 +100,7 @@ impl Allocator {
         if role == "*" {
             return Err(Rejection::DefaultRole("quota"));
         }
-        let guarantee = quota.guarantee.map(|m| m.0);
-        let limit = quota.limit.map(|l| l.map(|m| m.0));
+        let (guarantee, limit) = by_kind(role, quota)?;
         let negative = guarantee.iter().any(|g| *g < 0) || limit.iter().flatten().any(|l| *l < 0);
         let over = |g: &Scalars, l: &Limit| {
             let exceeds = |k: &usize| l[*k].is_some_and(|l| g[*k] > l);
@@ -245,37 +235,19 @@ pub(crate) fn kind_name(k: usize) -> &'static str {
     ScalarKind::ALL.get(k).map_or("", |k| k.name())
 }
 
-/// Mesos's rules for role names, and a bound on depth.
-pub(crate) fn check_role(role: &str) -> Result<(), Rejection> {
-    let bad = |rule| Rejection::BadRole {
-        role: role.chars().take(100).collect(),
-        rule,
+/// A quota as rows by kind; kinds that nobody knows are refused.
+fn by_kind(role: &str, quota: &Quota) -> Result<(Scalars, Limit), Rejection> {
+    let (mut guarantee, mut limit) = (Scalars::default(), Limit::default());
+    let position = |name: &str| ScalarKind::ALL.iter().position(|k| k.name() == name);
+    let unknown = |name: &str| Rejection::UnknownKind {
+        role: role.to_owned(),
+        kind: name.chars().take(100).collect(),
     };
-    if role == "*" {
-        return Ok(());
+    for (name, q) in &quota.guarantee {
+        guarantee[position(name).ok_or_else(|| unknown(name))?] = q.0;
     }
-    if role.len() > 200 {
-        return Err(bad("must be at most 200 characters"));
+    for (name, q) in &quota.limit {
+        limit[position(name).ok_or_else(|| unknown(name))?] = Some(q.0);
     }
-    let mut n = 0;
-    for part in role.split('/') {
-        n += 1;
-        if matches!(part, "" | "." | ".." | "*") || part.starts_with('-') {
-            return Err(bad(
-                "a component must not be empty, ., .., * or start with -",
-            ));
-        }
-        if part
-            .chars()
-            .any(|c| c.is_whitespace() || c.is_control() || c == '\\')
-        {
-            return Err(bad(
-                "must not hold white space, control characters or a backslash",
-            ));
-        }
-    }
-    if n > crate::roles::MAX_ROLE_DEPTH {
-        return Err(bad("must be at most 8 levels deep"));
-    }
-    Ok(())
+    Ok((guarantee, limit))
 }

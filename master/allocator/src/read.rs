@@ -2,26 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use waggle_types::{AgentId, FrameworkId, Offer, OfferId, Resources, UnixMillis};
+use waggle_types::{
+    AgentId, FrameworkId, Offer, OfferId, Reservation, ResourcePart, Resources, UnixMillis,
+};
 
 use crate::{
-    Allocator, LedgerError, Reservation, Share, Stats,
+    Allocator, LedgerError, Share, Stats,
     bits::{Idx, NONE},
-    ledger::Agent,
+    ledger::{Agent, Part},
     roles::ROOT,
     share::{self, Scalars, Yardstick, scalars},
 };
-
-/// A part of an offer, or of what a framework uses.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OfferPart {
-    /// Of which reservation; empty for unreserved resources.
-    pub reservation: Vec<Reservation>,
-    /// Lent: it may have to be given back.
-    pub revocable: bool,
-    /// How much.
-    pub resources: Resources,
-}
 
 impl Allocator {
     /// All that an agent has.
@@ -115,20 +106,20 @@ impl Allocator {
         self.show(number, self.offers.get(&number)?)
     }
 
-    /// What a valid offer is made of.
-    pub fn offer_parts(&self, offer_id: &OfferId) -> Vec<OfferPart> {
+    /// What a valid offer is made of, the unreserved part last.
+    pub fn offer_parts(&self, offer_id: &OfferId) -> Vec<ResourcePart> {
         let held = self.number(offer_id).and_then(|n| self.offers.get(&n));
         let parts = held.map(|h| h.bundle.all_parts()).unwrap_or_default();
-        let show = |p: crate::ledger::Part| OfferPart {
-            reservation: self
-                .stacks
-                .get(p.pool)
-                .map(|s| s.reservations.clone())
-                .unwrap_or_default(),
+        parts.into_iter().map(|p| self.show_part(p)).collect()
+    }
+
+    pub(crate) fn show_part(&self, p: Part) -> ResourcePart {
+        let stack = self.stacks.get(p.pool);
+        ResourcePart {
+            reservation: stack.map(|s| s.reservations.clone()).unwrap_or_default(),
             revocable: p.lent,
             resources: p.resources,
-        };
-        parts.into_iter().map(show).collect()
+        }
     }
 
     /// Valid offers with the time at which each is taken back, in the order in which they were made.

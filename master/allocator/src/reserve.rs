@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use waggle_types::{AgentId, Resources};
+use waggle_types::{AgentId, MAX_ROLE_DEPTH, Reservation, Resources, check_role};
 
 use crate::{
     Allocator, Rejection, RescindReason,
@@ -14,23 +14,9 @@ use crate::{
     allocator::Run,
     bits::{Idx, NONE, Slab},
     ledger::{Agent, is_negative},
-    quota::check_role,
-    roles::{MAX_ROLE_DEPTH, Tree},
+    roles::Tree,
     share::scalars,
 };
-
-/// One reservation of a stack.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Reservation {
-    /// For whom; not `*`.
-    pub role: String,
-    /// Made at run time; a static one is the agent's own and cannot be unreserved.
-    pub dynamic: bool,
-    /// Who made it.
-    pub principal: String,
-    /// Free text; reservations with different labels are different.
-    pub labels: BTreeMap<String, String>,
-}
 
 #[derive(Debug, Clone)]
 pub(crate) struct Stack {

@@ -6,6 +6,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use waggle_types::MAX_ROLE_DEPTH;
+
 use crate::{
     bits::{BitSet, Idx, Slab},
     quota::{Books, Limit},
@@ -17,9 +19,6 @@ pub(crate) const ROOT: Idx = 0;
 
 /// Entry of a role's own frameworks among its subroles.
 pub(crate) const OWN: Idx = Idx::MAX;
-
-/// Deepest role, counted in components.
-pub const MAX_ROLE_DEPTH: usize = 8;
 
 /// A place in an order: by share, then who has waited longest, then by number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]

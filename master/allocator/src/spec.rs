@@ -1,8 +1,8 @@
 //! What frameworks and agents say of themselves.
 
-use waggle_types::{AgentInfo, FrameworkId, Resources};
-
-use crate::{Capabilities, Domain, OfferConstraints, Reservation};
+use waggle_types::{
+    AgentInfo, Capabilities, FrameworkId, Reservation, Resources, RoleSubscription,
+};
 
 /// What a framework subscribes with.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -13,26 +13,11 @@ pub struct FrameworkSpec {
     pub capabilities: Capabilities,
 }
 
-/// One role of a framework.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct RoleSubscription {
-    /// `*` or a path: `a/b`.
-    pub role: String,
-    /// Send nothing until it revives.
-    pub suppressed: bool,
-    /// Agents that it is not interested in.
-    pub constraints: OfferConstraints,
-    /// The smallest bundle that is of use; nothing smaller is offered.
-    pub smallest: Option<Resources>,
-}
-
-/// An agent as it joins, with what a flat [`AgentInfo`] cannot say.
+/// An agent as it joins, with what is reserved of it by now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AgentSpec {
     /// Who it is and what it has, reservations included.
     pub info: AgentInfo,
-    /// Where it stands.
-    pub domain: Option<Domain>,
     /// What of it is reserved, each by its whole stack.
     pub reserved: Vec<(Vec<Reservation>, Resources)>,
 }

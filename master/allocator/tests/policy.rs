@@ -11,11 +11,13 @@ mod common;
 use common::world::reservation;
 use common::{accept, add_agent, agent, config, decline, framework, info, node, offers};
 use waggle_allocator::{
-    AgentSpec, Allocator, AttributeConstraint, Barrier, Capabilities, Domain, Effect, Event,
-    EvictReason, FrameworkSpec, Notice, OfferConstraints, Operation, Predicate, Quota, Reason,
-    Rejection, RoleSubscription, Selector, Unavailability,
+    AgentSpec, Allocator, Barrier, Effect, Event, EvictReason, FrameworkSpec, Notice, Operation,
+    Reason, Rejection,
 };
-use waggle_types::{Milli, Millis, Resources, ScalarKind, UnixMillis};
+use waggle_types::{
+    AttributeConstraint, Capabilities, Domain, Milli, Millis, OfferConstraints, Predicate, Quota,
+    Resources, RoleSubscription, ScalarKind, Selector, Unavailability, UnixMillis,
+};
 
 const NOW: UnixMillis = UnixMillis(1000);
 
@@ -55,8 +57,10 @@ fn rejection(effects: &[Effect]) -> Rejection {
 
 fn quota(guarantee_cpus: i64, limit_cpus: Option<i64>) -> Quota {
     let mut q = Quota::default();
-    q.guarantee[0] = Milli::units(guarantee_cpus);
-    q.limit[0] = limit_cpus.map(Milli::units);
+    q.guarantee
+        .insert("cpus".into(), Milli::units(guarantee_cpus));
+    q.limit
+        .extend(limit_cpus.map(|l| ("cpus".to_owned(), Milli::units(l))));
     q
 }
 
@@ -154,7 +158,7 @@ fn quota_that_contradicts_is_refused() {
             weight_milli: 1,
         };
         assert!(
-            matches!(rejection(&a.apply(weight, NOW)), Rejection::BadRole { .. }),
+            matches!(rejection(&a.apply(weight, NOW)), Rejection::Field(_)),
             "{name}"
         );
     }
@@ -296,12 +300,12 @@ fn barriers_are_named() {
     let mut join = |i: usize, region: &str, gpus: i64, rack: &str| {
         let mut spec = AgentSpec {
             info: info(i, node()),
-            domain: Some(Domain {
-                region: region.into(),
-                zone: "z".into(),
-            }),
             reserved: Vec::new(),
         };
+        spec.info.domain = Some(Domain {
+            region: region.into(),
+            zone: "z".into(),
+        });
         spec.info.total.scalars[ScalarKind::Gpus as usize] = Milli::units(gpus);
         spec.info.attributes.insert("rack".into(), rack.into());
         a.apply(

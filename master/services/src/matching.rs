@@ -103,10 +103,10 @@ fn assign_ports(spec: &ServiceSpec, offered: &PortSet, seed: u64) -> Option<Vec<
         }
     }
     let n = offered.len();
-    if (n as usize) < spec.ports.len() {
+    if n < spec.ports.len() as u64 {
         return None;
     }
-    let mut at = u32::try_from(mix(seed) % u64::from(n.max(1))).unwrap_or(0);
+    let mut at = mix(seed) % n.max(1);
     let mut out = Vec::with_capacity(spec.ports.len());
     for p in &spec.ports {
         if fixed(p.port) {

@@ -153,8 +153,11 @@ impl ServiceScheduler {
                     let waiting = self.services.iter().filter(|(_, s)| s.n_waiting > 0);
                     run.dirty.extend(waiting.map(|(id, _)| id.clone()));
                 }
-                // Offers are never held, so there is nothing to give up.
-                SchedulerEvent::Rescind(_) => {}
+                // Offers are never held, so there is nothing to give up. Who must leave an agent is killed when
+                // its window begins, and replaced elsewhere like any that is killed.
+                SchedulerEvent::Rescind(_)
+                | SchedulerEvent::InverseOffer(_)
+                | SchedulerEvent::RescindInverse(_) => {}
                 SchedulerEvent::Update(status) => self.update(&status, now, run),
                 SchedulerEvent::AgentLost(agent_id) => self.agent_lost(&agent_id, now, run),
             },
@@ -482,11 +485,8 @@ impl ServiceScheduler {
                 // More may fit on the rest when only the limit per offer stopped us.
                 let full = o.n_launched >= self.limits.max_instances_per_offer;
                 let refuse = if full && any_waits { Millis(0) } else { refuse };
-                run.actions.push(Action::Call(SchedulerCall::Accept {
-                    offer_ids: vec![offer_id],
-                    tasks,
-                    refuse,
-                }));
+                let call = SchedulerCall::launch(vec![offer_id], tasks, refuse);
+                run.actions.push(Action::Call(call));
             } else {
                 if !any_waits {
                     run.actions.push(Action::Declined {
@@ -510,10 +510,12 @@ impl ServiceScheduler {
         let any_waits = self.services.values().any(|s| s.n_waiting > 0);
         if any_waits && (self.suppressed || run.revive) {
             self.suppressed = false;
-            run.actions.push(Action::Call(SchedulerCall::Revive));
+            run.actions
+                .push(Action::Call(SchedulerCall::Revive { roles: Vec::new() }));
         } else if !any_waits && !self.suppressed {
             self.suppressed = true;
-            run.actions.push(Action::Call(SchedulerCall::Suppress));
+            run.actions
+                .push(Action::Call(SchedulerCall::Suppress { roles: Vec::new() }));
         }
     }
 

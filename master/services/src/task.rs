@@ -52,6 +52,7 @@ pub(crate) fn build(
             .clone()
             .with_ports(PortSet::from_ports(host_ports.iter().copied())),
         ports,
+        parts: Vec::new(),
         discovery: DiscoveryInfo {
             name: spec.id.discovery_name(),
         },

@@ -138,7 +138,7 @@ impl World {
         let mut launched = false;
         for action in actions {
             match action {
-                Action::Call(SchedulerCall::Accept { tasks, .. }) => {
+                Action::Call(SchedulerCall::Accept { operations, .. }) => {
                     launched = true;
                     let place = |t: &TaskSpec| {
                         self.scheduler
@@ -148,8 +148,8 @@ impl World {
                             .agent_id
                             .clone()
                     };
-                    for t in tasks {
-                        let on = place(&t);
+                    for t in operations.iter().flat_map(|o| o.tasks()) {
+                        let on = place(t);
                         self.ever += 1;
                         let task = Task {
                             on,
@@ -168,8 +168,8 @@ impl World {
                         t.state = TaskState::Killing;
                     }
                 }
-                Action::Call(SchedulerCall::Suppress) => self.suppressed = true,
-                Action::Call(SchedulerCall::Revive) => self.suppressed = false,
+                Action::Call(SchedulerCall::Suppress { .. }) => self.suppressed = true,
+                Action::Call(SchedulerCall::Revive { .. }) => self.suppressed = false,
                 Action::InstanceChanged {
                     instance,
                     change: Change::Killing(reason),

@@ -59,11 +59,11 @@ fn put(spec: &ServiceSpec, deployment: &str) -> Input {
 }
 
 fn accepted(actions: &[Action]) -> Vec<TaskSpec> {
-    let tasks = actions.iter().filter_map(|a| match a {
-        Action::Call(SchedulerCall::Accept { tasks, .. }) => Some(tasks.clone()),
-        _ => None,
+    let operations = actions.iter().flat_map(|a| match a {
+        Action::Call(SchedulerCall::Accept { operations, .. }) => operations.as_slice(),
+        _ => &[],
     });
-    tasks.flatten().collect()
+    operations.flat_map(|o| o.tasks().to_vec()).collect()
 }
 
 fn plan(spec: &ServiceSpec, instances: &[Instance], offers: &[Offer]) -> Plan {
@@ -254,7 +254,7 @@ fn failures_back_off_and_the_queue_says_so() {
     let one = spec(1);
     let asked = s.handle(put(&one, "d1"), UnixMillis(0));
     assert!(
-        asked.contains(&Action::Call(SchedulerCall::Revive)),
+        asked.contains(&Action::Call(SchedulerCall::Revive { roles: Vec::new() })),
         "{asked:?}"
     );
     let small = offer(1, 1, Resources::from_millis(100, 1000, 0));
@@ -280,7 +280,10 @@ fn failures_back_off_and_the_queue_says_so() {
     let actions = s.handle(Input::Scheduler(event), UnixMillis(2));
     let launched = accepted(&actions);
     assert_eq!(launched.len(), 1);
-    assert_eq!(actions.last(), Some(&Action::Call(SchedulerCall::Suppress)));
+    assert_eq!(
+        actions.last(),
+        Some(&Action::Call(SchedulerCall::Suppress { roles: Vec::new() }))
+    );
     let failed = status(&launched[0].task_id, &agent(1), TaskState::Failed);
     s.handle(
         Input::Scheduler(SchedulerEvent::Update(failed)),
@@ -295,7 +298,7 @@ fn failures_back_off_and_the_queue_says_so() {
     );
     let due = s.handle(Input::Tick, UnixMillis(1010));
     assert!(
-        due.contains(&Action::Call(SchedulerCall::Revive)),
+        due.contains(&Action::Call(SchedulerCall::Revive { roles: Vec::new() })),
         "{due:?}"
     );
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use waggle_allocator::{Effect as Level1Effect, Event as Level1, Rejection};
 use waggle_types::{
-    AgentId, CallRejection, FrameworkId, Millis, OfferId, RejectReason, SchedulerCall,
+    AgentId, CallRejection, FrameworkId, Millis, OfferId, Operation, RejectReason, SchedulerCall,
     SchedulerEvent, StatusReason, StatusUuid, TaskId, TaskSpec, TaskState, TaskStatus, UnixMillis,
 };
 
@@ -67,9 +67,9 @@ impl MasterCore {
             FrameworkCall::Scheduler(call) => match call {
                 SchedulerCall::Accept {
                     offer_ids,
-                    tasks,
+                    operations,
                     refuse,
-                } => return self.framework_accept(id, &offer_ids, tasks, refuse, now),
+                } => return self.framework_accept(id, &offer_ids, &operations, refuse, now),
                 SchedulerCall::Decline { offer_ids, refuse } => {
                     return self.framework_decline(id, offer_ids, refuse, now);
                 }
@@ -87,13 +87,19 @@ impl MasterCore {
                 SchedulerCall::Reconcile { task_ids } => {
                     self.framework_reconcile(id, &task_ids, now);
                 }
-                SchedulerCall::Suppress => {
+                SchedulerCall::Suppress { .. } => {
                     self.set_suppressed(id, true);
                     self.allocate(Level1::Suppress { framework_id }, now);
                 }
-                SchedulerCall::Revive => {
+                SchedulerCall::Revive { .. } => {
                     self.set_suppressed(id, false);
                     self.allocate(Level1::Revive { framework_id }, now);
+                }
+                SchedulerCall::AcceptInverse { .. }
+                | SchedulerCall::DeclineInverse { .. }
+                | SchedulerCall::Demand { .. } => {
+                    let message = "the call is not known to this master";
+                    return Err(vec![no(RejectReason::Refused, "call", message)]);
                 }
             },
         }
@@ -146,11 +152,23 @@ impl MasterCore {
         &mut self,
         id: &FrameworkId,
         offer_ids: &[OfferId],
-        tasks: Vec<TaskSpec>,
+        operations: &[Operation],
         refuse: Millis,
         now: UnixMillis,
     ) -> Called {
         let mut wrong = self.check_offers(id, offer_ids);
+        let tasks: Vec<TaskSpec> = operations
+            .iter()
+            .flat_map(Operation::tasks)
+            .cloned()
+            .collect();
+        if operations
+            .iter()
+            .any(|o| !matches!(o, Operation::Launch(_)))
+        {
+            let message = "the operation is not known to this master";
+            wrong.push(no(RejectReason::Refused, "operations", message));
+        }
         if offer_ids.is_empty() {
             let message = "an accept must name an offer";
             wrong.push(no(RejectReason::NoOffers, "offer_ids", message));

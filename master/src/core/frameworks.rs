@@ -134,11 +134,13 @@ impl MasterCore {
             self.reject(r.reason.name());
             vec![r]
         })?;
+        let role = info
+            .roles
+            .first()
+            .map_or_else(String::new, |r| r.role.clone());
         let known = self.frameworks.all.get(&id);
         let unchanged = known.is_some_and(|f| {
-            f.name == info.name
-                && f.role == info.role
-                && f.failover_timeout == info.failover_timeout
+            f.name == info.name && f.role == role && f.failover_timeout == info.failover_timeout
         });
         if let Some(old) = known.and_then(|f| f.subscription) {
             self.frameworks.by_subscription.remove(&old);
@@ -155,7 +157,7 @@ impl MasterCore {
             subscription: Some(subscription),
             ..Framework::stored(
                 info.name,
-                info.role.clone(),
+                role.clone(),
                 info.failover_timeout,
                 registered_at,
             )
@@ -185,7 +187,7 @@ impl MasterCore {
         self.allocate(
             Level1::FrameworkAdded {
                 framework_id: id,
-                role: info.role,
+                role,
                 weight_milli: 1000,
             },
             now,

@@ -11,9 +11,9 @@ use std::{
 use waggle_allocator::{Effect as Level1Effect, Event as Level1, RescindReason};
 use waggle_services::{Action, Input, Place};
 use waggle_types::{
-    AgentId, FrameworkId, HealthState, Millis, Offer, OfferId, SchedulerCall, SchedulerEvent,
-    ServiceId, StatusReason, StatusSource, TaskId, TaskSpec, TaskState, TaskStatus, TraceContext,
-    UnixMillis,
+    AgentId, FrameworkId, HealthState, Millis, Offer, OfferId, Operation, SchedulerCall,
+    SchedulerEvent, ServiceId, StatusReason, StatusSource, TaskId, TaskSpec, TaskState, TaskStatus,
+    TraceContext, UnixMillis,
 };
 
 use super::{
@@ -163,12 +163,19 @@ impl MasterCore {
         let framework_id = self.framework_id.clone();
         match call {
             // Level 1 does not know the framework yet; its subscription starts out revived.
-            SchedulerCall::Suppress | SchedulerCall::Revive if self.recovering => {}
+            SchedulerCall::Suppress { .. } | SchedulerCall::Revive { .. } if self.recovering => {}
             SchedulerCall::Accept {
                 offer_ids,
-                tasks,
+                operations,
                 refuse,
-            } => self.accept(offer_ids, tasks, refuse, now),
+            } => {
+                let tasks = operations
+                    .iter()
+                    .flat_map(Operation::tasks)
+                    .cloned()
+                    .collect();
+                self.accept(offer_ids, tasks, refuse, now);
+            }
             SchedulerCall::Decline { offer_ids, refuse } => {
                 self.close_offers(&offer_ids, "declined", now);
                 self.allocate(
@@ -187,8 +194,12 @@ impl MasterCore {
                 uuid,
             } => self.send(&agent_id, MasterMsg::Ack { task_id, uuid }),
             SchedulerCall::Reconcile { task_ids } => self.reconcile(&task_ids, now),
-            SchedulerCall::Suppress => self.allocate(Level1::Suppress { framework_id }, now),
-            SchedulerCall::Revive => self.allocate(Level1::Revive { framework_id }, now),
+            SchedulerCall::Suppress { .. } => self.allocate(Level1::Suppress { framework_id }, now),
+            SchedulerCall::Revive { .. } => self.allocate(Level1::Revive { framework_id }, now),
+            // The built-in framework has no use for these.
+            SchedulerCall::AcceptInverse { .. }
+            | SchedulerCall::DeclineInverse { .. }
+            | SchedulerCall::Demand { .. } => self.reject("call_not_known"),
         }
     }
 

@@ -256,6 +256,7 @@ fn task(i: &InstanceView) -> TaskView {
                 port: 80,
             }],
         }],
+        parts: Vec::new(),
         discovery: DiscoveryInfo {
             name: "web.shop".into(),
         },
@@ -333,6 +334,8 @@ fn busy() -> ClusterView {
     }
     let agent = AgentView {
         info: Arc::new(AgentInfo {
+            reserved: Vec::new(),
+            domain: None,
             agent_id: agent_id.clone(),
             hostname: "n1".into(),
             ip: Ipv4Addr::new(192, 0, 2, 1),

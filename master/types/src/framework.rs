@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-use crate::{FieldError, FrameworkId, Millis};
+use crate::{Capabilities, FieldError, FrameworkId, Millis, RoleSubscription, check_role};
 
-/// Longest role, in bytes.
-const MAX_ROLE: usize = 200;
+/// Roles of one framework.
+pub const MAX_ROLES: usize = 64;
 /// Longest name: it becomes one DNS label.
 const MAX_NAME: usize = 63;
 /// Longest failover time-out: 30 days.
@@ -18,13 +18,26 @@ pub struct FrameworkInfo {
     pub id: Option<FrameworkId>,
     /// DNS name: one lower-case label.
     pub name: String,
-    /// Role that it gets offers for: `*`, or a path such as `eng/batch`.
-    pub role: String,
+    /// Roles that it gets offers for: at least one, each once.
+    pub roles: Vec<RoleSubscription>,
+    /// What it can handle.
+    pub capabilities: Capabilities,
     /// How long after a disconnection it may come back; then it is removed and its tasks are killed.
     pub failover_timeout: Millis,
 }
 
 impl FrameworkInfo {
+    /// A framework with one role, nothing else, that is removed as soon as it disconnects.
+    pub fn new(name: impl Into<String>, role: impl Into<String>) -> Self {
+        Self {
+            id: None,
+            name: name.into(),
+            roles: vec![RoleSubscription::new(role)],
+            capabilities: Capabilities::default(),
+            failover_timeout: Millis(0),
+        }
+    }
+
     /// Checks every field but the id.
     pub fn check(&self) -> Result<(), FieldError> {
         let label = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
@@ -40,17 +53,25 @@ impl FrameworkInfo {
             );
             return Err(FieldError::new("name", rule));
         }
-        let segment = |s: &str| {
-            let of = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-            !s.is_empty() && s != "." && s != ".." && !s.starts_with('-') && s.chars().all(of)
-        };
-        let role = &self.role;
-        if role != "*" && (role.len() > MAX_ROLE || !role.split('/').all(segment)) {
-            let rule = format!(
-                "must be * or a path of names ([A-Za-z0-9._-], not beginning with -) of at most \
-                 {MAX_ROLE} characters, is {role:.80?}"
-            );
-            return Err(FieldError::new("role", rule));
+        let n = self.roles.len();
+        if n == 0 || n > MAX_ROLES {
+            let rule = format!("must be 1 to {MAX_ROLES} roles, is {n}");
+            return Err(FieldError::new("roles", rule));
+        }
+        for (i, r) in self.roles.iter().enumerate() {
+            check_role(&r.role)
+                .map_err(|e| FieldError::new(format!("roles[{i}].{}", e.field), e.rule))?;
+            if self.roles[..i].iter().any(|other| other.role == r.role) {
+                let rule = format!("must be named once, is {:?}", r.role);
+                return Err(FieldError::new(format!("roles[{i}].role"), rule));
+            }
+            if r.smallest
+                .as_ref()
+                .is_some_and(crate::Resources::is_negative)
+            {
+                let rule = "must not hold a negative quantity";
+                return Err(FieldError::new(format!("roles[{i}].smallest"), rule));
+            }
         }
         if self.failover_timeout > MAX_FAILOVER {
             let rule = format!(
@@ -104,11 +125,25 @@ pub enum RejectReason {
     TooSlow,
     /// Level 1 refused for another reason; the message names it.
     Refused,
+    /// The framework is not subscribed with this role.
+    NotInRole,
+    /// Offers to two roles in one accept.
+    MixedRoles,
+    /// A stack of reservations that is empty, too deep, or in which one does not refine the one before.
+    BadReservation,
+    /// A role's limit has no room for it.
+    OverLimit,
+    /// What is to be launched on, reserved, made or destroyed is not among what the offers hold.
+    NotOffered,
+    /// Nobody asked this framework to leave this agent, or the question is over.
+    NoInverseOffer,
+    /// A volume with this id exists on the agent.
+    DuplicateVolume,
 }
 
 impl RejectReason {
     /// Every reason.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 26] = [
         Self::Invalid,
         Self::UnknownFramework,
         Self::FrameworkRemoved,
@@ -128,6 +163,13 @@ impl RejectReason {
         Self::ForeignTask,
         Self::TooSlow,
         Self::Refused,
+        Self::NotInRole,
+        Self::MixedRoles,
+        Self::BadReservation,
+        Self::OverLimit,
+        Self::NotOffered,
+        Self::NoInverseOffer,
+        Self::DuplicateVolume,
     ];
 
     /// Stable name, for counters and logs: `stale_offer`.
@@ -152,6 +194,13 @@ impl RejectReason {
             Self::ForeignTask => "foreign_task",
             Self::TooSlow => "too_slow",
             Self::Refused => "refused",
+            Self::NotInRole => "not_in_role",
+            Self::MixedRoles => "mixed_roles",
+            Self::BadReservation => "bad_reservation",
+            Self::OverLimit => "over_limit",
+            Self::NotOffered => "not_offered",
+            Self::NoInverseOffer => "no_inverse_offer",
+            Self::DuplicateVolume => "duplicate_volume",
         }
     }
 }
@@ -201,23 +250,36 @@ mod tests {
 
     #[test]
     fn names_and_roles_have_rules() {
-        let info = |name: &str, role: &str| FrameworkInfo {
-            id: None,
-            name: name.into(),
-            role: role.into(),
-            failover_timeout: Millis(0),
+        let info = |name: &str, roles: &[&str]| FrameworkInfo {
+            roles: roles.iter().map(|r| RoleSubscription::new(*r)).collect(),
+            ..FrameworkInfo::new(name, "*")
         };
-        for (name, role) in [("batch", "*"), ("b-1", "eng/batch"), ("x", "a.b_c")] {
-            assert_eq!(info(name, role).check(), Ok(()), "{name} {role}");
+        let roles: [(&str, &[&str]); 3] = [
+            ("batch", &["*"]),
+            ("b-1", &["eng/batch", "eng"]),
+            ("x", &["a.b_c"]),
+        ];
+        for (name, roles) in roles {
+            assert_eq!(info(name, roles).check(), Ok(()), "{name} {roles:?}");
         }
         let long = "x".repeat(64);
         for name in ["", "Batch", "a b", "-a", "a-", "a.b", long.as_str()] {
-            assert_eq!(info(name, "*").check().unwrap_err().field, "name", "{name}");
+            assert_eq!(
+                info(name, &["*"]).check().unwrap_err().field,
+                "name",
+                "{name}"
+            );
         }
-        for role in ["", "/a", "a/", "a//b", "..", "-a", "a b", "a/*"] {
-            assert_eq!(info("a", role).check().unwrap_err().field, "role", "{role}");
-        }
-        let mut for_ever = info("a", "*");
+        let wrong = |roles: &[&str]| info("a", roles).check().unwrap_err().field;
+        assert_eq!(wrong(&[]), "roles");
+        assert_eq!(wrong(&["a", "b/"]), "roles[1].role");
+        assert_eq!(wrong(&["a", "a"]), "roles[1].role");
+        let many: Vec<String> = (0..65).map(|i| format!("r{i}")).collect();
+        assert_eq!(
+            wrong(&many.iter().map(String::as_str).collect::<Vec<_>>()),
+            "roles"
+        );
+        let mut for_ever = info("a", &["*"]);
         for_ever.failover_timeout = Millis(u64::MAX);
         assert!(for_ever.check().is_err());
     }

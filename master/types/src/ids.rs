@@ -118,6 +118,10 @@ string_id!(
     OfferId
 );
 string_id!(
+    /// A persistent volume, unique on its agent.
+    VolumeId
+);
+string_id!(
     /// A deployment of the service framework.
     DeploymentId
 );

@@ -11,36 +11,45 @@
 //! # What it never does
 //! No serialization (wire twins live in `waggle-api`), no I/O, no tokio, no prost.
 
+mod custom;
 mod error;
 mod framework;
 mod generation;
 mod health;
 mod ids;
+mod intervals;
 mod net;
 mod offer;
-mod ports;
+mod reservation;
 mod resources;
+mod roles;
 mod scheduler;
 mod service;
 mod task;
 mod time;
 mod trace;
 
+pub use custom::{Custom, Volume, check_kind};
 pub use error::FieldError;
-pub use framework::{CallRejection, FrameworkInfo, RejectReason};
+pub use framework::{CallRejection, FrameworkInfo, MAX_ROLES, RejectReason};
 pub use generation::Generation;
 pub use health::{HealthCheck, HealthProbe, HealthState};
 pub use ids::{
-    AgentId, DeploymentId, FrameworkId, IdError, OfferId, ServiceId, StatusUuid, TaskId,
+    AgentId, DeploymentId, FrameworkId, IdError, OfferId, ServiceId, StatusUuid, TaskId, VolumeId,
 };
+pub use intervals::{Interval, Intervals, Point, PortRange, PortSet, RangeSet};
 pub use net::{
     AgentNet, Cause, NetSnapshot, PortNet, Protocol, TaskNet, VipKey, VipLabel, VipLease, VipName,
     mangle_label,
 };
-pub use offer::{AgentInfo, Offer};
-pub use ports::{PortRange, PortSet};
+pub use offer::{AgentInfo, InverseOffer, Offer, Unavailability};
+pub use reservation::{Reservation, ResourcePart, sum_parts};
 pub use resources::{Milli, Resources, ScalarKind};
-pub use scheduler::{LaunchTask, SchedulerCall, SchedulerEvent};
+pub use roles::{
+    AttributeConstraint, Capabilities, Domain, MAX_ROLE_DEPTH, OfferConstraints, Predicate, Quota,
+    RoleSubscription, Selector, check_role,
+};
+pub use scheduler::{Operation, SchedulerCall, SchedulerEvent};
 pub use service::{
     Backoff, PortDefinition, ServiceSpec, ServiceVersion, UnreachableStrategy, UpgradeStrategy,
 };

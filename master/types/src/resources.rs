@@ -1,8 +1,8 @@
-//! Resource quantities: integer milli-units and port sets.
+//! Resource quantities: integer milli-units, port sets, and what clusters add of their own.
 
 use std::fmt;
 
-use crate::PortSet;
+use crate::{Custom, PortSet};
 
 /// A quantity in thousandths of its unit (Mesos scalars have three decimals), never negative in a valid value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -43,7 +43,7 @@ impl fmt::Display for Milli {
     }
 }
 
-/// The scalar kinds of the first release; positions in [`Resources::scalars`].
+/// The built-in scalar kinds; positions in [`Resources::scalars`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(usize)]
 pub enum ScalarKind {
@@ -79,6 +79,8 @@ pub struct Resources {
     pub scalars: [Milli; 4],
     /// Host ports.
     pub ports: PortSet,
+    /// Custom kinds and persistent volumes.
+    pub custom: Custom,
 }
 
 impl Resources {
@@ -86,7 +88,7 @@ impl Resources {
     pub fn from_millis(cpus: i64, mem: i64, disk: i64) -> Self {
         Self {
             scalars: [Milli(cpus), Milli(mem), Milli(disk), Milli(0)],
-            ports: PortSet::new(),
+            ..Self::default()
         }
     }
 
@@ -104,16 +106,23 @@ impl Resources {
 
     /// Whether nothing is in the bundle.
     pub fn is_empty(&self) -> bool {
-        self.scalars.iter().all(|s| s.0 == 0) && self.ports.is_empty()
+        self.scalars.iter().all(|s| s.0 == 0) && self.ports.is_empty() && self.custom.is_empty()
+    }
+
+    /// Whether a quantity is below zero, which no valid value is.
+    pub fn is_negative(&self) -> bool {
+        self.scalars.iter().any(|s| s.0 < 0) || self.custom.is_negative()
     }
 
     /// Whether `other` fits into this bundle, every kind and every port.
     pub fn contains(&self, other: &Self) -> bool {
         self.scalars.iter().zip(&other.scalars).all(|(a, b)| a >= b)
             && self.ports.contains_all(&other.ports)
+            && self.custom.contains(&other.custom)
     }
 
-    /// Adds in place. `None`, and nothing changed, when a port is in both or a sum overflows.
+    /// Adds in place. `None`, and nothing changed, when a port (or another thing that has one holder) is in
+    /// both, or a sum overflows.
     pub fn try_add(&mut self, other: &Self) -> Option<()> {
         if !other.ports.is_empty() && self.ports.intersects(&other.ports) {
             return None;
@@ -121,6 +130,9 @@ impl Resources {
         let mut scalars = self.scalars;
         for (a, b) in scalars.iter_mut().zip(&other.scalars) {
             a.0 = a.0.checked_add(b.0)?;
+        }
+        if !other.custom.is_empty() {
+            self.custom = self.custom.checked_add(&other.custom)?;
         }
         self.scalars = scalars;
         if !other.ports.is_empty() {
@@ -140,10 +152,13 @@ impl Resources {
         if !other.ports.is_empty() {
             self.ports = self.ports.difference(&other.ports);
         }
+        if !other.custom.is_empty() {
+            self.custom = self.custom.checked_sub(&other.custom)?;
+        }
         Some(())
     }
 
-    /// What is in both: the smaller quantity of each kind, and the ports of both.
+    /// What is in both: the smaller quantity of each kind, and what both hold of the others.
     #[must_use]
     pub fn common(&self, other: &Self) -> Self {
         let mut scalars = self.scalars;
@@ -153,23 +168,16 @@ impl Resources {
         Self {
             scalars,
             ports: self.ports.intersection(&other.ports),
+            custom: self.custom.common(&other.custom),
         }
     }
 
     /// Sum. `None` when a port is in both: a port has one holder.
     #[must_use]
     pub fn checked_add(&self, other: &Self) -> Option<Self> {
-        if self.ports.intersects(&other.ports) {
-            return None;
-        }
-        let mut scalars = self.scalars;
-        for (a, b) in scalars.iter_mut().zip(&other.scalars) {
-            a.0 = a.0.checked_add(b.0)?;
-        }
-        Some(Self {
-            scalars,
-            ports: self.ports.union(&other.ports),
-        })
+        let mut out = self.clone();
+        out.try_add(other)?;
+        Some(out)
     }
 
     /// Difference. `None` when `other` does not fit.
@@ -178,14 +186,9 @@ impl Resources {
         if !self.contains(other) {
             return None;
         }
-        let mut scalars = self.scalars;
-        for (a, b) in scalars.iter_mut().zip(&other.scalars) {
-            a.0 -= b.0;
-        }
-        Some(Self {
-            scalars,
-            ports: self.ports.difference(&other.ports),
-        })
+        let mut out = self.clone();
+        out.try_sub(other)?;
+        Some(out)
     }
 }
 
@@ -201,6 +204,10 @@ impl fmt::Display for Resources {
         }
         if !self.ports.is_empty() {
             write!(f, "{sep}ports:{}", self.ports)?;
+            sep = "; ";
+        }
+        if !self.custom.is_empty() {
+            write!(f, "{sep}{}", self.custom)?;
             sep = "; ";
         }
         if sep.is_empty() {

@@ -4,7 +4,8 @@
 //! uses them directly and has no other door into level 1. Verbs follow Mesos's scheduler API.
 
 use crate::{
-    AgentId, FrameworkId, Millis, Offer, OfferId, StatusUuid, TaskId, TaskSpec, TaskStatus,
+    AgentId, FrameworkId, InverseOffer, Millis, Offer, OfferId, Reservation, Resources, StatusUuid,
+    TaskId, TaskSpec, TaskStatus, Volume, VolumeId,
 };
 
 /// From the master to a framework.
@@ -19,30 +20,74 @@ pub enum SchedulerEvent {
     Offers(Vec<Offer>),
     /// An offer is no longer valid.
     Rescind(OfferId),
+    /// It is asked to leave an agent. Tasks that are still there when the window begins are killed.
+    InverseOffer(InverseOffer),
+    /// An inverse offer is no longer valid.
+    RescindInverse(OfferId),
     /// A task's state. Acknowledge it if it has a uuid.
     Update(TaskStatus),
     /// An agent was lost for good.
     AgentLost(AgentId),
 }
 
-/// A task to launch from an accepted offer.
+/// What a framework does with what offers hold. Several in one accept are done in order, each with what the
+/// ones before have made: reserve, make a volume of it, launch on it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LaunchTask {
-    /// The offer that pays for it.
-    pub offer_id: OfferId,
-    /// What to run.
-    pub spec: TaskSpec,
+pub enum Operation {
+    /// Launch tasks. A task whose [`TaskSpec::parts`] are empty takes reserved resources before unreserved
+    /// ones; else it takes exactly those.
+    Launch(Vec<TaskSpec>),
+    /// Resources of the stack without its last become the stack's.
+    Reserve {
+        /// The new stack; what it refines is all but its last.
+        stack: Vec<Reservation>,
+        /// How much.
+        resources: Resources,
+    },
+    /// The stack's last reservation ends.
+    Unreserve {
+        /// The stack as it is.
+        stack: Vec<Reservation>,
+        /// How much.
+        resources: Resources,
+    },
+    /// Disk of a reservation becomes a persistent volume.
+    CreateVolume {
+        /// Of which reservation.
+        stack: Vec<Reservation>,
+        /// Unique on the agent.
+        volume_id: VolumeId,
+        /// How large, and whether several tasks may use it at once.
+        volume: Volume,
+    },
+    /// A volume that nobody uses becomes disk of its reservation again; its data is gone.
+    DestroyVolume {
+        /// Of which reservation.
+        stack: Vec<Reservation>,
+        /// Which.
+        volume_id: VolumeId,
+    },
+}
+
+impl Operation {
+    /// The tasks that it launches.
+    pub fn tasks(&self) -> &[TaskSpec] {
+        match self {
+            Self::Launch(tasks) => tasks,
+            _ => &[],
+        }
+    }
 }
 
 /// From a framework to the master.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SchedulerCall {
-    /// Launch tasks on offers of **one agent**; what is left of the offers is declined with `refuse`.
+    /// Use offers of **one agent**; what is left of them is declined with `refuse`. All of it or nothing.
     Accept {
-        /// Offers used, all of one agent.
+        /// Offers used, all of one agent and to one role.
         offer_ids: Vec<OfferId>,
-        /// Tasks, each paid by these offers together.
-        tasks: Vec<TaskSpec>,
+        /// What to do, in order; each paid by these offers together.
+        operations: Vec<Operation>,
         /// Filter for the rest.
         refuse: Millis,
     },
@@ -51,6 +96,18 @@ pub enum SchedulerCall {
         /// Offers refused.
         offer_ids: Vec<OfferId>,
         /// How long the filter stands.
+        refuse: Millis,
+    },
+    /// It will leave, by itself, before the window begins.
+    AcceptInverse {
+        /// Inverse offers.
+        offer_ids: Vec<OfferId>,
+    },
+    /// It will not; ask again after `refuse`.
+    DeclineInverse {
+        /// Inverse offers.
+        offer_ids: Vec<OfferId>,
+        /// How long not to ask.
         refuse: Millis,
     },
     /// End a task; SIGTERM, grace, SIGKILL.
@@ -73,7 +130,36 @@ pub enum SchedulerCall {
         task_ids: Vec<TaskId>,
     },
     /// Send no offers until revived.
-    Suppress,
+    Suppress {
+        /// To these of its roles; empty: to all.
+        roles: Vec<String>,
+    },
     /// Send offers again and drop all filters.
-    Revive,
+    Revive {
+        /// To these of its roles; empty: to all.
+        roles: Vec<String>,
+    },
+    /// The smallest bundle that is of use to a role; nothing smaller is offered.
+    Demand {
+        /// One of its roles.
+        role: String,
+        /// `None`: anything that is allocatable.
+        smallest: Option<Resources>,
+    },
+}
+
+impl SchedulerCall {
+    /// An accept that launches tasks and does nothing else.
+    pub fn launch(offer_ids: Vec<OfferId>, tasks: Vec<TaskSpec>, refuse: Millis) -> Self {
+        let operations = if tasks.is_empty() {
+            Vec::new()
+        } else {
+            vec![Operation::Launch(tasks)]
+        };
+        Self::Accept {
+            offer_ids,
+            operations,
+            refuse,
+        }
+    }
 }

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    AgentId, FrameworkId, HealthCheck, HealthState, Millis, Protocol, Resources, StatusUuid,
-    TaskId, TraceContext, UnixMillis, VipLabel,
+    AgentId, FrameworkId, HealthCheck, HealthState, Millis, Protocol, ResourcePart, Resources,
+    StatusUuid, TaskId, TraceContext, UnixMillis, VipLabel,
 };
 
 /// Mesos's task states (mesos.proto `TaskState`).
@@ -133,6 +133,10 @@ pub enum StatusReason {
     ExecutorTerminated,
     /// A kill was asked for.
     TaskKilled,
+    /// What it used was lent, and its role wanted it back (mesos.proto `REASON_CONTAINER_PREEMPTED`).
+    ContainerPreempted,
+    /// Its agent is drained, or down for maintenance (mesos.proto `REASON_SLAVE_DRAINING`).
+    SlaveDraining,
 }
 
 /// One report about a task.
@@ -206,8 +210,11 @@ pub struct TaskSpec {
     pub env: BTreeMap<String, String>,
     /// Labels, carried and shown, never interpreted here.
     pub labels: BTreeMap<String, String>,
-    /// What it may use.
+    /// What it may use, all together.
     pub resources: Resources,
+    /// The same by reservation; empty when nothing of it is reserved or lent. In an accept: what it asks for;
+    /// in what runs: what it was given.
+    pub parts: Vec<ResourcePart>,
     /// Its ports, in definition order.
     pub ports: Vec<TaskPort>,
     /// How it is found.

@@ -99,6 +99,8 @@ pub fn info(n: u8, cpus: i64) -> Option<AgentInfo> {
         end: 31999,
     }]);
     Some(AgentInfo {
+        reserved: Vec::new(),
+        domain: None,
         agent_id: waggle_types::AgentId::new(format!("agent-{n}")).ok()?,
         hostname: format!("n{n}"),
         ip: Ipv4Addr::new(127, 0, 1, n),

@@ -144,6 +144,9 @@ impl Batch {
                 SchedulerEvent::Update(status) => self.update(&mut calls, status).await?,
                 SchedulerEvent::Subscribed { .. }
                 | SchedulerEvent::Rescind(_)
+                // Its tasks are short: they end before any window, or are run again elsewhere.
+                | SchedulerEvent::InverseOffer(_)
+                | SchedulerEvent::RescindInverse(_)
                 | SchedulerEvent::AgentLost(_) => {}
             }
         }
@@ -225,13 +228,14 @@ impl Batch {
         TaskSpec {
             framework_id: framework_id.clone(),
             framework_name: self.job.info.name.clone(),
-            role: self.job.info.role.clone(),
+            role: String::new(),
             name: format!("{}-{n}", self.job.prefix),
             command: Command::Shell(self.job.commands[n].clone()),
             env: BTreeMap::new(),
             labels: BTreeMap::new(),
             resources: self.job.resources.clone(),
             ports: Vec::new(),
+            parts: Vec::new(),
             discovery: DiscoveryInfo {
                 name: format!("{}-{n}", self.job.prefix),
             },

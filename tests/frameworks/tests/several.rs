@@ -38,8 +38,8 @@ use waggle_tests_frameworks::{
     hoarder::{self, Seen},
 };
 use waggle_types::{
-    FrameworkInfo, Millis, Offer, OfferId, RejectReason, Resources, SchedulerEvent, TaskId,
-    TaskSpec, TaskState, TaskStatus,
+    FrameworkInfo, Millis, Offer, OfferId, RejectReason, Resources, RoleSubscription,
+    SchedulerEvent, TaskId, TaskSpec, TaskState, TaskStatus,
 };
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -161,10 +161,8 @@ async fn http(to: SocketAddr, method: &str, path: &str, body: &str) -> (u16, Str
 
 fn info(name: &str, failover_ms: u64) -> FrameworkInfo {
     FrameworkInfo {
-        id: None,
-        name: name.into(),
-        role: name.into(),
         failover_timeout: Millis(failover_ms),
+        ..FrameworkInfo::new(name, name)
     }
 }
 
@@ -213,6 +211,7 @@ fn task(id: &str, command: &str) -> TaskSpec {
         labels: [].into(),
         resources: Resources::from_millis(500, 100_000, 0),
         ports: Vec::new(),
+        parts: Vec::new(),
         discovery: waggle_types::DiscoveryInfo { name: id.into() },
         health_checks: Vec::new(),
         kill_grace: Millis(1000),
@@ -379,7 +378,7 @@ async fn nonsense_is_refused_with_typed_reasons() {
     master.agent(1, 4, &books).await;
     for (name, role) in [("Bad Name", "*"), ("marathon", "*"), ("a", "a//b")] {
         let who = FrameworkInfo {
-            role: role.into(),
+            roles: vec![RoleSubscription::new(role)],
             ..info(name, 0)
         };
         let Err(CallError::Rejected(why)) = connect(master.channel().await, &who).await else {

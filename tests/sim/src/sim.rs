@@ -105,6 +105,8 @@ fn node_info(i: usize, n_ports: u16) -> Option<AgentInfo> {
         end: 31000 + n_ports.saturating_sub(1),
     }]);
     Some(AgentInfo {
+        reserved: Vec::new(),
+        domain: None,
         agent_id: AgentId::new(format!("agent-{i}")).ok()?,
         hostname: format!("n{i}"),
         ip: Ipv4Addr::new(192, 168, 77, u8::try_from(i + 1).ok()?),

@@ -3,11 +3,10 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::net::Ipv4Addr;
 
-use waggle_allocator::{
-    Allocator, AllocatorConfig, Capabilities, Effect, Event, FrameworkSpec, RoleSubscription,
-};
+use waggle_allocator::{Allocator, AllocatorConfig, Effect, Event, FrameworkSpec};
 use waggle_types::{
-    AgentId, AgentInfo, FrameworkId, Millis, Offer, PortRange, PortSet, Resources, UnixMillis,
+    AgentId, AgentInfo, Capabilities, FrameworkId, Millis, Offer, PortRange, PortSet, Resources,
+    RoleSubscription, UnixMillis,
 };
 
 pub const NOW: UnixMillis = UnixMillis(1_000_000);
@@ -44,6 +43,8 @@ pub fn info(i: usize, total: Resources) -> AgentInfo {
         http_port: 5051,
         total,
         attributes: BTreeMap::new(),
+        reserved: Vec::new(),
+        domain: None,
     }
 }
 

@@ -1,9 +1,10 @@
 //! How the reference allocator's books follow from events.
 
-use waggle_allocator::{
-    Event, FrameworkSpec, OfferPart, Operation, Reservation, Usage, filter_expiry,
+use waggle_allocator::{Event, FrameworkSpec, Operation, Usage, filter_expiry};
+use waggle_types::{
+    AgentId, FrameworkId, Millis, OfferId, Reservation, ResourcePart, Resources, ScalarKind,
+    UnixMillis,
 };
-use waggle_types::{AgentId, FrameworkId, Millis, OfferId, Resources, UnixMillis};
 
 use super::oracle::{Client, Filter, N, OClient, Oracle, kinds, sum};
 
@@ -22,7 +23,7 @@ impl Oracle {
         &mut self,
         client: Client,
         agent: AgentId,
-        parts: &[OfferPart],
+        parts: &[ResourcePart],
         refuse: Millis,
         now: UnixMillis,
     ) {
@@ -66,7 +67,7 @@ impl Oracle {
                 .constraints
                 .first()
                 .and_then(|g| match &g.first()?.predicate {
-                    waggle_allocator::Predicate::TextEquals(t) => Some(t.clone()),
+                    waggle_types::Predicate::TextEquals(t) => Some(t.clone()),
                     _ => None,
                 });
             let client = OClient {
@@ -92,7 +93,7 @@ impl Oracle {
     /// Takes from the parts in the order in which the allocator promises to: reserved before unreserved.
     fn launch(
         &mut self,
-        parts: &mut Vec<OfferPart>,
+        parts: &mut Vec<ResourcePart>,
         agent: &AgentId,
         client: &Client,
         r: &Resources,
@@ -222,9 +223,10 @@ impl Oracle {
                 self.weights.insert(role.clone(), *weight_milli);
             }
             Event::QuotaSet { role, quota, .. } => {
-                let books = (
-                    quota.guarantee.map(|g| g.0),
-                    quota.limit.map(|l| l.map(|l| l.0)),
+                let kind = |k: usize| ScalarKind::ALL[k].name();
+                let books: ([i64; N], [Option<i64>; N]) = (
+                    std::array::from_fn(|k| quota.guarantee.get(kind(k)).map_or(0, |g| g.0)),
+                    std::array::from_fn(|k| quota.limit.get(kind(k)).map(|l| l.0)),
                 );
                 if books == ([0; N], [None; N]) {
                     self.quotas.remove(role);
@@ -276,13 +278,13 @@ impl Oracle {
         refuse: Millis,
         now: UnixMillis,
     ) {
-        let mut parts: Vec<OfferPart> = Vec::new();
+        let mut parts: Vec<ResourcePart> = Vec::new();
         let mut of: Option<(AgentId, Client)> = None;
         for id in ids {
             let (offer, more) = self.offers.remove(id).expect("it is out");
             of = Some((offer.agent_id, (offer.framework_id, offer.role)));
             for m in more {
-                let same = |p: &&mut OfferPart| {
+                let same = |p: &&mut ResourcePart| {
                     (&p.reservation, p.revocable) == (&m.reservation, m.revocable)
                 };
                 match parts.iter_mut().find(same) {

@@ -27,6 +27,8 @@ pub fn info(i: usize, total: Resources) -> AgentInfo {
         http_port: 5051,
         total,
         attributes: BTreeMap::new(),
+        reserved: Vec::new(),
+        domain: None,
     }
 }
 

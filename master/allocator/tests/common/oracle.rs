@@ -4,9 +4,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use waggle_allocator::{Capabilities, Domain, OfferPart, Reservation, Usage};
+use waggle_allocator::Usage;
 use waggle_types::{
-    AgentId, FrameworkId, Milli, Offer, OfferId, Resources, ScalarKind, UnixMillis,
+    AgentId, Capabilities, Domain, FrameworkId, Milli, Offer, OfferId, Reservation, ResourcePart,
+    Resources, ScalarKind, UnixMillis,
 };
 
 pub const N: usize = ScalarKind::ALL.len();
@@ -40,7 +41,7 @@ pub struct Oracle {
     pub weights: BTreeMap<String, u32>,
     pub quotas: BTreeMap<String, ([i64; N], [Option<i64>; N])>,
     pub uses: Vec<(AgentId, Usage)>,
-    pub offers: BTreeMap<OfferId, (Offer, Vec<OfferPart>)>,
+    pub offers: BTreeMap<OfferId, (Offer, Vec<ResourcePart>)>,
     pub filters: Vec<Filter>,
     pub declined: BTreeSet<(AgentId, Client)>,
     pub home: Option<String>,
@@ -84,7 +85,7 @@ impl Oracle {
     fn parts_out<'a>(
         &'a self,
         id: &'a AgentId,
-    ) -> impl Iterator<Item = (&'a Offer, &'a OfferPart)> {
+    ) -> impl Iterator<Item = (&'a Offer, &'a ResourcePart)> {
         let of = self.offers.values().filter(move |(o, _)| o.agent_id == *id);
         of.flat_map(|(o, parts)| parts.iter().map(move |p| (o, p)))
     }
@@ -145,7 +146,7 @@ impl Oracle {
             )
         });
         let out = self.offers.values().flat_map(|(o, parts)| {
-            let show = |p: &'_ OfferPart| (p.resources.clone(), p.reservation.is_empty());
+            let show = |p: &'_ ResourcePart| (p.resources.clone(), p.reservation.is_empty());
             parts
                 .iter()
                 .map(show)
@@ -261,7 +262,12 @@ impl Oracle {
     }
 
     /// What a client could be offered of an agent now, if anything.
-    pub fn bundle(&self, id: &AgentId, client: &Client, now: UnixMillis) -> Option<Vec<OfferPart>> {
+    pub fn bundle(
+        &self,
+        id: &AgentId,
+        client: &Client,
+        now: UnixMillis,
+    ) -> Option<Vec<ResourcePart>> {
         let (a, c) = (&self.agents[id], &self.clients[client]);
         let hostname = format!("n{}", &id.as_str()[1..]);
         let away = self
@@ -283,7 +289,7 @@ impl Oracle {
             let owner = Self::role_of(stack);
             let lent = !within(&client.1, owner);
             if !free.is_empty() && (!lent || (c.capabilities.revocable && self.is_idle(owner))) {
-                parts.push(OfferPart {
+                parts.push(ResourcePart {
                     reservation: stack.clone(),
                     revocable: lent,
                     resources: free,
@@ -296,7 +302,7 @@ impl Oracle {
         }
         let cut = !self.quotas.is_empty() && plain.scalars.iter().all(|s| s.0 == 0);
         if !plain.is_empty() && !cut {
-            parts.push(OfferPart {
+            parts.push(ResourcePart {
                 reservation: Vec::new(),
                 revocable: false,
                 resources: plain,
@@ -321,11 +327,11 @@ impl Oracle {
     }
 
     /// Checks that nobody should have been asked before this client, and that it is what it could get.
-    pub fn offered(&mut self, offer: &Offer, parts: &[OfferPart], now: UnixMillis) {
+    pub fn offered(&mut self, offer: &Offer, parts: &[ResourcePart], now: UnixMillis) {
         let id = &offer.agent_id;
         let me = (offer.framework_id.clone(), offer.role.clone());
         let mine = self.bundle(id, &me, now);
-        let sorted = |mut p: Vec<OfferPart>| {
+        let sorted = |mut p: Vec<ResourcePart>| {
             p.sort_by(|a, b| a.reservation.cmp(&b.reservation));
             p
         };
@@ -376,7 +382,7 @@ impl Oracle {
     }
 }
 
-pub fn kinds(parts: &[OfferPart]) -> (bool, bool) {
+pub fn kinds(parts: &[ResourcePart]) -> (bool, bool) {
     (
         parts
             .iter()

@@ -4,12 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use waggle_allocator::{
-    AgentSpec, Allocator, AllocatorConfig, AttributeConstraint, Capabilities, Domain, Effect,
-    Event, FrameworkSpec, Notice, Operation, Predicate, Quota, RescindReason, Reservation,
-    RoleSubscription, Selector, Usage,
+    AgentSpec, Allocator, AllocatorConfig, Effect, Event, FrameworkSpec, Notice, Operation,
+    RescindReason, Usage,
 };
 use waggle_types::{
-    FrameworkId, Milli, Millis, Offer, OfferId, PortSet, Resources, ScalarKind, UnixMillis,
+    AttributeConstraint, Capabilities, Domain, FrameworkId, Milli, Millis, Offer, OfferId, PortSet,
+    Predicate, Quota, Reservation, Resources, RoleSubscription, ScalarKind, Selector, UnixMillis,
 };
 
 use super::oracle::{N, OAgent, Oracle};
@@ -139,7 +139,7 @@ impl World {
             total: spec.info.total.clone(),
             active: true,
             draining: None,
-            domain: spec.domain.clone(),
+            domain: spec.info.domain.clone(),
             reserved: spec.reserved.clone(),
         };
         self.oracle.agents.insert(id.clone(), a);
@@ -321,12 +321,11 @@ impl World {
         let at = d.below(N_AGENTS);
         let mut spec = AgentSpec {
             info: info(at, node()),
-            domain: None,
             reserved: Vec::new(),
         };
         if self.features.barriers {
             spec.info.total.scalars[ScalarKind::Gpus as usize] = Milli([0, 0, 2000][d.below(3)]);
-            spec.domain = [None, Some("home"), Some("away")][d.below(3)].map(|r| Domain {
+            spec.info.domain = [None, Some("home"), Some("away")][d.below(3)].map(|r| Domain {
                 region: r.into(),
                 zone: "z".into(),
             });
@@ -463,8 +462,11 @@ impl World {
             let unit = node().scalars[k].0 / 4;
             let quarters = |n: usize| Milli(unit * i64::try_from(n).unwrap());
             let guarantee = [0, 0, 1, 2, 5][d.below(5)];
-            quota.guarantee[k] = quarters(guarantee);
-            quota.limit[k] = [None, None, Some(1), Some(3), Some(6)][d.below(5)].map(quarters);
+            let name = ScalarKind::ALL[k].name().to_owned();
+            quota.guarantee.insert(name.clone(), quarters(guarantee));
+            if let Some(n) = [None, None, Some(1), Some(3), Some(6)][d.below(5)] {
+                quota.limit.insert(name, quarters(n));
+            }
         }
         if d.below(4) == 0 {
             quota = Quota::default();

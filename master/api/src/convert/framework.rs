@@ -1,8 +1,9 @@
 //! The native framework API: subscriptions, offers, launches, rejections.
 
 use waggle_types::{
-    AgentId, CallRejection, FrameworkId, FrameworkInfo, Millis, Offer, OfferId, RejectReason,
-    Resources, SchedulerEvent, TaskId, TaskSpec, TaskStatus, UnixMillis,
+    AgentId, CallRejection, Capabilities, FrameworkId, FrameworkInfo, Millis, Offer, OfferId,
+    RejectReason, Resources, RoleSubscription, SchedulerEvent, TaskId, TaskSpec, TaskStatus,
+    UnixMillis,
 };
 
 use super::{ConvertError, each, id, ip, required};
@@ -84,11 +85,12 @@ impl TryFrom<pb::SubscribeRequest> for FrameworkInfo {
                 some => Some(id("framework_id", some, FrameworkId::new)?),
             },
             name: s.name,
-            role: if s.role.is_empty() {
+            roles: vec![RoleSubscription::new(if s.role.is_empty() {
                 "*".to_owned()
             } else {
                 s.role
-            },
+            })],
+            capabilities: Capabilities::default(),
             failover_timeout: Millis(s.failover_timeout_ms),
         };
         out.check()
@@ -102,7 +104,7 @@ impl From<&FrameworkInfo> for pb::SubscribeRequest {
         Self {
             framework_id: f.id.as_ref().map(ToString::to_string).unwrap_or_default(),
             name: f.name.clone(),
-            role: f.role.clone(),
+            role: f.roles.first().map(|r| r.role.clone()).unwrap_or_default(),
             failover_timeout_ms: f.failover_timeout.0,
         }
     }
@@ -120,6 +122,9 @@ pub fn offer(o: pb::Offer, framework_id: &FrameworkId) -> Result<Offer, ConvertE
         resources: required("resources", o.resources)?
             .try_into()
             .map_err(|e: ConvertError| e.within("resources"))?,
+        parts: Vec::new(),
+        domain: None,
+        unavailability: None,
         attributes: o.attributes,
         at: UnixMillis(o.at_ms),
     })
@@ -284,7 +289,9 @@ impl From<&TaskSpec> for pb::TaskInfo {
 pub fn event(e: &SchedulerEvent) -> Option<pb::event::Kind> {
     use pb::event::Kind;
     Some(match e {
-        SchedulerEvent::Subscribed { .. } => return None,
+        SchedulerEvent::Subscribed { .. }
+        | SchedulerEvent::InverseOffer(_)
+        | SchedulerEvent::RescindInverse(_) => return None,
         SchedulerEvent::Offers(offers) => Kind::Offers(pb::Offers {
             offers: offers.iter().map(Into::into).collect(),
         }),
@@ -426,6 +433,9 @@ mod tests {
             hostname: "n1".into(),
             ip: std::net::Ipv4Addr::LOCALHOST,
             resources: Resources::from_millis(1, 2, 3),
+            parts: Vec::new(),
+            domain: None,
+            unavailability: None,
             attributes: [("rack".to_owned(), "a".to_owned())].into(),
             at: UnixMillis(7),
         };

@@ -27,6 +27,7 @@ impl TryFrom<pb::Resources> for Resources {
                 scalar("gpus_milli", r.gpus_milli)?,
             ],
             ports: PortSet::from_ranges(each("ports", r.ports, PortRange::try_from)?),
+            ..Self::default()
         })
     }
 }
@@ -184,7 +185,9 @@ impl TryFrom<pb::AgentInfo> for AgentInfo {
             total: required("total", a.total)?
                 .try_into()
                 .map_err(|e: ConvertError| e.within("total"))?,
+            reserved: Vec::new(),
             attributes: a.attributes,
+            domain: None,
         })
     }
 }

@@ -47,6 +47,8 @@ same_enum!(StatusReason, StatusReason:
     ReasonReconciliation = Reconciliation,
     ReasonExecutorTerminated = ExecutorTerminated,
     ReasonTaskKilled = TaskKilled,
+    ReasonContainerPreempted = ContainerPreempted,
+    ReasonSlaveDraining = SlaveDraining,
 );
 
 /// A task state from its wire number; `field` names it in the error.
@@ -100,6 +102,8 @@ fn status_reason(value: i32) -> Option<StatusReason> {
         Ok(W::ReasonReconciliation) => Some(R::Reconciliation),
         Ok(W::ReasonExecutorTerminated) => Some(R::ExecutorTerminated),
         Ok(W::ReasonTaskKilled) => Some(R::TaskKilled),
+        Ok(W::ReasonContainerPreempted) => Some(R::ContainerPreempted),
+        Ok(W::ReasonSlaveDraining) => Some(R::SlaveDraining),
     }
 }
 
@@ -234,6 +238,7 @@ impl TryFrom<pb::TaskSpec> for TaskSpec {
             resources: required("resources", t.resources)?
                 .try_into()
                 .map_err(|e: ConvertError| e.within("resources"))?,
+            parts: Vec::new(),
             ports: each("ports", t.ports, TaskPort::try_from)?,
             discovery: DiscoveryInfo {
                 name: t.discovery_name,

@@ -35,6 +35,7 @@ fn resources() -> impl Strategy<Value = Resources> {
         }))
     });
     (prop::array::uniform4(0..i64::MAX), ports).prop_map(|(s, ports)| Resources {
+        custom: waggle_types::Custom::default(),
         scalars: s.map(Milli),
         ports,
     })
@@ -127,6 +128,7 @@ fn task_spec() -> impl Strategy<Value = TaskSpec> {
                     labels,
                     resources,
                     ports,
+                    parts: Vec::new(),
                     discovery: DiscoveryInfo { name: a },
                     health_checks: checks,
                     kill_grace: Millis(k.0),
@@ -196,6 +198,8 @@ fn status() -> impl Strategy<Value = TaskStatus> {
 fn agent_info() -> impl Strategy<Value = AgentInfo> {
     (word(), word(), addr(), any::<u16>(), resources(), map()).prop_map(
         |(id, hostname, ip, http_port, total, attributes)| AgentInfo {
+            reserved: Vec::new(),
+            domain: None,
             agent_id: AgentId::new(id).unwrap(),
             hostname,
             ip,

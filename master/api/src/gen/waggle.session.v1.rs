@@ -580,6 +580,8 @@ pub enum StatusReason {
     ReasonReconciliation = 10,
     ReasonExecutorTerminated = 11,
     ReasonTaskKilled = 12,
+    ReasonContainerPreempted = 13,
+    ReasonSlaveDraining = 14,
 }
 impl StatusReason {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -603,6 +605,8 @@ impl StatusReason {
             Self::ReasonReconciliation => "REASON_RECONCILIATION",
             Self::ReasonExecutorTerminated => "REASON_EXECUTOR_TERMINATED",
             Self::ReasonTaskKilled => "REASON_TASK_KILLED",
+            Self::ReasonContainerPreempted => "REASON_CONTAINER_PREEMPTED",
+            Self::ReasonSlaveDraining => "REASON_SLAVE_DRAINING",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -625,6 +629,8 @@ impl StatusReason {
             "REASON_RECONCILIATION" => Some(Self::ReasonReconciliation),
             "REASON_EXECUTOR_TERMINATED" => Some(Self::ReasonExecutorTerminated),
             "REASON_TASK_KILLED" => Some(Self::ReasonTaskKilled),
+            "REASON_CONTAINER_PREEMPTED" => Some(Self::ReasonContainerPreempted),
+            "REASON_SLAVE_DRAINING" => Some(Self::ReasonSlaveDraining),
             _ => None,
         }
     }

@@ -2,8 +2,8 @@
 
 use serde_json::{Map, Value};
 use waggle_types::{
-    Backoff, Command, Milli, Millis, PortSet, Resources, ServiceId, ServiceSpec, ServiceVersion,
-    UnixMillis, UnreachableStrategy, UpgradeStrategy,
+    Backoff, Command, Milli, Millis, Resources, ServiceId, ServiceSpec, ServiceVersion, UnixMillis,
+    UnreachableStrategy, UpgradeStrategy,
 };
 
 use super::{
@@ -187,7 +187,7 @@ fn spec(
             .unwrap_or(1),
         resources: Resources {
             scalars,
-            ports: PortSet::new(),
+            ..Resources::default()
         },
         require_ports: obj.boolean("requirePorts", errs).unwrap_or(false),
         env,

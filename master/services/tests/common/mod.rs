@@ -72,6 +72,9 @@ pub fn offer(n: usize, on: usize, resources: Resources) -> Offer {
         hostname: format!("n{on}"),
         ip: Ipv4Addr::new(192, 168, 77, u8::try_from(on).unwrap()),
         resources,
+        parts: Vec::new(),
+        domain: None,
+        unavailability: None,
         attributes: BTreeMap::from([("rack".into(), format!("r{}", on % 2))]),
         at: UnixMillis(0),
     }

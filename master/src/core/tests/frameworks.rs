@@ -1,6 +1,6 @@
 //! Several frameworks at once: registration, offers, launches, acknowledgements, failover, removal.
 
-use waggle_types::{FrameworkInfo, OfferId, RejectReason, SchedulerCall};
+use waggle_types::{FrameworkInfo, OfferId, RejectReason, RoleSubscription, SchedulerCall};
 
 use super::*;
 
@@ -9,9 +9,8 @@ type Called = Result<(), Vec<CallRejection>>;
 fn batch(id: Option<&FrameworkId>) -> FrameworkInfo {
     FrameworkInfo {
         id: id.cloned(),
-        name: "batch".into(),
-        role: "batch".into(),
         failover_timeout: Millis(20_000),
+        ..FrameworkInfo::new("batch", "batch")
     }
 }
 
@@ -27,6 +26,7 @@ fn task(id: &str) -> TaskSpec {
         labels: BTreeMap::new(),
         resources: Resources::from_millis(1000, 64_000, 0),
         ports: Vec::new(),
+        parts: Vec::new(),
         discovery: waggle_types::DiscoveryInfo { name: id.into() },
         health_checks: Vec::new(),
         kill_grace: Millis(3000),
@@ -104,14 +104,7 @@ impl World {
 
     fn accept(&mut self, c: &Client, offer_ids: Vec<OfferId>, tasks: Vec<TaskSpec>) -> Called {
         let refuse = Millis(0);
-        self.call(
-            c,
-            SchedulerCall::Accept {
-                offer_ids,
-                tasks,
-                refuse,
-            },
-        )
+        self.call(c, SchedulerCall::launch(offer_ids, tasks, refuse))
     }
 
     /// Updates that a framework heard, oldest first.
@@ -200,7 +193,7 @@ fn refusals_are_typed_and_change_nothing() {
     let other = w
         .subscribe(FrameworkInfo {
             name: "other".into(),
-            role: "other".into(),
+            roles: vec![RoleSubscription::new("other")],
             ..batch(None)
         })
         .unwrap();
@@ -247,7 +240,7 @@ fn refusals_are_typed_and_change_nothing() {
         subscription: SubscriptionId(4711),
         ..c.clone()
     };
-    let suppress = || SchedulerCall::Suppress;
+    let suppress = || SchedulerCall::Suppress { roles: Vec::new() };
     assert_eq!(
         reasons(w.call(&stale, suppress())),
         [RejectReason::NotSubscribed]
@@ -283,9 +276,11 @@ fn offers_of_two_agents_pay_for_nothing() {
     };
     assert_eq!(reasons(w.call(&c, decline)), [RejectReason::StaleOffer]);
     assert!(w.offers_of(&c).is_empty(), "the others are declined");
-    w.call(&c, SchedulerCall::Suppress).unwrap();
+    w.call(&c, SchedulerCall::Suppress { roles: Vec::new() })
+        .unwrap();
     assert!(w.view().frameworks[&c.id].suppressed);
-    w.call(&c, SchedulerCall::Revive).unwrap();
+    w.call(&c, SchedulerCall::Revive { roles: Vec::new() })
+        .unwrap();
     assert_eq!(w.offers_of(&c).len(), 2);
 }
 
@@ -310,7 +305,7 @@ fn bad_subscriptions_are_refused() {
         ),
         (
             FrameworkInfo {
-                role: "a//b".into(),
+                roles: vec![RoleSubscription::new("a//b")],
                 ..batch(None)
             },
             RejectReason::Invalid,
@@ -344,7 +339,7 @@ fn a_newer_subscription_takes_over() {
         (old.subscription, RejectReason::Replaced)
     );
     assert_eq!(
-        reasons(w.call(&old, SchedulerCall::Suppress)),
+        reasons(w.call(&old, SchedulerCall::Suppress { roles: Vec::new() })),
         [RejectReason::NotSubscribed]
     );
     // The end of the old stream, told late, is not the new one's.

@@ -196,6 +196,8 @@ impl World {
         let id = agent_id(n);
         let fresh = FakeAgent {
             info: AgentInfo {
+                reserved: Vec::new(),
+                domain: None,
                 agent_id: id.clone(),
                 hostname: format!("n{n}"),
                 ip: Ipv4Addr::new(192, 168, 77, n),

@@ -188,6 +188,8 @@ impl Level1 for Offers {
             self.agent_of.insert(agent_id.clone(), machine);
             self.agents.push(agent_id.clone());
             let info = AgentInfo {
+                reserved: Vec::new(),
+                domain: None,
                 hostname: agent_id.to_string(),
                 agent_id,
                 ip: Ipv4Addr::LOCALHOST,

@@ -334,6 +334,8 @@ pub fn two_levels(trace: &Trace, pods: &[Pod], n_frameworks: usize) -> anyhow::R
         let agent_id = AgentId::new(format!("n{index}"))?;
         node_of.insert(agent_id.clone(), index);
         let info = AgentInfo {
+            reserved: Vec::new(),
+            domain: None,
             hostname: agent_id.to_string(),
             agent_id,
             ip: Ipv4Addr::LOCALHOST,
