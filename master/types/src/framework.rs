@@ -139,11 +139,19 @@ pub enum RejectReason {
     NoInverseOffer,
     /// A volume with this id exists on the agent.
     DuplicateVolume,
+    /// No such agent, or it is gone for good.
+    UnknownAgent,
+    /// A quota that contradicts itself, the tree of roles or the cluster.
+    BadQuota,
+    /// What is to be reserved, unreserved or made a volume is not free there.
+    NotFree,
+    /// Tasks use the volume.
+    VolumeInUse,
 }
 
 impl RejectReason {
     /// Every reason.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 30] = [
         Self::Invalid,
         Self::UnknownFramework,
         Self::FrameworkRemoved,
@@ -170,6 +178,10 @@ impl RejectReason {
         Self::NotOffered,
         Self::NoInverseOffer,
         Self::DuplicateVolume,
+        Self::UnknownAgent,
+        Self::BadQuota,
+        Self::NotFree,
+        Self::VolumeInUse,
     ];
 
     /// Stable name, for counters and logs: `stale_offer`.
@@ -201,6 +213,10 @@ impl RejectReason {
             Self::NotOffered => "not_offered",
             Self::NoInverseOffer => "no_inverse_offer",
             Self::DuplicateVolume => "duplicate_volume",
+            Self::UnknownAgent => "unknown_agent",
+            Self::BadQuota => "bad_quota",
+            Self::NotFree => "not_free",
+            Self::VolumeInUse => "volume_in_use",
         }
     }
 }

@@ -20,6 +20,7 @@ mod ids;
 mod intervals;
 mod net;
 mod offer;
+mod operator;
 mod reservation;
 mod resources;
 mod roles;
@@ -43,6 +44,7 @@ pub use net::{
     mangle_label,
 };
 pub use offer::{AgentInfo, InverseOffer, Offer, Unavailability};
+pub use operator::OperatorCall;
 pub use reservation::{Reservation, ResourcePart, sum_parts};
 pub use resources::{Milli, Resources, ScalarKind};
 pub use roles::{
