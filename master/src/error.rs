@@ -1,6 +1,8 @@
 //! What the master refuses, typed: `crate::http` maps each to a status in one place.
 
-use waggle_types::{DeploymentId, FieldError, ServiceId, TaskId};
+use waggle_types::{
+    AgentId, CallRejection, DeploymentId, FieldError, FrameworkId, ServiceId, TaskId,
+};
 
 /// A request that was not done; nothing of it was applied.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -23,6 +25,15 @@ pub enum MasterError {
     /// There are no such tasks (404).
     #[error("task {0} does not exist")]
     NoSuchTask(TaskId),
+    /// There is no such framework (404).
+    #[error("framework {0} does not exist")]
+    NoSuchFramework(FrameworkId),
+    /// There is no such role: nobody subscribes with it, and nothing is set or reserved for it (404).
+    #[error("role {0:?} does not exist")]
+    NoSuchRole(String),
+    /// There is no such agent (404).
+    #[error("agent {0} does not exist")]
+    NoSuchAgent(AgentId),
     /// Another deployment changes the service; `force` overrides (409).
     #[error("service {service} is locked by deployment {deployment}; force overrides")]
     Locked {
@@ -49,4 +60,20 @@ pub enum MasterError {
     /// A listener or server failed; the text names it and its causes.
     #[error("{0}")]
     Server(String),
+}
+
+/// A wish of an operator that was not done; nothing of it was applied.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OperateError {
+    /// It is refused; at least one reason.
+    #[error("{}", words(.0))]
+    Refused(Vec<CallRejection>),
+    /// The master could not take it.
+    #[error(transparent)]
+    Master(#[from] MasterError),
+}
+
+fn words(all: &[CallRejection]) -> String {
+    let all: Vec<String> = all.iter().map(ToString::to_string).collect();
+    all.join("; ")
 }

@@ -23,7 +23,8 @@ use crate::{
         Answer, Effect, Event, MasterCore, MasterMsg, NetCause, RequestId, SessionId, SpanKey,
         SubscriptionId,
     },
-    error::MasterError,
+    error::{MasterError, OperateError},
+    explain::Explained,
     framework::{CallReply, FrameworkEvent, FrameworkLink},
     handle::{Deployment, Request},
     measure,
@@ -59,6 +60,8 @@ enum Waiting {
     Maybe(MaybeReply, Option<DeploymentId>),
     Called(CallReply),
     Done(oneshot::Sender<Result<(), MasterError>>),
+    Operated(oneshot::Sender<Result<(), OperateError>>),
+    Explained(oneshot::Sender<Result<Explained, MasterError>>),
 }
 
 /// The queues that the loop takes from.
@@ -399,6 +402,14 @@ impl EventLoop {
                     id: service,
                 })
             }
+            Request::Operate { call, reply } => {
+                self.waiting.insert(id, Waiting::Operated(reply));
+                self.handle(Event::Operate { request: id, call })
+            }
+            Request::Explain { query, reply } => {
+                self.waiting.insert(id, Waiting::Explained(reply));
+                self.handle(Event::Explain { request: id, query })
+            }
             Request::Kill {
                 ids,
                 scale,
@@ -597,6 +608,14 @@ impl EventLoop {
                 (failed, id)
             }
             (Some(Waiting::Called(tx)), Answer::Called(result)) => {
+                let _ = tx.send(result);
+                (None, None)
+            }
+            (Some(Waiting::Operated(tx)), Answer::Called(result)) => {
+                let _ = tx.send(result.map_err(OperateError::Refused));
+                (None, None)
+            }
+            (Some(Waiting::Explained(tx)), Answer::Explained(result)) => {
                 let _ = tx.send(result);
                 (None, None)
             }

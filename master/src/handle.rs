@@ -3,9 +3,15 @@
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot, watch};
-use waggle_types::{DeploymentId, ServiceId, ServiceSpec, ServiceVersion, TaskId, TraceContext};
+use waggle_types::{
+    DeploymentId, OperatorCall, ServiceId, ServiceSpec, ServiceVersion, TaskId, TraceContext,
+};
 
-use crate::{error::MasterError, view::ClusterView};
+use crate::{
+    error::{MasterError, OperateError},
+    explain::{ExplainQuery, Explained},
+    view::ClusterView,
+};
 
 /// What a put may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,6 +101,20 @@ pub enum Request {
         trace: Option<TraceContext>,
         /// Answered when taken; a deployment when `scale` made one.
         reply: oneshot::Sender<Result<Option<Deployment>, MasterError>>,
+    },
+    /// What an operator asks of level 1.
+    Operate {
+        /// What.
+        call: Box<OperatorCall>,
+        /// Answered when stored, or refused.
+        reply: oneshot::Sender<Result<(), OperateError>>,
+    },
+    /// Why something is as it is.
+    Explain {
+        /// What.
+        query: ExplainQuery,
+        /// Answered at once.
+        reply: oneshot::Sender<Result<Explained, MasterError>>,
     },
 }
 
@@ -222,17 +242,30 @@ impl MasterHandle {
         .await
     }
 
-    async fn ask<T>(
+    /// Does what an operator asks of level 1; answers when the change is on disk.
+    pub async fn operate(&self, call: OperatorCall) -> Result<(), OperateError> {
+        let call = Box::new(call);
+        self.ask(|reply| Request::Operate { call, reply }).await
+    }
+
+    /// Says why something is as it is, as of now (the view may be a little older).
+    pub async fn explain(&self, query: ExplainQuery) -> Result<Explained, MasterError> {
+        self.ask(|reply| Request::Explain { query, reply }).await
+    }
+
+    async fn ask<T, E: From<MasterError>>(
         &self,
-        request: impl FnOnce(oneshot::Sender<Result<T, MasterError>>) -> Request,
-    ) -> Result<T, MasterError> {
+        request: impl FnOnce(oneshot::Sender<Result<T, E>>) -> Request,
+    ) -> Result<T, E> {
         let (tx, rx) = oneshot::channel();
         match self.requests.try_send(request(tx)) {
-            Ok(()) => rx.await.unwrap_or(Err(MasterError::Stopping)),
+            Ok(()) => rx
+                .await
+                .unwrap_or_else(|_| Err(MasterError::Stopping.into())),
             Err(mpsc::error::TrySendError::Full(_)) => {
-                Err(MasterError::Busy(self.requests.max_capacity()))
+                Err(MasterError::Busy(self.requests.max_capacity()).into())
             }
-            Err(mpsc::error::TrySendError::Closed(_)) => Err(MasterError::Stopping),
+            Err(mpsc::error::TrySendError::Closed(_)) => Err(MasterError::Stopping.into()),
         }
     }
 }

@@ -21,6 +21,7 @@ mod clock;
 pub mod core;
 pub mod error;
 mod event_loop;
+pub mod explain;
 mod framework;
 pub mod handle;
 pub mod http;
@@ -32,7 +33,8 @@ mod spans;
 pub mod store;
 pub mod view;
 
-pub use error::MasterError;
+pub use error::{MasterError, OperateError};
+pub use explain::{ExplainQuery, Explained};
 pub use handle::{Deployment, MasterHandle, PutMode};
 pub use run::{MasterConfig, MasterListeners, run, run_on};
 pub use view::ClusterView;

@@ -7,9 +7,10 @@
 use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc};
 
 use waggle_types::{
-    AgentId, AgentInfo, DeploymentId, FrameworkId, Generation, HealthState, Millis, NetSnapshot,
-    Offer, Resources, ServiceId, ServiceSpec, ServiceVersion, StatusReason, TaskId, TaskSpec,
-    TaskState, TaskStatus, UnixMillis, VipKey, VipLease, VipName,
+    AgentId, AgentInfo, Capabilities, DeploymentId, FrameworkId, Generation, HealthState,
+    InverseOffer, Milli, Millis, NetSnapshot, Offer, Quota, ResourcePart, Resources,
+    RoleSubscription, ServiceId, ServiceSpec, ServiceVersion, StatusReason, TaskId, TaskSpec,
+    TaskState, TaskStatus, Unavailability, UnixMillis, VipKey, VipLease, VipName,
 };
 
 /// A master, as clients find it.
@@ -176,6 +177,40 @@ pub struct QueueView {
     pub last_offers: BTreeMap<&'static str, (u64, u64)>,
 }
 
+/// Whether operators let an agent take tasks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum AgentMode {
+    /// It does.
+    #[default]
+    Active,
+    /// Nothing of it is offered; what runs goes on.
+    Deactivated,
+    /// Nothing of it is offered, and what runs is told to end.
+    Draining {
+        /// Longest time that tasks get to end, where it is shorter than their own.
+        max_grace: Option<Millis>,
+        /// It is removed for good once it is empty.
+        mark_gone: bool,
+    },
+    /// It was drained and runs nothing.
+    Drained,
+    /// It is gone for good.
+    Gone,
+}
+
+impl AgentMode {
+    /// Stable name: `draining`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Deactivated => "deactivated",
+            Self::Draining { .. } => "draining",
+            Self::Drained => "drained",
+            Self::Gone => "gone",
+        }
+    }
+}
+
 /// An agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AgentView {
@@ -205,6 +240,12 @@ pub struct AgentView {
     pub applied_after: Option<Millis>,
     /// Parts that the node could not apply, newest report.
     pub apply_failures: Vec<String>,
+    /// What of it is reserved, statically and dynamically, volumes included.
+    pub reserved: Vec<ResourcePart>,
+    /// Whether operators let it take tasks.
+    pub mode: AgentMode,
+    /// Its planned maintenance.
+    pub maintenance: Option<Unavailability>,
 }
 
 /// A framework.
@@ -214,8 +255,10 @@ pub struct FrameworkView {
     pub id: FrameworkId,
     /// DNS name: `marathon`.
     pub name: String,
-    /// Role that it gets offers for.
-    pub role: String,
+    /// Roles that it gets offers for, as subscribed, and suppressed or revived since; at least one.
+    pub roles: Vec<RoleSubscription>,
+    /// What it can handle.
+    pub capabilities: Capabilities,
     /// Whether it can get offers now.
     pub active: bool,
     /// Held by its tasks.
@@ -230,7 +273,7 @@ pub struct FrameworkView {
     pub connected: bool,
     /// How long it may stay away; `None` for the built-in one.
     pub failover_timeout: Option<Millis>,
-    /// Whether it wants no offers now.
+    /// Whether it wants no offers to any of its roles now.
     pub suppressed: bool,
     /// Tasks of it that have not ended.
     pub tasks: u32,
@@ -238,11 +281,24 @@ pub struct FrameworkView {
     pub reasons: Vec<String>,
 }
 
-/// A role: whom frameworks share as.
+impl FrameworkView {
+    /// Its first role, for readers who know only one.
+    pub fn role(&self) -> &str {
+        self.roles.first().map_or("*", |r| r.role.as_str())
+    }
+}
+
+/// A role: whom frameworks share as. Quantities by name are by kind: `cpus`, `mem` in MiB, a custom scalar.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RoleView {
-    /// Its frameworks.
+    /// Its frameworks; none when it is only configured, or only has reservations.
     pub frameworks: Vec<FrameworkId>,
+    /// Among its siblings, in thousandths.
+    pub weight_milli: u32,
+    /// What it is promised and at most gets.
+    pub quota: Quota,
+    /// What counts against its quota: unreserved allocations, and all reservations, used or not.
+    pub charged: BTreeMap<String, Milli>,
     /// The largest part of any resource kind that is allocated to it, by its weight; 1 is the cluster.
     pub share: f64,
     /// Held by tasks; ports are left out.
@@ -282,10 +338,14 @@ pub struct ClusterView {
     pub completed: Vec<Arc<TaskView>>,
     /// Frameworks by id.
     pub frameworks: BTreeMap<FrameworkId, FrameworkView>,
-    /// Roles that have frameworks.
+    /// Roles that have frameworks, a weight, a quota or reservations.
     pub roles: BTreeMap<String, RoleView>,
     /// Offers that are out.
     pub offers: Vec<Offer>,
+    /// Inverse offers that are out.
+    pub inverse_offers: Vec<InverseOffer>,
+    /// Planned maintenance, also of agents that have not come back since the master started.
+    pub maintenance: BTreeMap<AgentId, Unavailability>,
     /// Leases of named VIPs.
     pub vips: BTreeMap<VipName, VipLease>,
     /// Literal VIPs in use.

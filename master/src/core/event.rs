@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use waggle_types::{
     AgentId, AgentInfo, CallRejection, DeploymentId, FrameworkId, FrameworkInfo, Generation,
-    NetSnapshot, SchedulerCall, SchedulerEvent, ServiceId, ServiceSpec, StatusUuid, TaskId,
-    TaskSpec, TaskStatus, TraceContext, UnixMillis,
+    NetSnapshot, OperatorCall, SchedulerCall, SchedulerEvent, ServiceId, ServiceSpec, StatusUuid,
+    TaskId, TaskSpec, TaskStatus, TraceContext, UnixMillis,
 };
 
 use crate::{
     error::MasterError,
+    explain::{ExplainQuery, Explained},
     handle::{Deployment, PutMode},
     store::StoreOp,
 };
@@ -154,6 +155,20 @@ pub enum Event {
         deployment_id: DeploymentId,
         /// The deployment's root span, begun by the shell.
         trace: Option<TraceContext>,
+    },
+    /// An operator asks something of level 1.
+    Operate {
+        /// Whom to answer.
+        request: RequestId,
+        /// What.
+        call: Box<OperatorCall>,
+    },
+    /// Somebody asks why.
+    Explain {
+        /// Whom to answer.
+        request: RequestId,
+        /// What.
+        query: ExplainQuery,
     },
     /// An agent opened a session.
     Register {
@@ -375,16 +390,18 @@ pub enum Measure {
 }
 
 /// The answer to a request.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Answer {
     /// To `Put`, `Remove` and `Restart`.
     Deployment(Result<Deployment, MasterError>),
     /// To `Kill` and `Cancel`: a deployment when there is a new one.
     Maybe(Result<Option<Deployment>, MasterError>),
-    /// To `Subscribe` and `Call`.
+    /// To `Subscribe`, `Call` and `Operate`.
     Called(Result<(), Vec<CallRejection>>),
     /// To `ResetDelay`.
     Done(Result<(), MasterError>),
+    /// To `Explain`.
+    Explained(Result<Explained, MasterError>),
 }
 
 /// What to do. Effects of one call are run in order; nothing after a `Persist` runs before that is

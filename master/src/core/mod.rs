@@ -18,10 +18,12 @@ mod agents;
 mod calls;
 mod deployments;
 mod event;
+mod explain;
 mod frameworks;
 mod intents;
 mod levels;
 mod net;
+mod operators;
 mod registration;
 mod show;
 mod status;
@@ -337,6 +339,14 @@ impl MasterCore {
                 };
                 let answer = self.kill(&ids, scale.then_some(force), new, now);
                 self.reply(request, Answer::Maybe(answer));
+            }
+            Event::Operate { request, call } => {
+                let answer = self.operate(*call, now);
+                self.reply(request, Answer::Called(answer));
+            }
+            Event::Explain { request, query } => {
+                let answer = self.explain(&query);
+                self.reply(request, Answer::Explained(answer));
             }
             Event::Register {
                 session,

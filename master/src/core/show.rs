@@ -3,12 +3,15 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use waggle_services::{Instance, Service};
-use waggle_types::{AgentId, FrameworkId, HealthState, Resources, TaskState, UnixMillis};
+use waggle_types::{
+    AgentId, Capabilities, FrameworkId, HealthState, Quota, ResourcePart, Resources,
+    RoleSubscription, TaskState, UnixMillis,
+};
 
 use super::{MasterCore, SERVICE_FRAMEWORK, SERVICE_ROLE, agents::Agent};
 use crate::view::{
-    AgentView, ClusterView, DeploymentView, FrameworkView, InstanceView, LastFailure, QueueView,
-    RoleView, ServiceView,
+    AgentMode, AgentView, ClusterView, DeploymentView, FrameworkView, InstanceView, LastFailure,
+    QueueView, RoleView, ServiceView,
 };
 
 impl MasterCore {
@@ -73,6 +76,8 @@ impl MasterCore {
             roles: self.show_roles(&frameworks),
             frameworks,
             offers: self.out_offers.values().cloned().collect(),
+            inverse_offers: Vec::new(),
+            maintenance: BTreeMap::new(),
             vips: self.net.vips.clone(),
             literal_vips: self.net.literal_vips.clone(),
             net: Arc::clone(&self.net),
@@ -126,7 +131,20 @@ impl MasterCore {
             applied_us: a.applied_us,
             applied_after: a.applied_after,
             apply_failures: a.apply_failures.clone(),
+            reserved: self.show_reserved(id),
+            mode: AgentMode::Active,
+            maintenance: None,
         }
+    }
+
+    fn show_reserved(&self, id: &AgentId) -> Vec<ResourcePart> {
+        let all = self.allocator.reserved(id).into_iter();
+        all.map(|(reservation, resources)| ResourcePart {
+            reservation,
+            revocable: false,
+            resources,
+        })
+        .collect()
     }
 
     /// Every framework, the built-in one first in code and by id in the map.
@@ -135,7 +153,8 @@ impl MasterCore {
         let blank = |id: &FrameworkId, name: &str, role: &str| FrameworkView {
             id: id.clone(),
             name: name.to_owned(),
-            role: role.to_owned(),
+            roles: vec![RoleSubscription::new(role)],
+            capabilities: Capabilities::default(),
             active: true,
             used: Resources::default(),
             offered: Resources::default(),
@@ -190,9 +209,12 @@ impl MasterCore {
     ) -> BTreeMap<String, RoleView> {
         let mut out: BTreeMap<String, RoleView> = BTreeMap::new();
         for f in frameworks.values() {
-            let role = out.entry(f.role.clone()).or_insert_with(|| RoleView {
+            let role = out.entry(f.role().to_owned()).or_insert_with(|| RoleView {
                 frameworks: Vec::new(),
-                share: self.allocator.dominant_share(&f.role).as_f64(),
+                weight_milli: 1000,
+                quota: Quota::default(),
+                charged: BTreeMap::new(),
+                share: self.allocator.dominant_share(f.role()).as_f64(),
                 used: Resources::default(),
                 offered: Resources::default(),
             });

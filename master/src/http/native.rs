@@ -86,7 +86,7 @@ fn frameworks(view: &ClusterView) -> Vec<FrameworkView> {
     let one = |f: &view::FrameworkView| FrameworkView {
         id: f.id.to_string(),
         name: f.name.clone(),
-        role: f.role.clone(),
+        role: f.role().to_owned(),
         active: f.active,
         connected: f.connected,
         suppressed: f.suppressed,

@@ -70,6 +70,9 @@ impl From<MasterError> for Fail {
             MasterError::NoSuchTask(id) => {
                 return Self::not_found(format!("Task '{id}' does not exist"));
             }
+            MasterError::NoSuchFramework(_)
+            | MasterError::NoSuchRole(_)
+            | MasterError::NoSuchAgent(_) => return Self::not_found(e.to_string()),
             MasterError::AlreadyExists(id) => {
                 let message = format!("An app with id [{id}] already exists.");
                 return ApiError::new(ErrorCode::Conflict, message).into();

@@ -176,6 +176,13 @@ async fn fake_loop(
                 let queued = view.queue.iter().any(|q| q.service == app);
                 let _ = reply.send(queued.then_some(()).ok_or(MasterError::NotQueued(app)));
             }
+            Request::Operate { reply, .. } => {
+                let _ = reply.send(Ok(()));
+            }
+            Request::Explain { reply, .. } => {
+                let role = "nobody".to_owned();
+                let _ = reply.send(Err(MasterError::NoSuchRole(role)));
+            }
             Request::Kill {
                 ids, scale, reply, ..
             } => {
@@ -355,6 +362,9 @@ fn busy() -> ClusterView {
         applied_us: 120,
         applied_after: Some(Millis(3)),
         apply_failures: Vec::new(),
+        reserved: Vec::new(),
+        mode: crate::view::AgentMode::default(),
+        maintenance: None,
     };
     view.agents.insert(agent_id, Arc::new(agent));
     let framework_id = FrameworkId::new("f1").unwrap();
@@ -363,7 +373,8 @@ fn busy() -> ClusterView {
         FrameworkView {
             id: framework_id,
             name: "marathon".into(),
-            role: "*".into(),
+            roles: vec![waggle_types::RoleSubscription::new("*")],
+            capabilities: waggle_types::Capabilities::default(),
             active: true,
             used: Resources::from_millis(200, 128_000, 0),
             offered: Resources::default(),

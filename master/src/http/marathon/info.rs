@@ -167,7 +167,7 @@ pub(super) fn info(view: &ClusterView) -> Info {
             checkpoint: true,
             hostname: leader.map(|l| l.hostname.clone()),
             master: leader.map(|l| format!("{}:{}", l.ip, l.mesos_port)),
-            mesos_role: framework.map_or_else(|| "*".into(), |f| f.role.clone()),
+            mesos_role: framework.map_or("*", |f| f.role()).to_owned(),
         },
         zookeeper_config: ZooKeeperConfig {},
         http_config: HttpConfig {
