@@ -8,11 +8,12 @@ use std::{
     time::Duration,
 };
 
-use waggle_types::{Milli, PortRange, PortSet, ScalarKind};
+use waggle_types::{Milli, PortSet, Resources, ScalarKind};
 
 use crate::{
     args::RunArgs,
     error::{CliError, usage},
+    resources::{Amount, add, items},
 };
 
 /// Everything that a node needs to know about itself, checked.
@@ -294,56 +295,24 @@ pub fn positive(field: &str, text: &str) -> Result<Duration, CliError> {
 /// Mesos's `--resources` text: `cpus:4;mem:8192;ports:[31000-32000]`.
 fn resources(text: &str) -> Result<ResourceOverrides, CliError> {
     let mut out = ResourceOverrides::default();
-    for part in text.split(';').map(str::trim).filter(|p| !p.is_empty()) {
-        let (name, value) = part
-            .split_once(':')
-            .ok_or_else(|| usage(format!("resources: must be name:value, is {part:?}")))?;
-        if name == "ports" {
-            out.ports = Some(ports(value)?);
-            continue;
+    for item in items("resources", text)? {
+        let mut one = Resources::default();
+        add(&mut one, &item);
+        let kind = ScalarKind::ALL.into_iter().find(|k| k.name() == item.kind);
+        match (&item.amount, kind) {
+            (Amount::Scalar(q), Some(kind)) if item.role.is_none() => {
+                out.scalars.insert(kind, *q);
+            }
+            (Amount::Ranges(_), None) if item.role.is_none() && item.kind == "ports" => {
+                out.ports = Some(one.ports);
+            }
+            _ => {
+                let rule = "knows cpus, mem, disk, gpus and ports";
+                return Err(usage(format!("resources: {rule}, not {:?}", item.kind)));
+            }
         }
-        let kind = ScalarKind::ALL
-            .into_iter()
-            .find(|k| k.name() == name)
-            .ok_or_else(|| {
-                usage(format!(
-                    "resources: knows cpus, mem, disk, gpus and ports, not {name:?}"
-                ))
-            })?;
-        let quantity = value
-            .parse()
-            .ok()
-            .and_then(Milli::from_f64)
-            .ok_or_else(|| {
-                usage(format!(
-                    "resources: {name} must be a number of 0 or more, is {value:?}"
-                ))
-            })?;
-        out.scalars.insert(kind, quantity);
     }
     Ok(out)
-}
-
-fn ports(text: &str) -> Result<PortSet, CliError> {
-    let bad = || {
-        usage(format!(
-            "resources: ports must be of the form [31000-32000, 33000-33100], is {text:?}"
-        ))
-    };
-    let inner = text
-        .strip_prefix('[')
-        .and_then(|t| t.strip_suffix(']'))
-        .ok_or_else(bad)?;
-    let range = |r: &str| {
-        let (begin, end) = r.split_once('-')?;
-        let range = PortRange {
-            begin: begin.trim().parse().ok()?,
-            end: end.trim().parse().ok()?,
-        };
-        (range.begin > 0 && range.begin <= range.end).then_some(range)
-    };
-    let ranges: Option<Vec<PortRange>> = inner.split(',').map(|r| range(r.trim())).collect();
-    Ok(PortSet::from_ranges(ranges.ok_or_else(bad)?))
 }
 
 fn attributes(text: &str) -> Result<BTreeMap<String, String>, CliError> {
