@@ -3,10 +3,11 @@
 
 use std::collections::BTreeSet;
 
-use waggle_allocator::{Effect as Level1Effect, Event as Level1, Rejection};
+use waggle_allocator::Event as Level1;
 use waggle_types::{
-    AgentId, CallRejection, FrameworkId, Millis, OfferId, Operation, RejectReason, SchedulerCall,
-    SchedulerEvent, StatusReason, StatusUuid, TaskId, TaskSpec, TaskState, TaskStatus, UnixMillis,
+    AgentId, CallRejection, FrameworkId, Millis, OfferId, Operation, RejectReason, Resources,
+    SchedulerCall, SchedulerEvent, StatusReason, StatusUuid, TaskId, TaskSpec, TaskState,
+    TaskStatus, UnixMillis,
 };
 
 use super::{
@@ -15,6 +16,7 @@ use super::{
     frameworks::{Called, no},
     intents::sum,
     levels::own_status,
+    refusals::level_1_says,
 };
 
 impl MasterCore {
@@ -61,7 +63,6 @@ impl MasterCore {
     }
 
     fn do_call(&mut self, id: &FrameworkId, call: FrameworkCall, now: UnixMillis) -> Called {
-        let framework_id = id.clone();
         match call {
             FrameworkCall::Teardown => self.remove_framework(id, now),
             FrameworkCall::Scheduler(call) => match call {
@@ -87,17 +88,16 @@ impl MasterCore {
                 SchedulerCall::Reconcile { task_ids } => {
                     self.framework_reconcile(id, &task_ids, now);
                 }
-                SchedulerCall::Suppress { .. } => {
-                    self.set_suppressed(id, true);
-                    self.allocate(Level1::Suppress { framework_id }, now);
+                SchedulerCall::Suppress { roles } => {
+                    return self.framework_suppress(id, &roles, true, now);
                 }
-                SchedulerCall::Revive { .. } => {
-                    self.set_suppressed(id, false);
-                    self.allocate(Level1::Revive { framework_id }, now);
+                SchedulerCall::Revive { roles } => {
+                    return self.framework_suppress(id, &roles, false, now);
                 }
-                SchedulerCall::AcceptInverse { .. }
-                | SchedulerCall::DeclineInverse { .. }
-                | SchedulerCall::Demand { .. } => {
+                SchedulerCall::Demand { role, smallest } => {
+                    return self.framework_demand(id, role, smallest, now);
+                }
+                SchedulerCall::AcceptInverse { .. } | SchedulerCall::DeclineInverse { .. } => {
                     let message = "the call is not known to this master";
                     return Err(vec![no(RejectReason::Refused, "call", message)]);
                 }
@@ -106,10 +106,58 @@ impl MasterCore {
         Ok(())
     }
 
-    fn set_suppressed(&mut self, id: &FrameworkId, suppressed: bool) {
+    /// Suppresses or revives some roles of a framework, or all when none is named.
+    fn framework_suppress(
+        &mut self,
+        id: &FrameworkId,
+        roles: &[String],
+        suppressed: bool,
+        now: UnixMillis,
+    ) -> Called {
+        let framework_id = id.clone();
+        let (all, named) = (roles.is_empty(), roles.to_vec());
+        let event = match (suppressed, all) {
+            (true, true) => Level1::Suppress { framework_id },
+            (false, true) => Level1::Revive { framework_id },
+            (true, false) => Level1::SuppressRoles {
+                framework_id,
+                roles: named,
+            },
+            (false, false) => Level1::ReviveRoles {
+                framework_id,
+                roles: named,
+            },
+        };
+        self.try_allocate(event, now)
+            .map_err(|reason| vec![level_1_says("roles", &reason)])?;
         if let Some(f) = self.frameworks.all.get_mut(id) {
-            f.suppressed = suppressed;
+            for r in f.roles_mut(roles) {
+                r.suppressed = suppressed;
+            }
         }
+        Ok(())
+    }
+
+    fn framework_demand(
+        &mut self,
+        id: &FrameworkId,
+        role: String,
+        smallest: Option<Resources>,
+        now: UnixMillis,
+    ) -> Called {
+        let demand = Level1::Demand {
+            framework_id: id.clone(),
+            role: role.clone(),
+            smallest: smallest.clone(),
+        };
+        self.try_allocate(demand, now)
+            .map_err(|reason| vec![level_1_says("smallest", &reason)])?;
+        if let Some(f) = self.frameworks.all.get_mut(id) {
+            for r in f.roles_mut(&[role]) {
+                r.smallest.clone_from(&smallest);
+            }
+        }
+        Ok(())
     }
 
     fn check_task(&self, id: &FrameworkId, task: &TaskId) -> Result<(), CallRejection> {
@@ -201,33 +249,21 @@ impl MasterCore {
         let (Some(agent), Some(role), Some(used)) = (agent, role, used) else {
             return Ok(());
         };
-        let effects = self.allocator.apply(
-            Level1::Accepted {
-                framework_id: id.clone(),
-                offer_ids: offer_ids.to_vec(),
-                used,
-                refuse,
-            },
-            now,
-        );
-        let refused = effects.iter().find_map(|e| match e {
-            Level1Effect::Rejected {
-                what: "accept",
-                reason,
-            } => Some(level_1_says(reason)),
-            _ => None,
-        });
-        if let Some(r) = refused {
-            return Err(vec![r]);
-        }
-        self.take_level_1(effects);
+        let accepted = Level1::Accepted {
+            framework_id: id.clone(),
+            offer_ids: offer_ids.to_vec(),
+            used,
+            refuse,
+        };
+        self.try_allocate(accepted, now)
+            .map_err(|reason| vec![level_1_says("launch", &reason)])?;
         let outcome = if tasks.is_empty() {
             "declined"
         } else {
             "accepted"
         };
         self.close_offers(offer_ids, outcome, now);
-        let name = self.frameworks.all.get(id).map(|f| f.name.clone());
+        let name = self.frameworks.all.get(id).map(|f| f.info.name.clone());
         let mut traced = BTreeSet::new();
         for spec in tasks {
             let spec = TaskSpec {
@@ -351,19 +387,4 @@ impl MasterCore {
             self.send_framework(id, SchedulerEvent::Update(status));
         }
     }
-}
-
-/// Level 1's reason in the words of the API.
-fn level_1_says(reason: &Rejection) -> CallRejection {
-    let code = match reason {
-        Rejection::StaleOffer(_) => RejectReason::StaleOffer,
-        Rejection::ForeignOffer { .. } => RejectReason::ForeignOffer,
-        Rejection::DuplicateOffer(_) => RejectReason::DuplicateOffer,
-        Rejection::NoOffers => RejectReason::NoOffers,
-        Rejection::MixedAgents { .. } => RejectReason::MixedAgents,
-        Rejection::Overuse { .. } => RejectReason::Overuse,
-        Rejection::Negative(_) => RejectReason::Invalid,
-        _ => RejectReason::Refused,
-    };
-    no(code, "launch", reason.to_string())
 }

@@ -6,15 +6,17 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use waggle_allocator::Event as Level1;
+use waggle_allocator::{Event as Level1, FrameworkSpec};
 use waggle_types::{
-    AgentId, CallRejection, FrameworkId, FrameworkInfo, Millis, RejectReason, SchedulerEvent,
-    StatusReason, TaskId, TaskState, TaskStatus, UnixMillis,
+    AgentId, CallRejection, FieldError, FrameworkId, FrameworkInfo, Millis, RejectReason,
+    RoleSubscription, SchedulerEvent, StatusReason, TaskId, TaskState, TaskStatus, UnixMillis,
 };
 
 use super::{
-    Effect, MasterCore, SERVICE_FRAMEWORK, event::SubscriptionId, levels::own_status, stored,
+    Effect, MasterCore, SERVICE_FRAMEWORK, event::SubscriptionId, levels::own_status,
+    refusals::level_1_says, stored,
 };
+use crate::store::MAX_VALUE_BYTES;
 
 /// Removed frameworks that are remembered, so that they do not come back; the oldest are forgotten.
 const MAX_REMOVED: usize = 1000;
@@ -23,45 +25,51 @@ const MAX_REMOVED: usize = 1000;
 const MAX_UNACKED: usize = 100_000;
 /// Frameworks that were registered with the master before have at least this long to find the new one.
 const FIND_MASTER: Millis = Millis::from_secs(60);
+/// Offer constraints of one framework, over all its roles: each is checked against every agent.
+const MAX_CONSTRAINTS: usize = 1024;
 
 /// A registered framework.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Framework {
-    /// DNS name.
-    pub name: String,
-    /// Role that it gets offers for.
-    pub role: String,
-    /// How long it may stay away.
-    pub failover_timeout: Millis,
+    /// As subscribed, and stored.
+    pub info: FrameworkInfo,
     /// Its first subscription.
     pub registered_at: UnixMillis,
+    /// Its roles as they are now: suppressed or revived, and of which smallest bundle, since it subscribed.
+    pub(super) roles: Vec<RoleSubscription>,
     /// Its newest subscription.
     pub(super) reregistered_at: UnixMillis,
     /// The open subscription.
     pub(super) subscription: Option<SubscriptionId>,
     /// While it is away: when it is removed.
     pub(super) gone_at: Option<UnixMillis>,
-    pub(super) suppressed: bool,
 }
 
 impl Framework {
-    /// As stored: away.
-    pub(super) fn stored(
-        name: String,
-        role: String,
-        failover_timeout: Millis,
-        registered_at: UnixMillis,
-    ) -> Self {
+    /// One that is away.
+    pub(super) fn new(info: FrameworkInfo, registered_at: UnixMillis) -> Self {
         Self {
-            name,
-            role,
-            failover_timeout,
+            roles: info.roles.clone(),
+            info,
             registered_at,
             reregistered_at: registered_at,
             subscription: None,
             gone_at: None,
-            suppressed: false,
         }
+    }
+
+    /// Whether it wants no offers to any of its roles.
+    pub(super) fn is_suppressed(&self) -> bool {
+        self.roles.iter().all(|r| r.suppressed)
+    }
+
+    /// Those of its roles that are named, or all when none is.
+    pub(super) fn roles_mut(
+        &mut self,
+        named: &[String],
+    ) -> impl Iterator<Item = &mut RoleSubscription> {
+        let roles = self.roles.iter_mut();
+        roles.filter(move |r| named.is_empty() || named.contains(&r.role))
     }
 }
 
@@ -92,7 +100,7 @@ impl Frameworks {
         now: UnixMillis,
     ) -> Self {
         for f in all.values_mut() {
-            f.gone_at = Some(now + f.failover_timeout.max(FIND_MASTER));
+            f.gone_at = Some(now + f.info.failover_timeout.max(FIND_MASTER));
         }
         Self {
             all,
@@ -130,19 +138,43 @@ impl MasterCore {
         fresh_id: FrameworkId,
         now: UnixMillis,
     ) -> Called {
-        let id = self.admit_framework(&info, fresh_id).map_err(|r| {
-            self.reject(r.reason.name());
+        let refused = |core: &mut Self, r: CallRejection| {
+            core.reject(r.reason.name());
             vec![r]
-        })?;
-        let role = info
-            .roles
-            .first()
-            .map_or_else(String::new, |r| r.role.clone());
+        };
+        let id = self
+            .admit_framework(&info, fresh_id)
+            .map_err(|r| refused(self, r))?;
+        let info = FrameworkInfo {
+            id: Some(id.clone()),
+            ..info
+        };
         let known = self.frameworks.all.get(&id);
-        let unchanged = known.is_some_and(|f| {
-            f.name == info.name && f.role == role && f.failover_timeout == info.failover_timeout
-        });
-        if let Some(old) = known.and_then(|f| f.subscription) {
+        let registered_at = known.map_or(now, |f| f.registered_at);
+        let value = stored::framework_value(&info, registered_at);
+        if value.len() > MAX_VALUE_BYTES {
+            let message = format!("takes {} bytes, at most {MAX_VALUE_BYTES}", value.len());
+            let r = no(RejectReason::TooMany, "offer_constraints", message);
+            return Err(refused(self, r));
+        }
+        let unchanged = known.is_some_and(|f| f.info == info);
+        let old = known.and_then(|f| f.subscription);
+        // First, since it checks what nobody else can; what follows from it is done after all of this.
+        self.try_allocate(
+            Level1::Subscribed {
+                framework_id: id.clone(),
+                spec: FrameworkSpec {
+                    roles: info.roles.clone(),
+                    capabilities: info.capabilities,
+                },
+            },
+            now,
+        )
+        .map_err(|reason| {
+            let r = level_1_says(&id, &reason);
+            refused(self, r)
+        })?;
+        if let Some(old) = old {
             self.frameworks.by_subscription.remove(&old);
             let message = "another process subscribed with this framework's id";
             let why = no(RejectReason::Replaced, &id, message);
@@ -151,20 +183,14 @@ impl MasterCore {
                 why,
             });
         }
-        let registered_at = known.map_or(now, |f| f.registered_at);
+        if !unchanged {
+            self.persist(vec![stored::put_framework(&id, value)]);
+        }
         let framework = Framework {
             reregistered_at: now,
             subscription: Some(subscription),
-            ..Framework::stored(
-                info.name,
-                role.clone(),
-                info.failover_timeout,
-                registered_at,
-            )
+            ..Framework::new(info, registered_at)
         };
-        if !unchanged {
-            self.persist(vec![stored::put_framework(&id, &framework)]);
-        }
         self.frameworks.all.insert(id.clone(), framework);
         self.frameworks
             .by_subscription
@@ -184,14 +210,6 @@ impl MasterCore {
         for status in missed {
             self.send_framework(&id, SchedulerEvent::Update(status));
         }
-        self.allocate(
-            Level1::FrameworkAdded {
-                framework_id: id,
-                role,
-                weight_milli: 1000,
-            },
-            now,
-        );
         Ok(())
     }
 
@@ -201,6 +219,15 @@ impl MasterCore {
         fresh_id: FrameworkId,
     ) -> Result<FrameworkId, CallRejection> {
         info.check()?;
+        let constraints = info
+            .roles
+            .iter()
+            .flat_map(|r| r.constraints.iter().flatten());
+        let n = constraints.count();
+        if n > MAX_CONSTRAINTS {
+            let rule = format!("must be at most {MAX_CONSTRAINTS} over all roles, are {n}");
+            return Err(FieldError::new("offer_constraints", rule).into());
+        }
         if info.name == SERVICE_FRAMEWORK {
             let rule = "is the name of the master's own framework";
             return Err(no(RejectReason::Invalid, "name", rule));
@@ -229,7 +256,7 @@ impl MasterCore {
         };
         if let Some(f) = self.frameworks.all.get_mut(&id) {
             f.subscription = None;
-            f.gone_at = Some(now + f.failover_timeout);
+            f.gone_at = Some(now + f.info.failover_timeout);
         }
         self.allocate(Level1::FrameworkRemoved { framework_id: id }, now);
     }

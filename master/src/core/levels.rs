@@ -8,16 +8,18 @@ use std::{
     sync::Arc,
 };
 
-use waggle_allocator::{Effect as Level1Effect, Event as Level1, RescindReason};
+use waggle_allocator::{
+    Effect as Level1Effect, Event as Level1, FrameworkSpec, Rejection, RescindReason,
+};
 use waggle_services::{Action, Input, Place};
 use waggle_types::{
-    AgentId, FrameworkId, HealthState, Millis, Offer, OfferId, Operation, SchedulerCall,
-    SchedulerEvent, ServiceId, StatusReason, StatusSource, TaskId, TaskSpec, TaskState, TaskStatus,
-    TraceContext, UnixMillis,
+    AgentId, Capabilities, FrameworkId, HealthState, Millis, Offer, OfferId, Operation,
+    RoleSubscription, SchedulerCall, SchedulerEvent, ServiceId, StatusReason, StatusSource, TaskId,
+    TaskSpec, TaskState, TaskStatus, TraceContext, UnixMillis,
 };
 
 use super::{
-    Effect, MasterCore, MasterMsg, Measure, SpanKey, SpanParent, TraceKind, TraceOp,
+    Effect, MasterCore, MasterMsg, Measure, SERVICE_ROLE, SpanKey, SpanParent, TraceKind, TraceOp,
     intents::{is_builtin, sum},
     tasks::Task,
     vips::Services,
@@ -32,6 +34,19 @@ const MAX_STEPS: usize = 200_000;
 pub(super) enum Work {
     Level1(Level1Effect),
     Level2(Action),
+}
+
+/// What the built-in framework subscribes with. Services may ask for GPUs and be bound to a region; none
+/// is made for what is lent.
+pub(super) fn service_framework() -> FrameworkSpec {
+    FrameworkSpec {
+        roles: vec![RoleSubscription::new(SERVICE_ROLE)],
+        capabilities: Capabilities {
+            gpus: true,
+            region_aware: true,
+            revocable: false,
+        },
+    }
 }
 
 /// The service that a task belongs to, if it is defined.
@@ -50,9 +65,20 @@ impl MasterCore {
         self.work.extend(effects.into_iter().map(Work::Level1));
     }
 
-    /// Takes effects of level 1 that were asked for directly.
-    pub(super) fn take_level_1(&mut self, effects: Vec<Level1Effect>) {
-        self.work.extend(effects.into_iter().map(Work::Level1));
+    /// Tells level 1 something that it may refuse; then nothing of it is done. (What falls due at the same
+    /// moment is, and is not lost with it.)
+    pub(super) fn try_allocate(&mut self, event: Level1, now: UnixMillis) -> Result<(), Rejection> {
+        let mut refused = None;
+        for effect in self.allocator.apply(event, now) {
+            match effect {
+                Level1Effect::Rejected { reason, .. } => refused = Some(reason),
+                other => self.work.push_back(Work::Level1(other)),
+            }
+        }
+        match refused {
+            Some(reason) => Err(reason),
+            None => Ok(()),
+        }
     }
 
     /// Tells the framework something; what follows is done by [`MasterCore::pump`].
@@ -258,20 +284,13 @@ impl MasterCore {
         let Some(agent) = agent_id else {
             return;
         };
-        let effects = self.allocator.apply(
-            Level1::Accepted {
-                framework_id: self.framework_id.clone(),
-                offer_ids: offer_ids.clone(),
-                used: used.unwrap_or_default(),
-                refuse,
-            },
-            now,
-        );
-        let refused = effects
-            .iter()
-            .any(|e| matches!(e, Level1Effect::Rejected { what: "accept", .. }));
-        self.work.extend(effects.into_iter().map(Work::Level1));
-        if refused {
+        let accepted = Level1::Accepted {
+            framework_id: self.framework_id.clone(),
+            offer_ids: offer_ids.clone(),
+            used: used.unwrap_or_default(),
+            refuse,
+        };
+        if self.try_allocate(accepted, now).is_err() {
             let (state, reason) = (TaskState::Dropped, StatusReason::InvalidOffers);
             self.turn_down(tasks, Some(&agent), state, reason, now);
             return;

@@ -24,6 +24,7 @@ mod intents;
 mod levels;
 mod net;
 mod operators;
+mod refusals;
 mod registration;
 mod show;
 mod status;
@@ -54,7 +55,7 @@ pub use event::{
     SessionId, SpanKey, SpanParent, SubscriptionId, TraceAttrs, TraceKind, TraceOp,
 };
 pub use frameworks::Framework;
-pub use stored::{Flight, RestoreError, Restored};
+pub use stored::{Flight, InFlight, KnownAgent, RestoreError, Restored};
 pub use versions::{KEEP_VERSIONS, Versions};
 
 use crate::{store::StoreOp, view::MasterView};
@@ -153,8 +154,8 @@ pub struct MasterCore {
     /// Kept definitions of each service, the newest (the one in force) last.
     versions: Versions,
     vips: Vips,
-    /// Known agents that have not come back since the start, with hostname.
-    expected: BTreeMap<AgentId, String>,
+    /// Known agents that have not come back since the start.
+    expected: BTreeMap<AgentId, KnownAgent>,
     /// Whether the framework waits for them.
     recovering: bool,
     /// Offers that are out to the framework, with when they were made.

@@ -9,12 +9,14 @@ use waggle_types::{
 };
 
 use super::{
-    Effect, MasterCore, MasterMsg, Registration, SessionId,
+    Effect, KnownAgent, MasterCore, MasterMsg, Registration, SessionId,
     agents::{Agent, Conflict},
     status::can_report,
     stored,
     tasks::Task,
 };
+
+use crate::view::AgentMode;
 
 /// A generation above this from an agent is nonsense: no cluster publishes so often.
 const SANE_GENERATION: u64 = 1 << 48;
@@ -128,8 +130,7 @@ impl MasterCore {
                 a.last_heard = now;
                 a.applied = reg.applied;
                 if moved {
-                    let op = stored::put_agent(&reg.info);
-                    self.persist(vec![op]);
+                    self.store_agent(id);
                 }
                 return changed;
             }
@@ -151,8 +152,7 @@ impl MasterCore {
         };
         self.agents.all.insert(id.clone(), new_record);
         if !self.expected.contains_key(id) {
-            let op = stored::put_agent(&reg.info);
-            self.persist(vec![op]);
+            self.store_agent(id);
         }
         true
     }
@@ -227,6 +227,18 @@ impl MasterCore {
         }
         spec.framework_id != self.framework_id
             || self.services.keys().any(|s| s.as_str() == spec.service)
+    }
+
+    /// Writes what is to be known of an agent when the master starts again.
+    pub(super) fn store_agent(&mut self, id: &AgentId) {
+        let registered = self.agents.all.get(id).map(|a| KnownAgent {
+            hostname: a.info.hostname.clone(),
+            ip: a.info.ip,
+            mode: AgentMode::Active,
+        });
+        if let Some(known) = registered.or_else(|| self.expected.get(id).cloned()) {
+            self.persist(vec![stored::put_agent(id, &known)]);
+        }
     }
 
     fn back_in_reach(&mut self, id: &AgentId) {

@@ -4,11 +4,11 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use waggle_services::{Instance, Service};
 use waggle_types::{
-    AgentId, Capabilities, FrameworkId, HealthState, Quota, ResourcePart, Resources,
-    RoleSubscription, TaskState, UnixMillis,
+    AgentId, Capabilities, FrameworkId, HealthState, Quota, ResourcePart, Resources, TaskState,
+    UnixMillis,
 };
 
-use super::{MasterCore, SERVICE_FRAMEWORK, SERVICE_ROLE, agents::Agent};
+use super::{MasterCore, SERVICE_FRAMEWORK, agents::Agent, levels::service_framework};
 use crate::view::{
     AgentMode, AgentView, ClusterView, DeploymentView, FrameworkView, InstanceView, LastFailure,
     QueueView, RoleView, ServiceView,
@@ -150,10 +150,10 @@ impl MasterCore {
     /// Every framework, the built-in one first in code and by id in the map.
     fn show_frameworks(&self) -> BTreeMap<FrameworkId, FrameworkView> {
         let mut out = BTreeMap::new();
-        let blank = |id: &FrameworkId, name: &str, role: &str| FrameworkView {
+        let blank = |id: &FrameworkId, name: &str| FrameworkView {
             id: id.clone(),
             name: name.to_owned(),
-            roles: vec![RoleSubscription::new(role)],
+            roles: Vec::new(),
             capabilities: Capabilities::default(),
             active: true,
             used: Resources::default(),
@@ -173,7 +173,9 @@ impl MasterCore {
         };
         let own = FrameworkView {
             active: !self.recovering,
-            ..blank(&self.framework_id, SERVICE_FRAMEWORK, SERVICE_ROLE)
+            roles: service_framework().roles,
+            capabilities: service_framework().capabilities,
+            ..blank(&self.framework_id, SERVICE_FRAMEWORK)
         };
         out.insert(self.framework_id.clone(), own);
         for (id, f) in &self.frameworks.all {
@@ -183,9 +185,11 @@ impl MasterCore {
                 connected,
                 registered_at: f.registered_at,
                 reregistered_at: f.reregistered_at,
-                failover_timeout: Some(f.failover_timeout),
-                suppressed: f.suppressed,
-                ..blank(id, &f.name, &f.role)
+                failover_timeout: Some(f.info.failover_timeout),
+                suppressed: f.is_suppressed(),
+                roles: f.roles.clone(),
+                capabilities: f.info.capabilities,
+                ..blank(id, &f.info.name)
             };
             out.insert(id.clone(), view);
         }

@@ -1,15 +1,33 @@
 //! What the core writes to the store and how it reads it back.
 //!
 //! Keys: `cluster/<what>`, `services<path>`, `versions<path>/<milliseconds>`, `deployments/<id>`, `vips/<framework>/<label>`,
-//! `agents/<id>`, `frameworks/<id>`, `removed_frameworks/<id>`. A spec is stored as the Marathon app JSON that the API shows.
+//! `agents/<id>`, `gone_agents/<id>`, `maintenance/<agent>`, `reservations/<agent>`, `frameworks/<id>`, `removed_frameworks/<id>`,
+//! `weights/<role>`, `quota/<role>`, `launches/<task>`. A spec is stored as the Marathon app JSON that the API shows.
+
+mod agents;
+mod frameworks;
+mod launches;
+mod reservations;
+mod resources;
+mod roles;
 
 use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 use waggle_types::{
-    AgentId, AgentInfo, DeploymentId, FrameworkId, Generation, Millis, ServiceId, ServiceSpec,
-    ServiceVersion, TraceContext, UnixMillis, VipName,
+    AgentId, DeploymentId, FrameworkId, Generation, Quota, ResourcePart, ServiceId, ServiceSpec,
+    ServiceVersion, TaskId, TraceContext, Unavailability, UnixMillis, VipName,
 };
+
+pub use agents::KnownAgent;
+pub(super) use agents::{delete_agent, delete_gone, put_agent, put_gone, put_window};
+pub(super) use frameworks::{
+    delete_framework, delete_removed, framework_value, put_framework, put_removed,
+};
+pub use launches::InFlight;
+pub(super) use launches::{delete_launch, put_launch};
+pub(super) use reservations::{put_reservations, reservations_value};
+pub(super) use roles::{put_quota, put_weight};
 
 use super::{
     frameworks::Framework,
@@ -24,6 +42,8 @@ use crate::{
 const FRAMEWORK_ID: &str = "cluster/framework_id";
 const GENERATION: &str = "cluster/generation";
 const MASTER_ID: &str = "cluster/master_id";
+/// A role's weight when nobody set one, in thousandths.
+pub(super) const DEFAULT_WEIGHT: u32 = 1000;
 
 /// A stored value that this version can't read. The master does not start over it: nothing is lost.
 #[derive(Debug, thiserror::Error)]
@@ -68,20 +88,6 @@ struct StoredFlight {
     previous_ms: Option<u64>,
 }
 
-#[derive(Serialize, Deserialize)]
-struct StoredAgent {
-    hostname: String,
-    ip: Ipv4Addr,
-}
-
-#[derive(Serialize, Deserialize)]
-struct StoredFramework {
-    name: String,
-    role: String,
-    failover_timeout_ms: u64,
-    since_ms: u64,
-}
-
 /// Everything that the store held when this master began to lead.
 #[derive(Debug, Clone, Default)]
 pub struct Restored {
@@ -99,8 +105,20 @@ pub struct Restored {
     pub deployments: BTreeMap<DeploymentId, Flight>,
     /// Leases.
     pub vips: BTreeMap<VipName, Ipv4Addr>,
-    /// Agents that were known, with hostname.
-    pub agents: BTreeMap<AgentId, String>,
+    /// Agents that were known.
+    pub agents: BTreeMap<AgentId, KnownAgent>,
+    /// Agents that are gone for good, and when they were marked.
+    pub gone_agents: BTreeMap<AgentId, UnixMillis>,
+    /// Planned maintenance.
+    pub maintenance: BTreeMap<AgentId, Unavailability>,
+    /// What is reserved at run time, and volumes, by agent.
+    pub reservations: BTreeMap<AgentId, Vec<ResourcePart>>,
+    /// Weights that are not the default, in thousandths.
+    pub weights: BTreeMap<String, u32>,
+    /// Quota of roles.
+    pub quota: BTreeMap<String, Quota>,
+    /// Launches that may not have reached their agent.
+    pub launches: BTreeMap<TaskId, InFlight>,
     /// Registered frameworks, the built-in one not among them.
     pub frameworks: BTreeMap<FrameworkId, Framework>,
     /// Frameworks that must not come back.
@@ -176,21 +194,48 @@ impl Restored {
             }
             Some(("frameworks", id)) => {
                 let id = FrameworkId::new(id).map_err(|x| x.to_string())?;
-                let f: StoredFramework = serde_json::from_str(text).map_err(|x| x.to_string())?;
-                let (timeout, since) = (Millis(f.failover_timeout_ms), UnixMillis(f.since_ms));
-                let framework = Framework::stored(f.name, f.role, timeout, since);
+                let framework = frameworks::read_framework(&id, text)?;
                 self.frameworks.insert(id, framework);
             }
             Some(("removed_frameworks", id)) => {
                 let id = FrameworkId::new(id).map_err(|x| x.to_string())?;
                 self.removed_frameworks.push(id);
             }
-            Some(("agents", id)) => {
-                let id = AgentId::new(id).map_err(|x| x.to_string())?;
-                let a: StoredAgent = serde_json::from_str(text).map_err(|x| x.to_string())?;
-                self.agents.insert(id, a.hostname);
+            Some((kind, rest)) => return self.take_level_1(kind, rest, text),
+            None => return unknown(&e.key),
+        }
+        Ok(())
+    }
+
+    fn take_level_1(&mut self, kind: &str, rest: &str, text: &str) -> Result<(), String> {
+        let agent = || AgentId::new(rest).map_err(|x| x.to_string());
+        match kind {
+            "agents" => {
+                self.agents.insert(agent()?, agents::read_agent(text)?);
             }
-            _ => return unknown(&e.key),
+            "gone_agents" => {
+                self.gone_agents.insert(agent()?, agents::read_gone(text)?);
+            }
+            "maintenance" => {
+                self.maintenance
+                    .insert(agent()?, agents::read_window(text)?);
+            }
+            "reservations" => {
+                let parts = reservations::read_reservations(text)?;
+                self.reservations.insert(agent()?, parts);
+            }
+            "weights" => {
+                self.weights
+                    .insert(rest.to_owned(), roles::read_weight(text)?);
+            }
+            "quota" => {
+                self.quota.insert(rest.to_owned(), roles::read_quota(text)?);
+            }
+            "launches" => {
+                let id = TaskId::new(rest).map_err(|x| x.to_string())?;
+                self.launches.insert(id, launches::read_launch(text)?);
+            }
+            _ => return unknown(&format!("{kind}/{rest}")),
         }
         Ok(())
     }
@@ -306,46 +351,6 @@ pub(super) fn put_deployment(id: &DeploymentId, f: &Flight) -> StoreOp {
 pub(super) fn delete_deployment(id: &DeploymentId) -> StoreOp {
     StoreOp::Delete {
         key: format!("deployments/{id}"),
-    }
-}
-
-pub(super) fn put_framework(id: &FrameworkId, f: &Framework) -> StoreOp {
-    let stored = StoredFramework {
-        name: f.name.clone(),
-        role: f.role.clone(),
-        failover_timeout_ms: f.failover_timeout.0,
-        since_ms: f.registered_at.0,
-    };
-    put(format!("frameworks/{id}"), json(&stored))
-}
-
-pub(super) fn delete_framework(id: &FrameworkId) -> StoreOp {
-    StoreOp::Delete {
-        key: format!("frameworks/{id}"),
-    }
-}
-
-pub(super) fn put_removed(id: &FrameworkId) -> StoreOp {
-    put(format!("removed_frameworks/{id}"), "")
-}
-
-pub(super) fn delete_removed(id: &FrameworkId) -> StoreOp {
-    StoreOp::Delete {
-        key: format!("removed_frameworks/{id}"),
-    }
-}
-
-pub(super) fn put_agent(info: &AgentInfo) -> StoreOp {
-    let stored = StoredAgent {
-        hostname: info.hostname.clone(),
-        ip: info.ip,
-    };
-    put(format!("agents/{}", info.agent_id), json(&stored))
-}
-
-pub(super) fn delete_agent(id: &AgentId) -> StoreOp {
-    StoreOp::Delete {
-        key: format!("agents/{id}"),
     }
 }
 

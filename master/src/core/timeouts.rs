@@ -2,7 +2,7 @@
 
 use waggle_types::{AgentId, Millis, UnixMillis};
 
-use super::{MasterCore, Measure, SERVICE_ROLE, SessionId};
+use super::{MasterCore, Measure, SessionId, levels::service_framework};
 
 impl MasterCore {
     /// The next moment at which silence means something.
@@ -119,10 +119,9 @@ impl MasterCore {
         self.recovering = false;
         let framework_id = self.framework_id.clone();
         self.allocate(
-            waggle_allocator::Event::FrameworkAdded {
+            waggle_allocator::Event::Subscribed {
                 framework_id,
-                role: SERVICE_ROLE.to_owned(),
-                weight_milli: 1000,
+                spec: service_framework(),
             },
             now,
         );

@@ -1,9 +1,11 @@
 //! The core driven by hand: a small world of agents that answer, and a store that outlives it.
 
 mod agents;
+mod client;
 mod deployments;
 mod frameworks;
 mod random;
+mod roles;
 mod services;
 
 use std::collections::BTreeMap;
