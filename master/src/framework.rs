@@ -262,11 +262,11 @@ impl frameworks_server::Frameworks for Frameworks {
     async fn accept(&self, request: Request<pb::AcceptRequest>) -> Answer {
         let r = request.into_inner();
         self.scheduler_call(r.caller, |id| {
-            Ok(SchedulerCall::launch(
-                convert::ids("offer_ids", r.offer_ids, OfferId::new)?,
-                convert::launches(r.launch, id, &r.traceparent)?,
-                Millis(r.refuse_ms),
-            ))
+            Ok(SchedulerCall::Accept {
+                offer_ids: convert::ids("offer_ids", r.offer_ids, OfferId::new)?,
+                operations: convert::operations(r.launch, r.operations, id, &r.traceparent)?,
+                refuse: Millis(r.refuse_ms),
+            })
         })
         .await
     }
@@ -282,18 +282,53 @@ impl frameworks_server::Frameworks for Frameworks {
         .await
     }
 
+    async fn accept_inverse(&self, request: Request<pb::AcceptInverseRequest>) -> Answer {
+        let r = request.into_inner();
+        self.scheduler_call(r.caller, |_| {
+            let offer_ids = convert::ids("offer_ids", r.offer_ids, OfferId::new)?;
+            Ok(SchedulerCall::AcceptInverse { offer_ids })
+        })
+        .await
+    }
+
+    async fn decline_inverse(&self, request: Request<pb::DeclineInverseRequest>) -> Answer {
+        let r = request.into_inner();
+        self.scheduler_call(r.caller, |_| {
+            Ok(SchedulerCall::DeclineInverse {
+                offer_ids: convert::ids("offer_ids", r.offer_ids, OfferId::new)?,
+                refuse: Millis(r.refuse_ms),
+            })
+        })
+        .await
+    }
+
+    async fn demand(&self, request: Request<pb::DemandRequest>) -> Answer {
+        let r = request.into_inner();
+        self.scheduler_call(r.caller, |_| {
+            Ok(SchedulerCall::Demand {
+                role: convert::role("role", r.role)?,
+                smallest: convert::smallest(r.smallest)?,
+            })
+        })
+        .await
+    }
+
     async fn suppress(&self, request: Request<pb::SuppressRequest>) -> Answer {
-        let caller = request.into_inner().caller;
-        self.scheduler_call(caller, |_| {
-            Ok(SchedulerCall::Suppress { roles: Vec::new() })
+        let r = request.into_inner();
+        self.scheduler_call(r.caller, |_| {
+            let roles = convert::roles("roles", r.roles)?;
+            Ok(SchedulerCall::Suppress { roles })
         })
         .await
     }
 
     async fn revive(&self, request: Request<pb::ReviveRequest>) -> Answer {
-        let caller = request.into_inner().caller;
-        self.scheduler_call(caller, |_| Ok(SchedulerCall::Revive { roles: Vec::new() }))
-            .await
+        let r = request.into_inner();
+        self.scheduler_call(r.caller, |_| {
+            let roles = convert::roles("roles", r.roles)?;
+            Ok(SchedulerCall::Revive { roles })
+        })
+        .await
     }
 
     async fn kill(&self, request: Request<pb::KillRequest>) -> Answer {

@@ -153,8 +153,9 @@ impl FakeAgent {
                         begin: 31000,
                         end: 31100,
                     }],
+                    ..pb::Resources::default()
                 }),
-                attributes: BTreeMap::new().into_iter().collect(),
+                ..pb::AgentInfo::default()
             }),
             tasks,
             applied_generation: 0,

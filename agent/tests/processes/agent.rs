@@ -145,6 +145,7 @@ pub fn launch(spec: pb::TaskSpec) -> ToAgent {
 fn kill(task_id: &str) -> ToAgent {
     ToAgent::Kill(pb::Kill {
         task_id: task_id.to_owned(),
+        max_grace_ms: None,
     })
 }
 

@@ -150,6 +150,7 @@ impl Calls {
             launch: tasks.iter().map(Into::into).collect(),
             refuse_ms: refuse.0,
             traceparent: trace.map(|t| t.to_string()).unwrap_or_default(),
+            operations: Vec::new(),
         };
         done(self.grpc.accept(request).await?)
     }
@@ -170,14 +171,20 @@ impl Calls {
 
     /// No offers until [`Calls::revive`].
     pub async fn suppress(&mut self) -> Result<(), CallError> {
-        let caller = Some(self.caller.clone());
-        done(self.grpc.suppress(pb::SuppressRequest { caller }).await?)
+        let request = pb::SuppressRequest {
+            caller: Some(self.caller.clone()),
+            roles: Vec::new(),
+        };
+        done(self.grpc.suppress(request).await?)
     }
 
     /// Offers again; all filters are forgotten.
     pub async fn revive(&mut self) -> Result<(), CallError> {
-        let caller = Some(self.caller.clone());
-        done(self.grpc.revive(pb::ReviveRequest { caller }).await?)
+        let request = pb::ReviveRequest {
+            caller: Some(self.caller.clone()),
+            roles: Vec::new(),
+        };
+        done(self.grpc.revive(request).await?)
     }
 
     /// Ends a task.

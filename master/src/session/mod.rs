@@ -265,6 +265,7 @@ fn encode(msg: MasterMsg, trace: Option<TraceContext>) -> MasterMessage {
         }
         MasterMsg::Kill(task_id) => Out::Kill(pb::Kill {
             task_id: task_id.to_string(),
+            max_grace_ms: None,
         }),
         MasterMsg::Ack { task_id, uuid } => Out::Ack(pb::AckStatus {
             task_id: task_id.to_string(),

@@ -57,6 +57,21 @@ pub fn check_kind(name: &str) -> Result<(), FieldError> {
 }
 
 impl Custom {
+    /// All of it at once; what is empty in it is left out.
+    pub fn new(
+        scalars: BTreeMap<String, Milli>,
+        ranges: BTreeMap<String, RangeSet>,
+        sets: BTreeMap<String, BTreeSet<String>>,
+        volumes: BTreeMap<VolumeId, Volume>,
+    ) -> Self {
+        Self::from_kinds(Kinds {
+            scalars,
+            ranges,
+            sets,
+            volumes,
+        })
+    }
+
     /// Whether nothing is in it.
     pub fn is_empty(&self) -> bool {
         self.0.is_none()

@@ -403,6 +403,7 @@ async fn nonsense_is_refused_with_typed_reasons() {
     };
     let request = pb::ReviveRequest {
         caller: caller("nobody"),
+        roles: Vec::new(),
     };
     let r = raw.revive(request).await.unwrap().into_inner();
     assert_eq!(refused(r).0, RejectReason::UnknownFramework);

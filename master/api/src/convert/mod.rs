@@ -10,21 +10,35 @@
 //! - An unknown status *reason* is dropped, since it is for people and a newer peer may know more;
 //!   every other unknown enum value is an error.
 
+mod custom;
 mod framework;
+mod launch;
 mod net;
+mod offer;
+mod operation;
+mod reason;
+mod reservation;
 mod resources;
+mod subscription;
 mod task;
 #[cfg(test)]
 mod tests;
 
 use std::net::Ipv4Addr;
 
-use waggle_types::{IdError, StatusUuid, TraceContext};
+use waggle_types::{IdError, RejectReason, StatusUuid, TraceContext};
 
+pub use custom::{MAX_KINDS, MAX_RANGES, MAX_SET_ITEMS, MAX_VOLUMES};
 pub use framework::{
-    MAX_ITEMS, agent_id, event, framework_id, ids, launches, offer, reject_reason, resources,
-    scheduler_event, task_id,
+    MAX_ITEMS, agent_id, event, framework_id, ids, resources, role, roles, scheduler_event,
+    smallest, task_id,
 };
+pub use launch::launches;
+pub use offer::{inverse_offer, offer};
+pub use operation::{MAX_OPERATIONS, operations};
+pub use reason::reject_reason;
+pub use reservation::{MAX_PARTS, MAX_STATIC};
+pub use subscription::MAX_CONSTRAINTS;
 pub use task::{health_state, registered_task, task_state};
 
 /// A message that is well-formed protobuf and breaks a rule of the protocol.
@@ -35,6 +49,8 @@ pub struct ConvertError {
     pub field: String,
     /// The rule in words.
     pub rule: String,
+    /// How a framework is refused for it; `Invalid` unless it is one of the rules that have a reason of their own.
+    pub reason: RejectReason,
 }
 
 impl ConvertError {
@@ -43,7 +59,14 @@ impl ConvertError {
         Self {
             field: field.into(),
             rule: rule.into(),
+            reason: RejectReason::Invalid,
         }
+    }
+
+    /// The same error with a reason of its own.
+    #[must_use]
+    pub fn because(self, reason: RejectReason) -> Self {
+        Self { reason, ..self }
     }
 
     /// The same error, seen from the message that holds this one in `field`.
@@ -51,7 +74,7 @@ impl ConvertError {
     pub fn within(self, field: &str) -> Self {
         Self {
             field: format!("{field}.{}", self.field),
-            rule: self.rule,
+            ..self
         }
     }
 }
@@ -67,6 +90,15 @@ fn each<P, T>(
         .enumerate()
         .map(|(i, item)| convert(item).map_err(|e| e.within(&format!("{field}[{i}]"))))
         .collect()
+}
+
+/// A repeated field or map that is bounded.
+fn at_most(field: &str, len: usize, max: usize) -> Result<(), ConvertError> {
+    if len > max {
+        let rule = format!("must be at most {max}, is {len}");
+        return Err(ConvertError::new(field, rule));
+    }
+    Ok(())
 }
 
 /// A message field that must be set.

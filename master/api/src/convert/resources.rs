@@ -1,46 +1,44 @@
 //! Resources, ports, protocols, VIP labels and agents.
 
 use waggle_types::{
-    AgentId, AgentInfo, Milli, PortRange, PortSet, Protocol, Resources, ScalarKind, TaskPort,
-    VipLabel,
+    AgentId, AgentInfo, PortRange, PortSet, Protocol, Resources, ScalarKind, TaskPort, VipLabel,
 };
 
-use super::{ConvertError, each, id, ip, port, required};
+use super::custom::{MAX_RANGES, custom, milli, put_custom};
+use super::reservation::{domain, statics, statics_message};
+use super::{ConvertError, at_most, each, id, ip, port, required};
 use crate::proto::session as pb;
 
 impl TryFrom<pb::Resources> for Resources {
     type Error = ConvertError;
 
     fn try_from(r: pb::Resources) -> Result<Self, ConvertError> {
-        let scalar = |field: &str, v: i64| {
-            if v < 0 {
-                let rule = format!("must not be negative, is {v}");
-                return Err(ConvertError::new(field, rule));
-            }
-            Ok(Milli(v))
-        };
+        at_most("ports", r.ports.len(), MAX_RANGES)?;
         Ok(Self {
             scalars: [
-                scalar("cpus_milli", r.cpus_milli)?,
-                scalar("mem_milli", r.mem_milli)?,
-                scalar("disk_milli", r.disk_milli)?,
-                scalar("gpus_milli", r.gpus_milli)?,
+                milli("cpus_milli", r.cpus_milli)?,
+                milli("mem_milli", r.mem_milli)?,
+                milli("disk_milli", r.disk_milli)?,
+                milli("gpus_milli", r.gpus_milli)?,
             ],
             ports: PortSet::from_ranges(each("ports", r.ports, PortRange::try_from)?),
-            ..Self::default()
+            custom: custom(r.scalars_milli, r.ranges, r.sets, r.volumes)?,
         })
     }
 }
 
 impl From<&Resources> for pb::Resources {
     fn from(r: &Resources) -> Self {
-        Self {
+        let mut out = Self {
             cpus_milli: r.get(ScalarKind::Cpus).0,
             mem_milli: r.get(ScalarKind::Mem).0,
             disk_milli: r.get(ScalarKind::Disk).0,
             gpus_milli: r.get(ScalarKind::Gpus).0,
             ports: r.ports.ranges().iter().map(Into::into).collect(),
-        }
+            ..Self::default()
+        };
+        put_custom(&r.custom, &mut out);
+        out
     }
 }
 
@@ -177,17 +175,22 @@ impl TryFrom<pb::AgentInfo> for AgentInfo {
         if a.hostname.is_empty() {
             return Err(ConvertError::new("hostname", "must not be empty"));
         }
+        let total: Resources = required("total", a.total)?
+            .try_into()
+            .map_err(|e: ConvertError| e.within("total"))?;
+        if total.custom.volumes().next().is_some() {
+            let rule = "must be empty: volumes are made of reservations, the master keeps them";
+            return Err(ConvertError::new("total.volumes", rule));
+        }
         Ok(Self {
             agent_id: id("agent_id", a.agent_id, AgentId::new)?,
             hostname: a.hostname,
             ip: ip("ip", &a.ip)?,
             http_port: port("http_port", a.http_port)?,
-            total: required("total", a.total)?
-                .try_into()
-                .map_err(|e: ConvertError| e.within("total"))?,
-            reserved: Vec::new(),
+            reserved: statics(a.reserved, &total)?,
+            total,
             attributes: a.attributes,
-            domain: None,
+            domain: domain(a.domain)?,
         })
     }
 }
@@ -201,6 +204,8 @@ impl From<&AgentInfo> for pb::AgentInfo {
             http_port: a.http_port.into(),
             total: Some((&a.total).into()),
             attributes: a.attributes.clone(),
+            reserved: statics_message(&a.reserved),
+            domain: a.domain.as_ref().map(Into::into),
         }
     }
 }

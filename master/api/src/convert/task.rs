@@ -2,10 +2,11 @@
 
 use waggle_types::{
     AgentId, Command, DiscoveryInfo, FrameworkId, HealthCheck, HealthProbe, HealthState, Millis,
-    StatusReason, StatusSource, StatusUuid, TaskId, TaskPort, TaskSpec, TaskState, TaskStatus,
-    UnixMillis,
+    Resources, StatusReason, StatusSource, StatusUuid, TaskId, TaskPort, TaskSpec, TaskState,
+    TaskStatus, UnixMillis,
 };
 
+use super::reservation::parts;
 use super::{ConvertError, each, id, port, required, status_uuid, trace};
 use crate::proto::session as pb;
 
@@ -226,6 +227,9 @@ impl TryFrom<pb::TaskSpec> for TaskSpec {
             }
             pb::task_spec::Command::Argv(a) => Command::Argv(a.args),
         };
+        let resources: Resources = required("resources", t.resources)?
+            .try_into()
+            .map_err(|e: ConvertError| e.within("resources"))?;
         Ok(Self {
             task_id: id("task_id", t.task_id, TaskId::new)?,
             framework_id: id("framework_id", t.framework_id, FrameworkId::new)?,
@@ -235,10 +239,8 @@ impl TryFrom<pb::TaskSpec> for TaskSpec {
             command,
             env: t.env,
             labels: t.labels,
-            resources: required("resources", t.resources)?
-                .try_into()
-                .map_err(|e: ConvertError| e.within("resources"))?,
-            parts: Vec::new(),
+            parts: parts(t.parts, &resources)?,
+            resources,
             ports: each("ports", t.ports, TaskPort::try_from)?,
             discovery: DiscoveryInfo {
                 name: t.discovery_name,
@@ -281,6 +283,7 @@ impl From<&TaskSpec> for pb::TaskSpec {
             service: t.service.clone(),
             service_version: t.service_version.clone(),
             traceparent: t.trace.map(|c| c.to_string()).unwrap_or_default(),
+            parts: t.parts.iter().map(Into::into).collect(),
         }
     }
 }

@@ -9,7 +9,7 @@ pub struct Caller {
     pub subscription_id: u64,
 }
 #[allow(clippy::all)]
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SubscribeRequest {
     /// Empty the first time; later the id of the first Subscribed.
     #[prost(string, tag = "1")]
@@ -17,17 +17,93 @@ pub struct SubscribeRequest {
     /// DNS name: one lower-case label.
     #[prost(string, tag = "2")]
     pub name: ::prost::alloc::string::String,
-    /// "*" or a path such as "eng/batch"; empty is "*".
+    /// "*" or a path such as "eng/batch"; empty, without roles, is "*". For frameworks with one role; beside
+    /// `roles` it must be empty or the only one of them.
     #[prost(string, tag = "3")]
     pub role: ::prost::alloc::string::String,
     /// How long after a disconnection the framework may come back before its tasks are killed.
     #[prost(uint64, tag = "4")]
     pub failover_timeout_ms: u64,
+    #[prost(message, repeated, tag = "5")]
+    pub roles: ::prost::alloc::vec::Vec<RoleSubscription>,
+    #[prost(message, optional, tag = "6")]
+    pub capabilities: ::core::option::Option<Capabilities>,
+}
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RoleSubscription {
+    #[prost(string, tag = "1")]
+    pub role: ::prost::alloc::string::String,
+    /// No offers until Revive.
+    #[prost(bool, tag = "2")]
+    pub suppressed: bool,
+    /// Which agents: those for which all constraints of some group hold; all agents without a group.
+    #[prost(message, repeated, tag = "3")]
+    pub constraints: ::prost::alloc::vec::Vec<ConstraintGroup>,
+    /// The smallest bundle that is of use; nothing smaller is offered.
+    #[prost(message, optional, tag = "4")]
+    pub smallest: ::core::option::Option<super::super::session::v1::Resources>,
+}
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ConstraintGroup {
+    #[prost(message, repeated, tag = "1")]
+    pub constraints: ::prost::alloc::vec::Vec<AttributeConstraint>,
+}
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AttributeConstraint {
+    #[prost(oneof = "attribute_constraint::Selector", tags = "1, 2")]
+    pub selector: ::core::option::Option<attribute_constraint::Selector>,
+    #[prost(oneof = "attribute_constraint::Predicate", tags = "3, 4, 5, 6, 7")]
+    pub predicate: ::core::option::Option<attribute_constraint::Predicate>,
+}
+/// Nested message and enum types in `AttributeConstraint`.
+pub mod attribute_constraint {
+    #[allow(clippy::all)]
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Selector {
+        #[prost(string, tag = "1")]
+        Attribute(::prost::alloc::string::String),
+        #[prost(enumeration = "super::PseudoAttribute", tag = "2")]
+        Pseudo(i32),
+    }
+    #[allow(clippy::all)]
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Predicate {
+        /// Whether it is there.
+        #[prost(bool, tag = "3")]
+        Exists(bool),
+        #[prost(string, tag = "4")]
+        TextEquals(::prost::alloc::string::String),
+        /// Also when it is not there.
+        #[prost(string, tag = "5")]
+        TextNotEquals(::prost::alloc::string::String),
+        /// The pattern matches all of the text.
+        #[prost(string, tag = "6")]
+        TextMatches(::prost::alloc::string::String),
+        #[prost(string, tag = "7")]
+        TextNotMatches(::prost::alloc::string::String),
+    }
+}
+/// What the framework can handle.
+#[allow(clippy::all)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Capabilities {
+    /// Agents with GPUs are offered.
+    #[prost(bool, tag = "1")]
+    pub gpus: bool,
+    /// Agents of other regions are offered.
+    #[prost(bool, tag = "2")]
+    pub region_aware: bool,
+    /// What is lent and may be taken back is offered.
+    #[prost(bool, tag = "3")]
+    pub revocable: bool,
 }
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Event {
-    #[prost(oneof = "event::Kind", tags = "1, 2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "event::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
     pub kind: ::core::option::Option<event::Kind>,
 }
 /// Nested message and enum types in `Event`.
@@ -51,6 +127,10 @@ pub mod event {
         /// The last event of a stream that the master ends.
         #[prost(message, tag = "7")]
         Closed(super::Rejection),
+        #[prost(message, tag = "8")]
+        InverseOffer(super::InverseOffer),
+        #[prost(message, tag = "9")]
+        RescindInverse(super::RescindInverse),
     }
 }
 #[allow(clippy::all)]
@@ -91,10 +171,48 @@ pub struct Offer {
     >,
     #[prost(uint64, tag = "8")]
     pub at_ms: u64,
+    /// The resources by reservation; empty when none are reserved or lent.
+    #[prost(message, repeated, tag = "9")]
+    pub parts: ::prost::alloc::vec::Vec<super::super::session::v1::ResourcePart>,
+    #[prost(message, optional, tag = "10")]
+    pub domain: ::core::option::Option<super::super::session::v1::Domain>,
+    /// The agent's planned maintenance.
+    #[prost(message, optional, tag = "11")]
+    pub unavailability: ::core::option::Option<Unavailability>,
+}
+#[allow(clippy::all)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Unavailability {
+    /// Unix time.
+    #[prost(uint64, tag = "1")]
+    pub start_ms: u64,
+    /// Unknown when it is not set.
+    #[prost(uint64, optional, tag = "2")]
+    pub duration_ms: ::core::option::Option<u64>,
+}
+/// The framework is asked to leave an agent. What is still there when the time comes is killed.
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct InverseOffer {
+    #[prost(string, tag = "1")]
+    pub offer_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub agent_id: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "3")]
+    pub unavailability: ::core::option::Option<Unavailability>,
+    /// What the framework uses there.
+    #[prost(message, optional, tag = "4")]
+    pub resources: ::core::option::Option<super::super::session::v1::Resources>,
 }
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Rescind {
+    #[prost(string, tag = "1")]
+    pub offer_id: ::prost::alloc::string::String,
+}
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RescindInverse {
     #[prost(string, tag = "1")]
     pub offer_id: ::prost::alloc::string::String,
 }
@@ -143,6 +261,10 @@ pub struct TaskInfo {
     pub kill_grace_ms: u64,
     #[prost(string, optional, tag = "11")]
     pub user: ::core::option::Option<::prost::alloc::string::String>,
+    /// The resources by reservation: all of them. When it is empty reserved resources are taken before
+    /// unreserved ones.
+    #[prost(message, repeated, tag = "12")]
+    pub parts: ::prost::alloc::vec::Vec<super::super::session::v1::ResourcePart>,
     #[prost(oneof = "task_info::Command", tags = "3, 4")]
     pub command: ::core::option::Option<task_info::Command>,
 }
@@ -162,9 +284,10 @@ pub mod task_info {
 pub struct AcceptRequest {
     #[prost(message, optional, tag = "1")]
     pub caller: ::core::option::Option<Caller>,
-    /// All of one agent.
+    /// All of one agent and to one role.
     #[prost(string, repeated, tag = "2")]
     pub offer_ids: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Short for one operation that launches these. Not beside `operations`, since their order counts.
     #[prost(message, repeated, tag = "3")]
     pub launch: ::prost::alloc::vec::Vec<TaskInfo>,
     /// Filter for the rest of the agent's resources.
@@ -173,6 +296,77 @@ pub struct AcceptRequest {
     /// W3C traceparent; the launches' spans hang under it.
     #[prost(string, tag = "5")]
     pub traceparent: ::prost::alloc::string::String,
+    /// Done in order, each with what those before it made.
+    #[prost(message, repeated, tag = "6")]
+    pub operations: ::prost::alloc::vec::Vec<Operation>,
+}
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Operation {
+    #[prost(oneof = "operation::Kind", tags = "1, 2, 3, 4, 5")]
+    pub kind: ::core::option::Option<operation::Kind>,
+}
+/// Nested message and enum types in `Operation`.
+pub mod operation {
+    #[allow(clippy::all)]
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Kind {
+        #[prost(message, tag = "1")]
+        Launch(super::Launch),
+        #[prost(message, tag = "2")]
+        Reserve(super::Reserve),
+        #[prost(message, tag = "3")]
+        Unreserve(super::Unreserve),
+        #[prost(message, tag = "4")]
+        CreateVolume(super::CreateVolume),
+        #[prost(message, tag = "5")]
+        DestroyVolume(super::DestroyVolume),
+    }
+}
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Launch {
+    #[prost(message, repeated, tag = "1")]
+    pub tasks: ::prost::alloc::vec::Vec<TaskInfo>,
+}
+/// Resources of the stack without its last become the stack's.
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Reserve {
+    #[prost(message, repeated, tag = "1")]
+    pub stack: ::prost::alloc::vec::Vec<super::super::session::v1::Reservation>,
+    #[prost(message, optional, tag = "2")]
+    pub resources: ::core::option::Option<super::super::session::v1::Resources>,
+}
+/// The stack's last reservation ends.
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Unreserve {
+    #[prost(message, repeated, tag = "1")]
+    pub stack: ::prost::alloc::vec::Vec<super::super::session::v1::Reservation>,
+    #[prost(message, optional, tag = "2")]
+    pub resources: ::core::option::Option<super::super::session::v1::Resources>,
+}
+/// Disk of a reservation becomes a persistent volume.
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CreateVolume {
+    #[prost(message, repeated, tag = "1")]
+    pub stack: ::prost::alloc::vec::Vec<super::super::session::v1::Reservation>,
+    /// Unique on the agent.
+    #[prost(string, tag = "2")]
+    pub volume_id: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "3")]
+    pub volume: ::core::option::Option<super::super::session::v1::Volume>,
+}
+/// A volume that nobody uses becomes disk of its reservation again; its data is gone.
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct DestroyVolume {
+    #[prost(message, repeated, tag = "1")]
+    pub stack: ::prost::alloc::vec::Vec<super::super::session::v1::Reservation>,
+    #[prost(string, tag = "2")]
+    pub volume_id: ::prost::alloc::string::String,
 }
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -186,15 +380,52 @@ pub struct DeclineRequest {
 }
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AcceptInverseRequest {
+    #[prost(message, optional, tag = "1")]
+    pub caller: ::core::option::Option<Caller>,
+    #[prost(string, repeated, tag = "2")]
+    pub offer_ids: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeclineInverseRequest {
+    #[prost(message, optional, tag = "1")]
+    pub caller: ::core::option::Option<Caller>,
+    #[prost(string, repeated, tag = "2")]
+    pub offer_ids: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// How long not to ask again.
+    #[prost(uint64, tag = "3")]
+    pub refuse_ms: u64,
+}
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct DemandRequest {
+    #[prost(message, optional, tag = "1")]
+    pub caller: ::core::option::Option<Caller>,
+    /// One of the framework's.
+    #[prost(string, tag = "2")]
+    pub role: ::prost::alloc::string::String,
+    /// Not set: anything that can be offered.
+    #[prost(message, optional, tag = "3")]
+    pub smallest: ::core::option::Option<super::super::session::v1::Resources>,
+}
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SuppressRequest {
     #[prost(message, optional, tag = "1")]
     pub caller: ::core::option::Option<Caller>,
+    /// All of the framework's when empty.
+    #[prost(string, repeated, tag = "2")]
+    pub roles: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReviveRequest {
     #[prost(message, optional, tag = "1")]
     pub caller: ::core::option::Option<Caller>,
+    /// All of the framework's when empty.
+    #[prost(string, repeated, tag = "2")]
+    pub roles: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -252,6 +483,39 @@ pub struct Rejection {
 #[allow(clippy::all)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
+pub enum PseudoAttribute {
+    PseudoUnspecified = 0,
+    PseudoHostname = 1,
+    PseudoRegion = 2,
+    PseudoZone = 3,
+}
+impl PseudoAttribute {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::PseudoUnspecified => "PSEUDO_UNSPECIFIED",
+            Self::PseudoHostname => "PSEUDO_HOSTNAME",
+            Self::PseudoRegion => "PSEUDO_REGION",
+            Self::PseudoZone => "PSEUDO_ZONE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "PSEUDO_UNSPECIFIED" => Some(Self::PseudoUnspecified),
+            "PSEUDO_HOSTNAME" => Some(Self::PseudoHostname),
+            "PSEUDO_REGION" => Some(Self::PseudoRegion),
+            "PSEUDO_ZONE" => Some(Self::PseudoZone),
+            _ => None,
+        }
+    }
+}
+#[allow(clippy::all)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
 pub enum RejectReason {
     RejectUnspecified = 0,
     RejectInvalid = 1,
@@ -273,6 +537,17 @@ pub enum RejectReason {
     RejectForeignTask = 17,
     RejectTooSlow = 18,
     RejectRefused = 19,
+    RejectNotInRole = 20,
+    RejectMixedRoles = 21,
+    RejectBadReservation = 22,
+    RejectOverLimit = 23,
+    RejectNotOffered = 24,
+    RejectNoInverseOffer = 25,
+    RejectDuplicateVolume = 26,
+    RejectUnknownAgent = 27,
+    RejectBadQuota = 28,
+    RejectNotFree = 29,
+    RejectVolumeInUse = 30,
 }
 impl RejectReason {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -301,6 +576,17 @@ impl RejectReason {
             Self::RejectForeignTask => "REJECT_FOREIGN_TASK",
             Self::RejectTooSlow => "REJECT_TOO_SLOW",
             Self::RejectRefused => "REJECT_REFUSED",
+            Self::RejectNotInRole => "REJECT_NOT_IN_ROLE",
+            Self::RejectMixedRoles => "REJECT_MIXED_ROLES",
+            Self::RejectBadReservation => "REJECT_BAD_RESERVATION",
+            Self::RejectOverLimit => "REJECT_OVER_LIMIT",
+            Self::RejectNotOffered => "REJECT_NOT_OFFERED",
+            Self::RejectNoInverseOffer => "REJECT_NO_INVERSE_OFFER",
+            Self::RejectDuplicateVolume => "REJECT_DUPLICATE_VOLUME",
+            Self::RejectUnknownAgent => "REJECT_UNKNOWN_AGENT",
+            Self::RejectBadQuota => "REJECT_BAD_QUOTA",
+            Self::RejectNotFree => "REJECT_NOT_FREE",
+            Self::RejectVolumeInUse => "REJECT_VOLUME_IN_USE",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -326,6 +612,17 @@ impl RejectReason {
             "REJECT_FOREIGN_TASK" => Some(Self::RejectForeignTask),
             "REJECT_TOO_SLOW" => Some(Self::RejectTooSlow),
             "REJECT_REFUSED" => Some(Self::RejectRefused),
+            "REJECT_NOT_IN_ROLE" => Some(Self::RejectNotInRole),
+            "REJECT_MIXED_ROLES" => Some(Self::RejectMixedRoles),
+            "REJECT_BAD_RESERVATION" => Some(Self::RejectBadReservation),
+            "REJECT_OVER_LIMIT" => Some(Self::RejectOverLimit),
+            "REJECT_NOT_OFFERED" => Some(Self::RejectNotOffered),
+            "REJECT_NO_INVERSE_OFFER" => Some(Self::RejectNoInverseOffer),
+            "REJECT_DUPLICATE_VOLUME" => Some(Self::RejectDuplicateVolume),
+            "REJECT_UNKNOWN_AGENT" => Some(Self::RejectUnknownAgent),
+            "REJECT_BAD_QUOTA" => Some(Self::RejectBadQuota),
+            "REJECT_NOT_FREE" => Some(Self::RejectNotFree),
+            "REJECT_VOLUME_IN_USE" => Some(Self::RejectVolumeInUse),
             _ => None,
         }
     }
@@ -436,7 +733,8 @@ pub mod frameworks_client {
                 .insert(GrpcMethod::new("waggle.framework.v1.Frameworks", "Subscribe"));
             self.inner.server_streaming(req, path, codec).await
         }
-        /// Launches tasks on offers of one agent; what is left of the offers is declined.
+        /// Does something with offers of one agent: reserves, makes volumes, launches tasks. All of it or
+        /// nothing; what is left of the offers is declined.
         pub async fn accept(
             &mut self,
             request: impl tonic::IntoRequest<super::AcceptRequest>,
@@ -479,6 +777,75 @@ pub mod frameworks_client {
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(GrpcMethod::new("waggle.framework.v1.Frameworks", "Decline"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Answers inverse offers: the framework leaves the agent before its maintenance begins, or will not.
+        pub async fn accept_inverse(
+            &mut self,
+            request: impl tonic::IntoRequest<super::AcceptInverseRequest>,
+        ) -> std::result::Result<tonic::Response<super::CallResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/waggle.framework.v1.Frameworks/AcceptInverse",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("waggle.framework.v1.Frameworks", "AcceptInverse"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn decline_inverse(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DeclineInverseRequest>,
+        ) -> std::result::Result<tonic::Response<super::CallResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/waggle.framework.v1.Frameworks/DeclineInverse",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("waggle.framework.v1.Frameworks", "DeclineInverse"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Says what the smallest bundle is that is of use to a role; nothing smaller is offered to it.
+        pub async fn demand(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DemandRequest>,
+        ) -> std::result::Result<tonic::Response<super::CallResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/waggle.framework.v1.Frameworks/Demand",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("waggle.framework.v1.Frameworks", "Demand"));
             self.inner.unary(req, path, codec).await
         }
         /// No offers until Revive.
@@ -640,7 +1007,8 @@ pub mod frameworks_server {
             &self,
             request: tonic::Request<super::SubscribeRequest>,
         ) -> std::result::Result<tonic::Response<Self::SubscribeStream>, tonic::Status>;
-        /// Launches tasks on offers of one agent; what is left of the offers is declined.
+        /// Does something with offers of one agent: reserves, makes volumes, launches tasks. All of it or
+        /// nothing; what is left of the offers is declined.
         async fn accept(
             &self,
             request: tonic::Request<super::AcceptRequest>,
@@ -650,6 +1018,20 @@ pub mod frameworks_server {
         async fn decline(
             &self,
             request: tonic::Request<super::DeclineRequest>,
+        ) -> std::result::Result<tonic::Response<super::CallResponse>, tonic::Status>;
+        /// Answers inverse offers: the framework leaves the agent before its maintenance begins, or will not.
+        async fn accept_inverse(
+            &self,
+            request: tonic::Request<super::AcceptInverseRequest>,
+        ) -> std::result::Result<tonic::Response<super::CallResponse>, tonic::Status>;
+        async fn decline_inverse(
+            &self,
+            request: tonic::Request<super::DeclineInverseRequest>,
+        ) -> std::result::Result<tonic::Response<super::CallResponse>, tonic::Status>;
+        /// Says what the smallest bundle is that is of use to a role; nothing smaller is offered to it.
+        async fn demand(
+            &self,
+            request: tonic::Request<super::DemandRequest>,
         ) -> std::result::Result<tonic::Response<super::CallResponse>, tonic::Status>;
         /// No offers until Revive.
         async fn suppress(
@@ -875,6 +1257,139 @@ pub mod frameworks_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = DeclineSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/waggle.framework.v1.Frameworks/AcceptInverse" => {
+                    #[allow(non_camel_case_types)]
+                    struct AcceptInverseSvc<T: Frameworks>(pub Arc<T>);
+                    impl<
+                        T: Frameworks,
+                    > tonic::server::UnaryService<super::AcceptInverseRequest>
+                    for AcceptInverseSvc<T> {
+                        type Response = super::CallResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::AcceptInverseRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Frameworks>::accept_inverse(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = AcceptInverseSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/waggle.framework.v1.Frameworks/DeclineInverse" => {
+                    #[allow(non_camel_case_types)]
+                    struct DeclineInverseSvc<T: Frameworks>(pub Arc<T>);
+                    impl<
+                        T: Frameworks,
+                    > tonic::server::UnaryService<super::DeclineInverseRequest>
+                    for DeclineInverseSvc<T> {
+                        type Response = super::CallResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DeclineInverseRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Frameworks>::decline_inverse(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DeclineInverseSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/waggle.framework.v1.Frameworks/Demand" => {
+                    #[allow(non_camel_case_types)]
+                    struct DemandSvc<T: Frameworks>(pub Arc<T>);
+                    impl<T: Frameworks> tonic::server::UnaryService<super::DemandRequest>
+                    for DemandSvc<T> {
+                        type Response = super::CallResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DemandRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Frameworks>::demand(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DemandSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

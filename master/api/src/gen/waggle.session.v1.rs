@@ -103,6 +103,9 @@ pub struct Launch {
 pub struct Kill {
     #[prost(string, tag = "1")]
     pub task_id: ::prost::alloc::string::String,
+    /// Longest time from SIGTERM to SIGKILL where the task's own is longer.
+    #[prost(uint64, optional, tag = "2")]
+    pub max_grace_ms: ::core::option::Option<u64>,
 }
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -136,6 +139,7 @@ pub struct AgentInfo {
     pub ip: ::prost::alloc::string::String,
     #[prost(uint32, tag = "4")]
     pub http_port: u32,
+    /// What is reserved statically is part of it.
     #[prost(message, optional, tag = "5")]
     pub total: ::core::option::Option<Resources>,
     #[prost(btree_map = "string, string", tag = "6")]
@@ -143,6 +147,28 @@ pub struct AgentInfo {
         ::prost::alloc::string::String,
         ::prost::alloc::string::String,
     >,
+    /// What is reserved by the agent's own configuration; each role once.
+    #[prost(message, repeated, tag = "7")]
+    pub reserved: ::prost::alloc::vec::Vec<StaticReservation>,
+    #[prost(message, optional, tag = "8")]
+    pub domain: ::core::option::Option<Domain>,
+}
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct StaticReservation {
+    #[prost(string, tag = "1")]
+    pub role: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "2")]
+    pub resources: ::core::option::Option<Resources>,
+}
+/// Where a machine stands: what is far apart, and what fails together.
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Domain {
+    #[prost(string, tag = "1")]
+    pub region: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub zone: ::prost::alloc::string::String,
 }
 #[allow(clippy::all)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -166,6 +192,89 @@ pub struct Resources {
     pub gpus_milli: i64,
     #[prost(message, repeated, tag = "5")]
     pub ports: ::prost::alloc::vec::Vec<PortRange>,
+    /// Kinds of the cluster's own. A name is of one sort: scalar, ranges or set.
+    #[prost(btree_map = "string, int64", tag = "6")]
+    pub scalars_milli: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        i64,
+    >,
+    #[prost(btree_map = "string, message", tag = "7")]
+    pub ranges: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        Ranges,
+    >,
+    #[prost(btree_map = "string, message", tag = "8")]
+    pub sets: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        Items,
+    >,
+    /// Persistent volumes by id.
+    #[prost(btree_map = "string, message", tag = "9")]
+    pub volumes: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        Volume,
+    >,
+}
+/// Inclusive.
+#[allow(clippy::all)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Range {
+    #[prost(uint64, tag = "1")]
+    pub begin: u64,
+    #[prost(uint64, tag = "2")]
+    pub end: u64,
+}
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Ranges {
+    #[prost(message, repeated, tag = "1")]
+    pub ranges: ::prost::alloc::vec::Vec<Range>,
+}
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Items {
+    #[prost(string, repeated, tag = "1")]
+    pub items: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// Disk that has an identity: whoever holds it holds all of it, unless it is shared.
+#[allow(clippy::all)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Volume {
+    #[prost(int64, tag = "1")]
+    pub size_milli: i64,
+    #[prost(bool, tag = "2")]
+    pub shared: bool,
+}
+/// One of a stack: \[a\], refined to \[a, a/b\], and so on.
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Reservation {
+    #[prost(string, tag = "1")]
+    pub role: ::prost::alloc::string::String,
+    /// Made at run time; else it is the agent's own.
+    #[prost(bool, tag = "2")]
+    pub dynamic: bool,
+    /// Who made it.
+    #[prost(string, tag = "3")]
+    pub principal: ::prost::alloc::string::String,
+    #[prost(btree_map = "string, string", tag = "4")]
+    pub labels: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+}
+/// Resources of one reservation, or of none.
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ResourcePart {
+    /// The whole stack, outermost first.
+    #[prost(message, repeated, tag = "1")]
+    pub reservation: ::prost::alloc::vec::Vec<Reservation>,
+    /// Lent from another role: it may be taken back.
+    #[prost(bool, tag = "2")]
+    pub revocable: bool,
+    #[prost(message, optional, tag = "3")]
+    pub resources: ::core::option::Option<Resources>,
 }
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -283,6 +392,9 @@ pub struct TaskSpec {
     /// W3C traceparent; empty when there is none.
     #[prost(string, tag = "18")]
     pub traceparent: ::prost::alloc::string::String,
+    /// The resources by reservation: all of them, or empty when none are reserved or lent.
+    #[prost(message, repeated, tag = "19")]
+    pub parts: ::prost::alloc::vec::Vec<ResourcePart>,
     #[prost(oneof = "task_spec::Command", tags = "6, 7")]
     pub command: ::core::option::Option<task_spec::Command>,
 }

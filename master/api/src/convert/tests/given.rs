@@ -1,0 +1,382 @@
+//! Any valid value of each domain type.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use proptest::{
+    collection::{btree_map, btree_set, vec},
+    option,
+    prelude::*,
+};
+use waggle_types::{
+    AgentId, AgentInfo, AgentNet, Cause, Command, Custom, DiscoveryInfo, Domain, FrameworkId,
+    Generation, HealthCheck, HealthProbe, HealthState, Interval, Milli, Millis, NetSnapshot,
+    PortNet, PortRange, PortSet, Protocol, RangeSet, Reservation, ResourcePart, Resources,
+    StatusReason, StatusSource, StatusUuid, TaskId, TaskNet, TaskPort, TaskSpec, TaskState,
+    TaskStatus, TraceContext, UnixMillis, VipKey, VipLabel, VipLease, VipName, Volume, VolumeId,
+};
+
+pub(super) fn word() -> impl Strategy<Value = String> {
+    "[a-z0-9._-]{1,8}x"
+}
+
+pub(super) fn map() -> impl Strategy<Value = BTreeMap<String, String>> {
+    btree_map(".{0,6}", ".{0,6}", 0..3)
+}
+
+pub(super) fn addr() -> impl Strategy<Value = Ipv4Addr> {
+    any::<u32>().prop_map(Ipv4Addr::from)
+}
+
+/// A bundle with nothing of another block in it, and scalars that can be summed.
+pub(super) fn block(n: u16) -> impl Strategy<Value = Resources> {
+    let first = n * 1000;
+    let ports = vec((first..first + 900, 0u16..20), 0..4).prop_map(|v| {
+        PortSet::from_ranges(v.into_iter().map(|(b, n)| PortRange {
+            begin: b,
+            end: b + n,
+        }))
+    });
+    let scalars = prop::array::uniform4(0..i64::MAX >> 8);
+    (scalars, ports, custom(n)).prop_map(|(s, ports, custom)| Resources {
+        custom,
+        scalars: s.map(Milli),
+        ports,
+    })
+}
+
+fn custom(n: u16) -> impl Strategy<Value = Custom> {
+    let first = u64::from(n) << 48;
+    let scalars = btree_map("s[a-z.]{1,5}", (1..i64::MAX >> 8).prop_map(Milli), 0..3);
+    let range = (first..first + (1 << 47), 0u64..1 << 40);
+    let set = vec(range, 1..4).prop_map(|v| {
+        RangeSet::from_ranges(v.into_iter().map(|(begin, len)| Interval {
+            begin,
+            end: begin + len,
+        }))
+    });
+    let ranges = btree_map("r[a-z_]{1,5}", set, 0..3);
+    let item = ".{1,4}".prop_map(move |text| format!("{n}{text}"));
+    let sets = btree_map("t[a-z-]{1,5}", btree_set(item, 1..4), 0..3);
+    let volume = (1..i64::MAX >> 8, any::<bool>()).prop_map(|(size, shared)| Volume {
+        size: Milli(size),
+        shared,
+    });
+    let id = word().prop_map(move |w| VolumeId::new(format!("{n}-{w}")).unwrap());
+    (scalars, ranges, sets, btree_map(id, volume, 0..3))
+        .prop_map(|(s, r, t, v)| Custom::new(s, r, t, v))
+}
+
+pub(super) fn resources() -> impl Strategy<Value = Resources> {
+    block(0)
+}
+
+/// A role below none, or below `above`, with a few components more.
+fn role() -> impl Strategy<Value = String> {
+    vec("[a-c][a-z0-9._]{0,3}", 1..=8).prop_map(|names| names.join("/"))
+}
+
+/// A valid stack: a role's path cut at some of its joints, static reservations first.
+pub(super) fn stack() -> impl Strategy<Value = Vec<Reservation>> {
+    let each = (any::<bool>(), any::<bool>(), word(), map());
+    (role(), vec(each, 8), 0usize..4).prop_map(|(role, each, n_static)| {
+        let names: Vec<&str> = role.split('/').collect();
+        let mut stack = Vec::new();
+        for (i, (cut, dynamic, principal, labels)) in (1..=names.len()).zip(each) {
+            if cut || i == names.len() {
+                stack.push(Reservation {
+                    role: names[..i].join("/"),
+                    dynamic: dynamic || stack.len() >= n_static,
+                    principal,
+                    labels,
+                });
+            }
+        }
+        let first = stack.iter().position(|r| r.dynamic).unwrap_or(stack.len());
+        stack[first..].iter_mut().for_each(|r| r.dynamic = true);
+        stack
+    })
+}
+
+/// Parts, or none, and what they make up.
+pub(super) fn parts() -> impl Strategy<Value = (Vec<ResourcePart>, Resources)> {
+    let reservation = || prop_oneof![Just(Vec::new()), stack()];
+    let part = |n| {
+        (reservation(), any::<bool>(), block(n)).prop_map(|(reservation, revocable, resources)| {
+            ResourcePart {
+                reservation,
+                revocable,
+                resources,
+            }
+        })
+    };
+    let several = (part(1), part(2), part(3), 1usize..4).prop_map(|(a, b, c, n)| {
+        let parts: Vec<ResourcePart> = [a, b, c].into_iter().take(n).collect();
+        let whole = waggle_types::sum_parts(&parts).unwrap();
+        (parts, whole)
+    });
+    prop_oneof![resources().prop_map(|r| (Vec::new(), r)), several]
+}
+
+pub(super) fn domain() -> impl Strategy<Value = Domain> {
+    (".{1,9}", ".{1,9}").prop_map(|(region, zone)| Domain { region, zone })
+}
+
+pub(super) fn proto() -> impl Strategy<Value = Protocol> {
+    prop_oneof![Just(Protocol::Tcp), Just(Protocol::Udp)]
+}
+
+pub(super) fn vip() -> impl Strategy<Value = VipLabel> {
+    prop_oneof![
+        (word(), 1u16..).prop_map(|(name, port)| VipLabel::Named { name, port }),
+        (addr(), 1u16..).prop_map(|(ip, port)| VipLabel::Literal { ip, port }),
+    ]
+}
+
+pub(super) fn task_port() -> impl Strategy<Value = TaskPort> {
+    (
+        option::of(word()),
+        any::<u16>(),
+        vec(proto(), 0..3),
+        vec(vip(), 0..3),
+    )
+        .prop_map(|(name, host_port, protocols, vips)| TaskPort {
+            name,
+            host_port,
+            protocols,
+            vips,
+        })
+}
+
+pub(super) fn health_check() -> impl Strategy<Value = HealthCheck> {
+    let idx = any::<u16>().prop_map(usize::from);
+    let probe = prop_oneof![
+        (".{0,9}", idx.clone(), option::of(any::<u16>())).prop_map(|(path, port_index, port)| {
+            HealthProbe::Http {
+                path,
+                port_index,
+                port,
+            }
+        }),
+        (idx, option::of(any::<u16>()))
+            .prop_map(|(port_index, port)| HealthProbe::Tcp { port_index, port }),
+        ".{0,9}".prop_map(|shell| HealthProbe::Command { shell }),
+    ];
+    (probe, prop::array::uniform3(any::<u64>()), any::<u32>()).prop_map(|(probe, [g, i, t], n)| {
+        HealthCheck {
+            probe,
+            grace_period: Millis(g),
+            interval: Millis(i),
+            timeout: Millis(t),
+            max_consecutive_failures: n,
+        }
+    })
+}
+
+pub(super) fn trace_context() -> impl Strategy<Value = TraceContext> {
+    (1u128.., 1u64.., any::<u8>()).prop_map(|(trace_id, span_id, flags)| TraceContext {
+        trace_id,
+        span_id,
+        flags,
+    })
+}
+
+pub(super) fn command() -> impl Strategy<Value = Command> {
+    prop_oneof![
+        ".{0,9}".prop_map(Command::Shell),
+        vec(".{0,4}", 1..4).prop_map(Command::Argv),
+    ]
+}
+
+pub(super) fn task_spec() -> impl Strategy<Value = TaskSpec> {
+    (
+        (word(), word(), word(), word(), word(), word()),
+        (command(), map(), map(), parts()),
+        (vec(task_port(), 0..3), vec(health_check(), 0..3)),
+        (any::<u64>(), option::of(word())),
+        option::of(trace_context()),
+    )
+        .prop_map(
+            |(
+                (a, b, c, d, e, f),
+                (command, env, labels, (parts, resources)),
+                (ports, checks),
+                k,
+                trace,
+            )| {
+                TaskSpec {
+                    task_id: TaskId::new(a.clone()).unwrap(),
+                    framework_id: FrameworkId::new(b).unwrap(),
+                    framework_name: c,
+                    role: d.clone(),
+                    name: d,
+                    command,
+                    env,
+                    labels,
+                    resources,
+                    ports,
+                    parts,
+                    discovery: DiscoveryInfo { name: a },
+                    health_checks: checks,
+                    kill_grace: Millis(k.0),
+                    user: k.1,
+                    service: e,
+                    service_version: f,
+                    trace,
+                }
+            },
+        )
+}
+
+pub(super) fn state() -> impl Strategy<Value = TaskState> {
+    prop::sample::select(TaskState::ALL.to_vec())
+}
+
+pub(super) fn health() -> impl Strategy<Value = HealthState> {
+    prop::sample::select(vec![
+        HealthState::Unknown,
+        HealthState::Healthy,
+        HealthState::Unhealthy,
+    ])
+}
+
+const REASONS: [StatusReason; 14] = [
+    StatusReason::ContainerLaunchFailed,
+    StatusReason::CommandExecutorFailed,
+    StatusReason::ContainerLimitationMemory,
+    StatusReason::TaskHealthCheckStatusUpdated,
+    StatusReason::TaskInvalid,
+    StatusReason::InvalidOffers,
+    StatusReason::SlaveDisconnected,
+    StatusReason::SlaveRemoved,
+    StatusReason::SlaveRestarted,
+    StatusReason::Reconciliation,
+    StatusReason::ExecutorTerminated,
+    StatusReason::TaskKilled,
+    StatusReason::ContainerPreempted,
+    StatusReason::SlaveDraining,
+];
+
+pub(super) fn status() -> impl Strategy<Value = TaskStatus> {
+    let source = prop::sample::select(vec![
+        StatusSource::Master,
+        StatusSource::Agent,
+        StatusSource::Executor,
+    ]);
+    let reason = option::of(prop::sample::select(REASONS.to_vec()));
+    (
+        (word(), word(), state(), health()),
+        (reason, ".{0,9}", source, any::<u64>()),
+        option::of(any::<[u8; 16]>()),
+    )
+        .prop_map(
+            |((t, a, state, health), (reason, message, source, at), uuid)| TaskStatus {
+                task_id: TaskId::new(t).unwrap(),
+                agent_id: AgentId::new(a).unwrap(),
+                state,
+                health,
+                reason,
+                message,
+                source,
+                at: UnixMillis(at),
+                uuid: uuid.map(StatusUuid),
+            },
+        )
+}
+
+pub(super) fn agent_info() -> impl Strategy<Value = AgentInfo> {
+    let without_volumes = |mut r: Resources| {
+        let ids: Vec<VolumeId> = r.custom.volumes().map(|(id, _)| id.clone()).collect();
+        for id in ids {
+            r.custom.remove_volume(&id);
+        }
+        r
+    };
+    let reserved = (block(1), block(2), block(3), 0usize..3).prop_map(move |(a, b, c, n)| {
+        let [a, b, c] = [a, b, c].map(without_volumes);
+        let roles = ["eng".to_owned(), "eng/batch".to_owned()];
+        let reserved: Vec<_> = roles.into_iter().zip([a, b]).take(n).collect();
+        let total = reserved
+            .iter()
+            .fold(c, |sum, (_, r)| sum.checked_add(r).unwrap());
+        (reserved, total)
+    });
+    (
+        (word(), word(), addr(), any::<u16>()),
+        (reserved, map(), option::of(domain())),
+    )
+        .prop_map(
+            |((id, hostname, ip, http_port), ((reserved, total), attributes, domain))| AgentInfo {
+                reserved,
+                domain,
+                agent_id: AgentId::new(id).unwrap(),
+                hostname,
+                ip,
+                http_port,
+                total,
+                attributes,
+            },
+        )
+}
+
+pub(super) fn snapshot() -> impl Strategy<Value = NetSnapshot> {
+    let agent =
+        (word(), word(), addr(), any::<bool>()).prop_map(|(id, hostname, ip, reachable)| {
+            let net = AgentNet {
+                hostname,
+                ip,
+                reachable,
+            };
+            (AgentId::new(id).unwrap(), net)
+        });
+    let port = task_port().prop_map(|p| PortNet {
+        name: p.name,
+        host_port: p.host_port,
+        protocols: p.protocols,
+        vips: p.vips,
+    });
+    let task = (
+        (word(), word(), word(), word()),
+        (state(), any::<bool>(), health(), vec(port, 0..3)),
+    )
+        .prop_map(
+            |((id, agent, name, framework), (state, has_check, health, ports))| {
+                let net = TaskNet {
+                    agent_id: AgentId::new(agent).unwrap(),
+                    name,
+                    framework,
+                    state,
+                    has_check,
+                    health,
+                    ports,
+                };
+                (TaskId::new(id).unwrap(), net)
+            },
+        );
+    let vip = (word(), word(), addr(), vec((proto(), 1u16..), 0..3)).prop_map(
+        |(label, framework, ip, ports)| (VipName { label, framework }, VipLease { ip, ports }),
+    );
+    let key =
+        (proto(), addr(), 1u16..).prop_map(|(protocol, ip, port)| VipKey { protocol, ip, port });
+    let cause = (word(), trace_context()).prop_map(|(id, trace)| Cause {
+        task_id: TaskId::new(id).unwrap(),
+        trace,
+    });
+    (
+        (any::<u64>(), option::of(addr()), vec(addr(), 0..3)),
+        (vec(agent, 0..3), vec(task, 0..3), vec(vip, 0..3)),
+        (vec(key, 0..3), vec(cause, 0..3)),
+    )
+        .prop_map(
+            |((g, leader, masters), (agents, tasks, vips), (literal_vips, causes))| NetSnapshot {
+                generation: Generation(g),
+                leader,
+                masters,
+                agents: agents.into_iter().collect(),
+                tasks: tasks.into_iter().collect(),
+                vips: vips.into_iter().collect(),
+                literal_vips,
+                causes,
+            },
+        )
+}
