@@ -269,6 +269,12 @@ impl Allocator {
                 stack,
                 resources,
             } => self.unreserve(&agent_id, &stack, &resources, run),
+            Event::CreateVolume { volume_id, .. } | Event::DestroyVolume { volume_id, .. } => {
+                Err(Rejection::BadVolume {
+                    volume_id,
+                    rule: "volumes are not there yet",
+                })
+            }
             Event::MaintenanceSet { agent_id, window } => {
                 self.maintenance_set(&agent_id, window, now, run)
             }

@@ -3,11 +3,11 @@
 use std::fmt;
 
 use waggle_types::{
-    AgentId, AgentInfo, FieldError, FrameworkId, Millis, Offer, OfferId, Quota, Reservation,
-    Resources, Unavailability,
+    AgentId, AgentInfo, FrameworkId, Millis, Offer, OfferId, Quota, Reservation, ResourcePart,
+    Resources, Unavailability, Volume, VolumeId,
 };
 
-use crate::{AgentSpec, FrameworkSpec, Operation, Usage};
+use crate::{AgentSpec, FrameworkSpec, Operation, Rejection, Usage};
 
 /// Something that happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -182,6 +182,27 @@ pub enum Event {
         /// What.
         resources: Resources,
     },
+    /// An operator makes a persistent volume of disk of a reservation (offers that hold it are rescinded).
+    CreateVolume {
+        /// Where.
+        agent_id: AgentId,
+        /// Of which reservation.
+        stack: Vec<Reservation>,
+        /// Unique on the agent.
+        volume_id: VolumeId,
+        /// How large, and whether several tasks may use it at once.
+        volume: Volume,
+    },
+    /// An operator makes a volume that nobody uses disk of its reservation again (offers that hold it are
+    /// rescinded).
+    DestroyVolume {
+        /// Where.
+        agent_id: AgentId,
+        /// Of which reservation.
+        stack: Vec<Reservation>,
+        /// Which.
+        volume_id: VolumeId,
+    },
     /// An operator plans (`None`: cancels) maintenance of an agent: who uses it is asked to leave.
     MaintenanceSet {
         /// Where.
@@ -232,6 +253,8 @@ impl Event {
             Self::QuotaSet { .. } => "quota",
             Self::Reserve { .. } => "reserve",
             Self::Unreserve { .. } => "unreserve",
+            Self::CreateVolume { .. } => "create volume",
+            Self::DestroyVolume { .. } => "destroy volume",
             Self::MaintenanceSet { .. } => "maintenance",
             Self::InverseAnswered { .. } => "inverse offer",
             Self::Tick => "tick",
@@ -254,6 +277,11 @@ pub enum Effect {
         agent_id: AgentId,
         /// Why.
         reason: RescindReason,
+    },
+    /// An [`Event::Operated`] was done: of what each of its launches was given, in order.
+    Launched {
+        /// For each `Launch`; empty when all of it is neither reserved nor lent.
+        parts: Vec<Vec<ResourcePart>>,
     },
     /// The event (or one offer id of a decline) was refused and changed nothing.
     Rejected {
@@ -305,151 +333,4 @@ impl fmt::Display for RescindReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }
-}
-
-/// Why an event was refused. Nothing has changed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Rejection {
-    /// No such agent.
-    #[error("agent {0} is not known")]
-    UnknownAgent(AgentId),
-    /// No such framework.
-    #[error("framework {0} is not known")]
-    UnknownFramework(FrameworkId),
-    /// The offer was used, declined, rescinded, or never made.
-    #[error("offer {0} is no longer valid")]
-    StaleOffer(OfferId),
-    /// The offer was made to another framework.
-    #[error("offer {offer_id} was not made to framework {framework_id}")]
-    ForeignOffer {
-        /// The offer.
-        offer_id: OfferId,
-        /// Who claimed it.
-        framework_id: FrameworkId,
-    },
-    /// The same offer twice in one call.
-    #[error("offer {0} is named twice")]
-    DuplicateOffer(OfferId),
-    /// An accept names no offer.
-    #[error("no offer is named")]
-    NoOffers,
-    /// Offers of two agents in one accept.
-    #[error("offers are of two agents, {first} and {second}")]
-    MixedAgents {
-        /// One of them.
-        first: AgentId,
-        /// Another.
-        second: AgentId,
-    },
-    /// Offers to two roles in one accept.
-    #[error("offers are to different roles of the framework")]
-    MixedRoles,
-    /// The tasks need more than the offers hold.
-    #[error("{asked} is asked for, the offers hold {offered}")]
-    Overuse {
-        /// What the tasks take.
-        asked: Resources,
-        /// What the offers hold, together.
-        offered: Resources,
-    },
-    /// A negative quantity.
-    #[error("a quantity is negative in {0}")]
-    Negative(Resources),
-    /// What is released was not used.
-    #[error("framework {framework_id} does not use {resources} on agent {agent_id}")]
-    NotUsed {
-        /// Whose it should have been.
-        framework_id: FrameworkId,
-        /// Where.
-        agent_id: AgentId,
-        /// What was to be released.
-        resources: Resources,
-    },
-    /// What an agent runs does not fit into what it has, or two tasks hold one port. The agent is left
-    /// out (or as it was) until it registers with numbers that add up.
-    #[error("what agent {agent_id} runs does not fit into its {total}")]
-    UsedExceedsTotal {
-        /// Which.
-        agent_id: AgentId,
-        /// What it has.
-        total: Resources,
-    },
-    /// Weights are over 0.
-    #[error("weight of role {0:?} must be over 0")]
-    ZeroWeight(String),
-    /// A quota of a kind that no agent has.
-    #[error("quota of role {role}: no agent has a scalar {kind:?}")]
-    UnknownKind {
-        /// Which role.
-        role: String,
-        /// The kind's name, cut to 100 characters.
-        kind: String,
-    },
-    /// `*` has no quota and no reservations.
-    #[error("{0} of the default role * is not possible")]
-    DefaultRole(&'static str),
-    /// The framework is not subscribed with this role.
-    #[error("framework {framework_id} is not subscribed with role {role:?}")]
-    NotInRole {
-        /// Who.
-        framework_id: FrameworkId,
-        /// Which role.
-        role: String,
-    },
-    /// A subscription without roles, or with more than can be counted.
-    #[error("a framework has 1 to {max} different roles, not {n}")]
-    RoleCount {
-        /// How many were given.
-        n: usize,
-        /// How many are allowed.
-        max: usize,
-    },
-    /// An input that breaks a rule of its own.
-    #[error(transparent)]
-    Field(#[from] FieldError),
-    /// A quota that contradicts itself, the tree or the cluster.
-    #[error("quota of role {role}: {rule} ({kind})")]
-    BadQuota {
-        /// Which role.
-        role: String,
-        /// The rule that it breaks.
-        rule: &'static str,
-        /// Of which resource.
-        kind: &'static str,
-    },
-    /// The role's limit, or one above it, has no room.
-    #[error("limit of role {role} is reached ({kind})")]
-    OverLimit {
-        /// Whose limit.
-        role: String,
-        /// Of which resource.
-        kind: &'static str,
-    },
-    /// A stack of reservations that is empty, too deep, or in which one does not refine the one before.
-    #[error("reservation: {0}")]
-    BadReservation(&'static str),
-    /// What is to be reserved, unreserved or launched is not there.
-    #[error("{resources} is not free there on agent {agent_id}")]
-    NotFree {
-        /// Where.
-        agent_id: AgentId,
-        /// What was asked.
-        resources: Resources,
-    },
-    /// Nobody asked this framework to leave this agent.
-    #[error("no inverse offer of agent {agent_id} is out to framework {framework_id}")]
-    NoInverseOffer {
-        /// Who answered.
-        framework_id: FrameworkId,
-        /// Of which agent.
-        agent_id: AgentId,
-    },
-    /// A bound of the allocator.
-    #[error("there are {max} {what} already")]
-    Full {
-        /// Of what.
-        what: &'static str,
-        /// How many.
-        max: usize,
-    },
 }

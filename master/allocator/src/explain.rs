@@ -1,10 +1,17 @@
 //! Why a framework holds no offer of an agent: computed from the books, never guessed.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use waggle_types::{AgentId, FrameworkId, Milli, OfferId, Resources, UnixMillis};
 
-use crate::{Allocator, Barrier, Share, bits::Idx, clients::Client, ledger::Agent, share::N};
+use crate::{
+    Allocator, Barrier, Share,
+    bits::Idx,
+    clients::Client,
+    ledger::Agent,
+    quota::{Allowance, kind_name},
+    share::{N, Scalars},
+};
 
 /// Who was chosen for an agent's free resources the last time, and against how many.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -328,7 +335,20 @@ impl Allocator {
     pub fn explain_role(&self, role: &str) -> Option<RoleView> {
         let idx = self.tree.find(role)?;
         let node = self.tree.nodes.get(idx)?;
-        let millis = |s: [i64; N]| s.map(Milli);
+        let millis = |s: Scalars| -> BTreeMap<String, Milli> {
+            let named = s.into_iter().enumerate();
+            named
+                .filter(|(_, q)| *q != 0)
+                .map(|(k, q)| (kind_name(k).to_owned(), Milli(q)))
+                .collect()
+        };
+        let bounded = |s: [Option<i64>; N]| -> BTreeMap<String, Milli> {
+            let named = s.into_iter().enumerate();
+            named
+                .filter_map(|(k, q)| Some((kind_name(k).to_owned(), Milli(q?))))
+                .collect()
+        };
+        let most = |a: Allowance| bounded(a.most.map(|m| (m != i64::MAX).then_some(m)));
         let members = self
             .clients
             .iter()
@@ -342,16 +362,17 @@ impl Allocator {
             share: self.dominant_share(role),
             allocated: millis(node.allocated),
             guarantee: millis(node.quota.guarantee),
-            limit: node.quota.limit.map(|l| l.map(Milli)),
+            limit: bounded(node.quota.limit),
             charged: millis(node.quota.charged),
             owed: millis(node.quota.owed),
-            may_get: self.allowance(idx).map(|a| millis(a.most)),
+            may_get: self.allowance(idx).map(most).unwrap_or_default(),
             frameworks,
         })
     }
 }
 
-/// See [`Allocator::explain_role`]; quantities by kind.
+/// See [`Allocator::explain_role`]. Quantities by name of the kind; a kind that is missing is zero, unless
+/// it says otherwise.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RoleView {
     /// Which.
@@ -361,17 +382,17 @@ pub struct RoleView {
     /// Weighted dominant share, with all below.
     pub share: Share,
     /// Used and offered, with all below.
-    pub allocated: [Milli; N],
+    pub allocated: BTreeMap<String, Milli>,
     /// What it is promised.
-    pub guarantee: [Milli; N],
-    /// What it never exceeds.
-    pub limit: [Option<Milli>; N],
+    pub guarantee: BTreeMap<String, Milli>,
+    /// What it never exceeds; a kind that is missing has no limit.
+    pub limit: BTreeMap<String, Milli>,
     /// What counts against its quota: unreserved allocations and all reservations.
-    pub charged: [Milli; N],
+    pub charged: BTreeMap<String, Milli>,
     /// What it is still owed, and is held back for it.
-    pub owed: [Milli; N],
-    /// How much unreserved it could be offered now; `None` when no quota is set anywhere.
-    pub may_get: Option<[Milli; N]>,
+    pub owed: BTreeMap<String, Milli>,
+    /// How much unreserved it could be offered now at most; a kind that is missing is not bounded by quota.
+    pub may_get: BTreeMap<String, Milli>,
     /// Who is subscribed with it.
     pub frameworks: Vec<FrameworkId>,
 }

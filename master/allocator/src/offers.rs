@@ -48,12 +48,14 @@ impl Allocator {
             numbers,
             bundle,
         } = self.offers_of_one_agent(framework_id, offer_ids)?;
-        // What is reserved goes first, so that the rest is of use to others.
-        let parts = bundle.all_parts();
+        // What is reserved goes first, so that the rest is of use to others; what is lent and may be taken
+        // back goes last.
+        let mut parts = bundle.all_parts();
+        parts.sort_by_key(|p| p.lent);
         let Some(uses) = split(&parts, used) else {
             return Err(Rejection::Overuse {
-                asked: used.clone(),
-                offered: bundle.sum,
+                asked: Box::new(used.clone()),
+                offered: Box::new(bundle.sum),
             });
         };
         // The offers end unused, then the tasks take their part of what has become free: one step to

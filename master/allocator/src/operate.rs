@@ -1,25 +1,35 @@
-//! Accepting offers with operations: launch, reserve, unreserve; all of them or none.
+//! Accepting offers with operations: launch, reserve, unreserve, make and destroy volumes. All of them or
+//! none; each sees what the ones before it made.
 
-use waggle_types::{AgentId, FrameworkId, Millis, OfferId, Reservation, Resources, UnixMillis};
+use std::collections::BTreeMap;
+
+use waggle_types::{
+    AgentId, FrameworkId, Millis, OfferId, Reservation, ResourcePart, Resources, UnixMillis,
+    Volume, VolumeId, sum_parts,
+};
 
 use crate::{
-    Allocator, Rejection,
+    Allocator, Effect, Rejection,
+    agents::MAX_POOLS,
     allocator::Run,
     bits::{Idx, NONE},
-    ledger::{Bundle, Part, is_negative, split},
+    hand::Hand,
+    ledger::{Bundle, Part, is_negative},
     offers::Taken,
-    reserve::{check_reserve, not_free},
+    reserve::{check_reserve, check_stack, not_free},
+    share::{self, Scalars, scalars},
 };
 
 /// What a framework does with offers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Operation {
-    /// Tasks take this; reserved parts are taken before unreserved ones unless the stack says which.
+    /// A task takes this. What it was given of which reservation is said by [`Effect::Launched`].
     Launch {
         /// How much, together.
         resources: Resources,
-        /// Of which reservation; `None`: of whichever the offers hold.
-        reservation: Option<Vec<Reservation>>,
+        /// Exactly of what, adding up to `resources`. Empty: what is reserved for the framework's role goes
+        /// before what is not reserved, and that before what is lent.
+        parts: Vec<ResourcePart>,
     },
     /// Resources of the stack without its last become the stack's.
     Reserve {
@@ -35,6 +45,22 @@ pub enum Operation {
         /// How much.
         resources: Resources,
     },
+    /// Disk of a reservation becomes a persistent volume.
+    CreateVolume {
+        /// Of which reservation.
+        stack: Vec<Reservation>,
+        /// Unique on the agent.
+        volume_id: VolumeId,
+        /// How large, and whether several tasks may use it at once.
+        volume: Volume,
+    },
+    /// A volume that nobody uses becomes disk of its reservation again.
+    DestroyVolume {
+        /// Of which reservation.
+        stack: Vec<Reservation>,
+        /// Which.
+        volume_id: VolumeId,
+    },
 }
 
 impl Operation {
@@ -42,6 +68,21 @@ impl Operation {
     fn takes_nothing(&self) -> bool {
         matches!(self, Self::Launch { resources, .. } if resources.is_empty())
     }
+}
+
+/// Operations tried on what offers hold, without a change to any book.
+struct Trial<'a> {
+    allocator: &'a Allocator,
+    agent: Idx,
+    agent_id: AgentId,
+    /// The role that the offers are to.
+    role: Idx,
+    hand: Hand,
+    /// By how much what is charged to quota would change, by role.
+    charged: BTreeMap<Idx, Scalars>,
+    /// For each launch.
+    launched: Vec<Vec<ResourcePart>>,
+    n_new_pools: usize,
 }
 
 impl Allocator {
@@ -54,172 +95,266 @@ impl Allocator {
         now: UnixMillis,
         run: &mut Run,
     ) -> Result<(), Rejection> {
+        self.subscribed(framework_id)?;
         let Taken {
             client,
             agent,
             numbers,
             bundle,
         } = self.offers_of_one_agent(framework_id, offer_ids)?;
-        let agent_id = match self.agents.get(agent) {
-            Some(a) => a.info.agent_id.clone(),
-            None => return Err(Rejection::NoOffers),
-        };
-        // Tried on a copy of the parts first: all or nothing.
-        let mut parts = bundle.all_parts();
-        let mut launched = Resources::default();
+        let mut trial = Trial::new(self, agent, client, &bundle)?;
         for op in operations {
-            self.try_operation(&mut parts, op, &agent_id)?;
-            if let Operation::Launch { resources, .. } = op {
-                launched = launched.checked_add(resources).unwrap_or(launched);
-            }
+            trial.operation(framework_id, op)?;
         }
-        self.check_operations(client, operations)?;
+        let (hand, launched) = (trial.hand, trial.launched);
         for number in numbers {
             self.close(number, run);
             self.stats.n_accepted += 1;
         }
-        let mut parts = bundle.all_parts();
         if let Some(a) = self.agents.get_mut(agent) {
             a.answered(client, !operations.iter().all(Operation::takes_nothing));
         }
+        let mut given = launched.iter();
         for op in operations {
-            self.do_operation(agent, client, &mut parts, op);
-        }
-        let mut rest = Resources::default();
-        for part in &parts {
-            rest.try_add(&part.resources);
-        }
-        if !rest.is_empty() {
-            let rest = Bundle {
-                sum: rest,
-                parts: parts.into_iter().filter(|p| p.pool != NONE).collect(),
+            let parts = match op {
+                Operation::Launch { .. } => given.next().map_or(&[][..], Vec::as_slice),
+                _ => &[],
             };
+            let done = self.do_operation(agent, client, op, parts, run);
+            debug_assert!(done.is_some(), "it was tried: {op:?}");
+        }
+        let rest = self.bundle_of(&hand);
+        if !rest.sum.is_empty() {
             self.add_filter(client, agent, &rest, refuse, now);
         }
+        let plain = |parts: Vec<ResourcePart>| {
+            let all_plain = parts.iter().all(ResourcePart::is_plain);
+            if all_plain { Vec::new() } else { parts }
+        };
+        run.effects.push(Effect::Launched {
+            parts: launched.into_iter().map(plain).collect(),
+        });
         self.touch(agent, run);
         Ok(())
     }
 
-    /// Reservations of offered resources must fit the limits of their roles. What the client's own role
-    /// and those above it hold does not change.
-    fn check_operations(&self, client: Idx, operations: &[Operation]) -> Result<(), Rejection> {
-        let role = self.clients.get(client).map(|c| c.role);
-        let mut sum = Resources::default();
-        for op in operations {
-            if let Operation::Reserve { stack, resources } = op {
-                for (a, b) in sum.scalars.iter_mut().zip(&resources.scalars) {
-                    a.0 = a.0.saturating_add(b.0);
-                }
-                let outer = stack.len().checked_sub(2).and_then(|at| stack.get(at));
-                let counted = match outer {
-                    Some(outer) => self.tree.find(&outer.role),
-                    None => role,
-                };
-                self.room_for(stack, counted, &sum)?;
+    fn bundle_of(&self, hand: &Hand) -> Bundle {
+        let mut bundle = Bundle::default();
+        for part in hand.parts() {
+            bundle.sum.try_add(&part.resources);
+            if !part.reservation.is_empty() {
+                bundle.parts.push(self.part_of(part));
             }
         }
-        Ok(())
+        bundle
     }
 
-    fn try_operation(
-        &self,
-        parts: &mut Vec<Part>,
+    fn part_of(&self, part: &ResourcePart) -> Part {
+        Part {
+            pool: self.stacks.find(&part.reservation).unwrap_or(NONE),
+            lent: part.revocable,
+            resources: part.resources.clone(),
+        }
+    }
+
+    /// Does what a [`Trial`] has tried.
+    fn do_operation(
+        &mut self,
+        agent: Idx,
+        client: Idx,
         op: &Operation,
-        agent_id: &AgentId,
-    ) -> Result<(), Rejection> {
-        let (from, resources) = match op {
-            Operation::Launch {
-                resources,
-                reservation,
-            } => {
-                if is_negative(resources) {
-                    return Err(Rejection::Negative(resources.clone()));
-                }
-                match reservation {
-                    None => {
-                        let uses =
-                            split(parts, resources).ok_or_else(|| not_free(agent_id, resources))?;
-                        subtract(parts, &uses);
-                        return Ok(());
-                    }
-                    Some(stack) => (self.pool_key(stack, agent_id, resources)?, resources),
-                }
-            }
-            Operation::Reserve { stack, resources } => {
-                check_reserve(stack, resources)?;
-                (
-                    self.pool_key(&stack[..stack.len() - 1], agent_id, resources)?,
-                    resources,
-                )
-            }
-            Operation::Unreserve { stack, resources } => {
-                check_reserve(stack, resources)?;
-                (self.pool_key(stack, agent_id, resources)?, resources)
-            }
-        };
-        let launch = matches!(op, Operation::Launch { .. });
-        let of = |p: &&Part| p.pool == from && (launch || !p.lent);
-        let of: Vec<Part> = parts.iter().filter(of).cloned().collect();
-        let uses = split(&of, resources).ok_or_else(|| not_free(agent_id, resources))?;
-        subtract(parts, &uses);
-        Ok(())
-    }
-
-    /// Does what [`Allocator::try_operation`] has tried. What is reserved or unreserved is the framework's
-    /// no more until it is offered again.
-    fn do_operation(&mut self, agent: Idx, client: Idx, parts: &mut Vec<Part>, op: &Operation) {
+        given: &[ResourcePart],
+        run: &mut Run,
+    ) -> Option<()> {
+        let _ = run;
         match op {
-            Operation::Launch {
-                resources,
-                reservation,
-            } => {
-                let from: Vec<Part> = match reservation {
-                    None => parts.clone(),
-                    Some(stack) => {
-                        let key = self.stacks.find(stack).unwrap_or(NONE);
-                        parts.iter().filter(|p| p.pool == key).cloned().collect()
-                    }
-                };
-                let uses = split(&from, resources).unwrap_or_default();
-                for part in &uses {
-                    self.use_free(agent, client, part);
+            Operation::Launch { .. } => {
+                for part in given {
+                    let part = self.part_of(part);
+                    self.use_free(agent, client, &part)?;
                 }
-                subtract(parts, &uses);
+                Some(())
             }
             Operation::Reserve { stack, resources } => {
                 let outer = &stack[..stack.len() - 1];
                 let from = self.stacks.find(outer).unwrap_or(NONE);
                 let to = self.stacks.hold(stack, &mut self.tree);
-                self.reserve_free(agent, from, to, resources);
+                let moved = self.reserve_free(agent, from, to, resources);
                 self.stacks.release(to, &mut self.tree);
-                let part = Part {
-                    pool: from,
-                    lent: false,
-                    resources: resources.clone(),
-                };
-                subtract(parts, &[part]);
+                moved
             }
             Operation::Unreserve { stack, resources } => {
-                let from = self.stacks.find(stack).unwrap_or(NONE);
-                self.unreserve_free(agent, from, stack, resources);
-                let part = Part {
-                    pool: from,
-                    lent: false,
-                    resources: resources.clone(),
-                };
-                subtract(parts, &[part]);
+                let from = self.stacks.find(stack)?;
+                self.unreserve_free(agent, from, stack, resources)
             }
+            Operation::CreateVolume { .. } | Operation::DestroyVolume { .. } => None,
         }
     }
 }
 
-fn subtract(parts: &mut Vec<Part>, what: &[Part]) {
-    for w in what {
-        let same = |p: &&mut Part| (p.pool, p.lent) == (w.pool, w.lent);
-        if let Some(p) = parts.iter_mut().find(same) {
-            let fits = p.resources.try_sub(&w.resources);
-            debug_assert!(fits.is_some(), "it was split from them");
+impl<'a> Trial<'a> {
+    fn new(
+        allocator: &'a Allocator,
+        agent: Idx,
+        client: Idx,
+        bundle: &Bundle,
+    ) -> Result<Self, Rejection> {
+        let known = allocator.agents.get(agent);
+        let role = allocator.clients.get(client).map_or(NONE, |c| c.role);
+        let parts = bundle.all_parts().into_iter();
+        let mut trial = Self {
+            allocator,
+            agent,
+            agent_id: known
+                .map(|a| a.info.agent_id.clone())
+                .ok_or(Rejection::NoOffers)?,
+            role,
+            hand: Hand::new(parts.map(|p| allocator.show_part(p)).collect()),
+            charged: BTreeMap::new(),
+            launched: Vec::new(),
+            n_new_pools: 0,
+        };
+        // The offers end; what is launched is charged again.
+        trial.charge(role, &bundle.plain(), false);
+        Ok(trial)
+    }
+
+    fn operation(&mut self, framework_id: &FrameworkId, op: &Operation) -> Result<(), Rejection> {
+        match op {
+            Operation::Launch { resources, parts } => self.launch(resources, parts),
+            Operation::Reserve { stack, resources } => {
+                check_reserve(stack, resources)?;
+                let role = self.within_reach(framework_id, stack)?;
+                let outer = &stack[..stack.len() - 1];
+                let taken = self.hand.take(outer, false, resources);
+                taken.ok_or_else(|| not_free(&self.agent_id, resources))?;
+                self.uncharge_stack(outer, resources);
+                self.charge_stack(stack, resources)?;
+                self.one_more_pool(stack)?;
+                if role {
+                    self.hand.put(stack, resources);
+                }
+                Ok(())
+            }
+            Operation::Unreserve { stack, resources } => {
+                check_reserve(stack, resources)?;
+                let outer = &stack[..stack.len() - 1];
+                let taken = self.hand.take(stack, false, resources);
+                taken.ok_or_else(|| not_free(&self.agent_id, resources))?;
+                self.uncharge_stack(stack, resources);
+                if !outer.is_empty() {
+                    self.charge_stack(outer, resources)?;
+                    self.one_more_pool(outer)?;
+                }
+                self.hand.put(outer, resources);
+                Ok(())
+            }
+            Operation::CreateVolume {
+                stack, volume_id, ..
+            }
+            | Operation::DestroyVolume { stack, volume_id } => {
+                check_stack(stack)?;
+                Err(Rejection::BadVolume {
+                    volume_id: volume_id.clone(),
+                    rule: "volumes are not there yet",
+                })
+            }
         }
     }
-    parts.retain(|p| !p.resources.is_empty());
+
+    fn launch(&mut self, resources: &Resources, parts: &[ResourcePart]) -> Result<(), Rejection> {
+        let mut all = parts.iter().map(|p| &p.resources).chain([resources]);
+        if let Some(r) = all.find(|r| is_negative(r)) {
+            return Err(Rejection::Negative(r.clone()));
+        }
+        let missing = || not_free(&self.agent_id, resources);
+        let given = if parts.is_empty() {
+            self.hand.give(resources).ok_or_else(missing)?
+        } else {
+            if sum_parts(parts).as_ref() != Some(resources) {
+                return Err(Rejection::BadParts("they do not add up to the whole"));
+            }
+            for part in parts {
+                let taken = self
+                    .hand
+                    .take(&part.reservation, part.revocable, &part.resources);
+                taken.ok_or_else(|| not_free(&self.agent_id, &part.resources))?;
+            }
+            parts.to_vec()
+        };
+        for part in given.iter().filter(|p| p.is_plain()) {
+            self.fits(self.role, &part.resources)?;
+            self.charge(self.role, &part.resources, true);
+        }
+        self.launched.push(given);
+        Ok(())
+    }
+
+    /// Whether what is reserved so can be offered to the framework again. A framework reserves for its
+    /// role, for one above it, or hands down to one below; for nobody else.
+    fn within_reach(
+        &self,
+        framework_id: &FrameworkId,
+        stack: &[Reservation],
+    ) -> Result<bool, Rejection> {
+        let mine = self.allocator.tree.name(self.role);
+        let of = stack.last().map_or("", |r| r.role.as_str());
+        let below = |role: &str, above: &str| {
+            role == above
+                || role
+                    .strip_prefix(above)
+                    .is_some_and(|rest| rest.starts_with('/'))
+        };
+        if below(mine, of) {
+            Ok(true)
+        } else if below(of, mine) {
+            Ok(false)
+        } else {
+            Err(Rejection::NotInRole {
+                framework_id: framework_id.clone(),
+                role: of.to_owned(),
+            })
+        }
+    }
+
+    fn one_more_pool(&mut self, stack: &[Reservation]) -> Result<(), Rejection> {
+        let agent = self.allocator.agents.get(self.agent);
+        let key = self.allocator.stacks.find(stack);
+        let had = key.is_some_and(|k| agent.is_some_and(|a| a.pool(k).is_some()));
+        // One that is made twice is counted twice, which is of no matter this far from the bound.
+        self.n_new_pools += usize::from(!had);
+        if agent.map_or(0, |a| a.pools.len()) + self.n_new_pools > MAX_POOLS {
+            return Err(Rejection::Full {
+                what: "reservations on an agent",
+                max: MAX_POOLS,
+            });
+        }
+        Ok(())
+    }
+
+    fn charge(&mut self, role: Idx, r: &Resources, add: bool) {
+        let op = if add { share::add } else { share::sub };
+        let what = scalars(r);
+        for (idx, _) in self.allocator.tree.path(role) {
+            op(self.charged.entry(idx).or_default(), &what);
+        }
+    }
+
+    fn fits(&self, role: Idx, r: &Resources) -> Result<(), Rejection> {
+        self.allocator.within_limits(role, &self.charged, r)
+    }
+
+    fn uncharge_stack(&mut self, stack: &[Reservation], r: &Resources) {
+        if let Some(role) = self.allocator.role_of(stack) {
+            self.charge(role, r, false);
+        }
+    }
+
+    fn charge_stack(&mut self, stack: &[Reservation], r: &Resources) -> Result<(), Rejection> {
+        if let Some(role) = self.allocator.role_of(stack) {
+            self.fits(role, r)?;
+            self.charge(role, r, true);
+        }
+        Ok(())
+    }
 }

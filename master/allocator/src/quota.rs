@@ -7,6 +7,8 @@
 //! are owed. Others may only be offered what leaves enough unreserved, unallocated resources for all that
 //! is owed in the cluster.
 
+use std::collections::BTreeMap;
+
 use waggle_types::{Quota, Resources, ScalarKind, check_role};
 
 use crate::{
@@ -110,13 +112,13 @@ impl Allocator {
             return Err(Rejection::BadQuota {
                 role: role.to_owned(),
                 rule: "a quantity is negative",
-                kind: "",
+                kind: String::new(),
             });
         }
-        let bad = |rule, kind| Rejection::BadQuota {
+        let bad = |rule, kind: &str| Rejection::BadQuota {
             role: role.to_owned(),
             rule,
-            kind,
+            kind: kind.to_owned(),
         };
         if let Some(kind) = over(&guarantee, &limit) {
             return Err(bad("the guarantee is over the limit", kind));
@@ -203,27 +205,25 @@ impl Allocator {
         Ok(())
     }
 
-    /// Whether a role's limits, and those above it, leave room for `more`. Roles that have it counted
-    /// already, since they are `counted` or above it, are not asked.
+    /// Whether a role's limits, and those above it, leave room for `more`, when what is charged to roles has
+    /// `changed` by so much already.
     pub(crate) fn within_limits(
         &self,
         role: Idx,
-        counted: Option<Idx>,
+        changed: &BTreeMap<Idx, Scalars>,
         more: &Resources,
     ) -> Result<(), Rejection> {
         let more = scalars(more);
         for (idx, node) in self.tree.path(role) {
-            if counted.is_some_and(|c| self.tree.is_within(c, idx)) {
-                break;
-            }
+            let changed = changed.get(&idx).copied().unwrap_or_default();
             let over = |k: &usize| {
-                let room = node.quota.limit[*k].map(|l| l - node.quota.charged[*k]);
+                let room = node.quota.limit[*k].map(|l| l - node.quota.charged[*k] - changed[*k]);
                 more[*k] > 0 && room.is_some_and(|room| more[*k] > room)
             };
             if let Some(k) = (0..N).find(over) {
                 return Err(Rejection::OverLimit {
                     role: node.name.clone(),
-                    kind: kind_name(k),
+                    kind: kind_name(k).to_owned(),
                 });
             }
         }

@@ -15,7 +15,7 @@ use crate::{
     bits::{Idx, NONE, Slab},
     ledger::{Agent, is_negative},
     roles::Tree,
-    share::scalars,
+    share::{self, Scalars, scalars},
 };
 
 #[derive(Debug, Clone)]
@@ -183,9 +183,7 @@ impl Allocator {
                 max: MAX_POOLS,
             });
         }
-        let refined = stack.len().checked_sub(2).and_then(|at| stack.get(at));
-        let refined = refined.and_then(|r| self.tree.find(&r.role));
-        self.room_for(stack, refined, resources)?;
+        self.room_for(stack, resources)?;
         self.make_free(idx, agent_id, from, resources, run)?;
         let to = self.stacks.hold(stack, &mut self.tree);
         let moved = self.reserve_free(idx, from, to, resources);
@@ -242,29 +240,32 @@ impl Allocator {
         self.stacks.find(stack).ok_or_else(|| not_free(agent_id, r))
     }
 
-    /// Whether limits leave room for a reservation, for roles that do not count it as part of `counted`.
-    pub(crate) fn room_for(
-        &self,
-        stack: &[Reservation],
-        counted: Option<Idx>,
-        r: &Resources,
-    ) -> Result<(), Rejection> {
-        let role = stack.last().map_or("", |r| r.role.as_str());
-        // The deepest role of it that is known; a new one has no limit.
-        let mut name = role;
-        let known = loop {
+    /// The deepest role of a stack's last reservation that is known; a new one has no limit.
+    pub(crate) fn role_of(&self, stack: &[Reservation]) -> Option<Idx> {
+        let mut name = stack.last()?.role.as_str();
+        loop {
             if let Some(idx) = self.tree.find(name) {
-                break Some(idx);
+                return Some(idx);
             }
-            match name.rsplit_once('/') {
-                Some((parent, _)) => name = parent,
-                None => break None,
-            }
-        };
-        let Some(known) = known else {
+            name = name.rsplit_once('/')?.0;
+        }
+    }
+
+    /// Whether limits leave room for a reservation. What it refines is charged to the roles above already.
+    fn room_for(&self, stack: &[Reservation], r: &Resources) -> Result<(), Rejection> {
+        let Some(role) = self.role_of(stack) else {
             return Ok(());
         };
-        self.within_limits(known, counted, r)
+        let mut changed = BTreeMap::new();
+        let outer = stack
+            .split_last()
+            .and_then(|(_, outer)| self.role_of(outer));
+        if let Some(outer) = outer {
+            let mut less = Scalars::default();
+            share::sub(&mut less, &scalars(r));
+            changed.extend(self.tree.path(outer).map(|(idx, _)| (idx, less)));
+        }
+        self.within_limits(role, &changed, r)
     }
 
     /// Makes resources of a pool free by rescinding offers of the agent, if that is enough.

@@ -18,7 +18,8 @@ pub struct FrameworkSpec {
 pub struct AgentSpec {
     /// Who it is and what it has, reservations included.
     pub info: AgentInfo,
-    /// What of it is reserved, each by its whole stack.
+    /// All that is reserved of it, static and dynamic, each by its whole stack, volumes inside the resources
+    /// of their stack. Nothing is read of `info.reserved`: the caller puts it in here.
     pub reserved: Vec<(Vec<Reservation>, Resources)>,
 }
 

@@ -173,8 +173,8 @@ fn bad_accepts_change_nothing() {
             ids(&[&one.offer_id]),
             task(4001),
             Rejection::Overuse {
-                asked: task(4001),
-                offered: node(),
+                asked: Box::new(task(4001)),
+                offered: Box::new(node()),
             },
         ),
         (

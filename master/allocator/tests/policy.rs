@@ -16,7 +16,8 @@ use waggle_allocator::{
 };
 use waggle_types::{
     AttributeConstraint, Capabilities, Domain, Milli, Millis, OfferConstraints, Predicate, Quota,
-    Resources, RoleSubscription, ScalarKind, Selector, Unavailability, UnixMillis,
+    Reservation, ResourcePart, Resources, RoleSubscription, ScalarKind, Selector, Unavailability,
+    UnixMillis,
 };
 
 const NOW: UnixMillis = UnixMillis(1000);
@@ -84,7 +85,8 @@ fn headroom_is_held_back_and_guarantees_come_first() {
         .sum();
     assert_eq!(total, 2000);
     let why = a.explain_role("prod").unwrap();
-    assert_eq!((why.owed[0], why.charged[0]), (Milli(6000), Milli(0)));
+    assert_eq!(why.owed, [("cpus".to_owned(), Milli(6000))].into());
+    assert!(why.charged.is_empty());
     assert!(
         a.explain(&framework(0))
             .iter()
@@ -96,7 +98,7 @@ fn headroom_is_held_back_and_guarantees_come_first() {
         .map(|o| o.resources.get(ScalarKind::Cpus).0)
         .sum();
     assert_eq!(total, 6000);
-    assert_eq!(a.explain_role("prod").unwrap().owed[0], Milli(0));
+    assert!(a.explain_role("prod").unwrap().owed.is_empty());
     a.check().unwrap();
 }
 
@@ -276,19 +278,24 @@ fn operations_are_all_or_nothing() {
     };
     let launch = |n| Operation::Launch {
         resources: cpus(n),
-        reservation: None,
+        parts: Vec::new(),
     };
-    let effects = a.apply(operate(vec![reserve.clone(), launch(2)]), NOW);
+    let effects = a.apply(operate(vec![reserve.clone(), launch(5)]), NOW);
     assert!(matches!(rejection(&effects), Rejection::NotFree { .. }));
     assert!(a.offer(&offer.offer_id).is_some() && a.reserved(&agent(0)).is_empty());
-    let made = offers(&a.apply(operate(vec![reserve, launch(1)]), NOW));
-    assert_eq!(a.used(&agent(0)), Some(&cpus(1)));
-    assert_eq!(a.reserved(&agent(0)), [(vec![reservation("a")], cpus(3))]);
-    assert_eq!(
-        made[0].resources.get(ScalarKind::Cpus),
-        Milli(3000),
-        "offered again, as reserved"
-    );
+    let effects = a.apply(operate(vec![reserve, launch(2), launch(2)]), NOW);
+    let stack = vec![reservation("a")];
+    let part = |reservation: &[Reservation], n| ResourcePart {
+        reservation: reservation.to_vec(),
+        revocable: false,
+        resources: cpus(n),
+    };
+    let given = Effect::Launched {
+        parts: vec![vec![part(&stack, 2)], vec![part(&stack, 1), part(&[], 1)]],
+    };
+    assert_eq!(effects, [given], "nothing is left to be offered");
+    assert_eq!(a.used(&agent(0)), Some(&cpus(4)));
+    assert_eq!(a.reserved(&agent(0)), [(stack, cpus(3))]);
     a.check().unwrap();
 }
 

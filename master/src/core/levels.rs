@@ -120,6 +120,8 @@ impl MasterCore {
                     tracing::debug!(what, %reason, "level 1 refused");
                     self.reject("level_1_refused");
                 }
+                // Read by whoever applied it.
+                Some(Work::Level1(Level1Effect::Launched { .. })) => {}
                 Some(Work::Level2(action)) => self.act(action, now),
                 // Everything else is said: now one batch of offers, so that the framework sees the
                 // whole picture at once.

@@ -90,7 +90,8 @@ impl Oracle {
         }
     }
 
-    /// Takes from the parts in the order in which the allocator promises to: reserved before unreserved.
+    /// Takes from the parts in the order in which the allocator promises to: own reservations, then what is
+    /// not reserved, then what is lent.
     fn launch(
         &mut self,
         parts: &mut Vec<ResourcePart>,
@@ -166,7 +167,7 @@ impl Oracle {
             } => {
                 let launch = Operation::Launch {
                     resources: used.clone(),
-                    reservation: None,
+                    parts: Vec::new(),
                 };
                 self.operate(offer_ids, &[launch], *refuse, now);
             }
@@ -295,8 +296,8 @@ impl Oracle {
                 }
             }
         }
-        // Reserved ones first, in the order of the offers.
-        parts.sort_by_key(|p| p.reservation.is_empty());
+        let order = |p: &ResourcePart| (p.revocable, p.reservation.is_empty());
+        parts.sort_by_key(order);
         let (agent, client) = of.expect("some offer");
         let nothing = |op: &Operation| matches!(op, Operation::Launch { resources, .. } if resources.is_empty());
         let in_round = self.declined.iter().any(|(a, _)| *a == agent);
@@ -316,8 +317,23 @@ impl Oracle {
                     let part = part.expect("it was offered");
                     part.resources = part.resources.checked_sub(resources).expect("enough");
                     self.move_reserved(&agent, outer, stack, resources);
+                    let owner = &stack.last().expect("checked").role;
+                    if super::oracle::within(&client.1, owner) {
+                        let same = |p: &&mut ResourcePart| p.reservation == *stack && !p.revocable;
+                        match parts.iter_mut().find(same) {
+                            Some(p) => {
+                                p.resources = p.resources.checked_add(resources).expect("disjoint");
+                            }
+                            None => parts.push(ResourcePart {
+                                reservation: stack.clone(),
+                                revocable: false,
+                                resources: resources.clone(),
+                            }),
+                        }
+                        parts.sort_by_key(order);
+                    }
                 }
-                Operation::Unreserve { .. } => unreachable!("not in these histories"),
+                other => unreachable!("not in these histories: {other:?}"),
             }
         }
         parts.retain(|p| !p.resources.is_empty());

@@ -106,7 +106,7 @@ impl World {
                     self.oracle.offers.remove(offer_id).expect("it was out");
                 }
                 Effect::Rejected { .. } => rejected = true,
-                Effect::Offer(_) => {}
+                Effect::Offer(_) | Effect::Launched { .. } => {}
             }
         }
         if !rejected {
@@ -441,7 +441,7 @@ impl World {
                     },
                     Operation::Launch {
                         resources: part_of(&sum, 2),
-                        reservation: None,
+                        parts: Vec::new(),
                     },
                 ],
                 refuse,

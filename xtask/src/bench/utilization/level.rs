@@ -243,6 +243,8 @@ impl Level1 for Offers {
                     grants.extend(self.answer(&offer, &mut waiting, now_s)?);
                 }
                 Effect::Rejected { what, reason } => bail!("{what} was rejected: {reason}"),
+                // Nothing is accepted with operations here.
+                Effect::Launched { .. } => {}
                 // Offers are answered in the second in which they are made.
                 Effect::Rescind { .. } => bail!("an offer was rescinded"),
             }
