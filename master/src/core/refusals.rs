@@ -20,8 +20,9 @@ pub(super) fn level_1_says(object: &(impl ToString + ?Sized), reason: &Rejection
         Rejection::MixedRoles => about(RejectReason::MixedRoles, &"offer_ids"),
         Rejection::Overuse { .. } => about(RejectReason::Overuse, &object),
         Rejection::Negative(_) => about(RejectReason::Invalid, &object),
-        Rejection::NotUsed { agent_id, .. } => about(RejectReason::NotFree, agent_id),
-        Rejection::UsedExceedsTotal { agent_id, .. } => about(RejectReason::NotFree, agent_id),
+        Rejection::NotUsed { agent_id, .. } | Rejection::UsedExceedsTotal { agent_id, .. } => {
+            about(RejectReason::NotFree, agent_id)
+        }
         Rejection::ZeroWeight(_) => about(RejectReason::Invalid, &"weight"),
         Rejection::UnknownKind { role, .. } | Rejection::BadQuota { role, .. } => {
             about(RejectReason::BadQuota, role)
@@ -33,6 +34,15 @@ pub(super) fn level_1_says(object: &(impl ToString + ?Sized), reason: &Rejection
         Rejection::OverLimit { role, .. } => about(RejectReason::OverLimit, role),
         Rejection::BadReservation(_) => about(RejectReason::BadReservation, &object),
         Rejection::NotFree { .. } => about(RejectReason::NotFree, &object),
+        Rejection::BadParts(_) => about(RejectReason::Invalid, &object),
+        Rejection::BadVolume { volume_id, .. } => about(RejectReason::Invalid, volume_id),
+        Rejection::DuplicateVolume { volume_id, .. } => {
+            about(RejectReason::DuplicateVolume, volume_id)
+        }
+        Rejection::UnknownVolume { volume_id, .. } => about(RejectReason::NotFree, volume_id),
+        Rejection::VolumeInUse { volume_id, .. } | Rejection::HasVolume { volume_id, .. } => {
+            about(RejectReason::VolumeInUse, volume_id)
+        }
         Rejection::NoInverseOffer { agent_id, .. } => about(RejectReason::NoInverseOffer, agent_id),
         Rejection::Full { .. } => about(RejectReason::TooMany, &object),
     }
