@@ -13,6 +13,7 @@ use waggle_types::{
 
 use crate::{
     Sim, Violation,
+    batch::Job,
     network::{Delivery, Up},
 };
 
@@ -273,6 +274,11 @@ impl Sim {
                     used: used.map_or("a port has two holders".into(), |r| r.to_string()),
                 });
             }
+        }
+        let spec = self.nodes[at].disk.get(task).and_then(|d| d.spec.as_ref());
+        if let Some((code, ms)) = spec.and_then(|s| Job::end_of(&s.command)) {
+            let agent = at;
+            self.after(ms, ms + 1, Delivery::Exit { agent, pid, code });
         }
         let task_id = task.clone();
         self.tell_agent(at, Event::Started { task_id, pid })

@@ -2,8 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use waggle_master::view::ClusterView;
 use waggle_services::Instance;
-use waggle_types::{AgentId, Generation, Resources, ServiceId, ServiceVersion, TaskId};
+use waggle_types::{
+    AgentId, FrameworkId, Generation, Millis, Resources, ServiceId, ServiceVersion, TaskId,
+};
 
 use crate::Sim;
 
@@ -32,8 +35,17 @@ pub enum Violation {
     },
     /// The store could not be read back.
     Store(String),
-    /// An agent was told to go away for good.
+    /// An agent was told to go away for good, or a framework that keeps the rules was refused.
     Refused(String),
+    /// A framework was offered nothing although there was room for it.
+    Starved {
+        /// Which.
+        framework: String,
+        /// Where there was room.
+        agent_id: AgentId,
+        /// For how long.
+        waited: Millis,
+    },
     /// Something never came to rest.
     TooManyEvents,
     /// After healing, within the time given, this was not so.
@@ -59,10 +71,14 @@ impl Sim {
     }
 
     /// What still differs from what was asked for; empty when converged.
-    pub(crate) fn differences(&self) -> Vec<String> {
-        let mut out = Vec::new();
-        let Some(master) = &self.master else {
+    pub(crate) fn differences(&mut self) -> Vec<String> {
+        let now = self.now;
+        let Some(view) = self.master.as_mut().map(|m| m.view(now)) else {
             return vec!["no master".into()];
+        };
+        let mut out = self.framework_differences(&view);
+        let Some(master) = &self.master else {
+            return out;
         };
         let scheduler = master.scheduler();
         let mut known: BTreeMap<&AgentId, BTreeSet<&TaskId>> = BTreeMap::new();
@@ -75,6 +91,15 @@ impl Sim {
                 Some(s) => *sum = s,
                 None => out.push(format!("{on}: two instances hold one port")),
             }
+        }
+        let foreign = view
+            .tasks
+            .iter()
+            .filter(|(_, t)| self.is_foreign(&t.spec.framework_id));
+        for (task_id, t) in foreign {
+            known.entry(&t.agent_id).or_default().insert(task_id);
+            let sum = held.entry(&t.agent_id).or_default();
+            sum.try_add(&t.spec.resources);
         }
         for s in scheduler.services() {
             let id = &s.spec().id;
@@ -114,9 +139,81 @@ impl Sim {
             out.push(format!("{on}: instances on an agent that is not there"));
         }
         let tasks: BTreeSet<&TaskId> = master.net().tasks.keys().collect();
-        let instances: BTreeSet<&TaskId> = scheduler.instances().map(Instance::task_id).collect();
-        if tasks != instances {
-            out.push("the network's tasks are not the instances".into());
+        let instances = scheduler.instances().map(Instance::task_id);
+        let foreign = self.frameworks.iter().flat_map(|f| f.mind.live());
+        if tasks != instances.chain(foreign).collect() {
+            out.push("the network's tasks are not those that run".into());
+        }
+        out
+    }
+
+    fn is_foreign(&self, id: &FrameworkId) -> bool {
+        self.master.as_ref().is_some_and(|m| m.framework_id() != id)
+    }
+
+    /// What frameworks believe, what runs, and what level 1 holds for each.
+    fn framework_differences(&self, view: &ClusterView) -> Vec<String> {
+        let mut out = Vec::new();
+        let registered: BTreeSet<&FrameworkId> = view.frameworks.keys().collect();
+        let mut living = BTreeSet::new();
+        for (at, f) in self.frameworks.iter().enumerate() {
+            if f.is_gone {
+                continue;
+            }
+            if f.retired || !f.is_idle() {
+                out.push(format!("framework {at} is not at rest"));
+            }
+            out.extend(f.mind.unfinished().map(|u| format!("framework {at}: {u}")));
+            living.extend(&f.id);
+        }
+        let others = registered.into_iter().filter(|id| self.is_foreign(id));
+        if living != others.collect() {
+            out.push(format!("registered are {:?}", view.frameworks.keys()));
+        }
+        let mut running: BTreeMap<&FrameworkId, BTreeMap<&AgentId, Resources>> = BTreeMap::new();
+        let mut tasks: BTreeMap<&FrameworkId, BTreeSet<&TaskId>> = BTreeMap::new();
+        for node in &self.nodes {
+            for task_id in node.processes.values() {
+                let Some(spec) = node.disk.get(task_id).and_then(|d| d.spec.as_ref()) else {
+                    out.push(format!("{task_id} runs and nothing is written of it"));
+                    continue;
+                };
+                let of = &spec.framework_id;
+                tasks.entry(of).or_default().insert(task_id);
+                let sum = running.entry(of).or_default();
+                sum.entry(&node.info.agent_id)
+                    .or_default()
+                    .try_add(&spec.resources);
+            }
+        }
+        for f in &self.frameworks {
+            let live: BTreeSet<&TaskId> = f.mind.live().collect();
+            let run =
+                f.id.as_ref()
+                    .and_then(|id| tasks.remove(id))
+                    .unwrap_or_default();
+            if live != run {
+                let name = f.mind.info().name;
+                out.push(format!("{name} believes in {live:?}, {run:?} run"));
+            }
+        }
+        tasks.retain(|id, _| self.is_foreign(id));
+        for (id, left) in tasks {
+            out.push(format!("{left:?} of {id}, which is gone, run"));
+        }
+        let Some(master) = &self.master else {
+            return out;
+        };
+        let (allocator, nothing) = (master.allocator(), BTreeMap::new());
+        for id in view.frameworks.keys() {
+            let run = running.get(id).unwrap_or(&nothing);
+            for node in &self.nodes {
+                let agent = &node.info.agent_id;
+                let used = allocator.used_by(agent, id);
+                if used.as_ref() != run.get(agent) {
+                    out.push(format!("{agent}: level 1 says that {id} uses {used:?}"));
+                }
+            }
         }
         out
     }

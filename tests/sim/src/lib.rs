@@ -23,11 +23,18 @@
 #![forbid(unsafe_code)]
 
 mod agent;
+mod batch;
 mod check;
 mod faults;
+mod framework;
+mod link;
+mod master;
+mod mind;
 mod network;
 mod rng;
+mod session;
 mod sim;
+mod wait;
 
 pub use check::Violation;
 pub use faults::Plan;

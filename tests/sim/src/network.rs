@@ -6,6 +6,8 @@ use std::sync::Arc;
 use waggle_master::core::{MasterMsg, Registration};
 use waggle_types::{Generation, NetSnapshot, TaskId, TaskStatus, UnixMillis};
 
+use crate::link::FrameworkDelivery;
+
 /// To the master.
 #[derive(Debug, Clone)]
 pub(crate) enum Up {
@@ -67,6 +69,8 @@ pub(crate) enum Delivery {
     MasterUp,
     /// A partition ends.
     Heal(usize),
+    /// Of a framework.
+    Framework(FrameworkDelivery),
 }
 
 /// One connection of one agent.

@@ -8,21 +8,21 @@ use std::{
 };
 
 use waggle_lifecycle::{AgentCore, Event as AgentEvent};
-use waggle_master::{
-    core::{Answer, CoreConfig, Effect, Event, MasterCore, MasterMsg, Restored, SessionId},
-    store::{Entry, StoreOp},
-    view::MasterView,
-};
+use waggle_master::core::{Event, MasterCore, SessionId};
 use waggle_types::{
-    AgentId, AgentInfo, Command, FrameworkId, HealthCheck, HealthProbe, Millis, NetSnapshot,
-    PortDefinition, PortRange, PortSet, Protocol, Resources, ServiceId, ServiceSpec,
-    ServiceVersion, TaskId, UnixMillis, UnreachableStrategy,
+    AgentId, AgentInfo, Command, HealthCheck, HealthProbe, Millis, NetSnapshot, PortDefinition,
+    PortRange, PortSet, Protocol, Resources, ServiceId, ServiceSpec, ServiceVersion, TaskId,
+    UnixMillis, UnreachableStrategy,
 };
 
 use crate::{
     Plan, Rng, Violation,
     agent::Node,
-    network::{Delivery, Down, Session, Up},
+    batch::Batch,
+    framework::Foreign,
+    link::Link,
+    mind::Mind,
+    network::{Delivery, Session, Up},
 };
 
 /// More events than any history needs.
@@ -36,14 +36,14 @@ pub struct Sim {
     pub(crate) rng: Rng,
     pub(crate) started: UnixMillis,
     pub(crate) now: UnixMillis,
-    queue: BTreeMap<(UnixMillis, u64), Delivery>,
+    pub(crate) queue: BTreeMap<(UnixMillis, u64), Delivery>,
     n_queued: u64,
     pub(crate) master: Option<MasterCore>,
-    store: BTreeMap<String, Vec<u8>>,
-    net: Option<Arc<NetSnapshot>>,
+    pub(crate) store: BTreeMap<String, Vec<u8>>,
+    pub(crate) net: Option<Arc<NetSnapshot>>,
     pub(crate) nodes: Vec<Node>,
-    sessions: BTreeMap<u64, Session>,
-    n_sessions: u64,
+    pub(crate) sessions: BTreeMap<u64, Session>,
+    pub(crate) n_sessions: u64,
     pub(crate) starts: BTreeMap<TaskId, u32>,
     pub(crate) n_pids: u32,
     pub(crate) n_requests: u64,
@@ -51,8 +51,21 @@ pub struct Sim {
     /// Newest answer per service: its version, `None` for removed.
     pub(crate) answered: BTreeMap<ServiceId, Option<ServiceVersion>>,
     pub(crate) unanswered: BTreeSet<ServiceId>,
+    pub(crate) frameworks: Vec<Foreign>,
+    pub(crate) links: BTreeMap<u64, Link>,
+    pub(crate) n_links: u64,
+    /// Calls of frameworks that wait for an answer: the stream beside which each was made.
+    pub(crate) calls: BTreeMap<u64, u64>,
+    /// Those of them that are subscriptions.
+    pub(crate) subscribing: BTreeSet<u64>,
+    /// Since when a framework waits for an offer of an agent that has room for it.
+    pub(crate) waits: BTreeMap<(usize, usize), UnixMillis>,
+    pub(crate) worst_wait: Millis,
+    /// Launches that a framework was told are taken.
+    pub(crate) n_accepted: usize,
+    pub(crate) n_torn_down: usize,
     n_events: u64,
-    n_master_starts: u64,
+    pub(crate) n_master_starts: u64,
     history: VecDeque<String>,
 }
 
@@ -142,6 +155,15 @@ impl Sim {
             requests: BTreeMap::new(),
             answered: BTreeMap::new(),
             unanswered: BTreeSet::new(),
+            frameworks: Vec::new(),
+            links: BTreeMap::new(),
+            n_links: 0,
+            calls: BTreeMap::new(),
+            subscribing: BTreeSet::new(),
+            waits: BTreeMap::new(),
+            worst_wait: Millis(0),
+            n_accepted: 0,
+            n_torn_down: 0,
             n_events: 0,
             n_master_starts: 0,
             history: VecDeque::new(),
@@ -150,6 +172,7 @@ impl Sim {
         for at in 0..sim.nodes.len() {
             sim.after(0, 5_000, Delivery::AgentUp(at));
         }
+        sim.add_frameworks();
         sim.after(1, 3_000, Delivery::Fault);
         sim
     }
@@ -162,14 +185,29 @@ impl Sim {
     /// How much happened, for people.
     pub fn summary(&self) -> String {
         format!(
-            "{} events, {} virtual s, {} tasks started, {} sessions, {} requests, {} master starts",
+            "{} events, {} virtual s, {} tasks started, {} sessions, {} requests, {} master starts; \
+             frameworks: {} streams, {} launches taken, {} torn down, {} jobs done, {} tasks seen again, \
+             worst wait {} ms",
             self.n_events,
             self.now.since(self.started).0 / 1000,
             self.starts.len(),
             self.n_sessions,
             self.n_requests,
             self.n_master_starts,
+            self.n_links,
+            self.n_accepted,
+            self.n_torn_down,
+            self.batches().map(|b| b.n_done).sum::<usize>(),
+            self.batches().map(|b| b.n_returned).sum::<usize>(),
+            self.worst_wait.0,
         )
+    }
+
+    fn batches(&self) -> impl Iterator<Item = &Batch> {
+        self.frameworks.iter().filter_map(|f| match &f.mind {
+            Mind::Batch(b) => Some(b),
+            Mind::Hoarder(_) => None,
+        })
     }
 
     /// The latest part of the history, for people.
@@ -191,7 +229,7 @@ impl Sim {
         self.at(at, what);
     }
 
-    fn at(&mut self, at: UnixMillis, what: Delivery) {
+    pub(crate) fn at(&mut self, at: UnixMillis, what: Delivery) {
         self.n_queued += 1;
         self.queue.insert((at, self.n_queued), what);
     }
@@ -223,6 +261,7 @@ impl Sim {
             self.after(0, 1, Delivery::Heal(at));
             self.after(1, 2, Delivery::AgentUp(at));
         }
+        self.heal_frameworks();
         let mut left = Vec::new();
         // Time-outs of updates, launches and sessions are minutes; backoff is cut to 20 s here.
         for _ in 0..90 {
@@ -315,278 +354,7 @@ impl Sim {
                 self.nodes[at].partitioned = false;
                 Ok(())
             }
+            Delivery::Framework(what) => self.framework_delivery(what),
         }
-    }
-
-    // The master and its store.
-
-    fn master_up(&mut self) -> Result<(), Violation> {
-        if self.master.is_some() {
-            return Ok(());
-        }
-        self.log(format_args!("master starts"));
-        self.n_master_starts += 1;
-        let entries: Vec<Entry> = self
-            .store
-            .iter()
-            .map(|(key, value)| Entry {
-                key: key.clone(),
-                value: value.clone(),
-                revision: 1,
-            })
-            .collect();
-        let restored = Restored::load(&entries).map_err(|e| Violation::Store(e.to_string()))?;
-        let seed = self.rng.any();
-        let view = MasterView {
-            id: format!("m{seed:x}"),
-            hostname: "m".into(),
-            ip: Ipv4Addr::new(192, 168, 77, 250),
-            mesos_port: 5050,
-            marathon_port: 8080,
-        };
-        let framework_id = FrameworkId::new(format!("fw-{seed:x}"))
-            .map_err(|e| Violation::Store(e.to_string()))?;
-        let config = CoreConfig::new(view, framework_id, seed);
-        let (core, effects) = MasterCore::new(config, restored, self.now);
-        self.master = Some(core);
-        self.net = None;
-        self.master_effects(effects);
-        self.finish_batch();
-        self.check_books()
-    }
-
-    pub(crate) fn master_down(&mut self) {
-        if self.master.take().is_none() {
-            return;
-        }
-        self.log(format_args!("master dies"));
-        for session in std::mem::take(&mut self.sessions).into_keys() {
-            self.after(1, 1_000, Delivery::AgentSees(session));
-        }
-        // Requests without an answer stay open for ever; clients ask again.
-        self.requests.clear();
-        self.after(500, 20_000, Delivery::MasterUp);
-    }
-
-    pub(crate) fn tell_master(&mut self, event: Event) -> Result<(), Violation> {
-        let now = self.now;
-        let Some(core) = &mut self.master else {
-            return Ok(());
-        };
-        let effects = core.handle(event, now);
-        self.master_effects(effects);
-        self.finish_batch();
-        self.check_books()
-    }
-
-    fn finish_batch(&mut self) {
-        let now = self.now;
-        if let Some(core) = &mut self.master {
-            let effects = core.finish(now);
-            self.master_effects(effects);
-        }
-    }
-
-    fn master_effects(&mut self, effects: Vec<Effect>) {
-        for effect in effects {
-            if self.rng.chance(self.plan.master_cuts) {
-                self.master_down();
-                return;
-            }
-            match effect {
-                Effect::Persist(ops) => {
-                    for op in ops {
-                        match op {
-                            StoreOp::Put { key, value } => self.store.insert(key, value),
-                            StoreOp::Delete { key } => self.store.remove(&key),
-                        };
-                    }
-                }
-                Effect::Opened { session, .. } => {
-                    if let Some(s) = self.sessions.get_mut(&session.0) {
-                        s.opened = true;
-                    }
-                    if let Some(net) = self.net.clone() {
-                        self.send_down(session.0, Down::Net(net));
-                    }
-                }
-                Effect::SendAgent { session, msg } => self.send_down(session.0, Down::Msg(msg)),
-                Effect::Close { session } => self.send_down(session.0, Down::Closed),
-                Effect::PublishNet { snapshot, .. } => {
-                    self.net = Some(Arc::clone(&snapshot));
-                    let open = self.sessions.iter().filter(|(_, s)| s.opened);
-                    for session in open.map(|(id, _)| *id).collect::<Vec<_>>() {
-                        self.send_down(session, Down::Net(Arc::clone(&snapshot)));
-                    }
-                }
-                Effect::Reply { request, answer } => self.answer(request.0, &answer),
-                // No framework but the built-in one subscribes here.
-                Effect::Trace(_)
-                | Effect::Measure(_)
-                | Effect::SendFramework { .. }
-                | Effect::CloseFramework { .. } => {}
-            }
-        }
-    }
-
-    fn answer(&mut self, request: u64, answer: &Answer) {
-        let Some(id) = self.requests.remove(&request) else {
-            return;
-        };
-        if !self.requests.values().any(|other| *other == id) {
-            self.unanswered.remove(&id);
-        }
-        if let Answer::Deployment(Ok(d)) = answer {
-            // A removal answers the version that it removes.
-            let found = self
-                .master
-                .as_ref()
-                .and_then(|m| m.scheduler().service(&id));
-            let removed = found.is_none_or(waggle_services::Service::is_removing);
-            self.answered.insert(id, (!removed).then_some(d.version));
-        }
-    }
-
-    // Sessions.
-
-    fn connect(&mut self, at: usize, life: u64) {
-        let node = &self.nodes[at];
-        if node.life != life || node.core.is_none() || node.session.is_some() {
-            return;
-        }
-        if node.partitioned || self.master.is_none() {
-            self.after(500, 5_000, Delivery::Connect { agent: at, life });
-            return;
-        }
-        let registration = Box::new(node.registration(self.now));
-        self.n_sessions += 1;
-        let id = self.n_sessions;
-        let session = Session {
-            doomed: false,
-            opened: false,
-            last_up: self.now,
-            last_down: self.now,
-        };
-        self.sessions.insert(id, session);
-        self.nodes[at].session = Some(id);
-        self.send_up(id, Up::Register(registration));
-        self.after(5_000, 5_100, Delivery::Heartbeat(id));
-    }
-
-    /// The agent that still uses a session.
-    fn session_of(&self, session: u64) -> Option<usize> {
-        self.nodes.iter().position(|n| n.session == Some(session))
-    }
-
-    pub(crate) fn send_up(&mut self, session: u64, up: Up) {
-        let delay = Millis(self.rng.between(1, 40));
-        let now = self.now;
-        let Some(s) = self.sessions.get_mut(&session) else {
-            return;
-        };
-        if !s.doomed {
-            s.last_up = s.last_up.max(now + delay);
-            let at = s.last_up;
-            self.at(at, Delivery::ToMaster(session, up));
-        }
-    }
-
-    fn send_down(&mut self, session: u64, down: Down) {
-        let delay = Millis(self.rng.between(1, 40));
-        let now = self.now;
-        let Some(s) = self.sessions.get_mut(&session) else {
-            return;
-        };
-        if !s.doomed {
-            s.last_down = s.last_down.max(now + delay);
-            let at = s.last_down;
-            self.at(at, Delivery::ToAgent(session, down));
-        }
-    }
-
-    /// A session dies: what is on its way is lost, and each end notices in its own time.
-    pub(crate) fn doom(&mut self, session: u64, low: u64, high: u64) {
-        if let Some(s) = self.sessions.get_mut(&session) {
-            s.doomed = true;
-        }
-        let lost = |d: &Delivery| matches!(d, Delivery::ToMaster(s, _) | Delivery::ToAgent(s, _) if *s == session);
-        self.queue.retain(|_, d| !lost(d));
-        self.after(low, high, Delivery::AgentSees(session));
-        self.after(low, high, Delivery::MasterSees(session));
-    }
-
-    fn agent_sees(&mut self, session: u64) -> Result<(), Violation> {
-        let Some(at) = self.session_of(session) else {
-            return Ok(());
-        };
-        self.nodes[at].session = None;
-        let life = self.nodes[at].life;
-        self.tell_agent(at, AgentEvent::Disconnected)?;
-        self.after(100, 2_000, Delivery::Connect { agent: at, life });
-        Ok(())
-    }
-
-    fn up(&mut self, session: u64, up: Up) -> Result<(), Violation> {
-        if !self.sessions.contains_key(&session) {
-            return Ok(());
-        }
-        let session = SessionId(session);
-        self.tell_master(match up {
-            Up::Register(registration) => Event::Register {
-                session,
-                registration,
-            },
-            Up::Heartbeat => Event::Heartbeat { session },
-            Up::Status(status) => Event::Status { session, status },
-            Up::Applied(generation) => Event::Applied {
-                session,
-                generation,
-                duration_us: 100,
-                failures: Vec::new(),
-            },
-        })
-    }
-
-    fn down(&mut self, session: u64, down: Down) -> Result<(), Violation> {
-        let Some(at) = self.session_of(session) else {
-            return Ok(());
-        };
-        match down {
-            Down::Msg(MasterMsg::Registered { unknown_tasks, .. }) => {
-                self.tell_agent(at, AgentEvent::Connected { unknown_tasks })
-            }
-            Down::Msg(MasterMsg::Launch(spec)) => {
-                self.tell_agent(at, AgentEvent::Launch(Box::new(spec.as_ref().clone())))
-            }
-            Down::Msg(MasterMsg::Kill(task_id)) => self.tell_agent(at, AgentEvent::Kill(task_id)),
-            Down::Msg(MasterMsg::Ack { task_id, uuid }) => {
-                self.tell_agent(at, AgentEvent::Ack { task_id, uuid })
-            }
-            Down::Msg(MasterMsg::Refused { reason, permanent }) => {
-                if permanent {
-                    return Err(Violation::Refused(reason));
-                }
-                Ok(())
-            }
-            Down::Net(net) => self.apply_net(at, session, &net),
-            Down::Closed => {
-                self.sessions.remove(&session);
-                self.agent_sees(session)
-            }
-        }
-    }
-
-    fn apply_net(&mut self, at: usize, session: u64, net: &NetSnapshot) -> Result<(), Violation> {
-        let node = &mut self.nodes[at];
-        if net.generation < node.applied {
-            return Err(Violation::GenerationWentBack {
-                agent_id: node.info.agent_id.clone(),
-                has: node.applied,
-                sent: net.generation,
-            });
-        }
-        node.applied = net.generation;
-        self.send_up(session, Up::Applied(net.generation));
-        Ok(())
     }
 }

@@ -1,0 +1,168 @@
+//! The master's process and its store: what it says becomes messages and writes.
+
+use std::{net::Ipv4Addr, sync::Arc};
+
+use waggle_master::{
+    core::{Answer, CoreConfig, Effect, Event, MasterCore, Restored},
+    store::{Entry, StoreOp},
+    view::MasterView,
+};
+use waggle_types::{FrameworkId, Millis, SchedulerEvent};
+
+use crate::{
+    Sim, Violation,
+    link::{EventDown, FrameworkDelivery},
+    network::{Delivery, Down},
+};
+
+impl Sim {
+    pub(crate) fn master_up(&mut self) -> Result<(), Violation> {
+        if self.master.is_some() {
+            return Ok(());
+        }
+        self.log(format_args!("master starts"));
+        self.n_master_starts += 1;
+        let entries: Vec<Entry> = self
+            .store
+            .iter()
+            .map(|(key, value)| Entry {
+                key: key.clone(),
+                value: value.clone(),
+                revision: 1,
+            })
+            .collect();
+        let restored = Restored::load(&entries).map_err(|e| Violation::Store(e.to_string()))?;
+        let seed = self.rng.any();
+        let view = MasterView {
+            id: format!("m{seed:x}"),
+            hostname: "m".into(),
+            ip: Ipv4Addr::new(192, 168, 77, 250),
+            mesos_port: 5050,
+            marathon_port: 8080,
+        };
+        let framework_id = FrameworkId::new(format!("fw-{seed:x}"))
+            .map_err(|e| Violation::Store(e.to_string()))?;
+        let config = CoreConfig {
+            offer_timeout: Millis(self.plan.offer_timeout_ms),
+            ..CoreConfig::new(view, framework_id, seed)
+        };
+        let (core, effects) = MasterCore::new(config, restored, self.now);
+        self.master = Some(core);
+        self.net = None;
+        self.master_effects(effects);
+        self.finish_batch();
+        self.check_books()
+    }
+
+    pub(crate) fn master_down(&mut self) {
+        if self.master.take().is_none() {
+            return;
+        }
+        self.log(format_args!("master dies"));
+        for session in std::mem::take(&mut self.sessions).into_keys() {
+            self.after(1, 1_000, Delivery::AgentSees(session));
+        }
+        for link in std::mem::take(&mut self.links).into_keys() {
+            let seen = FrameworkDelivery::FrameworkSees(link);
+            self.after(1, 1_000, Delivery::Framework(seen));
+        }
+        // Requests without an answer stay open for ever; clients ask again.
+        self.requests.clear();
+        self.calls.clear();
+        self.subscribing.clear();
+        self.waits.clear();
+        self.after(500, 20_000, Delivery::MasterUp);
+    }
+
+    pub(crate) fn tell_master(&mut self, event: Event) -> Result<(), Violation> {
+        let now = self.now;
+        let Some(core) = &mut self.master else {
+            return Ok(());
+        };
+        let effects = core.handle(event, now);
+        self.master_effects(effects);
+        self.finish_batch();
+        self.check_books()?;
+        self.check_waits()
+    }
+
+    fn finish_batch(&mut self) {
+        let now = self.now;
+        if let Some(core) = &mut self.master {
+            let effects = core.finish(now);
+            self.master_effects(effects);
+        }
+    }
+
+    fn master_effects(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            if self.rng.chance(self.plan.master_cuts) {
+                self.master_down();
+                return;
+            }
+            match effect {
+                Effect::Persist(ops) => {
+                    for op in ops {
+                        match op {
+                            StoreOp::Put { key, value } => self.store.insert(key, value),
+                            StoreOp::Delete { key } => self.store.remove(&key),
+                        };
+                    }
+                }
+                Effect::Opened { session, .. } => {
+                    if let Some(s) = self.sessions.get_mut(&session.0) {
+                        s.opened = true;
+                    }
+                    if let Some(net) = self.net.clone() {
+                        self.send_down(session.0, Down::Net(net));
+                    }
+                }
+                Effect::SendAgent { session, msg } => self.send_down(session.0, Down::Msg(msg)),
+                Effect::Close { session } => self.send_down(session.0, Down::Closed),
+                Effect::PublishNet { snapshot, .. } => {
+                    self.net = Some(Arc::clone(&snapshot));
+                    let open = self.sessions.iter().filter(|(_, s)| s.opened);
+                    for session in open.map(|(id, _)| *id).collect::<Vec<_>>() {
+                        self.send_down(session, Down::Net(Arc::clone(&snapshot)));
+                    }
+                }
+                Effect::Reply { request, answer } => self.answer(request.0, &answer),
+                Effect::SendFramework {
+                    subscription,
+                    event,
+                } => {
+                    if matches!(event, SchedulerEvent::Offers(_)) {
+                        self.was_offered(subscription.0);
+                    }
+                    self.send_event(subscription.0, EventDown::Event(event));
+                }
+                Effect::CloseFramework { subscription, why } => {
+                    self.send_event(subscription.0, EventDown::Closed(why));
+                }
+                Effect::Trace(_) | Effect::Measure(_) => {}
+            }
+        }
+    }
+
+    fn answer(&mut self, request: u64, answer: &Answer) {
+        if let Answer::Called(called) = answer {
+            self.called(request, called.clone());
+            return;
+        }
+        let Some(id) = self.requests.remove(&request) else {
+            return;
+        };
+        if !self.requests.values().any(|other| *other == id) {
+            self.unanswered.remove(&id);
+        }
+        if let Answer::Deployment(Ok(d)) = answer {
+            // A removal answers the version that it removes.
+            let found = self
+                .master
+                .as_ref()
+                .and_then(|m| m.scheduler().service(&id));
+            let removed = found.is_none_or(waggle_services::Service::is_removing);
+            self.answered.insert(id, (!removed).then_some(d.version));
+        }
+    }
+}
