@@ -195,6 +195,11 @@ impl MasterCore {
                     task.take(&status, now);
                     // Its trace was told when it first became a backend.
                     task.announced = task.is_backend();
+                    // Its framework may have been told that nobody knows it.
+                    if task.spec.framework_id != self.framework_id {
+                        let uuid = None;
+                        reports.push(TaskStatus { uuid, ..status });
+                    }
                     self.tasks.live.insert(task_id.clone(), task);
                     adopted.push(task_id);
                 }

@@ -138,7 +138,11 @@ impl Batch {
     pub fn subscribed(&mut self) -> Vec<FrameworkCall> {
         // The new stream starts out revived.
         self.suppressed = false;
-        self.reconcile()
+        let mut says = self.reconcile();
+        // And for all, since some may be back that were given up.
+        let task_ids = Vec::new();
+        says.push(call(SchedulerCall::Reconcile { task_ids }));
+        says
     }
 
     pub fn cut(&mut self) {

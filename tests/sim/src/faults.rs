@@ -108,10 +108,11 @@ impl Sim {
         let roles = ["jobs", "jobs/night"];
         for n in 0..self.plan.n_batches {
             let stay_away = Millis::from_secs([600, 10][n % 2]);
-            let task = Resources::from_millis([300, 700][n % 2], 64_000, 0);
+            let task = Resources::from_millis([300, 500][n % 2], 64_000, 0);
             let batch = Batch::new(&format!("batch{n}"), roles[n % 2], stay_away, task);
             self.frameworks.push(Foreign::new(Mind::Batch(batch)));
-            let jobs = self.jobs(20);
+            let mut jobs = self.jobs(20);
+            jobs.push(Job::Serve);
             self.add_jobs(n, jobs);
         }
         for n in 0..self.plan.n_hoarders {
@@ -127,10 +128,10 @@ impl Sim {
     fn jobs(&mut self, n: u64) -> Vec<Job> {
         let mut job = |_| {
             let ms = self.rng.between(50, 8_000);
-            match self.rng.between(0, 20) {
-                0 => Job::Serve,
-                1..4 => Job::Fail(ms),
-                _ => Job::Run(ms),
+            if self.rng.chance(150) {
+                Job::Fail(ms)
+            } else {
+                Job::Run(ms)
             }
         };
         (0..n).map(&mut job).collect()

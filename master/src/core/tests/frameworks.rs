@@ -313,6 +313,26 @@ fn lost_agents_are_told() {
 }
 
 #[test]
+fn a_task_that_was_said_to_be_unknown_and_turns_up_is_told() {
+    let (mut w, c, id) = launched();
+    w.say(&agent_id(1), &id, TaskState::Running);
+    w.restart();
+    let c = w.subscribe(batch(Some(&c.id))).unwrap();
+    w.pass(11_000);
+    let task_ids = vec![id.clone()];
+    w.call(&c, SchedulerCall::Reconcile { task_ids }).unwrap();
+    let last = w.updates(&c).pop().unwrap();
+    assert_eq!(last.state, TaskState::Unknown, "its agent is not back");
+    w.join(1);
+    let last = w.updates(&c).pop().unwrap();
+    assert_eq!((last.task_id, last.state), (id, TaskState::Running));
+    assert_eq!(
+        last.uuid, None,
+        "its agent says by itself what is to be acknowledged"
+    );
+}
+
+#[test]
 fn services_and_frameworks_share() {
     let mut w = World::new();
     w.join(1);
