@@ -19,6 +19,7 @@
 
 mod clock;
 pub mod core;
+pub mod cow;
 pub mod error;
 mod event_loop;
 pub mod explain;
@@ -31,6 +32,7 @@ mod run;
 mod session;
 mod spans;
 pub mod store;
+pub mod task;
 pub mod view;
 
 pub use error::{MasterError, OperateError};

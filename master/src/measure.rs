@@ -87,7 +87,7 @@ fn resources(t: &Telemetry, view: &ClusterView) {
 /// Sets the gauges that a view gives.
 pub(crate) fn gauges(t: &Telemetry, view: &ClusterView, queued: usize) {
     for state in TaskState::ALL.into_iter().filter(|s| !s.is_terminal()) {
-        let n = view.tasks.values().filter(|t| t.state == state).count();
+        let n = view.tasks.values().filter(|t| t.state() == state).count();
         let attrs = [
             (names::STATE, text(state.mesos_name())),
             (names::FRAMEWORK, text(SERVICE_FRAMEWORK)),

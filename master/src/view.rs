@@ -9,8 +9,13 @@ use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc};
 use waggle_types::{
     AgentId, AgentInfo, Capabilities, DeploymentId, FrameworkId, Generation, HealthState,
     InverseOffer, Milli, Millis, NetSnapshot, Offer, Quota, ResourcePart, Resources,
-    RoleSubscription, ServiceId, ServiceSpec, ServiceVersion, StatusReason, TaskId, TaskSpec,
-    TaskState, TaskStatus, Unavailability, UnixMillis, VipKey, VipLease, VipName,
+    RoleSubscription, ServiceId, ServiceSpec, ServiceVersion, StatusReason, TaskId, TaskState,
+    Unavailability, UnixMillis, VipKey, VipLease, VipName,
+};
+
+pub use crate::{
+    cow::CowMap,
+    task::{TaskPlace, TaskShape, TaskView},
 };
 
 /// A master, as clients find it.
@@ -26,29 +31,6 @@ pub struct MasterView {
     pub mesos_port: u16,
     /// Port of the Marathon API.
     pub marathon_port: u16,
-}
-
-/// A task as the master knows it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TaskView {
-    /// What runs.
-    pub spec: Arc<TaskSpec>,
-    /// Where.
-    pub agent_id: AgentId,
-    /// Node name of the agent.
-    pub hostname: String,
-    /// Underlay address of the agent.
-    pub ip: Ipv4Addr,
-    /// State as last reported (or `Unreachable` while the agent is out of reach).
-    pub state: TaskState,
-    /// Health as last reported.
-    pub health: HealthState,
-    /// When it was sent to the agent, by the master's clock (after a restart: first sight of it).
-    pub staged_at: UnixMillis,
-    /// When it was first reported running.
-    pub started_at: Option<UnixMillis>,
-    /// Latest status.
-    pub status: Option<TaskStatus>,
 }
 
 /// Why a service's newest instance ended.
@@ -333,7 +315,7 @@ pub struct ClusterView {
     /// Agents by id.
     pub agents: BTreeMap<AgentId, Arc<AgentView>>,
     /// Tasks that are not terminal.
-    pub tasks: BTreeMap<TaskId, Arc<TaskView>>,
+    pub tasks: CowMap<TaskView>,
     /// Tasks that ended, newest last; bounded (the oldest are forgotten).
     pub completed: Vec<Arc<TaskView>>,
     /// Frameworks by id.

@@ -161,7 +161,7 @@ impl MasterCore {
     }
 
     fn check_task(&self, id: &FrameworkId, task: &TaskId) -> Result<(), CallRejection> {
-        match self.tasks.live.get(task) {
+        match self.tasks.get(task) {
             None => Err(no(RejectReason::UnknownTask, task, "nobody has this task")),
             Some(t) if t.spec.framework_id != *id => Err(no(
                 RejectReason::ForeignTask,
@@ -281,8 +281,7 @@ impl MasterCore {
         let (mut wrong, mut seen) = (Vec::new(), BTreeSet::new());
         for t in tasks {
             let id = &t.task_id;
-            let known =
-                self.tasks.live.contains_key(id) || self.frameworks.unacked.contains_key(id);
+            let known = self.tasks.contains(id) || self.frameworks.unacked.contains_key(id);
             if !seen.insert(id) || known {
                 let message = "a task with this id exists, or its end is not acknowledged yet";
                 wrong.push(no(RejectReason::DuplicateTask, id, message));
@@ -343,7 +342,7 @@ impl MasterCore {
             if newest == Some(uuid) {
                 self.frameworks.unacked.remove(task_id);
             }
-        } else if self.tasks.live.contains_key(task_id) {
+        } else if self.tasks.contains(task_id) {
             self.check_task(id, task_id)?;
         } else {
             // Acknowledged before, or given up: a late word is no mistake.
@@ -359,17 +358,15 @@ impl MasterCore {
     fn framework_reconcile(&mut self, id: &FrameworkId, task_ids: &[TaskId], now: UnixMillis) {
         let mine = |t: &TaskId| self.check_task(id, t).is_ok();
         let asked: Vec<(TaskId, bool)> = if task_ids.is_empty() {
-            let live = self.tasks.live.keys();
-            live.filter(|t| mine(t))
-                .map(|t| (t.clone(), true))
-                .collect()
+            let mine = self.tasks.of_framework(id).into_iter();
+            mine.map(|t| (t, true)).collect()
         } else {
             task_ids.iter().map(|t| (t.clone(), mine(t))).collect()
         };
         for (task_id, known) in asked {
             let reason = Some(StatusReason::Reconciliation);
-            let status = if let Some(t) = self.tasks.live.get(&task_id).filter(|_| known) {
-                let agent = t.agent_id.clone();
+            let status = if let Some(t) = self.tasks.get(&task_id).filter(|_| known) {
+                let agent = t.agent_id().clone();
                 TaskStatus {
                     health: t.health,
                     ..own_status(task_id, agent, t.state(), reason, String::new(), now)

@@ -306,12 +306,7 @@ impl MasterCore {
         for status in gone.into_values().filter_map(|u| u.status) {
             self.acknowledge(&status);
         }
-        let tasks = self.tasks.live.iter();
-        let tasks: Vec<TaskId> = tasks
-            .filter(|(_, t)| t.spec.framework_id == *id)
-            .map(|(task, _)| task.clone())
-            .collect();
-        for task in tasks {
+        for task in self.tasks.of_framework(id) {
             self.kill_call(task, now);
         }
     }
@@ -385,7 +380,7 @@ impl MasterCore {
     /// Tells the owners of an agent's tasks that these are out of reach.
     pub(super) fn tell_owners_unreachable(&mut self, agent: &AgentId, now: UnixMillis) {
         for task_id in self.tasks.on_agent(agent) {
-            let Some(t) = self.tasks.live.get(&task_id) else {
+            let Some(t) = self.tasks.get(&task_id) else {
                 continue;
             };
             let owner = t.spec.framework_id.clone();

@@ -205,7 +205,7 @@ impl MasterCore {
     ) -> Result<Option<Deployment>, MasterError> {
         let mut per_service: BTreeMap<ServiceId, u32> = BTreeMap::new();
         for task_id in ids {
-            let task = self.tasks.live.get(task_id);
+            let task = self.tasks.get(task_id);
             let service = task.and_then(|t| service_of(&self.services, &t.spec));
             let Some(service) = service else {
                 return Err(MasterError::NoSuchTask(task_id.clone()));

@@ -18,6 +18,8 @@ use waggle_types::{
     TaskSpec, TaskState, TaskStatus, TraceContext, UnixMillis,
 };
 
+use crate::task::TaskShape;
+
 use super::{
     Effect, MasterCore, MasterMsg, Measure, SERVICE_ROLE, SpanKey, SpanParent, TraceKind, TraceOp,
     intents::{is_builtin, sum},
@@ -50,7 +52,7 @@ pub(super) fn service_framework() -> FrameworkSpec {
 }
 
 /// The service that a task belongs to, if it is defined.
-pub(super) fn service_of(services: &Services, spec: &TaskSpec) -> Option<ServiceId> {
+pub(super) fn service_of(services: &Services, spec: &TaskShape) -> Option<ServiceId> {
     if !is_builtin(&spec.framework_name) {
         return None;
     }
@@ -258,8 +260,7 @@ impl MasterCore {
         let offered_at = offers.iter().flatten().map(|o| o.at).min();
         let used = sum(tasks.iter().map(|t| &t.resources));
         let ids: BTreeSet<&TaskId> = tasks.iter().map(|t| &t.task_id).collect();
-        let fresh =
-            ids.len() == tasks.len() && !ids.iter().any(|id| self.tasks.live.contains_key(*id));
+        let fresh = ids.len() == tasks.len() && !ids.iter().any(|id| self.tasks.contains(id));
         let refusal = match (&agent_id, &used) {
             (None, _) => Some((TaskState::Dropped, StatusReason::InvalidOffers)),
             (_, None) => Some((TaskState::Error, StatusReason::TaskInvalid)),
@@ -335,9 +336,10 @@ impl MasterCore {
             ],
         }));
         let spec = Arc::new(spec);
-        let mut task = Task::new(Arc::clone(&spec), agent.clone(), now);
+        let info = self.agents.all.get(agent).map(|a| a.info.as_ref());
+        let mut task = self.tasks.new_task(spec.as_ref().clone(), agent, info, now);
         task.launch_open = true;
-        self.tasks.live.insert(id, task);
+        self.tasks.insert(task);
         self.net_dirty = true;
         let ms = now.since(offered_at).0;
         self.measure(Measure::OfferToLaunch { ms });
@@ -407,13 +409,15 @@ impl MasterCore {
     }
 
     pub(super) fn kill_call(&mut self, task_id: TaskId, now: UnixMillis) {
-        let Some(task) = self.tasks.live.get_mut(&task_id) else {
+        let wanted = |t: &mut Task| {
+            t.kill_wanted = true;
+            t.agent_id().clone()
+        };
+        let Some(agent) = self.tasks.change(&task_id, wanted) else {
             self.reject("kill_of_unknown_task");
             self.tell_unknown(task_id, now);
             return;
         };
-        task.kill_wanted = true;
-        let agent = task.agent_id.clone();
         // Without a session the kill is repeated when the agent registers again.
         if self.agents.session(&agent).is_some() {
             self.send(&agent, MasterMsg::Kill(task_id));
@@ -422,17 +426,17 @@ impl MasterCore {
 
     fn reconcile(&mut self, ids: &[TaskId], now: UnixMillis) {
         let asked: Vec<TaskId> = if ids.is_empty() {
-            self.tasks.live.keys().cloned().collect()
+            self.tasks.ids().cloned().collect()
         } else {
             ids.to_vec()
         };
         for id in asked {
-            let Some(t) = self.tasks.live.get(&id) else {
+            let Some(t) = self.tasks.get(&id) else {
                 self.tell_unknown(id, now);
                 continue;
             };
             let reason = Some(StatusReason::Reconciliation);
-            let agent = t.agent_id.clone();
+            let agent = t.agent_id().clone();
             let status = TaskStatus {
                 health: t.health,
                 ..own_status(id, agent, t.state(), reason, String::new(), now)
@@ -495,11 +499,11 @@ impl MasterCore {
 
     /// Hands a running task to the framework that owns it.
     pub(super) fn adopt(&mut self, id: &TaskId, now: UnixMillis) {
-        let Some(task) = self.tasks.live.get(id) else {
+        let Some(task) = self.tasks.get(id) else {
             return;
         };
-        let agent = self.agents.all.get(&task.agent_id);
-        let (Some(status), Some(agent)) = (task.status.clone(), agent) else {
+        let agent = self.agents.all.get(task.agent_id());
+        let (Some(status), Some(agent)) = (task.status(), agent) else {
             return;
         };
         if task.spec.framework_id != self.framework_id {
@@ -510,12 +514,12 @@ impl MasterCore {
             return;
         }
         let place = Place {
-            agent_id: task.agent_id.clone(),
+            agent_id: task.agent_id().clone(),
             hostname: agent.info.hostname.clone(),
             ip: agent.info.ip,
             attributes: agent.info.attributes.clone(),
         };
-        let task = Box::new(task.spec.as_ref().clone());
+        let task = Box::new(task.full_spec());
         self.schedule(
             Input::Adopt {
                 task,

@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use waggle_types::{AgentNet, Generation, NetSnapshot, TaskId, UnixMillis, VipLabel};
 
-use super::{Effect, MasterCore, NetCause, SpanKey, SpanParent, stored};
+use super::{
+    Effect, MasterCore, NetCause, SpanKey, SpanParent, stored,
+    tasks::{Task, net},
+};
 
 /// Generations are reserved in the store by this many at a time, so that publishing costs no fsync.
 const RESERVE: u64 = 1024;
@@ -59,12 +62,7 @@ impl MasterCore {
                 (id.clone(), net)
             })
             .collect();
-        let tasks: BTreeMap<_, _> = self
-            .tasks
-            .live
-            .iter()
-            .map(|(id, t)| (id.clone(), t.net()))
-            .collect();
+        let tasks: BTreeMap<_, _> = self.tasks.iter().map(|t| (t.id.clone(), net(t))).collect();
         let (vips, literal) = self.vips.net(&self.services);
         NetSnapshot {
             generation: Generation(0),
@@ -80,16 +78,12 @@ impl MasterCore {
 
     /// Notes that a task has just become a backend, so that the next generation carries its trace.
     pub(super) fn announce(&mut self, id: &TaskId) {
-        let Some(task) = self.tasks.live.get_mut(id) else {
+        let fresh = |t: &Task| !t.announced && t.is_backend();
+        let Some(task) = self.tasks.get(id).filter(|t| fresh(t)) else {
             return;
         };
-        if task.announced || !task.is_backend() {
-            return;
-        }
-        task.announced = true;
         let vips: Vec<String> = task
-            .spec
-            .ports
+            .ports()
             .iter()
             .flat_map(|p| &p.vips)
             .map(|v| match v {
@@ -97,12 +91,13 @@ impl MasterCore {
                 VipLabel::Literal { ip, port } => format!("{ip}:{port}"),
             })
             .collect();
-        let parent = SpanParent::Span(SpanKey::Launch(id.clone()), task.spec.trace);
+        let parent = SpanParent::Span(SpanKey::Launch(id.clone()), task.trace());
         let cause = NetCause {
             task_id: id.clone(),
             parent,
             vips: vips.join(" "),
         };
+        self.tasks.change(id, |t| t.announced = true);
         if self.causes.len() < MAX_CAUSES {
             self.causes.push(cause);
         } else {

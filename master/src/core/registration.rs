@@ -102,7 +102,7 @@ impl MasterCore {
             .agents
             .all
             .values()
-            .filter(|a| !a.reachable && self.tasks.on_agent(&a.info.agent_id).is_empty())
+            .filter(|a| !a.reachable && self.tasks.of_agent(&a.info.agent_id).next().is_none())
             .min_by_key(|a| a.lost_at)
             .map(|a| a.info.agent_id.clone());
         if let Some(id) = oldest {
@@ -124,6 +124,7 @@ impl MasterCore {
             Some(a) => {
                 let moved = a.info.hostname != info.hostname || a.info.ip != info.ip;
                 let changed = a.info != info;
+                self.tasks.moved(&info);
                 a.info = info;
                 a.version.clone_from(&reg.version);
                 a.reregistered_at = now;
@@ -174,8 +175,8 @@ impl MasterCore {
                 self.reject("bad_registered_task");
                 continue;
             }
-            match self.tasks.live.get(&task_id) {
-                Some(t) if t.agent_id == *id => {
+            match self.tasks.get(&task_id) {
+                Some(t) if t.agent_id() == id => {
                     // What is retried until acknowledged comes again on its own stream.
                     reports.push(TaskStatus {
                         uuid: None,
@@ -191,7 +192,8 @@ impl MasterCore {
                     self.keep_unacked(&spec.framework_id, &task_id, id, None);
                 }
                 None if self.is_wanted(&spec) => {
-                    let mut task = Task::new(Arc::new(spec), id.clone(), now);
+                    let info = self.agents.all.get(id).map(|a| a.info.as_ref());
+                    let mut task = self.tasks.new_task(spec, id, info, now);
                     task.take(&status, now);
                     // Its trace was told when it first became a backend.
                     task.announced = task.is_backend();
@@ -200,27 +202,23 @@ impl MasterCore {
                         let uuid = None;
                         reports.push(TaskStatus { uuid, ..status });
                     }
-                    self.tasks.live.insert(task_id.clone(), task);
+                    self.tasks.insert(task);
                     adopted.push(task_id);
                 }
                 // It ends, and holds what it uses until then.
                 None => {
-                    let mut task = Task::new(Arc::new(spec), id.clone(), now);
+                    let info = self.agents.all.get(id).map(|a| a.info.as_ref());
+                    let mut task = self.tasks.new_task(spec, id, info, now);
                     task.take(&status, now);
                     task.kill_wanted = true;
-                    self.tasks.live.insert(task_id.clone(), task);
+                    self.tasks.insert(task);
                     adopted.push(task_id.clone());
                     unwanted.push(task_id);
                 }
             }
         }
-        for task_id in self.tasks.on_agent(id) {
-            if !present.contains(&task_id)
-                && let Some(t) = self.tasks.live.get(&task_id)
-            {
-                reports.push(vanished(&task_id, t, now));
-            }
-        }
+        let missing = self.tasks.of_agent(id).filter(|t| !present.contains(&t.id));
+        reports.extend(missing.map(|t| vanished(t, now)));
         (adopted, unwanted, reports)
     }
 
@@ -253,29 +251,24 @@ impl MasterCore {
             a.lost_at = None;
         }
         for task in self.tasks.on_agent(id) {
-            if let Some(t) = self.tasks.live.get_mut(&task) {
-                t.unreachable = false;
-            }
+            self.tasks.change(&task, |t| t.unreachable = false);
         }
     }
 
     /// What the agent's tasks hold, by framework.
     pub(super) fn used_on(&self, id: &AgentId) -> Vec<(FrameworkId, Resources)> {
-        self.tasks
-            .live
-            .values()
-            .filter(|t| t.agent_id == *id)
-            .map(|t| (t.spec.framework_id.clone(), t.spec.resources.clone()))
+        let tasks = self.tasks.of_agent(id);
+        tasks
+            .map(|t| (t.spec.framework_id.clone(), t.resources()))
             .collect()
     }
 
     fn repeat_kills(&mut self, id: &AgentId) {
         let again: Vec<TaskId> = self
             .tasks
-            .live
-            .iter()
-            .filter(|(_, t)| t.agent_id == *id && t.kill_wanted)
-            .map(|(task, _)| task.clone())
+            .of_agent(id)
+            .filter(|t| t.kill_wanted)
+            .map(|t| t.id.clone())
             .collect();
         for task in again {
             self.send(id, MasterMsg::Kill(task));
@@ -313,15 +306,15 @@ impl MasterCore {
 }
 
 /// The end of a task that its agent no longer has.
-fn vanished(task_id: &TaskId, t: &Task, now: UnixMillis) -> TaskStatus {
-    let (state, message) = if t.status.is_none() {
+fn vanished(t: &Task, now: UnixMillis) -> TaskStatus {
+    let (state, message) = if t.heard_at().is_none() {
         (TaskState::Dropped, "the launch did not reach the agent")
     } else {
         (TaskState::Lost, "the agent no longer has the task")
     };
     TaskStatus {
-        task_id: task_id.clone(),
-        agent_id: t.agent_id.clone(),
+        task_id: t.id.clone(),
+        agent_id: t.agent_id().clone(),
         state,
         health: HealthState::Unknown,
         reason: Some(StatusReason::SlaveRestarted),

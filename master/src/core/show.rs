@@ -62,16 +62,7 @@ impl MasterCore {
                 .iter()
                 .map(|(id, a)| (id.clone(), Arc::new(self.show_agent(id, a))))
                 .collect(),
-            tasks: self
-                .tasks
-                .live
-                .iter()
-                .map(|(id, t)| {
-                    let agent = self.agents.all.get(&t.agent_id);
-                    let view = t.view(agent.map(|a| a.info.as_ref()));
-                    (id.clone(), Arc::new(view))
-                })
-                .collect(),
+            tasks: self.tasks.snapshot(),
             completed: self.tasks.ended.iter().cloned().collect(),
             roles: self.show_roles(&frameworks),
             frameworks,
@@ -193,10 +184,10 @@ impl MasterCore {
             };
             out.insert(id.clone(), view);
         }
-        for t in self.tasks.live.values() {
-            if let Some(f) = out.get_mut(&t.spec.framework_id) {
-                f.tasks += 1;
-                f.used = plus(&f.used, &t.spec.resources);
+        for (id, tally) in self.tasks.tallies() {
+            if let Some(f) = out.get_mut(id) {
+                f.tasks = tally.tasks();
+                f.used.scalars = tally.used;
             }
         }
         for o in self.out_offers.values() {

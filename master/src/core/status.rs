@@ -2,10 +2,10 @@
 
 use waggle_allocator::Event as Level1;
 use waggle_types::{
-    AgentId, Generation, StatusSource, TaskSpec, TaskState, TaskStatus, UnixMillis,
+    AgentId, FrameworkId, Generation, Resources, StatusSource, TaskState, TaskStatus, UnixMillis,
 };
 
-use super::{Effect, MasterCore, MasterMsg, Measure, SessionId, SpanKey, TraceOp};
+use super::{Effect, MasterCore, MasterMsg, Measure, SessionId, SpanKey, TraceOp, tasks::Task};
 
 /// Failed parts kept of one report, and bytes of each.
 const MAX_FAILURES: usize = 16;
@@ -73,8 +73,8 @@ impl MasterCore {
             self.acknowledge(&status);
             return;
         }
-        let on_it = self.tasks.live.get(&status.task_id);
-        match on_it.map(|t| t.agent_id == id) {
+        let on_it = self.tasks.get(&status.task_id);
+        match on_it.map(|t| *t.agent_id() == id) {
             Some(true) => self.report(status, now),
             Some(false) => {
                 self.reject("task_id_on_two_agents");
@@ -103,14 +103,16 @@ impl MasterCore {
     /// Takes a status of a live task, from its agent or on the master's own account, and hands it to
     /// the framework, which acknowledges it.
     pub(super) fn report(&mut self, status: TaskStatus, now: UnixMillis) {
-        let Some(task) = self.tasks.live.get_mut(&status.task_id) else {
+        let id = status.task_id.clone();
+        let change = |t: &mut Task| {
+            let (was, was_health) = (t.reported, t.health);
+            t.take(&status, now);
+            let opened = std::mem::take(&mut t.launch_open);
+            (was, was_health, opened, std::sync::Arc::clone(&t.spec))
+        };
+        let Some((was, was_health, opened, spec)) = self.tasks.change(&id, change) else {
             return;
         };
-        let id = status.task_id.clone();
-        let (was, was_health) = (task.reported, task.health);
-        task.take(&status, now);
-        let (spec, staged_at) = (std::sync::Arc::clone(&task.spec), task.staged_at);
-        let opened = std::mem::take(&mut task.launch_open);
         // Agents tell of what they see; this is about what they can't.
         if status.source == StatusSource::Master {
             self.measure(Measure::Event {
@@ -123,10 +125,11 @@ impl MasterCore {
                     ("service.name", spec.service.clone()),
                     ("message", status.message.clone()),
                 ],
-                trace: spec.trace,
+                trace: self.tasks.get(&id).and_then(Task::trace),
             });
         }
         if was != status.state && status.state == TaskState::Running {
+            let staged_at = self.tasks.get(&id).map_or(now, |t| t.staged_at);
             let ms = now.since(staged_at).0;
             self.measure(Measure::LaunchToRunning { ms });
         }
@@ -136,10 +139,10 @@ impl MasterCore {
         self.net_dirty |= was != status.state || was_health != status.health;
         self.announce(&id);
         if status.state.is_terminal() {
-            let agent = self.agents.all.get(&status.agent_id);
-            let info = agent.map(|a| std::sync::Arc::clone(&a.info));
-            self.tasks.end(&id, info.as_deref(), self.config.keep_ended);
-            self.release(&spec, &status.agent_id, now);
+            let resources = self.tasks.get(&id).map(Task::resources);
+            self.tasks.end(&id, self.config.keep_ended);
+            let resources = resources.unwrap_or_default();
+            self.release(&spec.framework_id, resources, &status.agent_id, now);
         }
         if spec.framework_id == self.framework_id {
             self.tell_status(status, now);
@@ -149,12 +152,18 @@ impl MasterCore {
     }
 
     /// Gives a task's resources back.
-    fn release(&mut self, spec: &TaskSpec, agent_id: &AgentId, now: UnixMillis) {
+    fn release(
+        &mut self,
+        framework_id: &FrameworkId,
+        resources: Resources,
+        agent_id: &AgentId,
+        now: UnixMillis,
+    ) {
         let event = if self.allocator.total(agent_id).is_some() {
             Level1::Released {
-                framework_id: spec.framework_id.clone(),
+                framework_id: framework_id.clone(),
                 agent_id: agent_id.clone(),
-                resources: spec.resources.clone(),
+                resources,
             }
         } else if let Some(a) = self.agents.all.get(agent_id) {
             // Level 1 left the agent out, since it ran more than it has; it may add up now.

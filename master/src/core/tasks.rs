@@ -1,116 +1,50 @@
-//! The registry of tasks: rebuilt from the agents, never stored.
+//! The registry of tasks: rebuilt from the agents, never stored. Who asks for an agent's or a framework's
+//! tasks, or for numbers, is answered without looking at all of them.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
 
 use waggle_types::{
-    AgentId, AgentInfo, HealthState, PortNet, TaskId, TaskNet, TaskSpec, TaskState, TaskStatus,
+    AgentId, AgentInfo, FrameworkId, Milli, PortNet, TaskId, TaskNet, TaskSpec, TaskState,
     UnixMillis,
 };
 
-use crate::view::TaskView;
+use crate::{
+    cow::CowMap,
+    task::{Shapes, TaskPlace, TaskView},
+};
 
 /// A task that is not known to have ended.
-#[derive(Debug, Clone)]
-pub(super) struct Task {
-    pub(super) spec: Arc<TaskSpec>,
-    pub(super) agent_id: AgentId,
-    /// As its agent said last.
-    pub(super) reported: TaskState,
-    pub(super) health: HealthState,
-    /// Its agent is out of reach.
-    pub(super) unreachable: bool,
-    pub(super) staged_at: UnixMillis,
-    pub(super) started_at: Option<UnixMillis>,
-    pub(super) status: Option<TaskStatus>,
-    /// A kill was asked for; repeated when its agent comes back.
-    pub(super) kill_wanted: bool,
-    /// Its `task.launch` span is open.
-    pub(super) launch_open: bool,
-    /// It has been announced as a VIP backend.
-    pub(super) announced: bool,
+pub(super) type Task = TaskView;
+
+/// What a framework's tasks are, summed up.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Tally {
+    /// By state as shown, in the order of [`TaskState::ALL`].
+    pub(super) states: [u32; TaskState::ALL.len()],
+    /// What they hold.
+    pub(super) used: [Milli; 4],
 }
 
-impl Task {
-    pub(super) fn new(spec: Arc<TaskSpec>, agent_id: AgentId, now: UnixMillis) -> Self {
-        Self {
-            spec,
-            agent_id,
-            reported: TaskState::Staging,
-            health: HealthState::Unknown,
-            unreachable: false,
-            staged_at: now,
-            started_at: None,
-            status: None,
-            kill_wanted: false,
-            launch_open: false,
-            announced: false,
+impl Tally {
+    pub(super) fn tasks(&self) -> u32 {
+        self.states.iter().sum()
+    }
+
+    fn count(&mut self, t: &Task, more: bool) {
+        let at = t.state() as usize;
+        if let Some(n) = self.states.get_mut(at) {
+            *n = if more {
+                n.saturating_add(1)
+            } else {
+                n.saturating_sub(1)
+            };
         }
-    }
-
-    /// State as shown: what the agent said last, or that it can't say any more.
-    pub(super) fn state(&self) -> TaskState {
-        if self.unreachable {
-            TaskState::Unreachable
-        } else {
-            self.reported
-        }
-    }
-
-    /// Takes a report; the caller has checked that it is about this task.
-    pub(super) fn take(&mut self, status: &TaskStatus, now: UnixMillis) {
-        self.reported = status.state;
-        self.health = status.health;
-        if status.state == TaskState::Running && self.started_at.is_none() {
-            self.started_at = Some(now);
-        }
-        self.status = Some(status.clone());
-    }
-
-    /// Whether it can get connections through a VIP (CONTRACTS section 3).
-    pub(super) fn is_backend(&self) -> bool {
-        self.reported == TaskState::Running
-            && self.spec.ports.iter().any(|p| !p.vips.is_empty())
-            && (self.spec.health_checks.is_empty() || self.health == HealthState::Healthy)
-    }
-
-    /// The task as the network sees it. The state is the reported one: whether the agent is out of
-    /// reach is the agent's property there.
-    pub(super) fn net(&self) -> TaskNet {
-        TaskNet {
-            agent_id: self.agent_id.clone(),
-            name: self.spec.discovery.name.clone(),
-            framework: self.spec.framework_name.clone(),
-            state: self.reported,
-            has_check: !self.spec.health_checks.is_empty(),
-            health: self.health,
-            ports: self
-                .spec
-                .ports
-                .iter()
-                .map(|p| PortNet {
-                    name: p.name.clone(),
-                    host_port: p.host_port,
-                    protocols: p.protocols.clone(),
-                    vips: p.vips.clone(),
-                })
-                .collect(),
-        }
-    }
-
-    pub(super) fn view(&self, agent: Option<&AgentInfo>) -> TaskView {
-        TaskView {
-            spec: Arc::clone(&self.spec),
-            agent_id: self.agent_id.clone(),
-            hostname: agent.map(|a| a.hostname.clone()).unwrap_or_default(),
-            ip: agent.map_or(std::net::Ipv4Addr::UNSPECIFIED, |a| a.ip),
-            state: self.state(),
-            health: self.health,
-            staged_at: self.staged_at,
-            started_at: self.started_at,
-            status: self.status.clone(),
+        for (sum, q) in self.used.iter_mut().zip(t.spec.quantities.scalars) {
+            let q = if more { q.0 } else { -q.0 };
+            sum.0 = sum.0.saturating_add(q);
         }
     }
 }
@@ -118,28 +52,277 @@ impl Task {
 /// Tasks by id, and the last ones that ended.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Tasks {
-    pub(super) live: BTreeMap<TaskId, Task>,
+    live: CowMap<TaskView>,
+    by_agent: BTreeMap<AgentId, OnAgent>,
+    /// Those that the network tells of in a cluster of any size: they have ports, or a service.
+    networked: BTreeSet<TaskId>,
+    tallies: BTreeMap<FrameworkId, Tally>,
+    shapes: Shapes,
     /// Oldest first.
     pub(super) ended: VecDeque<Arc<TaskView>>,
 }
 
+#[derive(Debug, Clone)]
+struct OnAgent {
+    place: Arc<TaskPlace>,
+    /// In id order.
+    tasks: Vec<TaskId>,
+}
+
 impl Tasks {
-    /// Ids of an agent's tasks.
+    pub(super) fn get(&self, id: &TaskId) -> Option<&Task> {
+        self.live.get(id).map(AsRef::as_ref)
+    }
+
+    pub(super) fn contains(&self, id: &TaskId) -> bool {
+        self.live.contains_key(id)
+    }
+
+    pub(super) fn ids(&self) -> impl Iterator<Item = &TaskId> {
+        self.live.keys()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Task> {
+        self.live.values().map(AsRef::as_ref)
+    }
+
+    /// A copy for readers, which costs little and stays as it is.
+    pub(super) fn snapshot(&self) -> CowMap<TaskView> {
+        self.live.clone()
+    }
+
+    /// A new task of an agent; `info` is the agent's, if it is known.
+    pub(super) fn new_task(
+        &mut self,
+        spec: TaskSpec,
+        agent: &AgentId,
+        info: Option<&AgentInfo>,
+        now: UnixMillis,
+    ) -> Task {
+        let place = match (self.by_agent.get(agent), info) {
+            (Some(on), _) => Arc::clone(&on.place),
+            (None, Some(info)) => TaskPlace::of(info),
+            (None, None) => Arc::new(TaskPlace {
+                agent_id: agent.clone(),
+                hostname: String::new(),
+                ip: std::net::Ipv4Addr::UNSPECIFIED,
+            }),
+        };
+        TaskView::new(spec, place, now, &mut self.shapes)
+    }
+
+    pub(super) fn insert(&mut self, task: Task) {
+        self.take(&task.id);
+        let on = self
+            .by_agent
+            .entry(task.agent_id().clone())
+            .or_insert_with(|| OnAgent {
+                place: Arc::clone(&task.place),
+                tasks: Vec::new(),
+            });
+        if let Err(at) = on.tasks.binary_search(&task.id) {
+            on.tasks.insert(at, task.id.clone());
+        }
+        if is_networked(&task) {
+            self.networked.insert(task.id.clone());
+        }
+        let tally = self.tallies.entry(task.spec.framework_id.clone());
+        tally.or_default().count(&task, true);
+        self.live.insert(Arc::new(task));
+    }
+
+    /// Changes a task's state; not its id, shape, ports or place.
+    pub(super) fn change<T>(&mut self, id: &TaskId, f: impl FnOnce(&mut Task) -> T) -> Option<T> {
+        let task = self.live.get_mut(id)?;
+        let before = task.state();
+        let out = f(task);
+        if task.state() != before
+            && let Some(tally) = self.tallies.get_mut(&task.spec.framework_id)
+        {
+            let (from, to) = (before as usize, task.state() as usize);
+            tally.states[from] = tally.states[from].saturating_sub(1);
+            tally.states[to] += 1;
+        }
+        Some(out)
+    }
+
+    /// Ids of an agent's tasks, in order.
     pub(super) fn on_agent(&self, agent: &AgentId) -> Vec<TaskId> {
-        self.live
-            .iter()
-            .filter(|(_, t)| t.agent_id == *agent)
-            .map(|(id, _)| id.clone())
-            .collect()
+        self.by_agent
+            .get(agent)
+            .map(|on| on.tasks.clone())
+            .unwrap_or_default()
+    }
+
+    /// An agent's tasks, in order of their ids.
+    pub(super) fn of_agent(&self, agent: &AgentId) -> impl Iterator<Item = &Task> {
+        let on = self.by_agent.get(agent);
+        on.into_iter()
+            .flat_map(|on| &on.tasks)
+            .filter_map(|id| self.get(id))
+    }
+
+    /// An agent is elsewhere now, or has another name.
+    pub(super) fn moved(&mut self, info: &AgentInfo) {
+        let Some(on) = self.by_agent.get_mut(&info.agent_id) else {
+            return;
+        };
+        if on.place.hostname == info.hostname && on.place.ip == info.ip {
+            return;
+        }
+        on.place = TaskPlace::of(info);
+        for id in &on.tasks {
+            if let Some(t) = self.live.get_mut(id) {
+                t.place = Arc::clone(&on.place);
+            }
+        }
+    }
+
+    /// Ids of a framework's tasks, in order. Looks at all tasks: for rare events.
+    pub(super) fn of_framework(&self, id: &FrameworkId) -> Vec<TaskId> {
+        if !self.tallies.contains_key(id) {
+            return Vec::new();
+        }
+        let all = self.iter().filter(|t| t.spec.framework_id == *id);
+        all.map(|t| t.id.clone()).collect()
+    }
+
+    /// Sums by framework.
+    pub(super) fn tallies(&self) -> &BTreeMap<FrameworkId, Tally> {
+        &self.tallies
+    }
+
+    /// Tasks with ports or a service.
+    pub(super) fn networked(&self) -> impl Iterator<Item = &Task> {
+        self.networked.iter().filter_map(|id| self.get(id))
     }
 
     /// Moves a task to the ended ones; the oldest of more than `keep` are forgotten.
-    pub(super) fn end(&mut self, id: &TaskId, agent: Option<&AgentInfo>, keep: usize) {
-        if let Some(task) = self.live.remove(id) {
-            self.ended.push_back(Arc::new(task.view(agent)));
-            while self.ended.len() > keep {
-                self.ended.pop_front();
+    pub(super) fn end(&mut self, id: &TaskId, keep: usize) {
+        let ended = self.take(id);
+        self.ended.extend(ended);
+        while self.ended.len() > keep {
+            self.ended.pop_front();
+        }
+    }
+
+    fn take(&mut self, id: &TaskId) -> Option<Arc<Task>> {
+        let task = self.live.remove(id)?;
+        if let Some(on) = self.by_agent.get_mut(task.agent_id()) {
+            if let Ok(at) = on.tasks.binary_search(id) {
+                on.tasks.remove(at);
+            }
+            if on.tasks.is_empty() {
+                self.by_agent.remove(task.agent_id());
             }
         }
+        self.networked.remove(id);
+        if let Some(tally) = self.tallies.get_mut(&task.spec.framework_id) {
+            tally.count(&task, false);
+            if tally.tasks() == 0 {
+                self.tallies.remove(&task.spec.framework_id);
+            }
+        }
+        Some(task)
+    }
+}
+
+/// Whether the network tells of a task in a cluster of any size.
+pub(super) fn is_networked(t: &Task) -> bool {
+    !t.ports().is_empty() || !t.spec.service.is_empty()
+}
+
+/// The task as the network sees it. The state is the reported one: whether the agent is out of reach is
+/// the agent's property there.
+pub(super) fn net(t: &Task) -> TaskNet {
+    TaskNet {
+        agent_id: t.agent_id().clone(),
+        name: t.discovery_name().to_owned(),
+        framework: t.spec.framework_name.clone(),
+        state: t.reported,
+        has_check: !t.spec.health_checks.is_empty(),
+        health: t.health,
+        ports: t
+            .ports()
+            .iter()
+            .map(|p| PortNet {
+                name: p.name.clone(),
+                host_port: p.host_port,
+                protocols: p.protocols.clone(),
+                vips: p.vips.clone(),
+            })
+            .collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use waggle_types::{
+        Command, DiscoveryInfo, HealthState, Millis, Resources, StatusSource, TaskStatus,
+    };
+
+    use super::*;
+
+    fn spec(id: &str, framework: &str) -> TaskSpec {
+        TaskSpec {
+            task_id: TaskId::new(id).unwrap(),
+            framework_id: FrameworkId::new(framework).unwrap(),
+            framework_name: framework.into(),
+            role: "*".into(),
+            name: id.into(),
+            command: Command::Shell("true".into()),
+            env: BTreeMap::new(),
+            labels: BTreeMap::new(),
+            resources: Resources::from_millis(100, 10, 0),
+            parts: Vec::new(),
+            ports: Vec::new(),
+            discovery: DiscoveryInfo { name: id.into() },
+            health_checks: Vec::new(),
+            kill_grace: Millis(0),
+            user: None,
+            service: String::new(),
+            service_version: String::new(),
+            trace: None,
+        }
+    }
+
+    #[test]
+    fn numbers_and_indexes_follow_the_tasks() {
+        let mut tasks = Tasks::default();
+        let (a, b) = (AgentId::new("a").unwrap(), AgentId::new("b").unwrap());
+        for (id, f, agent) in [("1", "x", &a), ("2", "x", &b), ("3", "y", &a)] {
+            let t = tasks.new_task(spec(id, f), agent, None, UnixMillis(1));
+            tasks.insert(t);
+        }
+        let ids = |all: Vec<TaskId>| all.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(ids(tasks.on_agent(&a)), ["1", "3"]);
+        let x = FrameworkId::new("x").unwrap();
+        assert_eq!(ids(tasks.of_framework(&x)), ["1", "2"]);
+        let one = TaskId::new("1").unwrap();
+        let running = TaskStatus {
+            task_id: one.clone(),
+            agent_id: a.clone(),
+            state: TaskState::Running,
+            health: HealthState::Unknown,
+            reason: None,
+            message: String::new(),
+            source: StatusSource::Executor,
+            at: UnixMillis(2),
+            uuid: None,
+        };
+        tasks.change(&one, |t| t.take(&running, UnixMillis(3)));
+        let tally = tasks.tallies()[&x].clone();
+        assert_eq!(tally.states[TaskState::Running as usize], 1);
+        assert_eq!(tally.states[TaskState::Staging as usize], 1);
+        assert_eq!(tally.used[0], Milli(200));
+        let before = tasks.snapshot();
+        tasks.end(&one, 10);
+        assert_eq!(ids(tasks.on_agent(&a)), ["3"]);
+        assert_eq!(tasks.tallies()[&x].tasks(), 1);
+        assert_eq!(tasks.ended.len(), 1);
+        assert!(before.contains_key(&one), "a snapshot stays as it is");
+        tasks.end(&TaskId::new("2").unwrap(), 10);
+        assert!(!tasks.tallies().contains_key(&x));
+        assert!(tasks.on_agent(&b).is_empty());
     }
 }

@@ -69,9 +69,7 @@ impl MasterCore {
         let agent_id = id.clone();
         self.allocate(waggle_allocator::Event::AgentDeactivated { agent_id }, now);
         for task in self.tasks.on_agent(id) {
-            if let Some(t) = self.tasks.live.get_mut(&task) {
-                t.unreachable = true;
-            }
+            self.tasks.change(&task, |t| t.unreachable = true);
         }
         self.net_dirty = true;
     }

@@ -178,7 +178,7 @@ fn framework(view: &ClusterView, leader: &MasterView, f: &FrameworkView) -> Fram
     let of = |t: &TaskView| t.spec.framework_id == f.id;
     let live = view.tasks.values().filter(|t| of(t));
     let (unreachable, tasks): (Vec<_>, Vec<_>) =
-        live.partition(|t| t.state == TaskState::Unreachable);
+        live.partition(|t| t.state() == TaskState::Unreachable);
     let completed = view.completed.iter().rev().filter(|t| of(t));
     Framework {
         id: f.id.to_string(),
@@ -212,7 +212,7 @@ fn task(t: &TaskView) -> Task {
         key: key.clone(),
         value: value.clone(),
     };
-    let status = t.status.as_ref().map(|s| Status {
+    let status = t.status().map(|s| Status {
         state: s.state.mesos_name().into(),
         timestamp: seconds(s.at),
         healthy: match s.health {
@@ -220,9 +220,9 @@ fn task(t: &TaskView) -> Task {
             HealthState::Healthy => Some(true),
             HealthState::Unhealthy => Some(false),
         },
-        container_status: ContainerStatus::of(t.ip),
+        container_status: ContainerStatus::of(t.ip()),
     });
-    let ports = spec.ports.iter().flat_map(|p| {
+    let ports = t.ports().iter().flat_map(|p| {
         p.protocols.iter().map(|protocol| DiscoveryPort {
             number: p.host_port,
             name: p.name.clone(),
@@ -233,19 +233,19 @@ fn task(t: &TaskView) -> Task {
         })
     });
     Task {
-        id: spec.task_id.to_string(),
-        name: spec.name.clone(),
+        id: t.id.to_string(),
+        name: t.name().to_owned(),
         framework_id: spec.framework_id.to_string(),
         executor_id: String::new(),
-        slave_id: t.agent_id.to_string(),
+        slave_id: t.agent_id().to_string(),
         role: spec.role.clone(),
-        state: t.state.mesos_name().into(),
-        resources: (&spec.resources).into(),
+        state: t.state().mesos_name().into(),
+        resources: (&t.resources()).into(),
         statuses: status.into_iter().collect(),
         labels: spec.labels.iter().map(label).collect(),
         discovery: Discovery {
             visibility: "FRAMEWORK".into(),
-            name: spec.discovery.name.clone(),
+            name: t.discovery_name().to_owned(),
             ports: DiscoveryPorts {
                 ports: ports.collect(),
             },
@@ -274,7 +274,7 @@ impl<'a> Census<'a> {
         let (mut by_agent, mut by_framework) = (BTreeMap::new(), BTreeMap::new());
         for t in view.tasks.values().chain(&view.completed) {
             let t = t.as_ref();
-            let agent: &mut Vec<_> = by_agent.entry(&t.agent_id).or_default();
+            let agent: &mut Vec<_> = by_agent.entry(t.agent_id()).or_default();
             agent.push(t);
             let framework: &mut Vec<_> = by_framework.entry(&t.spec.framework_id).or_default();
             framework.push(t);
@@ -298,7 +298,7 @@ fn summary(view: &ClusterView, leader: &MasterView) -> StateSummary {
         let tasks = census.by_agent.get(&a.info.agent_id).unwrap_or(&none);
         SlaveSummary {
             slave: slave(a),
-            counts: StateCounts::of(tasks.iter().map(|t| t.state)),
+            counts: StateCounts::of(tasks.iter().map(|t| t.state())),
             framework_ids: distinct(tasks.iter().map(|t| t.spec.framework_id.as_str())),
         }
     });
@@ -313,8 +313,8 @@ fn summary(view: &ClusterView, leader: &MasterView) -> StateSummary {
             resources: (&allocated(f)).into(),
             used_resources: (&f.used).into(),
             offered_resources: (&f.offered).into(),
-            counts: StateCounts::of(tasks.iter().map(|t| t.state)),
-            slave_ids: distinct(tasks.iter().map(|t| t.agent_id.as_str())),
+            counts: StateCounts::of(tasks.iter().map(|t| t.state())),
+            slave_ids: distinct(tasks.iter().map(|t| t.agent_id().as_str())),
         }
     });
     StateSummary {
@@ -327,7 +327,7 @@ fn summary(view: &ClusterView, leader: &MasterView) -> StateSummary {
 
 /// The gauges that dashboards of Mesos read first.
 fn metrics(view: &ClusterView) -> serde_json::Value {
-    let tasks = |state| view.tasks.values().filter(|t| t.state == state).count();
+    let tasks = |state| view.tasks.values().filter(|t| t.state() == state).count();
     let agents = |reachable| {
         let matching = view.agents.values().filter(|a| a.reachable == reachable);
         matching.count()

@@ -57,7 +57,7 @@ pub(super) fn route(api: &Api, call: &Call, path: &[&str]) -> Result<Response, F
 fn nodes(view: &ClusterView) -> Vec<NodeView> {
     let one = |a: &view::AgentView| {
         let id = &a.info.agent_id;
-        let tasks = view.tasks.values().filter(|t| t.agent_id == *id).count();
+        let tasks = view.tasks.values().filter(|t| t.agent_id() == id).count();
         NodeView {
             id: id.to_string(),
             hostname: a.info.hostname.clone(),
@@ -165,24 +165,20 @@ fn tasks(view: &ClusterView, service: Option<&str>, all: bool) -> Vec<TaskView> 
     let wanted =
         |t: &&std::sync::Arc<view::TaskView>| service.as_ref().is_none_or(|s| *s == t.spec.service);
     let one = |t: &std::sync::Arc<view::TaskView>| TaskView {
-        id: t.spec.task_id.to_string(),
+        id: t.id.to_string(),
         service: t.spec.service.clone(),
         framework: t.spec.framework_name.clone(),
         version: t.spec.service_version.clone(),
-        state: t.state.mesos_name().into(),
+        state: t.state().mesos_name().into(),
         health: health(t.health).into(),
-        agent_id: t.agent_id.to_string(),
-        hostname: t.hostname.clone(),
-        ip: t.ip.to_string(),
-        agent_http_port: view.agents.get(&t.agent_id).map(|a| a.info.http_port),
-        ports: t.spec.ports.iter().map(|p| p.host_port).collect(),
+        agent_id: t.agent_id().to_string(),
+        hostname: t.hostname().to_owned(),
+        ip: t.ip().to_string(),
+        agent_http_port: view.agents.get(t.agent_id()).map(|a| a.info.http_port),
+        ports: t.ports().iter().map(|p| p.host_port).collect(),
         staged_at_ms: t.staged_at.0,
-        started_at_ms: t.started_at.map(|at| at.0),
-        message: t
-            .status
-            .as_ref()
-            .map(|s| s.message.clone())
-            .unwrap_or_default(),
+        started_at_ms: t.started_at().map(|at| at.0),
+        message: t.message().to_owned(),
     };
     view.tasks
         .values()

@@ -23,7 +23,7 @@ use crate::{
     handle::{Deployment, MasterHandle, PutMode, Request},
     view::{
         AgentView, ClusterView, DeploymentKind, DeploymentView, FrameworkView, InstanceView,
-        MasterView, QueueView, ServiceView, TaskView,
+        MasterView, QueueView, ServiceView, TaskPlace, TaskView,
     },
 };
 
@@ -274,27 +274,26 @@ fn task(i: &InstanceView) -> TaskView {
         service_version: ServiceVersion(AT).to_string(),
         trace: None,
     };
-    TaskView {
+    let status = TaskStatus {
+        task_id: spec.task_id.clone(),
+        agent_id: i.agent_id.clone(),
+        state: i.state,
+        health: i.health,
+        reason: None,
+        message: "fine".into(),
+        source: StatusSource::Executor,
+        at: AT,
+        uuid: None,
+    };
+    let place = TaskPlace {
         agent_id: i.agent_id.clone(),
         hostname: i.hostname.clone(),
         ip: i.ip,
-        state: i.state,
-        health: i.health,
-        staged_at: AT,
-        started_at: Some(AT),
-        status: Some(TaskStatus {
-            task_id: spec.task_id.clone(),
-            agent_id: i.agent_id.clone(),
-            state: i.state,
-            health: i.health,
-            reason: None,
-            message: "fine".into(),
-            source: StatusSource::Executor,
-            at: AT,
-            uuid: None,
-        }),
-        spec: Arc::new(spec),
-    }
+    };
+    let shapes = &mut crate::task::Shapes::default();
+    let mut task = TaskView::new(spec, Arc::new(place), AT, shapes);
+    task.take(&status, AT);
+    task
 }
 
 /// One agent, one service with two instances, a queue item and a deployment.
@@ -337,7 +336,7 @@ fn busy() -> ClusterView {
     view.vips.insert(name, lease);
     view.net = Arc::new(net);
     for t in tasks {
-        view.tasks.insert(t.spec.task_id.clone(), Arc::new(t));
+        view.tasks.insert(Arc::new(t));
     }
     let agent = AgentView {
         info: Arc::new(AgentInfo {

@@ -154,7 +154,7 @@ fn a_node_made_anew_takes_the_place_of_its_old_agent_once_that_is_silent() {
     let view = w.view();
     assert_eq!(view.agents.len(), 1);
     assert_eq!(view.tasks.len(), 1);
-    assert!(view.tasks.values().all(|t| t.agent_id == agent_id(7)));
+    assert!(view.tasks.values().all(|t| *t.agent_id() == agent_id(7)));
     assert!(!w.stored.contains_key("agents/agent-1"));
 }
 
@@ -190,7 +190,7 @@ fn silence_makes_an_agent_unreachable_and_its_tasks_are_replaced() {
     let running = view
         .tasks
         .values()
-        .filter(|t| t.state == TaskState::Running);
+        .filter(|t| t.state() == TaskState::Running);
     assert_eq!(running.count(), 3);
 }
 
@@ -238,7 +238,7 @@ fn tasks_that_an_agent_lost_are_replaced() {
     w.run_all();
     let view = w.view();
     assert_eq!(view.tasks.len(), 2);
-    let ended: Vec<_> = view.completed.iter().map(|t| t.state).collect();
+    let ended: Vec<_> = view.completed.iter().map(|t| t.state()).collect();
     assert_eq!(ended, [TaskState::Lost, TaskState::Lost]);
 }
 

@@ -23,7 +23,7 @@ fn launched() -> (World, Client, TaskId) {
 #[test]
 fn a_framework_launches_and_acknowledges_what_it_hears() {
     let (mut w, c, id) = launched();
-    let spec = w.view().tasks[&id].spec.clone();
+    let spec = w.view().tasks.get(&id).unwrap().full_spec();
     assert_eq!(
         (
             spec.framework_name.as_str(),

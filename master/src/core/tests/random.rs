@@ -82,9 +82,9 @@ fn check(w: &mut World) {
     w.core.allocator().check().unwrap();
     let view = w.view();
     for (id, a) in &view.agents {
-        let held = view.tasks.values().filter(|t| t.agent_id == *id);
+        let held = view.tasks.values().filter(|t| t.agent_id() == id);
         let held = held
-            .map(|t| t.spec.resources.clone())
+            .map(|t| t.resources())
             .try_fold(Resources::default(), |sum, r| sum.checked_add(&r));
         assert_eq!(held.as_ref(), Some(&a.used), "{id}");
     }
