@@ -155,7 +155,11 @@ fn a_new_subscription_replaces_roles_and_both_outlive_the_master() {
         .unwrap();
     assert_eq!(offers(&mut w, &c)[0].role, "ops");
     let t1 = TaskId::new("t1").unwrap();
-    assert_eq!(w.view().tasks[&t1].spec.role, "eng", "it stays what it was");
+    assert_eq!(
+        w.view().tasks.get(&t1).unwrap().spec.role,
+        "eng",
+        "it stays what it was"
+    );
     w.restart();
     let f = w.view().frameworks[&c.id].clone();
     assert_eq!(f.roles, [RoleSubscription::new("ops")]);
