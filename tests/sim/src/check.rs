@@ -97,9 +97,9 @@ impl Sim {
             .iter()
             .filter(|(_, t)| self.is_foreign(&t.spec.framework_id));
         for (task_id, t) in foreign {
-            known.entry(&t.agent_id).or_default().insert(task_id);
-            let sum = held.entry(&t.agent_id).or_default();
-            sum.try_add(&t.spec.resources);
+            known.entry(t.agent_id()).or_default().insert(task_id);
+            let sum = held.entry(t.agent_id()).or_default();
+            sum.try_add(&t.resources());
         }
         for s in scheduler.services() {
             let id = &s.spec().id;
