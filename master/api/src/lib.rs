@@ -5,7 +5,7 @@
 //! - `client` (feature `client`): a typed client of the native framework API.
 //! - [`marathon`]: Marathon's REST JSON, which is also the stored form of a service spec.
 //! - [`mesos`]: `/state` and `/version`.
-//! - [`native`]: what the CLI reads.
+//! - [`native`]: Waggle's own JSON, which the CLI speaks.
 //! - [`error`]: one error shape and one list of codes, mapped to HTTP and gRPC.
 //!
 //! # Invariants
@@ -26,3 +26,4 @@ pub mod marathon;
 pub mod mesos;
 pub mod native;
 pub mod proto;
+mod read;

@@ -2,7 +2,7 @@
 
 use waggle_types::{HealthCheck, HealthProbe, Millis};
 
-use super::read::{Errors, Obj};
+use crate::read::{Errors, Obj};
 
 /// Most checks of one service.
 const MAX_CHECKS: usize = 32;

@@ -12,7 +12,6 @@ mod health;
 mod keys;
 mod parse;
 mod ports;
-mod read;
 mod types;
 mod version;
 

@@ -11,10 +11,12 @@ use super::{
     health::health_checks,
     keys::{NOT_YET, READ_ONLY, misspelt},
     ports::ports,
-    read::{Errors, Obj, kind, strings},
     version::parse_version,
 };
-use crate::error::{ApiError, ErrorCode};
+use crate::{
+    error::{ApiError, ErrorCode},
+    read::{Errors, Obj, kind, strings},
+};
 
 /// Most instances of one service.
 pub const MAX_INSTANCES: u32 = 100_000;

@@ -4,10 +4,8 @@ use std::collections::BTreeMap;
 
 use waggle_types::{PortDefinition, Protocol, VipLabel};
 
-use super::{
-    parse::MAX_PORTS,
-    read::{Errors, Obj, integer},
-};
+use super::parse::MAX_PORTS;
+use crate::read::{Errors, Obj, integer};
 
 /// `portDefinitions`, else the older `ports`, else one port of the agent's choice, as Marathon does.
 pub(super) fn ports(obj: &Obj<'_>, errs: &mut Errors) -> Vec<PortDefinition> {

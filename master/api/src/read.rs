@@ -16,15 +16,15 @@ const MAX_SECONDS: f64 = 1e9;
 
 /// Errors found so far.
 #[derive(Debug, Default)]
-pub(super) struct Errors(Vec<FieldError>);
+pub(crate) struct Errors(Vec<FieldError>);
 
 impl Errors {
-    pub(super) fn add(&mut self, field: impl Into<String>, rule: impl Into<String>) {
+    pub(crate) fn add(&mut self, field: impl Into<String>, rule: impl Into<String>) {
         self.push(FieldError::new(field, rule));
     }
 
     /// What was found is quoted, but not at any length: an answer is not larger for a larger request.
-    pub(super) fn push(&mut self, error: FieldError) {
+    pub(crate) fn push(&mut self, error: FieldError) {
         if self.0.len() < MAX_ERRORS {
             let FieldError { field, rule } = error;
             self.0.push(FieldError::new(clip(field), clip(rule)));
@@ -32,15 +32,15 @@ impl Errors {
     }
 
     /// How many so far, to see whether a reader has complained.
-    pub(super) fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.0.len()
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    pub(super) fn as_slice(&self) -> &[FieldError] {
+    pub(crate) fn as_slice(&self) -> &[FieldError] {
         &self.0
     }
 }
@@ -55,13 +55,13 @@ fn clip(mut text: String) -> String {
 
 /// A JSON object at a path; `null` reads as absent, as Marathon does.
 #[derive(Debug, Clone)]
-pub(super) struct Obj<'a> {
+pub(crate) struct Obj<'a> {
     map: &'a Map<String, Value>,
     path: String,
 }
 
 /// `a string`, `a number`..: how errors name what was found.
-pub(super) fn kind(v: &Value) -> &'static str {
+pub(crate) fn kind(v: &Value) -> &'static str {
     match v {
         Value::Null => "null",
         Value::Bool(_) => "a boolean",
@@ -78,7 +78,7 @@ fn wrong(errs: &mut Errors, field: String, want: &str, v: &Value) {
 
 impl<'a> Obj<'a> {
     /// The outermost object.
-    pub(super) fn root(map: &'a Map<String, Value>) -> Self {
+    pub(crate) fn root(map: &'a Map<String, Value>) -> Self {
         Self {
             map,
             path: String::new(),
@@ -86,7 +86,7 @@ impl<'a> Obj<'a> {
     }
 
     /// Any value that must be an object.
-    pub(super) fn of(path: String, v: &'a Value, errs: &mut Errors) -> Option<Self> {
+    pub(crate) fn of(path: String, v: &'a Value, errs: &mut Errors) -> Option<Self> {
         if let Value::Object(map) = v {
             Some(Self { map, path })
         } else {
@@ -96,7 +96,7 @@ impl<'a> Obj<'a> {
     }
 
     /// The path of a key.
-    pub(super) fn path(&self, key: &str) -> String {
+    pub(crate) fn path(&self, key: &str) -> String {
         if self.path.is_empty() {
             key.to_owned()
         } else {
@@ -104,11 +104,36 @@ impl<'a> Obj<'a> {
         }
     }
 
-    pub(super) fn get(&self, key: &str) -> Option<&'a Value> {
+    /// Every key and value.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (&'a String, &'a Value)> + use<'a> {
+        self.map.iter()
+    }
+
+    /// Complains of every key but these.
+    pub(crate) fn only(&self, keys: &[&str], errs: &mut Errors) {
+        for key in self.map.keys().filter(|k| !keys.contains(&k.as_str())) {
+            let rule = match keys {
+                [] => "is not known, nothing is to be said here".to_owned(),
+                keys => format!("is not known, must be one of {}", keys.join(", ")),
+            };
+            errs.add(self.path(key), rule);
+        }
+    }
+
+    /// The value of a key that must be there.
+    pub(crate) fn required(&self, key: &str, errs: &mut Errors) -> Option<&'a Value> {
+        let found = self.get(key);
+        if found.is_none() {
+            errs.add(self.path(key), "is required");
+        }
+        found
+    }
+
+    pub(crate) fn get(&self, key: &str) -> Option<&'a Value> {
         self.map.get(key).filter(|v| !v.is_null())
     }
 
-    pub(super) fn string(&self, key: &str, errs: &mut Errors) -> Option<String> {
+    pub(crate) fn string(&self, key: &str, errs: &mut Errors) -> Option<String> {
         match self.get(key)? {
             Value::String(s) if s.contains('\0') => {
                 errs.add(self.path(key), "must not hold a NUL character");
@@ -122,7 +147,7 @@ impl<'a> Obj<'a> {
         }
     }
 
-    pub(super) fn boolean(&self, key: &str, errs: &mut Errors) -> Option<bool> {
+    pub(crate) fn boolean(&self, key: &str, errs: &mut Errors) -> Option<bool> {
         match self.get(key)? {
             Value::Bool(b) => Some(*b),
             v => {
@@ -133,12 +158,12 @@ impl<'a> Obj<'a> {
     }
 
     /// A whole number (`2.0` counts) within bounds.
-    pub(super) fn integer(&self, key: &str, min: u32, max: u32, errs: &mut Errors) -> Option<u32> {
+    pub(crate) fn integer(&self, key: &str, min: u32, max: u32, errs: &mut Errors) -> Option<u32> {
         integer(&self.path(key), self.get(key)?, min, max, errs)
     }
 
     /// A number that is not negative and at most `max`.
-    pub(super) fn number(&self, key: &str, max: f64, errs: &mut Errors) -> Option<f64> {
+    pub(crate) fn number(&self, key: &str, max: f64, errs: &mut Errors) -> Option<f64> {
         let v = self.get(key)?;
         let Some(n) = v.as_f64().filter(|_| v.is_number()) else {
             wrong(errs, self.path(key), "a number", v);
@@ -156,7 +181,7 @@ impl<'a> Obj<'a> {
     }
 
     /// Seconds, with milliseconds as decimals.
-    pub(super) fn seconds(&self, key: &str, errs: &mut Errors) -> Option<Millis> {
+    pub(crate) fn seconds(&self, key: &str, errs: &mut Errors) -> Option<Millis> {
         #[allow(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
@@ -166,7 +191,7 @@ impl<'a> Obj<'a> {
             .map(|s| Millis((s * 1000.0).round() as u64))
     }
 
-    pub(super) fn list(&self, key: &str, errs: &mut Errors) -> Option<&'a [Value]> {
+    pub(crate) fn list(&self, key: &str, errs: &mut Errors) -> Option<&'a [Value]> {
         match self.get(key)? {
             Value::Array(items) => Some(items),
             v => {
@@ -176,17 +201,17 @@ impl<'a> Obj<'a> {
         }
     }
 
-    pub(super) fn object(&self, key: &str, errs: &mut Errors) -> Option<Obj<'a>> {
+    pub(crate) fn object(&self, key: &str, errs: &mut Errors) -> Option<Obj<'a>> {
         Obj::of(self.path(key), self.get(key)?, errs)
     }
 
-    pub(super) fn strings(&self, key: &str, errs: &mut Errors) -> Option<Vec<String>> {
+    pub(crate) fn strings(&self, key: &str, errs: &mut Errors) -> Option<Vec<String>> {
         let items = self.list(key, errs)?;
         strings(&self.path(key), items, errs)
     }
 
     /// An object whose values are strings.
-    pub(super) fn string_map(
+    pub(crate) fn string_map(
         &self,
         key: &str,
         errs: &mut Errors,
@@ -211,7 +236,7 @@ impl<'a> Obj<'a> {
     }
 
     /// Refuses a key that is set to anything but an empty value.
-    pub(super) fn not_yet(&self, key: &str, errs: &mut Errors) {
+    pub(crate) fn not_yet(&self, key: &str, errs: &mut Errors) {
         let empty = match self.get(key) {
             None => true,
             Some(Value::Array(a)) => a.is_empty(),
@@ -226,7 +251,7 @@ impl<'a> Obj<'a> {
 }
 
 /// A whole number (`2.0` counts) within bounds.
-pub(super) fn integer(path: &str, v: &Value, min: u32, max: u32, errs: &mut Errors) -> Option<u32> {
+pub(crate) fn integer(path: &str, v: &Value, min: u32, max: u32, errs: &mut Errors) -> Option<u32> {
     if !v.is_number() {
         wrong(errs, path.to_owned(), "a whole number", v);
         return None;
@@ -257,7 +282,7 @@ pub(super) fn integer(path: &str, v: &Value, min: u32, max: u32, errs: &mut Erro
     }
 }
 
-pub(super) fn strings(path: &str, items: &[Value], errs: &mut Errors) -> Option<Vec<String>> {
+pub(crate) fn strings(path: &str, items: &[Value], errs: &mut Errors) -> Option<Vec<String>> {
     let mut out = Vec::with_capacity(items.len());
     for (i, v) in items.iter().enumerate() {
         match v {

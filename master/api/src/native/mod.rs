@@ -1,0 +1,31 @@
+//! Waggle's own JSON under `/waggle/v1`: what the CLI speaks.
+//!
+//! Snake case, milliseconds and counts as integers, times as Unix milliseconds, absent values as `null`.
+//! Quantities are numbers by kind: `cpus`, `mem` and `disk` in MiB, `gpus`, custom scalars by their names.
+//!
+//! `*View` is what a master shows; the readers in [`request`] take what it is asked, strictly: an unknown
+//! field, a wrong type or a value out of bounds is an error that names field and rule.
+
+mod explain;
+mod frameworks;
+mod nodes;
+mod refusal;
+pub mod request;
+mod reservations;
+mod resources;
+mod roles;
+mod tasks;
+mod vips;
+
+pub use explain::{
+    AgentBecauseView, AgentExplainView, BecauseView, FrameworkExplainView,
+    FrameworkRoleExplainView, LastChoiceView, PassedOverView, RoleExplainView,
+};
+pub use frameworks::{FrameworkRef, FrameworkRoleView, FrameworkView, OfferView, capabilities};
+pub use nodes::{AskedView, DomainView, MaintenanceView, NodeView, WindowView};
+pub use refusal::{Refusal, RefusalDetail};
+pub use reservations::{PartView, ReservationView, StackEntry, VolumeUse, stack};
+pub use resources::{ResourcesView, VolumeView};
+pub use roles::{QuotaView, RoleView, WeightView};
+pub use tasks::{DeploymentView, ExplainView, TaskView};
+pub use vips::{BackendView, VipView};

@@ -1,0 +1,33 @@
+//! VIPs and what is behind them.
+
+use serde::{Deserialize, Serialize};
+
+/// A VIP: one address, port and protocol.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VipView {
+    /// DNS name of a named VIP; `null` for a literal one.
+    pub name: Option<String>,
+    /// Address.
+    pub ip: String,
+    /// Port.
+    pub port: u16,
+    /// `tcp` or `udp`.
+    pub protocol: String,
+    /// Tasks behind it, eligible or not, by task id.
+    pub backends: Vec<BackendView>,
+}
+
+/// A task behind a VIP.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackendView {
+    /// The task.
+    pub task_id: String,
+    /// Address of its agent.
+    pub ip: String,
+    /// Host port.
+    pub port: u16,
+    /// Whether new connections go to it.
+    pub eligible: bool,
+    /// Why it is, or is not.
+    pub reason: String,
+}
