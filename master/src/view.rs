@@ -228,6 +228,31 @@ pub struct AgentView {
     pub mode: AgentMode,
     /// Its planned maintenance.
     pub maintenance: Option<Unavailability>,
+    /// Who was asked to leave it for that.
+    pub asked: Vec<Asked>,
+}
+
+/// A framework that was asked to leave an agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asked {
+    /// Which.
+    pub framework_id: FrameworkId,
+    /// What it said.
+    pub answer: LeaveAnswer,
+}
+
+/// A framework's answer to an inverse offer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LeaveAnswer {
+    /// Nothing yet.
+    Open,
+    /// It leaves by itself.
+    Accepted,
+    /// It does not.
+    Declined {
+        /// When it is asked again.
+        again: UnixMillis,
+    },
 }
 
 /// A framework.
@@ -281,6 +306,8 @@ pub struct RoleView {
     pub quota: Quota,
     /// What counts against its quota: unreserved allocations, and all reservations, used or not.
     pub charged: BTreeMap<String, Milli>,
+    /// What is still held back for it and its subroles.
+    pub owed: BTreeMap<String, Milli>,
     /// The largest part of any resource kind that is allocated to it, by its weight; 1 is the cluster.
     pub share: f64,
     /// Held by tasks; ports are left out.

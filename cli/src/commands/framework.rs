@@ -1,9 +1,6 @@
 //! `waggle framework list`, `waggle offer list`, `waggle role list`.
 
-use waggle_api::{
-    mesos::ResourcesJson,
-    native::{FrameworkView, OfferView, RoleView},
-};
+use waggle_api::native::{FrameworkView, OfferView, ResourcesView, RoleView};
 
 use super::{fetch_list, print, print_json};
 use crate::{
@@ -31,7 +28,11 @@ pub async fn frameworks(command: FrameworkCommand) -> Result<(), CliError> {
         };
         table.row([
             f.name,
-            f.role,
+            f.roles
+                .into_iter()
+                .map(|r| r.role)
+                .collect::<Vec<_>>()
+                .join(","),
             state.to_owned(),
             f.tasks.to_string(),
             amount(&f.used),
@@ -79,7 +80,7 @@ pub async fn roles(command: RoleCommand) -> Result<(), CliError> {
 }
 
 /// `cpus 1.5, mem 512`; empty for nothing.
-fn amount(r: &ResourcesJson) -> String {
+fn amount(r: &ResourcesView) -> String {
     let kinds = [
         ("cpus", r.cpus.0),
         ("mem", r.mem.0),

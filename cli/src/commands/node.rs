@@ -1,6 +1,6 @@
 //! `waggle node list`.
 
-use waggle_api::{mesos::ResourcesJson, native::NodeView};
+use waggle_api::native::{NodeView, ResourcesView};
 
 use super::{fetch_list, print, print_json};
 use crate::{args::Output, client::Client, error::CliError, table::Table};
@@ -36,6 +36,6 @@ pub async fn list(output: &Output) -> Result<(), CliError> {
 }
 
 /// `used/total`.
-fn share(used: &ResourcesJson, total: &ResourcesJson, pick: fn(&ResourcesJson) -> f64) -> String {
+fn share(used: &ResourcesView, total: &ResourcesView, pick: fn(&ResourcesView) -> f64) -> String {
     format!("{}/{}", pick(used), pick(total))
 }

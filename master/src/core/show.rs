@@ -125,6 +125,7 @@ impl MasterCore {
             reserved: self.show_reserved(id),
             mode: AgentMode::Active,
             maintenance: None,
+            asked: Vec::new(),
         }
     }
 
@@ -209,6 +210,7 @@ impl MasterCore {
                 weight_milli: 1000,
                 quota: Quota::default(),
                 charged: BTreeMap::new(),
+                owed: BTreeMap::new(),
                 share: self.allocator.dominant_share(f.role()).as_f64(),
                 used: Resources::default(),
                 offered: Resources::default(),

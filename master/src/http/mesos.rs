@@ -18,7 +18,7 @@ use waggle_api::{
 use waggle_types::{AgentId, FrameworkId, HealthState, Resources, TaskState, VipLabel};
 
 use super::{
-    Api, native,
+    Api,
     request::Call,
     respond::{Fail, ok},
 };
@@ -27,9 +27,6 @@ use crate::view::{AgentView, ClusterView, FrameworkView, MasterView, TaskView};
 /// Finds the handler; every path here is read-only.
 pub(super) fn route(api: &Api, call: &Call) -> Result<Response, Fail> {
     let mut path: Vec<&str> = call.segments.iter().map(String::as_str).collect();
-    if path.first() == Some(&"waggle") {
-        return native::route(api, call, &path);
-    }
     if path.len() > 1 && path[0] == "master" {
         path.remove(0);
     }

@@ -104,6 +104,9 @@ pub fn marathon_router(handle: MasterHandle) -> Router {
 
 async fn serve_mesos(State(api): State<Api>, request: Request) -> Response {
     let answer: Result<Response, Fail> = match Call::new(request) {
+        Ok((call, body)) if call.segments.first().is_some_and(|s| s == "waggle") => {
+            native::route(&api, &call, body).await
+        }
         Ok((call, _)) => mesos::route(&api, &call),
         Err(e) => Err(e.into()),
     };

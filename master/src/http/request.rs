@@ -1,7 +1,7 @@
 //! Reading requests: path segments, query, body, trace.
 
 use axum::{
-    body::Body,
+    body::{Body, Bytes},
     extract::Request,
     http::{HeaderMap, Method, header},
 };
@@ -57,6 +57,19 @@ impl Call {
     /// The body as JSON, whatever it is called: `curl -d` says it is a form, and Marathon took that. Only
     /// what is clearly something else is refused.
     pub(super) async fn json(&self, body: Body) -> Result<Value, ApiError> {
+        parse_json(&self.bytes(body).await?)
+    }
+
+    /// As [`Call::json`]; no body at all reads as `null`.
+    pub(super) async fn json_or_null(&self, body: Body) -> Result<Value, ApiError> {
+        let bytes = self.bytes(body).await?;
+        if bytes.is_empty() {
+            return Ok(Value::Null);
+        }
+        parse_json(&bytes)
+    }
+
+    async fn bytes(&self, body: Body) -> Result<Bytes, ApiError> {
         if let Some(given) = self.headers.get(header::CONTENT_TYPE) {
             let text = given.to_str().unwrap_or_default().to_ascii_lowercase();
             let mime = text.split(';').next().unwrap_or_default().trim();
@@ -70,21 +83,18 @@ impl Call {
             }
         }
         let collected = Limited::new(body, MAX_BODY).collect();
-        let bytes = match tokio::time::timeout(BODY_TIMEOUT, collected).await {
-            Ok(Ok(body)) => body.to_bytes(),
-            Ok(Err(e)) if e.is::<LengthLimitError>() => {
-                return Err(ApiError::new(
-                    ErrorCode::TooLarge,
-                    format!("body must be at most {MAX_BODY} bytes"),
-                ));
-            }
-            Ok(Err(e)) => return Err(bad(&format!("body could not be read: {e}"))),
+        match tokio::time::timeout(BODY_TIMEOUT, collected).await {
+            Ok(Ok(body)) => Ok(body.to_bytes()),
+            Ok(Err(e)) if e.is::<LengthLimitError>() => Err(ApiError::new(
+                ErrorCode::TooLarge,
+                format!("body must be at most {MAX_BODY} bytes"),
+            )),
+            Ok(Err(e)) => Err(bad(&format!("body could not be read: {e}"))),
             Err(_) => {
                 let secs = BODY_TIMEOUT.as_secs();
-                return Err(bad(&format!("body did not arrive within {secs} s")));
+                Err(bad(&format!("body did not arrive within {secs} s")))
             }
-        };
-        parse_json(&bytes)
+        }
     }
 }
 

@@ -6,7 +6,10 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
-use waggle_api::error::{ApiError, ErrorCode};
+use waggle_api::{
+    error::{ApiError, ErrorCode},
+    native::Refusal,
+};
 
 use super::request::Call;
 use crate::error::MasterError;
@@ -17,6 +20,8 @@ pub(super) struct Fail {
     error: ApiError,
     /// Methods that the path has, for a 405.
     allow: Option<&'static str>,
+    /// Typed reasons, where there are some; they are the body then.
+    refusal: Option<Box<Refusal>>,
 }
 
 impl Fail {
@@ -42,15 +47,28 @@ impl Fail {
             call.method, call.path
         );
         Self {
-            error: ApiError::new(ErrorCode::MethodNotAllowed, message),
             allow: Some(allow),
+            ..ApiError::new(ErrorCode::MethodNotAllowed, message).into()
+        }
+    }
+
+    /// Typed reasons of level 1 or of fields.
+    pub(super) fn refused((code, refusal): (ErrorCode, Refusal)) -> Self {
+        Self {
+            error: ApiError::new(code, refusal.message.clone()),
+            allow: None,
+            refusal: Some(Box::new(refusal)),
         }
     }
 }
 
 impl From<ApiError> for Fail {
     fn from(error: ApiError) -> Self {
-        Self { error, allow: None }
+        Self {
+            error,
+            allow: None,
+            refusal: None,
+        }
     }
 }
 
@@ -100,7 +118,10 @@ impl IntoResponse for Fail {
         if status.is_server_error() {
             tracing::warn!(status = code, error = %self.error, "request failed");
         }
-        let mut response = json(status, &self.error.body());
+        let mut response = match &self.refusal {
+            Some(refusal) => json(status, refusal.as_ref()),
+            None => json(status, &self.error.body()),
+        };
         if let Some(allow) = self.allow {
             let headers = response.headers_mut();
             headers.insert(header::ALLOW, HeaderValue::from_static(allow));

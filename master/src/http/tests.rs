@@ -364,6 +364,7 @@ fn busy() -> ClusterView {
         reserved: Vec::new(),
         mode: crate::view::AgentMode::default(),
         maintenance: None,
+        asked: Vec::new(),
     };
     view.agents.insert(agent_id, Arc::new(agent));
     let framework_id = FrameworkId::new("f1").unwrap();

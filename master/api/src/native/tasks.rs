@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::PartView;
+
 /// A task.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TaskView {
     /// Task id.
     pub id: String,
@@ -13,6 +15,10 @@ pub struct TaskView {
     pub service: String,
     /// Framework name.
     pub framework: String,
+    /// Role that its resources are allocated to.
+    pub role: String,
+    /// What it holds by reservation; empty when nothing of it is reserved or lent.
+    pub parts: Vec<PartView>,
     /// Definition that it runs.
     pub version: String,
     /// Mesos's name of its state.

@@ -1,63 +1,23 @@
-//! Waggle's own JSON under `/waggle/v1`, for the CLI.
+//! Lists of what the view holds.
 
-use axum::{http::Method, response::Response};
+use std::collections::BTreeMap;
+
 use waggle_api::native::{
-    BackendView, DeploymentView, ExplainView, FrameworkView, NodeView, OfferView, RoleView,
-    TaskView, VipView,
+    BackendView, DeploymentView, FrameworkView, NodeView, OfferView, TaskView, VipView,
+    capabilities,
 };
 use waggle_overlay_plan::{Verdict, explain};
-use waggle_types::{HealthState, ServiceId, TaskState};
+use waggle_types::{AgentId, HealthState, ServiceId};
 
-use super::{
-    Api,
-    request::Call,
-    respond::{Fail, ok},
-};
 use crate::view::{self, ClusterView, DeploymentKind};
 
-/// Finds the handler; every path here is read-only.
-pub(super) fn route(api: &Api, call: &Call, path: &[&str]) -> Result<Response, Fail> {
-    let ["waggle", "v1", path @ ..] = path else {
-        return Err(Fail::no_such_path(call));
-    };
-    if !matches!(
-        path,
-        ["nodes" | "vips" | "tasks" | "deployments" | "frameworks" | "offers" | "roles"]
-            | ["explain", _, ..]
-    ) {
-        return Err(Fail::no_such_path(call));
+pub(super) fn nodes(view: &ClusterView) -> Vec<NodeView> {
+    let mut tasks: BTreeMap<&AgentId, u32> = BTreeMap::new();
+    for t in view.tasks.values() {
+        *tasks.entry(t.agent_id()).or_default() += 1;
     }
-    if call.method != Method::GET {
-        return Err(Fail::method(call, "GET"));
-    }
-    let view = api.view();
-    Ok(match path {
-        ["nodes"] => ok(&nodes(&view)),
-        ["vips"] => ok(&vips(&view)),
-        ["deployments"] => ok(&deployments(&view, None)),
-        ["frameworks"] => ok(&frameworks(&view)),
-        ["offers"] => ok(&offers(&view)),
-        ["roles"] => ok(&roles(&view)),
-        ["tasks"] => {
-            let service = call.query.first("service");
-            let all = call.query.flag("all", false)?;
-            ok(&tasks(&view, service, all))
-        }
-        [_, id @ ..] => {
-            let id = id.join("/");
-            let found = ServiceId::new(&id).ok().and_then(|id| service(&view, &id));
-            let found =
-                found.ok_or_else(|| Fail::not_found(format!("App '/{id}' does not exist")))?;
-            ok(&found)
-        }
-        [] => return Err(Fail::no_such_path(call)),
-    })
-}
-
-fn nodes(view: &ClusterView) -> Vec<NodeView> {
     let one = |a: &view::AgentView| {
         let id = &a.info.agent_id;
-        let tasks = view.tasks.values().filter(|t| t.agent_id() == id).count();
         NodeView {
             id: id.to_string(),
             hostname: a.info.hostname.clone(),
@@ -66,11 +26,15 @@ fn nodes(view: &ClusterView) -> Vec<NodeView> {
             version: a.version.clone(),
             reachable: a.reachable,
             connected: a.connected,
+            mode: a.mode.name().to_owned(),
+            domain: a.info.domain.as_ref().map(Into::into),
+            maintenance: a.maintenance.map(Into::into),
+            reserved: a.reserved.iter().map(Into::into).collect(),
             total: (&a.info.total).into(),
             used: (&a.used).into(),
             offered: (&a.offered).into(),
             attributes: a.info.attributes.clone(),
-            tasks: u32::try_from(tasks).unwrap_or(u32::MAX),
+            tasks: tasks.get(id).copied().unwrap_or(0),
             last_heard_ms: a.last_heard.0,
             applied_generation: a.applied.0,
             published_generation: view.net.generation.0,
@@ -82,11 +46,12 @@ fn nodes(view: &ClusterView) -> Vec<NodeView> {
     view.agents.values().map(|a| one(a)).collect()
 }
 
-fn frameworks(view: &ClusterView) -> Vec<FrameworkView> {
+pub(super) fn frameworks(view: &ClusterView) -> Vec<FrameworkView> {
     let one = |f: &view::FrameworkView| FrameworkView {
         id: f.id.to_string(),
         name: f.name.clone(),
-        role: f.role().to_owned(),
+        roles: f.roles.iter().map(Into::into).collect(),
+        capabilities: capabilities(f.capabilities),
         active: f.active,
         connected: f.connected,
         suppressed: f.suppressed,
@@ -101,7 +66,7 @@ fn frameworks(view: &ClusterView) -> Vec<FrameworkView> {
     view.frameworks.values().map(one).collect()
 }
 
-fn offers(view: &ClusterView) -> Vec<OfferView> {
+pub(super) fn offers(view: &ClusterView) -> Vec<OfferView> {
     let one = |o: &waggle_types::Offer| OfferView {
         id: o.offer_id.to_string(),
         framework_id: o.framework_id.to_string(),
@@ -114,25 +79,16 @@ fn offers(view: &ClusterView) -> Vec<OfferView> {
         agent_id: o.agent_id.to_string(),
         hostname: o.hostname.clone(),
         resources: (&o.resources).into(),
+        parts: o.parts.iter().map(Into::into).collect(),
+        maintenance: o.unavailability.map(Into::into),
         since_ms: o.at.0,
     };
     view.offers.iter().map(one).collect()
 }
 
-fn roles(view: &ClusterView) -> Vec<RoleView> {
-    let one = |(name, r): (&String, &view::RoleView)| RoleView {
-        name: name.clone(),
-        frameworks: r.frameworks.iter().map(ToString::to_string).collect(),
-        share: r.share,
-        used: (&r.used).into(),
-        offered: (&r.offered).into(),
-    };
-    view.roles.iter().map(one).collect()
-}
-
 /// The master's picture: nodes know the health of their own tasks a little earlier.
-fn vips(view: &ClusterView) -> Vec<VipView> {
-    let table = explain(&view.net, &std::collections::BTreeMap::new());
+pub(super) fn vips(view: &ClusterView) -> Vec<VipView> {
+    let table = explain(&view.net, &BTreeMap::new());
     let one = |(key, (name, candidates)): (waggle_types::VipKey, (Option<_>, Vec<_>))| {
         let name: Option<waggle_types::VipName> = name;
         let candidates: Vec<waggle_overlay_plan::Candidate> = candidates;
@@ -158,7 +114,7 @@ fn vips(view: &ClusterView) -> Vec<VipView> {
     table.into_iter().map(one).collect()
 }
 
-fn tasks(view: &ClusterView, service: Option<&str>, all: bool) -> Vec<TaskView> {
+pub(super) fn tasks(view: &ClusterView, service: Option<&str>, all: bool) -> Vec<TaskView> {
     let service =
         service.map(|s| ServiceId::new(s).map_or_else(|_| s.to_owned(), |s| s.to_string()));
     let ended = view.completed.iter().filter(|_| all);
@@ -168,6 +124,8 @@ fn tasks(view: &ClusterView, service: Option<&str>, all: bool) -> Vec<TaskView> 
         id: t.id.to_string(),
         service: t.spec.service.clone(),
         framework: t.spec.framework_name.clone(),
+        role: t.spec.role.clone(),
+        parts: t.spec.parts.iter().map(Into::into).collect(),
         version: t.spec.service_version.clone(),
         state: t.state().mesos_name().into(),
         health: health(t.health).into(),
@@ -196,7 +154,7 @@ fn health(h: HealthState) -> &'static str {
     }
 }
 
-fn deployments(view: &ClusterView, service: Option<&ServiceId>) -> Vec<DeploymentView> {
+pub(super) fn deployments(view: &ClusterView, service: Option<&ServiceId>) -> Vec<DeploymentView> {
     let all = view.deployments.values();
     all.filter(|d| service.is_none_or(|s| *s == d.service))
         .map(|d| DeploymentView {
@@ -214,33 +172,4 @@ fn deployments(view: &ClusterView, service: Option<&ServiceId>) -> Vec<Deploymen
             since_ms: d.since.0,
         })
         .collect()
-}
-
-fn service(view: &ClusterView, id: &ServiceId) -> Option<ExplainView> {
-    let s = view.services.get(id)?;
-    let queued = view.queue.iter().find(|q| q.service == *id);
-    let failure = s.last_failure.as_ref().map(|f| {
-        let state: TaskState = f.state;
-        format!(
-            "{} on {} ended as {}: {}",
-            f.task_id,
-            f.hostname,
-            state.mesos_name(),
-            f.message
-        )
-    });
-    let marathon = view.frameworks.values().find(|f| f.name == "marathon");
-    Some(ExplainView {
-        service: id.to_string(),
-        instances: s.spec.instances,
-        running: s.running,
-        healthy: s.healthy,
-        waiting: queued.map_or(0, |q| q.count),
-        delay_ms: queued.map_or(0, |q| q.delay.0),
-        offers: queued.map_or(0, |q| q.n_offers),
-        refused: queued.map(|q| q.refused.clone()).unwrap_or_default(),
-        deployments: deployments(view, Some(id)),
-        last_failure: failure,
-        allocator: marathon.map(|f| f.reasons.clone()).unwrap_or_default(),
-    })
 }

@@ -1,0 +1,99 @@
+//! Waggle's own JSON under `/waggle/v1`: what the CLI and operators' programs speak.
+//!
+//! Roles are paths, so they come last and take the rest. Agents and frameworks are named by id or by name.
+
+mod explain;
+mod find;
+mod maintenance;
+mod operate;
+mod reads;
+mod reservations;
+mod roles;
+
+use axum::{
+    body::Body,
+    http::Method,
+    response::{IntoResponse, Response},
+};
+
+use super::{
+    Api,
+    request::Call,
+    respond::{Fail, ok},
+};
+
+/// Finds the handler by path, then by method.
+pub(super) async fn route(api: &Api, call: &Call, body: Body) -> Result<Response, Fail> {
+    let path: Vec<&str> = call.segments.iter().map(String::as_str).collect();
+    let ["waggle", "v1", path @ ..] = path.as_slice() else {
+        return Err(Fail::no_such_path(call));
+    };
+    let method = &call.method;
+    match path {
+        ["nodes"] => get(call, || ok(&reads::nodes(&api.view()))),
+        [
+            "nodes",
+            id,
+            verb @ ("drain" | "deactivate" | "activate" | "gone"),
+        ] => match *method {
+            Method::POST => operate::node(api, call, body, id, verb).await,
+            _ => Err(Fail::method(call, "POST")),
+        },
+        ["vips"] => get(call, || ok(&reads::vips(&api.view()))),
+        ["tasks"] => {
+            let all = call.query.flag("all", false)?;
+            let service = call.query.first("service");
+            get(call, || ok(&reads::tasks(&api.view(), service, all)))
+        }
+        ["deployments"] => get(call, || ok(&reads::deployments(&api.view(), None))),
+        ["frameworks"] => get(call, || ok(&reads::frameworks(&api.view()))),
+        ["frameworks", id] => match *method {
+            Method::DELETE => operate::teardown(api, id).await,
+            _ => Err(Fail::method(call, "DELETE")),
+        },
+        ["offers"] => get(call, || ok(&reads::offers(&api.view()))),
+        ["roles"] => get(call, || ok(&roles::roles(&api.view()))),
+        ["weights"] => get(call, || ok(&roles::weights(&api.view()))),
+        ["weights", role @ ..] => match *method {
+            Method::PUT => operate::set_weight(api, call, body, &role.join("/")).await,
+            Method::DELETE => operate::remove_weight(api, &role.join("/")).await,
+            _ => Err(Fail::method(call, "PUT, DELETE")),
+        },
+        ["quotas"] => get(call, || ok(&roles::quotas(&api.view()))),
+        ["quotas", role @ ..] => match *method {
+            Method::PUT => operate::set_quota(api, call, body, &role.join("/")).await,
+            Method::DELETE => operate::remove_quota(api, call, &role.join("/")).await,
+            _ => Err(Fail::method(call, "PUT, DELETE")),
+        },
+        ["reservations"] => match *method {
+            Method::GET => Ok(ok(&reservations::list(&api.view(), None))),
+            Method::POST => operate::reserve(api, call, body, true).await,
+            Method::DELETE => operate::reserve(api, call, body, false).await,
+            _ => Err(Fail::method(call, "GET, POST, DELETE")),
+        },
+        ["volumes"] => match *method {
+            Method::POST => operate::create_volume(api, call, body).await,
+            Method::DELETE => operate::destroy_volume(api, call, body).await,
+            _ => Err(Fail::method(call, "POST, DELETE")),
+        },
+        ["maintenance"] => match *method {
+            Method::GET => Ok(ok(&maintenance::list(&api.view(), None))),
+            Method::PUT => operate::schedule(api, call, body).await,
+            Method::DELETE => operate::cancel(api, call, body).await,
+            _ => Err(Fail::method(call, "GET, PUT, DELETE")),
+        },
+        ["explain", rest @ ..] if !rest.is_empty() => match *method {
+            Method::GET => explain::route(api, rest).await,
+            _ => Err(Fail::method(call, "GET")),
+        },
+        _ => Err(Fail::no_such_path(call)),
+    }
+}
+
+fn get<T: IntoResponse>(call: &Call, answer: impl FnOnce() -> T) -> Result<Response, Fail> {
+    if call.method == Method::GET {
+        Ok(answer().into_response())
+    } else {
+        Err(Fail::method(call, "GET"))
+    }
+}
