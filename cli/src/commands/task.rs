@@ -141,6 +141,8 @@ mod tests {
             service: "/web".to_owned(),
             framework: "marathon".to_owned(),
             version: String::new(),
+            role: String::new(),
+            parts: Vec::new(),
             state: "TASK_RUNNING".to_owned(),
             health: "healthy".to_owned(),
             agent_id: "a".to_owned(),

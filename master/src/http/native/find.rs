@@ -139,8 +139,6 @@ fn like<'a>(text: &str, names: impl Iterator<Item = &'a str>) -> Option<String> 
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
     #[test]
     fn one_slip_is_recognised_and_strangers_are_not() {
         let names = ["node-1", "node-2", "eng/batch"];
