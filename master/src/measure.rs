@@ -54,6 +54,13 @@ pub(crate) fn take(t: &Telemetry, m: &Measure) {
             let attrs = attrs.iter().map(|(k, v)| (*k, text(v))).collect();
             t.event_in(name, None, *trace, attrs);
         }
+        Measure::ReservationFailed { role } => {
+            t.count(
+                &names::SCHED_RESERVATIONS_FAILED,
+                &[(names::ROLE, text(role))],
+                1,
+            );
+        }
         // Shown in the cluster view and by `explain`; no metric of its own in the registry yet.
         Measure::Rejected { reason } => tracing::debug!(reason, "refused or dropped"),
     }

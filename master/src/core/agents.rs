@@ -34,6 +34,8 @@ pub(super) enum Conflict {
     IdInUse { by: String },
     /// The address belongs to a living agent with another id.
     AddressInUse { by: AgentId },
+    /// An operator said that the agent is gone for good.
+    Gone,
     /// The limit of agents is reached.
     TooMany(usize),
 }
@@ -43,19 +45,21 @@ impl Conflict {
         match self {
             Self::IdInUse { .. } => "agent_id_in_use",
             Self::AddressInUse { .. } => "agent_address_in_use",
+            Self::Gone => "agent_gone",
             Self::TooMany(_) => "too_many_agents",
         }
     }
 
     /// Whether the agent need not try again.
     pub(super) fn is_permanent(&self) -> bool {
-        matches!(self, Self::IdInUse { .. })
+        matches!(self, Self::IdInUse { .. } | Self::Gone)
     }
 
     pub(super) fn text(&self, id: &AgentId) -> String {
         match self {
             Self::IdInUse { by } => format!("agent id {id} is in use by {by}"),
             Self::AddressInUse { by } => format!("the address is in use by agent {by}"),
+            Self::Gone => format!("agent {id} is gone for good, by an operator's word"),
             Self::TooMany(n) => format!("the limit of {n} agents is reached"),
         }
     }

@@ -5,16 +5,14 @@ use std::collections::BTreeSet;
 
 use waggle_allocator::Event as Level1;
 use waggle_types::{
-    AgentId, CallRejection, FrameworkId, Millis, OfferId, Operation, RejectReason, Resources,
-    SchedulerCall, SchedulerEvent, StatusReason, StatusUuid, TaskId, TaskSpec, TaskState,
-    TaskStatus, UnixMillis,
+    AgentId, CallRejection, FrameworkId, Millis, OfferId, RejectReason, Resources, SchedulerCall,
+    SchedulerEvent, StatusReason, StatusUuid, TaskId, TaskState, TaskStatus, UnixMillis,
 };
 
 use super::{
     MasterCore, MasterMsg,
     event::{FrameworkCall, SubscriptionId},
     frameworks::{Called, no},
-    intents::sum,
     levels::own_status,
     refusals::level_1_says,
 };
@@ -70,7 +68,7 @@ impl MasterCore {
                     offer_ids,
                     operations,
                     refuse,
-                } => return self.framework_accept(id, &offer_ids, &operations, refuse, now),
+                } => return self.framework_accept(id, &offer_ids, operations, refuse, now),
                 SchedulerCall::Decline { offer_ids, refuse } => {
                     return self.framework_decline(id, offer_ids, refuse, now);
                 }
@@ -97,9 +95,11 @@ impl MasterCore {
                 SchedulerCall::Demand { role, smallest } => {
                     return self.framework_demand(id, role, smallest, now);
                 }
-                SchedulerCall::AcceptInverse { .. } | SchedulerCall::DeclineInverse { .. } => {
-                    let message = "the call is not known to this master";
-                    return Err(vec![no(RejectReason::Refused, "call", message)]);
+                SchedulerCall::AcceptInverse { offer_ids } => {
+                    return self.answer_inverse(id, &offer_ids, None, now);
+                }
+                SchedulerCall::DeclineInverse { offer_ids, refuse } => {
+                    return self.answer_inverse(id, &offer_ids, Some(refuse), now);
                 }
             },
         }
@@ -173,7 +173,11 @@ impl MasterCore {
     }
 
     /// Whether each offer is out to this framework; each problem once.
-    fn check_offers(&self, id: &FrameworkId, offer_ids: &[OfferId]) -> Vec<CallRejection> {
+    pub(super) fn check_offers(
+        &self,
+        id: &FrameworkId,
+        offer_ids: &[OfferId],
+    ) -> Vec<CallRejection> {
         let (mut wrong, mut seen) = (Vec::new(), BTreeSet::new());
         for offer_id in offer_ids {
             if !seen.insert(offer_id) {
@@ -191,105 +195,6 @@ impl MasterCore {
                     wrong.push(no(RejectReason::ForeignOffer, offer_id, message));
                 }
                 Some(_) => {}
-            }
-        }
-        wrong
-    }
-
-    fn framework_accept(
-        &mut self,
-        id: &FrameworkId,
-        offer_ids: &[OfferId],
-        operations: &[Operation],
-        refuse: Millis,
-        now: UnixMillis,
-    ) -> Called {
-        let mut wrong = self.check_offers(id, offer_ids);
-        let tasks: Vec<TaskSpec> = operations
-            .iter()
-            .flat_map(Operation::tasks)
-            .cloned()
-            .collect();
-        if operations
-            .iter()
-            .any(|o| !matches!(o, Operation::Launch(_)))
-        {
-            let message = "the operation is not known to this master";
-            wrong.push(no(RejectReason::Refused, "operations", message));
-        }
-        if offer_ids.is_empty() {
-            let message = "an accept must name an offer";
-            wrong.push(no(RejectReason::NoOffers, "offer_ids", message));
-        }
-        let offers: Vec<_> = offer_ids
-            .iter()
-            .filter_map(|o| self.out_offers.get(o))
-            .collect();
-        let offered_at = offers.iter().map(|o| o.at).min().unwrap_or(now);
-        let agents: BTreeSet<&AgentId> = offers.iter().map(|o| &o.agent_id).collect();
-        if let (Some(first), Some(last), true) = (agents.first(), agents.last(), agents.len() > 1) {
-            let message = format!("offers of {first} and {last} can't pay for one launch");
-            wrong.push(no(RejectReason::MixedAgents, "offer_ids", message));
-        }
-        let agent = agents.first().map(|a| (*a).clone());
-        let role = offers.first().map(|o| o.role.clone());
-        wrong.extend(self.check_launches(&tasks));
-        if let Some(a) = agent.as_ref().filter(|a| self.agents.session(a).is_none()) {
-            let message = "the agent is not connected now";
-            wrong.push(no(RejectReason::AgentDisconnected, a, message));
-        }
-        let used = sum(tasks.iter().map(|t| &t.resources));
-        if used.is_none() {
-            let message = "two tasks want the same port";
-            wrong.push(no(RejectReason::Invalid, "launch", message));
-        }
-        if !wrong.is_empty() {
-            return Err(wrong);
-        }
-        let (Some(agent), Some(role), Some(used)) = (agent, role, used) else {
-            return Ok(());
-        };
-        let accepted = Level1::Accepted {
-            framework_id: id.clone(),
-            offer_ids: offer_ids.to_vec(),
-            used,
-            refuse,
-        };
-        self.try_allocate(accepted, now)
-            .map_err(|reason| vec![level_1_says("launch", &reason)])?;
-        let outcome = if tasks.is_empty() {
-            "declined"
-        } else {
-            "accepted"
-        };
-        self.close_offers(offer_ids, outcome, now);
-        let name = self.frameworks.all.get(id).map(|f| f.info.name.clone());
-        let mut traced = BTreeSet::new();
-        for spec in tasks {
-            let spec = TaskSpec {
-                framework_id: id.clone(),
-                framework_name: name.clone().unwrap_or_default(),
-                role: role.clone(),
-                ..spec
-            };
-            self.launch(spec, &agent, offered_at, &mut traced, now);
-        }
-        Ok(())
-    }
-
-    fn check_launches(&self, tasks: &[TaskSpec]) -> Vec<CallRejection> {
-        let (mut wrong, mut seen) = (Vec::new(), BTreeSet::new());
-        for t in tasks {
-            let id = &t.task_id;
-            let known = self.tasks.contains(id) || self.frameworks.unacked.contains_key(id);
-            if !seen.insert(id) || known {
-                let message = "a task with this id exists, or its end is not acknowledged yet";
-                wrong.push(no(RejectReason::DuplicateTask, id, message));
-            }
-            // Else there would be no end of tasks on one offer.
-            if t.resources.scalars.iter().all(|s| s.0 == 0) {
-                let message = "the task must take some cpus, mem, disk or gpus";
-                wrong.push(no(RejectReason::Invalid, id, message));
             }
         }
         wrong
@@ -359,7 +264,9 @@ impl MasterCore {
         let mine = |t: &TaskId| self.check_task(id, t).is_ok();
         let asked: Vec<(TaskId, bool)> = if task_ids.is_empty() {
             let mine = self.tasks.of_framework(id).into_iter();
-            mine.map(|t| (t, true)).collect()
+            let mine = mine.map(|t| (t, true));
+            let awaited = self.launches.all_awaited(id).into_iter();
+            mine.chain(awaited.map(|t| (t, false))).collect()
         } else {
             task_ids.iter().map(|t| (t.clone(), mine(t))).collect()
         };
@@ -371,6 +278,14 @@ impl MasterCore {
                     health: t.health,
                     ..own_status(task_id, agent, t.state(), reason, String::new(), now)
                 }
+            } else if let Some(l) = self.launches.awaited(id, &task_id) {
+                let agent = l.agent_id.clone();
+                let (state, message) = if self.recovering {
+                    (TaskState::Staging, "its agent is not back yet")
+                } else {
+                    (TaskState::Unreachable, "its agent has not come back")
+                };
+                own_status(task_id, agent, state, reason, message.to_owned(), now)
             } else if self.recovering {
                 // It may be on an agent that is not back yet.
                 continue;

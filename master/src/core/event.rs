@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use waggle_types::{
     AgentId, AgentInfo, CallRejection, DeploymentId, FrameworkId, FrameworkInfo, Generation,
-    NetSnapshot, OperatorCall, SchedulerCall, SchedulerEvent, ServiceId, ServiceSpec, StatusUuid,
-    TaskId, TaskSpec, TaskStatus, TraceContext, UnixMillis,
+    Millis, NetSnapshot, OperatorCall, SchedulerCall, SchedulerEvent, ServiceId, ServiceSpec,
+    StatusUuid, TaskId, TaskSpec, TaskStatus, TraceContext, UnixMillis,
 };
 
 use crate::{
@@ -225,7 +225,12 @@ pub enum MasterMsg {
     /// Run a task. The shell puts the context of span [`SpanKey::Launch`] into it.
     Launch(Arc<TaskSpec>),
     /// End a task.
-    Kill(TaskId),
+    Kill {
+        /// Which.
+        task_id: TaskId,
+        /// Longest time that it gets to end, when that is shorter than its own.
+        grace: Option<Millis>,
+    },
     /// A status has been taken.
     Ack {
         /// The task.
@@ -381,6 +386,11 @@ pub enum Measure {
         attrs: TraceAttrs,
         /// The trace that it belongs to.
         trace: Option<TraceContext>,
+    },
+    /// A reservation, or another change of what is reserved, was refused or has no room any more.
+    ReservationFailed {
+        /// For which role.
+        role: String,
     },
     /// Something was refused or dropped.
     Rejected {

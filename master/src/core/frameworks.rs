@@ -210,6 +210,8 @@ impl MasterCore {
         for status in missed {
             self.send_framework(&id, SchedulerEvent::Update(status));
         }
+        self.tell_dropped(&id);
+        self.repeat_inverse(&id);
         Ok(())
     }
 
@@ -295,8 +297,10 @@ impl MasterCore {
             let why = no(RejectReason::FrameworkRemoved, id, message);
             self.out.push(Effect::CloseFramework { subscription, why });
         }
-        let framework_id = id.clone();
-        self.allocate(Level1::FrameworkRemoved { framework_id }, now);
+        if f.subscription.is_some() {
+            let framework_id = id.clone();
+            self.allocate(Level1::FrameworkRemoved { framework_id }, now);
+        }
         // Nobody is left to acknowledge.
         let (gone, kept) = std::mem::take(&mut self.frameworks.unacked)
             .into_iter()
@@ -306,6 +310,8 @@ impl MasterCore {
         for status in gone.into_values().filter_map(|u| u.status) {
             self.acknowledge(&status);
         }
+        self.forget_inverse_of(id);
+        self.forget_launches_of(id);
         for task in self.tasks.of_framework(id) {
             self.kill_call(task, now);
         }

@@ -9,11 +9,11 @@ use std::{
 };
 
 use waggle_allocator::{
-    Effect as Level1Effect, Event as Level1, FrameworkSpec, Rejection, RescindReason,
+    Effect as Level1Effect, Event as Level1, FrameworkSpec, Notice, Rejection, RescindReason,
 };
 use waggle_services::{Action, Input, Place};
 use waggle_types::{
-    AgentId, Capabilities, FrameworkId, HealthState, Millis, Offer, OfferId, Operation,
+    AgentId, Capabilities, FrameworkId, HealthState, Offer, OfferId, ResourcePart,
     RoleSubscription, SchedulerCall, SchedulerEvent, ServiceId, StatusReason, StatusSource, TaskId,
     TaskSpec, TaskState, TaskStatus, TraceContext, UnixMillis,
 };
@@ -22,9 +22,7 @@ use crate::task::TaskShape;
 
 use super::{
     Effect, MasterCore, MasterMsg, Measure, SERVICE_ROLE, SpanKey, SpanParent, TraceKind, TraceOp,
-    intents::{is_builtin, sum},
-    tasks::Task,
-    vips::Services,
+    intents::is_builtin, tasks::Task, vips::Services,
 };
 
 /// Steps of one event. The levels come to rest by themselves (declines leave filters); this bound
@@ -36,6 +34,7 @@ const MAX_STEPS: usize = 200_000;
 pub(super) enum Work {
     Level1(Level1Effect),
     Level2(Action),
+    Notice(Notice),
 }
 
 /// What the built-in framework subscribes with. Services may ask for GPUs and be bound to a region; none
@@ -63,24 +62,45 @@ pub(super) fn service_of(services: &Services, spec: &TaskShape) -> Option<Servic
 impl MasterCore {
     /// Tells level 1 something; what follows is done by [`MasterCore::pump`].
     pub(super) fn allocate(&mut self, event: Level1, now: UnixMillis) {
-        let effects = self.allocator.apply(event, now);
+        self.allocate_all([event], now);
+    }
+
+    /// The same for several things at once: nothing is offered in between.
+    pub(super) fn allocate_all(
+        &mut self,
+        events: impl IntoIterator<Item = Level1>,
+        now: UnixMillis,
+    ) {
+        let effects = self.allocator.apply_all(events, now);
         self.work.extend(effects.into_iter().map(Work::Level1));
+        self.take_notices();
     }
 
     /// Tells level 1 something that it may refuse; then nothing of it is done. (What falls due at the same
-    /// moment is, and is not lost with it.)
-    pub(super) fn try_allocate(&mut self, event: Level1, now: UnixMillis) -> Result<(), Rejection> {
-        let mut refused = None;
+    /// moment is, and is not lost with it.) Answers what an accept's launches were given.
+    pub(super) fn try_allocate(
+        &mut self,
+        event: Level1,
+        now: UnixMillis,
+    ) -> Result<Vec<Vec<ResourcePart>>, Rejection> {
+        let (mut refused, mut given) = (None, Vec::new());
         for effect in self.allocator.apply(event, now) {
             match effect {
                 Level1Effect::Rejected { reason, .. } => refused = Some(reason),
+                Level1Effect::Launched { parts } => given = parts,
                 other => self.work.push_back(Work::Level1(other)),
             }
         }
+        self.take_notices();
         match refused {
             Some(reason) => Err(reason),
-            None => Ok(()),
+            None => Ok(given),
         }
+    }
+
+    fn take_notices(&mut self) {
+        let notices = self.allocator.notices().iter().cloned();
+        self.work.extend(notices.map(Work::Notice));
     }
 
     /// Tells the framework something; what follows is done by [`MasterCore::pump`].
@@ -125,6 +145,7 @@ impl MasterCore {
                 // Read by whoever applied it.
                 Some(Work::Level1(Level1Effect::Launched { .. })) => {}
                 Some(Work::Level2(action)) => self.act(action, now),
+                Some(Work::Notice(notice)) => self.notice(notice, now),
                 // Everything else is said: now one batch of offers, so that the framework sees the
                 // whole picture at once.
                 None if !others.is_empty() => {
@@ -199,12 +220,7 @@ impl MasterCore {
                 operations,
                 refuse,
             } => {
-                let tasks = operations
-                    .iter()
-                    .flat_map(Operation::tasks)
-                    .cloned()
-                    .collect();
-                self.accept(offer_ids, tasks, refuse, now);
+                self.accept(offer_ids, operations, refuse, now);
             }
             SchedulerCall::Decline { offer_ids, refuse } => {
                 self.close_offers(&offer_ids, "declined", now);
@@ -244,64 +260,6 @@ impl MasterCore {
         }
         if n > 0 {
             self.measure(Measure::Offers { outcome, n });
-        }
-    }
-
-    /// Launches tasks on offers of one agent, or says why not to each of them.
-    fn accept(
-        &mut self,
-        offer_ids: Vec<OfferId>,
-        tasks: Vec<TaskSpec>,
-        refuse: Millis,
-        now: UnixMillis,
-    ) {
-        let offers: Vec<_> = offer_ids.iter().map(|id| self.out_offers.get(id)).collect();
-        let agent_id = offers.iter().flatten().next().map(|o| o.agent_id.clone());
-        let offered_at = offers.iter().flatten().map(|o| o.at).min();
-        let used = sum(tasks.iter().map(|t| &t.resources));
-        let ids: BTreeSet<&TaskId> = tasks.iter().map(|t| &t.task_id).collect();
-        let fresh = ids.len() == tasks.len() && !ids.iter().any(|id| self.tasks.contains(id));
-        let refusal = match (&agent_id, &used) {
-            (None, _) => Some((TaskState::Dropped, StatusReason::InvalidOffers)),
-            (_, None) => Some((TaskState::Error, StatusReason::TaskInvalid)),
-            _ if !fresh => Some((TaskState::Error, StatusReason::TaskInvalid)),
-            (Some(a), _) if self.agents.session(a).is_none() => {
-                Some((TaskState::Dropped, StatusReason::SlaveDisconnected))
-            }
-            _ => None,
-        };
-        if let Some((state, reason)) = refusal {
-            let framework_id = self.framework_id.clone();
-            self.close_offers(&offer_ids, "declined", now);
-            self.allocate(
-                Level1::Declined {
-                    framework_id,
-                    offer_ids,
-                    refuse,
-                },
-                now,
-            );
-            self.turn_down(tasks, agent_id.as_ref(), state, reason, now);
-            return;
-        }
-        let Some(agent) = agent_id else {
-            return;
-        };
-        let accepted = Level1::Accepted {
-            framework_id: self.framework_id.clone(),
-            offer_ids: offer_ids.clone(),
-            used: used.unwrap_or_default(),
-            refuse,
-        };
-        if self.try_allocate(accepted, now).is_err() {
-            let (state, reason) = (TaskState::Dropped, StatusReason::InvalidOffers);
-            self.turn_down(tasks, Some(&agent), state, reason, now);
-            return;
-        }
-        self.close_offers(&offer_ids, "accepted", now);
-        let mut traced = BTreeSet::new();
-        for spec in tasks {
-            self.launch(spec, &agent, offered_at.unwrap_or(now), &mut traced, now);
         }
     }
 
@@ -388,7 +346,7 @@ impl MasterCore {
     }
 
     /// Tells the framework that tasks did not start; they were never registered.
-    fn turn_down(
+    pub(super) fn turn_down(
         &mut self,
         tasks: Vec<TaskSpec>,
         agent: Option<&AgentId>,
@@ -420,7 +378,7 @@ impl MasterCore {
         };
         // Without a session the kill is repeated when the agent registers again.
         if self.agents.session(&agent).is_some() {
-            self.send(&agent, MasterMsg::Kill(task_id));
+            self.send_kill(&agent, &task_id);
         }
     }
 

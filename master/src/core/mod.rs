@@ -14,6 +14,7 @@
 //! # What it never does
 //! It reads no clock, entropy or file, spawns nothing and knows no tokio: simulations drive it as it is.
 
+mod accept;
 mod agents;
 mod calls;
 mod deployments;
@@ -21,16 +22,21 @@ mod event;
 mod explain;
 mod frameworks;
 mod intents;
+mod inverse;
+mod launches;
 mod levels;
 mod net;
+mod notices;
 mod operators;
 mod refusals;
 mod registration;
+mod reservations;
 mod show;
 mod status;
 mod stored;
 mod tasks;
 mod timeouts;
+mod upkeep;
 mod versions;
 mod vips;
 
@@ -62,8 +68,14 @@ use crate::{store::StoreOp, view::MasterView};
 use agents::Agents;
 use deployments::New;
 use frameworks::Frameworks;
+use inverse::Inverse;
+use launches::Launches;
 use levels::Work;
+use notices::Evictions;
+use operators::RoleSettings;
+use reservations::Reserved;
 use tasks::Tasks;
+use upkeep::Upkeep;
 use vips::{Services, Vips};
 
 /// DNS name of the built-in service framework.
@@ -148,6 +160,13 @@ pub struct MasterCore {
     /// All but the built-in one.
     frameworks: Frameworks,
     tasks: Tasks,
+    evictions: Evictions,
+    launches: Launches,
+    inverse: Inverse,
+    reservations: Reserved,
+    /// Weights and quota.
+    settings: RoleSettings,
+    upkeep: Upkeep,
     /// Definitions, as stored.
     services: Services,
     flights: BTreeMap<DeploymentId, Flight>,
@@ -220,6 +239,19 @@ impl MasterCore {
             agents: Agents::default(),
             frameworks: Frameworks::restored(restored.frameworks, restored.removed_frameworks, now),
             tasks: Tasks::default(),
+            evictions: Evictions::new(),
+            launches: Launches::restored(restored.launches),
+            inverse: Inverse::default(),
+            reservations: Reserved::restored(restored.reservations),
+            settings: RoleSettings {
+                weights: restored.weights,
+                quota: restored.quota,
+            },
+            upkeep: Upkeep::restored(
+                restored.agents.iter().map(|(id, a)| (id.clone(), a.mode)),
+                restored.maintenance,
+                restored.gone_agents,
+            ),
             services: restored.services,
             flights,
             versions: restored.versions,
@@ -252,6 +284,7 @@ impl MasterCore {
         if !ops.is_empty() {
             core.out.push(Effect::Persist(ops));
         }
+        core.restore_settings(now);
         core.restore_services(now);
         core.end_recovery_when_done(now);
         core.pump(now);
@@ -372,6 +405,8 @@ impl MasterCore {
     /// Ends a batch: publishes the network snapshot if it changed.
     pub fn finish(&mut self, now: UnixMillis) -> Vec<Effect> {
         self.publish(now);
+        let ops = self.launches.take_due(now);
+        self.persist(ops);
         self.take_effects()
     }
 
@@ -417,8 +452,10 @@ impl MasterCore {
         self.out.push(Effect::Reply { request, answer });
     }
 
-    fn persist(&mut self, ops: Vec<StoreOp>) {
+    /// Writes to the store; records of launches that are over go along.
+    fn persist(&mut self, mut ops: Vec<StoreOp>) {
         if !ops.is_empty() {
+            ops.extend(self.launches.take_done());
             self.out.push(Effect::Persist(ops));
         }
     }

@@ -44,15 +44,6 @@ pub(super) fn level_1_says(object: &(impl ToString + ?Sized), reason: &Rejection
             about(RejectReason::VolumeInUse, volume_id)
         }
         Rejection::NoInverseOffer { agent_id, .. } => about(RejectReason::NoInverseOffer, agent_id),
-        Rejection::BadParts(_) => about(RejectReason::Invalid, &"parts"),
-        Rejection::BadVolume { volume_id, .. } => about(RejectReason::Invalid, volume_id),
-        Rejection::DuplicateVolume { volume_id, .. } => {
-            about(RejectReason::DuplicateVolume, volume_id)
-        }
-        Rejection::UnknownVolume { volume_id, .. } => about(RejectReason::NotFree, volume_id),
-        Rejection::VolumeInUse { volume_id, .. } | Rejection::HasVolume { volume_id, .. } => {
-            about(RejectReason::VolumeInUse, volume_id)
-        }
         Rejection::Full { .. } => about(RejectReason::TooMany, &object),
     }
 }

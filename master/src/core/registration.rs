@@ -2,10 +2,10 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use waggle_allocator::Event as Level1;
+use waggle_allocator::{AgentSpec, Event as Level1};
 use waggle_types::{
-    AgentId, AgentInfo, FrameworkId, Generation, HealthState, Resources, StatusReason,
-    StatusSource, TaskId, TaskSpec, TaskState, TaskStatus, UnixMillis,
+    AgentId, AgentInfo, Generation, HealthState, StatusReason, StatusSource, TaskId, TaskSpec,
+    TaskState, TaskStatus, UnixMillis,
 };
 
 use super::{
@@ -24,7 +24,11 @@ const SANE_GENERATION: u64 = 1 << 48;
 impl MasterCore {
     pub(super) fn register(&mut self, session: SessionId, reg: Registration, now: UnixMillis) {
         let id = reg.info.agent_id.clone();
-        self.make_room(&reg.info);
+        if self.upkeep.is_gone(&id) {
+            self.refuse(session, &id, &Conflict::Gone);
+            return;
+        }
+        self.make_room(&reg.info, now);
         if let Some(conflict) = self.agents.conflict(&reg.info, self.config.max_agents) {
             self.refuse(session, &id, &conflict);
             return;
@@ -51,19 +55,14 @@ impl MasterCore {
             },
         });
         self.back_in_reach(&id);
-        if changed || !adopted.is_empty() {
-            let used = self.used_on(&id);
-            self.allocate(
-                Level1::AgentAdded {
-                    info: reg.info.clone(),
-                    used,
-                },
-                now,
-            );
+        let short = self.reservations.given_way.contains_key(&id);
+        let known = self.allocator.total(&id).is_some();
+        if changed || !adopted.is_empty() || short || !known {
+            self.join(&id, now);
         } else {
-            let agent_id = id.clone();
-            self.allocate(Level1::AgentActivated { agent_id }, now);
+            self.reactivate(&id, now);
         }
+        self.drop_launches(&id, now);
         self.tell_back(&id, now);
         for status in reports {
             self.report(status, now);
@@ -92,8 +91,9 @@ impl MasterCore {
         self.out.push(Effect::Close { session });
     }
 
-    /// At the limit, the agent that has been unreachable longest and holds no task makes room.
-    fn make_room(&mut self, info: &AgentInfo) {
+    /// At the limit, the agent that has been unreachable longest, holds no task and has nothing reserved
+    /// makes room.
+    fn make_room(&mut self, info: &AgentInfo, now: UnixMillis) {
         let full = self.agents.all.len() >= self.config.max_agents;
         if !full || self.agents.all.contains_key(&info.agent_id) {
             return;
@@ -103,10 +103,11 @@ impl MasterCore {
             .all
             .values()
             .filter(|a| !a.reachable && self.tasks.of_agent(&a.info.agent_id).next().is_none())
+            .filter(|a| !self.reservations.stored.contains_key(&a.info.agent_id))
             .min_by_key(|a| a.lost_at)
             .map(|a| a.info.agent_id.clone());
         if let Some(id) = oldest {
-            self.forget_agent(&id);
+            self.forget_agent(&id, now);
         }
     }
 
@@ -170,6 +171,7 @@ impl MasterCore {
         let mut present = BTreeSet::new();
         for (spec, status) in tasks {
             let task_id = spec.task_id.clone();
+            self.launch_over(&task_id);
             let sane = status.task_id == task_id && can_report(status.state);
             if !sane || !present.insert(task_id.clone()) {
                 self.reject("bad_registered_task");
@@ -240,6 +242,8 @@ impl MasterCore {
             mode: AgentMode::Active,
         });
         if let Some(known) = registered.or_else(|| self.expected.get(id).cloned()) {
+            let mode = self.upkeep.mode(id);
+            let known = KnownAgent { mode, ..known };
             self.persist(vec![stored::put_agent(id, &known)]);
         }
     }
@@ -255,12 +259,25 @@ impl MasterCore {
         }
     }
 
-    /// What the agent's tasks hold, by framework.
-    pub(super) fn used_on(&self, id: &AgentId) -> Vec<(FrameworkId, Resources)> {
-        let tasks = self.tasks.of_agent(id);
-        tasks
-            .map(|t| (t.spec.framework_id.clone(), t.resources()))
-            .collect()
+    /// Tells level 1 what an agent has, what of it is reserved, what its tasks hold and how it stands.
+    pub(super) fn join(&mut self, id: &AgentId, now: UnixMillis) {
+        let Some(info) = self.agents.all.get(id).map(|a| Arc::clone(&a.info)) else {
+            return;
+        };
+        if self.upkeep.is_gone(id) {
+            return;
+        }
+        let (reserved, used) = self.settle_agent(&info);
+        let spec = AgentSpec {
+            info: info.as_ref().clone(),
+            reserved,
+        };
+        let mut events = vec![Level1::AgentJoined { spec, used }];
+        // One that has joined is active, and nobody has asked anybody to leave it.
+        if !self.is_at_work(id) || self.upkeep.windows.contains_key(id) {
+            events.extend(self.standing(id, true, now));
+        }
+        self.allocate_all(events, now);
     }
 
     fn repeat_kills(&mut self, id: &AgentId) {
@@ -271,7 +288,7 @@ impl MasterCore {
             .map(|t| t.id.clone())
             .collect();
         for task in again {
-            self.send(id, MasterMsg::Kill(task));
+            self.send_kill(id, &task);
         }
     }
 
@@ -291,16 +308,25 @@ impl MasterCore {
             };
             self.report(status, now);
         }
+        let (state, reason) = (TaskState::Gone, StatusReason::SlaveRemoved);
+        let message = "another agent registered at the same address";
+        self.end_launches(id, state, reason, message, now);
         self.tell_removed(id, now);
-        let agent_id = id.clone();
-        self.allocate(Level1::AgentRemoved { agent_id }, now);
-        self.forget_agent(id);
+        self.forget_agent(id, now);
     }
 
-    fn forget_agent(&mut self, id: &AgentId) {
+    fn forget_agent(&mut self, id: &AgentId, now: UnixMillis) {
+        if self.allocator.total(id).is_some() {
+            let agent_id = id.clone();
+            self.allocate(Level1::AgentRemoved { agent_id }, now);
+        }
         self.agents.remove(id);
-        self.held_losses.remove(id);
-        self.persist(vec![stored::delete_agent(id)]);
+        self.persist(vec![
+            stored::delete_agent(id),
+            stored::put_window(id, None),
+            stored::put_reservations(id, &[]),
+        ]);
+        self.forget_upkeep(id, now);
         self.net_dirty = true;
     }
 }

@@ -1,9 +1,11 @@
 //! What agents say in a session: heartbeats, task statuses, applied generations.
 
-use waggle_allocator::Event as Level1;
+use waggle_allocator::{Event as Level1, Usage};
 use waggle_types::{
-    AgentId, FrameworkId, Generation, Resources, StatusSource, TaskState, TaskStatus, UnixMillis,
+    AgentId, Generation, ResourcePart, StatusSource, TaskState, TaskStatus, UnixMillis,
 };
+
+use crate::task::TaskShape;
 
 use super::{Effect, MasterCore, MasterMsg, Measure, SessionId, SpanKey, TraceOp, tasks::Task};
 
@@ -86,7 +88,7 @@ impl MasterCore {
                 self.acknowledge(&status);
                 if !status.state.is_terminal() {
                     self.reject("status_of_unknown_task");
-                    self.send(&id, MasterMsg::Kill(status.task_id));
+                    self.send_kill(&id, &status.task_id);
                 }
             }
         }
@@ -103,7 +105,9 @@ impl MasterCore {
     /// Takes a status of a live task, from its agent or on the master's own account, and hands it to
     /// the framework, which acknowledges it.
     pub(super) fn report(&mut self, status: TaskStatus, now: UnixMillis) {
+        let status = self.explain_end(status);
         let id = status.task_id.clone();
+        self.launch_over(&id);
         let change = |t: &mut Task| {
             let (was, was_health) = (t.reported, t.health);
             t.take(&status, now);
@@ -139,10 +143,12 @@ impl MasterCore {
         self.net_dirty |= was != status.state || was_health != status.health;
         self.announce(&id);
         if status.state.is_terminal() {
-            let resources = self.tasks.get(&id).map(Task::resources);
+            let booked = self.tasks.get(&id).map(|t| self.booked(t));
             self.tasks.end(&id, self.config.keep_ended);
-            let resources = resources.unwrap_or_default();
-            self.release(&spec.framework_id, resources, &status.agent_id, now);
+            self.evictions.remove(&id);
+            self.forget_booked(&id);
+            self.release(&spec, booked.unwrap_or_default(), &status.agent_id, now);
+            self.left(&status.agent_id, &spec.framework_id, now);
         }
         if spec.framework_id == self.framework_id {
             self.tell_status(status, now);
@@ -151,30 +157,32 @@ impl MasterCore {
         }
     }
 
-    /// Gives a task's resources back.
+    /// Gives back what was booked for a task.
     fn release(
         &mut self,
-        framework_id: &FrameworkId,
-        resources: Resources,
+        spec: &TaskShape,
+        booked: Vec<ResourcePart>,
         agent_id: &AgentId,
         now: UnixMillis,
     ) {
-        let event = if self.allocator.total(agent_id).is_some() {
-            Level1::Released {
-                framework_id: framework_id.clone(),
-                agent_id: agent_id.clone(),
-                resources,
-            }
-        } else if let Some(a) = self.agents.all.get(agent_id) {
-            // Level 1 left the agent out, since it ran more than it has; it may add up now.
-            Level1::AgentAdded {
-                info: a.info.as_ref().clone(),
-                used: self.used_on(agent_id),
-            }
-        } else {
+        let known = self.allocator.total(agent_id).is_some();
+        if !known || self.reservations.given_way.contains_key(agent_id) {
+            // Level 1 left the agent out, since it ran more than it has, or some of what is reserved had no
+            // room: it may add up now.
+            self.join(agent_id, now);
             return;
-        };
-        self.allocate(event, now);
+        }
+        let ended = booked.into_iter().map(|p| Level1::UsageEnded {
+            agent_id: agent_id.clone(),
+            usage: Usage {
+                framework_id: spec.framework_id.clone(),
+                role: spec.role.clone(),
+                reservation: p.reservation,
+                revocable: p.revocable,
+                resources: p.resources,
+            },
+        });
+        self.allocate_all(ended.collect::<Vec<_>>(), now);
     }
 
     fn end_launch_span(&mut self, id: &waggle_types::TaskId, status: &TaskStatus) {

@@ -31,7 +31,11 @@ impl MasterCore {
             })
             .min();
         let away = self.frameworks.next_timeout();
-        [silent, recovery, held, away].into_iter().flatten().min()
+        let launches = self.launches.next_timeout();
+        [silent, recovery, held, away, launches]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     pub(super) fn tick(&mut self, now: UnixMillis) {

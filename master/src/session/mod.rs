@@ -263,9 +263,9 @@ fn encode(msg: MasterMsg, trace: Option<TraceContext>) -> MasterMessage {
             }
             Out::Launch(pb::Launch { spec: Some(wire) })
         }
-        MasterMsg::Kill(task_id) => Out::Kill(pb::Kill {
+        MasterMsg::Kill { task_id, grace } => Out::Kill(pb::Kill {
             task_id: task_id.to_string(),
-            max_grace_ms: None,
+            max_grace_ms: grace.map(|g| g.0),
         }),
         MasterMsg::Ack { task_id, uuid } => Out::Ack(pb::AckStatus {
             task_id: task_id.to_string(),

@@ -224,6 +224,7 @@ registry! {
     SCHED_ALLOCATED = Gauge "waggle.scheduler.resources.allocated" ["{resource}"] {RESOURCE, ROLE} "Resources used by tasks; CPUs, or bytes of memory and disk";
     SCHED_OFFERED = Gauge "waggle.scheduler.resources.offered" ["{resource}"] {RESOURCE, ROLE} "Resources in open offers; CPUs, or bytes of memory and disk";
     SCHED_DOMINANT_SHARE = Gauge "waggle.scheduler.role.dominant_share" ["1"] {ROLE} "A role's largest share of any resource";
+    SCHED_RESERVATIONS_FAILED = Counter "waggle.scheduler.reservations.failed" ["{reservation}"] {ROLE} "Changes of reservations that were refused, and reservations that their agent has no room for";
 
     // Sessions and agents.
     SESSION_CONNECTS = Counter "waggle.session.connects" ["{connection}"] {OUTCOME} "Attempts to open a session between agent and master";

@@ -257,7 +257,7 @@ fn statuses_are_acknowledged_whatever_they_say() {
     assert_eq!(acks(&w), 2, "an end that is known already");
     w.say(&agent_id(1), &nobody, TaskState::Running);
     assert_eq!(acks(&w), 3);
-    let killed = |m: &(AgentId, MasterMsg)| m.1 == MasterMsg::Kill(nobody.clone());
+    let killed = |m: &(AgentId, MasterMsg)| matches!(&m.1, MasterMsg::Kill { task_id, .. } if *task_id == nobody);
     assert!(w.sent.iter().any(killed), "nobody wants it");
     let foreign = status(&agent_id(9), &tasks[0], TaskState::Failed);
     w.event(Event::Status {

@@ -128,7 +128,7 @@ impl World {
     }
 
     pub(super) fn kills(&self, task: &TaskId) -> usize {
-        let kill = |m: &&(AgentId, MasterMsg)| matches!(&m.1, MasterMsg::Kill(t) if t == task);
+        let kill = |m: &&(AgentId, MasterMsg)| matches!(&m.1, MasterMsg::Kill { task_id, .. } if task_id == task);
         self.sent.iter().filter(kill).count()
     }
 }

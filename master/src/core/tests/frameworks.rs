@@ -316,6 +316,8 @@ fn lost_agents_are_told() {
 fn a_task_that_was_said_to_be_unknown_and_turns_up_is_told() {
     let (mut w, c, id) = launched();
     w.say(&agent_id(1), &id, TaskState::Running);
+    // The record of its launch goes.
+    w.pass(2_000);
     w.restart();
     let c = w.subscribe(batch(Some(&c.id))).unwrap();
     w.pass(11_000);

@@ -295,12 +295,12 @@ impl World {
             let found = self
                 .sent
                 .iter()
-                .position(|m| matches!(m.1, MasterMsg::Kill(_)));
+                .position(|m| matches!(m.1, MasterMsg::Kill { .. }));
             let Some(at) = found else {
                 return;
             };
-            if let (agent, MasterMsg::Kill(task)) = self.sent.remove(at) {
-                self.say(&agent, &task, TaskState::Killed);
+            if let (agent, MasterMsg::Kill { task_id, .. }) = self.sent.remove(at) {
+                self.say(&agent, &task_id, TaskState::Killed);
             }
         }
     }

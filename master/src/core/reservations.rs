@@ -1,0 +1,396 @@
+//! What is reserved of agents: the agents' own word, and what was reserved at run time, which is stored.
+//!
+//! An agent comes with what it has and what it reserves statically; the store knows what was reserved, and
+//! which volumes were made, since. When both no longer fit into what the agent has, tasks keep what they
+//! use, then volumes and dynamic reservations stay as far as they fit, then static ones; the rest gives
+//! way. What gives way stays stored: it is back as soon as there is room.
+
+use std::collections::BTreeMap;
+
+use waggle_allocator::{MAX_POOLS, Usage};
+use waggle_types::{
+    AgentId, AgentInfo, CallRejection, Custom, FrameworkId, RejectReason, Reservation,
+    ResourcePart, Resources, ScalarKind, TaskId, check_role, sum_parts,
+};
+
+use super::{MasterCore, Measure, frameworks::no, stored, tasks::Task};
+use crate::store::MAX_VALUE_BYTES;
+
+/// Longest principal, and longest name or value of a label, in bytes.
+const MAX_TEXT: usize = 1024;
+
+/// What the core keeps of reservations; the books are level 1's.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Reserved {
+    /// As stored: what was reserved at run time, and volumes, by agent.
+    pub(super) stored: BTreeMap<AgentId, Vec<ResourcePart>>,
+    /// What has no room on its agent.
+    pub(super) given_way: BTreeMap<AgentId, Vec<ResourcePart>>,
+    /// What is booked for tasks where that is not what they were given.
+    booked: BTreeMap<TaskId, Vec<ResourcePart>>,
+}
+
+impl Reserved {
+    pub(super) fn restored(stored: BTreeMap<AgentId, Vec<ResourcePart>>) -> Self {
+        Self {
+            stored,
+            ..Self::default()
+        }
+    }
+}
+
+/// A task's share of an agent.
+pub(super) struct Holder {
+    pub(super) task_id: TaskId,
+    pub(super) framework_id: FrameworkId,
+    pub(super) role: String,
+    pub(super) parts: Vec<ResourcePart>,
+}
+
+/// How an agent is booked.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Settled {
+    /// Every stack with what it holds.
+    pub(super) reserved: Vec<(Vec<Reservation>, Resources)>,
+    /// Tasks for which something else is booked than what they were given.
+    pub(super) booked: BTreeMap<TaskId, Vec<ResourcePart>>,
+    /// What had no room.
+    pub(super) given_way: Vec<ResourcePart>,
+}
+
+/// Volumes as the disk that they take.
+fn flat(r: &Resources) -> Resources {
+    let mut out = r.clone();
+    for (id, v) in r.custom.volumes() {
+        out.custom.remove_volume(id);
+        let disk = &mut out.scalars[ScalarKind::Disk as usize];
+        disk.0 = disk.0.saturating_add(v.size.0);
+    }
+    out
+}
+
+/// As much of `want` as there is in `left`, which gets smaller by it: volumes wholly or not at all, and
+/// before other disk.
+fn take_from(left: &mut Resources, want: &Resources) -> Resources {
+    let mut kept = Resources::default();
+    let mut rest = want.clone();
+    for (id, v) in want.custom.volumes() {
+        rest.custom.remove_volume(id);
+        let disk = &mut left.scalars[ScalarKind::Disk as usize];
+        if v.size <= *disk {
+            disk.0 -= v.size.0;
+            kept.custom.set_volume(id.clone(), v);
+        }
+    }
+    let more = left.common(&rest);
+    left.try_sub(&more);
+    kept.try_add(&more);
+    kept
+}
+
+/// What is in `a` and not in `b`, kind by kind.
+fn beyond(a: &Resources, b: &Resources) -> Resources {
+    a.checked_sub(&a.common(b)).unwrap_or_default()
+}
+
+/// The agent's own reservation for a role.
+pub(super) fn static_reservation(role: &str) -> Reservation {
+    Reservation {
+        role: role.to_owned(),
+        dynamic: false,
+        principal: String::new(),
+        labels: BTreeMap::new(),
+    }
+}
+
+/// The pools that an agent should have: its own, with what was made of them, and dynamic ones.
+fn wanted(
+    info: &AgentInfo,
+    stored: &[ResourcePart],
+    given_way: &mut Vec<ResourcePart>,
+) -> BTreeMap<Vec<Reservation>, Resources> {
+    let mut pools: BTreeMap<Vec<Reservation>, Resources> = BTreeMap::new();
+    for (role, resources) in &info.reserved {
+        let valid = check_role(role).is_ok() && role != "*" && !resources.is_negative();
+        let stack = vec![static_reservation(role)];
+        let pool = pools.entry(stack.clone()).or_default();
+        if !valid || pool.try_add(resources).is_none() {
+            given_way.push(ResourcePart {
+                reservation: stack,
+                revocable: false,
+                resources: resources.clone(),
+            });
+        }
+    }
+    for part in stored {
+        let mut resources = part.resources.clone();
+        // What was made of a static reservation is taken out of it.
+        if let Some(base) = part.reservation.first().filter(|r| !r.dynamic) {
+            let own = vec![base.clone()];
+            let mut left = pools.get(&own).cloned().unwrap_or_default();
+            resources = take_from(&mut left, &part.resources);
+            pools.insert(own, left);
+        }
+        let lost = beyond(&part.resources, &resources);
+        if !lost.is_empty() {
+            given_way.push(ResourcePart {
+                resources: lost,
+                ..part.clone()
+            });
+        }
+        let pool = pools.entry(part.reservation.clone()).or_default();
+        pool.try_add(&resources);
+    }
+    pools.retain(|_, r| !r.is_empty());
+    pools
+}
+
+/// How an agent is booked, by the rules of the module.
+pub(super) fn settle(info: &AgentInfo, stored: &[ResourcePart], holders: &[Holder]) -> Settled {
+    let mut out = Settled::default();
+    let pools = wanted(info, stored, &mut out.given_way);
+    // What tasks hold stays theirs: in its pool where that has it, else as if it were not reserved.
+    let mut used: BTreeMap<&[Reservation], Resources> = BTreeMap::new();
+    let mut plain = Resources::default();
+    let mut fits = true;
+    for h in holders {
+        let mut booked = Vec::new();
+        for part in &h.parts {
+            let stack = part.reservation.as_slice();
+            let pool = pools.get(stack);
+            let sum = used.get(stack).cloned().unwrap_or_default();
+            let sum = sum.checked_add(&part.resources);
+            match (pool, sum) {
+                (Some(pool), Some(sum)) if pool.contains(&sum) => {
+                    used.insert(stack, sum);
+                    booked.push(part.clone());
+                }
+                _ => {
+                    let part = ResourcePart::plain(flat(&part.resources));
+                    fits &= plain.try_add(&part.resources).is_some();
+                    booked.push(part);
+                }
+            }
+        }
+        if booked != h.parts {
+            out.booked.insert(h.task_id.clone(), merged(booked));
+        }
+    }
+    let mut left = info.total.clone();
+    fits &= left.try_sub(&plain).is_some();
+    for r in used.values() {
+        fits &= left.try_sub(&flat(r)).is_some();
+    }
+    if !fits {
+        // Level 1 refuses such an agent whatever is reserved of it.
+        left = Resources::default();
+    }
+    // Dynamic ones first: nobody else knows of them.
+    let mut order: Vec<_> = pools.iter().collect();
+    order.sort_by_key(|(stack, _)| !stack.iter().any(|r| r.dynamic));
+    for (stack, pool) in order {
+        let holds = used.get(stack.as_slice()).cloned().unwrap_or_default();
+        let want = beyond(pool, &holds);
+        let full = out.reserved.len() >= MAX_POOLS;
+        let kept = if full {
+            Resources::default()
+        } else {
+            take_from(&mut left, &want)
+        };
+        let lost = beyond(&want, &kept);
+        if !lost.is_empty() {
+            out.given_way.push(ResourcePart {
+                reservation: stack.clone(),
+                revocable: false,
+                resources: lost,
+            });
+        }
+        let all = holds.checked_add(&kept).unwrap_or(holds);
+        if !all.is_empty() {
+            out.reserved.push((stack.clone(), all));
+        }
+    }
+    out.reserved.sort();
+    out
+}
+
+/// Parts of one kind added up.
+fn merged(parts: Vec<ResourcePart>) -> Vec<ResourcePart> {
+    let mut out: Vec<ResourcePart> = Vec::new();
+    for part in parts {
+        let same = |p: &&mut ResourcePart| {
+            (&p.reservation, p.revocable) == (&part.reservation, part.revocable)
+        };
+        match out.iter_mut().find(same) {
+            Some(p) => {
+                p.resources.try_add(&part.resources);
+            }
+            None => out.push(part),
+        }
+    }
+    out
+}
+
+impl MasterCore {
+    /// What a task was given, by reservation; all plain when its parts are not what it holds.
+    pub(super) fn given(t: &Task) -> Vec<ResourcePart> {
+        let resources = t.resources();
+        if t.spec.parts.is_empty() || sum_parts(&t.spec.parts).as_ref() != Some(&resources) {
+            return vec![ResourcePart::plain(flat(&resources))];
+        }
+        t.spec.parts.clone()
+    }
+
+    /// What is booked for a task.
+    pub(super) fn booked(&self, t: &Task) -> Vec<ResourcePart> {
+        let other = self.reservations.booked.get(&t.id);
+        other.cloned().unwrap_or_else(|| Self::given(t))
+    }
+
+    /// A task ended: nothing is booked for it any more.
+    pub(super) fn forget_booked(&mut self, id: &TaskId) {
+        self.reservations.booked.remove(id);
+    }
+
+    /// Settles what an agent has among its tasks and its reservations; answers what to tell level 1.
+    pub(super) fn settle_agent(
+        &mut self,
+        info: &AgentInfo,
+    ) -> (Vec<(Vec<Reservation>, Resources)>, Vec<Usage>) {
+        let id = &info.agent_id;
+        let holders: Vec<Holder> = self
+            .tasks
+            .of_agent(id)
+            .map(|t| Holder {
+                task_id: t.id.clone(),
+                framework_id: t.spec.framework_id.clone(),
+                role: t.spec.role.clone(),
+                parts: Self::given(t),
+            })
+            .collect();
+        let none = Vec::new();
+        let wish = self.reservations.stored.get(id).unwrap_or(&none);
+        let mut settled = settle(info, wish, &holders);
+        let mut used = Vec::new();
+        for h in holders {
+            self.reservations.booked.remove(&h.task_id);
+            let parts = match settled.booked.remove(&h.task_id) {
+                Some(parts) => {
+                    let booked = &mut self.reservations.booked;
+                    booked.insert(h.task_id.clone(), parts.clone());
+                    parts
+                }
+                None => h.parts,
+            };
+            used.extend(parts.into_iter().map(|p| Usage {
+                framework_id: h.framework_id.clone(),
+                role: h.role.clone(),
+                reservation: p.reservation,
+                revocable: p.revocable,
+                resources: p.resources,
+            }));
+        }
+        self.tell_given_way(id, settled.given_way);
+        (settled.reserved, used)
+    }
+
+    fn tell_given_way(&mut self, id: &AgentId, given_way: Vec<ResourcePart>) {
+        if given_way.is_empty() {
+            self.reservations.given_way.remove(id);
+            return;
+        }
+        let old = self
+            .reservations
+            .given_way
+            .insert(id.clone(), given_way.clone());
+        if old.as_ref() == Some(&given_way) {
+            return;
+        }
+        for part in &given_way {
+            let role = part.reservation.last().map_or("", |r| r.role.as_str());
+            tracing::warn!(agent = %id, role, resources = %part.resources, "a reservation has no room");
+            self.reject("reservation_without_room");
+            self.measure(Measure::ReservationFailed {
+                role: role.to_owned(),
+            });
+            self.measure(Measure::Event {
+                name: "waggle.reservation.given_way",
+                attrs: vec![
+                    ("waggle.agent.id", id.to_string()),
+                    ("waggle.role", role.to_owned()),
+                    ("waggle.resources", part.resources.to_string()),
+                ],
+                trace: None,
+            });
+        }
+    }
+
+    /// What is reserved of an agent at run time by level 1's books, volumes with it, and what gave way.
+    fn run_time_parts(&self, id: &AgentId) -> Vec<ResourcePart> {
+        let mut out = Vec::new();
+        for (stack, resources) in self.allocator.reserved(id) {
+            let dynamic = stack.iter().any(|r| r.dynamic);
+            let resources = if dynamic {
+                resources
+            } else {
+                let mut volumes = Custom::default();
+                for (id, v) in resources.custom.volumes() {
+                    volumes.set_volume(id.clone(), v);
+                }
+                Resources {
+                    custom: volumes,
+                    ..Resources::default()
+                }
+            };
+            out.push(ResourcePart {
+                reservation: stack,
+                revocable: false,
+                resources,
+            });
+        }
+        let given_way = self.reservations.given_way.get(id).into_iter().flatten();
+        let own = |p: &&ResourcePart| {
+            p.reservation.iter().any(|r| r.dynamic) || p.resources.custom.volumes().next().is_some()
+        };
+        out.extend(given_way.filter(own).cloned());
+        let mut out = merged(out);
+        out.retain(|p| !p.resources.is_empty());
+        out.sort();
+        out
+    }
+
+    /// Stores what is reserved of an agent, after a change of it.
+    pub(super) fn store_reservations(&mut self, id: &AgentId) {
+        let parts = self.run_time_parts(id);
+        self.persist(vec![stored::put_reservations(id, &parts)]);
+        if parts.is_empty() {
+            self.reservations.stored.remove(id);
+        } else {
+            self.reservations.stored.insert(id.clone(), parts);
+        }
+    }
+
+    /// Whether what an agent has reserved can still be stored with these changes.
+    pub(super) fn check_storable(
+        &self,
+        id: &AgentId,
+        changes: &[ResourcePart],
+    ) -> Result<(), CallRejection> {
+        for r in changes.iter().flat_map(|c| &c.reservation) {
+            let mut texts = r.labels.iter().flat_map(|(k, v)| [k, v]);
+            if r.principal.len() > MAX_TEXT || texts.any(|t| t.len() > MAX_TEXT) {
+                let message = format!("principal and labels must be at most {MAX_TEXT} bytes each");
+                return Err(no(RejectReason::BadReservation, &r.role, message));
+            }
+        }
+        // What is taken out of ranges may leave two where there was one.
+        let more = 2 * stored::reservations_value(changes).len();
+        let now = self.reservations.stored.get(id);
+        let now = now.map_or(0, |parts| stored::reservations_value(parts).len());
+        if now + more > MAX_VALUE_BYTES {
+            let message = format!("reservations of one agent take at most {MAX_VALUE_BYTES} bytes");
+            return Err(no(RejectReason::TooMany, id, message));
+        }
+        Ok(())
+    }
+}
