@@ -78,6 +78,11 @@ impl Client {
         json(&self.request(Method::DELETE, path, None).await?.bytes)
     }
 
+    /// DELETE of what a JSON text names, answer decoded as JSON.
+    pub async fn delete_with(&self, path: &str, body: String) -> Result<Value, CliError> {
+        json(&self.request(Method::DELETE, path, Some(body)).await?.bytes)
+    }
+
     async fn request(
         &self,
         method: Method,
@@ -196,6 +201,15 @@ fn refusal(status: u16, bytes: &Bytes) -> String {
             }
         }));
         details.extend(detail.as_str().map(str::to_owned));
+        // Waggle's own refusals: what, and why.
+        let object = detail["object"].as_str().unwrap_or_default();
+        details.extend(detail["message"].as_str().map(|m| {
+            if m.contains(object) {
+                m.to_owned()
+            } else {
+                format!("{object}: {m}")
+            }
+        }));
     }
     if details.len() > 1 {
         return format!("refused\n  {}", details.join("\n  "));
@@ -218,6 +232,11 @@ mod tests {
         assert_eq!(
             refusal(422, &Bytes::from_static(two)),
             "refused\n  cpus: must not be negative\n  cmd: must be a string"
+        );
+        let typed = br#"{"message":"n1: not free (and 1 more, see details)","details":[{"code":"not_free","object":"n1","message":"not free"},{"code":"unknown_agent","object":"n2","message":"no agent n2"}]}"#;
+        assert_eq!(
+            refusal(409, &Bytes::from_static(typed)),
+            "refused\n  n1: not free\n  no agent n2"
         );
         assert_eq!(
             refusal(502, &Bytes::from_static(b"oops\n")),

@@ -14,7 +14,11 @@ use crate::{
     args::RunArgs,
     error::{CliError, usage},
     resources::{Amount, add, items},
+    times,
 };
+
+/// Longest interval and time-out of a node.
+const DAY: Duration = Duration::from_hours(24);
 
 /// Everything that a node needs to know about itself, checked.
 #[derive(Debug, Clone, PartialEq)]
@@ -270,26 +274,9 @@ fn system_resolvers() -> Vec<SocketAddr> {
         .collect()
 }
 
-/// `500ms`, `5s`, `2m`; at least 1 ms.
+/// `500ms`, `5s`, `2m`; at least 1 ms and at most a day.
 pub fn positive(field: &str, text: &str) -> Result<Duration, CliError> {
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let (number, unit) = text.split_at(digits);
-    let scale_ms = match unit {
-        "ms" => 1,
-        "s" => 1000,
-        "m" => 60_000,
-        _ => 0,
-    };
-    let ms = number
-        .parse::<u64>()
-        .ok()
-        .and_then(|n| n.checked_mul(scale_ms))
-        .unwrap_or(0);
-    if ms == 0 || ms > 86_400_000 {
-        let rule = "must be a duration between 1ms and 24h such as 500ms, 5s or 2m";
-        return Err(usage(format!("{field}: {rule}, is {text:?}")));
-    }
-    Ok(Duration::from_millis(ms))
+    times::duration(field, text, DAY)
 }
 
 /// Mesos's `--resources` text: `cpus:4;mem:8192;ports:[31000-32000]`.

@@ -17,12 +17,14 @@ mod error;
 mod listen;
 mod resources;
 mod run;
+mod show;
 mod table;
+mod times;
 
 use std::process::ExitCode;
 
 use anyhow::Context;
-use args::{Cli, Command, NodeSub};
+use args::{Cli, Command};
 use clap::{CommandFactory, Parser};
 use error::CliError;
 
@@ -49,7 +51,7 @@ fn dispatch(command: Command) -> Result<(), CliError> {
     match command {
         Command::Node(node) => match node.command {
             None => run::node(&node.run, run::Half::Both),
-            Some(NodeSub::List(output)) => block_on(commands::node::list(&output)),
+            Some(sub) => block_on(commands::node::run(sub)),
         },
         Command::Master(flags) => run::node(&flags, run::Half::Master),
         Command::Agent(flags) => run::node(&flags, run::Half::Agent),
@@ -58,7 +60,12 @@ fn dispatch(command: Command) -> Result<(), CliError> {
         Command::Task(task) => block_on(commands::task::run(task)),
         Command::Framework(c) => block_on(commands::framework::frameworks(c)),
         Command::Offer(c) => block_on(commands::framework::offers(c)),
-        Command::Role(c) => block_on(commands::framework::roles(c)),
+        Command::Role(c) => block_on(commands::role::roles(c)),
+        Command::Quota(c) => block_on(commands::role::quotas(c)),
+        Command::Weight(c) => block_on(commands::role::weights(c)),
+        Command::Reservation(c) => block_on(commands::reservation::run(c)),
+        Command::Volume(c) => block_on(commands::volume::run(c)),
+        Command::Maintenance(c) => block_on(commands::maintenance::run(c)),
         Command::Vip(vip) => block_on(commands::vip::run(vip)),
         Command::Explain(explain) => block_on(commands::explain::run(explain)),
         Command::Dns(dns) => block_on(commands::dns::run(dns.command)),

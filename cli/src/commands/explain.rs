@@ -1,24 +1,186 @@
 //! `waggle explain ...`: why something is not where it should be.
 
-use waggle_api::native::ExplainView;
+use std::collections::BTreeMap;
 
-use super::{encode_path, fetch, print, print_json};
+use serde::de::DeserializeOwned;
+use waggle_api::native::{
+    AgentExplainView, BecauseView, ExplainView, FrameworkExplainView, FrameworkRoleExplainView,
+    RoleExplainView,
+};
+
+use super::{encode_path, fetch, print, print_json, role, segment};
 use crate::{
     args::{ExplainCommand, ExplainSub},
     client::Client,
     error::CliError,
+    show::{self, amount, by_kind, count, percent},
+    table::Table,
+    times,
 };
 
 /// Runs `waggle explain ...`.
 pub async fn run(command: ExplainCommand) -> Result<(), CliError> {
     let client = Client::new(&command.output.master)?;
-    let ExplainSub::App { id } = command.command;
-    let path = format!("/waggle/v1/explain/{}", encode_path(id.trim_matches('/')));
-    let (answer, e) = fetch::<ExplainView>(&client, &path).await?;
-    if command.output.json {
+    let as_json = command.output.json;
+    match command.command {
+        ExplainSub::App { id } => {
+            let id = encode_path(id.trim_matches('/'));
+            say(&client, &format!("app/{id}"), as_json, app).await
+        }
+        ExplainSub::Framework { framework: name } => {
+            let name = segment("framework", &name)?;
+            say(&client, &format!("framework/{name}"), as_json, framework).await
+        }
+        ExplainSub::Role { role: name } => {
+            let path = format!("role/{}", role::role_path(&name)?);
+            say::<RoleExplainView>(&client, &path, as_json, role::explained).await
+        }
+        ExplainSub::Agent { agent: name } => {
+            let path = format!("agent/{}", segment("agent", &name)?);
+            let now = times::now();
+            say::<AgentExplainView>(&client, &path, as_json, |a| agent(a, now)).await
+        }
+    }
+}
+
+async fn say<T: DeserializeOwned>(
+    client: &Client,
+    path: &str,
+    as_json: bool,
+    text: impl FnOnce(&T) -> String,
+) -> Result<(), CliError> {
+    let (answer, found) = fetch::<T>(client, &format!("/waggle/v1/explain/{path}")).await?;
+    if as_json {
         return print_json(&answer);
     }
-    print(&app(&e))
+    print(&text(&found))
+}
+
+fn framework(f: &FrameworkExplainView) -> String {
+    let state = if f.connected { "connected" } else { "away" };
+    let mut out = format!("{} ({}): {state}", f.name, f.id);
+    if !f.capabilities.is_empty() {
+        out.push_str(&format!(", can handle {}", f.capabilities.join(", ")));
+    }
+    out.push('\n');
+    for b in &f.general {
+        out.push_str(&format!("{}\n", b.message));
+    }
+    for r in &f.roles {
+        out.push_str(&role_of_framework(r));
+    }
+    out
+}
+
+fn role_of_framework(r: &FrameworkRoleExplainView) -> String {
+    let mut out = format!(
+        "\nrole {}: has {} of the cluster by its weight, holds {}",
+        r.role,
+        percent(r.share),
+        count(r.offers, "offer")
+    );
+    if r.suppressed {
+        out.push_str(", wants none now (suppressed)");
+    }
+    out.push('\n');
+    if let Some(smallest) = &r.smallest {
+        out.push_str(&format!(
+            "nothing below {} is of use to it\n",
+            amount(smallest)
+        ));
+    }
+    if let Some(headroom) = &r.headroom {
+        let left = by_kind(headroom);
+        let left = if left.is_empty() { "nothing" } else { &left };
+        out.push_str(&format!("quotas leave it {left} of unreserved resources\n"));
+    }
+    let mut table = Table::new(&["node", "why it is offered no more of it", ""]);
+    for a in &r.agents {
+        table.row([a.hostname.clone(), a.message.clone(), a.code.clone()]);
+    }
+    if !r.agents.is_empty() {
+        out.push_str(&table.render());
+    }
+    out.push_str(&rest(&r.rest, "node"));
+    out
+}
+
+fn agent(a: &AgentExplainView, now: u64) -> String {
+    let name = if a.hostname.is_empty() {
+        &a.id
+    } else {
+        &a.hostname
+    };
+    let heard = if a.reachable {
+        "reachable"
+    } else {
+        "unreachable"
+    };
+    let mut out = format!("{name}: {}, {heard}\n", a.mode);
+    if let Some(w) = &a.maintenance {
+        out.push_str(&format!("maintenance {}\n", show::window(w, now)));
+    }
+    for (what, r) in [
+        ("used", &a.used),
+        ("offered", &a.offered),
+        ("free", &a.free),
+    ] {
+        let r = amount(r);
+        let r = if r.is_empty() { "nothing" } else { &r };
+        out.push_str(&format!("{what:<8} {r}\n"));
+    }
+    for p in &a.reserved {
+        out.push_str(&format!(
+            "reserved {} for {}\n",
+            amount(&p.resources),
+            show::stack(&p.stack)
+        ));
+    }
+    for text in &a.given_way {
+        out.push_str(&format!("no room any more: {text}\n"));
+    }
+    if let Some(c) = &a.last_choice {
+        out.push_str(&format!(
+            "last offered to {} (role {}, which had {}), chosen among {}, {}\n",
+            show::framework(&c.framework),
+            c.role,
+            percent(c.share),
+            count(c.candidates, "framework"),
+            times::relative(c.at_ms, now)
+        ));
+    }
+    let mut table = Table::new(&["framework", "role", "why it is offered no more of it", ""]);
+    for p in &a.passed_over {
+        let texts: Vec<&str> = p.because.iter().map(|b| b.message.as_str()).collect();
+        let codes: Vec<&str> = p
+            .because
+            .iter()
+            .map(|b: &BecauseView| b.code.as_str())
+            .collect();
+        table.row([
+            show::framework(&p.framework).to_owned(),
+            p.role.clone(),
+            texts.join("; "),
+            codes.join(", "),
+        ]);
+    }
+    if a.passed_over.is_empty() {
+        out.push_str("nobody is subscribed\n");
+    } else {
+        out.push_str(&format!("\n{}", table.render()));
+    }
+    out.push_str(&rest(&a.rest, "framework"));
+    out
+}
+
+/// `and 12 more nodes: filtered 10, nothing_free 2`.
+fn rest(by_reason: &BTreeMap<String, u64>, what: &str) -> String {
+    let n: u64 = by_reason.values().sum();
+    if n == 0 {
+        return String::new();
+    }
+    let reasons: Vec<String> = by_reason.iter().map(|(r, n)| format!("{r} {n}")).collect();
+    format!("and {n} more {what}s: {}\n", reasons.join(", "))
 }
 
 /// Sentences, the most telling first.
@@ -66,7 +228,66 @@ fn app(e: &ExplainView) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+
+    #[test]
+    fn a_framework_hears_why_it_waits() {
+        let f: FrameworkExplainView = serde_json::from_value(json!({
+            "id": "f1", "name": "batch", "connected": true, "capabilities": ["gpus"],
+            "general": [{"code": "recovering", "message": "the master recovers"}],
+            "roles": [{"role": "eng", "suppressed": false, "share": 0.25, "smallest": null,
+                "headroom": {"cpus": 2}, "offers": 1,
+                "agents": [{"agent_id": "a1", "hostname": "n1", "code": "filtered", "message": "n1: declined, filtered for 4 s"}],
+                "rest": {"filtered": 10, "nothing_free": 2}}],
+        }))
+        .unwrap();
+        assert_eq!(
+            framework(&f),
+            "batch (f1): connected, can handle gpus\n\
+             the master recovers\n\
+             \n\
+             role eng: has 25.0 % of the cluster by its weight, holds 1 offer\n\
+             quotas leave it cpus 2 of unreserved resources\n\
+             NODE  WHY IT IS OFFERED NO MORE OF IT\n\
+             n1    n1: declined, filtered for 4 s   filtered\n\
+             and 12 more nodes: filtered 10, nothing_free 2\n"
+        );
+    }
+
+    #[test]
+    fn a_node_says_who_is_passed_over() {
+        let a: AgentExplainView = serde_json::from_value(json!({
+            "id": "a1", "hostname": "n1", "reachable": true, "mode": "active",
+            "maintenance": {"start_ms": 60_000, "duration_ms": 60_000},
+            "used": {"cpus": 2, "mem": 64, "disk": 0, "gpus": 0},
+            "offered": {"cpus": 0, "mem": 0, "disk": 0, "gpus": 0},
+            "free": {"cpus": 2, "mem": 64, "disk": 0, "gpus": 0},
+            "reserved": [{"stack": [{"role": "eng", "dynamic": true, "principal": "", "labels": {}}],
+                "revocable": false, "resources": {"cpus": 1, "mem": 0, "disk": 0, "gpus": 0}}],
+            "given_way": [],
+            "last_choice": {"framework": {"id": "f1", "name": "batch"}, "role": "eng", "share": 0.1,
+                "candidates": 3, "at_ms": 0},
+            "passed_over": [{"framework": {"id": "f1", "name": "batch"}, "role": "eng",
+                "because": [{"code": "suppressed", "message": "it is suppressed"}]}],
+            "rest": {},
+        }))
+        .unwrap();
+        assert_eq!(
+            agent(&a, 5000),
+            "n1: active, reachable\n\
+             maintenance in 55 s for 1 min\n\
+             used     cpus 2, mem 64 MiB\n\
+             offered  nothing\n\
+             free     cpus 2, mem 64 MiB\n\
+             reserved cpus 1 for eng\n\
+             last offered to batch (role eng, which had 10.0 %), chosen among 3 frameworks, 5 s ago\n\
+             \n\
+             FRAMEWORK  ROLE  WHY IT IS OFFERED NO MORE OF IT\n\
+             batch      eng   it is suppressed                 suppressed\n"
+        );
+    }
 
     #[test]
     fn what_waits_says_why() {

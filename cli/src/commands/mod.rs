@@ -5,15 +5,22 @@ pub mod dns;
 pub mod doctor;
 pub mod explain;
 pub mod framework;
+pub mod maintenance;
 pub mod node;
+pub mod reservation;
+pub mod role;
 pub mod task;
 pub mod vip;
+pub mod volume;
 
 use anyhow::Context;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::{client::Client, error::CliError};
+use crate::{
+    client::Client,
+    error::{CliError, usage},
+};
 
 /// GETs a list of Waggle's own API: the answer as it came, and decoded.
 pub async fn fetch_list<T: DeserializeOwned>(
@@ -36,6 +43,12 @@ pub async fn fetch<T: DeserializeOwned>(
     let value = serde_json::from_value(answer.clone())
         .with_context(|| format!("the answer of {path} can't be read; is that a waggle master?"))?;
     Ok((answer, value))
+}
+
+/// An answer as what it should be.
+pub fn decode<T: DeserializeOwned>(answer: Value) -> Result<T, CliError> {
+    let value = serde_json::from_value(answer);
+    Ok(value.context("the answer can't be read; is that a waggle master?")?)
 }
 
 /// Prints a JSON value for programs.
@@ -85,4 +98,14 @@ pub fn encode_path(path: &str) -> String {
             }
         })
         .collect()
+}
+
+/// A name as one segment of a path, percent-encoded.
+pub fn segment(field: &str, name: &str) -> Result<String, CliError> {
+    if name.is_empty() || name.contains('/') || name == "." || name == ".." {
+        return Err(usage(format!(
+            "{field}: must be a name or an id without slashes, is {name:?}"
+        )));
+    }
+    Ok(encode_path(name))
 }

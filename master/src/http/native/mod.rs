@@ -48,8 +48,9 @@ pub(super) async fn route(api: &Api, call: &Call, body: Body) -> Result<Response
         ["deployments"] => get(call, || ok(&reads::deployments(&api.view(), None))),
         ["frameworks"] => get(call, || ok(&reads::frameworks(&api.view()))),
         ["frameworks", id] => match *method {
+            Method::GET => reads::framework(&api.view(), id).map(|f| ok(&f)),
             Method::DELETE => operate::teardown(api, id).await,
-            _ => Err(Fail::method(call, "DELETE")),
+            _ => Err(Fail::method(call, "GET, DELETE")),
         },
         ["offers"] => get(call, || ok(&reads::offers(&api.view()))),
         ["roles"] => get(call, || ok(&roles::roles(&api.view()))),

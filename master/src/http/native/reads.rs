@@ -9,45 +9,77 @@ use waggle_api::native::{
 use waggle_overlay_plan::{Verdict, explain};
 use waggle_types::{AgentId, HealthState, ServiceId};
 
-use crate::view::{self, ClusterView, DeploymentKind};
+use super::find;
+use crate::{
+    http::respond::Fail,
+    view::{self, ClusterView, DeploymentKind},
+};
 
 pub(super) fn nodes(view: &ClusterView) -> Vec<NodeView> {
     let mut tasks: BTreeMap<&AgentId, u32> = BTreeMap::new();
     for t in view.tasks.values() {
         *tasks.entry(t.agent_id()).or_default() += 1;
     }
-    let one = |a: &view::AgentView| {
-        let id = &a.info.agent_id;
-        NodeView {
-            id: id.to_string(),
-            hostname: a.info.hostname.clone(),
-            ip: a.info.ip.to_string(),
-            http_port: a.info.http_port,
-            version: a.version.clone(),
-            reachable: a.reachable,
-            connected: a.connected,
-            mode: a.mode.name().to_owned(),
-            domain: a.info.domain.as_ref().map(Into::into),
-            maintenance: a.maintenance.map(Into::into),
-            reserved: a.reserved.iter().map(Into::into).collect(),
-            total: (&a.info.total).into(),
-            used: (&a.used).into(),
-            offered: (&a.offered).into(),
-            attributes: a.info.attributes.clone(),
-            tasks: tasks.get(id).copied().unwrap_or(0),
-            last_heard_ms: a.last_heard.0,
-            applied_generation: a.applied.0,
-            published_generation: view.net.generation.0,
-            applied_us: a.applied_us,
-            applied_after_ms: a.applied_after.map(|m| m.0),
-            apply_failures: a.apply_failures.clone(),
-        }
-    };
-    view.agents.values().map(|a| one(a)).collect()
+    let n = |a: &view::AgentView| tasks.get(&a.info.agent_id).copied().unwrap_or(0);
+    let all = view.agents.values();
+    all.map(|a| shown_node(view, a, n(a))).collect()
+}
+
+/// One node, by id or name.
+pub(super) fn node(view: &ClusterView, text: &str) -> Result<NodeView, Fail> {
+    let id = find::agent(view, text)?;
+    let found = view.agents.get(&id);
+    let a = found.ok_or_else(|| find::no_agent(view, text))?;
+    let tasks = view.tasks.values().filter(|t| *t.agent_id() == id).count();
+    Ok(shown_node(
+        view,
+        a,
+        u32::try_from(tasks).unwrap_or(u32::MAX),
+    ))
+}
+
+fn shown_node(view: &ClusterView, a: &view::AgentView, tasks: u32) -> NodeView {
+    let id = &a.info.agent_id;
+    NodeView {
+        id: id.to_string(),
+        hostname: a.info.hostname.clone(),
+        ip: a.info.ip.to_string(),
+        http_port: a.info.http_port,
+        version: a.version.clone(),
+        reachable: a.reachable,
+        connected: a.connected,
+        mode: a.mode.name().to_owned(),
+        domain: a.info.domain.as_ref().map(Into::into),
+        maintenance: a.maintenance.map(Into::into),
+        reserved: a.reserved.iter().map(Into::into).collect(),
+        total: (&a.info.total).into(),
+        used: (&a.used).into(),
+        offered: (&a.offered).into(),
+        attributes: a.info.attributes.clone(),
+        tasks,
+        last_heard_ms: a.last_heard.0,
+        applied_generation: a.applied.0,
+        published_generation: view.net.generation.0,
+        applied_us: a.applied_us,
+        applied_after_ms: a.applied_after.map(|m| m.0),
+        apply_failures: a.apply_failures.clone(),
+    }
 }
 
 pub(super) fn frameworks(view: &ClusterView) -> Vec<FrameworkView> {
-    let one = |f: &view::FrameworkView| FrameworkView {
+    view.frameworks.values().map(shown_framework).collect()
+}
+
+/// One framework, by id or name.
+pub(super) fn framework(view: &ClusterView, text: &str) -> Result<FrameworkView, Fail> {
+    let id = find::framework(view, text)?;
+    let found = view.frameworks.get(&id);
+    let f = found.ok_or_else(|| find::no_framework(view, text))?;
+    Ok(shown_framework(f))
+}
+
+fn shown_framework(f: &view::FrameworkView) -> FrameworkView {
+    FrameworkView {
         id: f.id.to_string(),
         name: f.name.clone(),
         roles: f.roles.iter().map(Into::into).collect(),
@@ -62,8 +94,7 @@ pub(super) fn frameworks(view: &ClusterView) -> Vec<FrameworkView> {
         reregistered_ms: f.reregistered_at.0,
         failover_timeout_ms: f.failover_timeout.map(|t| t.0),
         reasons: f.reasons.clone(),
-    };
-    view.frameworks.values().map(one).collect()
+    }
 }
 
 pub(super) fn offers(view: &ClusterView) -> Vec<OfferView> {

@@ -1,0 +1,125 @@
+//! The argument grammar: plain data, no behavior.
+
+mod app;
+mod explain;
+mod framework;
+mod maintenance;
+mod net;
+mod node;
+mod reservation;
+mod role;
+mod run;
+mod task;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+pub use app::{AppCommand, AppSub};
+pub use explain::{ExplainCommand, ExplainSub};
+pub use framework::{FrameworkCommand, FrameworkSub, OfferCommand, OfferSub};
+pub use maintenance::{MaintenanceCommand, MaintenanceSub};
+pub use net::{DnsCommand, DnsSub, RecordType, VipCommand, VipSub};
+pub use node::{NodeCommand, NodeSub, OneNode};
+pub use reservation::{ReservationCommand, ReservationSub, Reserved, VolumeCommand, VolumeSub};
+pub use role::{QuotaCommand, QuotaSub, RoleCommand, RoleSub, WeightCommand, WeightSub};
+pub use run::RunArgs;
+pub use task::{TaskCommand, TaskSub};
+
+/// Waggle: your apps and frameworks as they are, a data plane in the kernel, and traces of everything.
+#[derive(Debug, Parser)]
+#[command(
+    name = "waggle",
+    version,
+    max_term_width = 120,
+    propagate_version = true
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run this node (agent and master candidate); list, drain and deactivate the cluster's nodes
+    Node(NodeCommand),
+    /// Run a master alone, for clusters with dedicated masters
+    Master(RunArgs),
+    /// Run an agent alone, without a master candidate
+    Agent(RunArgs),
+    /// Say whether this machine can run Waggle, and what is missing
+    Doctor(DoctorArgs),
+    /// Services: add, list, show, scale, restart, roll back, remove
+    App(AppCommand),
+    /// Tasks: list them, read their output
+    Task(TaskCommand),
+    /// Frameworks: who gets offers; end one
+    Framework(FrameworkCommand),
+    /// Offers that are out
+    Offer(OfferCommand),
+    /// Roles with their weights, shares and quotas
+    Role(RoleCommand),
+    /// Quotas: what roles are promised and at most get
+    Quota(QuotaCommand),
+    /// Weights: how much of the cluster is a role's fair share
+    Weight(WeightCommand),
+    /// Resources of nodes that are kept for roles
+    Reservation(ReservationCommand),
+    /// Persistent volumes on reserved disk
+    Volume(VolumeCommand),
+    /// Planned downtime of nodes
+    Maintenance(MaintenanceCommand),
+    /// Virtual IPs and their backends
+    Vip(VipCommand),
+    /// Ask a node's resolver
+    Dns(DnsCommand),
+    /// Say why something is not where it should be, or is offered nothing
+    Explain(ExplainCommand),
+    /// Print a completion script for a shell
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
+    /// Supervise one task (started by the agent, never by hand)
+    #[command(hide = true)]
+    Shim {
+        /// The task's directory.
+        dir: PathBuf,
+    },
+}
+
+/// `--json` and where the cluster is.
+#[derive(Debug, Args, Clone)]
+pub struct Output {
+    /// Print JSON for programs instead of a table
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// The master's API
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "WAGGLE_MASTER",
+        default_value = "http://127.0.0.1:5050",
+        global = true
+    )]
+    pub master: String,
+    /// The Marathon API
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "WAGGLE_MARATHON",
+        default_value = "http://127.0.0.1:8080",
+        global = true
+    )]
+    pub marathon: String,
+}
+
+/// `waggle doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Print JSON for programs instead of a table
+    #[arg(long)]
+    pub json: bool,
+}

@@ -1,0 +1,86 @@
+//! Flags of the commands that run a node.
+
+use std::{net::IpAddr, path::PathBuf};
+
+use clap::Args;
+
+/// Flags of `waggle node`, `waggle master` and `waggle agent`. A flag wins over the file's key of the same name.
+#[derive(Debug, Args, Default, Clone, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RunArgs {
+    /// TOML file with the same keys as these flags (`http-address` is `http_address` there)
+    #[arg(long, value_name = "FILE", env = "WAGGLE_CONFIG")]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
+    /// Name of this node [default: the host's name]
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Name of the cluster, on every signal [default: waggle]
+    #[arg(long)]
+    pub cluster: Option<String>,
+    /// Address of this node on the underlay: where its tasks are reached [default: 127.0.0.1]
+    #[arg(long, value_name = "IPV4")]
+    pub ip: Option<String>,
+    /// Masters, IP[:PORT] of their session listener, the first one leads [default: this node]
+    #[arg(long, value_delimiter = ',', value_name = "IP[:PORT]")]
+    pub masters: Vec<String>,
+    /// Address for the plain HTTP and gRPC listeners; they bind loopback unless this is given
+    #[arg(long, value_name = "IP")]
+    pub http_address: Option<IpAddr>,
+    /// Port of the Mesos-style master API [default: 5050]
+    #[arg(long, value_name = "PORT")]
+    pub master_port: Option<u16>,
+    /// Port of the agent API [default: 5051]
+    #[arg(long, value_name = "PORT")]
+    pub agent_port: Option<u16>,
+    /// Port of the agents' session [default: 5060]
+    #[arg(long, value_name = "PORT")]
+    pub session_port: Option<u16>,
+    /// Port of the Marathon API [default: 8080]
+    #[arg(long, value_name = "PORT")]
+    pub marathon_port: Option<u16>,
+    /// Port of the Prometheus page [default: 61091]
+    #[arg(long, value_name = "PORT")]
+    pub metrics_port: Option<u16>,
+    /// State, sandboxes and checkpoints [default: /var/lib/waggle]
+    #[arg(long, value_name = "DIR")]
+    pub work_dir: Option<PathBuf>,
+    /// cgroup2 directory whose processes see VIPs, with the tasks below it [default: the cgroup2 root,
+    /// so that every process of the node does]
+    #[arg(long, value_name = "DIR")]
+    pub cgroup_root: Option<PathBuf>,
+    /// Where programs and maps are pinned [default: /sys/fs/bpf/waggle/<name>]
+    #[arg(long, value_name = "DIR")]
+    pub bpf_dir: Option<PathBuf>,
+    /// OTLP/gRPC endpoint for metrics, logs and traces, with scheme [default: none]
+    #[arg(long, value_name = "URL")]
+    pub otlp: Option<String>,
+    /// How often metrics and logs are collected, such as 5s or 500ms [default: 5s]
+    #[arg(long, value_name = "DURATION")]
+    pub tick: Option<String>,
+    /// How long an agent may be silent before it is unreachable [default: 30s]
+    #[arg(long, value_name = "DURATION")]
+    pub agent_timeout: Option<String>,
+    /// Resources instead of what is detected: `cpus:4;mem:8192;disk:10000;ports:[31000-32000]`
+    #[arg(long)]
+    pub resources: Option<String>,
+    /// Attributes for constraints: `rack:a1;zone:eu`
+    #[arg(long)]
+    pub attributes: Option<String>,
+    /// Addresses of this node's resolver; `none` runs no resolver [default: 198.51.100.1]
+    #[arg(long, value_delimiter = ',', value_name = "IPV4")]
+    pub dns: Vec<String>,
+    /// Resolvers for other names, IP[:PORT] [default: those of /etc/resolv.conf]; `none` forwards nothing
+    #[arg(long, value_delimiter = ',', value_name = "IP[:PORT]")]
+    pub dns_upstreams: Vec<String>,
+    /// Refuse to start without the eBPF data plane, instead of running without VIPs
+    #[arg(long)]
+    pub require_dataplane: bool,
+    /// What to log: an env-filter such as debug or info,waggle_agent=debug [default:
+    /// info,hickory_server=warn]
+    #[arg(long, value_name = "FILTER")]
+    pub log: Option<String>,
+    /// Log as JSON lines
+    #[arg(long)]
+    pub log_json: bool,
+}
