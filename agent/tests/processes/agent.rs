@@ -19,7 +19,7 @@ use waggle_api::proto::session::{
 use waggle_telemetry::Telemetry;
 
 use crate::{
-    master::Master,
+    master::{ENDS, Master},
     support::{CgroupRoot, PATIENCE, runs, signal},
 };
 
@@ -168,15 +168,8 @@ fn states(master: &Master, task_id: &str) -> Vec<TaskState> {
 }
 
 async fn ended(master: &Master, task_id: &str) -> pb::TaskStatus {
-    let terminal = [
-        TaskState::TaskFinished,
-        TaskState::TaskFailed,
-        TaskState::TaskKilled,
-    ];
     until("the end of the task", || {
-        master
-            .last(task_id)
-            .filter(|s| terminal.contains(&s.state()))
+        master.last(task_id).filter(|s| ENDS.contains(&s.state()))
     })
     .await
 }
@@ -306,7 +299,7 @@ pub fn reports_what_ended_while_it_was_away() {
         .await;
 
         // Its end is sent and not acknowledged; the agent vanishes again.
-        master.set_ack(false);
+        master.set_ack_ends(false);
         let agent = Agent::start(dir.path(), vec![master.addr], None).await;
         let first = ended(&master, "away.1").await;
         assert_eq!(first.message, "command exited with status 7");
@@ -314,7 +307,7 @@ pub fn reports_what_ended_while_it_was_away() {
         agent.vanish().await;
 
         // The same update, not another one, until it is acknowledged; then never again.
-        master.set_ack(true);
+        master.set_ack_ends(true);
         let agent = Agent::start(dir.path(), vec![master.addr], None).await;
         until("acknowledged", || {
             dir.path().join("tasks/away.1/done").exists().then_some(())

@@ -17,13 +17,21 @@ use waggle_api::proto::session::{
     session_server::{Session, SessionServer},
 };
 
+/// How tasks end here.
+pub const ENDS: [pb::TaskState; 3] = [
+    pb::TaskState::TaskFinished,
+    pb::TaskState::TaskFailed,
+    pb::TaskState::TaskKilled,
+];
+
 #[derive(Default)]
 struct State {
     registrations: Vec<pb::Register>,
     statuses: Vec<pb::TaskStatus>,
     applied: Vec<pb::Applied>,
     to_agent: Option<mpsc::Sender<Result<pb::MasterMessage, Status>>>,
-    ack: bool,
+    /// Whether ends of tasks are acknowledged; everything else always is.
+    ack_ends: bool,
 }
 
 /// The master; dropping it ends it.
@@ -63,7 +71,8 @@ impl Session for Service {
                         }
                         Some(FromAgent::Heartbeat(h)) => answers.push(ToAgent::Heartbeat(h)),
                         Some(FromAgent::Status(status)) => {
-                            if s.ack && !status.uuid.is_empty() {
+                            let ended = ENDS.contains(&status.state());
+                            if (s.ack_ends || !ended) && !status.uuid.is_empty() {
                                 answers.push(ToAgent::Ack(pb::AckStatus {
                                     task_id: status.task_id.clone(),
                                     uuid: status.uuid.clone(),
@@ -89,7 +98,7 @@ impl Master {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let state = Arc::new(Mutex::new(State {
-            ack: true,
+            ack_ends: true,
             ..State::default()
         }));
         let stop = CancellationToken::new();
@@ -103,8 +112,8 @@ impl Master {
         Self { addr, state, stop }
     }
 
-    pub fn set_ack(&self, ack: bool) {
-        self.state.lock().unwrap().ack = ack;
+    pub fn set_ack_ends(&self, ack: bool) {
+        self.state.lock().unwrap().ack_ends = ack;
     }
 
     pub async fn send(&self, kind: ToAgent) {
