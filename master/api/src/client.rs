@@ -5,18 +5,67 @@
 //! reason. Nothing is retried and nothing is decided here: after an error, subscribe again with the id of
 //! the first subscription, and reconcile.
 //!
-//! `tests/frameworks` in Waggle's repository holds a batch framework built on it.
+//! `tests/frameworks` in Waggle's repository holds frameworks to start from: one of many short tasks, and
+//! one that keeps state in a reservation of its own.
+//!
+//! A framework that runs one task in its role, and says what it needs so that nothing smaller is offered:
+//!
+//! ```
+//! use waggle_api::client::{CallError, connect};
+//! use waggle_types::{
+//!     FrameworkInfo, Millis, Resources, RoleSubscription, SchedulerEvent, TaskSpec,
+//! };
+//!
+//! async fn run_one(channel: tonic::transport::Channel, task: TaskSpec) -> Result<(), CallError> {
+//!     let mut info = FrameworkInfo::new("example", "eng/example");
+//!     info.roles = vec![RoleSubscription {
+//!         smallest: Some(task.resources.clone()),
+//!         ..RoleSubscription::new("eng/example")
+//!     }];
+//!     let (mut calls, mut events) = connect(channel, &info).await?;
+//!     let mut launched = false;
+//!     while let Some(event) = events.next().await? {
+//!         match event {
+//!             SchedulerEvent::Offers(offers) => {
+//!                 for offer in offers {
+//!                     // An accept without tasks declines.
+//!                     let tasks = if launched { &[][..] } else { std::slice::from_ref(&task) };
+//!                     calls.accept(&[offer.offer_id], tasks, Millis::from_secs(60), None).await?;
+//!                     launched = true;
+//!                 }
+//!                 calls.suppress().await?;
+//!             }
+//!             SchedulerEvent::Update(status) => {
+//!                 if let Some(uuid) = status.uuid {
+//!                     calls.acknowledge(&status.task_id, &status.agent_id, uuid).await?;
+//!                 }
+//!                 if status.state.is_terminal() {
+//!                     return calls.teardown().await;
+//!                 }
+//!             }
+//!             _ => {}
+//!         }
+//!     }
+//!     Ok(())
+//! }
+//! ```
+//!
+//! Reserving, making a persistent volume and launching on it is one accept, done wholly or not at all; see
+//! [`Calls::operate`].
 
 use tonic::{Status, Streaming, transport::Channel};
 use waggle_types::{
-    AgentId, CallRejection, FrameworkId, FrameworkInfo, Millis, OfferId, SchedulerEvent,
-    StatusUuid, TaskId, TaskSpec, TraceContext,
+    AgentId, CallRejection, FrameworkId, FrameworkInfo, Millis, OfferId, Operation, Resources,
+    SchedulerEvent, StatusUuid, TaskId, TaskSpec, TraceContext,
 };
 
 use crate::{
     convert::{self, ConvertError},
     proto::framework::{self as pb, event::Kind, frameworks_client::FrameworksClient},
 };
+
+/// Longest event: offers of some ten thousand agents at once.
+const MAX_MESSAGE_BYTES: usize = 64 << 20;
 
 /// Why a call or a stream failed.
 #[derive(Debug, thiserror::Error)]
@@ -67,9 +116,9 @@ pub struct Calls {
     framework_id: FrameworkId,
 }
 
-/// Subscribes; answers both halves. Offers come at once.
+/// Subscribes with the framework's roles and capabilities; answers both halves. Offers come at once.
 pub async fn connect(channel: Channel, info: &FrameworkInfo) -> Result<(Calls, Events), CallError> {
-    let mut grpc = FrameworksClient::new(channel);
+    let mut grpc = FrameworksClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
     let mut stream = grpc
         .subscribe(pb::SubscribeRequest::from(info))
         .await?
@@ -136,7 +185,8 @@ impl Calls {
         &self.framework_id
     }
 
-    /// Launches tasks on offers of one agent. Of each spec, framework, role and trace are ignored.
+    /// Launches tasks on offers of one agent; what is left of them is declined for `refuse`. Of each spec,
+    /// framework, role and trace are ignored. Without parts a task takes reserved resources before others.
     pub async fn accept(
         &mut self,
         offer_ids: &[OfferId],
@@ -155,6 +205,62 @@ impl Calls {
         done(self.grpc.accept(request).await?)
     }
 
+    /// Does something with offers of one agent, in order: reserves, makes volumes, launches. Each operation
+    /// has what those before it made; all of them are done, or none.
+    ///
+    /// ```
+    /// # use waggle_api::client::{CallError, Calls};
+    /// # use waggle_types::*;
+    /// /// Reserves what the task needs, makes its disk a volume and launches on it.
+    /// async fn first_launch(
+    ///     calls: &mut Calls,
+    ///     offer: &Offer,
+    ///     mut task: TaskSpec,
+    ///     volume_id: VolumeId,
+    /// ) -> Result<(), CallError> {
+    ///     let stack = vec![Reservation::dynamic(&*offer.role, "example")];
+    ///     let disk = task.resources.get(ScalarKind::Disk);
+    ///     let volume = Volume { size: disk, shared: false };
+    ///     let reserve = Operation::Reserve {
+    ///         stack: stack.clone(),
+    ///         resources: task.resources.clone(),
+    ///     };
+    ///     let create = Operation::CreateVolume {
+    ///         stack: stack.clone(),
+    ///         volume_id: volume_id.clone(),
+    ///         volume,
+    ///     };
+    ///     // From here on the disk is the volume.
+    ///     task.resources.scalars[ScalarKind::Disk as usize] = Milli(0);
+    ///     task.resources.custom.set_volume(volume_id, volume);
+    ///     task.parts = vec![ResourcePart {
+    ///         reservation: stack,
+    ///         revocable: false,
+    ///         resources: task.resources.clone(),
+    ///     }];
+    ///     let operations = [reserve, create, Operation::Launch(vec![task])];
+    ///     let offers = [offer.offer_id.clone()];
+    ///     calls.operate(&offers, &operations, Millis::from_secs(60), None).await
+    /// }
+    /// ```
+    pub async fn operate(
+        &mut self,
+        offer_ids: &[OfferId],
+        operations: &[Operation],
+        refuse: Millis,
+        trace: Option<TraceContext>,
+    ) -> Result<(), CallError> {
+        let request = pb::AcceptRequest {
+            caller: Some(self.caller.clone()),
+            offer_ids: texts_of(offer_ids),
+            launch: Vec::new(),
+            refuse_ms: refuse.0,
+            traceparent: trace.map(|t| t.to_string()).unwrap_or_default(),
+            operations: operations.iter().map(Into::into).collect(),
+        };
+        done(self.grpc.accept(request).await?)
+    }
+
     /// Turns offers down; the same resources are not offered again for `refuse`.
     pub async fn decline(
         &mut self,
@@ -169,20 +275,68 @@ impl Calls {
         done(self.grpc.decline(request).await?)
     }
 
-    /// No offers until [`Calls::revive`].
+    /// Promises to leave agents before their maintenance begins.
+    pub async fn accept_inverse(&mut self, offer_ids: &[OfferId]) -> Result<(), CallError> {
+        let request = pb::AcceptInverseRequest {
+            caller: Some(self.caller.clone()),
+            offer_ids: texts_of(offer_ids),
+        };
+        done(self.grpc.accept_inverse(request).await?)
+    }
+
+    /// Says that it will not leave agents; it is asked again after `refuse`.
+    pub async fn decline_inverse(
+        &mut self,
+        offer_ids: &[OfferId],
+        refuse: Millis,
+    ) -> Result<(), CallError> {
+        let request = pb::DeclineInverseRequest {
+            caller: Some(self.caller.clone()),
+            offer_ids: texts_of(offer_ids),
+            refuse_ms: refuse.0,
+        };
+        done(self.grpc.decline_inverse(request).await?)
+    }
+
+    /// Says what the smallest bundle is that is of use to a role: nothing smaller is offered. `None`:
+    /// anything is of use.
+    pub async fn demand(
+        &mut self,
+        role: &str,
+        smallest: Option<&Resources>,
+    ) -> Result<(), CallError> {
+        let request = pb::DemandRequest {
+            caller: Some(self.caller.clone()),
+            role: role.to_owned(),
+            smallest: smallest.map(Into::into),
+        };
+        done(self.grpc.demand(request).await?)
+    }
+
+    /// No offers, to any of its roles, until [`Calls::revive`].
     pub async fn suppress(&mut self) -> Result<(), CallError> {
+        self.suppress_roles(&[]).await
+    }
+
+    /// No offers to these roles; to none of its roles when empty.
+    pub async fn suppress_roles(&mut self, roles: &[&str]) -> Result<(), CallError> {
         let request = pb::SuppressRequest {
             caller: Some(self.caller.clone()),
-            roles: Vec::new(),
+            roles: texts_of(roles),
         };
         done(self.grpc.suppress(request).await?)
     }
 
-    /// Offers again; all filters are forgotten.
+    /// Offers to all roles again; all filters are forgotten.
     pub async fn revive(&mut self) -> Result<(), CallError> {
+        self.revive_roles(&[]).await
+    }
+
+    /// Offers to these roles again, or to all when empty; their filters are forgotten.
+    pub async fn revive_roles(&mut self, roles: &[&str]) -> Result<(), CallError> {
         let request = pb::ReviveRequest {
             caller: Some(self.caller.clone()),
-            roles: Vec::new(),
+            roles: texts_of(roles),
         };
         done(self.grpc.revive(request).await?)
     }

@@ -48,7 +48,7 @@ pub(super) fn custom(
     Ok(Custom::new(
         entries("scalars_milli", scalars, milli)?,
         entries("ranges", ranges, |f, r| {
-            range_set(r).map_err(|e| e.within(f))
+            range_set(&r).map_err(|e| e.within(f))
         })?,
         entries("sets", sets, |f, s| items(s).map_err(|e| e.within(f)))?,
         volumes
@@ -87,7 +87,7 @@ fn entries<P, T>(
         .collect()
 }
 
-fn range_set(r: pb::Ranges) -> Result<RangeSet, ConvertError> {
+fn range_set(r: &pb::Ranges) -> Result<RangeSet, ConvertError> {
     at_most("ranges", r.ranges.len(), MAX_RANGES)?;
     for (i, r) in r.ranges.iter().enumerate() {
         if r.begin > r.end {
