@@ -220,7 +220,9 @@ impl Agent {
                 self.handle(Event::Disconnected).await;
             }
             SessionEvent::Launch(spec) => self.handle(Event::Launch(spec)).await,
-            SessionEvent::Kill(task_id) => self.handle(Event::Kill(task_id)).await,
+            SessionEvent::Kill { task_id, max_grace } => {
+                self.handle(Event::Kill { task_id, max_grace }).await;
+            }
             SessionEvent::Ack(task_id, uuid) => self.handle(Event::Ack { task_id, uuid }).await,
             SessionEvent::Desired(snapshot) => self.net.desired(*snapshot),
             SessionEvent::Bad { kind, error } => {

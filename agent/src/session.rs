@@ -9,7 +9,7 @@ use tokio::{
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tonic::transport::{Channel, Endpoint};
 use waggle_api::proto::session::{self as pb, session_client::SessionClient};
-use waggle_types::{NetSnapshot, StatusUuid, TaskId, TaskSpec};
+use waggle_types::{Millis, NetSnapshot, StatusUuid, TaskId, TaskSpec};
 
 /// First and longest pause between attempts; jittered by half.
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
@@ -38,7 +38,12 @@ pub enum SessionEvent {
     /// Run this.
     Launch(Box<TaskSpec>),
     /// End this.
-    Kill(TaskId),
+    Kill {
+        /// The task.
+        task_id: TaskId,
+        /// Longest time from SIGTERM to SIGKILL.
+        max_grace: Option<Millis>,
+    },
     /// A status was stored.
     Ack(TaskId, StatusUuid),
     /// The network as it should be.
@@ -253,7 +258,10 @@ fn decode(kind: pb::master_message::Kind) -> Option<SessionEvent> {
             None => bad("launch", "spec: is missing".to_owned()),
         },
         Kind::Kill(k) => match TaskId::new(k.task_id) {
-            Ok(id) => Some(SessionEvent::Kill(id)),
+            Ok(task_id) => Some(SessionEvent::Kill {
+                task_id,
+                max_grace: k.max_grace_ms.map(Millis),
+            }),
             Err(e) => bad("kill", format!("task_id: {e}")),
         },
         Kind::Ack(a) => match (

@@ -7,7 +7,7 @@ use waggle_types::{
     TaskId, TaskSpec, TaskState, TaskStatus, UnixMillis,
 };
 
-use crate::{Exit, KillCause, Phase, TaskMachine, Transition, UpdateStream};
+use crate::{Exit, KillCause, Phase, TaskMachine, Transition, UpdateStream, fits::excess};
 
 /// How long the shim has beyond the task's own grace before the agent kills the cgroup itself; also
 /// the time between further attempts.
@@ -19,7 +19,12 @@ pub enum Event {
     /// The master wants this task to run.
     Launch(Box<TaskSpec>),
     /// The master wants this task to end.
-    Kill(TaskId),
+    Kill {
+        /// The task.
+        task_id: TaskId,
+        /// Longest time from SIGTERM to SIGKILL, where it is shorter than the task's own.
+        max_grace: Option<Millis>,
+    },
     /// The master has stored a status.
     Ack {
         /// Its task.
@@ -148,6 +153,8 @@ pub struct TaskSummary {
 struct Entry {
     machine: TaskMachine,
     stream: UpdateStream,
+    // The time from SIGTERM to SIGKILL, where it is to be shorter than the task's own.
+    max_grace: Option<Millis>,
     force_kill_at: Option<UnixMillis>,
 }
 
@@ -186,7 +193,7 @@ impl AgentCore {
         let mut out = Vec::new();
         match event {
             Event::Launch(spec) => self.launch(*spec, now, &mut out),
-            Event::Kill(task_id) => self.kill(&task_id, now, &mut out),
+            Event::Kill { task_id, max_grace } => self.kill(&task_id, max_grace, now, &mut out),
             Event::Ack { task_id, uuid } => self.ack(&task_id, uuid, now, &mut out),
             Event::Connected { unknown_tasks } => {
                 self.connected = true;
@@ -195,7 +202,7 @@ impl AgentCore {
                 }
                 for task_id in unknown_tasks {
                     if self.tasks.contains_key(&task_id) {
-                        self.kill(&task_id, now, &mut out);
+                        self.kill(&task_id, None, now, &mut out);
                     }
                 }
                 self.send_due(now, &mut out);
@@ -317,36 +324,36 @@ impl AgentCore {
             Entry {
                 machine,
                 stream: UpdateStream::default(),
+                max_grace: None,
                 force_kill_at: None,
             },
         );
         out.push(Effect::Launch(Box::new(spec)));
     }
 
-    /// Why `wanted` does not fit beside what runs; the master's books should have said so first.
+    /// Why `wanted` does not fit beside what runs.
     fn excess(&self, wanted: &Resources) -> Option<String> {
-        let total = self.total.as_ref()?;
         let live = self.tasks.values().map(|e| &e.machine);
         let live = live.filter(|m| !matches!(m.phase(), Phase::Terminal(_)));
-        // A port that two hold already is theirs to settle: what they use is summed all the same.
         let used = live.map(|m| &m.spec().resources);
-        let mut sum = Resources::default();
-        for used in used {
-            for (a, b) in sum.scalars.iter_mut().zip(&used.scalars) {
-                a.0 = a.0.saturating_add(b.0);
-            }
-            sum.ports = sum.ports.union(&used.ports);
-        }
-        let fits = sum
-            .checked_add(wanted)
-            .is_some_and(|all| total.contains(&all));
-        (!fits).then(|| {
-            format!("resources: {wanted} do not fit beside the {sum} in use: the node has {total}")
-        })
+        excess(self.total.as_ref()?, used, wanted)
     }
 
-    fn kill(&mut self, task_id: &TaskId, now: UnixMillis, out: &mut Vec<Effect>) {
-        if self.tasks.contains_key(task_id) {
+    /// A kill of a task that is being killed can only make it faster.
+    fn kill(
+        &mut self,
+        task_id: &TaskId,
+        max_grace: Option<Millis>,
+        now: UnixMillis,
+        out: &mut Vec<Effect>,
+    ) {
+        if let Some(entry) = self.tasks.get_mut(task_id) {
+            // The shim knows the task's own grace only: a shorter one is kept here.
+            let own = entry.machine.spec().kill_grace;
+            if let Some(max) = max_grace.filter(|max| *max < own) {
+                entry.max_grace = Some(entry.max_grace.map_or(max, |m| m.min(max)));
+                entry.force_kill_at = entry.force_kill_at.map(|at| at.min(now + max));
+            }
             self.step(task_id, now, out, |m| m.kill(KillCause::Asked, now));
         } else {
             out.push(Effect::Send(TaskStatus {
@@ -405,6 +412,7 @@ impl AgentCore {
         let entry = Entry {
             machine,
             stream: UpdateStream::restore(latest, pending),
+            max_grace: None,
             force_kill_at: None,
         };
         let (state, health) = (entry.machine.state(), entry.machine.health());
@@ -443,8 +451,8 @@ impl AgentCore {
                 // Before its process runs there is nothing to signal: `Started` brings it up again.
                 if entry.machine.pid().is_some() {
                     out.push(Effect::Kill(task_id.clone()));
-                    let grace = entry.machine.spec().kill_grace;
-                    entry.force_kill_at = Some(now + grace + FORCE_KILL_MARGIN);
+                    let by_shim = now + entry.machine.spec().kill_grace + FORCE_KILL_MARGIN;
+                    entry.force_kill_at = Some(entry.max_grace.map_or(by_shim, |max| now + max));
                 }
                 status
             }

@@ -28,6 +28,7 @@
 
 mod core;
 mod exit;
+mod fits;
 mod health;
 mod machine;
 mod recovery;

@@ -75,7 +75,7 @@ fn status(state: TaskState, uuid: u8) -> TaskStatus {
 #[derive(Debug, Clone)]
 enum Step {
     Launch(u8),
-    Kill(u8),
+    Kill(u8, Option<u16>),
     Connect,
     Disconnect,
     ProcessStarts(u8),
@@ -91,7 +91,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let n = 0u8..3;
     let step = prop_oneof![
         3 => n.clone().prop_map(Step::Launch),
-        1 => n.clone().prop_map(Step::Kill),
+        1 => (n.clone(), prop::option::of(any::<u16>())).prop_map(|(n, max)| Step::Kill(n, max)),
         2 => Just(Step::Connect),
         1 => Just(Step::Disconnect),
         3 => n.clone().prop_map(Step::ProcessStarts),
@@ -232,7 +232,10 @@ impl World {
                 }
                 Event::Launch(Box::new(spec(n)))
             }
-            Step::Kill(n) if self.connected => Event::Kill(task_id(n)),
+            Step::Kill(n, max) if self.connected => Event::Kill {
+                task_id: task_id(n),
+                max_grace: max.map(|m| Millis(m.into())),
+            },
             Step::Connect if !self.connected => {
                 self.connected = true;
                 Event::Connected {

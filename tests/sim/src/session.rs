@@ -119,8 +119,9 @@ impl Sim {
             Down::Msg(MasterMsg::Launch(spec)) => {
                 self.tell_agent(at, AgentEvent::Launch(Box::new(spec.as_ref().clone())))
             }
-            Down::Msg(MasterMsg::Kill { task_id, .. }) => {
-                self.tell_agent(at, AgentEvent::Kill(task_id))
+            Down::Msg(MasterMsg::Kill { task_id, grace }) => {
+                let max_grace = grace;
+                self.tell_agent(at, AgentEvent::Kill { task_id, max_grace })
             }
             Down::Msg(MasterMsg::Ack { task_id, uuid }) => {
                 self.tell_agent(at, AgentEvent::Ack { task_id, uuid })
