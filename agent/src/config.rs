@@ -9,7 +9,7 @@ use std::{
 };
 
 use tokio::net::TcpListener;
-use waggle_types::{Milli, PortSet};
+use waggle_types::{Custom, Domain, Milli, PortSet, Resources};
 
 /// Settings of one agent. [`AgentConfig::new`] fills in every default.
 #[derive(Debug, Clone)]
@@ -41,6 +41,8 @@ pub struct AgentConfig {
     pub resources: ResourceOverrides,
     /// Attributes for constraints: `rack:a1`.
     pub attributes: BTreeMap<String, String>,
+    /// Where the node stands.
+    pub domain: Option<Domain>,
     /// How to start a shim.
     pub shim: ShimCommand,
     /// Time between metric readings and log shipments.
@@ -68,6 +70,7 @@ impl AgentConfig {
             dns: DnsSettings::default(),
             resources: ResourceOverrides::default(),
             attributes: BTreeMap::new(),
+            domain: None,
             shim: ShimCommand::current_exe(),
             tick: Duration::from_secs(5),
             kept_sandboxes: 100,
@@ -108,7 +111,8 @@ impl Default for DnsSettings {
     }
 }
 
-/// Resources to offer instead of the detected ones.
+/// Resources to offer instead of the detected ones, and beside them. What is named here is not reserved, but for
+/// `reserved`, which comes on top.
 #[derive(Debug, Clone, Default)]
 pub struct ResourceOverrides {
     /// CPUs.
@@ -117,8 +121,14 @@ pub struct ResourceOverrides {
     pub mem: Option<Milli>,
     /// Disk in MiB.
     pub disk: Option<Milli>,
+    /// Whole GPUs; none unless given.
+    pub gpus: Option<Milli>,
     /// Host ports; default 31000-32000.
     pub ports: Option<PortSet>,
+    /// Kinds of the cluster's own.
+    pub custom: Custom,
+    /// Reserved for a role each, each role once.
+    pub reserved: Vec<(String, Resources)>,
 }
 
 /// The command that becomes a shim: `<exe> <args..> <task directory>` must call [`crate::shim_main`].

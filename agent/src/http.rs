@@ -1,6 +1,7 @@
 //! The agent's HTTP API and its Prometheus page.
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     io::{Read, Seek, SeekFrom},
     path::{Path, PathBuf},
@@ -17,9 +18,10 @@ use axum::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::watch};
+use waggle_api::mesos::ResourcesJson;
 use waggle_lifecycle::TaskSummary;
 use waggle_telemetry::Telemetry;
-use waggle_types::{AgentInfo, ScalarKind, TaskId};
+use waggle_types::{AgentInfo, TaskId};
 
 use crate::{
     AgentConfig,
@@ -100,14 +102,18 @@ pub fn task_view(task: &TaskSummary, work: &WorkDir) -> TaskView {
 impl AgentView {
     /// Before the first change.
     pub fn new(info: &AgentInfo, config: &AgentConfig, troubles: &[String]) -> Self {
-        let amount = |kind| info.total.get(kind).to_f64();
-        let resources = json!({
-            "cpus": amount(ScalarKind::Cpus),
-            "mem": amount(ScalarKind::Mem),
-            "disk": amount(ScalarKind::Disk),
-            "gpus": amount(ScalarKind::Gpus),
-            "ports": info.total.ports.to_string(),
-        });
+        let reserved: BTreeMap<&str, ResourcesJson> = info
+            .reserved
+            .iter()
+            .map(|(role, r)| (role.as_str(), r.into()))
+            .collect();
+        let unreserved = info
+            .reserved
+            .iter()
+            .try_fold(info.total.clone(), |left, (_, r)| left.checked_sub(r));
+        let domain = info.domain.as_ref().map(
+            |d| json!({"fault_domain": {"region": {"name": d.region}, "zone": {"name": d.zone}}}),
+        );
         Self {
             master: None,
             generation: 0,
@@ -116,7 +122,10 @@ impl AgentView {
                 "id": info.agent_id.as_str(),
                 "hostname": info.hostname,
                 "pid": format!("slave(1)@{}:{}", info.ip, info.http_port),
-                "resources": resources,
+                "resources": ResourcesJson::from(&info.total),
+                "reserved_resources": reserved,
+                "unreserved_resources": unreserved.as_ref().map(ResourcesJson::from),
+                "domain": domain,
                 "attributes": info.attributes,
                 "version": env!("CARGO_PKG_VERSION"),
                 "start_time": clock::now().0 as f64 / 1000.0,

@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use waggle_types::{Milli, PortRange, PortSet, Resources};
+use waggle_types::{FieldError, Milli, PortRange, PortSet, Resources};
 
 use crate::{ResourceOverrides, sys};
 
@@ -13,8 +13,9 @@ const PORTS: PortRange = PortRange {
 };
 
 /// CPUs online, memory and disk as Mesos offers them (containerizer.cpp: memory less 1 GiB, or half of it
-/// below 2 GiB; disk of `work_dir` less 5 GiB, or half of it below 10 GiB), unless overridden.
-pub fn detect(work_dir: &Path, overrides: &ResourceOverrides) -> Resources {
+/// below 2 GiB; disk of `work_dir` less 5 GiB, or half of it below 10 GiB), unless overridden; with what is
+/// reserved on top. An error when a port or another thing that has one holder is given twice.
+pub fn detect(work_dir: &Path, overrides: &ResourceOverrides) -> Result<Resources, FieldError> {
     let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let mem = mem_total_mib(&meminfo).map_or(1024, |m| reserve(m, 1024));
     let disk = nix::sys::statvfs::statvfs(work_dir).map_or(10_240, |s| {
@@ -23,16 +24,23 @@ pub fn detect(work_dir: &Path, overrides: &ResourceOverrides) -> Resources {
     let units = |n: u64| Milli::units(i64::try_from(n).unwrap_or(i64::MAX / 1000));
     let or = |over: Option<Milli>, found: Milli| over.unwrap_or(found);
     let ports = overrides.ports.clone();
-    Resources {
+    let mut total = Resources {
         scalars: [
             or(overrides.cpus, Milli::units(sys::n_cpus())),
             or(overrides.mem, units(mem)),
             or(overrides.disk, units(disk)),
-            Milli(0),
+            or(overrides.gpus, Milli(0)),
         ],
         ports: ports.unwrap_or_else(|| PortSet::from_ranges([PORTS])),
-        ..Resources::default()
+        custom: overrides.custom.clone(),
+    };
+    for (role, r) in &overrides.reserved {
+        if total.try_add(r).is_none() {
+            let rule = format!("must not be given twice: {r} for {role} is not beside {total}");
+            return Err(FieldError::new("resources", rule));
+        }
     }
+    Ok(total)
 }
 
 /// Leaves `keep` for the system, or half when there is little.
@@ -71,13 +79,38 @@ mod tests {
         let overrides = ResourceOverrides {
             cpus: Some(Milli(1500)),
             mem: Some(Milli::units(64)),
-            disk: None,
             ports: Some(PortSet::from_ports([5000])),
+            ..ResourceOverrides::default()
         };
-        let found = detect(Path::new("/"), &overrides);
+        let found = detect(Path::new("/"), &overrides).unwrap();
         assert_eq!(found.get(ScalarKind::Cpus), Milli(1500));
         assert_eq!(found.get(ScalarKind::Mem), Milli::units(64));
         assert!(found.get(ScalarKind::Disk).0 > 0);
         assert_eq!(found.ports.len(), 1);
+        assert_eq!(found.get(ScalarKind::Gpus), Milli(0));
+    }
+
+    #[test]
+    fn what_is_reserved_comes_on_top() {
+        let mut overrides = ResourceOverrides {
+            cpus: Some(Milli(4000)),
+            gpus: Some(Milli(1000)),
+            ports: Some(PortSet::from_ports([5000])),
+            ..ResourceOverrides::default()
+        };
+        overrides.custom.set_scalar("licenses", Milli(2000));
+        let mut prod =
+            Resources::from_millis(2000, 0, 0).with_ports(PortSet::from_ports([5001, 5002]));
+        prod.custom.set_scalar("licenses", Milli(1000));
+        overrides.reserved.push(("prod".to_owned(), prod));
+        let found = detect(Path::new("/"), &overrides).unwrap();
+        assert_eq!(found.get(ScalarKind::Cpus), Milli(6000));
+        assert_eq!(found.get(ScalarKind::Gpus), Milli(1000));
+        assert_eq!(found.custom.scalar("licenses"), Milli(3000));
+        assert_eq!(found.ports.len(), 3);
+        let port = Resources::default().with_ports(PortSet::from_ports([5002]));
+        overrides.reserved.push(("dev".to_owned(), port));
+        let err = detect(Path::new("/"), &overrides).unwrap_err();
+        assert_eq!(err.field, "resources");
     }
 }

@@ -73,13 +73,13 @@ pub async fn run(
     // Names first: while this node's resolver is silent, everybody on it waits.
     let mut net = Net::start(&config, Kept::new(&config.work_dir)).await?;
     let info = AgentInfo {
-        reserved: Vec::new(),
-        domain: None,
+        reserved: config.resources.reserved.clone(),
+        domain: config.domain.clone(),
         agent_id: agent_id.clone(),
         hostname: config.hostname.clone(),
         ip: config.ip,
         http_port: listeners.http.local_addr().map_or(0, |a| a.port()),
-        total: resources::detect(&config.work_dir, &config.resources),
+        total: resources::detect(&config.work_dir, &config.resources)?,
         attributes: config.attributes.clone(),
     };
     tracing::info!(%agent_id, hostname = config.hostname, resources = %info.total, "agent starts");

@@ -8,12 +8,12 @@ use std::{
     time::Duration,
 };
 
-use waggle_types::{Milli, PortSet, Resources, ScalarKind};
+use waggle_types::Domain;
 
 use crate::{
     args::RunArgs,
     error::{CliError, usage},
-    resources::{Amount, add, items},
+    node::{ResourceOverrides, domain, resources},
     times,
 };
 
@@ -51,6 +51,8 @@ pub struct Settings {
     pub resources: ResourceOverrides,
     /// Attributes.
     pub attributes: BTreeMap<String, String>,
+    /// Region and zone.
+    pub domain: Option<Domain>,
     /// Resolver addresses; empty runs none.
     pub dns: Vec<Ipv4Addr>,
     /// Upstream resolvers.
@@ -76,15 +78,6 @@ pub struct Ports {
     pub marathon: u16,
     /// Prometheus page.
     pub metrics: u16,
-}
-
-/// Resources given by the operator.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct ResourceOverrides {
-    /// Scalars by kind.
-    pub scalars: BTreeMap<ScalarKind, Milli>,
-    /// Ports, when given.
-    pub ports: Option<PortSet>,
 }
 
 impl Settings {
@@ -144,6 +137,7 @@ pub fn settings(flags: &RunArgs) -> Result<Settings, CliError> {
             args.agent_timeout.as_deref().unwrap_or("30s"),
         )?,
         resources: resources(args.resources.as_deref().unwrap_or_default())?,
+        domain: args.domain.as_deref().map(domain).transpose()?,
         attributes: attributes(args.attributes.as_deref().unwrap_or_default())?,
         dns: dns(&args.dns)?,
         dns_upstreams: upstreams(&args.dns_upstreams)?,
@@ -188,6 +182,7 @@ fn merge(flags: RunArgs, file: RunArgs) -> RunArgs {
         tick: flags.tick.or(file.tick),
         agent_timeout: flags.agent_timeout.or(file.agent_timeout),
         resources: flags.resources.or(file.resources),
+        domain: flags.domain.or(file.domain),
         attributes: flags.attributes.or(file.attributes),
         dns: list(flags.dns, file.dns),
         dns_upstreams: list(flags.dns_upstreams, file.dns_upstreams),
@@ -279,29 +274,6 @@ pub fn positive(field: &str, text: &str) -> Result<Duration, CliError> {
     times::duration(field, text, DAY)
 }
 
-/// Mesos's `--resources` text: `cpus:4;mem:8192;ports:[31000-32000]`.
-fn resources(text: &str) -> Result<ResourceOverrides, CliError> {
-    let mut out = ResourceOverrides::default();
-    for item in items("resources", text)? {
-        let mut one = Resources::default();
-        add(&mut one, &item);
-        let kind = ScalarKind::ALL.into_iter().find(|k| k.name() == item.kind);
-        match (&item.amount, kind) {
-            (Amount::Scalar(q), Some(kind)) if item.role.is_none() => {
-                out.scalars.insert(kind, *q);
-            }
-            (Amount::Ranges(_), None) if item.role.is_none() && item.kind == "ports" => {
-                out.ports = Some(one.ports);
-            }
-            _ => {
-                let rule = "knows cpus, mem, disk, gpus and ports";
-                return Err(usage(format!("resources: {rule}, not {:?}", item.kind)));
-            }
-        }
-    }
-    Ok(out)
-}
-
 fn attributes(text: &str) -> Result<BTreeMap<String, String>, CliError> {
     text.split(';')
         .map(str::trim)
@@ -369,7 +341,18 @@ mod tests {
     #[case::no_tick("tick", |a: &mut RunArgs| a.tick = Some("0s".into()))]
     #[case::timeout("agent-timeout", |a: &mut RunArgs| a.agent_timeout = Some("99999999999999999999s".into()))]
     #[case::scalar("resources", |a: &mut RunArgs| a.resources = Some("cpus:-1".into()))]
-    #[case::kind("resources", |a: &mut RunArgs| a.resources = Some("gold:1".into()))]
+    #[case::kind("resources", |a: &mut RunArgs| a.resources = Some("a b:1".into()))]
+    #[case::role("resources", |a: &mut RunArgs| a.resources = Some("cpus(a//b):1".into()))]
+    #[case::two_sorts("resources", |a: &mut RunArgs| a.resources = Some("x:1;x(prod):[1-2]".into()))]
+    #[case::two_holders("resources", |a: &mut RunArgs| a.resources = Some("ports:[1-9];ports(prod):[9-9]".into()))]
+    #[case::item_twice("resources", |a: &mut RunArgs| a.resources = Some("z:{a};z(prod):{a, b}".into()))]
+    #[case::half_a_gpu("resources", |a: &mut RunArgs| a.resources = Some("gpus:0.5".into()))]
+    #[case::kinds("resources", |a: &mut RunArgs| {
+        a.resources = Some((0..17).map(|i| format!("k{i}:1;")).collect());
+    })]
+    #[case::domain("domain", |a: &mut RunArgs| a.domain = Some("eu".into()))]
+    #[case::empty_zone("domain", |a: &mut RunArgs| a.domain = Some("eu/".into()))]
+    #[case::deep_domain("domain", |a: &mut RunArgs| a.domain = Some("eu/a/b".into()))]
     #[case::ports("resources", |a: &mut RunArgs| a.resources = Some("ports:[9-1]".into()))]
     #[case::attributes("attributes", |a: &mut RunArgs| a.attributes = Some("rack".into()))]
     #[case::dns("dns", |a: &mut RunArgs| a.dns = vec!["x".into()])]
@@ -390,9 +373,18 @@ mod tests {
     }
 
     #[test]
-    fn resources_are_read_as_mesos_writes_them() {
-        let r = resources("cpus:0.5; mem:1024;ports:[31000-31001, 31003-31003]").unwrap();
-        assert_eq!(r.scalars[&ScalarKind::Cpus], Milli(500));
-        assert_eq!(r.ports.unwrap().len(), 3);
+    fn a_domain_is_a_flag_and_a_key() {
+        let s = with(|a| a.domain = Some("eu-1/eu-1a".into())).unwrap();
+        let domain = s.domain.unwrap();
+        assert_eq!(
+            (domain.region.as_str(), domain.zone.as_str()),
+            ("eu-1", "eu-1a")
+        );
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        writeln!(file, "domain = \"eu/a\"\nresources = \"licenses:3\"").unwrap();
+        let s = with(|a| a.config = Some(file.path().to_owned())).unwrap();
+        assert_eq!(s.domain.unwrap().zone, "a");
+        let licenses = s.resources.unreserved.custom.scalar("licenses");
+        assert_eq!(licenses.to_string(), "3");
     }
 }

@@ -15,6 +15,7 @@ mod commands;
 mod config;
 mod error;
 mod listen;
+mod node;
 mod resources;
 mod run;
 mod show;

@@ -163,12 +163,8 @@ async fn start_agent(
         port: 53,
         upstreams: s.dns_upstreams.clone(),
     };
-    config.resources = ResourceOverrides {
-        cpus: s.resources.scalars.get(&ScalarKind::Cpus).copied(),
-        mem: s.resources.scalars.get(&ScalarKind::Mem).copied(),
-        disk: s.resources.scalars.get(&ScalarKind::Disk).copied(),
-        ports: s.resources.ports.clone(),
-    };
+    config.resources = resources(s);
+    config.domain.clone_from(&s.domain);
     config.attributes.clone_from(&s.attributes);
     config.tick = s.tick;
     let telemetry = telemetry.clone();
@@ -180,6 +176,25 @@ async fn start_agent(
             .context("the agent failed")
     });
     Ok(())
+}
+
+/// A kind that is named is not detected, even if all of it is for some role.
+fn resources(s: &Settings) -> ResourceOverrides {
+    let given = &s.resources;
+    let scalar = |kind: ScalarKind| {
+        let named = given.named.contains(kind.name());
+        named.then(|| given.unreserved.get(kind))
+    };
+    let ports = given.named.contains("ports");
+    ResourceOverrides {
+        cpus: scalar(ScalarKind::Cpus),
+        mem: scalar(ScalarKind::Mem),
+        disk: scalar(ScalarKind::Disk),
+        gpus: scalar(ScalarKind::Gpus),
+        ports: ports.then(|| given.unreserved.ports.clone()),
+        custom: given.unreserved.custom.clone(),
+        reserved: given.reserved.clone(),
+    }
 }
 
 /// Where the store is; made when it is not there.

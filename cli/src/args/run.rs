@@ -61,9 +61,14 @@ pub struct RunArgs {
     /// How long an agent may be silent before it is unreachable [default: 30s]
     #[arg(long, value_name = "DURATION")]
     pub agent_timeout: Option<String>,
-    /// Resources instead of what is detected: `cpus:4;mem:8192;disk:10000;ports:[31000-32000]`
+    /// Resources instead of what is detected, as Mesos writes them: `cpus:4;mem:8192;disk:10000;ports:[31000-32000]`.
+    /// `cpus(prod):2` is reserved for role prod, on top of `cpus:4`; other kinds are the cluster's own:
+    /// `licenses:3;vlans:[1-100];zones:{a,b}`. A kind that is named is not detected
     #[arg(long)]
     pub resources: Option<String>,
+    /// Where the node stands: what is far apart, and what fails together
+    #[arg(long, value_name = "REGION/ZONE")]
+    pub domain: Option<String>,
     /// Attributes for constraints: `rack:a1;zone:eu`
     #[arg(long)]
     pub attributes: Option<String>,

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use waggle_types::{Resources, ScalarKind, TaskState, UnixMillis};
+use waggle_types::{Custom, Milli, Resources, ScalarKind, TaskState, UnixMillis};
 
 use crate::marathon::Number;
 
@@ -40,7 +40,7 @@ fn numeric(version: &str) -> String {
     version[..end].trim_end_matches('.').to_owned()
 }
 
-/// Resources as `/state` shows them: scalars by name, ports as text.
+/// Resources as `/state` shows them: scalars by name, ports, ranges and sets as text. Volumes are disk.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "keys of Mesos's resources")]
 pub struct ResourcesJson {
@@ -50,19 +50,52 @@ pub struct ResourcesJson {
     pub gpus: Number,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ports: Option<String>,
+    /// Custom kinds by name.
+    #[serde(flatten)]
+    pub custom: BTreeMap<String, CustomJson>,
+}
+
+/// How much of a custom kind.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum CustomJson {
+    /// A scalar.
+    Scalar(Number),
+    /// Ranges `[1-4, 7-9]` or a set `{a, b}`.
+    Text(String),
 }
 
 impl From<&Resources> for ResourcesJson {
     fn from(r: &Resources) -> Self {
         let scalar = |kind| Number(r.get(kind).to_f64());
+        let volumes = r.custom.volumes();
+        let disk = volumes.fold(r.get(ScalarKind::Disk).0, |sum, (_, v)| {
+            sum.saturating_add(v.size.0)
+        });
         Self {
             cpus: scalar(ScalarKind::Cpus),
             mem: scalar(ScalarKind::Mem),
-            disk: scalar(ScalarKind::Disk),
+            disk: Number(Milli(disk).to_f64()),
             gpus: scalar(ScalarKind::Gpus),
             ports: (!r.ports.is_empty()).then(|| r.ports.to_string()),
+            custom: custom(&r.custom),
         }
     }
+}
+
+fn custom(c: &Custom) -> BTreeMap<String, CustomJson> {
+    let scalars = c
+        .scalars()
+        .map(|(name, q)| (name.to_owned(), CustomJson::Scalar(Number(q.to_f64()))));
+    let ranges = c
+        .ranges()
+        .map(|(name, r)| (name.to_owned(), CustomJson::Text(r.to_string())));
+    let sets = c.sets().map(|(name, s)| {
+        let items: Vec<&str> = s.iter().map(String::as_str).collect();
+        let text = format!("{{{}}}", items.join(", "));
+        (name.to_owned(), CustomJson::Text(text))
+    });
+    scalars.chain(ranges).chain(sets).collect()
 }
 
 /// Milliseconds as Mesos's double of seconds.
@@ -363,6 +396,29 @@ mod tests {
             serde_json::to_string(&ResourcesJson::from(&r)).unwrap(),
             r#"{"cpus":1.5,"mem":128,"disk":0,"gpus":0,"ports":"[31000-31001, 31005-31005]"}"#
         );
+    }
+
+    #[test]
+    fn custom_kinds_are_keys_and_volumes_are_disk() {
+        let mut r = Resources::from_millis(0, 0, 1000);
+        r.custom.set_scalar("licenses", Milli(2500));
+        let vlans = waggle_types::RangeSet::from_ports([1, 2, 7]);
+        r.custom.set_ranges("vlans", vlans);
+        r.custom
+            .set_items("zones", ["b".to_owned(), "a".to_owned()].into());
+        let volume = waggle_types::Volume {
+            size: Milli::units(5),
+            shared: false,
+        };
+        let id = waggle_types::VolumeId::new("db").unwrap();
+        r.custom.set_volume(id, volume);
+        let json = serde_json::to_string(&ResourcesJson::from(&r)).unwrap();
+        assert_eq!(
+            json,
+            r#"{"cpus":0,"mem":0,"disk":6,"gpus":0,"licenses":2.5,"vlans":"[1-2, 7-7]","zones":"{a, b}"}"#
+        );
+        let back: ResourcesJson = serde_json::from_str(&json).unwrap();
+        assert_eq!(back, ResourcesJson::from(&r));
     }
 
     #[test]
