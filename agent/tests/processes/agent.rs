@@ -167,7 +167,7 @@ fn states(master: &Master, task_id: &str) -> Vec<TaskState> {
         .collect()
 }
 
-async fn ended(master: &Master, task_id: &str) -> pb::TaskStatus {
+pub async fn ended(master: &Master, task_id: &str) -> pb::TaskStatus {
     until("the end of the task", || {
         master.last(task_id).filter(|s| ENDS.contains(&s.state()))
     })

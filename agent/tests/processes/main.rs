@@ -13,6 +13,7 @@ mod master;
 mod names;
 mod shims;
 mod support;
+mod wire;
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -72,6 +73,14 @@ const TESTS: &[Test] = &[
     (
         "agent_finds_the_master_that_answers",
         agent::finds_the_master_that_answers,
+    ),
+    (
+        "agent_ends_a_task_within_the_bound_of_a_kill",
+        wire::ends_a_task_within_the_bound_of_a_kill,
+    ),
+    (
+        "agent_says_what_it_has_and_where_it_stands",
+        wire::says_what_it_has_and_where_it_stands,
     ),
     (
         "agent_answers_from_the_last_desired_state",
