@@ -416,3 +416,4 @@ fn busy() -> ClusterView {
 
 mod marathon;
 mod mesos;
+mod native;

@@ -54,7 +54,7 @@ pub(super) async fn route(api: &Api, path: &[&str]) -> Result<Response, Fail> {
                 Ok(Explained::Role(e)) => Ok(ok(&role_explained(&view, &e))),
                 Err(MasterError::NoSuchRole(_)) => {
                     let said = "has no framework, weight, quota or reservation";
-                    Err(find::no_role(&view, &role, said))
+                    Err(find::no_role(&view, &role, said, |_| true))
                 }
                 other => Err(unexpected(other)),
             }

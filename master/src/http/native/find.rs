@@ -6,7 +6,10 @@ use waggle_api::{
 };
 use waggle_types::{AgentId, CallRejection, FrameworkId, RejectReason};
 
-use crate::{http::respond::Fail, view::ClusterView};
+use crate::{
+    http::respond::Fail,
+    view::{ClusterView, RoleView},
+};
 
 /// Longest name that a suggestion is made for, in bytes.
 const MAX_NAME: usize = 64;
@@ -78,9 +81,15 @@ pub(super) fn no_framework(view: &ClusterView, text: &str) -> Fail {
     absent(RejectReason::UnknownFramework, text, said, names)
 }
 
-/// 404 for a role; `said` is what it lacks.
-pub(super) fn no_role(view: &ClusterView, role: &str, said: &str) -> Fail {
-    let hint = like(role, view.roles.keys().map(String::as_str));
+/// 404 for a role; `said` is what it lacks, `has` tells the roles that don't lack it.
+pub(super) fn no_role(
+    view: &ClusterView,
+    role: &str,
+    said: &str,
+    has: impl Fn(&RoleView) -> bool,
+) -> Fail {
+    let others = view.roles.iter().filter(|(_, r)| has(r));
+    let hint = like(role, others.map(|(name, _)| name.as_str()));
     let hint = hint.map(|h| did_you_mean(&h)).unwrap_or_default();
     Fail::not_found(format!("role {role:.100?} {said}{hint}"))
 }

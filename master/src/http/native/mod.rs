@@ -31,6 +31,10 @@ pub(super) async fn route(api: &Api, call: &Call, body: Body) -> Result<Response
     let method = &call.method;
     match path {
         ["nodes"] => get(call, || ok(&reads::nodes(&api.view()))),
+        ["nodes", id] => match *method {
+            Method::GET => reads::node(&api.view(), id).map(|n| ok(&n)),
+            _ => Err(Fail::method(call, "GET")),
+        },
         [
             "nodes",
             id,

@@ -17,6 +17,7 @@ use crate::{
         request::Call,
         respond::{Fail, ok},
     },
+    view::RoleView,
 };
 
 /// Of a role whose weight is not set.
@@ -36,9 +37,10 @@ pub(super) async fn set_weight(
 pub(super) async fn remove_weight(api: &Api, role: &str) -> Result<Response, Fail> {
     let role = checked(role)?;
     let view = api.view();
-    let set = view.roles.get(&role).map(|r| r.weight_milli);
-    if set.is_none_or(|w| w == DEFAULT_WEIGHT) {
-        return Err(find::no_role(&view, &role, "has no weight of its own"));
+    let has = |r: &RoleView| r.weight_milli != DEFAULT_WEIGHT;
+    if !view.roles.get(&role).is_some_and(has) {
+        let said = "has no weight of its own";
+        return Err(find::no_role(&view, &role, said, has));
     }
     weigh(api, role, DEFAULT_WEIGHT).await
 }
@@ -71,8 +73,9 @@ pub(super) async fn remove_quota(api: &Api, call: &Call, role: &str) -> Result<R
     let role = checked(role)?;
     let force = call.query.flag("force", false)?;
     let view = api.view();
-    if view.roles.get(&role).is_none_or(|r| r.quota.is_empty()) {
-        return Err(find::no_role(&view, &role, "has no quota"));
+    let has = |r: &RoleView| !r.quota.is_empty();
+    if !view.roles.get(&role).is_some_and(has) {
+        return Err(find::no_role(&view, &role, "has no quota", has));
     }
     let quota = Quota::default();
     let remove = OperatorCall::SetQuota {
@@ -220,12 +223,8 @@ pub(super) async fn teardown(api: &Api, id: &str) -> Result<Response, Fail> {
 
 /// Does it; answers when it is on disk and in the view.
 async fn run(api: &Api, call: OperatorCall) -> Result<(), Fail> {
-    let name = call.name();
     match api.handle.operate(call).await {
-        Ok(()) => {
-            tracing::info!(call = name, "an operator's call was done");
-            Ok(())
-        }
+        Ok(()) => Ok(()),
         Err(OperateError::Refused(reasons)) => Err(find::refused(&api.view(), reasons)),
         Err(OperateError::Master(e)) => Err(e.into()),
     }
