@@ -348,7 +348,8 @@ mod tests {
     #[case::item_twice("resources", |a: &mut RunArgs| a.resources = Some("z:{a};z(prod):{a, b}".into()))]
     #[case::half_a_gpu("resources", |a: &mut RunArgs| a.resources = Some("gpus:0.5".into()))]
     #[case::kinds("resources", |a: &mut RunArgs| {
-        a.resources = Some((0..17).map(|i| format!("k{i}:1;")).collect());
+        let kinds: Vec<String> = (0..17).map(|i| format!("k{i}:1")).collect();
+        a.resources = Some(kinds.join(";"));
     })]
     #[case::domain("domain", |a: &mut RunArgs| a.domain = Some("eu".into()))]
     #[case::empty_zone("domain", |a: &mut RunArgs| a.domain = Some("eu/".into()))]

@@ -1,25 +1,22 @@
 //! A batch framework: a list of short commands, each run to its end once.
 //!
-//! The whole of a framework is here: subscribe, take what fits of each offer, decline the rest, confirm
+//! The whole of a framework is here: subscribe and say what is of use, take what fits of each offer, confirm
 //! every update, try again what failed, ask for nothing when nothing waits, and come back with the same id
 //! after a lost connection.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    time::Duration,
-};
+use std::collections::{BTreeMap, VecDeque};
 
 use tonic::transport::Channel;
 use waggle_api::client::{CallError, Calls, connect};
 use waggle_types::{
-    Command, DiscoveryInfo, FrameworkId, FrameworkInfo, IdError, Millis, Offer, RejectReason,
-    Resources, SchedulerEvent, TaskId, TaskSpec, TaskState, TaskStatus,
+    FrameworkInfo, IdError, Millis, Offer, PortSet, Resources, SchedulerEvent, TaskId, TaskState,
+    TaskStatus,
 };
 
-/// Declined resources are wanted again when a task has ended: revive says so.
-const REFUSE: Millis = Millis::from_secs(3600);
-/// Between two tries to reach the master.
-const PAUSE: Duration = Duration::from_millis(200);
+use crate::again::{PAUSE, is_final, lost, task};
+
+/// What is left of an offer is too small for a task, and nothing so small is offered: a filter is hardly needed.
+const REFUSE: Millis = Millis::from_secs(5);
 
 /// What to run.
 #[derive(Debug, Clone)]
@@ -70,6 +67,7 @@ struct Batch {
     waiting: VecDeque<usize>,
     running: BTreeMap<TaskId, usize>,
     failures: Vec<u32>,
+    suppressed: bool,
     report: Report,
 }
 
@@ -80,6 +78,7 @@ pub async fn run(channel: Channel, job: Job) -> Result<Report, JobError> {
         waiting: (0..job.commands.len()).collect(),
         failures: vec![0; job.commands.len()],
         running: BTreeMap::new(),
+        suppressed: false,
         report: Report::default(),
         job,
     };
@@ -95,30 +94,14 @@ pub async fn run(channel: Channel, job: Job) -> Result<Report, JobError> {
     }
 }
 
-/// Refusals that trying again does not mend.
-fn is_final(e: &CallError) -> bool {
-    let (CallError::Rejected(_) | CallError::Closed(_)) = e else {
-        return false;
-    };
-    let last = match e {
-        CallError::Closed(r) => Some(r),
-        CallError::Rejected(all) => all.first(),
-        _ => None,
-    };
-    !last.is_some_and(|r| {
-        matches!(
-            r.reason,
-            RejectReason::NotSubscribed
-                | RejectReason::StaleOffer
-                | RejectReason::TooSlow
-                | RejectReason::AgentDisconnected
-        )
-    })
-}
-
 impl Batch {
     /// One subscription, until the job is done or the stream ends.
     async fn subscribed(&mut self, channel: Channel) -> Result<(), CallError> {
+        self.suppressed = self.waiting.is_empty();
+        for role in &mut self.job.info.roles {
+            role.smallest = Some(self.job.resources.clone());
+            role.suppressed = self.suppressed;
+        }
         let (mut calls, mut events) = connect(channel, &self.job.info).await?;
         self.report.subscriptions += 1;
         self.job.info.id = Some(calls.framework_id().clone());
@@ -130,12 +113,7 @@ impl Batch {
             }
         }
         while !self.is_done() {
-            let Some(event) = events.next().await? else {
-                return Err(CallError::from(tonic::Status::unavailable(
-                    "the stream ended",
-                )));
-            };
-            match event {
+            match events.next().await?.ok_or_else(lost)? {
                 SchedulerEvent::Offers(offers) => {
                     for offer in offers {
                         self.offered(&mut calls, offer).await?;
@@ -160,20 +138,18 @@ impl Batch {
     /// Takes as many tasks as fit; without any the offer is declined.
     async fn offered(&mut self, calls: &mut Calls, offer: Offer) -> Result<(), CallError> {
         self.report.offers += 1;
-        let mut left = offer.resources.clone();
-        left.ports = waggle_types::PortSet::new();
+        let mut left = offer.resources.with_ports(PortSet::new());
         let (mut tasks, mut taken) = (Vec::new(), Vec::new());
         while let Some(&n) = self.waiting.front() {
             let Some(rest) = left.checked_sub(&self.job.resources) else {
                 break;
             };
             left = rest;
-            let n_try = self.failures[n];
-            let Ok(id) = TaskId::new(format!("{}-{n}-{n_try}", self.job.prefix)) else {
-                break;
-            };
+            let id = format!("{}-{n}-{}", self.job.prefix, self.failures[n]);
+            let Ok(id) = TaskId::new(id) else { break };
             self.waiting.pop_front();
-            tasks.push(self.task(calls.framework_id(), id.clone(), n));
+            let (command, resources) = (&self.job.commands[n], self.job.resources.clone());
+            tasks.push(task(calls.framework_id(), id.clone(), command, resources));
             taken.push((id, n));
         }
         // With an answer that is lost it is not known whether they run: the reconciliation tells.
@@ -192,8 +168,20 @@ impl Batch {
                 self.report.launched += tasks.len();
             }
         }
-        if self.waiting.is_empty() {
-            calls.suppress().await?;
+        self.tell_demand(calls).await
+    }
+
+    /// No offers while nothing waits; offers again when something does.
+    async fn tell_demand(&mut self, calls: &mut Calls) -> Result<(), CallError> {
+        let suppressed = self.waiting.is_empty();
+        if suppressed != self.suppressed {
+            let roles: Vec<&str> = self.job.info.roles.iter().map(|r| &*r.role).collect();
+            if suppressed {
+                calls.suppress_roles(&roles).await?;
+            } else {
+                calls.revive_roles(&roles).await?;
+            }
+            self.suppressed = suppressed;
         }
         Ok(())
     }
@@ -211,10 +199,7 @@ impl Batch {
                     self.waiting.push_back(n);
                 }
             }
-            // What was declined before may be free now.
-            if !self.waiting.is_empty() {
-                calls.revive().await?;
-            }
+            self.tell_demand(calls).await?;
         }
         if let Some(uuid) = status.uuid {
             calls
@@ -222,30 +207,5 @@ impl Batch {
                 .await?;
         }
         Ok(())
-    }
-
-    fn task(&self, framework_id: &FrameworkId, task_id: TaskId, n: usize) -> TaskSpec {
-        TaskSpec {
-            framework_id: framework_id.clone(),
-            framework_name: self.job.info.name.clone(),
-            role: String::new(),
-            name: format!("{}-{n}", self.job.prefix),
-            command: Command::Shell(self.job.commands[n].clone()),
-            env: BTreeMap::new(),
-            labels: BTreeMap::new(),
-            resources: self.job.resources.clone(),
-            ports: Vec::new(),
-            parts: Vec::new(),
-            discovery: DiscoveryInfo {
-                name: format!("{}-{n}", self.job.prefix),
-            },
-            health_checks: Vec::new(),
-            kill_grace: Millis::from_secs(3),
-            user: None,
-            service: String::new(),
-            service_version: String::new(),
-            trace: None,
-            task_id,
-        }
     }
 }
