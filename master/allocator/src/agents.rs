@@ -7,9 +7,10 @@ use crate::{
     allocator::Run,
     bits::{Idx, NONE},
     filters::Timer,
-    ledger::{Agent, Part, is_negative, split},
+    kinds::{self, MAX_KINDS, MAX_TOTAL},
+    ledger::{Agent, Part, Use, is_negative, split},
     reserve::check_stack,
-    share::{self, scalars},
+    volumes::{MAX_VOLUMES, as_disk, check_volume, duplicate},
 };
 
 /// Reservations on one agent.
@@ -39,9 +40,9 @@ impl Allocator {
         // A flat registration says nothing of reservations: those that still fit stay.
         let mut reserved = Vec::new();
         if let Some(agent) = self.agent(&info.agent_id) {
-            let mut left = info.total.clone();
+            let mut left = as_disk(&info.total).unwrap_or_default();
             reserved = self.reservations_of(agent);
-            reserved.retain(|(_, r)| left.try_sub(r).is_some());
+            reserved.retain(|(_, r)| as_disk(r).and_then(|r| left.try_sub(&r)).is_some());
         }
         let spec = AgentSpec { info, reserved };
         self.agent_joined(spec, used.into_iter().map(usage).collect(), run)
@@ -54,14 +55,19 @@ impl Allocator {
         run: &mut Run,
     ) -> Result<(), Rejection> {
         let AgentSpec { info, reserved } = spec;
-        fits(&info, &reserved, &used)?;
+        let total = add_up(&info, &reserved, &used)?;
+        self.fits(&info, &total)?;
         let agent_id = info.agent_id.clone();
         if let Some(old) = self.agent_ids.get(&agent_id).copied() {
             self.remove_agent(old, RescindReason::AgentChanged, run);
         }
-        let mut agent = Agent::open(info)?;
+        for name in kinds::names(&total) {
+            let held = self.kinds.hold(name);
+            debug_assert!(held.is_some(), "there is room for its kinds");
+        }
+        let mut agent = Agent::open(info, total);
         agent.barred = self.bar_all(&agent.info);
-        share::add(&mut self.total, &scalars(&agent.info.total));
+        kinds::add(&mut self.total, &self.kinds.rows(&agent.total));
         let idx = self.agents.insert(agent);
         self.agent_ids.insert(agent_id, idx);
         for (stack, resources) in &reserved {
@@ -81,9 +87,10 @@ impl Allocator {
             };
             let client = self.client_slot(framework, &role);
             // Of which reservation is not known: what is unreserved first, then what its role may use.
+            let pool = self.stacks.find(&usage.reservation).unwrap_or(NONE);
             let part = Part {
-                pool: self.stacks.find(&usage.reservation).unwrap_or(NONE),
-                lent: usage.revocable,
+                pool,
+                lent: usage.revocable && pool != NONE,
                 resources: usage.resources,
             };
             for part in self.place(idx, part) {
@@ -93,6 +100,28 @@ impl Allocator {
         }
         self.reclaim_on(idx, run);
         self.touch(idx, run);
+        Ok(())
+    }
+
+    /// Whether the cluster can count what an agent has.
+    fn fits(&self, info: &AgentInfo, total: &Resources) -> Result<(), Rejection> {
+        let old = self.agent(&info.agent_id);
+        let Some(after) = self.kinds.exchanged(old.map(|a| &a.total), total) else {
+            return Err(Rejection::Full {
+                what: "kinds of resources",
+                max: MAX_KINDS,
+            });
+        };
+        let rows = after.rows(total);
+        let of_old = old.map(|a| self.kinds.rows(&a.total)).unwrap_or_default();
+        // A row that goes over from one kind to another has nothing of the others.
+        let too_many = |k: usize| rows[k].saturating_add(self.total[k] - of_old[k]) > MAX_TOTAL;
+        if (0..MAX_KINDS).any(too_many) {
+            return Err(Rejection::Full {
+                what: "units of a kind in the cluster",
+                max: usize::try_from(MAX_TOTAL / 1000).unwrap_or(usize::MAX),
+            });
+        }
         Ok(())
     }
 
@@ -156,7 +185,12 @@ impl Allocator {
         self.recount(idx);
         if let Some(agent) = self.agents.remove(idx) {
             self.agent_ids.remove(&agent.info.agent_id);
-            share::sub(&mut self.total, &scalars(&agent.info.total));
+            kinds::sub(&mut self.total, &self.kinds.rows(&agent.total));
+            for name in kinds::names(&agent.total) {
+                if let Some(row) = self.kinds.find(name) {
+                    self.kinds.release(row);
+                }
+            }
             if let Some(at) = agent.filter_timer {
                 self.timers.remove(&(at, Timer::Filters(idx)));
             }
@@ -237,12 +271,8 @@ impl Allocator {
         let Some(agent) = self.agents.get(idx) else {
             return;
         };
-        let parts: Vec<Part> = agent
-            .uses
-            .iter()
-            .filter(|u| u.client == from)
-            .map(|u| u.part.clone())
-            .collect();
+        let uses = agent.uses.iter().filter(|u| u.client == from);
+        let parts: Vec<Part> = uses.flat_map(Use::one_by_one).collect();
         for part in parts {
             self.end_use(idx, from, &part);
             self.use_free(idx, to, &part);
@@ -266,38 +296,54 @@ impl Allocator {
             resources: resources.clone(),
         };
         let framework = *self.framework_ids.get(framework_id).ok_or_else(not_used)?;
-        let agent = self.agents.get(idx).ok_or_else(not_used)?;
-        let of_it = |u: &&crate::ledger::Use| {
-            self.clients
-                .get(u.client)
-                .is_some_and(|c| c.framework == framework)
+        self.take_back(idx, framework, None, resources)
+            .ok_or_else(not_used)?;
+        self.emptied(idx, run);
+        self.touch(idx, run);
+        Ok(())
+    }
+
+    /// Ends uses of a framework that add up to this: those of one client before others, what is lent before
+    /// what is not reserved before what is. `None`, and nothing changed, when it does not use that much.
+    fn take_back(
+        &mut self,
+        idx: Idx,
+        framework: Idx,
+        of: Option<Idx>,
+        resources: &Resources,
+    ) -> Option<()> {
+        let agent = self.agents.get(idx)?;
+        let of_it = |u: &&Use| {
+            let client = self.clients.get(u.client);
+            client.is_some_and(|c| c.framework == framework)
         };
-        let mut uses: Vec<crate::ledger::Use> = agent.uses.iter().filter(of_it).cloned().collect();
-        // What is lent goes first, then what is not reserved.
-        uses.sort_by_key(|u| (!u.part.lent, u.part.pool != NONE, u.part.pool, u.client));
+        let mut uses: Vec<Use> = agent.uses.iter().filter(of_it).cloned().collect();
+        uses.sort_by_key(|u| {
+            let other = of.is_some_and(|of| of != u.client);
+            let (lent, pool) = (u.part.lent, u.part.pool);
+            (other, !lent, pool != NONE, pool, u.client)
+        });
         let mut left = resources.clone();
         let mut out = Vec::new();
         for u in &uses {
-            let common = u.part.resources.common(&left);
+            let common = u.resources().common(&left);
             if common.is_empty() {
                 continue;
             }
-            left.try_sub(&common);
+            left.try_sub(&common)?;
             let part = Part {
                 resources: common,
-                ..u.part.clone()
+                ..u.part
             };
             out.push((u.client, part));
         }
         if !left.is_empty() || uses.is_empty() {
-            return Err(not_used());
+            return None;
         }
         for (client, part) in out {
             self.end_use(idx, client, &part);
         }
-        self.emptied(idx, run);
-        self.touch(idx, run);
-        Ok(())
+        Some(())
     }
 
     pub(crate) fn usage_ended(
@@ -317,32 +363,43 @@ impl Allocator {
         };
         let framework = self.framework_ids.get(&usage.framework_id).copied();
         let framework = framework.ok_or_else(not_used)?;
-        let client = self
-            .client_in(framework, &usage.role)
-            .ok_or_else(not_used)?;
-        let pool = if usage.reservation.is_empty() {
-            NONE
+        let client = if usage.role.is_empty() {
+            self.frameworks.get(framework).and_then(|f| f.first)
         } else {
-            self.stacks.find(&usage.reservation).ok_or_else(not_used)?
+            None
         };
-        let part = Part {
-            pool,
-            lent: usage.revocable,
-            resources: usage.resources.clone(),
+        let client = client.or_else(|| self.client_in(framework, &usage.role));
+        let pool = if usage.reservation.is_empty() {
+            Some(NONE)
+        } else {
+            self.stacks.find(&usage.reservation)
         };
-        self.end_use(idx, client, &part).ok_or_else(not_used)?;
+        let exact = client.zip(pool).and_then(|(client, pool)| {
+            let part = Part {
+                pool,
+                lent: usage.revocable,
+                resources: usage.resources.clone(),
+            };
+            self.end_use(idx, client, &part)
+        });
+        if exact.is_none() {
+            // The agent came back with other reservations than it had, and it found another place.
+            self.take_back(idx, framework, client, &usage.resources)
+                .ok_or_else(not_used)?;
+        }
         self.emptied(idx, run);
         self.touch(idx, run);
         Ok(())
     }
 }
 
-/// Whether what an agent says of itself adds up.
-fn fits(
+/// All that an agent has, volumes in place of the disk that they are made of, if what it says of itself
+/// adds up.
+fn add_up(
     info: &AgentInfo,
     reserved: &[(Vec<Reservation>, Resources)],
     used: &[Usage],
-) -> Result<(), Rejection> {
+) -> Result<Resources, Rejection> {
     let exceeds = || Rejection::UsedExceedsTotal {
         agent_id: info.agent_id.clone(),
         total: info.total.clone(),
@@ -353,42 +410,55 @@ fn fits(
             max: MAX_POOLS,
         });
     }
-    let all = reserved.iter().map(|(_, r)| r);
-    let negative = |r: &&Resources| is_negative(r);
-    let mut every = all.clone().chain(used.iter().map(|u| &u.resources));
-    if let Some(r) = every.find(negative) {
+    let all = reserved.iter().map(|(_, r)| r).chain([&info.total]);
+    let mut every = all.chain(used.iter().map(|u| &u.resources));
+    if let Some(r) = every.find(|r| is_negative(r)) {
         return Err(Rejection::Negative(r.clone()));
     }
-    let sum = |mut parts: Box<dyn Iterator<Item = &Resources> + '_>| {
-        parts.try_fold(Resources::default(), |s, r| s.checked_add(r))
-    };
-    let total_reserved = sum(Box::new(all)).ok_or_else(exceeds)?;
-    let total_used = sum(Box::new(used.iter().map(|u| &u.resources))).ok_or_else(exceeds)?;
-    if !info.total.contains(&total_reserved) || !info.total.contains(&total_used) {
-        return Err(exceeds());
-    }
-    for (stack, _) in reserved {
+    for (at, (stack, r)) in reserved.iter().enumerate() {
         check_stack(stack)?;
-    }
-    for usage in used {
-        if !usage.role.is_empty() {
-            waggle_types::check_role(&usage.role)?;
+        for (id, volume) in r.custom.volumes() {
+            check_volume(id, volume)?;
+            let twice = |(_, o): &(_, Resources)| o.custom.volume(id).is_some();
+            if reserved[..at].iter().any(twice) {
+                return Err(duplicate(&info.agent_id, id));
+            }
         }
     }
-    let stacks: Vec<&Vec<Reservation>> = used.iter().map(|u| &u.reservation).collect();
-    for stack in stacks.into_iter().filter(|s| !s.is_empty()) {
-        let of = |s: &[Reservation]| *s == **stack;
-        let has = sum(Box::new(
-            reserved.iter().filter(|(s, _)| of(s)).map(|(_, r)| r),
-        ));
-        let uses = used
-            .iter()
-            .filter(|u| of(&u.reservation))
-            .map(|u| &u.resources);
-        let uses = sum(Box::new(uses)).ok_or_else(exceeds)?;
-        if !has.is_some_and(|has| has.contains(&uses)) {
+    for usage in used.iter().filter(|u| !u.role.is_empty()) {
+        waggle_types::check_role(&usage.role)?;
+    }
+    for name in kinds::names(&info.total) {
+        waggle_types::check_kind(name)?;
+    }
+    let reserved_sum = sum(reserved.iter().map(|(_, r)| r)).ok_or_else(exceeds)?;
+    if reserved_sum.custom.volumes().count() > MAX_VOLUMES {
+        return Err(Rejection::Full {
+            what: "volumes on an agent",
+            max: MAX_VOLUMES,
+        });
+    }
+    let flat = |r: &Resources| as_disk(r).ok_or_else(exceeds);
+    let rest = flat(&info.total)?.checked_sub(&flat(&reserved_sum)?);
+    let total = rest.and_then(|r| r.checked_add(&reserved_sum));
+    let total = total.ok_or_else(exceeds)?;
+    let used_sum = sum(used.iter().map(|u| &u.resources)).ok_or_else(exceeds)?;
+    if !total.contains(&used_sum) {
+        return Err(exceeds());
+    }
+    for usage in used.iter().filter(|u| !u.reservation.is_empty()) {
+        let stack = &usage.reservation;
+        let of = reserved.iter().filter(|(s, _)| s == stack);
+        let uses = used.iter().filter(|u| u.reservation == *stack);
+        let has = sum(of.map(|(_, r)| r)).ok_or_else(exceeds)?;
+        let uses = sum(uses.map(|u| &u.resources)).ok_or_else(exceeds)?;
+        if !has.contains(&uses) {
             return Err(exceeds());
         }
     }
-    Ok(())
+    Ok(total)
+}
+
+fn sum<'a>(mut parts: impl Iterator<Item = &'a Resources>) -> Option<Resources> {
+    parts.try_fold(Resources::default(), |s, r| s.checked_add(r))
 }

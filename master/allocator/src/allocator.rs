@@ -12,11 +12,11 @@ use crate::{
     bits::{BitSet, Idx, Index, Slab},
     clients::{Client, Framework},
     filters::Timer,
+    kinds::{self, Kinds, Rows},
     ledger::Agent,
     offers::Held,
     reserve::Stacks,
     roles::Tree,
-    share::{self, Scalars},
 };
 
 /// What an operator can set.
@@ -110,6 +110,7 @@ pub struct Allocator {
     pub(crate) framework_ids: Index<FrameworkId>,
     pub(crate) clients: Slab<Client>,
     pub(crate) tree: Tree,
+    pub(crate) kinds: Kinds,
     pub(crate) stacks: Stacks,
     pub(crate) offers: BTreeMap<u64, Held>,
     pub(crate) timers: BTreeSet<(UnixMillis, Timer)>,
@@ -122,9 +123,9 @@ pub struct Allocator {
     pub(crate) held_back: BitSet,
     /// There is more room under quota than there was.
     pub(crate) room: bool,
-    pub(crate) total: Scalars,
+    pub(crate) total: Rows,
     /// Unreserved and free, on active agents.
-    pub(crate) available: Scalars,
+    pub(crate) available: Rows,
     pub(crate) seq: u64,
     pub(crate) n_births: u64,
     pub(crate) stats: Stats,
@@ -143,6 +144,7 @@ impl Allocator {
             framework_ids: Index::default(),
             clients: Slab::default(),
             tree: Tree::new(),
+            kinds: Kinds::default(),
             stacks: Stacks::default(),
             offers: BTreeMap::new(),
             timers: BTreeSet::new(),
@@ -151,8 +153,8 @@ impl Allocator {
             with_pools: BitSet::default(),
             held_back: BitSet::default(),
             room: false,
-            total: Scalars::default(),
-            available: Scalars::default(),
+            total: Rows::default(),
+            available: Rows::default(),
             seq: 0,
             n_births: 0,
             stats: Stats::default(),
@@ -269,12 +271,17 @@ impl Allocator {
                 stack,
                 resources,
             } => self.unreserve(&agent_id, &stack, &resources, run),
-            Event::CreateVolume { volume_id, .. } | Event::DestroyVolume { volume_id, .. } => {
-                Err(Rejection::BadVolume {
-                    volume_id,
-                    rule: "volumes are not there yet",
-                })
-            }
+            Event::CreateVolume {
+                agent_id,
+                stack,
+                volume_id,
+                volume,
+            } => self.create_volume(&agent_id, &stack, &volume_id, volume, run),
+            Event::DestroyVolume {
+                agent_id,
+                stack,
+                volume_id,
+            } => self.destroy_volume(&agent_id, &stack, &volume_id, run),
             Event::MaintenanceSet { agent_id, window } => {
                 self.maintenance_set(&agent_id, window, now, run)
             }
@@ -362,14 +369,14 @@ impl Allocator {
             return;
         };
         let now = if agent.active {
-            agent.plain_free_scalars()
+            agent.plain_free_rows(&self.kinds)
         } else {
-            Scalars::default()
+            Rows::default()
         };
         if now != agent.counted {
             let more = now.iter().zip(&agent.counted).any(|(n, o)| n > o);
-            share::sub(&mut self.available, &agent.counted);
-            share::add(&mut self.available, &now);
+            kinds::sub(&mut self.available, &agent.counted);
+            kinds::add(&mut self.available, &now);
             agent.counted = now;
             self.room |= more && self.tree.n_quotas > 0;
         }

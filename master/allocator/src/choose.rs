@@ -5,14 +5,14 @@
 //! last; then who is owed something; then the roles on its path by share, age and number, and at last the
 //! framework by share, age and number. When only such are left who have turned it down, a new round begins.
 
-use waggle_types::{Milli, Offer, UnixMillis};
+use waggle_types::{Offer, Resources, UnixMillis};
 
 use crate::{
     Allocator,
     bits::{BitSet, Idx},
     ledger::{Agent, Bundle, Part},
     roles::ROOT,
-    share::N,
+    volumes::without_volumes,
 };
 
 /// Up to this many candidates are ranked one by one; more are found by walking the tree.
@@ -179,16 +179,10 @@ impl Allocator {
         let revocable = capabilities.is_some_and(|c| c.revocable);
         let mut plain = agent.plain_free();
         if let Some(allowance) = self.allowance(c.role) {
-            for k in 0..N {
-                let most = Milli(allowance.most[k]);
-                if plain.scalars[k] > most {
-                    plain.scalars[k] = most;
-                    *held_back = true;
-                }
-            }
+            *held_back |= self.kinds.cut(&mut plain, &allowance.most);
             if plain.scalars.iter().all(|s| s.0 == 0) {
-                // Ports alone are of no use, and would be missing where they are.
-                plain = waggle_types::Resources::default();
+                // Ports and custom kinds alone are of no use, and would be missing where they are.
+                plain = Resources::default();
             }
         }
         for pool in agent.pools.iter().filter(|p| !p.free.is_empty()) {
@@ -199,11 +193,19 @@ impl Allocator {
             if lent && !(revocable && self.is_idle(stack.role)) {
                 continue;
             }
-            bundle.sum.try_add(&pool.free);
+            let resources = if lent {
+                without_volumes(&pool.free).into_owned()
+            } else {
+                pool.free.clone()
+            };
+            if resources.is_empty() {
+                continue;
+            }
+            bundle.sum.try_add(&resources);
             bundle.parts.push(Part {
                 pool: pool.key,
                 lent,
-                resources: pool.free.clone(),
+                resources,
             });
         }
         bundle.sum.try_add(&plain);

@@ -8,9 +8,10 @@ use crate::{
     allocator::Run,
     bits::{BitSet, Idx, NONE},
     constraints::{Compiled, barrier},
+    kinds::{self, Rows},
     ledger::is_negative,
     roles::Entry,
-    share::{self, Scalars, scalars},
+    volumes::owned,
 };
 
 /// Frameworks times roles.
@@ -37,7 +38,7 @@ pub(crate) struct Client {
     pub suppressed: bool,
     pub constraints: Compiled,
     pub smallest: Option<Resources>,
-    pub allocated: Scalars,
+    pub allocated: Rows,
     /// Count of its latest offer, for age.
     pub last_offer: u64,
     pub slot: Entry,
@@ -84,7 +85,7 @@ impl Allocator {
             suppressed: false,
             constraints: Compiled::default(),
             smallest: None,
-            allocated: Scalars::default(),
+            allocated: Rows::default(),
             last_offer: 0,
             slot: Entry::default(),
             n_uses: 0,
@@ -208,8 +209,12 @@ impl Allocator {
             // What it has was not charged to anybody; what the role is owed becomes less.
             self.room = true;
             for part in self.parts_of(old) {
-                self.tree
-                    .charge(idx, &scalars(&part.resources), true, part.is_plain());
+                self.tree.charge(
+                    idx,
+                    &self.kinds.rows(&part.resources),
+                    true,
+                    part.is_plain(),
+                );
             }
             return;
         }
@@ -353,11 +358,11 @@ impl Allocator {
 
     /// Adds to or takes from the sums of a client and its role.
     pub(crate) fn charge(&mut self, client: Idx, r: &Resources, add: bool, plain: bool) {
+        let what = self.kinds.rows(&owned(r));
         let Some(c) = self.clients.get_mut(client) else {
             return;
         };
-        let what = scalars(r);
-        let op = if add { share::add } else { share::sub };
+        let op = if add { kinds::add } else { kinds::sub };
         op(&mut c.allocated, &what);
         if c.role == NONE {
             return;

@@ -307,10 +307,12 @@ pub enum RescindReason {
     FrameworkRemoved,
     /// Its framework subscribed again.
     FrameworkChanged,
-    /// An operator reserved, or unreserved, what it held.
+    /// What it held was reserved, unreserved, made a volume or was a volume that is destroyed.
     Reserved,
     /// What was lent is wanted back by the role that it is reserved for.
     Reclaimed,
+    /// An operator set a limit that has no room for it.
+    Limited,
 }
 
 impl RescindReason {
@@ -325,6 +327,7 @@ impl RescindReason {
             Self::FrameworkChanged => "framework changed",
             Self::Reserved => "reserved",
             Self::Reclaimed => "reclaimed",
+            Self::Limited => "limited",
         }
     }
 }

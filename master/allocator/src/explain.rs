@@ -8,9 +8,9 @@ use crate::{
     Allocator, Barrier, Share,
     bits::Idx,
     clients::Client,
+    kinds::{MAX_KINDS, Rows},
     ledger::Agent,
-    quota::{Allowance, kind_name},
-    share::{N, Scalars},
+    quota::Allowance,
 };
 
 /// Who was chosen for an agent's free resources the last time, and against how many.
@@ -335,17 +335,17 @@ impl Allocator {
     pub fn explain_role(&self, role: &str) -> Option<RoleView> {
         let idx = self.tree.find(role)?;
         let node = self.tree.nodes.get(idx)?;
-        let millis = |s: Scalars| -> BTreeMap<String, Milli> {
+        let millis = |s: Rows| -> BTreeMap<String, Milli> {
             let named = s.into_iter().enumerate();
             named
                 .filter(|(_, q)| *q != 0)
-                .map(|(k, q)| (kind_name(k).to_owned(), Milli(q)))
+                .map(|(k, q)| (self.kinds.name(k).to_owned(), Milli(q)))
                 .collect()
         };
-        let bounded = |s: [Option<i64>; N]| -> BTreeMap<String, Milli> {
+        let bounded = |s: [Option<i64>; MAX_KINDS]| -> BTreeMap<String, Milli> {
             let named = s.into_iter().enumerate();
             named
-                .filter_map(|(k, q)| Some((kind_name(k).to_owned(), Milli(q?))))
+                .filter_map(|(k, q)| Some((self.kinds.name(k).to_owned(), Milli(q?))))
                 .collect()
         };
         let most = |a: Allowance| bounded(a.most.map(|m| (m != i64::MAX).then_some(m)));

@@ -1,6 +1,8 @@
 //! What an accept holds while its operations are done one by one.
 
-use waggle_types::{Reservation, ResourcePart, Resources};
+use waggle_types::{Reservation, ResourcePart, Resources, Volume, VolumeId};
+
+use crate::volumes::{in_the_way, owned};
 
 /// Parts by reservation: those of the framework's role first, then what is unreserved, then what is lent.
 #[derive(Debug, Clone)]
@@ -34,15 +36,43 @@ impl Hand {
             return None;
         }
         for g in &given {
-            self.take(&g.reservation, g.revocable, &g.resources)?;
+            self.launch(&g.reservation, g.revocable, &g.resources)?;
         }
         Some(given)
     }
 
+    /// Takes exactly this for a task; shared volumes stay in it. `None`, and nothing changed, when it is
+    /// not there.
+    pub fn launch(&mut self, stack: &[Reservation], revocable: bool, r: &Resources) -> Option<()> {
+        let at = self.at(stack, revocable)?;
+        let part = self.0.get(at)?;
+        if !part.resources.contains(r) {
+            return None;
+        }
+        self.take(stack, revocable, &owned(r))
+    }
+
+    fn at(&self, stack: &[Reservation], revocable: bool) -> Option<usize> {
+        let same = |p: &ResourcePart| p.reservation == stack && p.revocable == revocable;
+        self.0.iter().position(same)
+    }
+
+    /// A volume because of which a reservation can't end for this much.
+    pub fn in_the_way(&self, stack: &[Reservation], r: &Resources) -> Option<&VolumeId> {
+        in_the_way(&self.0.get(self.at(stack, false)?)?.resources, r)
+    }
+
+    pub fn volume(&self, stack: &[Reservation], id: &VolumeId) -> Option<Volume> {
+        self.0
+            .get(self.at(stack, false)?)?
+            .resources
+            .custom
+            .volume(id)
+    }
+
     /// Takes exactly this; `None`, and nothing changed, when it is not there.
     pub fn take(&mut self, stack: &[Reservation], revocable: bool, r: &Resources) -> Option<()> {
-        let same = |p: &ResourcePart| p.reservation == stack && p.revocable == revocable;
-        let at = self.0.iter().position(same)?;
+        let at = self.at(stack, revocable)?;
         let part = self.0.get_mut(at)?;
         part.resources.try_sub(r)?;
         if part.resources.is_empty() {

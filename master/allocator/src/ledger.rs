@@ -1,13 +1,16 @@
 //! One agent's books: what is used, offered and free, in total and of each reservation.
 
-use waggle_types::{AgentInfo, Resources, UnixMillis};
+use std::collections::BTreeMap;
+
+use waggle_types::{AgentInfo, Resources, UnixMillis, Volume, VolumeId};
 
 use crate::{
-    LastChoice, Rejection,
+    LastChoice,
     bits::{BitSet, Idx, NONE},
     filters::Group,
+    kinds::{self, Kinds, Rows},
     maintain::Upkeep,
-    share::{Scalars, scalars},
+    volumes::owned,
 };
 
 /// Books that do not add up: a bug, found by [`crate::Allocator::check`].
@@ -81,10 +84,50 @@ impl Bundle {
 #[derive(Debug, Clone)]
 pub(crate) struct Use {
     pub client: Idx,
+    /// All but shared volumes.
     pub part: Part,
+    /// Shared volumes, and how many times each.
+    pub shared: BTreeMap<VolumeId, (Volume, usize)>,
 }
 
-/// A reservation on an agent.
+impl Use {
+    /// All that is used, shared volumes included.
+    pub fn resources(&self) -> Resources {
+        let mut all = self.part.resources.clone();
+        for (id, (volume, _)) in &self.shared {
+            all.custom.set_volume(id.clone(), *volume);
+        }
+        all
+    }
+
+    /// The same in parts that use each shared volume once at most.
+    pub fn one_by_one(&self) -> Vec<Part> {
+        let most = self.shared.values().map(|(_, n)| *n).max();
+        let part = |at: usize| {
+            let mut part = self.part.clone();
+            if at > 0 {
+                part.resources = Resources::default();
+            }
+            for (id, (volume, _)) in self.shared.iter().filter(|(_, (_, n))| *n > at) {
+                part.resources.custom.set_volume(id.clone(), *volume);
+            }
+            part
+        };
+        (0..most.unwrap_or(0).max(1)).map(part).collect()
+    }
+
+    /// How many times it uses a volume.
+    pub fn times(&self, id: &VolumeId) -> usize {
+        let owned = self.part.resources.custom.volume(id).is_some();
+        self.shared.get(id).map_or(0, |(_, n)| *n) + usize::from(owned)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.part.resources.is_empty() && self.shared.is_empty()
+    }
+}
+
+/// A reservation on an agent. Shared volumes are always free.
 #[derive(Debug, Clone)]
 pub(crate) struct Pool {
     pub key: Idx,
@@ -98,6 +141,8 @@ pub(crate) struct Pool {
 pub(crate) struct Agent {
     pub info: AgentInfo,
     pub active: bool,
+    /// All that it has, with volumes in place of the disk that they are made of.
+    pub total: Resources,
     pub used: Resources,
     pub offered: Resources,
     pub free: Resources,
@@ -115,7 +160,7 @@ pub(crate) struct Agent {
     pub last_choice: Option<LastChoice>,
     pub upkeep: Upkeep,
     /// What it adds to the cluster's unreserved free resources.
-    pub counted: Scalars,
+    pub counted: Rows,
 }
 
 impl Agent {
@@ -129,15 +174,14 @@ impl Agent {
         }
     }
 
-    pub fn open(info: AgentInfo) -> Result<Self, Rejection> {
-        if is_negative(&info.total) {
-            return Err(Rejection::Negative(info.total));
-        }
-        Ok(Self {
+    /// An agent of which all is free and nothing reserved.
+    pub fn open(info: AgentInfo, total: Resources) -> Self {
+        Self {
             active: true,
             used: Resources::default(),
             offered: Resources::default(),
-            free: info.total.clone(),
+            free: total.clone(),
+            total,
             info,
             pools: Vec::new(),
             uses: Vec::new(),
@@ -148,15 +192,15 @@ impl Agent {
             barred: BitSet::default(),
             last_choice: None,
             upkeep: Upkeep::default(),
-            counted: Scalars::default(),
-        })
+            counted: Rows::default(),
+        }
     }
 
     pub fn pool(&self, key: Idx) -> Option<&Pool> {
         self.pools.iter().find(|p| p.key == key)
     }
 
-    fn pool_mut(&mut self, key: Idx) -> Option<&mut Pool> {
+    pub fn pool_mut(&mut self, key: Idx) -> Option<&mut Pool> {
         self.pools.iter_mut().find(|p| p.key == key)
     }
 
@@ -170,13 +214,11 @@ impl Agent {
         free
     }
 
-    /// The same, scalars only.
-    pub fn plain_free_scalars(&self) -> Scalars {
-        let mut free = scalars(&self.free);
+    /// The same, in rows.
+    pub fn plain_free_rows(&self, kinds: &Kinds) -> Rows {
+        let mut free = kinds.rows(&self.free);
         for pool in &self.pools {
-            for (a, b) in free.iter_mut().zip(scalars(&pool.free)) {
-                *a -= b;
-            }
+            kinds::sub(&mut free, &kinds.rows(&pool.free));
         }
         free
     }
@@ -195,16 +237,18 @@ impl Agent {
         for part in &bundle.parts {
             self.pool(part.pool)?.free.checked_sub(&part.resources)?;
         }
-        if self.free == bundle.sum {
+        let sum = owned(&bundle.sum);
+        if self.free == *sum {
             self.free = Resources::default();
         } else {
-            self.free.try_sub(&bundle.sum)?;
+            self.free.try_sub(&sum)?;
         }
-        self.offered.try_add(&bundle.sum)?;
+        self.offered.try_add(&sum)?;
         for part in &bundle.parts {
             let pool = self.pool_mut(part.pool)?;
-            pool.free.try_sub(&part.resources)?;
-            pool.offered.try_add(&part.resources)?;
+            let r = owned(&part.resources);
+            pool.free.try_sub(&r)?;
+            pool.offered.try_add(&r)?;
         }
         self.offers.push(number);
         Some(())
@@ -212,12 +256,14 @@ impl Agent {
 
     /// An offer ends: what it held is free.
     pub fn unhold(&mut self, bundle: &Bundle, number: u64) {
-        let mut fits = self.offered.try_sub(&bundle.sum).is_some();
-        fits &= self.free.try_add(&bundle.sum).is_some();
+        let sum = owned(&bundle.sum);
+        let mut fits = self.offered.try_sub(&sum).is_some();
+        fits &= self.free.try_add(&sum).is_some();
         for part in &bundle.parts {
+            let r = owned(&part.resources);
             if let Some(pool) = self.pool_mut(part.pool) {
-                fits &= pool.offered.try_sub(&part.resources).is_some();
-                fits &= pool.free.try_add(&part.resources).is_some();
+                fits &= pool.offered.try_sub(&r).is_some();
+                fits &= pool.free.try_add(&r).is_some();
             }
         }
         debug_assert!(fits, "an offer holds what was booked for it");
@@ -226,45 +272,67 @@ impl Agent {
 
     /// Free becomes used. `None`, and nothing changed, when it is not free.
     pub fn take(&mut self, client: Idx, part: &Part) -> Option<()> {
-        let r = &part.resources;
         if part.pool == NONE {
-            self.plain_free().checked_sub(r)?;
+            self.plain_free().checked_sub(&part.resources)?;
         } else {
-            self.pool(part.pool)?.free.checked_sub(r)?;
+            self.pool(part.pool)?.free.checked_sub(&part.resources)?;
         }
-        self.free.try_sub(r)?;
-        self.used.try_add(r)?;
+        let r = owned(&part.resources);
+        self.free.try_sub(&r)?;
+        self.used.try_add(&r)?;
         if let Some(pool) = self.pool_mut(part.pool) {
-            pool.free.try_sub(r)?;
-            pool.used.try_add(r)?;
+            pool.free.try_sub(&r)?;
+            pool.used.try_add(&r)?;
         }
-        let same =
-            |u: &&mut Use| (u.client, u.part.pool, u.part.lent) == (client, part.pool, part.lent);
-        match self.uses.iter_mut().find(same) {
-            Some(u) => u.part.resources.try_add(r)?,
-            None => self.uses.push(Use {
+        let at = if let Some(at) = self.use_at(client, part) {
+            self.uses[at].part.resources.try_add(&r)?;
+            at
+        } else {
+            self.uses.push(Use {
                 client,
-                part: part.clone(),
-            }),
+                part: Part {
+                    resources: r.into_owned(),
+                    ..*part
+                },
+                shared: BTreeMap::new(),
+            });
+            self.uses.len() - 1
+        };
+        for (id, volume) in shared(&part.resources) {
+            let counted = &mut self.uses[at].shared;
+            counted.entry(id.clone()).or_insert((volume, 0)).1 += 1;
         }
         Some(())
     }
 
+    fn use_at(&self, client: Idx, part: &Part) -> Option<usize> {
+        let same = |u: &Use| (u.client, u.part.pool, u.part.lent) == (client, part.pool, part.lent);
+        self.uses.iter().position(same)
+    }
+
     /// Used becomes free. `None`, and nothing changed, when the framework does not use that much of it.
     pub fn release(&mut self, client: Idx, part: &Part) -> Option<()> {
-        let r = &part.resources;
-        let same = |u: &Use| (u.client, u.part.pool, u.part.lent) == (client, part.pool, part.lent);
-        let at = self.uses.iter().position(same)?;
+        let at = self.use_at(client, part)?;
         let of = self.uses.get_mut(at)?;
-        of.part.resources.try_sub(r)?;
-        if of.part.resources.is_empty() {
+        if !shared(&part.resources).all(|(id, v)| of.shared.get(id).is_some_and(|s| s.0 == v)) {
+            return None;
+        }
+        let r = owned(&part.resources);
+        of.part.resources.try_sub(&r)?;
+        for (id, _) in shared(&part.resources) {
+            if let Some((_, n)) = of.shared.get_mut(id) {
+                *n -= 1;
+            }
+        }
+        of.shared.retain(|_, (_, n)| *n > 0);
+        if of.is_empty() {
             self.uses.remove(at);
         }
-        self.used.try_sub(r)?;
-        self.free.try_add(r)?;
+        self.used.try_sub(&r)?;
+        self.free.try_add(&r)?;
         if let Some(pool) = self.pool_mut(part.pool) {
-            pool.used.try_sub(r)?;
-            pool.free.try_add(r)?;
+            pool.used.try_sub(&r)?;
+            pool.free.try_add(&r)?;
         }
         Some(())
     }
@@ -306,10 +374,10 @@ impl Agent {
                 .iter()
                 .try_fold(Resources::default(), |s, r| s.checked_add(r))
         };
-        if sum([&self.used, &self.offered, &self.free]).as_ref() != Some(&self.info.total) {
+        if sum([&self.used, &self.offered, &self.free]).as_ref() != Some(&self.total) {
             return Err(wrong(format!(
                 "used {}, offered {} and free {} do not add up to {}",
-                self.used, self.offered, self.free, self.info.total
+                self.used, self.offered, self.free, self.total
             )));
         }
         let mut reserved = Resources::default();
@@ -329,7 +397,16 @@ impl Agent {
                 )));
             }
         }
-        if !self.info.total.contains(&reserved) {
+        for u in &self.uses {
+            let of = self.pool(u.part.pool).map(|p| &p.free.custom);
+            let there = |(id, (v, n)): (&VolumeId, &(Volume, usize))| {
+                *n > 0 && v.shared && of.is_some_and(|f| f.volume(id) == Some(*v))
+            };
+            if !u.shared.iter().all(there) {
+                return Err(wrong("a shared volume in use is not there".to_owned()));
+            }
+        }
+        if !self.total.contains(&reserved) {
             return Err(wrong(format!("{reserved} is reserved")));
         }
         let by = self.uses.iter().try_fold(Resources::default(), |s, u| {
@@ -344,6 +421,10 @@ impl Agent {
             })
         }
     }
+}
+
+fn shared(r: &Resources) -> impl Iterator<Item = (&VolumeId, Volume)> {
+    r.custom.volumes().filter(|(_, v)| v.shared)
 }
 
 /// Divides `want` among `from`, in order. `None` when there is not enough.

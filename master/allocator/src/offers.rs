@@ -3,11 +3,11 @@
 use waggle_types::{FrameworkId, Millis, Offer, OfferId, Resources, UnixMillis};
 
 use crate::{
-    Allocator, Effect, LastChoice, Rejection, RescindReason,
+    Allocator, Effect, LastChoice, Operation, Rejection, RescindReason,
     allocator::Run,
     bits::{Idx, NONE},
     filters::Timer,
-    ledger::{Bundle, is_negative, split},
+    ledger::{Bundle, Part, is_negative},
 };
 
 /// An offer that is out.
@@ -48,43 +48,43 @@ impl Allocator {
             numbers,
             bundle,
         } = self.offers_of_one_agent(framework_id, offer_ids)?;
-        // What is reserved goes first, so that the rest is of use to others; what is lent and may be taken
-        // back goes last.
-        let mut parts = bundle.all_parts();
-        parts.sort_by_key(|p| p.lent);
-        let Some(uses) = split(&parts, used) else {
-            return Err(Rejection::Overuse {
-                asked: Box::new(used.clone()),
-                offered: Box::new(bundle.sum),
-            });
-        };
+        if !bundle.parts.is_empty() {
+            let launch = Operation::Launch {
+                resources: used.clone(),
+                parts: Vec::new(),
+            };
+            let done = self.operate(framework_id, offer_ids, &[launch], refuse, now, run);
+            return match done {
+                Err(Rejection::NotFree { .. }) => Err(overuse(used, &bundle.sum)),
+                other => other.map(|_| ()),
+            };
+        }
+        let mut rest = bundle.sum;
+        if rest.try_sub(used).is_none() {
+            return Err(overuse(used, &rest));
+        }
         // The offers end unused, then the tasks take their part of what has become free: one step to
         // the outside, and no arithmetic on how several offers share one task.
         for number in &numbers {
             self.close(*number, run);
         }
-        for part in &uses {
-            let booked = self.use_free(agent, client, part);
-            debug_assert!(booked.is_some(), "what was offered is free now");
-        }
+        let part = Part {
+            pool: NONE,
+            lent: false,
+            resources: used.clone(),
+        };
+        let booked = self.use_free(agent, client, &part);
+        debug_assert!(booked.is_some(), "what was offered is free now");
         self.recount(agent);
         if let Some(a) = self.agents.get_mut(agent) {
             a.answered(client, !used.is_empty());
         }
         self.stats.n_accepted += numbers.len() as u64;
-        let mut rest = bundle;
-        rest.sum.try_sub(used);
-        if !rest.sum.is_empty() {
-            for u in uses.iter().filter(|u| u.pool != NONE) {
-                for p in rest
-                    .parts
-                    .iter_mut()
-                    .filter(|p| (p.pool, p.lent) == (u.pool, u.lent))
-                {
-                    p.resources.try_sub(&u.resources);
-                }
-            }
-            rest.parts.retain(|p| !p.resources.is_empty());
+        if !rest.is_empty() {
+            let rest = Bundle {
+                sum: rest,
+                parts: Vec::new(),
+            };
             self.add_filter(client, agent, &rest, refuse, now);
         }
         Ok(())
@@ -311,6 +311,13 @@ impl Allocator {
         for number in agent.offers.clone() {
             self.rescind(number, reason, run);
         }
+    }
+}
+
+fn overuse(asked: &Resources, offered: &Resources) -> Rejection {
+    Rejection::Overuse {
+        asked: Box::new(asked.clone()),
+        offered: Box::new(offered.clone()),
     }
 }
 

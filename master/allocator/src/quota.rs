@@ -7,37 +7,58 @@
 //! are owed. Others may only be offered what leaves enough unreserved, unallocated resources for all that
 //! is owed in the cluster.
 
-use std::collections::BTreeMap;
+use std::{cmp::Reverse, collections::BTreeMap};
 
-use waggle_types::{Quota, Resources, ScalarKind, check_role};
+use waggle_types::{Milli, Quota, check_role};
 
 use crate::{
-    Allocator, Rejection,
+    Allocator, Rejection, RescindReason,
     allocator::Run,
     bits::Idx,
+    kinds::{self, MAX_KINDS, Rows},
+    offers::Held,
     roles::ROOT,
-    share::{N, Scalars, scalars},
 };
 
+/// Roles that have a quota.
+pub const MAX_QUOTAS: usize = 4096;
+/// Most that is promised or allowed of one kind, in thousandths.
+const MAX_QUANTITY: i64 = 1_000_000_000_000_000;
+
 /// Limits by kind; `None` is no limit.
-pub(crate) type Limit = [Option<i64>; N];
+pub(crate) type Limit = [Option<i64>; MAX_KINDS];
+
+/// What is charged to quota, by role.
+pub(crate) type Charges = BTreeMap<Idx, Rows>;
 
 /// A role's quota and how far it is used.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Books {
-    pub guarantee: Scalars,
+    pub guarantee: Rows,
     pub limit: Limit,
     /// What counts against it, with all below.
-    pub charged: Scalars,
+    pub charged: Rows,
     /// What subroles are owed.
-    pub owed_below: Scalars,
+    pub owed_below: Rows,
     /// What it is owed, with all below.
-    pub owed: Scalars,
+    pub owed: Rows,
 }
 
 impl Books {
     pub fn is_set(&self) -> bool {
-        self.guarantee != Scalars::default() || self.limit != Limit::default()
+        self.guarantee != Rows::default() || self.limit != Limit::default()
+    }
+
+    /// The rows that it says something of.
+    fn rows(&self) -> Vec<usize> {
+        let set = |k: &usize| self.guarantee[*k] > 0 || self.limit[*k].is_some();
+        (0..MAX_KINDS).filter(set).collect()
+    }
+
+    /// The rows of which more is charged than its limits allow, as bits.
+    fn over(&self) -> u32 {
+        let over = |k: &usize| self.limit[*k].is_some_and(|l| self.charged[*k] > l);
+        (0..MAX_KINDS).filter(over).map(|k| 1 << k).sum()
     }
 
     fn unmet(&self, k: usize) -> i64 {
@@ -45,8 +66,8 @@ impl Books {
     }
 
     /// Computes anew what is owed; answers by how much that changed.
-    pub fn refresh(&mut self) -> Scalars {
-        let owed: Scalars = std::array::from_fn(|k| self.unmet(k).max(self.owed_below[k]));
+    pub fn refresh(&mut self) -> Rows {
+        let owed: Rows = std::array::from_fn(|k| self.unmet(k).max(self.owed_below[k]));
         let change = std::array::from_fn(|k| owed[k] - self.owed[k]);
         self.owed = owed;
         change
@@ -56,7 +77,7 @@ impl Books {
 /// How much a role may be offered of unreserved resources, by kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Allowance {
-    pub most: Scalars,
+    pub most: Rows,
     /// Whether some of it would be owed to it.
     pub owed: bool,
 }
@@ -68,9 +89,9 @@ impl Allocator {
             return None;
         }
         let root = self.tree.nodes.get(ROOT)?;
-        let mut most = [i64::MAX; N];
+        let mut most = [i64::MAX; MAX_KINDS];
         let mut owed = false;
-        for (k, most) in most.iter_mut().enumerate() {
+        for (k, most) in most.iter_mut().enumerate().take(self.kinds.len()) {
             // Of what the role is offered, the first `due` units lower what is owed in the cluster.
             let mut due = 0;
             for (_, node) in self.tree.path(role) {
@@ -102,37 +123,102 @@ impl Allocator {
         if role == "*" {
             return Err(Rejection::DefaultRole("quota"));
         }
-        let (guarantee, limit) = by_kind(role, quota)?;
-        let negative = guarantee.iter().any(|g| *g < 0) || limit.iter().flatten().any(|l| *l < 0);
-        let over = |g: &Scalars, l: &Limit| {
-            let exceeds = |k: &usize| l[*k].is_some_and(|l| g[*k] > l);
-            (0..N).find(exceeds).map(kind_name)
-        };
-        if negative {
-            return Err(Rejection::BadQuota {
-                role: role.to_owned(),
-                rule: "a quantity is negative",
-                kind: String::new(),
+        let full = self.tree.n_quotas >= MAX_QUOTAS;
+        if full && !self.tree.node(role).is_some_and(|n| n.quota.is_set()) && !quota.is_empty() {
+            return Err(Rejection::Full {
+                what: "quotas",
+                max: MAX_QUOTAS,
             });
         }
-        let bad = |rule, kind: &str| Rejection::BadQuota {
-            role: role.to_owned(),
-            rule,
-            kind: kind.to_owned(),
-        };
-        if let Some(kind) = over(&guarantee, &limit) {
-            return Err(bad("the guarantee is over the limit", kind));
+        self.check_quantities(role, quota, force)?;
+        // Kinds and the role are held while it is checked; it is as before if that fails.
+        let mut held = Vec::new();
+        for name in names(quota) {
+            let Some(row) = self.kinds.hold(name) else {
+                self.release_kinds(held);
+                return Err(Rejection::Full {
+                    what: "kinds of resources",
+                    max: MAX_KINDS,
+                });
+            };
+            held.push(row);
         }
+        let (guarantee, limit) = self.by_row(quota);
         let idx = self.tree.hold(role);
-        let checked = self.quota_fits(idx, &guarantee, &limit, force);
-        if let Err((rule, kind)) = checked {
+        if let Err((rule, k)) = self.quota_fits(idx, &guarantee, &limit, force) {
+            let kind = self.kinds.name(k).to_owned();
             self.tree.release(idx);
-            return Err(bad(rule, kind));
+            self.release_kinds(held);
+            let role = role.to_owned();
+            return Err(Rejection::BadQuota { role, rule, kind });
         }
+        let old = self.tree.nodes.get(idx).map(|n| n.quota.rows());
         self.tree.set_quota(idx, guarantee, limit);
         self.tree.release(idx);
+        self.release_kinds(old.unwrap_or_default());
+        self.rescind_over_limit(idx, run);
         run.all_free = true;
         Ok(())
+    }
+
+    fn release_kinds(&mut self, rows: Vec<usize>) {
+        for row in rows.into_iter().rev() {
+            self.kinds.release(row);
+        }
+    }
+
+    /// Whether each quantity can be one, of a kind that there is (or that is forced to be).
+    fn check_quantities(&self, role: &str, quota: &Quota, force: bool) -> Result<(), Rejection> {
+        for (name, q) in quota.guarantee.iter().chain(&quota.limit) {
+            let known = self.kinds.find(name).is_some();
+            if !known && !force {
+                return Err(Rejection::UnknownKind {
+                    role: role.to_owned(),
+                    kind: name.chars().take(100).collect(),
+                });
+            }
+            if !known {
+                waggle_types::check_kind(name)?;
+            }
+            let rule = match q.0 {
+                ..0 => "a quantity is negative",
+                0..=MAX_QUANTITY => continue,
+                _ => "a quantity is over 10^12",
+            };
+            return Err(Rejection::BadQuota {
+                role: role.to_owned(),
+                rule,
+                kind: name.clone(),
+            });
+        }
+        let exceeds = |(name, l): &(&String, &Milli)| {
+            let g = quota.guarantee.get(*name);
+            g.is_some_and(|g| g > *l)
+        };
+        if let Some((name, _)) = quota.limit.iter().find(exceeds) {
+            return Err(Rejection::BadQuota {
+                role: role.to_owned(),
+                rule: "the guarantee is over the limit",
+                kind: name.clone(),
+            });
+        }
+        Ok(())
+    }
+
+    /// A quota whose kinds are known, by row.
+    fn by_row(&self, quota: &Quota) -> (Rows, Limit) {
+        let (mut guarantee, mut limit) = (Rows::default(), Limit::default());
+        for (name, q) in &quota.guarantee {
+            if let Some(k) = self.kinds.find(name) {
+                guarantee[k] = q.0;
+            }
+        }
+        for (name, q) in &quota.limit {
+            if let Some(k) = self.kinds.find(name) {
+                limit[k] = Some(q.0);
+            }
+        }
+        (guarantee, limit)
     }
 
     /// The rules of a tree of quota: what is promised below is promised above, a limit below is at most the
@@ -140,90 +226,105 @@ impl Allocator {
     fn quota_fits(
         &self,
         idx: Idx,
-        guarantee: &Scalars,
+        guarantee: &Rows,
         limit: &Limit,
         force: bool,
-    ) -> Result<(), (&'static str, &'static str)> {
-        let books = |i: Idx| {
-            let b = self.tree.nodes.get(i).map(|n| &n.quota);
-            let b = b.cloned().unwrap_or_default();
-            if i == idx {
-                (*guarantee, *limit)
-            } else {
-                (b.guarantee, b.limit)
-            }
-        };
-        let below = |i: Idx| {
-            let children = self
-                .tree
-                .nodes
-                .iter()
-                .filter(move |(c, n)| n.parent == i && *c != ROOT);
-            children.map(|(c, _)| books(c)).collect::<Vec<_>>()
-        };
+    ) -> Result<(), (&'static str, usize)> {
+        let mut quotas: BTreeMap<Idx, (Rows, Limit)> = BTreeMap::new();
+        let mut by_depth: Vec<(usize, Idx)> = Vec::new();
+        for (i, n) in self.tree.nodes.iter().filter(|(i, _)| *i != ROOT) {
+            quotas.insert(i, (n.quota.guarantee, n.quota.limit));
+            by_depth.push((self.tree.path(i).count(), i));
+        }
+        quotas.insert(idx, (*guarantee, *limit));
+        by_depth.sort_unstable_by_key(|(depth, i)| (Reverse(*depth), *i));
+        // By parent: the sum of what its subroles are promised, with all below them.
+        let mut below: BTreeMap<Idx, Rows> = BTreeMap::new();
+        for (_, i) in by_depth {
+            let own = quotas.get(&i).map(|q| q.0).unwrap_or_default();
+            let subroles = below.get(&i).copied().unwrap_or_default();
+            let all = std::array::from_fn(|k| own[k].max(subroles[k]));
+            let parent = self.tree.nodes.get(i).map_or(ROOT, |n| n.parent);
+            kinds::add(below.entry(parent).or_default(), &all);
+        }
+        let sum = |i: Idx, k: usize| below.get(&i).map_or(0, |b| b[k]);
         let parent = self.tree.nodes.get(idx).map_or(ROOT, |n| n.parent);
-        for k in 0..N {
-            let sum = |i: Idx| {
-                below(i)
-                    .iter()
-                    .map(|(g, _)| g[k])
-                    .fold(0, i64::saturating_add)
-            };
-            if books(idx).0[k] > 0 && sum(idx) > guarantee[k] {
-                return Err(("the guarantees of its subroles are over it", kind_name(k)));
+        let of_parent = quotas.get(&parent).map(|q| q.0).unwrap_or_default();
+        let under: Vec<&(Rows, Limit)> = quotas
+            .iter()
+            .filter(|(i, _)| **i != idx && self.tree.is_within(**i, idx))
+            .map(|(_, q)| q)
+            .collect();
+        for k in 0..self.kinds.len() {
+            if guarantee[k] > 0 && sum(idx, k) > guarantee[k] {
+                return Err(("the guarantees of its subroles are over it", k));
             }
-            if parent != ROOT && books(parent).0[k] > 0 && sum(parent) > books(parent).0[k] {
-                return Err(("its parent's guarantee does not cover it", kind_name(k)));
+            if of_parent[k] > 0 && sum(parent, k) > of_parent[k] {
+                return Err(("its parent's guarantee does not cover it", k));
             }
-            let above = self
-                .tree
-                .path(parent)
-                .filter_map(|(_, n)| n.quota.limit[k])
-                .min();
+            let above = self.tree.path(parent).filter_map(|(_, n)| n.quota.limit[k]);
             let mine = limit[k].unwrap_or(guarantee[k]);
-            if above.is_some_and(|above| mine > above) {
-                return Err(("a limit above it is lower", kind_name(k)));
+            if above.min().is_some_and(|above| mine > above) {
+                return Err(("a limit above it is lower", k));
             }
-            let lower = |l: Option<i64>| {
-                let all = self
-                    .tree
-                    .nodes
-                    .iter()
-                    .filter(|(i, _)| *i != idx && self.tree.is_within(*i, idx));
-                let most = all
-                    .map(|(_, n)| n.quota.limit[k].unwrap_or(0).max(n.quota.guarantee[k]))
-                    .max();
-                l.zip(most).is_some_and(|(l, most)| most > l)
-            };
-            if lower(limit[k]) {
-                return Err(("a limit or guarantee below it is higher", kind_name(k)));
+            let most = under.iter().map(|(g, l)| l[k].unwrap_or(0).max(g[k]));
+            if limit[k].zip(most.max()).is_some_and(|(l, most)| most > l) {
+                return Err(("a limit or guarantee below it is higher", k));
             }
-            if !force && sum(ROOT) > self.total[k] {
-                return Err(("the guarantees are over what the cluster has", kind_name(k)));
+            if !force && guarantee[k] > 0 && sum(ROOT, k) > self.total[k] {
+                return Err(("the guarantees are over what the cluster has", k));
             }
         }
         Ok(())
     }
 
-    /// Whether a role's limits, and those above it, leave room for `more`, when what is charged to roles has
-    /// `changed` by so much already.
-    pub(crate) fn within_limits(
-        &self,
-        role: Idx,
-        changed: &BTreeMap<Idx, Scalars>,
-        more: &Resources,
-    ) -> Result<(), Rejection> {
-        let more = scalars(more);
-        for (idx, node) in self.tree.path(role) {
-            let changed = changed.get(&idx).copied().unwrap_or_default();
+    /// A limit that has become lower takes effect on what is out: the latest offers of unreserved resources
+    /// come back until the role is within it. What runs goes on.
+    fn rescind_over_limit(&mut self, idx: Idx, run: &mut Run) {
+        let over = |a: &Self| a.tree.nodes.get(idx).map_or(0, |n| n.quota.over());
+        if over(self) == 0 {
+            return;
+        }
+        let of_it = |(number, held): (&u64, &Held)| {
+            let client = self.clients.get(held.client)?;
+            self.tree.is_within(client.role, idx).then_some(*number)
+        };
+        let mut numbers: Vec<u64> = self.offers.iter().filter_map(of_it).collect();
+        while let Some(number) = numbers.pop() {
+            let plain = self.offers.get(&number).map(|h| h.bundle.plain());
+            let rows = self.kinds.rows(&plain.unwrap_or_default());
+            let over = over(self);
+            if (0..MAX_KINDS).any(|k| rows[k] > 0 && over >> k & 1 == 1) {
+                self.rescind(number, RescindReason::Limited, run);
+            }
+        }
+    }
+
+    /// Adds to, or takes from, the charges of a role and those above it.
+    pub(crate) fn charge_path(&self, to: &mut Charges, role: Idx, what: &Rows, add: bool) {
+        let op = if add { kinds::add } else { kinds::sub };
+        for (idx, _) in self.tree.path(role) {
+            op(to.entry(idx).or_default(), what);
+        }
+    }
+
+    /// Whether limits leave room for `more`, when what is charged to roles has `changed` by so much already.
+    /// A role that is over its limit, which happens when it is set lower or an agent comes with what runs
+    /// there, may go on with what it has: only what is more is refused.
+    pub(crate) fn within_limits(&self, changed: &Charges, more: &Charges) -> Result<(), Rejection> {
+        for (idx, more) in more {
+            let Some(node) = self.tree.nodes.get(*idx) else {
+                continue;
+            };
+            let changed = changed.get(idx).copied().unwrap_or_default();
             let over = |k: &usize| {
                 let room = node.quota.limit[*k].map(|l| l - node.quota.charged[*k] - changed[*k]);
                 more[*k] > 0 && room.is_some_and(|room| more[*k] > room)
             };
-            if let Some(k) = (0..N).find(over) {
+            if let Some(k) = (0..self.kinds.len()).find(over) {
                 return Err(Rejection::OverLimit {
                     role: node.name.clone(),
-                    kind: kind_name(k).to_owned(),
+                    kind: self.kinds.name(k).to_owned(),
                 });
             }
         }
@@ -231,23 +332,9 @@ impl Allocator {
     }
 }
 
-pub(crate) fn kind_name(k: usize) -> &'static str {
-    ScalarKind::ALL.get(k).map_or("", |k| k.name())
-}
-
-/// A quota as rows by kind; kinds that nobody knows are refused.
-fn by_kind(role: &str, quota: &Quota) -> Result<(Scalars, Limit), Rejection> {
-    let (mut guarantee, mut limit) = (Scalars::default(), Limit::default());
-    let position = |name: &str| ScalarKind::ALL.iter().position(|k| k.name() == name);
-    let unknown = |name: &str| Rejection::UnknownKind {
-        role: role.to_owned(),
-        kind: name.chars().take(100).collect(),
-    };
-    for (name, q) in &quota.guarantee {
-        guarantee[position(name).ok_or_else(|| unknown(name))?] = q.0;
-    }
-    for (name, q) in &quota.limit {
-        limit[position(name).ok_or_else(|| unknown(name))?] = Some(q.0);
-    }
-    Ok((guarantee, limit))
+/// The kinds that a quota says something of.
+fn names(quota: &Quota) -> impl Iterator<Item = &String> {
+    let promised = quota.guarantee.iter().filter(|(_, q)| q.0 > 0);
+    let more = promised.filter(|(name, _)| !quota.limit.contains_key(*name));
+    more.map(|(name, _)| name).chain(quota.limit.keys())
 }

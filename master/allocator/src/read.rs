@@ -9,15 +9,17 @@ use waggle_types::{
 use crate::{
     Allocator, LedgerError, Share, Stats,
     bits::{Idx, NONE},
+    kinds::{self, Rows},
     ledger::{Agent, Part},
     roles::ROOT,
-    share::{self, Scalars, Yardstick, scalars},
+    share::Yardstick,
+    volumes::owned,
 };
 
 impl Allocator {
     /// All that an agent has.
     pub fn total(&self, agent_id: &AgentId) -> Option<&Resources> {
-        self.agent(agent_id).map(|a| &a.info.total)
+        self.agent(agent_id).map(|a| &a.total)
     }
 
     /// What is in use on an agent, by all frameworks.
@@ -40,7 +42,7 @@ impl Allocator {
             .iter()
             .filter(|u| of_it(u.client))
         {
-            sum.get_or_insert_default().try_add(&u.part.resources);
+            sum.get_or_insert_default().try_add(&u.resources());
         }
         sum
     }
@@ -153,34 +155,37 @@ impl Allocator {
             what,
             of: of.to_string(),
         };
-        let mut total = Scalars::default();
-        let mut available = Scalars::default();
-        let mut by_client: BTreeMap<Idx, (Scalars, usize)> = BTreeMap::new();
-        let mut charged: BTreeMap<Idx, Scalars> = BTreeMap::new();
+        let mut total = Rows::default();
+        let mut available = Rows::default();
+        let mut by_client: BTreeMap<Idx, (Rows, usize)> = BTreeMap::new();
+        let mut charged: BTreeMap<Idx, Rows> = BTreeMap::new();
         for (idx, agent) in self.agents.iter() {
             agent.check()?;
-            share::add(&mut total, &scalars(&agent.info.total));
+            kinds::add(&mut total, &self.kinds.rows(&agent.total));
             if agent.active {
-                share::add(&mut available, &agent.plain_free_scalars());
+                kinds::add(&mut available, &agent.plain_free_rows(&self.kinds));
             }
-            let held = |n: &u64| self.offers.get(n).map(|h| &h.bundle.sum);
+            let held = |n: &u64| self.offers.get(n).map(|h| owned(&h.bundle.sum));
             let offered = agent
                 .offers
                 .iter()
-                .try_fold(Resources::default(), |sum, n| sum.checked_add(held(n)?));
+                .try_fold(Resources::default(), |sum, n| sum.checked_add(&*held(n)?));
             if offered.as_ref() != Some(&agent.offered) {
                 return Err(wrong("offered", &agent.info.agent_id));
             }
             for u in &agent.uses {
                 let of = by_client.entry(u.client).or_default();
-                share::add(&mut of.0, &scalars(&u.part.resources));
+                kinds::add(&mut of.0, &self.kinds.rows(&u.part.resources));
                 of.1 += 1;
-                self.charge_path(&mut charged, u.client, u.part.pool, &u.part.resources);
+                self.check_charge(&mut charged, u.client, u.part.pool, &u.part.resources);
             }
             for pool in &agent.pools {
                 let role = self.stacks.get(pool.key).map_or(ROOT, |s| s.role);
                 for (idx, _) in self.tree.path(role) {
-                    share::add(charged.entry(idx).or_default(), &scalars(&pool.total));
+                    kinds::add(
+                        charged.entry(idx).or_default(),
+                        &self.kinds.rows(&pool.total),
+                    );
                 }
             }
             if self.with_pools.contains(idx) == agent.pools.is_empty() {
@@ -193,9 +198,9 @@ impl Allocator {
                 return Err(wrong("offers of an agent", number));
             }
             let sum = by_client.entry(held.client).or_default();
-            share::add(&mut sum.0, &scalars(&held.bundle.sum));
+            kinds::add(&mut sum.0, &self.kinds.rows(&owned(&held.bundle.sum)));
             for part in held.bundle.all_parts() {
-                self.charge_path(&mut charged, held.client, part.pool, &part.resources);
+                self.check_charge(&mut charged, held.client, part.pool, &part.resources);
             }
         }
         if total != self.total {
@@ -204,14 +209,14 @@ impl Allocator {
         if available != self.available {
             return Err(wrong("available", &"the cluster"));
         }
-        let mut by_role: BTreeMap<Idx, Scalars> = BTreeMap::new();
+        let mut by_role: BTreeMap<Idx, Rows> = BTreeMap::new();
         for (idx, client) in self.clients.iter() {
             let (sum, uses) = by_client.remove(&idx).unwrap_or_default();
             if sum != client.allocated || uses != client.n_uses {
                 return Err(wrong("allocation of client", &idx));
             }
             for (role, _) in self.tree.path(client.role) {
-                share::add(by_role.entry(role).or_default(), &sum);
+                kinds::add(by_role.entry(role).or_default(), &sum);
             }
         }
         if let Some((idx, _)) = by_client.first_key_value() {
@@ -229,9 +234,9 @@ impl Allocator {
         Ok(())
     }
 
-    fn charge_path(
+    fn check_charge(
         &self,
-        charged: &mut BTreeMap<Idx, Scalars>,
+        charged: &mut BTreeMap<Idx, Rows>,
         client: Idx,
         pool: Idx,
         r: &Resources,
@@ -239,7 +244,7 @@ impl Allocator {
         let role = self.clients.get(client).map_or(NONE, |c| c.role);
         if pool == NONE && role != NONE {
             for (idx, _) in self.tree.path(role) {
-                share::add(charged.entry(idx).or_default(), &scalars(r));
+                kinds::add(charged.entry(idx).or_default(), &self.kinds.rows(r));
             }
         }
     }

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use waggle_types::{AgentId, MAX_ROLE_DEPTH, Reservation, Resources, check_role};
+use waggle_types::{AgentId, MAX_ROLE_DEPTH, Reservation, Resources, VolumeId, check_role};
 
 use crate::{
     Allocator, Rejection, RescindReason,
@@ -14,8 +14,9 @@ use crate::{
     allocator::Run,
     bits::{Idx, NONE, Slab},
     ledger::{Agent, is_negative},
+    quota::Charges,
     roles::Tree,
-    share::{self, Scalars, scalars},
+    volumes::in_the_way,
 };
 
 #[derive(Debug, Clone)]
@@ -138,10 +139,10 @@ impl Allocator {
             self.stacks.hold(&stack, &mut self.tree);
         }
         if let Some(role) = self.stacks.get(to).map(|s| s.role) {
-            self.tree.count(role, &scalars(r), true);
+            self.tree.count(role, &self.kinds.rows(r), true);
         }
         if let Some(role) = self.stacks.get(from).map(|s| s.role) {
-            self.tree.count(role, &scalars(r), false);
+            self.tree.count(role, &self.kinds.rows(r), false);
         }
         self.room = true;
         if from != NONE && !has.contains(&from) {
@@ -154,7 +155,7 @@ impl Allocator {
     /// An agent goes with what is reserved of it.
     pub(crate) fn uncount_pool(&mut self, key: Idx, total: &Resources) {
         if let Some(role) = self.stacks.get(key).map(|s| s.role) {
-            self.tree.count(role, &scalars(total), false);
+            self.tree.count(role, &self.kinds.rows(total), false);
             self.room = true;
         }
         self.stacks.release(key, &mut self.tree);
@@ -200,8 +201,12 @@ impl Allocator {
         run: &mut Run,
     ) -> Result<(), Rejection> {
         let idx = self.agent_idx(agent_id)?;
-        check_reserve(stack, resources)?;
+        check_unreserve(agent_id, stack, resources)?;
         let from = self.pool_key(stack, agent_id, resources)?;
+        let pool = self.agents.get(idx).and_then(|a| a.pool(from));
+        if let Some(id) = pool.and_then(|p| in_the_way(&p.total, resources)) {
+            return Err(has_volume(agent_id, id));
+        }
         self.make_free(idx, agent_id, from, resources, run)?;
         self.unreserve_free(idx, from, stack, resources)
             .ok_or_else(|| not_free(agent_id, resources))?;
@@ -253,23 +258,20 @@ impl Allocator {
 
     /// Whether limits leave room for a reservation. What it refines is charged to the roles above already.
     fn room_for(&self, stack: &[Reservation], r: &Resources) -> Result<(), Rejection> {
-        let Some(role) = self.role_of(stack) else {
-            return Ok(());
-        };
-        let mut changed = BTreeMap::new();
-        let outer = stack
-            .split_last()
-            .and_then(|(_, outer)| self.role_of(outer));
-        if let Some(outer) = outer {
-            let mut less = Scalars::default();
-            share::sub(&mut less, &scalars(r));
-            changed.extend(self.tree.path(outer).map(|(idx, _)| (idx, less)));
+        let rows = self.kinds.rows(r);
+        let mut more = Charges::new();
+        if let Some(role) = self.role_of(stack) {
+            self.charge_path(&mut more, role, &rows, true);
         }
-        self.within_limits(role, &changed, r)
+        let outer = stack.split_last().map_or(&[][..], |(_, outer)| outer);
+        if let Some(role) = self.role_of(outer) {
+            self.charge_path(&mut more, role, &rows, false);
+        }
+        self.within_limits(&Charges::new(), &more)
     }
 
     /// Makes resources of a pool free by rescinding offers of the agent, if that is enough.
-    fn make_free(
+    pub(crate) fn make_free(
         &mut self,
         idx: Idx,
         agent_id: &AgentId,
@@ -321,7 +323,30 @@ pub(crate) fn check_reserve(stack: &[Reservation], r: &Resources) -> Result<(), 
     if r.is_empty() {
         return Err(Rejection::BadReservation("nothing is to be reserved"));
     }
+    if r.custom.volumes().next().is_some() {
+        return Err(Rejection::BadReservation(
+            "a volume stays in the reservation that it was made of",
+        ));
+    }
     Ok(())
+}
+
+pub(crate) fn check_unreserve(
+    agent_id: &AgentId,
+    stack: &[Reservation],
+    r: &Resources,
+) -> Result<(), Rejection> {
+    if let Some((id, _)) = r.custom.volumes().next() {
+        return Err(has_volume(agent_id, id));
+    }
+    check_reserve(stack, r)
+}
+
+pub(crate) fn has_volume(agent_id: &AgentId, volume_id: &VolumeId) -> Rejection {
+    Rejection::HasVolume {
+        agent_id: agent_id.clone(),
+        volume_id: volume_id.clone(),
+    }
 }
 
 pub(crate) fn not_free(agent_id: &AgentId, r: &Resources) -> Rejection {

@@ -10,8 +10,9 @@ use waggle_types::MAX_ROLE_DEPTH;
 
 use crate::{
     bits::{BitSet, Idx, Slab},
+    kinds::{self, Rows},
     quota::{Books, Limit},
-    share::{self, Scalars, Yardstick},
+    share::Yardstick,
 };
 
 /// The root: the parent of all top roles; not a role itself.
@@ -37,9 +38,9 @@ pub(crate) struct Node {
     /// An operator has set its weight: it stays when empty.
     pub pinned: bool,
     /// Used and offered, with all below.
-    pub allocated: Scalars,
+    pub allocated: Rows,
     /// Of this, by its own frameworks.
-    pub own: Scalars,
+    pub own: Rows,
     pub quota: Books,
     /// Count of its latest offer, for age; and of its own frameworks' latest.
     pub last_offer: u64,
@@ -155,8 +156,8 @@ impl Tree {
     /// Adds what a framework of this role holds now (`sign` 1) or no longer holds (-1). Only what is
     /// `plain` counts against quota: reservations are counted as a whole when they are made, and what is
     /// lent does not count.
-    pub fn charge(&mut self, idx: Idx, what: &Scalars, add: bool, plain: bool) {
-        let op = if add { share::add } else { share::sub };
+    pub fn charge(&mut self, idx: Idx, what: &Rows, add: bool, plain: bool) {
+        let op = if add { kinds::add } else { kinds::sub };
         if let Some(node) = self.nodes.get_mut(idx) {
             op(&mut node.own, what);
         }
@@ -192,17 +193,17 @@ impl Tree {
     }
 
     /// Counts what is charged to quota, up to the root, and what guarantees are still owed.
-    pub fn count(&mut self, idx: Idx, what: &Scalars, add: bool) {
-        let op = if add { share::add } else { share::sub };
+    pub fn count(&mut self, idx: Idx, what: &Rows, add: bool) {
+        let op = if add { kinds::add } else { kinds::sub };
         let mut at = idx;
-        let mut change = Scalars::default();
+        let mut change = Rows::default();
         while let Some(node) = self.nodes.get_mut(at) {
             if at != ROOT {
                 op(&mut node.quota.charged, what);
             }
             // Without a guarantee anywhere nothing is owed, and nothing changes.
             if self.n_quotas > 0 {
-                share::add(&mut node.quota.owed_below, &change);
+                kinds::add(&mut node.quota.owed_below, &change);
                 change = node.quota.refresh();
             }
             if at == ROOT {
@@ -213,7 +214,7 @@ impl Tree {
     }
 
     /// Sets guarantee and limit, which the caller has checked.
-    pub fn set_quota(&mut self, idx: Idx, guarantee: Scalars, limit: Limit) {
+    pub fn set_quota(&mut self, idx: Idx, guarantee: Rows, limit: Limit) {
         if let Some(node) = self.nodes.get_mut(idx) {
             let was = node.quota.is_set();
             node.quota.guarantee = guarantee;
@@ -221,7 +222,7 @@ impl Tree {
             let is = node.quota.is_set();
             // Counted while there is one, before or after: what is owed is computed by that.
             self.n_quotas += 1;
-            self.count(idx, &Scalars::default(), true);
+            self.count(idx, &Rows::default(), true);
             self.n_quotas = self.n_quotas - 1 + usize::from(is) - usize::from(was);
         }
     }
@@ -403,8 +404,8 @@ impl Node {
             parent,
             weight_milli: 1000,
             pinned: false,
-            allocated: Scalars::default(),
-            own: Scalars::default(),
+            allocated: Rows::default(),
+            own: Rows::default(),
             quota: Books::default(),
             last_offer: 0,
             own_last_offer: 0,

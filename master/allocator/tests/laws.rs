@@ -9,7 +9,7 @@
 #[allow(dead_code, reason = "each test binary uses a part of the helpers")]
 mod common;
 
-use common::world::{Features, World, world_config};
+use common::world::{Features, World, split_mix, world_config};
 use common::{config, framework, info, node};
 use proptest::prelude::*;
 use waggle_allocator::{Allocator, Event};
@@ -20,6 +20,17 @@ const FLAT: Features = Features {
     quota: false,
     reserve: false,
     barriers: false,
+    custom: false,
+    volumes: false,
+};
+
+const ALL: Features = Features {
+    roles: true,
+    quota: true,
+    reserve: true,
+    barriers: true,
+    custom: true,
+    volumes: true,
 };
 
 fn live(features: Features, history: &[u64]) -> World {
@@ -45,14 +56,10 @@ fn histories() -> impl Strategy<Value = Vec<u64>> {
 /// A long history from one seed, the same on every machine.
 fn long_run(features: Features, n_events: u64) -> World {
     let mut world = World::new(features, false);
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut state = 0;
     for _ in 0..n_events {
-        // SplitMix64.
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        world.step(z ^ (z >> 31));
+        state = split_mix(state);
+        world.step(state);
     }
     world
 }
@@ -62,18 +69,10 @@ fn long_run(features: Features, n_events: u64) -> World {
 fn the_oracle_agrees_over_a_long_history() {
     let n = std::env::var("WAGGLE_ALLOCATOR_EVENTS").ok();
     let n = n.map_or(2000, |n| n.parse().expect("a number of events"));
-    let world = long_run(
-        Features {
-            roles: true,
-            quota: true,
-            reserve: true,
-            barriers: true,
-        },
-        n,
-    );
+    let world = long_run(ALL, n);
     eprintln!(
-        "{n} steps, {} offers, {} evictions",
-        world.n_offers, world.n_evicted
+        "{n} steps, {} offers, {} evictions, accepts by operations {:?}",
+        world.n_offers, world.n_evicted, world.n_operated
     );
     assert!(world.n_offers > n / 20, "only {} offers", world.n_offers);
     assert!(world.n_evicted > 0);
@@ -106,10 +105,22 @@ proptest! {
         live(Features { roles: true, reserve: true, ..FLAT }, &history);
     }
 
+    /// The same with persistent volumes, shared ones too, and several operations in one accept.
+    #[test]
+    fn the_oracle_agrees_on_volumes(history in histories()) {
+        live(Features { roles: true, reserve: true, volumes: true, ..FLAT }, &history);
+    }
+
+    /// Custom kinds in shares and quota.
+    #[test]
+    fn the_oracle_agrees_on_custom_kinds(history in histories()) {
+        live(Features { roles: true, quota: true, custom: true, ..FLAT }, &history);
+    }
+
     /// Everything at once.
     #[test]
     fn the_oracle_agrees_on_everything(history in histories()) {
-        live(Features { roles: true, quota: true, reserve: true, barriers: true }, &history);
+        live(ALL, &history);
     }
 
     /// A framework that wants something is asked soon, whatever the others do: each of them can turn an

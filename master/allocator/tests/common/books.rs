@@ -1,12 +1,23 @@
 //! How the reference allocator's books follow from events.
 
-use waggle_allocator::{Event, FrameworkSpec, Operation, Usage, filter_expiry};
+use waggle_allocator::{Event, FrameworkSpec, filter_expiry};
 use waggle_types::{
-    AgentId, FrameworkId, Millis, OfferId, Reservation, ResourcePart, Resources, ScalarKind,
-    UnixMillis,
+    AgentId, FrameworkId, Millis, OfferId, Reservation, ResourcePart, Resources, UnixMillis,
+    Volume, VolumeId,
 };
 
-use super::oracle::{Client, Filter, N, OClient, Oracle, kinds, sum};
+use super::kinds::{KINDS, N};
+use super::oracle::{Client, Filter, OClient, Oracle, kinds, sum};
+
+pub fn disk(volume: Volume) -> Resources {
+    Resources::from_millis(0, 0, volume.size.0)
+}
+
+pub fn whole(id: &VolumeId, volume: Volume) -> Resources {
+    let mut r = Resources::default();
+    r.custom.set_volume(id.clone(), volume);
+    r
+}
 
 impl Oracle {
     pub fn turned_down(&mut self, id: &OfferId, refuse: Millis, now: UnixMillis) {
@@ -19,7 +30,7 @@ impl Oracle {
         self.filter(client, offer.agent_id, &parts, refuse, now);
     }
 
-    fn filter(
+    pub fn filter(
         &mut self,
         client: Client,
         agent: AgentId,
@@ -90,38 +101,28 @@ impl Oracle {
         }
     }
 
-    /// Takes from the parts in the order in which the allocator promises to: own reservations, then what is
-    /// not reserved, then what is lent.
-    fn launch(
+    pub fn exchange(
         &mut self,
-        parts: &mut Vec<ResourcePart>,
-        agent: &AgentId,
-        client: &Client,
-        r: &Resources,
+        id: &AgentId,
+        stack: &[Reservation],
+        old: &Resources,
+        new: &Resources,
     ) {
-        let mut left = r.clone();
-        for part in parts.iter_mut() {
-            let taken = part.resources.common(&left);
-            left = left.checked_sub(&taken).expect("common");
-            part.resources = part.resources.checked_sub(&taken).expect("common");
-            if !taken.is_empty() {
-                self.uses.push((
-                    agent.clone(),
-                    Usage {
-                        framework_id: client.0.clone(),
-                        role: client.1.clone(),
-                        reservation: part.reservation.clone(),
-                        revocable: part.revocable,
-                        resources: taken,
-                    },
-                ));
-            }
-        }
-        assert!(left.is_empty(), "accepted more than was offered");
-        parts.retain(|p| !p.resources.is_empty());
+        let changed = |r: &Resources| {
+            let left = r.checked_sub(old).expect("it is there");
+            left.checked_add(new).expect("disjoint")
+        };
+        let agent = self.agents.get_mut(id).expect("known");
+        agent.total = changed(&agent.total);
+        let (_, pool) = agent
+            .reserved
+            .iter_mut()
+            .find(|(s, _)| s == stack)
+            .expect("reserved");
+        *pool = changed(pool);
     }
 
-    fn move_reserved(
+    pub fn move_reserved(
         &mut self,
         id: &AgentId,
         from: &[Reservation],
@@ -144,7 +145,6 @@ impl Oracle {
 
     pub fn event(&mut self, event: &Event, now: UnixMillis) {
         match event {
-            Event::AgentAdded { .. } | Event::AgentJoined { .. } => unreachable!("see World"),
             Event::AgentRemoved { agent_id } => self.forget_agent(agent_id),
             Event::AgentDeactivated { agent_id } => self.active(agent_id, false),
             Event::AgentActivated { agent_id } => self.active(agent_id, true),
@@ -159,26 +159,10 @@ impl Oracle {
             }
             Event::FrameworkRemoved { framework_id } => self.forget(framework_id),
             Event::Subscribed { framework_id, spec } => self.subscribe(framework_id, spec),
-            Event::Accepted {
-                offer_ids,
-                used,
-                refuse,
-                ..
-            } => {
-                let launch = Operation::Launch {
-                    resources: used.clone(),
-                    parts: Vec::new(),
-                };
-                self.operate(offer_ids, &[launch], *refuse, now);
-            }
-            Event::Operated {
-                offer_ids,
-                operations,
-                refuse,
-                ..
-            } => {
-                self.operate(offer_ids, operations, *refuse, now);
-            }
+            Event::AgentAdded { .. }
+            | Event::AgentJoined { .. }
+            | Event::Accepted { .. }
+            | Event::Operated { .. } => unreachable!("see World"),
             Event::Declined {
                 offer_ids, refuse, ..
             } => {
@@ -224,10 +208,9 @@ impl Oracle {
                 self.weights.insert(role.clone(), *weight_milli);
             }
             Event::QuotaSet { role, quota, .. } => {
-                let kind = |k: usize| ScalarKind::ALL[k].name();
                 let books: ([i64; N], [Option<i64>; N]) = (
-                    std::array::from_fn(|k| quota.guarantee.get(kind(k)).map_or(0, |g| g.0)),
-                    std::array::from_fn(|k| quota.limit.get(kind(k)).map(|l| l.0)),
+                    std::array::from_fn(|k| quota.guarantee.get(KINDS[k]).map_or(0, |g| g.0)),
+                    std::array::from_fn(|k| quota.limit.get(KINDS[k]).map(|l| l.0)),
                 );
                 if books == ([0; N], [None; N]) {
                     self.quotas.remove(role);
@@ -249,6 +232,21 @@ impl Oracle {
             } => {
                 self.move_reserved(agent_id, stack, &stack[..stack.len() - 1], resources);
             }
+            Event::CreateVolume {
+                agent_id,
+                stack,
+                volume_id,
+                volume,
+            } => self.exchange(agent_id, stack, &disk(*volume), &whole(volume_id, *volume)),
+            Event::DestroyVolume {
+                agent_id,
+                stack,
+                volume_id,
+            } => {
+                let volume = self.agents[agent_id].total.custom.volume(volume_id);
+                let volume = volume.expect("it was there");
+                self.exchange(agent_id, stack, &whole(volume_id, volume), &disk(volume));
+            }
             Event::Tick => {}
             other => unreachable!("not in these histories: {other:?}"),
         }
@@ -269,76 +267,6 @@ impl Oracle {
         }
         if a.draining.take() == Some(true) {
             self.forget_agent(id);
-        }
-    }
-
-    fn operate(
-        &mut self,
-        ids: &[OfferId],
-        operations: &[Operation],
-        refuse: Millis,
-        now: UnixMillis,
-    ) {
-        let mut parts: Vec<ResourcePart> = Vec::new();
-        let mut of: Option<(AgentId, Client)> = None;
-        for id in ids {
-            let (offer, more) = self.offers.remove(id).expect("it is out");
-            of = Some((offer.agent_id, (offer.framework_id, offer.role)));
-            for m in more {
-                let same = |p: &&mut ResourcePart| {
-                    (&p.reservation, p.revocable) == (&m.reservation, m.revocable)
-                };
-                match parts.iter_mut().find(same) {
-                    Some(p) => {
-                        p.resources = p.resources.checked_add(&m.resources).expect("disjoint");
-                    }
-                    None => parts.push(m),
-                }
-            }
-        }
-        let order = |p: &ResourcePart| (p.revocable, p.reservation.is_empty());
-        parts.sort_by_key(order);
-        let (agent, client) = of.expect("some offer");
-        let nothing = |op: &Operation| matches!(op, Operation::Launch { resources, .. } if resources.is_empty());
-        let in_round = self.declined.iter().any(|(a, _)| *a == agent);
-        if in_round || operations.iter().all(nothing) {
-            self.declined.insert((agent.clone(), client.clone()));
-        }
-        for op in operations {
-            match op {
-                Operation::Launch { resources, .. } => {
-                    self.launch(&mut parts, &agent, &client, resources);
-                }
-                Operation::Reserve { stack, resources } => {
-                    let outer = &stack[..stack.len() - 1];
-                    let part = parts
-                        .iter_mut()
-                        .find(|p| p.reservation == outer && !p.revocable);
-                    let part = part.expect("it was offered");
-                    part.resources = part.resources.checked_sub(resources).expect("enough");
-                    self.move_reserved(&agent, outer, stack, resources);
-                    let owner = &stack.last().expect("checked").role;
-                    if super::oracle::within(&client.1, owner) {
-                        let same = |p: &&mut ResourcePart| p.reservation == *stack && !p.revocable;
-                        match parts.iter_mut().find(same) {
-                            Some(p) => {
-                                p.resources = p.resources.checked_add(resources).expect("disjoint");
-                            }
-                            None => parts.push(ResourcePart {
-                                reservation: stack.clone(),
-                                revocable: false,
-                                resources: resources.clone(),
-                            }),
-                        }
-                        parts.sort_by_key(order);
-                    }
-                }
-                other => unreachable!("not in these histories: {other:?}"),
-            }
-        }
-        parts.retain(|p| !p.resources.is_empty());
-        if !parts.is_empty() {
-            self.filter(client, agent, &parts, refuse, now);
         }
     }
 }

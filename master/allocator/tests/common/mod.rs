@@ -1,6 +1,9 @@
 //! Names and resources that the allocator's tests share.
 
+pub mod accept;
 pub mod books;
+pub mod deals;
+pub mod kinds;
 pub mod oracle;
 pub mod world;
 

@@ -6,11 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use waggle_allocator::Usage;
 use waggle_types::{
-    AgentId, Capabilities, Domain, FrameworkId, Milli, Offer, OfferId, Reservation, ResourcePart,
-    Resources, ScalarKind, UnixMillis,
+    AgentId, Capabilities, Domain, FrameworkId, Milli, Offer, OfferId, PortSet, RangeSet,
+    Reservation, ResourcePart, Resources, ScalarKind, UnixMillis, VolumeId,
 };
 
-pub const N: usize = ScalarKind::ALL.len();
+use super::kinds::{KINDS, N, count, owned, without_volumes};
 
 /// A framework in one of its roles.
 pub type Client = (FrameworkId, String);
@@ -33,7 +33,13 @@ pub struct OClient {
     pub hostname: Option<String>,
 }
 
-#[derive(Default)]
+/// See [`Oracle::sums`].
+pub struct Sums {
+    charged: BTreeMap<String, [i64; N]>,
+    available: [i64; N],
+}
+
+#[derive(Default, Clone)]
 pub struct Oracle {
     pub agents: BTreeMap<AgentId, OAgent>,
     pub clients: BTreeMap<Client, OClient>,
@@ -47,6 +53,7 @@ pub struct Oracle {
     pub home: Option<String>,
 }
 
+#[derive(Clone)]
 pub struct Filter {
     pub client: Client,
     pub agent: AgentId,
@@ -78,7 +85,7 @@ pub fn sum<'a>(all: impl Iterator<Item = &'a Resources>) -> Resources {
 }
 
 impl Oracle {
-    fn role_of(stack: &[Reservation]) -> &str {
+    pub fn role_of(stack: &[Reservation]) -> &str {
         stack.last().map_or("", |r| r.role.as_str())
     }
 
@@ -97,12 +104,20 @@ impl Oracle {
             .map(|(_, u)| u)
     }
 
-    /// Used and offered on an agent.
+    /// Used and offered on an agent; shared volumes never are.
     pub fn held(&self, id: &AgentId) -> (Resources, Resources) {
-        (
-            sum(self.uses_on(id).map(|u| &u.resources)),
-            sum(self.parts_out(id).map(|(_, p)| &p.resources)),
-        )
+        let used: Vec<Resources> = self.uses_on(id).map(|u| owned(&u.resources)).collect();
+        let out: Vec<Resources> = self
+            .parts_out(id)
+            .map(|(_, p)| owned(&p.resources))
+            .collect();
+        (sum(used.iter()), sum(out.iter()))
+    }
+
+    /// Whether a task uses a volume.
+    pub fn in_use(&self, id: &AgentId, volume: &VolumeId) -> bool {
+        self.uses_on(id)
+            .any(|u| u.resources.custom.volume(volume).is_some())
     }
 
     pub fn free(&self, id: &AgentId) -> Resources {
@@ -129,7 +144,7 @@ impl Oracle {
             .parts_out(id)
             .map(|(_, p)| (&p.reservation, &p.resources));
         for (_, r) in uses.chain(out).filter(|(s, _)| *s == stack) {
-            left = left.checked_sub(r).expect("held of it fits");
+            left = left.checked_sub(&owned(r)).expect("held of it fits");
         }
         left
     }
@@ -152,7 +167,7 @@ impl Oracle {
                 .map(show)
                 .map(move |(r, e)| (&o.framework_id, o.role.as_str(), r, e))
         });
-        let mut add = |r: &Resources| (0..N).for_each(|k| total[k] += r.scalars[k].0);
+        let mut add = |r: &Resources| (0..N).for_each(|k| total[k] += count(&owned(r), k));
         uses.filter(|(f, role, _, p)| of(f, role) && (*p || !plain))
             .for_each(|u| add(u.2));
         out.filter(|(f, role, _, p)| of(f, role) && (*p || !plain))
@@ -166,7 +181,7 @@ impl Oracle {
         let total = |k: usize| {
             self.agents
                 .values()
-                .map(|a| a.total.scalars[k].0)
+                .map(|a| count(&a.total, k))
                 .sum::<i64>()
         };
         let part = |k: usize| (total(k) > 0).then(|| held[k] as f64 / total(k) as f64);
@@ -188,17 +203,29 @@ impl Oracle {
                 .filter(|(s, _)| within(Self::role_of(s), role))
             {
                 assert!(!stack.is_empty());
-                (0..N).for_each(|k| total[k] += r.scalars[k].0);
+                (0..N).for_each(|k| total[k] += count(r, k));
             }
         }
         total
     }
 
+    /// What counts against every quota, and what is free in the cluster, summed once for many questions.
+    pub fn sums(&self) -> Sums {
+        let names = self.quotas.keys();
+        Sums {
+            charged: names.map(|n| (n.clone(), self.charged(n))).collect(),
+            available: std::array::from_fn(|k| {
+                let active = self.agents.iter().filter(|(_, a)| a.active);
+                active.map(|(id, _)| count(&self.free_of(id, &[]), k)).sum()
+            }),
+        }
+    }
+
     /// What is owed in the cluster of one kind, if `more` were charged to a role.
-    fn owed(&self, k: usize, role: &str, more: i64) -> i64 {
+    fn owed(&self, sums: &Sums, k: usize, role: &str, more: i64) -> i64 {
         let of = |name: &str| {
             let extra = if within(role, name) { more } else { 0 };
-            self.quotas[name].0[k] - self.charged(name)[k] - extra
+            self.quotas[name].0[k] - sums.charged[name][k] - extra
         };
         // From the deepest up: a role is owed its own unmet guarantee, or more if its subroles are.
         let mut names: Vec<&String> = self.quotas.keys().collect();
@@ -223,34 +250,28 @@ impl Oracle {
         owed.iter().filter(|(n, _)| top(n)).map(|(_, o)| o).sum()
     }
 
-    fn available(&self, k: usize) -> i64 {
-        let active = self.agents.iter().filter(|(_, a)| a.active);
-        active
-            .map(|(id, _)| self.free_of(id, &[]).scalars[k].0)
-            .sum()
-    }
-
     /// The most of one kind, up to `free`, that quota lets a role be offered; and whether it is owed some.
-    fn allowance(&self, role: &str, k: usize, free: i64) -> (i64, bool) {
-        if self.quotas.is_empty() {
+    fn allowance(&self, sums: &Sums, role: &str, k: usize, free: i64) -> (i64, bool) {
+        let of_kind = |(g, l): &([i64; N], [Option<i64>; N])| g[k] > 0 || l[k].is_some();
+        if !self.quotas.values().any(of_kind) {
             return (free, false);
         }
-        let owed = self.owed(k, role, 0);
-        let spare = (self.available(k) - owed).max(0);
+        let owed = self.owed(sums, k, role, 0);
+        let spare = (sums.available[k] - owed).max(0);
         let limits: Vec<i64> = path(role)
             .into_iter()
-            .filter_map(|p| Some(self.quotas.get(p)?.1[k]? - self.charged(p)[k]))
+            .filter_map(|p| Some(self.quotas.get(p)?.1[k]? - sums.charged[p][k]))
             .collect();
         let fits = |x: i64| {
-            let repaid = owed - self.owed(k, role, x);
-            limits.iter().all(|l| x <= *l) && (owed == 0 || x - repaid <= spare)
+            let within = limits.iter().all(|l| x <= *l);
+            within && (owed == 0 || x - owed + self.owed(sums, k, role, x) <= spare)
         };
         let (mut low, mut high) = (0, free);
         while low < high {
             let mid = (low + high + 1) / 2;
             if fits(mid) { low = mid } else { high = mid - 1 }
         }
-        let any = fits(1) && self.owed(k, role, 1) < owed;
+        let any = fits(1) && self.owed(sums, k, role, 1) < owed;
         (low, any)
     }
 
@@ -264,6 +285,7 @@ impl Oracle {
     /// What a client could be offered of an agent now, if anything.
     pub fn bundle(
         &self,
+        sums: &Sums,
         id: &AgentId,
         client: &Client,
         now: UnixMillis,
@@ -285,9 +307,12 @@ impl Oracle {
         }
         let mut parts = Vec::new();
         for (stack, _) in &a.reserved {
-            let free = self.free_of(id, stack);
+            let mut free = self.free_of(id, stack);
             let owner = Self::role_of(stack);
             let lent = !within(&client.1, owner);
+            if lent {
+                free = without_volumes(&free);
+            }
             if !free.is_empty() && (!lent || (c.capabilities.revocable && self.is_idle(owner))) {
                 parts.push(ResourcePart {
                     reservation: stack.clone(),
@@ -298,7 +323,8 @@ impl Oracle {
         }
         let mut plain = self.free_of(id, &[]);
         for k in 0..N {
-            plain.scalars[k] = Milli(self.allowance(&client.1, k, plain.scalars[k].0).0);
+            let most = self.allowance(sums, &client.1, k, count(&plain, k)).0;
+            cut(&mut plain, k, most);
         }
         let cut = !self.quotas.is_empty() && plain.scalars.iter().all(|s| s.0 == 0);
         if !plain.is_empty() && !cut {
@@ -322,15 +348,16 @@ impl Oracle {
         (!filtered && useful && offerable(&all)).then_some(parts)
     }
 
-    fn is_owed(&self, client: &Client) -> bool {
-        (0..N).any(|k| self.allowance(&client.1, k, 1).1)
+    fn is_owed(&self, sums: &Sums, client: &Client) -> bool {
+        (0..N).any(|k| self.allowance(sums, &client.1, k, 1).1)
     }
 
     /// Checks that nobody should have been asked before this client, and that it is what it could get.
     pub fn offered(&mut self, offer: &Offer, parts: &[ResourcePart], now: UnixMillis) {
         let id = &offer.agent_id;
         let me = (offer.framework_id.clone(), offer.role.clone());
-        let mine = self.bundle(id, &me, now);
+        let sums = self.sums();
+        let mine = self.bundle(&sums, id, &me, now);
         let sorted = |mut p: Vec<ResourcePart>| {
             p.sort_by(|a, b| a.reservation.cmp(&b.reservation));
             p
@@ -339,10 +366,10 @@ impl Oracle {
         assert_eq!(offer.resources, sum(parts.iter().map(|p| &p.resources)));
         let behind = |c: &Client| self.declined.contains(&(id.clone(), c.clone()));
         for other in self.clients.keys().filter(|o| **o != me) {
-            if self.bundle(id, other, now).is_none() {
+            if self.bundle(&sums, id, other, now).is_none() {
                 continue;
             }
-            let class = |c: &Client| (behind(c), !self.is_owed(c));
+            let class = |c: &Client| (behind(c), !self.is_owed(&sums, c));
             assert!(class(&me) <= class(other), "{other:?} goes before {me:?}");
             if class(&me) == class(other) {
                 self.in_order(&me, other);
@@ -379,6 +406,29 @@ impl Oracle {
             }
             return;
         }
+    }
+}
+
+/// Leaves at most this much of a kind: the first numbers, the first items.
+fn cut(r: &mut Resources, k: usize, most: i64) {
+    let n = usize::try_from(most / 1000).unwrap();
+    let custom = r.custom.clone();
+    match KINDS[k] {
+        "ports" => r.ports = PortSet::from_ports(r.ports.iter().take(n)),
+        "licenses" => r.custom.set_scalar("licenses", Milli(most)),
+        name @ "vlans" => {
+            for (_, all) in custom.ranges() {
+                r.custom
+                    .set_ranges(name, RangeSet::from_ports(all.iter().take(n)));
+            }
+        }
+        name @ "zones" => {
+            for (_, all) in custom.sets() {
+                r.custom
+                    .set_items(name, all.iter().take(n).cloned().collect());
+            }
+        }
+        _ => r.scalars[k] = Milli(most),
     }
 }
 

@@ -8,11 +8,14 @@ use waggle_allocator::{
     RescindReason, Usage,
 };
 use waggle_types::{
-    AttributeConstraint, Capabilities, Domain, FrameworkId, Milli, Millis, Offer, OfferId, PortSet,
-    Predicate, Quota, Reservation, Resources, RoleSubscription, ScalarKind, Selector, UnixMillis,
+    AgentId, AttributeConstraint, Capabilities, Domain, Milli, Millis, OfferId, Predicate, Quota,
+    Reservation, ResourcePart, Resources, RoleSubscription, ScalarKind, Selector, UnixMillis,
+    Volume, VolumeId,
 };
 
-use super::oracle::{N, OAgent, Oracle};
+use super::books::disk;
+use super::kinds::{KINDS, N, count, eighths, with_custom, without_volumes};
+use super::oracle::{OAgent, Oracle, sum};
 use super::{agent, config, decline, framework, info, node};
 
 pub const N_AGENTS: usize = 3;
@@ -35,6 +38,10 @@ pub struct Features {
     pub quota: bool,
     pub reserve: bool,
     pub barriers: bool,
+    /// Custom kinds, and quota of them and of ports.
+    pub custom: bool,
+    /// Persistent volumes, with `reserve`.
+    pub volumes: bool,
 }
 
 /// Events with their times, and all that they led to.
@@ -42,25 +49,52 @@ pub type Log = (Vec<(Event, UnixMillis)>, Vec<Effect>);
 
 pub struct World {
     pub allocator: Allocator,
+    /// Is told everything but what was rejected, and must answer the same: a rejected event changes nothing.
+    pub shadow: Allocator,
     pub oracle: Oracle,
     pub features: Features,
     pub now: UnixMillis,
     pub n_offers: u64,
     pub n_evicted: u64,
+    /// What counted against quotas after the latest event.
+    charged: BTreeMap<String, [i64; N]>,
+    /// Accepts that were done, by how many operations they had.
+    pub n_operated: [u64; 5],
+    /// Print all events and effects: set by `WAGGLE_ALLOCATOR_TRACE`.
+    trace: bool,
     /// All that happened, to be played again; `None` in long runs.
     pub log: Option<Log>,
 }
 
-/// Decodes one number into choices.
-struct Dice(u64);
+/// Decodes one number into choices, and goes on at random when it is used up.
+pub struct Dice {
+    left: u64,
+    seed: u64,
+}
 
 impl Dice {
-    fn below(&mut self, n: usize) -> usize {
+    pub fn new(n: u64) -> Self {
+        Self { left: n, seed: n }
+    }
+
+    pub fn below(&mut self, n: usize) -> usize {
         let n = n as u64;
-        let out = self.0 % n;
-        self.0 /= n;
+        if self.left < n {
+            self.seed = split_mix(self.seed);
+            self.left = self.seed;
+        }
+        let out = self.left % n;
+        self.left /= n;
         usize::try_from(out).unwrap()
     }
+}
+
+/// SplitMix64.
+pub fn split_mix(state: u64) -> u64 {
+    let mut z = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
 }
 
 pub fn world_config() -> AllocatorConfig {
@@ -78,17 +112,29 @@ impl World {
         };
         Self {
             allocator: Allocator::new(world_config()),
+            shadow: Allocator::new(world_config()),
             oracle,
             features,
             now: UnixMillis(1000),
             n_offers: 0,
             n_evicted: 0,
+            charged: BTreeMap::new(),
+            n_operated: [0; 5],
+            trace: std::env::var_os("WAGGLE_ALLOCATOR_TRACE").is_some(),
             log: keep_log.then(Default::default),
         }
     }
 
     pub fn apply(&mut self, event: &Event) {
         let effects = self.allocator.apply(event.clone(), self.now);
+        // To follow a history that fails.
+        if self.trace {
+            eprintln!(
+                "{} {event:?}
+  -> {effects:?}",
+                self.now.0
+            );
+        }
         if let Some((events, all)) = &mut self.log {
             events.push((event.clone(), self.now));
             all.extend(effects.clone());
@@ -109,11 +155,41 @@ impl World {
                 Effect::Offer(_) | Effect::Launched { .. } => {}
             }
         }
-        if !rejected {
-            match event {
-                Event::AgentJoined { spec, used } => self.joined(spec, used),
-                other => self.oracle.event(other, self.now),
+        self.shadow(event, rejected, &effects);
+        match event {
+            Event::Accepted {
+                offer_ids,
+                used,
+                refuse,
+                ..
+            } => {
+                let launch = Operation::Launch {
+                    resources: used.clone(),
+                    parts: Vec::new(),
+                };
+                self.operated(offer_ids, &[launch], *refuse, rejected);
             }
+            Event::Operated {
+                offer_ids,
+                operations,
+                refuse,
+                ..
+            } => {
+                let given = self.operated(offer_ids, operations, *refuse, rejected);
+                let told = effects.iter().find_map(|e| match e {
+                    Effect::Launched { parts } => Some(parts.clone()),
+                    _ => None,
+                });
+                let plain = |parts: Vec<ResourcePart>| {
+                    let all_plain = parts.iter().all(ResourcePart::is_plain);
+                    if all_plain { Vec::new() } else { parts }
+                };
+                let given: Option<Vec<_>> = given.map(|g| g.into_iter().map(plain).collect());
+                assert_eq!(told, given);
+            }
+            _ if rejected => {}
+            Event::AgentJoined { spec, used } => self.joined(spec, used),
+            other => self.oracle.event(other, self.now),
         }
         for e in &effects {
             if let Effect::Offer(offer) = e {
@@ -125,6 +201,38 @@ impl World {
         let evicted = |n: &&Notice| matches!(n, Notice::Evict { .. });
         self.n_evicted += self.allocator.notices().iter().filter(evicted).count() as u64;
         self.check();
+        self.check_limits(event);
+    }
+
+    /// Without the rejected events everything goes the same way.
+    fn shadow(&mut self, event: &Event, rejected: bool, effects: &[Effect]) {
+        let whole = !rejected || matches!(event, Event::Declined { .. });
+        let told = if whole { event.clone() } else { Event::Tick };
+        let mut same = self.shadow.apply(told, self.now);
+        same.retain(|e| !matches!(e, Effect::Rejected { .. }));
+        let rest = effects.iter();
+        let rest = rest.filter(|e| !matches!(e, Effect::Rejected { .. }));
+        assert!(same.iter().eq(rest), "{event:?} changed something");
+        assert_eq!(self.shadow.notices(), self.allocator.notices());
+        assert_eq!(self.shadow.next_deadline(), self.allocator.next_deadline());
+    }
+
+    /// What each launch was given, if the reference allocator would do it too.
+    fn operated(
+        &mut self,
+        ids: &[OfferId],
+        operations: &[Operation],
+        refuse: Millis,
+        rejected: bool,
+    ) -> Option<Vec<Vec<ResourcePart>>> {
+        let mut tried = self.oracle.clone();
+        let done = tried.operate(ids, operations, refuse, self.now);
+        assert_eq!(done.is_none(), rejected, "{operations:?}");
+        if done.is_some() {
+            self.oracle = tried;
+            self.n_operated[operations.len().min(4)] += 1;
+        }
+        done
     }
 
     fn joined(&mut self, spec: &AgentSpec, used: &[Usage]) {
@@ -135,8 +243,15 @@ impl World {
             },
             self.now,
         );
+        let mut total = spec.info.total.clone();
+        for (_, r) in &spec.reserved {
+            for (id, v) in r.custom.volumes() {
+                total = total.checked_sub(&disk(v)).expect("it has the disk");
+                total.custom.set_volume(id.clone(), v);
+            }
+        }
         let a = OAgent {
-            total: spec.info.total.clone(),
+            total,
             active: true,
             draining: None,
             domain: spec.info.domain.clone(),
@@ -157,6 +272,7 @@ impl World {
     fn check(&self) {
         self.allocator.check().unwrap();
         let o = &self.oracle;
+        let sums = o.sums();
         for (id, a) in &o.agents {
             let (used, offered) = o.held(id);
             assert_eq!(self.allocator.total(id), Some(&a.total));
@@ -173,7 +289,7 @@ impl World {
             );
             // Work conserving: what could be offered has been.
             for client in o.clients.keys() {
-                let left = o.bundle(id, client, self.now);
+                let left = o.bundle(&sums, id, client, self.now);
                 assert!(
                     left.is_none(),
                     "{id} could be offered to {client:?}: {left:?}"
@@ -207,11 +323,49 @@ impl World {
         }
     }
 
+    /// A limit is never exceeded by the allocator's own act: who is over it has been found so, or the limit
+    /// has become lower, and it gets no more.
+    fn check_limits(&mut self, event: &Event) {
+        let o = &self.oracle;
+        let mut now = BTreeMap::new();
+        for (role, (_, limits)) in &o.quotas {
+            let charged = o.charged(role);
+            let before = self.charged.get(role).copied();
+            for k in 0..N {
+                let over = limits[k].is_some_and(|l| charged[k] > l);
+                let more = before.is_none_or(|b: [i64; N]| charged[k] > b[k]);
+                let found = matches!(
+                    event,
+                    Event::AgentJoined { .. } | Event::Subscribed { .. } | Event::QuotaSet { .. }
+                );
+                assert!(!(over && more) || found, "{role} gets more {}", KINDS[k]);
+            }
+            now.insert(role.clone(), charged);
+        }
+        self.charged = now;
+        if let Event::QuotaSet { role, .. } = event
+            && let Some((_, limits)) = o.quotas.get(role)
+        {
+            let charged = o.charged(role);
+            let over = |r: &Resources| {
+                let mut all = 0..N;
+                all.any(|k| limits[k].is_some_and(|l| charged[k] > l) && count(r, k) > 0)
+            };
+            let all = o.offers.values();
+            let mut plain = all.flat_map(|(o, p)| p.iter().map(move |p| (o, p)));
+            let out = plain.any(|(o, p)| {
+                let plain = p.reservation.is_empty() && over(&p.resources);
+                plain && super::oracle::within(&o.role, role)
+            });
+            assert!(!out, "offers beyond a limit are taken back");
+        }
+    }
+
     /// One step; numbers pick among what exists.
     pub fn step(&mut self, n: u64) {
-        let mut d = Dice(n);
+        let mut d = Dice::new(n);
         let f = self.features;
-        match d.below(48) {
+        match d.below(56) {
             0..=2 => self.join(&mut d),
             3 => {
                 let agent_id = agent(d.below(N_AGENTS));
@@ -295,19 +449,9 @@ impl World {
             }
             42 | 43 if f.quota => self.quota(&mut d),
             44 | 45 if f.reserve => self.reserve(&mut d),
-            46 if f.reserve => {
-                let agent_id = agent(d.below(N_AGENTS));
-                let reserved = self.allocator.reserved(&agent_id);
-                if reserved.is_empty() {
-                    return;
-                }
-                let (stack, resources) = reserved[d.below(reserved.len())].clone();
-                self.apply(&Event::Unreserve {
-                    agent_id,
-                    stack,
-                    resources,
-                });
-            }
+            46 | 49 if f.reserve => self.unreserve(&mut d),
+            48 | 50 if f.volumes => self.volume(&mut d),
+            51..=55 if f.reserve => self.operate(&mut d),
             47 => self.apply(&Event::AgentDrained {
                 agent_id: agent(d.below(N_AGENTS)),
                 max_grace: None,
@@ -323,6 +467,10 @@ impl World {
             info: info(at, node()),
             reserved: Vec::new(),
         };
+        let mut used = Vec::new();
+        if self.features.custom && d.below(3) > 0 {
+            spec.info.total = with_custom(spec.info.total);
+        }
         if self.features.barriers {
             spec.info.total.scalars[ScalarKind::Gpus as usize] = Milli([0, 0, 2000][d.below(3)]);
             spec.info.domain = [None, Some("home"), Some("away")][d.below(3)].map(|r| Domain {
@@ -330,13 +478,27 @@ impl World {
                 zone: "z".into(),
             });
         }
+        if let (Some(old), true) = (self.oracle.agents.get(&agent(at)), d.below(3) == 0) {
+            // It comes again with all that it has and runs, and sometimes with less.
+            let again = &mut spec.info.total;
+            let custom = old.total.clone();
+            if d.below(4) > 0 {
+                *again = flat(&custom);
+            }
+            spec.reserved.clone_from(&old.reserved);
+            let of_it = self.oracle.uses.iter().filter(|(a, _)| *a == agent(at));
+            used = of_it.map(|(_, u)| u.clone()).collect();
+            return self.apply(&Event::AgentJoined { spec, used });
+        }
         if self.features.reserve && d.below(3) == 0 {
             let mut r = reservation(ROLES[1 + d.below(5)]);
             r.dynamic = false;
-            spec.reserved
-                .push((vec![r], Resources::from_millis(1500, 1_024_000, 0)));
+            let mut some = Resources::from_millis(1500, 1_024_000, 4_096_000);
+            if self.features.custom && d.below(2) == 0 {
+                some = sum([&some, &eighths(&spec.info.total, 3)].into_iter());
+            }
+            spec.reserved.push((vec![r], some));
         }
-        let mut used = Vec::new();
         if d.below(2) == 0 {
             used.push(Usage {
                 framework_id: framework(d.below(2)),
@@ -395,74 +557,18 @@ impl World {
         });
     }
 
-    fn pick_offer(&self, d: &mut Dice) -> Option<Offer> {
-        let all: Vec<&Offer> = self.oracle.offers.values().map(|(o, _)| o).collect();
-        (!all.is_empty()).then(|| all[d.below(all.len())].clone())
-    }
-
-    fn accept(&mut self, d: &mut Dice) {
-        let Some(first) = self.pick_offer(d) else {
-            return;
-        };
-        let key = |o: &Offer| (o.agent_id.clone(), o.framework_id.clone(), o.role.clone());
-        let same = self
-            .oracle
-            .offers
-            .values()
-            .map(|(o, _)| o)
-            .filter(|o| key(o) == key(&first));
-        let all: Vec<Offer> = same.take(1 + d.below(2)).cloned().collect();
-        let sum = all.iter().fold(Resources::default(), |s, o| {
-            s.checked_add(&o.resources).unwrap()
-        });
-        // More than eight eighths is too much, and is refused.
-        let eighths = i64::try_from(d.below(10)).unwrap();
-        let part = |k: ScalarKind| sum.get(k).0 * eighths / 8;
-        let n_ports = d.below(4);
-        let used = Resources::from_millis(
-            part(ScalarKind::Cpus),
-            part(ScalarKind::Mem),
-            part(ScalarKind::Disk),
-        )
-        .with_ports(PortSet::from_ports(sum.ports.iter().take(n_ports)));
-        let framework_id: FrameworkId = first.framework_id.clone();
-        let offer_ids: Vec<OfferId> = all.iter().map(|o| o.offer_id.clone()).collect();
-        let refuse = refuse(d);
-        if self.features.reserve && d.below(4) == 0 && first.role != "*" {
-            let resources = Resources::from_millis(500, 128_000, 0);
-            let role = ["a", first.role.as_str(), "e"][d.below(3)];
-            self.apply(&Event::Operated {
-                framework_id,
-                offer_ids,
-                operations: vec![
-                    Operation::Reserve {
-                        stack: vec![reservation(role)],
-                        resources,
-                    },
-                    Operation::Launch {
-                        resources: part_of(&sum, 2),
-                        parts: Vec::new(),
-                    },
-                ],
-                refuse,
-            });
-        } else {
-            self.apply(&Event::Accepted {
-                framework_id,
-                offer_ids,
-                used,
-                refuse,
-            });
-        }
-    }
-
     fn quota(&mut self, d: &mut Dice) {
         let mut quota = Quota::default();
-        for k in 0..2.min(N) {
-            let unit = node().scalars[k].0 / 4;
-            let quarters = |n: usize| Milli(unit * i64::try_from(n).unwrap());
+        let unit = |k: usize| count(&with_custom(node()), k) / 4;
+        let kinds = if self.features.custom {
+            vec![0, 1, 4 + d.below(4)]
+        } else {
+            vec![0, 1]
+        };
+        for k in kinds {
+            let quarters = |n: usize| Milli(unit(k) * i64::try_from(n).unwrap());
             let guarantee = [0, 0, 1, 2, 5][d.below(5)];
-            let name = ScalarKind::ALL[k].name().to_owned();
+            let name = KINDS[k].to_owned();
             quota.guarantee.insert(name.clone(), quarters(guarantee));
             if let Some(n) = [None, None, Some(1), Some(3), Some(6)][d.below(5)] {
                 quota.limit.insert(name, quarters(n));
@@ -480,17 +586,73 @@ impl World {
 
     fn reserve(&mut self, d: &mut Dice) {
         let agent_id = agent(d.below(N_AGENTS));
-        let mut stack = Vec::new();
-        let reserved = self.allocator.reserved(&agent_id);
-        if !reserved.is_empty() && d.below(2) == 0 {
-            stack.clone_from(&reserved[d.below(reserved.len())].0);
+        let mut stack = self.some_stack(&agent_id, d);
+        if d.below(2) == 0 {
+            stack.clear();
         }
         stack.push(reservation(ROLES[d.below(ROLES.len())]));
-        let resources = Resources::from_millis(500 + 500 * i64::from(d.below(3) == 0), 256_000, 0);
+        let resources = self.a_little(d);
         self.apply(&Event::Reserve {
             agent_id,
             stack,
             resources,
+        });
+    }
+
+    pub fn a_little(&self, d: &mut Dice) -> Resources {
+        let cpus = 500 + 500 * i64::from(d.below(3) == 0);
+        let disk = if self.features.volumes { 2_048_000 } else { 0 };
+        let mut r = Resources::from_millis(cpus, 256_000, disk);
+        if self.features.custom && d.below(3) == 0 {
+            r.custom.set_scalar("licenses", Milli(1000));
+        }
+        r
+    }
+
+    /// The stack of something that is reserved, or none.
+    fn some_stack(&self, agent_id: &AgentId, d: &mut Dice) -> Vec<Reservation> {
+        let reserved = self.allocator.reserved(agent_id);
+        if reserved.is_empty() {
+            return Vec::new();
+        }
+        reserved[d.below(reserved.len())].0.clone()
+    }
+
+    fn unreserve(&mut self, d: &mut Dice) {
+        let agent_id = agent(d.below(N_AGENTS));
+        let reserved = self.allocator.reserved(&agent_id);
+        if reserved.is_empty() {
+            return;
+        }
+        let (stack, mut resources) = reserved[d.below(reserved.len())].clone();
+        if d.below(2) == 0 {
+            resources = without_volumes(&resources);
+        }
+        self.apply(&Event::Unreserve {
+            agent_id,
+            stack,
+            resources,
+        });
+    }
+
+    /// An operator makes or destroys a volume.
+    fn volume(&mut self, d: &mut Dice) {
+        let agent_id = agent(d.below(N_AGENTS));
+        let stack = self.some_stack(&agent_id, d);
+        let volume_id = volume_id(d);
+        self.apply(&if d.below(3) > 0 {
+            Event::CreateVolume {
+                agent_id,
+                stack,
+                volume_id,
+                volume: a_volume(d),
+            }
+        } else {
+            Event::DestroyVolume {
+                agent_id,
+                stack,
+                volume_id,
+            }
         });
     }
 
@@ -505,12 +667,27 @@ impl World {
     }
 }
 
-fn part_of(sum: &Resources, eighths: i64) -> Resources {
-    let part = |k: ScalarKind| sum.get(k).0 * eighths / 8;
-    Resources::from_millis(part(ScalarKind::Cpus), part(ScalarKind::Mem), 0)
+pub fn volume_id(d: &mut Dice) -> VolumeId {
+    VolumeId::new(format!("v{}", d.below(3))).unwrap()
 }
 
-fn refuse(d: &mut Dice) -> Millis {
+pub fn a_volume(d: &mut Dice) -> Volume {
+    Volume {
+        size: Milli([0, 1_024_000, 1_024_000, 2_048_000][d.below(4)]),
+        shared: d.below(2) == 0,
+    }
+}
+
+/// With volumes turned back into disk.
+fn flat(r: &Resources) -> Resources {
+    let mut out = without_volumes(r);
+    for (_, v) in r.custom.volumes() {
+        out.scalars[ScalarKind::Disk as usize].0 += v.size.0;
+    }
+    out
+}
+
+pub fn refuse(d: &mut Dice) -> Millis {
     match d.below(2) {
         0 => Millis(0),
         _ => Millis(1 + d.below(20_000) as u64),
