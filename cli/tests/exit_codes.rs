@@ -28,6 +28,23 @@ fn waggle(args: &[&str]) -> Output {
 #[case::bad_api(&["app", "list", "--marathon", "ftp://x"], "must be of the form http://host:port")]
 #[case::bad_server(&["dns", "query", "x", "--server", "nowhere"], "server: must be IP or IP:PORT")]
 #[case::bad_type(&["dns", "query", "x", "--type", "mx"], "mx")]
+#[case::negative_weight(&["weight", "set", "eng", "x"], "weight: must be a number over 0")]
+#[case::bad_role(&["weight", "set", "a//b", "1"], "role: must be * or a path")]
+#[case::no_quota(&["quota", "set", "eng"], "--guarantee")]
+#[case::bad_quota(&["quota", "set", "eng", "--guarantee", "cpus:4"], "guarantee: must be kind=quantity")]
+#[case::negative_quota(&["quota", "set", "eng", "--limit", "cpus=-4"], "limit: cpus must be a number of 0 or more")]
+#[case::no_agent(&["reservation", "add", "--role", "eng", "--resources", "cpus:1"], "--agent")]
+#[case::bad_resources(&["reservation", "add", "--agent", "n1", "--role", "eng", "--resources", "cpus=1"], "resources: must be name:value")]
+#[case::nothing_to_reserve(&["reservation", "add", "--agent", "n1", "--role", "eng", "--resources", "cpus:0"], "resources: must name something")]
+#[case::bad_label(&["reservation", "add", "--agent", "n1", "--role", "eng", "--resources", "cpus:1", "--label", "x"], "label: must be KEY=VALUE")]
+#[case::bad_size(&["volume", "create", "db", "--agent", "n1", "--role", "eng", "--size", "20GB"], "size: must be over 0")]
+#[case::no_start(&["maintenance", "schedule", "--agent", "n1"], "--start")]
+#[case::bad_start(&["maintenance", "schedule", "--agent", "n1", "--start", "tomorrow"], "start: must be now, +DURATION")]
+#[case::bad_duration(&["maintenance", "schedule", "--agent", "n1", "--start", "+1m", "--duration", "1w"], "duration: must be a duration")]
+#[case::bad_grace(&["node", "drain", "n1", "--max-grace", "5"], "max-grace: must be a duration")]
+#[case::bad_name(&["node", "drain", "a/b"], "node: must be a name or an id without slashes")]
+#[case::no_name(&["framework", "show"], "FRAMEWORK")]
+#[case::nothing_to_explain(&["explain", "cluster"], "cluster")]
 #[case::bad_shell(&["completions", "cmd.exe"], "cmd.exe")]
 fn bad_input_exits_2_and_says_why(#[case] args: &[&str], #[case] says: &str) {
     let out = waggle(args);
@@ -65,7 +82,10 @@ fn a_definition_that_is_not_json_is_refused_before_it_is_sent() {
 fn completions_know_the_commands(#[case] shell: &str) {
     let out = waggle(&["completions", shell]);
     assert!(out.status.success());
-    assert!(String::from_utf8_lossy(&out.stdout).contains("doctor"));
+    let script = String::from_utf8_lossy(&out.stdout);
+    for word in ["doctor", "maintenance", "guarantee", "mark-gone"] {
+        assert!(script.contains(word), "{word}");
+    }
 }
 
 #[test]
@@ -73,9 +93,26 @@ fn help_names_every_command() {
     let out = waggle(&["--help"]);
     let text = String::from_utf8_lossy(&out.stdout);
     for command in [
-        "node", "master", "agent", "doctor", "app", "task", "vip", "dns",
+        "node",
+        "master",
+        "agent",
+        "doctor",
+        "app",
+        "task",
+        "framework",
+        "offer",
+        "role",
+        "quota",
+        "weight",
+        "reservation",
+        "volume",
+        "maintenance",
+        "vip",
+        "dns",
+        "explain",
     ] {
         assert!(text.contains(command), "{command}");
     }
+    assert!(text.starts_with("Waggle: your apps"), "{text}");
     assert!(!text.contains("shim"), "the shim is not for people");
 }
