@@ -22,18 +22,37 @@ fn secs(ms: u64) -> f64 {
 pub(crate) fn take(t: &Telemetry, m: &Measure) {
     let framework = || (names::FRAMEWORK, text(SERVICE_FRAMEWORK));
     match m {
-        Measure::Offers { outcome, n } => {
-            let attrs = [(names::OUTCOME, text(outcome)), framework()];
+        Measure::Offers {
+            outcome,
+            framework,
+            role,
+            n,
+        } => {
+            let attrs = [
+                (names::OUTCOME, text(outcome)),
+                (names::FRAMEWORK, text(framework)),
+                (names::ROLE, text(role)),
+            ];
             t.count(&names::SCHED_OFFERS, &attrs, *n);
         }
-        Measure::OfferLifetime { ms } => {
-            t.record(&names::SCHED_OFFER_LIFETIME, &[framework()], secs(*ms));
+        Measure::OfferLifetime {
+            outcome,
+            framework,
+            ms,
+        } => {
+            let attrs = [
+                (names::OUTCOME, text(outcome)),
+                (names::FRAMEWORK, text(framework)),
+            ];
+            t.record(&names::SCHED_OFFER_LIFETIME, &attrs, secs(*ms));
         }
-        Measure::OfferToLaunch { ms } => {
-            t.record(&names::SCHED_OFFER_TO_LAUNCH, &[framework()], secs(*ms));
+        Measure::OfferToLaunch { framework, ms } => {
+            let attrs = [(names::FRAMEWORK, text(framework))];
+            t.record(&names::SCHED_OFFER_TO_LAUNCH, &attrs, secs(*ms));
         }
-        Measure::LaunchToRunning { ms } => {
-            t.record(&names::SCHED_LAUNCH_TO_RUNNING, &[framework()], secs(*ms));
+        Measure::LaunchToRunning { framework, ms } => {
+            let attrs = [(names::FRAMEWORK, text(framework))];
+            t.record(&names::SCHED_LAUNCH_TO_RUNNING, &attrs, secs(*ms));
         }
         Measure::Deployment { outcome, ms } => {
             let attrs = [(names::OUTCOME, text(outcome))];

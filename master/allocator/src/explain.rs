@@ -309,6 +309,25 @@ impl Allocator {
         })
     }
 
+    /// Why one role of a framework holds nothing, or nothing more, of one agent: costs no look at others.
+    /// `None` when one of the three is not known.
+    pub fn explain_one(
+        &self,
+        framework_id: &FrameworkId,
+        role: &str,
+        agent_id: &AgentId,
+    ) -> Option<Vec<Reason>> {
+        let agent = self.agent(agent_id)?;
+        let idx = self.client_in(*self.framework_ids.get(framework_id)?, role)?;
+        let client = self.clients.get(idx).filter(|c| c.subscribed)?;
+        Some(self.explain_here(agent, idx, client))
+    }
+
+    /// Who was chosen for an agent's free resources the last time, if it is still subscribed.
+    pub fn last_chosen(&self, agent_id: &AgentId) -> Option<Choice> {
+        self.last_choice(self.agent(agent_id)?)
+    }
+
     /// Why each subscribed framework and role holds nothing, or nothing more, of an agent, in order.
     pub fn explain_agent(&self, agent_id: &AgentId) -> Vec<(FrameworkId, String, Vec<Reason>)> {
         let Some(agent) = self.agent(agent_id) else {

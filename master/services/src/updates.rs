@@ -94,7 +94,11 @@ impl ServiceScheduler {
         };
         i.health = status.health;
         i.unreachable_since = None;
-        let with_agent = matches!(i.state, TaskState::Gone | TaskState::GoneByOperator);
+        let with_agent = matches!(i.state, TaskState::Gone | TaskState::GoneByOperator)
+            || matches!(
+                status.reason,
+                Some(StatusReason::SlaveDraining | StatusReason::ContainerPreempted)
+            );
         if i.goal == Goal::Run {
             let failure = LastFailure {
                 task_id: status.task_id.clone(),
@@ -105,7 +109,8 @@ impl ServiceScheduler {
                 version: i.version,
                 at: now,
             };
-            // The end of a machine, or of an outdated instance, says nothing about the next launch.
+            // The end of a machine or of what it lent, or of an outdated instance, says nothing about the next
+            // launch.
             if !with_agent && is_current(&service.spec, &i.task) {
                 let ran = i.started_at.map(|t| now.since(t)).unwrap_or_default();
                 service.delay.failed(&service.spec.backoff, ran, now);

@@ -343,21 +343,33 @@ pub enum Measure {
     Offers {
         /// How.
         outcome: &'static str,
+        /// Name of the framework.
+        framework: String,
+        /// To which of its roles.
+        role: String,
         /// How many.
         n: u64,
     },
     /// From an offer to its end, in milliseconds.
     OfferLifetime {
+        /// How it ended.
+        outcome: &'static str,
+        /// Name of the framework.
+        framework: String,
         /// Milliseconds.
         ms: u64,
     },
     /// From an offer to a launch on it, in milliseconds.
     OfferToLaunch {
+        /// Name of the framework.
+        framework: String,
         /// Milliseconds.
         ms: u64,
     },
     /// From sending a task to its agent until it runs, in milliseconds.
     LaunchToRunning {
+        /// Name of the framework.
+        framework: String,
         /// Milliseconds.
         ms: u64,
     },

@@ -14,6 +14,7 @@ use super::{
     frameworks::{Called, no},
     refusals::level_1_says,
 };
+use crate::view::{self, LeaveAnswer};
 
 /// Inverse offers that are out or accepted. Beyond it nobody is asked, and that is counted: who is still
 /// there when the maintenance begins is evicted all the same.
@@ -26,6 +27,8 @@ enum Asked {
     Out(InverseOffer),
     /// It will leave before this.
     Accepted(Unavailability),
+    /// It will not, and is asked again then.
+    Declined(UnixMillis),
 }
 
 /// See the module.
@@ -43,8 +46,22 @@ impl Inverse {
     pub(super) fn out(&self) -> impl Iterator<Item = &InverseOffer> {
         self.all.values().flatten().filter_map(|(_, a)| match a {
             Asked::Out(o) => Some(o),
-            Asked::Accepted(_) => None,
+            Asked::Accepted(_) | Asked::Declined(_) => None,
         })
+    }
+
+    /// Who was asked to leave an agent, and what they said.
+    pub(super) fn asked(&self, agent: &AgentId) -> Vec<view::Asked> {
+        let of = self.all.get(agent).into_iter().flatten();
+        of.map(|(framework_id, asked)| view::Asked {
+            framework_id: framework_id.clone(),
+            answer: match asked {
+                Asked::Out(_) => LeaveAnswer::Open,
+                Asked::Accepted(_) => LeaveAnswer::Accepted,
+                Asked::Declined(again) => LeaveAnswer::Declined { again: *again },
+            },
+        })
+        .collect()
     }
 
     fn get(&self, agent: &AgentId, framework: &FrameworkId) -> Option<&Asked> {
@@ -74,7 +91,7 @@ impl Inverse {
                 self.ids.remove(&o.offer_id);
                 Some(o)
             }
-            Asked::Accepted(_) => None,
+            Asked::Accepted(_) | Asked::Declined(_) => None,
         }
     }
 }
@@ -235,10 +252,12 @@ impl MasterCore {
         self.try_allocate(answered, now)
             .map_err(|reason| level_1_says(offer_id, &reason))?;
         let out = self.inverse.remove(&agent, id);
-        if let (None, Some(o)) = (refuse, out) {
-            let asked = Asked::Accepted(o.unavailability);
-            self.inverse.put(agent, framework, asked);
-        }
+        let asked = match (refuse, out) {
+            (Some(refuse), _) => Asked::Declined(now + refuse),
+            (None, Some(o)) => Asked::Accepted(o.unavailability),
+            (None, None) => return Ok(()),
+        };
+        self.inverse.put(agent, framework, asked);
         Ok(())
     }
 }

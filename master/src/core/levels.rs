@@ -21,8 +21,8 @@ use waggle_types::{
 use crate::task::TaskShape;
 
 use super::{
-    Effect, MasterCore, MasterMsg, Measure, SERVICE_ROLE, SpanKey, SpanParent, TraceKind, TraceOp,
-    intents::is_builtin, tasks::Task, vips::Services,
+    Effect, MasterCore, MasterMsg, Measure, SERVICE_FRAMEWORK, SERVICE_ROLE, SpanKey, SpanParent,
+    TraceKind, TraceOp, intents::is_builtin, tasks::Task, vips::Services,
 };
 
 /// Steps of one event. The levels come to rest by themselves (declines leave filters); this bound
@@ -182,9 +182,7 @@ impl MasterCore {
                 RescindReason::Timeout => "expired",
                 _ => "rescinded",
             };
-            self.measure(Measure::Offers { outcome, n: 1 });
-            let ms = now.since(offer.at).0;
-            self.measure(Measure::OfferLifetime { ms });
+            self.measure_end(&offer, outcome, now);
         }
         let event = SchedulerEvent::Rescind(offer_id);
         if *framework_id == self.framework_id {
@@ -250,17 +248,35 @@ impl MasterCore {
     }
 
     pub(super) fn close_offers(&mut self, ids: &[OfferId], outcome: &'static str, now: UnixMillis) {
-        let mut n = 0;
         for id in ids {
             if let Some(offer) = self.out_offers.remove(id) {
-                n += 1;
-                let ms = now.since(offer.at).0;
-                self.measure(Measure::OfferLifetime { ms });
+                self.measure_end(&offer, outcome, now);
             }
         }
-        if n > 0 {
-            self.measure(Measure::Offers { outcome, n });
+    }
+
+    fn measure_end(&mut self, offer: &Offer, outcome: &'static str, now: UnixMillis) {
+        let framework = self.framework_name(&offer.framework_id);
+        self.measure(Measure::OfferLifetime {
+            outcome,
+            framework: framework.clone(),
+            ms: now.since(offer.at).0,
+        });
+        self.measure(Measure::Offers {
+            outcome,
+            framework,
+            role: offer.role.clone(),
+            n: 1,
+        });
+    }
+
+    /// A framework's name; empty for one that is not registered.
+    pub(super) fn framework_name(&self, id: &FrameworkId) -> String {
+        if *id == self.framework_id {
+            return SERVICE_FRAMEWORK.to_owned();
         }
+        let known = self.frameworks.all.get(id);
+        known.map(|f| f.info.name.clone()).unwrap_or_default()
     }
 
     /// Sends a task to its agent. One `offer.allocate` and one `offer.accept` span per trace and
@@ -300,7 +316,8 @@ impl MasterCore {
         self.tasks.insert(task);
         self.net_dirty = true;
         let ms = now.since(offered_at).0;
-        self.measure(Measure::OfferToLaunch { ms });
+        let framework = spec.framework_name.clone();
+        self.measure(Measure::OfferToLaunch { framework, ms });
         self.send(agent, MasterMsg::Launch(spec));
     }
 

@@ -4,21 +4,24 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use waggle_services::{Instance, Service};
 use waggle_types::{
-    AgentId, Capabilities, FrameworkId, HealthState, Quota, ResourcePart, Resources, TaskState,
-    UnixMillis,
+    AgentId, Capabilities, FrameworkId, HealthState, ResourcePart, Resources, TaskState, UnixMillis,
 };
 
-use super::{MasterCore, SERVICE_FRAMEWORK, agents::Agent, levels::service_framework};
-use crate::view::{
-    AgentMode, AgentView, ClusterView, DeploymentView, FrameworkView, InstanceView, LastFailure,
-    QueueView, RoleView, ServiceView,
+use super::{
+    MasterCore, SERVICE_FRAMEWORK, SERVICE_ROLE, agents::Agent, levels::service_framework,
 };
+use crate::view::{
+    AgentView, ClusterView, DeploymentView, FrameworkView, InstanceView, LastFailure, QueueView,
+    RoleView, ServiceView,
+};
+
+/// Agents times frameworks up to which a view lists reasons.
+const MAX_REASONS: usize = 10_000;
 
 impl MasterCore {
     /// The whole picture at `now`; the shell publishes it after each batch.
     pub fn view(&mut self, now: UnixMillis) -> ClusterView {
         self.sequence += 1;
-        let frameworks = self.show_frameworks();
         ClusterView {
             cluster: self.config.cluster.clone(),
             sequence: self.sequence,
@@ -64,11 +67,11 @@ impl MasterCore {
                 .collect(),
             tasks: self.tasks.snapshot(),
             completed: self.tasks.ended.iter().cloned().collect(),
-            roles: self.show_roles(&frameworks),
-            frameworks,
+            roles: self.show_roles(),
+            frameworks: self.show_frameworks(),
             offers: self.out_offers.values().cloned().collect(),
-            inverse_offers: Vec::new(),
-            maintenance: BTreeMap::new(),
+            inverse_offers: self.inverse.out().cloned().collect(),
+            maintenance: self.upkeep.windows.clone(),
             vips: self.net.vips.clone(),
             literal_vips: self.net.literal_vips.clone(),
             net: Arc::clone(&self.net),
@@ -123,13 +126,13 @@ impl MasterCore {
             applied_after: a.applied_after,
             apply_failures: a.apply_failures.clone(),
             reserved: self.show_reserved(id),
-            mode: AgentMode::Active,
-            maintenance: None,
-            asked: Vec::new(),
+            mode: self.upkeep.mode(id),
+            maintenance: self.upkeep.windows.get(id).copied(),
+            asked: self.inverse.asked(id),
         }
     }
 
-    fn show_reserved(&self, id: &AgentId) -> Vec<ResourcePart> {
+    pub(super) fn show_reserved(&self, id: &AgentId) -> Vec<ResourcePart> {
         let all = self.allocator.reserved(id).into_iter();
         all.map(|(reservation, resources)| ResourcePart {
             reservation,
@@ -156,12 +159,7 @@ impl MasterCore {
             failover_timeout: None,
             suppressed: false,
             tasks: 0,
-            reasons: self
-                .allocator
-                .explain(id)
-                .iter()
-                .map(ToString::to_string)
-                .collect(),
+            reasons: self.show_reasons(id),
         };
         let own = FrameworkView {
             active: !self.recovering,
@@ -199,25 +197,65 @@ impl MasterCore {
         out
     }
 
-    fn show_roles(
-        &self,
-        frameworks: &BTreeMap<FrameworkId, FrameworkView>,
-    ) -> BTreeMap<String, RoleView> {
+    /// Why a framework gets nothing (more), where that is quickly said; else it is said when asked.
+    fn show_reasons(&self, id: &FrameworkId) -> Vec<String> {
+        let pairs = self.agents.all.len() * (self.frameworks.all.len() + 1);
+        if pairs > MAX_REASONS {
+            return vec!["the cluster is too large to list it here; ask with explain".to_owned()];
+        }
+        let reasons = self.allocator.explain(id);
+        reasons.iter().map(ToString::to_string).collect()
+    }
+
+    /// Roles that somebody subscribes with, that are configured, or for which something is reserved.
+    fn show_roles(&self) -> BTreeMap<String, RoleView> {
+        let blank = |role: &str| RoleView {
+            frameworks: Vec::new(),
+            weight_milli: self.settings.weight(role),
+            quota: self.settings.quota.get(role).cloned().unwrap_or_default(),
+            charged: BTreeMap::new(),
+            owed: BTreeMap::new(),
+            share: self.allocator.dominant_share(role).as_f64(),
+            used: Resources::default(),
+            offered: Resources::default(),
+        };
         let mut out: BTreeMap<String, RoleView> = BTreeMap::new();
-        for f in frameworks.values() {
-            let role = out.entry(f.role().to_owned()).or_insert_with(|| RoleView {
-                frameworks: Vec::new(),
-                weight_milli: 1000,
-                quota: Quota::default(),
-                charged: BTreeMap::new(),
-                owed: BTreeMap::new(),
-                share: self.allocator.dominant_share(f.role()).as_f64(),
-                used: Resources::default(),
-                offered: Resources::default(),
-            });
-            role.frameworks.push(f.id.clone());
-            role.used = plus(&role.used, &f.used);
-            role.offered = plus(&role.offered, &f.offered);
+        let known = self.allocator.roles().chain([SERVICE_ROLE]);
+        let set = self
+            .settings
+            .weights
+            .keys()
+            .chain(self.settings.quota.keys());
+        for role in known.chain(set.map(String::as_str)) {
+            out.entry(role.to_owned()).or_insert_with(|| blank(role));
+        }
+        let mut join = |id: &FrameworkId, role: &str| {
+            let view = out.entry(role.to_owned()).or_insert_with(|| blank(role));
+            view.frameworks.push(id.clone());
+        };
+        join(&self.framework_id, SERVICE_ROLE);
+        for (id, f) in &self.frameworks.all {
+            for r in &f.roles {
+                join(id, &r.role);
+            }
+        }
+        for (role, sum) in self.tasks.by_role() {
+            if let Some(view) = out.get_mut(role) {
+                view.used.scalars = *sum;
+            }
+        }
+        for o in self.out_offers.values() {
+            if let Some(view) = out.get_mut(&o.role) {
+                view.offered = plus(&view.offered, &o.resources);
+            }
+        }
+        for role in self.settings.quota.keys() {
+            if let (Some(view), Some(books)) =
+                (out.get_mut(role), self.allocator.explain_role(role))
+            {
+                view.charged = books.charged;
+                view.owed = books.owed;
+            }
         }
         out
     }

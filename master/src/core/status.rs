@@ -135,7 +135,8 @@ impl MasterCore {
         if was != status.state && status.state == TaskState::Running {
             let staged_at = self.tasks.get(&id).map_or(now, |t| t.staged_at);
             let ms = now.since(staged_at).0;
-            self.measure(Measure::LaunchToRunning { ms });
+            let framework = spec.framework_name.clone();
+            self.measure(Measure::LaunchToRunning { framework, ms });
         }
         if opened {
             self.end_launch_span(&id, &status);

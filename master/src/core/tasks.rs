@@ -42,10 +42,13 @@ impl Tally {
                 n.saturating_sub(1)
             };
         }
-        for (sum, q) in self.used.iter_mut().zip(t.spec.quantities.scalars) {
-            let q = if more { q.0 } else { -q.0 };
-            sum.0 = sum.0.saturating_add(q);
-        }
+        add(&mut self.used, t, if more { 1 } else { -1 });
+    }
+}
+
+fn add(sum: &mut [Milli; 4], t: &Task, times: i64) {
+    for (sum, q) in sum.iter_mut().zip(t.spec.quantities.scalars) {
+        sum.0 = sum.0.saturating_add(q.0 * times);
     }
 }
 
@@ -57,6 +60,7 @@ pub(super) struct Tasks {
     /// Those that the network tells of in a cluster of any size: they have ports, or a service.
     networked: BTreeSet<TaskId>,
     tallies: BTreeMap<FrameworkId, Tally>,
+    roles: BTreeMap<String, (usize, [Milli; 4])>,
     shapes: Shapes,
     /// Oldest first.
     pub(super) ended: VecDeque<Arc<TaskView>>,
@@ -128,6 +132,14 @@ impl Tasks {
         }
         let tally = self.tallies.entry(task.spec.framework_id.clone());
         tally.or_default().count(&task, true);
+        if !self.roles.contains_key(&task.spec.role) {
+            self.roles
+                .insert(task.spec.role.clone(), Default::default());
+        }
+        if let Some((n, sum)) = self.roles.get_mut(&task.spec.role) {
+            *n += 1;
+            add(sum, &task, 1);
+        }
         self.live.insert(Arc::new(task));
     }
 
@@ -192,6 +204,12 @@ impl Tasks {
         &self.tallies
     }
 
+    /// What tasks of each role hold.
+    pub(super) fn by_role(&self) -> impl Iterator<Item = (&str, &[Milli; 4])> {
+        let roles = self.roles.iter();
+        roles.map(|(role, (_, sum))| (role.as_str(), sum))
+    }
+
     /// Tasks with ports or a service.
     pub(super) fn networked(&self) -> impl Iterator<Item = &Task> {
         self.networked.iter().filter_map(|id| self.get(id))
@@ -221,6 +239,13 @@ impl Tasks {
             tally.count(&task, false);
             if tally.tasks() == 0 {
                 self.tallies.remove(&task.spec.framework_id);
+            }
+        }
+        if let Some((n, sum)) = self.roles.get_mut(&task.spec.role) {
+            *n -= 1;
+            add(sum, &task, -1);
+            if *n == 0 {
+                self.roles.remove(&task.spec.role);
             }
         }
         Some(task)

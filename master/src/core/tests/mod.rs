@@ -3,22 +3,31 @@
 mod agents;
 mod client;
 mod deployments;
+mod explain;
 mod frameworks;
+mod launches;
+mod lending;
+mod operations;
+mod operators;
 mod random;
+mod reservations;
 mod roles;
 mod services;
+mod upkeep;
 
 use std::collections::BTreeMap;
 
 use waggle_types::{
-    AgentId, AgentInfo, CallRejection, Command, HealthState, PortDefinition, PortRange, PortSet,
-    Protocol, Resources, SchedulerEvent, ServiceId, ServiceSpec, ServiceVersion, StatusSource,
-    StatusUuid, TaskId, TaskSpec, TaskState, TaskStatus, TraceContext, VipLabel,
+    AgentId, AgentInfo, CallRejection, Command, HealthState, OperatorCall, PortDefinition,
+    PortRange, PortSet, Protocol, Resources, SchedulerEvent, ServiceId, ServiceSpec,
+    ServiceVersion, StatusSource, StatusUuid, TaskId, TaskSpec, TaskState, TaskStatus,
+    TraceContext, VipLabel,
 };
 
 use super::*;
 use crate::{
     error::MasterError,
+    explain::{ExplainQuery, Explained},
     handle::{Deployment, PutMode},
     store::Entry,
     view::ClusterView,
@@ -412,6 +421,30 @@ impl World {
         });
         match self.answers.pop().unwrap() {
             Answer::Maybe(d) => d,
+            other => panic!("wrong answer {other:?}"),
+        }
+    }
+
+    pub(super) fn operate(&mut self, call: OperatorCall) -> Result<(), Vec<CallRejection>> {
+        self.n_ids += 1;
+        self.event(Event::Operate {
+            request: RequestId(self.n_ids),
+            call: Box::new(call),
+        });
+        match self.answers.pop().unwrap() {
+            Answer::Called(c) => c,
+            other => panic!("wrong answer {other:?}"),
+        }
+    }
+
+    pub(super) fn explain(&mut self, query: ExplainQuery) -> Result<Explained, MasterError> {
+        self.n_ids += 1;
+        self.event(Event::Explain {
+            request: RequestId(self.n_ids),
+            query,
+        });
+        match self.answers.pop().unwrap() {
+            Answer::Explained(e) => e,
             other => panic!("wrong answer {other:?}"),
         }
     }

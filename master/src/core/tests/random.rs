@@ -1,8 +1,16 @@
 //! Random histories: whatever happens, the books balance and nothing panics.
 
 use proptest::prelude::*;
+use waggle_types::{
+    Capabilities, FrameworkInfo, Operation, Quota, Reservation, RoleSubscription, SchedulerCall,
+    TaskSpec, Unavailability,
+};
 
-use super::*;
+use super::{
+    client::{Client, task},
+    operators::{quota, set_quota, set_weight, stack},
+    *,
+};
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -19,6 +27,26 @@ enum Step {
     Kill(u8, bool),
     Pass(u16),
     Restart,
+    /// The n-th framework subscribes (again).
+    Subscribe(u8),
+    Leave(u8),
+    /// It accepts the n-th of its offers: reserves so many CPUs, gives so many back, launches tasks.
+    Accept(u8, u8, i64, i64, u8),
+    Decline(u8, u16),
+    Suppress(u8, bool),
+    /// It answers the inverse offers that are out to it.
+    Answer(u8, bool),
+    Operate(OperatorCall),
+}
+
+const ROLES: [&str; 4] = ["a", "a/b", "c", "a/b/d"];
+
+/// A stack that ends in a role.
+fn stack_of(role: usize) -> Vec<Reservation> {
+    match ROLES[role] {
+        "a/b" => stack(&["a", "a/b"]),
+        other => stack(&[other]),
+    }
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -37,6 +65,137 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (0u16..60_000).prop_map(Step::Pass),
         1 => Just(Step::Restart),
     ]
+}
+
+fn operate() -> impl Strategy<Value = OperatorCall> {
+    let agent = || (1u8..5).prop_map(agent_id);
+    let role = || 0usize..4;
+    let reserve = (agent(), role(), 1i64..3000);
+    let unreserve = (agent(), role(), 1i64..2000);
+    let cpus = |milli| Resources::from_millis(milli, 0, 0);
+    prop_oneof![
+        1 => (role(), 1u32..5000).prop_map(|(r, w)| set_weight(ROLES[r], w)),
+        1 => (role(), 0i64..2000, 0i64..9000)
+            .prop_map(|(r, g, l)| set_quota(ROLES[r], quota(g, Some(g + l)))),
+        1 => role().prop_map(|r| set_quota(ROLES[r], Quota::default())),
+        4 => reserve.prop_map(move |(agent_id, r, c)| OperatorCall::Reserve {
+            agent_id,
+            stack: stack_of(r),
+            resources: cpus(c),
+        }),
+        2 => unreserve.prop_map(move |(agent_id, r, c)| OperatorCall::Unreserve {
+            agent_id,
+            stack: stack_of(r),
+            resources: cpus(c),
+        }),
+        2 => (prop::collection::vec(agent(), 1..3), prop::option::of(0u64..1_300_000)).prop_map(
+            |(agent_ids, start)| OperatorCall::SetMaintenance {
+                agent_ids,
+                window: start.map(|start| Unavailability {
+                    start: UnixMillis(1_000_000 + start),
+                    duration: None,
+                }),
+            }
+        ),
+        1 => (agent(), prop::option::of(0u64..5000), any::<bool>()).prop_map(
+            |(agent_id, grace, mark_gone)| OperatorCall::Drain {
+                agent_id,
+                max_grace: grace.map(Millis),
+                mark_gone,
+            }
+        ),
+        1 => agent().prop_map(|agent_id| OperatorCall::Deactivate { agent_id }),
+        3 => agent().prop_map(|agent_id| OperatorCall::Activate { agent_id }),
+        1 => agent().prop_map(|agent_id| OperatorCall::MarkGone { agent_id }),
+    ]
+}
+
+/// What operators and other frameworks do, too.
+fn any_step() -> impl Strategy<Value = Step> {
+    let f = 0u8..3;
+    prop_oneof![
+        20 => step(),
+        4 => f.clone().prop_map(Step::Subscribe),
+        1 => f.clone().prop_map(Step::Leave),
+        10 => (f.clone(), 0u8..3, 0i64..1500, 0i64..500, 0u8..3)
+            .prop_map(|(f, o, r, u, n)| Step::Accept(f, o, r, u, n)),
+        2 => (f.clone(), 0u16..10_000).prop_map(|(f, ms)| Step::Decline(f, ms)),
+        2 => (f.clone(), any::<bool>()).prop_map(|(f, s)| Step::Suppress(f, s)),
+        1 => (f, any::<bool>()).prop_map(|(f, a)| Step::Answer(f, a)),
+        10 => operate().prop_map(Step::Operate),
+    ]
+}
+
+/// The subscription that the n-th framework opened last, and what it says.
+fn info(n: u8) -> FrameworkInfo {
+    let role = |r: &str| RoleSubscription::new(r);
+    FrameworkInfo {
+        roles: match n {
+            0 => vec![role("a")],
+            1 => vec![role("a/b"), role("c")],
+            _ => vec![role("*")],
+        },
+        capabilities: Capabilities {
+            revocable: n > 0,
+            ..Capabilities::default()
+        },
+        failover_timeout: Millis(30_000),
+        ..FrameworkInfo::new(format!("f{n}"), "*")
+    }
+}
+
+fn framework(w: &mut World, n: u8) -> Option<Client> {
+    let view = w.view();
+    let f = view
+        .frameworks
+        .values()
+        .find(|f| f.name == format!("f{n}"))?;
+    let last = w.heard.iter().rev().find_map(|(s, e)| match e {
+        SchedulerEvent::Subscribed { framework_id } if *framework_id == f.id => Some(*s),
+        _ => None,
+    });
+    Some(Client {
+        id: f.id.clone(),
+        subscription: last?,
+    })
+}
+
+fn accept(w: &mut World, c: &Client, at: u8, reserve: i64, unreserve: i64, n_tasks: u8) {
+    let offers = w.view().offers;
+    let mut mine = offers.iter().filter(|o| o.framework_id == c.id);
+    let Some(offer) = mine.nth(usize::from(at)) else {
+        return;
+    };
+    let mut operations = Vec::new();
+    if offer.role != "*" && reserve > 0 {
+        operations.push(Operation::Reserve {
+            stack: stack(&[offer.role.as_str()]),
+            resources: Resources::from_millis(reserve, 0, 0),
+        });
+    }
+    let own = offer
+        .parts
+        .iter()
+        .find(|p| !p.revocable && !p.reservation.is_empty());
+    if let Some(own) = own.filter(|_| unreserve > 0) {
+        operations.push(Operation::Unreserve {
+            stack: own.reservation.clone(),
+            resources: Resources::from_millis(unreserve, 0, 0),
+        });
+    }
+    w.n_ids += 1;
+    let n = w.n_ids;
+    let tasks = (0..n_tasks).map(|i| TaskSpec {
+        resources: Resources::from_millis(400, 1000, 0),
+        ..task(&format!("x{n}-{i}"))
+    });
+    operations.push(Operation::Launch(tasks.collect()));
+    let call = SchedulerCall::Accept {
+        offer_ids: vec![offer.offer_id.clone()],
+        operations,
+        refuse: Millis(1000),
+    };
+    let _ = w.call(c, call);
 }
 
 fn apply(w: &mut World, step: &Step) {
@@ -74,7 +233,58 @@ fn apply(w: &mut World, step: &Step) {
         }
         Step::Pass(ms) => w.pass(u64::from(*ms)),
         Step::Restart => w.restart(),
+        Step::Subscribe(n) => {
+            let id = framework(w, *n).map(|c| c.id);
+            let _ = w.subscribe(FrameworkInfo { id, ..info(*n) });
+        }
+        Step::Operate(call) => {
+            let _ = w.operate(call.clone());
+        }
+        Step::Leave(n)
+        | Step::Accept(n, ..)
+        | Step::Decline(n, _)
+        | Step::Suppress(n, _)
+        | Step::Answer(n, _) => {
+            if let Some(c) = framework(w, *n) {
+                apply_of(w, &c, step);
+            }
+        }
     }
+}
+
+fn apply_of(w: &mut World, c: &Client, step: &Step) {
+    let _ = match step {
+        Step::Leave(_) => {
+            w.leave(c);
+            Ok(())
+        }
+        Step::Accept(_, at, reserve, unreserve, n) => {
+            accept(w, c, *at, *reserve, *unreserve, *n);
+            Ok(())
+        }
+        Step::Decline(_, ms) => {
+            let offer_ids = w.offers_of(c);
+            let refuse = Millis(u64::from(*ms));
+            w.call(c, SchedulerCall::Decline { offer_ids, refuse })
+        }
+        Step::Suppress(_, true) => w.call(c, SchedulerCall::Suppress { roles: Vec::new() }),
+        Step::Suppress(..) => w.call(c, SchedulerCall::Revive { roles: Vec::new() }),
+        Step::Answer(_, accepted) => {
+            let out = w.view().inverse_offers;
+            let mine = out.into_iter().filter(|o| o.framework_id == c.id);
+            let offer_ids = mine.map(|o| o.offer_id).collect();
+            let refuse = Millis(5000);
+            w.call(
+                c,
+                if *accepted {
+                    SchedulerCall::AcceptInverse { offer_ids }
+                } else {
+                    SchedulerCall::DeclineInverse { offer_ids, refuse }
+                },
+            )
+        }
+        _ => Ok(()),
+    };
 }
 
 /// After every step: level 1's books balance, and hold exactly what the registry's tasks take.
@@ -82,6 +292,16 @@ fn check(w: &mut World) {
     w.core.allocator().check().unwrap();
     let view = w.view();
     for (id, a) in &view.agents {
+        for f in view.frameworks.keys() {
+            let of_it =
+                |t: &&crate::view::TaskView| t.agent_id() == id && t.spec.framework_id == *f;
+            let used = w.core.allocator().used_by(id, f).unwrap_or_default();
+            let held = view.tasks.values().filter(|t| of_it(&t.as_ref()));
+            let held = held.fold(Resources::default(), |sum, t| {
+                sum.checked_add(&t.resources()).unwrap()
+            });
+            assert_eq!(used, held, "{f} on {id}");
+        }
         let held = view.tasks.values().filter(|t| t.agent_id() == id);
         let held = held
             .map(|t| t.resources())
@@ -90,13 +310,38 @@ fn check(w: &mut World) {
     }
     assert!(!view.rejections.contains_key("too_many_steps"));
     assert!(!view.rejections.contains_key("level_1_refused"));
+    assert!(!view.rejections.contains_key("stored_setting_refused"));
+    assert!(!view.rejections.contains_key("reservation_without_room"));
+}
+
+/// What must be the same for the next master.
+fn lasting(w: &mut World) -> impl PartialEq + std::fmt::Debug + use<> {
+    let view = w.view();
+    let agents = view.agents.iter();
+    let agents: Vec<_> = agents
+        .map(|(id, a)| {
+            let mut reserved = a.reserved.clone();
+            reserved.sort();
+            (id.clone(), reserved, a.mode, a.maintenance)
+        })
+        .collect();
+    let roles = view.roles.iter();
+    let roles: Vec<_> = roles
+        .filter(|(_, r)| r.weight_milli != 1000 || !r.quota.is_empty())
+        .map(|(name, r)| (name.clone(), r.weight_milli, r.quota.clone()))
+        .collect();
+    let frameworks = view.frameworks.values();
+    let frameworks: Vec<_> = frameworks
+        .map(|f| (f.id.clone(), f.name.clone(), f.roles.len(), f.capabilities))
+        .collect();
+    (agents, roles, frameworks, view.maintenance.clone())
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
     #[test]
-    fn books_balance_over_any_history(history in prop::collection::vec(step(), 0..40)) {
+    fn books_balance_over_any_history(history in prop::collection::vec(any_step(), 0..60)) {
         let mut w = World::new();
         for s in &history {
             apply(&mut w, s);
@@ -105,13 +350,34 @@ proptest! {
     }
 
     #[test]
-    fn the_same_history_gives_the_same_messages(history in prop::collection::vec(step(), 0..20)) {
+    fn the_next_master_knows_what_this_one_knew(history in prop::collection::vec(any_step(), 0..60)) {
+        let mut w = World::new();
+        for n in 1..5 {
+            w.join(n);
+        }
+        for s in &history {
+            apply(&mut w, s);
+        }
+        for n in 1..5 {
+            w.join(n);
+        }
+        let before = lasting(&mut w);
+        w.restart();
+        for n in 1..5 {
+            w.join(n);
+        }
+        check(&mut w);
+        prop_assert_eq!(lasting(&mut w), before);
+    }
+
+    #[test]
+    fn the_same_history_gives_the_same_messages(history in prop::collection::vec(any_step(), 0..30)) {
         let run = || {
             let mut w = World::new();
             for s in &history {
                 apply(&mut w, s);
             }
-            (w.sent.clone(), w.nets.clone(), w.stored.clone())
+            (w.sent.clone(), w.heard.clone(), w.nets.clone(), w.stored.clone())
         };
         prop_assert_eq!(run(), run());
     }
