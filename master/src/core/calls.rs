@@ -93,7 +93,7 @@ impl MasterCore {
                     return self.framework_suppress(id, &roles, false, now);
                 }
                 SchedulerCall::Demand { role, smallest } => {
-                    return self.framework_demand(id, role, smallest, now);
+                    return self.framework_demand(id, role, smallest.as_ref(), now);
                 }
                 SchedulerCall::AcceptInverse { offer_ids } => {
                     return self.answer_inverse(id, &offer_ids, None, now);
@@ -142,19 +142,19 @@ impl MasterCore {
         &mut self,
         id: &FrameworkId,
         role: String,
-        smallest: Option<Resources>,
+        smallest: Option<&Resources>,
         now: UnixMillis,
     ) -> Called {
         let demand = Level1::Demand {
             framework_id: id.clone(),
             role: role.clone(),
-            smallest: smallest.clone(),
+            smallest: smallest.cloned(),
         };
         self.try_allocate(demand, now)
             .map_err(|reason| vec![level_1_says("smallest", &reason)])?;
         if let Some(f) = self.frameworks.all.get_mut(id) {
             for r in f.roles_mut(&[role]) {
-                r.smallest.clone_from(&smallest);
+                r.smallest = smallest.cloned();
             }
         }
         Ok(())

@@ -10,7 +10,7 @@ use waggle_types::{
     UnixMillis,
 };
 
-use super::{InFlight, MasterCore, levels::own_status, stored};
+use super::{InFlight, KnownAgent, MasterCore, levels::own_status, stored};
 use crate::store::StoreOp;
 
 /// Records that are no longer needed are deleted along with other writes, so many at a time; and by
@@ -22,9 +22,11 @@ const LONG: Millis = Millis(1000);
 #[derive(Debug, Clone, Default)]
 pub(super) struct Launches {
     /// Of masters before this one; their agents are not back yet.
-    restored: BTreeMap<TaskId, InFlight>,
+    awaited: BTreeMap<TaskId, InFlight>,
+    by_agent: BTreeMap<AgentId, BTreeSet<TaskId>>,
     /// Of these, those that did not arrive and whose framework is not there to hear it.
-    dropped: BTreeMap<TaskId, (FrameworkId, TaskStatus)>,
+    dropped: BTreeMap<FrameworkId, BTreeMap<TaskId, TaskStatus>>,
+    dropped_ids: BTreeSet<TaskId>,
     /// Of this master.
     logged: BTreeSet<TaskId>,
     /// Records to delete, and when a write of their own is due.
@@ -34,29 +36,47 @@ pub(super) struct Launches {
 
 impl Launches {
     pub(super) fn restored(restored: BTreeMap<TaskId, InFlight>) -> Self {
+        let mut by_agent: BTreeMap<AgentId, BTreeSet<TaskId>> = BTreeMap::new();
+        for (id, l) in &restored {
+            let of = by_agent.entry(l.agent_id.clone()).or_default();
+            of.insert(id.clone());
+        }
         Self {
-            restored,
+            awaited: restored,
+            by_agent,
             ..Self::default()
         }
     }
 
     /// Whether a launch of a master before this one has not come to an end.
     pub(super) fn is_open(&self, id: &TaskId) -> bool {
-        self.restored.contains_key(id) || self.dropped.contains_key(id)
+        self.awaited.contains_key(id) || self.dropped_ids.contains(id)
     }
 
     /// A launch of a framework whose agent is not back yet.
     pub(super) fn awaited(&self, framework: &FrameworkId, id: &TaskId) -> Option<&InFlight> {
-        let launch = self.restored.get(id);
+        let launch = self.awaited.get(id);
         launch.filter(|l| l.framework_id == *framework)
     }
 
     /// All of these.
     pub(super) fn all_awaited(&self, framework: &FrameworkId) -> Vec<TaskId> {
-        let all = self.restored.iter();
+        let all = self.awaited.iter();
         all.filter(|(_, l)| l.framework_id == *framework)
             .map(|(id, _)| id.clone())
             .collect()
+    }
+
+    /// Ends the waiting for a launch.
+    fn take_awaited(&mut self, id: &TaskId) -> Option<InFlight> {
+        let launch = self.awaited.remove(id)?;
+        if let Some(of) = self.by_agent.get_mut(&launch.agent_id) {
+            of.remove(id);
+            if of.is_empty() {
+                self.by_agent.remove(&launch.agent_id);
+            }
+        }
+        Some(launch)
     }
 
     /// Deletions that may go along with another write.
@@ -112,8 +132,8 @@ impl MasterCore {
 
     /// An agent spoke of a task, or the task has ended: it is no launch any more.
     pub(super) fn launch_over(&mut self, id: &TaskId) {
-        let restored = self.launches.restored.remove(id).is_some();
-        if self.launches.logged.remove(id) || restored {
+        let awaited = self.launches.take_awaited(id).is_some();
+        if self.launches.logged.remove(id) || awaited {
             self.launches.done.push(id.clone());
         }
     }
@@ -125,6 +145,23 @@ impl MasterCore {
         self.end_launches(agent, state, reason, message, now);
     }
 
+    /// The master has started: nobody waits for launches on agents that are not known any more.
+    pub(super) fn drop_stray_launches(&mut self, now: UnixMillis) {
+        let known = |id: &&AgentId, all: &BTreeMap<AgentId, KnownAgent>| all.contains_key(*id);
+        let agents = self.launches.by_agent.keys();
+        let strays = agents.filter(|id| !known(id, &self.expected));
+        let strays: Vec<AgentId> = strays.cloned().collect();
+        for agent in strays {
+            let state = if self.upkeep.is_gone(&agent) {
+                TaskState::GoneByOperator
+            } else {
+                TaskState::Dropped
+            };
+            let message = "the agent is not known any more";
+            self.end_launches(&agent, state, StatusReason::SlaveRemoved, message, now);
+        }
+    }
+
     /// Launches on an agent have come to an end; their frameworks hear it when they are there.
     pub(super) fn end_launches(
         &mut self,
@@ -134,23 +171,26 @@ impl MasterCore {
         message: &str,
         now: UnixMillis,
     ) {
-        let lost = self.launches.restored.iter();
-        let lost = lost.filter(|(_, l)| l.agent_id == *agent);
-        let lost: Vec<(TaskId, FrameworkId)> = lost
-            .map(|(id, l)| (id.clone(), l.framework_id.clone()))
-            .collect();
-        for (id, framework) in lost {
-            self.launches.restored.remove(&id);
-            let (agent, message) = (agent.clone(), message.to_owned());
-            let status = own_status(id.clone(), agent, state, Some(reason), message, now);
+        let lost = self.launches.by_agent.get(agent).cloned();
+        let mut frameworks = BTreeSet::new();
+        for id in lost.unwrap_or_default() {
+            let Some(launch) = self.launches.take_awaited(&id) else {
+                continue;
+            };
+            let framework = launch.framework_id;
             if !self.frameworks.all.contains_key(&framework) {
                 self.launches.done.push(id);
-            } else {
-                self.launches
-                    .dropped
-                    .insert(id, (framework.clone(), status));
-                self.tell_dropped(&framework);
+                continue;
             }
+            let (agent, message) = (launch.agent_id, message.to_owned());
+            let status = own_status(id.clone(), agent, state, Some(reason), message, now);
+            self.launches.dropped_ids.insert(id.clone());
+            let of = self.launches.dropped.entry(framework.clone());
+            of.or_default().insert(id, status);
+            frameworks.insert(framework);
+        }
+        for framework in frameworks {
+            self.tell_dropped(&framework);
         }
     }
 
@@ -160,15 +200,19 @@ impl MasterCore {
         if known.is_none_or(|f| f.subscription.is_none()) {
             return;
         }
-        let all = std::mem::take(&mut self.launches.dropped);
-        for (id, (of, status)) in all {
-            if of == *framework {
-                self.launches.done.push(id);
-                self.send_framework(framework, SchedulerEvent::Update(status));
-            } else {
-                self.launches.dropped.insert(id, (of, status));
-            }
+        for status in self.take_dropped(framework) {
+            self.send_framework(framework, SchedulerEvent::Update(status));
         }
+    }
+
+    fn take_dropped(&mut self, framework: &FrameworkId) -> Vec<TaskStatus> {
+        let dropped = self.launches.dropped.remove(framework);
+        let dropped: Vec<TaskStatus> = dropped.into_iter().flatten().map(|(_, s)| s).collect();
+        for status in &dropped {
+            self.launches.dropped_ids.remove(&status.task_id);
+            self.launches.done.push(status.task_id.clone());
+        }
+        dropped
     }
 
     /// A framework is gone: nobody asks for its launches any more. (What did arrive is killed when its
@@ -177,13 +221,6 @@ impl MasterCore {
         for id in self.launches.all_awaited(framework) {
             self.launch_over(&id);
         }
-        let dropped = std::mem::take(&mut self.launches.dropped);
-        for (id, (of, status)) in dropped {
-            if of == *framework {
-                self.launches.done.push(id);
-            } else {
-                self.launches.dropped.insert(id, (of, status));
-            }
-        }
+        self.take_dropped(framework);
     }
 }

@@ -111,6 +111,9 @@ pub struct CoreConfig {
     pub mass_loss_hold: Millis,
     /// How long an offer stands.
     pub offer_timeout: Millis,
+    /// The master's own region: agents of others are offered to frameworks that are aware of regions. `None`:
+    /// regions are not looked at.
+    pub region: Option<String>,
     /// Most agents; more are refused.
     pub max_agents: usize,
     /// Most frameworks beside the built-in one; more are refused.
@@ -139,6 +142,7 @@ impl CoreConfig {
             recovery_grace: Millis::from_secs(10),
             mass_loss_hold: Millis::from_secs(600),
             offer_timeout: Millis::from_secs(60),
+            region: None,
             max_agents: 10_000,
             max_frameworks: 1000,
             max_services: 10_000,
@@ -229,6 +233,7 @@ impl MasterCore {
         let allocator = Allocator::new(AllocatorConfig {
             id_prefix: config.offer_prefix.clone(),
             offer_timeout: config.offer_timeout,
+            region: config.region.clone(),
             ..AllocatorConfig::default()
         });
         let scheduler = ServiceScheduler::new(framework_id.clone(), SERVICE_FRAMEWORK, config.seed);
@@ -285,6 +290,7 @@ impl MasterCore {
             core.out.push(Effect::Persist(ops));
         }
         core.restore_settings(now);
+        core.drop_stray_launches(now);
         core.restore_services(now);
         core.end_recovery_when_done(now);
         core.pump(now);

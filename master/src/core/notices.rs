@@ -193,7 +193,21 @@ impl MasterCore {
 
     /// The last status of an evicted task says why it had to end.
     pub(super) fn explain_end(&self, mut status: TaskStatus) -> TaskStatus {
-        let told = matches!(status.state, TaskState::Killed | TaskState::Failed);
+        // Some processes end with an error when they are told to end; what ran out of memory, or could not be
+        // started, did not end for that.
+        let by_itself = matches!(
+            status.reason,
+            Some(
+                StatusReason::ContainerLimitationMemory
+                    | StatusReason::ContainerLaunchFailed
+                    | StatusReason::TaskInvalid
+            )
+        );
+        let told = match status.state {
+            TaskState::Killed => true,
+            TaskState::Failed => !by_itself,
+            _ => false,
+        };
         if let Some(e) = self.evictions.get(&status.task_id).filter(|_| told) {
             status.reason = Some(match e.reason {
                 EvictReason::Reclaimed => StatusReason::ContainerPreempted,

@@ -19,7 +19,7 @@ pub(super) fn level_1_says(object: &(impl ToString + ?Sized), reason: &Rejection
         Rejection::MixedAgents { .. } => about(RejectReason::MixedAgents, &"offer_ids"),
         Rejection::MixedRoles => about(RejectReason::MixedRoles, &"offer_ids"),
         Rejection::Overuse { .. } => about(RejectReason::Overuse, &object),
-        Rejection::Negative(_) => about(RejectReason::Invalid, &object),
+        Rejection::Negative(_) | Rejection::BadParts(_) => about(RejectReason::Invalid, &object),
         Rejection::NotUsed { agent_id, .. } | Rejection::UsedExceedsTotal { agent_id, .. } => {
             about(RejectReason::NotFree, agent_id)
         }
@@ -34,7 +34,6 @@ pub(super) fn level_1_says(object: &(impl ToString + ?Sized), reason: &Rejection
         Rejection::OverLimit { role, .. } => about(RejectReason::OverLimit, role),
         Rejection::BadReservation(_) => about(RejectReason::BadReservation, &object),
         Rejection::NotFree { .. } => about(RejectReason::NotFree, &object),
-        Rejection::BadParts(_) => about(RejectReason::Invalid, &object),
         Rejection::BadVolume { volume_id, .. } => about(RejectReason::Invalid, volume_id),
         Rejection::DuplicateVolume { volume_id, .. } => {
             about(RejectReason::DuplicateVolume, volume_id)

@@ -5,7 +5,7 @@
 //! use, then volumes and dynamic reservations stay as far as they fit, then static ones; the rest gives
 //! way. What gives way stays stored: it is back as soon as there is room.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use waggle_allocator::{MAX_POOLS, Usage};
 use waggle_types::{
@@ -40,6 +40,7 @@ impl Reserved {
 }
 
 /// A task's share of an agent.
+#[derive(Debug, Clone)]
 pub(super) struct Holder {
     pub(super) task_id: TaskId,
     pub(super) framework_id: FrameworkId,
@@ -122,13 +123,21 @@ fn wanted(
             });
         }
     }
+    let mut volumes = BTreeSet::new();
     for part in stored {
-        let mut resources = part.resources.clone();
+        let mut wish = part.resources.clone();
+        for (id, _) in part.resources.custom.volumes() {
+            // Made anew while another of this id had no room.
+            if !volumes.insert(id.clone()) {
+                wish.custom.remove_volume(id);
+            }
+        }
+        let mut resources = wish.clone();
         // What was made of a static reservation is taken out of it.
         if let Some(base) = part.reservation.first().filter(|r| !r.dynamic) {
             let own = vec![base.clone()];
             let mut left = pools.get(&own).cloned().unwrap_or_default();
-            resources = take_from(&mut left, &part.resources);
+            resources = take_from(&mut left, &wish);
             pools.insert(own, left);
         }
         let lost = beyond(&part.resources, &resources);
@@ -299,11 +308,7 @@ impl MasterCore {
             self.reservations.given_way.remove(id);
             return;
         }
-        let old = self
-            .reservations
-            .given_way
-            .insert(id.clone(), given_way.clone());
-        if old.as_ref() == Some(&given_way) {
+        if self.reservations.given_way.get(id) == Some(&given_way) {
             return;
         }
         for part in &given_way {
@@ -323,6 +328,7 @@ impl MasterCore {
                 trace: None,
             });
         }
+        self.reservations.given_way.insert(id.clone(), given_way);
     }
 
     /// What is reserved of an agent at run time by level 1's books, volumes with it, and what gave way.
@@ -383,6 +389,14 @@ impl MasterCore {
                 return Err(no(RejectReason::BadReservation, &r.role, message));
             }
         }
+        let given_way = self.reservations.given_way.get(id).into_iter().flatten();
+        for (volume, _) in changes.iter().flat_map(|c| c.resources.custom.volumes()) {
+            let has = |p: &ResourcePart| p.resources.custom.volume(volume).is_some();
+            if given_way.clone().any(has) {
+                let message = "a volume of this id has no room on the agent, and waits for it";
+                return Err(no(RejectReason::DuplicateVolume, volume, message));
+            }
+        }
         // What is taken out of ranges may leave two where there was one.
         let more = 2 * stored::reservations_value(changes).len();
         let now = self.reservations.stored.get(id);
@@ -392,5 +406,160 @@ impl MasterCore {
             return Err(no(RejectReason::TooMany, id, message));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use waggle_allocator::{AgentSpec, Allocator, AllocatorConfig, Effect, Event};
+    use waggle_types::{Milli, PortSet, UnixMillis, Volume, VolumeId};
+
+    use super::*;
+
+    const ROLES: [&str; 3] = ["a", "a/b", "c"];
+
+    fn dynamic(role: usize) -> Vec<Reservation> {
+        match role {
+            1 => vec![
+                Reservation::dynamic("a", "p"),
+                Reservation::dynamic("a/b", "p"),
+            ],
+            // Of the agent's own.
+            3 => vec![static_reservation("a")],
+            4 => vec![static_reservation("a"), Reservation::dynamic("a/b", "p")],
+            other => vec![Reservation::dynamic(ROLES[other], "p")],
+        }
+    }
+
+    fn resources() -> impl Strategy<Value = Resources> {
+        let ports = prop::collection::vec(0u16..8, 0..3);
+        (0i64..6, 0i64..6, ports).prop_map(|(cpus, disk, ports)| {
+            Resources::from_millis(cpus, 0, disk).with_ports(PortSet::from_ports(ports))
+        })
+    }
+
+    fn with_volume() -> impl Strategy<Value = Resources> {
+        let volume = prop::option::of((0u8..3, 1i64..4, any::<bool>()));
+        (resources(), volume).prop_map(|(mut r, volume)| {
+            if let Some((id, size, shared)) = volume {
+                let id = VolumeId::new(format!("v{id}")).unwrap();
+                let size = Milli(size);
+                r.custom.set_volume(id, Volume { size, shared });
+            }
+            r
+        })
+    }
+
+    fn info(total: Resources, reserved: Vec<(String, Resources)>) -> AgentInfo {
+        AgentInfo {
+            agent_id: AgentId::new("a1").unwrap(),
+            hostname: "n1".into(),
+            ip: std::net::Ipv4Addr::LOCALHOST,
+            http_port: 0,
+            total,
+            reserved,
+            attributes: BTreeMap::new(),
+            domain: None,
+        }
+    }
+
+    fn parts() -> impl Strategy<Value = Vec<ResourcePart>> {
+        let part = (0usize..5, with_volume()).prop_map(|(role, resources)| ResourcePart {
+            reservation: dynamic(role),
+            revocable: false,
+            resources,
+        });
+        prop::collection::vec(part, 0..4).prop_map(|all| {
+            let mut all = merged(all);
+            all.retain(|p| !p.resources.is_empty());
+            all
+        })
+    }
+
+    fn holders() -> impl Strategy<Value = Vec<Holder>> {
+        let part = (prop::option::of(0usize..5), any::<bool>(), resources()).prop_map(
+            |(role, revocable, resources)| ResourcePart {
+                revocable: revocable && role.is_some(),
+                reservation: role.map(dynamic).unwrap_or_default(),
+                resources,
+            },
+        );
+        prop::collection::vec(prop::collection::vec(part, 1..3), 0..4).prop_map(|all| {
+            let sound = |parts: &Vec<_>| sum_parts(parts).is_some();
+            let all = all.into_iter().filter(sound).enumerate();
+            all.map(|(i, parts)| Holder {
+                task_id: TaskId::new(format!("t{i}")).unwrap(),
+                framework_id: FrameworkId::new("f").unwrap(),
+                role: "a".into(),
+                parts: merged(parts),
+            })
+            .collect()
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+
+        /// Whatever an agent says, the store knows and tasks hold: level 1 takes it, unless the tasks
+        /// alone are too much; and nothing of the wish is lost without a word.
+        #[test]
+        fn level_1_takes_what_is_settled(
+            total in resources(),
+            own in prop::collection::vec((0usize..3, resources()), 0..3),
+            stored in parts(),
+            holders in holders(),
+        ) {
+            let own = own.into_iter().map(|(r, what)| (ROLES[r].to_owned(), what)).collect();
+            let info = info(total.clone(), own);
+            let settled = settle(&info, &stored, &holders);
+            let mut used = Vec::new();
+            for h in &holders {
+                let parts = settled.booked.get(&h.task_id).unwrap_or(&h.parts);
+                used.extend(parts.iter().map(|p| Usage {
+                    framework_id: h.framework_id.clone(),
+                    role: h.role.clone(),
+                    reservation: p.reservation.clone(),
+                    revocable: p.revocable,
+                    resources: p.resources.clone(),
+                }));
+            }
+            let held = holders.iter().flat_map(|h| &h.parts).try_fold(
+                Resources::default(),
+                |sum, p| sum.checked_add(&flat(&p.resources)),
+            );
+            let fits = held.is_some_and(|held| total.contains(&held));
+            let mut allocator = Allocator::new(AllocatorConfig::default());
+            let reserved = settled.reserved.clone();
+            let spec = AgentSpec { info: info.clone(), reserved };
+            let ended: Vec<_> = used
+                .iter()
+                .filter(|u| !u.resources.is_empty())
+                .map(|u| Event::UsageEnded {
+                    agent_id: info.agent_id.clone(),
+                    usage: u.clone(),
+                })
+                .collect();
+            let effects = allocator.apply(Event::AgentJoined { spec, used }, UnixMillis(0));
+            let refused = |e: &[Effect]| e.iter().any(|e| matches!(e, Effect::Rejected { .. }));
+            prop_assert_eq!(refused(&effects), !fits, "{:?} {:?}", effects, settled);
+            allocator.check().unwrap();
+            if fits {
+                let effects = allocator.apply_all(ended, UnixMillis(0));
+                prop_assert!(!refused(&effects), "{effects:?} {settled:?}");
+                allocator.check().unwrap();
+                // Booked and given way are the wish.
+                let sum = |stack: &[Reservation]| {
+                    let booked = settled.reserved.iter().filter(|(s, _)| s == stack);
+                    let booked = booked.map(|(_, r)| flat(r));
+                    let lost = settled.given_way.iter().filter(|p| p.reservation == stack);
+                    let all = booked.chain(lost.map(|p| flat(&p.resources)));
+                    all.map(|r| r.scalars[0].0).sum::<i64>()
+                };
+                for part in stored.iter().filter(|p| p.reservation[0].dynamic) {
+                    prop_assert_eq!(sum(&part.reservation), part.resources.scalars[0].0);
+                }
+            }
+        }
     }
 }

@@ -106,3 +106,18 @@ fn a_launch_whose_agent_stays_away_is_out_of_reach() {
     w.pass(2000);
     assert!(!w.stored.contains_key("launches/t1"));
 }
+
+#[test]
+fn nobody_waits_for_launches_on_agents_that_are_gone() {
+    let (mut w, c, t1) = lost_on_the_way();
+    w.operate(OperatorCall::MarkGone {
+        agent_id: agent_id(1),
+    })
+    .unwrap();
+    w.restart();
+    let c = w.subscribe(batch(Some(&c.id))).unwrap();
+    let said = w.updates(&c).pop().unwrap();
+    assert_eq!((said.task_id, said.state), (t1, TaskState::GoneByOperator));
+    w.pass(2000);
+    assert!(!w.stored.contains_key("launches/t1"));
+}

@@ -245,3 +245,23 @@ fn an_operator_ends_a_framework() {
         RejectReason::FrameworkRemoved
     );
 }
+
+#[test]
+fn quota_of_a_kind_that_agents_bring_is_there_before_they_are() {
+    let mut w = World::new();
+    w.join(1);
+    let a = w.agents.get_mut(&agent_id(1)).unwrap();
+    a.info.total.custom.set_scalar("licenses", Milli(5000));
+    w.join(1);
+    let licenses = Quota {
+        guarantee: BTreeMap::from([("licenses".to_owned(), Milli(2000))]),
+        ..Quota::default()
+    };
+    w.operate(set_quota("eng", licenses)).unwrap();
+    w.restart();
+    assert!(!w.view().rejections.contains_key("stored_setting_refused"));
+    w.join(1);
+    let books = w.core.allocator().explain_role("eng").unwrap();
+    assert_eq!(books.owed["licenses"], Milli(2000));
+    assert_eq!(w.view().roles["eng"].owed["licenses"], Milli(2000));
+}

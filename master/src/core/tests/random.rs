@@ -2,8 +2,8 @@
 
 use proptest::prelude::*;
 use waggle_types::{
-    Capabilities, FrameworkInfo, Operation, Quota, Reservation, RoleSubscription, SchedulerCall,
-    TaskSpec, Unavailability,
+    Capabilities, FrameworkInfo, Milli, Operation, Quota, Reservation, RoleSubscription,
+    SchedulerCall, TaskSpec, Unavailability, Volume, VolumeId,
 };
 
 use super::{
@@ -74,7 +74,9 @@ fn operate() -> impl Strategy<Value = OperatorCall> {
     let role = || 0usize..4;
     let reserve = (agent(), role(), 1i64..3000);
     let unreserve = (agent(), role(), 1i64..2000);
-    let cpus = |milli| Resources::from_millis(milli, 0, 0);
+    let some = |milli| Resources::from_millis(milli, 0, milli * 10);
+    let create = (agent(), role(), 0u8..3, 1i64..10_000, any::<bool>());
+    let volume_id = |n: u8| VolumeId::new(format!("v{n}")).unwrap();
     prop_oneof![
         1 => (role(), 1u32..5000).prop_map(|(r, w)| set_weight(ROLES[r], w)),
         1 => (role(), 0i64..2000, 0i64..9000)
@@ -83,12 +85,25 @@ fn operate() -> impl Strategy<Value = OperatorCall> {
         4 => reserve.prop_map(move |(agent_id, r, c)| OperatorCall::Reserve {
             agent_id,
             stack: stack_of(r),
-            resources: cpus(c),
+            resources: some(c),
+        }),
+        3 => create.prop_map(move |(agent_id, r, id, size, shared)| OperatorCall::CreateVolume {
+            agent_id,
+            stack: stack_of(r),
+            volume_id: volume_id(id),
+            volume: Volume { size: Milli(size), shared },
+        }),
+        1 => (agent(), role(), 0u8..3).prop_map(move |(agent_id, r, id)| {
+            OperatorCall::DestroyVolume {
+                agent_id,
+                stack: stack_of(r),
+                volume_id: volume_id(id),
+            }
         }),
         2 => unreserve.prop_map(move |(agent_id, r, c)| OperatorCall::Unreserve {
             agent_id,
             stack: stack_of(r),
-            resources: cpus(c),
+            resources: some(c),
         }),
         2 => (prop::collection::vec(agent(), 1..3), prop::option::of(0u64..1_300_000)).prop_map(
             |(agent_ids, start)| OperatorCall::SetMaintenance {
@@ -192,7 +207,29 @@ fn accept(w: &mut World, c: &Client, at: u8, reserve: i64, unreserve: i64, n_tas
         resources: Resources::from_millis(400, 1000, 0),
         ..task(&format!("x{n}-{i}"))
     });
-    operations.push(Operation::Launch(tasks.collect()));
+    let mut tasks: Vec<TaskSpec> = tasks.collect();
+    // The first one uses a volume, if there is one, or makes it.
+    let volumes = offer
+        .parts
+        .iter()
+        .flat_map(|p| p.resources.custom.volumes());
+    if let (Some((id, volume)), Some(t)) = (volumes.last(), tasks.first_mut()) {
+        t.resources.custom.set_volume(id.clone(), volume);
+    } else if let (Some(own), Some(t)) = (own, tasks.first_mut())
+        && unreserve % 2 == 1
+    {
+        let id = VolumeId::new(format!("w{n}")).unwrap();
+        let size = Milli(reserve % 50 + 1);
+        let shared = unreserve % 3 == 1;
+        let volume = Volume { size, shared };
+        t.resources.custom.set_volume(id.clone(), volume);
+        operations.push(Operation::CreateVolume {
+            stack: own.reservation.clone(),
+            volume_id: id,
+            volume,
+        });
+    }
+    operations.push(Operation::Launch(tasks));
     let call = SchedulerCall::Accept {
         offer_ids: vec![offer.offer_id.clone()],
         operations,
@@ -302,6 +339,16 @@ fn apply_of(w: &mut World, c: &Client, step: &Step) {
     };
 }
 
+/// Shared volumes are not used up.
+fn without_shared(mut r: Resources) -> Resources {
+    for (id, v) in r.custom.clone().volumes() {
+        if v.shared {
+            r.custom.remove_volume(id);
+        }
+    }
+    r
+}
+
 /// After every step: level 1's books balance, and hold exactly what the registry's tasks take.
 fn check(w: &mut World) {
     w.core.allocator().check().unwrap();
@@ -319,7 +366,7 @@ fn check(w: &mut World) {
         }
         let held = view.tasks.values().filter(|t| t.agent_id() == id);
         let held = held
-            .map(|t| t.resources())
+            .map(|t| without_shared(t.resources()))
             .try_fold(Resources::default(), |sum, r| sum.checked_add(&r));
         assert_eq!(held.as_ref(), Some(&a.used), "{id}");
     }
