@@ -123,6 +123,7 @@ async fn start_master(
             IpAddr::V6(_) => None,
         })
         .collect();
+    config.region = s.domain.as_ref().map(|d| d.region.clone());
     config.agent_timeout = Millis(u64::try_from(s.agent_timeout.as_millis()).unwrap_or(u64::MAX));
     let telemetry = telemetry.component("waggle-master");
     halves.spawn(async move {

@@ -53,6 +53,9 @@ pub struct MasterConfig {
     pub recovery_grace: Millis,
     /// How long an offer stands; a hoarder gets no more than this.
     pub offer_timeout: Millis,
+    /// The master's own region; agents of others are for frameworks that are aware of regions. `None`: regions
+    /// are not looked at.
+    pub region: Option<String>,
     /// Most agents.
     pub max_agents: usize,
     /// Bounds of each HTTP listener.
@@ -72,6 +75,7 @@ impl MasterConfig {
             agent_timeout: Millis::from_secs(30),
             recovery_grace: Millis::from_secs(10),
             offer_timeout: Millis::from_secs(60),
+            region: None,
             max_agents: 10_000,
             http: HttpLimits::default(),
         }
@@ -241,6 +245,7 @@ fn core_config(
     core.agent_timeout = config.agent_timeout;
     core.recovery_grace = config.recovery_grace;
     core.offer_timeout = config.offer_timeout;
+    core.region.clone_from(&config.region);
     core.max_agents = config.max_agents;
     Ok(core)
 }

@@ -31,6 +31,7 @@ mod operators;
 mod refusals;
 mod registration;
 mod reservations;
+mod settle;
 mod show;
 mod status;
 mod stored;

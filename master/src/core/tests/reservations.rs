@@ -5,6 +5,7 @@ use waggle_types::{ResourcePart, TaskSpec};
 use super::{
     client::{Client, batch, task},
     operators::{cpus, reserve, reserved, stack},
+    settle::static_reservation,
     *,
 };
 
@@ -148,7 +149,7 @@ fn static_reservations_are_refined_and_hold_volumes() {
     let mine = Resources::from_millis(2000, 0, 5_000_000);
     a.info.reserved = vec![("eng".into(), mine)];
     w.join(1);
-    let base = crate::core::reservations::static_reservation("eng");
+    let base = static_reservation("eng");
     let refined = [vec![base.clone()], stack(&["eng/db"])].concat();
     w.operate(OperatorCall::Reserve {
         agent_id: agent_id(1),

@@ -169,3 +169,34 @@ fn a_new_subscription_replaces_roles_and_both_outlive_the_master() {
     w.core.allocator().check().unwrap();
     assert!(!w.view().rejections.contains_key("level_1_refused"));
 }
+
+#[test]
+fn agents_of_other_regions_are_for_those_that_are_aware_of_them() {
+    let mut w = World::with(|c| c.region = Some("eu".into()));
+    w.join(1);
+    w.join(2);
+    let domain = |region: &str| waggle_types::Domain {
+        region: region.into(),
+        zone: "a".into(),
+    };
+    for (n, region) in [(1, "eu"), (2, "us")] {
+        w.agents.get_mut(&agent_id(n)).unwrap().info.domain = Some(domain(region));
+        w.join(n);
+    }
+    let c = w.subscribe(batch(None)).unwrap();
+    let got: Vec<_> = offers(&mut w, &c)
+        .iter()
+        .map(|o| o.agent_id.clone())
+        .collect();
+    assert_eq!(got, [agent_id(1)]);
+    let aware = FrameworkInfo {
+        id: Some(c.id.clone()),
+        capabilities: Capabilities {
+            region_aware: true,
+            ..Capabilities::default()
+        },
+        ..batch(None)
+    };
+    let c = w.subscribe(aware).unwrap();
+    assert_eq!(offers(&mut w, &c).len(), 2);
+}
