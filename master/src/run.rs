@@ -72,7 +72,7 @@ impl MasterConfig {
             agent_timeout: Millis::from_secs(30),
             recovery_grace: Millis::from_secs(10),
             offer_timeout: Millis::from_secs(60),
-            max_agents: 10_000,
+            max_agents: 50_000,
             http: HttpLimits::default(),
         }
     }

@@ -139,7 +139,7 @@ impl CoreConfig {
             recovery_grace: Millis::from_secs(10),
             mass_loss_hold: Millis::from_secs(600),
             offer_timeout: Millis::from_secs(60),
-            max_agents: 10_000,
+            max_agents: 50_000,
             max_frameworks: 1000,
             max_services: 10_000,
             max_instances: 10_000,
