@@ -119,7 +119,7 @@ pub async fn run_on(
         .map_err(|e| MasterError::Store(chain(&e)))?;
     let restored = Restored::load(&entries).map_err(|e| MasterError::Store(chain(&e)))?;
     let clock = Clock::start();
-    let core_config = core_config(&config, &listeners)?;
+    let core_config = core_config(&config, &listeners, telemetry.is_exporting())?;
     tracing::info!(
         services = restored.services.len(),
         agents = restored.agents.len(),
@@ -147,7 +147,7 @@ pub async fn run_on(
         config.heartbeat_interval.as_duration(),
         parts.clone(),
     );
-    let event_loop = EventLoop::new(core, store, clock, &telemetry, view);
+    let event_loop = EventLoop::new(core, store, clock, &telemetry, view, parts.clone());
     let inboxes = Inboxes {
         requests,
         sessions,
@@ -217,6 +217,7 @@ async fn serve_http(
 fn core_config(
     config: &MasterConfig,
     listeners: &MasterListeners,
+    exporting: bool,
 ) -> Result<CoreConfig, MasterError> {
     let port = |l: &TcpListener| {
         l.local_addr()
@@ -242,5 +243,8 @@ fn core_config(
     core.recovery_grace = config.recovery_grace;
     core.offer_timeout = config.offer_timeout;
     core.max_agents = config.max_agents;
+    if !exporting {
+        core.max_own_traces = 0;
+    }
     Ok(core)
 }
