@@ -19,10 +19,13 @@ pub trait Keyed {
     fn key(&self) -> &Self::Key;
 }
 
+/// Entries that are copied together.
+type Chunk<V> = Arc<Vec<Arc<V>>>;
+
 /// See the module's documentation.
 pub struct CowMap<V: Keyed> {
     /// In key order, none empty; with each the key of its first entry.
-    chunks: Vec<(V::Key, Arc<Vec<Arc<V>>>)>,
+    chunks: Vec<(V::Key, Chunk<V>)>,
     len: usize,
 }
 

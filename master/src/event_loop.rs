@@ -1,14 +1,10 @@
 //! The one task that owns the core: takes events in small batches and runs their effects.
 //!
-//! A batch's store writes are one transaction, made durable before anything else of the batch is
-//! done. When the store fails, the batch waits and is tried again: nothing was told to anybody, the
-//! queues fill up and refuse, and what runs goes on running.
+//! What a batch writes is made durable before anything that rests on it is done, while the next batches are
+//! taken already (see `crate::pipeline`). When the store fails for long, nothing is taken any more: nothing
+//! was told to anybody, the queues fill up and refuse, and what runs goes on running.
 
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -28,9 +24,10 @@ use crate::{
     framework::{CallReply, FrameworkEvent, FrameworkLink},
     handle::{Deployment, Request},
     measure,
+    pipeline::{Pipeline, Step},
     session::{Link, SessionEvent},
     spans::Spans,
-    store::{MAX_OPS, Store, StoreOp, Txn},
+    store::Store,
     view::ClusterView,
 };
 
@@ -42,14 +39,11 @@ const VIEW_PAUSE: Millis = Millis(20);
 const WAKE: Millis = Millis(1000);
 /// A longer gap means that the process was held up, and that nobody could be heard.
 const STALL: Millis = Millis(5000);
-/// Waits between tries of a failed transaction, the last one again and again.
-const STORE_RETRY: [Duration; 5] = [
-    Duration::from_millis(50),
-    Duration::from_millis(200),
-    Duration::from_millis(500),
-    Duration::from_secs(1),
-    Duration::from_secs(5),
-];
+/// Views that nobody has asked for lately are made at most this often: a view costs little, but what it
+/// shows is copied when it changes next.
+const IDLE_VIEW: Millis = Millis(5000);
+/// Readers that wait for a view; further ones are answered with the one there is.
+const MAX_VIEWERS: usize = 1024;
 
 type DeploymentReply = oneshot::Sender<Result<Deployment, MasterError>>;
 type MaybeReply = oneshot::Sender<Result<Option<Deployment>, MasterError>>;
@@ -74,7 +68,7 @@ pub(crate) struct Inboxes {
 /// The loop's state around the core.
 pub(crate) struct EventLoop {
     core: MasterCore,
-    store: Arc<dyn Store>,
+    pipeline: Pipeline,
     clock: Clock,
     telemetry: Telemetry,
     spans: Spans,
@@ -88,8 +82,14 @@ pub(crate) struct EventLoop {
     view_due: Option<UnixMillis>,
     last_view: UnixMillis,
     view_pause: Millis,
+    /// When a reader last asked for a new view.
+    view_asked: Option<UnixMillis>,
+    /// Readers that wait for the next view.
+    viewers: Vec<oneshot::Sender<()>>,
     /// Something happened that a view shows (heartbeats alone are shown with the next one).
     touched: bool,
+    /// Something happened that the newest view does not show.
+    changed: bool,
     last_batch: UnixMillis,
     last_gauges: UnixMillis,
     /// Sessions that turned out to be gone while messages were sent.
@@ -105,11 +105,12 @@ impl EventLoop {
         clock: Clock,
         telemetry: &Telemetry,
         view: watch::Sender<Arc<ClusterView>>,
+        stop: CancellationToken,
     ) -> Self {
         let now = clock.now();
         Self {
             core,
-            store,
+            pipeline: Pipeline::new(store, telemetry.clone(), stop),
             clock,
             telemetry: telemetry.clone(),
             spans: Spans::new(telemetry.clone()),
@@ -122,7 +123,10 @@ impl EventLoop {
             view_due: Some(now),
             last_view: now,
             view_pause: VIEW_PAUSE,
+            view_asked: None,
+            viewers: Vec::new(),
             touched: false,
+            changed: false,
             last_batch: now,
             last_gauges: UnixMillis(0),
             gone: Vec::new(),
@@ -140,16 +144,23 @@ impl EventLoop {
         let mut effects = first;
         effects.extend(self.core.finish(self.clock.now()));
         loop {
-            if !self.execute(std::mem::take(&mut effects), &stop).await {
-                return;
-            }
+            self.execute(std::mem::take(&mut effects));
+            self.pipeline.start();
             let wake = self.wake();
+            let open = !self.pipeline.is_full();
             tokio::select! {
                 () = stop.cancelled() => return,
-                Some(r) = inboxes.requests.recv() => effects.extend(self.request(r)),
-                Some(s) = inboxes.sessions.recv() => effects.extend(self.session(s)),
-                Some(f) = inboxes.frameworks.recv() => effects.extend(self.framework(f)),
-                () = tokio::time::sleep_until(wake) => {}
+                done = self.pipeline.done() => {
+                    if !done {
+                        return;
+                    }
+                    self.release();
+                    continue;
+                }
+                Some(r) = inboxes.requests.recv(), if open => effects.extend(self.request(r)),
+                Some(s) = inboxes.sessions.recv(), if open => effects.extend(self.session(s)),
+                Some(f) = inboxes.frameworks.recv(), if open => effects.extend(self.framework(f)),
+                () = tokio::time::sleep_until(wake), if open => {}
             }
             effects = self.batch(effects, &mut inboxes);
         }
@@ -178,17 +189,25 @@ impl EventLoop {
             );
             effects.extend(self.core.handle(Event::Stalled, now));
         }
+        // So many of each: no side can starve the others. Sessions first, so that what becomes free is
+        // known, and offered together, before anybody acts.
         for _ in 0..BATCH {
-            // One of each in turn: no side can starve the others.
-            let request = inboxes.requests.try_recv().ok();
-            let session = inboxes.sessions.try_recv().ok();
-            let framework = inboxes.frameworks.try_recv().ok();
-            if request.is_none() && session.is_none() && framework.is_none() {
+            let Ok(session) = inboxes.sessions.try_recv() else {
                 break;
-            }
-            effects.extend(framework.into_iter().flat_map(|f| self.framework(f)));
-            effects.extend(request.into_iter().flat_map(|r| self.request(r)));
-            effects.extend(session.into_iter().flat_map(|s| self.session(s)));
+            };
+            effects.extend(self.session(session));
+        }
+        for _ in 0..BATCH {
+            let Ok(framework) = inboxes.frameworks.try_recv() else {
+                break;
+            };
+            effects.extend(self.framework(framework));
+        }
+        for _ in 0..BATCH {
+            let Ok(request) = inboxes.requests.try_recv() else {
+                break;
+            };
+            effects.extend(self.request(request));
         }
         for session in std::mem::take(&mut self.gone) {
             effects.extend(self.core.handle(Event::Disconnected { session }, now));
@@ -325,6 +344,10 @@ impl EventLoop {
             return Vec::new();
         };
         match request {
+            Request::View { reply } => {
+                self.view_asked(reply);
+                Vec::new()
+            }
             Request::Put {
                 spec,
                 mode,
@@ -451,84 +474,70 @@ impl EventLoop {
         )
     }
 
-    /// Runs a batch's effects; false when told to stop before they were durable.
-    async fn execute(&mut self, effects: Vec<Effect>, stop: &CancellationToken) -> bool {
-        let mut writes: Vec<Vec<StoreOp>> = Vec::new();
-        let mut rest = Vec::with_capacity(effects.len());
+    /// Runs a batch's effects, but for those that rest on a write that is not durable yet.
+    fn execute(&mut self, effects: Vec<Effect>) {
+        let busy = !effects.is_empty();
+        let mut replies = Vec::new();
         for effect in effects {
             match effect {
-                // One event's writes stay in one transaction; several events share one fsync.
-                Effect::Persist(more) => match writes.last_mut() {
-                    Some(last) if last.len() + more.len() <= MAX_OPS => last.extend(more),
-                    _ => writes.push(more),
-                },
-                other => rest.push(other),
-            }
-        }
-        let busy = !rest.is_empty() || !writes.is_empty();
-        for ops in writes {
-            if !self.persist(ops, stop).await {
-                return false;
-            }
-        }
-        let mut replies = Vec::new();
-        for effect in rest {
-            match effect {
-                Effect::Persist(_) => {}
-                Effect::Opened { session, .. } => self.opened(session),
-                Effect::SendAgent { session, msg } => self.send(session, msg),
-                Effect::Close { session } => {
-                    self.links.remove(&session);
+                Effect::Reply { request, answer } if self.shows(request, &answer) => {
+                    replies.push(Effect::Reply { request, answer });
                 }
-                Effect::SendFramework {
-                    subscription,
-                    event,
-                } => self.tell_framework(subscription, &event),
-                Effect::CloseFramework { subscription, why } => {
-                    if let Some(link) = self.subscriptions.remove(&subscription) {
-                        link.close(&why);
+                effect => {
+                    if let Some(now) = self.pipeline.take(effect) {
+                        self.run_effect(now);
                     }
                 }
-                Effect::PublishNet { snapshot, causes } => self.publish_net(snapshot, &causes),
-                Effect::Reply { request, answer } => replies.push((request, answer)),
-                Effect::Trace(op) => self.spans.run(op),
-                Effect::Measure(m) => measure::take(&self.telemetry, &m),
             }
         }
         // Who asked sees the outcome in the view as soon as the answer is there.
-        let asked = replies.iter().any(|(_, a)| !matches!(a, Answer::Called(_)));
-        self.publish_view(busy, asked);
-        for (request, answer) in replies {
-            self.reply(request, answer);
-        }
-        true
-    }
-
-    async fn persist(&mut self, ops: Vec<StoreOp>, stop: &CancellationToken) -> bool {
-        for n_try in 0_usize.. {
-            let started = Instant::now();
-            let outcome = self.store.txn(Vec::new(), ops.clone()).await;
-            let took = started.elapsed().as_secs_f64();
-            let error = match outcome {
-                Ok(Txn::Committed { .. }) => {
-                    self.telemetry
-                        .record(&names::SCHED_STORE_DURATION, &[], took);
-                    return true;
-                }
-                Ok(Txn::Conflict { key, .. }) => format!("conflict on {key}"),
-                Err(e) => chain(&e),
-            };
-            let attrs = [(names::ERROR_TYPE, "store".to_owned().into())];
-            self.telemetry
-                .record(&names::SCHED_STORE_DURATION, &attrs, took);
-            tracing::error!(n_try, error, "failed to store, trying again");
-            let pause = STORE_RETRY[n_try.min(STORE_RETRY.len() - 1)];
-            tokio::select! {
-                () = stop.cancelled() => return false,
-                () = tokio::time::sleep(pause) => {}
+        self.publish_view(busy, !replies.is_empty());
+        for reply in replies {
+            if let Some(now) = self.pipeline.take(reply) {
+                self.run_effect(now);
             }
         }
-        false
+    }
+
+    /// Whether an answer is about something that views show.
+    fn shows(&self, request: RequestId, answer: &Answer) -> bool {
+        let operated = matches!(self.waiting.get(&request), Some(Waiting::Operated(_)));
+        operated || !matches!(answer, Answer::Called(_) | Answer::Explained(_))
+    }
+
+    /// Does what was waiting for the disk.
+    fn release(&mut self) {
+        while let Some(step) = self.pipeline.next() {
+            match step {
+                Step::Effect(effect) => self.run_effect(effect),
+                Step::View(view) => self.show(view),
+            }
+        }
+    }
+
+    fn run_effect(&mut self, effect: Effect) {
+        match effect {
+            // The pipeline's.
+            Effect::Persist(_) => {}
+            Effect::Opened { session, .. } => self.opened(session),
+            Effect::SendAgent { session, msg } => self.send(session, msg),
+            Effect::Close { session } => {
+                self.links.remove(&session);
+            }
+            Effect::SendFramework {
+                subscription,
+                event,
+            } => self.tell_framework(subscription, &event),
+            Effect::CloseFramework { subscription, why } => {
+                if let Some(link) = self.subscriptions.remove(&subscription) {
+                    link.close(&why);
+                }
+            }
+            Effect::PublishNet { snapshot, causes } => self.publish_net(snapshot, &causes),
+            Effect::Reply { request, answer } => self.reply(request, answer),
+            Effect::Trace(op) => self.spans.run(op),
+            Effect::Measure(m) => measure::take(&self.telemetry, &m),
+        }
     }
 
     fn opened(&mut self, session: SessionId) {
@@ -576,22 +585,53 @@ impl EventLoop {
         self.net = Some(snapshot);
     }
 
+    /// Makes a view when one is due, or is needed for an answer.
     fn publish_view(&mut self, busy: bool, now_please: bool) {
         let now = self.clock.now();
         let busy = std::mem::take(&mut self.touched) || busy;
-        let old = now.since(self.last_view) >= WAKE;
-        if (busy || old) && self.view_due.is_none() {
-            self.view_due = Some((self.last_view + self.view_pause).max(now));
+        let pause = if self.view_asked.is_some_and(|at| now.since(at) < IDLE_VIEW) {
+            self.view_pause
+        } else {
+            IDLE_VIEW
+        };
+        self.changed |= busy;
+        if self.changed || now.since(self.last_view) >= IDLE_VIEW {
+            self.view_due = Some((self.last_view + pause).max(now));
         }
-        if now_please || self.view_due.is_some_and(|at| at <= now) {
+        let due = self.view_due.is_some_and(|at| at <= now) && !self.pipeline.has_view();
+        if now_please || due {
             let started = Instant::now();
             self.view_due = None;
+            self.changed = false;
             self.last_view = now;
-            // Without a reader the newest view is kept all the same.
-            self.view.send_replace(Arc::new(self.core.view(now)));
+            let view = Arc::new(self.core.view(now));
             let took = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
             self.view_pause = VIEW_PAUSE.max(Millis(took.saturating_mul(10)));
+            if let Some(view) = self.pipeline.take_view(view) {
+                self.show(view);
+            }
         }
+    }
+
+    /// Shows a view, all of which is durable.
+    fn show(&mut self, view: Arc<ClusterView>) {
+        // Without a reader the newest view is kept all the same.
+        self.view.send_replace(view);
+        for viewer in self.viewers.drain(..) {
+            let _ = viewer.send(());
+        }
+    }
+
+    /// A reader wants to see all that has happened by now.
+    fn view_asked(&mut self, reply: oneshot::Sender<()>) {
+        let now = self.clock.now();
+        self.view_asked = Some(now);
+        let shown = !self.changed && !self.touched && !self.pipeline.has_view();
+        if shown || self.viewers.len() >= MAX_VIEWERS {
+            let _ = reply.send(());
+            return;
+        }
+        self.viewers.push(reply);
     }
 
     /// Answers a request. Whoever asked may have gone; what was done stays done.

@@ -32,7 +32,7 @@ use crate::{
 };
 
 /// Events that may wait for one framework; one that falls further behind is disconnected.
-const QUEUE: usize = 1024;
+const QUEUE: usize = 16_384;
 /// Longest call: some thousands of tasks.
 const MAX_MESSAGE_BYTES: usize = 16 << 20;
 
@@ -200,6 +200,35 @@ impl Frameworks {
     }
 }
 
+/// All that one call confirms.
+fn acknowledged(r: pb::AcknowledgeRequest) -> Result<FrameworkCall, ConvertError> {
+    let one = |task_id, agent_id, uuid: &[u8]| {
+        Ok((
+            convert::task_id("task_id", task_id)?,
+            convert::agent_id("agent_id", agent_id)?,
+            convert::status_uuid("uuid", uuid)?,
+        ))
+    };
+    if r.more.len() > convert::MAX_ITEMS {
+        let rule = format!(
+            "must be at most {}, is {}",
+            convert::MAX_ITEMS,
+            r.more.len()
+        );
+        return Err(ConvertError::new("more", rule));
+    }
+    let mut all = Vec::with_capacity(r.more.len() + 1);
+    let no_first = r.task_id.is_empty() && r.agent_id.is_empty() && r.uuid.is_empty();
+    if !no_first || r.more.is_empty() {
+        all.push(one(r.task_id, r.agent_id, &r.uuid)?);
+    }
+    for (i, m) in r.more.into_iter().enumerate() {
+        let read = one(m.task_id, m.agent_id, &m.uuid);
+        all.push(read.map_err(|e: ConvertError| e.within(&format!("more[{i}]")))?);
+    }
+    Ok(FrameworkCall::Acknowledge(all))
+}
+
 /// A stream that says why it is none.
 fn refused(why: &CallRejection) -> Response<BoxStream<'static, Result<pb::Event, Status>>> {
     let closed = event(Kind::Closed(why.into()));
@@ -342,14 +371,7 @@ impl frameworks_server::Frameworks for Frameworks {
 
     async fn acknowledge(&self, request: Request<pb::AcknowledgeRequest>) -> Answer {
         let r = request.into_inner();
-        self.scheduler_call(r.caller, |_| {
-            Ok(SchedulerCall::Acknowledge {
-                task_id: convert::task_id("task_id", r.task_id)?,
-                agent_id: convert::agent_id("agent_id", r.agent_id)?,
-                uuid: convert::status_uuid("uuid", &r.uuid)?,
-            })
-        })
-        .await
+        self.call(r.caller.clone(), |_| acknowledged(r)).await
     }
 
     async fn reconcile(&self, request: Request<pb::ReconcileRequest>) -> Answer {

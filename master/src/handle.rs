@@ -1,6 +1,6 @@
 //! The door into the event loop for HTTP handlers: requests with typed answers, reads by snapshot.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use waggle_types::{
@@ -12,6 +12,9 @@ use crate::{
     explain::{ExplainQuery, Explained},
     view::ClusterView,
 };
+
+/// Longest wait for a view that shows what has happened.
+const FRESH: Duration = Duration::from_millis(250);
 
 /// What a put may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,6 +92,11 @@ pub enum Request {
         /// Answered when done.
         reply: oneshot::Sender<Result<(), MasterError>>,
     },
+    /// Show what has happened by now.
+    View {
+        /// Answered when the newest view shows it.
+        reply: oneshot::Sender<()>,
+    },
     /// Kill tasks.
     Kill {
         /// Tasks.
@@ -143,6 +151,15 @@ impl MasterHandle {
     /// The newest view. Never blocks.
     pub fn view(&self) -> Arc<ClusterView> {
         Arc::clone(&self.view.borrow())
+    }
+
+    /// Waits until the newest view shows what had happened when this was called. A loop that is busy or
+    /// waits for its disk is not waited for longer than a moment: then the view there is must do.
+    pub async fn fresh(&self) {
+        let (reply, shown) = oneshot::channel();
+        if self.requests.try_send(Request::View { reply }).is_ok() {
+            let _ = tokio::time::timeout(FRESH, shown).await;
+        }
     }
 
     /// Tells of each new view (the latest only, slow readers skip).

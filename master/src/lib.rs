@@ -27,6 +27,7 @@ mod framework;
 pub mod handle;
 pub mod http;
 mod measure;
+mod pipeline;
 pub mod redirect;
 mod run;
 mod session;

@@ -76,7 +76,7 @@ impl MasterConfig {
             recovery_grace: Millis::from_secs(10),
             offer_timeout: Millis::from_secs(60),
             region: None,
-            max_agents: 10_000,
+            max_agents: 50_000,
             http: HttpLimits::default(),
         }
     }
@@ -123,7 +123,7 @@ pub async fn run_on(
         .map_err(|e| MasterError::Store(chain(&e)))?;
     let restored = Restored::load(&entries).map_err(|e| MasterError::Store(chain(&e)))?;
     let clock = Clock::start();
-    let core_config = core_config(&config, &listeners)?;
+    let core_config = core_config(&config, &listeners, telemetry.is_exporting())?;
     tracing::info!(
         services = restored.services.len(),
         agents = restored.agents.len(),
@@ -151,7 +151,7 @@ pub async fn run_on(
         config.heartbeat_interval.as_duration(),
         parts.clone(),
     );
-    let event_loop = EventLoop::new(core, store, clock, &telemetry, view);
+    let event_loop = EventLoop::new(core, store, clock, &telemetry, view, parts.clone());
     let inboxes = Inboxes {
         requests,
         sessions,
@@ -221,6 +221,7 @@ async fn serve_http(
 fn core_config(
     config: &MasterConfig,
     listeners: &MasterListeners,
+    exporting: bool,
 ) -> Result<CoreConfig, MasterError> {
     let port = |l: &TcpListener| {
         l.local_addr()
@@ -247,5 +248,8 @@ fn core_config(
     core.offer_timeout = config.offer_timeout;
     core.region.clone_from(&config.region);
     core.max_agents = config.max_agents;
+    if !exporting {
+        core.max_own_traces = 0;
+    }
     Ok(core)
 }

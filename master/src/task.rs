@@ -97,6 +97,10 @@ pub struct TaskView {
     pub place: Arc<TaskPlace>,
     ports: Option<Box<Ports>>,
     trace: Option<Box<TraceContext>>,
+    #[allow(
+        clippy::box_collection,
+        reason = "few tasks have one, and each of very many pays for this field"
+    )]
     message: Option<Box<String>>,
     /// When it was sent to the agent, by the master's clock (after a restart: first sight of it).
     pub staged_at: UnixMillis,

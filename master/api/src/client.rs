@@ -362,6 +362,25 @@ impl Calls {
             task_id: task_id.to_string(),
             agent_id: agent_id.to_string(),
             uuid: uuid.0.to_vec(),
+            more: Vec::new(),
+        };
+        done(self.grpc.acknowledge(request).await?)
+    }
+
+    /// Confirms many updates in one call. Refused ones are named, the others count.
+    pub async fn acknowledge_all(
+        &mut self,
+        updates: &[(TaskId, AgentId, StatusUuid)],
+    ) -> Result<(), CallError> {
+        let one = |(task_id, agent_id, uuid): &(TaskId, AgentId, StatusUuid)| pb::Acknowledgement {
+            task_id: task_id.to_string(),
+            agent_id: agent_id.to_string(),
+            uuid: uuid.0.to_vec(),
+        };
+        let request = pb::AcknowledgeRequest {
+            caller: Some(self.caller.clone()),
+            more: updates.iter().map(one).collect(),
+            ..pb::AcknowledgeRequest::default()
         };
         done(self.grpc.acknowledge(request).await?)
     }

@@ -1,6 +1,10 @@
 //! The registry of agents: who is there, who was heard when, and what they have applied.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+    sync::Arc,
+};
 
 use waggle_types::{AgentId, AgentInfo, Generation, Millis, UnixMillis};
 
@@ -21,6 +25,8 @@ pub(super) struct Agent {
     pub(super) registered_at: UnixMillis,
     pub(super) reregistered_at: UnixMillis,
     pub(super) last_heard: UnixMillis,
+    /// Its time in the index of silence: not after `last_heard`.
+    pub(super) filed_at: UnixMillis,
     pub(super) applied: Generation,
     pub(super) applied_us: u64,
     pub(super) applied_after: Option<Millis>,
@@ -70,6 +76,10 @@ impl Conflict {
 pub(super) struct Agents {
     pub(super) all: BTreeMap<AgentId, Agent>,
     sessions: BTreeMap<SessionId, AgentId>,
+    by_ip: BTreeMap<Ipv4Addr, Vec<AgentId>>,
+    /// Reachable agents by a time at which they were heard; they may have been heard since.
+    silence: BTreeSet<(UnixMillis, AgentId)>,
+    n_unreachable: usize,
 }
 
 impl Agents {
@@ -85,23 +95,122 @@ impl Agents {
         } else if self.all.len() >= max {
             return Some(Conflict::TooMany(max));
         }
-        self.all
-            .values()
-            .find(|a| {
-                a.info.ip == info.ip && a.info.agent_id != info.agent_id && a.session.is_some()
-            })
-            .map(|a| Conflict::AddressInUse {
-                by: a.info.agent_id.clone(),
-            })
+        self.others_at(info)
+            .find(|id| self.session(id).is_some())
+            .map(|id| Conflict::AddressInUse { by: id.clone() })
+    }
+
+    /// Agents with another id at the same address.
+    fn others_at<'a>(&'a self, info: &'a AgentInfo) -> impl Iterator<Item = &'a AgentId> {
+        let there = self.by_ip.get(&info.ip).into_iter().flatten();
+        there.filter(|id| **id != info.agent_id)
+    }
+
+    /// Enters a new agent.
+    pub(super) fn enter(&mut self, agent: Agent) {
+        let id = agent.info.agent_id.clone();
+        self.remove(&id);
+        self.by_ip
+            .entry(agent.info.ip)
+            .or_default()
+            .push(id.clone());
+        if agent.reachable {
+            self.silence.insert((agent.filed_at, id.clone()));
+        } else {
+            self.n_unreachable += 1;
+        }
+        self.all.insert(id, agent);
+    }
+
+    /// Replaces what an agent says of itself.
+    pub(super) fn set_info(&mut self, id: &AgentId, info: Arc<AgentInfo>) {
+        let Some(a) = self.all.get_mut(id) else {
+            return;
+        };
+        if a.info.ip != info.ip {
+            let old = a.info.ip;
+            self.by_ip.entry(info.ip).or_default().push(id.clone());
+            a.info = info;
+            self.leave_ip(old, id);
+        } else {
+            a.info = info;
+        }
+    }
+
+    fn leave_ip(&mut self, ip: Ipv4Addr, id: &AgentId) {
+        if let Some(there) = self.by_ip.get_mut(&ip) {
+            there.retain(|a| a != id);
+            if there.is_empty() {
+                self.by_ip.remove(&ip);
+            }
+        }
+    }
+
+    /// An agent is out of reach from now on.
+    pub(super) fn lost(&mut self, id: &AgentId, now: UnixMillis) {
+        if let Some(a) = self.all.get_mut(id) {
+            if std::mem::take(&mut a.reachable) {
+                self.n_unreachable += 1;
+                self.silence.remove(&(a.filed_at, id.clone()));
+            }
+            a.lost_at = Some(now);
+            a.told_lost = false;
+        }
+    }
+
+    /// An agent is in reach.
+    pub(super) fn back(&mut self, id: &AgentId) {
+        if let Some(a) = self.all.get_mut(id) {
+            if !std::mem::replace(&mut a.reachable, true) {
+                self.n_unreachable = self.n_unreachable.saturating_sub(1);
+                a.filed_at = a.last_heard;
+                self.silence.insert((a.filed_at, id.clone()));
+            }
+            a.lost_at = None;
+        }
+    }
+
+    /// Nobody of those in reach has been silent for `timeout` before then.
+    pub(super) fn next_silence(&self, timeout: Millis) -> Option<UnixMillis> {
+        self.silence.first().map(|(heard, _)| *heard + timeout)
+    }
+
+    /// Reachable agents that were not heard for `timeout`, in order of their ids.
+    pub(super) fn silent(&mut self, now: UnixMillis, timeout: Millis) -> Vec<AgentId> {
+        let mut out = Vec::new();
+        while self
+            .silence
+            .first()
+            .is_some_and(|(heard, _)| now.since(*heard) >= timeout)
+        {
+            let Some((_, id)) = self.silence.pop_first() else {
+                break;
+            };
+            let Some(a) = self.all.get_mut(&id) else {
+                continue;
+            };
+            if now.since(a.last_heard) >= timeout {
+                // It is filed until somebody declares it lost.
+                out.push(id);
+            } else {
+                a.filed_at = a.last_heard;
+                self.silence.insert((a.filed_at, id));
+            }
+        }
+        for id in &out {
+            if let Some(a) = self.all.get(id) {
+                self.silence.insert((a.filed_at, id.clone()));
+            }
+        }
+        out.sort();
+        out
     }
 
     /// Agents with another id at the same address and no session: this one took their place.
     pub(super) fn replaced_by(&self, info: &AgentInfo) -> Vec<AgentId> {
-        self.all
-            .values()
-            .filter(|a| a.info.ip == info.ip && a.info.agent_id != info.agent_id)
-            .map(|a| a.info.agent_id.clone())
-            .collect()
+        let mut there: Vec<AgentId> = self.others_at(info).cloned().collect();
+        there.sort();
+        there
     }
 
     /// The agent of an open session; `None` for a session that was replaced or ended.
@@ -134,6 +243,12 @@ impl Agents {
         if let Some(s) = a.session {
             self.sessions.remove(&s);
         }
+        self.leave_ip(a.info.ip, id);
+        if a.reachable {
+            self.silence.remove(&(a.filed_at, id.clone()));
+        } else {
+            self.n_unreachable = self.n_unreachable.saturating_sub(1);
+        }
         Some(a)
     }
 
@@ -143,6 +258,6 @@ impl Agents {
     }
 
     pub(super) fn n_unreachable(&self) -> usize {
-        self.all.values().filter(|a| !a.reachable).count()
+        self.n_unreachable
     }
 }

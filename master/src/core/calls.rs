@@ -63,6 +63,13 @@ impl MasterCore {
     fn do_call(&mut self, id: &FrameworkId, call: FrameworkCall, now: UnixMillis) -> Called {
         match call {
             FrameworkCall::Teardown => self.remove_framework(id, now),
+            FrameworkCall::Acknowledge(all) => {
+                let acked = |(task, agent, uuid): &(TaskId, AgentId, StatusUuid)| {
+                    self.framework_ack(id, task, agent, *uuid).err()
+                };
+                let wrong: Vec<CallRejection> = all.iter().filter_map(acked).collect();
+                return if wrong.is_empty() { Ok(()) } else { Err(wrong) };
+            }
             FrameworkCall::Scheduler(call) => match call {
                 SchedulerCall::Accept {
                     offer_ids,

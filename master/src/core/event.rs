@@ -33,6 +33,8 @@ pub enum FrameworkCall {
     /// A call that the built-in framework has, too. Names of framework and role in tasks are
     /// overwritten.
     Scheduler(SchedulerCall),
+    /// Confirm updates. Refused ones are named, the others count.
+    Acknowledge(Vec<(TaskId, AgentId, StatusUuid)>),
     /// End the framework and kill its tasks.
     Teardown,
 }

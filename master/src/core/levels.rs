@@ -13,7 +13,7 @@ use waggle_allocator::{
 };
 use waggle_services::{Action, Input, Place};
 use waggle_types::{
-    AgentId, Capabilities, FrameworkId, HealthState, Offer, OfferId, ResourcePart,
+    AgentId, Capabilities, FrameworkId, HealthState, Millis, Offer, OfferId, ResourcePart,
     RoleSubscription, SchedulerCall, SchedulerEvent, ServiceId, StatusReason, StatusSource, TaskId,
     TaskSpec, TaskState, TaskStatus, TraceContext, UnixMillis,
 };
@@ -22,7 +22,10 @@ use crate::task::TaskShape;
 
 use super::{
     Effect, MasterCore, MasterMsg, Measure, SERVICE_FRAMEWORK, SERVICE_ROLE, SpanKey, SpanParent,
-    TraceKind, TraceOp, intents::is_builtin, tasks::Task, vips::Services,
+    TraceKind, TraceOp,
+    intents::is_builtin,
+    tasks::{Task, is_networked},
+    vips::Services,
 };
 
 /// Steps of one event. The levels come to rest by themselves (declines leave filters); this bound
@@ -71,9 +74,20 @@ impl MasterCore {
         events: impl IntoIterator<Item = Level1>,
         now: UnixMillis,
     ) {
-        let effects = self.allocator.apply_all(events, now);
+        let freed = std::mem::take(&mut self.freed);
+        let effects = self
+            .allocator
+            .apply_all(freed.into_iter().chain(events), now);
         self.work.extend(effects.into_iter().map(Work::Level1));
         self.take_notices();
+    }
+
+    /// Tells level 1 of what became free since it was last told anything: at the end of a batch, so that
+    /// tasks of an agent that end together make one offer.
+    pub(super) fn offer_freed(&mut self, now: UnixMillis) {
+        if !self.freed.is_empty() {
+            self.allocate_all([], now);
+        }
     }
 
     /// Tells level 1 something that it may refuse; then nothing of it is done. (What falls due at the same
@@ -83,6 +97,7 @@ impl MasterCore {
         event: Level1,
         now: UnixMillis,
     ) -> Result<Vec<Vec<ResourcePart>>, Rejection> {
+        self.offer_freed(now);
         let (mut refused, mut given) = (None, Vec::new());
         for effect in self.allocator.apply(event, now) {
             match effect {
@@ -289,6 +304,51 @@ impl MasterCore {
         traced: &mut BTreeSet<(Option<TraceContext>, TaskId)>,
         now: UnixMillis,
     ) {
+        let launch_open = self.is_traced(&spec, now);
+        if launch_open {
+            self.launch_spans(&spec, agent, offered_at, traced, now);
+        }
+        let spec = Arc::new(spec);
+        let info = self.agents.all.get(agent).map(|a| a.info.as_ref());
+        let mut task = self.tasks.new_task(spec.as_ref().clone(), agent, info, now);
+        task.launch_open = launch_open;
+        self.task_changed(is_networked(&task));
+        self.tasks.insert(task);
+        let ms = now.since(offered_at).0;
+        let framework = spec.framework_name.clone();
+        self.measure(Measure::OfferToLaunch { framework, ms });
+        self.send(agent, MasterMsg::Launch(spec));
+    }
+
+    /// Whether a launch gets spans. One that belongs to somebody's trace always does; others start traces
+    /// of their own, so many a second, and the rest is counted.
+    fn is_traced(&mut self, spec: &TaskSpec, now: UnixMillis) -> bool {
+        if spec.trace.is_some() {
+            return true;
+        }
+        if self.config.max_own_traces == 0 {
+            return false;
+        }
+        if now.since(self.own_traces.0) >= Millis(1000) {
+            self.own_traces = (now, 0);
+        }
+        let traced = self.own_traces.1 < self.config.max_own_traces;
+        if traced {
+            self.own_traces.1 += 1;
+        } else {
+            *self.rejections.entry("launch_not_traced").or_default() += 1;
+        }
+        traced
+    }
+
+    fn launch_spans(
+        &mut self,
+        spec: &TaskSpec,
+        agent: &AgentId,
+        offered_at: UnixMillis,
+        traced: &mut BTreeSet<(Option<TraceContext>, TaskId)>,
+        now: UnixMillis,
+    ) {
         let id = spec.task_id.clone();
         let root = spec.trace;
         let first = traced.iter().find(|(t, _)| *t == root && root.is_some());
@@ -296,7 +356,7 @@ impl MasterCore {
             SpanKey::Accept(first.clone())
         } else {
             traced.insert((root, id.clone()));
-            self.offer_spans(&spec, offered_at, now)
+            self.offer_spans(spec, offered_at, now)
         };
         self.out.push(Effect::Trace(TraceOp::Begin {
             key: SpanKey::Launch(id.clone()),
@@ -309,16 +369,6 @@ impl MasterCore {
                 ("service.name", spec.service.clone()),
             ],
         }));
-        let spec = Arc::new(spec);
-        let info = self.agents.all.get(agent).map(|a| a.info.as_ref());
-        let mut task = self.tasks.new_task(spec.as_ref().clone(), agent, info, now);
-        task.launch_open = true;
-        self.tasks.insert(task);
-        self.net_dirty = true;
-        let ms = now.since(offered_at).0;
-        let framework = spec.framework_name.clone();
-        self.measure(Measure::OfferToLaunch { framework, ms });
-        self.send(agent, MasterMsg::Launch(spec));
     }
 
     /// Records the offer's part of a task's trace; answers the span that launches hang under.

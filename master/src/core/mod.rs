@@ -123,6 +123,9 @@ pub struct CoreConfig {
     pub max_services: usize,
     /// Most instances of one service; more are refused.
     pub max_instances: u32,
+    /// Launches a second that start a trace of their own; 0 when nobody takes spans. Those that belong to
+    /// a caller's trace are always in it.
+    pub max_own_traces: u32,
     /// Ended tasks that are shown; older ones are forgotten.
     pub keep_ended: usize,
 }
@@ -144,10 +147,11 @@ impl CoreConfig {
             mass_loss_hold: Millis::from_secs(600),
             offer_timeout: Millis::from_secs(60),
             region: None,
-            max_agents: 10_000,
+            max_agents: 50_000,
             max_frameworks: 1000,
             max_services: 10_000,
             max_instances: 10_000,
+            max_own_traces: 100,
             keep_ended: 1000,
         }
     }
@@ -189,7 +193,12 @@ pub struct MasterCore {
     reserved: Generation,
     published_at: BTreeMap<Generation, UnixMillis>,
     net: Arc<NetSnapshot>,
+    /// What level 1 has not been told of yet: what became free in this batch.
+    freed: Vec<waggle_allocator::Event>,
+    /// Since when, and how many launches started traces of their own.
+    own_traces: (UnixMillis, u32),
     net_dirty: bool,
+    net_pace: net::Pace,
     causes: Vec<NetCause>,
     /// Agents whose loss the framework has not been told of.
     held_losses: BTreeSet<AgentId>,
@@ -269,7 +278,10 @@ impl MasterCore {
             reserved: restored.generation,
             published_at: BTreeMap::new(),
             net: Arc::new(NetSnapshot::default()),
+            freed: Vec::new(),
+            own_traces: (now, 0),
             net_dirty: true,
+            net_pace: net::Pace::default(),
             causes: Vec::new(),
             held_losses: BTreeSet::new(),
             mass_loss: false,
@@ -409,8 +421,10 @@ impl MasterCore {
         self.take_effects()
     }
 
-    /// Ends a batch: publishes the network snapshot if it changed.
+    /// Ends a batch: offers what became free in it, publishes the network snapshot if it changed.
     pub fn finish(&mut self, now: UnixMillis) -> Vec<Effect> {
+        self.offer_freed(now);
+        self.pump(now);
         self.publish(now);
         let ops = self.launches.take_due(now);
         self.persist(ops);
@@ -423,6 +437,7 @@ impl MasterCore {
             self.allocator.next_deadline(),
             self.scheduler.next_deadline(),
             self.next_timeout(),
+            self.next_publish(),
             (!self.work.is_empty()).then_some(UnixMillis(0)),
         ]
         .into_iter()

@@ -2,10 +2,12 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use waggle_types::{AgentNet, Generation, NetSnapshot, TaskId, UnixMillis, VipLabel};
+use waggle_types::{AgentNet, Generation, Millis, NetSnapshot, TaskId, UnixMillis, VipLabel};
 
 use super::{
-    Effect, MasterCore, NetCause, SpanKey, SpanParent, stored,
+    Effect, MasterCore, NetCause, SpanKey, SpanParent,
+    agents::Agent,
+    stored,
     tasks::{Task, net},
 };
 
@@ -16,18 +18,71 @@ const MAX_CAUSES: usize = 64;
 /// Generations whose publishing time is remembered.
 const MAX_PUBLISHED: usize = 256;
 
+/// In a cluster of more agents the snapshot tells only of tasks with ports or a service, and of the agents
+/// that have some: every node gets all of it, and what nobody connects to would be most of it.
+pub(super) const LARGE: usize = 1000;
+/// In a large cluster so many agents are told of in any case, for the names that list agents.
+const LISTED: usize = 64;
+/// Changes that only names show (tasks without ports) are published at most this often.
+const NAMES_EVERY: Millis = Millis(1000);
+/// Pushing snapshots takes no more than this, over time: in a large cluster a generation waits for it.
+const BYTES_PER_MS: u64 = 100_000;
+/// What an agent and a task take in a snapshot, about.
+const AGENT_BYTES: u64 = 48;
+const TASK_BYTES: u64 = 160;
+
+/// Whether the network snapshot has to be made anew, and when.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Pace {
+    /// Something changed that only names show.
+    names: bool,
+    names_at: UnixMillis,
+    not_before: UnixMillis,
+}
+
 impl MasterCore {
+    /// A task began, ended, or is in another state.
+    pub(super) fn task_changed(&mut self, networked: bool) {
+        if networked {
+            self.net_dirty = true;
+        } else if self.agents.all.len() <= LARGE {
+            self.net_pace.names = true;
+        }
+    }
+
+    /// When the next generation is due.
+    pub(super) fn next_publish(&self) -> Option<UnixMillis> {
+        let pace = &self.net_pace;
+        if self.recovering {
+            return None;
+        }
+        let at = if self.net_dirty {
+            pace.not_before
+        } else if pace.names {
+            pace.names_at.max(pace.not_before)
+        } else {
+            return None;
+        };
+        Some(at)
+    }
+
     pub(super) fn publish(&mut self, now: UnixMillis) {
         // While agents come back after a restart the picture has holes; nodes keep what they have
         // (DESIGN section 1: the data plane outlives the master).
-        if self.recovering || !std::mem::take(&mut self.net_dirty) {
+        if self.next_publish().is_none_or(|at| at > now) {
             return;
         }
+        self.net_dirty = false;
+        self.net_pace.names = false;
+        self.net_pace.names_at = now + NAMES_EVERY;
         let mut next = self.build_net();
         next.generation = self.net.generation;
         if next == *self.net {
             return;
         }
+        let bytes = next.agents.len() as u64 * AGENT_BYTES + next.tasks.len() as u64 * TASK_BYTES;
+        let pushed = bytes.saturating_mul(self.agents.all.len() as u64);
+        self.net_pace.not_before = now + Millis(pushed / BYTES_PER_MS);
         let generation = self.generation.next();
         if generation > self.reserved {
             self.reserved = Generation(generation.0 + RESERVE);
@@ -49,20 +104,30 @@ impl MasterCore {
     }
 
     fn build_net(&self) -> NetSnapshot {
-        let agents = self
+        let one = |t: &Task| (t.id.clone(), net(t));
+        let large = self.agents.all.len() > LARGE;
+        let tasks: BTreeMap<_, _> = if large {
+            self.tasks.networked().map(one).collect()
+        } else {
+            self.tasks.iter().map(one).collect()
+        };
+        let listed = if large { LISTED } else { usize::MAX };
+        let mut agents: BTreeMap<_, _> = self
             .agents
             .all
             .iter()
-            .map(|(id, a)| {
-                let net = AgentNet {
-                    hostname: a.info.hostname.clone(),
-                    ip: a.info.ip,
-                    reachable: a.reachable,
-                };
-                (id.clone(), net)
-            })
+            .take(listed)
+            .map(|(id, a)| (id.clone(), agent_net(a)))
             .collect();
-        let tasks: BTreeMap<_, _> = self.tasks.iter().map(|t| (t.id.clone(), net(t))).collect();
+        if large {
+            for t in tasks.values() {
+                if let Some(a) = self.agents.all.get(&t.agent_id) {
+                    agents
+                        .entry(t.agent_id.clone())
+                        .or_insert_with(|| agent_net(a));
+                }
+            }
+        }
         let (vips, literal) = self.vips.net(&self.services);
         NetSnapshot {
             generation: Generation(0),
@@ -108,5 +173,13 @@ impl MasterCore {
     /// When a generation was published, if that is remembered.
     pub(super) fn published_at(&self, generation: Generation) -> Option<UnixMillis> {
         self.published_at.get(&generation).copied()
+    }
+}
+
+fn agent_net(a: &Agent) -> AgentNet {
+    AgentNet {
+        hostname: a.info.hostname.clone(),
+        ip: a.info.ip,
+        reachable: a.reachable,
     }
 }

@@ -126,11 +126,11 @@ impl MasterCore {
                 let moved = a.info.hostname != info.hostname || a.info.ip != info.ip;
                 let changed = a.info != info;
                 self.tasks.moved(&info);
-                a.info = info;
                 a.version.clone_from(&reg.version);
                 a.reregistered_at = now;
                 a.last_heard = now;
                 a.applied = reg.applied;
+                self.agents.set_info(id, info);
                 if moved {
                     self.store_agent(id);
                 }
@@ -146,13 +146,14 @@ impl MasterCore {
                 registered_at: now,
                 reregistered_at: now,
                 last_heard: now,
+                filed_at: now,
                 applied: reg.applied,
                 applied_us: 0,
                 applied_after: None,
                 apply_failures: Vec::new(),
             },
         };
-        self.agents.all.insert(id.clone(), new_record);
+        self.agents.enter(new_record);
         if !self.expected.contains_key(id) {
             self.store_agent(id);
         }
@@ -250,10 +251,7 @@ impl MasterCore {
 
     fn back_in_reach(&mut self, id: &AgentId) {
         self.held_losses.remove(id);
-        if let Some(a) = self.agents.all.get_mut(id) {
-            a.reachable = true;
-            a.lost_at = None;
-        }
+        self.agents.back(id);
         for task in self.tasks.on_agent(id) {
             self.tasks.change(&task, |t| t.unreachable = false);
         }

@@ -7,7 +7,10 @@ use waggle_types::{
 
 use crate::task::TaskShape;
 
-use super::{Effect, MasterCore, MasterMsg, Measure, SessionId, SpanKey, TraceOp, tasks::Task};
+use super::{
+    Effect, MasterCore, MasterMsg, Measure, SessionId, SpanKey, TraceOp,
+    tasks::{Task, is_networked},
+};
 
 /// Failed parts kept of one report, and bytes of each.
 const MAX_FAILURES: usize = 16;
@@ -141,7 +144,10 @@ impl MasterCore {
         if opened {
             self.end_launch_span(&id, &status);
         }
-        self.net_dirty |= was != status.state || was_health != status.health;
+        if was != status.state || was_health != status.health {
+            let networked = self.tasks.get(&id).is_some_and(is_networked);
+            self.task_changed(networked);
+        }
         self.announce(&id);
         if status.state.is_terminal() {
             let booked = self.tasks.get(&id).map(|t| self.booked(t));
@@ -183,7 +189,7 @@ impl MasterCore {
                 resources: p.resources,
             },
         });
-        self.allocate_all(ended.collect::<Vec<_>>(), now);
+        self.freed.extend(ended);
     }
 
     fn end_launch_span(&mut self, id: &waggle_types::TaskId, status: &TaskStatus) {

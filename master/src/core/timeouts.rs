@@ -7,13 +7,7 @@ use super::{MasterCore, Measure, SessionId, levels::service_framework};
 impl MasterCore {
     /// The next moment at which silence means something.
     pub(super) fn next_timeout(&self) -> Option<UnixMillis> {
-        let silent = self
-            .agents
-            .all
-            .values()
-            .filter(|a| a.reachable)
-            .map(|a| a.last_heard + self.config.agent_timeout)
-            .min();
+        let silent = self.agents.next_silence(self.config.agent_timeout);
         let recovery = self
             .recovering
             .then(|| self.started_at + self.config.recovery_grace);
@@ -39,13 +33,7 @@ impl MasterCore {
     }
 
     pub(super) fn tick(&mut self, now: UnixMillis) {
-        let silent: Vec<AgentId> = self
-            .agents
-            .all
-            .values()
-            .filter(|a| a.reachable && now.since(a.last_heard) >= self.config.agent_timeout)
-            .map(|a| a.info.agent_id.clone())
-            .collect();
+        let silent = self.agents.silent(now, self.config.agent_timeout);
         for id in &silent {
             self.lost(id, now);
         }
@@ -59,11 +47,7 @@ impl MasterCore {
     /// Marks an agent and its tasks unreachable; whether they are replaced is decided by
     /// [`MasterCore::tell_losses`] and their service's strategy.
     fn lost(&mut self, id: &AgentId, now: UnixMillis) {
-        if let Some(a) = self.agents.all.get_mut(id) {
-            a.reachable = false;
-            a.lost_at = Some(now);
-            a.told_lost = false;
-        }
+        self.agents.lost(id, now);
         self.held_losses.insert(id.clone());
         self.measure(Measure::Event {
             name: "waggle.agent.lost",

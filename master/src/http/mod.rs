@@ -103,6 +103,7 @@ pub fn marathon_router(handle: MasterHandle) -> Router {
 }
 
 async fn serve_mesos(State(api): State<Api>, request: Request) -> Response {
+    api.handle.fresh().await;
     let answer: Result<Response, Fail> = match Call::new(request) {
         Ok((call, body)) if call.segments.first().is_some_and(|s| s == "waggle") => {
             native::route(&api, &call, body).await
@@ -114,6 +115,7 @@ async fn serve_mesos(State(api): State<Api>, request: Request) -> Response {
 }
 
 async fn serve_marathon(State(api): State<Api>, request: Request) -> Response {
+    api.handle.fresh().await;
     let answer: Result<Response, Fail> = match Call::new(request) {
         Ok((call, body)) => marathon::route(&api, &call, body).await,
         Err(e) => Err(e.into()),

@@ -1,7 +1,8 @@
 //! `cargo xtask bench smoke`: a few figures from a real cluster, each with how it was taken.
-//! `cargo xtask bench allocator`: level 1 alone.
+//! `cargo xtask bench allocator`: level 1 alone. `cargo xtask bench launch`: all of it through its API.
 
 mod allocator;
+mod launch;
 mod utilization;
 
 use std::process::ExitCode;
@@ -47,6 +48,8 @@ enum What {
         #[arg(long)]
         full: bool,
     },
+    /// Level 1 through its API: launches a second, latency of offers, memory, beside targets and peers
+    Launch(launch::Args),
 }
 
 const NODES: u8 = 3;
@@ -64,6 +67,7 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
         What::Smoke { no_install, dev } => (*no_install, *dev),
         What::Utilization(args) => return utilization::main(args),
         What::Allocator { full } => return allocator::main(*full),
+        What::Launch(args) => return launch::main(args),
     };
     if std::env::var_os("WAGGLE_BIN_DIR").is_none()
         && let Some(code) = setup::ensure(no_install)?

@@ -442,7 +442,7 @@ pub struct TeardownRequest {
     pub caller: ::core::option::Option<Caller>,
 }
 #[allow(clippy::all)]
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AcknowledgeRequest {
     #[prost(message, optional, tag = "1")]
     pub caller: ::core::option::Option<Caller>,
@@ -452,6 +452,21 @@ pub struct AcknowledgeRequest {
     pub agent_id: ::prost::alloc::string::String,
     /// 16 bytes.
     #[prost(bytes = "vec", tag = "4")]
+    pub uuid: ::prost::alloc::vec::Vec<u8>,
+    /// Others, confirmed in the same call; task_id, agent_id and uuid above may be empty then. Those that
+    /// are refused are named in the response, the rest counts all the same.
+    #[prost(message, repeated, tag = "5")]
+    pub more: ::prost::alloc::vec::Vec<Acknowledgement>,
+}
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Acknowledgement {
+    #[prost(string, tag = "1")]
+    pub task_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub agent_id: ::prost::alloc::string::String,
+    /// 16 bytes.
+    #[prost(bytes = "vec", tag = "3")]
     pub uuid: ::prost::alloc::vec::Vec<u8>,
 }
 #[allow(clippy::all)]

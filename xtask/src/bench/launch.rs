@@ -1,0 +1,51 @@
+//! `cargo xtask bench launch`: level 1 through its API. What is measured is in
+//! `tests/frameworks/benches/launch`; this builds both sides and runs it.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+
+use crate::run::{cargo, own_dir, run, shown, step};
+
+/// Arguments of `bench launch`: those of the bench (`-- --help` names them).
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// 1,000 agents, one short round: whether it works
+    #[arg(long)]
+    quick: bool,
+    /// Further arguments: --agents, --tasks, --frameworks, --rate, --flow, --seconds, --rounds
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    rest: Vec<String>,
+}
+
+/// The program under test: `waggle` with optimizations, or the one in `WAGGLE_BIN_DIR`.
+fn waggle() -> anyhow::Result<PathBuf> {
+    if let Some(dir) = std::env::var_os("WAGGLE_BIN_DIR") {
+        return Ok(Path::new(&dir).join("waggle"));
+    }
+    // Without the kernel programs: a master alone has no use for them.
+    let mut command = cargo();
+    command.args(["build", "--release", "--bin", "waggle"]);
+    step(&shown(&command), || run(&mut command))?;
+    let own = own_dir()?;
+    let target = own.parent().context("no target directory")?;
+    Ok(target.join("release/waggle"))
+}
+
+/// Builds and runs it.
+pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
+    let waggle = waggle()?;
+    let mut command = cargo();
+    command
+        .args(["bench", "--package", "waggle-tests-frameworks"])
+        .args(["--bench", "launch", "--", "--waggle"])
+        .arg(waggle);
+    if args.quick {
+        command.arg("--quick");
+    }
+    command.args(&args.rest);
+    println!("{}", shown(&command));
+    run(&mut command)?;
+    Ok(ExitCode::SUCCESS)
+}
