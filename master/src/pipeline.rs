@@ -166,11 +166,6 @@ impl Pipeline {
         self.waiting.len() >= MAX_WAITING || self.n_gathering >= MAX_WAITING
     }
 
-    /// Steps and writes that wait.
-    pub(crate) fn len(&self) -> usize {
-        self.waiting.len() + self.n_gathering
-    }
-
     /// Sends what has gathered on its way, unless a transaction is under way.
     pub(crate) fn start(&mut self) {
         if self.flight.is_some() {

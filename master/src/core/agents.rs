@@ -127,14 +127,13 @@ impl Agents {
         let Some(a) = self.all.get_mut(id) else {
             return;
         };
-        if a.info.ip != info.ip {
-            let old = a.info.ip;
-            self.by_ip.entry(info.ip).or_default().push(id.clone());
-            a.info = info;
-            self.leave_ip(old, id);
-        } else {
-            a.info = info;
+        let (old, new) = (a.info.ip, info.ip);
+        a.info = info;
+        if old == new {
+            return;
         }
+        self.by_ip.entry(new).or_default().push(id.clone());
+        self.leave_ip(old, id);
     }
 
     fn leave_ip(&mut self, ip: Ipv4Addr, id: &AgentId) {

@@ -72,7 +72,7 @@ struct Args {
 }
 
 /// Longest wait for anything.
-const LIMIT: Duration = Duration::from_secs(300);
+const LIMIT: Duration = Duration::from_mins(5);
 /// Between measurements, and before memory is looked at.
 const SETTLE: Duration = Duration::from_secs(3);
 
