@@ -496,7 +496,12 @@ impl EventLoop {
             }
         }
         // Who asked sees the outcome in the view as soon as the answer is there.
-        let asked = replies.iter().any(|(_, a)| !matches!(a, Answer::Called(_)));
+        let changes = |(id, answer): &(RequestId, Answer)| match answer {
+            Answer::Called(_) => matches!(self.waiting.get(id), Some(Waiting::Operated(_))),
+            Answer::Explained(_) => false,
+            _ => true,
+        };
+        let asked = replies.iter().any(changes);
         self.publish_view(busy, asked);
         for (request, answer) in replies {
             self.reply(request, answer);
