@@ -4,7 +4,7 @@ use waggle_api::{
     error::{ApiError, ErrorCode},
     native::Refusal,
 };
-use waggle_types::{AgentId, CallRejection, FrameworkId, RejectReason};
+use waggle_types::{AgentId, CallRejection, FrameworkId, RejectReason, ServiceId};
 
 use crate::{
     http::respond::Fail,
@@ -79,6 +79,14 @@ pub(super) fn no_framework(view: &ClusterView, text: &str) -> Fail {
     let said = "no framework has this id or name";
     let names = framework_names(view);
     absent(RejectReason::UnknownFramework, text, said, names)
+}
+
+/// 404 for a service.
+pub(super) fn no_app(view: &ClusterView, id: &str) -> Fail {
+    let names = view.services.keys().map(ServiceId::as_str);
+    let hint = like(&format!("/{id}"), names);
+    let hint = hint.map(|h| did_you_mean(&h)).unwrap_or_default();
+    Fail::not_found(format!("App '/{id}' does not exist{hint}"))
 }
 
 /// 404 for a role; `said` is what it lacks, `has` tells the roles that don't lack it.
