@@ -107,17 +107,24 @@ pub fn framework(f: &FrameworkRef) -> &str {
     if f.name.is_empty() { &f.id } else { &f.name }
 }
 
-/// `in 10 min for 30 min`.
+/// `in 10 min, for 30 min`; it goes on until it is cancelled, whatever the plan says.
 pub fn window(w: &WindowView, now: u64) -> String {
-    let begun = if w.start_ms <= now { "since " } else { "" };
     let start = match now.checked_sub(w.start_ms) {
-        Some(ago) => times::span(ago),
+        Some(ago) => format!("since {}", times::span(ago)),
         None => times::relative(w.start_ms, now),
     };
     match w.duration_ms {
-        Some(d) => format!("{begun}{start} for {}", times::span(d)),
-        None => format!("{begun}{start} until told"),
+        Some(d) => format!("{start}, for {}", times::span(d)),
+        None => format!("{start}, open end"),
     }
+}
+
+/// A message without the name of what the row is about already.
+pub fn without<'a>(message: &'a str, name: &str) -> &'a str {
+    let rest = message
+        .strip_prefix(name)
+        .and_then(|m| m.strip_prefix(": "));
+    rest.unwrap_or(message)
 }
 
 /// `2 frameworks`, `1 framework`.
@@ -174,7 +181,7 @@ mod tests {
             start_ms: 600_000,
             duration_ms: Some(1_800_000),
         };
-        assert_eq!(window(&w, 0), "in 10 min for 30 min");
-        assert_eq!(window(&w, 605_000), "since 5 s for 30 min");
+        assert_eq!(window(&w, 0), "in 10 min, for 30 min");
+        assert_eq!(window(&w, 605_000), "since 5 s, for 30 min");
     }
 }

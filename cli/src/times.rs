@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use waggle_api::marathon::parse_version;
-use waggle_types::{ServiceVersion, UnixMillis};
+use waggle_types::UnixMillis;
 
 use crate::error::{CliError, usage};
 
@@ -99,11 +99,11 @@ pub fn relative(at: u64, now: u64) -> String {
     }
 }
 
-/// `2030-01-31T22:00:00Z`.
+/// `2030-01-31T22:00:00Z`, to the second.
 pub fn absolute(at: u64) -> String {
     // Beyond the year 9999 there is no such text, and no such time is taken.
-    let text = ServiceVersion(UnixMillis(at.min(253_402_300_799_999))).to_string();
-    text.replace(".000Z", "Z")
+    let whole = UnixMillis(at.min(253_402_300_799_999) / 1000 * 1000);
+    whole.rfc3339().to_string().replace(".000Z", "Z")
 }
 
 /// `1 d 2 h`, `10 min`, `3 s`: the two largest units.

@@ -282,7 +282,7 @@ async fn what_operators_set_outlives_the_master() {
         "30m",
     ];
     let planned = m.says(&plan).await;
-    assert!(planned.contains("for 30 min"), "{planned}");
+    assert!(planned.contains(", for 30 min"), "{planned}");
     let drained = m.says(&["node", "drain", "n2", "--max-grace", "10s"]).await;
     assert!(drained.starts_with("n2: drain"), "{drained}");
     let empty = |v: &Value| v[1]["mode"] == "drained";
@@ -340,7 +340,17 @@ async fn wrong_names_and_impossible_wishes_are_told() {
     let dir = tempfile::tempdir().unwrap();
     let books = [Books::default(), Books::default()];
     let m = Master::start(dir.path(), Ports::free().await, &books).await;
-    let cases: [(&[&str], i32, &str); 12] = [
+    let past = [
+        "maintenance",
+        "schedule",
+        "--agent",
+        "n1",
+        "--start",
+        "2020-01-01T00:00:00Z",
+        "--duration",
+        "1h",
+    ];
+    let cases: [(&[&str], i32, &str); 14] = [
         (&["node", "drain", "n3"], 1, "did you mean \"n"),
         (
             &["explain", "agent", "agent-11"],
@@ -402,6 +412,12 @@ async fn wrong_names_and_impossible_wishes_are_told() {
             "n1 has no such reservation eng",
         ),
         (&["volume", "destroy", "db"], 2, "there is no volume \"db\""),
+        (&past, 2, "window: must not be over already"),
+        (
+            &["maintenance", "cancel", "--agent", "n1,agent-1"],
+            2,
+            "agents[1]: must be named once",
+        ),
     ];
     for (args, code, says) in cases {
         let (exit, err) = m.fails(args).await;

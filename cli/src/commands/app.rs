@@ -16,6 +16,7 @@ use crate::{
     client::Client,
     config,
     error::{CliError, usage},
+    show::mib,
     table::Table,
 };
 
@@ -193,7 +194,7 @@ async fn list(client: &Client, as_json: bool) -> Result<(), CliError> {
                 String::new()
             },
             text(app, "cpus"),
-            text(app, "mem"),
+            mib(app["mem"].as_f64().unwrap_or(0.0)),
             items(app, "deployments")
                 .map(|d| text(d, "id"))
                 .collect::<Vec<_>>()
@@ -284,8 +285,8 @@ fn print_app(app: &Value, waits: &[DeploymentView]) -> Result<(), CliError> {
         format!(
             "cpus {}, mem {}, disk {}",
             text(app, "cpus"),
-            text(app, "mem"),
-            text(app, "disk")
+            mib(app["mem"].as_f64().unwrap_or(0.0)),
+            mib(app["disk"].as_f64().unwrap_or(0.0))
         ),
     );
     line("vips", vip_labels(app).join(", "));

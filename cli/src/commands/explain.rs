@@ -13,7 +13,7 @@ use crate::{
     args::{ExplainCommand, ExplainSub},
     client::Client,
     error::CliError,
-    show::{self, amount, by_kind, count, percent},
+    show::{self, amount, by_kind, count, percent, without},
     table::Table,
     times,
 };
@@ -94,14 +94,18 @@ fn role_of_framework(r: &FrameworkRoleExplainView) -> String {
         let left = if left.is_empty() { "nothing" } else { &left };
         out.push_str(&format!("quotas leave it {left} of unreserved resources\n"));
     }
-    let mut table = Table::new(&["node", "why it is offered no more of it", ""]);
+    let mut table = Table::new(&["node", "why it is offered no more of it", "reason"]);
     for a in &r.agents {
-        table.row([a.hostname.clone(), a.message.clone(), a.code.clone()]);
+        let message = without(&a.message, &a.agent_id);
+        table.row([a.hostname.clone(), message.to_owned(), a.code.clone()]);
     }
     if !r.agents.is_empty() {
         out.push_str(&table.render());
     }
     out.push_str(&rest(&r.rest, "node"));
+    if r.agents.is_empty() && r.rest.is_empty() && !r.suppressed {
+        out.push_str("nothing stands in its way: it is offered what is free next\n");
+    }
     out
 }
 
@@ -149,14 +153,16 @@ fn agent(a: &AgentExplainView, now: u64) -> String {
             times::relative(c.at_ms, now)
         ));
     }
-    let mut table = Table::new(&["framework", "role", "why it is offered no more of it", ""]);
+    let mut table = Table::new(&[
+        "framework",
+        "role",
+        "why it is offered no more of it",
+        "reason",
+    ]);
     for p in &a.passed_over {
-        let texts: Vec<&str> = p.because.iter().map(|b| b.message.as_str()).collect();
-        let codes: Vec<&str> = p
-            .because
-            .iter()
-            .map(|b: &BecauseView| b.code.as_str())
-            .collect();
+        let all = p.because.iter();
+        let texts: Vec<&str> = all.clone().map(|b| without(&b.message, &a.id)).collect();
+        let codes: Vec<&str> = all.map(|b: &BecauseView| b.code.as_str()).collect();
         table.row([
             show::framework(&p.framework).to_owned(),
             p.role.clone(),
@@ -239,7 +245,7 @@ mod tests {
             "general": [{"code": "recovering", "message": "the master recovers"}],
             "roles": [{"role": "eng", "suppressed": false, "share": 0.25, "smallest": null,
                 "headroom": {"cpus": 2}, "offers": 1,
-                "agents": [{"agent_id": "a1", "hostname": "n1", "code": "filtered", "message": "n1: declined, filtered for 4 s"}],
+                "agents": [{"agent_id": "a1", "hostname": "n1", "code": "filtered", "message": "a1: declined, filtered for 4 s"}],
                 "rest": {"filtered": 10, "nothing_free": 2}}],
         }))
         .unwrap();
@@ -250,8 +256,8 @@ mod tests {
              \n\
              role eng: has 25.0 % of the cluster by its weight, holds 1 offer\n\
              quotas leave it cpus 2 of unreserved resources\n\
-             NODE  WHY IT IS OFFERED NO MORE OF IT\n\
-             n1    n1: declined, filtered for 4 s   filtered\n\
+             NODE  WHY IT IS OFFERED NO MORE OF IT  REASON\n\
+             n1    declined, filtered for 4 s       filtered\n\
              and 12 more nodes: filtered 10, nothing_free 2\n"
         );
     }
@@ -277,14 +283,14 @@ mod tests {
         assert_eq!(
             agent(&a, 5000),
             "n1: active, reachable\n\
-             maintenance in 55 s for 1 min\n\
+             maintenance in 55 s, for 1 min\n\
              used     cpus 2, mem 64 MiB\n\
              offered  nothing\n\
              free     cpus 2, mem 64 MiB\n\
              reserved cpus 1 for eng\n\
              last offered to batch (role eng, which had 10.0 %), chosen among 3 frameworks, 5 s ago\n\
              \n\
-             FRAMEWORK  ROLE  WHY IT IS OFFERED NO MORE OF IT\n\
+             FRAMEWORK  ROLE  WHY IT IS OFFERED NO MORE OF IT  REASON\n\
              batch      eng   it is suppressed                 suppressed\n"
         );
     }

@@ -110,8 +110,8 @@ mod tests {
         assert_eq!(
             table(&all, now),
             "NODE  MODE    BEGINS                WINDOW                 FRAMEWORKS\n\
-             n1    active  2026-11-23T03:47:00Z  in 10 min for 30 min   batch declined (1 task, asked again in 1 min), f2 accepted (2 tasks)\n\
-             a2    -       2026-11-23T03:36:40Z  since 20 s until told  -\n"
+             n1    active  2026-11-23T03:47:00Z  in 10 min, for 30 min  batch declined (1 task, asked again in 1 min), f2 accepted (2 tasks)\n\
+             a2    -       2026-11-23T03:36:40Z  since 20 s, open end   -\n"
         );
     }
 }

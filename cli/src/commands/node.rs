@@ -148,8 +148,8 @@ mod tests {
         .unwrap();
         assert_eq!(
             table(vec![node], 0),
-            "NAME  IP        STATE                TASKS  CPUS   MEM          APPLIED  MAINTENANCE          AGENT ID\n\
-             n1    10.0.0.1  connected, draining  2      0.5/4  0 MiB/8 GiB  7/7      in 1 min until told  a1\n"
+            "NAME  IP        STATE                TASKS  CPUS   MEM          APPLIED  MAINTENANCE         AGENT ID\n\
+             n1    10.0.0.1  connected, draining  2      0.5/4  0 MiB/8 GiB  7/7      in 1 min, open end  a1\n"
         );
         let answer = json!({"id": "a1", "hostname": "n1", "mode": "draining", "tasks": 1});
         assert_eq!(changed(&answer), "n1: draining, 1 task runs there\n");

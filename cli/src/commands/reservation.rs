@@ -128,6 +128,9 @@ async fn new_stack(client: &Client, reserved: &Reserved) -> Result<Vec<StackEntr
     let labels = labels(&reserved.labels)?;
     for role in &reserved.roles {
         super::role::role_path(role)?;
+        if role == "*" {
+            return Err(usage("role: must not be *: that is what is unreserved"));
+        }
     }
     let (last, outer) = match reserved.roles.as_slice() {
         [] => return Err(usage("role: is required")),

@@ -259,19 +259,19 @@ pub fn explained(r: &RoleExplainView) -> String {
     if let Some(q) = &r.quota {
         if !q.limit.is_empty() {
             out.push_str(&format!(
-                "quota: at most {}, of which {} are left\n",
+                "quota: at most {}; left: {}\n",
                 by_kind(&q.limit),
                 by_kind(&q.headroom)
             ));
         }
         if !q.guarantee.is_empty() {
             let owed = if q.owed.is_empty() {
-                "all of it is there".to_owned()
+                "all of it is used".to_owned()
             } else {
-                format!("{} are still owed and held back for it", by_kind(&q.owed))
+                format!("still owed, and held back for it: {}", by_kind(&q.owed))
             };
             out.push_str(&format!(
-                "quota: promised {}, {owed}\n",
+                "quota: promised {}; {owed}\n",
                 by_kind(&q.guarantee)
             ));
         }
@@ -336,8 +336,8 @@ mod tests {
             explained(&role()),
             "eng/batch: has 12.5 % of the cluster by its weight of 2, 3 frameworks subscribed\n\
              used and offered, with all below: cpus 4, mem 2 GiB\n\
-             quota: at most cpus 8, of which cpus 4 are left\n\
-             quota: promised cpus 6, cpus 2 are still owed and held back for it\n\
+             quota: at most cpus 8; left: cpus 4\n\
+             quota: promised cpus 6; still owed, and held back for it: cpus 2\n\
              counted against the quota: cpus 4\n\
              quotas, its own and others', leave it cpus 4, mem 97.66 GiB of unreserved resources\n\
              frameworks: batch and 2 more\n"

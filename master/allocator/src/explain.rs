@@ -154,7 +154,11 @@ impl fmt::Display for Reason {
                 agent_id,
                 offer_id,
                 expires,
-            } => write!(f, "{agent_id}: holds offer {offer_id} until {expires}"),
+            } => write!(
+                f,
+                "{agent_id}: holds offer {offer_id} until {}",
+                expires.rfc3339()
+            ),
             Self::AgentInactive { agent_id } => write!(f, "{agent_id}: the agent is inactive"),
             Self::NothingFree {
                 agent_id,
@@ -179,6 +183,7 @@ impl fmt::Display for Reason {
                 write!(f, "{agent_id}: {free} is below the minimum allocatable")
             }
             Self::Filtered { agent_id, until } => {
+                let until = until.rfc3339();
                 write!(f, "{agent_id}: declined, filtered until {until}")
             }
         }

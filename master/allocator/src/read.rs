@@ -97,6 +97,13 @@ impl Allocator {
         all.into_iter()
     }
 
+    /// Whether a framework wants no offers to a role now; `None` when it is not subscribed with it.
+    pub fn is_suppressed(&self, framework_id: &FrameworkId, role: &str) -> Option<bool> {
+        let idx = self.client_in(*self.framework_ids.get(framework_id)?, role)?;
+        let client = self.clients.get(idx).filter(|c| c.subscribed)?;
+        Some(client.suppressed)
+    }
+
     /// Roles that somebody needs, in order.
     pub fn roles(&self) -> impl Iterator<Item = &str> {
         self.tree.iter().map(|(name, _)| name)

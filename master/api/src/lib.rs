@@ -2,6 +2,7 @@
 //!
 //! - [`proto`]: protobuf of the agent session and of the native framework API, generated; [`convert`]: to
 //!   and from `waggle-types`.
+//! - [`codec`]: protobuf over gRPC with a bound on what a request takes in memory.
 //! - `client` (feature `client`): a typed client of the native framework API.
 //! - [`marathon`]: Marathon's REST JSON, which is also the stored form of a service spec.
 //! - [`mesos`]: `/state` and `/version`.
@@ -20,6 +21,7 @@
 
 #[cfg(feature = "client")]
 pub mod client;
+pub mod codec;
 pub mod convert;
 pub mod error;
 pub mod marathon;

@@ -28,6 +28,13 @@ mod waggle {
     }
 }
 
+mod shapes {
+    use super::waggle;
+    use crate::codec::{Shape, Shaped, entry_size};
+
+    include!("gen/shapes.rs");
+}
+
 /// The native API for frameworks (`waggle.framework.v1`).
 pub use waggle::framework::v1 as framework;
 /// The session between an agent and its master (`waggle.session.v1`).

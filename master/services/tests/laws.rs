@@ -16,7 +16,7 @@ use waggle_services::{
     Action, Capacity, Change, Goal, Input, KillReason, Place, ServiceScheduler, is_current,
 };
 use waggle_types::{
-    AgentId, Command, DeploymentId, HealthState, Millis, Resources, SchedulerCall, SchedulerEvent,
+    AgentId, Command, DeploymentId, HealthState, Millis, Resources, Operation, SchedulerCall, SchedulerEvent,
     ServiceSpec, ServiceVersion, TaskId, TaskSpec, TaskState, UnixMillis, UpgradeStrategy,
 };
 
@@ -148,7 +148,7 @@ impl World {
                             .agent_id
                             .clone()
                     };
-                    for t in operations.iter().flat_map(|o| o.tasks()) {
+                    for t in operations.iter().flat_map(Operation::tasks) {
                         let on = place(t);
                         self.ever += 1;
                         let task = Task {

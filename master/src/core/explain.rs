@@ -90,20 +90,21 @@ impl MasterCore {
             return Some(because("not_connected", message));
         }
         let w = self.upkeep.windows.get(id)?;
-        let message = format!("{id}: down for maintenance since {}", w.start);
+        let since = w.start.rfc3339();
+        let message = format!("{id}: down for maintenance since {since}");
         Some(because("maintenance", message))
     }
 
     fn explain_framework(&self, id: &FrameworkId) -> Option<FrameworkExplained> {
         let builtin = *id == self.framework_id;
-        let own = service_framework();
+        let own = [self.own_role()];
         let known = self.frameworks.all.get(id);
         if known.is_none() && !builtin {
             return None;
         }
         let name = known.map_or(SERVICE_FRAMEWORK, |f| f.info.name.as_str());
         let connected = known.map_or(builtin, |f| f.subscription.is_some());
-        let roles = known.map_or(&own.roles, |f| &f.roles);
+        let roles = known.map_or(own.as_slice(), |f| &f.roles);
         let mut general = Vec::new();
         if builtin && self.recovering {
             let message =
@@ -136,7 +137,8 @@ impl MasterCore {
             id: id.clone(),
             name: name.to_owned(),
             connected,
-            capabilities: known.map_or(own.capabilities, |f| f.info.capabilities),
+            capabilities: known
+                .map_or_else(|| service_framework().capabilities, |f| f.info.capabilities),
             general,
             roles: roles.iter().map(one).collect(),
         })

@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use waggle_services::{Instance, Service};
 use waggle_types::{
-    AgentId, Capabilities, FrameworkId, HealthState, ResourcePart, Resources, TaskState, UnixMillis,
+    AgentId, Capabilities, FrameworkId, HealthState, ResourcePart, Resources, RoleSubscription,
+    TaskState, UnixMillis,
 };
 
 use super::{
@@ -142,6 +143,15 @@ impl MasterCore {
         .collect()
     }
 
+    /// The built-in framework's role, as it is now.
+    pub(super) fn own_role(&self) -> RoleSubscription {
+        let id = &self.framework_id;
+        RoleSubscription {
+            suppressed: self.allocator.is_suppressed(id, SERVICE_ROLE) == Some(true),
+            ..RoleSubscription::new(SERVICE_ROLE)
+        }
+    }
+
     /// Every framework, the built-in one first in code and by id in the map.
     fn show_frameworks(&self) -> BTreeMap<FrameworkId, FrameworkView> {
         let mut out = BTreeMap::new();
@@ -163,7 +173,8 @@ impl MasterCore {
         };
         let own = FrameworkView {
             active: !self.recovering,
-            roles: service_framework().roles,
+            suppressed: self.own_role().suppressed,
+            roles: vec![self.own_role()],
             capabilities: service_framework().capabilities,
             ..blank(&self.framework_id, SERVICE_FRAMEWORK)
         };

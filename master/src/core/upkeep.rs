@@ -222,6 +222,11 @@ impl MasterCore {
                 wrong.push(no(RejectReason::Invalid, id, "the agent is named twice"));
             }
         }
+        let end = window.and_then(|w| Some(w.start + w.duration?));
+        if end.is_some_and(|end| end <= now) {
+            let message = "must not be over already";
+            wrong.push(no(RejectReason::Invalid, "window", message));
+        }
         if !wrong.is_empty() {
             return Err(wrong);
         }

@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::{Request, Response, Status, Streaming};
 use waggle_api::{
-    convert::{ConvertError, registered_task},
+    convert::{ConvertError, check_register, registered_task},
     proto::session::{
         self as pb, AgentMessage, MasterMessage, agent_message::Kind as In,
         master_message::Kind as Out, session_server,
@@ -36,6 +36,9 @@ use crate::core::{Event, MasterMsg, Registration, SessionId};
 const QUEUE: usize = 1024;
 /// An agent says who it is within this time.
 const REGISTER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Parts that could not be applied of which the master keeps the reasons.
+const MAX_FAILURES: usize = 100;
+const MAX_FAILURE_CHARS: usize = 1000;
 /// Longest message: a registration with some ten thousand tasks.
 const MAX_MESSAGE_BYTES: usize = 64 << 20;
 
@@ -275,7 +278,15 @@ fn encode(msg: MasterMsg, trace: Option<TraceContext>) -> MasterMessage {
     })
 }
 
+/// Objects and reasons for people, some of them: what one agent says must not fill the master.
+fn failures(all: Vec<String>) -> Vec<String> {
+    let some = all.into_iter().take(MAX_FAILURES);
+    some.map(|f| f.chars().take(MAX_FAILURE_CHARS).collect())
+        .collect()
+}
+
 fn registration(r: pb::Register) -> Result<Registration, ConvertError> {
+    check_register(&r)?;
     let agent = r
         .agent
         .ok_or_else(|| ConvertError::new("agent", "is missing"))?;
@@ -304,7 +315,7 @@ fn decode(session: SessionId, m: AgentMessage) -> Result<Event, ConvertError> {
             session,
             generation: Generation(a.generation),
             duration_us: a.duration_us,
-            failures: a.failures,
+            failures: failures(a.failures),
         },
         Some(In::Register(_)) => {
             return Err(ConvertError::new(

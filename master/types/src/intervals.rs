@@ -79,7 +79,8 @@ impl<T: Point> Intervals<T> {
     /// The set of the given intervals, in any order, overlapping or not; those with `end < begin` are empty.
     pub fn from_ranges(ranges: impl IntoIterator<Item = Interval<T>>) -> Self {
         let mut all: Vec<Interval<T>> = ranges.into_iter().filter(|r| r.begin <= r.end).collect();
-        all.sort_unstable();
+        // Stable, since it merges what is in order already, such as the halves of a union, in linear time.
+        all.sort();
         let mut out: Vec<Interval<T>> = Vec::with_capacity(all.len());
         for r in all {
             match out.last_mut() {
@@ -116,29 +117,38 @@ impl<T: Point> Intervals<T> {
 
     /// Whether a number is in the set.
     pub fn contains(&self, point: T) -> bool {
-        self.0.iter().any(|r| r.begin <= point && point <= r.end)
+        self.from(point).next().is_some_and(|r| r.begin <= point)
     }
 
     /// Whether everything in `other` is in this set.
     pub fn contains_all(&self, other: &Self) -> bool {
-        other
-            .0
-            .iter()
-            .all(|o| self.0.iter().any(|r| r.begin <= o.begin && o.end <= r.end))
+        let holds = |r: &Interval<T>, o: &Interval<T>| r.begin <= o.begin && o.end <= r.end;
+        let mut all = other.0.iter();
+        all.all(|o| self.from(o.begin).next().is_some_and(|r| holds(r, o)))
     }
 
     /// Whether something is in both.
     pub fn intersects(&self, other: &Self) -> bool {
-        self.0
-            .iter()
-            .any(|r| other.0.iter().any(|o| r.begin <= o.end && o.begin <= r.end))
+        let (few, many) = if self.0.len() < other.0.len() {
+            (self, other)
+        } else {
+            (other, self)
+        };
+        let meets = |r: &Interval<T>| many.from(r.begin).next().is_some_and(|o| o.begin <= r.end);
+        few.0.iter().any(meets)
+    }
+
+    /// The intervals that end at a number or after it.
+    fn from(&self, point: T) -> impl Iterator<Item = &Interval<T>> {
+        self.0[self.0.partition_point(|r| r.end < point)..].iter()
     }
 
     /// What is in both sets.
     #[must_use]
     pub fn intersection(&self, other: &Self) -> Self {
         let both = self.0.iter().flat_map(|r| {
-            other.0.iter().map(|o| Interval {
+            let meets = other.from(r.begin).take_while(|o| o.begin <= r.end);
+            meets.map(|o| Interval {
                 begin: r.begin.max(o.begin),
                 end: r.end.min(o.end),
             })
@@ -165,10 +175,7 @@ impl<T: Point> Intervals<T> {
         for r in &self.0 {
             // `None` when the rest of `r` is gone up to the last number that there is.
             let mut begin = Some(r.begin);
-            for o in &other.0 {
-                if o.end < r.begin || o.begin > r.end {
-                    continue;
-                }
+            for o in other.from(r.begin).take_while(|o| o.begin <= r.end) {
                 if let (Some(from), Some(end)) = (begin, o.begin.pred())
                     && from <= end
                 {

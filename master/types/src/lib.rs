@@ -58,5 +58,5 @@ pub use service::{
 pub use task::{
     Command, DiscoveryInfo, StatusReason, StatusSource, TaskPort, TaskSpec, TaskState, TaskStatus,
 };
-pub use time::{Millis, UnixMillis};
+pub use time::{Millis, Rfc3339, UnixMillis};
 pub use trace::{TraceContext, TraceParseError};

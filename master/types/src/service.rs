@@ -11,31 +11,8 @@ pub struct ServiceVersion(pub UnixMillis);
 impl fmt::Display for ServiceVersion {
     /// `2026-11-23T03:47:00.123Z`, which Marathon's clients parse (proleptic Gregorian, UTC).
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ms = self.0.0;
-        let (days, rest) = (ms / 86_400_000, ms % 86_400_000);
-        let (y, m, d) = civil_from_days(days);
-        write!(
-            f,
-            "{y:04}-{m:02}-{d:02}T{:02}:{:02}:{:02}.{:03}Z",
-            rest / 3_600_000,
-            rest / 60_000 % 60,
-            rest / 1000 % 60,
-            rest % 1000
-        )
+        self.0.rfc3339().fmt(f)
     }
-}
-
-/// Days since 1970-01-01 to a date; the era arithmetic of Howard Hinnant's `civil_from_days`.
-fn civil_from_days(days: u64) -> (u64, u64, u64) {
-    let z = days + 719_468;
-    let era = z / 146_097;
-    let doe = z % 146_097;
-    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
-    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
-    let mp = (5 * doy + 2) / 153;
-    let month = if mp < 10 { mp + 3 } else { mp - 9 };
-    let year = yoe + era * 400 + u64::from(month <= 2);
-    (year, month, doy - (153 * mp + 2) / 5 + 1)
 }
 
 /// A port that each instance gets.

@@ -419,6 +419,7 @@ async fn nonsense_is_refused_with_typed_reasons() {
         task_id: "t".into(),
         agent_id: "a".into(),
         uuid: vec![1, 2],
+        more: Vec::new(),
     };
     let r = raw.acknowledge(request).await.unwrap().into_inner();
     assert_eq!(refused(r), invalid("uuid"));

@@ -5,6 +5,7 @@ use waggle_types::{
     check_role,
 };
 
+use super::size::{MAX_SMALLEST, pieces};
 use super::{ConvertError, at_most, each, id, inverse_offer, offer, required};
 use crate::proto::{framework as pb, session};
 
@@ -91,6 +92,7 @@ pub fn resources(field: &str, r: Option<session::Resources>) -> Result<Resources
 
 /// The smallest bundle that is of use, if there is one.
 pub fn smallest(r: Option<session::Resources>) -> Result<Option<Resources>, ConvertError> {
+    at_most("smallest", pieces(r.as_ref()), MAX_SMALLEST)?;
     r.map(|r| resources("smallest", Some(r))).transpose()
 }
 

@@ -2,9 +2,12 @@
 
 use waggle_types::{FrameworkId, Millis, TaskSpec};
 
+use super::size::check_task;
 use super::{ConvertError, MAX_ITEMS, at_most, each};
 use crate::proto::{framework as pb, session};
 
+/// Most health checks of one task.
+const MAX_CHECKS: usize = 64;
 /// Grace of tasks that name none.
 const KILL_GRACE: Millis = Millis::from_secs(3);
 
@@ -24,6 +27,8 @@ fn launch(
     framework_id: &FrameworkId,
     traceparent: &str,
 ) -> Result<TaskSpec, ConvertError> {
+    check_task(&t)?;
+    at_most("health_checks", t.health_checks.len(), MAX_CHECKS)?;
     let name = if t.name.is_empty() {
         t.task_id.clone()
     } else {

@@ -19,6 +19,7 @@ mod operation;
 mod reason;
 mod reservation;
 mod resources;
+mod size;
 mod subscription;
 mod task;
 #[cfg(test)]
@@ -38,6 +39,7 @@ pub use offer::{inverse_offer, offer};
 pub use operation::{MAX_OPERATIONS, operations};
 pub use reason::reject_reason;
 pub use reservation::{MAX_PARTS, MAX_STATIC};
+pub use size::{MAX_PIECES, MAX_SMALLEST, MAX_TASK, check_register};
 pub use subscription::MAX_CONSTRAINTS;
 pub use task::{health_state, registered_task, task_state};
 

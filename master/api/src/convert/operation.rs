@@ -3,6 +3,7 @@
 use waggle_types::{FrameworkId, Operation, Reservation, Resources, Volume, VolumeId};
 
 use super::reservation::{stack, stack_message};
+use super::size::{check_pieces, pieces_of_operation, pieces_of_tasks};
 use super::{ConvertError, MAX_ITEMS, at_most, each, id, launches, required, resources};
 use crate::proto::{framework as pb, session};
 
@@ -17,6 +18,7 @@ pub fn operations(
     traceparent: &str,
 ) -> Result<Vec<Operation>, ConvertError> {
     if operations.is_empty() {
+        check_pieces("launch", pieces_of_tasks(&launch))?;
         let tasks = launches("launch", launch, framework_id, traceparent)?;
         return Ok(if tasks.is_empty() {
             Vec::new()
@@ -32,6 +34,8 @@ pub fn operations(
     let n_tasks = operations.iter().map(n_tasks).sum();
     at_most("operations", n_tasks, MAX_ITEMS)
         .map_err(|e| ConvertError::new(e.field, format!("tasks {}", e.rule)))?;
+    let n_pieces = operations.iter().map(pieces_of_operation).sum();
+    check_pieces("operations", n_pieces)?;
     each("operations", operations, |o| {
         operation(o, framework_id, traceparent)
     })

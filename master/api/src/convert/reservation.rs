@@ -5,6 +5,7 @@ use waggle_types::{
     sum_parts,
 };
 
+use super::size::cut;
 use super::{ConvertError, at_most, each, required};
 use crate::proto::session as pb;
 
@@ -147,10 +148,8 @@ pub(super) fn parts(
 }
 
 /// Bundles can be long, errors not.
-fn short(mut rule: String) -> String {
-    let end = (0..=400.min(rule.len())).rfind(|i| rule.is_char_boundary(*i));
-    rule.truncate(end.unwrap_or(0));
-    rule
+fn short(rule: String) -> String {
+    cut(rule, 400)
 }
 
 /// What an agent reserves by itself: for each role once, together part of `total`.

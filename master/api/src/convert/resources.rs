@@ -9,6 +9,13 @@ use super::reservation::{domain, statics, statics_message};
 use super::{ConvertError, at_most, each, id, ip, port, required};
 use crate::proto::session as pb;
 
+/// Longest name of a node, in bytes.
+const MAX_HOSTNAME: usize = 255;
+/// Most attributes of an agent.
+const MAX_ATTRIBUTES: usize = 256;
+/// Longest name or value of an attribute, in bytes.
+const MAX_ATTRIBUTE: usize = 1024;
+
 impl TryFrom<pb::Resources> for Resources {
     type Error = ConvertError;
 
@@ -172,8 +179,16 @@ impl TryFrom<pb::AgentInfo> for AgentInfo {
     type Error = ConvertError;
 
     fn try_from(a: pb::AgentInfo) -> Result<Self, ConvertError> {
-        if a.hostname.is_empty() {
-            return Err(ConvertError::new("hostname", "must not be empty"));
+        if a.hostname.is_empty() || a.hostname.len() > MAX_HOSTNAME {
+            let rule = format!("must be 1 to {MAX_HOSTNAME} bytes, is {}", a.hostname.len());
+            return Err(ConvertError::new("hostname", rule));
+        }
+        at_most("attributes", a.attributes.len(), MAX_ATTRIBUTES)?;
+        for (name, value) in &a.attributes {
+            if name.len().max(value.len()) > MAX_ATTRIBUTE {
+                let rule = format!("must be at most {MAX_ATTRIBUTE} bytes each, {name:.80} is not");
+                return Err(ConvertError::new("attributes", rule));
+            }
         }
         let total: Resources = required("total", a.total)?
             .try_into()

@@ -8,8 +8,8 @@ use waggle_types::{
 use super::{ConvertError, at_most, each, id, required, smallest};
 use crate::proto::framework as pb;
 
-/// Most offer constraints of one subscription, in all groups of all roles. A pattern costs its compilation.
-pub const MAX_CONSTRAINTS: usize = 256;
+/// Most offer constraints of one subscription, in all groups of all roles: each is asked of each agent.
+pub const MAX_CONSTRAINTS: usize = 64;
 /// Longest attribute name, text or pattern, in bytes.
 const MAX_TEXT: usize = 1024;
 

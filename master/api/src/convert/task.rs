@@ -7,8 +7,12 @@ use waggle_types::{
 };
 
 use super::reservation::parts;
+use super::size::cut;
 use super::{ConvertError, each, id, port, required, status_uuid, trace};
 use crate::proto::session as pb;
+
+/// Longest message of a status, in bytes; it is for people, more is cut off.
+const MAX_MESSAGE: usize = 4096;
 
 /// Enums that have the same values on both sides, but for the wire's "unspecified".
 macro_rules! same_enum {
@@ -123,7 +127,7 @@ impl TryFrom<pb::TaskStatus> for TaskStatus {
             state: task_state("state", s.state)?,
             health: health_state("health", s.health)?,
             reason: status_reason(s.reason),
-            message: s.message,
+            message: cut(s.message, MAX_MESSAGE),
             source: status_source(s.source)?,
             at: UnixMillis(s.at_ms),
             uuid,

@@ -21,7 +21,7 @@ const MAX_DURATION: Millis = Millis::from_secs(365 * 86_400);
 /// Latest start: the end of year 9999.
 const MAX_START: f64 = 253_402_300_799_999.0;
 /// Most agents of one maintenance window.
-const MAX_AGENTS: usize = 10_000;
+const MAX_AGENTS: usize = 3000;
 
 /// Fields that break rules; at least one.
 pub type Invalid = Vec<FieldError>;

@@ -167,7 +167,7 @@ fn counts(rest: &BTreeMap<&'static str, usize>) -> BTreeMap<String, u64> {
 fn app(view: &ClusterView, path: &[&str]) -> Result<Response, Fail> {
     let id = path.join("/");
     let found = ServiceId::new(&id).ok().and_then(|id| service(view, &id));
-    let found = found.ok_or_else(|| Fail::not_found(format!("App '/{id}' does not exist")))?;
+    let found = found.ok_or_else(|| find::no_app(view, &id))?;
     Ok(ok(&found))
 }
 

@@ -4,7 +4,7 @@ use waggle_api::{
     error::{ApiError, ErrorCode},
     native::Refusal,
 };
-use waggle_types::{AgentId, CallRejection, FrameworkId, RejectReason};
+use waggle_types::{AgentId, CallRejection, FrameworkId, RejectReason, ServiceId};
 
 use crate::{
     http::respond::Fail,
@@ -15,8 +15,8 @@ use crate::{
 const MAX_NAME: usize = 64;
 /// Most names that are compared: a refusal stays cheap in a large cluster.
 const MAX_COMPARED: usize = 2000;
-/// How alike names must be, 1 is the same.
-const ALIKE: f64 = 0.6;
+/// One slip is forgiven in any name, more of them for each so many characters.
+const ALIKE: usize = 3;
 /// Ids that an ambiguous name is told with.
 const MAX_TOLD: usize = 5;
 
@@ -81,6 +81,14 @@ pub(super) fn no_framework(view: &ClusterView, text: &str) -> Fail {
     absent(RejectReason::UnknownFramework, text, said, names)
 }
 
+/// 404 for a service.
+pub(super) fn no_app(view: &ClusterView, id: &str) -> Fail {
+    let names = view.services.keys().map(ServiceId::as_str);
+    let hint = like(&format!("/{id}"), names);
+    let hint = hint.map(|h| did_you_mean(&h)).unwrap_or_default();
+    Fail::not_found(format!("App '/{id}' does not exist{hint}"))
+}
+
 /// 404 for a role; `said` is what it lacks, `has` tells the roles that don't lack it.
 pub(super) fn no_role(
     view: &ClusterView,
@@ -141,9 +149,10 @@ fn like<'a>(text: &str, names: impl Iterator<Item = &'a str>) -> Option<String> 
         return None;
     }
     let short = names.filter(|n| n.len() <= MAX_NAME).take(MAX_COMPARED);
-    let scored = short.map(|n| (strsim::normalized_damerau_levenshtein(text, n), n));
-    let best = scored.max_by(|a, b| a.0.total_cmp(&b.0))?;
-    (best.0 >= ALIKE).then(|| best.1.to_owned())
+    let scored = short.map(|n| (strsim::damerau_levenshtein(text, n), n));
+    let (slips, best) = scored.min_by_key(|(slips, _)| *slips)?;
+    let longest = text.chars().count().max(best.chars().count());
+    (slips <= 1 || slips * ALIKE <= longest).then(|| best.to_owned())
 }
 
 #[cfg(test)]
@@ -154,6 +163,7 @@ mod tests {
         let like = |t: &str| super::like(t, names.into_iter());
         assert_eq!(like("nod-2").as_deref(), Some("node-2"));
         assert_eq!(like("eng/batsh").as_deref(), Some("eng/batch"));
+        assert_eq!(like("node-3").as_deref(), Some("node-1"), "the first");
         assert_eq!(like("something"), None);
         assert_eq!(like(&"x".repeat(1000)), None);
     }

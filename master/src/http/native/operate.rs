@@ -1,5 +1,7 @@
 //! What operators ask: read strictly, done by the core, answered with how things are then.
 
+use std::collections::BTreeSet;
+
 use axum::{body::Body, response::Response};
 use serde::Serialize;
 use serde_json::Value;
@@ -7,7 +9,7 @@ use waggle_api::native::{
     Refusal, WeightView,
     request::{self, Invalid},
 };
-use waggle_types::{AgentId, OperatorCall, Quota, check_role};
+use waggle_types::{AgentId, FieldError, OperatorCall, Quota, check_role};
 
 use super::{find, maintenance, reservations, roles};
 use crate::{
@@ -156,8 +158,17 @@ async fn maintain(
     window: Option<waggle_types::Unavailability>,
 ) -> Result<Response, Fail> {
     let view = api.view();
-    let ids: Result<Vec<AgentId>, Fail> = agents.iter().map(|a| find::agent(&view, a)).collect();
-    let agent_ids = ids?;
+    let mut agent_ids: Vec<AgentId> = Vec::with_capacity(agents.len());
+    let mut seen = BTreeSet::new();
+    for (i, name) in agents.iter().enumerate() {
+        let id = find::agent(&view, name)?;
+        if !seen.insert(id.clone()) {
+            let rule = format!("must be named once, is {name:?}");
+            let twice = FieldError::new(format!("agents[{i}]"), rule);
+            return Err(Fail::refused(Refusal::invalid(&[twice])));
+        }
+        agent_ids.push(id);
+    }
     let set = OperatorCall::SetMaintenance {
         agent_ids: agent_ids.clone(),
         window,

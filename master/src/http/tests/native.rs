@@ -428,6 +428,7 @@ async fn writes_answer_how_things_are_then() {
 #[case("PUT", "/waggle/v1/maintenance", json!({"agents": ["n1"], "start_ms": 1, "duration_ms": -5}), "duration_ms")]
 #[case("PUT", "/waggle/v1/maintenance", json!({"agents": "n1", "start_ms": 1}), "agents")]
 #[case("DELETE", "/waggle/v1/maintenance", json!({}), "agents")]
+#[case("DELETE", "/waggle/v1/maintenance", json!({"agents": ["n1", "a1"]}), "agents[1]")]
 #[case("POST", "/waggle/v1/nodes/n1/drain", json!({"max_grace_ms": "5s"}), "max_grace_ms")]
 #[case("POST", "/waggle/v1/nodes/n1/gone", json!({"sure": true}), "sure")]
 #[tokio::test]
@@ -543,6 +544,11 @@ async fn slips_of_the_pen_are_recognised() {
             "GET",
             "/waggle/v1/explain/framework/maraton",
             "maraton: no framework has this id or name; did you mean \"marathon\"?",
+        ),
+        (
+            "GET",
+            "/waggle/v1/explain/app/shop/wbe",
+            "App '/shop/wbe' does not exist; did you mean \"/shop/web\"?",
         ),
         (
             "GET",

@@ -17,8 +17,6 @@ pub struct Master {
     child: Child,
     /// Where agents and frameworks connect.
     pub session: SocketAddr,
-    /// Its HTTP API.
-    pub http: SocketAddr,
     _dir: tempfile::TempDir,
 }
 
@@ -60,7 +58,6 @@ impl Master {
         let mut out = Self {
             child,
             session: at(session),
-            http: at(http),
             _dir: dir,
         };
         let deadline = Instant::now() + LIMIT;

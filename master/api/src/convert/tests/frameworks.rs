@@ -37,7 +37,7 @@ fn constraint() -> impl Strategy<Value = AttributeConstraint> {
     })
 }
 
-fn framework_info() -> impl Strategy<Value = FrameworkInfo> {
+pub(super) fn framework_info() -> impl Strategy<Value = FrameworkInfo> {
     let one = (
         any::<bool>(),
         vec(vec(constraint(), 0..3), 0..3),
@@ -136,7 +136,7 @@ fn inverse() -> impl Strategy<Value = InverseOffer> {
     )
 }
 
-fn operation() -> impl Strategy<Value = Operation> {
+pub(super) fn operation() -> impl Strategy<Value = Operation> {
     let some = || resources().prop_filter("reserves something", |r| !r.is_empty());
     let volume_id = || word().prop_map(|id| VolumeId::new(id).unwrap());
     let volume = (1..i64::MAX, any::<bool>()).prop_map(|(size, shared)| Volume {
@@ -254,8 +254,8 @@ fn constraints_are_checked_by_field() {
         FrameworkInfo::try_from(request).map_err(|e| e.field)
     };
     assert!(read(vec![vec![good()], vec![good(), good()]]).is_ok());
-    assert_eq!(read(vec![Vec::new(); 257]), Err("roles".into()));
-    assert_eq!(read(vec![vec![good(); 129]; 2]), Err("roles".into()));
+    assert_eq!(read(vec![Vec::new(); 65]), Err("roles".into()));
+    assert_eq!(read(vec![vec![good(); 33]; 2]), Err("roles".into()));
     let wrong = |c| read(vec![vec![good(), c]]).unwrap_err();
     let at = |field: &str| format!("roles[0].constraints[0].constraints[1].{field}");
     let none = pb::AttributeConstraint::default();

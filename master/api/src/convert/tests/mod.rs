@@ -1,8 +1,10 @@
 //! Round trips of every message with a twin, and totality on any bytes.
 
 mod frameworks;
+mod fuzz;
 mod given;
 mod session;
+mod wild;
 
 /// Domain -> message -> bytes -> message -> domain.
 macro_rules! round_trip {

@@ -1,0 +1,247 @@
+//! Protobuf over gRPC with a bound on what a request takes in memory.
+//!
+//! A message of some megabytes can decode to gigabytes: two bytes say "one more task", which is some hundred
+//! bytes even when it is empty. So before a request is decoded, what it would take is counted along its
+//! bytes, and too much is refused. Shapes of all messages are generated from the `.proto` files, with the
+//! rest of `gen/`. Answers are not bounded: who asks trusts whom it asks.
+
+use std::marker::PhantomData;
+
+use prost::Message;
+use tonic::{
+    Status,
+    codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
+};
+
+/// What a request may take in memory, in bytes, to within a factor of four: lists may have room for more, and
+/// a list's numbers can be one byte each on the wire.
+pub const MAX_DECODED: usize = 128 << 20;
+
+/// What a message is made of: its size in memory, and which of its fields hold messages.
+#[derive(Debug)]
+pub struct Shape {
+    /// Bytes of the struct, or of a map's entry.
+    pub size: usize,
+    /// Fields with messages, by number.
+    pub fields: &'static [(u32, &'static Shape)],
+}
+
+/// A message whose shape is known.
+pub trait Shaped {
+    /// The shape.
+    const SHAPE: Shape;
+    /// Whether somebody sends it as a request.
+    const REQUEST: bool;
+}
+
+/// The size of a map's entry: trees hold entries in nodes that are half full at least.
+pub const fn entry_size<K, V>() -> usize {
+    2 * (size_of::<K>() + size_of::<V>())
+}
+
+/// What the bytes would take, decoded, up to where they break the format. Stops beyond `max`.
+pub fn decoded_size(bytes: &[u8], shape: &Shape, max: usize) -> usize {
+    let mut sum = shape.size;
+    let mut at = bytes;
+    while sum <= max {
+        let Some((field, value)) = next_field(&mut at) else {
+            break;
+        };
+        let nested = shape.fields.iter().find(|(n, _)| *n == field);
+        sum = sum.saturating_add(match (value, nested) {
+            (Value::Bytes(b), Some((_, nested))) => decoded_size(b, nested, max - sum),
+            (Value::Bytes(b), None) => size_of::<String>() + b.len(),
+            (Value::Number, _) => size_of::<u64>(),
+        });
+    }
+    sum
+}
+
+enum Value<'a> {
+    Number,
+    Bytes(&'a [u8]),
+}
+
+/// The next field's number and value; `None` at the end or where the format is broken.
+fn next_field<'a>(at: &mut &'a [u8]) -> Option<(u32, Value<'a>)> {
+    let key = varint(at)?;
+    let field = u32::try_from(key >> 3).ok()?;
+    let len = match key & 7 {
+        0 => {
+            varint(at)?;
+            return Some((field, Value::Number));
+        }
+        1 => 8,
+        2 => {
+            let len = usize::try_from(varint(at)?).ok()?;
+            let (value, rest) = at.split_at_checked(len)?;
+            *at = rest;
+            return Some((field, Value::Bytes(value)));
+        }
+        // No message of ours has groups; a decoder skips them without keeping anything.
+        3 | 4 => 0,
+        5 => 4,
+        _ => return None,
+    };
+    *at = at.get(len..)?;
+    Some((field, Value::Number))
+}
+
+fn varint(at: &mut &[u8]) -> Option<u64> {
+    let mut value = 0;
+    for (i, byte) in at.iter().enumerate().take(10) {
+        value |= u64::from(byte & 0x7f) << (7 * i);
+        if byte & 0x80 == 0 {
+            *at = &at[i + 1..];
+            return Some(value);
+        }
+    }
+    None
+}
+
+/// tonic's codec for `T` out and `U` in.
+#[derive(Debug)]
+pub struct BoundedCodec<T, U>(PhantomData<(T, U)>);
+
+impl<T, U> Default for BoundedCodec<T, U> {
+    fn default() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<T, U> Codec for BoundedCodec<T, U>
+where
+    T: Message + Send + 'static,
+    U: Message + Shaped + Default + Send + 'static,
+{
+    type Encode = T;
+    type Decode = U;
+    type Encoder = Writer<T>;
+    type Decoder = Reader<U>;
+
+    fn encoder(&mut self) -> Writer<T> {
+        Writer(PhantomData)
+    }
+
+    fn decoder(&mut self) -> Reader<U> {
+        Reader(PhantomData)
+    }
+}
+
+/// Encodes messages.
+#[derive(Debug)]
+pub struct Writer<T>(PhantomData<T>);
+
+impl<T: Message> Encoder for Writer<T> {
+    type Item = T;
+    type Error = Status;
+
+    fn encode(&mut self, item: T, out: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        item.encode(out)
+            .map_err(|e| Status::internal(e.to_string()))
+    }
+
+    fn buffer_settings(&self) -> BufferSettings {
+        BufferSettings::default()
+    }
+}
+
+/// Decodes messages; requests within [`MAX_DECODED`].
+#[derive(Debug)]
+pub struct Reader<U>(PhantomData<U>);
+
+impl<U: Message + Shaped + Default> Decoder for Reader<U> {
+    type Item = U;
+    type Error = Status;
+
+    fn decode(&mut self, bytes: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
+        use prost::bytes::Buf;
+        // In one piece as tonic has it; else this makes it one.
+        let all = bytes.copy_to_bytes(bytes.remaining());
+        read(all).map(Some)
+    }
+
+    fn buffer_settings(&self) -> BufferSettings {
+        BufferSettings::default()
+    }
+}
+
+fn read<U: Message + Shaped + Default>(bytes: prost::bytes::Bytes) -> Result<U, Status> {
+    if U::REQUEST && decoded_size(&bytes, &U::SHAPE, MAX_DECODED) > MAX_DECODED {
+        let message =
+            format!("the message takes more than {MAX_DECODED} bytes decoded: send less at once");
+        return Err(Status::resource_exhausted(message));
+    }
+    U::decode(bytes).map_err(|e| {
+        if U::REQUEST {
+            Status::invalid_argument(e.to_string())
+        } else {
+            Status::internal(e.to_string())
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::{framework as pb, session};
+
+    /// A field with bytes: key, length, value.
+    fn field(number: u8, value: &[u8]) -> Vec<u8> {
+        let mut out = vec![number << 3 | 2];
+        prost::encode_length_delimiter(value.len(), &mut out).unwrap();
+        out.extend_from_slice(value);
+        out
+    }
+
+    fn refused<U: Message + Shaped + Default>(bytes: Vec<u8>) -> tonic::Code {
+        read::<U>(bytes.into()).map(|_| ()).unwrap_err().code()
+    }
+
+    #[test]
+    fn a_small_message_does_not_become_a_large_one() {
+        let empty = |number, n| field(number, &[]).repeat(n);
+        let n = 1 << 20;
+        let exhausted = tonic::Code::ResourceExhausted;
+        // Tasks, also deep in operations; roles; ids; an agent's tasks.
+        assert_eq!(refused::<pb::AcceptRequest>(empty(3, n)), exhausted);
+        let operation = field(6, &field(1, &empty(1, n)));
+        assert_eq!(refused::<pb::AcceptRequest>(operation), exhausted);
+        assert_eq!(refused::<pb::SubscribeRequest>(empty(5, n)), exhausted);
+        assert_eq!(refused::<pb::DeclineRequest>(empty(2, 8 * n)), exhausted);
+        let register = field(1, &empty(2, n));
+        assert_eq!(refused::<session::AgentMessage>(register), exhausted);
+        // What is broken behind it does not matter.
+        let mut broken = empty(3, n);
+        broken.push(0xff);
+        assert_eq!(refused::<pb::AcceptRequest>(broken), exhausted);
+        let invalid = tonic::Code::InvalidArgument;
+        assert_eq!(refused::<pb::AcceptRequest>(vec![0xff]), invalid);
+        // An answer may be as long as it is.
+        assert!(read::<pb::CallResponse>(empty(1, n).into()).is_ok());
+    }
+
+    #[test]
+    fn what_is_usual_passes() {
+        let task = pb::TaskInfo {
+            task_id: "batch-0001".into(),
+            command: Some(pb::task_info::Command::Shell("run 40".into())),
+            resources: Some(session::Resources {
+                cpus_milli: 100,
+                ports: vec![session::PortRange::default(); 2],
+                ..session::Resources::default()
+            }),
+            env: [("A".to_owned(), "x".repeat(100))].into(),
+            ..pb::TaskInfo::default()
+        };
+        let request = pb::AcceptRequest {
+            launch: vec![task; 10_000],
+            ..pb::AcceptRequest::default()
+        };
+        let bytes = request.encode_to_vec();
+        let size = decoded_size(&bytes, &pb::AcceptRequest::SHAPE, usize::MAX);
+        assert!(size > 10_000 * (size_of::<pb::TaskInfo>() + 100), "{size}");
+        assert!(size < MAX_DECODED / 8, "{size}");
+        assert_eq!(read::<pb::AcceptRequest>(bytes.into()).unwrap(), request);
+    }
+}
