@@ -16,8 +16,9 @@ use waggle_services::{
     Action, Capacity, Change, Goal, Input, KillReason, Place, ServiceScheduler, is_current,
 };
 use waggle_types::{
-    AgentId, Command, DeploymentId, HealthState, Millis, Resources, Operation, SchedulerCall, SchedulerEvent,
-    ServiceSpec, ServiceVersion, TaskId, TaskSpec, TaskState, UnixMillis, UpgradeStrategy,
+    AgentId, Command, DeploymentId, HealthState, Millis, Operation, Resources, SchedulerCall,
+    SchedulerEvent, ServiceSpec, ServiceVersion, TaskId, TaskSpec, TaskState, UnixMillis,
+    UpgradeStrategy,
 };
 
 const N_AGENTS: usize = 4;

@@ -262,7 +262,7 @@ mod tests {
             prop_assert_eq!(model(&a.intersection(&b)), &ma & &mb);
             prop_assert_eq!(a.contains_all(&b), mb.is_subset(&ma));
             prop_assert_eq!(a.intersects(&b), !ma.is_disjoint(&mb));
-            prop_assert_eq!(a.len() as usize, ma.len());
+            prop_assert_eq!(a.len(), ma.len() as u64);
             for (i, p) in ma.iter().enumerate() {
                 prop_assert_eq!(a.nth(u64::try_from(i).unwrap()), Some(*p));
             }

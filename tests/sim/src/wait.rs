@@ -22,7 +22,11 @@ impl Sim {
 
     /// Nobody starves, whoever else sits on offers.
     pub(crate) fn check_waits(&mut self) -> Result<(), Violation> {
-        let Some(allocator) = self.master.as_ref().map(waggle_master::core::MasterCore::allocator) else {
+        let Some(allocator) = self
+            .master
+            .as_ref()
+            .map(waggle_master::core::MasterCore::allocator)
+        else {
             return Ok(());
         };
         let rooms: Vec<Option<Resources>> = self

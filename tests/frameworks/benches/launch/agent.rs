@@ -198,7 +198,8 @@ fn message(kind: Say) -> pb::AgentMessage {
 }
 
 fn register(i: usize, a: &Agent, tasks: i64) -> pb::AgentMessage {
-    let ip = Ipv4Addr::from_bits(u32::from(Ipv4Addr::new(10, 0, 0, 1)) + u32::try_from(i).unwrap_or(0));
+    let ip =
+        Ipv4Addr::from_bits(u32::from(Ipv4Addr::new(10, 0, 0, 1)) + u32::try_from(i).unwrap_or(0));
     message(Say::Register(pb::Register {
         agent: Some(pb::AgentInfo {
             agent_id: a.id.clone(),
