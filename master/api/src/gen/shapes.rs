@@ -649,9 +649,18 @@ impl Shaped for waggle::framework::v1::AcknowledgeRequest {
         size: size_of::<waggle::framework::v1::AcknowledgeRequest>(),
         fields: &[
             (1, &<waggle::framework::v1::Caller as Shaped>::SHAPE),
+            (5, &<waggle::framework::v1::Acknowledgement as Shaped>::SHAPE),
         ],
     };
     const REQUEST: bool = true;
+}
+impl Shaped for waggle::framework::v1::Acknowledgement {
+    const SHAPE: Shape = Shape {
+        size: size_of::<waggle::framework::v1::Acknowledgement>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
 }
 impl Shaped for waggle::framework::v1::ReconcileRequest {
     const SHAPE: Shape = Shape {
