@@ -224,6 +224,15 @@ fn write(
         let mut beat = tokio::time::interval(heartbeat.max(Duration::from_millis(10)));
         beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         beat.tick().await;
+        // What the agent hears first is whether it is taken, however long the disk takes.
+        let first = tokio::select! {
+            () = stop.cancelled() => None,
+            m = queue.recv() => m,
+        };
+        let Some(first) = first else {
+            return;
+        };
+        yield Ok(first);
         loop {
             let message = tokio::select! {
                 biased;
