@@ -98,7 +98,6 @@ impl Allocator {
             }
             self.drop_client(client);
         }
-        self.reclaim_on(idx, run);
         self.touch(idx, run);
         Ok(())
     }
@@ -166,6 +165,7 @@ impl Allocator {
 
     pub(crate) fn remove_agent(&mut self, idx: Idx, reason: RescindReason, run: &mut Run) {
         self.rescind_agent(idx, reason, run);
+        self.rescind_inverse(idx, run, |_| true);
         if let Some(agent) = self.agents.get_mut(idx) {
             // Its tasks are gone with it; what is reserved of it counts for nobody any more.
             let uses = std::mem::take(&mut agent.uses);
@@ -173,6 +173,7 @@ impl Allocator {
             for u in &uses {
                 self.charge(u.client, &u.part.resources, false, u.part.is_plain());
                 self.unuse(u.client);
+                self.lent_changed(idx, &u.part);
             }
             for pool in &pools {
                 self.uncount_pool(pool.key, &pool.total);
@@ -217,6 +218,7 @@ impl Allocator {
         }
         if !active {
             self.rescind_agent(idx, RescindReason::AgentDeactivated, run);
+            self.not_awaited(idx);
         }
         self.touch(idx, run);
         Ok(())
@@ -235,6 +237,7 @@ impl Allocator {
             c.n_uses += more;
         }
         self.charge(client, &part.resources, true, part.is_plain());
+        self.lent_changed(idx, part);
         Some(())
     }
 
@@ -248,6 +251,7 @@ impl Allocator {
         if ended {
             self.unuse(client);
         }
+        self.lent_changed(idx, part);
         Some(())
     }
 
@@ -317,7 +321,7 @@ impl Allocator {
             let client = self.clients.get(u.client);
             client.is_some_and(|c| c.framework == framework)
         };
-        let mut uses: Vec<Use> = agent.uses.iter().filter(of_it).cloned().collect();
+        let mut uses: Vec<&Use> = agent.uses.iter().filter(of_it).collect();
         uses.sort_by_key(|u| {
             let other = of.is_some_and(|of| of != u.client);
             let (lent, pool) = (u.part.lent, u.part.pool);
@@ -326,7 +330,7 @@ impl Allocator {
         let mut left = resources.clone();
         let mut out = Vec::new();
         for u in &uses {
-            let common = u.resources().common(&left);
+            let common = u.common(&left);
             if common.is_empty() {
                 continue;
             }
@@ -336,6 +340,9 @@ impl Allocator {
                 ..u.part
             };
             out.push((u.client, part));
+            if left.is_empty() {
+                break;
+            }
         }
         if !left.is_empty() || uses.is_empty() {
             return None;

@@ -14,10 +14,14 @@ use crate::{
     filters::Timer,
     kinds::{self, Kinds, Rows},
     ledger::Agent,
+    lend::Wave,
     offers::Held,
     reserve::Stacks,
     roles::Tree,
 };
+
+/// Effects that there is room made for at once.
+const MAX_RESERVED: usize = 65_536;
 
 /// What an operator can set.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,6 +123,9 @@ pub struct Allocator {
     /// Active agents with something free; agents with reservations.
     pub(crate) with_free: BitSet,
     pub(crate) with_pools: BitSet,
+    /// What is lent and in use: by the role that it is reserved for, and agent. Who takes it back.
+    pub(crate) lent: BTreeSet<(Idx, Idx)>,
+    pub(crate) waves: BTreeMap<Idx, Wave>,
     /// Agents of which something was held back for quota.
     pub(crate) held_back: BitSet,
     /// There is more room under quota than there was.
@@ -151,6 +158,8 @@ impl Allocator {
             askable: BitSet::default(),
             with_free: BitSet::default(),
             with_pools: BitSet::default(),
+            lent: BTreeSet::new(),
+            waves: BTreeMap::new(),
             held_back: BitSet::default(),
             room: false,
             total: Rows::default(),
@@ -184,6 +193,7 @@ impl Allocator {
             }
         }
         self.allocate(now, &mut run);
+        self.take_back_lent(now, &mut run);
         self.notices = run.notices;
         run.effects
     }
@@ -290,7 +300,7 @@ impl Allocator {
                 agent_id,
                 accepted,
                 refuse,
-            } => self.inverse_answered(&framework_id, &agent_id, accepted, Some((now, refuse))),
+            } => self.inverse_answered(&framework_id, &agent_id, accepted, refuse, now),
             Event::Tick => Ok(()),
         }
     }
@@ -350,6 +360,8 @@ impl Allocator {
         dirty.sort_unstable();
         dirty.dedup();
         self.resort();
+        // Mostly there is one offer for each; growing step by step would move them all.
+        run.effects.reserve(dirty.len().min(MAX_RESERVED));
         for agent in dirty {
             self.stats.n_looked_at += 1;
             while let Some(offer) = self.offer_next(agent, now) {

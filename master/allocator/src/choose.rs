@@ -201,8 +201,7 @@ impl Allocator {
             if resources.is_empty() {
                 continue;
             }
-            bundle.sum.try_add(&resources);
-            bundle.parts.push(Part {
+            bundle.add(Part {
                 pool: pool.key,
                 lent,
                 resources,
@@ -210,11 +209,5 @@ impl Allocator {
         }
         bundle.sum.try_add(&plain);
         bundle
-    }
-
-    /// Whether nobody who may use what is reserved for this role wants it: all are suppressed, or there is
-    /// nobody.
-    pub(crate) fn is_idle(&self, role: Idx) -> bool {
-        self.tree.nodes.get(role).is_none_or(|n| n.n_askable == 0)
     }
 }

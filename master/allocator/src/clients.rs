@@ -1,7 +1,9 @@
 //! Frameworks and what they subscribe with. A *client* is one role of one framework: what is asked,
 //! charged and filtered.
 
-use waggle_types::{AgentId, Capabilities, FrameworkId, MAX_ROLES, Millis, Resources, check_role};
+use waggle_types::{
+    AgentId, Capabilities, FrameworkId, MAX_ROLES, Millis, Resources, UnixMillis, check_role,
+};
 
 use crate::{
     Allocator, FrameworkSpec, Rejection, RescindReason,
@@ -281,7 +283,7 @@ impl Allocator {
         if was_askable == suppressed {
             let woken = self.tree.set_askable(role, !suppressed);
             for role in woken {
-                self.reclaim(role, run);
+                self.wanted_back(role, run);
             }
         }
         if suppressed {
@@ -448,11 +450,12 @@ impl Allocator {
         id: &FrameworkId,
         agent_id: &AgentId,
         accepted: bool,
-        until: Option<(waggle_types::UnixMillis, Millis)>,
+        refuse: Millis,
+        now: UnixMillis,
     ) -> Result<(), Rejection> {
         let framework = self.subscribed(id)?;
         let agent = self.agent_idx(agent_id)?;
-        self.answer(framework, agent, accepted, until)
+        self.answer(framework, agent, accepted, refuse, now)
             .ok_or_else(|| Rejection::NoInverseOffer {
                 framework_id: id.clone(),
                 agent_id: agent_id.clone(),

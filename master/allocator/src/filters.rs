@@ -59,6 +59,7 @@ pub(crate) enum Timer {
     Offer(u64),
     Filters(Idx),
     Upkeep(Idx),
+    Wave(Idx),
 }
 
 /// When a filter of this length expires: `now + refuse`, rounded up to a power of two of milliseconds
@@ -95,6 +96,11 @@ impl Allocator {
                     run.dirty.push(idx);
                 }
                 Some((_, Timer::Upkeep(idx))) => self.upkeep_due(idx, now, run),
+                Some((_, Timer::Wave(role))) => {
+                    if let Some(wave) = self.waves.get_mut(&role) {
+                        wave.again = None;
+                    }
+                }
                 None => {}
             }
         }

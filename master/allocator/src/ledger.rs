@@ -65,6 +65,19 @@ impl Bundle {
         plain
     }
 
+    /// Adds to the sum and to the part of its kind.
+    pub fn add(&mut self, part: Part) {
+        let same = |p: &&mut Part| (p.pool, p.lent) == (part.pool, part.lent);
+        self.sum.try_add(&part.resources);
+        match self.parts.iter_mut().find(same) {
+            Some(p) => {
+                p.resources.try_add(&part.resources);
+            }
+            None if part.resources.is_empty() => {}
+            None => self.parts.push(part),
+        }
+    }
+
     /// All parts, the unreserved one last.
     pub fn all_parts(&self) -> Vec<Part> {
         let mut all = self.parts.clone();
@@ -88,6 +101,8 @@ pub(crate) struct Use {
     pub part: Part,
     /// Shared volumes, and how many times each.
     pub shared: BTreeMap<VolumeId, (Volume, usize)>,
+    /// Of what is lent: what was told to end and has not ended.
+    pub ending: Resources,
 }
 
 impl Use {
@@ -100,7 +115,16 @@ impl Use {
         all
     }
 
-    /// The same in parts that use each shared volume once at most.
+    /// What is both used and in another bundle.
+    pub fn common(&self, other: &Resources) -> Resources {
+        if self.shared.is_empty() {
+            self.part.resources.common(other)
+        } else {
+            self.resources().common(other)
+        }
+    }
+
+    /// All that is used, in parts that use each shared volume once at most.
     pub fn one_by_one(&self) -> Vec<Part> {
         let most = self.shared.values().map(|(_, n)| *n).max();
         let part = |at: usize| {
@@ -238,12 +262,12 @@ impl Agent {
             self.pool(part.pool)?.free.checked_sub(&part.resources)?;
         }
         let sum = owned(&bundle.sum);
-        if self.free == *sum {
-            self.free = Resources::default();
+        if self.free == *sum && self.offered.is_empty() {
+            std::mem::swap(&mut self.free, &mut self.offered);
         } else {
             self.free.try_sub(&sum)?;
+            self.offered.try_add(&sum)?;
         }
-        self.offered.try_add(&sum)?;
         for part in &bundle.parts {
             let pool = self.pool_mut(part.pool)?;
             let r = owned(&part.resources);
@@ -257,8 +281,13 @@ impl Agent {
     /// An offer ends: what it held is free.
     pub fn unhold(&mut self, bundle: &Bundle, number: u64) {
         let sum = owned(&bundle.sum);
-        let mut fits = self.offered.try_sub(&sum).is_some();
-        fits &= self.free.try_add(&sum).is_some();
+        let mut fits = true;
+        if self.offered == *sum && self.free.is_empty() {
+            std::mem::swap(&mut self.free, &mut self.offered);
+        } else {
+            fits &= self.offered.try_sub(&sum).is_some();
+            fits &= self.free.try_add(&sum).is_some();
+        }
         for part in &bundle.parts {
             let r = owned(&part.resources);
             if let Some(pool) = self.pool_mut(part.pool) {
@@ -295,6 +324,7 @@ impl Agent {
                     ..*part
                 },
                 shared: BTreeMap::new(),
+                ending: Resources::default(),
             });
             self.uses.len() - 1
         };
@@ -324,6 +354,8 @@ impl Agent {
                 *n -= 1;
             }
         }
+        let ended = of.ending.common(&r);
+        of.ending.try_sub(&ended);
         of.shared.retain(|_, (_, n)| *n > 0);
         if of.is_empty() {
             self.uses.remove(at);

@@ -71,6 +71,7 @@ mod filters;
 mod hand;
 mod kinds;
 mod ledger;
+mod lend;
 mod maintain;
 mod offers;
 mod operate;

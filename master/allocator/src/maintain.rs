@@ -1,6 +1,8 @@
 //! What is taken back: lent resources, agents under maintenance, agents that are drained.
 
-use waggle_types::{AgentId, FrameworkId, Millis, Resources, Unavailability, UnixMillis};
+use waggle_types::{
+    AgentId, FrameworkId, Millis, ResourcePart, Resources, Unavailability, UnixMillis,
+};
 
 use crate::{
     Allocator, Rejection, RescindReason, allocator::Run, bits::Idx, filters::Timer, ledger::Use,
@@ -9,7 +11,7 @@ use crate::{
 /// What follows from an event besides offers; see [`Allocator::notices`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Notice {
-    /// Tasks of this framework on this agent must end: as much as this, and they come back as `Released`.
+    /// Tasks of this framework on this agent must end; that comes back by [`crate::Event::UsageEnded`].
     Evict {
         /// Whose.
         framework_id: FrameworkId,
@@ -17,8 +19,8 @@ pub enum Notice {
         role: String,
         /// Where.
         agent_id: AgentId,
-        /// How much.
-        resources: Resources,
+        /// How much, and of what: tasks that give back at least this.
+        part: ResourcePart,
         /// Longest time to end.
         max_grace: Option<Millis>,
         /// Why.
@@ -34,6 +36,13 @@ pub enum Notice {
         window: Unavailability,
         /// What it uses there.
         resources: Resources,
+    },
+    /// It is not asked any more: it uses nothing there now, the plan was changed, or the agent is gone.
+    InverseRescinded {
+        /// Who was asked.
+        framework_id: FrameworkId,
+        /// Which agent.
+        agent_id: AgentId,
     },
     /// An agent that was drained runs nothing any more.
     Drained {
@@ -55,19 +64,36 @@ pub enum EvictReason {
     Maintenance,
 }
 
-/// A framework's word on leaving an agent.
+/// What became of asking a framework to leave an agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Inverse {
     pub framework: Idx,
-    pub accepted: bool,
-    /// When it is asked again.
-    pub again: Option<UnixMillis>,
+    pub answer: Answer,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Answer {
+    Open,
+    Accepted,
+    /// It is asked again then.
+    Declined(UnixMillis),
+}
+
+impl Answer {
+    fn again(self) -> Option<UnixMillis> {
+        match self {
+            Self::Declined(at) => Some(at),
+            Self::Open | Self::Accepted => None,
+        }
+    }
 }
 
 /// Maintenance and draining of one agent.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Upkeep {
     pub window: Option<Unavailability>,
+    /// The window has begun, and who was there was told to end.
+    pub begun: bool,
     pub inverse: Vec<Inverse>,
     /// Drained, and whether it goes for good then.
     pub draining: Option<bool>,
@@ -75,51 +101,12 @@ pub(crate) struct Upkeep {
 }
 
 impl Allocator {
-    /// Somebody who may use what is reserved for this role wants offers again: what was lent comes back.
-    pub(crate) fn reclaim(&mut self, role: Idx, run: &mut Run) {
-        let owned = |key: Idx| self.stacks.get(key).is_some_and(|s| s.role == role);
-        let has = |idx: &Idx| {
-            let pools = self.agents.get(*idx).map(|a| &a.pools);
-            pools.is_some_and(|p| p.iter().any(|p| owned(p.key)))
-        };
-        let agents: Vec<Idx> = self.with_pools.iter().filter(has).collect();
-        for idx in agents {
-            self.reclaim_on(idx, run);
-            run.dirty.push(idx);
-        }
-    }
-
-    /// Takes back what is lent on an agent by roles that are not idle.
-    pub(crate) fn reclaim_on(&mut self, idx: Idx, run: &mut Run) {
-        let Some(agent) = self.agents.get(idx) else {
-            return;
-        };
-        if agent.pools.is_empty() {
-            return;
-        }
-        let wanted = |key: Idx| self.stacks.get(key).is_some_and(|s| !self.is_idle(s.role));
-        let lent = |number: &&u64| {
-            let parts = self.offers.get(number).map(|h| &h.bundle.parts);
-            parts.is_some_and(|p| p.iter().any(|p| p.lent && wanted(p.pool)))
-        };
-        let offers: Vec<u64> = agent.offers.iter().filter(lent).copied().collect();
-        let uses = agent
-            .uses
-            .iter()
-            .filter(|u| u.part.lent && wanted(u.part.pool));
-        let uses: Vec<Use> = uses.cloned().collect();
-        for number in offers {
-            self.rescind(number, RescindReason::Reclaimed, run);
-        }
-        for u in &uses {
-            self.evict(idx, u, None, EvictReason::Reclaimed, run);
-        }
-    }
-
-    fn evict(
+    /// Tells that so much of a use must end.
+    pub(crate) fn evict(
         &mut self,
         idx: Idx,
         u: &Use,
+        resources: Resources,
         max_grace: Option<Millis>,
         reason: EvictReason,
         run: &mut Run,
@@ -129,12 +116,17 @@ impl Allocator {
         if let (Some(client), Some(framework), Some(agent)) =
             (client, framework, self.agents.get(idx))
         {
+            let stack = self.stacks.get(u.part.pool);
             self.stats.n_evictions += 1;
             run.notices.push(Notice::Evict {
                 framework_id: framework.id.clone(),
                 role: self.tree.name(client.role).to_owned(),
                 agent_id: agent.info.agent_id.clone(),
-                resources: u.part.resources.clone(),
+                part: ResourcePart {
+                    reservation: stack.map(|s| s.reservations.clone()).unwrap_or_default(),
+                    revocable: u.part.lent,
+                    resources,
+                },
                 max_grace,
                 reason,
             });
@@ -150,7 +142,7 @@ impl Allocator {
     ) {
         let uses = self.agents.get(idx).map(|a| a.uses.clone());
         for u in uses.unwrap_or_default() {
-            self.evict(idx, &u, max_grace, reason, run);
+            self.evict(idx, &u, u.resources(), max_grace, reason, run);
         }
     }
 
@@ -173,6 +165,7 @@ impl Allocator {
 
     /// Something ended on an agent: if it is drained and runs nothing now, that is over.
     pub(crate) fn emptied(&mut self, idx: Idx, run: &mut Run) {
+        self.left(idx, run);
         let Some(agent) = self.agents.get_mut(idx) else {
             return;
         };
@@ -197,9 +190,10 @@ impl Allocator {
         run: &mut Run,
     ) -> Result<(), Rejection> {
         let idx = self.agent_idx(agent_id)?;
+        self.rescind_inverse(idx, run, |_| true);
         if let Some(agent) = self.agents.get_mut(idx) {
             agent.upkeep.window = window;
-            agent.upkeep.inverse.clear();
+            agent.upkeep.begun = false;
         }
         self.upkeep_due(idx, now, run);
         Ok(())
@@ -219,10 +213,11 @@ impl Allocator {
         };
         if now >= window.start {
             let agent_id = agent.info.agent_id.clone();
-            if agent.active {
-                // An active agent is known, so this is not refused.
+            if !std::mem::replace(&mut agent.upkeep.begun, true) {
+                // The agent is known, so this is not refused.
                 let set = self.set_active(&agent_id, false, run);
                 debug_assert!(set.is_ok());
+                self.rescind_inverse(idx, run, |_| true);
                 self.evict_all(idx, None, EvictReason::Maintenance, run);
             }
             return;
@@ -234,16 +229,16 @@ impl Allocator {
             };
             match by.iter_mut().find(|(f, _)| *f == c.framework) {
                 Some((_, r)) => {
-                    r.try_add(&u.part.resources);
+                    r.try_add(&u.resources());
                 }
-                None => by.push((c.framework, u.part.resources.clone())),
+                None => by.push((c.framework, u.resources())),
             }
         }
         let inverse = &mut agent.upkeep.inverse;
-        inverse.retain(|i| i.again.is_none_or(|at| at > now));
+        inverse.retain(|i| i.answer.again().is_none_or(|at| at > now));
         let mut next = window.start;
         for i in inverse.iter() {
-            next = next.min(i.again.unwrap_or(next));
+            next = next.min(i.answer.again().unwrap_or(next));
         }
         let agent_id = agent.info.agent_id.clone();
         for (framework, resources) in by {
@@ -252,8 +247,7 @@ impl Allocator {
             }
             inverse.push(Inverse {
                 framework,
-                accepted: false,
-                again: None,
+                answer: Answer::Open,
             });
             if let Some(f) = self.frameworks.get(framework) {
                 run.notices.push(Notice::InverseOffer {
@@ -268,26 +262,69 @@ impl Allocator {
         self.timers.insert((next, Timer::Upkeep(idx)));
     }
 
+    /// Something was launched on an agent: if its maintenance is planned, who is new there is asked to leave.
+    pub(crate) fn ask_newcomers(&mut self, idx: Idx, now: UnixMillis, run: &mut Run) {
+        let upkeep = self.agents.get(idx).map(|a| &a.upkeep);
+        if upkeep.is_some_and(|u| u.window.is_some() && !u.begun) {
+            self.upkeep_due(idx, now, run);
+        }
+    }
+
+    /// Forgets who was asked, of those that `which` says.
+    pub(crate) fn rescind_inverse(&mut self, idx: Idx, run: &mut Run, which: impl Fn(Idx) -> bool) {
+        let Some(agent) = self.agents.get_mut(idx) else {
+            return;
+        };
+        let all = std::mem::take(&mut agent.upkeep.inverse);
+        for i in all {
+            if !which(i.framework) {
+                agent.upkeep.inverse.push(i);
+            } else if let Some(f) = self.frameworks.get(i.framework)
+                && i.answer.again().is_none()
+            {
+                run.notices.push(Notice::InverseRescinded {
+                    framework_id: f.id.clone(),
+                    agent_id: agent.info.agent_id.clone(),
+                });
+            }
+        }
+    }
+
+    /// Something ended on an agent: who uses nothing there any more is not asked to leave it.
+    fn left(&mut self, idx: Idx, run: &mut Run) {
+        let Some(agent) = self.agents.get(idx) else {
+            return;
+        };
+        if agent.upkeep.inverse.is_empty() {
+            return;
+        }
+        let clients = agent.uses.iter().filter_map(|u| self.clients.get(u.client));
+        let here: Vec<Idx> = clients.map(|c| c.framework).collect();
+        self.rescind_inverse(idx, run, |f| !here.contains(&f));
+    }
+
     /// Books an answer to an inverse offer; `None` when none is out.
     pub(crate) fn answer(
         &mut self,
         framework: Idx,
         idx: Idx,
         accepted: bool,
-        until: Option<(UnixMillis, Millis)>,
+        refuse: Millis,
+        now: UnixMillis,
     ) -> Option<()> {
         let upkeep = &mut self.agents.get_mut(idx)?.upkeep;
         let window = upkeep.window?;
         let inverse = upkeep
             .inverse
             .iter_mut()
-            .find(|i| i.framework == framework)?;
-        inverse.accepted = accepted;
-        inverse.again = match until {
-            Some((now, refuse)) if !accepted => Some(now + refuse.max(Millis(1))),
-            _ => None,
+            .find(|i| i.framework == framework && i.answer == Answer::Open)?;
+        inverse.answer = if accepted {
+            Answer::Accepted
+        } else {
+            Answer::Declined(now + refuse.max(Millis(1)))
         };
-        let next = upkeep.inverse.iter().filter_map(|i| i.again).min();
+        let next = upkeep.inverse.iter().filter_map(|i| i.answer.again());
+        let next = next.min();
         let next = next.unwrap_or(window.start).min(window.start);
         if let Some(old) = upkeep.timer.replace(next) {
             self.timers.remove(&(old, Timer::Upkeep(idx)));

@@ -87,6 +87,7 @@ impl Allocator {
             };
             self.add_filter(client, agent, &rest, refuse, now);
         }
+        self.ask_newcomers(agent, now, run);
         Ok(())
     }
 
@@ -278,6 +279,7 @@ impl Allocator {
         }
         if let Some(c) = self.clients.get_mut(held.client) {
             c.n_offers = c.n_offers.saturating_sub(1);
+            self.tree.offer_ended(c.role);
         }
         self.charge_bundle(held.client, &held.bundle, false);
         self.touch(held.agent, run);

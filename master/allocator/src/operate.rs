@@ -132,6 +132,7 @@ impl Allocator {
             self.add_filter(client, agent, &rest, refuse, now);
         }
         self.touch(agent, run);
+        self.ask_newcomers(agent, now, run);
         Ok(launched)
     }
 

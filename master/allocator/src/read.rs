@@ -1,6 +1,6 @@
 //! What can be read of the allocator: books, shares, offers, counts, and the check of all invariants.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use waggle_types::{
     AgentId, FrameworkId, Offer, OfferId, Reservation, ResourcePart, Resources, UnixMillis,
@@ -11,6 +11,7 @@ use crate::{
     bits::{Idx, NONE},
     kinds::{self, Rows},
     ledger::{Agent, Part},
+    offers::Held,
     roles::ROOT,
     share::Yardstick,
     volumes::owned,
@@ -166,6 +167,7 @@ impl Allocator {
         let mut available = Rows::default();
         let mut by_client: BTreeMap<Idx, (Rows, usize)> = BTreeMap::new();
         let mut charged: BTreeMap<Idx, Rows> = BTreeMap::new();
+        let mut lent = BTreeSet::new();
         for (idx, agent) in self.agents.iter() {
             agent.check()?;
             kinds::add(&mut total, &self.kinds.rows(&agent.total));
@@ -185,6 +187,13 @@ impl Allocator {
                 kinds::add(&mut of.0, &self.kinds.rows(&u.part.resources));
                 of.1 += 1;
                 self.check_charge(&mut charged, u.client, u.part.pool, &u.part.resources);
+            }
+            for u in agent.uses.iter().filter(|u| u.part.lent) {
+                let role = self.stacks.get(u.part.pool).map_or(NONE, |s| s.role);
+                lent.insert((role, idx));
+                if !u.part.resources.contains(&u.ending) {
+                    return Err(wrong("what ends", &agent.info.agent_id));
+                }
             }
             for pool in &agent.pools {
                 let role = self.stacks.get(pool.key).map_or(ROOT, |s| s.role);
@@ -210,6 +219,9 @@ impl Allocator {
                 self.check_charge(&mut charged, held.client, part.pool, &part.resources);
             }
         }
+        if lent != self.lent {
+            return Err(wrong("list of what is lent", &"the cluster"));
+        }
         if total != self.total {
             return Err(wrong("total", &"the cluster"));
         }
@@ -233,6 +245,13 @@ impl Allocator {
             let idx = self.tree.find(name).unwrap_or(ROOT);
             if by_role.get(&idx).copied().unwrap_or_default() != node.allocated {
                 return Err(wrong("allocation", &name));
+            }
+            let of_it = |h: &&Held| {
+                let role = self.clients.get(h.client).map_or(NONE, |c| c.role);
+                self.tree.is_within(role, idx)
+            };
+            if self.offers.values().filter(of_it).count() != node.n_offers as usize {
+                return Err(wrong("number of offers", &name));
             }
             if charged.get(&idx).copied().unwrap_or_default() != node.quota.charged {
                 return Err(wrong("quota", &name));

@@ -49,6 +49,8 @@ pub(crate) struct Node {
     pub refs: u32,
     /// Unsuppressed subscriptions here and below.
     pub n_askable: u32,
+    /// Offers that are out to these.
+    pub n_offers: u32,
     /// Subscriptions here and below; 0 keeps it out of its parent's order.
     n_below: u32,
     slot: Entry,
@@ -177,7 +179,7 @@ impl Tree {
         }
     }
 
-    /// Marks an offer's number, for age.
+    /// An offer is out: counts it, and marks its number for age.
     pub fn offered(&mut self, idx: Idx, seq: u64) {
         let mut at = idx;
         if let Some(node) = self.nodes.get_mut(idx) {
@@ -188,6 +190,19 @@ impl Tree {
                 break;
             };
             node.last_offer = seq;
+            node.n_offers += 1;
+            at = node.parent;
+        }
+    }
+
+    /// An offer to this role has ended.
+    pub fn offer_ended(&mut self, idx: Idx) {
+        let mut at = idx;
+        while at != ROOT {
+            let Some(node) = self.nodes.get_mut(at) else {
+                break;
+            };
+            node.n_offers = node.n_offers.saturating_sub(1);
             at = node.parent;
         }
     }
@@ -411,6 +426,7 @@ impl Node {
             own_last_offer: 0,
             refs: 0,
             n_askable: 0,
+            n_offers: 0,
             n_below: 0,
             slot: Entry::default(),
             own_slot: Entry::default(),

@@ -195,7 +195,11 @@ fn what_idle_roles_have_reserved_is_lent_and_taken_back() {
         framework_id: framework(0),
         role: "batch".into(),
         agent_id: agent(0),
-        resources: cpus(3),
+        part: ResourcePart {
+            reservation: vec![reservation("prod")],
+            revocable: true,
+            resources: cpus(3),
+        },
         max_grace: None,
         reason: EvictReason::Reclaimed,
     };
@@ -408,10 +412,13 @@ fn maintenance_asks_first_and_evicts_at_the_start() {
     a.apply(Event::Tick, UnixMillis(100_000));
     assert!(matches!(
         a.notices(),
-        [Notice::Evict {
-            reason: EvictReason::Maintenance,
-            ..
-        }]
+        [
+            Notice::InverseRescinded { .. },
+            Notice::Evict {
+                reason: EvictReason::Maintenance,
+                ..
+            }
+        ]
     ));
     assert_eq!(a.is_active(&agent_id), Some(false));
     a.apply(plan(None), UnixMillis(100_001));

@@ -4,7 +4,9 @@ pub mod accept;
 pub mod books;
 pub mod deals;
 pub mod kinds;
+pub mod lending;
 pub mod oracle;
+pub mod upkeep;
 pub mod world;
 
 use std::{collections::BTreeMap, net::Ipv4Addr};

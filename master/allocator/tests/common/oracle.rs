@@ -275,7 +275,7 @@ impl Oracle {
         (low, any)
     }
 
-    fn is_idle(&self, role: &str) -> bool {
+    pub fn is_idle(&self, role: &str) -> bool {
         !self
             .clients
             .iter()

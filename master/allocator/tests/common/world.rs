@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use waggle_allocator::{
-    AgentSpec, Allocator, AllocatorConfig, Effect, Event, FrameworkSpec, Notice, Operation,
-    RescindReason, Usage,
+    AgentSpec, Allocator, AllocatorConfig, Effect, Event, FrameworkSpec, Operation, RescindReason,
+    Usage,
 };
 use waggle_types::{
     AgentId, AttributeConstraint, Capabilities, Domain, Milli, Millis, OfferId, Predicate, Quota,
@@ -15,6 +15,7 @@ use waggle_types::{
 
 use super::books::disk;
 use super::kinds::{KINDS, N, count, eighths, with_custom, without_volumes};
+use super::lending::Holder;
 use super::oracle::{OAgent, Oracle, sum};
 use super::{agent, config, decline, framework, info, node};
 
@@ -56,6 +57,10 @@ pub struct World {
     pub now: UnixMillis,
     pub n_offers: u64,
     pub n_evicted: u64,
+    /// What was told to end and has not: of whom, where, of which reservation.
+    pub ending: Vec<(Holder, Resources)>,
+    /// Who is asked to leave which agent.
+    pub leave: super::upkeep::Leave,
     /// What counted against quotas after the latest event.
     charged: BTreeMap<String, [i64; N]>,
     /// Accepts that were done, by how many operations they had.
@@ -118,6 +123,8 @@ impl World {
             now: UnixMillis(1000),
             n_offers: 0,
             n_evicted: 0,
+            ending: Vec::new(),
+            leave: super::upkeep::Leave::default(),
             charged: BTreeMap::new(),
             n_operated: [0; 5],
             trace: std::env::var_os("WAGGLE_ALLOCATOR_TRACE").is_some(),
@@ -156,6 +163,7 @@ impl World {
             }
         }
         self.shadow(event, rejected, &effects);
+        self.begin_windows();
         match event {
             Event::Accepted {
                 offer_ids,
@@ -191,6 +199,9 @@ impl World {
             Event::AgentJoined { spec, used } => self.joined(spec, used),
             other => self.oracle.event(other, self.now),
         }
+        if !rejected {
+            self.set_window(event);
+        }
         for e in &effects {
             if let Effect::Offer(offer) = e {
                 let parts = self.allocator.offer_parts(&offer.offer_id);
@@ -198,10 +209,11 @@ impl World {
                 self.n_offers += 1;
             }
         }
-        let evicted = |n: &&Notice| matches!(n, Notice::Evict { .. });
-        self.n_evicted += self.allocator.notices().iter().filter(evicted).count() as u64;
+        self.follow_evictions(event, rejected);
+        self.follow_upkeep(event, rejected);
         self.check();
         self.check_limits(event);
+        self.check_lending();
     }
 
     /// Without the rejected events everything goes the same way.
@@ -365,7 +377,7 @@ impl World {
     pub fn step(&mut self, n: u64) {
         let mut d = Dice::new(n);
         let f = self.features;
-        match d.below(56) {
+        match d.below(60) {
             0..=2 => self.join(&mut d),
             3 => {
                 let agent_id = agent(d.below(N_AGENTS));
@@ -451,6 +463,8 @@ impl World {
             44 | 45 if f.reserve => self.reserve(&mut d),
             46 | 49 if f.reserve => self.unreserve(&mut d),
             48 | 50 if f.volumes => self.volume(&mut d),
+            56 | 57 => self.plan(&mut d),
+            58 | 59 => self.answer(&mut d),
             51..=55 if f.reserve => self.operate(&mut d),
             47 => self.apply(&Event::AgentDrained {
                 agent_id: agent(d.below(N_AGENTS)),
