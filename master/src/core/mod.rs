@@ -9,7 +9,11 @@
 //! - The framework gets offers only after recovery: when every known agent is back, or after the
 //!   grace. So nothing that still runs somewhere is started a second time just because the master
 //!   restarted.
-//! - A task's resources are held from the accepted offer until its end is known.
+//! - A task's resources are held from the accepted offer until its end is known, and it gives back exactly
+//!   what it was given: of which reservation, owned or lent.
+//! - What operators set (weights, quota, reservations, modes, maintenance) is in the store before they are
+//!   answered, and said to level 1 again by the next master and at each registration of an agent.
+//! - An accepted launch is in the store before it is answered, until its agent has spoken of it.
 //!
 //! # What it never does
 //! It reads no clock, entropy or file, spawns nothing and knows no tokio: simulations drive it as it is.

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use waggle_allocator::Usage;
 use waggle_types::{
     AgentId, AgentInfo, CallRejection, Custom, RejectReason, Reservation, ResourcePart, Resources,
-    TaskId, sum_parts,
+    TaskId, check_role, sum_parts,
 };
 
 use super::{
@@ -42,6 +42,15 @@ impl Reserved {
             stored,
             ..Self::default()
         }
+    }
+}
+
+/// A task's role as level 1 takes it: an agent may say anything.
+pub(super) fn known_role(role: &str) -> String {
+    if check_role(role).is_ok() {
+        role.to_owned()
+    } else {
+        String::new()
     }
 }
 
@@ -78,7 +87,7 @@ impl MasterCore {
             .map(|t| Holder {
                 task_id: t.id.clone(),
                 framework_id: t.spec.framework_id.clone(),
-                role: t.spec.role.clone(),
+                role: known_role(&t.spec.role),
                 parts: Self::given(t),
             })
             .collect();
