@@ -165,7 +165,9 @@ impl Allocator {
 
     pub(crate) fn remove_agent(&mut self, idx: Idx, reason: RescindReason, run: &mut Run) {
         self.rescind_agent(idx, reason, run);
-        self.rescind_inverse(idx, run, |_| true);
+        if reason != RescindReason::AgentChanged {
+            self.rescind_inverse(idx, run, |_| true);
+        }
         if let Some(agent) = self.agents.get_mut(idx) {
             // Its tasks are gone with it; what is reserved of it counts for nobody any more.
             let uses = std::mem::take(&mut agent.uses);

@@ -137,7 +137,8 @@ pub enum Event {
         /// Even if the guarantees are then over what the cluster has.
         force: bool,
     },
-    /// An agent registered with more than a flat total: see `AgentAdded`.
+    /// An agent registered with more than a flat total: see `AgentAdded`. It is active, with no maintenance
+    /// planned and nobody asked to leave: the caller says again what is to be known of that.
     AgentJoined {
         /// Who it is, what it has and what is reserved of it.
         spec: AgentSpec,

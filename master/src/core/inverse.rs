@@ -168,7 +168,12 @@ impl MasterCore {
         }
     }
 
-    fn rescind_inverse(&mut self, agent: &AgentId, framework: &FrameworkId, now: UnixMillis) {
+    pub(super) fn rescind_inverse(
+        &mut self,
+        agent: &AgentId,
+        framework: &FrameworkId,
+        now: UnixMillis,
+    ) {
         if let Some(o) = self.inverse.remove(agent, framework) {
             self.say(framework, SchedulerEvent::RescindInverse(o.offer_id), now);
         }

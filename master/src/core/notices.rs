@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use waggle_allocator::{EvictReason, Notice};
 use waggle_types::{
-    AgentId, FrameworkId, Millis, Resources, StatusReason, TaskId, TaskState, TaskStatus,
-    UnixMillis,
+    AgentId, FrameworkId, Millis, ResourcePart, Resources, StatusReason, TaskId, TaskState,
+    TaskStatus, UnixMillis,
 };
 
 use super::{MasterCore, MasterMsg, Measure, tasks::Task};
@@ -73,12 +73,12 @@ impl MasterCore {
                 framework_id,
                 role,
                 agent_id,
-                resources,
+                part,
                 max_grace,
                 reason,
             } => match reason {
                 EvictReason::Reclaimed => {
-                    self.reclaim(&framework_id, &role, &agent_id, &resources, max_grace);
+                    self.reclaim(&framework_id, &role, &agent_id, &part, max_grace);
                 }
                 // Nothing stays there, whatever it holds.
                 EvictReason::Drained | EvictReason::Maintenance => {
@@ -94,6 +94,10 @@ impl MasterCore {
                 window,
                 resources,
             } => self.ask_to_leave(framework_id, agent_id, window, resources, now),
+            Notice::InverseRescinded {
+                framework_id,
+                agent_id,
+            } => self.rescind_inverse(&agent_id, &framework_id, now),
             Notice::Drained { agent_id, .. } => self.drained(&agent_id, now),
         }
     }
@@ -104,12 +108,13 @@ impl MasterCore {
         framework: &FrameworkId,
         role: &str,
         agent: &AgentId,
-        amount: &Resources,
+        amount: &ResourcePart,
         grace: Option<Millis>,
     ) {
         let lent = |t: &Task| {
             let mut sum = Resources::default();
-            for p in self.booked(t).iter().filter(|p| p.revocable) {
+            let of_it = |p: &&ResourcePart| p.revocable && p.reservation == amount.reservation;
+            for p in self.booked(t).iter().filter(of_it) {
                 sum.try_add(&p.resources);
             }
             sum
@@ -121,7 +126,7 @@ impl MasterCore {
             staged_at: t.staged_at,
             gives: lent(t),
         });
-        for task in choose(candidates.collect(), amount) {
+        for task in choose(candidates.collect(), &amount.resources) {
             self.evict(&task, grace, EvictReason::Reclaimed);
         }
     }

@@ -126,11 +126,9 @@ impl World {
                 };
                 leave.asked.insert(key, answer);
             }
-            // It comes with nothing planned, and is as if it had been removed.
+            // It comes with nothing planned and nobody asked.
             Event::AgentJoined { spec, .. } if !rejected => {
-                for (key, answer) in take(&mut leave, |a, _| *a == spec.info.agent_id) {
-                    rescind(&mut want, key, answer);
-                }
+                take(&mut leave, |a, _| *a == spec.info.agent_id);
                 leave.windows.remove(&spec.info.agent_id);
             }
             _ => {}

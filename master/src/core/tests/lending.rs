@@ -53,6 +53,20 @@ fn revive(w: &mut World, c: &Client) {
         .unwrap();
 }
 
+/// What is free is offered first; nobody is evicted before that turns out to be too little.
+fn turn_down(w: &mut World, c: &Client) {
+    let offer_ids = w.offers_of(c);
+    assert_eq!(offer_ids.len(), 1);
+    assert_eq!(kills(w), [0, 0, 0]);
+    let refuse = Millis(5000);
+    w.call(c, SchedulerCall::Decline { offer_ids, refuse })
+        .unwrap();
+}
+
+fn kills(w: &World) -> [usize; 3] {
+    ["own", "old", "new"].map(|t| w.kills(&TaskId::new(t).unwrap()))
+}
+
 #[test]
 fn lent_tasks_are_evicted_and_say_why() {
     let (mut w, c, eng) = lent();
@@ -65,18 +79,11 @@ fn lent_tasks_are_evicted_and_say_why() {
         .collect();
     assert_eq!(lent, ["new", "old"], "what is unreserved goes first");
     revive(&mut w, &eng);
-    let id = |t: &str| TaskId::new(t).unwrap();
-    assert_eq!(
-        [
-            w.kills(&id("own")),
-            w.kills(&id("old")),
-            w.kills(&id("new"))
-        ],
-        [0, 1, 1]
-    );
+    turn_down(&mut w, &eng);
+    assert_eq!(kills(&w), [0, 1, 1]);
     // Revived again and again: each is told once.
     revive(&mut w, &eng);
-    assert_eq!(w.kills(&id("new")), 1);
+    assert_eq!(kills(&w), [0, 1, 1]);
     w.obey_kills();
     let end = w.updates(&c).pop().unwrap();
     assert_eq!(
@@ -119,21 +126,15 @@ fn what_is_lent_is_known_to_the_next_master_and_agent() {
             ..batch(None)
         })
         .unwrap();
-    w.subscribe(FrameworkInfo {
-        id: Some(eng.id),
-        roles: vec![RoleSubscription::new("eng")],
-        ..FrameworkInfo::new("owner", "eng")
-    })
-    .unwrap();
-    let id = |t: &str| TaskId::new(t).unwrap();
-    assert_eq!(
-        [
-            w.kills(&id("own")),
-            w.kills(&id("old")),
-            w.kills(&id("new"))
-        ],
-        [0, 1, 1]
-    );
+    let eng = w
+        .subscribe(FrameworkInfo {
+            id: Some(eng.id),
+            roles: vec![RoleSubscription::new("eng")],
+            ..FrameworkInfo::new("owner", "eng")
+        })
+        .unwrap();
+    turn_down(&mut w, &eng);
+    assert_eq!(kills(&w), [0, 1, 1]);
     w.obey_kills();
     let end = w.updates(&c).pop().unwrap();
     assert_eq!(end.reason, Some(StatusReason::ContainerPreempted));
@@ -144,6 +145,7 @@ fn what_is_lent_is_known_to_the_next_master_and_agent() {
 fn an_evicted_task_that_ends_by_itself_has_finished() {
     let (mut w, c, eng) = lent();
     revive(&mut w, &eng);
+    turn_down(&mut w, &eng);
     let new = TaskId::new("new").unwrap();
     w.say(&agent_id(1), &new, TaskState::Finished);
     let end = w.updates(&c).pop().unwrap();
