@@ -7,33 +7,19 @@
     reason = "a failed step of the set-up is a failed test"
 )]
 
-use std::{
-    net::{Ipv4Addr, SocketAddr},
-    sync::Arc,
-    time::{Duration, Instant},
-};
+mod world;
+
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
-    sync::watch,
-    task::JoinHandle,
-    time::timeout,
-};
-use tokio_util::sync::CancellationToken;
-use tonic::transport::{Channel, Endpoint};
+use tokio::{sync::watch, time::timeout};
 use waggle_api::{
     client::{CallError, Calls, Events, connect},
     proto::framework::{self as pb, frameworks_client::FrameworksClient},
 };
-use waggle_master::{
-    MasterConfig, MasterError, MasterListeners,
-    store::{MemoryStore, Store},
-};
-use waggle_telemetry::Telemetry;
+use waggle_master::store::MemoryStore;
 use waggle_tests_frameworks::{
-    agent::{self, Books},
+    agent::Books,
     batch::{self, Job, Report},
     hoarder::{self, Seen},
 };
@@ -41,130 +27,7 @@ use waggle_types::{
     FrameworkInfo, Millis, Offer, OfferId, RejectReason, Resources, RoleSubscription,
     SchedulerEvent, TaskId, TaskSpec, TaskState, TaskStatus,
 };
-
-const PATIENCE: Duration = Duration::from_secs(30);
-
-struct Master {
-    mesos: SocketAddr,
-    marathon: SocketAddr,
-    session: SocketAddr,
-    stop: CancellationToken,
-    task: JoinHandle<Result<(), MasterError>>,
-}
-
-impl Master {
-    async fn start(store: MemoryStore) -> Self {
-        let bind = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
-        let (mesos, marathon, session) = (
-            bind().await.unwrap(),
-            bind().await.unwrap(),
-            bind().await.unwrap(),
-        );
-        let stop = CancellationToken::new();
-        let config = MasterConfig {
-            heartbeat_interval: Millis(200),
-            agent_timeout: Millis(5000),
-            recovery_grace: Millis(10_000),
-            offer_timeout: Millis(250),
-            ..MasterConfig::new("n1", Ipv4Addr::LOCALHOST, "unused")
-        };
-        let at = |l: &TcpListener| l.local_addr().unwrap();
-        let (a, b, c) = (at(&mesos), at(&marathon), at(&session));
-        let listeners = MasterListeners {
-            mesos,
-            marathon,
-            session,
-        };
-        let store: Arc<dyn Store> = Arc::new(store);
-        let task = tokio::spawn(waggle_master::run_on(
-            config,
-            listeners,
-            store,
-            Telemetry::disabled(),
-            stop.clone(),
-        ));
-        Self {
-            mesos: a,
-            marathon: b,
-            session: c,
-            stop,
-            task,
-        }
-    }
-
-    async fn stop(self) {
-        self.stop.cancel();
-        timeout(PATIENCE, self.task)
-            .await
-            .unwrap()
-            .unwrap()
-            .unwrap();
-    }
-
-    async fn channel(&self) -> Channel {
-        Endpoint::from_shared(format!("http://{}", self.session))
-            .unwrap()
-            .connect()
-            .await
-            .unwrap()
-    }
-
-    /// An agent that lives until the test ends.
-    async fn agent(&self, n: u8, cpus: i64, books: &Books) -> JoinHandle<()> {
-        let info = agent::info(n, cpus).unwrap();
-        let run = agent::run(self.channel().await, info, books.clone());
-        tokio::spawn(async move {
-            // How a session ends is the test's to judge.
-            let _ = run.await;
-        })
-    }
-
-    async fn get(&self, path: &str) -> Value {
-        let (status, body) = http(self.mesos, "GET", path, "").await;
-        assert_eq!(status, 200, "{path}: {body}");
-        serde_json::from_str(&body).unwrap()
-    }
-
-    /// Waits until the native API's answer is as wanted.
-    async fn until(&self, path: &str, wanted: impl Fn(&Value) -> bool) -> Value {
-        let shown = timeout(PATIENCE, async {
-            loop {
-                let v = self.get(path).await;
-                if wanted(&v) {
-                    return v;
-                }
-            }
-        });
-        if let Ok(v) = shown.await {
-            return v;
-        }
-        panic!("{path} stays {}", self.get(path).await)
-    }
-}
-
-async fn http(to: SocketAddr, method: &str, path: &str, body: &str) -> (u16, String) {
-    let mut s = TcpStream::connect(to).await.unwrap();
-    let request = format!(
-        "{method} {path} HTTP/1.1\r\nHost: m\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
-        body.len()
-    );
-    s.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    timeout(PATIENCE, s.read_to_string(&mut answer))
-        .await
-        .unwrap()
-        .unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    (status, body.to_owned())
-}
-
-fn info(name: &str, failover_ms: u64) -> FrameworkInfo {
-    FrameworkInfo {
-        failover_timeout: Millis(failover_ms),
-        ..FrameworkInfo::new(name, name)
-    }
-}
+use world::{Master, PATIENCE, http, info};
 
 fn job(commands: Vec<String>, prefix: &str) -> Job {
     Job {
