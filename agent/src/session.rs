@@ -1,6 +1,6 @@
 //! The session with the leading master: connect, register, talk; again after every break.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use tokio::{
     sync::{mpsc, oneshot},
@@ -89,6 +89,8 @@ enum SessionError {
 pub async fn run<I: From<SessionEvent> + Send>(masters: Vec<SocketAddr>, agent: mpsc::Sender<I>) {
     let mut backoff = BACKOFF_FIRST;
     let mut n_failed: usize = 0;
+    // What was said of each master last: what goes on is not said again and again.
+    let mut told: BTreeMap<SocketAddr, String> = BTreeMap::new();
     if masters.is_empty() {
         tracing::warn!("no masters are configured: tasks that run go on, nothing new is launched");
         return;
@@ -114,9 +116,13 @@ pub async fn run<I: From<SessionEvent> + Send>(masters: Vec<SocketAddr>, agent: 
         }
         let chain = crate::net::chain(&error);
         if opened {
+            told.remove(&master);
             tracing::warn!(%master, error = chain, "session with the master ended");
-        } else {
+        } else if told.get(&master) == Some(&chain) {
             tracing::debug!(%master, error = chain, "no session with this master");
+        } else {
+            tracing::warn!(%master, error = chain, "no session with this master, trying on");
+            told.insert(master, chain);
         }
         n_failed += 1;
         // The whole list is tried before the next longer pause.

@@ -1,5 +1,7 @@
 //! Agents and frameworks by id or by name, and what was probably meant.
 
+use std::collections::BTreeMap;
+
 use waggle_api::{
     error::{ApiError, ErrorCode},
     native::Refusal,
@@ -23,13 +25,40 @@ const MAX_TOLD: usize = 5;
 /// The agent with this id or node name. An id that the view does not show may still be known to the core,
 /// which says so.
 pub(super) fn agent(view: &ClusterView, text: &str) -> Result<AgentId, Fail> {
+    let named = view.agents.values().filter(|a| a.info.hostname == text);
+    let ids: Vec<&AgentId> = named.map(|a| &a.info.agent_id).collect();
+    chosen(view, text, &ids)
+}
+
+/// Agents by node name, for requests that name many.
+pub(super) struct Hostnames<'a> {
+    view: &'a ClusterView,
+    ids: BTreeMap<&'a str, Vec<&'a AgentId>>,
+}
+
+impl<'a> Hostnames<'a> {
+    pub(super) fn of(view: &'a ClusterView) -> Self {
+        let mut ids: BTreeMap<&str, Vec<&AgentId>> = BTreeMap::new();
+        for a in view.agents.values() {
+            let same = ids.entry(a.info.hostname.as_str()).or_default();
+            same.push(&a.info.agent_id);
+        }
+        Self { view, ids }
+    }
+
+    /// As [`agent`].
+    pub(super) fn agent(&self, text: &str) -> Result<AgentId, Fail> {
+        let ids = self.ids.get(text).map_or(&[][..], Vec::as_slice);
+        chosen(self.view, text, ids)
+    }
+}
+
+fn chosen(view: &ClusterView, text: &str, named: &[&AgentId]) -> Result<AgentId, Fail> {
     let id = AgentId::new(text).ok();
     if let Some(id) = id.as_ref().filter(|id| view.agents.contains_key(*id)) {
         return Ok(id.clone());
     }
-    let named = view.agents.values().filter(|a| a.info.hostname == text);
-    let ids: Vec<&AgentId> = named.map(|a| &a.info.agent_id).collect();
-    match (ids.as_slice(), id) {
+    match (named, id) {
         ([one], _) => Ok((*one).clone()),
         ([], Some(id)) => Ok(id),
         ([], None) => Err(no_agent(view, text)),

@@ -160,8 +160,9 @@ async fn maintain(
     let view = api.view();
     let mut agent_ids: Vec<AgentId> = Vec::with_capacity(agents.len());
     let mut seen = BTreeSet::new();
+    let names = find::Hostnames::of(&view);
     for (i, name) in agents.iter().enumerate() {
-        let id = find::agent(&view, name)?;
+        let id = names.agent(name)?;
         if !seen.insert(id.clone()) {
             let rule = format!("must be named once, is {name:?}");
             let twice = FieldError::new(format!("agents[{i}]"), rule);
@@ -169,12 +170,9 @@ async fn maintain(
         }
         agent_ids.push(id);
     }
-    let set = OperatorCall::SetMaintenance {
-        agent_ids: agent_ids.clone(),
-        window,
-    };
+    let set = OperatorCall::SetMaintenance { agent_ids, window };
     run(api, set).await?;
-    Ok(ok(&maintenance::list(&api.view(), Some(&agent_ids))))
+    Ok(ok(&maintenance::list(&api.view(), Some(&seen))))
 }
 
 /// What became of a node.

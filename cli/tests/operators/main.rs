@@ -7,175 +7,18 @@
     reason = "a failed step of the set-up is a failed test"
 )]
 
-use std::{
-    net::{Ipv4Addr, SocketAddr},
-    path::Path,
-    process::{Output, Stdio},
-    time::Duration,
-};
+mod harness;
 
 use serde_json::{Value, json};
-use tokio::{
-    net::TcpListener,
-    process::{Child, Command},
-    task::JoinHandle,
-    time::timeout,
+use tokio::time::timeout;
+use waggle_api::client::{Events, connect};
+use waggle_tests_frameworks::agent::Books;
+use waggle_types::{
+    Command, DiscoveryInfo, FrameworkId, FrameworkInfo, Millis, Resources, SchedulerEvent, TaskId,
+    TaskSpec,
 };
-use tonic::transport::Endpoint;
-use waggle_api::client::connect;
-use waggle_tests_frameworks::agent::{self, Books};
-use waggle_types::{FrameworkInfo, Millis, SchedulerEvent};
 
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// Ports that were free a moment ago.
-struct Ports {
-    master: u16,
-    marathon: u16,
-    session: u16,
-}
-
-impl Ports {
-    async fn free() -> Self {
-        let bind = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
-        let held = [bind().await, bind().await, bind().await].map(Result::unwrap);
-        let [master, marathon, session] = held.map(|l| l.local_addr().unwrap().port());
-        Self {
-            master,
-            marathon,
-            session,
-        }
-    }
-}
-
-struct Master {
-    process: Child,
-    ports: Ports,
-    agents: Vec<JoinHandle<()>>,
-}
-
-impl Master {
-    /// Starts the process, and agents `n1` and `n2` with what they still run.
-    async fn start(work_dir: &Path, ports: Ports, books: &[Books; 2]) -> Self {
-        let flag = |name: &str, port: u16| [format!("--{name}-port"), port.to_string()];
-        let process = Command::new(env!("CARGO_BIN_EXE_waggle"))
-            .args([
-                "master",
-                "--name",
-                "m1",
-                "--agent-timeout",
-                "60s",
-                "--log",
-                "warn",
-            ])
-            .arg("--work-dir")
-            .arg(work_dir)
-            .args(flag("master", ports.master))
-            .args(flag("marathon", ports.marathon))
-            .args(flag("session", ports.session))
-            .env_remove("WAGGLE_CONFIG")
-            .stdin(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
-        let mut master = Self {
-            process,
-            ports,
-            agents: Vec::new(),
-        };
-        for (n, books) in (1..).zip(books) {
-            master.agents.push(master.agent(n, books).await);
-        }
-        let both = |v: &Value| {
-            let all = v.as_array().unwrap();
-            all.len() == 2 && all.iter().all(|n| n["connected"] == true)
-        };
-        master.until(&["node", "list"], both).await;
-        master
-    }
-
-    /// An agent with a session, as soon as the master listens.
-    async fn agent(&self, n: u8, books: &Books) -> JoinHandle<()> {
-        let at = SocketAddr::from((Ipv4Addr::LOCALHOST, self.ports.session));
-        let endpoint = Endpoint::from_shared(format!("http://{at}")).unwrap();
-        let channel = poll(async || endpoint.connect().await.ok()).await;
-        let info = agent::info(n, 4).unwrap();
-        let run = agent::run(channel, info, books.clone());
-        tokio::spawn(async move {
-            // How a session ends is the test's to judge.
-            let _ = run.await;
-        })
-    }
-
-    /// SIGTERM, as a service manager does it.
-    async fn stop(mut self) -> Ports {
-        let pid = self.process.id().unwrap();
-        let pid = nix::unistd::Pid::from_raw(pid.try_into().unwrap());
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
-        let ended = timeout(PATIENCE, self.process.wait()).await.unwrap();
-        assert!(ended.unwrap().success());
-        for agent in self.agents {
-            agent.abort();
-        }
-        self.ports
-    }
-
-    async fn waggle(&self, args: &[&str]) -> Output {
-        let url = |port: u16| format!("http://127.0.0.1:{port}");
-        let run = Command::new(env!("CARGO_BIN_EXE_waggle"))
-            .args(args)
-            .env("WAGGLE_MASTER", url(self.ports.master))
-            .env("WAGGLE_MARATHON", url(self.ports.marathon))
-            .output();
-        timeout(PATIENCE, run).await.unwrap().unwrap()
-    }
-
-    /// Standard output of a command that succeeds.
-    async fn says(&self, args: &[&str]) -> String {
-        let out = self.waggle(args).await;
-        let err = String::from_utf8_lossy(&out.stderr).into_owned();
-        assert!(out.status.success(), "{args:?}: {err}");
-        String::from_utf8(out.stdout).unwrap()
-    }
-
-    /// The same as data.
-    async fn json(&self, args: &[&str]) -> Value {
-        let text = self.says(&[args, &["--json"]].concat()).await;
-        serde_json::from_str(&text).unwrap()
-    }
-
-    /// Exit code and standard error of a command that does not succeed.
-    async fn fails(&self, args: &[&str]) -> (i32, String) {
-        let out = self.waggle(args).await;
-        let err = String::from_utf8(out.stderr).unwrap();
-        assert!(!out.status.success(), "{args:?}");
-        (out.status.code().unwrap(), err)
-    }
-
-    /// Waits until a command's answer is as wanted.
-    async fn until(&self, args: &[&str], wanted: impl Fn(&Value) -> bool) -> Value {
-        poll(async || {
-            let out = self.waggle(&[args, &["--json"]].concat()).await;
-            let value = serde_json::from_slice::<Value>(&out.stdout).ok();
-            value.filter(|v| out.status.success() && wanted(v))
-        })
-        .await
-    }
-}
-
-/// Asks until there is an answer.
-async fn poll<T>(ask: impl AsyncFn() -> Option<T>) -> T {
-    let mut interval = tokio::time::interval(Duration::from_millis(20));
-    let found = timeout(PATIENCE, async {
-        loop {
-            interval.tick().await;
-            if let Some(found) = ask().await {
-                return found;
-            }
-        }
-    });
-    found.await.expect("in time")
-}
+use harness::{Master, PATIENCE, own_address};
 
 const RESERVED: [&str; 6] = ["--agent", "n1", "--role", "eng", "--principal", "ops"];
 
@@ -222,8 +65,8 @@ async fn all_is_there(m: &Master) {
 async fn what_operators_set_outlives_the_master() {
     let dir = tempfile::tempdir().unwrap();
     let books = [Books::default(), Books::default()];
-    let ports = Ports::free().await;
-    let m = Master::start(dir.path(), ports, &books).await;
+    let ip = own_address();
+    let m = Master::start(dir.path(), ip, &books).await;
 
     assert_eq!(
         m.says(&["weight", "set", "eng", "2.5"]).await,
@@ -289,8 +132,8 @@ async fn what_operators_set_outlives_the_master() {
     m.until(&["node", "list"], empty).await;
     all_is_there(&m).await;
 
-    let ports = m.stop().await;
-    let m = Master::start(dir.path(), ports, &books).await;
+    let ip = m.stop().await;
+    let m = Master::start(dir.path(), ip, &books).await;
     all_is_there(&m).await;
 
     // People's views of the same, and why nothing is offered.
@@ -339,7 +182,7 @@ async fn what_operators_set_outlives_the_master() {
 async fn wrong_names_and_impossible_wishes_are_told() {
     let dir = tempfile::tempdir().unwrap();
     let books = [Books::default(), Books::default()];
-    let m = Master::start(dir.path(), Ports::free().await, &books).await;
+    let m = Master::start(dir.path(), own_address(), &books).await;
     let past = [
         "maintenance",
         "schedule",
@@ -435,33 +278,66 @@ async fn wrong_names_and_impossible_wishes_are_told() {
     m.stop().await;
 }
 
+/// The first event that is wanted.
+async fn event<T>(events: &mut Events, wanted: impl Fn(SchedulerEvent) -> Option<T>) -> T {
+    let found = timeout(PATIENCE, async {
+        loop {
+            let next = events.next().await.unwrap().expect("the stream is open");
+            if let Some(found) = wanted(next) {
+                return found;
+            }
+        }
+    });
+    found.await.expect("in time")
+}
+
+fn task(id: &str) -> TaskSpec {
+    TaskSpec {
+        task_id: TaskId::new(id).unwrap(),
+        framework_id: FrameworkId::new("set-by-the-master").unwrap(),
+        framework_name: String::new(),
+        role: String::new(),
+        name: id.into(),
+        command: Command::Shell("serve".into()),
+        env: [].into(),
+        labels: [].into(),
+        resources: Resources::from_millis(500, 64_000, 0),
+        parts: Vec::new(),
+        ports: Vec::new(),
+        discovery: DiscoveryInfo { name: id.into() },
+        health_checks: Vec::new(),
+        kill_grace: Millis(1000),
+        user: None,
+        service: String::new(),
+        service_version: String::new(),
+        trace: None,
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn frameworks_are_seen_asked_to_leave_and_torn_down() {
     let dir = tempfile::tempdir().unwrap();
     let books = [Books::default(), Books::default()];
-    let m = Master::start(dir.path(), Ports::free().await, &books).await;
-    let at = format!("http://127.0.0.1:{}", m.ports.session);
-    let channel = Endpoint::from_shared(at).unwrap().connect().await.unwrap();
+    let m = Master::start(dir.path(), own_address(), &books).await;
     let info = FrameworkInfo {
         failover_timeout: Millis(60_000),
         ..FrameworkInfo::new("lab", "eng/lab")
     };
-    let (_calls, mut events) = connect(channel, &info).await.unwrap();
-    let offered = timeout(PATIENCE, async {
-        while !matches!(events.next().await, Ok(Some(SchedulerEvent::Offers(_)))) {}
+    let (mut calls, mut events) = connect(m.channel().await, &info).await.unwrap();
+    let offers = event(&mut events, |e| match e {
+        SchedulerEvent::Offers(offers) => Some(offers),
+        _ => None,
     });
-    offered.await.expect("it is offered something");
+    let offer = offers.await.remove(0);
 
     let shown = m.says(&["framework", "show", "lab"]).await;
     assert!(shown.contains("roles          eng/lab"), "{shown}");
     let held = |v: &Value| {
-        v.as_array()
-            .is_some_and(|all| all.iter().any(|o| o["framework"] == "lab"))
+        let all = v.as_array().unwrap();
+        all.iter().any(|o| o["framework"] == "lab")
     };
-    let offers = m.until(&["offer", "list"], held).await;
-    assert_eq!(offers[0]["role"], "eng/lab", "{offers:#}");
-    let why = m.json(&["explain", "framework", "lab"]).await;
-    assert_eq!(why["roles"][0]["role"], "eng/lab");
+    let listed = m.until(&["offer", "list"], held).await;
+    assert_eq!(listed[0]["role"], "eng/lab", "{listed:#}");
     let role = m.json(&["explain", "role", "eng/lab"]).await;
     assert_eq!(role["frameworks"][0]["name"], "lab");
     let parent = m.json(&["explain", "role", "eng"]).await;
@@ -470,9 +346,38 @@ async fn frameworks_are_seen_asked_to_leave_and_torn_down() {
     assert_eq!(code, 1, "{err}");
     assert!(err.contains("did you mean \"lab\"?"), "{err}");
 
+    // It uses a node that will be down, is asked to leave, and says that it will.
+    let host = offer.hostname.as_str();
+    let ids = [offer.offer_id.clone()];
+    let tasks = [task("lab-1")];
+    let launch = calls.accept(&ids, &tasks, Millis(600_000), None);
+    launch.await.unwrap();
+    let why = m.json(&["explain", "framework", "lab"]).await;
+    let here = why["roles"][0]["agents"].as_array().unwrap();
+    let here = here.iter().find(|a| a["hostname"] == host).unwrap();
+    assert_eq!(here["code"], "filtered", "{why:#}");
+    m.says(&["maintenance", "schedule", "--agent", host, "--start", "+1h"])
+        .await;
+    let inverse = event(&mut events, |e| match e {
+        SchedulerEvent::InverseOffer(i) => Some(i.offer_id),
+        _ => None,
+    });
+    let inverse = inverse.await;
+    let asked = m.json(&["maintenance", "list"]).await;
+    let lab = json!({"framework_id": calls.framework_id().as_str(), "framework": "lab",
+        "answer": "asked", "again_ms": null, "tasks": 1});
+    assert_eq!(asked[0]["asked"], json!([lab]));
+    calls.accept_inverse(&[inverse]).await.unwrap();
+    let accepted = |v: &Value| v[0]["asked"][0]["answer"] == "accepted";
+    m.until(&["maintenance", "list"], accepted).await;
+    let table = m.says(&["maintenance", "list"]).await;
+    assert!(table.contains("lab accepted (1 task)"), "{table}");
+
     let gone = m.says(&["framework", "teardown", "lab"]).await;
     assert_eq!(gone, "lab: torn down, its tasks are killed\n");
     let alone = |v: &Value| v.as_array().is_some_and(|all| all.len() == 1);
     m.until(&["framework", "list"], alone).await;
+    let none = |v: &Value| *v == json!([]);
+    m.until(&["task", "list"], none).await;
     m.stop().await;
 }
