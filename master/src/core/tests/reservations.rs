@@ -198,3 +198,24 @@ fn an_agent_that_is_replaced_takes_its_reservations_with_it() {
     let books = w.core.allocator().explain_role("eng");
     assert!(books.is_none_or(|b| b.charged.is_empty()));
 }
+
+#[test]
+fn an_agent_that_says_nonsense_about_a_task_keeps_its_place() {
+    let mut w = World::new();
+    w.join(1);
+    let c = w.subscribe(batch(None)).unwrap();
+    let offers = w.offers_of(&c);
+    w.accept(&c, offers, vec![of_cpus("t1", 1000)]).unwrap();
+    let t1 = TaskId::new("t1").unwrap();
+    let a = w.agents.get_mut(&agent_id(1)).unwrap();
+    let spec = &mut a.tasks.get_mut(&t1).unwrap().0;
+    spec.role = "a//b".into();
+    spec.parts = vec![ResourcePart::plain(cpus(7))];
+    w.restart();
+    w.join(1);
+    assert_eq!(w.view().agents[&agent_id(1)].used, cpus(1000));
+    w.subscribe(batch(Some(&c.id))).unwrap();
+    w.say(&agent_id(1), &t1, TaskState::Finished);
+    assert!(w.view().agents[&agent_id(1)].used.is_empty());
+    assert!(!w.view().rejections.contains_key("level_1_refused"));
+}
