@@ -18,9 +18,10 @@ const MAX_CAUSES: usize = 64;
 /// Generations whose publishing time is remembered.
 const MAX_PUBLISHED: usize = 256;
 
-/// In a cluster of more agents the snapshot tells only of tasks with ports or a service, and of the agents
-/// that have some: every node gets all of it, and what nobody connects to would be most of it.
-pub(super) const LARGE: usize = 1000;
+/// Every node gets the whole snapshot. Where that would be more bytes than this for all of them, it tells only of
+/// tasks with ports or a service, and of the agents that have some: what nobody connects to would be most
+/// of it. Three nodes may have forty thousand tasks, a hundred nodes a thousand.
+const LARGE_BYTES: u64 = 16 << 20;
 /// In a large cluster so many agents are told of in any case, for the names that list agents.
 const LISTED: usize = 64;
 /// Changes that only names show (tasks without ports) are published at most this often.
@@ -45,9 +46,15 @@ impl MasterCore {
     pub(super) fn task_changed(&mut self, networked: bool) {
         if networked {
             self.net_dirty = true;
-        } else if self.agents.all.len() <= LARGE {
+        } else if !self.is_large() {
             self.net_pace.names = true;
         }
+    }
+
+    /// Whether the snapshot leaves out what has no ports.
+    fn is_large(&self) -> bool {
+        let (agents, tasks) = (self.agents.all.len() as u64, self.tasks.len() as u64);
+        agents * (agents * AGENT_BYTES + tasks * TASK_BYTES) > LARGE_BYTES
     }
 
     /// When the next generation is due.
@@ -105,7 +112,7 @@ impl MasterCore {
 
     fn build_net(&self) -> NetSnapshot {
         let one = |t: &Task| (t.id.clone(), net(t));
-        let large = self.agents.all.len() > LARGE;
+        let large = self.is_large();
         let tasks: BTreeMap<_, _> = if large {
             self.tasks.networked().map(one).collect()
         } else {

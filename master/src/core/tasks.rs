@@ -78,6 +78,10 @@ impl Tasks {
         self.live.get(id).map(AsRef::as_ref)
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.live.len()
+    }
+
     pub(super) fn contains(&self, id: &TaskId) -> bool {
         self.live.contains_key(id)
     }
