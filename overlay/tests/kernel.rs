@@ -15,6 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nix::mount::{MsFlags, mount, umount};
 use waggle_ebpf::{DataPlane, LoadError, LoaderConfig};
 use waggle_overlay::{NodeNet, NodeNetConfig};
 use waggle_types::{
@@ -24,8 +25,12 @@ use waggle_types::{
 
 const VIP: Ipv4Addr = Ipv4Addr::new(11, 0, 0, 1);
 
-/// A cgroup and a pin directory, gone when dropped.
-struct Ground(LoaderConfig);
+/// A cgroup and a bpf file system of its own, gone when dropped: the machine's may not be mounted, and is not
+/// this test's to mount.
+struct Ground {
+    config: LoaderConfig,
+    bpffs: PathBuf,
+}
 
 impl Ground {
     fn new() -> Option<Self> {
@@ -45,21 +50,25 @@ impl Ground {
         let Some(cgroup2) = waggle_ebpf::find_cgroup2_mount() else {
             return skip("no cgroup2 hierarchy is mounted");
         };
-        if let Err(e) = waggle_ebpf::mount_bpffs_if_missing() {
+        let name = format!("wgh-e-net-{}", std::process::id());
+        let bpffs = std::env::temp_dir().join(&name);
+        std::fs::create_dir(&bpffs).unwrap();
+        let none = None::<&str>;
+        if let Err(e) = mount(Some("bpf"), &bpffs, Some("bpf"), MsFlags::empty(), none) {
+            std::fs::remove_dir(&bpffs).unwrap();
             return skip(&format!("no bpf file system: {e}"));
         }
-        let name = format!("wgh-e-net-{}", std::process::id());
-        let cgroup_root = cgroup2.join(&name);
-        std::fs::create_dir(&cgroup_root).unwrap();
-        let pin_dir = PathBuf::from("/sys/fs/bpf").join(name);
-        Some(Self(LoaderConfig {
-            cgroup_root,
-            pin_dir,
-        }))
+        let config = LoaderConfig {
+            cgroup_root: cgroup2.join(&name),
+            pin_dir: bpffs.join("node"),
+        };
+        let ground = Self { config, bpffs };
+        std::fs::create_dir(&ground.config.cgroup_root).unwrap();
+        Some(ground)
     }
 
     async fn node(&self) -> NodeNet {
-        let plane = DataPlane::open(&self.0).unwrap();
+        let plane = DataPlane::open(&self.config).unwrap();
         let config = NodeNetConfig {
             dns_ips: vec![],
             ..NodeNetConfig::new(Ipv4Addr::LOCALHOST)
@@ -69,7 +78,7 @@ impl Ground {
 
     /// What `curl http://VIP/` in this node's cgroup prints, or its exit code.
     async fn curl(&self) -> Result<String, i32> {
-        let procs = self.0.cgroup_root.join("cgroup.procs");
+        let procs = self.config.cgroup_root.join("cgroup.procs");
         let script = "echo 0 > \"$0\" && exec curl -sS --noproxy '*' --max-time 5 \"$1\"";
         let mut command = tokio::process::Command::new("sh");
         command.args(["-c", script]).arg(&procs);
@@ -84,15 +93,31 @@ impl Ground {
 
 impl Drop for Ground {
     fn drop(&mut self) {
-        if let Err(e) = DataPlane::remove(&self.0.pin_dir) {
-            eprintln!("failed to unpin {}: {e}", self.0.pin_dir.display());
+        let LoaderConfig {
+            cgroup_root,
+            pin_dir,
+        } = &self.config;
+        if let Err(e) = DataPlane::remove(pin_dir) {
+            eprintln!("failed to unpin {}: {e}", pin_dir.display());
         }
-        // Processes were waited for; the kernel empties their cgroup a moment later.
+        // Processes were waited for; the kernel empties their cgroup, and lets go of the mount, a moment later.
         let deadline = Instant::now() + Duration::from_secs(5);
-        while Path::exists(&self.0.cgroup_root)
-            && std::fs::remove_dir(&self.0.cgroup_root).is_err()
-            && Instant::now() < deadline
-        {
+        let done = || {
+            let cgroup = !Path::exists(cgroup_root) || std::fs::remove_dir(cgroup_root).is_ok();
+            // Refused when it was unmounted in the round before.
+            let _ = umount(&self.bpffs);
+            let mount = !Path::exists(&self.bpffs) || std::fs::remove_dir(&self.bpffs).is_ok();
+            cgroup && mount
+        };
+        while !done() {
+            if Instant::now() > deadline {
+                eprintln!(
+                    "{} or {} stays",
+                    cgroup_root.display(),
+                    self.bpffs.display()
+                );
+                return;
+            }
             std::thread::yield_now();
         }
     }

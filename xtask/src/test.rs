@@ -6,6 +6,8 @@ use std::time::Instant;
 
 use anyhow::bail;
 use waggle_tests_support::is_root;
+use waggle_tests_support::leak::Snapshot;
+use waggle_tests_support::names::Names;
 
 use crate::run::{cargo, output, own_dir, own_exe, repo, run};
 use crate::{build, demo, proto, setup, tidy};
@@ -63,6 +65,8 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
                 .env("RUSTDOCFLAGS", "--deny warnings"))
         })?;
     }
+    let names = Names::from_env();
+    let before = is_root().then(|| Snapshot::take(&names));
     stages.run("tests", || {
         run(cargo()
             .args(["test", "--workspace", "--no-fail-fast"])
@@ -75,6 +79,9 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     }
     if whole {
         stages.run("demo --once", || demo_once(programs))?;
+    }
+    if let Some(before) = before {
+        stages.run("nothing left behind", || nothing_left(&names, &before))?;
     }
     println!("\nall passed in {:.0} s:", start.elapsed().as_secs_f64());
     for (name, seconds) in &stages.done {
@@ -100,6 +107,15 @@ impl Stages {
             .push((name.to_owned(), start.elapsed().as_secs_f64()));
         Ok(value)
     }
+}
+
+/// What tests leave on a machine, the next one who uses it finds: the file system for pins, say, mounted.
+fn nothing_left(names: &Names, before: &Snapshot) -> anyhow::Result<()> {
+    let left = Snapshot::left_behind(names, before);
+    if left.is_empty() {
+        return Ok(());
+    }
+    bail!("left behind by the tests or the demo: {}", left.join("; "))
 }
 
 /// The demo as a program of its own: through sudo when we are not root.
