@@ -4,6 +4,7 @@
 //! - [`stateful`]: one task with a persistent volume in a reservation of its own; comes back to it, and
 //!   moves when it is asked to.
 //! - [`hoarder`]: takes offers and never answers, as a badly written framework would.
+//! - [`again`]: what frameworks have in common.
 //! - [`agent`]: speaks the real session protocol and pretends to run tasks.
 //!
 //! # Invariants
@@ -14,8 +15,7 @@
 
 #![forbid(unsafe_code)]
 
-mod again;
-
+pub mod again;
 pub mod agent;
 pub mod batch;
 pub mod hoarder;

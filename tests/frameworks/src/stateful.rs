@@ -2,7 +2,7 @@
 //!
 //! The first offer that fits is reserved for the framework's role, its disk made a volume and the task
 //! launched on it, in one accept. When the task ends it is launched again where its volume is: the volume's
-//! name is all that the framework has to remember, offers bring it back. When it is asked to leave an agent
+//! name and its own id are all that the framework has to remember. When it is asked to leave an agent
 //! it promises to, ends the task and begins anew elsewhere. What it leaves behind it gives back.
 
 use tokio::sync::watch;
@@ -32,6 +32,8 @@ pub struct Service {
     pub command: String,
     /// What the task takes; its disk becomes the volume.
     pub resources: Resources,
+    /// The id of the first subscription, to come back with.
+    pub id: Option<FrameworkId>,
     /// The volume to come back to. `None` begins anew, and gives back what is found of older ones.
     pub volume: Option<VolumeId>,
 }
@@ -39,6 +41,8 @@ pub struct Service {
 /// What happened so far.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Seen {
+    /// Its id: what to remember, with the volume.
+    pub framework_id: Option<FrameworkId>,
     /// The volume in use and its agent.
     pub home: Option<(VolumeId, AgentId)>,
     /// Tasks launched in reservations made for them.
@@ -62,6 +66,7 @@ pub async fn run(
         ..RoleSubscription::new(&*service.role)
     };
     let mut info = FrameworkInfo {
+        id: service.id.clone(),
         roles: vec![role],
         failover_timeout: Millis::from_secs(3600),
         ..FrameworkInfo::new(&*service.name, &*service.role)
@@ -181,6 +186,8 @@ impl Stateful {
     ) -> Result<(), CallError> {
         let (mut calls, mut events) = connect(channel, info).await?;
         info.id = Some(calls.framework_id().clone());
+        self.seen
+            .send_modify(|s| s.framework_id.clone_from(&info.id));
         if let Some(id) = &self.running {
             calls.reconcile(std::slice::from_ref(id)).await?;
         }
@@ -330,6 +337,7 @@ mod tests {
                 prefix: "db".into(),
                 command: "serve".into(),
                 resources: Resources::from_millis(1000, 64_000, 100_000),
+                id: None,
                 volume: None,
             },
             seen,

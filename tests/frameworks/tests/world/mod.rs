@@ -3,6 +3,8 @@
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
 pub mod grabber;
+pub mod scene;
+pub mod talk;
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
