@@ -10,6 +10,7 @@ use std::{
 
 use tokio::io::AsyncReadExt;
 use waggle_lifecycle::Exit;
+use waggle_types::VolumeId;
 
 use crate::{
     ShimCommand,
@@ -18,6 +19,7 @@ use crate::{
     net::chain,
     shim::{self, ShimPlan, UserIds},
     sys::{self, ProcessId},
+    volumes::Volumes,
 };
 
 /// How long a launch may take until the shim has reported; a disk that syncs slowly is no failure.
@@ -44,6 +46,8 @@ pub struct Launch {
     pub plan: ShimPlan,
     /// What it may use.
     pub limits: Limits,
+    /// Volumes that it uses, and where they are.
+    pub volumes: (Volumes, Vec<VolumeId>),
     /// How to start the shim.
     pub command: ShimCommand,
 }
@@ -85,6 +89,10 @@ impl Launch {
             Exit::LaunchFailed(format!("failed to {what}: {}", chain(e)))
         };
         sandbox(&self.plan).map_err(|e| text("prepare the sandbox", &e))?;
+        let (volumes, ids) = &self.volumes;
+        volumes
+            .link(ids, &self.plan.sandbox, self.plan.user.as_ref())
+            .map_err(|e| text("prepare the volumes", &e))?;
         self.cgroup
             .create(&self.limits)
             .map_err(|e| text("prepare the cgroup", &e))?;

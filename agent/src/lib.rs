@@ -39,6 +39,7 @@ mod shim;
 mod sys;
 mod tail;
 mod tasks;
+mod volumes;
 
 pub use crate::{
     config::{

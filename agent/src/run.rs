@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use waggle_api::proto::session as pb;
 use waggle_lifecycle::{AgentCore, Effect, Event, Exit, StreamRecord};
 use waggle_telemetry::{Telemetry, names};
-use waggle_types::{AgentInfo, TaskId, TaskStatus, UnixMillis};
+use waggle_types::{AgentInfo, TaskId, TaskStatus, UnixMillis, VolumeId};
 
 use crate::{
     AgentConfig, AgentError, AgentListeners,
@@ -27,6 +27,7 @@ use crate::{
     session::{self, SessionEvent},
     sys,
     tasks::Tasks,
+    volumes::Volumes,
 };
 
 /// Events that wait for the loop; whoever has more waits.
@@ -121,6 +122,8 @@ pub async fn run(
     net.settle(&agent.info.agent_id, &known).await;
     agent.publish(None);
 
+    // What an agent before this one had begun to remove.
+    agent.sweep(Volumes::new(&config.work_dir));
     let worker = Arc::clone(&net);
     let (tel, node) = (telemetry.clone(), config.hostname.clone());
     agent
@@ -223,6 +226,7 @@ impl Agent {
             SessionEvent::Kill { task_id, max_grace } => {
                 self.handle(Event::Kill { task_id, max_grace }).await;
             }
+            SessionEvent::Volumes { kept, destroyed } => self.keep_volumes(kept, destroyed).await,
             SessionEvent::Ack(task_id, uuid) => self.handle(Event::Ack { task_id, uuid }).await,
             SessionEvent::Desired(snapshot) => self.net.desired(*snapshot),
             SessionEvent::Bad { kind, error } => {
@@ -230,6 +234,32 @@ impl Agent {
             }
             SessionEvent::Refused { .. } => {}
         }
+    }
+
+    /// Volumes that do not exist any more go: out of reach at once, their data in the background.
+    async fn keep_volumes(&mut self, kept: Vec<VolumeId>, destroyed: Vec<VolumeId>) {
+        let volumes = Volumes::new(&self.config.work_dir);
+        let fresh = || uuid::Uuid::new_v4().to_string();
+        let moved = {
+            let volumes = volumes.clone();
+            blocking(move || volumes.keep(&kept, &destroyed, fresh)).await
+        };
+        match moved {
+            Ok(0) => {}
+            Ok(n) => {
+                tracing::info!(n, "volumes are gone");
+                self.sweep(volumes);
+            }
+            Err(e) => tracing::warn!(error = %e, "volumes that are gone stay"),
+        }
+    }
+
+    fn sweep(&mut self, volumes: Volumes) {
+        self.tasks.spawn(async move {
+            if let Err(e) = blocking(move || volumes.sweep()).await {
+                tracing::warn!(error = %e, "data of volumes that are gone stays");
+            }
+        });
     }
 
     fn registration(&self) -> pb::Register {

@@ -8,8 +8,11 @@ use tokio::{
 };
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tonic::transport::{Channel, Endpoint};
-use waggle_api::proto::session::{self as pb, session_client::SessionClient};
-use waggle_types::{Millis, NetSnapshot, StatusUuid, TaskId, TaskSpec};
+use waggle_api::{
+    convert,
+    proto::session::{self as pb, session_client::SessionClient},
+};
+use waggle_types::{Millis, NetSnapshot, StatusUuid, TaskId, TaskSpec, VolumeId};
 
 /// First and longest pause between attempts; jittered by half.
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
@@ -43,6 +46,13 @@ pub enum SessionEvent {
         task_id: TaskId,
         /// Longest time from SIGTERM to SIGKILL.
         max_grace: Option<Millis>,
+    },
+    /// The persistent volumes of this agent.
+    Volumes {
+        /// All that there are.
+        kept: Vec<VolumeId>,
+        /// Destroyed just now.
+        destroyed: Vec<VolumeId>,
     },
     /// A status was stored.
     Ack(TaskId, StatusUuid),
@@ -269,6 +279,13 @@ fn decode(kind: pb::master_message::Kind) -> Option<SessionEvent> {
                 max_grace: k.max_grace_ms.map(Millis),
             }),
             Err(e) => bad("kill", format!("task_id: {e}")),
+        },
+        Kind::Volumes(v) => match (
+            convert::ids("volume_ids", v.volume_ids, VolumeId::new),
+            convert::ids("destroyed", v.destroyed, VolumeId::new),
+        ) {
+            (Ok(kept), Ok(destroyed)) => Some(SessionEvent::Volumes { kept, destroyed }),
+            (Err(e), _) | (_, Err(e)) => bad("volumes", e.to_string()),
         },
         Kind::Ack(a) => match (
             TaskId::new(a.task_id),

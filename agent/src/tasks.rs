@@ -32,6 +32,7 @@ use crate::{
     run::Input,
     shim::ShimPlan,
     sys::{self, ProcessId},
+    volumes::Volumes,
 };
 
 /// Size of one segment of a task's output; two are kept for each stream.
@@ -143,6 +144,14 @@ impl Tasks {
                 segment_bytes: SEGMENT_BYTES,
             },
             limits: limits(&spec),
+            volumes: (
+                Volumes::new(&self.config.work_dir),
+                spec.resources
+                    .custom
+                    .volumes()
+                    .map(|(id, _)| id.clone())
+                    .collect(),
+            ),
             dir: dir.clone(),
             cgroup,
             command: self.config.shim.clone(),

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use waggle_api::convert::{MAX_KINDS, MAX_STATIC};
-use waggle_types::{Domain, Resources, ScalarKind, check_kind};
+use waggle_api::{convert::MAX_STATIC, proto::session as pb};
+use waggle_types::{Domain, Resources, ScalarKind};
 
 use crate::{
     error::{CliError, usage},
@@ -54,21 +54,13 @@ pub fn resources(text: &str) -> Result<ResourceOverrides, CliError> {
             None => add(&mut out.unreserved, &item),
         }
     }
-    let custom = |kind: &&String| check_kind(kind).is_ok();
-    for (what, n, max) in [
-        (
-            "custom kinds",
-            sorts.keys().filter(custom).count(),
-            MAX_KINDS,
-        ),
-        ("roles", out.reserved.len(), MAX_STATIC),
-    ] {
-        if n > max {
-            return Err(usage(format!(
-                "{FIELD}: must have at most {max} {what}, has {n}"
-            )));
-        }
+    let n = out.reserved.len();
+    if n > MAX_STATIC {
+        let rule = format!("must be for at most {MAX_STATIC} roles, is for {n}");
+        return Err(usage(format!("{FIELD}: {rule}")));
     }
+    // As the master will read it.
+    Resources::try_from(pb::Resources::from(&all)).map_err(|e| usage(format!("{FIELD}: {e}")))?;
     out.reserved.retain(|(_, r)| !r.is_empty());
     out.named = sorts.into_keys().collect();
     Ok(out)

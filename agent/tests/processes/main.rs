@@ -79,6 +79,10 @@ const TESTS: &[Test] = &[
         wire::ends_a_task_within_the_bound_of_a_kill,
     ),
     (
+        "agent_keeps_the_data_of_volumes",
+        wire::keeps_the_data_of_volumes,
+    ),
+    (
         "agent_says_what_it_has_and_where_it_stands",
         wire::says_what_it_has_and_where_it_stands,
     ),

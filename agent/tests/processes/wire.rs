@@ -94,3 +94,61 @@ pub fn says_what_it_has_and_where_it_stands() {
         assert_eq!(state["domain"]["fault_domain"]["region"]["name"], "eu");
     });
 }
+
+/// Data in a volume outlives its tasks and the agent, and goes with the volume.
+pub fn keeps_the_data_of_volumes() {
+    block_on(async {
+        let dir = tempfile::tempdir().unwrap();
+        let master = Master::start().await;
+        let agent = Agent::start(dir.path(), vec![master.addr], None).await;
+        until("registration", || {
+            (master.n_registrations() == 1).then_some(())
+        })
+        .await;
+        let on_volume = |task: &str, shell: &str| {
+            let mut spec = spec(task, shell);
+            if let Some(r) = &mut spec.resources {
+                let volume = pb::Volume {
+                    size_milli: 1000,
+                    shared: false,
+                };
+                r.volumes.insert("db".to_owned(), volume);
+            }
+            launch(spec)
+        };
+        let finished = async |task: &str| ended(&master, task).await.state();
+        master
+            .send(on_volume("db.1", "echo kept > volumes/db/data"))
+            .await;
+        assert_eq!(finished("db.1").await, TaskState::TaskFinished);
+        agent.vanish().await;
+        let _agent = Agent::start(dir.path(), vec![master.addr], None).await;
+        until("registration", || {
+            (master.n_registrations() == 2).then_some(())
+        })
+        .await;
+        let volumes = |kept: &[&str], destroyed: &[&str]| {
+            let texts = |ids: &[&str]| ids.iter().map(|i| (*i).to_owned()).collect();
+            ToAgent::Volumes(pb::Volumes {
+                volume_ids: texts(kept),
+                destroyed: texts(destroyed),
+            })
+        };
+        master.send(volumes(&["db"], &[])).await;
+        let reads = "test \"$(cat volumes/db/data)\" = kept";
+        master.send(on_volume("db.2", reads)).await;
+        assert_eq!(finished("db.2").await, TaskState::TaskFinished);
+        // It was destroyed and made again: another one of the same name.
+        master.send(volumes(&["db"], &["db"])).await;
+        let empty = "test -z \"$(ls volumes/db)\"";
+        master.send(on_volume("db.3", empty)).await;
+        assert_eq!(finished("db.3").await, TaskState::TaskFinished);
+        master.send(volumes(&[], &[])).await;
+        until("nothing is left of it", || {
+            let gone = dir.path().join("volumes-gone").exists();
+            let there = dir.path().join("volumes/db").exists();
+            (!gone && !there).then_some(())
+        })
+        .await;
+    });
+}

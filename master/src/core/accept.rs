@@ -8,7 +8,8 @@ use std::collections::BTreeSet;
 use waggle_allocator::{Event as Level1, Operation as Level1Operation, Rejection};
 use waggle_types::{
     AgentId, CallRejection, FrameworkId, Millis, Offer, OfferId, Operation, RejectReason,
-    ResourcePart, Resources, StatusReason, TaskId, TaskSpec, TaskState, UnixMillis, sum_parts,
+    ResourcePart, Resources, StatusReason, TaskId, TaskSpec, TaskState, UnixMillis, VolumeId,
+    sum_parts,
 };
 
 use super::{
@@ -95,6 +96,15 @@ fn changes_of(operations: &[Operation]) -> Vec<ResourcePart> {
     operations.iter().filter_map(one).collect()
 }
 
+/// Volumes that operations destroy.
+fn destroyed_by(operations: &[Operation]) -> Vec<VolumeId> {
+    let one = |op: &Operation| match op {
+        Operation::DestroyVolume { volume_id, .. } => Some(volume_id.clone()),
+        _ => None,
+    };
+    operations.iter().filter_map(one).collect()
+}
+
 /// Level 1's reason, where what is not free is what was not offered.
 fn accept_says(operations: &[Operation], reason: &Rejection) -> CallRejection {
     let launches = operations.iter().all(|o| matches!(o, Operation::Launch(_)));
@@ -172,12 +182,13 @@ impl MasterCore {
                 }
                 vec![accept_says(&operations, &reason)]
             })?;
+        let destroyed = destroyed_by(&operations);
         let tasks = tasks_of(operations);
         let idle = tasks.is_empty() && changes.is_empty();
         let outcome = if idle { "declined" } else { "accepted" };
         self.close_offers(offer_ids, outcome, now);
         if !changes.is_empty() {
-            self.store_reservations(&agent);
+            self.store_reservations(&agent, destroyed);
         }
         self.log_launches(id, &agent, tasks.iter().map(|t| &t.task_id));
         let name = self.frameworks.all.get(id).map(|f| f.info.name.clone());

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use waggle_types::{
     AgentId, AgentInfo, CallRejection, DeploymentId, FrameworkId, FrameworkInfo, Generation,
     Millis, NetSnapshot, OperatorCall, SchedulerCall, SchedulerEvent, ServiceId, ServiceSpec,
-    StatusUuid, TaskId, TaskSpec, TaskStatus, TraceContext, UnixMillis,
+    StatusUuid, TaskId, TaskSpec, TaskStatus, TraceContext, UnixMillis, VolumeId,
 };
 
 use crate::{
@@ -232,6 +232,13 @@ pub enum MasterMsg {
         task_id: TaskId,
         /// Longest time that it gets to end, when that is shorter than its own.
         grace: Option<Millis>,
+    },
+    /// The persistent volumes of the agent, after one was destroyed or the agent has registered.
+    Volumes {
+        /// All that there are.
+        kept: Vec<VolumeId>,
+        /// Destroyed just now, perhaps made again since.
+        destroyed: Vec<VolumeId>,
     },
     /// A status has been taken.
     Ack {

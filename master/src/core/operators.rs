@@ -256,6 +256,10 @@ impl MasterCore {
         let id = change.agent_id.clone();
         let role = change.stack.last().map(|r| r.role.clone());
         let role = role.unwrap_or_default();
+        let destroyed = match &change.what {
+            What::Destroy(volume) => vec![volume.clone()],
+            _ => Vec::new(),
+        };
         let done = self
             .check_agent(&id)
             .and_then(|()| self.check_storable(&id, &[change.part()]))
@@ -274,7 +278,7 @@ impl MasterCore {
             self.measure(Measure::ReservationFailed { role });
             return Err(vec![r]);
         }
-        self.store_reservations(&id);
+        self.store_reservations(&id, destroyed);
         Ok(())
     }
 }

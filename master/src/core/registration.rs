@@ -36,6 +36,7 @@ impl MasterCore {
         for old in self.agents.replaced_by(&reg.info) {
             self.remove_agent(&old, now);
         }
+        let known_before = self.agents.all.contains_key(&id);
         let changed = self.admit(&reg, now);
         if let Some(old) = self.agents.open(&id, session) {
             self.out.push(Effect::Close { session: old });
@@ -73,6 +74,7 @@ impl MasterCore {
                 self.adopt(&task, now);
             }
         }
+        self.tell_volumes(&id, known_before);
         self.repeat_kills(&id);
         self.tell_losses(now);
         self.net_dirty = true;

@@ -10,11 +10,11 @@ use std::collections::BTreeMap;
 use waggle_allocator::Usage;
 use waggle_types::{
     AgentId, AgentInfo, CallRejection, Custom, RejectReason, Reservation, ResourcePart, Resources,
-    TaskId, check_role, sum_parts,
+    TaskId, VolumeId, check_role, sum_parts,
 };
 
 use super::{
-    MasterCore, Measure,
+    MasterCore, MasterMsg, Measure,
     frameworks::no,
     settle::{Holder, flat, merged, settle},
     stored,
@@ -179,8 +179,34 @@ impl MasterCore {
         out
     }
 
-    /// Stores what is reserved of an agent, after a change of it.
-    pub(super) fn store_reservations(&mut self, id: &AgentId) {
+    /// The volumes of an agent as stored: those without room too, since they come back.
+    fn stored_volumes(&self, id: &AgentId) -> Vec<VolumeId> {
+        let parts = self.reservations.stored.get(id).into_iter().flatten();
+        let volumes = parts.flat_map(|p| p.resources.custom.volumes());
+        volumes.map(|(id, _)| id.clone()).collect()
+    }
+
+    /// Tells an agent that registered which volumes it has. One that is new here is told nothing if it has
+    /// none: should this master have begun with an empty store, it must not have data removed.
+    pub(super) fn tell_volumes(&mut self, id: &AgentId, known_before: bool) {
+        let kept = self.stored_volumes(id);
+        if known_before || !kept.is_empty() {
+            let destroyed = Vec::new();
+            self.send(id, MasterMsg::Volumes { kept, destroyed });
+        }
+    }
+
+    /// Stores what is reserved of an agent, after a change of it that destroyed these volumes.
+    pub(super) fn store_reservations(&mut self, id: &AgentId, destroyed: Vec<VolumeId>) {
+        self.store_parts(id);
+        // One that is away is told when it registers.
+        if !destroyed.is_empty() && self.agents.session(id).is_some() {
+            let kept = self.stored_volumes(id);
+            self.send(id, MasterMsg::Volumes { kept, destroyed });
+        }
+    }
+
+    fn store_parts(&mut self, id: &AgentId) {
         let parts = self.run_time_parts(id);
         self.persist(vec![stored::put_reservations(id, &parts)]);
         if parts.is_empty() {

@@ -26,7 +26,7 @@ use waggle_api::{
         master_message::Kind as Out, session_server,
     },
 };
-use waggle_types::{AgentInfo, Generation, TaskStatus, TraceContext};
+use waggle_types::{AgentInfo, Generation, TaskStatus, TraceContext, VolumeId};
 
 pub(crate) use slot::Slot;
 
@@ -279,6 +279,13 @@ fn encode(msg: MasterMsg, trace: Option<TraceContext>) -> MasterMessage {
             task_id: task_id.to_string(),
             max_grace_ms: grace.map(|g| g.0),
         }),
+        MasterMsg::Volumes { kept, destroyed } => {
+            let texts = |ids: Vec<VolumeId>| ids.iter().map(ToString::to_string).collect();
+            Out::Volumes(pb::Volumes {
+                volume_ids: texts(kept),
+                destroyed: texts(destroyed),
+            })
+        }
         MasterMsg::Ack { task_id, uuid } => Out::Ack(pb::AckStatus {
             task_id: task_id.to_string(),
             uuid: uuid.0.to_vec(),

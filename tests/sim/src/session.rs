@@ -123,6 +123,8 @@ impl Sim {
                 let max_grace = grace;
                 self.tell_agent(at, AgentEvent::Kill { task_id, max_grace })
             }
+            // Virtual tasks have no data.
+            Down::Msg(MasterMsg::Volumes { .. }) => Ok(()),
             Down::Msg(MasterMsg::Ack { task_id, uuid }) => {
                 self.tell_agent(at, AgentEvent::Ack { task_id, uuid })
             }

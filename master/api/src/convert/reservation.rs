@@ -16,7 +16,7 @@ pub const MAX_STATIC: usize = 256;
 /// Most labels of one reservation.
 const MAX_LABELS: usize = 64;
 /// Longest key or value of a label, longest principal, longest name of a region or zone, in bytes.
-const MAX_TEXT: usize = 256;
+const MAX_TEXT: usize = 1024;
 
 fn text(field: &str, s: &str) -> Result<(), ConvertError> {
     if s.len() > MAX_TEXT {

@@ -22,6 +22,7 @@ impl Shaped for waggle::session::v1::MasterMessage {
             (5, &<waggle::session::v1::AckStatus as Shaped>::SHAPE),
             (6, &<waggle::session::v1::NetSnapshot as Shaped>::SHAPE),
             (7, &<waggle::session::v1::Refused as Shaped>::SHAPE),
+            (8, &<waggle::session::v1::Volumes as Shaped>::SHAPE),
         ],
     };
     const REQUEST: bool = false;
@@ -82,6 +83,14 @@ impl Shaped for waggle::session::v1::Launch {
 impl Shaped for waggle::session::v1::Kill {
     const SHAPE: Shape = Shape {
         size: size_of::<waggle::session::v1::Kill>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for waggle::session::v1::Volumes {
+    const SHAPE: Shape = Shape {
+        size: size_of::<waggle::session::v1::Volumes>(),
         fields: &[
         ],
     };

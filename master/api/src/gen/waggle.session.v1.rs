@@ -23,7 +23,7 @@ pub mod agent_message {
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct MasterMessage {
-    #[prost(oneof = "master_message::Kind", tags = "1, 2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "master_message::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
     pub kind: ::core::option::Option<master_message::Kind>,
 }
 /// Nested message and enum types in `MasterMessage`.
@@ -46,6 +46,8 @@ pub mod master_message {
         /// Refused; the agent stops (bad registration) or retries later.
         #[prost(message, tag = "7")]
         Refused(super::Refused),
+        #[prost(message, tag = "8")]
+        Volumes(super::Volumes),
     }
 }
 #[allow(clippy::all)]
@@ -106,6 +108,16 @@ pub struct Kill {
     /// Longest time from SIGTERM to SIGKILL where the task's own is longer.
     #[prost(uint64, optional, tag = "2")]
     pub max_grace_ms: ::core::option::Option<u64>,
+}
+/// The persistent volumes of the agent: data of others is removed.
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Volumes {
+    #[prost(string, repeated, tag = "1")]
+    pub volume_ids: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Destroyed just now: one of the same name that exists is another one, and begins empty.
+    #[prost(string, repeated, tag = "2")]
+    pub destroyed: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -220,3 +220,60 @@ fn the_built_in_framework_uses_what_is_not_reserved() {
     assert_eq!(w.task_ids().len(), 3);
     assert!(!w.view().rejections.contains_key("level_1_refused"));
 }
+
+/// What an agent was told of its volumes since: those that there are, those destroyed.
+fn told(w: &mut World, n: u8) -> Vec<(Vec<String>, Vec<String>)> {
+    let texts = |ids: &[VolumeId]| ids.iter().map(ToString::to_string).collect();
+    let of = |(to, msg): &(AgentId, MasterMsg)| match msg {
+        MasterMsg::Volumes { kept, destroyed } if *to == agent_id(n) => {
+            Some((texts(kept), texts(destroyed)))
+        }
+        _ => None,
+    };
+    let all = w.sent.iter().filter_map(of).collect();
+    w.sent.clear();
+    all
+}
+
+#[test]
+fn an_agent_hears_which_volumes_it_has() {
+    let db = || vec!["db".to_owned()];
+    let mut w = World::new();
+    w.join(1);
+    assert_eq!(told(&mut w, 1), [], "a new one may have data of old");
+    let c = eng(&mut w);
+    let [reserve, create, _]: [Operation; 3] = database().try_into().unwrap();
+    operate(&mut w, &c, vec![reserve, create.clone()]).unwrap();
+    assert_eq!(told(&mut w, 1), [], "a launch makes it");
+    w.join(1);
+    assert_eq!(told(&mut w, 1), [(db(), Vec::new())]);
+    w.restart();
+    w.join(1);
+    assert_eq!(told(&mut w, 1), [(db(), Vec::new())], "stored");
+    let c = w
+        .subscribe(FrameworkInfo {
+            id: Some(c.id),
+            roles: vec![RoleSubscription::new("eng")],
+            ..batch(None)
+        })
+        .unwrap();
+    let (volume_id, _) = volume();
+    let destroy = || Operation::DestroyVolume {
+        stack: stack(&["eng"]),
+        volume_id: volume_id.clone(),
+    };
+    // Another one of the same name, in the same breath.
+    operate(&mut w, &c, vec![destroy(), create]).unwrap();
+    assert_eq!(told(&mut w, 1), [(db(), db())]);
+    // One that is away hears it when it is back.
+    w.cut(1);
+    w.operate(OperatorCall::DestroyVolume {
+        agent_id: agent_id(1),
+        stack: stack(&["eng"]),
+        volume_id: volume_id.clone(),
+    })
+    .unwrap();
+    assert_eq!(told(&mut w, 1), []);
+    w.join(1);
+    assert_eq!(told(&mut w, 1), [(Vec::new(), Vec::new())]);
+}
