@@ -6,6 +6,7 @@ use crate::{
     AgentSpec, Allocator, Rejection, RescindReason, Usage,
     allocator::Run,
     bits::{Idx, NONE},
+    choose::Look,
     filters::Timer,
     kinds::{self, MAX_KINDS, MAX_TOTAL},
     ledger::{Agent, Part, Use, is_negative, split},
@@ -69,6 +70,9 @@ impl Allocator {
         agent.barred = self.bar_all(&agent.info);
         kinds::add(&mut self.total, &self.kinds.rows(&agent.total));
         let idx = self.agents.insert(agent);
+        if self.looks.len() <= idx as usize {
+            self.looks.resize_with(idx as usize + 1, Look::default);
+        }
         self.agent_ids.insert(agent_id, idx);
         for (stack, resources) in &reserved {
             let key = self.stacks.hold(stack, &mut self.tree);

@@ -10,6 +10,7 @@ use waggle_types::{
 use crate::{
     Effect, Event, FrameworkSpec, Notice, Rejection, RescindReason,
     bits::{BitSet, Idx, Index, Slab},
+    choose::{Look, Scratch},
     clients::{Client, Framework},
     filters::Timer,
     kinds::{self, Kinds, Rows},
@@ -123,6 +124,8 @@ pub struct Allocator {
     /// Active agents with something free; agents with reservations.
     pub(crate) with_free: BitSet,
     pub(crate) with_pools: BitSet,
+    /// By agent: what a look at it begins with, side by side.
+    pub(crate) looks: Vec<Look>,
     /// What is lent and in use: by the role that it is reserved for, and agent. Who takes it back.
     pub(crate) lent: BTreeSet<(Idx, Idx)>,
     pub(crate) waves: BTreeMap<Idx, Wave>,
@@ -137,7 +140,7 @@ pub struct Allocator {
     pub(crate) n_births: u64,
     pub(crate) stats: Stats,
     pub(crate) notices: Vec<Notice>,
-    pub(crate) candidates: BitSet,
+    pub(crate) scratch: Scratch,
 }
 
 impl Allocator {
@@ -158,6 +161,7 @@ impl Allocator {
             askable: BitSet::default(),
             with_free: BitSet::default(),
             with_pools: BitSet::default(),
+            looks: Vec::new(),
             lent: BTreeSet::new(),
             waves: BTreeMap::new(),
             held_back: BitSet::default(),
@@ -168,7 +172,7 @@ impl Allocator {
             n_births: 0,
             stats: Stats::default(),
             notices: Vec::new(),
-            candidates: BitSet::default(),
+            scratch: Scratch::default(),
         }
     }
 
@@ -228,9 +232,7 @@ impl Allocator {
                 weight_milli,
             } => self.framework_added(&framework_id, role, weight_milli, run),
             Event::Subscribed { framework_id, spec } => self.subscribe(&framework_id, spec, run),
-            Event::FrameworkRemoved { framework_id } => {
-                self.framework_removed(&framework_id, RescindReason::FrameworkRemoved, run)
-            }
+            Event::FrameworkRemoved { framework_id } => self.framework_removed(&framework_id, run),
             Event::Accepted {
                 framework_id,
                 offer_ids,
@@ -394,6 +396,10 @@ impl Allocator {
         }
         self.with_free
             .set(idx, agent.active && !agent.free.is_empty());
+        if let Some(look) = self.looks.get_mut(idx as usize) {
+            look.open = agent.active && self.config.allocatable(&agent.free);
+            look.known = false;
+        }
     }
 
     pub(crate) fn reject(&mut self, what: &'static str, reason: Rejection, run: &mut Run) {

@@ -63,6 +63,21 @@ impl BitSet {
         self.words.clone_from(&other.words);
     }
 
+    pub fn union(&mut self, other: &Self) {
+        if self.words.len() < other.words.len() {
+            self.words.resize(other.words.len(), 0);
+        }
+        for (a, b) in self.words.iter_mut().zip(&other.words) {
+            *a |= b;
+        }
+    }
+
+    /// Whether all of it is in another.
+    pub fn is_within(&self, other: &Self) -> bool {
+        let others = other.words.iter().chain(std::iter::repeat(&0));
+        self.words.iter().zip(others).all(|(a, b)| a & !b == 0)
+    }
+
     pub fn subtract(&mut self, other: &Self) {
         for (a, b) in self.words.iter_mut().zip(&other.words) {
             *a &= !b;
@@ -166,6 +181,11 @@ mod tests {
             prop_assert_eq!(set.len() as usize, model.len());
             let mut other = BitSet::default();
             for i in &b { other.insert(*i); }
+            let mut both = set.clone();
+            both.union(&other);
+            prop_assert!(both.iter().eq(model.union(&b).copied()));
+            prop_assert!(set.is_within(&both) && other.is_within(&both));
+            prop_assert_eq!(set.is_within(&other), model.is_subset(&b));
             set.subtract(&other);
             prop_assert!(set.iter().eq(model.difference(&b).copied()));
             prop_assert_eq!(set.is_empty(), model.is_subset(&b));

@@ -5,6 +5,8 @@
 //! last; then who is owed something; then the roles on its path by share, age and number, and at last the
 //! framework by share, age and number. When only such are left who have turned it down, a new round begins.
 
+use std::collections::BTreeMap;
+
 use waggle_types::{Offer, Resources, UnixMillis};
 
 use crate::{
@@ -18,25 +20,50 @@ use crate::{
 /// Up to this many candidates are ranked one by one; more are found by walking the tree.
 const FEW: u32 = 16;
 
+/// What a look at an agent begins with. It is computed when it is needed, and is of no value after a change
+/// of what is free there, of filters, or of who is barred.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Look {
+    /// It is active, and what is free is worth an offer.
+    pub open: bool,
+    pub known: bool,
+    /// Clients that are barred, or have filtered all that is free.
+    blocked: BitSet,
+}
+
+/// Sets that are used again and again.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Scratch {
+    candidates: BitSet,
+    fresh: BitSet,
+}
+
 impl Allocator {
     /// Offers what is free on this agent to whoever is next, if anybody.
     pub(crate) fn offer_next(&mut self, idx: Idx, now: UnixMillis) -> Option<Offer> {
-        let agent = self.agents.get(idx)?;
-        if !agent.active || agent.free.is_empty() || !self.config.allocatable(&agent.free) {
+        let look = self.looks.get_mut(idx as usize)?;
+        if !look.open {
             return None;
         }
-        let mut candidates = std::mem::take(&mut self.candidates);
-        candidates.copy_from(&self.askable);
-        candidates.subtract(&agent.barred);
-        for group in &agent.filters {
+        if !look.known {
+            let agent = self.agents.get(idx)?;
+            look.blocked.copy_from(&agent.barred);
             // No bundle is larger than all that is free, unless it is of a kind that was not declined.
-            if agent.pools.is_empty() && group.resources.contains(&agent.free) {
-                candidates.subtract(&group.who);
+            let groups = agent.filters.iter().filter(|_| agent.pools.is_empty());
+            for g in groups.filter(|g| g.resources.contains(&agent.free)) {
+                look.blocked.union(&g.who);
             }
+            look.known = true;
         }
-        let choice = self.choose(idx, &candidates);
-        let n = candidates.len();
-        self.candidates = candidates;
+        if self.askable.is_within(&look.blocked) {
+            return None;
+        }
+        let mut scratch = std::mem::take(&mut self.scratch);
+        scratch.candidates.copy_from(&self.askable);
+        scratch.candidates.subtract(&look.blocked);
+        let choice = self.choose(idx, &mut scratch);
+        let n = scratch.candidates.len();
+        self.scratch = scratch;
         let (client, bundle, new_round) = choice?;
         if new_round && let Some(agent) = self.agents.get_mut(idx) {
             agent.declined.clear();
@@ -45,35 +72,30 @@ impl Allocator {
     }
 
     /// Who, what, and whether a new round begins.
-    fn choose(&mut self, idx: Idx, candidates: &BitSet) -> Option<(Idx, Bundle, bool)> {
-        if candidates.is_empty() {
-            return None;
-        }
-        let mut held_back = false;
-        let mut found = None;
+    fn choose(&mut self, idx: Idx, sets: &mut Scratch) -> Option<(Idx, Bundle, bool)> {
         let agent = self.agents.get(idx)?;
+        let (mut held_back, mut new_round) = (false, false);
+        let mut found = None;
         if agent.declined.is_empty() {
-            found = self.choose_among(agent, candidates, &mut held_back);
+            found = self.choose_among(agent, &sets.candidates, &mut held_back);
         } else {
-            let mut fresh = candidates.clone();
-            fresh.subtract(&agent.declined);
-            found = found.or_else(|| self.choose_among(agent, &fresh, &mut held_back));
+            sets.fresh.copy_from(&sets.candidates);
+            sets.fresh.subtract(&agent.declined);
+            if !sets.fresh.is_empty() {
+                found = self.choose_among(agent, &sets.fresh, &mut held_back);
+            }
             if found.is_none() {
-                let mut again = candidates.clone();
-                again.subtract(&fresh);
-                let second = self.choose_among(agent, &again, &mut held_back);
-                if let Some((client, bundle)) = second {
-                    if held_back {
-                        self.held_back.insert(idx);
-                    }
-                    return Some((client, bundle, true));
-                }
+                // Those who are left have all turned it down in this round.
+                let mut again = sets.candidates.clone();
+                again.subtract(&sets.fresh);
+                found = self.choose_among(agent, &again, &mut held_back);
+                new_round = true;
             }
         }
         if held_back {
             self.held_back.insert(idx);
         }
-        found.map(|(client, bundle)| (client, bundle, false))
+        found.map(|(client, bundle)| (client, bundle, new_round))
     }
 
     fn choose_among(
@@ -82,28 +104,32 @@ impl Allocator {
         candidates: &BitSet,
         held_back: &mut bool,
     ) -> Option<(Idx, Bundle)> {
-        if self.tree.n_quotas == 0 {
-            return self.first(candidates, |client| {
-                self.bundle_for(agent, client, held_back)
-            });
+        let owed = self.owed_among(candidates);
+        if owed.is_empty() {
+            return self.first(candidates, |c| self.bundle_for(agent, c, held_back));
         }
-        let owed = |client: Idx| {
-            let role = self.clients.get(client).map_or(ROOT, |c| c.role);
-            self.allowance(role).is_some_and(|a| a.owed)
-        };
-        let mut first = BitSet::default();
-        for client in candidates.iter().filter(|c| owed(*c)) {
-            first.insert(client);
-        }
-        if !first.is_empty() {
-            let found = self.first(&first, |c| self.bundle_for(agent, c, held_back));
-            if found.is_some() {
-                return found;
-            }
+        let found = self.first(&owed, |c| self.bundle_for(agent, c, held_back));
+        if found.is_some() {
+            return found;
         }
         let mut rest = candidates.clone();
-        rest.subtract(&first);
-        self.first(&rest, |client| self.bundle_for(agent, client, held_back))
+        rest.subtract(&owed);
+        self.first(&rest, |c| self.bundle_for(agent, c, held_back))
+    }
+
+    /// Candidates whose role, or one above it, is owed something of its guarantee that they could be given.
+    fn owed_among(&self, candidates: &BitSet) -> BitSet {
+        let mut owed = BitSet::default();
+        let mut by_role: BTreeMap<Idx, bool> = BTreeMap::new();
+        for role in &self.tree.owed {
+            self.tree.walk(*role, candidates, &mut |client| {
+                let role = self.clients.get(client).map_or(ROOT, |c| c.role);
+                let is_owed = || self.allowance(role).is_some_and(|a| a.owed);
+                owed.set(client, *by_role.entry(role).or_insert_with(is_owed));
+                false
+            });
+        }
+        owed
     }
 
     /// The first candidate by rank who can be offered something, and what.

@@ -169,8 +169,9 @@ impl Allocator {
                 max: MAX_CLIENTS,
             });
         }
+        let mut before = Vec::new();
         if self.subscribed(id).is_ok() {
-            self.framework_removed(id, RescindReason::FrameworkChanged, run)?;
+            before = self.unsubscribe(id, RescindReason::FrameworkChanged, run)?;
         }
         let framework = self.framework_slot(id);
         if let Some(f) = self.frameworks.get_mut(framework) {
@@ -193,6 +194,10 @@ impl Allocator {
             }
             self.enter(idx, spec.capabilities);
             self.set_suppressed(idx, r.suppressed, true, run);
+        }
+        before.retain(|c| self.clients.get(*c).is_some_and(|c| !c.subscribed));
+        for idx in before {
+            self.forget(idx);
         }
         run.all_free = true;
         Ok(())
@@ -248,6 +253,9 @@ impl Allocator {
                 let b = barrier(capabilities, &c.constraints, home, &a.info);
                 a.barred.set(idx, b.is_some());
             }
+            for look in &mut self.looks {
+                look.known = false;
+            }
         }
     }
 
@@ -295,9 +303,25 @@ impl Allocator {
     pub(crate) fn framework_removed(
         &mut self,
         id: &FrameworkId,
-        reason: RescindReason,
         run: &mut Run,
     ) -> Result<(), Rejection> {
+        let framework = self.subscribed(id)?;
+        for idx in self.unsubscribe(id, RescindReason::FrameworkRemoved, run)? {
+            self.forget(idx);
+        }
+        self.drop_framework(framework);
+        Ok(())
+    }
+
+    /// Ends all subscriptions of a framework, and answers which. What they turned down in the current rounds
+    /// stays known, as well as what they held when they subscribe anew: or who does that again and again
+    /// would be asked before those who wait.
+    fn unsubscribe(
+        &mut self,
+        id: &FrameworkId,
+        reason: RescindReason,
+        run: &mut Run,
+    ) -> Result<Vec<Idx>, Rejection> {
         let framework = self.subscribed(id)?;
         let clients = self.clients_of(id, None)?;
         let of_it = |h: &crate::offers::Held| clients.contains(&h.client);
@@ -308,28 +332,42 @@ impl Allocator {
             .map(|(n, _)| *n)
             .collect();
         for number in held {
-            self.rescind(number, reason, run);
-        }
-        for idx in clients {
-            self.clear_filters(idx);
-            for (_, agent) in self.agents.iter_mut() {
-                agent.declined.remove(idx);
-                agent.barred.remove(idx);
+            if let Some(held) = self.rescind(number, reason, run)
+                && let Some(agent) = self.agents.get_mut(held.agent)
+            {
+                agent.declined.insert(held.client);
             }
-            self.set_suppressed(idx, true, false, run);
-            if let Some(c) = self.clients.get_mut(idx) {
+        }
+        for idx in &clients {
+            self.clear_filters(*idx);
+            for (_, agent) in self.agents.iter_mut() {
+                agent.barred.remove(*idx);
+            }
+            self.set_suppressed(*idx, true, false, run);
+            if let Some(c) = self.clients.get_mut(*idx) {
                 c.subscribed = false;
-                c.last_offer = 0;
                 self.tree.leave(c.role, c.slot);
             }
-            self.drop_client(idx);
+        }
+        for look in &mut self.looks {
+            look.known = false;
         }
         if let Some(f) = self.frameworks.get_mut(framework) {
             f.subscribed = false;
             f.first = None;
         }
-        self.drop_framework(framework);
-        Ok(())
+        Ok(clients)
+    }
+
+    /// A client that is not subscribed any more starts anew, should it come again.
+    fn forget(&mut self, idx: Idx) {
+        for (_, agent) in self.agents.iter_mut() {
+            agent.declined.remove(idx);
+        }
+        if let Some(c) = self.clients.get_mut(idx) {
+            c.last_offer = 0;
+        }
+        self.drop_client(idx);
     }
 
     /// Forgets a client that neither is subscribed nor uses anything.

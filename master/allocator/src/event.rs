@@ -36,7 +36,8 @@ pub enum Event {
         agent_id: AgentId,
     },
     /// A framework subscribed, or subscribed again: then its offers are rescinded and its filters and
-    /// suppression are cleared, since the new connection knows of none.
+    /// suppression are cleared, since the new connection knows of none. It goes after those who wait for what
+    /// it held, as if it had turned that down.
     FrameworkAdded {
         /// Which.
         framework_id: FrameworkId,

@@ -92,6 +92,9 @@ impl Allocator {
                         agent.filter_timer = None;
                         agent.filters.retain(|g| g.until > now);
                     }
+                    if let Some(look) = self.looks.get_mut(idx as usize) {
+                        look.known = false;
+                    }
                     self.retime(idx);
                     run.dirty.push(idx);
                 }
@@ -130,6 +133,9 @@ impl Allocator {
         };
         if until <= now || bundle.sum.is_empty() {
             return;
+        }
+        if let Some(look) = self.looks.get_mut(idx as usize) {
+            look.known = false;
         }
         c.filtered.insert(idx);
         let kinds = Kinds::of(bundle);
@@ -200,6 +206,9 @@ impl Allocator {
                     g.who.remove(client);
                 }
                 agent.filters.retain(|g| !g.who.is_empty());
+            }
+            if let Some(look) = self.looks.get_mut(idx as usize) {
+                look.known = false;
             }
             self.retime(idx);
         }

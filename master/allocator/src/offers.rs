@@ -38,7 +38,7 @@ impl Allocator {
         now: UnixMillis,
         run: &mut Run,
     ) -> Result<(), Rejection> {
-        self.subscribed(framework_id)?;
+        let framework = self.subscribed(framework_id)?;
         if is_negative(used) {
             return Err(Rejection::Negative(used.clone()));
         }
@@ -47,7 +47,7 @@ impl Allocator {
             agent,
             numbers,
             bundle,
-        } = self.offers_of_one_agent(framework_id, offer_ids)?;
+        } = self.offers_of_one_agent(framework, framework_id, offer_ids)?;
         if !bundle.parts.is_empty() {
             let launch = Operation::Launch {
                 resources: used.clone(),
@@ -95,6 +95,7 @@ impl Allocator {
     /// and to one role.
     pub(crate) fn offers_of_one_agent(
         &self,
+        framework: Idx,
         framework_id: &FrameworkId,
         offer_ids: &[OfferId],
     ) -> Result<Taken, Rejection> {
@@ -103,7 +104,7 @@ impl Allocator {
             if offer_ids[..at].contains(id) {
                 return Err(Rejection::DuplicateOffer(id.clone()));
             }
-            let (number, held) = self.own_offer(framework_id, id)?;
+            let (number, held) = self.own_offer(framework, framework_id, id)?;
             let Some(taken) = &mut out else {
                 out = Some(Taken {
                     client: held.client,
@@ -142,14 +143,15 @@ impl Allocator {
 
     fn own_offer(
         &self,
+        framework: Idx,
         framework_id: &FrameworkId,
         id: &OfferId,
     ) -> Result<(u64, &Held), Rejection> {
         let number = self.number(id);
         let found = number.and_then(|n| Some((n, self.offers.get(&n)?)));
         let (number, held) = found.ok_or_else(|| Rejection::StaleOffer(id.clone()))?;
-        let framework = self.clients.get(held.client).map(|c| c.framework);
-        if framework.is_some() && framework == self.framework_ids.get(framework_id).copied() {
+        let owner = self.clients.get(held.client).map(|c| c.framework);
+        if owner == Some(framework) {
             Ok((number, held))
         } else {
             Err(Rejection::ForeignOffer {
@@ -167,9 +169,9 @@ impl Allocator {
         now: UnixMillis,
         run: &mut Run,
     ) -> Result<(), Rejection> {
-        self.subscribed(framework_id)?;
+        let framework = self.subscribed(framework_id)?;
         for id in offer_ids {
-            match self.own_offer(framework_id, id).map(|(n, _)| n) {
+            match self.own_offer(framework, framework_id, id).map(|(n, _)| n) {
                 Ok(number) => {
                     self.stats.n_declined += 1;
                     if let Some(held) = self.close(number, run) {

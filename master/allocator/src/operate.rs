@@ -98,13 +98,13 @@ impl Allocator {
         now: UnixMillis,
         run: &mut Run,
     ) -> Result<Vec<Vec<ResourcePart>>, Rejection> {
-        self.subscribed(framework_id)?;
+        let framework = self.subscribed(framework_id)?;
         let Taken {
             client,
             agent,
             numbers,
             bundle,
-        } = self.offers_of_one_agent(framework_id, offer_ids)?;
+        } = self.offers_of_one_agent(framework, framework_id, offer_ids)?;
         let mut trial = Trial::new(self, agent, client, &bundle)?;
         for op in operations {
             trial.operation(framework_id, op)?;

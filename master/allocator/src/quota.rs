@@ -55,6 +55,11 @@ impl Books {
         (0..MAX_KINDS).filter(set).collect()
     }
 
+    /// Whether it is owed more of its own guarantee than its subroles are owed.
+    pub fn is_owed(&self) -> bool {
+        (0..MAX_KINDS).any(|k| self.unmet(k) > self.owed_below[k])
+    }
+
     /// The rows of which more is charged than its limits allow, as bits.
     fn over(&self) -> u32 {
         let over = |k: &usize| self.limit[*k].is_some_and(|l| self.charged[*k] > l);

@@ -67,6 +67,8 @@ pub(crate) struct Tree {
     pub yardstick: Yardstick,
     /// Roles with a guarantee or a limit.
     pub n_quotas: usize,
+    /// Roles that are owed more of their own guarantee than their subroles are owed.
+    pub owed: BTreeSet<Idx>,
 }
 
 impl Tree {
@@ -76,6 +78,7 @@ impl Tree {
             names: BTreeMap::new(),
             yardstick: Yardstick::default(),
             n_quotas: 0,
+            owed: BTreeSet::new(),
         };
         tree.nodes.insert(Node::new(String::new(), ROOT));
         tree
@@ -148,6 +151,7 @@ impl Tree {
             return;
         }
         if let Some(node) = self.nodes.remove(idx) {
+            self.owed.remove(&idx);
             self.names.remove(&node.name);
             if node.parent != ROOT {
                 self.release(node.parent);
@@ -220,6 +224,11 @@ impl Tree {
             if self.n_quotas > 0 {
                 kinds::add(&mut node.quota.owed_below, &change);
                 change = node.quota.refresh();
+                if node.quota.is_owed() {
+                    self.owed.insert(at);
+                } else {
+                    self.owed.remove(&at);
+                }
             }
             if at == ROOT {
                 break;

@@ -305,3 +305,22 @@ fn one_decline_does_not_starve_a_framework_behind_a_greedy_one() {
         "once it was asked again, its share decides: {takers:?}"
     );
 }
+
+/// Found by the law of the bounded wait: a new subscription used to be as if nothing had been held.
+#[test]
+fn who_subscribes_again_and_again_goes_after_those_who_wait() {
+    let mut a = Allocator::new(config());
+    add_framework(&mut a, 0, "restless", 0);
+    add_agent(&mut a, 0, 0);
+    // The one that waits has the larger share.
+    let event = Event::AgentAdded {
+        info: info(1, node()),
+        used: vec![(framework(1), node())],
+    };
+    a.apply(event, UnixMillis(0));
+    add_framework(&mut a, 1, "waits", 0);
+    let effects = add_framework(&mut a, 0, "restless", 1);
+    let made = offers(&effects);
+    assert_eq!(made[0].framework_id, framework(1), "{effects:?}");
+    a.check().unwrap();
+}

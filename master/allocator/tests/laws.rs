@@ -76,6 +76,11 @@ fn the_oracle_agrees_over_a_long_history() {
     );
     assert!(world.n_offers > n / 20, "only {} offers", world.n_offers);
     assert!(world.n_evicted > 0);
+    let several: u64 = world.n_operated[2..].iter().sum();
+    assert!(
+        several > n / 500,
+        "only {several} accepts of several operations"
+    );
 }
 
 proptest! {

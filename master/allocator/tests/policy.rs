@@ -12,7 +12,7 @@ use common::world::reservation;
 use common::{accept, add_agent, agent, config, decline, framework, info, node, offers};
 use waggle_allocator::{
     AgentSpec, Allocator, Barrier, Effect, Event, EvictReason, FrameworkSpec, Notice, Operation,
-    Reason, Rejection,
+    Reason, Rejection, Usage,
 };
 use waggle_types::{
     AttributeConstraint, Capabilities, Domain, Milli, Millis, OfferConstraints, Predicate, Quota,
@@ -460,5 +460,91 @@ fn drained_agents_say_when_they_are_empty_and_may_go() {
     };
     assert_eq!(a.notices(), [gone]);
     assert_eq!(a.total(&agent(0)), None);
+    a.check().unwrap();
+}
+
+#[test]
+fn who_comes_during_a_planned_maintenance_is_asked_and_who_leaves_is_not() {
+    let mut a = Allocator::new(config());
+    add_agent(&mut a, 0, 1000);
+    let window = Unavailability {
+        start: UnixMillis(100_000),
+        duration: Some(Millis(60_000)),
+    };
+    let agent_id = agent(0);
+    let plan = Event::MaintenanceSet {
+        agent_id: agent_id.clone(),
+        window: Some(window),
+    };
+    assert_eq!(a.apply(plan, NOW), []);
+    assert!(a.notices().is_empty(), "nobody is there");
+    let offer = offers(&subscribe(&mut a, 0, spec("a", open()))).remove(0);
+    assert_eq!(offer.unavailability, Some(window), "it is said beforehand");
+    a.apply(accept(&offer, cpus(1), Millis(60_000)), NOW);
+    let framework_id = framework(0);
+    let asked = Notice::InverseOffer {
+        framework_id: framework_id.clone(),
+        agent_id: agent_id.clone(),
+        window,
+        resources: cpus(1),
+    };
+    assert_eq!(a.notices(), [asked]);
+    let usage = Usage {
+        framework_id: framework_id.clone(),
+        role: "a".into(),
+        reservation: Vec::new(),
+        revocable: false,
+        resources: cpus(1),
+    };
+    let ended = Event::UsageEnded {
+        agent_id: agent_id.clone(),
+        usage,
+    };
+    a.apply(ended, NOW);
+    let over = Notice::InverseRescinded {
+        framework_id: framework_id.clone(),
+        agent_id: agent_id.clone(),
+    };
+    assert_eq!(a.notices(), [over]);
+    let late = Event::InverseAnswered {
+        framework_id: framework_id.clone(),
+        agent_id: agent_id.clone(),
+        accepted: true,
+        refuse: Millis(0),
+    };
+    assert_eq!(
+        rejection(&a.apply(late, NOW)),
+        Rejection::NoInverseOffer {
+            framework_id,
+            agent_id
+        }
+    );
+}
+
+#[test]
+fn usage_is_released_even_if_it_found_another_place() {
+    let mut a = Allocator::new(config());
+    subscribe(&mut a, 0, spec("a", open()));
+    let usage = Usage {
+        framework_id: framework(0),
+        role: "a".into(),
+        reservation: Vec::new(),
+        revocable: false,
+        resources: cpus(3),
+    };
+    // Three CPUs are said to be of what is not reserved, where there are but two.
+    let joined = Event::AgentJoined {
+        spec: AgentSpec {
+            info: info(0, node()),
+            reserved: vec![(vec![reservation("a")], cpus(2))],
+        },
+        used: vec![usage.clone()],
+    };
+    let offer = offers(&a.apply(joined, NOW)).remove(0);
+    a.apply(decline(&offer, Millis(60_000)), NOW);
+    assert_eq!(a.used(&agent(0)), Some(&cpus(3)));
+    let agent_id = agent(0);
+    a.apply(Event::UsageEnded { agent_id, usage }, NOW);
+    assert_eq!(a.used(&agent(0)), Some(&Resources::default()));
     a.check().unwrap();
 }

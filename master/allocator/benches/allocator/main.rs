@@ -64,8 +64,12 @@ fn main() {
         figure("worst_wait_500", fair::worst_wait(small), "ms_simulated");
     }
     if wanted("all_filtered_50k_1k") {
-        let (setup, looked) = speed::all_filtered(scale(50_000, 1000), rounds);
-        figure("all_filtered_50k_1k", looked, "ms");
-        figure("all_filtered_setup", setup, "s");
+        let all = speed::all_filtered(scale(50_000, 1000), rounds);
+        figure("all_filtered_50k_1k", all.again.0, "ms");
+        figure("all_filtered_50k_1k_wall", all.again.1, "ms");
+        figure("all_filtered_first", all.look.0, "ms");
+        figure("all_filtered_first_wall", all.look.1, "ms");
+        figure("all_filtered_decline", all.decline_us, "us");
+        figure("all_filtered_setup", all.setup_s, "s");
     }
 }

@@ -24,6 +24,7 @@ impl Oracle {
         let Some((offer, parts)) = self.offers.remove(id) else {
             return;
         };
+        self.waited(&offer);
         let client = (offer.framework_id, offer.role);
         self.declined
             .insert((offer.agent_id.clone(), client.clone()));
@@ -49,10 +50,23 @@ impl Oracle {
         });
     }
 
-    fn forget(&mut self, id: &FrameworkId) {
+    /// A framework that held this subscribed anew.
+    pub fn dropped(&mut self, id: &OfferId) {
+        let Some((offer, _)) = self.offers.remove(id) else {
+            return;
+        };
+        self.waited(&offer);
+        self.declined
+            .insert((offer.agent_id, (offer.framework_id, offer.role)));
+    }
+
+    /// `roles`: it stays subscribed with these, and what it turned down is known.
+    fn forget(&mut self, id: &FrameworkId, roles: &[String]) {
         self.filters.retain(|f| f.client.0 != *id);
-        self.declined.retain(|(_, c)| c.0 != *id);
+        self.declined
+            .retain(|(_, c)| c.0 != *id || roles.contains(&c.1));
         self.clients.retain(|c, _| c.0 != *id);
+        self.waits.retain(|(_, c), _| c.0 != *id);
         self.first_role.remove(id);
     }
 
@@ -60,11 +74,17 @@ impl Oracle {
         self.uses.retain(|u| u.0 != *id);
         self.declined.retain(|(a, _)| a != id);
         self.filters.retain(|f| f.agent != *id);
+        self.waits.retain(|(a, _), _| a != id);
         self.agents.remove(id);
     }
 
     pub fn subscribe(&mut self, id: &FrameworkId, spec: &FrameworkSpec) {
-        self.forget(id);
+        let roles: Vec<String> = spec.roles.iter().map(|r| r.role.clone()).collect();
+        let again: Vec<String> = roles
+            .into_iter()
+            .filter(|r| self.clients.contains_key(&(id.clone(), r.clone())))
+            .collect();
+        self.forget(id, &again);
         for (at, r) in spec.roles.iter().enumerate() {
             if at == 0 {
                 self.first_role.insert(id.clone(), r.role.clone());
@@ -157,7 +177,7 @@ impl Oracle {
                 self.agents.get_mut(agent_id).expect("known").draining = Some(*mark_gone);
                 self.drained(agent_id);
             }
-            Event::FrameworkRemoved { framework_id } => self.forget(framework_id),
+            Event::FrameworkRemoved { framework_id } => self.forget(framework_id, &[]),
             Event::Subscribed { framework_id, spec } => self.subscribe(framework_id, spec),
             Event::AgentAdded { .. }
             | Event::AgentJoined { .. }
@@ -265,8 +285,11 @@ impl Oracle {
         if self.uses.iter().any(|(u, _)| u == id) {
             return;
         }
-        if a.draining.take() == Some(true) {
-            self.forget_agent(id);
+        if let Some(gone) = a.draining.take() {
+            self.emptied.push((id.clone(), gone));
+            if gone {
+                self.forget_agent(id);
+            }
         }
     }
 }

@@ -2,18 +2,20 @@
 
 use waggle_allocator::{Event, Operation};
 use waggle_types::{
-    FrameworkId, Millis, Offer, OfferId, PortSet, Reservation, ResourcePart, Resources,
+    AgentId, FrameworkId, Milli, Millis, Offer, OfferId, PortSet, Reservation, ResourcePart,
+    Resources, Volume, VolumeId,
 };
 
 use super::kinds::{eighths, without_volumes};
 use super::oracle::sum;
-use super::world::{Dice, ROLES, World, a_volume, refuse, reservation, volume_id};
+use super::world::{Dice, ROLES, World, a_volume, refuse, reservation, volume_id, volume_ids};
 
 /// Offers of one agent to one client, and what they hold.
 struct Deal {
     framework_id: FrameworkId,
     offer_ids: Vec<OfferId>,
     role: String,
+    agent_id: AgentId,
     sum: Resources,
     parts: Vec<ResourcePart>,
     refuse: Millis,
@@ -35,6 +37,7 @@ impl World {
             framework_id: first.framework_id,
             offer_ids: all.iter().map(|(o, _)| o.offer_id.clone()).collect(),
             role: first.role,
+            agent_id: first.agent_id,
             sum: sum(all.iter().map(|(o, _)| &o.resources)),
             parts: all.iter().flat_map(|(_, p)| p).cloned().collect(),
             refuse: refuse(d),
@@ -60,7 +63,8 @@ impl World {
         let Some(deal) = self.deal(d) else {
             return;
         };
-        let operations = if d.below(3) == 0 && self.features.volumes {
+        let database = self.features.volumes && deal.role != "*" && d.below(2) == 0;
+        let operations = if database {
             self.as_a_database_does(&deal, d)
         } else {
             let mut made = Vec::new();
@@ -79,10 +83,20 @@ impl World {
     /// Reserve, make a volume, launch on it, all in one accept.
     fn as_a_database_does(&self, deal: &Deal, d: &mut Dice) -> Vec<Operation> {
         let stack = vec![reservation(&deal.role)];
-        let mut resources = self.a_little(d);
-        resources.scalars[2].0 = 2_048_000;
-        let (volume_id, volume) = (volume_id(d), a_volume(d));
-        let mut used = Resources::from_millis(500, 128_000, 0);
+        let resources = Resources::from_millis(100, 64_000, 2_048_000);
+        let mut volume_id = volume_id(d);
+        let volumes = &self.oracle.agents[&deal.agent_id].total.custom;
+        let new = |id: &VolumeId| volumes.volume(id).is_none();
+        if d.below(4) > 0
+            && let Some(id) = volume_ids().find(new)
+        {
+            volume_id = id;
+        }
+        let volume = Volume {
+            size: Milli([1_024_000, 2_048_000][d.below(2)]),
+            shared: d.below(2) == 0,
+        };
+        let mut used = Resources::from_millis(100, 32_000, 0);
         used.custom.set_volume(volume_id.clone(), volume);
         let parts = match d.below(3) {
             0 => vec![ResourcePart {

@@ -51,6 +51,14 @@ pub struct Oracle {
     pub filters: Vec<Filter>,
     pub declined: BTreeSet<(AgentId, Client)>,
     pub home: Option<String>,
+    /// Drained agents that run nothing any more, by the latest event, and whether they are gone for good.
+    pub emptied: Vec<(AgentId, bool)>,
+    /// Of offers that are out: who else could have been asked.
+    pub passed: BTreeMap<OfferId, Vec<Client>>,
+    /// How often one turned an agent down while another waited for it, by agent, who waits, who turned it
+    /// down; and the latest offer by then: what was held together counts once.
+    pub waits: BTreeMap<(AgentId, Client), BTreeMap<Client, (u32, u64)>>,
+    pub latest: u64,
 }
 
 #[derive(Clone)]
@@ -365,10 +373,14 @@ impl Oracle {
         assert_eq!(mine.map(sorted), Some(sorted(parts.to_vec())), "{offer:?}");
         assert_eq!(offer.resources, sum(parts.iter().map(|p| &p.resources)));
         let behind = |c: &Client| self.declined.contains(&(id.clone(), c.clone()));
+        let mut passed = Vec::new();
+        let mut no_more = vec![me.clone()];
         for other in self.clients.keys().filter(|o| **o != me) {
             if self.bundle(&sums, id, other, now).is_none() {
+                no_more.push(other.clone());
                 continue;
             }
+            passed.push(other.clone());
             let class = |c: &Client| (behind(c), !self.is_owed(&sums, c));
             assert!(class(&me) <= class(other), "{other:?} goes before {me:?}");
             if class(&me) == class(other) {
@@ -378,11 +390,33 @@ impl Oracle {
         if behind(&me) {
             self.declined.retain(|(a, _)| a != id);
         }
+        for c in no_more {
+            self.waits.remove(&(id.clone(), c));
+        }
+        self.latest = number(offer);
+        self.passed.insert(offer.offer_id.clone(), passed);
         self.declined.remove(&(id.clone(), me));
         let old = self
             .offers
             .insert(offer.offer_id.clone(), (offer.clone(), parts.to_vec()));
         assert!(old.is_none(), "offer ids are used once");
+    }
+
+    /// The bounded wait: nobody turns an agent down more than twice while another waits for it.
+    pub fn waited(&mut self, offer: &Offer) {
+        let me = (offer.framework_id.clone(), offer.role.clone());
+        for waiting in self.passed.remove(&offer.offer_id).unwrap_or_default() {
+            let key = (offer.agent_id.clone(), waiting);
+            let by = self.waits.entry(key.clone()).or_default();
+            let (n, until) = by.entry(me.clone()).or_default();
+            if number(offer) > *until {
+                (*n, *until) = (*n + 1, self.latest);
+            }
+            assert!(
+                *n <= 2,
+                "{me:?} turns it down again and again, {key:?} waits"
+            );
+        }
     }
 
     /// Fairness, level by level, down to where the two paths part.
@@ -407,6 +441,11 @@ impl Oracle {
             return;
         }
     }
+}
+
+fn number(offer: &Offer) -> u64 {
+    let digits = offer.offer_id.as_str().rsplit('O').next();
+    digits.and_then(|d| d.parse().ok()).expect("a number")
 }
 
 /// Leaves at most this much of a kind: the first numbers, the first items.

@@ -199,6 +199,14 @@ impl World {
         got.sort();
         want.sort();
         assert_eq!(got, want, "{event:?}");
+        let emptied = std::mem::take(&mut self.oracle.emptied).into_iter();
+        let drained = emptied.map(|(agent_id, gone)| Notice::Drained { agent_id, gone });
+        let all = self.allocator.notices().iter();
+        let of_drains = all.filter(|n| matches!(n, Notice::Drained { .. }));
+        assert!(
+            of_drains.eq(drained.collect::<Vec<_>>().iter()),
+            "{event:?}"
+        );
         // Everybody who is there is told to end.
         for (id, reason) in ends {
             let told = |f: &FrameworkId| {

@@ -155,6 +155,9 @@ impl World {
                     self.oracle
                         .turned_down(offer_id, config().default_refuse, self.now);
                 }
+                Effect::Rescind {
+                    offer_id, reason, ..
+                } if *reason == RescindReason::FrameworkChanged => self.oracle.dropped(offer_id),
                 Effect::Rescind { offer_id, .. } => {
                     self.oracle.offers.remove(offer_id).expect("it was out");
                 }
@@ -212,7 +215,7 @@ impl World {
         self.follow_evictions(event, rejected);
         self.follow_upkeep(event, rejected);
         self.check();
-        self.check_limits(event);
+        self.check_limits(event, rejected);
         self.check_lending();
     }
 
@@ -337,7 +340,7 @@ impl World {
 
     /// A limit is never exceeded by the allocator's own act: who is over it has been found so, or the limit
     /// has become lower, and it gets no more.
-    fn check_limits(&mut self, event: &Event) {
+    fn check_limits(&mut self, event: &Event, rejected: bool) {
         let o = &self.oracle;
         let mut now = BTreeMap::new();
         for (role, (_, limits)) in &o.quotas {
@@ -356,6 +359,7 @@ impl World {
         }
         self.charged = now;
         if let Event::QuotaSet { role, .. } = event
+            && !rejected
             && let Some((_, limits)) = o.quotas.get(role)
         {
             let charged = o.charged(role);
@@ -482,6 +486,9 @@ impl World {
             reserved: Vec::new(),
         };
         let mut used = Vec::new();
+        if self.features.volumes {
+            spec.info.total.scalars[ScalarKind::Disk as usize] = Milli(40_960_000);
+        }
         if self.features.custom && d.below(3) > 0 {
             spec.info.total = with_custom(spec.info.total);
         }
@@ -681,8 +688,12 @@ impl World {
     }
 }
 
+pub fn volume_ids() -> impl Iterator<Item = VolumeId> {
+    (0..3).map(|i| VolumeId::new(format!("v{i}")).unwrap())
+}
+
 pub fn volume_id(d: &mut Dice) -> VolumeId {
-    VolumeId::new(format!("v{}", d.below(3))).unwrap()
+    volume_ids().nth(d.below(3)).unwrap()
 }
 
 pub fn a_volume(d: &mut Dice) -> Volume {
