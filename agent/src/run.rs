@@ -223,8 +223,17 @@ impl Agent {
                 self.handle(Event::Disconnected).await;
             }
             SessionEvent::Launch(spec) => self.handle(Event::Launch(spec)).await,
-            SessionEvent::Kill { task_id, max_grace } => {
-                self.handle(Event::Kill { task_id, max_grace }).await;
+            SessionEvent::Kill {
+                task_id,
+                max_grace,
+                why,
+            } => {
+                let kill = Event::Kill {
+                    task_id,
+                    max_grace,
+                    why,
+                };
+                self.handle(kill).await;
             }
             SessionEvent::Volumes { kept, destroyed } => self.keep_volumes(kept, destroyed).await,
             SessionEvent::Ack(task_id, uuid) => self.handle(Event::Ack { task_id, uuid }).await,

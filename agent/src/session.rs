@@ -12,7 +12,7 @@ use waggle_api::{
     convert,
     proto::session::{self as pb, session_client::SessionClient},
 };
-use waggle_types::{Millis, NetSnapshot, StatusUuid, TaskId, TaskSpec, VolumeId};
+use waggle_types::{Evicted, Millis, NetSnapshot, StatusUuid, TaskId, TaskSpec, VolumeId};
 
 /// First and longest pause between attempts; jittered by half.
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
@@ -46,6 +46,8 @@ pub enum SessionEvent {
         task_id: TaskId,
         /// Longest time from SIGTERM to SIGKILL.
         max_grace: Option<Millis>,
+        /// Why, when its framework did not ask for it.
+        why: Option<Evicted>,
     },
     /// The persistent volumes of this agent.
     Volumes {
@@ -277,6 +279,7 @@ fn decode(kind: pb::master_message::Kind) -> Option<SessionEvent> {
             Ok(task_id) => Some(SessionEvent::Kill {
                 task_id,
                 max_grace: k.max_grace_ms.map(Millis),
+                why: convert::evicted(k.reason, k.message),
             }),
             Err(e) => bad("kill", format!("task_id: {e}")),
         },

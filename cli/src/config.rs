@@ -47,6 +47,8 @@ pub struct Settings {
     pub tick: Duration,
     /// Silence until unreachable.
     pub agent_timeout: Duration,
+    /// Age at which an offer is taken back.
+    pub offer_timeout: Duration,
     /// Resources that replace detected ones, by name.
     pub resources: ResourceOverrides,
     /// Attributes.
@@ -136,6 +138,10 @@ pub fn settings(flags: &RunArgs) -> Result<Settings, CliError> {
             "agent-timeout",
             args.agent_timeout.as_deref().unwrap_or("30s"),
         )?,
+        offer_timeout: positive(
+            "offer-timeout",
+            args.offer_timeout.as_deref().unwrap_or("60s"),
+        )?,
         resources: resources(args.resources.as_deref().unwrap_or_default())?,
         domain: args.domain.as_deref().map(domain).transpose()?,
         attributes: attributes(args.attributes.as_deref().unwrap_or_default())?,
@@ -181,6 +187,7 @@ fn merge(flags: RunArgs, file: RunArgs) -> RunArgs {
         otlp: flags.otlp.or(file.otlp),
         tick: flags.tick.or(file.tick),
         agent_timeout: flags.agent_timeout.or(file.agent_timeout),
+        offer_timeout: flags.offer_timeout.or(file.offer_timeout),
         resources: flags.resources.or(file.resources),
         domain: flags.domain.or(file.domain),
         attributes: flags.attributes.or(file.attributes),
@@ -340,6 +347,7 @@ mod tests {
     #[case::tick("tick", |a: &mut RunArgs| a.tick = Some("5".into()))]
     #[case::no_tick("tick", |a: &mut RunArgs| a.tick = Some("0s".into()))]
     #[case::timeout("agent-timeout", |a: &mut RunArgs| a.agent_timeout = Some("99999999999999999999s".into()))]
+    #[case::offer_timeout("offer-timeout", |a: &mut RunArgs| a.offer_timeout = Some("0s".into()))]
     #[case::scalar("resources", |a: &mut RunArgs| a.resources = Some("cpus:-1".into()))]
     #[case::kind("resources", |a: &mut RunArgs| a.resources = Some("a b:1".into()))]
     #[case::role("resources", |a: &mut RunArgs| a.resources = Some("cpus(a//b):1".into()))]

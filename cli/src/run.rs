@@ -124,7 +124,9 @@ async fn start_master(
         })
         .collect();
     config.region = s.domain.as_ref().map(|d| d.region.clone());
-    config.agent_timeout = Millis(u64::try_from(s.agent_timeout.as_millis()).unwrap_or(u64::MAX));
+    let millis = |d: Duration| Millis(u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
+    config.agent_timeout = millis(s.agent_timeout);
+    config.offer_timeout = millis(s.offer_timeout);
     let telemetry = telemetry.component("waggle-master");
     halves.spawn(async move {
         let listeners = MasterListeners {

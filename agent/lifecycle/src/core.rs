@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use waggle_types::{
-    AgentId, Command, HealthState, Millis, Resources, StatusReason, StatusSource, StatusUuid,
-    TaskId, TaskSpec, TaskState, TaskStatus, UnixMillis,
+    AgentId, Command, Evicted, HealthState, Millis, Resources, StatusReason, StatusSource,
+    StatusUuid, TaskId, TaskSpec, TaskState, TaskStatus, UnixMillis,
 };
 
 use crate::{Exit, KillCause, Phase, TaskMachine, Transition, UpdateStream, fits::excess};
@@ -24,6 +24,8 @@ pub enum Event {
         task_id: TaskId,
         /// Longest time from SIGTERM to SIGKILL, where it is shorter than the task's own.
         max_grace: Option<Millis>,
+        /// Why, when its framework did not ask for it.
+        why: Option<Evicted>,
     },
     /// The master has stored a status.
     Ack {
@@ -193,7 +195,14 @@ impl AgentCore {
         let mut out = Vec::new();
         match event {
             Event::Launch(spec) => self.launch(*spec, now, &mut out),
-            Event::Kill { task_id, max_grace } => self.kill(&task_id, max_grace, now, &mut out),
+            Event::Kill {
+                task_id,
+                max_grace,
+                why,
+            } => {
+                let cause = why.map_or(KillCause::Asked, KillCause::Evicted);
+                self.kill(&task_id, max_grace, cause, now, &mut out);
+            }
             Event::Ack { task_id, uuid } => self.ack(&task_id, uuid, now, &mut out),
             Event::Connected { unknown_tasks } => {
                 self.connected = true;
@@ -202,7 +211,7 @@ impl AgentCore {
                 }
                 for task_id in unknown_tasks {
                     if self.tasks.contains_key(&task_id) {
-                        self.kill(&task_id, None, now, &mut out);
+                        self.kill(&task_id, None, KillCause::Asked, now, &mut out);
                     }
                 }
                 self.send_due(now, &mut out);
@@ -344,6 +353,7 @@ impl AgentCore {
         &mut self,
         task_id: &TaskId,
         max_grace: Option<Millis>,
+        cause: KillCause,
         now: UnixMillis,
         out: &mut Vec<Effect>,
     ) {
@@ -354,7 +364,7 @@ impl AgentCore {
                 entry.max_grace = Some(entry.max_grace.map_or(max, |m| m.min(max)));
                 entry.force_kill_at = entry.force_kill_at.map(|at| at.min(now + max));
             }
-            self.step(task_id, now, out, |m| m.kill(KillCause::Asked, now));
+            self.step(task_id, now, out, |m| m.kill(cause, now));
         } else {
             out.push(Effect::Send(TaskStatus {
                 reason: Some(StatusReason::Reconciliation),

@@ -35,6 +35,11 @@ impl Exit {
                 Some(StatusReason::ContainerLaunchFailed),
                 why.clone(),
             ),
+            (Self::Unknown, Some(KillCause::Evicted(why))) => (
+                TaskState::Killed,
+                Some(why.reason),
+                format!("{}: its shim died, exit code unknown", why.message),
+            ),
             (Self::Unknown, Some(_)) => (
                 TaskState::Killed,
                 Some(StatusReason::ExecutorTerminated),
@@ -44,6 +49,11 @@ impl Exit {
                 TaskState::Failed,
                 Some(StatusReason::ExecutorTerminated),
                 "its shim died, exit code unknown".to_owned(),
+            ),
+            (_, Some(KillCause::Evicted(why))) => (
+                TaskState::Killed,
+                Some(why.reason),
+                format!("{}: {}", why.message, self.describe()),
             ),
             (_, Some(KillCause::Asked)) => (
                 TaskState::Killed,

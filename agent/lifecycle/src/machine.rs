@@ -1,7 +1,8 @@
 //! The life of one task.
 
 use waggle_types::{
-    AgentId, HealthState, StatusReason, StatusSource, TaskSpec, TaskState, TaskStatus, UnixMillis,
+    AgentId, Evicted, HealthState, StatusReason, StatusSource, TaskSpec, TaskState, TaskStatus,
+    UnixMillis,
 };
 
 use crate::{CheckOutcome, Exit, HealthMachine};
@@ -9,8 +10,10 @@ use crate::{CheckOutcome, Exit, HealthMachine};
 /// Who wants a task to end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KillCause {
-    /// The master asked.
+    /// The master asked for its framework, or for nobody.
     Asked,
+    /// The master asked on its own account.
+    Evicted(Evicted),
     /// Its health checks failed too often in a row.
     Unhealthy {
         /// How many failures; 0 when an agent before this one counted them.
@@ -89,7 +92,7 @@ impl TaskMachine {
                         why: latest.message.clone(),
                     })
                 }
-                TaskState::Killing => Phase::Killing(KillCause::Asked),
+                TaskState::Killing => Phase::Killing(asked_for(latest)),
                 state if state.is_terminal() => Phase::Terminal(state),
                 TaskState::Running => Phase::Running,
                 _ => Phase::Starting,
@@ -168,6 +171,7 @@ impl TaskMachine {
             Phase::Starting | Phase::Running => {
                 let (reason, message) = match &cause {
                     KillCause::Asked => (StatusReason::TaskKilled, String::new()),
+                    KillCause::Evicted(why) => (why.reason, why.message.clone()),
                     KillCause::Unhealthy { why, .. } => {
                         (StatusReason::TaskHealthCheckStatusUpdated, why.clone())
                     }
@@ -228,5 +232,18 @@ impl TaskMachine {
             at: now,
             uuid: None,
         }
+    }
+}
+
+/// Who asked for an end that was told before a restart, by that word.
+fn asked_for(told: &TaskStatus) -> KillCause {
+    match told.reason {
+        Some(reason @ (StatusReason::ContainerPreempted | StatusReason::SlaveDraining)) => {
+            KillCause::Evicted(Evicted {
+                reason,
+                message: told.message.clone(),
+            })
+        }
+        _ => KillCause::Asked,
     }
 }

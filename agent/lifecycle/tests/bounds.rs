@@ -8,10 +8,10 @@
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
-use waggle_lifecycle::{AgentCore, Effect, Event};
+use waggle_lifecycle::{AgentCore, Effect, Event, Exit};
 use waggle_types::{
-    AgentId, Command, DiscoveryInfo, FrameworkId, Milli, Millis, RangeSet, Resources, ScalarKind,
-    TaskId, TaskSpec, TaskState, UnixMillis, Volume, VolumeId,
+    AgentId, Command, DiscoveryInfo, Evicted, FrameworkId, Milli, Millis, RangeSet, Resources,
+    ScalarKind, StatusReason, TaskId, TaskSpec, TaskState, UnixMillis, Volume, VolumeId,
 };
 
 /// What the shim has beyond a task's own grace.
@@ -59,6 +59,7 @@ fn kill(max_grace: Option<u64>) -> Event {
     Event::Kill {
         task_id: id(),
         max_grace: max_grace.map(Millis),
+        why: None,
     }
 }
 
@@ -103,6 +104,58 @@ fn a_kill_before_the_start_keeps_its_bound() {
     let effects = core.handle(started(), UnixMillis(200));
     assert!(effects.contains(&Effect::Kill(id())), "{effects:?}");
     assert_eq!(deadline(&core), 500);
+}
+
+#[test]
+fn who_is_evicted_is_told_why_also_after_a_restart() {
+    for reason in [
+        StatusReason::ContainerPreempted,
+        StatusReason::SlaveDraining,
+    ] {
+        let why = Evicted {
+            reason,
+            message: "the agent is drained".to_owned(),
+        };
+        let evict = Event::Kill {
+            task_id: id(),
+            max_grace: None,
+            why: Some(why),
+        };
+        let mut core = launched();
+        core.handle(started(), UnixMillis(50));
+        let effects = core.handle(evict, UnixMillis(100));
+        let kept = effects.iter().find_map(|e| match e {
+            Effect::Persist { record, .. } => record.latest.clone(),
+            _ => None,
+        });
+        let kept = kept.unwrap();
+        assert_eq!(
+            (kept.state, kept.reason),
+            (TaskState::Killing, Some(reason))
+        );
+        let mut next = AgentCore::new(AgentId::new("a").unwrap(), 2);
+        let found = Event::Recovered {
+            spec: Box::new(spec("t", Resources::default())),
+            latest: Some(kept),
+            pending: Vec::new(),
+            pid: Some(7),
+        };
+        next.handle(found, UnixMillis(200));
+        for core in [&mut core, &mut next] {
+            let exited = Event::Exited {
+                task_id: id(),
+                exit: Exit::Signal(15),
+            };
+            core.handle(exited, UnixMillis(300));
+            let end = core.tasks().next().unwrap().latest.unwrap();
+            assert_eq!((end.state, end.reason), (TaskState::Killed, Some(reason)));
+            assert!(
+                end.message.starts_with("the agent is drained: "),
+                "{}",
+                end.message
+            );
+        }
+    }
 }
 
 proptest! {

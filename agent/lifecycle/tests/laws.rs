@@ -235,6 +235,7 @@ impl World {
             Step::Kill(n, max) if self.connected => Event::Kill {
                 task_id: task_id(n),
                 max_grace: max.map(|m| Millis(m.into())),
+                why: None,
             },
             Step::Connect if !self.connected => {
                 self.connected = true;

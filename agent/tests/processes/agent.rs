@@ -146,6 +146,7 @@ fn kill(task_id: &str) -> ToAgent {
     ToAgent::Kill(pb::Kill {
         task_id: task_id.to_owned(),
         max_grace_ms: None,
+        ..pb::Kill::default()
     })
 }
 

@@ -38,6 +38,7 @@ pub fn ends_a_task_within_the_bound_of_a_kill() {
             ToAgent::Kill(pb::Kill {
                 task_id: "stubborn.1".to_owned(),
                 max_grace_ms,
+                ..pb::Kill::default()
             })
         };
         // A second, shorter one brings the end forward.

@@ -7,7 +7,7 @@ use waggle_types::{
 };
 
 use crate::{
-    Allocator, LedgerError, Share, Stats,
+    Allocator, LedgerError, Share, Stats, Usage,
     bits::{Idx, NONE},
     kinds::{self, Rows},
     ledger::{Agent, Part},
@@ -46,6 +46,26 @@ impl Allocator {
             sum.get_or_insert_default().try_add(&u.resources());
         }
         sum
+    }
+
+    /// What runs on an agent, entry by entry.
+    pub fn uses(&self, agent_id: &AgentId) -> Vec<Usage> {
+        let uses = self
+            .agent(agent_id)
+            .map(|a| &a.uses[..])
+            .unwrap_or_default();
+        let shown = uses.iter().filter_map(|u| {
+            let client = self.clients.get(u.client)?;
+            let part = self.show_part(u.part.clone());
+            Some(Usage {
+                framework_id: self.frameworks.get(client.framework)?.id.clone(),
+                role: self.tree.name(client.role).to_owned(),
+                reservation: part.reservation,
+                revocable: part.revocable,
+                resources: part.resources,
+            })
+        });
+        shown.collect()
     }
 
     /// What is offered of an agent, to anybody.

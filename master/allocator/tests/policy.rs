@@ -371,6 +371,35 @@ fn barriers_are_named() {
 }
 
 #[test]
+fn maintenance_evicts_also_where_nothing_is_offered() {
+    let mut a = Allocator::new(config());
+    subscribe(&mut a, 0, spec("a", open()));
+    let offer = offers(&add_agent(&mut a, 0, 1000)).remove(0);
+    a.apply(accept(&offer, cpus(1), Millis(60_000)), NOW);
+    let window = Unavailability {
+        start: UnixMillis(100_000),
+        duration: None,
+    };
+    let agent_id = agent(0);
+    let plan = Event::MaintenanceSet {
+        agent_id: agent_id.clone(),
+        window: Some(window),
+    };
+    a.apply(plan, NOW);
+    a.apply(Event::AgentDeactivated { agent_id }, NOW);
+    let is_eviction = |n: &Notice| {
+        let Notice::Evict { reason, .. } = n else {
+            return false;
+        };
+        *reason == EvictReason::Maintenance
+    };
+    a.apply(Event::Tick, UnixMillis(100_000));
+    assert_eq!(a.notices().iter().filter(|n| is_eviction(n)).count(), 1);
+    a.apply(Event::Tick, UnixMillis(100_001));
+    assert!(a.notices().is_empty(), "once");
+}
+
+#[test]
 fn maintenance_asks_first_and_evicts_at_the_start() {
     let mut a = Allocator::new(config());
     subscribe(&mut a, 0, spec("a", open()));

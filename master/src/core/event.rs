@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use waggle_types::{
-    AgentId, AgentInfo, CallRejection, DeploymentId, FrameworkId, FrameworkInfo, Generation,
-    Millis, NetSnapshot, OperatorCall, SchedulerCall, SchedulerEvent, ServiceId, ServiceSpec,
-    StatusUuid, TaskId, TaskSpec, TaskStatus, TraceContext, UnixMillis, VolumeId,
+    AgentId, AgentInfo, CallRejection, DeploymentId, Evicted, FrameworkId, FrameworkInfo,
+    Generation, Millis, NetSnapshot, OperatorCall, SchedulerCall, SchedulerEvent, ServiceId,
+    ServiceSpec, StatusUuid, TaskId, TaskSpec, TaskStatus, TraceContext, UnixMillis, VolumeId,
 };
 
 use crate::{
@@ -232,6 +232,8 @@ pub enum MasterMsg {
         task_id: TaskId,
         /// Longest time that it gets to end, when that is shorter than its own.
         grace: Option<Millis>,
+        /// Why, when its framework did not ask for it.
+        why: Option<Evicted>,
     },
     /// The persistent volumes of the agent, after one was destroyed or the agent has registered.
     Volumes {

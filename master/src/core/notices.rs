@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use waggle_allocator::{EvictReason, Notice};
 use waggle_types::{
-    AgentId, FrameworkId, Millis, ResourcePart, Resources, StatusReason, TaskId, TaskState,
-    TaskStatus, UnixMillis,
+    AgentId, Evicted, FrameworkId, Millis, ResourcePart, Resources, StatusReason, TaskId,
+    TaskState, TaskStatus, UnixMillis,
 };
 
 use super::{MasterCore, MasterMsg, Measure, tasks::Task};
@@ -18,6 +18,15 @@ pub(super) struct Eviction {
     why: String,
     /// Longest time to end, when that is shorter than its own.
     grace: Option<Millis>,
+}
+
+impl Eviction {
+    fn status_reason(&self) -> StatusReason {
+        match self.reason {
+            EvictReason::Reclaimed => StatusReason::ContainerPreempted,
+            EvictReason::Drained | EvictReason::Maintenance => StatusReason::SlaveDraining,
+        }
+    }
 }
 
 /// Evicted tasks that have not ended.
@@ -191,9 +200,19 @@ impl MasterCore {
 
     /// Tells an agent to end a task, within the time that its eviction leaves it.
     pub(super) fn send_kill(&mut self, agent: &AgentId, task_id: &TaskId) {
-        let grace = self.evictions.get(task_id).and_then(|e| e.grace);
+        let eviction = self.evictions.get(task_id);
+        let grace = eviction.and_then(|e| e.grace);
+        let why = eviction.map(|e| Evicted {
+            reason: e.status_reason(),
+            message: e.why.clone(),
+        });
         let task_id = task_id.clone();
-        self.send(agent, MasterMsg::Kill { task_id, grace });
+        let msg = MasterMsg::Kill {
+            task_id,
+            grace,
+            why,
+        };
+        self.send(agent, msg);
     }
 
     /// The last status of an evicted task says why it had to end.
@@ -214,10 +233,7 @@ impl MasterCore {
             _ => false,
         };
         if let Some(e) = self.evictions.get(&status.task_id).filter(|_| told) {
-            status.reason = Some(match e.reason {
-                EvictReason::Reclaimed => StatusReason::ContainerPreempted,
-                EvictReason::Drained | EvictReason::Maintenance => StatusReason::SlaveDraining,
-            });
+            status.reason = Some(e.status_reason());
             status.message.clone_from(&e.why);
         }
         status

@@ -275,10 +275,22 @@ fn encode(msg: MasterMsg, trace: Option<TraceContext>) -> MasterMessage {
             }
             Out::Launch(pb::Launch { spec: Some(wire) })
         }
-        MasterMsg::Kill { task_id, grace } => Out::Kill(pb::Kill {
-            task_id: task_id.to_string(),
-            max_grace_ms: grace.map(|g| g.0),
-        }),
+        MasterMsg::Kill {
+            task_id,
+            grace,
+            why,
+        } => {
+            let (reason, message) = why
+                .map_or((pb::StatusReason::ReasonNone, String::new()), |w| {
+                    (w.reason.into(), w.message)
+                });
+            Out::Kill(pb::Kill {
+                task_id: task_id.to_string(),
+                max_grace_ms: grace.map(|g| g.0),
+                reason: reason.into(),
+                message,
+            })
+        }
         MasterMsg::Volumes { kept, destroyed } => {
             let texts = |ids: Vec<VolumeId>| ids.iter().map(ToString::to_string).collect();
             Out::Volumes(pb::Volumes {

@@ -56,7 +56,8 @@ pub use service::{
     Backoff, PortDefinition, ServiceSpec, ServiceVersion, UnreachableStrategy, UpgradeStrategy,
 };
 pub use task::{
-    Command, DiscoveryInfo, StatusReason, StatusSource, TaskPort, TaskSpec, TaskState, TaskStatus,
+    Command, DiscoveryInfo, Evicted, StatusReason, StatusSource, TaskPort, TaskSpec, TaskState,
+    TaskStatus,
 };
 pub use time::{Millis, Rfc3339, UnixMillis};
 pub use trace::{TraceContext, TraceParseError};

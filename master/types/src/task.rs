@@ -139,6 +139,15 @@ pub enum StatusReason {
     SlaveDraining,
 }
 
+/// Why a task is told to end although its framework did not ask for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Evicted {
+    /// [`StatusReason::ContainerPreempted`] or [`StatusReason::SlaveDraining`].
+    pub reason: StatusReason,
+    /// For people.
+    pub message: String,
+}
+
 /// One report about a task.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TaskStatus {

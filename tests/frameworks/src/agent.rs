@@ -20,8 +20,8 @@ use waggle_api::proto::session::{
 };
 use waggle_types::{AgentInfo, PortRange, PortSet, Resources};
 
-/// Between two tries of a status.
-const RETRY: Duration = Duration::from_millis(300);
+/// Between two tries of a status: long enough for a framework that is slow on a busy machine.
+const RETRY: Duration = Duration::from_secs(5);
 
 /// What an agent has: shared with the test that looks at it.
 #[derive(Debug, Clone, Default)]

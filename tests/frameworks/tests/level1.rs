@@ -58,8 +58,9 @@ async fn agents(master: &Master, books: &Books) {
     }
 }
 
-/// Tasks for ever, in a role named as it is, that says what it needs.
-async fn batch(master: &Master, name: &str, command: &str) -> JoinHandle<()> {
+/// Tasks for ever, in a role named as it is, that says what it needs. Some take longer than others, or all would
+/// end at once and whole agents change hands.
+async fn batch(master: &Master, name: &str, ms: usize) -> JoinHandle<()> {
     let hint = RoleSubscription {
         smallest: Some(task()),
         ..RoleSubscription::new(name)
@@ -70,7 +71,9 @@ async fn batch(master: &Master, name: &str, command: &str) -> JoinHandle<()> {
             ..info(name, 20_000)
         },
         prefix: name.into(),
-        commands: vec![command.to_owned(); 100_000],
+        commands: (0..100_000)
+            .map(|n| format!("run {}", ms / 2 + n * 7919 % ms))
+            .collect(),
         resources: task(),
         max_failures: 1,
     };
@@ -125,6 +128,11 @@ fn used(roles: &Value, role: &str) -> f64 {
     cpus(roles, role, "used")
 }
 
+/// What shares are about: used or offered.
+fn allocated(roles: &Value, role: &str) -> f64 {
+    used(roles, role) + cpus(roles, role, "offered")
+}
+
 async fn weights(master: &Master) {
     for (role, weight) in [("a", 2), ("b", 1)] {
         let path = format!("/waggle/v1/weights/{role}");
@@ -163,13 +171,40 @@ async fn weighted_shares_are_right_to_one_task() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn weighted_shares_hold_while_tasks_come_and_go() {
+    let (master, books) = master_with(LONG).await;
+    weights(&master).await;
+    batch(&master, "a", 400).await;
+    batch(&master, "b", 400).await;
+    subscribed(&master, 3).await;
+    agents(&master, &books).await;
+    let both = |v: &Value| used(v, "a") > 0.0 && used(v, "b") > 0.0;
+    master.until("/waggle/v1/roles", both).await;
+    let (mut a, mut b) = (0.0, 0.0);
+    // The pace leaves the machine to those who are looked at.
+    let mut pace = tokio::time::interval(Duration::from_millis(25));
+    let generations = timeout(PATIENCE, async {
+        while books.launched() < 12 * FULL {
+            pace.tick().await;
+            let roles = master.get("/waggle/v1/roles").await;
+            a += allocated(&roles, "a");
+            b += allocated(&roles, "b");
+        }
+    });
+    generations.await.expect("tasks come and go");
+    let ratio = a / b;
+    assert!((1.7..2.3).contains(&ratio), "{ratio} to 1, not 2 to 1");
+    master.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_guarantee_is_met_although_others_hog() {
     let (master, books) = master().await;
     // By its weight alone it would get nothing but the crumbs.
     let heavy = json!({"weight": 1000});
     master.ask("PUT", "/waggle/v1/weights/hog", &heavy).await;
     agents(&master, &books).await;
-    batch(&master, "hog", "run 200").await;
+    batch(&master, "hog", 200).await;
     let hogs = |v: &Value| used(v, "hog") >= 20.0;
     master.until("/waggle/v1/roles", hogs).await;
     let promised = json!({"guarantee": {"cpus": 4, "mem": 800}});

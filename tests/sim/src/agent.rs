@@ -7,8 +7,8 @@ use waggle_lifecycle::{
 };
 use waggle_master::core::Registration;
 use waggle_types::{
-    AgentInfo, Generation, HealthState, Millis, Resources, StatusSource, TaskId, TaskSpec,
-    TaskState, TaskStatus, UnixMillis,
+    AgentInfo, Generation, HealthState, Millis, Resources, ScalarKind, StatusSource, TaskId,
+    TaskSpec, TaskState, TaskStatus, UnixMillis,
 };
 
 use crate::{
@@ -16,6 +16,9 @@ use crate::{
     batch::Job,
     network::{Delivery, Up},
 };
+
+/// Refusals after which the machine of an agent that is gone for good is given away.
+pub(crate) const MAX_REFUSED: u32 = 3;
 
 /// What the shim and the agent wrote about a task.
 #[derive(Debug, Clone, Default)]
@@ -35,6 +38,8 @@ pub(crate) struct Node {
     pub processes: BTreeMap<u32, TaskId>,
     pub session: Option<u64>,
     pub partitioned: bool,
+    /// How often a master said that it is gone for good.
+    pub n_refused: u32,
     /// Newest generation that its kernel holds.
     pub applied: Generation,
 }
@@ -49,6 +54,7 @@ impl Node {
             processes: BTreeMap::new(),
             session: None,
             partitioned: false,
+            n_refused: 0,
             applied: Generation::default(),
         }
     }
@@ -76,12 +82,19 @@ impl Node {
         }
     }
 
-    /// What the processes use together; `None` when a port has two holders.
+    /// What the processes use together; `None` when a port, or a volume that is not shared, has two holders.
     pub fn in_use(&self) -> Option<Resources> {
-        self.processes
+        let mut sum = self
+            .processes
             .values()
             .filter_map(|t| self.disk.get(t)?.spec.as_ref())
-            .try_fold(Resources::default(), |sum, t| sum.checked_add(&t.resources))
+            .try_fold(Resources::default(), |sum, t| sum.checked_add(&t.resources))?;
+        // Volumes are disk.
+        let volumes = std::mem::take(&mut sum.custom);
+        for (_, v) in volumes.volumes() {
+            sum.scalars[ScalarKind::Disk as usize].0 += v.size.0;
+        }
+        Some(sum)
     }
 
     fn checkpoint(&self, on_disk: &OnDisk) -> (Checkpoint, Observed) {
@@ -107,7 +120,7 @@ impl Node {
 impl Sim {
     /// The agent's process starts and finds what its last life left.
     pub(crate) fn agent_up(&mut self, at: usize) -> Result<(), Violation> {
-        if self.nodes[at].core.is_some() {
+        if self.nodes[at].core.is_some() || self.nodes[at].n_refused > MAX_REFUSED {
             return Ok(());
         }
         self.log(format_args!("agent {at} starts"));
@@ -259,6 +272,7 @@ impl Sim {
         if *starts > 1 {
             return Err(Violation::StartedTwice(task.clone()));
         }
+        self.check_spawn(at, task)?;
         self.n_pids += 1;
         let pid = self.n_pids;
         let node = &mut self.nodes[at];
@@ -271,7 +285,9 @@ impl Sim {
             used => {
                 return Err(Violation::Overcommitted {
                     agent_id: node.info.agent_id.clone(),
-                    used: used.map_or("a port has two holders".into(), |r| r.to_string()),
+                    used: used.map_or("a port or a volume has two holders".into(), |r| {
+                        r.to_string()
+                    }),
                 });
             }
         }

@@ -9,9 +9,9 @@ use std::collections::{BTreeMap, VecDeque};
 
 use waggle_master::core::FrameworkCall;
 use waggle_types::{
-    CallRejection, Command, DiscoveryInfo, FrameworkId, FrameworkInfo, Millis, Offer, Operation,
-    Resources, RoleSubscription, SchedulerCall, SchedulerEvent, TaskId, TaskSpec, TaskState,
-    TaskStatus,
+    AgentId, CallRejection, Command, DiscoveryInfo, FrameworkId, FrameworkInfo, InverseOffer,
+    Millis, Offer, Operation, Resources, SchedulerCall, SchedulerEvent, StatusReason, TaskId,
+    TaskSpec, TaskState, TaskStatus,
 };
 
 use crate::{Rng, mind::call};
@@ -57,6 +57,9 @@ impl Job {
 #[derive(Debug, Clone)]
 struct Live {
     job: Job,
+    agent_id: AgentId,
+    /// It asked for its end.
+    killed: bool,
     /// Whether it runs is not known: its launch is not answered, or the stream broke.
     unsure: bool,
 }
@@ -75,16 +78,16 @@ pub(crate) struct Batch {
     pub n_done: usize,
     /// Given up by the master's word, and seen again.
     pub n_returned: usize,
+    /// Killed because what it used was lent and is wanted back; because its agent is to be empty.
+    pub n_preempted: usize,
+    pub n_drained: usize,
 }
 
 impl Batch {
-    pub fn new(name: &str, role: &str, failover_timeout: Millis, task: Resources) -> Self {
+    /// With tasks of this size.
+    pub fn new(info: FrameworkInfo, task: Resources) -> Self {
         Self {
-            info: FrameworkInfo {
-                failover_timeout,
-                roles: vec![RoleSubscription::new(role)],
-                ..FrameworkInfo::new(name, role)
-            },
+            info,
             task,
             n_tasks: 0,
             waiting: VecDeque::new(),
@@ -92,6 +95,8 @@ impl Batch {
             suppressed: false,
             n_done: 0,
             n_returned: 0,
+            n_preempted: 0,
+            n_drained: 0,
         }
     }
 
@@ -107,10 +112,35 @@ impl Batch {
         self.live.keys()
     }
 
-    /// One of its tasks, for faults.
-    pub fn pick(&self, rng: &mut Rng) -> Option<TaskId> {
+    /// One of its tasks, that it is going to kill.
+    pub fn pick(&mut self, rng: &mut Rng) -> Option<TaskId> {
         let at = rng.index(self.live.len());
-        self.live.keys().nth(at).cloned()
+        let (id, live) = self.live.iter_mut().nth(at)?;
+        live.killed = true;
+        Some(id.clone())
+    }
+
+    /// Whether it asked for this task's end, or does not know the task.
+    pub fn asked_for_end(&self, task_id: &TaskId) -> bool {
+        self.live.get(task_id).is_none_or(|l| l.killed)
+    }
+
+    /// Leaves an agent that will be down, or does not.
+    fn leave(&mut self, inverse: &InverseOffer, rng: &mut Rng) -> Vec<FrameworkCall> {
+        let offer_ids = vec![inverse.offer_id.clone()];
+        if rng.chance(500) {
+            let refuse = Millis(rng.between(500, 10_000));
+            return vec![call(SchedulerCall::DeclineInverse { offer_ids, refuse })];
+        }
+        let mut says = vec![call(SchedulerCall::AcceptInverse { offer_ids })];
+        for (task_id, l) in &mut self.live {
+            if l.agent_id == inverse.agent_id {
+                l.killed = true;
+                let task_id = task_id.clone();
+                says.push(call(SchedulerCall::Kill { task_id }));
+            }
+        }
+        says
     }
 
     pub fn unfinished(&self) -> Option<String> {
@@ -174,9 +204,9 @@ impl Batch {
                 says
             }
             SchedulerEvent::Update(status) => self.update(status),
+            SchedulerEvent::InverseOffer(inverse) => self.leave(inverse, rng),
             SchedulerEvent::Subscribed { .. }
             | SchedulerEvent::Rescind(_)
-            | SchedulerEvent::InverseOffer(_)
             | SchedulerEvent::RescindInverse(_)
             | SchedulerEvent::AgentLost(_) => Vec::new(),
         }
@@ -234,7 +264,12 @@ impl Batch {
             };
             left = rest;
             if let Some(job) = self.waiting.pop_front() {
-                let live = Live { job, unsure: true };
+                let live = Live {
+                    job,
+                    agent_id: offer.agent_id.clone(),
+                    killed: false,
+                    unsure: true,
+                };
                 self.live.insert(spec.task_id.clone(), live);
             }
             tasks.push(spec);
@@ -256,6 +291,11 @@ impl Batch {
         match self.live.get_mut(task_id) {
             Some(l) if !over => l.unsure = false,
             Some(_) => {
+                match status.reason {
+                    Some(StatusReason::ContainerPreempted) => self.n_preempted += 1,
+                    Some(StatusReason::SlaveDraining) => self.n_drained += 1,
+                    _ => {}
+                }
                 let job = self.live.remove(task_id).map(|l| l.job);
                 match job {
                     Some(Job::Run(_)) if status.state == TaskState::Finished => self.n_done += 1,
@@ -287,28 +327,37 @@ impl Batch {
 
     fn spec(&mut self, job: Job) -> Option<TaskSpec> {
         self.n_tasks += 1;
-        let name = self.info.name.clone();
-        let task_id = TaskId::new(format!("{name}.{}", self.n_tasks)).ok()?;
         Some(TaskSpec {
-            task_id,
-            // The master knows better.
-            framework_id: FrameworkId::new("unset").ok()?,
-            framework_name: String::new(),
-            role: String::new(),
-            discovery: DiscoveryInfo { name: name.clone() },
-            name,
             command: Command::Shell(job.command()),
-            env: BTreeMap::new(),
-            labels: BTreeMap::new(),
             resources: self.task.clone(),
-            ports: Vec::new(),
-            parts: Vec::new(),
-            health_checks: Vec::new(),
-            kill_grace: Millis(2000),
-            user: None,
-            service: String::new(),
-            service_version: String::new(),
-            trace: None,
+            ..blank(&self.info.name, self.n_tasks)?
         })
     }
+}
+
+/// A framework's task with this number, without command and resources.
+pub(crate) fn blank(name: &str, n: u64) -> Option<TaskSpec> {
+    Some(TaskSpec {
+        task_id: TaskId::new(format!("{name}.{n}")).ok()?,
+        // The master knows better.
+        framework_id: FrameworkId::new("unset").ok()?,
+        framework_name: String::new(),
+        role: String::new(),
+        name: name.to_owned(),
+        command: Command::Shell(String::new()),
+        env: BTreeMap::new(),
+        labels: BTreeMap::new(),
+        resources: Resources::default(),
+        ports: Vec::new(),
+        parts: Vec::new(),
+        discovery: DiscoveryInfo {
+            name: name.to_owned(),
+        },
+        health_checks: Vec::new(),
+        kill_grace: Millis(2000),
+        user: None,
+        service: String::new(),
+        service_version: String::new(),
+        trace: None,
+    })
 }

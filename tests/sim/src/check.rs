@@ -46,6 +46,28 @@ pub enum Violation {
         /// For how long.
         waited: Millis,
     },
+    /// A task was killed by the master's will, and its framework was not told why.
+    NoReason {
+        /// Which.
+        task_id: TaskId,
+        /// What it was told.
+        told: String,
+    },
+    /// A role got more than its limit.
+    OverLimit {
+        /// Which.
+        role: String,
+        /// How much of what.
+        charged: String,
+    },
+    /// What is reserved is not what was acknowledged.
+    Reserved(String),
+    /// A task was started, or is offered room, on an agent that takes none.
+    Closed(String),
+    /// An agent that is gone for good was taken again.
+    CameBack(AgentId),
+    /// A master that starts on the same store has another cluster.
+    NotRestored(String),
     /// Something never came to rest.
     TooManyEvents,
     /// After healing, within the time given, this was not so.
@@ -56,6 +78,15 @@ impl std::fmt::Display for Violation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{self:?}")
     }
+}
+
+/// Without shared volumes, which are never used up.
+fn held_alone(r: &Resources) -> Resources {
+    let mut out = r.clone();
+    for (id, _) in r.custom.volumes().filter(|(_, v)| v.shared) {
+        out.custom.remove_volume(id);
+    }
+    out
 }
 
 impl Sim {
@@ -77,6 +108,7 @@ impl Sim {
             return vec!["no master".into()];
         };
         let mut out = self.framework_differences(&view);
+        out.extend(self.upkeep_differences(&view));
         let Some(master) = &self.master else {
             return out;
         };
@@ -99,7 +131,7 @@ impl Sim {
         for (task_id, t) in foreign {
             known.entry(t.agent_id()).or_default().insert(task_id);
             let sum = held.entry(t.agent_id()).or_default();
-            sum.try_add(&t.resources());
+            sum.try_add(&held_alone(&t.resources()));
         }
         for s in scheduler.services() {
             let id = &s.spec().id;
@@ -123,9 +155,12 @@ impl Sim {
                 let stray: Vec<_> = run.difference(&want).collect();
                 out.push(format!("{id}: not running {lost:?}, not known {stray:?}"));
             }
-            let used = master.allocator().used(id);
-            if used != Some(&held.remove(id).unwrap_or_default()) {
-                out.push(format!("{id}: level 1 says that {used:?} is used"));
+            let used = master.allocator().used(id).cloned().unwrap_or_default();
+            let held = held.remove(id).unwrap_or_default();
+            if used != held {
+                out.push(format!(
+                    "{id}: level 1 says that {used} is used, not {held}"
+                ));
             }
             if node.applied != master.net().generation {
                 out.push(format!(
@@ -183,7 +218,7 @@ impl Sim {
                 let sum = running.entry(of).or_default();
                 sum.entry(&node.info.agent_id)
                     .or_default()
-                    .try_add(&spec.resources);
+                    .try_add(&held_alone(&spec.resources));
             }
         }
         for f in &self.frameworks {
@@ -209,9 +244,13 @@ impl Sim {
             let run = running.get(id).unwrap_or(&nothing);
             for node in &self.nodes {
                 let agent = &node.info.agent_id;
-                let used = allocator.used_by(agent, id);
-                if used.as_ref() != run.get(agent) {
-                    out.push(format!("{agent}: level 1 says that {id} uses {used:?}"));
+                let used = allocator.used_by(agent, id).unwrap_or_default();
+                let used = held_alone(&used);
+                let run = run.get(agent).cloned().unwrap_or_default();
+                if used != run {
+                    out.push(format!(
+                        "{agent}: level 1 says that {id} uses {used}, not {run}"
+                    ));
                 }
             }
         }

@@ -1,22 +1,9 @@
 //! What goes wrong, how often, and what clients ask for meanwhile.
 
-use waggle_master::{
-    PutMode,
-    core::{Event, FrameworkCall},
-};
-use waggle_types::{
-    Command, DeploymentId, FrameworkInfo, Millis, Resources, SchedulerCall, ServiceId,
-};
+use waggle_master::{PutMode, core::Event};
+use waggle_types::{Command, DeploymentId, ServiceId};
 
-use crate::{
-    Sim, Violation,
-    batch::{Batch, Job},
-    framework::Foreign,
-    link::FrameworkDelivery,
-    mind::{Mind, call},
-    network::Delivery,
-    node_spec,
-};
+use crate::{Sim, Violation, network::Delivery, node_spec};
 
 /// A kind of history. Chances are per thousand.
 #[derive(Debug, Clone)]
@@ -29,6 +16,8 @@ pub struct Plan {
     pub n_services: usize,
     /// Batch frameworks.
     pub n_batches: usize,
+    /// What operators do among all that happens; without, there are neither roles nor reservations.
+    pub operators: u64,
     /// Frameworks that take offers and never answer.
     pub n_hoarders: usize,
     /// How long an offer stands.
@@ -55,6 +44,7 @@ impl Plan {
             n_ports: 6,
             n_services: 3,
             n_batches: 1,
+            operators: 0,
             n_hoarders: 1,
             offer_timeout_ms: 10_000,
             chaos_ms: 60_000,
@@ -79,6 +69,27 @@ impl Plan {
             ..Self::calm()
         }
     }
+
+    /// As calm, with all of level 1: several roles, weights, quota, reservations, volumes, lending, maintenance,
+    /// drains.
+    pub fn roles() -> Self {
+        Self {
+            n_batches: 2,
+            chaos_ms: 180_000,
+            every_ms: 1_800,
+            operators: 500,
+            ..Self::calm()
+        }
+    }
+
+    /// All of level 1, and everything that goes wrong.
+    pub fn all_of_it() -> Self {
+        Self {
+            every_ms: 1_300,
+            operators: 400,
+            ..Self::chaos()
+        }
+    }
 }
 
 impl Sim {
@@ -88,6 +99,9 @@ impl Sim {
         }
         let every = self.plan.every_ms;
         self.after(every / 4, every * 2, Delivery::Fault);
+        if self.rng.chance(self.plan.operators) {
+            return self.operator_call();
+        }
         let foreign = self.rng.chance(400) && !self.frameworks.is_empty();
         match (self.rng.chance(self.plan.faults), foreign) {
             (true, false) => self.fault(),
@@ -97,108 +111,8 @@ impl Sim {
             }
             (false, false) => self.request(),
             (false, true) => {
-                self.more_jobs();
+                self.more_to_do();
                 Ok(())
-            }
-        }
-    }
-
-    /// Batch frameworks, one of which is soon removed when it stays away, and hoarders.
-    pub(crate) fn add_frameworks(&mut self) {
-        let roles = ["jobs", "jobs/night"];
-        for n in 0..self.plan.n_batches {
-            let stay_away = Millis::from_secs([600, 10][n % 2]);
-            let task = Resources::from_millis([300, 500][n % 2], 64_000, 0);
-            let batch = Batch::new(&format!("batch{n}"), roles[n % 2], stay_away, task);
-            self.frameworks.push(Foreign::new(Mind::Batch(batch)));
-            let mut jobs = self.jobs(20);
-            jobs.push(Job::Serve);
-            self.add_jobs(n, jobs);
-        }
-        for n in 0..self.plan.n_hoarders {
-            let name = format!("hoarder{n}");
-            let hoarder = Mind::Hoarder(FrameworkInfo::new(&name, "hoard"));
-            self.frameworks.push(Foreign::new(hoarder));
-        }
-        for at in 0..self.frameworks.len() {
-            self.after(0, 5_000, Delivery::Framework(FrameworkDelivery::Up(at)));
-        }
-    }
-
-    fn jobs(&mut self, n: u64) -> Vec<Job> {
-        let mut job = |_| {
-            let ms = self.rng.between(50, 8_000);
-            if self.rng.chance(150) {
-                Job::Fail(ms)
-            } else {
-                Job::Run(ms)
-            }
-        };
-        (0..n).map(&mut job).collect()
-    }
-
-    fn add_jobs(&mut self, at: usize, jobs: Vec<Job>) {
-        if let Mind::Batch(b) = &mut self.frameworks[at].mind {
-            let calls = b.add(jobs);
-            self.say(at, calls);
-        }
-    }
-
-    fn more_jobs(&mut self) {
-        let at = self.rng.index(self.plan.n_batches);
-        let n = self.rng.between(1, 12);
-        let jobs = self.jobs(n);
-        if at < self.plan.n_batches {
-            self.log(format_args!("{n} more jobs for framework {at}"));
-            self.add_jobs(at, jobs);
-        }
-    }
-
-    fn framework_fault(&mut self) {
-        let at = self.rng.index(self.frameworks.len());
-        let up = |at| Delivery::Framework(FrameworkDelivery::Up(at));
-        match self.rng.between(0, 100) {
-            0..35 => {
-                if let Some(link) = self.frameworks[at].link {
-                    self.log(format_args!("stream of framework {at} breaks"));
-                    self.doom_link(link, 1, 2_000);
-                }
-            }
-            35..55 => {
-                self.framework_down(at);
-                self.after(100, 30_000, up(at));
-            }
-            55..70 => self.framework_failover(at),
-            70..80 => {
-                self.log(format_args!("framework {at} is cut off"));
-                self.frameworks[at].partitioned = true;
-                if let Some(link) = self.frameworks[at].link {
-                    self.doom_link(link, 5_000, 15_000);
-                }
-                let heal = FrameworkDelivery::Heal(at);
-                self.after(2_000, 60_000, Delivery::Framework(heal));
-            }
-            80..95 => {
-                if let Mind::Batch(b) = &self.frameworks[at].mind
-                    && let Some(task_id) = b.pick(&mut self.rng)
-                {
-                    self.say(at, vec![call(SchedulerCall::Kill { task_id })]);
-                }
-            }
-            _ => self.say(at, vec![FrameworkCall::Teardown]),
-        }
-    }
-
-    /// All frameworks come back; some of them are torn down for good.
-    pub(crate) fn heal_frameworks(&mut self) {
-        for at in 0..self.frameworks.len() {
-            let heal = FrameworkDelivery::Heal(at);
-            self.after(0, 1, Delivery::Framework(heal));
-            let up = FrameworkDelivery::Up(at);
-            self.after(1, 2, Delivery::Framework(up));
-            if self.rng.chance(300) {
-                let retire = FrameworkDelivery::Retire(at);
-                self.after(0, 60_000, Delivery::Framework(retire));
             }
         }
     }

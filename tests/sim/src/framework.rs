@@ -238,6 +238,7 @@ impl Sim {
         };
         match event {
             EventDown::Event(event) => {
+                self.check_end(at, &event)?;
                 let f = &mut self.frameworks[at];
                 let calls = if let SchedulerEvent::Subscribed { framework_id } = event {
                     f.id = Some(framework_id);
@@ -257,6 +258,9 @@ impl Sim {
                 let Some(call) = self.frameworks[at].calls.pop_front() else {
                     return Ok(());
                 };
+                if let Some(asked) = self.asked.remove(&link) {
+                    self.ledger.settle(&asked, answer.is_ok());
+                }
                 self.check_answer_to(at, &call, &answer)?;
                 self.send_next(at);
                 let calls = self.frameworks[at].mind.answered(&call, &answer);
@@ -304,7 +308,26 @@ impl Sim {
         let f = &self.frameworks[at];
         if let (Some(link), Some(id), Some(call)) = (f.link, f.id.clone(), f.calls.front()) {
             let call = Box::new(call.clone());
+            self.about_to_ask(link, &call);
             self.send_call(link, CallUp::Call(id, call));
+        }
+    }
+
+    /// Operations that change reservations are possible from here on, and sure when they are answered.
+    fn about_to_ask(&mut self, link: u64, call: &FrameworkCall) {
+        self.asked.remove(&link);
+        let FrameworkCall::Scheduler(SchedulerCall::Accept {
+            offer_ids,
+            operations,
+            ..
+        }) = call
+        else {
+            return;
+        };
+        let agent = offer_ids.iter().find_map(|id| self.offer_agents.get(id));
+        if let Some(agent_id) = agent {
+            let asked = self.ledger.begin(agent_id, operations);
+            self.asked.insert(link, asked);
         }
     }
 
@@ -333,6 +356,7 @@ impl Sim {
                     | RejectReason::FrameworkRemoved
                     | RejectReason::AgentDisconnected
                     | RejectReason::UnknownTask
+                    | RejectReason::NoInverseOffer
             );
             if !raced {
                 return Err(Violation::Refused(format!("framework {at}: {call:?}: {r}")));

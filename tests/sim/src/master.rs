@@ -22,17 +22,30 @@ impl Sim {
         }
         self.log(format_args!("master starts"));
         self.n_master_starts += 1;
-        let entries: Vec<Entry> = self
-            .store
-            .iter()
-            .map(|(key, value)| Entry {
-                key: key.clone(),
-                value: value.clone(),
-                revision: 1,
-            })
-            .collect();
-        let restored = Restored::load(&entries).map_err(|e| Violation::Store(e.to_string()))?;
+        let restored =
+            Restored::load(&self.entries()).map_err(|e| Violation::Store(e.to_string()))?;
         let seed = self.rng.any();
+        let config = self.core_config(seed)?;
+        let (core, effects) = MasterCore::new(config, restored, self.now);
+        self.master = Some(core);
+        self.net = None;
+        self.master_effects(effects)?;
+        self.finish_batch()?;
+        self.check_books()
+    }
+
+    /// What the store holds.
+    pub(crate) fn entries(&self) -> Vec<Entry> {
+        let all = self.store.iter();
+        all.map(|(key, value)| Entry {
+            key: key.clone(),
+            value: value.clone(),
+            revision: 1,
+        })
+        .collect()
+    }
+
+    pub(crate) fn core_config(&self, seed: u64) -> Result<CoreConfig, Violation> {
         let view = MasterView {
             id: format!("m{seed:x}"),
             hostname: "m".into(),
@@ -42,16 +55,10 @@ impl Sim {
         };
         let framework_id = FrameworkId::new(format!("fw-{seed:x}"))
             .map_err(|e| Violation::Store(e.to_string()))?;
-        let config = CoreConfig {
+        Ok(CoreConfig {
             offer_timeout: Millis(self.plan.offer_timeout_ms),
             ..CoreConfig::new(view, framework_id, seed)
-        };
-        let (core, effects) = MasterCore::new(config, restored, self.now);
-        self.master = Some(core);
-        self.net = None;
-        self.master_effects(effects);
-        self.finish_batch();
-        self.check_books()
+        })
     }
 
     pub(crate) fn master_down(&mut self) {
@@ -69,36 +76,45 @@ impl Sim {
         // Requests without an answer stay open for ever; clients ask again.
         self.requests.clear();
         self.calls.clear();
+        self.operations.clear();
+        self.offer_agents.clear();
+        self.charged.clear();
         self.subscribing.clear();
         self.waits.clear();
         self.after(500, 20_000, Delivery::MasterUp);
     }
 
     pub(crate) fn tell_master(&mut self, event: Event) -> Result<(), Violation> {
+        let may_exceed = matches!(event, Event::Register { .. });
         let now = self.now;
         let Some(core) = &mut self.master else {
             return Ok(());
         };
         let effects = core.handle(event, now);
-        self.master_effects(effects);
-        self.finish_batch();
+        self.master_effects(effects)?;
+        self.finish_batch()?;
         self.check_books()?;
+        self.check_upkeep()?;
+        self.check_limits(may_exceed)?;
         self.check_waits()
     }
 
-    fn finish_batch(&mut self) {
+    fn finish_batch(&mut self) -> Result<(), Violation> {
         let now = self.now;
-        if let Some(core) = &mut self.master {
-            let effects = core.finish(now);
-            self.master_effects(effects);
+        match &mut self.master {
+            Some(core) => {
+                let effects = core.finish(now);
+                self.master_effects(effects)
+            }
+            None => Ok(()),
         }
     }
 
-    fn master_effects(&mut self, effects: Vec<Effect>) {
+    fn master_effects(&mut self, effects: Vec<Effect>) -> Result<(), Violation> {
         for effect in effects {
             if self.rng.chance(self.plan.master_cuts) {
                 self.master_down();
-                return;
+                return Ok(());
             }
             match effect {
                 Effect::Persist(ops) => {
@@ -109,7 +125,8 @@ impl Sim {
                         };
                     }
                 }
-                Effect::Opened { session, .. } => {
+                Effect::Opened { session, agent_id } => {
+                    self.check_opened(&agent_id)?;
                     if let Some(s) = self.sessions.get_mut(&session.0) {
                         s.opened = true;
                     }
@@ -131,8 +148,12 @@ impl Sim {
                     subscription,
                     event,
                 } => {
-                    if matches!(event, SchedulerEvent::Offers(_)) {
+                    if let SchedulerEvent::Offers(offers) = &event {
                         self.was_offered(subscription.0);
+                        let agents = offers
+                            .iter()
+                            .map(|o| (o.offer_id.clone(), o.agent_id.clone()));
+                        self.offer_agents.extend(agents);
                     }
                     self.send_event(subscription.0, EventDown::Event(event));
                 }
@@ -142,11 +163,14 @@ impl Sim {
                 Effect::Trace(_) | Effect::Measure(_) => {}
             }
         }
+        Ok(())
     }
 
     fn answer(&mut self, request: u64, answer: &Answer) {
         if let Answer::Called(called) = answer {
-            self.called(request, called.clone());
+            if !self.operated(request, called) {
+                self.called(request, called.clone());
+            }
             return;
         }
         let Some(id) = self.requests.remove(&request) else {

@@ -69,6 +69,8 @@ pub(crate) enum Delivery {
     MasterUp,
     /// A partition ends.
     Heal(usize),
+    /// Another machine takes the place of one that is gone for good.
+    NewNode(usize),
     /// Of a framework.
     Framework(FrameworkDelivery),
 }

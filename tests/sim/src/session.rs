@@ -119,9 +119,20 @@ impl Sim {
             Down::Msg(MasterMsg::Launch(spec)) => {
                 self.tell_agent(at, AgentEvent::Launch(Box::new(spec.as_ref().clone())))
             }
-            Down::Msg(MasterMsg::Kill { task_id, grace }) => {
+            Down::Msg(MasterMsg::Kill {
+                task_id,
+                grace,
+                why,
+            }) => {
                 let max_grace = grace;
-                self.tell_agent(at, AgentEvent::Kill { task_id, max_grace })
+                self.tell_agent(
+                    at,
+                    AgentEvent::Kill {
+                        task_id,
+                        max_grace,
+                        why,
+                    },
+                )
             }
             // Virtual tasks have no data.
             Down::Msg(MasterMsg::Volumes { .. }) => Ok(()),
@@ -130,7 +141,7 @@ impl Sim {
             }
             Down::Msg(MasterMsg::Refused { reason, permanent }) => {
                 if permanent {
-                    return Err(Violation::Refused(reason));
+                    return self.refused_for_good(at, reason);
                 }
                 Ok(())
             }

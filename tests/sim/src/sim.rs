@@ -10,9 +10,9 @@ use std::{
 use waggle_lifecycle::{AgentCore, Event as AgentEvent};
 use waggle_master::core::{Event, MasterCore, SessionId};
 use waggle_types::{
-    AgentId, AgentInfo, Command, HealthCheck, HealthProbe, Millis, NetSnapshot, PortDefinition,
-    PortRange, PortSet, Protocol, Resources, ServiceId, ServiceSpec, ServiceVersion, TaskId,
-    UnixMillis, UnreachableStrategy,
+    AgentId, AgentInfo, Command, HealthCheck, HealthProbe, Milli, Millis, NetSnapshot, OfferId,
+    PortDefinition, PortRange, PortSet, Protocol, Resources, ServiceId, ServiceSpec,
+    ServiceVersion, TaskId, UnixMillis, UnreachableStrategy,
 };
 
 use crate::{
@@ -20,15 +20,19 @@ use crate::{
     agent::Node,
     batch::Batch,
     framework::Foreign,
+    keeper::Keeper,
+    ledger::{Asked, Ledger},
     link::Link,
     mind::Mind,
     network::{Delivery, Session, Up},
+    operators::Operation,
+    roster::OWNER,
 };
 
 /// More events than any history needs.
 const MAX_EVENTS: u64 = 2_000_000;
 /// Lines of history kept for a failure's report.
-const MAX_LOG: usize = 60;
+const MAX_LOG: usize = 500;
 
 /// A cluster; see the crate's documentation.
 pub struct Sim {
@@ -51,6 +55,19 @@ pub struct Sim {
     /// Newest answer per service: its version, `None` for removed.
     pub(crate) answered: BTreeMap<ServiceId, Option<ServiceVersion>>,
     pub(crate) unanswered: BTreeSet<ServiceId>,
+    /// Agents that ever were.
+    n_agents: usize,
+    pub(crate) ledger: Ledger,
+    /// Calls of operators that wait for an answer.
+    pub(crate) operations: BTreeMap<u64, Operation>,
+    /// By name: taken, and refused.
+    pub(crate) n_operated: BTreeMap<&'static str, (usize, usize)>,
+    /// What was charged to roles with a limit.
+    pub(crate) charged: BTreeMap<String, BTreeMap<String, Milli>>,
+    /// Agents of offers that are out to frameworks.
+    pub(crate) offer_agents: BTreeMap<OfferId, AgentId>,
+    /// What frameworks asked for beside their streams that changes reservations: the call on its way of each.
+    pub(crate) asked: BTreeMap<u64, Asked>,
     pub(crate) frameworks: Vec<Foreign>,
     pub(crate) links: BTreeMap<u64, Link>,
     pub(crate) n_links: u64,
@@ -112,19 +129,26 @@ pub fn node_spec(id: &ServiceId, instances: u32) -> ServiceSpec {
     }
 }
 
-fn node_info(i: usize, n_ports: u16) -> Option<AgentInfo> {
+fn node_info(i: usize, plan: &Plan) -> Option<AgentInfo> {
+    let n_ports = plan.n_ports;
+    let level_1 = plan.operators > 0;
+    let mut reserved = Vec::new();
+    if level_1 && i.is_multiple_of(2) {
+        reserved.push((OWNER.to_owned(), Resources::from_millis(2_000, 512_000, 0)));
+    }
+    let cpus = if level_1 { 8_000 } else { 4_000 };
     let ports = PortSet::from_ranges([PortRange {
         begin: 31000,
         end: 31000 + n_ports.saturating_sub(1),
     }]);
     Some(AgentInfo {
-        reserved: Vec::new(),
+        reserved,
         domain: None,
         agent_id: AgentId::new(format!("agent-{i}")).ok()?,
         hostname: format!("n{i}"),
         ip: Ipv4Addr::new(192, 168, 77, u8::try_from(i + 1).ok()?),
         http_port: 5051,
-        total: Resources::from_millis(4000, 4_096_000, 0).with_ports(ports),
+        total: Resources::from_millis(cpus, 4_096_000, 8_000_000).with_ports(ports),
         attributes: BTreeMap::new(),
     })
 }
@@ -134,7 +158,7 @@ impl Sim {
     pub fn new(seed: u64, plan: Plan) -> Self {
         let started = UnixMillis(1_795_405_620_000);
         let nodes = (0..plan.n_agents)
-            .filter_map(|i| node_info(i, plan.n_ports))
+            .filter_map(|i| node_info(i, &plan))
             .map(Node::new);
         let mut sim = Self {
             nodes: nodes.collect(),
@@ -155,6 +179,13 @@ impl Sim {
             requests: BTreeMap::new(),
             answered: BTreeMap::new(),
             unanswered: BTreeSet::new(),
+            n_agents: 0,
+            ledger: Ledger::default(),
+            operations: BTreeMap::new(),
+            n_operated: BTreeMap::new(),
+            charged: BTreeMap::new(),
+            offer_agents: BTreeMap::new(),
+            asked: BTreeMap::new(),
             frameworks: Vec::new(),
             links: BTreeMap::new(),
             n_links: 0,
@@ -172,9 +203,30 @@ impl Sim {
         for at in 0..sim.nodes.len() {
             sim.after(0, 5_000, Delivery::AgentUp(at));
         }
+        sim.n_agents = sim.nodes.len();
+        for n in 0..sim.nodes.len() {
+            let info = &sim.nodes[n].info;
+            sim.ledger.has_static(&info.agent_id, &info.reserved);
+        }
         sim.add_frameworks();
         sim.after(1, 3_000, Delivery::Fault);
         sim
+    }
+
+    /// In place of a machine that is gone for good.
+    fn new_node(&mut self, at: usize) -> Result<(), Violation> {
+        let Some(info) = node_info(self.n_agents, &self.plan) else {
+            return Ok(());
+        };
+        self.n_agents += 1;
+        self.log(format_args!("agent {at} is {} from here on", info.agent_id));
+        self.ledger.has_static(&info.agent_id, &info.reserved);
+        let life = self.nodes[at].life + 1;
+        self.nodes[at] = Node {
+            life,
+            ..Node::new(info)
+        };
+        self.agent_up(at)
     }
 
     /// Tasks whose process was ever started.
@@ -187,7 +239,7 @@ impl Sim {
         format!(
             "{} events, {} virtual s, {} tasks started, {} sessions, {} requests, {} master starts; \
              frameworks: {} streams, {} launches taken, {} torn down, {} jobs done, {} tasks seen again, \
-             worst wait {} ms",
+             {} preempted, {} drained, cells {} taken up again and {} freed, worst wait {} ms; operators: {}",
             self.n_events,
             self.now.since(self.started).0 / 1000,
             self.starts.len(),
@@ -199,14 +251,26 @@ impl Sim {
             self.n_torn_down,
             self.batches().map(|b| b.n_done).sum::<usize>(),
             self.batches().map(|b| b.n_returned).sum::<usize>(),
+            self.batches().map(|b| b.n_preempted).sum::<usize>(),
+            self.batches().map(|b| b.n_drained).sum::<usize>(),
+            self.keepers().map(|k| k.n_retaken).sum::<usize>(),
+            self.keepers().map(|k| k.n_freed).sum::<usize>(),
             self.worst_wait.0,
+            self.operated_summary(),
         )
     }
 
     fn batches(&self) -> impl Iterator<Item = &Batch> {
         self.frameworks.iter().filter_map(|f| match &f.mind {
             Mind::Batch(b) => Some(b),
-            Mind::Hoarder(_) => None,
+            Mind::Keeper(_) | Mind::Hoarder(_) => None,
+        })
+    }
+
+    fn keepers(&self) -> impl Iterator<Item = &Keeper> {
+        self.frameworks.iter().filter_map(|f| match &f.mind {
+            Mind::Keeper(k) => Some(k),
+            Mind::Batch(_) | Mind::Hoarder(_) => None,
         })
     }
 
@@ -262,6 +326,10 @@ impl Sim {
             self.after(1, 2, Delivery::AgentUp(at));
         }
         self.heal_frameworks();
+        self.run_for(Millis(100))?;
+        if self.plan.operators > 0 {
+            self.heal_operators()?;
+        }
         let mut left = Vec::new();
         // Time-outs of updates, launches and sessions are minutes; backoff is cut to 20 s here.
         for _ in 0..90 {
@@ -272,7 +340,7 @@ impl Sim {
                 self.run_for(Millis::from_secs(60))?;
                 left = self.differences();
                 if left.is_empty() {
-                    return Ok(());
+                    return self.check_twin();
                 }
             }
         }
@@ -354,6 +422,7 @@ impl Sim {
                 self.nodes[at].partitioned = false;
                 Ok(())
             }
+            Delivery::NewNode(at) => self.new_node(at),
             Delivery::Framework(what) => self.framework_delivery(what),
         }
     }

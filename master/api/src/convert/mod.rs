@@ -41,7 +41,7 @@ pub use reason::reject_reason;
 pub use reservation::{MAX_PARTS, MAX_STATIC};
 pub use size::{MAX_PIECES, MAX_SMALLEST, MAX_TASK, check_register};
 pub use subscription::MAX_CONSTRAINTS;
-pub use task::{health_state, registered_task, task_state};
+pub use task::{evicted, health_state, registered_task, task_state};
 
 /// A message that is well-formed protobuf and breaks a rule of the protocol.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

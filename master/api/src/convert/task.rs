@@ -1,9 +1,9 @@
 //! Tasks, their states, statuses and health checks.
 
 use waggle_types::{
-    AgentId, Command, DiscoveryInfo, FrameworkId, HealthCheck, HealthProbe, HealthState, Millis,
-    Resources, StatusReason, StatusSource, StatusUuid, TaskId, TaskPort, TaskSpec, TaskState,
-    TaskStatus, UnixMillis,
+    AgentId, Command, DiscoveryInfo, Evicted, FrameworkId, HealthCheck, HealthProbe, HealthState,
+    Millis, Resources, StatusReason, StatusSource, StatusUuid, TaskId, TaskPort, TaskSpec,
+    TaskState, TaskStatus, UnixMillis,
 };
 
 use super::reservation::parts;
@@ -110,6 +110,19 @@ fn status_reason(value: i32) -> Option<StatusReason> {
         Ok(W::ReasonContainerPreempted) => Some(R::ContainerPreempted),
         Ok(W::ReasonSlaveDraining) => Some(R::SlaveDraining),
     }
+}
+
+/// Why a kill came, when its framework did not ask for it; a reason that is no such reads as none.
+pub fn evicted(reason: i32, message: String) -> Option<Evicted> {
+    let reason = status_reason(reason)?;
+    let known = [
+        StatusReason::ContainerPreempted,
+        StatusReason::SlaveDraining,
+    ];
+    known.contains(&reason).then(|| Evicted {
+        reason,
+        message: cut(message, MAX_MESSAGE),
+    })
 }
 
 impl TryFrom<pb::TaskStatus> for TaskStatus {

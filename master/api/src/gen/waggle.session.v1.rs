@@ -108,6 +108,12 @@ pub struct Kill {
     /// Longest time from SIGTERM to SIGKILL where the task's own is longer.
     #[prost(uint64, optional, tag = "2")]
     pub max_grace_ms: ::core::option::Option<u64>,
+    /// Set when nobody asked for its end: what it used is wanted back, or its agent is to be empty. The task's
+    /// last status says so.
+    #[prost(enumeration = "StatusReason", tag = "3")]
+    pub reason: i32,
+    #[prost(string, tag = "4")]
+    pub message: ::prost::alloc::string::String,
 }
 /// The persistent volumes of the agent: data of others is removed.
 #[allow(clippy::all)]

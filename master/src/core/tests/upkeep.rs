@@ -69,7 +69,7 @@ fn busy() -> (World, Client, TaskId) {
 
 fn grace_of(w: &World, task: &TaskId) -> Vec<Option<Millis>> {
     let kill = |m: &(AgentId, MasterMsg)| match &m.1 {
-        MasterMsg::Kill { task_id, grace } if task_id == task => Some(*grace),
+        MasterMsg::Kill { task_id, grace, .. } if task_id == task => Some(*grace),
         _ => None,
     };
     w.sent.iter().filter_map(kill).collect()
@@ -189,6 +189,26 @@ fn an_inverse_offer_waits_for_its_framework() {
     assert_eq!(asked(&w, &c).0.len(), 1, "asked by the next master");
     w.do_call(&c, FrameworkCall::Teardown).unwrap();
     assert!(w.view().inverse_offers.is_empty());
+}
+
+#[test]
+fn a_kill_says_why_so_that_the_agent_can() {
+    let why_of = |w: &World, task: &TaskId| -> Vec<Option<StatusReason>> {
+        let kill = |m: &(AgentId, MasterMsg)| match &m.1 {
+            MasterMsg::Kill { task_id, why, .. } if task_id == task => {
+                Some(why.as_ref().map(|w| w.reason))
+            }
+            _ => None,
+        };
+        w.sent.iter().filter_map(kill).collect()
+    };
+    let (mut w, _, t1) = busy();
+    w.operate(drain(1, None, false)).unwrap();
+    assert_eq!(why_of(&w, &t1), [Some(StatusReason::SlaveDraining)]);
+    let (mut w, c, t1) = busy();
+    let task_id = t1.clone();
+    w.call(&c, SchedulerCall::Kill { task_id }).unwrap();
+    assert_eq!(why_of(&w, &t1), [None], "its framework knows");
 }
 
 #[test]

@@ -405,6 +405,8 @@ fn node_args(node: &NodeInfo, state: &State) -> Vec<String> {
     flag("dns-upstreams", "none".to_owned());
     flag("cluster", "demo".to_owned());
     flag("tick", "1s".to_owned());
+    // Nobody has to wait for long beside a framework that sits on its offers.
+    flag("offer-timeout", "5s".to_owned());
     args
 }
 

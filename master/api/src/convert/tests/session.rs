@@ -2,11 +2,11 @@
 
 use proptest::{collection::vec, prelude::*};
 use prost::Message;
-use waggle_types::{AgentInfo, NetSnapshot, TaskSpec, TaskStatus};
+use waggle_types::{AgentInfo, NetSnapshot, StatusReason, TaskSpec, TaskStatus};
 
 use super::{given::*, round_trip};
 use crate::{
-    convert::{MAX_PARTS, MAX_RANGES, registered_task, status_uuid},
+    convert::{MAX_PARTS, MAX_RANGES, evicted, registered_task, status_uuid},
     proto::session as pb,
 };
 
@@ -302,4 +302,20 @@ fn what_an_agent_reserves_is_part_of_its_total() {
         ..m
     };
     assert_eq!(AgentInfo::try_from(m).unwrap_err().field, "total.volumes");
+}
+
+#[test]
+fn a_kill_has_a_reason_only_when_nobody_asked() {
+    let reason = |r: pb::StatusReason| evicted(r.into(), "why".to_owned()).map(|e| e.reason);
+    let drained = pb::StatusReason::ReasonSlaveDraining;
+    assert_eq!(reason(drained), Some(StatusReason::SlaveDraining));
+    let lent = pb::StatusReason::ReasonContainerPreempted;
+    assert_eq!(reason(lent), Some(StatusReason::ContainerPreempted));
+    assert_eq!(
+        reason(pb::StatusReason::ReasonNone),
+        None,
+        "an older master"
+    );
+    assert_eq!(reason(pb::StatusReason::ReasonTaskKilled), None);
+    assert_eq!(evicted(9999, String::new()), None, "a newer one");
 }
