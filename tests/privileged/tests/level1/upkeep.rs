@@ -169,6 +169,7 @@ fn a_stateful_task_comes_back_to_its_volume() {
         prefix: "db".to_owned(),
         command: "exec sleep 1000".to_owned(),
         resources: Resources::from_millis(100, 32_000, 64_000),
+        id: None,
         volume: None,
     };
     let (tx, seen) = watch::channel(Seen::default());
