@@ -542,7 +542,7 @@ impl EventLoop {
 
     fn opened(&mut self, session: SessionId) {
         if let (Some(link), Some(net)) = (self.links.get(&session), &self.net) {
-            link.slot.put(Arc::clone(net), &[]);
+            link.put(Arc::clone(net), &[]);
         }
     }
 
@@ -580,7 +580,7 @@ impl EventLoop {
             })
             .collect();
         for link in self.links.values() {
-            link.slot.put(Arc::clone(&snapshot), &causes);
+            link.put(Arc::clone(&snapshot), &causes);
         }
         self.net = Some(snapshot);
     }

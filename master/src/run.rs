@@ -3,7 +3,7 @@
 use std::{net::Ipv4Addr, path::PathBuf, sync::Arc};
 
 use tokio::{net::TcpListener, sync::mpsc};
-use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::server::TcpIncoming;
 use tokio_util::sync::CancellationToken;
 use waggle_telemetry::Telemetry;
 use waggle_types::{FrameworkId, Millis};
@@ -141,6 +141,7 @@ pub async fn run_on(
         inbox,
         config.max_agents.saturating_add(config.max_agents / 4 + 16),
         config.heartbeat_interval.as_duration(),
+        config.agent_timeout.as_duration() / 4,
         parts.clone(),
     );
     let (first_subscription, _) = uuid::Uuid::new_v4().as_u64_pair();
@@ -166,11 +167,10 @@ pub async fn run_on(
             .http2_keepalive_interval(Some(config.heartbeat_interval.as_duration()))
             .http2_keepalive_timeout(Some(config.agent_timeout.as_duration()))
             .max_concurrent_streams(Some(STREAMS))
-            .tcp_nodelay(true)
             .add_service(service.into_service())
             .add_service(frameworks.into_service())
             .serve_with_incoming_shutdown(
-                TcpListenerStream::new(listeners.session),
+                TcpIncoming::from(listeners.session).with_nodelay(Some(true)),
                 parts.cancelled(),
             )
             .await

@@ -88,6 +88,9 @@ pub const SERVICE_FRAMEWORK: &str = "marathon";
 /// Role of the built-in service framework.
 pub const SERVICE_ROLE: &str = "*";
 
+/// With more agents heartbeats are as rare as their time-out allows.
+pub const MANY_AGENTS: usize = 5000;
+
 /// How a core behaves. Every limit says what happens beyond it.
 #[derive(Debug, Clone)]
 pub struct CoreConfig {

@@ -4,8 +4,8 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use waggle_allocator::{AgentSpec, Event as Level1};
 use waggle_types::{
-    AgentId, AgentInfo, Generation, HealthState, StatusReason, StatusSource, TaskId, TaskSpec,
-    TaskState, TaskStatus, UnixMillis,
+    AgentId, AgentInfo, Generation, HealthState, Millis, StatusReason, StatusSource, TaskId,
+    TaskSpec, TaskState, TaskStatus, UnixMillis,
 };
 
 use super::{
@@ -51,7 +51,7 @@ impl MasterCore {
         self.out.push(Effect::SendAgent {
             session,
             msg: MasterMsg::Registered {
-                heartbeat_interval_ms: self.config.heartbeat_interval.0,
+                heartbeat_interval_ms: self.heartbeat_interval().0,
                 unknown_tasks: unwanted,
             },
         });
@@ -79,6 +79,16 @@ impl MasterCore {
         self.tell_losses(now);
         self.net_dirty = true;
         self.end_recovery_when_done(now);
+    }
+
+    /// With many agents heartbeats are as rare as the time-out allows.
+    fn heartbeat_interval(&self) -> Millis {
+        let often = self.config.heartbeat_interval;
+        if self.agents.all.len() > super::MANY_AGENTS {
+            often.max(Millis(self.config.agent_timeout.0 / 4))
+        } else {
+            often
+        }
     }
 
     fn refuse(&mut self, session: SessionId, id: &AgentId, conflict: &Conflict) {

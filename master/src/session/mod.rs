@@ -1,23 +1,25 @@
 //! Agent sessions: the gRPC side of the master.
 //!
 //! A session is one bidirectional stream. What comes in is converted and handed to the event loop in
-//! order; what goes out comes from a bounded queue and from a latest-wins slot for the desired network
-//! state. An agent that does not take its messages is disconnected: it registers again and both sides
-//! compare what they have, so nothing is lost by it.
+//! order; what goes out comes from an [`Outbox`]: a bounded queue, a latest-wins place for the desired network
+//! state, heartbeats into silence. An agent that does not take its messages is disconnected: it registers
+//! again and both sides compare what they have, so nothing is lost by it.
 
-mod slot;
+mod outbox;
 
 use std::{
+    pin::Pin,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
+    task::{Context, Poll},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use futures::{Stream, stream::BoxStream};
 use tokio::sync::mpsc;
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 use waggle_api::{
     convert::{ConvertError, check_register, registered_task},
@@ -26,14 +28,16 @@ use waggle_api::{
         master_message::Kind as Out, session_server,
     },
 };
-use waggle_types::{AgentInfo, Generation, TaskStatus, TraceContext, VolumeId};
+use waggle_types::{
+    AgentInfo, Cause, Generation, NetSnapshot, TaskStatus, TraceContext, VolumeId,
+};
 
-pub(crate) use slot::Slot;
+pub(crate) use outbox::Outbox;
 
-use crate::core::{Event, MasterMsg, Registration, SessionId};
+use crate::core::{Event, MANY_AGENTS, MasterMsg, Registration, SessionId};
 
-/// Messages that may wait for one agent; one that falls further behind is disconnected.
-const QUEUE: usize = 1024;
+/// Heartbeats are said to so many parts of the agents, one after the other.
+const PARTS: usize = 16;
 /// An agent says who it is within this time.
 const REGISTER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Parts that could not be applied of which the master keeps the reasons.
@@ -59,18 +63,28 @@ pub(crate) enum SessionEvent {
 
 /// The loop's end of a session. Dropping it ends the session after what is queued.
 #[derive(Debug)]
-pub(crate) struct Link {
-    queue: mpsc::Sender<MasterMessage>,
-    pub(crate) slot: Arc<Slot>,
-    _reader: DropGuard,
-}
+pub(crate) struct Link(Arc<Outbox>);
 
 impl Link {
     /// Queues a message; false when the agent is too slow or gone.
     pub(crate) fn send(&self, msg: MasterMsg, trace: Option<TraceContext>) -> bool {
-        self.queue.try_send(encode(msg, trace)).is_ok()
+        self.0.send(encode(msg, trace))
+    }
+
+    /// Puts the newest desired state.
+    pub(crate) fn put(&self, snapshot: Arc<NetSnapshot>, causes: &[Cause]) {
+        self.0.put(snapshot, causes);
     }
 }
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+/// Open sessions, for heartbeats.
+type Outboxes = Arc<[Mutex<Vec<Weak<Outbox>>>; PARTS]>;
 
 /// The gRPC service.
 #[derive(Debug, Clone)]
@@ -79,8 +93,7 @@ pub(crate) struct Sessions {
     next: Arc<AtomicU64>,
     open: Arc<AtomicUsize>,
     max_open: usize,
-    heartbeat: Duration,
-    stop: CancellationToken,
+    outboxes: Outboxes,
 }
 
 /// Counts an open stream for as long as it lives.
@@ -93,20 +106,23 @@ impl Drop for OpenGuard {
 }
 
 impl Sessions {
-    /// A service that reports to `inbox`; streams over `max_open` are refused.
+    /// A service that reports to `inbox`; streams over `max_open` are refused. Heartbeats go out every
+    /// `heartbeat`, with many agents every `seldom`.
     pub(crate) fn new(
         inbox: mpsc::Sender<SessionEvent>,
         max_open: usize,
         heartbeat: Duration,
+        seldom: Duration,
         stop: CancellationToken,
     ) -> Self {
+        let outboxes = Outboxes::default();
+        tokio::spawn(heartbeats(Arc::clone(&outboxes), heartbeat, seldom, stop));
         Self {
             inbox,
             next: Arc::new(AtomicU64::new(1)),
             open: Arc::new(AtomicUsize::new(0)),
             max_open,
-            heartbeat,
-            stop,
+            outboxes,
         }
     }
 
@@ -152,24 +168,26 @@ impl session_server::Session for Sessions {
         };
 
         let session = SessionId(self.next.fetch_add(1, Ordering::Relaxed));
-        let (queue, out) = mpsc::channel(QUEUE);
-        let slot = Arc::new(Slot::default());
-        let reading = self.stop.child_token();
-        let link = Link {
-            queue,
-            slot: Arc::clone(&slot),
-            _reader: reading.clone().drop_guard(),
-        };
+        let outbox = Arc::new(Outbox::default());
+        let part = session.0 as usize % PARTS;
+        self.outboxes[part]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(Arc::downgrade(&outbox));
         self.inbox
             .send(SessionEvent::Register {
                 session,
                 registration,
-                link,
+                link: Link(Arc::clone(&outbox)),
             })
             .await
             .map_err(|_| Status::unavailable("the master is stopping"))?;
-        tokio::spawn(read(session, messages, self.inbox.clone(), reading));
-        let out = write(out, slot, self.heartbeat, self.stop.clone(), guard);
+        let inbox = self.inbox.clone();
+        tokio::spawn(read(session, messages, inbox, Arc::clone(&outbox)));
+        let out = Outgoing {
+            outbox,
+            _open: guard,
+        };
         Ok(Response::new(Box::pin(out)))
     }
 }
@@ -180,11 +198,11 @@ async fn read(
     session: SessionId,
     mut messages: Streaming<AgentMessage>,
     inbox: mpsc::Sender<SessionEvent>,
-    stop: CancellationToken,
+    outbox: Arc<Outbox>,
 ) {
     loop {
         let message = tokio::select! {
-            () = stop.cancelled() => break,
+            () = std::future::poll_fn(|cx| outbox.poll_closed(cx)) => break,
             m = messages.message() => m,
         };
         let event = match message {
@@ -211,41 +229,58 @@ async fn read(
     let _ = inbox.send(gone).await;
 }
 
-/// What goes to the agent: queued messages first, then desired state, heartbeats in between.
-fn write(
-    mut queue: mpsc::Receiver<MasterMessage>,
-    slot: Arc<Slot>,
+/// What goes to the agent, until either side ends the session: when the master stops, its loop lets go.
+struct Outgoing {
+    outbox: Arc<Outbox>,
+    _open: OpenGuard,
+}
+
+impl Stream for Outgoing {
+    type Item = Result<MasterMessage, Status>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.outbox.poll_next(cx).map(|m| m.map(Ok))
+    }
+}
+
+impl Drop for Outgoing {
+    fn drop(&mut self) {
+        self.outbox.gone();
+    }
+}
+
+/// Says heartbeats, to one part of the agents after the other.
+async fn heartbeats(
+    outboxes: Outboxes,
     heartbeat: Duration,
+    seldom: Duration,
     stop: CancellationToken,
-    guard: OpenGuard,
-) -> impl Stream<Item = Result<MasterMessage, Status>> {
-    async_stream::stream! {
-        let _open = guard;
-        let mut beat = tokio::time::interval(heartbeat.max(Duration::from_millis(10)));
-        beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        beat.tick().await;
-        // What the agent hears first is whether it is taken, however long the disk takes.
-        let first = tokio::select! {
-            () = stop.cancelled() => None,
-            m = queue.recv() => m,
+) {
+    let mut many = false;
+    loop {
+        let mut n = 0;
+        let interval = if many {
+            heartbeat.max(seldom)
+        } else {
+            heartbeat
         };
-        let Some(first) = first else {
-            return;
-        };
-        yield Ok(first);
-        loop {
-            let message = tokio::select! {
-                biased;
-                () = stop.cancelled() => break,
-                m = queue.recv() => match m {
-                    Some(m) => m,
-                    None => break,
-                },
-                desired = slot.take() => message(Out::Desired(desired)),
-                _ = beat.tick() => message(Out::Heartbeat(pb::Heartbeat { at_ms: unix_ms() })),
-            };
-            yield Ok(message);
+        for part in outboxes.iter() {
+            let pause = (interval / PARTS as u32).max(Duration::from_millis(1));
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(pause) => {}
+            }
+            let mut part = part.lock().unwrap_or_else(PoisonError::into_inner);
+            part.retain(|outbox| {
+                let open = outbox.upgrade();
+                if let Some(o) = &open {
+                    o.beat();
+                }
+                open.is_some()
+            });
+            n += part.len();
         }
+        many = n > MANY_AGENTS;
     }
 }
 

@@ -1,0 +1,260 @@
+//! What waits for one agent: messages in order, the newest desired state, a heartbeat when it is time.
+//!
+//! One lock, one waker and no timer of its own, since a master has one of these for each agent.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker},
+};
+
+use waggle_api::proto::session::{self as pb, MasterMessage, master_message::Kind as Out};
+use waggle_types::{Cause, NetSnapshot};
+
+use super::{message, unix_ms};
+
+/// Messages that may wait for one agent; one that falls further behind is disconnected.
+const QUEUE: usize = 1024;
+/// Causes carried over from replaced snapshots; more are dropped, they only feed traces.
+const MAX_CAUSES: usize = 128;
+
+#[derive(Debug)]
+struct Desired {
+    snapshot: Arc<NetSnapshot>,
+    causes: Vec<Cause>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    queue: VecDeque<MasterMessage>,
+    /// One at most: a slow agent costs one document and skips what it missed.
+    desired: Option<Box<Desired>>,
+    beat: bool,
+    /// It has heard a message: whether it is taken. That comes first, however long the disk takes.
+    greeted: bool,
+    /// Something was said since the last heartbeat was due.
+    spoken: bool,
+    /// The loop's end is gone: the stream ends after what is queued.
+    closed: bool,
+    /// The stream is gone.
+    dropped: bool,
+    writer: Option<Waker>,
+    reader: Option<Waker>,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct Outbox(Mutex<Inner>);
+
+impl Outbox {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes something and wakes who writes.
+    fn change<T>(&self, f: impl FnOnce(&mut Inner) -> T) -> T {
+        let mut inner = self.lock();
+        let out = f(&mut inner);
+        let waker = inner.writer.take();
+        drop(inner);
+        if let Some(w) = waker {
+            w.wake();
+        }
+        out
+    }
+
+    /// Queues a message; false when the agent is too slow or gone.
+    pub(crate) fn send(&self, message: MasterMessage) -> bool {
+        self.change(|i| {
+            let room = i.queue.len() < QUEUE && !i.dropped && !i.closed;
+            if room {
+                i.queue.push_back(message);
+            }
+            room
+        })
+    }
+
+    /// Puts the newest snapshot; causes of one that it replaces are kept with it.
+    pub(crate) fn put(&self, snapshot: Arc<NetSnapshot>, causes: &[Cause]) {
+        self.change(|i| {
+            let mut all = i.desired.take().map(|d| d.causes).unwrap_or_default();
+            all.extend_from_slice(causes);
+            all.truncate(MAX_CAUSES);
+            let causes = all;
+            i.desired = Some(Box::new(Desired { snapshot, causes }));
+        });
+    }
+
+    /// A heartbeat is due, unless something was said since the last one was.
+    pub(crate) fn beat(&self) {
+        let mut inner = self.lock();
+        if !std::mem::take(&mut inner.spoken) {
+            inner.beat = true;
+            if let Some(w) = inner.writer.take() {
+                drop(inner);
+                w.wake();
+            }
+        }
+    }
+
+    /// The loop has let go of the session.
+    pub(super) fn close(&self) {
+        let reader = self.change(|i| {
+            i.closed = true;
+            i.reader.take()
+        });
+        if let Some(w) = reader {
+            w.wake();
+        }
+    }
+
+    /// The stream is gone: nothing is taken any more.
+    pub(super) fn gone(&self) {
+        let mut inner = self.lock();
+        inner.dropped = true;
+        inner.queue = VecDeque::new();
+        inner.desired = None;
+    }
+
+    /// What is said next: messages first, then desired state, then a heartbeat. `None` at the end.
+    pub(super) fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Option<MasterMessage>> {
+        let mut inner = self.lock();
+        if let Some(m) = inner.queue.pop_front() {
+            if inner.queue.is_empty() {
+                // Quiet agents hold no memory for what they were once told.
+                inner.queue = VecDeque::new();
+            }
+            inner.spoken = true;
+            inner.greeted = true;
+            return Poll::Ready(Some(m));
+        }
+        if inner.closed {
+            return Poll::Ready(None);
+        }
+        if !inner.greeted {
+            inner.writer = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        if let Some(desired) = inner.desired.take() {
+            inner.spoken = true;
+            drop(inner);
+            let mut wire = pb::NetSnapshot::from(desired.snapshot.as_ref());
+            wire.causes = desired.causes.iter().map(pb::Cause::from).collect();
+            return Poll::Ready(Some(message(Out::Desired(wire))));
+        }
+        if std::mem::take(&mut inner.beat) {
+            let at_ms = unix_ms();
+            return Poll::Ready(Some(message(Out::Heartbeat(pb::Heartbeat { at_ms }))));
+        }
+        inner.writer = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    /// Ready when the loop has let go of the session.
+    pub(super) fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut inner = self.lock();
+        if inner.closed {
+            return Poll::Ready(());
+        }
+        inner.reader = Some(cx.waker().clone());
+        Poll::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use waggle_types::{Generation, TaskId, TraceContext};
+
+    use super::*;
+
+    fn next(outbox: &Outbox) -> Poll<Option<Option<Out>>> {
+        let mut cx = Context::from_waker(Waker::noop());
+        outbox.poll_next(&mut cx).map(|m| m.map(|m| m.kind))
+    }
+
+    fn snapshot(n: u64) -> Arc<NetSnapshot> {
+        Arc::new(NetSnapshot {
+            generation: Generation(n),
+            ..NetSnapshot::default()
+        })
+    }
+
+    fn kill(n: usize) -> MasterMessage {
+        let task_id = n.to_string();
+        message(Out::Kill(pb::Kill {
+            task_id,
+            ..pb::Kill::default()
+        }))
+    }
+
+    #[test]
+    fn the_latest_wins_and_keeps_the_causes_of_what_it_replaced() {
+        let cause = |t: &str| Cause {
+            task_id: TaskId::new(t).unwrap(),
+            trace: TraceContext {
+                trace_id: 1,
+                span_id: 2,
+                flags: 1,
+            },
+        };
+        let outbox = Outbox::default();
+        outbox.put(snapshot(1), &[cause("a")]);
+        outbox.put(snapshot(2), &[cause("b")]);
+        outbox.beat();
+        assert!(next(&outbox).is_pending(), "first it hears whether it is taken");
+        outbox.send(kill(0));
+        assert!(next(&outbox).is_ready());
+        let Poll::Ready(Some(Some(Out::Desired(got)))) = next(&outbox) else {
+            panic!("a snapshot waits");
+        };
+        assert_eq!(got.generation, 2);
+        let tasks: Vec<_> = got.causes.iter().map(|c| c.task_id.as_str()).collect();
+        assert_eq!(tasks, ["a", "b"]);
+    }
+
+    #[test]
+    fn messages_go_before_state_and_a_slow_agent_is_told_so() {
+        let outbox = Outbox::default();
+        outbox.put(snapshot(1), &[]);
+        for n in 0..QUEUE {
+            assert!(outbox.send(kill(n)));
+        }
+        assert!(!outbox.send(kill(QUEUE)), "the queue is bounded");
+        for n in 0..QUEUE {
+            let Poll::Ready(Some(Some(Out::Kill(k)))) = next(&outbox) else {
+                panic!("message {n} is missing");
+            };
+            assert_eq!(k.task_id, n.to_string());
+        }
+        let desired = next(&outbox);
+        assert!(matches!(desired, Poll::Ready(Some(Some(Out::Desired(_))))));
+        outbox.gone();
+        assert!(!outbox.send(kill(0)), "nobody takes it");
+    }
+
+    #[test]
+    fn a_heartbeat_is_said_only_into_silence() {
+        let outbox = Outbox::default();
+        outbox.send(kill(1));
+        assert!(next(&outbox).is_ready());
+        outbox.beat();
+        assert!(next(&outbox).is_pending(), "it was spoken to meanwhile");
+        outbox.beat();
+        assert!(matches!(
+            next(&outbox),
+            Poll::Ready(Some(Some(Out::Heartbeat(_))))
+        ));
+    }
+
+    #[test]
+    fn the_end_comes_after_what_was_queued() {
+        let outbox = Outbox::default();
+        outbox.send(kill(1));
+        outbox.close();
+        assert!(matches!(
+            next(&outbox),
+            Poll::Ready(Some(Some(Out::Kill(_))))
+        ));
+        assert_eq!(next(&outbox), Poll::Ready(None));
+    }
+}
