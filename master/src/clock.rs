@@ -1,8 +1,18 @@
 //! The loop's clock: Unix milliseconds that never go back, whatever is done to the system's clock.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::{
+    sync::OnceLock,
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
 
 use waggle_types::UnixMillis;
+
+/// Nanoseconds since this was first asked.
+pub(crate) fn stopwatch() -> u64 {
+    static ORIGIN: OnceLock<Instant> = OnceLock::new();
+    let since = ORIGIN.get_or_init(Instant::now).elapsed();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
 
 /// Reads the system clock once and counts on monotonically from there.
 #[derive(Debug, Clone, Copy)]

@@ -16,14 +16,14 @@ use waggle_types::{
 use crate::{
     clock::Clock,
     core::{
-        Answer, Effect, Event, MasterCore, MasterMsg, NetCause, RequestId, SessionId, SpanKey,
-        SubscriptionId,
+        Answer, Effect, Event, MasterCore, MasterMsg, Measure, NetCause, RequestId, SessionId,
+        SpanKey, SubscriptionId,
     },
     error::{MasterError, OperateError},
     explain::Explained,
     framework::{CallReply, FrameworkEvent, FrameworkLink},
     handle::{Deployment, Request},
-    measure,
+    measure::{self, Gauges},
     pipeline::{Pipeline, Step},
     session::{Link, SessionEvent},
     spans::Spans,
@@ -39,8 +39,8 @@ const VIEW_PAUSE: Millis = Millis(20);
 const WAKE: Millis = Millis(1000);
 /// A longer gap means that the process was held up, and that nobody could be heard.
 const STALL: Millis = Millis(5000);
-/// Views that nobody has asked for lately are made at most this often: a view costs little, but what it
-/// shows is copied when it changes next.
+/// When nobody has asked for this long, no views are made: a view costs little, but what it shows is copied
+/// when it changes next.
 const IDLE_VIEW: Millis = Millis(5000);
 /// Readers that wait for a view; further ones are answered with the one there is.
 const MAX_VIEWERS: usize = 1024;
@@ -56,6 +56,14 @@ enum Waiting {
     Done(oneshot::Sender<Result<(), MasterError>>),
     Operated(oneshot::Sender<Result<(), OperateError>>),
     Explained(oneshot::Sender<Result<Explained, MasterError>>),
+}
+
+/// What a batch begins with.
+enum First {
+    Request(Request),
+    Session(SessionEvent),
+    Framework(FrameworkEvent),
+    Time,
 }
 
 /// The queues that the loop takes from.
@@ -92,6 +100,9 @@ pub(crate) struct EventLoop {
     changed: bool,
     last_batch: UnixMillis,
     last_gauges: UnixMillis,
+    gauges: Gauges,
+    /// When the batch began that is at work.
+    batch_at: Instant,
     /// Sessions that turned out to be gone while messages were sent.
     gone: Vec<SessionId>,
     /// Subscriptions that turned out to be gone while events were sent.
@@ -129,6 +140,8 @@ impl EventLoop {
             changed: false,
             last_batch: now,
             last_gauges: UnixMillis(0),
+            gauges: Gauges::default(),
+            batch_at: Instant::now(),
             gone: Vec::new(),
             gone_frameworks: Vec::new(),
         }
@@ -148,7 +161,7 @@ impl EventLoop {
             self.pipeline.start();
             let wake = self.wake();
             let open = !self.pipeline.is_full();
-            tokio::select! {
+            let first = tokio::select! {
                 () = stop.cancelled() => return,
                 done = self.pipeline.done() => {
                     if !done {
@@ -157,11 +170,18 @@ impl EventLoop {
                     self.release();
                     continue;
                 }
-                Some(r) = inboxes.requests.recv(), if open => effects.extend(self.request(r)),
-                Some(s) = inboxes.sessions.recv(), if open => effects.extend(self.session(s)),
-                Some(f) = inboxes.frameworks.recv(), if open => effects.extend(self.framework(f)),
-                () = tokio::time::sleep_until(wake), if open => {}
-            }
+                Some(r) = inboxes.requests.recv(), if open => First::Request(r),
+                Some(s) = inboxes.sessions.recv(), if open => First::Session(s),
+                Some(f) = inboxes.frameworks.recv(), if open => First::Framework(f),
+                () = tokio::time::sleep_until(wake), if open => First::Time,
+            };
+            self.batch_at = Instant::now();
+            effects.extend(match first {
+                First::Request(r) => self.request(r),
+                First::Session(s) => self.session(s),
+                First::Framework(f) => self.framework(f),
+                First::Time => Vec::new(),
+            });
             effects = self.batch(effects, &mut inboxes);
         }
     }
@@ -224,16 +244,16 @@ impl EventLoop {
         effects.extend(self.core.finish(now));
         self.last_batch = self.clock.now();
         let queued = inboxes.sessions.len() + inboxes.requests.len() + inboxes.frameworks.len();
-        self.gauges(queued);
+        self.set_gauges(queued);
         effects
     }
 
-    fn gauges(&mut self, queued: usize) {
+    fn set_gauges(&mut self, queued: usize) {
         let now = self.last_batch;
         if now.since(self.last_gauges) >= WAKE {
             self.last_gauges = now;
-            let view = Arc::clone(&self.view.borrow());
-            measure::gauges(&self.telemetry, &view, queued);
+            let sums = self.core.sums();
+            self.gauges.set(&self.telemetry, &sums, queued);
         }
     }
 
@@ -477,8 +497,11 @@ impl EventLoop {
     /// Runs a batch's effects, but for those that rest on a write that is not durable yet.
     fn execute(&mut self, effects: Vec<Effect>) {
         let busy = !effects.is_empty();
-        let mut replies = Vec::new();
+        let (mut replies, mut offers) = (Vec::new(), 0);
         for effect in effects {
+            if let Effect::Measure(Measure::Allocation { offers: n, .. }) = &effect {
+                offers += n;
+            }
             match effect {
                 Effect::Reply { request, answer } if self.shows(request, &answer) => {
                     replies.push(Effect::Reply { request, answer });
@@ -489,6 +512,11 @@ impl EventLoop {
                     }
                 }
             }
+        }
+        if offers > 0 {
+            let took = self.batch_at.elapsed().as_secs_f64();
+            let def = &names::SCHED_ALLOCATION_LATENCY;
+            self.telemetry.record(def, &[], took);
         }
         // Who asked sees the outcome in the view as soon as the answer is there.
         self.publish_view(busy, !replies.is_empty());
@@ -589,15 +617,11 @@ impl EventLoop {
     fn publish_view(&mut self, busy: bool, now_please: bool) {
         let now = self.clock.now();
         let busy = std::mem::take(&mut self.touched) || busy;
-        let pause = if self.view_asked.is_some_and(|at| now.since(at) < IDLE_VIEW) {
-            self.view_pause
-        } else {
-            IDLE_VIEW
-        };
+        let wanted =
+            !self.viewers.is_empty() || self.view_asked.is_some_and(|at| now.since(at) < IDLE_VIEW);
         self.changed |= busy;
-        if self.changed || now.since(self.last_view) >= IDLE_VIEW {
-            self.view_due = Some((self.last_view + pause).max(now));
-        }
+        let worth = self.changed || !self.viewers.is_empty();
+        self.view_due = (worth && wanted).then(|| (self.last_view + self.view_pause).max(now));
         let due = self.view_due.is_some_and(|at| at <= now) && !self.pipeline.has_view();
         if now_please || due {
             let started = Instant::now();
@@ -626,7 +650,9 @@ impl EventLoop {
     fn view_asked(&mut self, reply: oneshot::Sender<()>) {
         let now = self.clock.now();
         self.view_asked = Some(now);
-        let shown = !self.changed && !self.touched && !self.pipeline.has_view();
+        // What only time changes is shown a moment late at most.
+        let new = now.since(self.last_view) < WAKE;
+        let shown = new && !self.changed && !self.touched && !self.pipeline.has_view();
         if shown || self.viewers.len() >= MAX_VIEWERS {
             let _ = reply.send(());
             return;

@@ -1,27 +1,61 @@
 //! Counts and durations of the control plane, by the registry's names.
 
-use std::time::Duration;
+use std::{
+    collections::BTreeSet,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
-use waggle_telemetry::{AttrValue, Telemetry, names};
+use waggle_telemetry::{AttrValue, SpanKind, Telemetry, names};
 use waggle_types::{Milli, ScalarKind, TaskState};
 
-use crate::{
-    core::{Measure, SERVICE_FRAMEWORK, SERVICE_ROLE},
-    view::{AgentView, ClusterView},
-};
+use crate::core::{Measure, RoleSums, SERVICE_FRAMEWORK, SERVICE_ROLE, Sums};
 
 fn text(s: &str) -> AttrValue {
     AttrValue::from(s.to_owned())
+}
+
+fn unix_ns() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX))
 }
 
 fn secs(ms: u64) -> f64 {
     Duration::from_millis(ms).as_secs_f64()
 }
 
+/// Allocations that take longer have a span each.
+const SLOW_ALLOCATION: Duration = Duration::from_millis(10);
+
+fn allocation(t: &Telemetry, ns: u64, offers: u64, looked_at: u64) {
+    let took = Duration::from_nanos(ns);
+    t.record(&names::SCHED_ALLOCATION_DURATION, &[], took.as_secs_f64());
+    if took >= SLOW_ALLOCATION {
+        let count = |n: u64| AttrValue::I64(i64::try_from(n).unwrap_or(i64::MAX));
+        let end = unix_ns();
+        let attrs = vec![
+            ("waggle.allocation.offers", count(offers)),
+            ("waggle.allocation.agents_looked_at", count(looked_at)),
+        ];
+        t.record_span(
+            "allocation",
+            SpanKind::Internal,
+            None,
+            end.saturating_sub(ns),
+            end,
+            attrs,
+        );
+    }
+}
+
 /// Hands one measure of the core to telemetry.
 pub(crate) fn take(t: &Telemetry, m: &Measure) {
     let framework = || (names::FRAMEWORK, text(SERVICE_FRAMEWORK));
     match m {
+        Measure::Allocation {
+            ns,
+            offers,
+            looked_at,
+        } => allocation(t, *ns, *offers, *looked_at),
         Measure::Offers {
             outcome,
             framework,
@@ -85,52 +119,79 @@ pub(crate) fn take(t: &Telemetry, m: &Measure) {
     }
 }
 
-/// Totals by resource, in CPUs and bytes.
-fn resources(t: &Telemetry, view: &ClusterView) {
-    for kind in ScalarKind::ALL {
-        let unit = match kind {
-            ScalarKind::Mem | ScalarKind::Disk => f64::from(1 << 20),
-            ScalarKind::Cpus | ScalarKind::Gpus => 1.0,
-        };
-        let sum = |of: &dyn Fn(&AgentView) -> Milli| {
-            let milli: i64 = view.agents.values().map(|a| of(a).0).sum();
-            Milli(milli).to_f64() * unit
-        };
-        let attrs = [
-            (names::RESOURCE, text(kind.name())),
-            (names::ROLE, text(SERVICE_ROLE)),
-        ];
-        t.set(
-            &names::SCHED_TOTAL,
-            &attrs,
-            sum(&|a| a.info.total.get(kind)),
-        );
-        t.set(&names::SCHED_ALLOCATED, &attrs, sum(&|a| a.used.get(kind)));
-        t.set(&names::SCHED_OFFERED, &attrs, sum(&|a| a.offered.get(kind)));
-    }
+/// Gauges of the core's sums. Remembers whom it spoke of, so that what is gone goes to zero.
+#[derive(Debug, Default)]
+pub(crate) struct Gauges {
+    frameworks: BTreeSet<String>,
+    roles: BTreeSet<String>,
 }
 
-/// Sets the gauges that a view gives.
-pub(crate) fn gauges(t: &Telemetry, view: &ClusterView, queued: usize) {
-    for state in TaskState::ALL.into_iter().filter(|s| !s.is_terminal()) {
-        let n = view.tasks.values().filter(|t| t.state() == state).count();
-        let attrs = [
-            (names::STATE, text(state.mesos_name())),
-            (names::FRAMEWORK, text(SERVICE_FRAMEWORK)),
-        ];
-        t.set(&names::SCHED_TASKS, &attrs, n as f64);
+impl Gauges {
+    /// Sets them all.
+    pub(crate) fn set(&mut self, t: &Telemetry, sums: &Sums, queued: usize) {
+        self.tasks(t, sums);
+        for (state, n) in &sums.agents {
+            let attrs = [(names::STATE, text(state))];
+            t.set(&names::SCHED_AGENTS, &attrs, *n as f64);
+        }
+        for (state, n) in ["active", "away"].into_iter().zip(sums.frameworks) {
+            let attrs = [(names::STATE, text(state))];
+            t.set(&names::SCHED_FRAMEWORKS, &attrs, n as f64);
+        }
+        self.resources(t, sums);
+        t.set(&names::SCHED_DEPLOYMENTS, &[], sums.deployments as f64);
+        t.set(&names::SCHED_EVENT_QUEUE, &[], queued as f64);
     }
-    let up = view.agents.values().filter(|a| a.reachable).count();
-    let down = view.agents.len() - up;
-    for (state, n) in [("reachable", up), ("unreachable", down)] {
-        let attrs = [(names::STATE, text(state))];
-        t.set(&names::SCHED_AGENTS, &attrs, n as f64);
+
+    fn tasks(&mut self, t: &Telemetry, sums: &Sums) {
+        let names = sums.tasks.keys().cloned().collect();
+        let gone = std::mem::replace(&mut self.frameworks, names);
+        let none = <[u64; TaskState::ALL.len()]>::default();
+        let gone = gone.iter().filter(|f| !sums.tasks.contains_key(*f));
+        let gone = gone.map(|f| (f, &none));
+        for (framework, states) in sums.tasks.iter().chain(gone) {
+            let all = TaskState::ALL.into_iter().zip(states);
+            for (state, n) in all.filter(|(s, _)| !s.is_terminal()) {
+                let attrs = [
+                    (names::STATE, text(state.mesos_name())),
+                    (names::FRAMEWORK, text(framework)),
+                ];
+                t.set(&names::SCHED_TASKS, &attrs, *n as f64);
+            }
+        }
     }
-    resources(t, view);
-    let active = view.frameworks.values().filter(|f| f.active).count();
-    let attrs = [(names::STATE, text("active"))];
-    t.set(&names::SCHED_FRAMEWORKS, &attrs, active as f64);
-    let n = view.deployments.len();
-    t.set(&names::SCHED_DEPLOYMENTS, &[], n as f64);
-    t.set(&names::SCHED_EVENT_QUEUE, &[], queued as f64);
+
+    /// Resources in CPUs and bytes. What the cluster has is the root's, as in Mesos.
+    fn resources(&mut self, t: &Telemetry, sums: &Sums) {
+        let set = |def, role: &str, of: &[Milli; 4]| {
+            for (kind, milli) in ScalarKind::ALL.into_iter().zip(of) {
+                let unit = match kind {
+                    ScalarKind::Mem | ScalarKind::Disk => f64::from(1 << 20),
+                    ScalarKind::Cpus | ScalarKind::Gpus => 1.0,
+                };
+                let attrs = [
+                    (names::RESOURCE, text(kind.name())),
+                    (names::ROLE, text(role)),
+                ];
+                t.set(def, &attrs, milli.to_f64() * unit);
+            }
+        };
+        set(&names::SCHED_TOTAL, SERVICE_ROLE, &sums.total);
+        let names = sums.roles.keys().cloned().collect();
+        let gone = std::mem::replace(&mut self.roles, names);
+        let none = RoleSums {
+            share: Some(0.0),
+            ..RoleSums::default()
+        };
+        let gone = gone.iter().filter(|r| !sums.roles.contains_key(*r));
+        let gone = gone.map(|r| (r, &none));
+        for (role, r) in sums.roles.iter().chain(gone) {
+            set(&names::SCHED_ALLOCATED, role, &r.used);
+            set(&names::SCHED_OFFERED, role, &r.offered);
+            if let Some(share) = r.share {
+                let attrs = [(names::ROLE, text(role))];
+                t.set(&names::SCHED_DOMINANT_SHARE, &attrs, share);
+            }
+        }
+    }
 }

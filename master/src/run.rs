@@ -3,13 +3,13 @@
 use std::{net::Ipv4Addr, path::PathBuf, sync::Arc};
 
 use tokio::{net::TcpListener, sync::mpsc};
-use tonic::transport::server::TcpIncoming;
 use tokio_util::sync::CancellationToken;
+use tonic::transport::server::TcpIncoming;
 use waggle_telemetry::Telemetry;
 use waggle_types::{FrameworkId, Millis};
 
 use crate::{
-    clock::Clock,
+    clock::{Clock, stopwatch},
     core::{CoreConfig, MasterCore, Restored},
     error::MasterError,
     event_loop::{EventLoop, Inboxes, chain},
@@ -248,6 +248,7 @@ fn core_config(
     core.offer_timeout = config.offer_timeout;
     core.region.clone_from(&config.region);
     core.max_agents = config.max_agents;
+    core.stopwatch = stopwatch;
     if !exporting {
         core.max_own_traces = 0;
     }

@@ -350,7 +350,7 @@ pub struct ClusterView {
     /// Roles that have frameworks, a weight, a quota or reservations.
     pub roles: BTreeMap<String, RoleView>,
     /// Offers that are out.
-    pub offers: Vec<Offer>,
+    pub offers: Vec<Arc<Offer>>,
     /// Inverse offers that are out.
     pub inverse_offers: Vec<InverseOffer>,
     /// Planned maintenance, also of agents that have not come back since the master started.

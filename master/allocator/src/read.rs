@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use waggle_types::{
-    AgentId, FrameworkId, Offer, OfferId, Reservation, ResourcePart, Resources, UnixMillis,
+    AgentId, FrameworkId, Milli, Offer, OfferId, Reservation, ResourcePart, Resources, UnixMillis,
 };
 
 use crate::{
@@ -21,6 +21,15 @@ impl Allocator {
     /// All that an agent has.
     pub fn total(&self, agent_id: &AgentId) -> Option<&Resources> {
         self.agent(agent_id).map(|a| &a.total)
+    }
+
+    /// What all agents have, by [`waggle_types::ScalarKind`].
+    pub fn cluster_total(&self) -> [Milli; 4] {
+        let mut out = [Milli(0); 4];
+        for (sum, row) in out.iter_mut().zip(self.total) {
+            *sum = Milli(row);
+        }
+        out
     }
 
     /// What is in use on an agent, by all frameworks.

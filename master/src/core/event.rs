@@ -350,6 +350,15 @@ pub struct NetCause {
 /// Something to count or to time; the shell knows the metric registry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Measure {
+    /// Level 1 took something in, and offered what could be offered.
+    Allocation {
+        /// Nanoseconds by [`super::CoreConfig::stopwatch`].
+        ns: u64,
+        /// Offers that it made.
+        offers: u64,
+        /// Times that an agent was looked at for somebody to offer it to.
+        looked_at: u64,
+    },
     /// An offer came to an end: accepted, declined, rescinded, expired.
     Offers {
         /// How.

@@ -9,7 +9,8 @@ use std::{
 };
 
 use waggle_allocator::{
-    Effect as Level1Effect, Event as Level1, FrameworkSpec, Notice, Rejection, RescindReason,
+    Allocator, Effect as Level1Effect, Event as Level1, FrameworkSpec, Notice, Rejection,
+    RescindReason,
 };
 use waggle_services::{Action, Input, Place};
 use waggle_types::{
@@ -75,9 +76,8 @@ impl MasterCore {
         now: UnixMillis,
     ) {
         let freed = std::mem::take(&mut self.freed);
-        let effects = self
-            .allocator
-            .apply_all(freed.into_iter().chain(events), now);
+        let events = freed.into_iter().chain(events);
+        let effects = self.measured(|allocator| allocator.apply_all(events, now));
         self.work.extend(effects.into_iter().map(Work::Level1));
         self.take_notices();
     }
@@ -99,7 +99,7 @@ impl MasterCore {
     ) -> Result<Vec<Vec<ResourcePart>>, Rejection> {
         self.offer_freed(now);
         let (mut refused, mut given) = (None, Vec::new());
-        for effect in self.allocator.apply(event, now) {
+        for effect in self.measured(|allocator| allocator.apply(event, now)) {
             match effect {
                 Level1Effect::Rejected { reason, .. } => refused = Some(reason),
                 Level1Effect::Launched { parts } => given = parts,
@@ -111,6 +111,23 @@ impl MasterCore {
             Some(reason) => Err(reason),
             None => Ok(given),
         }
+    }
+
+    /// Has level 1 do something, and says how long that took.
+    fn measured(
+        &mut self,
+        run: impl FnOnce(&mut Allocator) -> Vec<Level1Effect>,
+    ) -> Vec<Level1Effect> {
+        let (before, started) = (self.allocator.stats(), (self.config.stopwatch)());
+        let effects = run(&mut self.allocator);
+        let ns = (self.config.stopwatch)().saturating_sub(started);
+        let after = self.allocator.stats();
+        self.measure(Measure::Allocation {
+            ns,
+            offers: after.n_offers - before.n_offers,
+            looked_at: after.n_looked_at - before.n_looked_at,
+        });
+        effects
     }
 
     fn take_notices(&mut self) {
@@ -132,8 +149,7 @@ impl MasterCore {
         for _ in 0..MAX_STEPS {
             match self.work.pop_front() {
                 Some(Work::Level1(Level1Effect::Offer(offer))) => {
-                    self.out_offers
-                        .insert(offer.offer_id.clone(), offer.clone());
+                    self.out_offers.insert(Arc::new(offer.clone()));
                     if offer.framework_id == self.framework_id {
                         offers.push(offer);
                     } else {

@@ -32,6 +32,7 @@ mod levels;
 mod net;
 mod notices;
 mod operators;
+mod out;
 mod refusals;
 mod registration;
 mod reservations;
@@ -39,6 +40,7 @@ mod settle;
 mod show;
 mod status;
 mod stored;
+mod sums;
 mod tasks;
 mod timeouts;
 mod upkeep;
@@ -58,7 +60,7 @@ use waggle_allocator::{Allocator, AllocatorConfig};
 use waggle_overlay_plan::ipam::Pool;
 use waggle_services::ServiceScheduler;
 use waggle_types::{
-    AgentId, DeploymentId, FrameworkId, Generation, Millis, NetSnapshot, Offer, OfferId, UnixMillis,
+    AgentId, DeploymentId, FrameworkId, Generation, Millis, NetSnapshot, UnixMillis,
 };
 
 pub use event::{
@@ -67,6 +69,7 @@ pub use event::{
 };
 pub use frameworks::Framework;
 pub use stored::{Flight, InFlight, KnownAgent, RestoreError, Restored};
+pub use sums::{MAX_LABELS, OTHER, RoleSums, Sums};
 pub use versions::{KEEP_VERSIONS, Versions};
 
 use crate::{store::StoreOp, view::MasterView};
@@ -135,6 +138,9 @@ pub struct CoreConfig {
     pub max_own_traces: u32,
     /// Ended tasks that are shown; older ones are forgotten.
     pub keep_ended: usize,
+    /// Nanoseconds of a clock that only goes forward, to measure work with; nothing is decided by it.
+    /// Stands still unless the shell gives one.
+    pub stopwatch: fn() -> u64,
 }
 
 impl CoreConfig {
@@ -160,6 +166,7 @@ impl CoreConfig {
             max_instances: 10_000,
             max_own_traces: 100,
             keep_ended: 1000,
+            stopwatch: || 0,
         }
     }
 }
@@ -194,7 +201,7 @@ pub struct MasterCore {
     /// Whether the framework waits for them.
     recovering: bool,
     /// Offers that are out to the framework, with when they were made.
-    out_offers: BTreeMap<OfferId, Offer>,
+    out_offers: out::OutOffers,
     generation: Generation,
     /// Generations up to this are reserved in the store.
     reserved: Generation,
@@ -280,7 +287,7 @@ impl MasterCore {
             vips: Vips::new(config.vip_pool, restored.vips),
             recovering: true,
             expected: restored.agents,
-            out_offers: BTreeMap::new(),
+            out_offers: out::OutOffers::default(),
             generation: restored.generation,
             reserved: restored.generation,
             published_at: BTreeMap::new(),

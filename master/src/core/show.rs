@@ -200,9 +200,9 @@ impl MasterCore {
                 f.used.scalars = tally.used;
             }
         }
-        for o in self.out_offers.values() {
-            if let Some(f) = out.get_mut(&o.framework_id) {
-                f.offered = plus(&f.offered, &o.resources);
+        for (id, sum) in self.out_offers.by_framework() {
+            if let Some(f) = out.get_mut(id) {
+                f.offered.scalars = *sum;
             }
         }
         out
@@ -255,9 +255,9 @@ impl MasterCore {
                 view.used.scalars = *sum;
             }
         }
-        for o in self.out_offers.values() {
-            if let Some(view) = out.get_mut(&o.role) {
-                view.offered = plus(&view.offered, &o.resources);
+        for (role, sum) in self.out_offers.by_role() {
+            if let Some(view) = out.get_mut(role) {
+                view.offered.scalars = *sum;
             }
         }
         for role in self.settings.quota.keys() {
@@ -270,15 +270,6 @@ impl MasterCore {
         }
         out
     }
-}
-
-/// Scalars only: ports of several agents overlap.
-fn plus(a: &Resources, b: &Resources) -> Resources {
-    let mut out = a.clone();
-    for (x, y) in out.scalars.iter_mut().zip(b.scalars) {
-        x.0 = x.0.saturating_add(y.0);
-    }
-    out
 }
 
 fn show_instance(i: &Instance) -> InstanceView {

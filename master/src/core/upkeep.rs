@@ -57,6 +57,11 @@ impl Upkeep {
         self.modes.get(id).copied().unwrap_or_default()
     }
 
+    /// Agents that are not active.
+    pub(super) fn modes(&self) -> impl Iterator<Item = (&AgentId, AgentMode)> {
+        self.modes.iter().map(|(id, mode)| (id, *mode))
+    }
+
     pub(super) fn is_gone(&self, id: &AgentId) -> bool {
         self.gone.contains_key(id)
     }

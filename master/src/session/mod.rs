@@ -28,9 +28,7 @@ use waggle_api::{
         master_message::Kind as Out, session_server,
     },
 };
-use waggle_types::{
-    AgentInfo, Cause, Generation, NetSnapshot, TaskStatus, TraceContext, VolumeId,
-};
+use waggle_types::{AgentInfo, Cause, Generation, NetSnapshot, TaskStatus, TraceContext, VolumeId};
 
 pub(crate) use outbox::Outbox;
 

@@ -201,7 +201,10 @@ mod tests {
         outbox.put(snapshot(1), &[cause("a")]);
         outbox.put(snapshot(2), &[cause("b")]);
         outbox.beat();
-        assert!(next(&outbox).is_pending(), "first it hears whether it is taken");
+        assert!(
+            next(&outbox).is_pending(),
+            "first it hears whether it is taken"
+        );
         outbox.send(kill(0));
         assert!(next(&outbox).is_ready());
         let Poll::Ready(Some(Some(Out::Desired(got)))) = next(&outbox) else {

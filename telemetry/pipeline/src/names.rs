@@ -205,7 +205,7 @@ registry! {
 
     // Scheduler.
     SCHED_ALLOCATION_DURATION = Histogram "waggle.scheduler.allocation.duration" ["s"] {} "Time that one allocation takes";
-    SCHED_ALLOCATION_LATENCY = Histogram "waggle.scheduler.allocation.latency" ["s"] {} "Time from an event to the offers that it causes";
+    SCHED_ALLOCATION_LATENCY = Histogram "waggle.scheduler.allocation.latency" ["s"] {} "Time from taking an event in to handing out the offers that it causes";
     SCHED_OFFER_LIFETIME = Histogram "waggle.scheduler.offer.lifetime" ["s"] {OUTCOME, FRAMEWORK} "Time from an offer to its end";
     SCHED_OFFER_TO_LAUNCH = Histogram "waggle.scheduler.offer.to_launch.duration" ["s"] {FRAMEWORK} "Time from an offer to the launch of a task on it";
     SCHED_LAUNCH_TO_RUNNING = Histogram "waggle.scheduler.launch.to_running.duration" ["s"] {FRAMEWORK} "Time from a task's launch to its running";

@@ -99,7 +99,7 @@ impl World {
     pub(super) fn offers_of(&mut self, c: &Client) -> Vec<OfferId> {
         let offers = self.view().offers;
         let mine = offers.into_iter().filter(|o| o.framework_id == c.id);
-        mine.map(|o| o.offer_id).collect()
+        mine.map(|o| o.offer_id.clone()).collect()
     }
 
     pub(super) fn accept(

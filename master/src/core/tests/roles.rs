@@ -25,7 +25,10 @@ fn two_roles() -> FrameworkInfo {
 
 fn offers(w: &mut World, c: &Client) -> Vec<Offer> {
     let all = w.view().offers;
-    all.into_iter().filter(|o| o.framework_id == c.id).collect()
+    all.iter()
+        .filter(|o| o.framework_id == c.id)
+        .map(|o| o.as_ref().clone())
+        .collect()
 }
 
 fn decline(w: &mut World, c: &Client) {

@@ -114,7 +114,7 @@ pub(super) fn offers(view: &ClusterView) -> Vec<OfferView> {
         maintenance: o.unavailability.map(Into::into),
         since_ms: o.at.0,
     };
-    view.offers.iter().map(one).collect()
+    view.offers.iter().map(|o| one(o)).collect()
 }
 
 /// The master's picture: nodes know the health of their own tasks a little earlier.
