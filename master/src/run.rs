@@ -10,7 +10,7 @@ use waggle_types::{FrameworkId, Millis};
 
 use crate::{
     clock::{Clock, stopwatch},
-    core::{CoreConfig, MasterCore, Restored},
+    core::{CoreConfig, Effect, MasterCore, Restored},
     error::MasterError,
     event_loop::{EventLoop, Inboxes, chain},
     framework::Frameworks,
@@ -158,10 +158,10 @@ pub async fn run_on(
         sessions,
         frameworks: framework_events,
     };
-    let looping = guarded(&parts, async {
-        event_loop.run(first, inboxes, parts.clone()).await;
-        Ok(())
-    });
+    let looping = guarded(
+        &parts,
+        on_its_own_thread(event_loop, first, inboxes, &parts),
+    );
     let sessions = guarded(&parts, async {
         tonic::transport::Server::builder()
             .http2_keepalive_interval(Some(config.heartbeat_interval.as_duration()))
@@ -196,6 +196,20 @@ pub async fn run_on(
     );
     tokio::try_join!(looping, sessions, mesos, marathon)?;
     Ok(())
+}
+
+/// Runs the loop on a thread of its own: what it answers must not wait behind the sessions of all agents that
+/// have something to say at that moment.
+async fn on_its_own_thread(
+    event_loop: EventLoop,
+    first: Vec<Effect>,
+    inboxes: Inboxes,
+    parts: &CancellationToken,
+) -> Result<(), MasterError> {
+    let (runtime, stop) = (tokio::runtime::Handle::current(), parts.clone());
+    let thread = move || runtime.block_on(event_loop.run(first, inboxes, stop));
+    let ended = tokio::task::spawn_blocking(thread).await;
+    ended.map_err(|e| MasterError::Server(format!("the event loop failed: {e}")))
 }
 
 /// Runs a part; however it ends, the others are told to stop.
