@@ -4,7 +4,11 @@
 //! taken already (see `crate::pipeline`). When the store fails for long, nothing is taken any more: nothing
 //! was told to anybody, the queues fill up and refuse, and what runs goes on running.
 
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -31,6 +35,9 @@ use crate::{
     view::ClusterView,
 };
 
+/// Between the beginnings of two batches: what comes meanwhile is taken together, and one round of offers,
+/// writes and wake-ups does for all of it. After a quiet time nothing waits.
+const PACE: Duration = Duration::from_millis(1);
 /// Most events in one batch.
 const BATCH: usize = 256;
 /// Views that nobody waits for are made at most this often, and take at most a tenth of the time.
@@ -175,6 +182,7 @@ impl EventLoop {
                 Some(f) = inboxes.frameworks.recv(), if open => First::Framework(f),
                 () = tokio::time::sleep_until(wake), if open => First::Time,
             };
+            self.pace();
             self.batch_at = Instant::now();
             effects.extend(match first {
                 First::Request(r) => self.request(r),
@@ -183,6 +191,17 @@ impl EventLoop {
                 First::Time => Vec::new(),
             });
             effects = self.batch(effects, &mut inboxes);
+        }
+    }
+
+    /// Waits for the rest of the pace.
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "the loop has its thread for itself, and the runtime's timers are too coarse"
+    )]
+    fn pace(&self) {
+        if let Some(rest) = PACE.checked_sub(self.batch_at.elapsed()) {
+            std::thread::sleep(rest);
         }
     }
 

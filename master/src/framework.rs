@@ -2,8 +2,11 @@
 //!
 //! A subscription is a stream of events beside which calls come one by one. Events wait in a bounded
 //! queue; a framework that does not read them is disconnected and told why: it subscribes again and
-//! reconciles, so nothing is lost by it. Every call is answered by the core, with typed reasons when it is
+//! reconciles, so nothing is lost by it. Calls come as requests of their own, or one after the other on a
+//! stream. Every call is answered by the core, with typed reasons when it is
 //! refused.
+
+mod calls;
 
 use std::{
     sync::{
@@ -13,18 +16,15 @@ use std::{
     time::Duration,
 };
 
-use futures::{Stream, stream::BoxStream};
+use futures::{Stream, StreamExt as _, stream::BoxStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 use waggle_api::{
-    convert::{self, ConvertError},
-    proto::framework::{self as pb, event::Kind, frameworks_server},
+    convert,
+    proto::framework::{self as pb, call_request::Kind as Call, event::Kind, frameworks_server},
 };
-use waggle_types::{
-    CallRejection, FrameworkId, FrameworkInfo, Millis, OfferId, RejectReason, SchedulerCall,
-    SchedulerEvent, TaskId,
-};
+use waggle_types::{CallRejection, FrameworkId, FrameworkInfo, RejectReason, SchedulerEvent};
 
 use crate::{
     core::{FrameworkCall, SubscriptionId},
@@ -106,9 +106,19 @@ pub(crate) struct Frameworks {
     inbox: mpsc::Sender<FrameworkEvent>,
     next: Arc<AtomicU64>,
     open: Arc<AtomicUsize>,
+    open_calls: Arc<AtomicUsize>,
     max_open: usize,
     heartbeat: Duration,
     stop: CancellationToken,
+}
+
+/// Counts an open stream of calls for as long as it lives.
+struct OpenCalls(Arc<AtomicUsize>);
+
+impl Drop for OpenCalls {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Counts an open stream for as long as it lives, and tells its end.
@@ -140,6 +150,7 @@ impl Frameworks {
             inbox,
             next: Arc::new(AtomicU64::new(first)),
             open: Arc::new(AtomicUsize::new(0)),
+            open_calls: Arc::new(AtomicUsize::new(0)),
             max_open,
             heartbeat: heartbeat.max(Duration::from_millis(10)),
             stop,
@@ -159,74 +170,18 @@ impl Frameworks {
         rx.await.map_err(|_| stopping())
     }
 
-    /// One call: `read` makes it of the request.
-    async fn call(
-        &self,
-        caller: Option<pb::Caller>,
-        read: impl FnOnce(&FrameworkId) -> Result<FrameworkCall, ConvertError>,
-    ) -> Answer {
-        let parsed = caller
-            .ok_or_else(|| ConvertError::new("caller", "is missing"))
-            .and_then(|c| {
-                let id = convert::framework_id("caller.framework_id", c.framework_id)?;
-                let call = read(&id)?;
-                Ok((id, SubscriptionId(c.subscription_id), call))
-            });
+    /// One call of a framework.
+    async fn call(&self, caller: Option<pb::Caller>, kind: Call) -> Answer {
+        let parsed = calls::caller(caller).and_then(|who| {
+            let call = calls::read(&who.framework_id, kind)?;
+            Ok((who, call))
+        });
         let called = match parsed {
             Err(e) => Err(vec![CallRejection::from(e)]),
-            Ok((framework_id, subscription, call)) => {
-                self.ask(|reply| FrameworkEvent::Call {
-                    framework_id,
-                    subscription,
-                    call: Box::new(call),
-                    reply,
-                })
-                .await?
-            }
+            Ok((who, call)) => self.ask(|reply| who.calls(call, reply)).await?,
         };
-        let rejections = called.err().unwrap_or_default();
-        Ok(Response::new(pb::CallResponse {
-            rejections: rejections.iter().map(Into::into).collect(),
-        }))
+        Ok(Response::new(calls::response(called)))
     }
-
-    async fn scheduler_call(
-        &self,
-        caller: Option<pb::Caller>,
-        read: impl FnOnce(&FrameworkId) -> Result<SchedulerCall, ConvertError>,
-    ) -> Answer {
-        self.call(caller, |id| read(id).map(FrameworkCall::Scheduler))
-            .await
-    }
-}
-
-/// All that one call confirms.
-fn acknowledged(r: pb::AcknowledgeRequest) -> Result<FrameworkCall, ConvertError> {
-    let one = |task_id, agent_id, uuid: &[u8]| {
-        Ok((
-            convert::task_id("task_id", task_id)?,
-            convert::agent_id("agent_id", agent_id)?,
-            convert::status_uuid("uuid", uuid)?,
-        ))
-    };
-    if r.more.len() > convert::MAX_ITEMS {
-        let rule = format!(
-            "must be at most {}, is {}",
-            convert::MAX_ITEMS,
-            r.more.len()
-        );
-        return Err(ConvertError::new("more", rule));
-    }
-    let mut all = Vec::with_capacity(r.more.len() + 1);
-    let no_first = r.task_id.is_empty() && r.agent_id.is_empty() && r.uuid.is_empty();
-    if !no_first || r.more.is_empty() {
-        all.push(one(r.task_id, r.agent_id, &r.uuid)?);
-    }
-    for (i, m) in r.more.into_iter().enumerate() {
-        let read = one(m.task_id, m.agent_id, &m.uuid);
-        all.push(read.map_err(|e: ConvertError| e.within(&format!("more[{i}]")))?);
-    }
-    Ok(FrameworkCall::Acknowledge(all))
 }
 
 /// A stream that says why it is none.
@@ -290,102 +245,74 @@ impl frameworks_server::Frameworks for Frameworks {
 
     async fn accept(&self, request: Request<pb::AcceptRequest>) -> Answer {
         let r = request.into_inner();
-        self.scheduler_call(r.caller, |id| {
-            Ok(SchedulerCall::Accept {
-                offer_ids: convert::ids("offer_ids", r.offer_ids, OfferId::new)?,
-                operations: convert::operations(r.launch, r.operations, id, &r.traceparent)?,
-                refuse: Millis(r.refuse_ms),
-            })
-        })
-        .await
+        self.call(r.caller.clone(), Call::Accept(r)).await
     }
 
     async fn decline(&self, request: Request<pb::DeclineRequest>) -> Answer {
         let r = request.into_inner();
-        self.scheduler_call(r.caller, |_| {
-            Ok(SchedulerCall::Decline {
-                offer_ids: convert::ids("offer_ids", r.offer_ids, OfferId::new)?,
-                refuse: Millis(r.refuse_ms),
-            })
-        })
-        .await
+        self.call(r.caller.clone(), Call::Decline(r)).await
     }
 
     async fn accept_inverse(&self, request: Request<pb::AcceptInverseRequest>) -> Answer {
         let r = request.into_inner();
-        self.scheduler_call(r.caller, |_| {
-            let offer_ids = convert::ids("offer_ids", r.offer_ids, OfferId::new)?;
-            Ok(SchedulerCall::AcceptInverse { offer_ids })
-        })
-        .await
+        self.call(r.caller.clone(), Call::AcceptInverse(r)).await
     }
 
     async fn decline_inverse(&self, request: Request<pb::DeclineInverseRequest>) -> Answer {
         let r = request.into_inner();
-        self.scheduler_call(r.caller, |_| {
-            Ok(SchedulerCall::DeclineInverse {
-                offer_ids: convert::ids("offer_ids", r.offer_ids, OfferId::new)?,
-                refuse: Millis(r.refuse_ms),
-            })
-        })
-        .await
+        self.call(r.caller.clone(), Call::DeclineInverse(r)).await
     }
 
     async fn demand(&self, request: Request<pb::DemandRequest>) -> Answer {
         let r = request.into_inner();
-        self.scheduler_call(r.caller, |_| {
-            Ok(SchedulerCall::Demand {
-                role: convert::role("role", r.role)?,
-                smallest: convert::smallest(r.smallest)?,
-            })
-        })
-        .await
+        self.call(r.caller.clone(), Call::Demand(r)).await
     }
 
     async fn suppress(&self, request: Request<pb::SuppressRequest>) -> Answer {
         let r = request.into_inner();
-        self.scheduler_call(r.caller, |_| {
-            let roles = convert::roles("roles", r.roles)?;
-            Ok(SchedulerCall::Suppress { roles })
-        })
-        .await
+        self.call(r.caller.clone(), Call::Suppress(r)).await
     }
 
     async fn revive(&self, request: Request<pb::ReviveRequest>) -> Answer {
         let r = request.into_inner();
-        self.scheduler_call(r.caller, |_| {
-            let roles = convert::roles("roles", r.roles)?;
-            Ok(SchedulerCall::Revive { roles })
-        })
-        .await
+        self.call(r.caller.clone(), Call::Revive(r)).await
     }
 
     async fn kill(&self, request: Request<pb::KillRequest>) -> Answer {
         let r = request.into_inner();
-        self.scheduler_call(r.caller, |_| {
-            let task_id = convert::task_id("task_id", r.task_id)?;
-            Ok(SchedulerCall::Kill { task_id })
-        })
-        .await
+        self.call(r.caller.clone(), Call::Kill(r)).await
     }
 
     async fn acknowledge(&self, request: Request<pb::AcknowledgeRequest>) -> Answer {
         let r = request.into_inner();
-        self.call(r.caller.clone(), |_| acknowledged(r)).await
+        self.call(r.caller.clone(), Call::Acknowledge(r)).await
     }
 
     async fn reconcile(&self, request: Request<pb::ReconcileRequest>) -> Answer {
         let r = request.into_inner();
-        self.scheduler_call(r.caller, |_| {
-            let task_ids = convert::ids("task_ids", r.task_ids, TaskId::new)?;
-            Ok(SchedulerCall::Reconcile { task_ids })
-        })
-        .await
+        self.call(r.caller.clone(), Call::Reconcile(r)).await
     }
 
     async fn teardown(&self, request: Request<pb::TeardownRequest>) -> Answer {
-        let caller = request.into_inner().caller;
-        self.call(caller, |_| Ok(FrameworkCall::Teardown)).await
+        let r = request.into_inner();
+        self.call(r.caller.clone(), Call::Teardown(r)).await
+    }
+
+    type CallStream = BoxStream<'static, Result<pb::CallResponse, Status>>;
+
+    async fn call(
+        &self,
+        request: Request<Streaming<pb::CallRequest>>,
+    ) -> Result<Response<Self::CallStream>, Status> {
+        let open = OpenCalls(Arc::clone(&self.open_calls));
+        if self.open_calls.fetch_add(1, Ordering::Relaxed) >= self.max_open {
+            return Err(Status::resource_exhausted("too many streams of calls"));
+        }
+        let (inbox, stop) = (self.inbox.clone(), self.stop.clone());
+        let answers = calls::serve(request.into_inner(), inbox, stop);
+        Ok(Response::new(Box::pin(answers.inspect(move |_| {
+            let _ = &open;
+        }))))
     }
 }
 

@@ -1,7 +1,8 @@
 //! A typed client of the native framework API: what a framework written in Rust starts from.
 //!
 //! [`connect`] subscribes over a tonic channel of the caller's making and gives two halves: [`Events`] to
-//! read and [`Calls`] to act. Both speak in `waggle-types`; refusals are [`CallRejection`]s with a typed
+//! read and [`Calls`] to act. Calls go over one stream and are done in the order in which they are made.
+//! Both halves speak in `waggle-types`; refusals are [`CallRejection`]s with a typed
 //! reason. Nothing is retried and nothing is decided here: after an error, subscribe again with the id of
 //! the first subscription, and reconcile.
 //!
@@ -53,6 +54,8 @@
 //! Reserving, making a persistent volume and launching on it is one accept, done wholly or not at all; see
 //! [`Calls::operate`].
 
+mod stream;
+
 use tonic::{Status, Streaming, transport::Channel};
 use waggle_types::{
     AgentId, CallRejection, FrameworkId, FrameworkInfo, Millis, OfferId, Operation, Resources,
@@ -61,7 +64,9 @@ use waggle_types::{
 
 use crate::{
     convert::{self, ConvertError},
-    proto::framework::{self as pb, event::Kind, frameworks_client::FrameworksClient},
+    proto::framework::{
+        self as pb, call_request::Kind as Call, event::Kind, frameworks_client::FrameworksClient,
+    },
 };
 
 /// Longest event: offers of some ten thousand agents at once.
@@ -111,8 +116,7 @@ pub struct Events {
 /// The acting half; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Calls {
-    grpc: FrameworksClient<Channel>,
-    caller: pb::Caller,
+    stream: stream::CallStream,
     framework_id: FrameworkId,
 }
 
@@ -130,12 +134,12 @@ pub async fn connect(channel: Channel, info: &FrameworkInfo) -> Result<(Calls, E
         _ => return Err(ConvertError::new("kind", "the first event must be subscribed").into()),
     };
     let framework_id = convert::framework_id("framework_id", subscribed.framework_id.clone())?;
+    let caller = pb::Caller {
+        framework_id: subscribed.framework_id,
+        subscription_id: subscribed.subscription_id,
+    };
     let calls = Calls {
-        grpc,
-        caller: pb::Caller {
-            framework_id: subscribed.framework_id,
-            subscription_id: subscribed.subscription_id,
-        },
+        stream: stream::CallStream::open(grpc, caller).await?,
         framework_id: framework_id.clone(),
     };
     let events = Events {
@@ -166,15 +170,6 @@ impl Events {
     }
 }
 
-fn done(response: tonic::Response<pb::CallResponse>) -> Result<(), CallError> {
-    let rejections = response.into_inner().rejections;
-    if rejections.is_empty() {
-        return Ok(());
-    }
-    let all = rejections.into_iter().map(Into::into).collect();
-    Err(CallError::Rejected(all))
-}
-
 fn texts_of<T: ToString>(ids: &[T]) -> Vec<String> {
     ids.iter().map(ToString::to_string).collect()
 }
@@ -195,14 +190,14 @@ impl Calls {
         trace: Option<TraceContext>,
     ) -> Result<(), CallError> {
         let request = pb::AcceptRequest {
-            caller: Some(self.caller.clone()),
+            caller: None,
             offer_ids: texts_of(offer_ids),
             launch: tasks.iter().map(Into::into).collect(),
             refuse_ms: refuse.0,
             traceparent: trace.map(|t| t.to_string()).unwrap_or_default(),
             operations: Vec::new(),
         };
-        done(self.grpc.accept(request).await?)
+        self.stream.call(Call::Accept(request)).await
     }
 
     /// Does something with offers of one agent, in order: reserves, makes volumes, launches. Each operation
@@ -251,14 +246,14 @@ impl Calls {
         trace: Option<TraceContext>,
     ) -> Result<(), CallError> {
         let request = pb::AcceptRequest {
-            caller: Some(self.caller.clone()),
+            caller: None,
             offer_ids: texts_of(offer_ids),
             launch: Vec::new(),
             refuse_ms: refuse.0,
             traceparent: trace.map(|t| t.to_string()).unwrap_or_default(),
             operations: operations.iter().map(Into::into).collect(),
         };
-        done(self.grpc.accept(request).await?)
+        self.stream.call(Call::Accept(request)).await
     }
 
     /// Turns offers down; the same resources are not offered again for `refuse`.
@@ -268,20 +263,20 @@ impl Calls {
         refuse: Millis,
     ) -> Result<(), CallError> {
         let request = pb::DeclineRequest {
-            caller: Some(self.caller.clone()),
+            caller: None,
             offer_ids: texts_of(offer_ids),
             refuse_ms: refuse.0,
         };
-        done(self.grpc.decline(request).await?)
+        self.stream.call(Call::Decline(request)).await
     }
 
     /// Promises to leave agents before their maintenance begins.
     pub async fn accept_inverse(&mut self, offer_ids: &[OfferId]) -> Result<(), CallError> {
         let request = pb::AcceptInverseRequest {
-            caller: Some(self.caller.clone()),
+            caller: None,
             offer_ids: texts_of(offer_ids),
         };
-        done(self.grpc.accept_inverse(request).await?)
+        self.stream.call(Call::AcceptInverse(request)).await
     }
 
     /// Says that it will not leave agents; it is asked again after `refuse`.
@@ -291,11 +286,11 @@ impl Calls {
         refuse: Millis,
     ) -> Result<(), CallError> {
         let request = pb::DeclineInverseRequest {
-            caller: Some(self.caller.clone()),
+            caller: None,
             offer_ids: texts_of(offer_ids),
             refuse_ms: refuse.0,
         };
-        done(self.grpc.decline_inverse(request).await?)
+        self.stream.call(Call::DeclineInverse(request)).await
     }
 
     /// Says what the smallest bundle is that is of use to a role: nothing smaller is offered. `None`:
@@ -306,11 +301,11 @@ impl Calls {
         smallest: Option<&Resources>,
     ) -> Result<(), CallError> {
         let request = pb::DemandRequest {
-            caller: Some(self.caller.clone()),
+            caller: None,
             role: role.to_owned(),
             smallest: smallest.map(Into::into),
         };
-        done(self.grpc.demand(request).await?)
+        self.stream.call(Call::Demand(request)).await
     }
 
     /// No offers, to any of its roles, until [`Calls::revive`].
@@ -321,10 +316,10 @@ impl Calls {
     /// No offers to these roles; to none of its roles when empty.
     pub async fn suppress_roles(&mut self, roles: &[&str]) -> Result<(), CallError> {
         let request = pb::SuppressRequest {
-            caller: Some(self.caller.clone()),
+            caller: None,
             roles: texts_of(roles),
         };
-        done(self.grpc.suppress(request).await?)
+        self.stream.call(Call::Suppress(request)).await
     }
 
     /// Offers to all roles again; all filters are forgotten.
@@ -335,19 +330,19 @@ impl Calls {
     /// Offers to these roles again, or to all when empty; their filters are forgotten.
     pub async fn revive_roles(&mut self, roles: &[&str]) -> Result<(), CallError> {
         let request = pb::ReviveRequest {
-            caller: Some(self.caller.clone()),
+            caller: None,
             roles: texts_of(roles),
         };
-        done(self.grpc.revive(request).await?)
+        self.stream.call(Call::Revive(request)).await
     }
 
     /// Ends a task.
     pub async fn kill(&mut self, task_id: &TaskId) -> Result<(), CallError> {
         let request = pb::KillRequest {
-            caller: Some(self.caller.clone()),
+            caller: None,
             task_id: task_id.to_string(),
         };
-        done(self.grpc.kill(request).await?)
+        self.stream.call(Call::Kill(request)).await
     }
 
     /// Confirms an update; without it the update comes again.
@@ -358,13 +353,13 @@ impl Calls {
         uuid: StatusUuid,
     ) -> Result<(), CallError> {
         let request = pb::AcknowledgeRequest {
-            caller: Some(self.caller.clone()),
+            caller: None,
             task_id: task_id.to_string(),
             agent_id: agent_id.to_string(),
             uuid: uuid.0.to_vec(),
             more: Vec::new(),
         };
-        done(self.grpc.acknowledge(request).await?)
+        self.stream.call(Call::Acknowledge(request)).await
     }
 
     /// Confirms many updates in one call. Refused ones are named, the others count.
@@ -378,25 +373,25 @@ impl Calls {
             uuid: uuid.0.to_vec(),
         };
         let request = pb::AcknowledgeRequest {
-            caller: Some(self.caller.clone()),
+            caller: None,
             more: updates.iter().map(one).collect(),
             ..pb::AcknowledgeRequest::default()
         };
-        done(self.grpc.acknowledge(request).await?)
+        self.stream.call(Call::Acknowledge(request)).await
     }
 
     /// Asks for the state of tasks, or of all when empty; each comes as an update.
     pub async fn reconcile(&mut self, task_ids: &[TaskId]) -> Result<(), CallError> {
         let request = pb::ReconcileRequest {
-            caller: Some(self.caller.clone()),
+            caller: None,
             task_ids: texts_of(task_ids),
         };
-        done(self.grpc.reconcile(request).await?)
+        self.stream.call(Call::Reconcile(request)).await
     }
 
     /// Ends the framework and kills its tasks.
     pub async fn teardown(&mut self) -> Result<(), CallError> {
-        let caller = Some(self.caller.clone());
-        done(self.grpc.teardown(pb::TeardownRequest { caller }).await?)
+        let request = pb::TeardownRequest { caller: None };
+        self.stream.call(Call::Teardown(request)).await
     }
 }

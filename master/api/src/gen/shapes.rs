@@ -680,6 +680,26 @@ impl Shaped for waggle::framework::v1::ReconcileRequest {
     };
     const REQUEST: bool = true;
 }
+impl Shaped for waggle::framework::v1::CallRequest {
+    const SHAPE: Shape = Shape {
+        size: size_of::<waggle::framework::v1::CallRequest>(),
+        fields: &[
+            (1, &<waggle::framework::v1::Caller as Shaped>::SHAPE),
+            (2, &<waggle::framework::v1::AcceptRequest as Shaped>::SHAPE),
+            (3, &<waggle::framework::v1::DeclineRequest as Shaped>::SHAPE),
+            (4, &<waggle::framework::v1::AcceptInverseRequest as Shaped>::SHAPE),
+            (5, &<waggle::framework::v1::DeclineInverseRequest as Shaped>::SHAPE),
+            (6, &<waggle::framework::v1::DemandRequest as Shaped>::SHAPE),
+            (7, &<waggle::framework::v1::SuppressRequest as Shaped>::SHAPE),
+            (8, &<waggle::framework::v1::ReviveRequest as Shaped>::SHAPE),
+            (9, &<waggle::framework::v1::KillRequest as Shaped>::SHAPE),
+            (10, &<waggle::framework::v1::AcknowledgeRequest as Shaped>::SHAPE),
+            (11, &<waggle::framework::v1::ReconcileRequest as Shaped>::SHAPE),
+            (12, &<waggle::framework::v1::TeardownRequest as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = true;
+}
 impl Shaped for waggle::framework::v1::CallResponse {
     const SHAPE: Shape = Shape {
         size: size_of::<waggle::framework::v1::CallResponse>(),

@@ -480,6 +480,47 @@ pub struct ReconcileRequest {
 }
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CallRequest {
+    #[prost(
+        oneof = "call_request::Kind",
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12"
+    )]
+    pub kind: ::core::option::Option<call_request::Kind>,
+}
+/// Nested message and enum types in `CallRequest`.
+pub mod call_request {
+    #[allow(clippy::all)]
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Kind {
+        /// The first message, which has no response.
+        #[prost(message, tag = "1")]
+        Caller(super::Caller),
+        #[prost(message, tag = "2")]
+        Accept(super::AcceptRequest),
+        #[prost(message, tag = "3")]
+        Decline(super::DeclineRequest),
+        #[prost(message, tag = "4")]
+        AcceptInverse(super::AcceptInverseRequest),
+        #[prost(message, tag = "5")]
+        DeclineInverse(super::DeclineInverseRequest),
+        #[prost(message, tag = "6")]
+        Demand(super::DemandRequest),
+        #[prost(message, tag = "7")]
+        Suppress(super::SuppressRequest),
+        #[prost(message, tag = "8")]
+        Revive(super::ReviveRequest),
+        #[prost(message, tag = "9")]
+        Kill(super::KillRequest),
+        #[prost(message, tag = "10")]
+        Acknowledge(super::AcknowledgeRequest),
+        #[prost(message, tag = "11")]
+        Reconcile(super::ReconcileRequest),
+        #[prost(message, tag = "12")]
+        Teardown(super::TeardownRequest),
+    }
+}
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct CallResponse {
     #[prost(message, repeated, tag = "1")]
     pub rejections: ::prost::alloc::vec::Vec<Rejection>,
@@ -995,6 +1036,32 @@ pub mod frameworks_client {
                 .insert(GrpcMethod::new("waggle.framework.v1.Frameworks", "Teardown"));
             self.inner.unary(req, path, codec).await
         }
+        /// Any of the calls above over one stream, done and answered in the order in which they are sent: for
+        /// frameworks that say much. The first message says who calls; `caller` in what follows is not looked at.
+        pub async fn call(
+            &mut self,
+            request: impl tonic::IntoStreamingRequest<Message = super::CallRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::CallResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::codec::BoundedCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/waggle.framework.v1.Frameworks/Call",
+            );
+            let mut req = request.into_streaming_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("waggle.framework.v1.Frameworks", "Call"));
+            self.inner.streaming(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -1076,6 +1143,18 @@ pub mod frameworks_server {
             &self,
             request: tonic::Request<super::TeardownRequest>,
         ) -> std::result::Result<tonic::Response<super::CallResponse>, tonic::Status>;
+        /// Server streaming response type for the Call method.
+        type CallStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::CallResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Any of the calls above over one stream, done and answered in the order in which they are sent: for
+        /// frameworks that say much. The first message says who calls; `caller` in what follows is not looked at.
+        async fn call(
+            &self,
+            request: tonic::Request<tonic::Streaming<super::CallRequest>>,
+        ) -> std::result::Result<tonic::Response<Self::CallStream>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct FrameworksServer<T> {
@@ -1682,6 +1761,52 @@ pub mod frameworks_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/waggle.framework.v1.Frameworks/Call" => {
+                    #[allow(non_camel_case_types)]
+                    struct CallSvc<T: Frameworks>(pub Arc<T>);
+                    impl<
+                        T: Frameworks,
+                    > tonic::server::StreamingService<super::CallRequest>
+                    for CallSvc<T> {
+                        type Response = super::CallResponse;
+                        type ResponseStream = T::CallStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<tonic::Streaming<super::CallRequest>>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Frameworks>::call(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CallSvc(inner);
+                        let codec = crate::codec::BoundedCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

@@ -28,6 +28,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use clap::Parser;
+use tokio::runtime::Handle;
+use waggle_tests_support::wait;
 
 use agent::Fleet;
 use framework::Seen;
@@ -91,11 +93,19 @@ fn main() -> anyhow::Result<()> {
     }
     let master = Master::start(&waggle)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    let figures = runtime.block_on(bench(&args, &master));
+    // Frameworks are processes of their own in a cluster: what they see must not wait for emulated agents.
+    let frameworks = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .context("cannot start the frameworks' runtime")?;
+    let figures = runtime.block_on(bench(&args, &master, frameworks.handle()));
     // Sessions first: a master that stops while its agents look on only adds noise.
+    frameworks.shutdown_timeout(Duration::from_secs(2));
     runtime.shutdown_timeout(Duration::from_secs(2));
     drop(master);
     print!("{}", report::table(&figures?));
@@ -103,13 +113,13 @@ fn main() -> anyhow::Result<()> {
 }
 
 /// Runs the emulators beside the measurements; what breaks first ends all.
-async fn bench(args: &Args, master: &Master) -> anyhow::Result<Figures> {
+async fn bench(args: &Args, master: &Master, beside: &Handle) -> anyhow::Result<Figures> {
     let fleet = Arc::new(Fleet::new(args.agents));
     let seen = Arc::new(Seen::default());
     let rss_empty = master.rss()?;
     let tasks = i64::try_from(args.tasks)?;
     let agents = agent::run(Arc::clone(&fleet), master.session, tasks);
-    let measuring = measure(args, master, &fleet, &seen, rss_empty);
+    let measuring = measure(args, master, &fleet, &seen, rss_empty, beside);
     tokio::select! {
         broken = agents => match broken? {},
         figures = measuring => figures,
@@ -122,6 +132,7 @@ async fn measure(
     fleet: &Arc<Fleet>,
     seen: &Arc<Seen>,
     rss_empty: u64,
+    beside: &Handle,
 ) -> anyhow::Result<Figures> {
     let start = Instant::now();
     let registered = || fleet.counters.registered.load(Ordering::Relaxed);
@@ -140,7 +151,7 @@ async fn measure(
     let mut frameworks = tokio::task::JoinSet::new();
     for i in 0..args.frameworks {
         let f = framework::run(i, Arc::clone(fleet), Arc::clone(seen), master.session);
-        frameworks.spawn(f);
+        frameworks.spawn_on(f, beside);
     }
     let running = || seen.running.load(Ordering::Relaxed);
     let filled = until("all agents to be full", || {
@@ -205,28 +216,38 @@ async fn open_loop(
     fleet.forget_due();
     seen.measure();
     let (cpu, start) = (master.cpu()?, Instant::now());
-    let (begin_ns, gap_ns) = (fleet.now_ns(), 1_000_000_000 / args.rate.max(1));
     let n = args.rate * args.seconds;
-    let (mut skipped, mut late_ns) = (0_u64, 0_u64);
-    // A large stride visits the agents in an order without pattern and comes to each as often.
-    let stride = 7_919 % args.agents.max(2);
-    let mut at = 0;
-    for i in 0..n {
-        let intended = begin_ns + i * gap_ns;
-        let now = fleet.now_ns();
-        if now < intended {
-            tokio::time::sleep(Duration::from_nanos(intended - now)).await;
-        }
-        late_ns = late_ns.max(fleet.now_ns().saturating_sub(intended));
-        at = (at + stride.max(1)) % args.agents;
-        skipped += u64::from(!fleet.end_one(at, intended)?);
-    }
+    // On a thread of its own: it must be punctual, whatever the emulated agents are at.
+    let (ending, rate) = (Arc::clone(fleet), args.rate.max(1));
+    let ended = tokio::task::spawn_blocking(move || end_all(&ending, rate, n)).await;
+    let (skipped, late_ns) = ended.context("the generator")??;
     let took = start.elapsed().as_secs_f64();
     let cpu = (master.cpu()? - cpu) / took;
     // What is still under way is waited for; what never comes is missing from the count.
     tokio::time::sleep(Duration::from_secs(1)).await;
     let (_, offers) = seen.measured();
     Ok(Latency::of(offers, n - skipped, late_ns, cpu))
+}
+
+/// Ends `n` tasks at a rate; answers how many there were none for, and by how much it was late at most.
+fn end_all(fleet: &Fleet, rate: u64, n: u64) -> anyhow::Result<(u64, u64)> {
+    let (begin_ns, gap_ns) = (fleet.now_ns(), 1_000_000_000 / rate);
+    let agents = fleet.agents.len();
+    let (mut skipped, mut late_ns) = (0_u64, 0_u64);
+    // A large stride visits the agents in an order without pattern and comes to each as often.
+    let stride = 7_919 % agents.max(2);
+    let mut at = 0;
+    for i in 0..n {
+        let intended = begin_ns + i * gap_ns;
+        let now = fleet.now_ns();
+        if now < intended {
+            wait::sleep(Duration::from_nanos(intended - now));
+        }
+        late_ns = late_ns.max(fleet.now_ns().saturating_sub(intended));
+        at = (at + stride.max(1)) % agents;
+        skipped += u64::from(!fleet.end_one(at, intended)?);
+    }
+    Ok((skipped, late_ns))
 }
 
 /// Counts launches while tasks end at once.
