@@ -167,7 +167,7 @@ pub async fn run_on(
             .http2_keepalive_interval(Some(config.heartbeat_interval.as_duration()))
             .http2_keepalive_timeout(Some(config.agent_timeout.as_duration()))
             .max_concurrent_streams(Some(STREAMS))
-            .add_service(service.into_service())
+            .add_service(service)
             .add_service(frameworks.into_service())
             .serve_with_incoming_shutdown(
                 TcpIncoming::from(listeners.session).with_nodelay(Some(true)),

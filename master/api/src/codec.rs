@@ -17,13 +17,6 @@ use tonic::{
 /// a list's numbers can be one byte each on the wire.
 pub const MAX_DECODED: usize = 128 << 20;
 
-/// What a stream's buffers begin with, in bytes; a longer message grows them by as much as it needs. A master
-/// has a stream for each agent, and nearly all of them are quiet nearly always: the usual eight kilobytes in
-/// each direction would be most of what an agent costs.
-const BUFFER: usize = 256;
-/// Messages that are ready together go out together, up to so many bytes.
-const TOGETHER: usize = 32 << 10;
-
 /// What a message is made of: its size in memory, and which of its fields hold messages.
 #[derive(Debug)]
 pub struct Shape {
@@ -149,7 +142,7 @@ impl<T: Message> Encoder for Writer<T> {
     }
 
     fn buffer_settings(&self) -> BufferSettings {
-        BufferSettings::new(BUFFER, TOGETHER)
+        BufferSettings::default()
     }
 }
 
@@ -169,11 +162,12 @@ impl<U: Message + Shaped + Default> Decoder for Reader<U> {
     }
 
     fn buffer_settings(&self) -> BufferSettings {
-        BufferSettings::new(BUFFER, TOGETHER)
+        BufferSettings::default()
     }
 }
 
-fn read<U: Message + Shaped + Default>(bytes: prost::bytes::Bytes) -> Result<U, Status> {
+/// Decodes a message; a request within [`MAX_DECODED`]. The error says what is wrong with it.
+pub fn read<U: Message + Shaped + Default>(bytes: prost::bytes::Bytes) -> Result<U, Status> {
     if U::REQUEST && decoded_size(&bytes, &U::SHAPE, MAX_DECODED) > MAX_DECODED {
         let message =
             format!("the message takes more than {MAX_DECODED} bytes decoded: send less at once");

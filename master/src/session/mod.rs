@@ -6,9 +6,11 @@
 //! again and both sides compare what they have, so nothing is lost by it.
 
 mod outbox;
+mod wire;
 
 use std::{
-    pin::Pin,
+    collections::VecDeque,
+    convert::Infallible,
     sync::{
         Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -17,32 +19,31 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use futures::{Stream, stream::BoxStream};
+use futures::future::{BoxFuture, FutureExt as _};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Status, server::NamedService};
 use waggle_api::{
     convert::{ConvertError, check_register, registered_task},
     proto::session::{
         self as pb, AgentMessage, MasterMessage, agent_message::Kind as In,
-        master_message::Kind as Out, session_server,
+        master_message::Kind as Out, session_server::SERVICE_NAME,
     },
 };
 use waggle_types::{AgentInfo, Cause, Generation, NetSnapshot, TaskStatus, TraceContext, VolumeId};
 
 pub(crate) use outbox::Outbox;
+use wire::{Incoming, Outgoing};
 
 use crate::core::{Event, MANY_AGENTS, MasterMsg, Registration, SessionId};
 
-/// Heartbeats are said to so many parts of the agents, one after the other.
-const PARTS: usize = 16;
+/// Between two looks at whom a heartbeat is due to.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
 /// An agent says who it is within this time.
 const REGISTER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Parts that could not be applied of which the master keeps the reasons.
 const MAX_FAILURES: usize = 100;
 const MAX_FAILURE_CHARS: usize = 1000;
-/// Longest message: a registration with some ten thousand tasks.
-const MAX_MESSAGE_BYTES: usize = 64 << 20;
 
 /// What sessions tell the event loop.
 #[derive(Debug)]
@@ -81,8 +82,8 @@ impl Drop for Link {
     }
 }
 
-/// Open sessions, for heartbeats.
-type Outboxes = Arc<[Mutex<Vec<Weak<Outbox>>>; PARTS]>;
+/// Open sessions, the one that waits longest for a heartbeat first.
+type Outboxes = Arc<Mutex<VecDeque<Weak<Outbox>>>>;
 
 /// The gRPC service.
 #[derive(Debug, Clone)]
@@ -124,11 +125,6 @@ impl Sessions {
         }
     }
 
-    /// The service with its limits, for tonic's router.
-    pub(crate) fn into_service(self) -> session_server::SessionServer<Self> {
-        session_server::SessionServer::new(self).max_decoding_message_size(MAX_MESSAGE_BYTES)
-    }
-
     async fn broken(&self, code: &'static str, e: &ConvertError) -> Status {
         tracing::warn!(error = %e, "refusing an agent's message");
         // The loop only counts it; when it is gone, so is the count.
@@ -137,19 +133,42 @@ impl Sessions {
     }
 }
 
-#[tonic::async_trait]
-impl session_server::Session for Sessions {
-    type ConnectStream = BoxStream<'static, Result<MasterMessage, Status>>;
+/// The path of a session's stream.
+const CONNECT: &str = "/waggle.session.v1.Session/Connect";
 
-    async fn connect(
-        &self,
-        request: Request<Streaming<AgentMessage>>,
-    ) -> Result<Response<Self::ConnectStream>, Status> {
+impl NamedService for Sessions {
+    const NAME: &'static str = SERVICE_NAME;
+}
+
+impl tower::Service<http::Request<tonic::body::Body>> for Sessions {
+    type Response = http::Response<tonic::body::Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<tonic::body::Body>) -> Self::Future {
+        let sessions = self.clone();
+        let connect = async move {
+            if request.uri().path() != CONNECT {
+                return Ok(Status::unimplemented("no such call").into_http());
+            }
+            let messages = Incoming::new(request.into_body());
+            let answer = sessions.connect(messages).await;
+            Ok(answer.map_or_else(Status::into_http, wire::response))
+        };
+        connect.boxed()
+    }
+}
+
+impl Sessions {
+    async fn connect(&self, mut messages: Incoming) -> Result<Outgoing<OpenGuard>, Status> {
         let guard = OpenGuard(Arc::clone(&self.open));
         if self.open.fetch_add(1, Ordering::Relaxed) >= self.max_open {
             return Err(Status::resource_exhausted("too many sessions"));
         }
-        let mut messages = request.into_inner();
         let first = tokio::time::timeout(REGISTER_TIMEOUT, messages.message())
             .await
             .map_err(|_| Status::deadline_exceeded("no registration"))??;
@@ -167,11 +186,10 @@ impl session_server::Session for Sessions {
 
         let session = SessionId(self.next.fetch_add(1, Ordering::Relaxed));
         let outbox = Arc::new(Outbox::default());
-        let part = session.0 as usize % PARTS;
-        self.outboxes[part]
+        self.outboxes
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .push(Arc::downgrade(&outbox));
+            .push_back(Arc::downgrade(&outbox));
         self.inbox
             .send(SessionEvent::Register {
                 session,
@@ -182,11 +200,7 @@ impl session_server::Session for Sessions {
             .map_err(|_| Status::unavailable("the master is stopping"))?;
         let inbox = self.inbox.clone();
         tokio::spawn(read(session, messages, inbox, Arc::clone(&outbox)));
-        let out = Outgoing {
-            outbox,
-            _open: guard,
-        };
-        Ok(Response::new(Box::pin(out)))
+        Ok(Outgoing::new(outbox, guard))
     }
 }
 
@@ -194,7 +208,7 @@ impl session_server::Session for Sessions {
 /// slows the agent down by HTTP/2's flow control.
 async fn read(
     session: SessionId,
-    mut messages: Streaming<AgentMessage>,
+    mut messages: Incoming,
     inbox: mpsc::Sender<SessionEvent>,
     outbox: Arc<Outbox>,
 ) {
@@ -227,58 +241,46 @@ async fn read(
     let _ = inbox.send(gone).await;
 }
 
-/// What goes to the agent, until either side ends the session: when the master stops, its loop lets go.
-struct Outgoing {
-    outbox: Arc<Outbox>,
-    _open: OpenGuard,
-}
-
-impl Stream for Outgoing {
-    type Item = Result<MasterMessage, Status>;
-
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.outbox.poll_next(cx).map(|m| m.map(Ok))
-    }
-}
-
-impl Drop for Outgoing {
-    fn drop(&mut self) {
-        self.outbox.gone();
-    }
-}
-
-/// Says heartbeats, to one part of the agents after the other.
+/// Says heartbeats to one session after the other, evenly: many at once would be a burst that all else waits
+/// for.
 async fn heartbeats(
     outboxes: Outboxes,
     heartbeat: Duration,
     seldom: Duration,
     stop: CancellationToken,
 ) {
-    let mut many = false;
+    let (mut n, mut owed) = (0_usize, 0.0_f64);
     loop {
-        let mut n = 0;
-        let interval = if many {
+        let interval = if n > MANY_AGENTS {
             heartbeat.max(seldom)
         } else {
             heartbeat
         };
-        for part in outboxes.iter() {
-            let pause = (interval / PARTS as u32).max(Duration::from_millis(1));
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = tokio::time::sleep(pause) => {}
-            }
-            let mut part = part.lock().unwrap_or_else(PoisonError::into_inner);
-            part.retain(|outbox| {
-                let open = outbox.upgrade();
-                if let Some(o) = &open {
-                    o.beat();
-                }
-                open.is_some()
-            });
-            n += part.len();
+        let each = interval / u32::try_from(n.max(1)).unwrap_or(u32::MAX);
+        let pause = each.clamp(SHORTEST_PAUSE, (interval / 16).max(SHORTEST_PAUSE));
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(pause) => {}
         }
-        many = n > MANY_AGENTS;
+        let mut all = outboxes.lock().unwrap_or_else(PoisonError::into_inner);
+        n = all.len();
+        owed += n as f64 * pause.as_secs_f64() / interval.as_secs_f64().max(1e-3);
+        beat(&mut all, &mut owed);
+    }
+}
+
+/// Beats for as many as it is due to.
+fn beat(all: &mut VecDeque<Weak<Outbox>>, owed: &mut f64) {
+    while *owed >= 1.0 {
+        *owed -= 1.0;
+        let Some(next) = all.pop_front() else {
+            *owed = 0.0;
+            return;
+        };
+        if let Some(outbox) = next.upgrade() {
+            outbox.beat();
+            all.push_back(next);
+        }
     }
 }
 
