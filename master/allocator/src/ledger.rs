@@ -317,6 +317,10 @@ impl Agent {
             self.uses[at].part.resources.try_add(&r)?;
             at
         } else {
+            if self.uses.is_empty() {
+                // Mostly one framework is at work on an agent, and there are many agents.
+                self.uses.reserve_exact(1);
+            }
             self.uses.push(Use {
                 client,
                 part: Part {

@@ -15,12 +15,12 @@ use std::{
         Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use futures::future::{BoxFuture, FutureExt as _};
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, server::NamedService};
 use waggle_api::{
@@ -206,6 +206,8 @@ impl Sessions {
 
 /// Hands an agent's messages to the loop, in order, until either side ends the session. A full loop
 /// slows the agent down by HTTP/2's flow control.
+///
+/// A master has one of these for each agent: no message is held over an await.
 async fn read(
     session: SessionId,
     mut messages: Incoming,
@@ -213,32 +215,76 @@ async fn read(
     outbox: Arc<Outbox>,
 ) {
     loop {
-        let message = tokio::select! {
-            () = std::future::poll_fn(|cx| outbox.poll_closed(cx)) => break,
-            m = messages.message() => m,
-        };
-        let event = match message {
-            Ok(Some(m)) => match decode(session, m) {
-                Ok(event) => SessionEvent::Event(event),
-                Err(e) => {
-                    tracing::warn!(error = %e, "ending a session with a bad message");
-                    let _ = inbox.send(SessionEvent::Broken("bad_message")).await;
-                    break;
-                }
-            },
-            Ok(None) => break,
-            Err(status) => {
-                tracing::debug!(%status, "a session broke");
-                break;
+        let next = std::future::poll_fn(|cx| {
+            if outbox.poll_closed(cx).is_ready() {
+                return Poll::Ready(Next::End);
             }
-        };
-        if inbox.send(event).await.is_err() {
-            return;
+            let heard = hear(session, &outbox, ready!(messages.poll_message(cx)));
+            Poll::Ready(heard.map_or(Next::End, |event| hand_on(&inbox, event)))
+        });
+        match next.await {
+            Next::Handed => {}
+            Next::End => break,
+            // The loop is gone.
+            Next::Closed => return,
+            Next::Full(event) => {
+                if Box::pin(hand_on_later(&inbox, event)).await.is_err() {
+                    return;
+                }
+            }
         }
     }
     let gone = SessionEvent::Event(Event::Disconnected { session });
     // A loop that is gone needs no word of it.
-    let _ = inbox.send(gone).await;
+    let _ = Box::pin(inbox.send(gone)).await;
+}
+
+/// What became of a message.
+enum Next {
+    Handed,
+    /// The loop has much to do: later.
+    Full(Box<SessionEvent>),
+    /// There are no more.
+    End,
+    Closed,
+}
+
+fn hand_on(inbox: &mpsc::Sender<SessionEvent>, event: SessionEvent) -> Next {
+    match inbox.try_send(event) {
+        Ok(()) => Next::Handed,
+        Err(TrySendError::Full(event)) => Next::Full(Box::new(event)),
+        Err(TrySendError::Closed(_)) => Next::Closed,
+    }
+}
+
+async fn hand_on_later(
+    inbox: &mpsc::Sender<SessionEvent>,
+    event: Box<SessionEvent>,
+) -> Result<(), mpsc::error::SendError<SessionEvent>> {
+    inbox.send(*event).await
+}
+
+/// What the loop is told of a message; `None` at the end of the stream. A bad message ends the session.
+fn hear(
+    session: SessionId,
+    outbox: &Outbox,
+    message: Result<Option<AgentMessage>, Status>,
+) -> Option<SessionEvent> {
+    match message {
+        Ok(Some(m)) => Some(match decode(session, m) {
+            Ok(event) => SessionEvent::Event(event),
+            Err(e) => {
+                tracing::warn!(error = %e, "ending a session with a bad message");
+                outbox.close();
+                SessionEvent::Broken("bad_message")
+            }
+        }),
+        Ok(None) => None,
+        Err(status) => {
+            tracing::debug!(%status, "a session broke");
+            None
+        }
+    }
 }
 
 /// Says heartbeats to one session after the other, evenly: many at once would be a burst that all else waits

@@ -51,20 +51,30 @@ impl Incoming {
 
     /// The next message; `None` at the end. Safe to cancel.
     pub(super) async fn message(&mut self) -> Result<Option<AgentMessage>, Status> {
+        std::future::poll_fn(|cx| self.poll_message(cx)).await
+    }
+
+    /// See [`Incoming::message`].
+    pub(super) fn poll_message(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Option<AgentMessage>, Status>> {
         loop {
             if let Some(message) = self.cut()? {
-                return Ok(Some(message));
+                return Poll::Ready(Ok(Some(message)));
             }
-            let frame = std::future::poll_fn(|cx| Pin::new(&mut self.body).poll_frame(cx)).await;
-            match frame.transpose()? {
+            match ready!(Pin::new(&mut self.body).poll_frame(cx)).transpose()? {
                 // Trailers say nothing that is not said.
                 Some(frame) => {
                     if let Ok(data) = frame.into_data() {
                         self.push(data)?;
                     }
                 }
-                None if self.part.is_empty() => return Ok(None),
-                None => return Err(Status::internal("the stream ended within a message")),
+                None if self.part.is_empty() => return Poll::Ready(Ok(None)),
+                None => {
+                    let cut_off = Status::internal("the stream ended within a message");
+                    return Poll::Ready(Err(cut_off));
+                }
             }
         }
     }
