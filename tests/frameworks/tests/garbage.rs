@@ -90,6 +90,7 @@ async fn send(channel: Channel, path: &'static str, bytes: Vec<u8>) -> Result<Ve
 }
 
 const ACCEPT: &str = "/waggle.framework.v1.Frameworks/Accept";
+const CALL: &str = "/waggle.framework.v1.Frameworks/Call";
 const SUBSCRIBE: &str = "/waggle.framework.v1.Frameworks/Subscribe";
 const CONNECT: &str = "/waggle.session.v1.Session/Connect";
 
@@ -128,6 +129,18 @@ async fn what_is_no_message_ends_its_own_call_alone() {
             ACCEPT,
             vec![0x2a, 1, 0xff],
             &[Code::InvalidArgument],
+        ),
+        (
+            "no field, in a stream of calls",
+            CALL,
+            vec![0xff; 20],
+            &[Code::InvalidArgument],
+        ),
+        (
+            "a million tasks, in a stream of calls",
+            CALL,
+            [&[0x12, 0x80, 0x80, 0x80, 0x04][..], &bomb].concat(),
+            &[Code::ResourceExhausted],
         ),
         (
             "another type",
