@@ -195,3 +195,82 @@ impl Gauges {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    /// Lines of a metric, without its help.
+    fn lines(t: &Telemetry, metric: &str) -> Vec<String> {
+        let text = t.prometheus_text();
+        let of_it = text.lines().filter(|l| l.starts_with(metric));
+        of_it.map(ToOwned::to_owned).collect()
+    }
+
+    fn value(t: &Telemetry, metric: &str, labels: &[&str]) -> Option<f64> {
+        let all = lines(t, metric);
+        let one = all.iter().find(|l| labels.iter().all(|x| l.contains(x)))?;
+        one.rsplit(' ').next()?.parse().ok()
+    }
+
+    #[test]
+    fn gauges_have_labels_and_what_is_gone_goes_to_zero() {
+        let t = Telemetry::disabled().component("waggle-master");
+        let mut gauges = Gauges::default();
+        let mut running = [0; TaskState::ALL.len()];
+        running[TaskState::Running as usize] = 3;
+        let role = RoleSums {
+            used: [Milli(1500), Milli(0), Milli(0), Milli(0)],
+            offered: [Milli(0), Milli(2000), Milli(0), Milli(0)],
+            share: Some(0.25),
+        };
+        let sums = Sums {
+            tasks: BTreeMap::from([("batch".to_owned(), running)]),
+            agents: BTreeMap::from([("draining", 2)]),
+            frameworks: [2, 1],
+            total: [Milli(4000), Milli(0), Milli(0), Milli(0)],
+            roles: BTreeMap::from([("eng/batch".to_owned(), role)]),
+            deployments: 0,
+        };
+        gauges.set(&t, &sums, 5);
+        let batch = ["batch", "TASK_RUNNING"];
+        assert_eq!(value(&t, "waggle_scheduler_tasks", &batch), Some(3.0));
+        let cpus = ["cpus", "eng/batch"];
+        let allocated = "waggle_scheduler_resources_allocated";
+        assert_eq!(value(&t, allocated, &cpus), Some(1.5));
+        let mem = ["mem", "eng/batch"];
+        let offered = "waggle_scheduler_resources_offered";
+        assert_eq!(value(&t, offered, &mem), Some(2.0 * f64::from(1 << 20)));
+        let share = "waggle_scheduler_role_dominant_share";
+        assert_eq!(value(&t, share, &["eng/batch"]), Some(0.25));
+        assert_eq!(
+            value(&t, "waggle_scheduler_agent", &["draining"]),
+            Some(2.0)
+        );
+        assert_eq!(
+            value(&t, "waggle_scheduler_framework", &["away"]),
+            Some(1.0)
+        );
+        gauges.set(&t, &Sums::default(), 0);
+        assert_eq!(value(&t, "waggle_scheduler_tasks", &batch), Some(0.0));
+        assert_eq!(value(&t, allocated, &cpus), Some(0.0));
+        assert_eq!(value(&t, share, &["eng/batch"]), Some(0.0));
+    }
+
+    #[test]
+    fn allocations_are_recorded() {
+        let t = Telemetry::disabled().component("waggle-master");
+        for ns in [1000, 50_000_000] {
+            let m = Measure::Allocation {
+                ns,
+                offers: 1,
+                looked_at: 2,
+            };
+            take(&t, &m);
+        }
+        let name = "waggle_scheduler_allocation_duration_seconds_count";
+        assert_eq!(value(&t, name, &[]), Some(2.0));
+    }
+}

@@ -328,15 +328,7 @@ impl MasterCore {
                 }
             }
             (Err((state, reason)), agent) => {
-                self.close_offers(&offer_ids, "declined", now);
-                self.allocate(
-                    Level1::Declined {
-                        framework_id,
-                        offer_ids,
-                        refuse,
-                    },
-                    now,
-                );
+                self.decline(framework_id, offer_ids, refuse, now);
                 self.turn_down(tasks, agent.as_ref(), state, reason, now);
             }
             // Without an agent nothing is accepted.

@@ -225,15 +225,7 @@ impl MasterCore {
             .collect();
         let offer_ids: Vec<OfferId> = mine.into_iter().collect();
         if !offer_ids.is_empty() {
-            self.close_offers(&offer_ids, "declined", now);
-            self.allocate(
-                Level1::Declined {
-                    framework_id: id.clone(),
-                    offer_ids,
-                    refuse,
-                },
-                now,
-            );
+            self.decline(id.clone(), offer_ids, refuse, now);
         }
         if wrong.is_empty() { Ok(()) } else { Err(wrong) }
     }

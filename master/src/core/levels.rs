@@ -252,15 +252,7 @@ impl MasterCore {
                 self.accept(offer_ids, operations, refuse, now);
             }
             SchedulerCall::Decline { offer_ids, refuse } => {
-                self.close_offers(&offer_ids, "declined", now);
-                self.allocate(
-                    Level1::Declined {
-                        framework_id,
-                        offer_ids,
-                        refuse,
-                    },
-                    now,
-                );
+                self.decline(framework_id, offer_ids, refuse, now);
             }
             SchedulerCall::Kill { task_id } => self.kill_call(task_id, now),
             SchedulerCall::Acknowledge {
@@ -276,6 +268,23 @@ impl MasterCore {
             | SchedulerCall::DeclineInverse { .. }
             | SchedulerCall::Demand { .. } => self.reject("call_not_known"),
         }
+    }
+
+    /// Offers come back unused.
+    pub(super) fn decline(
+        &mut self,
+        framework_id: FrameworkId,
+        offer_ids: Vec<OfferId>,
+        refuse: Millis,
+        now: UnixMillis,
+    ) {
+        self.close_offers(&offer_ids, "declined", now);
+        let declined = Level1::Declined {
+            framework_id,
+            offer_ids,
+            refuse,
+        };
+        self.allocate(declined, now);
     }
 
     pub(super) fn close_offers(&mut self, ids: &[OfferId], outcome: &'static str, now: UnixMillis) {

@@ -13,6 +13,7 @@ mod random;
 mod reservations;
 mod roles;
 mod services;
+mod sums;
 mod upkeep;
 
 use std::collections::BTreeMap;
@@ -54,6 +55,7 @@ pub(super) struct World {
     pub(super) traces: Vec<TraceOp>,
     pub(super) heard: Vec<(SubscriptionId, SchedulerEvent)>,
     pub(super) closed: Vec<(SubscriptionId, CallRejection)>,
+    pub(super) measured: Vec<Measure>,
     n_sessions: u64,
     n_ids: u64,
     lives: u64,
@@ -97,6 +99,7 @@ impl World {
             traces: Vec::new(),
             heard: Vec::new(),
             closed: Vec::new(),
+            measured: Vec::new(),
             n_sessions: 0,
             n_ids: 0,
             lives: 0,
@@ -176,7 +179,8 @@ impl World {
                 Effect::CloseFramework { subscription, why } => {
                     self.closed.push((subscription, why));
                 }
-                Effect::Opened { .. } | Effect::Measure(_) => {}
+                Effect::Measure(m) => self.measured.push(m),
+                Effect::Opened { .. } => {}
             }
         }
     }

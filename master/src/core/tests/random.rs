@@ -352,6 +352,7 @@ fn without_shared(mut r: Resources) -> Resources {
 /// After every step: level 1's books balance, and hold exactly what the registry's tasks take.
 fn check(w: &mut World) {
     w.core.allocator().check().unwrap();
+    assert_eq!(w.core.sums(), sums::recount(w));
     let view = w.view();
     for (id, a) in &view.agents {
         for f in view.frameworks.keys() {

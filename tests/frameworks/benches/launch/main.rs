@@ -123,7 +123,20 @@ async fn bench(args: &Args, master: &Master, beside: &Handle) -> anyhow::Result<
     tokio::select! {
         broken = agents => match broken? {},
         figures = measuring => figures,
+        // The master goes with it.
+        told = told_to_stop() => { told?; bail!("told to stop") }
     }
+}
+
+async fn told_to_stop() -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut term = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut int = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+    Ok(())
 }
 
 async fn measure(
