@@ -167,9 +167,9 @@ mod tests {
 
     use super::*;
 
-    fn next(outbox: &Outbox) -> Poll<Option<Option<Out>>> {
+    fn next(outbox: &Outbox) -> Poll<Option<Out>> {
         let mut cx = Context::from_waker(Waker::noop());
-        outbox.poll_next(&mut cx).map(|m| m.map(|m| m.kind))
+        outbox.poll_next(&mut cx).map(|m| m.and_then(|m| m.kind))
     }
 
     fn snapshot(n: u64) -> Arc<NetSnapshot> {
@@ -207,7 +207,7 @@ mod tests {
         );
         outbox.send(kill(0));
         assert!(next(&outbox).is_ready());
-        let Poll::Ready(Some(Some(Out::Desired(got)))) = next(&outbox) else {
+        let Poll::Ready(Some(Out::Desired(got))) = next(&outbox) else {
             panic!("a snapshot waits");
         };
         assert_eq!(got.generation, 2);
@@ -224,13 +224,13 @@ mod tests {
         }
         assert!(!outbox.send(kill(QUEUE)), "the queue is bounded");
         for n in 0..QUEUE {
-            let Poll::Ready(Some(Some(Out::Kill(k)))) = next(&outbox) else {
+            let Poll::Ready(Some(Out::Kill(k))) = next(&outbox) else {
                 panic!("message {n} is missing");
             };
             assert_eq!(k.task_id, n.to_string());
         }
         let desired = next(&outbox);
-        assert!(matches!(desired, Poll::Ready(Some(Some(Out::Desired(_))))));
+        assert!(matches!(desired, Poll::Ready(Some(Out::Desired(_)))));
         outbox.gone();
         assert!(!outbox.send(kill(0)), "nobody takes it");
     }
@@ -245,7 +245,7 @@ mod tests {
         outbox.beat();
         assert!(matches!(
             next(&outbox),
-            Poll::Ready(Some(Some(Out::Heartbeat(_))))
+            Poll::Ready(Some(Out::Heartbeat(_)))
         ));
     }
 
@@ -254,10 +254,7 @@ mod tests {
         let outbox = Outbox::default();
         outbox.send(kill(1));
         outbox.close();
-        assert!(matches!(
-            next(&outbox),
-            Poll::Ready(Some(Some(Out::Kill(_))))
-        ));
+        assert!(matches!(next(&outbox), Poll::Ready(Some(Out::Kill(_)))));
         assert_eq!(next(&outbox), Poll::Ready(None));
     }
 }
