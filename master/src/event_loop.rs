@@ -271,6 +271,7 @@ impl EventLoop {
         let now = self.last_batch;
         if now.since(self.last_gauges) >= WAKE {
             self.last_gauges = now;
+            self.pipeline.shrink();
             let sums = self.core.sums();
             self.gauges.set(&self.telemetry, &sums, queued);
         }

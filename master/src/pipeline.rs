@@ -161,6 +161,12 @@ impl Pipeline {
         self.durable == self.written && self.waiting.is_empty()
     }
 
+    /// Gives back the room that a burst took.
+    pub(crate) fn shrink(&mut self) {
+        self.waiting.shrink_to(2 * self.waiting.len());
+        self.gathering.shrink_to(2 * self.gathering.len());
+    }
+
     /// Whether the loop must take nothing in.
     pub(crate) fn is_full(&self) -> bool {
         self.waiting.len() >= MAX_WAITING || self.n_gathering >= MAX_WAITING
