@@ -15,6 +15,10 @@ mod speed;
 
 use cluster::Scale;
 
+/// As in the `waggle` binary.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn figure(name: &str, value: f64, unit: &str) {
     println!("{name} {value:.3} {unit}");
 }
