@@ -95,6 +95,38 @@ pub struct SockInfo {
     pub seen_received: u64,
 }
 
+/// VIPs that an unconnected UDP socket talks to at once and keeps a backend of; with more, the one that was
+/// chosen longest ago is forgotten.
+pub const UDP_PEERS: usize = 4;
+
+/// A VIP that an unconnected UDP socket sends to, and the backend that it was given.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct UdpPeer {
+    /// VIP address, network order; 0 where there is none.
+    pub vip_addr: u32,
+    /// Backend address, network order.
+    pub backend_addr: u32,
+    /// VIP port, network order.
+    pub vip_port: u16,
+    /// Backend port, network order.
+    pub backend_port: u16,
+    /// The slot that held the backend when it was chosen.
+    pub slot: u32,
+}
+
+/// Memory of an unconnected UDP socket.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct UdpPeers {
+    /// In no order.
+    pub peers: [UdpPeer; UDP_PEERS],
+    /// The place that is taken next.
+    pub next: u32,
+    /// Zero.
+    pub pad: u32,
+}
+
 /// Bytes and packets of one cgroup, from `cgroup_skb`; per CPU.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -204,6 +236,8 @@ const _: () = {
     assert!(size_of::<VipValue>() == 16);
     assert!(size_of::<Backend>() == 8);
     assert!(size_of::<SockInfo>() == 48);
+    assert!(size_of::<UdpPeer>() == 16);
+    assert!(size_of::<UdpPeers>() == 16 * UDP_PEERS + 8);
     assert!(size_of::<CgroupNet>() == 32);
     assert!(size_of::<TcpKey>() == 16);
     assert!(size_of::<TcpStats>() == 72 + 2 * 8 * HIST_BUCKETS);

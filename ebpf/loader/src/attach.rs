@@ -35,6 +35,10 @@ pub(crate) const HOOKS: &[Hook] = &[
     hook("getpeername6", 30, "cgroup/getpeername6"),
     hook("skb_ingress", 0, "cgroup_skb/ingress"),
     hook("skb_egress", 1, "cgroup_skb/egress"),
+    // Who sends must find that what comes back is translated.
+    hook("recvmsg4", 19, "cgroup/recvmsg4"),
+    hook("recvmsg6", 20, "cgroup/recvmsg6"),
+    hook("sendmsg4", 14, "cgroup/sendmsg4"),
     hook("connect4", 10, "cgroup/connect4"),
     hook("connect6", 11, "cgroup/connect6"),
 ];

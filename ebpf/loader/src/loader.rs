@@ -9,7 +9,7 @@ use aya::programs::Program;
 use aya::{Ebpf, EbpfLoader};
 use waggle_ebpf_common::{
     Backend, CgroupNet, MAX_BACKENDS, MAX_CGROUPS, MAX_TCP_SERIES, MAX_VIP_SERIES, MAX_VIPS,
-    SockInfo, TcpKey, TcpStats, VipKey, VipStat, VipStatKey, VipValue, loss,
+    SockInfo, TcpKey, TcpStats, UdpPeers, VipKey, VipStat, VipStatKey, VipValue, loss,
 };
 
 use crate::attach::{self, Attached, HOOKS, Hook};
@@ -54,6 +54,7 @@ const MAPS: &[MapSpec] = &[
     map_spec::<TcpKey, TcpStats>("TCP_STATS", MapType::PerCpuHash, MAX_TCP_SERIES),
     map_spec::<u32, u64>("LOSS", MapType::PerCpuArray, loss::COUNT),
     map_spec::<i32, SockInfo>("SOCKS", MapType::SkStorage, 0),
+    map_spec::<i32, UdpPeers>("UDP_SOCKS", MapType::SkStorage, 0),
 ];
 
 /// The programs and maps of one node, attached.

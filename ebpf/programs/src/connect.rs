@@ -122,7 +122,7 @@ unsafe fn route(sa: *mut bpf_sock_addr, addr: u32) -> Route {
         }
         return Route::AsIs;
     };
-    let Some(backend) = choose(&vip) else {
+    let Some((_, backend)) = choose(&vip) else {
         count::vip_choice(
             vip.vip_id,
             Backend {
@@ -142,9 +142,9 @@ unsafe fn route(sa: *mut bpf_sock_addr, addr: u32) -> Route {
     Route::To(backend)
 }
 
-/// A random slot of the VIP; `None` when it has none.
+/// A random slot of the VIP and what it holds; `None` when it has none.
 #[inline(always)]
-fn choose(vip: &VipValue) -> Option<Backend> {
+pub fn choose(vip: &VipValue) -> Option<(u32, Backend)> {
     if vip.n == 0 {
         return None;
     }
@@ -155,7 +155,7 @@ fn choose(vip: &VipValue) -> Option<Backend> {
         .base
         .wrapping_add(((random * u64::from(vip.n)) >> 32) as u32);
     match BACKENDS.get(slot) {
-        Some(backend) if backend.addr != 0 => Some(*backend),
+        Some(backend) if backend.addr != 0 => Some((slot, *backend)),
         _ => {
             lost(loss::BAD_SLOT);
             None

@@ -9,6 +9,7 @@
 //! | connect.rs | connect4, connect6 | VIP -> backend, refusal, who opened the socket |
 //! | bind.rs | post_bind4, post_bind6 | who listens |
 //! | peername.rs | getpeername4, getpeername6 | the VIP instead of the backend |
+//! | udp.rs | sendmsg4, recvmsg4, recvmsg6 | VIP -> backend for datagrams, and back |
 //! | sock_ops.rs | sock_ops | connects, accepts, RTT, retransmits, bytes |
 //! | skb.rs | skb_ingress, skb_egress | bytes and packets per cgroup |
 //! | maps.rs | | every map |
@@ -65,6 +66,8 @@ mod peername;
 mod skb;
 #[cfg(target_arch = "bpf")]
 mod sock_ops;
+#[cfg(target_arch = "bpf")]
+mod udp;
 #[cfg(target_arch = "bpf")]
 mod verdict;
 

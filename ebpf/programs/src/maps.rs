@@ -8,7 +8,7 @@ use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray, PerCpuHashMap};
 use aya_ebpf::macros::btf_map;
 use waggle_ebpf_common::{
     Backend, CgroupNet, HIST_BUCKETS, MAX_BACKENDS, MAX_CGROUPS, MAX_TCP_SERIES, MAX_VIP_SERIES,
-    MAX_VIPS, SockInfo, TcpKey, TcpStats, VipKey, VipStat, VipStatKey, VipValue, loss,
+    MAX_VIPS, SockInfo, TcpKey, TcpStats, UdpPeers, VipKey, VipStat, VipStatKey, VipValue, loss,
 };
 
 const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
@@ -42,7 +42,16 @@ pub static LOSS: PerCpuArray<u64, { loss::COUNT as usize }> = PerCpuArray::new()
 
 /// Per-socket memory, inherited by accepted sockets.
 #[btf_map]
-pub static SOCKS: SockStorage<SockInfo> = SockStorage::new();
+pub static SOCKS: SockStorage<SockInfo, CLONED> = SockStorage::new();
+
+/// Memory of unconnected UDP sockets that send to VIPs.
+#[btf_map]
+pub static UDP_SOCKS: SockStorage<UdpPeers, OWN> = SockStorage::new();
+
+/// A new socket starts with a copy of its listener's memory.
+const CLONED: usize = (BPF_F_NO_PREALLOC | BPF_F_CLONE) as usize;
+/// Each socket has its own.
+const OWN: usize = BPF_F_NO_PREALLOC as usize;
 
 /// The value of a new TCP series. A constant in read-only data, since it would fill the 512 bytes of stack.
 pub static NO_TCP: TcpStats = TcpStats {
@@ -67,21 +76,21 @@ pub static NO_NET: CgroupNet = CgroupNet {
     tx_packets: 0,
 };
 
-/// A BTF definition of a socket storage map with `BPF_F_CLONE`, which aya's `SkStorage` can't express. The
-/// fields are read from BTF by the loader, never at run time.
+/// A BTF definition of a socket storage map with flags, among them `BPF_F_CLONE`, which aya's `SkStorage` can't
+/// express. The fields are read from BTF by the loader, never at run time.
 #[repr(C)]
-pub struct SockStorage<T> {
+pub struct SockStorage<T, const FLAGS: usize> {
     r#type: *const [i32; BPF_MAP_TYPE_SK_STORAGE as usize],
     key: *const i32,
     value: *const T,
     max_entries: *const [i32; 0],
-    map_flags: *const [i32; (BPF_F_NO_PREALLOC | BPF_F_CLONE) as usize],
+    map_flags: *const [i32; FLAGS],
 }
 
 // SAFETY: the pointers are null and never read; the kernel synchronizes access to the map.
-unsafe impl<T> Sync for SockStorage<T> {}
+unsafe impl<T, const FLAGS: usize> Sync for SockStorage<T, FLAGS> {}
 
-impl<T> SockStorage<T> {
+impl<T, const FLAGS: usize> SockStorage<T, FLAGS> {
     const fn new() -> Self {
         Self {
             r#type: core::ptr::null(),

@@ -2,10 +2,10 @@
 
 use aya_ebpf::bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock};
 use aya_ebpf::helpers::generated::bpf_sk_storage_get;
-use waggle_ebpf_common::{SockInfo, loss};
+use waggle_ebpf_common::{SockInfo, UdpPeers, loss};
 
 use crate::count::lost;
-use crate::maps::SOCKS;
+use crate::maps::{SOCKS, UDP_SOCKS};
 
 /// The memory of a socket, if it has one.
 ///
@@ -63,4 +63,30 @@ pub unsafe fn remember(sk: *mut bpf_sock, value: SockInfo) {
         (&raw mut (*info).seen_acked).write_volatile(value.seen_acked);
         (&raw mut (*info).seen_received).write_volatile(value.seen_received);
     }
+}
+
+/// The memory of an unconnected UDP socket; with `create` it is made, and a failure counted.
+///
+/// # Safety
+/// `sk` comes from the program's context, null or not.
+#[inline(always)]
+pub unsafe fn udp_peers(sk: *mut bpf_sock, create: bool) -> Option<*mut UdpPeers> {
+    if sk.is_null() {
+        return None;
+    }
+    let flags = if create {
+        u64::from(BPF_SK_STORAGE_GET_F_CREATE)
+    } else {
+        0
+    };
+    // SAFETY: the helper checks the map, the verifier the socket; new memory is zero.
+    let peers =
+        unsafe { bpf_sk_storage_get(UDP_SOCKS.as_ptr(), sk.cast(), core::ptr::null_mut(), flags) };
+    if peers.is_null() {
+        if create {
+            lost(loss::SOCK_STORAGE_FAILED);
+        }
+        return None;
+    }
+    Some(peers.cast())
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{self, BufRead, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use waggle_ebpf::{DataPlane, LoaderConfig};
@@ -22,7 +22,7 @@ pub fn serve() -> anyhow::Result<()> {
         return Ok(());
     };
     fs::write(PathBuf::from(cgroup).join("cgroup.procs"), "0")?;
-    let mut planes = Vec::new();
+    let (mut planes, mut sockets) = (Vec::new(), Vec::new());
     for line in io::stdin().lock().lines() {
         let line = line?;
         let words: Vec<&str> = line.split(' ').collect();
@@ -30,6 +30,19 @@ pub fn serve() -> anyhow::Result<()> {
             ["listen", at] => listen(at)?,
             ["dial", to, bytes] => dial(to.parse()?, bytes.parse()?),
             ["udp", to] => udp(to.parse()?)?,
+            ["serve-udp", at] => serve_udp(at)?,
+            ["socket", at] => {
+                let socket = UdpSocket::bind(at)?;
+                socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+                sockets.push(socket);
+                (sockets.len() - 1).to_string()
+            }
+            ["send", n, to] => send(&sockets[n.parse::<usize>()?], to.parse()?),
+            ["ask", n, to] => {
+                let socket = &sockets[n.parse::<usize>()?];
+                socket.connect(to)?;
+                ask(socket, socket.send(b"?"))
+            }
             ["bench", a, b, rounds] => bench(a.parse()?, b.parse()?, rounds.parse()?)?,
             ["plane", cgroup_root, pin_dir] => {
                 let config = LoaderConfig {
@@ -87,6 +100,38 @@ fn udp(to: SocketAddr) -> anyhow::Result<String> {
         Ok(()) => Ok(format!("ok {}", socket.peer_addr()?)),
         Err(error) => Ok(format!("error {}", error.raw_os_error().context("errno")?)),
     }
+}
+
+/// Answers each datagram with the port on which it came, for as long as the process lives.
+fn serve_udp(at: &str) -> anyhow::Result<String> {
+    let socket = UdpSocket::bind(at)?;
+    let port = socket.local_addr()?.port().to_string();
+    let answer = port.clone();
+    std::thread::spawn(move || {
+        let mut bytes = [0; 64];
+        while let Ok((_, from)) = socket.recv_from(&mut bytes) {
+            let _ = socket.send_to(answer.as_bytes(), from);
+        }
+    });
+    Ok(port)
+}
+
+/// Sends a datagram to an address and says who answered from where.
+fn send(socket: &UdpSocket, to: SocketAddr) -> String {
+    ask(socket, socket.send_to(b"?", to))
+}
+
+fn ask(socket: &UdpSocket, sent: io::Result<usize>) -> String {
+    let answer = || -> io::Result<String> {
+        sent?;
+        let mut bytes = [0; 64];
+        let (n, from) = socket.recv_from(&mut bytes)?;
+        Ok(format!(
+            "{} from {from}",
+            String::from_utf8_lossy(&bytes[..n])
+        ))
+    };
+    answer().unwrap_or_else(|e| format!("error {}", e.raw_os_error().unwrap_or(0)))
 }
 
 /// Median nanoseconds of connect(2) to a and to b, interleaved.
