@@ -147,14 +147,14 @@ fn one_socket_talks_to_several_vips() -> anyhow::Result<()> {
     let mut task = Task::start(&cgroup)?;
     let n = UDP_PEERS + 2;
     let all = backends(&mut task, n)?;
-    let vip = |i: usize| SocketAddrV4::new(Ipv4Addr::new(11, 0, 1, i as u8), 53);
-    for (i, (_, backend)) in all.iter().enumerate() {
-        let at = u32::try_from(i)?;
+    let vip = |i: u8| SocketAddrV4::new(Ipv4Addr::new(11, 0, 1, i), 53);
+    for (i, (_, backend)) in (0..).zip(&all) {
+        let at = u32::from(i);
         publish(&plane, vip(i), UDP, 10 + at, 100 + at, &[*backend])?;
     }
     let socket = task.ask("socket 127.0.0.1:0")?;
     for round in 0..3 {
-        for (i, (port, _)) in all.iter().enumerate() {
+        for (i, (port, _)) in (0..).zip(&all) {
             let answer = task.ask(&format!("send {socket} {}", vip(i)))?;
             assert_eq!(answer, format!("{port} from {}", vip(i)), "round {round}");
         }

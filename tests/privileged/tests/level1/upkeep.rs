@@ -144,15 +144,23 @@ fn maintenance_empties_a_node_when_it_begins() {
     until_mode(world, &node, "active");
 }
 
-/// Ends the processes of a task, as a crash would.
+/// Ends the process of a task, as a crash would. It may run for a moment before it is the program that it is
+/// meant to be.
 fn crash(world: &World, task: &str) {
-    let nodes = world.cluster.state.nodes.iter();
-    for pid in nodes.flat_map(|n| cgroup::pids_below(&n.cgroup)) {
+    let is_it = |pid: &i32| {
         let of = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
-        if process::comm(pid) == "sleep" && of.contains(task) {
-            process::signal(pid, Signal::SIGKILL);
+        process::comm(*pid) == "sleep" && of.contains(task)
+    };
+    wait_until(LIMIT, "the task's process", || {
+        let nodes = world.cluster.state.nodes.iter();
+        let below = nodes.flat_map(|n| cgroup::pids_below(&n.cgroup));
+        let pids: Vec<i32> = below.filter(is_it).collect();
+        for pid in &pids {
+            process::signal(*pid, Signal::SIGKILL);
         }
-    }
+        (!pids.is_empty()).then_some(())
+    })
+    .unwrap();
 }
 
 #[test]
