@@ -56,17 +56,7 @@ pub fn connect6(ctx: SockAddrContext) -> i32 {
     let sa = ctx.sock_addr;
     // SAFETY: as above.
     unsafe {
-        let words = (&raw const (*sa).user_ip6).cast::<u32>();
-        let mapped = words.read_volatile() == 0
-            && words.add(1).read_volatile() == 0
-            && words.add(2).read_volatile() == MAPPED;
-        // No VIP has address 0.
-        let addr = if mapped {
-            words.add(3).read_volatile()
-        } else {
-            0
-        };
-        match route(sa, addr) {
+        match route(sa, mapped(sa)) {
             Route::AsIs => PROCEED,
             Route::To(backend) => {
                 let words = (&raw mut (*sa).user_ip6).cast::<u32>();
@@ -75,6 +65,26 @@ pub fn connect6(ctx: SockAddrContext) -> i32 {
                 PROCEED
             }
             Route::Refused => refuse(),
+        }
+    }
+}
+
+/// The IPv4 address in an IPv4-mapped one; 0, which no VIP and no backend has, of any other.
+///
+/// # Safety
+/// `sa` is the context of a program for IPv6 sockets.
+#[inline(always)]
+pub unsafe fn mapped(sa: *mut bpf_sock_addr) -> u32 {
+    // SAFETY: context fields, read as whole words.
+    unsafe {
+        let words = (&raw const (*sa).user_ip6).cast::<u32>();
+        let mapped = words.read_volatile() == 0
+            && words.add(1).read_volatile() == 0
+            && words.add(2).read_volatile() == MAPPED;
+        if mapped {
+            words.add(3).read_volatile()
+        } else {
+            0
         }
     }
 }

@@ -11,7 +11,7 @@ use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use waggle_ebpf_common::{Backend, UDP_PEERS, UdpPeer, VipKey, VipValue};
 
-use crate::connect::choose;
+use crate::connect::{choose, mapped};
 use crate::count;
 use crate::maps::{BACKENDS, VIPS};
 use crate::memory::{recall, udp_peers};
@@ -205,14 +205,10 @@ pub fn recvmsg6(ctx: SockAddrContext) -> i32 {
     let sa = ctx.sock_addr;
     // SAFETY: as above.
     unsafe {
-        let words = (&raw const (*sa).user_ip6).cast::<u32>();
-        let mapped = words.read_volatile() == 0
-            && words.add(1).read_volatile() == 0
-            && words.add(2).read_volatile() == 0xffff_u32.to_be();
-        if !mapped {
+        let addr = mapped(sa);
+        if addr == 0 {
             return PROCEED;
         }
-        let addr = words.add(3).read_volatile();
         let port = (&raw const (*sa).user_port).read_volatile() as u16;
         if let Some((vip_addr, vip_port)) = vip_of(sa, addr, port) {
             let words = (&raw mut (*sa).user_ip6).cast::<u32>();
