@@ -30,7 +30,9 @@ use tokio::{
     sync::{Mutex, Semaphore, watch},
     time::Instant,
 };
-use waggle_overlay_plan::{Answer, DnsName, Outcome, Question, RData, RType, Rr, Zone, zone};
+use waggle_overlay_plan::{
+    Answer, DnsName, Outcome, Question, RData, RType, Rr, Zone, zone::Scope,
+};
 
 use crate::forward::{Asked, ForwardError, Forwarder};
 
@@ -348,7 +350,14 @@ impl Handler {
         let Ok(name) = DnsName::from_labels(query.original().name().iter()) else {
             return Reply::new(request, ResponseCode::FormErr);
         };
-        if !zone::is_ours(&name) {
+        let ours = Scope::default().is_ours(&name)
+            || self
+                .0
+                .zone
+                .load()
+                .as_ref()
+                .is_some_and(|z| z.is_ours(&name));
+        if !ours {
             return self.forward(request, query).await;
         }
         if !matches!(query.query_class(), DNSClass::IN | DNSClass::ANY) {
@@ -450,6 +459,9 @@ fn wire_name(name: &DnsName) -> Option<Name> {
 fn record(owner: Name, rr: &Rr) -> Option<Record> {
     let data = match &rr.data {
         RData::A(ip) => WireData::A(rdata::A(*ip)),
+        RData::Aaaa(ip) => WireData::AAAA(rdata::AAAA(*ip)),
+        RData::Ptr(name) => WireData::PTR(rdata::PTR(wire_name(name)?)),
+        RData::Txt(strings) => WireData::TXT(rdata::TXT::new(strings.clone())),
         RData::Ns(name) => WireData::NS(rdata::NS(wire_name(name)?)),
         RData::Soa {
             mname,

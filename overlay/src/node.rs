@@ -399,7 +399,8 @@ impl Shared {
         // Serials follow the number of zones made here: facts of this node change a zone too.
         state.serial = state.serial.wrapping_add(1);
         let options = ZoneOptions {
-            dns_ips: self.config.dns_ips.clone(),
+            dns_ips: self.config.dns_ips.iter().map(|ip| (*ip).into()).collect(),
+            ..ZoneOptions::default()
         };
         let zone = zone_with(snapshot, &state.local, state.serial, &options);
         dns.publish(Arc::new(zone));

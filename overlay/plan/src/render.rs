@@ -97,6 +97,12 @@ pub fn record(rr: &Rr) -> String {
     let Rr { owner, ttl, data } = rr;
     match data {
         RData::A(ip) => format!("{owner} {ttl} IN A {ip}"),
+        RData::Aaaa(ip) => format!("{owner} {ttl} IN AAAA {ip}"),
+        RData::Ptr(name) => format!("{owner} {ttl} IN PTR {name}"),
+        RData::Txt(strings) => {
+            let quoted: Vec<String> = strings.iter().map(|s| format!("{s:?}")).collect();
+            format!("{owner} {ttl} IN TXT {}", quoted.join(" "))
+        }
         RData::Ns(name) => format!("{owner} {ttl} IN NS {name}"),
         RData::Soa {
             mname,

@@ -9,10 +9,13 @@ mod common;
 use common::{any_snapshot, small, task_id};
 use proptest::prelude::*;
 use rstest::rstest;
+use std::net::IpAddr;
+
 use waggle_overlay_plan::{
-    DnsName, LocalFacts, NameError, Outcome, Question, RData, RType, render, zone,
+    DnsName, LocalFacts, NameError, Outcome, Question, RData, RType, Reason, Verdict, render, zone,
+    zone::{HealthPolicy, Rule, Scope, ZoneOptions, reverse_address, reverse_name, zone_with},
 };
-use waggle_types::{HealthState, NetSnapshot, TaskState};
+use waggle_types::{AgentId, HealthState, NetSnapshot, TaskNet, TaskState};
 
 fn ask(snapshot: &NetSnapshot, name: &str, rtype: RType) -> (Outcome, Vec<String>) {
     let zone = zone(snapshot, &LocalFacts::new(), 3);
@@ -59,6 +62,10 @@ fn ask(snapshot: &NetSnapshot, name: &str, rtype: RType) -> (Outcome, Vec<String
 #[case("master.dcos.thisdcos.directory", "10.0.0.1")]
 #[case("ready.spartan", "127.0.0.1")]
 #[case("ns.spartan", "198.51.100.1")]
+#[case("localhost", "127.0.0.1")]
+#[case("zk-1.zk", "10.0.0.1")]
+#[case("zk-5.zk", "10.0.0.1")]
+#[case("n2.node.dcos.thisdcos.directory", "10.0.0.2")]
 fn addresses(#[case] name: &str, #[case] want: &str) {
     let owner = DnsName::parse(name).unwrap();
     let want: Vec<String> = want
@@ -141,9 +148,15 @@ fn negative(#[case] name: &str, #[case] rtype: RType, #[case] outcome: Outcome, 
 #[case("other.directory")]
 #[case("mesos.example.com")]
 #[case("4.3.2.1.in-addr.arpa")]
+// Above and beside addresses of the cluster.
+#[case("in-addr.arpa")]
+#[case("0.0.11.in-addr.arpa")]
+#[case("9.0.0.11.in-addr.arpa")]
+#[case("x.1.0.0.11.in-addr.arpa")]
+#[case("web.l4lb.abc.dcos.directory")]
 fn other_names_are_not_ours(#[case] name: &str) {
     assert_eq!(ask(&small(), name, RType::A), (Outcome::NotOurs, vec![]));
-    assert!(!zone::is_ours(&DnsName::parse(name).unwrap()));
+    assert!(!Scope::default().is_ours(&DnsName::parse(name).unwrap()));
 }
 
 #[test]
@@ -151,6 +164,9 @@ fn apexes_have_soa_and_ns() {
     for apex in [
         "mesos",
         "spartan",
+        "zk",
+        "localhost",
+        "1.0.0.11.in-addr.arpa",
         "thisdcos.directory",
         "dcos.thisdcos.directory",
         "l4lb.thisdcos.directory",
@@ -181,8 +197,6 @@ fn zone_transfers_are_refused() {
 fn only_running_tasks_have_records_and_local_facts_win() {
     let name = Question::new("cart.shop.marathon.mesos", RType::A).unwrap();
     let mut snapshot = small();
-    // Health is no matter here.
-    snapshot.tasks.get_mut("cart.1").unwrap().health = HealthState::Unhealthy;
     let outcome = |s: &NetSnapshot, l: &LocalFacts| zone(s, l, 1).answer(&name).outcome;
     assert_eq!(outcome(&snapshot, &LocalFacts::new()), Outcome::Found);
     let dead = LocalFacts::from([(task_id("cart.1"), (TaskState::Failed, HealthState::Unknown))]);
@@ -196,6 +210,204 @@ fn only_running_tasks_have_records_and_local_facts_win() {
         };
         assert_eq!(outcome(&snapshot, &LocalFacts::new()), want, "{state:?}");
     }
+}
+
+fn options(health: HealthPolicy) -> ZoneOptions {
+    ZoneOptions {
+        health,
+        ..ZoneOptions::default()
+    }
+}
+
+/// Addresses of `web.marathon.mesos`, over all kinds of names that the tasks share.
+fn web(snapshot: &NetSnapshot, health: HealthPolicy) -> Vec<RData> {
+    let zone = zone_with(snapshot, &LocalFacts::new(), 1, &options(health));
+    let ask = |name: &str, rtype| -> Vec<RData> {
+        let answer = zone.answer(&Question::new(name, rtype).unwrap());
+        answer.answers.into_iter().map(|rr| rr.data).collect()
+    };
+    let out = ask("web.marathon.mesos", RType::A);
+    for kind in ["agentip", "containerip", "autoip"] {
+        let name = format!("web.marathon.{kind}.dcos.thisdcos.directory");
+        assert_eq!(ask(&name, RType::A), out, "{name}");
+    }
+    // Tasks of one agent share its address.
+    assert!(ask("_web._tcp.marathon.mesos", RType::SRV).len() >= out.len());
+    out
+}
+
+#[rstest]
+#[case::unhealthy(|t: &mut TaskNet| t.health = HealthState::Unhealthy)]
+#[case::no_result(|t: &mut TaskNet| t.health = HealthState::Unknown)]
+#[case::unreachable(|t: &mut TaskNet| t.agent_id = AgentId::new("a1b2-S3").unwrap())]
+fn names_follow_health_unless_none_would_remain(#[case] ail: fn(&mut TaskNet)) {
+    let mut snapshot = small();
+    let (id, agent) = common::agent(3, false);
+    snapshot.agents.insert(id, agent);
+    let all = web(&snapshot, HealthPolicy::Aware);
+    assert_eq!(all.len(), 2);
+    ail(snapshot.tasks.get_mut("web.1").unwrap());
+    assert_eq!(web(&snapshot, HealthPolicy::Aware), all[1..]);
+    assert_eq!(web(&snapshot, HealthPolicy::Ignore).len(), 2);
+    // The task's own name stays.
+    let own = if snapshot.tasks["web.1"].agent_id.as_str() == "a1b2-S3" {
+        "web-e844k-s3.marathon.mesos"
+    } else {
+        "web-e844k-s1.marathon.mesos"
+    };
+    assert_eq!(ask(&snapshot, own, RType::A).0, Outcome::Found);
+    ail(snapshot.tasks.get_mut("web.2").unwrap());
+    assert!(!web(&snapshot, HealthPolicy::Aware).is_empty());
+    // Who does not run is no last resort.
+    snapshot.tasks.get_mut("web.2").unwrap().state = TaskState::Killing;
+    assert_eq!(web(&snapshot, HealthPolicy::Aware).len(), 1);
+}
+
+#[test]
+fn addresses_of_the_cluster_have_names() {
+    let ptr = |ip: &str| {
+        ask(
+            &small(),
+            &reverse_name(ip.parse().unwrap()).to_string(),
+            RType::PTR,
+        )
+    };
+    for (ip, name) in [
+        ("11.0.0.1", "web.marathon.l4lb.thisdcos.directory."),
+        ("10.0.0.1", "n1.node.dcos.thisdcos.directory."),
+        ("198.51.100.1", "ns.spartan."),
+    ] {
+        let (outcome, rrs) = ptr(ip);
+        assert_eq!(outcome, Outcome::Found, "{ip}");
+        assert_eq!(rrs.len(), 1, "{rrs:?}");
+        assert!(rrs[0].ends_with(&format!("5 IN PTR {name}")), "{rrs:?}");
+    }
+    assert_eq!(ptr("11.0.0.9").0, Outcome::NotOurs);
+    // Ours, but without an address of its own.
+    let (outcome, rrs) = ask(&small(), "1.0.0.11.in-addr.arpa", RType::A);
+    assert_eq!(outcome, Outcome::NoData);
+    assert_eq!(
+        rrs,
+        [format!("auth: 1.0.0.11.in-addr.arpa. 1 IN {MESOS_SOA}")]
+    );
+}
+
+#[test]
+fn a_resolver_on_ipv6_has_records_too() {
+    let ip: IpAddr = "fd01:d::c633:6401".parse().unwrap();
+    let options = ZoneOptions {
+        dns_ips: vec!["198.51.100.1".parse().unwrap(), ip],
+        ..ZoneOptions::default()
+    };
+    let zone = zone_with(&small(), &LocalFacts::new(), 1, &options);
+    let ask = |name: &str, rtype| -> Vec<String> {
+        let answer = zone.answer(&Question::new(name, rtype).unwrap());
+        let all = answer.answers.iter().chain(&answer.additional);
+        all.map(render::record).collect()
+    };
+    assert_eq!(
+        ask("ns.spartan", RType::AAAA),
+        ["ns.spartan. 5 IN AAAA fd01:d::c633:6401"]
+    );
+    assert_eq!(ask("mesos", RType::NS).len(), 3);
+    let reverse = "1.0.4.6.3.3.6.c.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.d.0.0.0.1.0.d.f.ip6.arpa";
+    assert_eq!(
+        ask(reverse, RType::PTR),
+        [format!("{reverse}. 5 IN PTR ns.spartan.")]
+    );
+}
+
+#[test]
+fn zk_has_five_names_however_many_masters() {
+    let mut snapshot = small();
+    snapshot.masters = [3, 1, 2].map(|i| [10, 0, 0, i].into()).into();
+    let addresses: Vec<String> = (1..=5)
+        .flat_map(|i| ask(&snapshot, &format!("zk-{i}.zk"), RType::A).1)
+        .map(|rr| rr.rsplit(' ').next().unwrap().to_owned())
+        .collect();
+    let want = ["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.1", "10.0.0.2"];
+    assert_eq!(addresses, want);
+    assert_eq!(ask(&snapshot, "zk-6.zk", RType::A).0, Outcome::NxDomain);
+}
+
+#[test]
+fn a_crypto_id_names_the_zones_again() {
+    let scope = Scope::new(Some("8wzdy")).unwrap();
+    let options = ZoneOptions {
+        scope: scope.clone(),
+        ..ZoneOptions::default()
+    };
+    let zone = zone_with(&small(), &LocalFacts::new(), 1, &options);
+    let ask = |name: &str| zone.answer(&Question::new(name, RType::A).unwrap());
+    for name in [
+        "web.marathon.l4lb.8wzdy.dcos.directory",
+        "web.marathon.dclb.8wzdy.dcos.directory",
+        "web.marathon.autoip.dcos.8wzdy.dcos.directory",
+        "leader.dcos.8wzdy.dcos.directory",
+    ] {
+        let answer = ask(name);
+        assert_eq!(answer.outcome, Outcome::Found, "{name}");
+        assert_eq!(answer.answers[0].owner.to_string(), format!("{name}."));
+        assert!(scope.is_ours(&answer.answers[0].owner));
+    }
+    let negative = ask("x.l4lb.8wzdy.dcos.directory");
+    assert_eq!(negative.outcome, Outcome::NxDomain);
+    let owner = negative.authority[0].owner.to_string();
+    assert_eq!(owner, "l4lb.8wzdy.dcos.directory.");
+    let other = ask("web.marathon.l4lb.other.dcos.directory");
+    assert_eq!(other.outcome, Outcome::NotOurs);
+    for bad in ["", "a\u{0}".repeat(40).as_str()] {
+        assert!(Scope::new(Some(bad)).is_err(), "{bad:?}");
+    }
+}
+
+#[test]
+fn a_zone_says_what_it_is_made_from() {
+    let (_, rrs) = ask(&small(), "_zone.thisdcos.directory", RType::TXT);
+    let text = r#""serial=3" "generation=7" "agents=2" "vips=2" "tasks=3""#;
+    assert_eq!(rrs, [format!("_zone.thisdcos.directory. 5 IN TXT {text}")]);
+}
+
+#[test]
+fn a_trace_says_why() {
+    let mut snapshot = small();
+    snapshot.tasks.get_mut("web.1").unwrap().health = HealthState::Unhealthy;
+    let local = LocalFacts::new();
+    let zone = zone(&snapshot, &local, 1);
+    let trace = |name: &str| {
+        let asked = Question::new(name, RType::A).unwrap();
+        zone::trace(&zone, &snapshot, &local, HealthPolicy::Aware, &asked)
+    };
+    let web = trace("web.marathon.agentip.dcos.thisdcos.global");
+    assert_eq!(web.rule.to_string(), "zone dcos.thisdcos.directory.");
+    assert_eq!(web.alias.unwrap().0.to_string(), "thisdcos.global.");
+    let tasks: Vec<_> = web.tasks.iter().map(|(id, v)| (id.as_str(), *v)).collect();
+    let out = Verdict::Excluded(Reason::Unhealthy);
+    assert_eq!(tasks, [("web.1", out), ("web.2", Verdict::Eligible)]);
+    for name in [
+        "_web._tcp.marathon.mesos",
+        "_http._web._tcp.marathon.slave.mesos",
+        "cart.shop.marathon.mesos",
+        "_http._cart.shop._tcp.marathon.mesos",
+        "cart-shop.marathon.mesos",
+    ] {
+        assert!(!trace(name).tasks.is_empty(), "{name}");
+    }
+    let nobody = trace("a.b.nobody.marathon.mesos");
+    assert_eq!(nobody.closest.unwrap().to_string(), "marathon.mesos.");
+    assert!(nobody.tasks.is_empty());
+    assert_eq!(trace("example.com").rule, Rule::Forward);
+    assert_eq!(trace("1.0.0.11.in-addr.arpa").rule, Rule::Reverse);
+}
+
+#[test]
+fn the_whole_zone() {
+    let mut snapshot = small();
+    snapshot.tasks.remove("web.2");
+    snapshot.tasks.remove("cart.1");
+    snapshot.vips.remove(&common::vip_name("idle"));
+    let text = render::zone(&zone(&snapshot, &LocalFacts::new(), 3));
+    assert_eq!(text, include_str!("golden/zone.txt"));
 }
 
 #[test]
@@ -271,7 +483,8 @@ proptest! {
         let zone = zone(&s, &LocalFacts::new(), 1);
         let rtype = RType(rtype);
         let answer = zone.answer(&Question { name: name.clone(), rtype });
-        prop_assert_eq!(answer.outcome != Outcome::NotOurs, zone::is_ours(&name));
+        prop_assert_eq!(answer.outcome != Outcome::NotOurs, zone.is_ours(&name));
+        prop_assert!(!Scope::default().is_ours(&name) || zone.is_ours(&name));
         prop_assert_eq!(answer.outcome == Outcome::Found, !answer.answers.is_empty());
         for rr in &answer.answers {
             prop_assert_eq!(&rr.owner, &name);
@@ -306,6 +519,50 @@ proptest! {
             let asked = Question::new(&name.to_string(), RType::A).unwrap();
             let got: Vec<RData> = zone.answer(&asked).answers.into_iter().map(|r| r.data).collect();
             prop_assert_eq!(got, vec![RData::A(lease.ip)]);
+        }
+    }
+
+    #[test]
+    fn every_address_that_a_zone_names_is_there_and_named_back(s in any_snapshot()) {
+        let zone = zone(&s, &LocalFacts::new(), 1);
+        for rr in zone.records() {
+            let RData::Ptr(name) = &rr.data else { continue };
+            let ip = reverse_address(&rr.owner).unwrap();
+            let rtype = if ip.is_ipv4() { RType::A } else { RType::AAAA };
+            let asked = Question { name: name.clone(), rtype };
+            let back = zone.answer(&asked).answers;
+            prop_assert!(back.iter().any(|rr| rr.data == RData::from(ip)), "{} of {}", ip, name);
+        }
+        for lease in s.vips.values() {
+            let asked = Question { name: reverse_name(lease.ip.into()), rtype: RType::PTR };
+            prop_assert_eq!(zone.answer(&asked).outcome, Outcome::Found);
+        }
+    }
+
+    #[test]
+    fn reverse_names_are_one_to_one(v6 in any::<bool>(), bits in any::<u128>()) {
+        let v4 = u32::try_from(bits & 0xffff_ffff).unwrap();
+        let ip = if v6 { IpAddr::from(bits.to_be_bytes()) } else { IpAddr::from(v4.to_be_bytes()) };
+        let name = reverse_name(ip);
+        prop_assert_eq!(reverse_address(&name), Some(ip));
+        prop_assert_eq!(reverse_address(&name.parent().unwrap()), None);
+        prop_assert_eq!(reverse_address(&name.child(b"0").unwrap()), None);
+    }
+
+    /// Health never takes a name away that would be there without it, and never adds an address.
+    #[test]
+    fn health_only_narrows(s in any_snapshot()) {
+        let local = LocalFacts::new();
+        let zone_of = |health| zone_with(&s, &local, 1, &options(health));
+        let (aware, all) = (zone_of(HealthPolicy::Aware), zone_of(HealthPolicy::Ignore));
+        let text = DnsName::parse("_zone.thisdcos.directory").unwrap();
+        for rr in aware.records().filter(|rr| rr.owner != text) {
+            let asked = Question { name: rr.owner.clone(), rtype: rr.data.rtype() };
+            prop_assert!(all.answer(&asked).answers.contains(&rr));
+        }
+        for rr in all.records().filter(|rr| rr.data.rtype() == RType::A) {
+            let asked = Question { name: rr.owner.clone(), rtype: RType::A };
+            prop_assert_eq!(aware.answer(&asked).outcome, Outcome::Found, "{}", rr.owner);
         }
     }
 

@@ -2,47 +2,44 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use waggle_types::{
-    AgentNet, HealthState, NetSnapshot, Protocol, TaskId, TaskNet, TaskState, mangle_label,
+use waggle_types::{AgentNet, NetSnapshot, Protocol, TaskId, mangle_label};
+
+use super::{
+    DnsName, HealthPolicy, Listed, NS_TTL, Node, RData, Scope, TTL, Zone, listing, listing::runs,
+    reverse_name, scope::APEXES, sha1::short_hash,
 };
+use crate::eligibility::LocalFacts;
 
-use super::{DnsName, NS_TTL, Node, RData, TTL, Zone, sha1::short_hash};
-use crate::eligibility::{LocalFacts, effective};
-
-/// Zones with an SOA of their own.
-const APEXES: [&str; 5] = [
-    "mesos",
-    "spartan",
-    "thisdcos.directory",
-    "dcos.thisdcos.directory",
-    "l4lb.thisdcos.directory",
-];
-/// Longest first: the first that fits is taken.
-const ALIASES: [(&str, &str); 3] = [
-    ("dclb.thisdcos.directory", "l4lb.thisdcos.directory"),
-    ("dclb.thisdcos.global", "l4lb.thisdcos.directory"),
-    ("thisdcos.global", "thisdcos.directory"),
-];
 /// The built-in service framework, which runs beside the leading master.
 const BUILT_IN: &str = "marathon";
 const MASTER_PORT: u16 = 5050;
 const AGENT_PORT: u16 = 5051;
 const FRAMEWORK_PORT: u16 = 8080;
+/// DC/OS's programs name five ZooKeeper servers, however many masters there are: addresses repeat.
+const N_ZK: usize = 5;
+/// Where TXT says what this node answers from.
+const ABOUT: &str = "_zone.thisdcos.directory";
 
 /// What a zone holds that is not in the snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ZoneOptions {
     /// Addresses on which this node answers: `ns.spartan`.
-    pub dns_ips: Vec<Ipv4Addr>,
+    pub dns_ips: Vec<IpAddr>,
+    /// Whether names of services follow health.
+    pub health: HealthPolicy,
+    /// Which names are served.
+    pub scope: Scope,
 }
 
 impl Default for ZoneOptions {
     fn default() -> Self {
         Self {
-            dns_ips: vec![Ipv4Addr::new(198, 51, 100, 1)],
+            dns_ips: vec![IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1))],
+            health: HealthPolicy::default(),
+            scope: Scope::default(),
         }
     }
 }
@@ -59,33 +56,42 @@ pub fn zone_with(
     serial: u32,
     options: &ZoneOptions,
 ) -> Zone {
-    let mut b = Builder::default();
-    b.authority(serial, options);
+    let mut b = Builder {
+        nodes: BTreeMap::new(),
+        serial,
+    };
+    for apex in APEXES {
+        b.apex(apex);
+    }
+    b.authority(options);
     b.masters(snapshot);
     b.agents(snapshot);
     b.vips(snapshot);
-    for (id, task) in &snapshot.tasks {
-        // mesos-dns and dcos-dns alike: only running tasks, whatever their health.
-        let (state, _health): (TaskState, HealthState) = effective(id, task, local);
-        let agent = snapshot.agents.get(&task.agent_id);
-        if let (TaskState::Running, Some(agent)) = (state, agent) {
-            b.task(id, task, agent);
+    let tasks = listing(snapshot, local, options.health);
+    for (id, listed) in &tasks {
+        let agent = snapshot.agents.get(&listed.task.agent_id);
+        if let (true, Some(agent)) = (runs(listed.verdict), agent) {
+            b.task(id, listed, agent);
         }
     }
-    b.finish(serial)
+    b.about(snapshot, &tasks);
+    b.finish(options.scope.clone())
 }
 
-#[derive(Default)]
 struct Builder {
     nodes: BTreeMap<DnsName, BTreeSet<(u32, RData)>>,
+    serial: u32,
 }
 
 impl Builder {
     /// Adds a record. A name that is too long for DNS (a task's name is not checked by anybody) has none.
     fn add(&mut self, owner: &str, data: RData) {
-        let Ok(owner) = DnsName::parse(owner) else {
-            return;
-        };
+        if let Ok(owner) = DnsName::parse(owner) {
+            self.add_at(owner, data);
+        }
+    }
+
+    fn add_at(&mut self, owner: DnsName, data: RData) {
         let ttl = if matches!(data, RData::Ns(_)) {
             NS_TTL
         } else {
@@ -94,14 +100,24 @@ impl Builder {
         self.nodes.entry(owner).or_default().insert((ttl, data));
     }
 
-    fn add_a(&mut self, owner: &str, ip: Ipv4Addr) {
-        self.add(owner, RData::A(ip));
+    fn add_a(&mut self, owner: &str, ip: impl Into<IpAddr>) {
+        self.add(owner, ip.into().into());
     }
 
     fn add_srv(&mut self, owner: &str, port: u16, target: &str) {
         if let Ok(target) = DnsName::parse(target) {
             self.add(owner, RData::Srv { port, target });
         }
+    }
+
+    /// A name for an address, at which its own zone begins: what is beside it is not ours.
+    fn add_ptr(&mut self, ip: impl Into<IpAddr>, name: &str) {
+        let Ok(name) = DnsName::parse(name) else {
+            return;
+        };
+        let owner = reverse_name(ip.into());
+        self.apex_at(&owner);
+        self.add_at(owner, RData::Ptr(name));
     }
 
     /// A name that exists even while it has no record.
@@ -111,25 +127,34 @@ impl Builder {
         }
     }
 
-    fn authority(&mut self, serial: u32, options: &ZoneOptions) {
-        let parse = |s: &str| DnsName::parse(s).unwrap_or_default();
-        for apex in APEXES {
-            self.add(
-                apex,
-                RData::Soa {
-                    mname: parse("ns.spartan"),
-                    rname: parse("support.mesosphere.com"),
-                    serial,
-                    minimum: 1,
-                },
-            );
-            self.add(apex, RData::Ns(parse("ns.spartan")));
+    fn apex(&mut self, name: &str) {
+        if let Ok(name) = DnsName::parse(name) {
+            self.apex_at(&name);
         }
+    }
+
+    fn apex_at(&mut self, name: &DnsName) {
+        let parse = |s: &str| DnsName::parse(s).unwrap_or_default();
+        let soa = RData::Soa {
+            mname: parse("ns.spartan"),
+            rname: parse("support.mesosphere.com"),
+            serial: self.serial,
+            minimum: 1,
+        };
+        self.add_at(name.clone(), soa);
+        self.add_at(name.clone(), RData::Ns(parse("ns.spartan")));
+    }
+
+    fn authority(&mut self, options: &ZoneOptions) {
         for ip in &options.dns_ips {
             self.add_a("ns.spartan", *ip);
+            self.add_ptr(*ip, "ns.spartan");
         }
         // dcos-net's health probe: whoever resolves it has a working server on this node.
         self.add_a("ready.spartan", Ipv4Addr::LOCALHOST);
+        // RFC 6761: never asked of anybody else.
+        self.add_a("localhost", Ipv4Addr::LOCALHOST);
+        self.add_a("localhost", Ipv6Addr::LOCALHOST);
     }
 
     fn masters(&mut self, snapshot: &NetSnapshot) {
@@ -155,10 +180,24 @@ impl Builder {
             self.add_a("master.mesos", *ip);
             self.add_a("master.dcos.thisdcos.directory", *ip);
             self.add_a(&format!("master{i}.mesos"), *ip);
+            if !snapshot.agents.values().any(|a| a.ip == *ip) {
+                self.add_ptr(*ip, &format!("master{i}.mesos"));
+            }
+        }
+        for (i, ip) in (1..=N_ZK).zip(masters.iter().cycle()) {
+            self.add_a(&format!("zk-{i}.zk"), *ip);
         }
     }
 
     fn agents(&mut self, snapshot: &NetSnapshot) {
+        for agent in snapshot.agents.values() {
+            let label = mangle_label(&agent.hostname);
+            if !label.is_empty() {
+                let name = format!("{label}.node.dcos.thisdcos.directory");
+                self.add_a(&name, agent.ip);
+                self.add_ptr(agent.ip, &name);
+            }
+        }
         for agent in snapshot.agents.values().filter(|a| a.reachable) {
             self.add_a("slave.mesos", agent.ip);
             self.add_srv("_slave._tcp.mesos", AGENT_PORT, "slave.mesos");
@@ -167,18 +206,38 @@ impl Builder {
 
     fn vips(&mut self, snapshot: &NetSnapshot) {
         for (name, lease) in &snapshot.vips {
-            self.add_a(&name.to_string(), lease.ip);
+            let name = name.to_string();
+            self.add_a(&name, lease.ip);
+            self.add_ptr(lease.ip, &name);
         }
     }
 
-    fn task(&mut self, id: &TaskId, task: &TaskNet, agent: &AgentNet) {
-        let label = mangle_label(&task.name);
-        let framework = domain_frag(&task.framework);
-        if label.is_empty() || framework.is_empty() {
-            return;
-        }
+    fn about(&mut self, snapshot: &NetSnapshot, tasks: &BTreeMap<&TaskId, Listed<'_>>) {
+        let n_listed = tasks.values().filter(|t| t.verdict.is_in()).count();
+        let text = vec![
+            format!("serial={}", self.serial),
+            format!("generation={}", snapshot.generation.0),
+            format!("agents={}", snapshot.agents.len()),
+            format!("vips={}", snapshot.vips.len()),
+            format!("tasks={n_listed}"),
+        ];
+        self.add(ABOUT, RData::Txt(text));
+    }
+
+    /// A task's own name holds it as long as it runs; names that it shares only if it is listed.
+    fn task(&mut self, id: &TaskId, listed: &Listed<'_>, agent: &AgentNet) {
+        let Listed {
+            task,
+            label,
+            framework,
+            verdict,
+        } = listed;
+        let shared = verdict.is_in();
         // Tasks are in host mode for now: their container's address is the agent's.
         for kind in ["agentip", "containerip", "autoip"] {
+            if !shared {
+                break;
+            }
             let zone = format!("{kind}.dcos.thisdcos.directory");
             self.add_a(&format!("{label}.{framework}.{zone}"), agent.ip);
         }
@@ -186,12 +245,11 @@ impl Builder {
         let as_given = task.name.to_lowercase();
         let names = BTreeSet::from([label.as_str(), as_given.as_str()]);
         for domain in ["mesos", "slave.mesos"] {
-            let canonical = format!(
-                "{label}-{}-{}.{framework}.{domain}",
-                short_hash(id.as_str()),
-                agent_tail(task.agent_id.as_str())
-            );
+            let canonical = format!("{}.{framework}.{domain}", canonical_label(id, listed));
             self.add_a(&canonical, agent.ip);
+            if !shared {
+                continue;
+            }
             for name in &names {
                 self.add_a(&format!("{name}.{framework}.{domain}"), agent.ip);
                 for port in task.ports.iter().filter(|p| p.host_port != 0) {
@@ -210,10 +268,11 @@ impl Builder {
         }
     }
 
-    fn finish(self, serial: u32) -> Zone {
+    fn finish(self, scope: Scope) -> Zone {
         let mut nodes: BTreeMap<DnsName, Node> = BTreeMap::new();
         for (name, records) in self.nodes {
-            let mut above = name.parent();
+            // What is above an address is not ours.
+            let mut above = name.parent().filter(|up| scope.is_ours(up));
             while let Some(up) = above {
                 above = up.parent();
                 if above.is_some() && !nodes.contains_key(&up) {
@@ -225,24 +284,21 @@ impl Builder {
             }
             nodes.insert(name, records.into_iter().collect());
         }
-        let parse = |s: &str| DnsName::parse(s).unwrap_or_default();
         Zone {
-            serial,
+            serial: self.serial,
             nodes,
-            apexes: APEXES.map(parse).into(),
-            aliases: ALIASES.map(|(from, to)| (parse(from), parse(to))).into(),
+            scope,
         }
     }
 }
 
-/// mesos_state.erl `domain_frag`: split on dots first, each label mangled.
-fn domain_frag(s: &str) -> String {
-    let labels: Vec<String> = s
-        .split('.')
-        .map(mangle_label)
-        .filter(|l| !l.is_empty())
-        .collect();
-    labels.join(".")
+/// The label that is one task's alone.
+pub(super) fn canonical_label(id: &TaskId, listed: &Listed<'_>) -> String {
+    let (hash, tail) = (
+        short_hash(id.as_str()),
+        agent_tail(listed.task.agent_id.as_str()),
+    );
+    format!("{}-{hash}-{tail}", listed.label)
 }
 
 /// mesos-dns `slaveIDTail`: what is after the last dash.

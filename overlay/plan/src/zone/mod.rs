@@ -1,158 +1,45 @@
 //! The DNS zones of the cluster, as one immutable value, and answers from it.
 //!
 //! Served zones: `mesos`, `dcos.thisdcos.directory`, `l4lb.thisdcos.directory`, their parent
-//! `thisdcos.directory`, `spartan`, and DC/OS's aliases `dclb.thisdcos.directory` and `*.thisdcos.global`.
-//! For every other name the outcome is [`Outcome::NotOurs`]: it is forwarded.
+//! `thisdcos.directory`, `spartan`, `zk`, `localhost`, the addresses of the cluster in `in-addr.arpa` and `ip6.arpa`,
+//! and DC/OS's aliases: `dclb.thisdcos.directory`, `*.thisdcos.global`, `<zone>.<crypto-id>.dcos.directory`.
+//! For every other name the outcome is [`Outcome::NotOurs`]: it is forwarded. That holds for addresses that are
+//! not the cluster's too: each address of the cluster is a reverse zone of its own.
 //!
 //! TTLs are 5 s. CONTRACTS section 3 lists 60 s for `.mesos` because mesos-dns polls every 30 s; here changes
 //! are pushed, so a longer TTL would only make clients wait longer. NS records have 3600 s as in dcos-net.
 //!
-//! Not yet (left to the full DNS): AAAA data, PTR, `zk`, the crypto-id alias, DNSSEC.
+//! Names beyond the contract: `<hostname>.node.dcos.thisdcos.directory` is an agent (what its address is named by),
+//! and the TXT record of `_zone.thisdcos.directory` says what this node answers from: serial, generation, tasks.
+//!
+//! Which tasks a name of several holds is decided by [`HealthPolicy`]; a name of one task always holds it.
+//! Not served: DNSSEC, and mesos-dns's 24-character names (off by default there too).
 
 mod build;
+mod listing;
 mod name;
+mod record;
+mod reverse;
+mod scope;
 mod sha1;
+mod trace;
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::collections::BTreeMap;
 
 pub use self::{
     build::{ZoneOptions, zone, zone_with},
+    listing::{HealthPolicy, Listed, listing},
     name::{DnsName, NameError},
+    record::{Answer, Outcome, Question, RData, RType, Rr},
+    reverse::{reverse_address, reverse_name},
+    scope::Scope,
+    trace::{Rule, Trace, trace},
 };
 
 /// Seconds that a record may be cached.
 pub const TTL: u32 = 5;
 /// Seconds that NS records may be cached.
 pub const NS_TTL: u32 = 3600;
-
-/// What is asked for, as numbers on the wire.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RType(pub u16);
-
-impl RType {
-    /// IPv4 address.
-    pub const A: Self = Self(1);
-    /// Name server.
-    pub const NS: Self = Self(2);
-    /// Start of authority.
-    pub const SOA: Self = Self(6);
-    /// IPv6 address.
-    pub const AAAA: Self = Self(28);
-    /// Service location (RFC 2782).
-    pub const SRV: Self = Self(33);
-    /// Incremental zone transfer.
-    pub const IXFR: Self = Self(251);
-    /// Zone transfer.
-    pub const AXFR: Self = Self(252);
-    /// Whatever there is.
-    pub const ANY: Self = Self(255);
-}
-
-/// Data of one record.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum RData {
-    /// An address.
-    A(Ipv4Addr),
-    /// A name server.
-    Ns(DnsName),
-    /// Start of authority; refresh, retry and expire are dcos-net's constants.
-    Soa {
-        /// Primary server.
-        mname: DnsName,
-        /// Mailbox of the operator.
-        rname: DnsName,
-        /// Version of the zone.
-        serial: u32,
-        /// Seconds that a negative answer may be cached.
-        minimum: u32,
-    },
-    /// Where a service's port is; priority and weight are 0.
-    Srv {
-        /// Port on the target.
-        port: u16,
-        /// Whose A record has the address.
-        target: DnsName,
-    },
-}
-
-impl RData {
-    /// The type that asks for it.
-    pub const fn rtype(&self) -> RType {
-        match self {
-            Self::A(_) => RType::A,
-            Self::Ns(_) => RType::NS,
-            Self::Soa { .. } => RType::SOA,
-            Self::Srv { .. } => RType::SRV,
-        }
-    }
-}
-
-/// A record of an answer.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Rr {
-    /// Whose it is.
-    pub owner: DnsName,
-    /// Seconds.
-    pub ttl: u32,
-    /// The data.
-    pub data: RData,
-}
-
-/// A question, class IN.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Question {
-    /// The name.
-    pub name: DnsName,
-    /// The type.
-    pub rtype: RType,
-}
-
-impl Question {
-    /// From text.
-    pub fn new(name: &str, rtype: RType) -> Result<Self, NameError> {
-        let name = DnsName::parse(name)?;
-        Ok(Self { name, rtype })
-    }
-}
-
-/// What became of a question.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Outcome {
-    /// There are records.
-    Found,
-    /// The name is there (perhaps only above other names), but has no such record: NOERROR without answer.
-    NoData,
-    /// No such name, and none below it.
-    NxDomain,
-    /// Zone transfers are not offered.
-    Refused,
-    /// The name is in no zone of ours.
-    NotOurs,
-}
-
-/// An answer's sections.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
-    /// What became of it.
-    pub outcome: Outcome,
-    /// Answer section.
-    pub answers: Vec<Rr>,
-    /// Authority section: the SOA when the answer is negative (RFC 2308).
-    pub authority: Vec<Rr>,
-    /// Additional section: addresses of SRV targets.
-    pub additional: Vec<Rr>,
-}
-
-impl Answer {
-    const fn empty(outcome: Outcome) -> Self {
-        Self {
-            outcome,
-            answers: Vec::new(),
-            authority: Vec::new(),
-            additional: Vec::new(),
-        }
-    }
-}
 
 /// Records of one name, sorted and without doubles.
 type Node = Vec<(u32, RData)>;
@@ -163,9 +50,7 @@ pub struct Zone {
     serial: u32,
     /// Names with records and the names above them (RFC 8020: those exist too).
     nodes: BTreeMap<DnsName, Node>,
-    apexes: Vec<DnsName>,
-    /// Ends of names that stand for other ends, longest first.
-    aliases: Vec<(DnsName, DnsName)>,
+    scope: Scope,
 }
 
 impl Zone {
@@ -179,9 +64,19 @@ impl Zone {
         self.nodes.len()
     }
 
-    /// Whether `name` is in a zone of ours.
+    /// Whether `name` is in a zone of ours: [`Scope::is_ours`], and addresses of the cluster.
     pub fn is_ours(&self, name: &DnsName) -> bool {
-        is_ours(name)
+        self.scope.is_ours(name) || self.is_reverse(name)
+    }
+
+    /// Number of records.
+    pub fn n_records(&self) -> usize {
+        self.nodes.values().map(Vec::len).sum()
+    }
+
+    /// Whether `name` has records or names below it.
+    pub fn exists(&self, name: &DnsName) -> bool {
+        self.nodes.contains_key(name)
     }
 
     /// Every record in order of names, for tables and golden text.
@@ -197,13 +92,8 @@ impl Zone {
 
     /// Answers a question; total.
     pub fn answer(&self, question: &Question) -> Answer {
-        let (name, alias) = self.resolve_alias(&question.name);
-        let Some(apex) = self
-            .apexes
-            .iter()
-            .filter(|a| name.is_within(a))
-            .max_by_key(|a| a.labels_from_root().count())
-        else {
+        let (name, alias) = self.scope.resolve(&question.name);
+        let Some(apex) = self.apex(&name) else {
             return Answer::empty(Outcome::NotOurs);
         };
         if matches!(question.rtype, RType::AXFR | RType::IXFR) {
@@ -232,13 +122,15 @@ impl Zone {
         answer
     }
 
-    fn resolve_alias<'a>(&'a self, asked: &DnsName) -> (DnsName, Option<&'a (DnsName, DnsName)>) {
-        for alias in &self.aliases {
-            if let Some(name) = asked.rebase(&alias.0, &alias.1) {
-                return (name, Some(alias));
-            }
-        }
-        (asked.clone(), None)
+    /// An address of the cluster is the apex of a zone that holds only itself.
+    fn is_reverse(&self, name: &DnsName) -> bool {
+        name.labels_from_root().next() == Some(b"arpa")
+            && self.nodes.get(name).is_some_and(|node| !node.is_empty())
+    }
+
+    fn apex<'a>(&'a self, name: &'a DnsName) -> Option<&'a DnsName> {
+        let reverse = || self.is_reverse(name).then_some(name);
+        self.scope.apex(name).or_else(reverse)
     }
 
     fn additional(&self, answers: &[Rr]) -> Vec<Rr> {
@@ -248,7 +140,7 @@ impl Zone {
                 continue;
             };
             for (ttl, data) in self.nodes.get(target).into_iter().flatten() {
-                if data.rtype() == RType::A {
+                if matches!(data, RData::A(_) | RData::Aaaa(_)) {
                     out.push(Rr {
                         owner: target.clone(),
                         ttl: *ttl,
@@ -280,19 +172,5 @@ impl Zone {
                 data: data.clone(),
             })
             .collect()
-    }
-}
-
-/// Whether `name` is in a zone that every Waggle cluster serves, whatever its state; what has no zone yet
-/// (an agent that just started) must not forward such a name.
-pub fn is_ours(name: &DnsName) -> bool {
-    let Some(top) = name.labels_from_root().next() else {
-        return false;
-    };
-    let second = name.labels_from_root().nth(1);
-    match top {
-        b"mesos" | b"spartan" => true,
-        b"directory" | b"global" => second == Some(b"thisdcos"),
-        _ => false,
     }
 }

@@ -78,6 +78,12 @@ impl DnsName {
         self.0.starts_with(&other.0)
     }
 
+    /// The name of `label` right below this one.
+    pub fn child(&self, label: &[u8]) -> Result<Self, NameError> {
+        let labels: Vec<&[u8]> = self.labels_from_root().collect();
+        Self::from_labels(std::iter::once(label).chain(labels.into_iter().rev()))
+    }
+
     /// The name one label up; none for the root.
     pub fn parent(&self) -> Option<Self> {
         let last = self.labels_from_root().last()?;
@@ -92,6 +98,19 @@ impl DnsName {
             return None;
         }
         Some(Self([&to.0, rest].concat().into()))
+    }
+
+    /// Bytes on the wire: labels from left to right, each with its length before it, and the root's 0.
+    pub fn to_wire(&self) -> Vec<u8> {
+        let labels: Vec<&[u8]> = self.labels_from_root().collect();
+        let mut out = Vec::with_capacity(self.0.len() + 1);
+        for label in labels.into_iter().rev() {
+            // At most 63, which fits.
+            out.push(u8::try_from(label.len()).unwrap_or(0));
+            out.extend_from_slice(label);
+        }
+        out.push(0);
+        out
     }
 
     fn printable(label: &[u8]) -> String {
