@@ -14,118 +14,22 @@
 //! No logic beyond constructors.
 #![no_std]
 
-/// Version of everything in this crate; part of the pin path.
-pub const ABI_VERSION: u32 = 1;
+mod addr;
+mod vip;
 
-/// Most VIPs (address, port, protocol) on one node.
-pub const MAX_VIPS: u32 = 65_536;
-/// Slots for backends, shared by all VIPs of a node.
-pub const MAX_BACKENDS: u32 = 262_144;
+pub use addr::{Addr, MAPPED, addr_of, ip_of};
+pub use vip::*;
+
+/// Version of everything in this crate; part of the pin path.
+pub const ABI_VERSION: u32 = 2;
+
 /// Most cgroups with counters on one node.
 pub const MAX_CGROUPS: u32 = 16_384;
 /// Most (cgroup, VIP) pairs with TCP counters on one node.
 pub const MAX_TCP_SERIES: u32 = 32_768;
-/// Most (VIP, backend) pairs with counters on one node.
-pub const MAX_VIP_SERIES: u32 = 65_536;
 /// Buckets of a log2 histogram: bucket `i` counts values `v` (in microseconds) with
 /// `floor(log2(v)) == i`, 0 and 1 in bucket 0, the last one open-ended (2^23 us is 8.4 s).
 pub const HIST_BUCKETS: usize = 24;
-
-/// What a client dials.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct VipKey {
-    /// IPv4 address, network order (as `user_ip4`).
-    pub addr: u32,
-    /// Port, network order.
-    pub port: u16,
-    /// IANA protocol: 6 or 17.
-    pub proto: u8,
-    /// Zero.
-    pub pad: u8,
-}
-
-/// Where a VIP's backends are.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct VipValue {
-    /// First slot in the backend array.
-    pub base: u32,
-    /// Number of slots; 0 refuses the connect with ECONNREFUSED.
-    pub n: u32,
-    /// Stable number of the VIP on this node, never 0; joins counters to names.
-    pub vip_id: u32,
-    /// Zero.
-    pub flags: u32,
-}
-
-/// One backend slot.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct Backend {
-    /// IPv4 address, network order.
-    pub addr: u32,
-    /// Port, network order.
-    pub port: u16,
-    /// Zero.
-    pub pad: u16,
-}
-
-/// Per-socket memory: who opened it and which VIP it dialled.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct SockInfo {
-    /// cgroup2 id of the task (or other cgroup below the node's root) that owns the socket.
-    pub cgroup_id: u64,
-    /// `CLOCK_MONOTONIC` at connect, 0 when not an active open.
-    pub connect_ns: u64,
-    /// VIP number, 0 when no VIP was dialled.
-    pub vip_id: u32,
-    /// VIP address, network order.
-    pub vip_addr: u32,
-    /// Backend address, network order.
-    pub backend_addr: u32,
-    /// VIP port, network order.
-    pub vip_port: u16,
-    /// Backend port, network order.
-    pub backend_port: u16,
-    /// `bytes_acked` already counted.
-    pub seen_acked: u64,
-    /// `bytes_received` already counted.
-    pub seen_received: u64,
-}
-
-/// VIPs that an unconnected UDP socket talks to at once and keeps a backend of; with more, the one that was
-/// chosen longest ago is forgotten.
-pub const UDP_PEERS: usize = 4;
-
-/// A VIP that an unconnected UDP socket sends to, and the backend that it was given.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct UdpPeer {
-    /// VIP address, network order; 0 where there is none.
-    pub vip_addr: u32,
-    /// Backend address, network order.
-    pub backend_addr: u32,
-    /// VIP port, network order.
-    pub vip_port: u16,
-    /// Backend port, network order.
-    pub backend_port: u16,
-    /// The slot that held the backend when it was chosen.
-    pub slot: u32,
-}
-
-/// Memory of an unconnected UDP socket.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct UdpPeers {
-    /// In no order.
-    pub peers: [UdpPeer; UDP_PEERS],
-    /// The place that is taken next.
-    pub next: u32,
-    /// Zero.
-    pub pad: u32,
-}
 
 /// Bytes and packets of one cgroup, from `cgroup_skb`; per CPU.
 #[repr(C)]
@@ -181,28 +85,6 @@ pub struct TcpStats {
     pub connect_hist: [u64; HIST_BUCKETS],
 }
 
-/// Key of VIP counters.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct VipStatKey {
-    /// VIP number.
-    pub vip_id: u32,
-    /// Backend address, network order; 0 for refusals.
-    pub addr: u32,
-    /// Backend port, network order; 0 for refusals.
-    pub port: u16,
-    /// Zero.
-    pub pad: u16,
-}
-
-/// VIP counters; per CPU.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct VipStat {
-    /// Connects sent to this backend (or refused, where the backend is 0).
-    pub count: u64,
-}
-
 /// Positions in the loss array: what the programs could not count, by reason.
 pub mod loss {
     /// No room for a cgroup's counters.
@@ -213,45 +95,44 @@ pub mod loss {
     pub const VIP_STAT_FULL: u32 = 2;
     /// No per-socket memory: the socket is not attributed and getpeername shows the backend.
     pub const SOCK_STORAGE_FAILED: u32 = 3;
-    /// A VIP entry pointed outside of the backend array.
-    pub const BAD_SLOT: u32 = 4;
+    /// A VIP's entry led to no set of its own, or to an empty cell.
+    pub const BAD_CELL: u32 = 4;
     /// A TCP socket that nobody remembered (opened before the programs were attached, or listening without
     /// a bind): its connection is not counted.
     pub const UNATTRIBUTED: u32 = 5;
+    /// An unconnected UDP socket spoke to more VIPs at once than it can remember: the one forgotten shows its
+    /// backend, not the VIP, in an answer that is still under way.
+    pub const UDP_PEER_FORGOTTEN: u32 = 6;
+    /// No room for what is known of a backend: it can't be ejected, its connections are not counted.
+    pub const BACKEND_STATE_FULL: u32 = 7;
     /// Number of reasons.
-    pub const COUNT: u32 = 6;
+    pub const COUNT: u32 = 8;
     /// Names, by position, for the exported counter's attribute.
     pub const NAMES: [&str; COUNT as usize] = [
         "cgroup_map_full",
         "tcp_map_full",
         "vip_stat_full",
         "sock_storage_failed",
-        "bad_slot",
+        "bad_cell",
         "unattributed",
+        "udp_peer_forgotten",
+        "backend_state_full",
     ];
 }
 
 const _: () = {
-    assert!(size_of::<VipKey>() == 8);
-    assert!(size_of::<VipValue>() == 16);
-    assert!(size_of::<Backend>() == 8);
-    assert!(size_of::<SockInfo>() == 48);
-    assert!(size_of::<UdpPeer>() == 16);
-    assert!(size_of::<UdpPeers>() == 16 * UDP_PEERS + 8);
     assert!(size_of::<CgroupNet>() == 32);
     assert!(size_of::<TcpKey>() == 16);
     assert!(size_of::<TcpStats>() == 72 + 2 * 8 * HIST_BUCKETS);
-    assert!(size_of::<VipStatKey>() == 12);
-    assert!(size_of::<VipStat>() == 8);
 };
 
 #[cfg(feature = "user")]
 mod user {
     // SAFETY: all are `#[repr(C)]`, `Copy`, without padding (sizes asserted above) and valid for any bit pattern.
     unsafe impl aya::Pod for crate::VipKey {}
-    unsafe impl aya::Pod for crate::VipValue {}
-    unsafe impl aya::Pod for crate::Backend {}
-    unsafe impl aya::Pod for crate::SockInfo {}
+    unsafe impl aya::Pod for crate::Cell {}
+    unsafe impl aya::Pod for crate::BackendKey {}
+    unsafe impl aya::Pod for crate::BackendState {}
     unsafe impl aya::Pod for crate::CgroupNet {}
     unsafe impl aya::Pod for crate::TcpKey {}
     unsafe impl aya::Pod for crate::TcpStats {}

@@ -39,6 +39,7 @@ pub(crate) const HOOKS: &[Hook] = &[
     hook("recvmsg4", 19, "cgroup/recvmsg4"),
     hook("recvmsg6", 20, "cgroup/recvmsg6"),
     hook("sendmsg4", 14, "cgroup/sendmsg4"),
+    hook("sendmsg6", 15, "cgroup/sendmsg6"),
     hook("connect4", 10, "cgroup/connect4"),
     hook("connect6", 11, "cgroup/connect6"),
 ];

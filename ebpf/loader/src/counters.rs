@@ -207,6 +207,8 @@ impl Sum for VipStat {
 
     fn add(&mut self, other: &Self) {
         self.count += other.count;
+        self.failures += other.failures;
+        self.ejections += other.ejections;
     }
 }
 

@@ -113,15 +113,31 @@ pub enum LoadError {
         /// The map.
         map: &'static str,
     },
-    /// A slot outside of the backend array.
-    #[error("backend slots {base}..{end} lie outside of the {capacity} slots")]
-    Slots {
-        /// First slot.
+    /// A map could not be mapped into memory.
+    #[error("map {map} into memory")]
+    Mapping {
+        /// The map.
+        map: &'static str,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// A cell outside of the array of sets.
+    #[error("cells {base}..{end} lie outside of the {capacity} cells")]
+    Cells {
+        /// First cell.
         base: u32,
-        /// One past the last slot.
-        end: u64,
+        /// One past the last cell.
+        end: usize,
         /// How many there are.
         capacity: u32,
+    },
+    /// The kernel's own type information could not be read.
+    #[error("read the kernel's type information")]
+    Btf {
+        /// aya's answer.
+        #[source]
+        source: Box<aya::BtfError>,
     },
 }
 

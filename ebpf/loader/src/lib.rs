@@ -37,6 +37,7 @@ mod programs;
     reason = "the bpf(2) commands that aya lacks, and nothing else"
 )]
 mod sys;
+mod tracing;
 mod vips;
 
 pub use attach::attach_point_names;

@@ -8,8 +8,9 @@ use aya::maps::{MapInfo, MapType};
 use aya::programs::Program;
 use aya::{Ebpf, EbpfLoader};
 use waggle_ebpf_common::{
-    Backend, CgroupNet, MAX_BACKENDS, MAX_CGROUPS, MAX_TCP_SERIES, MAX_VIP_SERIES, MAX_VIPS,
-    SockInfo, TcpKey, TcpStats, UdpPeers, VipKey, VipStat, VipStatKey, VipValue, loss,
+    Affinity, AffinityKey, BackendKey, BackendState, Cell, CgroupNet, EJECTION_BUCKETS,
+    MAX_AFFINITIES, MAX_BACKEND_STATES, MAX_CELLS, MAX_CGROUPS, MAX_TCP_SERIES, MAX_VIP_SERIES,
+    MAX_VIPS, SockInfo, TcpKey, TcpStats, UdpPeers, VipKey, VipStat, VipStatKey, loss,
 };
 
 use crate::attach::{self, Attached, HOOKS, Hook};
@@ -47,8 +48,11 @@ const fn map_spec<K, V>(name: &'static str, kind: MapType, entries: u32) -> MapS
 
 /// Names as in `ebpf/programs/src/maps.rs`.
 const MAPS: &[MapSpec] = &[
-    map_spec::<VipKey, VipValue>("VIPS", MapType::Hash, MAX_VIPS),
-    map_spec::<u32, Backend>("BACKENDS", MapType::Array, MAX_BACKENDS),
+    map_spec::<VipKey, u32>("VIPS", MapType::Hash, MAX_VIPS),
+    map_spec::<u32, Cell>("CELLS", MapType::Array, MAX_CELLS),
+    map_spec::<AffinityKey, Affinity>("AFFINITIES", MapType::LruHash, MAX_AFFINITIES),
+    map_spec::<BackendKey, BackendState>("BACKEND_STATES", MapType::Hash, MAX_BACKEND_STATES),
+    map_spec::<u32, u64>("EJECTIONS", MapType::Array, EJECTION_BUCKETS),
     map_spec::<VipStatKey, VipStat>("VIP_STATS", MapType::PerCpuHash, MAX_VIP_SERIES),
     map_spec::<u64, CgroupNet>("CGROUP_NET", MapType::PerCpuHash, MAX_CGROUPS),
     map_spec::<TcpKey, TcpStats>("TCP_STATS", MapType::PerCpuHash, MAX_TCP_SERIES),
@@ -62,7 +66,10 @@ const MAPS: &[MapSpec] = &[
 /// Dropping it releases the lock on the pin directory; links and maps stay, pinned.
 #[derive(Debug)]
 pub struct DataPlane {
-    ebpf: Mutex<Ebpf>,
+    pub(crate) ebpf: Mutex<Ebpf>,
+    pub(crate) pins: Pins,
+    /// The link of the program that sees resets, once it is attached.
+    pub(crate) resets: Mutex<Option<OwnedFd>>,
     vips: VipMaps,
     counters: Counters,
     adopted: bool,
@@ -123,6 +130,8 @@ impl DataPlane {
         let counters = Counters::take(&mut ebpf)?;
         Ok(Self {
             ebpf: Mutex::new(ebpf),
+            pins,
+            resets: Mutex::new(None),
             vips,
             counters,
             adopted,

@@ -6,7 +6,7 @@ use aya::Ebpf;
 use aya::programs::Program;
 
 use crate::attach::HOOKS;
-use crate::{LoadError, sys};
+use crate::{LoadError, sys, tracing};
 
 /// One loaded program.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,19 +45,22 @@ impl RunStats {
 pub(crate) fn list(ebpf: &Ebpf) -> Vec<ProgramInfo> {
     HOOKS
         .iter()
-        .filter_map(|hook| {
-            let info = match ebpf.program(hook.name)? {
+        .map(|hook| (hook.name, hook.attach))
+        .chain([(tracing::NAME, tracing::ATTACH)])
+        .filter_map(|(name, attach)| {
+            let info = match ebpf.program(name)? {
                 Program::CgroupSkb(p) => p.info(),
                 Program::CgroupSockAddr(p) => p.info(),
                 Program::CgroupSock(p) => p.info(),
                 Program::SockOps(p) => p.info(),
+                Program::BtfTracePoint(p) => p.info(),
                 _ => return None,
             }
             .ok()?;
             Some(ProgramInfo {
-                name: hook.name,
+                name,
                 id: info.id(),
-                attach: hook.attach,
+                attach,
                 run_ns: u64::try_from(info.run_time().as_nanos()).unwrap_or(u64::MAX),
                 run_cnt: info.run_count(),
             })

@@ -1,4 +1,4 @@
-//! The few `bpf(2)` commands that aya does not offer for cgroup links, and `statfs`.
+//! The few `bpf(2)` commands that aya does not offer for links, memory of maps, and `statfs`.
 //!
 //! All unsafe code of this crate is here. Structures follow `union bpf_attr` of `linux/bpf.h`; the kernel
 //! accepts a shorter union than its own, so only the fields used are written down.
@@ -9,6 +9,8 @@ use std::mem::{MaybeUninit, size_of};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+
+use waggle_ebpf_common::Cell;
 
 /// `f_type` of cgroup2 (`linux/magic.h`).
 pub(crate) const CGROUP2_SUPER_MAGIC: i64 = 0x6367_7270;
@@ -213,6 +215,73 @@ pub(crate) fn test_run(
     // SAFETY: BPF_PROG_TEST_RUN reads `data_size_in` bytes at `data_in` and writes none (no output buffer).
     unsafe { bpf(BPF_PROG_TEST_RUN, &mut attr) }?;
     Ok((attr.retval, attr.duration))
+}
+
+/// An array map's elements as memory of this process, read and written in place.
+#[derive(Debug)]
+pub(crate) struct Mapping {
+    start: std::ptr::NonNull<Cell>,
+    len: usize,
+}
+
+// SAFETY: the memory is shared with the kernel anyway; who holds the value may use it from any thread.
+unsafe impl Send for Mapping {}
+
+impl Mapping {
+    /// Maps `len` bytes of an array with `BPF_F_MMAPABLE`, whose elements are cells.
+    pub(crate) fn new(map: &aya::maps::MapData, len: usize) -> io::Result<Self> {
+        let fd = map.fd().as_fd().as_raw_fd();
+        // SAFETY: a new mapping of a descriptor that is open; the address is the kernel's choice.
+        let start = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                len,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                fd,
+                0,
+            )
+        };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let start = std::ptr::NonNull::new(start.cast()).ok_or_else(io::Error::last_os_error)?;
+        Ok(Self { start, len })
+    }
+
+    fn cells(&self) -> usize {
+        self.len / size_of::<Cell>()
+    }
+
+    /// Writes cells that exist; before anything that this thread asks of the kernel afterwards.
+    pub(crate) fn write(&mut self, base: usize, cells: &[Cell]) {
+        assert!(base + cells.len() <= self.cells());
+        // SAFETY: inside of the mapping, as asserted; a cell has no padding and any bits are valid.
+        unsafe {
+            std::ptr::copy_nonoverlapping(
+                cells.as_ptr(),
+                self.start.as_ptr().add(base),
+                cells.len(),
+            );
+        }
+        std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+    }
+
+    /// Reads cells that exist.
+    pub(crate) fn read(&self, range: std::ops::Range<usize>) -> Vec<Cell> {
+        assert!(range.end <= self.cells());
+        // SAFETY: inside of the mapping, as asserted. Programs never write cells.
+        range
+            .map(|i| unsafe { self.start.as_ptr().add(i).read_volatile() })
+            .collect()
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: what was mapped, whole; nobody borrows from it.
+        unsafe { libc::munmap(self.start.as_ptr().cast(), self.len) };
+    }
 }
 
 /// Type of the file system that a descriptor is on.

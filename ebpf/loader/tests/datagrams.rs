@@ -150,7 +150,7 @@ fn one_socket_talks_to_several_vips() -> anyhow::Result<()> {
     let vip = |i: u8| SocketAddrV4::new(Ipv4Addr::new(11, 0, 1, i), 53);
     for (i, (_, backend)) in (0..).zip(&all) {
         let at = u32::from(i);
-        publish(&plane, vip(i), UDP, 10 + at, 100 + at, &[*backend])?;
+        publish(&plane, vip(i), UDP, 10 + 2 * at, 100 + at, &[*backend])?;
     }
     let socket = task.ask("socket 127.0.0.1:0")?;
     for round in 0..3 {

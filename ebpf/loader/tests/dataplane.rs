@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::Context;
 use support::tables::{choices, loopback, publish, tcp, unused_port, vip_key};
 use support::{Node, Task, eventually};
-use waggle_ebpf::common::{Backend, CgroupNet, TcpKey, VipValue, loss};
+use waggle_ebpf::common::{Backend, Cell, CgroupNet, TcpKey, loss};
 use waggle_ebpf::{DataPlane, LoadError, LoaderConfig, RunStats};
 
 const VIP: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(11, 0, 0, 1), 80);
@@ -211,22 +211,13 @@ fn a_vip_without_backends_refuses_at_once() -> anyhow::Result<()> {
     };
     assert_eq!(tcp(&plane, key)?.connect_failures, 1);
 
-    // A slot that nobody wrote is a refusal too, and a loss.
-    let key = vip_key(VIP, 6);
-    plane.vips().set_vip(
-        &key,
-        &VipValue {
-            base: 99,
-            n: 1,
-            vip_id: VIP_ID,
-            flags: 0,
-        },
-    )?;
+    // A cell that nobody wrote is a refusal too, and a loss.
+    plane.vips().set_vip(&vip_key(VIP, 6), 99)?;
     assert!(
         task.ask(&format!("dial {VIP} 1"))?
             .starts_with(ECONNREFUSED)
     );
-    assert_eq!(plane.counters().losses()?[loss::BAD_SLOT as usize], 1);
+    assert_eq!(plane.counters().losses()?[loss::BAD_CELL as usize], 1);
 
     // A backend that refuses is a failed connect, seen by sock_ops.
     let port = unused_port()?;
@@ -241,7 +232,7 @@ fn a_vip_without_backends_refuses_at_once() -> anyhow::Result<()> {
         pad: 0,
     };
     let stats = tcp(&plane, key)?;
-    assert_eq!((stats.connects, stats.connect_failures), (0, 3));
+    assert_eq!((stats.connects, stats.connect_failures), (0, 2));
     assert_eq!((stats.tx_bytes, stats.rx_bytes), (0, 0));
     Ok(())
 }
@@ -309,19 +300,11 @@ fn links_maps_and_counters_outlive_a_killed_owner() -> anyhow::Result<()> {
         renewed.iter().all(|id| !programs.contains(id)),
         "{renewed:?} {programs:?}"
     );
+    assert_eq!(third.vips().list_vips()?, [(vip_key(VIP, 6), 4)]);
     assert_eq!(
-        third.vips().list_vips()?,
-        [(
-            vip_key(VIP, 6),
-            VipValue {
-                base: 4,
-                n: 1,
-                vip_id: VIP_ID,
-                flags: 0
-            }
-        )]
+        third.vips().read_cells(5, 1)?,
+        [Cell::from(loopback(&port)?)]
     );
-    assert_eq!(third.vips().read_backends(4, 1)?, [loopback(&port)?]);
     let key = TcpKey {
         cgroup_id: id,
         vip_id: VIP_ID,
@@ -387,8 +370,8 @@ fn bad_places_are_refused_with_a_typed_error() -> anyhow::Result<()> {
     assert!(!pin_dir.exists());
 
     let plane = node.open()?;
-    let beyond = plane.vips().set_backends(u32::MAX, &[Backend::default()]);
-    assert!(matches!(beyond, Err(LoadError::Slots { .. })), "{beyond:?}");
+    let beyond = plane.vips().write_cells(u32::MAX, &[Cell::default()]);
+    assert!(matches!(beyond, Err(LoadError::Cells { .. })), "{beyond:?}");
     plane.vips().remove_vip(&vip_key(VIP, 6))?;
     DataPlane::remove(&node.pin_dir.with_file_name("none"))?;
     Ok(())

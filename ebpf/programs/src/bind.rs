@@ -4,7 +4,6 @@ use aya_ebpf::bindings::bpf_sock;
 use aya_ebpf::helpers::generated::bpf_get_current_cgroup_id;
 use aya_ebpf::macros::cgroup_sock;
 use aya_ebpf::programs::SockContext;
-use waggle_ebpf_common::SockInfo;
 
 use crate::memory::remember;
 use crate::verdict::PROCEED;
@@ -32,18 +31,7 @@ unsafe fn bound(sk: *mut bpf_sock) -> i32 {
     // SAFETY: a context field, read as a whole word; helpers without arguments.
     unsafe {
         if (&raw const (*sk).protocol).read_volatile() == TCP {
-            let info = SockInfo {
-                cgroup_id: bpf_get_current_cgroup_id(),
-                connect_ns: 0,
-                vip_id: 0,
-                vip_addr: 0,
-                backend_addr: 0,
-                vip_port: 0,
-                backend_port: 0,
-                seen_acked: 0,
-                seen_received: 0,
-            };
-            remember(sk, info);
+            remember(sk, bpf_get_current_cgroup_id(), 0);
         }
     }
     PROCEED

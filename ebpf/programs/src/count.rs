@@ -2,7 +2,7 @@
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 use waggle_ebpf_common::{
-    Backend, CgroupNet, HIST_BUCKETS, TcpKey, TcpStats, VipStat, VipStatKey, loss,
+    Addr, CgroupNet, HIST_BUCKETS, TcpKey, TcpStats, VipStat, VipStatKey, loss,
 };
 
 use crate::histogram::log2_bucket;
@@ -38,26 +38,60 @@ pub fn lost(reason: u32) {
     }
 }
 
-/// Counts a choice of a backend, or a refusal (`Backend` of zeros).
+/// Adds to a counter of 32 bits that all CPUs share.
+///
+/// # Safety
+/// `counter` points into a map value.
 #[inline(always)]
-pub fn vip_choice(vip_id: u32, backend: Backend) {
-    let key = VipStatKey {
-        vip_id,
-        addr: backend.addr,
-        port: backend.port,
-        pad: 0,
-    };
-    let mut found = VIP_STATS.get_ptr_mut(&key);
-    if found.is_none() {
-        // Another CPU may have made it meanwhile: that is as good.
-        let _ = VIP_STATS.insert(&key, &VipStat { count: 0 }, u64::from(BPF_NOEXIST));
-        found = VIP_STATS.get_ptr_mut(&key);
+pub unsafe fn add32(counter: *mut u32, n: u32) {
+    // SAFETY: as above, on an aligned u32.
+    unsafe {
+        core::arch::asm!(
+            "lock *(u32 *)({counter} + 0) += {n}",
+            counter = in(reg) counter,
+            n = in(reg) u64::from(n),
+            options(nostack),
+        );
     }
-    match found {
+}
+
+/// Counts a choice of a backend, or a refusal (an address of zeros).
+#[inline(always)]
+pub fn vip_choice(vip_id: u32, addr: *const Addr, port: u16) {
+    if let Some(stat) = vip_stat(vip_id, addr, port) {
         // SAFETY: a map value.
-        Some(stat) => unsafe { add(&raw mut (*stat).count, 1) },
-        None => lost(loss::VIP_STAT_FULL),
+        unsafe { add(&raw mut (*stat).count, 1) };
     }
+}
+
+/// The counters of a VIP and a backend.
+#[inline(always)]
+pub fn vip_stat(vip_id: u32, addr: *const Addr, port: u16) -> Option<*mut VipStat> {
+    // SAFETY: callers pass map values and constants.
+    let key = unsafe {
+        VipStatKey {
+            vip_id,
+            addr: [(*addr)[0], (*addr)[1], (*addr)[2], (*addr)[3]],
+            port,
+            pad: 0,
+        }
+    };
+    let found = VIP_STATS.get_ptr_mut(&key);
+    if found.is_some() {
+        return found;
+    }
+    let new = VipStat {
+        count: 0,
+        failures: 0,
+        ejections: 0,
+    };
+    // Another CPU may have made it meanwhile: that is as good.
+    let _ = VIP_STATS.insert(&key, &new, u64::from(BPF_NOEXIST));
+    let found = VIP_STATS.get_ptr_mut(&key);
+    if found.is_none() {
+        lost(loss::VIP_STAT_FULL);
+    }
+    found
 }
 
 /// The packet counters of a cgroup.

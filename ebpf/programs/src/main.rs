@@ -9,9 +9,13 @@
 //! | connect.rs | connect4, connect6 | VIP -> backend, refusal, who opened the socket |
 //! | bind.rs | post_bind4, post_bind6 | who listens |
 //! | peername.rs | getpeername4, getpeername6 | the VIP instead of the backend |
-//! | udp.rs | sendmsg4, recvmsg4, recvmsg6 | VIP -> backend for datagrams, and back |
+//! | udp.rs | sendmsg4, sendmsg6, recvmsg4, recvmsg6 | VIP -> backend for datagrams, and back |
 //! | sock_ops.rs | sock_ops | connects, accepts, RTT, retransmits, bytes |
+//! | reset.rs | reset | which connections their peer reset |
 //! | skb.rs | skb_ingress, skb_egress | bytes and packets per cgroup |
+//! | choose.rs | | from a VIP to a backend |
+//! | state.rs | | connections and failures of backends, ejection |
+//! | address.rs | | addresses of both families in one form |
 //! | maps.rs | | every map |
 //! | memory.rs | | per-socket memory |
 //! | count.rs, histogram.rs | | counters and losses |
@@ -49,7 +53,11 @@
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 #[cfg(target_arch = "bpf")]
+mod address;
+#[cfg(target_arch = "bpf")]
 mod bind;
+#[cfg(target_arch = "bpf")]
+mod choose;
 #[cfg(target_arch = "bpf")]
 mod connect;
 #[cfg(target_arch = "bpf")]
@@ -63,9 +71,13 @@ mod memory;
 #[cfg(target_arch = "bpf")]
 mod peername;
 #[cfg(target_arch = "bpf")]
+mod reset;
+#[cfg(target_arch = "bpf")]
 mod skb;
 #[cfg(target_arch = "bpf")]
 mod sock_ops;
+#[cfg(target_arch = "bpf")]
+mod state;
 #[cfg(target_arch = "bpf")]
 mod udp;
 #[cfg(target_arch = "bpf")]

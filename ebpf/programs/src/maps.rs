@@ -1,25 +1,47 @@
 //! Every map. Names and shapes are checked by the loader (`ebpf/loader/src/loader.rs`).
 //!
-//! Per-CPU hashes are not preallocated: full capacity would cost megabytes per CPU on every node, for
-//! series that few nodes have.
+//! Hashes are not preallocated: full capacity would cost megabytes (for counters: per CPU) on every node, for
+//! entries that few nodes have.
 
-use aya_ebpf::bindings::{BPF_F_CLONE, BPF_F_NO_PREALLOC, bpf_map_type::BPF_MAP_TYPE_SK_STORAGE};
-use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray, PerCpuHashMap};
+use aya_ebpf::bindings::{
+    BPF_F_CLONE, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, bpf_map_type::BPF_MAP_TYPE_SK_STORAGE,
+};
+use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap};
 use aya_ebpf::macros::btf_map;
 use waggle_ebpf_common::{
-    Backend, CgroupNet, HIST_BUCKETS, MAX_BACKENDS, MAX_CGROUPS, MAX_TCP_SERIES, MAX_VIP_SERIES,
-    MAX_VIPS, SockInfo, TcpKey, TcpStats, UdpPeers, VipKey, VipStat, VipStatKey, VipValue, loss,
+    Affinity, AffinityKey, BackendKey, BackendState, Cell, CgroupNet, EJECTION_BUCKETS,
+    HIST_BUCKETS, MAX_AFFINITIES, MAX_BACKEND_STATES, MAX_CELLS, MAX_CGROUPS, MAX_TCP_SERIES,
+    MAX_VIP_SERIES, MAX_VIPS, SockInfo, TcpKey, TcpStats, UdpPeers, VipKey, VipStat, VipStatKey,
+    loss,
 };
 
 const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
 
-/// What can be dialled.
+/// What can be dialled, and the cell where its set begins.
 #[btf_map]
-pub static VIPS: HashMap<VipKey, VipValue, { MAX_VIPS as usize }> = HashMap::new();
+pub static VIPS: HashMap<VipKey, u32, { MAX_VIPS as usize }, ON_DEMAND> = HashMap::new();
 
-/// Backend slots, shared by all VIPs.
+/// Sets, shared by all VIPs. User space writes them through a mapping.
 #[btf_map]
-pub static BACKENDS: Array<Backend, { MAX_BACKENDS as usize }> = Array::new();
+pub static CELLS: Array<Cell, { MAX_CELLS as usize }, { BPF_F_MMAPABLE as usize }> = Array::new();
+
+/// Which backend a client keeps.
+#[btf_map]
+pub static AFFINITIES: LruHashMap<AffinityKey, Affinity, { MAX_AFFINITIES as usize }> =
+    LruHashMap::new();
+
+/// What the kernel has seen of backends.
+#[btf_map]
+pub static BACKEND_STATES: HashMap<
+    BackendKey,
+    BackendState,
+    { MAX_BACKEND_STATES as usize },
+    ON_DEMAND,
+> = HashMap::new();
+
+/// Until when some backend of a bucket is out, `CLOCK_MONOTONIC`; 0 when none is.
+#[btf_map]
+pub static EJECTIONS: Array<u64, { EJECTION_BUCKETS as usize }> = Array::new();
 
 /// Connects per VIP and backend.
 #[btf_map]

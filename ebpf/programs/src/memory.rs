@@ -25,15 +25,16 @@ pub unsafe fn recall(sk: *mut bpf_sock) -> Option<*mut SockInfo> {
     }
 }
 
-/// Writes the memory of a socket, all of it. A failure is counted, and the socket goes on without.
+/// Begins the memory of a socket anew: who opened it and when; no VIP. A failure is counted, and the socket goes on
+/// without.
 ///
 /// # Safety
 /// `sk` comes from the program's context, null or not.
 #[inline(always)]
-pub unsafe fn remember(sk: *mut bpf_sock, value: SockInfo) {
+pub unsafe fn remember(sk: *mut bpf_sock, cgroup_id: u64, connect_ns: u64) -> Option<*mut SockInfo> {
     if sk.is_null() {
         lost(loss::SOCK_STORAGE_FAILED);
-        return;
+        return None;
     }
     // SAFETY: the helper checks the map, the verifier the socket.
     let info = unsafe {
@@ -46,23 +47,21 @@ pub unsafe fn remember(sk: *mut bpf_sock, value: SockInfo) {
     };
     if info.is_null() {
         lost(loss::SOCK_STORAGE_FAILED);
-        return;
+        return None;
     }
     let info = info.cast::<SockInfo>();
     // Field by field and volatile: of neighbouring zeros the compiler makes a call of memset, which is a loop
     // over bytes here and a global function that libbpf's loaders refuse.
     // SAFETY: a map value of this type; the socket is locked by its system call.
     unsafe {
-        (&raw mut (*info).cgroup_id).write_volatile(value.cgroup_id);
-        (&raw mut (*info).connect_ns).write_volatile(value.connect_ns);
-        (&raw mut (*info).vip_id).write_volatile(value.vip_id);
-        (&raw mut (*info).vip_addr).write_volatile(value.vip_addr);
-        (&raw mut (*info).backend_addr).write_volatile(value.backend_addr);
-        (&raw mut (*info).vip_port).write_volatile(value.vip_port);
-        (&raw mut (*info).backend_port).write_volatile(value.backend_port);
-        (&raw mut (*info).seen_acked).write_volatile(value.seen_acked);
-        (&raw mut (*info).seen_received).write_volatile(value.seen_received);
+        (&raw mut (*info).cgroup_id).write_volatile(cgroup_id);
+        (&raw mut (*info).connect_ns).write_volatile(connect_ns);
+        (&raw mut (*info).seen_acked).write_volatile(0);
+        (&raw mut (*info).seen_received).write_volatile(0);
+        (&raw mut (*info).vip_id).write_volatile(0);
+        (&raw mut (*info).flags).write_volatile(0);
     }
+    Some(info)
 }
 
 /// The memory of an unconnected UDP socket; with `create` it is made, and a failure counted.

@@ -14,10 +14,11 @@ use aya_ebpf::bindings::{
 use aya_ebpf::helpers::generated::{bpf_ktime_get_ns, bpf_sock_ops_cb_flags_set};
 use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
-use waggle_ebpf_common::{SockInfo, TcpStats, loss};
+use waggle_ebpf_common::{SockInfo, TcpStats, loss, sock_flags};
 
 use crate::count::{self, lost};
 use crate::memory::recall;
+use crate::state;
 use crate::verdict::DONE;
 
 const WANTED: u32 =
@@ -81,8 +82,9 @@ unsafe fn watch(ops: *mut bpf_sock_ops) {
 unsafe fn opening(ops: *mut bpf_sock_ops) {
     // SAFETY: as in the caller.
     unsafe {
-        if info(ops).is_some() {
+        if let Some(info) = info(ops) {
             watch(ops);
+            state::opened(info);
         } else {
             lost(loss::UNATTRIBUTED);
         }
@@ -98,6 +100,9 @@ unsafe fn connected(ops: *mut bpf_sock_ops) {
         let Some(info) = info(ops) else { return };
         // Our SYN counts as one acknowledged byte.
         (*info).seen_acked = (&raw const (*ops).bytes_acked).read_volatile();
+        if (*info).vip_id != 0 {
+            state::answered(info);
+        }
         let Some(stats) = stats(info) else { return };
         let started = (*info).connect_ns;
         let micros = bpf_ktime_get_ns().saturating_sub(started) / 1000;
@@ -163,6 +168,10 @@ unsafe fn retransmitted(ops: *mut bpf_sock_ops) {
         if let Some(stats) = stats(info) {
             count::add(&raw mut (*stats).retransmits, u64::from(arg(ops, 1)));
         }
+        // A second without an answer to the SYN.
+        if (*info).vip_id != 0 && (&raw const (*ops).state).read_volatile() == BPF_TCP_SYN_SENT {
+            state::failed(info);
+        }
     }
 }
 
@@ -176,6 +185,9 @@ unsafe fn changed(ops: *mut bpf_sock_ops) {
             return;
         }
         let Some(info) = info(ops) else { return };
+        if new == BPF_TCP_CLOSE {
+            ended(ops, info);
+        }
         let Some(stats) = stats(info) else { return };
         if old == BPF_TCP_SYN_SENT {
             // Reset, timed out or closed while opening: there is nothing else to count.
@@ -195,6 +207,22 @@ unsafe fn changed(ops: *mut bpf_sock_ops) {
             _ => (0, 0),
         };
         bytes(ops, info, stats, tx_fin, rx_fin);
+    }
+}
+
+/// A connection is over: what that says about its backend.
+#[inline(always)]
+unsafe fn ended(ops: *mut bpf_sock_ops, info: *mut SockInfo) {
+    // SAFETY: as in the caller.
+    unsafe {
+        state::closed(info);
+        if (*info).vip_id == 0 || (*info).flags & sock_flags::RESET == 0 {
+            return;
+        }
+        // A reset after an answer is how some servers end what they have served.
+        if (&raw const (*ops).bytes_received).read_volatile() == 0 {
+            state::failed(info);
+        }
     }
 }
 

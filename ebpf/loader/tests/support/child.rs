@@ -22,13 +22,25 @@ pub fn serve() -> anyhow::Result<()> {
         return Ok(());
     };
     fs::write(PathBuf::from(cgroup).join("cgroup.procs"), "0")?;
-    let (mut planes, mut sockets) = (Vec::new(), Vec::new());
+    let (mut planes, mut sockets, mut held) = (Vec::new(), Vec::new(), Vec::new());
     for line in io::stdin().lock().lines() {
         let line = line?;
         let words: Vec<&str> = line.split(' ').collect();
         let answer = match words[..] {
             ["listen", at] => listen(at)?,
             ["dial", to, bytes] => dial(to.parse()?, bytes.parse()?),
+            ["listen-rst", at] => listen_and_reset(at)?,
+            ["hold", to] => match TcpStream::connect(to) {
+                Ok(stream) => {
+                    held.push(stream);
+                    "ok".to_owned()
+                }
+                Err(error) => format!("error {}", error.raw_os_error().unwrap_or(0)),
+            },
+            ["release"] => {
+                held.clear();
+                "ok".to_owned()
+            }
             ["udp", to] => udp(to.parse()?)?,
             ["serve-udp", at] => serve_udp(at)?,
             ["socket", at] => {
@@ -70,6 +82,25 @@ fn listen(at: &str) -> anyhow::Result<String> {
             let mut bytes = Vec::new();
             let _ = stream.read_to_end(&mut bytes);
             let _ = stream.write_all(&bytes);
+        }
+    });
+    Ok(port.to_string())
+}
+
+/// Reads a little of what comes on a port and resets: what a server does that dies over a request.
+fn listen_and_reset(at: &str) -> anyhow::Result<String> {
+    let listener = TcpListener::bind(at)?;
+    let port = listener.local_addr()?.port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let _ = stream.read(&mut [0; 1]);
+            let at_once = libc::linger {
+                l_onoff: 1,
+                l_linger: 0,
+            };
+            let _ =
+                nix::sys::socket::setsockopt(&stream, nix::sys::socket::sockopt::Linger, &at_once);
         }
     });
     Ok(port.to_string())

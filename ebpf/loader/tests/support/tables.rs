@@ -1,48 +1,76 @@
 //! Writing VIPs and reading counters.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use waggle_ebpf::DataPlane;
-use waggle_ebpf::common::{Backend, TcpKey, TcpStats, VipKey, VipStat, VipStatKey, VipValue};
+use waggle_ebpf::common::{
+    Backend, Cell, SetHeader, TcpKey, TcpStats, VipKey, VipStat, VipStatKey, addr_of,
+};
 
-pub fn vip_key(vip: SocketAddrV4, proto: u8) -> VipKey {
+pub fn vip_key(vip: impl Into<SocketAddr>, proto: u8) -> VipKey {
+    let vip = vip.into();
     VipKey {
-        addr: u32::from_ne_bytes(vip.ip().octets()),
+        addr: addr_of(vip.ip()),
         port: vip.port().to_be(),
         proto,
         pad: 0,
     }
 }
 
-pub fn loopback(port: &str) -> anyhow::Result<Backend> {
-    let addr = u32::from_ne_bytes(Ipv4Addr::LOCALHOST.octets());
+pub fn backend(ip: impl Into<IpAddr>, port: &str) -> anyhow::Result<Backend> {
     Ok(Backend {
-        addr,
+        addr: addr_of(ip.into()),
         port: port.parse::<u16>()?.to_be(),
-        pad: 0,
+        // Chosen itself, always.
+        threshold: u32::MAX,
+        ..Backend::default()
     })
 }
 
-/// Backends first, then the VIP that names them.
+pub fn loopback(port: &str) -> anyhow::Result<Backend> {
+    backend(Ipv4Addr::LOCALHOST, port)
+}
+
+/// Backends that are all alike: the set first, then the VIP that names it.
 pub fn publish(
     plane: &DataPlane,
-    vip: SocketAddrV4,
+    vip: impl Into<SocketAddr>,
     proto: u8,
     base: u32,
     vip_id: u32,
     backends: &[Backend],
 ) -> anyhow::Result<()> {
-    plane.vips().set_backends(base, backends)?;
-    let n = u32::try_from(backends.len())?;
-    plane.vips().set_vip(
-        &vip_key(vip, proto),
-        &VipValue {
-            base,
-            n,
-            vip_id,
-            flags: 0,
-        },
-    )?;
+    let n = u16::try_from(backends.len())?;
+    let how = SetHeader {
+        vip_id,
+        n,
+        members: n,
+        ..SetHeader::default()
+    };
+    publish_set(plane, vip, proto, base, how, backends)
+}
+
+/// Any set; `how` tells all but the key.
+pub fn publish_set(
+    plane: &DataPlane,
+    vip: impl Into<SocketAddr>,
+    proto: u8,
+    base: u32,
+    how: SetHeader,
+    backends: &[Backend],
+) -> anyhow::Result<()> {
+    let key = vip_key(vip, proto);
+    let header = SetHeader {
+        addr: key.addr,
+        port: key.port,
+        proto,
+        ..how
+    };
+    let cells: Vec<Cell> = std::iter::once(header.into())
+        .chain(backends.iter().map(|b| (*b).into()))
+        .collect();
+    plane.vips().write_cells(base, &cells)?;
+    plane.vips().set_vip(&key, base)?;
     Ok(())
 }
 

@@ -1,0 +1,274 @@
+//! From a VIP to a backend: weighted, by connections, with affinity, around what is ejected.
+
+use aya_ebpf::helpers::generated::{
+    bpf_get_current_cgroup_id, bpf_get_prandom_u32, bpf_ktime_get_ns,
+};
+use waggle_ebpf_common::{
+    Addr, Affinity, AffinityKey, Backend, SetHeader, VipKey, loss, set_flags,
+};
+
+use crate::address::same;
+use crate::count::lost;
+use crate::maps::{AFFINITIES, CELLS, VIPS};
+use crate::state;
+
+/// Weighted choices that are tried until one is not ejected.
+const DRAWS: u32 = 3;
+/// Backends that are looked at, one after the other, when all draws were ejected.
+const LOOKED_AT: u32 = 16;
+/// Members that are searched for a backend when a VIP's set has changed; beyond them another one is chosen.
+const SEARCHED: u32 = 64;
+const SECOND_NS: u64 = 1_000_000_000;
+
+/// What is behind an address.
+pub enum Found {
+    /// It is no VIP.
+    NoVip,
+    /// This set.
+    Set(Set),
+    /// A VIP whose set can't be read: refused, and counted as loss.
+    Broken,
+}
+
+/// A VIP's set: a map value that does not change while a program runs.
+#[derive(Clone, Copy)]
+pub struct Set {
+    /// First backend's cell.
+    first: u32,
+    header: *const SetHeader,
+}
+
+/// A backend and the cell that holds it.
+#[derive(Clone, Copy)]
+pub struct Choice {
+    /// Its cell.
+    pub cell: u32,
+    /// A map value.
+    pub backend: *const Backend,
+}
+
+/// Looks a VIP up.
+#[inline(always)]
+pub fn find_set(key: &VipKey) -> Found {
+    let mut tries = 0;
+    while tries < 2 {
+        let Some(entry) = VIPS.get_ptr(key) else {
+            return Found::NoVip;
+        };
+        // SAFETY: one aligned word of a map value; read once, since the element may be reused meanwhile.
+        let cell = unsafe { entry.read_volatile() };
+        if let Some(header) = CELLS.get_ptr(cell) {
+            let header = header.cast::<SetHeader>();
+            // SAFETY: a map value; a header and a cell have one size and alignment.
+            let own = unsafe {
+                same(&raw const (*header).addr, &raw const key.addr)
+                    && (*header).port == key.port
+                    && (*header).proto == key.proto
+            };
+            if own {
+                return Found::Set(Set {
+                    first: cell.wrapping_add(1),
+                    header,
+                });
+            }
+        }
+        tries += 1;
+    }
+    lost(loss::BAD_CELL);
+    Found::Broken
+}
+
+impl Set {
+    /// Number of the VIP.
+    #[inline(always)]
+    pub fn vip_id(&self) -> u32 {
+        // SAFETY: a map value.
+        unsafe { (*self.header).vip_id }
+    }
+
+    /// Whether it chooses by connections.
+    #[inline(always)]
+    pub fn counts(&self) -> bool {
+        self.has(set_flags::LEAST_CONNECTIONS)
+    }
+
+    #[inline(always)]
+    fn has(&self, flag: u8) -> bool {
+        // SAFETY: a map value.
+        unsafe { (*self.header).flags & flag != 0 }
+    }
+
+    #[inline(always)]
+    fn n(&self) -> u32 {
+        // SAFETY: a map value.
+        u32::from(unsafe { (*self.header).n })
+    }
+
+    #[inline(always)]
+    fn members(&self) -> u32 {
+        // SAFETY: a map value.
+        u32::from(unsafe { (*self.header).members })
+    }
+
+    #[inline(always)]
+    fn at(&self, i: u32) -> Option<Choice> {
+        let cell = self.first.wrapping_add(i);
+        let backend = CELLS.get_ptr(cell)?.cast::<Backend>();
+        Some(Choice { cell, backend })
+    }
+
+    /// A backend for a new connection; `None` when there is none.
+    #[inline(always)]
+    pub fn choose(&self, proto: u8) -> Option<Choice> {
+        if self.n() == 0 {
+            return None;
+        }
+        if !self.has(set_flags::AFFINITY) {
+            return self.fresh(proto);
+        }
+        // SAFETY: helpers without arguments.
+        let (client, now) = unsafe { (bpf_get_current_cgroup_id(), bpf_ktime_get_ns()) };
+        let key = AffinityKey {
+            client,
+            vip_id: self.vip_id(),
+            pad: 0,
+        };
+        if let Some(known) = AFFINITIES.get_ptr_mut(&key) {
+            // SAFETY: map values.
+            unsafe {
+                let lasts = u64::from((*self.header).affinity_s) * SECOND_NS;
+                if now.wrapping_sub((*known).since_ns) < lasts {
+                    let addr = &raw const (*known).addr;
+                    if let Some(choice) = self.find(addr, (*known).port, (*known).cell)
+                        && !state::is_out(choice.backend, proto)
+                    {
+                        (&raw mut (*known).since_ns).write_volatile(now);
+                        return Some(choice);
+                    }
+                }
+            }
+        }
+        let choice = self.fresh(proto)?;
+        // SAFETY: a map value.
+        let kept = unsafe {
+            let b = choice.backend;
+            Affinity {
+                since_ns: now,
+                addr: [(*b).addr[0], (*b).addr[1], (*b).addr[2], (*b).addr[3]],
+                port: (*b).port,
+                pad: 0,
+                cell: choice.cell,
+            }
+        };
+        // The least recently used one makes room; an insert fails only for want of memory, and then the next
+        // connect chooses again.
+        let _ = AFFINITIES.insert(&key, &kept, 0);
+        Some(choice)
+    }
+
+    /// A choice that nothing binds.
+    #[inline(always)]
+    fn fresh(&self, proto: u8) -> Option<Choice> {
+        let first = self.draw()?;
+        let mut choice = first;
+        if self.counts() {
+            // Two choices, the better one: almost as even as the best of all (Mitzenmacher 2001).
+            let other = self.draw()?;
+            if state::active(other.backend, proto) < state::active(choice.backend, proto) {
+                choice = other;
+            }
+        }
+        let mut draws = 1;
+        while state::is_out(choice.backend, proto) {
+            if draws >= DRAWS {
+                return Some(self.next_in(choice, proto).unwrap_or(first));
+            }
+            choice = self.draw()?;
+            draws += 1;
+        }
+        Some(choice)
+    }
+
+    /// By weight.
+    #[inline(always)]
+    fn draw(&self) -> Option<Choice> {
+        // SAFETY: takes nothing, always succeeds.
+        let random = u64::from(unsafe { bpf_get_prandom_u32() });
+        let product = random * u64::from(self.n());
+        let drawn = self.at((product >> 32) as u32);
+        // SAFETY: a map value.
+        let choice = match drawn {
+            Some(c) if product as u32 > unsafe { (*c.backend).threshold } => {
+                self.at(unsafe { (*c.backend).alias })
+            }
+            other => other,
+        };
+        match choice {
+            // SAFETY: a map value.
+            Some(c) if unsafe { (*c.backend).port } != 0 => Some(c),
+            _ => {
+                lost(loss::BAD_CELL);
+                None
+            }
+        }
+    }
+
+    /// The next backend after one that is not ejected.
+    #[inline(always)]
+    fn next_in(&self, after: Choice, proto: u8) -> Option<Choice> {
+        let n = self.n();
+        let mut i = after.cell.wrapping_sub(self.first);
+        let mut looked = 0;
+        while looked < LOOKED_AT && looked < n {
+            i += 1;
+            if i >= n {
+                i = 0;
+            }
+            let choice = self.at(i)?;
+            if !state::is_out(choice.backend, proto) {
+                return Some(choice);
+            }
+            looked += 1;
+        }
+        None
+    }
+
+    /// A backend that is a member: in the cell where it was before, else among the first ones.
+    ///
+    /// # Safety
+    /// `addr` points to memory of this program.
+    #[inline(always)]
+    pub unsafe fn find(&self, addr: *const Addr, port: u16, before: u32) -> Option<Choice> {
+        let members = self.members();
+        // One below the first cell wraps around to far above the last.
+        let i = before.wrapping_sub(self.first);
+        if i < members
+            && let Some(choice) = self.at(i)
+            // SAFETY: as the caller says; the backend is a map value.
+            && unsafe { is(choice.backend, addr, port) }
+        {
+            return Some(choice);
+        }
+        let mut i = 0;
+        while i < SEARCHED {
+            if i >= members {
+                return None;
+            }
+            let choice = self.at(i)?;
+            // SAFETY: as above.
+            if unsafe { is(choice.backend, addr, port) } {
+                return Some(choice);
+            }
+            i += 1;
+        }
+        None
+    }
+}
+
+/// # Safety
+/// Both point to memory of this program.
+#[inline(always)]
+unsafe fn is(backend: *const Backend, addr: *const Addr, port: u16) -> bool {
+    // SAFETY: as the caller says.
+    unsafe { (*backend).port == port && same(&raw const (*backend).addr, addr) }
+}
