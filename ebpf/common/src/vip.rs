@@ -3,12 +3,13 @@
 //! # Sets
 //! A VIP's entry in the map is one word: the number of a [`Cell`], where its [`SetHeader`] is; the cells after it are
 //! its [`Backend`]s. A cell never changes while a program may read it: a changed set is written elsewhere, then
-//! the word is switched, and the old cells rest. The header repeats the key: the kernel may reuse a hash element
+//! the word is switched, and the old cells rest. (Only where there is no room elsewhere single words change, each of
+//! which makes a set that is right.) The header repeats the key: the kernel may reuse a hash element
 //! for another VIP while a program reads it, and the program sees that by the key and looks again.
 //!
 //! # Choice
 //! Vose's alias method (1991): with `x` a random number of 32 bits, `i = (x * n) >> 32` and the lower word of that
-//! product as a second random number `f`, the choice is backend `i` if `f <= threshold[i]`, else `alias[i]`. So
+//! product as a second random number `f`, the choice is backend `i` if `f < threshold[i]`, else `alias[i]`, which is `i` itself where it has its column alone. So
 //! a weighted choice among any number of backends reads one or two cells. Backends from `n` on are draining (weight
 //! 0): no choice falls on them, who has one keeps it.
 
@@ -91,9 +92,9 @@ pub struct Backend {
     pub port: u16,
     /// Zero.
     pub pad: u16,
-    /// Up to which second random number it is chosen itself.
+    /// Below which second random number it is chosen itself.
     pub threshold: u32,
-    /// Which backend of the set is chosen above that.
+    /// Position in the set of the one that is chosen otherwise.
     pub alias: u32,
     /// Zero.
     pub pad2: u32,
@@ -236,7 +237,11 @@ pub const EJECT_FORGET_NS: u64 = 60_000_000_000;
 
 /// Bucket of a backend in the filter of ejections.
 pub const fn ejection_bucket(addr: &Addr, port: u16) -> u32 {
-    let mixed = (addr[3] ^ addr[2].rotate_left(7) ^ addr[1].rotate_left(13) ^ addr[0] ^ ((port as u32) << 8))
+    let mixed = (addr[3]
+        ^ addr[2].rotate_left(7)
+        ^ addr[1].rotate_left(13)
+        ^ addr[0]
+        ^ ((port as u32) << 8))
         .wrapping_mul(0x9e37_79b1);
     mixed >> (32 - EJECTION_BUCKETS.trailing_zeros())
 }
@@ -284,6 +289,13 @@ const _: () = {
     assert!(size_of::<VipStat>() == 24);
     assert!(EJECTION_BUCKETS.is_power_of_two());
 };
+
+/// Word of a header's cell that holds `n` and `members`.
+pub const COUNTS_WORD: u8 = 6;
+/// Word of a backend's cell that holds its threshold.
+pub const THRESHOLD_WORD: u8 = 5;
+/// Word of a backend's cell that holds its alias.
+pub const ALIAS_WORD: u8 = 6;
 
 impl From<SetHeader> for Cell {
     fn from(header: SetHeader) -> Self {

@@ -198,7 +198,7 @@ impl Set {
         let drawn = self.at((product >> 32) as u32);
         // SAFETY: a map value.
         let choice = match drawn {
-            Some(c) if product as u32 > unsafe { (*c.backend).threshold } => {
+            Some(c) if product as u32 >= unsafe { (*c.backend).threshold } => {
                 self.at(unsafe { (*c.backend).alias })
             }
             other => other,

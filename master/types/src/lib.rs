@@ -11,6 +11,7 @@
 //! # What it never does
 //! No serialization (wire twins live in `waggle-api`), no I/O, no tokio, no prost.
 
+mod balance;
 mod custom;
 mod error;
 mod framework;
@@ -19,6 +20,7 @@ mod health;
 mod ids;
 mod intervals;
 mod net;
+mod net_delta;
 mod offer;
 mod operator;
 mod reservation;
@@ -30,6 +32,7 @@ mod task;
 mod time;
 mod trace;
 
+pub use balance::{Balance, Locality, MAX_BALANCE_S, MAX_WEIGHT, Policy};
 pub use custom::{Custom, Volume, check_kind};
 pub use error::FieldError;
 pub use framework::{CallRejection, FrameworkInfo, MAX_ROLES, RejectReason};
@@ -43,6 +46,7 @@ pub use net::{
     AgentNet, Cause, NetSnapshot, PortNet, Protocol, TaskNet, VipKey, VipLabel, VipLease, VipName,
     mangle_label,
 };
+pub use net_delta::NetDelta;
 pub use offer::{AgentInfo, InverseOffer, Offer, Unavailability};
 pub use operator::OperatorCall;
 pub use reservation::{Reservation, ResourcePart, sum_parts};

@@ -1,8 +1,15 @@
 //! The network's view of the cluster: what VIP tables and DNS zones are computed from.
 
-use std::{collections::BTreeMap, fmt, net::Ipv4Addr};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+};
 
-use crate::{AgentId, FieldError, Generation, HealthState, TaskId, TaskState, TraceContext};
+use crate::{
+    AgentId, Balance, Domain, FieldError, Generation, HealthState, TaskId, TaskState, TraceContext,
+};
 
 /// Transport protocol of a port or VIP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -56,7 +63,8 @@ impl fmt::Display for VipName {
     }
 }
 
-/// A `VIP_<n>` label's value, parsed: DC/OS's `name:port` or `ip:port`, split at the last colon.
+/// A `VIP_<n>` label's value, parsed: DC/OS's `name:port` or `ip:port`, split at the last colon; an IPv6 address may be
+/// in brackets.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum VipLabel {
     /// `"/web:80"`.
@@ -69,7 +77,7 @@ pub enum VipLabel {
     /// `"11.1.2.3:80"`.
     Literal {
         /// The address.
-        ip: Ipv4Addr,
+        ip: IpAddr,
         /// VIP port, never 0.
         port: u16,
     },
@@ -96,8 +104,16 @@ impl VipLabel {
                 return Err(FieldError::new(field, rule));
             }
         };
-        if let Ok(ip) = name.parse::<Ipv4Addr>() {
-            return Ok(Self::Literal { ip, port });
+        let bare = name.strip_prefix('[').and_then(|n| n.strip_suffix(']'));
+        let ip = match bare {
+            Some(bare) => bare.parse::<Ipv6Addr>().ok().map(IpAddr::V6),
+            None => name.parse::<IpAddr>().ok(),
+        };
+        if let Some(ip) = ip {
+            return Ok(Self::Literal {
+                ip: ip.to_canonical(),
+                port,
+            });
         }
         let mangled: Vec<String> = name
             .split('.')
@@ -120,6 +136,16 @@ impl VipLabel {
     pub fn port(&self) -> u16 {
         match self {
             Self::Named { port, .. } | Self::Literal { port, .. } => *port,
+        }
+    }
+}
+
+impl fmt::Display for VipLabel {
+    /// `web:80`, `11.1.2.3:80`, `[fd01:c::7]:80`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Named { name, port } => write!(f, "{name}:{port}"),
+            Self::Literal { ip, port } => SocketAddr::new(*ip, *port).fmt(f),
         }
     }
 }
@@ -147,14 +173,15 @@ pub struct VipKey {
     /// Transport.
     pub protocol: Protocol,
     /// VIP address.
-    pub ip: Ipv4Addr,
+    pub ip: IpAddr,
     /// VIP port.
     pub port: u16,
 }
 
 impl fmt::Display for VipKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}/{}", self.ip, self.port, self.protocol)
+        let at = SocketAddr::new(self.ip, self.port);
+        write!(f, "{at}/{}", self.protocol)
     }
 }
 
@@ -179,6 +206,8 @@ pub struct AgentNet {
     pub ip: Ipv4Addr,
     /// Whether the master hears from it.
     pub reachable: bool,
+    /// Where it stands.
+    pub domain: Option<Domain>,
 }
 
 /// A task's port, as the network sees it.
@@ -192,6 +221,8 @@ pub struct PortNet {
     pub protocols: Vec<Protocol>,
     /// VIPs that it backs.
     pub vips: Vec<VipLabel>,
+    /// How these choose.
+    pub balance: Balance,
 }
 
 /// A task, as the network sees it.
@@ -233,8 +264,8 @@ pub struct NetSnapshot {
     pub masters: Vec<Ipv4Addr>,
     /// Agents by id.
     pub agents: BTreeMap<AgentId, AgentNet>,
-    /// Tasks that are not terminal, by id.
-    pub tasks: BTreeMap<TaskId, TaskNet>,
+    /// Tasks that are not terminal, by id. Shared, so that a copy of a snapshot is cheap.
+    pub tasks: BTreeMap<TaskId, Arc<TaskNet>>,
     /// Named VIPs of defined services and their leases.
     pub vips: BTreeMap<VipName, VipLease>,
     /// Literal VIPs of defined services.
@@ -273,10 +304,17 @@ mod tests {
         assert_eq!(
             VipLabel::parse("l", "11.1.2.3:5000").unwrap(),
             VipLabel::Literal {
-                ip: Ipv4Addr::new(11, 1, 2, 3),
+                ip: Ipv4Addr::new(11, 1, 2, 3).into(),
                 port: 5000
             }
         );
+        for six in ["[fd01:c::7]:5000", "fd01:c::7:5000"] {
+            let ip = "fd01:c::7".parse().unwrap();
+            assert_eq!(
+                VipLabel::parse("l", six).unwrap(),
+                VipLabel::Literal { ip, port: 5000 }
+            );
+        }
         for bad in ["web", "web:", "web:0", "web:65536", ":80", "/:80"] {
             let err = VipLabel::parse("portDefinitions[0].labels.VIP_0", bad).unwrap_err();
             assert_eq!(err.field, "portDefinitions[0].labels.VIP_0", "{bad}");

@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use crate::{Command, HealthCheck, Millis, Protocol, Resources, ServiceId, UnixMillis, VipLabel};
+use crate::{
+    Balance, Command, HealthCheck, Millis, Protocol, Resources, ServiceId, UnixMillis, VipLabel,
+};
 
 /// A definition's version: Marathon uses the time of the change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -28,6 +30,8 @@ pub struct PortDefinition {
     pub labels: BTreeMap<String, String>,
     /// The VIP labels, parsed.
     pub vips: Vec<VipLabel>,
+    /// The `LB_` labels, parsed.
+    pub balance: Balance,
 }
 
 /// How much of a service may be missing or doubled while it changes.

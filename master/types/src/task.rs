@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    AgentId, FrameworkId, HealthCheck, HealthState, Millis, Protocol, ResourcePart, Resources,
-    StatusUuid, TaskId, TraceContext, UnixMillis, VipLabel,
+    AgentId, Balance, FrameworkId, HealthCheck, HealthState, Millis, Protocol, ResourcePart,
+    Resources, StatusUuid, TaskId, TraceContext, UnixMillis, VipLabel,
 };
 
 /// Mesos's task states (mesos.proto `TaskState`).
@@ -191,6 +191,8 @@ pub struct TaskPort {
     pub protocols: Vec<Protocol>,
     /// VIP labels of the port, in label order.
     pub vips: Vec<VipLabel>,
+    /// How these VIPs choose.
+    pub balance: Balance,
 }
 
 /// How the task is found: DiscoveryInfo's part that DNS and VIPs read.

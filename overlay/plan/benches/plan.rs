@@ -6,11 +6,11 @@ use std::{hint::black_box, net::Ipv4Addr};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use waggle_overlay_plan::{
-    LocalFacts, Lowering, LoweringConfig, Question, RType, diff, table, zone,
+    LocalFacts, Lowering, LoweringConfig, Plan, Question, RType, diff, table, zone,
 };
 use waggle_types::{
-    AgentId, AgentNet, HealthState, NetSnapshot, PortNet, Protocol, TaskId, TaskNet, TaskState,
-    UnixMillis, VipLabel, VipLease, VipName,
+    AgentId, AgentNet, Balance, HealthState, NetSnapshot, PortNet, Protocol, TaskId, TaskNet,
+    TaskState, UnixMillis, VipLabel, VipLease, VipName,
 };
 
 const N_AGENTS: u32 = 200;
@@ -26,6 +26,7 @@ fn snapshot(n_services: u32) -> NetSnapshot {
             hostname: format!("n{i}"),
             ip: Ipv4Addr::from(0x0a00_0001 + i),
             reachable: true,
+            domain: None,
         };
         s.agents.insert(id.clone(), net);
     }
@@ -56,10 +57,11 @@ fn snapshot(n_services: u32) -> NetSnapshot {
                         name: label.clone(),
                         port: 80,
                     }],
+                    balance: Balance::default(),
                 }],
             };
             s.tasks
-                .insert(TaskId::new(format!("{label}.{i}")).unwrap(), task);
+                .insert(TaskId::new(format!("{label}.{i}")).unwrap(), task.into());
         }
     }
     s
@@ -75,6 +77,23 @@ fn plan(c: &mut Criterion) {
     c.bench_function("table, 10k services", |b| {
         b.iter(|| table(black_box(&before), &local));
     });
+    c.bench_function(
+        "one change of a kept plan and its writes, 10k services",
+        |b| {
+            let mut plan = Plan::new(None);
+            plan.replace(&before);
+            let mut lowering = Lowering::new(LoweringConfig::default());
+            lowering.converge(plan.table(), UnixMillis(0));
+            let (away, back) = (before.delta_to(&after), after.delta_to(&before));
+            let mut now = 0;
+            b.iter(|| {
+                now += 2_000;
+                let there = lowering.lower(&plan.change(black_box(&away)), UnixMillis(now));
+                let back = lowering.lower(&plan.change(black_box(&back)), UnixMillis(now + 1_000));
+                (there, back)
+            });
+        },
+    );
     c.bench_function("diff of one change, 10k services", |b| {
         b.iter(|| diff(black_box(&old), &new));
     });

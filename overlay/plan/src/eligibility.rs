@@ -1,8 +1,10 @@
 //! Which tasks may get new connections through a VIP, and why the others may not.
 
-use std::{collections::BTreeMap, fmt, net::SocketAddrV4};
+use std::{collections::BTreeMap, fmt, net::SocketAddr};
 
-use waggle_types::{AgentNet, HealthState, TaskId, TaskNet, TaskState};
+use waggle_types::{
+    AgentId, AgentNet, Balance, HealthState, Locality, NetSnapshot, TaskId, TaskNet, TaskState,
+};
 
 /// What a node knows of its own tasks; wins over the snapshot, which lags behind.
 pub type LocalFacts = BTreeMap<TaskId, (TaskState, HealthState)>;
@@ -24,6 +26,8 @@ pub enum Reason {
     AgentUnreachable,
     /// It has no port to be reached at.
     NoPort,
+    /// Others are nearer to this node, and the VIP prefers these: keeps its connections, gets no new ones.
+    Farther,
 }
 
 impl Reason {
@@ -37,12 +41,16 @@ impl Reason {
             Self::AgentUnknown => "agent_unknown",
             Self::AgentUnreachable => "agent_unreachable",
             Self::NoPort => "no_port",
+            Self::Farther => "farther",
         }
     }
 
     /// DC/OS's weight 0: open connections live on, as opposed to a backend that is gone.
     pub const fn is_draining(self) -> bool {
-        matches!(self, Self::Killing | Self::Unhealthy | Self::NoHealthResult)
+        matches!(
+            self,
+            Self::Killing | Self::Unhealthy | Self::NoHealthResult | Self::Farther
+        )
     }
 }
 
@@ -56,6 +64,7 @@ impl fmt::Display for Reason {
             Self::AgentUnknown => f.write_str("its agent is not known"),
             Self::AgentUnreachable => f.write_str("its agent is unreachable"),
             Self::NoPort => f.write_str("task has no such port"),
+            Self::Farther => f.write_str("nearer backends are preferred"),
         }
     }
 }
@@ -91,8 +100,12 @@ impl Verdict {
 pub struct Candidate {
     /// The task.
     pub task_id: TaskId,
+    /// Its agent.
+    pub agent_id: AgentId,
     /// Where it would be reached; absent when its agent is not known.
-    pub addr: Option<SocketAddrV4>,
+    pub addr: Option<SocketAddr>,
+    /// What its port's labels ask for.
+    pub balance: Balance,
     /// In or out, and why.
     pub verdict: Verdict,
 }
@@ -135,6 +148,30 @@ pub fn last_resort(candidates: &mut [Candidate]) {
     for c in candidates {
         if c.verdict == Verdict::Excluded(Reason::AgentUnreachable) {
             c.verdict = Verdict::LastResort;
+        }
+    }
+}
+
+/// `LB_LOCALITY`: where some are on this node (or in its zone), the others get nothing new. The first candidate's labels
+/// say what the VIP prefers.
+pub fn prefer_near(candidates: &mut [Candidate], here: &AgentId, snapshot: &NetSnapshot) {
+    let prefers = candidates
+        .first()
+        .map_or(Locality::Any, |c| c.balance.locality);
+    let domain = |id: &AgentId| snapshot.agents.get(id).and_then(|a| a.domain.as_ref());
+    let home = domain(here);
+    let on_node = |c: &Candidate| c.agent_id == *here;
+    let in_zone = |c: &Candidate| on_node(c) || home.is_some() && domain(&c.agent_id) == home;
+    let serves = |c: &Candidate| c.verdict.is_in() && c.balance.weight > 0;
+    let any = |near: &dyn Fn(&Candidate) -> bool| candidates.iter().any(|c| serves(c) && near(c));
+    let near: &dyn Fn(&Candidate) -> bool = match prefers {
+        Locality::Node if any(&on_node) => &on_node,
+        Locality::Node | Locality::Zone if any(&in_zone) => &in_zone,
+        _ => return,
+    };
+    for c in candidates {
+        if c.verdict.is_in() && !near(c) {
+            c.verdict = Verdict::Excluded(Reason::Farther);
         }
     }
 }

@@ -28,13 +28,16 @@
 #![forbid(unsafe_code)]
 
 pub mod eligibility;
+mod index;
 pub mod ipam;
 pub mod lower;
+mod plan;
 pub mod render;
 pub mod table;
 pub mod zone;
 
 pub use eligibility::{Candidate, LocalFacts, Reason, Verdict};
 pub use lower::{Adopted, LowerError, Lowered, Lowering, LoweringConfig, MapWrite};
-pub use table::{BackendSet, MapOp, VipTable, apply, diff, explain, table};
+pub use plan::Plan;
+pub use table::{BackendSet, MapOp, Share, VipTable, apply, diff, explain, table};
 pub use zone::{Answer, DnsName, NameError, Outcome, Question, RData, RType, Rr, Zone, zone};

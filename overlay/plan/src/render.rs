@@ -2,12 +2,13 @@
 
 use std::fmt::Write as _;
 
-use waggle_types::{NetSnapshot, VipName};
+use waggle_ebpf_common as abi;
+use waggle_types::{NetSnapshot, Policy, VipName};
 
 use crate::{
     eligibility::{LocalFacts, Verdict},
     lower::{MapWrite, backend_from_kernel, key_from_kernel},
-    table::{BackendSet, MapOp, VipTable, explain},
+    table::{BackendSet, MapOp, Share, VipTable, explain},
     zone::{RData, Rr, Zone},
 };
 
@@ -19,8 +20,19 @@ fn backends(set: &BackendSet) -> String {
     if set.backends.is_empty() {
         return "refuses".to_owned();
     }
-    let list: Vec<String> = set.backends.iter().map(ToString::to_string).collect();
-    list.join(" ")
+    let one = |(addr, share): (&std::net::SocketAddr, &Share)| match share.weight_milli {
+        0 => format!("{addr} (drains)"),
+        1000 => addr.to_string(),
+        w => format!("{addr} (weight {})", f64::from(w) / 1000.0),
+    };
+    let mut out: Vec<String> = set.backends.iter().map(one).collect();
+    if set.policy != Policy::default() {
+        out.push(format!("by {}", set.policy));
+    }
+    if set.affinity_s > 0 {
+        out.push(format!("affinity {} s", set.affinity_s));
+    }
+    out.join(" ")
 }
 
 /// A table: `11.0.0.1:80/tcp web.marathon... -> 10.0.0.1:31000 10.0.0.2:31000`.
@@ -49,23 +61,26 @@ pub fn writes(writes: &[MapWrite]) -> String {
         |k| key_from_kernel(k).map_or_else(|| format!("stray {k:?}"), |key| key.to_string());
     writes.iter().fold(String::new(), |mut out, w| {
         let _ = match w {
-            MapWrite::SetBackends { base, backends } => {
-                let list: Vec<String> = backends
+            MapWrite::WriteCells { base, cells } => {
+                let header: abi::SetHeader = cells.first().copied().unwrap_or_default().into();
+                let list: Vec<String> = cells
                     .iter()
-                    .map(|b| {
-                        backend_from_kernel(b).map_or_else(|| "empty".to_owned(), |a| a.to_string())
+                    .skip(1)
+                    .map(|c| {
+                        backend_from_kernel(&(*c).into())
+                            .map_or_else(|| "empty".to_owned(), |a| a.to_string())
                     })
                     .collect();
-                writeln!(out, "slots {base}.. = {}", list.join(" "))
+                let (n, members, id) = (header.n, header.members, header.vip_id);
+                let list = list.join(" ");
+                writeln!(out, "cells {base}.. = id {id}, {n} of {members}: {list}")
             }
-            MapWrite::SetVip { key, value } => writeln!(
-                out,
-                "vip {} = base {} n {} id {}",
-                key_text(key),
-                value.base,
-                value.n,
-                value.vip_id
-            ),
+            MapWrite::Patch { cell, word, value } => {
+                writeln!(out, "cell {cell} word {word} = {value}")
+            }
+            MapWrite::SetVip { key, cell } => {
+                writeln!(out, "vip {} = cell {cell}", key_text(key))
+            }
             MapWrite::RemoveVip { key, vip_id } => {
                 writeln!(out, "vip {} removed, id {vip_id}", key_text(key))
             }

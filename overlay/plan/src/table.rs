@@ -1,21 +1,86 @@
-//! The VIP table of a node: every defined VIP with its eligible backends.
+//! The VIP table of a node: every defined VIP with its backends.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::SocketAddrV4,
+use std::{collections::BTreeMap, net::SocketAddr};
+
+use waggle_types::{NetSnapshot, Policy, VipKey, VipName};
+
+use crate::{
+    eligibility::{Candidate, LocalFacts},
+    index::Index,
 };
 
-use waggle_types::{NetSnapshot, VipKey, VipLabel, VipName};
+/// A backend's share of new connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Share {
+    /// In proportion to the others', in thousandths; 0 drains: it keeps what it has and gets nothing new.
+    pub weight_milli: u32,
+    /// Seconds over which a backend that is new grows to this weight.
+    pub slow_start_s: u32,
+}
 
-use crate::eligibility::{Candidate, LocalFacts, judge, last_resort};
+impl Share {
+    /// Weight 1, at once.
+    pub const ONE: Self = Self {
+        weight_milli: 1000,
+        slow_start_s: 0,
+    };
+    /// No new connections.
+    pub const DRAINING: Self = Self {
+        weight_milli: 0,
+        slow_start_s: 0,
+    };
+}
 
-/// Who answers behind a VIP.
+/// Who answers behind a VIP, and how one of them is chosen.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct BackendSet {
     /// The VIP's name; literal VIPs have none.
     pub name: Option<VipName>,
-    /// Addresses that get new connections; empty means that connects are refused at once.
-    pub backends: BTreeSet<SocketAddrV4>,
+    /// How one is chosen.
+    pub policy: Policy,
+    /// Seconds for which a client keeps its backend; 0 for none.
+    pub affinity_s: u32,
+    /// Backends of the VIP's own address family; without one that has weight, connects are refused at once.
+    pub backends: BTreeMap<SocketAddr, Share>,
+}
+
+impl BackendSet {
+    /// Addresses that get new connections.
+    pub fn serving(&self) -> impl Iterator<Item = SocketAddr> + '_ {
+        self.backends
+            .iter()
+            .filter(|(_, share)| share.weight_milli > 0)
+            .map(|(addr, _)| *addr)
+    }
+
+    /// From a VIP's candidates.
+    pub(crate) fn of(key: &VipKey, name: Option<VipName>, candidates: &[Candidate]) -> Self {
+        let mut set = Self {
+            name,
+            ..Self::default()
+        };
+        if let Some(first) = candidates.first() {
+            set.policy = first.balance.policy;
+            set.affinity_s = first.balance.affinity_s;
+        }
+        for c in candidates {
+            let Some(addr) = c.addr.filter(|a| a.is_ipv4() == key.ip.is_ipv4()) else {
+                continue;
+            };
+            let share = match c.verdict.reason() {
+                None => Share {
+                    weight_milli: u32::from(c.balance.weight) * 1000,
+                    slow_start_s: c.balance.slow_start_s,
+                },
+                Some(reason) if reason.is_draining() => Share::DRAINING,
+                Some(_) => continue,
+            };
+            // A port that one task has just left and another got: who serves counts.
+            let held = set.backends.entry(addr).or_insert(share);
+            *held = share.max(*held);
+        }
+        set
+    }
 }
 
 /// Every VIP of a node.
@@ -47,7 +112,8 @@ impl MapOp {
     }
 }
 
-/// Every defined VIP with all tasks that ask to back it, in or out: what `waggle vip list` shows.
+/// Every defined VIP with all tasks that ask to back it, in or out: what `waggle vip list` shows. As seen from
+/// nowhere in particular: no backend is nearer than another.
 ///
 /// VIPs exist because a service defines them (the snapshot's leases and literals), not because a
 /// task does: a task's label that no service defines any more backs nothing.
@@ -55,81 +121,21 @@ pub fn explain(
     snapshot: &NetSnapshot,
     local: &LocalFacts,
 ) -> BTreeMap<VipKey, (Option<VipName>, Vec<Candidate>)> {
-    let mut out: BTreeMap<VipKey, (Option<VipName>, Vec<Candidate>)> = BTreeMap::new();
-    for key in &snapshot.literal_vips {
-        out.insert(*key, (None, Vec::new()));
-    }
-    for (name, lease) in &snapshot.vips {
-        for &(protocol, port) in &lease.ports {
-            let key = VipKey {
-                protocol,
-                ip: lease.ip,
-                port,
-            };
-            out.insert(key, (Some(name.clone()), Vec::new()));
-        }
-    }
-    for (task_id, task) in &snapshot.tasks {
-        if task.ports.iter().all(|p| p.vips.is_empty()) {
-            continue;
-        }
-        let agent = snapshot.agents.get(&task.agent_id);
-        let verdict = judge(task_id, task, agent, local);
-        for port in &task.ports {
-            for label in &port.vips {
-                let ip = match label {
-                    VipLabel::Literal { ip, .. } => *ip,
-                    VipLabel::Named { name, .. } => {
-                        let name = VipName {
-                            label: name.clone(),
-                            framework: task.framework.clone(),
-                        };
-                        match snapshot.vips.get(&name) {
-                            Some(lease) => lease.ip,
-                            None => continue,
-                        }
-                    }
-                };
-                for &protocol in &port.protocols {
-                    let key = VipKey {
-                        protocol,
-                        ip,
-                        port: label.port(),
-                    };
-                    let Some((_, candidates)) = out.get_mut(&key) else {
-                        continue;
-                    };
-                    candidates.push(Candidate {
-                        task_id: task_id.clone(),
-                        addr: agent.map(|a| SocketAddrV4::new(a.ip, port.host_port)),
-                        verdict: if port.host_port == 0 {
-                            crate::Verdict::Excluded(crate::Reason::NoPort)
-                        } else {
-                            verdict
-                        },
-                    });
-                }
-            }
-        }
-    }
-    for (_, candidates) in out.values_mut() {
-        last_resort(candidates);
-    }
-    out
+    let index = Index::of(snapshot);
+    index
+        .defined()
+        .map(|(key, name)| {
+            let candidates = index.candidates(key, snapshot, local, None);
+            (*key, (name.cloned(), candidates))
+        })
+        .collect()
 }
 
-/// Every defined VIP with its eligible backends.
+/// Every defined VIP with its backends; [`Plan`](crate::Plan) keeps such a table as things change.
 pub fn table(snapshot: &NetSnapshot, local: &LocalFacts) -> VipTable {
     explain(snapshot, local)
         .into_iter()
-        .map(|(key, (name, candidates))| {
-            let backends = candidates
-                .iter()
-                .filter(|c| c.verdict.is_in())
-                .filter_map(|c| c.addr)
-                .collect();
-            (key, BackendSet { name, backends })
-        })
+        .map(|(key, (name, candidates))| (key, BackendSet::of(&key, name, &candidates)))
         .collect()
 }
 

@@ -5,28 +5,28 @@ mod common;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{Ipv4Addr, SocketAddrV4},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
 };
 
 use common::{small, task_id};
 use proptest::prelude::*;
 use waggle_ebpf_common as abi;
 use waggle_overlay_plan::{
-    Adopted, BackendSet, LocalFacts, LowerError, Lowering, LoweringConfig, MapWrite, VipTable,
-    diff,
+    Adopted, BackendSet, LocalFacts, LowerError, Lowering, LoweringConfig, MapWrite, Share,
+    VipTable, diff,
     lower::{backend_from_kernel, key_to_kernel},
     render, table,
 };
 use waggle_types::{Millis, Protocol, UnixMillis, VipKey};
 
 const MAX_VIPS: u32 = 6;
-const MAX_BACKENDS: u32 = 14;
+const MAX_CELLS: u32 = 20;
 const QUARANTINE: u64 = 100;
 
 fn config() -> LoweringConfig {
     LoweringConfig {
         max_vips: MAX_VIPS,
-        max_backends: MAX_BACKENDS,
+        max_cells: MAX_CELLS,
         quarantine: Millis(QUARANTINE),
     }
 }
@@ -34,29 +34,36 @@ fn config() -> LoweringConfig {
 fn key(n: u8) -> VipKey {
     VipKey {
         protocol: Protocol::Tcp,
-        ip: Ipv4Addr::new(11, 0, 0, n),
+        ip: Ipv4Addr::new(11, 0, 0, n).into(),
         port: 80,
     }
 }
 
 /// Backend addresses tell whose they are: 10.<vip>.0.<i>.
-fn backend(vip: u8, i: u8) -> SocketAddrV4 {
-    SocketAddrV4::new(Ipv4Addr::new(10, vip, 0, i), 31000)
+fn backend(vip: u8, i: u8) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::new(10, vip, 0, i), 31000))
 }
 
-/// The kernel: two maps, and programs that read an entry up to a quarantine ago and its slot now.
+fn octets(ip: IpAddr) -> [u8; 4] {
+    match ip {
+        IpAddr::V4(ip) => ip.octets(),
+        IpAddr::V6(_) => panic!("{ip} is not of this test"),
+    }
+}
+
+/// The kernel: two maps, and programs that read an entry up to a quarantine ago and its cells now.
 #[derive(Default, Clone)]
 struct Kernel {
-    vips: BTreeMap<abi::VipKey, abi::VipValue>,
-    slots: Vec<abi::Backend>,
+    vips: BTreeMap<abi::VipKey, u32>,
+    cells: Vec<abi::Cell>,
     /// Entries as they were, until when somebody may hold them.
-    held: Vec<(UnixMillis, abi::VipKey, abi::VipValue)>,
+    held: Vec<(UnixMillis, abi::VipKey, u32)>,
 }
 
 impl Kernel {
     fn new() -> Self {
         Self {
-            slots: vec![abi::Backend::default(); MAX_BACKENDS as usize],
+            cells: vec![abi::Cell::default(); MAX_CELLS as usize],
             ..Self::default()
         }
     }
@@ -64,15 +71,20 @@ impl Kernel {
     fn write(&mut self, write: &MapWrite, now: UnixMillis) {
         let until = now + Millis(QUARANTINE);
         match write {
-            MapWrite::SetBackends { base, backends } => {
-                for (i, b) in backends.iter().enumerate() {
-                    self.slots[*base as usize + i] = *b;
-                    // Slots are written one by one: every moment between counts.
+            MapWrite::WriteCells { base, cells } => {
+                for (i, cell) in cells.iter().enumerate() {
+                    for (j, word) in cell.words.iter().enumerate() {
+                        self.cells[*base as usize + i].words[j] = *word;
+                    }
+                    // Nobody reads them meanwhile: every moment between counts.
                     self.check(now);
                 }
             }
-            MapWrite::SetVip { key, value } => {
-                if let Some(old) = self.vips.insert(*key, *value) {
+            MapWrite::Patch { cell, word, value } => {
+                self.cells[*cell as usize].words[usize::from(*word)] = *value;
+            }
+            MapWrite::SetVip { key, cell } => {
+                if let Some(old) = self.vips.insert(*key, *cell) {
                     self.held.push((until, *key, old));
                 }
                 assert!(self.vips.len() <= MAX_VIPS as usize);
@@ -86,39 +98,75 @@ impl Kernel {
         self.check(now);
     }
 
-    /// Every entry that is there or held leads to backends of its own VIP only.
+    fn set(&self, cell: u32) -> (abi::SetHeader, Vec<abi::Backend>) {
+        let header: abi::SetHeader = self.cells[cell as usize].into();
+        let from = cell as usize + 1;
+        let cells = &self.cells[from..from + usize::from(header.members)];
+        (header, cells.iter().map(|c| (*c).into()).collect())
+    }
+
+    /// Every entry that is there or held leads to a set of its own with backends of its own.
     fn check(&mut self, now: UnixMillis) {
         self.held.retain(|(until, ..)| *until > now);
         let held = self.held.iter().map(|(_, k, v)| (k, v));
-        for (key, value) in self.vips.iter().chain(held) {
-            let vip = Ipv4Addr::from(key.addr.to_ne_bytes()).octets()[3];
-            for slot in value.base..value.base + value.n {
-                let at = backend_from_kernel(&self.slots[slot as usize]);
-                let at = at.unwrap_or_else(|| panic!("vip {vip} leads to an empty slot {slot}"));
-                assert_eq!(at.ip().octets()[1], vip, "slot {slot} is of another vip");
+        for (key, cell) in self.vips.iter().chain(held) {
+            let vip = octets(abi::ip_of(key.addr))[3];
+            let (header, backends) = self.set(*cell);
+            let own = (header.addr, header.port, header.proto);
+            assert_eq!(
+                own,
+                (key.addr, key.port, key.proto),
+                "cell {cell} is not vip {vip}'s"
+            );
+            assert!(header.n <= header.members);
+            for b in &backends {
+                let at = backend_from_kernel(b);
+                let at = at.unwrap_or_else(|| panic!("vip {vip} has an empty cell"));
+                assert_eq!(octets(at.ip())[1], vip, "a backend of another vip");
+            }
+            for b in &backends[..header.n.into()] {
+                assert!(
+                    b.alias < header.n.into(),
+                    "an alias that drains or is not there"
+                );
             }
         }
     }
 
-    fn serves(&self, vip: VipKey) -> Option<BTreeSet<SocketAddrV4>> {
-        let value = self.vips.get(&key_to_kernel(&vip))?;
-        let slots = &self.slots[value.base as usize..(value.base + value.n) as usize];
-        let set: BTreeSet<_> = slots.iter().filter_map(backend_from_kernel).collect();
-        assert_eq!(set.len(), value.n as usize, "no backend has two slots");
-        Some(set)
+    /// Whom a connect may get.
+    fn serves(&self, vip: VipKey) -> Option<BTreeSet<SocketAddr>> {
+        let (header, backends) = self.set(*self.vips.get(&key_to_kernel(&vip))?);
+        let mut out = BTreeSet::new();
+        for (i, b) in (0..).zip(&backends[..header.n.into()]) {
+            if b.threshold > 0 || b.alias == i {
+                out.extend(backend_from_kernel(b));
+            }
+            out.extend(backend_from_kernel(&backends[b.alias as usize]));
+        }
+        Some(out)
+    }
+
+    /// Who keeps what it has.
+    fn members(&self, vip: VipKey) -> Option<BTreeSet<SocketAddr>> {
+        let (_, backends) = self.set(*self.vips.get(&key_to_kernel(&vip))?);
+        Some(backends.iter().filter_map(backend_from_kernel).collect())
     }
 
     fn observed(&self) -> Vec<Adopted> {
-        let read = |v: &abi::VipValue| {
-            let end = (v.base + v.n).min(MAX_BACKENDS);
-            self.slots[v.base.min(end) as usize..end as usize].to_vec()
+        let read = |cell: u32| {
+            let Some(first) = self.cells.get(cell as usize) else {
+                return Vec::new();
+            };
+            let header: abi::SetHeader = (*first).into();
+            let end = (cell as usize + 1 + usize::from(header.members)).min(self.cells.len());
+            self.cells[cell as usize..end].to_vec()
         };
         self.vips
             .iter()
-            .map(|(key, value)| Adopted {
+            .map(|(key, cell)| Adopted {
                 key: *key,
-                value: *value,
-                backends: read(value),
+                cell: *cell,
+                cells: read(*cell),
             })
             .collect()
     }
@@ -154,12 +202,18 @@ fn any_step() -> impl Strategy<Value = Step> {
 fn vip_table(of: &BTreeMap<u8, u8>) -> VipTable {
     of.iter()
         .map(|(vip, bits)| {
-            let backends = (0..5)
-                .filter(|i| bits & (1 << i) != 0)
-                .map(|i| backend(*vip, i + 1));
+            // The last of them drains; others have weights that differ.
+            let backends = (0..5).filter(|i| bits & (1 << i) != 0).map(|i| {
+                let weight_milli = if i == 4 { 0 } else { 1000 * (u32::from(i) + 1) };
+                let share = Share {
+                    weight_milli,
+                    ..Share::ONE
+                };
+                (backend(*vip, i + 1), share)
+            });
             let set = BackendSet {
-                name: None,
                 backends: backends.collect(),
+                ..BackendSet::default()
             };
             (key(*vip), set)
         })
@@ -171,13 +225,16 @@ fn agree(kernel: &Kernel, desired: &VipTable, failures: &[LowerError]) {
     let failed: BTreeSet<VipKey> = failures
         .iter()
         .map(|f| match f {
-            LowerError::VipsFull { key, .. } | LowerError::SlotsFull { key, .. } => *key,
+            LowerError::VipsFull { key, .. }
+            | LowerError::CellsFull { key, .. }
+            | LowerError::SetFull { key, .. } => *key,
         })
         .collect();
     for (key, set) in desired {
+        let serving: BTreeSet<_> = set.serving().collect();
         match kernel.serves(*key) {
-            Some(served) if failed.contains(key) => assert!(served.is_subset(&set.backends)),
-            Some(served) => assert_eq!(served, set.backends, "{key}"),
+            Some(served) if failed.contains(key) => assert!(served.is_subset(&serving)),
+            Some(served) => assert_eq!(served, serving, "{key}"),
             None => assert!(failed.contains(key), "{key} is missing without a report"),
         }
     }
@@ -261,45 +318,60 @@ proptest! {
     fn wild_entries_are_adopted_without_panic_and_put_right(
         entries in prop::collection::btree_map(
             (1u8..9, 0u8..20),
-            (0u32..20, 0u32..20, 0u32..4, any::<bool>()),
+            (0u32..30, any::<bool>()),
             0..6,
         ),
+        junk in prop::collection::vec((0usize..20, 0usize..8, any::<u32>()), 0..40),
         t in any_table(),
     ) {
         let mut kernel = Kernel::new();
-        for ((vip, proto), (base, n, vip_id, huge)) in entries {
+        for (cell, word, value) in junk {
+            kernel.cells[cell].words[word] = value;
+        }
+        for ((vip, proto), (cell, huge)) in entries {
             let mut k = key_to_kernel(&key(vip));
             k.proto = proto;
-            let base = if huge { u32::MAX - base } else { base };
-            kernel.vips.insert(k, abi::VipValue { base, n, vip_id, flags: 0 });
+            kernel.vips.insert(k, if huge { u32::MAX - cell } else { cell });
         }
-        let found = kernel
-            .vips
-            .iter()
-            .map(|(key, value)| Adopted { key: *key, value: *value, backends: vec![] })
-            .collect();
-        let mut lowering = Lowering::adopt(config(), found);
+        let mut lowering = Lowering::adopt(config(), kernel.observed());
         let desired = vip_table(&t);
         let lowered = lowering.converge(&desired, UnixMillis(1));
         // The wild entries were wrong before we came; what we leave behind must be right.
         for w in &lowered.writes {
             match w {
-                MapWrite::SetBackends { base, backends } => {
-                    for (i, b) in backends.iter().enumerate() {
-                        kernel.slots[*base as usize + i] = *b;
+                MapWrite::WriteCells { base, cells } => {
+                    for (i, c) in cells.iter().enumerate() {
+                        kernel.cells[*base as usize + i] = *c;
                     }
                 }
-                MapWrite::SetVip { key, value } => {
-                    kernel.vips.insert(*key, *value);
+                MapWrite::Patch { cell, word, value } => {
+                    kernel.cells[*cell as usize].words[usize::from(*word)] = *value;
+                }
+                MapWrite::SetVip { key, cell } => {
+                    kernel.vips.insert(*key, *cell);
                 }
                 MapWrite::RemoveVip { key, .. } => {
                     kernel.vips.remove(key);
                 }
             }
         }
-        agree(&kernel, &desired, &lowered.failures);
+        // What could not be written again for want of room is as wild as it was; it was reported.
+        let failed: BTreeSet<_> = lowered.failures.iter().map(failed_key).collect();
+        kernel.vips.retain(|k, _| !failed.contains(k));
+        let desired = desired
+            .into_iter()
+            .filter(|(k, _)| !failed.contains(&key_to_kernel(k)))
+            .collect();
+        agree(&kernel, &desired, &[]);
         kernel.check(UnixMillis(1));
     }
+}
+
+fn failed_key(error: &LowerError) -> abi::VipKey {
+    let (LowerError::VipsFull { key, .. }
+    | LowerError::CellsFull { key, .. }
+    | LowerError::SetFull { key, .. }) = error;
+    key_to_kernel(key)
 }
 
 #[test]
@@ -313,16 +385,17 @@ fn writes_read_well() {
         render::writes(&first.writes),
         format!(
             "\
-slots 0.. = 10.0.0.1:31001 10.0.0.2:31002
-vip 11.0.0.1:80/tcp = base 0 n 2 id {}
-vip 11.0.0.2:5432/tcp = base 0 n 0 id {}
-slots 2.. = 10.0.0.2:31003
-vip 11.9.9.9:443/tcp = base 2 n 1 id {}
+cells 0.. = id {}, 2 of 2: 10.0.0.1:31001 10.0.0.2:31002
+vip 11.0.0.1:80/tcp = cell 0
+cells 3.. = id {}, 0 of 0: 
+vip 11.0.0.2:5432/tcp = cell 3
+cells 4.. = id {}, 1 of 1: 10.0.0.2:31003
+vip 11.9.9.9:443/tcp = cell 4
 ",
             ids[0], ids[1], ids[2]
         )
     );
-    // One backend dies: fresh slots, one switch; the old slots rest.
+    // One backend dies: fresh cells, one switch; the old cells rest.
     snapshot.tasks.remove(&task_id("web.1"));
     snapshot.literal_vips.clear();
     let next = lowering.converge(&table(&snapshot, &LocalFacts::new()), now);
@@ -331,20 +404,21 @@ vip 11.9.9.9:443/tcp = base 2 n 1 id {}
         format!(
             "\
 vip 11.9.9.9:443/tcp removed, id {}
-slots 3.. = 10.0.0.2:31002
-vip 11.0.0.1:80/tcp = base 3 n 1 id {}
+cells 6.. = id {}, 1 of 1: 10.0.0.2:31002
+vip 11.0.0.1:80/tcp = cell 6
 ",
             ids[2], ids[0]
         )
     );
-    assert_eq!(lowering.free_slots(), (abi::MAX_BACKENDS - 4, 3));
+    assert_eq!(lowering.free_slots(), (abi::MAX_CELLS - 8, 5));
 }
 
 #[test]
 fn full_maps_are_reported_and_what_is_there_keeps_working() {
+    let mut kernel = Kernel::new();
     let mut lowering = Lowering::new(LoweringConfig {
         max_vips: 2,
-        max_backends: 3,
+        max_cells: 4,
         quarantine: Millis(QUARANTINE),
     });
     let now = UnixMillis(0);
@@ -354,20 +428,45 @@ fn full_maps_are_reported_and_what_is_there_keeps_working() {
     assert_eq!(
         texts,
         [
-            "no room for 1 backends of vip 11.0.0.2:80/tcp: 0 slots free, 0 resting",
-            "no room for vip 11.0.0.3:80/tcp: all 2 entries are in use"
+            "no room for 1 backends of vip 11.0.0.2:80/tcp: 0 cells free, 0 resting",
+            "no room for 1 backends of vip 11.0.0.3:80/tcp: 0 cells free, 0 resting",
         ]
     );
-    assert_eq!(lowering.serves(&key(1)).map(BTreeSet::len), Some(3));
-    // Without a free slot a dead backend leaves nonetheless, in place.
+    for w in &lowered.writes {
+        kernel.write(w, now);
+    }
+    // Without a free cell a dead backend leaves nonetheless, in place.
     let fewer = vip_table(&BTreeMap::from([(1, 0b101)]));
     let lowered = lowering.converge(&fewer, now);
     assert_eq!(lowered.failures, []);
-    let lines = render::writes(&lowered.writes);
-    assert!(
-        lines.contains("slots 0.. = 10.1.0.1:31000 10.1.0.3:31000 10.1.0.1:31000"),
-        "{lines}"
-    );
+    for w in &lowered.writes {
+        assert!(matches!(w, MapWrite::Patch { .. }), "{w:?}");
+        kernel.write(w, now);
+    }
+    let survivors = BTreeSet::from([backend(1, 1), backend(1, 3)]);
+    assert_eq!(kernel.serves(key(1)), Some(survivors));
+    // And when the last one is gone, nobody is sent to the dead.
+    let nobody = vip_table(&BTreeMap::from([(1, 0)]));
+    for w in &lowering.converge(&nobody, now).writes {
+        kernel.write(w, now);
+    }
+    assert_eq!(kernel.serves(key(1)), Some(BTreeSet::new()));
+}
+
+#[test]
+fn a_draining_backend_is_a_member_and_not_chosen() {
+    let mut kernel = Kernel::new();
+    let mut lowering = Lowering::new(config());
+    let now = UnixMillis(0);
+    for w in &lowering
+        .converge(&vip_table(&BTreeMap::from([(1, 0b10001)])), now)
+        .writes
+    {
+        kernel.write(w, now);
+    }
+    assert_eq!(kernel.serves(key(1)), Some(BTreeSet::from([backend(1, 1)])));
+    let both = BTreeSet::from([backend(1, 1), backend(1, 5)]);
+    assert_eq!(kernel.members(key(1)), Some(both));
 }
 
 #[test]

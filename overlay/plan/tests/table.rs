@@ -2,9 +2,9 @@
 
 mod common;
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
-use common::{agent, any_snapshot, small, task_id};
+use common::{agent, any_snapshot, small, task_id, task_mut};
 use proptest::prelude::*;
 use waggle_overlay_plan::{
     LocalFacts, MapOp, Reason, Verdict, apply, diff, explain, render, table,
@@ -38,20 +38,23 @@ fn healthy_tasks_back_their_vips_and_idle_ones_refuse() {
 
 #[test]
 fn states_and_health_that_take_a_backend_out() {
+    let drains_text = format!("{WEB} 10.0.0.1:31001 (drains) 10.0.0.2:31002");
     let only_second = format!("{WEB} 10.0.0.2:31002");
-    let want = [only_second.as_str(), IDLE, LITERAL];
+    let want = [drains_text.as_str(), IDLE, LITERAL];
     for health in [HealthState::Unhealthy, HealthState::Unknown] {
         let change = |s: &mut NetSnapshot| {
-            s.tasks.get_mut("web.1").unwrap().health = health;
+            task_mut(s, "web.1").health = health;
         };
         check(change, &LocalFacts::new(), &want);
     }
     for state in TaskState::ALL {
         if state != TaskState::Running {
             let change = |s: &mut NetSnapshot| {
-                s.tasks.get_mut("web.1").unwrap().state = state;
+                task_mut(s, "web.1").state = state;
             };
-            check(change, &LocalFacts::new(), &want);
+            let drains = state == TaskState::Killing;
+            let web = if drains { &drains_text } else { &only_second };
+            check(change, &LocalFacts::new(), &[web, IDLE, LITERAL]);
         }
     }
 }
@@ -59,7 +62,7 @@ fn states_and_health_that_take_a_backend_out() {
 #[test]
 fn without_a_check_unknown_health_is_well() {
     let change = |s: &mut NetSnapshot| {
-        let t = s.tasks.get_mut("web.1").unwrap();
+        let t = task_mut(s, "web.1");
         t.has_check = false;
         t.health = HealthState::Unknown;
     };
@@ -75,7 +78,7 @@ fn local_facts_win_over_the_snapshot() {
     let alive = facts(&[("web.1", TaskState::Running, HealthState::Healthy)]);
     let web = format!("{WEB} 10.0.0.1:31001 10.0.0.2:31002");
     let lagging = |s: &mut NetSnapshot| {
-        let t = s.tasks.get_mut("web.1").unwrap();
+        let t = task_mut(s, "web.1");
         t.state = TaskState::Starting;
         t.health = HealthState::Unknown;
     };
@@ -101,7 +104,7 @@ fn unreachable_agents_are_dropped_unless_none_would_remain() {
         |s| {
             s.agents.extend([agent(1, false), agent(2, false)]);
             for t in s.tasks.values_mut() {
-                t.state = TaskState::Unreachable;
+                Arc::make_mut(t).state = TaskState::Unreachable;
             }
         },
         &LocalFacts::new(),
@@ -125,7 +128,7 @@ fn labels_that_no_service_defines_back_nothing() {
 fn explanations_read_well() {
     let mut snapshot = small();
     snapshot.agents.extend([agent(2, false)]);
-    snapshot.tasks.get_mut("cart.1").unwrap().health = HealthState::Unknown;
+    task_mut(&mut snapshot, "cart.1").health = HealthState::Unknown;
     assert_eq!(
         render::explained(&snapshot, &LocalFacts::new()),
         "\
@@ -196,7 +199,8 @@ proptest! {
                 if c.verdict.is_in() {
                     prop_assert!(health != HealthState::Unhealthy);
                     prop_assert!(!t.has_check || health == HealthState::Healthy);
-                    prop_assert!(set.backends.contains(&c.addr.unwrap()));
+                    let share = set.backends[&c.addr.unwrap()];
+                    prop_assert!(share.weight_milli >= u32::from(c.balance.weight) * 1000);
                 }
                 if c.verdict == Verdict::LastResort {
                     prop_assert!(candidates.iter().all(|c| c.verdict != Verdict::Eligible));
@@ -206,8 +210,12 @@ proptest! {
                 }
             }
             // And nobody else.
-            for b in &set.backends {
-                prop_assert!(candidates.iter().any(|c| c.verdict.is_in() && c.addr == Some(*b)));
+            for (addr, share) in &set.backends {
+                let fits = |c: &waggle_overlay_plan::Candidate| match c.verdict.reason() {
+                    None => share.weight_milli == u32::from(c.balance.weight) * 1000,
+                    Some(reason) => reason.is_draining() && share.weight_milli == 0,
+                };
+                prop_assert!(candidates.iter().any(|c| c.addr == Some(*addr) && fits(c)));
             }
         }
     }

@@ -6,7 +6,7 @@
 
 mod common;
 
-use common::{any_snapshot, small, task_id};
+use common::{any_snapshot, small, task_id, task_mut};
 use proptest::prelude::*;
 use rstest::rstest;
 use std::net::IpAddr;
@@ -202,7 +202,7 @@ fn only_running_tasks_have_records_and_local_facts_win() {
     let dead = LocalFacts::from([(task_id("cart.1"), (TaskState::Failed, HealthState::Unknown))]);
     assert_eq!(outcome(&snapshot, &dead), Outcome::NxDomain);
     for state in TaskState::ALL {
-        snapshot.tasks.get_mut("cart.1").unwrap().state = state;
+        task_mut(&mut snapshot, "cart.1").state = state;
         let want = if state == TaskState::Running {
             Outcome::Found
         } else {
@@ -246,7 +246,7 @@ fn names_follow_health_unless_none_would_remain(#[case] ail: fn(&mut TaskNet)) {
     snapshot.agents.insert(id, agent);
     let all = web(&snapshot, HealthPolicy::Aware);
     assert_eq!(all.len(), 2);
-    ail(snapshot.tasks.get_mut("web.1").unwrap());
+    ail(task_mut(&mut snapshot, "web.1"));
     assert_eq!(web(&snapshot, HealthPolicy::Aware), all[1..]);
     assert_eq!(web(&snapshot, HealthPolicy::Ignore).len(), 2);
     // The task's own name stays.
@@ -256,10 +256,10 @@ fn names_follow_health_unless_none_would_remain(#[case] ail: fn(&mut TaskNet)) {
         "web-e844k-s1.marathon.mesos"
     };
     assert_eq!(ask(&snapshot, own, RType::A).0, Outcome::Found);
-    ail(snapshot.tasks.get_mut("web.2").unwrap());
+    ail(task_mut(&mut snapshot, "web.2"));
     assert!(!web(&snapshot, HealthPolicy::Aware).is_empty());
     // Who does not run is no last resort.
-    snapshot.tasks.get_mut("web.2").unwrap().state = TaskState::Killing;
+    task_mut(&mut snapshot, "web.2").state = TaskState::Killing;
     assert_eq!(web(&snapshot, HealthPolicy::Aware).len(), 1);
 }
 
@@ -371,7 +371,7 @@ fn a_zone_says_what_it_is_made_from() {
 #[test]
 fn a_trace_says_why() {
     let mut snapshot = small();
-    snapshot.tasks.get_mut("web.1").unwrap().health = HealthState::Unhealthy;
+    task_mut(&mut snapshot, "web.1").health = HealthState::Unhealthy;
     let local = LocalFacts::new();
     let zone = zone(&snapshot, &local, 1);
     let trace = |name: &str| {
@@ -424,9 +424,11 @@ fn odd_task_names_leave_only_their_own_records_out() {
         .into_iter()
         .enumerate()
     {
-        let mut t = snapshot.tasks["cart.1"].clone();
+        let mut t = (*snapshot.tasks["cart.1"]).clone();
         t.name = name.into();
-        snapshot.tasks.insert(task_id(&format!("odd.{i}")), t);
+        snapshot
+            .tasks
+            .insert(task_id(&format!("odd.{i}")), t.into());
     }
     assert_eq!(
         ask(&snapshot, "web.marathon.mesos", RType::A).0,

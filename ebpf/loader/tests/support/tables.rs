@@ -66,8 +66,13 @@ pub fn publish_set(
         proto,
         ..how
     };
+    // A column that is whole is its backend's own.
+    let own = |(i, b): (u32, &Backend)| match b.threshold {
+        u32::MAX => Backend { alias: i, ..*b },
+        _ => *b,
+    };
     let cells: Vec<Cell> = std::iter::once(header.into())
-        .chain(backends.iter().map(|b| (*b).into()))
+        .chain((0..).zip(backends).map(|one| own(one).into()))
         .collect();
     plane.vips().write_cells(base, &cells)?;
     plane.vips().set_vip(&key, base)?;

@@ -1,35 +1,37 @@
 //! Lowering: from table steps to writes of kernel maps, in an order that is safe after every write.
 //!
-//! A VIP's entry names a range of slots in one shared backend array. A changed set is written to fresh
-//! slots first, then the entry is switched in one write, and the old slots rest in quarantine until no
-//! program can still hold the old entry. So a reader sees the old set or the new one, whole.
+//! A VIP's entry leads to a range of cells: a header and its backends (`waggle_ebpf_common::vip`). A changed set is
+//! written to fresh cells first, then the entry is switched in one write, and the old cells rest in quarantine until no
+//! program can still read them. So a reader sees the old set or the new one, whole.
 //!
-//! When no fresh range is left, the survivors of the old set are spread over its own slots (each of which
-//! keeps holding a backend of this VIP) so that dead backends leave nonetheless; backends that did not
-//! find room are reported, and what is there keeps working.
+//! When no fresh range is left, the columns of backends that are gone are handed to survivors, word by word, so that
+//! the dead leave nonetheless; backends that did not find room are reported, and what is there keeps working.
 
+mod cells;
+mod ramp;
 mod slots;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{Ipv4Addr, SocketAddrV4},
+    net::SocketAddr,
     ops::Range,
 };
 
 use waggle_ebpf_common as abi;
 use waggle_types::{Millis, Protocol, UnixMillis, VipKey};
 
-use self::slots::Slots;
+pub use self::cells::{backend_from_kernel, backend_to_kernel};
+use self::{cells::set_cells, ramp::Ramps, slots::Slots};
 use crate::table::{BackendSet, MapOp, VipTable};
 
-/// Capacities, and how long slots rest before they are used again.
+/// Capacities, and how long cells rest before they are used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LoweringConfig {
     /// Most VIPs.
     pub max_vips: u32,
-    /// Slots in the backend array.
-    pub max_backends: u32,
-    /// Time until slots that were left are used again: longer than any program runs.
+    /// Cells in the array of sets.
+    pub max_cells: u32,
+    /// Time until cells that were left are used again: longer than any program runs.
     pub quarantine: Millis,
 }
 
@@ -37,7 +39,7 @@ impl Default for LoweringConfig {
     fn default() -> Self {
         Self {
             max_vips: abi::MAX_VIPS,
-            max_backends: abi::MAX_BACKENDS,
+            max_cells: abi::MAX_CELLS,
             quarantine: Millis(1_000),
         }
     }
@@ -46,19 +48,28 @@ impl Default for LoweringConfig {
 /// One write, to be executed in order; after the first failure the rest must not be executed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MapWrite {
-    /// Backends into slots `base..`.
-    SetBackends {
-        /// First slot.
+    /// A set into cells `base..`, which nobody reads.
+    WriteCells {
+        /// First cell.
         base: u32,
         /// Kernel bytes.
-        backends: Vec<abi::Backend>,
+        cells: Vec<abi::Cell>,
     },
-    /// An entry, atomically.
+    /// One word of a cell that is read, atomically.
+    Patch {
+        /// The cell.
+        cell: u32,
+        /// Which of its words.
+        word: u8,
+        /// Kernel bytes.
+        value: u32,
+    },
+    /// Where a VIP's set is, atomically.
     SetVip {
         /// Kernel key.
         key: abi::VipKey,
-        /// Kernel value.
-        value: abi::VipValue,
+        /// The set's first cell.
+        cell: u32,
     },
     /// No entry: the address is not ours any more.
     RemoveVip {
@@ -80,17 +91,27 @@ pub enum LowerError {
         /// The map's capacity.
         max: u32,
     },
-    /// The backend array is full.
-    #[error("no room for {missing} backends of vip {key}: {free} slots free, {resting} resting")]
-    SlotsFull {
+    /// The array of sets is full.
+    #[error("no room for {missing} backends of vip {key}: {free} cells free, {resting} resting")]
+    CellsFull {
         /// Who found no room.
         key: VipKey,
         /// Backends that are not in the kernel's set.
         missing: usize,
-        /// Free slots (perhaps not in one piece).
+        /// Free cells (perhaps not in one piece).
         free: u32,
-        /// Slots in quarantine: trying again later may work.
+        /// Cells in quarantine: trying again later may work.
         resting: u32,
+    },
+    /// More backends than a set can have; those with the highest addresses are left out.
+    #[error("vip {key} has {n} backends, {max} are the most")]
+    SetFull {
+        /// Whose set.
+        key: VipKey,
+        /// How many there are.
+        n: usize,
+        /// How many a set can have.
+        max: u32,
     },
 }
 
@@ -108,28 +129,41 @@ pub struct Lowered {
 pub struct Adopted {
     /// Kernel key.
     pub key: abi::VipKey,
-    /// Kernel value.
-    pub value: abi::VipValue,
-    /// What its slots hold; may be shorter than `value.n` where it points outside of the array.
-    pub backends: Vec<abi::Backend>,
+    /// The set's first cell.
+    pub cell: u32,
+    /// The set, header first; shorter than the header says, or empty, where it points outside of the array.
+    pub cells: Vec<abi::Cell>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Entry {
-    value: abi::VipValue,
-    /// What the kernel serves; none when the entry can't be trusted and must be written again.
-    serves: Option<BTreeSet<SocketAddrV4>>,
-    /// Slots that belong to it.
+    vip_id: u32,
+    /// The set as the kernel has it; none when it can't be trusted and must be written again.
+    cells: Option<Vec<abi::Cell>>,
+    /// Cells that belong to it, in one range unless it was adopted damaged.
     slots: Vec<Range<u32>>,
 }
 
-/// What the kernel's maps hold, as written by us, and which slots are free.
+impl Entry {
+    fn header(&self) -> Option<abi::SetHeader> {
+        Some((*self.cells.as_ref()?.first()?).into())
+    }
+
+    /// Its backends, those that are chosen first.
+    fn backends(&self) -> impl Iterator<Item = SocketAddr> + '_ {
+        let cells = self.cells.iter().flat_map(|c| c.iter().skip(1));
+        cells.filter_map(|c| backend_from_kernel(&(*c).into()))
+    }
+}
+
+/// What the kernel's maps hold, as written by us, and which cells are free.
 #[derive(Debug, Clone)]
 pub struct Lowering {
     config: LoweringConfig,
     entries: BTreeMap<VipKey, Entry>,
     ids: BTreeSet<u32>,
     slots: Slots,
+    ramps: Ramps,
     /// Adopted keys that no VIP of ours can have; removed by the next [`Lowering::converge`].
     strays: BTreeMap<abi::VipKey, u32>,
 }
@@ -141,42 +175,45 @@ impl Lowering {
             config,
             entries: BTreeMap::new(),
             ids: BTreeSet::new(),
-            slots: Slots::new(config.max_backends),
+            slots: Slots::new(config.max_cells),
+            ramps: Ramps::default(),
             strays: BTreeMap::new(),
         }
     }
 
-    /// Of maps that outlived the agent: their entries keep their slots and numbers, so that nothing is
+    /// Of maps that outlived the agent: their entries keep their cells and numbers, so that nothing is
     /// written until a snapshot asks for something else.
     ///
-    /// An entry that overlaps another, points outside of the array, holds an empty slot or shares its number is
-    /// not trusted: it is written again as soon as a table is lowered.
+    /// An entry that overlaps another, points outside of the array, holds an empty cell, is another VIP's or shares its
+    /// number is not trusted: it is written again as soon as a table is lowered.
     pub fn adopt(config: LoweringConfig, found: Vec<Adopted>) -> Self {
         let mut this = Self::new(config);
         for Adopted {
             key: raw,
-            value,
-            backends,
+            cell,
+            cells,
         } in found
         {
+            let header: abi::SetHeader = cells.first().copied().unwrap_or_default().into();
             let Some(key) = key_from_kernel(&raw) else {
-                this.strays.insert(raw, value.vip_id);
+                this.strays.insert(raw, header.vip_id);
                 continue;
             };
-            let (slots, whole) = this.slots.claim(value.base, value.n);
-            let serves: BTreeSet<SocketAddrV4> =
-                backends.iter().filter_map(backend_from_kernel).collect();
-            let id_is_own = value.vip_id != 0 && this.ids.insert(value.vip_id);
-            let sound = whole && id_is_own && serves.len() == value.n as usize;
-            let value = abi::VipValue {
-                vip_id: if id_is_own { value.vip_id } else { 0 },
-                ..value
-            };
+            let n = 1 + u32::from(header.members);
+            let (slots, whole) = this.slots.claim(cell, n);
+            let id_is_own = header.vip_id != 0 && this.ids.insert(header.vip_id);
+            let filled = |c: &abi::Cell| backend_from_kernel(&(*c).into()).is_some();
+            let sound = whole
+                && id_is_own
+                && (header.addr, header.port, header.proto) == (raw.addr, raw.port, raw.proto)
+                && cells.len() == n as usize
+                && header.n <= header.members
+                && cells.iter().skip(1).all(filled);
             this.entries.insert(
                 key,
                 Entry {
-                    value,
-                    serves: sound.then_some(serves),
+                    vip_id: if id_is_own { header.vip_id } else { 0 },
+                    cells: sound.then_some(cells),
                     slots,
                 },
             );
@@ -185,7 +222,7 @@ impl Lowering {
     }
 
     /// Takes what the maps hold now for the truth (after a failed write, or to check them): as [`Lowering::adopt`], but
-    /// slots that a program may still read by way of an entry that has left rest first.
+    /// cells that a program may still read by way of an entry that has left rest first.
     pub fn observe(&mut self, found: Vec<Adopted>, now: UnixMillis) {
         let mut fresh = Self::adopt(self.config, found);
         let until = now + self.config.quarantine;
@@ -199,6 +236,7 @@ impl Lowering {
                 fresh.slots.rest(range, until);
             }
         }
+        fresh.ramps = std::mem::take(&mut self.ramps);
         *self = fresh;
     }
 
@@ -206,7 +244,7 @@ impl Lowering {
     pub fn vip_id(&self, key: &VipKey) -> Option<u32> {
         self.entries
             .get(key)
-            .map(|e| e.value.vip_id)
+            .map(|e| e.vip_id)
             .filter(|id| *id != 0)
     }
 
@@ -214,13 +252,20 @@ impl Lowering {
     pub fn vip_ids(&self) -> impl Iterator<Item = (u32, VipKey)> + '_ {
         self.entries
             .iter()
-            .filter(|(_, e)| e.value.vip_id != 0)
-            .map(|(k, e)| (e.value.vip_id, *k))
+            .filter(|(_, e)| e.vip_id != 0)
+            .map(|(k, e)| (e.vip_id, *k))
     }
 
-    /// What the kernel serves for a VIP; none for a VIP that is not there or not trusted.
-    pub fn serves(&self, key: &VipKey) -> Option<&BTreeSet<SocketAddrV4>> {
-        self.entries.get(key).and_then(|e| e.serves.as_ref())
+    /// Whom the kernel chooses from for a VIP; none for a VIP that is not there or not trusted.
+    pub fn serves(&self, key: &VipKey) -> Option<BTreeSet<SocketAddr>> {
+        let entry = self.entries.get(key)?;
+        let n = entry.header()?.n;
+        Some(entry.backends().take(n.into()).collect())
+    }
+
+    /// The set as the kernel has it, header first.
+    pub fn cells(&self, key: &VipKey) -> Option<&[abi::Cell]> {
+        self.entries.get(key)?.cells.as_deref()
     }
 
     /// Entries in the VIP map.
@@ -228,9 +273,27 @@ impl Lowering {
         self.entries.len() + self.strays.len()
     }
 
-    /// Free slots and slots in quarantine.
+    /// Free cells and cells in quarantine.
     pub fn free_slots(&self) -> (u32, u32) {
         (self.slots.n_free(), self.slots.n_resting())
+    }
+
+    /// When weights change by themselves, because a backend starts slowly: [`Lowering::ramp`] is due then.
+    pub fn next_ramp(&self) -> Option<UnixMillis> {
+        self.ramps.next()
+    }
+
+    /// The writes for backends that start slowly.
+    pub fn ramp(&mut self, table: &VipTable, now: UnixMillis) -> Lowered {
+        let mut out = Lowered::default();
+        self.slots.release(now);
+        for key in self.ramps.due(now) {
+            match table.get(&key) {
+                Some(set) => self.set(key, set, now, &mut out),
+                None => self.ramps.forget(&key),
+            }
+        }
+        out
     }
 
     /// The writes for `ops`.
@@ -270,23 +333,20 @@ impl Lowering {
     }
 
     fn remove(&mut self, key: VipKey, now: UnixMillis, out: &mut Lowered) {
+        self.ramps.forget(&key);
         let Some(entry) = self.entries.remove(&key) else {
             return;
         };
-        let vip_id = entry.value.vip_id;
-        self.ids.remove(&vip_id);
+        self.ids.remove(&entry.vip_id);
         self.rest(entry.slots, now);
         out.writes.push(MapWrite::RemoveVip {
             key: key_to_kernel(&key),
-            vip_id,
+            vip_id: entry.vip_id,
         });
     }
 
     fn set(&mut self, key: VipKey, set: &BackendSet, now: UnixMillis, out: &mut Lowered) {
         let old = self.entries.get(&key);
-        if old.is_some_and(|e| e.serves.as_ref() == Some(&set.backends)) {
-            return;
-        }
         if old.is_none() && self.n_vips() >= self.config.max_vips as usize {
             out.failures.push(LowerError::VipsFull {
                 key,
@@ -294,117 +354,144 @@ impl Lowering {
             });
             return;
         }
-        let vip_id = match old.map(|e| e.value.vip_id) {
+        // Only a set that is not of this run's making says who served before it; later all are in the ramps.
+        let served: BTreeSet<SocketAddr> = match old {
+            Some(e) if set.backends.values().any(|s| s.slow_start_s > 0) => e.backends().collect(),
+            _ => BTreeSet::new(),
+        };
+        let known = |addr: &SocketAddr| served.contains(addr);
+        let mut weights = self.ramps.weights(&key, set, known, now);
+        if weights.len() > abi::MAX_SET as usize {
+            out.failures.push(LowerError::SetFull {
+                key,
+                n: weights.len(),
+                max: abi::MAX_SET,
+            });
+            while weights.len() > abi::MAX_SET as usize {
+                weights.pop_last();
+            }
+        }
+        let vip_id = match self.entries.get(&key).map(|e| e.vip_id) {
             Some(id) if id != 0 => id,
             _ => self.new_id(key),
         };
-        let n = u32::try_from(set.backends.len()).unwrap_or(u32::MAX);
+        let cells = set_cells(&key, vip_id, set, &weights);
+        if let Some(old) = self.entries.get(&key)
+            && old.cells.as_ref() == Some(&cells)
+        {
+            return;
+        }
+        let n = u32::try_from(cells.len()).unwrap_or(u32::MAX);
         match self.slots.take(n) {
-            Some(base) => {
-                let slots = (n > 0).then(|| base..base + n).into_iter().collect();
-                self.switch(key, vip_id, slots, set.backends.clone(), now, out);
-            }
-            None => self.squeeze(key, vip_id, set, now, out),
+            Some(base) => self.switch(key, vip_id, base, cells, now, out),
+            None => self.squeeze(key, vip_id, &weights, out),
         }
     }
 
-    /// Backends to fresh slots, then the entry, then the old slots rest.
+    /// The set to fresh cells, then the entry, then the old cells rest.
     fn switch(
         &mut self,
         key: VipKey,
         vip_id: u32,
-        slots: Vec<Range<u32>>,
-        backends: BTreeSet<SocketAddrV4>,
+        base: u32,
+        cells: Vec<abi::Cell>,
         now: UnixMillis,
         out: &mut Lowered,
     ) {
-        let base = slots.first().map_or(0, |r| r.start);
-        if !backends.is_empty() {
-            out.writes.push(MapWrite::SetBackends {
-                base,
-                backends: backends.iter().map(backend_to_kernel).collect(),
-            });
-        }
-        let value = abi::VipValue {
+        let n = u32::try_from(cells.len()).unwrap_or_default();
+        out.writes.push(MapWrite::WriteCells {
             base,
-            n: u32::try_from(backends.len()).unwrap_or_default(),
-            vip_id,
-            flags: 0,
-        };
+            cells: cells.clone(),
+        });
         out.writes.push(MapWrite::SetVip {
             key: key_to_kernel(&key),
-            value,
+            cell: base,
         });
         let entry = Entry {
-            value,
-            serves: Some(backends),
-            slots,
+            vip_id,
+            cells: Some(cells),
+            slots: Vec::from([base..base + n]),
         };
         if let Some(old) = self.entries.insert(key, entry) {
             self.rest(old.slots, now);
         }
     }
 
-    /// No fresh range: what survives of the old set stays, in its own slots.
+    /// No fresh range: what survives of the old set stays in its cells and gets the columns of the dead.
     fn squeeze(
         &mut self,
         key: VipKey,
         vip_id: u32,
-        set: &BackendSet,
-        now: UnixMillis,
+        weights: &BTreeMap<SocketAddr, u32>,
         out: &mut Lowered,
     ) {
         let (free, resting) = self.free_slots();
-        let survivors: BTreeSet<SocketAddrV4> = self
-            .serves(&key)
-            .map(|old| old.intersection(&set.backends).copied().collect())
-            .unwrap_or_default();
-        let missing = set.backends.len() - survivors.len();
-        if missing > 0 {
-            out.failures.push(LowerError::SlotsFull {
+        let mut failed = |missing| {
+            out.failures.push(LowerError::CellsFull {
                 key,
                 missing,
                 free,
                 resting,
             });
-        }
-        if Some(&survivors) == self.serves(&key) {
-            return;
-        }
-        let own = self.entries.get(&key).filter(|e| e.serves.is_some());
-        let range = own.and_then(|e| e.slots.first().cloned());
-        let (Some(range), false) = (range, survivors.is_empty()) else {
-            // Nobody is left, or it is new: refuse instead of sending to the dead.
-            self.switch(key, vip_id, vec![], survivors, now, out);
+        };
+        let known = self.entries.get_mut(&key);
+        let Some((entry, base)) = known.and_then(|e| {
+            let base = e.slots.first().filter(|_| e.cells.is_some())?.start;
+            Some((e, base))
+        }) else {
+            if !self.entries.contains_key(&key) {
+                self.ids.remove(&vip_id);
+            }
+            failed(weights.len());
             return;
         };
-        // Every old slot gets a survivor, so that readers of the old entry find one wherever they look.
-        let kernel: Vec<abi::Backend> = survivors.iter().map(backend_to_kernel).collect();
-        let n = u32::try_from(survivors.len()).unwrap_or_default();
-        out.writes.push(MapWrite::SetBackends {
-            base: range.start,
-            backends: kernel.iter().cycle().take(range.len()).copied().collect(),
-        });
-        let value = abi::VipValue {
-            base: range.start,
-            n,
-            vip_id,
-            flags: 0,
+        let n = usize::from(entry.header().map_or(0, |h| h.n));
+        let Some(cells) = &mut entry.cells else {
+            return;
         };
-        out.writes.push(MapWrite::SetVip {
-            key: key_to_kernel(&key),
-            value,
-        });
-        let kept = range.start..range.start + n;
-        let left = kept.end..range.end;
-        if let Some(entry) = self.entries.get_mut(&key) {
-            *entry = Entry {
-                value,
-                serves: Some(survivors),
-                slots: vec![kept],
+        let serves = |c: &abi::Cell| {
+            let addr = backend_from_kernel(&(*c).into());
+            addr.is_some_and(|a| weights.get(&a).is_some_and(|w| *w > 0))
+        };
+        let alive: Vec<u32> = (0..)
+            .zip(&cells[1..=n])
+            .filter_map(|(i, c)| serves(c).then_some(i))
+            .collect();
+        let mut patches = Vec::new();
+        if alive.is_empty() && n > 0 {
+            patches.push((0, abi::COUNTS_WORD, 0));
+        }
+        let missing = weights.values().filter(|w| **w > 0).count() - alive.len();
+        if missing > 0 {
+            failed(missing);
+        }
+        let mut turn = alive.iter().cycle();
+        for (i, cell) in (0..).zip(&cells[1..=n]) {
+            let own: abi::Backend = (*cell).into();
+            let Some(to) = (if alive.contains(&i) {
+                // One that was dead takes its column back.
+                let hands_on = own.alias != i && own.threshold == 0;
+                Some(i).filter(|_| hands_on || !alive.contains(&own.alias))
+            } else {
+                let dead = own.threshold != 0 || !alive.contains(&own.alias);
+                turn.next().copied().filter(|_| dead)
+            }) else {
+                continue;
             };
+            // The alias first: until the threshold is written too, some still choose the backend itself.
+            patches.push((i + 1, abi::ALIAS_WORD, to));
+            if to != i {
+                patches.push((i + 1, abi::THRESHOLD_WORD, 0));
+            }
         }
-        self.rest(vec![left], now);
+        for (at, word, value) in patches {
+            cells[at as usize].words[usize::from(word)] = value;
+            out.writes.push(MapWrite::Patch {
+                cell: base + at,
+                word,
+                value,
+            });
+        }
     }
 
     fn rest(&mut self, ranges: Vec<Range<u32>>, now: UnixMillis) {
@@ -417,10 +504,12 @@ impl Lowering {
     /// A number derived from the key, so that a VIP has the same one after it was away and a
     /// socket that still carries a retired number is not counted for another VIP.
     fn new_id(&mut self, key: VipKey) -> u32 {
-        let mut bytes = [0; 7];
-        bytes[..4].copy_from_slice(&key.ip.octets());
-        bytes[4..6].copy_from_slice(&key.port.to_be_bytes());
-        bytes[6] = key.protocol.number();
+        let mut bytes = match key.ip {
+            std::net::IpAddr::V4(ip) => ip.octets().to_vec(),
+            std::net::IpAddr::V6(ip) => ip.octets().to_vec(),
+        };
+        bytes.extend(key.port.to_be_bytes());
+        bytes.push(key.protocol.number());
         let mut id = fnv1a(&bytes);
         while id == 0 || !self.ids.insert(id) {
             id = id.wrapping_add(1);
@@ -439,7 +528,7 @@ pub(crate) fn fnv1a(bytes: &[u8]) -> u32 {
 /// The kernel's form of a VIP's key.
 pub fn key_to_kernel(key: &VipKey) -> abi::VipKey {
     abi::VipKey {
-        addr: u32::from_ne_bytes(key.ip.octets()),
+        addr: abi::addr_of(key.ip),
         port: key.port.to_be(),
         proto: key.protocol.number(),
         pad: 0,
@@ -455,23 +544,7 @@ pub fn key_from_kernel(key: &abi::VipKey) -> Option<VipKey> {
     };
     (key.pad == 0).then(|| VipKey {
         protocol,
-        ip: Ipv4Addr::from(key.addr.to_ne_bytes()),
+        ip: abi::ip_of(key.addr),
         port: u16::from_be(key.port),
     })
-}
-
-/// The kernel's form of a backend.
-pub fn backend_to_kernel(addr: &SocketAddrV4) -> abi::Backend {
-    abi::Backend {
-        addr: u32::from_ne_bytes(addr.ip().octets()),
-        port: addr.port().to_be(),
-        pad: 0,
-    }
-}
-
-/// A backend from the kernel's form; none for an empty slot.
-pub fn backend_from_kernel(backend: &abi::Backend) -> Option<SocketAddrV4> {
-    let ip = Ipv4Addr::from(backend.addr.to_ne_bytes());
-    (backend.addr != 0 && backend.port != 0)
-        .then(|| SocketAddrV4::new(ip, u16::from_be(backend.port)))
 }

@@ -5,12 +5,12 @@
     reason = "helpers of tests, outside of test functions"
 )]
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc};
 
 use proptest::prelude::*;
 use waggle_types::{
-    AgentId, AgentNet, Generation, HealthState, NetSnapshot, PortNet, Protocol, TaskId, TaskNet,
-    TaskState, VipKey, VipLabel, VipLease, VipName,
+    AgentId, AgentNet, Balance, Domain, Generation, HealthState, Locality, NetSnapshot, Policy,
+    PortNet, Protocol, TaskId, TaskNet, TaskState, VipKey, VipLabel, VipLease, VipName,
 };
 
 pub fn agent_id(i: u8) -> AgentId {
@@ -26,8 +26,24 @@ pub fn agent(i: u8, reachable: bool) -> (AgentId, AgentNet) {
         hostname: format!("n{i}"),
         ip: Ipv4Addr::new(10, 0, 0, i),
         reachable,
+        domain: None,
     };
     (agent_id(i), net)
+}
+
+/// Odd ones in one zone, even ones in another.
+pub fn placed(i: u8, reachable: bool) -> (AgentId, AgentNet) {
+    let (id, mut net) = agent(i, reachable);
+    net.domain = Some(Domain {
+        region: "r".into(),
+        zone: format!("z{}", i % 2),
+    });
+    (id, net)
+}
+
+/// A task of a snapshot, to be changed.
+pub fn task_mut<'a>(snapshot: &'a mut NetSnapshot, id: &str) -> &'a mut TaskNet {
+    Arc::make_mut(snapshot.tasks.get_mut(id).unwrap())
 }
 
 pub fn vip_name(label: &str) -> VipName {
@@ -58,6 +74,7 @@ pub fn task(name: &str, i: u8, host_port: u16, vip: VipLabel) -> TaskNet {
             host_port,
             protocols: vec![Protocol::Tcp],
             vips: vec![vip],
+            balance: Balance::default(),
         }],
     }
 }
@@ -74,8 +91,14 @@ pub fn small() -> NetSnapshot {
         masters: vec![Ipv4Addr::new(10, 0, 0, 1)],
         agents: BTreeMap::from([agent(1, true), agent(2, true)]),
         tasks: BTreeMap::from([
-            (task_id("web.1"), task("web", 1, 31001, named("web", 80))),
-            (task_id("web.2"), task("web", 2, 31002, named("web", 80))),
+            (
+                task_id("web.1"),
+                task("web", 1, 31001, named("web", 80)).into(),
+            ),
+            (
+                task_id("web.2"),
+                task("web", 2, 31002, named("web", 80)).into(),
+            ),
             (
                 task_id("cart.1"),
                 task(
@@ -83,10 +106,11 @@ pub fn small() -> NetSnapshot {
                     2,
                     31003,
                     VipLabel::Literal {
-                        ip: Ipv4Addr::new(11, 9, 9, 9),
+                        ip: Ipv4Addr::new(11, 9, 9, 9).into(),
                         port: 443,
                     },
-                ),
+                )
+                .into(),
             ),
         ]),
         vips: BTreeMap::from([
@@ -95,11 +119,23 @@ pub fn small() -> NetSnapshot {
         ]),
         literal_vips: vec![VipKey {
             protocol: Protocol::Tcp,
-            ip: Ipv4Addr::new(11, 9, 9, 9),
+            ip: Ipv4Addr::new(11, 9, 9, 9).into(),
             port: 443,
         }],
         causes: vec![],
     }
+}
+
+fn any_balance() -> impl Strategy<Value = Balance> {
+    let policies = prop::sample::select(vec![Policy::Random, Policy::LeastConnections]);
+    let places = prop::sample::select(vec![Locality::Any, Locality::Zone, Locality::Node]);
+    (policies, places, 0u32..2, 0u32..2).prop_map(|(policy, locality, affinity_s, slow)| Balance {
+        weight: 1,
+        policy,
+        affinity_s,
+        locality,
+        slow_start_s: slow * 10,
+    })
 }
 
 prop_compose! {
@@ -113,6 +149,8 @@ prop_compose! {
             HealthState::Unknown, HealthState::Healthy, HealthState::Unhealthy,
         ]),
         ports in prop::collection::vec((0u8..4, 31000u16..31008, 0usize..5), 0..3),
+        weight in 0u16..4,
+        balance in any_balance(),
     ) -> TaskNet {
         TaskNet {
             agent_id: agent_id(agent),
@@ -133,9 +171,10 @@ prop_compose! {
                         .collect(),
                     vips: match vip {
                         0 => vec![],
-                        4 => vec![VipLabel::Literal { ip: Ipv4Addr::new(11, 9, 9, 9), port: 443 }],
+                        4 => vec![VipLabel::Literal { ip: Ipv4Addr::new(11, 9, 9, 9).into(), port: 443 }],
                         n => vec![named(&format!("v{n}"), 80), named("v1", 81)],
                     },
+                    balance: Balance { weight, ..balance },
                 })
                 .collect(),
         }
@@ -154,8 +193,8 @@ prop_compose! {
             generation: Generation(1),
             leader: None,
             masters: vec![],
-            agents: agents.into_iter().map(|(i, reachable)| agent(i, reachable)).collect(),
-            tasks: tasks.into_iter().map(|(id, t)| (task_id(&id), t)).collect(),
+            agents: agents.into_iter().map(|(i, reachable)| placed(i, reachable)).collect(),
+            tasks: tasks.into_iter().map(|(id, t)| (task_id(&id), t.into())).collect(),
             vips: leases
                 .into_iter()
                 .map(|(n, ports)| {
@@ -167,7 +206,7 @@ prop_compose! {
                 })
                 .collect(),
             literal_vips: literal
-                .then_some(VipKey { protocol: Protocol::Tcp, ip: Ipv4Addr::new(11, 9, 9, 9), port: 443 })
+                .then_some(VipKey { protocol: Protocol::Tcp, ip: Ipv4Addr::new(11, 9, 9, 9).into(), port: 443 })
                 .into_iter()
                 .collect(),
             causes: vec![],

@@ -1,0 +1,191 @@
+//! Which tasks ask to back which VIP: what makes a change cost what it touches, not what there is.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+};
+
+use waggle_types::{AgentId, NetSnapshot, TaskId, TaskNet, VipKey, VipLabel, VipLease, VipName};
+
+use crate::{
+    Reason, Verdict,
+    eligibility::{Candidate, LocalFacts, judge, last_resort, prefer_near},
+};
+
+/// What a label points at.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Target {
+    Named(VipName),
+    Literal(IpAddr),
+}
+
+fn target(label: &VipLabel, framework: &str) -> Target {
+    match label {
+        VipLabel::Named { name, .. } => Target::Named(VipName {
+            label: name.clone(),
+            framework: framework.to_owned(),
+        }),
+        VipLabel::Literal { ip, .. } => Target::Literal(*ip),
+    }
+}
+
+/// Of one snapshot, kept as it changes.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Index {
+    defined: BTreeMap<VipKey, Option<VipName>>,
+    backing: BTreeMap<Target, BTreeSet<TaskId>>,
+    on_agent: BTreeMap<AgentId, BTreeSet<TaskId>>,
+}
+
+impl Index {
+    pub(crate) fn of(snapshot: &NetSnapshot) -> Self {
+        let mut this = Self::default();
+        for key in &snapshot.literal_vips {
+            this.define(*key, None);
+        }
+        for (name, lease) in &snapshot.vips {
+            for key in keys_of(lease) {
+                this.define(key, Some(name.clone()));
+            }
+        }
+        for (id, task) in &snapshot.tasks {
+            this.add_task(id, task);
+        }
+        this
+    }
+
+    /// Every defined VIP.
+    pub(crate) fn defined(&self) -> impl Iterator<Item = (&VipKey, Option<&VipName>)> {
+        self.defined.iter().map(|(key, name)| (key, name.as_ref()))
+    }
+
+    /// The name of a VIP that is defined; `Some(None)` for a literal one.
+    pub(crate) fn name(&self, key: &VipKey) -> Option<Option<&VipName>> {
+        self.defined.get(key).map(Option::as_ref)
+    }
+
+    pub(crate) fn define(&mut self, key: VipKey, name: Option<VipName>) {
+        self.defined.insert(key, name);
+    }
+
+    pub(crate) fn undefine(&mut self, key: &VipKey) {
+        self.defined.remove(key);
+    }
+
+    pub(crate) fn add_task(&mut self, id: &TaskId, task: &TaskNet) {
+        let mut backs = false;
+        for label in labels(task) {
+            let at = target(label, &task.framework);
+            self.backing.entry(at).or_default().insert(id.clone());
+            backs = true;
+        }
+        if backs {
+            let on = self.on_agent.entry(task.agent_id.clone()).or_default();
+            on.insert(id.clone());
+        }
+    }
+
+    pub(crate) fn remove_task(&mut self, id: &TaskId, task: &TaskNet) {
+        for label in labels(task) {
+            drop_from(&mut self.backing, &target(label, &task.framework), id);
+        }
+        drop_from(&mut self.on_agent, &task.agent_id, id);
+    }
+
+    /// Tasks of an agent that back VIPs.
+    pub(crate) fn on_agent(&self, id: &AgentId) -> impl Iterator<Item = &TaskId> {
+        self.on_agent.get(id).into_iter().flatten()
+    }
+
+    /// The defined VIPs that a task asks to back.
+    pub(crate) fn backed_by(&self, task: &TaskNet, snapshot: &NetSnapshot) -> Vec<VipKey> {
+        let mut keys = Vec::new();
+        for port in &task.ports {
+            for label in &port.vips {
+                let ip = match target(label, &task.framework) {
+                    Target::Literal(ip) => ip,
+                    Target::Named(name) => match snapshot.vips.get(&name) {
+                        Some(lease) => lease.ip.into(),
+                        None => continue,
+                    },
+                };
+                keys.extend(port.protocols.iter().map(|&protocol| VipKey {
+                    protocol,
+                    ip,
+                    port: label.port(),
+                }));
+            }
+        }
+        keys.retain(|key| self.defined.contains_key(key));
+        keys
+    }
+
+    /// Everybody who asks to back a defined VIP, in order of task ids, and what is thought of it.
+    pub(crate) fn candidates(
+        &self,
+        key: &VipKey,
+        snapshot: &NetSnapshot,
+        local: &LocalFacts,
+        here: Option<&AgentId>,
+    ) -> Vec<Candidate> {
+        let at = match self.defined.get(key) {
+            Some(Some(name)) => Target::Named(name.clone()),
+            _ => Target::Literal(key.ip),
+        };
+        let mut out = Vec::new();
+        for id in self.backing.get(&at).into_iter().flatten() {
+            let Some(task) = snapshot.tasks.get(id) else {
+                continue;
+            };
+            let agent = snapshot.agents.get(&task.agent_id);
+            for port in &task.ports {
+                let asks = port.protocols.contains(&key.protocol)
+                    && port
+                        .vips
+                        .iter()
+                        .any(|l| l.port() == key.port && target(l, &task.framework) == at);
+                if !asks {
+                    continue;
+                }
+                out.push(Candidate {
+                    task_id: id.clone(),
+                    agent_id: task.agent_id.clone(),
+                    addr: agent.map(|a| SocketAddr::new(a.ip.into(), port.host_port)),
+                    balance: port.balance,
+                    verdict: if port.host_port == 0 {
+                        Verdict::Excluded(Reason::NoPort)
+                    } else {
+                        judge(id, task, agent, local)
+                    },
+                });
+            }
+        }
+        last_resort(&mut out);
+        if let Some(here) = here {
+            prefer_near(&mut out, here, snapshot);
+        }
+        out
+    }
+}
+
+/// The keys of a lease.
+pub(crate) fn keys_of(lease: &VipLease) -> impl Iterator<Item = VipKey> + '_ {
+    lease.ports.iter().map(|&(protocol, port)| VipKey {
+        protocol,
+        ip: lease.ip.into(),
+        port,
+    })
+}
+
+fn labels(task: &TaskNet) -> impl Iterator<Item = &VipLabel> {
+    task.ports.iter().flat_map(|p| &p.vips)
+}
+
+fn drop_from<K: Ord>(map: &mut BTreeMap<K, BTreeSet<TaskId>>, key: &K, id: &TaskId) {
+    if let Some(ids) = map.get_mut(key) {
+        ids.remove(id);
+        if ids.is_empty() {
+            map.remove(key);
+        }
+    }
+}
