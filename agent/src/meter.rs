@@ -1,8 +1,8 @@
 //! From readings to metric points: one task's, and the node's own.
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::collections::BTreeMap;
 
-use waggle_ebpf_common::{CgroupNet, TcpStats, VipStat, VipStatKey, loss};
+use waggle_ebpf_common::{CgroupNet, TcpStats, VipStat, VipStatKey, ip_of, loss};
 use waggle_overlay::VipNames;
 use waggle_telemetry_pipeline::{Attrs, Point, PointData, log2_us_histogram, names};
 
@@ -154,14 +154,23 @@ pub fn node_points(r: &NodeReading<'_>) -> Vec<Point> {
         let Some(mut attrs) = vip_attrs(r.vips, key.vip_id) else {
             continue;
         };
-        let refused = key.addr == 0;
+        let refused = key.port == 0;
         *sums.entry((key.vip_id, refused)).or_default() += stat.count;
         if refused {
             out.push(&names::VIP_NO_BACKEND, attrs, PointData::Sum(stat.count));
         } else {
-            let ip = Ipv4Addr::from(u32::from_be(key.addr)).to_string();
+            let ip = ip_of(key.addr).to_string();
             attrs.push((names::PEER_ADDRESS, ip.into()));
             attrs.push((names::PEER_PORT, u16::from_be(key.port).into()));
+            // Failures are news: a series that has none is left out.
+            for (def, value) in [
+                (&names::VIP_BACKEND_FAILURES, stat.failures),
+                (&names::VIP_BACKEND_EJECTIONS, stat.ejections),
+            ] {
+                if value > 0 {
+                    out.push(def, attrs.clone(), PointData::Sum(value));
+                }
+            }
             out.push(
                 &names::VIP_BACKEND_SELECTED,
                 attrs,
@@ -225,7 +234,7 @@ mod tests {
     fn vips() -> VipNames {
         let key = VipKey {
             protocol: Protocol::Tcp,
-            ip: Ipv4Addr::new(11, 1, 2, 3),
+            ip: std::net::Ipv4Addr::new(11, 1, 2, 3).into(),
             port: 80,
         };
         VipNames::from([(7, (key, "web".to_owned()))])
@@ -266,18 +275,19 @@ mod tests {
 
     #[test]
     fn vip_connects_are_summed_over_backends() {
-        let key = |addr: u32| VipStatKey {
+        let key = |last: u32| VipStatKey {
             vip_id: 7,
-            addr,
-            port: 80u16.to_be(),
+            addr: [0, 0, 0, last],
+            port: if last == 0 { 0 } else { 80u16.to_be() },
             pad: 0,
         };
+        let stat = |count| VipStat {
+            count,
+            failures: count / 2,
+            ejections: count / 3,
+        };
         let points = node_points(&NodeReading {
-            vip_stats: vec![
-                (key(1), VipStat { count: 2 }),
-                (key(2), VipStat { count: 3 }),
-                (key(0), VipStat { count: 1 }),
-            ],
+            vip_stats: vec![(key(1), stat(2)), (key(2), stat(3)), (key(0), stat(1))],
             losses: [0; loss::COUNT as usize],
             programs: vec![("connect4".to_owned(), 5, 6)],
             vips: &vips(),
@@ -291,5 +301,8 @@ mod tests {
             .map(|p| &p.data)
             .collect();
         assert_eq!(sums, [&PointData::Sum(5), &PointData::Sum(1)]);
+        let n = |def| points.iter().filter(|p| p.def == def).count();
+        assert_eq!(n(&names::VIP_BACKEND_FAILURES), 2);
+        assert_eq!(n(&names::VIP_BACKEND_EJECTIONS), 1);
     }
 }

@@ -91,7 +91,12 @@ impl Net {
             other => other,
         };
         match loaded {
-            Ok(plane) => self.plane = plane,
+            Ok(plane) => {
+                if let Some(plane) = &plane {
+                    watch_resets(Arc::clone(plane));
+                }
+                self.plane = plane;
+            }
             Err(e) if config.dataplane == DataPlanePolicy::Require => {
                 return Err(AgentError::DataPlane(e));
             }
@@ -163,9 +168,9 @@ impl Net {
     /// Brings the maps to what was restored, now that this node's tasks are known: those that `kept` still has here and
     /// that are not among `known` ended while nobody watched. Call it before [`Net::work`].
     pub async fn settle(&self, me: &AgentId, known: &BTreeSet<TaskId>) {
-        let (Some(node), Some(kept)) = (&self.node, &self.restored) else {
-            return;
-        };
+        let Some(node) = &self.node else { return };
+        node.here(me.clone()).await;
+        let Some(kept) = &self.restored else { return };
         let gone: BTreeSet<&TaskId> = kept
             .tasks
             .iter()
@@ -277,6 +282,17 @@ async fn apply(
         duration_us: u64::try_from(applied.duration.as_micros()).unwrap_or(u64::MAX),
         failures,
     }
+}
+
+/// In the background, for it reads the kernel's type information; nobody waits for it.
+fn watch_resets(plane: Arc<DataPlane>) {
+    tokio::task::spawn_blocking(move || match plane.watch_resets() {
+        Ok(()) => tracing::debug!("backends that reset are ejected"),
+        Err(e) => tracing::warn!(
+            error = chain(&e),
+            "backends that refuse or reset are not ejected by this node's kernel"
+        ),
+    });
 }
 
 type AnyError = Box<dyn std::error::Error + Send + Sync>;

@@ -402,6 +402,7 @@ mod tests {
                 host_port: port,
                 protocols: vec![Protocol::Tcp],
                 vips: Vec::new(),
+                balance: waggle_types::Balance::default(),
             }],
             discovery: DiscoveryInfo {
                 name: "other".into(),

@@ -20,6 +20,7 @@
 #![forbid(unsafe_code)]
 
 pub mod address;
+mod apply;
 pub mod dns;
 mod forward;
 mod maps;

@@ -1,8 +1,12 @@
 //! The VIP maps as this crate needs them, and the executor of a plan's writes.
 
+use std::collections::BTreeSet;
+
 use waggle_ebpf::{DataPlane, LoadError};
-use waggle_ebpf_common::{Backend, VipKey, VipValue};
-use waggle_overlay_plan::{Adopted, MapWrite, lower::key_from_kernel};
+use waggle_ebpf_common::{
+    BackendKey, BackendState, Cell, MAX_SET, SetHeader, VipKey, addr_of, ip_of,
+};
+use waggle_overlay_plan::{Adopted, MapWrite, VipTable, lower::key_from_kernel};
 
 /// A map operation that the kernel refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -32,18 +36,24 @@ impl MapError {
 
 /// The calls on the kernel's VIP maps that a node makes; all block for microseconds.
 pub trait KernelMaps: Send + Sync {
-    /// Writes slots `base..`.
-    fn set_backends(&self, base: u32, backends: &[Backend]) -> Result<(), MapError>;
-    /// Writes an entry, atomically.
-    fn set_vip(&self, key: &VipKey, value: &VipValue) -> Result<(), MapError>;
+    /// Writes cells `base..`, which nobody reads.
+    fn write_cells(&self, base: u32, cells: &[Cell]) -> Result<(), MapError>;
+    /// Writes one word of a cell, atomically.
+    fn patch_cell(&self, cell: u32, word: u8, value: u32) -> Result<(), MapError>;
+    /// Makes an entry lead to a set, atomically.
+    fn set_vip(&self, key: &VipKey, cell: u32) -> Result<(), MapError>;
     /// Removes an entry; one that is not there is no error.
     fn remove_vip(&self, key: &VipKey) -> Result<(), MapError>;
     /// Every entry.
-    fn list_vips(&self) -> Result<Vec<(VipKey, VipValue)>, MapError>;
-    /// Reads `n` slots from `base`.
-    fn read_backends(&self, base: u32, n: u32) -> Result<Vec<Backend>, MapError>;
+    fn list_vips(&self) -> Result<Vec<(VipKey, u32)>, MapError>;
+    /// Reads `n` cells from `base`.
+    fn read_cells(&self, base: u32, n: u32) -> Result<Vec<Cell>, MapError>;
     /// Forgets a number's counters, so that its next holder starts at zero.
     fn forget_vip(&self, vip_id: u32) -> Result<(), MapError>;
+    /// What the kernel has seen of backends.
+    fn backend_states(&self) -> Result<Vec<(BackendKey, BackendState)>, MapError>;
+    /// Forgets what was seen of a backend.
+    fn forget_backend(&self, key: &BackendKey) -> Result<(), MapError>;
 }
 
 fn vip(key: VipKey) -> String {
@@ -55,16 +65,22 @@ fn failed(operation: String) -> impl FnOnce(LoadError) -> MapError {
 }
 
 impl KernelMaps for DataPlane {
-    fn set_backends(&self, base: u32, backends: &[Backend]) -> Result<(), MapError> {
-        let n = backends.len();
+    fn write_cells(&self, base: u32, cells: &[Cell]) -> Result<(), MapError> {
+        let n = cells.len();
         self.vips()
-            .set_backends(base, backends)
-            .map_err(failed(format!("write {n} backends from slot {base}")))
+            .write_cells(base, cells)
+            .map_err(failed(format!("write {n} cells from {base}")))
     }
 
-    fn set_vip(&self, key: &VipKey, value: &VipValue) -> Result<(), MapError> {
+    fn patch_cell(&self, cell: u32, word: u8, value: u32) -> Result<(), MapError> {
         self.vips()
-            .set_vip(key, value)
+            .patch_cell(cell, word, value)
+            .map_err(failed(format!("change cell {cell}")))
+    }
+
+    fn set_vip(&self, key: &VipKey, cell: u32) -> Result<(), MapError> {
+        self.vips()
+            .set_vip(key, cell)
             .map_err(failed(format!("set vip {}", vip(*key))))
     }
 
@@ -74,16 +90,28 @@ impl KernelMaps for DataPlane {
             .map_err(failed(format!("remove vip {}", vip(*key))))
     }
 
-    fn list_vips(&self) -> Result<Vec<(VipKey, VipValue)>, MapError> {
+    fn list_vips(&self) -> Result<Vec<(VipKey, u32)>, MapError> {
         self.vips()
             .list_vips()
             .map_err(failed("list vips".to_owned()))
     }
 
-    fn read_backends(&self, base: u32, n: u32) -> Result<Vec<Backend>, MapError> {
+    fn read_cells(&self, base: u32, n: u32) -> Result<Vec<Cell>, MapError> {
         self.vips()
-            .read_backends(base, n)
-            .map_err(failed(format!("read {n} backends from slot {base}")))
+            .read_cells(base, n)
+            .map_err(failed(format!("read {n} cells from {base}")))
+    }
+
+    fn backend_states(&self) -> Result<Vec<(BackendKey, BackendState)>, MapError> {
+        self.vips()
+            .backend_states()
+            .map_err(failed("list states of backends".to_owned()))
+    }
+
+    fn forget_backend(&self, key: &BackendKey) -> Result<(), MapError> {
+        self.vips()
+            .forget_backend(key)
+            .map_err(failed(format!("forget backend {}", ip_of(key.addr))))
     }
 
     fn forget_vip(&self, vip_id: u32) -> Result<(), MapError> {
@@ -98,32 +126,29 @@ impl KernelMaps for DataPlane {
 pub(crate) fn observe(maps: &dyn KernelMaps) -> Result<Vec<Adopted>, MapError> {
     let mut found = maps.list_vips()?;
     found.sort_unstable_by_key(|(key, _)| *key);
-    found
-        .into_iter()
-        .map(|(key, value)| {
-            // A wild entry must not make us read gigabytes; the plan distrusts it for being short.
-            let n = value.n.min(4096);
-            let backends = if n == 0 {
-                Vec::new()
-            } else {
-                // Slots outside of the array are an error; such an entry has no backends.
-                maps.read_backends(value.base, n).unwrap_or_default()
-            };
-            Ok(Adopted {
-                key,
-                value,
-                backends,
-            })
-        })
-        .collect()
+    // Cells outside of the array are an error; such an entry has no set, which the plan distrusts.
+    let read = |cell| -> Option<Vec<Cell>> {
+        let first = maps.read_cells(cell, 1).ok()?;
+        let header: SetHeader = (*first.first()?).into();
+        // A wild header must not make us read gigabytes; the plan distrusts it for being short.
+        let n = 1 + u32::from(header.members).min(MAX_SET);
+        maps.read_cells(cell, n).ok()
+    };
+    let adopted = found.into_iter().map(|(key, cell)| Adopted {
+        key,
+        cell,
+        cells: read(cell).unwrap_or_default(),
+    });
+    Ok(adopted.collect())
 }
 
 /// Executes writes in order; stops at the first failure, because later ones rely on it.
 pub(crate) fn execute(maps: &dyn KernelMaps, writes: &[MapWrite]) -> Result<(), MapError> {
     for write in writes {
         match write {
-            MapWrite::SetBackends { base, backends } => maps.set_backends(*base, backends)?,
-            MapWrite::SetVip { key, value } => maps.set_vip(key, value)?,
+            MapWrite::WriteCells { base, cells } => maps.write_cells(*base, cells)?,
+            MapWrite::Patch { cell, word, value } => maps.patch_cell(*cell, *word, *value)?,
+            MapWrite::SetVip { key, cell } => maps.set_vip(key, *cell)?,
             MapWrite::RemoveVip { key, vip_id } => {
                 maps.remove_vip(key)?;
                 if *vip_id != 0
@@ -136,4 +161,36 @@ pub(crate) fn execute(maps: &dyn KernelMaps, writes: &[MapWrite]) -> Result<(), 
         }
     }
     Ok(())
+}
+
+/// Forgets what is known of backends that are behind no VIP any more and have no connection.
+pub(crate) fn prune(maps: &dyn KernelMaps, table: &VipTable) -> Result<usize, MapError> {
+    let idle = maps.backend_states()?;
+    let idle: Vec<BackendKey> = idle
+        .into_iter()
+        .filter(|(_, state)| state.active == 0)
+        .map(|(key, _)| key)
+        .collect();
+    if idle.is_empty() {
+        return Ok(0);
+    }
+    let kept: BTreeSet<BackendKey> = table
+        .iter()
+        .flat_map(|(key, set)| {
+            let proto = key.protocol.number();
+            set.backends.keys().map(move |addr| BackendKey {
+                addr: addr_of(addr.ip()),
+                port: addr.port().to_be(),
+                proto,
+                pad: 0,
+            })
+        })
+        .collect();
+    let gone = idle.iter().filter(|key| !kept.contains(key));
+    let mut n = 0;
+    for key in gone {
+        maps.forget_backend(key)?;
+        n += 1;
+    }
+    Ok(n)
 }

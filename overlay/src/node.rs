@@ -1,56 +1,29 @@
 //! [`NodeNet`]: one node's network, from snapshots and local facts to maps and zone.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
-    time::{Duration, Instant},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
-use arc_swap::ArcSwap;
-use tokio_util::sync::CancellationToken;
 use waggle_ebpf::DataPlane;
-use waggle_overlay_plan::{
-    LocalFacts, Lowering, VipTable, table, zone::ZoneOptions, zone::zone_with,
-};
-use waggle_types::{Generation, HealthState, NetSnapshot, TaskId, TaskState, UnixMillis};
+use waggle_overlay_plan::VipTable;
+use waggle_types::{AgentId, Generation, HealthState, NetDelta, NetSnapshot, TaskId, TaskState};
 
 use crate::{
     address::{self, DnsAddresses},
+    apply::{Shared, keep, make_zones},
     dns::{DnsCounters, DnsServer, DnsServerConfig},
-    maps::{self, KernelMaps, MapError},
+    maps::KernelMaps,
     spec::{Applied, ApplyError, NodeNetConfig, NodeNetError, VipNames},
 };
-
-struct State {
-    snapshot: Option<Arc<NetSnapshot>>,
-    local: LocalFacts,
-    /// Facts that may go once no snapshot names their task.
-    forgotten: BTreeSet<TaskId>,
-    table: VipTable,
-    lowering: Lowering,
-    /// The maps may not hold what `lowering` thinks.
-    doubtful: bool,
-    serial: u32,
-}
-
-struct Shared {
-    config: NodeNetConfig,
-    maps: OnceLock<Arc<dyn KernelMaps>>,
-    state: Mutex<State>,
-    names: ArcSwap<VipNames>,
-    dns: Option<DnsServer>,
-    /// Origin of the time that the plan sees: it must never jump.
-    started: Instant,
-    retry: tokio::sync::Notify,
-    stop: CancellationToken,
-}
 
 /// One node's network. Cheap to share; all methods take `&self`.
 pub struct NodeNet {
     shared: Arc<Shared>,
     addresses: Option<DnsAddresses>,
-    keeper: Mutex<Option<tokio::task::JoinHandle<()>>>,
+    tasks: Mutex<Vec<tokio::task::JoinHandle<()>>>,
 }
 
 impl NodeNet {
@@ -93,30 +66,15 @@ impl NodeNet {
             let dns = DnsServerConfig::new(listen.collect(), config.upstreams.clone());
             Some(DnsServer::start(dns).await?)
         };
-        let lowering = Lowering::new(config.lowering);
-        let shared = Arc::new(Shared {
-            config,
-            maps: OnceLock::new(),
-            names: ArcSwap::from_pointee(VipNames::new()),
-            state: Mutex::new(State {
-                snapshot: None,
-                local: LocalFacts::new(),
-                forgotten: BTreeSet::new(),
-                table: VipTable::new(),
-                lowering,
-                doubtful: false,
-                serial: 0,
-            }),
-            dns,
-            started: Instant::now(),
-            retry: tokio::sync::Notify::new(),
-            stop: CancellationToken::new(),
-        });
-        let keeper = tokio::spawn(keep(Arc::clone(&shared)));
+        let shared = Arc::new(Shared::new(config, dns));
+        let tasks = vec![
+            tokio::spawn(keep(Arc::clone(&shared))),
+            tokio::spawn(make_zones(Arc::clone(&shared))),
+        ];
         Ok(Self {
             shared,
             addresses,
-            keeper: Mutex::new(Some(keeper)),
+            tasks: Mutex::new(tasks),
         })
     }
 
@@ -148,7 +106,24 @@ impl NodeNet {
     /// Brings maps and zone to a snapshot. A lower generation than the applied one is refused; the same one
     /// is applied again (the master's periodic resync).
     pub async fn apply(&self, snapshot: Arc<NetSnapshot>) -> Applied {
-        self.on_worker(move |shared| shared.apply(snapshot)).await
+        self.on_worker(move |shared| shared.apply(&snapshot)).await
+    }
+
+    /// Brings maps and zone to what a delta makes of the applied snapshot. One from another generation is refused
+    /// ([`ApplyError::Gap`]): the whole snapshot is needed then.
+    pub async fn change(&self, delta: Arc<NetDelta>) -> Applied {
+        self.on_worker(move |shared| shared.change(&delta)).await
+    }
+
+    /// Says which agent this node's is, once that is known: its backends and its zone may be preferred.
+    pub async fn here(&self, agent_id: AgentId) -> Applied {
+        self.on_worker(move |shared| shared.here(agent_id)).await
+    }
+
+    /// The desired state as it is applied; none before the first one.
+    pub fn snapshot(&self) -> Option<NetSnapshot> {
+        let state = self.shared.lock();
+        state.desired.then(|| state.plan.snapshot().clone())
     }
 
     /// Tells what this node sees of its own task, before the master knows: a dead backend leaves its VIPs here at once.
@@ -180,12 +155,7 @@ impl NodeNet {
     /// Reads the kernel's maps and makes them what they should be. Happens by itself every
     /// [`NodeNetConfig::resync_every`].
     pub async fn resync(&self) -> Applied {
-        self.on_worker(|shared| {
-            let mut state = shared.lock();
-            state.doubtful = true;
-            shared.commit(&mut state)
-        })
-        .await
+        self.on_worker(Shared::resync).await
     }
 
     /// VIP numbers and what they stand for, for joining kernel counters to names.
@@ -195,12 +165,12 @@ impl NodeNet {
 
     /// Generation that is applied; 0 before the first snapshot.
     pub fn generation(&self) -> Generation {
-        self.shared.lock().generation()
+        self.shared.lock().plan.generation()
     }
 
     /// The table that is applied.
     pub fn table(&self) -> VipTable {
-        self.shared.lock().table.clone()
+        self.shared.lock().plan.table().clone()
     }
 
     /// What the DNS server has counted; none without a DNS server.
@@ -221,14 +191,10 @@ impl NodeNet {
     /// [`NodeNetConfig::remove_addresses`] says otherwise.
     pub async fn shutdown(&self) -> Result<(), NodeNetError> {
         self.shared.stop.cancel();
-        let keeper = self
-            .keeper
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        if let Some(keeper) = keeper {
+        let tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        for task in tasks {
             // Only a panic in it makes this an error, and that was reported where it happened.
-            let _ = keeper.await;
+            let _ = task.await;
         }
         if let Some(dns) = &self.shared.dns {
             dns.shutdown().await;
@@ -255,224 +221,5 @@ impl NodeNet {
 impl Drop for NodeNet {
     fn drop(&mut self) {
         self.shared.stop.cancel();
-    }
-}
-
-impl State {
-    fn generation(&self) -> Generation {
-        self.snapshot
-            .as_ref()
-            .map_or_else(Generation::default, |s| s.generation)
-    }
-
-    /// Drops facts that are no longer needed: forgotten, and no snapshot names their task.
-    fn prune(&mut self) {
-        let Some(snapshot) = &self.snapshot else {
-            return;
-        };
-        let (local, tasks) = (&mut self.local, &snapshot.tasks);
-        self.forgotten.retain(|id| {
-            let keep = tasks.contains_key(id);
-            if !keep {
-                local.remove(id);
-            }
-            keep
-        });
-    }
-}
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // A panic while it was held is a bug that was reported; the maps are checked before the next write.
-        self.state.lock().unwrap_or_else(|poisoned| {
-            let mut state = poisoned.into_inner();
-            state.doubtful = true;
-            state
-        })
-    }
-
-    fn now(&self) -> UnixMillis {
-        UnixMillis(u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX))
-    }
-
-    fn apply(&self, snapshot: Arc<NetSnapshot>) -> Applied {
-        let mut state = self.lock();
-        let applied = state.generation();
-        if snapshot.generation < applied {
-            return Applied {
-                generation: applied,
-                duration: Duration::ZERO,
-                n_writes: 0,
-                failures: vec![ApplyError::Stale {
-                    given: snapshot.generation,
-                    applied,
-                }],
-            };
-        }
-        state.snapshot = Some(snapshot);
-        state.prune();
-        self.commit(&mut state)
-    }
-
-    fn attach<M: KernelMaps + 'static>(&self, maps: Arc<M>) -> Result<(), NodeNetError> {
-        let mut state = self.lock();
-        let found = maps::observe(maps.as_ref())?;
-        if self.maps.set(maps).is_err() {
-            tracing::warn!("a second data plane is ignored");
-            return Ok(());
-        }
-        state.lowering = Lowering::adopt(self.config.lowering, found);
-        self.names
-            .store(Arc::new(names(&state.lowering, &state.table)));
-        tracing::info!(n_vips = state.lowering.n_vips(), "vip maps adopted");
-        Ok(())
-    }
-
-    fn restore(&self, snapshot: &Arc<NetSnapshot>) -> Applied {
-        let mut state = self.lock();
-        if state.snapshot.is_some() {
-            return unchanged(&state);
-        }
-        let begun = Instant::now();
-        state.table = table(snapshot, &state.local);
-        state.snapshot = Some(Arc::clone(snapshot));
-        self.publish_zone(&mut state, snapshot);
-        Applied {
-            duration: begun.elapsed(),
-            ..unchanged(&state)
-        }
-    }
-
-    fn local_facts(&self, facts: BTreeMap<TaskId, Option<(TaskState, HealthState)>>) -> Applied {
-        let mut state = self.lock();
-        let mut changed = false;
-        for (task_id, fact) in facts {
-            if let Some(fact) = fact {
-                state.forgotten.remove(&task_id);
-                changed |= state.local.insert(task_id, fact) != Some(fact);
-            } else if state.local.contains_key(&task_id) {
-                // Facts go only together with their task, so neither table nor zone can change.
-                state.forgotten.insert(task_id);
-            }
-        }
-        state.prune();
-        if changed {
-            self.commit(&mut state)
-        } else {
-            unchanged(&state)
-        }
-    }
-
-    /// Plans and executes. Before the first snapshot nothing is desired yet, so nothing is touched.
-    fn commit(&self, state: &mut State) -> Applied {
-        let begun = Instant::now();
-        let Some(snapshot) = state.snapshot.clone() else {
-            return unchanged(state);
-        };
-        let mut failures: Vec<ApplyError> = Vec::new();
-        state.table = table(&snapshot, &state.local);
-        let n_writes = match self.write_maps(state, &mut failures) {
-            Ok(n) => n,
-            Err(error) => {
-                tracing::warn!(%error, "vip maps are not up to date");
-                state.doubtful = true;
-                failures.push(error.into());
-                0
-            }
-        };
-        self.names
-            .store(Arc::new(names(&state.lowering, &state.table)));
-        self.publish_zone(state, &snapshot);
-        if !failures.is_empty() {
-            self.retry.notify_one();
-        }
-        Applied {
-            generation: snapshot.generation,
-            duration: begun.elapsed(),
-            n_writes,
-            failures,
-        }
-    }
-
-    fn publish_zone(&self, state: &mut State, snapshot: &NetSnapshot) {
-        let Some(dns) = &self.dns else { return };
-        // Serials follow the number of zones made here: facts of this node change a zone too.
-        state.serial = state.serial.wrapping_add(1);
-        let options = ZoneOptions {
-            dns_ips: self.config.dns_ips.iter().map(|ip| (*ip).into()).collect(),
-            ..ZoneOptions::default()
-        };
-        let zone = zone_with(snapshot, &state.local, state.serial, &options);
-        dns.publish(Arc::new(zone));
-    }
-
-    fn write_maps(
-        &self,
-        state: &mut State,
-        failures: &mut Vec<ApplyError>,
-    ) -> Result<usize, MapError> {
-        let now = self.now();
-        if state.doubtful
-            && let Some(maps) = self.maps.get()
-        {
-            let found = maps::observe(maps.as_ref())?;
-            state.lowering.observe(found, now);
-            state.doubtful = false;
-        }
-        let lowered = state.lowering.converge(&state.table, now);
-        for failure in lowered.failures {
-            tracing::warn!(%failure, "a vip is not up to date");
-            failures.push(failure.into());
-        }
-        if let Some(maps) = self.maps.get() {
-            maps::execute(maps.as_ref(), &lowered.writes)?;
-        }
-        Ok(lowered.writes.len())
-    }
-}
-
-fn unchanged(state: &State) -> Applied {
-    Applied {
-        generation: state.generation(),
-        duration: Duration::ZERO,
-        n_writes: 0,
-        failures: Vec::new(),
-    }
-}
-
-fn names(lowering: &Lowering, table: &VipTable) -> VipNames {
-    lowering
-        .vip_ids()
-        .map(|(id, key)| {
-            let named = table.get(&key).and_then(|set| set.name.as_ref());
-            let name = named.map_or_else(|| key.ip.to_string(), ToString::to_string);
-            (id, (key, name))
-        })
-        .collect()
-}
-
-/// The safety net: tries failed changes again and checks the maps from time to time.
-async fn keep(shared: Arc<Shared>) {
-    loop {
-        tokio::select! {
-            () = shared.stop.cancelled() => return,
-            () = shared.retry.notified() => {
-                // One try per interval, however many changes failed meanwhile.
-                tokio::select! {
-                    () = shared.stop.cancelled() => return,
-                    () = tokio::time::sleep(shared.config.retry_after) => {}
-                }
-            }
-            () = tokio::time::sleep(shared.config.resync_every) => {}
-        }
-        let worker = Arc::clone(&shared);
-        let done = tokio::task::spawn_blocking(move || {
-            let mut state = worker.lock();
-            state.doubtful = true;
-            worker.commit(&mut state)
-        });
-        if done.await.is_err() {
-            return;
-        }
     }
 }

@@ -82,6 +82,14 @@ pub enum ApplyError {
         /// Ours.
         applied: Generation,
     },
+    /// A delta from a generation that is not the applied one.
+    #[error("refused a change of generation {given}: {applied} is applied")]
+    Gap {
+        /// What it changes.
+        given: Generation,
+        /// Ours.
+        applied: Generation,
+    },
     /// A full map; what is there keeps working, and it is tried again.
     #[error("failed to lower a vip")]
     Lower(#[from] LowerError),

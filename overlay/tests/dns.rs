@@ -24,8 +24,8 @@ use tokio::{
 use waggle_overlay::dns::{DnsServer, DnsServerConfig};
 use waggle_overlay_plan::{LocalFacts, zone};
 use waggle_types::{
-    AgentId, AgentNet, HealthState, NetSnapshot, PortNet, Protocol, TaskId, TaskNet, TaskState,
-    VipLease, VipName,
+    AgentId, AgentNet, Balance, HealthState, NetSnapshot, PortNet, Protocol, TaskId, TaskNet,
+    TaskState, VipLease, VipName,
 };
 
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -42,6 +42,7 @@ fn snapshot(n: u8) -> NetSnapshot {
             hostname: format!("n{i}"),
             ip: Ipv4Addr::new(10, 0, 0, i),
             reachable: true,
+            domain: None,
         };
         s.agents.insert(agent_id.clone(), net);
         let task = TaskNet {
@@ -56,10 +57,11 @@ fn snapshot(n: u8) -> NetSnapshot {
                 host_port: 31000,
                 protocols: vec![Protocol::Tcp],
                 vips: vec![],
+                balance: Balance::default(),
             }],
         };
         s.tasks
-            .insert(TaskId::new(format!("web.{i}")).unwrap(), task);
+            .insert(TaskId::new(format!("web.{i}")).unwrap(), task.into());
     }
     let name = VipName {
         label: "web".into(),

@@ -19,8 +19,8 @@ use nix::mount::{MsFlags, mount, umount};
 use waggle_ebpf::{DataPlane, LoadError, LoaderConfig};
 use waggle_overlay::{NodeNet, NodeNetConfig};
 use waggle_types::{
-    AgentId, AgentNet, Generation, HealthState, NetSnapshot, PortNet, Protocol, TaskId, TaskNet,
-    TaskState, VipLabel, VipLease, VipName,
+    AgentId, AgentNet, Balance, Generation, HealthState, NetSnapshot, PortNet, Protocol, TaskId,
+    TaskNet, TaskState, VipLabel, VipLease, VipName,
 };
 
 const VIP: Ipv4Addr = Ipv4Addr::new(11, 0, 0, 1);
@@ -153,6 +153,7 @@ fn snapshot(generation: u64, ports: &[u16]) -> Arc<NetSnapshot> {
         hostname: "n1".into(),
         ip: Ipv4Addr::LOCALHOST,
         reachable: true,
+        domain: None,
     };
     s.agents.insert(agent_id.clone(), agent);
     for port in ports {
@@ -171,9 +172,10 @@ fn snapshot(generation: u64, ports: &[u16]) -> Arc<NetSnapshot> {
                     name: "web".into(),
                     port: 80,
                 }],
+                balance: Balance::default(),
             }],
         };
-        s.tasks.insert(task_id(*port), task);
+        s.tasks.insert(task_id(*port), task.into());
     }
     let name = VipName {
         label: "web".into(),

@@ -6,7 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{Ipv4Addr, SocketAddrV4},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -14,22 +14,23 @@ use std::{
     time::Duration,
 };
 
-use waggle_ebpf_common::{Backend, VipKey as RawKey, VipValue};
+use waggle_ebpf_common::{Backend, BackendKey, BackendState, Cell, SetHeader, VipKey as RawKey};
 use waggle_overlay::{ApplyError, KernelMaps, MapError, NodeNet, NodeNetConfig};
 use waggle_overlay_plan::{
     LoweringConfig,
     lower::{backend_from_kernel, key_from_kernel},
 };
 use waggle_types::{
-    AgentId, AgentNet, Generation, HealthState, Millis, NetSnapshot, PortNet, Protocol, TaskId,
-    TaskNet, TaskState, VipKey, VipLabel, VipLease, VipName,
+    AgentId, AgentNet, Balance, Generation, HealthState, Millis, NetSnapshot, PortNet, Protocol,
+    TaskId, TaskNet, TaskState, VipKey, VipLabel, VipLease, VipName,
 };
 
 /// The kernel's maps. Survives its node, as pinned maps do.
 #[derive(Default)]
 struct Model {
-    vips: Mutex<BTreeMap<RawKey, VipValue>>,
-    slots: Mutex<BTreeMap<u32, Backend>>,
+    vips: Mutex<BTreeMap<RawKey, u32>>,
+    cells: Mutex<BTreeMap<u32, Cell>>,
+    states: Mutex<BTreeMap<BackendKey, BackendState>>,
     forgotten: Mutex<Vec<u32>>,
     n_writes: AtomicUsize,
     /// Writes that still succeed.
@@ -52,13 +53,19 @@ impl Model {
         Ok(())
     }
 
-    fn serves(&self) -> BTreeMap<VipKey, BTreeSet<SocketAddrV4>> {
-        let slots = self.slots.lock().unwrap();
+    fn serves(&self) -> BTreeMap<VipKey, BTreeSet<SocketAddr>> {
+        let cells = self.cells.lock().unwrap();
         let vips = self.vips.lock().unwrap();
         vips.iter()
-            .map(|(key, v)| {
-                let backends = (v.base..v.base + v.n)
-                    .map(|slot| backend_from_kernel(&slots[&slot]).unwrap())
+            .map(|(key, cell)| {
+                let header: SetHeader = cells[cell].into();
+                let at = |i: u32| -> Backend { cells[&(cell + 1 + i)].into() };
+                let backends = (0..u32::from(header.n))
+                    .flat_map(|i| match at(i) {
+                        b if b.threshold == 0 => vec![at(b.alias)],
+                        b => vec![b, at(b.alias)],
+                    })
+                    .map(|b| backend_from_kernel(&b).unwrap())
                     .collect();
                 (key_from_kernel(key).unwrap(), backends)
             })
@@ -67,16 +74,33 @@ impl Model {
 }
 
 impl KernelMaps for Model {
-    fn set_backends(&self, base: u32, backends: &[Backend]) -> Result<(), MapError> {
+    fn write_cells(&self, base: u32, cells: &[Cell]) -> Result<(), MapError> {
         self.write()?;
-        let mut slots = self.slots.lock().unwrap();
-        slots.extend((base..).zip(backends.iter().copied()));
+        let mut all = self.cells.lock().unwrap();
+        all.extend((base..).zip(cells.iter().copied()));
         Ok(())
     }
 
-    fn set_vip(&self, key: &RawKey, value: &VipValue) -> Result<(), MapError> {
+    fn patch_cell(&self, cell: u32, word: u8, value: u32) -> Result<(), MapError> {
         self.write()?;
-        self.vips.lock().unwrap().insert(*key, *value);
+        let mut all = self.cells.lock().unwrap();
+        all.get_mut(&cell).unwrap().words[usize::from(word)] = value;
+        Ok(())
+    }
+
+    fn set_vip(&self, key: &RawKey, cell: u32) -> Result<(), MapError> {
+        self.write()?;
+        self.vips.lock().unwrap().insert(*key, cell);
+        Ok(())
+    }
+
+    fn backend_states(&self) -> Result<Vec<(BackendKey, BackendState)>, MapError> {
+        let states = self.states.lock().unwrap();
+        Ok(states.iter().map(|(k, s)| (*k, *s)).collect())
+    }
+
+    fn forget_backend(&self, key: &BackendKey) -> Result<(), MapError> {
+        self.states.lock().unwrap().remove(key);
         Ok(())
     }
 
@@ -86,16 +110,15 @@ impl KernelMaps for Model {
         Ok(())
     }
 
-    fn list_vips(&self) -> Result<Vec<(RawKey, VipValue)>, MapError> {
+    fn list_vips(&self) -> Result<Vec<(RawKey, u32)>, MapError> {
         let vips = self.vips.lock().unwrap();
         Ok(vips.iter().map(|(k, v)| (*k, *v)).collect())
     }
 
-    fn read_backends(&self, base: u32, n: u32) -> Result<Vec<Backend>, MapError> {
-        let slots = self.slots.lock().unwrap();
-        Ok((base..base + n)
-            .map(|i| slots.get(&i).copied().unwrap_or_default())
-            .collect())
+    fn read_cells(&self, base: u32, n: u32) -> Result<Vec<Cell>, MapError> {
+        let cells = self.cells.lock().unwrap();
+        let read = |i| cells.get(&i).copied().unwrap_or_default();
+        Ok((base..base.saturating_add(n)).map(read).collect())
     }
 
     fn forget_vip(&self, vip_id: u32) -> Result<(), MapError> {
@@ -104,14 +127,19 @@ impl KernelMaps for Model {
     }
 }
 
+const VIP: Ipv4Addr = Ipv4Addr::new(11, 0, 0, 1);
 const WEB: VipKey = VipKey {
     protocol: Protocol::Tcp,
-    ip: Ipv4Addr::new(11, 0, 0, 1),
+    ip: IpAddr::V4(VIP),
     port: 80,
 };
 
-fn addr(i: u8) -> SocketAddrV4 {
-    SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, i), 31000)
+fn ip(i: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 0, 0, i)
+}
+
+fn addr(i: u8) -> SocketAddr {
+    SocketAddr::from((ip(i), 31000))
 }
 
 fn task_id(i: u8) -> TaskId {
@@ -128,8 +156,9 @@ fn snapshot(generation: u64, on: &[u8]) -> Arc<NetSnapshot> {
         let agent_id = AgentId::new(format!("a-S{i}")).unwrap();
         let net = AgentNet {
             hostname: format!("n{i}"),
-            ip: *addr(*i).ip(),
+            ip: ip(*i),
             reachable: true,
+            domain: None,
         };
         s.agents.insert(agent_id.clone(), net);
         let task = TaskNet {
@@ -147,16 +176,17 @@ fn snapshot(generation: u64, on: &[u8]) -> Arc<NetSnapshot> {
                     name: "web".into(),
                     port: 80,
                 }],
+                balance: Balance::default(),
             }],
         };
-        s.tasks.insert(task_id(*i), task);
+        s.tasks.insert(task_id(*i), task.into());
     }
     let name = VipName {
         label: "web".into(),
         framework: "marathon".into(),
     };
     let lease = VipLease {
-        ip: WEB.ip,
+        ip: VIP,
         ports: vec![(Protocol::Tcp, 80)],
     };
     s.vips.insert(name, lease);
@@ -363,7 +393,7 @@ async fn full_maps_are_reported_and_filled_when_there_is_room() {
     let model = Arc::new(Model::default());
     let lowering = LoweringConfig {
         max_vips: 8,
-        max_backends: 3,
+        max_cells: 5,
         quarantine: Millis(10),
     };
     let config = NodeNetConfig {
@@ -374,7 +404,7 @@ async fn full_maps_are_reported_and_filled_when_there_is_room() {
         .await
         .unwrap();
     node.apply(snapshot(1, &[1, 2])).await;
-    // Three more slots are not there; the survivor stays until the old slots have rested.
+    // Four more cells are not there; the survivor stays until the old cells have rested.
     let applied = node.apply(snapshot(2, &[2, 3, 4])).await;
     assert!(matches!(applied.failures[..], [ApplyError::Lower(_)]));
     assert_eq!(model.serves()[&WEB], BTreeSet::from([addr(2)]));
@@ -393,6 +423,7 @@ async fn without_a_data_plane_names_resolve_nonetheless() {
     let applied = node.apply(snapshot(1, &[1])).await;
     assert_eq!(applied.failures, []);
     assert_eq!(node.dns_addrs().len(), 1);
-    assert_eq!(node.table()[&WEB].backends, BTreeSet::from([addr(1)]));
+    let serving: Vec<SocketAddr> = node.table()[&WEB].serving().collect();
+    assert_eq!(serving, [addr(1)]);
     node.shutdown().await.unwrap();
 }

@@ -267,6 +267,17 @@ impl Mapping {
         std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
     }
 
+    /// Writes one word of a cell that exists, in one store.
+    pub(crate) fn patch(&mut self, cell: usize, word: usize, value: u32) {
+        assert!(cell < self.cells() && word < size_of::<Cell>() / size_of::<u32>());
+        // SAFETY: inside of the mapping, as asserted; aligned; programs of the kernel only read it.
+        unsafe {
+            let at = self.start.as_ptr().add(cell).cast::<u32>().add(word);
+            std::sync::atomic::AtomicU32::from_ptr(at)
+                .store(value, std::sync::atomic::Ordering::SeqCst);
+        }
+    }
+
     /// Reads cells that exist.
     pub(crate) fn read(&self, range: std::ops::Range<usize>) -> Vec<Cell> {
         assert!(range.end <= self.cells());

@@ -69,6 +69,23 @@ impl VipMaps {
         Ok(())
     }
 
+    /// Writes one word of a cell that programs may be reading, atomically.
+    ///
+    /// # Errors
+    /// [`LoadError::Cells`] when the cell or the word does not exist.
+    pub fn patch_cell(&self, cell: u32, word: u8, value: u32) -> Result<(), LoadError> {
+        let range = range(cell, 1)?;
+        if usize::from(word) >= size_of::<Cell>() / size_of::<u32>() {
+            return Err(LoadError::Cells {
+                base: cell,
+                end: range.end,
+                capacity: MAX_CELLS,
+            });
+        }
+        lock(&self.cells).patch(range.start, word.into(), value);
+        Ok(())
+    }
+
     /// Reads `n` cells from `base`.
     ///
     /// # Errors

@@ -31,7 +31,11 @@ pub unsafe fn recall(sk: *mut bpf_sock) -> Option<*mut SockInfo> {
 /// # Safety
 /// `sk` comes from the program's context, null or not.
 #[inline(always)]
-pub unsafe fn remember(sk: *mut bpf_sock, cgroup_id: u64, connect_ns: u64) -> Option<*mut SockInfo> {
+pub unsafe fn remember(
+    sk: *mut bpf_sock,
+    cgroup_id: u64,
+    connect_ns: u64,
+) -> Option<*mut SockInfo> {
     if sk.is_null() {
         lost(loss::SOCK_STORAGE_FAILED);
         return None;

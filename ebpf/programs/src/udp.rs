@@ -109,7 +109,8 @@ unsafe fn backend_for(sk: *mut bpf_sock, key: &VipKey, set: &Set) -> Option<*con
         let mut i = 0;
         while i < UDP_PEERS {
             let peer = &raw mut (*peers).peers[i];
-            if (*peer).vip_port == key.port && same(&raw const (*peer).vip_addr, &raw const key.addr)
+            if (*peer).vip_port == key.port
+                && same(&raw const (*peer).vip_addr, &raw const key.addr)
             {
                 at = i;
                 let addr = &raw const (*peer).backend_addr;

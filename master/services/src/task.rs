@@ -32,6 +32,7 @@ pub(crate) fn build(
             host_port: *host_port,
             protocols: p.protocols.clone(),
             vips: p.vips.clone(),
+            balance: p.balance,
         })
         .collect();
     let version = spec.version.to_string();

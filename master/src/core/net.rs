@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use waggle_types::{AgentNet, Generation, Millis, NetSnapshot, TaskId, UnixMillis, VipLabel};
+use waggle_types::{AgentNet, Generation, Millis, NetSnapshot, TaskId, UnixMillis};
 
 use super::{
     Effect, MasterCore, NetCause, SpanKey, SpanParent,
@@ -111,7 +111,7 @@ impl MasterCore {
     }
 
     fn build_net(&self) -> NetSnapshot {
-        let one = |t: &Task| (t.id.clone(), net(t));
+        let one = |t: &Task| (t.id.clone(), Arc::new(net(t)));
         let large = self.is_large();
         let tasks: BTreeMap<_, _> = if large {
             self.tasks.networked().map(one).collect()
@@ -158,10 +158,7 @@ impl MasterCore {
             .ports()
             .iter()
             .flat_map(|p| &p.vips)
-            .map(|v| match v {
-                VipLabel::Named { name, port } => format!("{name}:{port}"),
-                VipLabel::Literal { ip, port } => format!("{ip}:{port}"),
-            })
+            .map(ToString::to_string)
             .collect();
         let parent = SpanParent::Span(SpanKey::Launch(id.clone()), task.trace());
         let cause = NetCause {
@@ -188,5 +185,6 @@ fn agent_net(a: &Agent) -> AgentNet {
         hostname: a.info.hostname.clone(),
         ip: a.info.ip,
         reachable: a.reachable,
+        domain: a.info.domain.clone(),
     }
 }

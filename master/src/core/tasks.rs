@@ -279,6 +279,7 @@ pub(super) fn net(t: &Task) -> TaskNet {
                 host_port: p.host_port,
                 protocols: p.protocols.clone(),
                 vips: p.vips.clone(),
+                balance: p.balance,
             })
             .collect(),
     }

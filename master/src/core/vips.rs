@@ -5,7 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
     sync::Arc,
 };
 
@@ -90,10 +90,7 @@ impl Vips {
         for u in uses(spec) {
             for key in self.keys(&u) {
                 if let Some(owner) = taken.insert(key, &spec.id) {
-                    let vip = match u.label {
-                        VipLabel::Named { name, port } => format!("{name}:{port}"),
-                        VipLabel::Literal { ip, port } => format!("{ip}:{port}"),
-                    };
+                    let vip = u.label;
                     let by = if *owner == spec.id {
                         "this service twice".to_owned()
                     } else {
@@ -132,7 +129,9 @@ impl Vips {
                     wanted.insert(vip_name(name));
                 }
                 VipLabel::Literal { ip, .. } => {
-                    taken.insert(*ip);
+                    if let IpAddr::V4(ip) = ip {
+                        taken.insert(*ip);
+                    }
                 }
             }
         }

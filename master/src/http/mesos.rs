@@ -255,7 +255,7 @@ fn vip_label((i, vip): (usize, &VipLabel)) -> Label {
         key: format!("VIP_{i}"),
         value: match vip {
             VipLabel::Named { name, port } => format!("/{name}:{port}"),
-            VipLabel::Literal { ip, port } => format!("{ip}:{port}"),
+            literal @ VipLabel::Literal { .. } => literal.to_string(),
         },
     }
 }

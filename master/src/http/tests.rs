@@ -265,6 +265,7 @@ fn task(i: &InstanceView) -> TaskView {
                 name: "web".into(),
                 port: 80,
             }],
+            balance: waggle_types::Balance::default(),
         }],
         parts: Vec::new(),
         discovery: DiscoveryInfo {

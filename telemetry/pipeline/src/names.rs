@@ -190,6 +190,8 @@ registry! {
     // VIPs.
     VIP_CONNECTIONS = Counter "waggle.vip.connections" ["{connection}"] {SERVER_ADDRESS, SERVER_PORT, TRANSPORT, VIP_OUTCOME} "Connects to a VIP, by outcome";
     VIP_BACKEND_SELECTED = Counter "waggle.vip.backend.selected" ["{connection}"] {SERVER_ADDRESS, SERVER_PORT, TRANSPORT, PEER_ADDRESS, PEER_PORT} "Connects sent to a backend";
+    VIP_BACKEND_FAILURES = Counter "waggle.vip.backend.failures" ["{connection}"] {SERVER_ADDRESS, SERVER_PORT, TRANSPORT, PEER_ADDRESS, PEER_PORT} "Connects that a backend refused, left unanswered or reset before its first byte";
+    VIP_BACKEND_EJECTIONS = Counter "waggle.vip.backend.ejections" ["{ejection}"] {SERVER_ADDRESS, SERVER_PORT, TRANSPORT, PEER_ADDRESS, PEER_PORT} "Times that this node left a backend out for a while";
     VIP_NO_BACKEND = Counter "waggle.vip.no_backend" ["{connection}"] {SERVER_ADDRESS, SERVER_PORT, TRANSPORT} "Connects refused because the VIP has no backend";
     VIP_BACKENDS = Gauge "waggle.vip.backend.count" ["{backend}"] {SERVER_ADDRESS, SERVER_PORT, TRANSPORT} "Backends in this node's table";
     VIP_BACKEND_HEALTH = Gauge "waggle.vip.backend.health" ["1"] {SERVER_ADDRESS, SERVER_PORT, TRANSPORT, PEER_ADDRESS, PEER_PORT} "1 for an eligible backend, 0 for one that gets no new connections";

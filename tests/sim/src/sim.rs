@@ -100,6 +100,7 @@ pub fn node_spec(id: &ServiceId, instances: u32) -> ServiceSpec {
             protocols: vec![Protocol::Tcp],
             labels: BTreeMap::new(),
             vips: Vec::new(),
+            balance: waggle_types::Balance::default(),
         }],
         require_ports: false,
         env: BTreeMap::new(),

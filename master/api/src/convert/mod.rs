@@ -25,7 +25,7 @@ mod task;
 #[cfg(test)]
 mod tests;
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use waggle_types::{IdError, RejectReason, StatusUuid, TraceContext};
 
@@ -121,6 +121,12 @@ fn ip(field: &str, value: &str) -> Result<Ipv4Addr, ConvertError> {
     value
         .parse()
         .map_err(|_| ConvertError::new(field, format!("must be an IPv4 address, is {value:?}")))
+}
+
+fn any_ip(field: &str, value: &str) -> Result<IpAddr, ConvertError> {
+    value
+        .parse()
+        .map_err(|_| ConvertError::new(field, format!("must be an IP address, is {value:?}")))
 }
 
 fn port(field: &str, value: u32) -> Result<u16, ConvertError> {

@@ -1,15 +1,16 @@
 //! Network snapshots.
 
-use std::{collections::BTreeMap, fmt::Display};
+use std::{collections::BTreeMap, fmt::Display, sync::Arc};
 
 use waggle_types::{
     AgentId, AgentNet, Cause, Generation, NetSnapshot, PortNet, TaskId, TaskNet, VipKey, VipLabel,
     VipLease, VipName,
 };
 
-use super::resources::{protocol, protocol_numbers, protocols, vip_port};
+use super::reservation::domain;
+use super::resources::{balance, balance_to_wire, protocol, protocol_numbers, protocols, vip_port};
 use super::task::{health_state, task_state};
-use super::{ConvertError, each, id, ip, port, trace};
+use super::{ConvertError, any_ip, each, id, ip, port, trace};
 use crate::proto::session as pb;
 
 /// Keyed items become a map; a key twice is an error, since the sender's map cannot hold one.
@@ -33,6 +34,7 @@ fn agent(a: pb::AgentNet) -> Result<(AgentId, AgentNet), ConvertError> {
         hostname: a.hostname,
         ip: ip("ip", &a.ip)?,
         reachable: a.reachable,
+        domain: domain(a.domain)?,
     };
     Ok((id("agent_id", a.agent_id, AgentId::new)?, net))
 }
@@ -43,10 +45,11 @@ fn task_port(p: pb::TaskPort) -> Result<PortNet, ConvertError> {
         host_port: port("host_port", p.host_port)?,
         protocols: protocols("protocols", &p.protocols)?,
         vips: each("vips", p.vips, VipLabel::try_from)?,
+        balance: balance(p.balance)?,
     })
 }
 
-fn task(t: pb::TaskNet) -> Result<(TaskId, TaskNet), ConvertError> {
+fn task(t: pb::TaskNet) -> Result<(TaskId, Arc<TaskNet>), ConvertError> {
     let net = TaskNet {
         agent_id: id("agent_id", t.agent_id, AgentId::new)?,
         name: t.name,
@@ -56,7 +59,7 @@ fn task(t: pb::TaskNet) -> Result<(TaskId, TaskNet), ConvertError> {
         health: health_state("health", t.health)?,
         ports: each("ports", t.ports, task_port)?,
     };
-    Ok((id("task_id", t.task_id, TaskId::new)?, net))
+    Ok((id("task_id", t.task_id, TaskId::new)?, Arc::new(net)))
 }
 
 fn lease(v: pb::VipLease) -> Result<(VipName, VipLease), ConvertError> {
@@ -80,7 +83,7 @@ impl TryFrom<pb::VipPort> for VipKey {
     fn try_from(v: pb::VipPort) -> Result<Self, ConvertError> {
         Ok(Self {
             protocol: protocol("protocol", v.protocol)?,
-            ip: ip("ip", &v.ip)?,
+            ip: any_ip("ip", &v.ip)?,
             port: vip_port("port", v.port)?,
         })
     }
@@ -150,6 +153,7 @@ impl From<&NetSnapshot> for pb::NetSnapshot {
             hostname: a.hostname.clone(),
             ip: a.ip.to_string(),
             reachable: a.reachable,
+            domain: a.domain.as_ref().map(Into::into),
         });
         let tasks = s.tasks.iter().map(|(id, t)| pb::TaskNet {
             task_id: id.to_string(),
@@ -194,5 +198,6 @@ fn net_port(p: &PortNet) -> pb::TaskPort {
         host_port: p.host_port.into(),
         protocols: protocol_numbers(&p.protocols),
         vips: p.vips.iter().map(Into::into).collect(),
+        balance: balance_to_wire(&p.balance),
     }
 }

@@ -1,12 +1,13 @@
 //! Resources, ports, protocols, VIP labels and agents.
 
 use waggle_types::{
-    AgentId, AgentInfo, PortRange, PortSet, Protocol, Resources, ScalarKind, TaskPort, VipLabel,
+    AgentId, AgentInfo, Balance, Locality, MAX_BALANCE_S, MAX_WEIGHT, Policy, PortRange, PortSet,
+    Protocol, Resources, ScalarKind, TaskPort, VipLabel,
 };
 
 use super::custom::{MAX_RANGES, custom, milli, put_custom};
 use super::reservation::{domain, statics, statics_message};
-use super::{ConvertError, at_most, each, id, ip, port, required};
+use super::{ConvertError, any_ip, at_most, each, id, ip, port, required};
 use crate::proto::session as pb;
 
 /// Longest name of a node, in bytes.
@@ -126,7 +127,7 @@ impl TryFrom<pb::VipLabel> for VipLabel {
                 port: vip_port,
             }),
             (true, false) => Ok(Self::Literal {
-                ip: ip("ip", &v.ip)?,
+                ip: any_ip("ip", &v.ip)?,
                 port: vip_port,
             }),
             _ => Err(ConvertError::new(
@@ -160,6 +161,7 @@ impl TryFrom<pb::TaskPort> for TaskPort {
             host_port: port("host_port", p.host_port)?,
             protocols: protocols("protocols", &p.protocols)?,
             vips: each("vips", p.vips, VipLabel::try_from)?,
+            balance: balance(p.balance)?,
         })
     }
 }
@@ -171,8 +173,62 @@ impl From<&TaskPort> for pb::TaskPort {
             host_port: p.host_port.into(),
             protocols: protocol_numbers(&p.protocols),
             vips: p.vips.iter().map(Into::into).collect(),
+            balance: balance_to_wire(&p.balance),
         }
     }
+}
+
+/// Absent from a sender that has none, or that is older than they are.
+pub(super) fn balance(b: Option<pb::Balance>) -> Result<Balance, ConvertError> {
+    let Some(b) = b else {
+        return Ok(Balance::default());
+    };
+    let seconds = |field, s: u32| match s {
+        s if s <= MAX_BALANCE_S => Ok(s),
+        s => Err(ConvertError::new(
+            field,
+            format!("must be at most {MAX_BALANCE_S}, is {s}"),
+        )),
+    };
+    Ok(Balance {
+        weight: u16::try_from(b.weight)
+            .ok()
+            .filter(|w| *w <= MAX_WEIGHT)
+            .ok_or_else(|| {
+                let rule = format!("must be at most {MAX_WEIGHT}, is {}", b.weight);
+                ConvertError::new("balance.weight", rule)
+            })?,
+        policy: if b.least_connections {
+            Policy::LeastConnections
+        } else {
+            Policy::Random
+        },
+        affinity_s: seconds("balance.affinity_s", b.affinity_s)?,
+        locality: match b.locality {
+            0 => Locality::Any,
+            1 => Locality::Zone,
+            2 => Locality::Node,
+            n => {
+                let rule = format!("must be 0, 1 or 2, is {n}");
+                return Err(ConvertError::new("balance.locality", rule));
+            }
+        },
+        slow_start_s: seconds("balance.slow_start_s", b.slow_start_s)?,
+    })
+}
+
+pub(super) fn balance_to_wire(b: &Balance) -> Option<pb::Balance> {
+    (*b != Balance::default()).then(|| pb::Balance {
+        weight: b.weight.into(),
+        least_connections: b.policy == Policy::LeastConnections,
+        affinity_s: b.affinity_s,
+        locality: match b.locality {
+            Locality::Any => 0,
+            Locality::Zone => 1,
+            Locality::Node => 2,
+        },
+        slow_start_s: b.slow_start_s,
+    })
 }
 
 impl TryFrom<pb::AgentInfo> for AgentInfo {

@@ -227,6 +227,15 @@ impl Shaped for waggle::session::v1::TaskPort {
         size: size_of::<waggle::session::v1::TaskPort>(),
         fields: &[
             (4, &<waggle::session::v1::VipLabel as Shaped>::SHAPE),
+            (5, &<waggle::session::v1::Balance as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for waggle::session::v1::Balance {
+    const SHAPE: Shape = Shape {
+        size: size_of::<waggle::session::v1::Balance>(),
+        fields: &[
         ],
     };
     const REQUEST: bool = false;
@@ -305,6 +314,7 @@ impl Shaped for waggle::session::v1::AgentNet {
     const SHAPE: Shape = Shape {
         size: size_of::<waggle::session::v1::AgentNet>(),
         fields: &[
+            (5, &<waggle::session::v1::Domain as Shaped>::SHAPE),
         ],
     };
     const REQUEST: bool = false;

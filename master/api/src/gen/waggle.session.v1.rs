@@ -316,6 +316,25 @@ pub struct TaskPort {
     pub protocols: ::prost::alloc::vec::Vec<i32>,
     #[prost(message, repeated, tag = "4")]
     pub vips: ::prost::alloc::vec::Vec<VipLabel>,
+    /// How these VIPs choose; without it all backends are alike.
+    #[prost(message, optional, tag = "5")]
+    pub balance: ::core::option::Option<Balance>,
+}
+/// What the LB\_ labels of a port ask for.
+#[allow(clippy::all)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Balance {
+    #[prost(uint32, tag = "1")]
+    pub weight: u32,
+    #[prost(bool, tag = "2")]
+    pub least_connections: bool,
+    #[prost(uint32, tag = "3")]
+    pub affinity_s: u32,
+    /// 0 any, 1 zone, 2 node.
+    #[prost(uint32, tag = "4")]
+    pub locality: u32,
+    #[prost(uint32, tag = "5")]
+    pub slow_start_s: u32,
 }
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -481,6 +500,8 @@ pub struct AgentNet {
     pub ip: ::prost::alloc::string::String,
     #[prost(bool, tag = "4")]
     pub reachable: bool,
+    #[prost(message, optional, tag = "5")]
+    pub domain: ::core::option::Option<Domain>,
 }
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, ::prost::Message)]

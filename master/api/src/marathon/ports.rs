@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use waggle_types::{PortDefinition, Protocol, VipLabel};
+use waggle_types::{Balance, PortDefinition, Protocol, VipLabel};
 
 use super::parse::MAX_PORTS;
 use crate::read::{Errors, Obj, integer};
@@ -48,6 +48,7 @@ fn tcp_port(port: u16) -> PortDefinition {
         protocols: vec![Protocol::Tcp],
         labels: BTreeMap::new(),
         vips: Vec::new(),
+        balance: Balance::default(),
     }
 }
 
@@ -79,12 +80,17 @@ fn port_definition(p: &Obj<'_>, errs: &mut Errors) -> PortDefinition {
             Err(e) => errs.push(e),
         }
     }
+    let balance = Balance::from_labels(&p.path("labels"), &labels).unwrap_or_else(|wrong| {
+        wrong.into_iter().for_each(|e| errs.push(e));
+        Balance::default()
+    });
     PortDefinition {
         port: u16::try_from(port).unwrap_or_default(),
         name,
         protocols,
         labels,
         vips,
+        balance,
     }
 }
 

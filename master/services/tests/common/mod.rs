@@ -22,6 +22,7 @@ pub fn spec(instances: u32) -> ServiceSpec {
             protocols: vec![Protocol::Tcp],
             labels: BTreeMap::new(),
             vips: Vec::new(),
+            balance: waggle_types::Balance::default(),
         }],
         require_ports: false,
         env: BTreeMap::from([("MODE".into(), "prod".into())]),

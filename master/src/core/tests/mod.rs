@@ -500,6 +500,7 @@ pub(super) fn service(id: &str, instances: u32, vip: &str) -> ServiceSpec {
             protocols: vec![Protocol::Tcp],
             labels: BTreeMap::from([("VIP_0".to_owned(), vip.to_owned())]),
             vips: vec![label],
+            balance: waggle_types::Balance::default(),
         }],
         require_ports: false,
         env: BTreeMap::new(),

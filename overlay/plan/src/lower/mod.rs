@@ -384,7 +384,7 @@ impl Lowering {
         let n = u32::try_from(cells.len()).unwrap_or(u32::MAX);
         match self.slots.take(n) {
             Some(base) => self.switch(key, vip_id, base, cells, now, out),
-            None => self.squeeze(key, vip_id, &weights, out),
+            None => self.squeeze(key, vip_id, &weights, now, out),
         }
     }
 
@@ -423,6 +423,7 @@ impl Lowering {
         key: VipKey,
         vip_id: u32,
         weights: &BTreeMap<SocketAddr, u32>,
+        now: UnixMillis,
         out: &mut Lowered,
     ) {
         let (free, resting) = self.free_slots();
@@ -491,6 +492,14 @@ impl Lowering {
                 word,
                 value,
             });
+        }
+        if alive.is_empty() && n > 0 {
+            // Nobody is left: the header alone stays.
+            cells.truncate(1);
+            let left = std::mem::replace(&mut entry.slots, Vec::from([base..base + 1]));
+            let left = left.into_iter().map(|r| r.start.max(base + 1)..r.end);
+            let left = left.collect();
+            self.rest(left, now);
         }
     }
 

@@ -1,7 +1,7 @@
 //! Any valid value of each domain type.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use proptest::{
     collection::{btree_map, btree_set, vec},
@@ -9,11 +9,12 @@ use proptest::{
     prelude::*,
 };
 use waggle_types::{
-    AgentId, AgentInfo, AgentNet, Cause, Command, Custom, DiscoveryInfo, Domain, FrameworkId,
-    Generation, HealthCheck, HealthProbe, HealthState, Interval, Milli, Millis, NetSnapshot,
-    PortNet, PortRange, PortSet, Protocol, RangeSet, Reservation, ResourcePart, Resources,
-    StatusReason, StatusSource, StatusUuid, TaskId, TaskNet, TaskPort, TaskSpec, TaskState,
-    TaskStatus, TraceContext, UnixMillis, VipKey, VipLabel, VipLease, VipName, Volume, VolumeId,
+    AgentId, AgentInfo, AgentNet, Balance, Cause, Command, Custom, DiscoveryInfo, Domain,
+    FrameworkId, Generation, HealthCheck, HealthProbe, HealthState, Interval, Locality,
+    MAX_BALANCE_S, MAX_WEIGHT, Milli, Millis, NetSnapshot, Policy, PortNet, PortRange, PortSet,
+    Protocol, RangeSet, Reservation, ResourcePart, Resources, StatusReason, StatusSource,
+    StatusUuid, TaskId, TaskNet, TaskPort, TaskSpec, TaskState, TaskStatus, TraceContext,
+    UnixMillis, VipKey, VipLabel, VipLease, VipName, Volume, VolumeId,
 };
 
 pub(super) fn word() -> impl Strategy<Value = String> {
@@ -130,8 +131,32 @@ pub(super) fn proto() -> impl Strategy<Value = Protocol> {
 pub(super) fn vip() -> impl Strategy<Value = VipLabel> {
     prop_oneof![
         (word(), 1u16..).prop_map(|(name, port)| VipLabel::Named { name, port }),
-        (addr(), 1u16..).prop_map(|(ip, port)| VipLabel::Literal { ip, port }),
+        (any_addr(), 1u16..).prop_map(|(ip, port)| VipLabel::Literal { ip, port }),
     ]
+}
+
+fn any_addr() -> impl Strategy<Value = IpAddr> {
+    let six = any::<u128>().prop_map(|bits| IpAddr::V6(bits.into()));
+    prop_oneof![addr().prop_map(IpAddr::V4), six]
+}
+
+fn balance() -> impl Strategy<Value = Balance> {
+    let policies = prop_oneof![Just(Policy::Random), Just(Policy::LeastConnections)];
+    let places = prop_oneof![
+        Just(Locality::Any),
+        Just(Locality::Zone),
+        Just(Locality::Node)
+    ];
+    let seconds = 0..=MAX_BALANCE_S;
+    (0..=MAX_WEIGHT, policies, seconds.clone(), places, seconds).prop_map(
+        |(weight, policy, affinity_s, locality, slow_start_s)| Balance {
+            weight,
+            policy,
+            affinity_s,
+            locality,
+            slow_start_s,
+        },
+    )
 }
 
 pub(super) fn task_port() -> impl Strategy<Value = TaskPort> {
@@ -140,12 +165,14 @@ pub(super) fn task_port() -> impl Strategy<Value = TaskPort> {
         any::<u16>(),
         vec(proto(), 0..3),
         vec(vip(), 0..3),
+        balance(),
     )
-        .prop_map(|(name, host_port, protocols, vips)| TaskPort {
+        .prop_map(|(name, host_port, protocols, vips, balance)| TaskPort {
             name,
             host_port,
             protocols,
             vips,
+            balance,
         })
 }
 
@@ -321,20 +348,24 @@ pub(super) fn agent_info() -> impl Strategy<Value = AgentInfo> {
 }
 
 pub(super) fn snapshot() -> impl Strategy<Value = NetSnapshot> {
-    let agent =
-        (word(), word(), addr(), any::<bool>()).prop_map(|(id, hostname, ip, reachable)| {
+    let place = option::of(domain());
+    let agent = (word(), word(), addr(), any::<bool>(), place).prop_map(
+        |(id, hostname, ip, reachable, domain)| {
             let net = AgentNet {
                 hostname,
                 ip,
                 reachable,
+                domain,
             };
             (AgentId::new(id).unwrap(), net)
-        });
+        },
+    );
     let port = task_port().prop_map(|p| PortNet {
         name: p.name,
         host_port: p.host_port,
         protocols: p.protocols,
         vips: p.vips,
+        balance: p.balance,
     });
     let task = (
         (word(), word(), word(), word()),
@@ -351,14 +382,17 @@ pub(super) fn snapshot() -> impl Strategy<Value = NetSnapshot> {
                     health,
                     ports,
                 };
-                (TaskId::new(id).unwrap(), net)
+                (TaskId::new(id).unwrap(), net.into())
             },
         );
     let vip = (word(), word(), addr(), vec((proto(), 1u16..), 0..3)).prop_map(
         |(label, framework, ip, ports)| (VipName { label, framework }, VipLease { ip, ports }),
     );
-    let key =
-        (proto(), addr(), 1u16..).prop_map(|(protocol, ip, port)| VipKey { protocol, ip, port });
+    let key = (proto(), any_addr(), 1u16..).prop_map(|(protocol, ip, port)| VipKey {
+        protocol,
+        ip,
+        port,
+    });
     let cause = (word(), trace_context()).prop_map(|(id, trace)| Cause {
         task_id: TaskId::new(id).unwrap(),
         trace,

@@ -186,13 +186,27 @@ pub(super) fn task_port() -> BoxedStrategy<session::TaskPort> {
         small(),
         vec(-1i32..4, 0..3),
         vec(vip, 0..2),
+        option::of((small(), any::<bool>(), small(), small(), small())),
     )
-        .prop_map(|(name, host_port, protocols, vips)| session::TaskPort {
-            name,
-            host_port,
-            protocols,
-            vips,
-        })
+        .prop_map(
+            |(name, host_port, protocols, vips, balance)| session::TaskPort {
+                name,
+                host_port,
+                protocols,
+                vips,
+                balance: balance.map(
+                    |(weight, least_connections, affinity_s, locality, slow_start_s)| {
+                        session::Balance {
+                            weight,
+                            least_connections,
+                            affinity_s,
+                            locality,
+                            slow_start_s,
+                        }
+                    },
+                ),
+            },
+        )
         .boxed()
 }
 
