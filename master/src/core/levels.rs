@@ -468,10 +468,7 @@ impl MasterCore {
             self.tell_unknown(task_id, now);
             return;
         };
-        // Without a session the kill is repeated when the agent registers again.
-        if self.agents.session(&agent).is_some() {
-            self.send_kill(&agent, &task_id);
-        }
+        self.end(&agent, &task_id, now);
     }
 
     fn reconcile(&mut self, ids: &[TaskId], now: UnixMillis) {

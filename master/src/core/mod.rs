@@ -22,6 +22,7 @@ mod accept;
 mod agents;
 mod calls;
 mod deployments;
+mod drain;
 mod event;
 mod explain;
 mod frameworks;
@@ -120,6 +121,8 @@ pub struct CoreConfig {
     /// When more than 30 % of the agents (and more than one) are unreachable, their tasks are not
     /// replaced for this long: more likely this master is cut off than all of them are dead.
     pub mass_loss_hold: Millis,
+    /// How long a task that backs a VIP waits at most, before it is told to end, until no node chooses it any more.
+    pub drain_wait: Millis,
     /// How long an offer stands.
     pub offer_timeout: Millis,
     /// The master's own region: agents of others are offered to frameworks that are aware of regions. `None`:
@@ -158,6 +161,7 @@ impl CoreConfig {
             agent_timeout: Millis::from_secs(30),
             recovery_grace: Millis::from_secs(10),
             mass_loss_hold: Millis::from_secs(600),
+            drain_wait: Millis::from_secs(1),
             offer_timeout: Millis::from_secs(60),
             region: None,
             max_agents: 50_000,
@@ -212,6 +216,7 @@ pub struct MasterCore {
     /// Since when, and how many launches started traces of their own.
     own_traces: (UnixMillis, u32),
     net_dirty: bool,
+    drains: drain::Drains,
     net_pace: net::Pace,
     causes: Vec<NetCause>,
     /// Agents whose loss the framework has not been told of.
@@ -295,6 +300,7 @@ impl MasterCore {
             freed: Vec::new(),
             own_traces: (now, 0),
             net_dirty: true,
+            drains: drain::Drains::default(),
             net_pace: net::Pace::default(),
             causes: Vec::new(),
             held_losses: BTreeSet::new(),
@@ -440,6 +446,7 @@ impl MasterCore {
         self.offer_freed(now);
         self.pump(now);
         self.publish(now);
+        self.end_drained(now);
         let ops = self.launches.take_due(now);
         self.persist(ops);
         self.take_effects()

@@ -85,6 +85,8 @@ impl MasterCore {
         let mut next = self.build_net();
         next.generation = self.net.generation;
         if next == *self.net {
+            self.drains.published(self.net.generation);
+            self.drains.applied();
             return;
         }
         let bytes = next.agents.len() as u64 * AGENT_BYTES + next.tasks.len() as u64 * TASK_BYTES;
@@ -98,6 +100,7 @@ impl MasterCore {
         }
         self.generation = generation;
         next.generation = generation;
+        self.drains.published(generation);
         self.net = Arc::new(next);
         self.published_at.insert(generation, now);
         while self.published_at.len() > MAX_PUBLISHED {

@@ -87,14 +87,14 @@ impl MasterCore {
                 reason,
             } => match reason {
                 EvictReason::Reclaimed => {
-                    self.reclaim(&framework_id, &role, &agent_id, &part, max_grace);
+                    self.reclaim(&framework_id, &role, &agent_id, &part, max_grace, now);
                 }
                 // Nothing stays there, whatever it holds.
                 EvictReason::Drained | EvictReason::Maintenance => {
                     if reason == EvictReason::Maintenance {
                         self.rescind_inverse_on(&agent_id, now);
                     }
-                    self.evict_all_on(&agent_id, max_grace, reason);
+                    self.evict_all_on(&agent_id, max_grace, reason, now);
                 }
             },
             Notice::InverseOffer {
@@ -119,6 +119,7 @@ impl MasterCore {
         agent: &AgentId,
         amount: &ResourcePart,
         grace: Option<Millis>,
+        now: UnixMillis,
     ) {
         let lent = |t: &Task| {
             let mut sum = Resources::default();
@@ -136,7 +137,7 @@ impl MasterCore {
             gives: lent(t),
         });
         for task in choose(candidates.collect(), &amount.resources) {
-            self.evict(&task, grace, EvictReason::Reclaimed);
+            self.evict(&task, grace, EvictReason::Reclaimed, now);
         }
     }
 
@@ -146,14 +147,21 @@ impl MasterCore {
         agent: &AgentId,
         grace: Option<Millis>,
         reason: EvictReason,
+        now: UnixMillis,
     ) {
         for task in self.tasks.on_agent(agent) {
-            self.evict(&task, grace, reason);
+            self.evict(&task, grace, reason, now);
         }
     }
 
     /// Tells a task to end, if it has not been told so already with as little time.
-    fn evict(&mut self, task_id: &TaskId, max_grace: Option<Millis>, reason: EvictReason) {
+    fn evict(
+        &mut self,
+        task_id: &TaskId,
+        max_grace: Option<Millis>,
+        reason: EvictReason,
+        now: UnixMillis,
+    ) {
         let Some(t) = self.tasks.get(task_id) else {
             return;
         };
@@ -192,10 +200,7 @@ impl MasterCore {
         let eviction = Eviction { reason, why, grace };
         self.evictions.insert(task_id.clone(), eviction);
         self.tasks.change(task_id, |t| t.kill_wanted = true);
-        // Without a session the kill is repeated when the agent registers again.
-        if self.agents.session(&agent).is_some() {
-            self.send_kill(&agent, task_id);
-        }
+        self.end(&agent, task_id, now);
     }
 
     /// Tells an agent to end a task, within the time that its eviction leaves it.

@@ -49,6 +49,7 @@ impl MasterCore {
         let id = self.agents.of_session(session).cloned();
         if let Some(a) = id.and_then(|id| self.agents.all.get_mut(&id)) {
             a.applied = generation;
+            self.drains.applied();
             a.applied_us = duration_us;
             a.applied_after = after;
             a.apply_failures = failures

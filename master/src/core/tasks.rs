@@ -262,13 +262,17 @@ pub(super) fn is_networked(t: &Task) -> bool {
 }
 
 /// The task as the network sees it. The state is the reported one: whether the agent is out of reach is
-/// the agent's property there.
+/// the agent's property there. One that is to end gets no connections, whatever its agent says yet.
 pub(super) fn net(t: &Task) -> TaskNet {
     TaskNet {
         agent_id: t.agent_id().clone(),
         name: t.discovery_name().to_owned(),
         framework: t.spec.framework_name.clone(),
-        state: t.reported,
+        state: if t.kill_wanted && t.reported == TaskState::Running {
+            TaskState::Killing
+        } else {
+            t.reported
+        },
         has_check: !t.spec.health_checks.is_empty(),
         health: t.health,
         ports: t

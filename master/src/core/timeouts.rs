@@ -26,7 +26,8 @@ impl MasterCore {
             .min();
         let away = self.frameworks.next_timeout();
         let launches = self.launches.next_timeout();
-        [silent, recovery, held, away, launches]
+        let drains = self.drains.next_timeout();
+        [silent, recovery, held, away, launches, drains]
             .into_iter()
             .flatten()
             .min()

@@ -191,7 +191,7 @@ impl MasterCore {
             self.stand(id, now);
         } else {
             // Level 1 left it out, since it runs more than it has, or it is not back yet.
-            self.evict_all_on(id, max_grace, EvictReason::Drained);
+            self.evict_all_on(id, max_grace, EvictReason::Drained, now);
         }
         Ok(())
     }

@@ -110,9 +110,16 @@ pub struct Candidate {
     pub verdict: Verdict,
 }
 
-/// State and health that count for a task: its own node's word, else the master's.
+/// State and health that count for a task: its own node's word, else the master's; but a task that is to end is.
 pub fn effective(id: &TaskId, task: &TaskNet, local: &LocalFacts) -> (TaskState, HealthState) {
-    local.get(id).copied().unwrap_or((task.state, task.health))
+    match local.get(id).copied() {
+        // That it is to end the master knows before its node.
+        Some((TaskState::Running, health)) if task.state == TaskState::Killing => {
+            (TaskState::Killing, health)
+        }
+        Some(fact) => fact,
+        None => (task.state, task.health),
+    }
 }
 
 /// A task's verdict before the "unless none would remain" rule: an unreachable agent's tasks come out

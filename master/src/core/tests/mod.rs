@@ -3,6 +3,7 @@
 mod agents;
 mod client;
 mod deployments;
+mod drain;
 mod explain;
 mod frameworks;
 mod launches;
@@ -59,6 +60,10 @@ pub(super) struct World {
     n_sessions: u64,
     n_ids: u64,
     lives: u64,
+    /// What all nodes have applied.
+    applied: Generation,
+    /// Nodes say nothing about what they apply.
+    pub(super) slow_nodes: bool,
 }
 
 pub(super) fn agent_id(n: u8) -> AgentId {
@@ -103,6 +108,8 @@ impl World {
             n_sessions: 0,
             n_ids: 0,
             lives: 0,
+            applied: Generation(0),
+            slow_nodes: false,
         };
         w.execute(effects);
         w.finish();
@@ -136,6 +143,30 @@ impl World {
         let effects = self.core.handle(event, self.now);
         self.execute(effects);
         self.finish();
+        self.apply_nets();
+    }
+
+    /// Nodes apply what was published and look again a moment later, unless they are slow.
+    fn apply_nets(&mut self) {
+        let Some(newest) = self.nets.last().map(|n| n.generation) else {
+            return;
+        };
+        if self.slow_nodes || self.applied == newest {
+            return;
+        }
+        self.applied = newest;
+        self.now = self.now + Millis(20);
+        let sessions: Vec<_> = self.agents.values().filter_map(|a| a.session).collect();
+        for session in sessions {
+            self.event(Event::Applied {
+                session,
+                generation: newest,
+                duration_us: 100,
+                failures: Vec::new(),
+            });
+        }
+        self.now = self.now + Millis(20);
+        self.event(Event::Tick);
     }
 
     fn finish(&mut self) {
