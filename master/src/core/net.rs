@@ -39,6 +39,9 @@ pub(super) struct Pace {
     names: bool,
     names_at: UnixMillis,
     not_before: UnixMillis,
+    /// What the newest snapshot was made of: all tasks, or the networked ones of a large cluster. `None` before the
+    /// first one.
+    of_large: Option<bool>,
 }
 
 impl MasterCore {
@@ -63,7 +66,7 @@ impl MasterCore {
         if self.recovering {
             return None;
         }
-        let at = if self.net_dirty {
+        let at = if self.net_dirty || self.tasks.is_touched() {
             pace.not_before
         } else if pace.names {
             pace.names_at.max(pace.not_before)
@@ -113,10 +116,29 @@ impl MasterCore {
         });
     }
 
-    fn build_net(&self) -> NetSnapshot {
+    fn build_net(&mut self) -> NetSnapshot {
         let one = |t: &Task| (t.id.clone(), Arc::new(net(t)));
         let large = self.is_large();
-        let tasks: BTreeMap<_, _> = if large {
+        let (touched, others) = self.tasks.take_touched();
+        let kept = self.net_pace.of_large.replace(large) == Some(large) && (large || !others);
+        let tasks: BTreeMap<_, _> = if kept {
+            let mut tasks = self.net.tasks.clone();
+            for id in touched {
+                match self.tasks.get(&id) {
+                    Some(t) => {
+                        let new = net(t);
+                        // What is the same stays the same allocation, so that snapshots share it.
+                        if tasks.get(&id).is_none_or(|old| **old != new) {
+                            tasks.insert(id, Arc::new(new));
+                        }
+                    }
+                    None => {
+                        tasks.remove(&id);
+                    }
+                }
+            }
+            tasks
+        } else if large {
             self.tasks.networked().map(one).collect()
         } else {
             self.tasks.iter().map(one).collect()
@@ -149,6 +171,24 @@ impl MasterCore {
             literal_vips: literal.into_iter().collect(),
             causes: Vec::new(),
         }
+    }
+
+    /// Whether the newest snapshot's tasks are those that one made from nothing would have.
+    #[cfg(test)]
+    pub(super) fn net_is_true(&self) -> bool {
+        if self.net_dirty || self.tasks.is_touched() || self.net_pace.names || self.net_pace.of_large.is_none() {
+            return true;
+        }
+        let one = |t: &Task| (t.id.clone(), Arc::new(net(t)));
+        if self.net_pace.of_large == Some(false) && self.tasks.others_changed() {
+            return true;
+        }
+        let tasks: BTreeMap<_, _> = if self.net_pace.of_large == Some(true) {
+            self.tasks.networked().map(one).collect()
+        } else {
+            self.tasks.iter().map(one).collect()
+        };
+        tasks == self.net.tasks
     }
 
     /// Notes that a task has just become a backend, so that the next generation carries its trace.

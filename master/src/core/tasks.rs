@@ -59,6 +59,10 @@ pub(super) struct Tasks {
     by_agent: BTreeMap<AgentId, OnAgent>,
     /// Those that the network tells of in a cluster of any size: they have ports, or a service.
     networked: BTreeSet<TaskId>,
+    /// Networked ones that the network has to be told of anew.
+    touched: BTreeSet<TaskId>,
+    /// Some that are not networked came, changed or went.
+    others: bool,
     tallies: BTreeMap<FrameworkId, Tally>,
     roles: BTreeMap<String, (usize, [Milli; 4])>,
     shapes: Shapes,
@@ -133,6 +137,9 @@ impl Tasks {
         }
         if is_networked(&task) {
             self.networked.insert(task.id.clone());
+            self.touched.insert(task.id.clone());
+        } else {
+            self.others = true;
         }
         let tally = self.tallies.entry(task.spec.framework_id.clone());
         tally.or_default().count(&task, true);
@@ -151,7 +158,16 @@ impl Tasks {
     pub(super) fn change<T>(&mut self, id: &TaskId, f: impl FnOnce(&mut Task) -> T) -> Option<T> {
         let task = self.live.get_mut(id)?;
         let before = task.state();
+        let told = |t: &Task| (t.reported, t.health, t.kill_wanted);
+        let told_before = told(task);
         let out = f(task);
+        if told(task) != told_before {
+            if is_networked(task) {
+                self.touched.insert(id.clone());
+            } else {
+                self.others = true;
+            }
+        }
         if task.state() != before
             && let Some(tally) = self.tallies.get_mut(&task.spec.framework_id)
         {
@@ -219,6 +235,25 @@ impl Tasks {
         self.networked.iter().filter_map(|id| self.get(id))
     }
 
+    /// Whether there are such tasks.
+    pub(super) fn is_touched(&self) -> bool {
+        !self.touched.is_empty()
+    }
+
+    /// Networked tasks that came, changed or went since the last call, and whether others did.
+    pub(super) fn take_touched(&mut self) -> (BTreeSet<TaskId>, bool) {
+        (
+            std::mem::take(&mut self.touched),
+            std::mem::take(&mut self.others),
+        )
+    }
+
+    /// Whether tasks that are not networked came, changed or went.
+    #[cfg(test)]
+    pub(super) fn others_changed(&self) -> bool {
+        self.others
+    }
+
     /// Moves a task to the ended ones; the oldest of more than `keep` are forgotten.
     pub(super) fn end(&mut self, id: &TaskId, keep: usize) {
         let ended = self.take(id);
@@ -238,7 +273,11 @@ impl Tasks {
                 self.by_agent.remove(task.agent_id());
             }
         }
-        self.networked.remove(id);
+        if self.networked.remove(id) {
+            self.touched.insert(id.clone());
+        } else {
+            self.others = true;
+        }
         if let Some(tally) = self.tallies.get_mut(&task.spec.framework_id) {
             tally.count(&task, false);
             if tally.tasks() == 0 {
@@ -261,14 +300,18 @@ pub(super) fn is_networked(t: &Task) -> bool {
     !t.ports().is_empty() || !t.spec.service.is_empty()
 }
 
+fn has_vips(t: &Task) -> bool {
+    t.ports().iter().any(|p| !p.vips.is_empty())
+}
+
 /// The task as the network sees it. The state is the reported one: whether the agent is out of reach is
-/// the agent's property there. One that is to end gets no connections, whatever its agent says yet.
+/// the agent's property there. One that backs VIPs and is to end gets no connections, whatever its agent says yet.
 pub(super) fn net(t: &Task) -> TaskNet {
     TaskNet {
         agent_id: t.agent_id().clone(),
         name: t.discovery_name().to_owned(),
         framework: t.spec.framework_name.clone(),
-        state: if t.kill_wanted && t.reported == TaskState::Running {
+        state: if t.kill_wanted && t.reported == TaskState::Running && has_vips(t) {
             TaskState::Killing
         } else {
             t.reported

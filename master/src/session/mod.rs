@@ -5,6 +5,7 @@
 //! state, heartbeats into silence. An agent that does not take its messages is disconnected: it registers
 //! again and both sides compare what they have, so nothing is lost by it.
 
+mod deltas;
 mod outbox;
 mod wire;
 
@@ -32,6 +33,7 @@ use waggle_api::{
 };
 use waggle_types::{AgentInfo, Cause, Generation, NetSnapshot, TaskStatus, TraceContext, VolumeId};
 
+use deltas::Deltas;
 pub(crate) use outbox::Outbox;
 use wire::{Incoming, Outgoing};
 
@@ -93,6 +95,7 @@ pub(crate) struct Sessions {
     open: Arc<AtomicUsize>,
     max_open: usize,
     outboxes: Outboxes,
+    deltas: Arc<Deltas>,
 }
 
 /// Counts an open stream for as long as it lives.
@@ -122,6 +125,7 @@ impl Sessions {
             open: Arc::new(AtomicUsize::new(0)),
             max_open,
             outboxes,
+            deltas: Arc::default(),
         }
     }
 
@@ -179,13 +183,15 @@ impl Sessions {
             let e = ConvertError::new("kind", "the first message must be register");
             return Err(self.broken("no_registration", &e).await);
         };
+        let takes_changes = register.takes_changes;
         let registration = match registration(register) {
             Ok(r) => Box::new(r),
             Err(e) => return Err(self.broken("bad_registration", &e).await),
         };
 
         let session = SessionId(self.next.fetch_add(1, Ordering::Relaxed));
-        let outbox = Arc::new(Outbox::default());
+        let deltas = takes_changes.then(|| Arc::clone(&self.deltas));
+        let outbox = Arc::new(Outbox::new(deltas));
         self.outboxes
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -271,7 +277,7 @@ fn hear(
     message: Result<Option<AgentMessage>, Status>,
 ) -> Option<SessionEvent> {
     match message {
-        Ok(Some(m)) => Some(match decode(session, m) {
+        Ok(Some(m)) => Some(match decode(session, outbox, m) {
             Ok(event) => SessionEvent::Event(event),
             Err(e) => {
                 tracing::warn!(error = %e, "ending a session with a bad message");
@@ -412,10 +418,14 @@ fn registration(r: pb::Register) -> Result<Registration, ConvertError> {
     })
 }
 
-fn decode(session: SessionId, m: AgentMessage) -> Result<Event, ConvertError> {
+fn decode(session: SessionId, outbox: &Outbox, m: AgentMessage) -> Result<Event, ConvertError> {
     Ok(match m.kind {
         // `None` is a newer agent's word that this version does not know: it lives, that is clear.
         Some(In::Heartbeat(_)) | None => Event::Heartbeat { session },
+        Some(In::NetAsk(_)) => {
+            outbox.again();
+            Event::Heartbeat { session }
+        }
         Some(In::Status(s)) => Event::Status {
             session,
             status: TaskStatus::try_from(s).map_err(|e| e.within("status"))?,

@@ -11,7 +11,7 @@ use std::{
 use waggle_api::proto::session::{self as pb, MasterMessage, master_message::Kind as Out};
 use waggle_types::{Cause, NetSnapshot};
 
-use super::{message, unix_ms};
+use super::{deltas::Deltas, message, unix_ms};
 
 /// Messages that may wait for one agent; one that falls further behind is disconnected.
 const QUEUE: usize = 1024;
@@ -29,6 +29,8 @@ struct Inner {
     queue: VecDeque<MasterMessage>,
     /// One at most: a slow agent costs one document and skips what it missed.
     desired: Option<Box<Desired>>,
+    /// What the agent was told last, by the snapshot or a change to it.
+    said: Option<Arc<NetSnapshot>>,
     beat: bool,
     /// It has heard a message: whether it is taken. That comes first, however long the disk takes.
     greeted: bool,
@@ -44,11 +46,23 @@ struct Inner {
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(crate) struct Outbox(Mutex<Inner>);
+pub(crate) struct Outbox {
+    inner: Mutex<Inner>,
+    /// Where changes are made; none for an agent that wants snapshots only.
+    deltas: Option<Arc<Deltas>>,
+}
 
 impl Outbox {
+    /// Of an agent that takes changes, with the place where they are made.
+    pub(crate) fn new(deltas: Option<Arc<Deltas>>) -> Self {
+        Self {
+            inner: Mutex::default(),
+            deltas,
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Changes something and wakes who writes.
@@ -85,6 +99,16 @@ impl Outbox {
         });
     }
 
+    /// The agent could not use what it was told: it gets all of it.
+    pub(super) fn again(&self) {
+        self.change(|i| {
+            if let (Some(snapshot), None) = (i.said.take(), &i.desired) {
+                let causes = Vec::new();
+                i.desired = Some(Box::new(Desired { snapshot, causes }));
+            }
+        });
+    }
+
     /// A heartbeat is due, unless something was said since the last one was.
     pub(crate) fn beat(&self) {
         let mut inner = self.lock();
@@ -114,6 +138,7 @@ impl Outbox {
         inner.dropped = true;
         inner.queue = VecDeque::new();
         inner.desired = None;
+        inner.said = None;
     }
 
     /// What is said next: messages first, then desired state, then a heartbeat. `None` at the end.
@@ -137,10 +162,9 @@ impl Outbox {
         }
         if let Some(desired) = inner.desired.take() {
             inner.spoken = true;
+            let said = inner.said.replace(Arc::clone(&desired.snapshot));
             drop(inner);
-            let mut wire = pb::NetSnapshot::from(desired.snapshot.as_ref());
-            wire.causes = desired.causes.iter().map(pb::Cause::from).collect();
-            return Poll::Ready(Some(message(Out::Desired(wire))));
+            return Poll::Ready(Some(message(self.tell(said.as_deref(), &desired))));
         }
         if std::mem::take(&mut inner.beat) {
             let at_ms = unix_ms();
@@ -148,6 +172,25 @@ impl Outbox {
         }
         inner.writer = Some(cx.waker().clone());
         Poll::Pending
+    }
+
+    /// Desired state on the wire: a change of what was said, or all of it.
+    fn tell(&self, said: Option<&NetSnapshot>, desired: &Desired) -> Out {
+        let causes = desired.causes.iter().map(pb::Cause::from).collect();
+        let change = match (&self.deltas, said) {
+            (Some(deltas), Some(said)) => deltas.between(said, &desired.snapshot),
+            _ => None,
+        };
+        match change {
+            Some(change) => Out::Change(pb::NetDelta {
+                causes,
+                ..(*change).clone()
+            }),
+            None => Out::Desired(pb::NetSnapshot {
+                causes,
+                ..pb::NetSnapshot::from(desired.snapshot.as_ref())
+            }),
+        }
     }
 
     /// Ready when the loop has let go of the session.
@@ -213,6 +256,53 @@ mod tests {
         assert_eq!(got.generation, 2);
         let tasks: Vec<_> = got.causes.iter().map(|c| c.task_id.as_str()).collect();
         assert_eq!(tasks, ["a", "b"]);
+    }
+
+    #[test]
+    fn after_a_snapshot_changes_are_told_and_the_snapshot_again_when_asked() {
+        let of = |n: u64, masters: u8| {
+            let agents = (1..20).map(|i| {
+                let net = waggle_types::AgentNet {
+                    hostname: format!("n{i}"),
+                    ip: [10, 0, 0, i].into(),
+                    reachable: i > masters,
+                    domain: None,
+                };
+                (waggle_types::AgentId::new(format!("a-S{i}")).unwrap(), net)
+            });
+            Arc::new(NetSnapshot {
+                generation: Generation(n),
+                agents: agents.collect(),
+                ..NetSnapshot::default()
+            })
+        };
+        let outbox = Outbox::new(Some(Arc::default()));
+        outbox.send(kill(0));
+        assert!(next(&outbox).is_ready());
+        outbox.put(of(1, 0), &[]);
+        assert!(matches!(next(&outbox), Poll::Ready(Some(Out::Desired(_)))));
+        // Two that were not told in between are one change.
+        outbox.put(of(2, 1), &[]);
+        outbox.put(of(3, 2), &[]);
+        let Poll::Ready(Some(Out::Change(change))) = next(&outbox) else {
+            panic!("a change waits");
+        };
+        assert_eq!((change.from, change.to, change.agents.len()), (1, 3, 2));
+        outbox.again();
+        let Poll::Ready(Some(Out::Desired(all))) = next(&outbox) else {
+            panic!("the snapshot was asked for");
+        };
+        assert_eq!((all.generation, all.agents.len()), (3, 19));
+        // What changes nearly everything is told as a whole.
+        outbox.put(of(4, 19), &[]);
+        assert!(matches!(next(&outbox), Poll::Ready(Some(Out::Desired(_)))));
+        let old = Outbox::default();
+        old.send(kill(0));
+        assert!(next(&old).is_ready());
+        for n in [1, 2] {
+            old.put(of(n, 0), &[]);
+            assert!(matches!(next(&old), Poll::Ready(Some(Out::Desired(_)))), "an older agent");
+        }
     }
 
     #[test]

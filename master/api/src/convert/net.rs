@@ -1,9 +1,9 @@
 //! Network snapshots.
 
-use std::{collections::BTreeMap, fmt::Display, sync::Arc};
+use std::{collections::BTreeMap, fmt::Display, net::Ipv4Addr, sync::Arc};
 
 use waggle_types::{
-    AgentId, AgentNet, Cause, Generation, NetSnapshot, PortNet, TaskId, TaskNet, VipKey, VipLabel,
+    AgentId, AgentNet, Cause, Generation, NetDelta, NetSnapshot, PortNet, TaskId, TaskNet, VipKey, VipLabel,
     VipLease, VipName,
 };
 
@@ -119,20 +119,27 @@ impl From<&Cause> for pb::Cause {
     }
 }
 
+fn leaders(
+    leader: &str,
+    masters: &[String],
+) -> Result<(Option<Ipv4Addr>, Vec<Ipv4Addr>), ConvertError> {
+    let leader = match leader {
+        "" => None,
+        text => Some(ip("leader", text)?),
+    };
+    let masters = masters
+        .iter()
+        .enumerate()
+        .map(|(i, m)| ip(&format!("masters[{i}]"), m))
+        .collect::<Result<_, _>>()?;
+    Ok((leader, masters))
+}
+
 impl TryFrom<pb::NetSnapshot> for NetSnapshot {
     type Error = ConvertError;
 
     fn try_from(s: pb::NetSnapshot) -> Result<Self, ConvertError> {
-        let leader = match s.leader.as_str() {
-            "" => None,
-            text => Some(ip("leader", text)?),
-        };
-        let masters = s
-            .masters
-            .iter()
-            .enumerate()
-            .map(|(i, m)| ip(&format!("masters[{i}]"), m))
-            .collect::<Result<_, _>>()?;
+        let (leader, masters) = leaders(&s.leader, &s.masters)?;
         Ok(Self {
             generation: Generation(s.generation),
             leader,
@@ -146,46 +153,137 @@ impl TryFrom<pb::NetSnapshot> for NetSnapshot {
     }
 }
 
-impl From<&NetSnapshot> for pb::NetSnapshot {
-    fn from(s: &NetSnapshot) -> Self {
-        let agents = s.agents.iter().map(|(id, a)| pb::AgentNet {
-            agent_id: id.to_string(),
-            hostname: a.hostname.clone(),
-            ip: a.ip.to_string(),
-            reachable: a.reachable,
-            domain: a.domain.as_ref().map(Into::into),
-        });
-        let tasks = s.tasks.iter().map(|(id, t)| pb::TaskNet {
-            task_id: id.to_string(),
-            agent_id: t.agent_id.to_string(),
-            name: t.name.clone(),
-            framework: t.framework.clone(),
-            state: pb::TaskState::from(t.state).into(),
-            has_check: t.has_check,
-            health: pb::HealthState::from(t.health).into(),
-            ports: t.ports.iter().map(net_port).collect(),
-        });
-        let vips = s.vips.iter().map(|(name, l)| pb::VipLease {
+fn agent_to_wire((id, a): (&AgentId, &AgentNet)) -> pb::AgentNet {
+    pb::AgentNet {
+        agent_id: id.to_string(),
+        hostname: a.hostname.clone(),
+        ip: a.ip.to_string(),
+        reachable: a.reachable,
+        domain: a.domain.as_ref().map(Into::into),
+    }
+}
+
+fn task_to_wire((id, t): (&TaskId, &Arc<TaskNet>)) -> pb::TaskNet {
+    pb::TaskNet {
+        task_id: id.to_string(),
+        agent_id: t.agent_id.to_string(),
+        name: t.name.clone(),
+        framework: t.framework.clone(),
+        state: pb::TaskState::from(t.state).into(),
+        has_check: t.has_check,
+        health: pb::HealthState::from(t.health).into(),
+        ports: t.ports.iter().map(net_port).collect(),
+    }
+}
+
+fn lease_to_wire((name, l): (&VipName, &VipLease)) -> pb::VipLease {
+    let port = |(protocol, port): &(waggle_types::Protocol, u16)| pb::VipPort {
+        protocol: pb::Protocol::from(*protocol).into(),
+        ip: String::new(),
+        port: (*port).into(),
+    };
+    pb::VipLease {
+        label: name.label.clone(),
+        framework: name.framework.clone(),
+        ip: l.ip.to_string(),
+        ports: l.ports.iter().map(port).collect(),
+    }
+}
+
+/// What came or changed, and what went, become one map.
+fn changes<K: Ord + Display, V>(
+    field: &str,
+    there: Vec<(K, V)>,
+    gone: Vec<K>,
+) -> Result<BTreeMap<K, Option<V>>, ConvertError> {
+    let there = there.into_iter().map(|(k, v)| (k, Some(v)));
+    unique(field, there.chain(gone.into_iter().map(|k| (k, None))).collect())
+}
+
+/// Entries of a change that are there.
+fn there<K, V>(changes: &BTreeMap<K, Option<V>>) -> impl Iterator<Item = (&K, &V)> {
+    changes.iter().filter_map(|(k, v)| Some((k, v.as_ref()?)))
+}
+
+/// Keys of a change that are gone.
+fn gone<K, V>(changes: &BTreeMap<K, Option<V>>) -> impl Iterator<Item = &K> {
+    changes.iter().filter(|(_, v)| v.is_none()).map(|(k, _)| k)
+}
+
+impl TryFrom<pb::NetDelta> for NetDelta {
+    type Error = ConvertError;
+
+    fn try_from(d: pb::NetDelta) -> Result<Self, ConvertError> {
+        let (leader, masters) = leaders(&d.leader, &d.masters)?;
+        let name = |v: pb::VipLease| VipName {
+            label: v.label,
+            framework: v.framework,
+        };
+        Ok(Self {
+            from: Generation(d.from),
+            to: Generation(d.to),
+            leader,
+            masters,
+            agents: changes(
+                "agents",
+                each("agents", d.agents, agent)?,
+                super::ids("agents_gone", d.agents_gone, AgentId::new)?,
+            )?,
+            tasks: changes(
+                "tasks",
+                each("tasks", d.tasks, task)?,
+                super::ids("tasks_gone", d.tasks_gone, TaskId::new)?,
+            )?,
+            vips: changes(
+                "vips",
+                each("vips", d.vips, lease)?,
+                d.vips_gone.into_iter().map(name).collect(),
+            )?,
+            literal_vips: if d.literal_changed {
+                Some(each("literal_vips", d.literal_vips, VipKey::try_from)?)
+            } else {
+                None
+            },
+            causes: each("causes", d.causes, Cause::try_from)?,
+        })
+    }
+}
+
+impl From<&NetDelta> for pb::NetDelta {
+    fn from(d: &NetDelta) -> Self {
+        let name = |name: &VipName| pb::VipLease {
             label: name.label.clone(),
             framework: name.framework.clone(),
-            ip: l.ip.to_string(),
-            ports: l
-                .ports
-                .iter()
-                .map(|(protocol, port)| pb::VipPort {
-                    protocol: pb::Protocol::from(*protocol).into(),
-                    ip: String::new(),
-                    port: (*port).into(),
-                })
-                .collect(),
-        });
+            ..pb::VipLease::default()
+        };
+        let literal = d.literal_vips.iter().flatten();
+        Self {
+            from: d.from.0,
+            to: d.to.0,
+            leader: d.leader.map(|ip| ip.to_string()).unwrap_or_default(),
+            masters: d.masters.iter().map(ToString::to_string).collect(),
+            agents: there(&d.agents).map(agent_to_wire).collect(),
+            agents_gone: gone(&d.agents).map(ToString::to_string).collect(),
+            tasks: there(&d.tasks).map(task_to_wire).collect(),
+            tasks_gone: gone(&d.tasks).map(ToString::to_string).collect(),
+            vips: there(&d.vips).map(lease_to_wire).collect(),
+            vips_gone: gone(&d.vips).map(name).collect(),
+            literal_changed: d.literal_vips.is_some(),
+            literal_vips: literal.map(Into::into).collect(),
+            causes: d.causes.iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl From<&NetSnapshot> for pb::NetSnapshot {
+    fn from(s: &NetSnapshot) -> Self {
         Self {
             generation: s.generation.0,
             leader: s.leader.map(|ip| ip.to_string()).unwrap_or_default(),
             masters: s.masters.iter().map(ToString::to_string).collect(),
-            agents: agents.collect(),
-            tasks: tasks.collect(),
-            vips: vips.collect(),
+            agents: s.agents.iter().map(agent_to_wire).collect(),
+            tasks: s.tasks.iter().map(task_to_wire).collect(),
+            vips: s.vips.iter().map(lease_to_wire).collect(),
             literal_vips: s.literal_vips.iter().map(Into::into).collect(),
             causes: s.causes.iter().map(Into::into).collect(),
         }

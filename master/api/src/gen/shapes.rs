@@ -7,9 +7,18 @@ impl Shaped for waggle::session::v1::AgentMessage {
             (2, &<waggle::session::v1::Heartbeat as Shaped>::SHAPE),
             (3, &<waggle::session::v1::TaskStatus as Shaped>::SHAPE),
             (4, &<waggle::session::v1::Applied as Shaped>::SHAPE),
+            (5, &<waggle::session::v1::NetAsk as Shaped>::SHAPE),
         ],
     };
     const REQUEST: bool = true;
+}
+impl Shaped for waggle::session::v1::NetAsk {
+    const SHAPE: Shape = Shape {
+        size: size_of::<waggle::session::v1::NetAsk>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
 }
 impl Shaped for waggle::session::v1::MasterMessage {
     const SHAPE: Shape = Shape {
@@ -23,6 +32,7 @@ impl Shaped for waggle::session::v1::MasterMessage {
             (6, &<waggle::session::v1::NetSnapshot as Shaped>::SHAPE),
             (7, &<waggle::session::v1::Refused as Shaped>::SHAPE),
             (8, &<waggle::session::v1::Volumes as Shaped>::SHAPE),
+            (9, &<waggle::session::v1::NetDelta as Shaped>::SHAPE),
         ],
     };
     const REQUEST: bool = false;
@@ -306,6 +316,20 @@ impl Shaped for waggle::session::v1::NetSnapshot {
             (6, &<waggle::session::v1::VipLease as Shaped>::SHAPE),
             (7, &<waggle::session::v1::VipPort as Shaped>::SHAPE),
             (8, &<waggle::session::v1::Cause as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for waggle::session::v1::NetDelta {
+    const SHAPE: Shape = Shape {
+        size: size_of::<waggle::session::v1::NetDelta>(),
+        fields: &[
+            (5, &<waggle::session::v1::AgentNet as Shaped>::SHAPE),
+            (7, &<waggle::session::v1::TaskNet as Shaped>::SHAPE),
+            (9, &<waggle::session::v1::VipLease as Shaped>::SHAPE),
+            (10, &<waggle::session::v1::VipLease as Shaped>::SHAPE),
+            (12, &<waggle::session::v1::VipPort as Shaped>::SHAPE),
+            (13, &<waggle::session::v1::Cause as Shaped>::SHAPE),
         ],
     };
     const REQUEST: bool = false;

@@ -2,7 +2,7 @@
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AgentMessage {
-    #[prost(oneof = "agent_message::Kind", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "agent_message::Kind", tags = "1, 2, 3, 4, 5")]
     pub kind: ::core::option::Option<agent_message::Kind>,
 }
 /// Nested message and enum types in `AgentMessage`.
@@ -18,12 +18,18 @@ pub mod agent_message {
         Status(super::TaskStatus),
         #[prost(message, tag = "4")]
         Applied(super::Applied),
+        /// A change that does not fit: the whole snapshot, please.
+        #[prost(message, tag = "5")]
+        NetAsk(super::NetAsk),
     }
 }
 #[allow(clippy::all)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NetAsk {}
+#[allow(clippy::all)]
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct MasterMessage {
-    #[prost(oneof = "master_message::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "master_message::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
     pub kind: ::core::option::Option<master_message::Kind>,
 }
 /// Nested message and enum types in `MasterMessage`.
@@ -48,6 +54,9 @@ pub mod master_message {
         Refused(super::Refused),
         #[prost(message, tag = "8")]
         Volumes(super::Volumes),
+        /// Only to agents that take them, after a snapshot.
+        #[prost(message, tag = "9")]
+        Change(super::NetDelta),
     }
 }
 #[allow(clippy::all)]
@@ -62,6 +71,8 @@ pub struct Register {
     pub applied_generation: u64,
     #[prost(string, tag = "4")]
     pub version: ::prost::alloc::string::String,
+    #[prost(bool, tag = "5")]
+    pub takes_changes: bool,
 }
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -487,6 +498,39 @@ pub struct NetSnapshot {
     #[prost(message, repeated, tag = "7")]
     pub literal_vips: ::prost::alloc::vec::Vec<VipPort>,
     #[prost(message, repeated, tag = "8")]
+    pub causes: ::prost::alloc::vec::Vec<Cause>,
+}
+/// What changed between two snapshots. Entries replace those of their key.
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct NetDelta {
+    #[prost(uint64, tag = "1")]
+    pub from: u64,
+    #[prost(uint64, tag = "2")]
+    pub to: u64,
+    #[prost(string, tag = "3")]
+    pub leader: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "4")]
+    pub masters: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(message, repeated, tag = "5")]
+    pub agents: ::prost::alloc::vec::Vec<AgentNet>,
+    #[prost(string, repeated, tag = "6")]
+    pub agents_gone: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(message, repeated, tag = "7")]
+    pub tasks: ::prost::alloc::vec::Vec<TaskNet>,
+    #[prost(string, repeated, tag = "8")]
+    pub tasks_gone: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(message, repeated, tag = "9")]
+    pub vips: ::prost::alloc::vec::Vec<VipLease>,
+    /// Label and framework only.
+    #[prost(message, repeated, tag = "10")]
+    pub vips_gone: ::prost::alloc::vec::Vec<VipLease>,
+    #[prost(bool, tag = "11")]
+    pub literal_changed: bool,
+    /// All of them, when one changed.
+    #[prost(message, repeated, tag = "12")]
+    pub literal_vips: ::prost::alloc::vec::Vec<VipPort>,
+    #[prost(message, repeated, tag = "13")]
     pub causes: ::prost::alloc::vec::Vec<Cause>,
 }
 #[allow(clippy::all)]

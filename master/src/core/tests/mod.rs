@@ -173,6 +173,7 @@ impl World {
         let effects = self.core.finish(self.now);
         self.execute(effects);
         self.core.allocator().check().unwrap();
+        assert!(self.core.net_is_true(), "the snapshot misses a change");
     }
 
     fn execute(&mut self, effects: Vec<Effect>) {
