@@ -10,9 +10,11 @@ use std::{
 use tokio::sync::{Notify, mpsc};
 use waggle_api::proto::session as pb;
 use waggle_ebpf::{DataPlane, LoaderConfig};
-use waggle_overlay::{NodeNet, NodeNetConfig, VipNames};
+use waggle_overlay::{Applied, NodeNet, NodeNetConfig, VipNames};
 use waggle_telemetry::{SpanKind, Telemetry, names};
-use waggle_types::{AgentId, Generation, HealthState, NetSnapshot, TaskId, TaskState};
+use waggle_types::{
+    AgentId, Cause, Generation, HealthState, NetDelta, NetSnapshot, TaskId, TaskState,
+};
 
 use crate::{AgentConfig, AgentError, DataPlanePolicy, clock, kept::Kept};
 
@@ -34,11 +36,35 @@ pub struct Net {
 #[derive(Default)]
 struct Inbox(Mutex<Waiting>);
 
-/// Latest wins: bounded by the number of tasks, whatever the worker's speed.
+/// What is not applied yet is one: bounded by the number of tasks, whatever the worker's speed.
 #[derive(Default)]
 struct Waiting {
-    snapshot: Option<NetSnapshot>,
+    wanted: Option<Wanted>,
+    /// Where the network is once what waits is applied.
+    generation: Option<Generation>,
     facts: BTreeMap<TaskId, Option<(TaskState, HealthState)>>,
+}
+
+/// What the master wants.
+enum Wanted {
+    Snapshot(Arc<NetSnapshot>),
+    Change(Arc<NetDelta>),
+}
+
+impl Wanted {
+    fn generation(&self) -> Generation {
+        match self {
+            Self::Snapshot(s) => s.generation,
+            Self::Change(d) => d.to,
+        }
+    }
+
+    fn causes(&self) -> &[Cause] {
+        match self {
+            Self::Snapshot(s) => &s.causes,
+            Self::Change(d) => &d.causes,
+        }
+    }
 }
 
 impl Inbox {
@@ -137,19 +163,50 @@ impl Net {
     /// What the master wants. An older one that was not applied yet is replaced; its causes are kept.
     pub fn desired(&self, mut snapshot: NetSnapshot) {
         self.inbox.with(|w| {
-            if let Some(old) = w.snapshot.take() {
-                if old.generation > snapshot.generation {
-                    w.snapshot = Some(old);
+            if let Some(old) = &w.wanted {
+                if old.generation() > snapshot.generation {
                     return;
                 }
-                let mut causes = old.causes;
+                let mut causes = old.causes().to_vec();
                 causes.append(&mut snapshot.causes);
                 let n_old = causes.len().saturating_sub(MAX_CAUSES);
                 snapshot.causes = causes.split_off(n_old);
             }
-            w.snapshot = Some(snapshot);
+            w.generation = Some(snapshot.generation);
+            w.wanted = Some(Wanted::Snapshot(Arc::new(snapshot)));
         });
         self.wake.notify_one();
+    }
+
+    /// What changed of what the master wants; `false` when that is not what is here: then the snapshot is needed.
+    pub fn change(&self, delta: NetDelta) -> bool {
+        let fits = self.inbox.with(|w| {
+            if w.generation != Some(delta.from) {
+                w.generation = None;
+                return false;
+            }
+            w.generation = Some(delta.to);
+            match &mut w.wanted {
+                // What waits is nobody else's.
+                Some(Wanted::Change(waiting)) => {
+                    Arc::make_mut(waiting).extend(delta, MAX_CAUSES);
+                }
+                Some(Wanted::Snapshot(waiting)) => {
+                    let waiting = Arc::make_mut(waiting);
+                    let mut causes = std::mem::take(&mut waiting.causes);
+                    waiting.apply(&delta);
+                    causes.append(&mut waiting.causes);
+                    let n_old = causes.len().saturating_sub(MAX_CAUSES);
+                    waiting.causes = causes.split_off(n_old);
+                }
+                None => w.wanted = Some(Wanted::Change(Arc::new(delta))),
+            }
+            true
+        });
+        if fits {
+            self.wake.notify_one();
+        }
+        fits
     }
 
     /// What this node sees of its own task.
@@ -193,13 +250,13 @@ impl Net {
     /// Applies what comes in, facts first, until it is dropped.
     pub async fn work(&self, telemetry: Telemetry, acks: mpsc::Sender<pb::Applied>, node: String) {
         loop {
-            let (facts, snapshot) = self
+            let (facts, wanted) = self
                 .inbox
-                .with(|w| (std::mem::take(&mut w.facts), w.snapshot.take()));
+                .with(|w| (std::mem::take(&mut w.facts), w.wanted.take()));
             let Some(net) = &self.node else {
-                if let Some(snapshot) = snapshot {
+                if let Some(wanted) = wanted {
                     let missing = pb::Applied {
-                        generation: snapshot.generation.0,
+                        generation: wanted.generation().0,
                         duration_us: 0,
                         failures: self.troubles.clone(),
                     };
@@ -210,26 +267,49 @@ impl Net {
                 self.wake.notified().await;
                 continue;
             };
-            if facts.is_empty() && snapshot.is_none() {
+            if facts.is_empty() && wanted.is_none() {
                 self.wake.notified().await;
                 continue;
             }
             if !facts.is_empty() {
                 net.local_facts(facts).await;
             }
-            if let Some(snapshot) = snapshot {
-                let snapshot = Arc::new(snapshot);
-                // Before the maps: what is kept must never be older than they are, or the next run of the agent
-                // would take them back.
-                if snapshot.generation >= net.generation() {
-                    self.kept.write(Arc::clone(&snapshot)).await;
-                }
-                let applied = apply(net, snapshot, &telemetry, &node).await;
+            if let Some(wanted) = wanted {
+                let applied = self.take(net, wanted, &telemetry, &node).await;
                 if acks.send(applied).await.is_err() {
                     return;
                 }
             }
         }
+    }
+
+    /// Keeps and applies. First the file: what is kept must never be older than the maps are, or the next run of the
+    /// agent would take them back.
+    async fn take(
+        &self,
+        net: &NodeNet,
+        wanted: Wanted,
+        telemetry: &Telemetry,
+        node: &str,
+    ) -> pb::Applied {
+        let start_ns = clock::now_ns();
+        let applied = match &wanted {
+            Wanted::Snapshot(snapshot) => {
+                if snapshot.generation >= net.generation() {
+                    self.kept.write(Arc::clone(snapshot)).await;
+                }
+                net.apply(Arc::clone(snapshot)).await
+            }
+            Wanted::Change(delta) => {
+                let long = self.kept.add(Arc::clone(delta)).await;
+                let applied = net.change(Arc::clone(delta)).await;
+                if long && let Some(snapshot) = net.snapshot() {
+                    self.kept.write(Arc::new(snapshot)).await;
+                }
+                applied
+            }
+        };
+        report(&applied, &wanted, telemetry, node, start_ns)
     }
 
     /// Stops answering DNS; maps and links stay.
@@ -242,14 +322,14 @@ impl Net {
     }
 }
 
-async fn apply(
-    net: &NodeNet,
-    snapshot: Arc<NetSnapshot>,
+/// Tells what became of it, in metrics, spans and to the master.
+fn report(
+    applied: &Applied,
+    wanted: &Wanted,
     telemetry: &Telemetry,
     node: &str,
+    start_ns: u64,
 ) -> pb::Applied {
-    let start_ns = clock::now_ns();
-    let applied = net.apply(Arc::clone(&snapshot)).await;
     let end_ns = clock::now_ns();
     let failures: Vec<String> = applied.failures.iter().map(|e| chain(e)).collect();
     telemetry.record(
@@ -262,7 +342,7 @@ async fn apply(
         let n = failures.len() as u64;
         telemetry.count(&names::NET_APPLY_FAILURES, &attrs, n);
     }
-    for cause in &snapshot.causes {
+    for cause in wanted.causes() {
         telemetry.record_span(
             "vip.apply",
             SpanKind::Internal,
@@ -270,7 +350,7 @@ async fn apply(
             start_ns,
             end_ns,
             vec![
-                ("waggle.generation", snapshot.generation.0.into()),
+                ("waggle.generation", wanted.generation().0.into()),
                 ("waggle.node", node.into()),
                 ("waggle.task.id", cause.task_id.as_str().into()),
                 ("waggle.map.writes", (applied.n_writes as u64).into()),

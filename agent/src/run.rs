@@ -238,6 +238,16 @@ impl Agent {
             SessionEvent::Volumes { kept, destroyed } => self.keep_volumes(kept, destroyed).await,
             SessionEvent::Ack(task_id, uuid) => self.handle(Event::Ack { task_id, uuid }).await,
             SessionEvent::Desired(snapshot) => self.net.desired(*snapshot),
+            SessionEvent::Change(delta) => {
+                if !self.net.change(*delta) {
+                    tracing::info!(
+                        "a change of the network does not fit what is here: asking for all of it"
+                    );
+                    self.say(session::message(pb::agent_message::Kind::NetAsk(
+                        pb::NetAsk {},
+                    )));
+                }
+            }
             SessionEvent::Bad { kind, error } => {
                 tracing::warn!(kind, error, "message from the master skipped");
             }
@@ -284,6 +294,7 @@ impl Agent {
                 .collect(),
             applied_generation: self.net.generation().0,
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            takes_changes: true,
         }
     }
 

@@ -12,7 +12,9 @@ use waggle_api::{
     convert,
     proto::session::{self as pb, session_client::SessionClient},
 };
-use waggle_types::{Evicted, Millis, NetSnapshot, StatusUuid, TaskId, TaskSpec, VolumeId};
+use waggle_types::{
+    Evicted, Millis, NetDelta, NetSnapshot, StatusUuid, TaskId, TaskSpec, VolumeId,
+};
 
 /// First and longest pause between attempts; jittered by half.
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
@@ -60,6 +62,8 @@ pub enum SessionEvent {
     Ack(TaskId, StatusUuid),
     /// The network as it should be.
     Desired(Box<NetSnapshot>),
+    /// What changed of it.
+    Change(Box<NetDelta>),
     /// The connection is gone.
     Closed,
     /// This agent is not wanted.
@@ -301,6 +305,10 @@ fn decode(kind: pb::master_message::Kind) -> Option<SessionEvent> {
         Kind::Desired(snapshot) => match NetSnapshot::try_from(snapshot) {
             Ok(s) => Some(SessionEvent::Desired(Box::new(s))),
             Err(e) => bad("desired", e.to_string()),
+        },
+        Kind::Change(delta) => match NetDelta::try_from(delta) {
+            Ok(d) => Some(SessionEvent::Change(Box::new(d))),
+            Err(e) => bad("change", e.to_string()),
         },
         Kind::Heartbeat(_) | Kind::Registered(_) | Kind::Refused(_) => None,
     }

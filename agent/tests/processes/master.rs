@@ -29,6 +29,8 @@ struct State {
     registrations: Vec<pb::Register>,
     statuses: Vec<pb::TaskStatus>,
     applied: Vec<pb::Applied>,
+    /// Times that all of the desired state was asked for.
+    asked: usize,
     to_agent: Option<mpsc::Sender<Result<pb::MasterMessage, Status>>>,
     /// Whether ends of tasks are acknowledged; everything else always is.
     ack_ends: bool,
@@ -81,6 +83,7 @@ impl Session for Service {
                             s.statuses.push(status);
                         }
                         Some(FromAgent::Applied(a)) => s.applied.push(a),
+                        Some(FromAgent::NetAsk(_)) => s.asked += 1,
                         None => {}
                     }
                 }
@@ -138,6 +141,10 @@ impl Master {
 
     pub fn applied(&self) -> Vec<pb::Applied> {
         self.state.lock().unwrap().applied.clone()
+    }
+
+    pub fn n_asked(&self) -> usize {
+        self.state.lock().unwrap().asked
     }
 
     /// Statuses of a task, each once, in order of arrival.

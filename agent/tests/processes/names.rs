@@ -56,6 +56,12 @@ pub fn answers_from_the_last_desired_state() {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
+        let lease = |label: &str| pb::VipLease {
+            label: label.to_owned(),
+            framework: "marathon".to_owned(),
+            ip: vip.to_string(),
+            ..Default::default()
+        };
 
         let master = Master::start().await;
         let agent = Agent::start_with(dir.path(), vec![master.addr], None, network).await;
@@ -65,20 +71,28 @@ pub fn answers_from_the_last_desired_state() {
         .await;
         let snapshot = pb::NetSnapshot {
             generation: 7,
-            vips: vec![pb::VipLease {
-                label: "web".to_owned(),
-                framework: "marathon".to_owned(),
-                ip: vip.to_string(),
-                ..Default::default()
-            }],
+            vips: vec![lease("gone")],
             ..Default::default()
         };
         master.send(ToAgent::Desired(snapshot.clone())).await;
-        answers().await;
-        until("it is kept", || {
-            dir.path().join("net.pb").exists().then_some(())
+        assert!(master.last_registration().takes_changes);
+        let change = |from, to| pb::NetDelta {
+            from,
+            to,
+            vips: vec![lease("web")],
+            vips_gone: vec![lease("gone")],
+            ..Default::default()
+        };
+        master.send(ToAgent::Change(change(7, 8))).await;
+        until("the change", || {
+            let applied = master.applied();
+            applied.iter().any(|a| a.generation == 8).then_some(())
         })
         .await;
+        // One that does not fit is not applied; the snapshot is asked for.
+        master.send(ToAgent::Change(change(9, 10))).await;
+        until("a question", || (master.n_asked() == 1).then_some(())).await;
+        answers().await;
         agent.vanish().await;
         let nobody = master.addr;
         drop(master);
@@ -94,14 +108,14 @@ pub fn answers_from_the_last_desired_state() {
             (master.n_registrations() == 1).then_some(())
         })
         .await;
-        assert_eq!(master.last_registration().applied_generation, 7);
+        assert_eq!(master.last_registration().applied_generation, 8);
         let older = pb::NetSnapshot {
             generation: 6,
             ..Default::default()
         };
         master.send(ToAgent::Desired(older)).await;
         let applied = until("an answer", || master.applied().pop()).await;
-        assert_eq!(applied.generation, 7);
+        assert_eq!(applied.generation, 8);
         assert_eq!(applied.failures.len(), 1);
         assert_eq!(resolve(dns, name).await, Some(vip));
     });

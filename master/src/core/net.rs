@@ -176,7 +176,11 @@ impl MasterCore {
     /// Whether the newest snapshot's tasks are those that one made from nothing would have.
     #[cfg(test)]
     pub(super) fn net_is_true(&self) -> bool {
-        if self.net_dirty || self.tasks.is_touched() || self.net_pace.names || self.net_pace.of_large.is_none() {
+        if self.net_dirty
+            || self.tasks.is_touched()
+            || self.net_pace.names
+            || self.net_pace.of_large.is_none()
+        {
             return true;
         }
         let one = |t: &Task| (t.id.clone(), Arc::new(net(t)));

@@ -20,7 +20,11 @@ pub(crate) struct Deltas(Mutex<VecDeque<Change>>);
 
 impl Deltas {
     /// The change from one snapshot to another, without causes; `None` when the snapshot itself is hardly more.
-    pub(super) fn between(&self, old: &NetSnapshot, new: &NetSnapshot) -> Option<Arc<pb::NetDelta>> {
+    pub(super) fn between(
+        &self,
+        old: &NetSnapshot,
+        new: &NetSnapshot,
+    ) -> Option<Arc<pb::NetDelta>> {
         let (from, to) = (old.generation, new.generation);
         // Held while one is made: all others want the same one.
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);

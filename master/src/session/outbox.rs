@@ -301,7 +301,10 @@ mod tests {
         assert!(next(&old).is_ready());
         for n in [1, 2] {
             old.put(of(n, 0), &[]);
-            assert!(matches!(next(&old), Poll::Ready(Some(Out::Desired(_)))), "an older agent");
+            assert!(
+                matches!(next(&old), Poll::Ready(Some(Out::Desired(_)))),
+                "an older agent"
+            );
         }
     }
 

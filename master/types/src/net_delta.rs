@@ -35,6 +35,21 @@ impl NetDelta {
         self.agents.len() + self.tasks.len() + self.vips.len() + self.literal_vips.iter().count()
     }
 
+    /// Makes this the change that it and `later`, which follows it, are together. Of the causes at most `max_causes` stay,
+    /// the newest.
+    pub fn extend(&mut self, later: Self, max_causes: usize) {
+        self.to = later.to;
+        self.leader = later.leader;
+        self.masters = later.masters;
+        self.agents.extend(later.agents);
+        self.tasks.extend(later.tasks);
+        self.vips.extend(later.vips);
+        self.literal_vips = later.literal_vips.or(self.literal_vips.take());
+        self.causes.extend(later.causes);
+        let old = self.causes.len().saturating_sub(max_causes);
+        self.causes.drain(..old);
+    }
+
     /// Whether it changes nothing but the generation.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -130,6 +145,10 @@ mod tests {
             let mut merged = old.clone();
             merge(&mut merged, &delta);
             prop_assert_eq!(&merged, &new);
+            let mut both = changes(&new, &BTreeMap::new(), |a, b| a == b);
+            both.extend(changes(&BTreeMap::new(), &old, |a, b| a == b));
+            merge(&mut merged, &both);
+            prop_assert_eq!(&merged, &old, "changes after each other are one");
             // And nothing else is in it.
             for (key, change) in &delta {
                 prop_assert_ne!(old.get(key), change.as_ref());

@@ -126,6 +126,7 @@ pub async fn run(channel: Channel, info: AgentInfo, books: Books) -> Result<(), 
         agent: Some((&info).into()),
         tasks,
         applied_generation: 0,
+        takes_changes: true,
         version: "0.1.0".into(),
     };
     let gone = |_| tonic::Status::unavailable("the session ended");

@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, fmt::Display, net::Ipv4Addr, sync::Arc};
 
 use waggle_types::{
-    AgentId, AgentNet, Cause, Generation, NetDelta, NetSnapshot, PortNet, TaskId, TaskNet, VipKey, VipLabel,
-    VipLease, VipName,
+    AgentId, AgentNet, Cause, Generation, NetDelta, NetSnapshot, PortNet, TaskId, TaskNet, VipKey,
+    VipLabel, VipLease, VipName,
 };
 
 use super::reservation::domain;
@@ -197,7 +197,10 @@ fn changes<K: Ord + Display, V>(
     gone: Vec<K>,
 ) -> Result<BTreeMap<K, Option<V>>, ConvertError> {
     let there = there.into_iter().map(|(k, v)| (k, Some(v)));
-    unique(field, there.chain(gone.into_iter().map(|k| (k, None))).collect())
+    unique(
+        field,
+        there.chain(gone.into_iter().map(|k| (k, None))).collect(),
+    )
 }
 
 /// Entries of a change that are there.
