@@ -158,6 +158,7 @@ impl FakeAgent {
             }),
             tasks,
             applied_generation: 0,
+            takes_changes: false,
             version: "0.1.0".into(),
         };
         say.send(message(Say::Register(register))).await.unwrap();

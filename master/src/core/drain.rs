@@ -61,7 +61,10 @@ impl MasterCore {
             return;
         }
         let wait = self.config.drain_wait;
-        let serves = self.tasks.get(task_id).is_some_and(|t| t.is_backend());
+        let serves = self
+            .tasks
+            .get(task_id)
+            .is_some_and(super::tasks::Task::is_backend);
         if wait == Millis(0) || !serves || self.recovering {
             self.send_kill(agent, task_id);
             return;

@@ -95,18 +95,9 @@ impl Balance {
                 "LB_WEIGHT" => number(value, u32::from(MAX_WEIGHT)).map(|n| {
                     balance.weight = u16::try_from(n).unwrap_or(MAX_WEIGHT);
                 }),
-                "LB_POLICY" => match value.as_str() {
-                    "random" => Ok(balance.policy = Policy::Random),
-                    "least-connections" => Ok(balance.policy = Policy::LeastConnections),
-                    _ => Err("must be random or least-connections".to_owned()),
-                },
+                "LB_POLICY" => policy(value).map(|p| balance.policy = p),
                 "LB_AFFINITY" => seconds(value).map(|s| balance.affinity_s = s),
-                "LB_LOCALITY" => match value.as_str() {
-                    "any" => Ok(balance.locality = Locality::Any),
-                    "zone" => Ok(balance.locality = Locality::Zone),
-                    "node" => Ok(balance.locality = Locality::Node),
-                    _ => Err("must be any, zone or node".to_owned()),
-                },
+                "LB_LOCALITY" => locality(value).map(|l| balance.locality = l),
                 "LB_SLOW_START" => seconds(value).map(|s| balance.slow_start_s = s),
                 _ => Ok(()),
             };
@@ -120,6 +111,18 @@ impl Balance {
             Err(errors)
         }
     }
+}
+
+fn policy(value: &str) -> Result<Policy, String> {
+    let all = [Policy::Random, Policy::LeastConnections];
+    let found = all.into_iter().find(|p| p.to_string() == value);
+    found.ok_or_else(|| "must be random or least-connections".to_owned())
+}
+
+fn locality(value: &str) -> Result<Locality, String> {
+    let all = [Locality::Any, Locality::Zone, Locality::Node];
+    let found = all.into_iter().find(|l| l.to_string() == value);
+    found.ok_or_else(|| "must be any, zone or node".to_owned())
 }
 
 fn number(value: &str, max: u32) -> Result<u32, String> {

@@ -59,9 +59,14 @@ impl Index {
         self.defined.iter().map(|(key, name)| (key, name.as_ref()))
     }
 
-    /// The name of a VIP that is defined; `Some(None)` for a literal one.
-    pub(crate) fn name(&self, key: &VipKey) -> Option<Option<&VipName>> {
-        self.defined.get(key).map(Option::as_ref)
+    /// Whether a VIP is defined.
+    pub(crate) fn is_defined(&self, key: &VipKey) -> bool {
+        self.defined.contains_key(key)
+    }
+
+    /// The name of a VIP that is defined and not a literal one.
+    pub(crate) fn name(&self, key: &VipKey) -> Option<&VipName> {
+        self.defined.get(key)?.as_ref()
     }
 
     pub(crate) fn define(&mut self, key: VipKey, name: Option<VipName>) {

@@ -116,7 +116,7 @@ impl Plan {
         }
         // Leases that were taken over from a literal VIP, or the other way round, in one step.
         for key in delta.literal_vips.iter().flatten() {
-            if self.index.name(key).is_none() {
+            if !self.index.is_defined(key) {
                 self.index.define(*key, None);
             }
         }
@@ -163,12 +163,13 @@ impl Plan {
     fn renew(&mut self, keys: &BTreeSet<VipKey>) -> Vec<MapOp> {
         let (mut removed, mut set) = (Vec::new(), Vec::new());
         for key in keys {
-            let Some(name) = self.index.name(key) else {
+            if !self.index.is_defined(key) {
                 if self.table.remove(key).is_some() {
                     removed.push(MapOp::Remove { key: *key });
                 }
                 continue;
-            };
+            }
+            let name = self.index.name(key);
             let here = self.here.as_ref();
             let candidates = self
                 .index

@@ -81,7 +81,9 @@ fn port_definition(p: &Obj<'_>, errs: &mut Errors) -> PortDefinition {
         }
     }
     let balance = Balance::from_labels(&p.path("labels"), &labels).unwrap_or_else(|wrong| {
-        wrong.into_iter().for_each(|e| errs.push(e));
+        for e in wrong {
+            errs.push(e);
+        }
         Balance::default()
     });
     PortDefinition {

@@ -410,7 +410,7 @@ impl Lowering {
         let entry = Entry {
             vip_id,
             cells: Some(cells),
-            slots: Vec::from([base..base + n]),
+            slots: std::iter::once(base..base + n).collect(),
         };
         if let Some(old) = self.entries.insert(key, entry) {
             self.rest(old.slots, now);
@@ -496,7 +496,8 @@ impl Lowering {
         if alive.is_empty() && n > 0 {
             // Nobody is left: the header alone stays.
             cells.truncate(1);
-            let left = std::mem::replace(&mut entry.slots, Vec::from([base..base + 1]));
+            let left =
+                std::mem::replace(&mut entry.slots, std::iter::once(base..base + 1).collect());
             let left = left.into_iter().map(|r| r.start.max(base + 1)..r.end);
             let left = left.collect();
             self.rest(left, now);
