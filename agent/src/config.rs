@@ -3,12 +3,14 @@
 use std::{
     collections::BTreeMap,
     ffi::OsString,
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use tokio::net::TcpListener;
+use waggle_overlay::forward::ForwardConfig;
+use waggle_overlay_plan::zone::{HealthPolicy, Scope};
 use waggle_types::{Custom, Domain, Milli, PortSet, Resources};
 
 /// Settings of one agent. [`AgentConfig::new`] fills in every default.
@@ -94,19 +96,28 @@ pub enum DataPlanePolicy {
 #[derive(Debug, Clone)]
 pub struct DnsSettings {
     /// Addresses to listen on; they are put on a local device where they are missing.
-    pub ips: Vec<Ipv4Addr>,
+    pub ips: Vec<IpAddr>,
     /// Port, UDP and TCP.
     pub port: u16,
-    /// Where other names are asked.
-    pub upstreams: Vec<SocketAddr>,
+    /// Where other names are asked, and what is kept.
+    pub forward: ForwardConfig,
+    /// Whether names of services follow health.
+    pub health: HealthPolicy,
+    /// Which names are the cluster's.
+    pub scope: Scope,
+    /// Log one of so many questions; 0 logs none.
+    pub log_one_in: u64,
 }
 
 impl Default for DnsSettings {
     fn default() -> Self {
         Self {
-            ips: vec![Ipv4Addr::new(198, 51, 100, 1)],
+            ips: vec![Ipv4Addr::new(198, 51, 100, 1).into()],
             port: 53,
-            upstreams: Vec::new(),
+            forward: ForwardConfig::new(Vec::new()),
+            health: HealthPolicy::default(),
+            scope: Scope::default(),
+            log_one_in: 0,
         }
     }
 }
@@ -158,4 +169,6 @@ pub struct AgentListeners {
     pub http: TcpListener,
     /// Prometheus `GET /metrics` (default port 61091).
     pub metrics: TcpListener,
+    /// dcos-net's API about names, VIPs and nodes (default 127.0.0.1:62080); none where nobody is to ask.
+    pub dns: Option<TcpListener>,
 }

@@ -20,6 +20,8 @@ mod cgroup;
 mod checkpoint;
 mod clock;
 mod config;
+mod dns_api;
+mod dns_points;
 mod doctor;
 mod environment;
 mod error;
@@ -50,6 +52,14 @@ pub use crate::{
     run::run,
     shim::shim_main,
 };
+/// What settings of the node's DNS server are made of.
+pub mod dns {
+    pub use waggle_overlay::forward::{CacheConfig, ForwardConfig, Upstream};
+    pub use waggle_overlay_plan::{
+        DnsName,
+        zone::{HealthPolicy, Scope},
+    };
+}
 pub use waggle_ebpf::{Check, find_cgroup2_mount};
 /// The telemetry that [`run`] takes, for who starts an agent.
 pub use waggle_telemetry as telemetry;

@@ -207,14 +207,26 @@ fn vip_attrs(vips: &VipNames, vip_id: u32) -> Option<Attrs> {
     ])
 }
 
-struct Out {
+pub(crate) struct Out {
     points: Vec<Point>,
     start_ns: u64,
     now_ns: u64,
 }
 
 impl Out {
-    fn push(&mut self, def: &'static names::MetricDef, attrs: Attrs, data: PointData) {
+    pub(crate) const fn new(start_ns: u64, now_ns: u64) -> Self {
+        Self {
+            points: Vec::new(),
+            start_ns,
+            now_ns,
+        }
+    }
+
+    pub(crate) fn into_points(self) -> Vec<Point> {
+        self.points
+    }
+
+    pub(crate) fn push(&mut self, def: &'static names::MetricDef, attrs: Attrs, data: PointData) {
         let point = Point::new(def, attrs, data, self.start_ns, self.now_ns);
         debug_assert_eq!(point.violation(), None);
         self.points.push(point);

@@ -140,6 +140,11 @@ impl Net {
         &self.troubles
     }
 
+    /// The node's network, if it could be started.
+    pub fn node(&self) -> Option<&NodeNet> {
+        self.node.as_ref()
+    }
+
     /// The kernel's counters.
     pub fn plane(&self) -> Option<&Arc<DataPlane>> {
         self.plane.as_ref()
@@ -402,7 +407,10 @@ async fn start_node(config: &AgentConfig) -> Result<Option<NodeNet>, AnyError> {
     let net = NodeNetConfig {
         dns_ips: config.dns.ips.clone(),
         dns_port: config.dns.port,
-        upstreams: config.dns.upstreams.clone(),
+        forward: config.dns.forward.clone(),
+        dns_health: config.dns.health,
+        dns_scope: config.dns.scope.clone(),
+        dns_log_one_in: config.dns.log_one_in,
         ..NodeNetConfig::new(config.ip)
     };
     Ok(Some(NodeNet::start_resolver(net).await?))

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fs, path::PathBuf, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 use waggle_ebpf_common::{CgroupNet, TcpStats};
-use waggle_overlay::VipNames;
+use waggle_overlay::{NodeNet, VipNames};
 use waggle_telemetry::{IoStream, Telemetry, names};
 use waggle_telemetry_pipeline::{TaskLabels, decode_line};
 use waggle_types::{AgentId, TaskSpec};
@@ -14,6 +14,7 @@ use crate::{
     cgroup::{Stats, TaskCgroup},
     checkpoint::TaskDir,
     clock,
+    dns_points::dns_points,
     meter::{self, NodeReading, TaskReading},
     net::Net,
     shim,
@@ -218,6 +219,11 @@ impl Kernel {
 pub fn node(net: &Net, telemetry: &Telemetry, start_ns: u64) {
     let generation = net.generation().0 as f64;
     telemetry.set(&names::NET_GENERATION, &[], generation);
+    if let Some(dns) = net.node().and_then(NodeNet::dns) {
+        let n_records = dns.zone().map_or(0, |zone| zone.n_records());
+        let points = dns_points(&dns.counters(), n_records, start_ns, clock::now_ns());
+        telemetry.node_points(points);
+    }
     let Some(plane) = net.plane() else { return };
     let counters = plane.counters();
     let vip_stats = counters.vip_stats().unwrap_or_default();

@@ -17,7 +17,7 @@ use crate::{
     AgentConfig, AgentError, AgentListeners,
     cgroup::{CgroupHost, Hierarchy},
     checkpoint::WorkDir,
-    clock,
+    clock, dns_api,
     http::{self, AgentView},
     kept::Kept,
     launch::Shim,
@@ -137,7 +137,11 @@ pub async fn run(
         .spawn(http::serve_api(listeners.http, watch_view));
     agent
         .tasks
-        .spawn(http::serve_metrics(listeners.metrics, telemetry));
+        .spawn(http::serve_metrics(listeners.metrics, telemetry.clone()));
+    if let Some(listener) = listeners.dns {
+        let net = Arc::clone(&net);
+        agent.tasks.spawn(dns_api::serve(listener, net, telemetry));
+    }
 
     let mut tick = tokio::time::interval(config.tick.max(Duration::from_millis(100)));
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);

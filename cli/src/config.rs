@@ -8,10 +8,12 @@ use std::{
     time::Duration,
 };
 
+use waggle_agent::DnsSettings;
 use waggle_types::Domain;
 
 use crate::{
     args::RunArgs,
+    dns,
     error::{CliError, usage},
     node::{ResourceOverrides, domain, resources},
     times,
@@ -21,7 +23,7 @@ use crate::{
 const DAY: Duration = Duration::from_hours(24);
 
 /// Everything that a node needs to know about itself, checked.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Settings {
     /// Node name.
     pub name: String,
@@ -55,10 +57,8 @@ pub struct Settings {
     pub attributes: BTreeMap<String, String>,
     /// Region and zone.
     pub domain: Option<Domain>,
-    /// Resolver addresses; empty runs none.
-    pub dns: Vec<Ipv4Addr>,
-    /// Upstream resolvers.
-    pub dns_upstreams: Vec<SocketAddr>,
+    /// The resolver; without addresses none runs.
+    pub dns: DnsSettings,
     /// Whether to refuse without eBPF.
     pub require_dataplane: bool,
     /// Log filter.
@@ -80,6 +80,8 @@ pub struct Ports {
     pub marathon: u16,
     /// Prometheus page.
     pub metrics: u16,
+    /// dcos-net's API about names.
+    pub dns: u16,
 }
 
 impl Settings {
@@ -100,6 +102,7 @@ pub fn settings(flags: &RunArgs) -> Result<Settings, CliError> {
         .transpose()?
         .unwrap_or_default();
     let args = merge(flags.clone(), file);
+    let dns = dns::settings(&args)?;
     let name = match args.name {
         Some(n) => n,
         None => hostname()?,
@@ -116,6 +119,7 @@ pub fn settings(flags: &RunArgs) -> Result<Settings, CliError> {
         session: args.session_port.unwrap_or(5060),
         marathon: args.marathon_port.unwrap_or(8080),
         metrics: args.metrics_port.unwrap_or(61091),
+        dns: args.dns_api_port.unwrap_or(62080),
     };
     let masters = if args.masters.is_empty() {
         vec![SocketAddr::new(IpAddr::V4(ip), ports.session)]
@@ -145,13 +149,9 @@ pub fn settings(flags: &RunArgs) -> Result<Settings, CliError> {
         resources: resources(args.resources.as_deref().unwrap_or_default())?,
         domain: args.domain.as_deref().map(domain).transpose()?,
         attributes: attributes(args.attributes.as_deref().unwrap_or_default())?,
-        dns: dns(&args.dns)?,
-        dns_upstreams: upstreams(&args.dns_upstreams)?,
+        dns,
         require_dataplane: args.require_dataplane,
-        // hickory logs two lines for each query at info.
-        log: args
-            .log
-            .unwrap_or_else(|| "info,hickory_server=warn".to_owned()),
+        log: args.log.unwrap_or_else(|| "info".to_owned()),
         log_json: args.log_json,
         name,
         ip,
@@ -193,6 +193,14 @@ fn merge(flags: RunArgs, file: RunArgs) -> RunArgs {
         attributes: flags.attributes.or(file.attributes),
         dns: list(flags.dns, file.dns),
         dns_upstreams: list(flags.dns_upstreams, file.dns_upstreams),
+        dns_forward: list(flags.dns_forward, file.dns_forward),
+        dns_tls_roots: flags.dns_tls_roots.or(file.dns_tls_roots),
+        dns_cache: flags.dns_cache.or(file.dns_cache),
+        dns_stale: flags.dns_stale.or(file.dns_stale),
+        dns_health: flags.dns_health.or(file.dns_health),
+        dns_crypto_id: flags.dns_crypto_id.or(file.dns_crypto_id),
+        dns_log: flags.dns_log.or(file.dns_log),
+        dns_api_port: flags.dns_api_port.or(file.dns_api_port),
         require_dataplane: flags.require_dataplane || file.require_dataplane,
         log: flags.log.or(file.log),
         log_json: flags.log_json || file.log_json,
@@ -241,39 +249,6 @@ fn otlp(url: Option<String>) -> Result<Option<String>, CliError> {
         ))),
         other => Ok(other),
     }
-}
-
-fn dns(texts: &[String]) -> Result<Vec<Ipv4Addr>, CliError> {
-    match texts {
-        [] => Ok(vec![Ipv4Addr::new(198, 51, 100, 1)]),
-        [none] if none == "none" => Ok(Vec::new()),
-        many => many
-            .iter()
-            .map(|t| {
-                t.parse()
-                    .map_err(|_| usage(format!("dns: must be an IPv4 address or none, is {t:?}")))
-            })
-            .collect(),
-    }
-}
-
-fn upstreams(texts: &[String]) -> Result<Vec<SocketAddr>, CliError> {
-    match texts {
-        [] => Ok(system_resolvers()),
-        [none] if none == "none" => Ok(Vec::new()),
-        many => addresses("dns-upstreams", many, 53),
-    }
-}
-
-/// The host's own resolvers; Waggle's own addresses are left out, or it would ask itself.
-fn system_resolvers() -> Vec<SocketAddr> {
-    let text = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    text.lines()
-        .filter_map(|l| l.strip_prefix("nameserver")?.trim().parse::<IpAddr>().ok())
-        .filter(|ip| !ip.to_string().starts_with("198.51.100."))
-        .map(|ip| SocketAddr::new(ip, 53))
-        .take(3)
-        .collect()
 }
 
 /// `500ms`, `5s`, `2m`; at least 1 ms and at most a day.
@@ -365,6 +340,15 @@ mod tests {
     #[case::ports("resources", |a: &mut RunArgs| a.resources = Some("ports:[9-1]".into()))]
     #[case::attributes("attributes", |a: &mut RunArgs| a.attributes = Some("rack".into()))]
     #[case::dns("dns", |a: &mut RunArgs| a.dns = vec!["x".into()])]
+    #[case::upstream("dns-upstreams", |a: &mut RunArgs| a.dns_upstreams = vec!["resolver".into()])]
+    #[case::own_resolver("dns-upstreams", |a: &mut RunArgs| a.dns_upstreams = vec!["198.51.100.2".into()])]
+    #[case::forward("dns-forward", |a: &mut RunArgs| a.dns_forward = vec!["corp.example".into()])]
+    #[case::own_zone("dns-forward", |a: &mut RunArgs| a.dns_forward = vec!["x.mesos=10.0.0.1".into()])]
+    #[case::stale("dns-stale", |a: &mut RunArgs| a.dns_stale = Some("8d".into()))]
+    #[case::cache("dns-cache", |a: &mut RunArgs| a.dns_cache = Some(1_000_001))]
+    #[case::health("dns-health", |a: &mut RunArgs| a.dns_health = Some("maybe".into()))]
+    #[case::crypto_id("dns-crypto-id", |a: &mut RunArgs| a.dns_crypto_id = Some("a.b".into()))]
+    #[case::tls_roots("dns-tls-roots", |a: &mut RunArgs| a.dns_tls_roots = Some("/nonexistent".into()))]
     #[case::name("name", |a: &mut RunArgs| a.name = Some("a/b".into()))]
     #[case::file("config", |a: &mut RunArgs| a.config = Some("/nonexistent".into()))]
     fn bad_input_names_the_field(#[case] field: &str, #[case] change: fn(&mut RunArgs)) {

@@ -13,6 +13,7 @@ mod args;
 mod client;
 mod commands;
 mod config;
+mod dns;
 mod error;
 mod listen;
 mod node;

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
     time::Duration,
 };
@@ -15,7 +15,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 use waggle_agent::{
-    AgentConfig, AgentListeners, DataPlanePolicy, DnsSettings, ResourceOverrides,
+    AgentConfig, AgentListeners, DataPlanePolicy, ResourceOverrides,
     telemetry::{Guard, Telemetry, TelemetryConfig},
 };
 use waggle_master::{
@@ -161,11 +161,14 @@ async fn start_agent(
     } else {
         DataPlanePolicy::Prefer
     };
-    config.dns = DnsSettings {
-        ips: s.dns.clone(),
-        port: 53,
-        upstreams: s.dns_upstreams.clone(),
+    // For programs on the node, as dcos-net's.
+    let dns = if s.dns.ips.is_empty() {
+        None
+    } else {
+        let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        Some(listen::bind("DNS API", loopback, s.ports.dns).await?)
     };
+    config.dns.clone_from(&s.dns);
     config.resources = resources(s);
     config.domain.clone_from(&s.domain);
     config.attributes.clone_from(&s.attributes);
@@ -173,7 +176,7 @@ async fn start_agent(
     let telemetry = telemetry.clone();
     let stop = stop.clone();
     halves.spawn(async move {
-        let listeners = AgentListeners { http, metrics };
+        let listeners = AgentListeners { http, metrics, dns };
         waggle_agent::run(config, listeners, telemetry, stop)
             .await
             .context("the agent failed")

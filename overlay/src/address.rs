@@ -1,19 +1,20 @@
-//! The addresses that DNS answers on: /32s on a dummy device of our own, or on `lo` where the kernel has no
+//! The addresses that DNS answers on: /32s and /128s on a dummy device of our own, or on `lo` where the kernel has no
 //! dummy devices.
 //!
 //! Set-up is idempotent: an address that is already in this network namespace is adopted, whoever put
 //! it there. Removal takes only what carries our mark: the device by its name, addresses on `lo` by
-//! their label.
+//! their label. IPv6 addresses can't have one: of them those in `fd01:d::/64`, which is DC/OS's for nothing else.
+//! Where a node has no IPv6 its IPv6 addresses are left out, with a warning.
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv6Addr},
 };
 
 use futures::TryStreamExt as _;
 use netlink_packet_route::{
     AddressFamily,
-    address::{AddressAttribute, AddressMessage, AddressScope},
+    address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope},
     link::LinkAttribute,
 };
 use rtnetlink::{Handle, LinkDummy, LinkUnspec};
@@ -47,13 +48,13 @@ pub enum AddressError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DnsAddresses {
     /// Device by address: `waggle-dns`, `lo`, or any other where it was adopted.
-    pub devices: BTreeMap<Ipv4Addr, String>,
+    pub devices: BTreeMap<IpAddr, String>,
 }
 
 impl DnsAddresses {
     /// Takes away what is ours, see [`remove`].
     pub async fn remove(&self) -> Result<(), AddressError> {
-        let ips: Vec<Ipv4Addr> = self.devices.keys().copied().collect();
+        let ips: Vec<IpAddr> = self.devices.keys().copied().collect();
         remove(&ips).await
     }
 }
@@ -113,13 +114,13 @@ impl Netlink {
             .collect())
     }
 
-    /// IPv4 addresses in this namespace that are in `ips`.
+    /// Addresses in this namespace that are in `ips`.
     async fn addresses(
         &self,
-        ips: &[Ipv4Addr],
-    ) -> Result<Vec<(Ipv4Addr, AddressMessage)>, AddressError> {
+        ips: &[IpAddr],
+    ) -> Result<Vec<(IpAddr, AddressMessage)>, AddressError> {
         let mut request = self.handle.address().get();
-        request.message_mut().header.family = AddressFamily::Inet;
+        request.message_mut().header.family = AddressFamily::Unspec;
         let all: Vec<AddressMessage> = request
             .execute()
             .try_collect()
@@ -128,10 +129,14 @@ impl Netlink {
         Ok(all
             .into_iter()
             .filter_map(|message| {
-                let ip = message.attributes.iter().find_map(|a| match a {
-                    AddressAttribute::Local(IpAddr::V4(ip)) if ips.contains(ip) => Some(*ip),
+                // IPv6 addresses that are not one end of a tunnel have no local one.
+                let of = |a: &AddressAttribute| match a {
+                    AddressAttribute::Local(ip) | AddressAttribute::Address(ip @ IpAddr::V6(_)) => {
+                        ips.contains(ip).then_some(*ip)
+                    }
                     _ => None,
-                });
+                };
+                let ip = message.attributes.iter().find_map(of);
                 Some((ip?, message))
             })
             .collect())
@@ -166,11 +171,11 @@ impl Netlink {
     }
 }
 
-/// Makes sure that each of `ips` is an address of this network namespace.
-pub async fn ensure(ips: &[Ipv4Addr]) -> Result<DnsAddresses, AddressError> {
+/// Makes sure that each of `ips` is an address of this network namespace; the answer has those that are.
+pub async fn ensure(ips: &[IpAddr]) -> Result<DnsAddresses, AddressError> {
     let netlink = Netlink::open()?;
     let links = netlink.links().await?;
-    let mut devices: BTreeMap<Ipv4Addr, String> = netlink
+    let mut devices: BTreeMap<IpAddr, String> = netlink
         .addresses(ips)
         .await?
         .into_iter()
@@ -179,7 +184,7 @@ pub async fn ensure(ips: &[Ipv4Addr]) -> Result<DnsAddresses, AddressError> {
             (ip, name)
         })
         .collect();
-    let missing: Vec<Ipv4Addr> = ips
+    let missing: Vec<IpAddr> = ips
         .iter()
         .filter(|ip| !devices.contains_key(ip))
         .copied()
@@ -195,18 +200,29 @@ pub async fn ensure(ips: &[Ipv4Addr]) -> Result<DnsAddresses, AddressError> {
         (lo, "lo")
     };
     for ip in missing {
-        let mut add = netlink.handle.address().add(index, IpAddr::V4(ip), 32);
+        let whole = if ip.is_ipv4() { 32 } else { 128 };
+        let mut add = netlink.handle.address().add(index, ip, whole);
         let message = add.message_mut();
-        // Not to be chosen as a source for traffic that leaves the node.
-        message.header.scope = AddressScope::Host;
-        if name == "lo" {
+        if ip.is_ipv4() {
+            // Not to be chosen as a source for traffic that leaves the node.
+            message.header.scope = AddressScope::Host;
+        } else {
+            // Nobody else can have it, and until that was checked it could not be bound.
+            let flags = AddressAttribute::Flags(AddressFlags::Nodad);
+            message.attributes.push(flags);
+        }
+        if name == "lo" && ip.is_ipv4() {
             let label = AddressAttribute::Label(LO_LABEL.to_owned());
             message.attributes.push(label);
         }
         match add.execute().await {
             Ok(()) => {}
             Err(e) if errno(&e) == Some(17) => {}
-            Err(e) => return Err(failed(format!("add address {ip}/32 to {name}"))(e)),
+            Err(error) if ip.is_ipv6() => {
+                tracing::warn!(%ip, %error, "this node has no ipv6; dns does not answer on it");
+                continue;
+            }
+            Err(e) => return Err(failed(format!("add address {ip}/{whole} to {name}"))(e)),
         }
         devices.insert(ip, name.to_owned());
     }
@@ -214,7 +230,7 @@ pub async fn ensure(ips: &[Ipv4Addr]) -> Result<DnsAddresses, AddressError> {
 }
 
 /// Takes away our device, and those of `ips` on `lo` that carry our label. What is not there is no error.
-pub async fn remove(ips: &[Ipv4Addr]) -> Result<(), AddressError> {
+pub async fn remove(ips: &[IpAddr]) -> Result<(), AddressError> {
     let netlink = Netlink::open()?;
     if let Some(index) = netlink.find(DEVICE).await? {
         let operation = failed(format!("remove device {DEVICE}"));
@@ -227,12 +243,15 @@ pub async fn remove(ips: &[Ipv4Addr]) -> Result<(), AddressError> {
             .map_err(operation)?;
     }
     for (ip, message) in netlink.addresses(ips).await? {
-        let is_ours = message
-            .attributes
-            .iter()
-            .any(|a| matches!(a, AddressAttribute::Label(l) if l == LO_LABEL));
+        let is_ours = match ip {
+            IpAddr::V4(_) => message
+                .attributes
+                .iter()
+                .any(|a| matches!(a, AddressAttribute::Label(l) if l == LO_LABEL)),
+            IpAddr::V6(ip) => is_dcos(ip),
+        };
         if is_ours {
-            let operation = failed(format!("remove address {ip}/32"));
+            let operation = failed(format!("remove address {ip}"));
             netlink
                 .handle
                 .address()
@@ -243,4 +262,9 @@ pub async fn remove(ips: &[Ipv4Addr]) -> Result<(), AddressError> {
         }
     }
     Ok(())
+}
+
+/// In `fd01:d::/64`.
+fn is_dcos(ip: Ipv6Addr) -> bool {
+    ip.segments()[..4] == [0xfd01, 0xd, 0, 0]
 }

@@ -46,6 +46,7 @@ pub(crate) struct Shared {
     state: Mutex<State>,
     pub(crate) names: ArcSwap<VipNames>,
     pub(crate) dns: Option<DnsServer>,
+    pub(crate) zone_options: ZoneOptions,
     /// Origin of the time that the plan sees: it must never jump.
     started: Instant,
     retry: tokio::sync::Notify,
@@ -74,7 +75,11 @@ impl State {
 }
 
 impl Shared {
-    pub(crate) fn new(config: NodeNetConfig, dns: Option<DnsServer>) -> Self {
+    pub(crate) fn new(
+        config: NodeNetConfig,
+        dns: Option<DnsServer>,
+        zone_options: ZoneOptions,
+    ) -> Self {
         let lowering = Lowering::new(config.lowering);
         Self {
             config,
@@ -91,6 +96,7 @@ impl Shared {
                 zone_took: Duration::ZERO,
             }),
             dns,
+            zone_options,
             started: Instant::now(),
             retry: tokio::sync::Notify::new(),
             zone: tokio::sync::Notify::new(),
@@ -266,7 +272,7 @@ impl Shared {
             plan.snapshot(),
             plan.local(),
             state.serial,
-            &self.zone_options(),
+            &self.zone_options,
         );
         dns.publish(Arc::new(zone));
         state.zone_took = begun.elapsed();
@@ -284,18 +290,11 @@ impl Shared {
             let plan = &state.plan;
             (plan.snapshot().clone(), plan.local().clone(), state.serial)
         };
-        let zone = zone_with(&snapshot, &local, serial, &self.zone_options());
+        let zone = zone_with(&snapshot, &local, serial, &self.zone_options);
         dns.publish(Arc::new(zone));
         let took = begun.elapsed();
         self.lock().zone_took = took;
         took
-    }
-
-    fn zone_options(&self) -> ZoneOptions {
-        ZoneOptions {
-            dns_ips: self.config.dns_ips.iter().map(|ip| (*ip).into()).collect(),
-            ..ZoneOptions::default()
-        }
     }
 
     fn write_maps(

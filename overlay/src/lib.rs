@@ -22,12 +22,11 @@
 pub mod address;
 mod apply;
 pub mod dns;
-mod forward;
+pub mod forward;
 mod maps;
 mod node;
 mod spec;
 
-pub use forward::ForwardError;
 pub use maps::{KernelMaps, MapError};
 pub use node::NodeNet;
 pub use spec::{Applied, ApplyError, NodeNetConfig, NodeNetError, VipNames};

@@ -8,7 +8,10 @@ use std::{
 };
 
 use waggle_ebpf::DataPlane;
-use waggle_overlay_plan::VipTable;
+use waggle_overlay_plan::{
+    Question, VipTable,
+    zone::{self, Trace, ZoneOptions},
+};
 use waggle_types::{AgentId, Generation, HealthState, NetDelta, NetSnapshot, TaskId, TaskState};
 
 use crate::{
@@ -51,22 +54,34 @@ impl NodeNet {
     /// The part of [`NodeNet::start`] that needs no kernel programs: addresses and DNS. An agent that restarts calls
     /// this first, so that names resolve ([`NodeNet::restore`]) while all else is still being loaded.
     pub async fn start_resolver(config: NodeNetConfig) -> Result<Self, NodeNetError> {
-        let addresses = if config.manage_addresses && !config.dns_ips.is_empty() {
-            Some(address::ensure(&config.dns_ips).await?)
+        let mut dns_ips = config.dns_ips.clone();
+        let addresses = if config.manage_addresses && !dns_ips.is_empty() {
+            let addresses = address::ensure(&dns_ips).await?;
+            dns_ips.retain(|ip| addresses.devices.contains_key(ip));
+            Some(addresses)
         } else {
             None
         };
-        let dns = if config.dns_ips.is_empty() {
+        let dns = if dns_ips.is_empty() {
             None
         } else {
-            let listen = config
-                .dns_ips
+            let listen = dns_ips
                 .iter()
                 .map(|ip| SocketAddr::from((*ip, config.dns_port)));
-            let dns = DnsServerConfig::new(listen.collect(), config.upstreams.clone());
+            let dns = DnsServerConfig {
+                scope: config.dns_scope.clone(),
+                forward: config.forward.clone(),
+                log_one_in: config.dns_log_one_in,
+                ..DnsServerConfig::new(listen.collect(), Vec::new())
+            };
             Some(DnsServer::start(dns).await?)
         };
-        let shared = Arc::new(Shared::new(config, dns));
+        let zone_options = ZoneOptions {
+            dns_ips,
+            health: config.dns_health,
+            scope: config.dns_scope.clone(),
+        };
+        let shared = Arc::new(Shared::new(config, dns, zone_options));
         let tasks = vec![
             tokio::spawn(keep(Arc::clone(&shared))),
             tokio::spawn(make_zones(Arc::clone(&shared))),
@@ -176,6 +191,29 @@ impl NodeNet {
     /// What the DNS server has counted; none without a DNS server.
     pub fn dns_counters(&self) -> Option<DnsCounters> {
         self.shared.dns.as_ref().map(DnsServer::counters)
+    }
+
+    /// The DNS server, if there is one.
+    pub fn dns(&self) -> Option<&DnsServer> {
+        self.shared.dns.as_ref()
+    }
+
+    /// How a question is answered here, and why; none before the first snapshot.
+    pub fn trace(&self, question: &Question) -> Option<Trace> {
+        let zone = self.shared.dns.as_ref()?.zone()?;
+        let (snapshot, local) = {
+            let state = self.shared.lock();
+            let plan = state.desired.then_some(&state.plan)?;
+            (plan.snapshot().clone(), plan.local().clone())
+        };
+        let health = self.shared.zone_options.health;
+        Some(zone::trace(&zone, &snapshot, &local, health, question))
+    }
+
+    /// What is desired, as it was applied last; none before the first snapshot.
+    pub fn snapshot(&self) -> Option<NetSnapshot> {
+        let state = self.shared.lock();
+        state.desired.then(|| state.plan.snapshot().clone())
     }
 
     /// Where DNS is answered (useful with port 0).

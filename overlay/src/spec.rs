@@ -2,14 +2,14 @@
 
 use std::{
     collections::BTreeMap,
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr},
     time::Duration,
 };
 
-use waggle_overlay_plan::{LowerError, LoweringConfig};
+use waggle_overlay_plan::{LowerError, LoweringConfig, zone::HealthPolicy, zone::Scope};
 use waggle_types::{Generation, VipKey};
 
-use crate::{address::AddressError, dns::DnsError, maps::MapError};
+use crate::{address::AddressError, dns::DnsError, forward::ForwardConfig, maps::MapError};
 
 /// VIP numbers of this node, with what they stand for: the key and a name for people
 /// (`web.marathon.l4lb.thisdcos.directory`, or the address of a literal VIP).
@@ -20,12 +20,18 @@ pub type VipNames = BTreeMap<u32, (VipKey, String)>;
 pub struct NodeNetConfig {
     /// Underlay address.
     pub node_ip: Ipv4Addr,
-    /// Addresses to answer DNS on: 198.51.100.1; none means no DNS server.
-    pub dns_ips: Vec<Ipv4Addr>,
+    /// Addresses to answer DNS on; none means no DNS server.
+    pub dns_ips: Vec<IpAddr>,
     /// Port to answer DNS on: 53.
     pub dns_port: u16,
     /// Whom to ask for names outside of the cluster; none means REFUSED.
-    pub upstreams: Vec<SocketAddr>,
+    pub forward: ForwardConfig,
+    /// Whether names of services follow health.
+    pub dns_health: HealthPolicy,
+    /// Which names are the cluster's.
+    pub dns_scope: Scope,
+    /// Log one of so many questions; 0 logs none.
+    pub dns_log_one_in: u64,
     /// Whether to put `dns_ips` on a device of this network namespace (needs CAP_NET_ADMIN).
     pub manage_addresses: bool,
     /// Whether [`NodeNet::shutdown`](crate::NodeNet::shutdown) takes these addresses away again. DNS must outlive an agent's restart,
@@ -45,9 +51,12 @@ impl NodeNetConfig {
     pub fn new(node_ip: Ipv4Addr) -> Self {
         Self {
             node_ip,
-            dns_ips: vec![Ipv4Addr::new(198, 51, 100, 1)],
+            dns_ips: vec![Ipv4Addr::new(198, 51, 100, 1).into()],
             dns_port: 53,
-            upstreams: Vec::new(),
+            forward: ForwardConfig::new(Vec::new()),
+            dns_health: HealthPolicy::default(),
+            dns_scope: Scope::default(),
+            dns_log_one_in: 0,
             manage_addresses: true,
             remove_addresses: false,
             retry_after: Duration::from_millis(1_500),

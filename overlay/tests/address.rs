@@ -5,7 +5,7 @@
 )]
 
 use std::{
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     process::Command,
 };
 
@@ -15,8 +15,10 @@ use waggle_overlay::{
     address::{DEVICE, LO_LABEL, ensure, remove},
 };
 
-const FIRST: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
-const SECOND: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
+const FIRST: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1));
+const SECOND: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 2));
+/// DC/OS's, of IPv6.
+const SIXTH: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd01, 0xd, 0, 0, 0, 0, 0xc633, 0x6401));
 
 /// Runs a test on a thread that is alone in a new network namespace, which ends with the thread.
 fn in_namespace<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
@@ -101,5 +103,58 @@ fn a_node_answers_on_port_53_and_its_address_outlives_it() {
             node.shutdown().await.unwrap();
             assert_eq!(n_addresses(), usize::from(!removes));
         }
+    });
+}
+
+#[test]
+fn ipv6_is_set_up_used_and_removed_like_ipv4() {
+    in_namespace(|| async {
+        if !std::path::Path::new("/proc/net/if_inet6").exists() {
+            eprintln!("SKIP: no ipv6 on this machine");
+            return;
+        }
+        let before = ip(&["-6", "-o", "addr", "show"]);
+        let node = NodeNet::start(
+            NodeNetConfig {
+                dns_ips: vec![FIRST, SIXTH],
+                remove_addresses: true,
+                ..NodeNetConfig::new(Ipv4Addr::new(10, 0, 0, 1))
+            },
+            None,
+        )
+        .await
+        .unwrap();
+        let want = [FIRST, SIXTH].map(|ip| SocketAddr::from((ip, 53)));
+        assert_eq!(node.dns_addrs(), want);
+        let snapshot = waggle_types::NetSnapshot::default();
+        node.apply(std::sync::Arc::new(snapshot)).await;
+        // Over the new address, about itself.
+        let asked = waggle_overlay_plan::wire::question(
+            7,
+            &waggle_overlay_plan::DnsName::parse("ns.spartan").unwrap(),
+            waggle_overlay_plan::RType::AAAA,
+        );
+        let socket = tokio::net::UdpSocket::bind("[::]:0").await.unwrap();
+        socket.send_to(&asked, (SIXTH, 53)).await.unwrap();
+        let mut answer = [0; 512];
+        let (n, from) = socket.recv_from(&mut answer).await.unwrap();
+        assert_eq!(from.ip(), SIXTH);
+        let IpAddr::V6(sixth) = SIXTH else { return };
+        assert!(answer[..n].ends_with(&sixth.octets()), "{:?}", &answer[..n]);
+        node.shutdown().await.unwrap();
+        assert_eq!(ip(&["-6", "-o", "addr", "show"]), before);
+    });
+}
+
+#[test]
+fn without_ipv6_the_others_answer() {
+    in_namespace(|| async {
+        let off = "/proc/sys/net/ipv6/conf/all/disable_ipv6";
+        if std::fs::write(off, "1").is_err() {
+            eprintln!("SKIP: ipv6 can't be turned off here");
+            return;
+        }
+        let there = ensure(&[FIRST, SIXTH]).await.unwrap();
+        assert_eq!(there.devices.keys().collect::<Vec<_>>(), [&FIRST]);
     });
 }

@@ -21,7 +21,10 @@ use tokio::{
     net::{TcpListener, TcpStream, UdpSocket},
     time::timeout,
 };
-use waggle_overlay::dns::{DnsServer, DnsServerConfig};
+use waggle_overlay::{
+    dns::{DnsServer, DnsServerConfig},
+    forward::Upstream,
+};
 use waggle_overlay_plan::{LocalFacts, zone};
 use waggle_types::{
     AgentId, AgentNet, Balance, HealthState, NetSnapshot, PortNet, Protocol, TaskId, TaskNet,
@@ -380,7 +383,8 @@ async fn upstream(code: ResponseCode, truncate: bool) -> SocketAddr {
 async fn other_names_are_forwarded_and_the_useful_answer_wins() {
     let broken = upstream(ResponseCode::ServFail, false).await;
     let good = upstream(ResponseCode::NoError, false).await;
-    let (server, addr) = start(|c| c.upstreams = vec![broken, good]).await;
+    let (server, addr) =
+        start(|c| c.forward.upstreams = [broken, good].map(Upstream::plain).into()).await;
     let asked = question("example.com.", RecordType::A);
     for answer in [udp(addr, &asked).await, tcp(addr, &asked).await] {
         assert_eq!(addresses(&answer), [Ipv4Addr::new(192, 0, 2, 7)]);
@@ -389,24 +393,29 @@ async fn other_names_are_forwarded_and_the_useful_answer_wins() {
     }
     // Cluster names never leave, even without a zone.
     let (server2, addr2) = start(|c| {
-        c.upstreams = vec![good];
+        c.forward.upstreams = vec![Upstream::plain(good)];
         c.first_zone_wait = Duration::ZERO;
     })
     .await;
     let answer = udp(addr2, &question("web.marathon.mesos.", RecordType::A)).await;
     assert_eq!(answer.metadata.response_code, ResponseCode::ServFail);
-    assert_eq!(server.counters().forwarded, 2);
+    let counters = server.counters();
+    let by = |source| counters.answered_by(source);
+    assert_eq!((by("upstream"), by("cache")), (1, 1));
+    assert_eq!(counters.upstreams.len(), 2);
     server.shutdown().await;
     server2.shutdown().await;
 }
 
 #[tokio::test]
-async fn an_upstreams_truncation_is_passed_on() {
+async fn an_upstreams_truncated_answer_is_fetched_whole() {
     let long = upstream(ResponseCode::NoError, true).await;
-    let (server, addr) = start(|c| c.upstreams = vec![long]).await;
+    let (server, addr) = start(|c| c.forward.upstreams = vec![Upstream::plain(long)]).await;
     let asked = question("example.com.", RecordType::A);
-    assert!(udp(addr, &asked).await.metadata.truncation);
-    assert_eq!(addresses(&tcp(addr, &asked).await).len(), 1);
+    for answer in [udp(addr, &asked).await, tcp(addr, &asked).await] {
+        assert!(!answer.metadata.truncation);
+        assert_eq!(addresses(&answer).len(), 1);
+    }
     server.shutdown().await;
 }
 
@@ -415,9 +424,9 @@ async fn silent_upstreams_end_in_servfail_and_the_bound_holds() {
     let silent = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let upstream = silent.local_addr().unwrap();
     let (server, addr) = start(|c| {
-        c.upstreams = vec![upstream];
-        c.max_forwards = 1;
-        c.forward_timeout = Duration::from_millis(500);
+        c.forward.upstreams = vec![Upstream::plain(upstream)];
+        c.forward.max_in_flight = 1;
+        c.forward.timeout = Duration::from_millis(500);
     })
     .await;
     let asked = question("example.com.", RecordType::A);
@@ -429,12 +438,22 @@ async fn silent_upstreams_end_in_servfail_and_the_bound_holds() {
         .await
         .unwrap()
         .unwrap();
-    let second = udp(addr, &asked).await;
+    let other = question("example.net.", RecordType::A);
+    let second = udp(addr, &other).await;
     assert_eq!(second.metadata.response_code, ResponseCode::ServFail);
     assert_eq!(server.counters().forward_dropped, 1);
+    // The same question joins the first.
+    let again = asked.clone();
+    let third = tokio::spawn(async move { udp(addr, &again).await });
+    while server.counters().coalesced == 0 {
+        tokio::task::yield_now().await;
+    }
     let first = first.await.unwrap();
     assert_eq!(first.metadata.response_code, ResponseCode::ServFail);
-    assert_eq!(server.counters().forward_failures, 1);
+    let third = third.await.unwrap();
+    assert_eq!(third.metadata.response_code, ResponseCode::ServFail);
+    let counters = server.counters();
+    assert_eq!((counters.forward_failures, counters.coalesced), (2, 1));
     server.shutdown().await;
 }
 

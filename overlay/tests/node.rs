@@ -195,7 +195,7 @@ fn snapshot(generation: u64, on: &[u8]) -> Arc<NetSnapshot> {
 
 fn config() -> NodeNetConfig {
     NodeNetConfig {
-        dns_ips: vec![Ipv4Addr::LOCALHOST],
+        dns_ips: vec![Ipv4Addr::LOCALHOST.into()],
         dns_port: 0,
         manage_addresses: false,
         retry_after: Duration::from_millis(20),

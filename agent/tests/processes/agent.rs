@@ -47,6 +47,7 @@ impl Agent {
         let listeners = AgentListeners {
             http: bind().await,
             metrics: bind().await,
+            dns: None,
         };
         let http = listeners.http.local_addr().unwrap();
         let mut config = AgentConfig {

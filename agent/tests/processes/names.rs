@@ -43,7 +43,7 @@ pub fn answers_from_the_last_desired_state() {
         let port = free_port();
         let network = |config: &mut AgentConfig| {
             config.network = true;
-            config.dns.ips = vec![Ipv4Addr::LOCALHOST];
+            config.dns.ips = vec![Ipv4Addr::LOCALHOST.into()];
             config.dns.port = port;
         };
         let dns = SocketAddr::from((Ipv4Addr::LOCALHOST, port));

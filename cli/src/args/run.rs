@@ -75,17 +75,43 @@ pub struct RunArgs {
     /// Attributes for constraints: `rack:a1;zone:eu`
     #[arg(long)]
     pub attributes: Option<String>,
-    /// Addresses of this node's resolver; `none` runs no resolver [default: 198.51.100.1]
-    #[arg(long, value_delimiter = ',', value_name = "IPV4")]
+    /// Addresses of this node's resolver; `none` runs no resolver [default: 198.51.100.1, .2, .3 and, where there is
+    /// IPv6, fd01:d::c633:6401]
+    #[arg(long, value_delimiter = ',', value_name = "IP")]
     pub dns: Vec<String>,
-    /// Resolvers for other names, IP[:PORT] [default: those of /etc/resolv.conf]; `none` forwards nothing
-    #[arg(long, value_delimiter = ',', value_name = "IP[:PORT]")]
+    /// Resolvers for other names, IP[:PORT], or tls://IP[:PORT]#NAME for DNS over TLS, two at once [default: those of
+    /// /etc/resolv.conf]; `none` forwards nothing
+    #[arg(long, value_delimiter = ',', value_name = "UPSTREAM")]
     pub dns_upstreams: Vec<String>,
+    /// Resolvers for names below a suffix: `corp.example=10.0.0.53+10.0.0.54`; `=none` refuses such names
+    #[arg(long, value_delimiter = ',', value_name = "SUFFIX=UPSTREAM[+UPSTREAM]")]
+    pub dns_forward: Vec<String>,
+    /// PEM file of who may sign for resolvers over TLS [default: the system's]
+    #[arg(long, value_name = "FILE")]
+    pub dns_tls_roots: Option<PathBuf>,
+    /// Answers of resolvers that are kept; 0 keeps none [default: 10000]
+    #[arg(long, value_name = "N")]
+    pub dns_cache: Option<usize>,
+    /// How long after its time a kept answer may be given when no resolver answers (RFC 8767) [default: never]
+    #[arg(long, value_name = "DURATION")]
+    pub dns_stale: Option<String>,
+    /// `aware`: names of services leave out tasks that fail their checks or are out of reach, unless none would
+    /// remain; `ignore`: they hold every running task, as in DC/OS [default: aware]
+    #[arg(long, value_name = "aware|ignore")]
+    pub dns_health: Option<String>,
+    /// The cluster's crypto id: `<zone>.<id>.dcos.directory` is `<zone>.thisdcos.directory`
+    #[arg(long, value_name = "ID")]
+    pub dns_crypto_id: Option<String>,
+    /// Log one of so many DNS questions; 0 logs none [default: 0]
+    #[arg(long, value_name = "N")]
+    pub dns_log: Option<u64>,
+    /// Port of dcos-net's API about names, on 127.0.0.1 [default: 62080]
+    #[arg(long, value_name = "PORT")]
+    pub dns_api_port: Option<u16>,
     /// Refuse to start without the eBPF data plane, instead of running without VIPs
     #[arg(long)]
     pub require_dataplane: bool,
-    /// What to log: an env-filter such as debug or info,waggle_agent=debug [default:
-    /// info,hickory_server=warn]
+    /// What to log: an env-filter such as debug or info,waggle_agent=debug [default: info]
     #[arg(long, value_name = "FILTER")]
     pub log: Option<String>,
     /// Log as JSON lines

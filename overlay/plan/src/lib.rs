@@ -34,6 +34,7 @@ pub mod lower;
 mod plan;
 pub mod render;
 pub mod table;
+pub mod wire;
 pub mod zone;
 
 pub use eligibility::{Candidate, LocalFacts, Reason, Verdict};

@@ -122,6 +122,10 @@ pub const VIP_OUTCOME: &str = "waggle.vip.outcome";
 pub const PROGRAM: &str = "waggle.ebpf.program";
 /// A kernel map.
 pub const MAP: &str = "waggle.ebpf.map";
+/// Who answered a DNS question: `zone`, `cache`, `stale`, `upstream`, `nobody`.
+pub const DNS_SOURCE: &str = "waggle.dns.source";
+/// A DNS answer's code: `NOERROR`, `NXDOMAIN`, ...
+pub const DNS_RCODE: &str = "waggle.dns.rcode";
 /// `some` or `full`.
 pub const PRESSURE_KIND: &str = "waggle.pressure.kind";
 /// `cpu`, `memory`, `io`.
@@ -201,8 +205,14 @@ registry! {
 
     // DNS.
     DNS_LOOKUP_DURATION = Histogram "dns.lookup.duration" ["s"] {"dns.question.name", ERROR_TYPE} "Time to answer or forward a DNS question";
-    DNS_QUERIES = Counter "waggle.dns.queries" ["{query}"] {"waggle.dns.source", "waggle.dns.rcode", TRANSPORT} "Questions asked of this node's DNS server";
-    DNS_DROPPED = Counter "waggle.dns.dropped" ["{query}"] {DROP_REASON} "Questions that were not answered";
+    DNS_QUERIES = Counter "waggle.dns.queries" ["{query}"] {DNS_SOURCE, DNS_RCODE, TRANSPORT} "Questions that this node's DNS server answered, by who knew the answer";
+    DNS_DROPPED = Counter "waggle.dns.dropped" ["{query}"] {DROP_REASON} "Answers, connections and log lines that were lost";
+    DNS_FAULTS = Counter "waggle.dns.faults" ["{query}"] {ERROR_TYPE} "Messages that were no question that can be answered";
+    DNS_OUTCOMES = Counter "waggle.dns.outcomes" ["{query}"] {OUTCOME} "Questions with something unusual about their answer";
+    DNS_FORWARDS = Counter "waggle.dns.forwards" ["{query}"] {SERVER_ADDRESS, OUTCOME} "Questions sent to an upstream resolver, by what came of them";
+    DNS_CACHE_LOOKUPS = Counter "waggle.dns.cache.lookups" ["{query}"] {OUTCOME} "Questions about other names, by whether an answer was kept";
+    DNS_CACHE_EVICTIONS = Counter "waggle.dns.cache.evictions" ["{record}"] {} "Kept answers that were dropped before their time";
+    DNS_CACHE_ENTRIES = Gauge "waggle.dns.cache.entries" ["{record}"] {} "Answers that are kept now";
     DNS_RECORDS = Gauge "waggle.dns.zone.records" ["{record}"] {} "Records in this node's zone";
 
     // Scheduler.

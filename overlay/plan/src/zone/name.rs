@@ -100,6 +100,22 @@ impl DnsName {
         Some(Self([&to.0, rest].concat().into()))
     }
 
+    /// From bytes on the wire: labels from left to right, the root's 0, no pointers.
+    pub fn from_wire(bytes: &[u8]) -> Option<Self> {
+        let mut labels: Vec<&[u8]> = Vec::new();
+        let mut rest = bytes;
+        loop {
+            let (len, tail) = rest.split_first()?;
+            if *len == 0 {
+                break;
+            }
+            let (label, tail) = tail.split_at_checked(usize::from(*len))?;
+            labels.push(label);
+            rest = tail;
+        }
+        Self::from_labels(labels.into_iter()).ok()
+    }
+
     /// Bytes on the wire: labels from left to right, each with its length before it, and the root's 0.
     pub fn to_wire(&self) -> Vec<u8> {
         let labels: Vec<&[u8]> = self.labels_from_root().collect();
