@@ -246,6 +246,45 @@ async fn long_answers_are_truncated_over_udp_and_whole_over_tcp() {
 }
 
 #[tokio::test]
+async fn bursts_are_answered_whole() {
+    let (server, addr) = start_with_zone(9).await;
+    let names = ["web.marathon.mesos.", "nobody.mesos.", "leader.mesos."];
+    let mut askers = Vec::new();
+    for _ in 0..2 {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        socket.connect(addr).await.unwrap();
+        askers.push(socket);
+    }
+    // Answers of three lengths to two askers, many in one batch.
+    for id in 0..200u16 {
+        let mut asked = question(names[usize::from(id) % 3], RecordType::A);
+        asked.metadata.id = id;
+        let asker = &askers[usize::from(id) % 2];
+        asker.send(&asked.to_vec().unwrap()).await.unwrap();
+    }
+    for (i, asker) in askers.iter().enumerate() {
+        let mut ids = std::collections::BTreeSet::new();
+        let mut buf = [0; 2048];
+        while ids.len() < 100 {
+            let n = timeout(PATIENCE, asker.recv(&mut buf))
+                .await
+                .unwrap()
+                .unwrap();
+            let answer = Message::from_vec(&buf[..n]).unwrap();
+            let id = answer.metadata.id;
+            assert_eq!(usize::from(id) % 2, i);
+            let name = Name::from_ascii(names[usize::from(id) % 3]).unwrap();
+            assert_eq!(answer.queries[0].name(), &name);
+            let n_answers = [9, 0, 1][usize::from(id) % 3];
+            assert_eq!(answer.answers.len(), n_answers);
+            assert!(ids.insert(id), "{id} twice");
+        }
+    }
+    assert_eq!(server.counters().send_failures, 0);
+    server.shutdown().await;
+}
+
+#[tokio::test]
 async fn edns_is_answered_with_edns() {
     let (server, addr) = start_with_zone(1).await;
     let mut asked = question("web.marathon.mesos.", RecordType::A);

@@ -16,6 +16,9 @@ use super::{
 
 /// Answers that one thread keeps ready; all are dropped when there are more, and when the zone changes.
 const MAX_READY: usize = 8192;
+/// The same about names that are not there. Search domains ask for the same ones again and again, but there is no end of
+/// them: they have a place of their own, so that they drive nothing else out.
+const MAX_MISSING: usize = 2048;
 /// Classes: IN, and any.
 const CLASSES: [u16; 2] = [1, 255];
 
@@ -36,7 +39,8 @@ pub(super) struct Answerer {
     shared: Arc<Shared>,
     zone: Option<Arc<Zone>>,
     ready: HashMap<Box<[u8]>, Rendered>,
-    max_ready: usize,
+    missing: HashMap<Box<[u8]>, Rendered>,
+    keeps: bool,
     key: Vec<u8>,
 }
 
@@ -47,7 +51,8 @@ impl Answerer {
             shared,
             zone: None,
             ready: HashMap::new(),
-            max_ready: MAX_READY,
+            missing: HashMap::new(),
+            keeps: true,
             key: Vec::with_capacity(260),
         }
     }
@@ -55,7 +60,7 @@ impl Answerer {
     /// For a few questions: keeps nothing.
     pub(super) fn brief(shared: Arc<Shared>) -> Self {
         Self {
-            max_ready: 0,
+            keeps: false,
             ..Self::new(shared)
         }
     }
@@ -71,6 +76,7 @@ impl Answerer {
         if !same {
             self.zone.clone_from(&newest);
             self.ready.clear();
+            self.missing.clear();
         }
     }
 
@@ -124,7 +130,9 @@ impl Answerer {
         self.key.extend_from_slice(query.name_wire());
         self.key.make_ascii_lowercase();
         self.key.extend_from_slice(&query.rtype.0.to_be_bytes());
-        if has_class && let Some(ready) = self.ready.get(self.key.as_slice()) {
+        let key = self.key.as_slice();
+        let ready = self.ready.get(key).or_else(|| self.missing.get(key));
+        if has_class && let Some(ready) = ready {
             return done(ready.write(&query, limits, out), Source::Zone);
         }
         let error = |code: u16, from: Source, out: &mut Vec<u8>| {
@@ -159,12 +167,15 @@ impl Answerer {
         });
         let rendered = Rendered::new(&name, &answer);
         let written = rendered.write(&query, limits, out);
-        // There is no end of names that are not there.
-        if matches!(answer.outcome, Outcome::Found | Outcome::NoData) && self.max_ready > 0 {
-            if self.ready.len() >= self.max_ready {
-                self.ready.clear();
+        let (kept, most) = match answer.outcome {
+            Outcome::Found | Outcome::NoData => (&mut self.ready, MAX_READY),
+            _ => (&mut self.missing, MAX_MISSING),
+        };
+        if self.keeps {
+            if kept.len() >= most {
+                kept.clear();
             }
-            self.ready.insert(self.key.as_slice().into(), rendered);
+            kept.insert(self.key.as_slice().into(), rendered);
         }
         done(written, Source::Zone)
     }

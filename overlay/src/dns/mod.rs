@@ -7,6 +7,7 @@
 mod answer;
 mod counters;
 mod log;
+mod replies;
 mod slow;
 mod tcp;
 mod udp;
@@ -14,8 +15,10 @@ mod udp;
 use std::{
     io,
     net::SocketAddr,
-    os::unix::net::UnixStream,
-    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -133,8 +136,16 @@ impl Shared {
 
 /// A thread that answers, and what ends it.
 struct Thread {
-    stop: UnixStream,
+    stop: Arc<AtomicBool>,
+    socket: Arc<std::net::UdpSocket>,
     handle: std::thread::JoinHandle<()>,
+}
+
+impl Thread {
+    fn end(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+        udp::wake(&self.socket);
+    }
 }
 
 #[derive(Default)]
@@ -195,23 +206,28 @@ impl DnsServer {
     }
 
     fn answer_on(&mut self, udp: UdpSocket, tcp: TcpListener, idle: Duration) -> io::Result<()> {
-        let udp = udp.into_std()?;
-        udp::prepare(&udp);
-        let slow = Arc::new(UdpSocket::from_std(udp.try_clone()?)?);
-        let (stop, stopped) = UnixStream::pair()?;
+        let udp = Arc::new(udp.into_std()?);
+        udp::prepare(&udp)?;
+        let stop = Arc::new(AtomicBool::new(false));
         let (sender, jobs) = mpsc::channel(MAX_HANDED);
         let shared = Arc::clone(&self.shared);
+        let (socket, stopped) = (Arc::clone(&udp), Arc::clone(&stop));
         let handle = std::thread::Builder::new()
             .name("waggle-dns".to_owned())
             .stack_size(STACK)
-            .spawn(move || udp::serve(&shared, &udp, &stopped, &sender))?;
+            .spawn(move || udp::serve(&shared, &socket, &stopped, &sender))?;
         let running = self
             .running
             .get_mut()
             .unwrap_or_else(PoisonError::into_inner);
-        running.threads.push(Thread { stop, handle });
+        let socket = Arc::clone(&udp);
+        running.threads.push(Thread {
+            stop,
+            socket,
+            handle,
+        });
         let shared = Arc::clone(&self.shared);
-        running.tasks.spawn(udp::serve_slow(shared, slow, jobs));
+        running.tasks.spawn(udp::serve_slow(shared, udp, jobs));
         let shared = Arc::clone(&self.shared);
         running.tasks.spawn(tcp::serve(shared, tcp, idle));
         Ok(())
@@ -256,15 +272,28 @@ impl DnsServer {
         };
         tasks.shutdown().await;
         let ended = tokio::task::spawn_blocking(move || {
-            for Thread { stop, handle } in threads {
-                drop(stop);
-                if handle.join().is_err() {
+            for thread in &threads {
+                thread.end();
+            }
+            for thread in threads {
+                if thread.handle.join().is_err() {
                     tracing::warn!("a dns thread ended with a panic");
                 }
             }
         });
         // Only a runtime that shuts down cancels it.
         let _ = ended.await;
+    }
+}
+
+/// Dropped without [`DnsServer::shutdown`] it stops too, only nobody waits for it.
+impl Drop for DnsServer {
+    fn drop(&mut self) {
+        let running = self.running.get_mut();
+        let running = running.unwrap_or_else(PoisonError::into_inner);
+        for thread in &running.threads {
+            thread.end();
+        }
     }
 }
 

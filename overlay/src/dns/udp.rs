@@ -1,22 +1,23 @@
 //! UDP: one thread for each address, which takes and sends many datagrams with one call.
 //!
 //! What can be answered at once is answered on this thread; the rest goes to the runtime, and its answers are
-//! sent from there over the same socket. The thread sleeps in `poll` while there is nothing to do.
+//! sent from there over the same socket. The thread sleeps while there is nothing to do.
 
 use std::{
-    io::{IoSlice, IoSliceMut},
+    io::IoSliceMut,
     net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket},
-    os::fd::{AsFd as _, AsRawFd as _},
-    os::unix::net::UnixStream,
-    sync::Arc,
+    os::fd::AsRawFd as _,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use nix::{
     errno::Errno,
-    poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::socket::{
-        MsgFlags, MultiHeaders, SockaddrIn, SockaddrIn6, SockaddrLike, recvmmsg, sendmmsg,
+        MsgFlags, MultiHeaders, SockaddrIn, SockaddrIn6, SockaddrLike, recvmmsg, sendto,
         setsockopt, sockopt,
     },
 };
@@ -27,17 +28,27 @@ use super::{
     answer::{Answerer, Step},
     counters::add,
     log::Source,
+    replies::{Replies, SEND_PATIENCE},
     slow,
 };
 
 /// Datagrams that one call takes.
-const BATCH: usize = 64;
+pub(super) const BATCH: usize = 64;
 /// Longest question that is read. Names have 255 bytes; the rest is for EDNS options.
 const MAX_QUESTION: usize = 1232;
 /// Bytes that the kernel may hold for us while we are not scheduled, about two thousand questions.
 const RECEIVE_BUFFER: usize = 2 << 20;
-/// How long an answer waits for room in the socket's send buffer.
-const SEND_PATIENCE: Duration = Duration::from_millis(20);
+/// Average questions of a batch from which on the thread pauses instead of waiting to be woken.
+const BUSY: usize = 6;
+/// How long it pauses.
+const PAUSE: Duration = Duration::from_micros(20);
+/// How exactly (the kernel's default is 50 us).
+const TIMER_SLACK_NS: u64 = 5000;
+/// How often a thread that waits looks whether it is to stop.
+const LOOK_UP: Duration = Duration::from_secs(2);
+
+/// How often that is looked at.
+const SEND_TRIES: u32 = 4;
 
 /// A question for the runtime.
 pub(super) struct Job {
@@ -46,13 +57,19 @@ pub(super) struct Job {
 }
 
 /// An address as the kernel's calls take it.
-trait Peer: SockaddrLike + Copy {
+pub(super) trait Peer: SockaddrLike + Copy {
     fn addr(&self) -> SocketAddr;
+    /// Equal for equal addresses, and hardly for others.
+    fn key(&self) -> u64;
 }
 
 impl Peer for SockaddrIn {
     fn addr(&self) -> SocketAddr {
         SocketAddrV4::from(*self).into()
+    }
+
+    fn key(&self) -> u64 {
+        u64::from(u32::from(self.ip())) << 16 | u64::from(self.port())
     }
 }
 
@@ -60,20 +77,27 @@ impl Peer for SockaddrIn6 {
     fn addr(&self) -> SocketAddr {
         SocketAddrV6::from(*self).into()
     }
-}
 
-/// Makes room for bursts. As much as the kernel allows is enough.
-pub(super) fn prepare(socket: &UdpSocket) {
-    if setsockopt(socket, sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
-        let _ = setsockopt(socket, sockopt::RcvBuf, &RECEIVE_BUFFER);
+    fn key(&self) -> u64 {
+        let [.., a, b] = self.ip().segments();
+        u64::from(a) << 32 | u64::from(b) << 16 | u64::from(self.port())
     }
 }
 
-/// Answers until the other end of `stop` is gone.
+/// Makes room for bursts (as much as the kernel allows is enough) and lets the thread wait in the socket.
+pub(super) fn prepare(socket: &UdpSocket) -> std::io::Result<()> {
+    if setsockopt(socket, sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
+        let _ = setsockopt(socket, sockopt::RcvBuf, &RECEIVE_BUFFER);
+    }
+    socket.set_nonblocking(false)?;
+    socket.set_read_timeout(Some(LOOK_UP))
+}
+
+/// Answers until `stop` says so and something arrives (or [`LOOK_UP`] is over).
 pub(super) fn serve(
     shared: &Arc<Shared>,
     socket: &UdpSocket,
-    stop: &UnixStream,
+    stop: &AtomicBool,
     jobs: &mpsc::Sender<Job>,
 ) {
     let is_v4 = socket.local_addr().is_ok_and(|a| a.is_ipv4());
@@ -87,42 +111,64 @@ pub(super) fn serve(
     }
 }
 
+/// How to wait for the next batch. While many questions come at once, a short sleep costs less than being woken for each
+/// first one of them: the asker pays for waking too.
+#[derive(Default)]
+struct Pace {
+    /// Average size of the last batches, in sixteenths.
+    recent: usize,
+}
+
+impl Pace {
+    fn took(&mut self, n: usize) {
+        self.recent = (self.recent * 3 + n * 16) / 4;
+    }
+
+    /// There is nothing: whether to look again after [`PAUSE`].
+    fn pauses(&mut self) -> bool {
+        let busy = self.recent >= BUSY * 16;
+        if busy {
+            // Where nothing comes after some pauses, the next one blocks.
+            self.recent = self.recent * 3 / 4;
+        }
+        busy
+    }
+}
+
 fn run<P: Peer>(
     shared: &Arc<Shared>,
     socket: &UdpSocket,
-    stop: &UnixStream,
+    stop: &AtomicBool,
     jobs: &mpsc::Sender<Job>,
 ) -> nix::Result<()> {
     let fd = socket.as_raw_fd();
+    let _ = nix::sys::prctl::set_timerslack(TIMER_SLACK_NS);
     let mut answerer = Answerer::new(Arc::clone(shared));
     let mut buffers = vec![[0u8; MAX_QUESTION]; BATCH];
     let mut headers = MultiHeaders::<P>::preallocate(BATCH, None);
     let mut replies = Replies::<P>::new();
-    loop {
+    let mut peers: Vec<(Option<P>, usize, bool)> = Vec::with_capacity(BATCH);
+    let mut pace = Pace::default();
+    let mut flags = MsgFlags::MSG_WAITFORONE;
+    while !stop.load(Ordering::Relaxed) {
         let begun;
-        let n_received;
         {
             let mut slices: Vec<[IoSliceMut<'_>; 1]> =
                 buffers.iter_mut().map(|b| [IoSliceMut::new(b)]).collect();
-            match recvmmsg(
-                fd,
-                &mut headers,
-                slices.iter_mut(),
-                MsgFlags::MSG_DONTWAIT,
-                None,
-            ) {
+            match recvmmsg(fd, &mut headers, slices.iter_mut(), flags, None) {
                 Ok(received) => {
                     begun = Instant::now();
-                    replies.peers.clear();
+                    peers.clear();
                     for message in received {
                         let long = message.flags.contains(MsgFlags::MSG_TRUNC);
-                        replies.peers.push((message.address, message.bytes, long));
+                        peers.push((message.address, message.bytes, long));
                     }
-                    n_received = replies.peers.len();
                 }
                 Err(Errno::EAGAIN) => {
-                    if wait(socket, stop)? {
-                        return Ok(());
+                    if pace.pauses() {
+                        std::thread::sleep(PAUSE);
+                    } else {
+                        flags = MsgFlags::MSG_WAITFORONE;
                     }
                     continue;
                 }
@@ -133,15 +179,16 @@ fn run<P: Peer>(
                 Err(error) => return Err(error),
             }
         }
+        flags = MsgFlags::MSG_DONTWAIT;
+        pace.took(peers.len());
         answerer.refresh();
         replies.clear();
-        for (i, buffer) in buffers.iter().enumerate().take(n_received) {
-            let (Some(peer), len, long) = replies.peers[i] else {
+        for (i, buffer) in buffers.iter().enumerate().take(peers.len()) {
+            let (Some(peer), len, long) = peers[i] else {
                 continue;
             };
             let packet = &buffer[..len.min(MAX_QUESTION)];
             let from = peer.addr();
-            let at = replies.bytes.len();
             if long {
                 too_long(shared, packet, &mut replies.bytes);
             } else {
@@ -158,29 +205,22 @@ fn run<P: Peer>(
                     }
                 }
             }
-            if replies.bytes.len() > at {
-                replies.ends.push(replies.bytes.len());
-                replies.to.push(Some(peer));
-            }
+            replies.push(peer);
         }
-        let n = replies.to.len();
+        let n = replies.len();
         if n > 0 {
-            replies.send(fd, socket, shared);
+            replies.send(socket, shared);
             shared.counting.took(begun.elapsed(), n as u64);
         }
     }
+    Ok(())
 }
 
-/// Waits for datagrams; true when it is time to stop.
-fn wait(socket: &UdpSocket, stop: &UnixStream) -> nix::Result<bool> {
-    let mut fds = [
-        PollFd::new(socket.as_fd(), PollFlags::POLLIN),
-        PollFd::new(stop.as_fd(), PollFlags::POLLIN),
-    ];
-    match poll(&mut fds, PollTimeout::NONE) {
-        Ok(_) => Ok(fds[1].revents().is_some_and(|r| !r.is_empty())),
-        Err(Errno::EINTR) => Ok(false),
-        Err(error) => Err(error),
+/// Ends a thread that waits for datagrams.
+pub(super) fn wake(socket: &UdpSocket) {
+    if let Ok(own) = socket.local_addr() {
+        // No answer is made for it. Where it can't be sent, the thread looks up by itself.
+        let _ = socket.send_to(&[], own);
     }
 }
 
@@ -200,75 +240,10 @@ fn too_long(shared: &Shared, packet: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-/// Answers of one batch, one after the other in one buffer.
-struct Replies<P> {
-    peers: Vec<(Option<P>, usize, bool)>,
-    bytes: Vec<u8>,
-    ends: Vec<usize>,
-    to: Vec<Option<P>>,
-    headers: MultiHeaders<P>,
-}
-
-impl<P: Peer> Replies<P> {
-    fn new() -> Self {
-        Self {
-            peers: Vec::with_capacity(BATCH),
-            bytes: Vec::with_capacity(BATCH * 256),
-            ends: Vec::with_capacity(BATCH),
-            to: Vec::with_capacity(BATCH),
-            headers: MultiHeaders::preallocate(BATCH, None),
-        }
-    }
-
-    fn clear(&mut self) {
-        self.bytes.clear();
-        self.ends.clear();
-        self.to.clear();
-    }
-
-    fn send(&mut self, fd: i32, socket: &UdpSocket, shared: &Shared) {
-        let mut slices: Vec<[IoSlice<'_>; 1]> = Vec::with_capacity(self.to.len());
-        let mut from = 0;
-        for end in &self.ends {
-            slices.push([IoSlice::new(&self.bytes[from..*end])]);
-            from = *end;
-        }
-        let mut done = 0;
-        let mut waited = false;
-        while done < slices.len() {
-            let sent = sendmmsg(
-                fd,
-                &mut self.headers,
-                &slices[done..],
-                &self.to[done..],
-                [],
-                MsgFlags::MSG_DONTWAIT,
-            )
-            .map(Iterator::count);
-            match sent {
-                Ok(n) if n > 0 => done += n,
-                Err(Errno::EINTR) => {}
-                Err(Errno::EAGAIN) if !waited => {
-                    waited = true;
-                    let mut fds = [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)];
-                    let patience =
-                        PollTimeout::try_from(SEND_PATIENCE).unwrap_or(PollTimeout::ZERO);
-                    let _ = poll(&mut fds, patience);
-                }
-                // This one can't be sent; the others may.
-                _ => {
-                    add(&shared.counting.send_failures);
-                    done += 1;
-                }
-            }
-        }
-    }
-}
-
 /// Answers what the thread handed over, many at the same time.
 pub(super) async fn serve_slow(
     shared: Arc<Shared>,
-    socket: Arc<tokio::net::UdpSocket>,
+    socket: Arc<UdpSocket>,
     mut jobs: mpsc::Receiver<Job>,
 ) {
     // They end with this one, so that a socket is free when its server is gone.
@@ -291,8 +266,25 @@ pub(super) async fn serve_slow(
     }
 }
 
-async fn send(shared: &Shared, socket: &tokio::net::UdpSocket, bytes: &[u8], to: SocketAddr) {
-    if !bytes.is_empty() && socket.send_to(bytes, to).await.is_err() {
-        add(&shared.counting.send_failures);
+/// The socket is not the runtime's: each datagram that comes for the thread would wake the runtime as well.
+async fn send(shared: &Shared, socket: &UdpSocket, bytes: &[u8], to: SocketAddr) {
+    if bytes.is_empty() {
+        return;
     }
+    for _ in 0..SEND_TRIES {
+        let sent = match to {
+            SocketAddr::V4(to) => send_now(socket, bytes, &SockaddrIn::from(to)),
+            SocketAddr::V6(to) => send_now(socket, bytes, &SockaddrIn6::from(to)),
+        };
+        match sent {
+            Ok(_) => return,
+            Err(Errno::EAGAIN) => tokio::time::sleep(SEND_PATIENCE / SEND_TRIES).await,
+            Err(_) => break,
+        }
+    }
+    add(&shared.counting.send_failures);
+}
+
+fn send_now(socket: &UdpSocket, bytes: &[u8], to: &dyn SockaddrLike) -> nix::Result<usize> {
+    sendto(socket.as_raw_fd(), bytes, to, MsgFlags::MSG_DONTWAIT)
 }
