@@ -3,7 +3,11 @@
 //! Names have no dot at the end here. It is for programs on the node: it answers from what the node has, also
 //! while the master is away.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use axum::{
     Json, Router,
@@ -177,11 +181,14 @@ async fn vips(State(api): Shared) -> Json<Value> {
         let host = name.map_or_else(|| key.ip.to_string(), ToString::to_string);
         let backends: Vec<Value> = set
             .backends
-            .iter()
-            .map(|b| json!({"ip": b.ip().to_string(), "port": b.port()}))
+            .keys()
+            .map(|at| json!({"ip": at.ip().to_string(), "port": at.port()}))
             .collect();
         json!({
-            "vip": format!("{host}:{}", key.port),
+            "vip": match set.name {
+                Some(_) => format!("{host}:{}", key.port),
+                None => SocketAddr::new(key.ip, key.port).to_string(),
+            },
             "protocol": key.protocol.name(),
             "backend": backends,
         })

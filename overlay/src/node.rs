@@ -210,12 +210,6 @@ impl NodeNet {
         Some(zone::trace(&zone, &snapshot, &local, health, question))
     }
 
-    /// What is desired, as it was applied last; none before the first snapshot.
-    pub fn snapshot(&self) -> Option<NetSnapshot> {
-        let state = self.shared.lock();
-        state.desired.then(|| state.plan.snapshot().clone())
-    }
-
     /// Where DNS is answered (useful with port 0).
     pub fn dns_addrs(&self) -> Vec<SocketAddr> {
         self.shared

@@ -213,15 +213,15 @@ pub fn open_loop(
     }
     let lost = n - latencies.len();
     latencies.sort_by(f64::total_cmp);
-    let at = |q: f64| {
-        let place = (latencies.len() as f64 * q) as usize;
+    let at = |percent: usize| {
+        let place = latencies.len() * percent / 100;
         latencies
             .get(place.min(latencies.len().saturating_sub(1)))
             .copied()
     };
     Ok(Latency {
-        p50_ns: at(0.5).unwrap_or(f64::NAN),
-        p99_ns: at(0.99).unwrap_or(f64::NAN),
+        p50_ns: at(50).unwrap_or(f64::NAN),
+        p99_ns: at(99).unwrap_or(f64::NAN),
         lost,
     })
 }
