@@ -57,7 +57,7 @@ pub mod dns {
     pub use waggle_overlay::forward::{CacheConfig, ForwardConfig, Upstream};
     pub use waggle_overlay_plan::{
         DnsName,
-        zone::{HealthPolicy, Scope},
+        zone::{HealthPolicy, Scope, reverse_name},
     };
 }
 pub use waggle_ebpf::{Check, find_cgroup2_mount};

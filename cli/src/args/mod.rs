@@ -19,7 +19,7 @@ pub use app::{AppCommand, AppSub};
 pub use explain::{ExplainCommand, ExplainSub};
 pub use framework::{FrameworkCommand, FrameworkSub, OfferCommand, OfferSub};
 pub use maintenance::{MaintenanceCommand, MaintenanceSub};
-pub use net::{DnsCommand, DnsSub, RecordType, VipCommand, VipSub};
+pub use net::{DnsApi, DnsCommand, DnsSub, RecordType, VipCommand, VipSub};
 pub use node::{NodeCommand, NodeSub, OneNode};
 pub use reservation::{ReservationCommand, ReservationSub, Reserved, VolumeCommand, VolumeSub};
 pub use role::{QuotaCommand, QuotaSub, RoleCommand, RoleSub, WeightCommand, WeightSub};

@@ -1,7 +1,7 @@
 //! `waggle dns query`: one question to one resolver, over UDP and, if truncated, TCP.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     time::{Duration, Instant},
 };
 
@@ -18,9 +18,9 @@ use tokio::{
     time::timeout,
 };
 
-use super::{print, print_json};
+use super::super::{print, print_json};
 use crate::{
-    args::{DnsSub, RecordType},
+    args::RecordType,
     config,
     error::{CliError, usage},
 };
@@ -28,16 +28,15 @@ use crate::{
 /// How long to wait for each answer.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Runs `waggle dns ...`.
-pub async fn run(command: DnsSub) -> Result<(), CliError> {
-    let DnsSub::Query {
-        name,
-        record_type,
-        server,
-        json,
-    } = command;
-    let server = config::address("server", &server, 53)?;
-    let question = Name::from_utf8(&name).map_err(|e| usage(format!("name: {name:?}: {e}")))?;
+/// Asks, and prints what was said.
+pub async fn run(
+    name: &str,
+    record_type: RecordType,
+    server: &str,
+    json: bool,
+) -> Result<(), CliError> {
+    let server = config::address("server", server, 53)?;
+    let question = Name::from_utf8(name).map_err(|e| usage(format!("name: {name:?}: {e}")))?;
     let mut query = Query::query(question, wire_type(record_type));
     query.name.set_fqdn(true);
     let started = Instant::now();
@@ -72,7 +71,11 @@ fn query_id() -> u16 {
 }
 
 async fn over_udp(server: SocketAddr, request: &[u8]) -> anyhow::Result<Message> {
-    let socket = UdpSocket::bind((IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0)).await?;
+    let any = match server {
+        SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    };
+    let socket = UdpSocket::bind((any, 0)).await?;
     socket
         .connect(server)
         .await
