@@ -99,7 +99,8 @@ struct Alias {
 
 #[derive(Debug, Deserialize)]
 struct Task {
-    task_id: String,
+    #[serde(rename = "task_id")]
+    id: String,
     listed: bool,
     why: String,
 }
@@ -148,7 +149,7 @@ fn text(t: &Trace) -> String {
         ("address", _) => out.push_str("  an address of the cluster, answered here\n"),
         _ => match &t.forward {
             None => {
-                out.push_str("  in no zone of the cluster, and there is nobody to ask: refused\n")
+                out.push_str("  in no zone of the cluster, and there is nobody to ask: refused\n");
             }
             Some(f) => {
                 out.push_str(&format!(
@@ -178,7 +179,7 @@ fn text(t: &Trace) -> String {
         let mut table = Table::new(&["task", "listed", "why"]);
         for task in &t.tasks {
             let listed = if task.listed { "yes" } else { "no" };
-            table.row([task.task_id.clone(), listed.to_owned(), task.why.clone()]);
+            table.row([task.id.clone(), listed.to_owned(), task.why.clone()]);
         }
         out.push_str(&table.render());
     }
