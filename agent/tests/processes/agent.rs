@@ -26,6 +26,7 @@ use crate::{
 pub struct Agent {
     job: JoinHandle<()>,
     http: SocketAddr,
+    names: SocketAddr,
 }
 
 impl Agent {
@@ -47,9 +48,10 @@ impl Agent {
         let listeners = AgentListeners {
             http: bind().await,
             metrics: bind().await,
-            dns: None,
+            dns: Some(bind().await),
         };
         let http = listeners.http.local_addr().unwrap();
+        let names = listeners.dns.as_ref().unwrap().local_addr().unwrap();
         let mut config = AgentConfig {
             cgroup_root: cgroups.map(|c| c.path.clone()),
             dataplane: DataPlanePolicy::Off,
@@ -69,7 +71,7 @@ impl Agent {
             CancellationToken::new(),
         );
         let job = tokio::spawn(async move { run.await.unwrap() });
-        Self { job, http }
+        Self { job, http, names }
     }
 
     /// As kill -9: nothing of it gets to say goodbye.
@@ -79,8 +81,17 @@ impl Agent {
     }
 
     pub async fn get(&self, path: &str) -> (u16, String) {
+        Self::get_of(self.http, path).await
+    }
+
+    /// Of the API about names.
+    pub async fn get_names(&self, path: &str) -> (u16, String) {
+        Self::get_of(self.names, path).await
+    }
+
+    async fn get_of(addr: SocketAddr, path: &str) -> (u16, String) {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
-        let mut stream = tokio::net::TcpStream::connect(self.http).await.unwrap();
+        let mut stream = tokio::net::TcpStream::connect(addr).await.unwrap();
         let request = format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();

@@ -90,6 +90,7 @@ const TESTS: &[Test] = &[
         "agent_answers_from_the_last_desired_state",
         names::answers_from_the_last_desired_state,
     ),
+    ("agent_tells_programs_about_names", names::tells_programs),
 ];
 
 fn main() -> ExitCode {
