@@ -1,7 +1,7 @@
-//! Embeds the kernel programs' object file, or an empty stub where it was not built.
+//! Embeds the kernel programs' object files, or empty stubs where they were not built.
 //!
-//! The object is looked for at `$WAGGLE_EBPF_OBJECT`, else at `<target>/bpf/waggle-ebpf.o`, where
-//! `cargo xtask build-ebpf` puts it. Cargo runs this again whenever the object (or, while it does not
+//! The first object is looked for at `$WAGGLE_EBPF_OBJECT`, else at `<target>/bpf/waggle-ebpf.o`, where
+//! `cargo xtask build-ebpf` puts it; the others are beside it. Cargo runs this again whenever an object (or, while it does not
 //! exist, the directory in which it would appear) changes, so that no clean build is needed after
 //! the first `build-ebpf`.
 
@@ -31,8 +31,22 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         None => Vec::new(),
     };
     fs::write(out_dir.join("waggle-ebpf.o"), bytes)?;
+    for name in OTHERS {
+        let beside = source.as_ref().map(|path| path.with_file_name(name));
+        let bytes = match beside.filter(|path| path.is_file()) {
+            Some(path) => {
+                println!("cargo::rerun-if-changed={}", path.display());
+                fs::read(path)?
+            }
+            None => Vec::new(),
+        };
+        fs::write(out_dir.join(name), bytes)?;
+    }
     Ok(())
 }
+
+/// Objects that only some nodes load.
+const OTHERS: [&str; 1] = ["waggle-edge.o"];
 
 /// Finds `<target>/bpf/waggle-ebpf.o` and tells cargo what to watch.
 fn default_object(out_dir: &Path) -> Option<PathBuf> {

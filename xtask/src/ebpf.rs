@@ -14,8 +14,8 @@ use anyhow::{Context as _, bail, ensure};
 
 const TARGET: &str = "bpfel-unknown-none";
 const PACKAGE: &str = "waggle-ebpf-programs";
-/// The `[[bin]]` of the package.
-const BINARY: &str = "waggle-ebpf";
+/// The `[[bin]]`s of the package: the programs of every node (first), then those that only some load.
+const BINARIES: [&str; 3] = ["waggle-ebpf", "waggle-edge", "waggle-edge-bench"];
 /// Overrides the compiler that is looked for.
 const COMPILER_ENV: &str = "WAGGLE_BPF_RUSTC";
 /// The workspace's rust-version: cargo refuses older compilers.
@@ -83,7 +83,7 @@ pub fn toolchain() -> Result<Toolchain, Vec<Missing>> {
     }
 }
 
-/// Builds the programs if needed; returns the object's path.
+/// Builds the programs if needed; returns the path of the first object.
 pub fn build(options: Options) -> anyhow::Result<PathBuf> {
     let metadata = cargo_metadata::MetadataCommand::new()
         .no_deps()
@@ -92,37 +92,47 @@ pub fn build(options: Options) -> anyhow::Result<PathBuf> {
     let root = metadata.workspace_root.into_std_path_buf();
     let target = metadata.target_directory.into_std_path_buf();
     let directory = target.join("bpf");
-    let object = directory.join("waggle-ebpf.o");
+    let object = |binary: &str| directory.join(format!("{binary}.o"));
+    let first = object(BINARIES[0]);
     // Beside the directory, which the loader's build script watches.
     let work = target.join("bpf-build");
     let stamp = work.join("stamp");
 
     let toolchain = toolchain().map_err(|missing| anyhow::anyhow!(explain(&missing)))?;
     let key = cache_key(&root, &toolchain)?;
-    let cached = object.is_file() && fs::read_to_string(&stamp).is_ok_and(|old| old == key);
+    let complete = BINARIES.iter().all(|binary| object(binary).is_file());
+    let cached = complete && fs::read_to_string(&stamp).is_ok_and(|old| old == key);
     if cached && !options.force {
-        return Ok(object);
+        return Ok(first);
     }
 
     fs::create_dir_all(&work).with_context(|| format!("create {}", work.display()))?;
     compile(&root, &work, &toolchain)?;
-    let built = work.join(TARGET).join("release").join(BINARY);
-    let bytes = fs::read(&built).with_context(|| format!("read {}", built.display()))?;
+    for binary in BINARIES {
+        let built = work.join(TARGET).join("release").join(binary);
+        publish(&built, &object(binary), &work)?;
+    }
+    fs::write(&stamp, key).with_context(|| format!("write {}", stamp.display()))?;
+    Ok(first)
+}
+
+/// Puts a built object where it is embedded from, if its bytes changed.
+fn publish(built: &Path, object: &Path, work: &Path) -> anyhow::Result<()> {
+    let bytes = fs::read(built).with_context(|| format!("read {}", built.display()))?;
     ensure!(
         bytes.starts_with(b"\x7fELF"),
         "{} is not an object file",
         built.display()
     );
-    if fs::read(&object).ok().as_deref() != Some(&bytes) {
-        fs::create_dir_all(&directory)
-            .with_context(|| format!("create {}", directory.display()))?;
-        // Whole or not at all: a build may be reading it. The partial file stays out of the watched directory.
-        let partial = work.join("waggle-ebpf.o.partial");
-        fs::write(&partial, &bytes).with_context(|| format!("write {}", partial.display()))?;
-        fs::rename(&partial, &object).with_context(|| format!("write {}", object.display()))?;
+    if fs::read(object).ok().as_deref() == Some(&bytes) {
+        return Ok(());
     }
-    fs::write(&stamp, key).with_context(|| format!("write {}", stamp.display()))?;
-    Ok(object)
+    let directory = object.parent().context("no directory")?;
+    fs::create_dir_all(directory).with_context(|| format!("create {}", directory.display()))?;
+    // Whole or not at all: a build may be reading it. The partial file stays out of the watched directory.
+    let partial = work.join("object.partial");
+    fs::write(&partial, &bytes).with_context(|| format!("write {}", partial.display()))?;
+    fs::rename(&partial, object).with_context(|| format!("write {}", object.display()))
 }
 
 fn explain(missing: &[Missing]) -> String {

@@ -11,10 +11,11 @@
 //!   version are not reused.
 //!
 //! # What it never does
-//! No logic beyond constructors.
+//! No logic beyond constructors, and in [`edge`] the arithmetic that both sides must do alike.
 #![no_std]
 
 mod addr;
+pub mod edge;
 mod vip;
 
 pub use addr::{Addr, MAPPED, addr_of, ip_of};

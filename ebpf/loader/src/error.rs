@@ -139,6 +139,16 @@ pub enum LoadError {
         #[source]
         source: Box<aya::BtfError>,
     },
+    /// A place outside of one of the edge's tables.
+    #[error("{table} end at {capacity}, not at {end}")]
+    OutOfTable {
+        /// The table.
+        table: &'static str,
+        /// One past the last place.
+        end: u64,
+        /// How many there are.
+        capacity: u32,
+    },
 }
 
 impl LoadError {

@@ -26,6 +26,7 @@ mod attach;
 mod cgroup;
 mod counters;
 mod doctor;
+pub mod edge;
 mod error;
 mod loader;
 mod lock;

@@ -15,6 +15,17 @@ pub(crate) fn object() -> Result<&'static [u8], LoadError> {
     Ok(OBJECT)
 }
 
+/// The edge's programs, in an object of their own.
+static EDGE: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/waggle-edge.o"));
+
+/// The edge's object, or the typed answer that there is none.
+pub(crate) fn edge() -> Result<&'static [u8], LoadError> {
+    if EDGE.is_empty() {
+        return Err(LoadError::BuiltWithoutEbpf);
+    }
+    Ok(EDGE)
+}
+
 /// Whether this binary carries the kernel programs.
 pub fn is_built_with_ebpf() -> bool {
     !OBJECT.is_empty()

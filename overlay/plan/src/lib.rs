@@ -31,6 +31,7 @@ pub mod eligibility;
 mod index;
 pub mod ipam;
 pub mod lower;
+pub mod maglev;
 mod plan;
 pub mod render;
 pub mod table;

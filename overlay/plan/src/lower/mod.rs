@@ -9,7 +9,7 @@
 
 mod cells;
 mod ramp;
-mod slots;
+pub(crate) mod slots;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

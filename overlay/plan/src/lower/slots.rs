@@ -9,7 +9,7 @@ use waggle_types::UnixMillis;
 
 /// Free ranges, disjoint and never adjacent, and ranges that become free later.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Slots {
+pub(crate) struct Slots {
     /// Start to end (exclusive).
     free: BTreeMap<u32, u32>,
     n_free: u32,
@@ -20,7 +20,7 @@ pub(super) struct Slots {
 }
 
 impl Slots {
-    pub(super) fn new(max: u32) -> Self {
+    pub(crate) fn new(max: u32) -> Self {
         let mut this = Self {
             free: BTreeMap::new(),
             n_free: 0,
@@ -32,21 +32,21 @@ impl Slots {
         this
     }
 
-    pub(super) fn n_free(&self) -> u32 {
+    pub(crate) fn n_free(&self) -> u32 {
         self.n_free
     }
 
-    pub(super) fn n_resting(&self) -> u32 {
+    pub(crate) fn n_resting(&self) -> u32 {
         self.n_resting
     }
 
     /// Ranges in quarantine and when they leave it, in order of time.
-    pub(super) fn resting(&self) -> impl Iterator<Item = &(UnixMillis, Range<u32>)> {
+    pub(crate) fn resting(&self) -> impl Iterator<Item = &(UnixMillis, Range<u32>)> {
         self.resting.iter()
     }
 
     /// First range of `n` slots that is free; `Some(0)` for none of them.
-    pub(super) fn take(&mut self, n: u32) -> Option<u32> {
+    pub(crate) fn take(&mut self, n: u32) -> Option<u32> {
         if n == 0 {
             return Some(0);
         }
@@ -64,7 +64,7 @@ impl Slots {
     }
 
     /// Takes what is free of `base..base + n` (an adopted entry's slots), and says whether that was all of it.
-    pub(super) fn claim(&mut self, base: u32, n: u32) -> (Vec<Range<u32>>, bool) {
+    pub(crate) fn claim(&mut self, base: u32, n: u32) -> (Vec<Range<u32>>, bool) {
         let wanted = base.min(self.max)..base.saturating_add(n).min(self.max);
         if n == 0 {
             return (Vec::new(), true);
@@ -94,7 +94,7 @@ impl Slots {
     }
 
     /// Keeps a range out of use until a time.
-    pub(super) fn rest(&mut self, range: Range<u32>, until: UnixMillis) {
+    pub(crate) fn rest(&mut self, range: Range<u32>, until: UnixMillis) {
         if range.is_empty() {
             return;
         }
@@ -103,7 +103,7 @@ impl Slots {
     }
 
     /// Ends the rest of what has rested long enough. A clock that jumps back only makes it longer.
-    pub(super) fn release(&mut self, now: UnixMillis) {
+    pub(crate) fn release(&mut self, now: UnixMillis) {
         while self.resting.front().is_some_and(|(until, _)| *until <= now) {
             if let Some((_, range)) = self.resting.pop_front() {
                 self.n_resting -= range.end - range.start;

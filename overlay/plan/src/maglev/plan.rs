@@ -1,0 +1,565 @@
+//! Places in the edge's tables, and the writes that bring a change there.
+//!
+//! Order within a change: backends, slots, record, VIP; what is left behind rests before it is used again.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{Ipv4Addr, SocketAddrV4},
+};
+
+use waggle_ebpf_common::edge::{self as abi, backend_flag, flag, slot};
+use waggle_types::{UnixMillis, VipKey};
+
+use super::{
+    ring::{Ring, RingConfig},
+    table::{Member, mix, ring_size, table},
+    write::{EdgeBackend, EdgeError, EdgePlanConfig, EdgeService, EdgeWrite, Memory, Planned},
+};
+use crate::lower::slots::Slots;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Vip {
+    service: EdgeService,
+    record: u32,
+    value: abi::Record,
+    ring: Ring,
+    /// Slots that belong to it.
+    size: u32,
+    /// Slots that a change could not mark yet.
+    deferred: usize,
+    /// Places for backends.
+    places: u32,
+    owners: BTreeMap<SocketAddrV4, u16>,
+    /// Last generation of each place.
+    generations: BTreeMap<u16, u16>,
+    /// Places of backends that left, and until when they rest.
+    resting: BTreeMap<u16, UnixMillis>,
+}
+
+/// What the edge's tables hold, as written by us.
+#[derive(Debug, Clone)]
+pub struct EdgePlan {
+    config: EdgePlanConfig,
+    vips: BTreeMap<VipKey, Vip>,
+    records: Slots,
+    ids: Slots,
+    rings: Slots,
+    backends: Slots,
+}
+
+impl EdgePlan {
+    /// Of empty tables.
+    pub fn new(config: EdgePlanConfig) -> Self {
+        Self {
+            vips: BTreeMap::new(),
+            records: Slots::new(config.records),
+            ids: Slots::new(config.records),
+            rings: Slots::new(config.slots),
+            backends: Slots::new(config.backends),
+            config,
+        }
+    }
+
+    /// Plans the way from what is there to `services`. VIPs that are not named are withdrawn first.
+    pub fn apply(&mut self, services: &BTreeMap<VipKey, EdgeService>, now: UnixMillis) -> Planned {
+        for pool in [
+            &mut self.records,
+            &mut self.ids,
+            &mut self.rings,
+            &mut self.backends,
+        ] {
+            pool.release(now);
+        }
+        let mut out = Planned::default();
+        let left: Vec<VipKey> = self
+            .vips
+            .keys()
+            .filter(|key| !services.contains_key(key))
+            .copied()
+            .collect();
+        for key in left {
+            self.remove(&key, now, &mut out);
+        }
+        for (key, service) in services {
+            let done = match self.vips.remove(key) {
+                None => self
+                    .add(*key, service, &mut out)
+                    .map(|vip| (vip, Ok::<_, EdgeError>(()))),
+                Some(mut vip) => {
+                    let done = self.change(*key, &mut vip, service, now, &mut out);
+                    Ok((vip, done))
+                }
+            };
+            match done {
+                Ok((vip, done)) => {
+                    self.vips.insert(*key, vip);
+                    out.failures.extend(done.err());
+                }
+                Err(error) => out.failures.push(error),
+            }
+        }
+        out
+    }
+
+    /// Closes the windows that have passed, and cleans slots. `remembered` says, for a VIP, the owners of live flows
+    /// by slot.
+    pub fn settle(
+        &mut self,
+        remembered: impl Fn(&VipKey) -> BTreeMap<u32, BTreeSet<u16>>,
+        now: UnixMillis,
+    ) -> Vec<EdgeWrite> {
+        let mut writes = Vec::new();
+        for (key, vip) in &mut self.vips {
+            if vip.ring.is_settled() {
+                continue;
+            }
+            let mut slots = vip.ring.close(self.config.ring, now);
+            slots.extend(vip.ring.clean(&remembered(key)));
+            if !slots.is_empty() {
+                writes.push(EdgeWrite::SetSlots {
+                    base: vip.value.ring_base,
+                    slots,
+                });
+            }
+        }
+        writes
+    }
+
+    /// A VIP's ring, and the record that leads to it.
+    pub fn vip(&self, key: &VipKey) -> Option<(&Ring, &abi::Record)> {
+        self.vips.get(key).map(|vip| (&vip.ring, &vip.value))
+    }
+
+    /// The owner that a backend of a VIP is in its ring.
+    pub fn owner(&self, key: &VipKey, backend: &SocketAddrV4) -> Option<u16> {
+        self.vips.get(key)?.owners.get(backend).copied()
+    }
+
+    /// What the tables in use take.
+    pub fn memory(&self) -> Memory {
+        let used =
+            |max: u32, pool: &Slots, each: usize| u64::from(max - pool.n_free()) * each as u64;
+        Memory {
+            buckets: u64::from(abi::BUCKETS) * size_of::<abi::Bucket>() as u64,
+            records: used(self.config.records, &self.records, size_of::<abi::Record>()),
+            rings: used(self.config.slots, &self.rings, 4),
+            backends: used(
+                self.config.backends,
+                &self.backends,
+                size_of::<abi::Backend>(),
+            ),
+        }
+    }
+
+    fn add(
+        &mut self,
+        key: VipKey,
+        service: &EdgeService,
+        out: &mut Planned,
+    ) -> Result<Vip, EdgeError> {
+        let n = service.backends.len();
+        check(key, n)?;
+        let places = places(n);
+        let size = ring_size(n);
+        let vip_id = take(&mut self.ids, 1, key, "numbers")?;
+        let mut undo = Undo::default();
+        let taken = (|| {
+            undo.record = Some(take(&mut self.records, 1, key, "records")?);
+            undo.ring = Some(take(&mut self.rings, size, key, "slots")?);
+            undo.backends = Some(take(&mut self.backends, places, key, "backends")?);
+            Ok(())
+        })();
+        let (Some(record), Some(ring_base), Some(backend_base), Ok(())) =
+            (undo.record, undo.ring, undo.backends, &taken)
+        else {
+            // At once: nothing was written.
+            self.ids.rest(vip_id..vip_id + 1, UnixMillis(0));
+            if let Some(at) = undo.record {
+                self.records.rest(at..at + 1, UnixMillis(0));
+            }
+            if let Some(at) = undo.ring {
+                self.rings.rest(at..at + size, UnixMillis(0));
+            }
+            return Err(match taken {
+                Err(error) => error,
+                Ok(()) => EdgeError::TooManyBackends {
+                    key,
+                    n,
+                    max: slot::MAX_OWNERS,
+                },
+            });
+        };
+        let mut vip = Vip {
+            service: service.clone(),
+            record,
+            value: abi::Record {
+                key: kernel_key(&key),
+                ring_base,
+                ring_size: 0,
+                backend_base,
+                vip_id,
+                seed: self.config.seed,
+                ..abi::Record::default()
+            },
+            ring: Ring::new(&[]),
+            size,
+            deferred: 0,
+            places,
+            owners: BTreeMap::new(),
+            generations: BTreeMap::new(),
+            resting: BTreeMap::new(),
+        };
+        for (owner, addr) in (0..).zip(service.backends.keys()) {
+            vip.owners.insert(*addr, owner);
+            vip.generations.insert(owner, 1);
+        }
+        out.writes.push(EdgeWrite::SetBackends {
+            base: backend_base,
+            backends: self.kernel_backends(key, &vip, service),
+        });
+        let table = table(&members(&vip.owners, service), size);
+        vip.ring = Ring::new(&table);
+        out.writes.push(all_slots(ring_base, vip.ring.slots()));
+        vip.value.ring_size = if table.is_empty() { 0 } else { size };
+        describe(&mut vip.value, service);
+        ranges(vip_id, &EdgeService::default(), service, &mut out.writes);
+        publish(record, &vip.value, &mut out.writes);
+        Ok(vip)
+    }
+
+    fn change(
+        &mut self,
+        key: VipKey,
+        vip: &mut Vip,
+        service: &EdgeService,
+        now: UnixMillis,
+        out: &mut Planned,
+    ) -> Result<(), EdgeError> {
+        if vip.service == *service && vip.deferred == 0 {
+            return Ok(());
+        }
+        check(key, service.backends.len())?;
+        vip.resting.retain(|_, until| *until > now);
+        // Everything that may be refused comes before the first write.
+        let record = take(&mut self.records, 1, key, "records")?;
+        let mut value = vip.value;
+        if let Err(error) = self.make_room(key, vip, service, &mut value, now, out) {
+            self.records.rest(record..record + 1, UnixMillis(0));
+            return Err(error);
+        }
+        let gone = self.change_backends(key, vip, service, value.backend_base, out);
+        Self::change_slots(vip, service, &gone, &mut value, self.config.ring, now, out);
+        describe(&mut value, service);
+        ranges(value.vip_id, &vip.service, service, &mut out.writes);
+        if value == vip.value {
+            self.records.rest(record..record + 1, UnixMillis(0));
+        } else {
+            publish(record, &value, &mut out.writes);
+            self.records
+                .rest(vip.record..vip.record + 1, now + self.config.quarantine);
+            vip.record = record;
+            vip.value = value;
+        }
+        for owner in gone {
+            out.writes.push(EdgeWrite::Retire {
+                at: value.backend_base + u32::from(owner),
+            });
+            vip.resting.insert(owner, now + self.config.quarantine);
+        }
+        vip.service = service.clone();
+        Ok(())
+    }
+
+    /// Places for backends that are new, next hops of those that stay; returns the owners that are gone.
+    fn change_backends(
+        &self,
+        key: VipKey,
+        vip: &mut Vip,
+        service: &EdgeService,
+        base: u32,
+        out: &mut Planned,
+    ) -> BTreeSet<u16> {
+        let gone: BTreeSet<u16> = vip
+            .owners
+            .iter()
+            .filter(|(addr, _)| !service.backends.contains_key(addr))
+            .map(|(_, owner)| *owner)
+            .collect();
+        vip.owners.retain(|_, owner| !gone.contains(owner));
+        let named = vip.ring.owners();
+        let mut free: Vec<u16> = (0..u16::try_from(vip.places).unwrap_or(u16::MAX))
+            .rev()
+            .filter(|at| {
+                !vip.resting.contains_key(at)
+                    && !named.contains(at)
+                    && !gone.contains(at)
+                    && !vip.owners.values().any(|owner| owner == at)
+            })
+            .collect();
+        for (addr, backend) in &service.backends {
+            if let Some(owner) = vip.owners.get(addr) {
+                let was = vip.service.backends.get(addr).and_then(|was| was.next_hop);
+                if let (Some(was), Some(mac)) = (was, backend.next_hop)
+                    && was != mac
+                    && base == vip.value.backend_base
+                {
+                    let at = base + u32::from(*owner);
+                    out.writes.push(EdgeWrite::SetNextHop { at, mac });
+                }
+                continue;
+            }
+            // `make_room` has seen to it that there is one.
+            let Some(owner) = free.pop() else { continue };
+            let generation = vip.generations.entry(owner).or_insert(0);
+            *generation = generation.checked_add(1).unwrap_or(1);
+            vip.owners.insert(*addr, owner);
+            out.writes.push(EdgeWrite::SetBackends {
+                base: base + u32::from(owner),
+                backends: vec![self.kernel_backend(key, addr, backend, *generation)],
+            });
+        }
+        gone
+    }
+
+    fn change_slots(
+        vip: &mut Vip,
+        service: &EdgeService,
+        gone: &BTreeSet<u16>,
+        value: &mut abi::Record,
+        config: RingConfig,
+        now: UnixMillis,
+        out: &mut Planned,
+    ) {
+        let table = table(&members(&vip.owners, service), vip.size);
+        vip.deferred = 0;
+        if table.is_empty() {
+            value.ring_size = 0;
+        } else if vip.value.ring_size == 0 {
+            // Nobody was served: a beginning.
+            vip.ring = Ring::new(&table);
+            out.writes
+                .push(all_slots(value.ring_base, vip.ring.slots()));
+            value.ring_size = vip.size;
+        } else {
+            let done = vip.ring.retarget(&table, gone, config, now);
+            vip.deferred = done.deferred;
+            out.deferred += done.deferred;
+            if !done.changed.is_empty() {
+                out.writes.push(EdgeWrite::SetSlots {
+                    base: value.ring_base,
+                    slots: done.changed,
+                });
+            }
+        }
+    }
+
+    /// A fresh range of places, when there may be too few for those who are new, or when the way to one that stays has
+    /// changed in more than its next hop.
+    fn make_room(
+        &mut self,
+        key: VipKey,
+        vip: &mut Vip,
+        service: &EdgeService,
+        value: &mut abi::Record,
+        now: UnixMillis,
+        out: &mut Planned,
+    ) -> Result<(), EdgeError> {
+        let new = service
+            .backends
+            .keys()
+            .filter(|addr| !vip.owners.contains_key(addr))
+            .count();
+        let used: BTreeSet<u16> = vip
+            .ring
+            .owners()
+            .into_iter()
+            .chain(vip.owners.values().copied())
+            .chain(vip.resting.keys().copied())
+            .collect();
+        let wanted = used.len() + new;
+        let way = |b: &EdgeBackend| (b.node, b.is_local, b.next_hop.is_some());
+        let moved = vip.service.backends.iter().any(|(addr, was)| {
+            let is = service.backends.get(addr);
+            is.is_some_and(|is| way(is) != way(was))
+        });
+        if wanted <= vip.places as usize && !moved {
+            return Ok(());
+        }
+        check(key, wanted)?;
+        let more = places(wanted);
+        let base = take(&mut self.backends, more, key, "backends")?;
+        let old = value.backend_base..value.backend_base + vip.places;
+        value.backend_base = base;
+        vip.places = more;
+        out.writes.push(EdgeWrite::SetBackends {
+            base,
+            backends: self.kernel_backends(key, vip, service),
+        });
+        self.backends.rest(old, now + self.config.quarantine);
+        Ok(())
+    }
+
+    fn remove(&mut self, key: &VipKey, now: UnixMillis, out: &mut Planned) {
+        let Some(vip) = self.vips.remove(key) else {
+            return;
+        };
+        let until = now + self.config.quarantine;
+        out.writes.push(EdgeWrite::Withdraw { key: vip.value.key });
+        ranges(
+            vip.value.vip_id,
+            &vip.service,
+            &EdgeService::default(),
+            &mut out.writes,
+        );
+        self.records.rest(vip.record..vip.record + 1, until);
+        self.ids.rest(vip.value.vip_id..vip.value.vip_id + 1, until);
+        self.rings
+            .rest(vip.value.ring_base..vip.value.ring_base + vip.size, until);
+        let base = vip.value.backend_base;
+        self.backends.rest(base..base + vip.places, until);
+    }
+
+    /// All places of a VIP, free ones empty.
+    fn kernel_backends(&self, key: VipKey, vip: &Vip, service: &EdgeService) -> Vec<abi::Backend> {
+        let mut out = vec![abi::Backend::NONE; vip.places as usize];
+        for (addr, owner) in &vip.owners {
+            let generation = vip.generations.get(owner).copied().unwrap_or(1);
+            if let (Some(place), Some(backend)) = (
+                out.get_mut(usize::from(*owner)),
+                service
+                    .backends
+                    .get(addr)
+                    .or(vip.service.backends.get(addr)),
+            ) {
+                *place = self.kernel_backend(key, addr, backend, generation);
+            }
+        }
+        out
+    }
+
+    fn kernel_backend(
+        &self,
+        key: VipKey,
+        addr: &SocketAddrV4,
+        backend: &EdgeBackend,
+        generation: u16,
+    ) -> abi::Backend {
+        let flags = match (backend.is_local, backend.next_hop) {
+            (true, _) => backend_flag::LOCAL,
+            (false, None) => backend_flag::BACK,
+            (false, Some(_)) => 0,
+        };
+        abi::Backend::new(&abi::BackendPath {
+            next_hop: backend.next_hop.unwrap_or_default(),
+            own_mac: self.config.own_mac,
+            edge: self.config.edge.octets(),
+            node: backend.node.octets(),
+            port: addr.port(),
+            vip_port: key.port,
+            mtu: self.config.mtu,
+            flags,
+            generation,
+        })
+    }
+}
+
+#[derive(Default)]
+struct Undo {
+    record: Option<u32>,
+    ring: Option<u32>,
+    backends: Option<u32>,
+}
+
+fn check(key: VipKey, n: usize) -> Result<(), EdgeError> {
+    let max = slot::MAX_OWNERS / 2;
+    if u32::try_from(n).is_ok_and(|n| n <= max) {
+        Ok(())
+    } else {
+        Err(EdgeError::TooManyBackends { key, n, max })
+    }
+}
+
+/// Places for so many backends, with room for some that come before others have left.
+fn places(n: usize) -> u32 {
+    u32::try_from((n * 2).max(4).next_power_of_two())
+        .unwrap_or(u32::MAX)
+        .min(slot::MAX_OWNERS + 1)
+}
+
+fn take(pool: &mut Slots, n: u32, key: VipKey, table: &'static str) -> Result<u32, EdgeError> {
+    pool.take(n).ok_or(EdgeError::Full {
+        key,
+        table,
+        wanted: n,
+        free: pool.n_free(),
+        resting: pool.n_resting(),
+    })
+}
+
+fn kernel_key(key: &VipKey) -> u64 {
+    abi::key(
+        u32::from(key.ip).to_be(),
+        key.port.to_be(),
+        key.protocol.number(),
+    )
+}
+
+fn members(owners: &BTreeMap<SocketAddrV4, u16>, service: &EdgeService) -> Vec<Member> {
+    owners
+        .iter()
+        .filter_map(|(addr, owner)| {
+            let backend = service.backends.get(addr)?;
+            Some(Member {
+                id: mix(u64::from(u32::from(*addr.ip())) << 16 | u64::from(addr.port())),
+                owner: *owner,
+                weight: backend.weight,
+            })
+        })
+        .collect()
+}
+
+fn describe(value: &mut abi::Record, service: &EdgeService) {
+    value.port_mask = if service.affinity { 0 } else { u32::MAX };
+    value.flags = if service.ranges.is_some() {
+        flag::RANGES
+    } else {
+        0
+    };
+    // A VIP has a set of its own, by its own number.
+    value.ranges = value.vip_id;
+}
+
+fn ranges(vip_id: u32, old: &EdgeService, new: &EdgeService, writes: &mut Vec<EdgeWrite>) {
+    let none = BTreeSet::new();
+    let (old, new) = (
+        old.ranges.as_ref().unwrap_or(&none),
+        new.ranges.as_ref().unwrap_or(&none),
+    );
+    let range = |ip: &Ipv4Addr| abi::Range {
+        ranges: vip_id,
+        addr: u32::from(*ip).to_be(),
+    };
+    writes.extend(new.difference(old).map(|(ip, prefix)| EdgeWrite::Allow {
+        range: range(ip),
+        prefix: *prefix,
+    }));
+    writes.extend(old.difference(new).map(|(ip, prefix)| EdgeWrite::Disallow {
+        range: range(ip),
+        prefix: *prefix,
+    }));
+}
+
+fn all_slots(base: u32, slots: &[u32]) -> EdgeWrite {
+    EdgeWrite::SetSlots {
+        base,
+        slots: (0..).zip(slots.iter().copied()).collect(),
+    }
+}
+
+fn publish(at: u32, value: &abi::Record, writes: &mut Vec<EdgeWrite>) {
+    writes.push(EdgeWrite::SetRecord { at, record: *value });
+    writes.push(EdgeWrite::Publish {
+        key: value.key,
+        record: at,
+    });
+}
