@@ -28,7 +28,7 @@ use crate::{LoadError, object};
 
 pub use counters::EdgeCounters;
 pub use link::EdgeMode;
-pub use raw::TestRun;
+pub use raw::{TestRun, test_run};
 pub use tables::EdgeTables;
 
 /// The program on the uplink.
@@ -234,7 +234,7 @@ impl EdgePlane {
         repeat: u32,
     ) -> Result<TestRun, LoadError> {
         let ebpf = self.lock();
-        raw::test_run(program_fd(&ebpf, name)?, frame, repeat).map_err(|source| LoadError::Link {
+        test_run(program_fd(&ebpf, name)?, frame, repeat).map_err(|source| LoadError::Link {
             action: "test-run",
             name,
             source,

@@ -100,7 +100,10 @@ pub struct TestRun {
 }
 
 /// Runs a program on a frame.
-pub(crate) fn test_run(program: BorrowedFd<'_>, frame: &[u8], repeat: u32) -> io::Result<TestRun> {
+///
+/// # Errors
+/// The kernel's answer.
+pub fn test_run(program: BorrowedFd<'_>, frame: &[u8], repeat: u32) -> io::Result<TestRun> {
     let mut out = vec![0_u8; frame.len() + 512];
     let mut attr = TestRunAttr {
         prog_fd: program.as_raw_fd().unsigned_abs(),

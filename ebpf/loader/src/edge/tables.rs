@@ -123,6 +123,22 @@ impl EdgeTables {
         Ok(())
     }
 
+    /// Makes the flows that are remembered for a place nobody's, in one store; packets on their way are still sent.
+    ///
+    /// # Errors
+    /// [`LoadError::OutOfTable`] before anything is written.
+    pub fn retire(&self, at: u32) -> Result<(), LoadError> {
+        check("backends", at, 1, self.backend_capacity())?;
+        // The word with the generation begins 2 bytes before it.
+        const WORD: usize = std::mem::offset_of!(Backend, generation) / 8 * 8;
+        const AT: usize = std::mem::offset_of!(Backend, generation) - WORD;
+        let offset = at as usize * size_of::<Backend>() + WORD;
+        let mut word = self.backends.read64(offset).to_ne_bytes();
+        word[AT..AT + 2].fill(0);
+        self.backends.store64(offset, u64::from_ne_bytes(word));
+        Ok(())
+    }
+
     /// Reads a backend.
     ///
     /// # Errors

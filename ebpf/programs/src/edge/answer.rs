@@ -115,7 +115,7 @@ fn reset<const L2: usize>(ctx: *mut xdp_md) -> u32 {
         frame.write::<u32>(at + 12, control);
         frame.write::<u32>(at + 16, u32::from(!fold(sum)));
         ip::<L2>(frame, dst, src, (IP + TCP_LEN) as u16, TCP);
-        turn(frame, 0);
+        turn(frame, addresses(frame, 0));
     }
     count(reason::RESET_SENT);
     XDP_TX
@@ -149,6 +149,12 @@ fn icmp<const L2: usize>(ctx: *mut xdp_md, code: u8, mtu: u16) -> u32 {
             frame.read::<u32>(quoted + 12),
             frame.read::<u32>(quoted + 16),
         );
+        // Before anything is written: the new headers reach over the old link layer.
+        let link = addresses(frame, ICMP_BEFORE);
+        let tags = (
+            frame.read::<u32>(ICMP_BEFORE + 12),
+            frame.read::<u32>(ICMP_BEFORE + 16),
+        );
         let first = u32::from_ne_bytes([3, code, 0, 0]);
         let second = u32::from_ne_bytes([0, 0, (mtu >> 8) as u8, mtu as u8]);
         let mut sum = half_sum(first) + half_sum(second);
@@ -159,16 +165,16 @@ fn icmp<const L2: usize>(ctx: *mut xdp_md, code: u8, mtu: u16) -> u32 {
         frame.write::<u32>(at, first);
         frame.write::<u32>(at + 4, second);
         frame.write::<u16>(at + 2, !fold(sum));
-        // The link layer as it was, now in front.
+        // The tags as they were, now in front.
         if L2 > 16 {
-            frame.write::<u32>(12, frame.read::<u32>(ICMP_BEFORE + 12));
+            frame.write::<u32>(12, tags.0);
         }
         if L2 > 20 {
-            frame.write::<u32>(16, frame.read::<u32>(ICMP_BEFORE + 16));
+            frame.write::<u32>(16, tags.1);
         }
         frame.write::<u16>(L2 - 2, crate::packet::ETH_IPV4);
         ip::<L2>(frame, dst, src, (ICMP_BEFORE + QUOTED) as u16, ICMP);
-        turn(frame, ICMP_BEFORE);
+        turn(frame, link);
     }
     count(reason::ICMP_SENT);
     XDP_TX
@@ -200,20 +206,33 @@ unsafe fn ip<const L2: usize>(frame: Frame, src: u32, dst: u32, total: u16, prot
     }
 }
 
-/// Sends the frame back: its addresses, found at `from`, are exchanged and written in front.
+/// Destination and source of the link layer at `from`.
 ///
 /// # Safety
-/// The caller has checked for both places.
+/// The caller has checked for them.
 #[inline(always)]
-unsafe fn turn(frame: Frame, from: usize) {
+unsafe fn addresses(frame: Frame, from: usize) -> [(u32, u16); 2] {
     // SAFETY: the caller's.
     unsafe {
-        let to = (frame.read::<u32>(from + 6), frame.read::<u16>(from + 10));
-        let own = (frame.read::<u32>(from), frame.read::<u16>(from + 4));
-        frame.write::<u32>(0, to.0);
-        frame.write::<u16>(4, to.1);
-        frame.write::<u32>(6, own.0);
-        frame.write::<u16>(10, own.1);
+        [
+            (frame.read::<u32>(from), frame.read::<u16>(from + 4)),
+            (frame.read::<u32>(from + 6), frame.read::<u16>(from + 10)),
+        ]
+    }
+}
+
+/// Sends the frame back to where it came from.
+///
+/// # Safety
+/// The caller has checked for the link layer.
+#[inline(always)]
+unsafe fn turn(frame: Frame, [dst, src]: [(u32, u16); 2]) {
+    // SAFETY: the caller's.
+    unsafe {
+        frame.write::<u32>(0, src.0);
+        frame.write::<u16>(4, src.1);
+        frame.write::<u32>(6, dst.0);
+        frame.write::<u16>(10, dst.1);
     }
 }
 

@@ -30,6 +30,45 @@ pub fn send<const L2: usize>(
         count(reason::MALFORMED);
         return XDP_DROP;
     }
+    if backend.flags == 0 {
+        fill::<L2>(frame, backend, tos, patch);
+        return XDP_TX;
+    }
+    // A backend here, or one beyond the router that the packet came from. The frame's own addresses are where the
+    // outer headers will be.
+    // SAFETY: within what was checked.
+    let (to, from) = unsafe {
+        (
+            (
+                frame.read::<u32>(ENCAP_LEN),
+                frame.read::<u16>(ENCAP_LEN + 4),
+            ),
+            (
+                frame.read::<u32>(ENCAP_LEN + 6),
+                frame.read::<u16>(ENCAP_LEN + 10),
+            ),
+        )
+    };
+    fill::<L2>(frame, backend, tos, patch);
+    // SAFETY: within what was checked.
+    unsafe {
+        if backend.flags & backend_flag::LOCAL != 0 {
+            // Addressed as the client's packet was, so that the stack takes it.
+            frame.write::<u32>(0, to.0);
+            frame.write::<u16>(4, to.1);
+            return XDP_PASS;
+        }
+        frame.write::<u32>(0, from.0);
+        frame.write::<u16>(4, from.1);
+        frame.write::<u32>(6, to.0);
+        frame.write::<u16>(10, to.1);
+    }
+    XDP_TX
+}
+
+/// Writes the headers; the caller has checked for them.
+#[inline(always)]
+fn fill<const L2: usize>(frame: Frame, backend: &Backend, tos: u8, patch: Patch) {
     let words = (&raw const backend.header).cast::<u64>();
     // SAFETY: within what was checked, and within the backend's 64 aligned bytes.
     unsafe {
@@ -43,16 +82,15 @@ pub fn send<const L2: usize>(
             frame.write::<u16>(48, *words.add(6).cast::<u16>());
         } else {
             // The tags stay before the type.
-            let tag = frame.read::<u32>(ENCAP_LEN + 12);
+            let outer = frame.read::<u32>(ENCAP_LEN + 12);
             if L2 == ETH + 8 {
                 let inner = frame.read::<u32>(ENCAP_LEN + 16);
                 frame.write::<u32>(16, inner);
             }
-            let first = words.read_volatile();
-            frame.write::<u64>(0, first);
+            frame.write::<u64>(0, words.read_volatile());
             let halves = words.cast::<u32>();
             frame.write::<u32>(8, *halves.add(2));
-            frame.write::<u32>(12, tag);
+            frame.write::<u32>(12, outer);
             frame.write::<u16>(L2 - 2, *halves.add(3) as u16);
             frame.write::<u16>(L2, (*halves.add(3) >> 16) as u16);
             frame.write::<u64>(L2 + 2, *words.add(2));
@@ -67,38 +105,4 @@ pub fn send<const L2: usize>(
         frame.write::<u16>(L2 + 20, patch.port);
         frame.write::<u16>(L2 + 24, patch.udp);
     }
-    match backend.flags {
-        0 => XDP_TX,
-        flags => otherwise(frame, flags),
-    }
-}
-
-/// A backend here, or one beyond the router that the packet came from.
-#[inline(always)]
-fn otherwise(frame: Frame, flags: u16) -> u32 {
-    // SAFETY: the caller has checked for the outer and the inner Ethernet header.
-    unsafe {
-        if flags & backend_flag::LOCAL != 0 {
-            // Addressed as the client's packet was, so that the stack takes it.
-            let first = frame.read::<u32>(ENCAP_LEN);
-            let rest = frame.read::<u16>(ENCAP_LEN + 4);
-            frame.write::<u32>(0, first);
-            frame.write::<u16>(4, rest);
-            return XDP_PASS;
-        }
-        // Back to where it came from.
-        let to = (
-            frame.read::<u32>(ENCAP_LEN + 6),
-            frame.read::<u16>(ENCAP_LEN + 10),
-        );
-        let from = (
-            frame.read::<u32>(ENCAP_LEN),
-            frame.read::<u16>(ENCAP_LEN + 4),
-        );
-        frame.write::<u32>(0, to.0);
-        frame.write::<u16>(4, to.1);
-        frame.write::<u32>(6, from.0);
-        frame.write::<u16>(10, from.1);
-    }
-    XDP_TX
 }

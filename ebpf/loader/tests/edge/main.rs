@@ -1,0 +1,10 @@
+//! The edge's program on this machine's kernel, by BPF_PROG_TEST_RUN and in network namespaces.
+//!
+//! Needs root and the embedded object; skips loudly otherwise. Every test has a bpffs of its own, and touches nothing else.
+
+mod fixtures;
+mod model;
+mod packet;
+mod properties;
+mod rig;
+mod simulation;
