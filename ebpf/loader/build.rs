@@ -46,7 +46,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 /// Objects that only some nodes load.
-const OTHERS: [&str; 1] = ["waggle-edge.o"];
+const OTHERS: [&str; 2] = ["waggle-edge.o", "waggle-dsr.o"];
 
 /// Finds `<target>/bpf/waggle-ebpf.o` and tells cargo what to watch.
 fn default_object(out_dir: &Path) -> Option<PathBuf> {

@@ -46,6 +46,9 @@ pub const MAX_EDGES: u32 = 1_024;
 /// Flows whose answers a node gives the VIP as source.
 pub const MAX_ANSWERS: u32 = 262_144;
 
+/// Words of 64 bits that hold a bit for each port.
+pub const PORT_WORDS: u32 = 1_024;
+
 /// UDP port of GUE.
 pub const GUE_PORT: u16 = 6080;
 /// Outer IPv4, UDP, GUE and its private data.
@@ -362,7 +365,7 @@ reasons! {
         NO_BACKEND = 5, "no_backend";
         /// Dropped: a table points outside of another.
         BAD_TABLE = 6, "bad_table";
-        /// Dropped: too long for the path and not to be fragmented by us, or answered with "fragmentation needed".
+        /// Dropped: too long for the path; answered with "fragmentation needed", within a budget.
         TOO_BIG = 7, "too_big";
         /// Dropped: no room before the packet.
         NO_HEADROOM = 8, "no_headroom";

@@ -26,6 +26,17 @@ pub(crate) fn edge() -> Result<&'static [u8], LoadError> {
     Ok(EDGE)
 }
 
+/// What the nodes of an edge's backends load.
+static DSR: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/waggle-dsr.o"));
+
+/// The object of the edge's other end, or the typed answer that there is none.
+pub(crate) fn dsr() -> Result<&'static [u8], LoadError> {
+    if DSR.is_empty() {
+        return Err(LoadError::BuiltWithoutEbpf);
+    }
+    Ok(DSR)
+}
+
 /// Whether this binary carries the kernel programs.
 pub fn is_built_with_ebpf() -> bool {
     !OBJECT.is_empty()

@@ -1,9 +1,11 @@
 //! The edge's load balancer, from user space: load, attach to the uplink, fill the tables, read the counters.
 //!
-//! An object and pins of its own (`<pin_dir>/v<ABI>`), so that nodes that are no edge pay nothing for it.
+//! [`EdgePlane`] is the edge, [`NodePlane`] the other end on the backends' nodes. Each has an object and pins of its own
+//! (`<pin_dir>/v<ABI>`), so that nodes that are neither pay nothing for it.
 
 mod counters;
 mod link;
+mod node;
 #[allow(
     unsafe_code,
     reason = "shared memory of maps and bpf(2) commands that aya lacks, and nothing else"
@@ -28,6 +30,7 @@ use crate::{LoadError, object};
 
 pub use counters::EdgeCounters;
 pub use link::EdgeMode;
+pub use node::{NodePlane, Served};
 pub use raw::{TestRun, test_run};
 pub use tables::EdgeTables;
 

@@ -4,6 +4,7 @@
 
 mod fixtures;
 mod model;
+mod node;
 mod packet;
 mod properties;
 mod rig;

@@ -132,12 +132,7 @@ impl Model {
         let owner = self.owner((src, sport, dst, dport, proto), slot, syn, seq);
         let backend = &vip.backends[usize::from(owner)];
         if total > backend.mtu - 36 {
-            let dont_fragment = word(ip, 6) & 0x4000 != 0;
-            return Some(if dont_fragment {
-                (TX, Some(unreachable(frame, l2, 4, backend.mtu - 36)))
-            } else {
-                (DROP, None)
-            });
+            return Some((TX, Some(unreachable(frame, l2, 4, backend.mtu - 36))));
         }
         Some(self.encapsulated(frame, l2, backend, dport, hash))
     }
@@ -221,7 +216,7 @@ impl Model {
         let owner = self.peek((src, sport, dst, dport, proto), slot);
         let backend = &vip.backends[usize::from(owner)];
         if total > backend.mtu - 36 {
-            return Some((DROP, None));
+            return Some((TX, Some(unreachable(frame, l2, 4, backend.mtu - 36))));
         }
         let out = self.encapsulated(frame, l2, backend, dport, hash);
         self.fragments.insert((src, dst, id, proto), (key, owner));

@@ -86,6 +86,8 @@ impl Packet {
             let sum = transport_checksum(self.src, self.dst, self.proto, &body);
             match self.proto {
                 TCP => body[16..18].copy_from_slice(&sum.to_be_bytes()),
+                // 0 would mean that there is none.
+                UDP if sum == 0 => body[6..8].copy_from_slice(&[0xff, 0xff]),
                 UDP => body[6..8].copy_from_slice(&sum.to_be_bytes()),
                 _ => {}
             }

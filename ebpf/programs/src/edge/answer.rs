@@ -20,7 +20,6 @@ const ACK: u8 = 0x10;
 const ICMP_BEFORE: usize = IP + 8;
 /// What is quoted: the IPv4 header and 8 bytes.
 const QUOTED: usize = IP + 8;
-const DONT_FRAGMENT: u16 = 0x4000_u16.to_be();
 
 /// The VIP has no backend.
 #[inline(never)]
@@ -55,9 +54,8 @@ pub fn too_big<const L2: usize>(ctx: *mut xdp_md, backend: &Backend) -> u32 {
     if !frame.has(L2 + IP + 8) {
         return XDP_DROP;
     }
-    // SAFETY: within what was checked.
-    let fragment = unsafe { frame.read::<u16>(L2 + 6) };
-    if fragment & DONT_FRAGMENT == 0 || !take(now_ns(), PER_TICK, |budget| &mut budget.answers) {
+    // Also where the sender allows fragments: we make none, and it learns to make smaller ones.
+    if !take(now_ns(), PER_TICK, |budget| &mut budget.answers) {
         return XDP_DROP;
     }
     icmp::<L2>(ctx, 4, backend.max_inner)

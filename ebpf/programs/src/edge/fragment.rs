@@ -8,7 +8,7 @@ use crate::balance::{backend, is_no_client, slot};
 use crate::count::{count, traffic};
 use crate::maps::{EDGE_BACKENDS, EDGE_FRAGS};
 use crate::packet::{FRAGMENT_OFFSET, Frame, IP, TCP, UDP};
-use crate::{encap, lookup, owner};
+use crate::{answer, encap, lookup, owner};
 
 /// A fragment whose IPv4 header is at `L2`.
 #[inline(never)]
@@ -124,8 +124,7 @@ fn first<const L2: usize>(ctx: *mut xdp_md, key: &FragmentKey, ports: u32, total
         return XDP_DROP;
     };
     if total > backend.max_inner {
-        count(reason::TOO_BIG);
-        return XDP_DROP;
+        return answer::too_big::<L2>(ctx, backend);
     }
     let place = Fragment {
         backend: record.backend_base.wrapping_add(u32::from(owner)),
