@@ -71,15 +71,20 @@ pub(crate) fn attach(
     Ok(false)
 }
 
-/// Takes a program off by removing its link's pin, the last reference to it.
+/// Takes a program off at once, and removes its link's pin. Not attached is success.
 pub(crate) fn detach(name: &'static str, pin: &Path) -> Result<(), LoadError> {
-    match std::fs::remove_file(pin) {
-        Ok(()) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(source) => Err(LoadError::Link {
-            action: "unpin",
+    let fail = |action| {
+        move |source| LoadError::Link {
+            action,
             name,
             source,
-        }),
-    }
+        }
+    };
+    let link = match sys::obj_get(pin) {
+        Ok(link) => link,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(fail("open")(error)),
+    };
+    raw::link_detach(link.as_fd()).map_err(fail("detach"))?;
+    std::fs::remove_file(pin).map_err(fail("unpin"))
 }

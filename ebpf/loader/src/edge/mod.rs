@@ -36,6 +36,8 @@ pub use tables::EdgeTables;
 
 /// The program on the uplink.
 const PROGRAM: &str = "edge";
+/// The one on a veth's other side.
+const PASS: &str = "edge_pass";
 
 /// Capacities; what is pinned with others is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,7 +112,7 @@ impl EdgePlane {
     /// # Errors
     /// [`LoadError::BuiltWithoutEbpf`] before anything is touched; see [`LoadError`] for the rest.
     pub fn open(config: &EdgeConfig) -> Result<Self, LoadError> {
-        Self::open_object(config, object::edge()?, &[PROGRAM])
+        Self::open_object(config, object::edge()?, &[PROGRAM, PASS])
     }
 
     /// As [`EdgePlane::open`], with another object that has the same maps. For the bench.
@@ -188,12 +190,26 @@ impl EdgePlane {
         )
     }
 
-    /// Takes the program off the device. Not attached is success.
+    /// Attaches a program that does nothing to the other side of an uplink that is a veth: without one, veth keeps what
+    /// a native program sends and never delivers it. Real devices need none.
+    ///
+    /// # Errors
+    /// [`LoadError::Link`] with the kernel's answer.
+    pub fn attach_pass(&self, ifindex: u32) -> Result<bool, LoadError> {
+        let ebpf = self.lock();
+        let program = program_fd(&ebpf, PASS)?;
+        let flags = EdgeMode::Native.flags();
+        let pin = self.pins.link(PASS);
+        link::attach(PASS, program, ifindex, raw::ATTACH_XDP, flags, &pin)
+    }
+
+    /// Takes the programs off their devices. Not attached is success.
     ///
     /// # Errors
     /// [`LoadError::Link`].
     pub fn detach(&self) -> Result<(), LoadError> {
-        link::detach(PROGRAM, &self.pins.link(PROGRAM))
+        link::detach(PROGRAM, &self.pins.link(PROGRAM))?;
+        link::detach(PASS, &self.pins.link(PASS))
     }
 
     /// Removes all pins of an edge. A pin directory that does not exist is success.

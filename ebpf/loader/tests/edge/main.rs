@@ -2,6 +2,7 @@
 //!
 //! Needs root and the embedded object; skips loudly otherwise. Every test has a bpffs of its own, and touches nothing else.
 
+mod e2e;
 mod fixtures;
 mod model;
 mod node;
