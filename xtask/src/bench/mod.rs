@@ -4,6 +4,7 @@
 mod allocator;
 mod launch;
 mod utilization;
+mod xdp;
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -50,6 +51,8 @@ enum What {
     },
     /// Level 1 through its API: launches a second, latency of offers, memory, beside targets and peers
     Launch(launch::Args),
+    /// The edge: nanoseconds per packet, beside a minimal C load balancer in the same rounds
+    Xdp(xdp::Args),
 }
 
 const NODES: u8 = 3;
@@ -68,6 +71,7 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
         What::Utilization(args) => return utilization::main(args),
         What::Allocator { full } => return allocator::main(*full),
         What::Launch(args) => return launch::main(args),
+        What::Xdp(args) => return xdp::main(args),
     };
     if std::env::var_os("WAGGLE_BIN_DIR").is_none()
         && let Some(code) = setup::ensure(no_install)?

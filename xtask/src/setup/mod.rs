@@ -19,7 +19,7 @@ pub struct Args {
 }
 
 /// Programs from the distribution: what is looked for, its package, what it is for.
-const APT: [(&str, &str, &str); 9] = [
+const APT: [(&str, &str, &str); 10] = [
     ("cc", "gcc", "linking, SQLite"),
     ("c++", "g++", "bpf-linker"),
     ("ip", "iproute2", "namespaces"),
@@ -29,6 +29,13 @@ const APT: [(&str, &str, &str); 9] = [
     ("curl", "curl", "the demo's requests"),
     ("dig", "bind9-dnsutils", "the demo's DNS questions"),
     ("wrk", "wrk", "load"),
+    ("ethtool", "ethtool", "checksums of veths in tests"),
+];
+
+/// What only `bench xdp` needs, for the C program that it compares with: a file, its package.
+const PEER: [(&str, &str); 2] = [
+    ("/usr/bin/clang-19", "clang-19"),
+    ("/usr/include/bpf/bpf_helpers.h", "libbpf-dev"),
 ];
 
 /// Steps after which what is still missing is an error: packages, compiler, the other compiler, linker.
@@ -99,6 +106,27 @@ pub fn ensure(no_install: bool) -> anyhow::Result<Option<ExitCode>> {
         "set-up: complete after {:.0} s",
         start.elapsed().as_secs_f64()
     );
+    Ok(None)
+}
+
+/// Makes sure that C for the kernel can be compiled. `Some(3)` when something is missing and may not be installed.
+pub fn ensure_clang(no_install: bool) -> anyhow::Result<Option<ExitCode>> {
+    let missing: Vec<&'static str> = PEER
+        .iter()
+        .filter(|(file, _)| !std::path::Path::new(file).exists())
+        .map(|(_, package)| *package)
+        .collect();
+    if missing.is_empty() {
+        return Ok(None);
+    }
+    let action = Action::Apt(missing);
+    for line in commands(&action) {
+        eprintln!("set-up: {line}");
+    }
+    if no_install {
+        return Ok(Some(ExitCode::from(3)));
+    }
+    perform(&action, &mut bpf::Compilers::default())?;
     Ok(None)
 }
 

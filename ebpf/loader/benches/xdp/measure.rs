@@ -73,7 +73,7 @@ pub fn table(rows: &[Row], noise: f64) -> String {
     );
     for row in rows {
         let (peer, ratio) = row.peer.map_or_else(
-            || ("".to_owned(), "".to_owned()),
+            || (String::new(), String::new()),
             |(peer, ratio)| (format!("{peer:.0}"), format!("{ratio:.2}")),
         );
         let (target, verdict) = match row.target {

@@ -27,6 +27,10 @@ const RECORDS_AT: usize = 8 * BUCKET_WAYS;
 /// Offset of the overflow mark within a bucket.
 const OVERFLOW_AT: usize = RECORDS_AT + 4 * BUCKET_WAYS;
 
+/// The 8 bytes of a backend that hold its generation, and where within them it is.
+const WORD: usize = std::mem::offset_of!(Backend, generation) / 8 * 8;
+const AT: usize = std::mem::offset_of!(Backend, generation) - WORD;
+
 /// Handles of the edge's tables.
 pub struct EdgeTables {
     buckets: Shared,
@@ -129,9 +133,6 @@ impl EdgeTables {
     /// [`LoadError::OutOfTable`] before anything is written.
     pub fn retire(&self, at: u32) -> Result<(), LoadError> {
         check("backends", at, 1, self.backend_capacity())?;
-        // The word with the generation begins 2 bytes before it.
-        const WORD: usize = std::mem::offset_of!(Backend, generation) / 8 * 8;
-        const AT: usize = std::mem::offset_of!(Backend, generation) - WORD;
         let offset = at as usize * size_of::<Backend>() + WORD;
         let mut word = self.backends.read64(offset).to_ne_bytes();
         word[AT..AT + 2].fill(0);
@@ -332,7 +333,7 @@ fn neighbors(
     base: usize,
 ) -> Result<Vec<(u64, u32)>, LoadError> {
     let mut found = Vec::new();
-    for entry in overflow.iter() {
+    for entry in overflow {
         let (key, record) = entry.map_err(|e| LoadError::map("list", OVERFLOW_MAP, e))?;
         if bucket_offset(key) == base {
             found.push((key, record));

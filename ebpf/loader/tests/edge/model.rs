@@ -33,6 +33,12 @@ pub struct Vip {
     pub seed: u32,
 }
 
+/// What a decision may be: none when the packet is not ours, else the verdict and, if it was changed, the frame.
+type Decision = Option<(u32, Option<Vec<u8>>)>;
+
+/// Address, port, protocol.
+pub type Key = (Ipv4Addr, u16, u8);
+
 type Tuple = (Ipv4Addr, u16, Ipv4Addr, u16, u8);
 
 #[derive(Clone, Debug)]
@@ -40,12 +46,12 @@ pub struct Model {
     pub edge: Ipv4Addr,
     pub own_mac: [u8; 6],
     pub vip_net: (Ipv4Addr, u8),
-    pub vips: BTreeMap<(Ipv4Addr, u16, u8), Vip>,
+    pub vips: BTreeMap<Key, Vip>,
     /// Whether there is room in the budgets.
     pub may_remember: bool,
     pub flows: BTreeMap<Tuple, u16>,
     pub opening: BTreeMap<Tuple, (u16, u32)>,
-    pub fragments: BTreeMap<(Ipv4Addr, Ipv4Addr, u16, u8), ((Ipv4Addr, u16, u8), u16)>,
+    pub fragments: BTreeMap<(Ipv4Addr, Ipv4Addr, u16, u8), (Key, u16)>,
 }
 
 fn word(bytes: &[u8], at: usize) -> usize {
@@ -68,7 +74,7 @@ impl Model {
     }
 
     /// None: not ours.
-    fn decide(&mut self, frame: &[u8]) -> Option<(u32, Option<Vec<u8>>)> {
+    fn decide(&mut self, frame: &[u8]) -> Decision {
         // The link layer.
         if frame.len() < 34 {
             return None;
@@ -128,7 +134,7 @@ impl Model {
             (false, 0)
         };
         let hash = hash(&vip, src, sport, dport);
-        let slot = vip.ring[hash as usize * vip.ring.len() >> 32];
+        let slot = vip.ring[slot_of(hash, &vip)];
         let owner = self.owner((src, sport, dst, dport, proto), slot, syn, seq);
         let backend = &vip.backends[usize::from(owner)];
         if total > backend.mtu - 36 {
@@ -187,7 +193,7 @@ impl Model {
         dst: Ipv4Addr,
         offset: usize,
         proto: u8,
-    ) -> Option<(u32, Option<Vec<u8>>)> {
+    ) -> Decision {
         let ip = &frame[l2..];
         if total <= 20 || total > ip.len() {
             return None;
@@ -212,7 +218,7 @@ impl Model {
             return Some((DROP, None));
         }
         let chosen = self::hash(vip, src, sport, dport);
-        let slot = vip.ring[chosen as usize * vip.ring.len() >> 32];
+        let slot = vip.ring[slot_of(chosen, vip)];
         let owner = self.peek((src, sport, dst, dport, proto), slot);
         let backend = &vip.backends[usize::from(owner)];
         if total > backend.mtu - 36 {
@@ -223,13 +229,7 @@ impl Model {
         Some(out)
     }
 
-    fn icmp(
-        &self,
-        frame: &[u8],
-        l2: usize,
-        total: usize,
-        dst: Ipv4Addr,
-    ) -> Option<(u32, Option<Vec<u8>>)> {
+    fn icmp(&self, frame: &[u8], l2: usize, total: usize, dst: Ipv4Addr) -> Decision {
         let ip = &frame[l2..];
         if ip.len() < 56 || !matches!(ip[20], 3 | 11 | 12) {
             return None;
@@ -250,7 +250,7 @@ impl Model {
             return Some((DROP, None));
         }
         let hash = hash(vip, client, client_port, vip_port);
-        let slot = vip.ring[hash as usize * vip.ring.len() >> 32];
+        let slot = vip.ring[slot_of(hash, vip)];
         let owner = self.peek((client, client_port, dst, vip_port, proto), slot);
         let backend = &vip.backends[usize::from(owner)];
         if total > backend.mtu - 36 {
@@ -315,6 +315,10 @@ fn hash(vip: &Vip, src: Ipv4Addr, sport: u16, dport: u16) -> u32 {
         u32::from_ne_bytes([a, b, c, d])
     };
     edge::hash(u32::from_ne_bytes(src.octets()), ports, vip.seed)
+}
+
+fn slot_of(hash: u32, vip: &Vip) -> usize {
+    (hash as usize * vip.ring.len()) >> 32
 }
 
 fn is_in(addr: Ipv4Addr, net: Ipv4Addr, prefix: u8) -> bool {

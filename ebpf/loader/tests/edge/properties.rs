@@ -88,7 +88,7 @@ fn client() -> impl Strategy<Value = Ipv4Addr> {
         2 => Just(Ipv4Addr::new(20, 1, 2, 3)),
         1 => any::<u32>().prop_map(Ipv4Addr::from),
         1 => Just(Ipv4Addr::new(11, 0, 0, 1)),
-        1 => Just(Ipv4Addr::new(127, 0, 0, 1)),
+        1 => Just(Ipv4Addr::LOCALHOST),
     ]
 }
 

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddrV4};
 
+use anyhow::Context as _;
 use waggle_ebpf::common::edge::{self, reason};
 use waggle_ebpf::edge::EdgePlane;
 use waggle_overlay_plan::maglev::{EdgeBackend, EdgePlan, EdgePlanConfig, EdgeService, RingConfig};
@@ -86,7 +87,7 @@ impl World {
             world.service.backends.remove(&backend(n));
         }
         world.change()?;
-        let (ring, _) = world.plan.vip(&key()).unwrap();
+        let (ring, _) = world.plan.vip(&key()).context("no ring")?;
         assert_eq!((ring.slots().len(), ring.marked()), (65_537, 0));
         Ok(world)
     }
@@ -115,7 +116,7 @@ impl World {
     fn settle(&mut self, after: u64) -> anyhow::Result<()> {
         self.now = self.now + Millis(after);
         let mut remembered: BTreeMap<u32, BTreeSet<u16>> = BTreeMap::new();
-        let (_, record) = self.plan.vip(&key()).unwrap();
+        let (_, record) = self.plan.vip(&key()).context("no ring")?;
         for edge in &self.edges {
             for (flow, value) in edge.counters().flows()? {
                 let hash = edge::hash(flow.src, flow.ports & record.port_mask, record.seed);
@@ -188,7 +189,7 @@ impl World {
     }
 
     fn marked(&self) -> usize {
-        self.plan.vip(&key()).unwrap().0.marked()
+        self.plan.vip(&key()).map_or(0, |(ring, _)| ring.marked())
     }
 }
 

@@ -11,6 +11,7 @@
 //!   passed, but for a backend that is gone.
 //! - The share of marked slots is bounded; what a bound defers is said, and done later.
 
+mod lowering;
 mod plan;
 mod replica;
 mod ring;

@@ -4,15 +4,16 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{Ipv4Addr, SocketAddrV4},
+    net::SocketAddrV4,
 };
 
-use waggle_ebpf_common::edge::{self as abi, backend_flag, flag, slot};
+use waggle_ebpf_common::edge::{self as abi, backend_flag, slot};
 use waggle_types::{UnixMillis, VipKey};
 
 use super::{
+    lowering::{all_slots, check, describe, kernel_key, members, places, publish, ranges, take},
     ring::{Ring, RingConfig},
-    table::{Member, mix, ring_size, table},
+    table::{ring_size, table},
     write::{EdgeBackend, EdgeError, EdgePlanConfig, EdgeService, EdgeWrite, Memory, Planned},
 };
 use crate::lower::slots::Slots;
@@ -78,7 +79,7 @@ impl EdgePlan {
             .copied()
             .collect();
         for key in left {
-            self.remove(&key, now, &mut out);
+            self.remove(key, now, &mut out);
         }
         for (key, service) in services {
             let done = match self.vips.remove(key) {
@@ -193,7 +194,7 @@ impl EdgePlan {
             service: service.clone(),
             record,
             value: abi::Record {
-                key: kernel_key(&key),
+                key: kernel_key(key),
                 ring_base,
                 ring_size: 0,
                 backend_base,
@@ -315,7 +316,7 @@ impl EdgePlan {
             vip.owners.insert(*addr, owner);
             out.writes.push(EdgeWrite::SetBackends {
                 base: base + u32::from(owner),
-                backends: vec![self.kernel_backend(key, addr, backend, *generation)],
+                backends: vec![self.kernel_backend(key, *addr, backend, *generation)],
             });
         }
         gone
@@ -399,8 +400,8 @@ impl EdgePlan {
         Ok(())
     }
 
-    fn remove(&mut self, key: &VipKey, now: UnixMillis, out: &mut Planned) {
-        let Some(vip) = self.vips.remove(key) else {
+    fn remove(&mut self, key: VipKey, now: UnixMillis, out: &mut Planned) {
+        let Some(vip) = self.vips.remove(&key) else {
             return;
         };
         let until = now + self.config.quarantine;
@@ -431,7 +432,7 @@ impl EdgePlan {
                     .get(addr)
                     .or(vip.service.backends.get(addr)),
             ) {
-                *place = self.kernel_backend(key, addr, backend, generation);
+                *place = self.kernel_backend(key, *addr, backend, generation);
             }
         }
         out
@@ -440,7 +441,7 @@ impl EdgePlan {
     fn kernel_backend(
         &self,
         key: VipKey,
-        addr: &SocketAddrV4,
+        addr: SocketAddrV4,
         backend: &EdgeBackend,
         generation: u16,
     ) -> abi::Backend {
@@ -468,98 +469,4 @@ struct Undo {
     record: Option<u32>,
     ring: Option<u32>,
     backends: Option<u32>,
-}
-
-fn check(key: VipKey, n: usize) -> Result<(), EdgeError> {
-    let max = slot::MAX_OWNERS / 2;
-    if u32::try_from(n).is_ok_and(|n| n <= max) {
-        Ok(())
-    } else {
-        Err(EdgeError::TooManyBackends { key, n, max })
-    }
-}
-
-/// Places for so many backends, with room for some that come before others have left.
-fn places(n: usize) -> u32 {
-    u32::try_from((n * 2).max(4).next_power_of_two())
-        .unwrap_or(u32::MAX)
-        .min(slot::MAX_OWNERS + 1)
-}
-
-fn take(pool: &mut Slots, n: u32, key: VipKey, table: &'static str) -> Result<u32, EdgeError> {
-    pool.take(n).ok_or(EdgeError::Full {
-        key,
-        table,
-        wanted: n,
-        free: pool.n_free(),
-        resting: pool.n_resting(),
-    })
-}
-
-fn kernel_key(key: &VipKey) -> u64 {
-    abi::key(
-        u32::from(key.ip).to_be(),
-        key.port.to_be(),
-        key.protocol.number(),
-    )
-}
-
-fn members(owners: &BTreeMap<SocketAddrV4, u16>, service: &EdgeService) -> Vec<Member> {
-    owners
-        .iter()
-        .filter_map(|(addr, owner)| {
-            let backend = service.backends.get(addr)?;
-            Some(Member {
-                id: mix(u64::from(u32::from(*addr.ip())) << 16 | u64::from(addr.port())),
-                owner: *owner,
-                weight: backend.weight,
-            })
-        })
-        .collect()
-}
-
-fn describe(value: &mut abi::Record, service: &EdgeService) {
-    value.port_mask = if service.affinity { 0 } else { u32::MAX };
-    value.flags = if service.ranges.is_some() {
-        flag::RANGES
-    } else {
-        0
-    };
-    // A VIP has a set of its own, by its own number.
-    value.ranges = value.vip_id;
-}
-
-fn ranges(vip_id: u32, old: &EdgeService, new: &EdgeService, writes: &mut Vec<EdgeWrite>) {
-    let none = BTreeSet::new();
-    let (old, new) = (
-        old.ranges.as_ref().unwrap_or(&none),
-        new.ranges.as_ref().unwrap_or(&none),
-    );
-    let range = |ip: &Ipv4Addr| abi::Range {
-        ranges: vip_id,
-        addr: u32::from(*ip).to_be(),
-    };
-    writes.extend(new.difference(old).map(|(ip, prefix)| EdgeWrite::Allow {
-        range: range(ip),
-        prefix: *prefix,
-    }));
-    writes.extend(old.difference(new).map(|(ip, prefix)| EdgeWrite::Disallow {
-        range: range(ip),
-        prefix: *prefix,
-    }));
-}
-
-fn all_slots(base: u32, slots: &[u32]) -> EdgeWrite {
-    EdgeWrite::SetSlots {
-        base,
-        slots: (0..).zip(slots.iter().copied()).collect(),
-    }
-}
-
-fn publish(at: u32, value: &abi::Record, writes: &mut Vec<EdgeWrite>) {
-    writes.push(EdgeWrite::SetRecord { at, record: *value });
-    writes.push(EdgeWrite::Publish {
-        key: value.key,
-        record: at,
-    });
 }

@@ -1,0 +1,119 @@
+//! Small steps of the plan: what a VIP's parts are as kernel bytes and writes.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{Ipv4Addr, SocketAddrV4},
+};
+
+use waggle_ebpf_common::edge::{self as abi, flag, slot};
+use waggle_types::VipKey;
+
+use super::{
+    table::{Member, mix},
+    write::{EdgeError, EdgeService, EdgeWrite},
+};
+use crate::lower::slots::Slots;
+
+pub(super) fn check(key: VipKey, n: usize) -> Result<(), EdgeError> {
+    let max = slot::MAX_OWNERS / 2;
+    if u32::try_from(n).is_ok_and(|n| n <= max) {
+        Ok(())
+    } else {
+        Err(EdgeError::TooManyBackends { key, n, max })
+    }
+}
+
+/// Places for so many backends, with room for some that come before others have left.
+pub(super) fn places(n: usize) -> u32 {
+    u32::try_from((n * 2).max(4).next_power_of_two())
+        .unwrap_or(u32::MAX)
+        .min(slot::MAX_OWNERS + 1)
+}
+
+pub(super) fn take(
+    pool: &mut Slots,
+    n: u32,
+    key: VipKey,
+    table: &'static str,
+) -> Result<u32, EdgeError> {
+    pool.take(n).ok_or(EdgeError::Full {
+        key,
+        table,
+        wanted: n,
+        free: pool.n_free(),
+        resting: pool.n_resting(),
+    })
+}
+
+pub(super) fn kernel_key(key: VipKey) -> u64 {
+    abi::key(
+        u32::from(key.ip).to_be(),
+        key.port.to_be(),
+        key.protocol.number(),
+    )
+}
+
+pub(super) fn members(owners: &BTreeMap<SocketAddrV4, u16>, service: &EdgeService) -> Vec<Member> {
+    owners
+        .iter()
+        .filter_map(|(addr, owner)| {
+            let backend = service.backends.get(addr)?;
+            Some(Member {
+                id: mix(u64::from(u32::from(*addr.ip())) << 16 | u64::from(addr.port())),
+                owner: *owner,
+                weight: backend.weight,
+            })
+        })
+        .collect()
+}
+
+pub(super) fn describe(value: &mut abi::Record, service: &EdgeService) {
+    value.port_mask = if service.affinity { 0 } else { u32::MAX };
+    value.flags = if service.ranges.is_some() {
+        flag::RANGES
+    } else {
+        0
+    };
+    // A VIP has a set of its own, by its own number.
+    value.ranges = value.vip_id;
+}
+
+pub(super) fn ranges(
+    vip_id: u32,
+    old: &EdgeService,
+    new: &EdgeService,
+    writes: &mut Vec<EdgeWrite>,
+) {
+    let none = BTreeSet::new();
+    let (old, new) = (
+        old.ranges.as_ref().unwrap_or(&none),
+        new.ranges.as_ref().unwrap_or(&none),
+    );
+    let range = |ip: &Ipv4Addr| abi::Range {
+        ranges: vip_id,
+        addr: u32::from(*ip).to_be(),
+    };
+    writes.extend(new.difference(old).map(|(ip, prefix)| EdgeWrite::Allow {
+        range: range(ip),
+        prefix: *prefix,
+    }));
+    writes.extend(old.difference(new).map(|(ip, prefix)| EdgeWrite::Disallow {
+        range: range(ip),
+        prefix: *prefix,
+    }));
+}
+
+pub(super) fn all_slots(base: u32, slots: &[u32]) -> EdgeWrite {
+    EdgeWrite::SetSlots {
+        base,
+        slots: (0..).zip(slots.iter().copied()).collect(),
+    }
+}
+
+pub(super) fn publish(at: u32, value: &abi::Record, writes: &mut Vec<EdgeWrite>) {
+    writes.push(EdgeWrite::SetRecord { at, record: *value });
+    writes.push(EdgeWrite::Publish {
+        key: value.key,
+        record: at,
+    });
+}
