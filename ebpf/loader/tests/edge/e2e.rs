@@ -201,7 +201,7 @@ fn tracked(ns: &NetNs) -> anyhow::Result<Option<u64>> {
 fn key(protocol: Protocol, port: u16) -> VipKey {
     VipKey {
         protocol,
-        ip: VIP,
+        ip: VIP.into(),
         port,
     }
 }

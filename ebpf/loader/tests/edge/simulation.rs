@@ -23,7 +23,7 @@ const WINDOW: u64 = 60_000;
 fn key() -> VipKey {
     VipKey {
         protocol: Protocol::Tcp,
-        ip: VIP.0,
+        ip: VIP.0.into(),
         port: VIP.1,
     }
 }

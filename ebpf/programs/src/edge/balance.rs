@@ -49,7 +49,10 @@ fn short(ctx: *mut xdp_md, frame: Frame) -> u32 {
             }
             return XDP_PASS;
         }
-        if frame.read::<u16>(12) == ETH_IPV4 && frame.read::<u16>(ETH + 6) & FRAGMENT_OFFSET != 0 {
+        if frame.read::<u16>(12) == ETH_IPV4
+            && frame.read::<u8>(ETH) == 0x45
+            && frame.read::<u16>(ETH + 6) & FRAGMENT_OFFSET != 0
+        {
             return fragment::fragment::<ETH>(ctx);
         }
     }

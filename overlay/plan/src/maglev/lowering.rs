@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{Ipv4Addr, SocketAddrV4},
+    net::{IpAddr, Ipv4Addr, SocketAddrV4},
 };
 
 use waggle_ebpf_common::edge::{self as abi, flag, slot};
@@ -45,12 +45,14 @@ pub(super) fn take(
     })
 }
 
-pub(super) fn kernel_key(key: VipKey) -> u64 {
-    abi::key(
-        u32::from(key.ip).to_be(),
+/// None for a VIP of IPv6, which the program does not serve yet.
+pub(super) fn kernel_key(key: VipKey) -> Option<u64> {
+    let IpAddr::V4(ip) = key.ip else { return None };
+    Some(abi::key(
+        u32::from(ip).to_be(),
         key.port.to_be(),
         key.protocol.number(),
-    )
+    ))
 }
 
 pub(super) fn members(owners: &BTreeMap<SocketAddrV4, u16>, service: &EdgeService) -> Vec<Member> {

@@ -160,6 +160,7 @@ impl EdgePlan {
     ) -> Result<Vip, EdgeError> {
         let n = service.backends.len();
         check(key, n)?;
+        let kernel_key = kernel_key(key).ok_or(EdgeError::Family { key })?;
         let places = places(n);
         let size = ring_size(n);
         let vip_id = take(&mut self.ids, 1, key, "numbers")?;
@@ -194,7 +195,7 @@ impl EdgePlan {
             service: service.clone(),
             record,
             value: abi::Record {
-                key: kernel_key(key),
+                key: kernel_key,
                 ring_base,
                 ring_size: 0,
                 backend_base,

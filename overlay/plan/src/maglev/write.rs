@@ -155,6 +155,12 @@ pub enum EdgeError {
         /// How many are free later.
         resting: u32,
     },
+    /// IPv6, which an edge does not serve yet.
+    #[error("vip {key} is of a family that edges do not serve")]
+    Family {
+        /// Which.
+        key: VipKey,
+    },
     /// More backends than a slot can tell apart.
     #[error("vip {key} has {n} backends, more than {max}")]
     TooManyBackends {
