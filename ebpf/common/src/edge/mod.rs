@@ -111,6 +111,8 @@ pub struct Record {
 pub mod flag {
     /// Only clients within its ranges are served.
     pub const RANGES: u32 = 1;
+    /// All backends are draining: what there is goes on, a SYN is refused.
+    pub const NO_NEW: u32 = 2;
 }
 
 /// A backend: the outer headers of what is sent to it.

@@ -29,6 +29,8 @@ pub struct Vip {
     pub ring: Vec<(u16, u16, bool)>,
     pub backends: Vec<Backend>,
     pub affinity: bool,
+    /// All are draining.
+    pub no_new: bool,
     pub ranges: Option<Vec<(Ipv4Addr, u8)>>,
     pub seed: u32,
 }
@@ -121,7 +123,8 @@ impl Model {
         if self.is_no_client(src, dst) || !is_allowed(&vip, src) {
             return Some((DROP, None));
         }
-        if vip.backends.is_empty() {
+        let opens = proto == TCP && ip[33] & (SYN | ACK) == SYN;
+        if vip.backends.is_empty() || (vip.no_new && opens) {
             return Some(if proto == TCP {
                 reset(frame, l2, total)
             } else {

@@ -38,6 +38,7 @@ pub fn vip(backends: u8, slots: u16, changed_every: u16) -> Vip {
             .collect(),
         backends: (0..backends).map(backend).collect(),
         affinity: false,
+        no_new: false,
         ranges: None,
         seed: 5,
     }
@@ -70,6 +71,13 @@ pub fn model(may_remember: bool) -> Model {
     vips.insert((ip(4), 80, TCP), vip(0, 1, 0));
     vips.insert((ip(4), 53, UDP), vip(0, 1, 0));
     vips.insert((ip(5), 1, TCP), vip(1, 1, 1));
+    vips.insert(
+        (ip(5), 80, TCP),
+        Vip {
+            no_new: true,
+            ..vip(6, 251, 4)
+        },
+    );
     Model {
         edge: Ipv4Addr::new(10, 9, 9, 9),
         own_mac: OWN_MAC,

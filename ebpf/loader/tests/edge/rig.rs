@@ -160,7 +160,7 @@ pub fn fill(tables: &EdgeTables, model: &Model) -> anyhow::Result<()> {
                 flag::RANGES
             } else {
                 0
-            },
+            } | if vip.no_new { flag::NO_NEW } else { 0 },
             ranges: n,
             seed: vip.seed,
             port_mask: if vip.affinity { 0 } else { u32::MAX },

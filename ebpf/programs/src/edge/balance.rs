@@ -148,7 +148,7 @@ fn transport<const L2: usize>(ctx: *mut xdp_md, frame: Frame, proto: u8) -> u32 
         count(reason::DENIED);
         return XDP_DROP;
     }
-    if record.ring_size == 0 {
+    if record.ring_size == 0 || (syn && record.flags & flag::NO_NEW != 0) {
         traffic(record.vip_id, |traffic| traffic.refused += 1);
         count(reason::NO_BACKEND);
         return answer::refuse::<L2>(ctx);

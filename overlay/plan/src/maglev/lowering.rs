@@ -25,7 +25,7 @@ pub(super) fn check(key: VipKey, n: usize) -> Result<(), EdgeError> {
 
 /// Places for so many backends, with room for some that come before others have left.
 pub(super) fn places(n: usize) -> u32 {
-    u32::try_from((n * 2).max(4).next_power_of_two())
+    u32::try_from((n + n / 2 + 1).max(2))
         .unwrap_or(u32::MAX)
         .min(slot::MAX_OWNERS + 1)
 }
@@ -69,13 +69,16 @@ pub(super) fn members(owners: &BTreeMap<SocketAddrV4, u16>, service: &EdgeServic
         .collect()
 }
 
-pub(super) fn describe(value: &mut abi::Record, service: &EdgeService) {
+pub(super) fn describe(value: &mut abi::Record, service: &EdgeService, all_drain: bool) {
     value.port_mask = if service.affinity { 0 } else { u32::MAX };
     value.flags = if service.ranges.is_some() {
         flag::RANGES
     } else {
         0
     };
+    if all_drain {
+        value.flags |= flag::NO_NEW;
+    }
     // A VIP has a set of its own, by its own number.
     value.ranges = value.vip_id;
 }

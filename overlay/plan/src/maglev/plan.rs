@@ -26,6 +26,8 @@ struct Vip {
     ring: Ring,
     /// Slots that belong to it.
     size: u32,
+    /// Nobody gets new connections, but some have old ones.
+    all_drain: bool,
     /// Slots that a change could not mark yet.
     deferred: usize,
     /// Places for backends.
@@ -205,6 +207,7 @@ impl EdgePlan {
             },
             ring: Ring::new(&[]),
             size,
+            all_drain: false,
             deferred: 0,
             places,
             owners: BTreeMap::new(),
@@ -223,7 +226,7 @@ impl EdgePlan {
         vip.ring = Ring::new(&table);
         out.writes.push(all_slots(ring_base, vip.ring.slots()));
         vip.value.ring_size = if table.is_empty() { 0 } else { size };
-        describe(&mut vip.value, service);
+        describe(&mut vip.value, service, false);
         ranges(vip_id, &EdgeService::default(), service, &mut out.writes);
         publish(record, &vip.value, &mut out.writes);
         Ok(vip)
@@ -250,9 +253,16 @@ impl EdgePlan {
             return Err(error);
         }
         let gone = self.change_backends(key, vip, service, value.backend_base, out);
-        Self::change_slots(vip, service, &gone, &mut value, self.config.ring, now, out);
-        describe(&mut value, service);
+        let slots = Self::change_slots(vip, service, &gone, &mut value, self.config.ring, now, out);
+        describe(&mut value, service, vip.all_drain);
         ranges(value.vip_id, &vip.service, service, &mut out.writes);
+        // A ring that begins is written before it is read; one that is read may name places of the new record only.
+        let (before, after) = if vip.value.ring_size == 0 {
+            (slots, None)
+        } else {
+            (None, slots)
+        };
+        out.writes.extend(before);
         if value == vip.value {
             self.records.rest(record..record + 1, UnixMillis(0));
         } else {
@@ -262,6 +272,7 @@ impl EdgePlan {
             vip.record = record;
             vip.value = value;
         }
+        out.writes.extend(after);
         for owner in gone {
             out.writes.push(EdgeWrite::Retire {
                 at: value.backend_base + u32::from(owner),
@@ -331,27 +342,33 @@ impl EdgePlan {
         config: RingConfig,
         now: UnixMillis,
         out: &mut Planned,
-    ) {
-        let table = table(&members(&vip.owners, service), vip.size);
+    ) -> Option<EdgeWrite> {
+        let mut owners = table(&members(&vip.owners, service), vip.size);
         vip.deferred = 0;
-        if table.is_empty() {
+        vip.all_drain = owners.is_empty() && vip.value.ring_size > 0;
+        if vip.all_drain {
+            // What they have goes on: the ring stays, but for those who are gone.
+            let mut members = members(&vip.owners, service);
+            members.iter_mut().for_each(|member| member.weight = 1);
+            owners = table(&members, vip.size);
+        }
+        if owners.is_empty() {
+            vip.all_drain = false;
             value.ring_size = 0;
+            None
         } else if vip.value.ring_size == 0 {
             // Nobody was served: a beginning.
-            vip.ring = Ring::new(&table);
-            out.writes
-                .push(all_slots(value.ring_base, vip.ring.slots()));
+            vip.ring = Ring::new(&owners);
             value.ring_size = vip.size;
+            Some(all_slots(value.ring_base, vip.ring.slots()))
         } else {
-            let done = vip.ring.retarget(&table, gone, config, now);
+            let done = vip.ring.retarget(&owners, gone, config, now);
             vip.deferred = done.deferred;
             out.deferred += done.deferred;
-            if !done.changed.is_empty() {
-                out.writes.push(EdgeWrite::SetSlots {
-                    base: value.ring_base,
-                    slots: done.changed,
-                });
-            }
+            (!done.changed.is_empty()).then_some(EdgeWrite::SetSlots {
+                base: value.ring_base,
+                slots: done.changed,
+            })
         }
     }
 
