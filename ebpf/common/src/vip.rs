@@ -11,7 +11,8 @@
 //! Vose's alias method (1991): with `x` a random number of 32 bits, `i = (x * n) >> 32` and the lower word of that
 //! product as a second random number `f`, the choice is backend `i` if `f < threshold[i]`, else `alias[i]`, which is `i` itself where it has its column alone. So
 //! a weighted choice among any number of backends reads one or two cells. Backends from `n` on are draining (weight
-//! 0): no choice falls on them, who has one keeps it.
+//! 0): no choice falls on them, who has one keeps it. Both parts are in order of address and port, so that a backend is
+//! found by halving.
 
 use crate::Addr;
 

@@ -9,7 +9,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 
 use std::time::Instant;
 
-use support::tables::{backend, choices, loopback, publish, publish_set, unused_port};
+use support::tables::{backend, choices, loopback, publish, publish_set, sorted, unused_port};
 use support::{Node, Task, eventually};
 use waggle_ebpf::DataPlane;
 use waggle_ebpf::common::{
@@ -85,6 +85,7 @@ fn choices_follow_thresholds_and_aliases_and_none_falls_on_a_draining_backend() 
     for _ in 0..3 {
         all.push(loopback(&task.ask("listen 127.0.0.1:0")?)?);
     }
+    let mut all = sorted(all);
     // 1 : 3, by Vose: the first keeps half of its column, the rest of it is the second's.
     all[0].threshold = u32::MAX / 2;
     all[0].alias = 1;
@@ -146,6 +147,7 @@ fn a_client_with_affinity_keeps_its_backend_and_others_choose() -> anyhow::Resul
         affinity_s: 3600,
         ..how(2, 2)
     };
+    let all = sorted(all);
     publish_set(&plane, VIP, TCP, 0, sticky, &all)?;
     let (mut totals, mut first_of) = ([0, 0], Vec::new());
     for client in 0..12 {
@@ -224,6 +226,7 @@ fn the_backend_with_fewer_connections_gets_the_next() -> anyhow::Result<()> {
         flags: set_flags::LEAST_CONNECTIONS,
         ..how(1, 1)
     };
+    let all = sorted(all);
     // A head start for the first.
     publish_set(&plane, VIP, TCP, 0, least, &all[..1])?;
     for _ in 0..N {

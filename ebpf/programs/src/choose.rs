@@ -4,7 +4,7 @@ use aya_ebpf::helpers::generated::{
     bpf_get_current_cgroup_id, bpf_get_prandom_u32, bpf_ktime_get_ns,
 };
 use waggle_ebpf_common::{
-    Addr, Affinity, AffinityKey, Backend, SetHeader, VipKey, loss, set_flags,
+    Addr, Affinity, AffinityKey, Backend, MAX_SET, SetHeader, VipKey, loss, set_flags,
 };
 
 use crate::address::same;
@@ -13,11 +13,11 @@ use crate::maps::{AFFINITIES, CELLS, VIPS};
 use crate::state;
 
 /// Weighted choices that are tried until one is not ejected.
-const DRAWS: u32 = 3;
+const DRAWS: u32 = 2;
 /// Backends that are looked at, one after the other, when all draws were ejected.
-const LOOKED_AT: u32 = 16;
-/// Members that are searched for a backend when a VIP's set has changed; beyond them another one is chosen.
-const SEARCHED: u32 = 64;
+const LOOKED_AT: u32 = 8;
+/// Halvings that find one of as many members as a set can have.
+const HALVINGS: u32 = MAX_SET.ilog2() + 1;
 const SECOND_NS: u64 = 1_000_000_000;
 
 /// What is behind an address.
@@ -123,47 +123,62 @@ impl Set {
         if self.n() == 0 {
             return None;
         }
-        if !self.has(set_flags::AFFINITY) {
-            return self.fresh(proto);
-        }
-        // SAFETY: helpers without arguments.
-        let (client, now) = unsafe { (bpf_get_current_cgroup_id(), bpf_ktime_get_ns()) };
-        let key = AffinityKey {
-            client,
+        let sticky = self.has(set_flags::AFFINITY);
+        let mut key = AffinityKey {
+            client: 0,
             vip_id: self.vip_id(),
             pad: 0,
         };
-        if let Some(known) = AFFINITIES.get_ptr_mut(&key) {
-            // SAFETY: map values.
+        let mut now = 0;
+        if sticky {
+            // SAFETY: helpers without arguments.
             unsafe {
-                let lasts = u64::from((*self.header).affinity_s) * SECOND_NS;
-                if now.wrapping_sub((*known).since_ns) < lasts {
-                    let addr = &raw const (*known).addr;
-                    if let Some(choice) = self.find(addr, (*known).port, (*known).cell)
-                        && !state::is_out(choice.backend, proto)
-                    {
-                        (&raw mut (*known).since_ns).write_volatile(now);
-                        return Some(choice);
-                    }
-                }
+                key.client = bpf_get_current_cgroup_id();
+                now = bpf_ktime_get_ns();
+            }
+            let kept = self.kept(&key, now, proto);
+            if kept.is_some() {
+                return kept;
             }
         }
         let choice = self.fresh(proto)?;
-        // SAFETY: a map value.
-        let kept = unsafe {
-            let b = choice.backend;
-            Affinity {
-                since_ns: now,
-                addr: [(*b).addr[0], (*b).addr[1], (*b).addr[2], (*b).addr[3]],
-                port: (*b).port,
-                pad: 0,
-                cell: choice.cell,
-            }
-        };
-        // The least recently used one makes room; an insert fails only for want of memory, and then the next
-        // connect chooses again.
-        let _ = AFFINITIES.insert(&key, &kept, 0);
+        if sticky {
+            // SAFETY: a map value.
+            let kept = unsafe {
+                let b = choice.backend;
+                Affinity {
+                    since_ns: now,
+                    addr: [(*b).addr[0], (*b).addr[1], (*b).addr[2], (*b).addr[3]],
+                    port: (*b).port,
+                    pad: 0,
+                    cell: choice.cell,
+                }
+            };
+            // The least recently used one makes room; an insert fails only for want of memory, and then the next
+            // connect chooses again.
+            let _ = AFFINITIES.insert(&key, &kept, 0);
+        }
         Some(choice)
+    }
+
+    /// The backend that a client has kept.
+    #[inline(always)]
+    fn kept(&self, key: &AffinityKey, now: u64, proto: u8) -> Option<Choice> {
+        let known = AFFINITIES.get_ptr_mut(key)?;
+        // SAFETY: map values.
+        unsafe {
+            let lasts = u64::from((*self.header).affinity_s) * SECOND_NS;
+            if now.wrapping_sub((*known).since_ns) >= lasts {
+                return None;
+            }
+            let addr = &raw const (*known).addr;
+            let choice = self.find(addr, (*known).port, (*known).cell)?;
+            if state::is_out(choice.backend, proto) {
+                return None;
+            }
+            (&raw mut (*known).since_ns).write_volatile(now);
+            Some(choice)
+        }
     }
 
     /// A choice that nothing binds.
@@ -225,7 +240,7 @@ impl Set {
                 i = 0;
             }
             let choice = self.at(i)?;
-            if !state::is_out(choice.backend, proto) {
+            if !state::is_resting(choice.backend, proto) {
                 return Some(choice);
             }
             looked += 1;
@@ -233,7 +248,7 @@ impl Set {
         None
     }
 
-    /// A backend that is a member: in the cell where it was before, else among the first ones.
+    /// A backend that is a member: in the cell where it was before, else wherever it is.
     ///
     /// # Safety
     /// `addr` points to memory of this program.
@@ -249,20 +264,92 @@ impl Set {
         {
             return Some(choice);
         }
-        let mut i = 0;
-        while i < SEARCHED {
-            if i >= members {
-                return None;
+        // Two parts, each in order: those that are chosen, those that drain.
+        // SAFETY: as the caller says.
+        unsafe {
+            match self.search(addr, port, 0, self.n()) {
+                None => self.search(addr, port, self.n(), members),
+                found => found,
             }
-            let choice = self.at(i)?;
-            // SAFETY: as above.
-            if unsafe { is(choice.backend, addr, port) } {
-                return Some(choice);
+        }
+    }
+
+    /// Binary search among the backends `low..high`.
+    ///
+    /// # Safety
+    /// `addr` points to memory of this program.
+    #[inline(always)]
+    unsafe fn search(
+        &self,
+        addr: *const Addr,
+        port: u16,
+        mut low: u32,
+        mut high: u32,
+    ) -> Option<Choice> {
+        let mut steps = 0;
+        while steps < HALVINGS && low < high {
+            let middle = low + ((high - low) >> 1);
+            let choice = self.at(middle)?;
+            // SAFETY: as the caller says; the backend is a map value.
+            match unsafe { order(choice.backend, addr, port) } {
+                Order::Same => return Some(choice),
+                Order::Before => low = middle + 1,
+                Order::After => high = middle,
             }
-            i += 1;
+            steps += 1;
         }
         None
     }
+}
+
+/// How a backend stands to what is searched for.
+enum Order {
+    Before,
+    Same,
+    After,
+}
+
+/// By address, then port.
+///
+/// # Safety
+/// Both point to memory of this program.
+#[inline(always)]
+unsafe fn order(backend: *const Backend, addr: *const Addr, port: u16) -> Order {
+    // In halves: each comparison is a branch that the verifier walks in every step of a search.
+    // SAFETY: as the caller says.
+    let (a, b) = unsafe { (halves(&raw const (*backend).addr), halves(addr)) };
+    if a.0 != b.0 {
+        return if a.0 < b.0 {
+            Order::Before
+        } else {
+            Order::After
+        };
+    }
+    if a.1 != b.1 {
+        return if a.1 < b.1 {
+            Order::Before
+        } else {
+            Order::After
+        };
+    }
+    // SAFETY: as the caller says.
+    let (a, b) = unsafe { (u16::from_be((*backend).port), u16::from_be(port)) };
+    if a == b {
+        Order::Same
+    } else if a < b {
+        Order::Before
+    } else {
+        Order::After
+    }
+}
+
+/// # Safety
+/// `addr` points to memory of this program.
+#[inline(always)]
+unsafe fn halves(addr: *const Addr) -> (u64, u64) {
+    // SAFETY: as the caller says.
+    let word = |i: usize| unsafe { u64::from(u32::from_be((*addr)[i])) };
+    (word(0) << 32 | word(1), word(2) << 32 | word(3))
 }
 
 /// # Safety

@@ -65,6 +65,19 @@ pub fn is_out(backend: *const Backend, proto: u8) -> bool {
     }
 }
 
+/// Whether a backend's time is not over yet; the cheaper question, where the answer leads to no try.
+#[inline(always)]
+pub fn is_resting(backend: *const Backend, proto: u8) -> bool {
+    // SAFETY: map values.
+    unsafe {
+        let key = key_of(&(*backend).addr, (*backend).port, proto);
+        match BACKEND_STATES.get_ptr(&key) {
+            Some(state) => (&raw const (*state).until_ns).read_volatile() > bpf_ktime_get_ns(),
+            None => false,
+        }
+    }
+}
+
 /// Open connections of this node to a backend.
 #[inline(always)]
 pub fn active(backend: *const Backend, proto: u8) -> u32 {

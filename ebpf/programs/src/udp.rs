@@ -9,7 +9,7 @@
 use aya_ebpf::bindings::{bpf_sock, bpf_sock_addr};
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
-use waggle_ebpf_common::{Addr, Backend, UDP_PEERS, UdpPeer, VipKey, loss};
+use waggle_ebpf_common::{Addr, Backend, UDP_PEERS, UdpPeer, UdpPeers, VipKey, loss};
 
 use crate::address::{self, NONE, copy, same};
 use crate::choose::{Found, Set, find_set};
@@ -105,25 +105,20 @@ unsafe fn backend_for(sk: *mut bpf_sock, key: &VipKey, set: &Set) -> Option<*con
             count::vip_choice(set.vip_id(), &raw const (*backend).addr, (*backend).port);
             return Some(backend);
         };
-        let mut at = UDP_PEERS;
-        let mut i = 0;
-        while i < UDP_PEERS {
-            let peer = &raw mut (*peers).peers[i];
-            if (*peer).vip_port == key.port
-                && same(&raw const (*peer).vip_addr, &raw const key.addr)
-            {
-                at = i;
-                let addr = &raw const (*peer).backend_addr;
-                if let Some(known) = set.find(addr, (*peer).backend_port, (*peer).cell) {
-                    (&raw mut (*peer).cell).write_volatile(known.cell);
-                    return Some(known.backend);
-                }
+        let at = place(peers, key);
+        if at < UDP_PEERS {
+            let peer = &raw mut (*peers).peers[at];
+            let addr = &raw const (*peer).backend_addr;
+            if let Some(known) = set.find(addr, (*peer).backend_port, (*peer).cell) {
+                (&raw mut (*peer).cell).write_volatile(known.cell);
+                return Some(known.backend);
             }
-            i += 1;
         }
         let choice = set.choose(UDP)?;
         let backend = choice.backend;
         count::vip_choice(set.vip_id(), &raw const (*backend).addr, (*backend).port);
+        // Looked for again: a place known before the choice would make the verifier walk that once for each.
+        let mut at = place(peers, key);
         if at >= UDP_PEERS {
             let next = (*peers).next;
             (*peers).next = next.wrapping_add(1);
@@ -140,6 +135,28 @@ unsafe fn backend_for(sk: *mut bpf_sock, key: &VipKey, set: &Set) -> Option<*con
         (&raw mut (*peer).cell).write_volatile(choice.cell);
         Some(backend)
     }
+}
+
+/// Where a VIP is among a socket's peers; `UDP_PEERS` when it is not.
+///
+/// # Safety
+/// `peers` is a map value.
+#[inline(always)]
+unsafe fn place(peers: *mut UdpPeers, key: &VipKey) -> usize {
+    let mut i = 0;
+    while i < UDP_PEERS {
+        // SAFETY: as the caller says.
+        unsafe {
+            let peer = &raw const (*peers).peers[i];
+            if (*peer).vip_port == key.port
+                && same(&raw const (*peer).vip_addr, &raw const key.addr)
+            {
+                return i;
+            }
+        }
+        i += 1;
+    }
+    UDP_PEERS
 }
 
 /// The VIP that an answer from a backend stands for.

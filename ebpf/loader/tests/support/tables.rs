@@ -47,10 +47,16 @@ pub fn publish(
         members: n,
         ..SetHeader::default()
     };
-    publish_set(plane, vip, proto, base, how, backends)
+    publish_set(plane, vip, proto, base, how, &sorted(backends.to_vec()))
 }
 
-/// Any set; `how` tells all but the key.
+/// As sets have them: by address and port.
+pub fn sorted(mut backends: Vec<Backend>) -> Vec<Backend> {
+    backends.sort_by_key(|b| (b.addr.map(u32::from_be), u16::from_be(b.port)));
+    backends
+}
+
+/// Any set; `how` tells all but the key. Both parts of it are in order (see [`sorted`]).
 pub fn publish_set(
     plane: &DataPlane,
     vip: impl Into<SocketAddr>,

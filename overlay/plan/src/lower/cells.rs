@@ -7,7 +7,7 @@ use waggle_types::{Policy, VipKey};
 
 use crate::table::BackendSet;
 
-/// The cells of a set with these weights (thousandths; 0 drains). The same input makes the same bytes, so that a set
+/// The cells of a set with these weights (thousandths; 0 drains), both parts in order of address and port. The same input makes the same bytes, so that a set
 /// that the kernel has already is known by comparing.
 pub(super) fn set_cells(
     key: &VipKey,
