@@ -33,6 +33,7 @@ const M16: u32 = 0xff_ffff;
 enum Side {
     Ours,
     Peer,
+    PeerSyn,
 }
 
 struct Case {
@@ -45,12 +46,37 @@ struct Case {
     samples: Vec<f64>,
 }
 
+/// The peer, loaded and filled.
+struct Peer {
+    ebpf: Ebpf,
+    run: Array<MapData, BenchRun>,
+}
+
+impl Peer {
+    fn load(object: &[u8]) -> anyhow::Result<Self> {
+        let mut ebpf = Ebpf::load(object).context("load the peer")?;
+        fill_peer(&mut ebpf)?;
+        for name in ["peer_stateless", "peer_table", "peer_null"] {
+            let program: &mut Xdp = ebpf.program_mut(name).context(name)?.try_into()?;
+            program.load()?;
+        }
+        let run = Array::try_from(ebpf.take_map("BENCH_RUN").context("BENCH_RUN")?)?;
+        Ok(Self { ebpf, run })
+    }
+
+    fn test(&self, name: &str, frame: &[u8], repeat: u32) -> anyhow::Result<u32> {
+        let program: &Xdp = self.ebpf.program(name).context("no program")?.try_into()?;
+        Ok(test_run(program.fd()?.as_fd(), frame, repeat)?.ns)
+    }
+}
+
 /// Both sides, loaded and filled.
 pub struct Bench {
     ours: EdgePlane,
     our_run: Array<MapData, BenchRun>,
-    peer: Ebpf,
-    peer_run: Array<MapData, BenchRun>,
+    peer: Peer,
+    /// With a flow table of its own, so that what it evicts is nobody else's.
+    peer_syn: Peer,
     cases: Vec<Case>,
 }
 
@@ -86,26 +112,21 @@ impl Bench {
         config.adopted_per_tick = u32::MAX;
         let ours = EdgePlane::open_object(&config, &object, &["bench_edge", "bench_null"])?;
         fill_ours(&ours)?;
-        let mut peer = Ebpf::load(&std::fs::read(peer)?).context("load the peer")?;
-        fill_peer(&mut peer)?;
-        for name in ["peer_stateless", "peer_table", "peer_null"] {
-            let program: &mut Xdp = peer.program_mut(name).context(name)?.try_into()?;
-            program.load()?;
-        }
+        let object = std::fs::read(peer).with_context(|| format!("read {}", peer.display()))?;
         Ok(Self {
             our_run: ours.take_array("BENCH_RUN")?,
-            peer_run: Array::try_from(peer.take_map("BENCH_RUN").context("BENCH_RUN")?)?,
             ours,
-            peer,
+            peer: Peer::load(&object)?,
+            peer_syn: Peer::load(&object)?,
             cases: Vec::new(),
         })
     }
 
     fn add(&mut self, program: &'static str, vip: Option<u32>, flags: u8, mask: u32) -> usize {
-        let side = if program.starts_with("peer") {
-            Side::Peer
-        } else {
-            Side::Ours
+        let side = match (program.starts_with("peer"), flags) {
+            (false, _) => Side::Ours,
+            (true, SYN) => Side::PeerSyn,
+            (true, _) => Side::Peer,
         };
         self.cases.push(Case {
             side,
@@ -218,7 +239,8 @@ impl Bench {
         let is_null = case.program.ends_with("null");
         let run = match case.side {
             Side::Ours => &mut self.our_run,
-            Side::Peer => &mut self.peer_run,
+            Side::Peer => &mut self.peer.run,
+            Side::PeerSyn => &mut self.peer_syn.run,
         };
         let before = run.get(&0, 0)?;
         let config = BenchRun {
@@ -230,18 +252,13 @@ impl Bench {
         let frame = frame(case);
         let ns = match case.side {
             Side::Ours => self.ours.test_run_of(case.program, &frame, repeat)?.ns,
-            Side::Peer => {
-                let program: &Xdp = self
-                    .peer
-                    .program(case.program)
-                    .context(case.program)?
-                    .try_into()?;
-                test_run(program.fd()?.as_fd(), &frame, repeat)?.ns
-            }
+            Side::Peer => self.peer.test(case.program, &frame, repeat)?,
+            Side::PeerSyn => self.peer_syn.test(case.program, &frame, repeat)?,
         };
         let run = match case.side {
             Side::Ours => &self.our_run,
-            Side::Peer => &self.peer_run,
+            Side::Peer => &self.peer.run,
+            Side::PeerSyn => &self.peer_syn.run,
         };
         let after = run.get(&0, 0)?;
         let sent = after.sent - before.sent;

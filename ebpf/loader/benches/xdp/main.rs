@@ -9,6 +9,7 @@
 //! the two are apart is the noise.
 
 mod cases;
+mod change;
 mod measure;
 
 use std::path::PathBuf;
@@ -29,6 +30,10 @@ fn main() -> anyhow::Result<()> {
     let mut bench = cases::Bench::load(&args.ours, &args.peer, bpffs.path())?;
     let table = bench.run(args.rounds)?;
     print!("{table}");
+    for backends in [100, 700] {
+        print!("{}", change::measure(bpffs.path(), backends)?);
+    }
+    print!("{}", change::memory());
     Ok(())
 }
 

@@ -71,10 +71,17 @@ pub fn table(rows: &[Row], noise: f64) -> String {
         out,
         "| case | ours, ns | peer, ns | ratio | target, ns | verdict |\n|---|---|---|---|---|---|"
     );
+    let figure = |n: f64, digits: usize| {
+        if n.is_nan() {
+            String::new()
+        } else {
+            format!("{n:.digits$}")
+        }
+    };
     for row in rows {
         let (peer, ratio) = row.peer.map_or_else(
             || (String::new(), String::new()),
-            |(peer, ratio)| (format!("{peer:.0}"), format!("{ratio:.2}")),
+            |(peer, ratio)| (figure(peer, 0), figure(ratio, 2)),
         );
         let (target, verdict) = match row.target {
             None => (String::new(), ""),
@@ -85,8 +92,9 @@ pub fn table(rows: &[Row], noise: f64) -> String {
         };
         let _ = writeln!(
             out,
-            "| {} | {:.0} | {peer} | {ratio} | {target} | {verdict} |",
-            row.name, row.ours
+            "| {} | {} | {peer} | {ratio} | {target} | {verdict} |",
+            row.name,
+            figure(row.ours, 0)
         );
     }
     let _ = writeln!(

@@ -3,6 +3,7 @@
 //! Stores go through shared memory ([`Shared`]); the order in which a change is safe is the caller's plan
 //! (`waggle-overlay-plan`, `maglev`): backends and slots, then the record, then the VIP that names it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::os::fd::AsFd;
 use std::sync::{Mutex, PoisonError};
@@ -157,6 +158,20 @@ impl EdgeTables {
         check("ring slots", base, slots.len(), self.slot_capacity())?;
         for (at, slot) in (base as usize..).zip(slots) {
             self.ring.store32(at * 4, *slot);
+        }
+        Ok(())
+    }
+
+    /// Writes some slots of a ring, by position in it, each in one store.
+    ///
+    /// # Errors
+    /// [`LoadError::OutOfTable`] before anything is written.
+    pub fn set_slots_at(&self, base: u32, slots: &BTreeMap<u32, u32>) -> Result<(), LoadError> {
+        if let Some((last, _)) = slots.last_key_value() {
+            check("ring slots", base, *last as usize + 1, self.slot_capacity())?;
+        }
+        for (at, slot) in slots {
+            self.ring.store32((base + at) as usize * 4, *slot);
         }
         Ok(())
     }

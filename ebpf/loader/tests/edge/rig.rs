@@ -91,11 +91,7 @@ pub fn execute(tables: &EdgeTables, writes: &[EdgeWrite]) -> Result<(), LoadErro
             EdgeWrite::SetBackends { base, backends } => tables.set_backends(*base, backends)?,
             EdgeWrite::Retire { at } => tables.retire(*at)?,
             EdgeWrite::SetNextHop { at, mac } => tables.set_next_hop(*at, *mac)?,
-            EdgeWrite::SetSlots { base, slots } => {
-                for (at, word) in slots {
-                    tables.set_slots(base + at, &[*word])?;
-                }
-            }
+            EdgeWrite::SetSlots { base, slots } => tables.set_slots_at(*base, slots)?,
             EdgeWrite::SetRecord { at, record } => tables.set_record(*at, record)?,
             EdgeWrite::Publish { key, record } => tables.publish(*key, *record)?,
             EdgeWrite::Withdraw { key } => tables.withdraw(*key)?,
