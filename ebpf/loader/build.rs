@@ -38,7 +38,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 println!("cargo::rerun-if-changed={}", path.display());
                 fs::read(path)?
             }
-            None => Vec::new(),
+            None => {
+                // Built before this object was one: where it will appear is watched.
+                if let Some(dir) = source.as_ref().and_then(|path| path.parent()) {
+                    println!("cargo::rerun-if-changed={}", dir.display());
+                }
+                Vec::new()
+            }
         };
         fs::write(out_dir.join(name), bytes)?;
     }

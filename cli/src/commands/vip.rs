@@ -18,15 +18,24 @@ pub async fn run(command: VipCommand) -> Result<(), CliError> {
     if command.output.json {
         return print_json(&answer);
     }
-    let mut table = Table::new(&["vip", "address", "backend", "eligible", "why", "task"]);
+    let mut table = Table::new(&[
+        "vip", "address", "choice", "backend", "weight", "eligible", "why", "task",
+    ]);
     for vip in vips {
-        let address = format!("{}:{}/{}", vip.ip, vip.port, vip.protocol);
+        let at = match vip.ip.parse::<std::net::IpAddr>() {
+            Ok(ip) => std::net::SocketAddr::new(ip, vip.port).to_string(),
+            Err(_) => format!("{}:{}", vip.ip, vip.port),
+        };
+        let address = format!("{at}/{}", vip.protocol);
+        let choice = choice(&vip);
         let name = vip.name.unwrap_or_default();
         if vip.backends.is_empty() {
             let why = "no backend: connections are refused".to_owned();
             table.row([
                 name,
                 address,
+                String::new(),
+                String::new(),
                 String::new(),
                 String::new(),
                 why,
@@ -40,7 +49,9 @@ pub async fn run(command: VipCommand) -> Result<(), CliError> {
             let cells = [
                 name.clone(),
                 address.clone(),
+                choice.clone(),
                 backend,
+                b.weight.to_string(),
                 eligible.to_owned(),
                 b.reason,
                 b.task_id,
@@ -49,4 +60,16 @@ pub async fn run(command: VipCommand) -> Result<(), CliError> {
         }
     }
     print(&table.render())
+}
+
+/// `random`, `least-connections, affinity 600 s, node first`.
+fn choice(vip: &VipView) -> String {
+    let mut words = vec![vip.policy.clone()];
+    if vip.affinity_s > 0 {
+        words.push(format!("affinity {} s", vip.affinity_s));
+    }
+    if matches!(vip.locality.as_str(), "node" | "zone") {
+        words.push(format!("{} first", vip.locality));
+    }
+    words.join(", ")
 }

@@ -60,10 +60,7 @@ fn direct(bytes: Bytes, proto: u8, port: u16) {
     // SAFETY: within what was checked here and by the caller.
     unsafe {
         let begins = match proto {
-            TCP => {
-                bytes.has(ETH + IP + 20)
-                    && bytes.read::<u8>(ETH + IP + 13) & (SYN | ACK) == SYN
-            }
+            TCP => bytes.has(ETH + IP + 20) && bytes.read::<u8>(ETH + IP + 13) & (SYN | ACK) == SYN,
             UDP => true,
             _ => false,
         };
@@ -167,11 +164,14 @@ fn encapsulated(skb: *mut __sk_buff) -> i32 {
             port,
             proto: u32::from(proto),
         };
-        remember(&key, &Answer {
-            vip,
-            vip_port,
-            pad: 0,
-        });
+        remember(
+            &key,
+            &Answer {
+                vip,
+                vip_port,
+                pad: 0,
+            },
+        );
     }
     let change = Change {
         addr: vip,

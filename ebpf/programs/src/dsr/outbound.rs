@@ -70,7 +70,10 @@ fn dsr_out(ctx: TcContext) -> i32 {
     }
     let change = change(&key, &answer);
     // SAFETY: the program's context; nothing is read afterwards.
-    done(unsafe { rewrite::packet(skb, ETH, Side::Source, proto, &change, true) }, reason::ANSWERED)
+    done(
+        unsafe { rewrite::packet(skb, ETH, Side::Source, proto, &change, true) },
+        reason::ANSWERED,
+    )
 }
 
 /// A fragment without ports.
@@ -89,7 +92,10 @@ fn later_fragment(skb: *mut __sk_buff, bytes: Bytes) -> i32 {
         new_port: 0,
     };
     // SAFETY: the program's context; nothing is read afterwards.
-    done(unsafe { rewrite::packet(skb, ETH, Side::Source, key.proto, &change, false) }, reason::ANSWERED)
+    done(
+        unsafe { rewrite::packet(skb, ETH, Side::Source, key.proto, &change, false) },
+        reason::ANSWERED,
+    )
 }
 
 /// An ICMP error of ours about a client's packet ("port unreachable", say): the client knows only the VIP.
@@ -124,7 +130,10 @@ fn icmp_error(skb: *mut __sk_buff) -> i32 {
     };
     let change = change(&key, &answer);
     // SAFETY: the program's context; nothing is read afterwards.
-    done(unsafe { rewrite::icmp_error(skb, ETH, Side::Source, &change) }, reason::ICMP_ANSWERED)
+    done(
+        unsafe { rewrite::icmp_error(skb, ETH, Side::Source, &change) },
+        reason::ICMP_ANSWERED,
+    )
 }
 
 /// The VIP of a flow.

@@ -109,7 +109,10 @@ fn first<const L2: usize>(ctx: *mut xdp_md, key: &FragmentKey, ports: u32, total
         ports,
         proto: u32::from(key.proto),
     };
-    let Some(slot) = slot(record, edge::hash(key.src, ports & record.port_mask, record.seed)) else {
+    let Some(slot) = slot(
+        record,
+        edge::hash(key.src, ports & record.port_mask, record.seed),
+    ) else {
         count(reason::BAD_TABLE);
         return XDP_DROP;
     };

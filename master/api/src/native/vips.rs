@@ -13,6 +13,15 @@ pub struct VipView {
     pub port: u16,
     /// `tcp` or `udp`.
     pub protocol: String,
+    /// How a backend is chosen: `random` or `least-connections`.
+    #[serde(default)]
+    pub policy: String,
+    /// Seconds for which a client keeps its backend; 0 for none.
+    #[serde(default)]
+    pub affinity_s: u32,
+    /// Which backends are preferred: `any`, `zone` or `node`.
+    #[serde(default)]
+    pub locality: String,
     /// Tasks behind it, eligible or not, by task id.
     pub backends: Vec<BackendView>,
 }
@@ -28,6 +37,9 @@ pub struct BackendView {
     pub port: u16,
     /// Whether new connections go to it.
     pub eligible: bool,
+    /// Its share of them, in proportion to the others'.
+    #[serde(default)]
+    pub weight: u16,
     /// Why it is, or is not.
     pub reason: String,
 }

@@ -123,12 +123,17 @@ pub(super) fn vips(view: &ClusterView) -> Vec<VipView> {
     let one = |(key, (name, candidates)): (waggle_types::VipKey, (Option<_>, Vec<_>))| {
         let name: Option<waggle_types::VipName> = name;
         let candidates: Vec<waggle_overlay_plan::Candidate> = candidates;
+        let how = candidates.first().map(|c| c.balance).unwrap_or_default();
         let backends = candidates.iter().map(|c| BackendView {
             task_id: c.task_id.to_string(),
             ip: c.addr.map(|a| a.ip().to_string()).unwrap_or_default(),
             port: c.addr.map_or(0, |a| a.port()),
-            eligible: c.verdict.is_in(),
+            eligible: c.verdict.is_in() && c.balance.weight > 0,
+            weight: c.balance.weight,
             reason: match c.verdict {
+                _ if c.verdict.is_in() && c.balance.weight == 0 => {
+                    "its weight is 0: it keeps its connections".into()
+                }
                 Verdict::Eligible => "takes connections".into(),
                 Verdict::LastResort => "its agent is unreachable, but no other is left".into(),
                 Verdict::Excluded(r) => r.to_string(),
@@ -139,6 +144,9 @@ pub(super) fn vips(view: &ClusterView) -> Vec<VipView> {
             ip: key.ip.to_string(),
             port: key.port,
             protocol: key.protocol.name().into(),
+            policy: how.policy.to_string(),
+            affinity_s: how.affinity_s,
+            locality: how.locality.to_string(),
             backends: backends.collect(),
         }
     };
