@@ -1,7 +1,9 @@
 //! `cargo xtask bench smoke`: a few figures from a real cluster, each with how it was taken.
 //! `cargo xtask bench allocator`: level 1 alone. `cargo xtask bench launch`: all of it through its API.
+//! `cargo xtask bench dns`: the resolver beside others.
 
 mod allocator;
+mod dns;
 mod launch;
 mod utilization;
 mod xdp;
@@ -53,6 +55,8 @@ enum What {
     Launch(launch::Args),
     /// The edge: nanoseconds per packet, beside a minimal C load balancer in the same rounds
     Xdp(xdp::Args),
+    /// A node's resolver beside dnsmasq and unbound, on one CPU: rate, CPU an answer, latency
+    Dns(dns::Args),
 }
 
 const NODES: u8 = 3;
@@ -72,6 +76,7 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
         What::Allocator { full } => return allocator::main(*full),
         What::Launch(args) => return launch::main(args),
         What::Xdp(args) => return xdp::main(args),
+        What::Dns(args) => return dns::main(args),
     };
     if std::env::var_os("WAGGLE_BIN_DIR").is_none()
         && let Some(code) = setup::ensure(no_install)?

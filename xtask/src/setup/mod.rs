@@ -111,11 +111,22 @@ pub fn ensure(no_install: bool) -> anyhow::Result<Option<ExitCode>> {
 
 /// Makes sure that C for the kernel can be compiled. `Some(3)` when something is missing and may not be installed.
 pub fn ensure_clang(no_install: bool) -> anyhow::Result<Option<ExitCode>> {
-    let missing: Vec<&'static str> = PEER
+    let missing = PEER
         .iter()
-        .filter(|(file, _)| !std::path::Path::new(file).exists())
-        .map(|(_, package)| *package)
-        .collect();
+        .filter(|(file, _)| !std::path::Path::new(file).exists());
+    packages(missing.map(|(_, package)| *package).collect(), no_install)
+}
+
+/// Makes sure that programs are there which only a bench needs (what is looked for, its package), as [`ensure`].
+pub fn ensure_peers(
+    peers: &[(&'static str, &'static str)],
+    no_install: bool,
+) -> anyhow::Result<Option<ExitCode>> {
+    let missing = peers.iter().filter(|(program, _)| find(program).is_none());
+    packages(missing.map(|(_, package)| *package).collect(), no_install)
+}
+
+fn packages(missing: Vec<&'static str>, no_install: bool) -> anyhow::Result<Option<ExitCode>> {
     if missing.is_empty() {
         return Ok(None);
     }
@@ -238,17 +249,18 @@ fn apt(packages: &[&str]) -> anyhow::Result<()> {
         command
     };
     run(apt().arg("update"))?;
-    let fresh_nginx = packages.contains(&"nginx-light");
     run(apt()
         .args(["install", "-y", "--no-install-recommends"])
         .args(packages))?;
-    if fresh_nginx && find("systemctl").is_some() {
-        // Only the program is wanted, not a server on port 80. Without systemd there is none.
-        let mut stop = root::command("systemctl");
-        let _ = stop
-            .args(["disable", "--now", "nginx"])
-            .stdout(std::io::stderr())
-            .status();
+    // Only the programs are wanted, not servers on ports 80 and 53. Without systemd there are none.
+    for (package, service) in [("nginx-light", "nginx"), ("unbound", "unbound")] {
+        if packages.contains(&package) && find("systemctl").is_some() {
+            let mut stop = root::command("systemctl");
+            let _ = stop
+                .args(["disable", "--now", service])
+                .stdout(std::io::stderr())
+                .status();
+        }
     }
     Ok(())
 }

@@ -6,6 +6,7 @@
 )]
 
 mod bad_input;
+mod dns;
 mod failures;
 mod signals;
 mod steps;
