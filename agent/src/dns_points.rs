@@ -59,6 +59,7 @@ pub fn dns_points(c: &DnsCounters, n_records: usize, start_ns: u64, now_ns: u64)
         ("no_upstream", c.no_upstream),
         ("no_zone", c.no_zone),
         ("truncated", c.truncated),
+        ("unattributed", c.unattributed),
     ] {
         let attrs = vec![(names::OUTCOME, outcome.into())];
         out.push(&names::DNS_OUTCOMES, attrs, PointData::Sum(n));

@@ -16,6 +16,8 @@ pub struct TaskReading<'a> {
     pub net: Option<CgroupNet>,
     /// Its TCP counters by VIP number.
     pub tcp: Vec<(u32, TcpStats)>,
+    /// Questions to the node's resolver, and since when it counts; where there is one.
+    pub dns: Option<(u64, u64)>,
     /// VIP numbers to names.
     pub vips: &'a VipNames,
     /// When it was started, Unix nanoseconds.
@@ -91,6 +93,11 @@ pub fn task_points(r: &TaskReading<'_>) -> Vec<Point> {
         }
     }
     tcp_points(&mut out, r);
+    if let Some((n, since_ns)) = r.dns {
+        // The resolver counts from its own start on, which is after the task's if the agent was restarted.
+        out.start_ns = out.start_ns.max(since_ns);
+        out.push(&names::CONTAINER_DNS_QUERIES, vec![], PointData::Sum(n));
+    }
     out.points
 }
 
@@ -270,6 +277,7 @@ mod tests {
         let points = task_points(&TaskReading {
             stats,
             net: Some(CgroupNet::default()),
+            dns: Some((3, 1)),
             tcp: vec![(0, TcpStats::default()), (7, TcpStats::default())],
             vips: &vips(),
             start_ns: 1,

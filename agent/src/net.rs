@@ -26,6 +26,7 @@ pub struct Net {
     node: Option<NodeNet>,
     plane: Option<Arc<DataPlane>>,
     troubles: Vec<String>,
+    since_ns: u64,
     inbox: Inbox,
     wake: Notify,
     // What an earlier run of the agent kept, until the first change.
@@ -99,6 +100,7 @@ impl Net {
             node,
             plane: None,
             troubles,
+            since_ns: clock::now_ns(),
             inbox: Inbox::default(),
             wake: Notify::new(),
             restored,
@@ -138,6 +140,11 @@ impl Net {
     /// What does not work, for `/health`; empty when all does.
     pub fn troubles(&self) -> &[String] {
         &self.troubles
+    }
+
+    /// When this was started, Unix nanoseconds.
+    pub fn since_ns(&self) -> u64 {
+        self.since_ns
     }
 
     /// The node's network, if it could be started.

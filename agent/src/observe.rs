@@ -117,6 +117,9 @@ impl Watched {
             let attrs = [(names::DROP_REASON, "write_failed".into())];
             telemetry.count(&names::AGENT_LOG_LOST, &attrs, lost_output_bytes);
         }
+        if let Some(dns) = net.node().and_then(NodeNet::dns) {
+            dns.forget_cgroup(self.labels.cgroup_id);
+        }
         if let Some(plane) = net.plane()
             && self.labels.cgroup_id != 0
             && let Err(e) = plane.counters().forget_cgroup(self.labels.cgroup_id)
@@ -130,6 +133,10 @@ impl Watched {
         let points = meter::task_points(&TaskReading {
             stats: Stats::read(&self.cgroup),
             net: kernel.net.get(&id).copied(),
+            dns: kernel.dns_since_ns.map(|since| {
+                let n = kernel.dns.get(&id).copied().unwrap_or_default();
+                (n, since)
+            }),
             tcp: kernel.tcp.get(&id).cloned().unwrap_or_default(),
             vips,
             start_ns: self.start_ns,
@@ -182,20 +189,26 @@ const fn stream_name(stream: IoStream) -> &'static str {
     }
 }
 
-/// One reading of the kernel's per-cgroup counters.
+/// One reading of the counters per cgroup: the kernel's, and the resolver's.
 #[derive(Default)]
 pub struct Kernel {
     net: BTreeMap<u64, CgroupNet>,
     tcp: BTreeMap<u64, Vec<(u32, TcpStats)>>,
+    dns: BTreeMap<u64, u64>,
+    dns_since_ns: Option<u64>,
 }
 
 impl Kernel {
     /// Reads them, where there is a data plane. Blocking.
     pub fn read(net: &Net) -> Self {
-        let Some(plane) = net.plane() else {
-            return Self::default();
-        };
         let mut out = Self::default();
+        if let Some(dns) = net.node().and_then(NodeNet::dns) {
+            out.dns = dns.by_cgroup();
+            out.dns_since_ns = Some(net.since_ns());
+        }
+        let Some(plane) = net.plane() else {
+            return out;
+        };
         match plane.counters().cgroup_net() {
             Ok(all) => out.net = all.into_iter().collect(),
             Err(e) => tracing::warn!(error = %e, "network counters not read"),

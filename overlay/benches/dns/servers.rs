@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeMap,
     fs,
-    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::Arc,
@@ -17,6 +17,9 @@ use waggle_overlay_plan::{LocalFacts, zone};
 use waggle_types::{NetSnapshot, Protocol, VipLease, VipName};
 
 use crate::hammer::{Load, Question};
+
+/// Port of the first server.
+const FIRST_PORT: u16 = 15_301;
 
 /// Which server. Numbers are places in a round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,9 +89,8 @@ impl Drop for Running {
 
 impl Running {
     pub fn start(kind: Kind, n: usize, dir: &Path) -> anyhow::Result<Self> {
-        let port = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?
-            .local_addr()?
-            .port();
+        // Below those that the kernel hands out.
+        let port = FIRST_PORT + kind as u16;
         let mut command = Command::new("taskset");
         command.args(["-c", "0"]);
         match kind {

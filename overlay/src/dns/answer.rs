@@ -1,6 +1,6 @@
 //! One question in, one answer out, as far as no waiting is needed; the rest is for [`super::slow`].
 
-use std::{collections::HashMap, net::IpAddr, sync::Arc};
+use std::{collections::HashMap, sync::Arc};
 
 use tokio::time::Instant;
 use waggle_overlay_plan::{
@@ -11,7 +11,7 @@ use waggle_overlay_plan::{
 use super::{
     Shared,
     counters::add,
-    log::{Entry, Source},
+    log::{Asker, Entry, Source},
 };
 
 /// Answers that one thread keeps ready; all are dropped when there are more, and when the zone changes.
@@ -84,11 +84,11 @@ impl Answerer {
     pub(super) fn step(
         &mut self,
         packet: &[u8],
-        peer: IpAddr,
-        tcp: bool,
+        asker: Asker,
         now: Instant,
         out: &mut Vec<u8>,
     ) -> Step {
+        let tcp = asker.tcp;
         let shared = &*self.shared;
         let counting = &shared.counting;
         add(if tcp {
@@ -122,7 +122,7 @@ impl Answerer {
             if written.truncated {
                 add(&counting.truncated);
             }
-            shared.log(|| Entry::new(&query, peer, tcp, written.code, from));
+            shared.log(|| Entry::new(&query, asker, written.code, from));
             Step::Done
         };
         let has_class = CLASSES.contains(&query.class);

@@ -44,6 +44,8 @@ macro_rules! counters {
             pub latency: [u64; LATENCY_BUCKETS],
             /// Sum of these times, microseconds.
             pub latency_sum_us: u64,
+            /// Questions over UDP whose asker is not known.
+            pub unattributed: u64,
             /// What was kept of upstreams' answers.
             pub cache: CacheCounters,
             /// What came of asking each upstream, in the order of the configuration.
@@ -77,6 +79,7 @@ macro_rules! counters {
                         .collect(),
                     latency: std::array::from_fn(|i| n(&self.latency[i])),
                     latency_sum_us: n(&self.latency_sum_us),
+                    unattributed: 0,
                     cache: CacheCounters::default(),
                     upstreams: Vec::new(),
                 }

@@ -46,24 +46,34 @@ impl Source {
     }
 }
 
+/// Who asked.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asker {
+    /// From where. Processes of the node show with the address of the resolver that they asked, since a local route's
+    /// source is its target; containers with addresses of their own show with these.
+    pub(super) ip: IpAddr,
+    /// The cgroup of the socket (its inode), where it is known: [`super::askers`].
+    pub(super) cgroup: Option<u64>,
+    /// Over TCP.
+    pub(super) tcp: bool,
+}
+
 /// A question and what was said.
 #[derive(Debug)]
 pub(super) struct Entry {
     name: DnsName,
     rtype: RType,
-    peer: IpAddr,
-    tcp: bool,
+    asker: Asker,
     code: u16,
     from: Source,
 }
 
 impl Entry {
-    pub(super) fn new(query: &Query<'_>, peer: IpAddr, tcp: bool, code: u16, from: Source) -> Self {
+    pub(super) fn new(query: &Query<'_>, asker: Asker, code: u16, from: Source) -> Self {
         Self {
             name: query.name(),
             rtype: query.rtype,
-            peer,
-            tcp,
+            asker,
             code,
             from,
         }
@@ -71,8 +81,7 @@ impl Entry {
 }
 
 impl Shared {
-    /// Logs a question if it is its turn. Processes of the node show with the address of the resolver that they
-    /// asked, since a local route's source is its target; containers with addresses of their own show with these.
+    /// Logs a question if it is its turn.
     pub(super) fn log(&self, entry: impl FnOnce() -> Entry) {
         let Some(log) = &self.log else { return };
         let n = self.n_logged.fetch_add(1, Ordering::Relaxed);
@@ -97,8 +106,9 @@ pub(super) async fn write(mut lines: mpsc::Receiver<Entry>) {
             target: "waggle_overlay::dns::query",
             name = %entry.name,
             kind = %entry.rtype,
-            from = %entry.peer,
-            transport = if entry.tcp { "tcp" } else { "udp" },
+            from = %entry.asker.ip,
+            cgroup = entry.asker.cgroup,
+            transport = if entry.asker.tcp { "tcp" } else { "udp" },
             rcode = entry.code,
             by = entry.from.name(),
             "dns question"

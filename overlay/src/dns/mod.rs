@@ -5,6 +5,7 @@
 //! over UDP ([`udp`]) and a task that accepts connections ([`tcp`]); what must wait is the runtime's ([`slow`]).
 
 mod answer;
+mod askers;
 mod counters;
 mod log;
 mod replies;
@@ -13,6 +14,7 @@ mod tcp;
 mod udp;
 
 use std::{
+    collections::BTreeMap,
     io,
     net::SocketAddr,
     sync::{
@@ -117,6 +119,7 @@ struct Shared {
     counting: Counting,
     log: Option<log::Log>,
     n_logged: AtomicU64,
+    askers: askers::Askers,
 }
 
 impl Shared {
@@ -187,6 +190,7 @@ impl DnsServer {
             counting: Counting::default(),
             log,
             n_logged: AtomicU64::new(0),
+            askers: askers::Askers::default(),
         });
         let deadline = Instant::now() + config.bind_timeout;
         let mut server = Self {
@@ -244,9 +248,20 @@ impl DnsServer {
         self.shared.zone.load_full()
     }
 
+    /// Questions over UDP by the cgroup of who asked, as far as it is known ([`DnsCounters::unattributed`] has the others).
+    pub fn by_cgroup(&self) -> BTreeMap<u64, u64> {
+        self.shared.askers.read()
+    }
+
+    /// A cgroup is gone; its number may come again.
+    pub fn forget_cgroup(&self, cgroup_id: u64) {
+        self.shared.askers.forget(cgroup_id);
+    }
+
     /// What it has counted.
     pub fn counters(&self) -> DnsCounters {
         DnsCounters {
+            unattributed: self.shared.askers.unknown.load(Ordering::Relaxed),
             cache: self.shared.forwarder.cache_counters(),
             upstreams: self.shared.forwarder.upstream_counters(),
             ..self.shared.counting.read()

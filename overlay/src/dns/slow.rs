@@ -1,6 +1,6 @@
 //! Questions that must be waited for: the first zone after a start, and upstreams.
 
-use std::{net::IpAddr, sync::Arc};
+use std::sync::Arc;
 
 use tokio::time::Instant;
 use waggle_overlay_plan::wire::{Limits, Query, rcode, write_error};
@@ -9,17 +9,13 @@ use super::{
     Shared,
     answer::{Answerer, Step},
     counters::add,
-    log::{Entry, Source},
+    log::{Asker, Entry, Source},
 };
 use crate::forward::{ForwardError, Got};
 
 /// Answers a question that [`Answerer::step`] left open.
-pub(super) async fn answer(
-    shared: &Arc<Shared>,
-    packet: &[u8],
-    peer: IpAddr,
-    tcp: bool,
-) -> Vec<u8> {
+pub(super) async fn answer(shared: &Arc<Shared>, packet: &[u8], asker: Asker) -> Vec<u8> {
+    let tcp = asker.tcp;
     let counting = &shared.counting;
     let begun = Instant::now();
     let mut out = Vec::with_capacity(512);
@@ -39,7 +35,7 @@ pub(super) async fn answer(
             n.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
             let mut answerer = Answerer::brief(Arc::clone(shared));
             answerer.refresh();
-            if answerer.step(packet, peer, tcp, begun, &mut out) == Step::Done {
+            if answerer.step(packet, asker, begun, &mut out) == Step::Done {
                 counting.took(begun.elapsed(), 1);
                 return out;
             }
@@ -67,7 +63,7 @@ pub(super) async fn answer(
                 }
                 counting.answered(tcp, from, written.code);
                 counting.took(begun.elapsed(), 1);
-                shared.log(|| Entry::new(&query, peer, tcp, written.code, from));
+                shared.log(|| Entry::new(&query, asker, written.code, from));
                 return out;
             }
             Err(error) => {
@@ -83,7 +79,7 @@ pub(super) async fn answer(
     write_error(&query.error(code), ra, &mut out);
     counting.answered(tcp, from, code);
     counting.took(begun.elapsed(), 1);
-    shared.log(|| Entry::new(&query, peer, tcp, code, from));
+    shared.log(|| Entry::new(&query, asker, code, from));
     out
 }
 

@@ -14,6 +14,7 @@ use super::{
     Shared,
     answer::{Answerer, Step},
     counters::add,
+    log::Asker,
     slow,
 };
 
@@ -61,6 +62,11 @@ async fn talk(
     let _ = stream.set_nodelay(true);
     let mut answerer = Answerer::brief(Arc::clone(shared));
     let mut packet = Vec::new();
+    let asker = Asker {
+        ip: peer,
+        cgroup: None,
+        tcp: true,
+    };
     loop {
         let read = async {
             let len = usize::from(stream.read_u16().await?);
@@ -89,11 +95,11 @@ async fn talk(
         let mut out = vec![0; 2];
         answerer.refresh();
         let mut reply = Vec::new();
-        match answerer.step(&packet, peer, true, begun, &mut reply) {
+        match answerer.step(&packet, asker, begun, &mut reply) {
             Step::Done => counting.took(begun.elapsed(), 1),
             Step::Silent => return Ok(()),
             Step::Wait => match Arc::clone(&shared.waiting).try_acquire_owned() {
-                Ok(_permit) => reply = slow::answer(shared, &packet, peer, true).await,
+                Ok(_permit) => reply = slow::answer(shared, &packet, asker).await,
                 Err(_) => slow::turned_away(shared, &packet, true, &mut reply),
             },
         }

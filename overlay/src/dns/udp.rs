@@ -5,7 +5,7 @@
 
 use std::{
     io::IoSliceMut,
-    net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket},
+    net::{SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket},
     os::fd::AsRawFd as _,
     sync::{
         Arc,
@@ -26,8 +26,9 @@ use tokio::{sync::mpsc, time::Instant};
 use super::{
     Shared,
     answer::{Answerer, Step},
+    askers::Finder,
     counters::add,
-    log::Source,
+    log::{Asker, Source},
     replies::{Replies, SEND_PATIENCE},
     slow,
 };
@@ -54,6 +55,7 @@ const SEND_TRIES: u32 = 4;
 pub(super) struct Job {
     pub(super) packet: Box<[u8]>,
     pub(super) peer: SocketAddr,
+    cgroup: Option<u64>,
 }
 
 /// An address as the kernel's calls take it.
@@ -100,13 +102,12 @@ pub(super) fn serve(
     stop: &AtomicBool,
     jobs: &mpsc::Sender<Job>,
 ) {
-    let is_v4 = socket.local_addr().is_ok_and(|a| a.is_ipv4());
-    let run = if is_v4 {
-        run::<SockaddrIn>
-    } else {
-        run::<SockaddrIn6>
+    let ended = match socket.local_addr() {
+        Ok(own) if own.is_ipv4() => run::<SockaddrIn>(shared, socket, own, stop, jobs),
+        Ok(own) => run::<SockaddrIn6>(shared, socket, own, stop, jobs),
+        Err(_) => Err(Errno::EBADF),
     };
-    if let Err(error) = run(shared, socket, stop, jobs) {
+    if let Err(error) = ended {
         tracing::error!(%error, "a dns socket failed; names are not answered on it any more");
     }
 }
@@ -138,6 +139,7 @@ impl Pace {
 fn run<P: Peer>(
     shared: &Arc<Shared>,
     socket: &UdpSocket,
+    own: SocketAddr,
     stop: &AtomicBool,
     jobs: &mpsc::Sender<Job>,
 ) -> nix::Result<()> {
@@ -149,6 +151,7 @@ fn run<P: Peer>(
     let mut replies = Replies::<P>::new();
     let mut peers: Vec<(Option<P>, usize, bool)> = Vec::with_capacity(BATCH);
     let mut pace = Pace::default();
+    let mut finder = Finder::new(own);
     let mut flags = MsgFlags::MSG_WAITFORONE;
     while !stop.load(Ordering::Relaxed) {
         let begun;
@@ -189,14 +192,20 @@ fn run<P: Peer>(
             };
             let packet = &buffer[..len.min(MAX_QUESTION)];
             let from = peer.addr();
+            let asker = Asker {
+                ip: from.ip(),
+                cgroup: finder.count(&shared.askers, from, begun),
+                tcp: false,
+            };
             if long {
                 too_long(shared, packet, &mut replies.bytes);
             } else {
-                match answerer.step(packet, from.ip(), false, begun, &mut replies.bytes) {
+                match answerer.step(packet, asker, begun, &mut replies.bytes) {
                     Step::Done | Step::Silent => {}
                     Step::Wait => {
                         let job = Job {
                             packet: packet.into(),
+                            cgroup: asker.cgroup,
                             peer: from,
                         };
                         if jobs.try_send(job).is_err() {
@@ -268,8 +277,12 @@ pub(super) async fn serve_slow(
         let (shared, socket) = (Arc::clone(&shared), Arc::clone(&socket));
         running.spawn(async move {
             let _permit = permit;
-            let ip: IpAddr = job.peer.ip();
-            let out = slow::answer(&shared, &job.packet, ip, false).await;
+            let asker = Asker {
+                ip: job.peer.ip(),
+                cgroup: job.cgroup,
+                tcp: false,
+            };
+            let out = slow::answer(&shared, &job.packet, asker).await;
             send(&shared, &socket, &out, job.peer).await;
         });
     }

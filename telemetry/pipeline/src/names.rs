@@ -171,6 +171,7 @@ registry! {
     CONTAINER_NETWORK_IO = Counter "container.network.io" ["By"] {DIRECTION, "network.interface.name"} "Bytes sent and received by the task's sockets, IP headers included";
 
     // Containers, gaps.
+    CONTAINER_DNS_QUERIES = Counter "waggle.container.dns.queries" ["{query}"] {} "Questions of the task's sockets to this node's DNS server, as far as they were attributed";
     CONTAINER_PACKETS = Counter "waggle.container.network.packet.count" ["{packet}"] {DIRECTION, "network.interface.name"} "Packets sent and received by the task's sockets";
     CONTAINER_PACKETS_DROPPED = Counter "waggle.container.network.packet.dropped" ["{packet}"] {DIRECTION, "network.interface.name", DROP_REASON} "Packets of the task that were dropped";
     CONTAINER_CONNECTIONS = UpDownCounter "waggle.container.network.connection.count" ["{connection}"] {"network.connection.state", TRANSPORT} "Connections of the task";
