@@ -33,18 +33,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     fs::write(out_dir.join("waggle-ebpf.o"), bytes)?;
     for name in OTHERS {
         let beside = source.as_ref().map(|path| path.with_file_name(name));
-        let bytes = match beside.filter(|path| path.is_file()) {
-            Some(path) => {
-                println!("cargo::rerun-if-changed={}", path.display());
-                fs::read(path)?
+        let bytes = if let Some(path) = beside.filter(|path| path.is_file()) {
+            println!("cargo::rerun-if-changed={}", path.display());
+            fs::read(path)?
+        } else {
+            // Built before this object was one: where it will appear is watched.
+            if let Some(dir) = source.as_ref().and_then(|path| path.parent()) {
+                println!("cargo::rerun-if-changed={}", dir.display());
             }
-            None => {
-                // Built before this object was one: where it will appear is watched.
-                if let Some(dir) = source.as_ref().and_then(|path| path.parent()) {
-                    println!("cargo::rerun-if-changed={}", dir.display());
-                }
-                Vec::new()
-            }
+            Vec::new()
         };
         fs::write(out_dir.join(name), bytes)?;
     }

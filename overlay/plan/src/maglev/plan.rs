@@ -349,7 +349,9 @@ impl EdgePlan {
         if vip.all_drain {
             // What they have goes on: the ring stays, but for those who are gone.
             let mut members = members(&vip.owners, service);
-            members.iter_mut().for_each(|member| member.weight = 1);
+            for member in &mut members {
+                member.weight = 1;
+            }
             owners = table(&members, vip.size);
         }
         if owners.is_empty() {
