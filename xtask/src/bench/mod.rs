@@ -6,6 +6,7 @@ mod allocator;
 mod dns;
 mod launch;
 mod utilization;
+mod vips;
 mod xdp;
 
 use std::process::ExitCode;
@@ -57,6 +58,10 @@ enum What {
     Xdp(xdp::Args),
     /// A node's resolver beside dnsmasq and unbound, on one CPU: rate, CPU an answer, latency
     Dns(dns::Args),
+    /// VIPs at the socket: what a connect costs, beside direct ones and nftables
+    Vip(vips::VipArgs),
+    /// VIP tables in the kernel: cold load, one change, memory, beside nftables
+    Tables(vips::TablesArgs),
 }
 
 const NODES: u8 = 3;
@@ -77,6 +82,8 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
         What::Launch(args) => return launch::main(args),
         What::Xdp(args) => return xdp::main(args),
         What::Dns(args) => return dns::main(args),
+        What::Vip(args) => return vips::vip(args),
+        What::Tables(args) => return vips::tables(args),
     };
     if std::env::var_os("WAGGLE_BIN_DIR").is_none()
         && let Some(code) = setup::ensure(no_install)?

@@ -123,15 +123,21 @@ impl Place {
             }
             script.push_str("} }\n");
         }
-        script.push_str(" chain out { type nat hook output priority -100;\n");
         for i in 0..ports.len() {
-            let n = ports.len();
             let _ = writeln!(
                 script,
-                "  ip daddr 11.0.0.0/8 numgen random mod {n} {i} dnat ip to ip daddr . tcp dport map @svc{i}"
+                " chain to{i} {{ dnat ip to ip daddr . tcp dport map @svc{i}; }}"
             );
         }
-        script.push_str(" }\n}\n");
+        let goto: Vec<String> = (0..ports.len())
+            .map(|i| format!("{i} : goto to{i}"))
+            .collect();
+        let _ = writeln!(
+            script,
+            " chain out {{ type nat hook output priority -100; ip daddr 11.0.0.0/8 numgen random mod {} vmap {{ {} }}; }}\n}}",
+            ports.len(),
+            goto.join(", ")
+        );
         let mut child = Command::new("ip")
             .args(["netns", "exec", &self.netns, "nft", "-f", "-"])
             .stdin(Stdio::piped())
