@@ -4,6 +4,7 @@
 //! A change is timed from the call with the delta to the return after the last write, by which every new connect sees
 //! it; a share of them is proved by a connect. Plan, alias tables and maps are in it, DNS is made beside.
 #![allow(clippy::print_stdout, reason = "its output")]
+#![allow(clippy::unwrap_used, reason = "a sample of valid names")]
 #![allow(
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,
