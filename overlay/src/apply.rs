@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, OnceLock},
     time::{Duration, Instant},
 };
@@ -12,12 +13,14 @@ use waggle_overlay_plan::{
     Lowered, Lowering, MapOp, Plan, VipTable, zone::ZoneOptions, zone::zone_with,
 };
 use waggle_types::{
-    AgentId, Generation, HealthState, NetDelta, NetSnapshot, TaskId, TaskState, UnixMillis,
+    AgentId, Generation, HealthState, NetDelta, NetSnapshot, Protocol, TaskId, TaskState,
+    UnixMillis, VipKey,
 };
 
 use crate::{
     dns::DnsServer,
     maps::{self, KernelMaps, MapError},
+    sockets,
     spec::{Applied, ApplyError, NodeNetConfig, NodeNetError, VipNames},
 };
 
@@ -230,6 +233,7 @@ impl Shared {
         }
         let mut failures: Vec<ApplyError> = Vec::new();
         let known = |op: &MapOp| matches!(op, MapOp::Set { key, .. } if state.lowering.vip_id(key).is_some());
+        let gone = udp_backends_gone(state, ops);
         let renamed = state.behind || state.doubtful || !ops.iter().all(known);
         let n_writes = match self.write_maps(state, ops, &mut failures) {
             Ok(n) => n,
@@ -242,6 +246,9 @@ impl Shared {
         };
         state.behind = !failures.is_empty() || self.maps.get().is_none();
         let duration = begun.elapsed();
+        if !gone.is_empty() && failures.is_empty() && self.maps.get().is_some() {
+            free_sockets(gone);
+        }
         if renamed {
             self.names
                 .store(Arc::new(names(&state.lowering, state.plan.table())));
@@ -351,6 +358,31 @@ impl Shared {
             next.0.saturating_sub(self.now().0).max(1),
         ))
     }
+}
+
+/// UDP backends that `ops` take out of all sets.
+fn udp_backends_gone(state: &State, ops: &[MapOp]) -> BTreeSet<SocketAddr> {
+    let is_udp = |key: &VipKey| key.protocol == Protocol::Udp;
+    let mut gone = BTreeSet::new();
+    for op in ops.iter().filter(|op| is_udp(op.key())) {
+        gone.extend(state.lowering.members(op.key()));
+    }
+    if !gone.is_empty() {
+        let sets = state.plan.table().iter().filter(|(key, _)| is_udp(key));
+        for addr in sets.flat_map(|(_, set)| set.backends.keys()) {
+            gone.remove(addr);
+        }
+    }
+    gone
+}
+
+/// Beside the changes of the maps: it lists all UDP sockets of the machine.
+fn free_sockets(gone: BTreeSet<SocketAddr>) {
+    tokio::task::spawn_blocking(move || match sockets::free(&gone) {
+        Ok(0) => {}
+        Ok(n) => tracing::info!(n, "ended udp sockets of backends that are gone"),
+        Err(error) => tracing::debug!(%error, "udp sockets of backends that are gone stay"),
+    });
 }
 
 fn refused(generation: Generation, why: ApplyError) -> Applied {

@@ -25,6 +25,7 @@ pub mod dns;
 pub mod forward;
 mod maps;
 mod node;
+mod sockets;
 mod spec;
 
 pub use maps::{KernelMaps, MapError};

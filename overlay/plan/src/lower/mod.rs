@@ -263,6 +263,11 @@ impl Lowering {
         Some(entry.backends().take(n.into()).collect())
     }
 
+    /// Everybody in a VIP's set as the kernel has it, those that drain too.
+    pub fn members(&self, key: &VipKey) -> impl Iterator<Item = SocketAddr> + '_ {
+        self.entries.get(key).into_iter().flat_map(Entry::backends)
+    }
+
     /// The set as the kernel has it, header first.
     pub fn cells(&self, key: &VipKey) -> Option<&[abi::Cell]> {
         self.entries.get(key)?.cells.as_deref()
