@@ -259,7 +259,9 @@ impl Kernel {
                     }
                 }
                 EdgeWrite::SetNextHop { at, mac } => {
-                    let backend = self.backends.get_mut(at).expect("a backend");
+                    let Some(backend) = self.backends.get_mut(at) else {
+                        panic!("no backend at {at}");
+                    };
                     backend.header[..6].copy_from_slice(mac);
                 }
                 EdgeWrite::SetSlots { base, slots } => {
@@ -300,7 +302,7 @@ impl Kernel {
                 let word = self.slots[&(record.ring_base + n)];
                 for owner in [slot::previous(word), slot::current(word)] {
                     let place = record.backend_base + u32::from(owner);
-                    let backend = self.backends.get(&place).expect("a place");
+                    let backend = self.backends[&place];
                     let vip_port = [backend.header[48], backend.header[49]];
                     let port = (record.key >> 16 & 0xffff) as u16;
                     assert_eq!(
