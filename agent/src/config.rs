@@ -1,7 +1,7 @@
 //! What an agent is told by its operator.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     ffi::OsString,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
@@ -9,6 +9,7 @@ use std::{
 };
 
 use tokio::net::TcpListener;
+use waggle_overlay::edge::EdgeMode;
 use waggle_overlay::forward::ForwardConfig;
 use waggle_overlay_plan::zone::{HealthPolicy, Scope};
 use waggle_types::{Custom, Domain, Milli, PortSet, Resources};
@@ -39,6 +40,8 @@ pub struct AgentConfig {
     pub network: bool,
     /// The node's DNS server.
     pub dns: DnsSettings,
+    /// The node's part in traffic from outside; none: nothing of it is loaded, and what an earlier run left is removed.
+    pub edge: Option<EdgeSettings>,
     /// Resources to offer where the operator does not want what was detected.
     pub resources: ResourceOverrides,
     /// Attributes for constraints: `rack:a1`.
@@ -70,6 +73,7 @@ impl AgentConfig {
             dataplane: DataPlanePolicy::Prefer,
             network: true,
             dns: DnsSettings::default(),
+            edge: None,
             resources: ResourceOverrides::default(),
             attributes: BTreeMap::new(),
             domain: None,
@@ -79,6 +83,17 @@ impl AgentConfig {
             max_concurrent_checks: 64,
         }
     }
+}
+
+/// The node's part in VIP traffic from outside of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EdgeSettings {
+    /// The device that such traffic comes and goes by.
+    pub uplink: String,
+    /// This node balances it, in this mode.
+    pub edge: Option<EdgeMode>,
+    /// Edges whose packets for tasks here are taken.
+    pub edges: BTreeSet<Ipv4Addr>,
 }
 
 /// What to do about the kernel data plane.

@@ -45,7 +45,8 @@ mod volumes;
 
 pub use crate::{
     config::{
-        AgentConfig, AgentListeners, DataPlanePolicy, DnsSettings, ResourceOverrides, ShimCommand,
+        AgentConfig, AgentListeners, DataPlanePolicy, DnsSettings, EdgeSettings, ResourceOverrides,
+        ShimCommand,
     },
     doctor::doctor,
     error::AgentError,
@@ -61,5 +62,6 @@ pub mod dns {
     };
 }
 pub use waggle_ebpf::{Check, find_cgroup2_mount};
+pub use waggle_overlay::edge::EdgeMode;
 /// The telemetry that [`run`] takes, for who starts an agent.
 pub use waggle_telemetry as telemetry;

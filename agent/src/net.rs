@@ -10,6 +10,7 @@ use std::{
 use tokio::sync::{Notify, mpsc};
 use waggle_api::proto::session as pb;
 use waggle_ebpf::{DataPlane, LoaderConfig};
+use waggle_overlay::edge::{EdgeNet, EdgeNetConfig};
 use waggle_overlay::{Applied, NodeNet, NodeNetConfig, VipNames};
 use waggle_telemetry::{SpanKind, Telemetry, names};
 use waggle_types::{
@@ -25,6 +26,7 @@ const MAX_CAUSES: usize = 256;
 pub struct Net {
     node: Option<NodeNet>,
     plane: Option<Arc<DataPlane>>,
+    edge: Option<EdgeNet>,
     troubles: Vec<String>,
     since_ns: u64,
     inbox: Inbox,
@@ -99,6 +101,7 @@ impl Net {
         Ok(Self {
             node,
             plane: None,
+            edge: None,
             troubles,
             since_ns: clock::now_ns(),
             inbox: Inbox::default(),
@@ -135,6 +138,53 @@ impl Net {
             }
         }
         Ok(())
+    }
+
+    /// Loads the node's part in traffic from outside, if it has one; else removes what an earlier run had.
+    pub async fn load_edge(&mut self, config: &AgentConfig) -> Result<(), AgentError> {
+        let Some(edge) = &config.edge else {
+            let pin_dir = config.pin_dir.clone();
+            let removed = tokio::task::spawn_blocking(move || EdgeNet::remove(&pin_dir)).await;
+            if let Ok(Err(e)) = removed {
+                tracing::warn!(
+                    error = chain(&e),
+                    "programs of an earlier edge are still there"
+                );
+            }
+            return Ok(());
+        };
+        let started = EdgeNet::start(EdgeNetConfig {
+            node_ip: config.ip,
+            pin_dir: config.pin_dir.clone(),
+            uplink: edge.uplink.clone(),
+            edge: edge.edge,
+            edges: edge.edges.clone(),
+        })
+        .await;
+        match started {
+            Ok(edge) => self.edge = Some(edge),
+            Err(e) if config.dataplane == DataPlanePolicy::Require => {
+                return Err(AgentError::DataPlane(e.into()));
+            }
+            Err(e) => {
+                let why = format!("edge: {}", chain(&e));
+                tracing::warn!(error = why, "no part in traffic from outside");
+                self.troubles.push(why);
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands the edge what the node's table is now.
+    async fn sync_edge(&self, net: &NodeNet) {
+        if let Some(edge) = &self.edge {
+            for error in edge.sync(net.table()).await {
+                tracing::warn!(
+                    error = chain(&error),
+                    "the edge's tables are not as they should be"
+                );
+            }
+        }
     }
 
     /// What does not work, for `/health`; empty when all does.
@@ -285,9 +335,11 @@ impl Net {
             }
             if !facts.is_empty() {
                 net.local_facts(facts).await;
+                self.sync_edge(net).await;
             }
             if let Some(wanted) = wanted {
                 let applied = self.take(net, wanted, &telemetry, &node).await;
+                self.sync_edge(net).await;
                 if acks.send(applied).await.is_err() {
                     return;
                 }

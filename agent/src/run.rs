@@ -88,6 +88,7 @@ pub async fn run(
     let cgroups = cgroups(&config, &mut troubles);
     let _claim = claim(&cgroups, &config, &mut troubles).await?;
     net.load(&config).await?;
+    net.load_edge(&config).await?;
     let net = Arc::new(net);
     troubles.extend(net.troubles().iter().cloned());
 

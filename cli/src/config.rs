@@ -1,14 +1,14 @@
 //! From flags and a file to checked settings; nothing is opened or bound here but the file.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use waggle_agent::DnsSettings;
+use waggle_agent::{DnsSettings, EdgeMode, EdgeSettings};
 use waggle_types::Domain;
 
 use crate::{
@@ -59,6 +59,8 @@ pub struct Settings {
     pub domain: Option<Domain>,
     /// The resolver; without addresses none runs.
     pub dns: DnsSettings,
+    /// The node's part in traffic from outside.
+    pub edge: Option<EdgeSettings>,
     /// Whether to refuse without eBPF.
     pub require_dataplane: bool,
     /// Log filter.
@@ -103,6 +105,7 @@ pub fn settings(flags: &RunArgs) -> Result<Settings, CliError> {
         .unwrap_or_default();
     let args = merge(flags.clone(), file);
     let dns = dns::settings(&args)?;
+    let edge = edge(&args)?;
     let name = match args.name {
         Some(n) => n,
         None => hostname()?,
@@ -150,6 +153,7 @@ pub fn settings(flags: &RunArgs) -> Result<Settings, CliError> {
         domain: args.domain.as_deref().map(domain).transpose()?,
         attributes: attributes(args.attributes.as_deref().unwrap_or_default())?,
         dns,
+        edge,
         require_dataplane: args.require_dataplane,
         log: args.log.unwrap_or_else(|| "info".to_owned()),
         log_json: args.log_json,
@@ -158,6 +162,52 @@ pub fn settings(flags: &RunArgs) -> Result<Settings, CliError> {
         masters,
         ports,
     })
+}
+
+/// The node's part in traffic from outside, if it has one.
+fn edge(args: &RunArgs) -> Result<Option<EdgeSettings>, CliError> {
+    let mode = match args.edge_mode.as_deref() {
+        None | Some("native") => EdgeMode::Native,
+        Some("generic") => EdgeMode::Generic,
+        Some(other) => {
+            return Err(usage(format!(
+                "edge-mode: must be native or generic, is {other:?}"
+            )));
+        }
+    };
+    let edges = args
+        .edges
+        .iter()
+        .map(|text| {
+            text.parse()
+                .map_err(|_| usage(format!("edges: must be IPv4 addresses, is {text:?}")))
+        })
+        .collect::<Result<BTreeSet<Ipv4Addr>, CliError>>()?;
+    let uplink = match (&args.edge, &args.uplink) {
+        (Some(edge), Some(uplink)) if edge != uplink => {
+            return Err(usage(format!(
+                "uplink: must be the device of edge, {edge:?}, is {uplink:?}"
+            )));
+        }
+        (Some(device), _) | (None, Some(device)) => device.clone(),
+        (None, None) if edges.is_empty() && args.edge_mode.is_none() => return Ok(None),
+        (None, None) => {
+            return Err(usage(
+                "uplink: must be given with edges, or edge with edge-mode".to_owned(),
+            ));
+        }
+    };
+    // What the kernel takes as a device's name.
+    if uplink.is_empty() || uplink.len() > 15 || uplink.contains(['/', ' ']) {
+        return Err(usage(format!(
+            "uplink: must be a device's name, is {uplink:?}"
+        )));
+    }
+    Ok(Some(EdgeSettings {
+        uplink,
+        edge: args.edge.is_some().then_some(mode),
+        edges,
+    }))
 }
 
 fn read_file(path: &Path) -> Result<RunArgs, CliError> {
@@ -201,6 +251,10 @@ fn merge(flags: RunArgs, file: RunArgs) -> RunArgs {
         dns_crypto_id: flags.dns_crypto_id.or(file.dns_crypto_id),
         dns_log: flags.dns_log.or(file.dns_log),
         dns_api_port: flags.dns_api_port.or(file.dns_api_port),
+        edge: flags.edge.or(file.edge),
+        edge_mode: flags.edge_mode.or(file.edge_mode),
+        edges: list(flags.edges, file.edges),
+        uplink: flags.uplink.or(file.uplink),
         require_dataplane: flags.require_dataplane || file.require_dataplane,
         log: flags.log.or(file.log),
         log_json: flags.log_json || file.log_json,

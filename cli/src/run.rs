@@ -169,6 +169,7 @@ async fn start_agent(
         Some(listen::bind("DNS API", loopback, s.ports.dns).await?)
     };
     config.dns.clone_from(&s.dns);
+    config.edge.clone_from(&s.edge);
     config.resources = resources(s);
     config.domain.clone_from(&s.domain);
     config.attributes.clone_from(&s.attributes);

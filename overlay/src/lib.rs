@@ -22,6 +22,7 @@
 pub mod address;
 mod apply;
 pub mod dns;
+pub mod edge;
 pub mod forward;
 mod maps;
 mod node;

@@ -108,6 +108,18 @@ pub struct RunArgs {
     /// Port of dcos-net's API about names, on 127.0.0.1 [default: 62080]
     #[arg(long, value_name = "PORT")]
     pub dns_api_port: Option<u16>,
+    /// Balance VIP traffic from outside that this device receives
+    #[arg(long, value_name = "DEVICE")]
+    pub edge: Option<String>,
+    /// `native`: in the device's driver; `generic`: in the kernel, for drivers that can't [default: native]
+    #[arg(long, value_name = "native|generic")]
+    pub edge_mode: Option<String>,
+    /// Edges whose VIP traffic for tasks of this node is taken
+    #[arg(long, value_delimiter = ',', value_name = "IP")]
+    pub edges: Vec<String>,
+    /// Device that traffic of `--edges` comes and goes by [default: that of --edge]
+    #[arg(long, value_name = "DEVICE")]
+    pub uplink: Option<String>,
     /// Refuse to start without the eBPF data plane, instead of running without VIPs
     #[arg(long)]
     pub require_dataplane: bool,

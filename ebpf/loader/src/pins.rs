@@ -63,10 +63,7 @@ impl Pins {
         let mut removed = 0;
         for name in entries(&self.root)? {
             let path = self.root.join(&name);
-            let is_version = name
-                .strip_prefix('v')
-                .is_some_and(|v| v.parse::<u32>().is_ok());
-            if is_version && path != self.version {
+            if is_version(&name) && path != self.version {
                 remove_version(&path)?;
                 removed += 1;
             }
@@ -93,9 +90,21 @@ pub(crate) fn remove_all(pin_dir: &Path) -> Result<(), LoadError> {
         return Ok(());
     }
     for name in entries(pin_dir)? {
-        remove_version(&pin_dir.join(name))?;
+        let path = pin_dir.join(&name);
+        if is_version(&name) {
+            remove_version(&path)?;
+        } else {
+            // Pins of a part with an object of its own.
+            remove_all(&path)?;
+        }
     }
     remove_dir(pin_dir)
+}
+
+/// Whether a name in a pin directory is an ABI version's.
+fn is_version(name: &str) -> bool {
+    name.strip_prefix('v')
+        .is_some_and(|v| v.parse::<u32>().is_ok())
 }
 
 /// Removes one version's pins: links before maps, so that no program runs on a half-removed set.

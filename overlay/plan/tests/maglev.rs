@@ -6,8 +6,8 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use proptest::prelude::*;
 use waggle_ebpf_common::edge::{self as abi, slot};
 use waggle_overlay_plan::maglev::{
-    EdgeBackend, EdgeError, EdgePlan, EdgePlanConfig, EdgeService, EdgeWrite, Member, RING_SIZES,
-    Replica, ReplicaError, Ring, RingConfig, RingUpdate, ring_size, table,
+    EdgeAdopted, EdgeBackend, EdgeError, EdgePlan, EdgePlanConfig, EdgeService, EdgeWrite, Member,
+    RING_SIZES, Replica, ReplicaError, Ring, RingConfig, RingUpdate, ring_size, table,
 };
 use waggle_types::{Millis, Protocol, UnixMillis, VipKey};
 
@@ -235,7 +235,7 @@ fn a_replica_takes_nothing_that_no_ring_can_be() {
 }
 
 /// The kernel's tables as plain maps, which complain where a reader could be led astray.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Kernel {
     backends: BTreeMap<u32, abi::Backend>,
     slots: BTreeMap<u32, u32>,
@@ -291,6 +291,28 @@ impl Kernel {
             }
             self.check();
         }
+    }
+
+    /// As an agent reads them that starts.
+    fn found(&self) -> Vec<EdgeAdopted> {
+        self.vips
+            .values()
+            .map(|at| {
+                let value = self.records[at];
+                let slots = (0..value.ring_size)
+                    .map(|n| self.slots[&(value.ring_base + n)])
+                    .collect();
+                let backends = (0..value.places)
+                    .map(|n| self.backends[&(value.backend_base + n)])
+                    .collect();
+                EdgeAdopted {
+                    record: *at,
+                    value,
+                    slots,
+                    backends,
+                }
+            })
+            .collect()
     }
 
     /// After every single write, every slot of every VIP leads to a backend of that VIP.
@@ -393,6 +415,24 @@ proptest! {
             }
             let writes = plan.settle(|_| BTreeMap::new(), now);
             kernel.execute(&writes);
+            // An agent that restarts finds what it wrote, and wants nothing else.
+            let has_ranges = services.values().any(|service| service.ranges.is_some());
+            if !has_ranges && planned.deferred == 0 {
+                let mut adopted = EdgePlan::adopt(config(), kernel.found(), now);
+                let planned = adopted.apply(&services, now);
+                prop_assert_eq!(&planned.failures, &vec![]);
+                let moves = |write: &EdgeWrite| matches!(write, EdgeWrite::Withdraw { .. } | EdgeWrite::Retire { .. });
+                prop_assert!(!planned.writes.iter().any(moves), "{:?}", planned.writes);
+                for (key, service) in &services {
+                    let is_served = plan.vip(key).is_some_and(|(_, record)| record.ring_size > 0);
+                    for addr in service.backends.keys().filter(|_| is_served) {
+                        prop_assert_eq!(adopted.owner(key, addr), plan.owner(key, addr));
+                    }
+                }
+                // What it writes all the same is as safe.
+                let mut copy = kernel.clone();
+                copy.execute(&planned.writes);
+            }
             // The same again is nothing to do, but for what was deferred.
             let again = plan.apply(&services, now);
             if planned.deferred == 0 {

@@ -138,6 +138,7 @@ impl Backend {
         sum: 0,
         max_inner: 0,
         flags: 0,
+        last_generation: 0,
         pad: 0,
     };
 
@@ -168,6 +169,7 @@ impl Backend {
             sum,
             max_inner: path.mtu.saturating_sub(ENCAP_LEN as u16),
             flags: path.flags,
+            last_generation: path.generation,
             pad: 0,
         }
     }

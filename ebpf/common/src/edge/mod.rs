@@ -103,8 +103,10 @@ pub struct Record {
     pub port_mask: u32,
     /// Address of an IPv6 VIP, whose key is a hash; zero for IPv4.
     pub addr6: [u32; 4],
+    /// Places for backends from `backend_base` on.
+    pub places: u32,
     /// Zero.
-    pub pad: [u32; 2],
+    pub pad: u32,
 }
 
 /// Bits of [`Record::flags`].
@@ -129,8 +131,10 @@ pub struct Backend {
     pub max_inner: u16,
     /// [`backend_flag`]s.
     pub flags: u16,
+    /// The last generation that this place had in use; stays when the generation is taken off.
+    pub last_generation: u16,
     /// Zero.
-    pub pad: u32,
+    pub pad: u16,
 }
 
 /// Bits of [`Backend::flags`].

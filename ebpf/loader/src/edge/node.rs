@@ -1,6 +1,6 @@
 //! The other end of the edge, from user space: load, attach to a backend node's uplink, say what is served here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::AsFd;
@@ -186,6 +186,50 @@ impl NodePlane {
     /// [`LoadError::Map`] from the kernel.
     pub fn remove_edge(&self, edge: Ipv4Addr) -> Result<(), LoadError> {
         gone(self.lock().edges.remove(&u32::from(edge).to_be()), EDGES)
+    }
+
+    /// Takes packets of these edges and of no others.
+    ///
+    /// # Errors
+    /// As [`NodePlane::add_edge`] and [`NodePlane::remove_edge`].
+    pub fn set_edges(&self, edges: &BTreeSet<Ipv4Addr>) -> Result<(), LoadError> {
+        let known = self
+            .lock()
+            .edges
+            .keys()
+            .collect::<Result<BTreeSet<u32>, _>>()
+            .map_err(|e| LoadError::map("list", EDGES, e))?;
+        for edge in edges {
+            self.add_edge(*edge)?;
+        }
+        known
+            .into_iter()
+            .map(|edge| Ipv4Addr::from(u32::from_be(edge)))
+            .filter(|edge| !edges.contains(edge))
+            .try_for_each(|edge| self.remove_edge(edge))
+    }
+
+    /// What is served here.
+    ///
+    /// # Errors
+    /// [`LoadError::Map`] from the kernel.
+    pub fn served(&self) -> Result<BTreeSet<Served>, LoadError> {
+        let tables = self.lock();
+        tables
+            .services
+            .iter()
+            .map(|entry| {
+                let (key, backend) = entry.map_err(|e| LoadError::map("list", SERVICES, e))?;
+                let at = |addr, port| {
+                    SocketAddrV4::new(Ipv4Addr::from(u32::from_be(addr)), u16::from_be(port))
+                };
+                Ok(Served {
+                    vip: at(key.vip, key.vip_port),
+                    backend: at(backend, key.port),
+                    proto: u8::try_from(key.proto).unwrap_or(0),
+                })
+            })
+            .collect()
     }
 
     /// Hands a VIP's packets to a backend here.

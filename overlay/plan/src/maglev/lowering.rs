@@ -5,12 +5,12 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddrV4},
 };
 
-use waggle_ebpf_common::edge::{self as abi, flag, slot};
-use waggle_types::VipKey;
+use waggle_ebpf_common::edge::{self as abi, backend_flag, flag, slot};
+use waggle_types::{Protocol, VipKey};
 
 use super::{
     table::{Member, mix},
-    write::{EdgeError, EdgeService, EdgeWrite},
+    write::{EdgeBackend, EdgeError, EdgeService, EdgeWrite},
 };
 use crate::lower::slots::Slots;
 
@@ -53,6 +53,38 @@ pub(super) fn kernel_key(key: VipKey) -> Option<u64> {
         key.port.to_be(),
         key.protocol.number(),
     ))
+}
+
+/// The opposite of [`kernel_key`].
+pub(super) fn vip_key(key: u64) -> Option<VipKey> {
+    let [_, proto, port @ .., a, b, c, d] = key.to_le_bytes();
+    let protocol = match proto {
+        6 => Protocol::Tcp,
+        17 => Protocol::Udp,
+        _ => return None,
+    };
+    Some(VipKey {
+        protocol,
+        // Both stand in the key as little-endian words of what was in network order.
+        ip: Ipv4Addr::new(a, b, c, d).into(),
+        port: u16::from_be_bytes(port),
+    })
+}
+
+/// What a backend's headers say of it; its weight is not among that.
+pub(super) fn backend_of(place: &abi::Backend) -> (SocketAddrV4, EdgeBackend) {
+    let h = &place.header;
+    let node = Ipv4Addr::new(h[30], h[31], h[32], h[33]);
+    let port = u16::from_be_bytes([h[46], h[47]]);
+    let is_local = place.flags & backend_flag::LOCAL != 0;
+    let has_hop = place.flags & (backend_flag::LOCAL | backend_flag::BACK) == 0;
+    let backend = EdgeBackend {
+        node,
+        next_hop: has_hop.then_some([h[0], h[1], h[2], h[3], h[4], h[5]]),
+        is_local,
+        weight: 0,
+    };
+    (SocketAddrV4::new(node, port), backend)
 }
 
 pub(super) fn members(owners: &BTreeMap<SocketAddrV4, u16>, service: &EdgeService) -> Vec<Member> {

@@ -16,10 +16,13 @@ mod plan;
 mod replica;
 mod ring;
 mod table;
+mod vip;
 mod write;
 
 pub use plan::EdgePlan;
 pub use replica::{Replica, ReplicaError, RingUpdate};
 pub use ring::{Retarget, Ring, RingConfig};
 pub use table::{Member, RING_SIZES, ring_size, table};
-pub use write::{EdgeBackend, EdgeError, EdgePlanConfig, EdgeService, EdgeWrite, Memory, Planned};
+pub use write::{
+    EdgeAdopted, EdgeBackend, EdgeError, EdgePlanConfig, EdgeService, EdgeWrite, Memory, Planned,
+};

@@ -11,33 +11,18 @@ use waggle_ebpf_common::edge::{self as abi, backend_flag, slot};
 use waggle_types::{UnixMillis, VipKey};
 
 use super::{
-    lowering::{all_slots, check, describe, kernel_key, members, places, publish, ranges, take},
+    lowering::{
+        all_slots, check, describe, kernel_key, members, places, publish, ranges, take, vip_key,
+    },
     ring::{Ring, RingConfig},
     table::{ring_size, table},
-    write::{EdgeBackend, EdgeError, EdgePlanConfig, EdgeService, EdgeWrite, Memory, Planned},
+    vip::Vip,
+    write::{
+        EdgeAdopted, EdgeBackend, EdgeError, EdgePlanConfig, EdgeService, EdgeWrite, Memory,
+        Planned,
+    },
 };
 use crate::lower::slots::Slots;
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Vip {
-    service: EdgeService,
-    record: u32,
-    value: abi::Record,
-    ring: Ring,
-    /// Slots that belong to it.
-    size: u32,
-    /// Nobody gets new connections, but some have old ones.
-    all_drain: bool,
-    /// Slots that a change could not mark yet.
-    deferred: usize,
-    /// Places for backends.
-    places: u32,
-    owners: BTreeMap<SocketAddrV4, u16>,
-    /// Last generation of each place.
-    generations: BTreeMap<u16, u16>,
-    /// Places of backends that left, and until when they rest.
-    resting: BTreeMap<u16, UnixMillis>,
-}
 
 /// What the edge's tables hold, as written by us.
 #[derive(Debug, Clone)]
@@ -48,6 +33,8 @@ pub struct EdgePlan {
     ids: Slots,
     rings: Slots,
     backends: Slots,
+    /// VIPs that were found and are not kept as they are: key and record.
+    strays: BTreeMap<u64, u32>,
 }
 
 impl EdgePlan {
@@ -59,8 +46,36 @@ impl EdgePlan {
             ids: Slots::new(config.records),
             rings: Slots::new(config.slots),
             backends: Slots::new(config.backends),
+            strays: BTreeMap::new(),
             config,
         }
+    }
+
+    /// Of tables that outlived the agent: VIPs keep their places, generations and marks, and nothing is written until
+    /// services are asked for that differ. What serves nobody or can't be
+    /// trusted (it overlaps another) is begun anew with the first change, or withdrawn.
+    pub fn adopt(config: EdgePlanConfig, found: Vec<EdgeAdopted>, now: UnixMillis) -> Self {
+        let mut this = Self::new(config);
+        for adopted in found {
+            let value = adopted.value;
+            let size = u32::try_from(adopted.slots.len()).unwrap_or(u32::MAX);
+            let claims = [
+                this.records.claim(adopted.record, 1),
+                this.ids.claim(value.vip_id, 1),
+                this.rings.claim(value.ring_base, size),
+                this.backends.claim(value.backend_base, value.places),
+            ];
+            let is_whole = size > 0 && claims.iter().all(|(_, whole)| *whole);
+            match vip_key(value.key) {
+                Some(key) if is_whole => {
+                    this.vips.insert(key, Vip::adopted(adopted, now));
+                }
+                _ => {
+                    this.strays.insert(value.key, adopted.record);
+                }
+            }
+        }
+        this
     }
 
     /// Plans the way from what is there to `services`. VIPs that are not named are withdrawn first.
@@ -83,6 +98,11 @@ impl EdgePlan {
         for key in left {
             self.remove(key, now, &mut out);
         }
+        let strays = std::mem::take(&mut self.strays);
+        let wanted: BTreeSet<u64> = services.keys().filter_map(|key| kernel_key(*key)).collect();
+        for key in strays.keys().filter(|key| !wanted.contains(key)) {
+            out.writes.push(EdgeWrite::Withdraw { key: *key });
+        }
         for (key, service) in services {
             let done = match self.vips.remove(key) {
                 None => self
@@ -100,6 +120,9 @@ impl EdgePlan {
                 }
                 Err(error) => out.failures.push(error),
             }
+        }
+        for at in strays.into_values() {
+            self.records.rest(at..at + 1, now + self.config.quarantine);
         }
         out
     }
@@ -126,6 +149,16 @@ impl EdgePlan {
             }
         }
         writes
+    }
+
+    /// Whether no window is open and no mark left.
+    pub fn is_settled(&self) -> bool {
+        self.vips.values().all(|vip| vip.ring.is_settled())
+    }
+
+    /// VIPs with their records.
+    pub fn records(&self) -> impl Iterator<Item = (VipKey, abi::Record)> + '_ {
+        self.vips.iter().map(|(key, vip)| (*key, vip.value))
     }
 
     /// A VIP's ring, and the record that leads to it.
@@ -202,6 +235,7 @@ impl EdgePlan {
                 ring_size: 0,
                 backend_base,
                 vip_id,
+                places,
                 seed: self.config.seed,
                 ..abi::Record::default()
             },
@@ -407,10 +441,12 @@ impl EdgePlan {
             return Ok(());
         }
         check(key, wanted)?;
-        let more = places(wanted);
+        // Never fewer: owners keep their numbers.
+        let more = places(wanted).max(vip.places);
         let base = take(&mut self.backends, more, key, "backends")?;
         let old = value.backend_base..value.backend_base + vip.places;
         value.backend_base = base;
+        value.places = more;
         vip.places = more;
         out.writes.push(EdgeWrite::SetBackends {
             base,

@@ -84,6 +84,11 @@ impl Ring {
         self.open.len() + self.closed.len()
     }
 
+    /// Owners of new connections.
+    pub fn currents(&self) -> BTreeSet<u16> {
+        self.slots.iter().map(|word| slot::current(*word)).collect()
+    }
+
     /// Owners that a slot names, previous or current.
     pub fn owners(&self) -> BTreeSet<u16> {
         self.slots

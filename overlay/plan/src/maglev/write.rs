@@ -74,6 +74,19 @@ pub struct EdgeService {
     pub ranges: Option<BTreeSet<(Ipv4Addr, u8)>>,
 }
 
+/// A VIP found in tables that outlived the agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EdgeAdopted {
+    /// The record's place.
+    pub record: u32,
+    /// The record.
+    pub value: abi::Record,
+    /// Its ring.
+    pub slots: Vec<u32>,
+    /// Its places for backends.
+    pub backends: Vec<abi::Backend>,
+}
+
 /// A write, to be executed in order; after a failure the rest must not be executed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EdgeWrite {
