@@ -203,7 +203,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Starts (again) the node at this position.
+    /// Starts (again) the node at this position; a file `node.toml` in its working directory is its configuration.
     pub fn start_node(&mut self, position: usize) -> anyhow::Result<()> {
         let node = self
             .state
@@ -218,6 +218,10 @@ impl Cluster {
             Program::Waggle(path) => {
                 let mut command = entry.command(path)?;
                 command.args(node_args(&node, &self.state));
+                let file = node.work_dir.join("node.toml");
+                if file.is_file() {
+                    command.env("WAGGLE_CONFIG", file);
+                }
                 command
             }
             Program::StandIn(line) => {
