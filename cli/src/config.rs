@@ -348,6 +348,37 @@ mod tests {
     }
 
     #[test]
+    fn an_edge_has_an_uplink_and_a_mode() {
+        assert_eq!(with(|_| ()).unwrap().edge, None);
+        let edge = with(|a| {
+            a.edge = Some("eth0".to_owned());
+            a.edges = vec!["10.0.0.9".to_owned()];
+        });
+        let expected = EdgeSettings {
+            uplink: "eth0".to_owned(),
+            edge: Some(EdgeMode::Native),
+            edges: BTreeSet::from([Ipv4Addr::new(10, 0, 0, 9)]),
+        };
+        assert_eq!(edge.unwrap().edge, Some(expected));
+        let other = with(|a| {
+            a.uplink = Some("eth1".to_owned());
+            a.edges = vec!["10.0.0.9".to_owned()];
+        });
+        assert_eq!(other.unwrap().edge.unwrap().edge, None);
+    }
+
+    #[rstest]
+    #[case::no_uplink(|a: &mut RunArgs| a.edges = vec!["10.0.0.9".to_owned()], "uplink")]
+    #[case::not_an_address(|a: &mut RunArgs| { a.uplink = Some("e".to_owned()); a.edges = vec!["x".to_owned()]; }, "edges")]
+    #[case::two_devices(|a: &mut RunArgs| { a.uplink = Some("a".to_owned()); a.edge = Some("b".to_owned()); }, "uplink")]
+    #[case::unknown_mode(|a: &mut RunArgs| { a.edge = Some("a".to_owned()); a.edge_mode = Some("fast".to_owned()); }, "edge-mode")]
+    #[case::no_device(|a: &mut RunArgs| a.edge = Some("a/b".to_owned()), "uplink")]
+    fn what_no_edge_can_be_names_the_flag(#[case] change: fn(&mut RunArgs), #[case] field: &str) {
+        let error = with(change).unwrap_err().to_string();
+        assert!(error.contains(field), "{error}");
+    }
+
+    #[test]
     fn flags_win_over_the_file() {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         writeln!(

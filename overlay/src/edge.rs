@@ -264,7 +264,8 @@ fn settle(edge: &mut Edge, now: UnixMillis) -> Result<(), LoadError> {
     // Flows by VIP and slot; what is remembered of others is nobody's.
     let mut by_key: BTreeMap<u64, Vec<(abi::FlowKey, abi::Flow)>> = BTreeMap::new();
     for (flow, value) in edge.plane.counters().flows()? {
-        let [port, _] = [(flow.ports >> 16) as u16, flow.ports as u16];
+        // The destination's, as it stands in the packet.
+        let port = u16::try_from(flow.ports >> 16).unwrap_or(0);
         let proto = u8::try_from(flow.proto).unwrap_or(0);
         let key = abi::key(flow.dst, port, proto);
         by_key.entry(key).or_default().push((flow, value));
