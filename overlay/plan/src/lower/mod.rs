@@ -10,6 +10,7 @@
 mod cells;
 mod ramp;
 pub(crate) mod slots;
+mod squeeze;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,7 +22,7 @@ use waggle_ebpf_common as abi;
 use waggle_types::{Millis, Protocol, UnixMillis, VipKey};
 
 pub use self::cells::{backend_from_kernel, backend_to_kernel};
-use self::{cells::set_cells, ramp::Ramps, slots::Slots};
+use self::{cells::set_cells, ramp::Ramps, slots::Slots, squeeze::Patch};
 use crate::table::{BackendSet, MapOp, VipTable};
 
 /// Capacities, and how long cells rest before they are used again.
@@ -451,7 +452,7 @@ impl Lowering {
             failed(weights.len());
             return;
         };
-        let n = usize::from(entry.header().map_or(0, |h| h.n));
+        let chosen = entry.header().map_or(0, |h| h.n);
         let Some(cells) = &mut entry.cells else {
             return;
         };
@@ -459,46 +460,20 @@ impl Lowering {
             let addr = backend_from_kernel(&(*c).into());
             addr.is_some_and(|a| weights.get(&a).is_some_and(|w| *w > 0))
         };
-        let alive: Vec<u32> = (0..)
-            .zip(&cells[1..=n])
-            .filter_map(|(i, c)| serves(c).then_some(i))
-            .collect();
-        let mut patches = Vec::new();
-        if alive.is_empty() && n > 0 {
-            patches.push((0, abi::COUNTS_WORD, 0));
-        }
-        let missing = weights.values().filter(|w| **w > 0).count() - alive.len();
+        let (patches, alive) = squeeze::patches(cells, serves);
+        let missing = weights.values().filter(|w| **w > 0).count() - alive;
         if missing > 0 {
             failed(missing);
         }
-        let mut turn = alive.iter().cycle();
-        for (i, cell) in (0..).zip(&cells[1..=n]) {
-            let own: abi::Backend = (*cell).into();
-            let Some(to) = (if alive.contains(&i) {
-                // One that was dead takes its column back.
-                let hands_on = own.alias != i && own.threshold == 0;
-                Some(i).filter(|_| hands_on || !alive.contains(&own.alias))
-            } else {
-                let dead = own.threshold != 0 || !alive.contains(&own.alias);
-                turn.next().copied().filter(|_| dead)
-            }) else {
-                continue;
-            };
-            // The alias first: until the threshold is written too, some still choose the backend itself.
-            patches.push((i + 1, abi::ALIAS_WORD, to));
-            if to != i {
-                patches.push((i + 1, abi::THRESHOLD_WORD, 0));
-            }
-        }
-        for (at, word, value) in patches {
-            cells[at as usize].words[usize::from(word)] = value;
+        for Patch { cell, word, value } in patches {
+            cells[cell as usize].words[usize::from(word)] = value;
             out.writes.push(MapWrite::Patch {
-                cell: base + at,
+                cell: base + cell,
                 word,
                 value,
             });
         }
-        if alive.is_empty() && n > 0 {
+        if alive == 0 && chosen > 0 {
             // Nobody is left: the header alone stays.
             cells.truncate(1);
             let left =
