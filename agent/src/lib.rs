@@ -23,6 +23,7 @@ mod config;
 mod dns_api;
 mod dns_points;
 mod doctor;
+mod edge_points;
 mod environment;
 mod error;
 mod http;

@@ -207,6 +207,11 @@ impl Net {
         self.plane.as_ref()
     }
 
+    /// The node's part in traffic from outside.
+    pub fn edge(&self) -> Option<&EdgeNet> {
+        self.edge.as_ref()
+    }
+
     /// VIP numbers to names.
     pub fn vip_names(&self) -> Arc<VipNames> {
         self.node

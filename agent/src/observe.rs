@@ -15,6 +15,7 @@ use crate::{
     checkpoint::TaskDir,
     clock,
     dns_points::dns_points,
+    edge_points::edge_points,
     meter::{self, NodeReading, TaskReading},
     net::Net,
     shim,
@@ -236,6 +237,16 @@ pub fn node(net: &Net, telemetry: &Telemetry, start_ns: u64) {
         let n_records = dns.zone().map_or(0, |zone| zone.n_records());
         let points = dns_points(&dns.counters(), n_records, start_ns, clock::now_ns());
         telemetry.node_points(points);
+    }
+    if let Some(edge) = net.edge() {
+        match edge.read() {
+            Ok(reading) => {
+                let now_ns = clock::now_ns();
+                let points = edge_points(&reading, &net.vip_names(), start_ns, now_ns);
+                telemetry.node_points(points);
+            }
+            Err(e) => tracing::warn!(error = %e, "the edge's counters not read"),
+        }
     }
     let Some(plane) = net.plane() else { return };
     let counters = plane.counters();

@@ -66,6 +66,8 @@ pub enum EdgeNetError {
 struct Edge {
     plane: EdgePlane,
     plan: EdgePlan,
+    /// Flows that were remembered when they were last counted: counting reads them all.
+    flows: usize,
 }
 
 struct State {
@@ -136,6 +138,44 @@ impl EdgeNet {
     }
 }
 
+impl EdgeNet {
+    /// What the kernel has counted. Blocking.
+    ///
+    /// # Errors
+    /// [`LoadError::Map`] from the kernel.
+    pub fn read(&self) -> Result<EdgeReading, LoadError> {
+        let state = self.shared.lock();
+        let mut out = EdgeReading {
+            deliveries: state.node.counts()?,
+            ..EdgeReading::default()
+        };
+        let Some(edge) = &state.edge else {
+            return Ok(out);
+        };
+        let counters = edge.plane.counters();
+        for (key, record) in edge.plan.records() {
+            out.vips.push((key, counters.traffic(record.vip_id)?));
+        }
+        let names = abi::reason::NAMES.iter().copied();
+        out.events = names.zip(counters.counts()?).collect();
+        out.flows = Some(edge.flows);
+        Ok(out)
+    }
+}
+
+/// What the kernel has counted of traffic from outside.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct EdgeReading {
+    /// By VIP, where this node is an edge.
+    pub vips: Vec<(VipKey, abi::Traffic)>,
+    /// Unusual packets by reason, where this node is an edge.
+    pub events: Vec<(&'static str, u64)>,
+    /// Flows remembered for changed slots when last counted, where this node is an edge.
+    pub flows: Option<usize>,
+    /// Packets of edges by what became of them.
+    pub deliveries: Vec<(&'static str, u64)>,
+}
+
 impl Drop for EdgeNet {
     fn drop(&mut self) {
         self.shared.stop.cancel();
@@ -162,7 +202,11 @@ fn open(config: EdgeNetConfig, link: &Link) -> Result<Shared, EdgeNetError> {
             planned.backends = tables.backend_capacity();
             let plan = EdgePlan::adopt(planned, found(tables)?, UnixMillis(1));
             plane.attach(link.index, mode)?;
-            Some(Edge { plane, plan })
+            Some(Edge {
+                plane,
+                plan,
+                flows: 0,
+            })
         }
     };
     let served = node.served()?;
@@ -205,15 +249,19 @@ impl Shared {
         UnixMillis(1 + u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX - 1))
     }
 
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn sync(&self, table: VipTable) -> Vec<EdgeNetError> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
         state.table = table;
         state.desired = true;
         self.bring(&mut state)
     }
 
     fn tick(&self) -> Vec<EdgeNetError> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
         if !state.desired {
             return Vec::new();
         }
@@ -259,11 +307,15 @@ impl Shared {
 /// Closes windows that have passed, and takes marks off slots of which nothing else is remembered.
 fn settle(edge: &mut Edge, now: UnixMillis) -> Result<(), LoadError> {
     if edge.plan.is_settled() {
+        // What is still remembered is never looked up.
+        edge.flows = 0;
         return Ok(());
     }
     // Flows by VIP and slot; what is remembered of others is nobody's.
     let mut by_key: BTreeMap<u64, Vec<(abi::FlowKey, abi::Flow)>> = BTreeMap::new();
-    for (flow, value) in edge.plane.counters().flows()? {
+    let flows = edge.plane.counters().flows()?;
+    edge.flows = flows.len();
+    for (flow, value) in flows {
         // The destination's, as it stands in the packet.
         let port = u16::try_from(flow.ports >> 16).unwrap_or(0);
         let proto = u8::try_from(flow.proto).unwrap_or(0);

@@ -10,6 +10,8 @@ use crate::{LoadError, cgroup, object, sys};
 const BPFFS: &str = "/sys/fs/bpf";
 /// The oldest kernel supported.
 const MIN_KERNEL: (u32, u32) = (6, 1);
+/// The first kernel with links at tc.
+const TC_LINKS: (u32, u32) = (6, 6);
 /// `CAP_NET_ADMIN`, `CAP_SYS_ADMIN`, `CAP_BPF` (`linux/capability.h`).
 const CAPABILITIES: [(u32, &str); 3] = [
     (12, "CAP_NET_ADMIN"),
@@ -38,7 +40,31 @@ pub fn doctor() -> Vec<Check> {
         cgroup2(),
         capabilities(),
         jit(),
+        edge(),
     ]
+}
+
+/// Traffic from outside, which not every node has to do with: an edge needs XDP links, the nodes that it sends to need
+/// links at tc.
+fn edge() -> Check {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    if object::edge().is_err() || object::dsr().is_err() {
+        return check(
+            "edge",
+            false,
+            "no programs for --edge and --edges in this binary: run `cargo xtask build-ebpf`, then build again",
+        );
+    }
+    let delivers = parse_release(release.trim()).is_some_and(|version| version >= TC_LINKS);
+    check(
+        "edge",
+        true,
+        if delivers {
+            "--edge and --edges"
+        } else {
+            "--edge; nodes that edges send to (--edges) need kernel 6.6 or newer"
+        },
+    )
 }
 
 /// Mounts a bpffs at `/sys/fs/bpf` if there is none. Returns whether it was mounted by this call.

@@ -204,6 +204,13 @@ registry! {
     NET_GENERATION = Gauge "waggle.net.generation" ["{generation}"] {} "Generation of the network snapshot that this node has applied";
     NET_APPLY_FAILURES = Counter "waggle.net.apply.failures" ["{failure}"] {ERROR_TYPE} "Map operations that failed";
 
+    // VIP traffic from outside.
+    EDGE_PACKETS = Counter "waggle.edge.packets" ["{packet}"] {SERVER_ADDRESS, SERVER_PORT, TRANSPORT, OUTCOME} "Packets from outside to a VIP that this node, an edge, sent to backends, refused or denied";
+    EDGE_IO = Counter "waggle.edge.io" ["By"] {SERVER_ADDRESS, SERVER_PORT, TRANSPORT} "Bytes from outside to a VIP that this node sent to backends";
+    EDGE_EVENTS = Counter "waggle.edge.events" ["{packet}"] {OUTCOME} "Packets from outside that did not simply go to a backend, by what was unusual";
+    EDGE_FLOWS = Gauge "waggle.edge.flows" ["{flow}"] {} "Flows that this node remembers because their slot of a ring changed";
+    EDGE_DELIVERIES = Counter "waggle.edge.deliveries" ["{packet}"] {OUTCOME} "Packets that edges sent to tasks of this node, and answers, by what became of them";
+
     // DNS.
     DNS_LOOKUP_DURATION = Histogram "dns.lookup.duration" ["s"] {"dns.question.name", ERROR_TYPE} "Time to answer or forward a DNS question";
     DNS_QUERIES = Counter "waggle.dns.queries" ["{query}"] {DNS_SOURCE, DNS_RCODE, TRANSPORT} "Questions that this node's DNS server answered, by who knew the answer";
