@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     ffi::OsString,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -21,6 +21,8 @@ pub struct AgentConfig {
     pub hostname: String,
     /// The node's address on the underlay: where its tasks' host ports are reached.
     pub ip: Ipv4Addr,
+    /// The same over IPv6, where the node has one.
+    pub ip6: Option<Ipv6Addr>,
     /// Session addresses of the master candidates, tried in turn.
     pub masters: Vec<SocketAddr>,
     /// Cluster name, for telemetry.
@@ -65,6 +67,7 @@ impl AgentConfig {
         Self {
             hostname: hostname.to_owned(),
             ip,
+            ip6: None,
             masters,
             cluster: "waggle".to_owned(),
             work_dir: work_dir.to_owned(),

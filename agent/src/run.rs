@@ -74,6 +74,7 @@ pub async fn run(
     // Names first: while this node's resolver is silent, everybody on it waits.
     let mut net = Net::start(&config, Kept::new(&config.work_dir)).await?;
     let info = AgentInfo {
+        ip6: config.ip6,
         reserved: config.resources.reserved.clone(),
         domain: config.domain.clone(),
         agent_id: agent_id.clone(),

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -31,6 +31,8 @@ pub struct Settings {
     pub cluster: String,
     /// Underlay address.
     pub ip: Ipv4Addr,
+    /// The same over IPv6.
+    pub ip6: Option<Ipv6Addr>,
     /// Session listeners of the masters, the leading one first.
     pub masters: Vec<SocketAddr>,
     /// Where plain listeners bind.
@@ -116,6 +118,7 @@ pub fn settings(flags: &RunArgs) -> Result<Settings, CliError> {
         )));
     }
     let ip = ip(args.ip.as_deref().unwrap_or("127.0.0.1"))?;
+    let ip6 = args.ip6.as_deref().map(ip6).transpose()?;
     let ports = Ports {
         master: args.master_port.unwrap_or(5050),
         agent: args.agent_port.unwrap_or(5051),
@@ -159,6 +162,7 @@ pub fn settings(flags: &RunArgs) -> Result<Settings, CliError> {
         log_json: args.log_json,
         name,
         ip,
+        ip6,
         masters,
         ports,
     })
@@ -224,6 +228,7 @@ fn merge(flags: RunArgs, file: RunArgs) -> RunArgs {
         name: flags.name.or(file.name),
         cluster: flags.cluster.or(file.cluster),
         ip: flags.ip.or(file.ip),
+        ip6: flags.ip6.or(file.ip6),
         masters: list(flags.masters, file.masters),
         http_address: flags.http_address.or(file.http_address),
         master_port: flags.master_port.or(file.master_port),
@@ -277,6 +282,19 @@ fn ip(text: &str) -> Result<Ipv4Addr, CliError> {
     if ip.is_unspecified() || ip.is_multicast() || ip.is_broadcast() {
         return Err(usage(format!(
             "ip: must be this node's own address, is {ip}"
+        )));
+    }
+    Ok(ip)
+}
+
+fn ip6(text: &str) -> Result<Ipv6Addr, CliError> {
+    let ip: Ipv6Addr = text
+        .parse()
+        .map_err(|_| usage(format!("ip6: must be an IPv6 address, is {text:?}")))?;
+    // A link-local one is an address on one device only: nobody else could use it as it is.
+    if ip.is_unspecified() || ip.is_multicast() || ip.is_unicast_link_local() {
+        return Err(usage(format!(
+            "ip6: must be this node's own address, and not link-local, is {ip}"
         )));
     }
     Ok(ip)
@@ -401,6 +419,8 @@ mod tests {
 
     #[rstest]
     #[case::ip("ip", |a: &mut RunArgs| a.ip = Some("fe80::1".into()))]
+    #[case::ip6("ip6", |a: &mut RunArgs| a.ip6 = Some("10.0.0.1".into()))]
+    #[case::link_local("ip6", |a: &mut RunArgs| a.ip6 = Some("fe80::1".into()))]
     #[case::any_ip("ip", |a: &mut RunArgs| a.ip = Some("0.0.0.0".into()))]
     #[case::masters("masters", |a: &mut RunArgs| a.masters = vec!["n1".into()])]
     #[case::otlp("otlp", |a: &mut RunArgs| a.otlp = Some("127.0.0.1:4317".into()))]

@@ -150,6 +150,7 @@ async fn start_agent(
     let http = listen::bind("agent API", s.http_address, s.ports.agent).await?;
     let metrics = listen::bind("Prometheus page", s.http_address, s.ports.metrics).await?;
     let mut config = AgentConfig::new(&s.name, s.ip, s.masters.clone(), &s.work_dir.join("agent"));
+    config.ip6 = s.ip6;
     config.cluster.clone_from(&s.cluster);
     config.cgroup_root = s
         .cgroup_root

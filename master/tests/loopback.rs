@@ -139,6 +139,7 @@ impl FakeAgent {
         let (say, rx) = mpsc::channel(16);
         let register = pb::Register {
             agent: Some(pb::AgentInfo {
+                ip6: String::new(),
                 agent_id: "agent-1".into(),
                 hostname: "n1".into(),
                 ip: "127.0.0.1".into(),

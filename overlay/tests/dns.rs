@@ -42,6 +42,7 @@ fn snapshot(n: u8) -> NetSnapshot {
     for i in 1..=n {
         let agent_id = AgentId::new(format!("a-S{i}")).unwrap();
         let net = AgentNet {
+            ip6: None,
             hostname: format!("n{i}"),
             ip: Ipv4Addr::new(10, 0, 0, i),
             reachable: true,

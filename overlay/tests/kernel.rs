@@ -75,6 +75,7 @@ fn snapshot(generation: u64, ports: &[u16]) -> Arc<NetSnapshot> {
     };
     let agent_id = AgentId::new("a-S1").unwrap();
     let agent = AgentNet {
+        ip6: None,
         hostname: "n1".into(),
         ip: Ipv4Addr::LOCALHOST,
         reachable: true,

@@ -155,6 +155,7 @@ fn snapshot(generation: u64, on: &[u8]) -> Arc<NetSnapshot> {
     for i in on {
         let agent_id = AgentId::new(format!("a-S{i}")).unwrap();
         let net = AgentNet {
+            ip6: None,
             hostname: format!("n{i}"),
             ip: ip(*i),
             reachable: true,

@@ -79,6 +79,7 @@ pub fn tells_programs() {
             }],
         };
         let node = |i: u8| pb::AgentNet {
+            ip6: String::new(),
             agent_id: format!("a-S{i}"),
             hostname: format!("n{i}"),
             ip: format!("10.0.0.{i}"),

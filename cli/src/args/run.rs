@@ -21,6 +21,9 @@ pub struct RunArgs {
     /// Address of this node on the underlay: where its tasks are reached [default: 127.0.0.1]
     #[arg(long, value_name = "IPV4")]
     pub ip: Option<String>,
+    /// The same over IPv6, for VIPs over IPv6
+    #[arg(long, value_name = "IPV6")]
+    pub ip6: Option<String>,
     /// Masters, IP[:PORT] of their session listener, the first one leads [default: this node]
     #[arg(long, value_delimiter = ',', value_name = "IP[:PORT]")]
     pub masters: Vec<String>,

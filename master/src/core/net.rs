@@ -229,6 +229,7 @@ impl MasterCore {
 
 fn agent_net(a: &Agent) -> AgentNet {
     AgentNet {
+        ip6: a.info.ip6,
         hostname: a.info.hostname.clone(),
         ip: a.info.ip,
         reachable: a.reachable,

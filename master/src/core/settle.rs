@@ -252,6 +252,7 @@ mod tests {
 
     fn info(total: Resources, reserved: Vec<(String, Resources)>) -> AgentInfo {
         AgentInfo {
+            ip6: None,
             agent_id: AgentId::new("a1").unwrap(),
             hostname: "n1".into(),
             ip: std::net::Ipv4Addr::LOCALHOST,

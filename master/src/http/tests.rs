@@ -344,6 +344,7 @@ fn busy() -> ClusterView {
     }
     let agent = AgentView {
         info: Arc::new(AgentInfo {
+            ip6: None,
             reserved: Vec::new(),
             domain: None,
             agent_id: agent_id.clone(),

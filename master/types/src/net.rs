@@ -204,6 +204,8 @@ pub struct AgentNet {
     pub hostname: String,
     /// Underlay address.
     pub ip: Ipv4Addr,
+    /// Underlay address over IPv6, where it has one.
+    pub ip6: Option<Ipv6Addr>,
     /// Whether the master hears from it.
     pub reachable: bool,
     /// Where it stands.

@@ -1,6 +1,9 @@
 //! Agents and the offers made of them.
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, Ipv6Addr},
+};
 
 use crate::{AgentId, Domain, FrameworkId, Millis, OfferId, ResourcePart, Resources, UnixMillis};
 
@@ -13,6 +16,8 @@ pub struct AgentInfo {
     pub hostname: String,
     /// The node's address on the underlay: agent IP in DNS and VIP backends.
     pub ip: Ipv4Addr,
+    /// The same over IPv6, where it has one: for VIPs over IPv6.
+    pub ip6: Option<Ipv6Addr>,
     /// Port of the agent's HTTP API.
     pub http_port: u16,
     /// All that it offers, ports included.

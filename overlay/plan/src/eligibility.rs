@@ -26,6 +26,8 @@ pub enum Reason {
     AgentUnreachable,
     /// It has no port to be reached at.
     NoPort,
+    /// The VIP is an IPv6 one, and its agent has no IPv6 address.
+    NoAddress,
     /// Others are nearer to this node, and the VIP prefers these: keeps its connections, gets no new ones.
     Farther,
 }
@@ -41,6 +43,7 @@ impl Reason {
             Self::AgentUnknown => "agent_unknown",
             Self::AgentUnreachable => "agent_unreachable",
             Self::NoPort => "no_port",
+            Self::NoAddress => "no_address",
             Self::Farther => "farther",
         }
     }
@@ -64,6 +67,7 @@ impl fmt::Display for Reason {
             Self::AgentUnknown => f.write_str("its agent is not known"),
             Self::AgentUnreachable => f.write_str("its agent is unreachable"),
             Self::NoPort => f.write_str("task has no such port"),
+            Self::NoAddress => f.write_str("its agent has no IPv6 address"),
             Self::Farther => f.write_str("nearer backends are preferred"),
         }
     }

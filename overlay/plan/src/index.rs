@@ -143,6 +143,11 @@ impl Index {
                 continue;
             };
             let agent = snapshot.agents.get(&task.agent_id);
+            // A VIP leads to addresses of its own family.
+            let ip = agent.and_then(|a| match key.ip {
+                IpAddr::V4(_) => Some(a.ip.into()),
+                IpAddr::V6(_) => a.ip6.map(IpAddr::from),
+            });
             for port in &task.ports {
                 let asks = port.protocols.contains(&key.protocol)
                     && port
@@ -155,10 +160,12 @@ impl Index {
                 out.push(Candidate {
                     task_id: id.clone(),
                     agent_id: task.agent_id.clone(),
-                    addr: agent.map(|a| SocketAddr::new(a.ip.into(), port.host_port)),
+                    addr: ip.map(|ip| SocketAddr::new(ip, port.host_port)),
                     balance: port.balance,
                     verdict: if port.host_port == 0 {
                         Verdict::Excluded(Reason::NoPort)
+                    } else if agent.is_some() && ip.is_none() {
+                        Verdict::Excluded(Reason::NoAddress)
                     } else {
                         judge(id, task, agent, local)
                     },

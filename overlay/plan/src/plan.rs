@@ -174,7 +174,7 @@ impl Plan {
             let candidates = self
                 .index
                 .candidates(key, &self.snapshot, &self.local, here);
-            let new = BackendSet::of(key, name.cloned(), &candidates);
+            let new = BackendSet::of(name.cloned(), &candidates);
             if self.table.get(key) != Some(&new) {
                 self.table.insert(*key, new.clone());
                 set.push(MapOp::Set {

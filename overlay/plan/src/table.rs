@@ -54,7 +54,7 @@ impl BackendSet {
     }
 
     /// From a VIP's candidates.
-    pub(crate) fn of(key: &VipKey, name: Option<VipName>, candidates: &[Candidate]) -> Self {
+    pub(crate) fn of(name: Option<VipName>, candidates: &[Candidate]) -> Self {
         let mut set = Self {
             name,
             ..Self::default()
@@ -64,7 +64,7 @@ impl BackendSet {
             set.affinity_s = first.balance.affinity_s;
         }
         for c in candidates {
-            let Some(addr) = c.addr.filter(|a| a.is_ipv4() == key.ip.is_ipv4()) else {
+            let Some(addr) = c.addr else {
                 continue;
             };
             let share = match c.verdict.reason() {
@@ -135,7 +135,7 @@ pub fn explain(
 pub fn table(snapshot: &NetSnapshot, local: &LocalFacts) -> VipTable {
     explain(snapshot, local)
         .into_iter()
-        .map(|(key, (name, candidates))| (key, BackendSet::of(&key, name, &candidates)))
+        .map(|(key, (name, candidates))| (key, BackendSet::of(name, &candidates)))
         .collect()
 }
 

@@ -2,12 +2,15 @@
 
 mod common;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::SocketAddr};
 
 use common::{agent_id, any_snapshot, placed, small, task_id, task_mut};
 use proptest::prelude::*;
 use waggle_overlay_plan::{LocalFacts, MapOp, Plan, apply, render, table};
-use waggle_types::{Generation, HealthState, Locality, NetSnapshot, Policy, TaskId, TaskState};
+use waggle_types::{
+    Generation, HealthState, Locality, NetSnapshot, Policy, Protocol, TaskId, TaskState, VipKey,
+    VipLabel,
+};
 
 type Facts = BTreeMap<TaskId, Option<(TaskState, HealthState)>>;
 
@@ -103,6 +106,33 @@ fn near_backends_are_preferred_where_there_are_some() {
     task_mut(&mut s, "web.1").health = HealthState::Unhealthy;
     assert_eq!(web_from(1, &s), format!("{one} (drains) {two}"));
     assert_eq!(web_from(9, &s), format!("{one} (drains) {two}"));
+}
+
+#[test]
+fn ipv6_vips_lead_to_ipv6_addresses_of_agents_that_have_one() {
+    let mut s = small();
+    let key = VipKey {
+        protocol: Protocol::Tcp,
+        ip: "fd01:c::7".parse().unwrap(),
+        port: 80,
+    };
+    s.literal_vips.push(key);
+    for id in ["web.1", "web.2"] {
+        let label = VipLabel::parse("l", "[fd01:c::7]:80").unwrap();
+        task_mut(&mut s, id).ports[0].vips.push(label);
+    }
+    let agent = s.agents.get_mut(&agent_id(2)).unwrap();
+    agent.ip6 = Some("fd00::2".parse().unwrap());
+    let text = render::explained(&s, &LocalFacts::new());
+    let want = "\
+[fd01:c::7]:80/tcp (literal)
+  web.1 - out: its agent has no IPv6 address
+  web.2 [fd00::2]:31002 in
+";
+    assert!(text.ends_with(want), "{text}");
+    let table = table(&s, &LocalFacts::new());
+    let serving: Vec<SocketAddr> = table[&key].serving().collect();
+    assert_eq!(serving, ["[fd00::2]:31002".parse().unwrap()]);
 }
 
 #[test]

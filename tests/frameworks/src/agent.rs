@@ -99,6 +99,7 @@ pub fn info(n: u8, cpus: i64) -> Option<AgentInfo> {
         end: 31999,
     }]);
     Some(AgentInfo {
+        ip6: None,
         reserved: Vec::new(),
         domain: None,
         agent_id: waggle_types::AgentId::new(format!("agent-{n}")).ok()?,

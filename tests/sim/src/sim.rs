@@ -143,6 +143,7 @@ fn node_info(i: usize, plan: &Plan) -> Option<AgentInfo> {
         end: 31000 + n_ports.saturating_sub(1),
     }]);
     Some(AgentInfo {
+        ip6: None,
         reserved,
         domain: None,
         agent_id: AgentId::new(format!("agent-{i}")).ok()?,

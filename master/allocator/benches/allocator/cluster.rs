@@ -37,6 +37,7 @@ pub fn node() -> Resources {
 
 pub fn info(i: usize, total: Resources) -> AgentInfo {
     AgentInfo {
+        ip6: None,
         agent_id: agent(i),
         hostname: format!("node-{i}.example"),
         ip: Ipv4Addr::LOCALHOST,

@@ -26,6 +26,7 @@ pub fn framework(i: usize) -> FrameworkId {
 
 pub fn info(i: usize, total: Resources) -> AgentInfo {
     AgentInfo {
+        ip6: None,
         agent_id: agent(i),
         hostname: format!("n{i}"),
         ip: Ipv4Addr::LOCALHOST,

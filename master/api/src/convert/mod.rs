@@ -25,7 +25,7 @@ mod task;
 #[cfg(test)]
 mod tests;
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use waggle_types::{IdError, RejectReason, StatusUuid, TraceContext};
 
@@ -121,6 +121,15 @@ fn ip(field: &str, value: &str) -> Result<Ipv4Addr, ConvertError> {
     value
         .parse()
         .map_err(|_| ConvertError::new(field, format!("must be an IPv4 address, is {value:?}")))
+}
+
+/// Empty for none.
+fn ip6(field: &str, value: &str) -> Result<Option<Ipv6Addr>, ConvertError> {
+    if value.is_empty() {
+        return Ok(None);
+    }
+    let wrong = |_| ConvertError::new(field, format!("must be an IPv6 address, is {value:?}"));
+    value.parse().map(Some).map_err(wrong)
 }
 
 fn any_ip(field: &str, value: &str) -> Result<IpAddr, ConvertError> {

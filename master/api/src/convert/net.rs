@@ -10,7 +10,7 @@ use waggle_types::{
 use super::reservation::domain;
 use super::resources::{balance, balance_to_wire, protocol, protocol_numbers, protocols, vip_port};
 use super::task::{health_state, task_state};
-use super::{ConvertError, any_ip, each, id, ip, port, trace};
+use super::{ConvertError, any_ip, each, id, ip, ip6, port, trace};
 use crate::proto::session as pb;
 
 /// Keyed items become a map; a key twice is an error, since the sender's map cannot hold one.
@@ -33,6 +33,7 @@ fn agent(a: pb::AgentNet) -> Result<(AgentId, AgentNet), ConvertError> {
     let net = AgentNet {
         hostname: a.hostname,
         ip: ip("ip", &a.ip)?,
+        ip6: ip6("ip6", &a.ip6)?,
         reachable: a.reachable,
         domain: domain(a.domain)?,
     };
@@ -158,6 +159,7 @@ fn agent_to_wire((id, a): (&AgentId, &AgentNet)) -> pb::AgentNet {
         agent_id: id.to_string(),
         hostname: a.hostname.clone(),
         ip: a.ip.to_string(),
+        ip6: a.ip6.map(|ip| ip.to_string()).unwrap_or_default(),
         reachable: a.reachable,
         domain: a.domain.as_ref().map(Into::into),
     }

@@ -7,7 +7,7 @@ use waggle_types::{
 
 use super::custom::{MAX_RANGES, custom, milli, put_custom};
 use super::reservation::{domain, statics, statics_message};
-use super::{ConvertError, any_ip, at_most, each, id, ip, port, required};
+use super::{ConvertError, any_ip, at_most, each, id, ip, ip6, port, required};
 use crate::proto::session as pb;
 
 /// Longest name of a node, in bytes.
@@ -257,6 +257,7 @@ impl TryFrom<pb::AgentInfo> for AgentInfo {
             agent_id: id("agent_id", a.agent_id, AgentId::new)?,
             hostname: a.hostname,
             ip: ip("ip", &a.ip)?,
+            ip6: ip6("ip6", &a.ip6)?,
             http_port: port("http_port", a.http_port)?,
             reserved: statics(a.reserved, &total)?,
             total,
@@ -272,6 +273,7 @@ impl From<&AgentInfo> for pb::AgentInfo {
             agent_id: a.agent_id.to_string(),
             hostname: a.hostname.clone(),
             ip: a.ip.to_string(),
+            ip6: a.ip6.map(|ip| ip.to_string()).unwrap_or_default(),
             http_port: a.http_port.into(),
             total: Some((&a.total).into()),
             attributes: a.attributes.clone(),

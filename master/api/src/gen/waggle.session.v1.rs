@@ -181,6 +181,9 @@ pub struct AgentInfo {
     pub reserved: ::prost::alloc::vec::Vec<StaticReservation>,
     #[prost(message, optional, tag = "8")]
     pub domain: ::core::option::Option<Domain>,
+    /// Empty without one.
+    #[prost(string, tag = "9")]
+    pub ip6: ::prost::alloc::string::String,
 }
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -546,6 +549,8 @@ pub struct AgentNet {
     pub reachable: bool,
     #[prost(message, optional, tag = "5")]
     pub domain: ::core::option::Option<Domain>,
+    #[prost(string, tag = "6")]
+    pub ip6: ::prost::alloc::string::String,
 }
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -243,6 +243,7 @@ impl World {
         let id = agent_id(n);
         let fresh = FakeAgent {
             info: AgentInfo {
+                ip6: None,
                 reserved: Vec::new(),
                 domain: None,
                 agent_id: id.clone(),

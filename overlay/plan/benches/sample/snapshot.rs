@@ -18,6 +18,7 @@ pub fn snapshot(n_services: u32) -> NetSnapshot {
         .collect();
     for (i, id) in (0..).zip(&agent_ids) {
         let net = AgentNet {
+            ip6: None,
             hostname: format!("n{i}"),
             ip: Ipv4Addr::from(0x0a00_0001 + i),
             reachable: true,

@@ -23,6 +23,7 @@ pub fn task_id(s: &str) -> TaskId {
 
 pub fn agent(i: u8, reachable: bool) -> (AgentId, AgentNet) {
     let net = AgentNet {
+        ip6: None,
         hostname: format!("n{i}"),
         ip: Ipv4Addr::new(10, 0, 0, i),
         reachable,

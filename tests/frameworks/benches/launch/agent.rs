@@ -202,6 +202,7 @@ fn register(i: usize, a: &Agent, tasks: i64) -> pb::AgentMessage {
         Ipv4Addr::from_bits(u32::from(Ipv4Addr::new(10, 0, 0, 1)) + u32::try_from(i).unwrap_or(0));
     message(Say::Register(pb::Register {
         agent: Some(pb::AgentInfo {
+            ip6: String::new(),
             agent_id: a.id.clone(),
             hostname: format!("n{i:05}"),
             ip: ip.to_string(),

@@ -188,6 +188,7 @@ impl Level1 for Offers {
             self.agent_of.insert(agent_id.clone(), machine);
             self.agents.push(agent_id.clone());
             let info = AgentInfo {
+                ip6: None,
                 reserved: Vec::new(),
                 domain: None,
                 hostname: agent_id.to_string(),

@@ -334,6 +334,7 @@ pub fn two_levels(trace: &Trace, pods: &[Pod], n_frameworks: usize) -> anyhow::R
         let agent_id = AgentId::new(format!("n{index}"))?;
         node_of.insert(agent_id.clone(), index);
         let info = AgentInfo {
+            ip6: None,
             reserved: Vec::new(),
             domain: None,
             hostname: agent_id.to_string(),

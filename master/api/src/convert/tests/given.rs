@@ -135,6 +135,10 @@ pub(super) fn vip() -> impl Strategy<Value = VipLabel> {
     ]
 }
 
+fn addr6() -> impl Strategy<Value = Option<std::net::Ipv6Addr>> {
+    option::of(any::<u128>().prop_map(std::net::Ipv6Addr::from))
+}
+
 fn any_addr() -> impl Strategy<Value = IpAddr> {
     let six = any::<u128>().prop_map(|bits| IpAddr::V6(bits.into()));
     prop_oneof![addr().prop_map(IpAddr::V4), six]
@@ -331,27 +335,31 @@ pub(super) fn agent_info() -> impl Strategy<Value = AgentInfo> {
     });
     (
         (word(), word(), addr(), any::<u16>()),
-        (reserved, map(), option::of(domain())),
+        (reserved, map(), option::of(domain()), addr6()),
     )
         .prop_map(
-            |((id, hostname, ip, http_port), ((reserved, total), attributes, domain))| AgentInfo {
-                reserved,
-                domain,
-                agent_id: AgentId::new(id).unwrap(),
-                hostname,
-                ip,
-                http_port,
-                total,
-                attributes,
+            |((id, hostname, ip, http_port), ((reserved, total), attributes, domain, ip6))| {
+                AgentInfo {
+                    ip6,
+                    reserved,
+                    domain,
+                    agent_id: AgentId::new(id).unwrap(),
+                    hostname,
+                    ip,
+                    http_port,
+                    total,
+                    attributes,
+                }
             },
         )
 }
 
 pub(super) fn snapshot() -> impl Strategy<Value = NetSnapshot> {
     let place = option::of(domain());
-    let agent = (word(), word(), addr(), any::<bool>(), place).prop_map(
-        |(id, hostname, ip, reachable, domain)| {
+    let agent = (word(), word(), (addr(), addr6()), any::<bool>(), place).prop_map(
+        |(id, hostname, (ip, ip6), reachable, domain)| {
             let net = AgentNet {
+                ip6,
                 hostname,
                 ip,
                 reachable,

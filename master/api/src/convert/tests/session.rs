@@ -115,6 +115,7 @@ fn errors_name_the_field_and_the_rule() {
 #[test]
 fn an_agent_twice_is_refused() {
     let agent = pb::AgentNet {
+        ip6: String::new(),
         agent_id: "a".into(),
         ip: "192.0.2.1".into(),
         ..Default::default()
@@ -253,6 +254,7 @@ fn what_an_agent_reserves_is_part_of_its_total() {
             resources: cpus(*n),
         });
         let m = pb::AgentInfo {
+            ip6: String::new(),
             agent_id: "a".into(),
             hostname: "n".into(),
             ip: "192.0.2.1".into(),
@@ -275,6 +277,7 @@ fn what_an_agent_reserves_is_part_of_its_total() {
         Err("reserved[0].resources".into())
     );
     let m = pb::AgentInfo {
+        ip6: String::new(),
         agent_id: "a".into(),
         hostname: "n".into(),
         ip: "192.0.2.1".into(),
@@ -294,6 +297,7 @@ fn what_an_agent_reserves_is_part_of_its_total() {
         shared: false,
     };
     let m = pb::AgentInfo {
+        ip6: String::new(),
         total: Some(pb::Resources {
             volumes: [("v".to_owned(), volume)].into(),
             ..pb::Resources::default()

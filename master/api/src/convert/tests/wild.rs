@@ -487,6 +487,7 @@ pub(super) fn wild_agent() -> BoxedStrategy<session::AgentInfo> {
     )
         .prop_map(
             |([agent_id, hostname, ip], (http_port, total, attributes), end)| session::AgentInfo {
+                ip6: String::new(),
                 agent_id,
                 hostname,
                 ip,

@@ -173,6 +173,7 @@ async fn a_name_that_several_have_is_not_guessed() {
     let mut view = managed();
     let twin = AgentView::clone(&view.agents[&id("a1")]);
     let info = AgentInfo {
+        ip6: None,
         agent_id: id("a2"),
         ..AgentInfo::clone(&twin.info)
     };
