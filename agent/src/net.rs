@@ -177,7 +177,10 @@ impl Net {
 
     /// Hands the edge what the node's table is now.
     async fn sync_edge(&self, net: &NodeNet) {
-        if let Some(edge) = &self.edge {
+        // Before a first desired state the table is empty for want of knowledge: what was found serves on.
+        if let Some(edge) = &self.edge
+            && net.generation() > Generation::default()
+        {
             for error in edge.sync(net.table()).await {
                 tracing::warn!(
                     error = chain(&error),
