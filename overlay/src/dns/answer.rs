@@ -15,7 +15,7 @@ use super::{
 };
 
 /// Answers that one thread keeps ready; all are dropped when there are more, and when the zone changes.
-const MAX_READY: usize = 8192;
+const MAX_READY: usize = 16_384;
 /// The same about names that are not there. Search domains ask for the same ones again and again, but there is no end of
 /// them: they have a place of their own, so that they drive nothing else out.
 const MAX_MISSING: usize = 2048;
