@@ -28,6 +28,9 @@ fn waggle(args: &[&str]) -> Output {
 #[case::bad_api(&["app", "list", "--marathon", "ftp://x"], "must be of the form http://host:port")]
 #[case::bad_server(&["dns", "query", "x", "--server", "nowhere"], "server: must be IP or IP:PORT")]
 #[case::bad_type(&["dns", "query", "x", "--type", "mx"], "mx")]
+#[case::two_types(&["dns", "query", "x", "a", "--type", "srv"], "cannot be used with")]
+#[case::bad_dns_api(&["dns", "zone", "--api", "ftp://x"], "must be of the form http://host:port")]
+#[case::own_upstream(&["node", "--dns-upstreams", "198.51.100.1"], "dns-upstreams: must not be this node's own resolver")]
 #[case::negative_weight(&["weight", "set", "eng", "x"], "weight: must be a number over 0")]
 #[case::bad_role(&["weight", "set", "a//b", "1"], "role: must be * or a path")]
 #[case::no_quota(&["quota", "set", "eng"], "--guarantee")]
@@ -51,6 +54,20 @@ fn bad_input_exits_2_and_says_why(#[case] args: &[&str], #[case] says: &str) {
     let stderr = String::from_utf8_lossy(&out.stderr);
     assert_eq!(out.status.code(), Some(2), "{stderr}");
     assert!(stderr.contains(says), "{stderr}");
+}
+
+#[test]
+fn an_api_about_names_that_is_not_there_exits_1_and_is_named() {
+    let out = waggle(&[
+        "dns",
+        "trace",
+        "leader.mesos",
+        "--api",
+        "http://127.0.0.1:1",
+    ]);
+    let stderr = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("--api or WAGGLE_DNS_API"), "{stderr}");
 }
 
 #[test]

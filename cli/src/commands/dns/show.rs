@@ -35,7 +35,9 @@ pub async fn zone(name: Option<&str>, api: &DnsApi) -> Result<(), CliError> {
         Some(name) => format!("/waggle/v1/dns/zone?name={}", encode_query(name)),
         None => "/waggle/v1/dns/zone".to_owned(),
     };
-    let (answer, zone) = fetch::<Zone>(&client, &path).await?;
+    let (answer, zone) = fetch::<Zone>(&client, &path)
+        .await
+        .map_err(|e| unreached(e, api))?;
     if api.json {
         print_json(&answer)?;
     } else {
@@ -117,7 +119,9 @@ pub async fn trace(name: &str, record_type: RecordType, api: &DnsApi) -> Result<
     let client = Client::new(&api.api)?;
     let (name_text, kind) = (encode_query(name), record_type.name());
     let path = format!("/waggle/v1/dns/trace?name={name_text}&type={kind}");
-    let (answer, trace) = fetch::<Trace>(&client, &path).await?;
+    let (answer, trace) = fetch::<Trace>(&client, &path)
+        .await
+        .map_err(|e| unreached(e, api))?;
     if api.json {
         print_json(&answer)?;
     } else {
@@ -184,6 +188,17 @@ fn text(t: &Trace) -> String {
         out.push_str(&table.render());
     }
     out
+}
+
+/// Says which API it was that did not answer: not a master's.
+fn unreached(error: CliError, api: &DnsApi) -> CliError {
+    match error {
+        CliError::Failed(e) => CliError::Failed(e.context(format!(
+            "no answer from the node's API about names at {} (--api or WAGGLE_DNS_API names another)",
+            api.api
+        ))),
+        other => other,
+    }
 }
 
 /// A value in a query string; what a path may hold and a query may not is encoded too.
