@@ -318,6 +318,25 @@ fn a_resolver_on_ipv6_has_records_too() {
 }
 
 #[test]
+fn a_node_with_ipv6_has_both_addresses_and_names_for_both() {
+    let mut snapshot = small();
+    let ip = "fd00::7".parse().unwrap();
+    for agent in snapshot.agents.values_mut().take(1) {
+        agent.ip6 = Some(ip);
+    }
+    let name = "n1.node.dcos.thisdcos.directory";
+    let (_, rrs) = ask(&snapshot, name, RType::AAAA);
+    assert_eq!(rrs, [format!("{name}. 5 IN AAAA fd00::7")]);
+    let reverse = reverse_name(ip.into()).to_string();
+    let (_, rrs) = ask(&snapshot, &reverse, RType::PTR);
+    assert_eq!(rrs, [format!("{reverse} 5 IN PTR {name}.")]);
+    assert_eq!(
+        ask(&snapshot, "web.marathon.mesos", RType::AAAA).0,
+        Outcome::NoData
+    );
+}
+
+#[test]
 fn zk_has_five_names_however_many_masters() {
     let mut snapshot = small();
     snapshot.masters = [3, 1, 2].map(|i| [10, 0, 0, i].into()).into();

@@ -194,8 +194,12 @@ impl Builder {
             let label = mangle_label(&agent.hostname);
             if !label.is_empty() {
                 let name = format!("{label}.node.dcos.thisdcos.directory");
-                self.add_a(&name, agent.ip);
-                self.add_ptr(agent.ip, &name);
+                // Names of tasks have no AAAA for it: a task in host mode may well listen on IPv4 alone.
+                let six = agent.ip6.map(IpAddr::V6);
+                for ip in [Some(agent.ip.into()), six].into_iter().flatten() {
+                    self.add_a(&name, ip);
+                    self.add_ptr(ip, &name);
+                }
             }
         }
         for agent in snapshot.agents.values().filter(|a| a.reachable) {
