@@ -16,6 +16,7 @@
 
 mod addr;
 pub mod edge;
+pub mod packet;
 mod vip;
 
 pub use addr::{Addr, MAPPED, addr_of, ip_of};

@@ -31,6 +31,7 @@ mod error;
 mod loader;
 mod lock;
 mod object;
+pub mod packet;
 mod pins;
 mod programs;
 #[allow(

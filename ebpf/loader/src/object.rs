@@ -37,6 +37,17 @@ pub(crate) fn dsr() -> Result<&'static [u8], LoadError> {
     Ok(DSR)
 }
 
+/// VIPs per packet.
+static PACKET: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/waggle-packet.o"));
+
+/// The object of VIPs per packet, or the typed answer that there is none.
+pub(crate) fn packet() -> Result<&'static [u8], LoadError> {
+    if PACKET.is_empty() {
+        return Err(LoadError::BuiltWithoutEbpf);
+    }
+    Ok(PACKET)
+}
+
 /// Whether this binary carries the kernel programs.
 pub fn is_built_with_ebpf() -> bool {
     !OBJECT.is_empty()

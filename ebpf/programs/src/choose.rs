@@ -1,8 +1,6 @@
 //! From a VIP to a backend: weighted, by connections, with affinity, around what is ejected.
 
-use aya_ebpf::helpers::generated::{
-    bpf_get_current_cgroup_id, bpf_get_prandom_u32, bpf_ktime_get_ns,
-};
+use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_ns};
 use waggle_ebpf_common::{
     Addr, Affinity, AffinityKey, Backend, MAX_SET, SetHeader, VipKey, loss, set_flags,
 };
@@ -117,9 +115,9 @@ impl Set {
         Some(Choice { cell, backend })
     }
 
-    /// A backend for a new connection; `None` when there is none.
+    /// A backend for a new connection; `None` when there is none. `client` tells whose affinity counts.
     #[inline(always)]
-    pub fn choose(&self, proto: u8) -> Option<Choice> {
+    pub fn choose(&self, proto: u8, client: impl Fn() -> u64) -> Option<Choice> {
         if self.n() == 0 {
             return None;
         }
@@ -131,11 +129,9 @@ impl Set {
         };
         let mut now = 0;
         if sticky {
-            // SAFETY: helpers without arguments.
-            unsafe {
-                key.client = bpf_get_current_cgroup_id();
-                now = bpf_ktime_get_ns();
-            }
+            key.client = client();
+            // SAFETY: a helper without arguments.
+            now = unsafe { bpf_ktime_get_ns() };
             let kept = self.kept(&key, now, proto);
             if kept.is_some() {
                 return kept;
@@ -246,6 +242,13 @@ impl Set {
             looked += 1;
         }
         None
+    }
+
+    /// Whether choices fall on it: it does not drain.
+    #[allow(dead_code, reason = "only packets ask; sockets have their backend for life")]
+    #[inline(always)]
+    pub fn is_chosen(&self, choice: Choice) -> bool {
+        choice.cell.wrapping_sub(self.first) < self.n()
     }
 
     /// A backend that is a member: in the cell where it was before, else wherever it is.

@@ -12,7 +12,7 @@ use waggle_ebpf_common::{Addr, Backend, VipKey, sock_flags};
 use crate::address::{self, NONE, copy};
 use crate::choose::{Choice, Found, Set, find_set};
 use crate::count;
-use crate::memory::remember;
+use crate::memory::{remember, task};
 use crate::verdict::{PROCEED, refuse};
 
 const TCP: u8 = 6;
@@ -95,7 +95,7 @@ unsafe fn route(sa: *mut bpf_sock_addr, addr: Addr) -> Route {
         Found::Set(set) => set,
         Found::Broken => return Route::Refused,
     };
-    let Some(choice) = set.choose(proto) else {
+    let Some(choice) = set.choose(proto, task) else {
         count::vip_choice(set.vip_id(), &NONE, 0);
         if proto == TCP {
             refused_tcp(set.vip_id());

@@ -16,9 +16,9 @@
 //! | choose.rs | | from a VIP to a backend |
 //! | state.rs | | connections and failures of backends, ejection |
 //! | address.rs | | addresses of both families in one form |
-//! | maps.rs | | every map |
+//! | maps.rs, vip_maps.rs | | every map |
 //! | memory.rs | | per-socket memory |
-//! | count.rs, histogram.rs | | counters and losses |
+//! | count.rs, tally.rs, histogram.rs | | counters and losses |
 //! | verdict.rs | | every return value that the kernel acts on |
 //!
 //! # Attribution
@@ -49,7 +49,7 @@
 //! # What they never do
 //! No policy, no unbounded loops, no writes to packets.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
-// For the atomic addition in count.rs.
+// For the atomic addition in tally.rs.
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 #[cfg(target_arch = "bpf")]
@@ -79,9 +79,13 @@ mod sock_ops;
 #[cfg(target_arch = "bpf")]
 mod state;
 #[cfg(target_arch = "bpf")]
+mod tally;
+#[cfg(target_arch = "bpf")]
 mod udp;
 #[cfg(target_arch = "bpf")]
 mod verdict;
+#[cfg(target_arch = "bpf")]
+mod vip_maps;
 
 /// Helpers that read the clock or the socket need a GPL-compatible program.
 #[cfg(target_arch = "bpf")]

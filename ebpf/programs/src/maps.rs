@@ -3,50 +3,16 @@
 //! Hashes are not preallocated: full capacity would cost megabytes (for counters: per CPU) on every node, for
 //! entries that few nodes have.
 
-use aya_ebpf::bindings::{
-    BPF_F_CLONE, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, bpf_map_type::BPF_MAP_TYPE_SK_STORAGE,
-};
-use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap};
+use aya_ebpf::bindings::{BPF_F_CLONE, BPF_F_NO_PREALLOC, bpf_map_type::BPF_MAP_TYPE_SK_STORAGE};
+use aya_ebpf::btf_maps::PerCpuHashMap;
 use aya_ebpf::macros::btf_map;
 use waggle_ebpf_common::{
-    Affinity, AffinityKey, BackendKey, BackendState, Cell, CgroupNet, EJECTION_BUCKETS,
-    HIST_BUCKETS, MAX_AFFINITIES, MAX_BACKEND_STATES, MAX_CELLS, MAX_CGROUPS, MAX_TCP_SERIES,
-    MAX_VIP_SERIES, MAX_VIPS, SockInfo, TcpKey, TcpStats, UdpPeers, VipKey, VipStat, VipStatKey,
-    loss,
+    CgroupNet, HIST_BUCKETS, MAX_CGROUPS, MAX_TCP_SERIES, SockInfo, TcpKey, TcpStats, UdpPeers,
 };
 
+pub use crate::vip_maps::{AFFINITIES, BACKEND_STATES, CELLS, EJECTIONS, LOSS, VIP_STATS, VIPS};
+
 const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
-
-/// What can be dialled, and the cell where its set begins.
-#[btf_map]
-pub static VIPS: HashMap<VipKey, u32, { MAX_VIPS as usize }, ON_DEMAND> = HashMap::new();
-
-/// Sets, shared by all VIPs. User space writes them through a mapping.
-#[btf_map]
-pub static CELLS: Array<Cell, { MAX_CELLS as usize }, { BPF_F_MMAPABLE as usize }> = Array::new();
-
-/// Which backend a client keeps.
-#[btf_map]
-pub static AFFINITIES: LruHashMap<AffinityKey, Affinity, { MAX_AFFINITIES as usize }> =
-    LruHashMap::new();
-
-/// What the kernel has seen of backends.
-#[btf_map]
-pub static BACKEND_STATES: HashMap<
-    BackendKey,
-    BackendState,
-    { MAX_BACKEND_STATES as usize },
-    ON_DEMAND,
-> = HashMap::new();
-
-/// Until when some backend of a bucket is out, `CLOCK_MONOTONIC`; 0 when none is.
-#[btf_map]
-pub static EJECTIONS: Array<u64, { EJECTION_BUCKETS as usize }> = Array::new();
-
-/// Connects per VIP and backend.
-#[btf_map]
-pub static VIP_STATS: PerCpuHashMap<VipStatKey, VipStat, { MAX_VIP_SERIES as usize }, ON_DEMAND> =
-    PerCpuHashMap::new();
 
 /// Bytes and packets per cgroup.
 #[btf_map]
@@ -57,10 +23,6 @@ pub static CGROUP_NET: PerCpuHashMap<u64, CgroupNet, { MAX_CGROUPS as usize }, O
 #[btf_map]
 pub static TCP_STATS: PerCpuHashMap<TcpKey, TcpStats, { MAX_TCP_SERIES as usize }, ON_DEMAND> =
     PerCpuHashMap::new();
-
-/// What could not be counted, by reason.
-#[btf_map]
-pub static LOSS: PerCpuArray<u64, { loss::COUNT as usize }> = PerCpuArray::new();
 
 /// Per-socket memory, inherited by accepted sockets.
 #[btf_map]

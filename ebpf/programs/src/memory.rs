@@ -1,11 +1,18 @@
 //! Per-socket memory.
 
 use aya_ebpf::bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock};
-use aya_ebpf::helpers::generated::bpf_sk_storage_get;
+use aya_ebpf::helpers::generated::{bpf_get_current_cgroup_id, bpf_sk_storage_get};
 use waggle_ebpf_common::{SockInfo, UdpPeers, loss};
 
 use crate::count::lost;
 use crate::maps::{SOCKS, UDP_SOCKS};
+
+/// The cgroup of the task whose system call runs the program.
+#[inline(always)]
+pub fn task() -> u64 {
+    // SAFETY: takes nothing, always succeeds.
+    unsafe { bpf_get_current_cgroup_id() }
+}
 
 /// The memory of a socket, if it has one.
 ///

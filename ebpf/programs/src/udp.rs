@@ -14,7 +14,7 @@ use waggle_ebpf_common::{Addr, Backend, UDP_PEERS, UdpPeer, UdpPeers, VipKey, lo
 use crate::address::{self, NONE, copy, same};
 use crate::choose::{Found, Set, find_set};
 use crate::count::{self, lost};
-use crate::memory::{recall, udp_peers};
+use crate::memory::{recall, task, udp_peers};
 use crate::verdict::{PROCEED, refuse};
 
 const UDP: u8 = 17;
@@ -101,7 +101,7 @@ unsafe fn backend_for(sk: *mut bpf_sock, key: &VipKey, set: &Set) -> Option<*con
     unsafe {
         let Some(peers) = udp_peers(sk, true) else {
             // Without memory each datagram has its own choice.
-            let backend = set.choose(UDP)?.backend;
+            let backend = set.choose(UDP, task)?.backend;
             count::vip_choice(set.vip_id(), &raw const (*backend).addr, (*backend).port);
             return Some(backend);
         };
@@ -114,7 +114,7 @@ unsafe fn backend_for(sk: *mut bpf_sock, key: &VipKey, set: &Set) -> Option<*con
                 return Some(known.backend);
             }
         }
-        let choice = set.choose(UDP)?;
+        let choice = set.choose(UDP, task)?;
         let backend = choice.backend;
         count::vip_choice(set.vip_id(), &raw const (*backend).addr, (*backend).port);
         // Looked for again: a place known before the choice would make the verifier walk that once for each.

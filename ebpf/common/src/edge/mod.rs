@@ -17,7 +17,7 @@
 //! the private data tells a node with several backends which one was chosen, for fragments too.
 
 mod arithmetic;
-mod reasons;
+pub(crate) mod reasons;
 
 pub use arithmetic::{
     BackendPath, OPENING, Patch, bucket, epoch, fold, follows, hash, is_martian, key, slot,

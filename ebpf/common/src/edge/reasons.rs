@@ -18,6 +18,7 @@ macro_rules! reasons {
         }
     };
 }
+pub(crate) use reasons;
 
 reasons! {
     /// Positions in the edge's array of counters: what did not simply go to a backend, by reason.

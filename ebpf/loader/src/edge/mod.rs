@@ -4,7 +4,7 @@
 //! (`<pin_dir>/v<ABI>`), so that nodes that are neither pay nothing for it.
 
 mod counters;
-mod link;
+pub(crate) mod link;
 mod node;
 #[allow(
     unsafe_code,

@@ -15,6 +15,9 @@
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
 #[cfg(target_arch = "bpf")]
+#[path = "../frame.rs"]
+mod frame;
+#[cfg(target_arch = "bpf")]
 mod inbound;
 #[cfg(target_arch = "bpf")]
 mod maps;

@@ -3,7 +3,7 @@
 use aya_ebpf::bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
 use aya_ebpf::helpers::generated::{bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_skb_store_bytes};
 
-use crate::skb::{IP, TCP, UDP};
+use crate::frame::{IP, TCP, UDP};
 
 /// An address and a port, and what they become. Network order.
 #[derive(Clone, Copy)]
@@ -91,15 +91,24 @@ pub unsafe fn icmp_error(skb: *mut __sk_buff, ip: usize, side: Side, change: &Ch
         Side::Source => Side::Destination,
         Side::Destination => Side::Source,
     };
+    // SAFETY: the caller's.
+    unsafe { quoted(skb, ip, other, change) && address(skb, ip, side, change) }
+}
+
+/// Changes only what an ICMP error quotes: the packet's address and port on `side`.
+///
+/// # Safety
+/// As above.
+#[inline(always)]
+pub unsafe fn quoted(skb: *mut __sk_buff, ip: usize, side: Side, change: &Change) -> bool {
     let quoted = ip + IP + 8;
     // SAFETY: the caller's.
     unsafe {
         // The quoted header's own checksum makes up for its address; so only the port changes the message's sum.
         let (from, to) = (u64::from(change.port), u64::from(change.new_port));
         bpf_l4_csum_replace(skb, (ip + IP + 2) as u32, from, to, 2) == 0
-            && store(skb, quoted + IP + other.port(), &change.new_port)
-            && address(skb, quoted, other, change)
-            && address(skb, ip, side, change)
+            && store(skb, quoted + IP + side.port(), &change.new_port)
+            && address(skb, quoted, side, change)
     }
 }
 

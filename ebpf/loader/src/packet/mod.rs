@@ -1,0 +1,332 @@
+//! VIPs per packet, from user space: load beside the node's [`DataPlane`], attach to devices, read the counters.
+//!
+//! [`PacketPlane`] has an object of its own, so that nodes that don't need it pay nothing. Tables and what is known of backends
+//! are the data plane's own maps, reused by their pins; flows, counters and links are pinned beside them
+//! (`<pin_dir>/v<ABI>`), so that packets go on being translated while no process of ours runs, and
+//! [`DataPlane::remove`] removes all.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::io;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use aya::maps::{HashMap, Map, MapData, MapError, MapInfo, PerCpuArray};
+use aya::{Ebpf, EbpfLoader};
+use waggle_ebpf_common::edge::FragmentKey;
+use waggle_ebpf_common::packet::{Flow, FlowKey, Fragment, MAX_FLOWS, MAX_FRAGMENTS, reason};
+
+use crate::edge::raw::{self, TestRun};
+use crate::edge::{link, load_program, program_fd};
+use crate::pins::Pins;
+use crate::{DataPlane, LoadError, object};
+
+const INBOUND: &str = "packet_in";
+const OUTBOUND: &str = "packet_out";
+const FLOWS: &str = "PACKET_FLOWS";
+const ANSWERS: &str = "PACKET_ANSWERS";
+const FRAGMENTS: &str = "PACKET_FRAGS";
+const COUNTS: &str = "PACKET_COUNTS";
+/// The data plane's maps; names as in `ebpf/programs/src/vip_maps.rs`.
+const SHARED: [&str; 7] = [
+    "VIPS",
+    "CELLS",
+    "AFFINITIES",
+    "BACKEND_STATES",
+    "EJECTIONS",
+    "VIP_STATS",
+    "LOSS",
+];
+
+/// Sizes of a map of ours: key, value (bytes), entries.
+type Layout = (usize, usize, u32);
+
+const OWN: [(&str, Layout); 4] = [
+    (FLOWS, (size_of::<FlowKey>(), size_of::<Flow>(), MAX_FLOWS)),
+    (
+        ANSWERS,
+        (size_of::<FlowKey>(), size_of::<Flow>(), MAX_FLOWS),
+    ),
+    (
+        FRAGMENTS,
+        (
+            size_of::<FragmentKey>(),
+            size_of::<Fragment>(),
+            MAX_FRAGMENTS,
+        ),
+    ),
+    (COUNTS, (size_of::<u32>(), size_of::<u64>(), reason::COUNT)),
+];
+
+/// The programs and maps of VIPs per packet, loaded.
+///
+/// Dropping it leaves links and maps, pinned. It lives no longer than the data plane, whose lock is its own too.
+pub struct PacketPlane<'a> {
+    ebpf: Mutex<Ebpf>,
+    flows: HashMap<MapData, FlowKey, Flow>,
+    answers: HashMap<MapData, FlowKey, Flow>,
+    counts: PerCpuArray<MapData, u64>,
+    pins: Pins,
+    _plane: &'a DataPlane,
+}
+
+impl fmt::Debug for PacketPlane<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // aya's map handles have no Debug.
+        f.debug_struct("PacketPlane").finish_non_exhaustive()
+    }
+}
+
+impl<'a> PacketPlane<'a> {
+    /// Loads the programs on the tables of a data plane, reusing pinned flows. Nothing is attached. `vip_net` is the net of
+    /// named VIPs and its prefix length (at most 32): fragments to there whose first one is not known are dropped.
+    ///
+    /// # Errors
+    /// [`LoadError::BuiltWithoutEbpf`] before anything is touched; see [`LoadError`] for the rest.
+    pub fn open(plane: &'a DataPlane, vip_net: (Ipv4Addr, u8)) -> Result<Self, LoadError> {
+        let object = object::packet()?;
+        let pins = plane.pins.clone();
+        let mut loader = EbpfLoader::new();
+        for name in SHARED {
+            let path = pins.map(name);
+            // Otherwise the loader would make another one, which nobody fills.
+            if !path.exists() {
+                return Err(LoadError::Missing {
+                    what: "pinned map",
+                    name,
+                });
+            }
+            loader.map_pin_path(name, path);
+        }
+        for (name, layout) in OWN {
+            let path = pins.map(name);
+            if path.exists() {
+                check_layout(name, path.clone(), layout)?;
+            }
+            loader.map_pin_path(name, path);
+        }
+        let (net, prefix) = vip_net;
+        let mask = u32::MAX
+            .checked_shl(32_u32.saturating_sub(u32::from(prefix)))
+            .unwrap_or(0);
+        let words = [(u32::from(net) & mask).to_be(), mask.to_be()];
+        loader.override_global("VIP_NET", &words, true);
+        // Our own object needs no CO-RE relocations.
+        loader.btf(None);
+        let mut ebpf = loader.load(object).map_err(|source| LoadError::Object {
+            source: Box::new(source),
+        })?;
+        for name in [INBOUND, OUTBOUND] {
+            load_program(&mut ebpf, name)?;
+        }
+        Ok(Self {
+            flows: open(&mut ebpf, FLOWS)?,
+            answers: open(&mut ebpf, ANSWERS)?,
+            counts: open(&mut ebpf, COUNTS)?,
+            ebpf: Mutex::new(ebpf),
+            pins,
+            _plane: plane,
+        })
+    }
+
+    /// Makes the programs run for what a device of the caller's network namespace receives and sends: a pinned link gets the
+    /// new program in one step, else a link is made and pinned. The answers' side comes first, so that no flow is taken in
+    /// that can't be answered. Returns whether both were found.
+    ///
+    /// # Errors
+    /// [`LoadError::Link`] with the kernel's answer (EINVAL before kernel 6.6, which has no links at tc).
+    pub fn attach(&self, ifindex: u32) -> Result<bool, LoadError> {
+        let ebpf = self.lock();
+        let mut found = true;
+        for (name, kind) in [
+            (OUTBOUND, raw::ATTACH_TCX_EGRESS),
+            (INBOUND, raw::ATTACH_TCX_INGRESS),
+        ] {
+            let program = program_fd(&ebpf, name)?;
+            let pin = self.pin(name, ifindex);
+            found &= link::attach(name, program, ifindex, kind, 0, &pin)?;
+        }
+        Ok(found)
+    }
+
+    /// Takes the programs off a device. Not attached is success.
+    ///
+    /// # Errors
+    /// [`LoadError::Link`].
+    pub fn detach(&self, ifindex: u32) -> Result<(), LoadError> {
+        for name in [INBOUND, OUTBOUND] {
+            link::detach(name, &self.pin(name, ifindex))?;
+        }
+        Ok(())
+    }
+
+    /// The devices that have a program, or had one and are gone, by their numbers, sorted.
+    ///
+    /// # Errors
+    /// [`LoadError::File`] where the pins can't be listed.
+    pub fn attached(&self) -> Result<Vec<u32>, LoadError> {
+        attached(&self.pins)
+    }
+
+    /// A count by reason ([`reason`]), over all CPUs.
+    ///
+    /// # Errors
+    /// [`LoadError::Map`] from the kernel.
+    pub fn count(&self, reason: u32) -> Result<u64, LoadError> {
+        let per_cpu = self
+            .counts
+            .get(&reason, 0)
+            .map_err(|e| LoadError::map("read", COUNTS, e))?;
+        Ok(per_cpu.iter().sum())
+    }
+
+    /// All counts, by name.
+    ///
+    /// # Errors
+    /// [`LoadError::Map`] from the kernel.
+    pub fn counts(&self) -> Result<Vec<(&'static str, u64)>, LoadError> {
+        (0..)
+            .zip(reason::NAMES)
+            .map(|(reason, name)| Ok((*name, self.count(reason)?)))
+            .collect()
+    }
+
+    /// What clients send, and the backends of it. What comes and goes meanwhile may be missing.
+    ///
+    /// # Errors
+    /// [`LoadError::Map`] from the kernel.
+    pub fn flows(&self) -> Result<BTreeMap<FlowKey, Flow>, LoadError> {
+        list(&self.flows, FLOWS)
+    }
+
+    /// What backends answer, and the VIPs of it. What comes and goes meanwhile may be missing.
+    ///
+    /// # Errors
+    /// [`LoadError::Map`] from the kernel.
+    pub fn answers(&self) -> Result<BTreeMap<FlowKey, Flow>, LoadError> {
+        list(&self.answers, ANSWERS)
+    }
+
+    /// Forgets what a client sends, as a full map would. For tests.
+    ///
+    /// # Errors
+    /// [`LoadError::Map`] from the kernel, also where it is not known.
+    pub fn forget(&mut self, key: &FlowKey) -> Result<(), LoadError> {
+        self.flows
+            .remove(key)
+            .map_err(|e| LoadError::map("remove from", FLOWS, e))
+    }
+
+    /// Runs `packet_in` on a frame as if a device had received it. For tests.
+    ///
+    /// # Errors
+    /// [`LoadError::Link`] with the kernel's answer.
+    pub fn test_inbound(&self, frame: &[u8]) -> Result<TestRun, LoadError> {
+        self.test_run(INBOUND, frame)
+    }
+
+    /// Runs `packet_out` on a frame as if a device was to send it. For tests.
+    ///
+    /// # Errors
+    /// [`LoadError::Link`] with the kernel's answer.
+    pub fn test_outbound(&self, frame: &[u8]) -> Result<TestRun, LoadError> {
+        self.test_run(OUTBOUND, frame)
+    }
+
+    fn test_run(&self, name: &'static str, frame: &[u8]) -> Result<TestRun, LoadError> {
+        let ebpf = self.lock();
+        raw::test_run(program_fd(&ebpf, name)?, frame, 1).map_err(|source| LoadError::Link {
+            action: "test-run",
+            name,
+            source,
+        })
+    }
+
+    fn pin(&self, name: &str, ifindex: u32) -> PathBuf {
+        self.pins.link(&format!("{name}-{ifindex}"))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Ebpf> {
+        self.ebpf.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes the programs off every device that has them: for a node that is not to have them any more.
+///
+/// # Errors
+/// [`LoadError::Link`], [`LoadError::File`].
+pub fn detach_all(plane: &DataPlane) -> Result<(), LoadError> {
+    for ifindex in attached(&plane.pins)? {
+        for name in [INBOUND, OUTBOUND] {
+            link::detach(name, &plane.pins.link(&format!("{name}-{ifindex}")))?;
+        }
+    }
+    Ok(())
+}
+
+fn attached(pins: &Pins) -> Result<Vec<u32>, LoadError> {
+    let dir = pins.link("");
+    let fail = |source: io::Error| LoadError::File {
+        action: "list",
+        path: dir.clone(),
+        source,
+    };
+    let mut found = Vec::new();
+    for entry in fs::read_dir(&dir).map_err(fail)? {
+        let name = entry.map_err(fail)?.file_name();
+        let number = [INBOUND, OUTBOUND].iter().find_map(|program| {
+            let rest = name.to_str()?.strip_prefix(program)?;
+            rest.strip_prefix('-')?.parse().ok()
+        });
+        found.extend(number);
+    }
+    found.sort_unstable();
+    found.dedup();
+    Ok(found)
+}
+
+fn check_layout(
+    name: &'static str,
+    path: PathBuf,
+    (key, value, entries): Layout,
+) -> Result<(), LoadError> {
+    let info = MapInfo::from_pin(&path).map_err(|e| LoadError::map("inspect", name, e))?;
+    let found = (info.key_size(), info.value_size(), info.max_entries());
+    let size = |bytes| u32::try_from(bytes).unwrap_or(u32::MAX);
+    let expected = (size(key), size(value), entries);
+    if found == expected {
+        return Ok(());
+    }
+    Err(LoadError::MapLayout {
+        path,
+        found: format!("{found:?}"),
+        expected: format!("{expected:?}"),
+    })
+}
+
+fn open<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, LoadError>
+where
+    T: TryFrom<Map, Error = MapError>,
+{
+    ebpf.take_map(name)
+        .ok_or(LoadError::Missing { what: "map", name })?
+        .try_into()
+        .map_err(|e| LoadError::map("open", name, e))
+}
+
+/// All entries; one that vanishes between key and value is left out.
+fn list(
+    map: &HashMap<MapData, FlowKey, Flow>,
+    name: &'static str,
+) -> Result<BTreeMap<FlowKey, Flow>, LoadError> {
+    let mut found = BTreeMap::new();
+    for key in map.keys() {
+        let key = key.map_err(|e| LoadError::map("list", name, e))?;
+        if let Ok(value) = map.get(&key, 0) {
+            found.insert(key, value);
+        }
+    }
+    Ok(found)
+}
