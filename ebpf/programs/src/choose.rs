@@ -245,7 +245,10 @@ impl Set {
     }
 
     /// Whether choices fall on it: it does not drain.
-    #[allow(dead_code, reason = "only packets ask; sockets have their backend for life")]
+    #[allow(
+        dead_code,
+        reason = "only packets ask; sockets have their backend for life"
+    )]
     #[inline(always)]
     pub fn is_chosen(&self, choice: Choice) -> bool {
         choice.cell.wrapping_sub(self.first) < self.n()

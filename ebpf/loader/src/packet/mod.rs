@@ -62,30 +62,29 @@ const OWN: [(&str, Layout); 4] = [
 
 /// The programs and maps of VIPs per packet, loaded.
 ///
-/// Dropping it leaves links and maps, pinned. It lives no longer than the data plane, whose lock is its own too.
-pub struct PacketPlane<'a> {
+/// Dropping it leaves links and maps, pinned. Its owner keeps the data plane open as long: the lock on the pins is that one's.
+pub struct PacketPlane {
     ebpf: Mutex<Ebpf>,
     flows: HashMap<MapData, FlowKey, Flow>,
     answers: HashMap<MapData, FlowKey, Flow>,
     counts: PerCpuArray<MapData, u64>,
     pins: Pins,
-    _plane: &'a DataPlane,
 }
 
-impl fmt::Debug for PacketPlane<'_> {
+impl fmt::Debug for PacketPlane {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // aya's map handles have no Debug.
         f.debug_struct("PacketPlane").finish_non_exhaustive()
     }
 }
 
-impl<'a> PacketPlane<'a> {
+impl PacketPlane {
     /// Loads the programs on the tables of a data plane, reusing pinned flows. Nothing is attached. `vip_net` is the net of
     /// named VIPs and its prefix length (at most 32): fragments to there whose first one is not known are dropped.
     ///
     /// # Errors
     /// [`LoadError::BuiltWithoutEbpf`] before anything is touched; see [`LoadError`] for the rest.
-    pub fn open(plane: &'a DataPlane, vip_net: (Ipv4Addr, u8)) -> Result<Self, LoadError> {
+    pub fn open(plane: &DataPlane, vip_net: (Ipv4Addr, u8)) -> Result<Self, LoadError> {
         let object = object::packet()?;
         let pins = plane.pins.clone();
         let mut loader = EbpfLoader::new();
@@ -127,7 +126,6 @@ impl<'a> PacketPlane<'a> {
             counts: open(&mut ebpf, COUNTS)?,
             ebpf: Mutex::new(ebpf),
             pins,
-            _plane: plane,
         })
     }
 
@@ -276,7 +274,7 @@ fn attached(pins: &Pins) -> Result<Vec<u32>, LoadError> {
     let mut found = Vec::new();
     for entry in fs::read_dir(&dir).map_err(fail)? {
         let name = entry.map_err(fail)?.file_name();
-        let number = [INBOUND, OUTBOUND].iter().find_map(|program| {
+        let number: Option<u32> = [INBOUND, OUTBOUND].iter().find_map(|program| {
             let rest = name.to_str()?.strip_prefix(program)?;
             rest.strip_prefix('-')?.parse().ok()
         });

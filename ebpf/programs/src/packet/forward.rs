@@ -13,8 +13,7 @@ use crate::count::{count, vip_choice};
 use crate::fragment::{self, done};
 use crate::frame::{ETH, SHOT, TCP};
 use crate::maps::{PACKET_ANSWERS, PACKET_FLOWS};
-use crate::parse::{NOT_OURS, Packet, RST};
-use crate::refuse::refuse;
+use crate::parse::{NOT_OURS, Packet, REFUSE, RST};
 use crate::rewrite::{self, Change, Side};
 
 /// Choices that are made until one fits.
@@ -28,7 +27,7 @@ pub fn now_s() -> u32 {
     (unsafe { bpf_ktime_get_ns() } / SECOND_NS) as u32
 }
 
-/// Translates what a client sends to a VIP.
+/// Translates what a client sends to a VIP. A refusal is the caller's to send: here the stack is deep.
 #[inline(never)]
 pub fn forward(skb: *mut __sk_buff, packet: &Packet) -> i32 {
     let key = packet.key;
@@ -63,7 +62,7 @@ pub fn forward(skb: *mut __sk_buff, packet: &Packet) -> i32 {
         return if packet.flags & RST != 0 {
             SHOT
         } else {
-            refuse(skb, packet)
+            REFUSE
         };
     }
     if let Some(flow) = known
@@ -79,7 +78,7 @@ pub fn forward(skb: *mut __sk_buff, packet: &Packet) -> i32 {
                 vip_choice(set.vip_id(), &NONE, 0);
             }
             if why == reason::NO_BACKEND || why == reason::HAIRPIN {
-                refuse(skb, packet)
+                REFUSE
             } else {
                 SHOT
             }

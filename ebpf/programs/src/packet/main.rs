@@ -74,8 +74,9 @@ mod programs {
     use crate::answer;
     use crate::forward;
     use crate::fragment;
-    use crate::frame::{OK, SHOT};
-    use crate::parse::{Kind, NOT_OURS, parse};
+    use crate::frame::OK;
+    use crate::parse::{Kind, NOT_OURS, REFUSE, parse};
+    use crate::refuse::refuse;
 
     /// At tc ingress: what clients send to VIPs, and what backends answer.
     #[classifier]
@@ -90,6 +91,9 @@ mod programs {
             Kind::Error => answer::error_in(skb),
             Kind::Flow => {
                 let done = forward::forward(skb, &packet);
+                if done == REFUSE {
+                    return refuse(skb, &packet);
+                }
                 if done != NOT_OURS {
                     return done;
                 }
@@ -119,8 +123,6 @@ mod programs {
             }
         }
     }
-
-    const _: () = assert!(OK != NOT_OURS && SHOT != NOT_OURS);
 }
 
 /// Some helpers need a GPL-compatible program.

@@ -8,6 +8,8 @@ use crate::frame::{Bytes, ETH, ETH_IPV4, FRAGMENT, FRAGMENT_OFFSET, ICMP, IP, TC
 
 /// Verdict of a function that leaves the packet to the next one; no verdict of the kernel's.
 pub const NOT_OURS: i32 = -2;
+/// Verdict of a function that wants the packet's sender to be told that nobody is there.
+pub const REFUSE: i32 = -3;
 
 pub const FIN: u8 = 0x01;
 pub const SYN: u8 = 0x02;
