@@ -3,6 +3,7 @@
 //! Needs root and the embedded object; skips loudly otherwise. Every test has a bpffs and a cgroup of its own.
 #![allow(
     clippy::cast_possible_truncation,
+    clippy::verbose_bit_mask,
     reason = "fields of headers, taken apart and put together"
 )]
 
