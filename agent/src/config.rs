@@ -44,6 +44,9 @@ pub struct AgentConfig {
     pub dns: DnsSettings,
     /// The node's part in traffic from outside; none: nothing of it is loaded, and what an earlier run left is removed.
     pub edge: Option<EdgeSettings>,
+    /// Devices whose packets to and from VIPs are translated, for what the socket hooks can't see: other network
+    /// namespaces, raw sockets in them, the uplink. None: what an earlier run attached is taken off.
+    pub packet_devices: BTreeSet<String>,
     /// Resources to offer where the operator does not want what was detected.
     pub resources: ResourceOverrides,
     /// Attributes for constraints: `rack:a1`.
@@ -77,6 +80,7 @@ impl AgentConfig {
             network: true,
             dns: DnsSettings::default(),
             edge: None,
+            packet_devices: BTreeSet::new(),
             resources: ResourceOverrides::default(),
             attributes: BTreeMap::new(),
             domain: None,

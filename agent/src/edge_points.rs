@@ -51,6 +51,16 @@ pub fn edge_points(r: &EdgeReading, vips: &VipNames, start_ns: u64, now_ns: u64)
     out.into_points()
 }
 
+/// The points of VIPs per packet.
+pub fn packet_points(counts: &[(&'static str, u64)], start_ns: u64, now_ns: u64) -> Vec<Point> {
+    let mut out = Out::new(start_ns, now_ns);
+    for (outcome, packets) in counts {
+        let attrs = vec![(names::OUTCOME, (*outcome).into())];
+        out.push(&names::VIP_PACKETS, attrs, PointData::Sum(*packets));
+    }
+    out.into_points()
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;

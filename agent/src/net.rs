@@ -2,6 +2,8 @@
 //!
 //! Everything that knows `waggle-ebpf` and `waggle-overlay` by name is here.
 
+mod devices;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
@@ -10,7 +12,8 @@ use std::{
 use tokio::sync::{Notify, mpsc};
 use waggle_api::proto::session as pb;
 use waggle_ebpf::{DataPlane, LoaderConfig};
-use waggle_overlay::edge::{EdgeNet, EdgeNetConfig};
+use waggle_overlay::edge::EdgeNet;
+use waggle_overlay::packet::PacketNet;
 use waggle_overlay::{Applied, NodeNet, NodeNetConfig, VipNames};
 use waggle_telemetry::{SpanKind, Telemetry, names};
 use waggle_types::{
@@ -27,6 +30,7 @@ pub struct Net {
     node: Option<NodeNet>,
     plane: Option<Arc<DataPlane>>,
     edge: Option<EdgeNet>,
+    packets: Option<PacketNet>,
     troubles: Vec<String>,
     since_ns: u64,
     inbox: Inbox,
@@ -102,6 +106,7 @@ impl Net {
             node,
             plane: None,
             edge: None,
+            packets: None,
             troubles,
             since_ns: clock::now_ns(),
             inbox: Inbox::default(),
@@ -134,41 +139,6 @@ impl Net {
             Err(e) => {
                 let why = format!("data plane: {}", chain(e.as_ref()));
                 tracing::warn!(error = why, "tasks run without VIPs and network counters");
-                self.troubles.push(why);
-            }
-        }
-        Ok(())
-    }
-
-    /// Loads the node's part in traffic from outside, if it has one; else removes what an earlier run had.
-    pub async fn load_edge(&mut self, config: &AgentConfig) -> Result<(), AgentError> {
-        let Some(edge) = &config.edge else {
-            let pin_dir = config.pin_dir.clone();
-            let removed = tokio::task::spawn_blocking(move || EdgeNet::remove(&pin_dir)).await;
-            if let Ok(Err(e)) = removed {
-                tracing::warn!(
-                    error = chain(&e),
-                    "programs of an earlier edge are still there"
-                );
-            }
-            return Ok(());
-        };
-        let started = EdgeNet::start(EdgeNetConfig {
-            node_ip: config.ip,
-            pin_dir: config.pin_dir.clone(),
-            uplink: edge.uplink.clone(),
-            edge: edge.edge,
-            edges: edge.edges.clone(),
-        })
-        .await;
-        match started {
-            Ok(edge) => self.edge = Some(edge),
-            Err(e) if config.dataplane == DataPlanePolicy::Require => {
-                return Err(AgentError::DataPlane(e.into()));
-            }
-            Err(e) => {
-                let why = format!("edge: {}", chain(&e));
-                tracing::warn!(error = why, "no part in traffic from outside");
                 self.troubles.push(why);
             }
         }
@@ -213,6 +183,11 @@ impl Net {
     /// The node's part in traffic from outside.
     pub fn edge(&self) -> Option<&EdgeNet> {
         self.edge.as_ref()
+    }
+
+    /// VIPs per packet.
+    pub fn packets(&self) -> Option<&PacketNet> {
+        self.packets.as_ref()
     }
 
     /// VIP numbers to names.

@@ -15,7 +15,7 @@ use crate::{
     checkpoint::TaskDir,
     clock,
     dns_points::dns_points,
-    edge_points::edge_points,
+    edge_points::{edge_points, packet_points},
     meter::{self, NodeReading, TaskReading},
     net::Net,
     shim,
@@ -246,6 +246,12 @@ pub fn node(net: &Net, telemetry: &Telemetry, start_ns: u64) {
                 telemetry.node_points(points);
             }
             Err(e) => tracing::warn!(error = %e, "the edge's counters not read"),
+        }
+    }
+    if let Some(packets) = net.packets() {
+        match packets.read() {
+            Ok(counts) => telemetry.node_points(packet_points(&counts, start_ns, clock::now_ns())),
+            Err(e) => tracing::warn!(error = %e, "the packet programs' counters not read"),
         }
     }
     let Some(plane) = net.plane() else { return };

@@ -90,6 +90,7 @@ pub async fn run(
     let _claim = claim(&cgroups, &config, &mut troubles).await?;
     net.load(&config).await?;
     net.load_edge(&config).await?;
+    net.load_packets(&config).await?;
     let net = Arc::new(net);
     troubles.extend(net.troubles().iter().cloned());
 

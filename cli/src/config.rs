@@ -1,5 +1,7 @@
 //! From flags and a file to checked settings; nothing is opened or bound here but the file.
 
+mod devices;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
@@ -8,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use waggle_agent::{DnsSettings, EdgeMode, EdgeSettings};
+use waggle_agent::{DnsSettings, EdgeSettings};
 use waggle_types::Domain;
 
 use crate::{
@@ -63,6 +65,8 @@ pub struct Settings {
     pub dns: DnsSettings,
     /// The node's part in traffic from outside.
     pub edge: Option<EdgeSettings>,
+    /// Devices with VIPs per packet.
+    pub packet_vips: BTreeSet<String>,
     /// Whether to refuse without eBPF.
     pub require_dataplane: bool,
     /// Log filter.
@@ -107,7 +111,8 @@ pub fn settings(flags: &RunArgs) -> Result<Settings, CliError> {
         .unwrap_or_default();
     let args = merge(flags.clone(), file);
     let dns = dns::settings(&args)?;
-    let edge = edge(&args)?;
+    let edge = devices::edge(&args)?;
+    let packet_vips = devices::packet_vips(&args.packet_vips)?;
     let name = match args.name {
         Some(n) => n,
         None => hostname()?,
@@ -157,6 +162,7 @@ pub fn settings(flags: &RunArgs) -> Result<Settings, CliError> {
         attributes: attributes(args.attributes.as_deref().unwrap_or_default())?,
         dns,
         edge,
+        packet_vips,
         require_dataplane: args.require_dataplane,
         log: args.log.unwrap_or_else(|| "info".to_owned()),
         log_json: args.log_json,
@@ -166,52 +172,6 @@ pub fn settings(flags: &RunArgs) -> Result<Settings, CliError> {
         masters,
         ports,
     })
-}
-
-/// The node's part in traffic from outside, if it has one.
-fn edge(args: &RunArgs) -> Result<Option<EdgeSettings>, CliError> {
-    let mode = match args.edge_mode.as_deref() {
-        None | Some("native") => EdgeMode::Native,
-        Some("generic") => EdgeMode::Generic,
-        Some(other) => {
-            return Err(usage(format!(
-                "edge-mode: must be native or generic, is {other:?}"
-            )));
-        }
-    };
-    let edges = args
-        .edges
-        .iter()
-        .map(|text| {
-            text.parse()
-                .map_err(|_| usage(format!("edges: must be IPv4 addresses, is {text:?}")))
-        })
-        .collect::<Result<BTreeSet<Ipv4Addr>, CliError>>()?;
-    let uplink = match (&args.edge, &args.uplink) {
-        (Some(edge), Some(uplink)) if edge != uplink => {
-            return Err(usage(format!(
-                "uplink: must be the device of edge, {edge:?}, is {uplink:?}"
-            )));
-        }
-        (Some(device), _) | (None, Some(device)) => device.clone(),
-        (None, None) if edges.is_empty() && args.edge_mode.is_none() => return Ok(None),
-        (None, None) => {
-            return Err(usage(
-                "uplink: must be given with edges, or edge with edge-mode".to_owned(),
-            ));
-        }
-    };
-    // What the kernel takes as a device's name.
-    if uplink.is_empty() || uplink.len() > 15 || uplink.contains(['/', ' ']) {
-        return Err(usage(format!(
-            "uplink: must be a device's name, is {uplink:?}"
-        )));
-    }
-    Ok(Some(EdgeSettings {
-        uplink,
-        edge: args.edge.is_some().then_some(mode),
-        edges,
-    }))
 }
 
 fn read_file(path: &Path) -> Result<RunArgs, CliError> {
@@ -260,6 +220,7 @@ fn merge(flags: RunArgs, file: RunArgs) -> RunArgs {
         edge_mode: flags.edge_mode.or(file.edge_mode),
         edges: list(flags.edges, file.edges),
         uplink: flags.uplink.or(file.uplink),
+        packet_vips: list(flags.packet_vips, file.packet_vips),
         require_dataplane: flags.require_dataplane || file.require_dataplane,
         log: flags.log.or(file.log),
         log_json: flags.log_json || file.log_json,
@@ -347,7 +308,7 @@ mod tests {
 
     use super::*;
 
-    fn with(change: impl FnOnce(&mut RunArgs)) -> Result<Settings, CliError> {
+    pub(super) fn with(change: impl FnOnce(&mut RunArgs)) -> Result<Settings, CliError> {
         let mut args = RunArgs {
             name: Some("n1".to_owned()),
             ..RunArgs::default()
@@ -363,37 +324,6 @@ mod tests {
         assert_eq!(s.masters, ["127.0.0.1:5060".parse().unwrap()]);
         assert!(s.leads());
         assert_eq!(s.bpf_dir, Path::new("/sys/fs/bpf/waggle/n1"));
-    }
-
-    #[test]
-    fn an_edge_has_an_uplink_and_a_mode() {
-        assert_eq!(with(|_| ()).unwrap().edge, None);
-        let edge = with(|a| {
-            a.edge = Some("eth0".to_owned());
-            a.edges = vec!["10.0.0.9".to_owned()];
-        });
-        let expected = EdgeSettings {
-            uplink: "eth0".to_owned(),
-            edge: Some(EdgeMode::Native),
-            edges: BTreeSet::from([Ipv4Addr::new(10, 0, 0, 9)]),
-        };
-        assert_eq!(edge.unwrap().edge, Some(expected));
-        let other = with(|a| {
-            a.uplink = Some("eth1".to_owned());
-            a.edges = vec!["10.0.0.9".to_owned()];
-        });
-        assert_eq!(other.unwrap().edge.unwrap().edge, None);
-    }
-
-    #[rstest]
-    #[case::no_uplink(|a: &mut RunArgs| a.edges = vec!["10.0.0.9".to_owned()], "uplink")]
-    #[case::not_an_address(|a: &mut RunArgs| { a.uplink = Some("e".to_owned()); a.edges = vec!["x".to_owned()]; }, "edges")]
-    #[case::two_devices(|a: &mut RunArgs| { a.uplink = Some("a".to_owned()); a.edge = Some("b".to_owned()); }, "uplink")]
-    #[case::unknown_mode(|a: &mut RunArgs| { a.edge = Some("a".to_owned()); a.edge_mode = Some("fast".to_owned()); }, "edge-mode")]
-    #[case::no_device(|a: &mut RunArgs| a.edge = Some("a/b".to_owned()), "uplink")]
-    fn what_no_edge_can_be_names_the_flag(#[case] change: fn(&mut RunArgs), #[case] field: &str) {
-        let error = with(change).unwrap_err().to_string();
-        assert!(error.contains(field), "{error}");
     }
 
     #[test]

@@ -171,6 +171,7 @@ async fn start_agent(
     };
     config.dns.clone_from(&s.dns);
     config.edge.clone_from(&s.edge);
+    config.packet_devices.clone_from(&s.packet_vips);
     config.resources = resources(s);
     config.domain.clone_from(&s.domain);
     config.attributes.clone_from(&s.attributes);

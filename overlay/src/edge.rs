@@ -3,7 +3,7 @@
 //! [`EdgeNet`] is given the node's VIP table whenever that changes. What is to be written comes from
 //! `waggle-overlay-plan` (`maglev`); here it is executed, and windows are closed as time passes.
 
-mod link;
+pub(crate) mod link;
 mod neighbors;
 
 use std::{

@@ -26,6 +26,7 @@ pub mod edge;
 pub mod forward;
 mod maps;
 mod node;
+pub mod packet;
 mod sockets;
 mod spec;
 

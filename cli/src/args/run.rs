@@ -123,6 +123,10 @@ pub struct RunArgs {
     /// Device that traffic of `--edges` comes and goes by [default: that of --edge]
     #[arg(long, value_name = "DEVICE")]
     pub uplink: Option<String>,
+    /// Devices whose packets to and from VIPs are translated one by one, for what no socket of this node sends: veths of
+    /// other network namespaces (their host side), the uplink. Not also a bridge that they are ports of
+    #[arg(long, value_delimiter = ',', value_name = "DEVICE")]
+    pub packet_vips: Vec<String>,
     /// Refuse to start without the eBPF data plane, instead of running without VIPs
     #[arg(long)]
     pub require_dataplane: bool,

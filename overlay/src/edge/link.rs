@@ -1,4 +1,4 @@
-//! What an edge must know of its uplink.
+//! What must be known of a device that programs are attached to.
 
 use futures::TryStreamExt as _;
 use netlink_packet_route::link::LinkAttribute;
@@ -14,14 +14,14 @@ pub struct Link {
     pub mtu: u16,
 }
 
-/// Why a device can't be an uplink.
+/// Why a device can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
     /// No netlink.
     #[error("open a netlink socket")]
     Socket(#[source] std::io::Error),
     /// It is not there, or can't be read.
-    #[error("uplink {name}")]
+    #[error("device {name}")]
     Missing {
         /// The device.
         name: String,
@@ -30,7 +30,7 @@ pub enum LinkError {
         source: rtnetlink::Error,
     },
     /// Not an Ethernet device.
-    #[error("uplink {name} has no link-layer address of 6 bytes")]
+    #[error("device {name} has no link-layer address of 6 bytes")]
     NoMac {
         /// The device.
         name: String,
@@ -41,7 +41,7 @@ pub enum LinkError {
 }
 
 /// Reads a device.
-pub(super) async fn find(name: &str) -> Result<Link, LinkError> {
+pub(crate) async fn find(name: &str) -> Result<Link, LinkError> {
     let (connection, handle, _messages) = rtnetlink::new_connection().map_err(LinkError::Socket)?;
     let driver = tokio::spawn(connection);
     let found = handle

@@ -201,6 +201,7 @@ registry! {
     VIP_BACKENDS = Gauge "waggle.vip.backend.count" ["{backend}"] {SERVER_ADDRESS, SERVER_PORT, TRANSPORT} "Backends in this node's table";
     VIP_BACKEND_HEALTH = Gauge "waggle.vip.backend.health" ["1"] {SERVER_ADDRESS, SERVER_PORT, TRANSPORT, PEER_ADDRESS, PEER_PORT} "1 for an eligible backend, 0 for one that gets no new connections";
     VIP_MAP_UPDATE_DURATION = Histogram "waggle.vip.map.update.duration" ["s"] {} "Time to bring a change of the VIP table into the kernel's maps";
+    VIP_PACKETS = Counter "waggle.vip.packets" ["{packet}"] {OUTCOME} "Packets to and from VIPs on devices with packet programs, by what became of them";
     NET_GENERATION = Gauge "waggle.net.generation" ["{generation}"] {} "Generation of the network snapshot that this node has applied";
     NET_APPLY_FAILURES = Counter "waggle.net.apply.failures" ["{failure}"] {ERROR_TYPE} "Map operations that failed";
 
