@@ -94,7 +94,7 @@ pub(crate) struct LinkInfo {
 ///
 /// # Safety
 /// `attr` must be the right structure for `command`, and every address in it valid for that command.
-unsafe fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<libc::c_long> {
+pub(crate) unsafe fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<libc::c_long> {
     // SAFETY: `attr` is a live exclusive reference of the size given; the caller vouches for the rest.
     let result = unsafe {
         libc::syscall(

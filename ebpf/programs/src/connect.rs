@@ -7,59 +7,31 @@ use aya_ebpf::bindings::bpf_sock_addr;
 use aya_ebpf::helpers::generated::{bpf_get_current_cgroup_id, bpf_ktime_get_ns};
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
-use waggle_ebpf_common::{Addr, Backend, VipKey, sock_flags};
+use waggle_ebpf_common::{Addr, VipKey, sock_flags};
 
 use crate::address::{self, NONE, copy};
 use crate::choose::{Choice, Found, Set, find_set};
 use crate::count;
 use crate::memory::{remember, task};
-use crate::verdict::{PROCEED, refuse};
+use crate::route::Route;
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
-
-/// What becomes of a connect.
-enum Route {
-    /// As dialled.
-    AsIs,
-    /// To a backend of the VIP.
-    To(*const Backend),
-    /// The VIP has no backend.
-    Refused,
-}
 
 /// IPv4 sockets.
 #[cgroup_sock_addr(connect4)]
 pub fn connect4(ctx: SockAddrContext) -> i32 {
     let sa = ctx.sock_addr;
-    // SAFETY: the program's context; a backend is a map value.
-    unsafe {
-        match route(sa, address::read4(sa)) {
-            Route::AsIs => PROCEED,
-            Route::To(backend) => {
-                address::write4(sa, &raw const (*backend).addr, (*backend).port);
-                PROCEED
-            }
-            Route::Refused => refuse(),
-        }
-    }
+    // SAFETY: the program's context.
+    unsafe { route(sa, address::read4(sa)).take4(sa) }
 }
 
 /// IPv6 and dual-stack sockets.
 #[cgroup_sock_addr(connect6)]
 pub fn connect6(ctx: SockAddrContext) -> i32 {
     let sa = ctx.sock_addr;
-    // SAFETY: as above.
-    unsafe {
-        match route(sa, address::read6(sa)) {
-            Route::AsIs => PROCEED,
-            Route::To(backend) => {
-                address::write6(sa, &raw const (*backend).addr, (*backend).port);
-                PROCEED
-            }
-            Route::Refused => refuse(),
-        }
-    }
+    // SAFETY: the program's context.
+    unsafe { route(sa, address::read6(sa)).take6(sa) }
 }
 
 /// Decides, counts and remembers.

@@ -14,6 +14,7 @@
 //! | reset.rs | reset | which connections their peer reset |
 //! | skb.rs | skb_ingress, skb_egress | bytes and packets per cgroup |
 //! | choose.rs | | from a VIP to a backend |
+//! | route.rs | | what becomes of a connect or a datagram |
 //! | state.rs | | connections and failures of backends, ejection |
 //! | address.rs | | addresses of both families in one form |
 //! | maps.rs, vip_maps.rs | | every map |
@@ -72,6 +73,8 @@ mod memory;
 mod peername;
 #[cfg(target_arch = "bpf")]
 mod reset;
+#[cfg(target_arch = "bpf")]
+mod route;
 #[cfg(target_arch = "bpf")]
 mod skb;
 #[cfg(target_arch = "bpf")]

@@ -15,52 +15,25 @@ use crate::address::{self, NONE, copy, same};
 use crate::choose::{Found, Set, find_set};
 use crate::count::{self, lost};
 use crate::memory::{recall, task, udp_peers};
-use crate::verdict::{PROCEED, refuse};
+use crate::route::Route;
+use crate::verdict::PROCEED;
 
 const UDP: u8 = 17;
-
-/// What becomes of a datagram.
-enum Route {
-    /// As addressed.
-    AsIs,
-    /// To a backend of the VIP.
-    To(*const Backend),
-    /// The VIP has no backend.
-    Refused,
-}
 
 /// A datagram to an IPv4 address.
 #[cgroup_sock_addr(sendmsg4)]
 pub fn sendmsg4(ctx: SockAddrContext) -> i32 {
     let sa = ctx.sock_addr;
-    // SAFETY: the program's context; a backend is a map value.
-    unsafe {
-        match route(sa, address::read4(sa)) {
-            Route::AsIs => PROCEED,
-            Route::To(backend) => {
-                address::write4(sa, &raw const (*backend).addr, (*backend).port);
-                PROCEED
-            }
-            Route::Refused => refuse(),
-        }
-    }
+    // SAFETY: the program's context.
+    unsafe { route(sa, address::read4(sa)).take4(sa) }
 }
 
 /// A datagram to an IPv6 address.
 #[cgroup_sock_addr(sendmsg6)]
 pub fn sendmsg6(ctx: SockAddrContext) -> i32 {
     let sa = ctx.sock_addr;
-    // SAFETY: as above.
-    unsafe {
-        match route(sa, address::read6(sa)) {
-            Route::AsIs => PROCEED,
-            Route::To(backend) => {
-                address::write6(sa, &raw const (*backend).addr, (*backend).port);
-                PROCEED
-            }
-            Route::Refused => refuse(),
-        }
-    }
+    // SAFETY: the program's context.
+    unsafe { route(sa, address::read6(sa)).take6(sa) }
 }
 
 /// # Safety
