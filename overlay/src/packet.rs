@@ -3,21 +3,21 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
     sync::Arc,
     time::Duration,
 };
 
 use tokio_util::sync::CancellationToken;
-use waggle_ebpf::{DataPlane, LoadError, packet::PacketPlane};
+use waggle_ebpf::{
+    DataPlane, LoadError,
+    packet::{PacketConfig, PacketPlane},
+};
 
 use crate::edge::{
     LinkError,
     link::{Link, find},
 };
 
-/// The net that all named VIPs are in, and its prefix length.
-const VIP_NET: (Ipv4Addr, u8) = (Ipv4Addr::new(11, 0, 0, 0), 8);
 /// How often devices are looked at: one that was made anew has another number, and no programs.
 const TICK: Duration = Duration::from_secs(5);
 
@@ -66,7 +66,7 @@ impl PacketNet {
         let found = links.clone();
         let opened = tokio::task::spawn_blocking(move || -> Result<Shared, PacketNetError> {
             let shared = Shared {
-                packets: PacketPlane::open(&plane, VIP_NET)?,
+                packets: PacketPlane::open(&plane, &PacketConfig::default())?,
                 _plane: plane,
             };
             shared.attach(&found)?;

@@ -103,6 +103,8 @@ crate::edge::reasons::reasons! {
         ICMP_SENT = 17, "icmp_sent";
         /// A client that had used the VIP dialled the backend itself.
         DIRECT = 18, "direct";
+        /// Dropped without an answer: more were due in 17 ms than one CPU may send.
+        UNANSWERED = 19, "unanswered";
     }
 }
 

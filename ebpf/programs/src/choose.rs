@@ -254,6 +254,14 @@ impl Set {
         choice.cell.wrapping_sub(self.first) < self.n()
     }
 
+    /// The backend after another one, whether or not it is ejected; itself, where there is only one.
+    #[allow(dead_code, reason = "only packets have to do without their choice")]
+    #[inline(always)]
+    pub fn neighbour(&self, of: Choice) -> Option<Choice> {
+        let i = of.cell.wrapping_sub(self.first).wrapping_add(1);
+        self.at(if i < self.n() { i } else { 0 })
+    }
+
     /// A backend that is a member: in the cell where it was before, else wherever it is.
     ///
     /// # Safety

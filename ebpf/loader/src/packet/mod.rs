@@ -60,6 +60,25 @@ const OWN: [(&str, Layout); 4] = [
     (COUNTS, (size_of::<u32>(), size_of::<u64>(), reason::COUNT)),
 ];
 
+/// What the programs are told once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PacketConfig {
+    /// The net that all named VIPs are in, and its prefix length (at most 32): fragments to there whose first one is not
+    /// known are dropped.
+    pub vip_net: (Ipv4Addr, u8),
+    /// Resets and ICMP messages that one CPU sends within 17 ms; beyond that it drops.
+    pub answers_per_tick: u32,
+}
+
+impl Default for PacketConfig {
+    fn default() -> Self {
+        Self {
+            vip_net: (Ipv4Addr::new(11, 0, 0, 0), 8),
+            answers_per_tick: 512,
+        }
+    }
+}
+
 /// The programs and maps of VIPs per packet, loaded.
 ///
 /// Dropping it leaves links and maps, pinned. Its owner keeps the data plane open as long: the lock on the pins is that one's.
@@ -79,12 +98,11 @@ impl fmt::Debug for PacketPlane {
 }
 
 impl PacketPlane {
-    /// Loads the programs on the tables of a data plane, reusing pinned flows. Nothing is attached. `vip_net` is the net of
-    /// named VIPs and its prefix length (at most 32): fragments to there whose first one is not known are dropped.
+    /// Loads the programs on the tables of a data plane, reusing pinned flows. Nothing is attached.
     ///
     /// # Errors
     /// [`LoadError::BuiltWithoutEbpf`] before anything is touched; see [`LoadError`] for the rest.
-    pub fn open(plane: &DataPlane, vip_net: (Ipv4Addr, u8)) -> Result<Self, LoadError> {
+    pub fn open(plane: &DataPlane, config: &PacketConfig) -> Result<Self, LoadError> {
         let object = object::packet()?;
         let pins = plane.pins.clone();
         let mut loader = EbpfLoader::new();
@@ -106,12 +124,13 @@ impl PacketPlane {
             }
             loader.map_pin_path(name, path);
         }
-        let (net, prefix) = vip_net;
+        let (net, prefix) = config.vip_net;
         let mask = u32::MAX
             .checked_shl(32_u32.saturating_sub(u32::from(prefix)))
             .unwrap_or(0);
         let words = [(u32::from(net) & mask).to_be(), mask.to_be()];
         loader.override_global("VIP_NET", &words, true);
+        loader.override_global("ANSWERS_PER_TICK", &config.answers_per_tick, true);
         // Our own object needs no CO-RE relocations.
         loader.btf(None);
         let mut ebpf = loader.load(object).map_err(|source| LoadError::Object {

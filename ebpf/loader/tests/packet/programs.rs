@@ -196,6 +196,31 @@ fn who_drains_keeps_what_it_has() -> anyhow::Result<()> {
 }
 
 #[test]
+fn answers_of_our_own_have_a_budget() -> anyhow::Result<()> {
+    for per_tick in [0, 1] {
+        let Some(rig) = Rig::with_answers("budget", per_tick)? else {
+            return Ok(());
+        };
+        rig.serve(VIP, TCP, 0, &[])?;
+        let syn = Packet::tcp(CLIENT, VIP, SYN);
+        for _ in 0..1_000 {
+            let verdict = rig.packets.test_inbound(&syn.frame())?.verdict;
+            assert!(verdict == REDIRECT || verdict == SHOT);
+        }
+        let sent = rig.count(reason::RESET_SENT)?;
+        let dropped = rig.count(reason::UNANSWERED)?;
+        assert_eq!(
+            (sent + dropped, rig.count(reason::NO_BACKEND)?),
+            (1_000, 1_000)
+        );
+        assert_eq!(sent > 0, per_tick > 0, "{sent} sent");
+        // A thousand runs take less than a thousand ticks of 17 ms.
+        assert!(dropped > 0);
+    }
+    Ok(())
+}
+
+#[test]
 fn choices_are_spread_and_counted_as_those_of_sockets() -> anyhow::Result<()> {
     let Some(rig) = Rig::new("spread")? else {
         return Ok(());
@@ -247,6 +272,14 @@ fn what_can_not_be_translated_is_dropped_and_counted() -> anyhow::Result<()> {
     let own = Packet::tcp((BACKEND.0, 5), VIP, SYN);
     let run = rig.packets.test_inbound(&own.frame())?;
     assert_eq!((run.verdict, run.packet), (REDIRECT, reset(&own)));
+    assert_eq!(rig.count(reason::HAIRPIN)?, 1);
+    // One of two: it gets the other one, always.
+    rig.serve((VIP.0, 90), TCP, 20, &[BACKEND, OTHER])?;
+    for port in 100..132 {
+        let own = Packet::tcp((BACKEND.0, port), (VIP.0, 90), SYN);
+        let run = rig.packets.test_inbound(&own.frame())?;
+        assert_eq!((run.verdict, run.packet), (OK, to(&own, OTHER).frame()));
+    }
     assert_eq!(rig.count(reason::HAIRPIN)?, 1);
     // Other traffic is left alone, byte for byte.
     for stranger in [

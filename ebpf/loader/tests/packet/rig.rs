@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use waggle_ebpf::DataPlane;
 use waggle_ebpf::common::{Backend, SetHeader};
-use waggle_ebpf::packet::PacketPlane;
+use waggle_ebpf::packet::{PacketConfig, PacketPlane};
 
 use crate::support::Node;
 use crate::support::tables::{backend, publish, publish_set, sorted};
@@ -21,11 +21,21 @@ pub struct Rig {
 impl Rig {
     /// `None` (after saying why) where the test can't run.
     pub fn new(name: &str) -> anyhow::Result<Option<Self>> {
+        // Tests run faster than time passes.
+        Self::with_answers(name, u32::MAX)
+    }
+
+    /// With a budget for answers of the programs' own.
+    pub fn with_answers(name: &str, per_tick: u32) -> anyhow::Result<Option<Self>> {
         let Some(node) = Node::new(&format!("pkt-{name}"))? else {
             return Ok(None);
         };
         let plane = node.open()?;
-        let packets = PacketPlane::open(&plane, (Ipv4Addr::new(11, 0, 0, 0), 8))?;
+        let config = PacketConfig {
+            answers_per_tick: per_tick,
+            ..PacketConfig::default()
+        };
+        let packets = PacketPlane::open(&plane, &config)?;
         Ok(Some(Self {
             packets,
             plane,

@@ -16,7 +16,7 @@ use crate::maps::{PACKET_ANSWERS, PACKET_FLOWS};
 use crate::parse::{NOT_OURS, Packet, REFUSE, RST};
 use crate::rewrite::{self, Change, Side};
 
-/// Choices that are made until one fits.
+/// Backends that are tried until one fits: the choice, then its neighbour.
 const TRIES: u32 = 2;
 const SECOND_NS: u64 = 1_000_000_000;
 
@@ -119,12 +119,18 @@ fn begin(set: &Set, packet: &Packet, now: u32) -> Result<Flow, u32> {
     let key = packet.key;
     let client = || CLIENT_IS_ADDRESS | u64::from(key.src);
     let mut why = reason::NO_BACKEND;
+    let Some(mut choice) = set.choose(key.proto as u8, client) else {
+        return Err(reason::NO_BACKEND);
+    };
     let mut tries = 0;
     while tries < TRIES {
+        if tries > 0 {
+            match set.neighbour(choice) {
+                Some(next) => choice = next,
+                None => return Err(why),
+            }
+        }
         tries += 1;
-        let Some(choice) = set.choose(key.proto as u8, client) else {
-            return Err(reason::NO_BACKEND);
-        };
         // SAFETY: a map value.
         let (family, addr, port) = unsafe {
             let b = choice.backend;

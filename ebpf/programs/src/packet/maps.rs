@@ -24,9 +24,24 @@ pub static PACKET_FRAGS: LruHashMap<FragmentKey, Fragment, { MAX_FRAGMENTS as us
 #[btf_map]
 pub static PACKET_COUNTS: PerCpuArray<u64, { reason::COUNT as usize }> = PerCpuArray::new();
 
+/// Answers of our own in this tick: the tick, and in the lower half how many.
+#[btf_map]
+pub static PACKET_BUDGET: PerCpuArray<u64, 1> = PerCpuArray::new();
+
 /// The net that all named VIPs are in, and its mask, network order: fragments to there are a VIP's. Set by the loader.
 #[unsafe(no_mangle)]
-pub static VIP_NET: [u32; 2] = [0; 2];
+static VIP_NET: [u32; 2] = [0; 2];
+
+/// Answers that one CPU sends within a tick. Set by the loader.
+#[unsafe(no_mangle)]
+static ANSWERS_PER_TICK: u32 = 0;
+
+/// Answers that one CPU sends within a tick.
+#[inline(always)]
+pub fn answers_per_tick() -> u32 {
+    // SAFETY: our own static; volatile, since the loader writes it.
+    unsafe { (&raw const ANSWERS_PER_TICK).read_volatile() }
+}
 
 /// Whether an address is in the net of named VIPs.
 #[inline(always)]

@@ -6,28 +6,55 @@
 
 use aya_ebpf::bindings::{__sk_buff, BPF_F_RECOMPUTE_CSUM};
 use aya_ebpf::helpers::generated::{
-    bpf_l4_csum_replace, bpf_redirect, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes,
+    bpf_ktime_get_ns, bpf_l4_csum_replace, bpf_redirect, bpf_skb_change_tail, bpf_skb_load_bytes,
+    bpf_skb_store_bytes,
 };
 use waggle_ebpf_common::edge::fold;
 use waggle_ebpf_common::packet::reason;
 
 use crate::count::count;
 use crate::frame::{Bytes, ETH, ICMP, IP, SHOT, TCP};
+use crate::maps::{PACKET_BUDGET, answers_per_tick};
 use crate::parse::{ACK, FIN, Packet, RST, SYN};
 
+/// Nanoseconds to ticks of 17 ms.
+const TICK_SHIFT: u32 = 24;
 const TCP_LEN: usize = 20;
 /// IPv4 and ICMP before the quoted packet.
 const ICMP_BEFORE: usize = IP + 8;
 /// What is quoted: the IPv4 header and 8 bytes, in words.
 const QUOTED_WORDS: usize = (IP + 8) / 4;
 
-/// Answers a packet in its own place.
+/// Answers a packet in its own place, as far as this CPU's budget goes: a forged source can't have more sent.
 #[inline(always)]
 pub fn refuse(skb: *mut __sk_buff, packet: &Packet) -> i32 {
+    if !take() {
+        count(reason::UNANSWERED);
+        return SHOT;
+    }
     if packet.key.proto == u32::from(TCP) {
         reset(skb)
     } else {
         unreachable(skb)
+    }
+}
+
+/// Takes one answer from the budget.
+#[inline(always)]
+fn take() -> bool {
+    let Some(budget) = PACKET_BUDGET.get_ptr_mut(0) else {
+        return false;
+    };
+    // SAFETY: this CPU's own value; a program that interrupts another one costs an answer more or less.
+    unsafe {
+        let tick = bpf_ktime_get_ns() >> TICK_SHIFT;
+        let (since, n) = (*budget >> 32, *budget & 0xffff_ffff);
+        let n = if since == tick { n } else { 0 };
+        if n >= u64::from(answers_per_tick()) {
+            return false;
+        }
+        *budget = tick << 32 | (n + 1);
+        true
     }
 }
 
