@@ -2,7 +2,7 @@
 //!
 //! The zone is one immutable value behind an atomic pointer, so that a question sees one zone whole and takes no
 //! lock. Messages are read and written by `waggle_overlay_plan::wire`. Each address has a thread that answers
-//! over UDP ([`udp`]) and a task that accepts connections ([`tcp`]); what must wait is the runtime's ([`slow`]).
+//! over UDP (`udp`) and a task that accepts connections (`tcp`); what must wait is the runtime's (`slow`).
 
 mod answer;
 mod askers;

@@ -1,7 +1,7 @@
 //! Questions about names outside of the cluster, passed on to upstream resolvers.
 //!
 //! The longest suffix with upstreams of its own decides whom to ask. Two are asked at once and the first useful
-//! answer wins (CONTRACTS section 3); then the next two. Answers are kept for their time ([`cache`]). Of the same
+//! answer wins (CONTRACTS section 3); then the next two. Answers are kept for their time (`cache`). Of the same
 //! question only one is in flight, which also takes the ground from who guesses ids; questions in flight are
 //! bounded: one more is turned away at once, and counted. A question that comes back to its own resolver, over
 //! however many others, finds itself in flight and waits for itself until its time is over: it is not sent again.

@@ -110,7 +110,7 @@ pub const fn is_martian(addr: u32) -> bool {
 /// Addresses and ports of a [`Backend`](super::Backend).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BackendPath {
-    /// Next hop; zero with [`backend_flag::BACK`].
+    /// Next hop; zero with [`BACK`](super::backend_flag::BACK).
     pub next_hop: [u8; 6],
     /// The uplink's own address.
     pub own_mac: [u8; 6],
@@ -124,7 +124,7 @@ pub struct BackendPath {
     pub vip_port: u16,
     /// MTU of the path, bytes.
     pub mtu: u16,
-    /// [`backend_flag`]s.
+    /// [Flags](super::backend_flag).
     pub flags: u16,
     /// Never 0.
     pub generation: u16,
