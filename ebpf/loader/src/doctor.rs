@@ -44,15 +44,15 @@ pub fn doctor() -> Vec<Check> {
     ]
 }
 
-/// Traffic from outside, which not every node has to do with: an edge needs XDP links, the nodes that it sends to need
-/// links at tc.
+/// Traffic from outside and VIPs per packet, which not every node has to do with: an edge needs XDP links, the nodes that it
+/// sends to and packets need links at tc.
 fn edge() -> Check {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    if object::edge().is_err() || object::dsr().is_err() {
+    if object::edge().is_err() || object::dsr().is_err() || object::packet().is_err() {
         return check(
             "edge",
             false,
-            "no programs for --edge and --edges in this binary: run `cargo xtask build-ebpf`, then build again",
+            "no programs for --edge, --edges and --packet-vips in this binary: run `cargo xtask build-ebpf`, then build again",
         );
     }
     let delivers = parse_release(release.trim()).is_some_and(|version| version >= TC_LINKS);
@@ -60,9 +60,9 @@ fn edge() -> Check {
         "edge",
         true,
         if delivers {
-            "--edge and --edges"
+            "--edge, --edges and --packet-vips"
         } else {
-            "--edge; nodes that edges send to (--edges) need kernel 6.6 or newer"
+            "--edge; nodes that edges send to (--edges) and --packet-vips need kernel 6.6 or newer"
         },
     )
 }
