@@ -97,7 +97,8 @@ fn outside(world: &mut World) -> anyhow::Result<()> {
             request(&hub, &vip).with_context(|| format!("request {n} with agent {position}"))?;
         }
     }
-    web(world)?;
+    // The leading master was restarted too, and takes a moment.
+    wait_until(LIMIT, "the service to be whole", || web(world).ok())?;
     for n in 0..50 {
         request(&hub, &vip).with_context(|| format!("request {n} after all came back"))?;
     }
