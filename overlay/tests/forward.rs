@@ -376,8 +376,11 @@ async fn servers_without_edns_are_asked_without() {
 
 #[tokio::test]
 async fn a_question_that_comes_back_is_not_sent_again() {
-    // Two resolvers that ask each other.
-    let port = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    // Two resolvers that ask each other. On an address of its own: a port of 127.0.0.1 that is given back may be
+    // somebody else's before it is taken again.
+    let port = UdpSocket::bind((Ipv4Addr::new(127, 0, 0, 77), 0))
+        .await
+        .unwrap();
     let second = port.local_addr().unwrap();
     let (first, first_addr) = start(|c| c.upstreams = vec![Upstream::plain(second)]).await;
     drop(port);
