@@ -38,7 +38,10 @@ fn received(state: &Shared) -> u64 {
 #[tokio::test]
 async fn the_endpoint_goes_away_and_comes_back() {
     let state = Shared::default();
-    let sink = Sink::start(&state);
+    // An address of its own: on 127.0.0.1 a port that is given back may be taken before the endpoint is back, by
+    // another test or by the client's own connect to it.
+    let own = std::net::SocketAddr::from(([127, 0, 0, 78], 0));
+    let sink = Sink::start_at(&state, own);
     let addr = sink.addr;
     let mut config = config(Some(sink.url()));
     config.log_queue = Limits {

@@ -402,9 +402,11 @@ impl Oracle {
         assert!(old.is_none(), "offer ids are used once");
     }
 
-    /// The bounded wait: nobody turns an agent down more than twice while another waits for it.
+    /// The bounded wait: nobody turns an agent down more than twice while another waits for it. Who turns it down itself
+    /// (an older offer, say, while a new round runs) begins to wait anew.
     pub fn waited(&mut self, offer: &Offer) {
         let me = (offer.framework_id.clone(), offer.role.clone());
+        self.waits.remove(&(offer.agent_id.clone(), me.clone()));
         for waiting in self.passed.remove(&offer.offer_id).unwrap_or_default() {
             let key = (offer.agent_id.clone(), waiting);
             let by = self.waits.entry(key.clone()).or_default();
