@@ -52,6 +52,16 @@ struct Waiting {
     facts: BTreeMap<TaskId, Option<(TaskState, HealthState)>>,
 }
 
+impl Waiting {
+    /// What was taken was refused: changes of it lead nowhere, so that the next one asks for the snapshot.
+    fn lost(&mut self) {
+        if !matches!(self.wanted, Some(Wanted::Snapshot(_))) {
+            self.wanted = None;
+            self.generation = None;
+        }
+    }
+}
+
 /// What the master wants.
 enum Wanted {
     Snapshot(Arc<NetSnapshot>),
@@ -356,6 +366,9 @@ impl Net {
                 applied
             }
         };
+        if applied.generation != wanted.generation() {
+            self.inbox.with(Waiting::lost);
+        }
         report(&applied, &wanted, telemetry, node, start_ns)
     }
 
