@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, OnceLock},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -52,8 +52,11 @@ pub(crate) struct Shared {
     pub(crate) zone_options: ZoneOptions,
     /// Origin of the time that the plan sees: it must never jump.
     started: Instant,
-    retry: tokio::sync::Notify,
-    zone: tokio::sync::Notify,
+    pub(crate) retry: tokio::sync::Notify,
+    pub(crate) zone: tokio::sync::Notify,
+    /// UDP backends that left all sets and whose sockets were not looked for yet: no more than there were backends.
+    gone: Mutex<BTreeSet<SocketAddr>>,
+    pub(crate) gone_news: tokio::sync::Notify,
     pub(crate) stop: CancellationToken,
 }
 
@@ -103,6 +106,8 @@ impl Shared {
             started: Instant::now(),
             retry: tokio::sync::Notify::new(),
             zone: tokio::sync::Notify::new(),
+            gone: Mutex::default(),
+            gone_news: tokio::sync::Notify::new(),
             stop: CancellationToken::new(),
         }
     }
@@ -212,6 +217,12 @@ impl Shared {
         self.commit(&mut state, &ops)
     }
 
+    /// Whether the maps are not known to hold all that is wanted.
+    pub(crate) fn is_behind(&self) -> bool {
+        let state = self.lock();
+        state.behind || state.doubtful
+    }
+
     /// Reads the maps and makes them what they should be.
     pub(crate) fn resync(&self) -> Applied {
         let mut state = self.lock();
@@ -247,7 +258,7 @@ impl Shared {
         state.behind = !failures.is_empty() || self.maps.get().is_none();
         let duration = begun.elapsed();
         if !gone.is_empty() && failures.is_empty() && self.maps.get().is_some() {
-            free_sockets(gone);
+            self.free_sockets(gone);
         }
         if renamed {
             self.names
@@ -262,6 +273,30 @@ impl Shared {
             duration,
             n_writes,
             failures,
+        }
+    }
+
+    /// Leaves it to [`end_sockets`], which takes long where a machine has many sockets.
+    fn free_sockets(&self, gone: BTreeSet<SocketAddr>) {
+        self.lock_gone().extend(gone);
+        self.gone_news.notify_one();
+    }
+
+    fn lock_gone(&self) -> MutexGuard<'_, BTreeSet<SocketAddr>> {
+        // A set of addresses has no state that a panic could leave half-changed.
+        self.gone.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends the sockets of all backends that have gone since the last time and did not come back.
+    pub(crate) fn end_gone(&self) {
+        let mut gone = std::mem::take(&mut *self.lock_gone());
+        for addr in udp_backends(self.lock().plan.table()) {
+            gone.remove(&addr);
+        }
+        match sockets::free(&gone) {
+            Ok(0) => {}
+            Ok(n) => tracing::info!(n, "ended udp sockets of backends that are gone"),
+            Err(error) => tracing::debug!(%error, "udp sockets of backends that are gone stay"),
         }
     }
 
@@ -286,7 +321,7 @@ impl Shared {
     }
 
     /// As [`Shared::publish_zone`], of a copy, so that changes of the maps don't wait for it.
-    fn publish_large_zone(&self) -> Duration {
+    pub(crate) fn publish_large_zone(&self) -> Duration {
         let begun = Instant::now();
         let Some(dns) = &self.dns else {
             return Duration::ZERO;
@@ -339,7 +374,7 @@ impl Shared {
     }
 
     /// The next step of backends that start slowly; answers when the one after it is.
-    fn ramp(&self) -> Option<Duration> {
+    pub(crate) fn ramp(&self) -> Option<Duration> {
         let mut state = self.lock();
         let now = self.now();
         if state.lowering.next_ramp().is_some_and(|at| at <= now) {
@@ -368,21 +403,18 @@ fn udp_backends_gone(state: &State, ops: &[MapOp]) -> BTreeSet<SocketAddr> {
         gone.extend(state.lowering.members(op.key()));
     }
     if !gone.is_empty() {
-        let sets = state.plan.table().iter().filter(|(key, _)| is_udp(key));
-        for addr in sets.flat_map(|(_, set)| set.backends.keys()) {
-            gone.remove(addr);
+        for addr in udp_backends(state.plan.table()) {
+            gone.remove(&addr);
         }
     }
     gone
 }
 
-/// Beside the changes of the maps: it lists all UDP sockets of the machine.
-fn free_sockets(gone: BTreeSet<SocketAddr>) {
-    tokio::task::spawn_blocking(move || match sockets::free(&gone) {
-        Ok(0) => {}
-        Ok(n) => tracing::info!(n, "ended udp sockets of backends that are gone"),
-        Err(error) => tracing::debug!(%error, "udp sockets of backends that are gone stay"),
-    });
+/// Backends that are in some UDP VIP's set.
+fn udp_backends(table: &VipTable) -> impl Iterator<Item = SocketAddr> + '_ {
+    let udp = |key: &VipKey| key.protocol == Protocol::Udp;
+    let sets = table.iter().filter(move |(key, _)| udp(key));
+    sets.flat_map(|(_, set)| set.backends.keys().copied())
 }
 
 fn refused(generation: Generation, why: ApplyError) -> Applied {
@@ -412,62 +444,4 @@ fn names(lowering: &Lowering, table: &VipTable) -> VipNames {
             (id, (key, name))
         })
         .collect()
-}
-
-/// The safety net: tries failed changes again, checks the maps from time to time, and lets weights grow.
-pub(crate) async fn keep(shared: Arc<Shared>) {
-    let mut check_at = tokio::time::Instant::now() + shared.config.resync_every;
-    loop {
-        let worker = Arc::clone(&shared);
-        let Ok(next_step) = tokio::task::spawn_blocking(move || worker.ramp()).await else {
-            return;
-        };
-        let step = async {
-            match next_step {
-                Some(wait) => tokio::time::sleep(wait).await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            () = shared.stop.cancelled() => return,
-            () = step => continue,
-            () = shared.retry.notified() => {
-                let behind = { let state = shared.lock(); state.behind || state.doubtful };
-                if !behind {
-                    continue;
-                }
-                // One try per interval, however many changes failed meanwhile.
-                check_at = check_at.min(tokio::time::Instant::now() + shared.config.retry_after);
-                continue;
-            }
-            () = tokio::time::sleep_until(check_at) => {}
-        }
-        check_at = tokio::time::Instant::now() + shared.config.resync_every;
-        let worker = Arc::clone(&shared);
-        if tokio::task::spawn_blocking(move || worker.resync())
-            .await
-            .is_err()
-        {
-            return;
-        }
-    }
-}
-
-/// Makes zones that take long, beside the changes of the maps.
-pub(crate) async fn make_zones(shared: Arc<Shared>) {
-    loop {
-        tokio::select! {
-            () = shared.stop.cancelled() => return,
-            () = shared.zone.notified() => {}
-        }
-        let worker = Arc::clone(&shared);
-        let Ok(took) = tokio::task::spawn_blocking(move || worker.publish_large_zone()).await
-        else {
-            return;
-        };
-        tokio::select! {
-            () = shared.stop.cancelled() => return,
-            () = tokio::time::sleep(took * 9) => {}
-        }
-    }
 }

@@ -29,6 +29,7 @@ mod node;
 pub mod packet;
 mod sockets;
 mod spec;
+mod upkeep;
 
 pub use maps::{KernelMaps, MapError};
 pub use node::NodeNet;

@@ -16,10 +16,11 @@ use waggle_types::{AgentId, Generation, HealthState, NetDelta, NetSnapshot, Task
 
 use crate::{
     address::{self, DnsAddresses},
-    apply::{Shared, keep, make_zones},
+    apply::Shared,
     dns::{DnsCounters, DnsServer, DnsServerConfig},
     maps::KernelMaps,
     spec::{Applied, ApplyError, NodeNetConfig, NodeNetError, VipNames},
+    upkeep::{end_sockets, keep, make_zones},
 };
 
 /// One node's network. Cheap to share; all methods take `&self`.
@@ -85,6 +86,7 @@ impl NodeNet {
         let tasks = vec![
             tokio::spawn(keep(Arc::clone(&shared))),
             tokio::spawn(make_zones(Arc::clone(&shared))),
+            tokio::spawn(end_sockets(Arc::clone(&shared))),
         ];
         Ok(Self {
             shared,
