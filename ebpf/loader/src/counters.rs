@@ -12,7 +12,7 @@ use aya::Pod;
 use aya::maps::{MapData, MapError, PerCpuArray, PerCpuHashMap};
 use waggle_ebpf_common::{CgroupNet, HIST_BUCKETS, TcpKey, TcpStats, VipStat, VipStatKey, loss};
 
-use crate::LoadError;
+use crate::{LoadError, maps};
 
 /// Handles of the counter maps.
 pub struct Counters {
@@ -70,11 +70,7 @@ impl Counters {
     pub fn losses(&self) -> Result<[u64; loss::COUNT as usize], LoadError> {
         let mut losses = [0; loss::COUNT as usize];
         for (index, total) in (0..).zip(&mut losses) {
-            let per_cpu = self
-                .loss
-                .get(&index, 0)
-                .map_err(|e| LoadError::map("read", "LOSS", e))?;
-            *total = per_cpu.iter().sum();
+            *total = maps::count(&self.loss, "LOSS", index)?;
         }
         Ok(losses)
     }

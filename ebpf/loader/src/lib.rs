@@ -30,6 +30,7 @@ pub mod edge;
 mod error;
 mod loader;
 mod lock;
+mod maps;
 mod object;
 pub mod packet;
 mod pins;

@@ -8,6 +8,7 @@ use aya::maps::{HashMap, MapData, PerCpuArray};
 use waggle_ebpf_common::edge::{Flow, FlowKey, HalfOpen, Traffic, reason};
 
 use crate::LoadError;
+use crate::maps::{count, list};
 
 const TRAFFIC: &str = "EDGE_TRAFFIC";
 const COUNTS: &str = "EDGE_COUNTS";
@@ -71,13 +72,7 @@ impl EdgeCounters {
     /// [`LoadError::Map`] from the kernel.
     pub fn counts(&self) -> Result<Vec<u64>, LoadError> {
         (0..reason::COUNT)
-            .map(|reason| {
-                let per_cpu = self
-                    .counts
-                    .get(&reason, 0)
-                    .map_err(|e| LoadError::map("read", COUNTS, e))?;
-                Ok(per_cpu.iter().sum())
-            })
+            .map(|reason| count(&self.counts, COUNTS, reason))
             .collect()
     }
 
@@ -108,19 +103,4 @@ impl EdgeCounters {
     pub fn opening(&self) -> Result<BTreeMap<FlowKey, HalfOpen>, LoadError> {
         list(&self.opening, OPENING)
     }
-}
-
-/// All entries; one that vanishes between key and value is left out.
-fn list<V: aya::Pod>(
-    map: &HashMap<MapData, FlowKey, V>,
-    name: &'static str,
-) -> Result<BTreeMap<FlowKey, V>, LoadError> {
-    let mut found = BTreeMap::new();
-    for key in map.keys() {
-        let key = key.map_err(|e| LoadError::map("list", name, e))?;
-        if let Ok(value) = map.get(&key, 0) {
-            found.insert(key, value);
-        }
-    }
-    Ok(found)
 }

@@ -14,6 +14,7 @@ use waggle_ebpf_common::edge::{Answer, AnswerKey, PORT_WORDS, ServiceKey, dsr_re
 use super::raw::{self, Shared, TestRun};
 use super::{link, load_program, program_fd};
 use crate::lock::{self, Lock};
+use crate::maps::{count, list};
 use crate::pins::{self, Pins};
 use crate::{LoadError, object};
 
@@ -275,14 +276,7 @@ impl NodePlane {
     /// # Errors
     /// [`LoadError::Map`] from the kernel.
     pub fn answers(&self) -> Result<BTreeMap<AnswerKey, Answer>, LoadError> {
-        let mut found = BTreeMap::new();
-        for key in self.answers.keys() {
-            let key = key.map_err(|e| LoadError::map("list", ANSWERS, e))?;
-            if let Ok(value) = self.answers.get(&key, 0) {
-                found.insert(key, value);
-            }
-        }
-        Ok(found)
+        list(&self.answers, ANSWERS)
     }
 
     /// A count by reason ([`dsr_reason`]), over all CPUs.
@@ -290,11 +284,7 @@ impl NodePlane {
     /// # Errors
     /// [`LoadError::Map`] from the kernel.
     pub fn count(&self, reason: u32) -> Result<u64, LoadError> {
-        let per_cpu = self
-            .counts
-            .get(&reason, 0)
-            .map_err(|e| LoadError::map("read", COUNTS, e))?;
-        Ok(per_cpu.iter().sum())
+        count(&self.counts, COUNTS, reason)
     }
 
     /// All counts, by name.

@@ -20,6 +20,7 @@ use waggle_ebpf_common::packet::{Flow, FlowKey, Fragment, MAX_FLOWS, MAX_FRAGMEN
 
 use crate::edge::raw::{self, TestRun};
 use crate::edge::{link, load_program, program_fd};
+use crate::maps::{count, list};
 use crate::pins::Pins;
 use crate::{DataPlane, LoadError, object};
 
@@ -192,11 +193,7 @@ impl PacketPlane {
     /// # Errors
     /// [`LoadError::Map`] from the kernel.
     pub fn count(&self, reason: u32) -> Result<u64, LoadError> {
-        let per_cpu = self
-            .counts
-            .get(&reason, 0)
-            .map_err(|e| LoadError::map("read", COUNTS, e))?;
-        Ok(per_cpu.iter().sum())
+        count(&self.counts, COUNTS, reason)
     }
 
     /// All counts, by name.
@@ -331,19 +328,4 @@ where
         .ok_or(LoadError::Missing { what: "map", name })?
         .try_into()
         .map_err(|e| LoadError::map("open", name, e))
-}
-
-/// All entries; one that vanishes between key and value is left out.
-fn list(
-    map: &HashMap<MapData, FlowKey, Flow>,
-    name: &'static str,
-) -> Result<BTreeMap<FlowKey, Flow>, LoadError> {
-    let mut found = BTreeMap::new();
-    for key in map.keys() {
-        let key = key.map_err(|e| LoadError::map("list", name, e))?;
-        if let Ok(value) = map.get(&key, 0) {
-            found.insert(key, value);
-        }
-    }
-    Ok(found)
 }

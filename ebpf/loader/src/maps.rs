@@ -1,0 +1,35 @@
+//! Reading maps that programs write meanwhile.
+
+use std::collections::BTreeMap;
+
+use aya::Pod;
+use aya::maps::{HashMap, MapData, PerCpuArray};
+
+use crate::LoadError;
+
+/// All entries; one that vanishes between key and value is left out.
+pub(crate) fn list<K: Pod + Ord, V: Pod>(
+    map: &HashMap<MapData, K, V>,
+    name: &'static str,
+) -> Result<BTreeMap<K, V>, LoadError> {
+    let mut found = BTreeMap::new();
+    for key in map.keys() {
+        let key = key.map_err(|e| LoadError::map("list", name, e))?;
+        if let Ok(value) = map.get(&key, 0) {
+            found.insert(key, value);
+        }
+    }
+    Ok(found)
+}
+
+/// A counter, over all CPUs.
+pub(crate) fn count(
+    map: &PerCpuArray<MapData, u64>,
+    name: &'static str,
+    at: u32,
+) -> Result<u64, LoadError> {
+    let per_cpu = map
+        .get(&at, 0)
+        .map_err(|e| LoadError::map("read", name, e))?;
+    Ok(per_cpu.iter().sum())
+}
