@@ -11,7 +11,7 @@ use crate::shim::UserIds;
 pub fn argv(command: &Command) -> Vec<String> {
     match command {
         Command::Shell(text) => vec!["/bin/sh".to_owned(), "-c".to_owned(), text.clone()],
-        Command::Argv(argv) => argv.clone(),
+        Command::Argv(argv) | Command::Image(argv) => argv.clone(),
     }
 }
 

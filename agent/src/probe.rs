@@ -103,6 +103,7 @@ impl Prober {
                 path,
                 port_index,
                 port,
+                ..
             } => self.http(path, self.port(*port_index, *port)?).await,
             HealthProbe::Tcp { port_index, port } => {
                 let port = self.port(*port_index, *port)?;
@@ -202,7 +203,12 @@ mod tests {
             task_id: TaskId::new("t1").unwrap(),
             idx: 0,
             check: HealthCheck {
+                delay: waggle_types::Millis(0),
+                name: None,
+                purpose: waggle_types::CheckPurpose::Health,
                 probe: HealthProbe::Http {
+                    statuses: Vec::new(),
+                    tls: false,
                     path: "/health".to_owned(),
                     port_index: 0,
                     port: Some(port),

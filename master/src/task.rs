@@ -12,9 +12,9 @@ use std::{
 };
 
 use waggle_types::{
-    AgentId, AgentInfo, Command, DiscoveryInfo, FrameworkId, HealthCheck, HealthState, Millis,
-    PortSet, ResourcePart, Resources, StatusReason, StatusSource, TaskId, TaskPort, TaskSpec,
-    TaskState, TaskStatus, TraceContext, UnixMillis,
+    AgentId, AgentInfo, Command, ContainerSpec, DiscoveryInfo, FrameworkId, HealthCheck,
+    HealthState, Millis, PortSet, ResourcePart, Resources, StatusReason, StatusSource, TaskId,
+    TaskPort, TaskSpec, TaskState, TaskStatus, TraceContext, UnixMillis,
 };
 
 use crate::cow::Keyed;
@@ -47,6 +47,8 @@ pub struct TaskShape {
     pub parts: Vec<ResourcePart>,
     /// Checks run by the agent.
     pub health_checks: Vec<HealthCheck>,
+    /// How it is contained; `None` for a plain process.
+    pub container: Option<Box<ContainerSpec>>,
     /// Between SIGTERM and SIGKILL.
     pub kill_grace: Millis,
     /// Unix user to run as.
@@ -111,6 +113,8 @@ pub struct TaskView {
     pub reported: TaskState,
     /// Health as last reported.
     pub health: HealthState,
+    /// Whether readiness and start checks pass, as last reported; `None` where there is none.
+    pub ready: Option<bool>,
     reason: Option<StatusReason>,
     source: StatusSource,
     /// Its agent is out of reach.
@@ -153,6 +157,7 @@ impl TaskView {
             ports,
             discovery,
             health_checks,
+            container,
             kill_grace,
             user,
             service,
@@ -178,6 +183,7 @@ impl TaskView {
             },
             parts,
             health_checks,
+            container: (container != ContainerSpec::default()).then(|| Box::new(container)),
             kill_grace,
             user,
         };
@@ -199,6 +205,7 @@ impl TaskView {
             heard_at: None,
             reported: TaskState::Staging,
             health: HealthState::Unknown,
+            ready: None,
             reason: None,
             source: StatusSource::Master,
             unreachable: false,
@@ -227,6 +234,7 @@ impl TaskView {
                 name: self.discovery_name().to_owned(),
             },
             health_checks: s.health_checks.clone(),
+            container: s.container.as_deref().cloned().unwrap_or_default(),
             kill_grace: s.kill_grace,
             user: s.user.clone(),
             service: s.service.clone(),
@@ -297,6 +305,7 @@ impl TaskView {
     pub fn status(&self) -> Option<TaskStatus> {
         let at = self.heard_at?;
         Some(TaskStatus {
+            ready: None,
             task_id: self.id.clone(),
             agent_id: self.place.agent_id.clone(),
             state: self.reported,
@@ -324,6 +333,7 @@ impl TaskView {
         let not_0 = |at: UnixMillis| NonZeroU64::new(at.0).or(Some(NonZeroU64::MIN));
         self.reported = status.state;
         self.health = status.health;
+        self.ready = status.ready;
         self.reason = status.reason;
         self.source = status.source;
         self.heard_at = not_0(status.at);
@@ -386,6 +396,7 @@ mod tests {
 
     fn spec(id: &str, port: u16) -> TaskSpec {
         TaskSpec {
+            container: waggle_types::ContainerSpec::default(),
             task_id: TaskId::new(id).unwrap(),
             framework_id: FrameworkId::new("f").unwrap(),
             framework_name: "batch".into(),
@@ -398,6 +409,7 @@ mod tests {
                 .with_ports(PortSet::from_ports([port])),
             parts: Vec::new(),
             ports: vec![TaskPort {
+                container_port: None,
                 name: None,
                 host_port: port,
                 protocols: vec![Protocol::Tcp],

@@ -312,6 +312,7 @@ impl AgentCore {
         let empty = match &spec.command {
             Command::Shell(text) => text.trim().is_empty(),
             Command::Argv(argv) => argv.first().is_none_or(String::is_empty),
+            Command::Image(_) => spec.container.image.is_none(),
         };
         let refusal = if empty {
             Some("command: must not be empty".to_owned())
@@ -489,6 +490,7 @@ impl AgentCore {
 
     fn untracked(&self, task_id: &TaskId, state: TaskState, now: UnixMillis) -> TaskStatus {
         TaskStatus {
+            ready: None,
             task_id: task_id.clone(),
             agent_id: self.agent_id.clone(),
             state,

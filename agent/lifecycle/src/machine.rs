@@ -222,6 +222,7 @@ impl TaskMachine {
 
     fn status(&self, reason: Option<StatusReason>, message: String, now: UnixMillis) -> TaskStatus {
         TaskStatus {
+            ready: None,
             task_id: self.spec.task_id.clone(),
             agent_id: self.agent_id.clone(),
             state: self.state(),

@@ -21,6 +21,7 @@ const OWN: u64 = 1000;
 
 fn spec(id: &str, resources: Resources) -> TaskSpec {
     TaskSpec {
+        container: waggle_types::ContainerSpec::default(),
         task_id: TaskId::new(id).unwrap(),
         framework_id: FrameworkId::new("f").unwrap(),
         framework_name: "f".to_owned(),

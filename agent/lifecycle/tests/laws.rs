@@ -26,6 +26,7 @@ fn task_id(n: u8) -> TaskId {
 
 fn spec(n: u8) -> TaskSpec {
     TaskSpec {
+        container: waggle_types::ContainerSpec::default(),
         task_id: task_id(n),
         framework_id: FrameworkId::new("f").unwrap(),
         framework_name: "marathon".to_owned(),
@@ -41,6 +42,9 @@ fn spec(n: u8) -> TaskSpec {
             name: "web".to_owned(),
         },
         health_checks: vec![HealthCheck {
+            delay: waggle_types::Millis(0),
+            name: None,
+            purpose: waggle_types::CheckPurpose::Health,
             probe: HealthProbe::Command {
                 shell: "true".to_owned(),
             },
@@ -59,6 +63,7 @@ fn spec(n: u8) -> TaskSpec {
 
 fn status(state: TaskState, uuid: u8) -> TaskStatus {
     TaskStatus {
+        ready: None,
         task_id: task_id(0),
         agent_id: AgentId::new("a").unwrap(),
         state,

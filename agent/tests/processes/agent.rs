@@ -164,6 +164,9 @@ fn kill(task_id: &str) -> ToAgent {
 
 fn check(probe: pb::health_check::Probe, max_failures: u32) -> pb::HealthCheck {
     pb::HealthCheck {
+        delay_ms: 0,
+        name: None,
+        purpose: 0,
         probe: Some(probe),
         grace_period_ms: 0,
         interval_ms: 50,
@@ -379,6 +382,8 @@ pub fn kills_an_unhealthy_task() {
         .await;
         let mut sick = spec("sick.1", "exec sleep 1000");
         let probe = pb::HttpProbe {
+            statuses: Vec::new(),
+            tls: false,
             path: "/".to_owned(),
             port_index: 0,
             port: Some(free_port().into()),

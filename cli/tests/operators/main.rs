@@ -293,6 +293,7 @@ async fn event<T>(events: &mut Events, wanted: impl Fn(SchedulerEvent) -> Option
 
 fn task(id: &str) -> TaskSpec {
     TaskSpec {
+        container: waggle_types::ContainerSpec::default(),
         task_id: TaskId::new(id).unwrap(),
         framework_id: FrameworkId::new("set-by-the-master").unwrap(),
         framework_name: String::new(),

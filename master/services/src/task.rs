@@ -28,6 +28,7 @@ pub(crate) fn build(
         .iter()
         .zip(host_ports)
         .map(|(p, host_port)| TaskPort {
+            container_port: p.mapping.map(|m| m.container_port).filter(|p| *p != 0),
             name: p.name.clone(),
             host_port: *host_port,
             protocols: p.protocols.clone(),
@@ -40,6 +41,7 @@ pub(crate) fn build(
     // The user's word wins.
     env.extend(spec.env.clone());
     TaskSpec {
+        container: spec.container.clone(),
         task_id,
         framework_id: of.framework_id.clone(),
         framework_name: of.framework_name.clone(),
@@ -149,6 +151,7 @@ pub fn is_current(spec: &ServiceSpec, task: &TaskSpec) -> bool {
     let ports_same = spec.ports.len() == task.ports.len()
         && spec.ports.iter().zip(&task.ports).all(|(want, is)| {
             want.name == is.name
+                && want.mapping.map(|m| m.container_port).filter(|p| *p != 0) == is.container_port
                 && want.protocols == is.protocols
                 && want.vips == is.vips
                 && (!spec.require_ports || want.port == 0 || want.port == is.host_port)
@@ -159,6 +162,7 @@ pub fn is_current(spec: &ServiceSpec, task: &TaskSpec) -> bool {
         && spec.resources.scalars == task.resources.scalars
         && spec.labels == task.labels
         && spec.health_checks == task.health_checks
+        && spec.container == task.container
         && spec.kill_grace == task.kill_grace
         && spec.user == task.user
 }

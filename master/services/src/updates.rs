@@ -126,6 +126,7 @@ impl ServiceScheduler {
             return;
         };
         let status = TaskStatus {
+            ready: None,
             task_id: task_id.clone(),
             agent_id: instance.place.agent_id.clone(),
             state: TaskState::Gone,

@@ -588,6 +588,7 @@ pub(super) fn own_status(
     now: UnixMillis,
 ) -> TaskStatus {
     TaskStatus {
+        ready: None,
         task_id,
         agent_id,
         state,

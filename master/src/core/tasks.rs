@@ -308,6 +308,7 @@ fn has_vips(t: &Task) -> bool {
 /// the agent's property there. One that backs VIPs and is to end gets no connections, whatever its agent says yet.
 pub(super) fn net(t: &Task) -> TaskNet {
     TaskNet {
+        ready: t.ready,
         agent_id: t.agent_id().clone(),
         name: t.discovery_name().to_owned(),
         framework: t.spec.framework_name.clone(),
@@ -342,6 +343,7 @@ mod tests {
 
     fn spec(id: &str, framework: &str) -> TaskSpec {
         TaskSpec {
+            container: waggle_types::ContainerSpec::default(),
             task_id: TaskId::new(id).unwrap(),
             framework_id: FrameworkId::new(framework).unwrap(),
             framework_name: framework.into(),
@@ -377,6 +379,7 @@ mod tests {
         assert_eq!(ids(tasks.of_framework(&x)), ["1", "2"]);
         let one = TaskId::new("1").unwrap();
         let running = TaskStatus {
+            ready: None,
             task_id: one.clone(),
             agent_id: a.clone(),
             state: TaskState::Running,

@@ -248,6 +248,7 @@ fn instance(n: u16) -> InstanceView {
 
 fn task(i: &InstanceView) -> TaskView {
     let spec = TaskSpec {
+        container: waggle_types::ContainerSpec::default(),
         task_id: i.task_id.clone(),
         framework_id: FrameworkId::new("f1").unwrap(),
         framework_name: "marathon".into(),
@@ -258,6 +259,7 @@ fn task(i: &InstanceView) -> TaskView {
         labels: [("team".to_owned(), "web".to_owned())].into(),
         resources: Resources::from_millis(100, 64_000, 0),
         ports: vec![TaskPort {
+            container_port: None,
             name: Some("http".into()),
             host_port: i.ports[0],
             protocols: vec![Protocol::Tcp],
@@ -279,6 +281,7 @@ fn task(i: &InstanceView) -> TaskView {
         trace: None,
     };
     let status = TaskStatus {
+        ready: None,
         task_id: spec.task_id.clone(),
         agent_id: i.agent_id.clone(),
         state: i.state,

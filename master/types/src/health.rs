@@ -5,8 +5,12 @@ use crate::{Millis, Protocol};
 /// What to ask a task, run by its agent.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum HealthProbe {
-    /// GET; healthy on status 200-399.
+    /// GET; healthy on status 200-399, or on one of `statuses`.
     Http {
+        /// Over TLS; the server's name and signature are not checked (as in Mesos).
+        tls: bool,
+        /// The only statuses that pass; empty: 200-399.
+        statuses: Vec<u16>,
         /// Absolute path with optional query.
         path: String,
         /// Position in the task's ports, unless `port` is set.
@@ -21,7 +25,7 @@ pub enum HealthProbe {
         /// Fixed port instead of a position.
         port: Option<u16>,
     },
-    /// A shell command in the task's sandbox and cgroup that exits 0.
+    /// A shell command in the task's namespaces, sandbox and cgroup that exits 0.
     Command {
         /// Run by `/bin/sh -c`.
         shell: String,
@@ -38,11 +42,29 @@ impl HealthProbe {
     }
 }
 
-/// One health check of a task; defaults are Marathon's.
+/// What a check is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum CheckPurpose {
+    /// Whether the task is well: one that fails too often is killed.
+    #[default]
+    Health,
+    /// Whether it may get work now: one that fails gets no new connections and is left alone.
+    Readiness,
+    /// Whether it has started: until it passes once, no other check runs; one that fails too often is killed.
+    Startup,
+}
+
+/// One check of a task; defaults are Marathon's.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HealthCheck {
+    /// For people; readiness checks have one in Marathon.
+    pub name: Option<String>,
+    /// What it is for.
+    pub purpose: CheckPurpose,
     /// What is asked.
     pub probe: HealthProbe,
+    /// The first check starts so long after the task.
+    pub delay: Millis,
     /// Failures are ignored for this long after start, until the first success.
     pub grace_period: Millis,
     /// Time between the starts of two checks.

@@ -12,6 +12,7 @@
 //! No serialization (wire twins live in `waggle-api`), no I/O, no tokio, no prost.
 
 mod balance;
+mod container;
 mod custom;
 mod error;
 mod framework;
@@ -33,11 +34,15 @@ mod time;
 mod trace;
 
 pub use balance::{Balance, Locality, MAX_BALANCE_S, MAX_WEIGHT, Policy};
+pub use container::{
+    Ceiling, Ceilings, ContainerSpec, ExternalVolume, FetchUri, ImageSpec, Isolation, Mount,
+    MountSource, NetworkMode, Rlimit, Seccomp,
+};
 pub use custom::{Custom, Volume, check_kind};
 pub use error::FieldError;
 pub use framework::{CallRejection, FrameworkInfo, MAX_ROLES, RejectReason};
 pub use generation::Generation;
-pub use health::{HealthCheck, HealthProbe, HealthState};
+pub use health::{CheckPurpose, HealthCheck, HealthProbe, HealthState};
 pub use ids::{
     AgentId, DeploymentId, FrameworkId, IdError, OfferId, ServiceId, StatusUuid, TaskId, VolumeId,
 };
@@ -57,7 +62,8 @@ pub use roles::{
 };
 pub use scheduler::{Operation, SchedulerCall, SchedulerEvent};
 pub use service::{
-    Backoff, PortDefinition, ServiceSpec, ServiceVersion, UnreachableStrategy, UpgradeStrategy,
+    Backoff, PortDefinition, PortMapping, ServiceSpec, ServiceVersion, UnreachableStrategy,
+    UpgradeStrategy,
 };
 pub use task::{
     Command, DiscoveryInfo, Evicted, StatusReason, StatusSource, TaskPort, TaskSpec, TaskState,

@@ -242,6 +242,8 @@ pub struct TaskNet {
     pub has_check: bool,
     /// Health as last reported.
     pub health: HealthState,
+    /// Whether every readiness and start check passes; `None` where there is none.
+    pub ready: Option<bool>,
     /// Ports in definition order.
     pub ports: Vec<PortNet>,
 }

@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, fmt};
 
 use crate::{
-    Balance, Command, HealthCheck, Millis, Protocol, Resources, ServiceId, UnixMillis, VipLabel,
+    Balance, Command, ContainerSpec, HealthCheck, Millis, Protocol, Resources, ServiceId,
+    UnixMillis, VipLabel,
 };
 
 /// A definition's version: Marathon uses the time of the change.
@@ -22,6 +23,8 @@ impl fmt::Display for ServiceVersion {
 pub struct PortDefinition {
     /// Service port; 0 asks for one of the agent's ports.
     pub port: u16,
+    /// The port inside and on the agent, where instances have a network of their own.
+    pub mapping: Option<PortMapping>,
     /// Optional name.
     pub name: Option<String>,
     /// `tcp`, `udp` or both.
@@ -32,6 +35,15 @@ pub struct PortDefinition {
     pub vips: Vec<VipLabel>,
     /// The `LB_` labels, parsed.
     pub balance: Balance,
+}
+
+/// How a port of a network of its own is reached (Marathon's `portMappings`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PortMapping {
+    /// The port inside; 0: the same as on the agent.
+    pub container_port: u16,
+    /// The port on the agent; 0: any of the agent's ports; `None`: none.
+    pub host_port: Option<u16>,
 }
 
 /// How much of a service may be missing or doubled while it changes.
@@ -110,6 +122,8 @@ pub struct ServiceSpec {
     pub labels: BTreeMap<String, String>,
     /// Checks of each instance.
     pub health_checks: Vec<HealthCheck>,
+    /// How each instance is contained.
+    pub container: ContainerSpec,
     /// Rolling rules.
     pub upgrade: UpgradeStrategy,
     /// Failure delays.

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    AgentId, Balance, FrameworkId, HealthCheck, HealthState, Millis, Protocol, ResourcePart,
-    Resources, StatusUuid, TaskId, TraceContext, UnixMillis, VipLabel,
+    AgentId, Balance, ContainerSpec, FrameworkId, HealthCheck, HealthState, Millis, Protocol,
+    ResourcePart, Resources, StatusUuid, TaskId, TraceContext, UnixMillis, VipLabel,
 };
 
 /// Mesos's task states (mesos.proto `TaskState`).
@@ -115,6 +115,10 @@ pub enum StatusReason {
     CommandExecutorFailed,
     /// Killed by the kernel for its memory limit.
     ContainerLimitationMemory,
+    /// Killed because its sandbox is larger than its disk (mesos.proto `REASON_CONTAINER_LIMITATION_DISK`).
+    ContainerLimitationDisk,
+    /// A readiness or start check changed its mind (mesos.proto `REASON_TASK_CHECK_STATUS_UPDATED`).
+    TaskCheckStatusUpdated,
     /// Too many health check failures in a row.
     TaskHealthCheckStatusUpdated,
     /// The spec was refused.
@@ -159,6 +163,8 @@ pub struct TaskStatus {
     pub state: TaskState,
     /// Health, where a check is defined.
     pub health: HealthState,
+    /// Whether every readiness and start check has passed; `None` where there is none.
+    pub ready: Option<bool>,
     /// Why.
     pub reason: Option<StatusReason>,
     /// For people: `command exited with status 3`.
@@ -178,6 +184,8 @@ pub enum Command {
     Shell(String),
     /// Program and arguments, no shell.
     Argv(Vec<String>),
+    /// What the image says: its entry point, with these arguments, or with its own when there are none.
+    Image(Vec<String>),
 }
 
 /// A host port that a task holds, with what discovery needs.
@@ -187,6 +195,8 @@ pub struct TaskPort {
     pub name: Option<String>,
     /// The port on the agent.
     pub host_port: u16,
+    /// The port inside, where the task has a network of its own; `None`: the same.
+    pub container_port: Option<u16>,
     /// Protocols served; one or both.
     pub protocols: Vec<Protocol>,
     /// VIP labels of the port, in label order.
@@ -230,8 +240,10 @@ pub struct TaskSpec {
     pub ports: Vec<TaskPort>,
     /// How it is found.
     pub discovery: DiscoveryInfo,
-    /// Checks run by the agent.
+    /// Checks run by the agent: health, readiness, start.
     pub health_checks: Vec<HealthCheck>,
+    /// How it is contained.
+    pub container: ContainerSpec,
     /// Between SIGTERM and SIGKILL.
     pub kill_grace: Millis,
     /// Unix user to run as, `None` for the agent's.

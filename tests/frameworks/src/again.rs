@@ -42,6 +42,7 @@ pub fn task(
 ) -> TaskSpec {
     let name = task_id.to_string();
     TaskSpec {
+        container: waggle_types::ContainerSpec::default(),
         task_id,
         framework_id: framework_id.clone(),
         framework_name: String::new(),

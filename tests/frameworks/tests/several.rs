@@ -64,6 +64,7 @@ async fn update(events: &mut Events, wanted: TaskState) -> TaskStatus {
 
 fn task(id: &str, command: &str) -> TaskSpec {
     TaskSpec {
+        container: waggle_types::ContainerSpec::default(),
         task_id: TaskId::new(id).unwrap(),
         framework_id: waggle_types::FrameworkId::new("set-by-the-master").unwrap(),
         framework_name: String::new(),

@@ -338,6 +338,7 @@ impl Batch {
 /// A framework's task with this number, without command and resources.
 pub(crate) fn blank(name: &str, n: u64) -> Option<TaskSpec> {
     Some(TaskSpec {
+        container: waggle_types::ContainerSpec::default(),
         task_id: TaskId::new(format!("{name}.{n}")).ok()?,
         // The master knows better.
         framework_id: FrameworkId::new("unset").ok()?,

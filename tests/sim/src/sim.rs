@@ -89,12 +89,14 @@ pub struct Sim {
 /// A service that fits the simulated nodes.
 pub fn node_spec(id: &ServiceId, instances: u32) -> ServiceSpec {
     ServiceSpec {
+        container: waggle_types::ContainerSpec::default(),
         id: id.clone(),
         version: ServiceVersion::default(),
         command: Command::Shell("serve".into()),
         instances,
         resources: Resources::from_millis(400, 128_000, 0),
         ports: vec![PortDefinition {
+            mapping: None,
             port: 0,
             name: None,
             protocols: vec![Protocol::Tcp],
@@ -106,6 +108,9 @@ pub fn node_spec(id: &ServiceId, instances: u32) -> ServiceSpec {
         env: BTreeMap::new(),
         labels: BTreeMap::new(),
         health_checks: vec![HealthCheck {
+            delay: waggle_types::Millis(0),
+            name: None,
+            purpose: waggle_types::CheckPurpose::Health,
             probe: HealthProbe::Tcp {
                 port_index: 0,
                 port: None,

@@ -41,6 +41,7 @@ fn launch(
         command: t.command.map(|c| match c {
             pb::task_info::Command::Shell(s) => session::task_spec::Command::Shell(s),
             pb::task_info::Command::Argv(a) => session::task_spec::Command::Argv(a),
+            pb::task_info::Command::Image(a) => session::task_spec::Command::Image(a),
         }),
         task_id: t.task_id,
         env: t.env,
@@ -55,6 +56,7 @@ fn launch(
             t.kill_grace_ms
         },
         user: t.user,
+        container: t.container,
         traceparent: traceparent.to_owned(),
         ..session::TaskSpec::default()
     };
@@ -74,7 +76,9 @@ fn check(spec: &TaskSpec) -> Result<(), ConvertError> {
     }
     let text = match &spec.command {
         waggle_types::Command::Shell(s) => nul(s),
-        waggle_types::Command::Argv(a) => a.iter().any(|s| nul(s)),
+        waggle_types::Command::Argv(a) | waggle_types::Command::Image(a) => {
+            a.iter().any(|s| nul(s))
+        }
     };
     if text || spec.env.values().any(|v| nul(v)) {
         return Err(ConvertError::new(
@@ -124,6 +128,7 @@ impl From<&TaskSpec> for pb::TaskInfo {
             command: wire.command.map(|c| match c {
                 session::task_spec::Command::Shell(s) => pb::task_info::Command::Shell(s),
                 session::task_spec::Command::Argv(a) => pb::task_info::Command::Argv(a),
+                session::task_spec::Command::Image(a) => pb::task_info::Command::Image(a),
             }),
             env: wire.env,
             labels: wire.labels,
@@ -133,6 +138,7 @@ impl From<&TaskSpec> for pb::TaskInfo {
             kill_grace_ms: wire.kill_grace_ms,
             user: wire.user,
             parts: wire.parts,
+            container: wire.container,
         }
     }
 }

@@ -10,6 +10,7 @@
 //! - An unknown status *reason* is dropped, since it is for people and a newer peer may know more;
 //!   every other unknown enum value is an error.
 
+mod container;
 mod custom;
 mod framework;
 mod launch;

@@ -58,6 +58,7 @@ fn task(t: pb::TaskNet) -> Result<(TaskId, Arc<TaskNet>), ConvertError> {
         state: task_state("state", t.state)?,
         has_check: t.has_check,
         health: health_state("health", t.health)?,
+        ready: t.ready,
         ports: each("ports", t.ports, task_port)?,
     };
     Ok((id("task_id", t.task_id, TaskId::new)?, Arc::new(net)))
@@ -174,6 +175,7 @@ fn task_to_wire((id, t): (&TaskId, &Arc<TaskNet>)) -> pb::TaskNet {
         state: pb::TaskState::from(t.state).into(),
         has_check: t.has_check,
         health: pb::HealthState::from(t.health).into(),
+        ready: t.ready,
         ports: t.ports.iter().map(net_port).collect(),
     }
 }
@@ -302,5 +304,6 @@ fn net_port(p: &PortNet) -> pb::TaskPort {
         protocols: protocol_numbers(&p.protocols),
         vips: p.vips.iter().map(Into::into).collect(),
         balance: balance_to_wire(&p.balance),
+        container_port: 0,
     }
 }

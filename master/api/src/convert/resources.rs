@@ -159,6 +159,10 @@ impl TryFrom<pb::TaskPort> for TaskPort {
         Ok(Self {
             name: p.name,
             host_port: port("host_port", p.host_port)?,
+            container_port: match p.container_port {
+                0 => None,
+                n => Some(port("container_port", n)?),
+            },
             protocols: protocols("protocols", &p.protocols)?,
             vips: each("vips", p.vips, VipLabel::try_from)?,
             balance: balance(p.balance)?,
@@ -171,6 +175,7 @@ impl From<&TaskPort> for pb::TaskPort {
         Self {
             name: p.name.clone(),
             host_port: p.host_port.into(),
+            container_port: p.container_port.unwrap_or(0).into(),
             protocols: protocol_numbers(&p.protocols),
             vips: p.vips.iter().map(Into::into).collect(),
             balance: balance_to_wire(&p.balance),

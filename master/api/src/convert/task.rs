@@ -1,14 +1,14 @@
 //! Tasks, their states, statuses and health checks.
 
 use waggle_types::{
-    AgentId, Command, DiscoveryInfo, Evicted, FrameworkId, HealthCheck, HealthProbe, HealthState,
-    Millis, Resources, StatusReason, StatusSource, StatusUuid, TaskId, TaskPort, TaskSpec,
-    TaskState, TaskStatus, UnixMillis,
+    AgentId, CheckPurpose, Command, ContainerSpec, DiscoveryInfo, Evicted, FrameworkId,
+    HealthCheck, HealthProbe, HealthState, Millis, Resources, StatusReason, StatusSource,
+    StatusUuid, TaskId, TaskPort, TaskSpec, TaskState, TaskStatus, UnixMillis,
 };
 
 use super::reservation::parts;
 use super::size::cut;
-use super::{ConvertError, each, id, port, required, status_uuid, trace};
+use super::{ConvertError, at_most, each, id, port, required, status_uuid, trace};
 use crate::proto::session as pb;
 
 /// Longest message of a status, in bytes; it is for people, more is cut off.
@@ -54,6 +54,8 @@ same_enum!(StatusReason, StatusReason:
     ReasonTaskKilled = TaskKilled,
     ReasonContainerPreempted = ContainerPreempted,
     ReasonSlaveDraining = SlaveDraining,
+    ReasonContainerLimitationDisk = ContainerLimitationDisk,
+    ReasonTaskCheckStatusUpdated = TaskCheckStatusUpdated,
 );
 
 /// A task state from its wire number; `field` names it in the error.
@@ -109,6 +111,8 @@ fn status_reason(value: i32) -> Option<StatusReason> {
         Ok(W::ReasonTaskKilled) => Some(R::TaskKilled),
         Ok(W::ReasonContainerPreempted) => Some(R::ContainerPreempted),
         Ok(W::ReasonSlaveDraining) => Some(R::SlaveDraining),
+        Ok(W::ReasonContainerLimitationDisk) => Some(R::ContainerLimitationDisk),
+        Ok(W::ReasonTaskCheckStatusUpdated) => Some(R::TaskCheckStatusUpdated),
     }
 }
 
@@ -144,6 +148,7 @@ impl TryFrom<pb::TaskStatus> for TaskStatus {
             source: status_source(s.source)?,
             at: UnixMillis(s.at_ms),
             uuid,
+            ready: s.ready,
         })
     }
 }
@@ -163,6 +168,7 @@ impl From<&TaskStatus> for pb::TaskStatus {
             source: pb::StatusSource::from(s.source).into(),
             at_ms: s.at.0,
             uuid: s.uuid.map(|StatusUuid(b)| b.to_vec()).unwrap_or_default(),
+            ready: s.ready,
         }
     }
 }
@@ -178,6 +184,13 @@ fn index_number(index: usize) -> u32 {
     u32::try_from(index).unwrap_or(u32::MAX)
 }
 
+fn statuses(given: &[u32]) -> Result<Vec<u16>, ConvertError> {
+    at_most("http.statuses", given.len(), 500)?;
+    let one = |s: &u32| u16::try_from(*s).ok().filter(|s| (100..600).contains(s));
+    let all: Option<Vec<u16>> = given.iter().map(one).collect();
+    all.ok_or_else(|| ConvertError::new("http.statuses", "must be between 100 and 599"))
+}
+
 impl TryFrom<pb::HealthCheck> for HealthCheck {
     type Error = ConvertError;
 
@@ -185,6 +198,8 @@ impl TryFrom<pb::HealthCheck> for HealthCheck {
         let fixed = |field: &str, p: Option<u32>| p.map(|p| port(field, p)).transpose();
         let probe = match required("probe", h.probe)? {
             pb::health_check::Probe::Http(p) => HealthProbe::Http {
+                tls: p.tls,
+                statuses: statuses(&p.statuses)?,
                 path: p.path,
                 port_index: index("http.port_index", p.port_index)?,
                 port: fixed("http.port", p.port)?,
@@ -195,7 +210,19 @@ impl TryFrom<pb::HealthCheck> for HealthCheck {
             },
             pb::health_check::Probe::Command(shell) => HealthProbe::Command { shell },
         };
+        let purpose = match pb::CheckPurpose::try_from(h.purpose) {
+            Ok(pb::CheckPurpose::PurposeHealth) => CheckPurpose::Health,
+            Ok(pb::CheckPurpose::PurposeReadiness) => CheckPurpose::Readiness,
+            Ok(pb::CheckPurpose::PurposeStartup) => CheckPurpose::Startup,
+            Err(_) => {
+                let rule = format!("must be a check's purpose, is {}", h.purpose);
+                return Err(ConvertError::new("purpose", rule));
+            }
+        };
         Ok(Self {
+            name: h.name,
+            purpose,
+            delay: Millis(h.delay_ms),
             probe,
             grace_period: Millis(h.grace_period_ms),
             interval: Millis(h.interval_ms),
@@ -209,10 +236,14 @@ impl From<&HealthCheck> for pb::HealthCheck {
     fn from(h: &HealthCheck) -> Self {
         let probe = match &h.probe {
             HealthProbe::Http {
+                tls,
+                statuses,
                 path,
                 port_index,
                 port,
             } => pb::health_check::Probe::Http(pb::HttpProbe {
+                tls: *tls,
+                statuses: statuses.iter().map(|s| u32::from(*s)).collect(),
                 path: path.clone(),
                 port_index: index_number(*port_index),
                 port: port.map(Into::into),
@@ -223,7 +254,15 @@ impl From<&HealthCheck> for pb::HealthCheck {
             }),
             HealthProbe::Command { shell } => pb::health_check::Probe::Command(shell.clone()),
         };
+        let purpose = match h.purpose {
+            CheckPurpose::Health => pb::CheckPurpose::PurposeHealth,
+            CheckPurpose::Readiness => pb::CheckPurpose::PurposeReadiness,
+            CheckPurpose::Startup => pb::CheckPurpose::PurposeStartup,
+        };
         Self {
+            name: h.name.clone(),
+            purpose: purpose.into(),
+            delay_ms: h.delay.0,
             probe: Some(probe),
             grace_period_ms: h.grace_period.0,
             interval_ms: h.interval.0,
@@ -243,6 +282,7 @@ impl TryFrom<pb::TaskSpec> for TaskSpec {
                 return Err(ConvertError::new("argv.args", "must hold a program"));
             }
             pb::task_spec::Command::Argv(a) => Command::Argv(a.args),
+            pb::task_spec::Command::Image(a) => Command::Image(a.args),
         };
         let resources: Resources = required("resources", t.resources)?
             .try_into()
@@ -263,6 +303,10 @@ impl TryFrom<pb::TaskSpec> for TaskSpec {
                 name: t.discovery_name,
             },
             health_checks: each("health_checks", t.health_checks, HealthCheck::try_from)?,
+            container: match t.container {
+                None => ContainerSpec::default(),
+                Some(c) => ContainerSpec::try_from(c).map_err(|e| e.within("container"))?,
+            },
             kill_grace: Millis(t.kill_grace_ms),
             user: t.user,
             service: t.service,
@@ -288,6 +332,9 @@ impl From<&TaskSpec> for pb::TaskSpec {
                 Command::Argv(args) => {
                     pb::task_spec::Command::Argv(pb::Argv { args: args.clone() })
                 }
+                Command::Image(args) => {
+                    pb::task_spec::Command::Image(pb::Argv { args: args.clone() })
+                }
             }),
             env: t.env.clone(),
             labels: t.labels.clone(),
@@ -301,6 +348,7 @@ impl From<&TaskSpec> for pb::TaskSpec {
             service_version: t.service_version.clone(),
             traceparent: t.trace.map(|c| c.to_string()).unwrap_or_default(),
             parts: t.parts.iter().map(Into::into).collect(),
+            container: super::container::to_wire(&t.container),
         }
     }
 }

@@ -289,12 +289,119 @@ impl Shaped for waggle::session::v1::TaskSpec {
         size: size_of::<waggle::session::v1::TaskSpec>(),
         fields: &[
             (7, &<waggle::session::v1::Argv as Shaped>::SHAPE),
+            (20, &<waggle::session::v1::Argv as Shaped>::SHAPE),
             (8, &Shape { size: entry_size::<String, String>(), fields: &[] }),
             (9, &Shape { size: entry_size::<String, String>(), fields: &[] }),
             (10, &<waggle::session::v1::Resources as Shaped>::SHAPE),
             (11, &<waggle::session::v1::TaskPort as Shaped>::SHAPE),
             (13, &<waggle::session::v1::HealthCheck as Shaped>::SHAPE),
             (19, &<waggle::session::v1::ResourcePart as Shaped>::SHAPE),
+            (21, &<waggle::session::v1::Container as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for waggle::session::v1::Container {
+    const SHAPE: Shape = Shape {
+        size: size_of::<waggle::session::v1::Container>(),
+        fields: &[
+            (1, &<waggle::session::v1::Image as Shaped>::SHAPE),
+            (2, &<waggle::session::v1::Network as Shaped>::SHAPE),
+            (4, &<waggle::session::v1::Mount as Shaped>::SHAPE),
+            (5, &<waggle::session::v1::Fetch as Shaped>::SHAPE),
+            (6, &<waggle::session::v1::Isolation as Shaped>::SHAPE),
+            (7, &<waggle::session::v1::Ceilings as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for waggle::session::v1::Image {
+    const SHAPE: Shape = Shape {
+        size: size_of::<waggle::session::v1::Image>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for waggle::session::v1::Network {
+    const SHAPE: Shape = Shape {
+        size: size_of::<waggle::session::v1::Network>(),
+        fields: &[
+            (1, &<waggle::session::v1::Empty as Shaped>::SHAPE),
+            (2, &<waggle::session::v1::Empty as Shaped>::SHAPE),
+            (4, &<waggle::session::v1::Empty as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for waggle::session::v1::Empty {
+    const SHAPE: Shape = Shape {
+        size: size_of::<waggle::session::v1::Empty>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for waggle::session::v1::Mount {
+    const SHAPE: Shape = Shape {
+        size: size_of::<waggle::session::v1::Mount>(),
+        fields: &[
+            (7, &<waggle::session::v1::ExternalVolume as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for waggle::session::v1::ExternalVolume {
+    const SHAPE: Shape = Shape {
+        size: size_of::<waggle::session::v1::ExternalVolume>(),
+        fields: &[
+            (4, &Shape { size: entry_size::<String, String>(), fields: &[] }),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for waggle::session::v1::Fetch {
+    const SHAPE: Shape = Shape {
+        size: size_of::<waggle::session::v1::Fetch>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for waggle::session::v1::Isolation {
+    const SHAPE: Shape = Shape {
+        size: size_of::<waggle::session::v1::Isolation>(),
+        fields: &[
+            (8, &<waggle::session::v1::Empty as Shaped>::SHAPE),
+            (10, &Shape { size: entry_size::<String, String>(), fields: &[] }),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for waggle::session::v1::Ceiling {
+    const SHAPE: Shape = Shape {
+        size: size_of::<waggle::session::v1::Ceiling>(),
+        fields: &[
+            (2, &<waggle::session::v1::Empty as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for waggle::session::v1::Ceilings {
+    const SHAPE: Shape = Shape {
+        size: size_of::<waggle::session::v1::Ceilings>(),
+        fields: &[
+            (1, &<waggle::session::v1::Ceiling as Shaped>::SHAPE),
+            (2, &<waggle::session::v1::Ceiling as Shaped>::SHAPE),
+            (6, &Shape { size: entry_size::<String, waggle::session::v1::Rlimit>(), fields: &[(2, &<waggle::session::v1::Rlimit as Shaped>::SHAPE)] }),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for waggle::session::v1::Rlimit {
+    const SHAPE: Shape = Shape {
+        size: size_of::<waggle::session::v1::Rlimit>(),
+        fields: &[
         ],
     };
     const REQUEST: bool = false;
@@ -532,12 +639,14 @@ impl Shaped for waggle::framework::v1::TaskInfo {
         size: size_of::<waggle::framework::v1::TaskInfo>(),
         fields: &[
             (4, &<waggle::session::v1::Argv as Shaped>::SHAPE),
+            (14, &<waggle::session::v1::Argv as Shaped>::SHAPE),
             (5, &Shape { size: entry_size::<String, String>(), fields: &[] }),
             (6, &Shape { size: entry_size::<String, String>(), fields: &[] }),
             (7, &<waggle::session::v1::Resources as Shaped>::SHAPE),
             (8, &<waggle::session::v1::TaskPort as Shaped>::SHAPE),
             (9, &<waggle::session::v1::HealthCheck as Shaped>::SHAPE),
             (12, &<waggle::session::v1::ResourcePart as Shaped>::SHAPE),
+            (13, &<waggle::session::v1::Container as Shaped>::SHAPE),
         ],
     };
     const REQUEST: bool = false;

@@ -265,7 +265,10 @@ pub struct TaskInfo {
     /// unreserved ones.
     #[prost(message, repeated, tag = "12")]
     pub parts: ::prost::alloc::vec::Vec<super::super::session::v1::ResourcePart>,
-    #[prost(oneof = "task_info::Command", tags = "3, 4")]
+    /// How it is contained; without it it is a plain process.
+    #[prost(message, optional, tag = "13")]
+    pub container: ::core::option::Option<super::super::session::v1::Container>,
+    #[prost(oneof = "task_info::Command", tags = "3, 4, 14")]
     pub command: ::core::option::Option<task_info::Command>,
 }
 /// Nested message and enum types in `TaskInfo`.
@@ -277,6 +280,9 @@ pub mod task_info {
         Shell(::prost::alloc::string::String),
         #[prost(message, tag = "4")]
         Argv(super::super::super::session::v1::Argv),
+        /// The image's entry point with these arguments, or its own when there are none.
+        #[prost(message, tag = "14")]
+        Image(super::super::super::session::v1::Argv),
     }
 }
 #[allow(clippy::all)]

@@ -333,6 +333,9 @@ pub struct TaskPort {
     /// How these VIPs choose; without it all backends are alike.
     #[prost(message, optional, tag = "5")]
     pub balance: ::core::option::Option<Balance>,
+    /// The port inside, where the task has a network of its own; 0: the same.
+    #[prost(uint32, tag = "6")]
+    pub container_port: u32,
 }
 /// What the LB\_ labels of a port ask for.
 #[allow(clippy::all)]
@@ -361,6 +364,12 @@ pub struct HealthCheck {
     pub timeout_ms: u64,
     #[prost(uint32, tag = "7")]
     pub max_consecutive_failures: u32,
+    #[prost(string, optional, tag = "8")]
+    pub name: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(enumeration = "CheckPurpose", tag = "9")]
+    pub purpose: i32,
+    #[prost(uint64, tag = "10")]
+    pub delay_ms: u64,
     #[prost(oneof = "health_check::Probe", tags = "1, 2, 3")]
     pub probe: ::core::option::Option<health_check::Probe>,
 }
@@ -386,6 +395,11 @@ pub struct HttpProbe {
     pub port_index: u32,
     #[prost(uint32, optional, tag = "3")]
     pub port: ::core::option::Option<u32>,
+    #[prost(bool, tag = "4")]
+    pub tls: bool,
+    /// The only statuses that pass; none: 200-399.
+    #[prost(uint32, repeated, tag = "5")]
+    pub statuses: ::prost::alloc::vec::Vec<u32>,
 }
 #[allow(clippy::all)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -446,7 +460,10 @@ pub struct TaskSpec {
     /// The resources by reservation: all of them, or empty when none are reserved or lent.
     #[prost(message, repeated, tag = "19")]
     pub parts: ::prost::alloc::vec::Vec<ResourcePart>,
-    #[prost(oneof = "task_spec::Command", tags = "6, 7")]
+    /// How it is contained; without it it is a plain process.
+    #[prost(message, optional, tag = "21")]
+    pub container: ::core::option::Option<Container>,
+    #[prost(oneof = "task_spec::Command", tags = "6, 7, 20")]
     pub command: ::core::option::Option<task_spec::Command>,
 }
 /// Nested message and enum types in `TaskSpec`.
@@ -458,7 +475,211 @@ pub mod task_spec {
         Shell(::prost::alloc::string::String),
         #[prost(message, tag = "7")]
         Argv(super::Argv),
+        /// The image's entry point with these arguments, or its own when there are none.
+        #[prost(message, tag = "20")]
+        Image(super::Argv),
     }
+}
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Container {
+    #[prost(message, optional, tag = "1")]
+    pub image: ::core::option::Option<Image>,
+    #[prost(message, optional, tag = "2")]
+    pub network: ::core::option::Option<Network>,
+    /// Tasks of one agent with the same word share network, IPC and host name.
+    #[prost(string, tag = "3")]
+    pub pod: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "4")]
+    pub mounts: ::prost::alloc::vec::Vec<Mount>,
+    #[prost(message, repeated, tag = "5")]
+    pub fetch: ::prost::alloc::vec::Vec<Fetch>,
+    #[prost(message, optional, tag = "6")]
+    pub isolation: ::core::option::Option<Isolation>,
+    #[prost(message, optional, tag = "7")]
+    pub limits: ::core::option::Option<Ceilings>,
+    #[prost(string, tag = "8")]
+    pub work_dir: ::prost::alloc::string::String,
+    #[prost(string, tag = "9")]
+    pub hostname: ::prost::alloc::string::String,
+    #[prost(bool, tag = "10")]
+    pub tty: bool,
+}
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Image {
+    #[prost(string, tag = "1")]
+    pub reference: ::prost::alloc::string::String,
+    #[prost(bool, tag = "2")]
+    pub force_pull: bool,
+    #[prost(string, tag = "3")]
+    pub credentials: ::prost::alloc::string::String,
+}
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Network {
+    #[prost(oneof = "network::Mode", tags = "1, 2, 3, 4")]
+    pub mode: ::core::option::Option<network::Mode>,
+}
+/// Nested message and enum types in `Network`.
+pub mod network {
+    #[allow(clippy::all)]
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Mode {
+        #[prost(message, tag = "1")]
+        Host(super::Empty),
+        #[prost(message, tag = "2")]
+        Bridge(super::Empty),
+        /// The overlay network's name.
+        #[prost(string, tag = "3")]
+        Container(::prost::alloc::string::String),
+        #[prost(message, tag = "4")]
+        None(super::Empty),
+    }
+}
+#[allow(clippy::all)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Empty {}
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Mount {
+    #[prost(string, tag = "1")]
+    pub target: ::prost::alloc::string::String,
+    #[prost(bool, tag = "2")]
+    pub read_only: bool,
+    #[prost(oneof = "mount::Source", tags = "3, 4, 5, 6, 7")]
+    pub source: ::core::option::Option<mount::Source>,
+}
+/// Nested message and enum types in `Mount`.
+pub mod mount {
+    #[allow(clippy::all)]
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Source {
+        #[prost(string, tag = "3")]
+        Volume(::prost::alloc::string::String),
+        #[prost(string, tag = "4")]
+        Host(::prost::alloc::string::String),
+        #[prost(string, tag = "5")]
+        Sandbox(::prost::alloc::string::String),
+        #[prost(uint32, tag = "6")]
+        MemoryMib(u32),
+        #[prost(message, tag = "7")]
+        External(super::ExternalVolume),
+    }
+}
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ExternalVolume {
+    #[prost(string, tag = "1")]
+    pub provider: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "3")]
+    pub size_mib: u32,
+    #[prost(btree_map = "string, string", tag = "4")]
+    pub options: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+}
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Fetch {
+    #[prost(string, tag = "1")]
+    pub uri: ::prost::alloc::string::String,
+    #[prost(bool, tag = "2")]
+    pub extract: bool,
+    #[prost(bool, tag = "3")]
+    pub executable: bool,
+    #[prost(bool, tag = "4")]
+    pub cache: bool,
+    #[prost(string, tag = "5")]
+    pub output_file: ::prost::alloc::string::String,
+    #[prost(string, tag = "6")]
+    pub sha256: ::prost::alloc::string::String,
+}
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Isolation {
+    #[prost(bool, tag = "1")]
+    pub privileged: bool,
+    #[prost(bool, tag = "2")]
+    pub read_only_root: bool,
+    #[prost(bool, tag = "3")]
+    pub user_namespace: bool,
+    #[prost(bool, tag = "4")]
+    pub new_privileges: bool,
+    #[prost(bool, tag = "5")]
+    pub host_ipc: bool,
+    #[prost(string, repeated, tag = "6")]
+    pub cap_add: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, repeated, tag = "7")]
+    pub cap_drop: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Path to access: r, w, m.
+    #[prost(btree_map = "string, string", tag = "10")]
+    pub devices: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    #[prost(oneof = "isolation::Seccomp", tags = "8, 9")]
+    pub seccomp: ::core::option::Option<isolation::Seccomp>,
+}
+/// Nested message and enum types in `Isolation`.
+pub mod isolation {
+    #[allow(clippy::all)]
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Seccomp {
+        /// Unless one of these is given, the built-in profile.
+        #[prost(message, tag = "8")]
+        SeccompUnconfined(super::Empty),
+        #[prost(string, tag = "9")]
+        SeccompProfile(::prost::alloc::string::String),
+    }
+}
+#[allow(clippy::all)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Ceiling {
+    #[prost(oneof = "ceiling::At", tags = "1, 2")]
+    pub at: ::core::option::Option<ceiling::At>,
+}
+/// Nested message and enum types in `Ceiling`.
+pub mod ceiling {
+    #[allow(clippy::all)]
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum At {
+        #[prost(int64, tag = "1")]
+        Milli(i64),
+        #[prost(message, tag = "2")]
+        Unlimited(super::Empty),
+    }
+}
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Ceilings {
+    #[prost(message, optional, tag = "1")]
+    pub cpus: ::core::option::Option<Ceiling>,
+    #[prost(message, optional, tag = "2")]
+    pub mem: ::core::option::Option<Ceiling>,
+    #[prost(uint32, optional, tag = "3")]
+    pub pids: ::core::option::Option<u32>,
+    #[prost(uint32, optional, tag = "4")]
+    pub io_weight: ::core::option::Option<u32>,
+    #[prost(uint32, optional, tag = "5")]
+    pub shm_mib: ::core::option::Option<u32>,
+    #[prost(btree_map = "string, message", tag = "6")]
+    pub rlimits: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        Rlimit,
+    >,
+}
+/// Absent is unlimited.
+#[allow(clippy::all)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Rlimit {
+    #[prost(uint64, optional, tag = "1")]
+    pub soft: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "2")]
+    pub hard: ::core::option::Option<u64>,
 }
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -482,6 +703,9 @@ pub struct TaskStatus {
     /// 16 bytes, empty when the status is not retried.
     #[prost(bytes = "vec", tag = "9")]
     pub uuid: ::prost::alloc::vec::Vec<u8>,
+    /// Whether readiness and start checks pass; absent where there is none.
+    #[prost(bool, optional, tag = "10")]
+    pub ready: ::core::option::Option<bool>,
 }
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -572,6 +796,9 @@ pub struct TaskNet {
     /// host_port, protocols, vips and name as in TaskPort.
     #[prost(message, repeated, tag = "8")]
     pub ports: ::prost::alloc::vec::Vec<TaskPort>,
+    /// Whether readiness and start checks pass; absent where there is none.
+    #[prost(bool, optional, tag = "9")]
+    pub ready: ::core::option::Option<bool>,
 }
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -630,6 +857,36 @@ impl Protocol {
             "PROTOCOL_UNSPECIFIED" => Some(Self::Unspecified),
             "PROTOCOL_TCP" => Some(Self::Tcp),
             "PROTOCOL_UDP" => Some(Self::Udp),
+            _ => None,
+        }
+    }
+}
+#[allow(clippy::all)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum CheckPurpose {
+    PurposeHealth = 0,
+    PurposeReadiness = 1,
+    PurposeStartup = 2,
+}
+impl CheckPurpose {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::PurposeHealth => "PURPOSE_HEALTH",
+            Self::PurposeReadiness => "PURPOSE_READINESS",
+            Self::PurposeStartup => "PURPOSE_STARTUP",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "PURPOSE_HEALTH" => Some(Self::PurposeHealth),
+            "PURPOSE_READINESS" => Some(Self::PurposeReadiness),
+            "PURPOSE_STARTUP" => Some(Self::PurposeStartup),
             _ => None,
         }
     }
@@ -782,6 +1039,8 @@ pub enum StatusReason {
     ReasonTaskKilled = 12,
     ReasonContainerPreempted = 13,
     ReasonSlaveDraining = 14,
+    ReasonContainerLimitationDisk = 15,
+    ReasonTaskCheckStatusUpdated = 16,
 }
 impl StatusReason {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -807,6 +1066,8 @@ impl StatusReason {
             Self::ReasonTaskKilled => "REASON_TASK_KILLED",
             Self::ReasonContainerPreempted => "REASON_CONTAINER_PREEMPTED",
             Self::ReasonSlaveDraining => "REASON_SLAVE_DRAINING",
+            Self::ReasonContainerLimitationDisk => "REASON_CONTAINER_LIMITATION_DISK",
+            Self::ReasonTaskCheckStatusUpdated => "REASON_TASK_CHECK_STATUS_UPDATED",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -831,6 +1092,12 @@ impl StatusReason {
             "REASON_TASK_KILLED" => Some(Self::ReasonTaskKilled),
             "REASON_CONTAINER_PREEMPTED" => Some(Self::ReasonContainerPreempted),
             "REASON_SLAVE_DRAINING" => Some(Self::ReasonSlaveDraining),
+            "REASON_CONTAINER_LIMITATION_DISK" => {
+                Some(Self::ReasonContainerLimitationDisk)
+            }
+            "REASON_TASK_CHECK_STATUS_UPDATED" => {
+                Some(Self::ReasonTaskCheckStatusUpdated)
+            }
             _ => None,
         }
     }

@@ -154,6 +154,7 @@ impl From<&ServiceSpec> for AppDefinition {
         let (cmd, args) = match &s.command {
             Command::Shell(text) => (Some(text.clone()), None),
             Command::Argv(args) => (None, Some(args.clone())),
+            Command::Image(args) => (None, Some(args.clone()).filter(|a| !a.is_empty())),
         };
         Self {
             id: s.id.to_string(),
@@ -239,11 +240,13 @@ impl From<&HealthCheck> for HealthCheckJson {
         // Agents run the checks, which is what Marathon calls MESOS_HTTP and MESOS_TCP.
         match &h.probe {
             HealthProbe::Http {
+                tls,
+                statuses: _,
                 path,
                 port_index,
                 port,
             } => {
-                out.protocol = "MESOS_HTTP".into();
+                out.protocol = if *tls { "MESOS_HTTPS" } else { "MESOS_HTTP" }.into();
                 out.path = Some(path.clone());
                 out.port = *port;
                 out.port_index = port.is_none().then_some(*port_index);

@@ -48,6 +48,9 @@ fn health_check(h: &Obj<'_>, n_ports: usize, errs: &mut Errors) -> Option<Health
         errs.add(h.path("ipProtocol"), rule);
     }
     Some(HealthCheck {
+        delay: waggle_types::Millis(0),
+        name: None,
+        purpose: waggle_types::CheckPurpose::Health,
         probe: probe?,
         grace_period: h
             .seconds("gracePeriodSeconds", errs)
@@ -72,6 +75,8 @@ fn probe(h: &Obj<'_>, n_ports: usize, errs: &mut Errors) -> Option<HealthProbe> 
             }
             let (port_index, port) = target(h, n_ports, errs);
             Some(HealthProbe::Http {
+                statuses: Vec::new(),
+                tls: false,
                 path,
                 port_index,
                 port,

@@ -184,6 +184,7 @@ fn spec(
         errs.add("user", "must not be empty");
     }
     let out = ServiceSpec {
+        container: waggle_types::ContainerSpec::default(),
         instances: obj
             .integer("instances", 0, MAX_INSTANCES, errs)
             .unwrap_or(1),

@@ -43,6 +43,7 @@ pub(super) fn ports(obj: &Obj<'_>, errs: &mut Errors) -> Vec<PortDefinition> {
 
 fn tcp_port(port: u16) -> PortDefinition {
     PortDefinition {
+        mapping: None,
         port,
         name: None,
         protocols: vec![Protocol::Tcp],
@@ -87,6 +88,7 @@ fn port_definition(p: &Obj<'_>, errs: &mut Errors) -> PortDefinition {
         Balance::default()
     });
     PortDefinition {
+        mapping: None,
         port: u16::try_from(port).unwrap_or_default(),
         name,
         protocols,

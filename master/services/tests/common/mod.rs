@@ -11,12 +11,14 @@ use waggle_types::{
 
 pub fn spec(instances: u32) -> ServiceSpec {
     ServiceSpec {
+        container: waggle_types::ContainerSpec::default(),
         id: ServiceId::new("/shop/cart").unwrap(),
         version: ServiceVersion(UnixMillis(1_000)),
         command: Command::Shell("serve".into()),
         instances,
         resources: Resources::from_millis(500, 128_000, 0),
         ports: vec![PortDefinition {
+            mapping: None,
             port: 0,
             name: Some("http-main".into()),
             protocols: vec![Protocol::Tcp],
@@ -42,6 +44,9 @@ pub fn spec(instances: u32) -> ServiceSpec {
 
 pub fn check() -> HealthCheck {
     HealthCheck {
+        delay: waggle_types::Millis(0),
+        name: None,
+        purpose: waggle_types::CheckPurpose::Health,
         probe: HealthProbe::Tcp {
             port_index: 0,
             port: None,
@@ -87,6 +92,7 @@ pub fn framework_id() -> FrameworkId {
 
 pub fn status(task_id: &TaskId, on: &AgentId, state: TaskState) -> TaskStatus {
     TaskStatus {
+        ready: None,
         task_id: task_id.clone(),
         agent_id: on.clone(),
         state,

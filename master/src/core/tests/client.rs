@@ -16,6 +16,7 @@ pub(super) fn batch(id: Option<&FrameworkId>) -> FrameworkInfo {
 
 pub(super) fn task(id: &str) -> TaskSpec {
     TaskSpec {
+        container: waggle_types::ContainerSpec::default(),
         task_id: TaskId::new(id).unwrap(),
         framework_id: FrameworkId::new("anybody").unwrap(),
         framework_name: "marathon".into(),

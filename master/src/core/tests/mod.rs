@@ -506,6 +506,7 @@ impl World {
 
 pub(super) fn status(agent: &AgentId, task: &TaskId, state: TaskState) -> TaskStatus {
     TaskStatus {
+        ready: None,
         task_id: task.clone(),
         agent_id: agent.clone(),
         state,
@@ -522,12 +523,14 @@ pub(super) fn status(agent: &AgentId, task: &TaskId, state: TaskState) -> TaskSt
 pub(super) fn service(id: &str, instances: u32, vip: &str) -> ServiceSpec {
     let label = VipLabel::parse("VIP_0", vip).unwrap();
     ServiceSpec {
+        container: waggle_types::ContainerSpec::default(),
         id: ServiceId::new(id).unwrap(),
         version: ServiceVersion::default(),
         command: Command::Shell("sleep 1000".into()),
         instances,
         resources: Resources::from_millis(100, 32_000, 0),
         ports: vec![PortDefinition {
+            mapping: None,
             port: 0,
             name: None,
             protocols: vec![Protocol::Tcp],

@@ -89,7 +89,7 @@ pub(super) fn list(api: &Api, call: &Call) -> Result<Response, Fail> {
     let view = api.view();
     let cmd = |s: &ServiceSpec| match &s.command {
         waggle_types::Command::Shell(text) => text.clone(),
-        waggle_types::Command::Argv(args) => args.join(" "),
+        waggle_types::Command::Argv(args) | waggle_types::Command::Image(args) => args.join(" "),
     };
     let apps = view
         .services

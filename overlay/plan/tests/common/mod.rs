@@ -64,6 +64,7 @@ pub fn named(name: &str, port: u16) -> VipLabel {
 /// A running, healthy task `name` on agent `i` whose only port backs `vip`.
 pub fn task(name: &str, i: u8, host_port: u16, vip: VipLabel) -> TaskNet {
     TaskNet {
+        ready: None,
         agent_id: agent_id(i),
         name: name.into(),
         framework: "marathon".into(),
@@ -153,7 +154,7 @@ prop_compose! {
         weight in 0u16..4,
         balance in any_balance(),
     ) -> TaskNet {
-        TaskNet {
+        TaskNet { ready: None,
             agent_id: agent_id(agent),
             name,
             framework: "marathon".into(),

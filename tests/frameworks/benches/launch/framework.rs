@@ -202,6 +202,7 @@ impl Framework {
 fn task(name: &str, number: usize, framework_id: &FrameworkId) -> anyhow::Result<TaskSpec> {
     let id = format!("{name}-{number}");
     Ok(TaskSpec {
+        container: waggle_types::ContainerSpec::default(),
         task_id: TaskId::new(id.as_str())?,
         framework_id: framework_id.clone(),
         framework_name: String::new(),

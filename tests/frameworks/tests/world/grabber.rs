@@ -155,6 +155,7 @@ async fn decline(calls: &mut Calls, offer: &Offer) -> Result<(), CallError> {
 /// A task without command and resources.
 pub fn blank(task_id: TaskId, framework_id: &FrameworkId) -> TaskSpec {
     TaskSpec {
+        container: waggle_types::ContainerSpec::default(),
         framework_id: framework_id.clone(),
         framework_name: String::new(),
         role: String::new(),

@@ -9,12 +9,14 @@ use proptest::{
     prelude::*,
 };
 use waggle_types::{
-    AgentId, AgentInfo, AgentNet, Balance, Cause, Command, Custom, DiscoveryInfo, Domain,
-    FrameworkId, Generation, HealthCheck, HealthProbe, HealthState, Interval, Locality,
-    MAX_BALANCE_S, MAX_WEIGHT, Milli, Millis, NetSnapshot, Policy, PortNet, PortRange, PortSet,
-    Protocol, RangeSet, Reservation, ResourcePart, Resources, StatusReason, StatusSource,
-    StatusUuid, TaskId, TaskNet, TaskPort, TaskSpec, TaskState, TaskStatus, TraceContext,
-    UnixMillis, VipKey, VipLabel, VipLease, VipName, Volume, VolumeId,
+    AgentId, AgentInfo, AgentNet, Balance, Cause, Ceiling, Ceilings, CheckPurpose, Command,
+    ContainerSpec, Custom, DiscoveryInfo, Domain, ExternalVolume, FetchUri, FrameworkId,
+    Generation, HealthCheck, HealthProbe, HealthState, ImageSpec, Interval, Isolation, Locality,
+    MAX_BALANCE_S, MAX_WEIGHT, Milli, Millis, Mount, MountSource, NetSnapshot, NetworkMode, Policy,
+    PortNet, PortRange, PortSet, Protocol, RangeSet, Reservation, ResourcePart, Resources, Rlimit,
+    Seccomp, StatusReason, StatusSource, StatusUuid, TaskId, TaskNet, TaskPort, TaskSpec,
+    TaskState, TaskStatus, TraceContext, UnixMillis, VipKey, VipLabel, VipLease, VipName, Volume,
+    VolumeId,
 };
 
 pub(super) fn word() -> impl Strategy<Value = String> {
@@ -169,40 +171,61 @@ pub(super) fn task_port() -> impl Strategy<Value = TaskPort> {
         any::<u16>(),
         vec(proto(), 0..3),
         vec(vip(), 0..3),
-        balance(),
+        (balance(), option::of(1u16..)),
     )
-        .prop_map(|(name, host_port, protocols, vips, balance)| TaskPort {
-            name,
-            host_port,
-            protocols,
-            vips,
-            balance,
-        })
+        .prop_map(
+            |(name, host_port, protocols, vips, (balance, container_port))| TaskPort {
+                container_port,
+                name,
+                host_port,
+                protocols,
+                vips,
+                balance,
+            },
+        )
 }
 
 pub(super) fn health_check() -> impl Strategy<Value = HealthCheck> {
     let idx = any::<u16>().prop_map(usize::from);
+    let http = (
+        ".{0,9}",
+        idx.clone(),
+        option::of(any::<u16>()),
+        any::<bool>(),
+        vec(100u16..600, 0..3),
+    );
     let probe = prop_oneof![
-        (".{0,9}", idx.clone(), option::of(any::<u16>())).prop_map(|(path, port_index, port)| {
-            HealthProbe::Http {
+        http.prop_map(
+            |(path, port_index, port, tls, statuses)| HealthProbe::Http {
+                tls,
+                statuses,
                 path,
                 port_index,
                 port,
             }
-        }),
+        ),
         (idx, option::of(any::<u16>()))
             .prop_map(|(port_index, port)| HealthProbe::Tcp { port_index, port }),
         ".{0,9}".prop_map(|shell| HealthProbe::Command { shell }),
     ];
-    (probe, prop::array::uniform3(any::<u64>()), any::<u32>()).prop_map(|(probe, [g, i, t], n)| {
-        HealthCheck {
+    let purpose = prop_oneof![
+        Just(CheckPurpose::Health),
+        Just(CheckPurpose::Readiness),
+        Just(CheckPurpose::Startup),
+    ];
+    let times = prop::array::uniform4(any::<u64>());
+    (probe, times, any::<u32>(), option::of(word()), purpose).prop_map(
+        |(probe, [g, i, t, d], n, name, purpose)| HealthCheck {
+            name,
+            purpose,
+            delay: Millis(d),
             probe,
             grace_period: Millis(g),
             interval: Millis(i),
             timeout: Millis(t),
             max_consecutive_failures: n,
-        }
-    })
+        },
+    )
 }
 
 pub(super) fn trace_context() -> impl Strategy<Value = TraceContext> {
@@ -217,7 +240,164 @@ pub(super) fn command() -> impl Strategy<Value = Command> {
     prop_oneof![
         ".{0,9}".prop_map(Command::Shell),
         vec(".{0,4}", 1..4).prop_map(Command::Argv),
+        vec(".{0,4}", 0..4).prop_map(Command::Image),
     ]
+}
+
+fn mount() -> impl Strategy<Value = Mount> {
+    let external =
+        (word(), word(), any::<u32>(), map()).prop_map(|(provider, name, size_mib, options)| {
+            MountSource::External(ExternalVolume {
+                provider,
+                name,
+                size_mib,
+                options,
+            })
+        });
+    let source = prop_oneof![
+        word().prop_map(|w| MountSource::Volume(VolumeId::new(w).unwrap())),
+        ".{0,5}".prop_map(MountSource::Host),
+        ".{0,5}".prop_map(MountSource::Sandbox),
+        any::<u32>().prop_map(MountSource::Memory),
+        external,
+    ];
+    (".{0,5}", source, any::<bool>()).prop_map(|(target, source, read_only)| Mount {
+        target,
+        source,
+        read_only,
+    })
+}
+
+fn isolation() -> impl Strategy<Value = Isolation> {
+    let seccomp = prop_oneof![
+        Just(Seccomp::Default),
+        Just(Seccomp::Unconfined),
+        ".{0,5}".prop_map(Seccomp::Profile),
+    ];
+    let names = || btree_set("[A-Z]{1,4}", 0..3);
+    (
+        prop::array::uniform5(any::<bool>()),
+        names(),
+        names(),
+        seccomp,
+        map(),
+    )
+        .prop_map(
+            |(
+                [
+                    privileged,
+                    read_only_root,
+                    user_namespace,
+                    new_privileges,
+                    host_ipc,
+                ],
+                cap_add,
+                cap_drop,
+                seccomp,
+                devices,
+            )| {
+                Isolation {
+                    privileged,
+                    read_only_root,
+                    user_namespace,
+                    new_privileges,
+                    host_ipc,
+                    cap_add,
+                    cap_drop,
+                    seccomp,
+                    devices,
+                }
+            },
+        )
+}
+
+fn ceilings() -> impl Strategy<Value = Ceilings> {
+    let one = || {
+        prop_oneof![
+            Just(Ceiling::Usual),
+            (1i64..).prop_map(|n| Ceiling::At(Milli(n))),
+            Just(Ceiling::Unlimited),
+        ]
+    };
+    let rlimit = (option::of(any::<u64>()), option::of(any::<u64>()))
+        .prop_map(|(soft, hard)| Rlimit { soft, hard });
+    let numbers = (
+        option::of(any::<u32>()),
+        option::of(any::<u16>()),
+        option::of(any::<u32>()),
+    );
+    (one(), one(), numbers, btree_map(word(), rlimit, 0..3)).prop_map(
+        |(cpus, mem, (pids, io_weight, shm_mib), rlimits)| Ceilings {
+            cpus,
+            mem,
+            pids,
+            io_weight,
+            shm_mib,
+            rlimits,
+        },
+    )
+}
+
+pub(super) fn container() -> impl Strategy<Value = ContainerSpec> {
+    let image = (".{0,9}", any::<bool>(), option::of(word())).prop_map(
+        |(reference, force_pull, credentials)| ImageSpec {
+            reference,
+            force_pull,
+            credentials,
+        },
+    );
+    let network = prop_oneof![
+        Just(NetworkMode::Host),
+        Just(NetworkMode::Bridge),
+        word().prop_map(NetworkMode::Container),
+        Just(NetworkMode::None),
+    ];
+    let fetch = (
+        ".{0,9}",
+        prop::array::uniform3(any::<bool>()),
+        option::of(word()),
+        option::of(word()),
+    )
+        .prop_map(
+            |(uri, [extract, executable, cache], output_file, sha256)| FetchUri {
+                uri,
+                extract,
+                executable,
+                cache,
+                output_file,
+                sha256,
+            },
+        );
+    (
+        (option::of(image), network, option::of(word())),
+        (
+            vec(mount(), 0..3),
+            vec(fetch, 0..3),
+            isolation(),
+            ceilings(),
+        ),
+        (option::of(word()), option::of(word()), any::<bool>()),
+    )
+        .prop_map(
+            |(
+                (image, network, pod),
+                (mounts, fetch, isolation, limits),
+                (work_dir, hostname, tty),
+            )| {
+                ContainerSpec {
+                    image,
+                    network,
+                    pod,
+                    mounts,
+                    fetch,
+                    isolation,
+                    limits,
+                    work_dir,
+                    hostname,
+                    tty,
+                }
+            },
+        )
 }
 
 pub(super) fn task_spec() -> impl Strategy<Value = TaskSpec> {
@@ -225,7 +405,7 @@ pub(super) fn task_spec() -> impl Strategy<Value = TaskSpec> {
         (word(), word(), word(), word(), word(), word()),
         (command(), map(), map(), parts()),
         (vec(task_port(), 0..3), vec(health_check(), 0..3)),
-        (any::<u64>(), option::of(word())),
+        (any::<u64>(), option::of(word()), container()),
         option::of(trace_context()),
     )
         .prop_map(
@@ -237,6 +417,7 @@ pub(super) fn task_spec() -> impl Strategy<Value = TaskSpec> {
                 trace,
             )| {
                 TaskSpec {
+                    container: k.2,
                     task_id: TaskId::new(a.clone()).unwrap(),
                     framework_id: FrameworkId::new(b).unwrap(),
                     framework_name: c,
@@ -260,6 +441,33 @@ pub(super) fn task_spec() -> impl Strategy<Value = TaskSpec> {
         )
 }
 
+/// One valid spec, to take parts from.
+pub(super) fn fixed_spec() -> TaskSpec {
+    TaskSpec {
+        task_id: TaskId::new("t").unwrap(),
+        framework_id: FrameworkId::new("f").unwrap(),
+        framework_name: String::new(),
+        role: String::new(),
+        name: String::new(),
+        command: Command::Shell("true".into()),
+        env: BTreeMap::new(),
+        labels: BTreeMap::new(),
+        resources: Resources::default(),
+        parts: Vec::new(),
+        ports: Vec::new(),
+        discovery: DiscoveryInfo {
+            name: String::new(),
+        },
+        health_checks: Vec::new(),
+        container: ContainerSpec::default(),
+        kill_grace: Millis(0),
+        user: None,
+        service: String::new(),
+        service_version: String::new(),
+        trace: None,
+    }
+}
+
 pub(super) fn state() -> impl Strategy<Value = TaskState> {
     prop::sample::select(TaskState::ALL.to_vec())
 }
@@ -272,7 +480,9 @@ pub(super) fn health() -> impl Strategy<Value = HealthState> {
     ])
 }
 
-const REASONS: [StatusReason; 14] = [
+const REASONS: [StatusReason; 16] = [
+    StatusReason::ContainerLimitationDisk,
+    StatusReason::TaskCheckStatusUpdated,
     StatusReason::ContainerLaunchFailed,
     StatusReason::CommandExecutorFailed,
     StatusReason::ContainerLimitationMemory,
@@ -299,10 +509,11 @@ pub(super) fn status() -> impl Strategy<Value = TaskStatus> {
     (
         (word(), word(), state(), health()),
         (reason, ".{0,9}", source, any::<u64>()),
-        option::of(any::<[u8; 16]>()),
+        (option::of(any::<[u8; 16]>()), option::of(any::<bool>())),
     )
         .prop_map(
-            |((t, a, state, health), (reason, message, source, at), uuid)| TaskStatus {
+            |((t, a, state, health), (reason, message, source, at), (uuid, ready))| TaskStatus {
+                ready,
                 task_id: TaskId::new(t).unwrap(),
                 agent_id: AgentId::new(a).unwrap(),
                 state,
@@ -382,6 +593,7 @@ pub(super) fn snapshot() -> impl Strategy<Value = NetSnapshot> {
         .prop_map(
             |((id, agent, name, framework), (state, has_check, health, ports))| {
                 let net = TaskNet {
+                    ready: None,
                     agent_id: AgentId::new(agent).unwrap(),
                     name,
                     framework,

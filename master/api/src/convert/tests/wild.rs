@@ -190,6 +190,7 @@ pub(super) fn task_port() -> BoxedStrategy<session::TaskPort> {
     )
         .prop_map(
             |(name, host_port, protocols, vips, balance)| session::TaskPort {
+                container_port: 0,
                 name,
                 host_port,
                 protocols,
@@ -215,6 +216,8 @@ pub(super) fn health_check() -> BoxedStrategy<session::HealthCheck> {
     let probe = prop_oneof![
         (text(), small(), option::of(small())).prop_map(|(path, port_index, port)| {
             Probe::Http(session::HttpProbe {
+                statuses: Vec::new(),
+                tls: false,
                 path,
                 port_index,
                 port,
@@ -230,6 +233,9 @@ pub(super) fn health_check() -> BoxedStrategy<session::HealthCheck> {
         small(),
     )
         .prop_map(|(probe, t, n)| session::HealthCheck {
+            delay_ms: 0,
+            name: None,
+            purpose: 0,
             probe,
             grace_period_ms: t[0],
             interval_ms: t[1],
@@ -239,12 +245,41 @@ pub(super) fn health_check() -> BoxedStrategy<session::HealthCheck> {
         .boxed()
 }
 
+/// Good ones, with numbers and enums that mean nothing.
+fn container() -> BoxedStrategy<session::Container> {
+    use session::{ceiling::At, mount::Source};
+    let good = given::container().prop_map(|container| {
+        let spec = session::TaskSpec::from(&waggle_types::TaskSpec {
+            container,
+            ..given::fixed_spec()
+        });
+        spec.container.unwrap_or_default()
+    });
+    (good, any::<i64>(), option::of(text()), small())
+        .prop_map(|(mut c, milli, volume, weight)| {
+            if let Some(volume) = volume {
+                c.mounts.push(session::Mount {
+                    source: Some(Source::Volume(volume)),
+                    ..session::Mount::default()
+                });
+                c.mounts.push(session::Mount::default());
+            }
+            let limits = c.limits.get_or_insert_default();
+            limits.cpus = Some(session::Ceiling {
+                at: Some(At::Milli(milli)),
+            });
+            limits.io_weight = Some(weight);
+            c
+        })
+        .boxed()
+}
+
 pub(super) fn spec() -> BoxedStrategy<session::TaskSpec> {
     let good = given::task_spec().prop_map(|s| session::TaskSpec::from(&s));
     // Parts and their sum go together.
     mixed!(good, wild_spec(); task_id, framework_id, framework_name, role, name, command, env, labels,
         ports, discovery_name, health_checks, kill_grace_ms, user, service, service_version, traceparent,
-        resources, parts)
+        container, resources, parts)
 }
 
 pub(super) fn wild_spec() -> BoxedStrategy<session::TaskSpec> {
@@ -257,7 +292,7 @@ pub(super) fn wild_spec() -> BoxedStrategy<session::TaskSpec> {
         prop::array::uniform9(text()),
         (option::of(command), map(), map(), parts_of()),
         (vec(task_port(), 0..2), vec(health_check(), 0..2)),
-        (unsigned(), option::of(text())),
+        (unsigned(), option::of(text()), option::of(container())),
     )
         .prop_map(
             |(t, (command, env, labels, (parts, resources)), (ports, checks), end)| {
@@ -273,6 +308,7 @@ pub(super) fn wild_spec() -> BoxedStrategy<session::TaskSpec> {
                     trace,
                 ] = t;
                 session::TaskSpec {
+                    container: end.2,
                     task_id,
                     framework_id,
                     framework_name,
@@ -307,11 +343,13 @@ pub(super) fn task() -> BoxedStrategy<pb::TaskInfo> {
     });
     prop_oneof![6 => plain, 1 => spec()]
         .prop_map(|s| pb::TaskInfo {
+            container: s.container,
             task_id: s.task_id,
             name: s.name,
             command: s.command.map(|c| match c {
                 session::task_spec::Command::Shell(s) => pb::task_info::Command::Shell(s),
                 session::task_spec::Command::Argv(a) => pb::task_info::Command::Argv(a),
+                session::task_spec::Command::Image(a) => pb::task_info::Command::Image(a),
             }),
             env: s.env,
             labels: s.labels,
@@ -457,6 +495,7 @@ pub(super) fn wild_status() -> BoxedStrategy<session::TaskStatus> {
     )
         .prop_map(
             |([task_id, agent_id, message], n, at_ms, uuid)| session::TaskStatus {
+                ready: None,
                 task_id,
                 agent_id,
                 state: n[0],
