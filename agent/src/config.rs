@@ -55,6 +55,10 @@ pub struct AgentConfig {
     pub domain: Option<Domain>,
     /// How to start a shim.
     pub shim: ShimCommand,
+    /// How tasks with images are run.
+    pub runtime: RuntimeSettings,
+    /// What tasks of this node may ask for.
+    pub policy: NodePolicy,
     /// Time between metric readings and log shipments.
     pub tick: Duration,
     /// Finished tasks whose sandboxes are kept; beyond that the oldest are removed.
@@ -85,6 +89,8 @@ impl AgentConfig {
             attributes: BTreeMap::new(),
             domain: None,
             shim: ShimCommand::current_exe(),
+            runtime: RuntimeSettings::default(),
+            policy: NodePolicy::default(),
             tick: Duration::from_secs(5),
             kept_sandboxes: 100,
             max_concurrent_checks: 64,
@@ -162,6 +168,64 @@ pub struct ResourceOverrides {
     pub custom: Custom,
     /// Reserved for a role each, each role once.
     pub reserved: Vec<(String, Resources)>,
+}
+
+/// How tasks with images are run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RuntimeSettings {
+    /// The OCI runtime, a path or a name to look up in `PATH`.
+    pub program: PathBuf,
+    /// Where seccomp profiles are: `<dir>/<name>.json`, as docker writes them. `None`: only the built-in one.
+    pub seccomp_dir: Option<PathBuf>,
+    /// First of the 65536 user and group ids of the host that tasks with a user namespace have.
+    pub user_namespace_base: u32,
+    /// Processes of a task whose spec has no ceiling of its own.
+    pub pids: u32,
+}
+
+impl Default for RuntimeSettings {
+    fn default() -> Self {
+        Self {
+            program: PathBuf::from("runc"),
+            seccomp_dir: None,
+            user_namespace_base: 0x4000_0000,
+            pids: 4096,
+        }
+    }
+}
+
+/// What tasks of this node may ask for beyond the isolation that everybody has. The default lets nothing through
+/// that gives power over the node, but for its network, which is what tasks without a network of their own have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodePolicy {
+    /// The node's network namespace.
+    pub host_network: bool,
+    /// All capabilities and devices, no seccomp, nothing masked.
+    pub privileged: bool,
+    /// The node's IPC namespace.
+    pub host_ipc: bool,
+    /// No seccomp profile.
+    pub unconfined: bool,
+    /// Capabilities beyond the default ones.
+    pub capabilities: bool,
+    /// Device nodes of the host.
+    pub devices: bool,
+    /// Directories of the host that may be mounted, with all below them.
+    pub host_paths: Vec<PathBuf>,
+}
+
+impl Default for NodePolicy {
+    fn default() -> Self {
+        Self {
+            host_network: true,
+            privileged: false,
+            host_ipc: false,
+            unconfined: false,
+            capabilities: false,
+            devices: false,
+            host_paths: Vec::new(),
+        }
+    }
 }
 
 /// The command that becomes a shim: `<exe> <args..> <task directory>` must call [`crate::shim_main`].

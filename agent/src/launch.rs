@@ -1,7 +1,7 @@
 //! Starting a task's shim and watching it: the steps that touch processes.
 
 use std::{
-    fs, io,
+    fs,
     os::fd::OwnedFd,
     process::Stdio,
     sync::Arc,
@@ -10,16 +10,17 @@ use std::{
 
 use tokio::io::AsyncReadExt;
 use waggle_lifecycle::Exit;
-use waggle_types::VolumeId;
+use waggle_types::{TaskSpec, TraceContext};
 
 use crate::{
     ShimCommand,
     cgroup::{Limits, TaskCgroup},
     checkpoint::TaskDir,
     net::chain,
-    shim::{self, ShimPlan, UserIds},
+    parts::{Parts, Prepared},
+    runtime::{Contained, NodeFacts},
+    shim,
     sys::{self, ProcessId},
-    volumes::Volumes,
 };
 
 /// How long a launch may take until the shim has reported; a disk that syncs slowly is no failure.
@@ -38,31 +39,45 @@ pub struct Shim {
 
 /// All that starting takes.
 pub struct Launch {
-    /// The task's directory, spec written.
+    /// What to run; it is durable.
+    pub spec: Arc<TaskSpec>,
+    /// The task's directory.
     pub dir: TaskDir,
     /// Its cgroups.
     pub cgroup: TaskCgroup,
-    /// What to run.
-    pub plan: ShimPlan,
     /// What it may use.
     pub limits: Limits,
-    /// Volumes that it uses, and where they are.
-    pub volumes: (Volumes, Vec<VolumeId>),
+    /// What it is put together from.
+    pub parts: Arc<Parts>,
+    /// What it learns about the node.
+    pub node: NodeFacts,
+    /// The span that its own spans hang under.
+    pub trace: Option<TraceContext>,
     /// How to start the shim.
     pub command: ShimCommand,
 }
 
 impl Launch {
-    /// Makes cgroup and sandbox, starts the shim and waits until the task's process runs. The error is the
-    /// message for people; then nothing is left but the directory.
+    /// Prepares the task's parts, makes its cgroup, starts the shim and waits until the task's process runs. The
+    /// error is the message for people; then nothing is left but the directory.
     pub async fn run(self) -> Result<Shim, Exit> {
-        let dir = self.dir.clone();
-        let cgroup = self.cgroup.clone();
+        let (dir, cgroup, parts) = (
+            self.dir.clone(),
+            self.cgroup.clone(),
+            Arc::clone(&self.parts),
+        );
         match self.start().await {
             Ok(shim) => Ok(shim),
             Err(exit) => {
-                let cleaned =
-                    tokio::task::spawn_blocking(move || give_up(&dir, &cgroup, CLEAN_TIMEOUT));
+                let cleaned = tokio::task::spawn_blocking(move || {
+                    give_up(&dir, &cgroup, CLEAN_TIMEOUT)?;
+                    let left = parts.release(dir.task_id());
+                    if left.is_empty() {
+                        Ok(())
+                    } else {
+                        Err(left.join("; "))
+                    }
+                });
                 if let Ok(Err(why)) = cleaned.await {
                     tracing::warn!(error = why, "leftovers of a failed launch stay");
                 }
@@ -72,31 +87,42 @@ impl Launch {
     }
 
     async fn start(self) -> Result<Shim, Exit> {
-        let failed = |what: &str, e: &(dyn std::error::Error + 'static)| {
-            Exit::LaunchFailed(format!("failed to {what}: {}", chain(e)))
-        };
-        let dir = self.dir.clone();
-        tokio::task::spawn_blocking(move || self.prepare())
+        let prepared = self
+            .parts
+            .prepare(&self.spec, &self.dir)
             .await
-            .map_err(|e| failed("prepare the task", &e))??
+            .map_err(Exit::LaunchFailed)?;
+        let dir = self.dir.clone();
+        tokio::task::spawn_blocking(move || self.spawn(&prepared))
+            .await
+            .map_err(|e| Exit::LaunchFailed(format!("failed to start the shim: {}", chain(&e))))??
             .wait(&dir)
             .await
     }
 
     /// The blocking half.
-    fn prepare(self) -> Result<Starting, Exit> {
+    fn spawn(self, prepared: &Prepared) -> Result<Starting, Exit> {
         let text = |what: &str, e: &(dyn std::error::Error + 'static)| {
             Exit::LaunchFailed(format!("failed to {what}: {}", chain(e)))
         };
-        sandbox(&self.plan).map_err(|e| text("prepare the sandbox", &e))?;
-        let (volumes, ids) = &self.volumes;
-        volumes
-            .link(ids, &self.plan.sandbox, self.plan.user.as_ref())
-            .map_err(|e| text("prepare the volumes", &e))?;
         self.cgroup
             .create(&self.limits)
             .map_err(|e| text("prepare the cgroup", &e))?;
-        shim::write_json(&self.dir.path().join(shim::PLAN), &self.plan)
+        let task = Contained {
+            spec: &self.spec,
+            dir: &self.dir,
+            cgroup: &self.cgroup,
+            node: &self.node,
+            prepared,
+            trace: self.trace,
+        };
+        let runtime = self
+            .parts
+            .runtimes
+            .of(&self.spec)
+            .map_err(Exit::LaunchFailed)?;
+        let plan = runtime.plan(&task).map_err(Exit::LaunchFailed)?;
+        shim::write_json(&self.dir.path().join(shim::PLAN), &plan)
             .map_err(|e| text("write the shim's plan", &e))?;
         let log = fs::File::create(self.dir.path().join("shim.log"))
             .map_err(|e| text("create the shim's log", &e))?;
@@ -155,15 +181,6 @@ impl Starting {
             )),
         })
     }
-}
-
-/// The sandbox belongs to the task's user.
-fn sandbox(plan: &ShimPlan) -> io::Result<()> {
-    fs::create_dir_all(&plan.sandbox)?;
-    if let Some(UserIds { uid, gid, .. }) = &plan.user {
-        std::os::unix::fs::chown(&plan.sandbox, Some(*uid), Some(*gid))?;
-    }
-    Ok(())
 }
 
 /// Waits until the process behind `fd` has ended.

@@ -32,10 +32,12 @@ mod launch;
 mod meter;
 mod net;
 mod observe;
+mod parts;
 mod probe;
 mod recover;
 mod resources;
 mod run;
+mod runtime;
 mod serve;
 mod session;
 mod shim;
@@ -46,8 +48,8 @@ mod volumes;
 
 pub use crate::{
     config::{
-        AgentConfig, AgentListeners, DataPlanePolicy, DnsSettings, EdgeSettings, ResourceOverrides,
-        ShimCommand,
+        AgentConfig, AgentListeners, DataPlanePolicy, DnsSettings, EdgeSettings, NodePolicy,
+        ResourceOverrides, RuntimeSettings, ShimCommand,
     },
     doctor::doctor,
     error::AgentError,

@@ -1,6 +1,6 @@
 //! After a restart: look at what was written and at what runs, decide, carry out.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use waggle_lifecycle::{Checkpoint, Event, Observed, Recovery, recover as decide};
 use waggle_types::{TaskId, TaskSpec};
@@ -11,6 +11,7 @@ use crate::{
     checkpoint::TaskDir,
     launch::{self, CLEAN_TIMEOUT, Shim},
     net::chain,
+    parts::Parts,
     run::Agent,
 };
 
@@ -25,16 +26,21 @@ struct Found {
 }
 
 /// Adopts what runs, reports what ended, removes what is nobody's.
-pub async fn recover(agent: &mut Agent, cgroups: &CgroupHost) -> Result<(), AgentError> {
+pub async fn recover(
+    agent: &mut Agent,
+    cgroups: &CgroupHost,
+    parts: &Arc<Parts>,
+) -> Result<(), AgentError> {
     let work = agent.work.clone();
     let host = cgroups.clone();
+    let parts = Arc::clone(parts);
     let found = tokio::task::spawn_blocking(move || -> std::io::Result<Vec<Found>> {
         let dirs = work.all()?;
         let (done, open): (Vec<TaskDir>, Vec<TaskDir>) =
             dirs.into_iter().partition(TaskDir::is_done);
         let found: Vec<Found> = open.into_iter().map(|dir| look(dir, &host)).collect();
         for f in &found {
-            clean(f, &host);
+            clean(f, &host, &parts);
         }
         let known = |name: &String| found.iter().any(|f| f.dir.task_id().as_str() == name);
         let strays: Vec<String> = host
@@ -51,6 +57,14 @@ pub async fn recover(agent: &mut Agent, cgroups: &CgroupHost) -> Result<(), Agen
             if let Err(e) = host.task(&name).remove(PATIENCE) {
                 tracing::warn!(error = chain(&e), "leftovers stay");
             }
+        }
+        // Those that live, and those whose end is still to be told: they are released after that.
+        let live = found
+            .iter()
+            .filter(|f| matches!(f.decision, Recovery::Adopt { .. } | Recovery::Report { .. }));
+        let live = live.filter_map(|f| Some((f.dir.task_id().clone(), f.checkpoint.spec.clone()?)));
+        for error in parts.keep(&live.collect()) {
+            tracing::warn!(error, "leftovers of ended tasks stay");
         }
         Ok(found)
     })
@@ -121,7 +135,7 @@ fn look(dir: TaskDir, host: &CgroupHost) -> Found {
 }
 
 /// The blocking part of a decision: kill and remove.
-fn clean(f: &Found, host: &CgroupHost) {
+fn clean(f: &Found, host: &CgroupHost, parts: &Parts) {
     let task_id: &TaskId = f.dir.task_id();
     let cgroup = host.task(task_id.as_str());
     let kill = match f.decision {
@@ -145,6 +159,7 @@ fn clean(f: &Found, host: &CgroupHost) {
     match f.decision {
         Recovery::Clean { .. } => {
             let removed = cgroup.remove(PATIENCE).map_err(|e| chain(&e));
+            release(f, parts);
             let removed = removed.and_then(|()| f.dir.remove().map_err(|e| chain(&e)));
             if let Err(error) = removed {
                 tracing::warn!(%task_id, error, "leftovers stay");
@@ -156,7 +171,14 @@ fn clean(f: &Found, host: &CgroupHost) {
             if let Err(e) = cgroup.remove(PATIENCE) {
                 tracing::warn!(%task_id, error = chain(&e), "leftovers stay");
             }
+            release(f, parts);
         }
+    }
+}
+
+fn release(f: &Found, parts: &Parts) {
+    for error in parts.release(f.dir.task_id()) {
+        tracing::warn!(task_id = %f.dir.task_id(), error, "leftovers stay");
     }
 }
 

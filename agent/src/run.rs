@@ -23,6 +23,7 @@ use crate::{
     launch::Shim,
     net::{Net, chain},
     observe::{self, Kernel},
+    parts::Parts,
     recover, resources,
     session::{self, SessionEvent},
     sys,
@@ -94,6 +95,12 @@ pub async fn run(
     let net = Arc::new(net);
     troubles.extend(net.troubles().iter().cloned());
 
+    let parts = {
+        let config = Arc::clone(&config);
+        Arc::new(blocking(move || Parts::open(&config)).await?)
+    };
+    troubles.extend(parts.troubles());
+
     let (inputs, mut inbox) = mpsc::channel(INPUTS);
     let (acks, mut applied) = mpsc::channel(16);
     let (view, watch_view) = watch::channel(Arc::new(AgentView::new(&info, &config, &troubles)));
@@ -102,6 +109,7 @@ pub async fn run(
         agent_id.clone(),
         cgroups.clone(),
         Arc::clone(&net),
+        Arc::clone(&parts),
         telemetry.clone(),
         inputs.clone(),
     );
@@ -120,7 +128,7 @@ pub async fn run(
         view,
         ticking: Arc::new(tokio::sync::Semaphore::new(1)),
     };
-    recover::recover(&mut agent, &cgroups).await?;
+    recover::recover(&mut agent, &cgroups, &parts).await?;
     let known = agent.core.tasks().map(|t| t.spec.task_id).collect();
     net.settle(&agent.info.agent_id, &known).await;
     agent.publish(None);

@@ -24,19 +24,16 @@ use crate::{
     AgentConfig,
     cgroup::{CgroupHost, Limits, TaskCgroup},
     checkpoint::TaskDir,
-    clock, environment,
+    clock,
     launch::{self, CLEAN_TIMEOUT, Launch, Shim},
     net::{Net, chain},
     observe::Watched,
+    parts::Parts,
     probe::Prober,
     run::Input,
-    shim::ShimPlan,
+    runtime::NodeFacts,
     sys::{self, ProcessId},
-    volumes::Volumes,
 };
-
-/// Size of one segment of a task's output; two are kept for each stream.
-const SEGMENT_BYTES: u64 = 10 << 20;
 
 /// What a live task has.
 pub struct Live {
@@ -63,6 +60,7 @@ pub struct Tasks {
     agent_id: AgentId,
     cgroups: CgroupHost,
     net: Arc<Net>,
+    parts: Arc<Parts>,
     telemetry: Telemetry,
     inputs: mpsc::Sender<Input>,
     slots: Arc<Semaphore>,
@@ -78,6 +76,7 @@ impl Tasks {
         agent_id: AgentId,
         cgroups: CgroupHost,
         net: Arc<Net>,
+        parts: Arc<Parts>,
         telemetry: Telemetry,
         inputs: mpsc::Sender<Input>,
     ) -> Self {
@@ -87,6 +86,7 @@ impl Tasks {
             agent_id,
             cgroups,
             net,
+            parts,
             telemetry,
             inputs,
             slots,
@@ -127,35 +127,20 @@ impl Tasks {
                 ("waggle.node", node.into()),
             ],
         );
-        let cgroup = self.cgroups.task(task_id.as_str());
-        let user = environment::user(spec.user.as_deref());
-        let sandbox = dir.sandbox();
-        let (ip, agent_id) = (self.config.ip, self.agent_id.clone());
-        let launch = user.map(|user| Launch {
-            plan: ShimPlan {
-                argv: environment::argv(&spec.command),
-                env: environment::environment(&spec, &agent_id, ip, &sandbox, Some(receive)),
-                sandbox,
-                cgroups: cgroup.dirs(),
-                kill_cgroup: cgroup.kill_dir().map(ToOwned::to_owned),
-                memory_cgroup: cgroup.controller("memory").map(ToOwned::to_owned),
-                user,
-                kill_grace_ms: spec.kill_grace.0,
-                segment_bytes: SEGMENT_BYTES,
-            },
-            limits: limits(&spec),
-            volumes: (
-                Volumes::new(&self.config.work_dir),
-                spec.resources
-                    .custom
-                    .volumes()
-                    .map(|(id, _)| id.clone())
-                    .collect(),
-            ),
+        let spec = Arc::new(spec);
+        let launch = Launch {
             dir: dir.clone(),
-            cgroup,
+            cgroup: self.cgroups.task(task_id.as_str()),
+            limits: limits(&spec),
+            parts: Arc::clone(&self.parts),
+            node: NodeFacts {
+                agent_id: self.agent_id.clone(),
+                ip: self.config.ip,
+            },
+            trace: Some(receive),
             command: self.config.shim.clone(),
-        });
+            spec: Arc::clone(&spec),
+        };
         let create = self.telemetry.begin_span(
             "container.create",
             SpanKind::Internal,
@@ -170,11 +155,7 @@ impl Tasks {
         self.live.insert(task_id.clone(), live);
         let inputs = self.inputs.clone();
         self.jobs.spawn(async move {
-            let started = match launch {
-                Ok(launch) => launch.run().await,
-                Err(why) => Err(Exit::LaunchFailed(why)),
-            };
-            let input = match started {
+            let input = match launch.run().await {
                 Ok(shim) => {
                     create.end();
                     Input::Running { task_id, shim }
@@ -196,7 +177,7 @@ impl Tasks {
         let trace = spec.trace;
         let live = Live {
             trace,
-            ..Live::new(spec, dir)
+            ..Live::new(Arc::new(spec), dir)
         };
         self.live.insert(task_id.clone(), live);
         if let Some(shim) = shim {
@@ -442,6 +423,7 @@ impl Tasks {
             self.telemetry.clone(),
             task_id.clone(),
         );
+        let parts = Arc::clone(&self.parts);
         self.jobs.spawn(async move {
             let done = tokio::task::spawn_blocking(move || {
                 if let Some(w) = watched {
@@ -449,10 +431,13 @@ impl Tasks {
                     w.last(&net, &telemetry);
                 }
                 telemetry.task_gone(&id);
-                cgroup.remove(CLEAN_TIMEOUT)
+                let removed = cgroup.remove(CLEAN_TIMEOUT);
+                let mut left = parts.release(&id);
+                left.extend(removed.err().map(|e| chain(&e)));
+                left
             });
-            if let Ok(Err(e)) = done.await {
-                tracing::warn!(error = chain(&e), "a task's cgroup stays");
+            for error in done.await.unwrap_or_default() {
+                tracing::warn!(error, "something of an ended task stays");
             }
         });
     }
@@ -476,9 +461,9 @@ impl Tasks {
 }
 
 impl Live {
-    fn new(spec: TaskSpec, dir: TaskDir) -> Self {
+    fn new(spec: Arc<TaskSpec>, dir: TaskDir) -> Self {
         Self {
-            spec: Arc::new(spec),
+            spec,
             dir,
             shim: None,
             process: None,

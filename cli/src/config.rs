@@ -1,5 +1,6 @@
 //! From flags and a file to checked settings; nothing is opened or bound here but the file.
 
+mod containers;
 mod devices;
 
 use std::{
@@ -10,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use waggle_agent::{DnsSettings, EdgeSettings};
+use waggle_agent::{DnsSettings, EdgeSettings, NodePolicy, RuntimeSettings};
 use waggle_types::Domain;
 
 use crate::{
@@ -67,6 +68,10 @@ pub struct Settings {
     pub edge: Option<EdgeSettings>,
     /// Devices with VIPs per packet.
     pub packet_vips: BTreeSet<String>,
+    /// How tasks with images are run.
+    pub runtime: RuntimeSettings,
+    /// What tasks may ask for.
+    pub policy: NodePolicy,
     /// Whether to refuse without eBPF.
     pub require_dataplane: bool,
     /// Log filter.
@@ -113,6 +118,8 @@ pub fn settings(flags: &RunArgs) -> Result<Settings, CliError> {
     let dns = dns::settings(&args)?;
     let edge = devices::edge(&args)?;
     let packet_vips = devices::packet_vips(&args.packet_vips)?;
+    let runtime = containers::runtime(&args)?;
+    let policy = containers::policy(&args)?;
     let name = match args.name {
         Some(n) => n,
         None => hostname()?,
@@ -163,6 +170,8 @@ pub fn settings(flags: &RunArgs) -> Result<Settings, CliError> {
         dns,
         edge,
         packet_vips,
+        runtime,
+        policy,
         require_dataplane: args.require_dataplane,
         log: args.log.unwrap_or_else(|| "info".to_owned()),
         log_json: args.log_json,
@@ -221,6 +230,15 @@ fn merge(flags: RunArgs, file: RunArgs) -> RunArgs {
         edges: list(flags.edges, file.edges),
         uplink: flags.uplink.or(file.uplink),
         packet_vips: list(flags.packet_vips, file.packet_vips),
+        runtime: flags.runtime.or(file.runtime),
+        allow: list(flags.allow, file.allow),
+        deny: list(flags.deny, file.deny),
+        allow_host_paths: if flags.allow_host_paths.is_empty() {
+            file.allow_host_paths
+        } else {
+            flags.allow_host_paths
+        },
+        seccomp_profiles: flags.seccomp_profiles.or(file.seccomp_profiles),
         require_dataplane: flags.require_dataplane || file.require_dataplane,
         log: flags.log.or(file.log),
         log_json: flags.log_json || file.log_json,
@@ -385,6 +403,10 @@ mod tests {
     #[case::crypto_id("dns-crypto-id", |a: &mut RunArgs| a.dns_crypto_id = Some("a.b".into()))]
     #[case::tls_roots("dns-tls-roots", |a: &mut RunArgs| a.dns_tls_roots = Some("/nonexistent".into()))]
     #[case::name("name", |a: &mut RunArgs| a.name = Some("a/b".into()))]
+    #[case::allow("allow", |a: &mut RunArgs| a.allow = vec!["everything".into()])]
+    #[case::deny("deny", |a: &mut RunArgs| a.deny = vec!["privileged".into()])]
+    #[case::host_paths("allow-host-paths", |a: &mut RunArgs| a.allow_host_paths = vec!["srv/../etc".into()])]
+    #[case::runtime("runtime", |a: &mut RunArgs| a.runtime = Some("bin/runc".into()))]
     #[case::file("config", |a: &mut RunArgs| a.config = Some("/nonexistent".into()))]
     fn bad_input_names_the_field(#[case] field: &str, #[case] change: fn(&mut RunArgs)) {
         let err = with(change).unwrap_err();

@@ -175,6 +175,8 @@ async fn start_agent(
     config.resources = resources(s);
     config.domain.clone_from(&s.domain);
     config.attributes.clone_from(&s.attributes);
+    config.runtime.clone_from(&s.runtime);
+    config.policy.clone_from(&s.policy);
     config.tick = s.tick;
     let telemetry = telemetry.clone();
     let stop = stop.clone();

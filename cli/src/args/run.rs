@@ -127,6 +127,22 @@ pub struct RunArgs {
     /// other network namespaces (their host side), the uplink. Not also a bridge that they are ports of
     #[arg(long, value_delimiter = ',', value_name = "DEVICE")]
     pub packet_vips: Vec<String>,
+    /// OCI runtime for tasks with images, a path or a name in PATH [default: runc]
+    #[arg(long, value_name = "PATH")]
+    pub runtime: Option<PathBuf>,
+    /// What tasks may ask for: host-network, privileged, host-ipc, unconfined (no seccomp), capabilities (beyond the
+    /// default ones), devices [default: host-network]
+    #[arg(long, value_delimiter = ',', value_name = "WHAT")]
+    pub allow: Vec<String>,
+    /// What of the default they may not: host-network
+    #[arg(long, value_delimiter = ',', value_name = "WHAT")]
+    pub deny: Vec<String>,
+    /// Directories of this node that tasks may mount, with all below them
+    #[arg(long, value_delimiter = ',', value_name = "DIR")]
+    pub allow_host_paths: Vec<PathBuf>,
+    /// Directory of seccomp profiles, NAME.json each, for tasks that name one
+    #[arg(long, value_name = "DIR")]
+    pub seccomp_profiles: Option<PathBuf>,
     /// Refuse to start without the eBPF data plane, instead of running without VIPs
     #[arg(long)]
     pub require_dataplane: bool,

@@ -1,0 +1,197 @@
+//! What a task is put together from, each part by its owner: image, mounts, fetched files, network.
+//!
+//! [`Parts::prepare`] makes them in that order before the task's shim starts, [`Parts::release`] undoes them in
+//! reverse when it has ended, and [`Parts::keep`] removes, after a restart, what belongs to no task. A part that
+//! this node does not have refuses the spec that asks for it.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    path::{Path, PathBuf},
+};
+
+use waggle_types::{NetworkMode, TaskId, TaskSpec, VolumeId};
+
+use crate::{
+    AgentConfig, AgentError,
+    checkpoint::TaskDir,
+    environment,
+    net::chain,
+    runtime::{self, Runtimes},
+    shim::UserIds,
+    volumes::Volumes,
+};
+
+/// The node's parts. One of each, shared by all launches.
+pub struct Parts {
+    /// How tasks are run.
+    pub runtimes: Runtimes,
+    policy: crate::NodePolicy,
+    work_dir: PathBuf,
+    volumes: Volumes,
+}
+
+/// What was made for one task.
+#[derive(Debug, Clone, Default)]
+pub struct Prepared {
+    /// Its root file system, where it has an image.
+    pub root: Option<RootFs>,
+    /// Its user; `None` keeps the agent's.
+    pub user: Option<UserIds>,
+    /// What is mounted, in order.
+    pub mounts: Vec<BindMount>,
+    /// Its network namespace; `None`: the node's.
+    pub network: Option<Joined>,
+}
+
+// The next four are their owners' (images, storage, networks) and move there.
+
+/// An image's files, ready to be a root.
+#[derive(Debug, Clone, Default)]
+pub struct RootFs {
+    /// A mounted overlayfs.
+    pub path: PathBuf,
+    /// What the image says.
+    pub config: ImageConfig,
+}
+
+/// What an image says about how it is run (OCI image spec, `config`).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ImageConfig {
+    /// Of the manifest.
+    pub digest: String,
+    /// Environment, in order.
+    pub env: Vec<(String, String)>,
+    /// First words of the command.
+    pub entrypoint: Vec<String>,
+    /// The rest of it, where the task has none of its own.
+    pub cmd: Vec<String>,
+    /// Working directory.
+    pub work_dir: Option<String>,
+    /// `user[:group]`, names or numbers.
+    pub user: Option<String>,
+    /// Instead of SIGTERM: a name or a number.
+    pub stop_signal: Option<String>,
+}
+
+/// A directory or file of the host that a task sees.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BindMount {
+    /// On the host.
+    pub from: PathBuf,
+    /// Absolute inside an image; relative: below the sandbox.
+    pub target: String,
+    /// Whether it can't be written.
+    pub read_only: bool,
+}
+
+/// A network namespace that was made for a task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Joined {
+    /// Its file.
+    pub netns: PathBuf,
+    /// The task's address; `None`: loopback alone.
+    pub ip: Option<std::net::Ipv4Addr>,
+}
+
+impl Parts {
+    /// Opens all of them. Blocking.
+    pub fn open(config: &AgentConfig) -> Result<Self, AgentError> {
+        // I, S, N: open yours here.
+        Ok(Self {
+            runtimes: Runtimes::open(config),
+            policy: config.policy.clone(),
+            work_dir: config.work_dir.clone(),
+            volumes: Volumes::new(&config.work_dir),
+        })
+    }
+
+    /// Why some tasks can't run on this node, for people.
+    pub fn troubles(&self) -> Vec<String> {
+        self.runtimes
+            .trouble()
+            .map(|why| format!("images: {why}"))
+            .into_iter()
+            .collect()
+    }
+
+    /// Makes everything that a task needs before its shim starts. The error is the message for people; what was
+    /// made until then is undone by [`Parts::release`].
+    pub async fn prepare(&self, spec: &TaskSpec, dir: &TaskDir) -> Result<Prepared, String> {
+        runtime::check(&spec.container, &self.policy)?;
+        self.runtimes.of(spec)?;
+        let sandbox = dir.sandbox();
+        let mut prepared = Prepared::default();
+        // I: `prepared.root = Some(self.images.prepare(&spec.task_id, image).await?)`
+        if spec.container.image.is_some() {
+            return Err("container.image: this node has no store of images".to_owned());
+        }
+        prepared.user = environment::user(spec.user.as_deref())?;
+        self.own_sandbox(spec, &sandbox, prepared.user.as_ref())
+            .await?;
+        // S: `prepared.mounts = self.storage.prepare(spec, &sandbox, prepared.user.as_ref()).await?`
+        if !spec.container.mounts.is_empty() {
+            return Err("container.mounts: this node mounts nothing".to_owned());
+        }
+        // S: `self.fetcher.fetch(spec, &sandbox, prepared.user.as_ref()).await?`
+        if !spec.container.fetch.is_empty() {
+            return Err("container.fetch: this node fetches nothing".to_owned());
+        }
+        // N: `prepared.network = self.networks.join(spec).await?`
+        if spec.container.network != NetworkMode::Host || spec.container.pod.is_some() {
+            return Err("container.network: this node only has its own".to_owned());
+        }
+        Ok(prepared)
+    }
+
+    /// Undoes what was made for a task whose processes have ended; idempotent. Blocking. Goes on after a failure
+    /// and tells all of them.
+    pub fn release(&self, task_id: &TaskId) -> Vec<String> {
+        let dir = TaskDir::new(&self.work_dir, task_id);
+        let steps: [(&str, io::Result<()>); 1] = [
+            // N: ("network", self.networks.leave(task_id)),
+            ("container", self.runtimes.release(&dir)),
+            // S: ("storage", self.storage.release(task_id)),
+            // I: ("image", self.images.release(task_id)),
+        ];
+        steps
+            .into_iter()
+            .filter_map(|(what, done)| Some(format!("{what}: {}", chain(&done.err()?))))
+            .collect()
+    }
+
+    /// After a restart: removes what belongs to none of the tasks that live or whose end is still to be told.
+    /// Blocking.
+    pub fn keep(&self, live: &BTreeMap<TaskId, TaskSpec>) -> Vec<String> {
+        let _ = live;
+        // N: ("networks", self.networks.keep(live)), S: storage, I: images.
+        Vec::new()
+    }
+
+    /// The sandbox belongs to the task's user.
+    async fn own_sandbox(
+        &self,
+        spec: &TaskSpec,
+        sandbox: &Path,
+        user: Option<&UserIds>,
+    ) -> Result<(), String> {
+        let (sandbox, user, volumes) = (sandbox.to_owned(), user.cloned(), self.volumes.clone());
+        let ids: Vec<VolumeId> = spec
+            .resources
+            .custom
+            .volumes()
+            .map(|(id, _)| id.clone())
+            .collect();
+        let made = tokio::task::spawn_blocking(move || {
+            std::fs::create_dir_all(&sandbox)?;
+            if let Some(UserIds { uid, gid, .. }) = &user {
+                std::os::unix::fs::chown(&sandbox, Some(*uid), Some(*gid))?;
+            }
+            volumes.link(&ids, &sandbox, user.as_ref())
+        });
+        made.await
+            .map_err(io::Error::other)
+            .and_then(|r| r)
+            .map_err(|e| format!("failed to prepare the sandbox: {e}"))
+    }
+}

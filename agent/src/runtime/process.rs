@@ -1,0 +1,42 @@
+//! Plain processes: the host's files, limits by cgroup.
+
+use std::io;
+
+use super::{Contained, Runtime, SEGMENT_BYTES};
+use crate::{checkpoint::TaskDir, environment, shim::ShimPlan};
+
+/// Runs tasks without an image.
+pub struct Process;
+
+impl Runtime for Process {
+    fn name(&self) -> &'static str {
+        "process"
+    }
+
+    fn plan(&self, task: &Contained<'_>) -> Result<ShimPlan, String> {
+        let sandbox = task.dir.sandbox();
+        let (spec, cgroup) = (task.spec, task.cgroup);
+        let env = environment::environment(
+            spec,
+            &task.node.agent_id,
+            task.node.ip,
+            &sandbox,
+            task.trace,
+        );
+        Ok(ShimPlan {
+            argv: environment::argv(&spec.command),
+            env,
+            sandbox,
+            cgroups: cgroup.dirs(),
+            kill_cgroup: cgroup.kill_dir().map(ToOwned::to_owned),
+            memory_cgroup: cgroup.controller("memory").map(ToOwned::to_owned),
+            user: task.prepared.user.clone(),
+            kill_grace_ms: spec.kill_grace.0,
+            segment_bytes: SEGMENT_BYTES,
+        })
+    }
+
+    fn release(&self, _: &TaskDir) -> io::Result<()> {
+        Ok(())
+    }
+}
