@@ -396,7 +396,7 @@ mod tests {
 
     fn spec(id: &str, port: u16) -> TaskSpec {
         TaskSpec {
-            container: waggle_types::ContainerSpec::default(),
+            container: ContainerSpec::default(),
             task_id: TaskId::new(id).unwrap(),
             framework_id: FrameworkId::new("f").unwrap(),
             framework_name: "batch".into(),

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fmt};
 
-use waggle_types::{Offer, PortSet, ScalarKind, ServiceSpec};
+use waggle_types::{Offer, PortDefinition, PortMapping, PortSet, ScalarKind, ServiceSpec};
 
 use crate::{Place, constraints::Taken, ids::mix};
 
@@ -92,38 +92,88 @@ pub(crate) fn fit(
     assign_ports(spec, &offer.resources.ports, seed).ok_or(DeclineReason::InsufficientPorts)
 }
 
+/// What one port asks of an offer.
+enum Wanted {
+    /// Nothing: it is reached inside only.
+    None,
+    /// Any port.
+    Any,
+    /// This one.
+    This(u16),
+}
+
+impl Wanted {
+    fn of(spec: &ServiceSpec, p: &PortDefinition) -> Self {
+        let port = match p.mapping {
+            None if spec.require_ports => p.port,
+            None => 0,
+            Some(PortMapping {
+                host_port: None, ..
+            }) => return Self::None,
+            Some(PortMapping {
+                host_port: Some(port),
+                ..
+            }) => port,
+        };
+        if port == 0 {
+            Self::Any
+        } else {
+            Self::This(port)
+        }
+    }
+}
+
+/// Whether `host_port` is what the definition asks for.
+pub(crate) fn is_wanted(spec: &ServiceSpec, p: &PortDefinition, host_port: u16) -> bool {
+    match Wanted::of(spec, p) {
+        Wanted::None => host_port == 0,
+        Wanted::Any => host_port != 0,
+        Wanted::This(port) => host_port == port,
+    }
+}
+
 /// Required ports as they are; the others from the offer, beginning at a place that the seed picks, so that
-/// a port that was just given up is not taken again at once.
+/// a port that was just given up is not taken again at once. 0 where none is asked for.
 fn assign_ports(spec: &ServiceSpec, offered: &PortSet, seed: u64) -> Option<Vec<u16>> {
-    let fixed = |port: u16| spec.require_ports && port != 0;
+    let wanted: Vec<Wanted> = spec.ports.iter().map(|p| Wanted::of(spec, p)).collect();
     let mut taken: BTreeSet<u16> = BTreeSet::new();
-    for p in spec.ports.iter().filter(|p| fixed(p.port)) {
-        if !offered.contains(p.port) || !taken.insert(p.port) {
+    for w in &wanted {
+        if let Wanted::This(port) = w
+            && (!offered.contains(*port) || !taken.insert(*port))
+        {
             return None;
         }
     }
     let n = offered.len();
-    if n < spec.ports.len() as u64 {
+    let n_wanted = wanted.iter().filter(|w| !matches!(w, Wanted::None)).count();
+    if n < n_wanted as u64 {
         return None;
     }
     let mut at = mix(seed) % n.max(1);
-    let mut out = Vec::with_capacity(spec.ports.len());
-    for p in &spec.ports {
-        if fixed(p.port) {
-            out.push(p.port);
-            continue;
-        }
-        // At most `n` steps: there are as many ports as definitions, and each is taken once.
-        let mut found = None;
-        for _ in 0..n {
-            let port = offered.nth(at % n)?;
-            at = (at + 1) % n;
-            if taken.insert(port) {
-                found = Some(port);
-                break;
+    let mut out = Vec::with_capacity(wanted.len());
+    for w in wanted {
+        match w {
+            Wanted::None => out.push(0),
+            Wanted::This(port) => out.push(port),
+            Wanted::Any => {
+                // At most `n` steps: there are as many ports as definitions, and each is taken once.
+                let mut found = None;
+                for _ in 0..n {
+                    let port = offered.nth(at % n)?;
+                    at = (at + 1) % n;
+                    if taken.insert(port) {
+                        found = Some(port);
+                        break;
+                    }
+                }
+                out.push(found?);
             }
         }
-        out.push(found?);
     }
     Some(out)
+}
+
+/// The ports of the agent among `host_ports`.
+pub(crate) fn on_agent(host_ports: &[u16]) -> PortSet {
+    PortSet::from_ports(host_ports.iter().copied().filter(|p| *p != 0))
 }

@@ -8,7 +8,7 @@ use crate::{
     DeclineReason, Goal, Instance, Kill, KillReason, Launch, OpenOffer, Place, Plan, Refusal,
     constraints::{Taken, validate_constraints},
     ids::mix,
-    matching::fit,
+    matching::{fit, on_agent},
     task::is_current,
 };
 
@@ -279,13 +279,13 @@ fn launch(
         }
     }
     let places: Vec<Place> = offers.iter().map(|o| Place::from(&o.offer)).collect();
-    let on_agent = |agent_id: &AgentId| {
+    let n_there = |agent_id: &AgentId| {
         known
             .iter()
             .filter(|k| k.counts && k.instance.place.agent_id == *agent_id)
             .count()
     };
-    let mut load: Vec<usize> = places.iter().map(|p| on_agent(&p.agent_id)).collect();
+    let mut load: Vec<usize> = places.iter().map(|p| n_there(&p.agent_id)).collect();
     let mut left = n;
     while left > 0 {
         let seed = mix(context.seed.wrapping_add(left as u64));
@@ -301,12 +301,7 @@ fn launch(
         let Some((_, idx, host_ports)) = best else {
             break;
         };
-        let used = spec
-            .resources
-            .clone()
-            .with_ports(waggle_types::PortSet::from_ports(
-                host_ports.iter().copied(),
-            ));
+        let used = spec.resources.clone().with_ports(on_agent(&host_ports));
         let Some(rest) = offers[idx].offer.resources.checked_sub(&used) else {
             break;
         };

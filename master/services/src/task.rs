@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 
 use waggle_types::{
-    DiscoveryInfo, FrameworkId, Offer, PortSet, ScalarKind, ServiceSpec, TaskId, TaskPort,
-    TaskSpec, TraceContext,
+    DiscoveryInfo, FrameworkId, Offer, ScalarKind, ServiceSpec, TaskId, TaskPort, TaskSpec,
+    TraceContext,
 };
+
+use crate::matching::{is_wanted, on_agent};
 
 /// What every task of the framework shares.
 #[derive(Debug, Clone)]
@@ -50,10 +52,7 @@ pub(crate) fn build(
         command: spec.command.clone(),
         env,
         labels: spec.labels.clone(),
-        resources: spec
-            .resources
-            .clone()
-            .with_ports(PortSet::from_ports(host_ports.iter().copied())),
+        resources: spec.resources.clone().with_ports(on_agent(host_ports)),
         ports,
         parts: Vec::new(),
         discovery: DiscoveryInfo {
@@ -105,17 +104,31 @@ fn generated_env(
         keys.push(key);
     }
     set("MARATHON_APP_LABELS".into(), keys.join(" "));
-    for (i, (definition, port)) in spec.ports.iter().zip(host_ports).enumerate() {
-        if i == 0 {
-            set("PORT".into(), port.to_string());
-        }
-        set(format!("PORT{i}"), port.to_string());
-        if let Some(name) = &definition.name {
-            set(format!("PORT_{}", env_name(name)), port.to_string());
-        }
+    if let Some(image) = &spec.container.image {
+        set("MARATHON_APP_DOCKER_IMAGE".into(), image.reference.clone());
     }
-    if !host_ports.is_empty() {
-        let all: Vec<String> = host_ports.iter().map(ToString::to_string).collect();
+    let mut all = Vec::with_capacity(host_ports.len());
+    for (i, (definition, host_port)) in spec.ports.iter().zip(host_ports).enumerate() {
+        // What a peer dials, but for a port that is reached inside only: there is no other then.
+        let (asked, port) = match definition.mapping {
+            Some(m) if *host_port == 0 => (m.container_port, m.container_port),
+            Some(m) => (m.container_port, *host_port),
+            None => (definition.port, *host_port),
+        };
+        let text = port.to_string();
+        if i == 0 {
+            set("PORT".into(), text.clone());
+        }
+        set(format!("PORT{i}"), text.clone());
+        // By number: of a fixed one what it became, else of what it became.
+        let asked = if asked == 0 { port } else { asked };
+        set(format!("PORT_{asked}"), text.clone());
+        if let Some(name) = &definition.name {
+            set(format!("PORT_{}", env_name(name)), text.clone());
+        }
+        all.push(text);
+    }
+    if !all.is_empty() {
         set("PORTS".into(), all.join(","));
     }
     env
@@ -154,7 +167,7 @@ pub fn is_current(spec: &ServiceSpec, task: &TaskSpec) -> bool {
                 && want.mapping.map(|m| m.container_port).filter(|p| *p != 0) == is.container_port
                 && want.protocols == is.protocols
                 && want.vips == is.vips
-                && (!spec.require_ports || want.port == 0 || want.port == is.host_port)
+                && is_wanted(spec, want, is.host_port)
         });
     env_same
         && ports_same

@@ -17,8 +17,9 @@ use waggle_services::{
     Plan, ServiceScheduler, is_current, reconcile,
 };
 use waggle_types::{
-    DeploymentId, HealthState, Millis, Offer, PortSet, Resources, SchedulerCall, SchedulerEvent,
-    ServiceSpec, ServiceVersion, TaskId, TaskSpec, TaskState, UnixMillis, UnreachableStrategy,
+    DeploymentId, HealthState, ImageSpec, Millis, NetworkMode, Offer, PortDefinition, PortMapping,
+    PortSet, Resources, SchedulerCall, SchedulerEvent, ServiceSpec, ServiceVersion, TaskId,
+    TaskSpec, TaskState, UnixMillis, UnreachableStrategy,
 };
 
 /// A task as the scheduler launches it, with an id that reads well.
@@ -207,10 +208,10 @@ fn tasks_get_marathons_environment() {
         id.starts_with("shop_cart.instance-") && id.ends_with("._app.1"),
         "{id}"
     );
-    let env: BTreeMap<&str, String> = task
+    let env: BTreeMap<String, String> = task
         .env
         .iter()
-        .map(|(k, v)| (k.as_str(), v.replace(&port, "<port>")))
+        .map(|(k, v)| (k.replace(&port, "<port>"), v.replace(&port, "<port>")))
         .collect();
     let text: Vec<String> = env.iter().map(|(k, v)| format!("{k}={v}")).collect();
     assert_snapshot!(text.join("\n"), @r"
@@ -228,6 +229,7 @@ fn tasks_get_marathons_environment() {
     PORT=<port>
     PORT0=mine
     PORTS=<port>
+    PORT_<port>=<port>
     PORT_HTTP_MAIN=<port>
     ");
     assert!(is_current(&spec, &task));
@@ -317,4 +319,65 @@ fn a_newer_deployment_takes_the_place_of_the_older() {
         s.deployments().next().unwrap().waiting_for(),
         "0 of 1 instances ready"
     );
+}
+
+/// A bridged instance: one port of the node's choice, one fixed, one that is reached inside only.
+#[test]
+fn mapped_ports_take_what_they_ask_for_of_the_agent() {
+    let mut spec = spec(1);
+    let template = spec.ports[0].clone();
+    spec.ports = [(80, Some(0)), (53, Some(31_005)), (9000, None)]
+        .into_iter()
+        .enumerate()
+        .map(|(i, (container_port, host_port))| PortDefinition {
+            name: Some(format!("p{i}")),
+            mapping: Some(PortMapping {
+                container_port,
+                host_port,
+            }),
+            ..template.clone()
+        })
+        .collect();
+    spec.container.network = NetworkMode::Bridge;
+    spec.container.image = Some(ImageSpec {
+        reference: "nginx:1.25".into(),
+        ..ImageSpec::default()
+    });
+    let task = task(&spec, "x");
+    let [any, fixed, inside] = task.ports.as_slice() else {
+        panic!("{:?}", task.ports)
+    };
+    assert!((31_000..=31_009).contains(&any.host_port) && any.host_port != 31_005);
+    assert_eq!((fixed.host_port, inside.host_port), (31_005, 0));
+    let inner = task.ports.iter().map(|p| p.container_port);
+    assert_eq!(inner.collect::<Vec<_>>(), [Some(80), Some(53), Some(9000)]);
+    let taken = PortSet::from_ports([any.host_port, 31_005]);
+    assert_eq!(task.resources.ports, taken);
+    let env = |key: &str| task.env.get(key).map(String::as_str);
+    let host_port = any.host_port.to_string();
+    assert_eq!(env("PORT0"), Some(host_port.as_str()));
+    assert_eq!(env("PORT_80"), Some(host_port.as_str()));
+    assert_eq!(
+        (env("PORT1"), env("PORT_53")),
+        (Some("31005"), Some("31005"))
+    );
+    assert_eq!((env("PORT2"), env("PORT_P2")), (Some("9000"), Some("9000")));
+    assert_eq!(env("MARATHON_APP_DOCKER_IMAGE"), Some("nginx:1.25"));
+    assert!(is_current(&spec, &task));
+    let mut other = spec.clone();
+    other.ports[1].mapping = Some(PortMapping {
+        container_port: 53,
+        host_port: Some(31_006),
+    });
+    assert!(!is_current(&other, &task));
+    // An agent without the fixed port is passed over, and says so.
+    let mut without = node();
+    without.ports = PortSet::from_ports(31_000..31_005);
+    let mut offers = vec![OpenOffer::from(offer(0, 0, without))];
+    let context = Context::default();
+    let plan = reconcile(&spec, &[], &mut offers, &context, UnixMillis(0));
+    assert_snapshot!(plan, @r"
+    refuse o0: InsufficientPorts
+    waiting 1
+    ");
 }

@@ -221,7 +221,10 @@ fn task(t: &TaskView) -> Task {
     });
     let ports = t.ports().iter().flat_map(|p| {
         p.protocols.iter().map(|protocol| DiscoveryPort {
-            number: p.host_port,
+            number: match p.host_port {
+                0 => p.container_port.unwrap_or(0),
+                port => port,
+            },
             name: p.name.clone(),
             protocol: protocol.name().into(),
             labels: Labels {

@@ -62,8 +62,8 @@ pub use roles::{
 };
 pub use scheduler::{Operation, SchedulerCall, SchedulerEvent};
 pub use service::{
-    Backoff, PortDefinition, PortMapping, ServiceSpec, ServiceVersion, UnreachableStrategy,
-    UpgradeStrategy,
+    Backoff, ContainerType, PortDefinition, PortMapping, ServiceSpec, ServiceVersion,
+    UnreachableStrategy, UpgradeStrategy,
 };
 pub use task::{
     Command, DiscoveryInfo, Evicted, StatusReason, StatusSource, TaskPort, TaskSpec, TaskState,

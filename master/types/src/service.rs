@@ -99,6 +99,16 @@ pub enum UnreachableStrategy {
     },
 }
 
+/// Which of Marathon's container types a definition names: how it is printed. Both are run the same way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum ContainerType {
+    /// `MESOS`.
+    #[default]
+    Mesos,
+    /// `DOCKER`; it always has an image.
+    Docker,
+}
+
 /// A service as requested and validated. Immutable; a change is a new version.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServiceSpec {
@@ -124,6 +134,8 @@ pub struct ServiceSpec {
     pub health_checks: Vec<HealthCheck>,
     /// How each instance is contained.
     pub container: ContainerSpec,
+    /// In whose words that was said.
+    pub container_type: ContainerType,
     /// Rolling rules.
     pub upgrade: UpgradeStrategy,
     /// Failure delays.

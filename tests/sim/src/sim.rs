@@ -89,6 +89,7 @@ pub struct Sim {
 /// A service that fits the simulated nodes.
 pub fn node_spec(id: &ServiceId, instances: u32) -> ServiceSpec {
     ServiceSpec {
+        container_type: waggle_types::ContainerType::default(),
         container: waggle_types::ContainerSpec::default(),
         id: id.clone(),
         version: ServiceVersion::default(),

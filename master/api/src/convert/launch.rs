@@ -1,6 +1,6 @@
 //! Tasks as frameworks ask for them.
 
-use waggle_types::{FrameworkId, Millis, TaskSpec};
+use waggle_types::{FrameworkId, Millis, NetworkMode, TaskSpec};
 
 use super::size::check_task;
 use super::{ConvertError, MAX_ITEMS, at_most, each};
@@ -92,7 +92,11 @@ fn check(spec: &TaskSpec) -> Result<(), ConvertError> {
             let rule = "VIPs of frameworks are not supported yet";
             return Err(ConvertError::new(format!("{field}.vips"), rule));
         }
-        if !spec.resources.ports.contains(p.host_port) {
+        // 0 is none: the port is reached inside only.
+        let inside_only = p.host_port == 0
+            && p.container_port.is_some()
+            && spec.container.network != NetworkMode::Host;
+        if !inside_only && !spec.resources.ports.contains(p.host_port) {
             let rule = format!("must be among resources.ports, is {}", p.host_port);
             return Err(ConvertError::new(format!("{field}.host_port"), rule));
         }

@@ -61,7 +61,7 @@ pub struct Instance<'a> {
 }
 
 /// A task as Marathon shows it. `service_ports` are those of the definition; they are cut or filled with
-/// 0 to the length of `ports`, since clients index one by the other.
+/// 0 to the length of `ports`, since clients index one by the other. A port of 0, which is reached inside only, is left out.
 pub fn task_json(app: &ServiceId, service_ports: &[u16], i: &Instance<'_>) -> Task {
     let id = i.task_id.to_string();
     let alive = match i.health {
@@ -70,6 +70,8 @@ pub fn task_json(app: &ServiceId, service_ports: &[u16], i: &Instance<'_>) -> Ta
         HealthState::Unhealthy => Some(false),
     };
     let service_ports = service_ports.iter().copied().chain(std::iter::repeat(0));
+    let shown = i.ports.iter().copied().zip(service_ports);
+    let (ports, service_ports) = shown.filter(|(port, _)| *port != 0).unzip();
     Task {
         app_id: app.to_string(),
         slave_id: i.agent_id.to_string(),
@@ -78,8 +80,8 @@ pub fn task_json(app: &ServiceId, service_ports: &[u16], i: &Instance<'_>) -> Ta
         staged_at: Some(ServiceVersion(i.staged_at).to_string()),
         started_at: i.started_at.map(|at| ServiceVersion(at).to_string()),
         version: i.version.to_string(),
-        ports: i.ports.to_vec(),
-        service_ports: service_ports.take(i.ports.len()).collect(),
+        ports,
+        service_ports,
         ip_addresses: vec![IpAddress {
             ip_address: i.ip.to_string(),
             protocol: "IPv4".into(),

@@ -5,11 +5,19 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 use waggle_types::{
-    Command, HealthCheck, HealthProbe, Millis, PortDefinition, Protocol, ScalarKind, ServiceSpec,
+    Command, Millis, NetworkMode, PortDefinition, Protocol, ScalarKind, ServiceSpec,
     UnreachableStrategy,
 };
 
-use super::parse::stored_spec;
+use super::{
+    container_json::{
+        ContainerJson, FetchJson, NetworkJson, ResourceLimitsJson, container, resource_limits,
+    },
+    health_json::{
+        CheckJson, HealthCheckJson, ReadinessCheckJson, check, health_checks, readiness_checks,
+    },
+    parse::stored_spec,
+};
 use crate::error::{ApiError, ErrorCode};
 
 /// A JSON number that prints whole values without a fraction, as Marathon does.
@@ -32,7 +40,7 @@ impl Serialize for Number {
 }
 
 impl Number {
-    fn seconds(m: Millis) -> Self {
+    pub(super) fn seconds(m: Millis) -> Self {
         Self(m.0 as f64 / 1000.0)
     }
 
@@ -63,26 +71,33 @@ pub struct AppDefinition {
     pub disk: Number,
     pub gpus: Number,
     pub constraints: Vec<Vec<String>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<ContainerJson>,
     pub networks: Vec<NetworkJson>,
-    pub port_definitions: Vec<PortDefinitionJson>,
+    /// On the host's network only: else ports are in `container.portMappings`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port_definitions: Option<Vec<PortDefinitionJson>>,
     pub require_ports: bool,
     pub backoff_seconds: Number,
     pub backoff_factor: Number,
     pub max_launch_delay_seconds: Number,
     pub health_checks: Vec<HealthCheckJson>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub readiness_checks: Vec<ReadinessCheckJson>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check: Option<CheckJson>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fetch: Vec<FetchJson>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resource_limits: Option<ResourceLimitsJson>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tty: Option<bool>,
     pub upgrade_strategy: UpgradeStrategyJson,
     pub unreachable_strategy: UnreachableStrategyJson,
     pub kill_selection: String,
     pub task_kill_grace_period_seconds: Number,
     pub labels: BTreeMap<String, String>,
     pub version: String,
-}
-
-/// `{"mode": "host"}`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NetworkJson {
-    /// Always `host` in this release.
-    pub mode: String,
 }
 
 /// A port of each instance.
@@ -94,33 +109,6 @@ pub struct PortDefinitionJson {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     pub labels: BTreeMap<String, String>,
-}
-
-/// A health check.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-#[allow(missing_docs, reason = "keys of Marathon's health check")]
-pub struct HealthCheckJson {
-    pub protocol: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub path: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub port_index: Option<usize>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub port: Option<u16>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub command: Option<CommandValue>,
-    pub grace_period_seconds: Number,
-    pub interval_seconds: Number,
-    pub timeout_seconds: Number,
-    pub max_consecutive_failures: u32,
-}
-
-/// `{"value": "exit 0"}`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CommandValue {
-    /// Run by `/bin/sh -c`.
-    pub value: String,
 }
 
 /// Rolling rules, as shares of `instances`.
@@ -168,15 +156,20 @@ impl From<&ServiceSpec> for AppDefinition {
             disk: scalar(ScalarKind::Disk),
             gpus: scalar(ScalarKind::Gpus),
             constraints: s.constraints.clone(),
-            networks: vec![NetworkJson {
-                mode: "host".into(),
-            }],
-            port_definitions: s.ports.iter().map(Into::into).collect(),
+            container: container(s),
+            networks: vec![(&s.container.network).into()],
+            port_definitions: (s.container.network == NetworkMode::Host)
+                .then(|| s.ports.iter().map(Into::into).collect()),
             require_ports: s.require_ports,
             backoff_seconds: Number::seconds(s.backoff.initial),
             backoff_factor: Number::thousandths(s.backoff.factor_milli),
             max_launch_delay_seconds: Number::seconds(s.backoff.max),
-            health_checks: s.health_checks.iter().map(Into::into).collect(),
+            health_checks: health_checks(s),
+            readiness_checks: readiness_checks(s),
+            check: check(s),
+            fetch: s.container.fetch.iter().map(Into::into).collect(),
+            resource_limits: resource_limits(&s.container),
+            tty: s.container.tty.then_some(true),
             upgrade_strategy: UpgradeStrategyJson {
                 minimum_health_capacity: Number::thousandths(
                     s.upgrade.minimum_health_capacity_milli,
@@ -213,7 +206,7 @@ impl From<&PortDefinition> for PortDefinitionJson {
 }
 
 /// Marathon's text: exactly `tcp`, `udp` or `udp,tcp`.
-fn protocol_text(protocols: &[Protocol]) -> &'static str {
+pub(super) fn protocol_text(protocols: &[Protocol]) -> &'static str {
     match (
         protocols.contains(&Protocol::Tcp),
         protocols.contains(&Protocol::Udp),
@@ -221,49 +214,6 @@ fn protocol_text(protocols: &[Protocol]) -> &'static str {
         (true, true) => "udp,tcp",
         (false, true) => "udp",
         _ => "tcp",
-    }
-}
-
-impl From<&HealthCheck> for HealthCheckJson {
-    fn from(h: &HealthCheck) -> Self {
-        let mut out = Self {
-            protocol: String::new(),
-            path: None,
-            port_index: None,
-            port: None,
-            command: None,
-            grace_period_seconds: Number::seconds(h.grace_period),
-            interval_seconds: Number::seconds(h.interval),
-            timeout_seconds: Number::seconds(h.timeout),
-            max_consecutive_failures: h.max_consecutive_failures,
-        };
-        // Agents run the checks, which is what Marathon calls MESOS_HTTP and MESOS_TCP.
-        match &h.probe {
-            HealthProbe::Http {
-                tls,
-                statuses: _,
-                path,
-                port_index,
-                port,
-            } => {
-                out.protocol = if *tls { "MESOS_HTTPS" } else { "MESOS_HTTP" }.into();
-                out.path = Some(path.clone());
-                out.port = *port;
-                out.port_index = port.is_none().then_some(*port_index);
-            }
-            HealthProbe::Tcp { port_index, port } => {
-                out.protocol = "MESOS_TCP".into();
-                out.port = *port;
-                out.port_index = port.is_none().then_some(*port_index);
-            }
-            HealthProbe::Command { shell } => {
-                out.protocol = "COMMAND".into();
-                out.command = Some(CommandValue {
-                    value: shell.clone(),
-                });
-            }
-        }
-        out
     }
 }
 

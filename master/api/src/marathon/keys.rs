@@ -19,19 +19,12 @@ pub(super) const READ_ONLY: &[&str] = &[
 
 /// Keys of Marathon that this release does not run; refused unless empty.
 pub(super) const NOT_YET: &[&str] = &[
-    "check",
     "dependencies",
     "executorResources",
-    "fetch",
-    "ipAddress",
-    "readinessChecks",
     "residency",
-    "resourceLimits",
     "secrets",
     "storeUrls",
     "taskRateLimit",
-    "tty",
-    "uris",
 ];
 
 /// Every key that a definition may hold.
@@ -41,6 +34,7 @@ fn known() -> BTreeSet<&'static str> {
         "args",
         "backoffFactor",
         "backoffSeconds",
+        "check",
         "cmd",
         "constraints",
         "container",
@@ -48,10 +42,12 @@ fn known() -> BTreeSet<&'static str> {
         "disk",
         "env",
         "executor",
+        "fetch",
         "gpus",
         "healthChecks",
         "id",
         "instances",
+        "ipAddress",
         "killSelection",
         "labels",
         "maxLaunchDelaySeconds",
@@ -59,11 +55,15 @@ fn known() -> BTreeSet<&'static str> {
         "networks",
         "portDefinitions",
         "ports",
+        "readinessChecks",
         "requirePorts",
+        "resourceLimits",
         "role",
         "taskKillGracePeriodSeconds",
+        "tty",
         "unreachableStrategy",
         "upgradeStrategy",
+        "uris",
         "user",
     ];
     READ.iter()

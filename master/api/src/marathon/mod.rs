@@ -7,21 +7,37 @@
 //! The stored form of a spec is the definition JSON itself ([`spec_to_json`], [`spec_from_json`]), lossless.
 
 mod app;
+mod container;
+mod container_json;
 mod definition;
+mod fetch;
 mod health;
+mod health_json;
 mod keys;
+mod network;
+mod parameters;
 mod parse;
 mod ports;
 mod types;
 mod version;
+mod volumes;
 
 #[cfg(test)]
 mod tests;
 
 pub use app::{Counts, Instance, app_json, instance_id, task_json};
+pub use container_json::{
+    ContainerJson, DockerJson, ExternalJson, FetchJson, IpcInfoJson, LimitJson, LinuxInfoJson,
+    NetworkJson, ParameterJson, PortMappingJson, PullConfigJson, ResourceLimitsJson, SeccompJson,
+    VolumeJson,
+};
 pub use definition::{
-    AppDefinition, CommandValue, HealthCheckJson, NetworkJson, Number, PortDefinitionJson,
-    UnreachableStrategyJson, UpgradeStrategyJson, spec_from_json, spec_to_json,
+    AppDefinition, Number, PortDefinitionJson, UnreachableStrategyJson, UpgradeStrategyJson,
+    spec_from_json, spec_to_json,
+};
+pub use health_json::{
+    CheckJson, CommandValue, ExecJson, HealthCheckJson, HttpCheckJson, ReadinessCheckJson,
+    ShellJson, TcpCheckJson,
 };
 pub use parse::{MAX_INSTANCES, MAX_PORTS, ParseMode, app_from_value, parse_app, parse_json};
 pub use types::{

@@ -2,14 +2,16 @@
 
 use serde_json::{Map, Value};
 use waggle_types::{
-    Backoff, Command, Milli, Millis, Resources, ServiceId, ServiceSpec, ServiceVersion, UnixMillis,
-    UnreachableStrategy, UpgradeStrategy,
+    Backoff, Command, Milli, Millis, NetworkMode, Resources, ServiceId, ServiceSpec,
+    ServiceVersion, UnixMillis, UnreachableStrategy, UpgradeStrategy,
 };
 
 use super::{
+    container::container,
     definition::definition_value,
-    health::health_checks,
+    health::checks,
     keys::{NOT_YET, READ_ONLY, misspelt},
+    network::network,
     ports::ports,
     version::parse_version,
 };
@@ -25,7 +27,7 @@ pub const MAX_PORTS: usize = 256;
 /// Most constraints of one service.
 const MAX_CONSTRAINTS: usize = 64;
 /// Largest scalar: `Milli` holds it exactly.
-const MAX_SCALAR: f64 = 1e12;
+pub(super) const MAX_SCALAR: f64 = 1e12;
 
 /// Where a definition comes from.
 #[derive(Debug, Clone, Copy)]
@@ -103,7 +105,8 @@ pub(super) fn stored_spec(value: &Value) -> Result<ServiceSpec, ApiError> {
 }
 
 /// PATCH semantics: top-level keys that are given replace what is there. Of two keys that mean the
-/// same thing (`cmd` and `args`, `ports` and `portDefinitions`), the given one wins.
+/// same thing (`cmd` and `args`, `ports` and `portDefinitions`, `uris` and `fetch`, `networks` and what older
+/// definitions said in other places), the given one wins.
 fn merged(old: &ServiceSpec, given: &Map<String, Value>) -> Map<String, Value> {
     let Value::Object(mut out) = definition_value(old) else {
         return given.clone();
@@ -113,15 +116,30 @@ fn merged(old: &ServiceSpec, given: &Map<String, Value>) -> Map<String, Value> {
         ("cmd", "args"),
         ("args", "cmd"),
         ("ports", "portDefinitions"),
+        ("uris", "fetch"),
+        ("ipAddress", "networks"),
     ] {
         if set(a) && !set(b) {
             out.remove(b);
         }
     }
+    let docker = given.get("container").and_then(|c| c.get("docker"));
+    if docker.is_some_and(|d| d.get("network").is_some_and(|n| !n.is_null())) && !set("networks") {
+        out.remove("networks");
+    }
     for (k, v) in given {
         if !v.is_null() && !READ_ONLY.contains(&k.as_str()) {
             out.insert(k.clone(), v.clone());
         }
+    }
+    // Ports of the host's network go with it.
+    let (obj, ignored) = (Obj::root(&out), &mut Errors::default());
+    let docker = obj
+        .object("container", ignored)
+        .and_then(|c| c.object("docker", ignored));
+    let host = network(&obj, docker.as_ref(), ignored) == NetworkMode::Host;
+    if !host && !set("portDefinitions") {
+        out.remove("portDefinitions");
     }
     out
 }
@@ -149,8 +167,6 @@ fn spec(
     {
         errs.add("executor", format!("only //cmd is supported yet, is {e:?}"));
     }
-    container(&obj, errs);
-    networks(&obj, errs);
     roles(&obj, errs);
     if let Some(k) = obj.string("killSelection", errs) {
         match k.as_str() {
@@ -163,8 +179,6 @@ fn spec(
         }
     }
     let id = service_id(&obj, path_id, errs);
-    let command = command(&obj, errs);
-    let ports = ports(&obj, errs);
     let mut scalar = |key, default| {
         let v = obj.number(key, MAX_SCALAR, errs).unwrap_or(default);
         Milli::from_f64(v).unwrap_or_default()
@@ -175,27 +189,33 @@ fn spec(
         scalar("disk", 0.0),
         scalar("gpus", 0.0),
     ];
-    let env = obj.string_map("env", errs).unwrap_or_default();
+    let resources = Resources {
+        scalars,
+        ..Resources::default()
+    };
+    let contained = container(&obj, &resources, errs);
+    let command = command(&obj, contained.spec.image.is_some(), errs);
+    let ports = ports(&obj, &contained.spec.network, errs);
+    let mut env = contained.env;
+    env.extend(obj.string_map("env", errs).unwrap_or_default());
     for key in env.keys().filter(|k| k.contains('=')) {
         errs.add(obj.path("env"), format!("key must not hold =, is {key:?}"));
     }
-    let user = obj.string("user", errs);
+    let user = obj.string("user", errs).or(contained.user);
     if user.as_deref() == Some("") {
         errs.add("user", "must not be empty");
     }
     let out = ServiceSpec {
-        container: waggle_types::ContainerSpec::default(),
+        container: contained.spec,
+        container_type: contained.kind,
         instances: obj
             .integer("instances", 0, MAX_INSTANCES, errs)
             .unwrap_or(1),
-        resources: Resources {
-            scalars,
-            ..Resources::default()
-        },
+        resources,
         require_ports: obj.boolean("requirePorts", errs).unwrap_or(false),
         env,
         labels: obj.string_map("labels", errs).unwrap_or_default(),
-        health_checks: health_checks(&obj, ports.len(), errs),
+        health_checks: checks(&obj, &ports, errs),
         upgrade: upgrade(&obj, errs),
         backoff: backoff(&obj, errs),
         unreachable: unreachable(&obj, errs),
@@ -244,7 +264,8 @@ fn service_id(obj: &Obj<'_>, path: Option<&ServiceId>, errs: &mut Errors) -> Opt
     }
 }
 
-fn command(obj: &Obj<'_>, errs: &mut Errors) -> Option<Command> {
+/// With an image, arguments are its entry point's, and nothing at all is what the image says.
+fn command(obj: &Obj<'_>, image: bool, errs: &mut Errors) -> Option<Command> {
     let before = errs.count();
     let cmd = obj.string("cmd", errs);
     let args = obj.strings("args", errs).filter(|a| !a.is_empty());
@@ -258,6 +279,9 @@ fn command(obj: &Obj<'_>, errs: &mut Errors) -> Option<Command> {
             None
         }
         (Some(cmd), None) => Some(Command::Shell(cmd)),
+        (None, args) if image && errs.count() == before => {
+            Some(Command::Image(args.unwrap_or_default()))
+        }
         (None, Some(args)) if args.first().is_some_and(String::is_empty) => {
             errs.add("args[0]", "must name a program");
             None
@@ -268,48 +292,6 @@ fn command(obj: &Obj<'_>, errs: &mut Errors) -> Option<Command> {
                 errs.add("cmd", "cmd or args must be set");
             }
             None
-        }
-    }
-}
-
-/// Only a plain Mesos container without image, volumes or mappings is a process.
-fn container(obj: &Obj<'_>, errs: &mut Errors) {
-    let Some(c) = obj.object("container", errs) else {
-        return;
-    };
-    match c.string("type", errs).as_deref() {
-        None | Some("MESOS") => {}
-        Some("DOCKER") => errs.add("container.type", "DOCKER is not supported yet"),
-        Some(t) => errs.add(
-            "container.type",
-            format!("must be MESOS or DOCKER, is {t:?}"),
-        ),
-    }
-    for key in ["docker", "appc", "linuxInfo", "portMappings", "volumes"] {
-        c.not_yet(key, errs);
-    }
-}
-
-fn networks(obj: &Obj<'_>, errs: &mut Errors) {
-    for (i, v) in obj
-        .list("networks", errs)
-        .unwrap_or_default()
-        .iter()
-        .enumerate()
-    {
-        let path = format!("networks[{i}]");
-        let Some(net) = Obj::of(path.clone(), v, errs) else {
-            continue;
-        };
-        match net.string("mode", errs).as_deref() {
-            Some("host") => {}
-            None | Some("container" | "container/bridge") => {
-                errs.add(format!("{path}.mode"), "only host is supported yet");
-            }
-            Some(m) => {
-                let rule = format!("must be host, container or container/bridge, is {m:?}");
-                errs.add(format!("{path}.mode"), rule);
-            }
         }
     }
 }

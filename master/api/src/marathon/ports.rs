@@ -2,13 +2,109 @@
 
 use std::collections::BTreeMap;
 
-use waggle_types::{Balance, PortDefinition, Protocol, VipLabel};
+use serde_json::Value;
+use waggle_types::{Balance, NetworkMode, PortDefinition, PortMapping, Protocol, VipLabel};
 
 use super::parse::MAX_PORTS;
 use crate::read::{Errors, Obj, integer};
 
-/// `portDefinitions`, else the older `ports`, else one port of the agent's choice, as Marathon does.
-pub(super) fn ports(obj: &Obj<'_>, errs: &mut Errors) -> Vec<PortDefinition> {
+/// On the host's network `portDefinitions`, else the older `ports`, else one port of the agent's choice, as Marathon
+/// does. On a network of the instance's own, the mappings of its container.
+pub(super) fn ports(
+    obj: &Obj<'_>,
+    network: &NetworkMode,
+    errs: &mut Errors,
+) -> Vec<PortDefinition> {
+    let (path, mappings) = mappings(obj, errs);
+    if *network == NetworkMode::Host {
+        if mappings.is_some_and(|m| !m.is_empty()) {
+            let rule =
+                "must not be set on the host's network, use portDefinitions or another of networks";
+            errs.add(path, rule);
+        }
+        return host_ports(obj, errs);
+    }
+    // The older `ports` is what a server shows, here and in Marathon: not a wish.
+    let defined = obj.list("portDefinitions", errs).unwrap_or_default();
+    if !defined.is_empty() {
+        let rule = "must not be set off the host's network, use container.portMappings";
+        errs.add("portDefinitions", rule);
+    }
+    let bridge = *network == NetworkMode::Bridge;
+    let Some(mappings) = mappings else {
+        let one = PortDefinition {
+            name: Some("default".into()),
+            mapping: Some(PortMapping {
+                container_port: 0,
+                host_port: Some(0),
+            }),
+            ..tcp_port(0)
+        };
+        return if bridge { vec![one] } else { Vec::new() };
+    };
+    if *network == NetworkMode::None && !mappings.is_empty() {
+        errs.add(path, "must not be set without a network");
+        return Vec::new();
+    }
+    if mappings.len() > MAX_PORTS {
+        let rule = format!("must be at most {MAX_PORTS}, is {}", mappings.len());
+        errs.add(path, rule);
+        return Vec::new();
+    }
+    let each = mappings.iter().enumerate().map(|(i, v)| {
+        let port = Obj::of(format!("{path}[{i}]"), v, errs);
+        let port = port.map(|p| port_mapping(&p, bridge, errs));
+        port.unwrap_or_else(|| tcp_port(0))
+    });
+    let out: Vec<PortDefinition> = each.collect();
+    unique_ports(&path, &out, errs);
+    out
+}
+
+/// `container.portMappings`, or `container.docker.portMappings` as before Marathon 1.5, and where they are.
+fn mappings<'a>(obj: &Obj<'a>, errs: &mut Errors) -> (String, Option<&'a [Value]>) {
+    let key = "portMappings";
+    // That these are objects is checked where they are read whole.
+    let elsewhere = &mut Errors::default();
+    let container = obj.object("container", elsewhere);
+    let docker = container
+        .as_ref()
+        .and_then(|c| c.object("docker", elsewhere));
+    let mut read = |o: Option<Obj<'a>>| {
+        let o = o?;
+        Some((o.path(key), o.list(key, errs)?))
+    };
+    match (read(container), read(docker)) {
+        (None, None) => (format!("container.{key}"), None),
+        (Some((path, one)), None | Some((_, []))) | (None | Some((_, [])), Some((path, one))) => {
+            (path, Some(one))
+        }
+        (Some((path, new)), Some((old, _))) => {
+            errs.add(old, format!("must not be set together with {path}"));
+            (path, Some(new))
+        }
+    }
+}
+
+fn port_mapping(p: &Obj<'_>, bridge: bool, errs: &mut Errors) -> PortDefinition {
+    p.not_yet("networkNames", errs);
+    let port = |n: Option<u32>| n.and_then(|n| u16::try_from(n).ok());
+    let container_port = port(p.integer("containerPort", 0, 65_535, errs)).unwrap_or(0);
+    let host_port = port(p.integer("hostPort", 0, 65_535, errs)).or(bridge.then_some(0));
+    if container_port == 0 && host_port.is_none() {
+        let rule = "must be set where there is no hostPort";
+        errs.add(p.path("containerPort"), rule);
+    }
+    PortDefinition {
+        mapping: Some(PortMapping {
+            container_port,
+            host_port,
+        }),
+        ..port_definition(p, "servicePort", errs)
+    }
+}
+
+fn host_ports(obj: &Obj<'_>, errs: &mut Errors) -> Vec<PortDefinition> {
     let (key, items) = match (obj.get("portDefinitions"), obj.get("ports")) {
         (Some(_), _) => ("portDefinitions", obj.list("portDefinitions", errs)),
         (None, Some(_)) => ("ports", obj.list("ports", errs)),
@@ -33,7 +129,7 @@ pub(super) fn ports(obj: &Obj<'_>, errs: &mut Errors) -> Vec<PortDefinition> {
             integer(&path, v, 0, 65_535, errs)
                 .map(|n| tcp_port(u16::try_from(n).unwrap_or_default()))
         } else {
-            Obj::of(path, v, errs).map(|p| port_definition(&p, errs))
+            Obj::of(path, v, errs).map(|p| port_definition(&p, "port", errs))
         };
         out.push(port.unwrap_or_else(|| tcp_port(0)));
     }
@@ -53,8 +149,8 @@ fn tcp_port(port: u16) -> PortDefinition {
     }
 }
 
-fn port_definition(p: &Obj<'_>, errs: &mut Errors) -> PortDefinition {
-    let port = p.integer("port", 0, 65_535, errs).unwrap_or(0);
+fn port_definition(p: &Obj<'_>, key: &str, errs: &mut Errors) -> PortDefinition {
+    let port = p.integer(key, 0, 65_535, errs).unwrap_or(0);
     let name = p.string("name", errs);
     if let Some(n) = &name {
         let fine = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
@@ -101,14 +197,22 @@ fn port_definition(p: &Obj<'_>, errs: &mut Errors) -> PortDefinition {
 /// A fixed port, a name and a VIP (per protocol) each belong to one port definition.
 fn unique_ports(key: &str, ports: &[PortDefinition], errs: &mut Errors) {
     let (mut fixed, mut names, mut vips) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+    let mut on_host = BTreeMap::new();
     for (i, p) in ports.iter().enumerate() {
         let path = format!("{key}[{i}]");
         if let Some(other) = (p.port != 0).then(|| fixed.insert(p.port, i)).flatten() {
             let rule = format!("must be unique, {} is also {key}[{other}]", p.port);
-            errs.add(
-                path.clone() + if key == "ports" { "" } else { ".port" },
-                rule,
-            );
+            let field = match (key, p.mapping) {
+                ("ports", _) => "",
+                (_, None) => ".port",
+                (_, Some(_)) => ".servicePort",
+            };
+            errs.add(path.clone() + field, rule);
+        }
+        let host_port = p.mapping.and_then(|m| m.host_port).filter(|n| *n != 0);
+        if let Some((n, other)) = host_port.and_then(|n| on_host.insert(n, i).map(|o| (n, o))) {
+            let rule = format!("must be unique, {n} is also {key}[{other}]");
+            errs.add(path.clone() + ".hostPort", rule);
         }
         if let Some((name, other)) = p
             .name

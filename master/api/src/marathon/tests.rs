@@ -10,6 +10,9 @@ use waggle_types::{
 use super::*;
 use crate::error::ApiError;
 
+mod checks;
+mod containers;
+
 const NOW: UnixMillis = UnixMillis(1_795_405_620_123);
 
 fn create(v: &Value) -> Result<ServiceSpec, ApiError> {
@@ -188,10 +191,6 @@ fn errors_name_field_and_rule() {
             "healthChecks[0].portIndex: must be below the number of ports (2), is 2",
         ),
         (
-            json!({"healthChecks": [{"protocol": "HTTPS"}]}),
-            "healthChecks[0].protocol: HTTPS is not supported yet",
-        ),
-        (
             json!({"healthChecks": [{"protocol": "COMMAND"}]}),
             "healthChecks[0].command: must be set for protocol COMMAND",
         ),
@@ -216,25 +215,8 @@ fn errors_name_field_and_rule() {
             "constraints[0][1]: must be one of CLUSTER, GROUP_BY, IS, LIKE, MAX_PER, UNIQUE, UNLIKE, is \"NEAR\"",
         ),
         (
-            json!({"container": {"type": "DOCKER"}}),
-            "container.type: DOCKER is not supported yet",
-        ),
-        (
-            json!({"container": {"type": "MESOS", "docker": {"image": "nginx"}}}),
-            "container.docker: is not supported yet",
-        ),
-        (
-            json!({"fetch": [{"uri": "x"}]}),
-            "fetch: is not supported yet",
-        ),
-        (json!({"uris": ["x"]}), "uris: is not supported yet"),
-        (
             json!({"residency": {"x": 1}}),
             "residency: is not supported yet",
-        ),
-        (
-            json!({"networks": [{"mode": "container", "name": "dcos"}]}),
-            "networks[0].mode: only host is supported yet",
         ),
         (
             json!({"instnaces": 3}),
@@ -359,7 +341,7 @@ fn an_app_holds_only_keys_that_its_client_knows() {
     assert_eq!(back.definition, AppDefinition::from(&spec));
 }
 
-/// Definitions over every key, all valid.
+/// Definitions over every key, all valid, on the host's network.
 fn definition() -> impl Strategy<Value = Value> {
     let text = "[a-zA-Z0-9 =/\u{e9}\"\\\\]{1,9}x";
     let map = prop::collection::btree_map("[a-zA-Z0-9_]{1,6}", text, 0..3);

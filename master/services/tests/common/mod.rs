@@ -11,6 +11,7 @@ use waggle_types::{
 
 pub fn spec(instances: u32) -> ServiceSpec {
     ServiceSpec {
+        container_type: waggle_types::ContainerType::default(),
         container: waggle_types::ContainerSpec::default(),
         id: ServiceId::new("/shop/cart").unwrap(),
         version: ServiceVersion(UnixMillis(1_000)),
@@ -44,7 +45,7 @@ pub fn spec(instances: u32) -> ServiceSpec {
 
 pub fn check() -> HealthCheck {
     HealthCheck {
-        delay: waggle_types::Millis(0),
+        delay: Millis(0),
         name: None,
         purpose: waggle_types::CheckPurpose::Health,
         probe: HealthProbe::Tcp {

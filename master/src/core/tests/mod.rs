@@ -523,6 +523,7 @@ pub(super) fn status(agent: &AgentId, task: &TaskId, state: TaskState) -> TaskSt
 pub(super) fn service(id: &str, instances: u32, vip: &str) -> ServiceSpec {
     let label = VipLabel::parse("VIP_0", vip).unwrap();
     ServiceSpec {
+        container_type: waggle_types::ContainerType::default(),
         container: waggle_types::ContainerSpec::default(),
         id: ServiceId::new(id).unwrap(),
         version: ServiceVersion::default(),
