@@ -109,7 +109,7 @@ pub fn node_spec(id: &ServiceId, instances: u32) -> ServiceSpec {
         env: BTreeMap::new(),
         labels: BTreeMap::new(),
         health_checks: vec![HealthCheck {
-            delay: waggle_types::Millis(0),
+            delay: Millis(0),
             name: None,
             purpose: waggle_types::CheckPurpose::Health,
             probe: HealthProbe::Tcp {
