@@ -14,6 +14,8 @@ use waggle_overlay::forward::ForwardConfig;
 use waggle_overlay_plan::zone::{HealthPolicy, Scope};
 use waggle_types::{Custom, Domain, Milli, PortSet, Resources};
 
+use crate::networks::NetworkSettings;
+
 /// Settings of one agent. [`AgentConfig::new`] fills in every default.
 #[derive(Debug, Clone)]
 pub struct AgentConfig {
@@ -59,6 +61,11 @@ pub struct AgentConfig {
     pub runtime: RuntimeSettings,
     /// What tasks of this node may ask for.
     pub policy: NodePolicy,
+    /// Networks of the node's own.
+    pub networks: NetworkSettings,
+    /// Whether what a task asks of CPU time is also the most that it gets (Mesos: `--cgroups_enable_cfs`), where it
+    /// names no ceiling.
+    pub cpu_hard_limits: bool,
     /// Time between metric readings and log shipments.
     pub tick: Duration,
     /// Finished tasks whose sandboxes are kept; beyond that the oldest are removed.
@@ -91,6 +98,8 @@ impl AgentConfig {
             shim: ShimCommand::current_exe(),
             runtime: RuntimeSettings::default(),
             policy: NodePolicy::default(),
+            networks: NetworkSettings::default(),
+            cpu_hard_limits: false,
             tick: Duration::from_secs(5),
             kept_sandboxes: 100,
             max_concurrent_checks: 64,

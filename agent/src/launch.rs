@@ -14,7 +14,7 @@ use waggle_types::{TaskSpec, TraceContext};
 
 use crate::{
     ShimCommand,
-    cgroup::{Limits, TaskCgroup},
+    cgroup::{self, Limits, NodeLimits, TaskCgroup},
     checkpoint::TaskDir,
     net::chain,
     parts::{Parts, Prepared},
@@ -45,8 +45,8 @@ pub struct Launch {
     pub dir: TaskDir,
     /// Its cgroups.
     pub cgroup: TaskCgroup,
-    /// What it may use.
-    pub limits: Limits,
+    /// What the node decides about what it may use.
+    pub limits: NodeLimits,
     /// What it is put together from.
     pub parts: Arc<Parts>,
     /// What it learns about the node.
@@ -87,13 +87,14 @@ impl Launch {
     }
 
     async fn start(self) -> Result<Shim, Exit> {
+        let limits = cgroup::limits(&self.spec, self.limits).map_err(Exit::LaunchFailed)?;
         let prepared = self
             .parts
             .prepare(&self.spec, &self.dir)
             .await
             .map_err(Exit::LaunchFailed)?;
         let dir = self.dir.clone();
-        tokio::task::spawn_blocking(move || self.spawn(&prepared))
+        tokio::task::spawn_blocking(move || self.spawn(&prepared, &limits))
             .await
             .map_err(|e| Exit::LaunchFailed(format!("failed to start the shim: {}", chain(&e))))??
             .wait(&dir)
@@ -101,12 +102,12 @@ impl Launch {
     }
 
     /// The blocking half.
-    fn spawn(self, prepared: &Prepared) -> Result<Starting, Exit> {
+    fn spawn(self, prepared: &Prepared, limits: &Limits) -> Result<Starting, Exit> {
         let text = |what: &str, e: &(dyn std::error::Error + 'static)| {
             Exit::LaunchFailed(format!("failed to {what}: {}", chain(e)))
         };
         self.cgroup
-            .create(&self.limits)
+            .create(limits)
             .map_err(|e| text("prepare the cgroup", &e))?;
         let task = Contained {
             spec: &self.spec,

@@ -26,11 +26,14 @@ mod doctor;
 mod edge_points;
 mod environment;
 mod error;
+#[cfg(test)]
+mod fixture;
 mod http;
 mod kept;
 mod launch;
 mod meter;
 mod net;
+mod networks;
 mod observe;
 mod parts;
 mod probe;
@@ -64,6 +67,7 @@ pub mod dns {
         zone::{HealthPolicy, Scope, reverse_name},
     };
 }
+pub use crate::networks::{NetworkSettings, Subnet, SubnetError};
 pub use waggle_ebpf::{Check, find_cgroup2_mount};
 pub use waggle_overlay::edge::EdgeMode;
 /// The telemetry that [`run`] takes, for who starts an agent.

@@ -82,6 +82,14 @@ pub fn task_points(r: &TaskReading<'_>) -> Vec<Point> {
     if let Some(v) = s.oom_kills {
         out.push(&names::CONTAINER_OOM, vec![], PointData::Sum(v));
     }
+    if let Some(v) = s.pids {
+        let v = i64::try_from(v).unwrap_or(i64::MAX);
+        out.push(&names::CONTAINER_PIDS, vec![], PointData::UpDown(v));
+    }
+    if let Some(v) = s.pids_refused {
+        let def = &names::CONTAINER_PIDS_REFUSED;
+        out.push(def, vec![], PointData::Sum(v));
+    }
     if let Some(net) = &r.net {
         for (direction, bytes, packets) in [
             ("transmit", net.tx_bytes, net.tx_packets),
@@ -273,6 +281,8 @@ mod tests {
             faults_minor: Some(1),
             faults_major: Some(1),
             oom_kills: Some(1),
+            pids: Some(3),
+            pids_refused: Some(1),
         };
         let points = task_points(&TaskReading {
             stats,

@@ -8,15 +8,17 @@ use std::{
     collections::BTreeMap,
     io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
-use waggle_types::{NetworkMode, TaskId, TaskSpec, VolumeId};
+use waggle_types::{TaskId, TaskSpec, VolumeId};
 
 use crate::{
     AgentConfig, AgentError,
     checkpoint::TaskDir,
     environment,
     net::chain,
+    networks::{Joined, Networks},
     runtime::{self, Runtimes},
     shim::UserIds,
     volumes::Volumes,
@@ -26,6 +28,8 @@ use crate::{
 pub struct Parts {
     /// How tasks are run.
     pub runtimes: Runtimes,
+    /// Which networks its tasks can be on.
+    pub networks: Arc<Networks>,
     policy: crate::NodePolicy,
     work_dir: PathBuf,
     volumes: Volumes,
@@ -40,11 +44,11 @@ pub struct Prepared {
     pub user: Option<UserIds>,
     /// What is mounted, in order.
     pub mounts: Vec<BindMount>,
-    /// Its network namespace; `None`: the node's.
+    /// Its network and what it shares with its pod; `None`: what the node has.
     pub network: Option<Joined>,
 }
 
-// The next four are their owners' (images, storage, networks) and move there.
+// The next three are their owners' (images, storage) and move there.
 
 /// An image's files, ready to be a root.
 #[derive(Debug, Clone, Default)]
@@ -85,21 +89,13 @@ pub struct BindMount {
     pub read_only: bool,
 }
 
-/// A network namespace that was made for a task.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Joined {
-    /// Its file.
-    pub netns: PathBuf,
-    /// The task's address; `None`: loopback alone.
-    pub ip: Option<std::net::Ipv4Addr>,
-}
-
 impl Parts {
     /// Opens all of them. Blocking.
     pub fn open(config: &AgentConfig) -> Result<Self, AgentError> {
         // I, S, N: open yours here.
         Ok(Self {
             runtimes: Runtimes::open(config),
+            networks: Networks::open(&config.work_dir, &config.networks, config.dns.ips.clone())?,
             policy: config.policy.clone(),
             work_dir: config.work_dir.clone(),
             volumes: Volumes::new(&config.work_dir),
@@ -137,10 +133,7 @@ impl Parts {
         if !spec.container.fetch.is_empty() {
             return Err("container.fetch: this node fetches nothing".to_owned());
         }
-        // N: `prepared.network = self.networks.join(spec).await?`
-        if spec.container.network != NetworkMode::Host || spec.container.pod.is_some() {
-            return Err("container.network: this node only has its own".to_owned());
-        }
+        prepared.network = self.networks.join(spec).await?;
         Ok(prepared)
     }
 
@@ -148,9 +141,9 @@ impl Parts {
     /// and tells all of them.
     pub fn release(&self, task_id: &TaskId) -> Vec<String> {
         let dir = TaskDir::new(&self.work_dir, task_id);
-        let steps: [(&str, io::Result<()>); 1] = [
-            // N: ("network", self.networks.leave(task_id)),
+        let steps: [(&str, io::Result<()>); 2] = [
             ("container", self.runtimes.release(&dir)),
+            ("network", self.networks.leave(task_id)),
             // S: ("storage", self.storage.release(task_id)),
             // I: ("image", self.images.release(task_id)),
         ];
@@ -163,9 +156,12 @@ impl Parts {
     /// After a restart: removes what belongs to none of the tasks that live or whose end is still to be told.
     /// Blocking.
     pub fn keep(&self, live: &BTreeMap<TaskId, TaskSpec>) -> Vec<String> {
-        let _ = live;
-        // N: ("networks", self.networks.keep(live)), S: storage, I: images.
-        Vec::new()
+        // S: storage, I: images.
+        let steps: [(&str, io::Result<()>); 1] = [("networks", self.networks.keep(live))];
+        steps
+            .into_iter()
+            .filter_map(|(what, done)| Some(format!("{what}: {}", chain(&done.err()?))))
+            .collect()
     }
 
     /// The sandbox belongs to the task's user.

@@ -16,13 +16,12 @@ use waggle_lifecycle::{Event, Exit, check_name};
 use waggle_telemetry::{ActiveSpan, SpanKind, Telemetry, names};
 use waggle_telemetry_pipeline::TaskLabels;
 use waggle_types::{
-    AgentId, HealthState, ScalarKind, StatusReason, TaskId, TaskSpec, TaskState, TaskStatus,
-    TraceContext,
+    AgentId, HealthState, StatusReason, TaskId, TaskSpec, TaskState, TaskStatus, TraceContext,
 };
 
 use crate::{
     AgentConfig,
-    cgroup::{CgroupHost, Limits, TaskCgroup},
+    cgroup::{CgroupHost, NodeLimits, TaskCgroup},
     checkpoint::TaskDir,
     clock,
     launch::{self, CLEAN_TIMEOUT, Launch, Shim},
@@ -131,7 +130,10 @@ impl Tasks {
         let launch = Launch {
             dir: dir.clone(),
             cgroup: self.cgroups.task(task_id.as_str()),
-            limits: limits(&spec),
+            limits: NodeLimits {
+                cpu_hard: self.config.cpu_hard_limits,
+                pids: self.config.runtime.pids,
+            },
             parts: Arc::clone(&self.parts),
             node: NodeFacts {
                 agent_id: self.agent_id.clone(),
@@ -488,17 +490,6 @@ impl Live {
         let watched = Watched::new(config, agent_id, &self.spec, &self.dir, cgroup, process);
         self.labels = Some(watched.labels());
         self.watched = Some(Arc::new(Mutex::new(watched)));
-    }
-}
-
-fn limits(spec: &TaskSpec) -> Limits {
-    let positive = |kind| u64::try_from(spec.resources.get(kind).0).unwrap_or(0);
-    Limits {
-        cpus_milli: positive(ScalarKind::Cpus),
-        // Thousandths of a MiB.
-        memory_bytes: (u128::from(positive(ScalarKind::Mem)) * (1 << 20) / 1000)
-            .try_into()
-            .unwrap_or(u64::MAX),
     }
 }
 

@@ -6,6 +6,7 @@
 //! where controllers are v1.
 
 mod host;
+mod limits;
 mod stats;
 
 use std::{
@@ -21,15 +22,8 @@ use nix::{
 };
 
 pub use host::{CgroupHost, Hierarchy};
+pub use limits::{CPU_PERIOD_US, Limits, NodeLimits, limits, process_limits};
 pub use stats::{Stats, memory_end};
-
-/// Mesos's floor (`MIN_MEMORY`): less does not even start a shell reliably.
-const MIN_MEMORY_BYTES: u64 = 32 * 1024 * 1024;
-/// Generous: stops a fork bomb, nothing else.
-const MAX_PIDS: u32 = 4096;
-/// Mesos `CPU_SHARES_PER_CPU`, and the smallest that the kernel takes.
-const SHARES_PER_CPU: u64 = 1024;
-const MIN_SHARES: u64 = 2;
 
 /// A step on a cgroup that failed.
 #[derive(Debug, thiserror::Error)]
@@ -49,15 +43,6 @@ impl CgroupError {
         let path = path.to_owned();
         move |source| Self { what, path, source }
     }
-}
-
-/// What a task may use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// CPU shares in thousandths of a CPU: a weight, not a ceiling, as in Mesos.
-    pub cpus_milli: u64,
-    /// Hard limit; raised to 32 MiB.
-    pub memory_bytes: u64,
 }
 
 /// One task's cgroup directories.
@@ -109,20 +94,54 @@ impl TaskCgroup {
         for dir in self.dirs() {
             fs::create_dir_all(&dir).map_err(CgroupError::new("create cgroup", &dir))?;
         }
-        let shares = (limits.cpus_milli * SHARES_PER_CPU / 1000).max(MIN_SHARES);
-        let memory = limits.memory_bytes.max(MIN_MEMORY_BYTES).to_string();
         if self.unified {
-            // The kernel's own conversion of shares [2, 262144] to weights [1, 10000].
-            let weight = 1 + (shares.min(262_144) - 2) * 9999 / 262_142;
-            self.set("cpu", "cpu.weight", &weight.to_string())?;
-            self.set("memory", "memory.max", &memory)?;
-            self.set("memory", "memory.swap.max", "0")?;
+            self.limit_v2(limits)?;
         } else {
-            self.set("cpu", "cpu.shares", &shares.to_string())?;
-            self.set("memory", "memory.limit_in_bytes", &memory)?;
-            self.set("memory", "memory.memsw.limit_in_bytes", &memory)?;
+            self.limit_v1(limits)?;
         }
-        self.set("pids", "pids.max", &MAX_PIDS.to_string())
+        self.set("pids", "pids.max", &limits.pids.to_string())
+    }
+
+    fn limit_v2(&self, limits: &Limits) -> Result<(), CgroupError> {
+        self.set("cpu", "cpu.weight", &limits.cpu_weight().to_string())?;
+        let quota = limits
+            .cpu_quota_us
+            .map_or_else(|| "max".to_owned(), |q| q.to_string());
+        self.set("cpu", "cpu.max", &format!("{quota} {CPU_PERIOD_US}"))?;
+        let (memory, swap) = match limits.memory_bytes {
+            Some(bytes) => (bytes.to_string(), "0"),
+            None => ("max".to_owned(), "max"),
+        };
+        self.set("memory", "memory.low", &limits.memory_low_bytes.to_string())?;
+        self.set("memory", "memory.max", &memory)?;
+        self.set("memory", "memory.swap.max", swap)?;
+        if let (Some(v1), Some(v2)) = (limits.io_weight, limits.io_weight_v2()) {
+            self.set("io", "io.bfq.weight", &v1.to_string())?;
+            self.set("io", "io.weight", &format!("default {v2}"))?;
+        }
+        Ok(())
+    }
+
+    fn limit_v1(&self, limits: &Limits) -> Result<(), CgroupError> {
+        self.set("cpu", "cpu.shares", &limits.cpu_shares().to_string())?;
+        self.set("cpu", "cpu.cfs_period_us", &CPU_PERIOD_US.to_string())?;
+        let quota = limits
+            .cpu_quota_us
+            .map_or_else(|| "-1".to_owned(), |q| q.to_string());
+        self.set("cpu", "cpu.cfs_quota_us", &quota)?;
+        let low = limits.memory_low_bytes.to_string();
+        self.set("memory", "memory.soft_limit_in_bytes", &low)?;
+        let memory = limits
+            .memory_bytes
+            .map_or_else(|| "-1".to_owned(), |m| m.to_string());
+        // One may never be above the other: a new cgroup has no limits, so this order always works.
+        self.set("memory", "memory.limit_in_bytes", &memory)?;
+        self.set("memory", "memory.memsw.limit_in_bytes", &memory)?;
+        if let Some(weight) = limits.io_weight {
+            self.set("blkio", "blkio.bfq.weight", &weight.to_string())?;
+            self.set("blkio", "blkio.weight", &weight.to_string())?;
+        }
+        Ok(())
     }
 
     /// Writes one file; what the host does not have is no error.
@@ -236,32 +255,122 @@ fn procs(dir: &Path) -> Vec<Pid> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn limits_are_written_where_the_host_has_them() {
-        let dir = tempfile::tempdir().unwrap();
-        let v2 = dir.path().join("t");
-        fs::create_dir_all(&v2).unwrap();
-        for file in ["cpu.weight", "memory.max", "pids.max"] {
-            fs::write(v2.join(file), "").unwrap();
+    const LIMITS: Limits = Limits {
+        cpus_milli: 500,
+        cpu_quota_us: Some(50_000),
+        memory_bytes: Some(64 << 20),
+        memory_low_bytes: 32 << 20,
+        pids: 100,
+        io_weight: Some(500),
+    };
+
+    /// A directory with these files, empty.
+    fn tree(dir: &Path, files: &[&str]) -> PathBuf {
+        fs::create_dir_all(dir).unwrap();
+        for file in files {
+            fs::write(dir.join(file), "").unwrap();
         }
+        dir.to_owned()
+    }
+
+    fn written(dir: &Path) -> String {
+        let mut files: Vec<_> = fs::read_dir(dir).unwrap().map(|e| e.unwrap()).collect();
+        files.sort_by_key(fs::DirEntry::file_name);
+        let line = |e: &fs::DirEntry| {
+            let text = fs::read_to_string(e.path()).unwrap();
+            format!("{}={text}\n", e.file_name().display())
+        };
+        files.iter().map(line).collect()
+    }
+
+    const V2_FILES: [&str; 7] = [
+        "cpu.max",
+        "cpu.weight",
+        "io.weight",
+        "memory.low",
+        "memory.max",
+        "memory.swap.max",
+        "pids.max",
+    ];
+
+    #[test]
+    fn a_v2_host_has_all_limits_in_one_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let v2 = tree(&dir.path().join("t"), &V2_FILES);
         let cgroup = TaskCgroup {
             v2: Some(v2.clone()),
             unified: true,
             ..TaskCgroup::default()
         };
-        let limits = Limits {
-            cpus_milli: 1000,
-            memory_bytes: 1,
+        cgroup.create(&LIMITS).unwrap();
+        let want = "cpu.max=50000 100000\ncpu.weight=20\nio.weight=default 4950\nmemory.low=33554432\n\
+            memory.max=67108864\nmemory.swap.max=0\npids.max=100\n";
+        assert_eq!(written(&v2), want);
+        let unlimited = Limits {
+            cpu_quota_us: None,
+            memory_bytes: None,
+            ..LIMITS
         };
-        cgroup.create(&limits).unwrap();
-        let read = |f: &str| fs::read_to_string(v2.join(f)).unwrap();
-        assert_eq!(
-            read("cpu.weight"),
-            "39",
-            "1 CPU is the default weight of v1"
-        );
-        assert_eq!(read("memory.max"), "33554432");
-        assert_eq!(read("pids.max"), "4096");
+        cgroup.create(&unlimited).unwrap();
+        let text = written(&v2);
+        assert!(text.contains("cpu.max=max 100000\n") && text.contains("memory.max=max\n"));
+        assert!(text.contains("memory.swap.max=max\n"));
+    }
+
+    #[test]
+    fn v1_and_hybrid_hosts_have_them_by_controller() {
+        for is_hybrid in [true, false] {
+            let dir = tempfile::tempdir().unwrap();
+            let at = |name: &str, files: &[&str]| {
+                let dir = tree(&dir.path().join(name).join("t"), files);
+                (name.to_owned(), dir)
+            };
+            let v1 = vec![
+                at(
+                    "cpu,cpuacct",
+                    &["cpu.cfs_period_us", "cpu.cfs_quota_us", "cpu.shares"],
+                ),
+                at(
+                    "memory",
+                    &[
+                        "memory.limit_in_bytes",
+                        "memory.memsw.limit_in_bytes",
+                        "memory.soft_limit_in_bytes",
+                    ],
+                ),
+                at("pids", &["pids.max"]),
+                at("blkio", &["blkio.weight"]),
+            ];
+            // What is there on a hybrid host is not its limits' place.
+            let v2 = tree(&dir.path().join("unified/t"), &V2_FILES);
+            let cgroup = TaskCgroup {
+                v2: is_hybrid.then(|| v2.clone()),
+                unified: false,
+                v1: v1.clone(),
+                ..TaskCgroup::default()
+            };
+            cgroup.create(&LIMITS).unwrap();
+            let all: Vec<String> = v1.iter().map(|(_, dir)| written(dir)).collect();
+            assert_eq!(
+                all,
+                [
+                    "cpu.cfs_period_us=100000\ncpu.cfs_quota_us=50000\ncpu.shares=512\n",
+                    "memory.limit_in_bytes=67108864\nmemory.memsw.limit_in_bytes=67108864\n\
+                     memory.soft_limit_in_bytes=33554432\n",
+                    "pids.max=100\n",
+                    "blkio.weight=500\n",
+                ]
+            );
+            assert!(written(&v2).lines().all(|line| line.ends_with('=')));
+            let unlimited = Limits {
+                cpu_quota_us: None,
+                memory_bytes: None,
+                ..LIMITS
+            };
+            cgroup.create(&unlimited).unwrap();
+            assert!(written(&v1[0].1).contains("cpu.cfs_quota_us=-1\n"));
+            assert!(written(&v1[1].1).contains("memory.memsw.limit_in_bytes=-1\n"));
+        }
     }
 
     #[test]

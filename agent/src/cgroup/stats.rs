@@ -29,6 +29,10 @@ pub struct Stats {
     pub faults_major: Option<u64>,
     /// Processes killed by the kernel for memory.
     pub oom_kills: Option<u64>,
+    /// Processes and threads.
+    pub pids: Option<u64>,
+    /// Times that one more was refused.
+    pub pids_refused: Option<u64>,
 }
 
 impl Stats {
@@ -59,6 +63,8 @@ impl Stats {
             faults_minor: faults.map(|f| f.saturating_sub(major.unwrap_or(0))),
             faults_major: major,
             oom_kills: field(&text(dir, "memory.events"), "oom_kill"),
+            pids: number(dir, "pids.current"),
+            pids_refused: field(&text(dir, "pids.events"), "max"),
         }
     }
 
@@ -86,15 +92,20 @@ impl Stats {
             out.faults_major = major;
             out.oom_kills = field(&text(dir, "memory.oom_control"), "oom_kill");
         }
+        if let Some(dir) = cgroup.controller("pids") {
+            out.pids = number(dir, "pids.current");
+            out.pids_refused = field(&text(dir, "pids.events"), "max");
+        }
         out
     }
 }
 
-/// At a task's end: OOM kills, limit and peak in bytes (0 when unknown).
+/// At a task's end: OOM kills, limit and peak in bytes (0 when unknown, or unlimited).
 pub fn memory_end(dir: &Path) -> (u64, u64, u64) {
     let kills = field(&text(dir, "memory.events"), "oom_kill")
         .or_else(|| field(&text(dir, "memory.oom_control"), "oom_kill"));
     let limit = number(dir, "memory.max").or_else(|| number(dir, "memory.limit_in_bytes"));
+    let limit = limit.filter(|l| *l < 1 << 60);
     let peak = number(dir, "memory.peak").or_else(|| number(dir, "memory.max_usage_in_bytes"));
     (kills.unwrap_or(0), limit.unwrap_or(0), peak.unwrap_or(0))
 }
@@ -126,6 +137,8 @@ mod tests {
         write("memory.current", "4096\n");
         write("memory.max", "max\n");
         write("memory.events", "low 0\noom 1\noom_kill 1\n");
+        write("pids.current", "3\n");
+        write("pids.events", "max 2\n");
         let cgroup = TaskCgroup {
             v2: Some(dir.path().to_owned()),
             unified: true,
@@ -136,6 +149,7 @@ mod tests {
         assert_eq!(stats.memory_bytes, Some(4096));
         assert_eq!(stats.memory_limit_bytes, None);
         assert_eq!(stats.oom_kills, Some(1));
+        assert_eq!((stats.pids, stats.pids_refused), (Some(3), Some(2)));
         assert_eq!(memory_end(dir.path()), (1, 0, 0));
     }
 }

@@ -3,7 +3,7 @@
 use std::io;
 
 use super::{Contained, Runtime, SEGMENT_BYTES};
-use crate::{checkpoint::TaskDir, environment, shim::ShimPlan};
+use crate::{cgroup::process_limits, checkpoint::TaskDir, environment, shim::ShimPlan};
 
 /// Runs tasks without an image.
 pub struct Process;
@@ -30,6 +30,8 @@ impl Runtime for Process {
             cgroups: cgroup.dirs(),
             kill_cgroup: cgroup.kill_dir().map(ToOwned::to_owned),
             memory_cgroup: cgroup.controller("memory").map(ToOwned::to_owned),
+            netns: task.prepared.network.as_ref().and_then(|n| n.netns.clone()),
+            rlimits: process_limits(&spec.container.limits)?,
             user: task.prepared.user.clone(),
             kill_grace_ms: spec.kill_grace.0,
             segment_bytes: SEGMENT_BYTES,

@@ -38,6 +38,12 @@ pub struct ShimPlan {
     pub kill_cgroup: Option<PathBuf>,
     /// The cgroup with the memory counters.
     pub memory_cgroup: Option<PathBuf>,
+    /// Network namespace to enter; `None` keeps the agent's.
+    #[serde(default)]
+    pub netns: Option<PathBuf>,
+    /// POSIX limits by name: number, soft, hard; `None` is unlimited.
+    #[serde(default)]
+    pub rlimits: BTreeMap<String, (i32, Option<u64>, Option<u64>)>,
     /// Unix user.
     pub user: Option<UserIds>,
     /// SIGTERM to SIGKILL.

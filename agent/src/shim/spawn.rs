@@ -28,10 +28,12 @@ pub struct Started {
 }
 
 /// Steps between fork and exec, so that a failure can be told by name.
-const STEPS: [&str; 5] = [
+const STEPS: [&str; 7] = [
     "start a session",
     "join the cgroup",
+    "join the network of",
     "reset signals",
+    "limit the resources of",
     "change the user",
     "execute",
 ];
@@ -90,6 +92,27 @@ fn enter(command: &mut Command, plan: &ShimPlan, step_fd: Option<RawFd>) -> Resu
         .collect::<Result<Vec<_>, _>>()
         .map_err(|e| format!("cgroup path: {e}"))?;
     let user = plan.user.clone();
+    let netns = match &plan.netns {
+        Some(path) => Some(File::open(path).map_err(|e| {
+            format!(
+                "failed to open the network namespace {}: {e}",
+                path.display()
+            )
+        })?),
+        None => None,
+    };
+    let unlimited = |limit: Option<u64>| limit.unwrap_or(libc::RLIM_INFINITY);
+    let rlimits: Vec<(i32, libc::rlimit)> = plan
+        .rlimits
+        .values()
+        .map(|(number, soft, hard)| {
+            let limit = libc::rlimit {
+                rlim_cur: unlimited(*soft),
+                rlim_max: unlimited(*hard),
+            };
+            (*number, limit)
+        })
+        .collect();
     command
         .env_clear()
         .envs(&plan.env)
@@ -97,7 +120,10 @@ fn enter(command: &mut Command, plan: &ShimPlan, step_fd: Option<RawFd>) -> Resu
     // SAFETY: the closure runs in the forked child and makes only async-signal-safe calls on memory
     // prepared above; it neither allocates nor takes locks.
     unsafe {
-        command.pre_exec(move || prepare(step_fd, &procs, user.as_ref()));
+        command.pre_exec(move || {
+            let netns = netns.as_ref().map(AsRawFd::as_raw_fd);
+            prepare(step_fd, &procs, netns, &rlimits, user.as_ref())
+        });
     }
     Ok(())
 }
@@ -109,7 +135,13 @@ fn pipe() -> Result<(File, File), String> {
 }
 
 /// Runs in the child.
-fn prepare(step_fd: Option<RawFd>, procs: &[CString], user: Option<&UserIds>) -> io::Result<()> {
+fn prepare(
+    step_fd: Option<RawFd>,
+    procs: &[CString],
+    netns: Option<RawFd>,
+    rlimits: &[(i32, libc::rlimit)],
+    user: Option<&UserIds>,
+) -> io::Result<()> {
     let begin = |step: u8| {
         let Some(step_fd) = step_fd else { return };
         // SAFETY: writes one byte from the stack to an open pipe.
@@ -125,6 +157,11 @@ fn prepare(step_fd: Option<RawFd>, procs: &[CString], user: Option<&UserIds>) ->
     // The agent and the shim may be protected from the OOM killer; the task is not.
     let _ = write_to(c"/proc/self/oom_score_adj", b"0\n");
     begin(2);
+    if let Some(netns) = netns {
+        // SAFETY: an open descriptor and a flag; this process has one thread.
+        check(unsafe { libc::setns(netns, libc::CLONE_NEWNET) })?;
+    }
+    begin(3);
     // SAFETY: the set is a plain value that sigemptyset fills in.
     unsafe {
         let mut none: libc::sigset_t = std::mem::zeroed();
@@ -135,7 +172,14 @@ fn prepare(step_fd: Option<RawFd>, procs: &[CString], user: Option<&UserIds>) ->
             std::ptr::null_mut(),
         ))?;
     }
-    begin(3);
+    begin(4);
+    for (number, limit) in rlimits {
+        // The kernel refuses a number that it does not know.
+        let number = u32::try_from(*number).unwrap_or(u32::MAX);
+        // SAFETY: the limit outlives the call.
+        check(unsafe { libc::setrlimit(number, std::ptr::from_ref(limit)) })?;
+    }
+    begin(5);
     if let Some(user) = user {
         // SAFETY: the slice outlives the call; groups first, while still privileged.
         unsafe {
@@ -144,7 +188,7 @@ fn prepare(step_fd: Option<RawFd>, procs: &[CString], user: Option<&UserIds>) ->
             check(libc::setuid(user.uid))?;
         }
     }
-    begin(4);
+    begin(6);
     Ok(())
 }
 

@@ -181,6 +181,8 @@ registry! {
     CONTAINER_MEMORY_LIMIT = UpDownCounter "waggle.container.memory.limit" ["By"] {} "Memory that the task may use";
     CONTAINER_PRESSURE = Counter "waggle.container.pressure.stall.time" ["s"] {PRESSURE_RESOURCE, PRESSURE_KIND} "Time that the task's processes stalled for a resource";
     CONTAINER_OOM = Counter "waggle.container.oom.count" ["{event}"] {} "Processes of the task killed for its memory limit";
+    CONTAINER_PIDS = UpDownCounter "waggle.container.process.count" ["{process}"] {} "Processes and threads of the task";
+    CONTAINER_PIDS_REFUSED = Counter "waggle.container.process.refused" ["{event}"] {} "Processes and threads that the task's limit kept from being made";
     TASK_RESTARTS = Counter "waggle.task.restarts" ["{event}"] {} "Instances started in place of one that ended";
     TASK_EXITS = Counter "waggle.task.exits" ["{event}"] {STATE, ERROR_TYPE} "Tasks that ended, by final state";
 

@@ -1,0 +1,556 @@
+//! Which network a task sees: the node's, one behind the node's bridge, or none; and the namespaces of pods.
+//!
+//! A task's namespaces belong to no process: they are pinned below `<work_dir>/networks`, each with a record of whose it
+//! is, so that they, the addresses and the ports in the packet filter outlive the agent. What a record says holds for
+//! one boot of the machine; it is written without waiting for the disk.
+//!
+//! Named networks (`container/NAME`) come from [`Provider`]s.
+
+mod bridge;
+mod leases;
+mod namespace;
+mod netlink;
+mod nfnetlink;
+mod plan;
+mod remover;
+mod subnet;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::{self, File},
+    io,
+    net::{IpAddr, Ipv4Addr},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use serde::{Deserialize, Serialize};
+use waggle_types::{NetworkMode, Protocol, TaskId, TaskSpec};
+
+pub use plan::Mapping;
+pub use subnet::{Subnet, SubnetError};
+
+use crate::{AgentError, checkpoint::TaskDir};
+use bridge::Bridge;
+use namespace::Kind;
+use netlink::Netlink;
+use plan::{Holder, Want, conflict, network_name};
+
+/// How the node's own networks are set up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NetworkSettings {
+    /// Name of the bridge, and of our table in the packet filter.
+    pub bridge: String,
+    /// Addresses behind it; DC/OS's `ucr-br0` by default.
+    pub subnet: Subnet,
+}
+
+impl Default for NetworkSettings {
+    fn default() -> Self {
+        Self {
+            bridge: "waggle0".to_owned(),
+            subnet: Subnet::around(Ipv4Addr::new(172, 31, 254, 0), 24),
+        }
+    }
+}
+
+/// What a task is to enter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Joined {
+    /// Its network namespace; `None`: the node's.
+    pub netns: Option<PathBuf>,
+    /// Its address; `None`: the node's, or loopback alone.
+    pub ip: Option<Ipv4Addr>,
+    /// What it shares with its pod beside the network.
+    pub pod: Option<PodNamespaces>,
+}
+
+/// Namespaces of a pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodNamespaces {
+    /// System V IPC and POSIX message queues.
+    pub ipc: PathBuf,
+    /// Host name.
+    pub uts: PathBuf,
+}
+
+/// A namespace from the inside, for who wires it.
+#[derive(Debug)]
+pub struct Inside {
+    /// A routing socket in it.
+    pub netlink: Netlink,
+    /// The namespace itself.
+    pub file: File,
+}
+
+/// A network that tasks can be put on. Calls block; they come one at a time, but for `detach`.
+pub trait Provider: Send + Sync {
+    /// Puts a device with an address into a namespace.
+    fn attach(&self, inside: &mut Inside) -> Result<Ipv4Addr, String>;
+    /// Takes back an address and its device, once its ports are withdrawn.
+    fn detach(&self, ip: Ipv4Addr) -> Result<(), String>;
+    /// Lets ports of the node lead to the task with that address.
+    fn publish(&self, ip: Ipv4Addr, ports: &[Mapping]) -> Result<(), String>;
+    /// Ends that for some of them, or for all before its address is taken back.
+    fn withdraw(&self, ip: Ipv4Addr, ports: &[Mapping], is_last: bool) -> Result<(), String>;
+    /// After a restart: these addresses are in use with these ports, and nothing else.
+    fn keep(&self, used: &BTreeMap<Ipv4Addr, BTreeSet<Mapping>>) -> Result<(), String>;
+    /// Now and then: puts right what others have changed.
+    fn upkeep(&self) -> Result<(), String>;
+}
+
+/// The networks of a node.
+pub struct Networks {
+    work_dir: PathBuf,
+    dir: PathBuf,
+    boot: String,
+    bridge: Arc<dyn Provider>,
+    named: BTreeMap<String, Arc<dyn Provider>>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    records: BTreeMap<Holder, Record>,
+    // Whether `keep` has told the providers what is in use; until then nothing of theirs is touched.
+    is_settled: bool,
+}
+
+/// Whose namespaces there are, and what they have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Record {
+    network: NetworkMode,
+    ip: Option<Ipv4Addr>,
+    members: BTreeMap<TaskId, BTreeSet<Mapping>>,
+}
+
+/// The same as a file.
+#[derive(Debug, Serialize, Deserialize)]
+struct Stored {
+    boot: String,
+    holder: Holder,
+    network: String,
+    ip: Option<Ipv4Addr>,
+    members: BTreeMap<String, Vec<(String, u16, u16)>>,
+}
+
+impl Networks {
+    /// Reads what an earlier agent has left; changes nothing. Blocking. `own` are the addresses of the node's resolver.
+    pub fn open(
+        work_dir: &Path,
+        settings: &NetworkSettings,
+        own: Vec<IpAddr>,
+    ) -> Result<Arc<Self>, AgentError> {
+        let dir = work_dir.join("networks");
+        fs::create_dir_all(&dir).map_err(AgentError::file("create", &dir))?;
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let bridge = Bridge::new(&settings.bridge, settings.subnet, own, &dir);
+        let networks = Self {
+            work_dir: work_dir.to_owned(),
+            dir,
+            boot: boot.trim().to_owned(),
+            bridge: Arc::new(bridge),
+            named: BTreeMap::new(),
+            state: Mutex::new(State::default()),
+        };
+        let records = networks
+            .read()
+            .map_err(AgentError::file("read", &networks.dir))?;
+        *networks.lock() = State {
+            is_settled: records.is_empty(),
+            records,
+        };
+        Ok(Arc::new(networks))
+    }
+
+    /// Makes namespaces and devices as the task's definition wants them; `None` where it sees what the node sees. The
+    /// error is for people; then nothing is left.
+    pub async fn join(self: &Arc<Self>, spec: &TaskSpec) -> Result<Option<Joined>, String> {
+        let Some(want) = Want::of(spec) else {
+            return Ok(None);
+        };
+        let (networks, task_id) = (Arc::clone(self), spec.task_id.clone());
+        tokio::task::spawn_blocking(move || networks.join_blocking(&task_id, want))
+            .await
+            .map_err(|e| format!("failed to join the network: {e}"))?
+            .map(Some)
+    }
+
+    /// What a task has joined.
+    pub fn joined(&self, task_id: &TaskId) -> Option<Joined> {
+        let state = self.lock();
+        let (holder, record) = state
+            .records
+            .iter()
+            .find(|(_, r)| r.members.contains_key(task_id))?;
+        Some(self.as_joined(holder, record))
+    }
+
+    /// Undoes [`Networks::join`]. A pod's namespaces stay until its last task leaves. Blocking.
+    pub fn leave(&self, task_id: &TaskId) -> io::Result<()> {
+        let mut state = self.lock();
+        let holder = state
+            .records
+            .iter()
+            .find(|(_, r)| r.members.contains_key(task_id))
+            .map(|(holder, _)| holder.clone());
+        let Some(holder) = holder else { return Ok(()) };
+        let parted = self.part(&mut state, &holder, task_id);
+        drop(state);
+        parted.detach().map_err(io::Error::other)
+    }
+
+    /// Once, after a restart: `live` are the tasks that are left. What belongs to none of them goes, and the packet filter
+    /// is what it should be. Blocking.
+    pub fn keep(&self, live: &BTreeMap<TaskId, TaskSpec>) -> io::Result<()> {
+        let mut state = self.lock();
+        let State {
+            records,
+            is_settled,
+        } = &mut *state;
+        let mut troubles = Vec::new();
+        for record in records.values_mut() {
+            record.members.retain(|id, _| live.contains_key(id));
+        }
+        records.retain(|_, record| !record.members.is_empty());
+        for (holder, record) in &*records {
+            self.pin_again(holder, record);
+        }
+        troubles.extend(self.sweep(records).err().map(|e| e.to_string()));
+        let mut used: BTreeMap<Ipv4Addr, BTreeSet<Mapping>> = BTreeMap::new();
+        for record in records.values() {
+            if let (NetworkMode::Bridge, Some(ip)) = (&record.network, record.ip) {
+                let ports = record.members.values().flatten();
+                used.entry(ip).or_default().extend(ports);
+            }
+        }
+        troubles.extend(self.bridge.keep(&used).err());
+        *is_settled = true;
+        for (holder, record) in &*records {
+            troubles.extend(self.save(holder, record).err().map(|e| e.to_string()));
+        }
+        if troubles.is_empty() {
+            Ok(())
+        } else {
+            Err(io::Error::other(troubles.join("; ")))
+        }
+    }
+
+    /// Now and then: puts right what others have changed. Blocking.
+    pub fn upkeep(&self) {
+        let providers = std::iter::once(&self.bridge).chain(self.named.values());
+        for provider in providers {
+            if let Err(error) = provider.upkeep() {
+                tracing::warn!(error, "a network is not as it should be");
+            }
+        }
+    }
+
+    fn join_blocking(&self, task_id: &TaskId, want: Want) -> Result<Joined, String> {
+        let failed = |e: String| {
+            format!(
+                "failed to join network {}: {e}",
+                network_name(&want.network)
+            )
+        };
+        let mut state = self.lock();
+        if let NetworkMode::Container(_) = want.network {
+            self.provider(&want.network).map_err(failed)?;
+        }
+        let members = state.records.values().flat_map(|r| &r.members);
+        let others = members.filter(|(id, _)| *id != task_id);
+        let held = others.flat_map(|(id, ports)| ports.iter().map(move |p| (id, *p)));
+        if let Some(why) = conflict(&want.ports, held) {
+            return Err(failed(why));
+        }
+        let is_new = !state.records.contains_key(&want.holder);
+        let record = state
+            .records
+            .entry(want.holder.clone())
+            .or_insert_with(|| Record {
+                network: want.network.clone(),
+                ip: None,
+                members: BTreeMap::new(),
+            });
+        if record.network != want.network {
+            return Err(format!(
+                "container.network: must be the same for all of {}: {} here, {} there",
+                want.holder,
+                network_name(&want.network),
+                network_name(&record.network)
+            ));
+        }
+        record.members.insert(task_id.clone(), want.ports.clone());
+        let made = self.make(&mut state, &want, is_new);
+        made.map_err(|why| {
+            let parted = self.part(&mut state, &want.holder, task_id);
+            drop(state);
+            if let Err(error) = parted.detach() {
+                tracing::warn!(%task_id, error, "what was made of a network stays");
+            }
+            failed(why)
+        })
+    }
+
+    /// Makes what a record that was just put down says.
+    fn make(&self, state: &mut State, want: &Want, is_new: bool) -> Result<Joined, String> {
+        let holder = &want.holder;
+        let record = state.records.get_mut(holder).ok_or("its record is gone")?;
+        // First the file: what is made and not written down would be nobody's.
+        let text = |e: io::Error| e.to_string();
+        self.save(holder, record).map_err(text)?;
+        if is_new {
+            let pins = self.pins(holder, &record.network);
+            let netlink = namespace::make(&pins, &want.hostname)
+                .map_err(|e| format!("failed to make namespaces: {e}"))?;
+            let path = self.pin_path(holder, Kind::Net);
+            if let (Some(netlink), Some(provider)) = (netlink, self.provider(&record.network)?) {
+                let file = File::open(&path).map_err(text)?;
+                record.ip = Some(provider.attach(&mut Inside { netlink, file })?);
+                self.save(holder, record).map_err(text)?;
+            }
+        }
+        if let (Some(ip), Some(provider)) = (record.ip, self.provider(&record.network)?) {
+            let ports: Vec<Mapping> = want.ports.iter().copied().collect();
+            provider.publish(ip, &ports)?;
+        }
+        Ok(self.as_joined(holder, record))
+    }
+
+    /// A task leaves its holder; the last one takes everything with it, and its address can be taken back.
+    fn part(&self, state: &mut State, holder: &Holder, task_id: &TaskId) -> Parted {
+        let is_settled = state.is_settled;
+        let mut parted = Parted::default();
+        let Some(record) = state.records.get_mut(holder) else {
+            return parted;
+        };
+        let troubles = &mut parted.troubles;
+        let ports = record.members.remove(task_id).unwrap_or_default();
+        let ports: Vec<Mapping> = ports.into_iter().collect();
+        let provider = self.provider(&record.network).unwrap_or(None);
+        let provider = provider.filter(|_| is_settled);
+        if let (Some(ip), Some(provider)) = (record.ip, provider) {
+            let is_last = record.members.is_empty();
+            troubles.extend(provider.withdraw(ip, &ports, is_last).err());
+            if is_last {
+                parted.address = Some((Arc::clone(provider), ip));
+            }
+        }
+        if record.members.is_empty() {
+            state.records.remove(holder);
+            troubles.extend(
+                self.remove(&holder.file_name())
+                    .err()
+                    .map(|e| e.to_string()),
+            );
+        } else {
+            troubles.extend(self.save(holder, record).err().map(|e| e.to_string()));
+        }
+        parted
+    }
+
+    /// Who gives addresses on a network; `None` for those without.
+    fn provider(&self, network: &NetworkMode) -> Result<Option<&Arc<dyn Provider>>, String> {
+        match network {
+            NetworkMode::Host | NetworkMode::None => Ok(None),
+            NetworkMode::Bridge => Ok(Some(&self.bridge)),
+            NetworkMode::Container(name) => self
+                .named
+                .get(name)
+                .map(Some)
+                .ok_or_else(|| format!("this node has no container network {name:?}")),
+        }
+    }
+
+    fn as_joined(&self, holder: &Holder, record: &Record) -> Joined {
+        let path = |kind| self.pin_path(holder, kind);
+        Joined {
+            netns: (record.network != NetworkMode::Host).then(|| path(Kind::Net)),
+            ip: record.ip,
+            pod: matches!(holder, Holder::Pod(_)).then(|| PodNamespaces {
+                ipc: path(Kind::Ipc),
+                uts: path(Kind::Uts),
+            }),
+        }
+    }
+
+    fn pins(&self, holder: &Holder, network: &NetworkMode) -> Vec<(Kind, PathBuf)> {
+        let is_pod = matches!(holder, Holder::Pod(_));
+        Kind::ALL
+            .into_iter()
+            .filter(|kind| match kind {
+                Kind::Net => *network != NetworkMode::Host,
+                Kind::Ipc | Kind::Uts => is_pod,
+            })
+            .map(|kind| (kind, self.pin_path(holder, kind)))
+            .collect()
+    }
+
+    fn pin_path(&self, holder: &Holder, kind: Kind) -> PathBuf {
+        let name = holder.file_name();
+        self.dir.join(format!("{name}.{}", kind.name()))
+    }
+
+    /// Pins lie in a mount namespace; an agent that was started in a new one takes them from a process that is in them.
+    fn pin_again(&self, holder: &Holder, record: &Record) {
+        for (kind, path) in self.pins(holder, &record.network) {
+            if namespace::is_pinned(&path) {
+                continue;
+            }
+            let foreign = |pid: u32| {
+                let theirs = PathBuf::from(format!("/proc/{pid}/ns/{}", kind.name()));
+                let ours = fs::read_link(format!("/proc/self/ns/{}", kind.name())).ok();
+                (fs::read_link(&theirs).ok()? != ours?).then_some(theirs)
+            };
+            let found = record.members.keys().find_map(|id| {
+                let process = TaskDir::new(&self.work_dir, id).process()?;
+                // Held, so that the number stays this process's.
+                let _held = process.open().ok()?;
+                namespace::pin(&foreign(process.pid)?, &path).ok()
+            });
+            if found.is_none() {
+                tracing::debug!(%holder, kind = kind.name(), "a namespace is out of reach: nobody else can join it");
+            }
+        }
+    }
+
+    /// Removes files, and with them namespaces, of no record.
+    fn sweep(&self, records: &BTreeMap<Holder, Record>) -> io::Result<()> {
+        let known: BTreeSet<String> = records.keys().map(Holder::file_name).collect();
+        for entry in fs::read_dir(&self.dir)? {
+            let name = entry?.file_name();
+            let Some(name) = name.to_str() else { continue };
+            let Some((stem, _)) = name.rsplit_once('.') else {
+                continue;
+            };
+            let is_ours = stem.starts_with("task-") || stem.starts_with("pod-");
+            if is_ours && !known.contains(stem) {
+                tracing::warn!(file = name, "namespace of an ended task is removed");
+                self.remove(stem)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn remove(&self, stem: &str) -> io::Result<()> {
+        for kind in Kind::ALL {
+            namespace::unpin(&self.dir.join(format!("{stem}.{}", kind.name())))?;
+        }
+        for end in ["json", "tmp"] {
+            match fs::remove_file(self.dir.join(format!("{stem}.{end}"))) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn save(&self, holder: &Holder, record: &Record) -> io::Result<()> {
+        let path = self.dir.join(format!("{}.json", holder.file_name()));
+        let ports = |ports: &BTreeSet<Mapping>| {
+            let stored =
+                |p: &Mapping| (p.protocol.name().to_owned(), p.host_port, p.container_port);
+            ports.iter().map(stored).collect()
+        };
+        let stored = Stored {
+            boot: self.boot.clone(),
+            holder: holder.clone(),
+            network: network_name(&record.network),
+            ip: record.ip,
+            members: record
+                .members
+                .iter()
+                .map(|(id, p)| (id.as_str().to_owned(), ports(p)))
+                .collect(),
+        };
+        write_soft(&path, &stored)
+    }
+
+    /// Records of this boot; others are as good as none.
+    fn read(&self) -> io::Result<BTreeMap<Holder, Record>> {
+        let mut records = BTreeMap::new();
+        for entry in fs::read_dir(&self.dir)? {
+            let path = entry?.path();
+            if path.extension().is_none_or(|e| e != "json") {
+                continue;
+            }
+            let stored = fs::read(&path)
+                .ok()
+                .and_then(|bytes| serde_json::from_slice::<Stored>(&bytes).ok());
+            if let Some(stored) = stored.filter(|s| s.boot == self.boot)
+                && let Some((holder, record)) = stored.into_record()
+            {
+                records.insert(holder, record);
+            }
+        }
+        Ok(records)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What is left to do for who has left, without keeping others from joining.
+#[derive(Default)]
+struct Parted {
+    address: Option<(Arc<dyn Provider>, Ipv4Addr)>,
+    troubles: Vec<String>,
+}
+
+impl Parted {
+    fn detach(mut self) -> Result<(), String> {
+        if let Some((provider, ip)) = self.address {
+            self.troubles.extend(provider.detach(ip).err());
+        }
+        if self.troubles.is_empty() {
+            Ok(())
+        } else {
+            Err(self.troubles.join("; "))
+        }
+    }
+}
+
+impl Stored {
+    fn into_record(self) -> Option<(Holder, Record)> {
+        let network = match self.network.as_str() {
+            "host" => NetworkMode::Host,
+            "bridge" => NetworkMode::Bridge,
+            "none" => NetworkMode::None,
+            other => NetworkMode::Container(other.strip_prefix("container/")?.to_owned()),
+        };
+        let mut members = BTreeMap::new();
+        for (id, ports) in self.members {
+            let ports = ports
+                .into_iter()
+                .map(|(protocol, host_port, container_port)| {
+                    let protocol = match protocol.as_str() {
+                        "tcp" => Protocol::Tcp,
+                        "udp" => Protocol::Udp,
+                        _ => return None,
+                    };
+                    Some(Mapping {
+                        protocol,
+                        host_port,
+                        container_port,
+                    })
+                });
+            members.insert(TaskId::new(id).ok()?, ports.collect::<Option<_>>()?);
+        }
+        let record = Record {
+            network,
+            ip: self.ip,
+            members,
+        };
+        Some((self.holder, record))
+    }
+}
+
+/// Replaces a file for readers of this boot: a reader sees the old one or the new one.
+fn write_soft<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
+    let tmp = path.with_extension("tmp");
+    fs::write(&tmp, serde_json::to_vec(value)?)?;
+    fs::rename(&tmp, path)
+}

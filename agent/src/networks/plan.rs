@@ -1,0 +1,368 @@
+//! Pure: what a task's definition asks of the network, and the packet filter's rules as text.
+
+use std::{
+    collections::BTreeSet,
+    fmt::Write as _,
+    net::{IpAddr, Ipv4Addr},
+};
+
+use serde::{Deserialize, Serialize};
+use waggle_types::{NetworkMode, Protocol, TaskId, TaskSpec};
+
+use super::subnet::Subnet;
+
+/// Name of the map of host ports in our table.
+pub const MAP: &str = "ports";
+
+/// Whose namespaces they are.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Holder {
+    /// One task's.
+    Task(String),
+    /// Those of the tasks that name this pod.
+    Pod(String),
+}
+
+impl Holder {
+    /// A file name for it, the same at every time: what can be read of it, and a digest that tells it from others.
+    pub fn file_name(&self) -> String {
+        let (kind, name) = match self {
+            Self::Task(id) => ("task", id),
+            Self::Pod(name) => ("pod", name),
+        };
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        let readable: String = name
+            .chars()
+            .map(|c| if plain(c) { c } else { '_' })
+            .take(80)
+            .collect();
+        format!("{kind}-{readable}-{:016x}", fnv(name.as_bytes()))
+    }
+}
+
+impl std::fmt::Display for Holder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Task(id) => write!(f, "task {id}"),
+            Self::Pod(name) => write!(f, "pod {name}"),
+        }
+    }
+}
+
+/// FNV-1a: stable over versions, unlike the standard library's.
+fn fnv(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+/// A port of the node that leads to one of a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Mapping {
+    /// Transport.
+    pub protocol: Protocol,
+    /// On the node.
+    pub host_port: u16,
+    /// Inside.
+    pub container_port: u16,
+}
+
+/// What a task asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Want {
+    /// Whose namespaces.
+    pub holder: Holder,
+    /// Which network: never [`NetworkMode::Host`] but in a pod.
+    pub network: NetworkMode,
+    /// Its ports.
+    pub ports: BTreeSet<Mapping>,
+    /// Host name of the pod.
+    pub hostname: String,
+}
+
+impl Want {
+    /// `None` for a task that sees what the node sees.
+    pub fn of(spec: &TaskSpec) -> Option<Self> {
+        let container = &spec.container;
+        let holder = match &container.pod {
+            Some(pod) => Holder::Pod(pod.clone()),
+            None if container.network == NetworkMode::Host => return None,
+            None => Holder::Task(spec.task_id.as_str().to_owned()),
+        };
+        let is_mapped = matches!(
+            container.network,
+            NetworkMode::Bridge | NetworkMode::Container(_)
+        );
+        let ports = spec.ports.iter().filter(|p| is_mapped && p.host_port > 0);
+        let ports = ports.flat_map(|port| {
+            port.protocols.iter().map(|protocol| Mapping {
+                protocol: *protocol,
+                host_port: port.host_port,
+                container_port: port.container_port.unwrap_or(port.host_port),
+            })
+        });
+        let name = container.hostname.as_ref().or(container.pod.as_ref());
+        Some(Self {
+            holder,
+            network: container.network.clone(),
+            ports: ports.collect(),
+            hostname: hostname(name.map_or(spec.task_id.as_str(), String::as_str)),
+        })
+    }
+}
+
+/// A host name made of any text: at most 63 of letters, digits and `-`.
+pub fn hostname(text: &str) -> String {
+    let clean: String = text
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+        .take(63)
+        .collect();
+    let clean = clean.trim_matches('-');
+    if clean.is_empty() {
+        "task".to_owned()
+    } else {
+        clean.to_ascii_lowercase()
+    }
+}
+
+/// A network by the name that people use.
+pub fn network_name(network: &NetworkMode) -> String {
+    match network {
+        NetworkMode::Host => "host".to_owned(),
+        NetworkMode::Bridge => "bridge".to_owned(),
+        NetworkMode::None => "none".to_owned(),
+        NetworkMode::Container(name) => format!("container/{name}"),
+    }
+}
+
+/// The node's end of a task's pair of devices: at most 15 characters, the same for the same address.
+pub fn device_name(ip: Ipv4Addr) -> String {
+    format!("wgl{:08x}", ip.to_bits())
+}
+
+/// A locally administered hardware address, the same for the same address: who has it in a cache reaches its next
+/// holder, too.
+pub fn hardware_address(ip: Ipv4Addr) -> [u8; 6] {
+    let [a, b, c, d] = ip.octets();
+    [0x02, 0x77, a, b, c, d]
+}
+
+/// What our table is made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rules<'a> {
+    /// Its name, and the bridge's.
+    pub bridge: &'a str,
+    /// The bridge's.
+    pub subnet: Subnet,
+    /// Addresses of this node on which something of its own answers on every port: its DNS server.
+    pub own: &'a [IpAddr],
+    /// Where host ports lead.
+    pub ports: &'a [(Ipv4Addr, Vec<Mapping>)],
+}
+
+impl Rules<'_> {
+    /// For `nft -f -`: the whole table, in one transaction, whether there was one before or not.
+    ///
+    /// - `guard`: the loopback addresses, that `route_localnet` opens, are closed to tasks; a task can't send in
+    ///   another's name; nobody outside reaches a port that is not mapped, nor sends in a task's name.
+    /// - `inbound`, `local`: a mapped port of any address of the node leads to its task, from outside, from other
+    ///   tasks and from the node itself. The source stays.
+    /// - `outbound`: what leaves for elsewhere has the node's address. What comes back through the bridge, or from a
+    ///   loopback address, gets the bridge's, or the answer would go another way.
+    pub fn script(&self) -> String {
+        let (bridge, subnet) = (self.bridge, self.subnet);
+        let mut own: Vec<String> = self
+            .own
+            .iter()
+            .filter(|ip| ip.is_ipv4())
+            .map(ToString::to_string)
+            .collect();
+        own.dedup();
+        let skip = if own.is_empty() {
+            String::new()
+        } else {
+            format!("ip daddr {{ {} }} return\n    ", own.join(", "))
+        };
+        let translate =
+            format!("{skip}fib daddr type local dnat ip to meta l4proto . th dport map @{MAP}");
+        let mut out = format!(
+            "\
+table inet {bridge} {{}}
+delete table inet {bridge}
+table inet {bridge} {{
+  map {MAP} {{
+    type inet_proto . inet_service : ipv4_addr . inet_service
+  }}
+  chain guard {{
+    type filter hook prerouting priority -300; policy accept;
+    iifname \"{bridge}\" ip daddr 127.0.0.0/8 drop
+    iifname \"{bridge}\" ip saddr != {subnet} drop
+    iifname != {{ \"{bridge}\", \"lo\" }} ip daddr {subnet} drop
+    iifname != {{ \"{bridge}\", \"lo\" }} ip saddr {subnet} drop
+  }}
+  chain inbound {{
+    type nat hook prerouting priority -100; policy accept;
+    {translate}
+  }}
+  chain local {{
+    type nat hook output priority -100; policy accept;
+    {translate}
+  }}
+  chain outbound {{
+    type nat hook postrouting priority 100; policy accept;
+    oifname != \"{bridge}\" ip saddr {subnet} ip daddr != {subnet} masquerade
+    oifname \"{bridge}\" ip saddr {subnet} ct status dnat masquerade
+    oifname \"{bridge}\" ip saddr 127.0.0.0/8 masquerade
+  }}
+}}
+"
+        );
+        for (ip, ports) in self.ports {
+            for p in ports {
+                let _ = writeln!(
+                    out,
+                    "add element inet {bridge} {MAP} {{ {} . {} : {ip} . {} }}",
+                    p.protocol, p.host_port, p.container_port
+                );
+            }
+        }
+        out
+    }
+}
+
+/// Who already has one of these host ports.
+pub fn conflict<'a>(
+    ports: &BTreeSet<Mapping>,
+    mut held: impl Iterator<Item = (&'a TaskId, Mapping)>,
+) -> Option<String> {
+    let same = |a: &Mapping, b: Mapping| (a.protocol, a.host_port) == (b.protocol, b.host_port);
+    let (task_id, taken) = held.find(|(_, taken)| ports.iter().any(|p| same(p, *taken)))?;
+    Some(format!(
+        "host port {}/{} leads to task {task_id} already",
+        taken.host_port, taken.protocol
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mapping(protocol: Protocol, host_port: u16, container_port: u16) -> Mapping {
+        Mapping {
+            protocol,
+            host_port,
+            container_port,
+        }
+    }
+
+    #[test]
+    fn file_names_are_plain_short_and_different() {
+        let names: BTreeSet<String> = [
+            Holder::Task("a/b".into()),
+            Holder::Task("a_b".into()),
+            Holder::Pod("a_b".into()),
+            Holder::Pod("é".repeat(200)),
+        ]
+        .iter()
+        .map(Holder::file_name)
+        .collect();
+        assert_eq!(names.len(), 4);
+        for name in &names {
+            assert!(name.len() < 128 && !name.contains('/'), "{name}");
+        }
+        // Files of an earlier version are found again.
+        assert_eq!(
+            Holder::Task("web.1".into()).file_name(),
+            "task-web.1-6679d22e096491d4"
+        );
+    }
+
+    #[test]
+    fn devices_fit_the_kernel() {
+        let ip = Ipv4Addr::new(172, 31, 254, 255);
+        assert_eq!(device_name(ip), "wglac1ffeff");
+        assert_eq!(hardware_address(ip)[0] & 3, 2, "local, one station");
+    }
+
+    #[test]
+    fn host_names_are_names() {
+        for (text, name) in [
+            ("Web_1", "web-1"),
+            ("/shop/cart", "shop-cart"),
+            ("--", "task"),
+            (&"x".repeat(99), &"x".repeat(63)),
+        ] {
+            assert_eq!(hostname(text), name);
+        }
+    }
+
+    #[test]
+    fn the_rules_are_one_transaction() {
+        let ports = [(
+            Ipv4Addr::new(172, 31, 254, 2),
+            vec![
+                mapping(Protocol::Tcp, 31000, 80),
+                mapping(Protocol::Udp, 31000, 53),
+            ],
+        )];
+        let rules = Rules {
+            bridge: "waggle0",
+            subnet: "172.31.254.0/24".parse().unwrap(),
+            own: &[
+                "198.51.100.1".parse().unwrap(),
+                "fd01:d::1".parse().unwrap(),
+            ],
+            ports: &ports,
+        };
+        let want = r#"table inet waggle0 {}
+delete table inet waggle0
+table inet waggle0 {
+  map ports {
+    type inet_proto . inet_service : ipv4_addr . inet_service
+  }
+  chain guard {
+    type filter hook prerouting priority -300; policy accept;
+    iifname "waggle0" ip daddr 127.0.0.0/8 drop
+    iifname "waggle0" ip saddr != 172.31.254.0/24 drop
+    iifname != { "waggle0", "lo" } ip daddr 172.31.254.0/24 drop
+    iifname != { "waggle0", "lo" } ip saddr 172.31.254.0/24 drop
+  }
+  chain inbound {
+    type nat hook prerouting priority -100; policy accept;
+    ip daddr { 198.51.100.1 } return
+    fib daddr type local dnat ip to meta l4proto . th dport map @ports
+  }
+  chain local {
+    type nat hook output priority -100; policy accept;
+    ip daddr { 198.51.100.1 } return
+    fib daddr type local dnat ip to meta l4proto . th dport map @ports
+  }
+  chain outbound {
+    type nat hook postrouting priority 100; policy accept;
+    oifname != "waggle0" ip saddr 172.31.254.0/24 ip daddr != 172.31.254.0/24 masquerade
+    oifname "waggle0" ip saddr 172.31.254.0/24 ct status dnat masquerade
+    oifname "waggle0" ip saddr 127.0.0.0/8 masquerade
+  }
+}
+add element inet waggle0 ports { tcp . 31000 : 172.31.254.2 . 80 }
+add element inet waggle0 ports { udp . 31000 : 172.31.254.2 . 53 }
+"#;
+        assert_eq!(rules.script(), want);
+    }
+
+    #[test]
+    fn a_host_port_has_one_task() {
+        let held = TaskId::new("other").unwrap();
+        let taken = [(&held, mapping(Protocol::Tcp, 31000, 80))];
+        let ask = |p| conflict(&BTreeSet::from([p]), taken.iter().copied());
+        let why = ask(mapping(Protocol::Tcp, 31000, 8080));
+        assert_eq!(
+            why.as_deref(),
+            Some("host port 31000/tcp leads to task other already")
+        );
+        assert_eq!(ask(mapping(Protocol::Udp, 31000, 80)), None);
+        assert_eq!(ask(mapping(Protocol::Tcp, 31001, 80)), None);
+    }
+}
