@@ -14,7 +14,7 @@ use waggle_overlay::forward::ForwardConfig;
 use waggle_overlay_plan::zone::{HealthPolicy, Scope};
 use waggle_types::{Custom, Domain, Milli, PortSet, Resources};
 
-use crate::networks::NetworkSettings;
+use crate::{fetch::FetchSettings, networks::NetworkSettings, storage::StorageSettings};
 
 /// Settings of one agent. [`AgentConfig::new`] fills in every default.
 #[derive(Debug, Clone)]
@@ -66,6 +66,10 @@ pub struct AgentConfig {
     /// Whether what a task asks of CPU time is also the most that it gets (Mesos: `--cgroups_enable_cfs`), where it
     /// names no ceiling.
     pub cpu_hard_limits: bool,
+    /// Disks, drivers of storage outside of the node.
+    pub storage: StorageSettings,
+    /// What is put into sandboxes before tasks start.
+    pub fetch: FetchSettings,
     /// Time between metric readings and log shipments.
     pub tick: Duration,
     /// Finished tasks whose sandboxes are kept; beyond that the oldest are removed.
@@ -100,6 +104,8 @@ impl AgentConfig {
             policy: NodePolicy::default(),
             networks: NetworkSettings::default(),
             cpu_hard_limits: false,
+            storage: StorageSettings::default(),
+            fetch: FetchSettings::default(),
             tick: Duration::from_secs(5),
             kept_sandboxes: 100,
             max_concurrent_checks: 64,

@@ -26,6 +26,7 @@ mod doctor;
 mod edge_points;
 mod environment;
 mod error;
+mod fetch;
 #[cfg(test)]
 mod fixture;
 mod http;
@@ -44,10 +45,11 @@ mod runtime;
 mod serve;
 mod session;
 mod shim;
+mod storage;
 mod sys;
 mod tail;
 mod tasks;
-mod volumes;
+mod unpack;
 
 pub use crate::{
     config::{
@@ -56,8 +58,13 @@ pub use crate::{
     },
     doctor::doctor,
     error::AgentError,
+    fetch::FetchSettings,
     run::run,
     shim::shim_main,
+    storage::{
+        StorageSettings,
+        disks::{Disk, DiskKind},
+    },
 };
 /// What settings of the node's DNS server are made of.
 pub mod dns {

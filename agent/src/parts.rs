@@ -11,17 +11,20 @@ use std::{
     sync::Arc,
 };
 
-use waggle_types::{TaskId, TaskSpec, VolumeId};
+use waggle_telemetry::Telemetry;
+use waggle_types::{TaskId, TaskSpec};
 
+pub use crate::storage::BindMount;
 use crate::{
     AgentConfig, AgentError,
     checkpoint::TaskDir,
     environment,
+    fetch::Fetcher,
     net::chain,
     networks::{Joined, Networks},
     runtime::{self, Runtimes},
     shim::UserIds,
-    volumes::Volumes,
+    storage::Storage,
 };
 
 /// The node's parts. One of each, shared by all launches.
@@ -32,7 +35,9 @@ pub struct Parts {
     pub networks: Arc<Networks>,
     policy: crate::NodePolicy,
     work_dir: PathBuf,
-    volumes: Volumes,
+    /// Volumes, mounts.
+    pub storage: Storage,
+    fetcher: Fetcher,
 }
 
 /// What was made for one task.
@@ -48,7 +53,7 @@ pub struct Prepared {
     pub network: Option<Joined>,
 }
 
-// The next three are their owners' (images, storage) and move there.
+// The next two are images' and move there.
 
 /// An image's files, ready to be a root.
 #[derive(Debug, Clone, Default)]
@@ -78,27 +83,27 @@ pub struct ImageConfig {
     pub stop_signal: Option<String>,
 }
 
-/// A directory or file of the host that a task sees.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BindMount {
-    /// On the host.
-    pub from: PathBuf,
-    /// Absolute inside an image; relative: below the sandbox.
-    pub target: String,
-    /// Whether it can't be written.
-    pub read_only: bool,
-}
-
 impl Parts {
     /// Opens all of them. Blocking.
-    pub fn open(config: &AgentConfig) -> Result<Self, AgentError> {
-        // I, S, N: open yours here.
+    pub fn open(config: &AgentConfig, telemetry: Telemetry) -> Result<Self, AgentError> {
+        // I: open yours here.
+        let storage = Storage::open(&config.work_dir, &config.storage, &config.policy.host_paths)
+            .map_err(AgentError::file("open", config.work_dir.join("storage")))?;
+        let fetcher = Fetcher::open(
+            &config.work_dir,
+            &config.fetch,
+            &config.policy.host_paths,
+            config.storage.enforce_disk,
+            telemetry,
+        )
+        .map_err(AgentError::file("open", config.work_dir.join("fetch")))?;
         Ok(Self {
             runtimes: Runtimes::open(config),
             networks: Networks::open(&config.work_dir, &config.networks, config.dns.ips.clone())?,
             policy: config.policy.clone(),
             work_dir: config.work_dir.clone(),
-            volumes: Volumes::new(&config.work_dir),
+            storage,
+            fetcher,
         })
     }
 
@@ -123,16 +128,10 @@ impl Parts {
             return Err("container.image: this node has no store of images".to_owned());
         }
         prepared.user = environment::user(spec.user.as_deref())?;
-        self.own_sandbox(spec, &sandbox, prepared.user.as_ref())
-            .await?;
-        // S: `prepared.mounts = self.storage.prepare(spec, &sandbox, prepared.user.as_ref()).await?`
-        if !spec.container.mounts.is_empty() {
-            return Err("container.mounts: this node mounts nothing".to_owned());
-        }
-        // S: `self.fetcher.fetch(spec, &sandbox, prepared.user.as_ref()).await?`
-        if !spec.container.fetch.is_empty() {
-            return Err("container.fetch: this node fetches nothing".to_owned());
-        }
+        self.own_sandbox(&sandbox, prepared.user.as_ref()).await?;
+        let user = prepared.user.as_ref();
+        prepared.mounts = self.storage.prepare(spec, &sandbox, user).await?;
+        self.fetcher.fetch(spec, &sandbox, user).await?;
         prepared.network = self.networks.join(spec).await?;
         Ok(prepared)
     }
@@ -141,10 +140,10 @@ impl Parts {
     /// and tells all of them.
     pub fn release(&self, task_id: &TaskId) -> Vec<String> {
         let dir = TaskDir::new(&self.work_dir, task_id);
-        let steps: [(&str, io::Result<()>); 2] = [
+        let steps: [(&str, io::Result<()>); 3] = [
             ("container", self.runtimes.release(&dir)),
             ("network", self.networks.leave(task_id)),
-            // S: ("storage", self.storage.release(task_id)),
+            ("storage", self.storage.release(task_id)),
             // I: ("image", self.images.release(task_id)),
         ];
         steps
@@ -156,8 +155,12 @@ impl Parts {
     /// After a restart: removes what belongs to none of the tasks that live or whose end is still to be told.
     /// Blocking.
     pub fn keep(&self, live: &BTreeMap<TaskId, TaskSpec>) -> Vec<String> {
-        // S: storage, I: images.
-        let steps: [(&str, io::Result<()>); 1] = [("networks", self.networks.keep(live))];
+        let ids = live.keys().cloned().collect();
+        // I: images.
+        let steps: [(&str, io::Result<()>); 2] = [
+            ("networks", self.networks.keep(live)),
+            ("storage", self.storage.keep(&ids)),
+        ];
         steps
             .into_iter()
             .filter_map(|(what, done)| Some(format!("{what}: {}", chain(&done.err()?))))
@@ -165,25 +168,14 @@ impl Parts {
     }
 
     /// The sandbox belongs to the task's user.
-    async fn own_sandbox(
-        &self,
-        spec: &TaskSpec,
-        sandbox: &Path,
-        user: Option<&UserIds>,
-    ) -> Result<(), String> {
-        let (sandbox, user, volumes) = (sandbox.to_owned(), user.cloned(), self.volumes.clone());
-        let ids: Vec<VolumeId> = spec
-            .resources
-            .custom
-            .volumes()
-            .map(|(id, _)| id.clone())
-            .collect();
+    async fn own_sandbox(&self, sandbox: &Path, user: Option<&UserIds>) -> Result<(), String> {
+        let (sandbox, user) = (sandbox.to_owned(), user.cloned());
         let made = tokio::task::spawn_blocking(move || {
             std::fs::create_dir_all(&sandbox)?;
             if let Some(UserIds { uid, gid, .. }) = &user {
                 std::os::unix::fs::chown(&sandbox, Some(*uid), Some(*gid))?;
             }
-            volumes.link(&ids, &sandbox, user.as_ref())
+            Ok(())
         });
         made.await
             .map_err(io::Error::other)

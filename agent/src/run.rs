@@ -26,9 +26,9 @@ use crate::{
     parts::Parts,
     recover, resources,
     session::{self, SessionEvent},
+    storage::{Storage, disks},
     sys,
     tasks::Tasks,
-    volumes::Volumes,
 };
 
 /// Events that wait for the loop; whoever has more waits.
@@ -74,6 +74,15 @@ pub async fn run(
     let agent_id = work.agent_id(|| uuid::Uuid::new_v4().to_string())?;
     // Names first: while this node's resolver is silent, everybody on it waits.
     let mut net = Net::start(&config, Kept::new(&config.work_dir)).await?;
+    let total = {
+        let config = Arc::clone(&config);
+        blocking(move || -> Result<_, AgentError> {
+            let mut total = resources::detect(&config.work_dir, &config.resources)?;
+            disks::offer(&mut total, &config.storage.disks)?;
+            Ok(total)
+        })
+        .await?
+    };
     let info = AgentInfo {
         ip6: config.ip6,
         reserved: config.resources.reserved.clone(),
@@ -82,7 +91,7 @@ pub async fn run(
         hostname: config.hostname.clone(),
         ip: config.ip,
         http_port: listeners.http.local_addr().map_or(0, |a| a.port()),
-        total: resources::detect(&config.work_dir, &config.resources)?,
+        total,
         attributes: config.attributes.clone(),
     };
     tracing::info!(%agent_id, hostname = config.hostname, resources = %info.total, "agent starts");
@@ -96,8 +105,8 @@ pub async fn run(
     troubles.extend(net.troubles().iter().cloned());
 
     let parts = {
-        let config = Arc::clone(&config);
-        Arc::new(blocking(move || Parts::open(&config)).await?)
+        let (config, telemetry) = (Arc::clone(&config), telemetry.clone());
+        Arc::new(blocking(move || Parts::open(&config, telemetry)).await?)
     };
     troubles.extend(parts.troubles());
 
@@ -126,6 +135,7 @@ pub async fn run(
         outbox: None,
         unsaved: BTreeMap::new(),
         view,
+        storage: parts.storage.clone(),
         ticking: Arc::new(tokio::sync::Semaphore::new(1)),
     };
     recover::recover(&mut agent, &cgroups, &parts).await?;
@@ -134,7 +144,7 @@ pub async fn run(
     agent.publish(None);
 
     // What an agent before this one had begun to remove.
-    agent.sweep(Volumes::new(&config.work_dir));
+    agent.sweep();
     let worker = Arc::clone(&net);
     let (tel, node) = (telemetry.clone(), config.hostname.clone());
     agent
@@ -194,6 +204,7 @@ pub struct Agent {
     unsaved: BTreeMap<TaskId, StreamRecord>,
     view: watch::Sender<Arc<AgentView>>,
     since_ns: u64,
+    storage: Storage,
     ticking: Arc<tokio::sync::Semaphore>,
 }
 
@@ -270,27 +281,33 @@ impl Agent {
         }
     }
 
-    /// Volumes that do not exist any more go: out of reach at once, their data in the background.
+    /// Volumes that were destroyed go: out of reach at once, their data in the background. Those that the master
+    /// does not know are put aside, and people are told.
     async fn keep_volumes(&mut self, kept: Vec<VolumeId>, destroyed: Vec<VolumeId>) {
-        let volumes = Volumes::new(&self.config.work_dir);
-        let fresh = || uuid::Uuid::new_v4().to_string();
-        let moved = {
-            let volumes = volumes.clone();
-            blocking(move || volumes.keep(&kept, &destroyed, fresh)).await
-        };
-        match moved {
-            Ok(0) => {}
-            Ok(n) => {
-                tracing::info!(n, "volumes are gone");
-                self.sweep(volumes);
+        let storage = self.storage.clone();
+        let now = clock::now();
+        match blocking(move || storage.keep_volumes(&kept, &destroyed, now.0)).await {
+            Ok(done) => {
+                for volume in &done.unclaimed {
+                    tracing::error!(%volume, "the master does not know this volume: its data is put aside");
+                }
+                let n = u64::try_from(done.unclaimed.len()).unwrap_or(u64::MAX);
+                if n > 0 {
+                    self.telemetry.count(&names::VOLUMES_UNCLAIMED, &[], n);
+                }
+                if done.n_destroyed > 0 {
+                    tracing::info!(n = done.n_destroyed, "volumes are gone");
+                    self.sweep();
+                }
             }
             Err(e) => tracing::warn!(error = %e, "volumes that are gone stay"),
         }
     }
 
-    fn sweep(&mut self, volumes: Volumes) {
+    fn sweep(&mut self) {
+        let storage = self.storage.clone();
         self.tasks.spawn(async move {
-            if let Err(e) = blocking(move || volumes.sweep()).await {
+            if let Err(e) = blocking(move || storage.sweep()).await {
                 tracing::warn!(error = %e, "data of volumes that are gone stays");
             }
         });

@@ -6,11 +6,17 @@
 
 use std::{
     fs, io,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+    os::{
+        fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+        unix::fs::OpenOptionsExt,
+    },
+    path::Path,
 };
 
 use serde::{Deserialize, Serialize};
 use tokio::io::{Interest, unix::AsyncFd};
+
+use crate::shim::UserIds;
 
 /// A process that can be told from a later one with the same number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,6 +81,43 @@ pub fn pidfd_signal(fd: &OwnedFd, signal: i32) -> io::Result<()> {
     }
 }
 
+/// Opens a file for reading with the rights of a user, groups and all: what they may not read is not read for them.
+/// Blocking.
+pub fn open_as(user: &UserIds, path: &Path) -> io::Result<fs::File> {
+    let (user, path) = (user.clone(), path.to_owned());
+    // These identities are a thread's own; this one ends with its work.
+    let opened = std::thread::spawn(move || {
+        // SAFETY: the slice outlives the call. The raw call changes this thread alone, where libc's changes all.
+        let rc =
+            unsafe { libc::syscall(libc::SYS_setgroups, user.groups.len(), user.groups.as_ptr()) };
+        if rc != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        nix::unistd::setfsgid(nix::unistd::Gid::from_raw(user.gid));
+        nix::unistd::setfsuid(nix::unistd::Uid::from_raw(user.uid));
+        open_plain(&path)
+    });
+    opened
+        .join()
+        .unwrap_or_else(|_| Err(io::Error::other("the thread that opens the file ended")))
+}
+
+/// Opens a regular file for reading, without waiting for the other end of a pipe. Blocking.
+pub fn open_plain(path: &Path) -> io::Result<fs::File> {
+    let file = fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
+        .open(path)?;
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "it is no regular file",
+        ))
+    }
+}
+
 /// Makes orphaned descendants children of this process instead of init's.
 pub fn become_subreaper() -> io::Result<()> {
     // SAFETY: integer arguments only.
@@ -109,6 +152,35 @@ pub fn n_cpus() -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn files_are_read_with_the_users_rights() {
+        use std::os::unix::fs::PermissionsExt;
+        if !nix::unistd::Uid::effective().is_root() {
+            eprintln!("SKIP: taking a user's rights needs root");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let mode = |path: &Path, mode| {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        };
+        mode(dir.path(), 0o755);
+        let file = dir.path().join("x");
+        fs::write(&file, "x").unwrap();
+        mode(&file, 0o600);
+        let user = UserIds {
+            uid: 65534,
+            gid: 65534,
+            groups: vec![65534],
+        };
+        let refused = open_as(&user, &file).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
+        mode(&file, 0o644);
+        assert!(open_as(&user, &file).is_ok());
+        mode(&file, 0o600);
+        assert!(open_plain(&file).is_ok(), "only that thread was another");
+        assert!(open_plain(dir.path()).is_err());
+    }
 
     #[test]
     fn a_process_is_known_by_number_and_start_time() {

@@ -66,6 +66,13 @@ pub enum Event {
         /// `Ok`, or what was wrong.
         result: Result<(), String>,
     },
+    /// A task holds more disk than it asked for.
+    OverDisk {
+        /// The task.
+        task_id: TaskId,
+        /// What is too large, how large it is and its limit, for people.
+        why: String,
+    },
     /// A task was found after a restart.
     Recovered {
         /// Its spec.
@@ -242,6 +249,9 @@ impl AgentCore {
                 idx,
                 result,
             } => self.step(&task_id, now, &mut out, |m| m.checked(idx, result, now)),
+            Event::OverDisk { task_id, why } => {
+                self.step(&task_id, now, &mut out, |m| m.over_disk(why, now));
+            }
             Event::Recovered {
                 spec,
                 latest,

@@ -40,6 +40,11 @@ impl Exit {
                 Some(why.reason),
                 format!("{}: its shim died, exit code unknown", why.message),
             ),
+            (Self::Unknown, Some(KillCause::OverDisk { why })) => (
+                TaskState::Failed,
+                Some(StatusReason::ContainerLimitationDisk),
+                format!("{why}; its shim died, exit code unknown"),
+            ),
             (Self::Unknown, Some(_)) => (
                 TaskState::Killed,
                 Some(StatusReason::ExecutorTerminated),
@@ -67,6 +72,11 @@ impl Exit {
                     0 => format!("killed after consecutive health check failures: {why}"),
                     n => format!("killed after {n} consecutive health check failures: {why}"),
                 },
+            ),
+            (_, Some(KillCause::OverDisk { why })) => (
+                TaskState::Failed,
+                Some(StatusReason::ContainerLimitationDisk),
+                why.clone(),
             ),
             (Self::Code(0), None) => (TaskState::Finished, None, self.describe()),
             (Self::OutOfMemory { .. }, None) => (

@@ -21,6 +21,11 @@ pub enum KillCause {
         /// Which check, and what the last failure said.
         why: String,
     },
+    /// It holds more disk than it asked for.
+    OverDisk {
+        /// What is too large, how large it is and its limit, for people.
+        why: String,
+    },
 }
 
 /// Where a task is in its life.
@@ -89,6 +94,13 @@ impl TaskMachine {
                 {
                     Phase::Killing(KillCause::Unhealthy {
                         failures: 0,
+                        why: latest.message.clone(),
+                    })
+                }
+                TaskState::Killing
+                    if latest.reason == Some(StatusReason::ContainerLimitationDisk) =>
+                {
+                    Phase::Killing(KillCause::OverDisk {
                         why: latest.message.clone(),
                     })
                 }
@@ -175,6 +187,9 @@ impl TaskMachine {
                     KillCause::Unhealthy { why, .. } => {
                         (StatusReason::TaskHealthCheckStatusUpdated, why.clone())
                     }
+                    KillCause::OverDisk { why } => {
+                        (StatusReason::ContainerLimitationDisk, why.clone())
+                    }
                 };
                 self.phase = Phase::Killing(cause);
                 Transition::Kill(Some(self.status(Some(reason), message, now)))
@@ -218,6 +233,11 @@ impl TaskMachine {
                 self.kill(KillCause::Unhealthy { failures, why }, now)
             }
         }
+    }
+
+    /// It holds more disk than it asked for; one that already ends is left to that.
+    pub fn over_disk(&mut self, why: String, now: UnixMillis) -> Transition {
+        self.kill(KillCause::OverDisk { why }, now)
     }
 
     fn status(&self, reason: Option<StatusReason>, message: String, now: UnixMillis) -> TaskStatus {

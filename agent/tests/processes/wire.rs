@@ -144,12 +144,24 @@ pub fn keeps_the_data_of_volumes() {
         let empty = "test -z \"$(ls volumes/db)\"";
         master.send(on_volume("db.3", empty)).await;
         assert_eq!(finished("db.3").await, TaskState::TaskFinished);
+        // A master that does not know it has not said that it may go.
+        let aside = dir.path().join("volume-snapshots/db");
         master.send(volumes(&[], &[])).await;
+        until("it is put aside", || {
+            let there = dir.path().join("volumes/db").exists();
+            (aside.exists() && !there).then_some(())
+        })
+        .await;
+        master.send(volumes(&["db"], &[])).await;
+        master.send(on_volume("db.4", empty)).await;
+        assert_eq!(finished("db.4").await, TaskState::TaskFinished);
+        master.send(volumes(&[], &["db"])).await;
         until("nothing is left of it", || {
             let gone = dir.path().join("volumes-gone").exists();
             let there = dir.path().join("volumes/db").exists();
             (!gone && !there).then_some(())
         })
         .await;
+        assert!(aside.exists(), "and stays until a person says");
     });
 }

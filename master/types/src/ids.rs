@@ -123,6 +123,16 @@ string_id!(
     /// A persistent volume, unique on its agent.
     VolumeId
 );
+impl VolumeId {
+    /// The disk of its own that a volume is on: `db@fast` is on `fast` and made of `disk.fast`; a volume without such an
+    /// ending is on the disk of the agent's work directory and made of `disk`.
+    pub fn disk(&self) -> Option<&str> {
+        let (_, disk) = self.as_str().rsplit_once('@')?;
+        let of = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        (!disk.is_empty() && disk.len() <= 32 && disk.chars().all(of)).then_some(disk)
+    }
+}
+
 string_id!(
     /// A deployment of the service framework.
     DeploymentId
@@ -213,6 +223,19 @@ mod tests {
             ServiceId::new("/shop/cart").unwrap().discovery_name(),
             "cart.shop"
         );
+    }
+
+    #[test]
+    fn a_volume_says_where_it_is() {
+        for (id, disk) in [
+            ("db", None),
+            ("db@fast", Some("fast")),
+            ("a@b@hdd-2", Some("hdd-2")),
+            ("db@", None),
+            ("me@Example", None),
+        ] {
+            assert_eq!(VolumeId::new(id).unwrap().disk(), disk, "{id}");
+        }
     }
 
     #[test]

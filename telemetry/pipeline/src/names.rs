@@ -262,6 +262,13 @@ registry! {
     AGENT_LOG_LINES = Counter "waggle.agent.log.lines" ["{line}"] {"log.iostream"} "Lines read from tasks' output";
     AGENT_LOG_BYTES = Counter "waggle.agent.log.bytes" ["By"] {"log.iostream"} "Bytes read from tasks' output";
     AGENT_LOG_LOST = Counter "waggle.agent.log.lost" ["By"] {DROP_REASON} "Bytes of tasks' output that could not be written to its files";
+    FETCHES = Counter "waggle.agent.fetches" ["{fetch}"] {OUTCOME} "Things that were fetched into sandboxes";
+    FETCH_BYTES = Counter "waggle.agent.fetch.bytes" ["By"] {} "Bytes that were fetched into sandboxes, unpacked ones too";
+    FETCH_DURATION = Histogram "waggle.agent.fetch.duration" ["s"] {OUTCOME} "Time that fetching took, unpacking included";
+    FETCH_CACHE_REQUESTS = Counter "waggle.agent.fetch.cache.requests" ["{request}"] {OUTCOME} "Things asked of the fetcher's cache";
+    FETCH_CACHE_SIZE = Gauge "waggle.agent.fetch.cache.size" ["By"] {} "Bytes in the fetcher's cache";
+    FETCH_CACHE_EVICTED = Gauge "waggle.agent.fetch.cache.evicted" ["{file}"] {} "Files that left the fetcher's cache for others since the agent began";
+    VOLUMES_UNCLAIMED = Counter "waggle.volume.unclaimed" ["{volume}"] {} "Volumes that the master did not know and that were put aside";
     AGENT_LOG_SEGMENTS_LOST = Counter "waggle.agent.log.segments.lost" ["{segment}"] {DROP_REASON} "Segments of tasks' output that were replaced before they were read to their end";
 
     // Own kernel programs.

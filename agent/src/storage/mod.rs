@@ -1,0 +1,516 @@
+//! What a task's files are made of beside its image: its volumes, paths of the host, what a pod shares, storage outside
+//! of the node.
+//!
+//! [`Storage::prepare`] makes it all and says what the runtime is to mount; a task without an image finds links in its
+//! sandbox instead, which lead to a read-only mount where they must not be written. [`Storage::release`] undoes it;
+//! what a task holds is written down before it is made, so that an agent after this one can undo it too.
+//!
+//! # Invariants
+//! - Data of a volume is removed by the master's word only ([`volumes`]).
+//! - Nothing is mounted below a sandbox on the host: removing a sandbox can't reach a volume.
+
+pub mod disks;
+mod plan;
+pub mod records;
+pub mod snapshots;
+pub mod usage;
+pub mod volumes;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use waggle_types::{TaskId, TaskSpec, VolumeId};
+
+use crate::{
+    shim::UserIds,
+    unpack::root::{Below, Root},
+};
+use disks::{Disk, DiskKind};
+use plan::{Planned, Source, Target};
+use records::{Record, Records};
+use snapshots::{Snapshot, SnapshotError};
+use volumes::{Kept, Volumes};
+
+/// Something that the runtime is to bind into a task's files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BindMount {
+    /// A path of the host.
+    pub from: PathBuf,
+    /// Absolute inside an image; relative: below the sandbox.
+    pub target: String,
+    /// Whether it can't be written.
+    pub read_only: bool,
+}
+
+/// What storage is told by the operator.
+#[derive(Debug, Clone)]
+pub struct StorageSettings {
+    /// Disks beside the work directory's.
+    pub disks: Vec<Disk>,
+    /// Whether tasks that hold more disk than they asked for are killed; otherwise it is only shown.
+    pub enforce_disk: bool,
+    /// Time between two looks at how much disk tasks hold; Mesos's default is 15 s.
+    pub disk_watch: Duration,
+    /// How long sandboxes of ended tasks are kept when there is room enough; Mesos's default is 1 week.
+    pub gc_delay: Duration,
+    /// Part of the disk that should stay free: the fuller it is, the sooner sandboxes go. Mesos's default is 0.1.
+    pub gc_headroom: f64,
+}
+
+impl Default for StorageSettings {
+    fn default() -> Self {
+        Self {
+            disks: Vec::new(),
+            enforce_disk: false,
+            disk_watch: Duration::from_secs(15),
+            gc_delay: Duration::from_hours(7 * 24),
+            gc_headroom: 0.1,
+        }
+    }
+}
+
+/// The node's storage.
+#[derive(Debug, Clone)]
+pub struct Storage(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    work_dir: PathBuf,
+    host_paths: Vec<PathBuf>,
+    volumes: Volumes,
+    records: Records,
+    /// Volumes that somebody works on, and what for: tasks wait for the next offer.
+    busy: Mutex<BTreeMap<VolumeId, &'static str>>,
+}
+
+impl Storage {
+    /// Below a work directory; of the host, tasks may mount `host_paths` and what is below them. Blocking.
+    pub fn open(
+        work_dir: &Path,
+        settings: &StorageSettings,
+        host_paths: &[PathBuf],
+    ) -> io::Result<Self> {
+        Ok(Self(Arc::new(Inner {
+            work_dir: work_dir.to_owned(),
+            host_paths: host_paths.to_vec(),
+            volumes: Volumes::new(work_dir, &settings.disks),
+            records: Records::open(&work_dir.join("storage"))?,
+            busy: Mutex::default(),
+        })))
+    }
+
+    /// Makes everything that a task's mounts name. The error is for people, and names the mount; then nothing is left
+    /// behind but volumes, which are made once.
+    pub async fn prepare(
+        &self,
+        spec: &TaskSpec,
+        sandbox: &Path,
+        owner: Option<&UserIds>,
+    ) -> Result<Vec<BindMount>, String> {
+        let planned = plan::plan(spec, &self.0.host_paths)?;
+        if planned.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (inner, spec) = (Arc::clone(&self.0), spec.clone());
+        let (sandbox, owner) = (sandbox.to_owned(), owner.cloned());
+        let task_id = spec.task_id.clone();
+        let made = tokio::task::spawn_blocking(move || {
+            inner.hold(&spec, &planned)?;
+            inner.make(&spec, &planned, &sandbox, owner.as_ref())
+        })
+        .await
+        .unwrap_or_else(|e| Err(format!("failed to prepare the mounts: {e}")));
+        if made.is_err() {
+            let storage = self.clone();
+            let undone = tokio::task::spawn_blocking(move || storage.release(&task_id)).await;
+            if let Ok(Err(e)) = undone {
+                tracing::warn!(error = %e, "leftovers of a failed launch stay");
+            }
+        }
+        made
+    }
+
+    /// Undoes what [`Storage::prepare`] made for a task, but for its volumes. Blocking; nothing to undo is fine.
+    pub fn release(&self, task_id: &TaskId) -> io::Result<()> {
+        let Some(record) = self.0.records.read(task_id)? else {
+            return Ok(());
+        };
+        self.0.unmount(task_id)?;
+        self.0.records.remove(task_id)?;
+        if let Some(pod) = record.pod {
+            let others = self.0.records.all()?;
+            if !others.iter().any(|(_, r)| r.pod.as_ref() == Some(&pod)) {
+                remove_dir(&self.0.pod_dir(&pod))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Releases what tasks hold that do not live any more. Blocking.
+    pub fn keep(&self, live: &BTreeSet<TaskId>) -> io::Result<()> {
+        for (task_id, _) in self.0.records.all()? {
+            if !live.contains(&task_id) {
+                tracing::info!(%task_id, "storage of an ended task is released");
+                self.release(&task_id)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Does what the master says about the volumes of this node. Blocking, but short.
+    pub fn keep_volumes(
+        &self,
+        kept: &[VolumeId],
+        destroyed: &[VolumeId],
+        now_ms: u64,
+    ) -> io::Result<Kept> {
+        let mut used = BTreeSet::new();
+        for (_, record) in self.0.records.all()? {
+            used.extend(record.volumes);
+        }
+        used.extend(self.0.busy().keys().cloned());
+        let fresh = || uuid::Uuid::new_v4().to_string();
+        self.0.volumes.keep(kept, destroyed, &used, now_ms, fresh)
+    }
+
+    /// Removes the data of volumes that are gone. Blocking, for as long as it takes.
+    pub fn sweep(&self) -> io::Result<()> {
+        self.0.volumes.sweep()
+    }
+
+    /// Where a volume's data is. The error is for people.
+    pub fn volume_dir(&self, id: &VolumeId) -> Result<PathBuf, String> {
+        Ok(self.0.volumes.place(id)?.volumes.join(id.as_str()))
+    }
+
+    /// Tasks that hold a volume. Blocking.
+    pub fn users(&self, id: &VolumeId) -> io::Result<Vec<TaskId>> {
+        let all = self.0.records.all()?.into_iter();
+        let users = all.filter(|(_, r)| r.volumes.contains(id));
+        Ok(users.map(|(task_id, _)| task_id).collect())
+    }
+
+    /// Every volume that has data or snapshots on this node. Blocking.
+    pub fn volumes(&self) -> io::Result<Vec<(VolumeId, Vec<Snapshot>)>> {
+        let mut all = BTreeMap::new();
+        for place in self.0.volumes.places() {
+            let mut ids = snapshots::volumes(&place)?;
+            match fs::read_dir(&place.volumes) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                other => {
+                    for entry in other? {
+                        let name = entry?.file_name();
+                        ids.extend(name.to_str().and_then(|n| VolumeId::new(n).ok()));
+                    }
+                }
+            }
+            for id in ids {
+                let of = snapshots::list(&place, &id)?;
+                all.insert(id, of);
+            }
+        }
+        Ok(all.into_iter().collect())
+    }
+
+    /// Copies a volume, also one in use. Blocking, for as long as that takes.
+    pub fn snapshot(
+        &self,
+        id: &VolumeId,
+        name: &str,
+        now_ms: u64,
+    ) -> Result<Snapshot, SnapshotError> {
+        let _busy = self.0.take(id, "a snapshot of it is being taken")?;
+        let place = self.0.place(id)?;
+        let consistent = self.0.is_free(id)?;
+        snapshots::take(&place, id, name, consistent, now_ms)
+    }
+
+    /// Puts a snapshot in a volume's place; no task may use it. Blocking, for as long as a copy takes.
+    pub fn restore(&self, id: &VolumeId, name: &str) -> Result<Snapshot, SnapshotError> {
+        let _busy = self.0.take(id, "it is being restored")?;
+        let place = self.0.place(id)?;
+        if !self.0.is_free(id)? {
+            let users = self.users(id).unwrap_or_default();
+            let users: Vec<&str> = users.iter().map(TaskId::as_str).collect();
+            return Err(SnapshotError::Busy {
+                id: id.clone(),
+                why: format!("is used by {}; stop that first", users.join(", ")),
+            });
+        }
+        snapshots::restore(&place, id, name, uuid::Uuid::new_v4().to_string())
+    }
+
+    /// Removes a snapshot. Blocking.
+    pub fn forget_snapshot(&self, id: &VolumeId, name: &str) -> Result<(), SnapshotError> {
+        let _busy = self.0.take(id, "a snapshot of it is being removed")?;
+        snapshots::forget(&self.0.place(id)?, id, name)
+    }
+}
+
+/// Whoever works on a volume holds this.
+struct Busy {
+    inner: Arc<Inner>,
+    id: VolumeId,
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.inner.busy().remove(&self.id);
+    }
+}
+
+impl Inner {
+    fn busy(&self) -> std::sync::MutexGuard<'_, BTreeMap<VolumeId, &'static str>> {
+        self.busy.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(self: &Arc<Self>, id: &VolumeId, why: &'static str) -> Result<Busy, SnapshotError> {
+        let mut busy = self.busy();
+        if let Some(other) = busy.get(id) {
+            return Err(SnapshotError::Busy {
+                id: id.clone(),
+                why: (*other).to_owned(),
+            });
+        }
+        busy.insert(id.clone(), why);
+        Ok(Busy {
+            inner: Arc::clone(self),
+            id: id.clone(),
+        })
+    }
+
+    fn place(&self, id: &VolumeId) -> Result<volumes::Place, SnapshotError> {
+        self.volumes
+            .place(id)
+            .map_err(|_| SnapshotError::NoVolume(id.clone()))
+    }
+
+    fn is_free(&self, id: &VolumeId) -> Result<bool, SnapshotError> {
+        let all = self.records.all().map_err(|source| SnapshotError::Io {
+            what: "read",
+            path: self.records.dir().to_owned(),
+            source,
+        })?;
+        Ok(!all.iter().any(|(_, r)| r.volumes.contains(id)))
+    }
+
+    /// Writes down what the task will hold. A volume that is being restored is not given away meanwhile.
+    fn hold(&self, spec: &TaskSpec, planned: &[Planned]) -> Result<(), String> {
+        let volumes: BTreeSet<VolumeId> = planned
+            .iter()
+            .filter_map(|p| match &p.source {
+                Source::Volume(id) => Some(id.clone()),
+                _ => None,
+            })
+            .collect();
+        let shares = planned
+            .iter()
+            .any(|p| matches!(p.source, Source::Shared(_)));
+        // Under the lock: whoever takes a volume to work on sees the record, or is seen here.
+        let busy = self.busy();
+        if let Some((id, why)) = volumes.iter().find_map(|id| Some((id, busy.get(id)?))) {
+            return Err(format!("volume {id}: {why}"));
+        }
+        let record = Record {
+            pod: spec.container.pod.clone().filter(|_| shares),
+            volumes,
+        };
+        let written = self.records.write(&spec.task_id, &record);
+        written.map_err(|e| format!("failed to write down what the task holds: {e}"))
+    }
+
+    fn make(
+        &self,
+        spec: &TaskSpec,
+        planned: &[Planned],
+        sandbox: &Path,
+        owner: Option<&UserIds>,
+    ) -> Result<Vec<BindMount>, String> {
+        let has_image = spec.container.image.is_some();
+        let root =
+            Root::open(sandbox, owner).map_err(|e| format!("failed to open the sandbox: {e}"))?;
+        let mut out = Vec::new();
+        for (n, p) in planned.iter().enumerate() {
+            let from = self.source(spec, p, &root, sandbox, owner)?;
+            match &p.target {
+                Target::Inside(path) => out.push(BindMount {
+                    from,
+                    target: path.display().to_string(),
+                    read_only: p.read_only,
+                }),
+                Target::Sandbox(path) if has_image => {
+                    mount_point(&root, path, &from)?;
+                    out.push(BindMount {
+                        from,
+                        target: path.display().to_string(),
+                        read_only: p.read_only,
+                    });
+                }
+                Target::Sandbox(path) => {
+                    let to = if p.read_only {
+                        self.bind_read_only(&spec.task_id, n, &from)?
+                    } else {
+                        from
+                    };
+                    link(&root, path, &to)?;
+                }
+            }
+        }
+        Ok(out)
+    }
+
+    /// What a mount leads to; made where it is missing and may be made.
+    fn source(
+        &self,
+        spec: &TaskSpec,
+        planned: &Planned,
+        root: &Root,
+        sandbox: &Path,
+        owner: Option<&UserIds>,
+    ) -> Result<PathBuf, String> {
+        match &planned.source {
+            Source::Volume(id) => {
+                let Some(volume) = spec.resources.custom.volume(id) else {
+                    return Err(format!("volume {id}: is not among the task's resources"));
+                };
+                if let Some(disk) = self.volumes.disk(id)?
+                    && disk.kind == DiskKind::Mount
+                {
+                    let all = disk.detect().map_err(|e| e.to_string())?;
+                    if volume.size != all {
+                        return Err(format!(
+                            "volume {id}: disk {} is one volume of {all} MiB, not {}",
+                            disk.name, volume.size
+                        ));
+                    }
+                }
+                self.volumes.make(id, volume.shared, owner)
+            }
+            Source::Host(path) => {
+                // Links count as where they lead to.
+                let real = fs::canonicalize(path)
+                    .map_err(|e| format!("failed to find {} on the host: {e}", path.display()))?;
+                plan::host_path(&real.display().to_string(), &self.real_host_paths())?;
+                Ok(real)
+            }
+            Source::Shared(path) => match &spec.container.pod {
+                Some(pod) => {
+                    let dir = self.pod_dir(pod);
+                    let made = || -> io::Result<PathBuf> {
+                        fs::create_dir_all(&dir)?;
+                        Root::open(&dir, owner)?.make_dir(&below(path)?)?;
+                        Ok(dir.join(path))
+                    };
+                    made().map_err(|e| format!("failed to make {}: {e}", path.display()))
+                }
+                None => below(path)
+                    .and_then(|b| root.make_dir(&b))
+                    .map(|()| sandbox.join(path))
+                    .map_err(|e| format!("failed to make {} in the sandbox: {e}", path.display())),
+            },
+            Source::External(volume) => Err(format!(
+                "this node has no storage driver {:?} (--csi {}=unix:///...)",
+                volume.provider, volume.provider
+            )),
+        }
+    }
+
+    fn real_host_paths(&self) -> Vec<PathBuf> {
+        let real = |p: &PathBuf| fs::canonicalize(p).unwrap_or_else(|_| p.clone());
+        self.host_paths.iter().map(real).collect()
+    }
+
+    fn pod_dir(&self, pod: &str) -> PathBuf {
+        self.work_dir
+            .join("storage/pods")
+            .join(records::file_name(pod))
+    }
+
+    fn mounts_dir(&self, task_id: &TaskId) -> PathBuf {
+        self.work_dir.join("storage/mounts").join(task_id.as_str())
+    }
+
+    /// A link can't keep anybody from writing; a mount can. Outside of the sandbox, which is removed with all in it.
+    fn bind_read_only(&self, task_id: &TaskId, n: usize, from: &Path) -> Result<PathBuf, String> {
+        let at = self.mounts_dir(task_id).join(n.to_string());
+        let done = || -> io::Result<()> {
+            if let Some(parent) = at.parent() {
+                fs::create_dir_all(parent)?;
+            }
+            if from.is_dir() {
+                fs::create_dir_all(&at)?;
+            } else {
+                fs::File::create(&at)?;
+            }
+            let none: Option<&str> = None;
+            mount(Some(from), &at, none, MsFlags::MS_BIND, none)?;
+            let read_only = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+            mount(none, &at, none, read_only, none)?;
+            Ok(())
+        };
+        done().map_err(|e| format!("failed to mount {} read-only: {e}", from.display()))?;
+        Ok(at)
+    }
+
+    /// Takes a task's read-only mounts off. What is mounted can't be removed by mistake: directories are removed one by
+    /// one, and only empty ones.
+    fn unmount(&self, task_id: &TaskId) -> io::Result<()> {
+        let dir = self.mounts_dir(task_id);
+        let entries = match fs::read_dir(&dir) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            other => other?,
+        };
+        for entry in entries {
+            let path = entry?.path();
+            // Until nothing is mounted there any more: an agent that was killed may have mounted twice.
+            let flags = MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW;
+            while umount2(&path, flags).is_ok() {}
+            if path.is_dir() {
+                fs::remove_dir(&path)?;
+            } else {
+                fs::remove_file(&path)?;
+            }
+        }
+        fs::remove_dir(&dir)
+    }
+}
+
+/// Where the runtime mounts over something of the sandbox, it must be there, and be no link.
+fn mount_point(root: &Root, path: &Path, from: &Path) -> Result<(), String> {
+    let made = below(path).and_then(|b| {
+        if from.is_dir() {
+            root.make_dir(&b)
+        } else {
+            root.create(&b, 0o644).map(drop)
+        }
+    });
+    made.map_err(|e| format!("failed to make {} in the sandbox: {e}", path.display()))
+}
+
+fn below(path: &Path) -> io::Result<Below> {
+    use std::os::unix::ffi::OsStrExt;
+    Below::new(path.as_os_str().as_bytes())
+        .map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))
+}
+
+/// A link at a path of the sandbox; one that is there already is fine.
+fn link(root: &Root, path: &Path, to: &Path) -> Result<(), String> {
+    let made = below(path).and_then(|b| root.symlink(&b, to.as_os_str()));
+    made.map_err(|e| format!("failed to link {} into the sandbox: {e}", path.display()))
+}
+
+fn remove_dir(dir: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests;
