@@ -397,7 +397,8 @@ fn services(
             let service = EdgeService {
                 backends,
                 affinity: set.affinity_s > 0,
-                ranges: None,
+                ranges: (!set.sources.is_empty())
+                    .then(|| set.sources.iter().map(|s| (s.net, s.prefix)).collect()),
             };
             (*key, service)
         })

@@ -111,6 +111,7 @@ fn snapshot(generation: u64, members: &Members) -> Arc<NetSnapshot> {
             framework: "marathon".into(),
         };
         let lease = VipLease {
+            ip6: None,
             ip: *at.ip(),
             ports: vec![(Protocol::Tcp, 80)],
         };

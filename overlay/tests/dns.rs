@@ -73,6 +73,7 @@ fn snapshot(n: u8) -> NetSnapshot {
         framework: "marathon".into(),
     };
     let lease = VipLease {
+        ip6: None,
         ip: Ipv4Addr::new(11, 0, 0, 1),
         ports: vec![(Protocol::Tcp, 80)],
     };

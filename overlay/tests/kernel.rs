@@ -109,6 +109,7 @@ fn snapshot(generation: u64, ports: &[u16]) -> Arc<NetSnapshot> {
         framework: "marathon".into(),
     };
     let lease = VipLease {
+        ip6: None,
         ip: VIP,
         ports: vec![(Protocol::Tcp, 80)],
     };

@@ -188,6 +188,7 @@ fn snapshot(generation: u64, on: &[u8]) -> Arc<NetSnapshot> {
         framework: "marathon".into(),
     };
     let lease = VipLease {
+        ip6: None,
         ip: VIP,
         ports: vec![(Protocol::Tcp, 80)],
     };

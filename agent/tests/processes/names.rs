@@ -96,6 +96,7 @@ pub fn tells_programs() {
                 task("web.2", "a-S2", pb::HealthState::HealthUnhealthy),
             ],
             vips: vec![pb::VipLease {
+                ip6: String::new(),
                 label: "web".to_owned(),
                 framework: "marathon".to_owned(),
                 ip: "11.1.2.3".to_owned(),

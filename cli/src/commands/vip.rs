@@ -71,5 +71,8 @@ fn choice(vip: &VipView) -> String {
     if matches!(vip.locality.as_str(), "node" | "zone") {
         words.push(format!("{} first", vip.locality));
     }
+    if !vip.sources.is_empty() {
+        words.push(format!("from outside only {}", vip.sources.join(" ")));
+    }
     words.join(", ")
 }

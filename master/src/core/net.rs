@@ -160,15 +160,16 @@ impl MasterCore {
                 }
             }
         }
-        let (vips, literal) = self.vips.net(&self.services);
+        let vips = self.vips.net(&self.services);
         NetSnapshot {
             generation: Generation(0),
             leader: Some(self.config.master.ip),
             masters: self.config.masters.clone(),
             agents,
             tasks,
-            vips,
-            literal_vips: literal.into_iter().collect(),
+            vips: vips.named,
+            literal_vips: vips.literal.into_iter().collect(),
+            sources: vips.sources,
             causes: Vec::new(),
         }
     }

@@ -11,7 +11,8 @@ use std::{
 
 use waggle_overlay_plan::ipam::{self, Pool};
 use waggle_types::{
-    FieldError, Protocol, ServiceId, ServiceSpec, VipKey, VipLabel, VipLease, VipName,
+    FieldError, PortDefinition, Protocol, ServiceId, ServiceSpec, SourceRange, VipKey, VipLabel,
+    VipLease, VipName,
 };
 
 use super::SERVICE_FRAMEWORK;
@@ -33,8 +34,19 @@ pub(super) struct LeaseChanges {
     pub(super) released: Vec<VipName>,
 }
 
+/// The VIPs of a network snapshot.
+#[derive(Debug, Default)]
+pub(super) struct VipNet {
+    /// Named ones with their ports.
+    pub(super) named: BTreeMap<VipName, VipLease>,
+    pub(super) literal: BTreeSet<VipKey>,
+    /// Who may use which from outside, where not everybody may.
+    pub(super) sources: BTreeMap<VipKey, Vec<SourceRange>>,
+}
+
 /// What a service defines on one VIP port.
 struct Use<'a> {
+    port: &'a PortDefinition,
     /// `portDefinitions[0].labels.VIP_0`.
     field: String,
     label: &'a VipLabel,
@@ -62,6 +74,7 @@ fn uses(spec: &ServiceSpec) -> Vec<Use<'_>> {
                 );
             for protocol in &port.protocols {
                 out.push(Use {
+                    port,
                     field: field.clone(),
                     label,
                     protocol: *protocol,
@@ -160,38 +173,49 @@ impl Vips {
         Some(changes)
     }
 
-    /// The named VIPs with their ports, and the literal ones: what a network snapshot holds.
-    pub(super) fn net(
-        &self,
-        services: &Services,
-    ) -> (BTreeMap<VipName, VipLease>, BTreeSet<VipKey>) {
-        let mut named: BTreeMap<VipName, (Ipv4Addr, BTreeSet<(Protocol, u16)>)> = BTreeMap::new();
-        let mut literal = BTreeSet::new();
+    /// What a network snapshot holds of the VIPs that services define.
+    pub(super) fn net(&self, services: &Services) -> VipNet {
+        let mut net = VipNet::default();
         for u in services.values().flat_map(|s| uses(s)) {
-            match u.label {
+            let (ip, port) = match u.label {
                 VipLabel::Named { name, port } => {
                     let name = vip_name(name);
-                    if let Some(ip) = self.leases.get(&name) {
-                        let ports = &mut named.entry(name).or_insert((*ip, BTreeSet::new())).1;
-                        ports.insert((u.protocol, *port));
+                    let Some(&ip) = self.leases.get(&name) else {
+                        continue;
+                    };
+                    let lease = net.named.entry(name).or_insert(VipLease {
+                        ip,
+                        ip6: None,
+                        ports: Vec::new(),
+                    });
+                    if u.port.balance.ipv6 {
+                        lease.ip6 = Some(ipam::twin(ip));
                     }
+                    lease.ports.push((u.protocol, *port));
+                    (IpAddr::V4(ip), *port)
                 }
                 VipLabel::Literal { ip, port } => {
-                    literal.insert(VipKey {
+                    net.literal.insert(VipKey {
                         protocol: u.protocol,
                         ip: *ip,
                         port: *port,
                     });
+                    (*ip, *port)
                 }
+            };
+            if !u.port.sources.is_empty() {
+                let key = VipKey {
+                    protocol: u.protocol,
+                    ip,
+                    port,
+                };
+                net.sources.insert(key, u.port.sources.clone());
             }
         }
-        let named = named
-            .into_iter()
-            .map(|(name, (ip, ports))| {
-                let ports = ports.into_iter().collect();
-                (name, VipLease { ip, ports })
-            })
-            .collect();
-        (named, literal)
+        for lease in net.named.values_mut() {
+            lease.ports.sort_unstable();
+            lease.ports.dedup();
+        }
+        net
     }
 }

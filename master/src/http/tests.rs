@@ -336,6 +336,7 @@ fn busy() -> ClusterView {
         framework: "marathon".into(),
     };
     let lease = VipLease {
+        ip6: None,
         ip: Ipv4Addr::new(11, 1, 2, 3),
         ports: vec![(Protocol::Tcp, 80)],
     };

@@ -33,7 +33,7 @@ mod task;
 mod time;
 mod trace;
 
-pub use balance::{Balance, Locality, MAX_BALANCE_S, MAX_WEIGHT, Policy};
+pub use balance::{Balance, Locality, MAX_BALANCE_S, MAX_SOURCES, MAX_WEIGHT, Policy, SourceRange};
 pub use container::{
     Ceiling, Ceilings, ContainerSpec, ExternalVolume, FetchUri, ImageSpec, Isolation, Mount,
     MountSource, NetworkMode, Rlimit, Seccomp,

@@ -8,7 +8,8 @@ use std::{
 };
 
 use crate::{
-    AgentId, Balance, Domain, FieldError, Generation, HealthState, TaskId, TaskState, TraceContext,
+    AgentId, Balance, Domain, FieldError, Generation, HealthState, SourceRange, TaskId, TaskState,
+    TraceContext,
 };
 
 /// Transport protocol of a port or VIP.
@@ -193,6 +194,8 @@ impl fmt::Display for VipKey {
 pub struct VipLease {
     /// The leased address.
     pub ip: Ipv4Addr,
+    /// The same over IPv6, where a service says that it listens there (`LB_IPV6`).
+    pub ip6: Option<Ipv6Addr>,
     /// Ports and protocols that services define on it.
     pub ports: Vec<(Protocol, u16)>,
 }
@@ -274,6 +277,8 @@ pub struct NetSnapshot {
     pub vips: BTreeMap<VipName, VipLease>,
     /// Literal VIPs of defined services.
     pub literal_vips: Vec<VipKey>,
+    /// Who may use a VIP from outside (`LB_SOURCES`); one that is not here serves everybody.
+    pub sources: BTreeMap<VipKey, Vec<SourceRange>>,
     /// Why this generation exists; bounded by the sender.
     pub causes: Vec<Cause>,
 }

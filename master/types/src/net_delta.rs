@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc};
 
 use crate::{
-    AgentId, AgentNet, Cause, Generation, NetSnapshot, TaskId, TaskNet, VipKey, VipLease, VipName,
+    AgentId, AgentNet, Cause, Generation, NetSnapshot, SourceRange, TaskId, TaskNet, VipKey,
+    VipLease, VipName,
 };
 
 /// Changes from one generation to a later one; `None` where something is gone.
@@ -25,6 +26,8 @@ pub struct NetDelta {
     pub vips: BTreeMap<VipName, Option<VipLease>>,
     /// All literal VIPs, when one came or went.
     pub literal_vips: Option<Vec<VipKey>>,
+    /// VIPs whose sources came, changed or went.
+    pub sources: BTreeMap<VipKey, Option<Vec<SourceRange>>>,
     /// Why the later generation exists.
     pub causes: Vec<Cause>,
 }
@@ -32,7 +35,8 @@ pub struct NetDelta {
 impl NetDelta {
     /// Entries that it changes.
     pub fn len(&self) -> usize {
-        self.agents.len() + self.tasks.len() + self.vips.len() + self.literal_vips.iter().count()
+        let lists = self.literal_vips.iter().count() + self.sources.len();
+        self.agents.len() + self.tasks.len() + self.vips.len() + lists
     }
 
     /// Makes this the change that it and `later`, which follows it, are together. Of the causes at most `max_causes` stay,
@@ -45,6 +49,7 @@ impl NetDelta {
         self.tasks.extend(later.tasks);
         self.vips.extend(later.vips);
         self.literal_vips = later.literal_vips.or(self.literal_vips.take());
+        self.sources.extend(later.sources);
         self.causes.extend(later.causes);
         let old = self.causes.len().saturating_sub(max_causes);
         self.causes.drain(..old);
@@ -71,6 +76,7 @@ impl NetSnapshot {
             }),
             vips: changes(&self.vips, &later.vips, |a, b| a == b),
             literal_vips: literal,
+            sources: changes(&self.sources, &later.sources, |a, b| a == b),
             causes: later.causes.clone(),
         }
     }
@@ -86,6 +92,7 @@ impl NetSnapshot {
         if let Some(literal) = &delta.literal_vips {
             self.literal_vips.clone_from(literal);
         }
+        merge(&mut self.sources, &delta.sources);
         self.causes.clone_from(&delta.causes);
     }
 }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt};
 
 use crate::{
     Balance, Command, ContainerSpec, HealthCheck, Millis, Protocol, Resources, ServiceId,
-    UnixMillis, VipLabel,
+    SourceRange, UnixMillis, VipLabel,
 };
 
 /// A definition's version: Marathon uses the time of the change.
@@ -35,6 +35,8 @@ pub struct PortDefinition {
     pub vips: Vec<VipLabel>,
     /// The `LB_` labels, parsed.
     pub balance: Balance,
+    /// `LB_SOURCES`, parsed: who may use its VIPs from outside; none: everybody.
+    pub sources: Vec<SourceRange>,
 }
 
 /// How a port of a network of its own is reached (Marathon's `portMappings`).

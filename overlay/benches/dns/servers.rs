@@ -47,6 +47,7 @@ pub fn address(i: usize) -> Ipv4Addr {
 /// Serves until it is killed.
 pub fn serve(n: usize, port: u16) -> anyhow::Result<()> {
     let lease = |i| VipLease {
+        ip6: None,
         ip: address(i),
         ports: vec![(Protocol::Tcp, 80)],
     };

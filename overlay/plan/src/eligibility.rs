@@ -28,6 +28,8 @@ pub enum Reason {
     NoPort,
     /// The VIP is an IPv6 one, and its agent has no IPv6 address.
     NoAddress,
+    /// The VIP is the IPv6 twin of a named one, and its port does not say that it listens there.
+    Ipv4Only,
     /// Others are nearer to this node, and the VIP prefers these: keeps its connections, gets no new ones.
     Farther,
 }
@@ -44,6 +46,7 @@ impl Reason {
             Self::AgentUnreachable => "agent_unreachable",
             Self::NoPort => "no_port",
             Self::NoAddress => "no_address",
+            Self::Ipv4Only => "ipv4_only",
             Self::Farther => "farther",
         }
     }
@@ -68,6 +71,7 @@ impl fmt::Display for Reason {
             Self::AgentUnreachable => f.write_str("its agent is unreachable"),
             Self::NoPort => f.write_str("task has no such port"),
             Self::NoAddress => f.write_str("its agent has no IPv6 address"),
+            Self::Ipv4Only => f.write_str("its port has no label LB_IPV6=true"),
             Self::Farther => f.write_str("nearer backends are preferred"),
         }
     }

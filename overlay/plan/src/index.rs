@@ -107,18 +107,20 @@ impl Index {
         let mut keys = Vec::new();
         for port in &task.ports {
             for label in &port.vips {
-                let ip = match target(label, &task.framework) {
-                    Target::Literal(ip) => ip,
+                let ips = match target(label, &task.framework) {
+                    Target::Literal(ip) => [Some(ip), None],
                     Target::Named(name) => match snapshot.vips.get(&name) {
-                        Some(lease) => lease.ip.into(),
+                        Some(lease) => addresses(lease),
                         None => continue,
                     },
                 };
-                keys.extend(port.protocols.iter().map(|&protocol| VipKey {
-                    protocol,
-                    ip,
-                    port: label.port(),
-                }));
+                for ip in ips.into_iter().flatten() {
+                    keys.extend(port.protocols.iter().map(|&protocol| VipKey {
+                        protocol,
+                        ip,
+                        port: label.port(),
+                    }));
+                }
             }
         }
         keys.retain(|key| self.defined.contains_key(key));
@@ -137,6 +139,8 @@ impl Index {
             Some(Some(name)) => Target::Named(name.clone()),
             _ => Target::Literal(key.ip),
         };
+        // A task that backs a literal IPv6 VIP says so by that; behind a name it has to be said.
+        let is_twin = matches!((&at, key.ip), (Target::Named(_), IpAddr::V6(_)));
         let mut out = Vec::new();
         for id in self.backing.get(&at).into_iter().flatten() {
             let Some(task) = snapshot.tasks.get(id) else {
@@ -164,6 +168,8 @@ impl Index {
                     balance: port.balance,
                     verdict: if port.host_port == 0 {
                         Verdict::Excluded(Reason::NoPort)
+                    } else if is_twin && !port.balance.ipv6 {
+                        Verdict::Excluded(Reason::Ipv4Only)
                     } else if agent.is_some() && ip.is_none() {
                         Verdict::Excluded(Reason::NoAddress)
                     } else {
@@ -182,11 +188,17 @@ impl Index {
 
 /// The keys of a lease.
 pub(crate) fn keys_of(lease: &VipLease) -> impl Iterator<Item = VipKey> + '_ {
-    lease.ports.iter().map(|&(protocol, port)| VipKey {
-        protocol,
-        ip: lease.ip.into(),
-        port,
+    let ips = addresses(lease).into_iter().flatten();
+    ips.flat_map(|ip| {
+        lease
+            .ports
+            .iter()
+            .map(move |&(protocol, port)| VipKey { protocol, ip, port })
     })
+}
+
+fn addresses(lease: &VipLease) -> [Option<IpAddr>; 2] {
+    [Some(lease.ip.into()), lease.ip6.map(IpAddr::V6)]
 }
 
 fn labels(task: &TaskNet) -> impl Iterator<Item = &VipLabel> {

@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
+    net::{Ipv4Addr, Ipv6Addr},
 };
 
 use waggle_types::VipName;
@@ -84,6 +84,13 @@ pub fn lease(pool: Pool, name: &VipName, taken: &BTreeSet<Ipv4Addr>) -> Option<I
             )
         })
         .find(|ip| pool.contains(*ip) && !taken.contains(ip))
+}
+
+/// The IPv6 address of a name that has this IPv4 one: unique because that is, so that nothing more is leased or stored.
+/// DC/OS's range for named VIPs over IPv6 is fd01:c::/64 too.
+pub fn twin(ip: Ipv4Addr) -> Ipv6Addr {
+    let [a, b, c, d] = ip.octets().map(u16::from);
+    Ipv6Addr::new(0xfd01, 0xc, 0, 0, 0, 0, a << 8 | b, c << 8 | d)
 }
 
 /// The leases for `wanted`: those of `held` stay as they are, new names get free addresses in name order,

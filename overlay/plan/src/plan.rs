@@ -99,6 +99,7 @@ impl Plan {
             }
             touched.extend(new.iter().filter(|k| !old.contains(k)));
         }
+        touched.extend(delta.sources.keys());
         // An agent's zone matters to every VIP with a preference; only its own backends can change otherwise.
         let moved = |id: &AgentId, new: Option<&waggle_types::AgentNet>| {
             let old = self.snapshot.agents.get(id);
@@ -174,7 +175,7 @@ impl Plan {
             let candidates = self
                 .index
                 .candidates(key, &self.snapshot, &self.local, here);
-            let new = BackendSet::of(name.cloned(), &candidates);
+            let new = BackendSet::of(key, name.cloned(), &candidates, &self.snapshot);
             if self.table.get(key) != Some(&new) {
                 self.table.insert(*key, new.clone());
                 set.push(MapOp::Set {

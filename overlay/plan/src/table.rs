@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
-use waggle_types::{NetSnapshot, Policy, VipKey, VipName};
+use waggle_types::{NetSnapshot, Policy, SourceRange, VipKey, VipName};
 
 use crate::{
     eligibility::{Candidate, LocalFacts},
@@ -42,6 +42,8 @@ pub struct BackendSet {
     pub affinity_s: u32,
     /// Backends of the VIP's own address family; without one that has weight, connects are refused at once.
     pub backends: BTreeMap<SocketAddr, Share>,
+    /// Networks that may use it from outside; none: everybody.
+    pub sources: Vec<SourceRange>,
 }
 
 impl BackendSet {
@@ -54,9 +56,15 @@ impl BackendSet {
     }
 
     /// From a VIP's candidates.
-    pub(crate) fn of(name: Option<VipName>, candidates: &[Candidate]) -> Self {
+    pub(crate) fn of(
+        key: &VipKey,
+        name: Option<VipName>,
+        candidates: &[Candidate],
+        snapshot: &NetSnapshot,
+    ) -> Self {
         let mut set = Self {
             name,
+            sources: snapshot.sources.get(key).cloned().unwrap_or_default(),
             ..Self::default()
         };
         if let Some(first) = candidates.first() {
@@ -135,7 +143,10 @@ pub fn explain(
 pub fn table(snapshot: &NetSnapshot, local: &LocalFacts) -> VipTable {
     explain(snapshot, local)
         .into_iter()
-        .map(|(key, (name, candidates))| (key, BackendSet::of(name, &candidates)))
+        .map(|(key, (name, candidates))| {
+            let set = BackendSet::of(&key, name, &candidates, snapshot);
+            (key, set)
+        })
         .collect()
 }
 

@@ -2,14 +2,18 @@
 
 mod common;
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    net::{Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+};
 
-use common::{agent, any_snapshot, small, task_id, task_mut};
+use common::{agent, any_snapshot, small, task_id, task_mut, vip_name};
 use proptest::prelude::*;
 use waggle_overlay_plan::{
-    LocalFacts, MapOp, Reason, Verdict, apply, diff, explain, render, table,
+    LocalFacts, MapOp, Reason, Verdict, apply, diff, explain, ipam, render, table,
 };
-use waggle_types::{HealthState, NetSnapshot, TaskState};
+use waggle_types::{HealthState, NetSnapshot, Protocol, TaskState, VipKey};
 
 fn facts(of: &[(&str, TaskState, HealthState)]) -> LocalFacts {
     of.iter()
@@ -124,6 +128,51 @@ fn labels_that_no_service_defines_back_nothing() {
     );
 }
 
+/// A name has an IPv6 address for those who say that they listen there; others drain nothing and get nothing.
+#[test]
+fn an_ipv6_twin_leads_to_those_who_say_that_they_listen() {
+    let mut snapshot = small();
+    let twin = ipam::twin(Ipv4Addr::new(11, 0, 0, 1));
+    assert_eq!(twin.to_string(), "fd01:c::b00:1");
+    snapshot.vips.get_mut(&vip_name("web")).unwrap().ip6 = Some(twin);
+    for agent in snapshot.agents.values_mut() {
+        agent.ip6 = Some(Ipv6Addr::new(
+            0xfd00,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            agent.ip.octets()[3].into(),
+        ));
+    }
+    task_mut(&mut snapshot, "web.2").ports[0].balance.ipv6 = true;
+    let text = render::explained(&snapshot, &LocalFacts::new());
+    let of_twin: Vec<&str> = text.lines().skip_while(|l| !l.starts_with('[')).collect();
+    assert_eq!(
+        of_twin,
+        [
+            "[fd01:c::b00:1]:80/tcp web.marathon.l4lb.thisdcos.directory",
+            "  web.1 [fd00::1]:31001 out: its port has no label LB_IPV6=true",
+            "  web.2 [fd00::2]:31002 in",
+        ]
+    );
+    let key = VipKey {
+        protocol: Protocol::Tcp,
+        ip: twin.into(),
+        port: 80,
+    };
+    let set = &table(&snapshot, &LocalFacts::new())[&key];
+    assert_eq!(
+        set.backends
+            .keys()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>(),
+        ["[fd00::2]:31002"]
+    );
+}
+
 #[test]
 fn explanations_read_well() {
     let mut snapshot = small();
@@ -181,7 +230,7 @@ proptest! {
 
     #[test]
     fn only_eligible_backends(s in any_snapshot(), local in any_facts()) {
-        let defined: usize = s.literal_vips.len() + s.vips.values().map(|l| l.ports.len()).sum::<usize>();
+        let defined: usize = s.literal_vips.len() + s.vips.values().map(|l| l.ports.len() * (1 + l.ip6.iter().count())).sum::<usize>();
         let vips = table(&s, &local);
         prop_assert_eq!(vips.len(), defined);
         for (key, (name, candidates)) in explain(&s, &local) {

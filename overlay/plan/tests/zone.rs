@@ -75,6 +75,27 @@ fn addresses(#[case] name: &str, #[case] want: &str) {
     assert_eq!(ask(&small(), name, RType::A), (Outcome::Found, want));
 }
 
+#[test]
+fn a_named_vip_with_an_ipv6_address_has_both() {
+    let mut snapshot = small();
+    let lease = snapshot.vips.get_mut(&common::vip_name("web")).unwrap();
+    lease.ip6 = Some(waggle_overlay_plan::ipam::twin(lease.ip));
+    let name = "web.marathon.l4lb.thisdcos.directory";
+    assert_eq!(
+        ask(&snapshot, name, RType::AAAA),
+        (
+            Outcome::Found,
+            vec![format!("{name}. 5 IN AAAA fd01:c::b00:1")]
+        )
+    );
+    assert_eq!(ask(&small(), name, RType::AAAA).0, Outcome::NoData);
+    let reverse = "1.0.0.0.0.0.b.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.c.0.0.0.1.0.d.f.ip6.arpa";
+    assert_eq!(
+        ask(&snapshot, reverse, RType::PTR).1,
+        [format!("{reverse}. 5 IN PTR {name}.")]
+    );
+}
+
 #[rstest]
 #[case("_web._tcp.marathon.mesos")]
 #[case("_http._web._tcp.marathon.mesos")]

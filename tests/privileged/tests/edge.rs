@@ -5,6 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, ensure};
 use waggle_tests_privileged::{LIMIT, can_run, web, world};
+use waggle_tests_support::cluster::port;
 use waggle_tests_support::netns::NetNs;
 use waggle_tests_support::scenario::{VIP_NAME, World};
 use waggle_tests_support::wait_until;
@@ -43,6 +44,22 @@ fn vip(world: &World) -> anyhow::Result<String> {
         let text = String::from_utf8_lossy(&out.stdout).trim().to_owned();
         text.parse::<std::net::Ipv4Addr>().ok().map(|_| text)
     })
+}
+
+/// Says who may use the service from outside.
+fn allow(world: &World, sources: &str) -> anyhow::Result<()> {
+    let (app, _) = web(world)?;
+    let mut ports = app.show(&world.cluster)?["portDefinitions"].clone();
+    ports[0]["labels"]["LB_SOURCES"] = sources.into();
+    let body = serde_json::json!({"portDefinitions": ports}).to_string();
+    let path = format!("/v2/apps{}?force=true", app.id);
+    let cluster = &world.cluster;
+    let at = cluster.leader(port::MARATHON);
+    let client = cluster.client();
+    client
+        .request("PUT", at, &path, Some(body.as_bytes()), &[])?
+        .ok()?;
+    Ok(())
 }
 
 fn outside(world: &mut World) -> anyhow::Result<()> {
@@ -101,6 +118,23 @@ fn outside(world: &mut World) -> anyhow::Result<()> {
     wait_until(LIMIT, "the service to be whole", || web(world).ok())?;
     for n in 0..50 {
         request(&hub, &vip).with_context(|| format!("request {n} after all came back"))?;
+    }
+
+    // Clients outside of the service's networks get nothing, and the tasks run on.
+    let hub_ip = &world.cluster.state.nodes[0].ip.to_string();
+    let own = hub_ip
+        .rsplit_once('.')
+        .map(|(net, _)| format!("{net}.0/24"));
+    let own = own.context("the underlay's network")?;
+    for (sources, served) in [("192.0.2.0/24", false), (own.as_str(), true)] {
+        allow(world, sources)?;
+        wait_until(LIMIT, "the sources to count", || {
+            (request(&hub, &vip).is_ok() == served).then_some(())
+        })
+        .with_context(|| format!("LB_SOURCES={sources}"))?;
+        let (_, now) = web(world)?;
+        let now: BTreeSet<String> = now.iter().map(|task| task.id.clone()).collect();
+        ensure!(now == all, "tasks were replaced: {now:?}");
     }
 
     // No part in it any more: the next start takes the programs off.

@@ -3,14 +3,14 @@
 use std::{collections::BTreeMap, fmt::Display, net::Ipv4Addr, sync::Arc};
 
 use waggle_types::{
-    AgentId, AgentNet, Cause, Generation, NetDelta, NetSnapshot, PortNet, TaskId, TaskNet, VipKey,
-    VipLabel, VipLease, VipName,
+    AgentId, AgentNet, Cause, Generation, MAX_SOURCES, NetDelta, NetSnapshot, PortNet, SourceRange,
+    TaskId, TaskNet, VipKey, VipLabel, VipLease, VipName,
 };
 
 use super::reservation::domain;
 use super::resources::{balance, balance_to_wire, protocol, protocol_numbers, protocols, vip_port};
 use super::task::{health_state, task_state};
-use super::{ConvertError, any_ip, each, id, ip, ip6, port, trace};
+use super::{ConvertError, any_ip, at_most, each, id, ip, ip6, port, required, trace};
 use crate::proto::session as pb;
 
 /// Keyed items become a map; a key twice is an error, since the sender's map cannot hold one.
@@ -74,6 +74,7 @@ fn lease(v: pb::VipLease) -> Result<(VipName, VipLease), ConvertError> {
     };
     let lease = VipLease {
         ip: ip("ip", &v.ip)?,
+        ip6: ip6("ip6", &v.ip6)?,
         ports,
     };
     Ok((name, lease))
@@ -151,6 +152,7 @@ impl TryFrom<pb::NetSnapshot> for NetSnapshot {
             vips: unique("vips", each("vips", s.vips, lease)?)?,
             literal_vips: each("literal_vips", s.literal_vips, VipKey::try_from)?,
             causes: each("causes", s.causes, Cause::try_from)?,
+            sources: unique("sources", each("sources", s.sources, sources)?)?,
         })
     }
 }
@@ -190,7 +192,29 @@ fn lease_to_wire((name, l): (&VipName, &VipLease)) -> pb::VipLease {
         label: name.label.clone(),
         framework: name.framework.clone(),
         ip: l.ip.to_string(),
+        ip6: l.ip6.map(|ip| ip.to_string()).unwrap_or_default(),
         ports: l.ports.iter().map(port).collect(),
+    }
+}
+
+fn sources(s: pb::VipSources) -> Result<(VipKey, Vec<SourceRange>), ConvertError> {
+    let key = VipKey::try_from(required("vip", s.vip)?).map_err(|e| e.within("vip"))?;
+    at_most("networks", s.networks.len(), MAX_SOURCES)?;
+    let ranges = each("networks", s.networks, |text| {
+        text.parse().map_err(|()| {
+            ConvertError::new(
+                "",
+                format!("must be a network without host bits, is {text:?}"),
+            )
+        })
+    })?;
+    Ok((key, ranges))
+}
+
+fn sources_to_wire(key: &VipKey, ranges: &[SourceRange]) -> pb::VipSources {
+    pb::VipSources {
+        vip: Some(key.into()),
+        networks: ranges.iter().map(ToString::to_string).collect(),
     }
 }
 
@@ -252,6 +276,10 @@ impl TryFrom<pb::NetDelta> for NetDelta {
                 None
             },
             causes: each("causes", d.causes, Cause::try_from)?,
+            sources: unique("sources", each("sources", d.sources, sources)?)?
+                .into_iter()
+                .map(|(key, ranges)| (key, Some(ranges).filter(|r| !r.is_empty())))
+                .collect(),
         })
     }
 }
@@ -278,6 +306,11 @@ impl From<&NetDelta> for pb::NetDelta {
             literal_changed: d.literal_vips.is_some(),
             literal_vips: literal.map(Into::into).collect(),
             causes: d.causes.iter().map(Into::into).collect(),
+            sources: d
+                .sources
+                .iter()
+                .map(|(key, ranges)| sources_to_wire(key, ranges.as_deref().unwrap_or_default()))
+                .collect(),
         }
     }
 }
@@ -293,6 +326,11 @@ impl From<&NetSnapshot> for pb::NetSnapshot {
             vips: s.vips.iter().map(lease_to_wire).collect(),
             literal_vips: s.literal_vips.iter().map(Into::into).collect(),
             causes: s.causes.iter().map(Into::into).collect(),
+            sources: s
+                .sources
+                .iter()
+                .map(|(k, r)| sources_to_wire(k, r))
+                .collect(),
         }
     }
 }

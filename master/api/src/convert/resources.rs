@@ -219,6 +219,7 @@ pub(super) fn balance(b: Option<pb::Balance>) -> Result<Balance, ConvertError> {
             }
         },
         slow_start_s: seconds("balance.slow_start_s", b.slow_start_s)?,
+        ipv6: b.ipv6,
     })
 }
 
@@ -233,6 +234,7 @@ pub(super) fn balance_to_wire(b: &Balance) -> Option<pb::Balance> {
             Locality::Node => 2,
         },
         slow_start_s: b.slow_start_s,
+        ipv6: b.ipv6,
     })
 }
 

@@ -423,6 +423,16 @@ impl Shaped for waggle::session::v1::NetSnapshot {
             (6, &<waggle::session::v1::VipLease as Shaped>::SHAPE),
             (7, &<waggle::session::v1::VipPort as Shaped>::SHAPE),
             (8, &<waggle::session::v1::Cause as Shaped>::SHAPE),
+            (9, &<waggle::session::v1::VipSources as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for waggle::session::v1::VipSources {
+    const SHAPE: Shape = Shape {
+        size: size_of::<waggle::session::v1::VipSources>(),
+        fields: &[
+            (1, &<waggle::session::v1::VipPort as Shaped>::SHAPE),
         ],
     };
     const REQUEST: bool = false;
@@ -437,6 +447,7 @@ impl Shaped for waggle::session::v1::NetDelta {
             (10, &<waggle::session::v1::VipLease as Shaped>::SHAPE),
             (12, &<waggle::session::v1::VipPort as Shaped>::SHAPE),
             (13, &<waggle::session::v1::Cause as Shaped>::SHAPE),
+            (14, &<waggle::session::v1::VipSources as Shaped>::SHAPE),
         ],
     };
     const REQUEST: bool = false;

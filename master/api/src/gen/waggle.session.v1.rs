@@ -352,6 +352,8 @@ pub struct Balance {
     pub locality: u32,
     #[prost(uint32, tag = "5")]
     pub slow_start_s: u32,
+    #[prost(bool, tag = "6")]
+    pub ipv6: bool,
 }
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -726,6 +728,18 @@ pub struct NetSnapshot {
     pub literal_vips: ::prost::alloc::vec::Vec<VipPort>,
     #[prost(message, repeated, tag = "8")]
     pub causes: ::prost::alloc::vec::Vec<Cause>,
+    /// Who may use a VIP from outside; those that are not here serve everybody.
+    #[prost(message, repeated, tag = "9")]
+    pub sources: ::prost::alloc::vec::Vec<VipSources>,
+}
+/// Networks as 10.0.0.0/8; none in a delta: everybody again.
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct VipSources {
+    #[prost(message, optional, tag = "1")]
+    pub vip: ::core::option::Option<VipPort>,
+    #[prost(string, repeated, tag = "2")]
+    pub networks: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// What changed between two snapshots. Entries replace those of their key.
 #[allow(clippy::all)]
@@ -759,6 +773,8 @@ pub struct NetDelta {
     pub literal_vips: ::prost::alloc::vec::Vec<VipPort>,
     #[prost(message, repeated, tag = "13")]
     pub causes: ::prost::alloc::vec::Vec<Cause>,
+    #[prost(message, repeated, tag = "14")]
+    pub sources: ::prost::alloc::vec::Vec<VipSources>,
 }
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -811,6 +827,9 @@ pub struct VipLease {
     pub ip: ::prost::alloc::string::String,
     #[prost(message, repeated, tag = "4")]
     pub ports: ::prost::alloc::vec::Vec<VipPort>,
+    /// Empty where it has none.
+    #[prost(string, tag = "5")]
+    pub ip6: ::prost::alloc::string::String,
 }
 /// `ip` is empty inside a VipLease.
 #[allow(clippy::all)]

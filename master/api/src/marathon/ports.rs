@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use serde_json::Value;
-use waggle_types::{Balance, NetworkMode, PortDefinition, PortMapping, Protocol, VipLabel};
+use waggle_types::{
+    Balance, NetworkMode, PortDefinition, PortMapping, Protocol, SourceRange, VipLabel,
+};
 
 use super::parse::MAX_PORTS;
 use crate::read::{Errors, Obj, integer};
@@ -146,6 +148,7 @@ fn tcp_port(port: u16) -> PortDefinition {
         labels: BTreeMap::new(),
         vips: Vec::new(),
         balance: Balance::default(),
+        sources: Vec::new(),
     }
 }
 
@@ -183,7 +186,12 @@ fn port_definition(p: &Obj<'_>, key: &str, errs: &mut Errors) -> PortDefinition 
         }
         Balance::default()
     });
+    let sources = SourceRange::from_labels(&p.path("labels"), &labels).unwrap_or_else(|e| {
+        errs.push(e);
+        Vec::new()
+    });
     PortDefinition {
+        sources,
         mapping: None,
         port: u16::try_from(port).unwrap_or_default(),
         name,

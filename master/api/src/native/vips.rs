@@ -22,6 +22,9 @@ pub struct VipView {
     /// Which backends are preferred: `any`, `zone` or `node`.
     #[serde(default)]
     pub locality: String,
+    /// Networks that may use it from outside, by an edge; none: everybody.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<String>,
     /// Tasks behind it, eligible or not, by task id.
     pub backends: Vec<BackendView>,
 }

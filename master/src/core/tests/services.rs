@@ -143,6 +143,30 @@ fn a_lease_lives_as_long_as_its_name_is_defined() {
 }
 
 #[test]
+fn ports_say_whether_they_have_ipv6_and_who_may_come_from_outside() {
+    let mut w = World::new();
+    let mut web = service("/web", 1, "/web:80");
+    web.ports[0].balance.ipv6 = true;
+    web.ports[0].sources = vec!["192.0.2.0/24".parse().unwrap()];
+    w.put(web.clone(), PutMode::Create, false).unwrap();
+    w.run_all();
+    let lease = w.net().vips[&web_name()].clone();
+    assert_eq!(lease.ip6, Some(waggle_overlay_plan::ipam::twin(lease.ip)));
+    let sources: Vec<_> = w
+        .net()
+        .sources
+        .iter()
+        .map(|(k, s)| (k.ip, s.clone()))
+        .collect();
+    assert_eq!(sources, [(lease.ip.into(), web.ports[0].sources.clone())]);
+    web.ports[0].balance.ipv6 = false;
+    web.ports[0].sources.clear();
+    w.put(web, PutMode::Upsert, true).unwrap();
+    assert_eq!(w.net().vips[&web_name()].ip6, None);
+    assert!(w.net().sources.is_empty());
+}
+
+#[test]
 fn modes_locks_and_limits_are_typed() {
     let mut w = World::with(|c| {
         c.max_services = 1;

@@ -147,10 +147,16 @@ pub(super) fn vips(view: &ClusterView) -> Vec<VipView> {
             policy: how.policy.to_string(),
             affinity_s: how.affinity_s,
             locality: how.locality.to_string(),
+            sources: sources(view, &key),
             backends: backends.collect(),
         }
     };
     table.into_iter().map(one).collect()
+}
+
+fn sources(view: &ClusterView, key: &waggle_types::VipKey) -> Vec<String> {
+    let of = view.net.sources.get(key);
+    of.into_iter().flatten().map(ToString::to_string).collect()
 }
 
 pub(super) fn tasks(view: &ClusterView, service: Option<&str>, all: bool) -> Vec<TaskView> {

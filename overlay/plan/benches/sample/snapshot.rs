@@ -33,6 +33,7 @@ pub fn snapshot(n_services: u32) -> NetSnapshot {
             framework: "marathon".into(),
         };
         let lease = VipLease {
+            ip6: None,
             ip: Ipv4Addr::from(0x0b00_0001 + n),
             ports: vec![(Protocol::Tcp, 80)],
         };

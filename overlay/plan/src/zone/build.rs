@@ -211,8 +211,11 @@ impl Builder {
     fn vips(&mut self, snapshot: &NetSnapshot) {
         for (name, lease) in &snapshot.vips {
             let name = name.to_string();
-            self.add_a(&name, lease.ip);
-            self.add_ptr(lease.ip, &name);
+            let six = lease.ip6.map(IpAddr::V6);
+            for ip in [Some(lease.ip.into()), six].into_iter().flatten() {
+                self.add_a(&name, ip);
+                self.add_ptr(ip, &name);
+            }
         }
     }
 

@@ -5,12 +5,17 @@
     reason = "helpers of tests, outside of test functions"
 )]
 
-use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+};
 
 use proptest::prelude::*;
 use waggle_types::{
     AgentId, AgentNet, Balance, Domain, Generation, HealthState, Locality, NetSnapshot, Policy,
-    PortNet, Protocol, TaskId, TaskNet, TaskState, VipKey, VipLabel, VipLease, VipName,
+    PortNet, Protocol, SourceRange, TaskId, TaskNet, TaskState, VipKey, VipLabel, VipLease,
+    VipName,
 };
 
 pub fn agent_id(i: u8) -> AgentId {
@@ -39,6 +44,7 @@ pub fn placed(i: u8, reachable: bool) -> (AgentId, AgentNet) {
         region: "r".into(),
         zone: format!("z{}", i % 2),
     });
+    net.ip6 = (i % 3 == 0).then(|| Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, i.into()));
     (id, net)
 }
 
@@ -84,10 +90,12 @@ pub fn task(name: &str, i: u8, host_port: u16, vip: VipLabel) -> TaskNet {
 /// Two agents, `web` on both, VIP `web:80` at 11.0.0.1, an empty VIP `idle:5432` and a literal one.
 pub fn small() -> NetSnapshot {
     let lease = |last, port| VipLease {
+        ip6: None,
         ip: Ipv4Addr::new(11, 0, 0, last),
         ports: vec![(Protocol::Tcp, port)],
     };
     NetSnapshot {
+        sources: BTreeMap::new(),
         generation: Generation(7),
         leader: Some(Ipv4Addr::new(10, 0, 0, 1)),
         masters: vec![Ipv4Addr::new(10, 0, 0, 1)],
@@ -131,7 +139,9 @@ pub fn small() -> NetSnapshot {
 fn any_balance() -> impl Strategy<Value = Balance> {
     let policies = prop::sample::select(vec![Policy::Random, Policy::LeastConnections]);
     let places = prop::sample::select(vec![Locality::Any, Locality::Zone, Locality::Node]);
-    (policies, places, 0u32..2, 0u32..2).prop_map(|(policy, locality, affinity_s, slow)| Balance {
+    let numbers = (0u32..2, 0u32..2, any::<bool>());
+    (policies, places, numbers).prop_map(|(policy, locality, (affinity_s, slow, ipv6))| Balance {
+        ipv6,
         weight: 1,
         policy,
         affinity_s,
@@ -188,10 +198,14 @@ prop_compose! {
     pub fn any_snapshot()(
         tasks in prop::collection::btree_map("[a-f]", any_task(), 0..8),
         agents in prop::collection::btree_map(1u8..6, any::<bool>(), 0..5),
-        leases in prop::collection::btree_map(1usize..5, 1u8..4, 0..4),
+        leases in prop::collection::btree_map(1usize..5, (1u8..4, any::<bool>()), 0..4),
         literal in any::<bool>(),
+        restricted in any::<bool>(),
     ) -> NetSnapshot {
+        let range = SourceRange::new(Ipv4Addr::new(192, 0, 2, 0), 24).unwrap();
+        let first = VipKey { protocol: Protocol::Tcp, ip: Ipv4Addr::new(11, 0, 0, 1).into(), port: 80 };
         NetSnapshot {
+            sources: restricted.then(|| (first, vec![range])).into_iter().collect(),
             generation: Generation(1),
             leader: None,
             masters: vec![],
@@ -199,9 +213,9 @@ prop_compose! {
             tasks: tasks.into_iter().map(|(id, t)| (task_id(&id), t.into())).collect(),
             vips: leases
                 .into_iter()
-                .map(|(n, ports)| {
+                .map(|(n, (ports, six))| {
                     let ip = Ipv4Addr::new(11, 0, 0, u8::try_from(n).unwrap());
-                    let mut lease = VipLease { ip, ports: vec![(Protocol::Tcp, 80)] };
+                    let mut lease = VipLease { ip6: six.then(|| waggle_overlay_plan::ipam::twin(ip)), ip, ports: vec![(Protocol::Tcp, 80)] };
                     if ports > 1 { lease.ports.push((Protocol::Udp, 80)); }
                     if ports > 2 { lease.ports.push((Protocol::Tcp, 81)); }
                     (vip_name(&format!("v{n}")), lease)

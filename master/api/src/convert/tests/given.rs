@@ -14,9 +14,9 @@ use waggle_types::{
     Generation, HealthCheck, HealthProbe, HealthState, ImageSpec, Interval, Isolation, Locality,
     MAX_BALANCE_S, MAX_WEIGHT, Milli, Millis, Mount, MountSource, NetSnapshot, NetworkMode, Policy,
     PortNet, PortRange, PortSet, Protocol, RangeSet, Reservation, ResourcePart, Resources, Rlimit,
-    Seccomp, StatusReason, StatusSource, StatusUuid, TaskId, TaskNet, TaskPort, TaskSpec,
-    TaskState, TaskStatus, TraceContext, UnixMillis, VipKey, VipLabel, VipLease, VipName, Volume,
-    VolumeId,
+    Seccomp, SourceRange, StatusReason, StatusSource, StatusUuid, TaskId, TaskNet, TaskPort,
+    TaskSpec, TaskState, TaskStatus, TraceContext, UnixMillis, VipKey, VipLabel, VipLease, VipName,
+    Volume, VolumeId,
 };
 
 pub(super) fn word() -> impl Strategy<Value = String> {
@@ -154,8 +154,10 @@ fn balance() -> impl Strategy<Value = Balance> {
         Just(Locality::Node)
     ];
     let seconds = 0..=MAX_BALANCE_S;
-    (0..=MAX_WEIGHT, policies, seconds.clone(), places, seconds).prop_map(
-        |(weight, policy, affinity_s, locality, slow_start_s)| Balance {
+    let times = (seconds.clone(), seconds);
+    (0..=MAX_WEIGHT, policies, times, places, any::<bool>()).prop_map(
+        |(weight, policy, (affinity_s, slow_start_s), locality, ipv6)| Balance {
+            ipv6,
             weight,
             policy,
             affinity_s,
@@ -605,9 +607,21 @@ pub(super) fn snapshot() -> impl Strategy<Value = NetSnapshot> {
                 (TaskId::new(id).unwrap(), net.into())
             },
         );
-    let vip = (word(), word(), addr(), vec((proto(), 1u16..), 0..3)).prop_map(
-        |(label, framework, ip, ports)| (VipName { label, framework }, VipLease { ip, ports }),
-    );
+    let ports = vec((proto(), 1u16..), 0..3);
+    let vip =
+        (word(), word(), addr(), addr6(), ports).prop_map(|(label, framework, ip, ip6, ports)| {
+            (VipName { label, framework }, VipLease { ip, ip6, ports })
+        });
+    let range = (any::<u32>(), 0u8..=32).prop_map(|(net, prefix)| {
+        let hosts = u32::MAX.checked_shr(prefix.into()).unwrap_or(0);
+        SourceRange::new(Ipv4Addr::from(net & !hosts), prefix).unwrap()
+    });
+    let sources = (proto(), any_addr(), 1u16..).prop_map(|(protocol, ip, port)| VipKey {
+        protocol,
+        ip,
+        port,
+    });
+    let sources = btree_map(sources, vec(range, 1..4), 0..3);
     let key = (proto(), any_addr(), 1u16..).prop_map(|(protocol, ip, port)| VipKey {
         protocol,
         ip,
@@ -620,18 +634,21 @@ pub(super) fn snapshot() -> impl Strategy<Value = NetSnapshot> {
     (
         (any::<u64>(), option::of(addr()), vec(addr(), 0..3)),
         (vec(agent, 0..3), vec(task, 0..3), vec(vip, 0..3)),
-        (vec(key, 0..3), vec(cause, 0..3)),
+        (vec(key, 0..3), vec(cause, 0..3), sources),
     )
         .prop_map(
-            |((g, leader, masters), (agents, tasks, vips), (literal_vips, causes))| NetSnapshot {
-                generation: Generation(g),
-                leader,
-                masters,
-                agents: agents.into_iter().collect(),
-                tasks: tasks.into_iter().collect(),
-                vips: vips.into_iter().collect(),
-                literal_vips,
-                causes,
+            |((g, leader, masters), (agents, tasks, vips), (literal_vips, causes, sources))| {
+                NetSnapshot {
+                    sources,
+                    generation: Generation(g),
+                    leader,
+                    masters,
+                    agents: agents.into_iter().collect(),
+                    tasks: tasks.into_iter().collect(),
+                    vips: vips.into_iter().collect(),
+                    literal_vips,
+                    causes,
+                }
             },
         )
 }

@@ -203,6 +203,7 @@ pub(super) fn task_port() -> BoxedStrategy<session::TaskPort> {
                             affinity_s,
                             locality,
                             slow_start_s,
+                            ipv6: false,
                         }
                     },
                 ),
