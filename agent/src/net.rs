@@ -3,6 +3,7 @@
 //! Everything that knows `waggle-ebpf` and `waggle-overlay` by name is here.
 
 mod devices;
+mod rings;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,7 +11,7 @@ use std::{
 };
 
 use tokio::sync::{Notify, mpsc};
-use waggle_api::proto::session as pb;
+use waggle_api::proto::session::{self as pb, agent_message::Kind};
 use waggle_ebpf::{DataPlane, LoaderConfig};
 use waggle_overlay::edge::EdgeNet;
 use waggle_overlay::packet::PacketNet;
@@ -19,6 +20,8 @@ use waggle_telemetry::{SpanKind, Telemetry, names};
 use waggle_types::{
     AgentId, Cause, Generation, HealthState, NetDelta, NetSnapshot, TaskId, TaskState,
 };
+
+use rings::{TELL_EVERY, Told};
 
 use crate::{AgentConfig, AgentError, DataPlanePolicy, clock, kept::Kept};
 
@@ -303,8 +306,14 @@ impl Net {
     }
 
     /// Applies what comes in, facts first, until it is dropped.
-    pub async fn work(&self, telemetry: Telemetry, acks: mpsc::Sender<pb::Applied>, node: String) {
+    pub async fn work(&self, telemetry: Telemetry, to_master: mpsc::Sender<Kind>, node: String) {
+        let mut told = Told::default();
         loop {
+            if let Some(rings) = told.due(|| self.edge_rings(false))
+                && to_master.send(Kind::EdgeRings(rings)).await.is_err()
+            {
+                return;
+            }
             let (facts, wanted) = self
                 .inbox
                 .with(|w| (std::mem::take(&mut w.facts), w.wanted.take()));
@@ -315,7 +324,7 @@ impl Net {
                         duration_us: 0,
                         failures: self.troubles.clone(),
                     };
-                    if acks.send(missing).await.is_err() {
+                    if to_master.send(Kind::Applied(missing)).await.is_err() {
                         return;
                     }
                 }
@@ -323,7 +332,13 @@ impl Net {
                 continue;
             };
             if facts.is_empty() && wanted.is_none() {
-                self.wake.notified().await;
+                // An edge's rings also change by themselves: windows close.
+                let wake = self.wake.notified();
+                if self.edge.is_some() {
+                    let _ = tokio::time::timeout(TELL_EVERY, wake).await;
+                } else {
+                    wake.await;
+                }
                 continue;
             }
             if !facts.is_empty() {
@@ -333,7 +348,7 @@ impl Net {
             if let Some(wanted) = wanted {
                 let applied = self.take(net, wanted, &telemetry, &node).await;
                 self.sync_edge(net).await;
-                if acks.send(applied).await.is_err() {
+                if to_master.send(Kind::Applied(applied)).await.is_err() {
                     return;
                 }
             }

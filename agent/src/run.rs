@@ -111,7 +111,7 @@ pub async fn run(
     troubles.extend(parts.troubles());
 
     let (inputs, mut inbox) = mpsc::channel(INPUTS);
-    let (acks, mut applied) = mpsc::channel(16);
+    let (to_master, mut words) = mpsc::channel(16);
     let (view, watch_view) = watch::channel(Arc::new(AgentView::new(&info, &config, &troubles)));
     let tasks = Tasks::new(
         Arc::clone(&config),
@@ -149,7 +149,7 @@ pub async fn run(
     let (tel, node) = (telemetry.clone(), config.hostname.clone());
     agent
         .tasks
-        .spawn(async move { worker.work(tel, acks, node).await });
+        .spawn(async move { worker.work(tel, to_master, node).await });
     agent
         .tasks
         .spawn(session::run(config.masters.clone(), inputs));
@@ -177,9 +177,7 @@ pub async fn run(
                 }
                 agent.take(input).await;
             }
-            Some(ack) = applied.recv() => {
-                agent.say(session::message(pb::agent_message::Kind::Applied(ack)));
-            }
+            Some(word) = words.recv() => agent.say(session::message(word)),
             () = until(deadline) => agent.handle(Event::Tick).await,
             _ = tick.tick() => agent.tick(),
         }
@@ -241,8 +239,12 @@ impl Agent {
                 self.telemetry.event("waggle.agent.registered", None, attrs);
                 self.outbox = Some(outbox);
                 self.publish(Some(master.to_string()));
+                if let Some(rings) = self.net.edge_rings(true) {
+                    self.say(session::message(pb::agent_message::Kind::EdgeRings(rings)));
+                }
                 self.handle(Event::Connected { unknown_tasks }).await;
             }
+            SessionEvent::Rings(rings) => self.net.learn(rings).await,
             SessionEvent::Closed => {
                 self.outbox = None;
                 self.publish(None);

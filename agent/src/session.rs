@@ -13,7 +13,7 @@ use waggle_api::{
     proto::session::{self as pb, session_client::SessionClient},
 };
 use waggle_types::{
-    Evicted, Millis, NetDelta, NetSnapshot, StatusUuid, TaskId, TaskSpec, VolumeId,
+    EdgeRing, Evicted, Millis, NetDelta, NetSnapshot, StatusUuid, TaskId, TaskSpec, VolumeId,
 };
 
 /// First and longest pause between attempts; jittered by half.
@@ -64,6 +64,8 @@ pub enum SessionEvent {
     Desired(Box<NetSnapshot>),
     /// What changed of it.
     Change(Box<NetDelta>),
+    /// What other edges have, asked for when the session opened.
+    Rings(Vec<EdgeRing>),
     /// The connection is gone.
     Closed,
     /// This agent is not wanted.
@@ -309,6 +311,10 @@ fn decode(kind: pb::master_message::Kind) -> Option<SessionEvent> {
         Kind::Change(delta) => match NetDelta::try_from(delta) {
             Ok(d) => Some(SessionEvent::Change(Box::new(d))),
             Err(e) => bad("change", e.to_string()),
+        },
+        Kind::EdgeRings(said) => match convert::edge_rings(said.rings) {
+            Ok(rings) => Some(SessionEvent::Rings(rings)),
+            Err(e) => bad("edge_rings", e.to_string()),
         },
         Kind::Heartbeat(_) | Kind::Registered(_) | Kind::Refused(_) => None,
     }

@@ -26,13 +26,15 @@ use waggle_overlay_plan::{
         EdgeAdopted, EdgeBackend, EdgeError, EdgePlan, EdgePlanConfig, EdgeService, EdgeWrite,
     },
 };
-use waggle_types::{UnixMillis, VipKey};
+use waggle_types::{EdgeRing, UnixMillis, VipKey};
 
 pub use link::{Link, LinkError};
 pub use waggle_ebpf::edge::EdgeMode;
 
 /// How often windows, marks and next hops are looked at.
 const TICK: Duration = Duration::from_secs(5);
+/// How long an edge with nothing of its own waits to hear of other edges' rings.
+const HOLD: Duration = Duration::from_secs(4);
 
 /// What a node is to traffic from outside.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,6 +80,8 @@ struct State {
     table: VipTable,
     /// Whether there was one.
     desired: bool,
+    /// An edge that has nothing begins when it has heard what others have, or at this time.
+    hold_until: Option<Instant>,
 }
 
 struct Shared {
@@ -131,6 +135,8 @@ impl EdgeNet {
     }
 
     /// Brings the tables to a VIP table. What failed is tried again with the next one, and with time.
+    ///
+    /// An edge that starts with nothing begins to serve when it has heard of the others ([`EdgeNet::learn`]), or 4 s after its start.
     pub async fn sync(&self, table: VipTable) -> Vec<EdgeNetError> {
         let shared = Arc::clone(&self.shared);
         let done = tokio::task::spawn_blocking(move || shared.sync(table)).await;
@@ -139,6 +145,25 @@ impl EdgeNet {
 }
 
 impl EdgeNet {
+    /// How other edges know it: its underlay address.
+    pub fn name(&self) -> String {
+        self.shared.config.node_ip.to_string()
+    }
+
+    /// Slots that changed lately, for edges that start; `None` on a node that is no edge.
+    pub fn marks(&self) -> Option<Vec<EdgeRing>> {
+        let state = self.shared.lock();
+        let edge = state.edge.as_ref()?;
+        Some(edge.plan.marks(self.shared.now()))
+    }
+
+    /// Takes what other edges have, for VIPs that this one does not serve yet.
+    pub async fn learn(&self, rings: Vec<EdgeRing>) -> Vec<EdgeNetError> {
+        let shared = Arc::clone(&self.shared);
+        let done = tokio::task::spawn_blocking(move || shared.learn(&rings)).await;
+        done.unwrap_or_default()
+    }
+
     /// What the kernel has counted. Blocking.
     ///
     /// # Errors
@@ -210,6 +235,11 @@ fn open(config: EdgeNetConfig, link: &Link) -> Result<Shared, EdgeNetError> {
         }
     };
     let served = node.served()?;
+    let others = config.edges.iter().any(|ip| *ip != config.node_ip);
+    let begins = edge
+        .as_ref()
+        .is_some_and(|e| e.plan.records().next().is_none());
+    let hold_until = (others && begins).then(|| Instant::now() + HOLD);
     Ok(Shared {
         config,
         started: Instant::now(),
@@ -219,6 +249,7 @@ fn open(config: EdgeNetConfig, link: &Link) -> Result<Shared, EdgeNetError> {
             served,
             table: VipTable::new(),
             desired: false,
+            hold_until,
         }),
         stop: CancellationToken::new(),
     })
@@ -260,6 +291,19 @@ impl Shared {
         self.bring(&mut state)
     }
 
+    fn learn(&self, rings: &[EdgeRing]) -> Vec<EdgeNetError> {
+        let mut state = self.lock();
+        state.hold_until = None;
+        if let Some(edge) = &mut state.edge {
+            edge.plan.learn(rings, self.now());
+        }
+        if state.desired {
+            self.bring(&mut state)
+        } else {
+            Vec::new()
+        }
+    }
+
     fn tick(&self) -> Vec<EdgeNetError> {
         let mut state = self.lock();
         if !state.desired {
@@ -280,7 +324,10 @@ impl Shared {
         for served in wanted.difference(&state.served) {
             errors.extend(state.node.serve(served).err().map(EdgeNetError::from));
         }
-        if let Some(edge) = &mut state.edge {
+        state.hold_until = state.hold_until.filter(|at| Instant::now() < *at);
+        if let Some(edge) = &mut state.edge
+            && state.hold_until.is_none()
+        {
             let next_hops = neighbors::of(&self.config.uplink);
             let services = services(&state.table, self.config.node_ip, &next_hops);
             neighbors::ask(

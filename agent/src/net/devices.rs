@@ -1,7 +1,8 @@
 //! What is attached to network devices: the node's part in traffic from outside, VIPs per packet.
 
-use waggle_overlay::edge::{EdgeNet, EdgeNetConfig};
-use waggle_overlay::packet::PacketNet;
+use waggle_overlay::edge::{EdgeNet, EdgeNetConfig, EdgeNetError, LinkError};
+use waggle_overlay::packet::{PacketNet, PacketNetError};
+use waggle_types::FieldError;
 
 use super::{Net, chain};
 use crate::{AgentConfig, AgentError, DataPlanePolicy};
@@ -30,6 +31,15 @@ impl Net {
         .await;
         match started {
             Ok(edge) => self.edge = Some(edge),
+            // A device that is not there is a slip of the pen: nothing would ever come by it.
+            Err(EdgeNetError::Link(e @ (LinkError::Missing { .. } | LinkError::NoMac { .. }))) => {
+                let field = if edge.edge.is_some() {
+                    "edge"
+                } else {
+                    "uplink"
+                };
+                return Err(FieldError::new(field, chain(&e)).into());
+            }
             Err(e) if config.dataplane == DataPlanePolicy::Require => {
                 return Err(AgentError::DataPlane(e.into()));
             }
@@ -64,6 +74,11 @@ impl Net {
         }
         match PacketNet::start(plane, config.packet_devices.clone()).await {
             Ok(packets) => self.packets = Some(packets),
+            Err(PacketNetError::Link(
+                e @ (LinkError::Missing { .. } | LinkError::NoMac { .. }),
+            )) => {
+                return Err(FieldError::new("packet_vips", chain(&e)).into());
+            }
             Err(e) if config.dataplane == DataPlanePolicy::Require => {
                 return Err(AgentError::DataPlane(e.into()));
             }

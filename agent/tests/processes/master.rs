@@ -84,7 +84,7 @@ impl Session for Service {
                         }
                         Some(FromAgent::Applied(a)) => s.applied.push(a),
                         Some(FromAgent::NetAsk(_)) => s.asked += 1,
-                        None => {}
+                        Some(FromAgent::EdgeRings(_)) | None => {}
                     }
                 }
                 for kind in answers {

@@ -7,6 +7,7 @@
 
 mod deltas;
 mod outbox;
+mod rings;
 mod wire;
 
 use std::{
@@ -17,7 +18,7 @@ use std::{
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll, ready},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use futures::future::{BoxFuture, FutureExt as _};
@@ -25,7 +26,7 @@ use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, server::NamedService};
 use waggle_api::{
-    convert::{ConvertError, check_register, registered_task},
+    convert::{ConvertError, check_register, edge_rings, edge_rings_to_wire, registered_task},
     proto::session::{
         self as pb, AgentMessage, MasterMessage, agent_message::Kind as In,
         master_message::Kind as Out, session_server::SERVICE_NAME,
@@ -35,6 +36,7 @@ use waggle_types::{AgentInfo, Cause, Generation, NetSnapshot, TaskStatus, TraceC
 
 use deltas::Deltas;
 pub(crate) use outbox::Outbox;
+use rings::Rings;
 use wire::{Incoming, Outgoing};
 
 use crate::core::{Event, MANY_AGENTS, MasterMsg, Registration, SessionId};
@@ -96,6 +98,7 @@ pub(crate) struct Sessions {
     max_open: usize,
     outboxes: Outboxes,
     deltas: Arc<Deltas>,
+    rings: Arc<Rings>,
 }
 
 /// Counts an open stream for as long as it lives.
@@ -126,6 +129,7 @@ impl Sessions {
             max_open,
             outboxes,
             deltas: Arc::default(),
+            rings: Arc::default(),
         }
     }
 
@@ -205,9 +209,19 @@ impl Sessions {
             .await
             .map_err(|_| Status::unavailable("the master is stopping"))?;
         let inbox = self.inbox.clone();
-        tokio::spawn(read(session, messages, inbox, Arc::clone(&outbox)));
+        let ends = Ends {
+            outbox: Arc::clone(&outbox),
+            rings: Arc::clone(&self.rings),
+        };
+        tokio::spawn(read(session, messages, inbox, ends));
         Ok(Outgoing::new(outbox, guard))
     }
+}
+
+/// What an agent's messages may concern besides the loop.
+struct Ends {
+    outbox: Arc<Outbox>,
+    rings: Arc<Rings>,
 }
 
 /// Hands an agent's messages to the loop, in order, until either side ends the session. A full loop
@@ -218,14 +232,14 @@ async fn read(
     session: SessionId,
     mut messages: Incoming,
     inbox: mpsc::Sender<SessionEvent>,
-    outbox: Arc<Outbox>,
+    ends: Ends,
 ) {
     loop {
         let next = std::future::poll_fn(|cx| {
-            if outbox.poll_closed(cx).is_ready() {
+            if ends.outbox.poll_closed(cx).is_ready() {
                 return Poll::Ready(Next::End);
             }
-            let heard = hear(session, &outbox, ready!(messages.poll_message(cx)));
+            let heard = hear(session, &ends, ready!(messages.poll_message(cx)));
             Poll::Ready(heard.map_or(Next::End, |event| hand_on(&inbox, event)))
         });
         match next.await {
@@ -273,15 +287,15 @@ async fn hand_on_later(
 /// What the loop is told of a message; `None` at the end of the stream. A bad message ends the session.
 fn hear(
     session: SessionId,
-    outbox: &Outbox,
+    ends: &Ends,
     message: Result<Option<AgentMessage>, Status>,
 ) -> Option<SessionEvent> {
     match message {
-        Ok(Some(m)) => Some(match decode(session, outbox, m) {
+        Ok(Some(m)) => Some(match decode(session, ends, m) {
             Ok(event) => SessionEvent::Event(event),
             Err(e) => {
                 tracing::warn!(error = %e, "ending a session with a bad message");
-                outbox.close();
+                ends.outbox.close();
                 SessionEvent::Broken("bad_message")
             }
         }),
@@ -418,12 +432,28 @@ fn registration(r: pb::Register) -> Result<Registration, ConvertError> {
     })
 }
 
-fn decode(session: SessionId, outbox: &Outbox, m: AgentMessage) -> Result<Event, ConvertError> {
+fn decode(session: SessionId, ends: &Ends, m: AgentMessage) -> Result<Event, ConvertError> {
     Ok(match m.kind {
         // `None` is a newer agent's word that this version does not know: it lives, that is clear.
         Some(In::Heartbeat(_)) | None => Event::Heartbeat { session },
         Some(In::NetAsk(_)) => {
-            outbox.again();
+            ends.outbox.again();
+            Event::Heartbeat { session }
+        }
+        Some(In::EdgeRings(said)) => {
+            let rings = edge_rings(said.rings)?;
+            if said.edge.len() > rings::MAX_NAME {
+                return Err(ConvertError::new("edge", "is too long"));
+            }
+            let now = Instant::now();
+            if said.ask {
+                let others = ends.rings.of_others(&said.edge, now);
+                ends.outbox.send(message(Out::EdgeRings(pb::EdgeRings {
+                    rings: edge_rings_to_wire(&others),
+                    ..pb::EdgeRings::default()
+                })));
+            }
+            ends.rings.put(said.edge, rings, now);
             Event::Heartbeat { session }
         }
         Some(In::Status(s)) => Event::Status {

@@ -26,6 +26,7 @@ mod offer;
 mod operator;
 mod reservation;
 mod resources;
+mod rings;
 mod roles;
 mod scheduler;
 mod service;
@@ -56,6 +57,7 @@ pub use offer::{AgentInfo, InverseOffer, Offer, Unavailability};
 pub use operator::OperatorCall;
 pub use reservation::{Reservation, ResourcePart, sum_parts};
 pub use resources::{Milli, Resources, ScalarKind};
+pub use rings::{EdgeMark, EdgeRing, MAX_MARKS, MAX_RINGS};
 pub use roles::{
     AttributeConstraint, Capabilities, Domain, MAX_ROLE_DEPTH, OfferConstraints, Predicate, Quota,
     RoleSubscription, Selector, check_role,

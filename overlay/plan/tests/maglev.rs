@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use waggle_ebpf_common::edge::{self as abi, slot};
 use waggle_overlay_plan::maglev::{
     EdgeAdopted, EdgeBackend, EdgeError, EdgePlan, EdgePlanConfig, EdgeService, EdgeWrite, Member,
-    RING_SIZES, Replica, ReplicaError, Ring, RingConfig, RingUpdate, ring_size, table,
+    RING_SIZES, Ring, RingConfig, ring_size, table,
 };
 use waggle_types::{Millis, Protocol, UnixMillis, VipKey};
 
@@ -160,78 +160,6 @@ proptest! {
             }
         }
     }
-
-    #[test]
-    fn a_replica_has_what_was_sent_or_says_what_is_missing(
-        changes in proptest::collection::vec(proptest::collection::btree_map(0_u32..251, 0_u16..4, 0..20), 1..12),
-        lost in proptest::collection::vec(any::<bool>(), 12),
-    ) {
-        let ring = Ring::new(&vec![0; 251]);
-        let full = |generation, slots: &[u32]| RingUpdate::Full { generation, slots: slots.to_vec() };
-        let mut truth = ring.slots().to_vec();
-        let mut replica = Replica::default();
-        replica.apply(&full(1, &truth)).unwrap();
-        for ((generation, change), lost) in (1..).zip(&changes).zip(lost) {
-            let slots: BTreeMap<u32, u32> = change
-                .iter()
-                .map(|(at, owner)| (*at, slot::pack(slot::previous(truth[*at as usize]), *owner, true)))
-                .collect();
-            for (at, word) in &slots {
-                truth[*at as usize] = *word;
-            }
-            if lost {
-                continue;
-            }
-            let update = RingUpdate::Delta { from: generation, slots };
-            match replica.apply(&update) {
-                Ok(_) => {
-                    // Twice is once.
-                    prop_assert_eq!(replica.apply(&update), Ok(BTreeMap::new()));
-                }
-                Err(error) => {
-                    prop_assert_eq!(error, ReplicaError::Gap { at: replica.generation(), from: generation });
-                    replica.apply(&full(generation + 1, &truth)).unwrap();
-                }
-            }
-            prop_assert_eq!(replica.slots(), &truth[..]);
-            prop_assert_eq!(replica.generation(), generation + 1);
-        }
-    }
-}
-
-#[test]
-fn a_replica_takes_nothing_that_no_ring_can_be() {
-    let mut replica = Replica::default();
-    let slots = vec![slot::pack(1, 1, false); 3];
-    replica
-        .apply(&RingUpdate::Full {
-            generation: 5,
-            slots: slots.clone(),
-        })
-        .unwrap();
-    let delta = |slots: &[(u32, u32)]| RingUpdate::Delta {
-        from: 5,
-        slots: slots.iter().copied().collect(),
-    };
-    assert_eq!(
-        replica.apply(&delta(&[(0, slot::pack(1, 2, true)), (3, 0)])),
-        Err(ReplicaError::NoSlot { slot: 3, size: 3 })
-    );
-    assert_eq!(
-        replica.apply(&delta(&[(1, slot::pack(1, 2, false))])),
-        Err(ReplicaError::Unmarked { slot: 1 })
-    );
-    assert_eq!(
-        replica.apply(&RingUpdate::Full {
-            generation: 4,
-            slots: slots.clone()
-        }),
-        Err(ReplicaError::Stale {
-            at: 5,
-            generation: 4
-        })
-    );
-    assert_eq!(replica.slots(), slots);
 }
 
 /// The kernel's tables as plain maps, which complain where a reader could be led astray.
@@ -449,6 +377,60 @@ proptest! {
         plan.apply(&BTreeMap::new(), now);
         let memory = plan.memory();
         prop_assert_eq!(memory.total(), memory.buckets);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// An edge that starts in the middle sends every connection where the one does that was there all along.
+    #[test]
+    fn an_edge_that_starts_takes_over_the_others_generations(
+        history in proptest::collection::vec((service(), 1_u64..40_000), 1..6),
+        later in 0_u64..70_000,
+    ) {
+        let mut config = config();
+        config.ring.most_marked = 1000;
+        let mut old = EdgePlan::new(config.clone());
+        let mut now = UnixMillis(100_000);
+        let mut last = BTreeMap::new();
+        for (service, pause) in history {
+            last = BTreeMap::from([(vip(0), service)]);
+            now = now + Millis(pause);
+            old.settle(|_| BTreeMap::new(), now);
+            old.apply(&last, now);
+        }
+        now = now + Millis(later);
+        old.settle(|_| BTreeMap::new(), now);
+        let told = old.marks(now);
+        // It says the same again after that, and takes the marks of two like those of one.
+        let mut new = EdgePlan::new(config);
+        new.learn(&told, now);
+        new.learn(&told, now);
+        new.apply(&last, now);
+        let addrs = |plan: &EdgePlan| -> BTreeMap<u16, SocketAddrV4> {
+            let all = last[&vip(0)].backends.keys();
+            all.filter_map(|a| Some((plan.owner(&vip(0), a)?, *a))).collect()
+        };
+        let (of_old, of_new) = (addrs(&old), addrs(&new));
+        let (Some((was, old_record)), Some((is, new_record))) = (old.vip(&vip(0)), new.vip(&vip(0))) else {
+            return Ok(());
+        };
+        let has_weight = last[&vip(0)].backends.values().any(|b| b.weight > 0);
+        if !has_weight {
+            return Ok(());
+        }
+        prop_assert_eq!(old_record.ring_size, new_record.ring_size);
+        for (a, b) in was.slots().iter().zip(is.slots()) {
+            prop_assert_eq!(of_old.get(&slot::current(*a)), of_new.get(&slot::current(*b)));
+            let previous = of_old.get(&slot::previous(*a));
+            // One that is gone serves nobody.
+            if slot::previous(*a) != slot::current(*a) && previous.is_some() {
+                prop_assert!(slot::is_dirty(*b));
+                prop_assert_eq!(previous, of_new.get(&slot::previous(*b)));
+            }
+        }
+        prop_assert_eq!(new.marks(now).len(), told.len());
     }
 }
 

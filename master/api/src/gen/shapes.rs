@@ -8,6 +8,7 @@ impl Shaped for waggle::session::v1::AgentMessage {
             (3, &<waggle::session::v1::TaskStatus as Shaped>::SHAPE),
             (4, &<waggle::session::v1::Applied as Shaped>::SHAPE),
             (5, &<waggle::session::v1::NetAsk as Shaped>::SHAPE),
+            (6, &<waggle::session::v1::EdgeRings as Shaped>::SHAPE),
         ],
     };
     const REQUEST: bool = true;
@@ -33,6 +34,25 @@ impl Shaped for waggle::session::v1::MasterMessage {
             (7, &<waggle::session::v1::Refused as Shaped>::SHAPE),
             (8, &<waggle::session::v1::Volumes as Shaped>::SHAPE),
             (9, &<waggle::session::v1::NetDelta as Shaped>::SHAPE),
+            (10, &<waggle::session::v1::EdgeRings as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for waggle::session::v1::EdgeRings {
+    const SHAPE: Shape = Shape {
+        size: size_of::<waggle::session::v1::EdgeRings>(),
+        fields: &[
+            (3, &<waggle::session::v1::EdgeRing as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for waggle::session::v1::EdgeRing {
+    const SHAPE: Shape = Shape {
+        size: size_of::<waggle::session::v1::EdgeRing>(),
+        fields: &[
+            (1, &<waggle::session::v1::VipPort as Shaped>::SHAPE),
         ],
     };
     const REQUEST: bool = false;

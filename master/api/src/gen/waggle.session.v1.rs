@@ -2,7 +2,7 @@
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AgentMessage {
-    #[prost(oneof = "agent_message::Kind", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "agent_message::Kind", tags = "1, 2, 3, 4, 5, 6")]
     pub kind: ::core::option::Option<agent_message::Kind>,
 }
 /// Nested message and enum types in `AgentMessage`.
@@ -21,6 +21,9 @@ pub mod agent_message {
         /// A change that does not fit: the whole snapshot, please.
         #[prost(message, tag = "5")]
         NetAsk(super::NetAsk),
+        /// What this edge has, for edges that start.
+        #[prost(message, tag = "6")]
+        EdgeRings(super::EdgeRings),
     }
 }
 #[allow(clippy::all)]
@@ -29,7 +32,7 @@ pub struct NetAsk {}
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct MasterMessage {
-    #[prost(oneof = "master_message::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
+    #[prost(oneof = "master_message::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10")]
     pub kind: ::core::option::Option<master_message::Kind>,
 }
 /// Nested message and enum types in `MasterMessage`.
@@ -57,7 +60,41 @@ pub mod master_message {
         /// Only to agents that take them, after a snapshot.
         #[prost(message, tag = "9")]
         Change(super::NetDelta),
+        /// What other edges have: the answer to an edge that asked.
+        #[prost(message, tag = "10")]
+        EdgeRings(super::EdgeRings),
     }
+}
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct EdgeRings {
+    /// The edge's underlay address.
+    #[prost(string, tag = "1")]
+    pub edge: ::prost::alloc::string::String,
+    /// It starts, and wants to know what the others have.
+    #[prost(bool, tag = "2")]
+    pub ask: bool,
+    #[prost(message, repeated, tag = "3")]
+    pub rings: ::prost::alloc::vec::Vec<EdgeRing>,
+}
+/// Marked slots of one VIP's ring, by columns.
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EdgeRing {
+    #[prost(message, optional, tag = "1")]
+    pub vip: ::core::option::Option<VipPort>,
+    #[prost(uint32, tag = "2")]
+    pub size: u32,
+    /// IPv4:port.
+    #[prost(string, repeated, tag = "3")]
+    pub backends: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(uint32, repeated, tag = "4")]
+    pub slots: ::prost::alloc::vec::Vec<u32>,
+    /// The previous owner, as a position in `backends`.
+    #[prost(uint32, repeated, tag = "5")]
+    pub previous: ::prost::alloc::vec::Vec<u32>,
+    #[prost(uint32, repeated, tag = "6")]
+    pub ages_ms: ::prost::alloc::vec::Vec<u32>,
 }
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, ::prost::Message)]

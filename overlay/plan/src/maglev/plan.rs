@@ -8,12 +8,13 @@ use std::{
 };
 
 use waggle_ebpf_common::edge::{self as abi, backend_flag, slot};
-use waggle_types::{UnixMillis, VipKey};
+use waggle_types::{Millis, UnixMillis, VipKey};
 
 use super::{
     lowering::{
         all_slots, check, describe, kernel_key, members, places, publish, ranges, take, vip_key,
     },
+    marks::AllHeard,
     ring::{Ring, RingConfig},
     table::{ring_size, table},
     vip::Vip,
@@ -35,6 +36,8 @@ pub struct EdgePlan {
     backends: Slots,
     /// VIPs that were found and are not kept as they are: key and record.
     strays: BTreeMap<u64, u32>,
+    /// Other edges' marks of VIPs that are not served yet.
+    pub(super) heard: AllHeard,
 }
 
 impl EdgePlan {
@@ -47,6 +50,7 @@ impl EdgePlan {
             rings: Slots::new(config.slots),
             backends: Slots::new(config.backends),
             strays: BTreeMap::new(),
+            heard: AllHeard::new(),
             config,
         }
     }
@@ -88,6 +92,7 @@ impl EdgePlan {
         ] {
             pool.release(now);
         }
+        self.forget_heard(now);
         let mut out = Planned::default();
         let left: Vec<VipKey> = self
             .vips
@@ -106,7 +111,7 @@ impl EdgePlan {
         for (key, service) in services {
             let done = match self.vips.remove(key) {
                 None => self
-                    .add(*key, service, &mut out)
+                    .add(*key, service, now, &mut out)
                     .map(|vip| (vip, Ok::<_, EdgeError>(()))),
                 Some(mut vip) => {
                     let done = self.change(*key, &mut vip, service, now, &mut out);
@@ -187,17 +192,31 @@ impl EdgePlan {
         }
     }
 
+    /// VIPs, by key.
+    pub(super) fn vips(&self) -> impl Iterator<Item = (&VipKey, &Vip)> {
+        self.vips.iter()
+    }
+
+    /// How long changes count.
+    pub(super) fn window(&self) -> Millis {
+        self.config.ring.window
+    }
+
     fn add(
         &mut self,
         key: VipKey,
         service: &EdgeService,
+        now: UnixMillis,
         out: &mut Planned,
     ) -> Result<Vip, EdgeError> {
         let n = service.backends.len();
         check(key, n)?;
         let kernel_key = kernel_key(key).ok_or(EdgeError::Family { key })?;
         let places = places(n);
-        let size = ring_size(n);
+        let heard = self.heard.remove(&key);
+        let size = heard
+            .as_ref()
+            .map_or_else(|| ring_size(n), |heard| heard.size);
         let vip_id = take(&mut self.ids, 1, key, "numbers")?;
         let mut undo = Undo::default();
         let taken = (|| {
@@ -258,6 +277,9 @@ impl EdgePlan {
         });
         let table = table(&members(&vip.owners, service), size);
         vip.ring = Ring::new(&table);
+        if let Some(heard) = heard {
+            heard.mark(&mut vip.ring, &vip.owners, self.window(), now);
+        }
         out.writes.push(all_slots(ring_base, vip.ring.slots()));
         vip.value.ring_size = if table.is_empty() { 0 } else { size };
         describe(&mut vip.value, service, false);

@@ -84,6 +84,27 @@ impl Ring {
         self.open.len() + self.closed.len()
     }
 
+    /// Slots with an open window whose previous owner is another than the current: position, that owner, since when.
+    pub fn open_marks(&self) -> impl Iterator<Item = (u32, u16, UnixMillis)> + '_ {
+        self.open.iter().filter_map(|(at, since)| {
+            let word = *self.slots.get(*at as usize)?;
+            let previous = slot::previous(word);
+            (previous != slot::current(word)).then_some((*at, previous, *since))
+        })
+    }
+
+    /// Marks a slot of a ring that serves nobody yet, as another edge has it.
+    pub fn mark(&mut self, at: u32, previous: u16, since: UnixMillis) {
+        let Some(word) = self.slots.get_mut(at as usize) else {
+            return;
+        };
+        let current = slot::current(*word);
+        if !slot::is_dirty(*word) && current != previous {
+            *word = slot::pack(previous, current, true);
+            self.open.insert(at, since);
+        }
+    }
+
     /// Owners of new connections.
     pub fn currents(&self) -> BTreeSet<u16> {
         self.slots.iter().map(|word| slot::current(*word)).collect()
