@@ -19,7 +19,7 @@ pub struct Args {
 }
 
 /// Programs from the distribution: what is looked for, its package, what it is for.
-const APT: [(&str, &str, &str); 10] = [
+const APT: [(&str, &str, &str); 12] = [
     ("cc", "gcc", "linking, SQLite"),
     ("c++", "g++", "bpf-linker"),
     ("ip", "iproute2", "namespaces"),
@@ -30,6 +30,8 @@ const APT: [(&str, &str, &str); 10] = [
     ("dig", "bind9-dnsutils", "the demo's DNS questions"),
     ("wrk", "wrk", "load"),
     ("ethtool", "ethtool", "checksums of veths in tests"),
+    ("redis-server", "redis-server", "a real service in tests"),
+    ("iperf3", "iperf3", "a real service in tests"),
 ];
 
 /// What only `bench xdp` needs, for the C program that it compares with: a file, its package.
@@ -253,7 +255,11 @@ fn apt(packages: &[&str]) -> anyhow::Result<()> {
         .args(["install", "-y", "--no-install-recommends"])
         .args(packages))?;
     // Only the programs are wanted, not servers on ports 80 and 53. Without systemd there are none.
-    for (package, service) in [("nginx-light", "nginx"), ("unbound", "unbound")] {
+    for (package, service) in [
+        ("nginx-light", "nginx"),
+        ("unbound", "unbound"),
+        ("redis-server", "redis-server"),
+    ] {
         if packages.contains(&package) && find("systemctl").is_some() {
             let mut stop = root::command("systemctl");
             let _ = stop

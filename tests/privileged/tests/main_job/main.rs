@@ -8,5 +8,6 @@
 mod bad_input;
 mod dns;
 mod failures;
+mod programs;
 mod signals;
 mod steps;
