@@ -57,6 +57,8 @@ pub struct AgentConfig {
     pub domain: Option<Domain>,
     /// How to start a shim.
     pub shim: ShimCommand,
+    /// How to start the shim of a command that `exec` runs in a task.
+    pub exec_shim: ShimCommand,
     /// How tasks with images are run.
     pub runtime: RuntimeSettings,
     /// What tasks of this node may ask for.
@@ -99,7 +101,8 @@ impl AgentConfig {
             resources: ResourceOverrides::default(),
             attributes: BTreeMap::new(),
             domain: None,
-            shim: ShimCommand::current_exe(),
+            shim: ShimCommand::current_exe("shim"),
+            exec_shim: ShimCommand::current_exe("exec-shim"),
             runtime: RuntimeSettings::default(),
             policy: NodePolicy::default(),
             networks: NetworkSettings::default(),
@@ -243,7 +246,8 @@ impl Default for NodePolicy {
     }
 }
 
-/// The command that becomes a shim: `<exe> <args..> <task directory>` must call [`crate::shim_main`].
+/// The command that becomes a shim: `<exe> <args..> <task directory>` must call [`crate::shim_main`], and
+/// `<exe> <args..>` of the other one [`crate::exec_shim_main`].
 #[derive(Debug, Clone)]
 pub struct ShimCommand {
     /// The program.
@@ -253,12 +257,12 @@ pub struct ShimCommand {
 }
 
 impl ShimCommand {
-    /// The running program with the argument `shim`.
-    pub fn current_exe() -> Self {
+    /// The running program with this hidden command.
+    pub fn current_exe(command: &str) -> Self {
         Self {
             // An unreadable /proc shows when the first task is launched, with the path in the message.
             exe: std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/proc/self/exe")),
-            args: vec![OsString::from("shim")],
+            args: vec![OsString::from(command)],
         }
     }
 }

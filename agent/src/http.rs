@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    fs::File,
     io::{Read, Seek, SeekFrom},
     path::{Path, PathBuf},
     sync::Arc,
@@ -18,16 +17,19 @@ use axum::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::watch};
+use tokio_util::sync::CancellationToken;
 use waggle_api::mesos::ResourcesJson;
 use waggle_lifecycle::TaskSummary;
 use waggle_telemetry::Telemetry;
-use waggle_types::{AgentInfo, TaskId};
+use waggle_types::AgentInfo;
 
 use crate::{
     AgentConfig,
-    checkpoint::{TaskDir, WorkDir},
-    clock, serve,
-    shim::previous,
+    checkpoint::WorkDir,
+    clock,
+    exec::Sessions,
+    files::{Files, beneath::Root, find_task, problem},
+    serve,
 };
 
 /// Most bytes of output in one answer.
@@ -136,7 +138,8 @@ impl AgentView {
     }
 }
 
-type View = watch::Receiver<Arc<AgentView>>;
+/// The newest picture of the agent.
+pub type View = watch::Receiver<Arc<AgentView>>;
 
 /// The API's routes.
 fn router(view: View) -> Router {
@@ -152,9 +155,19 @@ fn router(view: View) -> Router {
         .with_state(view)
 }
 
-/// Serves the API until it is dropped.
-pub async fn serve_api(listener: TcpListener, view: View) {
-    serve::serve(listener, router(view), "agent API").await;
+/// Serves the API until it is dropped; sessions in tasks end with it.
+pub async fn serve_api(
+    listener: TcpListener,
+    view: View,
+    config: Arc<AgentConfig>,
+    telemetry: Telemetry,
+) {
+    let stop = CancellationToken::new();
+    let _end = stop.clone().drop_guard();
+    let files = Files::new(&config.work_dir, view.clone(), telemetry.clone());
+    let sessions = Sessions::new(&config, view.clone(), telemetry, stop);
+    let router = router(view).merge(files.router()).merge(sessions.router());
+    serve::serve(listener, router, "agent API").await;
 }
 
 /// Serves `GET /metrics` until it is dropped.
@@ -256,13 +269,12 @@ async fn log(
         let why = format!("stream: must be stdout or stderr, is {stream:?}");
         return problem(StatusCode::BAD_REQUEST, &why);
     }
-    let task_id = match TaskId::new(id) {
-        Ok(id) => id,
-        Err(e) => return problem(StatusCode::BAD_REQUEST, &format!("id: {e}")),
-    };
     let work_dir = view.borrow().work_dir.clone();
-    let path = TaskDir::new(&work_dir, &task_id).sandbox().join(&stream);
-    let read = tokio::task::spawn_blocking(move || read_log(&path, &part)).await;
+    let read = tokio::task::spawn_blocking(move || {
+        let dir = find_task(&work_dir, &view, &id).map_err(|_| std::io::ErrorKind::NotFound)?;
+        read_log(&Root::open(&dir.sandbox())?, &stream, &part)
+    });
+    let read = read.await;
     match read {
         Ok(Ok((bytes, next))) => {
             let mut headers = HeaderMap::new();
@@ -280,13 +292,15 @@ async fn log(
     }
 }
 
-fn read_log(path: &Path, part: &Part) -> std::io::Result<(Vec<u8>, u64)> {
+/// Both segments belong to the task, which may have put anything in their place.
+fn read_log(sandbox: &Root, stream: &str, part: &Part) -> std::io::Result<(Vec<u8>, u64)> {
     let mut files = Vec::new();
     // The older segment may be missing, the current one may not.
-    if let Ok(old) = File::open(previous(path)) {
+    let open = |name: &str| sandbox.find(name)?.open();
+    if let Ok(old) = open(&format!("{stream}.1")) {
         files.push(old);
     }
-    files.push(File::open(path)?);
+    files.push(open(stream)?);
     let lengths: Vec<u64> = files
         .iter()
         .map(|f| f.metadata().map(|m| m.len()))
@@ -334,10 +348,6 @@ fn keep_last_lines(bytes: &mut Vec<u8>, lines: u64) {
     }
 }
 
-fn problem(status: StatusCode, message: &str) -> Response {
-    (status, Json(json!({ "message": message }))).into_response()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -346,10 +356,11 @@ mod tests {
     fn logs_are_read_over_both_segments() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("stdout");
-        std::fs::write(previous(&path), "one\ntwo\n").unwrap();
+        std::fs::write(dir.path().join("stdout.1"), "one\ntwo\n").unwrap();
+        let sandbox = Root::open(dir.path()).unwrap();
         std::fs::write(&path, "three\nfour\n").unwrap();
         let read = |part: Part| {
-            let (bytes, next) = read_log(&path, &part).unwrap();
+            let (bytes, next) = read_log(&sandbox, "stdout", &part).unwrap();
             (String::from_utf8(bytes).unwrap(), next)
         };
         let part = Part::default;

@@ -9,6 +9,7 @@
 //! - An agent that ends, by whatever signal, takes no task with it; the next one adopts what runs and
 //!   reports what ended, exactly once.
 //! - A process is only signalled through a descriptor that was checked against its start time.
+//! - What `exec` starts in a task ends with its client; nothing that a task puts into its sandbox leads a reader out of it.
 //! - Without a master, or without a data plane, tasks run on and are health-checked; names and VIPs answer from
 //!   the last desired state, also after a restart.
 //!
@@ -29,6 +30,8 @@ mod error;
 mod fetch;
 #[cfg(test)]
 mod fixture;
+mod exec;
+mod files;
 mod http;
 mod kept;
 mod launch;
@@ -59,6 +62,7 @@ pub use crate::{
     doctor::doctor,
     error::AgentError,
     fetch::FetchSettings,
+    exec::exec_shim_main,
     run::run,
     shim::shim_main,
     storage::{

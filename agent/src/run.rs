@@ -153,9 +153,12 @@ pub async fn run(
     agent
         .tasks
         .spawn(session::run(config.masters.clone(), inputs));
-    agent
-        .tasks
-        .spawn(http::serve_api(listeners.http, watch_view));
+    agent.tasks.spawn(http::serve_api(
+        listeners.http,
+        watch_view,
+        Arc::clone(&config),
+        telemetry.clone(),
+    ));
     agent
         .tasks
         .spawn(http::serve_metrics(listeners.metrics, telemetry.clone()));

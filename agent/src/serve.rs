@@ -2,9 +2,10 @@
 //!
 //! At the bound nothing is accepted until a connection ends; those that wait do so in the kernel's queue.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::Router;
+use hyper::service::{Service, service_fn};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
@@ -18,7 +19,12 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
 /// Between attempts when descriptors have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves until it is dropped; its connections end with it.
+/// Who is at the other end of a request's connection.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer(pub SocketAddr);
+
+/// Serves until it is dropped; its connections end with it, but for those that were upgraded: they have left the bound,
+/// and are their handlers' own.
 pub async fn serve(listener: TcpListener, router: Router, what: &'static str) {
     serve_at_most(MAX_CONNECTIONS, HEAD_TIMEOUT, listener, router, what).await;
 }
@@ -36,8 +42,8 @@ async fn serve_at_most(
         let Ok(slot) = Arc::clone(&slots).acquire_owned().await else {
             return;
         };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(what, %error, "failed to accept a connection");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -45,13 +51,18 @@ async fn serve_at_most(
             }
         };
         while connections.try_join_next().is_some() {}
-        let service = TowerToHyperService::new(router.clone());
+        let inner = TowerToHyperService::new(router.clone());
+        let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
+            request.extensions_mut().insert(Peer(peer));
+            inner.call(request)
+        });
         connections.spawn(async move {
             let _slot = slot;
             let served = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(head_timeout)
                 .serve_connection(TokioIo::new(stream), service)
+                .with_upgrades()
                 .await;
             if let Err(error) = served {
                 tracing::debug!(what, %error, "a connection ended early");

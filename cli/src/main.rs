@@ -40,6 +40,9 @@ fn main() -> ExitCode {
     if let Command::Shim { dir } = &cli.command {
         return waggle_agent::shim_main(dir);
     }
+    if let Command::ExecShim = &cli.command {
+        return waggle_agent::exec_shim_main();
+    }
     match dispatch(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
@@ -81,7 +84,7 @@ fn dispatch(command: Command) -> Result<(), CliError> {
             commands::print(&String::from_utf8_lossy(&script))
         }
         // Handled before a runtime exists.
-        Command::Shim { .. } => Ok(()),
+        Command::Shim { .. } | Command::ExecShim => Ok(()),
     }
 }
 

@@ -247,7 +247,7 @@ fn is_empty(plan: &ShimPlan, _main: Pid) -> bool {
 
 /// Direct children of this process: as subreaper that includes orphans of the task. None can vanish
 /// and be replaced under us, since only we reap them.
-fn children() -> Vec<Pid> {
+pub fn children() -> Vec<Pid> {
     let pid = std::process::id();
     fs::read_to_string(format!("/proc/self/task/{pid}/children"))
         .unwrap_or_default()

@@ -60,6 +60,10 @@ impl Agent {
                 exe: std::env::current_exe().unwrap(),
                 args: vec![OsString::from("shim")],
             },
+            exec_shim: ShimCommand {
+                exe: std::env::current_exe().unwrap(),
+                args: vec![OsString::from("exec-shim")],
+            },
             tick: Duration::from_millis(100),
             ..AgentConfig::new("n1", Ipv4Addr::LOCALHOST, masters, work_dir)
         };

@@ -100,6 +100,11 @@ fn main() -> ExitCode {
     {
         return waggle_agent::shim_main(Path::new(dir));
     }
+    if let [_, command] = args.as_slice()
+        && command == "exec-shim"
+    {
+        return waggle_agent::exec_shim_main();
+    }
     // Enough of libtest's command line for cargo and for people.
     if args.iter().any(|a| a == "--list") {
         for (name, _) in TESTS {

@@ -82,6 +82,9 @@ pub enum Command {
         /// Which shell.
         shell: clap_complete::Shell,
     },
+    /// Supervise one command in a task (started by the agent, never by hand)
+    #[command(hide = true)]
+    ExecShim,
     /// Supervise one task (started by the agent, never by hand)
     #[command(hide = true)]
     Shim {

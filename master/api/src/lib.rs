@@ -7,6 +7,7 @@
 //! - [`marathon`]: Marathon's REST JSON, which is also the stored form of a service spec.
 //! - [`mesos`]: `/state` and `/version`.
 //! - [`native`]: Waggle's own JSON, which the CLI speaks.
+//! - [`exec`]: sessions in tasks, by frames over an upgraded connection.
 //! - [`error`]: one error shape and one list of codes, mapped to HTTP and gRPC.
 //!
 //! # Invariants
@@ -24,6 +25,7 @@ pub mod client;
 pub mod codec;
 pub mod convert;
 pub mod error;
+pub mod exec;
 pub mod marathon;
 pub mod mesos;
 pub mod native;

@@ -110,6 +110,8 @@ pub const SIGNAL: &str = "waggle.telemetry.signal";
 pub const OUTCOME: &str = "waggle.outcome";
 /// A state's name.
 pub const STATE: &str = "waggle.state";
+/// `exec` or `attach`.
+pub const SESSION_KIND: &str = "waggle.session.kind";
 /// Role of the allocator.
 pub const ROLE: &str = "waggle.role";
 /// Framework name.
@@ -261,6 +263,10 @@ registry! {
     AGENT_HEALTH_CHECK_DURATION = Histogram "waggle.agent.health_check.duration" ["s"] {OUTCOME} "Time that a health check took";
     AGENT_LOG_LINES = Counter "waggle.agent.log.lines" ["{line}"] {"log.iostream"} "Lines read from tasks' output";
     AGENT_LOG_BYTES = Counter "waggle.agent.log.bytes" ["By"] {"log.iostream"} "Bytes read from tasks' output";
+    AGENT_SESSIONS = UpDownCounter "waggle.agent.sessions" ["{session}"] {} "Sessions that people have in tasks: exec and attach";
+    AGENT_SESSIONS_ENDED = Counter "waggle.agent.sessions.ended" ["{session}"] {SESSION_KIND, OUTCOME} "Sessions in tasks that have ended";
+    AGENT_REQUESTS_REFUSED = Counter "waggle.agent.requests.refused" ["{request}"] {DROP_REASON} "Requests for sessions and files that were refused since too many were under way";
+    AGENT_FILES_READ = Counter "waggle.agent.files.read" ["By"] {} "Bytes of sandboxes' files that were sent";
     AGENT_LOG_LOST = Counter "waggle.agent.log.lost" ["By"] {DROP_REASON} "Bytes of tasks' output that could not be written to its files";
     FETCHES = Counter "waggle.agent.fetches" ["{fetch}"] {OUTCOME} "Things that were fetched into sandboxes";
     FETCH_BYTES = Counter "waggle.agent.fetch.bytes" ["By"] {} "Bytes that were fetched into sandboxes, unpacked ones too";

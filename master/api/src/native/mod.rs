@@ -7,8 +7,10 @@
 //! field, a wrong type or a value out of bounds is an error that names field and rule.
 
 mod explain;
+mod files;
 mod frameworks;
 mod nodes;
+mod prefix;
 mod refusal;
 pub mod request;
 mod reservations;
@@ -21,8 +23,10 @@ pub use explain::{
     AgentBecauseView, AgentExplainView, BecauseView, FrameworkExplainView,
     FrameworkRoleExplainView, LastChoiceView, PassedOverView, RoleExplainView,
 };
+pub use files::{FileKind, FileView, FilesView};
 pub use frameworks::{FrameworkRef, FrameworkRoleView, FrameworkView, OfferView, capabilities};
 pub use nodes::{AskedView, DomainView, MaintenanceView, NodeView, WindowView};
+pub use prefix::{PrefixError, by_prefix};
 pub use refusal::{Refusal, RefusalDetail};
 pub use reservations::{PartView, ReservationView, StackEntry, VolumeUse, stack};
 pub use resources::{ResourcesView, VolumeView};

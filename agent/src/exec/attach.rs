@@ -1,0 +1,266 @@
+//! Following what a running task writes.
+
+use std::{
+    fs::File,
+    io::{self, Read, Seek, SeekFrom},
+    time::Duration,
+};
+
+use waggle_api::exec::{Ended, Frame};
+
+use super::{
+    talk::Outcome,
+    wire::{Reader, Writer},
+};
+use crate::{
+    checkpoint::TaskDir,
+    files::beneath::{Found, Root},
+};
+
+/// Between two looks at files that have not grown.
+const LOOK: Duration = Duration::from_millis(100);
+/// Most output that is read at once.
+const PART: usize = 32 << 10;
+
+/// Shows a task's output from now on, with so many lines before, until it ends or the client goes.
+pub async fn follow(
+    reader: &mut Reader,
+    writer: &Writer,
+    dir: &TaskDir,
+    lines: u32,
+    idle: Duration,
+) -> Outcome {
+    let gone = async {
+        loop {
+            match reader.next().await {
+                Ok(Some(_)) => {}
+                Ok(None) => return "it closed the connection".to_owned(),
+                Err(e) => return e.to_string(),
+            }
+        }
+    };
+    tokio::select! {
+        why = gone => Outcome::Gone(why),
+        shown = show(writer, dir, lines) => match shown {
+            Ok(ended) => Outcome::Ended(ended),
+            Err(e) => Outcome::Gone(e.to_string()),
+        },
+        beaten = writer.beat(idle) => match beaten {
+            Ok(()) => Outcome::Idle,
+            Err(e) => Outcome::Gone(e.to_string()),
+        },
+    }
+}
+
+async fn show(writer: &Writer, dir: &TaskDir, lines: u32) -> io::Result<Ended> {
+    let mut tails = [
+        (
+            Tail::open(dir, "stdout", lines),
+            Frame::Stdout as fn(Vec<u8>) -> Frame,
+        ),
+        (Tail::open(dir, "stderr", lines), Frame::Stderr),
+    ];
+    loop {
+        // Looked at before the files: what it wrote last is there by then.
+        let exit = dir.exit();
+        let mut idle = true;
+        for (tail, frame) in &mut tails {
+            loop {
+                // Files of this size come from memory; what a slow disk costs, this session waits for.
+                let (bytes, lost) = tail.read(PART)?;
+                if lost {
+                    let text = "output was lost: it came faster than it was read".to_owned();
+                    writer.send(&Frame::Note(text)).await?;
+                }
+                if bytes.is_empty() {
+                    break;
+                }
+                idle = false;
+                writer.active();
+                writer.send(&frame(bytes)).await?;
+            }
+        }
+        if let Some(record) = exit {
+            return Ok(Ended {
+                code: record.code,
+                signal: record.signal,
+                message: String::new(),
+            });
+        }
+        if idle {
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+}
+
+/// One stream's file, which the shim renames to `<name>.1` when it is full.
+pub struct Tail {
+    dir: TaskDir,
+    name: &'static str,
+    open: Option<Open>,
+}
+
+struct Open {
+    file: File,
+    identity: (u64, u64),
+    at: u64,
+}
+
+impl Tail {
+    /// Begins `lines` lines before the end of the current file.
+    fn open(dir: &TaskDir, name: &'static str, lines: u32) -> Self {
+        let mut tail = Self {
+            dir: dir.clone(),
+            name,
+            open: None,
+        };
+        if let Some(found) = tail.find(name)
+            && let Some(mut open) = open(&found)
+        {
+            open.at = last_lines(&mut open.file, lines).unwrap_or(0);
+            tail.open = Some(open);
+        }
+        tail
+    }
+
+    fn find(&self, name: &str) -> Option<Found> {
+        Root::open(&self.dir.sandbox())
+            .and_then(|root| root.find(name))
+            .ok()
+    }
+
+    /// What came since, and whether some of it was lost.
+    fn read(&mut self, most: usize) -> io::Result<(Vec<u8>, bool)> {
+        loop {
+            if let Some(open) = &mut self.open {
+                let mut bytes = vec![0; most];
+                open.file.seek(SeekFrom::Start(open.at))?;
+                let n = open.file.read(&mut bytes)?;
+                if n > 0 {
+                    open.at += n as u64;
+                    bytes.truncate(n);
+                    return Ok((bytes, false));
+                }
+            }
+            let Some(found) = self.find(self.name) else {
+                return Ok((Vec::new(), false));
+            };
+            let before = self.open.as_ref().map(|o| o.identity);
+            if before == Some(found.identity()) {
+                return Ok((Vec::new(), false));
+            }
+            // The one that was read to its end is the one before the current: then nothing lies between.
+            let old = self.find(&format!("{}.1", self.name));
+            let between = before.is_some() && old.map(|o| o.identity()) != before;
+            self.open = open(&found);
+            if self.open.is_none() || between {
+                return Ok((Vec::new(), between));
+            }
+        }
+    }
+}
+
+fn open(found: &Found) -> Option<Open> {
+    Some(Open {
+        file: found.open().ok()?,
+        identity: found.identity(),
+        at: 0,
+    })
+}
+
+/// Where the last lines begin; at most [`PART`] bytes before the end.
+fn last_lines(file: &mut File, lines: u32) -> io::Result<u64> {
+    let size = file.metadata()?.len();
+    if lines == 0 {
+        return Ok(size);
+    }
+    let begin = size.saturating_sub(PART as u64);
+    file.seek(SeekFrom::Start(begin))?;
+    let mut bytes = Vec::new();
+    file.take(PART as u64).read_to_end(&mut bytes)?;
+    let mut left = u64::from(lines) + u64::from(bytes.ends_with(b"\n"));
+    let cut = bytes.iter().rposition(|b| {
+        left -= u64::from(*b == b'\n');
+        left == 0
+    });
+    Ok(begin + cut.map_or(0, |c| c as u64 + 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use waggle_types::TaskId;
+
+    use super::*;
+
+    fn task() -> (tempfile::TempDir, TaskDir) {
+        let dir = tempfile::tempdir().unwrap();
+        let task = TaskDir::new(dir.path(), &TaskId::new("t1").unwrap());
+        fs::create_dir_all(task.sandbox()).unwrap();
+        (dir, task)
+    }
+
+    fn text(tail: &mut Tail) -> (String, bool) {
+        let (bytes, lost) = tail.read(PART).unwrap();
+        (String::from_utf8(bytes).unwrap(), lost)
+    }
+
+    #[test]
+    fn a_tail_goes_on_over_rotations() {
+        let (_dir, task) = task();
+        let (file, old) = (
+            task.sandbox().join("stdout"),
+            task.sandbox().join("stdout.1"),
+        );
+        fs::write(&file, "a\nb\nc\n").unwrap();
+        let mut tail = Tail::open(&task, "stdout", 2);
+        assert_eq!(text(&mut tail), ("b\nc\n".to_owned(), false));
+        assert_eq!(text(&mut tail), (String::new(), false));
+        fs::rename(&file, &old).unwrap();
+        fs::write(&file, "d\n").unwrap();
+        assert_eq!(text(&mut tail), ("d\n".to_owned(), false));
+        // Twice: a whole file was never seen.
+        fs::rename(&file, &old).unwrap();
+        fs::write(&file, "e\n").unwrap();
+        fs::rename(&file, &old).unwrap();
+        fs::write(&file, "f\n").unwrap();
+        assert_eq!(text(&mut tail), (String::new(), true));
+        assert_eq!(text(&mut tail), ("f\n".to_owned(), false));
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_yet_is_read_from_its_start() {
+        let (_dir, task) = task();
+        let mut tail = Tail::open(&task, "stdout", 0);
+        assert_eq!(text(&mut tail), (String::new(), false));
+        fs::write(task.sandbox().join("stdout"), "x").unwrap();
+        assert_eq!(text(&mut tail), ("x".to_owned(), false));
+    }
+
+    #[test]
+    fn lines_are_counted_from_the_end() {
+        let (_dir, task) = task();
+        fs::write(task.sandbox().join("stdout"), "a\nb\nc").unwrap();
+        for (lines, want) in [
+            (0, ""),
+            (1, "c"),
+            (2, "b\nc"),
+            (3, "a\nb\nc"),
+            (9, "a\nb\nc"),
+        ] {
+            let mut tail = Tail::open(&task, "stdout", lines);
+            assert_eq!(text(&mut tail).0, want, "{lines}");
+        }
+    }
+
+    #[test]
+    fn a_link_in_its_place_is_not_followed_out() {
+        let (dir, task) = task();
+        fs::write(dir.path().join("secret"), "not yours").unwrap();
+        std::os::unix::fs::symlink(dir.path().join("secret"), task.sandbox().join("stdout"))
+            .unwrap();
+        let mut tail = Tail::open(&task, "stdout", 9);
+        assert_eq!(text(&mut tail), (String::new(), false));
+    }
+}

@@ -1,0 +1,391 @@
+//! Sessions in tasks: `exec` runs a command beside the task's own, `attach` shows the task's output.
+//!
+//! A session is one upgraded HTTP connection (`waggle_api::exec`). Its command runs under a process of its own
+//! ([`shim`]), which joins the task's cgroups, environment and user as the task itself did, and ends
+//! everything that the command started when the client, or the agent, goes.
+//!
+//! # Invariants
+//! - Held of a session: one window of input, one part of each output stream, one frame; nothing grows with time.
+//! - At most [`MAX_SESSIONS`] at once; every one, and every refusal, is counted, and logged with who asked.
+//! - Nothing of a session outlives it.
+
+mod attach;
+mod input;
+pub mod pty;
+pub mod shim;
+mod start;
+mod talk;
+mod wire;
+
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::{
+    Extension, Router,
+    body::Body,
+    extract::{Path as UrlPath, Request, State},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::post,
+};
+use http_body_util::{BodyExt, Limited};
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use serde::de::DeserializeOwned;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use waggle_api::{
+    exec::{AttachRequest, Ended, ExecRequest, Frame, MAX_REQUEST, Started, UPGRADE},
+    native::PrefixError,
+};
+use waggle_telemetry::{Telemetry, names};
+
+use crate::{
+    AgentConfig, ShimCommand,
+    checkpoint::TaskDir,
+    files::{find_task, problem},
+    http::View,
+    serve::Peer,
+};
+pub use shim::exec_shim_main;
+use talk::{Outcome, goodbye, talk};
+
+/// Sessions at the same moment; one more is answered 503.
+pub const MAX_SESSIONS: usize = 64;
+/// How long a request's body may take.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a session may lie unused.
+const IDLE: Duration = Duration::from_hours(4);
+/// Who asked a master that passed the request on.
+pub const CLIENT: &str = "x-waggle-client";
+
+/// What every session has.
+#[derive(Debug, Clone)]
+pub struct Sessions {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    work_dir: PathBuf,
+    view: View,
+    command: ShimCommand,
+    telemetry: Telemetry,
+    slots: Arc<Semaphore>,
+    open: AtomicU64,
+    stop: CancellationToken,
+}
+
+/// One session, for its log lines.
+#[derive(Debug, Clone)]
+struct Session {
+    kind: &'static str,
+    who: String,
+    dir: TaskDir,
+    program: String,
+}
+
+impl Sessions {
+    /// In the tasks of an agent, until `stop`.
+    pub fn new(
+        config: &AgentConfig,
+        view: View,
+        telemetry: Telemetry,
+        stop: CancellationToken,
+    ) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                work_dir: config.work_dir.clone(),
+                view,
+                command: config.exec_shim.clone(),
+                telemetry,
+                slots: Arc::new(Semaphore::new(MAX_SESSIONS)),
+                open: AtomicU64::new(0),
+                stop,
+            }),
+        }
+    }
+
+    /// The routes.
+    pub fn router(self) -> Router {
+        Router::new()
+            .route("/waggle/v1/tasks/{id}/exec", post(exec))
+            .route("/waggle/v1/tasks/{id}/attach", post(attach))
+            .with_state(self)
+    }
+
+    /// A running task, by id or by its beginning.
+    fn task(&self, id: &str) -> Result<TaskDir, Response> {
+        let found = find_task(&self.inner.work_dir, &self.inner.view, id);
+        let dir = found.map_err(|e| {
+            let status = match e {
+                PrefixError::Nothing(_) => StatusCode::NOT_FOUND,
+                PrefixError::Several { .. } => StatusCode::CONFLICT,
+            };
+            problem(status, &e.to_string())
+        })?;
+        if dir.is_done() || dir.exit().is_some() || dir.process().is_none() {
+            let why = format!("task {} does not run", dir.task_id());
+            return Err(problem(StatusCode::CONFLICT, &why));
+        }
+        Ok(dir)
+    }
+
+    fn slot(&self) -> Result<OwnedSemaphorePermit, Response> {
+        Arc::clone(&self.inner.slots)
+            .try_acquire_owned()
+            .map_err(|_| {
+                let reason = [(names::DROP_REASON, "sessions".into())];
+                let telemetry = &self.inner.telemetry;
+                telemetry.count(&names::AGENT_REQUESTS_REFUSED, &reason, 1);
+                let why = format!("this agent has {MAX_SESSIONS} sessions, its limit");
+                problem(StatusCode::SERVICE_UNAVAILABLE, &why)
+            })
+    }
+
+    /// Answers 101 and runs the session over what becomes of the connection.
+    fn open<F>(
+        self,
+        session: Session,
+        slot: OwnedSemaphorePermit,
+        upgrade: OnUpgrade,
+        run: impl FnOnce(Self, Session, Upgraded) -> F + Send + 'static,
+    ) -> Response
+    where
+        F: Future<Output = Outcome> + Send + 'static,
+    {
+        let stop = self.inner.stop.clone();
+        tokio::spawn(async move {
+            let _slot = slot;
+            // An agent that stops lets go of everything, which ends the command.
+            let _ = stop
+                .run_until_cancelled(async move {
+                    match upgrade.await {
+                        Ok(upgraded) => {
+                            self.clone().begin(&session);
+                            let outcome = run(self.clone(), session.clone(), upgraded).await;
+                            self.ended(&session, &outcome);
+                        }
+                        Err(e) => tracing::debug!(error = %e, "a session's connection broke off"),
+                    }
+                })
+                .await;
+        });
+        let headers = [
+            (header::CONNECTION, HeaderValue::from_static("upgrade")),
+            (header::UPGRADE, HeaderValue::from_static(UPGRADE)),
+        ];
+        (StatusCode::SWITCHING_PROTOCOLS, headers).into_response()
+    }
+
+    fn begin(self, session: &Session) {
+        let Session {
+            kind,
+            who,
+            dir,
+            program,
+        } = session;
+        self.count(1);
+        tracing::info!(kind, client = who, task_id = %dir.task_id(), program, "session begins");
+        let attrs = vec![
+            ("waggle.session.kind", (*kind).into()),
+            ("client.address", who.as_str().into()),
+            ("waggle.task.id", dir.task_id().as_str().into()),
+            ("process.executable.name", program.as_str().into()),
+        ];
+        let telemetry = &self.inner.telemetry;
+        telemetry.event("waggle.session.opened", None, attrs);
+    }
+
+    fn ended(&self, session: &Session, outcome: &Outcome) {
+        self.count(-1);
+        let (word, why) = match outcome {
+            Outcome::Ended(ended) => ("ended", format!("exit code {}", ended.exit_code())),
+            Outcome::Gone(why) => ("client_gone", why.clone()),
+            Outcome::Idle => ("idle", String::new()),
+        };
+        let Session { kind, who, dir, .. } = session;
+        tracing::info!(kind, client = who, task_id = %dir.task_id(), outcome = word, why, "session ended");
+        let attrs = [
+            (names::SESSION_KIND, (*kind).into()),
+            (names::OUTCOME, word.into()),
+        ];
+        self.inner
+            .telemetry
+            .count(&names::AGENT_SESSIONS_ENDED, &attrs, 1);
+    }
+
+    fn count(&self, by: i64) {
+        let inner = &self.inner;
+        let before = if by > 0 {
+            inner.open.fetch_add(1, Ordering::Relaxed) + 1
+        } else {
+            inner.open.fetch_sub(1, Ordering::Relaxed) - 1
+        };
+        let telemetry = &inner.telemetry;
+        telemetry.set(&names::AGENT_SESSIONS, &[], before as f64);
+    }
+}
+
+/// `POST /waggle/v1/tasks/<id>/exec`.
+async fn exec(
+    State(sessions): State<Sessions>,
+    UrlPath(id): UrlPath<String>,
+    peer: Option<Extension<Peer>>,
+    request: Request,
+) -> Response {
+    let (who, upgrade, body) = match accept(peer, request) {
+        Ok(parts) => parts,
+        Err(refused) => return refused,
+    };
+    let request: ExecRequest = match json(body).await {
+        Ok(request) => request,
+        Err(refused) => return refused,
+    };
+    if let Err(e) = request.check() {
+        return problem(StatusCode::UNPROCESSABLE_ENTITY, &e.to_string());
+    }
+    let (dir, slot) = match sessions
+        .task(&id)
+        .and_then(|dir| Ok((dir, sessions.slot()?)))
+    {
+        Ok(both) => both,
+        Err(refused) => return refused,
+    };
+    let session = Session {
+        kind: "exec",
+        who,
+        dir,
+        program: request.argv.first().cloned().unwrap_or_default(),
+    };
+    sessions.open(
+        session,
+        slot,
+        upgrade,
+        async move |sessions, session, upgraded| {
+            let (mut reader, writer) = wire::open(upgraded);
+            let started = start::start(&sessions.inner.command, &session.dir, &request).await;
+            let running = match started {
+                Ok(running) => running,
+                Err(why) => {
+                    let last = Ended {
+                        code: Some(why.code),
+                        signal: None,
+                        message: why.message,
+                    };
+                    goodbye(&mut reader, &writer, last.clone()).await;
+                    return Outcome::Ended(last);
+                }
+            };
+            let started = Frame::Started(Started {
+                task_id: session.dir.task_id().to_string(),
+                pid: running.pid,
+                input: request.stdin,
+                tty: request.tty.is_some(),
+            });
+            if let Err(e) = writer.send(&started).await {
+                running.shim.end().await;
+                return Outcome::Gone(e.to_string());
+            }
+            talk(reader, writer, running, IDLE).await
+        },
+    )
+}
+
+/// `POST /waggle/v1/tasks/<id>/attach`.
+async fn attach(
+    State(sessions): State<Sessions>,
+    UrlPath(id): UrlPath<String>,
+    peer: Option<Extension<Peer>>,
+    request: Request,
+) -> Response {
+    let (who, upgrade, body) = match accept(peer, request) {
+        Ok(parts) => parts,
+        Err(refused) => return refused,
+    };
+    let request: AttachRequest = match json(body).await {
+        Ok(request) => request,
+        Err(refused) => return refused,
+    };
+    let (dir, slot) = match sessions
+        .task(&id)
+        .and_then(|dir| Ok((dir, sessions.slot()?)))
+    {
+        Ok(both) => both,
+        Err(refused) => return refused,
+    };
+    let session = Session {
+        kind: "attach",
+        who,
+        dir,
+        program: String::new(),
+    };
+    sessions.open(session, slot, upgrade, async move |_, session, upgraded| {
+        let (mut reader, writer) = wire::open(upgraded);
+        let started = Frame::Started(Started {
+            task_id: session.dir.task_id().to_string(),
+            pid: session.dir.process().map_or(0, |p| p.pid),
+            input: false,
+            tty: false,
+        });
+        if let Err(e) = writer.send(&started).await {
+            return Outcome::Gone(e.to_string());
+        }
+        let followed = attach::follow(&mut reader, &writer, &session.dir, request.lines, IDLE);
+        let outcome = followed.await;
+        if let Outcome::Ended(ended) = &outcome {
+            goodbye(&mut reader, &writer, ended.clone()).await;
+        }
+        outcome
+    })
+}
+
+/// What a request for a session must have.
+fn accept(
+    peer: Option<Extension<Peer>>,
+    mut request: Request,
+) -> Result<(String, OnUpgrade, Body), Response> {
+    let wanted = request.headers().get(header::UPGRADE);
+    let asked = wanted.is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(UPGRADE.as_bytes()));
+    if !asked {
+        let why = format!("this path wants `Connection: upgrade` and `Upgrade: {UPGRADE}`");
+        let mut refused = problem(StatusCode::UPGRADE_REQUIRED, &why);
+        let headers = refused.headers_mut();
+        headers.insert(header::UPGRADE, HeaderValue::from_static(UPGRADE));
+        return Err(refused);
+    }
+    let who = client(peer.map(|Extension(Peer(at))| at), request.headers());
+    let upgrade = hyper::upgrade::on(&mut request);
+    Ok((who, upgrade, request.into_body()))
+}
+
+/// Who asks: the connection's other end, and whom that says to speak for.
+fn client(peer: Option<SocketAddr>, headers: &HeaderMap) -> String {
+    let peer = peer.map_or_else(|| "unknown".to_owned(), |at| at.to_string());
+    let behind = headers.get(CLIENT).and_then(|v| v.to_str().ok());
+    match behind {
+        Some(text) => {
+            let text: String = text.chars().take(64).collect();
+            format!("{text} via {peer}")
+        }
+        None => peer,
+    }
+}
+
+/// A small JSON body.
+async fn json<T: DeserializeOwned>(body: Body) -> Result<T, Response> {
+    let bad = |why: &str| Err(problem(StatusCode::BAD_REQUEST, why));
+    let read = Limited::new(body, MAX_REQUEST).collect();
+    let bytes = match tokio::time::timeout(BODY_TIMEOUT, read).await {
+        Ok(Ok(body)) => body.to_bytes(),
+        Ok(Err(e)) => return bad(&format!("body: {e}")),
+        Err(_) => return bad("body: did not arrive in time"),
+    };
+    serde_json::from_slice(&bytes).or_else(|e| bad(&format!("body: {e}")))
+}
