@@ -5,7 +5,9 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::{Method, Request, Uri, header};
+use hyper::{
+    Method, Request, Response, StatusCode, Uri, body::Incoming, header, upgrade::Upgraded,
+};
 use hyper_util::{
     client::legacy::{Client as Legacy, connect::HttpConnector},
     rt::TokioExecutor,
@@ -18,6 +20,8 @@ use crate::error::{CliError, usage};
 const MAX_BODY_BYTES: usize = 64 << 20;
 /// Longest time for one request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
+/// Longest silence in an answer that is read as it comes.
+const STREAM_TIMEOUT: Duration = Duration::from_mins(1);
 /// Header of the agent's log pages: the offset to ask for next.
 const NEXT_OFFSET: &str = "x-waggle-next-offset";
 /// Redirects followed: to the leader, and once more if it has just changed.
@@ -81,6 +85,86 @@ impl Client {
     /// DELETE of what a JSON text names, answer decoded as JSON.
     pub async fn delete_with(&self, path: &str, body: String) -> Result<Value, CliError> {
         json(&self.request(Method::DELETE, path, Some(body)).await?.bytes)
+    }
+
+    /// GET of bytes, handed on as they come.
+    pub async fn get_stream(
+        &self,
+        path: &str,
+        mut take: impl FnMut(&[u8]) -> Result<(), CliError>,
+    ) -> Result<(), CliError> {
+        let (url, response) = self.send(Method::GET, path, String::new(), None).await?;
+        let response = refused(&url, response).await?;
+        let mut body = response.into_body();
+        loop {
+            let frame = tokio::time::timeout(STREAM_TIMEOUT, body.frame())
+                .await
+                .map_err(|_| anyhow!("{url} sent nothing for {STREAM_TIMEOUT:?}"))?;
+            match frame {
+                None => return Ok(()),
+                Some(Ok(frame)) => {
+                    if let Some(bytes) = frame.data_ref() {
+                        take(bytes)?;
+                    }
+                }
+                Some(Err(e)) => return Err(anyhow!("the answer of {url} broke off: {e}").into()),
+            }
+        }
+    }
+
+    /// POST that makes another protocol of its connection.
+    pub async fn upgrade(
+        &self,
+        path: &str,
+        body: String,
+        protocol: &str,
+    ) -> Result<Upgraded, CliError> {
+        let (url, response) = self.send(Method::POST, path, body, Some(protocol)).await?;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            let upgraded = hyper::upgrade::on(response).await;
+            return Ok(upgraded.with_context(|| format!("{url} broke off"))?);
+        }
+        let response = refused(&url, response).await?;
+        Err(anyhow!(
+            "{url} answered {} instead of a session; is that a waggle master or agent?",
+            response.status()
+        )
+        .into())
+    }
+
+    /// A request, redirects followed, and the answer without its body.
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: String,
+        upgrade: Option<&str>,
+    ) -> Result<(String, Response<Incoming>), CliError> {
+        let mut url = format!("{}{path}", self.base);
+        for _ in 0..=MAX_REDIRECTS {
+            let mut request = Request::builder()
+                .method(&method)
+                .uri(&url)
+                .header(header::CONTENT_TYPE, "application/json");
+            if let Some(protocol) = upgrade {
+                request = request
+                    .header(header::CONNECTION, "upgrade")
+                    .header(header::UPGRADE, protocol);
+            }
+            let request = request
+                .body(Full::from(body.clone()))
+                .map_err(|e| usage(format!("{url:?} is not a URL: {e}")))?;
+            let response = tokio::time::timeout(REQUEST_TIMEOUT, self.http.request(request))
+                .await
+                .map_err(|_| anyhow!("{url} did not answer within {REQUEST_TIMEOUT:?}"))?
+                .with_context(|| format!("cannot reach {url}"))?;
+            let location = response.headers().get(header::LOCATION);
+            match location.and_then(|l| l.to_str().ok()) {
+                Some(to) if response.status().is_redirection() => url = absolute(to),
+                _ => return Ok((url, response)),
+            }
+        }
+        Err(anyhow!("{url} redirects too often; is there a leading master?").into())
     }
 
     async fn request(
@@ -147,6 +231,24 @@ impl Client {
             message: refusal(status.as_u16(), &bytes),
         })
     }
+}
+
+/// The answer, unless it is a refusal.
+async fn refused(url: &str, response: Response<Incoming>) -> Result<Response<Incoming>, CliError> {
+    let status = response.status();
+    if status.is_success() {
+        return Ok(response);
+    }
+    let body = Limited::new(response.into_body(), MAX_BODY_BYTES).collect();
+    let bytes = tokio::time::timeout(REQUEST_TIMEOUT, body)
+        .await
+        .map_err(|_| anyhow!("{url} did not finish its answer within {REQUEST_TIMEOUT:?}"))?
+        .map_err(|e| anyhow!("the answer of {url} broke off: {e}"))?
+        .to_bytes();
+    Err(CliError::Refused {
+        status: status.as_u16(),
+        message: refusal(status.as_u16(), &bytes),
+    })
 }
 
 /// An answer's body, and where the next page starts if it says so.

@@ -14,13 +14,19 @@ pub enum CliError {
         /// The server's words, details included.
         message: String,
     },
+    /// A command in a task ended so; it has said what it had to say.
+    #[error("exit code {0}")]
+    Ended(u8),
+    /// A session in a task broke off: how its command ended is not known.
+    #[error("the session broke off: {0}")]
+    Broken(String),
     /// Something else went wrong.
     #[error(transparent)]
     Failed(#[from] anyhow::Error),
 }
 
 impl CliError {
-    /// 2 for what the user can mend on the command line, else 1.
+    /// 2 for what the user can mend on the command line; a command's own, and 255 where it is not known; else 1.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Usage(_)
@@ -28,6 +34,8 @@ impl CliError {
                 status: 400 | 413 | 422,
                 ..
             } => 2,
+            Self::Ended(code) => *code,
+            Self::Broken(_) => 255,
             Self::Refused { .. } | Self::Failed(_) => 1,
         }
     }

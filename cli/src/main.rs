@@ -5,7 +5,8 @@
 //! HTTP API.
 //!
 //! # Exit codes
-//! 0 done; 1 failed; 2 the input was wrong (flag, file, value), nothing was changed.
+//! 0 done; 1 failed; 2 the input was wrong (flag, file, value), nothing was changed. `exec` and `attach` end as the
+//! command or task does (128 and the signal's number), with 126 or 127 when it can't be started, 255 when they lost it.
 
 #![forbid(unsafe_code)]
 
@@ -19,6 +20,7 @@ mod listen;
 mod node;
 mod resources;
 mod run;
+mod session;
 mod show;
 mod table;
 mod times;
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
         Err(e) => {
             let code = e.exit_code();
             match e {
+                CliError::Ended(_) => {}
                 CliError::Failed(chain) => eprintln!("waggle: {chain:#}"),
                 other => eprintln!("waggle: {other}"),
             }
@@ -66,6 +69,8 @@ fn dispatch(command: Command) -> Result<(), CliError> {
         Command::Agent(flags) => run::node(&flags, run::Half::Agent),
         Command::Doctor(doctor) => commands::doctor::run(&doctor),
         Command::App(app) => block_on(commands::app::run(app)),
+        Command::Exec(c) => block_on(commands::exec::exec(c)),
+        Command::Attach(c) => block_on(commands::exec::attach(c)),
         Command::Task(task) => block_on(commands::task::run(task)),
         Command::Framework(c) => block_on(commands::framework::frameworks(c)),
         Command::Offer(c) => block_on(commands::framework::offers(c)),

@@ -1,6 +1,7 @@
 //! The argument grammar: plain data, no behavior.
 
 mod app;
+mod exec;
 mod explain;
 mod framework;
 mod maintenance;
@@ -16,6 +17,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 pub use app::{AppCommand, AppSub};
+pub use exec::{AttachCommand, ExecCommand, Reach};
 pub use explain::{ExplainCommand, ExplainSub};
 pub use framework::{FrameworkCommand, FrameworkSub, OfferCommand, OfferSub};
 pub use maintenance::{MaintenanceCommand, MaintenanceSub};
@@ -53,8 +55,12 @@ pub enum Command {
     Doctor(DoctorArgs),
     /// Services: add, list, show, scale, restart, roll back, remove
     App(AppCommand),
-    /// Tasks: list them, read their output
+    /// Tasks: list them, read their output and files
     Task(TaskCommand),
+    /// Run a command in a task: its environment, limits and user
+    Exec(ExecCommand),
+    /// Show a task's output as it comes, and type to it where it has a terminal
+    Attach(AttachCommand),
     /// Frameworks: who gets offers; end one
     Framework(FrameworkCommand),
     /// Offers that are out

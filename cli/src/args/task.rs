@@ -1,5 +1,7 @@
 //! `waggle task`.
 
+use std::path::PathBuf;
+
 use clap::{Args, Subcommand};
 
 use super::Output;
@@ -13,6 +15,9 @@ pub struct TaskCommand {
     /// Where and how.
     #[command(flatten)]
     pub output: Output,
+    /// The API of the task's agent, past the master (log, ls, cat, download)
+    #[arg(long, value_name = "URL", global = true)]
+    pub agent: Option<String>,
 }
 
 /// What to do with tasks.
@@ -36,5 +41,29 @@ pub enum TaskSub {
         /// Go on as output comes, until the task ends or Ctrl-C
         #[arg(long, short)]
         follow: bool,
+    },
+    /// List what is in a task's sandbox
+    Ls {
+        /// Task id, or a prefix that only one task has
+        id: String,
+        /// Below the sandbox
+        #[arg(default_value = "", hide_default_value = true)]
+        path: String,
+    },
+    /// Print a file of a task's sandbox
+    Cat {
+        /// Task id, or a prefix that only one task has
+        id: String,
+        /// Below the sandbox
+        path: String,
+    },
+    /// Copy a file or a directory out of a task's sandbox
+    Download {
+        /// Task id, or a prefix that only one task has
+        id: String,
+        /// Below the sandbox
+        path: String,
+        /// File or directory to make [default: the same name here]
+        to: Option<PathBuf>,
     },
 }

@@ -3,7 +3,9 @@
 pub mod app;
 pub mod dns;
 pub mod doctor;
+pub mod exec;
 pub mod explain;
+pub mod files;
 pub mod framework;
 pub mod maintenance;
 pub mod node;
@@ -98,6 +100,12 @@ pub fn encode_path(path: &str) -> String {
             }
         })
         .collect()
+}
+
+/// Percent-encodes a value of a query.
+pub fn encode_query(value: &str) -> String {
+    // What a path may hold means nothing in a query.
+    encode_path(value)
 }
 
 /// A name as one segment of a path, percent-encoded.

@@ -2,14 +2,13 @@
 
 use std::time::Duration;
 
-use anyhow::anyhow;
-use waggle_api::native::TaskView;
+use waggle_api::native::{TaskView, by_prefix};
 
-use super::{encode_path, fetch_list, print, print_bytes, print_json};
+use super::{fetch_list, files, print, print_bytes, print_json, segment};
 use crate::{
     args::{TaskCommand, TaskSub},
     client::Client,
-    error::{CliError, usage},
+    error::CliError,
     table::Table,
 };
 
@@ -20,23 +19,32 @@ const CHUNK_BYTES: usize = 1 << 20;
 
 /// Runs `waggle task ...`.
 pub async fn run(command: TaskCommand) -> Result<(), CliError> {
-    let client = Client::new(&command.output.master)?;
-    let (answer, tasks) = fetch_list::<TaskView>(&client, "/waggle/v1/tasks").await?;
+    let master = Client::new(&command.output.master)?;
+    // What is inside of a task: from its agent, or by the master, which passes it on.
+    let inside = match &command.agent {
+        Some(agent) => Client::new(agent)?,
+        None => Client::new(&command.output.master)?,
+    };
     match command.command {
-        TaskSub::List { service } if command.output.json && service.is_none() => {
-            print_json(&answer)
+        TaskSub::List { service } => {
+            let (answer, tasks) = fetch_list::<TaskView>(&master, "/waggle/v1/tasks").await?;
+            if command.output.json && service.is_none() {
+                return print_json(&answer);
+            }
+            list(tasks, service.as_deref(), command.output.json)
         }
-        TaskSub::List { service } => list(tasks, service.as_deref(), command.output.json),
         TaskSub::Log {
             id,
             stderr,
             lines,
             follow,
         } => {
-            let task = find(&tasks, &id)?;
             let stream = if stderr { "stderr" } else { "stdout" };
-            log(&client, task, stream, lines, follow).await
+            log(&inside, &id, stream, lines, follow).await
         }
+        TaskSub::Ls { id, path } => files::ls(&inside, &id, &path, command.output.json).await,
+        TaskSub::Cat { id, path } => files::cat(&inside, &id, &path).await,
+        TaskSub::Download { id, path, to } => files::download(&inside, &id, &path, to).await,
     }
 }
 
@@ -61,37 +69,15 @@ fn list(tasks: Vec<TaskView>, service: Option<&str>, as_json: bool) -> Result<()
     print(&table.render())
 }
 
-/// A task by id, or by a prefix that only one has.
-fn find<'a>(tasks: &'a [TaskView], id: &str) -> Result<&'a TaskView, CliError> {
-    if let Some(exact) = tasks.iter().find(|t| t.id == id) {
-        return Ok(exact);
-    }
-    let mut found = tasks.iter().filter(|t| t.id.starts_with(id));
-    match (found.next(), found.next()) {
-        (Some(one), None) => Ok(one),
-        (None, _) => {
-            Err(anyhow!("no task's id starts with {id:?}; `waggle task list` shows them").into())
-        }
-        (Some(a), Some(b)) => Err(usage(format!(
-            "{id:?} is the start of several ids: {}, {}, ...",
-            a.id, b.id
-        ))),
-    }
-}
-
 async fn log(
-    master: &Client,
-    task: &TaskView,
+    inside: &Client,
+    id: &str,
     stream: &str,
     lines: usize,
     follow: bool,
 ) -> Result<(), CliError> {
-    let port = task
-        .agent_http_port
-        .ok_or_else(|| anyhow!("{}: its agent {} is not known", task.id, task.hostname))?;
-    let agent = Client::new(&format!("http://{}:{port}", task.ip))?;
-    let path = format!("/waggle/v1/tasks/{}/log/{stream}", encode_path(&task.id));
-    let mut offset = show_tail(&agent, &path, lines).await?;
+    let path = format!("/waggle/v1/tasks/{}/log/{stream}", segment("task", id)?);
+    let mut offset = show_tail(inside, &path, lines).await?;
     if !follow {
         return Ok(());
     }
@@ -99,16 +85,19 @@ async fn log(
     loop {
         interval.tick().await;
         let before = offset;
-        offset = show_from(&agent, &path, offset).await?;
-        if offset == before && !still_there(master, &task.id).await? {
+        offset = show_from(inside, &path, offset).await?;
+        if offset == before && !still_there(inside, id).await? {
             return Ok(());
         }
     }
 }
 
-async fn still_there(master: &Client, id: &str) -> Result<bool, CliError> {
-    let (_, tasks) = fetch_list::<TaskView>(master, "/waggle/v1/tasks").await?;
-    Ok(tasks.iter().any(|t| t.id == id))
+/// Masters and agents both list the tasks that have not ended.
+async fn still_there(inside: &Client, id: &str) -> Result<bool, CliError> {
+    let answer = inside.get("/waggle/v1/tasks").await?;
+    let all = answer.as_array().or_else(|| answer["tasks"].as_array());
+    let ids = all.into_iter().flatten().filter_map(|t| t["id"].as_str());
+    Ok(by_prefix(ids, id).is_ok())
 }
 
 /// Prints the last lines; returns the offset behind them.
@@ -129,43 +118,4 @@ async fn show(agent: &Client, path: &str) -> Result<u64, CliError> {
     let (bytes, next) = agent.get_page(path).await?;
     print_bytes(&bytes)?;
     Ok(next)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn task(id: &str) -> TaskView {
-        TaskView {
-            id: id.to_owned(),
-            service: "/web".to_owned(),
-            framework: "marathon".to_owned(),
-            version: String::new(),
-            role: String::new(),
-            parts: Vec::new(),
-            state: "TASK_RUNNING".to_owned(),
-            health: "healthy".to_owned(),
-            agent_id: "a".to_owned(),
-            hostname: "n1".to_owned(),
-            ip: "10.0.0.1".to_owned(),
-            agent_http_port: Some(5051),
-            ports: vec![31000],
-            staged_at_ms: 0,
-            started_at_ms: None,
-            message: String::new(),
-        }
-    }
-
-    #[test]
-    fn tasks_are_found_by_unique_prefix() {
-        let tasks = [task("web.a1"), task("web.b2"), task("web.b")];
-        assert_eq!(find(&tasks, "web.a").unwrap().id, "web.a1");
-        assert_eq!(
-            find(&tasks, "web.b").unwrap().id,
-            "web.b",
-            "an exact id wins"
-        );
-        assert_eq!(find(&tasks, "web").unwrap_err().exit_code(), 2);
-        assert_eq!(find(&tasks, "db").unwrap_err().exit_code(), 1);
-    }
 }

@@ -35,9 +35,11 @@ use tokio::sync::{Mutex, MutexGuard};
 use waggle_types::UnixMillis;
 
 use crate::{handle::MasterHandle, view::ClusterView};
+use native::relay::{self, Caller, Tunnels};
 use request::Call;
 use respond::Fail;
 pub use serve::HttpLimits;
+use serve::Peer;
 pub(crate) use serve::serve;
 
 /// Largest body, in bytes.
@@ -53,6 +55,8 @@ struct Api {
     handle: MasterHandle,
     /// Held from reading a definition to storing the changed one.
     changes: Arc<Mutex<()>>,
+    /// Sessions in tasks that pass through here.
+    tunnels: Tunnels,
 }
 
 impl Api {
@@ -60,6 +64,7 @@ impl Api {
         Self {
             handle,
             changes: Arc::new(Mutex::new(())),
+            tunnels: Tunnels::default(),
         }
     }
 
@@ -102,11 +107,16 @@ pub fn marathon_router(handle: MasterHandle) -> Router {
         .with_state(Api::new(handle))
 }
 
-async fn serve_mesos(State(api): State<Api>, request: Request) -> Response {
+async fn serve_mesos(State(api): State<Api>, mut request: Request) -> Response {
     api.handle.fresh().await;
+    let peer = request.extensions().get::<Peer>().map(|p| p.0);
+    let caller = Caller::of(&mut request, peer);
     let answer: Result<Response, Fail> = match Call::new(request) {
         Ok((call, body)) if call.segments.first().is_some_and(|s| s == "waggle") => {
-            native::route(&api, &call, body).await
+            match relay::wanted(&call) {
+                Some(wanted) => relay::relay(&api, &call, wanted, body, caller).await,
+                None => native::route(&api, &call, body).await,
+            }
         }
         Ok((call, _)) => mesos::route(&api, &call),
         Err(e) => Err(e.into()),

@@ -25,6 +25,8 @@ pub(super) struct Call {
     /// Decoded, without empty ones.
     pub segments: Vec<String>,
     pub query: Query,
+    /// As sent, to be passed on.
+    pub raw_query: String,
     headers: HeaderMap,
 }
 
@@ -43,6 +45,7 @@ impl Call {
             },
             segments: segments.map(ToOwned::to_owned).collect(),
             query: Query::parse(parts.uri.query().unwrap_or_default())?,
+            raw_query: parts.uri.query().unwrap_or_default().to_owned(),
             path,
             headers: parts.headers,
         };

@@ -7,6 +7,7 @@ mod find;
 mod maintenance;
 mod operate;
 mod reads;
+pub(super) mod relay;
 mod reservations;
 mod roles;
 
