@@ -25,7 +25,7 @@ use crate::{
 
 pub struct Agent {
     job: JoinHandle<()>,
-    http: SocketAddr,
+    pub http: SocketAddr,
     names: SocketAddr,
 }
 

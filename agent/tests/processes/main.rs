@@ -9,6 +9,7 @@
 )]
 
 mod agent;
+mod exec;
 mod master;
 mod names;
 mod shims;
@@ -91,6 +92,23 @@ const TESTS: &[Test] = &[
         names::answers_from_the_last_desired_state,
     ),
     ("agent_tells_programs_about_names", names::tells_programs),
+    ("exec_runs_as_the_task", exec::runs_as_the_task),
+    (
+        "exec_passes_input_within_its_window",
+        exec::passes_input_within_its_window,
+    ),
+    (
+        "exec_slows_a_command_down_to_its_reader",
+        exec::slows_a_command_down_to_its_reader,
+    ),
+    ("exec_leaves_nothing_behind", exec::leaves_nothing_behind),
+    ("exec_gives_a_terminal", exec::gives_a_terminal),
+    ("exec_attaches_to_output", exec::attaches_to_output),
+    ("exec_refuses_what_it_must", exec::refuses_what_it_must),
+    (
+        "files_of_sandboxes_are_shown",
+        exec::shows_files_of_sandboxes,
+    ),
 ];
 
 fn main() -> ExitCode {
