@@ -65,6 +65,9 @@ const IDLE: Duration = Duration::from_hours(4);
 /// Who asked a master that passed the request on.
 pub const CLIENT: &str = "x-waggle-client";
 
+/// An answer instead of a session.
+type Refused = Box<Response>;
+
 /// What every session has.
 #[derive(Debug, Clone)]
 pub struct Sessions {
@@ -121,23 +124,23 @@ impl Sessions {
     }
 
     /// A running task, by id or by its beginning.
-    fn task(&self, id: &str) -> Result<TaskDir, Response> {
+    fn task(&self, id: &str) -> Result<TaskDir, Refused> {
         let found = find_task(&self.inner.work_dir, &self.inner.view, id);
         let dir = found.map_err(|e| {
             let status = match e {
                 PrefixError::Nothing(_) => StatusCode::NOT_FOUND,
                 PrefixError::Several { .. } => StatusCode::CONFLICT,
             };
-            problem(status, &e.to_string())
+            Box::new(problem(status, &e.to_string()))
         })?;
         if dir.is_done() || dir.exit().is_some() || dir.process().is_none() {
             let why = format!("task {} does not run", dir.task_id());
-            return Err(problem(StatusCode::CONFLICT, &why));
+            return Err(Box::new(problem(StatusCode::CONFLICT, &why)));
         }
         Ok(dir)
     }
 
-    fn slot(&self) -> Result<OwnedSemaphorePermit, Response> {
+    fn slot(&self) -> Result<OwnedSemaphorePermit, Refused> {
         Arc::clone(&self.inner.slots)
             .try_acquire_owned()
             .map_err(|_| {
@@ -145,7 +148,7 @@ impl Sessions {
                 let telemetry = &self.inner.telemetry;
                 telemetry.count(&names::AGENT_REQUESTS_REFUSED, &reason, 1);
                 let why = format!("this agent has {MAX_SESSIONS} sessions, its limit");
-                problem(StatusCode::SERVICE_UNAVAILABLE, &why)
+                Box::new(problem(StatusCode::SERVICE_UNAVAILABLE, &why))
             })
     }
 
@@ -242,11 +245,11 @@ async fn exec(
 ) -> Response {
     let (who, upgrade, body) = match accept(peer, request) {
         Ok(parts) => parts,
-        Err(refused) => return refused,
+        Err(refused) => return *refused,
     };
     let request: ExecRequest = match json(body).await {
         Ok(request) => request,
-        Err(refused) => return refused,
+        Err(refused) => return *refused,
     };
     if let Err(e) = request.check() {
         return problem(StatusCode::UNPROCESSABLE_ENTITY, &e.to_string());
@@ -256,7 +259,7 @@ async fn exec(
         .and_then(|dir| Ok((dir, sessions.slot()?)))
     {
         Ok(both) => both,
-        Err(refused) => return refused,
+        Err(refused) => return *refused,
     };
     let session = Session {
         kind: "exec",
@@ -307,18 +310,18 @@ async fn attach(
 ) -> Response {
     let (who, upgrade, body) = match accept(peer, request) {
         Ok(parts) => parts,
-        Err(refused) => return refused,
+        Err(refused) => return *refused,
     };
     let request: AttachRequest = match json(body).await {
         Ok(request) => request,
-        Err(refused) => return refused,
+        Err(refused) => return *refused,
     };
     let (dir, slot) = match sessions
         .task(&id)
         .and_then(|dir| Ok((dir, sessions.slot()?)))
     {
         Ok(both) => both,
-        Err(refused) => return refused,
+        Err(refused) => return *refused,
     };
     let session = Session {
         kind: "attach",
@@ -350,7 +353,7 @@ async fn attach(
 fn accept(
     peer: Option<Extension<Peer>>,
     mut request: Request,
-) -> Result<(String, OnUpgrade, Body), Response> {
+) -> Result<(String, OnUpgrade, Body), Refused> {
     let wanted = request.headers().get(header::UPGRADE);
     let asked = wanted.is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(UPGRADE.as_bytes()));
     if !asked {
@@ -358,7 +361,7 @@ fn accept(
         let mut refused = problem(StatusCode::UPGRADE_REQUIRED, &why);
         let headers = refused.headers_mut();
         headers.insert(header::UPGRADE, HeaderValue::from_static(UPGRADE));
-        return Err(refused);
+        return Err(Box::new(refused));
     }
     let who = client(peer.map(|Extension(Peer(at))| at), request.headers());
     let upgrade = hyper::upgrade::on(&mut request);
@@ -379,8 +382,8 @@ fn client(peer: Option<SocketAddr>, headers: &HeaderMap) -> String {
 }
 
 /// A small JSON body.
-async fn json<T: DeserializeOwned>(body: Body) -> Result<T, Response> {
-    let bad = |why: &str| Err(problem(StatusCode::BAD_REQUEST, why));
+async fn json<T: DeserializeOwned>(body: Body) -> Result<T, Refused> {
+    let bad = |why: &str| Err(Box::new(problem(StatusCode::BAD_REQUEST, why)));
     let read = Limited::new(body, MAX_REQUEST).collect();
     let bytes = match tokio::time::timeout(BODY_TIMEOUT, read).await {
         Ok(Ok(body)) => body.to_bytes(),

@@ -24,6 +24,7 @@ type Io = TokioIo<Upgraded>;
 pub struct Reader {
     half: ReadHalf<Io>,
     bytes: Vec<u8>,
+    part: Box<[u8]>,
 }
 
 /// Frames for the client, one at a time: who sends waits for who sent before, and for a client that reads slowly.
@@ -45,6 +46,7 @@ pub fn open(upgraded: Upgraded) -> (Reader, Writer) {
     let reader = Reader {
         half: read,
         bytes: Vec::new(),
+        part: vec![0; 16 << 10].into_boxed_slice(),
     };
     let writer = Writer {
         half: Arc::new(Mutex::new(write)),
@@ -69,12 +71,11 @@ impl Reader {
                 Err(e) => return Err(io::Error::new(io::ErrorKind::InvalidData, e)),
             }
             // At most one frame and one read are held.
-            let mut part = [0; 16 << 10];
-            let read = self.half.read(&mut part);
+            let read = self.half.read(&mut self.part);
             let silence = Duration::from_secs(SILENCE_SECONDS);
             match tokio::time::timeout(silence, read).await {
                 Ok(Ok(0)) => return Ok(None),
-                Ok(Ok(n)) => self.bytes.extend(&part[..n]),
+                Ok(Ok(n)) => self.bytes.extend(&self.part[..n]),
                 Ok(Err(e)) => return Err(e),
                 Err(_) => return Err(io::Error::from(io::ErrorKind::TimedOut)),
             }

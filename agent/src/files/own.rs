@@ -34,8 +34,10 @@ pub(super) async fn list(
         Err(e) => return problem(StatusCode::BAD_REQUEST, &e.body_text()),
     };
     let listed = tokio::task::spawn_blocking(move || {
-        let dir = find_task(&files.work_dir, &files.view, &id).map_err(|e| no_task(&e))?;
-        let found = find_file(&files.work_dir, &dir, &wanted.path).map_err(|e| failed(&e))?;
+        let dir =
+            find_task(&files.work_dir, &files.view, &id).map_err(|e| Box::new(no_task(&e)))?;
+        let found = find_file(&files.work_dir, &dir, &wanted.path);
+        let found = found.map_err(|e| Box::new(failed(&e)))?;
         let mut out = FilesView {
             task_id: dir.task_id().to_string(),
             path: wanted.path.trim_matches('/').to_owned(),
@@ -44,7 +46,7 @@ pub(super) async fn list(
             truncated: false,
         };
         if out.directory {
-            let (entries, truncated) = found.entries().map_err(|e| failed(&e))?;
+            let (entries, truncated) = found.entries().map_err(|e| Box::new(failed(&e)))?;
             out.truncated = truncated;
             let shown = entries
                 .iter()
@@ -54,12 +56,12 @@ pub(super) async fn list(
             let name = out.path.rsplit('/').next().unwrap_or_default().to_owned();
             out.files.push(file_view(name, &found.meta));
         }
-        Ok(out)
+        Ok::<_, Box<Response>>(out)
     })
     .await;
     match listed {
         Ok(Ok(view)) => Json(view).into_response(),
-        Ok(Err(refused)) => refused,
+        Ok(Err(refused)) => *refused,
         Err(e) => problem(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string()),
     }
 }
@@ -77,14 +79,16 @@ pub(super) async fn read(
     let opened = {
         let files = files.clone();
         tokio::task::spawn_blocking(move || {
-            let dir = find_task(&files.work_dir, &files.view, &id).map_err(|e| no_task(&e))?;
-            find_file(&files.work_dir, &dir, &wanted.path).map_err(|e| failed(&e))
+            let dir =
+                find_task(&files.work_dir, &files.view, &id).map_err(|e| Box::new(no_task(&e)))?;
+            let found = find_file(&files.work_dir, &dir, &wanted.path);
+            found.map_err(|e| Box::new(failed(&e)))
         })
         .await
     };
     match opened {
         Ok(Ok(found)) => files.send(&found, wanted.offset.unwrap_or(0), wanted.length),
-        Ok(Err(refused)) => refused,
+        Ok(Err(refused)) => *refused,
         Err(e) => problem(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string()),
     }
 }

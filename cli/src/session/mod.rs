@@ -59,6 +59,7 @@ pub async fn hold(upgraded: Upgraded, mode: Mode) -> Result<End, CliError> {
     let mut reader = Reader {
         half: read,
         bytes: Vec::new(),
+        part: vec![0; 16 << 10].into_boxed_slice(),
     };
     let mut writer = Writer { half: write };
     let started = loop {
@@ -314,6 +315,7 @@ impl Signals {
 struct Reader {
     half: ReadHalf<Io>,
     bytes: Vec<u8>,
+    part: Box<[u8]>,
 }
 
 impl Reader {
@@ -326,12 +328,11 @@ impl Reader {
                 self.bytes.drain(..n);
                 return Ok(frame);
             }
-            let mut part = [0; 16 << 10];
             let silence = Duration::from_secs(SILENCE_SECONDS);
-            let read = tokio::time::timeout(silence, self.half.read(&mut part)).await;
+            let read = tokio::time::timeout(silence, self.half.read(&mut self.part)).await;
             match read {
                 Ok(Ok(0)) => return Err(CliError::Broken("the connection was closed".to_owned())),
-                Ok(Ok(n)) => self.bytes.extend(&part[..n]),
+                Ok(Ok(n)) => self.bytes.extend(&self.part[..n]),
                 Ok(Err(e)) => return Err(CliError::Broken(e.to_string())),
                 Err(_) => {
                     let why = format!("nothing was heard for {SILENCE_SECONDS} s");

@@ -141,10 +141,13 @@ impl Frame {
 
 /// The first frame of `bytes` and how many of them it took; `None` when it is not whole yet.
 pub fn parse(bytes: &[u8]) -> Result<Option<(Frame, usize)>, FrameError> {
-    let [kind, a, b, c, d, rest @ ..] = bytes else {
+    let Some((kind, after)) = bytes.split_first() else {
         return Ok(None);
     };
-    let length = u32::from_be_bytes([*a, *b, *c, *d]);
+    let Some((length, rest)) = after.split_first_chunk() else {
+        return Ok(None);
+    };
+    let length = u32::from_be_bytes(*length);
     let n = usize::try_from(length).unwrap_or(usize::MAX);
     // Before its bytes are waited for.
     if n > MAX_PAYLOAD {

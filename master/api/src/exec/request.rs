@@ -102,7 +102,7 @@ mod tests {
         assert_eq!(field(request(&[])), "argv");
         assert_eq!(field(request(&[""])), "argv");
         assert_eq!(field(request(&["a\0b"])), "argv");
-        assert_eq!(field(request(&["x"; MAX_ITEMS + 1])), "argv");
+        assert_eq!(field(request(&vec!["x"; MAX_ITEMS + 1])), "argv");
         assert_eq!(field(request(&[&"x".repeat(MAX_BYTES + 1)])), "argv");
         let mut bad = request(&["ls"]);
         bad.env.insert("A=B".to_owned(), String::new());
