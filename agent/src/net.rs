@@ -16,6 +16,7 @@ use waggle_ebpf::{DataPlane, LoaderConfig};
 use waggle_overlay::edge::EdgeNet;
 use waggle_overlay::packet::PacketNet;
 use waggle_overlay::{Applied, NodeNet, NodeNetConfig, VipNames};
+use waggle_overlay_plan::Fact;
 use waggle_telemetry::{SpanKind, Telemetry, names};
 use waggle_types::{
     AgentId, Cause, Generation, HealthState, NetDelta, NetSnapshot, TaskId, TaskState,
@@ -52,7 +53,7 @@ struct Waiting {
     wanted: Option<Wanted>,
     /// Where the network is once what waits is applied.
     generation: Option<Generation>,
-    facts: BTreeMap<TaskId, Option<(TaskState, HealthState)>>,
+    facts: BTreeMap<TaskId, Option<Fact>>,
 }
 
 impl Waiting {
@@ -268,9 +269,8 @@ impl Net {
     }
 
     /// What this node sees of its own task.
-    pub fn fact(&self, task_id: TaskId, state: TaskState, health: HealthState) {
-        self.inbox
-            .with(|w| w.facts.insert(task_id, Some((state, health))));
+    pub fn fact(&self, task_id: TaskId, fact: Fact) {
+        self.inbox.with(|w| w.facts.insert(task_id, Some(fact)));
         self.wake.notify_one();
     }
 
@@ -293,7 +293,7 @@ impl Net {
             .map(|(id, _)| id)
             .collect();
         let mut facts = self.inbox.with(|w| std::mem::take(&mut w.facts));
-        let fact = Some((TaskState::Gone, HealthState::Unknown));
+        let fact = Some(Fact::from((TaskState::Gone, HealthState::Unknown)));
         facts.extend(gone.iter().map(|id| ((*id).clone(), fact)));
         node.local_facts(facts).await;
         // They hold until no snapshot names these tasks.

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use waggle_api::proto::session as pb;
 use waggle_lifecycle::{AgentCore, Effect, Event, Exit, StreamRecord};
+use waggle_overlay_plan::Fact;
 use waggle_telemetry::{Telemetry, names};
 use waggle_types::{AgentInfo, TaskId, TaskStatus, UnixMillis, VolumeId};
 
@@ -395,12 +396,20 @@ impl Agent {
                 task_id,
                 state,
                 health,
+                ready,
                 status,
-            } => self.tasks.fact(&task_id, state, health, status.as_ref()),
+            } => {
+                let fact = Fact {
+                    state,
+                    health,
+                    ready,
+                };
+                self.tasks.fact(&task_id, fact, status.as_ref());
+            }
             Effect::StartChecks(task_id) => {
-                let known = self.core.tasks().find(|t| t.spec.task_id == task_id);
-                let health = known.map(|t| t.health).unwrap_or_default();
-                self.tasks.start_checks(&task_id, health);
+                if let Some(checks) = self.core.checks(&task_id) {
+                    self.tasks.start_checks(&task_id, &checks);
+                }
             }
             Effect::Release {
                 task_id,

@@ -12,11 +12,13 @@ use tokio::{
     task::{AbortHandle, JoinSet},
 };
 use waggle_api::proto::session as pb;
-use waggle_lifecycle::{Event, Exit, check_name};
+use waggle_lifecycle::{Event, Exit, RunningChecks, check_name};
+use waggle_overlay_plan::Fact;
 use waggle_telemetry::{ActiveSpan, SpanKind, Telemetry, names};
 use waggle_telemetry_pipeline::TaskLabels;
 use waggle_types::{
-    AgentId, HealthState, StatusReason, TaskId, TaskSpec, TaskState, TaskStatus, TraceContext,
+    AgentId, CheckPurpose, HealthCheck, HealthState, StatusReason, TaskId, TaskSpec, TaskState,
+    TaskStatus, TraceContext,
 };
 
 use crate::{
@@ -267,15 +269,18 @@ impl Tasks {
         telemetry.record(&names::AGENT_LAUNCH_DURATION, &outcome, took);
     }
 
-    /// Starts the health checks of a running task; `health` is what is known of it.
-    pub fn start_checks(&mut self, task_id: &TaskId, health: HealthState) {
+    /// Runs these checks of a running task, and no others.
+    pub fn start_checks(&mut self, task_id: &TaskId, run: &RunningChecks) {
         let Some(live) = self.live.get_mut(task_id) else {
             return;
         };
         for old in live.checks.drain(..) {
             old.abort();
         }
-        if !live.spec.health_checks.is_empty() && health == HealthState::Unknown {
+        if HealthCheck::any(&live.spec.health_checks, CheckPurpose::Health)
+            && run.health == HealthState::Unknown
+            && live.first_pass.is_none()
+        {
             live.first_pass = Some(self.telemetry.begin_span(
                 "healthcheck.first_pass",
                 SpanKind::Internal,
@@ -283,7 +288,8 @@ impl Tasks {
                 vec![("waggle.task.id", task_id.as_str().into())],
             ));
         }
-        for (idx, check) in live.spec.health_checks.iter().enumerate() {
+        let all = live.spec.health_checks.iter().enumerate();
+        for (idx, check) in all.filter(|(idx, _)| run.idxs.contains(idx)) {
             let prober = Prober {
                 task_id: task_id.clone(),
                 idx,
@@ -291,7 +297,7 @@ impl Tasks {
                 ports: live.spec.ports.clone(),
                 ip: self.config.ip,
                 dir: live.dir.path().to_owned(),
-                passed: health != HealthState::Unknown,
+                passed: run.health != HealthState::Unknown,
             };
             let job = prober.run(Arc::clone(&self.slots), self.inputs.clone());
             live.checks.push(self.jobs.spawn(job));
@@ -329,24 +335,19 @@ impl Tasks {
     }
 
     /// Tells state and health to the data plane; with a status, which is a change, also to people and telemetry.
-    pub fn fact(
-        &mut self,
-        task_id: &TaskId,
-        state: TaskState,
-        health: HealthState,
-        status: Option<&TaskStatus>,
-    ) {
-        self.net.fact(task_id.clone(), state, health);
+    pub fn fact(&mut self, task_id: &TaskId, fact: Fact, status: Option<&TaskStatus>) {
+        self.net.fact(task_id.clone(), fact);
         let Some(live) = self.live.get_mut(task_id) else {
             return;
         };
+        let health = fact.health;
         if health == HealthState::Healthy
             && let Some(span) = live.first_pass.take()
         {
             span.end();
         }
         let Some(status) = status else { return };
-        let (state, health) = (state.mesos_name(), health_name(health));
+        let (state, health) = (fact.state.mesos_name(), health_name(health));
         let reason = status.reason.map_or("", reason_name);
         let message = status.message.as_str();
         tracing::info!(%task_id, state, health, reason, why = message, "task changed");
@@ -355,6 +356,9 @@ impl Tasks {
             ("waggle.health", health.into()),
             ("waggle.task.id", task_id.as_str().into()),
         ];
+        if let Some(ready) = fact.ready {
+            attrs.push(("waggle.ready", ready.into()));
+        }
         if !reason.is_empty() {
             attrs.push(("waggle.reason", reason.into()));
         }

@@ -305,7 +305,7 @@ impl TaskView {
     pub fn status(&self) -> Option<TaskStatus> {
         let at = self.heard_at?;
         Some(TaskStatus {
-            ready: None,
+            ready: self.ready,
             task_id: self.id.clone(),
             agent_id: self.place.agent_id.clone(),
             state: self.reported,
@@ -347,7 +347,7 @@ impl TaskView {
     pub fn is_backend(&self) -> bool {
         self.reported == TaskState::Running
             && self.ports().iter().any(|p| !p.vips.is_empty())
-            && (self.spec.health_checks.is_empty() || self.health == HealthState::Healthy)
+            && HealthCheck::all_pass(&self.spec.health_checks, self.health, self.ready)
     }
 }
 

@@ -73,6 +73,8 @@ pub struct InstanceView {
     pub state: TaskState,
     /// Health.
     pub health: HealthState,
+    /// Readiness; `None` when no check says so.
+    pub ready: Option<bool>,
     /// Sent to the agent.
     pub staged_at: UnixMillis,
     /// First reported running.

@@ -10,11 +10,10 @@ use std::{
 use arc_swap::ArcSwap;
 use tokio_util::sync::CancellationToken;
 use waggle_overlay_plan::{
-    Lowered, Lowering, MapOp, Plan, VipTable, zone::ZoneOptions, zone::zone_with,
+    Fact, Lowered, Lowering, MapOp, Plan, VipTable, zone::ZoneOptions, zone::zone_with,
 };
 use waggle_types::{
-    AgentId, Generation, HealthState, NetDelta, NetSnapshot, Protocol, TaskId, TaskState,
-    UnixMillis, VipKey,
+    AgentId, Generation, NetDelta, NetSnapshot, Protocol, TaskId, UnixMillis, VipKey,
 };
 
 use crate::{
@@ -66,7 +65,7 @@ impl State {
         if !self.desired {
             return;
         }
-        let gone: BTreeMap<TaskId, Option<(TaskState, HealthState)>> = self
+        let gone: BTreeMap<TaskId, Option<Fact>> = self
             .forgotten
             .iter()
             .filter(|id| !self.plan.snapshot().tasks.contains_key(*id))
@@ -191,10 +190,7 @@ impl Shared {
         }
     }
 
-    pub(crate) fn local_facts(
-        &self,
-        facts: BTreeMap<TaskId, Option<(TaskState, HealthState)>>,
-    ) -> Applied {
+    pub(crate) fn local_facts(&self, facts: BTreeMap<TaskId, Option<Fact>>) -> Applied {
         let mut state = self.lock();
         let mut news = BTreeMap::new();
         for (task_id, fact) in facts {

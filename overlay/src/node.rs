@@ -9,10 +9,10 @@ use std::{
 
 use waggle_ebpf::DataPlane;
 use waggle_overlay_plan::{
-    Question, VipTable,
+    Fact, Question, VipTable,
     zone::{self, Trace, ZoneOptions},
 };
-use waggle_types::{AgentId, Generation, HealthState, NetDelta, NetSnapshot, TaskId, TaskState};
+use waggle_types::{AgentId, Generation, NetDelta, NetSnapshot, TaskId};
 
 use crate::{
     address::{self, DnsAddresses},
@@ -144,21 +144,13 @@ impl NodeNet {
     }
 
     /// Tells what this node sees of its own task, before the master knows: a dead backend leaves its VIPs here at once.
-    pub async fn local_fact(
-        &self,
-        task_id: TaskId,
-        state: TaskState,
-        health: HealthState,
-    ) -> Applied {
-        self.local_facts(BTreeMap::from([(task_id, Some((state, health)))]))
+    pub async fn local_fact(&self, task_id: TaskId, fact: Fact) -> Applied {
+        self.local_facts(BTreeMap::from([(task_id, Some(fact))]))
             .await
     }
 
     /// Many facts as one change: `None` is [`NodeNet::forget_local`].
-    pub async fn local_facts(
-        &self,
-        facts: BTreeMap<TaskId, Option<(TaskState, HealthState)>>,
-    ) -> Applied {
+    pub async fn local_facts(&self, facts: BTreeMap<TaskId, Option<Fact>>) -> Applied {
         self.on_worker(move |shared| shared.local_facts(facts))
             .await
     }

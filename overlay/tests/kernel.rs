@@ -157,7 +157,7 @@ async fn connects_follow_snapshots_facts_and_restarts() {
 
     // The task dies here: refused, before any snapshot says so.
     let (state, health) = (TaskState::Failed, HealthState::Unknown);
-    node.local_fact(task_id(two), state, health).await;
+    node.local_fact(task_id(two), (state, health).into()).await;
     assert_eq!(curl(&ground).await, REFUSED);
     node.shutdown().await.unwrap();
 }

@@ -261,14 +261,11 @@ async fn a_local_death_counts_at_once_and_a_lagging_snapshot_does_not_undo_it() 
     let node = start(&model).await;
     node.apply(snapshot(1, &[1, 2])).await;
     let fact = (TaskState::Failed, HealthState::Unknown);
-    let applied = node.local_fact(task_id(1), fact.0, fact.1).await;
+    let applied = node.local_fact(task_id(1), fact.into()).await;
     assert!(applied.n_writes > 0);
     assert_eq!(model.serves()[&WEB], BTreeSet::from([addr(2)]));
     // The same fact again is no news.
-    assert_eq!(
-        node.local_fact(task_id(1), fact.0, fact.1).await.n_writes,
-        0
-    );
+    assert_eq!(node.local_fact(task_id(1), fact.into()).await.n_writes, 0);
     // The agent is done with it, and a snapshot from before the master knew arrives.
     node.forget_local(task_id(1)).await;
     node.apply(snapshot(2, &[1, 2])).await;
@@ -308,7 +305,7 @@ async fn a_restart_answers_from_what_was_kept_and_leaves_the_maps_to_facts() {
     let node = start(&model).await;
     node.apply(snapshot(3, &[1, 2])).await;
     // Seen here and not by the master yet.
-    node.local_fact(task_id(1), TaskState::Failed, HealthState::Unknown)
+    node.local_fact(task_id(1), (TaskState::Failed, HealthState::Unknown).into())
         .await;
     let ids: Vec<u32> = node.vip_names().keys().copied().collect();
     node.shutdown().await.unwrap();
@@ -327,7 +324,10 @@ async fn a_restart_answers_from_what_was_kept_and_leaves_the_maps_to_facts() {
         "what the maps know better is not overwritten"
     );
     // Facts of all tasks are one change.
-    let facts = BTreeMap::from([(task_id(1), Some((TaskState::Failed, HealthState::Unknown)))]);
+    let facts = BTreeMap::from([(
+        task_id(1),
+        Some((TaskState::Failed, HealthState::Unknown).into()),
+    )]);
     node.local_facts(facts).await;
     assert_eq!(node.resync().await.n_writes, 0);
     assert_eq!(model.serves()[&WEB], BTreeSet::from([addr(2)]));

@@ -123,11 +123,13 @@ pub enum Effect {
         state: TaskState,
         /// Its health.
         health: HealthState,
+        /// Whether it may get work; `None` when no check says so.
+        ready: Option<bool>,
         /// The status that says so, to be told to people and telemetry too; `None` for what only the data plane must
         /// know: the status follows, or was told before.
         status: Option<TaskStatus>,
     },
-    /// Run the task's health checks.
+    /// Run those of the task's checks that are to be run now ([`AgentCore::checks`]), and no others.
     StartChecks(TaskId),
     /// The task is over: stop its checks, read its counters for the last time, remove its cgroup.
     Release {
@@ -151,12 +153,27 @@ pub struct TaskSummary {
     pub state: TaskState,
     /// Its health.
     pub health: HealthState,
+    /// Whether it may get work; `None` when no check says so.
+    pub ready: Option<bool>,
     /// Its process.
     pub pid: Option<u32>,
     /// When it ran first.
     pub started_at: Option<UnixMillis>,
     /// The newest status.
     pub latest: Option<TaskStatus>,
+}
+
+/// Which checks of a task are to be run now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunningChecks {
+    /// Positions among the spec's checks.
+    pub idxs: Vec<usize>,
+    /// When these began to count: their delays begin then.
+    pub since: UnixMillis,
+    /// The task's health.
+    pub health: HealthState,
+    /// Whether it may get work; `None` when no check says so.
+    pub ready: Option<bool>,
 }
 
 struct Entry {
@@ -239,6 +256,7 @@ impl AgentCore {
                         task_id,
                         state: TaskState::Failed,
                         health: HealthState::Unhealthy,
+                        ready: e.machine.ready().map(|_| false),
                         status: None,
                     });
                 }
@@ -248,7 +266,7 @@ impl AgentCore {
                 task_id,
                 idx,
                 result,
-            } => self.step(&task_id, now, &mut out, |m| m.checked(idx, result, now)),
+            } => self.checked(&task_id, idx, result, now, &mut out),
             Event::OverDisk { task_id, why } => {
                 self.step(&task_id, now, &mut out, |m| m.over_disk(why, now));
             }
@@ -293,9 +311,21 @@ impl AgentCore {
             spec: e.machine.spec().clone(),
             state: e.machine.state(),
             health: e.machine.health(),
+            ready: e.machine.ready(),
             pid: e.machine.pid(),
             started_at: e.machine.started_at(),
             latest: e.stream.latest().cloned(),
+        })
+    }
+
+    /// Which checks of a task are to be run now.
+    pub fn checks(&self, task_id: &TaskId) -> Option<RunningChecks> {
+        let machine = &self.tasks.get(task_id)?.machine;
+        Some(RunningChecks {
+            idxs: machine.running_checks(),
+            since: machine.checks_since(),
+            health: machine.health(),
+            ready: machine.ready(),
         })
     }
 
@@ -419,6 +449,26 @@ impl AgentCore {
         }
     }
 
+    /// The end of a task's start is when its other checks begin.
+    fn checked(
+        &mut self,
+        task_id: &TaskId,
+        idx: usize,
+        result: Result<(), String>,
+        now: UnixMillis,
+        out: &mut Vec<Effect>,
+    ) {
+        let running = |core: &Self| {
+            let entry = core.tasks.get(task_id)?;
+            Some(entry.machine.running_checks())
+        };
+        let before = running(self);
+        self.step(task_id, now, out, |m| m.checked(idx, result, now));
+        if running(self) != before {
+            out.push(Effect::StartChecks(task_id.clone()));
+        }
+    }
+
     fn recovered(
         &mut self,
         spec: TaskSpec,
@@ -437,12 +487,14 @@ impl AgentCore {
             force_kill_at: None,
         };
         let (state, health) = (entry.machine.state(), entry.machine.health());
+        let ready = entry.machine.ready();
         self.tasks.insert(task_id.clone(), entry);
         // Also of one that ended: the data plane may still have it from before the restart.
         out.push(Effect::LocalFact {
             task_id: task_id.clone(),
             state,
             health,
+            ready,
             status: None,
         });
         if let Some(pid) = pid {
@@ -484,6 +536,7 @@ impl AgentCore {
             task_id: task_id.clone(),
             state: status.state,
             health: status.health,
+            ready: status.ready,
             status: Some(status.clone()),
         });
         entry.stream.push(status);

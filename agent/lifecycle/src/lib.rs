@@ -11,6 +11,8 @@
 //!   acknowledged; each is made durable ([`Effect::Persist`]) before it is first sent.
 //! - Pending updates per task are bounded: an update that was never sent is replaced by a newer one
 //!   of the same state, so only the newest health is kept while no master listens.
+//! - A task's start checks come first: no other check runs or counts before each of them has passed.
+//! - Only changes of health and readiness are told: results that change nothing make no update.
 //! - [`recover`] answers for every combination of what was written and what is seen.
 //!
 //! # What it never does
@@ -35,7 +37,7 @@ mod recovery;
 mod stream;
 
 pub use crate::{
-    core::{AgentCore, Effect, Event, StreamRecord, TaskSummary},
+    core::{AgentCore, Effect, Event, RunningChecks, StreamRecord, TaskSummary},
     exit::Exit,
     health::{CheckOutcome, HealthMachine, check_name},
     machine::{KillCause, Phase, TaskMachine, Transition},

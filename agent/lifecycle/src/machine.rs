@@ -66,7 +66,7 @@ pub struct TaskMachine {
 impl TaskMachine {
     /// A task whose spec was just accepted.
     pub fn new(spec: TaskSpec, agent_id: AgentId, now: UnixMillis) -> Self {
-        let health = HealthMachine::new(&spec.health_checks, now, HealthState::Unknown);
+        let health = HealthMachine::new(&spec.health_checks, now, HealthState::Unknown, None);
         Self {
             spec,
             agent_id,
@@ -87,7 +87,8 @@ impl TaskMachine {
         let mut machine = Self::new(spec, agent_id, now);
         if let Some(latest) = latest {
             let known = latest.health;
-            machine.health = HealthMachine::new(&machine.spec.health_checks, latest.at, known);
+            machine.health =
+                HealthMachine::new(&machine.spec.health_checks, latest.at, known, latest.ready);
             machine.phase = match latest.state {
                 TaskState::Killing
                     if latest.reason == Some(StatusReason::TaskHealthCheckStatusUpdated) =>
@@ -142,6 +143,23 @@ impl TaskMachine {
         }
     }
 
+    /// Whether it may get work; `None` when no check says so.
+    pub fn ready(&self) -> Option<bool> {
+        let over = matches!(self.phase, Phase::Terminal(_));
+        self.health.ready().map(|ready| ready && !over)
+    }
+
+    /// Its checks that are to be run now, by position.
+    pub fn running_checks(&self) -> Vec<usize> {
+        let all = 0..self.spec.health_checks.len();
+        all.filter(|idx| self.health.runs(*idx)).collect()
+    }
+
+    /// When these began to count.
+    pub fn checks_since(&self) -> UnixMillis {
+        self.health.since()
+    }
+
     /// Whether check `idx` may fail without being counted.
     pub fn in_grace(&self, idx: usize, now: UnixMillis) -> bool {
         self.health.in_grace(idx, now)
@@ -168,7 +186,7 @@ impl TaskMachine {
                 self.phase = Phase::Running;
                 self.started_at = Some(now);
                 self.health =
-                    HealthMachine::new(&self.spec.health_checks, now, HealthState::Unknown);
+                    HealthMachine::new(&self.spec.health_checks, now, HealthState::Unknown, None);
                 Transition::Report(self.status(None, String::new(), now))
             }
             // A kill came first: it can be carried out now.
@@ -225,9 +243,8 @@ impl TaskMachine {
         }
         match self.health.result(idx, result, now) {
             CheckOutcome::Same => Transition::None,
-            CheckOutcome::Changed { why, .. } => {
-                let reason = Some(StatusReason::TaskHealthCheckStatusUpdated);
-                Transition::Report(self.status(reason, why, now))
+            CheckOutcome::Changed { reason, why } => {
+                Transition::Report(self.status(Some(reason), why, now))
             }
             CheckOutcome::Kill { failures, why } => {
                 self.kill(KillCause::Unhealthy { failures, why }, now)
@@ -242,7 +259,7 @@ impl TaskMachine {
 
     fn status(&self, reason: Option<StatusReason>, message: String, now: UnixMillis) -> TaskStatus {
         TaskStatus {
-            ready: None,
+            ready: self.ready(),
             task_id: self.spec.task_id.clone(),
             agent_id: self.agent_id.clone(),
             state: self.state(),

@@ -15,9 +15,9 @@ use waggle_lifecycle::{
     recover,
 };
 use waggle_types::{
-    AgentId, Command, DiscoveryInfo, FrameworkId, HealthCheck, HealthProbe, HealthState, Millis,
-    PortSet, Resources, StatusSource, StatusUuid, TaskId, TaskSpec, TaskState, TaskStatus,
-    UnixMillis,
+    AgentId, CheckPurpose, Command, DiscoveryInfo, FrameworkId, HealthCheck, HealthProbe,
+    HealthState, Millis, PortSet, Resources, StatusSource, StatusUuid, TaskId, TaskSpec, TaskState,
+    TaskStatus, UnixMillis,
 };
 
 fn task_id(n: u8) -> TaskId {
@@ -42,9 +42,9 @@ fn spec(n: u8) -> TaskSpec {
             name: "web".to_owned(),
         },
         health_checks: vec![HealthCheck {
-            delay: waggle_types::Millis(0),
+            delay: Millis(0),
             name: None,
-            purpose: waggle_types::CheckPurpose::Health,
+            purpose: CheckPurpose::Health,
             probe: HealthProbe::Command {
                 shell: "true".to_owned(),
             },
@@ -59,6 +59,28 @@ fn spec(n: u8) -> TaskSpec {
         service_version: String::new(),
         trace: None,
     }
+}
+
+/// With a start check, a health check and a readiness check.
+fn checked_spec(n: u8) -> TaskSpec {
+    let mut spec = spec(n);
+    let health = spec.health_checks[0].clone();
+    spec.health_checks = [
+        CheckPurpose::Startup,
+        CheckPurpose::Health,
+        CheckPurpose::Readiness,
+    ]
+    .map(|purpose| HealthCheck {
+        purpose,
+        ..health.clone()
+    })
+    .to_vec();
+    spec
+}
+
+/// The first task of a history has all kinds of checks.
+fn spec_of(n: u8) -> TaskSpec {
+    if n == 0 { checked_spec(n) } else { spec(n) }
 }
 
 fn status(state: TaskState, uuid: u8) -> TaskStatus {
@@ -85,7 +107,7 @@ enum Step {
     Disconnect,
     ProcessStarts(u8),
     ProcessEnds(u8, i32),
-    Check(u8, bool),
+    Check(u8, usize, bool),
     MasterAcks,
     MasterAcksAgain(u8),
     Wait(u64),
@@ -101,7 +123,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => Just(Step::Disconnect),
         3 => n.clone().prop_map(Step::ProcessStarts),
         2 => (n.clone(), 0..3i32).prop_map(|(n, code)| Step::ProcessEnds(n, code)),
-        3 => (n, any::<bool>()).prop_map(|(n, ok)| Step::Check(n, ok)),
+        4 => (n, 0usize..3, any::<bool>()).prop_map(|(n, idx, ok)| Step::Check(n, idx, ok)),
         4 => Just(Step::MasterAcks),
         1 => any::<u8>().prop_map(Step::MasterAcksAgain),
         2 => (0..700_000u64).prop_map(Step::Wait),
@@ -235,7 +257,7 @@ impl World {
                 if self.launched.contains_key(&task_id(n)) && core.state(&task_id(n)).is_none() {
                     return true;
                 }
-                Event::Launch(Box::new(spec(n)))
+                Event::Launch(Box::new(spec_of(n)))
             }
             Step::Kill(n, max) if self.connected => Event::Kill {
                 task_id: task_id(n),
@@ -267,9 +289,9 @@ impl World {
                     exit: Exit::Code(code),
                 }
             }
-            Step::Check(n, ok) => Event::Checked {
+            Step::Check(n, idx, ok) => Event::Checked {
                 task_id: task_id(n),
-                idx: 0,
+                idx,
                 result: if ok { Ok(()) } else { Err("no".to_owned()) },
             },
             Step::MasterAcks => {
@@ -375,6 +397,15 @@ proptest! {
             prop_assert_eq!(ends.len(), 1, "exactly one end of {}: {:?}", id, seen);
             prop_assert!(seen.last().unwrap().state.is_terminal());
             prop_assert!(seen.windows(2).all(|w| rank(w[0].state) <= rank(w[1].state)));
+            // Each tells of a change, whatever was left out between them.
+            let told = |s: &TaskStatus| (s.state, s.health, s.ready, s.reason);
+            prop_assert!(seen.windows(2).all(|w| told(&w[0]) != told(&w[1])
+                || w[1].message != w[0].message), "{:?}", seen);
+            for s in &seen {
+                let says_ready = *id == task_id(0);
+                prop_assert_eq!(s.ready.is_some(), says_ready);
+                prop_assert!(s.ready != Some(true) || !s.state.is_terminal());
+            }
         }
     }
 

@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc};
 
 use waggle_types::{
-    AgentId, HealthState, Offer, ServiceVersion, StatusReason, TaskId, TaskSpec, TaskState,
-    UnixMillis,
+    AgentId, HealthCheck, HealthState, Offer, ServiceVersion, StatusReason, TaskId, TaskSpec,
+    TaskState, UnixMillis,
 };
 
 /// Where an instance runs, as constraints and discovery see it.
@@ -53,6 +53,8 @@ pub struct Instance {
     pub state: TaskState,
     /// Health as last reported.
     pub health: HealthState,
+    /// Readiness as last reported; `None` when no check says so.
+    pub ready: Option<bool>,
     /// What we want of it.
     pub goal: Goal,
     /// When it was launched, or first seen after a restart of the master.
@@ -71,12 +73,12 @@ impl Instance {
         &self.task.task_id
     }
 
-    /// Whether it does its work: it runs, is in reach, is wanted, and healthy if it is checked at all.
+    /// Whether it does its work: it runs, is in reach, is wanted, and healthy and ready where checks say so.
     pub fn is_ready(&self) -> bool {
         self.goal == Goal::Run
             && self.state == TaskState::Running
             && self.unreachable_since.is_none()
-            && (self.task.health_checks.is_empty() || self.health == HealthState::Healthy)
+            && HealthCheck::all_pass(&self.task.health_checks, self.health, self.ready)
     }
 
     /// Whether it has not yet been reported running.

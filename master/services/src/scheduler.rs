@@ -375,6 +375,7 @@ impl ServiceScheduler {
             place: Place::from(offer),
             state: TaskState::Staging,
             health: waggle_types::HealthState::Unknown,
+            ready: None,
             goal: Goal::Run,
             staged_at: now,
             started_at: None,

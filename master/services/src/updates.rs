@@ -59,16 +59,17 @@ impl ServiceScheduler {
             i.state
         };
         let state_changed = state != i.state || i.unreachable_since.is_some();
-        let health_changed = status.health != i.health;
+        let checks_changed = (status.health, status.ready) != (i.health, i.ready);
         i.unreachable_since = None;
         i.state = state;
         i.health = status.health;
+        i.ready = status.ready;
         if state == TaskState::Running && i.started_at.is_none() {
             i.started_at = Some(now);
         }
         let change = if state_changed {
             Change::State
-        } else if health_changed {
+        } else if checks_changed {
             Change::Health
         } else {
             return;
@@ -126,7 +127,7 @@ impl ServiceScheduler {
             return;
         };
         let status = TaskStatus {
-            ready: None,
+            ready: instance.ready,
             task_id: task_id.clone(),
             agent_id: instance.place.agent_id.clone(),
             state: TaskState::Gone,
@@ -168,6 +169,7 @@ impl ServiceScheduler {
             place,
             state: status.state,
             health: status.health,
+            ready: status.ready,
             goal: if killing { Goal::Stop } else { Goal::Run },
             staged_at: now,
             started_at: running.then_some(now),

@@ -16,9 +16,9 @@ use waggle_services::{
     Action, Capacity, Change, Goal, Input, KillReason, Place, ServiceScheduler, is_current,
 };
 use waggle_types::{
-    AgentId, Command, DeploymentId, HealthState, Millis, Operation, Resources, SchedulerCall,
-    SchedulerEvent, ServiceSpec, ServiceVersion, TaskId, TaskSpec, TaskState, UnixMillis,
-    UpgradeStrategy,
+    AgentId, CheckPurpose, Command, DeploymentId, HealthCheck, HealthState, Millis, Operation,
+    Resources, SchedulerCall, SchedulerEvent, ServiceSpec, ServiceVersion, TaskId, TaskSpec,
+    TaskState, UnixMillis, UpgradeStrategy,
 };
 
 const N_AGENTS: usize = 4;
@@ -29,6 +29,8 @@ enum Step {
     Start(usize),
     /// A running task's check passes, or fails.
     Health(usize, bool),
+    /// A running task gets ready, or is not any more.
+    Ready(usize, bool),
     /// A task fails.
     Fail(usize),
     /// A task that was told to end does.
@@ -58,6 +60,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         12 => n().prop_map(Step::Start),
         12 => (n(), prop::bool::weighted(0.8)).prop_map(|(i, ok)| Step::Health(i, ok)),
+        8 => (n(), prop::bool::weighted(0.7)).prop_map(|(i, ok)| Step::Ready(i, ok)),
         3 => n().prop_map(Step::Fail),
         10 => n().prop_map(Step::End),
         8 => (0u64..5000).prop_map(Step::Wait),
@@ -77,6 +80,20 @@ struct Task {
     on: AgentId,
     state: TaskState,
     health: HealthState,
+    ready: Option<bool>,
+}
+
+impl Task {
+    /// What its agent says of it.
+    fn status(&self, id: &TaskId) -> waggle_types::TaskStatus {
+        let mut s = status(id, &self.on, self.state);
+        (s.health, s.ready) = (self.health, self.ready);
+        s
+    }
+
+    fn passes(&self) -> bool {
+        HealthCheck::all_pass(&self.spec.health_checks, self.health, self.ready)
+    }
 }
 
 struct World {
@@ -156,6 +173,8 @@ impl World {
                             on,
                             state: TaskState::Staging,
                             health: HealthState::Unknown,
+                            ready: HealthCheck::any(&t.health_checks, CheckPurpose::Readiness)
+                                .then_some(false),
                             spec: t.clone(),
                         };
                         let old = self.tasks.insert(t.task_id.clone(), task);
@@ -181,6 +200,11 @@ impl World {
                     if by_us && was.is_ready() {
                         n_ready_killed += 1;
                     }
+                    // Who is not ready is no loss, and who is ready is so by all of its checks.
+                    let checks = &was.task.health_checks;
+                    assert!(
+                        !was.is_ready() || HealthCheck::all_pass(checks, was.health, was.ready)
+                    );
                 }
                 _ => {}
             }
@@ -207,8 +231,7 @@ impl World {
 
     fn report(&mut self, id: &TaskId) {
         let t = &self.tasks[id];
-        let mut s = status(id, &t.on, t.state);
-        s.health = t.health;
+        let s = t.status(id);
         if t.state.is_terminal() {
             self.tasks.remove(id);
         }
@@ -240,14 +263,10 @@ impl World {
         let place = Place::from(&common::offer(0, i, Resources::default()));
         let here = self.tasks.iter().filter(|(_, t)| t.on == *on);
         let inputs: Vec<Input> = here
-            .map(|(id, t)| {
-                let mut s = status(id, on, t.state);
-                s.health = t.health;
-                Input::Adopt {
-                    task: Box::new(t.spec.clone()),
-                    place: place.clone(),
-                    status: s,
-                }
+            .map(|(id, t)| Input::Adopt {
+                task: Box::new(t.spec.clone()),
+                place: place.clone(),
+                status: t.status(id),
             })
             .collect();
         for input in inputs {
@@ -271,6 +290,14 @@ impl World {
                         HealthState::Unhealthy
                     };
                     self.tasks.get_mut(&id).unwrap().health = health;
+                    self.report(&id);
+                }
+            }
+            Step::Ready(n, ok) => {
+                if let Some(id) =
+                    self.nth(*n, |t| t.state == TaskState::Running && t.ready.is_some())
+                {
+                    self.tasks.get_mut(&id).unwrap().ready = Some(*ok);
                     self.report(&id);
                 }
             }
@@ -367,11 +394,11 @@ impl World {
             ] {
                 self.run(&s);
             }
-            let sick = self.nth(0, |t| {
-                t.state == TaskState::Running && t.health != HealthState::Healthy
-            });
+            let sick = self.nth(0, |t| t.state == TaskState::Running && !t.passes());
             if let Some(id) = sick {
-                self.tasks.get_mut(&id).unwrap().health = HealthState::Healthy;
+                let task = self.tasks.get_mut(&id).unwrap();
+                task.health = HealthState::Healthy;
+                task.ready = task.ready.map(|_| true);
                 self.report(&id);
             }
         }
@@ -394,12 +421,19 @@ proptest! {
     fn converges_within_capacity(
         n in 0u32..6,
         checked in any::<bool>(),
+        readiness in any::<bool>(),
         upgrade in upgrade(),
         steps in prop::collection::vec(step(), 0..80),
     ) {
         let mut first = spec(n);
         if checked {
             first.health_checks.push(common::check());
+        }
+        if readiness {
+            first.health_checks.push(HealthCheck {
+                purpose: CheckPurpose::Readiness,
+                ..common::check()
+            });
         }
         let mut world = World::new(first, upgrade);
         for s in &steps {

@@ -42,6 +42,7 @@ fn instance(spec: &ServiceSpec, id: &str, on: usize, at: u64) -> Instance {
         place: Place::from(&offer(0, on, Resources::default())),
         state: TaskState::Running,
         health: HealthState::Unknown,
+        ready: None,
         goal: Goal::Run,
         staged_at: UnixMillis(at),
         started_at: Some(UnixMillis(at)),

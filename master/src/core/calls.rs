@@ -275,6 +275,7 @@ impl MasterCore {
                 let agent = t.agent_id().clone();
                 TaskStatus {
                     health: t.health,
+                    ready: t.ready,
                     ..own_status(task_id, agent, t.state(), reason, String::new(), now)
                 }
             } else if let Some(l) = self.launches.awaited(id, &task_id) {

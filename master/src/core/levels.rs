@@ -486,6 +486,7 @@ impl MasterCore {
             let agent = t.agent_id().clone();
             let status = TaskStatus {
                 health: t.health,
+                ready: t.ready,
                 ..own_status(id, agent, t.state(), reason, String::new(), now)
             };
             self.tell_status(status, now);

@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use waggle_services::{Instance, Service};
 use waggle_types::{
-    AgentId, Capabilities, FrameworkId, HealthState, ResourcePart, Resources, RoleSubscription,
-    TaskState, UnixMillis,
+    AgentId, Capabilities, CheckPurpose, FrameworkId, HealthCheck, HealthState, ResourcePart,
+    Resources, RoleSubscription, TaskState, UnixMillis,
 };
 
 use super::{
@@ -92,7 +92,7 @@ impl MasterCore {
             u32::try_from(instances.iter().filter(|i| f(i)).count()).unwrap_or(u32::MAX)
         };
         let runs = |i: &InstanceView| matches!(i.state, TaskState::Running | TaskState::Killing);
-        let checked = !spec.health_checks.is_empty();
+        let checked = HealthCheck::any(&spec.health_checks, CheckPurpose::Health);
         ServiceView {
             staged: count(&|i| matches!(i.state, TaskState::Staging | TaskState::Starting)),
             running: count(&runs),
@@ -282,6 +282,7 @@ fn show_instance(i: &Instance) -> InstanceView {
         ports: i.host_ports(),
         state: i.shown_state(),
         health: i.health,
+        ready: i.ready,
         staged_at: i.staged_at,
         started_at: i.started_at,
     }

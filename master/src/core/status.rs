@@ -113,12 +113,12 @@ impl MasterCore {
         let id = status.task_id.clone();
         self.launch_over(&id);
         let change = |t: &mut Task| {
-            let (was, was_health) = (t.reported, t.health);
+            let (was, was_checks) = (t.reported, (t.health, t.ready));
             t.take(&status, now);
             let opened = std::mem::take(&mut t.launch_open);
-            (was, was_health, opened, std::sync::Arc::clone(&t.spec))
+            (was, was_checks, opened, std::sync::Arc::clone(&t.spec))
         };
-        let Some((was, was_health, opened, spec)) = self.tasks.change(&id, change) else {
+        let Some((was, was_checks, opened, spec)) = self.tasks.change(&id, change) else {
             return;
         };
         // Agents tell of what they see; this is about what they can't.
@@ -145,7 +145,7 @@ impl MasterCore {
         if opened {
             self.end_launch_span(&id, &status);
         }
-        if was != status.state || was_health != status.health {
+        if was != status.state || was_checks != (status.health, status.ready) {
             let networked = self.tasks.get(&id).is_some_and(is_networked);
             self.task_changed(networked);
         }

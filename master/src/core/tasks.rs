@@ -7,8 +7,8 @@ use std::{
 };
 
 use waggle_types::{
-    AgentId, AgentInfo, FrameworkId, Milli, PortNet, TaskId, TaskNet, TaskSpec, TaskState,
-    UnixMillis,
+    AgentId, AgentInfo, CheckPurpose, FrameworkId, HealthCheck, Milli, PortNet, TaskId, TaskNet,
+    TaskSpec, TaskState, UnixMillis,
 };
 
 use crate::{
@@ -158,7 +158,7 @@ impl Tasks {
     pub(super) fn change<T>(&mut self, id: &TaskId, f: impl FnOnce(&mut Task) -> T) -> Option<T> {
         let task = self.live.get_mut(id)?;
         let before = task.state();
-        let told = |t: &Task| (t.reported, t.health, t.kill_wanted);
+        let told = |t: &Task| (t.reported, t.health, t.ready, t.kill_wanted);
         let told_before = told(task);
         let out = f(task);
         if told(task) != told_before {
@@ -317,7 +317,7 @@ pub(super) fn net(t: &Task) -> TaskNet {
         } else {
             t.reported
         },
-        has_check: !t.spec.health_checks.is_empty(),
+        has_check: HealthCheck::any(&t.spec.health_checks, CheckPurpose::Health),
         health: t.health,
         ports: t
             .ports()

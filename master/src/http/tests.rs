@@ -233,6 +233,7 @@ fn spec_of(app: &Value) -> ServiceSpec {
 
 fn instance(n: u16) -> InstanceView {
     InstanceView {
+        ready: None,
         task_id: TaskId::new(format!("shop_web.instance-{n}._app.1")).unwrap(),
         version: ServiceVersion(AT),
         agent_id: AgentId::new("a1").unwrap(),

@@ -75,6 +75,22 @@ pub struct HealthCheck {
     pub max_consecutive_failures: u32,
 }
 
+impl HealthCheck {
+    /// Whether any of `checks` is for this.
+    pub fn any(checks: &[Self], purpose: CheckPurpose) -> bool {
+        checks.iter().any(|c| c.purpose == purpose)
+    }
+
+    /// Whether what is reported of a task by its `checks` lets it do its work: it is healthy, and ready, where anything
+    /// says so. An agent that is older than readiness says nothing of it and takes every check for one of health.
+    pub fn all_pass(checks: &[Self], health: HealthState, ready: Option<bool>) -> bool {
+        let healthy = health == HealthState::Healthy;
+        let says_ready = checks.iter().any(|c| c.purpose != CheckPurpose::Health);
+        (!Self::any(checks, CheckPurpose::Health) || healthy)
+            && (!says_ready || ready.unwrap_or(healthy))
+    }
+}
+
 /// Health as last observed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub enum HealthState {

@@ -6,8 +6,30 @@ use waggle_types::{
     AgentId, AgentNet, Balance, HealthState, Locality, NetSnapshot, TaskId, TaskNet, TaskState,
 };
 
+/// What a node knows of one of its own tasks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Fact {
+    /// Its state.
+    pub state: TaskState,
+    /// Its health.
+    pub health: HealthState,
+    /// Whether it may get work; `None` when no check says so.
+    pub ready: Option<bool>,
+}
+
+impl From<(TaskState, HealthState)> for Fact {
+    /// Of a task whose readiness nothing says.
+    fn from((state, health): (TaskState, HealthState)) -> Self {
+        Self {
+            state,
+            health,
+            ready: None,
+        }
+    }
+}
+
 /// What a node knows of its own tasks; wins over the snapshot, which lags behind.
-pub type LocalFacts = BTreeMap<TaskId, (TaskState, HealthState)>;
+pub type LocalFacts = BTreeMap<TaskId, Fact>;
 
 /// Why a task that backs a VIP gets no new connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -20,6 +42,8 @@ pub enum Reason {
     Unhealthy,
     /// A check is defined and has not answered yet.
     NoHealthResult,
+    /// A readiness or start check has not passed, or does not pass any more: keeps its connections, gets no new ones.
+    NotReady,
     /// The snapshot does not hold its agent, so it has no address.
     AgentUnknown,
     /// The master does not hear from its agent, and other backends remain.
@@ -42,6 +66,7 @@ impl Reason {
             Self::Killing => "killing",
             Self::Unhealthy => "unhealthy",
             Self::NoHealthResult => "no_health_result",
+            Self::NotReady => "not_ready",
             Self::AgentUnknown => "agent_unknown",
             Self::AgentUnreachable => "agent_unreachable",
             Self::NoPort => "no_port",
@@ -55,7 +80,7 @@ impl Reason {
     pub const fn is_draining(self) -> bool {
         matches!(
             self,
-            Self::Killing | Self::Unhealthy | Self::NoHealthResult | Self::Farther
+            Self::Killing | Self::Unhealthy | Self::NoHealthResult | Self::NotReady | Self::Farther
         )
     }
 }
@@ -67,6 +92,7 @@ impl fmt::Display for Reason {
             Self::Killing => f.write_str("task is being killed"),
             Self::Unhealthy => f.write_str("health check fails"),
             Self::NoHealthResult => f.write_str("no health check has answered yet"),
+            Self::NotReady => f.write_str("not ready by its checks"),
             Self::AgentUnknown => f.write_str("its agent is not known"),
             Self::AgentUnreachable => f.write_str("its agent is unreachable"),
             Self::NoPort => f.write_str("task has no such port"),
@@ -118,15 +144,36 @@ pub struct Candidate {
     pub verdict: Verdict,
 }
 
-/// State and health that count for a task: its own node's word, else the master's; but a task that is to end is.
-pub fn effective(id: &TaskId, task: &TaskNet, local: &LocalFacts) -> (TaskState, HealthState) {
+/// What counts for a task: its own node's word, else the master's; but a task that is to end is.
+pub fn effective(id: &TaskId, task: &TaskNet, local: &LocalFacts) -> Fact {
     match local.get(id).copied() {
         // That it is to end the master knows before its node.
-        Some((TaskState::Running, health)) if task.state == TaskState::Killing => {
-            (TaskState::Killing, health)
-        }
+        Some(
+            fact @ Fact {
+                state: TaskState::Running,
+                ..
+            },
+        ) if task.state == TaskState::Killing => Fact {
+            state: TaskState::Killing,
+            ..fact
+        },
         Some(fact) => fact,
-        None => (task.state, task.health),
+        None => Fact {
+            state: task.state,
+            health: task.health,
+            ready: task.ready,
+        },
+    }
+}
+
+/// Why its checks keep a task from new connections.
+pub fn checks_say(fact: Fact, task: &TaskNet) -> Option<Reason> {
+    match fact.health {
+        HealthState::Unhealthy => Some(Reason::Unhealthy),
+        // Before its start, or for another reason: more is known than that a check has not answered.
+        _ if fact.ready == Some(false) => Some(Reason::NotReady),
+        HealthState::Unknown if task.has_check => Some(Reason::NoHealthResult),
+        HealthState::Unknown | HealthState::Healthy => None,
     }
 }
 
@@ -135,17 +182,16 @@ pub fn effective(id: &TaskId, task: &TaskNet, local: &LocalFacts) -> (TaskState,
 ///
 /// A task of which this node has a fact runs here, so its agent is reachable whatever the master thinks.
 pub fn judge(id: &TaskId, task: &TaskNet, agent: Option<&AgentNet>, local: &LocalFacts) -> Verdict {
-    let (state, health) = effective(id, task, local);
+    let fact = effective(id, task, local);
+    let state = fact.state;
     let out = |r| Verdict::Excluded(r);
     match state {
         TaskState::Running | TaskState::Unreachable => {}
         TaskState::Killing => return out(Reason::Killing),
         other => return out(Reason::NotRunning(other)),
     }
-    match health {
-        HealthState::Unhealthy => return out(Reason::Unhealthy),
-        HealthState::Unknown if task.has_check => return out(Reason::NoHealthResult),
-        HealthState::Unknown | HealthState::Healthy => {}
+    if let Some(reason) = checks_say(fact, task) {
+        return out(reason);
     }
     match agent {
         None => out(Reason::AgentUnknown),

@@ -38,7 +38,7 @@ pub mod table;
 pub mod wire;
 pub mod zone;
 
-pub use eligibility::{Candidate, LocalFacts, Reason, Verdict};
+pub use eligibility::{Candidate, Fact, LocalFacts, Reason, Verdict};
 pub use lower::{Adopted, LowerError, Lowered, Lowering, LoweringConfig, MapWrite};
 pub use plan::Plan;
 pub use table::{BackendSet, MapOp, Share, VipTable, apply, diff, explain, table};

@@ -2,12 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use waggle_types::{
-    AgentId, Generation, HealthState, NetDelta, NetSnapshot, TaskId, TaskState, VipKey,
-};
+use waggle_types::{AgentId, Generation, NetDelta, NetSnapshot, TaskId, VipKey};
 
 use crate::{
-    BackendSet, LocalFacts, MapOp, VipTable,
+    BackendSet, Fact, LocalFacts, MapOp, VipTable,
     index::{Index, keys_of},
 };
 
@@ -141,10 +139,7 @@ impl Plan {
     }
 
     /// Takes what this node sees of its own tasks; `None` forgets.
-    pub fn local_facts(
-        &mut self,
-        facts: &BTreeMap<TaskId, Option<(TaskState, HealthState)>>,
-    ) -> Vec<MapOp> {
+    pub fn local_facts(&mut self, facts: &BTreeMap<TaskId, Option<Fact>>) -> Vec<MapOp> {
         let mut touched = BTreeSet::new();
         for (id, fact) in facts {
             let old = match fact {

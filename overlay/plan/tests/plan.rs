@@ -6,13 +6,13 @@ use std::{collections::BTreeMap, net::SocketAddr};
 
 use common::{agent_id, any_snapshot, placed, small, task_id, task_mut};
 use proptest::prelude::*;
-use waggle_overlay_plan::{LocalFacts, MapOp, Plan, apply, render, table};
+use waggle_overlay_plan::{Fact, LocalFacts, MapOp, Plan, apply, render, table};
 use waggle_types::{
     Generation, HealthState, Locality, NetSnapshot, Policy, Protocol, TaskId, TaskState, VipKey,
     VipLabel,
 };
 
-type Facts = BTreeMap<TaskId, Option<(TaskState, HealthState)>>;
+type Facts = BTreeMap<TaskId, Option<Fact>>;
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -25,7 +25,13 @@ fn any_facts() -> impl Strategy<Value = Facts> {
     let fact = (
         prop::sample::select(TaskState::ALL.to_vec()),
         prop::sample::select(vec![HealthState::Unhealthy, HealthState::Healthy]),
-    );
+        any::<Option<bool>>(),
+    )
+        .prop_map(|(state, health, ready)| Fact {
+            state,
+            health,
+            ready,
+        });
     let id = "[a-f]".prop_map(|s| task_id(&s));
     prop::collection::btree_map(id, prop::option::of(fact), 0..3)
 }

@@ -11,13 +11,13 @@ use std::{
 use common::{agent, any_snapshot, small, task_id, task_mut, vip_name};
 use proptest::prelude::*;
 use waggle_overlay_plan::{
-    LocalFacts, MapOp, Reason, Verdict, apply, diff, explain, ipam, render, table,
+    Fact, LocalFacts, MapOp, Reason, Verdict, apply, diff, explain, ipam, render, table,
 };
 use waggle_types::{HealthState, NetSnapshot, Protocol, TaskState, VipKey};
 
 fn facts(of: &[(&str, TaskState, HealthState)]) -> LocalFacts {
     of.iter()
-        .map(|(id, s, h)| (task_id(id), (*s, *h)))
+        .map(|(id, s, h)| (task_id(id), (*s, *h).into()))
         .collect()
 }
 
@@ -51,6 +51,11 @@ fn states_and_health_that_take_a_backend_out() {
         };
         check(change, &LocalFacts::new(), &want);
     }
+    let unready = |s: &mut NetSnapshot| task_mut(s, "web.1").ready = Some(false);
+    check(unready, &LocalFacts::new(), &want);
+    let ready = |s: &mut NetSnapshot| task_mut(s, "web.1").ready = Some(true);
+    let web = format!("{WEB} 10.0.0.1:31001 10.0.0.2:31002");
+    check(ready, &LocalFacts::new(), &[&web, IDLE, LITERAL]);
     for state in TaskState::ALL {
         if state != TaskState::Running {
             let change = |s: &mut NetSnapshot| {
@@ -212,7 +217,13 @@ fn any_facts() -> impl Strategy<Value = LocalFacts> {
             HealthState::Healthy,
             HealthState::Unhealthy,
         ]),
-    );
+        any::<Option<bool>>(),
+    )
+        .prop_map(|(state, health, ready)| Fact {
+            state,
+            health,
+            ready,
+        });
     prop::collection::btree_map("[a-f]".prop_map(|s| task_id(&s)), fact, 0..3)
 }
 
@@ -238,7 +249,11 @@ proptest! {
             prop_assert_eq!(&set.name, &name);
             for c in &candidates {
                 let t = &s.tasks[&c.task_id];
-                let (state, health) = local.get(&c.task_id).copied().unwrap_or((t.state, t.health));
+                let Fact { state, health, ready } = local.get(&c.task_id).copied().unwrap_or(Fact {
+                    state: t.state,
+                    health: t.health,
+                    ready: t.ready,
+                });
                 let reachable = s.agents.get(&t.agent_id).is_some_and(|a| a.reachable)
                     || local.contains_key(&c.task_id);
                 if c.verdict == Verdict::Eligible {
@@ -247,6 +262,7 @@ proptest! {
                 }
                 if c.verdict.is_in() {
                     prop_assert!(health != HealthState::Unhealthy);
+                    prop_assert!(ready != Some(false));
                     prop_assert!(!t.has_check || health == HealthState::Healthy);
                     let share = set.backends[&c.addr.unwrap()];
                     prop_assert!(share.weight_milli >= u32::from(c.balance.weight) * 1000);

@@ -220,7 +220,10 @@ fn only_running_tasks_have_records_and_local_facts_win() {
     let mut snapshot = small();
     let outcome = |s: &NetSnapshot, l: &LocalFacts| zone(s, l, 1).answer(&name).outcome;
     assert_eq!(outcome(&snapshot, &LocalFacts::new()), Outcome::Found);
-    let dead = LocalFacts::from([(task_id("cart.1"), (TaskState::Failed, HealthState::Unknown))]);
+    let dead = LocalFacts::from([(
+        task_id("cart.1"),
+        (TaskState::Failed, HealthState::Unknown).into(),
+    )]);
     assert_eq!(outcome(&snapshot, &dead), Outcome::NxDomain);
     for state in TaskState::ALL {
         task_mut(&mut snapshot, "cart.1").state = state;
@@ -260,6 +263,7 @@ fn web(snapshot: &NetSnapshot, health: HealthPolicy) -> Vec<RData> {
 #[rstest]
 #[case::unhealthy(|t: &mut TaskNet| t.health = HealthState::Unhealthy)]
 #[case::no_result(|t: &mut TaskNet| t.health = HealthState::Unknown)]
+#[case::not_ready(|t: &mut TaskNet| t.ready = Some(false))]
 #[case::unreachable(|t: &mut TaskNet| t.agent_id = AgentId::new("a1b2-S3").unwrap())]
 fn names_follow_health_unless_none_would_remain(#[case] ail: fn(&mut TaskNet)) {
     let mut snapshot = small();

@@ -223,9 +223,9 @@ impl Sim {
             Effect::Kill(task_id) => self.end_process(at, &task_id, 1, 1500),
             Effect::ForceKill(task_id) => self.end_process(at, &task_id, 0, 1),
             Effect::StartChecks(task) => {
-                let spec = self.nodes[at].disk.get(&task).and_then(|d| d.spec.as_ref());
-                let n = spec.map_or(0, |s| s.health_checks.len());
-                for idx in 0..n {
+                let core = self.nodes[at].core.as_ref();
+                let checks = core.and_then(|c| c.checks(&task));
+                for idx in checks.map(|c| c.idxs).unwrap_or_default() {
                     let task = task.clone();
                     self.after(
                         50,

@@ -3,10 +3,13 @@
 use std::net::Ipv4Addr;
 
 use waggle_types::{
-    AgentId, HealthState, ServiceId, ServiceSpec, ServiceVersion, TaskId, TaskState, UnixMillis,
+    AgentId, CheckPurpose, HealthState, ServiceId, ServiceSpec, ServiceVersion, TaskId, TaskState,
+    UnixMillis,
 };
 
-use super::types::{App, DeploymentStub, HealthCheckResult, IpAddress, Task, VersionInfo};
+use super::types::{
+    App, DeploymentStub, HealthCheckResult, IpAddress, ReadinessCheckResult, Task, VersionInfo,
+};
 
 /// What runs of a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -41,6 +44,7 @@ pub fn app_json(spec: &ServiceSpec, counts: Counts, deployments: Vec<String>) ->
             .collect(),
         tasks: None,
         last_task_failure: None,
+        readiness_check_results: None,
     }
 }
 
@@ -96,6 +100,23 @@ pub fn task_json(app: &ServiceId, service_ports: &[u16], i: &Instance<'_>) -> Ta
             .collect(),
         id,
     }
+}
+
+/// What a task's readiness checks say, by name; nothing where the definition has none.
+pub fn readiness_results(
+    spec: &ServiceSpec,
+    task_id: &TaskId,
+    ready: Option<bool>,
+) -> Vec<ReadinessCheckResult> {
+    let checks = spec.health_checks.iter();
+    let mine = checks.filter(|c| c.purpose == CheckPurpose::Readiness);
+    mine.filter_map(|c| c.name.clone())
+        .map(|name| ReadinessCheckResult {
+            name,
+            task_id: task_id.to_string(),
+            ready: ready == Some(true),
+        })
+        .collect()
 }
 
 /// `web.instance-<uuid>._app.1` is a task of instance `web.instance-<uuid>`.

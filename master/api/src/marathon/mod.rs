@@ -25,7 +25,7 @@ mod volumes;
 #[cfg(test)]
 mod tests;
 
-pub use app::{Counts, Instance, app_json, instance_id, task_json};
+pub use app::{Counts, Instance, app_json, instance_id, readiness_results, task_json};
 pub use container_json::{
     ContainerJson, DockerJson, ExternalJson, FetchJson, IpcInfoJson, LimitJson, LinuxInfoJson,
     NetworkJson, ParameterJson, PortMappingJson, PullConfigJson, ResourceLimitsJson, SeccompJson,
@@ -43,7 +43,7 @@ pub use parse::{MAX_INSTANCES, MAX_PORTS, ParseMode, app_from_value, parse_app, 
 pub use types::{
     App, AppList, AppVersions, Delay, Deployment, DeploymentAction, DeploymentResult,
     DeploymentStep, DeploymentStub, HealthCheckResult, HttpConfig, Info, IpAddress, Leader,
-    MarathonConfig, ProcessedOffers, Queue, QueueItem, Rejection, Task, TaskFailure, TaskList,
-    TasksToDelete, VersionInfo, WrappedApp, WrappedTask, ZooKeeperConfig,
+    MarathonConfig, ProcessedOffers, Queue, QueueItem, ReadinessCheckResult, Rejection, Task,
+    TaskFailure, TaskList, TasksToDelete, VersionInfo, WrappedApp, WrappedTask, ZooKeeperConfig,
 };
 pub use version::parse_version;

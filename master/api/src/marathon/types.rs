@@ -25,6 +25,19 @@ pub struct App {
     pub tasks: Option<Vec<Task>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_task_failure: Option<TaskFailure>,
+    /// Of apps with readiness checks, when asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub readiness_check_results: Option<Vec<ReadinessCheckResult>>,
+}
+
+/// Whether a task is ready by one of its checks. Agents tell whether it is by all of them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs, reason = "keys of Marathon's result")]
+pub struct ReadinessCheckResult {
+    pub name: String,
+    pub task_id: String,
+    pub ready: bool,
 }
 
 /// When a definition last changed.
@@ -173,6 +186,13 @@ pub struct DeploymentAction {
     pub action: String,
     /// The app's id.
     pub app: String,
+    /// Of the app's instances, where it has readiness checks.
+    #[serde(
+        rename = "readinessCheckResults",
+        default,
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    pub readiness_check_results: Vec<ReadinessCheckResult>,
 }
 
 /// `{"queue": [..]}`.

@@ -11,8 +11,8 @@ use serde_json::Value;
 use waggle_api::{
     error::ApiError,
     marathon::{
-        App, AppList, AppVersions, Counts, ParseMode, TaskFailure, WrappedApp, app_from_value,
-        app_json, instance_id, parse_version,
+        App, AppList, AppVersions, Counts, ParseMode, ReadinessCheckResult, TaskFailure,
+        WrappedApp, app_from_value, app_json, instance_id, parse_version, readiness_results,
     },
 };
 use waggle_types::{ServiceId, ServiceSpec, ServiceVersion, TraceContext};
@@ -37,6 +37,7 @@ use crate::{
 pub(super) struct Embed {
     pub tasks: bool,
     pub last_failure: bool,
+    pub readiness: bool,
 }
 
 pub(super) fn app(service: &ServiceView, embed: Embed) -> App {
@@ -49,12 +50,25 @@ pub(super) fn app(service: &ServiceView, embed: Embed) -> App {
     let deployments = service.deployments.iter().map(ToString::to_string);
     let mut app = app_json(&service.spec, counts, deployments.collect());
     app.tasks = embed.tasks.then(|| tasks::of(service));
+    app.readiness_check_results =
+        Some(readiness(service, None)).filter(|r| embed.readiness && !r.is_empty());
     app.last_task_failure = service
         .last_failure
         .as_ref()
         .filter(|_| embed.last_failure)
         .map(|f| failure(&service.spec.id, f));
     app
+}
+
+/// What the readiness checks of a service's instances say, of all or of those of one version.
+pub(super) fn readiness(
+    service: &ServiceView,
+    version: Option<ServiceVersion>,
+) -> Vec<ReadinessCheckResult> {
+    let each = service.instances.iter();
+    let each = each.filter(|i| version.is_none_or(|v| i.version == v));
+    each.flat_map(|i| readiness_results(&service.spec, &i.task_id, i.ready))
+        .collect()
 }
 
 fn failure(id: &ServiceId, f: &LastFailure) -> TaskFailure {
@@ -85,6 +99,7 @@ pub(super) fn list(api: &Api, call: &Call) -> Result<Response, Fail> {
             "apps.failures",
             "app.lastTaskFailure",
         ]),
+        readiness: wants(&["apps.readiness", "app.readiness"]),
     };
     let view = api.view();
     let cmd = |s: &ServiceSpec| match &s.command {
@@ -113,6 +128,7 @@ pub(super) fn show(api: &Api, id: &ServiceId) -> Result<Response, Fail> {
     let embed = Embed {
         tasks: true,
         last_failure: true,
+        readiness: true,
     };
     Ok(ok(&WrappedApp {
         app: app(service, embed),

@@ -19,7 +19,7 @@ use super::{
         request::{Call, Query},
         respond::{Fail, ok},
     },
-    apps::{Embed, app},
+    apps::{Embed, app, readiness},
     deployed,
 };
 use crate::view::{ClusterView, DeploymentKind, MasterView, QueueView};
@@ -52,6 +52,11 @@ pub(super) fn deployments(view: &ClusterView) -> Vec<Deployment> {
         let actions = vec![DeploymentAction {
             action: action.into(),
             app: d.service.to_string(),
+            readiness_check_results: view
+                .services
+                .get(&d.service)
+                .map(|s| readiness(s, Some(d.version)))
+                .unwrap_or_default(),
         }];
         Deployment {
             id: d.id.to_string(),
@@ -98,6 +103,7 @@ pub(super) fn queue(view: &ClusterView, query: &Query) -> Queue {
         let embed = Embed {
             tasks: false,
             last_failure: false,
+            readiness: false,
         };
         Some(QueueItem {
             app: app(service, embed),

@@ -7,9 +7,9 @@
 
 use std::collections::BTreeMap;
 
-use waggle_types::{HealthState, NetSnapshot, TaskId, TaskNet, TaskState, mangle_label};
+use waggle_types::{NetSnapshot, TaskId, TaskNet, TaskState, mangle_label};
 
-use crate::eligibility::{LocalFacts, Reason, Verdict, effective};
+use crate::eligibility::{LocalFacts, Reason, Verdict, checks_say, effective};
 
 /// Whether names of services follow health.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -76,8 +76,8 @@ fn judge(
     local: &LocalFacts,
     policy: HealthPolicy,
 ) -> Verdict {
-    let (state, health) = effective(id, task, local);
-    match state {
+    let fact = effective(id, task, local);
+    match fact.state {
         TaskState::Running => {}
         TaskState::Killing => return Verdict::Excluded(Reason::Killing),
         other => return Verdict::Excluded(Reason::NotRunning(other)),
@@ -88,22 +88,26 @@ fn judge(
     if policy == HealthPolicy::Ignore {
         return Verdict::Eligible;
     }
-    match health {
-        HealthState::Unhealthy => Verdict::Excluded(Reason::Unhealthy),
-        HealthState::Unknown if task.has_check => Verdict::Excluded(Reason::NoHealthResult),
-        // What this node has a fact of runs here, whatever the master hears.
-        _ if !agent.reachable && !local.contains_key(id) => {
-            Verdict::Excluded(Reason::AgentUnreachable)
-        }
-        HealthState::Unknown | HealthState::Healthy => Verdict::Eligible,
+    if let Some(reason) = checks_say(fact, task) {
+        return Verdict::Excluded(reason);
     }
+    // What this node has a fact of runs here, whatever the master hears.
+    if !agent.reachable && !local.contains_key(id) {
+        return Verdict::Excluded(Reason::AgentUnreachable);
+    }
+    Verdict::Eligible
 }
 
 /// Left out only as long as others remain: it runs.
 const fn is_soft(verdict: Verdict) -> bool {
     matches!(
         verdict,
-        Verdict::Excluded(Reason::Unhealthy | Reason::NoHealthResult | Reason::AgentUnreachable)
+        Verdict::Excluded(
+            Reason::Unhealthy
+                | Reason::NoHealthResult
+                | Reason::NotReady
+                | Reason::AgentUnreachable
+        )
     )
 }
 

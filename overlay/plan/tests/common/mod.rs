@@ -157,6 +157,7 @@ prop_compose! {
         state in prop::sample::select(TaskState::ALL.to_vec()),
         running in any::<bool>(),
         has_check in any::<bool>(),
+        ready in prop::option::of(any::<bool>()),
         health in prop::sample::select(vec![
             HealthState::Unknown, HealthState::Healthy, HealthState::Unhealthy,
         ]),
@@ -164,7 +165,8 @@ prop_compose! {
         weight in 0u16..4,
         balance in any_balance(),
     ) -> TaskNet {
-        TaskNet { ready: None,
+        TaskNet {
+            ready,
             agent_id: agent_id(agent),
             name,
             framework: "marathon".into(),
