@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use crate::images::ImageSettings;
 use tokio::net::TcpListener;
 use waggle_overlay::edge::EdgeMode;
 use waggle_overlay::forward::ForwardConfig;
@@ -78,6 +79,8 @@ pub struct AgentConfig {
     pub kept_sandboxes: usize,
     /// Health checks that may run at the same moment; others wait for their turn.
     pub max_concurrent_checks: usize,
+    /// Where images come from, and how many stay.
+    pub images: ImageSettings,
 }
 
 impl AgentConfig {
@@ -112,6 +115,7 @@ impl AgentConfig {
             tick: Duration::from_secs(5),
             kept_sandboxes: 100,
             max_concurrent_checks: 64,
+            images: ImageSettings::default(),
         }
     }
 }

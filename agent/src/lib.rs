@@ -33,6 +33,7 @@ mod fixture;
 mod exec;
 mod files;
 mod http;
+pub mod images;
 mod kept;
 mod launch;
 mod meter;

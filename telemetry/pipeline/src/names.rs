@@ -257,6 +257,12 @@ registry! {
     SESSION_DROPPED = Counter "waggle.session.dropped" ["{session}"] {DROP_REASON} "Sessions ended by the master";
     AGENT_TASKS = UpDownCounter "waggle.agent.tasks" ["{task}"] {STATE} "Tasks of this agent, by state";
     AGENT_LAUNCH_DURATION = Histogram "waggle.agent.launch.duration" ["s"] {OUTCOME} "Time from receiving a task to its first process running";
+    IMAGE_PULLS = Counter "waggle.agent.image.pulls" ["{pull}"] {OUTCOME} "Images that were asked of registries, by outcome";
+    IMAGE_PULL_DURATION = Histogram "waggle.agent.image.pull.duration" ["s"] {OUTCOME} "Time from asking a registry to an unpacked image";
+    IMAGE_PULL_BYTES = Counter "waggle.agent.image.pull.io" ["By"] {} "Bytes of layers that came from registries, compressed";
+    IMAGE_CACHE_HITS = Counter "waggle.agent.image.cache.hits" ["{image}"] {} "Images that were there when a task asked for them";
+    IMAGE_STORE_SIZE = UpDownCounter "waggle.agent.image.store.size" ["By"] {} "Unpacked layers on disk";
+    IMAGES_COLLECTED = Counter "waggle.agent.image.collected" ["{image}"] {} "Images removed for their age or the store's bound";
     AGENT_TICK_DURATION = Histogram "waggle.agent.tick.duration" ["s"] {} "Time to read all counters of this node's tasks";
     AGENT_STATUS_PENDING = UpDownCounter "waggle.agent.status_updates.pending" ["{update}"] {} "Status updates that the master has not acknowledged";
     AGENT_HEALTH_CHECKS = Counter "waggle.agent.health_checks" ["{check}"] {OUTCOME} "Health checks that were run";

@@ -19,12 +19,15 @@ pub struct Args {
 }
 
 /// Programs from the distribution: what is looked for, its package, what it is for.
-const APT: [(&str, &str, &str); 12] = [
+const APT: [(&str, &str, &str); 15] = [
     ("cc", "gcc", "linking, SQLite"),
     ("c++", "g++", "bpf-linker"),
     ("ip", "iproute2", "namespaces"),
     ("protoc", "protobuf-compiler", "generated code"),
     ("runc", "runc", "containers"),
+    ("busybox", "busybox-static", "images of tests"),
+    ("docker-registry", "docker-registry", "tests' registry"),
+    ("skopeo", "skopeo", "images, to compare with"),
     ("nginx", "nginx-light", "the demo's service"),
     ("curl", "curl", "the demo's requests"),
     ("dig", "bind9-dnsutils", "the demo's DNS questions"),
@@ -259,6 +262,7 @@ fn apt(packages: &[&str]) -> anyhow::Result<()> {
         ("nginx-light", "nginx"),
         ("unbound", "unbound"),
         ("redis-server", "redis-server"),
+        ("docker-registry", "docker-registry"),
     ] {
         if packages.contains(&package) && find("systemctl").is_some() {
             let mut stop = root::command("systemctl");
