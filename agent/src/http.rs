@@ -29,6 +29,7 @@ use crate::{
     clock,
     exec::Sessions,
     files::{Files, beneath::Root, find_task, problem},
+    images::{self, Images},
     serve,
 };
 
@@ -160,13 +161,17 @@ pub async fn serve_api(
     listener: TcpListener,
     view: View,
     config: Arc<AgentConfig>,
+    images: Arc<Images>,
     telemetry: Telemetry,
 ) {
     let stop = CancellationToken::new();
     let _end = stop.clone().drop_guard();
     let files = Files::new(&config.work_dir, view.clone(), telemetry.clone());
     let sessions = Sessions::new(&config, view.clone(), telemetry, stop);
-    let router = router(view).merge(files.router()).merge(sessions.router());
+    let router = router(view)
+        .merge(files.router())
+        .merge(sessions.router())
+        .merge(images::routes(images));
     serve::serve(listener, router, "agent API").await;
 }
 

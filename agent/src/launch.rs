@@ -90,7 +90,7 @@ impl Launch {
         let limits = cgroup::limits(&self.spec, self.limits).map_err(Exit::LaunchFailed)?;
         let prepared = self
             .parts
-            .prepare(&self.spec, &self.dir)
+            .prepare(&self.spec, &self.dir, self.trace)
             .await
             .map_err(Exit::LaunchFailed)?;
         let dir = self.dir.clone();

@@ -27,11 +27,11 @@ mod doctor;
 mod edge_points;
 mod environment;
 mod error;
+mod exec;
 mod fetch;
+mod files;
 #[cfg(test)]
 mod fixture;
-mod exec;
-mod files;
 mod http;
 pub mod images;
 mod kept;
@@ -62,8 +62,8 @@ pub use crate::{
     },
     doctor::doctor,
     error::AgentError,
-    fetch::FetchSettings,
     exec::exec_shim_main,
+    fetch::FetchSettings,
     run::run,
     shim::shim_main,
     storage::{

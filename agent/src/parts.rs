@@ -12,7 +12,7 @@ use std::{
 };
 
 use waggle_telemetry::Telemetry;
-use waggle_types::{TaskId, TaskSpec};
+use waggle_types::{TaskId, TaskSpec, TraceContext};
 
 pub use crate::storage::BindMount;
 use crate::{
@@ -20,6 +20,7 @@ use crate::{
     checkpoint::TaskDir,
     environment,
     fetch::Fetcher,
+    images::{Images, RootFs},
     net::chain,
     networks::{Joined, Networks},
     runtime::{self, Runtimes},
@@ -31,6 +32,8 @@ use crate::{
 pub struct Parts {
     /// How tasks are run.
     pub runtimes: Runtimes,
+    /// Its images.
+    pub images: Arc<Images>,
     /// Which networks its tasks can be on.
     pub networks: Arc<Networks>,
     policy: crate::NodePolicy,
@@ -53,40 +56,9 @@ pub struct Prepared {
     pub network: Option<Joined>,
 }
 
-// The next two are images' and move there.
-
-/// An image's files, ready to be a root.
-#[derive(Debug, Clone, Default)]
-pub struct RootFs {
-    /// A mounted overlayfs.
-    pub path: PathBuf,
-    /// What the image says.
-    pub config: ImageConfig,
-}
-
-/// What an image says about how it is run (OCI image spec, `config`).
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ImageConfig {
-    /// Of the manifest.
-    pub digest: String,
-    /// Environment, in order.
-    pub env: Vec<(String, String)>,
-    /// First words of the command.
-    pub entrypoint: Vec<String>,
-    /// The rest of it, where the task has none of its own.
-    pub cmd: Vec<String>,
-    /// Working directory.
-    pub work_dir: Option<String>,
-    /// `user[:group]`, names or numbers.
-    pub user: Option<String>,
-    /// Instead of SIGTERM: a name or a number.
-    pub stop_signal: Option<String>,
-}
-
 impl Parts {
     /// Opens all of them. Blocking.
     pub fn open(config: &AgentConfig, telemetry: Telemetry) -> Result<Self, AgentError> {
-        // I: open yours here.
         let storage = Storage::open(&config.work_dir, &config.storage, &config.policy.host_paths)
             .map_err(AgentError::file("open", config.work_dir.join("storage")))?;
         let fetcher = Fetcher::open(
@@ -94,11 +66,14 @@ impl Parts {
             &config.fetch,
             &config.policy.host_paths,
             config.storage.enforce_disk,
-            telemetry,
+            telemetry.clone(),
         )
         .map_err(AgentError::file("open", config.work_dir.join("fetch")))?;
+        let images = Images::open(&config.work_dir, config.images.clone(), telemetry)
+            .map_err(AgentError::file("open", config.work_dir.join("images")))?;
         Ok(Self {
             runtimes: Runtimes::open(config),
+            images,
             networks: Networks::open(&config.work_dir, &config.networks, config.dns.ips.clone())?,
             policy: config.policy.clone(),
             work_dir: config.work_dir.clone(),
@@ -118,14 +93,19 @@ impl Parts {
 
     /// Makes everything that a task needs before its shim starts. The error is the message for people; what was
     /// made until then is undone by [`Parts::release`].
-    pub async fn prepare(&self, spec: &TaskSpec, dir: &TaskDir) -> Result<Prepared, String> {
+    /// `trace` is what spans of it hang below.
+    pub async fn prepare(
+        &self,
+        spec: &TaskSpec,
+        dir: &TaskDir,
+        trace: Option<TraceContext>,
+    ) -> Result<Prepared, String> {
         runtime::check(&spec.container, &self.policy)?;
         self.runtimes.of(spec)?;
         let sandbox = dir.sandbox();
         let mut prepared = Prepared::default();
-        // I: `prepared.root = Some(self.images.prepare(&spec.task_id, image).await?)`
-        if spec.container.image.is_some() {
-            return Err("container.image: this node has no store of images".to_owned());
+        if let Some(image) = &spec.container.image {
+            prepared.root = Some(self.images.prepare(&spec.task_id, image, trace).await?);
         }
         prepared.user = environment::user(spec.user.as_deref())?;
         self.own_sandbox(&sandbox, prepared.user.as_ref()).await?;
@@ -140,11 +120,11 @@ impl Parts {
     /// and tells all of them.
     pub fn release(&self, task_id: &TaskId) -> Vec<String> {
         let dir = TaskDir::new(&self.work_dir, task_id);
-        let steps: [(&str, io::Result<()>); 3] = [
+        let steps: [(&str, io::Result<()>); 4] = [
             ("container", self.runtimes.release(&dir)),
             ("network", self.networks.leave(task_id)),
             ("storage", self.storage.release(task_id)),
-            // I: ("image", self.images.release(task_id)),
+            ("image", self.images.release(task_id)),
         ];
         steps
             .into_iter()
@@ -156,10 +136,10 @@ impl Parts {
     /// Blocking.
     pub fn keep(&self, live: &BTreeMap<TaskId, TaskSpec>) -> Vec<String> {
         let ids = live.keys().cloned().collect();
-        // I: images.
-        let steps: [(&str, io::Result<()>); 2] = [
+        let steps: [(&str, io::Result<()>); 3] = [
             ("networks", self.networks.keep(live)),
             ("storage", self.storage.keep(&ids)),
+            ("images", self.images.keep(&ids)),
         ];
         steps
             .into_iter()

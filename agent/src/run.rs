@@ -158,8 +158,10 @@ pub async fn run(
         listeners.http,
         watch_view,
         Arc::clone(&config),
+        Arc::clone(&parts.images),
         telemetry.clone(),
     ));
+    agent.tasks.spawn(Arc::clone(&parts.images).work());
     agent
         .tasks
         .spawn(http::serve_metrics(listeners.metrics, telemetry.clone()));

@@ -65,7 +65,7 @@ use crate::{checkpoint::TaskDir, clock, net::chain};
 const COLLECT_EVERY: Duration = Duration::from_mins(10);
 
 /// A task's root file system.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RootFs {
     /// Where it is mounted: ready to be a root, writable, the task's own. Only root gets there.
     pub path: PathBuf,
@@ -267,7 +267,7 @@ impl Images {
         self.tell_size();
         match &pulled {
             Ok(digest) => {
-                tracing::info!(image = %name, %digest, took_ms = began.elapsed().as_millis() as u64, "image pulled");
+                tracing::info!(image = %name, %digest, took = ?began.elapsed(), "image pulled");
             }
             Err(e) => tracing::warn!(image = %name, error = e.describe(), "no image"),
         }
