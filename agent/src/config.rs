@@ -66,6 +66,8 @@ pub struct AgentConfig {
     pub policy: NodePolicy,
     /// Networks of the node's own.
     pub networks: NetworkSettings,
+    /// Device nodes of GPUs; `None`: those that are found.
+    pub gpu_devices: Option<Vec<PathBuf>>,
     /// Whether what a task asks of CPU time is also the most that it gets (Mesos: `--cgroups_enable_cfs`), where it
     /// names no ceiling.
     pub cpu_hard_limits: bool,
@@ -109,6 +111,7 @@ impl AgentConfig {
             runtime: RuntimeSettings::default(),
             policy: NodePolicy::default(),
             networks: NetworkSettings::default(),
+            gpu_devices: None,
             cpu_hard_limits: false,
             storage: StorageSettings::default(),
             fetch: FetchSettings::default(),
@@ -182,7 +185,7 @@ pub struct ResourceOverrides {
     pub mem: Option<Milli>,
     /// Disk in MiB.
     pub disk: Option<Milli>,
-    /// Whole GPUs; none unless given.
+    /// Whole GPUs; without devices ([`AgentConfig::gpu_devices`]) they are only counted.
     pub gpus: Option<Milli>,
     /// Host ports; default 31000-32000.
     pub ports: Option<PortSet>,

@@ -4,12 +4,22 @@ use std::{fs, path::Path};
 
 use waggle_ebpf::Check;
 
-use crate::cgroup::{CgroupHost, Hierarchy};
+use crate::{
+    cgroup::{CgroupHost, Hierarchy},
+    gpus,
+};
 
 /// The data plane's checks, then what the agent itself needs.
 pub fn doctor() -> Vec<Check> {
     let mut checks = waggle_ebpf::doctor();
-    checks.extend([root(), controllers(), shell(), oci_runtime()]);
+    checks.extend([
+        root(),
+        controllers(),
+        shell(),
+        oci_runtime(),
+        bridge(),
+        gpus(),
+    ]);
     checks
 }
 
@@ -60,6 +70,39 @@ fn shell() -> Check {
         name: "shell",
         ok,
         detail: detail.to_owned(),
+    }
+}
+
+/// Other networks do without it: no failure.
+fn bridge() -> Check {
+    let found = ["/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft"]
+        .into_iter()
+        .find(|p| Path::new(p).exists());
+    let detail = found.map_or_else(
+        || "no nft (package nftables): tasks can't have network mode bridge".to_owned(),
+        str::to_owned,
+    );
+    Check {
+        name: "bridge networks",
+        ok: true,
+        detail,
+    }
+}
+
+fn gpus() -> Check {
+    let found = gpus::discover(None);
+    let models: Vec<String> = found
+        .iter()
+        .map(|gpu| format!("{} ({})", gpu.model, gpu.id))
+        .collect();
+    Check {
+        name: "gpus",
+        ok: true,
+        detail: if models.is_empty() {
+            "none".to_owned()
+        } else {
+            models.join(", ")
+        },
     }
 }
 

@@ -32,6 +32,7 @@ mod fetch;
 mod files;
 #[cfg(test)]
 mod fixture;
+mod gpus;
 mod http;
 pub mod images;
 mod kept;

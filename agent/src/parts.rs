@@ -20,6 +20,7 @@ use crate::{
     checkpoint::TaskDir,
     environment,
     fetch::Fetcher,
+    gpus::{Assigned, Gpu, Gpus},
     images::{Images, RootFs},
     net::chain,
     networks::{Joined, Networks},
@@ -36,6 +37,7 @@ pub struct Parts {
     pub images: Arc<Images>,
     /// Which networks its tasks can be on.
     pub networks: Arc<Networks>,
+    gpus: Arc<Gpus>,
     policy: crate::NodePolicy,
     work_dir: PathBuf,
     /// Volumes, mounts.
@@ -54,11 +56,17 @@ pub struct Prepared {
     pub mounts: Vec<BindMount>,
     /// Its network and what it shares with its pod; `None`: what the node has.
     pub network: Option<Joined>,
+    /// Its GPUs.
+    pub gpus: Option<Assigned>,
 }
 
 impl Parts {
     /// Opens all of them. Blocking.
-    pub fn open(config: &AgentConfig, telemetry: Telemetry) -> Result<Self, AgentError> {
+    pub fn open(
+        config: &AgentConfig,
+        gpus: Vec<Gpu>,
+        telemetry: Telemetry,
+    ) -> Result<Self, AgentError> {
         let storage = Storage::open(&config.work_dir, &config.storage, &config.policy.host_paths)
             .map_err(AgentError::file("open", config.work_dir.join("storage")))?;
         let fetcher = Fetcher::open(
@@ -74,6 +82,7 @@ impl Parts {
         Ok(Self {
             runtimes: Runtimes::open(config),
             images,
+            gpus: Arc::new(Gpus::open(&config.work_dir, gpus)),
             networks: Networks::open(&config.work_dir, &config.networks, config.dns.ips.clone())?,
             policy: config.policy.clone(),
             work_dir: config.work_dir.clone(),
@@ -112,6 +121,10 @@ impl Parts {
         let user = prepared.user.as_ref();
         prepared.mounts = self.storage.prepare(spec, &sandbox, user).await?;
         self.fetcher.fetch(spec, &sandbox, user).await?;
+        let (gpus, asking) = (Arc::clone(&self.gpus), spec.clone());
+        prepared.gpus = tokio::task::spawn_blocking(move || gpus.take(&asking))
+            .await
+            .map_err(|e| format!("gpus: {e}"))??;
         prepared.network = self.networks.join(spec).await?;
         Ok(prepared)
     }
@@ -120,9 +133,10 @@ impl Parts {
     /// and tells all of them.
     pub fn release(&self, task_id: &TaskId) -> Vec<String> {
         let dir = TaskDir::new(&self.work_dir, task_id);
-        let steps: [(&str, io::Result<()>); 4] = [
+        let steps: [(&str, io::Result<()>); 5] = [
             ("container", self.runtimes.release(&dir)),
             ("network", self.networks.leave(task_id)),
+            ("gpus", self.gpus.release(task_id)),
             ("storage", self.storage.release(task_id)),
             ("image", self.images.release(task_id)),
         ];
@@ -136,8 +150,9 @@ impl Parts {
     /// Blocking.
     pub fn keep(&self, live: &BTreeMap<TaskId, TaskSpec>) -> Vec<String> {
         let ids = live.keys().cloned().collect();
-        let steps: [(&str, io::Result<()>); 3] = [
+        let steps: [(&str, io::Result<()>); 4] = [
             ("networks", self.networks.keep(live)),
+            ("gpus", self.gpus.keep(live)),
             ("storage", self.storage.keep(&ids)),
             ("images", self.images.keep(&ids)),
         ];

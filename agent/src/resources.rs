@@ -12,10 +12,14 @@ const PORTS: PortRange = PortRange {
     end: 32_000,
 };
 
-/// CPUs online, memory and disk as Mesos offers them (containerizer.cpp: memory less 1 GiB, or half of it
+/// CPUs online, GPUs that were found, memory and disk as Mesos offers them (containerizer.cpp: memory less 1 GiB, or half of it
 /// below 2 GiB; disk of `work_dir` less 5 GiB, or half of it below 10 GiB), unless overridden; with what is
 /// reserved on top. An error when a port or another thing that has one holder is given twice.
-pub fn detect(work_dir: &Path, overrides: &ResourceOverrides) -> Result<Resources, FieldError> {
+pub fn detect(
+    work_dir: &Path,
+    n_gpus: usize,
+    overrides: &ResourceOverrides,
+) -> Result<Resources, FieldError> {
     let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let mem = mem_total_mib(&meminfo).map_or(1024, |m| reserve(m, 1024));
     let disk = nix::sys::statvfs::statvfs(work_dir).map_or(10_240, |s| {
@@ -29,7 +33,7 @@ pub fn detect(work_dir: &Path, overrides: &ResourceOverrides) -> Result<Resource
             or(overrides.cpus, Milli::units(sys::n_cpus())),
             or(overrides.mem, units(mem)),
             or(overrides.disk, units(disk)),
-            or(overrides.gpus, Milli(0)),
+            or(overrides.gpus, units(n_gpus as u64)),
         ],
         ports: ports.unwrap_or_else(|| PortSet::from_ranges([PORTS])),
         custom: overrides.custom.clone(),
@@ -82,12 +86,12 @@ mod tests {
             ports: Some(PortSet::from_ports([5000])),
             ..ResourceOverrides::default()
         };
-        let found = detect(Path::new("/"), &overrides).unwrap();
+        let found = detect(Path::new("/"), 2, &overrides).unwrap();
         assert_eq!(found.get(ScalarKind::Cpus), Milli(1500));
         assert_eq!(found.get(ScalarKind::Mem), Milli::units(64));
         assert!(found.get(ScalarKind::Disk).0 > 0);
         assert_eq!(found.ports.len(), 1);
-        assert_eq!(found.get(ScalarKind::Gpus), Milli(0));
+        assert_eq!(found.get(ScalarKind::Gpus), Milli(2000));
     }
 
     #[test]
@@ -103,14 +107,14 @@ mod tests {
             Resources::from_millis(2000, 0, 0).with_ports(PortSet::from_ports([5001, 5002]));
         prod.custom.set_scalar("licenses", Milli(1000));
         overrides.reserved.push(("prod".to_owned(), prod));
-        let found = detect(Path::new("/"), &overrides).unwrap();
+        let found = detect(Path::new("/"), 2, &overrides).unwrap();
         assert_eq!(found.get(ScalarKind::Cpus), Milli(6000));
         assert_eq!(found.get(ScalarKind::Gpus), Milli(1000));
         assert_eq!(found.custom.scalar("licenses"), Milli(3000));
         assert_eq!(found.ports.len(), 3);
         let port = Resources::default().with_ports(PortSet::from_ports([5002]));
         overrides.reserved.push(("dev".to_owned(), port));
-        let err = detect(Path::new("/"), &overrides).unwrap_err();
+        let err = detect(Path::new("/"), 2, &overrides).unwrap_err();
         assert_eq!(err.field, "resources");
     }
 }

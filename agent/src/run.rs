@@ -18,7 +18,7 @@ use crate::{
     AgentConfig, AgentError, AgentListeners,
     cgroup::{CgroupHost, Hierarchy},
     checkpoint::WorkDir,
-    clock, dns_api,
+    clock, dns_api, gpus,
     http::{self, AgentView},
     kept::Kept,
     launch::Shim,
@@ -75,12 +75,13 @@ pub async fn run(
     let agent_id = work.agent_id(|| uuid::Uuid::new_v4().to_string())?;
     // Names first: while this node's resolver is silent, everybody on it waits.
     let mut net = Net::start(&config, Kept::new(&config.work_dir)).await?;
-    let total = {
+    let (total, gpus) = {
         let config = Arc::clone(&config);
         blocking(move || -> Result<_, AgentError> {
-            let mut total = resources::detect(&config.work_dir, &config.resources)?;
+            let gpus = gpus::discover(config.gpu_devices.as_deref());
+            let mut total = resources::detect(&config.work_dir, gpus.len(), &config.resources)?;
             disks::offer(&mut total, &config.storage.disks)?;
-            Ok(total)
+            Ok((total, gpus))
         })
         .await?
     };
@@ -107,7 +108,7 @@ pub async fn run(
 
     let parts = {
         let (config, telemetry) = (Arc::clone(&config), telemetry.clone());
-        Arc::new(blocking(move || Parts::open(&config, telemetry)).await?)
+        Arc::new(blocking(move || Parts::open(&config, gpus, telemetry)).await?)
     };
     troubles.extend(parts.troubles());
 
@@ -502,6 +503,7 @@ impl Agent {
         self.telemetry
             .set(&names::AGENT_STATUS_PENDING, &[], f64::from(n_pending));
         let watched = self.tasks.watched();
+        let networks = self.tasks.networks();
         let (net, telemetry, since) =
             (Arc::clone(&self.net), self.telemetry.clone(), self.since_ns);
         self.tasks.spawn(async move {
@@ -516,6 +518,7 @@ impl Agent {
                     task.tick(&kernel, &vips, &telemetry);
                 }
                 observe::node(&net, &telemetry, since);
+                networks.upkeep();
                 let took = begun.elapsed().as_secs_f64();
                 telemetry.record(&names::AGENT_TICK_DURATION, &[], took);
             });

@@ -142,6 +142,12 @@ pub fn ticks_per_second() -> u64 {
     u64::try_from(n).unwrap_or(100).max(1)
 }
 
+/// Which boot of the machine this is; empty where the kernel does not say.
+pub fn boot_id() -> String {
+    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    text.trim().to_owned()
+}
+
 /// Number of CPUs online.
 pub fn n_cpus() -> i64 {
     // SAFETY: an integer argument, no memory.

@@ -28,6 +28,7 @@ use crate::{
     clock,
     launch::{self, CLEAN_TIMEOUT, Launch, Shim},
     net::{Net, chain},
+    networks::Networks,
     observe::Watched,
     parts::Parts,
     probe::Prober,
@@ -452,6 +453,11 @@ impl Tasks {
     pub fn forget(&mut self, task_id: &TaskId) {
         self.live.remove(task_id);
         self.net.forget(task_id.clone());
+    }
+
+    /// The node's networks.
+    pub fn networks(&self) -> Arc<Networks> {
+        Arc::clone(&self.parts.networks)
     }
 
     /// What is observed of each running task, for the tick.

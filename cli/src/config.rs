@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use waggle_agent::{DnsSettings, EdgeSettings, NodePolicy, RuntimeSettings};
+use waggle_agent::{DnsSettings, EdgeSettings, NetworkSettings, NodePolicy, RuntimeSettings};
 use waggle_types::Domain;
 
 use crate::{
@@ -72,6 +72,12 @@ pub struct Settings {
     pub runtime: RuntimeSettings,
     /// What tasks may ask for.
     pub policy: NodePolicy,
+    /// Networks of the node's own.
+    pub networks: NetworkSettings,
+    /// Whether CPUs are a ceiling.
+    pub cpu_hard_limits: bool,
+    /// Device nodes of GPUs; `None`: those that are found.
+    pub gpu_devices: Option<Vec<PathBuf>>,
     /// Whether to refuse without eBPF.
     pub require_dataplane: bool,
     /// Log filter.
@@ -120,6 +126,8 @@ pub fn settings(flags: &RunArgs) -> Result<Settings, CliError> {
     let packet_vips = devices::packet_vips(&args.packet_vips)?;
     let runtime = containers::runtime(&args)?;
     let policy = containers::policy(&args)?;
+    let networks = containers::networks(&args)?;
+    let gpu_devices = containers::gpu_devices(&args)?;
     let name = match args.name {
         Some(n) => n,
         None => hostname()?,
@@ -172,6 +180,9 @@ pub fn settings(flags: &RunArgs) -> Result<Settings, CliError> {
         packet_vips,
         runtime,
         policy,
+        networks,
+        cpu_hard_limits: args.cpu_hard_limits,
+        gpu_devices,
         require_dataplane: args.require_dataplane,
         log: args.log.unwrap_or_else(|| "info".to_owned()),
         log_json: args.log_json,
@@ -237,6 +248,14 @@ fn merge(flags: RunArgs, file: RunArgs) -> RunArgs {
             file.allow_host_paths
         } else {
             flags.allow_host_paths
+        },
+        bridge: flags.bridge.or(file.bridge),
+        bridge_subnet: flags.bridge_subnet.or(file.bridge_subnet),
+        cpu_hard_limits: flags.cpu_hard_limits || file.cpu_hard_limits,
+        gpu_devices: if flags.gpu_devices.is_empty() {
+            file.gpu_devices
+        } else {
+            flags.gpu_devices
         },
         seccomp_profiles: flags.seccomp_profiles.or(file.seccomp_profiles),
         require_dataplane: flags.require_dataplane || file.require_dataplane,
@@ -405,6 +424,11 @@ mod tests {
     #[case::name("name", |a: &mut RunArgs| a.name = Some("a/b".into()))]
     #[case::allow("allow", |a: &mut RunArgs| a.allow = vec!["everything".into()])]
     #[case::deny("deny", |a: &mut RunArgs| a.deny = vec!["privileged".into()])]
+    #[case::bridge("bridge", |a: &mut RunArgs| a.bridge = Some("0bridge".into()))]
+    #[case::bridge_name("bridge", |a: &mut RunArgs| a.bridge = Some("a-name-that-is-too-long".into()))]
+    #[case::bridge_subnet("bridge-subnet", |a: &mut RunArgs| a.bridge_subnet = Some("172.31.254.1/24".into()))]
+    #[case::bridge_small("bridge-subnet", |a: &mut RunArgs| a.bridge_subnet = Some("172.31.254.0/30".into()))]
+    #[case::gpu_devices("gpu-devices", |a: &mut RunArgs| a.gpu_devices = vec!["dev/x".into()])]
     #[case::host_paths("allow-host-paths", |a: &mut RunArgs| a.allow_host_paths = vec!["srv/../etc".into()])]
     #[case::runtime("runtime", |a: &mut RunArgs| a.runtime = Some("bin/runc".into()))]
     #[case::file("config", |a: &mut RunArgs| a.config = Some("/nonexistent".into()))]

@@ -177,6 +177,9 @@ async fn start_agent(
     config.attributes.clone_from(&s.attributes);
     config.runtime.clone_from(&s.runtime);
     config.policy.clone_from(&s.policy);
+    config.networks.clone_from(&s.networks);
+    config.cpu_hard_limits = s.cpu_hard_limits;
+    config.gpu_devices.clone_from(&s.gpu_devices);
     config.tick = s.tick;
     let telemetry = telemetry.clone();
     let stop = stop.clone();

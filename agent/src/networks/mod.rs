@@ -145,12 +145,11 @@ impl Networks {
     ) -> Result<Arc<Self>, AgentError> {
         let dir = work_dir.join("networks");
         fs::create_dir_all(&dir).map_err(AgentError::file("create", &dir))?;
-        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let bridge = Bridge::new(&settings.bridge, settings.subnet, own, &dir);
         let networks = Self {
             work_dir: work_dir.to_owned(),
             dir,
-            boot: boot.trim().to_owned(),
+            boot: crate::sys::boot_id(),
             bridge: Arc::new(bridge),
             named: BTreeMap::new(),
             state: Mutex::new(State::default()),

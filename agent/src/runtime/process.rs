@@ -16,13 +16,16 @@ impl Runtime for Process {
     fn plan(&self, task: &Contained<'_>) -> Result<ShimPlan, String> {
         let sandbox = task.dir.sandbox();
         let (spec, cgroup) = (task.spec, task.cgroup);
-        let env = environment::environment(
+        let mut env = environment::environment(
             spec,
             &task.node.agent_id,
             task.node.ip,
             &sandbox,
             task.trace,
         );
+        if let Some(gpus) = &task.prepared.gpus {
+            env.extend(gpus.env.iter().cloned());
+        }
         Ok(ShimPlan {
             argv: environment::argv(&spec.command),
             env,

@@ -140,6 +140,18 @@ pub struct RunArgs {
     /// Directories of this node that tasks may mount, with all below them
     #[arg(long, value_delimiter = ',', value_name = "DIR")]
     pub allow_host_paths: Vec<PathBuf>,
+    /// Bridge for tasks with network mode bridge, and name of the table in the packet filter [default: waggle0]
+    #[arg(long, value_name = "DEVICE")]
+    pub bridge: Option<String>,
+    /// Addresses behind the bridge [default: 172.31.254.0/24]
+    #[arg(long, value_name = "SUBNET")]
+    pub bridge_subnet: Option<String>,
+    /// A task gets no more CPU time than it asks for, where it names no limit of its own
+    #[arg(long)]
+    pub cpu_hard_limits: bool,
+    /// Device nodes of GPUs, instead of those that are found
+    #[arg(long, value_delimiter = ',', value_name = "PATH")]
+    pub gpu_devices: Vec<PathBuf>,
     /// Directory of seccomp profiles, NAME.json each, for tasks that name one
     #[arg(long, value_name = "DIR")]
     pub seccomp_profiles: Option<PathBuf>,

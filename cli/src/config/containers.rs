@@ -2,7 +2,7 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use waggle_agent::{NodePolicy, RuntimeSettings};
+use waggle_agent::{NetworkSettings, NodePolicy, RuntimeSettings};
 
 use crate::{
     args::RunArgs,
@@ -60,6 +60,42 @@ pub fn policy(args: &RunArgs) -> Result<NodePolicy, CliError> {
     }
     out.host_paths.clone_from(&args.allow_host_paths);
     Ok(out)
+}
+
+/// `--bridge` and `--bridge-subnet`.
+pub fn networks(args: &RunArgs) -> Result<NetworkSettings, CliError> {
+    let mut out = NetworkSettings::default();
+    if let Some(name) = &args.bridge {
+        // What both a device and a table in the packet filter can be called.
+        let good = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+        let starts = name.starts_with(|c: char| c.is_ascii_alphabetic());
+        if name.len() > 15 || !starts || !name.chars().all(good) {
+            return Err(usage(format!(
+                "bridge: must be 1 to 15 letters, digits, - and _, with a letter first, is {name:?}"
+            )));
+        }
+        out.bridge.clone_from(name);
+    }
+    if let Some(subnet) = &args.bridge_subnet {
+        out.subnet = subnet
+            .parse()
+            .map_err(|e| usage(format!("bridge-subnet: {e}")))?;
+        let prefix = out.subnet.prefix();
+        if !(8..=29).contains(&prefix) {
+            return Err(usage(format!(
+                "bridge-subnet: must have a prefix between 8 and 29, is {subnet:?}"
+            )));
+        }
+    }
+    Ok(out)
+}
+
+/// `--gpu-devices`; none is what is found.
+pub fn gpu_devices(args: &RunArgs) -> Result<Option<Vec<PathBuf>>, CliError> {
+    for path in &args.gpu_devices {
+        absolute("gpu-devices", path)?;
+    }
+    Ok((!args.gpu_devices.is_empty()).then(|| args.gpu_devices.clone()))
 }
 
 fn absolute(field: &str, dir: &Path) -> Result<(), CliError> {
