@@ -244,6 +244,6 @@ pub fn find_shim(dir: &TaskDir) -> Option<Shim> {
         if Instant::now() > until {
             return None;
         }
-        crate::cgroup::pause();
+        cgroup::pause();
     }
 }

@@ -14,7 +14,7 @@ use waggle_types::UnixMillis;
 use super::subnet::Subnet;
 
 /// How long an address rests while there is another: as long as a closed TCP connection is remembered.
-pub const REST: Duration = Duration::from_secs(120);
+pub const REST: Duration = Duration::from_mins(2);
 
 /// Leases of one subnet. Its first address is the network's, the second the gateway's, the last for broadcasts.
 #[derive(Debug, Clone, PartialEq, Eq)]

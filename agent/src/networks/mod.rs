@@ -171,7 +171,7 @@ impl Networks {
             return Ok(None);
         };
         let (networks, task_id) = (Arc::clone(self), spec.task_id.clone());
-        tokio::task::spawn_blocking(move || networks.join_blocking(&task_id, want))
+        tokio::task::spawn_blocking(move || networks.join_blocking(&task_id, &want))
             .await
             .map_err(|e| format!("failed to join the network: {e}"))?
             .map(Some)
@@ -247,7 +247,7 @@ impl Networks {
         }
     }
 
-    fn join_blocking(&self, task_id: &TaskId, want: Want) -> Result<Joined, String> {
+    fn join_blocking(&self, task_id: &TaskId, want: &Want) -> Result<Joined, String> {
         let failed = |e: String| {
             format!(
                 "failed to join network {}: {e}",
@@ -282,7 +282,7 @@ impl Networks {
             ));
         }
         record.members.insert(task_id.clone(), want.ports.clone());
-        let made = self.make(&mut state, &want, is_new);
+        let made = self.make(&mut state, want, is_new);
         made.map_err(|why| {
             let parted = self.part(&mut state, &want.holder, task_id);
             drop(state);

@@ -28,8 +28,8 @@ const REPLY: u16 = 2;
 const TABLES: u16 = 10;
 const NFT_GET_TABLE: u16 = (TABLES << 8) | 1;
 const NFT_DELETE_TABLE: u16 = (TABLES << 8) | 2;
-const NFT_NEW_ELEMENTS: u16 = (TABLES << 8) | 12;
-const NFT_DELETE_ELEMENTS: u16 = (TABLES << 8) | 14;
+const NFT_NEW_ELEMENTS: u16 = (TABLES << 8) | 0x0c;
+const NFT_DELETE_ELEMENTS: u16 = (TABLES << 8) | 0x0e;
 /// `NFPROTO_INET`.
 const INET: u8 = 1;
 
@@ -277,11 +277,11 @@ fn nested(out: &mut Vec<u8>, kind: u16, inner: impl FnOnce(&mut Vec<u8>)) {
 
 /// Fields of a concatenation fill 32 bits each.
 fn element(out: &mut Vec<u8>, ip: Ipv4Addr, port: Mapping) {
-    let [a, b] = port.host_port.to_be_bytes();
-    let key = [port.protocol.number(), 0, 0, 0, a, b, 0, 0];
-    let [c, d] = port.container_port.to_be_bytes();
-    let [w, x, y, z] = ip.octets();
-    let data = [w, x, y, z, c, d, 0, 0];
+    let mut key = [port.protocol.number(), 0, 0, 0, 0, 0, 0, 0];
+    key[4..6].copy_from_slice(&port.host_port.to_be_bytes());
+    let mut data = [0; 8];
+    data[..4].copy_from_slice(&ip.octets());
+    data[4..6].copy_from_slice(&port.container_port.to_be_bytes());
     nested(out, 1, |out| attribute(out, 1, &key));
     nested(out, 2, |out| attribute(out, 1, &data));
 }

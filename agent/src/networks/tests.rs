@@ -113,7 +113,7 @@ fn spec(id: &str, network: NetworkMode, ports: &[(Protocol, u16, u16)]) -> TaskS
 }
 
 fn join(networks: &Networks, spec: &TaskSpec) -> Result<Joined, String> {
-    networks.join_blocking(&spec.task_id, Want::of(spec).unwrap())
+    networks.join_blocking(&spec.task_id, &Want::of(spec).unwrap())
 }
 
 /// Answers each connection with its peer's address until dropped.

@@ -10,6 +10,7 @@
 
 mod agent;
 mod exec;
+mod limits;
 mod master;
 mod names;
 mod shims;
@@ -90,6 +91,23 @@ const TESTS: &[Test] = &[
     (
         "agent_answers_from_the_last_desired_state",
         names::answers_from_the_last_desired_state,
+    ),
+    (
+        "agent_keeps_a_task_within_its_cpu_time",
+        limits::keeps_a_task_within_its_cpu_time,
+    ),
+    ("agent_stops_a_fork_bomb", limits::stops_a_fork_bomb),
+    (
+        "agent_lets_memory_go_up_to_its_ceiling",
+        limits::lets_memory_go_up_to_its_ceiling,
+    ),
+    (
+        "agent_limits_what_processes_may",
+        limits::limits_what_processes_may,
+    ),
+    (
+        "agent_gives_a_gpu_to_one_task",
+        limits::gives_a_gpu_to_one_task,
     ),
     ("agent_tells_programs_about_names", names::tells_programs),
     ("exec_runs_as_the_task", exec::runs_as_the_task),
