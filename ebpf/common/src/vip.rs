@@ -137,6 +137,8 @@ pub mod sock_flags {
     pub const COUNTED: u32 = 2;
     /// Its peer has reset it.
     pub const RESET: u32 = 4;
+    /// It is a connected UDP socket.
+    pub const UDP: u32 = 8;
 }
 
 /// VIPs that an unconnected UDP socket talks to at once and keeps a backend of; with more, the one that was

@@ -139,6 +139,9 @@ pub enum LoadError {
         #[source]
         source: Box<aya::BtfError>,
     },
+    /// The kernel's own type information lacks what is looked for.
+    #[error("find a field of the kernel's")]
+    KernelType(#[source] io::Error),
     /// A place outside of one of the edge's tables.
     #[error("{table} end at {capacity}, not at {end}")]
     OutOfTable {

@@ -23,6 +23,7 @@
 #![deny(unsafe_code)]
 
 mod attach;
+mod btf;
 mod cgroup;
 mod counters;
 mod doctor;

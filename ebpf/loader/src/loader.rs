@@ -59,6 +59,7 @@ const MAPS: &[MapSpec] = &[
     map_spec::<u32, u64>("LOSS", MapType::PerCpuArray, loss::COUNT),
     map_spec::<i32, SockInfo>("SOCKS", MapType::SkStorage, 0),
     map_spec::<i32, UdpPeers>("UDP_SOCKS", MapType::SkStorage, 0),
+    map_spec::<u32, u32>(crate::tracing::SK_ERR_AT, MapType::Array, 1),
 ];
 
 /// The programs and maps of one node, attached.
@@ -68,8 +69,8 @@ const MAPS: &[MapSpec] = &[
 pub struct DataPlane {
     pub(crate) ebpf: Mutex<Ebpf>,
     pub(crate) pins: Pins,
-    /// The link of the program that sees resets, once it is attached.
-    pub(crate) resets: Mutex<Option<OwnedFd>>,
+    /// The links of the programs that see what backends refuse, once they are attached.
+    pub(crate) resets: Mutex<Option<[OwnedFd; 2]>>,
     vips: VipMaps,
     counters: Counters,
     adopted: bool,

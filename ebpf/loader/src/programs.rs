@@ -46,7 +46,7 @@ pub(crate) fn list(ebpf: &Ebpf) -> Vec<ProgramInfo> {
     HOOKS
         .iter()
         .map(|hook| (hook.name, hook.attach))
-        .chain([(tracing::NAME, tracing::ATTACH)])
+        .chain(tracing::ALL.iter().map(|t| (t.name, t.attach)))
         .filter_map(|(name, attach)| {
             let info = match ebpf.program(name)? {
                 Program::CgroupSkb(p) => p.info(),

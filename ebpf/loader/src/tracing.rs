@@ -1,7 +1,7 @@
-//! The program at a tracepoint: which connections their peer reset.
+//! The programs at tracepoints: which connections their peer reset, which datagrams it refused.
 //!
-//! Apart from the programs at the cgroup because it needs the kernel's own type information, which takes tens of
-//! milliseconds to read: nobody waits for it. Without it a backend that refuses or resets is not ejected; one
+//! Apart from the programs at the cgroup because they need the kernel's own type information, which takes tens of
+//! milliseconds to read: nobody waits for it. Without them a backend that refuses or resets is not ejected; one
 //! that does not answer still is.
 
 use std::fs;
@@ -9,23 +9,42 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::PoisonError;
 
-use aya::Btf;
+use aya::maps::Array;
 use aya::programs::Program;
+use aya::{Btf, Ebpf};
 
-use crate::{DataPlane, LoadError, sys};
+use crate::{DataPlane, LoadError, btf, sys};
 
-/// The program, and its link's pin.
-pub(crate) const NAME: &str = "reset";
-/// Where it is attached, for reports.
-pub(crate) const ATTACH: &str = "tp_btf/tcp_receive_reset";
-const TRACEPOINT: &str = "tcp_receive_reset";
+/// A program at a tracepoint; its name is its link's pin.
+pub(crate) struct Traced {
+    pub(crate) name: &'static str,
+    /// For reports.
+    pub(crate) attach: &'static str,
+    tracepoint: &'static str,
+}
+
+/// All of them.
+pub(crate) const ALL: [Traced; 2] = [
+    Traced {
+        name: "reset",
+        attach: "tp_btf/tcp_receive_reset",
+        tracepoint: "tcp_receive_reset",
+    },
+    Traced {
+        name: "udp_error",
+        attach: "tp_btf/inet_sk_error_report",
+        tracepoint: "inet_sk_error_report",
+    },
+];
+/// Tells the second one where a socket's error is.
+pub(crate) const SK_ERR_AT: &str = "SK_ERR_AT";
 /// `BPF_TRACE_RAW_TP`.
 const RAW_TP: u32 = 23;
 
 impl DataPlane {
-    /// Sees from now on which connections their peer resets; this node's VIPs eject by it. Such links can't be
-    /// updated in place: on a restart the new program is attached before the old one goes, and a reset that
-    /// both see is marked twice, which changes nothing. A second call does nothing.
+    /// Sees from now on which connections their peer resets, and which datagrams it refuses; this node's VIPs eject by
+    /// it. Such links can't be updated in place: on a restart the new program is attached before the old one goes,
+    /// and what both see is marked twice, which changes nothing. A second call does nothing.
     ///
     /// # Errors
     /// [`LoadError::Btf`] on a kernel without type information; [`LoadError::Program`], [`LoadError::Link`].
@@ -37,36 +56,47 @@ impl DataPlane {
         let btf = Btf::from_sys_fs().map_err(|source| LoadError::Btf {
             source: Box::new(source),
         })?;
-        *watching = Some(self.attach_resets(&btf)?);
+        let mut ebpf = self.ebpf.lock().unwrap_or_else(PoisonError::into_inner);
+        tell_where_errors_are(&mut ebpf)?;
+        let [reset, udp_error] = &ALL;
+        *watching = Some([
+            self.attach_traced(&mut ebpf, reset, &btf)?,
+            self.attach_traced(&mut ebpf, udp_error, &btf)?,
+        ]);
         Ok(())
     }
 
-    fn attach_resets(&self, btf: &Btf) -> Result<OwnedFd, LoadError> {
-        let mut ebpf = self.ebpf.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(Program::BtfTracePoint(program)) = ebpf.program_mut(NAME) else {
+    fn attach_traced(
+        &self,
+        ebpf: &mut Ebpf,
+        traced: &Traced,
+        btf: &Btf,
+    ) -> Result<OwnedFd, LoadError> {
+        let name = traced.name;
+        let Some(Program::BtfTracePoint(program)) = ebpf.program_mut(name) else {
             return Err(LoadError::Missing {
                 what: "program",
-                name: NAME,
+                name,
             });
         };
         let refused = |source| LoadError::Program {
-            name: NAME,
+            name,
             source: Box::new(source),
         };
-        program.load(TRACEPOINT, btf).map_err(refused)?;
+        program.load(traced.tracepoint, btf).map_err(refused)?;
         let fd = program.fd().map_err(refused)?.as_fd();
         let fail = |action| {
             move |source: io::Error| LoadError::Link {
                 action,
-                name: NAME,
+                name,
                 source,
             }
         };
         // The kernel ignores the target of a tracing program.
         let link = sys::link_create(fd, fd, RAW_TP).map_err(fail("create"))?;
-        let pin = self.pins.link(NAME);
+        let pin = self.pins.link(name);
         // bpffs takes no dots in names.
-        let new = self.pins.link("reset_new");
+        let new = self.pins.link(&format!("{name}_new"));
         match fs::remove_file(&new) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(fail("unpin unfinished")(error));
@@ -77,4 +107,19 @@ impl DataPlane {
         fs::rename(&new, &pin).map_err(fail("replace pinned"))?;
         Ok(link)
     }
+}
+
+fn tell_where_errors_are(ebpf: &mut Ebpf) -> Result<(), LoadError> {
+    let at = btf::kernel_offset("sock", "sk_err").map_err(LoadError::KernelType)?;
+    let fail = |source| LoadError::Map {
+        action: "write",
+        map: SK_ERR_AT,
+        source: Box::new(source),
+    };
+    let map = ebpf.map_mut(SK_ERR_AT).ok_or(LoadError::Missing {
+        what: "map",
+        name: SK_ERR_AT,
+    })?;
+    let mut map = Array::<_, u32>::try_from(map).map_err(fail)?;
+    map.set(0, at, 0).map_err(fail)
 }

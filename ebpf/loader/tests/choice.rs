@@ -309,6 +309,39 @@ fn a_backend_that_refuses_is_out_at_once_and_tried_again() -> anyhow::Result<()>
     Ok(())
 }
 
+/// "Port unreachable" is how a backend refuses datagrams; only a connected socket hears of it.
+#[test]
+fn a_backend_that_refuses_datagrams_is_out_at_once() -> anyhow::Result<()> {
+    let Some(mut node) = Node::new("refuse-udp")? else {
+        return Ok(());
+    };
+    let plane = node.open()?;
+    plane.watch_resets()?;
+    let (cgroup, _) = node.leaf("task")?;
+    let mut task = Task::start(&cgroup)?;
+    let good = loopback(&task.ask("serve-udp 127.0.0.1:0")?)?;
+    let gone = std::net::UdpSocket::bind("127.0.0.1:0")?;
+    let bad = loopback(&gone.local_addr()?.port().to_string())?;
+    drop(gone);
+    publish(&plane, VIP, UDP, 0, VIP_ID, &[good, bad])?;
+    let begun = Instant::now();
+    let (mut refused, mut answered) = (0, 0);
+    // A socket for each question, as resolvers have it.
+    for _ in 0..20 {
+        let socket = task.ask("socket 127.0.0.1:0")?;
+        match task.ask(&format!("ask {socket} {VIP}"))?.as_str() {
+            "error 111" => refused += 1,
+            _ => answered += 1,
+        }
+    }
+    let seen = stat(&plane, bad)?;
+    assert_eq!((seen.failures, seen.ejections), (refused, refused));
+    assert!((1..=at_most(begun)).contains(&refused), "{refused}");
+    assert!(answered > 0);
+    assert_eq!(stat(&plane, good)?.failures, 0);
+    Ok(())
+}
+
 #[test]
 fn with_all_backends_out_connects_go_to_one_all_the_same() -> anyhow::Result<()> {
     let Some(mut node) = Node::new("all-out")? else {

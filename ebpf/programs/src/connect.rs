@@ -117,7 +117,11 @@ unsafe fn keep_vip(sa: *mut bpf_sock_addr, vip: &VipKey, set: &Set, choice: Choi
         (&raw mut (*info).vip_port).write_volatile(vip.port);
         (&raw mut (*info).backend_port).write_volatile((*backend).port);
         (&raw mut (*info).vip_id).write_volatile(set.vip_id());
-        if set.counts() {
+        if vip.proto != TCP {
+            // For when an ICMP error comes back: which choice it speaks of.
+            (&raw mut (*info).connect_ns).write_volatile(bpf_ktime_get_ns());
+            (&raw mut (*info).flags).write_volatile(sock_flags::UDP);
+        } else if set.counts() {
             (&raw mut (*info).flags).write_volatile(sock_flags::COUNT);
         }
     }

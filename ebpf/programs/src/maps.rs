@@ -4,7 +4,7 @@
 //! entries that few nodes have.
 
 use aya_ebpf::bindings::{BPF_F_CLONE, BPF_F_NO_PREALLOC, bpf_map_type::BPF_MAP_TYPE_SK_STORAGE};
-use aya_ebpf::btf_maps::PerCpuHashMap;
+use aya_ebpf::btf_maps::{Array, PerCpuHashMap};
 use aya_ebpf::macros::btf_map;
 use waggle_ebpf_common::{
     CgroupNet, HIST_BUCKETS, MAX_CGROUPS, MAX_TCP_SERIES, SockInfo, TcpKey, TcpStats, UdpPeers,
@@ -31,6 +31,10 @@ pub static SOCKS: SockStorage<SockInfo, CLONED> = SockStorage::new();
 /// Memory of unconnected UDP sockets that send to VIPs.
 #[btf_map]
 pub static UDP_SOCKS: SockStorage<UdpPeers, OWN> = SockStorage::new();
+
+/// Where `sk_err` is in the kernel's `struct sock`; written once by the loader.
+#[btf_map]
+pub static SK_ERR_AT: Array<u32, 1> = Array::new();
 
 /// A new socket starts with a copy of its listener's memory.
 const CLONED: usize = (BPF_F_NO_PREALLOC | BPF_F_CLONE) as usize;

@@ -170,7 +170,7 @@ unsafe fn retransmitted(ops: *mut bpf_sock_ops) {
         }
         // A second without an answer to the SYN.
         if (*info).vip_id != 0 && (&raw const (*ops).state).read_volatile() == BPF_TCP_SYN_SENT {
-            state::failed(info);
+            state::failed(info, state::TCP);
         }
     }
 }
@@ -221,7 +221,7 @@ unsafe fn ended(ops: *mut bpf_sock_ops, info: *mut SockInfo) {
         }
         // A reset after an answer is how some servers end what they have served.
         if (&raw const (*ops).bytes_received).read_volatile() == 0 {
-            state::failed(info);
+            state::failed(info, state::TCP);
         }
     }
 }

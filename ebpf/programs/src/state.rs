@@ -15,7 +15,8 @@ use waggle_ebpf_common::{
 use crate::count::{self, lost};
 use crate::maps::{BACKEND_STATES, EJECTIONS};
 
-const TCP: u8 = 6;
+/// `IPPROTO_TCP`.
+pub const TCP: u8 = 6;
 
 #[inline(always)]
 fn key_of(addr: &Addr, port: u16, proto: u8) -> BackendKey {
@@ -168,12 +169,12 @@ pub unsafe fn answered(info: *mut SockInfo) {
     }
 }
 
-/// A backend has failed a connection: it is out for a while.
+/// A backend has failed a connection, or a datagram of a connected socket: it is out for a while.
 ///
 /// # Safety
 /// `info` is a map value of a socket that dialled a VIP.
 #[inline(always)]
-pub unsafe fn failed(info: *mut SockInfo) {
+pub unsafe fn failed(info: *mut SockInfo, proto: u8) {
     // SAFETY: map values.
     unsafe {
         let (addr, port) = (&(*info).backend_addr, (*info).backend_port);
@@ -181,7 +182,7 @@ pub unsafe fn failed(info: *mut SockInfo) {
         if let Some(stat) = stat {
             count::add(&raw mut (*stat).failures, 1);
         }
-        let Some(state) = state_of(&key_of(addr, port, TCP)) else {
+        let Some(state) = state_of(&key_of(addr, port, proto)) else {
             return;
         };
         let now = bpf_ktime_get_ns();
