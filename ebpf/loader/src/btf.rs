@@ -120,7 +120,7 @@ mod tests {
         let mut out = Vec::new();
         out.extend(MAGIC.to_ne_bytes());
         out.extend([1, 0]);
-        let (t, s) = (types.len() as u32, strings.len() as u32);
+        let [t, s] = [types.len(), strings.len()].map(|n| u32::try_from(n).unwrap());
         for w in [24, 0, t, t, s] {
             out.extend(w.to_ne_bytes());
         }

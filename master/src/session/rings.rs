@@ -13,7 +13,7 @@ use waggle_types::{EdgeMark, EdgeRing, MAX_MARKS, MAX_RINGS, Millis, VipKey};
 /// Edges that are listened to at a time; of more, the one that spoke longest ago is forgotten.
 const MAX_EDGES: usize = 64;
 /// What an edge said longer ago is of no use: windows are shorter.
-const KEPT: Duration = Duration::from_secs(300);
+const KEPT: Duration = Duration::from_mins(5);
 /// Longest name of an edge, in bytes.
 pub(super) const MAX_NAME: usize = 64;
 

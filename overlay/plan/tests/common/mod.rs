@@ -44,7 +44,9 @@ pub fn placed(i: u8, reachable: bool) -> (AgentId, AgentNet) {
         region: "r".into(),
         zone: format!("z{}", i % 2),
     });
-    net.ip6 = i.is_multiple_of(3).then(|| Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, i.into()));
+    net.ip6 = i
+        .is_multiple_of(3)
+        .then(|| Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, i.into()));
     (id, net)
 }
 
