@@ -6,7 +6,7 @@ use waggle_ebpf::Check;
 
 use crate::{
     cgroup::{CgroupHost, Hierarchy},
-    gpus,
+    gpus, runtime,
 };
 
 /// The data plane's checks, then what the agent itself needs.
@@ -106,15 +106,23 @@ fn gpus() -> Check {
     }
 }
 
-/// Container images come later; until then a missing runtime is no failure.
+/// Only tasks with images need one.
 fn oci_runtime() -> Check {
-    let found = ["/usr/sbin/runc", "/usr/bin/runc", "/usr/local/sbin/runc"]
-        .into_iter()
-        .find(|p| Path::new(p).exists());
-    let detail = found.map_or_else(
-        || "no runc: needed for container images once they are supported".to_owned(),
-        str::to_owned,
-    );
+    let detail = match runtime::look(Path::new("runc")) {
+        Ok(found) => {
+            let what = format!(
+                "{} {} at {}",
+                found.version.name,
+                found.version.text,
+                found.program.display()
+            );
+            match found.faults.as_slice() {
+                [] => what,
+                faults => format!("{what}: too old: {}", faults.join("; ")),
+            }
+        }
+        Err(why) => format!("{why}: tasks with images are refused"),
+    };
     Check {
         name: "oci runtime",
         ok: true,

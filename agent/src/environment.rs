@@ -3,9 +3,12 @@
 use std::{collections::BTreeMap, net::Ipv4Addr, path::Path};
 
 use nix::unistd::{Uid, User, getgrouplist};
-use waggle_types::{AgentId, Command, TaskSpec, TraceContext};
+use waggle_types::{Command, TaskSpec, TraceContext};
 
-use crate::shim::UserIds;
+use crate::{
+    runtime::{NodeFacts, SANDBOX},
+    shim::UserIds,
+};
 
 /// Program and arguments.
 pub fn argv(command: &Command) -> Vec<String> {
@@ -15,29 +18,56 @@ pub fn argv(command: &Command) -> Vec<String> {
     }
 }
 
-/// The whole environment: the agent's own variables (CONTRACTS 1.4), then the task's, which win.
+/// The whole environment of a plain process: the agent's own variables (CONTRACTS 1.4), then the task's, which win.
 pub fn environment(
     spec: &TaskSpec,
-    agent_id: &AgentId,
-    ip: Ipv4Addr,
+    node: &NodeFacts,
     sandbox: &Path,
     trace: Option<TraceContext>,
 ) -> BTreeMap<String, String> {
-    let sandbox = sandbox.display().to_string();
-    let mut env: BTreeMap<String, String> = [
+    let inside = sandbox.display().to_string();
+    let mut env = BTreeMap::from([
         (
-            "PATH",
+            "PATH".to_owned(),
             "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned(),
         ),
-        ("HOME", sandbox.clone()),
+        ("HOME".to_owned(), inside.clone()),
+    ]);
+    env.extend(variables(spec, node, sandbox, &inside, None, trace));
+    env.extend(spec.env.clone());
+    env
+}
+
+/// The agent's own variables of a task with an image; `ip` is its address where it has one of its own.
+pub fn in_container(
+    spec: &TaskSpec,
+    node: &NodeFacts,
+    sandbox: &Path,
+    ip: Option<Ipv4Addr>,
+    trace: Option<TraceContext>,
+) -> BTreeMap<String, String> {
+    variables(spec, node, sandbox, SANDBOX, ip, trace)
+}
+
+fn variables(
+    spec: &TaskSpec,
+    node: &NodeFacts,
+    sandbox: &Path,
+    inside: &str,
+    ip: Option<Ipv4Addr>,
+    trace: Option<TraceContext>,
+) -> BTreeMap<String, String> {
+    let mut env: BTreeMap<String, String> = [
         ("MESOS_FRAMEWORK_ID", spec.framework_id.to_string()),
         ("MESOS_EXECUTOR_ID", spec.task_id.to_string()),
         ("MESOS_TASK_ID", spec.task_id.to_string()),
-        ("MESOS_SLAVE_ID", agent_id.to_string()),
-        ("MESOS_DIRECTORY", sandbox.clone()),
-        ("MESOS_SANDBOX", sandbox),
+        ("MESOS_SLAVE_ID", node.agent_id.to_string()),
+        ("MESOS_DIRECTORY", sandbox.display().to_string()),
+        ("MESOS_SANDBOX", inside.to_owned()),
         ("MESOS_CHECKPOINT", "1".to_owned()),
-        ("LIBPROCESS_IP", ip.to_string()),
+        ("MESOS_ALLOCATION_ROLE", spec.role.clone()),
+        ("MESOS_CONTAINER_IP", ip.unwrap_or(node.ip).to_string()),
+        ("LIBPROCESS_IP", ip.unwrap_or(node.ip).to_string()),
     ]
     .into_iter()
     .map(|(k, v)| (k.to_owned(), v))
@@ -45,7 +75,6 @@ pub fn environment(
     if let Some(trace) = trace {
         env.insert("TRACEPARENT".to_owned(), trace.to_string());
     }
-    env.extend(spec.env.clone());
     env
 }
 

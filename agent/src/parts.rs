@@ -5,7 +5,7 @@
 //! this node does not have refuses the spec that asks for it.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -24,7 +24,7 @@ use crate::{
     images::{Images, RootFs},
     net::chain,
     networks::{Joined, Networks},
-    runtime::{self, Runtimes},
+    runtime::{self, ImageUser, Runtimes},
     shim::UserIds,
     storage::Storage,
 };
@@ -39,6 +39,7 @@ pub struct Parts {
     pub networks: Arc<Networks>,
     gpus: Arc<Gpus>,
     policy: crate::NodePolicy,
+    user_namespace_base: u32,
     work_dir: PathBuf,
     /// Volumes, mounts.
     pub storage: Storage,
@@ -50,8 +51,10 @@ pub struct Parts {
 pub struct Prepared {
     /// Its root file system, where it has an image.
     pub root: Option<RootFs>,
-    /// Its user; `None` keeps the agent's.
+    /// Its user on the host; `None` keeps the agent's.
     pub user: Option<UserIds>,
+    /// The same inside, where it has an image.
+    pub image_user: Option<ImageUser>,
     /// What is mounted, in order.
     pub mounts: Vec<BindMount>,
     /// Its network and what it shares with its pod; `None`: what the node has.
@@ -85,6 +88,7 @@ impl Parts {
             gpus: Arc::new(Gpus::open(&config.work_dir, gpus)),
             networks: Networks::open(&config.work_dir, &config.networks, config.dns.ips.clone())?,
             policy: config.policy.clone(),
+            user_namespace_base: config.runtime.user_namespace_base,
             work_dir: config.work_dir.clone(),
             storage,
             fetcher,
@@ -116,7 +120,7 @@ impl Parts {
         if let Some(image) = &spec.container.image {
             prepared.root = Some(self.images.prepare(&spec.task_id, image, trace).await?);
         }
-        prepared.user = environment::user(spec.user.as_deref())?;
+        self.find_user(spec, &mut prepared).await?;
         self.own_sandbox(&sandbox, prepared.user.as_ref()).await?;
         let user = prepared.user.as_ref();
         prepared.mounts = self.storage.prepare(spec, &sandbox, user).await?;
@@ -140,26 +144,45 @@ impl Parts {
             ("storage", self.storage.release(task_id)),
             ("image", self.images.release(task_id)),
         ];
-        steps
-            .into_iter()
-            .filter_map(|(what, done)| Some(format!("{what}: {}", chain(&done.err()?))))
-            .collect()
+        failures(steps)
     }
 
     /// After a restart: removes what belongs to none of the tasks that live or whose end is still to be told.
     /// Blocking.
     pub fn keep(&self, live: &BTreeMap<TaskId, TaskSpec>) -> Vec<String> {
-        let ids = live.keys().cloned().collect();
-        let steps: [(&str, io::Result<()>); 4] = [
+        let ids: BTreeSet<TaskId> = live.keys().cloned().collect();
+        let steps: [(&str, io::Result<()>); 5] = [
+            ("container", self.runtimes.keep(&ids)),
             ("networks", self.networks.keep(live)),
             ("gpus", self.gpus.keep(live)),
             ("storage", self.storage.keep(&ids)),
             ("images", self.images.keep(&ids)),
         ];
-        steps
-            .into_iter()
-            .filter_map(|(what, done)| Some(format!("{what}: {}", chain(&done.err()?))))
-            .collect()
+        failures(steps)
+    }
+
+    /// The node's user of that name, or, with an image, the image's.
+    async fn find_user(&self, spec: &TaskSpec, prepared: &mut Prepared) -> Result<(), String> {
+        let Some(root) = &prepared.root else {
+            prepared.user = environment::user(spec.user.as_deref())?;
+            return Ok(());
+        };
+        let path = root.path.clone();
+        let text = spec.user.clone().or_else(|| root.config.user.clone());
+        let found = tokio::task::spawn_blocking(move || {
+            runtime::find_user(&path, text.as_deref().unwrap_or_default())
+        });
+        let user = found
+            .await
+            .map_err(|e| format!("failed to look up the user: {e}"))??;
+        let base = if spec.container.isolation.user_namespace {
+            self.user_namespace_base
+        } else {
+            0
+        };
+        prepared.user = Some(runtime::on_host(&user, base, spec)?);
+        prepared.image_user = Some(user);
+        Ok(())
     }
 
     /// The sandbox belongs to the task's user.
@@ -177,4 +200,11 @@ impl Parts {
             .and_then(|r| r)
             .map_err(|e| format!("failed to prepare the sandbox: {e}"))
     }
+}
+
+fn failures<const N: usize>(steps: [(&str, io::Result<()>); N]) -> Vec<String> {
+    let failed = steps.into_iter();
+    failed
+        .filter_map(|(what, done)| Some(format!("{what}: {}", chain(&done.err()?))))
+        .collect()
 }

@@ -18,10 +18,7 @@ use tokio::{
 use waggle_lifecycle::Event;
 use waggle_types::{HealthCheck, HealthProbe, TaskId, TaskPort};
 
-use crate::{
-    run::Input,
-    shim::{self, ShimPlan},
-};
+use crate::{run::Input, shim};
 
 /// First and longest pause between attempts while a check may still fail freely.
 const EAGER_FIRST: Duration = Duration::from_millis(50);
@@ -157,17 +154,13 @@ impl Prober {
 
     /// Runs in the task's sandbox, cgroup, environment and user.
     async fn command(&self, shell: &str, timeout: Duration) -> Result<(), String> {
-        let plan: ShimPlan = shim::read_json(&self.dir.join(shim::PLAN))
-            .ok()
-            .flatten()
-            .ok_or("the task's plan is not readable")?;
         let mut command = std::process::Command::new("/bin/sh");
         command
             .args(["-c", shell])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null());
-        shim::enter_task(&mut command, &plan)?;
+        shim::enter_task(&mut command, &self.dir, false)?;
         let mut child = tokio::process::Command::from(command)
             .kill_on_drop(true)
             .spawn()
@@ -203,7 +196,7 @@ mod tests {
             task_id: TaskId::new("t1").unwrap(),
             idx: 0,
             check: HealthCheck {
-                delay: waggle_types::Millis(0),
+                delay: Millis(0),
                 name: None,
                 purpose: waggle_types::CheckPurpose::Health,
                 probe: HealthProbe::Http {

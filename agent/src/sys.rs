@@ -118,6 +118,12 @@ pub fn open_plain(path: &Path) -> io::Result<fs::File> {
     }
 }
 
+/// kill(2) with any signal, for a child that is not reaped yet; one that has ended is no error.
+pub fn kill(pid: i32, signal: i32) {
+    // SAFETY: integer arguments only.
+    unsafe { libc::kill(pid, signal) };
+}
+
 /// Makes orphaned descendants children of this process instead of init's.
 pub fn become_subreaper() -> io::Result<()> {
     // SAFETY: integer arguments only.

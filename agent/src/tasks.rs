@@ -138,10 +138,7 @@ impl Tasks {
                 pids: self.config.runtime.pids,
             },
             parts: Arc::clone(&self.parts),
-            node: NodeFacts {
-                agent_id: self.agent_id.clone(),
-                ip: self.config.ip,
-            },
+            node: NodeFacts::new(&self.config, self.agent_id.clone()),
             trace: Some(receive),
             command: self.config.shim.clone(),
             spec: Arc::clone(&spec),

@@ -144,6 +144,14 @@ impl CgroupHost {
                 .root
                 .as_ref()
                 .map_or_else(String::new, |_| path.display().to_string()),
+            runtime_path: match self.hierarchy {
+                Hierarchy::None => String::new(),
+                Hierarchy::V2 => path.display().to_string(),
+                Hierarchy::Hybrid | Hierarchy::V1 => {
+                    let path = self.root_path.join(OWN_TASKS).join(task_id);
+                    path.display().to_string()
+                }
+            },
             v2: self.v2_tasks().map(|dir| dir.join(task_id)),
             unified: self.hierarchy == Hierarchy::V2,
             v1: self
@@ -266,6 +274,7 @@ mod tests {
         let task = host.task("t1");
         assert_eq!(task.v2.as_deref(), Some(&*root.join("tasks/t1")));
         assert_eq!(task.v2_path, "/wgl/n1/tasks/t1");
+        assert_eq!(task.runtime_path, "/wgl/n1/waggle.tasks/t1");
         assert_eq!(
             task.controller("cpuacct"),
             Some(Path::new(
@@ -293,6 +302,7 @@ mod tests {
                 assert!(dir.ends_with("waggle.tasks"), "{}", dir.display());
             }
             assert_eq!(task.v2_path, "/waggle.tasks/t1");
+            assert_eq!(task.runtime_path, task.v2_path, "nothing is to be moved");
         }
     }
 

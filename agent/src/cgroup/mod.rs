@@ -52,6 +52,10 @@ pub struct TaskCgroup {
     pub v2: Option<PathBuf>,
     /// The same below the mount, as `/proc/<pid>/cgroup` shows it; empty without one.
     pub v2_path: String,
+    /// Below the mount of each hierarchy with controllers: where an OCI runtime puts a container, which is in the
+    /// directories of `v1` then. In a cgroup2 hierarchy beside them it may be another one than `v2`. Empty without
+    /// cgroups.
+    pub runtime_path: String,
     /// Whether the cgroup2 directory also has the controllers.
     pub unified: bool,
     /// In v1 hierarchies, by controller names (`cpu,cpuacct`).

@@ -3,22 +3,34 @@
 //! A runtime only says what a task's shim is to do, and removes what a task left behind. Everything that a
 //! task is put together from (image, mounts, network) is [`crate::parts`]'s.
 
+mod bundle;
 mod capabilities;
 mod oci;
 mod policy;
 mod process;
+mod seccomp;
+mod spec;
+mod users;
+mod version;
 
-use std::io;
+use std::{
+    collections::BTreeSet,
+    io,
+    net::{IpAddr, Ipv4Addr},
+};
 
-use waggle_types::{AgentId, TaskSpec, TraceContext};
+use waggle_types::{AgentId, TaskId, TaskSpec, TraceContext};
 
 use crate::{
     AgentConfig, cgroup::TaskCgroup, checkpoint::TaskDir, parts::Prepared, shim::ShimPlan,
 };
 
-pub use oci::Oci;
+pub use oci::{Oci, look};
 pub use policy::check;
 pub use process::Process;
+pub use seccomp::Instruction;
+pub use spec::SANDBOX;
+pub use users::{ImageUser, find as find_user, on_host};
 
 /// Size of one segment of a task's output; two are kept for each stream.
 const SEGMENT_BYTES: u64 = 10 << 20;
@@ -59,7 +71,24 @@ pub struct NodeFacts {
     /// Its agent.
     pub agent_id: AgentId,
     /// Where its tasks' host ports are reached.
-    pub ip: std::net::Ipv4Addr,
+    pub ip: Ipv4Addr,
+    /// Its resolver, where it runs one.
+    pub resolver: Vec<IpAddr>,
+}
+
+impl NodeFacts {
+    /// Of a node with these settings.
+    pub fn new(config: &AgentConfig, agent_id: AgentId) -> Self {
+        Self {
+            agent_id,
+            ip: config.ip,
+            resolver: if config.network {
+                config.dns.ips.clone()
+            } else {
+                Vec::new()
+            },
+        }
+    }
 }
 
 /// The runtimes of a node.
@@ -87,6 +116,11 @@ impl Runtimes {
             Ok(oci) => Ok(oci),
             Err(why) => Err(format!("container.image: {why}")),
         }
+    }
+
+    /// Removes what belongs to none of the tasks in `live`: after a restart. Blocking.
+    pub fn keep(&self, live: &BTreeSet<TaskId>) -> io::Result<()> {
+        self.oci.as_ref().map_or(Ok(()), |oci| oci.keep(live))
     }
 
     /// Why no task with an image can run, if so.

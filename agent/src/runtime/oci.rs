@@ -1,33 +1,678 @@
 //! Containers made of an image, by an OCI runtime.
+//!
+//! A task's bundle is in its directory. Its shim runs `<runtime> run --detach` and so becomes the parent of the
+//! container's init, which waits until the shim has put it into the task's cgroups and says go (agent/init): the
+//! cgroups, and so the id that BPF programs see, are there before the runtime starts. Limits are written by
+//! [`crate::cgroup`]; the runtime writes none.
 
-use std::io;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
 
-use super::{Contained, Runtime};
-use crate::{AgentConfig, checkpoint::TaskDir, shim::ShimPlan};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use serde::Deserialize;
+use waggle_types::{Seccomp as Wanted, TaskId, TaskSpec};
+
+use super::{
+    Contained, Runtime, SEGMENT_BYTES, bundle,
+    seccomp::{self, Arch, Seccomp},
+    spec::{self, Device, Facts, Namespaces},
+    version::{self, Version},
+};
+use crate::{
+    AgentConfig, RuntimeSettings,
+    cgroup::{CgroupHost, Hierarchy, process_limits},
+    checkpoint::TaskDir,
+    environment,
+    gpus::DeviceNode,
+    shim::{ContainerPlan, ShimPlan, UserIds},
+    sys::{self, ProcessId},
+};
+
+/// The container's init, built from agent/init.
+const INIT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/waggle-init"));
+/// How long a runtime may take to say what it is.
+const ASK_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest answer to that.
+const MAX_ANSWER: u64 = 64 << 10;
+/// How long a cgroup that was just emptied may stay busy.
+const RMDIR_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Runs tasks with an image.
-pub struct Oci {}
+pub struct Oci {
+    program: PathBuf,
+    version: Version,
+    // `<work_dir>/runtime`: the runtime's state in `state`, the init in `init`.
+    dir: PathBuf,
+    settings: RuntimeSettings,
+    kernel: (u32, u32),
+    // Where the host's hierarchies are mounted, all of them: a runtime makes its cgroup in each.
+    cgroup_mounts: Vec<PathBuf>,
+}
+
+/// What `waggle doctor` and the agent find at a program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// Its path.
+    pub program: PathBuf,
+    /// What it is.
+    pub version: Version,
+    /// What is known against it.
+    pub faults: Vec<&'static str>,
+}
+
+/// Looks for a runtime, asks what it is and whether it can work on this host. The error is for people. Blocking.
+pub fn look(program: &Path) -> Result<Found, String> {
+    let path = which(program)?;
+    let shown = path.display();
+    let answer = ask(&path, &["--version"])?;
+    let version = version::parse(&answer)
+        .ok_or_else(|| format!("{shown} is no OCI runtime: --version says {answer:.80?}"))?;
+    let help = ask(&path, &["run", "--help"])?;
+    for flag in ["preserve-fds", "pid-file", "detach"] {
+        if !help.contains(flag) {
+            return Err(format!(
+                "{shown} ({} {}) can't be used: its run command has no --{flag}",
+                version.name, version.text
+            ));
+        }
+    }
+    let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let root = waggle_ebpf::find_cgroup2_mount().unwrap_or_default();
+    let hierarchy = CgroupHost::from_mountinfo(&mountinfo, &root).hierarchy();
+    let controllers = fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default();
+    // Upstream's policy (crun, src/libcrun/cgroup.c).
+    if version.name == "crun" && hierarchy == Hierarchy::Hybrid && !controllers.trim().is_empty() {
+        return Err(format!(
+            "{shown} (crun {}) refuses hosts with v1 cgroups whose cgroup2 hierarchy has controllers ({}): use runc here",
+            version.text,
+            controllers.trim()
+        ));
+    }
+    Ok(Found {
+        faults: version::faults(&version),
+        program: path,
+        version,
+    })
+}
 
 impl Oci {
-    /// Looks for the node's runtime and asks what it is. The error is for people.
+    /// Looks for the node's runtime and prepares its directory. The error is for people. Blocking.
     pub fn open(config: &AgentConfig) -> Result<Self, String> {
-        Err(format!(
-            "this node does not run images by {} yet",
-            config.runtime.program.display()
-        ))
+        let found = look(&config.runtime.program)?;
+        for fault in &found.faults {
+            tracing::warn!(
+                runtime = %found.program.display(),
+                version = found.version.text,
+                fault,
+                "the OCI runtime is too old"
+            );
+        }
+        let dir = config.work_dir.join("runtime");
+        let prepared = fs::create_dir_all(dir.join("state")).and_then(|()| place_init(&dir));
+        prepared.map_err(|e| format!("failed to prepare {}: {e}", dir.display()))?;
+        let release = nix::sys::utsname::uname()
+            .map(|u| u.release().to_string_lossy().into_owned())
+            .unwrap_or_default();
+        let mut parts = release.split('.').map_while(|p| p.parse().ok());
+        let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        Ok(Self {
+            kernel: (parts.next().unwrap_or(0), parts.next().unwrap_or(0)),
+            program: found.program,
+            version: found.version,
+            settings: config.runtime.clone(),
+            cgroup_mounts: cgroup_mounts(&mountinfo),
+            dir,
+        })
+    }
+
+    /// The lowered profile of a task; `None`: nothing is refused.
+    fn seccomp(&self, spec: &TaskSpec, capabilities: u64) -> Result<Option<Seccomp>, String> {
+        if !spec::wants_seccomp(spec) {
+            return Ok(None);
+        }
+        let profile = match &spec.container.isolation.seccomp {
+            Wanted::Profile(name) => self.named_profile(name)?,
+            Wanted::Default | Wanted::Unconfined => seccomp::default_profile()?,
+        };
+        let facts = seccomp::Facts {
+            capabilities,
+            kernel: self.kernel,
+            arch: Arch::native(),
+        };
+        Ok(Some(seccomp::lower(&profile, &facts)))
+    }
+
+    fn named_profile(&self, name: &str) -> Result<seccomp::Profile, String> {
+        let said = |why: String| format!("container.isolation.seccomp: profile {name:.80?} {why}");
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        if name.is_empty() || name.starts_with('.') || !name.chars().all(plain) {
+            return Err(said("is no name".to_owned()));
+        }
+        let Some(dir) = &self.settings.seccomp_dir else {
+            return Err(said(
+                "is not there: this node has no profiles (--seccomp-profiles)".to_owned(),
+            ));
+        };
+        let path = dir
+            .join(name.strip_suffix(".json").unwrap_or(name))
+            .with_extension("json");
+        let file = fs::File::open(&path)
+            .map_err(|e| said(format!("can't be read: {}: {e}", path.display())))?;
+        let mut bytes = Vec::new();
+        io::Read::read_to_end(&mut io::Read::take(file, seccomp::MAX_BYTES), &mut bytes)
+            .map_err(|e| said(format!("can't be read: {e}")))?;
+        seccomp::parse(&bytes).map_err(said)
+    }
+
+    fn state(&self, id: &str) -> PathBuf {
+        self.dir.join("state").join(id)
+    }
+
+    /// What a runtime's own `delete` does for a container that has ended: without its time (runc 1.1 waits 100 ms).
+    fn delete(&self, id: &str) -> io::Result<()> {
+        let state = self.state(id);
+        if !state.exists() {
+            return Ok(());
+        }
+        // Written by runc and crun alike; with neither cgroups nor a shim this is all that is known of it.
+        let init: Option<State> = fs::read(state.join("state.json"))
+            .ok()
+            .and_then(|b| serde_json::from_slice(&b).ok());
+        if let Some(init) = init
+            && let Ok(fd) = (ProcessId {
+                pid: init.init_process_pid,
+                start_ticks: init.init_process_start,
+            })
+            .open()
+        {
+            let _ = sys::pidfd_signal(&fd, libc::SIGKILL);
+        }
+        if self.version.name != "runc" {
+            // Its state is its own business.
+            let root = self.dir.join("state");
+            let status = Command::new(&self.program)
+                .arg("--root")
+                .arg(root)
+                .args(["delete", "--force", id])
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .status()?;
+            if !status.success() {
+                tracing::debug!(id, %status, "runtime's delete");
+            }
+        }
+        match fs::remove_dir_all(&state) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes the cgroups that the runtime made beside the agent's.
+    fn remove_cgroups(&self, cgroup: &str) -> io::Result<()> {
+        let below = cgroup.trim_start_matches('/');
+        if below.is_empty() {
+            return Ok(());
+        }
+        let until = Instant::now() + RMDIR_PATIENCE;
+        for mount in &self.cgroup_mounts {
+            let dir = mount.join(below);
+            loop {
+                match fs::remove_dir(&dir) {
+                    Err(e) if e.raw_os_error() == Some(libc::EBUSY) && Instant::now() < until => {
+                        crate::cgroup::pause();
+                    }
+                    Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+                    _ => break,
+                }
+            }
+        }
+        Ok(())
     }
 }
 
 impl Runtime for Oci {
-    fn name(&self) -> &'static str {
-        "oci"
+    fn name(&self) -> &str {
+        &self.version.name
     }
 
-    fn plan(&self, _: &Contained<'_>) -> Result<ShimPlan, String> {
-        Err("container.image: not supported".to_owned())
+    fn plan(&self, task: &Contained<'_>) -> Result<ShimPlan, String> {
+        let (task_spec, cgroup, prepared) = (task.spec, task.cgroup, task.prepared);
+        let (Some(root), Some(user)) = (&prepared.root, &prepared.image_user) else {
+            return Err("container.image: its files are not there".to_owned());
+        };
+        let container = &task_spec.container;
+        let id = container_id(task_spec.task_id.as_str());
+        let bundle_dir = bundle_dir(task.dir);
+        let sandbox = task.dir.sandbox();
+        let caps = spec::capability_sets(task_spec, user.uid);
+        let seccomp = self.seccomp(task_spec, caps.bounding)?;
+        let filter = match &seccomp {
+            Some(seccomp) => seccomp::compile(seccomp, Arch::native())
+                .map_err(|why| format!("container.isolation.seccomp: {why}"))?,
+            None => Vec::new(),
+        };
+        let hostname = container
+            .hostname
+            .clone()
+            .unwrap_or_else(|| bundle::hostname(task_spec.task_id.as_str()));
+        let network = prepared.network.as_ref();
+        let netns = network.and_then(|n| n.netns.as_deref());
+        let pod = network.and_then(|n| n.pod.as_ref());
+        let mut env = environment::in_container(
+            task_spec,
+            task.node,
+            &sandbox,
+            network.and_then(|n| n.ip),
+            task.trace,
+        );
+        let gpus = prepared.gpus.as_ref();
+        let mut devices: Vec<Device> = gpus.iter().flat_map(|g| &g.devices).map(gpu).collect();
+        env.extend(gpus.iter().flat_map(|g| g.env.iter().cloned()));
+        for (path, access) in &container.isolation.devices {
+            devices.push(device(path, access)?);
+        }
+        let facts = Facts {
+            spec: task_spec,
+            image: &root.config,
+            root: &root.path,
+            user,
+            env: &env,
+            sandbox: &sandbox,
+            bundle: &bundle_dir,
+            init: &self.dir.join("init"),
+            mounts: &prepared.mounts,
+            namespaces: Namespaces {
+                network: netns,
+                ipc: pod.map(|p| p.ipc.as_path()),
+                uts: pod.map(|p| p.uts.as_path()),
+            },
+            hostname: &hostname,
+            cgroups_path: Some(cgroup.runtime_path.as_str()).filter(|p| !p.is_empty()),
+            seccomp: seccomp.as_ref(),
+            devices: &devices,
+            user_namespace: container
+                .isolation
+                .user_namespace
+                .then_some(self.settings.user_namespace_base),
+        };
+        let config = spec::oci_spec(&facts)?;
+        let node_resolv = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+        let ip = if netns.is_some() {
+            network.and_then(|n| n.ip)
+        } else {
+            Some(task.node.ip)
+        };
+        let files = [
+            ("hosts", bundle::hosts(&hostname, ip)),
+            ("hostname", format!("{hostname}\n")),
+            (
+                "resolv.conf",
+                bundle::resolv_conf(&task.node.resolver, &node_resolv, netns.is_none()),
+            ),
+        ];
+        bundle::write(&bundle_dir, &config, &files)
+            .map_err(|e| format!("failed to write the bundle {}: {e}", bundle_dir.display()))?;
+        let pid_file = bundle_dir.join("pid");
+        let joins_elsewhere = cgroup
+            .v2
+            .iter()
+            .filter(|_| !cgroup.runtime_path.is_empty() && cgroup.runtime_path != cgroup.v2_path);
+        Ok(ShimPlan {
+            argv: spec::argv(&task_spec.command, &root.config)?,
+            env: spec::environment(&facts),
+            sandbox: sandbox.clone(),
+            cgroups: cgroup.dirs(),
+            kill_cgroup: cgroup.kill_dir().map(ToOwned::to_owned),
+            memory_cgroup: cgroup.controller("memory").map(ToOwned::to_owned),
+            user: prepared.user.clone(),
+            kill_grace_ms: task_spec.kill_grace.0,
+            segment_bytes: SEGMENT_BYTES,
+            netns: None,
+            mounts: Vec::new(),
+            rlimits: process_limits(&container.limits)?,
+            container: Some(ContainerPlan {
+                run: self.run_command(&id, &bundle_dir, &pid_file, container.tty),
+                tty: container.tty,
+                join: joins_elsewhere.cloned().collect(),
+                stop_signal: stop_signal(root.config.stop_signal.as_deref()),
+                user: UserIds {
+                    uid: user.uid,
+                    gid: user.gid,
+                    groups: user.groups.clone(),
+                },
+                work_dir: spec::work_dir(&facts)?,
+                bounding: caps.bounding,
+                effective: caps.effective,
+                no_new_privileges: config["process"]["noNewPrivileges"] == true,
+                seccomp: filter,
+                user_namespace: container.isolation.user_namespace,
+                bundle: bundle_dir,
+                pid_file,
+            }),
+        })
     }
 
-    fn release(&self, _: &TaskDir) -> io::Result<()> {
+    fn release(&self, dir: &TaskDir) -> io::Result<()> {
+        let id = container_id(dir.task_id().as_str());
+        let bundle = bundle_dir(dir);
+        let deleted = self.delete(&id);
+        let cgroup = config_cgroup(&bundle);
+        let removed = cgroup.map_or(Ok(()), |path| self.remove_cgroups(&path));
+        deleted.and(removed)?;
+        match fs::remove_dir_all(&bundle) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Oci {
+    fn run_command(&self, id: &str, bundle: &Path, pid_file: &Path, tty: bool) -> Vec<String> {
+        let text = |p: &Path| p.display().to_string();
+        let mut run = vec![
+            text(&self.program),
+            "--root".to_owned(),
+            text(&self.dir.join("state")),
+            // What it has to say beside its last error is not the task's output.
+            "--log".to_owned(),
+            text(&bundle.join("runtime.log")),
+            "run".to_owned(),
+            "--detach".to_owned(),
+            "--bundle".to_owned(),
+            text(bundle),
+            "--pid-file".to_owned(),
+            text(pid_file),
+            "--preserve-fds".to_owned(),
+            "1".to_owned(),
+        ];
+        if tty {
+            // Relative: a socket's path is short, and the runtime works in the bundle.
+            run.extend(["--console-socket".to_owned(), "console.sock".to_owned()]);
+        }
+        run.push(id.to_owned());
+        run
+    }
+
+    /// Removes what the runtime keeps of containers that are none of `live`'s. Blocking.
+    pub fn keep(&self, live: &BTreeSet<TaskId>) -> io::Result<()> {
+        let ids: BTreeSet<String> = live.iter().map(|t| container_id(t.as_str())).collect();
+        for entry in fs::read_dir(self.dir.join("state"))? {
+            let name = entry?.file_name();
+            let Some(name) = name.to_str() else { continue };
+            if !ids.contains(name) {
+                tracing::warn!(container = name, "state of an ended container is removed");
+                self.delete(name)?;
+            }
+        }
         Ok(())
+    }
+}
+
+#[derive(Deserialize)]
+struct State {
+    init_process_pid: u32,
+    init_process_start: u64,
+}
+
+/// Where a task's bundle is.
+fn bundle_dir(dir: &TaskDir) -> PathBuf {
+    dir.path().join("bundle")
+}
+
+/// A container's id for the runtime, which takes letters, digits, `_`, `-`, `.` and `+`; other bytes, and `+` itself,
+/// are written as `+` and two hexadecimal digits, so two tasks never meet.
+fn container_id(task_id: &str) -> String {
+    let mut out = String::new();
+    for byte in task_id.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.') {
+            out.push(char::from(byte));
+        } else {
+            out += &format!("+{byte:02x}");
+        }
+    }
+    out
+}
+
+/// The cgroup that a written bundle asks for.
+fn config_cgroup(bundle: &Path) -> Option<String> {
+    let bytes = fs::read(bundle.join("config.json")).ok()?;
+    let config: serde_json::Value = serde_json::from_slice(&bytes).ok()?;
+    Some(config["linux"]["cgroupsPath"].as_str()?.to_owned())
+}
+
+/// SIGTERM unless the image says otherwise, by name or number.
+fn stop_signal(text: Option<&str>) -> i32 {
+    let Some(text) = text else {
+        return libc::SIGTERM;
+    };
+    let upper = text.to_ascii_uppercase();
+    let name = if upper.starts_with("SIG") {
+        upper
+    } else {
+        format!("SIG{upper}")
+    };
+    let number = text.parse().ok().filter(|n| (1..=64).contains(n));
+    number
+        .or_else(|| Some(name.parse::<nix::sys::signal::Signal>().ok()? as i32))
+        // SIGRTMIN+3 is systemd's; the first real-time signal is 34 for C libraries.
+        .or_else(|| {
+            let offset: i32 = name.strip_prefix("SIGRTMIN+")?.parse().ok()?;
+            Some(34 + offset).filter(|n| *n <= 64)
+        })
+        .unwrap_or(libc::SIGTERM)
+}
+
+/// A device node of the host by its path. The error names the field.
+pub fn device(path: &str, access: &str) -> Result<Device, String> {
+    let said = |why: String| format!("container.isolation.devices: {path:.200} {why}");
+    let good = !access.is_empty() && access.chars().all(|c| "rwm".contains(c));
+    if !good {
+        return Err(said(format!("must be used by r, w, m, is {access:.20?}")));
+    }
+    if !path.starts_with("/dev/") || path.split('/').any(|p| p == "..") {
+        return Err(said("must be below /dev".to_owned()));
+    }
+    let meta = fs::metadata(path).map_err(|e| said(format!("can't be used: {e}")))?;
+    let kind = meta.file_type();
+    if !kind.is_char_device() && !kind.is_block_device() {
+        return Err(said("is no device".to_owned()));
+    }
+    let rdev = meta.rdev();
+    let number = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
+    Ok(Device {
+        path: path.to_owned(),
+        block: kind.is_block_device(),
+        numbers: (
+            number(nix::sys::stat::major(rdev)),
+            number(nix::sys::stat::minor(rdev)),
+        ),
+        mode: meta.permissions().mode() & 0o777,
+        access: access.to_owned(),
+    })
+}
+
+/// A node of a GPU, for reading and writing: nobody makes another one of it.
+fn gpu(node: &DeviceNode) -> Device {
+    Device {
+        path: node.path.display().to_string(),
+        block: false,
+        numbers: (node.major, node.minor),
+        mode: node.mode & 0o777,
+        access: "rw".to_owned(),
+    }
+}
+
+/// Every mount of a cgroup hierarchy, one for each hierarchy.
+fn cgroup_mounts(mountinfo: &str) -> Vec<PathBuf> {
+    let mut by_device: BTreeMap<&str, PathBuf> = BTreeMap::new();
+    for line in mountinfo.lines() {
+        let Some((left, right)) = line.split_once(" - ") else {
+            continue;
+        };
+        let left: Vec<&str> = left.split(' ').collect();
+        let (Some(device), Some(point)) = (left.get(2), left.get(4)) else {
+            continue;
+        };
+        if right.starts_with("cgroup ") || right.starts_with("cgroup2 ") {
+            by_device
+                .entry(device)
+                .or_insert_with(|| PathBuf::from(point));
+        }
+    }
+    by_device.into_values().collect()
+}
+
+/// The init that containers of this agent are given; those that run keep theirs.
+fn place_init(dir: &Path) -> io::Result<()> {
+    let path = dir.join("init");
+    if fs::read(&path).is_ok_and(|bytes| bytes == INIT) {
+        return Ok(());
+    }
+    let tmp = dir.join("init.tmp");
+    fs::write(&tmp, INIT)?;
+    fs::set_permissions(&tmp, fs::Permissions::from_mode(0o755))?;
+    fs::rename(tmp, path)
+}
+
+/// A path, or a name looked up in `PATH` and where system programs are.
+fn which(program: &Path) -> Result<PathBuf, String> {
+    let runs = |p: &Path| {
+        fs::metadata(p).is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
+    };
+    let shown = program.display();
+    if program.is_absolute() {
+        return match runs(program) {
+            true => Ok(program.to_owned()),
+            false => Err(format!(
+                "the OCI runtime {shown} is not there: install it, or name another (--runtime)"
+            )),
+        };
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let more = ["/usr/sbin", "/usr/local/sbin", "/usr/bin"].map(PathBuf::from);
+    std::env::split_paths(&path)
+        .chain(more)
+        .map(|dir| dir.join(program))
+        .find(|p| runs(p))
+        .ok_or_else(|| {
+            format!(
+                "no OCI runtime: {shown} is not in PATH: install it, or name another (--runtime)"
+            )
+        })
+}
+
+/// What a program prints, in bounded time and size. Blocking.
+fn ask(program: &Path, args: &[&str]) -> Result<String, String> {
+    let shown = program.display();
+    let failed = |e: io::Error| format!("failed to run {shown}: {e}");
+    let mut child = Command::new(program)
+        .args(args)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(failed)?;
+    let mut out = Vec::new();
+    let until = Instant::now() + ASK_TIMEOUT;
+    let mut result = Ok(());
+    if let Some(mut pipe) = child.stdout.take() {
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let wait = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
+            let mut fds = [PollFd::new(
+                std::os::fd::AsFd::as_fd(&pipe),
+                PollFlags::POLLIN,
+            )];
+            if !matches!(poll(&mut fds, wait), Ok(n) if n > 0) {
+                let _ = child.kill();
+                result = Err(format!("{shown} does not answer"));
+                break;
+            }
+            let mut some = [0; 4096];
+            match io::Read::read(&mut pipe, &mut some) {
+                Ok(0) => break,
+                Ok(_) if out.len() as u64 > MAX_ANSWER => {}
+                Ok(n) => out.extend(&some[..n]),
+                Err(e) => {
+                    result = Err(failed(e));
+                    break;
+                }
+            }
+        }
+    }
+    let _ = child.wait();
+    result.map(|()| String::from_utf8_lossy(&out).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_of_containers_are_the_runtimes_and_differ() {
+        assert_eq!(container_id("web.1-a_b"), "web.1-a_b");
+        assert_eq!(container_id("a+b:ü"), "a+2bb+3a+c3+bc");
+        assert_ne!(container_id("a+2b"), container_id("a+"));
+    }
+
+    #[test]
+    fn signals_have_names_and_numbers() {
+        for (text, signal) in [
+            (None, 15),
+            (Some("SIGQUIT"), 3),
+            (Some("quit"), 3),
+            (Some("10"), 10),
+            (Some("SIGRTMIN+3"), 37),
+            (Some("0"), 15),
+            (Some("SIGNOTHING"), 15),
+        ] {
+            assert_eq!(stop_signal(text), signal, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn devices_are_nodes_below_dev() {
+        let null = device("/dev/null", "rw").unwrap();
+        assert_eq!((null.numbers, null.block), ((1, 3), false));
+        for (path, access) in [
+            ("/dev/null", "x"),
+            ("/dev/null", ""),
+            ("/etc/passwd", "r"),
+            ("/dev/../etc/passwd", "r"),
+            ("/dev/shm", "r"),
+            ("/dev/none", "r"),
+        ] {
+            let why = device(path, access).unwrap_err();
+            assert!(why.starts_with("container.isolation.devices: "), "{why}");
+        }
+    }
+
+    #[test]
+    fn every_hierarchy_counts_once() {
+        let text = "1 0 0:1 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n\
+                    2 0 0:1 / /mnt/memory rw - cgroup cgroup rw,memory\n\
+                    3 0 0:2 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n\
+                    4 0 0:3 / /proc rw - proc proc rw\n";
+        let mounts = cgroup_mounts(text);
+        assert_eq!(mounts.len(), 2);
+        assert_eq!(mounts[1], Path::new("/sys/fs/cgroup/unified"));
+    }
+
+    #[test]
+    fn what_is_no_runtime_is_said() {
+        let missing = look(Path::new("no-such-runtime")).unwrap_err();
+        assert!(
+            missing.contains("no-such-runtime is not in PATH"),
+            "{missing}"
+        );
+        let other = look(Path::new("/bin/true")).unwrap_err();
+        assert!(other.contains("/bin/true is no OCI runtime"), "{other}");
     }
 }

@@ -5,6 +5,8 @@
 //! group, its grace period, SIGKILL to its whole cgroup. The shim ends when its task has ended, its
 //! cgroup is empty, its output is on disk and its exit record is durable.
 
+mod container;
+mod enter;
 mod output;
 mod plan;
 mod spawn;
@@ -31,13 +33,16 @@ use nix::{
 
 pub use output::previous;
 pub use plan::{
-    ABANDONED, EXIT, ExitRecord, LOCK, PLAN, SHIM, ShimPlan, TASK, UserIds, read_json,
-    write_durably, write_json,
+    ABANDONED, ContainerPlan, EXIT, ExitRecord, LOCK, PLAN, SHIM, SandboxMount, ShimPlan, TASK,
+    UserIds, read_json, write_durably, write_json,
 };
 
-use crate::{cgroup, sys::ProcessId};
+use crate::{
+    cgroup,
+    sys::{self, ProcessId},
+};
+pub use enter::enter_task;
 use output::Output;
-pub use spawn::enter_task;
 
 /// Longest wait for output and for the cgroup to empty once the task's process is gone.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -81,7 +86,7 @@ fn run(dir: &Path) -> io::Result<()> {
     };
     // Fails when it is a session leader already, which is as good.
     let _ = setsid();
-    crate::sys::become_subreaper()?;
+    sys::become_subreaper()?;
     write_json(&dir.join(SHIM), &ProcessId::of(std::process::id())?)?;
 
     let mut handled = SigSet::empty();
@@ -122,12 +127,12 @@ fn run(dir: &Path) -> io::Result<()> {
 }
 
 /// Copies output and reaps until the task's process has ended; then ends what it left behind.
-fn supervise(plan: &ShimPlan, started: spawn::Started, signals: &SignalFd) -> ExitRecord {
+fn supervise(plan: &ShimPlan, mut started: spawn::Started, signals: &SignalFd) -> ExitRecord {
     let main = Pid::from_raw(i32::try_from(started.pid).unwrap_or(i32::MAX));
     let owner = plan.user.as_ref().map(|u| (u.uid, u.gid));
     let output = |pipe, name| Output::new(pipe, plan.sandbox.join(name), plan.segment_bytes, owner);
     let mut outputs = [
-        output(started.stdout, "stdout"),
+        output(Some(started.stdout), "stdout"),
         output(started.stderr, "stderr"),
     ];
     let mut buffer = vec![0; 64 * 1024];
@@ -164,7 +169,7 @@ fn supervise(plan: &ShimPlan, started: spawn::Started, signals: &SignalFd) -> Ex
         while let Ok(Some(info)) = signals.read_signal() {
             let asked = [Signal::SIGTERM as u32, Signal::SIGINT as u32];
             if asked.contains(&info.ssi_signo) && kill_at.is_none() && ended.is_none() {
-                let _ = killpg(main, Signal::SIGTERM);
+                ask_to_end(plan, main);
                 kill_at = Some(Instant::now() + Duration::from_millis(plan.kill_grace_ms));
             }
         }
@@ -184,9 +189,15 @@ fn supervise(plan: &ShimPlan, started: spawn::Started, signals: &SignalFd) -> Ex
         .as_deref()
         .map(cgroup::memory_end)
         .unwrap_or_default();
-    let (code, signal) = match ended {
-        Some((WaitStatus::Exited(_, code), _)) => (Some(code), None),
-        Some((WaitStatus::Signaled(_, signal, _), _)) => (None, Some(signal as i32)),
+    // A container's init ends by itself with 128 and the signal: its word is exact.
+    let said = started
+        .channel
+        .as_mut()
+        .and_then(container::last_status)
+        .and_then(|status| WaitStatus::from_raw(main, status).ok());
+    let (code, signal) = match said.or(ended.map(|(status, _)| status)) {
+        Some(WaitStatus::Exited(_, code)) => (Some(code), None),
+        Some(WaitStatus::Signaled(_, signal, _)) => (None, Some(signal as i32)),
         _ => (None, None),
     };
     ExitRecord {
@@ -221,6 +232,15 @@ fn readable(out: &Output) -> bool {
         let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
         matches!(poll(&mut fds, PollTimeout::ZERO), Ok(n) if n > 0)
     })
+}
+
+/// To the task's process group; a container's init passes it on to its own.
+fn ask_to_end(plan: &ShimPlan, main: Pid) {
+    match &plan.container {
+        // By its number: nix knows no real-time signals.
+        Some(container) => sys::kill(main.as_raw(), container.stop_signal),
+        None => drop(killpg(main, Signal::SIGTERM)),
+    }
 }
 
 /// SIGKILL to everything of the task. The group's number is only ours while its leader is not reaped.

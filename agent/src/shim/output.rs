@@ -22,10 +22,15 @@ pub struct Output {
 }
 
 impl Output {
-    /// Copies `pipe` to `path`.
-    pub fn new(pipe: File, path: PathBuf, segment_bytes: u64, owner: Option<(u32, u32)>) -> Self {
+    /// Copies `pipe` to `path`; without one the file stays empty.
+    pub fn new(
+        pipe: Option<File>,
+        path: PathBuf,
+        segment_bytes: u64,
+        owner: Option<(u32, u32)>,
+    ) -> Self {
         let mut output = Self {
-            pipe: Some(pipe),
+            pipe,
             path,
             file: None,
             written: 0,
@@ -146,7 +151,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("stdout");
         let (reader, writer) = nix::unistd::pipe().unwrap();
-        let mut out = Output::new(File::from(reader), path.clone(), 10, None);
+        let mut out = Output::new(Some(File::from(reader)), path.clone(), 10, None);
         let mut writer = File::from(writer);
         let mut all = Vec::new();
         for i in 0..9u8 {

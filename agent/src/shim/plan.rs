@@ -10,6 +10,8 @@ use std::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use waggle_lifecycle::Exit;
 
+use crate::runtime::Instruction;
+
 /// What the shim is to do; written by the agent.
 pub const PLAN: &str = "plan.json";
 /// Held exclusively by the shim for its whole life.
@@ -50,6 +52,61 @@ pub struct ShimPlan {
     pub kill_grace_ms: u64,
     /// Size of one log segment; two are kept for each stream.
     pub segment_bytes: u64,
+    /// How it is contained, where it has an image; then `argv`, `env` are what its init starts inside.
+    #[serde(default)]
+    pub container: Option<ContainerPlan>,
+    /// What a process finds below its sandbox.
+    #[serde(default)]
+    pub mounts: Vec<SandboxMount>,
+}
+
+impl ShimPlan {
+    /// Whether a plain process has namespaces of its own.
+    pub fn namespaces(&self) -> bool {
+        self.netns.is_some() || !self.mounts.is_empty()
+    }
+}
+
+/// A directory or file of the host below the sandbox of a plain process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SandboxMount {
+    /// On the host.
+    pub from: PathBuf,
+    /// Relative to the sandbox; it exists.
+    pub target: PathBuf,
+    /// Whether it can't be written.
+    pub read_only: bool,
+}
+
+/// How the shim starts a container, and what whoever enters it is confined by.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerPlan {
+    /// The OCI runtime's command: makes the container, starts its init and ends.
+    pub run: Vec<String>,
+    /// The bundle, where that command runs.
+    pub bundle: PathBuf,
+    /// Where the runtime writes the init's process number.
+    pub pid_file: PathBuf,
+    /// Whether the runtime hands over a terminal.
+    pub tty: bool,
+    /// Cgroup directories that the init is moved to before it starts the command: those that the runtime does not join.
+    pub join: Vec<PathBuf>,
+    /// Instead of SIGTERM.
+    pub stop_signal: i32,
+    /// The user inside.
+    pub user: UserIds,
+    /// Working directory inside.
+    pub work_dir: String,
+    /// Capabilities that may ever be had.
+    pub bounding: u64,
+    /// Capabilities that are had.
+    pub effective: u64,
+    /// Whether execve gives no privileges.
+    pub no_new_privileges: bool,
+    /// Whether it has a user namespace of its own.
+    pub user_namespace: bool,
+    /// The seccomp filter; empty: none.
+    pub seccomp: Vec<Instruction>,
 }
 
 /// A user, resolved.

@@ -12,6 +12,7 @@ use std::{
         fd::{AsRawFd, OwnedFd, RawFd},
         unix::{ffi::OsStrExt, process::CommandExt},
     },
+    path::Path,
     process::{Command, Stdio},
 };
 
@@ -23,23 +24,30 @@ pub struct Started {
     pub pid: u32,
     /// Reads what it writes to stdout.
     pub stdout: File,
-    /// Reads what it writes to stderr.
-    pub stderr: File,
+    /// Reads what it writes to stderr; `None`: its terminal is read by `stdout`.
+    pub stderr: Option<File>,
+    /// The other end of a container's init.
+    pub channel: Option<File>,
 }
 
 /// Steps between fork and exec, so that a failure can be told by name.
-const STEPS: [&str; 7] = [
-    "start a session",
-    "join the cgroup",
+const STEPS: [&str; 9] = [
+    "start a session for",
+    "join the cgroup of",
+    "reset the signals of",
     "join the network of",
-    "reset signals",
-    "limit the resources of",
-    "change the user",
+    "mount the files of",
+    "limit",
+    "enter the sandbox of",
+    "change the user of",
     "execute",
 ];
 
 /// Starts the plan's command. The error names the step that failed.
 pub fn spawn(plan: &ShimPlan) -> Result<Started, String> {
+    if let Some(container) = &plan.container {
+        return super::container::start(plan, container);
+    }
     let [program, args @ ..] = plan.argv.as_slice() else {
         return Err("command: must not be empty".to_owned());
     };
@@ -53,7 +61,7 @@ pub fn spawn(plan: &ShimPlan) -> Result<Started, String> {
         .stdin(Stdio::null())
         .stdout(Stdio::from(OwnedFd::from(out_write)))
         .stderr(Stdio::from(OwnedFd::from(err_write)));
-    enter(&mut command, plan, Some(step_fd))?;
+    enter(&mut command, plan, step_fd)?;
     let spawned = command.spawn();
     // Closes our write ends, so that the pipes end when the task's processes do.
     drop(command);
@@ -62,7 +70,8 @@ pub fn spawn(plan: &ShimPlan) -> Result<Started, String> {
         Ok(child) => Ok(Started {
             pid: child.id(),
             stdout: out_read,
-            stderr: err_read,
+            stderr: Some(err_read),
+            channel: None,
         }),
         Err(e) => {
             let mut seen = Vec::new();
@@ -71,97 +80,174 @@ pub fn spawn(plan: &ShimPlan) -> Result<Started, String> {
                 .last()
                 .and_then(|s| STEPS.get(usize::from(*s)))
                 .copied()
-                // No step was begun: the working directory, or fork itself.
-                .unwrap_or("enter the sandbox of");
+                // No step was begun: fork itself.
+                .unwrap_or("fork for");
             Err(format!("failed to {step} {program:?}: {e}"))
         }
     }
 }
 
-/// Makes `command` run where the task runs: its environment, sandbox, cgroups, user, in a session of its
-/// own. Also safe in a process with threads: see [`prepare`].
-pub fn enter_task(command: &mut Command, plan: &ShimPlan) -> Result<(), String> {
-    enter(command, plan, None)
+fn enter(command: &mut Command, plan: &ShimPlan, step_fd: RawFd) -> Result<(), String> {
+    let before = Before {
+        step_fd,
+        procs: plan
+            .cgroups
+            .iter()
+            .map(|dir| c_path(&dir.join("cgroup.procs")))
+            .collect::<Result<_, _>>()?,
+        netns: plan
+            .netns
+            .as_ref()
+            .map(|path| {
+                File::open(path).map_err(|e| {
+                    format!(
+                        "failed to open the network namespace {}: {e}",
+                        path.display()
+                    )
+                })
+            })
+            .transpose()?,
+        mounts: plan
+            .mounts
+            .iter()
+            .map(|m| {
+                let target = plan.sandbox.join(&m.target);
+                Ok((c_path(&m.from)?, c_path(&target)?, m.read_only))
+            })
+            .collect::<Result<_, String>>()?,
+        sandbox: c_path(&plan.sandbox)?,
+        limits: limits(plan),
+        user: plan.user.clone(),
+    };
+    command.env_clear().envs(&plan.env);
+    // SAFETY: the closure runs in the forked child and makes only async-signal-safe calls on memory
+    // prepared above; it neither allocates nor takes locks.
+    unsafe {
+        command.pre_exec(move || before.prepare());
+    }
+    Ok(())
 }
 
-fn enter(command: &mut Command, plan: &ShimPlan, step_fd: Option<RawFd>) -> Result<(), String> {
-    let procs = plan
-        .cgroups
-        .iter()
-        .map(|dir| CString::new(dir.join("cgroup.procs").as_os_str().as_bytes()))
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|e| format!("cgroup path: {e}"))?;
-    let user = plan.user.clone();
-    let netns = match &plan.netns {
-        Some(path) => Some(File::open(path).map_err(|e| {
-            format!(
-                "failed to open the network namespace {}: {e}",
-                path.display()
-            )
-        })?),
-        None => None,
-    };
+/// POSIX limits as the kernel takes them.
+pub(super) fn limits(plan: &ShimPlan) -> Vec<(u32, libc::rlimit)> {
     let unlimited = |limit: Option<u64>| limit.unwrap_or(libc::RLIM_INFINITY);
-    let rlimits: Vec<(i32, libc::rlimit)> = plan
-        .rlimits
+    plan.rlimits
         .values()
         .map(|(number, soft, hard)| {
             let limit = libc::rlimit {
                 rlim_cur: unlimited(*soft),
                 rlim_max: unlimited(*hard),
             };
-            (*number, limit)
+            // The kernel refuses a number that it does not know.
+            (u32::try_from(*number).unwrap_or(u32::MAX), limit)
         })
-        .collect();
-    command
-        .env_clear()
-        .envs(&plan.env)
-        .current_dir(&plan.sandbox);
-    // SAFETY: the closure runs in the forked child and makes only async-signal-safe calls on memory
-    // prepared above; it neither allocates nor takes locks.
-    unsafe {
-        command.pre_exec(move || {
-            let netns = netns.as_ref().map(AsRawFd::as_raw_fd);
-            prepare(step_fd, &procs, netns, &rlimits, user.as_ref())
-        });
-    }
-    Ok(())
+        .collect()
 }
 
-fn pipe() -> Result<(File, File), String> {
+fn c_path(path: &Path) -> Result<CString, String> {
+    CString::new(path.as_os_str().as_bytes()).map_err(|e| format!("path {}: {e}", path.display()))
+}
+
+pub(super) fn pipe() -> Result<(File, File), String> {
     nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)
         .map(|(r, w)| (File::from(r), File::from(w)))
         .map_err(|e| format!("failed to make a pipe: {e}"))
 }
 
-/// Runs in the child.
-fn prepare(
-    step_fd: Option<RawFd>,
-    procs: &[CString],
-    netns: Option<RawFd>,
-    rlimits: &[(i32, libc::rlimit)],
-    user: Option<&UserIds>,
-) -> io::Result<()> {
-    let begin = |step: u8| {
-        let Some(step_fd) = step_fd else { return };
-        // SAFETY: writes one byte from the stack to an open pipe.
-        unsafe { libc::write(step_fd, std::ptr::from_ref(&step).cast(), 1) };
-    };
-    begin(0);
-    // SAFETY: no arguments. A session and group of its own: signals to the group never reach the agent.
-    check(unsafe { libc::setsid() })?;
-    begin(1);
-    for path in procs {
-        write_to(path, b"0\n")?;
+/// All that the child needs, made before the fork.
+struct Before {
+    step_fd: RawFd,
+    procs: Vec<CString>,
+    netns: Option<File>,
+    mounts: Vec<(CString, CString, bool)>,
+    sandbox: CString,
+    limits: Vec<(u32, libc::rlimit)>,
+    user: Option<UserIds>,
+}
+
+impl Before {
+    /// Runs in the child.
+    fn prepare(&self) -> io::Result<()> {
+        let begin = |step: u8| {
+            // SAFETY: writes one byte from the stack to an open pipe.
+            unsafe { libc::write(self.step_fd, std::ptr::from_ref(&step).cast(), 1) };
+        };
+        begin(0);
+        // SAFETY: no arguments. A session and group of its own: signals to the group never reach the agent.
+        check(unsafe { libc::setsid() })?;
+        begin(1);
+        for path in &self.procs {
+            write_to(path, b"0\n")?;
+        }
+        // The agent and the shim may be protected from the OOM killer; the task is not.
+        let _ = write_to(c"/proc/self/oom_score_adj", b"0\n");
+        begin(2);
+        unblock_signals()?;
+        begin(3);
+        if let Some(netns) = &self.netns {
+            // SAFETY: integer arguments.
+            check(unsafe { libc::setns(netns.as_raw_fd(), libc::CLONE_NEWNET) })?;
+        }
+        begin(4);
+        if self.netns.is_some() || !self.mounts.is_empty() {
+            self.mount()?;
+        }
+        begin(5);
+        for (which, limit) in &self.limits {
+            // SAFETY: a plain value that outlives the call.
+            check(unsafe { libc::setrlimit(*which, limit) })?;
+        }
+        begin(6);
+        // SAFETY: a C string.
+        check(unsafe { libc::chdir(self.sandbox.as_ptr()) })?;
+        begin(7);
+        if let Some(user) = &self.user {
+            // SAFETY: the slice outlives the call; groups first, while still privileged.
+            unsafe {
+                check(libc::setgroups(user.groups.len(), user.groups.as_ptr()))?;
+                check(libc::setgid(user.gid))?;
+                check(libc::setuid(user.uid))?;
+            }
+        }
+        begin(8);
+        Ok(())
     }
-    // The agent and the shim may be protected from the OOM killer; the task is not.
-    let _ = write_to(c"/proc/self/oom_score_adj", b"0\n");
-    begin(2);
-    if let Some(netns) = netns {
-        // SAFETY: an open descriptor and a flag; this process has one thread.
-        check(unsafe { libc::setns(netns, libc::CLONE_NEWNET) })?;
+
+    /// A mount namespace of its own, which still sees what the host mounts; nothing that is mounted here is seen there.
+    fn mount(&self) -> io::Result<()> {
+        let none = std::ptr::null();
+        // SAFETY: C strings that outlive the calls, or null where the kernel looks at none.
+        unsafe {
+            check(libc::unshare(libc::CLONE_NEWNS))?;
+            let flags = libc::MS_REC | libc::MS_SLAVE;
+            check(libc::mount(
+                c"none".as_ptr(),
+                c"/".as_ptr(),
+                none,
+                flags,
+                none.cast(),
+            ))?;
+            for (from, to, read_only) in &self.mounts {
+                let bind = libc::MS_BIND | libc::MS_REC;
+                check(libc::mount(
+                    from.as_ptr(),
+                    to.as_ptr(),
+                    none,
+                    bind,
+                    none.cast(),
+                ))?;
+                if *read_only {
+                    let flags = libc::MS_BIND | libc::MS_REMOUNT | libc::MS_RDONLY;
+                    check(libc::mount(none, to.as_ptr(), none, flags, none.cast()))?;
+                }
+            }
+        }
+        Ok(())
     }
-    begin(3);
+}
+
+/// Signals that a parent had blocked for itself.
+pub(super) fn unblock_signals() -> io::Result<()> {
     // SAFETY: the set is a plain value that sigemptyset fills in.
     unsafe {
         let mut none: libc::sigset_t = std::mem::zeroed();
@@ -170,29 +256,11 @@ fn prepare(
             libc::SIG_SETMASK,
             &raw const none,
             std::ptr::null_mut(),
-        ))?;
+        ))
     }
-    begin(4);
-    for (number, limit) in rlimits {
-        // The kernel refuses a number that it does not know.
-        let number = u32::try_from(*number).unwrap_or(u32::MAX);
-        // SAFETY: the limit outlives the call.
-        check(unsafe { libc::setrlimit(number, std::ptr::from_ref(limit)) })?;
-    }
-    begin(5);
-    if let Some(user) = user {
-        // SAFETY: the slice outlives the call; groups first, while still privileged.
-        unsafe {
-            check(libc::setgroups(user.groups.len(), user.groups.as_ptr()))?;
-            check(libc::setgid(user.gid))?;
-            check(libc::setuid(user.uid))?;
-        }
-    }
-    begin(6);
-    Ok(())
 }
 
-fn write_to(path: &std::ffi::CStr, bytes: &[u8]) -> io::Result<()> {
+pub(super) fn write_to(path: &std::ffi::CStr, bytes: &[u8]) -> io::Result<()> {
     // SAFETY: a valid C string and a slice; the descriptor is closed on every path.
     unsafe {
         let fd = libc::open(path.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
@@ -208,7 +276,7 @@ fn write_to(path: &std::ffi::CStr, bytes: &[u8]) -> io::Result<()> {
     }
 }
 
-fn check(rc: libc::c_int) -> io::Result<()> {
+pub(super) fn check(rc: libc::c_int) -> io::Result<()> {
     if rc < 0 {
         Err(io::Error::last_os_error())
     } else {
