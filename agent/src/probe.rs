@@ -160,7 +160,7 @@ impl Prober {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null());
-        shim::enter_task(&mut command, &self.dir, false)?;
+        shim::enter_task(&mut command, &self.dir, shim::Entering::default())?;
         let mut child = tokio::process::Command::from(command)
             .kill_on_drop(true)
             .spawn()

@@ -97,14 +97,3 @@ fn master_file(master: &PtyMaster) -> io::Result<File> {
     use std::os::fd::AsFd;
     Ok(File::from(master.as_fd().try_clone_to_owned()?))
 }
-
-/// Makes standard input the controlling terminal. For between fork and exec, after a session was begun.
-pub fn control_terminal() -> io::Result<()> {
-    // SAFETY: two integers; async-signal-safe.
-    let rc = unsafe { libc::ioctl(0, libc::TIOCSCTTY, 0) };
-    if rc == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
-}

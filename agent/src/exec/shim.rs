@@ -4,19 +4,16 @@
 //! standard streams, then an [`Order`], then [`Ask`]s, a line of JSON each; it answers [`Report`]s. When the
 //! socket ends (the client has gone, or the agent has), it ends all that the command started: it is their
 //! subreaper, so that nothing gets away by forking twice. It touches no byte of input or output.
-#![allow(
-    unsafe_code,
-    reason = "descriptors arrive as numbers, and the terminal is taken between fork and exec"
-)]
+#![allow(unsafe_code, reason = "descriptors arrive as numbers")]
 
 use std::{
     collections::BTreeMap,
     io::{self, IoSliceMut, Read, Write},
     os::{
         fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
-        unix::{fs::fchown, net::UnixStream, process::CommandExt},
+        unix::{fs::fchown, net::UnixStream},
     },
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Command, ExitCode, Stdio},
     time::{Duration, Instant},
 };
@@ -34,8 +31,7 @@ use nix::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::pty;
-use crate::shim::{self, PLAN, ShimPlan, read_json};
+use crate::shim::{self, Entering, PLAN, ShimPlan, read_json};
 
 /// Standard streams of the command.
 pub const STREAMS: usize = 3;
@@ -203,17 +199,12 @@ fn spawn(order: &Order, streams: [OwnedFd; STREAMS]) -> Result<Pid, (i32, String
         .stdin(Stdio::from(stdin))
         .stdout(Stdio::from(stdout))
         .stderr(Stdio::from(stderr));
-    shim::enter_task(&mut command, &plan).map_err(fail)?;
+    let entering = Entering {
+        terminal: order.tty,
+        work_dir: order.work_dir.as_deref(),
+    };
+    shim::enter_task(&mut command, &order.dir, entering).map_err(fail)?;
     command.envs(&order.env);
-    if let Some(dir) = &order.work_dir {
-        command.current_dir(plan.sandbox.join(Path::new(dir)));
-    }
-    if order.tty {
-        // SAFETY: one system call, async-signal-safe, after the one that began a session.
-        unsafe {
-            command.pre_exec(pty::control_terminal);
-        }
-    }
     // Dropping the command closes our ends of its streams: they end when its processes do.
     match command.spawn() {
         Ok(child) => Ok(Pid::from_raw(i32::try_from(child.id()).unwrap_or(i32::MAX))),

@@ -30,33 +30,37 @@ const CAPABILITY_VERSION: u32 = 0x2008_0522;
 /// Highest number that a capability may have.
 const MAX_CAPABILITY: u32 = 63;
 
+/// How a task is entered.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Entering<'a> {
+    /// Whether descriptor 0 is a terminal, which the command's session is to have.
+    pub terminal: bool,
+    /// Working directory, absolute or relative to the task's own; `None`: that one.
+    pub work_dir: Option<&'a str>,
+}
+
 /// Makes `command` run where the task of this directory runs: its environment, root, working directory, cgroups,
-/// namespaces, user and confinement, in a session of its own, which gets the terminal at descriptor 0 when
-/// `terminal` says that there is one.
+/// namespaces, user and confinement, in a session of its own.
 ///
 /// The program is looked up in the task's `PATH` inside the task's root. Set standard streams as usual; further
-/// variables by `command.env` after this call. The child's process number is that of a helper, which passes signals
-/// on and ends as the command ends; kill -9 of it, or of its process group, ends both. Blocking, but short: two
-/// files are read. The error is for people: the task does not run (any more), or was never started.
-pub fn enter_task(command: &mut Command, dir: &Path, terminal: bool) -> Result<(), String> {
+/// variables by `command.env` after this call; no working directory. Where the task has namespaces, the child's process
+/// number is that of a helper, which passes signals on and ends as the command ends; kill -9 of it, or of its process
+/// group, ends both. Blocking, but short: two files are read. The error is for people: the task does not run (any
+/// more), or was never started.
+pub fn enter_task(command: &mut Command, dir: &Path, entering: Entering<'_>) -> Result<(), String> {
     let read = |e: io::Error| format!("the task's plan is not readable: {e}");
     let plan: ShimPlan = read_json(&dir.join(PLAN))
         .map_err(read)?
         .ok_or("the task was never started")?;
-    let id: Option<ProcessId> = read_json(&dir.join(TASK)).map_err(read)?;
-    let process = match id {
-        Some(id) => Some(id.open().map_err(|_| "the task does not run any more")?),
-        None if plan.container.is_some() || plan.namespaces() => {
-            return Err("the task does not run yet".to_owned());
-        }
-        None => None,
+    let process = if plan.container.is_some() || plan.netns.is_some() {
+        let id: Option<ProcessId> = read_json(&dir.join(TASK)).map_err(read)?;
+        let id = id.ok_or("the task does not run yet")?;
+        Some(id.open().map_err(|_| "the task does not run any more")?)
+    } else {
+        None
     };
-    let mut inside = Inside::new(&plan, process)?;
-    inside.terminal = terminal;
+    let inside = Inside::new(&plan, process, entering)?;
     command.env_clear().envs(&plan.env);
-    if plan.container.is_none() && !plan.namespaces() {
-        command.current_dir(&plan.sandbox);
-    }
     // SAFETY: the closure runs in the forked child and makes only async-signal-safe calls on memory prepared above; it
     // neither allocates nor takes locks.
     unsafe {
@@ -85,7 +89,11 @@ struct Confinement {
 }
 
 impl Inside {
-    fn new(plan: &ShimPlan, process: Option<OwnedFd>) -> Result<Self, String> {
+    fn new(
+        plan: &ShimPlan,
+        process: Option<OwnedFd>,
+        entering: Entering<'_>,
+    ) -> Result<Self, String> {
         let c = |path: &Path| {
             CString::new(path.as_os_str().as_bytes()).map_err(|e| format!("path: {e}"))
         };
@@ -94,34 +102,36 @@ impl Inside {
             .iter()
             .map(|dir| c(&dir.join("cgroup.procs")))
             .collect::<Result<_, _>>()?;
-        let mut inside = Self {
-            procs,
-            namespaces: None,
-            work_dir: c(&plan.sandbox)?,
-            user: plan.user.clone(),
-            limits: limits(plan),
-            confinement: None,
-            terminal: false,
-        };
-        if let Some(container) = &plan.container {
-            let mut kinds = libc::CLONE_NEWNS
-                | libc::CLONE_NEWPID
-                | libc::CLONE_NEWNET
-                | libc::CLONE_NEWIPC
-                | libc::CLONE_NEWUTS
-                | libc::CLONE_NEWCGROUP;
-            if container.user_namespace {
-                kinds |= libc::CLONE_NEWUSER;
+        let container = plan.container.as_ref();
+        let own = container.map_or(plan.sandbox.as_path(), |c| Path::new(&c.work_dir));
+        let work_dir = entering
+            .work_dir
+            .map_or(own.to_owned(), |dir| own.join(dir));
+        let kinds = match container {
+            Some(container) => {
+                let all = libc::CLONE_NEWNS
+                    | libc::CLONE_NEWPID
+                    | libc::CLONE_NEWNET
+                    | libc::CLONE_NEWIPC
+                    | libc::CLONE_NEWUTS
+                    | libc::CLONE_NEWCGROUP;
+                if container.user_namespace {
+                    all | libc::CLONE_NEWUSER
+                } else {
+                    all
+                }
             }
-            inside.namespaces = process.map(|fd| (fd, kinds));
-            inside.work_dir = c(Path::new(&container.work_dir))?;
-            inside.user = Some(container.user.clone());
-            inside.confinement = Some(Confinement::new(container));
-        } else if plan.namespaces() {
-            let kinds = libc::CLONE_NEWNS | libc::CLONE_NEWNET;
-            inside.namespaces = process.map(|fd| (fd, kinds));
-        }
-        Ok(inside)
+            None => libc::CLONE_NEWNET,
+        };
+        Ok(Self {
+            procs,
+            namespaces: process.map(|fd| (fd, kinds)),
+            work_dir: c(&work_dir)?,
+            user: container.map_or_else(|| plan.user.clone(), |c| Some(c.user.clone())),
+            limits: limits(plan),
+            confinement: container.map(Confinement::new),
+            terminal: entering.terminal,
+        })
     }
 
     /// Runs in the child.

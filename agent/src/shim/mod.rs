@@ -33,15 +33,15 @@ use nix::{
 
 pub use output::previous;
 pub use plan::{
-    ABANDONED, ContainerPlan, EXIT, ExitRecord, LOCK, PLAN, SHIM, SandboxMount, ShimPlan, TASK,
-    UserIds, read_json, write_durably, write_json,
+    ABANDONED, ContainerPlan, EXIT, ExitRecord, LOCK, PLAN, SHIM, ShimPlan, TASK, UserIds,
+    read_json, write_durably, write_json,
 };
 
 use crate::{
     cgroup,
     sys::{self, ProcessId},
 };
-pub use enter::enter_task;
+pub use enter::{Entering, enter_task};
 use output::Output;
 
 /// Longest wait for output and for the cgroup to empty once the task's process is gone.

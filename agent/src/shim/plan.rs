@@ -55,27 +55,6 @@ pub struct ShimPlan {
     /// How it is contained, where it has an image; then `argv`, `env` are what its init starts inside.
     #[serde(default)]
     pub container: Option<ContainerPlan>,
-    /// What a process finds below its sandbox.
-    #[serde(default)]
-    pub mounts: Vec<SandboxMount>,
-}
-
-impl ShimPlan {
-    /// Whether a plain process has namespaces of its own.
-    pub fn namespaces(&self) -> bool {
-        self.netns.is_some() || !self.mounts.is_empty()
-    }
-}
-
-/// A directory or file of the host below the sandbox of a plain process.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SandboxMount {
-    /// On the host.
-    pub from: PathBuf,
-    /// Relative to the sandbox; it exists.
-    pub target: PathBuf,
-    /// Whether it can't be written.
-    pub read_only: bool,
 }
 
 /// How the shim starts a container, and what whoever enters it is confined by.

@@ -31,12 +31,11 @@ pub struct Started {
 }
 
 /// Steps between fork and exec, so that a failure can be told by name.
-const STEPS: [&str; 9] = [
+const STEPS: [&str; 8] = [
     "start a session for",
     "join the cgroup of",
     "reset the signals of",
     "join the network of",
-    "mount the files of",
     "limit",
     "enter the sandbox of",
     "change the user of",
@@ -107,14 +106,6 @@ fn enter(command: &mut Command, plan: &ShimPlan, step_fd: RawFd) -> Result<(), S
                 })
             })
             .transpose()?,
-        mounts: plan
-            .mounts
-            .iter()
-            .map(|m| {
-                let target = plan.sandbox.join(&m.target);
-                Ok((c_path(&m.from)?, c_path(&target)?, m.read_only))
-            })
-            .collect::<Result<_, String>>()?,
         sandbox: c_path(&plan.sandbox)?,
         limits: limits(plan),
         user: plan.user.clone(),
@@ -159,7 +150,6 @@ struct Before {
     step_fd: RawFd,
     procs: Vec<CString>,
     netns: Option<File>,
-    mounts: Vec<(CString, CString, bool)>,
     sandbox: CString,
     limits: Vec<(u32, libc::rlimit)>,
     user: Option<UserIds>,
@@ -189,18 +179,14 @@ impl Before {
             check(unsafe { libc::setns(netns.as_raw_fd(), libc::CLONE_NEWNET) })?;
         }
         begin(4);
-        if self.netns.is_some() || !self.mounts.is_empty() {
-            self.mount()?;
-        }
-        begin(5);
         for (which, limit) in &self.limits {
             // SAFETY: a plain value that outlives the call.
             check(unsafe { libc::setrlimit(*which, limit) })?;
         }
-        begin(6);
+        begin(5);
         // SAFETY: a C string.
         check(unsafe { libc::chdir(self.sandbox.as_ptr()) })?;
-        begin(7);
+        begin(6);
         if let Some(user) = &self.user {
             // SAFETY: the slice outlives the call; groups first, while still privileged.
             unsafe {
@@ -209,39 +195,7 @@ impl Before {
                 check(libc::setuid(user.uid))?;
             }
         }
-        begin(8);
-        Ok(())
-    }
-
-    /// A mount namespace of its own, which still sees what the host mounts; nothing that is mounted here is seen there.
-    fn mount(&self) -> io::Result<()> {
-        let none = std::ptr::null();
-        // SAFETY: C strings that outlive the calls, or null where the kernel looks at none.
-        unsafe {
-            check(libc::unshare(libc::CLONE_NEWNS))?;
-            let flags = libc::MS_REC | libc::MS_SLAVE;
-            check(libc::mount(
-                c"none".as_ptr(),
-                c"/".as_ptr(),
-                none,
-                flags,
-                none.cast(),
-            ))?;
-            for (from, to, read_only) in &self.mounts {
-                let bind = libc::MS_BIND | libc::MS_REC;
-                check(libc::mount(
-                    from.as_ptr(),
-                    to.as_ptr(),
-                    none,
-                    bind,
-                    none.cast(),
-                ))?;
-                if *read_only {
-                    let flags = libc::MS_BIND | libc::MS_REMOUNT | libc::MS_RDONLY;
-                    check(libc::mount(none, to.as_ptr(), none, flags, none.cast()))?;
-                }
-            }
-        }
+        begin(7);
         Ok(())
     }
 }
