@@ -10,14 +10,14 @@ use std::{
     fs::{self, File, OpenOptions},
     io,
     path::{Path, PathBuf},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use nix::fcntl::{Flock, FlockArg};
 use prost::Message;
 use waggle_api::proto::session as pb;
 use waggle_lifecycle::{Checkpoint, StreamRecord};
-use waggle_types::{AgentId, TaskId, TaskSpec, TaskStatus};
+use waggle_types::{AgentId, TaskId, TaskSpec, TaskStatus, UnixMillis};
 
 use crate::{
     AgentError,
@@ -118,22 +118,9 @@ impl WorkDir {
         Ok(out)
     }
 
-    /// Removes the oldest finished tasks beyond `keep`.
-    pub fn collect_garbage(&self, keep: usize) -> io::Result<()> {
-        let mut done: Vec<(SystemTime, TaskDir)> = self
-            .all()?
-            .into_iter()
-            .filter_map(|dir| {
-                let at = fs::metadata(dir.path.join(DONE)).and_then(|m| m.modified());
-                Some((at.ok()?, dir))
-            })
-            .collect();
-        done.sort_by_key(|(at, _)| *at);
-        let n_old = done.len().saturating_sub(keep);
-        for (_, dir) in done.into_iter().take(n_old) {
-            dir.remove()?;
-        }
-        Ok(())
+    /// Where directories of tasks go that are to be removed.
+    pub fn trash(&self) -> PathBuf {
+        self.root.join("tasks-gone")
     }
 }
 
@@ -196,6 +183,11 @@ impl TaskDir {
     /// Whether it is finished.
     pub fn is_done(&self) -> bool {
         self.path.join(DONE).exists()
+    }
+
+    /// When it was finished.
+    pub fn done_at(&self) -> Option<UnixMillis> {
+        crate::tidy::modified(&self.path.join(DONE))
     }
 
     /// Removes it all.
@@ -272,9 +264,7 @@ fn decode_stream(bytes: &[u8]) -> Option<StreamRecord> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use waggle_types::{
-        HealthState, StatusReason, StatusSource, StatusUuid, TaskState, UnixMillis,
-    };
+    use waggle_types::{HealthState, StatusReason, StatusSource, StatusUuid, TaskState};
 
     use super::*;
 
@@ -321,29 +311,5 @@ mod tests {
             WorkDir::open(dir.path()),
             Err(AgentError::Locked { .. })
         ));
-    }
-
-    #[test]
-    fn the_oldest_finished_tasks_go_first() {
-        let dir = tempfile::tempdir().unwrap();
-        let work = WorkDir::open(dir.path()).unwrap();
-        for (name, done_at) in [("a", Some(3)), ("b", Some(1)), ("c", None), ("d", Some(2))] {
-            let task = work.task(&TaskId::new(name).unwrap());
-            fs::create_dir_all(task.sandbox()).unwrap();
-            if let Some(at) = done_at {
-                task.mark_done().unwrap();
-                let time = SystemTime::UNIX_EPOCH + Duration::from_secs(at);
-                let file = File::open(task.path().join(DONE)).unwrap();
-                file.set_modified(time).unwrap();
-            }
-        }
-        work.collect_garbage(1).unwrap();
-        let left: Vec<String> = work
-            .all()
-            .unwrap()
-            .iter()
-            .map(|d| d.task_id().to_string())
-            .collect();
-        assert_eq!(left, ["a", "c"]);
     }
 }

@@ -77,7 +77,7 @@ pub struct AgentConfig {
     pub fetch: FetchSettings,
     /// Time between metric readings and log shipments.
     pub tick: Duration,
-    /// Finished tasks whose sandboxes are kept; beyond that the oldest are removed.
+    /// Finished tasks whose sandboxes are kept at most; beyond that the oldest are removed, whatever their age.
     pub kept_sandboxes: usize,
     /// Health checks that may run at the same moment; others wait for their turn.
     pub max_concurrent_checks: usize,
@@ -116,7 +116,7 @@ impl AgentConfig {
             storage: StorageSettings::default(),
             fetch: FetchSettings::default(),
             tick: Duration::from_secs(5),
-            kept_sandboxes: 100,
+            kept_sandboxes: 10_000,
             max_concurrent_checks: 64,
             images: ImageSettings::default(),
         }

@@ -54,6 +54,7 @@ mod storage;
 mod sys;
 mod tail;
 mod tasks;
+mod tidy;
 mod unpack;
 
 pub use crate::{

@@ -30,6 +30,7 @@ use crate::{
     storage::{Storage, disks},
     sys,
     tasks::Tasks,
+    tidy::{self, Tidy},
 };
 
 /// Events that wait for the loop; whoever has more waits.
@@ -124,6 +125,12 @@ pub async fn run(
         telemetry.clone(),
         inputs.clone(),
     );
+    let done = {
+        let dirs = work
+            .all()
+            .map_err(AgentError::file("read", work.tasks_dir()))?;
+        blocking(move || tidy::finished(&dirs)).await
+    };
     let mut agent = Agent {
         core: AgentCore::new(agent_id, uuid::Uuid::new_v4().as_u64_pair().0)
             .with_total(info.total.clone()),
@@ -138,6 +145,8 @@ pub async fn run(
         unsaved: BTreeMap::new(),
         view,
         storage: parts.storage.clone(),
+        inputs: inputs.clone(),
+        tidy: Tidy::new(done),
         ticking: Arc::new(tokio::sync::Semaphore::new(1)),
     };
     recover::recover(&mut agent, &cgroups, &parts).await?;
@@ -186,7 +195,10 @@ pub async fn run(
             }
             Some(word) = words.recv() => agent.say(session::message(word)),
             () = until(deadline) => agent.handle(Event::Tick).await,
-            _ = tick.tick() => agent.tick(),
+            _ = tick.tick() => {
+                agent.tick();
+                agent.tidy().await;
+            }
         }
         agent.tasks.reap();
     }
@@ -200,16 +212,18 @@ pub struct Agent {
     pub(crate) core: AgentCore,
     pub(crate) tasks: Tasks,
     pub(crate) work: Arc<WorkDir>,
-    config: Arc<AgentConfig>,
+    pub(crate) config: Arc<AgentConfig>,
     net: Arc<Net>,
-    telemetry: Telemetry,
+    pub(crate) telemetry: Telemetry,
     info: AgentInfo,
     outbox: Option<mpsc::Sender<pb::AgentMessage>>,
     // Streams whose last write failed: nothing of theirs is sent before it is on disk.
     unsaved: BTreeMap<TaskId, StreamRecord>,
     view: watch::Sender<Arc<AgentView>>,
     since_ns: u64,
-    storage: Storage,
+    pub(crate) storage: Storage,
+    pub(crate) inputs: mpsc::Sender<Input>,
+    pub(crate) tidy: Tidy,
     ticking: Arc<tokio::sync::Semaphore>,
 }
 
@@ -424,14 +438,7 @@ impl Agent {
             Effect::Forget(task_id) => {
                 self.unsaved.remove(&task_id);
                 self.tasks.forget(&task_id);
-                let (work, keep) = (Arc::clone(&self.work), self.config.kept_sandboxes);
-                let done = blocking(move || {
-                    work.task(&task_id).mark_done()?;
-                    work.collect_garbage(keep)
-                });
-                if let Err(e) = done.await {
-                    tracing::warn!(error = %e, "a finished task's files are not tidied up");
-                }
+                self.finished(task_id).await;
             }
         }
         None
@@ -529,7 +536,7 @@ impl Agent {
 }
 
 /// Runs blocking work; a panic in it is one here.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::task::spawn_blocking(work).await {
         Ok(out) => out,
         Err(e) if e.is_panic() => std::panic::resume_unwind(e.into_panic()),

@@ -35,6 +35,7 @@ use crate::{
     run::Input,
     runtime::NodeFacts,
     sys::{self, ProcessId},
+    tidy::DiskWatch,
 };
 
 /// What a live task has.
@@ -455,6 +456,19 @@ impl Tasks {
     /// The node's networks.
     pub fn networks(&self) -> Arc<Networks> {
         Arc::clone(&self.parts.networks)
+    }
+
+    /// What is measured of each running task's disk.
+    pub fn disk_watches(&self) -> Vec<DiskWatch> {
+        let running = self.live.iter().filter(|(_, l)| l.shim.is_some());
+        running
+            .map(|(task_id, live)| DiskWatch {
+                task_id: task_id.clone(),
+                sandbox: live.dir.sandbox(),
+                spec: Arc::clone(&live.spec),
+                labels: live.labels.clone(),
+            })
+            .collect()
     }
 
     /// What is observed of each running task, for the tick.

@@ -10,6 +10,7 @@
 //! - Nothing is mounted below a sandbox on the host: removing a sandbox can't reach a volume.
 
 pub mod disks;
+pub mod gc;
 mod plan;
 pub mod records;
 pub mod snapshots;

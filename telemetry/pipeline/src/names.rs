@@ -108,6 +108,8 @@ pub const DROP_REASON: &str = "waggle.drop.reason";
 pub const SIGNAL: &str = "waggle.telemetry.signal";
 /// How something ended.
 pub const OUTCOME: &str = "waggle.outcome";
+/// A persistent volume's id.
+pub const VOLUME: &str = "waggle.volume.id";
 /// A state's name.
 pub const STATE: &str = "waggle.state";
 /// `exec` or `attach`.
@@ -183,6 +185,8 @@ registry! {
     CONTAINER_MEMORY_LIMIT = UpDownCounter "waggle.container.memory.limit" ["By"] {} "Memory that the task may use";
     CONTAINER_PRESSURE = Counter "waggle.container.pressure.stall.time" ["s"] {PRESSURE_RESOURCE, PRESSURE_KIND} "Time that the task's processes stalled for a resource";
     CONTAINER_OOM = Counter "waggle.container.oom.count" ["{event}"] {} "Processes of the task killed for its memory limit";
+    CONTAINER_DISK_USAGE = UpDownCounter "waggle.container.disk.usage" ["By"] {} "Space that the task's sandbox takes, its volumes apart";
+    CONTAINER_VOLUME_USAGE = UpDownCounter "waggle.container.volume.usage" ["By"] {VOLUME} "Space that a volume of the task takes";
     CONTAINER_PIDS = UpDownCounter "waggle.container.process.count" ["{process}"] {} "Processes and threads of the task";
     CONTAINER_PIDS_REFUSED = Counter "waggle.container.process.refused" ["{event}"] {} "Processes and threads that the task's limit kept from being made";
     TASK_RESTARTS = Counter "waggle.task.restarts" ["{event}"] {} "Instances started in place of one that ended";
@@ -274,6 +278,8 @@ registry! {
     AGENT_REQUESTS_REFUSED = Counter "waggle.agent.requests.refused" ["{request}"] {DROP_REASON} "Requests for sessions and files that were refused since too many were under way";
     AGENT_FILES_READ = Counter "waggle.agent.files.read" ["By"] {} "Bytes of sandboxes' files that were sent";
     AGENT_LOG_LOST = Counter "waggle.agent.log.lost" ["By"] {DROP_REASON} "Bytes of tasks' output that could not be written to its files";
+    SANDBOXES_KEPT = UpDownCounter "waggle.agent.sandboxes.kept" ["{sandbox}"] {} "Sandboxes of ended tasks that are kept";
+    SANDBOXES_REMOVED = Counter "waggle.agent.sandboxes.removed" ["{sandbox}"] {} "Sandboxes of ended tasks that were removed for their age, their number or a full disk";
     FETCHES = Counter "waggle.agent.fetches" ["{fetch}"] {OUTCOME} "Things that were fetched into sandboxes";
     FETCH_BYTES = Counter "waggle.agent.fetch.bytes" ["By"] {} "Bytes that were fetched into sandboxes, unpacked ones too";
     FETCH_DURATION = Histogram "waggle.agent.fetch.duration" ["s"] {OUTCOME} "Time that fetching took, unpacking included";

@@ -1,0 +1,314 @@
+//! What the agent does about disks now and then: sandboxes of ended tasks go, and live tasks' use is measured.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use nix::sys::statvfs::statvfs;
+use waggle_lifecycle::Event;
+use waggle_telemetry::{Telemetry, names};
+use waggle_telemetry_pipeline::{PointData, TaskLabels};
+use waggle_types::{Milli, ScalarKind, TaskId, TaskSpec, UnixMillis, VolumeId};
+
+use crate::{
+    checkpoint::TaskDir,
+    clock,
+    meter::Out,
+    run::{Agent, Input, blocking},
+    storage::{
+        Storage,
+        gc::{Finished, max_age},
+        usage::{self, Pace},
+    },
+};
+
+/// Time between two looks at what may go.
+const GC_INTERVAL: Duration = Duration::from_mins(1);
+
+/// Sandboxes that are kept, and when they were looked at.
+pub struct Tidy {
+    finished: Finished,
+    looked: Option<Instant>,
+    removing: Arc<tokio::sync::Semaphore>,
+    measuring: Arc<tokio::sync::Semaphore>,
+    measured: Option<Instant>,
+}
+
+impl Tidy {
+    /// With the tasks that ended before this agent began.
+    pub fn new(finished: Finished) -> Self {
+        Self {
+            finished,
+            looked: None,
+            removing: Arc::new(tokio::sync::Semaphore::new(1)),
+            measuring: Arc::new(tokio::sync::Semaphore::new(1)),
+            measured: None,
+        }
+    }
+}
+
+/// What is measured of one task.
+pub struct DiskWatch {
+    /// Whose.
+    pub task_id: TaskId,
+    /// Its sandbox.
+    pub sandbox: PathBuf,
+    /// What it asked for.
+    pub spec: Arc<TaskSpec>,
+    /// Whom its figures are about.
+    pub labels: Option<Arc<TaskLabels>>,
+}
+
+impl Agent {
+    /// A task's directory may go from now on.
+    pub(crate) async fn finished(&mut self, task_id: TaskId) {
+        let dir = self.work.task(&task_id);
+        if let Err(e) = blocking(move || dir.mark_done()).await {
+            tracing::warn!(%task_id, error = %e, "a finished task's files are not tidied up");
+        }
+        self.tidy.finished.add(clock::now(), task_id);
+        if self.tidy.finished.len() > self.config.kept_sandboxes {
+            self.remove_old().await;
+        }
+    }
+
+    /// At each tick: what is due of it.
+    pub(crate) async fn tidy(&mut self) {
+        let due = |at: Option<Instant>, every| at.is_none_or(|at| at.elapsed() >= every);
+        if due(self.tidy.looked, GC_INTERVAL) {
+            self.tidy.looked = Some(Instant::now());
+            self.remove_old().await;
+        }
+        if due(self.tidy.measured, self.config.storage.disk_watch) {
+            self.measure_disks();
+        }
+    }
+
+    /// Moves old sandboxes out of the way at once, so that nothing of them is taken for a task's that comes again, and
+    /// removes them in the background.
+    async fn remove_old(&mut self) {
+        let settings = &self.config.storage;
+        let used = used_part(&self.config.work_dir);
+        let age = max_age(
+            settings.gc_delay,
+            settings.gc_headroom,
+            used.unwrap_or(f64::NAN),
+        );
+        let keep = self.config.kept_sandboxes;
+        let old = self.tidy.finished.take_old(clock::now(), age, keep);
+        let n = self.tidy.finished.len();
+        self.telemetry.set(&names::SANDBOXES_KEPT, &[], n as f64);
+        let trash = self.work.trash();
+        if !old.is_empty() {
+            let n = old.len() as u64;
+            tracing::info!(n, used, max_age_s = age.as_secs(), "sandboxes go");
+            self.telemetry.count(&names::SANDBOXES_REMOVED, &[], n);
+            let dirs: Vec<TaskDir> = old.iter().map(|id| self.work.task(id)).collect();
+            let to = trash.clone();
+            if let Err(e) = blocking(move || discard(&dirs, &to)).await {
+                tracing::warn!(error = %e, "old sandboxes stay");
+            }
+        }
+        let Ok(permit) = Arc::clone(&self.tidy.removing).try_acquire_owned() else {
+            return;
+        };
+        self.tasks.spawn(async move {
+            if let Err(e) = blocking(move || empty(&trash)).await {
+                tracing::warn!(error = %e, "old sandboxes are not removed");
+            }
+            drop(permit);
+        });
+    }
+
+    /// Measures the sandboxes and volumes of running tasks, off the loop; one that holds more than it asked for is told
+    /// of, and ended where that is enforced.
+    fn measure_disks(&mut self) {
+        let Ok(permit) = Arc::clone(&self.tidy.measuring).try_acquire_owned() else {
+            return;
+        };
+        let watches = self.tasks.disk_watches();
+        let (storage, telemetry) = (self.storage.clone(), self.telemetry.clone());
+        let (enforce, inputs) = (self.config.storage.enforce_disk, self.inputs.clone());
+        self.tidy.measured = Some(Instant::now());
+        self.tasks.spawn(async move {
+            let over = blocking(move || measure(&watches, &storage, &telemetry)).await;
+            for (task_id, why) in over {
+                if enforce {
+                    let event = Event::OverDisk { task_id, why };
+                    if inputs.send(Input::Event(event)).await.is_err() {
+                        return;
+                    }
+                } else {
+                    tracing::warn!(%task_id, why, "disk use is over what was asked for");
+                }
+            }
+            drop(permit);
+        });
+    }
+}
+
+/// Tasks that were finished before this agent began. Blocking.
+pub fn finished(dirs: &[TaskDir]) -> Finished {
+    let mut out = Finished::default();
+    for dir in dirs {
+        if let Some(at) = dir.done_at() {
+            out.add(at, dir.task_id().clone());
+        }
+    }
+    out
+}
+
+/// Only of tasks that are finished: one with the same id may have come meanwhile.
+fn discard(dirs: &[TaskDir], trash: &Path) -> io::Result<()> {
+    fs::create_dir_all(trash)?;
+    for dir in dirs.iter().filter(|d| d.is_done()) {
+        let to = trash.join(uuid::Uuid::new_v4().to_string());
+        match fs::rename(dir.path(), to) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Removes what is in a directory, but for what something is mounted below: whatever that is, it is not the task's.
+fn empty(trash: &Path) -> io::Result<()> {
+    let entries = match fs::read_dir(trash) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    for entry in entries {
+        let path = entry?.path();
+        let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+        if has_mounts(&mounts, &path) {
+            tracing::warn!(path = %path.display(), "something is mounted below: it stays");
+            continue;
+        }
+        fs::remove_dir_all(&path)?;
+    }
+    Ok(())
+}
+
+/// Whether something is mounted at a path or below it (proc_pid_mountinfo(5): the fifth field).
+fn has_mounts(mountinfo: &str, path: &Path) -> bool {
+    let mut points = mountinfo.lines().filter_map(|l| l.split(' ').nth(4));
+    points.any(|p| Path::new(p).starts_with(path))
+}
+
+/// As `df` shows it: of what may be used by others than root.
+fn used_part(path: &Path) -> Option<f64> {
+    let stat = statvfs(path).ok()?;
+    let used = stat.blocks().saturating_sub(stat.blocks_free()) as f64;
+    let all = used + stat.blocks_available() as f64;
+    (all > 0.0).then(|| used / all)
+}
+
+/// Tasks that hold more than they asked for, and of what.
+fn measure(
+    watches: &[DiskWatch],
+    storage: &Storage,
+    telemetry: &Telemetry,
+) -> Vec<(TaskId, String)> {
+    let mut over = Vec::new();
+    // Each volume once, whoever shares it.
+    let mut volumes: BTreeMap<VolumeId, u64> = BTreeMap::new();
+    for watch in watches {
+        // One that is just ending has none any more.
+        let Ok(sandbox) = usage::of(&watch.sandbox, Pace::GENTLE) else {
+            continue;
+        };
+        let now_ns = clock::now_ns();
+        let mut points = Out::new(now_ns, now_ns);
+        let value = i64::try_from(sandbox.bytes).unwrap_or(i64::MAX);
+        points.push(
+            &names::CONTAINER_DISK_USAGE,
+            vec![],
+            PointData::UpDown(value),
+        );
+        let limit = bytes(watch.spec.resources.get(ScalarKind::Disk));
+        if limit > 0 && sandbox.bytes > limit {
+            let why = describe("its sandbox", sandbox.bytes, limit);
+            over.push((watch.task_id.clone(), why));
+        }
+        for (id, volume) in watch.spec.resources.custom.volumes() {
+            let used = match volumes.get(id) {
+                Some(used) => *used,
+                None => {
+                    let dir = storage.volume_dir(id);
+                    let Some(used) = dir.ok().and_then(|d| usage::of(&d, Pace::GENTLE).ok()) else {
+                        continue;
+                    };
+                    volumes.insert(id.clone(), used.bytes);
+                    used.bytes
+                }
+            };
+            let value = i64::try_from(used).unwrap_or(i64::MAX);
+            let attrs = vec![(names::VOLUME, id.as_str().into())];
+            points.push(
+                &names::CONTAINER_VOLUME_USAGE,
+                attrs,
+                PointData::UpDown(value),
+            );
+            let limit = bytes(volume.size);
+            if used > limit {
+                let why = describe(&format!("volume {id}"), used, limit);
+                over.push((watch.task_id.clone(), why));
+            }
+        }
+        if let Some(labels) = &watch.labels {
+            telemetry.task_points(labels, points.into_points());
+        }
+    }
+    over
+}
+
+fn describe(what: &str, used: u64, limit: u64) -> String {
+    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    format!(
+        "disk limit exceeded: {what} holds {:.1} MiB ({used} bytes), its limit is {:.1} MiB",
+        mib(used),
+        mib(limit)
+    )
+}
+
+/// Thousandths of a MiB in bytes.
+fn bytes(mib: Milli) -> u64 {
+    let milli = u128::from(u64::try_from(mib.0).unwrap_or(0));
+    u64::try_from(milli * (1 << 20) / 1000).unwrap_or(u64::MAX)
+}
+
+/// The time of a file's last change.
+pub fn modified(path: &Path) -> Option<UnixMillis> {
+    let at = fs::metadata(path).and_then(|m| m.modified()).ok()?;
+    let since = at.duration_since(std::time::SystemTime::UNIX_EPOCH).ok()?;
+    Some(UnixMillis(
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mounts_are_found_below_a_path() {
+        let info = "30 1 0:1 / / rw - ext4 /dev/vda rw\n\
+                    31 30 0:2 / /work/trash/a/b rw - tmpfs tmpfs rw\n";
+        assert!(has_mounts(info, Path::new("/work/trash/a")));
+        assert!(!has_mounts(info, Path::new("/work/trash/ab")));
+        assert!(!has_mounts("", Path::new("/work/trash/a")));
+    }
+
+    #[test]
+    fn limits_are_told_with_use() {
+        assert_eq!(bytes(Milli(1500)), 1_572_864);
+        assert_eq!(
+            describe("its sandbox", 3 << 20, 1 << 20),
+            "disk limit exceeded: its sandbox holds 3.0 MiB (3145728 bytes), its limit is 1.0 MiB"
+        );
+    }
+}
