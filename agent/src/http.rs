@@ -31,6 +31,7 @@ use crate::{
     files::{Files, beneath::Root, find_task, problem},
     images::{self, Images},
     serve,
+    storage::{self, Storage},
 };
 
 /// Most bytes of output in one answer.
@@ -162,6 +163,7 @@ pub async fn serve_api(
     view: View,
     config: Arc<AgentConfig>,
     images: Arc<Images>,
+    storage: Storage,
     telemetry: Telemetry,
 ) {
     let stop = CancellationToken::new();
@@ -171,7 +173,8 @@ pub async fn serve_api(
     let router = router(view)
         .merge(files.router())
         .merge(sessions.router())
-        .merge(images::routes(images));
+        .merge(images::routes(images))
+        .merge(storage::api::router(storage));
     serve::serve(listener, router, "agent API").await;
 }
 

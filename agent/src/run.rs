@@ -169,6 +169,7 @@ pub async fn run(
         watch_view,
         Arc::clone(&config),
         Arc::clone(&parts.images),
+        parts.storage.clone(),
         telemetry.clone(),
     ));
     agent.tasks.spawn(Arc::clone(&parts.images).work());

@@ -22,6 +22,8 @@ const MAX_BODY_BYTES: usize = 64 << 20;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 /// Longest silence in an answer that is read as it comes.
 const STREAM_TIMEOUT: Duration = Duration::from_mins(1);
+/// The same where data is copied.
+const PATIENT_TIMEOUT: Duration = Duration::from_hours(6);
 /// Header of the agent's log pages: the offset to ask for next.
 const NEXT_OFFSET: &str = "x-waggle-next-offset";
 /// Redirects followed: to the leader, and once more if it has just changed.
@@ -30,6 +32,7 @@ const MAX_REDIRECTS: usize = 3;
 /// A base URL and a connection pool.
 pub struct Client {
     base: String,
+    timeout: Duration,
     http: Legacy<HttpConnector, Full<Bytes>>,
 }
 
@@ -46,8 +49,16 @@ impl Client {
         }
         Ok(Self {
             base: base.trim_end_matches('/').to_owned(),
+            timeout: REQUEST_TIMEOUT,
             http: Legacy::builder(TokioExecutor::new()).build_http(),
         })
+    }
+
+    /// The same for requests that take as long as a disk takes.
+    #[must_use]
+    pub fn patient(mut self) -> Self {
+        self.timeout = PATIENT_TIMEOUT;
+        self
     }
 
     /// GET, decoded as JSON.
@@ -196,9 +207,9 @@ impl Client {
             .header(header::ACCEPT, "application/json")
             .body(Full::from(body.unwrap_or_default()))
             .map_err(|e| usage(format!("{url:?} is not a URL: {e}")))?;
-        let response = tokio::time::timeout(REQUEST_TIMEOUT, self.http.request(request))
+        let response = tokio::time::timeout(self.timeout, self.http.request(request))
             .await
-            .map_err(|_| anyhow!("{url} did not answer within {REQUEST_TIMEOUT:?}"))?
+            .map_err(|_| anyhow!("{url} did not answer within {:?}", self.timeout))?
             .with_context(|| {
                 format!("cannot reach {url}; is a master running there? (--master, --marathon or WAGGLE_MASTER, WAGGLE_MARATHON name another address)")
             })?;

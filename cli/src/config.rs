@@ -2,6 +2,7 @@
 
 mod containers;
 mod devices;
+mod storage;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,7 +12,10 @@ use std::{
     time::Duration,
 };
 
-use waggle_agent::{DnsSettings, EdgeSettings, NetworkSettings, NodePolicy, RuntimeSettings};
+use waggle_agent::{
+    DnsSettings, EdgeSettings, FetchSettings, NetworkSettings, NodePolicy, RuntimeSettings,
+    StorageSettings,
+};
 use waggle_types::Domain;
 
 use crate::{
@@ -78,6 +82,10 @@ pub struct Settings {
     pub cpu_hard_limits: bool,
     /// Device nodes of GPUs; `None`: those that are found.
     pub gpu_devices: Option<Vec<PathBuf>>,
+    /// Disks and drivers of storage.
+    pub storage: StorageSettings,
+    /// What is put into sandboxes.
+    pub fetch: FetchSettings,
     /// Whether to refuse without eBPF.
     pub require_dataplane: bool,
     /// Log filter.
@@ -128,6 +136,8 @@ pub fn settings(flags: &RunArgs) -> Result<Settings, CliError> {
     let policy = containers::policy(&args)?;
     let networks = containers::networks(&args)?;
     let gpu_devices = containers::gpu_devices(&args)?;
+    let storage = storage::storage(&args)?;
+    let fetch = storage::fetch(&args)?;
     let name = match args.name {
         Some(n) => n,
         None => hostname()?,
@@ -183,6 +193,8 @@ pub fn settings(flags: &RunArgs) -> Result<Settings, CliError> {
         networks,
         cpu_hard_limits: args.cpu_hard_limits,
         gpu_devices,
+        storage,
+        fetch,
         require_dataplane: args.require_dataplane,
         log: args.log.unwrap_or_else(|| "info".to_owned()),
         log_json: args.log_json,
@@ -241,6 +253,12 @@ fn merge(flags: RunArgs, file: RunArgs) -> RunArgs {
         edges: list(flags.edges, file.edges),
         uplink: flags.uplink.or(file.uplink),
         packet_vips: list(flags.packet_vips, file.packet_vips),
+        gc_delay: flags.gc_delay.or(file.gc_delay),
+        enforce_disk_quota: flags.enforce_disk_quota || file.enforce_disk_quota,
+        disk: list(flags.disk, file.disk),
+        fetch_cache: flags.fetch_cache.or(file.fetch_cache),
+        fetch_tls_roots: flags.fetch_tls_roots.or(file.fetch_tls_roots),
+        csi: list(flags.csi, file.csi),
         runtime: flags.runtime.or(file.runtime),
         allow: list(flags.allow, file.allow),
         deny: list(flags.deny, file.deny),
@@ -430,6 +448,10 @@ mod tests {
     #[case::bridge_small("bridge-subnet", |a: &mut RunArgs| a.bridge_subnet = Some("172.31.254.0/30".into()))]
     #[case::gpu_devices("gpu-devices", |a: &mut RunArgs| a.gpu_devices = vec!["dev/x".into()])]
     #[case::host_paths("allow-host-paths", |a: &mut RunArgs| a.allow_host_paths = vec!["srv/../etc".into()])]
+    #[case::gc_delay("gc-delay", |a: &mut RunArgs| a.gc_delay = Some("week".into()))]
+    #[case::disk("disk", |a: &mut RunArgs| a.disk = vec!["fast=/data".into()])]
+    #[case::disk_twice("disk", |a: &mut RunArgs| a.disk = vec!["a=path:/a:1".into(), "a=path:/b:1".into()])]
+    #[case::csi("csi", |a: &mut RunArgs| a.csi = vec!["nfs=/run/csi.sock".into()])]
     #[case::runtime("runtime", |a: &mut RunArgs| a.runtime = Some("bin/runc".into()))]
     #[case::file("config", |a: &mut RunArgs| a.config = Some("/nonexistent".into()))]
     fn bad_input_names_the_field(#[case] field: &str, #[case] change: fn(&mut RunArgs)) {

@@ -180,6 +180,8 @@ async fn start_agent(
     config.networks.clone_from(&s.networks);
     config.cpu_hard_limits = s.cpu_hard_limits;
     config.gpu_devices.clone_from(&s.gpu_devices);
+    config.storage.clone_from(&s.storage);
+    config.fetch.clone_from(&s.fetch);
     config.tick = s.tick;
     let telemetry = telemetry.clone();
     let stop = stop.clone();

@@ -9,6 +9,7 @@
 //! - Data of a volume is removed by the master's word only ([`volumes`]).
 //! - Nothing is mounted below a sandbox on the host: removing a sandbox can't reach a volume.
 
+pub mod api;
 pub mod disks;
 pub mod gc;
 mod plan;
@@ -62,6 +63,8 @@ pub struct StorageSettings {
     pub gc_delay: Duration,
     /// Part of the disk that should stay free: the fuller it is, the sooner sandboxes go. Mesos's default is 0.1.
     pub gc_headroom: f64,
+    /// Drivers of storage outside of the node: name, and the socket that each listens on.
+    pub csi: BTreeMap<String, PathBuf>,
 }
 
 impl Default for StorageSettings {
@@ -72,6 +75,7 @@ impl Default for StorageSettings {
             disk_watch: Duration::from_secs(15),
             gc_delay: Duration::from_hours(7 * 24),
             gc_headroom: 0.1,
+            csi: BTreeMap::new(),
         }
     }
 }

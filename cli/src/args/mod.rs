@@ -23,7 +23,9 @@ pub use framework::{FrameworkCommand, FrameworkSub, OfferCommand, OfferSub};
 pub use maintenance::{MaintenanceCommand, MaintenanceSub};
 pub use net::{DnsApi, DnsCommand, DnsSub, RecordType, VipCommand, VipSub};
 pub use node::{NodeCommand, NodeSub, OneNode};
-pub use reservation::{ReservationCommand, ReservationSub, Reserved, VolumeCommand, VolumeSub};
+pub use reservation::{
+    ReservationCommand, ReservationSub, Reserved, SnapshotOf, VolumeCommand, VolumeSub,
+};
 pub use role::{QuotaCommand, QuotaSub, RoleCommand, RoleSub, WeightCommand, WeightSub};
 pub use run::RunArgs;
 pub use task::{TaskCommand, TaskSub};

@@ -105,5 +105,52 @@ pub enum VolumeSub {
         /// Node by name or agent id; needed when several nodes have a volume of this name
         #[arg(long, value_name = "NODE")]
         agent: Option<String>,
+        /// Do not ask for the volume's name first
+        #[arg(long)]
+        yes: bool,
     },
+    /// List snapshots, those of volumes that are gone too
+    Snapshots {
+        /// Only of this volume
+        id: Option<String>,
+        /// Only of this node, by name or agent id
+        #[arg(long, value_name = "NODE")]
+        agent: Option<String>,
+    },
+    /// Copy a volume on its node's disk; a copy of one in use is crash-consistent
+    Snapshot {
+        /// Which.
+        #[command(flatten)]
+        of: SnapshotOf,
+    },
+    /// Put a snapshot in the place of a volume that no task uses: what the volume holds now is gone
+    Restore {
+        /// Which.
+        #[command(flatten)]
+        of: SnapshotOf,
+        /// Do not ask for the volume's name first
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Remove a snapshot
+    Forget {
+        /// Which.
+        #[command(flatten)]
+        of: SnapshotOf,
+        /// Do not ask for the snapshot's name first
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+/// One snapshot of one volume.
+#[derive(Debug, Args, Clone)]
+pub struct SnapshotOf {
+    /// Name of the volume
+    pub id: String,
+    /// Name of the snapshot: letters, digits, `.`, `_` and `-`
+    pub name: String,
+    /// Node by name or agent id; needed when several nodes have a volume of this name, or none has it any more
+    #[arg(long, value_name = "NODE")]
+    pub agent: Option<String>,
 }

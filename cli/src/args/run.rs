@@ -127,6 +127,25 @@ pub struct RunArgs {
     /// other network namespaces (their host side), the uplink. Not also a bridge that they are ports of
     #[arg(long, value_delimiter = ',', value_name = "DEVICE")]
     pub packet_vips: Vec<String>,
+    /// How long sandboxes of ended tasks are kept while the disk has room; they go sooner the fuller it is [default: 168h]
+    #[arg(long, value_name = "DURATION")]
+    pub gc_delay: Option<String>,
+    /// Kill tasks whose sandbox or volume is larger than what they asked for
+    #[arg(long)]
+    pub enforce_disk_quota: bool,
+    /// Disks beside the work directory's, of which volumes named ID@NAME are made: NAME=path:DIR:MIB for a directory that
+    /// volumes share, NAME=mount:DIR[:MIB] for a mount point that is one volume
+    #[arg(long, value_delimiter = ',', value_name = "NAME=KIND:DIR[:MIB]")]
+    pub disk: Vec<String>,
+    /// Size of the cache of fetched files in MiB; 0 keeps none [default: 2048]
+    #[arg(long, value_name = "MIB")]
+    pub fetch_cache: Option<u64>,
+    /// PEM file of who may sign for servers that files are fetched from, beside the system's
+    #[arg(long, value_name = "FILE")]
+    pub fetch_tls_roots: Option<PathBuf>,
+    /// Drivers of storage outside of the node (CSI), by the name that tasks give: NAME=unix:///path/csi.sock
+    #[arg(long, value_delimiter = ',', value_name = "NAME=unix:///PATH")]
+    pub csi: Vec<String>,
     /// OCI runtime for tasks with images, a path or a name in PATH [default: runc]
     #[arg(long, value_name = "PATH")]
     pub runtime: Option<PathBuf>,

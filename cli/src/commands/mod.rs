@@ -1,6 +1,7 @@
 //! What each command does: ask the API, print.
 
 pub mod app;
+pub mod confirm;
 pub mod dns;
 pub mod doctor;
 pub mod exec;
@@ -11,6 +12,7 @@ pub mod maintenance;
 pub mod node;
 pub mod reservation;
 pub mod role;
+pub mod snapshot;
 pub mod task;
 pub mod vip;
 pub mod volume;

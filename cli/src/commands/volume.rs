@@ -3,7 +3,7 @@
 use serde_json::json;
 use waggle_api::native::{ReservationView, VolumeUse};
 
-use super::{decode, print, print_json, reservation};
+use super::{confirm::confirm, decode, print, print_json, reservation, snapshot};
 use crate::{
     args::{VolumeCommand, VolumeSub},
     client::Client,
@@ -50,12 +50,23 @@ pub async fn run(command: VolumeCommand) -> Result<(), CliError> {
             );
             (says, answer)
         }
-        VolumeSub::Destroy { id, agent } => {
+        VolumeSub::Destroy { id, agent, yes } => {
             let all = reservation::of_agent(&client, agent.as_deref()).await?;
             let found = find(&all, &id)?;
+            confirm(yes, &format!("the data of volume {id}"), &id)?;
             let body = json!({"agent": found.agent_id, "stack": found.stack, "volume_id": id});
             let answer = client.delete_with(PATH, body.to_string()).await?;
             (format!("{id}: destroyed on {}", found.hostname), answer)
+        }
+        VolumeSub::Snapshots { id, agent } => {
+            return snapshot::list(&client, id.as_deref(), agent.as_deref(), as_json).await;
+        }
+        VolumeSub::Snapshot { of } => return snapshot::take(&client, &of, as_json).await,
+        VolumeSub::Restore { of, yes } => {
+            return snapshot::restore(&client, &of, yes, as_json).await;
+        }
+        VolumeSub::Forget { of, yes } => {
+            return snapshot::forget(&client, &of, yes, as_json).await;
         }
     };
     if as_json {
@@ -85,7 +96,7 @@ fn table(volumes: &[(&ReservationView, &VolumeUse)]) -> String {
     table.render()
 }
 
-fn find<'a>(all: &'a [ReservationView], id: &str) -> Result<&'a ReservationView, CliError> {
+pub fn find<'a>(all: &'a [ReservationView], id: &str) -> Result<&'a ReservationView, CliError> {
     let found: Vec<&ReservationView> = volumes(all)
         .filter(|(_, v)| v.id == id)
         .map(|(s, _)| s)

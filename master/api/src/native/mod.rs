@@ -18,6 +18,7 @@ mod resources;
 mod roles;
 mod tasks;
 mod vips;
+mod volumes;
 
 pub use explain::{
     AgentBecauseView, AgentExplainView, BecauseView, FrameworkExplainView,
@@ -33,3 +34,4 @@ pub use resources::{ResourcesView, VolumeView};
 pub use roles::{QuotaView, RoleView, WeightView};
 pub use tasks::{DeploymentView, ExplainView, TaskView};
 pub use vips::{BackendView, VipView};
+pub use volumes::{NodeVolumeView, SnapshotView};
