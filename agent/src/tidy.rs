@@ -35,6 +35,7 @@ pub struct Tidy {
     looked: Option<Instant>,
     removing: Arc<tokio::sync::Semaphore>,
     measuring: Arc<tokio::sync::Semaphore>,
+    settling: Arc<tokio::sync::Semaphore>,
     measured: Option<Instant>,
 }
 
@@ -46,6 +47,7 @@ impl Tidy {
             looked: None,
             removing: Arc::new(tokio::sync::Semaphore::new(1)),
             measuring: Arc::new(tokio::sync::Semaphore::new(1)),
+            settling: Arc::new(tokio::sync::Semaphore::new(1)),
             measured: None,
         }
     }
@@ -81,11 +83,24 @@ impl Agent {
         let due = |at: Option<Instant>, every| at.is_none_or(|at| at.elapsed() >= every);
         if due(self.tidy.looked, GC_INTERVAL) {
             self.tidy.looked = Some(Instant::now());
+            self.settle();
             self.remove_old().await;
         }
         if due(self.tidy.measured, self.config.storage.disk_watch) {
             self.measure_disks();
         }
+    }
+
+    /// What a driver of storage owed is asked of it again, off the loop.
+    fn settle(&mut self) {
+        let Ok(permit) = Arc::clone(&self.tidy.settling).try_acquire_owned() else {
+            return;
+        };
+        let storage = self.storage.clone();
+        self.tasks.spawn(async move {
+            storage.settle().await;
+            drop(permit);
+        });
     }
 
     /// Moves old sandboxes out of the way at once, so that nothing of them is taken for a task's that comes again, and

@@ -10,6 +10,7 @@
 //! - Nothing is mounted below a sandbox on the host: removing a sandbox can't reach a volume.
 
 pub mod api;
+mod csi;
 pub mod disks;
 pub mod gc;
 mod plan;
@@ -33,6 +34,7 @@ use crate::{
     shim::UserIds,
     unpack::root::{Below, Root},
 };
+use csi::Csi;
 use disks::{Disk, DiskKind};
 use plan::{Planned, Source, Target};
 use records::{Record, Records};
@@ -90,6 +92,7 @@ struct Inner {
     host_paths: Vec<PathBuf>,
     volumes: Volumes,
     records: Records,
+    csi: Csi,
     /// Volumes that somebody works on, and what for: tasks wait for the next offer.
     busy: Mutex<BTreeMap<VolumeId, &'static str>>,
 }
@@ -106,6 +109,7 @@ impl Storage {
             host_paths: host_paths.to_vec(),
             volumes: Volumes::new(work_dir, &settings.disks),
             records: Records::open(&work_dir.join("storage"))?,
+            csi: Csi::open(&work_dir.join("storage/csi"), &settings.csi)?,
             busy: Mutex::default(),
         })))
     }
@@ -125,12 +129,26 @@ impl Storage {
         let (inner, spec) = (Arc::clone(&self.0), spec.clone());
         let (sandbox, owner) = (sandbox.to_owned(), owner.cloned());
         let task_id = spec.task_id.clone();
-        let made = tokio::task::spawn_blocking(move || {
-            inner.hold(&spec, &planned)?;
-            inner.make(&spec, &planned, &sandbox, owner.as_ref())
-        })
-        .await
-        .unwrap_or_else(|e| Err(format!("failed to prepare the mounts: {e}")));
+        let made = async {
+            let failed = |e| Err(format!("failed to prepare the mounts: {e}"));
+            let (storage, spec, mut planned) = (Arc::clone(&inner), Arc::new(spec), planned);
+            let (held, of) = (planned.clone(), Arc::clone(&spec));
+            tokio::task::spawn_blocking(move || storage.hold(&of, &held))
+                .await
+                .unwrap_or_else(failed)?;
+            for p in &mut planned {
+                if let Source::External(volume) = &p.source {
+                    let at = inner.csi.publish(&spec.task_id, volume, p.read_only);
+                    p.source = Source::Published(at.await?);
+                }
+            }
+            tokio::task::spawn_blocking(move || {
+                inner.make(&spec, &planned, &sandbox, owner.as_ref())
+            })
+            .await
+            .unwrap_or_else(|e| Err(format!("failed to prepare the mounts: {e}")))
+        }
+        .await;
         if made.is_err() {
             let storage = self.clone();
             let undone = tokio::task::spawn_blocking(move || storage.release(&task_id)).await;
@@ -143,6 +161,16 @@ impl Storage {
 
     /// Undoes what [`Storage::prepare`] made for a task, but for its volumes. Blocking; nothing to undo is fine.
     pub fn release(&self, task_id: &TaskId) -> io::Result<()> {
+        self.let_go(task_id)?;
+        // What fails here, or has nobody to ask, is written down, and done by `settle`.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.block_on(self.0.unpublish(task_id.as_str()));
+        }
+        Ok(())
+    }
+
+    /// All of it but storage outside of the node.
+    fn let_go(&self, task_id: &TaskId) -> io::Result<()> {
         let Some(record) = self.0.records.read(task_id)? else {
             return Ok(());
         };
@@ -157,15 +185,40 @@ impl Storage {
         Ok(())
     }
 
-    /// Releases what tasks hold that do not live any more. Blocking.
+    /// Releases what tasks hold that do not live any more, but for storage outside of the node, which
+    /// [`Storage::settle`] does: no driver keeps an agent from starting. Blocking.
     pub fn keep(&self, live: &BTreeSet<TaskId>) -> io::Result<()> {
         for (task_id, _) in self.0.records.all()? {
             if !live.contains(&task_id) {
                 tracing::info!(%task_id, "storage of an ended task is released");
-                self.release(&task_id)?;
+                self.let_go(&task_id)?;
             }
         }
         Ok(())
+    }
+
+    /// Takes storage outside of the node away from tasks that have ended, where a driver was away then.
+    pub async fn settle(&self) {
+        let inner = Arc::clone(&self.0);
+        let left = tokio::task::spawn_blocking(move || -> io::Result<BTreeSet<String>> {
+            let held = inner.csi.held()?;
+            let records = inner.records.all()?;
+            let lives = |t: &str| records.iter().any(|(id, _)| id.as_str() == t);
+            Ok(held
+                .into_iter()
+                .map(|(t, _)| t)
+                .filter(|t| !lives(t))
+                .collect())
+        });
+        match left.await {
+            Ok(Ok(left)) => {
+                for task in left {
+                    self.0.unpublish(&task).await;
+                }
+            }
+            Ok(Err(e)) => tracing::warn!(error = %e, "records of external volumes are not read"),
+            Err(e) => tracing::warn!(error = %e, "external volumes are not looked at"),
+        }
     }
 
     /// Does what the master says about the volumes of this node. Blocking, but short.
@@ -305,6 +358,28 @@ impl Inner {
         Ok(!all.iter().any(|(_, r)| r.volumes.contains(id)))
     }
 
+    /// Takes every external volume from a task; what fails is told, and stays written down.
+    async fn unpublish(&self, task: &str) {
+        let held = match self.csi.held() {
+            Ok(held) => held,
+            Err(e) => {
+                tracing::warn!(task, error = %e, "records of external volumes are not read");
+                return;
+            }
+        };
+        for (_, of) in held.iter().filter(|(t, _)| t == task) {
+            if let Err(error) = self.csi.unpublish(task, of).await {
+                let volume = &of.name;
+                tracing::warn!(
+                    task,
+                    volume,
+                    error,
+                    "an external volume stays with an ended task"
+                );
+            }
+        }
+    }
+
     /// Writes down what the task will hold. A volume that is being restored is not given away meanwhile.
     fn hold(&self, spec: &TaskSpec, planned: &[Planned]) -> Result<(), String> {
         let volumes: BTreeSet<VolumeId> = planned
@@ -419,10 +494,10 @@ impl Inner {
                     .map(|()| sandbox.join(path))
                     .map_err(|e| format!("failed to make {} in the sandbox: {e}", path.display())),
             },
-            Source::External(volume) => Err(format!(
-                "this node has no storage driver {:?} (--csi {}=unix:///...)",
-                volume.provider, volume.provider
-            )),
+            Source::External(volume) => {
+                Err(format!("external volume {} was not published", volume.name))
+            }
+            Source::Published(path) => Ok(path.clone()),
         }
     }
 

@@ -34,6 +34,8 @@ pub enum Source {
     Shared(PathBuf),
     /// Storage outside of the node.
     External(ExternalVolume),
+    /// The same, where its driver has put it.
+    Published(PathBuf),
 }
 
 /// One mount.

@@ -28,13 +28,32 @@ mod waggle {
     }
 }
 
+#[allow(
+    missing_docs,
+    unused_qualifications,
+    rust_2018_idioms,
+    clippy::all,
+    clippy::pedantic,
+    clippy::allow_attributes_without_reason,
+    reason = "generated code"
+)]
+mod storage {
+    pub mod csi {
+        pub mod v1 {
+            include!("gen/csi.v1.rs");
+        }
+    }
+}
+
 mod shapes {
-    use super::waggle;
+    use super::{storage::csi, waggle};
     use crate::codec::{Shape, Shaped, entry_size};
 
     include!("gen/shapes.rs");
 }
 
+/// The Container Storage Interface (`csi.v1`), as far as agents call it.
+pub use storage::csi::v1 as csi;
 /// The native API for frameworks (`waggle.framework.v1`).
 pub use waggle::framework::v1 as framework;
 /// The session between an agent and its master (`waggle.session.v1`).
