@@ -250,16 +250,15 @@ fn measure(
             over.push((watch.task_id.clone(), why));
         }
         for (id, volume) in watch.spec.resources.custom.volumes() {
-            let used = match volumes.get(id) {
-                Some(used) => *used,
-                None => {
-                    let dir = storage.volume_dir(id);
-                    let Some(used) = dir.ok().and_then(|d| usage::of(&d, Pace::GENTLE).ok()) else {
-                        continue;
-                    };
-                    volumes.insert(id.clone(), used.bytes);
-                    used.bytes
-                }
+            let used = if let Some(used) = volumes.get(id) {
+                *used
+            } else {
+                let dir = storage.volume_dir(id);
+                let Some(used) = dir.ok().and_then(|d| usage::of(&d, Pace::GENTLE).ok()) else {
+                    continue;
+                };
+                volumes.insert(id.clone(), used.bytes);
+                used.bytes
             };
             let value = i64::try_from(used).unwrap_or(i64::MAX);
             let attrs = vec![(names::VOLUME, id.as_str().into())];

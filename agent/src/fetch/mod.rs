@@ -161,7 +161,7 @@ struct Job {
 /// A file to copy or to unpack.
 enum Source {
     Host(File),
-    Cached(Held, PathBuf),
+    Cached(Held),
 }
 
 impl Job {
@@ -179,7 +179,7 @@ impl Job {
                     None
                 };
                 match cached {
-                    Some((held, path)) => Source::Cached(held, path),
+                    Some(held) => Source::Cached(held),
                     None => return self.direct(url.clone(), wanted).await,
                 }
             }
@@ -216,7 +216,7 @@ impl Job {
         let root = self.root()?;
         let (mut file, checked) = match source {
             Source::Host(file) => (file.try_clone().map_err(|e| e.to_string())?, false),
-            Source::Cached(_, path) => (File::open(path).map_err(|e| e.to_string())?, true),
+            Source::Cached(held) => (File::open(&held.path).map_err(|e| e.to_string())?, true),
         };
         if !checked && let Some(want) = wanted.sha256 {
             compare(want, digest(&mut file)?)?;
@@ -277,7 +277,7 @@ impl Job {
     }
 
     /// The file in the cache, downloaded if it is not there; `None` when there is no room for it.
-    async fn cached(&self, url: &Url, wanted: &Wanted) -> Result<Option<(Held, PathBuf)>, String> {
+    async fn cached(&self, url: &Url, wanted: &Wanted) -> Result<Option<Held>, String> {
         let key = Key {
             uid: self.owner.as_ref().map(|o| o.uid),
             uri: url.to_string(),
@@ -304,9 +304,9 @@ impl Job {
             Some(want) if want != ready.sha256 && hit => Ok(None),
             Some(want) => {
                 compare(want, ready.sha256)?;
-                Ok(Some((held, ready.path)))
+                Ok(Some(held))
             }
-            None => Ok(Some((held, ready.path))),
+            None => Ok(Some(held)),
         }
     }
 

@@ -184,7 +184,7 @@ mod tests {
             "VOLUME  NODE  SNAPSHOT  TAKEN                 SIZE     IS\n\
              db      n1    a         1970-01-01T00:00:00Z  1.5 MiB  consistent\n\
              db      n1    b         1970-01-01T00:00:00Z  1.5 MiB  crash-consistent: tasks used it\n\
-             db      n1    c         1970-01-01T00:00:00Z           unclaimed: the master did not know the volume\n"
+             db      n1    c         1970-01-01T00:00:00Z  -        unclaimed: the master did not know the volume\n"
         );
     }
 }

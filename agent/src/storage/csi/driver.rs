@@ -31,8 +31,6 @@ const STAGE: i32 = 1;
 /// What a driver said about itself.
 #[derive(Debug, Clone)]
 pub struct Facts {
-    /// Its own name.
-    pub plugin: String,
     /// The node, as it names it.
     pub node_id: String,
     /// What it can do.
@@ -147,11 +145,7 @@ impl Driver {
             ?can,
             "storage driver"
         );
-        Ok(Facts {
-            plugin: info.name,
-            node_id,
-            can,
-        })
+        Ok(Facts { node_id, can })
     }
 
     /// A client of its controller.
