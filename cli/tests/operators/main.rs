@@ -156,7 +156,7 @@ async fn what_operators_set_outlives_the_master() {
     );
 
     // And all of it undone.
-    m.says(&["volume", "destroy", "db"]).await;
+    m.says(&["volume", "destroy", "db", "--yes"]).await;
     let refined = [&RESERVED[..4], &["--role", "eng/web"]].concat();
     m.says(&[&["reservation", "remove"], refined.as_slice()].concat())
         .await;

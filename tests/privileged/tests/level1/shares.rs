@@ -196,7 +196,7 @@ fn what_operators_set_outlives_the_master() {
         (set(world) == before).then_some(())
     })
     .unwrap();
-    says(world, &["volume", "destroy", "kept"]);
+    says(world, &["volume", "destroy", "kept", "--yes"]);
     says(world, &[&["reservation", "remove"][..], &ops].concat());
     says(world, &["quota", "remove", "prod"]);
     says(world, &["weight", "remove", "prod"]);

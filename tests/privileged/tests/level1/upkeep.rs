@@ -218,7 +218,7 @@ fn a_stateful_task_comes_back_to_its_volume() {
         (all[0]["tasks"].as_array()?.is_empty()).then_some(())
     })
     .unwrap();
-    says(world, &["volume", "destroy", &id]);
+    says(world, &["volume", "destroy", &id, "--yes"]);
     let of = ["--agent", &agent, "--role", "prod/db", "--principal", "db"];
     says(world, &[&["reservation", "remove"][..], &of].concat());
 }
