@@ -20,7 +20,7 @@ use waggle_lifecycle::{Checkpoint, StreamRecord};
 use waggle_types::{AgentId, TaskId, TaskSpec, TaskStatus, UnixMillis};
 
 use crate::{
-    AgentError,
+    AgentError, crash,
     shim::{self, ExitRecord, write_durably},
     sys::ProcessId,
 };
@@ -28,6 +28,8 @@ use crate::{
 const SPEC: &str = "spec.pb";
 const STREAM: &str = "stream.pb";
 const DONE: &str = "done";
+/// A shim's identity from before the machine booted.
+const REBOOTED: &str = "shim.before-boot";
 /// How long to wait for the agent before this one to let go of the directory.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -80,6 +82,27 @@ impl WorkDir {
             Err(e) => return Err(AgentError::file("read", &path)(e)),
         };
         AgentId::new(text.trim()).map_err(|source| AgentError::BadAgentId { path, source })
+    }
+
+    /// After a boot, processes that were recorded before are forgotten: their numbers, and the moments of their start,
+    /// which count from boot, may be other processes' by now. Whether that was so. Blocking.
+    pub fn forget_processes_of_another_boot(&self, boot_id: &Path) -> io::Result<bool> {
+        let now = fs::read_to_string(boot_id)?;
+        let path = self.root.join("boot_id");
+        let before = match fs::read_to_string(&path) {
+            Ok(before) if before == now => return Ok(false),
+            Ok(before) => Some(before),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+            Err(e) => return Err(e),
+        };
+        if before.is_some() {
+            for dir in self.all()? {
+                dir.forget_processes()?;
+            }
+        }
+        // Last: until then the next agent begins anew.
+        write_durably(&path, now.as_bytes())?;
+        Ok(before.is_some())
     }
 
     /// Since when this node's kernel maps count, Unix nanoseconds: they are pinned and outlive the agent, so
@@ -175,9 +198,26 @@ impl TaskDir {
         write_durably(&self.path.join(STREAM), &encode_stream(record))
     }
 
+    /// Keeps that a shim was started, and not which process it was.
+    fn forget_processes(&self) -> io::Result<()> {
+        let gone = |result: io::Result<()>| match result {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+            _ => Ok(()),
+        };
+        gone(fs::remove_file(self.path.join(shim::TASK)))?;
+        gone(fs::rename(
+            self.path.join(shim::SHIM),
+            self.path.join(REBOOTED),
+        ))
+    }
+
     /// Marks it finished: nobody is owed anything.
     pub fn mark_done(&self) -> io::Result<()> {
-        fs::write(self.path.join(DONE), b"")
+        let path = self.path.join(DONE);
+        crash::point(&path, "begin");
+        fs::write(&path, b"")?;
+        crash::point(&path, "written");
+        Ok(())
     }
 
     /// Whether it is finished.
@@ -192,6 +232,7 @@ impl TaskDir {
 
     /// Removes it all.
     pub fn remove(&self) -> io::Result<()> {
+        crash::point(Path::new("task"), "remove");
         match fs::remove_dir_all(&self.path) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
             _ => Ok(()),
@@ -227,7 +268,7 @@ impl TaskDir {
             spec,
             latest: stream.latest,
             pending: stream.pending,
-            shim_recorded: self.path.join(shim::SHIM).exists(),
+            shim_recorded: self.path.join(shim::SHIM).exists() || self.path.join(REBOOTED).exists(),
             pid: self.process().map(|p| p.pid),
             exit: self.exit().map(|r| r.exit()),
         }

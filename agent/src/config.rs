@@ -75,6 +75,8 @@ pub struct AgentConfig {
     pub storage: StorageSettings,
     /// What is put into sandboxes before tasks start.
     pub fetch: FetchSettings,
+    /// Tells one boot of the machine from another; recorded process numbers mean nothing after the next one.
+    pub boot_id: PathBuf,
     /// Time between metric readings and log shipments.
     pub tick: Duration,
     /// Finished tasks whose sandboxes are kept at most; beyond that the oldest are removed, whatever their age.
@@ -115,6 +117,7 @@ impl AgentConfig {
             cpu_hard_limits: false,
             storage: StorageSettings::default(),
             fetch: FetchSettings::default(),
+            boot_id: PathBuf::from("/proc/sys/kernel/random/boot_id"),
             tick: Duration::from_secs(5),
             kept_sandboxes: 10_000,
             max_concurrent_checks: 64,

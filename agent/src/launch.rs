@@ -3,6 +3,7 @@
 use std::{
     fs,
     os::fd::OwnedFd,
+    path::Path,
     process::Stdio,
     sync::Arc,
     time::{Duration, Instant},
@@ -16,6 +17,7 @@ use crate::{
     ShimCommand,
     cgroup::{self, Limits, NodeLimits, TaskCgroup},
     checkpoint::TaskDir,
+    crash,
     net::chain,
     parts::{Parts, Prepared},
     runtime::{Contained, NodeFacts},
@@ -136,6 +138,7 @@ impl Launch {
             .kill_on_drop(false)
             .spawn()
             .map_err(|e| text(&format!("start shim {}", self.command.exe.display()), &e))?;
+        crash::point(Path::new("shim"), "spawned");
         Ok(Starting { child })
     }
 }
@@ -220,7 +223,9 @@ pub async fn outcome(dir: TaskDir, cgroup: TaskCgroup, shim: Arc<OwnedFd>) -> Ex
 /// Makes sure that no shim starts this task any more and removes its cgroup. Blocking.
 pub fn give_up(dir: &TaskDir, cgroup: &TaskCgroup, patience: Duration) -> Result<(), String> {
     let mark = dir.path().join(shim::ABANDONED);
+    crash::point(&mark, "begin");
     fs::write(&mark, b"").map_err(|e| format!("failed to write {}: {e}", mark.display()))?;
+    crash::point(&mark, "written");
     cgroup.remove(patience).map_err(|e| chain(&e))
 }
 

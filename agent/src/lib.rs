@@ -21,6 +21,7 @@ mod cgroup;
 mod checkpoint;
 mod clock;
 mod config;
+mod crash;
 mod dns_api;
 mod dns_points;
 mod doctor;

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    path::Path,
     sync::Arc,
     time::Duration,
 };
@@ -18,7 +19,7 @@ use crate::{
     AgentConfig, AgentError, AgentListeners,
     cgroup::{CgroupHost, Hierarchy},
     checkpoint::WorkDir,
-    clock, dns_api, gpus,
+    clock, crash, dns_api, gpus,
     http::{self, AgentView},
     kept::Kept,
     launch::Shim,
@@ -73,6 +74,12 @@ pub async fn run(
     let config = Arc::new(config);
     let root = config.work_dir.clone();
     let work = blocking(move || WorkDir::open(&root)).await?;
+    if work
+        .forget_processes_of_another_boot(&config.boot_id)
+        .map_err(AgentError::file("read", &config.boot_id))?
+    {
+        tracing::warn!("the machine has booted since: how tasks of before ended is not known");
+    }
     let agent_id = work.agent_id(|| uuid::Uuid::new_v4().to_string())?;
     // Names first: while this node's resolver is silent, everybody on it waits.
     let mut net = Net::start(&config, Kept::new(&config.work_dir)).await?;
@@ -286,7 +293,10 @@ impl Agent {
                 self.handle(kill).await;
             }
             SessionEvent::Volumes { kept, destroyed } => self.keep_volumes(kept, destroyed).await,
-            SessionEvent::Ack(task_id, uuid) => self.handle(Event::Ack { task_id, uuid }).await,
+            SessionEvent::Ack(task_id, uuid) => {
+                crash::point(Path::new("ack"), "received");
+                self.handle(Event::Ack { task_id, uuid }).await;
+            }
             SessionEvent::Desired(snapshot) => self.net.desired(*snapshot),
             SessionEvent::Change(delta) => {
                 if !self.net.change(*delta) {
@@ -466,6 +476,7 @@ impl Agent {
     fn send(&self, status: &TaskStatus) {
         let kind = pb::agent_message::Kind::Status(pb::TaskStatus::from(status));
         self.say(session::message(kind));
+        crash::point(Path::new("status"), "sent");
     }
 
     /// A full outbox loses the message: a status is sent again by its timer, the next generation is

@@ -107,7 +107,9 @@ fn run(dir: &Path) -> io::Result<()> {
             let id = ProcessId::of(started.pid)?;
             let tmp = dir.join("task.tmp");
             fs::write(&tmp, serde_json::to_vec(&id)?)?;
+            crate::crash::point(&dir.join(TASK), "begin");
             fs::rename(&tmp, dir.join(TASK))?;
+            crate::crash::point(&dir.join(TASK), "renamed");
             // The agent reads our stdout until its end: the files above are there now.
             nix::unistd::dup2_stdout(File::open("/dev/null")?)?;
             supervise(&plan, started, &signals)

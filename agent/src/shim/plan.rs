@@ -10,7 +10,7 @@ use std::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use waggle_lifecycle::Exit;
 
-use crate::runtime::Instruction;
+use crate::{crash, runtime::Instruction};
 
 /// What the shim is to do; written by the agent.
 pub const PLAN: &str = "plan.json";
@@ -143,10 +143,16 @@ impl ExitRecord {
 /// Replaces a file so that a reader, or a machine that lost power, sees the old bytes or the new ones.
 pub fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let tmp = path.with_extension("tmp");
+    crash::point(path, "begin");
     let mut file = File::create(&tmp)?;
-    file.write_all(bytes)?;
+    let (half, rest) = crash::half(bytes);
+    file.write_all(half)?;
+    crash::point(path, "torn");
+    file.write_all(rest)?;
     file.sync_all()?;
+    crash::point(path, "written");
     fs::rename(&tmp, path)?;
+    crash::point(path, "renamed");
     match path.parent() {
         Some(dir) => File::open(dir)?.sync_all(),
         None => Ok(()),

@@ -78,6 +78,11 @@ impl Agent {
         Self { job, http, names }
     }
 
+    /// Runs until somebody kills this process.
+    async fn wait(self) {
+        let _ = self.job.await;
+    }
+
     /// As kill -9: nothing of it gets to say goodbye.
     pub async fn vanish(self) {
         self.job.abort();
@@ -106,6 +111,21 @@ impl Agent {
             body.to_owned(),
         )
     }
+}
+
+/// The test binary as an agent, to be killed: below a work directory, with a master, and a cgroup root if there is one.
+pub fn run_alone(dir: &Path, master: &str, cgroup_root: Option<&String>) {
+    block_on(async {
+        let masters = vec![master.parse().unwrap()];
+        let boot_id = std::env::var_os("TEST_BOOT_ID");
+        let agent = Agent::start_with(dir, masters, None, |config| {
+            config.cgroup_root = cgroup_root.map(Into::into);
+            if let Some(file) = boot_id {
+                config.boot_id = file.into();
+            }
+        });
+        agent.await.wait().await;
+    });
 }
 
 pub fn block_on(test: impl Future<Output = ()>) {
@@ -195,7 +215,7 @@ pub async fn ended(master: &Master, task_id: &str) -> pb::TaskStatus {
 }
 
 /// The process that runs a task.
-fn pid_of(work_dir: &Path, task_id: &str, file: &str) -> Option<u32> {
+pub fn pid_of(work_dir: &Path, task_id: &str, file: &str) -> Option<u32> {
     let bytes = fs::read(work_dir.join("tasks").join(task_id).join(file)).ok()?;
     let id: serde_json::Value = serde_json::from_slice(&bytes).ok()?;
     u32::try_from(id["pid"].as_u64()?).ok()

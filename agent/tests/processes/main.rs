@@ -9,6 +9,7 @@
 )]
 
 mod agent;
+mod crash;
 mod exec;
 mod limits;
 mod master;
@@ -110,6 +111,24 @@ const TESTS: &[Test] = &[
         limits::gives_a_gpu_to_one_task,
     ),
     ("agent_tells_programs_about_names", names::tells_programs),
+    (
+        "survival_at_every_step_on_disk",
+        crash::at_every_step_on_disk,
+    ),
+    (
+        "survival_of_every_exit_while_away",
+        crash::every_exit_while_away,
+    ),
+    ("survival_of_a_boot", crash::a_boot),
+    (
+        "survival_of_a_number_that_is_anothers",
+        crash::a_number_that_is_anothers,
+    ),
+    ("survival_of_a_killed_shim", crash::a_killed_shim),
+    (
+        "survival_of_damaged_checkpoints",
+        crash::damaged_checkpoints,
+    ),
     ("exec_runs_as_the_task", exec::runs_as_the_task),
     (
         "exec_passes_input_within_its_window",
@@ -140,6 +159,12 @@ fn main() -> ExitCode {
         && command == "exec-shim"
     {
         return waggle_agent::exec_shim_main();
+    }
+    if let [_, command, dir, master, rest @ ..] = args.as_slice()
+        && command == "agent"
+    {
+        agent::run_alone(Path::new(dir), master, rest.first());
+        return ExitCode::SUCCESS;
     }
     // Enough of libtest's command line for cargo and for people.
     if args.iter().any(|a| a == "--list") {

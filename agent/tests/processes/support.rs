@@ -87,7 +87,12 @@ pub struct CgroupRoot {
 
 impl CgroupRoot {
     pub fn new() -> Option<Self> {
-        let name = format!("wgh-d-{}", std::process::id());
+        Self::named("")
+    }
+
+    /// One of several of this process.
+    pub fn named(suffix: &str) -> Option<Self> {
+        let name = format!("wgh-d-{}{suffix}", std::process::id());
         let mount = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"]
             .iter()
             .map(PathBuf::from)
