@@ -229,6 +229,24 @@ pub fn give_up(dir: &TaskDir, cgroup: &TaskCgroup, patience: Duration) -> Result
     cgroup.remove(patience).map_err(|e| chain(&e))
 }
 
+/// The task's process where its record is there and can't be read: the shim's oldest child. Without it nobody could
+/// end the task any more. The record is mended.
+fn recorded_badly(dir: &TaskDir, shim: ProcessId) -> Option<ProcessId> {
+    let record = dir.path().join(shim::TASK);
+    if !record.exists() {
+        return None;
+    }
+    let children = format!("/proc/{0}/task/{0}/children", shim.pid);
+    let children = fs::read_to_string(children).ok()?;
+    let process = children
+        .split_whitespace()
+        .filter_map(|pid| ProcessId::of(pid.parse().ok()?).ok())
+        .min_by_key(|id| id.start_ticks)?;
+    tracing::warn!(task_id = %dir.task_id(), pid = process.pid, "its process was badly recorded");
+    let _ = shim::write_json(&record, &process);
+    Some(process)
+}
+
 /// Looks for the shim of a task after a restart; `None` when there is none, and then there will be none.
 /// Blocking.
 pub fn find_shim(dir: &TaskDir) -> Option<Shim> {
@@ -239,10 +257,12 @@ pub fn find_shim(dir: &TaskDir) -> Option<Shim> {
             let _ = fs::write(dir.path().join(shim::ABANDONED), b"");
             return None;
         }
-        if let Some(fd) = dir.shim().and_then(|id| id.open().ok()) {
+        if let Some(id) = dir.shim()
+            && let Ok(fd) = id.open()
+        {
             return Some(Shim {
                 fd: Arc::new(fd),
-                process: dir.process(),
+                process: dir.process().or_else(|| recorded_badly(dir, id)),
             });
         }
         // It holds the lock and has not written who it is, or it is just ending.

@@ -124,7 +124,7 @@ impl Client {
         while !seen.contains(text) {
             match self.next().await {
                 Some(Frame::Stdout(bytes)) => seen.push_str(&String::from_utf8_lossy(&bytes)),
-                Some(Frame::Window(_) | Frame::Started(_)) => {}
+                Some(Frame::Window(_) | Frame::Started(_) | Frame::Stderr(_)) => {}
                 other => panic!("{other:?} after {seen:?}"),
             }
         }
