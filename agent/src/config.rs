@@ -81,7 +81,8 @@ pub struct AgentConfig {
     pub tick: Duration,
     /// Finished tasks whose sandboxes are kept at most; beyond that the oldest are removed, whatever their age.
     pub kept_sandboxes: usize,
-    /// Health checks that may run at the same moment; others wait for their turn.
+    /// Checks of tasks that may be under way at the same moment; others wait for their turn. One that gets no answer is
+    /// under way until its timeout.
     pub max_concurrent_checks: usize,
     /// Where images come from, and how many stay.
     pub images: ImageSettings,
@@ -120,7 +121,7 @@ impl AgentConfig {
             boot_id: PathBuf::from("/proc/sys/kernel/random/boot_id"),
             tick: Duration::from_secs(5),
             kept_sandboxes: 10_000,
-            max_concurrent_checks: 64,
+            max_concurrent_checks: 256,
             images: ImageSettings::default(),
         }
     }

@@ -19,6 +19,7 @@
 
 mod cgroup;
 mod checkpoint;
+pub mod checks;
 mod clock;
 mod config;
 mod crash;
@@ -43,7 +44,6 @@ mod net;
 mod networks;
 mod observe;
 mod parts;
-mod probe;
 mod recover;
 mod resources;
 mod run;

@@ -19,6 +19,7 @@ use crate::{
     AgentConfig, AgentError, AgentListeners,
     cgroup::{CgroupHost, Hierarchy},
     checkpoint::WorkDir,
+    checks::CheckResult,
     clock, crash, dns_api, gpus,
     http::{self, AgentView},
     kept::Kept,
@@ -51,6 +52,21 @@ pub enum Input {
     },
     /// From the session.
     Session(SessionEvent),
+}
+
+impl From<CheckResult> for Input {
+    fn from(told: CheckResult) -> Self {
+        let CheckResult {
+            task_id,
+            idx,
+            result,
+        } = told;
+        Self::Event(Event::Checked {
+            task_id,
+            idx,
+            result,
+        })
+    }
 }
 
 impl From<SessionEvent> for Input {
@@ -377,9 +393,6 @@ impl Agent {
             {
                 let in_grace = self.core.in_grace(task_id, *idx, clock::now());
                 self.tasks.checked(task_id, *idx, result, in_grace);
-                let outcome = if result.is_ok() { "passed" } else { "failed" };
-                let attrs = [(names::OUTCOME, outcome.into())];
-                self.telemetry.count(&names::AGENT_HEALTH_CHECKS, &attrs, 1);
             }
             let effects = self.core.handle(event, clock::now());
             changed |= !effects.is_empty();

@@ -8,7 +8,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{Semaphore, mpsc},
+    sync::mpsc,
     task::{AbortHandle, JoinSet},
 };
 use waggle_api::proto::session as pb;
@@ -17,21 +17,21 @@ use waggle_overlay_plan::Fact;
 use waggle_telemetry::{ActiveSpan, SpanKind, Telemetry, names};
 use waggle_telemetry_pipeline::TaskLabels;
 use waggle_types::{
-    AgentId, CheckPurpose, HealthCheck, HealthState, StatusReason, TaskId, TaskSpec, TaskState,
-    TaskStatus, TraceContext,
+    AgentId, CheckPurpose, HealthCheck, HealthState, NetworkMode, StatusReason, TaskId, TaskSpec,
+    TaskState, TaskStatus, TraceContext,
 };
 
 use crate::{
     AgentConfig,
     cgroup::{CgroupHost, NodeLimits, TaskCgroup},
     checkpoint::TaskDir,
+    checks::{Checks, Reach, Target, Wanted},
     clock,
     launch::{self, CLEAN_TIMEOUT, Launch, Shim},
     net::{Net, chain},
     networks::Networks,
     observe::Watched,
     parts::Parts,
-    probe::Prober,
     run::Input,
     runtime::NodeFacts,
     sys::{self, ProcessId},
@@ -47,7 +47,6 @@ pub struct Live {
     watched: Option<Arc<Mutex<Watched>>>,
     // Of `watched`, which a tick may hold for long.
     labels: Option<Arc<TaskLabels>>,
-    checks: Vec<AbortHandle>,
     // The newest result of each check, for the log: only changes are told.
     results: BTreeMap<usize, bool>,
     // Where the agent's spans of this task hang: `task.receive`.
@@ -66,7 +65,7 @@ pub struct Tasks {
     parts: Arc<Parts>,
     telemetry: Telemetry,
     inputs: mpsc::Sender<Input>,
-    slots: Arc<Semaphore>,
+    checks: Checks,
     live: BTreeMap<TaskId, Live>,
     // Dropping it ends every helper, so an agent that is dropped leaves nothing but processes.
     jobs: JoinSet<()>,
@@ -83,7 +82,12 @@ impl Tasks {
         telemetry: Telemetry,
         inputs: mpsc::Sender<Input>,
     ) -> Self {
-        let slots = Arc::new(Semaphore::new(config.max_concurrent_checks.max(1)));
+        let (checks, mut jobs) = (Checks::default(), JoinSet::new());
+        jobs.spawn(checks.clone().run(
+            config.max_concurrent_checks,
+            telemetry.clone(),
+            inputs.clone(),
+        ));
         Self {
             config,
             agent_id,
@@ -92,9 +96,9 @@ impl Tasks {
             parts,
             telemetry,
             inputs,
-            slots,
+            checks,
             live: BTreeMap::new(),
-            jobs: JoinSet::new(),
+            jobs,
         }
     }
 
@@ -273,10 +277,8 @@ impl Tasks {
         let Some(live) = self.live.get_mut(task_id) else {
             return;
         };
-        for old in live.checks.drain(..) {
-            old.abort();
-        }
-        if HealthCheck::any(&live.spec.health_checks, CheckPurpose::Health)
+        let spec = &live.spec;
+        if HealthCheck::any(&spec.health_checks, CheckPurpose::Health)
             && run.health == HealthState::Unknown
             && live.first_pass.is_none()
         {
@@ -287,20 +289,33 @@ impl Tasks {
                 vec![("waggle.task.id", task_id.as_str().into())],
             ));
         }
-        let all = live.spec.health_checks.iter().enumerate();
-        for (idx, check) in all.filter(|(idx, _)| run.idxs.contains(idx)) {
-            let prober = Prober {
-                task_id: task_id.clone(),
-                idx,
-                check: check.clone(),
-                ports: live.spec.ports.clone(),
-                ip: self.config.ip,
-                dir: live.dir.path().to_owned(),
-                passed: run.health != HealthState::Unknown,
-            };
-            let job = prober.run(Arc::clone(&self.slots), self.inputs.clone());
-            live.checks.push(self.jobs.spawn(job));
-        }
+        let reach = match &live.process {
+            Some(process) if spec.container.network != NetworkMode::Host => {
+                Reach::Inside(Arc::clone(process))
+            }
+            _ => Reach::Node(self.config.ip),
+        };
+        let target = Target {
+            task_id: task_id.clone(),
+            dir: live.dir.path().to_owned(),
+            ports: spec.ports.clone(),
+            reach,
+        };
+        let age = clock::now().since(run.since).as_duration();
+        let wanted = run.idxs.iter().filter_map(|idx| {
+            let check = spec.health_checks.get(*idx)?.clone();
+            Some(Wanted {
+                idx: *idx,
+                age,
+                passed: match check.purpose {
+                    CheckPurpose::Health => run.health != HealthState::Unknown,
+                    CheckPurpose::Readiness => run.ready == Some(true),
+                    CheckPurpose::Startup => false,
+                },
+                check,
+            })
+        });
+        self.checks.set(target, wanted.collect());
     }
 
     /// Says so when a check begins to fail or to pass. Failures that do not count yet are for debugging only.
@@ -400,9 +415,7 @@ impl Tasks {
         let Some(live) = self.live.get_mut(task_id) else {
             return;
         };
-        for check in live.checks.drain(..) {
-            check.abort();
-        }
+        self.checks.stop(task_id);
         let error = exit.describe();
         if let Some(mut span) = live.first_pass.take() {
             span.error("task_ended", &error);
@@ -492,7 +505,6 @@ impl Live {
             process: None,
             watched: None,
             labels: None,
-            checks: Vec::new(),
             results: BTreeMap::new(),
             trace: None,
             running_ns: 0,

@@ -9,11 +9,7 @@ use serde_json::{Value, json};
 use waggle_types::{Command, MountSource, Seccomp as Wanted, TaskSpec};
 
 use super::{capabilities, seccomp::Seccomp, users::ImageUser};
-use crate::{
-    cgroup::process_limits,
-    images::ImageConfig,
-    storage::BindMount,
-};
+use crate::{cgroup::process_limits, images::ImageConfig, storage::BindMount};
 
 /// Where a task with an image finds its sandbox, as in Mesos.
 pub const SANDBOX: &str = "/mnt/mesos/sandbox";

@@ -271,6 +271,7 @@ registry! {
     AGENT_STATUS_PENDING = UpDownCounter "waggle.agent.status_updates.pending" ["{update}"] {} "Status updates that the master has not acknowledged";
     AGENT_HEALTH_CHECKS = Counter "waggle.agent.health_checks" ["{check}"] {OUTCOME} "Health checks that were run";
     AGENT_HEALTH_CHECK_DURATION = Histogram "waggle.agent.health_check.duration" ["s"] {OUTCOME} "Time that a health check took";
+    AGENT_CHECKS_LATE = Counter "waggle.agent.checks.late" ["{check}"] {} "Checks that began more than 100 ms after they were due, since too many were under way";
     AGENT_LOG_LINES = Counter "waggle.agent.log.lines" ["{line}"] {"log.iostream"} "Lines read from tasks' output";
     AGENT_LOG_BYTES = Counter "waggle.agent.log.bytes" ["By"] {"log.iostream"} "Bytes read from tasks' output";
     AGENT_SESSIONS = UpDownCounter "waggle.agent.sessions" ["{session}"] {} "Sessions that people have in tasks: exec and attach";

@@ -1,0 +1,285 @@
+//! One attempt of one check.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    os::fd::OwnedFd,
+    path::PathBuf,
+    process::Stdio,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use nix::{
+    sys::signal::{Signal, killpg},
+    unistd::Pid,
+};
+use rustls::pki_types::ServerName;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::TcpStream,
+};
+use tokio_rustls::TlsConnector;
+use waggle_types::{HealthCheck, HealthProbe, TaskId, TaskPort};
+
+use super::{
+    answer::{MAX_ANSWER, Scan, scan},
+    sockets::Sockets,
+    tls,
+};
+use crate::shim;
+
+/// How a task's ports are reached.
+#[derive(Debug, Clone)]
+pub enum Reach {
+    /// By its host ports at this address, as everybody else does.
+    Node(Ipv4Addr),
+    /// By its own ports on loopback, in the network namespace of this process.
+    Inside(Arc<OwnedFd>),
+}
+
+/// A task that is checked.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// The task.
+    pub task_id: TaskId,
+    /// Its directory.
+    pub dir: PathBuf,
+    /// Its ports.
+    pub ports: Vec<TaskPort>,
+    /// How they are reached.
+    pub reach: Reach,
+}
+
+/// A check, made ready once for all of its attempts.
+#[derive(Debug)]
+pub(super) struct Probe {
+    timeout: Duration,
+    what: What,
+}
+
+#[derive(Debug)]
+enum What {
+    Http {
+        to: Endpoint,
+        tls: bool,
+        path: String,
+        request: Vec<u8>,
+        statuses: Vec<u16>,
+    },
+    Tcp(Endpoint),
+    Command {
+        dir: PathBuf,
+        shell: String,
+    },
+    // It can't pass, and this is why.
+    Never(String),
+}
+
+#[derive(Debug)]
+struct Endpoint {
+    addr: SocketAddr,
+    inside: Option<Arc<OwnedFd>>,
+}
+
+/// What attempts share.
+#[derive(Default)]
+pub(super) struct Tools {
+    sockets: Sockets,
+    tls: OnceLock<Result<TlsConnector, String>>,
+}
+
+impl Probe {
+    pub(super) fn new(target: &Target, check: &HealthCheck) -> Self {
+        let what = match &check.probe {
+            HealthProbe::Http {
+                tls,
+                statuses,
+                path,
+                port_index,
+                port,
+            } => match target.endpoint(*port_index, *port) {
+                Ok(to) => What::Http {
+                    request: request(&to.addr, path),
+                    to,
+                    tls: *tls,
+                    path: path.clone(),
+                    statuses: statuses.clone(),
+                },
+                Err(why) => What::Never(why),
+            },
+            HealthProbe::Tcp { port_index, port } => match target.endpoint(*port_index, *port) {
+                Ok(to) => What::Tcp(to),
+                Err(why) => What::Never(why),
+            },
+            HealthProbe::Command { shell } => What::Command {
+                dir: target.dir.clone(),
+                shell: shell.clone(),
+            },
+        };
+        Self {
+            timeout: check.timeout.as_duration().max(Duration::from_millis(1)),
+            what,
+        }
+    }
+
+    /// One attempt: `Ok`, or what was wrong.
+    pub(super) async fn run(&self, tools: &Tools, buffer: &mut Vec<u8>) -> Result<(), String> {
+        let asked = async {
+            match &self.what {
+                What::Http {
+                    to,
+                    tls,
+                    path,
+                    request,
+                    statuses,
+                } => {
+                    let stream = to.connect(tools).await?;
+                    let status = if *tls {
+                        let stream = to.secure(tools, stream).await?;
+                        status(stream, request, buffer).await
+                    } else {
+                        status(stream, request, buffer).await
+                    };
+                    let at = to.addr;
+                    match status.map_err(|why| format!("GET {at}{path}: {why}"))? {
+                        s if passes(statuses, s) => Ok(()),
+                        s => Err(format!("GET {at}{path}: status {s}")),
+                    }
+                }
+                What::Tcp(to) => to.connect(tools).await.map(drop),
+                What::Command { .. } => Ok(()),
+                What::Never(why) => Err(why.clone()),
+            }
+        };
+        if let What::Command { dir, shell } = &self.what {
+            return command(dir, shell, self.timeout).await;
+        }
+        match tokio::time::timeout(self.timeout, asked).await {
+            Ok(result) => result,
+            Err(_) => Err(too_late(self.timeout)),
+        }
+    }
+}
+
+impl Target {
+    fn endpoint(&self, idx: usize, fixed: Option<u16>) -> Result<Endpoint, String> {
+        let port = match (fixed, self.ports.get(idx), &self.reach) {
+            (Some(port), _, _) => port,
+            (None, Some(p), Reach::Node(_)) => p.host_port,
+            (None, Some(p), Reach::Inside(_)) => p.container_port.unwrap_or(p.host_port),
+            (None, None, _) => return Err(format!("portIndex: the task has no port {idx}")),
+        };
+        let (ip, inside) = match &self.reach {
+            Reach::Node(ip) => (*ip, None),
+            Reach::Inside(process) => (Ipv4Addr::LOCALHOST, Some(Arc::clone(process))),
+        };
+        Ok(Endpoint {
+            addr: SocketAddr::from((ip, port)),
+            inside,
+        })
+    }
+}
+
+impl Endpoint {
+    async fn connect(&self, tools: &Tools) -> Result<TcpStream, String> {
+        let socket = match &self.inside {
+            None => Sockets::of_node(),
+            Some(process) => tools.sockets.of_process(Arc::clone(process)).await,
+        };
+        let socket = socket.map_err(|e| format!("failed to make a socket: {e}"))?;
+        socket
+            .connect(self.addr)
+            .await
+            .map_err(|e| format!("connect to {}: {e}", self.addr))
+    }
+
+    async fn secure(
+        &self,
+        tools: &Tools,
+        stream: TcpStream,
+    ) -> Result<tokio_rustls::client::TlsStream<TcpStream>, String> {
+        let connector = tools.tls.get_or_init(tls::connector).as_ref();
+        let name = ServerName::IpAddress(self.addr.ip().into());
+        connector
+            .map_err(Clone::clone)?
+            .connect(name, stream)
+            .await
+            .map_err(|e| format!("tls with {}: {e}", self.addr))
+    }
+}
+
+fn request(addr: &SocketAddr, path: &str) -> Vec<u8> {
+    format!(
+        "GET {path} HTTP/1.1\r\nHost: {addr}\r\nUser-Agent: waggle-health-check\r\nAccept: */*\r\n\
+         Connection: close\r\n\r\n"
+    )
+    .into_bytes()
+}
+
+fn passes(statuses: &[u16], status: u16) -> bool {
+    if statuses.is_empty() {
+        (200..400).contains(&status)
+    } else {
+        statuses.contains(&status)
+    }
+}
+
+/// Asks, and reads until the answer's status is there.
+async fn status(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    request: &[u8],
+    buffer: &mut Vec<u8>,
+) -> Result<u16, String> {
+    stream.write_all(request).await.map_err(|e| e.to_string())?;
+    buffer.clear();
+    buffer.reserve(MAX_ANSWER / 4);
+    loop {
+        match stream.read_buf(buffer).await {
+            Ok(0) => return Err("closed without an answer".to_owned()),
+            Ok(_) => {}
+            Err(e) => return Err(e.to_string()),
+        }
+        match scan(buffer) {
+            Scan::Status(status) => return Ok(status),
+            Scan::Bad => return Err("the answer is not HTTP/1".to_owned()),
+            Scan::More if buffer.len() >= MAX_ANSWER => {
+                return Err(format!("no status within {MAX_ANSWER} bytes"));
+            }
+            Scan::More => {}
+        }
+    }
+}
+
+fn too_late(timeout: Duration) -> String {
+    format!("no answer within {} ms", timeout.as_millis())
+}
+
+/// Runs where the task runs: its namespaces, root, cgroups, environment and user.
+async fn command(dir: &std::path::Path, shell: &str, timeout: Duration) -> Result<(), String> {
+    let mut command = std::process::Command::new("/bin/sh");
+    command
+        .args(["-c", shell])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    shim::enter_task(&mut command, dir, shim::Entering::default())?;
+    let mut child = tokio::process::Command::from(command)
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|e| format!("failed to start the check's command: {e}"))?;
+    let group = child.id().and_then(|p| i32::try_from(p).ok());
+    let result = tokio::time::timeout(timeout, child.wait()).await;
+    match result {
+        Ok(Ok(status)) if status.success() => Ok(()),
+        Ok(Ok(status)) => Err(format!("command ended with {status}")),
+        Ok(Err(e)) => Err(format!("failed to wait for the check's command: {e}")),
+        Err(_) => {
+            // It leads its session and is not reaped yet, so the group is its own.
+            if let Some(group) = group {
+                let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
+            }
+            let _ = child.wait().await;
+            Err(too_late(timeout))
+        }
+    }
+}
