@@ -10,7 +10,10 @@ use std::{
 };
 
 use waggle_telemetry::Telemetry;
-use waggle_tests_support::images::{Image, Layer};
+use waggle_tests_support::{
+    images::{Image, Layer},
+    wait_until,
+};
 use waggle_types::{ImageSpec, TaskId};
 
 use super::{ImageSettings, Images};
@@ -80,7 +83,13 @@ impl Node {
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
         let own = self.dir.path().display().to_string();
         assert!(!mounts.contains(&own), "a mount is left:\n{mounts}");
-        assert_eq!(n_entries(&self.dir.path().join("images/tmp")), 0);
+        let tmp = self.dir.path().join("images/tmp");
+        // Threads that unpack end by themselves, once they see that nobody sends.
+        let limit = std::time::Duration::from_secs(10);
+        wait_until(limit, "nothing half-made", || {
+            (n_entries(&tmp) == 0).then_some(())
+        })
+        .unwrap();
     }
 }
 

@@ -63,3 +63,15 @@ fn set(fd: impl AsFd, name: &[u8], value: &[u8]) -> nix::Result<()> {
     };
     Errno::result(rc).map(drop)
 }
+
+/// The names of what an open file has.
+#[cfg(test)]
+pub fn names(fd: impl AsFd) -> nix::Result<String> {
+    let mut out = vec![0u8; 4096];
+    let raw = fd.as_fd().as_raw_fd();
+    // SAFETY: a buffer with its length, alive during the call; the descriptor is borrowed.
+    let n = unsafe { libc::flistxattr(raw, out.as_mut_ptr().cast(), out.len()) };
+    let n = usize::try_from(Errno::result(n)?).unwrap_or(0);
+    out.truncate(n);
+    Ok(String::from_utf8_lossy(&out).into_owned())
+}
