@@ -56,8 +56,14 @@ impl Client {
 
     /// The same for requests that take as long as a disk takes.
     #[must_use]
-    pub fn patient(mut self) -> Self {
-        self.timeout = PATIENT_TIMEOUT;
+    pub fn patient(self) -> Self {
+        self.patient_for(PATIENT_TIMEOUT)
+    }
+
+    /// The same for requests that take so long.
+    #[must_use]
+    pub fn patient_for(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
         self
     }
 

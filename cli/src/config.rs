@@ -2,6 +2,7 @@
 
 mod containers;
 mod devices;
+mod images;
 mod storage;
 
 use std::{
@@ -14,7 +15,7 @@ use std::{
 
 use waggle_agent::{
     DnsSettings, EdgeSettings, FetchSettings, NetworkSettings, NodePolicy, RuntimeSettings,
-    StorageSettings,
+    StorageSettings, images::ImageSettings,
 };
 use waggle_types::Domain;
 
@@ -80,6 +81,8 @@ pub struct Settings {
     pub networks: NetworkSettings,
     /// Whether CPUs are a ceiling.
     pub cpu_hard_limits: bool,
+    /// Where images come from, and how many stay.
+    pub images: ImageSettings,
     /// Device nodes of GPUs; `None`: those that are found.
     pub gpu_devices: Option<Vec<PathBuf>>,
     /// Disks and drivers of storage.
@@ -138,6 +141,7 @@ pub fn settings(flags: &RunArgs) -> Result<Settings, CliError> {
     let gpu_devices = containers::gpu_devices(&args)?;
     let storage = storage::storage(&args)?;
     let fetch = storage::fetch(&args)?;
+    let images = images::settings(&args)?;
     let name = match args.name {
         Some(n) => n,
         None => hostname()?,
@@ -192,6 +196,7 @@ pub fn settings(flags: &RunArgs) -> Result<Settings, CliError> {
         policy,
         networks,
         cpu_hard_limits: args.cpu_hard_limits,
+        images,
         gpu_devices,
         storage,
         fetch,
@@ -269,6 +274,13 @@ fn merge(flags: RunArgs, file: RunArgs) -> RunArgs {
         },
         bridge: flags.bridge.or(file.bridge),
         bridge_subnet: flags.bridge_subnet.or(file.bridge_subnet),
+        registries: list(flags.registries, file.registries),
+        registry_mirror: list(flags.registry_mirror, file.registry_mirror),
+        registry_plain_http: list(flags.registry_plain_http, file.registry_plain_http),
+        registry_auth: list(flags.registry_auth, file.registry_auth),
+        registry_tls_roots: flags.registry_tls_roots.or(file.registry_tls_roots),
+        image_store_size: flags.image_store_size.or(file.image_store_size),
+        image_max_age: flags.image_max_age.or(file.image_max_age),
         cpu_hard_limits: flags.cpu_hard_limits || file.cpu_hard_limits,
         gpu_devices: if flags.gpu_devices.is_empty() {
             file.gpu_devices

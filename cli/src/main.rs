@@ -79,6 +79,7 @@ fn dispatch(command: Command) -> Result<(), CliError> {
         Command::Weight(c) => block_on(commands::role::weights(c)),
         Command::Reservation(c) => block_on(commands::reservation::run(c)),
         Command::Volume(c) => block_on(commands::volume::run(c)),
+        Command::Image(c) => block_on(commands::image::run(c)),
         Command::Maintenance(c) => block_on(commands::maintenance::run(c)),
         Command::Vip(vip) => block_on(commands::vip::run(vip)),
         Command::Explain(explain) => block_on(commands::explain::run(explain)),

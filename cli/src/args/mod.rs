@@ -4,6 +4,7 @@ mod app;
 mod exec;
 mod explain;
 mod framework;
+mod image;
 mod maintenance;
 mod net;
 mod node;
@@ -20,6 +21,7 @@ pub use app::{AppCommand, AppSub};
 pub use exec::{AttachCommand, ExecCommand, Reach};
 pub use explain::{ExplainCommand, ExplainSub};
 pub use framework::{FrameworkCommand, FrameworkSub, OfferCommand, OfferSub};
+pub use image::{ImageCommand, ImageSub};
 pub use maintenance::{MaintenanceCommand, MaintenanceSub};
 pub use net::{DnsApi, DnsCommand, DnsSub, RecordType, VipCommand, VipSub};
 pub use node::{NodeCommand, NodeSub, OneNode};
@@ -77,6 +79,8 @@ pub enum Command {
     Reservation(ReservationCommand),
     /// Persistent volumes on reserved disk
     Volume(VolumeCommand),
+    /// Images of this node: pull, list, load, prune
+    Image(ImageCommand),
     /// Planned downtime of nodes
     Maintenance(MaintenanceCommand),
     /// Virtual IPs and their backends

@@ -174,6 +174,27 @@ pub struct RunArgs {
     /// Directory of seccomp profiles, NAME.json each, for tasks that name one
     #[arg(long, value_name = "DIR")]
     pub seccomp_profiles: Option<PathBuf>,
+    /// Registries that images may come from, HOST[:PORT][/PREFIX] [default: any]
+    #[arg(long, value_delimiter = ',', value_name = "REGISTRY")]
+    pub registries: Vec<String>,
+    /// Registries that are asked before another one: `docker.io=10.0.0.5:5000/hub`
+    #[arg(long, value_delimiter = ',', value_name = "HOST=MIRROR")]
+    pub registry_mirror: Vec<String>,
+    /// Registries that are asked without TLS; passwords are sent to those on loopback alone
+    #[arg(long, value_delimiter = ',', value_name = "HOST[:PORT]")]
+    pub registry_plain_http: Vec<String>,
+    /// Docker's config.json with passwords for registries; with a name for images that ask for these
+    #[arg(long, value_delimiter = ',', value_name = "[NAME=]FILE")]
+    pub registry_auth: Vec<String>,
+    /// PEM file of who may sign for registries, beside the system's
+    #[arg(long, value_name = "FILE")]
+    pub registry_tls_roots: Option<PathBuf>,
+    /// Size of the node's images above which those without tasks go, such as 20GiB [default: 20GiB]
+    #[arg(long, value_name = "SIZE")]
+    pub image_store_size: Option<String>,
+    /// Time without use after which an image without tasks goes [default: 14d]
+    #[arg(long, value_name = "DURATION")]
+    pub image_max_age: Option<String>,
     /// Refuse to start without the eBPF data plane, instead of running without VIPs
     #[arg(long)]
     pub require_dataplane: bool,

@@ -8,6 +8,7 @@ pub mod exec;
 pub mod explain;
 pub mod files;
 pub mod framework;
+pub mod image;
 pub mod maintenance;
 pub mod node;
 pub mod reservation;

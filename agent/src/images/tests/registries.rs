@@ -31,7 +31,7 @@ fn plain(registry: &Registry) -> ImageSettings {
 fn forced(reference: &str) -> ImageSpec {
     ImageSpec {
         force_pull: true,
-        ..super::image(reference)
+        ..image(reference)
     }
 }
 
@@ -51,18 +51,14 @@ async fn tags_and_digests_are_pulled_once_and_start_without_the_registry() {
     let tag = format!("{}/team/app:1", registry.host());
     let by_digest = format!("{}/team/app@{digest}", registry.host());
     for reference in [&tag, &by_digest] {
-        let got = node
-            .images
-            .get(&super::image(reference), None)
-            .await
-            .unwrap();
+        let got = node.images.get(&image(reference), None).await.unwrap();
         assert_eq!(got.to_string(), digest);
     }
     let bytes = node.images.puller.n_bytes();
     assert!(bytes > 0);
     // A tag that means something else now: what is there starts tasks, unless the newest is asked for.
     let newer = registry.push(&small("two"), "team/app:1").unwrap();
-    let spec = super::image(&tag);
+    let spec = image(&tag);
     assert_eq!(
         node.images.get(&spec, None).await.unwrap().to_string(),
         digest
@@ -88,7 +84,7 @@ async fn tags_and_digests_are_pulled_once_and_start_without_the_registry() {
         "{why}"
     );
     let never = format!("{}/team/other:1", registry.host());
-    let (kind, _) = refused(&node, &super::image(&never)).await;
+    let (kind, _) = refused(&node, &image(&never)).await;
     assert_eq!(kind, "unreachable");
 }
 
@@ -105,7 +101,7 @@ async fn a_hundred_tasks_pull_once() {
     let node = Node::new(plain(&registry));
     let reference = format!("{}/busybox:1", registry.host());
     let roots = (0..100).map(|i| {
-        let (images, spec) = (Arc::clone(&node.images), super::image(&reference));
+        let (images, spec) = (Arc::clone(&node.images), image(&reference));
         tokio::spawn(async move { images.prepare(&task(&format!("t{i}")), &spec, None).await })
     });
     for root in futures::future::join_all(roots.collect::<Vec<_>>()).await {
@@ -138,12 +134,12 @@ async fn passwords_and_tokens_open_a_registry_with_tls() {
         let reference = format!("{}/team/app:1", registry.host());
         let with = |name: &str| ImageSpec {
             credentials: Some(name.to_owned()),
-            ..super::image(&reference)
+            ..image(&reference)
         };
         let (kind, why) = refused(&node, &with("bad")).await;
         assert_eq!(kind, "unauthorized");
         assert!(why.contains("the password is wrong"), "{why}");
-        let (kind, why) = refused(&node, &super::image(&reference)).await;
+        let (kind, why) = refused(&node, &image(&reference)).await;
         assert_eq!(kind, "unauthorized");
         assert!(why.contains("the node has no credentials for it"), "{why}");
         let (kind, why) = refused(&node, &with("none")).await;
@@ -162,7 +158,7 @@ async fn passwords_and_tokens_open_a_registry_with_tls() {
         }
         // Who signed for it is not known without the file.
         let node = Node::new(ImageSettings::default());
-        let (kind, why) = refused(&node, &super::image(&reference)).await;
+        let (kind, why) = refused(&node, &image(&reference)).await;
         assert_eq!(kind, "untrusted", "{why}");
         assert!(why.contains("--registry-tls-roots"), "{why}");
     }
@@ -203,12 +199,9 @@ async fn mirrors_come_first_and_the_list_of_registries_holds() {
         ..ImageSettings::default()
     };
     let node = Node::new(settings);
-    node.images
-        .get(&super::image("nginx:1"), None)
-        .await
-        .unwrap();
+    node.images.get(&image("nginx:1"), None).await.unwrap();
     assert_eq!(node.names(), ["docker.io/library/nginx:1"]);
-    let (kind, why) = refused(&node, &super::image(&format!("{}/x", registry.host()))).await;
+    let (kind, why) = refused(&node, &image(&format!("{}/x", registry.host()))).await;
     assert_eq!(kind, "not_allowed");
     assert!(why.ends_with("(docker.io/library)"), "{why}");
 }
@@ -219,7 +212,7 @@ async fn what_is_wrong_with_an_image_is_said() {
         return;
     };
     let node = Node::new(plain(&registry));
-    let named = |name: &str| super::image(&format!("{}/{name}", registry.host()));
+    let named = |name: &str| image(&format!("{}/{name}", registry.host()));
     let (kind, why) = refused(&node, &named("no/such:1")).await;
     assert_eq!(kind, "no_such_image");
     assert!(why.ends_with("has no such image"), "{why}");
@@ -240,14 +233,10 @@ async fn what_is_wrong_with_an_image_is_said() {
     let other = small("other").build().unwrap().blobs[1].1.clone();
     fs::write(&layer, &other[..other.len().min(bytes.len())]).unwrap();
     assert_ne!(refused(&node, &named("gone:1")).await.0, "pulled");
-    // For another processor.
-    let arm = Image::new().layer(Layer::new().file("a", 0o644, b""));
-    let mut built = arm.build().unwrap();
-    let config = String::from_utf8(built.blobs[1].1.clone()).unwrap();
-    built.blobs[1].1 = config.replace("amd64", "s390x").into_bytes();
+    // Mended, it comes.
     fs::write(&layer, bytes).unwrap();
     node.images.get(&named("gone:1"), None).await.unwrap();
-    let (kind, _) = refused(&node, &super::image("UPPER")).await;
+    let (kind, _) = refused(&node, &image("UPPER")).await;
     assert_eq!(kind, "bad_name");
 }
 
@@ -275,7 +264,7 @@ async fn a_full_disk_is_said_and_unused_images_make_room() {
     let settings = plain(&registry);
     let images = Images::open(disk.path(), settings, Telemetry::disabled()).unwrap();
     images.keep(&BTreeSet::new()).unwrap();
-    let spec = |seed: u64| super::image(&format!("{}/noise:{seed}", registry.host()));
+    let spec = |seed: u64| image(&format!("{}/noise:{seed}", registry.host()));
     images.prepare(&task("t0"), &spec(0), None).await.unwrap();
     images.get(&spec(1), None).await.unwrap();
     // Both do not fit beside it: the one without a task goes.
@@ -351,7 +340,7 @@ async fn a_download_that_breaks_off_goes_on_where_it_was() {
         plain_http: BTreeSet::from([proxy.clone()]),
         ..ImageSettings::default()
     });
-    let spec = super::image(&format!("{proxy}/busybox:1"));
+    let spec = image(&format!("{proxy}/busybox:1"));
     node.images.get(&spec, None).await.unwrap();
     node.assert_clean();
 }
@@ -365,7 +354,7 @@ async fn a_pull_that_nobody_waits_for_ends_and_leaves_nothing() {
         .push(&Image::busybox().unwrap(), "busybox:1")
         .unwrap();
     let node = Node::new(plain(&registry));
-    let spec = super::image(&format!("{}/busybox:1", registry.host()));
+    let spec = image(&format!("{}/busybox:1", registry.host()));
     // Dropped at every stage: before, while and after the layer comes.
     for ms in [0, 1, 3, 10, 30] {
         let pull = node.images.get(&spec, None);
