@@ -169,17 +169,21 @@ impl Parts {
         };
         let path = root.path.clone();
         let text = spec.user.clone().or_else(|| root.config.user.clone());
+        let has_namespace = spec.container.isolation.user_namespace;
+        let base = self.user_namespace_base;
         let found = tokio::task::spawn_blocking(move || {
-            runtime::find_user(&path, text.as_deref().unwrap_or_default())
+            let user = runtime::find_user(&path, text.as_deref().unwrap_or_default())?;
+            if has_namespace {
+                runtime::shift(&path, base).map_err(|e| {
+                    format!("container.isolation.user_namespace: failed to give it its files: {e}")
+                })?;
+            }
+            Ok::<_, String>(user)
         });
         let user = found
             .await
             .map_err(|e| format!("failed to look up the user: {e}"))??;
-        let base = if spec.container.isolation.user_namespace {
-            self.user_namespace_base
-        } else {
-            0
-        };
+        let base = if has_namespace { base } else { 0 };
         prepared.user = Some(runtime::on_host(&user, base, spec)?);
         prepared.image_user = Some(user);
         Ok(())

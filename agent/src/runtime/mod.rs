@@ -9,6 +9,7 @@ mod oci;
 mod policy;
 mod process;
 mod seccomp;
+mod shift;
 mod spec;
 mod users;
 mod version;
@@ -29,6 +30,7 @@ pub use oci::{Oci, look};
 pub use policy::check;
 pub use process::Process;
 pub use seccomp::Instruction;
+pub use shift::shift;
 pub use spec::SANDBOX;
 pub use users::{ImageUser, find as find_user, on_host};
 

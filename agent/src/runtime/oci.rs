@@ -51,6 +51,8 @@ pub struct Oci {
     dir: PathBuf,
     settings: RuntimeSettings,
     kernel: (u32, u32),
+    // What the agent can give.
+    capabilities: u64,
     // Where the host's hierarchies are mounted, all of them: a runtime makes its cgroup in each.
     cgroup_mounts: Vec<PathBuf>,
 }
@@ -126,6 +128,9 @@ impl Oci {
             program: found.program,
             version: found.version,
             settings: config.runtime.clone(),
+            capabilities: own_capabilities(
+                &fs::read_to_string("/proc/self/status").unwrap_or_default(),
+            ),
             cgroup_mounts: cgroup_mounts(&mountinfo),
             dir,
         })
@@ -251,7 +256,7 @@ impl Runtime for Oci {
         let id = container_id(task_spec.task_id.as_str());
         let bundle_dir = bundle_dir(task.dir);
         let sandbox = task.dir.sandbox();
-        let caps = spec::capability_sets(task_spec, user.uid);
+        let caps = spec::capability_sets(task_spec, user.uid, self.capabilities);
         let seccomp = self.seccomp(task_spec, caps.bounding)?;
         let filter = match &seccomp {
             Some(seccomp) => seccomp::compile(seccomp, Arch::native())
@@ -283,6 +288,7 @@ impl Runtime for Oci {
             image: &root.config,
             root: &root.path,
             user,
+            capabilities: caps,
             env: &env,
             sandbox: &sandbox,
             bundle: &bundle_dir,
@@ -506,6 +512,16 @@ fn gpu(node: &DeviceNode) -> Device {
         mode: node.mode & 0o777,
         access: "rw".to_owned(),
     }
+}
+
+/// What a process may give to another one (proc_pid_status(5)); all where that can't be read.
+fn own_capabilities(status: &str) -> u64 {
+    let set = |name: &str| {
+        let line = status.lines().find_map(|l| l.strip_prefix(name));
+        line.and_then(|l| u64::from_str_radix(l.trim(), 16).ok())
+            .unwrap_or(u64::MAX)
+    };
+    set("CapBnd:") & set("CapPrm:")
 }
 
 /// Every mount of a cgroup hierarchy, one for each hierarchy.

@@ -80,6 +80,8 @@ pub struct Facts<'a> {
     pub root: &'a Path,
     /// Who it runs as, inside.
     pub user: &'a ImageUser,
+    /// What that user may.
+    pub capabilities: Capabilities,
     /// The agent's variables: below the task's, above the image's.
     pub env: &'a BTreeMap<String, String>,
     /// The sandbox on the host.
@@ -169,8 +171,17 @@ pub struct Capabilities {
 }
 
 /// Root has the default ones; who is not root has none but what the task adds, and may not get more unless it
-/// asks for that. `ALL` in both lists is all, or none, but for those that the other one names.
-pub fn capability_sets(spec: &TaskSpec, uid: u32) -> Capabilities {
+/// asks for that. `ALL` in both lists is all, or none, but for those that the other one names. `available` are those
+/// that the agent can give: a machine may have taken some from everybody.
+pub fn capability_sets(spec: &TaskSpec, uid: u32, available: u64) -> Capabilities {
+    let wanted = wanted_capabilities(spec, uid);
+    Capabilities {
+        bounding: wanted.bounding & available,
+        effective: wanted.effective & available,
+    }
+}
+
+fn wanted_capabilities(spec: &TaskSpec, uid: u32) -> Capabilities {
     let isolation = &spec.container.isolation;
     let masks = |names: &std::collections::BTreeSet<String>| {
         names
@@ -217,7 +228,7 @@ pub fn oci_spec(facts: &Facts<'_>) -> Result<Value, String> {
     let isolation = &container.isolation;
     let mut args = vec![INIT.to_owned()];
     args.extend(argv(&facts.spec.command, facts.image)?);
-    let caps = capability_sets(facts.spec, facts.user.uid);
+    let caps = facts.capabilities;
     let (bounding, effective) = (
         capabilities::names(caps.bounding),
         capabilities::names(caps.effective),

@@ -9,6 +9,7 @@
 )]
 
 mod agent;
+mod containers;
 mod crash;
 mod exec;
 mod limits;
@@ -146,6 +147,26 @@ const TESTS: &[Test] = &[
         "files_of_sandboxes_are_shown",
         exec::shows_files_of_sandboxes,
     ),
+    ("container_runs_an_image", containers::runs_an_image),
+    ("container_is_isolated", containers::is_isolated),
+    ("container_maps_users", containers::maps_users),
+    ("container_ends_as_it_should", containers::ends_as_it_should),
+    ("container_reaps_orphans", containers::reaps_orphans),
+    (
+        "container_outlives_the_agent",
+        containers::outlives_the_agent,
+    ),
+    (
+        "container_is_cleaned_up_without_its_shim",
+        containers::is_cleaned_up_without_its_shim,
+    ),
+    ("container_says_why_not", containers::says_why_not),
+    (
+        "container_has_what_its_node_allows",
+        containers::has_what_its_node_allows,
+    ),
+    ("container_has_a_terminal", containers::has_a_terminal),
+    ("container_runs_from_scratch", containers::runs_from_scratch),
 ];
 
 fn main() -> ExitCode {

@@ -66,6 +66,7 @@ impl Case {
             image: &self.image,
             root: Path::new("/work/root"),
             user: &self.user,
+            capabilities: capability_sets(&self.spec, self.user.uid, capabilities::ALL),
             env: &env,
             sandbox: Path::new("/work/tasks/web.1/sandbox"),
             bundle: Path::new("/work/tasks/web.1/bundle"),
@@ -209,7 +210,7 @@ fn capabilities_follow_the_user() {
         isolation.cap_add = add.iter().map(|s| (*s).to_owned()).collect();
         isolation.cap_drop = drop.iter().map(|s| (*s).to_owned()).collect();
         isolation.new_privileges = new;
-        let c = capability_sets(&spec, uid);
+        let c = capability_sets(&spec, uid, capabilities::ALL);
         (c.bounding, c.effective)
     };
     let bit = |n: &str| capabilities::mask(n).unwrap();
@@ -223,6 +224,13 @@ fn capabilities_follow_the_user() {
     assert_eq!(sets(0, &[], &["MKNOD"], false), (less, less));
     let only = bit("CHOWN");
     assert_eq!(sets(0, &["CHOWN"], &["ALL"], false), (only, only));
+    let mut all = fixture::spec("t");
+    all.container.isolation.privileged = true;
+    assert_eq!(
+        capability_sets(&all, 0, only).bounding,
+        only,
+        "no more than there are"
+    );
     let but = capabilities::ALL & !bit("SYS_ADMIN");
     assert_eq!(sets(0, &["ALL"], &["SYS_ADMIN"], false), (but, but));
 }
