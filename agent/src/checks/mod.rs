@@ -203,12 +203,9 @@ impl Running {
         for (task_id, word) in words {
             let mut old = self.by_task.remove(&task_id).unwrap_or_default();
             let mut new = BTreeMap::new();
-            let Word { target, wanted } = match word {
-                Some(word) => word,
-                None => {
-                    old.into_values().for_each(|id| self.forget(id));
-                    continue;
-                }
+            let Some(Word { target, wanted }) = word else {
+                self.forget(old);
+                continue;
             };
             for w in wanted {
                 let same = |id: &CheckId| self.entries.get(id).is_some_and(|e| e.check == w.check);
@@ -221,7 +218,7 @@ impl Running {
                 };
                 new.insert(w.idx, id);
             }
-            old.into_values().for_each(|id| self.forget(id));
+            self.forget(old);
             if !new.is_empty() {
                 self.by_task.insert(task_id, new);
             }
@@ -244,9 +241,11 @@ impl Running {
         id
     }
 
-    fn forget(&mut self, id: CheckId) {
-        self.schedule.remove(id);
-        self.entries.remove(&id);
+    fn forget(&mut self, checks: BTreeMap<usize, CheckId>) {
+        for id in checks.into_values() {
+            self.schedule.remove(id);
+            self.entries.remove(&id);
+        }
     }
 
     /// An attempt is over; what is to be told of it.

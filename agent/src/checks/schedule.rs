@@ -96,9 +96,10 @@ impl Schedule {
         let id = CheckId(self.n_ids);
         let first = timing.since_ms.saturating_add(timing.delay_ms).max(now_ms);
         // One that is known to have passed is no news for anybody.
-        let due_ms = match timing.passed {
-            true => first + mix(timing.seed) % SPREAD_MS.min(timing.interval_ms),
-            false => first,
+        let due_ms = if timing.passed {
+            first + mix(timing.seed) % SPREAD_MS.min(timing.interval_ms)
+        } else {
+            first
         };
         let entry = Entry {
             timing,

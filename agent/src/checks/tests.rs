@@ -381,7 +381,7 @@ async fn a_delay_is_kept_and_what_is_over_of_it_counts() {
     check.delay = Millis(600);
     let begun = Instant::now();
     let late = Wanted {
-        age: Duration::from_secs(60),
+        age: Duration::from_mins(1),
         ..wanted(0, &check)
     };
     checks.set(target("old"), vec![late]);

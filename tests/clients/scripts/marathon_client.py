@@ -8,9 +8,12 @@ import time
 from marathon import MarathonClient, NotFoundError
 from marathon.exceptions import MarathonHttpError
 from marathon.models import MarathonApp, MarathonHealthCheck
-from marathon.models.app import PortDefinition
+from marathon.models.app import PortDefinition, ReadinessCheck
+from marathon.models.container import (
+    MarathonContainer, MarathonContainerPortMapping, MarathonContainerVolume, MarathonDockerContainer)
 
 APP = "/clients/sleeper"
+CONTAINED = "/clients/contained"
 
 
 def wait(what, condition, limit=30.0):
@@ -77,6 +80,42 @@ def main(server):
     wait("the restart's end", settled(client))
     client.list_queue()
     print("ok versions, restart, queue")
+
+    # A container in the words that this client has: nothing of it is run, all of it comes back.
+    created = client.create_app(CONTAINED, MarathonApp(
+        cpus=0.1, mem=64, instances=0,
+        container=MarathonContainer(
+            docker=MarathonDockerContainer(
+                image="nginx:1.25", network="BRIDGE", force_pull_image=True,
+                parameters=[{"key": "hostname", "value": "web"}],
+                port_mappings=[MarathonContainerPortMapping(
+                    name="http-api", container_port=80, host_port=0, service_port=10080, protocol="tcp",
+                    labels={"VIP_0": "/contained:80"})]),
+            volumes=[MarathonContainerVolume(container_path="/etc/ssl", host_path="/etc/ssl", mode="RO")]),
+        readiness_checks=[ReadinessCheck(
+            name="warm", protocol="HTTP", path="/ready", port_name="http-api", interval_seconds=5,
+            timeout_seconds=1, http_status_codes_for_ready=[200, 204], preserve_last_response=True)],
+        uris=["https://example.com/conf.tar.gz"]))
+    app = client.get_app(CONTAINED)
+    for seen in (created, app):
+        docker, mapping = seen.container.docker, seen.container.port_mappings[0]
+        assert seen.container.type == "DOCKER" and docker.image == "nginx:1.25", docker
+        assert docker.force_pull_image and docker.parameters[0]["key"] == "hostname", docker
+        assert (mapping.container_port, mapping.host_port, mapping.service_port) == (80, 0, 10080), mapping
+        assert seen.container.volumes[0].mode == "RO", seen.container
+        ready = seen.readiness_checks[0]
+        assert ready.port_name == "http-api" and ready.http_status_codes_for_ready == [200, 204], ready
+        assert seen.networks == [{"mode": "container/bridge"}], seen.networks
+        assert seen.fetch[0]["uri"].endswith("conf.tar.gz"), seen.fetch
+    # As this client updates: it gets, changes, and sends all of it back.
+    app.cpus = 0.2
+    client.update_app(CONTAINED, app)
+    wait("the container's update", settled(client))
+    again = client.get_app(CONTAINED)
+    assert again.cpus == 0.2 and again.container.docker.image == "nginx:1.25", again
+    client.delete_app(CONTAINED)
+    wait("the container's removal", settled(client))
+    print("ok container, readiness checks")
 
     for bad in (MarathonApp(cmd="x", cpus=-1), MarathonApp(cmd="x", mem="much")):
         try:

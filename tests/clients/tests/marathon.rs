@@ -37,5 +37,7 @@ fn marathon_python_lives_through_the_life_of_an_app() {
     let stdout = String::from_utf8_lossy(&out.stdout);
     let stderr = String::from_utf8_lossy(&out.stderr);
     assert!(out.status.success(), "{stdout}{stderr}");
-    assert!(stdout.contains("ok removal, errors"), "{stdout}");
+    for step in ["ok container, readiness checks", "ok removal, errors"] {
+        assert!(stdout.contains(step), "{stdout}");
+    }
 }

@@ -319,3 +319,59 @@ async fn without_a_leader_and_without_a_loop() {
         .await
         .refused(503, "the master is stopping");
 }
+
+#[tokio::test]
+async fn labels_that_choose_are_refused_by_field() {
+    let c = Cluster::start(ClusterView::default());
+    let app = |labels: Value| {
+        let mut app = web();
+        app["portDefinitions"] = json!([{"port": 0, "name": "http", "labels": labels}]);
+        app
+    };
+    for (label, value) in [
+        ("LB_WEIGHT", "1001"),
+        ("LB_WEIGHT", "much"),
+        ("LB_POLICY", "best"),
+        ("LB_AFFINITY", "90"),
+        ("LB_LOCALITY", "planet"),
+        ("LB_SLOW_START", "-1s"),
+    ] {
+        let labels = json!({"VIP_0": "/web:80", label: value});
+        let answer = c.marathon("POST", "/v2/apps", &app(labels)).await;
+        assert_eq!(answer.status, 422, "{label}={value}: {}", answer.text);
+        let field = format!("portDefinitions[0].labels.{label}: ");
+        let message = answer.json()["message"].as_str().unwrap().to_owned();
+        assert!(message.starts_with(&field), "{message}");
+    }
+    let fine = json!({"VIP_0": "/web:80", "LB_WEIGHT": "3", "LB_POLICY": "least-connections"});
+    assert_eq!(c.marathon("POST", "/v2/apps", &app(fine)).await.status, 201);
+}
+
+#[tokio::test]
+async fn an_app_with_a_container_is_created_changed_and_refused() {
+    let c = Cluster::start(ClusterView::default());
+    let app = json!({
+        "id": "/shop/cache", "cpus": 0.1, "mem": 64, "networks": [{"mode": "container/bridge"}],
+        "container": {"type": "DOCKER", "docker": {"image": "redis:7"},
+            "portMappings": [{"containerPort": 6379, "name": "redis"}]}
+    });
+    let made = c.marathon("POST", "/v2/apps", &app).await;
+    assert_eq!(made.status, 201, "{}", made.text);
+    let shown = c.get("/v2/apps/shop/cache").await.json()["app"].clone();
+    assert_eq!(shown["container"]["docker"]["image"], "redis:7");
+    assert_eq!(shown["container"]["portMappings"][0]["containerPort"], 6379);
+    assert!(shown.get("portDefinitions").is_none());
+    let changed = json!({"container": {"docker": {"image": "redis:8"}}});
+    let put = c.marathon("PATCH", "/v2/apps/shop/cache", &changed).await;
+    assert_eq!(put.status, 200, "{}", put.text);
+    let shown = c.get("/v2/apps/shop/cache").await.json()["app"].clone();
+    assert_eq!(shown["container"]["docker"]["image"], "redis:8");
+    let bad = json!({"container": {"docker": {"image": "redis:8",
+        "parameters": [{"key": "log-driver", "value": "syslog"}]}}});
+    c.marathon("PATCH", "/v2/apps/shop/cache", &bad)
+        .await
+        .refused(
+            422,
+            "container.docker.parameters[0].key: docker parameter \"log-driver\" is not supported yet",
+        );
+}
