@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     io::{Read, Seek, SeekFrom},
+    net::Ipv4Addr,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -70,6 +71,8 @@ pub struct TaskView {
     pub health: String,
     /// Process, once it runs.
     pub pid: Option<u32>,
+    /// An address of its own, where it is not on the node's network.
+    pub ip: Option<Ipv4Addr>,
     /// Host ports in definition order.
     pub ports: Vec<u16>,
     /// When it ran first, Unix milliseconds.
@@ -81,7 +84,7 @@ pub struct TaskView {
 }
 
 /// A task as the API shows it.
-pub fn task_view(task: &TaskSummary, work: &WorkDir) -> TaskView {
+pub fn task_view(task: &TaskSummary, work: &WorkDir, ip: Option<Ipv4Addr>) -> TaskView {
     let spec = &task.spec;
     TaskView {
         id: spec.task_id.to_string(),
@@ -92,6 +95,7 @@ pub fn task_view(task: &TaskSummary, work: &WorkDir) -> TaskView {
         state: task.state.mesos_name().to_owned(),
         health: format!("{:?}", task.health).to_lowercase(),
         pid: task.pid,
+        ip,
         ports: spec.ports.iter().map(|p| p.host_port).collect(),
         started_at_ms: task.started_at.map(|t| t.0),
         message: task

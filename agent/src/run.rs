@@ -371,7 +371,7 @@ impl Agent {
                 .tasks()
                 .map(|t| pb::RegisteredTask {
                     spec: Some(pb::TaskSpec::from(&t.spec)),
-                    latest: t.latest.as_ref().map(pb::TaskStatus::from),
+                    latest: t.latest.as_ref().map(|latest| self.to_wire(latest)),
                 })
                 .collect(),
             applied_generation: self.net.generation().0,
@@ -487,9 +487,19 @@ impl Agent {
     }
 
     fn send(&self, status: &TaskStatus) {
-        let kind = pb::agent_message::Kind::Status(pb::TaskStatus::from(status));
+        let kind = pb::agent_message::Kind::Status(self.to_wire(status));
         self.say(session::message(kind));
         crash::point(Path::new("status"), "sent");
+    }
+
+    /// With the task's own address, which the networks know.
+    fn to_wire(&self, status: &TaskStatus) -> pb::TaskStatus {
+        let joined = self.tasks.networks().joined(&status.task_id);
+        let ip = joined.and_then(|j| j.ip);
+        pb::TaskStatus {
+            ip: ip.map(|ip| ip.to_string()).unwrap_or_default(),
+            ..pb::TaskStatus::from(status)
+        }
     }
 
     /// A full outbox loses the message: a status is sent again by its timer, the next generation is
@@ -510,7 +520,10 @@ impl Agent {
             view.tasks = self
                 .core
                 .tasks()
-                .map(|t| http::task_view(&t, &self.work))
+                .map(|t| {
+                    let joined = self.tasks.networks().joined(&t.spec.task_id);
+                    http::task_view(&t, &self.work, joined.and_then(|j| j.ip))
+                })
                 .collect();
         });
     }

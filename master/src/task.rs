@@ -7,7 +7,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::Ipv4Addr,
-    num::NonZeroU64,
+    num::{NonZeroU32, NonZeroU64},
     sync::Arc,
 };
 
@@ -115,6 +115,8 @@ pub struct TaskView {
     pub health: HealthState,
     /// Whether readiness and start checks pass, as last reported; `None` where there is none.
     pub ready: Option<bool>,
+    // An address of its own; never 0.0.0.0.
+    own_ip: Option<NonZeroU32>,
     reason: Option<StatusReason>,
     source: StatusSource,
     /// Its agent is out of reach.
@@ -206,6 +208,7 @@ impl TaskView {
             reported: TaskState::Staging,
             health: HealthState::Unknown,
             ready: None,
+            own_ip: None,
             reason: None,
             source: StatusSource::Master,
             unreachable: false,
@@ -287,6 +290,11 @@ impl TaskView {
         self.place.ip
     }
 
+    /// An address of its own, where it is not on its node's network.
+    pub fn own_ip(&self) -> Option<Ipv4Addr> {
+        self.own_ip.map(|bits| Ipv4Addr::from_bits(bits.get()))
+    }
+
     /// State as shown: what the agent said last, or that it can't say any more.
     pub fn state(&self) -> TaskState {
         if self.unreachable {
@@ -305,6 +313,7 @@ impl TaskView {
     pub fn status(&self) -> Option<TaskStatus> {
         let at = self.heard_at?;
         Some(TaskStatus {
+            ip: self.own_ip(),
             ready: self.ready,
             task_id: self.id.clone(),
             agent_id: self.place.agent_id.clone(),
@@ -334,6 +343,9 @@ impl TaskView {
         self.reported = status.state;
         self.health = status.health;
         self.ready = status.ready;
+        let own = status.ip.and_then(|ip| NonZeroU32::new(ip.to_bits()));
+        // Reports about its end have none: until it is gone it is the same.
+        self.own_ip = own.or(self.own_ip);
         self.reason = status.reason;
         self.source = status.source;
         self.heard_at = not_0(status.at);

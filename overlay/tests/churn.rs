@@ -82,6 +82,7 @@ fn snapshot(generation: u64, members: &Members) -> Arc<NetSnapshot> {
         let label = format!("v{n}");
         for port in ports {
             let task = TaskNet {
+                ip: None,
                 ready: None,
                 agent_id: agent_id.clone(),
                 name: label.clone(),

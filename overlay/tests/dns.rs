@@ -50,6 +50,7 @@ fn snapshot(n: u8) -> NetSnapshot {
         };
         s.agents.insert(agent_id.clone(), net);
         let task = TaskNet {
+            ip: None,
             ready: None,
             agent_id,
             name: "web".into(),

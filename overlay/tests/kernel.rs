@@ -84,6 +84,7 @@ fn snapshot(generation: u64, ports: &[u16]) -> Arc<NetSnapshot> {
     s.agents.insert(agent_id.clone(), agent);
     for port in ports {
         let task = TaskNet {
+            ip: None,
             ready: None,
             agent_id: agent_id.clone(),
             name: "web".into(),

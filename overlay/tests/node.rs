@@ -163,6 +163,7 @@ fn snapshot(generation: u64, on: &[u8]) -> Arc<NetSnapshot> {
         };
         s.agents.insert(agent_id.clone(), net);
         let task = TaskNet {
+            ip: None,
             ready: None,
             agent_id,
             name: "web".into(),

@@ -60,6 +60,7 @@ pub fn tells_programs() {
         })
         .await;
         let task = |id: &str, agent_id: &str, health: pb::HealthState| pb::TaskNet {
+            ip: String::new(),
             ready: None,
             task_id: id.to_owned(),
             agent_id: agent_id.to_owned(),

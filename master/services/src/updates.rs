@@ -127,6 +127,7 @@ impl ServiceScheduler {
             return;
         };
         let status = TaskStatus {
+            ip: None,
             ready: instance.ready,
             task_id: task_id.clone(),
             agent_id: instance.place.agent_id.clone(),

@@ -589,6 +589,7 @@ pub(super) fn own_status(
     now: UnixMillis,
 ) -> TaskStatus {
     TaskStatus {
+        ip: None,
         ready: None,
         task_id,
         agent_id,

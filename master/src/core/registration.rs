@@ -306,6 +306,7 @@ impl MasterCore {
     fn remove_agent(&mut self, id: &AgentId, now: UnixMillis) {
         for task_id in self.tasks.on_agent(id) {
             let status = TaskStatus {
+                ip: None,
                 ready: None,
                 task_id,
                 agent_id: id.clone(),
@@ -350,6 +351,7 @@ fn vanished(t: &Task, now: UnixMillis) -> TaskStatus {
         (TaskState::Lost, "the agent no longer has the task")
     };
     TaskStatus {
+        ip: None,
         ready: None,
         task_id: t.id.clone(),
         agent_id: t.agent_id().clone(),

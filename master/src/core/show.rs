@@ -10,6 +10,7 @@ use waggle_types::{
 
 use super::{
     MasterCore, SERVICE_FRAMEWORK, SERVICE_ROLE, agents::Agent, levels::service_framework,
+    tasks::Tasks,
 };
 use crate::view::{
     AgentView, ClusterView, DeploymentView, FrameworkView, InstanceView, LastFailure, QueueView,
@@ -86,7 +87,10 @@ impl MasterCore {
         known: Option<&Service>,
     ) -> ServiceView {
         let instances: Vec<InstanceView> = known
-            .map(|s| s.instances().iter().map(show_instance).collect())
+            .map(|s| {
+                let show = |i| show_instance(i, &self.tasks);
+                s.instances().iter().map(show).collect()
+            })
             .unwrap_or_default();
         let count = |f: &dyn Fn(&InstanceView) -> bool| {
             u32::try_from(instances.iter().filter(|i| f(i)).count()).unwrap_or(u32::MAX)
@@ -272,13 +276,16 @@ impl MasterCore {
     }
 }
 
-fn show_instance(i: &Instance) -> InstanceView {
+fn show_instance(i: &Instance, tasks: &Tasks) -> InstanceView {
     InstanceView {
         task_id: i.task_id().clone(),
         version: i.version,
         agent_id: i.place.agent_id.clone(),
         hostname: i.place.hostname.clone(),
-        ip: i.place.ip,
+        ip: tasks
+            .get(i.task_id())
+            .and_then(|t| t.own_ip())
+            .unwrap_or(i.place.ip),
         ports: i.host_ports(),
         state: i.shown_state(),
         health: i.health,

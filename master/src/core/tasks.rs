@@ -158,7 +158,7 @@ impl Tasks {
     pub(super) fn change<T>(&mut self, id: &TaskId, f: impl FnOnce(&mut Task) -> T) -> Option<T> {
         let task = self.live.get_mut(id)?;
         let before = task.state();
-        let told = |t: &Task| (t.reported, t.health, t.ready, t.kill_wanted);
+        let told = |t: &Task| (t.reported, t.health, t.ready, t.own_ip(), t.kill_wanted);
         let told_before = told(task);
         let out = f(task);
         if told(task) != told_before {
@@ -308,6 +308,7 @@ fn has_vips(t: &Task) -> bool {
 /// the agent's property there. One that backs VIPs and is to end gets no connections, whatever its agent says yet.
 pub(super) fn net(t: &Task) -> TaskNet {
     TaskNet {
+        ip: t.own_ip(),
         ready: t.ready,
         agent_id: t.agent_id().clone(),
         name: t.discovery_name().to_owned(),
@@ -379,6 +380,7 @@ mod tests {
         assert_eq!(ids(tasks.of_framework(&x)), ["1", "2"]);
         let one = TaskId::new("1").unwrap();
         let running = TaskStatus {
+            ip: None,
             ready: None,
             task_id: one.clone(),
             agent_id: a.clone(),

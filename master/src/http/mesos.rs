@@ -217,7 +217,7 @@ fn task(t: &TaskView) -> Task {
             HealthState::Healthy => Some(true),
             HealthState::Unhealthy => Some(false),
         },
-        container_status: ContainerStatus::of(t.ip()),
+        container_status: ContainerStatus::of(t.own_ip().unwrap_or_else(|| t.ip())),
     });
     let ports = t.ports().iter().flat_map(|p| {
         p.protocols.iter().map(|protocol| DiscoveryPort {

@@ -282,6 +282,7 @@ fn task(i: &InstanceView) -> TaskView {
         trace: None,
     };
     let status = TaskStatus {
+        ip: None,
         ready: None,
         task_id: spec.task_id.clone(),
         agent_id: i.agent_id.clone(),

@@ -247,6 +247,8 @@ pub struct TaskNet {
     pub health: HealthState,
     /// Whether every readiness and start check passes; `None` where there is none.
     pub ready: Option<bool>,
+    /// An address of its own, where it is not on its node's network.
+    pub ip: Option<Ipv4Addr>,
     /// Ports in definition order.
     pub ports: Vec<PortNet>,
 }

@@ -1,6 +1,6 @@
 //! Tasks: what is asked for, what state they are in, what is reported of them.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use crate::{
     AgentId, Balance, ContainerSpec, FrameworkId, HealthCheck, HealthState, Millis, Protocol,
@@ -165,6 +165,8 @@ pub struct TaskStatus {
     pub health: HealthState,
     /// Whether every readiness and start check has passed; `None` where there is none.
     pub ready: Option<bool>,
+    /// An address of its own, where it is not on its node's network.
+    pub ip: Option<Ipv4Addr>,
     /// Why.
     pub reason: Option<StatusReason>,
     /// For people: `command exited with status 3`.

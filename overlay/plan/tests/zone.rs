@@ -260,6 +260,27 @@ fn web(snapshot: &NetSnapshot, health: HealthPolicy) -> Vec<RData> {
     out
 }
 
+#[test]
+fn a_task_with_an_address_of_its_own_has_it_where_nothing_leads_there() {
+    let mut snapshot = small();
+    let own = std::net::Ipv4Addr::new(172, 31, 254, 2);
+    for (id, host_port) in [("web.1", 31001), ("web.2", 0)] {
+        let task = task_mut(&mut snapshot, id);
+        task.ip = Some(own);
+        task.ports[0].host_port = host_port;
+    }
+    let kinds = |kind: &str| -> Vec<String> {
+        let name = format!("web.marathon.{kind}.dcos.thisdcos.directory");
+        let (_, found) = ask(&snapshot, &name, RType::A);
+        let ip = |r: &String| r.rsplit(' ').next().unwrap().to_owned();
+        found.iter().map(ip).collect()
+    };
+    assert_eq!(kinds("agentip"), ["10.0.0.1", "10.0.0.2"]);
+    assert_eq!(kinds("containerip"), ["172.31.254.2"]);
+    // One is reached through its agent; to the other no port of its agent leads.
+    assert_eq!(kinds("autoip"), ["10.0.0.1", "172.31.254.2"]);
+}
+
 #[rstest]
 #[case::unhealthy(|t: &mut TaskNet| t.health = HealthState::Unhealthy)]
 #[case::no_result(|t: &mut TaskNet| t.health = HealthState::Unknown)]

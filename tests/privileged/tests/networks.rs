@@ -161,6 +161,7 @@ fn everywhere(world: &World, places: &[Place]) -> anyhow::Result<()> {
             answers(beside(world, &places[0])?, kind, NAME, port, 20)
         })?;
     }
+    addresses(world, places)?;
     // From outside of the nodes, by address and port, which keeps the source.
     let hub = NetNs::open(&world.cluster.names.hub())?;
     for place in places {
@@ -186,6 +187,38 @@ fn everywhere(world: &World, places: &[Place]) -> anyhow::Result<()> {
     )?;
     let want = format!("{} {}", to.task.id, places[0].node.ip);
     ensure!(said == [want.as_str()], "{said:?}, not {want}");
+    Ok(())
+}
+
+/// What the APIs and the names say of the tasks' addresses: their own, and the agents' that lead there.
+fn addresses(world: &World, places: &[Place]) -> anyhow::Result<()> {
+    let client = world.cluster.client();
+    let marathon = world.cluster.leader(port::MARATHON);
+    let json = client
+        .get(marathon, "/v2/apps/bridged/tasks")?
+        .ok()?
+        .json()?;
+    let subnet = "172.31.254.";
+    let mut own = BTreeSet::new();
+    for task in json["tasks"].as_array().context("no tasks")? {
+        let ip = task["ipAddresses"][0]["ipAddress"].as_str();
+        let ip = ip.context("no address")?;
+        ensure!(ip.starts_with(subnet), "{task}");
+        own.insert(ip.to_owned());
+    }
+    let agents: BTreeSet<String> = places.iter().map(|p| p.node.ip.to_string()).collect();
+    for (kind, want) in [("containerip", own), ("autoip", agents)] {
+        let name = format!("bridged.marathon.{kind}.dcos.thisdcos.directory");
+        let mut said = BTreeSet::new();
+        wait_until(LIMIT, "addresses of tasks", || {
+            let mut dig = world.cluster.command("n1", "dig").ok()?;
+            let out = dig.args(["+short", "+time=1", &name]).output().ok()?;
+            let text = String::from_utf8_lossy(&out.stdout).into_owned();
+            said = text.lines().map(str::to_owned).collect();
+            (said == want).then_some(())
+        })
+        .with_context(|| format!("{name}: {said:?}, not {want:?}"))?;
+    }
     Ok(())
 }
 

@@ -62,6 +62,7 @@ impl Node {
     pub fn registration(&self, now: UnixMillis) -> Registration {
         let tasks = self.core.iter().flat_map(AgentCore::tasks).map(|t| {
             let status = t.latest.clone().unwrap_or_else(|| TaskStatus {
+                ip: None,
                 ready: None,
                 task_id: t.spec.task_id.clone(),
                 agent_id: self.info.agent_id.clone(),

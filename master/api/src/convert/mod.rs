@@ -135,6 +135,14 @@ fn ip6(field: &str, value: &str) -> Result<Option<Ipv6Addr>, ConvertError> {
     value.parse().map(Some).map_err(wrong)
 }
 
+/// Empty is none.
+fn ip_if_any(field: &str, value: &str) -> Result<Option<Ipv4Addr>, ConvertError> {
+    match value {
+        "" => Ok(None),
+        _ => ip(field, value).map(Some),
+    }
+}
+
 fn any_ip(field: &str, value: &str) -> Result<IpAddr, ConvertError> {
     value
         .parse()

@@ -10,7 +10,7 @@ use waggle_types::{
 use super::reservation::domain;
 use super::resources::{balance, balance_to_wire, protocol, protocol_numbers, protocols, vip_port};
 use super::task::{health_state, task_state};
-use super::{ConvertError, any_ip, at_most, each, id, ip, ip6, port, required, trace};
+use super::{ConvertError, any_ip, at_most, each, id, ip, ip_if_any, ip6, port, required, trace};
 use crate::proto::session as pb;
 
 /// Keyed items become a map; a key twice is an error, since the sender's map cannot hold one.
@@ -52,6 +52,7 @@ fn task_port(p: pb::TaskPort) -> Result<PortNet, ConvertError> {
 
 fn task(t: pb::TaskNet) -> Result<(TaskId, Arc<TaskNet>), ConvertError> {
     let net = TaskNet {
+        ip: ip_if_any("ip", &t.ip)?,
         agent_id: id("agent_id", t.agent_id, AgentId::new)?,
         name: t.name,
         framework: t.framework,
@@ -178,6 +179,7 @@ fn task_to_wire((id, t): (&TaskId, &Arc<TaskNet>)) -> pb::TaskNet {
         has_check: t.has_check,
         health: pb::HealthState::from(t.health).into(),
         ready: t.ready,
+        ip: t.ip.map(|ip| ip.to_string()).unwrap_or_default(),
         ports: t.ports.iter().map(net_port).collect(),
     }
 }

@@ -745,6 +745,9 @@ pub struct TaskStatus {
     /// Whether readiness and start checks pass; absent where there is none.
     #[prost(bool, optional, tag = "10")]
     pub ready: ::core::option::Option<bool>,
+    /// An IPv4 address of its own; empty on its node's network.
+    #[prost(string, tag = "11")]
+    pub ip: ::prost::alloc::string::String,
 }
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -852,6 +855,9 @@ pub struct TaskNet {
     /// Whether readiness and start checks pass; absent where there is none.
     #[prost(bool, optional, tag = "9")]
     pub ready: ::core::option::Option<bool>,
+    /// An IPv4 address of its own; empty on its node's network.
+    #[prost(string, tag = "10")]
+    pub ip: ::prost::alloc::string::String,
 }
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, ::prost::Message)]

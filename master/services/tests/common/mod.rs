@@ -94,6 +94,7 @@ pub fn framework_id() -> FrameworkId {
 
 pub fn status(task_id: &TaskId, on: &AgentId, state: TaskState) -> TaskStatus {
     TaskStatus {
+        ip: None,
         ready: None,
         task_id: task_id.clone(),
         agent_id: on.clone(),

@@ -506,6 +506,7 @@ impl World {
 
 pub(super) fn status(agent: &AgentId, task: &TaskId, state: TaskState) -> TaskStatus {
     TaskStatus {
+        ip: None,
         ready: None,
         task_id: task.clone(),
         agent_id: agent.clone(),

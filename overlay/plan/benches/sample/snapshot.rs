@@ -40,6 +40,7 @@ pub fn snapshot(n_services: u32) -> NetSnapshot {
         s.vips.insert(name, lease);
         for i in 0..N_TASKS {
             let task = TaskNet {
+                ip: None,
                 ready: None,
                 agent_id: agent_ids[((n * N_TASKS + i) % N_AGENTS) as usize].clone(),
                 name: label.clone(),

@@ -240,13 +240,21 @@ impl Builder {
             verdict,
         } = listed;
         let shared = verdict.is_in();
-        // Tasks are in host mode for now: their container's address is the agent's.
-        for kind in ["agentip", "containerip", "autoip"] {
+        // A task on its node's network has its agent's address. What can be reached through the agent is (CONTRACTS
+        // section 3): from other nodes there may be no other way.
+        let own = task.ip.unwrap_or(agent.ip);
+        let is_mapped = task.ports.iter().any(|p| p.host_port != 0);
+        let auto = if is_mapped { agent.ip } else { own };
+        for (kind, ip) in [
+            ("agentip", agent.ip),
+            ("containerip", own),
+            ("autoip", auto),
+        ] {
             if !shared {
                 break;
             }
             let zone = format!("{kind}.dcos.thisdcos.directory");
-            self.add_a(&format!("{label}.{framework}.{zone}"), agent.ip);
+            self.add_a(&format!("{label}.{framework}.{zone}"), ip);
         }
         // generator.go emits the mangled name and the name as given, dots and all.
         let as_given = task.name.to_lowercase();

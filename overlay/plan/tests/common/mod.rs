@@ -72,6 +72,7 @@ pub fn named(name: &str, port: u16) -> VipLabel {
 /// A running, healthy task `name` on agent `i` whose only port backs `vip`.
 pub fn task(name: &str, i: u8, host_port: u16, vip: VipLabel) -> TaskNet {
     TaskNet {
+        ip: None,
         ready: None,
         agent_id: agent_id(i),
         name: name.into(),
@@ -168,6 +169,7 @@ prop_compose! {
         balance in any_balance(),
     ) -> TaskNet {
         TaskNet {
+            ip: None,
             ready,
             agent_id: agent_id(agent),
             name,
