@@ -28,7 +28,7 @@ use crate::{
 const SPEC: &str = "spec.pb";
 const STREAM: &str = "stream.pb";
 const DONE: &str = "done";
-/// A shim's identity from before the machine booted.
+/// There is a task from before the machine booted.
 const REBOOTED: &str = "shim.before-boot";
 /// How long to wait for the agent before this one to let go of the directory.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
@@ -198,17 +198,20 @@ impl TaskDir {
         write_durably(&self.path.join(STREAM), &encode_stream(record))
     }
 
-    /// Keeps that a shim was started, and not which process it was.
+    /// Keeps that a shim may have been started, and not which process it was. Who was started is not on disk for
+    /// sure when a machine loses power: after a boot nobody can say that a task never was.
     fn forget_processes(&self) -> io::Result<()> {
-        let gone = |result: io::Result<()>| match result {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-            _ => Ok(()),
-        };
-        gone(fs::remove_file(self.path.join(shim::TASK)))?;
-        gone(fs::rename(
-            self.path.join(shim::SHIM),
-            self.path.join(REBOOTED),
-        ))
+        if self.is_done() {
+            return Ok(());
+        }
+        fs::write(self.path.join(REBOOTED), b"")?;
+        for file in [shim::TASK, shim::SHIM] {
+            match fs::remove_file(self.path.join(file)) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// Marks it finished: nobody is owed anything.

@@ -4,20 +4,23 @@ use std::{
     fs,
     os::fd::OwnedFd,
     path::Path,
+    pin::Pin,
     process::Stdio,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use tokio::io::AsyncReadExt;
+use tokio_util::sync::CancellationToken;
 use waggle_lifecycle::Exit;
+use waggle_telemetry::{SpanKind, Telemetry};
 use waggle_types::{TaskSpec, TraceContext};
 
 use crate::{
     ShimCommand,
     cgroup::{self, Limits, NodeLimits, TaskCgroup},
     checkpoint::TaskDir,
-    crash,
+    clock, crash,
     net::chain,
     parts::{Parts, Prepared},
     runtime::{Contained, NodeFacts},
@@ -57,50 +60,76 @@ pub struct Launch {
     pub trace: Option<TraceContext>,
     /// How to start the shim.
     pub command: ShimCommand,
+    /// Ends it while the task's parts are being prepared.
+    pub cancelled: CancellationToken,
+    /// Takes its spans.
+    pub telemetry: Telemetry,
+}
+
+/// A launch that led to nothing.
+pub struct Failed {
+    /// For the task's status; a message for people.
+    pub exit: Exit,
+    /// What is still to be done about it, where nobody has to wait for that.
+    pub rest: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
 impl Launch {
-    /// Prepares the task's parts, makes its cgroup, starts the shim and waits until the task's process runs. The
-    /// error is the message for people; then nothing is left but the directory.
-    pub async fn run(self) -> Result<Shim, Exit> {
+    /// Prepares the task's parts, makes its cgroup, starts the shim and waits until the task's process runs. When that
+    /// fails nothing is left but the directory, once the rest is done.
+    pub async fn run(self) -> Result<Shim, Failed> {
         let (dir, cgroup, parts) = (
             self.dir.clone(),
             self.cgroup.clone(),
             Arc::clone(&self.parts),
         );
-        match self.start().await {
+        let limits = cgroup::limits(&self.spec, self.limits).map_err(|why| Failed {
+            exit: Exit::LaunchFailed(why),
+            rest: None,
+        })?;
+        let cancelled = self.cancelled.clone();
+        let mut prepared = {
+            let (parts, spec, dir) = (Arc::clone(&parts), Arc::clone(&self.spec), dir.clone());
+            let trace = self.trace;
+            Box::pin(async move { parts.prepare(&spec, &dir, trace).await })
+        };
+        let started = tokio::select! {
+            prepared = &mut prepared => match prepared {
+                Ok(prepared) => self.start(prepared, limits).await,
+                Err(why) => Err(Exit::LaunchFailed(why)),
+            },
+            () = cancelled.cancelled() => {
+                return Err(Failed {
+                    exit: Exit::Cancelled,
+                    // It is not dropped in the middle of a step: what it makes until its end is removed then.
+                    rest: Some(Box::pin(async move {
+                        drop(prepared.await);
+                        clean(dir, cgroup, parts).await;
+                    })),
+                });
+            }
+        };
+        match started {
             Ok(shim) => Ok(shim),
             Err(exit) => {
-                let cleaned = tokio::task::spawn_blocking(move || {
-                    give_up(&dir, &cgroup, CLEAN_TIMEOUT)?;
-                    let left = parts.release(dir.task_id());
-                    if left.is_empty() {
-                        Ok(())
-                    } else {
-                        Err(left.join("; "))
-                    }
-                });
-                if let Ok(Err(why)) = cleaned.await {
-                    tracing::warn!(error = why, "leftovers of a failed launch stay");
-                }
-                Err(exit)
+                clean(dir, cgroup, parts).await;
+                Err(Failed { exit, rest: None })
             }
         }
     }
 
-    async fn start(self) -> Result<Shim, Exit> {
-        let limits = cgroup::limits(&self.spec, self.limits).map_err(Exit::LaunchFailed)?;
-        let prepared = self
-            .parts
-            .prepare(&self.spec, &self.dir, self.trace)
-            .await
-            .map_err(Exit::LaunchFailed)?;
+    async fn start(self, prepared: Prepared, limits: Limits) -> Result<Shim, Exit> {
         let dir = self.dir.clone();
-        tokio::task::spawn_blocking(move || self.spawn(&prepared, &limits))
+        let (telemetry, trace, begun_ns) = (self.telemetry.clone(), self.trace, clock::now_ns());
+        let attrs = vec![("waggle.task.id", self.spec.task_id.as_str().into())];
+        let shim = tokio::task::spawn_blocking(move || self.spawn(&prepared, &limits))
             .await
             .map_err(|e| Exit::LaunchFailed(format!("failed to start the shim: {}", chain(&e))))??
             .wait(&dir)
-            .await
+            .await?;
+        let (name, kind) = ("container.start", SpanKind::Internal);
+        telemetry.record_span(name, kind, trace, begun_ns, clock::now_ns(), attrs);
+        Ok(shim)
     }
 
     /// The blocking half.
@@ -125,7 +154,7 @@ impl Launch {
             .of(&self.spec)
             .map_err(Exit::LaunchFailed)?;
         let plan = runtime.plan(&task).map_err(Exit::LaunchFailed)?;
-        shim::write_json(&self.dir.path().join(shim::PLAN), &plan)
+        shim::write_json_for_boot(&self.dir.path().join(shim::PLAN), &plan)
             .map_err(|e| text("write the shim's plan", &e))?;
         let log = fs::File::create(self.dir.path().join("shim.log"))
             .map_err(|e| text("create the shim's log", &e))?;
@@ -140,6 +169,19 @@ impl Launch {
             .map_err(|e| text(&format!("start shim {}", self.command.exe.display()), &e))?;
         crash::point(Path::new("shim"), "spawned");
         Ok(Starting { child })
+    }
+}
+
+/// Undoes a launch.
+async fn clean(dir: TaskDir, cgroup: TaskCgroup, parts: Arc<Parts>) {
+    let cleaned = tokio::task::spawn_blocking(move || {
+        let given_up = give_up(&dir, &cgroup, CLEAN_TIMEOUT);
+        let mut left = parts.release(dir.task_id());
+        left.extend(given_up.err());
+        left
+    });
+    for error in cleaned.await.unwrap_or_default() {
+        tracing::warn!(error, "something of a failed launch stays");
     }
 }
 

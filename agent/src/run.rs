@@ -432,6 +432,7 @@ impl Agent {
                 }
             }
             Effect::Kill(task_id) => self.tasks.kill(&task_id),
+            Effect::Cancel(task_id) => self.tasks.cancel(&task_id),
             Effect::ForceKill(task_id) => self.tasks.force_kill(&task_id),
             Effect::LocalFact {
                 task_id,

@@ -11,6 +11,7 @@ use tokio::{
     sync::mpsc,
     task::{AbortHandle, JoinSet},
 };
+use tokio_util::sync::CancellationToken;
 use waggle_api::proto::session as pb;
 use waggle_lifecycle::{Event, Exit, RunningChecks, check_name};
 use waggle_overlay_plan::Fact;
@@ -42,6 +43,8 @@ use crate::{
 pub struct Live {
     spec: Arc<TaskSpec>,
     dir: TaskDir,
+    // Ends its launch, as long as its shim was not started.
+    launching: Option<CancellationToken>,
     shim: Option<Arc<OwnedFd>>,
     process: Option<Arc<OwnedFd>>,
     watched: Option<Arc<Mutex<Watched>>>,
@@ -146,6 +149,8 @@ impl Tasks {
             node: NodeFacts::new(&self.config, self.agent_id.clone()),
             trace: Some(receive),
             command: self.config.shim.clone(),
+            cancelled: CancellationToken::new(),
+            telemetry: self.telemetry.clone(),
             spec: Arc::clone(&spec),
         };
         let create = self.telemetry.begin_span(
@@ -157,24 +162,29 @@ impl Tasks {
         let live = Live {
             trace: Some(receive),
             received_ns,
+            launching: Some(launch.cancelled.clone()),
             ..Live::new(spec, dir)
         };
         self.live.insert(task_id.clone(), live);
         let inputs = self.inputs.clone();
         self.jobs.spawn(async move {
-            let input = match launch.run().await {
+            let (input, rest) = match launch.run().await {
                 Ok(shim) => {
                     create.end();
-                    Input::Running { task_id, shim }
+                    (Input::Running { task_id, shim }, None)
                 }
-                Err(exit) => {
+                Err(failed) => {
                     let mut create = create;
-                    create.error("launch_failed", &exit.describe());
+                    create.error("launch_failed", &failed.exit.describe());
                     create.end();
-                    Input::Event(Event::Exited { task_id, exit })
+                    let exit = failed.exit;
+                    (Input::Event(Event::Exited { task_id, exit }), failed.rest)
                 }
             };
             let _ = inputs.send(input).await;
+            if let Some(rest) = rest {
+                rest.await;
+            }
         });
     }
 
@@ -395,6 +405,13 @@ impl Tasks {
         }
     }
 
+    /// Nobody waits for an image of a task that is not wanted any more.
+    pub fn cancel(&self, task_id: &TaskId) {
+        if let Some(launching) = self.live.get(task_id).and_then(|l| l.launching.as_ref()) {
+            launching.cancel();
+        }
+    }
+
     /// Kills everything of the task without its shim's help.
     pub fn force_kill(&mut self, task_id: &TaskId) {
         let Some(live) = self.live.get(task_id) else {
@@ -501,6 +518,7 @@ impl Live {
         Self {
             spec,
             dir,
+            launching: None,
             shim: None,
             process: None,
             watched: None,
@@ -547,6 +565,7 @@ fn error_type(exit: &Exit) -> Option<&'static str> {
         Exit::OutOfMemory { .. } => Some("oom"),
         Exit::LaunchFailed(_) => Some("launch_failed"),
         Exit::NeverStarted => Some("never_started"),
+        Exit::Cancelled => Some("cancelled"),
         Exit::Unknown => Some("unknown"),
     }
 }

@@ -113,6 +113,8 @@ pub enum Effect {
     Send(TaskStatus),
     /// Tell the shim to end the task: SIGTERM, the task's grace, SIGKILL.
     Kill(TaskId),
+    /// Stop preparing a task whose process does not run yet; one that is too far for that is told of as started.
+    Cancel(TaskId),
     /// Kill everything in the task's cgroup now.
     ForceKill(TaskId),
     /// Tell the node's data plane at once.
@@ -522,7 +524,9 @@ impl AgentCore {
             Transition::Report(status) => Some(status),
             Transition::Kill(status) => {
                 // Before its process runs there is nothing to signal: `Started` brings it up again.
-                if entry.machine.pid().is_some() {
+                if entry.machine.pid().is_none() {
+                    out.push(Effect::Cancel(task_id.clone()));
+                } else {
                     out.push(Effect::Kill(task_id.clone()));
                     let by_shim = now + entry.machine.spec().kill_grace + FORCE_KILL_MARGIN;
                     entry.force_kill_at = Some(entry.max_grace.map_or(by_shim, |max| now + max));

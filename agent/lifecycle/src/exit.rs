@@ -22,6 +22,8 @@ pub enum Exit {
     LaunchFailed(String),
     /// The agent restarted before the shim was started; it never ran.
     NeverStarted,
+    /// It was killed while what it needs was being prepared; it never ran.
+    Cancelled,
     /// It is gone, and nobody saw how.
     Unknown,
 }
@@ -84,7 +86,8 @@ impl Exit {
                 Some(StatusReason::ContainerLimitationMemory),
                 self.describe(),
             ),
-            (Self::NeverStarted, None) => (
+            // Only a kill cancels.
+            (Self::NeverStarted | Self::Cancelled, None) => (
                 TaskState::Failed,
                 Some(StatusReason::SlaveRestarted),
                 self.describe(),
@@ -120,6 +123,7 @@ impl Exit {
             ),
             Self::LaunchFailed(why) => why.clone(),
             Self::NeverStarted => "the agent restarted before the task was started".to_owned(),
+            Self::Cancelled => "it was not started yet".to_owned(),
             Self::Unknown => "exit code unknown".to_owned(),
         }
     }

@@ -101,6 +101,7 @@ fn a_kill_before_the_start_keeps_its_bound() {
     let mut core = launched();
     let effects = core.handle(kill(Some(300)), UnixMillis(100));
     assert!(!effects.contains(&Effect::Kill(id())), "{effects:?}");
+    assert!(effects.contains(&Effect::Cancel(id())), "{effects:?}");
     assert_eq!(core.next_deadline(), None, "there is nothing to kill yet");
     let effects = core.handle(started(), UnixMillis(200));
     assert!(effects.contains(&Effect::Kill(id())), "{effects:?}");

@@ -242,7 +242,7 @@ impl World {
                 Effect::Forget(task_id) => {
                     self.done.insert(task_id);
                 }
-                Effect::Kill(task_id) | Effect::ForceKill(task_id) => {
+                Effect::Kill(task_id) | Effect::Cancel(task_id) | Effect::ForceKill(task_id) => {
                     assert!(!self.done.contains(&task_id));
                 }
                 Effect::LocalFact { .. } | Effect::StartChecks(_) | Effect::Release { .. } => {}

@@ -20,7 +20,7 @@ use nix::{
 use serde::{Deserialize, Serialize};
 
 use super::{digest::Digest, unpack::remove_path};
-use crate::shim::{read_json, write_json};
+use crate::shim::{read_json, write_json_for_boot};
 
 /// What mount(2) takes as options: a page, with its final NUL.
 const MAX_OPTIONS: usize = 4095;
@@ -61,7 +61,7 @@ impl RootDir {
         fs::create_dir_all(&self.path)?;
         // Images hold set-uid programs; the way to them is not for the host's users.
         fs::set_permissions(&self.path, Permissions::from_mode(0o700))?;
-        write_json(&self.path.join("image.json"), &Of { image })?;
+        write_json_for_boot(&self.path.join("image.json"), &Of { image })?;
         let [upper, work, merged, none] =
             ["upper", "work", "merged", "none"].map(|d| self.path.join(d));
         for dir in [&upper, &work, &merged] {

@@ -195,6 +195,7 @@ impl Oci {
                 start_ticks: init.init_process_start,
             })
             .open()
+            && init.is_still_there()
         {
             let _ = sys::pidfd_signal(&fd, libc::SIGKILL);
         }
@@ -424,6 +425,19 @@ impl Oci {
 struct State {
     init_process_pid: u32,
     init_process_start: u64,
+    #[serde(default)]
+    cgroup_paths: BTreeMap<String, String>,
+}
+
+impl State {
+    /// Whether the process is in one of the container's cgroups: after a boot, number and start may be another's.
+    fn is_still_there(&self) -> bool {
+        let cgroups = fs::read_to_string(format!("/proc/{}/cgroup", self.init_process_pid));
+        cgroups.unwrap_or_default().lines().any(|line| {
+            let path = line.splitn(3, ':').nth(2).unwrap_or("/");
+            path != "/" && self.cgroup_paths.values().any(|own| own.ends_with(path))
+        })
+    }
 }
 
 /// Where a task's bundle is.

@@ -34,7 +34,7 @@ use nix::{
 pub use output::previous;
 pub use plan::{
     ABANDONED, ContainerPlan, EXIT, ExitRecord, LOCK, PLAN, SHIM, ShimPlan, TASK, UserIds,
-    read_json, write_durably, write_json,
+    read_json, write_durably, write_json, write_json_for_boot,
 };
 
 use crate::{
@@ -87,7 +87,7 @@ fn run(dir: &Path) -> io::Result<()> {
     // Fails when it is a session leader already, which is as good.
     let _ = setsid();
     sys::become_subreaper()?;
-    write_json(&dir.join(SHIM), &ProcessId::of(std::process::id())?)?;
+    write_json_for_boot(&dir.join(SHIM), &ProcessId::of(std::process::id())?)?;
 
     let mut handled = SigSet::empty();
     for signal in [
@@ -103,13 +103,7 @@ fn run(dir: &Path) -> io::Result<()> {
 
     let record = match spawn::spawn(&plan) {
         Ok(started) => {
-            // Not fsynced: after a power loss the process is gone as well.
-            let id = ProcessId::of(started.pid)?;
-            let tmp = dir.join("task.tmp");
-            fs::write(&tmp, serde_json::to_vec(&id)?)?;
-            crate::crash::point(&dir.join(TASK), "begin");
-            fs::rename(&tmp, dir.join(TASK))?;
-            crate::crash::point(&dir.join(TASK), "renamed");
+            write_json_for_boot(&dir.join(TASK), &ProcessId::of(started.pid)?)?;
             // The agent reads our stdout until its end: the files above are there now.
             nix::unistd::dup2_stdout(File::open("/dev/null")?)?;
             supervise(&plan, started, &signals)

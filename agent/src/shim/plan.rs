@@ -164,6 +164,18 @@ pub fn write_json<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
     write_durably(path, &serde_json::to_vec(value)?)
 }
 
+/// Replaces a file so that a reader sees the old value or the new one, and does not wait for the disk: a machine that
+/// lost power may have lost it. For what is about processes, which are gone then as well.
+pub fn write_json_for_boot<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
+    let tmp = path.with_extension("tmp");
+    crash::point(path, "begin");
+    fs::write(&tmp, serde_json::to_vec(value)?)?;
+    crash::point(path, "written");
+    fs::rename(&tmp, path)?;
+    crash::point(path, "renamed");
+    Ok(())
+}
+
 /// Reads a JSON file; `None` when it is not there.
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
     match fs::read(path) {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use waggle_types::{TaskId, VolumeId};
 
-use crate::shim::{read_json, write_json};
+use crate::shim::{read_json, write_json_for_boot};
 
 /// What one task holds.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -48,13 +48,13 @@ impl Records {
         self.0.join(format!("{task_id}.json"))
     }
 
-    /// Makes a record durable.
+    /// Writes a record; after a power loss its task is gone as well.
     pub fn write(&self, task_id: &TaskId, record: &Record) -> io::Result<()> {
         let stored = Stored {
             pod: record.pod.clone(),
             volumes: record.volumes.iter().map(ToString::to_string).collect(),
         };
-        write_json(&self.path(task_id), &stored)
+        write_json_for_boot(&self.path(task_id), &stored)
     }
 
     /// One record.

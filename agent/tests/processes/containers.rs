@@ -643,6 +643,25 @@ pub fn says_why_not() {
     });
 }
 
+pub fn is_killed_while_its_image_is_pulled() {
+    block_on(async {
+        let Some(node) = Node::start(|_| ()).await else {
+            return;
+        };
+        // A registry that takes calls and says nothing.
+        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let image = format!("{}/app:1", silent.local_addr().unwrap());
+        node.launch(contained("pull.1", &image, "true")).await;
+        let _call = silent.accept().await.unwrap();
+        let end = node.kill("pull.1").await;
+        assert_eq!(end.state(), TaskState::TaskKilled);
+        assert_eq!(end.message, "killed as asked: it was not started yet");
+        drop(silent);
+        drop(_call);
+        node.leaves_nothing().await;
+    });
+}
+
 pub fn has_what_its_node_allows() {
     block_on(async {
         let profiles = tempfile::tempdir().unwrap();

@@ -160,6 +160,10 @@ const TESTS: &[Test] = &[
         "container_is_cleaned_up_without_its_shim",
         containers::is_cleaned_up_without_its_shim,
     ),
+    (
+        "container_is_killed_while_its_image_is_pulled",
+        containers::is_killed_while_its_image_is_pulled,
+    ),
     ("container_says_why_not", containers::says_why_not),
     (
         "container_has_what_its_node_allows",

@@ -222,6 +222,8 @@ impl Sim {
                 }
             }
             Effect::Kill(task_id) => self.end_process(at, &task_id, 1, 1500),
+            // Too late, always: the task is told of as started, and killed then.
+            Effect::Cancel(_) => {}
             Effect::ForceKill(task_id) => self.end_process(at, &task_id, 0, 1),
             Effect::StartChecks(task) => {
                 let core = self.nodes[at].core.as_ref();
