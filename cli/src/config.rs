@@ -459,6 +459,7 @@ mod tests {
     #[case::bridge_subnet("bridge-subnet", |a: &mut RunArgs| a.bridge_subnet = Some("172.31.254.1/24".into()))]
     #[case::bridge_small("bridge-subnet", |a: &mut RunArgs| a.bridge_subnet = Some("172.31.254.0/30".into()))]
     #[case::gpu_devices("gpu-devices", |a: &mut RunArgs| a.gpu_devices = vec!["dev/x".into()])]
+    #[case::gpu_elsewhere("gpu-devices", |a: &mut RunArgs| a.gpu_devices = vec!["/tmp/x".into()])]
     #[case::host_paths("allow-host-paths", |a: &mut RunArgs| a.allow_host_paths = vec!["srv/../etc".into()])]
     #[case::gc_delay("gc-delay", |a: &mut RunArgs| a.gc_delay = Some("week".into()))]
     #[case::disk("disk", |a: &mut RunArgs| a.disk = vec!["fast=/data".into()])]

@@ -25,19 +25,19 @@ use crate::{
     support::{CgroupRoot, runs, signal},
 };
 
-const IMAGE: &str = "localhost:5999/busybox:1";
+pub const IMAGE: &str = "localhost:5999/busybox:1";
 const AS_APP: &str = "localhost:5999/app:1";
 
 /// An agent with images, or a loud skip.
-struct Node {
+pub struct Node {
     dir: tempfile::TempDir,
-    cgroups: CgroupRoot,
-    master: Master,
+    pub cgroups: CgroupRoot,
+    pub master: Master,
     agent: Option<Agent>,
 }
 
 impl Node {
-    async fn start(change: impl FnOnce(&mut AgentConfig)) -> Option<Self> {
+    pub async fn start(change: impl FnOnce(&mut AgentConfig)) -> Option<Self> {
         if !nix::unistd::geteuid().is_root() {
             eprintln!("SKIP: containers need root");
             return None;
@@ -76,7 +76,7 @@ impl Node {
         Some(node)
     }
 
-    async fn begin(&mut self, change: impl FnOnce(&mut AgentConfig)) {
+    pub async fn begin(&mut self, change: impl FnOnce(&mut AgentConfig)) {
         let n = self.master.n_registrations();
         let cgroups = Some(&self.cgroups);
         let masters = vec![self.master.addr];
@@ -87,25 +87,25 @@ impl Node {
         .await;
     }
 
-    async fn vanish(&mut self) {
+    pub async fn vanish(&mut self) {
         if let Some(agent) = self.agent.take() {
             agent.vanish().await;
         }
     }
 
-    async fn launch(&self, task: pb::TaskSpec) {
+    pub async fn launch(&self, task: pb::TaskSpec) {
         self.master.send(launch(task)).await;
     }
 
     /// Runs a task to its end; what it wrote.
-    async fn run(&self, task: pb::TaskSpec) -> (pb::TaskStatus, String) {
+    pub async fn run(&self, task: pb::TaskSpec) -> (pb::TaskStatus, String) {
         let id = task.task_id.clone();
         self.launch(task).await;
         let end = ended(&self.master, &id).await;
         (end, self.output(&id, "stdout"))
     }
 
-    async fn kill(&self, task_id: &str) -> pb::TaskStatus {
+    pub async fn kill(&self, task_id: &str) -> pb::TaskStatus {
         let kill = pb::Kill {
             task_id: task_id.to_owned(),
             ..pb::Kill::default()
@@ -118,7 +118,7 @@ impl Node {
         until("running", || self.master.last(task_id)).await
     }
 
-    async fn says(&self, task_id: &str, text: &str) {
+    pub async fn says(&self, task_id: &str, text: &str) {
         until(text, || {
             self.output(task_id, "stdout").contains(text).then_some(())
         })
@@ -129,7 +129,7 @@ impl Node {
         self.dir.path().join("tasks").join(task_id)
     }
 
-    fn output(&self, task_id: &str, stream: &str) -> String {
+    pub fn output(&self, task_id: &str, stream: &str) -> String {
         let path = self.task_dir(task_id).join("sandbox").join(stream);
         fs::read_to_string(path).unwrap_or_default()
     }
@@ -141,7 +141,7 @@ impl Node {
     }
 
     /// No mount, state, bundle, cgroup or process of any task stays behind.
-    async fn leaves_nothing(&self) {
+    pub async fn leaves_nothing(&self) {
         let root = self.dir.path().to_owned();
         let name = self.cgroups.path.file_name().unwrap().to_owned();
         let left = || {
@@ -200,7 +200,7 @@ impl Drop for Node {
     }
 }
 
-fn contained(task_id: &str, image: &str, shell: &str) -> pb::TaskSpec {
+pub fn contained(task_id: &str, image: &str, shell: &str) -> pb::TaskSpec {
     pb::TaskSpec {
         container: Some(pb::Container {
             image: Some(pb::Image {

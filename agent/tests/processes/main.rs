@@ -15,6 +15,7 @@ mod exec;
 mod limits;
 mod master;
 mod names;
+mod networks;
 mod shims;
 mod support;
 mod wire;
@@ -170,6 +171,15 @@ const TESTS: &[Test] = &[
         containers::has_what_its_node_allows,
     ),
     ("container_has_a_terminal", containers::has_a_terminal),
+    (
+        "network_reaches_containers_behind_the_bridge",
+        networks::reaches_containers_behind_the_bridge,
+    ),
+    ("network_is_a_pods", networks::is_a_pods),
+    (
+        "container_is_limited_and_has_its_gpus",
+        networks::is_limited_and_has_its_gpus,
+    ),
     ("container_runs_from_scratch", containers::runs_from_scratch),
 ];
 

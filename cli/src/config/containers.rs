@@ -94,6 +94,13 @@ pub fn networks(args: &RunArgs) -> Result<NetworkSettings, CliError> {
 pub fn gpu_devices(args: &RunArgs) -> Result<Option<Vec<PathBuf>>, CliError> {
     for path in &args.gpu_devices {
         absolute("gpu-devices", path)?;
+        if !path.starts_with("/dev") {
+            // Elsewhere in a container no device can be opened.
+            return Err(usage(format!(
+                "gpu-devices: must be below /dev, is {}",
+                path.display()
+            )));
+        }
     }
     Ok((!args.gpu_devices.is_empty()).then(|| args.gpu_devices.clone()))
 }

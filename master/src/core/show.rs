@@ -12,6 +12,7 @@ use super::{
     MasterCore, SERVICE_FRAMEWORK, SERVICE_ROLE, agents::Agent, levels::service_framework,
     tasks::Tasks,
 };
+use crate::task::TaskView;
 use crate::view::{
     AgentView, ClusterView, DeploymentView, FrameworkView, InstanceView, LastFailure, QueueView,
     RoleView, ServiceView,
@@ -284,7 +285,7 @@ fn show_instance(i: &Instance, tasks: &Tasks) -> InstanceView {
         hostname: i.place.hostname.clone(),
         ip: tasks
             .get(i.task_id())
-            .and_then(|t| t.own_ip())
+            .and_then(TaskView::own_ip)
             .unwrap_or(i.place.ip),
         ports: i.host_ports(),
         state: i.shown_state(),
