@@ -19,10 +19,12 @@ pub struct Args {
 }
 
 /// Programs from the distribution: what is looked for, its package, what it is for.
-const APT: [(&str, &str, &str); 15] = [
+const APT: [(&str, &str, &str); 17] = [
     ("cc", "gcc", "linking, SQLite"),
     ("c++", "g++", "bpf-linker"),
     ("ip", "iproute2", "namespaces"),
+    ("nft", "nftables", "bridges of nodes"),
+    ("python3", "python3-minimal", "services in tests"),
     ("protoc", "protobuf-compiler", "generated code"),
     ("runc", "runc", "containers"),
     ("busybox", "busybox-static", "images of tests"),
