@@ -3,6 +3,7 @@
 //! `cargo xtask bench dns`: the resolver beside others.
 
 mod allocator;
+mod checks;
 mod dns;
 mod launch;
 mod utilization;
@@ -52,6 +53,8 @@ enum What {
         #[arg(long)]
         full: bool,
     },
+    /// Checks of tasks: CPU of each, how many a second on one thread, who is late
+    Checks(checks::Args),
     /// Level 1 through its API: launches a second, latency of offers, memory, beside targets and peers
     Launch(launch::Args),
     /// The edge: nanoseconds per packet, beside a minimal C load balancer in the same rounds
@@ -79,6 +82,7 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
         What::Smoke { no_install, dev } => (*no_install, *dev),
         What::Utilization(args) => return utilization::main(args),
         What::Allocator { full } => return allocator::main(*full),
+        What::Checks(args) => return checks::main(args),
         What::Launch(args) => return launch::main(args),
         What::Xdp(args) => return xdp::main(args),
         What::Dns(args) => return dns::main(args),
