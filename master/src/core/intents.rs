@@ -115,6 +115,7 @@ impl MasterCore {
             };
             return Err(MasterError::VipPoolExhausted);
         };
+        self.redefined(old.as_deref(), Some(&spec));
         let flight = Flight {
             service,
             version,
@@ -160,6 +161,7 @@ impl MasterCore {
         };
         self.check_lock(service, force)?;
         self.services.remove(service);
+        self.redefined(Some(&spec), None);
         let flight = Flight {
             service: service.clone(),
             version: spec.version,

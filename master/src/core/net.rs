@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use waggle_types::{AgentNet, Generation, Millis, NetSnapshot, TaskId, UnixMillis};
+use waggle_types::{
+    AgentNet, Generation, Millis, NetSnapshot, ServiceId, ServiceSpec, TaskId, TaskNet, UnixMillis,
+};
 
 use super::{
     Effect, MasterCore, NetCause, SpanKey, SpanParent,
@@ -116,17 +118,54 @@ impl MasterCore {
         });
     }
 
+    /// A task as the network sees it. Its ports choose as the definition says now, not as it did when the task began: a
+    /// change of `LB_` labels replaces no task.
+    fn net_of(&self, t: &Task) -> TaskNet {
+        let mut out = net(t);
+        if out.ports.iter().any(|p| !p.vips.is_empty())
+            && let Some(spec) = ServiceId::new(&t.spec.service)
+                .ok()
+                .and_then(|id| self.services.get(&id))
+        {
+            for (port, said) in out.ports.iter_mut().zip(&spec.ports) {
+                if port.vips == said.vips {
+                    port.balance = said.balance;
+                }
+            }
+        }
+        out
+    }
+
+    /// The definition of a service is another one: its tasks may be chosen in another way.
+    pub(super) fn redefined(&mut self, old: Option<&ServiceSpec>, new: Option<&ServiceSpec>) {
+        let how = |spec: Option<&ServiceSpec>| {
+            let ports = spec.map(|s| s.ports.iter().map(|p| p.balance).collect::<Vec<_>>());
+            ports.unwrap_or_default()
+        };
+        let Some(id) = new.or(old).map(|s| s.id.clone()) else {
+            return;
+        };
+        if old.is_some()
+            && how(old) != how(new)
+            && let Some(service) = self.scheduler.service(&id)
+        {
+            for instance in service.instances() {
+                self.tasks.touch(instance.task_id());
+            }
+        }
+    }
+
     fn build_net(&mut self) -> NetSnapshot {
-        let one = |t: &Task| (t.id.clone(), Arc::new(net(t)));
         let large = self.is_large();
         let (touched, others) = self.tasks.take_touched();
         let kept = self.net_pace.of_large.replace(large) == Some(large) && (large || !others);
+        let one = |t: &Task| (t.id.clone(), Arc::new(self.net_of(t)));
         let tasks: BTreeMap<_, _> = if kept {
             let mut tasks = self.net.tasks.clone();
             for id in touched {
                 match self.tasks.get(&id) {
                     Some(t) => {
-                        let new = net(t);
+                        let new = self.net_of(t);
                         // What is the same stays the same allocation, so that snapshots share it.
                         if tasks.get(&id).is_none_or(|old| **old != new) {
                             tasks.insert(id, Arc::new(new));
@@ -184,7 +223,7 @@ impl MasterCore {
         {
             return true;
         }
-        let one = |t: &Task| (t.id.clone(), Arc::new(net(t)));
+        let one = |t: &Task| (t.id.clone(), Arc::new(self.net_of(t)));
         if self.net_pace.of_large == Some(false) && self.tasks.others_changed() {
             return true;
         }

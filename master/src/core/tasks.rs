@@ -235,6 +235,13 @@ impl Tasks {
         self.networked.iter().filter_map(|id| self.get(id))
     }
 
+    /// What the network is to be told of a task may be another thing now.
+    pub(super) fn touch(&mut self, id: &TaskId) {
+        if self.get(id).is_some_and(is_networked) {
+            self.touched.insert(id.clone());
+        }
+    }
+
     /// Whether there are such tasks.
     pub(super) fn is_touched(&self) -> bool {
         !self.touched.is_empty()

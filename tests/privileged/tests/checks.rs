@@ -1,5 +1,5 @@
-//! Readiness and start checks of apps, end to end: what a check says is in VIPs, deployments and the API at once; and how
-//! an app's `LB_` labels divide its connects.
+//! Readiness and start checks of apps, end to end: what a check says is in VIPs, deployments and the API at once; and what
+//! an app's `LB_` labels do to connects.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -198,56 +198,74 @@ const ECHO: &str = "mkdir -p www && printf %s \"$MESOS_TASK_ID\" > www/index.htm
                     cd www && exec python3 -m http.server $PORT0";
 
 #[test]
-fn lb_labels_of_apps_divide_their_connects() {
+fn lb_labels_of_an_app_choose_among_its_tasks() {
     if !can_run() {
         return;
     }
     let mut shared = shared().unwrap();
     let world = shared.world().unwrap();
-    let app = |id: &str, weight: &str| {
-        json!({
-            "id": id, "cmd": ECHO, "cpus": 0.1, "mem": 64, "instances": 1,
-            "portDefinitions": [{"port": 0, "name": "http", "labels":
-                {"VIP_0": "/mix:80", "LB_WEIGHT": weight, "LB_POLICY": "random"}}],
-            "healthChecks": [{"protocol": "MESOS_HTTP", "path": "/", "intervalSeconds": 1,
-                "gracePeriodSeconds": 30}]
-        })
-        .to_string()
+    let ports = |labels: &[(&str, &str)]| {
+        let mut all = json!({"VIP_0": "/mix:80"});
+        for (label, value) in labels {
+            all[label] = json!(value);
+        }
+        json!([{"port": 0, "name": "http", "labels": all}])
     };
-    let deployed = [("/mix/heavy", "3"), ("/mix/light", "1"), ("/mix/none", "0")]
-        .map(|(id, weight)| deploy(&world.cluster, &app(id, weight), LIMIT).unwrap());
-    // Healthy on its agent is eligible on this node a moment later.
+    let definition = json!({
+        "id": "/mix", "cmd": ECHO, "cpus": 0.1, "mem": 64, "instances": 3,
+        "portDefinitions": ports(&[("LB_AFFINITY", "10m")]),
+        "healthChecks": [{"protocol": "MESOS_HTTP", "path": "/", "intervalSeconds": 1,
+            "gracePeriodSeconds": 30}]
+    });
+    let app = deploy(&world.cluster, &definition.to_string(), LIMIT).unwrap();
+    let ids: BTreeSet<String> = app
+        .tasks(&world.cluster)
+        .unwrap()
+        .into_iter()
+        .map(|t| t.id)
+        .collect();
+    assert_eq!(ids.len(), 3);
+    // One client, and how often it reached whom; what failed is under the empty name.
     let ask = |n: usize| -> BTreeMap<String, usize> {
-        let script =
-            format!("for i in $(seq {n}); do curl -s -m 2 http://mix.{DOMAIN}/; echo; done");
-        let out = world
-            .cluster
-            .command("n2", "sh")
-            .unwrap()
-            .args(["-c", &script])
-            .output()
-            .unwrap();
+        let url = format!("http://mix.{DOMAIN}/");
+        let script = format!("for i in $(seq {n}); do curl -s -m 2 {url}; echo; done");
+        let mut sh = world.cluster.command("n2", "sh").unwrap();
+        let out = sh.args(["-c", &script]).output().unwrap();
         let mut seen = BTreeMap::new();
         for line in String::from_utf8_lossy(&out.stdout).lines() {
-            let of = line.split(".instance-").next().unwrap_or_default();
-            *seen.entry(of.to_owned()).or_default() += 1;
+            *seen.entry(line.to_owned()).or_default() += 1;
         }
         seen
     };
-    until("both to be reached", || {
-        let seen = ask(20);
-        seen.contains_key("mix_heavy") && seen.contains_key("mix_light")
+    let change = |labels: &[(&str, &str)]| {
+        let body = json!({"portDefinitions": ports(labels)}).to_string();
+        let at = world.cluster.leader(port::MARATHON);
+        let client = world.cluster.client();
+        let answer = client.request("PUT", at, "/v2/apps/mix", Some(body.as_bytes()), &[]);
+        let answer = answer.unwrap();
+        assert_eq!(answer.status, 200, "{}", answer.body);
+    };
+    // Healthy on its agent is eligible on this node a moment later.
+    until("the VIP to answer", || !ask(1).contains_key(""));
+    let seen = ask(60);
+    assert_eq!(seen.len(), 1, "a client keeps its backend: {seen:?}");
+    assert!(seen.keys().all(|id| ids.contains(id)), "{seen:?}");
+    change(&[("LB_POLICY", "least-connections")]);
+    until("all of them to be reached", || ask(60).len() == 3);
+    let seen = ask(300);
+    // The better of two at random, and all are idle: a third each, with a standard deviation of 8; five of them.
+    assert!(seen.keys().all(|id| ids.contains(id)), "{seen:?}");
+    assert!(seen.values().all(|n| (60..=140).contains(n)), "{seen:?}");
+    change(&[("LB_WEIGHT", "0")]);
+    until("none of them to be reached", || {
+        ask(5).into_keys().all(|id| id.is_empty())
     });
-    let seen = ask(400);
-    let names: BTreeSet<&str> = seen.keys().map(String::as_str).collect();
-    assert_eq!(
-        names,
-        BTreeSet::from(["mix_heavy", "mix_light"]),
-        "{seen:?}"
-    );
-    // Three quarters of 400 with a standard deviation of 8.7; five of them either way.
-    assert!((257..=343).contains(&seen["mix_heavy"]), "{seen:?}");
-    for app in deployed {
-        remove(&world.cluster, &app.id, LIMIT).unwrap();
-    }
+    let same: BTreeSet<String> = app
+        .tasks(&world.cluster)
+        .unwrap()
+        .into_iter()
+        .map(|t| t.id)
+        .collect();
+    assert_eq!(same, ids, "labels that choose replace no task");
+    remove(&world.cluster, &app.id, LIMIT).unwrap();
 }

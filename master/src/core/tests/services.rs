@@ -117,6 +117,37 @@ fn a_taken_vip_is_refused_by_field_and_nothing_changes() {
         .unwrap();
 }
 
+/// A change of the labels that say how a VIP chooses is in force without new tasks, also after a restart of the master.
+#[test]
+fn tasks_are_chosen_as_their_definition_says_now() {
+    let mut w = World::new();
+    w.join(1);
+    let mut web = service("/web", 2, "/web:80");
+    let weigh = |web: &mut waggle_types::ServiceSpec, weight: u16| {
+        let port = &mut web.ports[0];
+        port.labels.insert("LB_WEIGHT".into(), weight.to_string());
+        port.balance.weight = weight;
+    };
+    weigh(&mut web, 3);
+    w.put(web.clone(), PutMode::Create, false).unwrap();
+    w.run_all();
+    let weights = |w: &World| -> Vec<u16> {
+        let ports = w.net().tasks.values().flat_map(|t| &t.ports);
+        ports.map(|p| p.balance.weight).collect()
+    };
+    assert_eq!(weights(&w), [3, 3]);
+    let (ids, launches) = (w.task_ids(), w.launches());
+    weigh(&mut web, 0);
+    w.put(web, PutMode::Upsert, true).unwrap();
+    w.run_all();
+    assert_eq!(weights(&w), [0, 0]);
+    assert_eq!((w.task_ids(), w.launches()), (ids, launches));
+    assert!(w.view().deployments.is_empty());
+    w.restart();
+    w.join(1);
+    assert_eq!(weights(&w), [0, 0]);
+}
+
 #[test]
 fn a_lease_lives_as_long_as_its_name_is_defined() {
     let mut w = World::new();

@@ -332,7 +332,7 @@ async fn labels_that_choose_are_refused_by_field() {
         ("LB_WEIGHT", "1001"),
         ("LB_WEIGHT", "much"),
         ("LB_POLICY", "best"),
-        ("LB_AFFINITY", "90"),
+        ("LB_AFFINITY", "soon"),
         ("LB_LOCALITY", "planet"),
         ("LB_SLOW_START", "-1s"),
     ] {
