@@ -23,7 +23,7 @@ use crate::{
     clock, crash,
     net::chain,
     parts::{Parts, Prepared},
-    runtime::{Contained, NodeFacts},
+    runtime::{Contained, NodeFacts, Runtime},
     shim,
     sys::{self, ProcessId},
 };
@@ -121,7 +121,14 @@ impl Launch {
     async fn start(self, prepared: Prepared, limits: Limits) -> Result<Shim, Exit> {
         let dir = self.dir.clone();
         let (telemetry, trace, begun_ns) = (self.telemetry.clone(), self.trace, clock::now_ns());
-        let attrs = vec![("waggle.task.id", self.spec.task_id.as_str().into())];
+        let runtime = self.parts.runtimes.of(&self.spec);
+        let attrs = vec![
+            ("waggle.task.id", self.spec.task_id.as_str().into()),
+            (
+                "waggle.runtime",
+                runtime.map_or("", Runtime::name).to_owned().into(),
+            ),
+        ];
         let shim = tokio::task::spawn_blocking(move || self.spawn(&prepared, &limits))
             .await
             .map_err(|e| Exit::LaunchFailed(format!("failed to start the shim: {}", chain(&e))))??

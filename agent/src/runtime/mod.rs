@@ -5,6 +5,7 @@
 
 mod bundle;
 mod capabilities;
+mod find;
 mod oci;
 mod policy;
 mod process;
@@ -26,7 +27,8 @@ use crate::{
     AgentConfig, cgroup::TaskCgroup, checkpoint::TaskDir, parts::Prepared, shim::ShimPlan,
 };
 
-pub use oci::{Oci, look};
+pub use find::look;
+pub use oci::Oci;
 pub use policy::check;
 pub use process::Process;
 pub use seccomp::Instruction;

@@ -432,19 +432,16 @@ fn own_mounts(
     let mut prepared: Vec<&BindMount> = facts.mounts.iter().collect();
     let mut out = Vec::new();
     for wanted in &facts.spec.container.mounts {
-        match &wanted.source {
-            MountSource::Memory(mib) => {
-                let size = format!("size={mib}m");
-                let mode = if wanted.read_only { "ro" } else { "rw" };
-                let options = ["nosuid", "nodev", "mode=1777", &size, mode];
-                out.push(mount(&inside(&wanted.target)?, "tmpfs", "tmpfs", &options));
-            }
-            _ => {
-                let place = prepared.iter().position(|m| m.target == wanted.target);
-                if let Some(one) = place.map(|at| prepared.remove(at)) {
-                    out.push(bind(&one.from, &inside(&one.target)?, one.read_only)?);
-                }
-            }
+        if let MountSource::Memory(mib) = &wanted.source {
+            let size = format!("size={mib}m");
+            let mode = if wanted.read_only { "ro" } else { "rw" };
+            let options = ["nosuid", "nodev", "mode=1777", &size, mode];
+            out.push(mount(&inside(&wanted.target)?, "tmpfs", "tmpfs", &options));
+            continue;
+        }
+        let same = |m: &&BindMount| m.target == wanted.target.trim_end_matches('/');
+        if let Some(one) = prepared.iter().position(same).map(|at| prepared.remove(at)) {
+            out.push(bind(&one.from, &inside(&one.target)?, one.read_only)?);
         }
     }
     for one in prepared {

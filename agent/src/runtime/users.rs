@@ -102,7 +102,7 @@ pub fn resolve(text: &str, passwd: &str, group: &str) -> Result<ImageUser, Strin
             return None;
         };
         let (uid, gid) = (uid.parse().ok()?, gid.parse().ok()?);
-        (*name == user || number(user) == Some(uid)).then(|| (*name, uid, gid, *home))
+        (*name == user || number(user) == Some(uid)).then_some((*name, uid, gid, *home))
     });
     let (name, uid, gid, home) = match (entry, number(user)) {
         (Some(found), _) => found,

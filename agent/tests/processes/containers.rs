@@ -360,7 +360,7 @@ pub fn is_isolated() {
         let script = "touch /etc/x 2>/dev/null || echo read-only; touch /mnt/mesos/sandbox/x && echo sandbox; \
                       df -k /data | tail -1; df -k /dev/shm | tail -1; touch /data/y && echo data; ulimit -n";
         let mut asked = isolated(contained("asked.1", IMAGE, script), |i| {
-            i.read_only_root = true
+            i.read_only_root = true;
         });
         let container = asked.container.as_mut().unwrap();
         container.mounts = vec![pb::Mount {
@@ -400,7 +400,7 @@ pub fn maps_users() {
         let script = "id -u; cat /proc/self/uid_map; touch own && echo made; cat /www/index.html; \
                       touch /www/x && echo image; chown 5 own && echo chowned; head -c1 /dev/null; echo done";
         let task = isolated(contained("users.1", IMAGE, script), |i| {
-            i.user_namespace = true
+            i.user_namespace = true;
         });
         let (end, out) = node.run(task).await;
         assert_eq!(
@@ -652,12 +652,12 @@ pub fn is_killed_while_its_image_is_pulled() {
         let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let image = format!("{}/app:1", silent.local_addr().unwrap());
         node.launch(contained("pull.1", &image, "true")).await;
-        let _call = silent.accept().await.unwrap();
+        let call = silent.accept().await.unwrap();
         let end = node.kill("pull.1").await;
         assert_eq!(end.state(), TaskState::TaskKilled);
         assert_eq!(end.message, "killed as asked: it was not started yet");
         drop(silent);
-        drop(_call);
+        drop(call);
         node.leaves_nothing().await;
     });
 }
