@@ -14,7 +14,9 @@ use std::{
 
 use nix::sys::signal::Signal;
 use serde_json::json;
+use waggle_agent::images::{ImageSettings, Images};
 use waggle_api::proto::session::{self as pb, TaskState};
+use waggle_telemetry::Telemetry;
 
 use crate::{
     agent::{block_on, ended, launch, pid_of, spec, until},
@@ -22,8 +24,33 @@ use crate::{
     support::{CgroupRoot, PATIENCE, runs, signal, wait_for},
 };
 
+/// How tasks are run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum By {
+    /// As processes of the host.
+    Process,
+    /// In containers, by runc.
+    Runc,
+}
+
+impl By {
+    /// Both, where the machine can.
+    fn all() -> Vec<Self> {
+        let runc = Command::new("runc").arg("--version").output();
+        if runc.is_ok_and(|o| o.status.success()) && nix::unistd::Uid::effective().is_root() {
+            return vec![Self::Process, Self::Runc];
+        }
+        eprintln!("SKIP: containers need root and runc");
+        vec![Self::Process]
+    }
+}
+
+/// The image of tasks in containers.
+const IMAGE: &str = "example.org/survivor:1";
+
 /// A directory, a master, and agents one after the other.
 struct World {
+    by: By,
     dir: tempfile::TempDir,
     cgroups: Option<CgroupRoot>,
     master: Master,
@@ -32,11 +59,20 @@ struct World {
 }
 
 impl World {
-    async fn new(cgroups: Option<CgroupRoot>) -> Self {
+    async fn new(by: By, cgroups: Option<CgroupRoot>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let boot_id = dir.path().join("boot");
         fs::write(&boot_id, "one\n").unwrap();
+        if by == By::Runc {
+            let layout = dir.path().join("layout");
+            let busybox = waggle_tests_support::images::Image::busybox().unwrap();
+            busybox.write_layout(&layout, IMAGE).unwrap();
+            let (settings, telemetry) = (ImageSettings::default(), Telemetry::disabled());
+            let images = Images::open(&dir.path().join("work"), settings, telemetry).unwrap();
+            images.load(&layout, Some(IMAGE)).unwrap();
+        }
         Self {
+            by,
             cgroups,
             master: Master::start().await,
             boot_id,
@@ -53,7 +89,27 @@ impl World {
         self.work().join("tasks").join(id)
     }
 
-    /// A file beside the work directory, for tasks.
+    /// A task that runs a script, in its sandbox.
+    fn spec(&self, id: &str, script: &str) -> pb::TaskSpec {
+        let mut spec = spec(id, script);
+        if self.by == By::Runc {
+            spec.container = Some(pb::Container {
+                image: Some(pb::Image {
+                    reference: IMAGE.to_owned(),
+                    ..pb::Image::default()
+                }),
+                ..pb::Container::default()
+            });
+        }
+        spec
+    }
+
+    /// A file of a task's sandbox.
+    fn sandbox(&self, id: &str, file: &str) -> PathBuf {
+        self.task(id).join("sandbox").join(file)
+    }
+
+    /// A file beside the work directory.
     fn file(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
@@ -167,14 +223,17 @@ impl Drop for World {
 
 /// One task, from its launch to its last word, with an agent or a shim that dies at `point`. What was passed, with
 /// `trace`.
-async fn life(point: Option<&str>, trace: bool, cgroups: Option<CgroupRoot>) -> BTreeSet<String> {
-    let mut world = World::new(cgroups).await;
-    let (starts, go, passed) = (world.file("starts"), world.file("go"), world.file("passed"));
-    let script = format!(
-        "echo x >> {}; while ! test -e {}; do sleep 0.01; done; exit 7",
-        starts.display(),
-        go.display()
-    );
+async fn life(
+    by: By,
+    point: Option<&str>,
+    trace: bool,
+    cgroups: Option<CgroupRoot>,
+) -> BTreeSet<String> {
+    let mut world = World::new(by, cgroups).await;
+    let (starts, go) = (world.sandbox("t.1", "starts"), world.sandbox("t.1", "go"));
+    let passed = world.file("passed");
+    let script =
+        "cd $MESOS_SANDBOX; echo x >> starts; while ! test -e go; do sleep 0.01; done; exit 7";
     let mut env: Vec<(&str, &Path)> = Vec::new();
     if let Some(point) = point {
         env.push(("WAGGLE_CRASH_AT", Path::new(point)));
@@ -182,7 +241,8 @@ async fn life(point: Option<&str>, trace: bool, cgroups: Option<CgroupRoot>) -> 
     if trace {
         env.push(("WAGGLE_CRASH_TRACE", &passed));
     }
-    let what = point.unwrap_or("no crash");
+    let what = format!("{by:?}, {}", point.unwrap_or("no crash"));
+    let what = what.as_str();
     // A shim that dies takes the exit code with it; an agent takes nothing.
     let shims = point.is_some_and(|p| {
         ["shim.json:", "task.json:", "exit.json:"]
@@ -214,11 +274,12 @@ async fn life(point: Option<&str>, trace: bool, cgroups: Option<CgroupRoot>) -> 
             }
             if !launched {
                 launched = true;
-                world.master.send(launch(spec("t.1", &script))).await;
+                world.master.send(launch(world.spec("t.1", script))).await;
             }
         }
         if starts.exists() {
-            fs::write(&go, "").unwrap();
+            // It may be on its way out.
+            let _ = fs::write(&go, "");
         }
         // It is there a moment before who wrote it dies.
         let due = crashed || shims || point.is_none();
@@ -266,11 +327,16 @@ async fn life(point: Option<&str>, trace: bool, cgroups: Option<CgroupRoot>) -> 
 }
 
 pub fn at_every_step_on_disk() {
+    for by in By::all() {
+        at_every_step(by);
+    }
+}
+
+fn at_every_step(by: By) {
     let (sender, points) = std::sync::mpsc::channel();
     block_on(async {
-        sender
-            .send(life(None, true, CgroupRoot::named("-trace")).await)
-            .unwrap();
+        let cgroups = CgroupRoot::named("-trace");
+        sender.send(life(by, None, true, cgroups).await).unwrap();
     });
     let points: BTreeSet<String> = points.recv().unwrap();
     // What is made durable in a task's life; more comes by itself.
@@ -301,22 +367,27 @@ pub fn at_every_step_on_disk() {
                     };
                     let cgroups = CgroupRoot::named(&format!("-{worker}"));
                     block_on(async {
-                        life(Some(&point), false, cgroups).await;
+                        life(by, Some(&point), false, cgroups).await;
                     });
                 }
             });
         }
     });
-    println!("{n} points in {} ms", begun.elapsed().as_millis());
+    println!("{by:?}: {n} points in {} ms", begun.elapsed().as_millis());
 }
 
 pub fn every_exit_while_away() {
+    for by in By::all() {
+        exits_while_away(by);
+    }
+}
+
+fn exits_while_away(by: By) {
     block_on(async {
         let cgroups = CgroupRoot::named("-away");
         let limited = cgroups.is_some();
-        let mut world = World::new(cgroups).await;
+        let mut world = World::new(by, cgroups).await;
         world.up().await;
-        let go = world.file("go");
         let mut want = vec![
             ("e.0", "exit 0", "exited with status 0"),
             ("e.1", "exit 1", "exited with status 1"),
@@ -329,11 +400,9 @@ pub fn every_exit_while_away() {
             want.push(("oom", "exec tail /dev/zero", "memory"));
         }
         for (id, script, _) in &want {
-            let script = format!(
-                "while ! test -e {}; do sleep 0.01; done; {script}",
-                go.display()
-            );
-            world.master.send(launch(spec(id, &script))).await;
+            let script =
+                format!("cd $MESOS_SANDBOX; while ! test -e go; do sleep 0.01; done; {script}");
+            world.master.send(launch(world.spec(id, &script))).await;
         }
         let master = &world.master;
         until("all to run", || {
@@ -343,7 +412,9 @@ pub fn every_exit_while_away() {
         })
         .await;
         world.kill();
-        fs::write(&go, "").unwrap();
+        for (id, _, _) in &want {
+            fs::write(world.sandbox(id, "go"), "").unwrap();
+        }
         wait_for("all to end", || {
             let over = |id: &str| world.task(id).join("exit.json").exists();
             want.iter().all(|(id, _, _)| over(id)).then_some(())
@@ -437,7 +508,7 @@ async fn cut_off(world: &mut World) {
 
 pub fn a_boot() {
     block_on(async {
-        let mut world = World::new(None).await;
+        let mut world = World::new(By::Process, None).await;
         cut_off(&mut world).await;
         // After the boot other processes have the very numbers, started at the very ticks.
         let mut decoys = [Decoy::new(), Decoy::new()];
@@ -463,7 +534,7 @@ pub fn a_boot() {
 
 pub fn a_number_that_is_anothers() {
     block_on(async {
-        let mut world = World::new(CgroupRoot::named("-number")).await;
+        let mut world = World::new(By::Process, CgroupRoot::named("-number")).await;
         cut_off(&mut world).await;
         let mut decoys = [Decoy::new(), Decoy::new()];
         let task = world.task("t.1");
@@ -483,13 +554,19 @@ pub fn a_number_that_is_anothers() {
 }
 
 pub fn a_killed_shim() {
+    for by in By::all() {
+        killed_shim(by);
+    }
+}
+
+fn killed_shim(by: By) {
     block_on(async {
-        let mut world = World::new(CgroupRoot::named("-shim")).await;
+        let mut world = World::new(by, CgroupRoot::named("-shim")).await;
         world.up().await;
         // While the agent looks, and while it is away; a task that started others.
         let script = "sleep 1000 & setsid sleep 1000 & wait";
         for id in ["watched", "away"] {
-            world.master.send(launch(spec(id, script))).await;
+            world.master.send(launch(world.spec(id, script))).await;
         }
         let master = &world.master;
         until("running", || {
@@ -518,7 +595,7 @@ pub fn a_killed_shim() {
 /// says nothing wrong, and starts nothing twice.
 pub fn damaged_checkpoints() {
     block_on(async {
-        let mut world = World::new(CgroupRoot::named("-damaged")).await;
+        let mut world = World::new(By::Process, CgroupRoot::named("-damaged")).await;
         world.up().await;
         let starts = world.file("starts");
         let script = format!("echo x >> {}; exec sleep 1000", starts.display());

@@ -2,6 +2,9 @@
 //!
 //! `waggle-probe get HOST:PORT --for SECONDS --every-us N [--threads N]`: one HTTP GET per new
 //! connection, one JSON line per attempt.
+//! `waggle-probe hold HOST:PORT --for SECONDS --every-us N --connections N`: so many connections that
+//! stay, one HTTP GET every N microseconds on the next of them, one JSON line per attempt; a connection
+//! that breaks is an error each time that it is its turn.
 //! `waggle-probe connect ROUNDS HOST:PORT...`: connects to each target in turn, and prints the
 //! median and 99th percentile per target.
 
@@ -21,8 +24,9 @@ fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let result = match args.first().map(String::as_str) {
         Some("get") => get(&args[1..]),
+        Some("hold") => hold(&args[1..]),
         Some("connect") => connect(&args[1..]),
-        _ => Err(anyhow::anyhow!("usage: waggle-probe get|connect ...")),
+        _ => Err(anyhow::anyhow!("usage: waggle-probe get|hold|connect ...")),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -118,6 +122,66 @@ fn one_get(addr: SocketAddr, host: &str) -> anyhow::Result<String> {
         bail!("{}", head.lines().next().unwrap_or_default());
     }
     Ok(body.trim().to_owned())
+}
+
+fn hold(args: &[String]) -> anyhow::Result<()> {
+    let target = args.first().context("hold needs HOST:PORT")?;
+    let limit = Duration::from_secs_f64(option(args, "--for", 5.0)?);
+    let every = Duration::from_secs_f64(option(args, "--every-us", 1000.0)? / 1e6);
+    let n_connections = option(args, "--connections", 100.0)?;
+    let addr = resolve(target)?;
+    let mut held = Vec::new();
+    while (held.len() as f64) < n_connections {
+        let stream = TcpStream::connect_timeout(&addr, TIMEOUT).context("connect")?;
+        stream.set_read_timeout(Some(TIMEOUT))?;
+        held.push(stream);
+    }
+    let start = Instant::now();
+    let mut next = start;
+    for turn in (0..held.len()).cycle() {
+        if start.elapsed() >= limit {
+            break;
+        }
+        let at_ns = now_ns();
+        let began = Instant::now();
+        let result = held_get(&mut held[turn], target);
+        let took_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let line = match result {
+            Ok(body) => json!({"at_ns": at_ns, "us": took_us, "body": body}),
+            Err(error) => json!({"at_ns": at_ns, "us": took_us, "error": format!("{error:#}")}),
+        };
+        if writeln!(std::io::stdout(), "{line}").is_err() {
+            break;
+        }
+        next += every;
+        sleep(next.saturating_duration_since(Instant::now()));
+    }
+    Ok(())
+}
+
+/// One request on a connection that stays.
+fn held_get(stream: &mut TcpStream, host: &str) -> anyhow::Result<String> {
+    let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
+    stream.write_all(request.as_bytes()).context("send")?;
+    let mut answer = Vec::new();
+    let mut part = [0; 4096];
+    loop {
+        let n = stream.read(&mut part).context("read")?;
+        anyhow::ensure!(n > 0, "the connection was closed");
+        answer.extend_from_slice(&part[..n]);
+        let text = String::from_utf8_lossy(&answer);
+        if let Some((head, body)) = text.split_once("\r\n\r\n") {
+            let length = head
+                .lines()
+                .find_map(|l| l.strip_prefix("Content-Length: "))
+                .and_then(|n| n.parse::<usize>().ok())
+                .context("no Content-Length")?;
+            if body.len() >= length {
+                anyhow::ensure!(head.starts_with("HTTP/1.1 200"), "{head}");
+                return Ok(body.trim().to_owned());
+            }
+        }
+    }
 }
 
 fn connect(args: &[String]) -> anyhow::Result<()> {

@@ -205,6 +205,12 @@ impl Cluster {
 
     /// Starts (again) the node at this position; a file `node.toml` in its working directory is its configuration.
     pub fn start_node(&mut self, position: usize) -> anyhow::Result<()> {
+        let program = self.program.clone();
+        self.start_node_as(position, &program)
+    }
+
+    /// As [`Cluster::start_node`], with another program than the others.
+    pub fn start_node_as(&mut self, position: usize, program: &Program) -> anyhow::Result<()> {
         let node = self
             .state
             .nodes
@@ -214,7 +220,7 @@ impl Cluster {
         let mut entry = self.entry(&node);
         entry.cgroup = Some(node.cgroup.join("node"));
         entry.detached = true;
-        let mut command = match &self.program {
+        let mut command = match program {
             Program::Waggle(path) => {
                 let mut command = entry.command(path)?;
                 command.args(node_args(&node, &self.state));
@@ -261,6 +267,19 @@ impl Cluster {
             child
                 .wait()
                 .with_context(|| format!("wait for node {}", node.name))?;
+        }
+        Ok(())
+    }
+
+    /// SIGTERMs the node's own process, as a service manager does before it starts another version, and waits for its end.
+    pub fn stop_node(&mut self, position: usize) -> anyhow::Result<()> {
+        let node = self.state.nodes.get(position).context("no such node")?;
+        process::signal(node.pid, Signal::SIGTERM);
+        if let Some(mut child) = self.children.remove(&node.index) {
+            let status = child
+                .wait()
+                .with_context(|| format!("wait for node {}", node.name))?;
+            anyhow::ensure!(status.success(), "node {} ended with {status}", node.name);
         }
         Ok(())
     }

@@ -59,15 +59,36 @@ impl Probe {
         every_us: u64,
         seconds: u64,
     ) -> anyhow::Result<Self> {
+        let every = every_us.to_string();
+        let what = ["get", target, "--every-us", &every];
+        Self::run(cluster, program, node, &what, seconds)
+    }
+
+    /// Starts one that holds `n` connections: a GET on the next of them every `every_us`, for at most `seconds`.
+    pub fn hold(
+        cluster: &Cluster,
+        program: &Path,
+        node: &str,
+        (target, n): (&str, u64),
+        every_us: u64,
+        seconds: u64,
+    ) -> anyhow::Result<Self> {
+        let (every, n) = (every_us.to_string(), n.to_string());
+        let what = ["hold", target, "--every-us", &every, "--connections", &n];
+        Self::run(cluster, program, node, &what, seconds)
+    }
+
+    fn run(
+        cluster: &Cluster,
+        program: &Path,
+        node: &str,
+        what: &[&str],
+        seconds: u64,
+    ) -> anyhow::Result<Self> {
         let mut child = cluster
             .command(node, program)?
-            .args(["get", target])
-            .args([
-                "--every-us",
-                &every_us.to_string(),
-                "--for",
-                &seconds.to_string(),
-            ])
+            .args(what)
+            .args(["--for", &seconds.to_string()])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
