@@ -8,7 +8,7 @@ use std::{
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::Mutex,
+    sync::{Mutex, OnceLock},
     time::Instant,
 };
 
@@ -48,6 +48,22 @@ impl By {
 /// The image of tasks in containers.
 const IMAGE: &str = "example.org/survivor:1";
 
+/// A work directory whose store has the image; made once, since unpacking takes longer than a task.
+fn image_store() -> &'static Path {
+    static STORE: OnceLock<tempfile::TempDir> = OnceLock::new();
+    let made = STORE.get_or_init(|| {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = dir.path().join("layout");
+        let busybox = waggle_tests_support::images::Image::busybox().unwrap();
+        busybox.write_layout(&layout, IMAGE).unwrap();
+        let (settings, telemetry) = (ImageSettings::default(), Telemetry::disabled());
+        let images = Images::open(dir.path(), settings, telemetry).unwrap();
+        images.load(&layout, Some(IMAGE)).unwrap();
+        dir
+    });
+    made.path()
+}
+
 /// A directory, a master, and agents one after the other.
 struct World {
     by: By,
@@ -64,12 +80,12 @@ impl World {
         let boot_id = dir.path().join("boot");
         fs::write(&boot_id, "one\n").unwrap();
         if by == By::Runc {
-            let layout = dir.path().join("layout");
-            let busybox = waggle_tests_support::images::Image::busybox().unwrap();
-            busybox.write_layout(&layout, IMAGE).unwrap();
-            let (settings, telemetry) = (ImageSettings::default(), Telemetry::disabled());
-            let images = Images::open(&dir.path().join("work"), settings, telemetry).unwrap();
-            images.load(&layout, Some(IMAGE)).unwrap();
+            let store = image_store().join("images");
+            let work = dir.path().join("work");
+            fs::create_dir(&work).unwrap();
+            // Links: what is in the store is never changed.
+            let copied = Command::new("cp").arg("-al").arg(store).arg(&work).status();
+            assert!(copied.unwrap().success());
         }
         Self {
             by,
@@ -354,6 +370,10 @@ fn at_every_step(by: By) {
         let found = points.iter().any(|p| p.starts_with(&format!("{file}:")));
         assert!(found, "{file} is not among {points:?}");
     }
+    // Between the beginning of a write and its rename nothing changes that can be read: containers take longer, and
+    // leave that to processes.
+    let same = |p: &String| by == By::Runc && (p.contains(":torn#") || p.contains(":written#"));
+    let points: BTreeSet<String> = points.into_iter().filter(|p| !same(p)).collect();
     let begun = Instant::now();
     let n = points.len();
     let left = Mutex::new(points.into_iter());

@@ -105,6 +105,12 @@ pub fn held_by(pids: impl IntoIterator<Item = i32>) -> BTreeSet<Object> {
 /// What is pinned in these files.
 #[must_use]
 pub fn pinned<'a>(files: impl IntoIterator<Item = &'a Path>) -> BTreeSet<Object> {
+    with_maps(pinned_themselves(files))
+}
+
+/// As [`pinned`], without the maps that only a pinned program holds: its constants and variables.
+#[must_use]
+pub fn pinned_themselves<'a>(files: impl IntoIterator<Item = &'a Path>) -> BTreeSet<Object> {
     let own = i32::try_from(std::process::id()).unwrap_or(0);
     let mut found = BTreeSet::new();
     for file in files {
@@ -112,7 +118,7 @@ pub fn pinned<'a>(files: impl IntoIterator<Item = &'a Path>) -> BTreeSet<Object>
             found.extend(in_fdinfo(own, &fd.as_raw_fd().to_string()));
         }
     }
-    with_maps(found)
+    found
 }
 
 /// The object for people: kind, id and name.

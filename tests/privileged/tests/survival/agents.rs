@@ -85,8 +85,8 @@ impl Load {
     }
 }
 
-/// What of the node's links, programs and maps is there. Not the link at a tracepoint, which is renewed: the kernel
-/// can't update such; with its program.
+/// What of the node's links, programs and maps is pinned. Not the link at a tracepoint, which is renewed: the kernel
+/// can't update such.
 fn pinned(node: &NodeInfo) -> BTreeSet<Object> {
     let mut files: Vec<PathBuf> = Vec::new();
     let mut dirs = vec![node.bpf_dir.clone()];
@@ -99,7 +99,7 @@ fn pinned(node: &NodeInfo) -> BTreeSet<Object> {
             }
         }
     }
-    bpf::pinned(files.iter().map(PathBuf::as_path))
+    bpf::pinned_themselves(files.iter().map(PathBuf::as_path))
 }
 
 fn links_and_maps(node: &NodeInfo) -> BTreeSet<Object> {

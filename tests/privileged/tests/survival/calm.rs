@@ -1,6 +1,6 @@
 //! After a test, the nodes hold what they held before it.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use waggle_tests_privileged::LIMIT;
@@ -9,9 +9,10 @@ use waggle_tests_support::leak::Snapshot;
 use waggle_tests_support::scenario::{App, Task, World};
 use waggle_tests_support::wait_until;
 
-/// What there is, but for files, and for the nodes' own processes, whose numbers change.
+/// What there is and how often, but for files, and for the nodes' own processes. Objects of the kernel data plane are
+/// counted: a program that was replaced has another number.
 pub struct Calm {
-    before: BTreeSet<String>,
+    before: BTreeMap<String, usize>,
 }
 
 impl Calm {
@@ -24,16 +25,18 @@ impl Calm {
 
     /// After it, with its apps removed: no cgroup, namespace, mount, pin, program, map, link or process more.
     pub fn assert_after(&self, world: &World) {
-        let mut more = BTreeSet::new();
+        let mut more = Vec::new();
         let calm = wait_until(Duration::from_secs(20), "nothing more than before", || {
-            more = &look(world) - &self.before;
+            let now = look(world).into_iter();
+            let had = |line: &String| self.before.get(line).copied().unwrap_or(0);
+            more = now.filter(|(line, n)| *n > had(line)).collect();
             more.is_empty().then_some(())
         });
         calm.unwrap_or_else(|e| panic!("{e:#}: {more:#?}"));
     }
 }
 
-fn look(world: &World) -> BTreeSet<String> {
+fn look(world: &World) -> BTreeMap<String, usize> {
     let cluster = &world.cluster;
     let nodes: Vec<String> = cluster
         .state
@@ -41,11 +44,19 @@ fn look(world: &World) -> BTreeSet<String> {
         .iter()
         .map(|n| format!("process {} ", n.pid))
         .collect();
-    Snapshot::take(&cluster.names)
-        .lines()
-        .into_iter()
-        .filter(|l| !l.starts_with("file ") && !nodes.iter().any(|n| l.starts_with(n)))
-        .collect()
+    let mut found = BTreeMap::new();
+    for line in Snapshot::take(&cluster.names).lines() {
+        if line.starts_with("file ") || nodes.iter().any(|n| line.starts_with(n)) {
+            continue;
+        }
+        let words: Vec<&str> = line.split(' ').collect();
+        let line = match words.as_slice() {
+            ["bpf", kind, _id, name @ ..] => format!("bpf {kind} {}", name.join(" ")),
+            _ => line,
+        };
+        *found.entry(line).or_default() += 1;
+    }
+    found
 }
 
 /// Adds an app without checks and waits until all of it runs.
