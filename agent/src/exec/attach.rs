@@ -6,7 +6,12 @@ use std::{
     time::Duration,
 };
 
-use waggle_api::exec::{Ended, Frame};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{UnixStream, unix::OwnedReadHalf},
+    time::Instant,
+};
+use waggle_api::exec::{Ended, Frame, parse};
 
 use super::{
     talk::Outcome,
@@ -15,10 +20,13 @@ use super::{
 use crate::{
     checkpoint::TaskDir,
     files::beneath::{Found, Root},
+    shim::socket_path,
 };
 
 /// Between two looks at files that have not grown.
 const LOOK: Duration = Duration::from_millis(100);
+/// How long a shim may take from its terminal's end to its record.
+const RECORD: Duration = Duration::from_secs(6);
 /// Most output that is read at once.
 const PART: usize = 32 << 10;
 
@@ -50,6 +58,84 @@ pub async fn follow(
             Err(e) => Outcome::Gone(e.to_string()),
         },
     }
+}
+
+/// Joins the terminal of a task that has one: what is typed goes there, what it shows comes from there.
+pub async fn join(
+    reader: &mut Reader,
+    writer: &Writer,
+    dir: &TaskDir,
+    terminal: UnixStream,
+    stdin: bool,
+    idle: Duration,
+) -> Outcome {
+    let (read, mut write) = terminal.into_split();
+    let listen = async {
+        loop {
+            match reader.next().await {
+                Ok(Some(frame @ Frame::Stdin(_))) if stdin => {
+                    writer.active();
+                    // The shim is gone when this fails: the task's end is on its way.
+                    let _ = write.write_all(&frame.bytes()).await;
+                }
+                Ok(Some(frame @ Frame::Resize(_))) => drop(write.write_all(&frame.bytes()).await),
+                Ok(Some(_)) => {}
+                Ok(None) => return "it closed the connection".to_owned(),
+                Err(e) => return e.to_string(),
+            }
+        }
+    };
+    tokio::select! {
+        why = listen => Outcome::Gone(why),
+        shown = relay(read, writer, dir) => match shown {
+            Ok(ended) => Outcome::Ended(ended),
+            Err(e) => Outcome::Gone(e.to_string()),
+        },
+        beaten = writer.beat(idle) => match beaten {
+            Ok(()) => Outcome::Idle,
+            Err(e) => Outcome::Gone(e.to_string()),
+        },
+    }
+}
+
+/// The connection to a task's terminal, where it has one.
+pub async fn terminal(dir: &TaskDir) -> Option<UnixStream> {
+    let open = File::open(dir.path()).ok()?;
+    UnixStream::connect(socket_path(&open)).await.ok()
+}
+
+async fn relay(mut read: OwnedReadHalf, writer: &Writer, dir: &TaskDir) -> io::Result<Ended> {
+    let mut bytes = Vec::new();
+    let mut part = vec![0; PART];
+    loop {
+        while let Some((frame, n)) =
+            parse(&bytes).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?
+        {
+            bytes.drain(..n);
+            writer.active();
+            writer.send(&frame).await?;
+        }
+        match read.read(&mut part).await {
+            Ok(n @ 1..) => bytes.extend(&part[..n]),
+            Ok(0) | Err(_) => break,
+        }
+    }
+    // The record comes a moment after the terminal has gone; of a shim that was killed, none comes.
+    let until = Instant::now() + RECORD;
+    while dir.exit().is_none() && Instant::now() < until {
+        tokio::time::sleep(LOOK).await;
+    }
+    Ok(match dir.exit() {
+        Some(record) => Ended {
+            code: record.code,
+            signal: record.signal,
+            message: String::new(),
+        },
+        None => Ended {
+            message: "the task's shim is gone: how it ended is not known".to_owned(),
+            ..Ended::default()
+        },
+    })
 }
 
 async fn show(writer: &Writer, dir: &TaskDir, lines: u32) -> io::Result<Ended> {

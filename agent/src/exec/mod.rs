@@ -331,17 +331,21 @@ async fn attach(
     };
     sessions.open(session, slot, upgrade, async move |_, session, upgraded| {
         let (mut reader, writer) = wire::open(upgraded);
+        let terminal = attach::terminal(&session.dir).await;
         let started = Frame::Started(Started {
             task_id: session.dir.task_id().to_string(),
             pid: session.dir.process().map_or(0, |p| p.pid),
-            input: false,
-            tty: false,
+            input: terminal.is_some(),
+            tty: terminal.is_some(),
         });
         if let Err(e) = writer.send(&started).await {
             return Outcome::Gone(e.to_string());
         }
-        let followed = attach::follow(&mut reader, &writer, &session.dir, request.lines, IDLE);
-        let outcome = followed.await;
+        let (dir, stdin) = (&session.dir, request.stdin);
+        let outcome = match terminal {
+            Some(terminal) => attach::join(&mut reader, &writer, dir, terminal, stdin, IDLE).await,
+            None => attach::follow(&mut reader, &writer, dir, request.lines, IDLE).await,
+        };
         if let Outcome::Ended(ended) = &outcome {
             goodbye(&mut reader, &writer, ended.clone()).await;
         }

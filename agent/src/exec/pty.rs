@@ -30,17 +30,10 @@ pub struct Pty {
 impl Pty {
     /// A new terminal, and the side for the process.
     pub fn open(size: Winsize) -> io::Result<(Self, OwnedFd)> {
-        let master: PtyMaster = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC)?;
-        grantpt(&master)?;
-        unlockpt(&master)?;
-        let slave = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .custom_flags(libc::O_NOCTTY)
-            .open(ptsname_r(&master)?)?;
-        let master = Self::adopt(master_file(&master)?)?;
+        let (master, slave) = pair()?;
+        let master = Self::adopt(master)?;
         master.resize(size)?;
-        Ok((master, slave.into()))
+        Ok((master, slave))
     }
 
     /// Takes the master side of a terminal that was made elsewhere.
@@ -77,19 +70,48 @@ impl Pty {
 
     /// Sets the size; who has the terminal gets SIGWINCH.
     pub fn resize(&self, size: Winsize) -> io::Result<()> {
-        let size = libc::winsize {
-            ws_row: size.rows,
-            ws_col: size.cols,
-            ws_xpixel: 0,
-            ws_ypixel: 0,
-        };
-        // SAFETY: the kernel reads one winsize from a live value.
-        let rc = unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) };
-        if rc == 0 {
-            Ok(())
-        } else {
-            Err(io::Error::last_os_error())
-        }
+        set_size(self.fd.get_ref(), size)
+    }
+}
+
+/// A new terminal: its master side, and the side for the process.
+pub fn pair() -> io::Result<(File, OwnedFd)> {
+    let master: PtyMaster = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC)?;
+    grantpt(&master)?;
+    unlockpt(&master)?;
+    let slave = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NOCTTY)
+        .open(ptsname_r(&master)?)?;
+    Ok((master_file(&master)?, slave.into()))
+}
+
+/// Sets a terminal's size; who has it gets SIGWINCH.
+pub fn set_size(master: &File, size: Winsize) -> io::Result<()> {
+    let size = libc::winsize {
+        ws_row: size.rows,
+        ws_col: size.cols,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    // SAFETY: the kernel reads one winsize from a live value.
+    let rc = unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) };
+    if rc == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Makes standard input the controlling terminal. For between fork and exec, after a session was begun.
+pub fn control_terminal() -> io::Result<()> {
+    // SAFETY: two integers; async-signal-safe.
+    let rc = unsafe { libc::ioctl(0, libc::TIOCSCTTY, 0) };
+    if rc == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
     }
 }
 

@@ -292,6 +292,7 @@ impl Runtime for Oci {
             kill_grace_ms: task_spec.kill_grace.0,
             segment_bytes: SEGMENT_BYTES,
             netns: None,
+            tty: false,
             rlimits: process_limits(&container.limits)?,
             container: Some(ContainerPlan {
                 run: self.run_command(&id, &bundle_dir, &pid_file, container.tty),

@@ -34,6 +34,7 @@ impl Runtime for Process {
             kill_grace_ms: spec.kill_grace.0,
             segment_bytes: SEGMENT_BYTES,
             container: None,
+            tty: spec.container.tty,
             netns: task.prepared.network.as_ref().and_then(|n| n.netns.clone()),
             rlimits: process_limits(&spec.container.limits)?,
         })

@@ -10,6 +10,7 @@ mod enter;
 mod output;
 mod plan;
 mod spawn;
+mod terminal;
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -43,6 +44,8 @@ use crate::{
 };
 pub use enter::{Entering, enter_task};
 use output::Output;
+use terminal::Terminal;
+pub use terminal::socket_path;
 
 /// Longest wait for output and for the cgroup to empty once the task's process is gone.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -106,7 +109,12 @@ fn run(dir: &Path) -> io::Result<()> {
             write_json_for_boot(&dir.join(TASK), &ProcessId::of(started.pid)?)?;
             // The agent reads our stdout until its end: the files above are there now.
             nix::unistd::dup2_stdout(File::open("/dev/null")?)?;
-            supervise(&plan, started, &signals)
+            let has_terminal = started.stderr.is_none();
+            let terminal = has_terminal.then(|| Terminal::new(&started.stdout, dir));
+            // A task whose terminal nobody can attach to runs all the same.
+            let terminal =
+                terminal.and_then(|t| t.inspect_err(|e| eprintln!("no attaching: {e}")).ok());
+            supervise(&plan, started, terminal, &signals)
         }
         Err(launch_error) => ExitRecord {
             launch_error: Some(launch_error),
@@ -123,7 +131,12 @@ fn run(dir: &Path) -> io::Result<()> {
 }
 
 /// Copies output and reaps until the task's process has ended; then ends what it left behind.
-fn supervise(plan: &ShimPlan, mut started: spawn::Started, signals: &SignalFd) -> ExitRecord {
+fn supervise(
+    plan: &ShimPlan,
+    mut started: spawn::Started,
+    mut terminal: Option<Terminal>,
+    signals: &SignalFd,
+) -> ExitRecord {
     let main = Pid::from_raw(i32::try_from(started.pid).unwrap_or(i32::MAX));
     let owner = plan.user.as_ref().map(|u| (u.uid, u.gid));
     let output = |pipe, name| Output::new(pipe, plan.sandbox.join(name), plan.segment_bytes, owner);
@@ -155,12 +168,20 @@ fn supervise(plan: &ShimPlan, mut started: spawn::Started, signals: &SignalFd) -
             }
             (None, None) => 60_000,
         };
-        wait(&outputs, signals, wait_ms);
+        wait(&outputs, terminal.as_ref(), signals, wait_ms);
         for out in &mut outputs {
             // Bounded, so that a task that writes without end cannot keep signals waiting.
             if readable(out) {
-                out.pump(&mut buffer);
+                let n = out.pump(&mut buffer);
+                if let Some(terminal) = &mut terminal
+                    && n > 0
+                {
+                    terminal.show(&buffer[..n]);
+                }
             }
+        }
+        if let Some(terminal) = &mut terminal {
+            terminal.serve();
         }
         while let Ok(Some(info)) = signals.read_signal() {
             let asked = [Signal::SIGTERM as u32, Signal::SIGINT as u32];
@@ -209,7 +230,7 @@ fn supervise(plan: &ShimPlan, mut started: spawn::Started, signals: &SignalFd) -
 }
 
 /// Waits until a pipe or a signal has something, or the time is over.
-fn wait(outputs: &[Output; 2], signals: &SignalFd, wait_ms: u16) {
+fn wait(outputs: &[Output; 2], terminal: Option<&Terminal>, signals: &SignalFd, wait_ms: u16) {
     let mut fds: Vec<PollFd<'_>> = outputs
         .iter()
         .filter_map(Output::pipe)
@@ -219,6 +240,7 @@ fn wait(outputs: &[Output; 2], signals: &SignalFd, wait_ms: u16) {
         std::os::fd::AsFd::as_fd(signals),
         PollFlags::POLLIN,
     ));
+    fds.extend(terminal.map(Terminal::polled).into_iter().flatten());
     // An interrupted wait is a wake-up like any other.
     let _ = poll(&mut fds, PollTimeout::from(wait_ms));
 }

@@ -3,7 +3,10 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read, Write},
-    os::fd::{AsFd, BorrowedFd},
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::fs::OpenOptionsExt,
+    },
     path::{Path, PathBuf},
 };
 
@@ -53,25 +56,31 @@ impl Output {
         self.lost_bytes
     }
 
-    /// Takes what is in the pipe now (one read). Returns whether there may be more.
-    pub fn pump(&mut self, buffer: &mut [u8]) -> bool {
+    /// Takes what is in the pipe now (one read). Returns how much of the buffer it filled.
+    pub fn pump(&mut self, buffer: &mut [u8]) -> usize {
         let Some(pipe) = &mut self.pipe else {
-            return false;
+            return 0;
         };
         match pipe.read(buffer) {
             Ok(0) => {
                 self.pipe = None;
-                false
+                0
             }
             Ok(n) => {
                 self.store(&buffer[..n]);
-                true
+                n
             }
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => true,
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => false,
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock
+                ) =>
+            {
+                0
+            }
             Err(_) => {
                 self.pipe = None;
-                false
+                0
             }
         }
     }
@@ -117,11 +126,21 @@ impl Output {
     }
 
     fn open(&mut self) {
-        self.file = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&self.path)
-            .ok();
+        // The task owns the directory: a link that it put there must not choose what the shim writes to.
+        let file = || {
+            OpenOptions::new()
+                .create(true)
+                .append(true)
+                .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+                .open(&self.path)
+        };
+        self.file = match file() {
+            Err(e) if e.raw_os_error() == Some(libc::ELOOP) => {
+                let _ = fs::remove_file(&self.path);
+                file().ok()
+            }
+            other => other.ok(),
+        };
         self.written = self
             .file
             .as_ref()
@@ -158,10 +177,10 @@ mod tests {
             let line = [b'a' + i; 7];
             writer.write_all(&line).unwrap();
             all.extend(line);
-            assert!(out.pump(&mut [0; 64]));
+            assert!(out.pump(&mut [0; 64]) > 0);
         }
         drop(writer);
-        assert!(!out.pump(&mut [0; 64]));
+        assert_eq!(out.pump(&mut [0; 64]), 0);
         let current = fs::read(&path).unwrap();
         let before = fs::read(previous(&path)).unwrap();
         assert_eq!((before.len(), current.len()), (10, 3), "63 bytes in tens");

@@ -40,6 +40,9 @@ pub struct ShimPlan {
     pub kill_cgroup: Option<PathBuf>,
     /// The cgroup with the memory counters.
     pub memory_cgroup: Option<PathBuf>,
+    /// Whether the task's standard streams are a terminal; a container's are by its runtime.
+    #[serde(default)]
+    pub tty: bool,
     /// Network namespace to enter; `None` keeps the agent's.
     #[serde(default)]
     pub netns: Option<PathBuf>,

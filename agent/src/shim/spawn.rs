@@ -17,6 +17,7 @@ use std::{
 };
 
 use super::plan::{ShimPlan, UserIds};
+use crate::exec::pty;
 
 /// A started task.
 pub struct Started {
@@ -50,17 +51,18 @@ pub fn spawn(plan: &ShimPlan) -> Result<Started, String> {
     let [program, args @ ..] = plan.argv.as_slice() else {
         return Err("command: must not be empty".to_owned());
     };
-    let (out_read, out_write) = pipe()?;
-    let (err_read, err_write) = pipe()?;
     let (mut step_read, step_write) = pipe()?;
     let step_fd = step_write.as_raw_fd();
     let mut command = Command::new(program);
-    command
-        .args(args)
-        .stdin(Stdio::null())
-        .stdout(Stdio::from(OwnedFd::from(out_write)))
-        .stderr(Stdio::from(OwnedFd::from(err_write)));
+    command.args(args);
+    let (stdout, stderr) = streams(&mut command, plan)?;
     enter(&mut command, plan, step_fd)?;
+    if plan.tty {
+        // SAFETY: one system call, async-signal-safe, after the one that began a session.
+        unsafe {
+            command.pre_exec(pty::control_terminal);
+        }
+    }
     let spawned = command.spawn();
     // Closes our write ends, so that the pipes end when the task's processes do.
     drop(command);
@@ -68,8 +70,8 @@ pub fn spawn(plan: &ShimPlan) -> Result<Started, String> {
     match spawned {
         Ok(child) => Ok(Started {
             pid: child.id(),
-            stdout: out_read,
-            stderr: Some(err_read),
+            stdout,
+            stderr,
             channel: None,
         }),
         Err(e) => {
@@ -84,6 +86,30 @@ pub fn spawn(plan: &ShimPlan) -> Result<Started, String> {
             Err(format!("failed to {step} {program:?}: {e}"))
         }
     }
+}
+
+/// The command's standard streams, a terminal or pipes, and our ends of them.
+fn streams(command: &mut Command, plan: &ShimPlan) -> Result<(File, Option<File>), String> {
+    if plan.tty {
+        let made = pty::pair().and_then(|(master, slave)| {
+            if let Some(user) = &plan.user {
+                std::os::unix::fs::fchown(&slave, Some(user.uid), None)?;
+            }
+            command
+                .stdin(Stdio::from(slave.try_clone()?))
+                .stdout(Stdio::from(slave.try_clone()?))
+                .stderr(Stdio::from(slave));
+            Ok((master, None))
+        });
+        return made.map_err(|e| format!("failed to make a terminal: {e}"));
+    }
+    let (out_read, out_write) = pipe()?;
+    let (err_read, err_write) = pipe()?;
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::from(OwnedFd::from(out_write)))
+        .stderr(Stdio::from(OwnedFd::from(err_write)));
+    Ok((out_read, Some(err_read)))
 }
 
 fn enter(command: &mut Command, plan: &ShimPlan, step_fd: RawFd) -> Result<(), String> {

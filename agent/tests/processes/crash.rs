@@ -8,7 +8,7 @@ use std::{
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::{Mutex, OnceLock},
+    sync::Mutex,
     time::Instant,
 };
 
@@ -49,9 +49,9 @@ impl By {
 const IMAGE: &str = "example.org/survivor:1";
 
 /// A work directory whose store has the image; made once, since unpacking takes longer than a task.
-fn image_store() -> &'static Path {
-    static STORE: OnceLock<tempfile::TempDir> = OnceLock::new();
-    let made = STORE.get_or_init(|| {
+fn image_store() -> PathBuf {
+    let mut store = STORE.lock().unwrap();
+    let made = store.get_or_insert_with(|| {
         let dir = tempfile::tempdir().unwrap();
         let layout = dir.path().join("layout");
         let busybox = waggle_tests_support::images::Image::busybox().unwrap();
@@ -61,7 +61,14 @@ fn image_store() -> &'static Path {
         images.load(&layout, Some(IMAGE)).unwrap();
         dir
     });
-    made.path()
+    made.path().to_owned()
+}
+
+static STORE: Mutex<Option<tempfile::TempDir>> = Mutex::new(None);
+
+/// Removes it: statics are not dropped.
+pub fn tidy() {
+    drop(STORE.lock().unwrap().take());
 }
 
 /// A directory, a master, and agents one after the other.

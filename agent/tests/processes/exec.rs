@@ -431,6 +431,62 @@ pub fn attaches_to_output() {
     });
 }
 
+pub fn attaches_to_a_terminal() {
+    block_on(async {
+        let dir = tempfile::tempdir().unwrap();
+        let master = Master::start().await;
+        let agent = Agent::start(dir.path(), vec![master.addr], None).await;
+        until("registration", || {
+            (master.n_registrations() == 1).then_some(())
+        })
+        .await;
+        let script = "trap 'stty size' WINCH; tty > /dev/null && echo ready; \
+                      while :; do read line; echo \"<$line>\"; test \"$line\" = quit && exit 4; done";
+        let mut task = spec("t.1", script);
+        task.container = Some(waggle_api::proto::session::Container {
+            tty: true,
+            ..Default::default()
+        });
+        master.send(launch(task)).await;
+        until("running", || master.last("t.1")).await;
+        let path = "/waggle/v1/tasks/t.1/attach";
+        let request = json!({"stdin": true});
+        let mut one = Client::open(agent.http, path, &request).await.unwrap();
+        let started = one.started().await;
+        assert!(started.input && started.tty);
+        one.send(Frame::Stdin(b"hello\n".to_vec())).await;
+        one.expect("<hello>").await;
+        // A second one sees the same; one that leaves takes nothing with it.
+        let mut two = Client::open(agent.http, path, &request).await.unwrap();
+        two.started().await;
+        one.send(Frame::Stdin(b"both\n".to_vec())).await;
+        two.expect("<both>").await;
+        drop(one);
+        two.send(Frame::Resize(Winsize { rows: 21, cols: 43 }))
+            .await;
+        two.send(Frame::Stdin(b"size\n".to_vec())).await;
+        two.expect("21 43").await;
+        // The agent goes; the task, and its terminal, stay.
+        agent.vanish().await;
+        let agent = Agent::start(dir.path(), vec![master.addr], None).await;
+        until("registration", || {
+            (master.n_registrations() == 2).then_some(())
+        })
+        .await;
+        let mut again = Client::open(agent.http, path, &request).await.unwrap();
+        again.started().await;
+        again.send(Frame::Stdin(b"quit\n".to_vec())).await;
+        let (out, _, ended) = again.rest().await;
+        assert!(out.contains("<quit>"), "{out:?}");
+        assert_eq!(ended.exit_code(), 4);
+        let log = fs::read_to_string(dir.path().join("tasks/t.1/sandbox/stdout")).unwrap();
+        assert!(
+            log.contains("<hello>"),
+            "and all of it is in the log: {log:?}"
+        );
+    });
+}
+
 pub fn refuses_what_it_must() {
     block_on(async {
         let dir = tempfile::tempdir().unwrap();

@@ -143,6 +143,7 @@ const TESTS: &[Test] = &[
     ("exec_leaves_nothing_behind", exec::leaves_nothing_behind),
     ("exec_gives_a_terminal", exec::gives_a_terminal),
     ("exec_attaches_to_output", exec::attaches_to_output),
+    ("exec_attaches_to_a_terminal", exec::attaches_to_a_terminal),
     ("exec_refuses_what_it_must", exec::refuses_what_it_must),
     (
         "files_of_sandboxes_are_shown",
@@ -231,5 +232,6 @@ fn main() -> ExitCode {
         );
         n_failed += u8::from(!passed);
     }
+    crash::tidy();
     ExitCode::from(n_failed)
 }

@@ -25,7 +25,7 @@ fn pids(world: &World, tasks: &[Task]) -> Vec<i32> {
 }
 
 /// Name and inode of every pin of a node.
-/// Not of the link at a tracepoint, which is renewed: the kernel can't update such.
+/// Not of links at tracepoints, which are renewed: the kernel can't update such.
 fn pins(node: &NodeInfo) -> BTreeSet<(String, u64)> {
     let mut found = BTreeSet::new();
     let mut dirs = vec![node.bpf_dir.clone()];
@@ -35,7 +35,8 @@ fn pins(node: &NodeInfo) -> BTreeSet<(String, u64)> {
                 dirs.push(entry.path());
             } else {
                 let inode = entry.metadata().unwrap().ino();
-                if entry.file_name() != "reset" {
+                let renewed = ["reset", "udp_error"];
+                if !renewed.iter().any(|name| entry.file_name() == *name) {
                     found.insert((entry.path().display().to_string(), inode));
                 }
             }

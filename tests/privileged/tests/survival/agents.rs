@@ -22,6 +22,9 @@ const HELD: u64 = 100;
 /// Between new connections of one prober, in microseconds; there are four.
 const EVERY_US: u64 = 4000;
 
+/// Links at tracepoints: the kernel can't update such, a second one comes before the first goes.
+const RENEWED: [&str; 2] = ["reset", "udp_error"];
+
 /// New connections and held ones, on the node whose agent goes and on another one.
 struct Load {
     fresh: Vec<Probe>,
@@ -85,8 +88,7 @@ impl Load {
     }
 }
 
-/// What of the node's links, programs and maps is pinned. Not the link at a tracepoint, which is renewed: the kernel
-/// can't update such.
+/// What of the node's links, programs and maps is pinned, but for [`RENEWED`].
 fn pinned(node: &NodeInfo) -> BTreeSet<Object> {
     let mut files: Vec<PathBuf> = Vec::new();
     let mut dirs = vec![node.bpf_dir.clone()];
@@ -94,7 +96,7 @@ fn pinned(node: &NodeInfo) -> BTreeSet<Object> {
         for entry in std::fs::read_dir(&dir).unwrap().flatten() {
             if entry.file_type().unwrap().is_dir() {
                 dirs.push(entry.path());
-            } else if entry.file_name() != "reset" {
+            } else if !RENEWED.iter().any(|name| entry.file_name() == *name) {
                 files.push(entry.path());
             }
         }
