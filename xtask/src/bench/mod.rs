@@ -1,9 +1,11 @@
 //! `cargo xtask bench smoke`: a few figures from a real cluster, each with how it was taken.
 //! `cargo xtask bench allocator`: level 1 alone. `cargo xtask bench launch`: all of it through its API.
+//! `cargo xtask bench containers`: containers and images of one node.
 //! `cargo xtask bench dns`: the resolver beside others.
 
 mod allocator;
 mod checks;
+mod containers;
 mod dns;
 mod launch;
 mod utilization;
@@ -57,6 +59,8 @@ enum What {
     Checks(checks::Args),
     /// Level 1 through its API: launches a second, latency of offers, memory, beside targets and peers
     Launch(launch::Args),
+    /// Containers of one node, beside `runc run`; pulls of images, beside skopeo
+    Containers(containers::Args),
     /// The edge: nanoseconds per packet, beside a minimal C load balancer in the same rounds
     Xdp(xdp::Args),
     /// A node's resolver beside dnsmasq and unbound, on one CPU: rate, CPU an answer, latency
@@ -84,6 +88,7 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
         What::Allocator { full } => return allocator::main(*full),
         What::Checks(args) => return checks::main(args),
         What::Launch(args) => return launch::main(args),
+        What::Containers(args) => return containers::main(args),
         What::Xdp(args) => return xdp::main(args),
         What::Dns(args) => return dns::main(args),
         What::Vip(args) => return vips::vip(args),
