@@ -217,7 +217,7 @@ impl Client {
             .await
             .map_err(|_| anyhow!("{url} did not answer within {:?}", self.timeout))?
             .with_context(|| {
-                format!("cannot reach {url}; is a master running there? (--master, --marathon or WAGGLE_MASTER, WAGGLE_MARATHON name another address)")
+                format!("cannot reach {url}; is a node running there? (--master, --marathon, --agent or WAGGLE_MASTER, WAGGLE_MARATHON, WAGGLE_AGENT name another address)")
             })?;
         let status = response.status();
         if status.is_redirection() {

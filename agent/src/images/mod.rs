@@ -164,7 +164,8 @@ impl Images {
         let record = record.ok_or_else(|| format!("image {} went away", image.reference))?;
         let dir = TaskDir::new(&self.work_dir, task_id);
         let root = RootDir::new(dir.path());
-        let layers: Vec<PathBuf> = record.layers.iter().map(|l| self.store.layer(*l)).collect();
+        let with_path = |l: &Digest| (*l, self.store.layer(*l));
+        let layers: Vec<(Digest, PathBuf)> = record.layers.iter().map(with_path).collect();
         let made = tokio::task::spawn_blocking(move || {
             root.make(digest, &layers).inspect_err(|_| {
                 if let Err(error) = root.remove() {
@@ -401,8 +402,8 @@ impl Images {
                 continue;
             }
             if live.contains(&task_id) {
-                if let Some(image) = root.image() {
-                    self.store.begin_use(&task_id, image);
+                if let Some((image, layers)) = root.image() {
+                    self.store.adopt_use(&task_id, image, layers);
                 }
             } else if let Err(e) = self.release(&task_id) {
                 tracing::warn!(%task_id, error = %e, "the root of a task that is gone stays");

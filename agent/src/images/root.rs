@@ -33,6 +33,7 @@ pub struct RootDir {
 #[derive(Serialize, Deserialize)]
 struct Of {
     image: Digest,
+    layers: Vec<Digest>,
 }
 
 impl RootDir {
@@ -43,10 +44,10 @@ impl RootDir {
         }
     }
 
-    /// Which image it is of.
-    pub fn image(&self) -> Option<Digest> {
+    /// Which image it is of, and which layers.
+    pub fn image(&self) -> Option<(Digest, Vec<Digest>)> {
         let of: Option<Of> = read_json(&self.path.join("image.json")).ok().flatten();
-        of.map(|o| o.image)
+        of.map(|o| (o.image, o.layers))
     }
 
     /// Whether there is anything.
@@ -54,20 +55,22 @@ impl RootDir {
         self.path.exists()
     }
 
-    /// Mounts it: `layers`, the lowest first, below a new empty directory. Blocking.
-    pub fn make(&self, image: Digest, layers: &[PathBuf]) -> io::Result<PathBuf> {
+    /// Mounts it: `layers`, the lowest first, each with where its files are, below a new empty directory. Blocking.
+    pub fn make(&self, image: Digest, layers: &[(Digest, PathBuf)]) -> io::Result<PathBuf> {
         // What an earlier try left.
         self.remove()?;
         fs::create_dir_all(&self.path)?;
         // Images hold set-uid programs; the way to them is not for the host's users.
         fs::set_permissions(&self.path, Permissions::from_mode(0o700))?;
-        write_json_for_boot(&self.path.join("image.json"), &Of { image })?;
+        let (ids, layers): (Vec<Digest>, Vec<PathBuf>) = layers.iter().cloned().unzip();
+        let of = Of { image, layers: ids };
+        write_json_for_boot(&self.path.join("image.json"), &of)?;
         let [upper, work, merged, none] =
             ["upper", "work", "merged", "none"].map(|d| self.path.join(d));
         for dir in [&upper, &work, &merged] {
             fs::create_dir(dir)?;
         }
-        let mut lower = lower(layers);
+        let mut lower = lower(&layers);
         // Its top decides the root's owner and permissions, unless upper's say otherwise: they are copied.
         if let Some(top) = lower.first() {
             let of = fs::metadata(top)?;

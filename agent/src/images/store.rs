@@ -65,13 +65,19 @@ struct Layer {
     came_ms: u64,
 }
 
+/// What a task has as its root.
+struct Use {
+    image: Digest,
+    layers: Vec<Digest>,
+}
+
 #[derive(Default)]
 struct State {
     names: BTreeMap<String, Named>,
     images: BTreeMap<Digest, Record>,
     used_at_ms: BTreeMap<Digest, u64>,
     layers: BTreeMap<Digest, Layer>,
-    uses: BTreeMap<TaskId, Digest>,
+    uses: BTreeMap<TaskId, Use>,
     pins: BTreeMap<Digest, usize>,
 }
 
@@ -272,7 +278,9 @@ impl Store {
     pub fn begin_use(&self, task_id: &TaskId, digest: Digest) -> Option<Record> {
         let mut state = self.state();
         let record = state.images.get(&digest)?.clone();
-        state.uses.insert(task_id.clone(), digest);
+        let layers = record.layers.clone();
+        let image = digest;
+        state.uses.insert(task_id.clone(), Use { image, layers });
         state.used_at_ms.insert(digest, clock::now().0);
         drop(state);
         // Not on disk at once: a use that is lost makes an image look older than it is.
@@ -280,6 +288,12 @@ impl Store {
             let _ = file.set_modified(SystemTime::now());
         }
         Some(record)
+    }
+
+    /// After a restart: a living task's root is mounted from these layers, whatever became of its image's record.
+    pub fn adopt_use(&self, task_id: &TaskId, image: Digest, layers: Vec<Digest>) {
+        let mut state = self.state();
+        state.uses.insert(task_id.clone(), Use { image, layers });
     }
 
     /// A task has ended.
@@ -310,7 +324,7 @@ impl Store {
                     tasks: state
                         .uses
                         .iter()
-                        .filter(|(_, d)| **d == r.digest)
+                        .filter(|(_, u)| u.image == r.digest)
                         .map(|(t, _)| t.to_string())
                         .collect(),
                 }
@@ -378,7 +392,8 @@ impl Store {
 }
 
 fn inventory(state: &State) -> Inventory {
-    let in_use: BTreeSet<Digest> = state.uses.values().copied().collect();
+    let in_use: BTreeSet<Digest> = state.uses.values().map(|u| u.image).collect();
+    let mounted = state.uses.values().flat_map(|u| &u.layers);
     Inventory {
         images: state
             .images
@@ -397,7 +412,7 @@ fn inventory(state: &State) -> Inventory {
             .iter()
             .map(|(d, l)| (*d, (l.disk_bytes, l.came_ms)))
             .collect(),
-        pinned: state.pins.keys().copied().collect(),
+        pinned: state.pins.keys().chain(mounted).copied().collect(),
     }
 }
 

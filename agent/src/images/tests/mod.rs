@@ -1,5 +1,6 @@
 //! Images from files and registries, with overlayfs where there is root.
 
+mod http;
 mod registries;
 mod stored;
 

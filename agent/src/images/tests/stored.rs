@@ -119,6 +119,15 @@ async fn a_restart_keeps_roots_of_living_tasks_alone() {
     let tmp = node.dir.path().join("images/tmp/half");
     fs::create_dir_all(tmp.join("fs/deep")).unwrap();
     fs::create_dir(node.dir.path().join("images/layers").join("0".repeat(64))).unwrap();
+    // And a lost record: the layers are mounted all the same.
+    let manifests = node.dir.path().join("images/manifests");
+    let record = fs::read_dir(&manifests).unwrap().next().unwrap().unwrap();
+    let kept = fs::read(record.path()).unwrap();
+    fs::remove_file(record.path()).unwrap();
+    node.reopen(&["stays"]);
+    node.images.collect(0).await.unwrap();
+    assert_eq!(n_entries(&node.dir.path().join("images/layers")), 2);
+    fs::write(record.path(), kept).unwrap();
     node.reopen(&["stays"]);
     assert!(!tmp.exists() && !goes.exists());
     assert_eq!(n_entries(&node.dir.path().join("images/layers")), 2);
@@ -126,6 +135,7 @@ async fn a_restart_keeps_roots_of_living_tasks_alone() {
     assert_eq!(node.images.list()[0].tasks, ["stays"]);
     // What a task has is not collected; then it is.
     assert_eq!(node.images.collect(0).await.unwrap().images.len(), 0);
+    assert_eq!(fs::read(stays.join("etc/text")).unwrap(), b"a");
     node.images.release(&task("stays")).unwrap();
     let pruned = node.images.collect(0).await.unwrap();
     assert_eq!(pruned.images.len(), 1);
