@@ -6,7 +6,7 @@ use waggle_ebpf::Check;
 
 use crate::{
     cgroup::{CgroupHost, Hierarchy},
-    gpus, runtime,
+    gpus, networks, runtime,
 };
 
 /// The data plane's checks, then what the agent itself needs.
@@ -75,13 +75,16 @@ fn shell() -> Check {
 
 /// Other networks do without it: no failure.
 fn bridge() -> Check {
-    let found = ["/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft"]
-        .into_iter()
-        .find(|p| Path::new(p).exists());
-    let detail = found.map_or_else(
-        || "no nft (package nftables): tasks can't have network mode bridge".to_owned(),
-        str::to_owned,
-    );
+    let detail = match networks::nft_program() {
+        None => "no nft (package nftables): tasks can't have network mode bridge".to_owned(),
+        Some(program) => match networks::who_drops().as_slice() {
+            [] => program.display().to_string(),
+            tables => format!(
+                "{} drops what is forwarded: let it accept what comes from and goes to the bridge",
+                tables.join(", ")
+            ),
+        },
+    };
     Check {
         name: "bridge networks",
         ok: true,

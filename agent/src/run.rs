@@ -495,8 +495,7 @@ impl Agent {
 
     /// With the task's own address, which the networks know.
     fn to_wire(&self, status: &TaskStatus) -> pb::TaskStatus {
-        let joined = self.tasks.networks().joined(&status.task_id);
-        let ip = joined.and_then(|j| j.ip);
+        let ip = self.tasks.networks().ip(&status.task_id);
         pb::TaskStatus {
             ip: ip.map(|ip| ip.to_string()).unwrap_or_default(),
             ..pb::TaskStatus::from(status)
@@ -522,8 +521,8 @@ impl Agent {
                 .core
                 .tasks()
                 .map(|t| {
-                    let joined = self.tasks.networks().joined(&t.spec.task_id);
-                    http::task_view(&t, &self.work, joined.and_then(|j| j.ip))
+                    let ip = self.tasks.networks().ip(&t.spec.task_id);
+                    http::task_view(&t, &self.work, ip)
                 })
                 .collect();
         });

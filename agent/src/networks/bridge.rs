@@ -34,8 +34,13 @@ use crate::{clock, net::chain, shim::read_json};
 const MTU: u32 = 1500;
 /// The task's device.
 const INSIDE: &str = "eth0";
-/// Where distributions put it, for who has a short `PATH`.
-const NFT: [&str; 3] = ["nft", "/usr/sbin/nft", "/sbin/nft"];
+/// Where distributions put it: a daemon's `PATH` may be short.
+const NFT: [&str; 4] = [
+    "/usr/sbin/nft",
+    "/sbin/nft",
+    "/usr/local/sbin/nft",
+    "/usr/bin/nft",
+];
 
 /// The bridge.
 pub struct Bridge {
@@ -118,6 +123,12 @@ impl Bridge {
             set(&six, "1")?;
         }
         self.write_rules(state)?;
+        for table in who_drops() {
+            tracing::warn!(
+                table,
+                "a table of somebody else drops what is forwarded: tasks behind the bridge may be cut off"
+            );
+        }
         state.up = Some(up);
         Ok(up)
     }
@@ -422,23 +433,51 @@ fn set(path: &str, value: &str) -> Result<(), String> {
     fs::write(path, value).map_err(|e| format!("failed to write {value} to {path}: {e}"))
 }
 
+/// The node's `nft`.
+pub fn nft_program() -> Option<PathBuf> {
+    NFT.iter().map(PathBuf::from).find(|path| path.is_file())
+}
+
+/// Tables of the packet filter, as far as `nft` sees them, that drop what is forwarded unless a rule of theirs accepts it:
+/// docker's and some firewalls'. Ours can't overrule them, and leaves them alone. Blocking.
+pub fn who_drops() -> Vec<String> {
+    let program = nft_program().unwrap_or_else(|| PathBuf::from("nft"));
+    let out = Command::new(program).args(["list", "chains"]).output();
+    out.map_or_else(
+        |_| Vec::new(),
+        |out| dropping(&String::from_utf8_lossy(&out.stdout)),
+    )
+}
+
+/// Of what `nft list chains` prints.
+fn dropping(chains: &str) -> Vec<String> {
+    let mut table = "";
+    let mut out = Vec::new();
+    for line in chains.lines() {
+        if let Some(name) = line.strip_prefix("table ") {
+            table = name.trim_end_matches(" {");
+        }
+        if line.contains("hook forward") && line.contains("policy drop") {
+            out.push(table.to_owned());
+        }
+    }
+    out
+}
+
 fn nft(script: &str) -> Result<(), String> {
-    let spawn = |program: &str| {
-        Command::new(program)
-            .args(["-f", "-"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-    };
-    let mut child = NFT
-        .iter()
-        .find_map(|program| match spawn(program) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
-            other => Some(other),
-        })
-        .ok_or("bridge networks need nft on this node (package nftables)")?
-        .map_err(|e| format!("failed to start nft: {e}"))?;
+    let program = nft_program().unwrap_or_else(|| PathBuf::from("nft"));
+    let mut child = Command::new(program)
+        .args(["-f", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound => {
+                "bridge networks need nft on this node (package nftables)".to_owned()
+            }
+            _ => format!("failed to start nft: {e}"),
+        })?;
     if let Some(mut stdin) = child.stdin.take() {
         // What nft does not read it tells of itself.
         let _ = stdin.write_all(script.as_bytes());
@@ -454,4 +493,18 @@ fn nft(script: &str) -> Result<(), String> {
         "failed to write the packet filter's rules: {}",
         said.lines().next().unwrap_or("nft says nothing")
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_that_drop_what_is_forwarded_are_named() {
+        let chains = "table inet waggle0 {\n\tchain local {\n\t\ttype nat hook output priority -100; policy accept;\n\t}\n}\n\
+            table ip filter {\n\tchain INPUT {\n\t\ttype filter hook input priority filter; policy drop;\n\t}\n\
+            \tchain FORWARD {\n\t\ttype filter hook forward priority filter; policy drop;\n\t}\n\tchain DOCKER {\n\t}\n}\n";
+        assert_eq!(dropping(chains), ["ip filter"]);
+        assert_eq!(dropping(""), Vec::<String>::new());
+    }
 }

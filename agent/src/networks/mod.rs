@@ -29,6 +29,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use waggle_types::{NetworkMode, Protocol, TaskId, TaskSpec};
 
+pub use bridge::{nft_program, who_drops};
 pub use plan::Mapping;
 pub use subnet::{Subnet, SubnetError};
 
@@ -118,6 +119,19 @@ struct State {
     is_settled: bool,
 }
 
+impl State {
+    /// Where a task is a member: asked for every task, at every change.
+    fn of(&self, task_id: &TaskId) -> Option<(&Holder, &Record)> {
+        let own = Holder::Task(task_id.as_str().to_owned());
+        let pods = self.records.range(Holder::Pod(String::new())..);
+        self.records
+            .get_key_value(&own)
+            .into_iter()
+            .chain(pods)
+            .find(|(_, r)| r.members.contains_key(task_id))
+    }
+}
+
 /// Whose namespaces there are, and what they have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Record {
@@ -180,21 +194,19 @@ impl Networks {
     /// What a task has joined.
     pub fn joined(&self, task_id: &TaskId) -> Option<Joined> {
         let state = self.lock();
-        let (holder, record) = state
-            .records
-            .iter()
-            .find(|(_, r)| r.members.contains_key(task_id))?;
+        let (holder, record) = state.of(task_id)?;
         Some(self.as_joined(holder, record))
+    }
+
+    /// A task's own address.
+    pub fn ip(&self, task_id: &TaskId) -> Option<Ipv4Addr> {
+        self.lock().of(task_id)?.1.ip
     }
 
     /// Undoes [`Networks::join`]. A pod's namespaces stay until its last task leaves. Blocking.
     pub fn leave(&self, task_id: &TaskId) -> io::Result<()> {
         let mut state = self.lock();
-        let holder = state
-            .records
-            .iter()
-            .find(|(_, r)| r.members.contains_key(task_id))
-            .map(|(holder, _)| holder.clone());
+        let holder = state.of(task_id).map(|(holder, _)| holder.clone());
         let Some(holder) = holder else { return Ok(()) };
         let parted = self.part(&mut state, &holder, task_id);
         drop(state);
