@@ -105,7 +105,7 @@ pub fn reaches_containers_behind_the_bridge() {
                 node.says(id, ip).await;
                 let body = until("the web server", || fetch(host_port)).await;
                 assert_eq!(body, "hello from the image\n");
-                let told = node.master.last(id).unwrap().ip;
+                let told = until("its status", || node.master.last(id)).await.ip;
                 assert!(
                     node.output(id, "stdout").starts_with(&told) && !told.is_empty(),
                     "{told}"
