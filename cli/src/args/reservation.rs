@@ -98,6 +98,17 @@ pub enum VolumeSub {
         #[arg(long)]
         shared: bool,
     },
+    /// Give a volume that nobody uses another size, of its reservation's disk; its data stays
+    Resize {
+        /// Name of the volume
+        id: String,
+        /// How large: MiB, or with a unit, such as 512MiB or 20GiB
+        #[arg(long)]
+        size: String,
+        /// Node by name or agent id; needed when several nodes have a volume of this name
+        #[arg(long, value_name = "NODE")]
+        agent: Option<String>,
+    },
     /// Destroy a volume that nobody uses: its data is gone, its disk is the reservation's again
     Destroy {
         /// Name of the volume

@@ -50,6 +50,16 @@ pub async fn run(command: VolumeCommand) -> Result<(), CliError> {
             );
             (says, answer)
         }
+        VolumeSub::Resize { id, size, agent } => {
+            let size = size_mib(&size)?;
+            let all = reservation::of_agent(&client, agent.as_deref()).await?;
+            let found = find(&all, &id)?;
+            let body = json!({"agent": found.agent_id, "stack": found.stack, "volume_id": id,
+                "size": size});
+            let answer = client.put(PATH, body.to_string()).await?;
+            let says = format!("{id}: {} on {}", mib(size), found.hostname);
+            (says, answer)
+        }
         VolumeSub::Destroy { id, agent, yes } => {
             let all = reservation::of_agent(&client, agent.as_deref()).await?;
             let found = find(&all, &id)?;

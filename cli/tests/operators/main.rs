@@ -156,6 +156,8 @@ async fn what_operators_set_outlives_the_master() {
     );
 
     // And all of it undone.
+    let resized = m.says(&["volume", "resize", "db", "--size", "1GiB"]).await;
+    assert_eq!(resized, "db: 1 GiB on n1\n");
     m.says(&["volume", "destroy", "db", "--yes"]).await;
     let refined = [&RESERVED[..4], &["--role", "eng/web"]].concat();
     m.says(&[&["reservation", "remove"], refined.as_slice()].concat())

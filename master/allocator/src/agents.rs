@@ -11,7 +11,7 @@ use crate::{
     kinds::{self, MAX_KINDS, MAX_TOTAL},
     ledger::{Agent, Part, Use, is_negative, split},
     reserve::check_stack,
-    volumes::{MAX_VOLUMES, as_disk, check_volume, duplicate},
+    volumes::{MAX_VOLUMES, check_volume, duplicate},
 };
 
 /// Reservations on one agent.
@@ -41,9 +41,9 @@ impl Allocator {
         // A flat registration says nothing of reservations: those that still fit stay.
         let mut reserved = Vec::new();
         if let Some(agent) = self.agent(&info.agent_id) {
-            let mut left = as_disk(&info.total).unwrap_or_default();
+            let mut left = info.total.flat().unwrap_or_default();
             reserved = self.reservations_of(agent);
-            reserved.retain(|(_, r)| as_disk(r).and_then(|r| left.try_sub(&r)).is_some());
+            reserved.retain(|(_, r)| r.flat().and_then(|r| left.try_sub(&r)).is_some());
         }
         let spec = AgentSpec { info, reserved };
         self.agent_joined(spec, used.into_iter().map(usage).collect(), run)
@@ -63,7 +63,7 @@ impl Allocator {
             self.remove_agent(old, RescindReason::AgentChanged, run);
         }
         for name in kinds::names(&total) {
-            let held = self.kinds.hold(name);
+            let held = self.kinds.hold(&name);
             debug_assert!(held.is_some(), "there is room for its kinds");
         }
         let mut agent = Agent::open(info, total);
@@ -194,7 +194,7 @@ impl Allocator {
             self.agent_ids.remove(&agent.info.agent_id);
             kinds::sub(&mut self.total, &self.kinds.rows(&agent.total));
             for name in kinds::names(&agent.total) {
-                if let Some(row) = self.kinds.find(name) {
+                if let Some(row) = self.kinds.find(&name) {
                     self.kinds.release(row);
                 }
             }
@@ -442,7 +442,7 @@ fn add_up(
         waggle_types::check_role(&usage.role)?;
     }
     for name in kinds::names(&info.total) {
-        waggle_types::check_kind(name)?;
+        waggle_types::check_kind(&name)?;
     }
     let reserved_sum = sum(reserved.iter().map(|(_, r)| r)).ok_or_else(exceeds)?;
     if reserved_sum.custom.volumes().count() > MAX_VOLUMES {
@@ -451,7 +451,7 @@ fn add_up(
             max: MAX_VOLUMES,
         });
     }
-    let flat = |r: &Resources| as_disk(r).ok_or_else(exceeds);
+    let flat = |r: &Resources| r.flat().ok_or_else(exceeds);
     let rest = flat(&info.total)?.checked_sub(&flat(&reserved_sum)?);
     let total = rest.and_then(|r| r.checked_add(&reserved_sum));
     let total = total.ok_or_else(exceeds)?;

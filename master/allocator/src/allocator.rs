@@ -294,6 +294,12 @@ impl Allocator {
                 stack,
                 volume_id,
             } => self.destroy_volume(&agent_id, &stack, &volume_id, run),
+            Event::ResizeVolume {
+                agent_id,
+                stack,
+                volume_id,
+                size,
+            } => self.resize_volume(&agent_id, &stack, &volume_id, size, run),
             Event::MaintenanceSet { agent_id, window } => {
                 self.maintenance_set(&agent_id, window, now, run)
             }

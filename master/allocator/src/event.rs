@@ -3,8 +3,8 @@
 use std::fmt;
 
 use waggle_types::{
-    AgentId, AgentInfo, FrameworkId, Millis, Offer, OfferId, Quota, Reservation, ResourcePart,
-    Resources, Unavailability, Volume, VolumeId,
+    AgentId, AgentInfo, FrameworkId, Milli, Millis, Offer, OfferId, Quota, Reservation,
+    ResourcePart, Resources, Unavailability, Volume, VolumeId,
 };
 
 use crate::{AgentSpec, FrameworkSpec, Operation, Rejection, Usage};
@@ -205,6 +205,17 @@ pub enum Event {
         /// Which.
         volume_id: VolumeId,
     },
+    /// A volume that nobody uses gets another size, of its reservation's disk.
+    ResizeVolume {
+        /// Where.
+        agent_id: AgentId,
+        /// Of which reservation.
+        stack: Vec<Reservation>,
+        /// Which.
+        volume_id: VolumeId,
+        /// How large it is then.
+        size: Milli,
+    },
     /// An operator plans (`None`: cancels) maintenance of an agent: who uses it is asked to leave.
     MaintenanceSet {
         /// Where.
@@ -257,6 +268,7 @@ impl Event {
             Self::Unreserve { .. } => "unreserve",
             Self::CreateVolume { .. } => "create volume",
             Self::DestroyVolume { .. } => "destroy volume",
+            Self::ResizeVolume { .. } => "resize volume",
             Self::MaintenanceSet { .. } => "maintenance",
             Self::InverseAnswered { .. } => "inverse offer",
             Self::Tick => "tick",

@@ -3,7 +3,9 @@
 //! The first rows are the built-in scalars and ports, the others are given to custom kinds as agents bring
 //! them (or a quota names them by force), and are free again when no agent and no quota has the kind. Ports,
 //! ranges and sets count by how many numbers or items they hold, in thousandths like all others; volumes
-//! count as disk.
+//! count as the disk that they are made of.
+
+use std::borrow::Cow;
 
 use waggle_types::{Interval, Intervals, Milli, Point, Resources, ScalarKind};
 
@@ -113,12 +115,12 @@ impl Kinds {
     pub fn exchanged(&self, old: Option<&Resources>, new: &Resources) -> Option<Self> {
         let mut after = self.clone();
         for name in old.into_iter().flat_map(names) {
-            if let Some(row) = after.find_custom(name) {
+            if let Some(row) = after.find_custom(&name) {
                 after.release(row);
             }
         }
         for name in names(new) {
-            after.hold(name)?;
+            after.hold(&name)?;
         }
         Some(after)
     }
@@ -150,9 +152,14 @@ impl Kinds {
         r.custom
             .sets()
             .for_each(|(name, of)| count(name, thousands(of.len() as u64)));
-        let disk = &mut rows[ScalarKind::Disk as usize];
-        for (_, v) in r.custom.volumes() {
-            *disk = disk.saturating_add(v.size.0);
+        for (id, v) in r.custom.volumes() {
+            let row = match id.kind() {
+                Some(kind) => self.find_custom(&kind),
+                None => Some(ScalarKind::Disk as usize),
+            };
+            if let Some(row) = row {
+                rows[row] = rows[row].saturating_add(v.size.0);
+            }
         }
     }
 
@@ -207,12 +214,15 @@ impl Kinds {
     }
 }
 
-/// The custom kinds of a bundle, each once.
-pub(crate) fn names(r: &Resources) -> Vec<&str> {
+/// The custom kinds of a bundle, each once, those that its volumes are made of too.
+pub(crate) fn names(r: &Resources) -> Vec<Cow<'_, str>> {
     let scalars = r.custom.scalars().map(|(n, _)| n);
     let ranges = r.custom.ranges().map(|(n, _)| n);
     let sets = r.custom.sets().map(|(n, _)| n);
-    let mut all: Vec<&str> = scalars.chain(ranges).chain(sets).collect();
+    let named = scalars.chain(ranges).chain(sets).map(Cow::Borrowed);
+    let volumes = r.custom.volumes();
+    let made_of = volumes.filter_map(|(id, _)| id.kind().map(Cow::Owned));
+    let mut all: Vec<Cow<'_, str>> = named.chain(made_of).collect();
     all.sort_unstable();
     all.dedup();
     all

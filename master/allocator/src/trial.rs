@@ -15,7 +15,7 @@ use crate::{
     ledger::{Bundle, is_negative},
     quota::Charges,
     reserve::{check_reserve, check_stack, check_unreserve, has_volume, not_free},
-    volumes::{check_count, check_volume, duplicate, in_use, just_disk, just_volume, unknown},
+    volumes::{check_count, check_volume, duplicate, in_use, just_volume, unknown},
 };
 
 /// See the module.
@@ -141,7 +141,7 @@ impl<'a> Trial<'a> {
         }
         let n = volumes.map_or(0, |v| v.volumes().count());
         check_count(n - self.destroyed.len() + self.created.len())?;
-        let disk = just_disk(volume.size);
+        let disk = Resources::of_disk(volume_id, volume.size);
         let taken = self.hand.take(stack, false, &disk);
         taken.ok_or_else(|| not_free(&self.agent_id, &disk))?;
         self.hand.put(stack, &just_volume(volume_id, volume));
@@ -171,7 +171,8 @@ impl<'a> Trial<'a> {
         let whole = just_volume(volume_id, volume);
         let taken = self.hand.take(stack, false, &whole);
         taken.ok_or_else(|| not_free(&self.agent_id, &whole))?;
-        self.hand.put(stack, &just_disk(volume.size));
+        self.hand
+            .put(stack, &Resources::of_disk(volume_id, volume.size));
         if self.created.remove(volume_id).is_none() {
             self.destroyed.insert(volume_id.clone());
         }

@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-use waggle_types::{AgentId, Milli, Reservation, Resources, ScalarKind, Volume, VolumeId};
+use waggle_types::{AgentId, Milli, Reservation, Resources, Volume, VolumeId};
 
 use crate::{
     Allocator, Rejection, RescindReason,
@@ -46,28 +46,13 @@ fn without(r: &Resources, leave_out: impl Fn(Volume) -> bool) -> Cow<'_, Resourc
     Cow::Owned(rest)
 }
 
-/// A bundle with its volumes turned back into disk; `None` when that is more than can be counted.
-pub(crate) fn as_disk(r: &Resources) -> Option<Resources> {
-    let mut disk = r.get(ScalarKind::Disk).0;
-    for (_, v) in r.custom.volumes() {
-        disk = disk.checked_add(v.size.0)?;
-    }
-    let mut out = without_volumes(r).into_owned();
-    out.scalars[ScalarKind::Disk as usize] = Milli(disk);
-    Some(out)
-}
-
 /// A volume of a reservation because of which it can't end for this much: the disk is there, but made
 /// into volumes.
 pub(crate) fn in_the_way<'a>(of: &'a Resources, r: &Resources) -> Option<&'a VolumeId> {
     let (id, _) = of.custom.volumes().next()?;
-    let has_it = as_disk(of).is_some_and(|of| of.contains(r));
-    let as_it_is = of.get(ScalarKind::Disk) >= r.get(ScalarKind::Disk);
+    let has_it = of.flat().is_some_and(|of| of.contains(r));
+    let as_it_is = without_volumes(of).contains(r);
     (has_it && !as_it_is).then_some(id)
-}
-
-pub(crate) fn just_disk(size: Milli) -> Resources {
-    Resources::from_millis(0, 0, size.0)
 }
 
 pub(crate) fn just_volume(id: &VolumeId, volume: Volume) -> Resources {
@@ -122,13 +107,31 @@ pub(crate) fn in_use(agent_id: &AgentId, volume_id: &VolumeId) -> Rejection {
 impl Agent {
     /// Free disk of a reservation becomes a volume. `None`, and nothing changed, when it is not free.
     pub fn create(&mut self, pool: Idx, id: &VolumeId, volume: Volume) -> Option<()> {
-        self.exchange(pool, &just_disk(volume.size), &just_volume(id, volume))
+        self.exchange(
+            pool,
+            &Resources::of_disk(id, volume.size),
+            &just_volume(id, volume),
+        )
     }
 
     /// A free volume becomes disk again.
     pub fn destroy(&mut self, pool: Idx, id: &VolumeId) -> Option<()> {
         let volume = self.pool(pool)?.free.custom.volume(id)?;
-        self.exchange(pool, &just_volume(id, volume), &just_disk(volume.size))
+        self.exchange(
+            pool,
+            &just_volume(id, volume),
+            &Resources::of_disk(id, volume.size),
+        )
+    }
+
+    /// A free volume gets another size: free disk of its reservation goes into it, or comes out of it.
+    pub fn resize(&mut self, pool: Idx, id: &VolumeId, size: Milli) -> Option<()> {
+        let old = self.pool(pool)?.free.custom.volume(id)?;
+        let new = Volume { size, ..old };
+        let disk = |more: i64| Resources::of_disk(id, Milli(more.max(0)));
+        let from = just_volume(id, old).checked_add(&disk(size.0.checked_sub(old.size.0)?))?;
+        let to = just_volume(id, new).checked_add(&disk(old.size.0.checked_sub(size.0)?))?;
+        self.exchange(pool, &from, &to)
     }
 
     fn exchange(&mut self, pool: Idx, old: &Resources, new: &Resources) -> Option<()> {
@@ -160,7 +163,7 @@ impl Allocator {
         let idx = self.agent_idx(agent_id)?;
         check_stack(stack)?;
         check_volume(volume_id, volume)?;
-        let disk = just_disk(volume.size);
+        let disk = Resources::of_disk(volume_id, volume.size);
         let missing = || not_free(agent_id, &disk);
         let agent = self.agents.get(idx).ok_or_else(missing)?;
         if agent.total.custom.volume(volume_id).is_some() {
@@ -218,6 +221,39 @@ impl Allocator {
         volume_id: &VolumeId,
         run: &mut Run,
     ) -> Option<()> {
+        self.rescind_holders(idx, volume_id, run)?;
+        self.agents.get_mut(idx)?.destroy(pool, volume_id)
+    }
+
+    /// A volume that nobody uses gets another size; offers that hold it are rescinded.
+    pub(crate) fn resize_volume(
+        &mut self,
+        agent_id: &AgentId,
+        stack: &[Reservation],
+        volume_id: &VolumeId,
+        size: Milli,
+        run: &mut Run,
+    ) -> Result<(), Rejection> {
+        let idx = self.agent_idx(agent_id)?;
+        check_stack(stack)?;
+        let pool = self.check_destroy(idx, agent_id, stack, volume_id)?;
+        let missing = || unknown(agent_id, volume_id);
+        let agent = self.agents.get(idx).ok_or_else(missing)?;
+        let old = agent.total.custom.volume(volume_id).ok_or_else(missing)?;
+        check_volume(volume_id, Volume { size, ..old })?;
+        let more = Resources::of_disk(volume_id, Milli(size.0.saturating_sub(old.size.0).max(0)));
+        if !more.is_empty() {
+            self.make_free(idx, agent_id, pool, &more, run)?;
+        }
+        self.rescind_holders(idx, volume_id, run);
+        let agent = self.agents.get_mut(idx).ok_or_else(missing)?;
+        let resized = agent.resize(pool, volume_id, size);
+        resized.ok_or_else(|| not_free(agent_id, &more))?;
+        self.touch(idx, run);
+        Ok(())
+    }
+
+    fn rescind_holders(&mut self, idx: Idx, volume_id: &VolumeId, run: &mut Run) -> Option<()> {
         let agent = self.agents.get(idx)?;
         let holds = |number: &&u64| {
             let held = self.offers.get(number);
@@ -227,6 +263,6 @@ impl Allocator {
         for number in rescind {
             self.rescind(number, RescindReason::Reserved, run);
         }
-        self.agents.get_mut(idx)?.destroy(pool, volume_id)
+        Some(())
     }
 }

@@ -77,7 +77,7 @@ fn limits_cut_to_whole_numbers_and_items() {
     let offer = offers(&add_framework(&mut a, 0, "r", 1000)).remove(0);
     assert_eq!(
         offer.resources.to_string(),
-        "cpus:4; mem:4096; disk:10240; ports:[31000-31002]; licenses:1.5; vlans:[100-101]; zones:{x}"
+        "cpus:4; mem:4096; disk:10240; ports:[31000-31002]; disk.fast:2048; licenses:1.5; vlans:[100-101]; zones:{x}"
     );
     let limits = a.explain_role("r").unwrap();
     assert_eq!(limits.charged["ports"], Milli::units(3));

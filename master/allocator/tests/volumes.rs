@@ -340,3 +340,105 @@ fn what_can_not_be_done_with_volumes_is_refused() {
     assert!(a.offer(&made[0].offer_id).is_some(), "nothing was done");
     a.check().unwrap();
 }
+
+#[test]
+fn a_volume_grows_and_shrinks_while_nobody_uses_it() {
+    let (mut a, stack, _) = with_volume(false);
+    let resize = |name: &str, mib| Event::ResizeVolume {
+        agent_id: agent(0),
+        stack: stack.clone(),
+        volume_id: id(name),
+        size: Milli::units(mib),
+    };
+    let volume = |a: &Allocator| {
+        let all = a.reserved(&agent(0));
+        let of = all[0].1.clone();
+        (
+            of.custom.volume(&id("v")).unwrap().size,
+            of.get(waggle_types::ScalarKind::Disk),
+        )
+    };
+    let offer = subscribe(&mut a, 0, "db").remove(0);
+    assert!(offer.resources.custom.volume(&id("v")).is_some());
+    let effects = a.apply(resize("v", 1500), NOW);
+    assert!(
+        effects.iter().any(|e| matches!(e, Effect::Rescind { .. })),
+        "an offer of the old size is void"
+    );
+    assert_eq!(volume(&a), (Milli::units(1500), Milli::units(500)));
+    a.check().unwrap();
+    a.apply(resize("v", 200), NOW);
+    assert_eq!(volume(&a), (Milli::units(200), Milli::units(1800)));
+    a.apply(resize("v", 200), NOW);
+    assert_eq!(volume(&a), (Milli::units(200), Milli::units(1800)));
+    a.check().unwrap();
+    for (event, said) in [
+        (resize("v", 2001), "NotFree"),
+        (resize("v", 0), "BadVolume"),
+        (resize("w", 1), "UnknownVolume"),
+    ] {
+        let refused = rejection(&a.apply(event, NOW));
+        assert!(format!("{refused:?}").starts_with(said), "{refused:?}");
+        assert_eq!(volume(&a), (Milli::units(200), Milli::units(1800)));
+    }
+    // In use it stays as it is.
+    let offer = a
+        .offers()
+        .find(|(o, _)| o.resources.custom.volume(&id("v")).is_some());
+    let offer = offer.unwrap().0.clone();
+    let used = task(500, Some(("v", size(200, false))));
+    operate(&mut a, &offer, vec![launch(used)]);
+    let refused = rejection(&a.apply(resize("v", 300), NOW));
+    assert!(
+        matches!(refused, Rejection::VolumeInUse { .. }),
+        "{refused:?}"
+    );
+    a.check().unwrap();
+}
+
+#[test]
+fn a_volume_on_a_disk_of_its_own_is_made_of_that_disk() {
+    let mut a = Allocator::new(config());
+    let total = common::kinds::with_custom(common::node());
+    let info = common::info(0, total.clone());
+    a.apply(
+        Event::AgentAdded {
+            info,
+            used: Vec::new(),
+        },
+        NOW,
+    );
+    let stack = vec![reservation("db")];
+    let mut fast = Resources::default();
+    fast.custom.set_scalar("disk.fast", Milli::units(2000));
+    let event = Event::Reserve {
+        agent_id: agent(0),
+        stack: stack.clone(),
+        resources: fast.clone(),
+    };
+    a.apply(event, NOW);
+    let new = |name: &str, mib| Event::CreateVolume {
+        agent_id: agent(0),
+        stack: stack.clone(),
+        volume_id: id(name),
+        volume: size(mib, false),
+    };
+    // All of it: the kind is still the node's.
+    a.apply(new("v@fast", 2000), NOW);
+    a.check().unwrap();
+    let refused = rejection(&a.apply(new("w@fast", 1), NOW));
+    assert_eq!(refused.to_string(), "a0 does not have disk.fast:1 free");
+    let refused = rejection(&a.apply(new("w@slow", 1), NOW));
+    assert_eq!(refused.to_string(), "a0 does not have disk.slow:1 free");
+    let refused = rejection(&a.apply(new("w", 1), NOW));
+    assert_eq!(refused.to_string(), "a0 does not have disk:1 free");
+    let gone = Event::DestroyVolume {
+        agent_id: agent(0),
+        stack: stack.clone(),
+        volume_id: id("v@fast"),
+    };
+    a.apply(gone, NOW);
+    assert_eq!(a.reserved(&agent(0)), [(stack, fast)]);
+    assert_eq!(a.total(&agent(0)), Some(&total));
+    a.check().unwrap();
+}

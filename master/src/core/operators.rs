@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use waggle_allocator::Event as Level1;
 use waggle_types::{
-    AgentId, OperatorCall, Quota, RejectReason, Reservation, ResourcePart, Resources, UnixMillis,
-    Volume, VolumeId,
+    AgentId, Milli, OperatorCall, Quota, RejectReason, Reservation, ResourcePart, Resources,
+    UnixMillis, Volume, VolumeId,
 };
 
 use super::{
@@ -48,6 +48,7 @@ enum What {
     Reserve(Resources),
     Unreserve(Resources),
     Create(VolumeId, Volume),
+    Resize(VolumeId, Milli),
     Destroy(VolumeId),
 }
 
@@ -63,7 +64,7 @@ impl Change {
             What::Create(id, v) => {
                 part.resources.custom.set_volume(id.clone(), *v);
             }
-            What::Destroy(_) => {}
+            What::Resize(..) | What::Destroy(_) => {}
         }
         part
     }
@@ -90,6 +91,12 @@ impl Change {
                 stack,
                 volume_id,
                 volume,
+            },
+            What::Resize(volume_id, size) => Level1::ResizeVolume {
+                agent_id,
+                stack,
+                volume_id,
+                size,
             },
             What::Destroy(volume_id) => Level1::DestroyVolume {
                 agent_id,
@@ -196,6 +203,12 @@ impl MasterCore {
                 volume_id,
                 volume,
             } => (agent_id, stack, What::Create(volume_id, volume)),
+            OperatorCall::ResizeVolume {
+                agent_id,
+                stack,
+                volume_id,
+                size,
+            } => (agent_id, stack, What::Resize(volume_id, size)),
             OperatorCall::DestroyVolume {
                 agent_id,
                 stack,

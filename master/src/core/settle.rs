@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use waggle_allocator::MAX_POOLS;
 use waggle_types::{
-    AgentInfo, FrameworkId, Reservation, ResourcePart, Resources, ScalarKind, TaskId, check_role,
+    AgentInfo, FrameworkId, Reservation, ResourcePart, Resources, TaskId, check_role,
 };
 
 /// A task's share of an agent.
@@ -27,13 +27,12 @@ pub(super) struct Settled {
     pub(super) given_way: Vec<ResourcePart>,
 }
 
-/// Volumes as the disk that they take.
+/// Volumes as the disk that they take. What can't be counted is left out.
 pub(super) fn flat(r: &Resources) -> Resources {
     let mut out = r.clone();
     for (id, v) in r.custom.volumes() {
         out.custom.remove_volume(id);
-        let disk = &mut out.scalars[ScalarKind::Disk as usize];
-        disk.0 = disk.0.saturating_add(v.size.0);
+        out.try_add(&Resources::of_disk(id, v.size));
     }
     out
 }
@@ -45,9 +44,7 @@ fn take_from(left: &mut Resources, want: &Resources) -> Resources {
     let mut rest = want.clone();
     for (id, v) in want.custom.volumes() {
         rest.custom.remove_volume(id);
-        let disk = &mut left.scalars[ScalarKind::Disk as usize];
-        if v.size <= *disk {
-            disk.0 -= v.size.0;
+        if left.try_sub(&Resources::of_disk(id, v.size)).is_some() {
             kept.custom.set_volume(id.clone(), v);
         }
     }

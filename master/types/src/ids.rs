@@ -131,6 +131,11 @@ impl VolumeId {
         let of = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
         (!disk.is_empty() && disk.len() <= 32 && disk.chars().all(of)).then_some(disk)
     }
+
+    /// The kind of resource that a volume on a disk of its own is made of: `disk.fast`.
+    pub fn kind(&self) -> Option<String> {
+        self.disk().map(|disk| format!("disk.{disk}"))
+    }
 }
 
 string_id!(

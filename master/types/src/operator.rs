@@ -1,7 +1,8 @@
 //! What operators ask of level 1.
 
 use crate::{
-    AgentId, FrameworkId, Millis, Quota, Reservation, Resources, Unavailability, Volume, VolumeId,
+    AgentId, FrameworkId, Milli, Millis, Quota, Reservation, Resources, Unavailability, Volume,
+    VolumeId,
 };
 
 /// One wish of an operator: done wholly, stored before it is answered, or refused with typed reasons.
@@ -51,6 +52,17 @@ pub enum OperatorCall {
         volume_id: VolumeId,
         /// How large, and whether several tasks may use it at once.
         volume: Volume,
+    },
+    /// A volume that nobody uses gets another size, of its reservation's disk; its data stays.
+    ResizeVolume {
+        /// Where.
+        agent_id: AgentId,
+        /// Of which reservation.
+        stack: Vec<Reservation>,
+        /// Which.
+        volume_id: VolumeId,
+        /// How large it is then.
+        size: Milli,
     },
     /// A volume that nobody uses becomes disk of its reservation again; its data is gone.
     DestroyVolume {
@@ -109,6 +121,7 @@ impl OperatorCall {
             Self::Reserve { .. } => "reserve",
             Self::Unreserve { .. } => "unreserve",
             Self::CreateVolume { .. } => "create_volume",
+            Self::ResizeVolume { .. } => "resize_volume",
             Self::DestroyVolume { .. } => "destroy_volume",
             Self::SetMaintenance { .. } => "set_maintenance",
             Self::Drain { .. } => "drain",

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::{Custom, PortSet};
+use crate::{Custom, PortSet, VolumeId};
 
 /// A quantity in thousandths of its unit (Mesos scalars have three decimals), never negative in a valid value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -90,6 +90,27 @@ impl Resources {
             scalars: [Milli(cpus), Milli(mem), Milli(disk), Milli(0)],
             ..Self::default()
         }
+    }
+
+    /// What a volume of this size is made of: disk, or the disk of its own that its id names.
+    pub fn of_disk(id: &VolumeId, size: Milli) -> Self {
+        let mut out = Self::default();
+        match id.kind() {
+            Some(kind) => out.custom.set_scalar(kind, size),
+            None => out.scalars[ScalarKind::Disk as usize] = size,
+        }
+        out
+    }
+
+    /// With its volumes turned back into what they were made of; `None` when that is more than can be counted.
+    #[must_use]
+    pub fn flat(&self) -> Option<Self> {
+        let mut out = self.clone();
+        for (id, v) in self.custom.volumes() {
+            out.custom.remove_volume(id);
+            out.try_add(&Self::of_disk(id, v.size))?;
+        }
+        Some(out)
     }
 
     /// The same scalars with these ports.
@@ -244,6 +265,24 @@ mod tests {
         assert_eq!(c.try_sub(&a), None);
         assert_eq!(c, b, "nothing changed");
         assert_eq!(a.checked_add(&a), None, "a port has one holder");
+    }
+
+    #[test]
+    fn volumes_are_made_of_their_disk() {
+        let volume = |mib| crate::Volume {
+            size: Milli::units(mib),
+            shared: false,
+        };
+        let id = |s: &str| VolumeId::new(s).unwrap();
+        let mut r = Resources::from_millis(0, 0, 5000);
+        r.custom.set_scalar("disk.fast", Milli(1000));
+        r.custom.set_volume(id("a"), volume(2));
+        r.custom.set_volume(id("b@fast"), volume(3));
+        let flat = r.flat().unwrap();
+        assert_eq!(flat.to_string(), "disk:7; disk.fast:4");
+        assert_eq!(flat.flat().unwrap(), flat);
+        r.custom.set_volume(id("c"), volume(i64::MAX / 1000));
+        assert_eq!(r.flat(), None);
     }
 
     #[test]

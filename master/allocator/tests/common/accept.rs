@@ -197,12 +197,12 @@ impl Oracle {
                 if !fair_stack(stack) || volume.size.0 <= 0 || exists.is_some() {
                     return None;
                 }
-                hand.take(stack, false, &disk(*volume))?;
+                hand.take(stack, false, &disk(volume_id, *volume))?;
                 hand.put(stack, &whole(volume_id, *volume));
                 self.exchange(
                     &hand.agent.clone(),
                     stack,
-                    &disk(*volume),
+                    &disk(volume_id, *volume),
                     &whole(volume_id, *volume),
                 );
             }
@@ -212,7 +212,7 @@ impl Oracle {
                     return None;
                 }
                 hand.take(stack, false, &whole(volume_id, volume))?;
-                hand.put(stack, &disk(volume));
+                hand.put(stack, &disk(volume_id, volume));
                 // Other offers of a shared one are void.
                 let holds = |parts: &[ResourcePart]| {
                     let mut all = parts.iter().flat_map(|p| p.resources.custom.volumes());
@@ -225,7 +225,7 @@ impl Oracle {
                     &hand.agent.clone(),
                     stack,
                     &whole(volume_id, volume),
-                    &disk(volume),
+                    &disk(volume_id, volume),
                 );
             }
         }

@@ -9,8 +9,15 @@ use waggle_types::{
 use super::kinds::{KINDS, N};
 use super::oracle::{Client, Filter, OClient, Oracle, kinds, sum};
 
-pub fn disk(volume: Volume) -> Resources {
-    Resources::from_millis(0, 0, volume.size.0)
+pub fn disk(id: &VolumeId, volume: Volume) -> Resources {
+    match id.as_str().strip_suffix("@fast") {
+        None => Resources::from_millis(0, 0, volume.size.0),
+        Some(_) => {
+            let mut out = Resources::default();
+            out.custom.set_scalar("disk.fast", volume.size);
+            out
+        }
+    }
 }
 
 pub fn whole(id: &VolumeId, volume: Volume) -> Resources {
@@ -257,7 +264,12 @@ impl Oracle {
                 stack,
                 volume_id,
                 volume,
-            } => self.exchange(agent_id, stack, &disk(*volume), &whole(volume_id, *volume)),
+            } => self.exchange(
+                agent_id,
+                stack,
+                &disk(volume_id, *volume),
+                &whole(volume_id, *volume),
+            ),
             Event::DestroyVolume {
                 agent_id,
                 stack,
@@ -265,7 +277,34 @@ impl Oracle {
             } => {
                 let volume = self.agents[agent_id].total.custom.volume(volume_id);
                 let volume = volume.expect("it was there");
-                self.exchange(agent_id, stack, &whole(volume_id, volume), &disk(volume));
+                self.exchange(
+                    agent_id,
+                    stack,
+                    &whole(volume_id, volume),
+                    &disk(volume_id, volume),
+                );
+            }
+            Event::ResizeVolume {
+                agent_id,
+                stack,
+                volume_id,
+                size,
+            } => {
+                let old = self.agents[agent_id].total.custom.volume(volume_id);
+                let old = old.expect("it was there");
+                let new = Volume { size: *size, ..old };
+                self.exchange(
+                    agent_id,
+                    stack,
+                    &whole(volume_id, old),
+                    &disk(volume_id, old),
+                );
+                self.exchange(
+                    agent_id,
+                    stack,
+                    &disk(volume_id, new),
+                    &whole(volume_id, new),
+                );
             }
             Event::Tick | Event::MaintenanceSet { .. } | Event::InverseAnswered { .. } => {}
             other => unreachable!("not in these histories: {other:?}"),

@@ -4,8 +4,16 @@ use std::collections::BTreeSet;
 
 use waggle_types::{Milli, PortRange, RangeSet, Resources, ScalarKind};
 
-pub const KINDS: [&str; 8] = [
-    "cpus", "mem", "disk", "gpus", "ports", "licenses", "vlans", "zones",
+pub const KINDS: [&str; 9] = [
+    "cpus",
+    "mem",
+    "disk",
+    "gpus",
+    "ports",
+    "licenses",
+    "vlans",
+    "zones",
+    "disk.fast",
 ];
 pub const N: usize = KINDS.len();
 
@@ -22,8 +30,18 @@ pub fn count(r: &Resources, k: usize) -> i64 {
             .sum(),
         "zones" => r.custom.sets().map(|(_, z)| thousand(z.len())).sum(),
         "disk" => {
-            let volumes: i64 = r.custom.volumes().map(|(_, v)| v.size.0).sum();
-            r.get(ScalarKind::Disk).0 + volumes
+            let here = r
+                .custom
+                .volumes()
+                .filter(|(id, _)| !id.as_str().ends_with("@fast"));
+            r.get(ScalarKind::Disk).0 + here.map(|(_, v)| v.size.0).sum::<i64>()
+        }
+        "disk.fast" => {
+            let here = r
+                .custom
+                .volumes()
+                .filter(|(id, _)| id.as_str().ends_with("@fast"));
+            r.custom.scalar("disk.fast").0 + here.map(|(_, v)| v.size.0).sum::<i64>()
         }
         _ => r.scalars[k].0,
     }
@@ -49,6 +67,7 @@ pub fn without_volumes(r: &Resources) -> Resources {
 /// Adds some licenses, vlans and zones.
 pub fn with_custom(mut r: Resources) -> Resources {
     r.custom.set_scalar("licenses", Milli(4000));
+    r.custom.set_scalar("disk.fast", Milli(2_048_000));
     r.custom.set_ranges(
         "vlans",
         RangeSet::from_ranges(
@@ -76,6 +95,8 @@ pub fn eighths(r: &Resources, n: usize) -> Resources {
     };
     out.custom
         .set_scalar("licenses", part(r.custom.scalar("licenses")));
+    out.custom
+        .set_scalar("disk.fast", part(r.custom.scalar("disk.fast")));
     for (name, v) in r.custom.ranges() {
         let some = v.iter().take(n.min(8) / 2);
         out.custom.set_ranges(name, RangeSet::from_ports(some));

@@ -261,7 +261,7 @@ impl World {
         let mut total = spec.info.total.clone();
         for (_, r) in &spec.reserved {
             for (id, v) in r.custom.volumes() {
-                total = total.checked_sub(&disk(v)).expect("it has the disk");
+                total = total.checked_sub(&disk(id, v)).expect("it has the disk");
                 total.custom.set_volume(id.clone(), v);
             }
         }
@@ -626,6 +626,7 @@ impl World {
         let mut r = Resources::from_millis(cpus, 256_000, disk);
         if self.features.custom && d.below(3) == 0 {
             r.custom.set_scalar("licenses", Milli(1000));
+            r.custom.set_scalar("disk.fast", Milli(1_024_000));
         }
         r
     }
@@ -656,24 +657,29 @@ impl World {
         });
     }
 
-    /// An operator makes or destroys a volume.
+    /// An operator makes, resizes or destroys a volume.
     fn volume(&mut self, d: &mut Dice) {
         let agent_id = agent(d.below(N_AGENTS));
         let stack = self.some_stack(&agent_id, d);
         let volume_id = volume_id(d);
-        self.apply(&if d.below(3) > 0 {
-            Event::CreateVolume {
+        self.apply(&match d.below(4) {
+            0 | 1 => Event::CreateVolume {
                 agent_id,
                 stack,
                 volume_id,
                 volume: a_volume(d),
-            }
-        } else {
-            Event::DestroyVolume {
+            },
+            2 => Event::ResizeVolume {
                 agent_id,
                 stack,
                 volume_id,
-            }
+                size: a_volume(d).size,
+            },
+            _ => Event::DestroyVolume {
+                agent_id,
+                stack,
+                volume_id,
+            },
         });
     }
 
@@ -689,7 +695,9 @@ impl World {
 }
 
 pub fn volume_ids() -> impl Iterator<Item = VolumeId> {
-    (0..3).map(|i| VolumeId::new(format!("v{i}")).unwrap())
+    ["v0", "v1", "v2@fast"]
+        .map(|i| VolumeId::new(i).unwrap())
+        .into_iter()
 }
 
 pub fn volume_id(d: &mut Dice) -> VolumeId {
@@ -706,8 +714,8 @@ pub fn a_volume(d: &mut Dice) -> Volume {
 /// With volumes turned back into disk.
 fn flat(r: &Resources) -> Resources {
     let mut out = without_volumes(r);
-    for (_, v) in r.custom.volumes() {
-        out.scalars[ScalarKind::Disk as usize].0 += v.size.0;
+    for (id, v) in r.custom.volumes() {
+        out = out.checked_add(&disk(id, v)).expect("it fits");
     }
     out
 }

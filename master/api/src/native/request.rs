@@ -4,7 +4,8 @@
 
 use serde_json::{Map, Value};
 use waggle_types::{
-    FieldError, Millis, Quota, Reservation, Resources, Unavailability, UnixMillis, Volume, VolumeId,
+    FieldError, Milli, Millis, Quota, Reservation, Resources, Unavailability, UnixMillis, Volume,
+    VolumeId,
 };
 
 use super::{
@@ -48,6 +49,19 @@ pub struct CreateVolumeBody {
     pub volume_id: VolumeId,
     /// How large, and whether it is shared.
     pub volume: Volume,
+}
+
+/// A volume that is to get another size.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResizeVolumeBody {
+    /// Where: an id or a node name.
+    pub agent: String,
+    /// Of which reservation.
+    pub stack: Vec<Reservation>,
+    /// Which.
+    pub volume_id: VolumeId,
+    /// How large it is then, in MiB.
+    pub size: Milli,
 }
 
 /// A volume that is to go.
@@ -142,6 +156,22 @@ pub fn create_volume(body: &Value) -> Result<CreateVolumeBody, Invalid> {
             stack,
             volume_id,
             volume,
+        })
+    })
+}
+
+/// `{"agent": .., "stack": [..], "volume_id": .., "size": MiB}`.
+pub fn resize_volume(body: &Value) -> Result<ResizeVolumeBody, Invalid> {
+    read(body, |obj, errs| {
+        obj.only(&["agent", "stack", "volume_id", "size"], errs);
+        let agent = agent(obj, errs);
+        let stack = read_stack(obj, errs);
+        let (volume_id, volume) = volume(obj, errs)?;
+        Some(ResizeVolumeBody {
+            agent: agent?,
+            stack,
+            volume_id,
+            size: volume.size,
         })
     })
 }

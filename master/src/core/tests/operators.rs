@@ -228,6 +228,23 @@ fn volumes_are_made_of_reserved_disk() {
     w.restart();
     w.join(1);
     assert_eq!(reserved(&mut w, 1), made);
+    let resize = |size| OperatorCall::ResizeVolume {
+        agent_id: agent_id(1),
+        stack: stack(&["eng"]),
+        volume_id: volume_id.clone(),
+        size: Milli(size),
+    };
+    assert_eq!(
+        reasons(w.operate(resize(5_000_001))),
+        [RejectReason::NotFree]
+    );
+    w.operate(resize(4_500_000)).unwrap();
+    w.operate(resize(500_000)).unwrap();
+    let small = ["eng: disk:4500; volume db:500"];
+    assert_eq!(reserved(&mut w, 1), small);
+    w.restart();
+    w.join(1);
+    assert_eq!(reserved(&mut w, 1), small, "it is stored");
     w.operate(destroy).unwrap();
     assert_eq!(reserved(&mut w, 1), ["eng: disk:5000"]);
 }

@@ -93,6 +93,14 @@ fn operate() -> impl Strategy<Value = OperatorCall> {
             volume_id: volume_id(id),
             volume: Volume { size: Milli(size), shared },
         }),
+        1 => (agent(), role(), 0u8..3, 0i64..3000).prop_map(move |(agent_id, r, id, size)| {
+            OperatorCall::ResizeVolume {
+                agent_id,
+                stack: stack_of(r),
+                volume_id: volume_id(id),
+                size: Milli(size),
+            }
+        }),
         1 => (agent(), role(), 0u8..3).prop_map(move |(agent_id, r, id)| {
             OperatorCall::DestroyVolume {
                 agent_id,

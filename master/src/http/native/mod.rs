@@ -79,8 +79,9 @@ pub(super) async fn route(api: &Api, call: &Call, body: Body) -> Result<Response
         },
         ["volumes"] => match *method {
             Method::POST => operate::create_volume(api, call, body).await,
+            Method::PUT => operate::resize_volume(api, call, body).await,
             Method::DELETE => operate::destroy_volume(api, call, body).await,
-            _ => Err(Fail::method(call, "POST, DELETE")),
+            _ => Err(Fail::method(call, "POST, PUT, DELETE")),
         },
         ["maintenance"] => match *method {
             Method::GET => Ok(ok(&maintenance::list(&api.view(), None))),

@@ -130,6 +130,19 @@ pub(super) async fn create_volume(api: &Api, call: &Call, body: Body) -> Result<
     Ok(ok(&reservations::list(&api.view(), Some(&agent_id))))
 }
 
+pub(super) async fn resize_volume(api: &Api, call: &Call, body: Body) -> Result<Response, Fail> {
+    let asked = read(call, body, request::resize_volume).await?;
+    let agent_id = find::agent(&api.view(), &asked.agent)?;
+    let resize = OperatorCall::ResizeVolume {
+        agent_id: agent_id.clone(),
+        stack: asked.stack,
+        volume_id: asked.volume_id,
+        size: asked.size,
+    };
+    run(api, resize).await?;
+    Ok(ok(&reservations::list(&api.view(), Some(&agent_id))))
+}
+
 pub(super) async fn destroy_volume(api: &Api, call: &Call, body: Body) -> Result<Response, Fail> {
     let asked = read(call, body, request::destroy_volume).await?;
     let agent_id = find::agent(&api.view(), &asked.agent)?;

@@ -11,6 +11,8 @@ fn writes() -> Vec<(&'static str, &'static str, Option<Value>, OperatorCall)> {
     resources.custom.set_scalar("licenses", Milli(2000));
     let volume = json!({"agent": "a1", "stack": [{"role": "eng", "principal": "ops"}],
         "volume_id": "db", "size": 512, "shared": true});
+    let resize = json!({"agent": "a1", "stack": [{"role": "eng", "principal": "ops"}],
+        "volume_id": "db", "size": 1.5});
     let destroy = json!({"agent": "a1", "stack": [{"role": "eng", "principal": "ops"}],
         "volume_id": "db"});
     let quota = |cpus| Quota {
@@ -86,6 +88,17 @@ fn writes() -> Vec<(&'static str, &'static str, Option<Value>, OperatorCall)> {
                     size: Milli::units(512),
                     shared: true,
                 },
+            },
+        ),
+        (
+            "PUT",
+            "/waggle/v1/volumes",
+            Some(resize),
+            OperatorCall::ResizeVolume {
+                agent_id: agent_id(),
+                stack: stack(),
+                volume_id: volume_id(),
+                size: Milli(1500),
             },
         ),
         (
