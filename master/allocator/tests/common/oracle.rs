@@ -456,7 +456,7 @@ fn cut(r: &mut Resources, k: usize, most: i64) {
     let custom = r.custom.clone();
     match KINDS[k] {
         "ports" => r.ports = PortSet::from_ports(r.ports.iter().take(n)),
-        "licenses" => r.custom.set_scalar("licenses", Milli(most)),
+        name @ ("licenses" | "disk.fast") => r.custom.set_scalar(name, Milli(most)),
         name @ "vlans" => {
             for (_, all) in custom.ranges() {
                 r.custom
