@@ -99,9 +99,21 @@ impl Agent {
     }
 
     async fn get_of(addr: SocketAddr, path: &str) -> (u16, String) {
+        Self::ask(addr, "GET", path, "").await
+    }
+
+    /// A request with a body.
+    pub async fn send(&self, method: &str, path: &str, body: &str) -> (u16, String) {
+        Self::ask(self.http, method, path, body).await
+    }
+
+    async fn ask(addr: SocketAddr, method: &str, path: &str, body: &str) -> (u16, String) {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let mut stream = tokio::net::TcpStream::connect(addr).await.unwrap();
-        let request = format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+        let n = body.len();
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: {n}\r\n\r\n{body}"
+        );
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();

@@ -17,6 +17,7 @@ mod master;
 mod names;
 mod networks;
 mod shims;
+mod storage;
 mod support;
 mod wire;
 
@@ -86,6 +87,30 @@ const TESTS: &[Test] = &[
     (
         "agent_keeps_the_data_of_volumes",
         wire::keeps_the_data_of_volumes,
+    ),
+    (
+        "storage_kills_a_task_over_its_disk",
+        storage::kills_a_task_over_its_disk,
+    ),
+    (
+        "storage_removes_old_sandboxes",
+        storage::removes_old_sandboxes,
+    ),
+    (
+        "storage_fetches_before_the_start",
+        storage::fetches_before_the_start,
+    ),
+    (
+        "storage_takes_snapshots_and_restores_them",
+        storage::takes_snapshots_and_restores_them,
+    ),
+    (
+        "storage_keeps_a_database_through_kills",
+        storage::keeps_a_database_through_kills,
+    ),
+    (
+        "storage_mounts_into_containers",
+        storage::mounts_into_containers,
     ),
     (
         "agent_says_what_it_has_and_where_it_stands",

@@ -427,11 +427,17 @@ fn a_volume_on_a_disk_of_its_own_is_made_of_that_disk() {
     a.apply(new("v@fast", 2000), NOW);
     a.check().unwrap();
     let refused = rejection(&a.apply(new("w@fast", 1), NOW));
-    assert_eq!(refused.to_string(), "a0 does not have disk.fast:1 free");
+    assert_eq!(
+        refused.to_string(),
+        "disk.fast:1 is not free there on agent a0"
+    );
     let refused = rejection(&a.apply(new("w@slow", 1), NOW));
-    assert_eq!(refused.to_string(), "a0 does not have disk.slow:1 free");
+    assert_eq!(
+        refused.to_string(),
+        "disk.slow:1 is not free there on agent a0"
+    );
     let refused = rejection(&a.apply(new("w", 1), NOW));
-    assert_eq!(refused.to_string(), "a0 does not have disk:1 free");
+    assert_eq!(refused.to_string(), "disk:1 is not free there on agent a0");
     let gone = Event::DestroyVolume {
         agent_id: agent(0),
         stack: stack.clone(),

@@ -19,7 +19,7 @@ pub struct Args {
 }
 
 /// Programs from the distribution: what is looked for, its package, what it is for.
-const APT: [(&str, &str, &str); 17] = [
+const APT: [(&str, &str, &str); 18] = [
     ("cc", "gcc", "linking, SQLite"),
     ("c++", "g++", "bpf-linker"),
     ("ip", "iproute2", "namespaces"),
@@ -37,6 +37,7 @@ const APT: [(&str, &str, &str); 17] = [
     ("ethtool", "ethtool", "checksums of veths in tests"),
     ("redis-server", "redis-server", "a real service in tests"),
     ("iperf3", "iperf3", "a real service in tests"),
+    ("psql", "postgresql-15", "a real database in tests"),
 ];
 
 /// What only `bench xdp` needs, for the C program that it compares with: a file, its package.
