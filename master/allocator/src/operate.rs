@@ -2,7 +2,7 @@
 //! none; each sees what the ones before it made.
 
 use waggle_types::{
-    FrameworkId, Millis, OfferId, Reservation, ResourcePart, Resources, UnixMillis, Volume,
+    FrameworkId, Milli, Millis, OfferId, Reservation, ResourcePart, Resources, UnixMillis, Volume,
     VolumeId,
 };
 
@@ -50,6 +50,15 @@ pub enum Operation {
         volume_id: VolumeId,
         /// How large, and whether several tasks may use it at once.
         volume: Volume,
+    },
+    /// A volume that nobody uses gets another size, of its reservation's disk.
+    ResizeVolume {
+        /// Of which reservation.
+        stack: Vec<Reservation>,
+        /// Which.
+        volume_id: VolumeId,
+        /// How large it is then.
+        size: Milli,
     },
     /// A volume that nobody uses becomes disk of its reservation again.
     DestroyVolume {
@@ -191,6 +200,15 @@ impl Allocator {
             } => {
                 let pool = self.stacks.find(stack)?;
                 self.agents.get_mut(agent)?.create(pool, volume_id, *volume)
+            }
+            Operation::ResizeVolume {
+                stack,
+                volume_id,
+                size,
+            } => {
+                let pool = self.stacks.find(stack)?;
+                self.rescind_holders(agent, volume_id, run)?;
+                self.agents.get_mut(agent)?.resize(pool, volume_id, *size)
             }
             Operation::DestroyVolume { stack, volume_id } => {
                 let pool = self.stacks.find(stack)?;

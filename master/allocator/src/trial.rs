@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use waggle_types::{
-    AgentId, FrameworkId, Reservation, ResourcePart, Resources, Volume, VolumeId, sum_parts,
+    AgentId, FrameworkId, Milli, Reservation, ResourcePart, Resources, Volume, VolumeId, sum_parts,
 };
 
 use crate::{
@@ -120,6 +120,11 @@ impl<'a> Trial<'a> {
                 volume_id,
                 volume,
             } => self.create(stack, volume_id, *volume),
+            Operation::ResizeVolume {
+                stack,
+                volume_id,
+                size,
+            } => self.resize(stack, volume_id, *size),
             Operation::DestroyVolume { stack, volume_id } => self.destroy(stack, volume_id),
         }
     }
@@ -149,7 +154,42 @@ impl<'a> Trial<'a> {
         Ok(())
     }
 
+    fn resize(
+        &mut self,
+        stack: &[Reservation],
+        volume_id: &VolumeId,
+        size: Milli,
+    ) -> Result<(), Rejection> {
+        let old = self.unused(stack, volume_id)?;
+        let new = Volume { size, ..old };
+        check_volume(volume_id, new)?;
+        let disk = |more: i64| Resources::of_disk(volume_id, Milli(more.max(0)));
+        let more = disk(size.0.saturating_sub(old.size.0));
+        let from = just_volume(volume_id, old).checked_add(&more);
+        let to = just_volume(volume_id, new).checked_add(&disk(old.size.0.saturating_sub(size.0)));
+        let taken = from.and_then(|from| self.hand.take(stack, false, &from));
+        let (_, to) = taken
+            .zip(to)
+            .ok_or_else(|| not_free(&self.agent_id, &more))?;
+        self.hand.put(stack, &to);
+        Ok(())
+    }
+
     fn destroy(&mut self, stack: &[Reservation], volume_id: &VolumeId) -> Result<(), Rejection> {
+        let volume = self.unused(stack, volume_id)?;
+        let whole = just_volume(volume_id, volume);
+        let taken = self.hand.take(stack, false, &whole);
+        taken.ok_or_else(|| not_free(&self.agent_id, &whole))?;
+        self.hand
+            .put(stack, &Resources::of_disk(volume_id, volume.size));
+        if self.created.remove(volume_id).is_none() {
+            self.destroyed.insert(volume_id.clone());
+        }
+        Ok(())
+    }
+
+    /// A volume that is there at this point of the accept, and that nobody uses.
+    fn unused(&self, stack: &[Reservation], volume_id: &VolumeId) -> Result<Volume, Rejection> {
         check_stack(stack)?;
         let made_here = self.created.get(volume_id).is_some_and(|s| s == stack);
         if self.destroyed.contains(volume_id) && !made_here {
@@ -167,16 +207,7 @@ impl<'a> Trial<'a> {
         let agent = self.allocator.agents.get(self.agent);
         let made = self.hand.volume(stack, volume_id);
         let volume = made.or_else(|| agent?.total.custom.volume(volume_id));
-        let volume = volume.ok_or_else(|| unknown(&self.agent_id, volume_id))?;
-        let whole = just_volume(volume_id, volume);
-        let taken = self.hand.take(stack, false, &whole);
-        taken.ok_or_else(|| not_free(&self.agent_id, &whole))?;
-        self.hand
-            .put(stack, &Resources::of_disk(volume_id, volume.size));
-        if self.created.remove(volume_id).is_none() {
-            self.destroyed.insert(volume_id.clone());
-        }
-        Ok(())
+        volume.ok_or_else(|| unknown(&self.agent_id, volume_id))
     }
 
     fn launch(&mut self, resources: &Resources, parts: &[ResourcePart]) -> Result<(), Rejection> {

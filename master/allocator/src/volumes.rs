@@ -253,7 +253,13 @@ impl Allocator {
         Ok(())
     }
 
-    fn rescind_holders(&mut self, idx: Idx, volume_id: &VolumeId, run: &mut Run) -> Option<()> {
+    /// Offers that hold a volume are void.
+    pub(crate) fn rescind_holders(
+        &mut self,
+        idx: Idx,
+        volume_id: &VolumeId,
+        run: &mut Run,
+    ) -> Option<()> {
         let agent = self.agents.get(idx)?;
         let holds = |number: &&u64| {
             let held = self.offers.get(number);

@@ -59,6 +59,15 @@ fn level_1_operations(operations: &[Operation]) -> Vec<Level1Operation> {
                 volume_id: volume_id.clone(),
                 volume: *volume,
             }),
+            Operation::ResizeVolume {
+                stack,
+                volume_id,
+                size,
+            } => out.push(Level1Operation::ResizeVolume {
+                stack: stack.clone(),
+                volume_id: volume_id.clone(),
+                size: *size,
+            }),
             Operation::DestroyVolume { stack, volume_id } => {
                 out.push(Level1Operation::DestroyVolume {
                     stack: stack.clone(),
@@ -91,7 +100,9 @@ fn changes_of(operations: &[Operation]) -> Vec<ResourcePart> {
             r.custom.set_volume(volume_id.clone(), *volume);
             Some(part(stack, r))
         }
-        Operation::DestroyVolume { stack, .. } => Some(part(stack, Resources::default())),
+        Operation::ResizeVolume { stack, .. } | Operation::DestroyVolume { stack, .. } => {
+            Some(part(stack, Resources::default()))
+        }
     };
     operations.iter().filter_map(one).collect()
 }

@@ -4,8 +4,8 @@
 //! uses them directly and has no other door into level 1. Verbs follow Mesos's scheduler API.
 
 use crate::{
-    AgentId, FrameworkId, InverseOffer, Millis, Offer, OfferId, Reservation, Resources, StatusUuid,
-    TaskId, TaskSpec, TaskStatus, Volume, VolumeId,
+    AgentId, FrameworkId, InverseOffer, Milli, Millis, Offer, OfferId, Reservation, Resources,
+    StatusUuid, TaskId, TaskSpec, TaskStatus, Volume, VolumeId,
 };
 
 /// From the master to a framework.
@@ -59,6 +59,15 @@ pub enum Operation {
         volume_id: VolumeId,
         /// How large, and whether several tasks may use it at once.
         volume: Volume,
+    },
+    /// A volume that nobody uses gets another size, of its reservation's disk (Mesos's `GROW_VOLUME`, `SHRINK_VOLUME`).
+    ResizeVolume {
+        /// Of which reservation.
+        stack: Vec<Reservation>,
+        /// Which.
+        volume_id: VolumeId,
+        /// How large it is then.
+        size: Milli,
     },
     /// A volume that nobody uses becomes disk of its reservation again; its data is gone.
     DestroyVolume {

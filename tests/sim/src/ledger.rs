@@ -126,7 +126,8 @@ fn moved(stack: &[Reservation], r: &Resources, sign: i64, out: &mut Vec<Change>)
 
 fn changes_of(op: &Operation, out: &mut Vec<Change>) {
     match op {
-        Operation::Launch(_) => {}
+        // What a volume is made of is not kept here.
+        Operation::Launch(_) | Operation::ResizeVolume { .. } => {}
         Operation::Reserve { stack, resources } => moved(stack, resources, 1, out),
         Operation::Unreserve { stack, resources } => moved(stack, resources, -1, out),
         Operation::CreateVolume { volume_id, .. } => out.push(Change::Made(volume_id.clone())),

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 
 use waggle_allocator::{Operation, Usage};
 use waggle_types::{
-    AgentId, Millis, OfferId, Reservation, ResourcePart, Resources, UnixMillis, VolumeId,
-    check_role,
+    AgentId, Milli, Millis, OfferId, Reservation, ResourcePart, Resources, UnixMillis, Volume,
+    VolumeId, check_role,
 };
 
 use super::books::{disk, whole};
@@ -206,6 +206,28 @@ impl Oracle {
                     &whole(volume_id, *volume),
                 );
             }
+            Operation::ResizeVolume {
+                stack,
+                volume_id,
+                size,
+            } => {
+                let old = self.agents[&hand.agent].total.custom.volume(volume_id)?;
+                let busy = self.in_use(&hand.agent, volume_id) || launched.contains(volume_id);
+                if busy || size.0 <= 0 {
+                    return None;
+                }
+                let new = Volume { size: *size, ..old };
+                let more = |by: i64| {
+                    let size = Milli(by.max(0));
+                    disk(volume_id, Volume { size, ..old })
+                };
+                let from = whole(volume_id, old).checked_add(&more(size.0 - old.size.0))?;
+                let to = whole(volume_id, new).checked_add(&more(old.size.0 - size.0))?;
+                hand.take(stack, false, &from)?;
+                hand.put(stack, &to);
+                self.void_offers_of(&hand.agent, volume_id);
+                self.exchange(&hand.agent.clone(), stack, &from, &to);
+            }
             Operation::DestroyVolume { stack, volume_id } => {
                 let volume = self.agents[&hand.agent].total.custom.volume(volume_id)?;
                 if self.in_use(&hand.agent, volume_id) || launched.contains(volume_id) {
@@ -213,14 +235,7 @@ impl Oracle {
                 }
                 hand.take(stack, false, &whole(volume_id, volume))?;
                 hand.put(stack, &disk(volume_id, volume));
-                // Other offers of a shared one are void.
-                let holds = |parts: &[ResourcePart]| {
-                    let mut all = parts.iter().flat_map(|p| p.resources.custom.volumes());
-                    all.any(|(id, _)| id == volume_id)
-                };
-                let of = hand.agent.clone();
-                self.offers
-                    .retain(|_, (o, parts)| o.agent_id != of || !holds(parts));
+                self.void_offers_of(&hand.agent, volume_id);
                 self.exchange(
                     &hand.agent.clone(),
                     stack,
@@ -230,6 +245,16 @@ impl Oracle {
             }
         }
         Some(())
+    }
+
+    /// Other offers of a shared volume are void.
+    fn void_offers_of(&mut self, agent: &AgentId, volume_id: &VolumeId) {
+        let holds = |parts: &[ResourcePart]| {
+            let mut all = parts.iter().flat_map(|p| p.resources.custom.volumes());
+            all.any(|(id, _)| id == volume_id)
+        };
+        self.offers
+            .retain(|_, (o, parts)| o.agent_id != *agent || !holds(parts));
     }
 
     fn launch(

@@ -140,7 +140,7 @@ impl World {
                 made[d.below(made.len())].clone()
             }
         };
-        match d.below(if self.features.volumes { 8 } else { 5 }) {
+        match d.below(if self.features.volumes { 9 } else { 5 }) {
             0 | 1 => {
                 let mut stack = of_made(made, d);
                 let role = match d.below(4) {
@@ -180,6 +180,11 @@ impl World {
                 stack: of_made(made, d),
                 volume_id: volume_id(d),
                 volume: a_volume(d),
+            },
+            7 => Operation::ResizeVolume {
+                stack: of_made(made, d),
+                volume_id: volume_id(d),
+                size: a_volume(d).size,
             },
             _ => Operation::DestroyVolume {
                 stack: of_made(made, d),

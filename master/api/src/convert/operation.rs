@@ -1,6 +1,6 @@
 //! What frameworks do with what offers hold.
 
-use waggle_types::{FrameworkId, Operation, Reservation, Resources, Volume, VolumeId};
+use waggle_types::{FrameworkId, Milli, Operation, Reservation, Resources, Volume, VolumeId};
 
 use super::reservation::{stack, stack_message};
 use super::size::{check_pieces, pieces_of_operation, pieces_of_tasks};
@@ -76,6 +76,15 @@ fn operation(
             volume: Volume::try_from(required("create_volume.volume", c.volume)?)
                 .map_err(|e| e.within("create_volume.volume"))?,
         },
+        Kind::ResizeVolume(r) if r.size_milli <= 0 => {
+            let rule = format!("must be over 0, is {}", r.size_milli);
+            return Err(ConvertError::new("resize_volume.size_milli", rule));
+        }
+        Kind::ResizeVolume(r) => Operation::ResizeVolume {
+            stack: stack("resize_volume.stack", r.stack)?,
+            volume_id: id("resize_volume.volume_id", r.volume_id, VolumeId::new)?,
+            size: Milli(r.size_milli),
+        },
         Kind::DestroyVolume(d) => Operation::DestroyVolume {
             stack: stack("destroy_volume.stack", d.stack)?,
             volume_id: id("destroy_volume.volume_id", d.volume_id, VolumeId::new)?,
@@ -121,6 +130,15 @@ impl From<&Operation> for pb::Operation {
                 stack: stack_message(stack),
                 volume_id: volume_id.to_string(),
                 volume: Some(volume.into()),
+            }),
+            Operation::ResizeVolume {
+                stack,
+                volume_id,
+                size,
+            } => Kind::ResizeVolume(pb::ResizeVolume {
+                stack: stack_message(stack),
+                volume_id: volume_id.to_string(),
+                size_milli: size.0,
             }),
             Operation::DestroyVolume { stack, volume_id } => {
                 Kind::DestroyVolume(pb::DestroyVolume {

@@ -39,7 +39,7 @@ pub(super) fn pieces_of_operation(o: &pb::Operation) -> usize {
         Some(Kind::Launch(l)) => pieces_of_tasks(&l.tasks),
         Some(Kind::Reserve(r)) => pieces(r.resources.as_ref()),
         Some(Kind::Unreserve(r)) => pieces(r.resources.as_ref()),
-        Some(Kind::CreateVolume(_) | Kind::DestroyVolume(_)) | None => 1,
+        Some(Kind::CreateVolume(_) | Kind::ResizeVolume(_) | Kind::DestroyVolume(_)) | None => 1,
     }
 }
 

@@ -1053,6 +1053,7 @@ impl Shaped for waggle::framework::v1::Operation {
             (3, &<waggle::framework::v1::Unreserve as Shaped>::SHAPE),
             (4, &<waggle::framework::v1::CreateVolume as Shaped>::SHAPE),
             (5, &<waggle::framework::v1::DestroyVolume as Shaped>::SHAPE),
+            (6, &<waggle::framework::v1::ResizeVolume as Shaped>::SHAPE),
         ],
     };
     const REQUEST: bool = false;
@@ -1092,6 +1093,15 @@ impl Shaped for waggle::framework::v1::CreateVolume {
         fields: &[
             (1, &<waggle::session::v1::Reservation as Shaped>::SHAPE),
             (3, &<waggle::session::v1::Volume as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for waggle::framework::v1::ResizeVolume {
+    const SHAPE: Shape = Shape {
+        size: size_of::<waggle::framework::v1::ResizeVolume>(),
+        fields: &[
+            (1, &<waggle::session::v1::Reservation as Shaped>::SHAPE),
         ],
     };
     const REQUEST: bool = false;

@@ -309,7 +309,7 @@ pub struct AcceptRequest {
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Operation {
-    #[prost(oneof = "operation::Kind", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "operation::Kind", tags = "1, 2, 3, 4, 5, 6")]
     pub kind: ::core::option::Option<operation::Kind>,
 }
 /// Nested message and enum types in `Operation`.
@@ -327,6 +327,8 @@ pub mod operation {
         CreateVolume(super::CreateVolume),
         #[prost(message, tag = "5")]
         DestroyVolume(super::DestroyVolume),
+        #[prost(message, tag = "6")]
+        ResizeVolume(super::ResizeVolume),
     }
 }
 #[allow(clippy::all)]
@@ -364,6 +366,17 @@ pub struct CreateVolume {
     pub volume_id: ::prost::alloc::string::String,
     #[prost(message, optional, tag = "3")]
     pub volume: ::core::option::Option<super::super::session::v1::Volume>,
+}
+/// A volume that nobody uses gets another size, of its reservation's disk (Mesos's GROW_VOLUME and SHRINK_VOLUME).
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ResizeVolume {
+    #[prost(message, repeated, tag = "1")]
+    pub stack: ::prost::alloc::vec::Vec<super::super::session::v1::Reservation>,
+    #[prost(string, tag = "2")]
+    pub volume_id: ::prost::alloc::string::String,
+    #[prost(int64, tag = "3")]
+    pub size_milli: i64,
 }
 /// A volume that nobody uses becomes disk of its reservation again; its data is gone.
 #[allow(clippy::all)]

@@ -153,6 +153,13 @@ pub(super) fn operation() -> impl Strategy<Value = Operation> {
                 volume,
             }
         }),
+        (stack(), volume_id(), 1..i64::MAX).prop_map(|(stack, volume_id, size)| {
+            Operation::ResizeVolume {
+                stack,
+                volume_id,
+                size: Milli(size),
+            }
+        }),
         (stack(), volume_id())
             .prop_map(|(stack, volume_id)| Operation::DestroyVolume { stack, volume_id }),
     ]

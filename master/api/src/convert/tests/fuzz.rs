@@ -75,6 +75,10 @@ fn take_accept(m: pb::AcceptRequest) {
                 check_stack(stack);
                 assert!(volume.size.0 > 0);
             }
+            Operation::ResizeVolume { stack, size, .. } => {
+                check_stack(stack);
+                assert!(size.0 > 0);
+            }
             Operation::DestroyVolume { stack, .. } => check_stack(stack),
         }
     }
