@@ -138,10 +138,6 @@ impl Inside {
     fn enter(&self) -> io::Result<()> {
         // SAFETY: no arguments. A session and group of its own: signals to the group never reach the agent.
         check(unsafe { libc::setsid() })?;
-        if self.terminal {
-            // SAFETY: an integer argument.
-            check(unsafe { libc::ioctl(0, libc::TIOCSCTTY, 0) })?;
-        }
         for path in &self.procs {
             write_to(path, b"0\n")?;
         }
@@ -151,8 +147,17 @@ impl Inside {
             // SAFETY: integer arguments.
             check(unsafe { libc::setns(process.as_raw_fd(), *kinds) })?;
             if kinds & libc::CLONE_NEWPID != 0 {
-                become_child()?;
+                become_child(self.terminal)?;
+                if self.terminal {
+                    // Who looks at its terminal's foreground group must see one of its own namespace.
+                    // SAFETY: no arguments; a new child leads no group.
+                    check(unsafe { libc::setsid() })?;
+                }
             }
+        }
+        if self.terminal {
+            // SAFETY: integer arguments.
+            check(unsafe { libc::ioctl(0, libc::TIOCSCTTY, 0) })?;
         }
         unblock_signals()?;
         // SAFETY: plain values, and C strings and slices that outlive the calls.
@@ -293,8 +298,9 @@ fn set_capabilities(permitted: u64, inheritable: u64) -> io::Result<()> {
 }
 
 /// Only children are in a joined process namespace: returns in the child; the parent stays, passes signals on, and ends
-/// as its child ends.
-fn become_child() -> io::Result<()> {
+/// as its child ends. A child that will lead a session of its own gets signals for its whole group; another one is in
+/// its parent's.
+fn become_child(leads: bool) -> io::Result<()> {
     // SAFETY: all of this is system calls on values of this frame; the raw clone is a fork without handlers.
     unsafe {
         let mut all: libc::sigset_t = std::mem::zeroed();
@@ -318,7 +324,7 @@ fn become_child() -> io::Result<()> {
         loop {
             let signal = libc::sigwaitinfo(&raw const all, std::ptr::null_mut());
             if signal > 0 && signal != libc::SIGCHLD {
-                libc::kill(child, signal);
+                libc::kill(if leads { -child } else { child }, signal);
                 continue;
             }
             let mut status = 0;

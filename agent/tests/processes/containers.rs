@@ -26,14 +26,14 @@ use crate::{
 };
 
 pub const IMAGE: &str = "localhost:5999/busybox:1";
-const AS_APP: &str = "localhost:5999/app:1";
+pub const AS_APP: &str = "localhost:5999/app:1";
 
 /// An agent with images, or a loud skip.
 pub struct Node {
     dir: tempfile::TempDir,
     pub cgroups: CgroupRoot,
     pub master: Master,
-    agent: Option<Agent>,
+    pub agent: Option<Agent>,
 }
 
 impl Node {
@@ -114,7 +114,7 @@ impl Node {
         ended(&self.master, task_id).await
     }
 
-    async fn running(&self, task_id: &str) -> pb::TaskStatus {
+    pub async fn running(&self, task_id: &str) -> pb::TaskStatus {
         until("running", || self.master.last(task_id)).await
     }
 

@@ -12,6 +12,7 @@ use waggle_api::exec::{Ended, FIRST_WINDOW, Frame, Started, Winsize, parse};
 
 use crate::{
     agent::{Agent, block_on, launch, spec, until},
+    containers::{AS_APP, Node, contained},
     master::Master,
     support::{CgroupRoot, PATIENCE, runs},
 };
@@ -393,6 +394,57 @@ pub fn gives_a_terminal() {
         let (out, _, ended) = client.rest().await;
         assert_eq!(ended.exit_code(), 0);
         assert!(out.ends_with("over\r\n"), "{out:?}");
+    });
+}
+
+pub fn enters_a_container() {
+    block_on(async {
+        let Some(node) = Node::start(|_| ()).await else {
+            return;
+        };
+        node.launch(contained("t.1", AS_APP, "sleep 1000")).await;
+        node.running("t.1").await;
+        let http = node.agent.as_ref().unwrap().http;
+        let path = "/waggle/v1/tasks/t.1/exec";
+        let facts = "id -u; pwd; echo $FROM $MESOS_TASK_ID; cat /www/index.html; cat /proc/1/comm; \
+                     grep -E '^(CapBnd|NoNewPrivs|Seccomp):' /proc/self/status; \
+                     unshare -U true 2>/dev/null || echo refused; exit 9";
+        let mut client = Client::open(http, path, &exec(facts)).await.unwrap();
+        let (out, _, ended) = client.rest().await;
+        assert_eq!(ended.exit_code(), 9);
+        assert_eq!(
+            out,
+            "1000\n/home/app\nimage t.1\nhello from the image\n.waggle-init\n\
+             CapBnd:\t0000000000000000\nNoNewPrivs:\t1\nSeccomp:\t2\nrefused\n"
+        );
+        let mut request = exec("pwd");
+        request["work_dir"] = json!("/tmp");
+        let mut client = Client::open(http, path, &request).await.unwrap();
+        assert_eq!(client.rest().await.0, "/tmp\n");
+        let request = json!({"argv": ["no-such-program"]});
+        let mut client = Client::open(http, path, &request).await.unwrap();
+        assert_eq!(client.rest().await.2.exit_code(), 127);
+        let mut client = Client::open(http, path, &exec("kill -9 $$")).await.unwrap();
+        assert_eq!(client.rest().await.2.exit_code(), 137);
+
+        // A terminal, whose foreground group is the command's own.
+        let script = "cut -d' ' -f5,6,8 /proc/$$/stat; stty size; trap 'echo INTERRUPTED; exit 3' INT; \
+                      echo ready; while :; do sleep 0.01; done";
+        let mut request = exec(script);
+        request["tty"] = json!({"rows": 33, "cols": 77});
+        request["stdin"] = json!(true);
+        let mut client = Client::open(http, path, &request).await.unwrap();
+        assert!(client.started().await.tty);
+        let seen = client.expect("ready").await;
+        let groups: Vec<&str> = seen.lines().next().unwrap().split_whitespace().collect();
+        assert!(groups.len() == 3 && groups[0] != "0", "{seen:?}");
+        assert!(groups.iter().all(|g| *g == groups[0]), "{seen:?}");
+        assert!(seen.contains("33 77"), "{seen:?}");
+        client.send(Frame::Stdin(vec![3])).await;
+        client.expect("INTERRUPTED").await;
+        assert_eq!(client.rest().await.2.exit_code(), 3);
+        node.kill("t.1").await;
+        node.leaves_nothing().await;
     });
 }
 

@@ -167,6 +167,7 @@ const TESTS: &[Test] = &[
     ),
     ("exec_leaves_nothing_behind", exec::leaves_nothing_behind),
     ("exec_gives_a_terminal", exec::gives_a_terminal),
+    ("exec_enters_a_container", exec::enters_a_container),
     ("exec_attaches_to_output", exec::attaches_to_output),
     ("exec_attaches_to_a_terminal", exec::attaches_to_a_terminal),
     ("exec_refuses_what_it_must", exec::refuses_what_it_must),
