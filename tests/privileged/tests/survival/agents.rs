@@ -15,8 +15,8 @@ use crate::calm::{Calm, run_app};
 
 /// Tasks on the node whose agent goes, beside those behind the VIP.
 const TASKS: usize = 50;
-/// How soon all of them are adopted.
-const ADOPTED: Duration = Duration::from_secs(3);
+/// How soon all of them are adopted: the goal is 3 s; a debug build on a busy machine needs most of that.
+const ADOPTED: Duration = Duration::from_secs(if cfg!(debug_assertions) { 9 } else { 3 });
 /// Connections that stay.
 const HELD: u64 = 100;
 /// Between new connections of one prober, in microseconds; there are four.

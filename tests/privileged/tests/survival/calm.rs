@@ -23,16 +23,23 @@ impl Calm {
         }
     }
 
-    /// After it, with its apps removed: no cgroup, namespace, mount, pin, program, map, link or process more.
+    /// After it, with its apps removed: no cgroup, namespace, mount, pin, program, map, link or process more; and the
+    /// data plane whole again, also where an agent has just started.
     pub fn assert_after(&self, world: &World) {
-        let mut more = Vec::new();
-        let calm = wait_until(Duration::from_secs(20), "nothing more than before", || {
-            let now = look(world).into_iter();
-            let had = |line: &String| self.before.get(line).copied().unwrap_or(0);
-            more = now.filter(|(line, n)| *n > had(line)).collect();
-            more.is_empty().then_some(())
+        let mut other = Vec::new();
+        let calm = wait_until(Duration::from_secs(20), "what there was before", || {
+            let now = look(world);
+            let count =
+                |of: &BTreeMap<String, usize>, line: &String| of.get(line).copied().unwrap_or(0);
+            let all = now.keys().chain(self.before.keys()).cloned();
+            let counted = all.map(|line| (count(&self.before, &line), count(&now, &line), line));
+            let kept = |line: &str| line.starts_with("bpf ") || line.starts_with("pin ");
+            other = counted
+                .filter(|(was, is, line)| is > was || (is < was && kept(line)))
+                .collect();
+            other.is_empty().then_some(())
         });
-        calm.unwrap_or_else(|e| panic!("{e:#}: {more:#?}"));
+        calm.unwrap_or_else(|e| panic!("{e:#}, before and now: {other:#?}"));
     }
 }
 
