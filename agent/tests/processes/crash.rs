@@ -36,13 +36,40 @@ enum By {
 impl By {
     /// Both, where the machine can.
     fn all() -> Vec<Self> {
-        let runc = Command::new("runc").arg("--version").output();
-        if runc.is_ok_and(|o| o.status.success()) && nix::unistd::Uid::effective().is_root() {
+        if has_runc() {
             return vec![Self::Process, Self::Runc];
         }
-        eprintln!("SKIP: containers need root and runc");
         vec![Self::Process]
     }
+}
+
+/// Whether containers can run here; says so if not.
+pub fn has_runc() -> bool {
+    let runc = Command::new("runc").arg("--version").output();
+    let has = runc.is_ok_and(|o| o.status.success()) && nix::unistd::Uid::effective().is_root();
+    if !has {
+        eprintln!("SKIP: containers need root and runc");
+    }
+    has
+}
+
+/// The containers of these tests.
+pub fn container() -> pb::Container {
+    pb::Container {
+        image: Some(pb::Image {
+            reference: IMAGE.to_owned(),
+            ..pb::Image::default()
+        }),
+        ..pb::Container::default()
+    }
+}
+
+/// Gives a work directory the image that they have.
+pub fn copy_images(work: &Path) {
+    // Links: what is in the store is never changed.
+    let store = image_store().join("images");
+    let copied = Command::new("cp").arg("-al").arg(store).arg(work).status();
+    assert!(copied.unwrap().success());
 }
 
 /// The image of tasks in containers.
@@ -87,12 +114,9 @@ impl World {
         let boot_id = dir.path().join("boot");
         fs::write(&boot_id, "one\n").unwrap();
         if by == By::Runc {
-            let store = image_store().join("images");
             let work = dir.path().join("work");
             fs::create_dir(&work).unwrap();
-            // Links: what is in the store is never changed.
-            let copied = Command::new("cp").arg("-al").arg(store).arg(&work).status();
-            assert!(copied.unwrap().success());
+            copy_images(&work);
         }
         Self {
             by,
@@ -116,13 +140,7 @@ impl World {
     fn spec(&self, id: &str, script: &str) -> pb::TaskSpec {
         let mut spec = spec(id, script);
         if self.by == By::Runc {
-            spec.container = Some(pb::Container {
-                image: Some(pb::Image {
-                    reference: IMAGE.to_owned(),
-                    ..pb::Image::default()
-                }),
-                ..pb::Container::default()
-            });
+            spec.container = Some(container());
         }
         spec
     }

@@ -680,3 +680,90 @@ pub fn shows_files_of_sandboxes() {
         }
     });
 }
+
+pub fn enters_containers() {
+    if !crate::crash::has_runc() {
+        return;
+    }
+    block_on(async {
+        let cgroups = CgroupRoot::named("-exec");
+        let dir = tempfile::tempdir().unwrap();
+        crate::crash::copy_images(dir.path());
+        let master = Master::start().await;
+        let agent = Agent::start(dir.path(), vec![master.addr], cgroups.as_ref()).await;
+        until("registration", || {
+            (master.n_registrations() == 1).then_some(())
+        })
+        .await;
+        let mut task = spec("t.1", SLEEP);
+        task.env.insert("COLOR".to_owned(), "blue".to_owned());
+        task.container = Some(crate::crash::container());
+        master.send(launch(task)).await;
+        until("running", || {
+            let last = master.last("t.1")?;
+            let running = waggle_api::proto::session::TaskState::TaskRunning;
+            assert_eq!(last.state(), running, "{}", last.message);
+            Some(())
+        })
+        .await;
+        let path = "/waggle/v1/tasks/t.1/exec";
+        let script = "echo $COLOR; cat /www/index.html; ls /proc | grep -c '^[0-9]*$'; exit 6";
+        let mut client = Client::open(agent.http, path, &exec(script)).await.unwrap();
+        let (out, err, ended) = client.rest().await;
+        let mut lines = out.lines();
+        assert_eq!(lines.next(), Some("blue"), "{out} {err} {ended:?}");
+        assert_eq!(lines.next(), Some("hello from the image"));
+        let n_processes: u32 = lines.next().unwrap().parse().unwrap();
+        assert!(
+            n_processes < 9,
+            "its own processes, not the node's: {n_processes}"
+        );
+        assert_eq!(ended.exit_code(), 6);
+        let mut client = Client::open(agent.http, path, &json!({"argv": ["/no/such"]}))
+            .await
+            .unwrap();
+        assert_eq!(client.rest().await.2.exit_code(), 127);
+
+        // With a terminal, which ends with its client.
+        let mut request =
+            exec("stty size; trap 'echo HIT' INT; echo ready; while :; do sleep 0.01; done");
+        request["tty"] = json!({"rows": 12, "cols": 34});
+        request["stdin"] = json!(true);
+        let mut client = Client::open(agent.http, path, &request).await.unwrap();
+        let pid = client.started().await.pid;
+        let seen = client.expect("ready").await;
+        assert!(seen.contains("12 34"), "{seen:?}");
+        client.send(Frame::Stdin(vec![3])).await;
+        client.expect("HIT").await;
+        drop(client);
+        until("the end of the session", || (!runs(pid)).then_some(())).await;
+
+        // What left its session inside of the container ends, too.
+        let count = async || {
+            let script = "ls /proc | grep -c '^[0-9]*$'";
+            let mut client = Client::open(agent.http, path, &exec(script)).await.unwrap();
+            client.rest().await.0.trim().parse::<u32>().unwrap()
+        };
+        let before = count().await;
+        let script = "setsid sh -c 'trap \"\" TERM HUP INT; echo $$ > /tmp/away; exec sleep 1000' > /dev/null 2>&1 & \
+                      while ! test -s /tmp/away; do sleep 0.01; done; echo ready; sleep 1000";
+        let mut client = Client::open(agent.http, path, &exec(script)).await.unwrap();
+        client.expect("ready").await;
+        assert!(count().await > before);
+        drop(client);
+        let begun = std::time::Instant::now();
+        while count().await > before {
+            assert!(begun.elapsed() < PATIENCE, "what left its session runs on");
+        }
+        let kill = waggle_api::proto::session::Kill {
+            task_id: "t.1".to_owned(),
+            ..Default::default()
+        };
+        let kill = waggle_api::proto::session::master_message::Kind::Kill(kill);
+        master.send(kill).await;
+        until("it to be settled", || {
+            dir.path().join("tasks/t.1/done").exists().then_some(())
+        })
+        .await;
+    });
+}

@@ -170,6 +170,7 @@ const TESTS: &[Test] = &[
     ("exec_enters_a_container", exec::enters_a_container),
     ("exec_attaches_to_output", exec::attaches_to_output),
     ("exec_attaches_to_a_terminal", exec::attaches_to_a_terminal),
+    ("exec_enters_containers", exec::enters_containers),
     ("exec_refuses_what_it_must", exec::refuses_what_it_must),
     (
         "files_of_sandboxes_are_shown",
