@@ -192,7 +192,8 @@ impl Networks {
     }
 
     /// What a task has joined.
-    pub fn joined(&self, task_id: &TaskId) -> Option<Joined> {
+    #[cfg(test)]
+    fn joined(&self, task_id: &TaskId) -> Option<Joined> {
         let state = self.lock();
         let (holder, record) = state.of(task_id)?;
         Some(self.as_joined(holder, record))

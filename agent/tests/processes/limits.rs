@@ -54,10 +54,10 @@ fn with_limits(task_id: &str, shell: &str, limits: pb::Ceilings) -> pb::TaskSpec
     }
 }
 
-fn at(milli: i64) -> Option<pb::Ceiling> {
-    Some(pb::Ceiling {
+fn at(milli: i64) -> pb::Ceiling {
+    pb::Ceiling {
         at: Some(pb::ceiling::At::Milli(milli)),
-    })
+    }
 }
 
 async fn registered(master: &Master) {
@@ -84,7 +84,7 @@ pub fn keeps_a_task_within_its_cpu_time() {
         let _agent = Agent::start(work.path(), vec![master.addr], Some(&cgroups)).await;
         registered(&master).await;
         let limits = pb::Ceilings {
-            cpus: at(100),
+            cpus: Some(at(100)),
             ..pb::Ceilings::default()
         };
         let busy = "while :; do :; done";
@@ -192,7 +192,7 @@ pub fn lets_memory_go_up_to_its_ceiling() {
         };
         // tail keeps the line that it is given: 80 MiB, with 64 asked for.
         let hog = "head -c 83886080 /dev/zero | tail >/dev/null && echo done";
-        let above = with_limits("above.1", hog, ceiling(at(128_000)));
+        let above = with_limits("above.1", hog, ceiling(Some(at(128_000))));
         master.send(launch(above)).await;
         assert_eq!(output(work.path(), "above.1").await, "done\n");
         let unlimited = Some(pb::Ceiling {
@@ -204,7 +204,11 @@ pub fn lets_memory_go_up_to_its_ceiling() {
 
         let hog = "exec tail /dev/zero";
         master
-            .send(launch(with_limits("hog.1", hog, ceiling(at(128_000)))))
+            .send(launch(with_limits(
+                "hog.1",
+                hog,
+                ceiling(Some(at(128_000))),
+            )))
             .await;
         let end = ended(&master, "hog.1").await;
         assert_eq!(
@@ -246,7 +250,7 @@ pub fn limits_what_processes_may() {
             end.message
         );
         let low = pb::Ceilings {
-            cpus: at(50),
+            cpus: Some(at(50)),
             ..pb::Ceilings::default()
         };
         master.send(launch(with_limits("low.1", tell, low))).await;

@@ -160,7 +160,7 @@ pub fn is_a_pods() {
             };
             let member = |id: &str, script: &str| {
                 let mut task = on(none(), contained(id, IMAGE, script));
-                task.container.as_mut().unwrap().pod = "shop".to_owned();
+                "shop".clone_into(&mut task.container.as_mut().unwrap().pod);
                 task
             };
             let tell = "for n in net ipc uts pid; do readlink /proc/self/ns/$n; done; hostname";
