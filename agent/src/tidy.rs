@@ -311,10 +311,10 @@ mod tests {
     #[test]
     fn mounts_are_found_below_a_path() {
         let info = "30 1 0:1 / / rw - ext4 /dev/vda rw\n\
-                    31 30 0:2 / /work/trash/a/b rw - tmpfs tmpfs rw\n";
-        assert!(has_mounts(info, Path::new("/work/trash/a")));
-        assert!(!has_mounts(info, Path::new("/work/trash/ab")));
-        assert!(!has_mounts("", Path::new("/work/trash/a")));
+                    31 30 0:2 / /node/trash/a/b rw - tmpfs tmpfs rw\n";
+        assert!(has_mounts(info, Path::new("/node/trash/a")));
+        assert!(!has_mounts(info, Path::new("/node/trash/ab")));
+        assert!(!has_mounts("", Path::new("/node/trash/a")));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! A task's root file system: its image's layers below a directory of its own, by overlayfs.
 //!
-//! `<work_dir>/tasks/<task_id>/root/` holds `upper` and `work` (what the task writes), `merged` (the mount) and
+//! The directory `root` of the task's own holds `upper` and `work` (what the task writes), `merged` (the mount) and
 //! `image.json` (which image it is, for the agent after this one).
 
 use std::{

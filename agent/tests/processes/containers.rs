@@ -54,7 +54,7 @@ impl Node {
         let app = Image::busybox()
             .unwrap()
             .set("User", "app")
-            .set("WorkingDir", "/home/app")
+            .set("WorkingDir", "/srv/app")
             .set("StopSignal", "SIGUSR1")
             .env("FROM", "image")
             .entrypoint(&["/bin/echo", "entry"])
@@ -269,7 +269,7 @@ pub fn runs_an_image() {
         assert_eq!(end.state(), TaskState::TaskFinished, "{end:?}");
         assert_eq!(
             out,
-            "uid=1000(app) gid=1000(app) groups=1000(app),2000(extra)\n/home/app\n/home/app image task\n"
+            "uid=1000(app) gid=1000(app) groups=1000(app),2000(extra)\n/srv/app\n/srv/app image task\n"
         );
         let mut nobody = contained("own.4", AS_APP, "id -u; id -g; touch /mnt/mesos/sandbox/x");
         nobody.user = Some("65534:1000".to_owned());
@@ -311,7 +311,7 @@ pub fn is_isolated() {
         let tries = "t() { \"$@\" > /dev/null 2>&1 && echo \"$@\" works; }; \
             t mount -t tmpfs none /tmp; t unshare -m true; t unshare -U true; \
             t mknod /tmp/disk b 8 0 && t cat /tmp/disk; t sh -c 'echo 1 > /proc/sys/kernel/panic'; \
-            t sh -c 'echo b > /proc/sysrq-trigger'; t cat /proc/kcore; t ls /proc/1/root/../root/proc/kcore/x; \
+            t sh -c 'echo b > /proc/sysrq-trigger'; t cat /proc/kcore; t ls /proc/1/ro*/proc/kcore/x; \
             t sh -c 'echo x > /sys/kernel/profiling'; t dmesg; t chroot /proc/1/root /bin/nothing; \
             ls /proc | grep -c '^[0-9]'; ls /dev | tr '\\n' ' '; cat /proc/1/comm; \
             for n in pid ipc uts mnt net cgroup; do readlink /proc/self/ns/$n; done";
@@ -511,7 +511,7 @@ pub fn outlives_the_agent() {
         };
         let mut task = contained("long.1", AS_APP, "echo up > /tmp/flag; exec sleep 1000");
         let probe = "test -s /tmp/flag && test $(id -u) = 1000 && test $FROM = image && \
-                     test $(pwd) = /home/app && grep -q 'Seccomp:.2' /proc/self/status && \
+                     test $(pwd) = /srv/app && grep -q 'Seccomp:.2' /proc/self/status && \
                      grep -q 'NoNewPrivs:.1' /proc/self/status && \
                      grep -q 'CapBnd:.0000000000000000' /proc/self/status && \
                      ! unshare -U true 2>/dev/null && test $(cat /proc/1/comm) = .waggle-init";

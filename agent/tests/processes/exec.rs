@@ -414,7 +414,7 @@ pub fn enters_a_container() {
         assert_eq!(ended.exit_code(), 9);
         assert_eq!(
             out,
-            "1000\n/home/app\nimage t.1\nhello from the image\n.waggle-init\n\
+            "1000\n/srv/app\nimage t.1\nhello from the image\n.waggle-init\n\
              CapBnd:\t0000000000000000\nNoNewPrivs:\t1\nSeccomp:\t2\nrefused\n"
         );
         let mut request = exec("pwd");

@@ -80,7 +80,7 @@ impl Image {
             .file(
                 "etc/passwd",
                 0o644,
-                b"root:x:0:0:root:/root:/bin/sh\napp:x:1000:1000::/home/app:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n",
+                b"root:x:0:0:root:/root:/bin/sh\napp:x:1000:1000::/srv/app:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n",
             )
             .file("etc/group", 0o644, b"root:x:0:\nextra:x:2000:app\napp:x:1000:\n")
             .file("www/index.html", 0o644, b"hello from the image\n");

@@ -64,13 +64,13 @@ impl Case {
         f(&Facts {
             spec: &self.spec,
             image: &self.image,
-            root: Path::new("/work/root"),
+            root: Path::new("/node/root"),
             user: &self.user,
             capabilities: capability_sets(&self.spec, self.user.uid, capabilities::ALL),
             env: &env,
-            sandbox: Path::new("/work/tasks/web.1/sandbox"),
-            bundle: Path::new("/work/tasks/web.1/bundle"),
-            init: Path::new("/work/runtime/init"),
+            sandbox: Path::new("/node/tasks/web.1/sandbox"),
+            bundle: Path::new("/node/tasks/web.1/bundle"),
+            init: Path::new("/node/runtime/init"),
             mounts: &self.mounts,
             namespaces: Namespaces {
                 network: self.netns.as_deref(),
@@ -143,8 +143,8 @@ fn what_is_asked_for_is_there() {
     };
     case.mounts = vec![
         bind("/srv/data", "/data", true),
-        bind("/work/tasks/web.1/sandbox/l", "logs", false),
-        bind("/work/volumes/db", "volumes/db", false),
+        bind("/node/tasks/web.1/sandbox/l", "logs", false),
+        bind("/node/volumes/db", "volumes/db", false),
     ];
     case.user = ImageUser {
         uid: 101,
@@ -152,7 +152,7 @@ fn what_is_asked_for_is_there() {
         groups: vec![7, 102],
         home: "/srv".to_owned(),
     };
-    case.netns = Some(PathBuf::from("/work/networks/web.1/net"));
+    case.netns = Some(PathBuf::from("/node/networks/web.1/net"));
     case.devices = vec![Device {
         path: "/dev/fuse".to_owned(),
         block: false,
@@ -167,7 +167,7 @@ fn what_is_asked_for_is_there() {
 fn root_of_a_user_namespace_is_nobody() {
     let mut case = Case::new(|c| c.isolation.user_namespace = true);
     case.user_namespace = Some(100_000);
-    case.netns = Some(PathBuf::from("/work/networks/web.1/net"));
+    case.netns = Some(PathBuf::from("/node/networks/web.1/net"));
     case.check("user_namespace.json");
 }
 

@@ -10,6 +10,7 @@ use waggle_types::{
 use super::*;
 use crate::error::ApiError;
 
+mod any_container;
 mod checks;
 mod containers;
 
