@@ -29,7 +29,7 @@ fn check(purpose: CheckPurpose) -> HealthCheck {
 
 fn machine(purposes: &[CheckPurpose]) -> HealthMachine {
     let checks: Vec<HealthCheck> = purposes.iter().copied().map(check).collect();
-    HealthMachine::new(&checks, UnixMillis(0), HealthState::Unknown, None)
+    HealthMachine::new(&checks, UnixMillis(0), Unknown, None)
 }
 
 fn bad() -> Result<(), String> {
@@ -37,13 +37,14 @@ fn bad() -> Result<(), String> {
 }
 
 use CheckPurpose::{Health, Readiness, Startup};
+use HealthState::{Healthy, Unhealthy, Unknown};
 
 #[test]
 fn nothing_else_runs_before_the_start() {
     let mut m = machine(&[Health, Startup, Readiness, Startup]);
     let runs = |m: &HealthMachine| (0..4).filter(|i| m.runs(*i)).collect::<Vec<_>>();
     assert_eq!(runs(&m), [1, 3]);
-    assert_eq!((m.health(), m.ready()), (HealthState::Unknown, Some(false)));
+    assert_eq!((m.health(), m.ready()), (Unknown, Some(false)));
     // Results of what is not to be run say nothing.
     let at = UnixMillis;
     assert_eq!(m.result(0, Ok(()), at(100)), CheckOutcome::Same);
@@ -65,7 +66,7 @@ fn nothing_else_runs_before_the_start() {
         why: "readiness check 2 (tcp) passed".to_owned(),
     };
     assert_eq!(m.result(2, Ok(()), at(5200)), ready);
-    assert_eq!((m.health(), m.ready()), (HealthState::Healthy, Some(true)));
+    assert_eq!((m.health(), m.ready()), (Healthy, Some(true)));
 }
 
 #[test]
@@ -93,7 +94,7 @@ fn a_start_that_fails_kills_and_readiness_never_does() {
         let told = m.result(0, bad(), UnixMillis(at * 1000));
         assert_eq!(told, CheckOutcome::Same);
     }
-    assert_eq!((m.health(), m.ready()), (HealthState::Unknown, Some(false)));
+    assert_eq!((m.health(), m.ready()), (Unknown, Some(false)));
 }
 
 #[test]
@@ -104,7 +105,6 @@ fn what_was_known_holds_over_a_restart() {
         let runs: Vec<usize> = (0..3).filter(|i| m.runs(*i)).collect();
         (m.health(), m.ready(), runs)
     };
-    use HealthState::{Healthy, Unhealthy, Unknown};
     for (health, ready, runs) in [
         (Healthy, Some(true), vec![1, 2]),
         (Unhealthy, Some(true), vec![1, 2]),
@@ -174,8 +174,8 @@ proptest! {
             prop_assert_eq!(m.ready(), says_ready.then_some(ready));
             if !of(Health).is_empty() {
                 let all = of(Health).iter().all(|l| *l == Some(true));
-                prop_assert_eq!(m.health() == HealthState::Healthy, all);
-                prop_assert!(started || m.health() == HealthState::Unknown);
+                prop_assert_eq!(m.health() == Healthy, all);
+                prop_assert!(started || m.health() == Unknown);
             }
         }
     }
