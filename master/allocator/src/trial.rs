@@ -168,7 +168,7 @@ impl<'a> Trial<'a> {
         let from = just_volume(volume_id, old).checked_add(&more);
         let to = just_volume(volume_id, new).checked_add(&disk(old.size.0.saturating_sub(size.0)));
         let taken = from.and_then(|from| self.hand.take(stack, false, &from));
-        let (_, to) = taken
+        let ((), to) = taken
             .zip(to)
             .ok_or_else(|| not_free(&self.agent_id, &more))?;
         self.hand.put(stack, &to);

@@ -10,14 +10,12 @@ use super::kinds::{KINDS, N};
 use super::oracle::{Client, Filter, OClient, Oracle, kinds, sum};
 
 pub fn disk(id: &VolumeId, volume: Volume) -> Resources {
-    match id.as_str().strip_suffix("@fast") {
-        None => Resources::from_millis(0, 0, volume.size.0),
-        Some(_) => {
-            let mut out = Resources::default();
-            out.custom.set_scalar("disk.fast", volume.size);
-            out
-        }
+    if !id.as_str().ends_with("@fast") {
+        return Resources::from_millis(0, 0, volume.size.0);
     }
+    let mut out = Resources::default();
+    out.custom.set_scalar("disk.fast", volume.size);
+    out
 }
 
 pub fn whole(id: &VolumeId, volume: Volume) -> Resources {
