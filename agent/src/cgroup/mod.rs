@@ -245,6 +245,17 @@ pub fn kill_all(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Processes of a cgroup and below.
+pub fn pids_below(dir: &Path) -> Vec<u32> {
+    let here = procs(dir);
+    let here = here.iter().filter_map(|p| u32::try_from(p.as_raw()).ok());
+    let mut all: Vec<u32> = here.collect();
+    for child in children(dir) {
+        all.extend(pids_below(&child));
+    }
+    all
+}
+
 fn procs(dir: &Path) -> Vec<Pid> {
     fs::read_to_string(dir.join("cgroup.procs"))
         .unwrap_or_default()

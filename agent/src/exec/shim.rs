@@ -13,7 +13,7 @@ use std::{
         fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
         unix::{fs::fchown, net::UnixStream},
     },
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, ExitCode, Stdio},
     time::{Duration, Instant},
 };
@@ -31,8 +31,13 @@ use nix::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::shim::{self, Entering, PLAN, ShimPlan, read_json};
+use crate::{
+    shim::{self, Entering, PLAN, ShimPlan, read_json},
+    sys::ProcessId,
+};
 
+/// Variable of a session's processes.
+const SESSION: &str = "WAGGLE_SESSION";
 /// Standard streams of the command.
 pub const STREAMS: usize = 3;
 /// Longest line on the socket, in bytes.
@@ -139,7 +144,7 @@ fn run() -> io::Result<()> {
     {
         hang_up(main, &signals);
     }
-    kill_rest(&signals);
+    kill_rest(&order.dir, &signals);
     Ok(())
 }
 
@@ -204,7 +209,7 @@ fn spawn(order: &Order, streams: [OwnedFd; STREAMS]) -> Result<Pid, (i32, String
         work_dir: order.work_dir.as_deref(),
     };
     shim::enter_task(&mut command, &order.dir, entering).map_err(fail)?;
-    command.envs(&order.env);
+    command.envs(&order.env).env(SESSION, session());
     // Dropping the command closes our ends of its streams: they end when its processes do.
     match command.spawn() {
         Ok(child) => Ok(Pid::from_raw(i32::try_from(child.id()).unwrap_or(i32::MAX))),
@@ -225,12 +230,17 @@ fn hang_up(main: Pid, signals: &SignalFd) {
     }
 }
 
-/// Kills what is left until nothing is: orphans become children of this process.
-fn kill_rest(signals: &SignalFd) {
+/// Kills what is left until nothing is: orphans become children of this process, but for those in a container, which
+/// become its init's; they are known by their environment.
+fn kill_rest(dir: &Path, signals: &SignalFd) {
+    let plan: Option<ShimPlan> = read_json(&dir.join(PLAN)).ok().flatten();
+    let container = plan.filter(|p| p.container.is_some());
+    let cgroup = container.and_then(|p| p.kill_cgroup);
     let until = Instant::now() + KILL;
     while Instant::now() < until {
         let left = shim::children();
-        if left.is_empty() {
+        let n_strays = cgroup.as_deref().map_or(0, kill_strays);
+        if left.is_empty() && n_strays == 0 {
             return;
         }
         for child in left {
@@ -240,6 +250,33 @@ fn kill_rest(signals: &SignalFd) {
         while reap(Pid::from_raw(0)).is_some() {}
         pause(signals);
     }
+}
+
+/// Kills those of a cgroup that this session began; answers how many there were.
+fn kill_strays(cgroup: &Path) -> usize {
+    let mark = format!("{SESSION}={}", session());
+    let of_session = |pid: &u32| {
+        let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        environment.split(|b| *b == 0).any(|v| v == mark.as_bytes())
+    };
+    let mut n = 0;
+    for pid in crate::cgroup::pids_below(cgroup) {
+        // Held before it is looked at: the number can't become another's in between.
+        let held = ProcessId::of(pid).and_then(ProcessId::open);
+        if let Ok(held) = held
+            && of_session(&pid)
+        {
+            n += 1;
+            let _ = crate::sys::pidfd_signal(&held, libc::SIGKILL);
+        }
+    }
+    n
+}
+
+/// What marks the processes of this session, whoever's children they become.
+fn session() -> String {
+    let start = ProcessId::of(std::process::id()).map_or(0, |id| id.start_ticks);
+    format!("{}-{start}", std::process::id())
 }
 
 /// Until a child ends, or a moment.

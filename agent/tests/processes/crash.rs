@@ -310,10 +310,12 @@ async fn life(
             let listed = tasks
                 .iter()
                 .any(|t| t.spec.as_ref().unwrap().task_id == "t.1");
-            if launched && !listed {
+            if launched && !listed && crashed {
                 break false;
             }
-            if !launched {
+            // Also where the session broke off before the launch was through: it is taken once.
+            let lost = !listed && !crashed && world.ends("t.1").is_empty();
+            if lost || !launched {
                 launched = true;
                 world.master.send(launch(world.spec("t.1", script))).await;
             }
