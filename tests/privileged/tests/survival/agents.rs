@@ -219,14 +219,12 @@ fn a_killed_agent_takes_nothing_with_it() {
 /// The version before this one, where `WAGGLE_PREVIOUS` names a binary of it; else this one once more, from another
 /// file: then only the way from one binary to the next is shown.
 fn previous(dir: &Path) -> (PathBuf, bool) {
-    match std::env::var_os("WAGGLE_PREVIOUS") {
-        Some(path) => (PathBuf::from(path), true),
-        None => {
-            let copy = dir.join("waggle");
-            std::fs::copy(waggle().unwrap(), &copy).unwrap();
-            (copy, false)
-        }
+    if let Some(path) = std::env::var_os("WAGGLE_PREVIOUS") {
+        return (PathBuf::from(path), true);
     }
+    let copy = dir.join("waggle");
+    std::fs::copy(waggle().unwrap(), &copy).unwrap();
+    (copy, false)
 }
 
 #[test]
