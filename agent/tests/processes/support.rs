@@ -79,6 +79,44 @@ pub fn signal(pid: u32, signal: nix::sys::signal::Signal) {
     nix::sys::signal::kill(pid, signal).unwrap();
 }
 
+/// In the environment of everything that this run starts, but for tasks, whose environment is their own.
+const MARK: &str = "WAGGLE_TEST_RUN";
+
+/// Call it before there are threads.
+#[allow(
+    unsafe_code,
+    reason = "the environment is set before there are threads"
+)]
+pub fn mark_what_is_started() {
+    // SAFETY: nothing else runs yet.
+    unsafe { std::env::set_var(MARK, std::process::id().to_string()) };
+}
+
+/// Tests without cgroups, and tests that failed, leave tasks: their shims end them.
+pub fn end_what_is_left() {
+    let mark = format!("{MARK}={}", std::process::id());
+    let ours = |pid: &u32| {
+        let read = |file| fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
+        let shim = read("cmdline").split(|b| *b == 0).nth(1) == Some(b"shim");
+        shim && read("environ")
+            .split(|b| *b == 0)
+            .any(|v| v == mark.as_bytes())
+    };
+    let left = || -> Vec<u32> {
+        let all = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let pids = all.filter_map(|e| e.file_name().to_str()?.parse().ok());
+        pids.filter(ours).filter(|pid| runs(*pid)).collect()
+    };
+    for pid in left() {
+        eprintln!("shim {pid} is left: it is told to end its task");
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap());
+        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
+    }
+    wait_for("shims that are left to end", || {
+        left().is_empty().then_some(())
+    });
+}
+
 /// A cgroup root of this test's own, removed on drop; `None` (said loudly) where that is not allowed.
 pub struct CgroupRoot {
     pub path: PathBuf,
