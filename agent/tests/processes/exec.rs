@@ -17,6 +17,27 @@ use crate::{
     support::{CgroupRoot, PATIENCE, runs},
 };
 
+/// Ends the tasks of a work directory: they outlive agents, and tests that fail.
+struct Tidy(std::path::PathBuf);
+
+impl Drop for Tidy {
+    fn drop(&mut self) {
+        for entry in fs::read_dir(self.0.join("tasks"))
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let record = fs::read(entry.path().join("task.json")).unwrap_or_default();
+            let record: Value = serde_json::from_slice(&record).unwrap_or_default();
+            let ended = entry.path().join("exit.json").exists();
+            if let (Some(pid), false) = (record["pid"].as_i64(), ended) {
+                let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap_or(0));
+                let _ = nix::sys::signal::kill(pid, Signal::SIGKILL);
+            }
+        }
+    }
+}
+
 /// A client of a session.
 struct Client {
     stream: TcpStream,
@@ -158,6 +179,7 @@ pub fn runs_as_the_task() {
     block_on(async {
         let cgroups = CgroupRoot::new();
         let dir = tempfile::tempdir().unwrap();
+        let _tidy = Tidy(dir.path().to_owned());
         let (_master, agent) = with_task(dir.path(), cgroups.as_ref(), SLEEP).await;
         let script = "echo $COLOR $MORE; pwd; echo oops >&2; cat /proc/self/cgroup > seen; exit 42";
         let mut request = exec(script);
@@ -205,6 +227,7 @@ pub fn runs_as_the_task() {
 pub fn passes_input_within_its_window() {
     block_on(async {
         let dir = tempfile::tempdir().unwrap();
+        let _tidy = Tidy(dir.path().to_owned());
         let (_master, agent) = with_task(dir.path(), None, SLEEP).await;
         let path = "/waggle/v1/tasks/t.1/exec";
         let mut request = exec("wc -c; echo done");
@@ -264,6 +287,7 @@ pub fn passes_input_within_its_window() {
 pub fn slows_a_command_down_to_its_reader() {
     block_on(async {
         let dir = tempfile::tempdir().unwrap();
+        let _tidy = Tidy(dir.path().to_owned());
         let (_master, agent) = with_task(dir.path(), None, SLEEP).await;
         let script = "while :; do head -c 65536 /dev/zero; echo x >> count; done";
         let mut client = Client::open(agent.http, "/waggle/v1/tasks/t.1/exec", &exec(script))
@@ -312,6 +336,7 @@ const RUNAWAY: &str = "setsid sh -c 'trap \"\" TERM HUP INT; echo $$ > away; exe
 pub fn leaves_nothing_behind() {
     block_on(async {
         let dir = tempfile::tempdir().unwrap();
+        let _tidy = Tidy(dir.path().to_owned());
         let (_master, agent) = with_task(dir.path(), None, SLEEP).await;
         let away = dir.path().join("tasks/t.1/sandbox/away");
         let path = "/waggle/v1/tasks/t.1/exec";
@@ -361,6 +386,7 @@ pub fn leaves_nothing_behind() {
 pub fn gives_a_terminal() {
     block_on(async {
         let dir = tempfile::tempdir().unwrap();
+        let _tidy = Tidy(dir.path().to_owned());
         let (_master, agent) = with_task(dir.path(), None, SLEEP).await;
         let script = "tty > /dev/null && stty size; trap 'stty size' WINCH; trap 'echo INTERRUPTED' INT; \
                       echo ready; while :; do sleep 0.01; done";
@@ -451,6 +477,7 @@ pub fn enters_a_container() {
 pub fn attaches_to_output() {
     block_on(async {
         let dir = tempfile::tempdir().unwrap();
+        let _tidy = Tidy(dir.path().to_owned());
         let script = "echo one; echo two; while ! test -e go; do sleep 0.01; done; echo three; echo bad >&2; exit 5";
         let (_master, agent) = with_task(dir.path(), None, script).await;
         let stdout = dir.path().join("tasks/t.1/sandbox/stdout");
@@ -486,6 +513,7 @@ pub fn attaches_to_output() {
 pub fn attaches_to_a_terminal() {
     block_on(async {
         let dir = tempfile::tempdir().unwrap();
+        let _tidy = Tidy(dir.path().to_owned());
         let master = Master::start().await;
         let agent = Agent::start(dir.path(), vec![master.addr], None).await;
         until("registration", || {
@@ -542,6 +570,7 @@ pub fn attaches_to_a_terminal() {
 pub fn refuses_what_it_must() {
     block_on(async {
         let dir = tempfile::tempdir().unwrap();
+        let _tidy = Tidy(dir.path().to_owned());
         let (master, agent) = with_task(dir.path(), None, SLEEP).await;
         master.send(launch(spec("t.2", SLEEP))).await;
         until("running", || master.last("t.2")).await;
@@ -590,6 +619,7 @@ pub fn refuses_what_it_must() {
 pub fn shows_files_of_sandboxes() {
     block_on(async {
         let dir = tempfile::tempdir().unwrap();
+        let _tidy = Tidy(dir.path().to_owned());
         let script = "mkdir -p a/b; echo hello > a/b/c; ln -s /etc/passwd bad; ln -s a/b/c good; \
                       ln -s /etc/shadow stderr.1; echo out; exit 0";
         let (_master, agent) = with_task(dir.path(), None, script).await;
@@ -688,6 +718,7 @@ pub fn enters_containers() {
     block_on(async {
         let cgroups = CgroupRoot::named("-exec");
         let dir = tempfile::tempdir().unwrap();
+        let _tidy = Tidy(dir.path().to_owned());
         crate::crash::copy_images(dir.path());
         let master = Master::start().await;
         let agent = Agent::start(dir.path(), vec![master.addr], cgroups.as_ref()).await;
