@@ -127,7 +127,7 @@ fn measure(case: &Case, seconds: u64) {
             let wanted = Wanted {
                 idx: 0,
                 check: check(case, port),
-                age: Duration::from_secs(3600),
+                age: Duration::from_hours(1),
                 passed: true,
             };
             checks.set(target, vec![wanted]);
@@ -145,7 +145,7 @@ fn measure(case: &Case, seconds: u64) {
         );
         tokio::time::sleep(Duration::from_secs(seconds)).await;
         let took = begun.elapsed().as_secs_f64();
-        let cpu = (thread_cpu() - cpu).as_secs_f64();
+        let cpu = thread_cpu().saturating_sub(cpu).as_secs_f64();
         let n = (answered.load(Ordering::Relaxed) - before) as f64;
         let wanted = (case.n_checks - case.n_silent) as f64 * 1000.0 / case.interval_ms as f64;
         println!(

@@ -248,7 +248,9 @@ fn main() -> ExitCode {
         };
         filters.is_empty() || filters.iter().any(|f| hit(&f))
     };
-    support::mark_what_is_started();
+    if let Some(code) = support::run_marked() {
+        return code;
+    }
     let mut n_failed = 0;
     for (name, test) in TESTS.iter().filter(|(name, _)| chosen(name)) {
         let begun = std::time::Instant::now();
@@ -260,7 +262,6 @@ fn main() -> ExitCode {
         );
         n_failed += u8::from(!passed);
     }
-    support::end_what_is_left();
     crash::tidy();
     ExitCode::from(n_failed)
 }

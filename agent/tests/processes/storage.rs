@@ -198,7 +198,7 @@ pub fn removes_old_sandboxes() {
         let gone = node.dir.path().join("tasks-gone");
         until("the old ones are gone", || {
             let left = ["short.1", "short.2"].iter().any(|id| there(id));
-            let trash = fs::read_dir(&gone).map(Iterator::count).unwrap_or(0);
+            let trash = fs::read_dir(&gone).map_or(0, Iterator::count);
             (!left && trash == 0).then_some(())
         })
         .await;
@@ -242,7 +242,7 @@ pub fn fetches_before_the_start() {
         assert_eq!(end.state(), TaskState::TaskFinished, "{}", end.message);
         let out = fs::read_to_string(node.sandbox("fetch.1").join("stdout")).unwrap();
         assert_eq!(out, "unpacked");
-        task.task_id = "fetch.2".to_owned();
+        "fetch.2".clone_into(&mut task.task_id);
         fs::remove_file(&archive).unwrap();
         node.launch(task).await;
         let end = node.end("fetch.2").await;

@@ -3,7 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitCode, Stdio},
     time::{Duration, Instant},
 };
 
@@ -82,19 +82,25 @@ pub fn signal(pid: u32, signal: nix::sys::signal::Signal) {
 /// In the environment of everything that this run starts, but for tasks, whose environment is their own.
 const MARK: &str = "WAGGLE_TEST_RUN";
 
-/// Call it before there are threads.
-#[allow(
-    unsafe_code,
-    reason = "the environment is set before there are threads"
-)]
-pub fn mark_what_is_started() {
-    // SAFETY: nothing else runs yet.
-    unsafe { std::env::set_var(MARK, std::process::id().to_string()) };
+/// Runs this program again with everything that it starts marked, and ends what it leaves, also when it crashes.
+/// `None` in that second one.
+pub fn run_marked() -> Option<ExitCode> {
+    if std::env::var_os(MARK).is_some() {
+        return None;
+    }
+    let mark = std::process::id().to_string();
+    let status = Command::new(std::env::current_exe().unwrap())
+        .args(std::env::args_os().skip(1))
+        .env(MARK, &mark)
+        .status();
+    end_what_is_left(&mark);
+    let code = status.unwrap().code().and_then(|c| u8::try_from(c).ok());
+    Some(ExitCode::from(code.unwrap_or(101)))
 }
 
 /// Tests without cgroups, and tests that failed, leave tasks: their shims end them.
-pub fn end_what_is_left() {
-    let mark = format!("{MARK}={}", std::process::id());
+fn end_what_is_left(mark: &str) {
+    let mark = format!("{MARK}={mark}");
     let ours = |pid: &u32| {
         let read = |file| fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
         let shim = read("cmdline").split(|b| *b == 0).nth(1) == Some(b"shim");

@@ -107,7 +107,10 @@ pub async fn run(command: ImageCommand) -> Result<(), CliError> {
         }
         ImageSub::Prune { .. } => {
             let pruned: Pruned = decode(answer)?;
-            let mut lines: String = pruned.images.iter().map(|d| format!("{d}\n")).collect();
+            let mut lines = pruned.images.join("\n");
+            if !lines.is_empty() {
+                lines.push('\n');
+            }
             lines.push_str(&format!(
                 "{} images removed, {} free\n",
                 pruned.images.len(),

@@ -1,6 +1,11 @@
 //! Readiness and start checks of apps, end to end: what a check says is in VIPs, deployments and the API at once; and what
 //! an app's `LB_` labels do to connects.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests, outside #[test] functions"
+)]
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,

@@ -223,7 +223,6 @@ impl Sim {
             }
             Effect::Kill(task_id) => self.end_process(at, &task_id, 1, 1500),
             // Too late, always: the task is told of as started, and killed then.
-            Effect::Cancel(_) => {}
             Effect::ForceKill(task_id) => self.end_process(at, &task_id, 0, 1),
             Effect::StartChecks(task) => {
                 let core = self.nodes[at].core.as_ref();
@@ -245,7 +244,7 @@ impl Sim {
             Effect::Forget(task_id) => {
                 self.nodes[at].disk.remove(&task_id);
             }
-            Effect::LocalFact { .. } | Effect::Release { .. } => {}
+            Effect::Cancel(_) | Effect::LocalFact { .. } | Effect::Release { .. } => {}
         }
         Ok(())
     }

@@ -97,7 +97,7 @@ pub fn node_spec(id: &ServiceId, instances: u32) -> ServiceSpec {
         instances,
         resources: Resources::from_millis(400, 128_000, 0),
         ports: vec![PortDefinition {
-            sources: Default::default(),
+            sources: Vec::new(),
             mapping: None,
             port: 0,
             name: None,

@@ -19,7 +19,7 @@ pub fn spec(instances: u32) -> ServiceSpec {
         instances,
         resources: Resources::from_millis(500, 128_000, 0),
         ports: vec![PortDefinition {
-            sources: Default::default(),
+            sources: Vec::new(),
             mapping: None,
             port: 0,
             name: Some("http-main".into()),

@@ -532,7 +532,7 @@ pub(super) fn service(id: &str, instances: u32, vip: &str) -> ServiceSpec {
         instances,
         resources: Resources::from_millis(100, 32_000, 0),
         ports: vec![PortDefinition {
-            sources: Default::default(),
+            sources: Vec::new(),
             mapping: None,
             port: 0,
             name: None,

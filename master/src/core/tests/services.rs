@@ -123,7 +123,7 @@ fn tasks_are_chosen_as_their_definition_says_now() {
     let mut w = World::new();
     w.join(1);
     let mut web = service("/web", 2, "/web:80");
-    let weigh = |web: &mut waggle_types::ServiceSpec, weight: u16| {
+    let weigh = |web: &mut ServiceSpec, weight: u16| {
         let port = &mut web.ports[0];
         port.labels.insert("LB_WEIGHT".into(), weight.to_string());
         port.balance.weight = weight;

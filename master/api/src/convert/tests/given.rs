@@ -515,7 +515,7 @@ pub(super) fn status() -> impl Strategy<Value = TaskStatus> {
     )
         .prop_map(
             |((t, a, state, health), (reason, message, source, at), (uuid, ready))| TaskStatus {
-                ip: ready.map(|_| std::net::Ipv4Addr::new(172, 31, 254, 2)),
+                ip: ready.map(|_| Ipv4Addr::new(172, 31, 254, 2)),
                 ready,
                 task_id: TaskId::new(t).unwrap(),
                 agent_id: AgentId::new(a).unwrap(),

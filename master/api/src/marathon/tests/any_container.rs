@@ -1,5 +1,8 @@
 //! Any definition with a container: nothing is lost in the stored form, and nothing panics.
 
+use std::collections::BTreeSet;
+
+use super::containers::new_style;
 use super::*;
 
 /// Definitions with containers, all valid.

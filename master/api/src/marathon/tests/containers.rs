@@ -27,7 +27,7 @@ fn old_style() -> Value {
     })
 }
 
-fn new_style() -> Value {
+pub(super) fn new_style() -> Value {
     let mut app = old_style();
     let mappings = app["container"]["docker"]["portMappings"].take();
     app["container"]["docker"] =
@@ -38,7 +38,7 @@ fn new_style() -> Value {
 }
 
 /// An app with a container of type DOCKER, as given.
-fn docker(container: &Value) -> Value {
+pub(super) fn docker(container: &Value) -> Value {
     json!({"id": "/web", "mem": 64, "container": {"type": "DOCKER", "docker": container}})
 }
 
@@ -46,7 +46,7 @@ fn with_parameter(key: &str, value: &str) -> Value {
     docker(&json!({"image": "app", "parameters": [{"key": key, "value": value}]}))
 }
 
-fn lossless(spec: &ServiceSpec) {
+pub(super) fn lossless(spec: &ServiceSpec) {
     assert_eq!(spec_from_json(&spec_to_json(spec)).unwrap(), *spec);
 }
 
