@@ -1,7 +1,7 @@
 //! Checks of tasks: one schedule for all of them, and a bounded pool that carries them out.
 //!
 //! [`Checks`] is told which checks of which task are to be run; [`Checks::run`] is the one loop behind it. A check is a
-//! number in the schedule ([`schedule`]) and something made ready once ([`probe`]); an attempt allocates next to nothing. At
+//! number in the schedule (`schedule`) and something made ready once (`probe`); an attempt allocates next to nothing. At
 //! most so many attempts are under way at the same moment; the others wait, the one that is due longest first, and are
 //! counted when they begin late. A check that passes again is no news and is not told.
 //!

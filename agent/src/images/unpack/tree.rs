@@ -57,7 +57,7 @@ impl Tree {
     }
 
     /// The directory `parent`, made where it is missing. The flag says for each directory that is made whether it
-    /// took the place of a whiteout, see [`Tree::make_dir`].
+    /// took the place of a whiteout, see `make_dir`.
     pub fn parent(
         &mut self,
         parent: &[u8],
