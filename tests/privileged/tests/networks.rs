@@ -286,7 +286,11 @@ fn left(node: &NodeInfo) -> anyhow::Result<Vec<String>> {
     };
     let mut out: Vec<String> = run("ip", &["-o", "link", "show"])?
         .lines()
-        .filter(|l| l.contains("wgl") || l.contains("waggle0"))
+        .filter(|l| {
+            // Its number, its name, the rest: which may name the namespace of its peer.
+            let name = l.split(": ").nth(1).unwrap_or_default();
+            name.starts_with("wgl") || name.starts_with("waggle0")
+        })
         .map(str::to_owned)
         .collect();
     out.extend(run("nft", &["list", "tables"])?.lines().map(str::to_owned));
