@@ -220,8 +220,18 @@ impl World {
         wait_for(&format!("{what}: nothing to be left"), || {
             let here = self.processes().is_empty();
             let cgroups = self.cgroups.as_ref().is_none_or(|c| c.tasks().is_empty());
-            (here && cgroups).then_some(())
+            (here && cgroups && self.mounts().is_empty()).then_some(())
         });
+    }
+
+    /// What is mounted below this directory.
+    fn mounts(&self) -> Vec<PathBuf> {
+        let all = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let points = all.lines().filter_map(|line| line.split(' ').nth(4));
+        points
+            .map(PathBuf::from)
+            .filter(|point| point.starts_with(self.dir.path()))
+            .collect()
     }
 
     /// Processes that work below this directory, but for the agent.
@@ -254,7 +264,10 @@ impl Drop for World {
                 fs::read_to_string(self.file("agent.log")).unwrap_or_default()
             );
         }
-        // A test that failed: what it started goes with its directory.
+        // A test that failed: what it mounted and started goes with its directory.
+        for point in self.mounts() {
+            let _ = nix::mount::umount2(&point, nix::mount::MntFlags::MNT_DETACH);
+        }
         for pid in self.processes() {
             let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap_or(0));
             let _ = nix::sys::signal::kill(pid, Signal::SIGKILL);
