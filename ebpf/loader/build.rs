@@ -49,7 +49,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 /// Objects that only some nodes load.
-const OTHERS: [&str; 3] = ["waggle-edge.o", "waggle-dsr.o", "waggle-packet.o"];
+const OTHERS: [&str; 4] = [
+    "waggle-edge.o",
+    "waggle-dsr.o",
+    "waggle-packet.o",
+    "waggle-overlay.o",
+];
 
 /// Finds `<target>/bpf/waggle-ebpf.o` and tells cargo what to watch.
 fn default_object(out_dir: &Path) -> Option<PathBuf> {

@@ -16,6 +16,7 @@
 
 mod addr;
 pub mod edge;
+pub mod overlay;
 pub mod packet;
 mod vip;
 
@@ -23,7 +24,7 @@ pub use addr::{Addr, MAPPED, addr_of, ip_of};
 pub use vip::*;
 
 /// Version of everything in this crate; part of the pin path.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// Most cgroups with counters on one node.
 pub const MAX_CGROUPS: u32 = 16_384;

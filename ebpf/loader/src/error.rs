@@ -142,6 +142,14 @@ pub enum LoadError {
     /// The kernel's own type information lacks what is looked for.
     #[error("find a field of the kernel's")]
     KernelType(#[source] io::Error),
+    /// A net that is to be on a node which is no peer.
+    #[error("net {net}: {node} is no peer")]
+    NoPeer {
+        /// The net.
+        net: crate::overlay::Net,
+        /// The node's address.
+        node: std::net::Ipv4Addr,
+    },
     /// A place outside of one of the edge's tables.
     #[error("{table} end at {capacity}, not at {end}")]
     OutOfTable {

@@ -33,6 +33,7 @@ mod loader;
 mod lock;
 mod maps;
 mod object;
+pub mod overlay;
 pub mod packet;
 mod pins;
 mod programs;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use aya::Pod;
-use aya::maps::{HashMap, MapData, PerCpuArray};
+use aya::maps::{HashMap, MapData, MapError, PerCpuArray};
 
 use crate::LoadError;
 
@@ -32,4 +32,13 @@ pub(crate) fn count(
         .get(&at, 0)
         .map_err(|e| LoadError::map("read", name, e))?;
     Ok(per_cpu.iter().sum())
+}
+
+/// What is not there is removed.
+pub(crate) fn gone(result: Result<(), MapError>, map: &'static str) -> Result<(), LoadError> {
+    match result {
+        Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(e)) if e.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        Err(error) => Err(LoadError::map("remove from", map, error)),
+    }
 }

@@ -48,6 +48,17 @@ pub(crate) fn packet() -> Result<&'static [u8], LoadError> {
     Ok(PACKET)
 }
 
+/// The overlay.
+static OVERLAY: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/waggle-overlay.o"));
+
+/// The overlay's object, or the typed answer that there is none.
+pub(crate) fn overlay() -> Result<&'static [u8], LoadError> {
+    if OVERLAY.is_empty() {
+        return Err(LoadError::BuiltWithoutEbpf);
+    }
+    Ok(OVERLAY)
+}
+
 /// Whether this binary carries the kernel programs.
 pub fn is_built_with_ebpf() -> bool {
     !OBJECT.is_empty()

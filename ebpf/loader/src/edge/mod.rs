@@ -31,7 +31,7 @@ use crate::{LoadError, object};
 pub use counters::EdgeCounters;
 pub use link::EdgeMode;
 pub use node::{NodePlane, Served};
-pub use raw::{TestRun, test_run};
+pub use raw::{TestContext, TestRun, test_run};
 pub use tables::EdgeTables;
 
 /// The program on the uplink.

@@ -14,7 +14,7 @@ use waggle_ebpf_common::edge::{Answer, AnswerKey, PORT_WORDS, ServiceKey, dsr_re
 use super::raw::{self, Shared, TestRun};
 use super::{link, load_program, program_fd};
 use crate::lock::{self, Lock};
-use crate::maps::{count, list};
+use crate::maps::{count, gone, list};
 use crate::pins::{self, Pins};
 use crate::{LoadError, object};
 
@@ -341,12 +341,4 @@ where
         .ok_or(LoadError::Missing { what: "map", name })?
         .try_into()
         .map_err(|e| LoadError::map("open", name, e))
-}
-
-fn gone(result: Result<(), MapError>, map: &'static str) -> Result<(), LoadError> {
-    match result {
-        Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
-        Err(MapError::SyscallError(e)) if e.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
-        Err(error) => Err(LoadError::map("remove from", map, error)),
-    }
 }

@@ -108,6 +108,43 @@ pub struct TestRun {
 /// # Errors
 /// The kernel's answer.
 pub fn test_run(program: BorrowedFd<'_>, frame: &[u8], repeat: u32) -> io::Result<TestRun> {
+    run(program, frame, None, repeat)
+}
+
+/// Where a frame of a test run comes from, and what the kernel knows of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TestContext {
+    /// The device, above 1; in the caller's network namespace. 0: none.
+    pub ifindex: u32,
+    /// Bytes of a segment, of a packet that is to be segmented. 0: none.
+    pub gso_size: u32,
+}
+
+/// Runs a program at tc on a frame that has a device.
+///
+/// # Errors
+/// The kernel's answer.
+pub(crate) fn test_run_in(
+    program: BorrowedFd<'_>,
+    frame: &[u8],
+    context: &TestContext,
+    repeat: u32,
+) -> io::Result<TestRun> {
+    run(program, frame, Some(context), repeat)
+}
+
+/// `struct __sk_buff` in words, and the positions of what may be given.
+const SK_BUFF_WORDS: usize = 48;
+const IFINDEX: usize = 10;
+const GSO_SEGS: usize = 41;
+const GSO_SIZE: usize = 44;
+
+fn run(
+    program: BorrowedFd<'_>,
+    frame: &[u8],
+    context: Option<&TestContext>,
+    repeat: u32,
+) -> io::Result<TestRun> {
     let mut out = vec![0_u8; frame.len() + 512];
     let mut attr = TestRunAttr {
         prog_fd: program.as_raw_fd().unsigned_abs(),
@@ -118,7 +155,16 @@ pub fn test_run(program: BorrowedFd<'_>, frame: &[u8], repeat: u32) -> io::Resul
         repeat,
         ..TestRunAttr::default()
     };
-    // Reads `data_size_in` bytes at `data_in` and writes at most `data_size_out` at `data_out`; both live on.
+    let mut sk_buff = [0_u32; SK_BUFF_WORDS];
+    if let Some(context) = context {
+        sk_buff[IFINDEX] = context.ifindex;
+        sk_buff[GSO_SIZE] = context.gso_size;
+        sk_buff[GSO_SEGS] = u32::from(context.gso_size != 0);
+        attr.ctx_in = sk_buff.as_ptr() as u64;
+        attr.ctx_size_in = u32::try_from(size_of_val(&sk_buff)).map_err(io::Error::other)?;
+    }
+    // Reads `data_size_in` bytes at `data_in`, `ctx_size_in` at `ctx_in`, and writes at most `data_size_out` at `data_out`; all
+    // live on.
     bpf(BPF_PROG_TEST_RUN, &mut attr)?;
     out.truncate(attr.data_size_out as usize);
     Ok(TestRun {

@@ -1,0 +1,395 @@
+//! The overlay, from user space: load, attach, say who is where.
+//!
+//! Containers have veths whose host sides stand in the node's own network namespace, on no bridge. The programs there answer ARP
+//! and neighbour discovery, hand packets to containers of the same node, and write VXLAN headers for other nodes; those on the
+//! underlay take the headers off. One VXLAN device of the kernel that takes its tunnel from the packet (`external`) is the slow
+//! path. `ebpf/programs/src/overlay/main.rs` says which program does what.
+//!
+//! # Order
+//! [`OverlayPlane::open`], [`attach_vxlan`](OverlayPlane::attach_vxlan), [`attach_underlay`](OverlayPlane::attach_underlay); peers
+//! before the nets that are on them; a container's endpoints before [`attach_endpoint`](OverlayPlane::attach_endpoint), and that
+//! before the container's first process: what it sends without an endpoint is dropped as spoofed.
+//!
+//! Maps and links are pinned (`<pin_dir>/v<ABI>`): packets go on being steered while no process of ours runs, and
+//! [`OverlayPlane::open`] finds all tables as they were.
+
+mod spec;
+mod tables;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::fs;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::BorrowedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use aya::maps::{Map, MapData, MapError, PerCpuArray};
+use aya::{Ebpf, EbpfLoader};
+use waggle_ebpf_common::overlay::reason;
+
+pub use self::spec::{At, Endpoint, Net, OverlayConfig, Peer, Place, Reach, Subnet};
+use self::tables::{DEVICES, ENDPOINTS, NODES, PEERS, SPECIAL, SUBNETS, Tables};
+use crate::edge::raw::{self, TestContext, TestRun};
+use crate::edge::{link, load_program, program_fd};
+use crate::lock::{self, Lock};
+use crate::maps::count;
+use crate::pins::{self, Pins};
+use crate::{LoadError, object};
+
+const COUNTS: &str = "OV_COUNTS";
+/// Every map that outlives the process.
+const MAPS: [&str; 7] = [ENDPOINTS, DEVICES, SUBNETS, PEERS, NODES, SPECIAL, COUNTS];
+
+/// What a device is to the overlay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Role {
+    /// The host side of a container's veth.
+    Endpoint,
+    /// The device that leads to other nodes.
+    Underlay,
+    /// The kernel's VXLAN device.
+    Vxlan,
+}
+
+/// A program, and at which side of a device it runs.
+type Hook = (&'static str, u32);
+
+impl Role {
+    const ALL: [Self; 3] = [Self::Endpoint, Self::Underlay, Self::Vxlan];
+
+    /// Its programs, in the order of attachment.
+    fn hooks(self) -> &'static [Hook] {
+        match self {
+            Self::Endpoint => &[
+                ("overlay_to", raw::ATTACH_TCX_EGRESS),
+                ("overlay_from", raw::ATTACH_TCX_INGRESS),
+            ],
+            Self::Underlay => &[("overlay_under", raw::ATTACH_TCX_INGRESS)],
+            Self::Vxlan => &[
+                ("overlay_down", raw::ATTACH_TCX_EGRESS),
+                ("overlay_up", raw::ATTACH_TCX_INGRESS),
+            ],
+        }
+    }
+}
+
+/// The overlay's programs and maps, loaded.
+///
+/// Dropping it releases the lock on the pin directory; links and maps stay, pinned. All calls block, and are short.
+pub struct OverlayPlane {
+    ebpf: Mutex<Ebpf>,
+    tables: Mutex<Tables>,
+    counts: PerCpuArray<MapData, u64>,
+    config: OverlayConfig,
+    pins: Pins,
+    _lock: Lock,
+}
+
+impl fmt::Debug for OverlayPlane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // aya's map handles have no Debug.
+        f.debug_struct("OverlayPlane")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}
+
+impl OverlayPlane {
+    /// Loads the programs, reusing pinned maps. Nothing is attached that was not; what is attached runs the earlier programs until
+    /// it is attached again. Pins of other versions of the tables are removed, with what they had attached.
+    ///
+    /// `pin_dir` is the overlay's own: `overlay` in the data plane's, which removes it with its own.
+    ///
+    /// # Errors
+    /// [`LoadError::BuiltWithoutEbpf`] before anything is touched; [`LoadError::Busy`] while another one is open on the directory;
+    /// see [`LoadError`] for the rest.
+    pub fn open(pin_dir: &Path, config: &OverlayConfig) -> Result<Self, LoadError> {
+        let object = object::overlay()?;
+        let pins = Pins::new(pin_dir);
+        pins.create()?;
+        let lock = lock::lock(pins.root())?;
+        pins.remove_other_versions()?;
+        let mut loader = EbpfLoader::new();
+        let paths: Vec<(&str, PathBuf)> = MAPS.map(|name| (name, pins.map(name))).to_vec();
+        for (name, path) in paths {
+            loader.map_pin_path(name, path);
+        }
+        let vni = (config.vni << 8).to_be();
+        let port = u32::from(config.port.to_be());
+        let node = u32::from(config.node).to_be();
+        let icmp4 = u32::from(config.icmp4).to_be();
+        let icmp6 = waggle_ebpf_common::addr_of(IpAddr::V6(config.icmp6));
+        loader.override_global("VNI", &vni, true);
+        loader.override_global("PORT", &port, true);
+        loader.override_global("NODE", &node, true);
+        loader.override_global("ICMP4", &icmp4, true);
+        loader.override_global("ICMP6", &icmp6, true);
+        loader.override_global("ANSWERS_PER_TICK", &config.answers_per_tick, true);
+        // Our own object needs no CO-RE relocations.
+        loader.btf(None);
+        let mut ebpf = loader.load(object).map_err(|source| LoadError::Object {
+            source: Box::new(source),
+        })?;
+        for (name, _) in Role::ALL.iter().flat_map(|role| role.hooks()) {
+            load_program(&mut ebpf, name)?;
+        }
+        let mut tables = Tables {
+            endpoints: open(&mut ebpf, ENDPOINTS)?,
+            devices: open(&mut ebpf, DEVICES)?,
+            subnets: open(&mut ebpf, SUBNETS)?,
+            peers: open(&mut ebpf, PEERS)?,
+            nodes: open(&mut ebpf, NODES)?,
+            special: open(&mut ebpf, SPECIAL)?,
+            places: BTreeMap::new(),
+            users: BTreeMap::new(),
+        };
+        tables.adopt()?;
+        Ok(Self {
+            counts: open(&mut ebpf, COUNTS)?,
+            tables: Mutex::new(tables),
+            ebpf: Mutex::new(ebpf),
+            config: *config,
+            pins,
+            _lock: lock,
+        })
+    }
+
+    /// Removes all pins: nothing is steered any more. A pin directory that does not exist is success.
+    ///
+    /// # Errors
+    /// [`LoadError::Busy`] while an [`OverlayPlane`] is open on it; [`LoadError::File`] for what could not be removed.
+    pub fn remove(pin_dir: &Path) -> Result<(), LoadError> {
+        if !pin_dir.exists() {
+            return Ok(());
+        }
+        let _lock = lock::lock(pin_dir)?;
+        pins::remove_all(pin_dir)
+    }
+
+    /// What it was opened with.
+    pub fn config(&self) -> &OverlayConfig {
+        &self.config
+    }
+
+    /// Takes VXLAN headers off what the underlay's device receives (for our port, VNI, and from peers; all else is left alone).
+    /// Several devices may be underlays. Returns whether it was attached before, and got the new program.
+    ///
+    /// # Errors
+    /// [`LoadError::Link`] with the kernel's answer.
+    pub fn attach_underlay(&self, ifindex: u32) -> Result<bool, LoadError> {
+        self.attach(Role::Underlay, ifindex)
+    }
+
+    /// Makes a VXLAN device of the kernel the slow path, for what comes from other nodes and what goes there, and the way of the
+    /// node's own processes to containers elsewhere (routes to the pools lead to it).
+    ///
+    /// The device must be `external` (collect metadata), on our UDP port, up, with `noarp` (`ip link set DEV arp off`).
+    ///
+    /// # Errors
+    /// [`LoadError::Link`], [`LoadError::Map`] with the kernel's answer.
+    pub fn attach_vxlan(&self, ifindex: u32) -> Result<bool, LoadError> {
+        let found = self.attach(Role::Vxlan, ifindex)?;
+        self.tables().set_vxlan(ifindex)?;
+        Ok(found)
+    }
+
+    /// Steers what a container sends, from the host side of its veth on; only its endpoints' addresses may send from there on.
+    ///
+    /// # Errors
+    /// [`LoadError::Link`] with the kernel's answer.
+    pub fn attach_endpoint(&self, ifindex: u32) -> Result<bool, LoadError> {
+        self.attach(Role::Endpoint, ifindex)
+    }
+
+    /// Takes the programs off a device, whatever it is; without a device for the slow path, what would take it is dropped. Not
+    /// attached, or a device that is gone, is success.
+    ///
+    /// # Errors
+    /// [`LoadError::Link`], [`LoadError::Map`].
+    pub fn detach(&self, ifindex: u32) -> Result<(), LoadError> {
+        let mut tables = self.tables();
+        if tables.vxlan()? == ifindex {
+            tables.set_vxlan(0)?;
+        }
+        drop(tables);
+        for role in Role::ALL {
+            for (name, _) in role.hooks().iter().rev() {
+                link::detach(name, &self.pin(name, ifindex))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The devices that have programs, or had them and are gone, by their numbers.
+    ///
+    /// # Errors
+    /// [`LoadError::File`] where the pins can't be listed.
+    pub fn attached(&self) -> Result<BTreeMap<u32, BTreeSet<Role>>, LoadError> {
+        let dir = self.pins.link("");
+        let fail = |source: io::Error| LoadError::File {
+            action: "list",
+            path: dir.clone(),
+            source,
+        };
+        let mut found: BTreeMap<u32, BTreeSet<Role>> = BTreeMap::new();
+        for entry in fs::read_dir(&dir).map_err(fail)? {
+            let file = entry.map_err(fail)?.file_name();
+            for role in Role::ALL {
+                let number: Option<u32> = role.hooks().iter().find_map(|(program, _)| {
+                    let rest = file.to_str()?.strip_prefix(program)?;
+                    rest.strip_prefix('-')?.parse().ok()
+                });
+                if let Some(ifindex) = number {
+                    found.entry(ifindex).or_default().insert(role);
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Sends to a node and takes packets from it, or says anew how.
+    ///
+    /// # Errors
+    /// [`LoadError::Full`] without room; [`LoadError::Map`] from the kernel.
+    pub fn set_peer(&self, peer: &Peer) -> Result<(), LoadError> {
+        self.tables().set_peer(peer, &self.config)
+    }
+
+    /// Forgets a node and the nets on it. One that is not known is success.
+    ///
+    /// # Errors
+    /// [`LoadError::Map`] from the kernel.
+    pub fn remove_peer(&self, node: Ipv4Addr) -> Result<(), LoadError> {
+        self.tables().remove_peer(node)
+    }
+
+    /// The nodes.
+    ///
+    /// # Errors
+    /// [`LoadError::Map`] from the kernel.
+    pub fn peers(&self) -> Result<BTreeMap<Ipv4Addr, Peer>, LoadError> {
+        self.tables().peers()
+    }
+
+    /// Says where a net is. Of several that an address is in, the longest prefix counts; what is in none is outside of the
+    /// overlay, and the kernel's to route.
+    ///
+    /// # Errors
+    /// [`LoadError::NoPeer`] for a node that is not known; [`LoadError::Full`] without room; [`LoadError::Map`] from the kernel.
+    pub fn set_subnet(&self, net: Net, subnet: Subnet) -> Result<(), LoadError> {
+        self.tables().set_subnet(net, subnet)
+    }
+
+    /// Forgets where a net is. One that is not known is success.
+    ///
+    /// # Errors
+    /// [`LoadError::Map`] from the kernel.
+    pub fn remove_subnet(&self, net: Net) -> Result<(), LoadError> {
+        self.tables().remove_subnet(net)
+    }
+
+    /// The nets.
+    ///
+    /// # Errors
+    /// [`LoadError::Map`] from the kernel.
+    pub fn subnets(&self) -> Result<BTreeMap<Net, Subnet>, LoadError> {
+        self.tables().subnets()
+    }
+
+    /// Says who has an address on this node. Several addresses may be behind one device, with one MAC address.
+    ///
+    /// # Errors
+    /// [`LoadError::Full`] without room; [`LoadError::Map`] from the kernel.
+    pub fn set_endpoint(&self, ip: IpAddr, endpoint: &Endpoint) -> Result<(), LoadError> {
+        self.tables().set_endpoint(ip, endpoint)
+    }
+
+    /// Nobody has the address any more. One that is not known is success.
+    ///
+    /// # Errors
+    /// [`LoadError::Map`] from the kernel.
+    pub fn remove_endpoint(&self, ip: IpAddr) -> Result<(), LoadError> {
+        self.tables().remove_endpoint(ip)
+    }
+
+    /// Who has which address on this node.
+    ///
+    /// # Errors
+    /// [`LoadError::Map`] from the kernel.
+    pub fn endpoints(&self) -> Result<BTreeMap<IpAddr, Endpoint>, LoadError> {
+        self.tables().endpoints()
+    }
+
+    /// A count by reason ([`reason`]), over all CPUs, since the pins were made.
+    ///
+    /// # Errors
+    /// [`LoadError::Map`] from the kernel.
+    pub fn count(&self, reason: u32) -> Result<u64, LoadError> {
+        count(&self.counts, COUNTS, reason)
+    }
+
+    /// All counts, by name.
+    ///
+    /// # Errors
+    /// [`LoadError::Map`] from the kernel.
+    pub fn counts(&self) -> Result<Vec<(&'static str, u64)>, LoadError> {
+        (0..)
+            .zip(reason::NAMES)
+            .map(|(reason, name)| Ok((*name, self.count(reason)?)))
+            .collect()
+    }
+
+    /// Runs a program (`overlay_from`, say) on a frame. For tests.
+    ///
+    /// # Errors
+    /// [`LoadError::Missing`] for an unknown name, [`LoadError::Link`] with the kernel's answer.
+    pub fn test_run(
+        &self,
+        name: &'static str,
+        frame: &[u8],
+        context: &TestContext,
+    ) -> Result<TestRun, LoadError> {
+        let ebpf = self.lock();
+        let program = program_fd(&ebpf, name)?;
+        raw::test_run_in(program, frame, context, 1).map_err(|source| LoadError::Link {
+            action: "test-run",
+            name,
+            source,
+        })
+    }
+
+    fn attach(&self, role: Role, ifindex: u32) -> Result<bool, LoadError> {
+        let ebpf = self.lock();
+        let mut found = true;
+        for (name, kind) in role.hooks() {
+            let program: BorrowedFd<'_> = program_fd(&ebpf, name)?;
+            let pin = self.pin(name, ifindex);
+            found &= link::attach(name, program, ifindex, *kind, 0, &pin)?;
+        }
+        Ok(found)
+    }
+
+    fn pin(&self, name: &str, ifindex: u32) -> PathBuf {
+        self.pins.link(&format!("{name}-{ifindex}"))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Ebpf> {
+        self.ebpf.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tables(&self) -> MutexGuard<'_, Tables> {
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn open<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, LoadError>
+where
+    T: TryFrom<Map, Error = MapError>,
+{
+    ebpf.take_map(name)
+        .ok_or(LoadError::Missing { what: "map", name })?
+        .try_into()
+        .map_err(|e| LoadError::map("open", name, e))
+}
