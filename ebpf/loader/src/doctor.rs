@@ -45,7 +45,7 @@ pub fn doctor() -> Vec<Check> {
 }
 
 /// Traffic from outside and VIPs per packet, which not every node has to do with: an edge needs XDP links, the nodes that it
-/// sends to and packets need links at tc.
+/// sends to and packets need programs at tc.
 fn edge() -> Check {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     if object::edge().is_err() || object::dsr().is_err() || object::packet().is_err() {
@@ -55,15 +55,16 @@ fn edge() -> Check {
             "no programs for --edge, --edges and --packet-vips in this binary: run `cargo xtask build-ebpf`, then build again",
         );
     }
-    let delivers = parse_release(release.trim()).is_some_and(|version| version >= TC_LINKS);
+    let links = parse_release(release.trim()).is_some_and(|version| version >= TC_LINKS);
+    let held = if links {
+        "links"
+    } else {
+        "filters of clsact (links from kernel 6.6)"
+    };
     check(
         "edge",
         true,
-        if delivers {
-            "--edge, --edges and --packet-vips"
-        } else {
-            "--edge; nodes that edges send to (--edges) and --packet-vips need kernel 6.6 or newer"
-        },
+        format!("--edge, --edges and --packet-vips; programs at tc are held by {held}"),
     )
 }
 

@@ -89,6 +89,16 @@ pub enum LoadError {
         #[source]
         source: io::Error,
     },
+    /// Somebody else has a filter where one of ours goes.
+    #[error("device {ifindex} has another filter at priority {priority}, where {name} goes")]
+    FilterTaken {
+        /// The device.
+        ifindex: u32,
+        /// The program.
+        name: &'static str,
+        /// The filter's.
+        priority: u16,
+    },
     /// The kernel keeps no run statistics for us.
     #[error("enable run statistics")]
     Stats {

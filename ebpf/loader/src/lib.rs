@@ -42,6 +42,7 @@ mod programs;
     reason = "the bpf(2) commands that aya lacks, and nothing else"
 )]
 mod sys;
+mod tc;
 mod tracing;
 mod vips;
 
@@ -53,5 +54,6 @@ pub use error::LoadError;
 pub use loader::{DataPlane, LoaderConfig};
 pub use object::is_built_with_ebpf;
 pub use programs::{ProgramInfo, RunStats};
+pub use tc::TcWay;
 pub use vips::VipMaps;
 pub use waggle_ebpf_common as common;

@@ -1,4 +1,4 @@
-//! The layout of the pin directory: `<pin_dir>/v<ABI>/{maps,links}/<name>`.
+//! The layout of the pin directory: `<pin_dir>/v<ABI>/{maps,links,filters}/<name>`.
 
 use std::fs::{self, File};
 use std::io;
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use waggle_ebpf_common::ABI_VERSION;
 
-use crate::{LoadError, sys};
+use crate::{LoadError, sys, tc};
 
 /// Paths of this ABI version's pins.
 #[derive(Clone, Debug)]
@@ -36,9 +36,14 @@ impl Pins {
         self.version.join("links").join(name)
     }
 
+    /// The program of a filter at tc.
+    pub(crate) fn filter(&self, name: &str) -> PathBuf {
+        self.version.join("filters").join(name)
+    }
+
     /// Makes the directories. The pin directory's parent must be on a bpffs.
     pub(crate) fn create(&self) -> Result<(), LoadError> {
-        for dir in [self.version.join("maps"), self.version.join("links")] {
+        for dir in ["maps", "links", "filters"].map(|kind| self.version.join(kind)) {
             // Checked before anything is made: an ordinary directory would take mkdir, then refuse the pins.
             let existing = dir
                 .ancestors()
@@ -107,15 +112,27 @@ fn is_version(name: &str) -> bool {
         .is_some_and(|v| v.parse::<u32>().is_ok())
 }
 
-/// Removes one version's pins: links before maps, so that no program runs on a half-removed set.
+/// Removes one version's pins: what is attached before maps, so that no program runs on a half-removed set.
 fn remove_version(version: &Path) -> Result<(), LoadError> {
-    for kind in ["links", "maps"] {
+    for kind in ["links", "filters", "maps"] {
         let dir = version.join(kind);
         if !dir.exists() {
             continue;
         }
-        for name in entries(&dir)? {
+        let mut names = entries(&dir)?;
+        if kind == "filters" {
+            names = tc::in_order_of_removal(names);
+        }
+        for name in names {
             let path = dir.join(name);
+            if kind == "filters" {
+                // It is no pin that holds a filter.
+                tc::remove_record(&path).map_err(|source| LoadError::File {
+                    action: "remove the filter of",
+                    path: path.clone(),
+                    source,
+                })?;
+            }
             fs::remove_file(&path).map_err(|source| LoadError::File {
                 action: "unpin",
                 path: path.clone(),

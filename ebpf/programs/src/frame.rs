@@ -19,8 +19,8 @@ pub const ETH_IPV4: u16 = 0x0800_u16.to_be();
 pub const FRAGMENT: u16 = 0x3fff_u16.to_be();
 /// Offset alone.
 pub const FRAGMENT_OFFSET: u16 = 0x1fff_u16.to_be();
-/// `TC_ACT_OK`: on its way.
-pub const OK: i32 = 0;
+/// `TC_ACT_UNSPEC`: on its way, to the next program at this place where there is one (`TC_ACT_OK` would keep it from that).
+pub const OK: i32 = -1;
 /// `TC_ACT_SHOT`: dropped.
 pub const SHOT: i32 = 2;
 

@@ -16,10 +16,24 @@ use super::{link, load_program, program_fd};
 use crate::lock::{self, Lock};
 use crate::maps::{count, gone, list};
 use crate::pins::{self, Pins};
+use crate::tc::{Side, TcHook, TcHooks, TcWay, priority};
 use crate::{LoadError, object};
 
 const INBOUND: &str = "dsr_in";
 const OUTBOUND: &str = "dsr_out";
+/// The answers' side comes first, so that no flow is taken in that can't be answered.
+const HOOKS: [TcHook; 2] = [
+    TcHook {
+        name: OUTBOUND,
+        side: Side::Egress,
+        priority: priority::DSR,
+    },
+    TcHook {
+        name: INBOUND,
+        side: Side::Ingress,
+        priority: priority::DSR,
+    },
+];
 const SERVICES: &str = "DSR_SERVICES";
 const EDGES: &str = "DSR_EDGES";
 const PORTS: &str = "DSR_PORTS";
@@ -58,6 +72,7 @@ pub struct NodePlane {
     tables: Mutex<Tables>,
     answers: HashMap<MapData, AnswerKey, Answer>,
     counts: PerCpuArray<MapData, u64>,
+    hooks: TcHooks,
     pins: Pins,
     _lock: Lock,
 }
@@ -81,6 +96,14 @@ impl NodePlane {
     /// # Errors
     /// [`LoadError::BuiltWithoutEbpf`] before anything is touched; see [`LoadError`] for the rest.
     pub fn open(pin_dir: &Path) -> Result<Self, LoadError> {
+        Self::open_with(pin_dir, TcWay::of_kernel())
+    }
+
+    /// As [`NodePlane::open`], with programs that are held in a way of the caller's choice.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_with(pin_dir: &Path, way: TcWay) -> Result<Self, LoadError> {
         let object = object::dsr()?;
         let pins = Pins::new(pin_dir);
         pins.create()?;
@@ -124,26 +147,31 @@ impl NodePlane {
             counts: open(&mut ebpf, COUNTS)?,
             tables: Mutex::new(tables),
             ebpf: Mutex::new(ebpf),
+            hooks: TcHooks::new(pins.clone(), way, &HOOKS),
             pins,
             _lock: lock,
         })
     }
 
-    /// Makes the programs run for what a device sends and receives; as [`EdgePlane::attach`](super::EdgePlane::attach).
-    /// The answers' side comes first, so that no flow is taken in that can't be answered. Returns whether both were found.
+    /// Makes the programs run for what a device sends and receives, and for no other device; what is there gets the new
+    /// program in one step. The answers' side comes first, so that no flow is taken in that can't be answered. Returns
+    /// whether both were found.
     ///
     /// # Errors
-    /// [`LoadError::Link`] with the kernel's answer (EINVAL before kernel 6.6, which has no links at tc).
+    /// [`LoadError::Link`] with the kernel's answer; [`LoadError::FilterTaken`].
     pub fn attach(&self, ifindex: u32) -> Result<bool, LoadError> {
         let ebpf = self.ebpf.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut found = true;
-        for (name, kind) in [
-            (OUTBOUND, raw::ATTACH_TCX_EGRESS),
-            (INBOUND, raw::ATTACH_TCX_INGRESS),
-        ] {
-            let program = program_fd(&ebpf, name)?;
-            found &= link::attach(name, program, ifindex, kind, 0, &self.pins.link(name))?;
+        let found = self.hooks.attach(&ebpf, ifindex)?;
+        for other in self.hooks.attached()? {
+            if other != ifindex {
+                self.hooks.detach(other)?;
+            }
         }
+        // After ours are in place: those of other ABI versions, and of one whose pins did not name the device.
+        for hook in HOOKS {
+            link::detach(hook.name, &self.pins.link(hook.name))?;
+        }
+        self.pins.remove_other_versions()?;
         Ok(found)
     }
 
@@ -152,10 +180,10 @@ impl NodePlane {
     /// # Errors
     /// [`LoadError::Link`].
     pub fn detach(&self) -> Result<(), LoadError> {
-        for name in [INBOUND, OUTBOUND] {
-            link::detach(name, &self.pins.link(name))?;
-        }
-        Ok(())
+        self.hooks
+            .attached()?
+            .into_iter()
+            .try_for_each(|ifindex| self.hooks.detach(ifindex))
     }
 
     /// Removes all pins. A pin directory that does not exist is success.

@@ -7,8 +7,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs;
-use std::io;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -19,13 +17,26 @@ use waggle_ebpf_common::edge::FragmentKey;
 use waggle_ebpf_common::packet::{Flow, FlowKey, Fragment, MAX_FLOWS, MAX_FRAGMENTS, reason};
 
 use crate::edge::raw::{self, TestRun};
-use crate::edge::{link, load_program, program_fd};
+use crate::edge::{load_program, program_fd};
 use crate::maps::{count, list};
-use crate::pins::Pins;
+use crate::tc::{Side, TcHook, TcHooks, TcWay, priority};
 use crate::{DataPlane, LoadError, object};
 
 const INBOUND: &str = "packet_in";
 const OUTBOUND: &str = "packet_out";
+/// The answers' side comes first, so that no flow is taken in that can't be answered.
+const HOOKS: [TcHook; 2] = [
+    TcHook {
+        name: OUTBOUND,
+        side: Side::Egress,
+        priority: priority::PACKET,
+    },
+    TcHook {
+        name: INBOUND,
+        side: Side::Ingress,
+        priority: priority::PACKET,
+    },
+];
 const FLOWS: &str = "PACKET_FLOWS";
 const ANSWERS: &str = "PACKET_ANSWERS";
 const FRAGMENTS: &str = "PACKET_FRAGS";
@@ -69,6 +80,8 @@ pub struct PacketConfig {
     pub vip_net: (Ipv4Addr, u8),
     /// Resets and ICMP messages that one CPU sends within 17 ms; beyond that it drops.
     pub answers_per_tick: u32,
+    /// How the programs are held at devices.
+    pub way: TcWay,
 }
 
 impl Default for PacketConfig {
@@ -76,6 +89,7 @@ impl Default for PacketConfig {
         Self {
             vip_net: (Ipv4Addr::new(11, 0, 0, 0), 8),
             answers_per_tick: 512,
+            way: TcWay::of_kernel(),
         }
     }
 }
@@ -88,7 +102,7 @@ pub struct PacketPlane {
     flows: HashMap<MapData, FlowKey, Flow>,
     answers: HashMap<MapData, FlowKey, Flow>,
     counts: PerCpuArray<MapData, u64>,
-    pins: Pins,
+    hooks: TcHooks,
 }
 
 impl fmt::Debug for PacketPlane {
@@ -145,28 +159,18 @@ impl PacketPlane {
             answers: open(&mut ebpf, ANSWERS)?,
             counts: open(&mut ebpf, COUNTS)?,
             ebpf: Mutex::new(ebpf),
-            pins,
+            hooks: TcHooks::new(pins, config.way, &HOOKS),
         })
     }
 
-    /// Makes the programs run for what a device of the caller's network namespace receives and sends: a pinned link gets the
-    /// new program in one step, else a link is made and pinned. The answers' side comes first, so that no flow is taken in
-    /// that can't be answered. Returns whether both were found.
+    /// Makes the programs run for what a device of the caller's network namespace receives and sends: what is there gets the
+    /// new program in one step. The answers' side comes first, so that no flow is taken in that can't be answered. Returns
+    /// whether both were found.
     ///
     /// # Errors
-    /// [`LoadError::Link`] with the kernel's answer (EINVAL before kernel 6.6, which has no links at tc).
+    /// [`LoadError::Link`] with the kernel's answer; [`LoadError::FilterTaken`].
     pub fn attach(&self, ifindex: u32) -> Result<bool, LoadError> {
-        let ebpf = self.lock();
-        let mut found = true;
-        for (name, kind) in [
-            (OUTBOUND, raw::ATTACH_TCX_EGRESS),
-            (INBOUND, raw::ATTACH_TCX_INGRESS),
-        ] {
-            let program = program_fd(&ebpf, name)?;
-            let pin = self.pin(name, ifindex);
-            found &= link::attach(name, program, ifindex, kind, 0, &pin)?;
-        }
-        Ok(found)
+        self.hooks.attach(&self.lock(), ifindex)
     }
 
     /// Takes the programs off a device. Not attached is success.
@@ -174,10 +178,7 @@ impl PacketPlane {
     /// # Errors
     /// [`LoadError::Link`].
     pub fn detach(&self, ifindex: u32) -> Result<(), LoadError> {
-        for name in [INBOUND, OUTBOUND] {
-            link::detach(name, &self.pin(name, ifindex))?;
-        }
-        Ok(())
+        self.hooks.detach(ifindex)
     }
 
     /// The devices that have a program, or had one and are gone, by their numbers, sorted.
@@ -185,7 +186,7 @@ impl PacketPlane {
     /// # Errors
     /// [`LoadError::File`] where the pins can't be listed.
     pub fn attached(&self) -> Result<Vec<u32>, LoadError> {
-        attached(&self.pins)
+        self.hooks.attached()
     }
 
     /// A count by reason ([`reason`]), over all CPUs.
@@ -258,10 +259,6 @@ impl PacketPlane {
         })
     }
 
-    fn pin(&self, name: &str, ifindex: u32) -> PathBuf {
-        self.pins.link(&format!("{name}-{ifindex}"))
-    }
-
     fn lock(&self) -> MutexGuard<'_, Ebpf> {
         self.ebpf.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -272,33 +269,11 @@ impl PacketPlane {
 /// # Errors
 /// [`LoadError::Link`], [`LoadError::File`].
 pub fn detach_all(plane: &DataPlane) -> Result<(), LoadError> {
-    for ifindex in attached(&plane.pins)? {
-        for name in [INBOUND, OUTBOUND] {
-            link::detach(name, &plane.pins.link(&format!("{name}-{ifindex}")))?;
-        }
-    }
-    Ok(())
-}
-
-fn attached(pins: &Pins) -> Result<Vec<u32>, LoadError> {
-    let dir = pins.link("");
-    let fail = |source: io::Error| LoadError::File {
-        action: "list",
-        path: dir.clone(),
-        source,
-    };
-    let mut found = Vec::new();
-    for entry in fs::read_dir(&dir).map_err(fail)? {
-        let name = entry.map_err(fail)?.file_name();
-        let number: Option<u32> = [INBOUND, OUTBOUND].iter().find_map(|program| {
-            let rest = name.to_str()?.strip_prefix(program)?;
-            rest.strip_prefix('-')?.parse().ok()
-        });
-        found.extend(number);
-    }
-    found.sort_unstable();
-    found.dedup();
-    Ok(found)
+    let hooks = TcHooks::new(plane.pins.clone(), TcWay::of_kernel(), &HOOKS);
+    hooks
+        .attached()?
+        .into_iter()
+        .try_for_each(|ifindex| hooks.detach(ifindex))
 }
 
 fn check_layout(

@@ -11,7 +11,7 @@ use crate::model::TX;
 use crate::packet::{ACK, CLIENT_MAC, EDGE_MAC, ICMP, Packet, SYN, TCP, UDP, checksum};
 use crate::rig::Rig;
 
-const OK: u32 = 0;
+const OK: u32 = u32::MAX;
 const SHOT: u32 = 2;
 const EDGE: Ipv4Addr = Ipv4Addr::new(10, 9, 9, 9);
 const NODE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);

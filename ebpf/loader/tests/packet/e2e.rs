@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
+use waggle_ebpf::TcWay;
 use waggle_ebpf::common::packet::{FlowKey, reason};
 use waggle_tests_support::netns::{NetNs, TempNetNs};
 use waggle_tests_support::wait_until;
@@ -31,9 +32,9 @@ struct World {
 }
 
 impl World {
-    fn new() -> anyhow::Result<Self> {
+    fn new(name: &str) -> anyhow::Result<Self> {
         let id = std::process::id();
-        let ns = |what: &str| TempNetNs::create(&format!("wgl-t-pkt-{what}-{id}"));
+        let ns = |what: &str| TempNetNs::create(&format!("wgl-t-{name}-{what}-{id}"));
         let world = Self {
             client: ns("client")?,
             node: ns("node")?,
@@ -61,7 +62,7 @@ impl World {
     }
 }
 
-fn ifindex(ns: &NetNs, device: &str) -> anyhow::Result<u32> {
+pub fn ifindex(ns: &NetNs, device: &str) -> anyhow::Result<u32> {
     let output = Command::new("ip")
         .args(["-n", ns.name(), "-o", "link", "show", "dev", device])
         .output()?;
@@ -115,10 +116,19 @@ fn exchange(mut stream: &TcpStream, bytes: &[u8]) -> anyhow::Result<()> {
 
 #[test]
 fn other_namespaces_reach_backends() -> anyhow::Result<()> {
-    let Some(mut rig) = Rig::new("e2e")? else {
+    reach("links", TcWay::Links)
+}
+
+#[test]
+fn other_namespaces_reach_backends_through_filters() -> anyhow::Result<()> {
+    reach("filters", TcWay::Filters)
+}
+
+fn reach(name: &str, way: TcWay) -> anyhow::Result<()> {
+    let Some(mut rig) = Rig::held_by(name, way)? else {
         return Ok(());
     };
-    let world = World::new()?;
+    let world = World::new(name)?;
     rig.serve((VIP, 80), TCP, 0, &[BACKEND])?;
     rig.serve((VIP, 53), UDP, 10, &[ECHO])?;
     rig.serve((VIP, 81), TCP, 20, &[])?;
@@ -191,7 +201,7 @@ fn other_namespaces_reach_backends() -> anyhow::Result<()> {
 
     // Off: nobody answers for the VIP.
     for device in devices {
-        rig.packets.detach(device)?;
+        world.node.run(|| rig.packets.detach(device))??;
     }
     assert_eq!(rig.packets.attached()?, Vec::<u32>::new());
     let gone = world

@@ -21,3 +21,4 @@ mod rig;
 #[allow(dead_code, reason = "each test program uses a part of it")]
 #[path = "../support/mod.rs"]
 mod support;
+mod ways;

@@ -9,7 +9,7 @@ use crate::fixture::{
 use crate::rig::At;
 
 /// Left alone or changed.
-pub const OK: u32 = 0;
+pub const OK: u32 = u32::MAX;
 /// Dropped.
 pub const SHOT: u32 = 2;
 /// Sent back.

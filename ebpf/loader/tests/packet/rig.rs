@@ -2,9 +2,9 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use waggle_ebpf::DataPlane;
 use waggle_ebpf::common::{Backend, SetHeader};
 use waggle_ebpf::packet::{PacketConfig, PacketPlane};
+use waggle_ebpf::{DataPlane, TcWay};
 
 use crate::support::Node;
 use crate::support::tables::{backend, publish, publish_set, sorted};
@@ -15,7 +15,7 @@ pub type At = (Ipv4Addr, u16);
 pub struct Rig {
     pub packets: PacketPlane,
     pub plane: DataPlane,
-    _node: Node,
+    node: Node,
 }
 
 impl Rig {
@@ -27,20 +27,71 @@ impl Rig {
 
     /// With a budget for answers of the programs' own.
     pub fn with_answers(name: &str, per_tick: u32) -> anyhow::Result<Option<Self>> {
+        Self::with(
+            name,
+            &PacketConfig {
+                answers_per_tick: per_tick,
+                ..PacketConfig::default()
+            },
+        )
+    }
+
+    /// With programs that are held in a given way.
+    pub fn held_by(name: &str, way: TcWay) -> anyhow::Result<Option<Self>> {
+        if way == TcWay::Links && TcWay::of_kernel() == TcWay::Filters {
+            eprintln!("SKIP: this kernel has no links at tc");
+            return Ok(None);
+        }
+        Self::with(
+            name,
+            &PacketConfig {
+                answers_per_tick: u32::MAX,
+                way,
+                ..PacketConfig::default()
+            },
+        )
+    }
+
+    fn with(name: &str, config: &PacketConfig) -> anyhow::Result<Option<Self>> {
         let Some(node) = Node::new(&format!("pkt-{name}"))? else {
             return Ok(None);
         };
         let plane = node.open()?;
-        let config = PacketConfig {
-            answers_per_tick: per_tick,
-            ..PacketConfig::default()
-        };
-        let packets = PacketPlane::open(&plane, &config)?;
+        let packets = PacketPlane::open(&plane, config)?;
         Ok(Some(Self {
             packets,
             plane,
-            _node: node,
+            node,
         }))
+    }
+
+    /// The same after a restart, held in a given way.
+    pub fn again(self, way: TcWay) -> anyhow::Result<Self> {
+        let Self {
+            packets,
+            plane,
+            node,
+        } = self;
+        drop((packets, plane));
+        let plane = node.open()?;
+        let config = PacketConfig {
+            answers_per_tick: u32::MAX,
+            way,
+            ..PacketConfig::default()
+        };
+        let packets = PacketPlane::open(&plane, &config)?;
+        Ok(Self {
+            packets,
+            plane,
+            node,
+        })
+    }
+
+    /// Removes all, as a node that is taken down.
+    pub fn remove(self) -> anyhow::Result<()> {
+        let pins = self.node.pin_dir.clone();
+        drop((self.packets, self.plane));
+        Ok(DataPlane::remove(&pins)?)
     }
 
     /// A VIP whose backends are all alike.
