@@ -24,6 +24,7 @@ mod net;
 mod net_delta;
 mod offer;
 mod operator;
+mod policy;
 mod reservation;
 mod resources;
 mod rings;
@@ -55,6 +56,11 @@ pub use net::{
 pub use net_delta::NetDelta;
 pub use offer::{AgentInfo, InverseOffer, Offer, Unavailability};
 pub use operator::OperatorCall;
+pub use policy::{
+    Cidr, LabelTest, MAX_ALL_POLICY_RULES, MAX_POLICIES, MAX_POLICY_KEYS, MAX_POLICY_LABEL,
+    MAX_POLICY_RULES, NamePattern, NetworkMatch, NetworkPolicy, PathMatch, PolicyPeer, PolicyPorts,
+    PolicyProtocol, PolicyRule, PolicySubject, TaskSelector, check_policy_name,
+};
 pub use reservation::{Reservation, ResourcePart, sum_parts};
 pub use resources::{Milli, Resources, ScalarKind};
 pub use rings::{EdgeMark, EdgeRing, MAX_MARKS, MAX_RINGS};
