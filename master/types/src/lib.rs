@@ -12,6 +12,7 @@
 //! No serialization (wire twins live in `waggle-api`), no I/O, no tokio, no prost.
 
 mod balance;
+mod cidr;
 mod container;
 mod custom;
 mod error;
@@ -36,6 +37,7 @@ mod time;
 mod trace;
 
 pub use balance::{Balance, Locality, MAX_BALANCE_S, MAX_SOURCES, MAX_WEIGHT, Policy, SourceRange};
+pub use cidr::Cidr;
 pub use container::{
     Ceiling, Ceilings, ContainerSpec, ExternalVolume, FetchUri, ImageSpec, Isolation, Mount,
     MountSource, NetworkMode, Rlimit, Seccomp,
@@ -57,7 +59,7 @@ pub use net_delta::NetDelta;
 pub use offer::{AgentInfo, InverseOffer, Offer, Unavailability};
 pub use operator::OperatorCall;
 pub use policy::{
-    Cidr, LabelTest, MAX_ALL_POLICY_RULES, MAX_POLICIES, MAX_POLICY_KEYS, MAX_POLICY_LABEL,
+    LabelTest, MAX_ALL_POLICY_RULES, MAX_POLICIES, MAX_POLICY_KEYS, MAX_POLICY_LABEL,
     MAX_POLICY_RULES, NamePattern, NetworkMatch, NetworkPolicy, PathMatch, PolicyPeer, PolicyPorts,
     PolicyProtocol, PolicyRule, PolicySubject, TaskSelector, check_policy_name,
 };

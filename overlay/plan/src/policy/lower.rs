@@ -7,13 +7,13 @@ use std::{
 };
 
 use waggle_ebpf_common::policy as abi;
-use waggle_types::{Cidr, NamePattern, NetworkMatch, NetworkPolicy, PolicyPeer, PolicySubject};
+use waggle_types::{Cidr, NetworkMatch, NetworkPolicy, PolicyPeer, PolicySubject};
 
 use super::{
-    Direction, Entry, Learned, Local, NetEntry, PolicyWrite, PortSet, Sets, Tables, diff,
-    evaluate::{DNS_PORT, has_names},
+    Direction, Entry, Learned, Local, NetEntry, PairKey, PolicyWrite, PortSet, Sets, Tables, diff,
     names,
-    numbers::{Kind, Numbers, Term},
+    numbers::{Kind, Numbers, SetNumbers, Term},
+    said::{Both, Direct, Pattern, Said, said},
     select::Selectors,
 };
 
@@ -101,87 +101,12 @@ pub struct Lowering {
     pub(super) tables: Tables,
 }
 
-/// Names that a number's tasks may speak to.
-#[derive(Debug, Clone)]
-pub(super) struct Pattern {
-    pub(super) name: NamePattern,
-    pub(super) ports: PortSet,
-    pub(super) audit: bool,
-}
-
-/// Port sets by number.
-#[derive(Debug, Clone, Default)]
-pub(super) struct SetNumbers {
-    of: BTreeMap<PortSet, u32>,
-    by_number: BTreeMap<u32, PortSet>,
-    resting: BTreeSet<u32>,
-    /// Where to look for a free one.
-    next: u32,
-    most: usize,
-}
-
-impl SetNumbers {
-    /// A set's number; `None`: all are in use.
-    pub(super) fn get(&mut self, set: &PortSet) -> Option<u32> {
-        if set.is_empty() {
-            return Some(abi::set::NONE);
-        }
-        if *set == PortSet::all() {
-            return Some(abi::set::ALL);
-        }
-        if let Some(n) = self.of.get(set) {
-            return Some(*n);
-        }
-        if self.of.len() >= self.most {
-            return None;
-        }
-        let first = self.next.max(abi::set::FIRST);
-        let n = (first..abi::MAX_SETS)
-            .chain(abi::set::FIRST..first)
-            .find(|n| !self.by_number.contains_key(n) && !self.resting.contains(n))?;
-        self.next = n + 1;
-        self.put(n, set);
-        Some(n)
-    }
-
-    fn put(&mut self, n: u32, set: &PortSet) {
-        self.of.insert(set.clone(), n);
-        self.by_number.insert(n, set.clone());
-    }
-
-    fn keep(&mut self, used: &BTreeSet<u32>) {
-        self.of.retain(|_, n| used.contains(n));
-        let gone = self.by_number.extract_if(.., |n, _| !used.contains(n));
-        self.resting = gone.map(|(n, _)| n).collect();
-    }
-}
-
-/// In force, and with audit.
-type Both = (PortSet, PortSet);
-
-/// What one number's policies say, before it has numbers.
-struct Said {
-    egress: Direct,
-    ingress: Direct,
-    patterns: Vec<Pattern>,
-}
-
-/// One direction of it.
-struct Direct {
-    is_selected: bool,
-    default: Both,
-    peers: BTreeMap<u32, Both>,
-}
-
 impl Lowering {
     /// With no tables yet.
     pub fn new(limits: Limits) -> Self {
         Self {
             limits,
-            sets: SetNumbers {
-                most: limits.sets,
-                ..SetNumbers::default()
-            },
+            sets: SetNumbers::new(limits.sets, BTreeSet::new()),
             ..Self::default()
         }
     }
@@ -200,11 +125,7 @@ impl Lowering {
                 .keys()
                 .flat_map(|(local, peer, _)| [*local, *peer]),
         );
-        self.sets = SetNumbers {
-            resting: tables.sets.keys().copied().collect(),
-            most: self.limits.sets,
-            ..SetNumbers::default()
-        };
+        self.sets = SetNumbers::new(self.limits.sets, tables.sets.keys().copied().collect());
         // A set that names refer to keeps its number.
         for entry in tables.names.values() {
             for n in [entry.sets.in_force, entry.sets.with_audit] {
@@ -241,7 +162,7 @@ impl Lowering {
         );
         used.extend(new.names.values().flat_map(|n| both(&n.sets)));
         self.sets.keep(&used);
-        new.sets.clone_from(&self.sets.by_number);
+        new.sets.clone_from(self.sets.all());
         let writes = diff(&self.tables, &new);
         self.tables = new;
         (writes, report)
@@ -286,7 +207,7 @@ impl Lowering {
                 .flat_map(|s| [s.in_force, s.with_audit])
                 .filter(|n| !counted.contains(n))
                 .collect();
-            let written = fresh.iter().filter_map(|n| self.sets.by_number.get(n));
+            let written = fresh.iter().filter_map(|n| self.sets.all().get(n));
             let blocks: usize = written.map(PortSet::n_blocks).sum();
             if tables.locals.len() >= self.limits.locals
                 || tables.pairs.len() + pairs.len() > self.limits.pairs
@@ -313,11 +234,7 @@ impl Lowering {
         (tables, report)
     }
 
-    fn number_sets(
-        &mut self,
-        number: u32,
-        said: &Said,
-    ) -> Option<(Local, Vec<((u32, u32, Direction), Sets)>)> {
+    fn number_sets(&mut self, number: u32, said: &Said) -> Option<(Local, Vec<(PairKey, Sets)>)> {
         let mut pairs = Vec::new();
         let mut of = |direction: Direction, direct: &Direct| {
             if !direct.is_selected {
@@ -375,13 +292,11 @@ impl Lowering {
         }
         let mut of_tasks = BTreeSet::new();
         for task in &world.tasks {
-            let number = match numbers.get(&task.subject) {
-                Some(n) => Some(*n),
-                None => {
-                    let kind = Kind::Tasks(Arc::clone(&task.subject));
-                    self.numbers.get(&kind, self.limits.numbers)
-                }
-            };
+            let known = numbers.get(&task.subject).copied();
+            let number = known.or_else(|| {
+                let kind = Kind::Tasks(Arc::clone(&task.subject));
+                self.numbers.get(&kind, self.limits.numbers)
+            });
             let Some(number) = number else {
                 report.unknown += task.ips.len();
                 continue;
@@ -530,7 +445,7 @@ impl Lowering {
             let Some(patterns) = patterns else {
                 continue;
             };
-            let both = names::ports(patterns, names.keys());
+            let both = names::ports(patterns, &names);
             let expires_s = names.values().copied().max().unwrap_or(now_s);
             if let Some(sets) = self.sets_of(&both) {
                 new.names.insert(key, names::NameEntry { sets, expires_s });
@@ -544,7 +459,7 @@ impl Lowering {
                 .filter(|e| e.selected == Some(true));
             let may = selected
                 .is_some_and(|e| self.patterns.get(&e.number).is_some_and(|p| !p.is_empty()));
-            let fits = |n: u32| n < abi::set::FIRST || self.sets.by_number.contains_key(&n);
+            let fits = |n: u32| n < abi::set::FIRST || self.sets.all().contains_key(&n);
             if may
                 && self.may_be_named(new, key.1)
                 && !told.contains(key)
@@ -583,118 +498,4 @@ fn cidrs(policies: &[Arc<NetworkPolicy>]) -> impl Iterator<Item = (Cidr, &[Cidr]
             PolicyPeer::Cidr { net, except } => Some((*net, except.as_slice())),
             _ => None,
         })
-}
-
-/// What all policies say of one kind of task; `None`: none selects it.
-fn said(
-    policies: &[Arc<NetworkPolicy>],
-    subject: &PolicySubject,
-    selectors: &Selectors<'_>,
-    terms: &BTreeMap<Term, Vec<u32>>,
-) -> Option<Said> {
-    let selecting: Vec<&NetworkPolicy> = policies
-        .iter()
-        .map(AsRef::as_ref)
-        .filter(|p| p.selects.matches(subject, None))
-        .collect();
-    let mut patterns = Vec::new();
-    let mut of = |direction| {
-        direct(
-            &selecting,
-            direction,
-            subject,
-            selectors,
-            terms,
-            &mut patterns,
-        )
-    };
-    let (egress, ingress) = (of(Direction::Egress), of(Direction::Ingress));
-    (egress.is_selected || ingress.is_selected).then_some(Said {
-        egress,
-        ingress,
-        patterns,
-    })
-}
-
-fn direct(
-    selecting: &[&NetworkPolicy],
-    direction: Direction,
-    subject: &PolicySubject,
-    selectors: &Selectors<'_>,
-    terms: &BTreeMap<Term, Vec<u32>>,
-    patterns: &mut Vec<Pattern>,
-) -> Direct {
-    let mut out = Direct {
-        is_selected: false,
-        default: Both::default(),
-        peers: BTreeMap::new(),
-    };
-    let (mut in_force, nobody) = (false, Vec::new());
-    for policy in selecting {
-        let Some(rules) = direction.rules(policy) else {
-            continue;
-        };
-        out.is_selected = true;
-        in_force |= !policy.audit;
-        for rule in rules {
-            let ports = PortSet::of(&rule.ports);
-            let mut allow = |peer: Option<u32>, ports: &PortSet| {
-                let both = match peer {
-                    None => &mut out.default,
-                    Some(n) => out.peers.entry(n).or_default(),
-                };
-                both.1.add(ports);
-                if !policy.audit {
-                    both.0.add(ports);
-                }
-            };
-            if rule.peers.is_empty() {
-                allow(None, &ports);
-            }
-            if has_names(rule) {
-                for n in terms.get(&Term::Resolver).unwrap_or(&nobody) {
-                    allow(Some(*n), &PortSet::of(&names::asking(DNS_PORT)));
-                }
-            }
-            for peer in &rule.peers {
-                let numbers = match peer {
-                    PolicyPeer::Tasks(tasks) => {
-                        for n in selectors.find(tasks, &subject.network) {
-                            allow(Some(n), &ports);
-                        }
-                        continue;
-                    }
-                    PolicyPeer::Cidr { net, except } => {
-                        let mut except = except.clone();
-                        except.sort_unstable();
-                        except.dedup();
-                        terms.get(&Term::Cidr(*net, except))
-                    }
-                    PolicyPeer::Nodes => terms.get(&Term::Node),
-                    PolicyPeer::Resolver => terms.get(&Term::Resolver),
-                    PolicyPeer::Name(name) => {
-                        patterns.push(Pattern {
-                            name: name.clone(),
-                            ports: ports.clone(),
-                            audit: policy.audit,
-                        });
-                        continue;
-                    }
-                };
-                for n in numbers.unwrap_or(&nobody) {
-                    allow(Some(*n), &ports);
-                }
-            }
-        }
-    }
-    if !in_force {
-        // Only policies in audit mode: nothing is dropped.
-        out.default.0 = PortSet::all();
-    }
-    let default = out.default.clone();
-    for both in out.peers.values_mut() {
-        both.0.add(&default.0);
-        both.1.add(&default.1);
-    }
-    out
 }

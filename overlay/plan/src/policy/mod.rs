@@ -25,6 +25,7 @@ mod lower;
 mod names;
 mod numbers;
 mod ports;
+mod said;
 mod select;
 mod tables;
 

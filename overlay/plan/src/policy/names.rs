@@ -7,7 +7,7 @@ use std::{
 
 use waggle_types::{PolicyPorts, PolicyProtocol};
 
-use super::{Lowering, PolicyWrite, PortSet, Sets, lower::Pattern};
+use super::{Lowering, PolicyWrite, PortSet, Sets, said::Pattern};
 
 /// Shortest time that an answer is believed, seconds: programs keep answers for a while whatever their time to live says.
 pub const MIN_TTL_S: u32 = 30;
@@ -134,7 +134,7 @@ impl Lowering {
                 *at = expires_s.max(*at);
             }
             let expires_s = names.values().copied().max().unwrap_or(expires_s);
-            let both = ports(&patterns, names.keys());
+            let both = ports(&patterns, names);
             let Some(sets) = self.sets_of(&both) else {
                 continue;
             };
@@ -166,13 +166,10 @@ impl Lowering {
 }
 
 /// The ports that patterns give to any of these names: in force, and with audit.
-pub(super) fn ports<'n>(
-    patterns: &[Pattern],
-    names: impl Iterator<Item = &'n String> + Clone,
-) -> (PortSet, PortSet) {
+pub(super) fn ports(patterns: &[Pattern], names: &BTreeMap<String, u32>) -> (PortSet, PortSet) {
     let mut both = (PortSet::default(), PortSet::default());
     for pattern in patterns {
-        if names.clone().any(|name| pattern.name.matches(name)) {
+        if names.keys().any(|name| pattern.name.matches(name)) {
             both.1.add(&pattern.ports);
             if !pattern.audit {
                 both.0.add(&pattern.ports);

@@ -5,8 +5,10 @@ use std::{
     sync::Arc,
 };
 
-use waggle_ebpf_common::policy::number;
+use waggle_ebpf_common::policy::{MAX_SETS, number, set as set_number};
 use waggle_types::{Cidr, PolicySubject};
+
+use super::PortSet;
 
 /// What makes an address outside of the cluster's networks a peer.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -82,5 +84,66 @@ impl Numbers {
     /// All kinds with their numbers.
     pub(super) fn all(&self) -> impl Iterator<Item = (&Kind, u32)> {
         self.of.iter().map(|(kind, n)| (kind, *n))
+    }
+}
+
+/// Port sets by number.
+#[derive(Debug, Clone, Default)]
+pub(super) struct SetNumbers {
+    of: BTreeMap<PortSet, u32>,
+    by_number: BTreeMap<u32, PortSet>,
+    resting: BTreeSet<u32>,
+    /// Where to look for a free one.
+    next: u32,
+    most: usize,
+}
+
+impl SetNumbers {
+    /// None yet; at most so many, and these of another process stay unused for now.
+    pub(super) fn new(most: usize, resting: BTreeSet<u32>) -> Self {
+        Self {
+            resting,
+            most,
+            ..Self::default()
+        }
+    }
+
+    /// All, by number.
+    pub(super) const fn all(&self) -> &BTreeMap<u32, PortSet> {
+        &self.by_number
+    }
+
+    /// A set's number; `None`: all are in use.
+    pub(super) fn get(&mut self, set: &PortSet) -> Option<u32> {
+        if set.is_empty() {
+            return Some(set_number::NONE);
+        }
+        if *set == PortSet::all() {
+            return Some(set_number::ALL);
+        }
+        if let Some(n) = self.of.get(set) {
+            return Some(*n);
+        }
+        if self.of.len() >= self.most {
+            return None;
+        }
+        let first = self.next.max(set_number::FIRST);
+        let n = (first..MAX_SETS)
+            .chain(set_number::FIRST..first)
+            .find(|n| !self.by_number.contains_key(n) && !self.resting.contains(n))?;
+        self.next = n + 1;
+        self.put(n, set);
+        Some(n)
+    }
+
+    pub(super) fn put(&mut self, n: u32, set: &PortSet) {
+        self.of.insert(set.clone(), n);
+        self.by_number.insert(n, set.clone());
+    }
+
+    pub(super) fn keep(&mut self, used: &BTreeSet<u32>) {
+        self.of.retain(|_, n| used.contains(n));
+        let gone = self.by_number.extract_if(.., |n, _| !used.contains(n));
+        self.resting = gone.map(|(n, _)| n).collect();
     }
 }
