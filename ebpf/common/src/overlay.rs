@@ -110,6 +110,9 @@ pub mod peer_flags {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Endpoint {
+    /// The address, again: the kernel may give a hash's element to another key while a program reads it. It is written first and
+    /// read last, so that what was read with it is the address's.
+    pub addr: Addr,
     /// The host side of the container's veth; 0 with [`endpoint_flags::NODE`].
     pub ifindex: u32,
     /// What policies know it by; 0: unknown.
@@ -152,6 +155,10 @@ pub struct Devices {
     /// Zero.
     pub pad: u32,
 }
+
+/// Mark of ICMP errors that the programs send to containers: policies let them pass. Nothing in a container can set it for
+/// what the node sees: marks end with a network namespace.
+pub const ANSWER_MARK: u32 = 0x5747_0001;
 
 crate::edge::reasons::reasons! {
     /// Positions in the array of counters: every packet that a program sees is counted under one of these, at least.
@@ -240,13 +247,15 @@ crate::edge::reasons::reasons! {
         BAD_TABLE = 40, "bad_table";
         /// Dropped: the kernel refused to change the packet.
         FAILED = 41, "failed";
+        /// Dropped: ARP or neighbour discovery that needs no answer (for the asker's own address, or nobody's).
+        NEIGHBOUR_IGNORED = 42, "neighbour_ignored";
     }
 }
 
 const _: () = {
     assert!(size_of::<Subnet>() == 8);
     assert!(size_of::<Peer>() == 80);
-    assert!(size_of::<Endpoint>() == 24);
+    assert!(size_of::<Endpoint>() == 40);
     assert!(size_of::<Device>() == 8);
     assert!(size_of::<Devices>() == 8);
 };

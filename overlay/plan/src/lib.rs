@@ -33,7 +33,6 @@ pub mod ipam;
 pub mod lower;
 pub mod maglev;
 mod plan;
-pub mod policy;
 pub mod render;
 pub mod table;
 pub mod wire;

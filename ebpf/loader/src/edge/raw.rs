@@ -151,7 +151,7 @@ pub struct TestContext {
 pub(crate) fn test_run_in(
     program: BorrowedFd<'_>,
     frame: &[u8],
-    context: &TestContext,
+    context: TestContext,
     repeat: u32,
 ) -> io::Result<TestRun> {
     run(program, frame, Some(context), repeat)
@@ -166,7 +166,7 @@ const GSO_SIZE: usize = 44;
 fn run(
     program: BorrowedFd<'_>,
     frame: &[u8],
-    context: Option<&TestContext>,
+    context: Option<TestContext>,
     repeat: u32,
 ) -> io::Result<TestRun> {
     let mut out = vec![0_u8; frame.len() + 512];

@@ -349,7 +349,7 @@ impl OverlayPlane {
         &self,
         name: &'static str,
         frame: &[u8],
-        context: &TestContext,
+        context: TestContext,
     ) -> Result<TestRun, LoadError> {
         let ebpf = self.lock();
         let program = program_fd(&ebpf, name)?;

@@ -255,7 +255,7 @@ pub enum At {
 }
 
 impl Endpoint {
-    pub(super) fn lower(&self) -> bytes::Endpoint {
+    pub(super) fn lower(&self, ip: IpAddr) -> bytes::Endpoint {
         let (ifindex, mac, flags) = match self.at {
             At::Container {
                 ifindex,
@@ -273,6 +273,7 @@ impl Endpoint {
             At::Node => (0, [0; 6], endpoint_flags::NODE),
         };
         bytes::Endpoint {
+            addr: addr_of(ip),
             ifindex,
             identity: self.identity,
             network: self.network,
@@ -339,7 +340,10 @@ mod tests {
                 network: 2,
                 identity: 77,
             };
-            assert_eq!(Endpoint::decode(&endpoint.lower()), endpoint);
+            assert_eq!(
+                Endpoint::decode(&endpoint.lower(Ipv4Addr::LOCALHOST.into())),
+                endpoint
+            );
         }
     }
 

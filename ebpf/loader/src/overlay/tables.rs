@@ -175,7 +175,7 @@ impl Tables {
                 .map_err(|e| LoadError::map("write", DEVICES, e))?;
         }
         self.endpoints
-            .insert(addr_of(ip), endpoint.lower(), 0)
+            .insert(addr_of(ip), endpoint.lower(ip), 0)
             .map_err(|e| LoadError::map("write", ENDPOINTS, e))?;
         if let Some((ifindex, _)) = device {
             *self.users.entry(ifindex).or_default() += 1;

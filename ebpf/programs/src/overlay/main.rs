@@ -1,52 +1,96 @@
-//! The overlay: what containers send goes to containers of the same node or, in VXLAN headers, to other nodes.
+//! The overlay, at tc: what containers send goes to containers of the same node or, in VXLAN headers, to other nodes. No bridge,
+//! and no tunnel device on the way of most packets; on the wire it is VXLAN as the kernel's (RFC 7348).
+//!
+//! | file | programs, role |
+//! |---|---|
+//! | from.rs | overlay_from, tc ingress of the host side of a container's veth: what the container sends |
+//! | to.rs | overlay_to, tc egress there: what the kernel's stack sends to the container |
+//! | under.rs | overlay_under, tc ingress of the underlay: what other nodes send |
+//! | device.rs | overlay_up, overlay_down, tc ingress and egress of the kernel's VXLAN device: the slow path |
+//! | encap.rs | headers for another node, or the kernel's device |
+//! | neighbour.rs | ARP and neighbour discovery, answered |
+//! | icmp.rs | errors: too big, unreachable, prohibited |
+//! | policy.rs, judge.rs | whether a flow is allowed, and who asks |
+//! | parse.rs, lookup.rs, skb.rs, maps.rs, count.rs | packets, tables |
+//!
+//! # Invariants
+//! - A container sends from its own addresses and MAC address only, another node only from addresses that live there; neither
+//!   has a way around policies.
+//! - What comes from another node is delivered here or dropped, never sent on: no loops.
+//! - What is dropped is counted by reason.
+//! - What the kernel refuses to have changed goes by its own device: `bpf_skb_adjust_room` does not make room in a packet that has
+//!   been in such headers before (a container that forwards), and leaves UDP that is to be segmented unreadable when it takes
+//!   headers off.
+//!
+//! # Not done
+//! Outer UDP checksums are neither sent nor verified (RFC 6935 allows that; what is inside has its own). IPv6 underlays.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
 #[cfg(target_arch = "bpf")]
+mod count;
+#[cfg(target_arch = "bpf")]
+mod device;
+#[cfg(target_arch = "bpf")]
+mod encap;
+#[cfg(target_arch = "bpf")]
 #[path = "../frame.rs"]
-#[allow(dead_code, reason = "other objects need all of it")]
 mod frame;
 #[cfg(target_arch = "bpf")]
-#[allow(dead_code, reason = "read by programs that are under way")]
+mod from;
+#[cfg(target_arch = "bpf")]
+mod icmp;
+#[cfg(target_arch = "bpf")]
+mod judge;
+#[cfg(target_arch = "bpf")]
+mod lookup;
+#[cfg(target_arch = "bpf")]
 mod maps;
 #[cfg(target_arch = "bpf")]
-#[allow(dead_code, reason = "called by programs that are under way")]
+mod neighbour;
+#[cfg(target_arch = "bpf")]
+mod parse;
+#[cfg(target_arch = "bpf")]
 mod policy;
+#[cfg(target_arch = "bpf")]
+mod skb;
+#[cfg(target_arch = "bpf")]
+mod to;
+#[cfg(target_arch = "bpf")]
+mod under;
 
 #[cfg(target_arch = "bpf")]
 mod programs {
     use aya_ebpf::macros::classifier;
     use aya_ebpf::programs::TcContext;
 
-    use crate::frame::OK;
-
-    /// At tc ingress of the host side of a container's veth: what the container sends.
+    /// At tc ingress of the host side of a container's veth.
     #[classifier]
-    fn overlay_from(_ctx: TcContext) -> i32 {
-        OK
+    fn overlay_from(ctx: TcContext) -> i32 {
+        crate::from::from(ctx.skb.skb)
     }
 
-    /// At tc egress there: what the kernel's stack sends to the container.
+    /// At tc egress there.
     #[classifier]
-    fn overlay_to(_ctx: TcContext) -> i32 {
-        OK
+    fn overlay_to(ctx: TcContext) -> i32 {
+        crate::to::to(ctx.skb.skb)
     }
 
-    /// At tc ingress of the underlay: what comes from other nodes.
+    /// At tc ingress of the underlay.
     #[classifier]
-    fn overlay_under(_ctx: TcContext) -> i32 {
-        OK
+    fn overlay_under(ctx: TcContext) -> i32 {
+        crate::under::under(ctx.skb.skb)
     }
 
-    /// At tc ingress of the kernel's VXLAN device: the same, in its hands.
+    /// At tc ingress of the kernel's VXLAN device.
     #[classifier]
-    fn overlay_up(_ctx: TcContext) -> i32 {
-        OK
+    fn overlay_up(ctx: TcContext) -> i32 {
+        crate::device::up(ctx.skb.skb)
     }
 
-    /// At tc egress there: what the node itself sends to containers elsewhere.
+    /// At tc egress there.
     #[classifier]
-    fn overlay_down(_ctx: TcContext) -> i32 {
-        OK
+    fn overlay_down(ctx: TcContext) -> i32 {
+        crate::device::down(ctx.skb.skb)
     }
 }
 

@@ -1,0 +1,14 @@
+//! The overlay on this machine's kernel, by BPF_PROG_TEST_RUN and between namespaces: two nodes with containers.
+//!
+//! Needs root and the embedded object; skips loudly otherwise. Every test has a bpffs and namespaces of its own.
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "fields of headers, taken apart and put together"
+)]
+
+mod e2e;
+mod rig;
+#[allow(dead_code, reason = "each test program uses a part of it")]
+#[path = "../support/mod.rs"]
+mod support;
+mod traffic;
