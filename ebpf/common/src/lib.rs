@@ -18,6 +18,7 @@ mod addr;
 pub mod edge;
 pub mod overlay;
 pub mod packet;
+pub mod policy;
 mod vip;
 
 pub use addr::{Addr, MAPPED, addr_of, ip_of};

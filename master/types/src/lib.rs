@@ -12,6 +12,7 @@
 //! No serialization (wire twins live in `waggle-api`), no I/O, no tokio, no prost.
 
 mod balance;
+mod cidr;
 mod container;
 mod custom;
 mod error;
@@ -24,6 +25,7 @@ mod net;
 mod net_delta;
 mod offer;
 mod operator;
+mod policy;
 mod reservation;
 mod resources;
 mod rings;
@@ -35,6 +37,7 @@ mod time;
 mod trace;
 
 pub use balance::{Balance, Locality, MAX_BALANCE_S, MAX_SOURCES, MAX_WEIGHT, Policy, SourceRange};
+pub use cidr::Cidr;
 pub use container::{
     Ceiling, Ceilings, ContainerSpec, ExternalVolume, FetchUri, ImageSpec, Isolation, Mount,
     MountSource, NetworkMode, Rlimit, Seccomp,
@@ -55,6 +58,11 @@ pub use net::{
 pub use net_delta::NetDelta;
 pub use offer::{AgentInfo, InverseOffer, Offer, Unavailability};
 pub use operator::OperatorCall;
+pub use policy::{
+    LabelTest, MAX_ALL_POLICY_RULES, MAX_POLICIES, MAX_POLICY_KEYS, MAX_POLICY_LABEL,
+    MAX_POLICY_RULES, NamePattern, NetworkMatch, NetworkPolicy, PathMatch, PolicyPeer, PolicyPorts,
+    PolicyProtocol, PolicyRule, PolicySubject, TaskSelector, check_policy_name,
+};
 pub use reservation::{Reservation, ResourcePart, sum_parts};
 pub use resources::{Milli, Resources, ScalarKind};
 pub use rings::{EdgeMark, EdgeRing, MAX_MARKS, MAX_RINGS};

@@ -33,6 +33,7 @@ pub mod ipam;
 pub mod lower;
 pub mod maglev;
 mod plan;
+pub mod policy;
 pub mod render;
 pub mod table;
 pub mod wire;

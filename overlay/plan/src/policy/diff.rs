@@ -1,0 +1,181 @@
+//! The writes between two tables, in an order in which no flow ever has a third verdict.
+//!
+//! 1. Port sets with numbers that nothing refers to yet.
+//! 2. What numbers that nobody has yet will say, and what tasks may do with addresses that they may do nothing with now.
+//! 3. For every address whose number changes, the side of its word that does not hold yet; then the sides are switched, for
+//!    all at once; then the other side follows.
+//! 4. What numbers that stay say: pairs that are new or changed, then defaults, then pairs that are gone. Each is one element, which the
+//!    kernel replaces as a whole.
+//! 5. Whatever nothing refers to any more; and last a new generation, so that what was decided meanwhile is decided again.
+//!
+//! A flow's verdict depends on the task's word, the peer's number, one pair and one default. Where words or numbers change it changes with step 3, and
+//! finds what it needs there by step 2; where they stay it changes with one write of step 4.
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use waggle_types::Cidr;
+
+use super::{Entry, Local, NetEntry, PairKey, PortSet, Sets, Tables, names::NameEntry};
+
+/// One change of the kernel's tables. `Sided` values are given as (the side that holds before the switch, the one that holds after).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PolicyWrite {
+    /// A port set, wholly, where none is.
+    PutSet(u32, PortSet),
+    /// Its blocks go.
+    RemoveSet(u32, PortSet),
+    /// What a number says to everybody.
+    PutLocal(u32, Local),
+    /// It says nothing any more.
+    RemoveLocal(u32),
+    /// What it says to one.
+    PutPair(PairKey, Sets),
+    /// Nothing beside what it says to everybody.
+    RemovePair(PairKey),
+    /// Both sides of an address's word.
+    PutAddress(IpAddr, Entry, Entry),
+    /// It has none any more.
+    RemoveAddress(IpAddr),
+    /// Both sides of a net's.
+    PutNet(Cidr, NetEntry, NetEntry),
+    /// It has none any more.
+    RemoveNet(Cidr),
+    /// From now on the other side holds.
+    Switch,
+    /// What a task may do with what it was told.
+    PutName(IpAddr, IpAddr, NameEntry),
+    /// Nothing.
+    RemoveName(IpAddr, IpAddr),
+    /// Whether there are policies; and a new generation.
+    Finish {
+        /// There are.
+        is_on: bool,
+    },
+}
+
+/// The writes that make `new` of `old`. Numbers and sets of `old` that `new` has not are not used for other things in it.
+pub fn diff(old: &Tables, new: &Tables) -> Vec<PolicyWrite> {
+    if old == new {
+        return Vec::new();
+    }
+    let mut w = Vec::new();
+    if old.is_on && !new.is_on {
+        w.push(PolicyWrite::Finish { is_on: false });
+    }
+    for (n, set) in &new.sets {
+        if old.sets.get(n) != Some(set) {
+            w.push(PolicyWrite::PutSet(*n, set.clone()));
+        }
+    }
+    let known = numbers(old);
+    // Nobody is led to these now.
+    let is_new =
+        |(local, peer, _): &PairKey| !old.locals.contains_key(local) || !known.contains(peer);
+    for (key, sets) in new.pairs.iter().filter(|(k, _)| is_new(k)) {
+        w.push(PolicyWrite::PutPair(*key, *sets));
+    }
+    for (n, local) in new
+        .locals
+        .iter()
+        .filter(|(n, _)| !old.locals.contains_key(n))
+    {
+        w.push(PolicyWrite::PutLocal(*n, *local));
+    }
+    for ((task, peer), entry) in &new.names {
+        if !old.names.contains_key(&(*task, *peer)) {
+            w.push(PolicyWrite::PutName(*task, *peer, *entry));
+        }
+    }
+    switch(old, new, &mut w);
+    for (key, sets) in new.pairs.iter().filter(|(k, _)| !is_new(k)) {
+        if old.pairs.get(key) != Some(sets) {
+            w.push(PolicyWrite::PutPair(*key, *sets));
+        }
+    }
+    for (n, local) in &new.locals {
+        if old.locals.get(n).is_some_and(|before| before != local) {
+            w.push(PolicyWrite::PutLocal(*n, *local));
+        }
+    }
+    for key in old.pairs.keys().filter(|k| !new.pairs.contains_key(k)) {
+        w.push(PolicyWrite::RemovePair(*key));
+    }
+    for n in old.locals.keys().filter(|n| !new.locals.contains_key(n)) {
+        w.push(PolicyWrite::RemoveLocal(*n));
+    }
+    for ((task, peer), entry) in &new.names {
+        let before = old.names.get(&(*task, *peer));
+        if before.is_some_and(|before| before != entry) {
+            w.push(PolicyWrite::PutName(*task, *peer, *entry));
+        }
+    }
+    for key in old.names.keys().filter(|k| !new.names.contains_key(k)) {
+        w.push(PolicyWrite::RemoveName(key.0, key.1));
+    }
+    for (n, set) in &old.sets {
+        if !new.sets.contains_key(n) {
+            w.push(PolicyWrite::RemoveSet(*n, set.clone()));
+        }
+    }
+    if new.is_on || !old.is_on {
+        w.push(PolicyWrite::Finish { is_on: new.is_on });
+    }
+    w
+}
+
+/// Numbers that some table knows.
+fn numbers(tables: &Tables) -> BTreeSet<u32> {
+    let mut known: BTreeSet<u32> = tables.locals.keys().copied().collect();
+    known.extend([0, 1]);
+    known.extend(tables.addresses.values().map(|e| e.number));
+    known.extend(tables.nets.values().map(|n| n.number));
+    known.extend(tables.pairs.keys().flat_map(|(a, b, _)| [*a, *b]));
+    known
+}
+
+fn switch(old: &Tables, new: &Tables, w: &mut Vec<PolicyWrite>) {
+    let ips: BTreeSet<IpAddr> = old
+        .addresses
+        .keys()
+        .chain(new.addresses.keys())
+        .copied()
+        .collect();
+    let nets: BTreeSet<Cidr> = old.nets.keys().chain(new.nets.keys()).copied().collect();
+    let mut after = Vec::new();
+    for ip in ips {
+        if old.addresses.get(&ip) == new.addresses.get(&ip) {
+            continue;
+        }
+        let (before, then) = (old.effective(ip), new.effective(ip));
+        w.push(PolicyWrite::PutAddress(ip, before, then));
+        after.push(match new.addresses.get(&ip) {
+            Some(_) => PolicyWrite::PutAddress(ip, then, then),
+            None => PolicyWrite::RemoveAddress(ip),
+        });
+    }
+    for net in nets {
+        if old.nets.get(&net) == new.nets.get(&net) {
+            continue;
+        }
+        let (before, then) = (net_entry(old, &net), net_entry(new, &net));
+        w.push(PolicyWrite::PutNet(net, before, then));
+        after.push(match new.nets.get(&net) {
+            Some(_) => PolicyWrite::PutNet(net, then, then),
+            None => PolicyWrite::RemoveNet(net),
+        });
+    }
+    if !after.is_empty() {
+        w.push(PolicyWrite::Switch);
+        w.append(&mut after);
+    }
+}
+
+/// What holds for a net's addresses that have no longer prefix.
+fn net_entry(tables: &Tables, net: &Cidr) -> NetEntry {
+    let shorter = (0..=net.prefix()).rev();
+    shorter
+        .filter_map(|prefix| tables.nets.get(&Cidr::around(net.ip(), prefix)?))
+        .copied()
+        .next()
+        .unwrap_or(NetEntry::OUTSIDE)
+}
