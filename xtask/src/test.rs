@@ -10,16 +10,26 @@ use waggle_tests_support::leak::Snapshot;
 use waggle_tests_support::names::Names;
 
 use crate::run::{cargo, output, own_dir, own_exe, repo, run};
-use crate::{build, demo, proto, setup, tidy};
+use crate::{build, demo, proto, setup, tidy, vm};
 
 /// Arguments of `test`.
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Args {
+    #[command(subcommand)]
+    elsewhere: Option<Elsewhere>,
     /// Only print what set-up would install, and exit 3 when something is missing
     #[arg(long)]
     no_install: bool,
     /// Only tests whose names contain one of these; no lints, no demo
     filters: Vec<String>,
+}
+
+/// Tests that do not run on this machine's kernel.
+#[derive(Debug, clap::Subcommand)]
+enum Elsewhere {
+    /// The data plane's tests on Debian's kernels, in virtual machines
+    Vm(vm::Args),
 }
 
 /// Not for this machine's target.
@@ -35,6 +45,9 @@ const ROOT_PACKAGES: [&str; 5] = [
 
 /// Runs it.
 pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
+    if let Some(Elsewhere::Vm(args)) = &args.elsewhere {
+        return vm::main(args);
+    }
     let start = Instant::now();
     if let Some(code) = setup::ensure(args.no_install)? {
         return Ok(code);

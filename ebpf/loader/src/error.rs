@@ -60,6 +60,17 @@ pub enum LoadError {
         #[source]
         source: Box<aya::programs::ProgramError>,
     },
+    /// The verifier refused a program when all were asked for.
+    #[error("load program {program} of {object}")]
+    Verifier {
+        /// Its object.
+        object: &'static str,
+        /// The program.
+        program: String,
+        /// aya's answer, with the verifier's log.
+        #[source]
+        source: Box<aya::programs::ProgramError>,
+    },
     /// The embedded object lacks a program or map that this crate expects.
     #[error("the embedded ebpf object has no {what} {name}")]
     Missing {

@@ -44,6 +44,7 @@ mod programs;
 mod sys;
 mod tc;
 mod tracing;
+mod verify;
 mod vips;
 
 pub use attach::attach_point_names;
@@ -55,5 +56,6 @@ pub use loader::{DataPlane, LoaderConfig};
 pub use object::is_built_with_ebpf;
 pub use programs::{ProgramInfo, RunStats};
 pub use tc::TcWay;
+pub use verify::{VERIFIER_LIMIT, Verified, verify};
 pub use vips::VipMaps;
 pub use waggle_ebpf_common as common;

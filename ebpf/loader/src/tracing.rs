@@ -36,6 +36,12 @@ pub(crate) const ALL: [Traced; 2] = [
         tracepoint: "inet_sk_error_report",
     },
 ];
+/// The tracepoint that a program of this name is for.
+pub(crate) fn tracepoint(program: &str) -> Option<&'static str> {
+    let of = |traced: &&Traced| traced.name == program;
+    ALL.iter().find(of).map(|traced| traced.tracepoint)
+}
+
 /// Tells the second one where a socket's error is.
 pub(crate) const SK_ERR_AT: &str = "SK_ERR_AT";
 /// `BPF_TRACE_RAW_TP`.
