@@ -316,6 +316,7 @@ mod tests {
         (0usize..14, any::<u64>(), any::<[u8; 16]>(), ".*").prop_map(
             |(state, at, uuid, message)| TaskStatus {
                 ip: None,
+                ip6: None,
                 ready: None,
                 task_id: TaskId::new("t1").unwrap(),
                 agent_id: AgentId::new("a1").unwrap(),

@@ -114,6 +114,13 @@ pub(crate) fn take(t: &Telemetry, m: &Measure) {
                 1,
             );
         }
+        Measure::NetworkExhausted { network } => {
+            let attrs = [
+                (names::NETWORK, text(network)),
+                (names::OUTCOME, text("subnet")),
+            ];
+            t.count(&names::NETWORK_EXHAUSTED, &attrs, 1);
+        }
         // Shown in the cluster view and by `explain`; no metric of its own in the registry yet.
         Measure::Rejected { reason } => tracing::debug!(reason, "refused or dropped"),
     }
@@ -137,6 +144,20 @@ impl Gauges {
         for (state, n) in ["active", "away"].into_iter().zip(sums.frameworks) {
             let attrs = [(names::STATE, text(state))];
             t.set(&names::SCHED_FRAMEWORKS, &attrs, n as f64);
+        }
+        for (network, usage) in &sums.networks {
+            let free = usage
+                .n_subnets
+                .saturating_sub((usage.n_held + usage.n_resting) as u128);
+            let states = [
+                ("held", usage.n_held as f64),
+                ("resting", usage.n_resting as f64),
+                ("free", free as f64),
+            ];
+            for (state, n) in states {
+                let attrs = [(names::NETWORK, text(network)), (names::STATE, text(state))];
+                t.set(&names::NETWORK_SUBNETS, &attrs, n);
+            }
         }
         self.resources(t, sums);
         t.set(&names::SCHED_DEPLOYMENTS, &[], sums.deployments as f64);
@@ -227,6 +248,7 @@ mod tests {
             share: Some(0.25),
         };
         let sums = Sums {
+            networks: BTreeMap::new(),
             tasks: BTreeMap::from([("batch".to_owned(), running)]),
             agents: BTreeMap::from([("draining", 2)]),
             frameworks: [2, 1],

@@ -6,15 +6,15 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
+    net::{Ipv4Addr, Ipv6Addr},
     num::{NonZeroU32, NonZeroU64},
     sync::Arc,
 };
 
 use waggle_types::{
     AgentId, AgentInfo, Command, ContainerSpec, DiscoveryInfo, FrameworkId, HealthCheck,
-    HealthState, Millis, PortSet, ResourcePart, Resources, StatusReason, StatusSource, TaskId,
-    TaskPort, TaskSpec, TaskState, TaskStatus, TraceContext, UnixMillis,
+    HealthState, Millis, NetworkMode, PortSet, ResourcePart, Resources, StatusReason, StatusSource,
+    TaskId, TaskPort, TaskSpec, TaskState, TaskStatus, TraceContext, UnixMillis,
 };
 
 use crate::cow::Keyed;
@@ -117,6 +117,7 @@ pub struct TaskView {
     pub ready: Option<bool>,
     // An address of its own; never 0.0.0.0.
     own_ip: Option<NonZeroU32>,
+    own_ip6: Option<Box<Ipv6Addr>>,
     reason: Option<StatusReason>,
     source: StatusSource,
     /// Its agent is out of reach.
@@ -209,6 +210,7 @@ impl TaskView {
             health: HealthState::Unknown,
             ready: None,
             own_ip: None,
+            own_ip6: None,
             reason: None,
             source: StatusSource::Master,
             unreachable: false,
@@ -295,6 +297,19 @@ impl TaskView {
         self.own_ip.map(|bits| Ipv4Addr::from_bits(bits.get()))
     }
 
+    /// The same over IPv6.
+    pub fn own_ip6(&self) -> Option<Ipv6Addr> {
+        self.own_ip6.as_deref().copied()
+    }
+
+    /// The overlay network that it is on.
+    pub fn network(&self) -> Option<&str> {
+        match &self.spec.container.as_deref()?.network {
+            NetworkMode::Container(name) => Some(name),
+            _ => None,
+        }
+    }
+
     /// State as shown: what the agent said last, or that it can't say any more.
     pub fn state(&self) -> TaskState {
         if self.unreachable {
@@ -314,6 +329,7 @@ impl TaskView {
         let at = self.heard_at?;
         Some(TaskStatus {
             ip: self.own_ip(),
+            ip6: self.own_ip6(),
             ready: self.ready,
             task_id: self.id.clone(),
             agent_id: self.place.agent_id.clone(),
@@ -346,6 +362,11 @@ impl TaskView {
         let own = status.ip.and_then(|ip| NonZeroU32::new(ip.to_bits()));
         // Reports about its end have none: until it is gone it is the same.
         self.own_ip = own.or(self.own_ip);
+        if status.ip6 != self.own_ip6()
+            && let Some(own) = status.ip6
+        {
+            self.own_ip6 = Some(Box::new(own));
+        }
         self.reason = status.reason;
         self.source = status.source;
         self.heard_at = not_0(status.at);

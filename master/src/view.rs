@@ -14,6 +14,7 @@ use waggle_types::{
 };
 
 pub use crate::{
+    core::NetworkView,
     cow::CowMap,
     task::{TaskPlace, TaskShape, TaskView},
 };
@@ -357,6 +358,8 @@ pub struct ClusterView {
     pub inverse_offers: Vec<InverseOffer>,
     /// Planned maintenance, also of agents that have not come back since the master started.
     pub maintenance: BTreeMap<AgentId, Unavailability>,
+    /// Overlay networks, with what is used of them.
+    pub networks: BTreeMap<String, NetworkView>,
     /// Leases of named VIPs.
     pub vips: BTreeMap<VipName, VipLease>,
     /// Literal VIPs in use.

@@ -71,6 +71,7 @@ fn snapshot(generation: u64, members: &Members) -> Arc<NetSnapshot> {
     };
     let agent_id = AgentId::new("a-S1").unwrap();
     let agent = AgentNet {
+        overlay: waggle_types::AgentOverlay::default(),
         ip6: None,
         hostname: "n1".into(),
         ip: Ipv4Addr::LOCALHOST,
@@ -83,6 +84,8 @@ fn snapshot(generation: u64, members: &Members) -> Arc<NetSnapshot> {
         for port in ports {
             let task = TaskNet {
                 ip: None,
+                ip6: None,
+                network: None,
                 ready: None,
                 agent_id: agent_id.clone(),
                 name: label.clone(),
@@ -91,6 +94,7 @@ fn snapshot(generation: u64, members: &Members) -> Arc<NetSnapshot> {
                 has_check: false,
                 health: HealthState::Unknown,
                 ports: vec![PortNet {
+                    container_port: None,
                     name: None,
                     host_port: *port,
                     protocols: vec![Protocol::Tcp],

@@ -42,6 +42,7 @@ fn snapshot(n: u8) -> NetSnapshot {
     for i in 1..=n {
         let agent_id = AgentId::new(format!("a-S{i}")).unwrap();
         let net = AgentNet {
+            overlay: waggle_types::AgentOverlay::default(),
             ip6: None,
             hostname: format!("n{i}"),
             ip: Ipv4Addr::new(10, 0, 0, i),
@@ -51,6 +52,8 @@ fn snapshot(n: u8) -> NetSnapshot {
         s.agents.insert(agent_id.clone(), net);
         let task = TaskNet {
             ip: None,
+            ip6: None,
+            network: None,
             ready: None,
             agent_id,
             name: "web".into(),
@@ -59,6 +62,7 @@ fn snapshot(n: u8) -> NetSnapshot {
             has_check: false,
             health: HealthState::Unknown,
             ports: vec![PortNet {
+                container_port: None,
                 name: None,
                 host_port: 31000,
                 protocols: vec![Protocol::Tcp],

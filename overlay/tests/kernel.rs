@@ -75,6 +75,7 @@ fn snapshot(generation: u64, ports: &[u16]) -> Arc<NetSnapshot> {
     };
     let agent_id = AgentId::new("a-S1").unwrap();
     let agent = AgentNet {
+        overlay: waggle_types::AgentOverlay::default(),
         ip6: None,
         hostname: "n1".into(),
         ip: Ipv4Addr::LOCALHOST,
@@ -85,6 +86,8 @@ fn snapshot(generation: u64, ports: &[u16]) -> Arc<NetSnapshot> {
     for port in ports {
         let task = TaskNet {
             ip: None,
+            ip6: None,
+            network: None,
             ready: None,
             agent_id: agent_id.clone(),
             name: "web".into(),
@@ -93,6 +96,7 @@ fn snapshot(generation: u64, ports: &[u16]) -> Arc<NetSnapshot> {
             has_check: false,
             health: HealthState::Unknown,
             ports: vec![PortNet {
+                container_port: None,
                 name: None,
                 host_port: *port,
                 protocols: vec![Protocol::Tcp],

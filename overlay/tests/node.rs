@@ -155,6 +155,7 @@ fn snapshot(generation: u64, on: &[u8]) -> Arc<NetSnapshot> {
     for i in on {
         let agent_id = AgentId::new(format!("a-S{i}")).unwrap();
         let net = AgentNet {
+            overlay: waggle_types::AgentOverlay::default(),
             ip6: None,
             hostname: format!("n{i}"),
             ip: ip(*i),
@@ -164,6 +165,8 @@ fn snapshot(generation: u64, on: &[u8]) -> Arc<NetSnapshot> {
         s.agents.insert(agent_id.clone(), net);
         let task = TaskNet {
             ip: None,
+            ip6: None,
+            network: None,
             ready: None,
             agent_id,
             name: "web".into(),
@@ -172,6 +175,7 @@ fn snapshot(generation: u64, on: &[u8]) -> Arc<NetSnapshot> {
             has_check: true,
             health: HealthState::Healthy,
             ports: vec![PortNet {
+                container_port: None,
                 name: None,
                 host_port: 31000,
                 protocols: vec![Protocol::Tcp],

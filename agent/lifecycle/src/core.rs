@@ -558,6 +558,7 @@ impl AgentCore {
     fn untracked(&self, task_id: &TaskId, state: TaskState, now: UnixMillis) -> TaskStatus {
         TaskStatus {
             ip: None,
+            ip6: None,
             ready: None,
             task_id: task_id.clone(),
             agent_id: self.agent_id.clone(),

@@ -260,6 +260,7 @@ impl TaskMachine {
     fn status(&self, reason: Option<StatusReason>, message: String, now: UnixMillis) -> TaskStatus {
         TaskStatus {
             ip: None,
+            ip6: None,
             ready: self.ready(),
             task_id: self.spec.task_id.clone(),
             agent_id: self.agent_id.clone(),

@@ -86,6 +86,7 @@ fn spec_of(n: u8) -> TaskSpec {
 fn status(state: TaskState, uuid: u8) -> TaskStatus {
     TaskStatus {
         ip: None,
+        ip6: None,
         ready: None,
         task_id: task_id(0),
         agent_id: AgentId::new("a").unwrap(),

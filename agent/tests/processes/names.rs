@@ -61,6 +61,8 @@ pub fn tells_programs() {
         .await;
         let task = |id: &str, agent_id: &str, health: pb::HealthState| pb::TaskNet {
             ip: String::new(),
+            ip6: String::new(),
+            network: String::new(),
             ready: None,
             task_id: id.to_owned(),
             agent_id: agent_id.to_owned(),
@@ -87,6 +89,7 @@ pub fn tells_programs() {
             ip: format!("10.0.0.{i}"),
             reachable: true,
             domain: None,
+            overlay: None,
         };
         let snapshot = pb::NetSnapshot {
             generation: 7,

@@ -128,6 +128,7 @@ impl ServiceScheduler {
         };
         let status = TaskStatus {
             ip: None,
+            ip6: None,
             ready: instance.ready,
             task_id: task_id.clone(),
             agent_id: instance.place.agent_id.clone(),

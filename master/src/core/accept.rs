@@ -286,6 +286,9 @@ impl MasterCore {
                 let message = "the task must take some cpus, mem, disk or gpus";
                 wrong.push(no(RejectReason::Invalid, id, message));
             }
+            if let Some(message) = self.lacks_network(&t.container.network) {
+                wrong.push(no(RejectReason::UnknownNetwork, id, message));
+            }
             if !t.parts.is_empty() && sum_parts(&t.parts).as_ref() != Some(&t.resources) {
                 let message = "the task's parts do not add up to its resources";
                 wrong.push(no(RejectReason::Invalid, id, message));

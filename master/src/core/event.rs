@@ -424,6 +424,11 @@ pub enum Measure {
         /// For which role.
         role: String,
     },
+    /// There was no subnet of a network for an agent.
+    NetworkExhausted {
+        /// Which; empty: no address for its tunnel endpoint.
+        network: String,
+    },
     /// Something was refused or dropped.
     Rejected {
         /// Why.

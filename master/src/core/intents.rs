@@ -91,6 +91,7 @@ impl MasterCore {
             return Err(MasterError::Limit("size of the definition"));
         }
         self.vips.check(spec, &self.services)?;
+        self.check_network_of(spec)?;
         Ok(())
     }
 

@@ -590,6 +590,7 @@ pub(super) fn own_status(
 ) -> TaskStatus {
     TaskStatus {
         ip: None,
+        ip6: None,
         ready: None,
         task_id,
         agent_id,

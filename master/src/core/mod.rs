@@ -31,6 +31,7 @@ mod inverse;
 mod launches;
 mod levels;
 mod net;
+mod networks;
 mod notices;
 mod operators;
 mod out;
@@ -61,7 +62,8 @@ use waggle_allocator::{Allocator, AllocatorConfig};
 use waggle_overlay_plan::ipam::Pool;
 use waggle_services::ServiceScheduler;
 use waggle_types::{
-    AgentId, DeploymentId, FrameworkId, Generation, Millis, NetSnapshot, UnixMillis,
+    AgentId, DeploymentId, FrameworkId, Generation, IpNet, Millis, NetSnapshot, Network,
+    UnixMillis, Vxlan,
 };
 
 pub use event::{
@@ -69,6 +71,7 @@ pub use event::{
     SessionId, SpanKey, SpanParent, SubscriptionId, TraceAttrs, TraceKind, TraceOp,
 };
 pub use frameworks::Framework;
+pub use networks::{LEASE_REST, NetworkView};
 pub use stored::{Flight, InFlight, KnownAgent, RestoreError, Restored};
 pub use sums::{MAX_LABELS, OTHER, RoleSums, Sums};
 pub use versions::{KEEP_VERSIONS, Versions};
@@ -80,6 +83,7 @@ use frameworks::Frameworks;
 use inverse::Inverse;
 use launches::Launches;
 use levels::Work;
+use networks::Networks;
 use notices::Evictions;
 use operators::RoleSettings;
 use reservations::Reserved;
@@ -112,6 +116,14 @@ pub struct CoreConfig {
     pub offer_prefix: String,
     /// Named VIPs.
     pub vip_pool: Pool,
+    /// Overlay networks of a new cluster; afterwards operators add and remove them.
+    pub networks: BTreeMap<String, Network>,
+    /// How they are carried between nodes.
+    pub vxlan: Vxlan,
+    /// How long what an agent held of them rests after it is gone.
+    pub lease_rest: Millis,
+    /// Ranges that no network may have, with what they are: those of VIPs and resolvers.
+    pub reserved: Vec<(IpNet, String)>,
     /// How often agents must be heard.
     pub heartbeat_interval: Millis,
     /// Silence after which an agent is unreachable.
@@ -157,6 +169,13 @@ impl CoreConfig {
             fresh_framework_id,
             seed,
             vip_pool: Pool::VIPS,
+            networks: BTreeMap::from([
+                ("dcos".to_owned(), Network::dcos()),
+                ("dcos6".to_owned(), Network::dcos6()),
+            ]),
+            vxlan: Vxlan::default(),
+            lease_rest: LEASE_REST,
+            reserved: reserved_ranges(),
             heartbeat_interval: Millis::from_secs(5),
             agent_timeout: Millis::from_secs(30),
             recovery_grace: Millis::from_secs(10),
@@ -173,6 +192,20 @@ impl CoreConfig {
             stopwatch: || 0,
         }
     }
+}
+
+/// Ranges of DC/OS that mean something else than a network: VIPs, resolvers, tasks behind bridges.
+fn reserved_ranges() -> Vec<(IpNet, String)> {
+    [
+        ("11.0.0.0/8", "of VIPs"),
+        ("fd01:c::/64", "of VIPs"),
+        ("198.51.100.0/24", "of resolvers"),
+        ("fd01:d::/64", "of resolvers"),
+        ("172.31.254.0/24", "of bridges"),
+    ]
+    .into_iter()
+    .filter_map(|(net, what)| Some((net.parse().ok()?, what.to_owned())))
+    .collect()
 }
 
 /// The master's state and rules. See the module's documentation.
@@ -200,6 +233,7 @@ pub struct MasterCore {
     /// Kept definitions of each service, the newest (the one in force) last.
     versions: Versions,
     vips: Vips,
+    networks: Networks,
     /// Known agents that have not come back since the start.
     expected: BTreeMap<AgentId, KnownAgent>,
     /// Whether the framework waits for them.
@@ -259,6 +293,8 @@ impl MasterCore {
                 .drop_unless(|id| restored.services.contains_key(id)),
         );
 
+        let (networks, first) = Networks::restored(&config, restored.networks, restored.overlay);
+        ops.extend(first);
         let allocator = Allocator::new(AllocatorConfig {
             id_prefix: config.offer_prefix.clone(),
             offer_timeout: config.offer_timeout,
@@ -290,6 +326,7 @@ impl MasterCore {
             flights,
             versions: restored.versions,
             vips: Vips::new(config.vip_pool, restored.vips),
+            networks,
             recovering: true,
             expected: restored.agents,
             out_offers: out::OutOffers::default(),
@@ -323,6 +360,7 @@ impl MasterCore {
             core.out.push(Effect::Persist(ops));
         }
         core.restore_settings(now);
+        core.restore_networks(now);
         core.drop_stray_launches(now);
         core.restore_services(now);
         core.end_recovery_when_done(now);

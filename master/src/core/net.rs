@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use waggle_types::{
-    AgentNet, Generation, Millis, NetSnapshot, ServiceId, ServiceSpec, TaskId, TaskNet, UnixMillis,
+    AgentNet, AgentOverlay, Generation, Millis, NetSnapshot, ServiceId, ServiceSpec, TaskId,
+    TaskNet, UnixMillis,
 };
 
 use super::{
@@ -188,14 +189,14 @@ impl MasterCore {
             .all
             .iter()
             .take(listed)
-            .map(|(id, a)| (id.clone(), agent_net(a)))
+            .map(|(id, a)| (id.clone(), agent_net(a, self.networks.of(id))))
             .collect();
         if large {
             for t in tasks.values() {
                 if let Some(a) = self.agents.all.get(&t.agent_id) {
                     agents
                         .entry(t.agent_id.clone())
-                        .or_insert_with(|| agent_net(a));
+                        .or_insert_with(|| agent_net(a, self.networks.of(&t.agent_id)));
                 }
             }
         }
@@ -209,6 +210,8 @@ impl MasterCore {
             vips: vips.named,
             literal_vips: vips.literal.into_iter().collect(),
             sources: vips.sources,
+            networks: self.networks.all().clone(),
+            vxlan: *self.networks.vxlan(),
             causes: Vec::new(),
         }
     }
@@ -267,12 +270,13 @@ impl MasterCore {
     }
 }
 
-fn agent_net(a: &Agent) -> AgentNet {
+fn agent_net(a: &Agent, overlay: AgentOverlay) -> AgentNet {
     AgentNet {
         ip6: a.info.ip6,
         hostname: a.info.hostname.clone(),
         ip: a.info.ip,
         reachable: a.reachable,
         domain: a.info.domain.clone(),
+        overlay,
     }
 }

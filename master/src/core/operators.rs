@@ -171,6 +171,10 @@ impl MasterCore {
             OperatorCall::Deactivate { agent_id } => return self.deactivate(&agent_id, now),
             OperatorCall::Activate { agent_id } => return self.activate(&agent_id, now),
             OperatorCall::MarkGone { agent_id } => return self.mark_gone(&agent_id, now),
+            OperatorCall::AddNetwork { name, network } => {
+                return self.add_network(name, network);
+            }
+            OperatorCall::RemoveNetwork { name } => return self.remove_network(&name),
             OperatorCall::Teardown { framework_id } => {
                 if self.frameworks.all.contains_key(&framework_id) {
                     self.remove_framework(&framework_id, now);

@@ -38,6 +38,7 @@ impl MasterCore {
         }
         let known_before = self.agents.all.contains_key(&id);
         let changed = self.admit(&reg, now);
+        self.grant_subnets(&id);
         if let Some(old) = self.agents.open(&id, session) {
             self.out.push(Effect::Close { session: old });
         }
@@ -307,6 +308,7 @@ impl MasterCore {
         for task_id in self.tasks.on_agent(id) {
             let status = TaskStatus {
                 ip: None,
+                ip6: None,
                 ready: None,
                 task_id,
                 agent_id: id.clone(),
@@ -339,6 +341,7 @@ impl MasterCore {
             stored::put_reservations(id, &[]),
         ]);
         self.forget_upkeep(id, now);
+        self.release_subnets(id, now);
         self.net_dirty = true;
     }
 }
@@ -352,6 +355,7 @@ fn vanished(t: &Task, now: UnixMillis) -> TaskStatus {
     };
     TaskStatus {
         ip: None,
+        ip6: None,
         ready: None,
         task_id: t.id.clone(),
         agent_id: t.agent_id().clone(),

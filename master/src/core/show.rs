@@ -75,6 +75,7 @@ impl MasterCore {
             offers: self.out_offers.values().cloned().collect(),
             inverse_offers: self.inverse.out().cloned().collect(),
             maintenance: self.upkeep.windows.clone(),
+            networks: self.networks.view(),
             vips: self.net.vips.clone(),
             literal_vips: self.net.literal_vips.clone(),
             net: Arc::clone(&self.net),

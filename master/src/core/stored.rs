@@ -2,11 +2,12 @@
 //!
 //! Keys: `cluster/<what>`, `services<path>`, `versions<path>/<milliseconds>`, `deployments/<id>`, `vips/<framework>/<label>`,
 //! `agents/<id>`, `gone_agents/<id>`, `maintenance/<agent>`, `reservations/<agent>`, `frameworks/<id>`, `removed_frameworks/<id>`,
-//! `weights/<role>`, `quota/<role>`, `launches/<task>`. A spec is stored as the Marathon app JSON that the API shows.
+//! `weights/<role>`, `quota/<role>`, `launches/<task>`, `networks/<name>`, `overlay/<agent>`. A spec is stored as the Marathon app JSON that the API shows.
 
 mod agents;
 mod frameworks;
 mod launches;
+mod networks;
 mod reservations;
 mod resources;
 mod roles;
@@ -14,9 +15,10 @@ mod roles;
 use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
+use waggle_overlay_plan::network::Held;
 use waggle_types::{
-    AgentId, DeploymentId, FrameworkId, Generation, Quota, ResourcePart, ServiceId, ServiceSpec,
-    ServiceVersion, TaskId, TraceContext, Unavailability, UnixMillis, VipName,
+    AgentId, DeploymentId, FrameworkId, Generation, Network, Quota, ResourcePart, ServiceId,
+    ServiceSpec, ServiceVersion, TaskId, TraceContext, Unavailability, UnixMillis, VipName,
 };
 
 pub use agents::KnownAgent;
@@ -26,6 +28,7 @@ pub(super) use frameworks::{
 };
 pub use launches::InFlight;
 pub(super) use launches::{delete_launch, put_launch};
+pub(super) use networks::{delete_network, delete_overlay, put_network, put_overlay};
 pub(super) use reservations::{put_reservations, reservations_value};
 pub(super) use roles::{put_quota, put_weight};
 
@@ -42,6 +45,8 @@ use crate::{
 const FRAMEWORK_ID: &str = "cluster/framework_id";
 const GENERATION: &str = "cluster/generation";
 const MASTER_ID: &str = "cluster/master_id";
+/// There once from the first start on: networks that were removed do not come back with the next one.
+const HAS_NETWORKS: &str = "cluster/has_networks";
 /// A role's weight when nobody set one, in thousandths.
 pub(super) const DEFAULT_WEIGHT: u32 = 1000;
 
@@ -119,6 +124,10 @@ pub struct Restored {
     pub quota: BTreeMap<String, Quota>,
     /// Launches that may not have reached their agent.
     pub launches: BTreeMap<TaskId, InFlight>,
+    /// Overlay networks; `None` before the first start of a version that has them.
+    pub networks: Option<BTreeMap<String, Network>>,
+    /// What agents hold of them, or held until not long ago.
+    pub overlay: BTreeMap<AgentId, Held>,
     /// Registered frameworks, the built-in one not among them.
     pub frameworks: BTreeMap<FrameworkId, Framework>,
     /// Frameworks that must not come back.
@@ -163,6 +172,9 @@ impl Restored {
                     self.generation = Generation(n);
                 }
                 MASTER_ID => self.master_id = Some(text.to_owned()),
+                HAS_NETWORKS => {
+                    self.networks.get_or_insert_default();
+                }
                 _ => return unknown(&e.key),
             },
             Some(("services", _)) => {
@@ -231,6 +243,14 @@ impl Restored {
             "quota" => {
                 self.quota.insert(rest.to_owned(), roles::read_quota(text)?);
             }
+            "networks" => {
+                let network = networks::read_network(rest, text)?;
+                let all = self.networks.get_or_insert_default();
+                all.insert(rest.to_owned(), network);
+            }
+            "overlay" => {
+                self.overlay.insert(agent()?, networks::read_overlay(text)?);
+            }
             "launches" => {
                 let id = TaskId::new(rest).map_err(|x| x.to_string())?;
                 self.launches.insert(id, launches::read_launch(text)?);
@@ -296,6 +316,10 @@ pub(super) fn put_master_id(id: &str) -> StoreOp {
 
 pub(super) fn put_generation(up_to: Generation) -> StoreOp {
     put(GENERATION.to_owned(), up_to.0.to_string())
+}
+
+pub(super) fn put_has_networks() -> StoreOp {
+    put(HAS_NETWORKS.to_owned(), "1")
 }
 
 pub(super) fn put_service(spec: &ServiceSpec) -> StoreOp {

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use waggle_overlay_plan::network::Usage;
 use waggle_types::{Milli, TaskState};
 
 use super::{MasterCore, SERVICE_FRAMEWORK};
@@ -30,6 +31,8 @@ pub struct Sums {
     pub total: [Milli; 4],
     /// By role.
     pub roles: BTreeMap<String, RoleSums>,
+    /// Overlay networks, by name; at most [`waggle_types::MAX_NETWORKS`].
+    pub networks: BTreeMap<String, Usage>,
     /// Deployments in progress.
     pub deployments: u64,
 }
@@ -85,6 +88,7 @@ impl MasterCore {
             frameworks: [1 + self.frameworks.all.len() as u64 - away, away],
             total: self.allocator.cluster_total(),
             roles: self.sum_roles(),
+            networks: self.networks.usage(),
             deployments: self.flights.len() as u64,
         }
     }

@@ -304,7 +304,7 @@ impl Tasks {
 
 /// Whether the network tells of a task in a cluster of any size.
 pub(super) fn is_networked(t: &Task) -> bool {
-    !t.ports().is_empty() || !t.spec.service.is_empty()
+    !t.ports().is_empty() || !t.spec.service.is_empty() || t.network().is_some()
 }
 
 fn has_vips(t: &Task) -> bool {
@@ -316,6 +316,8 @@ fn has_vips(t: &Task) -> bool {
 pub(super) fn net(t: &Task) -> TaskNet {
     TaskNet {
         ip: t.own_ip(),
+        ip6: t.own_ip6(),
+        network: t.network().map(ToOwned::to_owned),
         ready: t.ready,
         agent_id: t.agent_id().clone(),
         name: t.discovery_name().to_owned(),
@@ -331,6 +333,7 @@ pub(super) fn net(t: &Task) -> TaskNet {
             .ports()
             .iter()
             .map(|p| PortNet {
+                container_port: p.container_port,
                 name: p.name.clone(),
                 host_port: p.host_port,
                 protocols: p.protocols.clone(),
@@ -388,6 +391,7 @@ mod tests {
         let one = TaskId::new("1").unwrap();
         let running = TaskStatus {
             ip: None,
+            ip6: None,
             ready: None,
             task_id: one.clone(),
             agent_id: a.clone(),

@@ -27,7 +27,8 @@ impl MasterCore {
         let away = self.frameworks.next_timeout();
         let launches = self.launches.next_timeout();
         let drains = self.drains.next_timeout();
-        [silent, recovery, held, away, launches, drains]
+        let subnets = self.networks.next_timeout();
+        [silent, recovery, held, away, launches, drains, subnets]
             .into_iter()
             .flatten()
             .min()
@@ -41,6 +42,7 @@ impl MasterCore {
         self.tell_losses(now);
         self.end_recovery_when_done(now);
         self.remove_gone_frameworks(now);
+        self.expire_subnets(now);
         self.allocate(waggle_allocator::Event::Tick, now);
         self.tick_scheduler(now);
     }

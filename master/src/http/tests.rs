@@ -283,6 +283,7 @@ fn task(i: &InstanceView) -> TaskView {
     };
     let status = TaskStatus {
         ip: None,
+        ip6: None,
         ready: None,
         task_id: spec.task_id.clone(),
         agent_id: i.agent_id.clone(),

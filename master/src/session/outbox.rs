@@ -263,6 +263,7 @@ mod tests {
         let of = |n: u64, masters: u8| {
             let agents = (1..20).map(|i| {
                 let net = waggle_types::AgentNet {
+                    overlay: waggle_types::AgentOverlay::default(),
                     ip6: None,
                     hostname: format!("n{i}"),
                     ip: [10, 0, 0, i].into(),

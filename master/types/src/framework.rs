@@ -147,11 +147,17 @@ pub enum RejectReason {
     NotFree,
     /// Tasks use the volume.
     VolumeInUse,
+    /// No such overlay network.
+    UnknownNetwork,
+    /// An overlay network with this name exists.
+    DuplicateNetwork,
+    /// Services or tasks are on the network.
+    NetworkInUse,
 }
 
 impl RejectReason {
     /// Every reason.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 33] = [
         Self::Invalid,
         Self::UnknownFramework,
         Self::FrameworkRemoved,
@@ -182,6 +188,9 @@ impl RejectReason {
         Self::BadQuota,
         Self::NotFree,
         Self::VolumeInUse,
+        Self::UnknownNetwork,
+        Self::DuplicateNetwork,
+        Self::NetworkInUse,
     ];
 
     /// Stable name, for counters and logs: `stale_offer`.
@@ -217,6 +226,9 @@ impl RejectReason {
             Self::BadQuota => "bad_quota",
             Self::NotFree => "not_free",
             Self::VolumeInUse => "volume_in_use",
+            Self::UnknownNetwork => "unknown_network",
+            Self::DuplicateNetwork => "duplicate_network",
+            Self::NetworkInUse => "network_in_use",
         }
     }
 }

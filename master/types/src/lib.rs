@@ -23,6 +23,7 @@ mod ids;
 mod intervals;
 mod net;
 mod net_delta;
+mod network;
 mod offer;
 mod operator;
 mod policy;
@@ -56,6 +57,10 @@ pub use net::{
     mangle_label,
 };
 pub use net_delta::NetDelta;
+pub use network::{
+    AddressPool, AgentOverlay, AgentSubnet, IpNet, IpNetError, MAX_MTU, MAX_NETWORK_NAME,
+    MAX_NETWORKS, MIN_MTU, MIN_MTU6, Network, Vtep, Vxlan, check_network_name,
+};
 pub use offer::{AgentInfo, InverseOffer, Offer, Unavailability};
 pub use operator::OperatorCall;
 pub use policy::{

@@ -8,8 +8,8 @@ use std::{
 };
 
 use crate::{
-    AgentId, Balance, Domain, FieldError, Generation, HealthState, SourceRange, TaskId, TaskState,
-    TraceContext,
+    AgentId, AgentOverlay, Balance, Domain, FieldError, Generation, HealthState, Network,
+    SourceRange, TaskId, TaskState, TraceContext, Vxlan,
 };
 
 /// Transport protocol of a port or VIP.
@@ -213,6 +213,8 @@ pub struct AgentNet {
     pub reachable: bool,
     /// Where it stands.
     pub domain: Option<Domain>,
+    /// Its part of the overlay networks.
+    pub overlay: AgentOverlay,
 }
 
 /// A task's port, as the network sees it.
@@ -220,8 +222,10 @@ pub struct AgentNet {
 pub struct PortNet {
     /// Optional name.
     pub name: Option<String>,
-    /// Port on the agent.
+    /// Port on the agent; 0 where only the task's own address has it.
     pub host_port: u16,
+    /// Port inside, where the task has an address of its own; `None`: the same.
+    pub container_port: Option<u16>,
     /// Protocols served.
     pub protocols: Vec<Protocol>,
     /// VIPs that it backs.
@@ -249,6 +253,10 @@ pub struct TaskNet {
     pub ready: Option<bool>,
     /// An address of its own, where it is not on its node's network.
     pub ip: Option<Ipv4Addr>,
+    /// The same over IPv6.
+    pub ip6: Option<Ipv6Addr>,
+    /// The overlay network that it is on.
+    pub network: Option<String>,
     /// Ports in definition order.
     pub ports: Vec<PortNet>,
 }
@@ -281,6 +289,10 @@ pub struct NetSnapshot {
     pub literal_vips: Vec<VipKey>,
     /// Who may use a VIP from outside (`LB_SOURCES`); one that is not here serves everybody.
     pub sources: BTreeMap<VipKey, Vec<SourceRange>>,
+    /// Overlay networks by name, at most [`crate::MAX_NETWORKS`].
+    pub networks: BTreeMap<String, Network>,
+    /// How they are carried between nodes.
+    pub vxlan: Vxlan,
     /// Why this generation exists; bounded by the sender.
     pub causes: Vec<Cause>,
 }

@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc};
 
 use crate::{
-    AgentId, AgentNet, Cause, Generation, NetSnapshot, SourceRange, TaskId, TaskNet, VipKey,
-    VipLease, VipName,
+    AgentId, AgentNet, Cause, Generation, NetSnapshot, Network, SourceRange, TaskId, TaskNet,
+    VipKey, VipLease, VipName, Vxlan,
 };
 
 /// Changes from one generation to a later one; `None` where something is gone.
@@ -28,6 +28,10 @@ pub struct NetDelta {
     pub literal_vips: Option<Vec<VipKey>>,
     /// VIPs whose sources came, changed or went.
     pub sources: BTreeMap<VipKey, Option<Vec<SourceRange>>>,
+    /// Overlay networks that came, changed or went.
+    pub networks: BTreeMap<String, Option<Network>>,
+    /// As in the later snapshot.
+    pub vxlan: Vxlan,
     /// Why the later generation exists.
     pub causes: Vec<Cause>,
 }
@@ -35,7 +39,7 @@ pub struct NetDelta {
 impl NetDelta {
     /// Entries that it changes.
     pub fn len(&self) -> usize {
-        let lists = self.literal_vips.iter().count() + self.sources.len();
+        let lists = self.literal_vips.iter().count() + self.sources.len() + self.networks.len();
         self.agents.len() + self.tasks.len() + self.vips.len() + lists
     }
 
@@ -50,6 +54,8 @@ impl NetDelta {
         self.vips.extend(later.vips);
         self.literal_vips = later.literal_vips.or(self.literal_vips.take());
         self.sources.extend(later.sources);
+        self.networks.extend(later.networks);
+        self.vxlan = later.vxlan;
         self.causes.extend(later.causes);
         let old = self.causes.len().saturating_sub(max_causes);
         self.causes.drain(..old);
@@ -77,6 +83,8 @@ impl NetSnapshot {
             vips: changes(&self.vips, &later.vips, |a, b| a == b),
             literal_vips: literal,
             sources: changes(&self.sources, &later.sources, |a, b| a == b),
+            networks: changes(&self.networks, &later.networks, |a, b| a == b),
+            vxlan: later.vxlan,
             causes: later.causes.clone(),
         }
     }
@@ -93,6 +101,8 @@ impl NetSnapshot {
             self.literal_vips.clone_from(literal);
         }
         merge(&mut self.sources, &delta.sources);
+        merge(&mut self.networks, &delta.networks);
+        self.vxlan = delta.vxlan;
         self.causes.clone_from(&delta.causes);
     }
 }

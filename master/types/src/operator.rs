@@ -1,8 +1,8 @@
 //! What operators ask of level 1.
 
 use crate::{
-    AgentId, FrameworkId, Milli, Millis, Quota, Reservation, Resources, Unavailability, Volume,
-    VolumeId,
+    AgentId, FrameworkId, Milli, Millis, Network, Quota, Reservation, Resources, Unavailability,
+    Volume, VolumeId,
 };
 
 /// One wish of an operator: done wholly, stored before it is answered, or refused with typed reasons.
@@ -110,6 +110,18 @@ pub enum OperatorCall {
         /// Which.
         framework_id: FrameworkId,
     },
+    /// A network that tasks can be on; every agent gets its part.
+    AddNetwork {
+        /// Its name; nobody has it yet.
+        name: String,
+        /// Its pools; they overlap with nothing.
+        network: Network,
+    },
+    /// A network that no service and no task is on goes, with all that agents hold of it.
+    RemoveNetwork {
+        /// Which.
+        name: String,
+    },
 }
 
 impl OperatorCall {
@@ -129,6 +141,8 @@ impl OperatorCall {
             Self::Activate { .. } => "activate",
             Self::MarkGone { .. } => "mark_gone",
             Self::Teardown { .. } => "teardown",
+            Self::AddNetwork { .. } => "add_network",
+            Self::RemoveNetwork { .. } => "remove_network",
         }
     }
 }

@@ -1,6 +1,9 @@
 //! Tasks: what is asked for, what state they are in, what is reported of them.
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, Ipv6Addr},
+};
 
 use crate::{
     AgentId, Balance, ContainerSpec, FrameworkId, HealthCheck, HealthState, Millis, Protocol,
@@ -167,6 +170,8 @@ pub struct TaskStatus {
     pub ready: Option<bool>,
     /// An address of its own, where it is not on its node's network.
     pub ip: Option<Ipv4Addr>,
+    /// The same over IPv6.
+    pub ip6: Option<Ipv6Addr>,
     /// Why.
     pub reason: Option<StatusReason>,
     /// For people: `command exited with status 3`.
@@ -195,7 +200,7 @@ pub enum Command {
 pub struct TaskPort {
     /// Optional name: `http`.
     pub name: Option<String>,
-    /// The port on the agent.
+    /// The port on the agent; 0 where only the task's own address has it.
     pub host_port: u16,
     /// The port inside, where the task has a network of its own; `None`: the same.
     pub container_port: Option<u16>,

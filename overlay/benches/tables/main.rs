@@ -284,6 +284,7 @@ fn numbered(mut snapshot: NetSnapshot, generation: u64) -> NetSnapshot {
     snapshot.generation = Generation(generation);
     if let Ok(id) = waggle_types::AgentId::new("agents-here") {
         let net = waggle_types::AgentNet {
+            overlay: waggle_types::AgentOverlay::default(),
             ip6: None,
             hostname: "here".into(),
             ip: Ipv4Addr::LOCALHOST,

@@ -32,6 +32,7 @@ mod index;
 pub mod ipam;
 pub mod lower;
 pub mod maglev;
+pub mod network;
 mod plan;
 pub mod policy;
 pub mod render;

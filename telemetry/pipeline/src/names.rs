@@ -106,6 +106,8 @@ pub const ERROR_TYPE: &str = "error.type";
 pub const DROP_REASON: &str = "waggle.drop.reason";
 /// `logs`, `spans` or `metrics`.
 pub const SIGNAL: &str = "waggle.telemetry.signal";
+/// An overlay network.
+pub const NETWORK: &str = "waggle.network.name";
 /// How something ended.
 pub const OUTCOME: &str = "waggle.outcome";
 /// A persistent volume's id.
@@ -219,6 +221,11 @@ registry! {
     EDGE_EVENTS = Counter "waggle.edge.events" ["{packet}"] {OUTCOME} "Packets from outside that did not simply go to a backend, by what was unusual";
     EDGE_FLOWS = Gauge "waggle.edge.flows" ["{flow}"] {} "Flows that this node remembers because their slot of a ring changed";
     EDGE_DELIVERIES = Counter "waggle.edge.deliveries" ["{packet}"] {OUTCOME} "Packets that edges sent to tasks of this node, and answers, by what became of them";
+
+    // Overlay networks.
+    NETWORK_SUBNETS = UpDownCounter "waggle.network.subnets" ["{subnet}"] {NETWORK, STATE} "Subnets of a network's pool, by whether a node holds them";
+    NETWORK_EXHAUSTED = Counter "waggle.network.exhausted" ["{lease}"] {NETWORK, OUTCOME} "Nodes that there was no subnet for, and containers that there was no address for";
+    NETWORK_ADDRESSES = UpDownCounter "waggle.network.addresses" ["{address}"] {NETWORK, STATE} "Addresses of this node's subnets, by whether containers have them";
 
     // DNS.
     DNS_LOOKUP_DURATION = Histogram "dns.lookup.duration" ["s"] {"dns.question.name", ERROR_TYPE} "Time to answer or forward a DNS question";

@@ -63,6 +63,7 @@ impl Node {
         let tasks = self.core.iter().flat_map(AgentCore::tasks).map(|t| {
             let status = t.latest.clone().unwrap_or_else(|| TaskStatus {
                 ip: None,
+                ip6: None,
                 ready: None,
                 task_id: t.spec.task_id.clone(),
                 agent_id: self.info.agent_id.clone(),

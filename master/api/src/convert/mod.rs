@@ -15,6 +15,7 @@ mod custom;
 mod framework;
 mod launch;
 mod net;
+mod network;
 mod offer;
 mod operation;
 mod reason;

@@ -3,10 +3,11 @@
 use std::{collections::BTreeMap, fmt::Display, net::Ipv4Addr, sync::Arc};
 
 use waggle_types::{
-    AgentId, AgentNet, Cause, Generation, MAX_SOURCES, NetDelta, NetSnapshot, PortNet, SourceRange,
-    TaskId, TaskNet, VipKey, VipLabel, VipLease, VipName,
+    AgentId, AgentNet, Cause, Generation, MAX_NETWORKS, MAX_SOURCES, NetDelta, NetSnapshot,
+    PortNet, SourceRange, TaskId, TaskNet, VipKey, VipLabel, VipLease, VipName,
 };
 
+use super::network::{network, network_to_wire, overlay, overlay_to_wire, vxlan, vxlan_to_wire};
 use super::reservation::domain;
 use super::resources::{balance, balance_to_wire, protocol, protocol_numbers, protocols, vip_port};
 use super::task::{health_state, task_state};
@@ -36,14 +37,23 @@ fn agent(a: pb::AgentNet) -> Result<(AgentId, AgentNet), ConvertError> {
         ip6: ip6("ip6", &a.ip6)?,
         reachable: a.reachable,
         domain: domain(a.domain)?,
+        overlay: overlay(a.overlay).map_err(|e| e.within("overlay"))?,
     };
     Ok((id("agent_id", a.agent_id, AgentId::new)?, net))
+}
+
+fn networks(
+    networks: Vec<pb::OverlayNetwork>,
+) -> Result<Vec<(String, waggle_types::Network)>, ConvertError> {
+    at_most("networks", networks.len(), MAX_NETWORKS)?;
+    each("networks", networks, network)
 }
 
 fn task_port(p: pb::TaskPort) -> Result<PortNet, ConvertError> {
     Ok(PortNet {
         name: p.name,
         host_port: port("host_port", p.host_port)?,
+        container_port: Some(port("container_port", p.container_port)?).filter(|p| *p > 0),
         protocols: protocols("protocols", &p.protocols)?,
         vips: each("vips", p.vips, VipLabel::try_from)?,
         balance: balance(p.balance)?,
@@ -53,6 +63,8 @@ fn task_port(p: pb::TaskPort) -> Result<PortNet, ConvertError> {
 fn task(t: pb::TaskNet) -> Result<(TaskId, Arc<TaskNet>), ConvertError> {
     let net = TaskNet {
         ip: ip_if_any("ip", &t.ip)?,
+        ip6: ip6("ip6", &t.ip6)?,
+        network: Some(t.network).filter(|n| !n.is_empty()),
         agent_id: id("agent_id", t.agent_id, AgentId::new)?,
         name: t.name,
         framework: t.framework,
@@ -154,6 +166,8 @@ impl TryFrom<pb::NetSnapshot> for NetSnapshot {
             literal_vips: each("literal_vips", s.literal_vips, VipKey::try_from)?,
             causes: each("causes", s.causes, Cause::try_from)?,
             sources: unique("sources", each("sources", s.sources, sources)?)?,
+            networks: unique("networks", networks(s.networks)?)?,
+            vxlan: vxlan(s.vxlan).map_err(|e| e.within("vxlan"))?,
         })
     }
 }
@@ -166,6 +180,7 @@ fn agent_to_wire((id, a): (&AgentId, &AgentNet)) -> pb::AgentNet {
         ip6: a.ip6.map(|ip| ip.to_string()).unwrap_or_default(),
         reachable: a.reachable,
         domain: a.domain.as_ref().map(Into::into),
+        overlay: overlay_to_wire(&a.overlay),
     }
 }
 
@@ -180,6 +195,8 @@ fn task_to_wire((id, t): (&TaskId, &Arc<TaskNet>)) -> pb::TaskNet {
         health: pb::HealthState::from(t.health).into(),
         ready: t.ready,
         ip: t.ip.map(|ip| ip.to_string()).unwrap_or_default(),
+        ip6: t.ip6.map(|ip| ip.to_string()).unwrap_or_default(),
+        network: t.network.clone().unwrap_or_default(),
         ports: t.ports.iter().map(net_port).collect(),
     }
 }
@@ -282,6 +299,8 @@ impl TryFrom<pb::NetDelta> for NetDelta {
                 .into_iter()
                 .map(|(key, ranges)| (key, Some(ranges).filter(|r| !r.is_empty())))
                 .collect(),
+            networks: changes("networks", networks(d.networks)?, d.networks_gone)?,
+            vxlan: vxlan(d.vxlan).map_err(|e| e.within("vxlan"))?,
         })
     }
 }
@@ -313,6 +332,9 @@ impl From<&NetDelta> for pb::NetDelta {
                 .iter()
                 .map(|(key, ranges)| sources_to_wire(key, ranges.as_deref().unwrap_or_default()))
                 .collect(),
+            networks: there(&d.networks).map(network_to_wire).collect(),
+            networks_gone: gone(&d.networks).cloned().collect(),
+            vxlan: vxlan_to_wire(d.vxlan),
         }
     }
 }
@@ -333,6 +355,8 @@ impl From<&NetSnapshot> for pb::NetSnapshot {
                 .iter()
                 .map(|(k, r)| sources_to_wire(k, r))
                 .collect(),
+            networks: s.networks.iter().map(network_to_wire).collect(),
+            vxlan: vxlan_to_wire(s.vxlan),
         }
     }
 }
@@ -344,6 +368,6 @@ fn net_port(p: &PortNet) -> pb::TaskPort {
         protocols: protocol_numbers(&p.protocols),
         vips: p.vips.iter().map(Into::into).collect(),
         balance: balance_to_wire(&p.balance),
-        container_port: 0,
+        container_port: p.container_port.unwrap_or(0).into(),
     }
 }

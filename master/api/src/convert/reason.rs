@@ -5,7 +5,7 @@ use waggle_types::{CallRejection, RejectReason};
 use super::ConvertError;
 use crate::proto::framework as pb;
 
-const REASONS: [(RejectReason, pb::RejectReason); 30] = {
+const REASONS: [(RejectReason, pb::RejectReason); 33] = {
     use RejectReason as R;
     use pb::RejectReason as W;
     [
@@ -39,6 +39,9 @@ const REASONS: [(RejectReason, pb::RejectReason); 30] = {
         (R::BadQuota, W::RejectBadQuota),
         (R::NotFree, W::RejectNotFree),
         (R::VolumeInUse, W::RejectVolumeInUse),
+        (R::UnknownNetwork, W::RejectUnknownNetwork),
+        (R::DuplicateNetwork, W::RejectDuplicateNetwork),
+        (R::NetworkInUse, W::RejectNetworkInUse),
     ]
 };
 

@@ -8,7 +8,7 @@ use waggle_types::{
 
 use super::reservation::parts;
 use super::size::cut;
-use super::{ConvertError, at_most, each, id, ip_if_any, port, required, status_uuid, trace};
+use super::{ConvertError, at_most, each, id, ip_if_any, ip6, port, required, status_uuid, trace};
 use crate::proto::session as pb;
 
 /// Longest message of a status, in bytes; it is for people, more is cut off.
@@ -150,6 +150,7 @@ impl TryFrom<pb::TaskStatus> for TaskStatus {
             uuid,
             ready: s.ready,
             ip: ip_if_any("ip", &s.ip)?,
+            ip6: ip6("ip6", &s.ip6)?,
         })
     }
 }
@@ -171,6 +172,7 @@ impl From<&TaskStatus> for pb::TaskStatus {
             uuid: s.uuid.map(|StatusUuid(b)| b.to_vec()).unwrap_or_default(),
             ready: s.ready,
             ip: s.ip.map(|ip| ip.to_string()).unwrap_or_default(),
+            ip6: s.ip6.map(|ip| ip.to_string()).unwrap_or_default(),
         }
     }
 }

@@ -795,6 +795,41 @@ impl Shaped for waggle::session::v1::NetSnapshot {
             (7, &<waggle::session::v1::VipPort as Shaped>::SHAPE),
             (8, &<waggle::session::v1::Cause as Shaped>::SHAPE),
             (9, &<waggle::session::v1::VipSources as Shaped>::SHAPE),
+            (10, &<waggle::session::v1::OverlayNetwork as Shaped>::SHAPE),
+            (11, &<waggle::session::v1::Vxlan as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for waggle::session::v1::OverlayNetwork {
+    const SHAPE: Shape = Shape {
+        size: size_of::<waggle::session::v1::OverlayNetwork>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for waggle::session::v1::Vxlan {
+    const SHAPE: Shape = Shape {
+        size: size_of::<waggle::session::v1::Vxlan>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for waggle::session::v1::AgentOverlay {
+    const SHAPE: Shape = Shape {
+        size: size_of::<waggle::session::v1::AgentOverlay>(),
+        fields: &[
+            (3, &<waggle::session::v1::AgentSubnet as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for waggle::session::v1::AgentSubnet {
+    const SHAPE: Shape = Shape {
+        size: size_of::<waggle::session::v1::AgentSubnet>(),
+        fields: &[
         ],
     };
     const REQUEST: bool = false;
@@ -819,6 +854,8 @@ impl Shaped for waggle::session::v1::NetDelta {
             (12, &<waggle::session::v1::VipPort as Shaped>::SHAPE),
             (13, &<waggle::session::v1::Cause as Shaped>::SHAPE),
             (14, &<waggle::session::v1::VipSources as Shaped>::SHAPE),
+            (15, &<waggle::session::v1::OverlayNetwork as Shaped>::SHAPE),
+            (17, &<waggle::session::v1::Vxlan as Shaped>::SHAPE),
         ],
     };
     const REQUEST: bool = false;
@@ -828,6 +865,7 @@ impl Shaped for waggle::session::v1::AgentNet {
         size: size_of::<waggle::session::v1::AgentNet>(),
         fields: &[
             (5, &<waggle::session::v1::Domain as Shaped>::SHAPE),
+            (7, &<waggle::session::v1::AgentOverlay as Shaped>::SHAPE),
         ],
     };
     const REQUEST: bool = false;

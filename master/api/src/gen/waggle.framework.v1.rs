@@ -623,6 +623,9 @@ pub enum RejectReason {
     RejectBadQuota = 28,
     RejectNotFree = 29,
     RejectVolumeInUse = 30,
+    RejectUnknownNetwork = 31,
+    RejectDuplicateNetwork = 32,
+    RejectNetworkInUse = 33,
 }
 impl RejectReason {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -662,6 +665,9 @@ impl RejectReason {
             Self::RejectBadQuota => "REJECT_BAD_QUOTA",
             Self::RejectNotFree => "REJECT_NOT_FREE",
             Self::RejectVolumeInUse => "REJECT_VOLUME_IN_USE",
+            Self::RejectUnknownNetwork => "REJECT_UNKNOWN_NETWORK",
+            Self::RejectDuplicateNetwork => "REJECT_DUPLICATE_NETWORK",
+            Self::RejectNetworkInUse => "REJECT_NETWORK_IN_USE",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -698,6 +704,9 @@ impl RejectReason {
             "REJECT_BAD_QUOTA" => Some(Self::RejectBadQuota),
             "REJECT_NOT_FREE" => Some(Self::RejectNotFree),
             "REJECT_VOLUME_IN_USE" => Some(Self::RejectVolumeInUse),
+            "REJECT_UNKNOWN_NETWORK" => Some(Self::RejectUnknownNetwork),
+            "REJECT_DUPLICATE_NETWORK" => Some(Self::RejectDuplicateNetwork),
+            "REJECT_NETWORK_IN_USE" => Some(Self::RejectNetworkInUse),
             _ => None,
         }
     }

@@ -748,6 +748,9 @@ pub struct TaskStatus {
     /// An IPv4 address of its own; empty on its node's network.
     #[prost(string, tag = "11")]
     pub ip: ::prost::alloc::string::String,
+    /// The same over IPv6.
+    #[prost(string, tag = "12")]
+    pub ip6: ::prost::alloc::string::String,
 }
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -771,6 +774,68 @@ pub struct NetSnapshot {
     /// Who may use a VIP from outside; those that are not here serve everybody.
     #[prost(message, repeated, tag = "9")]
     pub sources: ::prost::alloc::vec::Vec<VipSources>,
+    #[prost(message, repeated, tag = "10")]
+    pub networks: ::prost::alloc::vec::Vec<OverlayNetwork>,
+    /// Without it: VNI 1024 on port 64000, endpoints in 44.128.0.0/20 and fd01:a::/64.
+    #[prost(message, optional, tag = "11")]
+    pub vxlan: ::core::option::Option<Vxlan>,
+}
+/// A network that tasks can be on. Pools as 9.0.0.0/8; empty where it has none of that family.
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct OverlayNetwork {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub subnet: ::prost::alloc::string::String,
+    /// Length of an agent's part.
+    #[prost(uint32, tag = "3")]
+    pub prefix: u32,
+    #[prost(string, tag = "4")]
+    pub subnet6: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "5")]
+    pub prefix6: u32,
+    /// Inside of containers, bytes; 0: what the underlay carries.
+    #[prost(uint32, tag = "6")]
+    pub mtu: u32,
+    /// What leaves for outside keeps its own address.
+    #[prost(bool, tag = "7")]
+    pub no_masquerade: bool,
+}
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Vxlan {
+    #[prost(uint32, tag = "1")]
+    pub vni: u32,
+    #[prost(uint32, tag = "2")]
+    pub port: u32,
+    /// Addresses of tunnel endpoints.
+    #[prost(string, tag = "3")]
+    pub vteps: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub vteps6: ::prost::alloc::string::String,
+}
+/// An agent's part of the networks.
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AgentOverlay {
+    /// Its tunnel endpoint; empty without one.
+    #[prost(string, tag = "1")]
+    pub vtep: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub vtep6: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "3")]
+    pub subnets: ::prost::alloc::vec::Vec<AgentSubnet>,
+}
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AgentSubnet {
+    #[prost(string, tag = "1")]
+    pub network: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub subnet: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub subnet6: ::prost::alloc::string::String,
 }
 /// Networks as 10.0.0.0/8; none in a delta: everybody again.
 #[allow(clippy::all)]
@@ -815,9 +880,15 @@ pub struct NetDelta {
     pub causes: ::prost::alloc::vec::Vec<Cause>,
     #[prost(message, repeated, tag = "14")]
     pub sources: ::prost::alloc::vec::Vec<VipSources>,
+    #[prost(message, repeated, tag = "15")]
+    pub networks: ::prost::alloc::vec::Vec<OverlayNetwork>,
+    #[prost(string, repeated, tag = "16")]
+    pub networks_gone: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(message, optional, tag = "17")]
+    pub vxlan: ::core::option::Option<Vxlan>,
 }
 #[allow(clippy::all)]
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AgentNet {
     #[prost(string, tag = "1")]
     pub agent_id: ::prost::alloc::string::String,
@@ -831,6 +902,8 @@ pub struct AgentNet {
     pub domain: ::core::option::Option<Domain>,
     #[prost(string, tag = "6")]
     pub ip6: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "7")]
+    pub overlay: ::core::option::Option<AgentOverlay>,
 }
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -849,7 +922,7 @@ pub struct TaskNet {
     pub has_check: bool,
     #[prost(enumeration = "HealthState", tag = "7")]
     pub health: i32,
-    /// host_port, protocols, vips and name as in TaskPort.
+    /// As in TaskPort.
     #[prost(message, repeated, tag = "8")]
     pub ports: ::prost::alloc::vec::Vec<TaskPort>,
     /// Whether readiness and start checks pass; absent where there is none.
@@ -858,6 +931,11 @@ pub struct TaskNet {
     /// An IPv4 address of its own; empty on its node's network.
     #[prost(string, tag = "10")]
     pub ip: ::prost::alloc::string::String,
+    #[prost(string, tag = "11")]
+    pub ip6: ::prost::alloc::string::String,
+    /// The overlay network that it is on; empty on none.
+    #[prost(string, tag = "12")]
+    pub network: ::prost::alloc::string::String,
 }
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -73,6 +73,7 @@ pub fn code(reason: RejectReason) -> ErrorCode {
         RejectReason::UnknownFramework
         | RejectReason::FrameworkRemoved
         | RejectReason::UnknownTask
+        | RejectReason::UnknownNetwork
         | RejectReason::UnknownAgent => ErrorCode::NotFound,
         RejectReason::TooMany => ErrorCode::TooMany,
         _ => ErrorCode::Conflict,

@@ -95,6 +95,7 @@ pub fn framework_id() -> FrameworkId {
 pub fn status(task_id: &TaskId, on: &AgentId, state: TaskState) -> TaskStatus {
     TaskStatus {
         ip: None,
+        ip6: None,
         ready: None,
         task_id: task_id.clone(),
         agent_id: on.clone(),

@@ -8,6 +8,7 @@ mod explain;
 mod frameworks;
 mod launches;
 mod lending;
+mod networks;
 mod operations;
 mod operators;
 mod random;
@@ -507,6 +508,7 @@ impl World {
 pub(super) fn status(agent: &AgentId, task: &TaskId, state: TaskState) -> TaskStatus {
     TaskStatus {
         ip: None,
+        ip6: None,
         ready: None,
         task_id: task.clone(),
         agent_id: agent.clone(),

@@ -13,11 +13,31 @@ use crate::{
     view::AgentMode,
 };
 
+/// What agents hold of each network, by the store.
+fn networks_of(w: &mut World) -> BTreeMap<String, waggle_overlay_plan::network::Usage> {
+    let held = w.stored.iter().filter(|(key, _)| key.starts_with("overlay/"));
+    let held: Vec<serde_json::Value> = held
+        .map(|(_, value)| serde_json::from_slice(value).unwrap())
+        .filter(|v: &serde_json::Value| v.get("released_ms").is_none())
+        .collect();
+    let one = |(name, n): (&String, &NetworkView)| {
+        let holds = |v: &&serde_json::Value| v["subnets"].get(name).is_some();
+        let usage = waggle_overlay_plan::network::Usage {
+            n_held: held.iter().filter(holds).count(),
+            ..n.usage
+        };
+        (name.clone(), usage)
+    };
+    w.view().networks.iter().map(one).collect()
+}
+
 /// What the sums must be, by looking at everything.
 pub(super) fn recount(w: &mut World) -> Sums {
+    let networks = networks_of(w);
     let view = w.view();
     let mut out = Sums {
         deployments: view.deployments.len() as u64,
+        networks,
         ..Sums::default()
     };
     let add = |sum: &mut [Milli; 4], r: &Resources| {

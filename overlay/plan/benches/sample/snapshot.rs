@@ -18,6 +18,7 @@ pub fn snapshot(n_services: u32) -> NetSnapshot {
         .collect();
     for (i, id) in (0..).zip(&agent_ids) {
         let net = AgentNet {
+            overlay: waggle_types::AgentOverlay::default(),
             ip6: None,
             hostname: format!("n{i}"),
             ip: Ipv4Addr::from(0x0a00_0001 + i),
@@ -41,6 +42,8 @@ pub fn snapshot(n_services: u32) -> NetSnapshot {
         for i in 0..N_TASKS {
             let task = TaskNet {
                 ip: None,
+                ip6: None,
+                network: None,
                 ready: None,
                 agent_id: agent_ids[((n * N_TASKS + i) % N_AGENTS) as usize].clone(),
                 name: label.clone(),
@@ -49,6 +52,7 @@ pub fn snapshot(n_services: u32) -> NetSnapshot {
                 has_check: true,
                 health: HealthState::Healthy,
                 ports: vec![PortNet {
+                    container_port: None,
                     name: Some("http".into()),
                     host_port: u16::try_from(10_000 + n % 20_000).unwrap(),
                     protocols: vec![Protocol::Tcp],

@@ -28,6 +28,7 @@ pub fn task_id(s: &str) -> TaskId {
 
 pub fn agent(i: u8, reachable: bool) -> (AgentId, AgentNet) {
     let net = AgentNet {
+        overlay: waggle_types::AgentOverlay::default(),
         ip6: None,
         hostname: format!("n{i}"),
         ip: Ipv4Addr::new(10, 0, 0, i),
@@ -73,6 +74,8 @@ pub fn named(name: &str, port: u16) -> VipLabel {
 pub fn task(name: &str, i: u8, host_port: u16, vip: VipLabel) -> TaskNet {
     TaskNet {
         ip: None,
+        ip6: None,
+        network: None,
         ready: None,
         agent_id: agent_id(i),
         name: name.into(),
@@ -81,6 +84,7 @@ pub fn task(name: &str, i: u8, host_port: u16, vip: VipLabel) -> TaskNet {
         has_check: true,
         health: HealthState::Healthy,
         ports: vec![PortNet {
+            container_port: None,
             name: Some("http".into()),
             host_port,
             protocols: vec![Protocol::Tcp],
@@ -98,6 +102,8 @@ pub fn small() -> NetSnapshot {
         ports: vec![(Protocol::Tcp, port)],
     };
     NetSnapshot {
+        networks: BTreeMap::new(),
+        vxlan: waggle_types::Vxlan::default(),
         sources: BTreeMap::new(),
         generation: Generation(7),
         leader: Some(Ipv4Addr::new(10, 0, 0, 1)),
@@ -170,6 +176,8 @@ prop_compose! {
     ) -> TaskNet {
         TaskNet {
             ip: None,
+            ip6: None,
+            network: None,
             ready,
             agent_id: agent_id(agent),
             name,
@@ -181,6 +189,7 @@ prop_compose! {
             ports: ports
                 .into_iter()
                 .map(|(protocols, host_port, vip)| PortNet {
+                    container_port: None,
                     name: None,
                     host_port,
                     protocols: [Protocol::Tcp, Protocol::Udp]
@@ -211,6 +220,8 @@ prop_compose! {
         let range = SourceRange::new(Ipv4Addr::new(192, 0, 2, 0), 24).unwrap();
         let first = VipKey { protocol: Protocol::Tcp, ip: Ipv4Addr::new(11, 0, 0, 1).into(), port: 80 };
         NetSnapshot {
+            networks: BTreeMap::new(),
+            vxlan: waggle_types::Vxlan::default(),
             sources: restricted.then(|| (first, vec![range])).into_iter().collect(),
             generation: Generation(1),
             leader: None,

@@ -9,14 +9,14 @@ use proptest::{
     prelude::*,
 };
 use waggle_types::{
-    AgentId, AgentInfo, AgentNet, Balance, Cause, Ceiling, Ceilings, CheckPurpose, Command,
-    ContainerSpec, Custom, DiscoveryInfo, Domain, ExternalVolume, FetchUri, FrameworkId,
-    Generation, HealthCheck, HealthProbe, HealthState, ImageSpec, Interval, Isolation, Locality,
-    MAX_BALANCE_S, MAX_WEIGHT, Milli, Millis, Mount, MountSource, NetSnapshot, NetworkMode, Policy,
-    PortNet, PortRange, PortSet, Protocol, RangeSet, Reservation, ResourcePart, Resources, Rlimit,
-    Seccomp, SourceRange, StatusReason, StatusSource, StatusUuid, TaskId, TaskNet, TaskPort,
-    TaskSpec, TaskState, TaskStatus, TraceContext, UnixMillis, VipKey, VipLabel, VipLease, VipName,
-    Volume, VolumeId,
+    AddressPool, AgentId, AgentInfo, AgentNet, AgentOverlay, AgentSubnet, Balance, Cause, Ceiling,
+    Ceilings, CheckPurpose, Command, ContainerSpec, Custom, DiscoveryInfo, Domain, ExternalVolume,
+    FetchUri, FrameworkId, Generation, HealthCheck, HealthProbe, HealthState, ImageSpec, Interval,
+    IpNet, Isolation, Locality, MAX_BALANCE_S, MAX_WEIGHT, Milli, Millis, Mount, MountSource,
+    NetSnapshot, Network, NetworkMode, Policy, PortNet, PortRange, PortSet, Protocol, RangeSet,
+    Reservation, ResourcePart, Resources, Rlimit, Seccomp, SourceRange, StatusReason, StatusSource,
+    StatusUuid, TaskId, TaskNet, TaskPort, TaskSpec, TaskState, TaskStatus, TraceContext,
+    UnixMillis, VipKey, VipLabel, VipLease, VipName, Volume, VolumeId, Vtep, Vxlan,
 };
 
 pub(super) fn word() -> impl Strategy<Value = String> {
@@ -516,6 +516,7 @@ pub(super) fn status() -> impl Strategy<Value = TaskStatus> {
         .prop_map(
             |((t, a, state, health), (reason, message, source, at), (uuid, ready))| TaskStatus {
                 ip: ready.map(|_| Ipv4Addr::new(172, 31, 254, 2)),
+                ip6: ready.map(|_| std::net::Ipv6Addr::LOCALHOST),
                 ready,
                 task_id: TaskId::new(t).unwrap(),
                 agent_id: AgentId::new(a).unwrap(),
@@ -568,11 +569,64 @@ pub(super) fn agent_info() -> impl Strategy<Value = AgentInfo> {
         )
 }
 
+fn network() -> impl Strategy<Value = Network> {
+    let pool = (0u32..16, 0u8..=8).prop_map(|(n, cut)| AddressPool {
+        net: IpNet::around(Ipv4Addr::new(10, 0, 0, 0).into(), 12)
+            .nth_subnet(16, n.into())
+            .unwrap(),
+        prefix: 16 + cut,
+    });
+    let pool6 = (0u32..16, 0u8..=24).prop_map(|(n, cut)| AddressPool {
+        net: IpNet::around("fd00::".parse().unwrap(), 48)
+            .nth_subnet(64, n.into())
+            .unwrap(),
+        prefix: 64 + cut,
+    });
+    let pools = prop_oneof![
+        (option::of(pool.clone()), pool6.clone().prop_map(Some)),
+        (pool.prop_map(Some), option::of(pool6)),
+    ];
+    (pools, option::of(1280u16..9000), any::<bool>()).prop_map(
+        |((pool, pool6), mtu, masquerade)| Network {
+            pool,
+            pool6,
+            mtu,
+            masquerade,
+        },
+    )
+}
+
+fn vxlan() -> impl Strategy<Value = Vxlan> {
+    (0u32..1 << 24, 1u16..).prop_map(|(vni, port)| Vxlan {
+        vni,
+        port,
+        ..Vxlan::default()
+    })
+}
+
+fn overlay() -> impl Strategy<Value = AgentOverlay> {
+    let net = (any::<u32>(), 8u8..=29)
+        .prop_map(|(bits, prefix)| IpNet::around(Ipv4Addr::from(bits).into(), prefix));
+    let net6 = (any::<u128>(), 16u8..=96)
+        .prop_map(|(bits, prefix)| IpNet::around(std::net::Ipv6Addr::from(bits).into(), prefix));
+    let subnet = (option::of(net), option::of(net6)).prop_map(|(v4, v6)| AgentSubnet { v4, v6 });
+    let vtep = (addr(), addr6()).prop_map(|(ip, ip6)| Vtep { ip, ip6 });
+    (option::of(vtep), btree_map("[a-z]{1,9}[0-9]", subnet, 0..3))
+        .prop_map(|(vtep, subnets)| AgentOverlay { vtep, subnets })
+}
+
 pub(super) fn snapshot() -> impl Strategy<Value = NetSnapshot> {
     let place = option::of(domain());
-    let agent = (word(), word(), (addr(), addr6()), any::<bool>(), place).prop_map(
-        |(id, hostname, (ip, ip6), reachable, domain)| {
+    let agent = (
+        word(),
+        word(),
+        (addr(), addr6()),
+        any::<bool>(),
+        (place, overlay()),
+    )
+        .prop_map(|(id, hostname, (ip, ip6), reachable, (domain, overlay))| {
             let net = AgentNet {
+                overlay,
                 ip6,
                 hostname,
                 ip,
@@ -580,9 +634,9 @@ pub(super) fn snapshot() -> impl Strategy<Value = NetSnapshot> {
                 domain,
             };
             (AgentId::new(id).unwrap(), net)
-        },
-    );
+        });
     let port = task_port().prop_map(|p| PortNet {
+        container_port: p.container_port,
         name: p.name,
         host_port: p.host_port,
         protocols: p.protocols,
@@ -592,11 +646,14 @@ pub(super) fn snapshot() -> impl Strategy<Value = NetSnapshot> {
     let task = (
         (word(), word(), word(), word()),
         (state(), any::<bool>(), health(), vec(port, 0..3)),
+        (addr6(), option::of("[a-z]{1,9}")),
     )
         .prop_map(
-            |((id, agent, name, framework), (state, has_check, health, ports))| {
+            |((id, agent, name, framework), (state, has_check, health, ports), (ip6, network))| {
                 let net = TaskNet {
                     ip: None,
+                    ip6,
+                    network,
                     ready: None,
                     agent_id: AgentId::new(agent).unwrap(),
                     name,
@@ -637,10 +694,18 @@ pub(super) fn snapshot() -> impl Strategy<Value = NetSnapshot> {
         (any::<u64>(), option::of(addr()), vec(addr(), 0..3)),
         (vec(agent, 0..3), vec(task, 0..3), vec(vip, 0..3)),
         (vec(key, 0..3), vec(cause, 0..3), sources),
+        (btree_map("[a-z]{1,9}[0-9]", network(), 0..3), vxlan()),
     )
         .prop_map(
-            |((g, leader, masters), (agents, tasks, vips), (literal_vips, causes, sources))| {
+            |(
+                (g, leader, masters),
+                (agents, tasks, vips),
+                (literal_vips, causes, sources),
+                (networks, vxlan),
+            )| {
                 NetSnapshot {
+                    networks,
+                    vxlan,
                     sources,
                     generation: Generation(g),
                     leader,

@@ -496,6 +496,7 @@ pub(super) fn wild_status() -> BoxedStrategy<session::TaskStatus> {
     )
         .prop_map(
             |([task_id, agent_id, message], n, at_ms, uuid)| session::TaskStatus {
+                ip6: String::new(),
                 ip: String::new(),
                 ready: None,
                 task_id,
