@@ -327,6 +327,7 @@ mod tests {
                 source: StatusSource::Executor,
                 at: UnixMillis(at),
                 uuid: Some(StatusUuid(uuid)),
+                executor: None,
             },
         )
     }

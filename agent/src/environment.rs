@@ -15,6 +15,7 @@ pub fn argv(command: &Command) -> Vec<String> {
     match command {
         Command::Shell(text) => vec!["/bin/sh".to_owned(), "-c".to_owned(), text.clone()],
         Command::Argv(argv) | Command::Image(argv) => argv.clone(),
+        Command::Executor => Vec::new(),
     }
 }
 

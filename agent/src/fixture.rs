@@ -28,5 +28,6 @@ pub fn spec(task_id: &str) -> TaskSpec {
         service: String::new(),
         service_version: String::new(),
         trace: None,
+        executor: None,
     }
 }

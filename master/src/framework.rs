@@ -298,6 +298,16 @@ impl frameworks_server::Frameworks for Frameworks {
         self.call(r.caller.clone(), Call::Teardown(r)).await
     }
 
+    async fn message(&self, request: Request<pb::MessageRequest>) -> Answer {
+        let r = request.into_inner();
+        self.call(r.caller.clone(), Call::Message(r)).await
+    }
+
+    async fn shutdown(&self, request: Request<pb::ShutdownRequest>) -> Answer {
+        let r = request.into_inner();
+        self.call(r.caller.clone(), Call::Shutdown(r)).await
+    }
+
     type CallStream = BoxStream<'static, Result<pb::CallResponse, Status>>;
 
     async fn call(

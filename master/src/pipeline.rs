@@ -81,7 +81,11 @@ fn is_soft(event: &SchedulerEvent) -> bool {
         | SchedulerEvent::InverseOffer(_)
         | SchedulerEvent::RescindInverse(_) => true,
         SchedulerEvent::Update(status) => status.uuid.is_some(),
-        SchedulerEvent::Subscribed { .. } | SchedulerEvent::AgentLost(_) => false,
+        // Lost when the master dies in any case.
+        SchedulerEvent::Message { .. } => true,
+        SchedulerEvent::Subscribed { .. }
+        | SchedulerEvent::AgentLost(_)
+        | SchedulerEvent::ExecutorLost { .. } => false,
     }
 }
 

@@ -12,9 +12,10 @@ use std::{
 };
 
 use waggle_types::{
-    AgentId, AgentInfo, Command, ContainerSpec, DiscoveryInfo, FrameworkId, HealthCheck,
-    HealthState, Millis, NetworkMode, PortSet, ResourcePart, Resources, StatusReason, StatusSource,
-    TaskId, TaskPort, TaskSpec, TaskState, TaskStatus, TraceContext, UnixMillis,
+    AgentId, AgentInfo, Command, ContainerSpec, DiscoveryInfo, ExecutorSpec, ExecutorStatus,
+    FrameworkId, HealthCheck, HealthState, Millis, NetworkMode, OnExecutor, PortSet, ResourcePart,
+    Resources, StatusReason, StatusSource, TaskId, TaskPort, TaskSpec, TaskState, TaskStatus,
+    TraceContext, UnixMillis,
 };
 
 use crate::cow::Keyed;
@@ -53,6 +54,8 @@ pub struct TaskShape {
     pub kill_grace: Millis,
     /// Unix user to run as.
     pub user: Option<String>,
+    /// On which executor, and in which group of tasks, it runs.
+    pub executor: Option<(Arc<ExecutorSpec>, Option<TaskId>)>,
     /// `None`: the task's id.
     name: Option<String>,
     /// `None`: the task's id.
@@ -166,6 +169,7 @@ impl TaskView {
             service,
             service_version,
             trace,
+            executor,
         } = spec;
         let own = |s: String| (s != id.as_str()).then_some(s);
         let held = resources.ports;
@@ -189,6 +193,7 @@ impl TaskView {
             container: (container != ContainerSpec::default()).then(|| Box::new(container)),
             kill_grace,
             user,
+            executor: executor.map(|on| (on.spec, on.group)),
         };
         let some = !held.is_empty() || !ports.is_empty();
         Self {
@@ -220,7 +225,7 @@ impl TaskView {
         }
     }
 
-    /// The whole spec, as it was accepted.
+    /// The whole spec, as it was accepted, but for what only its executor reads.
     pub fn full_spec(&self) -> TaskSpec {
         let s = &self.spec;
         TaskSpec {
@@ -245,6 +250,12 @@ impl TaskView {
             service: s.service.clone(),
             service_version: s.service_version.clone(),
             trace: self.trace(),
+            executor: s.executor.as_ref().map(|(spec, group)| OnExecutor {
+                spec: Arc::clone(spec),
+                starts: false,
+                group: group.clone(),
+                info: Vec::new(),
+            }),
         }
     }
 
@@ -340,6 +351,12 @@ impl TaskView {
             source: self.source,
             at: UnixMillis(at.get()),
             uuid: None,
+            executor: self.spec.executor.as_ref().map(|(spec, _)| {
+                Box::new(ExecutorStatus {
+                    executor_id: spec.executor_id.clone(),
+                    info: Vec::new(),
+                })
+            }),
         })
     }
 
@@ -458,6 +475,7 @@ mod tests {
             service: String::new(),
             service_version: String::new(),
             trace: None,
+            executor: None,
         }
     }
 

@@ -7,8 +7,8 @@
 use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc};
 
 use waggle_types::{
-    AgentId, AgentInfo, Capabilities, DeploymentId, FrameworkId, Generation, HealthState,
-    InverseOffer, Milli, Millis, NetSnapshot, Offer, Quota, ResourcePart, Resources,
+    AgentId, AgentInfo, Capabilities, DeploymentId, ExecutorRecord, FrameworkId, Generation,
+    HealthState, InverseOffer, Milli, Millis, NetSnapshot, Offer, Quota, ResourcePart, Resources,
     RoleSubscription, ServiceId, ServiceSpec, ServiceVersion, StatusReason, TaskId, TaskState,
     Unavailability, UnixMillis, VipKey, VipLease, VipName,
 };
@@ -348,6 +348,8 @@ pub struct ClusterView {
     pub tasks: CowMap<TaskView>,
     /// Tasks that ended, newest last; bounded (the oldest are forgotten).
     pub completed: Vec<Arc<TaskView>>,
+    /// Executors of frameworks' own that are not known to have ended, with their agents.
+    pub executors: Arc<Vec<(AgentId, ExecutorRecord)>>,
     /// Frameworks by id.
     pub frameworks: BTreeMap<FrameworkId, FrameworkView>,
     /// Roles that have frameworks, a weight, a quota or reservations.

@@ -569,6 +569,7 @@ impl AgentCore {
             source: StatusSource::Agent,
             at: now,
             uuid: None,
+            executor: None,
         }
     }
 

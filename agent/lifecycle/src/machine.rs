@@ -271,6 +271,7 @@ impl TaskMachine {
             source: StatusSource::Executor,
             at: now,
             uuid: None,
+            executor: None,
         }
     }
 }

@@ -42,6 +42,7 @@ fn spec(id: &str, resources: Resources) -> TaskSpec {
         service: String::new(),
         service_version: String::new(),
         trace: None,
+        executor: None,
     }
 }
 

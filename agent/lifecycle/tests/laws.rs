@@ -58,6 +58,7 @@ fn spec(n: u8) -> TaskSpec {
         service: String::new(),
         service_version: String::new(),
         trace: None,
+        executor: None,
     }
 }
 
@@ -97,6 +98,7 @@ fn status(state: TaskState, uuid: u8) -> TaskStatus {
         source: StatusSource::Executor,
         at: UnixMillis(0),
         uuid: Some(StatusUuid([uuid; 16])),
+        executor: None,
     }
 }
 

@@ -115,6 +115,7 @@ pub fn argv(command: &Command, image: &ImageConfig) -> Result<Vec<String>, Strin
             let rest = if args.is_empty() { &image.cmd } else { args };
             [image.entrypoint.as_slice(), rest].concat()
         }
+        Command::Executor => Vec::new(),
     };
     match argv.first() {
         Some(program) if !program.is_empty() => Ok(argv),

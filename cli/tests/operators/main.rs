@@ -314,6 +314,7 @@ fn task(id: &str) -> TaskSpec {
         service: String::new(),
         service_version: String::new(),
         trace: None,
+        executor: None,
     }
 }
 

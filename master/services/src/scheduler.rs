@@ -154,10 +154,12 @@ impl ServiceScheduler {
                     run.dirty.extend(waiting.map(|(id, _)| id.clone()));
                 }
                 // Offers are never held, so there is nothing to give up. Who must leave an agent is killed when
-                // its window begins, and replaced elsewhere like any that is killed.
+                // its window begins, and replaced elsewhere like any that is killed. It has no executors.
                 SchedulerEvent::Rescind(_)
                 | SchedulerEvent::InverseOffer(_)
-                | SchedulerEvent::RescindInverse(_) => {}
+                | SchedulerEvent::RescindInverse(_)
+                | SchedulerEvent::ExecutorLost { .. }
+                | SchedulerEvent::Message { .. } => {}
                 SchedulerEvent::Update(status) => self.update(&status, now, run),
                 SchedulerEvent::AgentLost(agent_id) => self.agent_lost(&agent_id, now, run),
             },

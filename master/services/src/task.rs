@@ -64,6 +64,7 @@ pub(crate) fn build(
         service: spec.id.to_string(),
         service_version: version,
         trace,
+        executor: None,
     }
 }
 

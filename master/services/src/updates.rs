@@ -139,6 +139,7 @@ impl ServiceScheduler {
             source: waggle_types::StatusSource::Master,
             at: now,
             uuid: None,
+            executor: None,
         };
         self.update(&status, now, run);
     }

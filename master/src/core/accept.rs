@@ -14,6 +14,7 @@ use waggle_types::{
 
 use super::{
     MasterCore, Measure,
+    executors::{self, Starts},
     frameworks::{Called, no},
     intents::sum,
     refusals::level_1_says,
@@ -33,14 +34,22 @@ fn tasks_of(operations: Vec<Operation>) -> Vec<TaskSpec> {
     launches.flatten().collect()
 }
 
-/// Level 1's form of operations: one launch a task.
-fn level_1_operations(operations: &[Operation]) -> Vec<Level1Operation> {
+/// Level 1's form of operations: one launch a task, and one before it for the executor that it starts, if that holds
+/// something.
+fn level_1_operations(operations: &[Operation], starts: &Starts) -> Vec<Level1Operation> {
     let mut out = Vec::new();
     for op in operations {
         match op {
-            Operation::Launch(tasks) => out.extend(tasks.iter().map(|t| Level1Operation::Launch {
-                resources: t.resources.clone(),
-                parts: t.parts.clone(),
+            Operation::Launch(tasks) => out.extend(tasks.iter().flat_map(|t| {
+                let executor = starts.get(&t.task_id).filter(|e| !e.resources.is_empty());
+                let executor = executor.map(|e| Level1Operation::Launch {
+                    resources: e.resources.clone(),
+                    parts: e.parts.clone(),
+                });
+                executor.into_iter().chain([Level1Operation::Launch {
+                    resources: t.resources.clone(),
+                    parts: t.parts.clone(),
+                }])
             })),
             Operation::Reserve { stack, resources } => out.push(Level1Operation::Reserve {
                 stack: stack.clone(),
@@ -134,6 +143,7 @@ impl MasterCore {
         framework_id: FrameworkId,
         offer_ids: &[OfferId],
         operations: &[Operation],
+        starts: &Starts,
         refuse: Millis,
         now: UnixMillis,
     ) -> Result<Given, Rejection> {
@@ -141,17 +151,20 @@ impl MasterCore {
             let offer = self.out_offers.get(id);
             offer.is_some_and(|o| o.parts.is_empty())
         };
-        let plain_task = |t: &TaskSpec| t.parts.iter().all(ResourcePart::is_plain);
+        let plain_parts = |parts: &[ResourcePart]| parts.iter().all(ResourcePart::is_plain);
+        let plain_task = |t: &TaskSpec| plain_parts(&t.parts);
         let plain = offer_ids.iter().all(plain_offer)
+            && starts.values().all(|e| plain_parts(&e.parts))
             && operations.iter().all(|o| match o {
                 Operation::Launch(tasks) => tasks.iter().all(plain_task),
                 _ => false,
             });
         let tasks = operations.iter().flat_map(Operation::tasks);
-        let used = sum(tasks.clone().map(|t| &t.resources));
+        let used = tasks.clone().map(|t| &t.resources);
+        let used = sum(used.chain(executors::resources_of(starts)));
         let offer_ids = offer_ids.to_vec();
         if let (true, Some(used)) = (plain, used) {
-            let n = tasks.count();
+            let n = tasks.count() + starts.values().filter(|e| !e.resources.is_empty()).count();
             let accepted = Level1::Accepted {
                 framework_id,
                 offer_ids,
@@ -164,7 +177,7 @@ impl MasterCore {
         let operated = Level1::Operated {
             framework_id,
             offer_ids,
-            operations: level_1_operations(operations),
+            operations: level_1_operations(operations, starts),
             refuse,
         };
         self.try_allocate(operated, now)
@@ -179,13 +192,14 @@ impl MasterCore {
         refuse: Millis,
         now: UnixMillis,
     ) -> Called {
-        let (agent, role, offered_at) = self.check_accept(id, offer_ids, &operations, now)?;
+        let (agent, role, offered_at, starts) =
+            self.check_accept(id, offer_ids, &operations, now)?;
         let changes = changes_of(&operations);
         if !changes.is_empty() {
             self.check_storable(&agent, &changes).map_err(|r| vec![r])?;
         }
         let given = self
-            .allocate_accept(id.clone(), offer_ids, &operations, refuse, now)
+            .allocate_accept(id.clone(), offer_ids, &operations, &starts, refuse, now)
             .map_err(|reason| {
                 if !changes.is_empty() {
                     let role = role.clone();
@@ -204,7 +218,15 @@ impl MasterCore {
         self.log_launches(id, &agent, tasks.iter().map(|t| &t.task_id));
         let name = self.frameworks.all.get(id).map(|f| f.info.name.clone());
         let mut traced = BTreeSet::new();
-        for (spec, parts) in tasks.into_iter().zip(given) {
+        let mut given = given.into_iter();
+        for spec in tasks {
+            let own = starts
+                .get(&spec.task_id)
+                .map(|e| match e.resources.is_empty() {
+                    true => Vec::new(),
+                    false => given.next().unwrap_or_default(),
+                });
+            let parts = given.next().unwrap_or_default();
             let spec = TaskSpec {
                 framework_id: id.clone(),
                 framework_name: name.clone().unwrap_or_default(),
@@ -212,20 +234,21 @@ impl MasterCore {
                 parts,
                 ..spec
             };
+            let spec = self.on_executor(spec, &agent, own);
             self.launch(spec, &agent, offered_at, &mut traced, now);
         }
         Ok(())
     }
 
-    /// Everything that can be said of an accept before level 1 is asked; answers its agent, its role and
-    /// when it was offered.
+    /// Everything that can be said of an accept before level 1 is asked; answers its agent, its role, when it was
+    /// offered and which executors it starts.
     fn check_accept(
         &self,
         id: &FrameworkId,
         offer_ids: &[OfferId],
         operations: &[Operation],
         now: UnixMillis,
-    ) -> Result<(AgentId, String, UnixMillis), Vec<CallRejection>> {
+    ) -> Result<(AgentId, String, UnixMillis, Starts), Vec<CallRejection>> {
         let mut wrong = self.check_offers(id, offer_ids);
         if offer_ids.is_empty() {
             let message = "an accept must name an offer";
@@ -253,11 +276,18 @@ impl MasterCore {
             let message = "the agent is not connected now";
             wrong.push(no(RejectReason::AgentDisconnected, a, message));
         }
+        let mut starts = Starts::new();
+        if let Some(agent) = &agent {
+            match self.check_executors(id, agent, &tasks) {
+                Ok(all) => starts = all,
+                Err(all) => wrong.extend(all),
+            }
+        }
         if wrong.is_empty() && operations.iter().all(|o| !o.tasks().is_empty()) {
-            wrong.extend(check_sum(&tasks, &offers));
+            wrong.extend(check_sum(&tasks, &starts, &offers));
         }
         match (agent, role) {
-            (Some(agent), Some(role)) if wrong.is_empty() => Ok((agent, role, offered_at)),
+            (Some(agent), Some(role)) if wrong.is_empty() => Ok((agent, role, offered_at, starts)),
             _ => Err(wrong),
         }
     }
@@ -323,7 +353,7 @@ impl MasterCore {
         let refusal = refusal.map_or_else(
             || {
                 let id = framework_id.clone();
-                self.allocate_accept(id, &offer_ids, &operations, refuse, now)
+                self.allocate_accept(id, &offer_ids, &operations, &Starts::new(), refuse, now)
                     .map_err(|reason| {
                         tracing::debug!(%reason, "level 1 refused an accept");
                         (TaskState::Dropped, StatusReason::InvalidOffers)
@@ -352,8 +382,9 @@ impl MasterCore {
 }
 
 /// Whether the offers hold what plain launches take, together: the one mistake that deserves its numbers.
-fn check_sum(tasks: &[&TaskSpec], offers: &[&Offer]) -> Option<CallRejection> {
-    let Some(used) = sum(tasks.iter().map(|t| &t.resources)) else {
+fn check_sum(tasks: &[&TaskSpec], starts: &Starts, offers: &[&Offer]) -> Option<CallRejection> {
+    let used = tasks.iter().map(|t| &t.resources);
+    let Some(used) = sum(used.chain(executors::resources_of(starts))) else {
         let message = "two tasks want the same port";
         return Some(no(RejectReason::Invalid, "launch", message));
     };

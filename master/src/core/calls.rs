@@ -102,6 +102,15 @@ impl MasterCore {
                 SchedulerCall::Demand { role, smallest } => {
                     return self.framework_demand(id, role, smallest.as_ref(), now);
                 }
+                SchedulerCall::Message {
+                    agent_id,
+                    executor_id,
+                    data,
+                } => return self.framework_message(id, &agent_id, executor_id, data),
+                SchedulerCall::Shutdown {
+                    agent_id,
+                    executor_id,
+                } => return self.framework_shutdown(id, &agent_id, executor_id),
                 SchedulerCall::AcceptInverse { offer_ids } => {
                     return self.answer_inverse(id, &offer_ids, None, now);
                 }

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use waggle_types::{
-    AgentId, AgentInfo, CallRejection, DeploymentId, Evicted, FrameworkId, FrameworkInfo,
-    Generation, Millis, NetSnapshot, OperatorCall, SchedulerCall, SchedulerEvent, ServiceId,
-    ServiceSpec, StatusUuid, TaskId, TaskSpec, TaskStatus, TraceContext, UnixMillis, VolumeId,
+    AgentId, AgentInfo, CallRejection, DeploymentId, Evicted, ExecutorEnd, ExecutorKey,
+    ExecutorRecord, FrameworkId, FrameworkInfo, Generation, Millis, NetSnapshot, OperatorCall,
+    SchedulerCall, SchedulerEvent, ServiceId, ServiceSpec, StatusUuid, TaskId, TaskSpec,
+    TaskStatus, TraceContext, UnixMillis, VolumeId,
 };
 
 use crate::{
@@ -46,6 +47,8 @@ pub struct Registration {
     pub info: AgentInfo,
     /// Every task that it has, with the latest status of each.
     pub tasks: Vec<(TaskSpec, TaskStatus)>,
+    /// Every executor of a framework's own that it has.
+    pub executors: Vec<ExecutorRecord>,
     /// Generation that its kernel and DNS hold.
     pub applied: Generation,
     /// Version of its binary.
@@ -191,6 +194,22 @@ pub enum Event {
         /// The report.
         status: TaskStatus,
     },
+    /// An executor has ended.
+    ExecutorEnded {
+        /// Its agent's session.
+        session: SessionId,
+        /// Which, and how.
+        end: ExecutorEnd,
+    },
+    /// An executor says something to its framework.
+    ExecutorSays {
+        /// Its agent's session.
+        session: SessionId,
+        /// Which.
+        key: ExecutorKey,
+        /// What.
+        data: Vec<u8>,
+    },
     /// An agent's kernel and DNS hold a generation.
     Applied {
         /// Its session.
@@ -248,6 +267,18 @@ pub enum MasterMsg {
         task_id: TaskId,
         /// Which report.
         uuid: StatusUuid,
+    },
+    /// A framework says something to an executor.
+    ExecutorMessage {
+        /// Which.
+        key: ExecutorKey,
+        /// What.
+        data: Vec<u8>,
+    },
+    /// End an executor.
+    ShutdownExecutor {
+        /// Which.
+        key: ExecutorKey,
     },
     /// Go away.
     Refused {

@@ -315,6 +315,7 @@ impl MasterCore {
         for task in self.tasks.of_framework(id) {
             self.kill_call(task, now);
         }
+        self.end_executors_of(id);
     }
 
     /// Says something to a framework, if it is there to hear.

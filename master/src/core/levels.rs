@@ -266,7 +266,9 @@ impl MasterCore {
             // The built-in framework has no use for these.
             SchedulerCall::AcceptInverse { .. }
             | SchedulerCall::DeclineInverse { .. }
-            | SchedulerCall::Demand { .. } => self.reject("call_not_known"),
+            | SchedulerCall::Demand { .. }
+            | SchedulerCall::Message { .. }
+            | SchedulerCall::Shutdown { .. } => self.reject("call_not_known"),
         }
     }
 
@@ -601,5 +603,6 @@ pub(super) fn own_status(
         source: StatusSource::Master,
         at: now,
         uuid: None,
+        executor: None,
     }
 }

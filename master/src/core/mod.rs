@@ -10,7 +10,7 @@
 //!   grace. So nothing that still runs somewhere is started a second time just because the master
 //!   restarted.
 //! - A task's resources are held from the accepted offer until its end is known, and it gives back exactly
-//!   what it was given: of which reservation, owned or lent.
+//!   what it was given: of which reservation, owned or lent. An executor's are held once, however many tasks it runs.
 //! - What operators set (weights, quota, reservations, modes, maintenance) is in the store before they are
 //!   answered, and said to level 1 again by the next master and at each registration of an agent.
 //! - An accepted launch is in the store before it is answered, until its agent has spoken of it.
@@ -24,6 +24,7 @@ mod calls;
 mod deployments;
 mod drain;
 mod event;
+mod executors;
 mod explain;
 mod frameworks;
 mod intents;
@@ -79,6 +80,7 @@ pub use versions::{KEEP_VERSIONS, Versions};
 use crate::{store::StoreOp, view::MasterView};
 use agents::Agents;
 use deployments::New;
+use executors::Executors;
 use frameworks::Frameworks;
 use inverse::Inverse;
 use launches::Launches;
@@ -220,6 +222,7 @@ pub struct MasterCore {
     /// All but the built-in one.
     frameworks: Frameworks,
     tasks: Tasks,
+    executors: Executors,
     evictions: Evictions,
     launches: Launches,
     inverse: Inverse,
@@ -309,6 +312,7 @@ impl MasterCore {
             agents: Agents::default(),
             frameworks: Frameworks::restored(restored.frameworks, restored.removed_frameworks, now),
             tasks: Tasks::default(),
+            executors: Executors::default(),
             evictions: Evictions::new(),
             launches: Launches::restored(restored.launches),
             inverse: Inverse::default(),
@@ -471,6 +475,10 @@ impl MasterCore {
                 duration_us,
                 failures,
             } => self.applied(session, generation, duration_us, failures, now),
+            Event::ExecutorEnded { session, end } => self.executor_ended(session, &end, now),
+            Event::ExecutorSays { session, key, data } => {
+                self.executor_says(session, &key, data, now);
+            }
             Event::Disconnected { session } => self.disconnected(session, now),
             Event::Stalled => self.stalled(now),
             Event::Tick => self.tick(now),

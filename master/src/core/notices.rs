@@ -152,6 +152,7 @@ impl MasterCore {
         for task in self.tasks.on_agent(agent) {
             self.evict(&task, grace, reason, now);
         }
+        self.end_idle_executors(agent);
     }
 
     /// Tells a task to end, if it has not been told so already with as little time.

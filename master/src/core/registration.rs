@@ -49,6 +49,7 @@ impl MasterCore {
         });
 
         let (adopted, unwanted, reports) = self.compare_tasks(&id, reg.tasks, now);
+        let executors = reg.executors;
         self.out.push(Effect::SendAgent {
             session,
             msg: MasterMsg::Registered {
@@ -57,6 +58,7 @@ impl MasterCore {
             },
         });
         self.back_in_reach(&id);
+        let changed = self.compare_executors(&id, executors) || changed;
         let short = self.reservations.given_way.contains_key(&id);
         let known = self.allocator.total(&id).is_some();
         if changed || !adopted.is_empty() || short || !known {
@@ -319,6 +321,7 @@ impl MasterCore {
                 source: StatusSource::Master,
                 at: now,
                 uuid: None,
+                executor: None,
             };
             self.report(status, now);
         }
@@ -366,5 +369,6 @@ fn vanished(t: &Task, now: UnixMillis) -> TaskStatus {
         source: StatusSource::Master,
         at: now,
         uuid: None,
+        executor: None,
     }
 }

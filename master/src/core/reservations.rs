@@ -14,9 +14,9 @@ use waggle_types::{
 };
 
 use super::{
-    MasterCore, MasterMsg, Measure,
+    MasterCore, MasterMsg, Measure, executors,
     frameworks::no,
-    settle::{Holder, flat, merged, settle},
+    settle::{Holder, Who, flat, merged, settle},
     stored,
     tasks::Task,
 };
@@ -85,26 +85,35 @@ impl MasterCore {
             .tasks
             .of_agent(id)
             .map(|t| Holder {
-                task_id: t.id.clone(),
+                who: Who::Task(t.id.clone()),
                 framework_id: t.spec.framework_id.clone(),
                 role: known_role(&t.spec.role),
                 parts: Self::given(t),
             })
+            .chain(self.executors.of_agent(id).map(|e| Holder {
+                who: Who::Executor(e.key()),
+                framework_id: e.framework_id.clone(),
+                role: known_role(&e.role),
+                parts: executors::given(e),
+            }))
             .collect();
         let none = Vec::new();
         let wish = self.reservations.stored.get(id).unwrap_or(&none);
         let mut settled = settle(info, wish, &holders);
         let mut used = Vec::new();
         for h in holders {
-            self.reservations.booked.remove(&h.task_id);
-            let parts = match settled.booked.remove(&h.task_id) {
-                Some(parts) => {
+            let other = settled.booked.remove(&h.who);
+            match &h.who {
+                Who::Executor(key) => self.executors.book(id, key, other.clone()),
+                Who::Task(task) => {
                     let booked = &mut self.reservations.booked;
-                    booked.insert(h.task_id.clone(), parts.clone());
-                    parts
+                    match &other {
+                        Some(parts) => booked.insert(task.clone(), parts.clone()),
+                        None => booked.remove(task),
+                    };
                 }
-                None => h.parts,
-            };
+            }
+            let parts = other.unwrap_or(h.parts);
             used.extend(parts.into_iter().map(|p| Usage {
                 framework_id: h.framework_id.clone(),
                 role: h.role.clone(),

@@ -4,13 +4,20 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use waggle_allocator::MAX_POOLS;
 use waggle_types::{
-    AgentInfo, FrameworkId, Reservation, ResourcePart, Resources, TaskId, check_role,
+    AgentInfo, ExecutorKey, FrameworkId, Reservation, ResourcePart, Resources, TaskId, check_role,
 };
 
-/// A task's share of an agent.
+/// Who holds something of an agent.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Who {
+    Task(TaskId),
+    Executor(ExecutorKey),
+}
+
+/// A task's or an executor's share of an agent.
 #[derive(Debug, Clone)]
 pub(super) struct Holder {
-    pub(super) task_id: TaskId,
+    pub(super) who: Who,
     pub(super) framework_id: FrameworkId,
     pub(super) role: String,
     pub(super) parts: Vec<ResourcePart>,
@@ -21,8 +28,8 @@ pub(super) struct Holder {
 pub(super) struct Settled {
     /// Every stack with what it holds.
     pub(super) reserved: Vec<(Vec<Reservation>, Resources)>,
-    /// Tasks for which something else is booked than what they were given.
-    pub(super) booked: BTreeMap<TaskId, Vec<ResourcePart>>,
+    /// Those for which something else is booked than what they were given.
+    pub(super) booked: BTreeMap<Who, Vec<ResourcePart>>,
     /// What had no room.
     pub(super) given_way: Vec<ResourcePart>,
 }
@@ -147,7 +154,7 @@ pub(super) fn settle(info: &AgentInfo, stored: &[ResourcePart], holders: &[Holde
             }
         }
         if booked != h.parts {
-            out.booked.insert(h.task_id.clone(), merged(booked));
+            out.booked.insert(h.who.clone(), merged(booked));
         }
     }
     let mut left = info.total.clone();
@@ -286,7 +293,7 @@ mod tests {
             let sound = |parts: &Vec<_>| sum_parts(parts).is_some();
             let all = all.into_iter().filter(sound).enumerate();
             all.map(|(i, parts)| Holder {
-                task_id: TaskId::new(format!("t{i}")).unwrap(),
+                who: Who::Task(TaskId::new(format!("t{i}")).unwrap()),
                 framework_id: FrameworkId::new("f").unwrap(),
                 role: "a".into(),
                 parts: merged(parts),
@@ -312,7 +319,7 @@ mod tests {
             let settled = settle(&info, &stored, &holders);
             let mut used = Vec::new();
             for h in &holders {
-                let parts = settled.booked.get(&h.task_id).unwrap_or(&h.parts);
+                let parts = settled.booked.get(&h.who).unwrap_or(&h.parts);
                 used.extend(parts.iter().map(|p| Usage {
                     framework_id: h.framework_id.clone(),
                     role: h.role.clone(),

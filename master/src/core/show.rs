@@ -70,6 +70,7 @@ impl MasterCore {
                 .collect(),
             tasks: self.tasks.snapshot(),
             completed: self.tasks.ended.iter().cloned().collect(),
+            executors: self.executors.shown(),
             roles: self.show_roles(),
             frameworks: self.show_frameworks(),
             offers: self.out_offers.values().cloned().collect(),

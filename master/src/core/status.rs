@@ -2,10 +2,8 @@
 
 use waggle_allocator::{Event as Level1, Usage};
 use waggle_types::{
-    AgentId, Generation, ResourcePart, StatusSource, TaskState, TaskStatus, UnixMillis,
+    AgentId, FrameworkId, Generation, ResourcePart, StatusSource, TaskState, TaskStatus, UnixMillis,
 };
-
-use crate::task::TaskShape;
 
 use super::{
     Effect, MasterCore, MasterMsg, Measure, SessionId, SpanKey, TraceOp,
@@ -153,9 +151,14 @@ impl MasterCore {
         if status.state.is_terminal() {
             let booked = self.tasks.get(&id).map(|t| self.booked(t));
             self.tasks.end(&id, self.config.keep_ended);
-            self.evictions.remove(&id);
+            let evicted = self.evictions.remove(&id).is_some();
             self.forget_booked(&id);
-            self.release(&spec, booked.unwrap_or_default(), &status.agent_id, now);
+            let booked = booked.unwrap_or_default();
+            let (framework, agent) = (&spec.framework_id, &status.agent_id);
+            self.give_back(framework, &spec.role, booked, agent, now);
+            if evicted && spec.executor.is_some() {
+                self.end_idle_executors(&status.agent_id);
+            }
             self.left(&status.agent_id, &spec.framework_id, now);
         }
         if spec.framework_id == self.framework_id {
@@ -165,10 +168,11 @@ impl MasterCore {
         }
     }
 
-    /// Gives back what was booked for a task.
-    fn release(
+    /// Gives back what was booked for a task, or for an executor.
+    pub(super) fn give_back(
         &mut self,
-        spec: &TaskShape,
+        framework_id: &FrameworkId,
+        role: &str,
         booked: Vec<ResourcePart>,
         agent_id: &AgentId,
         now: UnixMillis,
@@ -183,8 +187,8 @@ impl MasterCore {
         let ended = booked.into_iter().map(|p| Level1::UsageEnded {
             agent_id: agent_id.clone(),
             usage: Usage {
-                framework_id: spec.framework_id.clone(),
-                role: spec.role.clone(),
+                framework_id: framework_id.clone(),
+                role: role.to_owned(),
                 reservation: p.reservation,
                 revocable: p.revocable,
                 resources: p.resources,

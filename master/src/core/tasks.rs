@@ -373,6 +373,7 @@ mod tests {
             service: String::new(),
             service_version: String::new(),
             trace: None,
+            executor: None,
         }
     }
 
@@ -402,6 +403,7 @@ mod tests {
             source: StatusSource::Executor,
             at: UnixMillis(2),
             uuid: None,
+            executor: None,
         };
         tasks.change(&one, |t| t.take(&running, UnixMillis(3)));
         let tally = tasks.tallies()[&x].clone();

@@ -286,6 +286,7 @@ impl MasterCore {
             stored::put_reservations(id, &[]),
         ];
         self.rescind_inverse_on(id, now);
+        self.forget_executors(id);
         self.upkeep.forget(id);
         self.upkeep.gone.insert(id.clone(), now);
         self.upkeep.gone_by_age.insert((now, id.clone()));

@@ -91,6 +91,21 @@ pub(super) fn read(id: &FrameworkId, kind: Kind) -> Result<FrameworkCall, Conver
         Kind::Reconcile(r) => SchedulerCall::Reconcile {
             task_ids: convert::ids("task_ids", r.task_ids, TaskId::new)?,
         },
+        Kind::Message(r) => {
+            let (agent_id, executor_id) = convert::executor_at(r.agent_id, r.executor_id)?;
+            SchedulerCall::Message {
+                agent_id,
+                executor_id,
+                data: convert::message_data(r.data)?,
+            }
+        }
+        Kind::Shutdown(r) => {
+            let (agent_id, executor_id) = convert::executor_at(r.agent_id, r.executor_id)?;
+            SchedulerCall::Shutdown {
+                agent_id,
+                executor_id,
+            }
+        }
         Kind::Teardown(_) => return Ok(FrameworkCall::Teardown),
     }))
 }

@@ -280,6 +280,7 @@ fn task(i: &InstanceView) -> TaskView {
         service: "/shop/web".into(),
         service_version: ServiceVersion(AT).to_string(),
         trace: None,
+        executor: None,
     };
     let status = TaskStatus {
         ip: None,
@@ -294,6 +295,7 @@ fn task(i: &InstanceView) -> TaskView {
         source: StatusSource::Executor,
         at: AT,
         uuid: None,
+        executor: None,
     };
     let place = TaskPlace {
         agent_id: i.agent_id.clone(),

@@ -26,13 +26,19 @@ use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, server::NamedService};
 use waggle_api::{
-    convert::{ConvertError, check_register, edge_rings, edge_rings_to_wire, registered_task},
+    convert::{
+        ConvertError, check_register, edge_rings, edge_rings_to_wire, executor_message,
+        executor_message_to_wire, registered_task,
+    },
     proto::session::{
         self as pb, AgentMessage, MasterMessage, agent_message::Kind as In,
         master_message::Kind as Out, session_server::SERVICE_NAME,
     },
 };
-use waggle_types::{AgentInfo, Cause, Generation, NetSnapshot, TaskStatus, TraceContext, VolumeId};
+use waggle_types::{
+    AgentInfo, Cause, ExecutorEnd, ExecutorRecord, Generation, NetSnapshot, TaskStatus,
+    TraceContext, VolumeId,
+};
 
 use deltas::Deltas;
 pub(crate) use outbox::Outbox;
@@ -403,6 +409,13 @@ fn encode(msg: MasterMsg, trace: Option<TraceContext>) -> MasterMessage {
             task_id: task_id.to_string(),
             uuid: uuid.0.to_vec(),
         }),
+        MasterMsg::ExecutorMessage { key, data } => {
+            Out::ExecutorMessage(executor_message_to_wire(&key, data))
+        }
+        MasterMsg::ShutdownExecutor { key } => Out::ShutdownExecutor(pb::ShutdownExecutor {
+            framework_id: key.framework_id.to_string(),
+            executor_id: key.executor_id.to_string(),
+        }),
         MasterMsg::Refused { reason, permanent } => Out::Refused(pb::Refused { reason, permanent }),
     })
 }
@@ -424,7 +437,11 @@ fn registration(r: pb::Register) -> Result<Registration, ConvertError> {
         .into_iter()
         .enumerate()
         .map(|(i, t)| registered_task(t).map_err(|e| e.within(&format!("tasks[{i}]"))));
+    let executors = r.executors.into_iter().enumerate().map(|(i, e)| {
+        ExecutorRecord::try_from(e).map_err(|e| e.within(&format!("executors[{i}]")))
+    });
     Ok(Registration {
+        executors: executors.collect::<Result<_, _>>()?,
         info: AgentInfo::try_from(agent).map_err(|e| e.within("agent"))?,
         tasks: tasks.collect::<Result<_, _>>()?,
         applied: Generation(r.applied_generation),
@@ -460,6 +477,14 @@ fn decode(session: SessionId, ends: &Ends, m: AgentMessage) -> Result<Event, Con
             session,
             status: TaskStatus::try_from(s).map_err(|e| e.within("status"))?,
         },
+        Some(In::ExecutorEnded(e)) => Event::ExecutorEnded {
+            session,
+            end: ExecutorEnd::try_from(e).map_err(|e| e.within("executor_ended"))?,
+        },
+        Some(In::ExecutorMessage(m)) => {
+            let (key, data) = executor_message(m).map_err(|e| e.within("executor_message"))?;
+            Event::ExecutorSays { session, key, data }
+        }
         Some(In::Applied(a)) => Event::Applied {
             session,
             generation: Generation(a.generation),

@@ -153,11 +153,13 @@ pub enum RejectReason {
     DuplicateNetwork,
     /// Services or tasks are on the network.
     NetworkInUse,
+    /// No such executor on the agent.
+    UnknownExecutor,
 }
 
 impl RejectReason {
     /// Every reason.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 34] = [
         Self::Invalid,
         Self::UnknownFramework,
         Self::FrameworkRemoved,
@@ -191,6 +193,7 @@ impl RejectReason {
         Self::UnknownNetwork,
         Self::DuplicateNetwork,
         Self::NetworkInUse,
+        Self::UnknownExecutor,
     ];
 
     /// Stable name, for counters and logs: `stale_offer`.
@@ -229,6 +232,7 @@ impl RejectReason {
             Self::UnknownNetwork => "unknown_network",
             Self::DuplicateNetwork => "duplicate_network",
             Self::NetworkInUse => "network_in_use",
+            Self::UnknownExecutor => "unknown_executor",
         }
     }
 }

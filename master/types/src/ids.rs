@@ -116,6 +116,10 @@ string_id!(
     TaskId
 );
 string_id!(
+    /// An executor of a framework, unique on its agent.
+    ExecutorId
+);
+string_id!(
     /// An offer of one agent's resources to one framework.
     OfferId
 );

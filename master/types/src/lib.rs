@@ -16,6 +16,7 @@ mod cidr;
 mod container;
 mod custom;
 mod error;
+mod executor;
 mod framework;
 mod generation;
 mod health;
@@ -45,11 +46,16 @@ pub use container::{
 };
 pub use custom::{Custom, Volume, check_kind};
 pub use error::FieldError;
+pub use executor::{
+    ExecutorEnd, ExecutorKey, ExecutorKind, ExecutorRecord, ExecutorSpec, ExecutorStatus,
+    MAX_MESSAGE, OnExecutor,
+};
 pub use framework::{CallRejection, FrameworkInfo, MAX_ROLES, RejectReason};
 pub use generation::Generation;
 pub use health::{CheckPurpose, HealthCheck, HealthProbe, HealthState};
 pub use ids::{
-    AgentId, DeploymentId, FrameworkId, IdError, OfferId, ServiceId, StatusUuid, TaskId, VolumeId,
+    AgentId, DeploymentId, ExecutorId, FrameworkId, IdError, OfferId, ServiceId, StatusUuid,
+    TaskId, VolumeId,
 };
 pub use intervals::{Interval, Intervals, Point, PortRange, PortSet, RangeSet};
 pub use net::{

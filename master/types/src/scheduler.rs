@@ -4,8 +4,8 @@
 //! uses them directly and has no other door into level 1. Verbs follow Mesos's scheduler API.
 
 use crate::{
-    AgentId, FrameworkId, InverseOffer, Milli, Millis, Offer, OfferId, Reservation, Resources,
-    StatusUuid, TaskId, TaskSpec, TaskStatus, Volume, VolumeId,
+    AgentId, ExecutorId, FrameworkId, InverseOffer, Milli, Millis, Offer, OfferId, Reservation,
+    Resources, StatusUuid, TaskId, TaskSpec, TaskStatus, Volume, VolumeId,
 };
 
 /// From the master to a framework.
@@ -28,6 +28,24 @@ pub enum SchedulerEvent {
     Update(TaskStatus),
     /// An agent was lost for good.
     AgentLost(AgentId),
+    /// An executor has ended (Mesos: `FAILURE` with an executor).
+    ExecutorLost {
+        /// On which agent.
+        agent_id: AgentId,
+        /// Which.
+        executor_id: ExecutorId,
+        /// As `waitpid(2)` has it; -1 when nobody saw it.
+        status: i32,
+    },
+    /// An executor says something to its framework. Not retried: it may be lost.
+    Message {
+        /// On which agent.
+        agent_id: AgentId,
+        /// Which.
+        executor_id: ExecutorId,
+        /// What, unchanged.
+        data: Vec<u8>,
+    },
 }
 
 /// What a framework does with what offers hold. Several in one accept are done in order, each with what the
@@ -154,6 +172,22 @@ pub enum SchedulerCall {
         role: String,
         /// `None`: anything that is allocatable.
         smallest: Option<Resources>,
+    },
+    /// Say something to an executor. Not retried: it may be lost.
+    Message {
+        /// On which agent.
+        agent_id: AgentId,
+        /// Which.
+        executor_id: ExecutorId,
+        /// What, unchanged; at most [`crate::MAX_MESSAGE`] bytes.
+        data: Vec<u8>,
+    },
+    /// End an executor and with it its tasks: it is told, then, after its grace, killed.
+    Shutdown {
+        /// On which agent.
+        agent_id: AgentId,
+        /// Which.
+        executor_id: ExecutorId,
     },
 }
 

@@ -6,8 +6,9 @@ use std::{
 };
 
 use crate::{
-    AgentId, Balance, ContainerSpec, FrameworkId, HealthCheck, HealthState, Millis, Protocol,
-    ResourcePart, Resources, StatusUuid, TaskId, TraceContext, UnixMillis, VipLabel,
+    AgentId, Balance, ContainerSpec, ExecutorStatus, FrameworkId, HealthCheck, HealthState, Millis,
+    OnExecutor, Protocol, ResourcePart, Resources, StatusUuid, TaskId, TraceContext, UnixMillis,
+    VipLabel,
 };
 
 /// Mesos's task states (mesos.proto `TaskState`).
@@ -136,8 +137,15 @@ pub enum StatusReason {
     SlaveRestarted,
     /// An answer to a reconciliation.
     Reconciliation,
-    /// The shim died: the task's end is known, its exit code is not.
+    /// The shim died: the task's end is known, its exit code is not. Or: the executor that ran it has ended.
     ExecutorTerminated,
+    /// Its executor did not subscribe in time (mesos.proto `REASON_EXECUTOR_REGISTRATION_TIMEOUT`).
+    ExecutorRegistrationTimeout,
+    /// Its executor did not come back to an agent that had restarted
+    /// (mesos.proto `REASON_EXECUTOR_REREGISTRATION_TIMEOUT`).
+    ExecutorReregistrationTimeout,
+    /// Killed before its executor had it (mesos.proto `REASON_TASK_KILLED_DURING_LAUNCH`).
+    TaskKilledDuringLaunch,
     /// A kill was asked for.
     TaskKilled,
     /// What it used was lent, and its role wanted it back (mesos.proto `REASON_CONTAINER_PREEMPTED`).
@@ -182,6 +190,8 @@ pub struct TaskStatus {
     pub at: UnixMillis,
     /// Set when it is retried until acknowledged.
     pub uuid: Option<StatusUuid>,
+    /// Which executor ran it, where its framework brought one, and what that wrote.
+    pub executor: Option<Box<ExecutorStatus>>,
 }
 
 /// What to run.
@@ -193,6 +203,8 @@ pub enum Command {
     Argv(Vec<String>),
     /// What the image says: its entry point, with these arguments, or with its own when there are none.
     Image(Vec<String>),
+    /// Nothing: the task's executor knows what to do.
+    Executor,
 }
 
 /// A host port that a task holds, with what discovery needs.
@@ -261,4 +273,6 @@ pub struct TaskSpec {
     pub service_version: String,
     /// The span that the agent's spans hang under.
     pub trace: Option<TraceContext>,
+    /// On which executor it runs; `None`: it is a process or container of its own.
+    pub executor: Option<OnExecutor>,
 }

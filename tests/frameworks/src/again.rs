@@ -61,5 +61,6 @@ pub fn task(
         service: String::new(),
         service_version: String::new(),
         trace: None,
+        executor: None,
     }
 }

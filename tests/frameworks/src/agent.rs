@@ -127,6 +127,7 @@ pub async fn run(channel: Channel, info: AgentInfo, books: Books) -> Result<(), 
         agent: Some((&info).into()),
         tasks,
         applied_generation: 0,
+        executors: Vec::new(),
         takes_changes: true,
         version: "0.1.0".into(),
     };

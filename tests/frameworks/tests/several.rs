@@ -83,6 +83,7 @@ fn task(id: &str, command: &str) -> TaskSpec {
         service: String::new(),
         service_version: String::new(),
         trace: None,
+        executor: None,
     }
 }
 

@@ -74,12 +74,14 @@ impl Node {
                 source: StatusSource::Agent,
                 at: now,
                 uuid: None,
+                executor: None,
             });
             (t.spec, status)
         });
         Registration {
             info: self.info.clone(),
             tasks: tasks.collect(),
+            executors: Vec::new(),
             applied: self.applied,
             version: "0.1.0".into(),
         }

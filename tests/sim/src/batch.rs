@@ -360,5 +360,6 @@ pub(crate) fn blank(name: &str, n: u64) -> Option<TaskSpec> {
         service: String::new(),
         service_version: String::new(),
         trace: None,
+        executor: None,
     })
 }

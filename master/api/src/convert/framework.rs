@@ -6,7 +6,10 @@ use waggle_types::{
 };
 
 use super::size::{MAX_SMALLEST, pieces};
-use super::{ConvertError, at_most, each, id, inverse_offer, offer, required};
+use super::{
+    ConvertError, at_most, each, executor, executor_at, id, inverse_offer, message_data, offer,
+    required,
+};
 use crate::proto::{framework as pb, session};
 
 /// Most tasks, offers or ids in one call; more are refused.
@@ -57,6 +60,20 @@ pub fn event(e: &SchedulerEvent) -> Option<pb::event::Kind> {
         SchedulerEvent::AgentLost(agent_id) => Kind::AgentLost(pb::AgentLost {
             agent_id: agent_id.to_string(),
         }),
+        SchedulerEvent::ExecutorLost {
+            agent_id,
+            executor_id,
+            status,
+        } => Kind::ExecutorLost(executor::lost(agent_id, executor_id, *status)),
+        SchedulerEvent::Message {
+            agent_id,
+            executor_id,
+            data,
+        } => Kind::Message(pb::ExecutorMessage {
+            agent_id: agent_id.to_string(),
+            executor_id: executor_id.to_string(),
+            data: data.clone(),
+        }),
     })
 }
 
@@ -79,6 +96,22 @@ pub fn scheduler_event(
         }
         Kind::Update(s) => SchedulerEvent::Update(TaskStatus::try_from(s)?),
         Kind::AgentLost(a) => SchedulerEvent::AgentLost(id("agent_id", a.agent_id, AgentId::new)?),
+        Kind::ExecutorLost(l) => {
+            let (agent_id, executor_id) = executor_at(l.agent_id, l.executor_id)?;
+            SchedulerEvent::ExecutorLost {
+                agent_id,
+                executor_id,
+                status: l.status,
+            }
+        }
+        Kind::Message(m) => {
+            let (agent_id, executor_id) = executor_at(m.agent_id, m.executor_id)?;
+            SchedulerEvent::Message {
+                agent_id,
+                executor_id,
+                data: message_data(m.data)?,
+            }
+        }
         Kind::Subscribed(_) | Kind::Heartbeat(_) | Kind::Closed(_) => return Ok(None),
     }))
 }

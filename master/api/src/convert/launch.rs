@@ -1,9 +1,11 @@
 //! Tasks as frameworks ask for them.
 
-use waggle_types::{FrameworkId, Millis, NetworkMode, TaskSpec};
+use std::collections::BTreeMap;
+
+use waggle_types::{Command, ExecutorSpec, FrameworkId, Millis, NetworkMode, TaskId, TaskSpec};
 
 use super::size::check_task;
-use super::{ConvertError, MAX_ITEMS, at_most, each};
+use super::{ConvertError, MAX_ITEMS, at_most, each, executor, id};
 use crate::proto::{framework as pb, session};
 
 /// Most health checks of one task.
@@ -19,13 +21,44 @@ pub fn launches(
     traceparent: &str,
 ) -> Result<Vec<TaskSpec>, ConvertError> {
     at_most(field, tasks.len(), MAX_ITEMS)?;
-    each(field, tasks, |t| launch(t, framework_id, traceparent))
+    each(field, tasks, |t| launch(t, framework_id, traceparent, None))
+}
+
+/// Tasks of one group, of one executor; the same otherwise.
+pub fn group(
+    field: &str,
+    tasks: Vec<pb::TaskInfo>,
+    framework_id: &FrameworkId,
+    traceparent: &str,
+) -> Result<Vec<TaskSpec>, ConvertError> {
+    at_most(field, tasks.len(), MAX_ITEMS)?;
+    let Some(first) = tasks.first() else {
+        return Err(ConvertError::new(field, "must not be empty"));
+    };
+    let name = id(
+        &format!("{field}[0].task_id"),
+        first.task_id.clone(),
+        TaskId::new,
+    )?;
+    let tasks = each(field, tasks, |t| {
+        launch(t, framework_id, traceparent, Some(&name))
+    })?;
+    let executors: Vec<&ExecutorSpec> = tasks
+        .iter()
+        .filter_map(|t| t.executor.as_ref().map(|on| on.spec.as_ref()))
+        .collect();
+    if executors.windows(2).any(|two| two[0] != two[1]) {
+        let rule = "must all be on the same executor";
+        return Err(ConvertError::new(field, rule));
+    }
+    Ok(tasks)
 }
 
 fn launch(
     t: pb::TaskInfo,
     framework_id: &FrameworkId,
     traceparent: &str,
+    group: Option<&TaskId>,
 ) -> Result<TaskSpec, ConvertError> {
     check_task(&t)?;
     at_most("health_checks", t.health_checks.len(), MAX_CHECKS)?;
@@ -34,7 +67,9 @@ fn launch(
     } else {
         t.name
     };
+    let executor = executor::asked(t.executor, group, t.info)?;
     let wire = session::TaskSpec {
+        executor: executor.as_ref().map(Into::into),
         discovery_name: name.clone(),
         name,
         framework_id: framework_id.to_string(),
@@ -65,26 +100,34 @@ fn launch(
     Ok(spec)
 }
 
-/// Rules between fields, which an agent would only find out later.
-fn check(spec: &TaskSpec) -> Result<(), ConvertError> {
+/// What a process can't be started with.
+fn check_texts(command: &Command, env: &BTreeMap<String, String>) -> Result<(), ConvertError> {
     let nul = |s: &str| s.contains('\0');
-    for key in spec.env.keys() {
+    for key in env.keys() {
         if key.is_empty() || key.contains('=') || nul(key) {
             let rule = format!("keys must not be empty or hold = or NUL, is {key:.80?}");
             return Err(ConvertError::new("env", rule));
         }
     }
-    let text = match &spec.command {
-        waggle_types::Command::Shell(s) => nul(s),
-        waggle_types::Command::Argv(a) | waggle_types::Command::Image(a) => {
-            a.iter().any(|s| nul(s))
-        }
+    let text = match command {
+        Command::Shell(s) => nul(s),
+        Command::Argv(a) | Command::Image(a) => a.iter().any(|s| nul(s)),
+        Command::Executor => false,
     };
-    if text || spec.env.values().any(|v| nul(v)) {
+    if text || env.values().any(|v| nul(v)) {
         return Err(ConvertError::new(
             "command",
             "must not hold a NUL character",
         ));
+    }
+    Ok(())
+}
+
+/// Rules between fields, which an agent would only find out later.
+fn check(spec: &TaskSpec) -> Result<(), ConvertError> {
+    check_texts(&spec.command, &spec.env)?;
+    if let Some(on) = &spec.executor {
+        check_texts(&on.spec.command, &on.spec.env).map_err(|e| e.within("executor"))?;
     }
     for (i, p) in spec.ports.iter().enumerate() {
         let field = format!("ports[{i}]");
@@ -143,6 +186,8 @@ impl From<&TaskSpec> for pb::TaskInfo {
             user: wire.user,
             parts: wire.parts,
             container: wire.container,
+            executor: wire.executor.as_ref().and_then(|on| on.spec.clone()),
+            info: wire.executor.map(|on| on.info).unwrap_or_default(),
         }
     }
 }

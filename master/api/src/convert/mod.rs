@@ -12,6 +12,7 @@
 
 mod container;
 mod custom;
+mod executor;
 mod framework;
 mod launch;
 mod net;
@@ -33,11 +34,15 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use waggle_types::{IdError, RejectReason, StatusUuid, TraceContext};
 
 pub use custom::{MAX_KINDS, MAX_RANGES, MAX_SET_ITEMS, MAX_VOLUMES};
+pub use executor::{
+    executor_at, executor_id, executor_key, executor_message, executor_message_to_wire,
+    message_data,
+};
 pub use framework::{
     MAX_ITEMS, agent_id, event, framework_id, ids, resources, role, roles, scheduler_event,
     smallest, task_id,
 };
-pub use launch::launches;
+pub use launch::{group, launches};
 pub use offer::{inverse_offer, offer};
 pub use operation::{MAX_OPERATIONS, operations};
 pub use reason::reject_reason;

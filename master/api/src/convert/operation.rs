@@ -1,10 +1,12 @@
 //! What frameworks do with what offers hold.
 
-use waggle_types::{FrameworkId, Milli, Operation, Reservation, Resources, Volume, VolumeId};
+use waggle_types::{
+    FrameworkId, Milli, Operation, Reservation, Resources, TaskSpec, Volume, VolumeId,
+};
 
 use super::reservation::{stack, stack_message};
 use super::size::{check_pieces, pieces_of_operation, pieces_of_tasks};
-use super::{ConvertError, MAX_ITEMS, at_most, each, id, launches, required, resources};
+use super::{ConvertError, MAX_ITEMS, at_most, each, group, id, launches, required, resources};
 use crate::proto::{framework as pb, session};
 
 /// Most operations of one accept.
@@ -41,9 +43,15 @@ pub fn operations(
     })
 }
 
+fn is_group(tasks: &[TaskSpec]) -> bool {
+    let of = |t: &TaskSpec| t.executor.as_ref().is_some_and(|on| on.group.is_some());
+    !tasks.is_empty() && tasks.iter().all(of)
+}
+
 fn n_tasks(o: &pb::Operation) -> usize {
     match &o.kind {
         Some(pb::operation::Kind::Launch(l)) => l.tasks.len(),
+        Some(pb::operation::Kind::LaunchGroup(l)) => l.tasks.len(),
         _ => 0,
     }
 }
@@ -60,6 +68,10 @@ fn operation(
                 return Err(ConvertError::new("launch.tasks", "must not be empty"));
             }
             let tasks = launches("launch.tasks", l.tasks, framework_id, traceparent)?;
+            Operation::Launch(tasks)
+        }
+        Kind::LaunchGroup(l) => {
+            let tasks = group("launch_group.tasks", l.tasks, framework_id, traceparent)?;
             Operation::Launch(tasks)
         }
         Kind::Reserve(r) => {
@@ -111,6 +123,9 @@ impl From<&Operation> for pb::Operation {
     fn from(o: &Operation) -> Self {
         use pb::operation::Kind;
         let kind = match o {
+            Operation::Launch(tasks) if is_group(tasks) => Kind::LaunchGroup(pb::LaunchGroup {
+                tasks: tasks.iter().map(Into::into).collect(),
+            }),
             Operation::Launch(tasks) => Kind::Launch(pb::Launch {
                 tasks: tasks.iter().map(Into::into).collect(),
             }),

@@ -5,7 +5,7 @@ use waggle_types::{CallRejection, RejectReason};
 use super::ConvertError;
 use crate::proto::framework as pb;
 
-const REASONS: [(RejectReason, pb::RejectReason); 33] = {
+const REASONS: [(RejectReason, pb::RejectReason); 34] = {
     use RejectReason as R;
     use pb::RejectReason as W;
     [
@@ -42,6 +42,7 @@ const REASONS: [(RejectReason, pb::RejectReason); 33] = {
         (R::UnknownNetwork, W::RejectUnknownNetwork),
         (R::DuplicateNetwork, W::RejectDuplicateNetwork),
         (R::NetworkInUse, W::RejectNetworkInUse),
+        (R::UnknownExecutor, W::RejectUnknownExecutor),
     ]
 };
 

@@ -26,9 +26,17 @@ fn pieces_of_parts(parts: &[session::ResourcePart]) -> usize {
     parts.iter().map(one).sum()
 }
 
+fn pieces_of_executor(e: &session::Executor) -> usize {
+    pieces(e.resources.as_ref()) + pieces_of_parts(&e.parts)
+}
+
 /// Pieces of tasks, together.
 pub(super) fn pieces_of_tasks(tasks: &[pb::TaskInfo]) -> usize {
-    let one = |t: &pb::TaskInfo| pieces(t.resources.as_ref()) + pieces_of_parts(&t.parts);
+    let one = |t: &pb::TaskInfo| {
+        pieces(t.resources.as_ref())
+            + pieces_of_parts(&t.parts)
+            + t.executor.as_ref().map_or(0, pieces_of_executor)
+    };
     tasks.iter().map(one).sum()
 }
 
@@ -37,6 +45,7 @@ pub(super) fn pieces_of_operation(o: &pb::Operation) -> usize {
     use pb::operation::Kind;
     match &o.kind {
         Some(Kind::Launch(l)) => pieces_of_tasks(&l.tasks),
+        Some(Kind::LaunchGroup(l)) => pieces_of_tasks(&l.tasks),
         Some(Kind::Reserve(r)) => pieces(r.resources.as_ref()),
         Some(Kind::Unreserve(r)) => pieces(r.resources.as_ref()),
         Some(Kind::CreateVolume(_) | Kind::ResizeVolume(_) | Kind::DestroyVolume(_)) | None => 1,
@@ -47,10 +56,16 @@ pub(super) fn pieces_of_operation(o: &pb::Operation) -> usize {
 pub fn check_register(r: &session::Register) -> Result<(), ConvertError> {
     let one = |t: &session::RegisteredTask| {
         t.spec.as_ref().map_or(0, |s| {
-            pieces(s.resources.as_ref()) + pieces_of_parts(&s.parts)
+            let on = s.executor.as_ref().and_then(|on| on.spec.as_ref());
+            pieces(s.resources.as_ref())
+                + pieces_of_parts(&s.parts)
+                + on.map_or(0, pieces_of_executor)
         })
     };
-    check_pieces("tasks", r.tasks.iter().map(one).sum())
+    let executors = r.executors.iter().filter_map(|e| e.spec.as_ref());
+    let of_executors: usize = executors.map(pieces_of_executor).sum();
+    let of_tasks: usize = r.tasks.iter().map(one).sum();
+    check_pieces("tasks", of_tasks + of_executors)
 }
 
 /// Refuses what has too many pieces.

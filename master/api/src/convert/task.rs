@@ -1,9 +1,10 @@
 //! Tasks, their states, statuses and health checks.
 
 use waggle_types::{
-    AgentId, CheckPurpose, Command, ContainerSpec, DiscoveryInfo, Evicted, FrameworkId,
-    HealthCheck, HealthProbe, HealthState, Millis, Resources, StatusReason, StatusSource,
-    StatusUuid, TaskId, TaskPort, TaskSpec, TaskState, TaskStatus, UnixMillis,
+    AgentId, CheckPurpose, Command, ContainerSpec, DiscoveryInfo, Evicted, ExecutorKind,
+    ExecutorStatus, FrameworkId, HealthCheck, HealthProbe, HealthState, Millis, OnExecutor,
+    Resources, StatusReason, StatusSource, StatusUuid, TaskId, TaskPort, TaskSpec, TaskState,
+    TaskStatus, UnixMillis,
 };
 
 use super::reservation::parts;
@@ -56,6 +57,9 @@ same_enum!(StatusReason, StatusReason:
     ReasonSlaveDraining = SlaveDraining,
     ReasonContainerLimitationDisk = ContainerLimitationDisk,
     ReasonTaskCheckStatusUpdated = TaskCheckStatusUpdated,
+    ReasonExecutorRegistrationTimeout = ExecutorRegistrationTimeout,
+    ReasonExecutorReregistrationTimeout = ExecutorReregistrationTimeout,
+    ReasonTaskKilledDuringLaunch = TaskKilledDuringLaunch,
 );
 
 /// A task state from its wire number; `field` names it in the error.
@@ -113,6 +117,9 @@ fn status_reason(value: i32) -> Option<StatusReason> {
         Ok(W::ReasonSlaveDraining) => Some(R::SlaveDraining),
         Ok(W::ReasonContainerLimitationDisk) => Some(R::ContainerLimitationDisk),
         Ok(W::ReasonTaskCheckStatusUpdated) => Some(R::TaskCheckStatusUpdated),
+        Ok(W::ReasonExecutorRegistrationTimeout) => Some(R::ExecutorRegistrationTimeout),
+        Ok(W::ReasonExecutorReregistrationTimeout) => Some(R::ExecutorReregistrationTimeout),
+        Ok(W::ReasonTaskKilledDuringLaunch) => Some(R::TaskKilledDuringLaunch),
     }
 }
 
@@ -148,6 +155,12 @@ impl TryFrom<pb::TaskStatus> for TaskStatus {
             source: status_source(s.source)?,
             at: UnixMillis(s.at_ms),
             uuid,
+            executor: match s.executor {
+                None => None,
+                Some(e) => Some(Box::new(
+                    ExecutorStatus::try_from(e).map_err(|e| e.within("executor"))?,
+                )),
+            },
             ready: s.ready,
             ip: ip_if_any("ip", &s.ip)?,
             ip6: ip6("ip6", &s.ip6)?,
@@ -170,6 +183,7 @@ impl From<&TaskStatus> for pb::TaskStatus {
             source: pb::StatusSource::from(s.source).into(),
             at_ms: s.at.0,
             uuid: s.uuid.map(|StatusUuid(b)| b.to_vec()).unwrap_or_default(),
+            executor: s.executor.as_deref().map(Into::into),
             ready: s.ready,
             ip: s.ip.map(|ip| ip.to_string()).unwrap_or_default(),
             ip6: s.ip6.map(|ip| ip.to_string()).unwrap_or_default(),
@@ -280,13 +294,20 @@ impl TryFrom<pb::TaskSpec> for TaskSpec {
     type Error = ConvertError;
 
     fn try_from(t: pb::TaskSpec) -> Result<Self, ConvertError> {
-        let command = match required("command", t.command)? {
-            pb::task_spec::Command::Shell(s) => Command::Shell(s),
-            pb::task_spec::Command::Argv(a) if a.args.is_empty() => {
+        let executor = t.executor.map(OnExecutor::try_from).transpose();
+        let executor = executor.map_err(|e| e.within("executor"))?;
+        let custom = executor
+            .as_ref()
+            .is_some_and(|on| on.spec.kind == ExecutorKind::Custom);
+        let command = match t.command {
+            None if custom => Command::Executor,
+            None => return Err(ConvertError::new("command", "is missing")),
+            Some(pb::task_spec::Command::Shell(s)) => Command::Shell(s),
+            Some(pb::task_spec::Command::Argv(a)) if a.args.is_empty() => {
                 return Err(ConvertError::new("argv.args", "must hold a program"));
             }
-            pb::task_spec::Command::Argv(a) => Command::Argv(a.args),
-            pb::task_spec::Command::Image(a) => Command::Image(a.args),
+            Some(pb::task_spec::Command::Argv(a)) => Command::Argv(a.args),
+            Some(pb::task_spec::Command::Image(a)) => Command::Image(a.args),
         };
         let resources: Resources = required("resources", t.resources)?
             .try_into()
@@ -319,6 +340,7 @@ impl TryFrom<pb::TaskSpec> for TaskSpec {
                 "" => None,
                 text => Some(trace("traceparent", text)?),
             },
+            executor,
         })
     }
 }
@@ -331,15 +353,16 @@ impl From<&TaskSpec> for pb::TaskSpec {
             framework_name: t.framework_name.clone(),
             role: t.role.clone(),
             name: t.name.clone(),
-            command: Some(match &t.command {
-                Command::Shell(s) => pb::task_spec::Command::Shell(s.clone()),
-                Command::Argv(args) => {
-                    pb::task_spec::Command::Argv(pb::Argv { args: args.clone() })
-                }
-                Command::Image(args) => {
-                    pb::task_spec::Command::Image(pb::Argv { args: args.clone() })
-                }
-            }),
+            command: match &t.command {
+                Command::Shell(s) => Some(pb::task_spec::Command::Shell(s.clone())),
+                Command::Argv(args) => Some(pb::task_spec::Command::Argv(pb::Argv {
+                    args: args.clone(),
+                })),
+                Command::Image(args) => Some(pb::task_spec::Command::Image(pb::Argv {
+                    args: args.clone(),
+                })),
+                Command::Executor => None,
+            },
             env: t.env.clone(),
             labels: t.labels.clone(),
             resources: Some((&t.resources).into()),
@@ -353,6 +376,7 @@ impl From<&TaskSpec> for pb::TaskSpec {
             traceparent: t.trace.map(|c| c.to_string()).unwrap_or_default(),
             parts: t.parts.iter().map(Into::into).collect(),
             container: super::container::to_wire(&t.container),
+            executor: t.executor.as_ref().map(Into::into),
         }
     }
 }

@@ -360,6 +360,8 @@ impl Shaped for waggle::session::v1::AgentMessage {
             (4, &<waggle::session::v1::Applied as Shaped>::SHAPE),
             (5, &<waggle::session::v1::NetAsk as Shaped>::SHAPE),
             (6, &<waggle::session::v1::EdgeRings as Shaped>::SHAPE),
+            (7, &<waggle::session::v1::ExecutorMessage as Shaped>::SHAPE),
+            (8, &<waggle::session::v1::ExecutorEnded as Shaped>::SHAPE),
         ],
     };
     const REQUEST: bool = true;
@@ -386,6 +388,32 @@ impl Shaped for waggle::session::v1::MasterMessage {
             (8, &<waggle::session::v1::Volumes as Shaped>::SHAPE),
             (9, &<waggle::session::v1::NetDelta as Shaped>::SHAPE),
             (10, &<waggle::session::v1::EdgeRings as Shaped>::SHAPE),
+            (11, &<waggle::session::v1::ExecutorMessage as Shaped>::SHAPE),
+            (12, &<waggle::session::v1::ShutdownExecutor as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for waggle::session::v1::ExecutorMessage {
+    const SHAPE: Shape = Shape {
+        size: size_of::<waggle::session::v1::ExecutorMessage>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for waggle::session::v1::ShutdownExecutor {
+    const SHAPE: Shape = Shape {
+        size: size_of::<waggle::session::v1::ShutdownExecutor>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for waggle::session::v1::ExecutorEnded {
+    const SHAPE: Shape = Shape {
+        size: size_of::<waggle::session::v1::ExecutorEnded>(),
+        fields: &[
         ],
     };
     const REQUEST: bool = false;
@@ -414,6 +442,16 @@ impl Shaped for waggle::session::v1::Register {
         fields: &[
             (1, &<waggle::session::v1::AgentInfo as Shaped>::SHAPE),
             (2, &<waggle::session::v1::RegisteredTask as Shaped>::SHAPE),
+            (6, &<waggle::session::v1::RegisteredExecutor as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for waggle::session::v1::RegisteredExecutor {
+    const SHAPE: Shape = Shape {
+        size: size_of::<waggle::session::v1::RegisteredExecutor>(),
+        fields: &[
+            (4, &<waggle::session::v1::Executor as Shaped>::SHAPE),
         ],
     };
     const REQUEST: bool = false;
@@ -668,6 +706,31 @@ impl Shaped for waggle::session::v1::TaskSpec {
             (13, &<waggle::session::v1::HealthCheck as Shaped>::SHAPE),
             (19, &<waggle::session::v1::ResourcePart as Shaped>::SHAPE),
             (21, &<waggle::session::v1::Container as Shaped>::SHAPE),
+            (22, &<waggle::session::v1::OnExecutor as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for waggle::session::v1::OnExecutor {
+    const SHAPE: Shape = Shape {
+        size: size_of::<waggle::session::v1::OnExecutor>(),
+        fields: &[
+            (1, &<waggle::session::v1::Executor as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for waggle::session::v1::Executor {
+    const SHAPE: Shape = Shape {
+        size: size_of::<waggle::session::v1::Executor>(),
+        fields: &[
+            (5, &<waggle::session::v1::Argv as Shaped>::SHAPE),
+            (6, &<waggle::session::v1::Argv as Shaped>::SHAPE),
+            (7, &Shape { size: entry_size::<String, String>(), fields: &[] }),
+            (8, &Shape { size: entry_size::<String, String>(), fields: &[] }),
+            (9, &<waggle::session::v1::Resources as Shaped>::SHAPE),
+            (10, &<waggle::session::v1::ResourcePart as Shaped>::SHAPE),
+            (11, &<waggle::session::v1::Container as Shaped>::SHAPE),
         ],
     };
     const REQUEST: bool = false;
@@ -780,6 +843,15 @@ impl Shaped for waggle::session::v1::Rlimit {
 impl Shaped for waggle::session::v1::TaskStatus {
     const SHAPE: Shape = Shape {
         size: size_of::<waggle::session::v1::TaskStatus>(),
+        fields: &[
+            (13, &<waggle::session::v1::ExecutorStatus as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for waggle::session::v1::ExecutorStatus {
+    const SHAPE: Shape = Shape {
+        size: size_of::<waggle::session::v1::ExecutorStatus>(),
         fields: &[
         ],
     };
@@ -970,6 +1042,8 @@ impl Shaped for waggle::framework::v1::Event {
             (7, &<waggle::framework::v1::Rejection as Shaped>::SHAPE),
             (8, &<waggle::framework::v1::InverseOffer as Shaped>::SHAPE),
             (9, &<waggle::framework::v1::RescindInverse as Shaped>::SHAPE),
+            (10, &<waggle::framework::v1::ExecutorLost as Shaped>::SHAPE),
+            (11, &<waggle::framework::v1::ExecutorMessage as Shaped>::SHAPE),
         ],
     };
     const REQUEST: bool = false;
@@ -1046,6 +1120,22 @@ impl Shaped for waggle::framework::v1::AgentLost {
     };
     const REQUEST: bool = false;
 }
+impl Shaped for waggle::framework::v1::ExecutorLost {
+    const SHAPE: Shape = Shape {
+        size: size_of::<waggle::framework::v1::ExecutorLost>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for waggle::framework::v1::ExecutorMessage {
+    const SHAPE: Shape = Shape {
+        size: size_of::<waggle::framework::v1::ExecutorMessage>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
 impl Shaped for waggle::framework::v1::Heartbeat {
     const SHAPE: Shape = Shape {
         size: size_of::<waggle::framework::v1::Heartbeat>(),
@@ -1067,6 +1157,7 @@ impl Shaped for waggle::framework::v1::TaskInfo {
             (9, &<waggle::session::v1::HealthCheck as Shaped>::SHAPE),
             (12, &<waggle::session::v1::ResourcePart as Shaped>::SHAPE),
             (13, &<waggle::session::v1::Container as Shaped>::SHAPE),
+            (15, &<waggle::session::v1::Executor as Shaped>::SHAPE),
         ],
     };
     const REQUEST: bool = false;
@@ -1092,6 +1183,16 @@ impl Shaped for waggle::framework::v1::Operation {
             (4, &<waggle::framework::v1::CreateVolume as Shaped>::SHAPE),
             (5, &<waggle::framework::v1::DestroyVolume as Shaped>::SHAPE),
             (6, &<waggle::framework::v1::ResizeVolume as Shaped>::SHAPE),
+            (7, &<waggle::framework::v1::LaunchGroup as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for waggle::framework::v1::LaunchGroup {
+    const SHAPE: Shape = Shape {
+        size: size_of::<waggle::framework::v1::LaunchGroup>(),
+        fields: &[
+            (1, &<waggle::framework::v1::TaskInfo as Shaped>::SHAPE),
         ],
     };
     const REQUEST: bool = false;
@@ -1226,6 +1327,24 @@ impl Shaped for waggle::framework::v1::TeardownRequest {
     };
     const REQUEST: bool = true;
 }
+impl Shaped for waggle::framework::v1::MessageRequest {
+    const SHAPE: Shape = Shape {
+        size: size_of::<waggle::framework::v1::MessageRequest>(),
+        fields: &[
+            (1, &<waggle::framework::v1::Caller as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = true;
+}
+impl Shaped for waggle::framework::v1::ShutdownRequest {
+    const SHAPE: Shape = Shape {
+        size: size_of::<waggle::framework::v1::ShutdownRequest>(),
+        fields: &[
+            (1, &<waggle::framework::v1::Caller as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = true;
+}
 impl Shaped for waggle::framework::v1::AcknowledgeRequest {
     const SHAPE: Shape = Shape {
         size: size_of::<waggle::framework::v1::AcknowledgeRequest>(),
@@ -1269,6 +1388,8 @@ impl Shaped for waggle::framework::v1::CallRequest {
             (10, &<waggle::framework::v1::AcknowledgeRequest as Shaped>::SHAPE),
             (11, &<waggle::framework::v1::ReconcileRequest as Shaped>::SHAPE),
             (12, &<waggle::framework::v1::TeardownRequest as Shaped>::SHAPE),
+            (13, &<waggle::framework::v1::MessageRequest as Shaped>::SHAPE),
+            (14, &<waggle::framework::v1::ShutdownRequest as Shaped>::SHAPE),
         ],
     };
     const REQUEST: bool = true;

@@ -103,7 +103,7 @@ pub struct Capabilities {
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Event {
-    #[prost(oneof = "event::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
+    #[prost(oneof = "event::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
     pub kind: ::core::option::Option<event::Kind>,
 }
 /// Nested message and enum types in `Event`.
@@ -131,6 +131,10 @@ pub mod event {
         InverseOffer(super::InverseOffer),
         #[prost(message, tag = "9")]
         RescindInverse(super::RescindInverse),
+        #[prost(message, tag = "10")]
+        ExecutorLost(super::ExecutorLost),
+        #[prost(message, tag = "11")]
+        Message(super::ExecutorMessage),
     }
 }
 #[allow(clippy::all)]
@@ -222,6 +226,29 @@ pub struct AgentLost {
     #[prost(string, tag = "1")]
     pub agent_id: ::prost::alloc::string::String,
 }
+/// An executor has ended; so have its tasks, whose statuses say how.
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExecutorLost {
+    #[prost(string, tag = "1")]
+    pub agent_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub executor_id: ::prost::alloc::string::String,
+    /// As waitpid(2) has it; -1 when nobody saw it.
+    #[prost(int32, tag = "3")]
+    pub status: i32,
+}
+/// An executor says something; what is lost is not said again.
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExecutorMessage {
+    #[prost(string, tag = "1")]
+    pub agent_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub executor_id: ::prost::alloc::string::String,
+    #[prost(bytes = "vec", tag = "3")]
+    pub data: ::prost::alloc::vec::Vec<u8>,
+}
 #[allow(clippy::all)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Heartbeat {
@@ -268,6 +295,13 @@ pub struct TaskInfo {
     /// How it is contained; without it it is a plain process.
     #[prost(message, optional, tag = "13")]
     pub container: ::core::option::Option<super::super::session::v1::Container>,
+    /// The executor that runs it, then without a command. Tasks of the framework on one agent that name the same
+    /// executor share it, and all say the same of it.
+    #[prost(message, optional, tag = "15")]
+    pub executor: ::core::option::Option<super::super::session::v1::Executor>,
+    /// For the executor: mesos.v1.TaskInfo. Empty: it is made of this.
+    #[prost(bytes = "vec", tag = "16")]
+    pub info: ::prost::alloc::vec::Vec<u8>,
     #[prost(oneof = "task_info::Command", tags = "3, 4, 14")]
     pub command: ::core::option::Option<task_info::Command>,
 }
@@ -309,7 +343,7 @@ pub struct AcceptRequest {
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Operation {
-    #[prost(oneof = "operation::Kind", tags = "1, 2, 3, 4, 5, 6")]
+    #[prost(oneof = "operation::Kind", tags = "1, 2, 3, 4, 5, 6, 7")]
     pub kind: ::core::option::Option<operation::Kind>,
 }
 /// Nested message and enum types in `Operation`.
@@ -329,7 +363,16 @@ pub mod operation {
         DestroyVolume(super::DestroyVolume),
         #[prost(message, tag = "6")]
         ResizeVolume(super::ResizeVolume),
+        #[prost(message, tag = "7")]
+        LaunchGroup(super::LaunchGroup),
     }
+}
+/// Tasks on one executor: none of them starts unless all can, and when one fails or is killed the others end with it.
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct LaunchGroup {
+    #[prost(message, repeated, tag = "1")]
+    pub tasks: ::prost::alloc::vec::Vec<TaskInfo>,
 }
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -461,6 +504,28 @@ pub struct TeardownRequest {
     pub caller: ::core::option::Option<Caller>,
 }
 #[allow(clippy::all)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MessageRequest {
+    #[prost(message, optional, tag = "1")]
+    pub caller: ::core::option::Option<Caller>,
+    #[prost(string, tag = "2")]
+    pub agent_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub executor_id: ::prost::alloc::string::String,
+    #[prost(bytes = "vec", tag = "4")]
+    pub data: ::prost::alloc::vec::Vec<u8>,
+}
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ShutdownRequest {
+    #[prost(message, optional, tag = "1")]
+    pub caller: ::core::option::Option<Caller>,
+    #[prost(string, tag = "2")]
+    pub agent_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub executor_id: ::prost::alloc::string::String,
+}
+#[allow(clippy::all)]
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AcknowledgeRequest {
     #[prost(message, optional, tag = "1")]
@@ -502,7 +567,7 @@ pub struct ReconcileRequest {
 pub struct CallRequest {
     #[prost(
         oneof = "call_request::Kind",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14"
     )]
     pub kind: ::core::option::Option<call_request::Kind>,
 }
@@ -536,6 +601,10 @@ pub mod call_request {
         Reconcile(super::ReconcileRequest),
         #[prost(message, tag = "12")]
         Teardown(super::TeardownRequest),
+        #[prost(message, tag = "13")]
+        Message(super::MessageRequest),
+        #[prost(message, tag = "14")]
+        Shutdown(super::ShutdownRequest),
     }
 }
 #[allow(clippy::all)]
@@ -626,6 +695,7 @@ pub enum RejectReason {
     RejectUnknownNetwork = 31,
     RejectDuplicateNetwork = 32,
     RejectNetworkInUse = 33,
+    RejectUnknownExecutor = 34,
 }
 impl RejectReason {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -668,6 +738,7 @@ impl RejectReason {
             Self::RejectUnknownNetwork => "REJECT_UNKNOWN_NETWORK",
             Self::RejectDuplicateNetwork => "REJECT_DUPLICATE_NETWORK",
             Self::RejectNetworkInUse => "REJECT_NETWORK_IN_USE",
+            Self::RejectUnknownExecutor => "REJECT_UNKNOWN_EXECUTOR",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -707,6 +778,7 @@ impl RejectReason {
             "REJECT_UNKNOWN_NETWORK" => Some(Self::RejectUnknownNetwork),
             "REJECT_DUPLICATE_NETWORK" => Some(Self::RejectDuplicateNetwork),
             "REJECT_NETWORK_IN_USE" => Some(Self::RejectNetworkInUse),
+            "REJECT_UNKNOWN_EXECUTOR" => Some(Self::RejectUnknownExecutor),
             _ => None,
         }
     }
@@ -1042,6 +1114,50 @@ pub mod frameworks_client {
                 .insert(GrpcMethod::new("waggle.framework.v1.Frameworks", "Reconcile"));
             self.inner.unary(req, path, codec).await
         }
+        /// Says something to an executor of the framework; it may be lost.
+        pub async fn message(
+            &mut self,
+            request: impl tonic::IntoRequest<super::MessageRequest>,
+        ) -> std::result::Result<tonic::Response<super::CallResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::codec::BoundedCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/waggle.framework.v1.Frameworks/Message",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("waggle.framework.v1.Frameworks", "Message"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Ends an executor, and with it its tasks.
+        pub async fn shutdown(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ShutdownRequest>,
+        ) -> std::result::Result<tonic::Response<super::CallResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::codec::BoundedCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/waggle.framework.v1.Frameworks/Shutdown",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("waggle.framework.v1.Frameworks", "Shutdown"));
+            self.inner.unary(req, path, codec).await
+        }
         /// Ends the framework: its tasks are killed, its id is not taken again.
         pub async fn teardown(
             &mut self,
@@ -1165,6 +1281,16 @@ pub mod frameworks_server {
         async fn reconcile(
             &self,
             request: tonic::Request<super::ReconcileRequest>,
+        ) -> std::result::Result<tonic::Response<super::CallResponse>, tonic::Status>;
+        /// Says something to an executor of the framework; it may be lost.
+        async fn message(
+            &self,
+            request: tonic::Request<super::MessageRequest>,
+        ) -> std::result::Result<tonic::Response<super::CallResponse>, tonic::Status>;
+        /// Ends an executor, and with it its tasks.
+        async fn shutdown(
+            &self,
+            request: tonic::Request<super::ShutdownRequest>,
         ) -> std::result::Result<tonic::Response<super::CallResponse>, tonic::Status>;
         /// Ends the framework: its tasks are killed, its id is not taken again.
         async fn teardown(
@@ -1733,6 +1859,96 @@ pub mod frameworks_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ReconcileSvc(inner);
+                        let codec = crate::codec::BoundedCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/waggle.framework.v1.Frameworks/Message" => {
+                    #[allow(non_camel_case_types)]
+                    struct MessageSvc<T: Frameworks>(pub Arc<T>);
+                    impl<
+                        T: Frameworks,
+                    > tonic::server::UnaryService<super::MessageRequest>
+                    for MessageSvc<T> {
+                        type Response = super::CallResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::MessageRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Frameworks>::message(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = MessageSvc(inner);
+                        let codec = crate::codec::BoundedCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/waggle.framework.v1.Frameworks/Shutdown" => {
+                    #[allow(non_camel_case_types)]
+                    struct ShutdownSvc<T: Frameworks>(pub Arc<T>);
+                    impl<
+                        T: Frameworks,
+                    > tonic::server::UnaryService<super::ShutdownRequest>
+                    for ShutdownSvc<T> {
+                        type Response = super::CallResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ShutdownRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Frameworks>::shutdown(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ShutdownSvc(inner);
                         let codec = crate::codec::BoundedCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -2,7 +2,7 @@
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AgentMessage {
-    #[prost(oneof = "agent_message::Kind", tags = "1, 2, 3, 4, 5, 6")]
+    #[prost(oneof = "agent_message::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
     pub kind: ::core::option::Option<agent_message::Kind>,
 }
 /// Nested message and enum types in `AgentMessage`.
@@ -24,6 +24,11 @@ pub mod agent_message {
         /// What this edge has, for edges that start.
         #[prost(message, tag = "6")]
         EdgeRings(super::EdgeRings),
+        /// An executor to its framework.
+        #[prost(message, tag = "7")]
+        ExecutorMessage(super::ExecutorMessage),
+        #[prost(message, tag = "8")]
+        ExecutorEnded(super::ExecutorEnded),
     }
 }
 #[allow(clippy::all)]
@@ -32,7 +37,10 @@ pub struct NetAsk {}
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct MasterMessage {
-    #[prost(oneof = "master_message::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10")]
+    #[prost(
+        oneof = "master_message::Kind",
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12"
+    )]
     pub kind: ::core::option::Option<master_message::Kind>,
 }
 /// Nested message and enum types in `MasterMessage`.
@@ -63,7 +71,45 @@ pub mod master_message {
         /// What other edges have: the answer to an edge that asked.
         #[prost(message, tag = "10")]
         EdgeRings(super::EdgeRings),
+        /// A framework to its executor.
+        #[prost(message, tag = "11")]
+        ExecutorMessage(super::ExecutorMessage),
+        #[prost(message, tag = "12")]
+        ShutdownExecutor(super::ShutdownExecutor),
     }
+}
+/// Not retried: it may be lost.
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExecutorMessage {
+    #[prost(string, tag = "1")]
+    pub framework_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub executor_id: ::prost::alloc::string::String,
+    #[prost(bytes = "vec", tag = "3")]
+    pub data: ::prost::alloc::vec::Vec<u8>,
+}
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ShutdownExecutor {
+    #[prost(string, tag = "1")]
+    pub framework_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub executor_id: ::prost::alloc::string::String,
+}
+/// It holds nothing any more. Sent once a session: a registration lists those that are left.
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExecutorEnded {
+    #[prost(string, tag = "1")]
+    pub framework_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub executor_id: ::prost::alloc::string::String,
+    /// As waitpid(2) has it; -1 when nobody saw it.
+    #[prost(int32, tag = "3")]
+    pub status: i32,
+    #[prost(string, tag = "4")]
+    pub message: ::prost::alloc::string::String,
 }
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -110,6 +156,21 @@ pub struct Register {
     pub version: ::prost::alloc::string::String,
     #[prost(bool, tag = "5")]
     pub takes_changes: bool,
+    /// Every executor of a framework's own that has not ended.
+    #[prost(message, repeated, tag = "6")]
+    pub executors: ::prost::alloc::vec::Vec<RegisteredExecutor>,
+}
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RegisteredExecutor {
+    #[prost(string, tag = "1")]
+    pub framework_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub framework_name: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub role: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "4")]
+    pub spec: ::core::option::Option<Executor>,
 }
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -502,6 +563,9 @@ pub struct TaskSpec {
     /// How it is contained; without it it is a plain process.
     #[prost(message, optional, tag = "21")]
     pub container: ::core::option::Option<Container>,
+    /// Where a framework's own executor runs it; then there need not be a command.
+    #[prost(message, optional, tag = "22")]
+    pub executor: ::core::option::Option<OnExecutor>,
     #[prost(oneof = "task_spec::Command", tags = "6, 7, 20")]
     pub command: ::core::option::Option<task_spec::Command>,
 }
@@ -516,6 +580,78 @@ pub mod task_spec {
         Argv(super::Argv),
         /// The image's entry point with these arguments, or its own when there are none.
         #[prost(message, tag = "20")]
+        Image(super::Argv),
+    }
+}
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct OnExecutor {
+    #[prost(message, optional, tag = "1")]
+    pub spec: ::core::option::Option<Executor>,
+    /// This launch is to start it. Without it a launch on an executor that is gone is dropped.
+    #[prost(bool, tag = "2")]
+    pub starts: bool,
+    /// Tasks that were launched as one group have the same word here.
+    #[prost(string, tag = "3")]
+    pub group: ::prost::alloc::string::String,
+    /// mesos.v1.TaskInfo, for the executor; empty: it is made of the spec.
+    #[prost(bytes = "vec", tag = "4")]
+    pub info: ::prost::alloc::vec::Vec<u8>,
+}
+/// Tasks of one framework on one agent that name the same id share it.
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Executor {
+    #[prost(string, tag = "1")]
+    pub executor_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(enumeration = "ExecutorKind", tag = "3")]
+    pub kind: i32,
+    #[prost(btree_map = "string, string", tag = "7")]
+    pub env: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    #[prost(btree_map = "string, string", tag = "8")]
+    pub labels: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    /// What it uses itself, beside its tasks.
+    #[prost(message, optional, tag = "9")]
+    pub resources: ::core::option::Option<Resources>,
+    #[prost(message, repeated, tag = "10")]
+    pub parts: ::prost::alloc::vec::Vec<ResourcePart>,
+    #[prost(message, optional, tag = "11")]
+    pub container: ::core::option::Option<Container>,
+    #[prost(uint64, tag = "12")]
+    pub shutdown_grace_ms: u64,
+    #[prost(string, optional, tag = "13")]
+    pub user: ::core::option::Option<::prost::alloc::string::String>,
+    /// It may outlive the agent.
+    #[prost(bool, tag = "14")]
+    pub checkpoint: bool,
+    /// mesos.v1.ExecutorInfo and mesos.v1.FrameworkInfo, for the executor; empty: they are made of this.
+    #[prost(bytes = "vec", tag = "15")]
+    pub info: ::prost::alloc::vec::Vec<u8>,
+    #[prost(bytes = "vec", tag = "16")]
+    pub framework_info: ::prost::alloc::vec::Vec<u8>,
+    /// Of a custom one.
+    #[prost(oneof = "executor::Command", tags = "4, 5, 6")]
+    pub command: ::core::option::Option<executor::Command>,
+}
+/// Nested message and enum types in `Executor`.
+pub mod executor {
+    /// Of a custom one.
+    #[allow(clippy::all)]
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Command {
+        #[prost(string, tag = "4")]
+        Shell(::prost::alloc::string::String),
+        #[prost(message, tag = "5")]
+        Argv(super::Argv),
+        #[prost(message, tag = "6")]
         Image(super::Argv),
     }
 }
@@ -751,6 +887,18 @@ pub struct TaskStatus {
     /// The same over IPv6.
     #[prost(string, tag = "12")]
     pub ip6: ::prost::alloc::string::String,
+    /// Set where a framework's own executor ran it.
+    #[prost(message, optional, tag = "13")]
+    pub executor: ::core::option::Option<ExecutorStatus>,
+}
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExecutorStatus {
+    #[prost(string, tag = "1")]
+    pub executor_id: ::prost::alloc::string::String,
+    /// mesos.v1.TaskStatus as the executor wrote it; empty when the agent speaks.
+    #[prost(bytes = "vec", tag = "2")]
+    pub info: ::prost::alloc::vec::Vec<u8>,
 }
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -1034,6 +1182,33 @@ impl CheckPurpose {
 #[allow(clippy::all)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
+pub enum ExecutorKind {
+    ExecutorCustom = 0,
+    ExecutorDefault = 1,
+}
+impl ExecutorKind {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::ExecutorCustom => "EXECUTOR_CUSTOM",
+            Self::ExecutorDefault => "EXECUTOR_DEFAULT",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "EXECUTOR_CUSTOM" => Some(Self::ExecutorCustom),
+            "EXECUTOR_DEFAULT" => Some(Self::ExecutorDefault),
+            _ => None,
+        }
+    }
+}
+#[allow(clippy::all)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
 pub enum TaskState {
     Unspecified = 0,
     TaskStaging = 1,
@@ -1181,6 +1356,9 @@ pub enum StatusReason {
     ReasonSlaveDraining = 14,
     ReasonContainerLimitationDisk = 15,
     ReasonTaskCheckStatusUpdated = 16,
+    ReasonExecutorRegistrationTimeout = 17,
+    ReasonExecutorReregistrationTimeout = 18,
+    ReasonTaskKilledDuringLaunch = 19,
 }
 impl StatusReason {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -1208,6 +1386,13 @@ impl StatusReason {
             Self::ReasonSlaveDraining => "REASON_SLAVE_DRAINING",
             Self::ReasonContainerLimitationDisk => "REASON_CONTAINER_LIMITATION_DISK",
             Self::ReasonTaskCheckStatusUpdated => "REASON_TASK_CHECK_STATUS_UPDATED",
+            Self::ReasonExecutorRegistrationTimeout => {
+                "REASON_EXECUTOR_REGISTRATION_TIMEOUT"
+            }
+            Self::ReasonExecutorReregistrationTimeout => {
+                "REASON_EXECUTOR_REREGISTRATION_TIMEOUT"
+            }
+            Self::ReasonTaskKilledDuringLaunch => "REASON_TASK_KILLED_DURING_LAUNCH",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -1237,6 +1422,15 @@ impl StatusReason {
             }
             "REASON_TASK_CHECK_STATUS_UPDATED" => {
                 Some(Self::ReasonTaskCheckStatusUpdated)
+            }
+            "REASON_EXECUTOR_REGISTRATION_TIMEOUT" => {
+                Some(Self::ReasonExecutorRegistrationTimeout)
+            }
+            "REASON_EXECUTOR_REREGISTRATION_TIMEOUT" => {
+                Some(Self::ReasonExecutorReregistrationTimeout)
+            }
+            "REASON_TASK_KILLED_DURING_LAUNCH" => {
+                Some(Self::ReasonTaskKilledDuringLaunch)
             }
             _ => None,
         }

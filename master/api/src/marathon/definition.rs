@@ -143,6 +143,7 @@ impl From<&ServiceSpec> for AppDefinition {
             Command::Shell(text) => (Some(text.clone()), None),
             Command::Argv(args) => (None, Some(args.clone())),
             Command::Image(args) => (None, Some(args.clone()).filter(|a| !a.is_empty())),
+            Command::Executor => (None, None),
         };
         Self {
             id: s.id.to_string(),

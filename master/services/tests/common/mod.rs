@@ -106,5 +106,6 @@ pub fn status(task_id: &TaskId, on: &AgentId, state: TaskState) -> TaskStatus {
         source: StatusSource::Agent,
         at: UnixMillis(0),
         uuid: Some(StatusUuid([1; 16])),
+        executor: None,
     }
 }

@@ -118,12 +118,14 @@ fn a_second_node_with_a_living_agents_id_is_refused_for_good() {
     let stranger = FakeAgent {
         info: info.clone(),
         tasks: BTreeMap::new(),
+        executors: BTreeMap::new(),
         session: Some(session),
     };
     w.agents.insert(agent_id(9), stranger);
     let registration = Box::new(Registration {
         info,
         tasks: Vec::new(),
+        executors: Vec::new(),
         applied: Generation(0),
         version: String::new(),
     });
@@ -281,6 +283,7 @@ fn nodes_ahead_of_a_lost_store_are_not_left_behind() {
         registration: Box::new(Registration {
             info,
             tasks: Vec::new(),
+            executors: Vec::new(),
             applied: Generation(5000),
             version: String::new(),
         }),

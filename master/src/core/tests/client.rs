@@ -35,6 +35,7 @@ pub(super) fn task(id: &str) -> TaskSpec {
         service: String::new(),
         service_version: String::new(),
         trace: None,
+        executor: None,
     }
 }
 

@@ -4,6 +4,7 @@ mod agents;
 mod client;
 mod deployments;
 mod drain;
+mod executors;
 mod explain;
 mod frameworks;
 mod launches;
@@ -21,10 +22,10 @@ mod upkeep;
 use std::collections::BTreeMap;
 
 use waggle_types::{
-    AgentId, AgentInfo, CallRejection, Command, HealthState, OperatorCall, PortDefinition,
-    PortRange, PortSet, Protocol, Resources, SchedulerEvent, ServiceId, ServiceSpec,
-    ServiceVersion, StatusSource, StatusUuid, TaskId, TaskSpec, TaskState, TaskStatus,
-    TraceContext, VipLabel,
+    AgentId, AgentInfo, CallRejection, Command, ExecutorEnd, ExecutorKey, ExecutorRecord,
+    HealthState, OperatorCall, PortDefinition, PortRange, PortSet, Protocol, Resources,
+    SchedulerEvent, ServiceId, ServiceSpec, ServiceVersion, StatusSource, StatusUuid, TaskId,
+    TaskSpec, TaskState, TaskStatus, TraceContext, VipLabel,
 };
 
 use super::*;
@@ -41,6 +42,7 @@ use crate::{
 pub(super) struct FakeAgent {
     pub(super) info: AgentInfo,
     pub(super) tasks: BTreeMap<TaskId, (TaskSpec, TaskStatus)>,
+    pub(super) executors: BTreeMap<ExecutorKey, ExecutorRecord>,
     pub(super) session: Option<SessionId>,
 }
 
@@ -229,6 +231,16 @@ impl World {
         if let MasterMsg::Launch(spec) = &msg {
             let status = status(&a.info.agent_id, &spec.task_id, TaskState::Staging);
             let task = (spec.as_ref().clone(), status);
+            if let Some(on) = spec.executor.as_ref().filter(|on| on.starts) {
+                let record = ExecutorRecord {
+                    framework_id: spec.framework_id.clone(),
+                    framework_name: spec.framework_name.clone(),
+                    role: spec.role.clone(),
+                    spec: Arc::clone(&on.spec),
+                };
+                let twice = a.executors.insert(record.key(), record);
+                assert!(twice.is_none(), "started twice");
+            }
             a.tasks.insert(spec.task_id.clone(), task);
         }
         if let MasterMsg::Registered { unknown_tasks, .. } = &msg {
@@ -260,6 +272,7 @@ impl World {
                 attributes: BTreeMap::new(),
             },
             tasks: BTreeMap::new(),
+            executors: BTreeMap::new(),
             session: None,
         };
         self.n_sessions += 1;
@@ -269,6 +282,7 @@ impl World {
         let registration = Registration {
             info: a.info.clone(),
             tasks: a.tasks.values().cloned().collect(),
+            executors: a.executors.values().cloned().collect(),
             applied: Generation(0),
             version: "0.1.0".into(),
         };
@@ -333,6 +347,32 @@ impl World {
                 return;
             };
             self.say(&agent, &task, state);
+        }
+    }
+
+    /// An agent's executor ends, and with it its tasks.
+    pub(super) fn end_executor(&mut self, agent: &AgentId, key: &ExecutorKey, status: i32) {
+        let Some(a) = self.agents.get_mut(agent) else {
+            return;
+        };
+        let on = |spec: &TaskSpec| {
+            let on = spec.executor.as_ref().map(|on| &on.spec.executor_id);
+            spec.framework_id == key.framework_id && on == Some(&key.executor_id)
+        };
+        let its = a.tasks.iter().filter(|(_, (spec, _))| on(spec));
+        let its: Vec<TaskId> = its.map(|(id, _)| id.clone()).collect();
+        a.executors.remove(key);
+        for task in its {
+            self.say(agent, &task, TaskState::Failed);
+        }
+        let session = self.agents.get(agent).and_then(|a| a.session);
+        if let Some(session) = session {
+            let end = ExecutorEnd {
+                key: key.clone(),
+                status,
+                message: "exited".into(),
+            };
+            self.event(Event::ExecutorEnded { session, end });
         }
     }
 
@@ -519,6 +559,7 @@ pub(super) fn status(agent: &AgentId, task: &TaskId, state: TaskState) -> TaskSt
         source: StatusSource::Executor,
         at: UnixMillis(0),
         uuid: None,
+        executor: None,
     }
 }
 

@@ -8,6 +8,7 @@ use waggle_types::{
 
 use super::{
     client::{Client, task},
+    executors::on,
     operators::{quota, set_quota, set_weight, stack},
     *,
 };
@@ -37,6 +38,8 @@ enum Step {
     /// It answers the inverse offers that are out to it.
     Answer(u8, bool),
     Operate(OperatorCall),
+    /// The n-th executor of an agent ends.
+    EndExecutor(u8, u8),
     /// An operator gives back so many CPUs of the n-th reservation of an agent.
     Unreserve(u8, u8, i64),
 }
@@ -147,6 +150,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         2 => (f.clone(), 0u16..10_000).prop_map(|(f, ms)| Step::Decline(f, ms)),
         2 => (f.clone(), any::<bool>()).prop_map(|(f, s)| Step::Suppress(f, s)),
         1 => (f, any::<bool>()).prop_map(|(f, a)| Step::Answer(f, a)),
+        2 => (1u8..5, 0u8..3).prop_map(|(a, e)| Step::EndExecutor(a, e)),
         10 => operate().prop_map(Step::Operate),
         3 => (1u8..5, 0u8..3, 1i64..2000).prop_map(|(a, n, c)| Step::Unreserve(a, n, c)),
     ]
@@ -216,6 +220,10 @@ fn accept(w: &mut World, c: &Client, at: u8, reserve: i64, unreserve: i64, n_tas
         ..task(&format!("x{n}-{i}"))
     });
     let mut tasks: Vec<TaskSpec> = tasks.collect();
+    // Some run on executors, of which the framework has two.
+    for t in tasks.iter_mut().filter(|_| n % 3 > 0) {
+        t.executor = Some(on(&format!("e{}", n % 2), 150));
+    }
     // The first one uses a volume, if there is one, or makes it.
     let volumes = offer
         .parts
@@ -255,6 +263,7 @@ fn apply(w: &mut World, step: &Step) {
         Step::Forget(n) => {
             if let Some(a) = w.agents.get_mut(&agent_id(*n)) {
                 a.tasks.clear();
+                a.executors.clear();
             }
         }
         Step::Say(n, t, state) => {
@@ -262,6 +271,13 @@ fn apply(w: &mut World, step: &Step) {
             let task = tasks.and_then(|t_| t_.keys().nth(usize::from(*t)).cloned());
             if let Some(task) = task {
                 w.say(&agent_id(*n), &task, *state);
+            }
+        }
+        Step::EndExecutor(n, at) => {
+            let executors = w.agents.get(&agent_id(*n)).map(|a| &a.executors);
+            let key = executors.and_then(|e| e.keys().nth(usize::from(*at)).cloned());
+            if let Some(key) = key {
+                w.end_executor(&agent_id(*n), &key, 256);
             }
         }
         Step::Obey => w.obey_kills(),
@@ -371,11 +387,22 @@ fn check(w: &mut World) {
             let held = held.fold(Resources::default(), |sum, t| {
                 sum.checked_add(&t.resources()).unwrap()
             });
+            let executors = view.executors.iter();
+            let executors = executors.filter(|(a, e)| a == id && e.framework_id == *f);
+            let held = executors.fold(held, |sum, (_, e)| {
+                sum.checked_add(&e.spec.resources).unwrap()
+            });
             assert_eq!(used, held, "{f} on {id}");
         }
         let held = view.tasks.values().filter(|t| t.agent_id() == id);
         let held = held
             .map(|t| without_shared(t.resources()))
+            .chain(
+                view.executors
+                    .iter()
+                    .filter(|(a, _)| a == id)
+                    .map(|(_, e)| e.spec.resources.clone()),
+            )
             .try_fold(Resources::default(), |sum, r| sum.checked_add(&r));
         assert_eq!(held.as_ref(), Some(&a.used), "{id}");
     }

@@ -15,7 +15,10 @@ use crate::{
 
 /// What agents hold of each network, by the store.
 fn networks_of(w: &mut World) -> BTreeMap<String, waggle_overlay_plan::network::Usage> {
-    let held = w.stored.iter().filter(|(key, _)| key.starts_with("overlay/"));
+    let held = w
+        .stored
+        .iter()
+        .filter(|(key, _)| key.starts_with("overlay/"));
     let held: Vec<serde_json::Value> = held
         .map(|(_, value)| serde_json::from_slice(value).unwrap())
         .filter(|v: &serde_json::Value| v.get("released_ms").is_none())

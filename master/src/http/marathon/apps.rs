@@ -105,6 +105,7 @@ pub(super) fn list(api: &Api, call: &Call) -> Result<Response, Fail> {
     let cmd = |s: &ServiceSpec| match &s.command {
         waggle_types::Command::Shell(text) => text.clone(),
         waggle_types::Command::Argv(args) | waggle_types::Command::Image(args) => args.join(" "),
+        waggle_types::Command::Executor => String::new(),
     };
     let apps = view
         .services

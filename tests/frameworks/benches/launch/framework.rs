@@ -229,5 +229,6 @@ fn task(name: &str, number: usize, framework_id: &FrameworkId) -> anyhow::Result
         service: String::new(),
         service_version: String::new(),
         trace: None,
+        executor: None,
     })
 }

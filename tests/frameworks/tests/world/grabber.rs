@@ -176,5 +176,6 @@ pub fn blank(task_id: TaskId, framework_id: &FrameworkId) -> TaskSpec {
         service_version: String::new(),
         trace: None,
         task_id,
+        executor: None,
     }
 }

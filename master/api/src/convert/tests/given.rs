@@ -438,6 +438,7 @@ pub(super) fn task_spec() -> impl Strategy<Value = TaskSpec> {
                     service: e,
                     service_version: f,
                     trace,
+                    executor: None,
                 }
             },
         )
@@ -467,6 +468,7 @@ pub(super) fn fixed_spec() -> TaskSpec {
         service: String::new(),
         service_version: String::new(),
         trace: None,
+        executor: None,
     }
 }
 
@@ -527,6 +529,7 @@ pub(super) fn status() -> impl Strategy<Value = TaskStatus> {
                 source,
                 at: UnixMillis(at),
                 uuid: uuid.map(StatusUuid),
+                executor: None,
             },
         )
 }
