@@ -377,6 +377,7 @@ impl Agent {
             applied_generation: self.net.generation().0,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             takes_changes: true,
+            executors: Vec::new(),
         }
     }
 

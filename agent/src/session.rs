@@ -316,6 +316,10 @@ fn decode(kind: pb::master_message::Kind) -> Option<SessionEvent> {
             Ok(rings) => Some(SessionEvent::Rings(rings)),
             Err(e) => bad("edge_rings", e.to_string()),
         },
-        Kind::Heartbeat(_) | Kind::Registered(_) | Kind::Refused(_) => None,
+        Kind::Heartbeat(_)
+        | Kind::Registered(_)
+        | Kind::Refused(_)
+        | Kind::ExecutorMessage(_)
+        | Kind::ShutdownExecutor(_) => None,
     }
 }

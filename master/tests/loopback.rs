@@ -160,6 +160,7 @@ impl FakeAgent {
             tasks,
             applied_generation: 0,
             takes_changes: false,
+            executors: Vec::new(),
             version: "0.1.0".into(),
         };
         say.send(message(Say::Register(register))).await.unwrap();

@@ -355,6 +355,7 @@ impl AgentCore {
             Command::Shell(text) => text.trim().is_empty(),
             Command::Argv(argv) => argv.first().is_none_or(String::is_empty),
             Command::Image(_) => spec.container.image.is_none(),
+            Command::Executor => true,
         };
         let refusal = if empty {
             Some("command: must not be empty".to_owned())

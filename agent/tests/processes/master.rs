@@ -29,6 +29,8 @@ struct State {
     registrations: Vec<pb::Register>,
     statuses: Vec<pb::TaskStatus>,
     applied: Vec<pb::Applied>,
+    executors_ended: Vec<pb::ExecutorEnded>,
+    messages: Vec<pb::ExecutorMessage>,
     /// Times that all of the desired state was asked for.
     asked: usize,
     to_agent: Option<mpsc::Sender<Result<pb::MasterMessage, Status>>>,
@@ -84,6 +86,8 @@ impl Session for Service {
                         }
                         Some(FromAgent::Applied(a)) => s.applied.push(a),
                         Some(FromAgent::NetAsk(_)) => s.asked += 1,
+                        Some(FromAgent::ExecutorEnded(e)) => s.executors_ended.push(e),
+                        Some(FromAgent::ExecutorMessage(m)) => s.messages.push(m),
                         Some(FromAgent::EdgeRings(_)) | None => {}
                     }
                 }
@@ -141,6 +145,15 @@ impl Master {
 
     pub fn applied(&self) -> Vec<pb::Applied> {
         self.state.lock().unwrap().applied.clone()
+    }
+
+    pub fn executors_ended(&self) -> Vec<pb::ExecutorEnded> {
+        self.state.lock().unwrap().executors_ended.clone()
+    }
+
+    /// What executors said to their frameworks.
+    pub fn messages(&self) -> Vec<pb::ExecutorMessage> {
+        self.state.lock().unwrap().messages.clone()
     }
 
     pub fn n_asked(&self) -> usize {

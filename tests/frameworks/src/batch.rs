@@ -125,7 +125,10 @@ impl Batch {
                 // Its tasks are short: they end before any window, or are run again elsewhere.
                 | SchedulerEvent::InverseOffer(_)
                 | SchedulerEvent::RescindInverse(_)
-                | SchedulerEvent::AgentLost(_) => {}
+                | SchedulerEvent::AgentLost(_)
+                // It has no executors.
+                | SchedulerEvent::ExecutorLost { .. }
+                | SchedulerEvent::Message { .. } => {}
             }
         }
         calls.teardown().await

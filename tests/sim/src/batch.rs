@@ -208,7 +208,9 @@ impl Batch {
             SchedulerEvent::Subscribed { .. }
             | SchedulerEvent::Rescind(_)
             | SchedulerEvent::RescindInverse(_)
-            | SchedulerEvent::AgentLost(_) => Vec::new(),
+            | SchedulerEvent::AgentLost(_)
+            | SchedulerEvent::ExecutorLost { .. }
+            | SchedulerEvent::Message { .. } => Vec::new(),
         }
     }
 

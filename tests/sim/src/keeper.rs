@@ -211,7 +211,9 @@ impl Keeper {
             SchedulerEvent::InverseOffer(_)
             | SchedulerEvent::RescindInverse(_)
             | SchedulerEvent::Subscribed { .. }
-            | SchedulerEvent::Rescind(_) => Vec::new(),
+            | SchedulerEvent::Rescind(_)
+            | SchedulerEvent::ExecutorLost { .. }
+            | SchedulerEvent::Message { .. } => Vec::new(),
         }
     }
 

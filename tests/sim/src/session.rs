@@ -134,8 +134,12 @@ impl Sim {
                     },
                 )
             }
-            // Virtual tasks have no data.
-            Down::Msg(MasterMsg::Volumes { .. }) => Ok(()),
+            // Virtual tasks have no data, and no executors.
+            Down::Msg(
+                MasterMsg::Volumes { .. }
+                | MasterMsg::ExecutorMessage { .. }
+                | MasterMsg::ShutdownExecutor { .. },
+            ) => Ok(()),
             Down::Msg(MasterMsg::Ack { task_id, uuid }) => {
                 self.tell_agent(at, AgentEvent::Ack { task_id, uuid })
             }
