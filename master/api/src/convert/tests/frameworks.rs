@@ -1,11 +1,14 @@
 //! The native framework API.
 
+use std::{collections::BTreeMap, sync::Arc};
+
 use proptest::{collection::vec, option, prelude::*};
 use prost::Message;
 use waggle_types::{
-    AgentId, AttributeConstraint, Capabilities, FrameworkId, FrameworkInfo, InverseOffer, Milli,
-    Millis, Offer, OfferId, Operation, Predicate, RejectReason, RoleSubscription, SchedulerEvent,
-    Selector, Unavailability, UnixMillis, Volume, VolumeId,
+    AgentId, AttributeConstraint, Capabilities, Command, DiscoveryInfo, ExecutorKind, ExecutorSpec,
+    FrameworkId, FrameworkInfo, InverseOffer, Milli, Millis, Offer, OfferId, OnExecutor, Operation,
+    Predicate, RejectReason, RoleSubscription, SchedulerEvent, Selector, TaskId, TaskSpec,
+    Unavailability, UnixMillis, Volume, VolumeId,
 };
 
 use super::{given::*, round_trip};
@@ -188,6 +191,46 @@ proptest! {
             let back = pb::Event::decode(wire.encode_to_vec().as_slice()).unwrap();
             prop_assert_eq!(scheduler_event(back.kind.unwrap(), &framework()), Ok(Some(e)));
         }
+    }
+
+    /// A group says so in every task, and is on one executor.
+    #[test]
+    fn groups_round_trip(one in plain_task_spec(), on in on_executor(), n in 1usize..4) {
+        let tasks: Vec<TaskSpec> = (0..n).map(|i| {
+            let id = TaskId::new(format!("t{i}")).unwrap();
+            TaskSpec {
+                discovery: DiscoveryInfo { name: "x".into() },
+                name: "x".into(),
+                framework_id: framework(),
+                framework_name: String::new(),
+                role: String::new(),
+                service: String::new(),
+                service_version: String::new(),
+                trace: None,
+                ports: Vec::new(),
+                health_checks: Vec::new(),
+                env: BTreeMap::new(),
+                kill_grace: Millis(1000),
+                command: Command::Shell("true".into()),
+                executor: Some(OnExecutor {
+                    starts: false,
+                    group: Some(TaskId::new("t0").unwrap()),
+                    spec: Arc::new(ExecutorSpec {
+                        kind: ExecutorKind::Default,
+                        command: Command::Executor,
+                        env: BTreeMap::new(),
+                        ..on.spec.as_ref().clone()
+                    }),
+                    ..on.clone()
+                }),
+                task_id: id,
+                ..one.clone()
+            }
+        }).collect();
+        let all = vec![Operation::Launch(tasks)];
+        let wire: Vec<pb::Operation> = all.iter().map(Into::into).collect();
+        prop_assert!(matches!(wire[0].kind, Some(pb::operation::Kind::LaunchGroup(_))));
+        prop_assert_eq!(operations(Vec::new(), wire, &framework(), ""), Ok(all));
     }
 
     #[test]

@@ -51,6 +51,13 @@ fn check_spec(spec: &TaskSpec) {
         assert_eq!(sum_parts(&spec.parts).as_ref(), Some(&spec.resources));
     }
     spec.parts.iter().for_each(|p| check_stack(&p.reservation));
+    if let Some(on) = &spec.executor {
+        let spec = &on.spec;
+        assert!(!spec.resources.is_negative());
+        if !spec.parts.is_empty() {
+            assert_eq!(sum_parts(&spec.parts).as_ref(), Some(&spec.resources));
+        }
+    }
 }
 
 /// Everything that the master does with a framework's request before its core sees it.

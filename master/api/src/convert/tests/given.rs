@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
 use proptest::{
     collection::{btree_map, btree_set, vec},
@@ -10,13 +11,14 @@ use proptest::{
 };
 use waggle_types::{
     AddressPool, AgentId, AgentInfo, AgentNet, AgentOverlay, AgentSubnet, Balance, Cause, Ceiling,
-    Ceilings, CheckPurpose, Command, ContainerSpec, Custom, DiscoveryInfo, Domain, ExternalVolume,
-    FetchUri, FrameworkId, Generation, HealthCheck, HealthProbe, HealthState, ImageSpec, Interval,
-    IpNet, Isolation, Locality, MAX_BALANCE_S, MAX_WEIGHT, Milli, Millis, Mount, MountSource,
-    NetSnapshot, Network, NetworkMode, Policy, PortNet, PortRange, PortSet, Protocol, RangeSet,
-    Reservation, ResourcePart, Resources, Rlimit, Seccomp, SourceRange, StatusReason, StatusSource,
-    StatusUuid, TaskId, TaskNet, TaskPort, TaskSpec, TaskState, TaskStatus, TraceContext,
-    UnixMillis, VipKey, VipLabel, VipLease, VipName, Volume, VolumeId, Vtep, Vxlan,
+    Ceilings, CheckPurpose, Command, ContainerSpec, Custom, DiscoveryInfo, Domain, ExecutorId,
+    ExecutorKind, ExecutorSpec, ExecutorStatus, ExternalVolume, FetchUri, FrameworkId, Generation,
+    HealthCheck, HealthProbe, HealthState, ImageSpec, Interval, IpNet, Isolation, Locality,
+    MAX_BALANCE_S, MAX_WEIGHT, Milli, Millis, Mount, MountSource, NetSnapshot, Network,
+    NetworkMode, OnExecutor, Policy, PortNet, PortRange, PortSet, Protocol, RangeSet, Reservation,
+    ResourcePart, Resources, Rlimit, Seccomp, SourceRange, StatusReason, StatusSource, StatusUuid,
+    TaskId, TaskNet, TaskPort, TaskSpec, TaskState, TaskStatus, TraceContext, UnixMillis, VipKey,
+    VipLabel, VipLease, VipName, Volume, VolumeId, Vtep, Vxlan,
 };
 
 pub(super) fn word() -> impl Strategy<Value = String> {
@@ -340,7 +342,7 @@ fn ceilings() -> impl Strategy<Value = Ceilings> {
     )
 }
 
-pub(super) fn container() -> impl Strategy<Value = ContainerSpec> {
+pub(super) fn container() -> BoxedStrategy<ContainerSpec> {
     let image = (".{0,9}", any::<bool>(), option::of(word())).prop_map(
         |(reference, force_pull, credentials)| ImageSpec {
             reference,
@@ -400,9 +402,75 @@ pub(super) fn container() -> impl Strategy<Value = ContainerSpec> {
                 }
             },
         )
+        .boxed()
 }
 
-pub(super) fn task_spec() -> impl Strategy<Value = TaskSpec> {
+/// One of each kind, made of what tasks have.
+pub(super) fn on_executor() -> BoxedStrategy<OnExecutor> {
+    let bytes = || vec(any::<u8>(), 0..9);
+    let own = (plain_task_spec(), any::<bool>(), any::<bool>());
+    (
+        own,
+        any::<bool>(),
+        option::of(word()),
+        (bytes(), bytes(), bytes()),
+    )
+        .prop_map(
+            |((t, is_default, checkpoint), starts, group, (info, own, framework))| OnExecutor {
+                spec: Arc::new(ExecutorSpec {
+                    executor_id: ExecutorId::new(t.task_id.as_str()).unwrap(),
+                    name: t.name,
+                    kind: if is_default {
+                        ExecutorKind::Default
+                    } else {
+                        ExecutorKind::Custom
+                    },
+                    command: if is_default {
+                        Command::Executor
+                    } else {
+                        t.command
+                    },
+                    env: t.env,
+                    labels: t.labels,
+                    resources: t.resources,
+                    parts: t.parts,
+                    container: t.container,
+                    shutdown_grace: t.kill_grace,
+                    user: t.user,
+                    checkpoint,
+                    info: own,
+                    framework_info: framework,
+                }),
+                starts,
+                group: group.map(|g| TaskId::new(g).unwrap()),
+                info,
+            },
+        )
+        .boxed()
+}
+
+/// Some of them on executors.
+pub(super) fn task_spec() -> BoxedStrategy<TaskSpec> {
+    (plain_task_spec(), option::weighted(0.3, on_executor()))
+        .prop_map(|(spec, executor)| {
+            let custom = executor
+                .as_ref()
+                .is_some_and(|on| on.spec.kind == ExecutorKind::Custom);
+            TaskSpec {
+                command: if custom {
+                    Command::Executor
+                } else {
+                    spec.command
+                },
+                executor,
+                ..spec
+            }
+        })
+        .boxed()
+}
+
+/// One that is a process or a container of its own.
+pub(super) fn plain_task_spec() -> BoxedStrategy<TaskSpec> {
     (
         (word(), word(), word(), word(), word(), word()),
         (command(), map(), map(), parts()),
@@ -442,6 +510,7 @@ pub(super) fn task_spec() -> impl Strategy<Value = TaskSpec> {
                 }
             },
         )
+        .boxed()
 }
 
 /// One valid spec, to take parts from.
@@ -484,7 +553,10 @@ pub(super) fn health() -> impl Strategy<Value = HealthState> {
     ])
 }
 
-const REASONS: [StatusReason; 16] = [
+const REASONS: [StatusReason; 19] = [
+    StatusReason::ExecutorRegistrationTimeout,
+    StatusReason::ExecutorReregistrationTimeout,
+    StatusReason::TaskKilledDuringLaunch,
     StatusReason::ContainerLimitationDisk,
     StatusReason::TaskCheckStatusUpdated,
     StatusReason::ContainerLaunchFailed,
@@ -503,7 +575,7 @@ const REASONS: [StatusReason; 16] = [
     StatusReason::SlaveDraining,
 ];
 
-pub(super) fn status() -> impl Strategy<Value = TaskStatus> {
+pub(super) fn status() -> BoxedStrategy<TaskStatus> {
     let source = prop::sample::select(vec![
         StatusSource::Master,
         StatusSource::Agent,
@@ -513,25 +585,37 @@ pub(super) fn status() -> impl Strategy<Value = TaskStatus> {
     (
         (word(), word(), state(), health()),
         (reason, ".{0,9}", source, any::<u64>()),
-        (option::of(any::<[u8; 16]>()), option::of(any::<bool>())),
+        (
+            option::of(any::<[u8; 16]>()),
+            option::of(any::<bool>()),
+            option::of((word(), vec(any::<u8>(), 0..9))),
+        ),
     )
         .prop_map(
-            |((t, a, state, health), (reason, message, source, at), (uuid, ready))| TaskStatus {
-                ip: ready.map(|_| Ipv4Addr::new(172, 31, 254, 2)),
-                ip6: ready.map(|_| std::net::Ipv6Addr::LOCALHOST),
-                ready,
-                task_id: TaskId::new(t).unwrap(),
-                agent_id: AgentId::new(a).unwrap(),
-                state,
-                health,
-                reason,
-                message,
-                source,
-                at: UnixMillis(at),
-                uuid: uuid.map(StatusUuid),
-                executor: None,
+            |((t, a, state, health), (reason, message, source, at), (uuid, ready, executor))| {
+                TaskStatus {
+                    ip: ready.map(|_| Ipv4Addr::new(172, 31, 254, 2)),
+                    ip6: ready.map(|_| std::net::Ipv6Addr::LOCALHOST),
+                    ready,
+                    task_id: TaskId::new(t).unwrap(),
+                    agent_id: AgentId::new(a).unwrap(),
+                    state,
+                    health,
+                    reason,
+                    message,
+                    source,
+                    at: UnixMillis(at),
+                    uuid: uuid.map(StatusUuid),
+                    executor: executor.map(|(id, info)| {
+                        Box::new(ExecutorStatus {
+                            executor_id: ExecutorId::new(id).unwrap(),
+                            info,
+                        })
+                    }),
+                }
             },
         )
+        .boxed()
 }
 
 pub(super) fn agent_info() -> impl Strategy<Value = AgentInfo> {

@@ -280,7 +280,53 @@ pub(super) fn spec() -> BoxedStrategy<session::TaskSpec> {
     // Parts and their sum go together.
     mixed!(good, wild_spec(); task_id, framework_id, framework_name, role, name, command, env, labels,
         ports, discovery_name, health_checks, kill_grace_ms, user, service, service_version, traceparent,
-        container, resources, parts)
+        container, resources, parts, executor)
+}
+
+fn executor() -> BoxedStrategy<session::Executor> {
+    let good = given::on_executor().prop_map(|on| session::Executor::from(on.spec.as_ref()));
+    (
+        good,
+        prop::array::uniform3(text()),
+        -1i32..3,
+        option::weighted(0.2, any::<i64>()),
+    )
+        .prop_map(|(mut e, [id, word, user], kind, milli)| {
+            match kind {
+                0 => e.executor_id = id,
+                1 => e.command = None,
+                2 => e.kind = kind,
+                _ => {}
+            }
+            if let Some(cpus_milli) = milli {
+                e.resources = Some(session::Resources {
+                    cpus_milli,
+                    ..session::Resources::default()
+                });
+            }
+            session::Executor {
+                name: word,
+                user: Some(user),
+                ..e
+            }
+        })
+        .boxed()
+}
+
+fn on_executor() -> BoxedStrategy<session::OnExecutor> {
+    (
+        option::of(executor()),
+        any::<bool>(),
+        text(),
+        vec(any::<u8>(), 0..9),
+    )
+        .prop_map(|(spec, starts, group, info)| session::OnExecutor {
+            spec,
+            starts,
+            group,
+            info,
+        })
+        .boxed()
 }
 
 pub(super) fn wild_spec() -> BoxedStrategy<session::TaskSpec> {
@@ -293,7 +339,12 @@ pub(super) fn wild_spec() -> BoxedStrategy<session::TaskSpec> {
         prop::array::uniform9(text()),
         (option::of(command), map(), map(), parts_of()),
         (vec(task_port(), 0..2), vec(health_check(), 0..2)),
-        (unsigned(), option::of(text()), option::of(container())),
+        (
+            unsigned(),
+            option::of(text()),
+            option::of(container()),
+            option::weighted(0.2, on_executor()),
+        ),
     )
         .prop_map(
             |(t, (command, env, labels, (parts, resources)), (ports, checks), end)| {
@@ -328,6 +379,7 @@ pub(super) fn wild_spec() -> BoxedStrategy<session::TaskSpec> {
                     service_version: v,
                     traceparent: trace,
                     parts,
+                    executor: end.3,
                 }
             },
         )
@@ -360,6 +412,12 @@ pub(super) fn task() -> BoxedStrategy<pb::TaskInfo> {
             kill_grace_ms: s.kill_grace_ms,
             user: s.user,
             parts: s.parts,
+            info: s
+                .executor
+                .as_ref()
+                .map(|on| on.info.clone())
+                .unwrap_or_default(),
+            executor: s.executor.and_then(|on| on.spec),
         })
         .boxed()
 }
@@ -369,7 +427,18 @@ pub(super) fn operation() -> BoxedStrategy<pb::Operation> {
     let launch = vec(task(), 1..3).prop_map(|tasks| pb::Operation {
         kind: Some(pb::operation::Kind::Launch(pb::Launch { tasks })),
     });
-    prop_oneof![4 => good, 4 => launch, 1 => wild_operation()].boxed()
+    let group = (task(), 1usize..4).prop_map(|(task, n)| {
+        let tasks = (0..n).map(|i| pb::TaskInfo {
+            task_id: format!("{}-{i}", task.task_id),
+            ..task.clone()
+        });
+        pb::Operation {
+            kind: Some(pb::operation::Kind::LaunchGroup(pb::LaunchGroup {
+                tasks: tasks.collect(),
+            })),
+        }
+    });
+    prop_oneof![4 => good, 4 => launch, 2 => group, 1 => wild_operation()].boxed()
 }
 
 pub(super) fn wild_operation() -> BoxedStrategy<pb::Operation> {
@@ -484,7 +553,7 @@ pub(super) fn wild_subscribe() -> BoxedStrategy<pb::SubscribeRequest> {
 
 pub(super) fn status() -> BoxedStrategy<session::TaskStatus> {
     let good = given::status().prop_map(|s| session::TaskStatus::from(&s));
-    mixed!(good, wild_status(); task_id, agent_id, state, health, reason, message, source, at_ms, uuid)
+    mixed!(good, wild_status(); task_id, agent_id, state, health, reason, message, source, at_ms, uuid, executor)
 }
 
 pub(super) fn wild_status() -> BoxedStrategy<session::TaskStatus> {
@@ -508,6 +577,7 @@ pub(super) fn wild_status() -> BoxedStrategy<session::TaskStatus> {
                 source: n[3],
                 at_ms,
                 uuid,
+                executor: None,
             },
         )
         .boxed()
