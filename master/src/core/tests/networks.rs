@@ -155,6 +155,7 @@ fn what_an_agent_held_rests_before_another_gets_it() {
     let fresh = FakeAgent {
         info,
         tasks: BTreeMap::new(),
+        executors: BTreeMap::new(),
         session: None,
     };
     w.agents.insert(agent_id(4), fresh);
