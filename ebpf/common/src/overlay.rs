@@ -4,7 +4,7 @@
 
 use core::net::IpAddr;
 
-use crate::Addr;
+use crate::{Addr, MAPPED, addr_of};
 
 /// Addresses of containers on one node.
 pub const MAX_ENDPOINTS: u32 = 16_384;
@@ -36,18 +36,36 @@ pub const GATEWAY6: [u8; 16] = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 
 
 /// The MAC address of whoever has an address of the overlay; the same on every node, so that nobody has to tell.
 ///
-/// Locally administered; the second byte says which family, the others are the low four of the address.
+/// Locally administered; the second byte says which family. IPv4: the address. IPv6: all of its words, each turned by a byte more,
+/// so that hosts of several subnets with one interface identifier differ.
 pub const fn mac_of(ip: IpAddr) -> [u8; 6] {
-    match ip {
-        IpAddr::V4(ip) => {
-            let [a, b, c, d] = ip.octets();
-            [0x02, 4, a, b, c, d]
-        }
-        IpAddr::V6(ip) => {
-            let o = ip.octets();
-            [0x02, 6, o[12], o[13], o[14], o[15]]
-        }
-    }
+    let mac = mac_halves(&addr_of(ip));
+    let [one, two, three] = [
+        mac[0].to_ne_bytes(),
+        mac[1].to_ne_bytes(),
+        mac[2].to_ne_bytes(),
+    ];
+    [one[0], one[1], two[0], two[1], three[0], three[1]]
+}
+
+/// [`mac_of`], of an address as maps have it, in half words as they stand in memory.
+#[allow(clippy::inline_always, reason = "programs have no calls to spare")]
+#[inline(always)]
+#[allow(clippy::cast_possible_truncation, reason = "a half each")]
+pub const fn mac_halves(addr: &Addr) -> [u16; 3] {
+    let is_v4 = addr[0] == 0 && addr[1] == 0 && addr[2] == MAPPED;
+    let (family, low) = if is_v4 {
+        (4, addr[3])
+    } else {
+        let [a, b, c, d] = *addr;
+        let turned = a.rotate_right(24) ^ b.rotate_right(16) ^ c.rotate_right(8);
+        (6, turned ^ d)
+    };
+    [
+        u16::from_ne_bytes([0x02, family]),
+        low as u16,
+        (low >> 16) as u16,
+    ]
 }
 
 /// Key of the nets: the data of a longest-prefix match. An IPv4 net's prefix is 96 longer than it is written.
@@ -249,6 +267,8 @@ crate::edge::reasons::reasons! {
         FAILED = 41, "failed";
         /// Dropped: ARP or neighbour discovery that needs no answer (for the asker's own address, or nobody's).
         NEIGHBOUR_IGNORED = 42, "neighbour_ignored";
+        /// Up to the kernel's device, whose program tells the sender: nobody has the destination.
+        UP_NOBODY = 43, "up_unknown_destination";
     }
 }
 

@@ -360,7 +360,11 @@ impl OverlayPlane {
         })
     }
 
-    fn attach(&self, role: Role, ifindex: u32) -> Result<bool, LoadError> {
+    /// Attaches the programs of a role; [`Role::Vxlan`] does not become the slow path by that, if it is not.
+    ///
+    /// # Errors
+    /// [`LoadError::Link`] with the kernel's answer.
+    pub fn attach(&self, role: Role, ifindex: u32) -> Result<bool, LoadError> {
         let ebpf = self.lock();
         let mut found = true;
         for (name, kind) in role.hooks() {

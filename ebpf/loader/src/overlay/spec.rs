@@ -364,6 +364,26 @@ mod tests {
         }
     }
 
+    #[test]
+    fn mac_addresses_are_local_and_tell_addresses_apart() {
+        let of = |text: &str| bytes::mac_of(text.parse().unwrap());
+        assert_eq!(of("9.0.1.2"), [0x02, 4, 9, 0, 1, 2]);
+        let mut seen = std::collections::BTreeSet::new();
+        for subnet in 1..20 {
+            for host in 1..20 {
+                for text in [
+                    format!("fd01:b:0:{subnet:x}::{host:x}"),
+                    format!("fd01:b::{subnet:x}:0:0:{host:x}"),
+                    format!("9.0.{subnet}.{host}"),
+                ] {
+                    let mac = of(&text);
+                    assert_eq!(mac[0], 0x02, "local, unicast");
+                    assert!(seen.insert(mac), "{text} {mac:?}");
+                }
+            }
+        }
+    }
+
     /// RFC 1071: with its lengths and checksum, the header's sum is all ones.
     #[test]
     fn the_cached_sum_is_that_of_the_header() {

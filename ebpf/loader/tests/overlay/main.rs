@@ -3,10 +3,19 @@
 //! Needs root and the embedded object; skips loudly otherwise. Every test has a bpffs and namespaces of its own.
 #![allow(
     clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    clippy::verbose_bit_mask,
     reason = "fields of headers, taken apart and put together"
 )]
 
+mod bench;
 mod e2e;
+mod frame;
+mod interop;
+mod model;
+mod programs;
+mod properties;
 mod rig;
 #[allow(dead_code, reason = "each test program uses a part of it")]
 #[path = "../support/mod.rs"]

@@ -53,7 +53,6 @@ pub struct Container {
     pub ns: TempNetNs,
     pub n: u8,
     /// The host side of its veth, in the node's namespace.
-    pub device: String,
     pub ifindex: u32,
 }
 
@@ -63,7 +62,6 @@ pub struct Host {
     pub n: u8,
     pub plane: OverlayPlane,
     pub containers: Vec<Container>,
-    pub vxlan: u32,
     pub underlay: u32,
     name: String,
     mtu: u16,
@@ -72,7 +70,8 @@ pub struct Host {
 /// What one test owns; removed when dropped.
 pub struct World {
     pub hosts: Vec<Host>,
-    pins: Pins,
+    kept: Vec<(OverlayPlane, Vec<Container>, TempNetNs)>,
+    pub pins: Pins,
     name: String,
 }
 
@@ -84,6 +83,7 @@ impl World {
         };
         let mut world = Self {
             hosts: Vec::new(),
+            kept: Vec::new(),
             name: format!("wgl-t-ov-{name}-{}", std::process::id()),
             pins,
         };
@@ -139,6 +139,11 @@ impl World {
     pub fn container_that(&mut self, node: u8, n: u8, may_forward: bool) -> anyhow::Result<()> {
         let ns = self.namespace(&format!("c{node}-{n}"))?;
         self.hosts[usize::from(node) - 1].add(ns, n, may_forward)
+    }
+
+    /// Keeps what was taken out of [`World::hosts`] until the end.
+    pub fn keep(&mut self, ns: TempNetNs, containers: Vec<Container>, plane: OverlayPlane) {
+        self.kept.push((plane, containers, ns));
     }
 
     pub fn of(&self, node: u8, n: u8) -> &Container {
@@ -197,7 +202,6 @@ impl Host {
             n,
             plane,
             containers: Vec::new(),
-            vxlan,
             underlay,
             name: name.to_owned(),
             mtu: inner,
@@ -274,12 +278,7 @@ impl Host {
             self.mtu,
             ip4(self.n, 1)
         ))?;
-        self.containers.push(Container {
-            ns,
-            n,
-            device,
-            ifindex,
-        });
+        self.containers.push(Container { ns, n, ifindex });
         Ok(())
     }
 

@@ -2,11 +2,12 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use waggle_tests_support::netns::NetNs;
+use waggle_tests_support::wait_until;
 
 pub const LIMIT: Duration = Duration::from_secs(10);
 
@@ -117,4 +118,71 @@ pub fn udp_segments(
         );
     }
     Ok(())
+}
+
+/// Sends a frame as it is.
+pub fn raw(device: &str, frame: &[u8]) -> anyhow::Result<()> {
+    let ifindex = nix::net::if_::if_nametoindex(device)?;
+    // SAFETY: plain system calls on a descriptor of our own; the address is whole, and the frame as long as is said.
+    unsafe {
+        let socket = libc::socket(libc::AF_PACKET, libc::SOCK_RAW, 0);
+        ensure!(socket >= 0, "socket: {}", std::io::Error::last_os_error());
+        let socket = OwnedFd::from_raw_fd(socket);
+        let mut to: libc::sockaddr_ll = std::mem::zeroed();
+        to.sll_family = libc::AF_PACKET as u16;
+        to.sll_ifindex = i32::try_from(ifindex)?;
+        to.sll_halen = 6;
+        let sent = libc::sendto(
+            socket.as_raw_fd(),
+            frame.as_ptr().cast(),
+            frame.len(),
+            0,
+            (&raw const to).cast(),
+            size_of::<libc::sockaddr_ll>() as libc::socklen_t,
+        );
+        ensure!(
+            usize::try_from(sent) == Ok(frame.len()),
+            "send {} bytes: {}",
+            frame.len(),
+            std::io::Error::last_os_error()
+        );
+    }
+    Ok(())
+}
+
+/// Makes a socket send nothing that would have to be cut.
+pub fn never_fragment(socket: &UdpSocket, is_v4: bool) -> anyhow::Result<()> {
+    let (level, option, value) = if is_v4 {
+        (
+            libc::IPPROTO_IP,
+            libc::IP_MTU_DISCOVER,
+            libc::IP_PMTUDISC_DO,
+        )
+    } else {
+        (
+            libc::IPPROTO_IPV6,
+            libc::IPV6_MTU_DISCOVER,
+            libc::IPV6_PMTUDISC_DO,
+        )
+    };
+    // SAFETY: an integer, and its length.
+    let set = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            option,
+            (&raw const value).cast(),
+            size_of_val(&value) as libc::socklen_t,
+        )
+    };
+    ensure!(set == 0, "{}", std::io::Error::last_os_error());
+    Ok(())
+}
+
+/// The error that doing something comes to, at the latest after a while.
+pub fn error_of<T>(
+    mut act: impl FnMut() -> std::io::Result<T>,
+    what: &str,
+) -> anyhow::Result<std::io::Error> {
+    wait_until(LIMIT, what, || act().err())
 }

@@ -18,7 +18,6 @@ use crate::frame::{ETH, ICMP, IP, SHOT, TCP, UDP};
 use crate::maps::{OV_BUDGET, answers_per_tick, icmp4, icmp6, node};
 use crate::parse::{ICMP6, IP6, Packet};
 use crate::skb::{FIXED_GSO, adjust_room, mac_of, out_of, store};
-use crate::under::decap;
 
 /// What an error says.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -74,32 +73,13 @@ pub fn refuse(skb: *mut __sk_buff, packet: &Packet, why: Why, reason: u32, mtu: 
     }
 }
 
-/// Drops what another node has sent for an address that nobody has, and tells the sender, through the kernel's device. The packet
-/// is in its outer headers still.
-#[inline(always)]
-pub fn refuse_node(skb: *mut __sk_buff, packet: &Packet, from: u32) -> i32 {
-    if !may_answer(packet) {
-        return drop(reason::UNKNOWN_DESTINATION);
-    }
-    if !decap(skb, packet.is_v6) {
-        count(reason::UNKNOWN_DESTINATION);
-        return drop(reason::FAILED);
-    }
-    answer_node(skb, packet, from)
-}
-
-/// The same, out of its outer headers.
+/// Drops what another node has sent for an address that nobody has, and tells the sender, through the kernel's device.
 #[inline(always)]
 pub fn refuse_remote(skb: *mut __sk_buff, packet: &Packet, from: u32) -> i32 {
-    if !may_answer(packet) {
-        return drop(reason::UNKNOWN_DESTINATION);
-    }
-    answer_node(skb, packet, from)
-}
-
-#[inline(always)]
-fn answer_node(skb: *mut __sk_buff, packet: &Packet, from: u32) -> i32 {
     count(reason::UNKNOWN_DESTINATION);
+    if !may_answer(packet) {
+        return SHOT;
+    }
     if error(skb, packet, Why::Unreachable as u32, 0) == 0 {
         return drop(reason::FAILED);
     }

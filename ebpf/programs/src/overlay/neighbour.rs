@@ -238,14 +238,20 @@ pub fn discovery(skb: *mut __sk_buff, packet: &Packet) -> i32 {
 /// A bridge on another node solicits for a container here.
 #[inline(never)]
 pub fn discovery_of_node(skb: *mut __sk_buff, packet: &Packet, from: u32) -> i32 {
-    if let Some(why) = is_forged(packet, from) {
+    // Routers are no business of ours, nor who probes for its own address.
+    if packet.icmp_type() != Some(SOLICITATION) || packet.src == [0; 4] {
+        return drop(reason::NEIGHBOUR_IGNORED);
+    }
+    // A link-local source is nobody's of the overlay; the answer goes to the node that has asked.
+    if !is_link_local(&packet.src)
+        && let Some(why) = is_forged(packet, from)
+    {
         return drop(why);
     }
     let Some((target, is_own)) = target(skb, packet) else {
         return drop(reason::MALFORMED);
     };
-    let is_solicitation = packet.icmp_type() == Some(SOLICITATION);
-    if !is_own || !is_solicitation || endpoint(&target).is_none() {
+    if !is_own || endpoint(&target).is_none() {
         return drop(reason::NEIGHBOUR_IGNORED);
     }
     if !advertise(skb, packet, &target, false) {

@@ -301,8 +301,15 @@ fn far_transport(skb: *mut __sk_buff, at: usize, packet: &mut Packet, total: u32
                 return reason::MALFORMED;
             }
             packet.proto = words[0];
+            header += if next == FRAGMENT_HEADER {
+                8
+            } else {
+                (u32::from(words[1]) + 1) * 8
+            };
+            if total != 0 && header > total {
+                return reason::MALFORMED;
+            }
             if next == FRAGMENT_HEADER {
-                header += 8;
                 let offset = u16::from_be_bytes([words[2], words[3]]);
                 packet.is_fragment = true;
                 packet.is_later = offset & 0xfff8 != 0;
@@ -310,8 +317,6 @@ fn far_transport(skb: *mut __sk_buff, at: usize, packet: &mut Packet, total: u32
                     packet.header = header;
                     return PARSED;
                 }
-            } else {
-                header += (u32::from(words[1]) + 1) * 8;
             }
         }
         packet.header = header;

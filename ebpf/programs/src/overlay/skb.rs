@@ -5,7 +5,7 @@ use aya_ebpf::helpers::generated::{
     bpf_redirect, bpf_redirect_peer, bpf_skb_adjust_room, bpf_skb_change_type, bpf_skb_store_bytes,
 };
 use waggle_ebpf_common::overlay::Endpoint;
-use waggle_ebpf_common::{Addr, MAPPED};
+pub use waggle_ebpf_common::overlay::mac_halves as mac_of;
 
 use crate::frame::OK;
 
@@ -86,18 +86,6 @@ pub fn out_of(ifindex: u32) -> i32 {
 
 /// A MAC address in half words.
 pub type Mac = [u16; 3];
-
-/// [`waggle_ebpf_common::overlay::mac_of`], of an address as maps have it.
-#[inline(always)]
-pub fn mac_of(ip: &Addr) -> Mac {
-    let is_v4 = ip[0] == 0 && ip[1] == 0 && ip[2] == MAPPED;
-    let family = if is_v4 { 4 } else { 6 };
-    [
-        u16::from_ne_bytes([0x02, family]),
-        ip[3] as u16,
-        (ip[3] >> 16) as u16,
-    ]
-}
 
 /// A MAC address of a table in half words.
 #[inline(always)]

@@ -6,7 +6,6 @@ use waggle_ebpf_common::overlay::{ENCAP_LEN, Endpoint, endpoint_flags, reason};
 
 use crate::count::{count, drop};
 use crate::frame::{Bytes, ETH, ETH_IPV4, FRAGMENT, IP, OK, TCP, UDP};
-use crate::icmp;
 use crate::judge;
 use crate::lookup::{endpoint, is_peer, may_talk, peer, subnet};
 use crate::maps::{node, port, vni};
@@ -85,12 +84,19 @@ pub fn under(skb: *mut __sk_buff) -> i32 {
     if what != parse::PARSED {
         return drop(what);
     }
+    if packet.is_multicast() {
+        return drop(if is_peer(from) {
+            reason::MULTICAST
+        } else {
+            reason::NOT_A_PEER
+        });
+    }
     if let Some(why) = is_forged(&packet, from) {
         return drop(why);
     }
     match endpoint(&packet.dst) {
         Some(to) => deliver(skb, &packet, &to, tos),
-        None => nobody(skb, &packet, from),
+        None => nobody(&packet),
     }
 }
 
@@ -124,9 +130,6 @@ fn deliver(skb: *mut __sk_buff, packet: &Packet, to: &Endpoint, tos: u8) -> i32 
     if !is_of_same_network(packet, to) {
         return drop(reason::OTHER_NETWORK);
     }
-    if packet.is_multicast() {
-        return drop(reason::MULTICAST);
-    }
     if !judge::may_receive(skb, packet, to) {
         return drop(reason::POLICY_INGRESS);
     }
@@ -157,7 +160,7 @@ pub fn is_of_same_network(packet: &Packet, to: &Endpoint) -> bool {
 
 /// Takes the outer headers off. False: the kernel refused, and nothing has changed.
 #[inline(always)]
-pub fn decap(skb: *mut __sk_buff, is_v6: bool) -> bool {
+fn decap(skb: *mut __sk_buff, is_v6: bool) -> bool {
     let family = if is_v6 { DECAP_L3_IPV6 } else { 0 };
     if !adjust_room(skb, -(ENCAP_LEN as i32), FIXED_GSO | NO_CSUM_RESET | family) {
         return false;
@@ -189,11 +192,13 @@ fn readdress(skb: *mut __sk_buff, packet: &Packet, to: &Endpoint) -> bool {
     true
 }
 
-/// For an address that nobody here has.
+/// For an address that nobody here has: the device's program tells the sender, since the kernel cuts no packet short that has been
+/// in such headers on this machine.
 #[inline(always)]
-fn nobody(skb: *mut __sk_buff, packet: &Packet, from: u32) -> i32 {
+fn nobody(packet: &Packet) -> i32 {
     if subnet(&packet.dst).is_some_and(|subnet| peer(subnet.peer).is_some()) {
         return drop(reason::LOOPED);
     }
-    icmp::refuse_node(skb, packet, from)
+    count(reason::UP_NOBODY);
+    OK
 }
