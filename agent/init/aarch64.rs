@@ -26,6 +26,7 @@ pub mod nr {
     pub const RT_SIGPROCMASK: usize = 135;
     pub const RT_SIGTIMEDWAIT: usize = 137;
     pub const SETPGID: usize = 154;
+    pub const PRCTL: usize = 167;
     pub const GETPID: usize = 172;
     pub const CLONE: usize = 220;
     pub const EXECVE: usize = 221;

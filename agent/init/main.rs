@@ -1,18 +1,22 @@
 //! The first process of a container: starts the task's command, passes signals on to it, reaps what is orphaned,
 //! and ends as the command ended.
 //!
-//! It is freestanding (no libc, no allocator, raw system calls), so the same file runs in every image. The shim
-//! holds the other end of descriptor 3:
+//! It is freestanding (no libc, no allocator, raw system calls), so the same file runs in every image. Its first
+//! argument says whether it waits for a seccomp filter (`filter`) or has none to take (`plain`), the others are the
+//! command. The shim holds the other end of descriptor 3:
 //!
 //! | from | bytes | meaning |
 //! |---|---|---|
+//! | shim | `F` + number (4 bytes) + instructions (8 bytes each) | the filter |
 //! | shim | `G` | go: the container is in its cgroups |
 //! | init | `S` | the command was executed |
 //! | init | `E` + errno (4 bytes) | it could not be |
+//! | init | `F` + errno (4 bytes) | the kernel did not take the filter |
 //! | init | `X` + wait status (4 bytes) | it has ended |
 //!
 //! Integers are in the machine's order. When the shim dies before `G`, the command is never started; after that
-//! its death changes nothing here.
+//! its death changes nothing here. An init that waits for a filter starts nothing without one. It takes the filter
+//! itself: the runtime's library needs as long to make it from a profile as for all the rest of a container.
 #![no_std]
 #![no_main]
 
@@ -40,6 +44,11 @@ const EACCES: i32 = 13;
 const ENOTDIR: i32 = 20;
 /// Longest path that is tried, with its end (Linux `PATH_MAX`).
 const PATH_MAX: usize = 4096;
+/// Longest filter (Linux `BPF_MAXINSNS`), and the bytes of an instruction.
+const MAX_INSTRUCTIONS: usize = 4096;
+const INSTRUCTION: usize = 8;
+const PR_SET_SECCOMP: usize = 22;
+const SECCOMP_MODE_FILTER: usize = 2;
 const DEFAULT_PATH: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\0";
 
 /// What a shell says of a command that is not there, and of one that can't be run.
@@ -60,16 +69,28 @@ unsafe extern "C" fn init(stack: *const usize) -> ! {
         let argc = *stack;
         let argv = stack.add(1).cast::<*const u8>();
         let envp = argv.add(argc + 1);
-        if argc < 2 {
+        if argc < 3 {
             exit(NOT_EXECUTABLE);
         }
-        run(argv.add(1), envp)
+        let waits = match **argv.add(1) {
+            b'f' => true,
+            b'p' => false,
+            _ => exit(NOT_EXECUTABLE),
+        };
+        run(waits, argv.add(2), envp)
     }
+}
+
+/// `struct sock_fprog`.
+#[repr(C)]
+struct Program {
+    len: u16,
+    filter: *const u8,
 }
 
 /// # Safety
 /// Both are null-terminated lists of C strings.
-unsafe fn run(argv: *const *const u8, envp: *const *const u8) -> ! {
+unsafe fn run(waits: bool, argv: *const *const u8, envp: *const *const u8) -> ! {
     // SAFETY: raw system calls on memory of this function, or on the lists.
     unsafe {
         let mut inherited = 0u64;
@@ -83,7 +104,9 @@ unsafe fn run(argv: *const *const u8, envp: *const *const u8) -> ! {
             0,
         );
         syscall(nr::FCNTL, CHANNEL, F_SETFD, FD_CLOEXEC, 0, 0);
-        if !told_to_go() {
+        if waits {
+            take_filter();
+        } else if !told_to_go() {
             exit(NOT_EXECUTABLE);
         }
         let mut pipe = [0i32; 2];
@@ -112,6 +135,49 @@ unsafe fn run(argv: *const *const u8, envp: *const *const u8) -> ! {
         syscall(nr::WRITE, CHANNEL, (&raw const started) as usize, 1, 0, 0);
         supervise(child)
     }
+}
+
+/// Waits for the filter and the shim's word, then holds itself and all that it starts to it, for good.
+#[inline(never)]
+unsafe fn take_filter() {
+    let mut filter = [core::mem::MaybeUninit::<u8>::uninit(); MAX_INSTRUCTIONS * INSTRUCTION];
+    // SAFETY: reads and writes within this frame; what the kernel looks at was read.
+    unsafe {
+        let mut head = [0u8; 5];
+        if !read_all((&raw mut head).cast(), head.len()) || head[0] != b'F' {
+            exit(NOT_EXECUTABLE);
+        }
+        let n = u32::from_ne_bytes([head[1], head[2], head[3], head[4]]) as usize;
+        let start: *mut u8 = (&raw mut filter).cast();
+        if n > MAX_INSTRUCTIONS || !read_all(start, n * INSTRUCTION) || !told_to_go() {
+            exit(NOT_EXECUTABLE);
+        }
+        let program = Program {
+            len: n as u16,
+            filter: start,
+        };
+        let at = (&raw const program) as usize;
+        let taken = syscall(nr::PRCTL, PR_SET_SECCOMP, SECCOMP_MODE_FILTER, at, 0, 0);
+        if taken < 0 {
+            report(b'F', neg(taken));
+            exit(NOT_EXECUTABLE);
+        }
+    }
+}
+
+/// So many bytes of the channel; false when it ends before.
+unsafe fn read_all(to: *mut u8, n: usize) -> bool {
+    let mut done = 0;
+    while done < n {
+        // SAFETY: the caller's memory has `n` bytes.
+        let got = unsafe { syscall(nr::READ, CHANNEL, to as usize + done, n - done, 0, 0) };
+        match got {
+            EINTR => {}
+            1.. => done += got as usize,
+            _ => return false,
+        }
+    }
+    true
 }
 
 /// Waits for the shim's word; false when it is gone. Without a channel there is nobody to wait for.

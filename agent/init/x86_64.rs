@@ -27,6 +27,7 @@ pub mod nr {
     pub const FCNTL: usize = 72;
     pub const SETPGID: usize = 109;
     pub const RT_SIGTIMEDWAIT: usize = 128;
+    pub const PRCTL: usize = 157;
     pub const EXIT_GROUP: usize = 231;
     pub const PIPE2: usize = 293;
 }

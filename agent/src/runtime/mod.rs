@@ -5,6 +5,7 @@
 
 mod bundle;
 mod capabilities;
+mod filter;
 mod find;
 mod oci;
 mod policy;
@@ -27,11 +28,11 @@ use crate::{
     AgentConfig, cgroup::TaskCgroup, checkpoint::TaskDir, parts::Prepared, shim::ShimPlan,
 };
 
+pub use filter::Instruction;
 pub use find::look;
 pub use oci::Oci;
 pub use policy::check;
 pub use process::Process;
-pub use seccomp::Instruction;
 pub use shift::shift;
 pub use spec::SANDBOX;
 pub use users::{ImageUser, find as find_user, on_host};

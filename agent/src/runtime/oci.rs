@@ -11,6 +11,7 @@ use std::{
     os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -18,7 +19,7 @@ use serde::Deserialize;
 use waggle_types::{Seccomp as Wanted, TaskId, TaskSpec};
 
 use super::{
-    Contained, Runtime, SEGMENT_BYTES, bundle,
+    Contained, Instruction, Runtime, SEGMENT_BYTES, bundle, filter,
     find::look,
     seccomp::{self, Arch, Seccomp},
     spec::{self, Device, Facts, Namespaces},
@@ -39,6 +40,18 @@ const INIT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/waggle-init"));
 /// How long a cgroup that was just emptied may stay busy.
 const RMDIR_PATIENCE: Duration = Duration::from_secs(2);
 
+/// Sets of capabilities whose default filter is kept: few nodes see more than two. When there are more, all are made
+/// anew.
+const MAX_DEFAULTS: usize = 16;
+
+/// A seccomp profile for one set of capabilities.
+struct Held {
+    // For a runtime.
+    lowered: Seccomp,
+    // For the kernel.
+    filter: Vec<Instruction>,
+}
+
 /// Runs tasks with an image.
 pub struct Oci {
     program: PathBuf,
@@ -49,6 +62,8 @@ pub struct Oci {
     kernel: (u32, u32),
     // What the agent can give.
     capabilities: u64,
+    // What the default profile comes to, by capabilities.
+    defaults: Mutex<BTreeMap<u64, Arc<Held>>>,
     // Where the host's hierarchies are mounted, all of them: a runtime makes its cgroup in each.
     cgroup_mounts: Vec<PathBuf>,
 }
@@ -78,6 +93,7 @@ impl Oci {
             program: found.program,
             version: found.version,
             settings: config.runtime.clone(),
+            defaults: Mutex::default(),
             capabilities: own_capabilities(
                 &fs::read_to_string("/proc/self/status").unwrap_or_default(),
             ),
@@ -86,21 +102,38 @@ impl Oci {
         })
     }
 
-    /// The lowered profile of a task; `None`: nothing is refused.
-    fn seccomp(&self, spec: &TaskSpec, capabilities: u64) -> Result<Option<Seccomp>, String> {
+    /// What a task's system calls are held to; `None`: nothing is refused.
+    fn seccomp(&self, spec: &TaskSpec, capabilities: u64) -> Result<Option<Arc<Held>>, String> {
         if !spec::wants_seccomp(spec) {
             return Ok(None);
         }
-        let profile = match &spec.container.isolation.seccomp {
-            Wanted::Profile(name) => self.named_profile(name)?,
-            Wanted::Default | Wanted::Unconfined => seccomp::default_profile()?,
-        };
+        if let Wanted::Profile(name) = &spec.container.isolation.seccomp {
+            // Its file may have changed.
+            let profile = self.named_profile(name)?;
+            return Ok(Some(Arc::new(self.hold(&profile, capabilities)?)));
+        }
+        let mut made = self.defaults.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(held) = made.get(&capabilities) {
+            return Ok(Some(Arc::clone(held)));
+        }
+        let held = Arc::new(self.hold(&seccomp::default_profile()?, capabilities)?);
+        if made.len() >= MAX_DEFAULTS {
+            made.clear();
+        }
+        made.insert(capabilities, Arc::clone(&held));
+        Ok(Some(held))
+    }
+
+    fn hold(&self, profile: &seccomp::Profile, capabilities: u64) -> Result<Held, String> {
         let facts = seccomp::Facts {
             capabilities,
             kernel: self.kernel,
             arch: Arch::native(),
         };
-        Ok(Some(seccomp::lower(&profile, &facts)))
+        let lowered = seccomp::lower(profile, &facts);
+        let filter = filter::compile(&lowered, facts.arch)
+            .map_err(|why| format!("container.isolation.seccomp: {why}"))?;
+        Ok(Held { lowered, filter })
     }
 
     fn named_profile(&self, name: &str) -> Result<seccomp::Profile, String> {
@@ -208,12 +241,9 @@ impl Runtime for Oci {
         let bundle_dir = bundle_dir(task.dir);
         let sandbox = task.dir.sandbox();
         let caps = spec::capability_sets(task_spec, user.uid, self.capabilities);
-        let seccomp = self.seccomp(task_spec, caps.bounding)?;
-        let filter = match &seccomp {
-            Some(seccomp) => seccomp::compile(seccomp, Arch::native())
-                .map_err(|why| format!("container.isolation.seccomp: {why}"))?,
-            None => Vec::new(),
-        };
+        let held = self.seccomp(task_spec, caps.bounding)?;
+        // Without that, taking a filter needs a capability that the init may not have.
+        let init_takes_filter = held.is_some() && spec::no_new_privileges(task_spec);
         let hostname = container
             .hostname
             .clone()
@@ -252,7 +282,11 @@ impl Runtime for Oci {
             },
             hostname: &hostname,
             cgroups_path: Some(cgroup.runtime_path.as_str()).filter(|p| !p.is_empty()),
-            seccomp: seccomp.as_ref(),
+            seccomp: held
+                .as_ref()
+                .filter(|_| !init_takes_filter)
+                .map(|h| &h.lowered),
+            init_takes_filter,
             devices: &devices,
             user_namespace: container
                 .isolation
@@ -307,8 +341,9 @@ impl Runtime for Oci {
                 work_dir: spec::work_dir(&facts)?,
                 bounding: caps.bounding,
                 effective: caps.effective,
-                no_new_privileges: config["process"]["noNewPrivileges"] == true,
-                seccomp: filter,
+                no_new_privileges: spec::no_new_privileges(task_spec),
+                seccomp: held.map(|h| h.filter.clone()).unwrap_or_default(),
+                init_takes_filter,
                 user_namespace: container.isolation.user_namespace,
                 bundle: bundle_dir,
                 pid_file,

@@ -98,8 +98,10 @@ pub struct Facts<'a> {
     pub hostname: &'a str,
     /// Its cgroup below the hierarchies' mounts; `None`: the runtime's choice.
     pub cgroups_path: Option<&'a str>,
-    /// System calls, unless none is refused.
+    /// System calls, unless none is refused or the init is given a filter.
     pub seccomp: Option<&'a Seccomp>,
+    /// Whether the init waits for a filter (agent/init).
+    pub init_takes_filter: bool,
     /// Device nodes beyond the usual ones.
     pub devices: &'a [Device],
     /// First id of the host in its user namespace, where it has one.
@@ -227,7 +229,12 @@ fn wanted_capabilities(spec: &TaskSpec, uid: u32) -> Capabilities {
 pub fn oci_spec(facts: &Facts<'_>) -> Result<Value, String> {
     let container = &facts.spec.container;
     let isolation = &container.isolation;
-    let mut args = vec![INIT.to_owned()];
+    let filter = if facts.init_takes_filter {
+        "filter"
+    } else {
+        "plain"
+    };
+    let mut args = vec![INIT.to_owned(), filter.to_owned()];
     args.extend(argv(&facts.spec.command, facts.image)?);
     let caps = facts.capabilities;
     let (bounding, effective) = (
@@ -264,7 +271,7 @@ pub fn oci_spec(facts: &Facts<'_>) -> Result<Value, String> {
                 "ambient": ambient,
             },
             "rlimits": rlimits(facts.spec)?,
-            "noNewPrivileges": !(isolation.new_privileges || isolation.privileged),
+            "noNewPrivileges": no_new_privileges(facts.spec),
             // The agent and the shim may be protected from the OOM killer; the task is not.
             "oomScoreAdj": 0,
         },
@@ -483,6 +490,12 @@ fn rlimits(spec: &TaskSpec) -> Result<Vec<Value>, String> {
             json!({"type": kind, "hard": limit(hard), "soft": limit(soft)})
         })
         .collect())
+}
+
+/// Whether execve gives a task's processes no privileges.
+pub fn no_new_privileges(spec: &TaskSpec) -> bool {
+    let isolation = &spec.container.isolation;
+    !(isolation.new_privileges || isolation.privileged)
 }
 
 /// Which profile a task is to have.

@@ -85,7 +85,7 @@ pub fn start(plan: &ShimPlan, container: &ContainerPlan) -> Result<Started, Stri
         }
         let terminal = console.map(Console::take).transpose()?;
         channel
-            .write_all(b"G")
+            .write_all(&go_ahead(container))
             .map_err(|e| format!("the container's init is gone: {e}"))?;
         executed(&mut channel, plan)?;
         Ok(match terminal {
@@ -114,6 +114,23 @@ pub fn start(plan: &ShimPlan, container: &ContainerPlan) -> Result<Started, Stri
     }
 }
 
+/// What the init is waiting for (agent/init): its filter, where it takes one, and the word.
+fn go_ahead(container: &ContainerPlan) -> Vec<u8> {
+    let mut out = Vec::new();
+    if container.init_takes_filter {
+        let n = u32::try_from(container.seccomp.len()).unwrap_or(u32::MAX);
+        out.push(b'F');
+        out.extend(n.to_ne_bytes());
+        for (code, jt, jf, k) in &container.seccomp {
+            out.extend(code.to_ne_bytes());
+            out.extend([*jt, *jf]);
+            out.extend(k.to_ne_bytes());
+        }
+    }
+    out.push(b'G');
+    out
+}
+
 /// How the command ended by its init's word: a wait status. `None` when the init did not get to say it.
 pub fn last_status(channel: &mut File) -> Option<i32> {
     let mut seen = Vec::new();
@@ -131,11 +148,14 @@ fn executed(channel: &mut File, plan: &ShimPlan) -> Result<(), String> {
     channel.read_exact(&mut word).map_err(gone)?;
     match word[0] {
         b'S' => Ok(()),
-        b'E' => {
+        said @ (b'E' | b'F') => {
             let mut errno = [0; 4];
             channel.read_exact(&mut errno).map_err(gone)?;
             let e = io::Error::from_raw_os_error(i32::from_ne_bytes(errno));
-            Err(format!("failed to execute {program:?} in the image: {e}"))
+            Err(match said {
+                b'F' => format!("the kernel does not take the seccomp filter: {e}"),
+                _ => format!("failed to execute {program:?} in the image: {e}"),
+            })
         }
         other => Err(format!("the container's init says {other:#x}")),
     }

@@ -89,6 +89,9 @@ pub struct ContainerPlan {
     pub user_namespace: bool,
     /// The seccomp filter; empty: none.
     pub seccomp: Vec<Instruction>,
+    /// Whether the init is given the filter; otherwise the runtime has made one of the same profile.
+    #[serde(default)]
+    pub init_takes_filter: bool,
 }
 
 /// A user, resolved.
@@ -145,7 +148,7 @@ impl ExitRecord {
 
 /// Replaces a file so that a reader, or a machine that lost power, sees the old bytes or the new ones.
 pub fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let tmp = path.with_extension("tmp");
+    let tmp = beside(path);
     crash::point(path, "begin");
     let mut file = File::create(&tmp)?;
     let (half, rest) = crash::half(bytes);
@@ -162,6 +165,14 @@ pub fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
     }
 }
 
+/// Where a file is written before it takes another's place: its whole name and `.tmp`, so that `a.json` and `a.pb` have
+/// one each. Nobody else's name ends so; what a crash left there is written over.
+fn beside(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".tmp");
+    PathBuf::from(name)
+}
+
 /// [`write_durably`] of a value as JSON.
 pub fn write_json<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
     write_durably(path, &serde_json::to_vec(value)?)
@@ -170,7 +181,7 @@ pub fn write_json<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
 /// Replaces a file so that a reader sees the old value or the new one, and does not wait for the disk: a machine that
 /// lost power may have lost it. For what is about processes, which are gone then as well.
 pub fn write_json_for_boot<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
-    let tmp = path.with_extension("tmp");
+    let tmp = beside(path);
     crash::point(path, "begin");
     fs::write(&tmp, serde_json::to_vec(value)?)?;
     crash::point(path, "written");

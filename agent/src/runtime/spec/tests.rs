@@ -61,6 +61,7 @@ impl Case {
             seccomp::lower(&p, &facts)
         })
         .unwrap();
+        let inits = wants_seccomp(&self.spec) && no_new_privileges(&self.spec);
         f(&Facts {
             spec: &self.spec,
             image: &self.image,
@@ -78,7 +79,8 @@ impl Case {
             },
             hostname: "web-1",
             cgroups_path: Some("/waggle.tasks/web.1"),
-            seccomp: wants_seccomp(&self.spec).then_some(&lowered),
+            seccomp: (wants_seccomp(&self.spec) && !inits).then_some(&lowered),
+            init_takes_filter: inits,
             devices: &self.devices,
             user_namespace: self.user_namespace,
         })
