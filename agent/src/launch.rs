@@ -144,6 +144,21 @@ impl Launch {
         let text = |what: &str, e: &(dyn std::error::Error + 'static)| {
             Exit::LaunchFailed(format!("failed to {what}: {}", chain(e)))
         };
+        // It is on its way while the rest is made: a start of a program is a good part of what a launch costs.
+        let log = fs::File::create(self.dir.path().join("shim.log"))
+            .map_err(|e| text("create the shim's log", &e))?;
+        let mut child = tokio::process::Command::new(&self.command.exe)
+            .args(&self.command.args)
+            .arg(self.dir.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .kill_on_drop(false)
+            .spawn()
+            .map_err(|e| text(&format!("start shim {}", self.command.exe.display()), &e))?;
+        // Dropped before it has heard a word, it makes the shim end.
+        let go = child.stdin.take();
+        crash::point(Path::new("shim"), "spawned");
         self.cgroup
             .create(limits)
             .map_err(|e| text("prepare the cgroup", &e))?;
@@ -163,18 +178,17 @@ impl Launch {
         let plan = runtime.plan(&task).map_err(Exit::LaunchFailed)?;
         shim::write_json_for_boot(&self.dir.path().join(shim::PLAN), &plan)
             .map_err(|e| text("write the shim's plan", &e))?;
-        let log = fs::File::create(self.dir.path().join("shim.log"))
-            .map_err(|e| text("create the shim's log", &e))?;
-        let child = tokio::process::Command::new(&self.command.exe)
-            .args(&self.command.args)
-            .arg(self.dir.path())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .kill_on_drop(false)
-            .spawn()
-            .map_err(|e| text(&format!("start shim {}", self.command.exe.display()), &e))?;
-        crash::point(Path::new("shim"), "spawned");
+        crash::point(Path::new("shim"), "planned");
+        if let Some(go) = go {
+            let word = go.into_owned_fd().and_then(|fd| {
+                let mut pipe = fs::File::from(fd);
+                std::io::Write::write_all(&mut pipe, shim::GO)
+            });
+            // One that has died says why in its log.
+            if let Err(e) = word {
+                tracing::debug!(error = %e, "a shim did not wait for its plan");
+            }
+        }
         Ok(Starting { child })
     }
 }

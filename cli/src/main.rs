@@ -25,7 +25,7 @@ mod show;
 mod table;
 mod times;
 
-use std::process::ExitCode;
+use std::{path::Path, process::ExitCode};
 
 use anyhow::Context;
 use args::{Cli, Command};
@@ -37,7 +37,15 @@ use error::CliError;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    // The shim must stay small and single-threaded: it is decided before any runtime starts.
+    // The shim must stay small and single-threaded: it is decided before any runtime starts, and before the grammar of
+    // all commands is made, for which a task's start would wait.
+    let mut args = std::env::args_os().skip(1);
+    if let (Some(shim), Some(dir), None) = (args.next(), args.next(), args.next())
+        && shim == "shim"
+        && !dir.as_encoded_bytes().starts_with(b"-")
+    {
+        return waggle_agent::shim_main(Path::new(&dir));
+    }
     let cli = Cli::parse();
     if let Command::Shim { dir } = &cli.command {
         return waggle_agent::shim_main(dir);

@@ -14,7 +14,7 @@ mod terminal;
 
 use std::{
     fs::{self, File, OpenOptions},
-    io,
+    io::{self, Read},
     path::Path,
     process::ExitCode,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -47,6 +47,8 @@ use output::Output;
 use terminal::Terminal;
 pub use terminal::socket_path;
 
+/// What the agent writes to a shim's standard input when its plan is there, before it closes it.
+pub const GO: &[u8] = b"G";
 /// Longest wait for output and for the cgroup to empty once the task's process is gone.
 const DRAIN: Duration = Duration::from_secs(5);
 
@@ -84,12 +86,12 @@ fn run(dir: &Path) -> io::Result<()> {
     if dir.join(ABANDONED).exists() || dir.join(TASK).exists() || dir.join(EXIT).exists() {
         return Err(io::Error::other("the task was started or given up before"));
     }
-    let Some(plan) = read_json::<ShimPlan>(&dir.join(PLAN))? else {
-        return Err(io::Error::other("plan.json is missing"));
-    };
     // Fails when it is a session leader already, which is as good.
     let _ = setsid();
     sys::become_subreaper()?;
+    let Some(plan) = wait_for_plan(dir)? else {
+        return Err(io::Error::other("plan.json is missing"));
+    };
     write_json_for_boot(&dir.join(SHIM), &ProcessId::of(std::process::id())?)?;
 
     let mut handled = SigSet::empty();
@@ -128,6 +130,22 @@ fn run(dir: &Path) -> io::Result<()> {
             ..record
         },
     )
+}
+
+/// The agent starts its shims before it has written their plans, and says when. One that dies before takes the task
+/// back: it was never started.
+fn wait_for_plan(dir: &Path) -> io::Result<Option<ShimPlan>> {
+    let path = dir.join(PLAN);
+    if let Some(plan) = read_json(&path)? {
+        return Ok(Some(plan));
+    }
+    let mut word = Vec::new();
+    io::stdin().read_to_end(&mut word)?;
+    if word == GO {
+        read_json(&path)
+    } else {
+        Ok(None)
+    }
 }
 
 /// Copies output and reaps until the task's process has ended; then ends what it left behind.
