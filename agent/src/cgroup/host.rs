@@ -17,10 +17,12 @@ use super::{CgroupError, TaskCgroup};
 /// Controllers that tasks are put into.
 const CONTROLLERS: [&str; 6] = ["cpu", "cpuacct", "memory", "pids", "blkio", "io"];
 
-/// The directory of tasks in every hierarchy where the node has no directory of its own: in all v1 ones (where `tasks`
-/// is a file), and in the cgroup2 one when its root is the node's. Only ever ours: what is found there may be removed.
+/// The directory of tasks in every hierarchy where the node has no directory of its own, and in all where there are v1
+/// ones (where `tasks` is a file): an OCI runtime puts a container at the same path in each, and nothing is to be moved
+/// then. Only ever ours: what is found there may be removed.
 const OWN_TASKS: &str = "waggle.tasks";
-/// The same below a cgroup2 directory that is the node's alone.
+/// The same below a cgroup2 directory that is the node's alone, where that is all there is. Earlier versions had it on
+/// hybrid hosts as well: their tasks may run still.
 const TASKS: &str = "tasks";
 /// Where the agent moves when it sits in the cgroup2 directory itself.
 const LEAF: &str = "waggle.agent";
@@ -124,7 +126,11 @@ impl CgroupHost {
         let is_mount = v2_mount.as_deref() == Some(cgroup_root);
         Self {
             hierarchy,
-            tasks: if is_mount { OWN_TASKS } else { TASKS },
+            tasks: if is_mount || hierarchy == Hierarchy::Hybrid {
+                OWN_TASKS
+            } else {
+                TASKS
+            },
             root_path: Path::new("/").join(relative),
             root: v2_mount.map(|_| cgroup_root.to_owned()),
             v1,
@@ -138,7 +144,12 @@ impl CgroupHost {
 
     /// Where a task's cgroups are, whether they exist or not.
     pub fn task(&self, task_id: &str) -> TaskCgroup {
-        let path = self.root_path.join(self.tasks).join(task_id);
+        let before = self
+            .tasks_before()
+            .map(|dir| dir.join(task_id))
+            .filter(|d| d.exists());
+        let holder = if before.is_some() { TASKS } else { self.tasks };
+        let path = self.root_path.join(holder).join(task_id);
         TaskCgroup {
             v2_path: self
                 .root
@@ -152,7 +163,7 @@ impl CgroupHost {
                     path.display().to_string()
                 }
             },
-            v2: self.v2_tasks().map(|dir| dir.join(task_id)),
+            v2: before.or_else(|| self.v2_tasks().map(|dir| dir.join(task_id))),
             unified: self.hierarchy == Hierarchy::V2,
             v1: self
                 .v1
@@ -193,10 +204,20 @@ impl CgroupHost {
         self.root.as_ref().map(|root| root.join(self.tasks))
     }
 
+    /// Where an agent before this one had the tasks of a hybrid host, if it did.
+    fn tasks_before(&self) -> Option<PathBuf> {
+        let root = self.root.as_ref()?;
+        let dir = root.join(TASKS);
+        // At the hierarchy's root it was never ours.
+        let ours = self.hierarchy == Hierarchy::Hybrid && self.root_path != Path::new("/");
+        (ours && dir.exists()).then_some(dir)
+    }
+
     /// The directories of tasks, one in each hierarchy.
     fn holders(&self) -> impl Iterator<Item = PathBuf> {
         let v1 = self.v1.iter().map(|(_, dir)| dir.clone());
-        self.v2_tasks().into_iter().chain(v1)
+        let v2 = self.v2_tasks().into_iter().chain(self.tasks_before());
+        v2.chain(v1)
     }
 
     fn prepare(&self) -> Result<(), CgroupError> {
@@ -272,9 +293,9 @@ mod tests {
         let host = CgroupHost::from_mountinfo(HYBRID, root);
         assert_eq!(host.hierarchy(), Hierarchy::Hybrid);
         let task = host.task("t1");
-        assert_eq!(task.v2.as_deref(), Some(&*root.join("tasks/t1")));
-        assert_eq!(task.v2_path, "/wgl/n1/tasks/t1");
-        assert_eq!(task.runtime_path, "/wgl/n1/waggle.tasks/t1");
+        assert_eq!(task.v2.as_deref(), Some(&*root.join("waggle.tasks/t1")));
+        assert_eq!(task.v2_path, "/wgl/n1/waggle.tasks/t1");
+        assert_eq!(task.runtime_path, task.v2_path, "nothing is to be moved");
         assert_eq!(
             task.controller("cpuacct"),
             Some(Path::new(
@@ -308,6 +329,10 @@ mod tests {
 
     /// A host whose hierarchies are plain directories.
     fn fake(dir: &Path) -> CgroupHost {
+        fake_at(dir, "unified")
+    }
+
+    fn fake_at(dir: &Path, root: &str) -> CgroupHost {
         let line = |device: &str, point: &str, kind: &str, options: &str| {
             let point = dir.join(point);
             fs::create_dir_all(&point).unwrap();
@@ -319,7 +344,28 @@ mod tests {
         let text = line("0:1", "memory", "cgroup", "rw,memory")
             + &line("0:2", "systemd", "cgroup", "rw,name=systemd")
             + &line("0:3", "unified", "cgroup2", "rw");
-        CgroupHost::from_mountinfo(&text, &dir.join("unified"))
+        CgroupHost::from_mountinfo(&text, &dir.join(root))
+    }
+
+    #[test]
+    fn tasks_of_an_earlier_version_stay_where_they_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let before = dir.path().join("unified/n1/tasks/old");
+        fs::create_dir_all(&before).unwrap();
+        let host = fake_at(dir.path(), "unified/n1");
+        host.prepare().unwrap();
+        let (old, new) = (host.task("old"), host.task("new"));
+        assert_eq!(
+            (old.v2.as_ref(), old.v2_path.as_str()),
+            (Some(&before), "/n1/tasks/old")
+        );
+        assert_eq!(new.v2_path, "/n1/waggle.tasks/new");
+        for dir in new.dirs() {
+            fs::create_dir_all(dir).unwrap();
+        }
+        assert_eq!(host.existing_tasks(), ["new", "old"]);
+        old.remove(std::time::Duration::ZERO).unwrap();
+        assert_eq!(host.existing_tasks(), ["new"]);
     }
 
     #[test]

@@ -272,7 +272,7 @@ pub fn runs_checks_adopts_and_ends_a_task() {
         );
         let pid = pid_of(dir.path(), "web.1", "task.json").unwrap();
         if let Some(cgroups) = &cgroups {
-            let procs = fs::read_to_string(cgroups.path.join("tasks/web.1/cgroup.procs")).unwrap();
+            let procs = fs::read_to_string(cgroups.v2_tasks().join("web.1/cgroup.procs")).unwrap();
             assert_eq!(procs.trim(), pid.to_string());
         }
         let (code, log) = agent.get("/waggle/v1/tasks/web.1/log/stdout").await;

@@ -154,6 +154,12 @@ impl CgroupRoot {
         }
     }
 
+    /// Where tasks are in the cgroup2 hierarchy: another name on hybrid hosts.
+    pub fn v2_tasks(&self) -> PathBuf {
+        let [own, other] = ["waggle.tasks", "tasks"].map(|holder| self.path.join(holder));
+        if own.exists() { own } else { other }
+    }
+
     /// Every directory of ours in any hierarchy.
     fn dirs(&self) -> Vec<PathBuf> {
         let v1 = fs::read_dir("/sys/fs/cgroup")
