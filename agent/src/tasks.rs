@@ -27,7 +27,7 @@ use crate::{
     cgroup::{CgroupHost, NodeLimits, TaskCgroup},
     checkpoint::TaskDir,
     checks::{Checks, Reach, Target, Wanted},
-    clock,
+    clock, images,
     launch::{self, CLEAN_TIMEOUT, Launch, Shim},
     net::{Net, chain},
     networks::Networks,
@@ -495,6 +495,10 @@ impl Tasks {
             .map(|(task_id, live)| DiskWatch {
                 task_id: task_id.clone(),
                 sandbox: live.dir.sandbox(),
+                // With a user namespace the image's own files are there too, copied.
+                written: (live.spec.container.image.is_some()
+                    && !live.spec.container.isolation.user_namespace)
+                    .then(|| images::written(live.dir.path())),
                 spec: Arc::clone(&live.spec),
                 labels: live.labels.clone(),
             })

@@ -59,6 +59,8 @@ pub struct DiskWatch {
     pub task_id: TaskId,
     /// Its sandbox.
     pub sandbox: PathBuf,
+    /// What it has written over its image's files; not there for a task without one.
+    pub written: Option<PathBuf>,
     /// What it asked for.
     pub spec: Arc<TaskSpec>,
     /// Whom its figures are about.
@@ -233,20 +235,27 @@ fn measure(
     let mut volumes: BTreeMap<VolumeId, u64> = BTreeMap::new();
     for watch in watches {
         // One that is just ending has none any more.
-        let Ok(sandbox) = usage::of(&watch.sandbox, Pace::GENTLE) else {
+        let Ok(mut used) = usage::of(&watch.sandbox, Pace::GENTLE) else {
             continue;
         };
+        let written = watch.written.as_ref();
+        let written = written.and_then(|dir| usage::of(dir, Pace::GENTLE).ok());
+        used.bytes = used.bytes.saturating_add(written.unwrap_or_default().bytes);
         let now_ns = clock::now_ns();
         let mut points = Out::new(now_ns, now_ns);
-        let value = i64::try_from(sandbox.bytes).unwrap_or(i64::MAX);
+        let value = i64::try_from(used.bytes).unwrap_or(i64::MAX);
         points.push(
             &names::CONTAINER_DISK_USAGE,
             vec![],
             PointData::UpDown(value),
         );
         let limit = bytes(watch.spec.resources.get(ScalarKind::Disk));
-        if limit > 0 && sandbox.bytes > limit {
-            let why = describe("its sandbox", sandbox.bytes, limit);
+        if limit > 0 && used.bytes > limit {
+            let what = match written {
+                Some(_) => "its sandbox with what it wrote over its image's files",
+                None => "its sandbox",
+            };
+            let why = describe(what, used.bytes, limit);
             over.push((watch.task_id.clone(), why));
         }
         for (id, volume) in watch.spec.resources.custom.volumes() {

@@ -57,6 +57,7 @@ use self::{
 pub use self::{
     error::ImageError,
     name::{ImageName, ImageSettings},
+    root::written,
     store::Listed,
 };
 use crate::{checkpoint::TaskDir, clock, net::chain};

@@ -25,6 +25,11 @@ use crate::shim::{read_json, write_json_for_boot};
 /// What mount(2) takes as options: a page, with its final NUL.
 const MAX_OPTIONS: usize = 4095;
 
+/// Where a task's own files over its image's are, below its directory.
+pub fn written(task_dir: &Path) -> PathBuf {
+    task_dir.join("root/upper")
+}
+
 /// A task's directory for its root.
 pub struct RootDir {
     path: PathBuf,

@@ -134,7 +134,7 @@ impl Node {
         fs::read_to_string(path).unwrap_or_default()
     }
 
-    fn pid(&self, task_id: &str, file: &str) -> u32 {
+    pub fn pid(&self, task_id: &str, file: &str) -> u32 {
         let bytes = fs::read(self.task_dir(task_id).join(file)).unwrap();
         let id: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
         u32::try_from(id["pid"].as_u64().unwrap()).unwrap()
@@ -491,7 +491,7 @@ pub fn reaps_orphans() {
         node.launch(contained("orphans.1", IMAGE, script)).await;
         node.says("orphans.1", "left").await;
         let procs = || {
-            let dir = node.cgroups.path.join("tasks/orphans.1/cgroup.procs");
+            let dir = node.cgroups.v2_tasks().join("orphans.1/cgroup.procs");
             fs::read_to_string(dir).unwrap().lines().count()
         };
         // The init, the shell, and its own sleep at times.
@@ -531,7 +531,7 @@ pub fn outlives_the_agent() {
         .await;
         let init = node.pid("long.1", "task.json");
         // Attribution: it is in the cgroup whose id BPF programs know.
-        let v2 = node.cgroups.path.join("tasks/long.1/cgroup.procs");
+        let v2 = node.cgroups.v2_tasks().join("long.1/cgroup.procs");
         let procs = fs::read_to_string(v2).unwrap();
         assert!(procs.lines().any(|p| p == init.to_string()), "{procs}");
 

@@ -551,7 +551,7 @@ async fn cut_off(world: &mut World) {
     world.up().await;
     world
         .master
-        .send(launch(spec("t.1", "exec sleep 1000")))
+        .send(launch(world.spec("t.1", "exec sleep 1000")))
         .await;
     let master = &world.master;
     until("running", || master.last("t.1")).await;
@@ -567,8 +567,14 @@ async fn cut_off(world: &mut World) {
 }
 
 pub fn a_boot() {
+    for by in By::all() {
+        boot(by);
+    }
+}
+
+fn boot(by: By) {
     block_on(async {
-        let mut world = World::new(By::Process, None).await;
+        let mut world = World::new(by, CgroupRoot::named("-boot")).await;
         cut_off(&mut world).await;
         // After the boot other processes have the very numbers, started at the very ticks.
         let mut decoys = [Decoy::new(), Decoy::new()];
@@ -588,6 +594,9 @@ pub fn a_boot() {
         assert_eq!(world.ends("t.1").len(), 1);
         for decoy in &mut decoys {
             decoy.assert_alive();
+        }
+        if world.cgroups.is_some() {
+            world.assert_clean("after a boot");
         }
     });
 }

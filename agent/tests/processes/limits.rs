@@ -3,14 +3,17 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
+use waggle_agent::AgentConfig;
 use waggle_api::proto::session::{self as pb, StatusReason, TaskState};
 
 use crate::{
     agent::{Agent, block_on, ended, launch, spec, until},
+    containers,
     master::Master,
-    support::CgroupRoot,
+    support::{CgroupRoot, runs},
 };
 
 /// A task's directory of a controller, v1 or v2.
@@ -304,5 +307,35 @@ pub fn gives_a_gpu_to_one_task() {
         assert_eq!(output(work.path(), "gpu.3").await, "1\n");
         kill(&master, "gpu.1").await;
         kill(&master, "gpu.3").await;
+    });
+}
+
+pub fn of_disk_hold_for_all_that_a_container_writes() {
+    block_on(async {
+        let quick = |c: &mut AgentConfig| {
+            c.storage.disk_watch = Duration::from_millis(100);
+            c.storage.enforce_disk = true;
+        };
+        let Some(node) = containers::Node::start(quick).await else {
+            return;
+        };
+        // What it writes beside its sandbox is its own as well; what its image has is not.
+        let fill = |n| {
+            format!("dd if=/dev/zero of=/root/big bs=1M count={n} 2>/dev/null; exec sleep 1000")
+        };
+        let asks = |id: &str, n| {
+            let mut task = containers::contained(id, containers::IMAGE, &fill(n));
+            task.resources.get_or_insert_default().disk_milli = 3000;
+            task
+        };
+        node.launch(asks("small.1", 1)).await;
+        node.launch(asks("big.1", 4)).await;
+        let end = ended(&node.master, "big.1").await;
+        assert_eq!(end.reason(), StatusReason::ReasonContainerLimitationDisk);
+        let words = "disk limit exceeded: its sandbox with what it wrote over its image's files holds 4.0 MiB (";
+        assert!(end.message.starts_with(words), "{}", end.message);
+        assert!(runs(node.pid("small.1", "task.json")));
+        node.kill("small.1").await;
+        node.leaves_nothing().await;
     });
 }

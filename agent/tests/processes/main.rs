@@ -193,6 +193,10 @@ const TESTS: &[Test] = &[
         "container_is_killed_while_its_image_is_pulled",
         containers::is_killed_while_its_image_is_pulled,
     ),
+    (
+        "container_is_held_to_its_disk",
+        limits::of_disk_hold_for_all_that_a_container_writes,
+    ),
     ("container_says_why_not", containers::says_why_not),
     (
         "container_has_what_its_node_allows",
