@@ -26,6 +26,18 @@ use driver::Driver;
 use options::Use;
 use plan::{Step, VolumeRecord};
 
+/// One call of a driver's part; a request is its own copy each time that it is tried.
+macro_rules! ask {
+    ($driver:expr, $name:literal, $client:ident.$call:ident($ask:ident)) => {
+        $driver
+            .call($name, || {
+                let (mut client, ask) = ($client.clone(), $ask.clone());
+                async move { client.$call(ask).await }
+            })
+            .await?
+    };
+}
+
 /// A volume of a driver.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct External {
@@ -194,12 +206,7 @@ impl Csi {
                     secrets: BTreeMap::new(),
                 };
                 let client = driver.controller()?;
-                let made = driver
-                    .call("CreateVolume", || {
-                        let (mut c, ask) = (client.clone(), ask.clone());
-                        async move { c.create_volume(ask).await }
-                    })
-                    .await?;
+                let made = ask!(driver, "CreateVolume", client.create_volume(ask));
                 let made = made.volume.unwrap_or_default();
                 if made.volume_id.is_empty() {
                     let driver = &of.provider;
@@ -221,12 +228,11 @@ impl Csi {
                     volume_context: record.context.clone(),
                 };
                 let client = driver.controller()?;
-                let answer = driver
-                    .call("ControllerPublishVolume", || {
-                        let (mut c, ask) = (client.clone(), ask.clone());
-                        async move { c.controller_publish_volume(ask).await }
-                    })
-                    .await?;
+                let answer = ask!(
+                    driver,
+                    "ControllerPublishVolume",
+                    client.controller_publish_volume(ask)
+                );
                 record.publish_context = answer.publish_context;
             }
             Step::Stage => {
@@ -241,12 +247,7 @@ impl Csi {
                     volume_context: record.context.clone(),
                 };
                 let client = driver.node()?;
-                driver
-                    .call("NodeStageVolume", || {
-                        let (mut c, ask) = (client.clone(), ask.clone());
-                        async move { c.node_stage_volume(ask).await }
-                    })
-                    .await?;
+                ask!(driver, "NodeStageVolume", client.node_stage_volume(ask));
             }
             Step::Publish(task) => {
                 let target = self.target(&of, task);
@@ -265,12 +266,7 @@ impl Csi {
                     volume_context: record.context.clone(),
                 };
                 let client = driver.node()?;
-                driver
-                    .call("NodePublishVolume", || {
-                        let (mut c, ask) = (client.clone(), ask.clone());
-                        async move { c.node_publish_volume(ask).await }
-                    })
-                    .await?;
+                ask!(driver, "NodePublishVolume", client.node_publish_volume(ask));
             }
             Step::Unpublish(task) => {
                 let target = self.target(&of, task);
@@ -279,12 +275,11 @@ impl Csi {
                     target_path: path(&target),
                 };
                 let client = driver.node()?;
-                driver
-                    .call("NodeUnpublishVolume", || {
-                        let (mut c, ask) = (client.clone(), ask.clone());
-                        async move { c.node_unpublish_volume(ask).await }
-                    })
-                    .await?;
+                ask!(
+                    driver,
+                    "NodeUnpublishVolume",
+                    client.node_unpublish_volume(ask)
+                );
                 // The driver removes it; an empty one that it left is no loss.
                 let _ = fs::remove_dir(&target);
             }
@@ -294,12 +289,7 @@ impl Csi {
                     staging_target_path: path(&staging),
                 };
                 let client = driver.node()?;
-                driver
-                    .call("NodeUnstageVolume", || {
-                        let (mut c, ask) = (client.clone(), ask.clone());
-                        async move { c.node_unstage_volume(ask).await }
-                    })
-                    .await?;
+                ask!(driver, "NodeUnstageVolume", client.node_unstage_volume(ask));
                 let _ = fs::remove_dir(&staging);
             }
             Step::Detach => {
@@ -309,12 +299,11 @@ impl Csi {
                     secrets: BTreeMap::new(),
                 };
                 let client = driver.controller()?;
-                driver
-                    .call("ControllerUnpublishVolume", || {
-                        let (mut c, ask) = (client.clone(), ask.clone());
-                        async move { c.controller_unpublish_volume(ask).await }
-                    })
-                    .await?;
+                ask!(
+                    driver,
+                    "ControllerUnpublishVolume",
+                    client.controller_unpublish_volume(ask)
+                );
             }
         }
         Ok(())
