@@ -7,7 +7,10 @@ mod rings;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use tokio::sync::{Notify, mpsc};
@@ -15,7 +18,7 @@ use waggle_api::proto::session::{self as pb, agent_message::Kind};
 use waggle_ebpf::{DataPlane, LoaderConfig};
 use waggle_overlay::edge::EdgeNet;
 use waggle_overlay::packet::PacketNet;
-use waggle_overlay::{Applied, NodeNet, NodeNetConfig, VipNames};
+use waggle_overlay::{Applied, ApplyError, NodeNet, NodeNetConfig, VipNames};
 use waggle_overlay_plan::Fact;
 use waggle_telemetry::{SpanKind, Telemetry, names};
 use waggle_types::{
@@ -39,6 +42,8 @@ pub struct Net {
     since_ns: u64,
     inbox: Inbox,
     wake: Notify,
+    // Whether what programs of another version did is done by ours.
+    settled: AtomicBool,
     // What an earlier run of the agent kept, until the first change.
     restored: Option<Arc<NetSnapshot>>,
     kept: Kept,
@@ -125,6 +130,7 @@ impl Net {
             since_ns: clock::now_ns(),
             inbox: Inbox::default(),
             wake: Notify::new(),
+            settled: AtomicBool::new(false),
             restored,
             kept,
         })
@@ -146,6 +152,10 @@ impl Net {
                     watch_resets(Arc::clone(plane));
                 }
                 self.plane = plane;
+                if self.node.is_none() {
+                    // Nobody fills the maps.
+                    self.retire_others(&[]).await;
+                }
             }
             Err(e) if config.dataplane == DataPlanePolicy::Require => {
                 return Err(AgentError::DataPlane(e));
@@ -300,8 +310,23 @@ impl Net {
         let forget = gone.into_iter().map(|id| (id.clone(), None)).collect();
         node.local_facts(forget).await;
         let applied = node.resync().await;
+        self.retire_others(&applied.failures).await;
         for failure in applied.failures {
             tracing::warn!(error = chain(&failure), "vip maps are not as they were");
+        }
+    }
+
+    /// Once the maps hold what is wanted, programs of another version go: an agent that was replaced by one whose maps
+    /// differ leaves its own, and until here connections to VIPs were theirs.
+    async fn retire_others(&self, failures: &[ApplyError]) {
+        let Some(plane) = &self.plane else { return };
+        if !failures.is_empty() || self.settled.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let plane = Arc::clone(plane);
+        let retired = tokio::task::spawn_blocking(move || plane.retire_others()).await;
+        if let Ok(Err(e)) = retired {
+            tracing::warn!(error = chain(&e), "programs of another version stay");
         }
     }
 
@@ -384,6 +409,7 @@ impl Net {
         if applied.generation != wanted.generation() {
             self.inbox.with(Waiting::lost);
         }
+        self.retire_others(&applied.failures).await;
         report(&applied, &wanted, telemetry, node, start_ns)
     }
 

@@ -79,7 +79,8 @@ pub struct DataPlane {
 }
 
 impl DataPlane {
-    /// Loads the programs and attaches them, reusing pinned maps and replacing the programs of pinned links.
+    /// Loads the programs and attaches them, reusing pinned maps and replacing the programs of pinned links. Those of
+    /// another ABI version stay beside them until [`DataPlane::retire_others`].
     ///
     /// # Errors
     /// [`LoadError::BuiltWithoutEbpf`] before anything is touched; see [`LoadError`] for the rest.
@@ -120,13 +121,6 @@ impl DataPlane {
             adopted &= how == Attached::Replaced;
             links.push(link);
         }
-        // After ours are in place: two sets for a moment are harmless, none is not. (A backend's address
-        // is no VIP, so a second translation finds nothing.)
-        let retired = pins.remove_other_versions()?;
-        if retired > 0 {
-            tracing::info!(versions = retired, "removed pins of other abi versions");
-        }
-
         let vips = VipMaps::take(&mut ebpf)?;
         let counters = Counters::take(&mut ebpf)?;
         Ok(Self {
@@ -139,6 +133,20 @@ impl DataPlane {
             links,
             _lock: lock,
         })
+    }
+
+    /// Removes the pins of other ABI versions, which this one could not take over: until then their programs translate
+    /// beside ours. Call it when the maps hold what they should; two sets are harmless (a backend's address is no VIP, so
+    /// a second translation finds nothing), none is not. How many versions went.
+    ///
+    /// # Errors
+    /// [`LoadError::File`] for what could not be removed.
+    pub fn retire_others(&self) -> Result<usize, LoadError> {
+        let retired = self.pins.remove_other_versions()?;
+        if retired > 0 {
+            tracing::info!(versions = retired, "removed pins of other abi versions");
+        }
+        Ok(retired)
     }
 
     /// Removes all pins of a node: the programs are detached and the maps freed as soon as no process

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::Context;
 use support::tables::{choices, loopback, publish, tcp, unused_port, vip_key};
 use support::{Node, Task, eventually};
-use waggle_ebpf::common::{Backend, Cell, CgroupNet, TcpKey, loss};
+use waggle_ebpf::common::{ABI_VERSION, Backend, Cell, CgroupNet, TcpKey, loss};
 use waggle_ebpf::{DataPlane, LoadError, LoaderConfig, RunStats};
 
 const VIP: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(11, 0, 0, 1), 80);
@@ -320,6 +320,38 @@ fn links_maps_and_counters_outlive_a_killed_owner() -> anyhow::Result<()> {
     assert!(!fresh.adopted());
     assert_eq!(fresh.vips().list_vips()?, vec![]);
     assert_eq!(fresh.counters().tcp()?, vec![]);
+    Ok(())
+}
+
+#[test]
+fn programs_of_another_version_translate_until_ours_can() -> anyhow::Result<()> {
+    let Some(mut node) = Node::new("abi")? else {
+        return Ok(());
+    };
+    let (cgroup, _) = node.leaf("task")?;
+    let mut task = Task::start(&cgroup)?;
+    let port = task.ask("listen 127.0.0.1:0")?;
+    let older = node.open()?;
+    let links = older.link_ids()?;
+    publish(&older, VIP, 6, 4, VIP_ID, &[loopback(&port)?])?;
+    drop(older);
+    // As if its version were another one.
+    let ours = node.pin_dir.join(format!("v{ABI_VERSION}"));
+    let theirs = node.pin_dir.join("v0");
+    std::fs::rename(&ours, &theirs)?;
+    let (dial, ok) = (format!("dial {VIP} 100"), format!("ok {VIP} 100"));
+
+    let plane = node.open()?;
+    assert!(!plane.adopted());
+    assert_ne!(plane.link_ids()?, links);
+    assert_eq!(plane.vips().list_vips()?, vec![]);
+    assert_eq!(task.ask(&dial)?, ok, "our maps are empty");
+    publish(&plane, VIP, 6, 4, VIP_ID, &[loopback(&port)?])?;
+    assert_eq!(task.ask(&dial)?, ok, "both do it");
+    assert_eq!(plane.retire_others()?, 1);
+    assert!(!theirs.exists() && ours.exists());
+    assert_eq!(task.ask(&dial)?, ok, "ours does it");
+    assert_eq!(plane.retire_others()?, 0);
     Ok(())
 }
 
