@@ -1,8 +1,9 @@
 //! `cargo xtask bench containers`: images and containers of one node, beside the tools that people have.
 //!
 //! Rounds are interleaved, ours and theirs in turn, so that what else the machine does meets both. The peer of starts and
-//! stops is `runc run` alone, with the same namespaces and a root that is there already: no overlayfs, no limits, nothing
-//! written down, nobody who waits for the exit code.
+//! stops is `runc run` alone, with the same namespaces and a root that is there already: no overlayfs, nothing written
+//! down, nobody who waits for the exit code. It is measured twice: with what `runc spec` writes (no seccomp filter), and
+//! with a task's own spec and the default seccomp profile.
 
 mod node;
 mod pull;
@@ -18,7 +19,7 @@ use waggle_tests_support::names::Names;
 use waggle_tests_support::process;
 
 use self::node::Node;
-use self::runc::Runc;
+use self::runc::{Runc, Spec};
 use super::watch;
 use crate::cluster::ready_deadline;
 use crate::{build, root, setup};
@@ -119,24 +120,30 @@ fn measure(args: &Args, cluster: &mut Cluster, waggle: &std::path::Path) -> anyh
 
 /// One container at a time, ours and runc's in turn.
 fn one_by_one(args: &Args, node: &Node<'_>, runc: &Runc) -> anyhow::Result<()> {
-    let mut took: [Vec<f64>; 5] = Default::default();
+    let mut took: [Vec<f64>; 6] = Default::default();
     // The first finds cold caches.
     for round in 0..=args.rounds {
         let ours = node.start_one()?;
+        if round == 0 {
+            runc.learn(&node.bundle()?)?;
+        }
         let stop = node.stop_one()?;
-        let theirs = runc.start("one")?;
+        let theirs = runc.start(Spec::Minimal, "one")?;
         let delete = runc.stop("one")?;
+        let same = runc.start(Spec::Same, "same")?;
+        runc.stop("same")?;
         if round > 0 {
-            let all = [ours.launch, theirs, ours.deploy, stop, delete];
+            let all = [ours.launch, theirs, same, ours.deploy, stop, delete];
             for (list, took) in took.iter_mut().zip(all) {
                 list.push(took.as_secs_f64() * 1e3);
             }
         }
     }
-    let [launch, run, deploy, stop, delete] = took.map(median);
+    let [launch, run, same, deploy, stop, delete] = took.map(median);
     println!(
-        "start, medians of {} interleaved: the agent's launch (task received to its process running) {launch:.0} ms, `runc run --detach` alone {run:.0} ms: {:.2} of runc",
+        "start, medians of {} interleaved: the agent's launch (task received to its process running) {launch:.0} ms; `runc run --detach` alone with a task's spec {same:.0} ms: {:.2} of it; with the least spec {run:.0} ms: {:.2} of it",
         args.rounds,
+        launch / same,
         launch / run
     );
     println!("  from PUT to a running task, offers and deployment with it: {deploy:.0} ms");
@@ -184,12 +191,14 @@ fn storm(args: &Args, node: &Node<'_>, runc: &Runc) -> anyhow::Result<()> {
     println!("  all gone after {:.1} s", began.elapsed().as_secs_f64());
     // A tenth of it says as much.
     let m = (n / 10).max(10);
-    let (took, cpu) = runc.many(m)?;
-    println!(
-        "`runc run --detach` alone, {m} by two loops: {:.1} a second, {:.0} ms of CPU each",
-        f64::from(m) / took.as_secs_f64(),
-        cpu * 1e3 / f64::from(m)
-    );
+    for (spec, name) in [(Spec::Same, "a task's"), (Spec::Minimal, "the least")] {
+        let (took, cpu) = runc.many(spec, m)?;
+        println!(
+            "`runc run --detach` alone with {name} spec, {m} by two loops: {:.1} a second, {:.0} ms of CPU each",
+            f64::from(m) / took.as_secs_f64(),
+            cpu * 1e3 / f64::from(m)
+        );
+    }
     Ok(())
 }
 

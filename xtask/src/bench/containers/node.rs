@@ -87,6 +87,18 @@ impl<'a> Node<'a> {
         })
     }
 
+    /// The bundle of the task that runs.
+    pub fn bundle(&self) -> anyhow::Result<std::path::PathBuf> {
+        let tasks = self.info.work_dir.join("agent/tasks");
+        let mut entries = std::fs::read_dir(&tasks)
+            .with_context(|| tasks.display().to_string())?
+            .flatten()
+            .map(|e| e.path().join("bundle"));
+        entries
+            .find(|bundle| bundle.join("config.json").exists())
+            .context("no bundle")
+    }
+
     /// Stops it; how long until it and its root are gone.
     pub fn stop_one(&self) -> anyhow::Result<Duration> {
         let began = Instant::now();

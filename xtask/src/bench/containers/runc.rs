@@ -1,4 +1,4 @@
-//! The peer: `runc` alone, with the same namespaces.
+//! The peer: `runc` alone, with the same namespaces; and with all that a task's container has.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -11,6 +11,15 @@ use waggle_tests_support::images::Image;
 /// A root that all of its containers share, and where it keeps their state.
 pub struct Runc {
     dir: PathBuf,
+}
+
+/// How much of a container it makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Spec {
+    /// What `runc spec` writes: no seccomp filter, few mounts.
+    Minimal,
+    /// What a task has: its spec with its mounts, masks and devices, and the default seccomp profile.
+    Same,
 }
 
 /// What it says of itself.
@@ -45,8 +54,45 @@ impl Runc {
         })
     }
 
-    fn bundle(&self, id: &str) -> anyhow::Result<PathBuf> {
-        let text = std::fs::read(self.dir.join("config.json"))?;
+    /// Takes over what a running task of the node has, whose bundle this is.
+    pub fn learn(&self, bundle: &Path) -> anyhow::Result<()> {
+        let text = std::fs::read(bundle.join("config.json"))
+            .with_context(|| format!("no config.json in {}", bundle.display()))?;
+        let mut config: Value = serde_json::from_slice(&text)?;
+        config["linux"]["seccomp"] = default_seccomp()?;
+        // Limits beside it, as the agent writes them.
+        config["linux"]["resources"]["cpu"] = json!({ "shares": 2 });
+        config["linux"]["resources"]["pids"] = json!({ "limit": 1024 });
+        // What is mounted goes with the task: copies.
+        let mounts = config["mounts"].as_array_mut().context("no mounts")?;
+        for (i, mount) in mounts
+            .iter_mut()
+            .filter(|m| m["type"] == "bind")
+            .enumerate()
+        {
+            let from = PathBuf::from(mount["source"].as_str().unwrap_or_default());
+            let to = self.dir.join(format!("mount-{i}"));
+            if from.is_dir() {
+                std::fs::create_dir_all(&to)?;
+            } else {
+                std::fs::copy(&from, &to)?;
+            }
+            mount["source"] = json!(to);
+        }
+        std::fs::write(self.same(), config.to_string())?;
+        Ok(())
+    }
+
+    fn same(&self) -> PathBuf {
+        self.dir.join("same.json")
+    }
+
+    fn bundle(&self, spec: Spec, id: &str) -> anyhow::Result<PathBuf> {
+        let file = match spec {
+            Spec::Minimal => self.dir.join("config.json"),
+            Spec::Same => self.same(),
+        };
+        let text = std::fs::read(file)?;
         let mut config: Value = serde_json::from_slice(&text)?;
         config["process"]["terminal"] = json!(false);
         config["process"]["args"] = json!(["/bin/sleep", "36000"]);
@@ -56,8 +102,8 @@ impl Runc {
         if let Some(list) = config["linux"]["namespaces"].as_array_mut() {
             list.retain(|n| n["type"] != "network");
         }
-        // Which rules out a sysfs of its own.
-        if let Some(list) = config["mounts"].as_array_mut() {
+        // Which rules out a sysfs of its own, as `runc spec` has it.
+        if let (Spec::Minimal, Some(list)) = (spec, config["mounts"].as_array_mut()) {
             list.retain(|m| m["type"] != "sysfs");
         }
         let bundle = self.dir.join(format!("bundle-{id}"));
@@ -73,8 +119,8 @@ impl Runc {
     }
 
     /// Starts one; how long `run` took.
-    pub fn start(&self, id: &str) -> anyhow::Result<Duration> {
-        let bundle = self.bundle(id)?;
+    pub fn start(&self, spec: Spec, id: &str) -> anyhow::Result<Duration> {
+        let bundle = self.bundle(spec, id)?;
         let began = Instant::now();
         run(self
             .command()
@@ -92,7 +138,7 @@ impl Runc {
     }
 
     /// Starts so many by two loops, then deletes them: time and CPU of the starts.
-    pub fn many(&self, n: u32) -> anyhow::Result<(Duration, f64)> {
+    pub fn many(&self, spec: Spec, n: u32) -> anyhow::Result<(Duration, f64)> {
         let before = children_cpu();
         let began = Instant::now();
         let done: Vec<anyhow::Result<()>> = std::thread::scope(|scope| {
@@ -101,7 +147,7 @@ impl Runc {
                     scope.spawn(move || {
                         (part..n)
                             .step_by(2)
-                            .try_for_each(|i| self.start(&format!("many-{i}")).map(drop))
+                            .try_for_each(|i| self.start(spec, &format!("many-{i}")).map(drop))
                     })
                 })
                 .collect();
@@ -137,6 +183,42 @@ impl Drop for Runc {
             }
         }
     }
+}
+
+/// The agent's default profile for a container with the usual capabilities on this machine, as runc takes it.
+fn default_seccomp() -> anyhow::Result<Value> {
+    let profile: Value =
+        serde_json::from_str(include_str!("../../../../agent/src/runtime/seccomp.json"))?;
+    let machine = match std::env::consts::ARCH {
+        "aarch64" => ("arm64", vec!["SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"]),
+        _ => (
+            "amd64",
+            vec!["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"],
+        ),
+    };
+    let rules = profile["syscalls"].as_array().context("no rules")?;
+    let has = |rule: &Value, key: &str, what: &str| {
+        let list = rule["includes"][key].as_array();
+        list.is_none_or(|l| l.is_empty() || l.iter().any(|v| v == what))
+    };
+    let syscalls: Vec<Value> = rules
+        .iter()
+        // Of the capabilities that rules name, root has the right to change its root directory.
+        .filter(|r| has(r, "arches", machine.0) && has(r, "caps", "CAP_SYS_CHROOT"))
+        .map(|rule| {
+            let mut out = json!({ "names": rule["names"], "action": rule["action"] });
+            for key in ["args", "errnoRet"] {
+                if !rule[key].is_null() {
+                    out[key] = rule[key].clone();
+                }
+            }
+            out
+        })
+        .collect();
+    Ok(json!({
+        "defaultAction": profile["defaultAction"], "defaultErrnoRet": profile["defaultErrnoRet"],
+        "architectures": machine.1, "syscalls": syscalls,
+    }))
 }
 
 /// CPU time of commands that have ended, in hundredths of a second (proc(5), `cutime` and `cstime`).
