@@ -9,9 +9,9 @@ use tokio::sync::watch;
 use tonic::transport::Channel;
 use waggle_api::client::{CallError, Calls, connect};
 use waggle_types::{
-    AgentId, FrameworkId, FrameworkInfo, InverseOffer, Milli, Millis, Offer, Operation,
-    Reservation, ResourcePart, Resources, RoleSubscription, ScalarKind, SchedulerEvent, TaskId,
-    TaskState, TaskStatus, Volume, VolumeId,
+    AgentId, ContainerSpec, FrameworkId, FrameworkInfo, InverseOffer, Milli, Millis, Offer,
+    Operation, Reservation, ResourcePart, Resources, RoleSubscription, ScalarKind, SchedulerEvent,
+    TaskId, TaskState, TaskStatus, Volume, VolumeId,
 };
 
 use crate::again::{PAUSE, is_final, lost, task};
@@ -30,6 +30,8 @@ pub struct Service {
     pub prefix: String,
     /// What the task runs.
     pub command: String,
+    /// How the task is contained. Its volume is `volumes/<its id>` in its sandbox.
+    pub container: ContainerSpec,
     /// What the task takes; its disk becomes the volume.
     pub resources: Resources,
     /// The id of the first subscription, to come back with.
@@ -140,6 +142,7 @@ impl Service {
         };
         let mut spec = task(framework, id, &self.command, resources);
         spec.parts = vec![part];
+        spec.container.clone_from(&self.container);
         Operation::Launch(vec![spec])
     }
 
@@ -336,6 +339,7 @@ mod tests {
                 role: "eng/db".into(),
                 prefix: "db".into(),
                 command: "serve".into(),
+                container: ContainerSpec::default(),
                 resources: Resources::from_millis(1000, 64_000, 100_000),
                 id: None,
                 volume: None,

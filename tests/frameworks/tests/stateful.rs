@@ -15,7 +15,7 @@ use waggle_tests_frameworks::{
     agent::{self, Books},
     stateful::{self, Seen, Service},
 };
-use waggle_types::{Resources, ScalarKind};
+use waggle_types::{ContainerSpec, Resources, ScalarKind};
 use world::{
     Master, PATIENCE, http,
     talk::{offers, task, update},
@@ -27,6 +27,7 @@ fn service(command: &str) -> Service {
         role: "eng/db".into(),
         prefix: "db".into(),
         command: command.into(),
+        container: ContainerSpec::default(),
         resources: Resources::from_millis(1000, 64_000, 100_000),
         id: None,
         volume: None,

@@ -56,6 +56,7 @@ impl Kind {
     }
 }
 
+const GET_NEXT_KEY: libc::c_long = 4;
 const OBJ_GET: libc::c_long = 7;
 const INFO_BY_FD: libc::c_long = 15;
 /// `BPF_PROG_TYPE_CGROUP_DEVICE`: container runtimes and init attach these and hold nothing.
@@ -121,6 +122,31 @@ pub fn pinned_themselves<'a>(files: impl IntoIterator<Item = &'a Path>) -> BTree
     found
 }
 
+/// How many elements a pinned map has; `None` where no map is pinned there. Counted one by one, as far as it is not
+/// changed meanwhile.
+#[must_use]
+pub fn entries(file: &Path) -> Option<usize> {
+    let fd = open_pin(file)?;
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).ok()?;
+    let key_size = info.lines().find_map(|l| l.strip_prefix("key_size:"))?;
+    let n_bytes: usize = key_size.trim().parse().ok()?;
+    let (mut key, mut next) = (vec![0_u8; n_bytes], vec![0_u8; n_bytes]);
+    let mut n = 0;
+    loop {
+        let mut attr = KeyAttr {
+            map_fd: u32::try_from(fd.as_raw_fd()).ok()?,
+            // None asks for the first.
+            key: if n == 0 { 0 } else { key.as_mut_ptr() as u64 },
+            next_key: next.as_mut_ptr() as u64,
+        };
+        if bpf(GET_NEXT_KEY, &mut attr).is_err() {
+            return Some(n);
+        }
+        key.copy_from_slice(&next);
+        n += 1;
+    }
+}
+
 /// The object for people: kind, id and name.
 #[must_use]
 pub fn describe((kind, id): Object) -> String {
@@ -181,6 +207,14 @@ struct PathAttr {
     path: u64,
     fd: u32,
     flags: u32,
+}
+
+/// As `BPF_MAP_GET_NEXT_KEY` has it.
+#[repr(C)]
+struct KeyAttr {
+    map_fd: u32,
+    key: u64,
+    next_key: u64,
 }
 
 /// As `BPF_OBJ_GET_INFO_BY_FD` has it.

@@ -26,6 +26,7 @@ pub mod process;
 pub mod registry;
 pub mod scenario;
 pub mod sink;
+pub mod software;
 pub mod wait;
 
 pub use wait::{sleep, wait_until};

@@ -6,5 +6,6 @@
 )]
 
 mod cast;
+mod member;
 mod shares;
 mod upkeep;

@@ -19,7 +19,8 @@ use waggle_tests_support::{
 };
 use waggle_types::Resources;
 
-use crate::cast::{Member, info, running, says, shows, task};
+use crate::cast::{info, running, says, shows, task};
+use crate::member::Member;
 
 /// What a batch reports when all of it has ended.
 type Told = Arc<Mutex<Option<Report>>>;
@@ -39,7 +40,7 @@ fn run(world: &World, name: &str, commands: Vec<String>, task: Resources) -> (Me
     };
     let report = Arc::new(Mutex::new(None));
     let told = Arc::clone(&report);
-    let member = Member::start(world, async move |channel| {
+    let member = Member::start(&world.cluster, async move |channel| {
         let done = batch::run(channel, job).await.unwrap();
         *told.lock().unwrap() = Some(done);
     });
@@ -65,7 +66,7 @@ fn a_hoarder_keeps_nobody_from_running() {
     let world = shared.world().unwrap();
     let (app, _) = web(world).unwrap();
     let (tx, seen) = watch::channel(Seen::default());
-    let hoarder = Member::start(world, async move |channel| {
+    let hoarder = Member::start(&world.cluster, async move |channel| {
         // It ends when it is dropped.
         let _ = hoarder::run(channel, info("hoarder"), tx).await;
     });

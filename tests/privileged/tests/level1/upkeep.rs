@@ -14,9 +14,10 @@ use waggle_tests_support::{
     scenario::{App, Attempt, Probe, Task, VIP_NAME, World},
     wait_until,
 };
-use waggle_types::Resources;
+use waggle_types::{ContainerSpec, Resources};
 
-use crate::cast::{Member, running, says, shows};
+use crate::cast::{running, says, shows};
+use crate::member::Member;
 
 /// A node with tasks of the app, not the first, where the master is; and one that is neither.
 fn victim(world: &World, tasks: &[Task]) -> (String, String) {
@@ -176,12 +177,13 @@ fn a_stateful_task_comes_back_to_its_volume() {
         role: "prod/db".to_owned(),
         prefix: "db".to_owned(),
         command: "exec sleep 1000".to_owned(),
+        container: ContainerSpec::default(),
         resources: Resources::from_millis(100, 32_000, 64_000),
         id: None,
         volume: None,
     };
     let (tx, seen) = watch::channel(Seen::default());
-    let db = Member::start(world, async move |channel| {
+    let db = Member::start(&world.cluster, async move |channel| {
         // It ends when it is dropped.
         let _ = stateful::run(channel, service, tx).await;
     });

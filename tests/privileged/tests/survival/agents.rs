@@ -5,88 +5,22 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use waggle_tests_privileged::{LIMIT, can_run, healthy, probe, shared, waggle, web};
+use waggle_tests_privileged::{LIMIT, can_run, healthy, shared, waggle, web};
 use waggle_tests_support::bpf::{self, Kind, Object};
 use waggle_tests_support::cluster::{Cluster, NodeInfo, Program, port};
-use waggle_tests_support::scenario::{Attempt, Probe, Task, VIP_NAME, World, remove};
+use waggle_tests_support::scenario::{Task, VIP_NAME, World, remove};
 use waggle_tests_support::{process, sleep, wait_until};
 
 use crate::calm::{Calm, run_app};
+use crate::load::Load;
 
 /// Tasks on the node whose agent goes, beside those behind the VIP.
 const TASKS: usize = 50;
 /// How soon all of them are adopted: the goal is 3 s; a debug build on a busy machine needs most of that.
 const ADOPTED: Duration = Duration::from_secs(if cfg!(debug_assertions) { 9 } else { 3 });
-/// Connections that stay.
-const HELD: u64 = 100;
-/// Between new connections of one prober, in microseconds; there are four.
-const EVERY_US: u64 = 4000;
 
 /// Links at tracepoints: the kernel can't update such, a second one comes before the first goes.
 const RENEWED: [&str; 2] = ["reset", "udp_error"];
-
-/// New connections and held ones, on the node whose agent goes and on another one.
-struct Load {
-    fresh: Vec<Probe>,
-    held: Probe,
-    since: Instant,
-}
-
-impl Load {
-    fn start(cluster: &Cluster) -> Self {
-        let target = format!("{VIP_NAME}:80");
-        let program = probe().unwrap();
-        let fresh = ["n2", "n2", "n3", "n3"]
-            .map(|node| Probe::start(cluster, &program, node, &target, EVERY_US, 120).unwrap());
-        let held = Probe::hold(cluster, &program, "n2", (&target, HELD), 5000, 120).unwrap();
-        let load = Self {
-            fresh: fresh.into(),
-            held,
-            since: Instant::now(),
-        };
-        // Every connection that is held has served.
-        load.on(usize::try_from(HELD).unwrap());
-        load
-    }
-
-    /// Waits for so many requests more of each prober.
-    fn on(&self, more: usize) {
-        let all = || self.fresh.iter().chain([&self.held]);
-        let before: Vec<usize> = all().map(|p| p.with(<[Attempt]>::len)).collect();
-        wait_until(LIMIT, "requests", || {
-            let now = all().map(|p| p.with(<[Attempt]>::len));
-            now.zip(&before).all(|(n, b)| n >= b + more).then_some(())
-        })
-        .unwrap();
-    }
-
-    /// None has failed. What there was, for people.
-    fn assert_whole(self) -> String {
-        let took = self.since.elapsed().as_secs_f64();
-        let fresh: Vec<Attempt> = self.fresh.into_iter().flat_map(Probe::stop).collect();
-        let held = self.held.stop();
-        for (what, all) in [("new", &fresh), ("held", &held)] {
-            let failed: Vec<&Attempt> = all.iter().filter(|a| a.error.is_some()).collect();
-            let (n, of) = (failed.len(), all.len());
-            assert!(
-                failed.is_empty(),
-                "{what}: {n} of {of}, first {:?}",
-                failed[0]
-            );
-        }
-        let mut us: Vec<u64> = fresh.iter().map(|a| a.us).collect();
-        us.sort_unstable();
-        let at = |share: usize| us[us.len() * share / 100];
-        format!(
-            "{} new connections ({:.0}/s, p50 {} us, p99 {} us), {} requests on {HELD} held ones, none failed",
-            fresh.len(),
-            fresh.len() as f64 / took,
-            at(50),
-            at(99),
-            held.len()
-        )
-    }
-}
 
 /// What of the node's links, programs and maps is pinned, but for [`RENEWED`].
 fn pinned(node: &NodeInfo) -> BTreeSet<Object> {
@@ -149,10 +83,9 @@ fn many(world: &World) -> Vec<Task> {
 fn processes(world: &World) -> BTreeSet<(i32, u64)> {
     let nodes = world.cluster.state.nodes.iter();
     nodes
-        .flat_map(|n| {
-            let tasks = n.cgroup.join("tasks");
-            waggle_tests_support::cgroup::pids_below(&tasks)
-        })
+        // The name on a hybrid host, and on others.
+        .flat_map(|n| ["waggle.tasks", "tasks"].map(|holder| n.cgroup.join(holder)))
+        .flat_map(|tasks| waggle_tests_support::cgroup::pids_below(&tasks))
         .filter_map(|pid| Some((pid, process::start_ticks(pid)?)))
         .collect()
 }
@@ -190,7 +123,7 @@ fn a_killed_agent_takes_nothing_with_it() {
     let calm = Calm::before(world);
     let mut tasks = many(world);
     let node = world.cluster.node("n2").unwrap().clone();
-    let load = Load::start(&world.cluster);
+    let load = Load::start(&world.cluster, ["n2", "n3"], &format!("{VIP_NAME}:80"));
     let (before, kept) = (processes(world), links_and_maps(&node));
     assert!(before.len() >= TASKS && kept.iter().any(|(kind, _)| *kind == Kind::Link));
     let took = watched(&node, &kept, || {
@@ -239,7 +172,7 @@ fn another_version_takes_over_without_a_failed_connection() {
     let dir = tempfile::tempdir().unwrap();
     let (older, real) = previous(dir.path());
     let node = world.cluster.node("n2").unwrap().clone();
-    let load = Load::start(&world.cluster);
+    let load = Load::start(&world.cluster, ["n2", "n3"], &format!("{VIP_NAME}:80"));
     let before = processes(world);
     let here: Vec<Task> = app
         .tasks(&world.cluster)

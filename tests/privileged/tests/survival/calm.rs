@@ -1,13 +1,14 @@
 //! After a test, the nodes hold what they held before it.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use waggle_tests_privileged::LIMIT;
 use waggle_tests_support::cluster::port;
 use waggle_tests_support::leak::Snapshot;
 use waggle_tests_support::scenario::{App, Task, World};
-use waggle_tests_support::wait_until;
+use waggle_tests_support::{bpf, wait_until};
 
 /// What there is and how often, but for files, and for the nodes' own processes. Objects of the kernel data plane are
 /// counted: a program that was replaced has another number.
@@ -23,8 +24,9 @@ impl Calm {
         }
     }
 
-    /// After it, with its apps removed: no cgroup, namespace, mount, pin, program, map, link or process more; and the
-    /// data plane whole again, also where an agent has just started.
+    /// After it, with its apps removed: no cgroup, namespace, mount, pin, program, map, link or process more, no
+    /// address, rule or element of the packet filter, nor element of a map; and the data plane whole again, also where
+    /// an agent has just started.
     pub fn assert_after(&self, world: &World) {
         let mut other = Vec::new();
         let calm = wait_until(Duration::from_secs(20), "what there was before", || {
@@ -63,7 +65,43 @@ fn look(world: &World) -> BTreeMap<String, usize> {
         };
         *found.entry(line).or_default() += 1;
     }
+    for node in &cluster.state.nodes {
+        // What tasks have in it: VIPs, and what is counted of their cgroups.
+        for map in ["VIPS", "CGROUP_NET"] {
+            let n = pinned(&node.bpf_dir, map).and_then(|pin| bpf::entries(&pin));
+            found.insert(format!("elements {} {map}", node.name), n.unwrap_or(0));
+        }
+        for (what, program, arguments) in [
+            ("address", "ip", &["-o", "addr", "show"][..]),
+            ("filter", "nft", &["-s", "list", "ruleset"]),
+        ] {
+            let out = cluster
+                .command(&node.name, program)
+                .unwrap()
+                .args(arguments)
+                .output();
+            let text = String::from_utf8_lossy(&out.unwrap().stdout).into_owned();
+            for line in text.lines() {
+                // Without the number of the device and what is left of an address's life.
+                let words: Vec<&str> = line
+                    .split_whitespace()
+                    .skip_while(|w| w.ends_with(':'))
+                    .take(8)
+                    .collect();
+                *found
+                    .entry(format!("{what} {} {}", node.name, words.join(" ")))
+                    .or_default() += 1;
+            }
+        }
+    }
     found
+}
+
+/// Where a map of the node is pinned, whatever its version.
+fn pinned(bpf_dir: &Path, map: &str) -> Option<PathBuf> {
+    let versions = std::fs::read_dir(bpf_dir).ok()?.flatten();
+    let mut pins = versions.map(|v| v.path().join("maps").join(map));
+    pins.find(|pin| pin.exists())
 }
 
 /// Adds an app without checks and waits until all of it runs.

@@ -10,5 +10,6 @@
 
 mod agents;
 mod calm;
+mod load;
 mod sessions;
 mod terminal;
