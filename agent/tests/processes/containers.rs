@@ -426,8 +426,8 @@ pub fn ends_as_it_should() {
             return;
         };
         // Every process of it is asked, by the image's signal.
-        let script = "trap 'echo asked; exit 3' USR1; sh -c 'trap \"echo child; exit\" USR1; \
-                      echo ready; while :; do sleep 0.01; done' & wait; wait";
+        let script = "trap 'echo asked; wait $child; exit 3' USR1; sh -c 'trap \"echo child; exit\" USR1; \
+                      echo ready; while :; do sleep 0.01; done' & child=$!; wait; wait";
         node.launch(contained("asked.1", AS_APP, script)).await;
         node.says("asked.1", "ready").await;
         let end = node.kill("asked.1").await;

@@ -329,6 +329,7 @@ pub fn of_disk_hold_for_all_that_a_container_writes() {
             task
         };
         node.launch(asks("small.1", 1)).await;
+        node.running("small.1").await;
         node.launch(asks("big.1", 4)).await;
         let end = ended(&node.master, "big.1").await;
         assert_eq!(end.reason(), StatusReason::ReasonContainerLimitationDisk);

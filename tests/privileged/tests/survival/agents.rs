@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use waggle_tests_privileged::{LIMIT, can_run, healthy, shared, waggle, web};
 use waggle_tests_support::bpf::{self, Kind, Object};
-use waggle_tests_support::cluster::{Cluster, NodeInfo, Program, port};
+use waggle_tests_support::cluster::{NodeInfo, Program, port};
 use waggle_tests_support::scenario::{Task, VIP_NAME, World, remove};
 use waggle_tests_support::{process, sleep, wait_until};
 
