@@ -236,6 +236,10 @@ impl CgroupHost {
         for (_, dir) in &self.v1 {
             fs::create_dir_all(dir).map_err(CgroupError::new("create cgroup", dir))?;
         }
+        if let Some(before) = self.tasks_before() {
+            // Stays as long as a task is in there.
+            let _ = fs::remove_dir(before);
+        }
         Ok(())
     }
 }

@@ -58,6 +58,8 @@ impl Kind {
 
 const GET_NEXT_KEY: libc::c_long = 4;
 const OBJ_GET: libc::c_long = 7;
+/// More than any map of ours in a test has.
+const MAX_KEYS: usize = 100_000;
 const INFO_BY_FD: libc::c_long = 15;
 /// `BPF_PROG_TYPE_CGROUP_DEVICE`: container runtimes and init attach these and hold nothing.
 const CGROUP_DEVICE: u32 = 15;
@@ -122,28 +124,27 @@ pub fn pinned_themselves<'a>(files: impl IntoIterator<Item = &'a Path>) -> BTree
     found
 }
 
-/// How many elements a pinned map has; `None` where no map is pinned there. Counted one by one, as far as it is not
-/// changed meanwhile.
+/// The keys of a pinned map, as far as it is not changed meanwhile; `None` where no map is pinned there.
 #[must_use]
-pub fn entries(file: &Path) -> Option<usize> {
+pub fn keys(file: &Path) -> Option<Vec<Vec<u8>>> {
     let fd = open_pin(file)?;
     let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).ok()?;
     let key_size = info.lines().find_map(|l| l.strip_prefix("key_size:"))?;
     let n_bytes: usize = key_size.trim().parse().ok()?;
-    let (mut key, mut next) = (vec![0_u8; n_bytes], vec![0_u8; n_bytes]);
-    let mut n = 0;
+    let mut found: Vec<Vec<u8>> = Vec::new();
     loop {
+        let mut next = vec![0_u8; n_bytes];
         let mut attr = KeyAttr {
             map_fd: u32::try_from(fd.as_raw_fd()).ok()?,
             // None asks for the first.
-            key: if n == 0 { 0 } else { key.as_mut_ptr() as u64 },
+            key: found.last().map_or(0, |key| key.as_ptr() as u64),
             next_key: next.as_mut_ptr() as u64,
         };
-        if bpf(GET_NEXT_KEY, &mut attr).is_err() {
-            return Some(n);
+        // A map that changes all the time would have no end.
+        if found.len() == MAX_KEYS || bpf(GET_NEXT_KEY, &mut attr).is_err() {
+            return Some(found);
         }
-        key.copy_from_slice(&next);
-        n += 1;
+        found.push(next);
     }
 }
 

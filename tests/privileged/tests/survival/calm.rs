@@ -1,6 +1,7 @@
 //! After a test, the nodes hold what they held before it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use waggle_tests_privileged::LIMIT;
 use waggle_tests_support::cluster::port;
 use waggle_tests_support::leak::Snapshot;
 use waggle_tests_support::scenario::{App, Task, World};
-use waggle_tests_support::{bpf, wait_until};
+use waggle_tests_support::{bpf, cgroup, wait_until};
 
 /// What there is and how often, but for files, and for the nodes' own processes. Objects of the kernel data plane are
 /// counted: a program that was replaced has another number.
@@ -66,11 +67,25 @@ fn look(world: &World) -> BTreeMap<String, usize> {
         *found.entry(line).or_default() += 1;
     }
     for node in &cluster.state.nodes {
-        // What tasks have in it: VIPs, and what is counted of their cgroups.
-        for map in ["VIPS", "CGROUP_NET"] {
-            let n = pinned(&node.bpf_dir, map).and_then(|pin| bpf::entries(&pin));
-            found.insert(format!("elements {} {map}", node.name), n.unwrap_or(0));
-        }
+        let keys = |map: &str| {
+            pinned(&node.bpf_dir, map)
+                .and_then(|pin| bpf::keys(&pin))
+                .unwrap_or_default()
+        };
+        found.insert(format!("elements {} VIPS", node.name), keys("VIPS").len());
+        // Cgroups are counted by their inode numbers: those that are gone are not counted any more.
+        let alive: BTreeSet<u64> = cgroup::subtree(&node.cgroup)
+            .iter()
+            .chain([&node.cgroup])
+            .filter_map(|dir| Some(std::fs::metadata(dir).ok()?.ino()))
+            .collect();
+        let of = |key: Vec<u8>| key.try_into().map_or(0, u64::from_ne_bytes);
+        let n_gone = keys("CGROUP_NET")
+            .into_iter()
+            .map(of)
+            .filter(|id| !alive.contains(id))
+            .count();
+        found.insert(format!("elements {} CGROUP_NET", node.name), n_gone);
         for (what, program, arguments) in [
             ("address", "ip", &["-o", "addr", "show"][..]),
             ("filter", "nft", &["-s", "list", "ruleset"]),

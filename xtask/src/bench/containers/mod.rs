@@ -6,6 +6,7 @@
 //! with a task's own spec and the default seccomp profile.
 
 mod node;
+mod podman;
 mod pull;
 mod runc;
 
@@ -19,6 +20,7 @@ use waggle_tests_support::names::Names;
 use waggle_tests_support::process;
 
 use self::node::Node;
+use self::podman::Podman;
 use self::runc::{Runc, Spec};
 use super::watch;
 use crate::cluster::ready_deadline;
@@ -120,7 +122,9 @@ fn measure(args: &Args, cluster: &mut Cluster, waggle: &std::path::Path) -> anyh
 
 /// One container at a time, ours and runc's in turn.
 fn one_by_one(args: &Args, node: &Node<'_>, runc: &Runc) -> anyhow::Result<()> {
+    let podman = Podman::new(&node.scratch("podman"), &runc.rootfs());
     let mut took: [Vec<f64>; 6] = Default::default();
+    let mut podman_took: [Vec<f64>; 2] = Default::default();
     // The first finds cold caches.
     for round in 0..=args.rounds {
         let ours = node.start_one()?;
@@ -132,6 +136,12 @@ fn one_by_one(args: &Args, node: &Node<'_>, runc: &Runc) -> anyhow::Result<()> {
         let delete = runc.stop("one")?;
         let same = runc.start(Spec::Same, "same")?;
         runc.stop("same")?;
+        if let Some(podman) = &podman {
+            let both = [podman.start("one")?, podman.stop("one")?];
+            for (list, took) in podman_took.iter_mut().zip(both).filter(|_| round > 0) {
+                list.push(took.as_secs_f64() * 1e3);
+            }
+        }
         if round > 0 {
             let all = [ours.launch, theirs, same, ours.deploy, stop, delete];
             for (list, took) in took.iter_mut().zip(all) {
@@ -151,7 +161,30 @@ fn one_by_one(args: &Args, node: &Node<'_>, runc: &Runc) -> anyhow::Result<()> {
         "stop: from PUT to a task that is gone with all that was made for it {stop:.0} ms, `runc delete --force` alone {delete:.0} ms: {:.2} of runc",
         stop / delete
     );
+    match &podman {
+        Some(podman) => {
+            let [start, stop] = podman_took.map(median);
+            println!(
+                "{} with the same runtime and root: start {start:.0} ms: {:.2} of it; stop {stop:.0} ms",
+                podman.version()?,
+                launch / start
+            );
+        }
+        None => println!("podman is not installed: not compared with"),
+    }
     Ok(())
+}
+
+/// Where cgroup hierarchies are mounted.
+fn cgroup_mounts() -> Vec<std::path::PathBuf> {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let one = |line: &str| {
+        let mut fields = line.split(' ').skip(1);
+        let path = fields.next()?;
+        let is_cgroup = matches!(fields.next(), Some("cgroup" | "cgroup2"));
+        is_cgroup.then(|| path.into())
+    };
+    mounts.lines().filter_map(one).collect()
 }
 
 /// Many at once.

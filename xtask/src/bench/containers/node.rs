@@ -87,6 +87,11 @@ impl<'a> Node<'a> {
         })
     }
 
+    /// A directory beside the node's files, for others.
+    pub fn scratch(&self, name: &str) -> std::path::PathBuf {
+        self.info.work_dir.join(name)
+    }
+
     /// The bundle of the task that runs.
     pub fn bundle(&self) -> anyhow::Result<std::path::PathBuf> {
         let tasks = self.info.work_dir.join("agent/tasks");

@@ -54,6 +54,11 @@ impl Runc {
         })
     }
 
+    /// The root that its containers share.
+    pub fn rootfs(&self) -> PathBuf {
+        self.dir.join("rootfs")
+    }
+
     /// Takes over what a running task of the node has, whose bundle this is.
     pub fn learn(&self, bundle: &Path) -> anyhow::Result<()> {
         let text = std::fs::read(bundle.join("config.json"))
@@ -173,14 +178,8 @@ impl Drop for Runc {
             let _ = self.stop(&entry.file_name().to_string_lossy());
         }
         // What runc leaves: the directory above its containers', in each hierarchy.
-        for mount in std::fs::read_to_string("/proc/self/mounts")
-            .unwrap_or_default()
-            .lines()
-        {
-            let mut fields = mount.split(' ').skip(1);
-            if let (Some(path), Some("cgroup" | "cgroup2")) = (fields.next(), fields.next()) {
-                let _ = std::fs::remove_dir(Path::new(path).join("waggle-bench-runc"));
-            }
+        for mount in super::cgroup_mounts() {
+            let _ = std::fs::remove_dir(mount.join("waggle-bench-runc"));
         }
     }
 }
