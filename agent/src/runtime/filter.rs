@@ -29,7 +29,7 @@ const OFFSET_ARGS: u32 = 16;
 /// System calls of x32 have this bit (`__X32_SYSCALL_BIT`).
 const X32: u32 = 0x4000_0000;
 /// What a system call that the profile can't know answers (`ENOSYS`).
-const NO_SUCH_CALL: u32 = libc::SECCOMP_RET_ERRNO | 38;
+const NO_SUCH_CALL: u32 = libc::SECCOMP_RET_ERRNO | 0x26;
 
 /// A set of system calls, which a process has by its own architecture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -160,7 +160,8 @@ fn postgres() -> anyhow::Result<Files> {
 fn python() -> anyhow::Result<Files> {
     let wanted = |below: &str| {
         let top = below.split('/').next().unwrap_or_default();
-        let module = !below.contains('/') && below.ends_with(".py");
+        let module =
+            !below.contains('/') && Path::new(below).extension().is_some_and(|e| e == "py");
         let package = PACKAGES.contains(&top) && !below.contains("__pycache__");
         module || package
     };

@@ -28,10 +28,11 @@ use waggle_tests_support::registry::{self, PASSWORD};
 fn in_containers(cluster: &mut Cluster) -> anyhow::Result<()> {
     let node = cluster.state.nodes.first().context("no node")?.clone();
     let store = images::Store::fill(&node)?;
+    let (auth, roots) = (store.registry.auth_file(PASSWORD)?, store.registry.ca());
     let toml = format!(
-        "registry_auth = [{:?}]\nregistry_tls_roots = {:?}\n",
-        store.registry.auth_file(PASSWORD)?,
-        store.registry.ca()
+        "registry_auth = [\"{}\"]\nregistry_tls_roots = \"{}\"\n",
+        auth.display(),
+        roots.display()
     );
     std::fs::write(node.work_dir.join("node.toml"), toml)?;
     cluster.start_all()?;

@@ -162,11 +162,11 @@ fn one_by_one(args: &Args, node: &Node<'_>, runc: &Runc) -> anyhow::Result<()> {
         stop / delete
     );
     match &podman {
-        Some(podman) => {
+        Some(_) => {
             let [start, stop] = podman_took.map(median);
             println!(
                 "{} with the same runtime and root: start {start:.0} ms: {:.2} of it; stop {stop:.0} ms",
-                podman.version()?,
+                Podman::version()?,
                 launch / start
             );
         }

@@ -24,7 +24,7 @@ impl Podman {
     }
 
     /// What it says of itself.
-    pub fn version(&self) -> anyhow::Result<String> {
+    pub fn version() -> anyhow::Result<String> {
         let out = Command::new("podman").arg("--version").output()?;
         Ok(String::from_utf8_lossy(&out.stdout).trim().to_owned())
     }
