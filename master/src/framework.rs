@@ -7,6 +7,7 @@
 //! refused.
 
 mod calls;
+mod mesos;
 
 use std::{
     sync::{
@@ -29,6 +30,9 @@ use waggle_types::{CallRejection, FrameworkId, FrameworkInfo, RejectReason, Sche
 use crate::{
     core::{FrameworkCall, SubscriptionId},
     session::unix_ms,
+};
+pub(crate) use mesos::{
+    HEARTBEAT, MesosLink, Next, Queue, Queued, SchedulerDoor, Stopping, Subscriber,
 };
 
 /// Events that may wait for one framework; one that falls further behind is disconnected.
@@ -62,16 +66,42 @@ pub(crate) enum FrameworkEvent {
 
 /// The loop's end of a subscription. Dropping it ends the stream after what is queued.
 #[derive(Debug)]
-pub(crate) struct FrameworkLink {
+pub(crate) enum FrameworkLink {
+    /// Of the native API.
+    Native(NativeLink),
+    /// Of Mesos's HTTP API.
+    Mesos(MesosLink),
+}
+
+impl FrameworkLink {
+    /// Queues an event; false when the framework is too slow or gone.
+    pub(crate) fn send(&self, event: &SchedulerEvent) -> bool {
+        match self {
+            Self::Native(link) => link.send(event),
+            Self::Mesos(link) => link.send(event),
+        }
+    }
+
+    /// Says why the stream ends; the first reason counts.
+    pub(crate) fn close(&self, why: &CallRejection) {
+        match self {
+            Self::Native(link) => link.close(why),
+            Self::Mesos(link) => link.close(why),
+        }
+    }
+}
+
+/// See [`FrameworkLink`].
+#[derive(Debug)]
+pub(crate) struct NativeLink {
     subscription: SubscriptionId,
     heartbeat: Duration,
     queue: mpsc::Sender<Kind>,
     why: Arc<OnceLock<pb::Rejection>>,
 }
 
-impl FrameworkLink {
-    /// Queues an event; false when the framework is too slow or gone.
-    pub(crate) fn send(&self, event: &SchedulerEvent) -> bool {
+impl NativeLink {
+    fn send(&self, event: &SchedulerEvent) -> bool {
         let kind = match event {
             SchedulerEvent::Subscribed { framework_id } => Kind::Subscribed(pb::Subscribed {
                 framework_id: framework_id.to_string(),
@@ -93,8 +123,7 @@ impl FrameworkLink {
         sent
     }
 
-    /// Says why the stream ends; the first reason counts.
-    pub(crate) fn close(&self, why: &CallRejection) {
+    fn close(&self, why: &CallRejection) {
         // A second reason is an echo of the first.
         let _ = self.why.set(why.into());
     }
@@ -122,9 +151,9 @@ impl Drop for OpenCalls {
 }
 
 /// Counts an open stream for as long as it lives, and tells its end.
-struct OpenGuard {
-    open: Arc<AtomicUsize>,
-    ended: CancellationToken,
+pub(crate) struct OpenGuard {
+    pub(crate) open: Arc<AtomicUsize>,
+    pub(crate) ended: CancellationToken,
 }
 
 impl Drop for OpenGuard {
@@ -137,18 +166,19 @@ impl Drop for OpenGuard {
 type Answer = Result<Response<pb::CallResponse>, Status>;
 
 impl Frameworks {
-    /// A service that reports to `inbox`; streams over `max_open` are refused. `first` is a random
-    /// number, so that subscriptions of a master before this one are not taken for its own.
+    /// A service that reports to `inbox`; streams over `max_open` are refused. `next` numbers the
+    /// subscriptions of all doors, from a random number, so that those of a master before this one are not taken
+    /// for its own.
     pub(crate) fn new(
         inbox: mpsc::Sender<FrameworkEvent>,
-        first: u64,
+        next: Arc<AtomicU64>,
         max_open: usize,
         heartbeat: Duration,
         stop: CancellationToken,
     ) -> Self {
         Self {
             inbox,
-            next: Arc::new(AtomicU64::new(first)),
+            next,
             open: Arc::new(AtomicUsize::new(0)),
             open_calls: Arc::new(AtomicUsize::new(0)),
             max_open,
@@ -219,12 +249,12 @@ impl frameworks_server::Frameworks for Frameworks {
         let subscription = SubscriptionId(self.next.fetch_add(1, Ordering::Relaxed));
         let (queue, events) = mpsc::channel(QUEUE);
         let why = Arc::new(OnceLock::new());
-        let link = FrameworkLink {
+        let link = FrameworkLink::Native(NativeLink {
             subscription,
             heartbeat: self.heartbeat,
             queue,
             why: Arc::clone(&why),
-        };
+        });
         // Before the loop hears of it, so that an end at any moment is told.
         tokio::spawn(tell_end(ended, subscription, self.inbox.clone()));
         let called = self
@@ -327,7 +357,7 @@ impl frameworks_server::Frameworks for Frameworks {
 }
 
 /// Tells the loop that a stream has ended, however it did.
-async fn tell_end(
+pub(crate) async fn tell_end(
     ended: CancellationToken,
     subscription: SubscriptionId,
     inbox: mpsc::Sender<FrameworkEvent>,
@@ -376,12 +406,12 @@ mod tests {
     fn who_does_not_read_is_told_why_its_stream_ends() {
         let (queue, mut events) = mpsc::channel(QUEUE);
         let why = Arc::new(OnceLock::new());
-        let link = FrameworkLink {
+        let link = FrameworkLink::Native(NativeLink {
             subscription: SubscriptionId(1),
             heartbeat: Duration::from_secs(1),
             queue,
             why: Arc::clone(&why),
-        };
+        });
         let offer = SchedulerEvent::Offers(Vec::new());
         for _ in 0..QUEUE {
             assert!(link.send(&offer));

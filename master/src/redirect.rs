@@ -14,6 +14,7 @@ use axum::{
 };
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use waggle_api::mesos::Version;
 
 use crate::error::MasterError;
 
@@ -68,8 +69,8 @@ pub fn router(to: SocketAddr) -> Router {
         })
 }
 
-async fn version() -> Json<serde_json::Value> {
-    Json(serde_json::json!({ "version": env!("CARGO_PKG_VERSION") }))
+async fn version() -> Json<Version> {
+    Json(Version::new(env!("CARGO_PKG_VERSION")))
 }
 
 fn redirect(to: SocketAddr, path: &str) -> Response {

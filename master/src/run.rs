@@ -1,6 +1,10 @@
 //! Wiring: store, core, loop, sessions and HTTP servers of a leading master.
 
-use std::{net::Ipv4Addr, path::PathBuf, sync::Arc};
+use std::{
+    net::Ipv4Addr,
+    path::PathBuf,
+    sync::{Arc, atomic::AtomicU64},
+};
 
 use tokio::{net::TcpListener, sync::mpsc};
 use tokio_util::sync::CancellationToken;
@@ -13,7 +17,7 @@ use crate::{
     core::{CoreConfig, Effect, MasterCore, Restored},
     error::MasterError,
     event_loop::{EventLoop, Inboxes, chain},
-    framework::Frameworks,
+    framework::{Frameworks, SchedulerDoor},
     handle::MasterHandle,
     http::{self, HttpLimits},
     session::Sessions,
@@ -145,9 +149,16 @@ pub async fn run_on(
         parts.clone(),
     );
     let (first_subscription, _) = uuid::Uuid::new_v4().as_u64_pair();
+    let numbers = Arc::new(AtomicU64::new(first_subscription));
+    let door = SchedulerDoor::new(
+        framework_inbox.clone(),
+        Arc::clone(&numbers),
+        MAX_SUBSCRIPTIONS,
+        parts.clone(),
+    );
     let frameworks = Frameworks::new(
         framework_inbox,
-        first_subscription,
+        numbers,
         MAX_SUBSCRIPTIONS,
         config.heartbeat_interval.as_duration(),
         parts.clone(),
@@ -180,7 +191,7 @@ pub async fn run_on(
         &parts,
         serve_http(
             listeners.mesos,
-            http::mesos_router(handle.clone()),
+            http::mesos_router(handle.clone(), Some(door)),
             config.http,
             parts.clone(),
         ),

@@ -7,7 +7,7 @@
 use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc};
 
 use waggle_types::{
-    AgentId, AgentInfo, Capabilities, DeploymentId, ExecutorRecord, FrameworkId, Generation,
+    About, AgentId, AgentInfo, Capabilities, DeploymentId, ExecutorRecord, FrameworkId, Generation,
     HealthState, InverseOffer, Milli, Millis, NetSnapshot, Offer, Quota, ResourcePart, Resources,
     RoleSubscription, ServiceId, ServiceSpec, ServiceVersion, StatusReason, TaskId, TaskState,
     Unavailability, UnixMillis, VipKey, VipLease, VipName,
@@ -269,6 +269,8 @@ pub struct FrameworkView {
     pub roles: Vec<RoleSubscription>,
     /// What it can handle.
     pub capabilities: Capabilities,
+    /// What else it says of itself.
+    pub about: Arc<About>,
     /// Whether it can get offers now.
     pub active: bool,
     /// Held by its tasks.
@@ -356,6 +358,8 @@ pub struct ClusterView {
     pub roles: BTreeMap<String, RoleView>,
     /// Offers that are out.
     pub offers: Vec<Arc<Offer>>,
+    /// Where frameworks mount persistent volumes, by agent and volume; one that is not here is mounted as it is called.
+    pub mounts: Arc<BTreeMap<AgentId, BTreeMap<String, String>>>,
     /// Inverse offers that are out.
     pub inverse_offers: Vec<InverseOffer>,
     /// Planned maintenance, also of agents that have not come back since the master started.

@@ -426,6 +426,7 @@ async fn slow_and_many_connections_are_bounded() {
     let limits = HttpLimits {
         max_connections: 4,
         head_timeout: Duration::from_millis(500),
+        ..HttpLimits::default()
     };
     let m = Master::start(limits).await;
     let mut slow = Vec::new();

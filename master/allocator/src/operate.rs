@@ -217,3 +217,47 @@ impl Allocator {
         }
     }
 }
+
+/// Operations of one accept that may be refused one by one; with more the rest is refused without being tried, as each
+/// refusal is a new beginning.
+const MAX_REFUSED: usize = 64;
+
+impl Allocator {
+    /// Which of these operations would be refused, and why, when the others are done in order: what an
+    /// [`crate::Event::Operated`] with the others alone takes. An error is about the offers.
+    pub fn refusals(
+        &self,
+        framework_id: &FrameworkId,
+        offer_ids: &[OfferId],
+        operations: &[Operation],
+    ) -> Result<Vec<Option<Rejection>>, Rejection> {
+        let framework = self.subscribed(framework_id)?;
+        let taken = self.offers_of_one_agent(framework, framework_id, offer_ids)?;
+        let mut out: Vec<Option<Rejection>> = vec![None; operations.len()];
+        for _ in 0..MAX_REFUSED {
+            let mut trial = Trial::new(self, taken.agent, taken.client, &taken.bundle)?;
+            let mut refused = None;
+            for (i, op) in operations.iter().enumerate() {
+                if out[i].is_some() {
+                    continue;
+                }
+                if let Err(reason) = trial.operation(framework_id, op) {
+                    refused = Some((i, reason));
+                    break;
+                }
+            }
+            match refused {
+                Some((i, reason)) => out[i] = Some(reason),
+                None => return Ok(out),
+            }
+        }
+        let full = Rejection::Full {
+            what: "refused operations of one accept",
+            max: MAX_REFUSED,
+        };
+        for o in &mut out {
+            o.get_or_insert_with(|| full.clone());
+        }
+        Ok(out)
+    }
+}

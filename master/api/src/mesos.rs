@@ -1,6 +1,19 @@
-//! Mesos's operator JSON: `/version`, `/state`, `/state-summary`, `/slaves`, `/frameworks`, `/tasks`.
+//! Mesos: its v1 scheduler API (the modules below), and its operator JSON: `/version`, `/state`, `/state-summary`,
+//! `/slaves`, `/frameworks`, `/tasks`.
 //!
 //! Names are Mesos's (`master/http.cpp`, CONTRACTS.md section 1.6); what clients index is always there.
+
+mod container;
+pub mod event;
+mod executor;
+pub mod framework;
+pub mod json;
+pub mod operation;
+pub mod recordio;
+pub mod resources;
+pub mod task;
+#[cfg(test)]
+mod wild;
 
 use std::collections::BTreeMap;
 

@@ -45,13 +45,36 @@ mod storage {
     }
 }
 
+#[allow(
+    missing_docs,
+    unused_qualifications,
+    rust_2018_idioms,
+    clippy::all,
+    clippy::pedantic,
+    clippy::allow_attributes_without_reason,
+    reason = "generated code"
+)]
+mod apache {
+    pub mod v1 {
+        include!("gen/mesos.v1.rs");
+    }
+}
+
+mod names {
+    use crate::mesos::json::Named;
+
+    include!("gen/names.rs");
+}
+
 mod shapes {
-    use super::{storage::csi, waggle};
+    use super::{apache as mesos, storage::csi, waggle};
     use crate::codec::{Shape, Shaped, entry_size};
 
     include!("gen/shapes.rs");
 }
 
+/// The Mesos v1 scheduler API (`mesos.v1`), as protobuf and as JSON.
+pub use apache::v1 as mesos;
 /// The Container Storage Interface (`csi.v1`), as far as agents call it.
 pub use storage::csi::v1 as csi;
 /// The native API for frameworks (`waggle.framework.v1`).

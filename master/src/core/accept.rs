@@ -36,7 +36,7 @@ fn tasks_of(operations: Vec<Operation>) -> Vec<TaskSpec> {
 
 /// Level 1's form of operations: one launch a task, and one before it for the executor that it starts, if that holds
 /// something.
-fn level_1_operations(operations: &[Operation], starts: &Starts) -> Vec<Level1Operation> {
+pub(super) fn level_1_operations(operations: &[Operation], starts: &Starts) -> Vec<Level1Operation> {
     let mut out = Vec::new();
     for op in operations {
         match op {
@@ -126,12 +126,21 @@ fn destroyed_by(operations: &[Operation]) -> Vec<VolumeId> {
 }
 
 /// Level 1's reason, where what is not free is what was not offered.
+pub(super) fn level_1_reason(reason: &Rejection) -> CallRejection {
+    let mut r = level_1_says("operations", reason);
+    if r.reason == RejectReason::NotFree {
+        r.reason = RejectReason::NotOffered;
+    }
+    r
+}
+
+/// The same, about launches or operations unless the reason names something better.
 fn accept_says(operations: &[Operation], reason: &Rejection) -> CallRejection {
     let launches = operations.iter().all(|o| matches!(o, Operation::Launch(_)));
     let object = if launches { "launch" } else { "operations" };
-    let mut r = level_1_says(object, reason);
-    if r.reason == RejectReason::NotFree {
-        r.reason = RejectReason::NotOffered;
+    let mut r = level_1_reason(reason);
+    if r.object == "operations" {
+        object.clone_into(&mut r.object);
     }
     r
 }
@@ -242,7 +251,7 @@ impl MasterCore {
 
     /// Everything that can be said of an accept before level 1 is asked; answers its agent, its role, when it was
     /// offered and which executors it starts.
-    fn check_accept(
+    pub(super) fn check_accept(
         &self,
         id: &FrameworkId,
         offer_ids: &[OfferId],
@@ -292,7 +301,7 @@ impl MasterCore {
         }
     }
 
-    fn check_launches(&self, tasks: &[&TaskSpec]) -> Vec<CallRejection> {
+    pub(super) fn check_launches(&self, tasks: &[&TaskSpec]) -> Vec<CallRejection> {
         let (mut wrong, mut seen) = (Vec::new(), BTreeSet::new());
         if tasks.len() > MAX_TASKS {
             let message = format!("one accept launches at most {MAX_TASKS} tasks");

@@ -63,6 +63,29 @@ impl MasterCore {
     fn do_call(&mut self, id: &FrameworkId, call: FrameworkCall, now: UnixMillis) -> Called {
         match call {
             FrameworkCall::Teardown => self.remove_framework(id, now),
+            FrameworkCall::AcceptEach {
+                offer_ids,
+                operations,
+                mounts,
+                refuse,
+            } => {
+                let agent = offer_ids.iter().find_map(|o| self.out_offers.get(o));
+                let agent = agent.map(|o| o.agent_id.clone());
+                let done = self.framework_accept_each(id, &offer_ids, &operations, refuse, now);
+                if let Some(agent) = agent {
+                    self.note_mounts(&agent, mounts);
+                }
+                return done;
+            }
+            FrameworkCall::Kill { task_id, grace } => {
+                if self.check_task(id, &task_id).is_err() {
+                    // As Mesos answers: with what it knows of the task.
+                    self.framework_reconcile(id, &[task_id], now);
+                } else {
+                    self.kill_within(task_id, grace, now);
+                }
+            }
+            FrameworkCall::Update(info) => return self.update_framework(id, *info, now),
             FrameworkCall::Acknowledge(all) => {
                 let acked = |(task, agent, uuid): &(TaskId, AgentId, StatusUuid)| {
                     self.framework_ack(id, task, agent, *uuid).err()
@@ -217,7 +240,7 @@ impl MasterCore {
     }
 
     /// Offers that are no longer out race with their rescind: they are named, the others declined.
-    fn framework_decline(
+    pub(super) fn framework_decline(
         &mut self,
         id: &FrameworkId,
         offer_ids: Vec<OfferId>,

@@ -1,12 +1,12 @@
 //! The core's alphabet: events in, effects out.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use waggle_types::{
     AgentId, AgentInfo, CallRejection, DeploymentId, Evicted, ExecutorEnd, ExecutorKey,
-    ExecutorRecord, FrameworkId, FrameworkInfo, Generation, Millis, NetSnapshot, OperatorCall,
-    SchedulerCall, SchedulerEvent, ServiceId, ServiceSpec, StatusUuid, TaskId, TaskSpec,
-    TaskStatus, TraceContext, UnixMillis, VolumeId,
+    ExecutorRecord, FrameworkId, FrameworkInfo, Generation, Millis, NetSnapshot, OfferId,
+    Operation, OperatorCall, SchedulerCall, SchedulerEvent, ServiceId, ServiceSpec, StatusUuid,
+    TaskId, TaskSpec, TaskStatus, TraceContext, UnixMillis, VolumeId,
 };
 
 use crate::{
@@ -38,6 +38,39 @@ pub enum FrameworkCall {
     Acknowledge(Vec<(TaskId, AgentId, StatusUuid)>),
     /// End the framework and kill its tasks.
     Teardown,
+    /// Use offers as Mesos has it: what can't be done is named in the answer, the rest is done.
+    AcceptEach {
+        /// Offers used.
+        offer_ids: Vec<OfferId>,
+        /// What to do, in order.
+        operations: Vec<EachOperation>,
+        /// Where volumes that are made here are to be mounted.
+        mounts: BTreeMap<VolumeId, String>,
+        /// Filter for the rest.
+        refuse: Millis,
+    },
+    /// End a task; of one that nobody knows the framework is told that.
+    Kill {
+        /// The task.
+        task_id: TaskId,
+        /// From SIGTERM to SIGKILL, when that is less than the task's own.
+        grace: Option<Millis>,
+    },
+    /// Change what it subscribed with.
+    Update(Box<FrameworkInfo>),
+}
+
+/// An operation that is done or refused by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EachOperation {
+    /// Its position in the call.
+    pub index: usize,
+    /// What.
+    pub operation: Operation,
+    /// Of a launch: all of it or nothing.
+    pub whole: bool,
+    /// The agents that tasks name.
+    pub agents: BTreeMap<TaskId, AgentId>,
 }
 
 /// What an agent says when it connects.

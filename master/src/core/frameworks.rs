@@ -215,6 +215,50 @@ impl MasterCore {
         Ok(())
     }
 
+    /// Takes what a subscribed framework says of itself now; its subscription stays.
+    pub(super) fn update_framework(
+        &mut self,
+        id: &FrameworkId,
+        info: FrameworkInfo,
+        now: UnixMillis,
+    ) -> Called {
+        let info = FrameworkInfo {
+            id: Some(id.clone()),
+            ..info
+        };
+        self.admit_framework(&info, id.clone())
+            .map_err(|r| vec![r])?;
+        let Some(old) = self.frameworks.all.get(id).cloned() else {
+            return Ok(());
+        };
+        if (&old.info.name, &old.info.about.user) != (&info.name, &info.about.user) {
+            let message = "name and user can't be changed while it is subscribed";
+            return Err(vec![no(RejectReason::Invalid, "framework_info", message)]);
+        }
+        let value = stored::framework_value(&info, old.registered_at);
+        if value.len() > MAX_VALUE_BYTES {
+            let message = format!("takes {} bytes, at most {MAX_VALUE_BYTES}", value.len());
+            return Err(vec![no(RejectReason::TooMany, "framework_info", message)]);
+        }
+        let subscribed = Level1::Subscribed {
+            framework_id: id.clone(),
+            spec: FrameworkSpec {
+                roles: info.roles.clone(),
+                capabilities: info.capabilities,
+            },
+        };
+        self.try_allocate(subscribed, now)
+            .map_err(|reason| vec![level_1_says(id, &reason)])?;
+        self.persist(vec![stored::put_framework(id, value)]);
+        let framework = Framework {
+            roles: info.roles.clone(),
+            info,
+            ..old
+        };
+        self.frameworks.all.insert(id.clone(), framework);
+        Ok(())
+    }
+
     fn admit_framework(
         &self,
         info: &FrameworkInfo,

@@ -473,6 +473,27 @@ impl MasterCore {
         self.end(&agent, &task_id, now);
     }
 
+    /// As [`MasterCore::kill_call`], with less time than the task's own if `grace` is less.
+    pub(super) fn kill_within(&mut self, task_id: TaskId, grace: Option<Millis>, now: UnixMillis) {
+        let own = self.tasks.get(&task_id).map(|t| t.spec.kill_grace);
+        let Some(grace) = grace.filter(|g| own.is_some_and(|own| *g < own)) else {
+            return self.kill_call(task_id, now);
+        };
+        let wanted = |t: &mut Task| {
+            t.kill_wanted = true;
+            t.agent_id().clone()
+        };
+        if let Some(agent) = self.tasks.change(&task_id, wanted) {
+            let (grace, why) = (Some(grace), None);
+            let msg = MasterMsg::Kill {
+                task_id,
+                grace,
+                why,
+            };
+            self.send(&agent, msg);
+        }
+    }
+
     fn reconcile(&mut self, ids: &[TaskId], now: UnixMillis) {
         let asked: Vec<TaskId> = if ids.is_empty() {
             self.tasks.ids().cloned().collect()

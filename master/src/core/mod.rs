@@ -19,6 +19,7 @@
 //! It reads no clock, entropy or file, spawns nothing and knows no tokio: simulations drive it as it is.
 
 mod accept;
+mod accept_each;
 mod agents;
 mod calls;
 mod deployments;
@@ -31,6 +32,7 @@ mod intents;
 mod inverse;
 mod launches;
 mod levels;
+mod mounts;
 mod net;
 mod networks;
 mod notices;
@@ -68,8 +70,9 @@ use waggle_types::{
 };
 
 pub use event::{
-    Answer, Effect, Event, FrameworkCall, MasterMsg, Measure, NetCause, Registration, RequestId,
-    SessionId, SpanKey, SpanParent, SubscriptionId, TraceAttrs, TraceKind, TraceOp,
+    Answer, EachOperation, Effect, Event, FrameworkCall, MasterMsg, Measure, NetCause,
+    Registration, RequestId, SessionId, SpanKey, SpanParent, SubscriptionId, TraceAttrs, TraceKind,
+    TraceOp,
 };
 pub use frameworks::Framework;
 pub use networks::{LEASE_REST, NetworkView};
@@ -227,6 +230,8 @@ pub struct MasterCore {
     launches: Launches,
     inverse: Inverse,
     reservations: Reserved,
+    /// Where frameworks mount volumes, by agent.
+    mounts: mounts::Mounts,
     /// Weights and quota.
     settings: RoleSettings,
     upkeep: Upkeep,
@@ -317,6 +322,7 @@ impl MasterCore {
             launches: Launches::restored(restored.launches),
             inverse: Inverse::default(),
             reservations: Reserved::restored(restored.reservations),
+            mounts: mounts::Mounts::new(restored.mounts),
             settings: RoleSettings {
                 weights: restored.weights,
                 quota: restored.quota,

@@ -74,6 +74,7 @@ impl MasterCore {
             roles: self.show_roles(),
             frameworks: self.show_frameworks(),
             offers: self.out_offers.values().cloned().collect(),
+            mounts: self.mounts.show(),
             inverse_offers: self.inverse.out().cloned().collect(),
             maintenance: self.upkeep.windows.clone(),
             networks: self.networks.view(),
@@ -167,6 +168,7 @@ impl MasterCore {
             name: name.to_owned(),
             roles: Vec::new(),
             capabilities: Capabilities::default(),
+            about: Arc::default(),
             active: true,
             used: Resources::default(),
             offered: Resources::default(),
@@ -197,6 +199,7 @@ impl MasterCore {
                 suppressed: f.is_suppressed(),
                 roles: f.roles.clone(),
                 capabilities: f.info.capabilities,
+                about: Arc::clone(&f.info.about),
                 ..blank(id, &f.info.name)
             };
             out.insert(id.clone(), view);

@@ -2,7 +2,7 @@
 //!
 //! Keys: `cluster/<what>`, `services<path>`, `versions<path>/<milliseconds>`, `deployments/<id>`, `vips/<framework>/<label>`,
 //! `agents/<id>`, `gone_agents/<id>`, `maintenance/<agent>`, `reservations/<agent>`, `frameworks/<id>`, `removed_frameworks/<id>`,
-//! `weights/<role>`, `quota/<role>`, `launches/<task>`, `networks/<name>`, `overlay/<agent>`. A spec is stored as the Marathon app JSON that the API shows.
+//! `mounts/<agent>`, `weights/<role>`, `quota/<role>`, `launches/<task>`, `networks/<name>`, `overlay/<agent>`. A spec is stored as the Marathon app JSON that the API shows.
 
 mod agents;
 mod frameworks;
@@ -30,6 +30,15 @@ pub use launches::InFlight;
 pub(super) use launches::{delete_launch, put_launch};
 pub(super) use networks::{delete_network, delete_overlay, put_network, put_overlay};
 pub(super) use reservations::{put_reservations, reservations_value};
+
+/// Where volumes of an agent are mounted; none is stored as nothing.
+pub(super) fn put_mounts(id: &AgentId, at: &BTreeMap<String, String>) -> StoreOp {
+    let key = format!("mounts/{id}");
+    if at.is_empty() {
+        return StoreOp::Delete { key };
+    }
+    put(key, json(at))
+}
 pub(super) use roles::{put_quota, put_weight};
 
 use super::{
@@ -118,6 +127,8 @@ pub struct Restored {
     pub maintenance: BTreeMap<AgentId, Unavailability>,
     /// What is reserved at run time, and volumes, by agent.
     pub reservations: BTreeMap<AgentId, Vec<ResourcePart>>,
+    /// Where frameworks mount volumes, by agent and volume.
+    pub mounts: BTreeMap<AgentId, BTreeMap<String, String>>,
     /// Weights that are not the default, in thousandths.
     pub weights: BTreeMap<String, u32>,
     /// Quota of roles.
@@ -235,6 +246,11 @@ impl Restored {
             "reservations" => {
                 let parts = reservations::read_reservations(text)?;
                 self.reservations.insert(agent()?, parts);
+            }
+            "mounts" => {
+                let at: BTreeMap<String, String> =
+                    serde_json::from_str(text).map_err(|x| x.to_string())?;
+                self.mounts.insert(agent()?, at);
             }
             "weights" => {
                 self.weights

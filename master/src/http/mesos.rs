@@ -11,14 +11,15 @@ use waggle_api::{
     error::{ApiError, ErrorCode},
     mesos::{
         ContainerStatus, Discovery, DiscoveryPort, DiscoveryPorts, Framework, FrameworkSummary,
-        Frameworks, Label, Labels, LeaderInfo, MESOS_VERSION, ResourcesJson, Slave, SlaveSummary,
-        Slaves, State, StateCounts, StateSummary, Status, Task, Tasks, Version, seconds,
+        Frameworks, Label, Labels, LeaderInfo, MESOS_VERSION, Slave, SlaveSummary, Slaves, State,
+        StateCounts, StateSummary, Status, Task, Tasks, Version, seconds,
     },
 };
 use waggle_types::{AgentId, FrameworkId, HealthState, Resources, TaskState, VipLabel};
 
 use super::{
     Api,
+    operator::reserved_by_role,
     request::Call,
     respond::{Fail, ok},
 };
@@ -48,7 +49,6 @@ pub(super) fn route(api: &Api, call: &Call) -> Result<Response, Fail> {
     );
     if !known {
         return Err(match path.as_slice() {
-            ["api", "v1", ..] => Fail::not_yet("the Mesos v1 API is"),
             _ => Fail::no_such_path(call),
         });
     }
@@ -139,23 +139,26 @@ fn state(view: &ClusterView, leader: &MasterView) -> State {
 }
 
 fn slave(a: &AgentView) -> Slave {
-    let total = ResourcesJson::from(&a.info.total);
+    let (free, reserved) = reserved_by_role(a);
     Slave {
         id: a.info.agent_id.to_string(),
         pid: format!("slave(1)@{}:{}", a.info.ip, a.info.http_port),
         hostname: a.info.hostname.clone(),
         port: a.info.http_port,
         active: a.reachable,
-        deactivated: false,
+        deactivated: a.mode != crate::view::AgentMode::Active,
         version: MESOS_VERSION.into(),
         registered_time: seconds(a.registered_at),
         reregistered_time: seconds(a.reregistered_at),
         attributes: a.info.attributes.clone(),
-        unreserved_resources: total.clone(),
-        resources: total,
+        unreserved_resources: (&free).into(),
+        resources: (&a.info.total).into(),
         used_resources: (&a.used).into(),
         offered_resources: (&a.offered).into(),
-        reserved_resources: BTreeMap::new(),
+        reserved_resources: reserved
+            .iter()
+            .map(|(role, r)| (role.clone(), r.into()))
+            .collect(),
         capabilities: Vec::new(),
     }
 }
@@ -171,6 +174,14 @@ fn allocated(f: &FrameworkView) -> Resources {
     sum.unwrap_or_else(|| f.used.clone())
 }
 
+/// Where people find a framework: the built-in one is Marathon.
+fn webui(f: &FrameworkView, leader: &MasterView) -> String {
+    if f.failover_timeout.is_some() {
+        return f.about.webui_url.clone();
+    }
+    format!("http://{}:{}", leader.ip, leader.marathon_port)
+}
+
 fn framework(view: &ClusterView, leader: &MasterView, f: &FrameworkView) -> Framework {
     let of = |t: &TaskView| t.spec.framework_id == f.id;
     let live = view.tasks.values().filter(|t| of(t));
@@ -179,23 +190,31 @@ fn framework(view: &ClusterView, leader: &MasterView, f: &FrameworkView) -> Fram
     let completed = view.completed.iter().rev().filter(|t| of(t));
     Framework {
         id: f.id.to_string(),
-        name: f.name.clone(),
+        name: f.about.title_or(&f.name).to_owned(),
         pid: String::new(),
-        hostname: leader.hostname.clone(),
-        user: "root".into(),
+        hostname: if f.about.hostname.is_empty() {
+            leader.hostname.clone()
+        } else {
+            f.about.hostname.clone()
+        },
+        user: if f.about.user.is_empty() {
+            "root".into()
+        } else {
+            f.about.user.clone()
+        },
         role: f.role().to_owned(),
         roles: f.roles.iter().map(|r| r.role.clone()).collect(),
         active: f.active,
-        connected: f.active,
+        connected: f.connected,
         recovered: false,
         checkpoint: true,
-        webui_url: format!("http://{}:{}", leader.ip, leader.marathon_port),
+        webui_url: webui(f, leader),
         registered_time: seconds(f.registered_at),
         unregistered_time: 0.0,
         resources: (&allocated(f)).into(),
         used_resources: (&f.used).into(),
         offered_resources: (&f.offered).into(),
-        capabilities: Vec::new(),
+        capabilities: f.about.capabilities.iter().cloned().collect(),
         tasks: tasks.into_iter().map(|t| task(t)).collect(),
         unreachable_tasks: unreachable.into_iter().map(|t| task(t)).collect(),
         completed_tasks: completed.map(|t| task(t)).collect(),
@@ -306,9 +325,9 @@ fn summary(view: &ClusterView, leader: &MasterView) -> StateSummary {
         let tasks = census.by_framework.get(&f.id).unwrap_or(&none);
         FrameworkSummary {
             id: f.id.to_string(),
-            name: f.name.clone(),
+            name: f.about.title_or(&f.name).to_owned(),
             hostname: leader.hostname.clone(),
-            webui_url: format!("http://{}:{}", leader.ip, leader.marathon_port),
+            webui_url: webui(f, leader),
             active: f.active,
             resources: (&allocated(f)).into(),
             used_resources: (&f.used).into(),
@@ -326,7 +345,7 @@ fn summary(view: &ClusterView, leader: &MasterView) -> StateSummary {
 }
 
 /// The gauges that dashboards of Mesos read first.
-fn metrics(view: &ClusterView) -> serde_json::Value {
+pub(super) fn metrics(view: &ClusterView) -> serde_json::Value {
     let tasks = |state| view.tasks.values().filter(|t| t.state() == state).count();
     let agents = |reachable| {
         let matching = view.agents.values().filter(|a| a.reachable == reachable);

@@ -15,8 +15,10 @@
 mod marathon;
 mod mesos;
 mod native;
+mod operator;
 mod request;
 mod respond;
+mod scheduler;
 mod serve;
 #[cfg(test)]
 mod tests;
@@ -34,13 +36,13 @@ use axum::{
 use tokio::sync::{Mutex, MutexGuard};
 use waggle_types::UnixMillis;
 
-use crate::{handle::MasterHandle, view::ClusterView};
+use crate::{framework::SchedulerDoor, handle::MasterHandle, view::ClusterView};
 use native::relay::{self, Caller, Tunnels};
 use request::Call;
 use respond::Fail;
 pub use serve::HttpLimits;
-use serve::Peer;
 pub(crate) use serve::serve;
+use serve::{Cut, Peer};
 
 /// Largest body, in bytes.
 pub const MAX_BODY: usize = 1 << 20;
@@ -57,6 +59,10 @@ struct Api {
     changes: Arc<Mutex<()>>,
     /// Sessions in tasks that pass through here.
     tunnels: Tunnels,
+    /// Mesos's scheduler API.
+    scheduler: Option<SchedulerDoor>,
+    /// Who listens to Mesos's operator events.
+    hub: operator::Hub,
 }
 
 impl Api {
@@ -65,6 +71,8 @@ impl Api {
             handle,
             changes: Arc::new(Mutex::new(())),
             tunnels: Tunnels::default(),
+            scheduler: None,
+            hub: operator::Hub::default(),
         }
     }
 
@@ -93,11 +101,13 @@ fn now() -> UnixMillis {
     UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// Routes of the Mesos listener (`/version`, `/state`, `/waggle/v1/..`).
-pub fn mesos_router(handle: MasterHandle) -> Router {
-    Router::new()
-        .fallback(serve_mesos)
-        .with_state(Api::new(handle))
+/// Routes of the Mesos listener (`/version`, `/state`, `/api/v1`, `/waggle/v1/..`); without a door there is no
+/// scheduler API.
+pub(crate) fn mesos_router(handle: MasterHandle, scheduler: Option<SchedulerDoor>) -> Router {
+    Router::new().fallback(serve_mesos).with_state(Api {
+        scheduler,
+        ..Api::new(handle)
+    })
 }
 
 /// Routes of the Marathon listener (`/v2/..`, `/ping`).
@@ -108,6 +118,13 @@ pub fn marathon_router(handle: MasterHandle) -> Router {
 }
 
 async fn serve_mesos(State(api): State<Api>, mut request: Request) -> Response {
+    let cut = request.extensions().get::<Cut>().map(|c| c.0.clone());
+    if scheduler::is_mine(request.uri().path()) {
+        return match Call::new(request) {
+            Ok((call, body)) => scheduler::route(&api, &call, body, cut.unwrap_or_default()).await,
+            Err(e) => Fail::from(e).into_response(),
+        };
+    }
     api.handle.fresh().await;
     let peer = request.extensions().get::<Peer>().map(|p| p.0);
     let caller = Caller::of(&mut request, peer);
@@ -117,6 +134,12 @@ async fn serve_mesos(State(api): State<Api>, mut request: Request) -> Response {
                 Some(wanted) => relay::relay(&api, &call, wanted, body, caller).await,
                 None => native::route(&api, &call, body).await,
             }
+        }
+        Ok((call, body)) if operator::is_mine(&call) => {
+            return operator::route(&api, &call, body, cut.unwrap_or_default()).await;
+        }
+        Ok((call, body)) if operator::is_legacy(&call) => {
+            return operator::legacy(&api, &call, body).await;
         }
         Ok((call, _)) => mesos::route(&api, &call),
         Err(e) => Err(e.into()),

@@ -52,6 +52,11 @@ impl Call {
         Ok((call, body))
     }
 
+    /// As sent.
+    pub(super) fn headers(&self) -> &HeaderMap {
+        &self.headers
+    }
+
     /// The caller's span, if it sent a valid one; W3C says to ignore others.
     pub(super) fn trace(&self) -> Option<TraceContext> {
         self.headers.get("traceparent")?.to_str().ok()?.parse().ok()

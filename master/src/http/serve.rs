@@ -1,19 +1,21 @@
 //! The HTTP/1.1 server under both APIs: bounded in connections, in header bytes and in time.
 //!
 //! `axum::serve` bounds none of these. A connection over the limit is answered 503 and closed; one that
-//! does not finish its request head in time is closed. Bodies are bounded where they are read.
+//! does not finish its first request's head in time, or is idle for too long, is closed. Bodies are bounded where they are read.
 
 use std::{
+    convert::Infallible,
     net::SocketAddr,
     pin::pin,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use axum::Router;
+use axum::{Router, body::Body};
+use http_body_util::BodyExt as _;
 use hyper::{
     server::conn::http1,
     service::{Service, service_fn},
@@ -43,13 +45,86 @@ const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: applicat
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Peer(pub(super) SocketAddr);
 
+/// Ends a request's connection at once, whatever waits to be written.
+#[derive(Debug, Clone)]
+pub(super) struct Cut(pub(super) CancellationToken);
+
+/// What a connection is doing, for its watch.
+#[derive(Debug)]
+struct Doing {
+    /// Requests that have come.
+    begun: AtomicU64,
+    /// Requests whose answer is being made or sent.
+    open: AtomicU64,
+    /// When the last answer was through.
+    idle_since: Mutex<Instant>,
+}
+
+/// Counts a request for as long as its answer lives.
+struct Answering(Arc<Doing>);
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        let now = Instant::now();
+        *self
+            .0
+            .idle_since
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = now;
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Doing {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            begun: AtomicU64::new(0),
+            open: AtomicU64::new(0),
+            idle_since: Mutex::new(Instant::now()),
+        })
+    }
+
+    fn begin(self: &Arc<Self>) -> Answering {
+        self.begun.fetch_add(1, Ordering::Relaxed);
+        self.open.fetch_add(1, Ordering::Relaxed);
+        Answering(Arc::clone(self))
+    }
+
+    /// Returns when the connection has had nothing to do for too long.
+    async fn idle(&self, limits: HttpLimits) {
+        loop {
+            let since = *self
+                .idle_since
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            let most = match self.begun.load(Ordering::Relaxed) {
+                0 => limits.head_timeout,
+                _ => limits.idle_timeout,
+            };
+            let busy = self.open.load(Ordering::Relaxed) > 0;
+            if !busy && since.elapsed() >= most {
+                return;
+            }
+            let rest = if busy {
+                most
+            } else {
+                most.saturating_sub(since.elapsed())
+            };
+            tokio::time::sleep(rest.max(Duration::from_millis(10))).await;
+        }
+    }
+}
+
 /// Bounds of one listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HttpLimits {
     /// Most connections at once; one more is answered 503 and closed.
     pub max_connections: usize,
-    /// Longest time for a request's head, and for an idle connection to begin its next one.
+    /// Longest time for the head of a connection's first request.
     pub head_timeout: Duration,
+    /// Longest time between the end of an answer and the next request. Some clients of Mesos keep a connection, and
+    /// end when it is closed before they use it again.
+    pub idle_timeout: Duration,
 }
 
 impl Default for HttpLimits {
@@ -57,6 +132,7 @@ impl Default for HttpLimits {
         Self {
             max_connections: 4096,
             head_timeout: Duration::from_secs(30),
+            idle_timeout: Duration::from_secs(3600),
         }
     }
 }
@@ -96,13 +172,27 @@ pub(crate) async fn serve(
         // Small answers must not wait for more; a socket that can't is served all the same.
         let _ = stream.set_nodelay(true);
         let inner = TowerToHyperService::new(router.clone());
+        let (doing, cut) = (Doing::new(), CancellationToken::new());
+        let (begins, cuts) = (Arc::clone(&doing), cut.clone());
         let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
-            request.extensions_mut().insert(Peer(peer));
-            inner.call(request)
+            let extensions = request.extensions_mut();
+            extensions.insert(Peer(peer));
+            extensions.insert(Cut(cuts.clone()));
+            let (answering, answer) = (begins.begin(), inner.call(request));
+            async move {
+                let answer = answer.await?;
+                // As long as the body lives, so that a stream of events is no idle connection.
+                Ok::<_, Infallible>(answer.map(|body| {
+                    Body::new(body.map_frame(move |frame| {
+                        let _ = &answering;
+                        frame
+                    }))
+                }))
+            }
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(limits.head_timeout)
+            .header_read_timeout(None)
             .max_buf_size(MAX_HEAD_BYTES)
             .serve_connection(TokioIo::new(stream), service)
             .with_upgrades();
@@ -111,6 +201,8 @@ pub(crate) async fn serve(
             let mut connection = pin!(connection);
             let ended = tokio::select! {
                 ended = connection.as_mut() => ended,
+                () = cut.cancelled() => return,
+                () = doing.idle(limits) => return,
                 () = stop.cancelled() => {
                     connection.as_mut().graceful_shutdown();
                     connection.await

@@ -62,7 +62,7 @@ impl Cluster {
         tokio::spawn(fake_loop(requests, views));
         Self {
             marathon: marathon_router(handle.clone()),
-            mesos: mesos_router(handle),
+            mesos: mesos_router(handle, None),
         }
     }
 
@@ -389,6 +389,7 @@ fn busy() -> ClusterView {
             name: "marathon".into(),
             roles: vec![waggle_types::RoleSubscription::new("*")],
             capabilities: waggle_types::Capabilities::default(),
+            about: Arc::default(),
             active: true,
             used: Resources::from_millis(200, 128_000, 0),
             offered: Resources::default(),

@@ -1,6 +1,10 @@
 //! Frameworks other than the built-in one: who they are, and why something of theirs is refused.
 
-use std::fmt;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+};
 
 use crate::{Capabilities, FieldError, FrameworkId, Millis, RoleSubscription, check_role};
 
@@ -24,6 +28,41 @@ pub struct FrameworkInfo {
     pub capabilities: Capabilities,
     /// How long after a disconnection it may come back; then it is removed and its tasks are killed.
     pub failover_timeout: Millis,
+    /// What else it says of itself.
+    pub about: Arc<About>,
+}
+
+/// What a framework says of itself for people, and for the door through which it speaks. The master decides
+/// nothing by it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct About {
+    /// Its name as it writes it; empty: as its DNS name.
+    pub title: String,
+    /// As whom its tasks run when they do not say; empty: as the agent does.
+    pub user: String,
+    /// Who it is to others; empty for nobody.
+    pub principal: String,
+    /// The machine that it runs on.
+    pub hostname: String,
+    /// Where people find it.
+    pub webui_url: String,
+    /// Whether it wants its tasks to outlive their agent; they do in any case.
+    pub checkpoint: bool,
+    /// Labels, carried and shown.
+    pub labels: BTreeMap<String, String>,
+    /// Mesos's names of what it can handle: `PARTITION_AWARE`.
+    pub capabilities: BTreeSet<String>,
+}
+
+impl About {
+    /// Its name for people.
+    pub fn title_or<'a>(&'a self, name: &'a str) -> &'a str {
+        if self.title.is_empty() {
+            name
+        } else {
+            &self.title
+        }
+    }
 }
 
 impl FrameworkInfo {
@@ -35,6 +74,7 @@ impl FrameworkInfo {
             roles: vec![RoleSubscription::new(role)],
             capabilities: Capabilities::default(),
             failover_timeout: Millis(0),
+            about: Arc::default(),
         }
     }
 

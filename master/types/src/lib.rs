@@ -50,7 +50,7 @@ pub use executor::{
     ExecutorEnd, ExecutorKey, ExecutorKind, ExecutorRecord, ExecutorSpec, ExecutorStatus,
     MAX_MESSAGE, OnExecutor,
 };
-pub use framework::{CallRejection, FrameworkInfo, MAX_ROLES, RejectReason};
+pub use framework::{About, CallRejection, FrameworkInfo, MAX_ROLES, RejectReason};
 pub use generation::Generation;
 pub use health::{CheckPurpose, HealthCheck, HealthProbe, HealthState};
 pub use ids::{

@@ -1,5 +1,5 @@
-//! `cargo xtask bench launch`: level 1 through its API. What is measured is in
-//! `tests/frameworks/benches/launch`; this builds both sides and runs it.
+//! `cargo xtask bench launch`: level 1 through its API; `bench mesos-api`: Mesos's API. What is measured is in
+//! `tests/frameworks/benches`; this builds both sides and runs them.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -8,13 +8,13 @@ use anyhow::Context as _;
 
 use crate::run::{cargo, own_dir, run, shown, step};
 
-/// Arguments of `bench launch`: those of the bench (`-- --help` names them).
+/// Arguments of both: those of the bench (`-- --help` names them).
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// 1,000 agents, one short round: whether it works
+    /// Few agents, one short round: whether it works
     #[arg(long)]
     quick: bool,
-    /// Further arguments: --agents, --tasks, --frameworks, --rate, --flow, --seconds, --rounds
+    /// Further arguments: --agents, --tasks, --frameworks, --rate, --flow, --seconds..
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     rest: Vec<String>,
 }
@@ -33,13 +33,13 @@ fn waggle() -> anyhow::Result<PathBuf> {
     Ok(target.join("release/waggle"))
 }
 
-/// Builds and runs it.
-pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
+/// Builds and runs a bench.
+pub fn main(bench: &str, args: &Args) -> anyhow::Result<ExitCode> {
     let waggle = waggle()?;
     let mut command = cargo();
     command
         .args(["bench", "--package", "waggle-tests-frameworks"])
-        .args(["--bench", "launch", "--", "--waggle"])
+        .args(["--bench", bench, "--", "--waggle"])
         .arg(waggle);
     if args.quick {
         command.arg("--quick");

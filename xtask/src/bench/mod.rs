@@ -1,5 +1,6 @@
 //! `cargo xtask bench smoke`: a few figures from a real cluster, each with how it was taken.
 //! `cargo xtask bench allocator`: level 1 alone. `cargo xtask bench launch`: all of it through its API.
+//! `cargo xtask bench mesos-api`: Mesos's API.
 //! `cargo xtask bench containers`: containers and images of one node.
 //! `cargo xtask bench dns`: the resolver beside others.
 
@@ -59,6 +60,8 @@ enum What {
     Checks(checks::Args),
     /// Level 1 through its API: launches a second, latency of offers, memory, beside targets and peers
     Launch(launch::Args),
+    /// Mesos's HTTP API: launches a second, latency of offers, listeners, `/state`
+    MesosApi(launch::Args),
     /// Containers of one node, beside `runc run`; pulls of images, beside skopeo
     Containers(containers::Args),
     /// The edge: nanoseconds per packet, beside a minimal C load balancer in the same rounds
@@ -87,7 +90,8 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
         What::Utilization(args) => return utilization::main(args),
         What::Allocator { full } => return allocator::main(*full),
         What::Checks(args) => return checks::main(args),
-        What::Launch(args) => return launch::main(args),
+        What::Launch(args) => return launch::main("launch", args),
+        What::MesosApi(args) => return launch::main("mesos_api", args),
         What::Containers(args) => return containers::main(args),
         What::Xdp(args) => return xdp::main(args),
         What::Dns(args) => return dns::main(args),

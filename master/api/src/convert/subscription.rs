@@ -1,5 +1,7 @@
 //! Who subscribes: roles with their constraints, and capabilities.
 
+use std::sync::Arc;
+
 use waggle_types::{
     AttributeConstraint, Capabilities, FrameworkId, FrameworkInfo, MAX_ROLES, Millis, Predicate,
     RoleSubscription, Selector,
@@ -26,6 +28,7 @@ impl TryFrom<pb::SubscribeRequest> for FrameworkInfo {
             roles: subscriptions(s.role, s.roles)?,
             capabilities: s.capabilities.map(Into::into).unwrap_or_default(),
             failover_timeout: Millis(s.failover_timeout_ms),
+            about: Arc::default(),
         };
         out.check()
             .map_err(|e| ConvertError::new(e.field, e.rule))?;

@@ -1411,3 +1411,1354 @@ impl Shaped for waggle::framework::v1::Rejection {
     };
     const REQUEST: bool = false;
 }
+impl Shaped for mesos::v1::FrameworkId {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::FrameworkId>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::OfferId {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::OfferId>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::AgentId {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::AgentId>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::TaskId {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::TaskId>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::ExecutorId {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::ExecutorId>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::ContainerId {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::ContainerId>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::OperationId {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::OperationId>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::ResourceProviderId {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::ResourceProviderId>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::TimeInfo {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::TimeInfo>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::DurationInfo {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::DurationInfo>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::Uuid {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::Uuid>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::Address {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::Address>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::Parameter {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::Parameter>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::Parameters {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::Parameters>(),
+        fields: &[
+            (1, &<mesos::v1::Parameter as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::Url {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::Url>(),
+        fields: &[
+            (2, &<mesos::v1::Address as Shaped>::SHAPE),
+            (4, &<mesos::v1::Parameter as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::Unavailability {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::Unavailability>(),
+        fields: &[
+            (1, &<mesos::v1::TimeInfo as Shaped>::SHAPE),
+            (2, &<mesos::v1::DurationInfo as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::Label {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::Label>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::Labels {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::Labels>(),
+        fields: &[
+            (1, &<mesos::v1::Label as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::FrameworkInfo {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::FrameworkInfo>(),
+        fields: &[
+            (3, &<mesos::v1::FrameworkId as Shaped>::SHAPE),
+            (10, &<mesos::v1::FrameworkCapability as Shaped>::SHAPE),
+            (11, &<mesos::v1::Labels as Shaped>::SHAPE),
+            (13, &Shape { size: entry_size::<String, mesos::v1::OfferFilters>(), fields: &[(2, &<mesos::v1::OfferFilters as Shaped>::SHAPE)] }),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::FrameworkCapability {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::FrameworkCapability>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::ResourceQuantities {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::ResourceQuantities>(),
+        fields: &[
+            (1, &Shape { size: entry_size::<String, mesos::v1::ValueScalar>(), fields: &[(2, &<mesos::v1::ValueScalar as Shaped>::SHAPE)] }),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::MinAllocatableResources {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::MinAllocatableResources>(),
+        fields: &[
+            (1, &<mesos::v1::ResourceQuantities as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::OfferFilters {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::OfferFilters>(),
+        fields: &[
+            (1, &<mesos::v1::MinAllocatableResources as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::CheckInfo {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::CheckInfo>(),
+        fields: &[
+            (2, &<mesos::v1::CheckCommand as Shaped>::SHAPE),
+            (3, &<mesos::v1::CheckHttp as Shaped>::SHAPE),
+            (7, &<mesos::v1::CheckTcp as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::CheckCommand {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::CheckCommand>(),
+        fields: &[
+            (1, &<mesos::v1::CommandInfo as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::CheckHttp {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::CheckHttp>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::CheckTcp {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::CheckTcp>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::HealthCheck {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::HealthCheck>(),
+        fields: &[
+            (1, &<mesos::v1::HttpCheckInfo as Shaped>::SHAPE),
+            (7, &<mesos::v1::CommandInfo as Shaped>::SHAPE),
+            (9, &<mesos::v1::TcpCheckInfo as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::HttpCheckInfo {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::HttpCheckInfo>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::TcpCheckInfo {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::TcpCheckInfo>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::KillPolicy {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::KillPolicy>(),
+        fields: &[
+            (1, &<mesos::v1::DurationInfo as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::CommandInfo {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::CommandInfo>(),
+        fields: &[
+            (1, &<mesos::v1::CommandUri as Shaped>::SHAPE),
+            (2, &<mesos::v1::Environment as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::CommandUri {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::CommandUri>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::Environment {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::Environment>(),
+        fields: &[
+            (1, &<mesos::v1::EnvironmentVariable as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::EnvironmentVariable {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::EnvironmentVariable>(),
+        fields: &[
+            (4, &<mesos::v1::Secret as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::Secret {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::Secret>(),
+        fields: &[
+            (2, &<mesos::v1::SecretReference as Shaped>::SHAPE),
+            (3, &<mesos::v1::SecretValue as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::SecretReference {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::SecretReference>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::SecretValue {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::SecretValue>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::ExecutorInfo {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::ExecutorInfo>(),
+        fields: &[
+            (1, &<mesos::v1::ExecutorId as Shaped>::SHAPE),
+            (5, &<mesos::v1::Resource as Shaped>::SHAPE),
+            (7, &<mesos::v1::CommandInfo as Shaped>::SHAPE),
+            (8, &<mesos::v1::FrameworkId as Shaped>::SHAPE),
+            (11, &<mesos::v1::ContainerInfo as Shaped>::SHAPE),
+            (12, &<mesos::v1::DiscoveryInfo as Shaped>::SHAPE),
+            (13, &<mesos::v1::DurationInfo as Shaped>::SHAPE),
+            (14, &<mesos::v1::Labels as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::DomainInfo {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::DomainInfo>(),
+        fields: &[
+            (1, &<mesos::v1::FaultDomain as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::FaultDomain {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::FaultDomain>(),
+        fields: &[
+            (1, &<mesos::v1::RegionInfo as Shaped>::SHAPE),
+            (2, &<mesos::v1::ZoneInfo as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::RegionInfo {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::RegionInfo>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::ZoneInfo {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::ZoneInfo>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::MasterInfo {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::MasterInfo>(),
+        fields: &[
+            (7, &<mesos::v1::Address as Shaped>::SHAPE),
+            (8, &<mesos::v1::DomainInfo as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::Value {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::Value>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::ValueScalar {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::ValueScalar>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::ValueRange {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::ValueRange>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::ValueRanges {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::ValueRanges>(),
+        fields: &[
+            (1, &<mesos::v1::ValueRange as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::ValueSet {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::ValueSet>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::ValueText {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::ValueText>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::Attribute {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::Attribute>(),
+        fields: &[
+            (3, &<mesos::v1::ValueScalar as Shaped>::SHAPE),
+            (4, &<mesos::v1::ValueRanges as Shaped>::SHAPE),
+            (5, &<mesos::v1::ValueText as Shaped>::SHAPE),
+            (6, &<mesos::v1::ValueSet as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::Resource {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::Resource>(),
+        fields: &[
+            (3, &<mesos::v1::ValueScalar as Shaped>::SHAPE),
+            (4, &<mesos::v1::ValueRanges as Shaped>::SHAPE),
+            (5, &<mesos::v1::ValueSet as Shaped>::SHAPE),
+            (7, &<mesos::v1::DiskInfo as Shaped>::SHAPE),
+            (8, &<mesos::v1::ReservationInfo as Shaped>::SHAPE),
+            (9, &<mesos::v1::RevocableInfo as Shaped>::SHAPE),
+            (10, &<mesos::v1::SharedInfo as Shaped>::SHAPE),
+            (11, &<mesos::v1::AllocationInfo as Shaped>::SHAPE),
+            (12, &<mesos::v1::ResourceProviderId as Shaped>::SHAPE),
+            (13, &<mesos::v1::ReservationInfo as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::AllocationInfo {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::AllocationInfo>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::ReservationInfo {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::ReservationInfo>(),
+        fields: &[
+            (2, &<mesos::v1::Labels as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::DiskInfo {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::DiskInfo>(),
+        fields: &[
+            (1, &<mesos::v1::DiskPersistence as Shaped>::SHAPE),
+            (2, &<mesos::v1::Volume as Shaped>::SHAPE),
+            (3, &<mesos::v1::DiskSource as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::DiskPersistence {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::DiskPersistence>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::DiskSource {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::DiskSource>(),
+        fields: &[
+            (2, &<mesos::v1::DiskRoot as Shaped>::SHAPE),
+            (3, &<mesos::v1::DiskRoot as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::DiskRoot {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::DiskRoot>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::RevocableInfo {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::RevocableInfo>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::SharedInfo {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::SharedInfo>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::ResourceRequest {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::ResourceRequest>(),
+        fields: &[
+            (1, &<mesos::v1::AgentId as Shaped>::SHAPE),
+            (2, &<mesos::v1::Resource as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::Offer {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::Offer>(),
+        fields: &[
+            (1, &<mesos::v1::OfferId as Shaped>::SHAPE),
+            (2, &<mesos::v1::FrameworkId as Shaped>::SHAPE),
+            (3, &<mesos::v1::AgentId as Shaped>::SHAPE),
+            (5, &<mesos::v1::Resource as Shaped>::SHAPE),
+            (6, &<mesos::v1::ExecutorId as Shaped>::SHAPE),
+            (7, &<mesos::v1::Attribute as Shaped>::SHAPE),
+            (8, &<mesos::v1::Url as Shaped>::SHAPE),
+            (9, &<mesos::v1::Unavailability as Shaped>::SHAPE),
+            (10, &<mesos::v1::AllocationInfo as Shaped>::SHAPE),
+            (11, &<mesos::v1::DomainInfo as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::OfferOperation {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::OfferOperation>(),
+        fields: &[
+            (2, &<mesos::v1::Launch as Shaped>::SHAPE),
+            (3, &<mesos::v1::Reserve as Shaped>::SHAPE),
+            (4, &<mesos::v1::Unreserve as Shaped>::SHAPE),
+            (5, &<mesos::v1::Create as Shaped>::SHAPE),
+            (6, &<mesos::v1::Destroy as Shaped>::SHAPE),
+            (7, &<mesos::v1::LaunchGroup as Shaped>::SHAPE),
+            (12, &<mesos::v1::OperationId as Shaped>::SHAPE),
+            (13, &<mesos::v1::GrowVolume as Shaped>::SHAPE),
+            (14, &<mesos::v1::ShrinkVolume as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::Launch {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::Launch>(),
+        fields: &[
+            (1, &<mesos::v1::TaskInfo as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::LaunchGroup {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::LaunchGroup>(),
+        fields: &[
+            (1, &<mesos::v1::ExecutorInfo as Shaped>::SHAPE),
+            (2, &<mesos::v1::TaskGroupInfo as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::Reserve {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::Reserve>(),
+        fields: &[
+            (1, &<mesos::v1::Resource as Shaped>::SHAPE),
+            (2, &<mesos::v1::Resource as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::Unreserve {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::Unreserve>(),
+        fields: &[
+            (1, &<mesos::v1::Resource as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::Create {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::Create>(),
+        fields: &[
+            (1, &<mesos::v1::Resource as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::Destroy {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::Destroy>(),
+        fields: &[
+            (1, &<mesos::v1::Resource as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::GrowVolume {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::GrowVolume>(),
+        fields: &[
+            (1, &<mesos::v1::Resource as Shaped>::SHAPE),
+            (2, &<mesos::v1::Resource as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::ShrinkVolume {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::ShrinkVolume>(),
+        fields: &[
+            (1, &<mesos::v1::Resource as Shaped>::SHAPE),
+            (2, &<mesos::v1::ValueScalar as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::InverseOffer {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::InverseOffer>(),
+        fields: &[
+            (1, &<mesos::v1::OfferId as Shaped>::SHAPE),
+            (2, &<mesos::v1::Url as Shaped>::SHAPE),
+            (3, &<mesos::v1::FrameworkId as Shaped>::SHAPE),
+            (4, &<mesos::v1::AgentId as Shaped>::SHAPE),
+            (5, &<mesos::v1::Unavailability as Shaped>::SHAPE),
+            (6, &<mesos::v1::Resource as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::TaskInfo {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::TaskInfo>(),
+        fields: &[
+            (2, &<mesos::v1::TaskId as Shaped>::SHAPE),
+            (3, &<mesos::v1::AgentId as Shaped>::SHAPE),
+            (4, &<mesos::v1::Resource as Shaped>::SHAPE),
+            (5, &<mesos::v1::ExecutorInfo as Shaped>::SHAPE),
+            (7, &<mesos::v1::CommandInfo as Shaped>::SHAPE),
+            (8, &<mesos::v1::HealthCheck as Shaped>::SHAPE),
+            (9, &<mesos::v1::ContainerInfo as Shaped>::SHAPE),
+            (10, &<mesos::v1::Labels as Shaped>::SHAPE),
+            (11, &<mesos::v1::DiscoveryInfo as Shaped>::SHAPE),
+            (12, &<mesos::v1::KillPolicy as Shaped>::SHAPE),
+            (13, &<mesos::v1::CheckInfo as Shaped>::SHAPE),
+            (14, &<mesos::v1::DurationInfo as Shaped>::SHAPE),
+            (15, &Shape { size: entry_size::<String, mesos::v1::ValueScalar>(), fields: &[(2, &<mesos::v1::ValueScalar as Shaped>::SHAPE)] }),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::TaskGroupInfo {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::TaskGroupInfo>(),
+        fields: &[
+            (1, &<mesos::v1::TaskInfo as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::TaskStatus {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::TaskStatus>(),
+        fields: &[
+            (1, &<mesos::v1::TaskId as Shaped>::SHAPE),
+            (5, &<mesos::v1::AgentId as Shaped>::SHAPE),
+            (7, &<mesos::v1::ExecutorId as Shaped>::SHAPE),
+            (12, &<mesos::v1::Labels as Shaped>::SHAPE),
+            (13, &<mesos::v1::ContainerStatus as Shaped>::SHAPE),
+            (14, &<mesos::v1::TimeInfo as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::OperationStatus {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::OperationStatus>(),
+        fields: &[
+            (1, &<mesos::v1::OperationId as Shaped>::SHAPE),
+            (4, &<mesos::v1::Resource as Shaped>::SHAPE),
+            (5, &<mesos::v1::Uuid as Shaped>::SHAPE),
+            (6, &<mesos::v1::AgentId as Shaped>::SHAPE),
+            (7, &<mesos::v1::ResourceProviderId as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::Filters {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::Filters>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::Image {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::Image>(),
+        fields: &[
+            (3, &<mesos::v1::DockerImage as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::DockerImage {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::DockerImage>(),
+        fields: &[
+            (3, &<mesos::v1::Secret as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::Volume {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::Volume>(),
+        fields: &[
+            (4, &<mesos::v1::Image as Shaped>::SHAPE),
+            (5, &<mesos::v1::VolumeSource as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::VolumeSource {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::VolumeSource>(),
+        fields: &[
+            (2, &<mesos::v1::DockerVolume as Shaped>::SHAPE),
+            (3, &<mesos::v1::SandboxPath as Shaped>::SHAPE),
+            (4, &<mesos::v1::Secret as Shaped>::SHAPE),
+            (5, &<mesos::v1::HostPath as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::DockerVolume {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::DockerVolume>(),
+        fields: &[
+            (3, &<mesos::v1::Parameters as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::HostPath {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::HostPath>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::SandboxPath {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::SandboxPath>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::NetworkInfo {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::NetworkInfo>(),
+        fields: &[
+            (4, &<mesos::v1::Labels as Shaped>::SHAPE),
+            (5, &<mesos::v1::NetworkIpAddress as Shaped>::SHAPE),
+            (7, &<mesos::v1::PortMapping as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::NetworkIpAddress {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::NetworkIpAddress>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::PortMapping {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::PortMapping>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::CapabilityInfo {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::CapabilityInfo>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::SeccompInfo {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::SeccompInfo>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::LinuxInfo {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::LinuxInfo>(),
+        fields: &[
+            (1, &<mesos::v1::CapabilityInfo as Shaped>::SHAPE),
+            (2, &<mesos::v1::CapabilityInfo as Shaped>::SHAPE),
+            (3, &<mesos::v1::CapabilityInfo as Shaped>::SHAPE),
+            (5, &<mesos::v1::SeccompInfo as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::RlimitInfo {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::RlimitInfo>(),
+        fields: &[
+            (1, &<mesos::v1::Rlimit as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::Rlimit {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::Rlimit>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::TtyInfo {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::TtyInfo>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::ContainerInfo {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::ContainerInfo>(),
+        fields: &[
+            (2, &<mesos::v1::Volume as Shaped>::SHAPE),
+            (3, &<mesos::v1::DockerInfo as Shaped>::SHAPE),
+            (5, &<mesos::v1::MesosInfo as Shaped>::SHAPE),
+            (7, &<mesos::v1::NetworkInfo as Shaped>::SHAPE),
+            (8, &<mesos::v1::LinuxInfo as Shaped>::SHAPE),
+            (9, &<mesos::v1::RlimitInfo as Shaped>::SHAPE),
+            (10, &<mesos::v1::TtyInfo as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::DockerInfo {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::DockerInfo>(),
+        fields: &[
+            (3, &<mesos::v1::PortMapping as Shaped>::SHAPE),
+            (5, &<mesos::v1::Parameter as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::MesosInfo {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::MesosInfo>(),
+        fields: &[
+            (1, &<mesos::v1::Image as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::ContainerStatus {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::ContainerStatus>(),
+        fields: &[
+            (1, &<mesos::v1::NetworkInfo as Shaped>::SHAPE),
+            (4, &<mesos::v1::ContainerId as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::Port {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::Port>(),
+        fields: &[
+            (5, &<mesos::v1::Labels as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::Ports {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::Ports>(),
+        fields: &[
+            (1, &<mesos::v1::Port as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::DiscoveryInfo {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::DiscoveryInfo>(),
+        fields: &[
+            (6, &<mesos::v1::Ports as Shaped>::SHAPE),
+            (7, &<mesos::v1::Labels as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::ConstraintSelector {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::ConstraintSelector>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::ConstraintExists {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::ConstraintExists>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::ConstraintText {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::ConstraintText>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::ConstraintRegex {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::ConstraintRegex>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::ConstraintPredicate {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::ConstraintPredicate>(),
+        fields: &[
+            (1, &<mesos::v1::ConstraintExists as Shaped>::SHAPE),
+            (2, &<mesos::v1::ConstraintExists as Shaped>::SHAPE),
+            (3, &<mesos::v1::ConstraintText as Shaped>::SHAPE),
+            (4, &<mesos::v1::ConstraintText as Shaped>::SHAPE),
+            (5, &<mesos::v1::ConstraintRegex as Shaped>::SHAPE),
+            (6, &<mesos::v1::ConstraintRegex as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::AttributeConstraint {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::AttributeConstraint>(),
+        fields: &[
+            (1, &<mesos::v1::ConstraintSelector as Shaped>::SHAPE),
+            (2, &<mesos::v1::ConstraintPredicate as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::ConstraintGroup {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::ConstraintGroup>(),
+        fields: &[
+            (1, &<mesos::v1::AttributeConstraint as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::RoleConstraints {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::RoleConstraints>(),
+        fields: &[
+            (1, &<mesos::v1::ConstraintGroup as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::OfferConstraints {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::OfferConstraints>(),
+        fields: &[
+            (1, &Shape { size: entry_size::<String, mesos::v1::RoleConstraints>(), fields: &[(2, &<mesos::v1::RoleConstraints as Shaped>::SHAPE)] }),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::Call {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::Call>(),
+        fields: &[
+            (1, &<mesos::v1::FrameworkId as Shaped>::SHAPE),
+            (3, &<mesos::v1::Subscribe as Shaped>::SHAPE),
+            (4, &<mesos::v1::Accept as Shaped>::SHAPE),
+            (5, &<mesos::v1::Decline as Shaped>::SHAPE),
+            (6, &<mesos::v1::Kill as Shaped>::SHAPE),
+            (7, &<mesos::v1::Shutdown as Shaped>::SHAPE),
+            (8, &<mesos::v1::Acknowledge as Shaped>::SHAPE),
+            (9, &<mesos::v1::Reconcile as Shaped>::SHAPE),
+            (10, &<mesos::v1::ExecutorMessage as Shaped>::SHAPE),
+            (11, &<mesos::v1::CallRequest as Shaped>::SHAPE),
+            (13, &<mesos::v1::AcceptInverseOffers as Shaped>::SHAPE),
+            (14, &<mesos::v1::DeclineInverseOffers as Shaped>::SHAPE),
+            (15, &<mesos::v1::Revive as Shaped>::SHAPE),
+            (16, &<mesos::v1::Suppress as Shaped>::SHAPE),
+            (17, &<mesos::v1::AcknowledgeOperationStatus as Shaped>::SHAPE),
+            (18, &<mesos::v1::ReconcileOperations as Shaped>::SHAPE),
+            (19, &<mesos::v1::Subscribe as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::Subscribe {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::Subscribe>(),
+        fields: &[
+            (1, &<mesos::v1::FrameworkInfo as Shaped>::SHAPE),
+            (3, &<mesos::v1::OfferConstraints as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::Accept {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::Accept>(),
+        fields: &[
+            (1, &<mesos::v1::OfferId as Shaped>::SHAPE),
+            (2, &<mesos::v1::OfferOperation as Shaped>::SHAPE),
+            (3, &<mesos::v1::Filters as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::Decline {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::Decline>(),
+        fields: &[
+            (1, &<mesos::v1::OfferId as Shaped>::SHAPE),
+            (2, &<mesos::v1::Filters as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::AcceptInverseOffers {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::AcceptInverseOffers>(),
+        fields: &[
+            (1, &<mesos::v1::OfferId as Shaped>::SHAPE),
+            (2, &<mesos::v1::Filters as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::DeclineInverseOffers {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::DeclineInverseOffers>(),
+        fields: &[
+            (1, &<mesos::v1::OfferId as Shaped>::SHAPE),
+            (2, &<mesos::v1::Filters as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::Revive {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::Revive>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::Suppress {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::Suppress>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::Kill {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::Kill>(),
+        fields: &[
+            (1, &<mesos::v1::TaskId as Shaped>::SHAPE),
+            (2, &<mesos::v1::AgentId as Shaped>::SHAPE),
+            (3, &<mesos::v1::KillPolicy as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::Shutdown {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::Shutdown>(),
+        fields: &[
+            (1, &<mesos::v1::ExecutorId as Shaped>::SHAPE),
+            (2, &<mesos::v1::AgentId as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::Acknowledge {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::Acknowledge>(),
+        fields: &[
+            (1, &<mesos::v1::AgentId as Shaped>::SHAPE),
+            (2, &<mesos::v1::TaskId as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::AcknowledgeOperationStatus {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::AcknowledgeOperationStatus>(),
+        fields: &[
+            (1, &<mesos::v1::AgentId as Shaped>::SHAPE),
+            (2, &<mesos::v1::ResourceProviderId as Shaped>::SHAPE),
+            (4, &<mesos::v1::OperationId as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::Reconcile {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::Reconcile>(),
+        fields: &[
+            (1, &<mesos::v1::ReconcileTask as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::ReconcileTask {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::ReconcileTask>(),
+        fields: &[
+            (1, &<mesos::v1::TaskId as Shaped>::SHAPE),
+            (2, &<mesos::v1::AgentId as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::ReconcileOperations {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::ReconcileOperations>(),
+        fields: &[
+            (1, &<mesos::v1::ReconcileOperation as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::ReconcileOperation {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::ReconcileOperation>(),
+        fields: &[
+            (1, &<mesos::v1::OperationId as Shaped>::SHAPE),
+            (2, &<mesos::v1::AgentId as Shaped>::SHAPE),
+            (3, &<mesos::v1::ResourceProviderId as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::ExecutorMessage {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::ExecutorMessage>(),
+        fields: &[
+            (1, &<mesos::v1::AgentId as Shaped>::SHAPE),
+            (2, &<mesos::v1::ExecutorId as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::CallRequest {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::CallRequest>(),
+        fields: &[
+            (1, &<mesos::v1::ResourceRequest as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::Response {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::Response>(),
+        fields: &[
+            (2, &<mesos::v1::ReconciledOperations as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::ReconciledOperations {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::ReconciledOperations>(),
+        fields: &[
+            (1, &<mesos::v1::OperationStatus as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::Event {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::Event>(),
+        fields: &[
+            (2, &<mesos::v1::Subscribed as Shaped>::SHAPE),
+            (3, &<mesos::v1::Offers as Shaped>::SHAPE),
+            (4, &<mesos::v1::Rescind as Shaped>::SHAPE),
+            (5, &<mesos::v1::Update as Shaped>::SHAPE),
+            (6, &<mesos::v1::ExecutorMessage as Shaped>::SHAPE),
+            (7, &<mesos::v1::Failure as Shaped>::SHAPE),
+            (8, &<mesos::v1::Error as Shaped>::SHAPE),
+            (9, &<mesos::v1::InverseOffers as Shaped>::SHAPE),
+            (10, &<mesos::v1::RescindInverseOffer as Shaped>::SHAPE),
+            (11, &<mesos::v1::UpdateOperationStatus as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::Subscribed {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::Subscribed>(),
+        fields: &[
+            (1, &<mesos::v1::FrameworkId as Shaped>::SHAPE),
+            (3, &<mesos::v1::MasterInfo as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::Offers {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::Offers>(),
+        fields: &[
+            (1, &<mesos::v1::Offer as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::InverseOffers {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::InverseOffers>(),
+        fields: &[
+            (1, &<mesos::v1::InverseOffer as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::Rescind {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::Rescind>(),
+        fields: &[
+            (1, &<mesos::v1::OfferId as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::RescindInverseOffer {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::RescindInverseOffer>(),
+        fields: &[
+            (1, &<mesos::v1::OfferId as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::Update {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::Update>(),
+        fields: &[
+            (1, &<mesos::v1::TaskStatus as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::UpdateOperationStatus {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::UpdateOperationStatus>(),
+        fields: &[
+            (1, &<mesos::v1::OperationStatus as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::Failure {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::Failure>(),
+        fields: &[
+            (1, &<mesos::v1::AgentId as Shaped>::SHAPE),
+            (2, &<mesos::v1::ExecutorId as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::Error {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::Error>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}

@@ -23,7 +23,7 @@ const MAX_IMAGE: usize = 512;
 
 /// What a definition says about its container.
 #[derive(Debug, Default)]
-pub(super) struct Container {
+pub(crate) struct Container {
     pub spec: ContainerSpec,
     pub kind: ContainerType,
     /// Environment that docker parameters add; the app's own wins.
@@ -33,7 +33,7 @@ pub(super) struct Container {
 }
 
 /// Reads `container`, `networks`, `fetch`, `resourceLimits` and `tty`; `resources` are what the limits must not be below.
-pub(super) fn container(obj: &Obj<'_>, resources: &Resources, errs: &mut Errors) -> Container {
+pub(crate) fn container(obj: &Obj<'_>, resources: &Resources, errs: &mut Errors) -> Container {
     let c = obj.object("container", errs);
     let mut told = Told::default();
     let docker = c.as_ref().and_then(|c| c.object("docker", errs));

@@ -7,7 +7,7 @@
 //! The stored form of a spec is the definition JSON itself ([`spec_to_json`], [`spec_from_json`]), lossless.
 
 mod app;
-mod container;
+pub(crate) mod container;
 mod container_json;
 mod definition;
 mod fetch;
@@ -20,7 +20,7 @@ mod parse;
 mod ports;
 mod types;
 mod version;
-mod volumes;
+pub(crate) mod volumes;
 
 #[cfg(test)]
 mod tests;

@@ -82,7 +82,7 @@ fn volume(v: &Obj<'_>, image: bool, errs: &mut Errors) -> Option<Mount> {
 }
 
 /// Where something is mounted: absolute inside of an image, else below the sandbox.
-pub(super) fn target(path: &str, image: bool) -> Result<(), String> {
+pub(crate) fn target(path: &str, image: bool) -> Result<(), String> {
     if path.starts_with('/') && !image {
         return Err(format!(
             "must be relative to the sandbox where there is no image, is {path:?}"

@@ -1,8 +1,13 @@
 //! Frameworks as stored.
 
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
 use serde::{Deserialize, Serialize};
 use waggle_types::{
-    AttributeConstraint, Capabilities, FrameworkId, FrameworkInfo, Millis, Predicate,
+    About, AttributeConstraint, Capabilities, FrameworkId, FrameworkInfo, Millis, Predicate,
     RoleSubscription, Selector, UnixMillis,
 };
 
@@ -24,6 +29,50 @@ struct StoredFramework {
     region_aware: bool,
     #[serde(default)]
     revocable: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    about: Option<StoredAbout>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredAbout {
+    title: String,
+    user: String,
+    principal: String,
+    hostname: String,
+    webui_url: String,
+    checkpoint: bool,
+    labels: BTreeMap<String, String>,
+    capabilities: BTreeSet<String>,
+}
+
+impl From<&About> for StoredAbout {
+    fn from(a: &About) -> Self {
+        Self {
+            title: a.title.clone(),
+            user: a.user.clone(),
+            principal: a.principal.clone(),
+            hostname: a.hostname.clone(),
+            webui_url: a.webui_url.clone(),
+            checkpoint: a.checkpoint,
+            labels: a.labels.clone(),
+            capabilities: a.capabilities.clone(),
+        }
+    }
+}
+
+impl From<StoredAbout> for About {
+    fn from(a: StoredAbout) -> Self {
+        Self {
+            title: a.title,
+            user: a.user,
+            principal: a.principal,
+            hostname: a.hostname,
+            webui_url: a.webui_url,
+            checkpoint: a.checkpoint,
+            labels: a.labels,
+            capabilities: a.capabilities,
+        }
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -144,6 +193,7 @@ pub(in crate::core) fn framework_value(info: &FrameworkInfo, since: UnixMillis) 
         gpus: info.capabilities.gpus,
         region_aware: info.capabilities.region_aware,
         revocable: info.capabilities.revocable,
+        about: (*info.about != About::default()).then(|| info.about.as_ref().into()),
     })
 }
 
@@ -170,6 +220,7 @@ pub(super) fn read_framework(id: &FrameworkId, text: &str) -> Result<Framework, 
             revocable: f.revocable,
         },
         failover_timeout: Millis(f.failover_timeout_ms),
+        about: Arc::new(f.about.map(Into::into).unwrap_or_default()),
     };
     Ok(Framework::new(info, UnixMillis(f.since_ms)))
 }

@@ -1,5 +1,6 @@
 //! The core driven by hand: a small world of agents that answer, and a store that outlives it.
 
+mod accept_each;
 mod agents;
 mod client;
 mod deployments;

@@ -15,7 +15,7 @@ use anyhow::{Context as _, anyhow, bail};
 use bytes::{Bytes, BytesMut};
 use waggle_api::proto::session::{self as pb, agent_message::Kind as Say};
 
-use super::wire::{self, Frames, Heard};
+use super::session_wire::{self as wire, Frames, Heard};
 
 /// Streams over one connection; the master allows 256.
 const STREAMS: usize = 250;

@@ -19,7 +19,8 @@ mod agent;
 mod framework;
 mod master;
 mod report;
-mod wire;
+#[path = "wire.rs"]
+mod session_wire;
 
 use std::path::PathBuf;
 use std::sync::Arc;

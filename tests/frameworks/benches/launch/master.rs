@@ -17,6 +17,8 @@ pub struct Master {
     child: Child,
     /// Where agents and frameworks connect.
     pub session: SocketAddr,
+    /// Mesos's API.
+    pub mesos: SocketAddr,
     _dir: tempfile::TempDir,
 }
 
@@ -58,6 +60,7 @@ impl Master {
         let mut out = Self {
             child,
             session: at(session),
+            mesos: at(http),
             _dir: dir,
         };
         let deadline = Instant::now() + LIMIT;

@@ -5,6 +5,7 @@
 pub mod grabber;
 pub mod scene;
 pub mod talk;
+pub mod wire;
 
 use std::{
     net::{Ipv4Addr, SocketAddr},

@@ -1,0 +1,353 @@
+//! Subscriptions through Mesos's HTTP API: what waits for each framework, and which stream is whose.
+//!
+//! A stream's events wait in a bounded queue. A framework that does not read them is cut off: what waited is
+//! forgotten at once and its connection closed, since who does not read does not read an end either. It
+//! subscribes again and reconciles, so nothing is lost by it.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use waggle_api::{mesos::framework::Dialect, proto::mesos as pb};
+use waggle_types::{CallRejection, FrameworkId, RejectReason, SchedulerEvent};
+
+use super::{Called, FrameworkEvent};
+use crate::core::{FrameworkCall, SubscriptionId};
+
+/// Events that may wait for one framework, each offer counted; one that falls further behind is cut off.
+const QUEUE: usize = 32_768;
+/// How often a framework hears that the master lives.
+pub(crate) const HEARTBEAT: Duration = Duration::from_secs(15);
+
+/// What waits for a framework.
+#[derive(Debug)]
+pub(crate) enum Queued {
+    /// Said by the core.
+    Event(SchedulerEvent),
+    /// Said by the door itself.
+    Ready(Box<pb::Event>),
+    /// Written already: the same for all who listen.
+    Record(Bytes),
+}
+
+impl Queued {
+    fn weight(&self) -> usize {
+        match self {
+            Self::Event(SchedulerEvent::Offers(offers)) => offers.len().max(1),
+            _ => 1,
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    events: VecDeque<Queued>,
+    weight: usize,
+    /// Why the stream ends, once it does.
+    end: Option<Option<String>>,
+    /// The framework knows why.
+    quiet: bool,
+}
+
+/// The events of one stream.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    waiting: Mutex<Waiting>,
+    more: Notify,
+    /// Ends the connection.
+    cut: CancellationToken,
+}
+
+/// What comes next on a stream.
+#[derive(Debug)]
+pub(crate) enum Next {
+    Event(Queued),
+    /// The end, with what is to be said before it.
+    End(Option<String>),
+}
+
+impl Queue {
+    pub(crate) fn new(cut: CancellationToken) -> Self {
+        Self {
+            waiting: Mutex::default(),
+            more: Notify::new(),
+            cut,
+        }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        // Nothing panics while it is held; what is in it stays whole in any case.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Queues an event; false when there is no room or the stream has ended.
+    pub(crate) fn push(&self, event: Queued) -> bool {
+        let mut w = self.waiting();
+        if w.end.is_some() {
+            return false;
+        }
+        let weight = event.weight();
+        if w.weight + weight > QUEUE {
+            w.events = VecDeque::new();
+            w.weight = 0;
+            w.end = Some(None);
+            drop(w);
+            self.cut.cancel();
+            self.more.notify_one();
+            return false;
+        }
+        w.weight += weight;
+        w.events.push_back(event);
+        drop(w);
+        self.more.notify_one();
+        true
+    }
+
+    /// The framework itself ends its stream: no reason is said.
+    pub(crate) fn hush(&self) {
+        self.waiting().quiet = true;
+    }
+
+    /// Whether nothing can be queued any more.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.waiting().end.is_some()
+    }
+
+    /// Ends the stream after what is queued; the first reason counts.
+    pub(crate) fn end(&self, why: Option<String>) {
+        let mut w = self.waiting();
+        let why = why.filter(|_| !w.quiet);
+        w.end.get_or_insert(why);
+        drop(w);
+        self.more.notify_one();
+    }
+
+    /// Waits for the next event. Nothing is lost when this is dropped before it is done.
+    pub(crate) async fn next(&self) -> Next {
+        loop {
+            {
+                let mut w = self.waiting();
+                if let Some(event) = w.events.pop_front() {
+                    w.weight -= event.weight();
+                    return Next::Event(event);
+                }
+                if let Some(why) = &w.end {
+                    return Next::End(why.clone());
+                }
+            }
+            self.more.notified().await;
+        }
+    }
+}
+
+/// One subscription.
+#[derive(Debug)]
+pub(crate) struct Subscriber {
+    /// `Mesos-Subscriber-Id`.
+    pub(crate) id: String,
+    pub(crate) subscription: SubscriptionId,
+    pub(crate) dialect: Dialect,
+    /// What the framework said of itself.
+    pub(crate) info: pb::FrameworkInfo,
+    pub(crate) queue: Queue,
+    /// Known once the core has taken it.
+    framework_id: OnceLock<FrameworkId>,
+}
+
+impl Subscriber {
+    pub(crate) fn new(
+        subscription: SubscriptionId,
+        dialect: Dialect,
+        info: pb::FrameworkInfo,
+        cut: CancellationToken,
+    ) -> Self {
+        Self {
+            id: uuid::Uuid::new_v4().to_string(),
+            subscription,
+            dialect,
+            info,
+            queue: Queue::new(cut),
+            framework_id: OnceLock::new(),
+        }
+    }
+
+    pub(crate) fn framework_id(&self) -> Option<&FrameworkId> {
+        self.framework_id.get()
+    }
+}
+
+type Streams = Mutex<BTreeMap<FrameworkId, Arc<Subscriber>>>;
+
+fn locked(streams: &Streams) -> MutexGuard<'_, BTreeMap<FrameworkId, Arc<Subscriber>>> {
+    streams.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The loop's end of a stream.
+#[derive(Debug)]
+pub(crate) struct MesosLink {
+    stream: Arc<Subscriber>,
+    streams: Arc<Streams>,
+}
+
+impl MesosLink {
+    pub(super) fn send(&self, event: &SchedulerEvent) -> bool {
+        if let SchedulerEvent::Subscribed { framework_id } = event {
+            // Said once.
+            let _ = self.stream.framework_id.set(framework_id.clone());
+            locked(&self.streams).insert(framework_id.clone(), Arc::clone(&self.stream));
+        }
+        self.stream.queue.push(Queued::Event(event.clone()))
+    }
+
+    pub(super) fn close(&self, why: &CallRejection) {
+        let message = match why.reason {
+            RejectReason::Replaced => "Framework failed over".to_owned(),
+            RejectReason::FrameworkRemoved => "Framework has been removed".to_owned(),
+            _ => why.to_string(),
+        };
+        self.stream.queue.end(Some(message));
+    }
+}
+
+impl Drop for MesosLink {
+    fn drop(&mut self) {
+        self.stream.queue.end(None);
+        let Some(id) = self.stream.framework_id() else {
+            return;
+        };
+        let mut streams = locked(&self.streams);
+        let mine = |s: &Arc<Subscriber>| s.subscription == self.stream.subscription;
+        if streams.get(id).is_some_and(mine) {
+            streams.remove(id);
+        }
+    }
+}
+
+/// The way of Mesos's HTTP API into the event loop. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct SchedulerDoor {
+    inbox: mpsc::Sender<FrameworkEvent>,
+    next: Arc<AtomicU64>,
+    pub(crate) open: Arc<AtomicUsize>,
+    pub(crate) max_open: usize,
+    streams: Arc<Streams>,
+    pub(crate) stop: CancellationToken,
+}
+
+/// The loop is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stopping;
+
+impl SchedulerDoor {
+    /// A door to `inbox`; streams over `max_open` are refused. `next` numbers the subscriptions of all doors.
+    pub(crate) fn new(
+        inbox: mpsc::Sender<FrameworkEvent>,
+        next: Arc<AtomicU64>,
+        max_open: usize,
+        stop: CancellationToken,
+    ) -> Self {
+        Self {
+            inbox,
+            next,
+            open: Arc::new(AtomicUsize::new(0)),
+            max_open,
+            streams: Arc::default(),
+            stop,
+        }
+    }
+
+    pub(crate) fn subscription(&self) -> SubscriptionId {
+        SubscriptionId(self.next.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Tells the loop, once `ended` is cancelled, that a stream has ended.
+    pub(crate) fn watch_end(&self, ended: CancellationToken, subscription: SubscriptionId) {
+        tokio::spawn(super::tell_end(ended, subscription, self.inbox.clone()));
+    }
+
+    /// The loop's end of a stream.
+    pub(crate) fn link(&self, stream: &Arc<Subscriber>) -> super::FrameworkLink {
+        super::FrameworkLink::Mesos(MesosLink {
+            stream: Arc::clone(stream),
+            streams: Arc::clone(&self.streams),
+        })
+    }
+
+    /// The open stream of a framework.
+    pub(crate) fn stream(&self, id: &FrameworkId) -> Option<Arc<Subscriber>> {
+        locked(&self.streams).get(id).cloned()
+    }
+
+    /// Has the loop do something.
+    pub(crate) async fn ask(
+        &self,
+        event: impl FnOnce(super::CallReply) -> FrameworkEvent,
+    ) -> Result<Called, Stopping> {
+        let (tx, rx) = oneshot::channel();
+        self.inbox.send(event(tx)).await.map_err(|_| Stopping)?;
+        rx.await.map_err(|_| Stopping)
+    }
+
+    /// A call of a framework.
+    pub(crate) async fn call(
+        &self,
+        framework_id: &FrameworkId,
+        subscription: SubscriptionId,
+        call: FrameworkCall,
+    ) -> Result<Called, Stopping> {
+        self.ask(|reply| FrameworkEvent::Call {
+            framework_id: framework_id.clone(),
+            subscription,
+            call: Box::new(call),
+            reply,
+        })
+        .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use waggle_types::OfferId;
+
+    use super::*;
+
+    fn rescind(n: usize) -> Queued {
+        let id = OfferId::new(format!("o{n}")).unwrap();
+        Queued::Event(SchedulerEvent::Rescind(id))
+    }
+
+    #[tokio::test]
+    async fn who_does_not_read_is_cut_off_and_nothing_is_kept_for_it() {
+        let cut = CancellationToken::new();
+        let queue = Queue::new(cut.clone());
+        for n in 0..QUEUE {
+            assert!(queue.push(rescind(n)));
+        }
+        assert!(!cut.is_cancelled());
+        assert!(!queue.push(rescind(0)), "the queue is bounded");
+        assert!(cut.is_cancelled());
+        assert!(matches!(queue.next().await, Next::End(None)));
+        assert!(!queue.push(rescind(0)), "nothing comes after the end");
+    }
+
+    #[tokio::test]
+    async fn what_is_queued_comes_before_the_end() {
+        let queue = Queue::new(CancellationToken::new());
+        assert!(queue.push(rescind(1)));
+        queue.end(Some("first".into()));
+        queue.end(Some("second".into()));
+        assert!(matches!(queue.next().await, Next::Event(_)));
+        let Next::End(why) = queue.next().await else {
+            panic!("it has ended");
+        };
+        assert_eq!(why.as_deref(), Some("first"), "the first reason counts");
+    }
+}

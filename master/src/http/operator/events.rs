@@ -1,0 +1,279 @@
+//! SUBSCRIBE: what changes in the cluster, as a stream of events.
+//!
+//! One task compares each view with the one before, writes each event once, and hands it to all who listen. Who does
+//! not read is cut off when too much waits; what waits for several is in memory once. A subscriber begins with all of
+//! the cluster as of the last comparison, so that nothing is missing in between and nothing comes twice.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    convert::Infallible,
+    iter::Peekable,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use axum::{
+    body::{Body, Bytes},
+    http::{HeaderValue, StatusCode, header},
+    response::Response,
+};
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+use waggle_api::mesos::{event::state, recordio};
+use waggle_types::TaskId;
+
+use super::{
+    super::{Api, scheduler::No},
+    id,
+    reads::{self, DIALECT},
+};
+use crate::{
+    framework::{HEARTBEAT, Next, Queue, Queued},
+    handle::MasterHandle,
+    view::{ClusterView, TaskView},
+};
+
+/// Most subscribers (Mesos's default of `--max_operator_event_stream_subscribers`).
+const MAX_SUBSCRIBERS: usize = 1000;
+/// Between two comparisons: Mesos says each change at once, here one that is undone meanwhile is not said.
+const PAUSE: Duration = Duration::from_millis(50);
+
+#[derive(Debug, Default)]
+struct Listeners {
+    /// What has been said, while somebody listens.
+    last: Option<Arc<ClusterView>>,
+    queues: Vec<Arc<Queue>>,
+}
+
+/// All who listen. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub(in crate::http) struct Hub(Arc<Mutex<Listeners>>);
+
+impl Hub {
+    fn locked(&self) -> MutexGuard<'_, Listeners> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a listener and answers where it begins.
+    fn join(&self, handle: &MasterHandle, queue: Arc<Queue>) -> Option<Arc<ClusterView>> {
+        let mut all = self.locked();
+        all.queues.retain(|q| !q.has_ended());
+        if all.queues.len() >= MAX_SUBSCRIBERS {
+            return None;
+        }
+        all.queues.push(queue);
+        if let Some(last) = &all.last {
+            return Some(Arc::clone(last));
+        }
+        let last = handle.view();
+        all.last = Some(Arc::clone(&last));
+        tokio::spawn(compare(self.clone(), handle.clone()));
+        Some(last)
+    }
+
+    /// Says what has changed; false when nobody listens any more.
+    fn say(&self, new: &Arc<ClusterView>) -> bool {
+        let mut all = self.locked();
+        all.queues.retain(|q| !q.has_ended());
+        if all.queues.is_empty() {
+            all.last = None;
+            return false;
+        }
+        if let Some(last) = all.last.replace(Arc::clone(new)) {
+            for event in changes(&last, new) {
+                let record = record(&event);
+                // One that has no room is cut off by its queue.
+                all.queues
+                    .retain(|q| q.push(Queued::Record(record.clone())));
+            }
+        }
+        true
+    }
+}
+
+async fn compare(hub: Hub, handle: MasterHandle) {
+    loop {
+        tokio::time::sleep(PAUSE).await;
+        handle.fresh().await;
+        if !hub.say(&handle.view()) {
+            return;
+        }
+    }
+}
+
+fn record(event: &Value) -> Bytes {
+    recordio::frame(event.to_string().as_bytes()).into()
+}
+
+/// Ends a listener's queue with its stream.
+struct Leaves(Arc<Queue>);
+
+impl Drop for Leaves {
+    fn drop(&mut self) {
+        self.0.end(None);
+    }
+}
+
+pub(super) async fn subscribe(api: &Api, cut: CancellationToken) -> Result<Response, No> {
+    let queue = Arc::new(Queue::new(cut));
+    let leaves = Leaves(Arc::clone(&queue));
+    let Some(first) = api.hub.join(&api.handle, Arc::clone(&queue)) else {
+        let message = format!("the limit of {MAX_SUBSCRIBERS} subscribers is reached");
+        return Err(No(StatusCode::SERVICE_UNAVAILABLE, message));
+    };
+    let stop = api.scheduler.as_ref().map(|d| d.stop.clone());
+    let stop = stop.unwrap_or_default();
+    // Large clusters are written off the threads that serve others.
+    let subscribed = tokio::task::spawn_blocking(move || {
+        record(&json!({
+            "type": "SUBSCRIBED",
+            "subscribed": {
+                "get_state": reads::state(&first),
+                "heartbeat_interval_seconds": HEARTBEAT.as_secs_f64(),
+            },
+        }))
+    });
+    let subscribed = subscribed.await.map_err(|e| {
+        No(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            format!("the state could not be written: {e}"),
+        )
+    })?;
+    let events = async_stream::stream! {
+        let _leaves = leaves;
+        yield Ok::<_, Infallible>(subscribed);
+        let mut beat = tokio::time::interval(HEARTBEAT);
+        beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        beat.tick().await;
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                next = queue.next() => match next {
+                    Next::Event(Queued::Record(record)) => yield Ok(record),
+                    Next::Event(_) => {}
+                    Next::End(_) => break,
+                },
+                _ = beat.tick() => yield Ok(record(&json!({ "type": "HEARTBEAT" }))),
+            }
+        }
+    };
+    let mut response = Response::new(Body::from_stream(events));
+    let kind = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    Ok(response)
+}
+
+/// What happened from one view to the next.
+fn changes(old: &ClusterView, new: &ClusterView) -> Vec<Value> {
+    let mut out = Vec::new();
+    for (id, f) in &new.frameworks {
+        let kind = match old.frameworks.get(id) {
+            None => "FRAMEWORK_ADDED",
+            Some(o)
+                if (o.active, o.connected, o.reregistered_at, &o.roles)
+                    != (f.active, f.connected, f.reregistered_at, &f.roles) =>
+            {
+                "FRAMEWORK_UPDATED"
+            }
+            Some(_) => continue,
+        };
+        let said = json!({ "framework": reads::framework(f) });
+        out.push(event(kind, said));
+    }
+    let there = |v: &ClusterView| -> BTreeSet<_> {
+        let all = v.agents.iter().filter(|(_, a)| a.reachable);
+        all.map(|(id, _)| id.clone()).collect()
+    };
+    let (before, after) = (there(old), there(new));
+    for agent in after.difference(&before) {
+        if let Some(a) = new.agents.get(agent) {
+            out.push(event("AGENT_ADDED", json!({ "agent": reads::agent(a) })));
+        }
+    }
+    tasks(old, new, &mut out);
+    for agent in before.difference(&after) {
+        out.push(event("AGENT_REMOVED", json!({ "agent_id": id(agent) })));
+    }
+    for (id, f) in &old.frameworks {
+        if !new.frameworks.contains_key(id) {
+            let said = json!({ "framework_info": reads::info(f) });
+            out.push(event("FRAMEWORK_REMOVED", said));
+        }
+    }
+    out
+}
+
+fn event(kind: &str, said: Value) -> Value {
+    let mut out = json!({ "type": kind });
+    out[kind.to_ascii_lowercase()] = said;
+    out
+}
+
+fn added(t: &TaskView) -> Value {
+    event("TASK_ADDED", json!({ "task": reads::task(t) }))
+}
+
+fn updated(t: &TaskView) -> Option<Value> {
+    let status = reads::status(t)?;
+    let said = json!({
+        "framework_id": id(&t.spec.framework_id),
+        "status": status,
+        "state": state(t.state(), DIALECT).as_str_name(),
+    });
+    Some(event("TASK_UPDATED", said))
+}
+
+/// Tasks of two views side by side, in order.
+fn side_by_side<'a>(
+    old: Peekable<impl Iterator<Item = &'a Arc<TaskView>>>,
+    new: Peekable<impl Iterator<Item = &'a Arc<TaskView>>>,
+    mut each: impl FnMut(Option<&'a Arc<TaskView>>, Option<&'a Arc<TaskView>>),
+) {
+    let (mut old, mut new) = (old, new);
+    loop {
+        let order = match (old.peek(), new.peek()) {
+            (None, None) => return,
+            (Some(_), None) => std::cmp::Ordering::Less,
+            (None, Some(_)) => std::cmp::Ordering::Greater,
+            (Some(o), Some(n)) => o.id.cmp(&n.id),
+        };
+        match order {
+            std::cmp::Ordering::Less => each(old.next(), None),
+            std::cmp::Ordering::Greater => each(None, new.next()),
+            std::cmp::Ordering::Equal => each(old.next(), new.next()),
+        }
+    }
+}
+
+fn tasks(old: &ClusterView, new: &ClusterView, out: &mut Vec<Value>) {
+    // Since the last view, newest first.
+    let last = old.completed.last();
+    let ended = new.completed.iter().rev();
+    let ended = ended.take_while(|t| last.is_none_or(|l| !Arc::ptr_eq(l, t)));
+    let mut ended: BTreeMap<&TaskId, &Arc<TaskView>> = ended.map(|t| (&t.id, t)).collect();
+    let heard = |t: &TaskView| (t.state(), t.health, t.ready, t.heard_at());
+    side_by_side(
+        old.tasks.values().peekable(),
+        new.tasks.values().peekable(),
+        |o, n| match (o, n) {
+            (Some(o), Some(n)) if Arc::ptr_eq(o, n) || heard(o) == heard(n) => {}
+            (Some(_), Some(n)) => out.extend(updated(n)),
+            (None, Some(n)) => {
+                out.push(added(n));
+                out.extend(updated(n));
+            }
+            (Some(o), None) => {
+                if let Some(t) = ended.remove(&o.id) {
+                    out.extend(updated(t));
+                }
+            }
+            (None, None) => {}
+        },
+    );
+    // Began and ended in between.
+    for t in ended.into_values() {
+        out.push(added(t));
+        out.extend(updated(t));
+    }
+}
