@@ -36,7 +36,10 @@ fn tasks_of(operations: Vec<Operation>) -> Vec<TaskSpec> {
 
 /// Level 1's form of operations: one launch a task, and one before it for the executor that it starts, if that holds
 /// something.
-pub(super) fn level_1_operations(operations: &[Operation], starts: &Starts) -> Vec<Level1Operation> {
+pub(super) fn level_1_operations(
+    operations: &[Operation],
+    starts: &Starts,
+) -> Vec<Level1Operation> {
     let mut out = Vec::new();
     for op in operations {
         match op {

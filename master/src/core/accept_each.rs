@@ -20,6 +20,9 @@ use super::{
     intents::sum,
 };
 
+/// How often what is refused may make others start its executor; then what is left is tried as it is.
+const MAX_ROUNDS: usize = 4;
+
 /// An operation, or one task of a launch, and what it is called in a refusal.
 struct Piece {
     /// Which operation it is of.
@@ -101,7 +104,7 @@ impl MasterCore {
                 self.check_pieces(&agent, asked, &mut pieces);
                 refuse_groups(&mut pieces, asked);
                 // Again while something is refused: what of it would have started an executor, another does.
-                loop {
+                for _ in 0..MAX_ROUNDS {
                     let before = n_refused(&pieces);
                     let starts = self.check_pieces_executors(id, &agent, &mut pieces);
                     refuse_groups(&mut pieces, asked);
@@ -280,9 +283,8 @@ fn fill(held: &Resources, starts: &Starts, pieces: &mut [Piece]) {
             None => {
                 let left = held.checked_sub(&used).unwrap_or_default();
                 let wanted = wanted.unwrap_or_else(|| t.resources.clone());
-                let message = format!(
-                    "the task uses more resources ({wanted}) than are available ({left})"
-                );
+                let message =
+                    format!("the task uses more resources ({wanted}) than are available ({left})");
                 p.refuse(no(RejectReason::Overuse, "", message));
             }
         }

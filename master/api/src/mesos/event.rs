@@ -4,8 +4,8 @@ use std::net::Ipv4Addr;
 
 use prost::Message as _;
 use waggle_types::{
-    AgentId, ExecutorId, FrameworkId, HealthState, InverseOffer, Millis, Offer, SchedulerEvent, StatusReason,
-    StatusSource, TaskState, TaskStatus, Unavailability, UnixMillis,
+    AgentId, ExecutorId, FrameworkId, HealthState, InverseOffer, Millis, Offer, SchedulerEvent,
+    StatusReason, StatusSource, TaskState, TaskStatus, Unavailability, UnixMillis,
 };
 
 use super::{

@@ -36,8 +36,8 @@ pub(super) fn executor(
     by: Launcher<'_>,
 ) -> Result<Arc<ExecutorSpec>, ConvertError> {
     let id = e.executor_id.as_ref().map(|id| id.value.clone());
-    let executor_id = ExecutorId::new(id.unwrap_or_default())
-        .map_err(|x| wrong("executor_id", x.to_string()))?;
+    let executor_id =
+        ExecutorId::new(id.unwrap_or_default()).map_err(|x| wrong("executor_id", x.to_string()))?;
     // Before there was a type, a command said it.
     let kind = match (e.r#type(), &e.command) {
         (executor_info::Type::Default, None) | (executor_info::Type::Unknown, None) => {
@@ -58,8 +58,11 @@ pub(super) fn executor(
         .sum()
         .ok_or_else(|| wrong("resources", "name a port twice"))?;
     let limits = BTreeMap::new();
-    let Contained { spec, mut env, user } =
-        contained(e.container.as_ref(), e.command.as_ref(), &limits, &all)?;
+    let Contained {
+        spec,
+        mut env,
+        user,
+    } = contained(e.container.as_ref(), e.command.as_ref(), &limits, &all)?;
     if let Some(c) = &e.command {
         env.extend(environment(c)?);
     }
@@ -80,7 +83,10 @@ pub(super) fn executor(
     let info = info.encode_to_vec();
     let framework_info = with_id(by.info, by.framework_id).encode_to_vec();
     if info.len().max(framework_info.len()) > MAX_INFO {
-        return Err(wrong("data", format!("must be at most {MAX_INFO} bytes with the rest")));
+        return Err(wrong(
+            "data",
+            format!("must be at most {MAX_INFO} bytes with the rest"),
+        ));
     }
     Ok(Arc::new(ExecutorSpec {
         name: e.name.clone().unwrap_or_else(|| executor_id.to_string()),

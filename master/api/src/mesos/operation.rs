@@ -3,7 +3,9 @@
 //! In Mesos each operation of an accept is done or dropped by itself, and each task of a launch; a task group is
 //! launched wholly or not at all. So what can't be read is set aside here with its reason, and the rest is done.
 
-use waggle_types::{Operation, Reservation, ResourcePart, Resources, TaskId, TaskSpec, VolumeId};
+use waggle_types::{
+    ExecutorKind, Operation, Reservation, ResourcePart, Resources, TaskId, TaskSpec, VolumeId,
+};
 
 use super::{
     executor::executor,
@@ -166,9 +168,9 @@ fn group_tasks(
         return Err(wrong("launch_group.executor.type", rule));
     }
     let spec = executor(info, by).map_err(|e| e.within("launch_group.executor"))?;
-    let first = all.first().ok_or_else(|| {
-        wrong("launch_group.task_group.tasks", "must not be empty")
-    })?;
+    let first = all
+        .first()
+        .ok_or_else(|| wrong("launch_group.task_group.tasks", "must not be empty"))?;
     let name = task::id(first)?;
     let pod = format!("{}.{}", by.framework_id, spec.executor_id);
     let mut tasks = Vec::new();

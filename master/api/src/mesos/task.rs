@@ -7,8 +7,8 @@ use std::{
 
 use waggle_types::{
     AgentId, Balance, CheckPurpose, Command, DiscoveryInfo, ExecutorKind, ExecutorSpec,
-    FrameworkId, HealthCheck, HealthProbe,
-    Millis, Mount, MountSource, NetworkMode, Protocol, Resources, TaskId, TaskPort, TaskSpec,
+    FrameworkId, HealthCheck, HealthProbe, Millis, Mount, MountSource, NetworkMode, Protocol,
+    Resources, TaskId, TaskPort, TaskSpec,
 };
 
 use super::{
@@ -77,7 +77,9 @@ pub(super) fn task_in(
         return Err(wrong("task", rule));
     }
     let on = on_executor(t, group, by)?;
-    let custom = on.as_ref().is_some_and(|on| on.spec.kind == ExecutorKind::Custom);
+    let custom = on
+        .as_ref()
+        .is_some_and(|on| on.spec.kind == ExecutorKind::Custom);
     for (there, field) in [
         (t.check.is_some(), "check"),
         (t.max_completion_time.is_some(), "max_completion_time"),
@@ -89,7 +91,10 @@ pub(super) fn task_in(
     }
     let c = match (&t.command, custom) {
         (Some(_), true) => {
-            return Err(wrong("command", "must not be set with an executor of one's own"));
+            return Err(wrong(
+                "command",
+                "must not be set with an executor of one's own",
+            ));
         }
         (None, false) => return Err(wrong("command", "must be set, or an executor")),
         (c, _) => c.as_ref(),

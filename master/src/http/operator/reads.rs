@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use axum::http::StatusCode;
+use prost::Message as _;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use waggle_api::{
@@ -15,8 +16,8 @@ use waggle_api::{
     proto::mesos as pb,
 };
 use waggle_types::{
-    FrameworkInfo, Millis, ResourcePart, Resources, TaskState, Unavailability, UnixMillis,
-    sum_parts,
+    AgentId, ExecutorRecord, FrameworkInfo, Millis, ResourcePart, Resources, TaskState,
+    Unavailability, UnixMillis, sum_parts,
 };
 
 use super::{
@@ -53,7 +54,7 @@ pub(super) fn read(kind: &str, said: &Value, view: &ClusterView) -> Option<Resul
         "GET_STATE" => state(view),
         "GET_AGENTS" => agents(view),
         "GET_FRAMEWORKS" => frameworks(view),
-        "GET_EXECUTORS" => json!({ "executors": [] }),
+        "GET_EXECUTORS" => executors(view),
         "GET_OPERATIONS" => json!({ "operations": [] }),
         "GET_TASKS" => tasks(view),
         "GET_ROLES" => json!({ "roles": roles(view) }),
@@ -125,7 +126,7 @@ pub(super) fn flags(view: &ClusterView) -> BTreeMap<String, String> {
 pub(super) fn state(view: &ClusterView) -> Value {
     json!({
         "get_tasks": tasks(view),
-        "get_executors": { "executors": [] },
+        "get_executors": executors(view),
         "get_frameworks": frameworks(view),
         "get_agents": agents(view),
     })
@@ -164,6 +165,24 @@ pub(in crate::http) fn reserved_by_role(a: &AgentView) -> (Resources, BTreeMap<S
         }
     }
     (free, by_role)
+}
+
+/// Executors that frameworks brought along.
+fn executors(view: &ClusterView) -> Value {
+    let one = |(agent, e): &(AgentId, ExecutorRecord)| {
+        let said = pb::ExecutorInfo::decode(e.spec.info.as_slice()).unwrap_or_default();
+        let info = pb::ExecutorInfo {
+            executor_id: Some(pb::ExecutorId {
+                value: e.spec.executor_id.to_string(),
+            }),
+            framework_id: Some(pb::FrameworkId {
+                value: e.framework_id.to_string(),
+            }),
+            ..said
+        };
+        json!({ "executor_info": shown(&info), "agent_id": id(agent) })
+    };
+    json!({ "executors": view.executors.iter().map(one).collect::<Vec<_>>() })
 }
 
 /// An agent.

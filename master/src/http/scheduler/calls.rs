@@ -15,7 +15,9 @@ use waggle_api::{
     },
     proto::mesos::{self as pb, call::Type},
 };
-use waggle_types::{AgentId, ExecutorId, FrameworkId, Millis, OfferId, RejectReason, SchedulerCall, TaskId};
+use waggle_types::{
+    AgentId, ExecutorId, FrameworkId, Millis, OfferId, RejectReason, SchedulerCall, TaskId,
+};
 
 use super::{Media, No, accept, accepted};
 use crate::{

@@ -187,6 +187,7 @@ fn a_task_on_an_executor_of_ones_own_has_no_command() {
     assert_eq!(on.spec.shutdown_grace, Millis(2000));
     let info = <pb::TaskInfo as prost::Message>::decode(on.info.as_slice()).unwrap();
     assert_eq!(info.data.unwrap(), [0, 1], "unchanged");
-    let framework = <pb::FrameworkInfo as prost::Message>::decode(on.spec.framework_info.as_slice());
+    let framework =
+        <pb::FrameworkInfo as prost::Message>::decode(on.spec.framework_info.as_slice());
     assert_eq!(framework.unwrap().id.unwrap().value, "f");
 }
