@@ -51,8 +51,9 @@ impl Queued {
 struct Waiting {
     events: VecDeque<Queued>,
     weight: usize,
-    /// Why the stream ends, once it does.
-    end: Option<Option<String>>,
+    /// Whether nothing can be queued any more, and what is said at the end.
+    ended: bool,
+    last_words: Option<String>,
     /// The framework knows why.
     quiet: bool,
 }
@@ -91,14 +92,14 @@ impl Queue {
     /// Queues an event; false when there is no room or the stream has ended.
     pub(crate) fn push(&self, event: Queued) -> bool {
         let mut w = self.waiting();
-        if w.end.is_some() {
+        if w.ended {
             return false;
         }
         let weight = event.weight();
         if w.weight + weight > QUEUE {
             w.events = VecDeque::new();
             w.weight = 0;
-            w.end = Some(None);
+            w.ended = true;
             drop(w);
             self.cut.cancel();
             self.more.notify_one();
@@ -118,14 +119,16 @@ impl Queue {
 
     /// Whether nothing can be queued any more.
     pub(crate) fn has_ended(&self) -> bool {
-        self.waiting().end.is_some()
+        self.waiting().ended
     }
 
     /// Ends the stream after what is queued; the first reason counts.
     pub(crate) fn end(&self, why: Option<String>) {
         let mut w = self.waiting();
-        let why = why.filter(|_| !w.quiet);
-        w.end.get_or_insert(why);
+        if !w.ended {
+            w.last_words = why.filter(|_| !w.quiet);
+            w.ended = true;
+        }
         drop(w);
         self.more.notify_one();
     }
@@ -139,8 +142,8 @@ impl Queue {
                     w.weight -= event.weight();
                     return Next::Event(event);
                 }
-                if let Some(why) = &w.end {
-                    return Next::End(why.clone());
+                if w.ended {
+                    return Next::End(w.last_words.clone());
                 }
             }
             self.more.notified().await;

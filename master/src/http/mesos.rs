@@ -48,9 +48,7 @@ pub(super) fn route(api: &Api, call: &Call) -> Result<Response, Fail> {
             | ["metrics", "snapshot"]
     );
     if !known {
-        return Err(match path.as_slice() {
-            _ => Fail::no_such_path(call),
-        });
+        return Err(Fail::no_such_path(call));
     }
     if call.method != Method::GET {
         return Err(Fail::method(call, "GET"));

@@ -132,7 +132,7 @@ impl Default for HttpLimits {
         Self {
             max_connections: 4096,
             head_timeout: Duration::from_secs(30),
-            idle_timeout: Duration::from_secs(3600),
+            idle_timeout: Duration::from_hours(1),
         }
     }
 }

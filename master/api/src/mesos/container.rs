@@ -117,9 +117,8 @@ fn in_mesos_words(e: &FieldError) -> ConvertError {
 }
 
 fn put_container(c: &pb::ContainerInfo, said: &mut Map<String, Value>) -> Result<(), ConvertError> {
-    let kind = match c.r#type.map(container_info::Type::try_from) {
-        Some(Ok(kind)) => kind,
-        _ => return Err(wrong("container.type", "must be DOCKER or MESOS")),
+    let Some(Ok(kind)) = c.r#type.map(container_info::Type::try_from) else {
+        return Err(wrong("container.type", "must be DOCKER or MESOS"));
     };
     let mut out = Map::new();
     let mut parameters = Vec::new();

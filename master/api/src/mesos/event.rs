@@ -325,10 +325,9 @@ pub fn state(s: TaskState, dialect: Dialect) -> pb::TaskState {
     match s {
         TaskState::Staging => P::TaskStaging,
         TaskState::Starting => P::TaskStarting,
-        TaskState::Running => P::TaskRunning,
         TaskState::Killing if dialect.task_killing => P::TaskKilling,
-        // As before the state was there: it runs until it does not.
-        TaskState::Killing => P::TaskRunning,
+        // As before there was a state for it: what is being killed runs until it does not.
+        TaskState::Running | TaskState::Killing => P::TaskRunning,
         TaskState::Finished => P::TaskFinished,
         TaskState::Failed => P::TaskFailed,
         TaskState::Killed => P::TaskKilled,

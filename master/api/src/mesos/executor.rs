@@ -40,7 +40,7 @@ pub(super) fn executor(
         ExecutorId::new(id.unwrap_or_default()).map_err(|x| wrong("executor_id", x.to_string()))?;
     // Before there was a type, a command said it.
     let kind = match (e.r#type(), &e.command) {
-        (executor_info::Type::Default, None) | (executor_info::Type::Unknown, None) => {
+        (executor_info::Type::Default | executor_info::Type::Unknown, None) => {
             ExecutorKind::Default
         }
         (executor_info::Type::Default, Some(_)) => {

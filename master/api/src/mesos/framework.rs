@@ -239,12 +239,11 @@ fn smallest(filters: Option<&pb::OfferFilters>) -> Result<Option<Resources>, Con
     let mut out = Resources::default();
     for (name, scalar) in &only.quantities {
         let q = resources::quantity(name, scalar.value)?;
-        match ScalarKind::ALL.iter().find(|k| k.name() == name) {
-            Some(kind) => out.scalars[*kind as usize] = q,
-            None => {
-                check_kind(name).map_err(|e| wrong(&e.field, e.rule))?;
-                out.custom.set_scalar(name.clone(), q);
-            }
+        if let Some(kind) = ScalarKind::ALL.iter().find(|k| k.name() == name) {
+            out.scalars[*kind as usize] = q;
+        } else {
+            check_kind(name).map_err(|e| wrong(&e.field, e.rule))?;
+            out.custom.set_scalar(name.clone(), q);
         }
     }
     Ok((!out.is_empty()).then_some(out))

@@ -177,12 +177,11 @@ fn one(r: &pb::Resource) -> Result<(Resources, Mounted), ConvertError> {
             if r.name == "disk" {
                 return disk(r, q);
             }
-            match ScalarKind::ALL.iter().find(|k| k.name() == r.name) {
-                Some(kind) => out.scalars[*kind as usize] = q,
-                None => {
-                    check_kind(&r.name).map_err(|e| wrong(&e.field, e.rule))?;
-                    out.custom.set_scalar(r.name.clone(), q);
-                }
+            if let Some(kind) = ScalarKind::ALL.iter().find(|k| k.name() == r.name) {
+                out.scalars[*kind as usize] = q;
+            } else {
+                check_kind(&r.name).map_err(|e| wrong(&e.field, e.rule))?;
+                out.custom.set_scalar(r.name.clone(), q);
             }
         }
         Some(value::Type::Ranges) => {

@@ -1,8 +1,8 @@
 //! Accepts as Mesos has them: what can't be done is named, the rest is done.
 
 use waggle_types::{
-    FrameworkInfo, Milli, Operation, RejectReason, ResourcePart, RoleSubscription, TaskSpec,
-    Volume, VolumeId,
+    FrameworkInfo, Milli, OfferId, Operation, RejectReason, ResourcePart, RoleSubscription,
+    TaskSpec, Volume, VolumeId,
 };
 
 use super::{

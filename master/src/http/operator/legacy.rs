@@ -149,10 +149,10 @@ async fn reserve(api: &Api, which: &str, body: Body) -> Result<Response, No> {
     let list: Value =
         serde_json::from_str(list).map_err(|e| No::bad(format!("{field}: must be JSON: {e}")))?;
     let calls = match which {
-        "reserve" => writes::reservations(agent, &list, true)?,
-        "unreserve" => writes::reservations(agent, &list, false)?,
-        "create-volumes" => writes::volumes(agent, &list, true)?,
-        _ => writes::volumes(agent, &list, false)?,
+        "reserve" => writes::reservations(&agent, &list, true)?,
+        "unreserve" => writes::reservations(&agent, &list, false)?,
+        "create-volumes" => writes::volumes(&agent, &list, true)?,
+        _ => writes::volumes(&agent, &list, false)?,
     };
     writes::run(api, calls).await?;
     Ok(StatusCode::ACCEPTED.into_response())

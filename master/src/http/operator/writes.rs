@@ -56,19 +56,19 @@ pub(super) async fn write(api: &Api, kind: &str, said: &Value) -> Result<(), No>
         "UPDATE_WEIGHTS" => weights(&said["weight_infos"])?,
         "RESERVE_RESOURCES" | "UNRESERVE_RESOURCES" => {
             let reserve = kind == "RESERVE_RESOURCES";
-            reservations(agent(said)?, &said["resources"], reserve)?
+            reservations(&agent(said)?, &said["resources"], reserve)?
         }
         "CREATE_VOLUMES" | "DESTROY_VOLUMES" => {
-            volumes(agent(said)?, &said["volumes"], kind == "CREATE_VOLUMES")?
+            volumes(&agent(said)?, &said["volumes"], kind == "CREATE_VOLUMES")?
         }
         "GROW_VOLUME" => {
             let by = message::<pb::Resource>("addition", &said["addition"])?;
             let by = by.scalar.map_or(0.0, |s| s.value);
-            resized(agent(said)?, &said["volume"], by)?
+            resized(&agent(said)?, &said["volume"], by)?
         }
         "SHRINK_VOLUME" => {
             let by = message::<pb::ValueScalar>("subtract", &said["subtract"])?;
-            resized(agent(said)?, &said["volume"], -by.value)?
+            resized(&agent(said)?, &said["volume"], -by.value)?
         }
         "UPDATE_MAINTENANCE_SCHEDULE" => schedule(&api.view(), &said["schedule"])?,
         "START_MAINTENANCE" => machines_down(&api.view(), &said["machines"])?,
@@ -191,7 +191,7 @@ fn resource_list(field: &str, value: &Value) -> Result<Vec<pb::Resource>, No> {
 }
 
 pub(super) fn reservations(
-    agent_id: AgentId,
+    agent_id: &AgentId,
     all: &Value,
     reserve: bool,
 ) -> Result<Vec<OperatorCall>, No> {
@@ -218,19 +218,23 @@ pub(super) fn reservations(
         .collect())
 }
 
-pub(super) fn volumes(agent_id: AgentId, all: &Value, make: bool) -> Result<Vec<OperatorCall>, No> {
+pub(super) fn volumes(
+    agent_id: &AgentId,
+    all: &Value,
+    make: bool,
+) -> Result<Vec<OperatorCall>, No> {
     let list = resource_list("volumes", all)?;
     let each = if make {
         create("volumes", &list, &mut Paths::new())?
     } else {
         destroy("volumes", &list)?
     };
-    Ok(operator_calls(&agent_id, each))
+    Ok(operator_calls(agent_id, each))
 }
 
-fn resized(agent_id: AgentId, volume: &Value, by: f64) -> Result<Vec<OperatorCall>, No> {
+fn resized(agent_id: &AgentId, volume: &Value, by: f64) -> Result<Vec<OperatorCall>, No> {
     let volume = message::<pb::Resource>("volume", volume)?;
-    Ok(operator_calls(&agent_id, resize("volume", &volume, by)?))
+    Ok(operator_calls(agent_id, resize("volume", &volume, by)?))
 }
 
 fn operator_calls(agent_id: &AgentId, each: Vec<Operation>) -> Vec<OperatorCall> {

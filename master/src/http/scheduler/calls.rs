@@ -62,7 +62,6 @@ pub(super) fn parse(call: &pb::Call) -> Result<Parsed<'_>, No> {
     }
     let scheduler = |c: SchedulerCall| Parsed::Call(FrameworkCall::Scheduler(c));
     Ok(match call.r#type() {
-        Type::Unknown | Type::Subscribe => Parsed::Nothing,
         Type::Teardown => Parsed::Teardown,
         Type::Accept => {
             let a = call.accept.as_ref().ok_or_else(|| missing("accept"))?;
@@ -148,10 +147,11 @@ pub(super) fn parse(call: &pb::Call) -> Result<Parsed<'_>, No> {
                 data: convert::message_data(m.data.clone().unwrap_or_default())?,
             })
         }
-        // The allocator has no use for it, as Mesos's has not.
-        Type::Request => Parsed::Nothing,
-        // Statuses of operations are said once and have no uuid.
-        Type::AcknowledgeOperationStatus => Parsed::Nothing,
+        // The allocator has no use for requests, as Mesos's has not; statuses of operations are said once and have
+        // no uuid; the others are not for here.
+        Type::Request | Type::AcknowledgeOperationStatus | Type::Unknown | Type::Subscribe => {
+            Parsed::Nothing
+        }
         Type::UpdateFramework => {
             let u = call.update_framework.as_ref();
             Parsed::Update(u.ok_or_else(|| missing("update_framework"))?)

@@ -17,6 +17,7 @@
 
 mod agent;
 mod framework;
+#[allow(dead_code, reason = "the other bench uses the rest")]
 mod master;
 mod report;
 #[path = "wire.rs"]

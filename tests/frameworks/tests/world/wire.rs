@@ -66,8 +66,7 @@ pub async fn send(
         .to_ascii_lowercase()
         .contains("transfer-encoding: chunked")
     {
-        let mut chunks = Chunks::default();
-        chunks.0 = body;
+        let mut chunks = Chunks(body);
         body = Vec::new();
         while let Some(Some(c)) = chunks.next() {
             body.extend(c);
@@ -153,11 +152,10 @@ impl Records {
                 Some(Some(chunk)) => self.reader.push(&chunk),
                 Some(None) => return None,
                 None => {
-                    let mut buf = [0; 65536];
-                    let read = timeout(PATIENCE, self.socket.read(&mut buf));
+                    let read = timeout(PATIENCE, self.socket.read_buf(&mut self.chunks.0));
                     match read.await.expect("more of the stream in time") {
                         Ok(0) | Err(_) => return None,
-                        Ok(n) => self.chunks.0.extend_from_slice(&buf[..n]),
+                        Ok(_) => {}
                     }
                 }
             }

@@ -78,7 +78,7 @@ pub(super) fn framework_info() -> impl Strategy<Value = FrameworkInfo> {
         0u64..1_000_000,
     )
         .prop_map(|(id, name, roles, capabilities, failover)| FrameworkInfo {
-            about: std::sync::Arc::default(),
+            about: Arc::default(),
             id: id.map(|id| FrameworkId::new(id).unwrap()),
             name,
             roles,
