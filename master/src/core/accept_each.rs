@@ -278,16 +278,15 @@ fn fill(held: &Resources, starts: &Starts, pieces: &mut [Piece]) {
         let executor = starts.get(&t.task_id).map(|e| &e.resources);
         let wanted = sum(executor.into_iter().chain([&t.resources]));
         let more = wanted.as_ref().and_then(|w| used.checked_add(w));
-        match more.filter(|sum| held.contains(sum)) {
-            Some(sum) => used = sum,
-            None => {
-                let left = held.checked_sub(&used).unwrap_or_default();
-                let wanted = wanted.unwrap_or_else(|| t.resources.clone());
-                let message =
-                    format!("the task uses more resources ({wanted}) than are available ({left})");
-                p.refuse(no(RejectReason::Overuse, "", message));
-            }
+        if let Some(sum) = more.filter(|sum| held.contains(sum)) {
+            used = sum;
+            continue;
         }
+        let left = held.checked_sub(&used).unwrap_or_default();
+        let wanted = wanted.unwrap_or_else(|| t.resources.clone());
+        let message =
+            format!("the task uses more resources ({wanted}) than are available ({left})");
+        p.refuse(no(RejectReason::Overuse, "", message));
     }
 }
 
