@@ -371,10 +371,103 @@ def volumes(master):
     print("ok reserve, create, launch, destroy, unreserve")
 
 
-STEPS = dict(tasks=tasks_run, acks=explicit_acks, offers=offers, failover=failover, volumes=volumes)
+class Operator(OperatorMaster):
+    """Keeps what the operator stream says."""
+
+    def __init__(self):
+        self.lock = threading.Condition()
+        self.tasks, self.updates, self.frameworks, self.removed = [], [], [], []
+
+    def _note(self, kept, value):
+        with self.lock:
+            kept.append(value)
+            self.lock.notify_all()
+
+    def wait(self, what, condition):
+        with self.lock:
+            assert self.lock.wait_for(condition, LIMIT), "waited for %s; tasks %s" % (what, self.tasks)
+
+    def taskAdded(self, task_info):
+        self._note(self.tasks, task_info["task_id"]["value"])
+
+    def taskUpdated(self, task_info):
+        self._note(self.updates, (task_info["status"]["task_id"]["value"], task_info["state"]))
+
+    def frameworkAdded(self, framework_info):
+        self._note(self.frameworks, framework_info["framework_info"]["name"])
+
+    def frameworkUpdated(self, framework_info):
+        pass
+
+    def frameworkRemoved(self, framework_info):
+        self._note(self.removed, framework_info["name"])
+
+    def agentAdded(self, agent_info):
+        pass
+
+    def agentRemoved(self, agent_info):
+        pass
+
+
+def operator(master):
+    """The operator driver: reads, changes and the stream of events."""
+    heard = Operator()
+    driver = MesosOperatorMasterDriver(master, heard)
+    driver.start()
+    heard.wait("the stream", lambda: driver.connected)
+    assert driver.getHealth()["get_health"]["healthy"] is True
+    assert driver.getVersion()["get_version"]["version_info"]["version"]
+    assert driver.getFlags()["get_flags"]["flags"] and driver.getMetrics(10 ** 9)["get_metrics"]["metrics"]
+    assert len(driver.getAgents()["get_agents"]["agents"]) == 3
+    assert driver.getMaster()["get_master"]["master_info"]["hostname"]
+    for name in ("Frameworks", "Tasks", "Executors", "Roles", "State"):
+        answer = getattr(driver, "get" + name)()
+        assert answer["type"] == "GET_" + name.upper() and answer["get_" + name.lower()], answer
+    sched = Framework()
+    framework = start(master, "Clients: Watched", sched)
+    tag = uuid.uuid4().hex[:8]
+    name = "watched." + tag
+    sched.want = once(lambda o: launch([task(o, name, dict(value="exec sleep 600"))]))
+    framework.reviveOffers()
+    sched.wait("a task", lambda: "TASK_RUNNING" in sched.states(name))
+    heard.wait("the task", lambda: name in heard.tasks and (name, "TASK_RUNNING") in heard.updates)
+    heard.wait("the framework", lambda: "Clients: Watched" in heard.frameworks)
+    tasks = driver.getTasks()["get_tasks"]["tasks"]
+    assert name in [t["task_id"]["value"] for t in tasks], tasks
+    driver.updateWeights([dict(role="clients-watched", weight=2.0)])
+    weights = driver.getWeights()["get_weights"]["weight_infos"]
+    assert dict(role="clients-watched", weight=2.0) in weights, weights
+    driver.updateWeights([dict(role="clients-watched", weight=1.0)])
+    quota = dict(role="clients-watched", force=True, guarantee=[scalar("cpus", 0.1)])
+    driver.setQuota(quota)
+    assert "clients-watched" in [i["role"] for i in driver.getQuota()["get_quota"]["status"]["infos"]]
+    driver.removeQuota("clients-watched")
+    agent = driver.getAgents()["get_agents"]["agents"][0]["agent_info"]
+    held = [scalar("cpus", 0.1, role="clients-watched", reservation=dict(principal="ops"))]
+    driver.reserveResources(agent["id"]["value"], held)
+    driver.unreserveResources(agent["id"]["value"], held)
+    machine = dict(hostname=agent["hostname"], ip="")
+    later = int((time.time() + 86400) * 10 ** 9)
+    driver.updateMaintenanceSchedule([dict(machine_ids=[machine], unavailability=dict(
+        start=dict(nanoseconds=later)))])
+    windows = driver.getMaintenanceSchedule()["get_maintenance_schedule"]["schedule"]["windows"]
+    assert windows[0]["machine_ids"][0]["hostname"] == agent["hostname"], windows
+    assert driver.getMaintenanceStatus()["get_maintenance_status"]["status"]["draining_machines"]
+    driver.updateMaintenanceSchedule([])
+    stop(framework)
+    heard.wait("the framework's end", lambda: "Clients: Watched" in heard.removed)
+    heard.wait("the task's end", lambda: (name, "TASK_KILLED") in heard.updates)
+    driver.stop()
+    driver.join()
+    print("ok operator driver")
+
+
+STEPS = dict(tasks=tasks_run, acks=explicit_acks, offers=offers, failover=failover, volumes=volumes, operator=operator)
 
 
 def main(master, names):
+    if ":" not in master:
+        master += ":5050"
     logging.basicConfig(level=logging.CRITICAL)
     for name in names or STEPS:
         STEPS[name](master)

@@ -74,3 +74,8 @@ fn pymesos_reserves_and_keeps_data() {
     let shown = ["ok reserve, create, launch, destroy, unreserve"];
     run("n1", &["volumes"], &shown);
 }
+
+#[test]
+fn pymesos_operates_and_listens() {
+    run("n2", &["operator"], &["ok operator driver"]);
+}
