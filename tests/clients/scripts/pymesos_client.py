@@ -384,8 +384,11 @@ class Operator(OperatorMaster):
             self.lock.notify_all()
 
     def wait(self, what, condition):
+        end = time.monotonic() + LIMIT
         with self.lock:
-            assert self.lock.wait_for(condition, LIMIT), "waited for %s; tasks %s" % (what, self.tasks)
+            while not condition():
+                assert time.monotonic() < end, "waited for %s; tasks %s" % (what, self.tasks)
+                self.lock.wait(0.1)
 
     def taskAdded(self, task_info):
         self._note(self.tasks, task_info["task_id"]["value"])
