@@ -193,6 +193,27 @@ impl TaskDir {
         }
     }
 
+    /// The same for a task that an executor in another task's directory runs: it has that one's sandbox.
+    pub fn write_spec_on(&self, spec: &TaskSpec, container: &Self) -> io::Result<()> {
+        if self.is_done() {
+            self.remove()?;
+        }
+        fs::create_dir_all(&self.path)?;
+        let to = Path::new("..")
+            .join(container.task_id.as_str())
+            .join("sandbox");
+        match std::os::unix::fs::symlink(to, self.sandbox()) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+            _ => {}
+        }
+        let bytes = pb::TaskSpec::from(spec).encode_to_vec();
+        write_durably(&self.path.join(SPEC), &bytes)?;
+        match self.path.parent() {
+            Some(tasks) => File::open(tasks)?.sync_all(),
+            None => Ok(()),
+        }
+    }
+
     /// Makes the stream durable. Blocking.
     pub fn write_stream(&self, record: &StreamRecord) -> io::Result<()> {
         write_durably(&self.path.join(STREAM), &encode_stream(record))

@@ -6,6 +6,7 @@ use nix::unistd::{Uid, User, getgrouplist};
 use waggle_types::{Command, TaskSpec, TraceContext};
 
 use crate::{
+    executors,
     runtime::{NodeFacts, SANDBOX},
     shim::UserIds,
 };
@@ -73,6 +74,11 @@ fn variables(
     .into_iter()
     .map(|(k, v)| (k.to_owned(), v))
     .collect();
+    if let Some(more) = executors::variables(spec, node) {
+        // It is no task.
+        env.remove("MESOS_TASK_ID");
+        env.extend(more);
+    }
     if let Some(trace) = trace {
         env.insert("TRACEPARENT".to_owned(), trace.to_string());
     }

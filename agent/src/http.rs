@@ -19,16 +19,17 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
-use waggle_api::mesos::ResourcesJson;
+use waggle_api::mesos::{ResourcesJson, Version};
 use waggle_lifecycle::TaskSummary;
 use waggle_telemetry::Telemetry;
-use waggle_types::AgentInfo;
+use waggle_types::{AgentInfo, ExecutorRecord, Resources, TaskId};
 
 use crate::{
     AgentConfig,
     checkpoint::WorkDir,
     clock,
     exec::Sessions,
+    executors::{self, Door},
     files::{Files, beneath::Root, find_task, problem},
     images::{self, Images},
     serve,
@@ -47,6 +48,8 @@ pub struct AgentView {
     pub generation: u64,
     /// Tasks that are not acknowledged as ended.
     pub tasks: Vec<TaskView>,
+    /// Executors of frameworks' own.
+    pub executors: Vec<ExecutorView>,
     info: Value,
     troubles: Vec<String>,
     work_dir: PathBuf,
@@ -65,6 +68,8 @@ pub struct TaskView {
     pub framework_id: String,
     /// Framework's name.
     pub framework: String,
+    /// The executor of its framework's that runs it; empty where it is a process or container of its own.
+    pub executor_id: String,
     /// Mesos's name of the state.
     pub state: String,
     /// `unknown`, `healthy`, `unhealthy`.
@@ -83,6 +88,43 @@ pub struct TaskView {
     pub directory: String,
 }
 
+/// One executor of a framework's own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExecutorView {
+    /// Executor id.
+    pub id: String,
+    /// For people.
+    pub name: String,
+    /// Framework.
+    pub framework_id: String,
+    /// Framework's name.
+    pub framework: String,
+    /// Its container; empty where the agent itself is the executor.
+    pub container: String,
+    /// What it holds beside its tasks.
+    pub resources: Resources,
+    /// Its sandbox, which its tasks have, too.
+    pub directory: String,
+}
+
+/// An executor as the API shows it.
+pub fn executor_view(
+    record: &ExecutorRecord,
+    container: Option<&TaskId>,
+    work: &WorkDir,
+) -> ExecutorView {
+    let sandbox = container.map(|c| work.task(c).sandbox().display().to_string());
+    ExecutorView {
+        id: record.spec.executor_id.to_string(),
+        name: record.spec.name.clone(),
+        framework_id: record.framework_id.to_string(),
+        framework: record.framework_name.clone(),
+        container: container.map(ToString::to_string).unwrap_or_default(),
+        resources: record.spec.resources.clone(),
+        directory: sandbox.unwrap_or_default(),
+    }
+}
+
 /// A task as the API shows it.
 pub fn task_view(task: &TaskSummary, work: &WorkDir, ip: Option<Ipv4Addr>) -> TaskView {
     let spec = &task.spec;
@@ -92,6 +134,11 @@ pub fn task_view(task: &TaskSummary, work: &WorkDir, ip: Option<Ipv4Addr>) -> Ta
         service: spec.service.clone(),
         framework_id: spec.framework_id.to_string(),
         framework: spec.framework_name.clone(),
+        executor_id: spec
+            .executor
+            .as_ref()
+            .map(|on| on.spec.executor_id.to_string())
+            .unwrap_or_default(),
         state: task.state.mesos_name().to_owned(),
         health: format!("{:?}", task.health).to_lowercase(),
         pid: task.pid,
@@ -126,6 +173,7 @@ impl AgentView {
             master: None,
             generation: 0,
             tasks: Vec::new(),
+            executors: Vec::new(),
             info: json!({
                 "id": info.agent_id.as_str(),
                 "hostname": info.hostname,
@@ -151,6 +199,9 @@ pub type View = watch::Receiver<Arc<AgentView>>;
 fn router(view: View) -> Router {
     Router::new()
         .route("/version", get(version))
+        .route("/slave(1)/version", get(version))
+        .route("/slave(1)/health", get(health))
+        .route("/slave(1)/state.json", get(state))
         .route("/health", get(health))
         .route("/state", get(state))
         .route("/state.json", get(state))
@@ -168,6 +219,7 @@ pub async fn serve_api(
     config: Arc<AgentConfig>,
     images: Arc<Images>,
     storage: Storage,
+    executors: Door,
     telemetry: Telemetry,
 ) {
     let stop = CancellationToken::new();
@@ -177,9 +229,10 @@ pub async fn serve_api(
     let router = router(view)
         .merge(files.router())
         .merge(sessions.router())
+        .merge(executors::routes(executors))
         .merge(images::routes(images))
         .merge(storage::api::router(storage));
-    serve::serve(listener, router, "agent API").await;
+    serve::serve_many(listener, router, "agent API").await;
 }
 
 /// Serves `GET /metrics` until it is dropped.
@@ -195,7 +248,11 @@ pub async fn serve_metrics(listener: TcpListener, telemetry: Telemetry) {
 }
 
 async fn version() -> Json<Value> {
-    Json(json!({ "version": env!("CARGO_PKG_VERSION"), "build_time": 0 }))
+    // Clients compare numbers: a suffix would end them.
+    let version = Version::new(env!("CARGO_PKG_VERSION"));
+    Json(json!({
+        "version": version.version, "waggle_version": version.waggle_version, "build_time": 0,
+    }))
 }
 
 /// 200 also when degraded: tasks run. What does not work is in the body.
@@ -223,29 +280,46 @@ async fn tasks(State(view): State<View>) -> Json<Value> {
 async fn state(State(view): State<View>) -> Json<Value> {
     let view = Arc::clone(&view.borrow());
     let mut frameworks: Vec<Value> = Vec::new();
-    let mut ids: Vec<(&str, &str)> = view
-        .tasks
-        .iter()
-        .map(|t| (t.framework_id.as_str(), t.framework.as_str()))
-        .collect();
+    let of_tasks = view.tasks.iter();
+    let of_tasks = of_tasks.map(|t| (t.framework_id.as_str(), t.framework.as_str()));
+    let of_executors = view.executors.iter();
+    let of_executors = of_executors.map(|e| (e.framework_id.as_str(), e.framework.as_str()));
+    let mut ids: Vec<(&str, &str)> = of_tasks.chain(of_executors).collect();
     ids.sort_unstable();
     ids.dedup();
     for (id, name) in ids {
-        let of = view.tasks.iter().filter(|t| t.framework_id == id);
-        let executors: Vec<Value> = of
-            .map(|t| {
-                json!({
-                    "id": t.id,
-                    "source": t.id,
-                    "directory": Path::new(&t.directory),
-                    "tasks": [{
-                        "id": t.id, "name": t.name, "state": t.state, "framework_id": t.framework_id,
-                        "executor_id": "", "slave_id": view.info["id"],
-                    }],
-                    "completed_tasks": [],
-                })
+        let task = |t: &TaskView| {
+            json!({
+                "id": t.id, "name": t.name, "state": t.state, "framework_id": t.framework_id,
+                "executor_id": t.executor_id, "slave_id": view.info["id"],
             })
-            .collect();
+        };
+        let of = || view.tasks.iter().filter(|t| t.framework_id == id);
+        let shown = view.executors.iter().filter(|e| e.framework_id == id);
+        let shown = shown.map(|e| {
+            let its = of().filter(|t| t.executor_id == e.id);
+            json!({
+                "id": e.id,
+                "name": e.name,
+                "source": e.id,
+                "container": e.container,
+                "directory": Path::new(&e.directory),
+                "resources": ResourcesJson::from(&e.resources),
+                "tasks": its.map(task).collect::<Vec<_>>(),
+                "completed_tasks": [],
+            })
+        });
+        // Mesos has an executor for each command; so have its readers.
+        let alone = of().filter(|t| t.executor_id.is_empty()).map(|t| {
+            json!({
+                "id": t.id,
+                "source": t.id,
+                "directory": Path::new(&t.directory),
+                "tasks": [task(t)],
+                "completed_tasks": [],
+            })
+        });
+        let executors: Vec<Value> = shown.chain(alone).collect();
         frameworks.push(json!({
             "id": id, "name": name, "executors": executors, "completed_executors": [],
         }));

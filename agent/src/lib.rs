@@ -30,6 +30,7 @@ mod edge_points;
 mod environment;
 mod error;
 mod exec;
+mod executors;
 mod fetch;
 mod files;
 #[cfg(test)]

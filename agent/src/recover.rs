@@ -3,12 +3,13 @@
 use std::{sync::Arc, time::Duration};
 
 use waggle_lifecycle::{Checkpoint, Event, Observed, Recovery, recover as decide};
-use waggle_types::{TaskId, TaskSpec};
+use waggle_types::{Command, TaskId, TaskSpec};
 
 use crate::{
     AgentError,
     cgroup::CgroupHost,
     checkpoint::TaskDir,
+    executors,
     launch::{self, CLEAN_TIMEOUT, Shim},
     net::chain,
     parts::Parts,
@@ -73,12 +74,48 @@ pub async fn recover(
     .and_then(|r| r)
     .map_err(AgentError::file("read", agent.work.tasks_dir()))?;
 
-    for f in found {
+    // Executors come before their tasks, their ends after them.
+    let executor = |f: &Found| {
+        let spec = f.checkpoint.spec.as_ref();
+        spec.and_then(executors::record)
+    };
+    let (executors, tasks): (Vec<Found>, Vec<Found>) =
+        found.into_iter().partition(|f| executor(f).is_some());
+    let mut ended = Vec::new();
+    for f in executors {
+        let Some((record, spec)) = executor(&f).zip(f.checkpoint.spec.clone()) else {
+            continue;
+        };
+        let container = spec.task_id.clone();
+        let (runs, exit) = match &f.decision {
+            Recovery::Adopt { pid } => (pid.is_some(), None),
+            Recovery::Report { exit, .. } => (true, Some(exit.clone())),
+            Recovery::Resend { .. } | Recovery::Clean { .. } => continue,
+        };
+        tracing::info!(%container, executor = %record.key(), decision = describe(&f.decision), "executor found");
+        let process = f.dir.process();
+        agent.tasks.adopt(spec, f.dir, f.shim);
+        let recovered = Event::ExecutorRecovered {
+            record: Box::new(record),
+            container: container.clone(),
+            runs,
+        };
+        agent.handle(recovered).await;
+        if let Some(exit) = exit {
+            agent.tasks.observe_ended(&container, process);
+            ended.push((container, exit));
+        }
+    }
+    for f in tasks {
         let Some(spec) = f.checkpoint.spec.clone() else {
             continue;
         };
         let task_id = spec.task_id.clone();
         tracing::info!(%task_id, decision = describe(&f.decision), "task found");
+        if spec.command == Command::Executor && !matches!(f.decision, Recovery::Clean { .. }) {
+            recovered(agent, spec, f.checkpoint.latest, f.checkpoint.pending, None).await;
+            continue;
+        }
         match f.decision {
             Recovery::Adopt { pid } => {
                 agent.tasks.adopt(spec.clone(), f.dir, f.shim);
@@ -97,6 +134,9 @@ pub async fn recover(
             }
             Recovery::Clean { .. } => {}
         }
+    }
+    for (task_id, exit) in ended {
+        agent.handle(Event::Exited { task_id, exit }).await;
     }
     Ok(())
 }

@@ -13,14 +13,14 @@ use waggle_api::proto::session as pb;
 use waggle_lifecycle::{AgentCore, Effect, Event, Exit, StreamRecord};
 use waggle_overlay_plan::Fact;
 use waggle_telemetry::{Telemetry, names};
-use waggle_types::{AgentInfo, TaskId, TaskStatus, UnixMillis, VolumeId};
+use waggle_types::{AgentInfo, ExecutorEnd, TaskId, TaskStatus, UnixMillis, VolumeId};
 
 use crate::{
     AgentConfig, AgentError, AgentListeners,
     cgroup::{CgroupHost, Hierarchy},
     checkpoint::WorkDir,
     checks::CheckResult,
-    clock, crash, dns_api, gpus,
+    clock, crash, dns_api, executors, gpus,
     http::{self, AgentView},
     kept::Kept,
     launch::Shim,
@@ -52,6 +52,10 @@ pub enum Input {
     },
     /// From the session.
     Session(SessionEvent),
+    /// A call of an executor.
+    Executor(Box<executors::Asked>),
+    /// A connection of an executor has ended.
+    ExecutorGone(executors::Gone),
 }
 
 impl From<CheckResult> for Input {
@@ -141,7 +145,7 @@ pub async fn run(
     let (view, watch_view) = watch::channel(Arc::new(AgentView::new(&info, &config, &troubles)));
     let tasks = Tasks::new(
         Arc::clone(&config),
-        agent_id.clone(),
+        (agent_id.clone(), info.http_port),
         cgroups.clone(),
         Arc::clone(&net),
         Arc::clone(&parts),
@@ -170,6 +174,8 @@ pub async fn run(
         storage: parts.storage.clone(),
         inputs: inputs.clone(),
         tidy: Tidy::new(done),
+        streams: executors::Streams::default(),
+        ended_executors: Vec::new(),
         ticking: Arc::new(tokio::sync::Semaphore::new(1)),
     };
     recover::recover(&mut agent, &cgroups, &parts).await?;
@@ -186,13 +192,14 @@ pub async fn run(
         .spawn(async move { worker.work(tel, to_master, node).await });
     agent
         .tasks
-        .spawn(session::run(config.masters.clone(), inputs));
+        .spawn(session::run(config.masters.clone(), inputs.clone()));
     agent.tasks.spawn(http::serve_api(
         listeners.http,
         watch_view,
         Arc::clone(&config),
         Arc::clone(&parts.images),
         parts.storage.clone(),
+        executors::Door { inputs },
         telemetry.clone(),
     ));
     agent.tasks.spawn(Arc::clone(&parts.images).work());
@@ -220,6 +227,7 @@ pub async fn run(
             Some(word) = words.recv() => agent.say(session::message(word)),
             () = until(deadline) => agent.handle(Event::Tick).await,
             _ = tick.tick() => {
+                agent.tell_ended();
                 agent.tick();
                 agent.tidy().await;
             }
@@ -239,8 +247,8 @@ pub struct Agent {
     pub(crate) config: Arc<AgentConfig>,
     net: Arc<Net>,
     pub(crate) telemetry: Telemetry,
-    info: AgentInfo,
-    outbox: Option<mpsc::Sender<pb::AgentMessage>>,
+    pub(crate) info: AgentInfo,
+    pub(crate) outbox: Option<mpsc::Sender<pb::AgentMessage>>,
     // Streams whose last write failed: nothing of theirs is sent before it is on disk.
     unsaved: BTreeMap<TaskId, StreamRecord>,
     view: watch::Sender<Arc<AgentView>>,
@@ -248,6 +256,9 @@ pub struct Agent {
     pub(crate) storage: Storage,
     pub(crate) inputs: mpsc::Sender<Input>,
     pub(crate) tidy: Tidy,
+    pub(crate) streams: executors::Streams,
+    // What the master was not told yet.
+    pub(crate) ended_executors: Vec<ExecutorEnd>,
     ticking: Arc<tokio::sync::Semaphore>,
 }
 
@@ -265,6 +276,8 @@ impl Agent {
                 }
             }
             Input::Session(event) => self.session(event).await,
+            Input::Executor(asked) => self.executor_asks(*asked).await,
+            Input::ExecutorGone(gone) => self.executor_gone(gone).await,
         }
     }
 
@@ -283,6 +296,7 @@ impl Agent {
                 let attrs = vec![("server.address", master.to_string().into())];
                 self.telemetry.event("waggle.agent.registered", None, attrs);
                 self.outbox = Some(outbox);
+                self.ended_executors.clear();
                 self.publish(Some(master.to_string()));
                 if let Some(rings) = self.net.edge_rings(true) {
                     self.say(session::message(pb::agent_message::Kind::EdgeRings(rings)));
@@ -307,6 +321,12 @@ impl Agent {
                     why,
                 };
                 self.handle(kill).await;
+            }
+            SessionEvent::ExecutorMessage { key, data } => {
+                self.handle(Event::FrameworkSays { key, data }).await;
+            }
+            SessionEvent::ShutdownExecutor(key) => {
+                self.handle(Event::ShutdownExecutor(key)).await;
             }
             SessionEvent::Volumes { kept, destroyed } => self.keep_volumes(kept, destroyed).await,
             SessionEvent::Ack(task_id, uuid) => {
@@ -377,7 +397,7 @@ impl Agent {
             applied_generation: self.net.generation().0,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             takes_changes: true,
-            executors: Vec::new(),
+            executors: self.registered_executors(),
         }
     }
 
@@ -423,6 +443,17 @@ impl Agent {
                 }
                 self.tasks.launch(*spec, dir);
             }
+            Effect::LaunchExecutor { record, container } => {
+                return self.launch_executor(&record, container).await;
+            }
+            Effect::Accept { spec, container } => self.accept_on(*spec, &container).await,
+            Effect::Limit {
+                container,
+                resources,
+            } => self.limit_executor(&container, &resources),
+            Effect::ToExecutor { key, word } => return self.tell_executor(key, word).await,
+            Effect::ToFramework { key, data } => self.tell_framework(&key, data),
+            Effect::ExecutorEnded(end) => self.executor_ended(end),
             Effect::Persist { task_id, record } => {
                 self.unsaved.insert(task_id.clone(), record);
                 self.save(&task_id).await;
@@ -471,7 +502,7 @@ impl Agent {
     }
 
     /// Writes a task's stream if its last write is missing. Returns whether it is on disk.
-    async fn save(&mut self, task_id: &TaskId) -> bool {
+    pub(crate) async fn save(&mut self, task_id: &TaskId) -> bool {
         let Some(record) = self.unsaved.get(task_id).cloned() else {
             return true;
         };
@@ -505,7 +536,7 @@ impl Agent {
 
     /// A full outbox loses the message: a status is sent again by its timer, the next generation is
     /// acknowledged by its own.
-    fn say(&self, message: pb::AgentMessage) {
+    pub(crate) fn say(&self, message: pb::AgentMessage) {
         let Some(outbox) = &self.outbox else { return };
         if outbox.try_send(message).is_err() {
             let attrs = [(names::DROP_REASON, "outbox_full".into())];
@@ -518,6 +549,10 @@ impl Agent {
             let view = Arc::make_mut(view);
             view.master = master;
             view.generation = self.net.generation().0;
+            let executors = self.core.executors();
+            view.executors = executors
+                .map(|(record, container)| http::executor_view(record, container, &self.work))
+                .collect();
             view.tasks = self
                 .core
                 .tasks()

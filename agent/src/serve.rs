@@ -14,6 +14,8 @@ use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet};
 
 /// Connections of one listener at once. People and scrapers, not traffic.
 const MAX_CONNECTIONS: usize = 128;
+/// The same where executors keep one each for as long as they live.
+const MANY_CONNECTIONS: usize = 4096;
 /// A head that takes longer ends its connection; also how long an idle connection is kept.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
 /// Between attempts when descriptors have run out.
@@ -27,6 +29,11 @@ pub struct Peer(pub SocketAddr);
 /// and are their handlers' own.
 pub async fn serve(listener: TcpListener, router: Router, what: &'static str) {
     serve_at_most(MAX_CONNECTIONS, HEAD_TIMEOUT, listener, router, what).await;
+}
+
+/// The same for a listener at which executors stay.
+pub async fn serve_many(listener: TcpListener, router: Router, what: &'static str) {
+    serve_at_most(MANY_CONNECTIONS, HEAD_TIMEOUT, listener, router, what).await;
 }
 
 async fn serve_at_most(

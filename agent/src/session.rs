@@ -13,7 +13,8 @@ use waggle_api::{
     proto::session::{self as pb, session_client::SessionClient},
 };
 use waggle_types::{
-    EdgeRing, Evicted, Millis, NetDelta, NetSnapshot, StatusUuid, TaskId, TaskSpec, VolumeId,
+    EdgeRing, Evicted, ExecutorKey, Millis, NetDelta, NetSnapshot, StatusUuid, TaskId, TaskSpec,
+    VolumeId,
 };
 
 /// First and longest pause between attempts; jittered by half.
@@ -58,6 +59,15 @@ pub enum SessionEvent {
         /// Destroyed just now.
         destroyed: Vec<VolumeId>,
     },
+    /// A framework says something to an executor.
+    ExecutorMessage {
+        /// Which.
+        key: ExecutorKey,
+        /// What.
+        data: Vec<u8>,
+    },
+    /// End an executor.
+    ShutdownExecutor(ExecutorKey),
     /// A status was stored.
     Ack(TaskId, StatusUuid),
     /// The network as it should be.
@@ -316,10 +326,14 @@ fn decode(kind: pb::master_message::Kind) -> Option<SessionEvent> {
             Ok(rings) => Some(SessionEvent::Rings(rings)),
             Err(e) => bad("edge_rings", e.to_string()),
         },
-        Kind::Heartbeat(_)
-        | Kind::Registered(_)
-        | Kind::Refused(_)
-        | Kind::ExecutorMessage(_)
-        | Kind::ShutdownExecutor(_) => None,
+        Kind::ExecutorMessage(m) => match convert::executor_message(m) {
+            Ok((key, data)) => Some(SessionEvent::ExecutorMessage { key, data }),
+            Err(e) => bad("executor_message", e.to_string()),
+        },
+        Kind::ShutdownExecutor(s) => match convert::executor_key(s.framework_id, s.executor_id) {
+            Ok(key) => Some(SessionEvent::ShutdownExecutor(key)),
+            Err(e) => bad("shutdown_executor", e.to_string()),
+        },
+        Kind::Heartbeat(_) | Kind::Registered(_) | Kind::Refused(_) => None,
     }
 }

@@ -18,13 +18,13 @@ use waggle_overlay_plan::Fact;
 use waggle_telemetry::{ActiveSpan, SpanKind, Telemetry, names};
 use waggle_telemetry_pipeline::TaskLabels;
 use waggle_types::{
-    AgentId, CheckPurpose, HealthCheck, HealthState, NetworkMode, StatusReason, TaskId, TaskSpec,
-    TaskState, TaskStatus, TraceContext,
+    AgentId, CheckPurpose, HealthCheck, HealthState, NetworkMode, Resources, StatusReason, TaskId,
+    TaskSpec, TaskState, TaskStatus, TraceContext,
 };
 
 use crate::{
     AgentConfig,
-    cgroup::{CgroupHost, NodeLimits, TaskCgroup},
+    cgroup::{self, CgroupHost, NodeLimits, TaskCgroup},
     checkpoint::TaskDir,
     checks::{Checks, Reach, Target, Wanted},
     clock, images,
@@ -63,6 +63,7 @@ pub struct Live {
 pub struct Tasks {
     config: Arc<AgentConfig>,
     agent_id: AgentId,
+    http_port: u16,
     cgroups: CgroupHost,
     net: Arc<Net>,
     parts: Arc<Parts>,
@@ -78,7 +79,7 @@ impl Tasks {
     /// None yet.
     pub fn new(
         config: Arc<AgentConfig>,
-        agent_id: AgentId,
+        (agent_id, http_port): (AgentId, u16),
         cgroups: CgroupHost,
         net: Arc<Net>,
         parts: Arc<Parts>,
@@ -94,6 +95,7 @@ impl Tasks {
         Self {
             config,
             agent_id,
+            http_port,
             cgroups,
             net,
             parts,
@@ -146,7 +148,7 @@ impl Tasks {
                 pids: self.config.runtime.pids,
             },
             parts: Arc::clone(&self.parts),
-            node: NodeFacts::new(&self.config, self.agent_id.clone()),
+            node: NodeFacts::new(&self.config, self.agent_id.clone(), self.http_port),
             trace: Some(receive),
             command: self.config.shim.clone(),
             cancelled: CancellationToken::new(),
@@ -475,6 +477,27 @@ impl Tasks {
                 tracing::warn!(error, "something of an ended task stays");
             }
         });
+    }
+
+    /// What a running container may use has changed; memory never gets less than it has.
+    pub fn limit(&mut self, container: &TaskId, resources: &Resources) {
+        let Some(live) = self.live.get(container).filter(|l| l.shim.is_some()) else {
+            return;
+        };
+        let spec = TaskSpec {
+            resources: resources.clone(),
+            ..live.spec.as_ref().clone()
+        };
+        let node = NodeLimits {
+            cpu_hard: self.config.cpu_hard_limits,
+            pids: self.config.runtime.pids,
+        };
+        let cgroup = self.cgroups.task(container.as_str());
+        let set = cgroup::limits(&spec, node)
+            .and_then(|limits| cgroup.update(&limits).map_err(|e| chain(&e)));
+        if let Err(error) = set {
+            tracing::warn!(%container, error, "an executor's limits stay as they were");
+        }
     }
 
     /// Nobody is owed anything of a task.

@@ -3,15 +3,20 @@
 use std::collections::BTreeMap;
 
 use waggle_types::{
-    AgentId, Command, Evicted, HealthState, Millis, Resources, StatusReason, StatusSource,
-    StatusUuid, TaskId, TaskSpec, TaskState, TaskStatus, UnixMillis,
+    AgentId, Command, Evicted, ExecutorEnd, ExecutorKey, ExecutorRecord, HealthState, Millis,
+    Resources, StatusReason, StatusSource, StatusUuid, TaskId, TaskSpec, TaskState, TaskStatus,
+    UnixMillis,
 };
 
-use crate::{Exit, KillCause, Phase, TaskMachine, Transition, UpdateStream, fits::excess};
+use crate::{
+    ExecutorWord, Exit, KillCause, Phase, TaskMachine, Transition, UpdateStream,
+    executors::{Executors, OnIt, is_custom},
+    fits::excess,
+};
 
 /// How long the shim has beyond the task's own grace before the agent kills the cgroup itself; also
 /// the time between further attempts.
-const FORCE_KILL_MARGIN: Millis = Millis::from_secs(5);
+pub(crate) const FORCE_KILL_MARGIN: Millis = Millis::from_secs(5);
 
 /// What happened.
 #[derive(Debug, Clone, PartialEq)]
@@ -84,6 +89,49 @@ pub enum Event {
         /// Its process, where it runs.
         pid: Option<u32>,
     },
+    /// An executor's process, found running or ended after a restart; before the tasks.
+    ExecutorRecovered {
+        /// Who it is.
+        record: Box<ExecutorRecord>,
+        /// Its container.
+        container: TaskId,
+        /// Whether its process runs; else it is being started.
+        runs: bool,
+    },
+    /// An executor listens from now on.
+    ExecutorSubscribed {
+        /// Which.
+        key: ExecutorKey,
+        /// Tasks that it has and no update of which was acknowledged to it.
+        tasks: Vec<TaskId>,
+        /// Updates that were not acknowledged to it.
+        updates: Vec<TaskStatus>,
+    },
+    /// An executor listens no more.
+    ExecutorLeft(ExecutorKey),
+    /// An executor says how a task is.
+    ExecutorUpdate {
+        /// Which.
+        key: ExecutorKey,
+        /// What; with a uuid.
+        status: Box<TaskStatus>,
+    },
+    /// An executor says something to its framework.
+    ExecutorSays {
+        /// Which.
+        key: ExecutorKey,
+        /// What.
+        data: Vec<u8>,
+    },
+    /// A framework says something to an executor.
+    FrameworkSays {
+        /// Which.
+        key: ExecutorKey,
+        /// What.
+        data: Vec<u8>,
+    },
+    /// An executor is to end.
+    ShutdownExecutor(ExecutorKey),
     /// Time has passed.
     Tick,
 }
@@ -102,6 +150,43 @@ pub struct StreamRecord {
 pub enum Effect {
     /// Make the spec durable, then start it; answer with `Started` or `Exited`.
     Launch(Box<TaskSpec>),
+    /// Make the executor durable, then start it as a task with the container's name; answer with `Started` or `Exited`.
+    LaunchExecutor {
+        /// What.
+        record: Box<ExecutorRecord>,
+        /// Its name.
+        container: TaskId,
+    },
+    /// Make the spec of a task durable that an executor will run.
+    Accept {
+        /// What.
+        spec: Box<TaskSpec>,
+        /// Where.
+        container: TaskId,
+    },
+    /// An executor's container may use so much from now on.
+    Limit {
+        /// Which.
+        container: TaskId,
+        /// All together.
+        resources: Resources,
+    },
+    /// Say something to an executor.
+    ToExecutor {
+        /// Which.
+        key: ExecutorKey,
+        /// What.
+        word: ExecutorWord,
+    },
+    /// Tell the master what an executor says to its framework.
+    ToFramework {
+        /// Which.
+        key: ExecutorKey,
+        /// What.
+        data: Vec<u8>,
+    },
+    /// Tell the master, and whoever serves the executor, that it has ended.
+    ExecutorEnded(ExecutorEnd),
     /// Make this durable before what follows.
     Persist {
         /// The task.
@@ -178,9 +263,11 @@ pub struct RunningChecks {
     pub ready: Option<bool>,
 }
 
-struct Entry {
-    machine: TaskMachine,
-    stream: UpdateStream,
+pub(crate) struct Entry {
+    pub(crate) machine: TaskMachine,
+    pub(crate) stream: UpdateStream,
+    // Of a task that an executor runs.
+    pub(crate) on: OnIt,
     // The time from SIGTERM to SIGKILL, where it is to be shorter than the task's own.
     max_grace: Option<Millis>,
     force_kill_at: Option<UnixMillis>,
@@ -188,8 +275,11 @@ struct Entry {
 
 /// The agent's decisions.
 pub struct AgentCore {
-    agent_id: AgentId,
-    tasks: BTreeMap<TaskId, Entry>,
+    pub(crate) agent_id: AgentId,
+    pub(crate) tasks: BTreeMap<TaskId, Entry>,
+    pub(crate) executors: Executors,
+    // Which executor is in it.
+    pub(crate) containers: BTreeMap<TaskId, ExecutorKey>,
     connected: bool,
     seed: u64,
     n_uuids: u64,
@@ -202,6 +292,8 @@ impl AgentCore {
         Self {
             agent_id,
             tasks: BTreeMap::new(),
+            executors: Executors::new(),
+            containers: BTreeMap::new(),
             connected: false,
             seed,
             n_uuids: 0,
@@ -243,6 +335,9 @@ impl AgentCore {
                 self.send_due(now, &mut out);
             }
             Event::Disconnected => self.connected = false,
+            Event::Started { task_id, .. } if self.containers.contains_key(&task_id) => {
+                self.executor_started(&task_id, now, &mut out);
+            }
             Event::Started { task_id, pid } => {
                 self.step(&task_id, now, &mut out, |m| m.started(pid, now));
                 if self.state(&task_id) == Some(TaskState::Running) {
@@ -263,6 +358,9 @@ impl AgentCore {
                     });
                 }
             }
+            Event::Exited { task_id, exit } if self.containers.contains_key(&task_id) => {
+                self.executor_exited(&task_id, &exit, now, &mut out);
+            }
             Event::Exited { task_id, exit } => self.exited(&task_id, exit, now, &mut out),
             Event::Checked {
                 task_id,
@@ -278,7 +376,34 @@ impl AgentCore {
                 pending,
                 pid,
             } => self.recovered(*spec, latest, pending, pid, now, &mut out),
+            Event::ExecutorRecovered {
+                record,
+                container,
+                runs,
+            } => self.executor_recovered(*record, container, runs, now),
+            Event::ExecutorSubscribed {
+                key,
+                tasks,
+                updates,
+            } => self.executor_subscribed(&key, &tasks, updates, now, &mut out),
+            Event::ExecutorLeft(key) => self.executor_left(&key),
+            Event::ExecutorUpdate { key, status } => {
+                self.executor_update(&key, *status, now, &mut out);
+            }
+            Event::ExecutorSays { key, data } => {
+                if self.executors.contains_key(&key) {
+                    out.push(Effect::ToFramework { key, data });
+                }
+            }
+            Event::FrameworkSays { key, data } => {
+                if self.may_subscribe(&key) {
+                    let word = ExecutorWord::Message(data);
+                    out.push(Effect::ToExecutor { key, word });
+                }
+            }
+            Event::ShutdownExecutor(key) => self.shut_down(&key, None, now, &mut out),
             Event::Tick => {
+                self.executors_due(now, &mut out);
                 for (task_id, entry) in &mut self.tasks {
                     if entry.force_kill_at.is_some_and(|at| at <= now) {
                         entry.force_kill_at = Some(now + FORCE_KILL_MARGIN);
@@ -304,6 +429,7 @@ impl AgentCore {
                 [retry, e.force_kill_at]
             })
             .flatten()
+            .chain(self.executors_deadline())
             .min()
     }
 
@@ -355,20 +481,25 @@ impl AgentCore {
             Command::Shell(text) => text.trim().is_empty(),
             Command::Argv(argv) => argv.first().is_none_or(String::is_empty),
             Command::Image(_) => spec.container.image.is_none(),
-            Command::Executor => true,
+            Command::Executor => !is_custom(&spec),
         };
         let refusal = if empty {
             Some("command: must not be empty".to_owned())
         } else {
-            self.excess(&spec.resources)
+            self.excess(&spec)
         };
         if let Some(message) = refusal {
             // Never accepted, so there is nothing to keep: an answer that is not retried.
+            self.not_placed(&spec, &message, out);
             out.push(Effect::Send(TaskStatus {
                 reason: Some(StatusReason::TaskInvalid),
                 message,
                 ..self.untracked(&task_id, TaskState::Error, now)
             }));
+            return;
+        }
+        if let Err(answer) = self.place(&spec, now, out) {
+            out.push(Effect::Send(answer));
             return;
         }
         let machine = TaskMachine::new(spec.clone(), self.agent_id.clone(), now);
@@ -377,23 +508,33 @@ impl AgentCore {
             Entry {
                 machine,
                 stream: UpdateStream::default(),
+                on: OnIt::default(),
                 max_grace: None,
                 force_kill_at: None,
             },
         );
-        out.push(Effect::Launch(Box::new(spec)));
+        if is_custom(&spec) {
+            self.hand_over(&spec, out);
+        } else {
+            out.push(Effect::Launch(Box::new(spec)));
+        }
     }
 
-    /// Why `wanted` does not fit beside what runs.
-    fn excess(&self, wanted: &Resources) -> Option<String> {
+    /// Why a task, and an executor that it starts, do not fit beside what runs.
+    fn excess(&self, spec: &TaskSpec) -> Option<String> {
         let live = self.tasks.values().map(|e| &e.machine);
         let live = live.filter(|m| !matches!(m.phase(), Phase::Terminal(_)));
         let used = live.map(|m| &m.spec().resources);
-        excess(self.total.as_ref()?, used, wanted)
+        let used = used.chain(self.held_by_executors());
+        let mut wanted = spec.resources.clone();
+        if let Some(on) = spec.executor.as_ref().filter(|on| on.starts) {
+            wanted.try_add(&on.spec.resources);
+        }
+        excess(self.total.as_ref()?, used, &wanted)
     }
 
     /// A kill of a task that is being killed can only make it faster.
-    fn kill(
+    pub(crate) fn kill(
         &mut self,
         task_id: &TaskId,
         max_grace: Option<Millis>,
@@ -401,7 +542,10 @@ impl AgentCore {
         now: UnixMillis,
         out: &mut Vec<Effect>,
     ) {
-        if let Some(entry) = self.tasks.get_mut(task_id) {
+        let custom = self.tasks.get(task_id);
+        if custom.is_some_and(|e| is_custom(e.machine.spec())) {
+            self.kill_on(task_id, max_grace, &cause, now, out);
+        } else if let Some(entry) = self.tasks.get_mut(task_id) {
             // The shim knows the task's own grace only: a shorter one is kept here.
             let own = entry.machine.spec().kill_grace;
             if let Some(max) = max_grace.filter(|max| *max < own) {
@@ -450,6 +594,7 @@ impl AgentCore {
                 exit,
             });
         }
+        self.ended_by_default(task_id, now, out);
     }
 
     /// The end of a task's start is when its other checks begin.
@@ -486,6 +631,7 @@ impl AgentCore {
         let entry = Entry {
             machine,
             stream: UpdateStream::restore(latest, pending),
+            on: OnIt::default(),
             max_grace: None,
             force_kill_at: None,
         };
@@ -500,6 +646,7 @@ impl AgentCore {
             ready,
             status: None,
         });
+        self.recovered_on(&task_id, now, out);
         if let Some(pid) = pid {
             self.step(&task_id, now, out, |m| m.started(pid, now));
             if self.state(&task_id) == Some(TaskState::Running) {
@@ -549,14 +696,19 @@ impl AgentCore {
         self.send_due(now, out);
     }
 
-    fn send_due(&mut self, now: UnixMillis, out: &mut Vec<Effect>) {
+    pub(crate) fn send_due(&mut self, now: UnixMillis, out: &mut Vec<Effect>) {
         if self.connected {
             let due = self.tasks.values_mut().filter_map(|e| e.stream.due(now));
             out.extend(due.map(Effect::Send));
         }
     }
 
-    fn untracked(&self, task_id: &TaskId, state: TaskState, now: UnixMillis) -> TaskStatus {
+    pub(crate) fn untracked(
+        &self,
+        task_id: &TaskId,
+        state: TaskState,
+        now: UnixMillis,
+    ) -> TaskStatus {
         TaskStatus {
             ip: None,
             ip6: None,
@@ -574,7 +726,7 @@ impl AgentCore {
         }
     }
 
-    fn next_uuid(&mut self) -> StatusUuid {
+    pub(crate) fn next_uuid(&mut self) -> StatusUuid {
         self.n_uuids += 1;
         let mut bytes = [0; 16];
         bytes[..8].copy_from_slice(&self.seed.to_be_bytes());
@@ -583,7 +735,7 @@ impl AgentCore {
     }
 }
 
-fn persist(task_id: &TaskId, stream: &UpdateStream) -> Effect {
+pub(crate) fn persist(task_id: &TaskId, stream: &UpdateStream) -> Effect {
     Effect::Persist {
         task_id: task_id.clone(),
         record: StreamRecord {

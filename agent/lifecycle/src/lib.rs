@@ -1,5 +1,5 @@
-//! What an agent decides: the life of a task, its status updates, its health, and what to do with
-//! what is found after a restart.
+//! What an agent decides: the life of a task, its status updates, its health, executors that frameworks bring along,
+//! and what to do with what is found after a restart.
 //!
 //! [`AgentCore::handle`] takes what happened and the time, and answers with the [`Effect`]s to carry
 //! out, in order. The shell (`waggle-agent`) owns processes, files and sockets; the simulation owns
@@ -13,6 +13,7 @@
 //!   of the same state, so only the newest health is kept while no master listens.
 //! - A task's start checks come first: no other check runs or counts before each of them has passed.
 //! - Only changes of health and readiness are told: results that change nothing make no update.
+//! - A task of an executor ends, at the latest, with it; what an executor says is durable before it is acknowledged.
 //! - [`recover`] answers for every combination of what was written and what is seen.
 //!
 //! # What it never does
@@ -29,6 +30,7 @@
 #![forbid(unsafe_code)]
 
 mod core;
+mod executors;
 mod exit;
 mod fits;
 mod health;
@@ -38,6 +40,7 @@ mod stream;
 
 pub use crate::{
     core::{AgentCore, Effect, Event, RunningChecks, StreamRecord, TaskSummary},
+    executors::{ExecutorWord, REGISTRATION_TIMEOUT, REREGISTRATION_TIMEOUT},
     exit::Exit,
     health::{CheckOutcome, HealthMachine, check_name},
     machine::{KillCause, Phase, TaskMachine, Transition},

@@ -33,6 +33,8 @@ pub enum KillCause {
 pub enum Phase {
     /// Its spec is durable, its process is being started.
     Starting,
+    /// Its executor says that it is setting it up.
+    SettingUp,
     /// Its process runs.
     Running,
     /// Told to end.
@@ -61,6 +63,8 @@ pub struct TaskMachine {
     health: HealthMachine,
     pid: Option<u32>,
     started_at: Option<UnixMillis>,
+    // By its executor.
+    said_health: Option<(HealthState, Option<bool>)>,
 }
 
 impl TaskMachine {
@@ -74,6 +78,7 @@ impl TaskMachine {
             health,
             pid: None,
             started_at: None,
+            said_health: None,
         }
     }
 
@@ -108,6 +113,7 @@ impl TaskMachine {
                 TaskState::Killing => Phase::Killing(asked_for(latest)),
                 state if state.is_terminal() => Phase::Terminal(state),
                 TaskState::Running => Phase::Running,
+                TaskState::Starting => Phase::SettingUp,
                 _ => Phase::Starting,
             };
             machine.started_at = Some(latest.at);
@@ -137,6 +143,9 @@ impl TaskMachine {
 
     /// Health over all checks.
     pub fn health(&self) -> HealthState {
+        if let Some((health, _)) = self.said_health {
+            return health;
+        }
         match &self.phase {
             Phase::Killing(KillCause::Unhealthy { .. }) => HealthState::Unhealthy,
             _ => self.health.health(),
@@ -169,6 +178,7 @@ impl TaskMachine {
     pub fn state(&self) -> TaskState {
         match &self.phase {
             Phase::Starting => TaskState::Staging,
+            Phase::SettingUp => TaskState::Starting,
             Phase::Running => TaskState::Running,
             Phase::Killing(_) => TaskState::Killing,
             Phase::Terminal(state) => *state,
@@ -182,7 +192,7 @@ impl TaskMachine {
         }
         self.pid = Some(pid);
         match self.phase {
-            Phase::Starting => {
+            Phase::Starting | Phase::SettingUp => {
                 self.phase = Phase::Running;
                 self.started_at = Some(now);
                 self.health =
@@ -198,7 +208,7 @@ impl TaskMachine {
     /// It is to end.
     pub fn kill(&mut self, cause: KillCause, now: UnixMillis) -> Transition {
         match self.phase {
-            Phase::Starting | Phase::Running => {
+            Phase::Starting | Phase::SettingUp | Phase::Running => {
                 let (reason, message) = match &cause {
                     KillCause::Asked => (StatusReason::TaskKilled, String::new()),
                     KillCause::Evicted(why) => (why.reason, why.message.clone()),
@@ -221,7 +231,7 @@ impl TaskMachine {
         let kill = match &self.phase {
             Phase::Terminal(_) => return Transition::None,
             Phase::Killing(cause) => Some(cause.clone()),
-            Phase::Starting | Phase::Running => None,
+            Phase::Starting | Phase::SettingUp | Phase::Running => None,
         };
         let (state, reason, message) = exit.report(kill.as_ref());
         let health = Exit::health(kill.as_ref(), self.health.health());
@@ -250,6 +260,23 @@ impl TaskMachine {
                 self.kill(KillCause::Unhealthy { failures, why }, now)
             }
         }
+    }
+
+    /// What its executor says of it, which is what it is; nothing follows an end.
+    pub fn said(&mut self, status: &TaskStatus, now: UnixMillis) {
+        if matches!(self.phase, Phase::Terminal(_)) {
+            return;
+        }
+        self.phase = match status.state {
+            state if state.is_terminal() => Phase::Terminal(state),
+            TaskState::Running => {
+                self.started_at.get_or_insert(now);
+                Phase::Running
+            }
+            TaskState::Killing => Phase::Killing(KillCause::Asked),
+            _ => Phase::SettingUp,
+        };
+        self.said_health = Some((status.health, status.ready));
     }
 
     /// It holds more disk than it asked for; one that already ends is left to that.

@@ -6,13 +6,15 @@ use waggle_types::{Millis, StatusUuid, TaskState, TaskStatus, UnixMillis};
 
 /// First retry of an update without an answer (Mesos `STATUS_UPDATE_RETRY_INTERVAL_MIN`).
 pub const RETRY_FIRST: Millis = Millis::from_secs(10);
+/// Updates of one task that an executor wrote and that wait; beyond, the newest takes the place of the one before.
+pub const MAX_WRITTEN: usize = 1000;
 /// Longest time between retries (Mesos `STATUS_UPDATE_RETRY_INTERVAL_MAX`).
 pub const RETRY_MAX: Millis = Millis::from_secs(600);
 
 /// The updates of one task that its master has not acknowledged, oldest first.
 ///
 /// At most one is in flight. Bounded by the number of states: an update behind the head is replaced by
-/// a newer one of the same state.
+/// a newer one of the same state; those that an executor wrote, by [`MAX_WRITTEN`].
 #[derive(Debug, Clone, Default)]
 pub struct UpdateStream {
     pending: VecDeque<TaskStatus>,
@@ -43,6 +45,9 @@ impl UpdateStream {
     pub fn push(&mut self, status: TaskStatus) -> bool {
         self.latest = Some(status.clone());
         let replaceable = match self.pending.back() {
+            // Each of an executor's may say something of its own.
+            Some(last) if last.executor.is_some() && self.pending.len() < MAX_WRITTEN => false,
+            Some(last) if last.executor.is_some() => !last.state.is_terminal(),
             Some(last) if last.state == status.state => self.pending.len() > 1 || !self.head_sent,
             _ => false,
         };

@@ -249,6 +249,7 @@ impl World {
                     assert!(!self.done.contains(&task_id));
                 }
                 Effect::LocalFact { .. } | Effect::StartChecks(_) | Effect::Release { .. } => {}
+                other => panic!("nothing here is on an executor: {other:?}"),
             }
         }
         true

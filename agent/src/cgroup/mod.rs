@@ -106,6 +106,35 @@ impl TaskCgroup {
         self.set("pids", "pids.max", &limits.pids.to_string())
     }
 
+    /// Limits of a container that runs. Memory's hard limit only grows: what is used beyond a smaller one would be
+    /// killed for it (Mesos's memory isolator does the same).
+    pub fn update(&self, limits: &Limits) -> Result<(), CgroupError> {
+        let file = if self.unified {
+            "memory.max"
+        } else {
+            "memory.limit_in_bytes"
+        };
+        let path = self.controller("memory").map(|dir| dir.join(file));
+        let now = path.and_then(|path| fs::read_to_string(path).ok());
+        let now: Option<u64> = now.and_then(|text| text.trim().parse().ok());
+        let kept = Limits {
+            memory_bytes: match (limits.memory_bytes, now) {
+                (Some(bytes), Some(now)) => Some(bytes.max(now)),
+                (_, None) | (None, _) => None,
+            },
+            ..*limits
+        };
+        if self.unified {
+            return self.limit_v2(&kept);
+        }
+        if let Some(bytes) = kept.memory_bytes {
+            // The one with swap first, since it may not be below the other.
+            let bytes = bytes.to_string();
+            self.set("memory", "memory.memsw.limit_in_bytes", &bytes)?;
+        }
+        self.limit_v1(&kept)
+    }
+
     fn limit_v2(&self, limits: &Limits) -> Result<(), CgroupError> {
         self.set("cpu", "cpu.weight", &limits.cpu_weight().to_string())?;
         let quota = limits

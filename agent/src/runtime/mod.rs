@@ -77,14 +77,17 @@ pub struct NodeFacts {
     pub agent_id: AgentId,
     /// Where its tasks' host ports are reached.
     pub ip: Ipv4Addr,
+    /// Port of the agent's API there.
+    pub http_port: u16,
     /// Its resolver, where it runs one.
     pub resolver: Vec<IpAddr>,
 }
 
 impl NodeFacts {
     /// Of a node with these settings.
-    pub fn new(config: &AgentConfig, agent_id: AgentId) -> Self {
+    pub fn new(config: &AgentConfig, agent_id: AgentId, http_port: u16) -> Self {
         Self {
+            http_port,
             agent_id,
             ip: config.ip,
             resolver: if config.network {

@@ -38,7 +38,27 @@ impl Agent {
         Self::start_with(work_dir, masters, cgroups, |_| {}).await
     }
 
+    /// At an address where executors know it.
+    pub async fn start_at(
+        http: SocketAddr,
+        work_dir: &Path,
+        masters: Vec<SocketAddr>,
+        cgroups: Option<&CgroupRoot>,
+    ) -> Self {
+        Self::start_on(Some(http), work_dir, masters, cgroups, |_| {}).await
+    }
+
     pub async fn start_with(
+        work_dir: &Path,
+        masters: Vec<SocketAddr>,
+        cgroups: Option<&CgroupRoot>,
+        change: impl FnOnce(&mut AgentConfig),
+    ) -> Self {
+        Self::start_on(None, work_dir, masters, cgroups, change).await
+    }
+
+    async fn start_on(
+        at: Option<SocketAddr>,
         work_dir: &Path,
         masters: Vec<SocketAddr>,
         cgroups: Option<&CgroupRoot>,
@@ -46,7 +66,10 @@ impl Agent {
     ) -> Self {
         let bind = async || TcpListener::bind("127.0.0.1:0").await.unwrap();
         let listeners = AgentListeners {
-            http: bind().await,
+            http: match at {
+                Some(at) => TcpListener::bind(at).await.unwrap(),
+                None => bind().await,
+            },
             metrics: bind().await,
             dns: Some(bind().await),
         };
@@ -102,17 +125,33 @@ impl Agent {
         Self::ask(addr, "GET", path, "").await
     }
 
+    /// A call of an executor.
+    pub async fn send_json(&self, path: &str, body: &str) -> (u16, String) {
+        let json = "content-type: application/json\r\n";
+        Self::ask_with(self.http, "POST", path, json, body).await
+    }
+
     /// A request with a body.
     pub async fn send(&self, method: &str, path: &str, body: &str) -> (u16, String) {
         Self::ask(self.http, method, path, body).await
     }
 
     async fn ask(addr: SocketAddr, method: &str, path: &str, body: &str) -> (u16, String) {
+        Self::ask_with(addr, method, path, "", body).await
+    }
+
+    async fn ask_with(
+        addr: SocketAddr,
+        method: &str,
+        path: &str,
+        headers: &str,
+        body: &str,
+    ) -> (u16, String) {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let mut stream = tokio::net::TcpStream::connect(addr).await.unwrap();
         let n = body.len();
         let request = format!(
-            "{method} {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: {n}\r\n\r\n{body}"
+            "{method} {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n{headers}content-length: {n}\r\n\r\n{body}"
         );
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();

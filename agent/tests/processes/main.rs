@@ -12,6 +12,7 @@ mod agent;
 mod containers;
 mod crash;
 mod exec;
+mod executors;
 mod limits;
 mod master;
 mod names;
@@ -137,6 +138,14 @@ const TESTS: &[Test] = &[
         "agent_gives_a_gpu_to_one_task",
         limits::gives_a_gpu_to_one_task,
     ),
+    (
+        "executors_run_several_tasks_survive_the_agent_and_end_as_told",
+        executors::run_several_tasks_survive_the_agent_and_end_as_told,
+    ),
+    (
+        "executors_whose_process_is_killed_and_calls_that_are_wrong",
+        executors::whose_process_is_killed_and_calls_that_are_wrong,
+    ),
     ("agent_tells_programs_about_names", names::tells_programs),
     (
         "survival_at_every_step_on_disk",
@@ -226,6 +235,11 @@ fn main() -> ExitCode {
         && command == "exec-shim"
     {
         return waggle_agent::exec_shim_main();
+    }
+    if let [_, command] = args.as_slice()
+        && command == "executor"
+    {
+        return executors::run();
     }
     if let [_, command, dir, master, rest @ ..] = args.as_slice()
         && command == "agent"

@@ -248,6 +248,13 @@ impl Sim {
                 self.nodes[at].disk.remove(&task_id);
             }
             Effect::Cancel(_) | Effect::LocalFact { .. } | Effect::Release { .. } => {}
+            // Virtual frameworks have no executors.
+            Effect::LaunchExecutor { .. }
+            | Effect::Accept { .. }
+            | Effect::Limit { .. }
+            | Effect::ToExecutor { .. }
+            | Effect::ToFramework { .. }
+            | Effect::ExecutorEnded(_) => {}
         }
         Ok(())
     }

@@ -3875,3 +3875,302 @@ impl OperationState {
         }
     }
 }
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ExecutorCall {
+    #[prost(message, optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub executor_id: ::core::option::Option<ExecutorId>,
+    #[prost(message, optional, tag = "2")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub framework_id: ::core::option::Option<FrameworkId>,
+    #[prost(enumeration = "executor_call::Type", optional, tag = "3")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(
+        with = "crate::mesos::json::Enum::<crate::proto::mesos::executor_call::Type>"
+    )]
+    pub r#type: ::core::option::Option<i32>,
+    #[prost(message, optional, tag = "4")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub subscribe: ::core::option::Option<ExecutorSubscribe>,
+    #[prost(message, optional, tag = "5")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub update: ::core::option::Option<ExecutorUpdate>,
+    #[prost(message, optional, tag = "6")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub message: ::core::option::Option<ExecutorSays>,
+}
+/// Nested message and enum types in `ExecutorCall`.
+pub mod executor_call {
+    #[allow(clippy::all)]
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Type {
+        Unknown = 0,
+        Subscribe = 1,
+        Update = 2,
+        Message = 3,
+        Heartbeat = 4,
+    }
+    impl Type {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unknown => "UNKNOWN",
+                Self::Subscribe => "SUBSCRIBE",
+                Self::Update => "UPDATE",
+                Self::Message => "MESSAGE",
+                Self::Heartbeat => "HEARTBEAT",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "UNKNOWN" => Some(Self::Unknown),
+                "SUBSCRIBE" => Some(Self::Subscribe),
+                "UPDATE" => Some(Self::Update),
+                "MESSAGE" => Some(Self::Message),
+                "HEARTBEAT" => Some(Self::Heartbeat),
+                _ => None,
+            }
+        }
+    }
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ExecutorSubscribe {
+    #[prost(message, repeated, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub unacknowledged_tasks: ::prost::alloc::vec::Vec<TaskInfo>,
+    #[prost(message, repeated, tag = "2")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub unacknowledged_updates: ::prost::alloc::vec::Vec<ExecutorUpdate>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ExecutorUpdate {
+    #[prost(message, optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub status: ::core::option::Option<TaskStatus>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExecutorSays {
+    #[prost(bytes = "vec", optional, tag = "2")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(with = "crate::mesos::json::Base64")]
+    pub data: ::core::option::Option<::prost::alloc::vec::Vec<u8>>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ExecutorEvent {
+    #[prost(enumeration = "executor_event::Type", optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(
+        with = "crate::mesos::json::Enum::<crate::proto::mesos::executor_event::Type>"
+    )]
+    pub r#type: ::core::option::Option<i32>,
+    #[prost(message, optional, tag = "2")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub subscribed: ::core::option::Option<ExecutorSubscribed>,
+    #[prost(message, optional, tag = "3")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub acknowledged: ::core::option::Option<ExecutorAcknowledged>,
+    #[prost(message, optional, tag = "4")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub launch: ::core::option::Option<ExecutorLaunch>,
+    #[prost(message, optional, tag = "5")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub kill: ::core::option::Option<ExecutorKill>,
+    #[prost(message, optional, tag = "6")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub message: ::core::option::Option<ExecutorHears>,
+    #[prost(message, optional, tag = "7")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub error: ::core::option::Option<Error>,
+    #[prost(message, optional, tag = "8")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub launch_group: ::core::option::Option<ExecutorLaunchGroup>,
+}
+/// Nested message and enum types in `ExecutorEvent`.
+pub mod executor_event {
+    #[allow(clippy::all)]
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Type {
+        Unknown = 0,
+        Subscribed = 1,
+        Launch = 2,
+        Kill = 3,
+        Acknowledged = 4,
+        Message = 5,
+        Error = 6,
+        Shutdown = 7,
+        LaunchGroup = 8,
+        Heartbeat = 9,
+    }
+    impl Type {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unknown => "UNKNOWN",
+                Self::Subscribed => "SUBSCRIBED",
+                Self::Launch => "LAUNCH",
+                Self::Kill => "KILL",
+                Self::Acknowledged => "ACKNOWLEDGED",
+                Self::Message => "MESSAGE",
+                Self::Error => "ERROR",
+                Self::Shutdown => "SHUTDOWN",
+                Self::LaunchGroup => "LAUNCH_GROUP",
+                Self::Heartbeat => "HEARTBEAT",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "UNKNOWN" => Some(Self::Unknown),
+                "SUBSCRIBED" => Some(Self::Subscribed),
+                "LAUNCH" => Some(Self::Launch),
+                "KILL" => Some(Self::Kill),
+                "ACKNOWLEDGED" => Some(Self::Acknowledged),
+                "MESSAGE" => Some(Self::Message),
+                "ERROR" => Some(Self::Error),
+                "SHUTDOWN" => Some(Self::Shutdown),
+                "LAUNCH_GROUP" => Some(Self::LaunchGroup),
+                "HEARTBEAT" => Some(Self::Heartbeat),
+                _ => None,
+            }
+        }
+    }
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ExecutorSubscribed {
+    #[prost(message, optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub executor_info: ::core::option::Option<ExecutorInfo>,
+    #[prost(message, optional, tag = "2")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub framework_info: ::core::option::Option<FrameworkInfo>,
+    #[prost(message, optional, tag = "3")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub agent_info: ::core::option::Option<AgentInfo>,
+    #[prost(message, optional, tag = "4")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub container_id: ::core::option::Option<ContainerId>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ExecutorLaunch {
+    #[prost(message, optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub task: ::core::option::Option<TaskInfo>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ExecutorLaunchGroup {
+    #[prost(message, optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub task_group: ::core::option::Option<TaskGroupInfo>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExecutorKill {
+    #[prost(message, optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub task_id: ::core::option::Option<TaskId>,
+    #[prost(message, optional, tag = "2")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub kill_policy: ::core::option::Option<KillPolicy>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExecutorAcknowledged {
+    #[prost(message, optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub task_id: ::core::option::Option<TaskId>,
+    #[prost(bytes = "vec", optional, tag = "2")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(with = "crate::mesos::json::Base64")]
+    pub uuid: ::core::option::Option<::prost::alloc::vec::Vec<u8>>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExecutorHears {
+    #[prost(bytes = "vec", optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(with = "crate::mesos::json::Base64")]
+    pub data: ::core::option::Option<::prost::alloc::vec::Vec<u8>>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AgentInfo {
+    #[prost(string, optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub hostname: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(message, repeated, tag = "3")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub resources: ::prost::alloc::vec::Vec<Resource>,
+    #[prost(message, repeated, tag = "5")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub attributes: ::prost::alloc::vec::Vec<Attribute>,
+    #[prost(message, optional, tag = "6")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub id: ::core::option::Option<AgentId>,
+    #[prost(int32, optional, tag = "8")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub port: ::core::option::Option<i32>,
+    #[prost(message, optional, tag = "10")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub domain: ::core::option::Option<DomainInfo>,
+}

@@ -231,3 +231,19 @@ impl Named for crate::proto::mesos::event::Type {
         Self::from_str_name(name)
     }
 }
+impl Named for crate::proto::mesos::executor_call::Type {
+    fn name(self) -> &'static str {
+        self.as_str_name()
+    }
+    fn named(name: &str) -> Option<Self> {
+        Self::from_str_name(name)
+    }
+}
+impl Named for crate::proto::mesos::executor_event::Type {
+    fn name(self) -> &'static str {
+        self.as_str_name()
+    }
+    fn named(name: &str) -> Option<Self> {
+        Self::from_str_name(name)
+    }
+}

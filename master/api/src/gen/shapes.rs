@@ -2762,3 +2762,127 @@ impl Shaped for mesos::v1::Error {
     };
     const REQUEST: bool = false;
 }
+impl Shaped for mesos::v1::ExecutorCall {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::ExecutorCall>(),
+        fields: &[
+            (1, &<mesos::v1::ExecutorId as Shaped>::SHAPE),
+            (2, &<mesos::v1::FrameworkId as Shaped>::SHAPE),
+            (4, &<mesos::v1::ExecutorSubscribe as Shaped>::SHAPE),
+            (5, &<mesos::v1::ExecutorUpdate as Shaped>::SHAPE),
+            (6, &<mesos::v1::ExecutorSays as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::ExecutorSubscribe {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::ExecutorSubscribe>(),
+        fields: &[
+            (1, &<mesos::v1::TaskInfo as Shaped>::SHAPE),
+            (2, &<mesos::v1::ExecutorUpdate as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::ExecutorUpdate {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::ExecutorUpdate>(),
+        fields: &[
+            (1, &<mesos::v1::TaskStatus as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::ExecutorSays {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::ExecutorSays>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::ExecutorEvent {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::ExecutorEvent>(),
+        fields: &[
+            (2, &<mesos::v1::ExecutorSubscribed as Shaped>::SHAPE),
+            (3, &<mesos::v1::ExecutorAcknowledged as Shaped>::SHAPE),
+            (4, &<mesos::v1::ExecutorLaunch as Shaped>::SHAPE),
+            (5, &<mesos::v1::ExecutorKill as Shaped>::SHAPE),
+            (6, &<mesos::v1::ExecutorHears as Shaped>::SHAPE),
+            (7, &<mesos::v1::Error as Shaped>::SHAPE),
+            (8, &<mesos::v1::ExecutorLaunchGroup as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::ExecutorSubscribed {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::ExecutorSubscribed>(),
+        fields: &[
+            (1, &<mesos::v1::ExecutorInfo as Shaped>::SHAPE),
+            (2, &<mesos::v1::FrameworkInfo as Shaped>::SHAPE),
+            (3, &<mesos::v1::AgentInfo as Shaped>::SHAPE),
+            (4, &<mesos::v1::ContainerId as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::ExecutorLaunch {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::ExecutorLaunch>(),
+        fields: &[
+            (1, &<mesos::v1::TaskInfo as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::ExecutorLaunchGroup {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::ExecutorLaunchGroup>(),
+        fields: &[
+            (1, &<mesos::v1::TaskGroupInfo as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::ExecutorKill {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::ExecutorKill>(),
+        fields: &[
+            (1, &<mesos::v1::TaskId as Shaped>::SHAPE),
+            (2, &<mesos::v1::KillPolicy as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::ExecutorAcknowledged {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::ExecutorAcknowledged>(),
+        fields: &[
+            (1, &<mesos::v1::TaskId as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::ExecutorHears {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::ExecutorHears>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::AgentInfo {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::AgentInfo>(),
+        fields: &[
+            (3, &<mesos::v1::Resource as Shaped>::SHAPE),
+            (5, &<mesos::v1::Attribute as Shaped>::SHAPE),
+            (6, &<mesos::v1::AgentId as Shaped>::SHAPE),
+            (10, &<mesos::v1::DomainInfo as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
