@@ -5,12 +5,13 @@ the driver's own calls, as frameworks do; what came is kept in `Scheduler` and w
 """
 import getpass
 import logging
+import os
 import sys
 import threading
 import time
 import uuid
 
-from pymesos import MesosSchedulerDriver, MesosOperatorMasterDriver, Scheduler, OperatorMaster
+from pymesos import decode_data, encode_data, MesosSchedulerDriver, MesosOperatorMasterDriver, Scheduler, OperatorMaster
 
 LIMIT = 40.0
 TERMINAL = ("TASK_FINISHED", "TASK_FAILED", "TASK_KILLED", "TASK_ERROR", "TASK_LOST", "TASK_DROPPED", "TASK_GONE")
@@ -30,6 +31,8 @@ class Framework(Scheduler):
         self.errors = []
         self.rescinded = []
         self.operations = []
+        self.messages = []
+        self.executors_lost = []
         self.want = None
         self.refuse = 5.0
         self.explicit = False
@@ -92,6 +95,12 @@ class Framework(Scheduler):
 
     def operationStatusUpdate(self, driver, update):
         self._note(lambda: self.operations.append(update))
+
+    def frameworkMessage(self, driver, executor_id, agent_id, data):
+        self._note(lambda: self.messages.append((executor_id["value"], agent_id["value"], decode_data(data))))
+
+    def executorLost(self, driver, executor_id, agent_id, status):
+        self._note(lambda: self.executors_lost.append((executor_id["value"], status)))
 
     def error(self, driver, message):
         self._note(lambda: self.errors.append(message))
@@ -270,6 +279,87 @@ def offers(master):
     driver.reviveOffers(["clients/b"])
     stop(driver)
     print("ok roles, decline with refuse_seconds, suppress and revive")
+
+
+def alive(pid):
+    try:
+        with open("/proc/%s/stat" % pid) as f:
+            return f.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def executors(master):
+    """pymesos's own executor: several tasks on one, messages both ways, a kill, its exit, its end with the framework."""
+    sched = Framework()
+    driver = start(master, "Clients: Executors", sched, checkpoint=True)
+    tag = uuid.uuid4().hex[:8]
+    names = ["%s.%s" % (kind, tag) for kind in ("first", "short", "killed", "dies", "again")]
+    first, short, killed, dies, again = names
+    script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "pymesos_executor.py")
+
+    def on(offer, name, data=b"run"):
+        t = task(offer, name, None)
+        del t["command"]
+        t["data"] = encode_data(data)
+        t["executor"] = dict(
+            executor_id=dict(value="runner-" + tag), name="runner", type="CUSTOM",
+            command=dict(value="exec '%s' '%s'" % (sys.executable, script)),
+            data=encode_data(b"\x00\xffexecutor"), resources=[scalar("cpus", 0.1), scalar("mem", 64)],
+            shutdown_grace_period=dict(nanoseconds=2 * 10 ** 9))
+        return t
+
+    at = []
+
+    def make(offer):
+        at.append(offer["agent_id"])
+        return launch([on(offer, first), on(offer, short, b"finish"), on(offer, killed)])
+    sched.want = once(make)
+    driver.reviveOffers()
+    for name in (first, killed):
+        sched.wait(name, lambda: "TASK_RUNNING" in sched.states(name))
+    sched.wait(short, lambda: sched.states(short) == ["TASK_RUNNING", "TASK_FINISHED"])
+    running = sched.last(first)
+    assert running["executor_id"]["value"] == "runner-" + tag, running
+    assert running["source"] == "SOURCE_EXECUTOR" and decode_data(running["data"]) == b"run", running
+    pids = {u["message"] for u in sched.updates if u.get("message", "").lower().startswith("pid")}
+    assert len(pids) == 1, pids
+    pid = pids.pop().split()[1]
+    assert alive(pid), pid
+
+    # More on the same one, while it lives.
+    def more(offer):
+        return launch([on(offer, dies)]) if offer["agent_id"] == at[0] else None
+    sched.want = once(more)
+    driver.reviveOffers()
+    sched.wait(dies, lambda: "TASK_RUNNING" in sched.states(dies))
+    assert sched.last(dies)["message"].split()[1] == pid, sched.last(dies)
+    executor = dict(value="runner-" + tag)
+    driver.sendFrameworkMessage(executor, at[0], encode_data(b"\x00hello\xff"))
+    heard = sched.wait("an answer", lambda: sched.messages)
+    assert heard[0] == ("runner-" + tag, at[0]["value"], b"heard \x00hello\xff"), heard
+    driver.killTask(dict(value=killed))
+    sched.wait("a kill", lambda: "TASK_KILLED" in sched.states(killed))
+    driver.sendFrameworkMessage(executor, at[0], encode_data(b"exit"))
+    for name in (first, dies):
+        sched.wait("the end of " + name, lambda: "TASK_FAILED" in sched.states(name))
+        assert sched.last(name)["reason"] == "REASON_EXECUTOR_TERMINATED", sched.last(name)
+    lost = sched.wait("the executor's end", lambda: sched.executors_lost)
+    assert lost == [("runner-" + tag, 7 << 8)], lost
+    print("ok several tasks on pymesos's executor, messages, kill, its exit")
+
+    # Another life, which the framework's end ends.
+    sched.want = once(lambda offer: launch([on(offer, again)]))
+    driver.reviveOffers()
+    sched.wait(again, lambda: "TASK_RUNNING" in sched.states(again))
+    pid = sched.last(again)["message"].split()[1]
+    assert alive(pid), pid
+    stop(driver)
+    end = time.monotonic() + LIMIT
+    while alive(pid):
+        assert time.monotonic() < end, "the executor outlives its framework"
+        time.sleep(0.05)
+    print("ok an executor ends with its framework")
 
 
 def failover(master):
@@ -465,7 +555,7 @@ def operator(master):
     print("ok operator driver")
 
 
-STEPS = dict(tasks=tasks_run, acks=explicit_acks, offers=offers, failover=failover, volumes=volumes, operator=operator)
+STEPS = dict(executors=executors, tasks=tasks_run, acks=explicit_acks, offers=offers, failover=failover, volumes=volumes, operator=operator)
 
 
 def main(master, names):

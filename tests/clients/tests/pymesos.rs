@@ -76,6 +76,15 @@ fn pymesos_reserves_and_keeps_data() {
 }
 
 #[test]
+fn pymesos_runs_tasks_on_its_own_executor() {
+    let shown = [
+        "ok several tasks on pymesos's executor, messages, kill, its exit",
+        "ok an executor ends with its framework",
+    ];
+    run("n1", &["executors"], &shown);
+}
+
+#[test]
 fn pymesos_operates_and_listens() {
     run("n2", &["operator"], &["ok operator driver"]);
 }
