@@ -247,9 +247,11 @@ impl Sim {
             Effect::Forget(task_id) => {
                 self.nodes[at].disk.remove(&task_id);
             }
-            Effect::Cancel(_) | Effect::LocalFact { .. } | Effect::Release { .. } => {}
             // Virtual frameworks have no executors.
-            Effect::LaunchExecutor { .. }
+            Effect::Cancel(_)
+            | Effect::LocalFact { .. }
+            | Effect::Release { .. }
+            | Effect::LaunchExecutor { .. }
             | Effect::Accept { .. }
             | Effect::Limit { .. }
             | Effect::ToExecutor { .. }
