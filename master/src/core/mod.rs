@@ -75,7 +75,7 @@ pub use event::{
     TraceOp,
 };
 pub use frameworks::Framework;
-pub use networks::{LEASE_REST, NetworkView};
+pub use networks::{LEASE_REST, NetworkView, check_network_of};
 pub use stored::{Flight, InFlight, KnownAgent, RestoreError, Restored};
 pub use sums::{MAX_LABELS, OTHER, RoleSums, Sums};
 pub use versions::{KEEP_VERSIONS, Versions};

@@ -23,6 +23,19 @@ pub const LEASE_REST: Millis = Millis::from_secs(600);
 /// Services and tasks that a refusal names.
 const MAX_NAMED: usize = 5;
 
+/// Whether a new cluster can have a network beside others. Fields are named as in the HTTP API.
+///
+/// # Errors
+/// The field and the rule that it breaks.
+pub fn check_network_of(
+    name: &str,
+    network: &Network,
+    others: &BTreeMap<String, Network>,
+    vxlan: &Vxlan,
+) -> Result<(), FieldError> {
+    check_network(name, network, others, vxlan, super::reserved_ranges())
+}
+
 /// Networks and leases, as stored.
 #[derive(Debug, Clone)]
 pub(super) struct Networks {

@@ -50,7 +50,7 @@ pub enum Reason {
     AgentUnreachable,
     /// It has no port to be reached at.
     NoPort,
-    /// The VIP is an IPv6 one, and its agent has no IPv6 address.
+    /// Neither the task nor its agent has an address of the family of the VIP.
     NoAddress,
     /// The VIP is the IPv6 twin of a named one, and its port does not say that it listens there.
     Ipv4Only,
@@ -96,7 +96,9 @@ impl fmt::Display for Reason {
             Self::AgentUnknown => f.write_str("its agent is not known"),
             Self::AgentUnreachable => f.write_str("its agent is unreachable"),
             Self::NoPort => f.write_str("task has no such port"),
-            Self::NoAddress => f.write_str("its agent has no IPv6 address"),
+            Self::NoAddress => {
+                f.write_str("neither it nor its agent has an address of that family")
+            }
             Self::Ipv4Only => f.write_str("its port has no label LB_IPV6=true"),
             Self::Farther => f.write_str("nearer backends are preferred"),
         }

@@ -148,9 +148,14 @@ impl Index {
             };
             let agent = snapshot.agents.get(&task.agent_id);
             // A VIP leads to addresses of its own family.
-            let ip = agent.and_then(|a| match key.ip {
+            let of_agent = agent.and_then(|a| match key.ip {
                 IpAddr::V4(_) => Some(a.ip.into()),
                 IpAddr::V6(_) => a.ip6.map(IpAddr::from),
+            });
+            // A port of a network's own address that is mapped to none of the agent's (CONTRACTS section 3).
+            let own = task.network.is_some().then(|| match key.ip {
+                IpAddr::V4(_) => task.ip.map(IpAddr::from),
+                IpAddr::V6(_) => task.ip6.map(IpAddr::from),
             });
             for port in &task.ports {
                 let asks = port.protocols.contains(&key.protocol)
@@ -161,12 +166,16 @@ impl Index {
                 if !asks {
                     continue;
                 }
+                let (ip, number) = match own {
+                    Some(own) if port.host_port == 0 => (own, port.container_port.unwrap_or(0)),
+                    _ => (of_agent, port.host_port),
+                };
                 out.push(Candidate {
                     task_id: id.clone(),
                     agent_id: task.agent_id.clone(),
-                    addr: ip.map(|ip| SocketAddr::new(ip, port.host_port)),
+                    addr: ip.map(|ip| SocketAddr::new(ip, number)),
                     balance: port.balance,
-                    verdict: if port.host_port == 0 {
+                    verdict: if number == 0 {
                         Verdict::Excluded(Reason::NoPort)
                     } else if is_twin && !port.balance.ipv6 {
                         Verdict::Excluded(Reason::Ipv4Only)

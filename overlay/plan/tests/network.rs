@@ -7,7 +7,8 @@ use std::{
 
 use proptest::prelude::*;
 use waggle_overlay_plan::network::{
-    Leases, NetOp, NodePlan, Observed, apply, check_network, diff, mtu_inside, node_plan, overhead,
+    Leases, NetOp, NodePlan, Observed, Where, apply, check_network, diff, mtu_inside, node_plan,
+    overhead,
 };
 use waggle_types::{
     AddressPool, AgentId, AgentNet, AgentOverlay, IpNet, Millis, NetSnapshot, Network, UnixMillis,
@@ -57,8 +58,12 @@ fn render(ops: &[NetOp]) -> Vec<String> {
                 format!("make device port {} {} mtu {}", d.port, mac(&d.mac), d.mtu)
             }
             NetOp::SetRoute(r) => format!("route {} from {}", r.to, r.from),
-            NetOp::SetPeer(ip, m) => format!("peer {ip} {}", mac(m)),
-            NetOp::SetSubnet(net, ip) => format!("subnet {net} at {ip}"),
+            NetOp::SetPeer(ip) => format!("peer {ip}"),
+            NetOp::SetSubnet(net, home) => match home.place {
+                Where::Here => format!("subnet {net} here"),
+                Where::Peer(ip) => format!("subnet {net} at {ip}"),
+                Where::Nowhere => format!("subnet {net} nowhere"),
+            },
             NetOp::RemoveSubnet(net) => format!("no subnet {net}"),
             other => format!("{other:?}"),
         })
@@ -85,11 +90,19 @@ fn a_node_of_two() {
             "route 44.128.0.0/20 from 44.128.0.2",
             "route fd01:a::/64 from fd01:a::2",
             "route fd01:b::/64 from fd01:a::2",
-            "peer 10.0.0.1 70:b3:d5:80:00:01",
+            "peer 10.0.0.1",
+            "subnet 9.0.0.0/8 nowhere",
             "subnet 9.0.0.0/24 at 10.0.0.1",
+            "subnet 9.0.1.0/24 here",
+            "subnet 44.128.0.0/20 nowhere",
             "subnet 44.128.0.1/32 at 10.0.0.1",
+            "subnet 44.128.0.2/32 here",
+            "subnet fd01:a::/64 nowhere",
             "subnet fd01:a::1/128 at 10.0.0.1",
+            "subnet fd01:a::2/128 here",
+            "subnet fd01:b::/64 nowhere",
             "subnet fd01:b::/80 at 10.0.0.1",
+            "subnet fd01:b:0:0:1::/80 here",
         ]
     );
 }
@@ -109,6 +122,8 @@ fn a_network_is_removed_at_run_time() {
         render(&ops),
         [
             "RemoveRoute(Route { to: IpNet { ip: fd01:b::, prefix: 64 }, from: fd01:a::1 })",
+            "no subnet fd01:b::/64",
+            "no subnet fd01:b::/80",
             "no subnet fd01:b:0:0:1::/80",
         ]
     );
@@ -206,8 +221,10 @@ proptest! {
         for op in diff(&there, &plan, MTU) {
             apply(&op, &mut now);
             // No step points at a peer that is not there.
-            for peer in now.subnets.values() {
-                prop_assert!(now.peers.contains_key(peer), "{op:?}");
+            for home in now.subnets.values() {
+                if let Where::Peer(peer) = home.place {
+                    prop_assert!(now.peers.contains(&peer), "{op:?}");
+                }
             }
         }
         prop_assert_eq!(diff(&now, &plan, MTU), Vec::new());
@@ -228,10 +245,10 @@ proptest! {
             let own: BTreeSet<IpNet> = plan.subnets().map(|(net, _)| net).collect();
             for other in plans.iter().filter(|p| p.node_ip != plan.node_ip) {
                 let seen = &other.peers[&Ipv4Addr::new(10, 0, 0, *n)];
-                prop_assert!(own.is_subset(&seen.nets));
+                prop_assert!(own.iter().all(|net| seen.contains_key(net)));
             }
             for net in &own {
-                prop_assert!(plan.peers.values().all(|p| p.nets.iter().all(|o| !o.overlaps(*net))));
+                prop_assert!(plan.peers.values().all(|p| p.keys().all(|o| !o.overlaps(*net))));
             }
         }
     }

@@ -132,7 +132,7 @@ fn ipv6_vips_lead_to_ipv6_addresses_of_agents_that_have_one() {
     let text = render::explained(&s, &LocalFacts::new());
     let want = "\
 [fd01:c::7]:80/tcp (literal)
-  web.1 - out: its agent has no IPv6 address
+  web.1 - out: neither it nor its agent has an address of that family
   web.2 [fd00::2]:31002 in
 ";
     assert!(text.ends_with(want), "{text}");

@@ -1,6 +1,6 @@
 //! A spec and observed state to Marathon's answers.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use waggle_types::{
     AgentId, CheckPurpose, HealthState, ServiceId, ServiceSpec, ServiceVersion, TaskId, TaskState,
@@ -55,7 +55,7 @@ pub struct Instance<'a> {
     pub task_id: &'a TaskId,
     pub agent_id: &'a AgentId,
     pub hostname: &'a str,
-    pub ip: Ipv4Addr,
+    pub ips: &'a [IpAddr],
     pub state: TaskState,
     pub health: HealthState,
     pub version: ServiceVersion,
@@ -86,10 +86,14 @@ pub fn task_json(app: &ServiceId, service_ports: &[u16], i: &Instance<'_>) -> Ta
         version: i.version.to_string(),
         ports,
         service_ports,
-        ip_addresses: vec![IpAddress {
-            ip_address: i.ip.to_string(),
-            protocol: "IPv4".into(),
-        }],
+        ip_addresses: i
+            .ips
+            .iter()
+            .map(|ip| IpAddress {
+                ip_address: ip.to_string(),
+                protocol: if ip.is_ipv4() { "IPv4" } else { "IPv6" }.into(),
+            })
+            .collect(),
         health_check_results: alive
             .map(|alive| HealthCheckResult {
                 alive,

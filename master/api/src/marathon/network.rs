@@ -36,14 +36,11 @@ fn networks(obj: &Obj<'_>, errs: &mut Errors) -> Option<NetworkMode> {
         (Some("container/bridge"), None) => Some(NetworkMode::Bridge),
         (Some("none"), None) => Some(NetworkMode::None),
         (Some("container") | None, Some(name)) => named(&n.path("name"), name, errs),
+        // Unless it is there and no text.
+        (None | Some("container"), None) if errs.count() == before => Some(default_network()),
+        (None | Some("container"), None) => None,
         (Some(m @ ("host" | "container/bridge" | "none")), Some(_)) => {
             errs.add(n.path("name"), format!("must not be set for mode {m}"));
-            None
-        }
-        (None | Some("container"), None) => {
-            if errs.count() == before {
-                errs.add(n.path("name"), "must be set for mode container");
-            }
             None
         }
         (Some(m), _) => {
@@ -52,6 +49,11 @@ fn networks(obj: &Obj<'_>, errs: &mut Errors) -> Option<NetworkMode> {
             None
         }
     }
+}
+
+/// Marathon's `default_network_name` in DC/OS.
+fn default_network() -> NetworkMode {
+    NetworkMode::Container("dcos".to_owned())
 }
 
 fn named(field: &str, name: &str, errs: &mut Errors) -> Option<NetworkMode> {
@@ -77,7 +79,7 @@ fn old_style(obj: &Obj<'_>, docker: Option<&Obj<'_>>, errs: &mut Errors) -> Opti
         let before = errs.count();
         let name = a.string("networkName", errs);
         if name.is_none() && errs.count() == before {
-            errs.add(a.path("networkName"), "must be set");
+            return Some(default_network());
         }
         named(&a.path("networkName"), &name?, errs)
     });

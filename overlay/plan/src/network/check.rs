@@ -1,8 +1,10 @@
 //! Which networks a cluster can have beside each other.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use waggle_types::{FieldError, IpNet, MIN_MTU, MIN_MTU6, Network, Vxlan};
+
+use crate::lower::fnv1a;
 
 /// Whether a network can come beside those that there are. `taken` are ranges that mean something else in this
 /// cluster, with what they are for people.
@@ -34,7 +36,24 @@ pub fn check_network(
             return Err(FieldError::new(field, rule));
         }
     }
+    let number = network_number(network);
+    if let Some((other, _)) = others.iter().find(|(_, o)| network_number(o) == number) {
+        let rule =
+            format!("must have another first address: its number is that of network {other}");
+        return Err(FieldError::new("subnet", rule));
+    }
     Ok(())
+}
+
+/// A network's number in the kernel's tables, the same on every node: addresses of different numbers don't reach each other.
+/// Made of its first pool's addresses, which no other network has; never 0.
+pub fn network_number(network: &Network) -> u32 {
+    let bits = match network.pools().next().map(|p| p.net.ip()) {
+        Some(IpAddr::V4(ip)) => ip.to_bits(),
+        Some(IpAddr::V6(ip)) => fnv1a(&ip.octets()),
+        None => 0,
+    };
+    bits.max(1)
 }
 
 /// Bytes that the encapsulation adds to a packet: outer Ethernet is the underlay's own, inner Ethernet, VXLAN, UDP and

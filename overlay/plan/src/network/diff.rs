@@ -9,7 +9,7 @@ use std::{
 
 use waggle_types::IpNet;
 
-use super::node::NodePlan;
+use super::node::{Home, NodePlan, Where};
 
 /// The node's tunnel device.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,10 +40,10 @@ pub struct Observed {
     pub addresses: BTreeSet<IpAddr>,
     /// Routes to it.
     pub routes: BTreeSet<Route>,
-    /// Hardware addresses of nodes that packets are taken from and sent to, by underlay address.
-    pub peers: BTreeMap<Ipv4Addr, [u8; 6]>,
+    /// Nodes that packets are taken from and sent to, by underlay address.
+    pub peers: BTreeSet<Ipv4Addr>,
     /// What lives where.
-    pub subnets: BTreeMap<IpNet, Ipv4Addr>,
+    pub subnets: BTreeMap<IpNet, Home>,
 }
 
 /// One step.
@@ -64,11 +64,11 @@ pub enum NetOp {
     /// No longer one.
     RemoveRoute(Route),
     /// Packets are taken from a node and sent to it.
-    SetPeer(Ipv4Addr, [u8; 6]),
+    SetPeer(Ipv4Addr),
     /// No longer.
     RemovePeer(Ipv4Addr),
-    /// A network lives on that node.
-    SetSubnet(IpNet, Ipv4Addr),
+    /// Says where a net is.
+    SetSubnet(IpNet, Home),
     /// No longer anywhere.
     RemoveSubnet(IpNet),
 }
@@ -109,27 +109,21 @@ pub fn diff(observed: &Observed, plan: &NodePlan, mtu: u16) -> Vec<NetOp> {
     for address in there.addresses.difference(&wanted.addresses) {
         ops.push(NetOp::RemoveAddress(*address));
     }
-    for (ip, mac) in &wanted.peers {
-        if there.peers.get(ip) != Some(mac) {
-            ops.push(NetOp::SetPeer(*ip, *mac));
-        }
-    }
+    let new = wanted.peers.difference(&there.peers);
+    ops.extend(new.map(|ip| NetOp::SetPeer(*ip)));
     // Removals first, so that a full table has room. What moves is set anew in one step.
     for net in there.subnets.keys() {
         if !wanted.subnets.contains_key(net) {
             ops.push(NetOp::RemoveSubnet(*net));
         }
     }
-    for (net, peer) in &wanted.subnets {
-        if there.subnets.get(net) != Some(peer) {
-            ops.push(NetOp::SetSubnet(*net, *peer));
+    for (net, home) in &wanted.subnets {
+        if there.subnets.get(net) != Some(home) {
+            ops.push(NetOp::SetSubnet(*net, *home));
         }
     }
-    for ip in there.peers.keys() {
-        if !wanted.peers.contains_key(ip) {
-            ops.push(NetOp::RemovePeer(*ip));
-        }
-    }
+    let gone = there.peers.difference(&wanted.peers);
+    ops.extend(gone.map(|ip| NetOp::RemovePeer(*ip)));
     ops
 }
 
@@ -164,14 +158,14 @@ pub fn apply(op: &NetOp, to: &mut Observed) {
         NetOp::RemoveRoute(route) => {
             to.routes.remove(route);
         }
-        NetOp::SetPeer(ip, mac) => {
-            to.peers.insert(*ip, *mac);
+        NetOp::SetPeer(ip) => {
+            to.peers.insert(*ip);
         }
         NetOp::RemovePeer(ip) => {
             to.peers.remove(ip);
         }
-        NetOp::SetSubnet(net, peer) => {
-            to.subnets.insert(*net, *peer);
+        NetOp::SetSubnet(net, home) => {
+            to.subnets.insert(*net, *home);
         }
         NetOp::RemoveSubnet(net) => {
             to.subnets.remove(net);
@@ -194,7 +188,7 @@ fn wanted(plan: &NodePlan, mtu: u16) -> Observed {
     out.addresses.insert(vtep.ip.into());
     out.addresses.extend(vtep.ip6.map(IpAddr::from));
     let vteps = [plan.vxlan.vteps, plan.vxlan.vteps6];
-    for to in plan.pools.iter().copied().chain(vteps) {
+    for to in plan.pools.keys().copied().chain(vteps) {
         let from = if to.is_ipv4() {
             Some(vtep.ip.into())
         } else {
@@ -202,10 +196,27 @@ fn wanted(plan: &NodePlan, mtu: u16) -> Observed {
         };
         out.routes.extend(from.map(|from| Route { to, from }));
     }
-    for (ip, peer) in &plan.peers {
-        out.peers.insert(*ip, peer.mac);
-        for net in &peer.nets {
-            out.subnets.insert(*net, *ip);
+    let nowhere = |network| Home {
+        place: Where::Nowhere,
+        network,
+    };
+    let pools = plan.pools.iter().map(|(net, n)| (*net, nowhere(*n)));
+    out.subnets.extend(pools);
+    out.subnets.extend(vteps.map(|net| (net, nowhere(0))));
+    let own = [Some(IpAddr::from(vtep.ip)), vtep.ip6.map(IpAddr::from)];
+    let own = own.into_iter().flatten().map(|ip| (IpNet::host(ip), 0));
+    let local = plan.local.values();
+    let local = local.flat_map(|l| l.subnet.nets().map(|net| (net, l.number())));
+    for (net, network) in local.chain(own) {
+        let place = Where::Here;
+        out.subnets.insert(net, Home { place, network });
+    }
+    for (ip, nets) in &plan.peers {
+        out.peers.insert(*ip);
+        let place = Where::Peer(*ip);
+        for (net, network) in nets {
+            let network = *network;
+            out.subnets.insert(*net, Home { place, network });
         }
     }
     out

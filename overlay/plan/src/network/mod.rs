@@ -11,7 +11,7 @@ mod leases;
 mod node;
 
 pub use addresses::{Addresses, Exhausted, REST};
-pub use check::{check_network, mtu_inside, overhead};
+pub use check::{check_network, mtu_inside, network_number, overhead};
 pub use diff::{Device, NetOp, Observed, Route, apply, diff};
 pub use leases::{Granted, Held, Leases, Short, Usage};
-pub use node::{LocalNetwork, NodePlan, Peer, node_plan};
+pub use node::{Home, LocalNetwork, NodePlan, Where, node_plan};

@@ -1,11 +1,10 @@
 //! What a node's overlay must be, from the snapshot alone.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
-};
+use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use waggle_types::{AgentId, AgentSubnet, IpNet, NetSnapshot, Network, Vtep, Vxlan};
+
+use super::check::network_number;
 
 /// A node's overlay as it should be. The default, of a node without a tunnel endpoint, is nothing at all.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -18,10 +17,11 @@ pub struct NodePlan {
     pub node_ip: Option<Ipv4Addr>,
     /// What it holds of each network.
     pub local: BTreeMap<String, LocalNetwork>,
-    /// Other nodes, by underlay address.
-    pub peers: BTreeMap<Ipv4Addr, Peer>,
-    /// All addresses of all networks: routed to the device, unless a container of this node has them.
-    pub pools: BTreeSet<IpNet>,
+    /// Other nodes, by underlay address, with what lives there: their subnets, each with its network's number, and the
+    /// addresses of their endpoints, with number 0.
+    pub peers: BTreeMap<Ipv4Addr, BTreeMap<IpNet, u32>>,
+    /// All addresses of all networks, with their numbers: routed to the device, unless a container of this node has them.
+    pub pools: BTreeMap<IpNet, u32>,
 }
 
 /// A network as this node has it.
@@ -33,13 +33,31 @@ pub struct LocalNetwork {
     pub network: Network,
 }
 
-/// Another node.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Peer {
-    /// Hardware address of its tunnel endpoint.
-    pub mac: [u8; 6],
-    /// What lives there: its subnets and the addresses of its endpoint.
-    pub nets: BTreeSet<IpNet>,
+impl LocalNetwork {
+    /// Its number in the kernel's tables.
+    pub fn number(&self) -> u32 {
+        network_number(&self.network)
+    }
+}
+
+/// Which node a net is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Where {
+    /// This one.
+    Here,
+    /// The one with this underlay address.
+    Peer(Ipv4Addr),
+    /// A pool, where no longer net says otherwise: its addresses are unreachable, not outside.
+    Nowhere,
+}
+
+/// Where a net is, and whose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Home {
+    /// On which node.
+    pub place: Where,
+    /// Number of its network; 0 reaches all.
+    pub network: u32,
 }
 
 /// Makes a node's plan. Agents that share an underlay address, one of which is a thing of the past, are one peer.
@@ -57,7 +75,8 @@ pub fn node_plan(snapshot: &NetSnapshot, here: &AgentId) -> NodePlan {
         ..NodePlan::default()
     };
     for (name, network) in &snapshot.networks {
-        plan.pools.extend(network.pools().map(|p| p.net));
+        let number = network_number(network);
+        plan.pools.extend(network.pools().map(|p| (p.net, number)));
         if let Some(subnet) = own.overlay.subnets.get(name) {
             let local = LocalNetwork {
                 subnet: *subnet,
@@ -72,15 +91,12 @@ pub fn node_plan(snapshot: &NetSnapshot, here: &AgentId) -> NodePlan {
             continue;
         };
         let peer = plan.peers.entry(agent.ip).or_default();
-        // Of two the one that is heard of.
-        if agent.reachable || peer.nets.is_empty() {
-            peer.mac = vtep.mac();
-        }
-        peer.nets.insert(IpNet::host(vtep.ip.into()));
-        peer.nets.extend(vtep.ip6.map(|ip| IpNet::host(ip.into())));
+        peer.insert(IpNet::host(vtep.ip.into()), 0);
+        peer.extend(vtep.ip6.map(|ip| (IpNet::host(ip.into()), 0)));
         for (name, subnet) in &agent.overlay.subnets {
-            if snapshot.networks.contains_key(name) {
-                peer.nets.extend(subnet.nets());
+            if let Some(network) = snapshot.networks.get(name) {
+                let number = network_number(network);
+                peer.extend(subnet.nets().map(|net| (net, number)));
             }
         }
     }

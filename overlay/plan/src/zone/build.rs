@@ -242,40 +242,65 @@ impl Builder {
         let shared = verdict.is_in();
         // A task on its node's network has its agent's address. What can be reached through the agent is (CONTRACTS
         // section 3): from other nodes there may be no other way.
-        let own = task.ip.unwrap_or(agent.ip);
+        let of_agent = vec![IpAddr::from(agent.ip)];
+        let own: Vec<IpAddr> = task
+            .ip
+            .map(IpAddr::from)
+            .into_iter()
+            .chain(task.ip6.map(IpAddr::from))
+            .collect();
+        let own = if own.is_empty() {
+            of_agent.clone()
+        } else {
+            own
+        };
         let is_mapped = task.ports.iter().any(|p| p.host_port != 0);
-        let auto = if is_mapped { agent.ip } else { own };
-        for (kind, ip) in [
-            ("agentip", agent.ip),
-            ("containerip", own),
+        let auto = if is_mapped { &of_agent } else { &own };
+        for (kind, ips) in [
+            ("agentip", &of_agent),
+            ("containerip", &own),
             ("autoip", auto),
         ] {
             if !shared {
                 break;
             }
-            let zone = format!("{kind}.dcos.thisdcos.directory");
-            self.add_a(&format!("{label}.{framework}.{zone}"), ip);
+            let owner = format!("{label}.{framework}.{kind}.dcos.thisdcos.directory");
+            for ip in ips {
+                self.add_a(&owner, *ip);
+            }
         }
+        // Behind a bridge nobody else reaches it; on a network everybody does.
+        let on_network = task.network.is_some();
+        let reached = if on_network { &own } else { &of_agent };
         // generator.go emits the mangled name and the name as given, dots and all.
         let as_given = task.name.to_lowercase();
         let names = BTreeSet::from([label.as_str(), as_given.as_str()]);
         for domain in ["mesos", "slave.mesos"] {
             let canonical = format!("{}.{framework}.{domain}", canonical_label(id, listed));
-            self.add_a(&canonical, agent.ip);
+            for ip in reached {
+                self.add_a(&canonical, *ip);
+            }
             if !shared {
                 continue;
             }
             for name in &names {
-                self.add_a(&format!("{name}.{framework}.{domain}"), agent.ip);
-                for port in task.ports.iter().filter(|p| p.host_port != 0) {
+                for ip in reached {
+                    self.add_a(&format!("{name}.{framework}.{domain}"), *ip);
+                }
+                for port in &task.ports {
+                    let inside = port.container_port.filter(|_| on_network);
+                    let number = inside.unwrap_or(port.host_port);
+                    if number == 0 {
+                        continue;
+                    }
                     let port_label = port.name.as_deref().map(mangle_label).unwrap_or_default();
                     for protocol in &port.protocols {
                         let proto = protocol_label(*protocol);
                         let service = format!("_{name}.{proto}.{framework}.{domain}");
-                        self.add_srv(&service, port.host_port, &canonical);
+                        self.add_srv(&service, number, &canonical);
                         if !port_label.is_empty() {
                             let service = format!("_{port_label}.{service}");
-                            self.add_srv(&service, port.host_port, &canonical);
+                            self.add_srv(&service, number, &canonical);
                         }
                     }
                 }
