@@ -66,6 +66,8 @@ pub struct AgentConfig {
     pub policy: NodePolicy,
     /// Networks of the node's own.
     pub networks: NetworkSettings,
+    /// Whether tasks here can be on the cluster's overlay networks.
+    pub overlay: bool,
     /// Device nodes of GPUs; `None`: those that are found.
     pub gpu_devices: Option<Vec<PathBuf>>,
     /// Whether what a task asks of CPU time is also the most that it gets (Mesos: `--cgroups_enable_cfs`), where it
@@ -114,6 +116,7 @@ impl AgentConfig {
             runtime: RuntimeSettings::default(),
             policy: NodePolicy::default(),
             networks: NetworkSettings::default(),
+            overlay: true,
             gpu_devices: None,
             cpu_hard_limits: false,
             storage: StorageSettings::default(),

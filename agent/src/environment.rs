@@ -1,6 +1,6 @@
 //! A task's command, environment and user.
 
-use std::{collections::BTreeMap, net::Ipv4Addr, path::Path};
+use std::{collections::BTreeMap, net::IpAddr, path::Path};
 
 use nix::unistd::{Uid, User, getgrouplist};
 use waggle_types::{Command, TaskSpec, TraceContext};
@@ -45,7 +45,7 @@ pub fn in_container(
     spec: &TaskSpec,
     node: &NodeFacts,
     sandbox: &Path,
-    ip: Option<Ipv4Addr>,
+    ip: Option<IpAddr>,
     trace: Option<TraceContext>,
 ) -> BTreeMap<String, String> {
     variables(spec, node, sandbox, SANDBOX, ip, trace)
@@ -56,7 +56,7 @@ fn variables(
     node: &NodeFacts,
     sandbox: &Path,
     inside: &str,
-    ip: Option<Ipv4Addr>,
+    ip: Option<IpAddr>,
     trace: Option<TraceContext>,
 ) -> BTreeMap<String, String> {
     let mut env: BTreeMap<String, String> = [
@@ -68,8 +68,11 @@ fn variables(
         ("MESOS_SANDBOX", inside.to_owned()),
         ("MESOS_CHECKPOINT", "1".to_owned()),
         ("MESOS_ALLOCATION_ROLE", spec.role.clone()),
-        ("MESOS_CONTAINER_IP", ip.unwrap_or(node.ip).to_string()),
-        ("LIBPROCESS_IP", ip.unwrap_or(node.ip).to_string()),
+        (
+            "MESOS_CONTAINER_IP",
+            ip.unwrap_or(node.ip.into()).to_string(),
+        ),
+        ("LIBPROCESS_IP", ip.unwrap_or(node.ip.into()).to_string()),
     ]
     .into_iter()
     .map(|(k, v)| (k.to_owned(), v))

@@ -321,9 +321,7 @@ impl Gpus {
                 .map(|(id, gpus)| (id.as_str().to_owned(), gpus.clone()))
                 .collect(),
         };
-        let tmp = self.file.with_extension("tmp");
-        fs::write(&tmp, serde_json::to_vec(&stored)?)?;
-        fs::rename(&tmp, &self.file)
+        crate::shim::write_json_for_boot(&self.file, &stored)
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<TaskId, Vec<String>>> {

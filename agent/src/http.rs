@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     io::{Read, Seek, SeekFrom},
-    net::Ipv4Addr,
+    net::{Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -19,8 +19,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
-use waggle_api::mesos::{ResourcesJson, Version};
+use waggle_api::{
+    mesos::{ResourcesJson, Version},
+    native::{OverlayAgentJson, OverlayPartJson, OverlayStatusJson},
+};
 use waggle_lifecycle::TaskSummary;
+use waggle_overlay::overlay::OverlayNet;
 use waggle_telemetry::Telemetry;
 use waggle_types::{AgentInfo, ExecutorRecord, Resources, TaskId};
 
@@ -32,6 +36,7 @@ use crate::{
     executors::{self, Door},
     files::{Files, beneath::Root, find_task, problem},
     images::{self, Images},
+    networks::Own,
     serve,
     storage::{self, Storage},
 };
@@ -78,6 +83,8 @@ pub struct TaskView {
     pub pid: Option<u32>,
     /// An address of its own, where it is not on the node's network.
     pub ip: Option<Ipv4Addr>,
+    /// The same over IPv6.
+    pub ip6: Option<Ipv6Addr>,
     /// Host ports in definition order.
     pub ports: Vec<u16>,
     /// When it ran first, Unix milliseconds.
@@ -126,7 +133,7 @@ pub fn executor_view(
 }
 
 /// A task as the API shows it.
-pub fn task_view(task: &TaskSummary, work: &WorkDir, ip: Option<Ipv4Addr>) -> TaskView {
+pub fn task_view(task: &TaskSummary, work: &WorkDir, own: Own) -> TaskView {
     let spec = &task.spec;
     TaskView {
         id: spec.task_id.to_string(),
@@ -142,7 +149,8 @@ pub fn task_view(task: &TaskSummary, work: &WorkDir, ip: Option<Ipv4Addr>) -> Ta
         state: task.state.mesos_name().to_owned(),
         health: format!("{:?}", task.health).to_lowercase(),
         pid: task.pid,
-        ip,
+        ip: own.v4,
+        ip6: own.v6,
         ports: spec.ports.iter().map(|p| p.host_port).collect(),
         started_at_ms: task.started_at.map(|t| t.0),
         message: task
@@ -220,6 +228,7 @@ pub async fn serve_api(
     images: Arc<Images>,
     storage: Storage,
     executors: Door,
+    overlay: Arc<OverlayNet>,
     telemetry: Telemetry,
 ) {
     let stop = CancellationToken::new();
@@ -230,9 +239,33 @@ pub async fn serve_api(
         .merge(files.router())
         .merge(sessions.router())
         .merge(executors::routes(executors))
+        .merge(overlay_routes(overlay))
         .merge(images::routes(images))
         .merge(storage::api::router(storage));
     serve::serve_many(listener, router, "agent API").await;
+}
+
+/// What this node has of the overlay networks, in DC/OS's shape.
+fn overlay_routes(overlay: Arc<OverlayNet>) -> Router {
+    let show = async |State(overlay): State<Arc<OverlayNet>>| {
+        let part = overlay.part();
+        let state = OverlayStatusJson {
+            status: if part.trouble.is_some() {
+                "STATUS_FAILED"
+            } else {
+                "STATUS_OK"
+            }
+            .to_owned(),
+            error: part.trouble,
+        };
+        Json(OverlayAgentJson {
+            ip: part.node_ip.to_string(),
+            overlays: OverlayPartJson::of(&part.vxlan, part.networks.iter(), &part.overlay, &state),
+        })
+    };
+    Router::new()
+        .route("/overlay-agent/overlay", get(show))
+        .with_state(overlay)
 }
 
 /// Serves `GET /metrics` until it is dropped.

@@ -17,6 +17,7 @@ use tokio::sync::{Notify, mpsc};
 use waggle_api::proto::session::{self as pb, agent_message::Kind};
 use waggle_ebpf::{DataPlane, LoaderConfig};
 use waggle_overlay::edge::EdgeNet;
+use waggle_overlay::overlay::OverlayNet;
 use waggle_overlay::packet::PacketNet;
 use waggle_overlay::{Applied, ApplyError, NodeNet, NodeNetConfig, VipNames};
 use waggle_overlay_plan::Fact;
@@ -38,6 +39,7 @@ pub struct Net {
     plane: Option<Arc<DataPlane>>,
     edge: Option<EdgeNet>,
     packets: Option<PacketNet>,
+    overlay: Arc<OverlayNet>,
     troubles: Vec<String>,
     since_ns: u64,
     inbox: Inbox,
@@ -102,7 +104,11 @@ impl Inbox {
 impl Net {
     /// Starts DNS, which answers from what is `kept`, the desired state of an earlier run, at once. The first thing that
     /// an agent does: while it is down, so is its node's resolver.
-    pub async fn start(config: &AgentConfig, kept: Kept) -> Result<Self, AgentError> {
+    pub async fn start(
+        config: &AgentConfig,
+        kept: Kept,
+        overlay: Arc<OverlayNet>,
+    ) -> Result<Self, AgentError> {
         let mut troubles = Vec::new();
         let node = match start_node(config).await {
             Ok(node) => node,
@@ -126,6 +132,7 @@ impl Net {
             plane: None,
             edge: None,
             packets: None,
+            overlay,
             troubles,
             since_ns: clock::now_ns(),
             inbox: Inbox::default(),
@@ -184,6 +191,17 @@ impl Net {
         }
     }
 
+    /// Brings the overlay to what is desired; answers what could not be done.
+    async fn sync_overlay(&self, net: &NodeNet) -> Vec<String> {
+        let Some(plan) = net.node_plan() else {
+            return Vec::new();
+        };
+        let overlay = Arc::clone(&self.overlay);
+        let synced = tokio::task::spawn_blocking(move || overlay.sync(plan)).await;
+        let errors = synced.unwrap_or_default();
+        errors.iter().map(|e| chain(e)).collect()
+    }
+
     /// What does not work, for `/health`; empty when all does.
     pub fn troubles(&self) -> &[String] {
         &self.troubles
@@ -207,6 +225,11 @@ impl Net {
     /// The node's part in traffic from outside.
     pub fn edge(&self) -> Option<&EdgeNet> {
         self.edge.as_ref()
+    }
+
+    /// The node's part in overlay networks.
+    pub fn overlay(&self) -> &Arc<OverlayNet> {
+        &self.overlay
     }
 
     /// VIPs per packet.
@@ -311,6 +334,9 @@ impl Net {
         node.local_facts(forget).await;
         let applied = node.resync().await;
         self.retire_others(&applied.failures).await;
+        for failure in self.sync_overlay(node).await {
+            tracing::warn!(error = failure, "the overlay is not as it was");
+        }
         for failure in applied.failures {
             tracing::warn!(error = chain(&failure), "vip maps are not as they were");
         }
@@ -371,7 +397,11 @@ impl Net {
                 self.sync_edge(net).await;
             }
             if let Some(wanted) = wanted {
-                let applied = self.take(net, wanted, &telemetry, &node).await;
+                let touches = touches_overlay(&wanted);
+                let mut applied = self.take(net, wanted, &telemetry, &node).await;
+                if touches {
+                    applied.failures.extend(self.sync_overlay(net).await);
+                }
                 self.sync_edge(net).await;
                 if to_master.send(Kind::Applied(applied)).await.is_err() {
                     return;
@@ -420,6 +450,14 @@ impl Net {
         {
             tracing::warn!(error = chain(&e), "node network did not shut down cleanly");
         }
+    }
+}
+
+/// Whether nodes or networks change.
+fn touches_overlay(wanted: &Wanted) -> bool {
+    match wanted {
+        Wanted::Snapshot(_) => true,
+        Wanted::Change(d) => !d.agents.is_empty() || !d.networks.is_empty(),
     }
 }
 

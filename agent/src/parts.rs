@@ -11,6 +11,7 @@ use std::{
     sync::Arc,
 };
 
+use waggle_overlay::overlay::OverlayNet;
 use waggle_telemetry::Telemetry;
 use waggle_types::{TaskId, TaskSpec, TraceContext};
 
@@ -68,6 +69,7 @@ impl Parts {
     pub fn open(
         config: &AgentConfig,
         gpus: Vec<Gpu>,
+        overlay: Arc<OverlayNet>,
         telemetry: Telemetry,
     ) -> Result<Self, AgentError> {
         let storage = Storage::open(&config.work_dir, &config.storage, &config.policy.host_paths)
@@ -80,13 +82,19 @@ impl Parts {
             telemetry.clone(),
         )
         .map_err(AgentError::file("open", config.work_dir.join("fetch")))?;
-        let images = Images::open(&config.work_dir, config.images.clone(), telemetry)
+        let images = Images::open(&config.work_dir, config.images.clone(), telemetry.clone())
             .map_err(AgentError::file("open", config.work_dir.join("images")))?;
         Ok(Self {
             runtimes: Runtimes::open(config),
             images,
             gpus: Arc::new(Gpus::open(&config.work_dir, gpus)),
-            networks: Networks::open(&config.work_dir, &config.networks, config.dns.ips.clone())?,
+            networks: Networks::open(
+                &config.work_dir,
+                &config.networks,
+                config.dns.ips.clone(),
+                overlay,
+                Some(telemetry.clone()),
+            )?,
             policy: config.policy.clone(),
             user_namespace_base: config.runtime.user_namespace_base,
             work_dir: config.work_dir.clone(),

@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use waggle_api::proto::session as pb;
 use waggle_lifecycle::{AgentCore, Effect, Event, Exit, StreamRecord};
+use waggle_overlay::overlay::{OverlayNet, OverlayNetConfig};
 use waggle_overlay_plan::Fact;
 use waggle_telemetry::{Telemetry, names};
 use waggle_types::{AgentInfo, ExecutorEnd, TaskId, TaskStatus, UnixMillis, VolumeId};
@@ -79,6 +80,19 @@ impl From<SessionEvent> for Input {
     }
 }
 
+/// The node's part in overlay networks, which the master says more about.
+fn overlay_of(config: &AgentConfig) -> OverlayNet {
+    let settings = OverlayNetConfig {
+        node_ip: config.ip,
+        pin_dir: config.pin_dir.join("overlay"),
+    };
+    if config.overlay && config.network && config.dataplane != crate::DataPlanePolicy::Off {
+        OverlayNet::new(settings)
+    } else {
+        OverlayNet::off(settings, "this node takes no part in overlay networks")
+    }
+}
+
 /// Runs an agent until `stop` is cancelled or its master refuses it for good. Its tasks run on, in both
 /// cases and also when the future is dropped.
 pub async fn run(
@@ -102,7 +116,8 @@ pub async fn run(
     }
     let agent_id = work.agent_id(|| uuid::Uuid::new_v4().to_string())?;
     // Names first: while this node's resolver is silent, everybody on it waits.
-    let mut net = Net::start(&config, Kept::new(&config.work_dir)).await?;
+    let overlay = Arc::new(overlay_of(&config));
+    let mut net = Net::start(&config, Kept::new(&config.work_dir), Arc::clone(&overlay)).await?;
     let (total, gpus) = {
         let config = Arc::clone(&config);
         blocking(move || -> Result<_, AgentError> {
@@ -136,7 +151,7 @@ pub async fn run(
 
     let parts = {
         let (config, telemetry) = (Arc::clone(&config), telemetry.clone());
-        Arc::new(blocking(move || Parts::open(&config, gpus, telemetry)).await?)
+        Arc::new(blocking(move || Parts::open(&config, gpus, overlay, telemetry)).await?)
     };
     troubles.extend(parts.troubles());
 
@@ -200,6 +215,7 @@ pub async fn run(
         Arc::clone(&parts.images),
         parts.storage.clone(),
         executors::Door { inputs },
+        Arc::clone(net.overlay()),
         telemetry.clone(),
     ));
     agent.tasks.spawn(Arc::clone(&parts.images).work());
@@ -527,9 +543,10 @@ impl Agent {
 
     /// With the task's own address, which the networks know.
     fn to_wire(&self, status: &TaskStatus) -> pb::TaskStatus {
-        let ip = self.tasks.networks().ip(&status.task_id);
+        let own = self.tasks.networks().own(&status.task_id);
         pb::TaskStatus {
-            ip: ip.map(|ip| ip.to_string()).unwrap_or_default(),
+            ip: own.v4.map(|ip| ip.to_string()).unwrap_or_default(),
+            ip6: own.v6.map(|ip| ip.to_string()).unwrap_or_default(),
             ..pb::TaskStatus::from(status)
         }
     }
@@ -557,8 +574,8 @@ impl Agent {
                 .core
                 .tasks()
                 .map(|t| {
-                    let ip = self.tasks.networks().ip(&t.spec.task_id);
-                    http::task_view(&t, &self.work, ip)
+                    let own = self.tasks.networks().own(&t.spec.task_id);
+                    http::task_view(&t, &self.work, own)
                 })
                 .collect();
         });
@@ -600,6 +617,20 @@ impl Agent {
                 }
                 observe::node(&net, &telemetry, since);
                 networks.upkeep();
+                for n in networks.usage() {
+                    let states = [
+                        ("held", n.n_held as f64),
+                        ("resting", n.n_resting as f64),
+                        ("free", n.n_free as f64),
+                    ];
+                    for (state, count) in states {
+                        let attrs = [
+                            (names::NETWORK, n.network.clone().into()),
+                            (names::STATE, state.into()),
+                        ];
+                        telemetry.set(&names::NETWORK_ADDRESSES, &attrs, count);
+                    }
+                }
                 let took = begun.elapsed().as_secs_f64();
                 telemetry.record(&names::AGENT_TICK_DURATION, &[], took);
             });

@@ -25,7 +25,9 @@ pub mod dns;
 pub mod edge;
 pub mod forward;
 mod maps;
+pub mod netlink;
 mod node;
+pub mod overlay;
 pub mod packet;
 mod sockets;
 mod spec;
@@ -34,3 +36,15 @@ mod upkeep;
 pub use maps::{KernelMaps, MapError};
 pub use node::NodeNet;
 pub use spec::{Applied, ApplyError, NodeNetConfig, NodeNetError, VipNames};
+
+/// An error with all its causes.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut out = error.to_string();
+    let mut source = error.source();
+    while let Some(e) = source {
+        out.push_str(": ");
+        out.push_str(&e.to_string());
+        source = e.source();
+    }
+    out
+}

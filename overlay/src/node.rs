@@ -10,6 +10,7 @@ use std::{
 use waggle_ebpf::DataPlane;
 use waggle_overlay_plan::{
     Fact, Question, VipTable,
+    network::{NodePlan, node_plan},
     zone::{self, Trace, ZoneOptions},
 };
 use waggle_types::{AgentId, Generation, NetDelta, NetSnapshot, TaskId};
@@ -141,6 +142,14 @@ impl NodeNet {
     pub fn snapshot(&self) -> Option<NetSnapshot> {
         let state = self.shared.lock();
         state.desired.then(|| state.plan.snapshot().clone())
+    }
+
+    /// What the node's overlay must be, by the desired state that is applied; none before the first one, or while it is not
+    /// known which agent this node's is.
+    pub fn node_plan(&self) -> Option<NodePlan> {
+        let state = self.shared.lock();
+        let here = state.plan.here().filter(|_| state.desired)?;
+        Some(node_plan(state.plan.snapshot(), here))
     }
 
     /// Tells what this node sees of its own task, before the master knows: a dead backend leaves its VIPs here at once.

@@ -19,16 +19,21 @@ use std::{
 use netlink_packet_route::link::InfoKind;
 use serde::{Deserialize, Serialize};
 
+use waggle_overlay::netlink::{Batch, Link, Netlink, NetlinkError};
+
 use super::{
-    Inside, Provider,
+    Inside, Own, Provider,
     leases::Leases,
-    netlink::{Batch, Link, Netlink, NetlinkError},
     nfnetlink::NfNetlink,
     plan::{MAP, Mapping, Rules, device_name, hardware_address},
     remover::Remover,
     subnet::Subnet,
 };
-use crate::{clock, net::chain, shim::read_json};
+use crate::{
+    clock,
+    net::chain,
+    shim::{self, read_json},
+};
 
 /// Ethernet's, where the uplink does not say.
 const MTU: u32 = 1500;
@@ -110,7 +115,7 @@ impl Bridge {
         let up = self.device(&mut netlink, state.subnet)?;
         let gateway = Leases::gateway_of(state.subnet);
         let mut batch = Batch::default();
-        batch.add_address(up.index, gateway, state.subnet);
+        batch.add_address(up.index, gateway.into(), state.subnet.prefix());
         match netlink.run(batch) {
             Err(e) if !e.is_present() => return Err(chain(&e)),
             _ => {}
@@ -138,12 +143,12 @@ impl Bridge {
         let text = |e: NetlinkError| chain(&e);
         if netlink.link(name).map_err(text)?.is_none() {
             let links = netlink.links().map_err(text)?;
-            let routes = netlink.routes().map_err(text)?;
+            let routes = netlink.routes(true).map_err(text)?;
             let name_of = |index| {
                 let link = links.iter().find(|l: &&Link| l.index == index);
                 link.map_or("?", |l| l.name.as_str())
             };
-            if let Some(other) = routes.iter().find(|r| subnet.covers(r.to)) {
+            if let Some(other) = routes.iter().find(|r| subnet.covers_net(r.to)) {
                 return Err(format!(
                     "the bridge's subnet {subnet} is in use: {} is behind {}; choose another one with --bridge-subnet",
                     other.to,
@@ -230,7 +235,7 @@ impl Bridge {
             subnet: state.subnet.to_string(),
             last: state.leases.last(),
         };
-        if let Err(e) = super::write_soft(&self.file, &kept) {
+        if let Err(e) = shim::write_json_for_boot(&self.file, &kept) {
             tracing::debug!(error = %e, "the last address is not kept");
         }
     }
@@ -242,7 +247,7 @@ impl Bridge {
         let add = |outside: &mut Netlink| {
             let mut batch = Batch::default();
             let peer = (INSIDE, hardware_address(ip), fd);
-            batch.add_veth(&name, up.index, up.mtu, peer);
+            batch.add_veth(&name, Some(up.index), up.mtu, peer);
             outside.run(batch)
         };
         match add(&mut outside) {
@@ -258,84 +263,15 @@ impl Bridge {
         let index = inside.netlink.link(INSIDE)?.map_or(0, |l| l.index);
         let mut batch = Batch::default();
         batch.set_up(index);
-        batch.add_address(index, ip, subnet);
-        batch.add_default_route(Leases::gateway_of(subnet));
+        batch.add_address(index, ip.into(), subnet.prefix());
+        batch.add_default_route(Leases::gateway_of(subnet).into(), None);
         inside.netlink.run(batch)
     }
 }
 
-impl Provider for Bridge {
-    fn attach(&self, inside: &mut Inside) -> Result<Ipv4Addr, String> {
-        let mut state = self.lock();
-        let ip = state.leases.take(clock::now()).map_err(|e| e.to_string())?;
-        let subnet = state.subnet;
-        let wired = match state.up {
-            Some(up) => Self::wire(up, ip, subnet, inside).map_err(|e| chain(&e)),
-            None => Err(String::new()),
-        };
-        // The first one, or somebody took the bridge away.
-        let wired = wired.or_else(|_| {
-            let up = self.raise(&mut state)?;
-            Self::wire(up, ip, subnet, inside).map_err(|e| chain(&e))
-        });
-        if let Err(why) = wired {
-            let _ = remove_device(&device_name(ip));
-            state.leases.give_back(ip, clock::now());
-            if state.leases.is_empty() {
-                let _ = self.lower(&mut state);
-            }
-            return Err(why);
-        }
-        self.keep_last(&state);
-        Ok(ip)
-    }
-
-    fn detach(&self, ip: Ipv4Addr) -> Result<(), String> {
-        let was_led = self.lock().led.remove(&ip);
-        // Others join meanwhile: the address is still held.
-        let removed = self.remover.remove(ip, was_led);
-        let mut state = self.lock();
-        state.leases.give_back(ip, clock::now());
-        if state.leases.is_empty() {
-            removed.and(self.lower(&mut state))
-        } else {
-            removed
-        }
-    }
-
-    fn publish(&self, ip: Ipv4Addr, ports: &[Mapping]) -> Result<(), String> {
-        if ports.is_empty() {
-            return Ok(());
-        }
-        let mut state = self.lock();
-        state.published.entry(ip).or_default().extend(ports);
-        state.led.insert(ip);
-        self.change(&state, true, ip, ports)
-    }
-
-    fn withdraw(&self, ip: Ipv4Addr, ports: &[Mapping], is_last: bool) -> Result<(), String> {
-        if ports.is_empty() {
-            return Ok(());
-        }
-        let mut state = self.lock();
-        if let Some(left) = state.published.get_mut(&ip) {
-            left.retain(|p| !ports.contains(p));
-            if left.is_empty() {
-                state.published.remove(&ip);
-            }
-        }
-        let changed = self.change(&state, false, ip, ports);
-        drop(state);
-        if !is_last
-            && let Err(e) =
-                NfNetlink::open().and_then(|mut nf| nf.forget(&BTreeSet::from([ip]), Some(ports)))
-        {
-            tracing::debug!(%ip, error = %e, "connections are not forgotten");
-        }
-        changed
-    }
-
-    fn keep(&self, used: &BTreeMap<Ipv4Addr, BTreeSet<Mapping>>) -> Result<(), String> {
+impl Bridge {
+    /// After a restart: these addresses are in use with these ports, and nothing else.
+    pub fn keep(&self, used: &BTreeMap<Ipv4Addr, BTreeSet<Mapping>>) -> Result<(), String> {
         let mut state = self.lock();
         let kept: Option<Kept> = read_json(&self.file).ok().flatten();
         let earlier = kept.and_then(|k| k.subnet.parse::<Subnet>().ok());
@@ -372,7 +308,7 @@ impl Provider for Bridge {
                 device = device_name(ip),
                 "device of an ended task is removed"
             );
-            self.remover.remove(ip, true)?;
+            self.remover.remove(&device_name(ip), Some(ip))?;
         }
         if used.is_empty() {
             // An unused bridge of ours, or none.
@@ -391,7 +327,8 @@ impl Provider for Bridge {
         netlink.run(batch).map_err(|e| chain(&e))
     }
 
-    fn upkeep(&self) -> Result<(), String> {
+    /// Now and then: puts right what others have changed.
+    pub fn upkeep(&self) -> Result<(), String> {
         let mut state = self.lock();
         if state.up.is_none() {
             return Ok(());
@@ -405,6 +342,80 @@ impl Provider for Bridge {
             "the packet filter's table was taken away"
         );
         self.raise(&mut state).map(|_| ())
+    }
+}
+
+impl Provider for Bridge {
+    fn attach(&self, inside: &mut Inside) -> Result<Own, String> {
+        let mut state = self.lock();
+        let ip = state.leases.take(clock::now()).map_err(|e| e.to_string())?;
+        let subnet = state.subnet;
+        let wired = match state.up {
+            Some(up) => Self::wire(up, ip, subnet, inside).map_err(|e| chain(&e)),
+            None => Err(String::new()),
+        };
+        // The first one, or somebody took the bridge away.
+        let wired = wired.or_else(|_| {
+            let up = self.raise(&mut state)?;
+            Self::wire(up, ip, subnet, inside).map_err(|e| chain(&e))
+        });
+        if let Err(why) = wired {
+            let _ = remove_device(&device_name(ip));
+            state.leases.give_back(ip, clock::now());
+            if state.leases.is_empty() {
+                let _ = self.lower(&mut state);
+            }
+            return Err(why);
+        }
+        self.keep_last(&state);
+        Ok(ip.into())
+    }
+
+    fn detach(&self, own: Own) -> Result<(), String> {
+        let Some(ip) = own.v4 else { return Ok(()) };
+        let was_led = self.lock().led.remove(&ip);
+        // Others join meanwhile: the address is still held.
+        let forget = was_led.then_some(ip);
+        let removed = self.remover.remove(&device_name(ip), forget);
+        let mut state = self.lock();
+        state.leases.give_back(ip, clock::now());
+        if state.leases.is_empty() {
+            removed.and(self.lower(&mut state))
+        } else {
+            removed
+        }
+    }
+
+    fn publish(&self, own: Own, ports: &[Mapping]) -> Result<(), String> {
+        let Some(ip) = own.v4.filter(|_| !ports.is_empty()) else {
+            return Ok(());
+        };
+        let mut state = self.lock();
+        state.published.entry(ip).or_default().extend(ports);
+        state.led.insert(ip);
+        self.change(&state, true, ip, ports)
+    }
+
+    fn withdraw(&self, own: Own, ports: &[Mapping], is_last: bool) -> Result<(), String> {
+        let Some(ip) = own.v4.filter(|_| !ports.is_empty()) else {
+            return Ok(());
+        };
+        let mut state = self.lock();
+        if let Some(left) = state.published.get_mut(&ip) {
+            left.retain(|p| !ports.contains(p));
+            if left.is_empty() {
+                state.published.remove(&ip);
+            }
+        }
+        let changed = self.change(&state, false, ip, ports);
+        drop(state);
+        if !is_last
+            && let Err(e) =
+                NfNetlink::open().and_then(|mut nf| nf.forget(&BTreeSet::from([ip]), Some(ports)))
+        {
+            tracing::debug!(%ip, error = %e, "connections are not forgotten");
+        }
+        changed
     }
 }
 
@@ -426,7 +437,7 @@ fn remove_device(name: &str) -> Result<(), String> {
 }
 
 /// Writes a setting of the kernel where it is different: a read-only `/proc/sys` that has it already is fine.
-fn set(path: &str, value: &str) -> Result<(), String> {
+pub(super) fn set(path: &str, value: &str) -> Result<(), String> {
     if fs::read_to_string(path).is_ok_and(|now| now.trim() == value) {
         return Ok(());
     }
@@ -464,7 +475,7 @@ fn dropping(chains: &str) -> Vec<String> {
     out
 }
 
-fn nft(script: &str) -> Result<(), String> {
+pub(super) fn nft(script: &str) -> Result<(), String> {
     let program = nft_program().unwrap_or_else(|| PathBuf::from("nft"));
     let mut child = Command::new(program)
         .args(["-f", "-"])
@@ -474,7 +485,7 @@ fn nft(script: &str) -> Result<(), String> {
         .spawn()
         .map_err(|e| match e.kind() {
             io::ErrorKind::NotFound => {
-                "bridge networks need nft on this node (package nftables)".to_owned()
+                "bridge and container networks need nft on this node (package nftables)".to_owned()
             }
             _ => format!("failed to start nft: {e}"),
         })?;

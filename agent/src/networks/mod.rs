@@ -9,8 +9,8 @@
 mod bridge;
 mod leases;
 mod namespace;
-mod netlink;
 mod nfnetlink;
+mod overlay;
 mod plan;
 mod remover;
 mod subnet;
@@ -21,23 +21,27 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, File},
     io,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use serde::{Deserialize, Serialize};
+use waggle_overlay::overlay::OverlayNet;
+use waggle_telemetry::Telemetry;
 use waggle_types::{NetworkMode, Protocol, TaskId, TaskSpec};
 
 pub use bridge::{nft_program, who_drops};
+pub use overlay::NetworkUsage;
 pub use plan::Mapping;
 pub use subnet::{Subnet, SubnetError};
 
-use crate::{AgentError, checkpoint::TaskDir};
+use crate::{AgentError, checkpoint::TaskDir, shim};
 use bridge::Bridge;
 use namespace::Kind;
-use netlink::Netlink;
+use overlay::Overlay;
 use plan::{Holder, Want, conflict, network_name};
+use waggle_overlay::netlink::Netlink;
 
 /// How the node's own networks are set up.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,8 +66,8 @@ impl Default for NetworkSettings {
 pub struct Joined {
     /// Its network namespace; `None`: the node's.
     pub netns: Option<PathBuf>,
-    /// Its address; `None`: the node's, or loopback alone.
-    pub ip: Option<Ipv4Addr>,
+    /// Its addresses; none: the node's, or loopback alone.
+    pub own: Own,
     /// What it shares with its pod beside the network.
     pub pod: Option<PodNamespaces>,
 }
@@ -77,6 +81,43 @@ pub struct PodNamespaces {
     pub uts: PathBuf,
 }
 
+/// Addresses of a task's own; at most one of each family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Own {
+    /// IPv4.
+    pub v4: Option<Ipv4Addr>,
+    /// IPv6.
+    pub v6: Option<Ipv6Addr>,
+}
+
+impl Own {
+    /// Both, IPv4 first.
+    pub fn ips(self) -> impl Iterator<Item = IpAddr> {
+        let v4 = self.v4.map(IpAddr::from);
+        v4.into_iter().chain(self.v6.map(IpAddr::from))
+    }
+
+    /// Whether there is none.
+    pub const fn is_empty(self) -> bool {
+        self.v4.is_none() && self.v6.is_none()
+    }
+
+    /// The hardware address of the device that has them in a named network.
+    fn mac(self) -> [u8; 6] {
+        let first = self.ips().next();
+        first.map_or([0; 6], OverlayNet::mac_of)
+    }
+}
+
+impl From<Ipv4Addr> for Own {
+    fn from(ip: Ipv4Addr) -> Self {
+        Self {
+            v4: Some(ip),
+            v6: None,
+        }
+    }
+}
+
 /// A namespace from the inside, for who wires it.
 #[derive(Debug)]
 pub struct Inside {
@@ -84,22 +125,20 @@ pub struct Inside {
     pub netlink: Netlink,
     /// The namespace itself.
     pub file: File,
+    /// Whether what is in it may send on what it is sent.
+    pub may_forward: bool,
 }
 
 /// A network that tasks can be put on. Calls block; they come one at a time, but for `detach`.
 pub trait Provider: Send + Sync {
-    /// Puts a device with an address into a namespace.
-    fn attach(&self, inside: &mut Inside) -> Result<Ipv4Addr, String>;
-    /// Takes back an address and its device, once its ports are withdrawn.
-    fn detach(&self, ip: Ipv4Addr) -> Result<(), String>;
-    /// Lets ports of the node lead to the task with that address.
-    fn publish(&self, ip: Ipv4Addr, ports: &[Mapping]) -> Result<(), String>;
-    /// Ends that for some of them, or for all before its address is taken back.
-    fn withdraw(&self, ip: Ipv4Addr, ports: &[Mapping], is_last: bool) -> Result<(), String>;
-    /// After a restart: these addresses are in use with these ports, and nothing else.
-    fn keep(&self, used: &BTreeMap<Ipv4Addr, BTreeSet<Mapping>>) -> Result<(), String>;
-    /// Now and then: puts right what others have changed.
-    fn upkeep(&self) -> Result<(), String>;
+    /// Puts a device with addresses into a namespace.
+    fn attach(&self, inside: &mut Inside) -> Result<Own, String>;
+    /// Takes back addresses and their device, once their ports are withdrawn.
+    fn detach(&self, own: Own) -> Result<(), String>;
+    /// Lets ports of the node lead to the task with these addresses.
+    fn publish(&self, own: Own, ports: &[Mapping]) -> Result<(), String>;
+    /// Ends that for some of them, or for all before its addresses are taken back.
+    fn withdraw(&self, own: Own, ports: &[Mapping], is_last: bool) -> Result<(), String>;
 }
 
 /// The networks of a node.
@@ -107,8 +146,8 @@ pub struct Networks {
     work_dir: PathBuf,
     dir: PathBuf,
     boot: String,
-    bridge: Arc<dyn Provider>,
-    named: BTreeMap<String, Arc<dyn Provider>>,
+    bridge: Arc<Bridge>,
+    overlay: Arc<Overlay>,
     state: Mutex<State>,
 }
 
@@ -136,7 +175,7 @@ impl State {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Record {
     network: NetworkMode,
-    ip: Option<Ipv4Addr>,
+    own: Own,
     members: BTreeMap<TaskId, BTreeSet<Mapping>>,
 }
 
@@ -147,6 +186,8 @@ struct Stored {
     holder: Holder,
     network: String,
     ip: Option<Ipv4Addr>,
+    #[serde(default)]
+    ip6: Option<Ipv6Addr>,
     members: BTreeMap<String, Vec<(String, u16, u16)>>,
 }
 
@@ -156,16 +197,20 @@ impl Networks {
         work_dir: &Path,
         settings: &NetworkSettings,
         own: Vec<IpAddr>,
+        overlay: Arc<OverlayNet>,
+        telemetry: Option<Telemetry>,
     ) -> Result<Arc<Self>, AgentError> {
         let dir = work_dir.join("networks");
         fs::create_dir_all(&dir).map_err(AgentError::file("create", &dir))?;
+        let table = format!("{}-overlay", settings.bridge);
+        let overlay = Overlay::new(overlay, table, own.clone(), &dir, telemetry);
         let bridge = Bridge::new(&settings.bridge, settings.subnet, own, &dir);
         let networks = Self {
             work_dir: work_dir.to_owned(),
             dir,
             boot: crate::sys::boot_id(),
             bridge: Arc::new(bridge),
-            named: BTreeMap::new(),
+            overlay: Arc::new(overlay),
             state: Mutex::new(State::default()),
         };
         let records = networks
@@ -184,6 +229,9 @@ impl Networks {
         let Some(want) = Want::of(spec) else {
             return Ok(None);
         };
+        if let NetworkMode::Container(name) = &want.network {
+            self.overlay.ready(name).await;
+        }
         let (networks, task_id) = (Arc::clone(self), spec.task_id.clone());
         tokio::task::spawn_blocking(move || networks.join_blocking(&task_id, &want))
             .await
@@ -199,9 +247,15 @@ impl Networks {
         Some(self.as_joined(holder, record))
     }
 
-    /// A task's own address.
-    pub fn ip(&self, task_id: &TaskId) -> Option<Ipv4Addr> {
-        self.lock().of(task_id)?.1.ip
+    /// A task's own addresses.
+    pub fn own(&self, task_id: &TaskId) -> Own {
+        let state = self.lock();
+        state.of(task_id).map_or(Own::default(), |(_, r)| r.own)
+    }
+
+    /// Addresses of named networks on this node.
+    pub fn usage(&self) -> Vec<NetworkUsage> {
+        self.overlay.usage()
     }
 
     /// Undoes [`Networks::join`]. A pod's namespaces stay until its last task leaves. Blocking.
@@ -232,13 +286,20 @@ impl Networks {
         }
         troubles.extend(self.sweep(records).err().map(|e| e.to_string()));
         let mut used: BTreeMap<Ipv4Addr, BTreeSet<Mapping>> = BTreeMap::new();
-        for record in records.values() {
-            if let (NetworkMode::Bridge, Some(ip)) = (&record.network, record.ip) {
-                let ports = record.members.values().flatten();
-                used.entry(ip).or_default().extend(ports);
+        let mut named: BTreeMap<String, BTreeMap<Own, BTreeSet<Mapping>>> = BTreeMap::new();
+        for record in records.values().filter(|r| !r.own.is_empty()) {
+            let ports = record.members.values().flatten();
+            match (&record.network, record.own.v4) {
+                (NetworkMode::Bridge, Some(ip)) => used.entry(ip).or_default().extend(ports),
+                (NetworkMode::Container(name), _) => {
+                    let of = named.entry(name.clone()).or_default();
+                    of.entry(record.own).or_default().extend(ports);
+                }
+                _ => {}
             }
         }
         troubles.extend(self.bridge.keep(&used).err());
+        troubles.extend(self.overlay.keep(&named).err());
         *is_settled = true;
         for (holder, record) in &*records {
             troubles.extend(self.save(holder, record).err().map(|e| e.to_string()));
@@ -252,9 +313,8 @@ impl Networks {
 
     /// Now and then: puts right what others have changed. Blocking.
     pub fn upkeep(&self) {
-        let providers = std::iter::once(&self.bridge).chain(self.named.values());
-        for provider in providers {
-            if let Err(error) = provider.upkeep() {
+        for done in [self.bridge.upkeep(), self.overlay.upkeep()] {
+            if let Err(error) = done {
                 tracing::warn!(error, "a network is not as it should be");
             }
         }
@@ -268,9 +328,6 @@ impl Networks {
             )
         };
         let mut state = self.lock();
-        if let NetworkMode::Container(_) = want.network {
-            self.provider(&want.network).map_err(failed)?;
-        }
         let members = state.records.values().flat_map(|r| &r.members);
         let others = members.filter(|(id, _)| *id != task_id);
         let held = others.flat_map(|(id, ports)| ports.iter().map(move |p| (id, *p)));
@@ -283,7 +340,7 @@ impl Networks {
             .entry(want.holder.clone())
             .or_insert_with(|| Record {
                 network: want.network.clone(),
-                ip: None,
+                own: Own::default(),
                 members: BTreeMap::new(),
             });
         if record.network != want.network {
@@ -318,15 +375,20 @@ impl Networks {
             let netlink = namespace::make(&pins, &want.hostname)
                 .map_err(|e| format!("failed to make namespaces: {e}"))?;
             let path = self.pin_path(holder, Kind::Net);
-            if let (Some(netlink), Some(provider)) = (netlink, self.provider(&record.network)?) {
+            if let (Some(netlink), Some(provider)) = (netlink, self.provider(&record.network)) {
                 let file = File::open(&path).map_err(text)?;
-                record.ip = Some(provider.attach(&mut Inside { netlink, file })?);
+                let mut inside = Inside {
+                    netlink,
+                    file,
+                    may_forward: want.may_forward,
+                };
+                record.own = provider.attach(&mut inside)?;
                 self.save(holder, record).map_err(text)?;
             }
         }
-        if let (Some(ip), Some(provider)) = (record.ip, self.provider(&record.network)?) {
+        if let (false, Some(provider)) = (record.own.is_empty(), self.provider(&record.network)) {
             let ports: Vec<Mapping> = want.ports.iter().copied().collect();
-            provider.publish(ip, &ports)?;
+            provider.publish(record.own, &ports)?;
         }
         Ok(self.as_joined(holder, record))
     }
@@ -341,13 +403,12 @@ impl Networks {
         let troubles = &mut parted.troubles;
         let ports = record.members.remove(task_id).unwrap_or_default();
         let ports: Vec<Mapping> = ports.into_iter().collect();
-        let provider = self.provider(&record.network).unwrap_or(None);
-        let provider = provider.filter(|_| is_settled);
-        if let (Some(ip), Some(provider)) = (record.ip, provider) {
+        let provider = self.provider(&record.network).filter(|_| is_settled);
+        if let (false, Some(provider)) = (record.own.is_empty(), provider) {
             let is_last = record.members.is_empty();
-            troubles.extend(provider.withdraw(ip, &ports, is_last).err());
+            troubles.extend(provider.withdraw(record.own, &ports, is_last).err());
             if is_last {
-                parted.address = Some((Arc::clone(provider), ip));
+                parted.address = Some((provider, record.own));
             }
         }
         if record.members.is_empty() {
@@ -364,15 +425,11 @@ impl Networks {
     }
 
     /// Who gives addresses on a network; `None` for those without.
-    fn provider(&self, network: &NetworkMode) -> Result<Option<&Arc<dyn Provider>>, String> {
+    fn provider(&self, network: &NetworkMode) -> Option<Arc<dyn Provider>> {
         match network {
-            NetworkMode::Host | NetworkMode::None => Ok(None),
-            NetworkMode::Bridge => Ok(Some(&self.bridge)),
-            NetworkMode::Container(name) => self
-                .named
-                .get(name)
-                .map(Some)
-                .ok_or_else(|| format!("this node has no container network {name:?}")),
+            NetworkMode::Host | NetworkMode::None => None,
+            NetworkMode::Bridge => Some(Arc::clone(&self.bridge) as Arc<dyn Provider>),
+            NetworkMode::Container(name) => Some(self.overlay.network(name)),
         }
     }
 
@@ -380,7 +437,7 @@ impl Networks {
         let path = |kind| self.pin_path(holder, kind);
         Joined {
             netns: (record.network != NetworkMode::Host).then(|| path(Kind::Net)),
-            ip: record.ip,
+            own: record.own,
             pod: matches!(holder, Holder::Pod(_)).then(|| PodNamespaces {
                 ipc: path(Kind::Ipc),
                 uts: path(Kind::Uts),
@@ -470,14 +527,15 @@ impl Networks {
             boot: self.boot.clone(),
             holder: holder.clone(),
             network: network_name(&record.network),
-            ip: record.ip,
+            ip: record.own.v4,
+            ip6: record.own.v6,
             members: record
                 .members
                 .iter()
                 .map(|(id, p)| (id.as_str().to_owned(), ports(p)))
                 .collect(),
         };
-        write_soft(&path, &stored)
+        shim::write_json_for_boot(&path, &stored)
     }
 
     /// Records of this boot; others are as good as none.
@@ -508,14 +566,14 @@ impl Networks {
 /// What is left to do for who has left, without keeping others from joining.
 #[derive(Default)]
 struct Parted {
-    address: Option<(Arc<dyn Provider>, Ipv4Addr)>,
+    address: Option<(Arc<dyn Provider>, Own)>,
     troubles: Vec<String>,
 }
 
 impl Parted {
     fn detach(mut self) -> Result<(), String> {
-        if let Some((provider, ip)) = self.address {
-            self.troubles.extend(provider.detach(ip).err());
+        if let Some((provider, own)) = self.address {
+            self.troubles.extend(provider.detach(own).err());
         }
         if self.troubles.is_empty() {
             Ok(())
@@ -553,16 +611,12 @@ impl Stored {
         }
         let record = Record {
             network,
-            ip: self.ip,
+            own: Own {
+                v4: self.ip,
+                v6: self.ip6,
+            },
             members,
         };
         Some((self.holder, record))
     }
-}
-
-/// Replaces a file for readers of this boot: a reader sees the old one or the new one.
-fn write_soft<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
-    let tmp = path.with_extension("tmp");
-    fs::write(&tmp, serde_json::to_vec(value)?)?;
-    fs::rename(&tmp, path)
 }

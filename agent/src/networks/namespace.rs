@@ -13,7 +13,7 @@ use nix::{
     sys::statfs::{FsType, statfs},
 };
 
-use super::netlink::{Batch, Netlink};
+use waggle_overlay::netlink::{Batch, Netlink};
 
 /// `NSFS_MAGIC` of `linux/magic.h`.
 const NSFS: FsType = FsType(0x6e73_6673);

@@ -7,12 +7,15 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use waggle_types::{NetworkMode, Protocol, TaskId, TaskSpec};
+use waggle_overlay::overlay::Ranges;
+use waggle_types::{IpNet, NetworkMode, Protocol, TaskId, TaskSpec};
 
-use super::subnet::Subnet;
+use super::{Own, subnet::Subnet};
 
 /// Name of the map of host ports in our table.
 pub const MAP: &str = "ports";
+/// The same for IPv6.
+pub const MAP6: &str = "ports6";
 
 /// Whose namespaces they are.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -79,6 +82,8 @@ pub struct Want {
     pub ports: BTreeSet<Mapping>,
     /// Host name of the pod.
     pub hostname: String,
+    /// Whether it may send on what it is sent: it may change its network.
+    pub may_forward: bool,
 }
 
 impl Want {
@@ -107,6 +112,10 @@ impl Want {
             holder,
             network: container.network.clone(),
             ports: ports.collect(),
+            may_forward: container.isolation.privileged
+                || ["NET_ADMIN", "ALL"]
+                    .iter()
+                    .any(|c| container.isolation.cap_add.contains(*c)),
             hostname: hostname(name.map_or(spec.task_id.as_str(), String::as_str)),
         })
     }
@@ -232,6 +241,139 @@ table inet {bridge} {{
     }
 }
 
+/// What our table for named networks is made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OverlayRules<'a> {
+    /// Its name.
+    pub table: &'a str,
+    /// What names of the host's ends of containers begin with.
+    pub devices: &'a str,
+    /// Addresses of this node on which something of its own answers on every port: its DNS server.
+    pub own: &'a [IpAddr],
+    /// Addresses of the networks.
+    pub ranges: &'a Ranges,
+    /// Where host ports lead.
+    pub ports: &'a [(Own, Vec<Mapping>)],
+}
+
+impl OverlayRules<'_> {
+    /// For `nft -f -`: the whole table, in one transaction, whether there was one before or not.
+    ///
+    /// - `guard`: the loopback addresses, that `route_localnet` opens, are closed to containers; nobody outside of the
+    ///   overlay reaches an address of a masqueraded network of this node.
+    /// - `inbound`, `local`: a mapped port of any address of the node leads to its container. The source stays.
+    /// - `outbound`: what leaves the overlay has the node's address. What was led to a container from another one, or
+    ///   from a loopback address, comes from the node's address in the overlay, or the answer would go another way.
+    pub fn script(&self) -> String {
+        let Self { table, devices, .. } = self;
+        let ranges = self.ranges;
+        let mut guard = format!("iifname \"{devices}*\" ip daddr 127.0.0.0/8 drop\n");
+        let (mut inbound, mut outbound) = (String::new(), String::new());
+        for (family, is_ipv4, map) in [("ip", true, MAP), ("ip6", false, MAP6)] {
+            let of = |nets: &[IpNet]| -> Option<String> {
+                let nets: Vec<String> = nets
+                    .iter()
+                    .filter(|n| n.is_ipv4() == is_ipv4)
+                    .map(ToString::to_string)
+                    .collect();
+                (!nets.is_empty()).then(|| format!("{{ {} }}", nets.join(", ")))
+            };
+            let mut own: Vec<String> = self
+                .own
+                .iter()
+                .filter(|ip| ip.is_ipv4() == is_ipv4)
+                .map(ToString::to_string)
+                .collect();
+            own.dedup();
+            let except = if own.is_empty() {
+                String::new()
+            } else {
+                format!("{family} daddr != {{ {} }} ", own.join(", "))
+            };
+            let _ = writeln!(
+                inbound,
+                "    {except}meta nfproto {} fib daddr type local dnat {family} to meta l4proto . th dport map @{map}",
+                if is_ipv4 { "ipv4" } else { "ipv6" },
+            );
+            let (Some(inside), vtep) = (of(&ranges.inside), ranges.vtep) else {
+                continue;
+            };
+            let vtep: Option<IpAddr> = if is_ipv4 {
+                vtep.map(|v| v.ip.into())
+            } else {
+                vtep.and_then(|v| v.ip6).map(IpAddr::from)
+            };
+            if let Some(vtep) = vtep {
+                let loopback = if is_ipv4 { "127.0.0.0/8" } else { "::1" };
+                let _ = writeln!(
+                    outbound,
+                    "    oifname \"{devices}*\" {family} saddr {inside} ct status dnat snat {family} to {vtep}\n    \
+                     oifname \"{devices}*\" {family} saddr {loopback} snat {family} to {vtep}"
+                );
+            }
+            if let Some(masqueraded) = of(&ranges.masqueraded) {
+                let _ = writeln!(
+                    outbound,
+                    "    {family} saddr {masqueraded} {family} daddr != {inside} masquerade"
+                );
+                let _ = writeln!(
+                    guard,
+                    "    iifname != {{ \"{devices}*\", \"vtep*\", \"lo\" }} {family} daddr {masqueraded} drop"
+                );
+            }
+        }
+        let mut out = format!(
+            "\
+table inet {table} {{}}
+delete table inet {table}
+table inet {table} {{
+  map {MAP} {{
+    type inet_proto . inet_service : ipv4_addr . inet_service
+  }}
+  map {MAP6} {{
+    type inet_proto . inet_service : ipv6_addr . inet_service
+  }}
+  chain guard {{
+    type filter hook prerouting priority -300; policy accept;
+    {}
+  }}
+  chain inbound {{
+    type nat hook prerouting priority -100; policy accept;
+    {}
+  }}
+  chain local {{
+    type nat hook output priority -100; policy accept;
+    {}
+  }}
+  chain outbound {{
+    type nat hook postrouting priority 100; policy accept;
+    {}
+  }}
+}}
+",
+            guard.trim(),
+            inbound.trim(),
+            inbound.trim(),
+            outbound.trim(),
+        );
+        for (own, ports) in self.ports {
+            for p in ports {
+                for (ip, map) in own
+                    .ips()
+                    .map(|ip| (ip, if ip.is_ipv4() { MAP } else { MAP6 }))
+                {
+                    let _ = writeln!(
+                        out,
+                        "add element inet {table} {map} {{ {} . {} : {ip} . {} }}",
+                        p.protocol, p.host_port, p.container_port
+                    );
+                }
+            }
+        }
+        out
+    }
+}
+
 /// Who already has one of these host ports.
 pub fn conflict<'a>(
     ports: &BTreeSet<Mapping>,
@@ -348,6 +490,67 @@ table inet waggle0 {
 }
 add element inet waggle0 ports { tcp . 31000 : 172.31.254.2 . 80 }
 add element inet waggle0 ports { udp . 31000 : 172.31.254.2 . 53 }
+"#;
+        assert_eq!(rules.script(), want);
+    }
+
+    #[test]
+    fn the_rules_of_networks_are_one_transaction() {
+        let both = Own {
+            v4: Some(Ipv4Addr::new(9, 0, 1, 2)),
+            v6: Some("fd01:b::2".parse().unwrap()),
+        };
+        let net = |text: &str| text.parse::<IpNet>().unwrap();
+        let ranges = Ranges {
+            masqueraded: vec![net("9.0.1.0/24"), net("fd01:b::/80")],
+            inside: vec![net("9.0.0.0/8"), net("fd01:b::/64"), net("44.128.0.0/20")],
+            vtep: Some(waggle_types::Vtep {
+                ip: Ipv4Addr::new(44, 128, 0, 2),
+                ip6: None,
+            }),
+        };
+        let rules = OverlayRules {
+            table: "waggle0-overlay",
+            devices: "wgo",
+            own: &["198.51.100.1".parse().unwrap()],
+            ranges: &ranges,
+            ports: &[(both, vec![mapping(Protocol::Tcp, 31000, 80)])],
+        };
+        let want = r#"table inet waggle0-overlay {}
+delete table inet waggle0-overlay
+table inet waggle0-overlay {
+  map ports {
+    type inet_proto . inet_service : ipv4_addr . inet_service
+  }
+  map ports6 {
+    type inet_proto . inet_service : ipv6_addr . inet_service
+  }
+  chain guard {
+    type filter hook prerouting priority -300; policy accept;
+    iifname "wgo*" ip daddr 127.0.0.0/8 drop
+    iifname != { "wgo*", "vtep*", "lo" } ip daddr { 9.0.1.0/24 } drop
+    iifname != { "wgo*", "vtep*", "lo" } ip6 daddr { fd01:b::/80 } drop
+  }
+  chain inbound {
+    type nat hook prerouting priority -100; policy accept;
+    ip daddr != { 198.51.100.1 } meta nfproto ipv4 fib daddr type local dnat ip to meta l4proto . th dport map @ports
+    meta nfproto ipv6 fib daddr type local dnat ip6 to meta l4proto . th dport map @ports6
+  }
+  chain local {
+    type nat hook output priority -100; policy accept;
+    ip daddr != { 198.51.100.1 } meta nfproto ipv4 fib daddr type local dnat ip to meta l4proto . th dport map @ports
+    meta nfproto ipv6 fib daddr type local dnat ip6 to meta l4proto . th dport map @ports6
+  }
+  chain outbound {
+    type nat hook postrouting priority 100; policy accept;
+    oifname "wgo*" ip saddr { 9.0.0.0/8, 44.128.0.0/20 } ct status dnat snat ip to 44.128.0.2
+    oifname "wgo*" ip saddr 127.0.0.0/8 snat ip to 44.128.0.2
+    ip saddr { 9.0.1.0/24 } ip daddr != { 9.0.0.0/8, 44.128.0.0/20 } masquerade
+    ip6 saddr { fd01:b::/80 } ip6 daddr != { fd01:b::/64 } masquerade
+  }
+}
+add element inet waggle0-overlay ports { tcp . 31000 : 9.0.1.2 . 80 }
+add element inet waggle0-overlay ports6 { tcp . 31000 : fd01:b::2 . 80 }
 "#;
         assert_eq!(rules.script(), want);
     }

@@ -7,11 +7,9 @@ use std::{
     sync::{Condvar, Mutex, PoisonError},
 };
 
-use super::{
-    netlink::{Batch, Netlink},
-    nfnetlink::NfNetlink,
-    plan::device_name,
-};
+use waggle_overlay::netlink::{Batch, Netlink};
+
+use super::nfnetlink::NfNetlink;
 use crate::net::chain;
 
 /// Marks devices that are to go (`ip link show group`): "wgl" in ASCII.
@@ -26,22 +24,22 @@ pub struct Remover {
 
 #[derive(Debug, Default)]
 struct State {
-    // Whether connections are to be forgotten, too.
-    waiting: BTreeMap<Ipv4Addr, bool>,
-    removing: BTreeMap<Ipv4Addr, bool>,
+    // By device, whose connections are to be forgotten, too.
+    waiting: BTreeMap<String, Option<Ipv4Addr>>,
+    removing: BTreeMap<String, Option<Ipv4Addr>>,
     // For who waits; taken by it.
-    failed: BTreeMap<Ipv4Addr, String>,
+    failed: BTreeMap<String, String>,
 }
 
 impl Remover {
-    /// Removes the device of an address, along with those that other threads wait for; one that is not there is fine.
-    /// With `forget`, connections that were led there are forgotten. Blocking.
-    pub fn remove(&self, ip: Ipv4Addr, forget: bool) -> Result<(), String> {
+    /// Removes a device, along with those that other threads wait for; one that is not there is fine. Connections that
+    /// were led to the address `forget` are forgotten. Blocking.
+    pub fn remove(&self, device: &str, forget: Option<Ipv4Addr>) -> Result<(), String> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.waiting.insert(ip, forget);
+        state.waiting.insert(device.to_owned(), forget);
         loop {
-            if !state.waiting.contains_key(&ip) && !state.removing.contains_key(&ip) {
-                return state.failed.remove(&ip).map_or(Ok(()), Err);
+            if !state.waiting.contains_key(device) && !state.removing.contains_key(device) {
+                return state.failed.remove(device).map_or(Ok(()), Err);
             }
             if !state.removing.is_empty() {
                 state = self
@@ -64,28 +62,24 @@ impl Remover {
 }
 
 /// Returns those that could not be removed, and why.
-fn remove_all(ips: &BTreeMap<Ipv4Addr, bool>) -> BTreeMap<Ipv4Addr, String> {
-    let led: BTreeSet<Ipv4Addr> = ips
-        .iter()
-        .filter(|(_, forget)| **forget)
-        .map(|(ip, _)| *ip)
-        .collect();
+fn remove_all(devices: &BTreeMap<String, Option<Ipv4Addr>>) -> BTreeMap<String, String> {
+    let led: BTreeSet<Ipv4Addr> = devices.values().flatten().copied().collect();
     if !led.is_empty()
         && let Err(e) = NfNetlink::open().and_then(|mut nf| nf.forget(&led, None))
     {
         tracing::debug!(error = %e, "connections are not forgotten");
     }
-    let one = |ip: &Ipv4Addr| {
+    let one = |device: &str| {
         let mut netlink = Netlink::open()?;
         let mut batch = Batch::default();
-        batch.remove(&device_name(*ip));
+        batch.remove(device);
         netlink.run(batch)
     };
     let together = || {
         let mut netlink = Netlink::open()?;
-        for ip in ips.keys() {
+        for device in devices.keys() {
             let mut batch = Batch::default();
-            batch.set_group(&device_name(*ip), GROUP);
+            batch.set_group(device, GROUP);
             match netlink.run(batch) {
                 Err(e) if !e.is_absent() => return Err(e),
                 _ => {}
@@ -99,12 +93,13 @@ fn remove_all(ips: &BTreeMap<Ipv4Addr, bool>) -> BTreeMap<Ipv4Addr, String> {
             _ => Ok(()),
         }
     };
-    if ips.len() > 1 && together().is_ok() {
+    if devices.len() > 1 && together().is_ok() {
         return BTreeMap::new();
     }
-    ips.keys()
-        .filter_map(|ip| match one(ip) {
-            Err(e) if !e.is_absent() => Some((*ip, chain(&e))),
+    devices
+        .keys()
+        .filter_map(|device| match one(device) {
+            Err(e) if !e.is_absent() => Some((device.clone(), chain(&e))),
             _ => None,
         })
         .collect()

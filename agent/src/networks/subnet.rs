@@ -1,6 +1,12 @@
 //! An IPv4 subnet.
 
-use std::{fmt, net::Ipv4Addr, str::FromStr};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr},
+    str::FromStr,
+};
+
+use waggle_types::IpNet;
 
 /// A subnet: `172.31.254.0/24`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -39,7 +45,16 @@ impl Subnet {
         ip.to_bits() & mask(self.prefix) == self.ip.to_bits()
     }
 
+    /// Whether all of a network is in it.
+    pub fn covers_net(self, net: IpNet) -> bool {
+        let IpAddr::V4(first) = net.ip() else {
+            return false;
+        };
+        net.prefix() >= self.prefix && self.contains(first)
+    }
+
     /// Whether all of another is in it.
+    #[cfg(test)]
     pub fn covers(self, other: Self) -> bool {
         other.prefix >= self.prefix && self.contains(other.ip)
     }

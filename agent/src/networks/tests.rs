@@ -14,6 +14,8 @@ use nix::{
 };
 use waggle_types::{Balance, TaskPort};
 
+use waggle_overlay::overlay::{OverlayNet, OverlayNetConfig};
+
 use super::*;
 use crate::fixture;
 
@@ -92,7 +94,13 @@ fn open(dir: &Path, subnet: &str) -> Arc<Networks> {
         subnet: subnet.parse().unwrap(),
         ..NetworkSettings::default()
     };
-    Networks::open(dir, &settings, vec!["198.51.100.1".parse().unwrap()]).unwrap()
+    let config = OverlayNetConfig {
+        node_ip: Ipv4Addr::LOCALHOST,
+        pin_dir: dir.join("pins"),
+    };
+    let overlay = Arc::new(OverlayNet::off(config, "this node takes no part"));
+    let own = vec!["198.51.100.1".parse().unwrap()];
+    Networks::open(dir, &settings, own, overlay, None).unwrap()
 }
 
 const SUBNET: &str = "172.31.254.0/24";
@@ -193,7 +201,7 @@ fn ports_of_the_node_lead_to_tasks_from_everywhere() {
         )
         .unwrap();
         let other = join(&networks, &spec("other", NetworkMode::Bridge, &[])).unwrap();
-        assert_eq!(web.ip, Some(Ipv4Addr::new(172, 31, 254, 2)));
+        assert_eq!(web.own.v4, Some(Ipv4Addr::new(172, 31, 254, 2)));
         let (web, other) = (web.netns.unwrap(), other.netns.unwrap());
         let _server = serve(&web, 80);
         let port = format!("{NODE}:31000");
@@ -308,12 +316,12 @@ fn an_agent_that_comes_back_keeps_what_lives_and_removes_the_rest() {
         let again = networks.joined(&lives.task_id).unwrap();
         assert_eq!(again.netns.as_deref(), Some(&*netns));
         assert_eq!(networks.joined(&ended.task_id), None);
-        let gone = plan::device_name(dead.ip.unwrap());
+        let gone = plan::device_name(dead.own.v4.unwrap());
         assert!(!ip("-o link show").contains(&gone));
         // Its port is free, its address rests.
         let next = spec("next", NetworkMode::Bridge, &[(Protocol::Tcp, 31001, 80)]);
         let next = join(&networks, &next).unwrap();
-        assert_eq!(next.ip, Some(Ipv4Addr::new(172, 31, 254, 4)));
+        assert_eq!(next.own.v4, Some(Ipv4Addr::new(172, 31, 254, 4)));
 
         // Somebody else empties the packet filter.
         assert!(
@@ -333,7 +341,7 @@ fn an_agent_that_comes_back_keeps_what_lives_and_removes_the_rest() {
         networks.leave(&lives.task_id).unwrap();
         assert_eq!(left(dir), Vec::<String>::new());
         let fresh = join(&networks, &spec("fresh", NetworkMode::Bridge, &[])).unwrap();
-        assert_eq!(fresh.ip, Some(Ipv4Addr::new(10, 98, 0, 2)));
+        assert_eq!(fresh.own.v4, Some(Ipv4Addr::new(10, 98, 0, 2)));
         let networks = open(dir, "10.98.0.0/24");
         networks.keep(&BTreeMap::new()).unwrap();
         assert_eq!(left(dir), Vec::<String>::new());
@@ -345,7 +353,7 @@ fn a_task_without_network_has_loopback() {
     on_a_node(|dir| {
         let networks = open(dir, SUBNET);
         let joined = join(&networks, &spec("alone", NetworkMode::None, &[])).unwrap();
-        assert_eq!((joined.ip, &joined.pod), (None, &None));
+        assert_eq!((joined.own, &joined.pod), (Own::default(), &None));
         let netns = joined.netns.unwrap();
         inside(&netns, || {
             // Whoever it runs as may listen where it wants.
@@ -414,7 +422,7 @@ fn what_can_not_be_joined_says_why_and_leaves_nothing() {
         let overlay = spec("o", NetworkMode::Container("dcos".to_owned()), &[]);
         assert_eq!(
             why(&overlay),
-            "failed to join network container/dcos: this node has no container network \"dcos\""
+            "failed to join network container/dcos: this node takes no part"
         );
         let ports = [(Protocol::Tcp, 31000, 80)];
         for id in ["a", "b", "c", "d", "e"] {

@@ -40,8 +40,8 @@ pub fn hostname(task_id: &str) -> String {
 }
 
 /// `/etc/hosts` of a container.
-pub fn hosts(hostname: &str, ip: Option<Ipv4Addr>) -> String {
-    let ip = ip.unwrap_or(Ipv4Addr::LOCALHOST);
+pub fn hosts(hostname: &str, ip: Option<IpAddr>) -> String {
+    let ip = ip.unwrap_or(Ipv4Addr::LOCALHOST.into());
     format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n{ip}\t{hostname}\n")
 }
 
@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn a_container_knows_its_own_name() {
-        let text = hosts("web-1", Some(Ipv4Addr::new(9, 0, 0, 5)));
+        let text = hosts("web-1", Some(Ipv4Addr::new(9, 0, 0, 5).into()));
         assert!(text.contains("127.0.0.1\tlocalhost\n") && text.ends_with("9.0.0.5\tweb-1\n"));
     }
 }

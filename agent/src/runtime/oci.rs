@@ -255,7 +255,7 @@ impl Runtime for Oci {
             task_spec,
             task.node,
             &sandbox,
-            network.and_then(|n| n.ip),
+            network.and_then(|n| n.own.ips().next()),
             task.trace,
         );
         let gpus = prepared.gpus.as_ref();
@@ -296,9 +296,9 @@ impl Runtime for Oci {
         let config = spec::oci_spec(&facts)?;
         let node_resolv = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
         let ip = if netns.is_some() {
-            network.and_then(|n| n.ip)
+            network.and_then(|n| n.own.ips().next())
         } else {
-            Some(task.node.ip)
+            Some(task.node.ip.into())
         };
         let files = [
             ("hosts", bundle::hosts(&hostname, ip)),

@@ -4,29 +4,35 @@
 use std::{
     collections::BTreeMap,
     io,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::RawFd,
 };
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
-    NetlinkPayload,
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader,
+    NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage as Message,
-    address::{AddressAttribute, AddressMessage},
+    address::{AddressAttribute, AddressFlags, AddressMessage},
     link::{
         InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth,
-        LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+        InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    },
+    neighbour::{
+        NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
     },
     route::{
-        RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
-        RouteType,
+        RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol,
+        RouteScope, RouteType,
     },
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
-use super::subnet::Subnet;
+use waggle_types::IpNet;
+
+/// Marks routes that are ours (`ip route show proto 119`).
+pub const PROTOCOL: u8 = 119;
 
 /// A request that was refused.
 #[derive(Debug, thiserror::Error)]
@@ -67,17 +73,40 @@ pub struct Link {
     pub mtu: Option<u32>,
     /// Its kind, for virtual ones.
     pub kind: Option<InfoKind>,
+    /// Its link-layer address.
+    pub mac: Option<[u8; 6]>,
+    /// What somebody wrote on it.
+    pub alias: Option<String>,
+    /// UDP port of a VXLAN device that takes its tunnels from packets.
+    pub external_port: Option<u16>,
 }
 
-/// An IPv4 route of the main table.
+/// A unicast route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Route {
     /// Where to.
-    pub to: Subnet,
+    pub to: IpNet,
     /// By which device.
     pub device: u32,
     /// The smaller goes first.
     pub metric: u32,
+    /// The next hop, where it is not the destination itself.
+    pub gateway: Option<IpAddr>,
+    /// What the node itself sends from.
+    pub from: Option<IpAddr>,
+    /// Whether it carries [`PROTOCOL`].
+    pub is_ours: bool,
+}
+
+/// An address of a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Address {
+    /// The address.
+    pub ip: IpAddr,
+    /// Length of its network's prefix.
+    pub prefix: u8,
+    /// The device.
+    pub device: u32,
 }
 
 /// Messages to send together, each with what it does in words.
@@ -102,11 +131,40 @@ impl Batch {
         self.add(what, NLM_F_CREATE | NLM_F_EXCL, Message::NewLink(link));
     }
 
-    /// A pair of devices: `name` here, up, as a port of bridge `controller`; `peer` in the namespace behind `netns`.
+    /// A VXLAN device that takes its tunnels from packets, up, without ARP; marked with `alias`.
+    pub fn add_vxlan(&mut self, name: &str, port: u16, mac: [u8; 6], mtu: u32, alias: &str) {
+        let mut link = LinkMessage::default();
+        link.header.flags = LinkFlags::Up | LinkFlags::Noarp;
+        link.header.change_mask = LinkFlags::Up | LinkFlags::Noarp;
+        link.attributes = vec![
+            LinkAttribute::IfName(name.to_owned()),
+            LinkAttribute::Address(mac.to_vec()),
+            LinkAttribute::Mtu(mtu),
+            LinkAttribute::LinkInfo(vec![
+                LinkInfo::Kind(InfoKind::Vxlan),
+                LinkInfo::Data(InfoData::Vxlan(vec![
+                    InfoVxlan::CollectMetadata(true),
+                    InfoVxlan::Learning(false),
+                    InfoVxlan::Port(port),
+                ])),
+            ]),
+        ];
+        let what = format!("add device {name}");
+        self.add(what, NLM_F_CREATE | NLM_F_EXCL, Message::NewLink(link));
+        let mut mark = LinkMessage::default();
+        mark.attributes = vec![
+            LinkAttribute::IfName(name.to_owned()),
+            LinkAttribute::IfAlias(alias.to_owned()),
+        ];
+        self.add(format!("mark device {name}"), 0, Message::NewLink(mark));
+    }
+
+    /// A pair of devices: `name` here, up, as a port of bridge `controller` where there is one; `peer` in the namespace
+    /// behind `netns`.
     pub fn add_veth(
         &mut self,
         name: &str,
-        controller: u32,
+        controller: Option<u32>,
         mtu: u32,
         (peer, mac, netns): (&str, [u8; 6], RawFd),
     ) {
@@ -123,14 +181,19 @@ impl Batch {
         outer.attributes = vec![
             LinkAttribute::IfName(name.to_owned()),
             LinkAttribute::Mtu(mtu),
-            LinkAttribute::Controller(controller),
             LinkAttribute::LinkInfo(vec![
                 LinkInfo::Kind(InfoKind::Veth),
                 LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(inner))),
             ]),
         ];
+        outer
+            .attributes
+            .extend(controller.map(LinkAttribute::Controller));
         let what = format!("add device {name}");
         self.add(what, NLM_F_CREATE | NLM_F_EXCL, Message::NewLink(outer));
+        if controller.is_none() {
+            return;
+        }
         // Where bridged frames pass the packet filter (br_netfilter), a connection of a task to its own host port
         // comes back by the port that it came from.
         let mut port = LinkMessage::default();
@@ -192,42 +255,167 @@ impl Batch {
         self.add(what, 0, Message::DelLink(link));
     }
 
-    /// Gives a device an address of a subnet.
-    pub fn add_address(&mut self, index: u32, ip: Ipv4Addr, subnet: Subnet) {
-        let mut address = AddressMessage::default();
-        address.header.family = AddressFamily::Inet;
-        address.header.prefix_len = subnet.prefix();
-        address.header.index = index;
-        address.attributes = vec![
-            AddressAttribute::Local(IpAddr::V4(ip)),
-            AddressAttribute::Address(IpAddr::V4(ip)),
-            AddressAttribute::Broadcast(subnet.last()),
-        ];
-        let what = format!("add address {ip}/{}", subnet.prefix());
+    /// Gives a device another MTU.
+    pub fn set_mtu(&mut self, index: u32, mtu: u32) {
+        let mut link = LinkMessage::default();
+        link.header.index = index;
+        link.attributes = vec![LinkAttribute::Mtu(mtu)];
+        let what = format!("set the mtu of device {index} to {mtu}");
+        self.add(what, 0, Message::SetLink(link));
+    }
+
+    /// Gives a device an address in a network of that length.
+    pub fn add_address(&mut self, index: u32, ip: IpAddr, prefix: u8) {
+        let mut address = address_message(index, ip, prefix);
+        match IpNet::around(ip, prefix).last() {
+            IpAddr::V4(last) if prefix < 32 => {
+                address.attributes.push(AddressAttribute::Broadcast(last));
+            }
+            // Nobody else can have it, and until that was checked it could not be used.
+            IpAddr::V6(_) => {
+                let flags = AddressAttribute::Flags(AddressFlags::Nodad);
+                address.attributes.push(flags);
+            }
+            IpAddr::V4(_) => {}
+        }
+        let what = format!("add address {ip}/{prefix}");
         let flags = NLM_F_CREATE | NLM_F_EXCL;
         self.add(what, flags, Message::NewAddress(address));
     }
 
-    /// A default route.
-    pub fn add_default_route(&mut self, gateway: Ipv4Addr) {
-        let mut route = RouteMessage::default();
-        route.header = RouteHeader {
-            address_family: AddressFamily::Inet,
-            table: RouteHeader::RT_TABLE_MAIN,
-            protocol: RouteProtocol::Static,
-            scope: RouteScope::Universe,
-            kind: RouteType::Unicast,
-            ..RouteHeader::default()
-        };
-        route.attributes = vec![RouteAttribute::Gateway(RouteAddress::Inet(gateway))];
+    /// Takes an address from a device.
+    pub fn remove_address(&mut self, index: u32, ip: IpAddr, prefix: u8) {
+        let message = Message::DelAddress(address_message(index, ip, prefix));
+        self.add(format!("remove address {ip}/{prefix}"), 0, message);
+    }
+
+    /// A default route. With a device, the gateway need not be in a network of its addresses.
+    pub fn add_default_route(&mut self, gateway: IpAddr, device: Option<u32>) {
+        let any = IpNet::around(gateway, 0);
+        let mut route = route_message(any, RouteProtocol::Static);
+        route.header.scope = RouteScope::Universe;
+        route
+            .attributes
+            .push(RouteAttribute::Gateway(to_route_address(gateway)));
+        if let Some(device) = device {
+            route.attributes.push(RouteAttribute::Oif(device));
+            route.header.flags = RouteFlags::Onlink;
+        }
         let what = format!("add a default route by {gateway}");
         let flags = NLM_F_CREATE | NLM_F_EXCL;
         self.add(what, flags, Message::NewRoute(route));
     }
 
+    /// A route to a device, in place of one to the same network; the node itself sends from `from`. It carries our mark.
+    pub fn set_route(&mut self, to: IpNet, device: u32, from: Option<IpAddr>) {
+        let mut route = route_message(to, RouteProtocol::Other(PROTOCOL));
+        route.attributes.push(RouteAttribute::Oif(device));
+        route
+            .attributes
+            .extend(from.map(|ip| RouteAttribute::PrefSource(to_route_address(ip))));
+        let what = format!("set the route to {to}");
+        let flags = NLM_F_CREATE | NLM_F_REPLACE;
+        self.add(what, flags, Message::NewRoute(route));
+    }
+
+    /// Removes a route of ours.
+    pub fn remove_route(&mut self, to: IpNet, device: u32) {
+        let mut route = route_message(to, RouteProtocol::Other(PROTOCOL));
+        route.attributes.push(RouteAttribute::Oif(device));
+        let what = format!("remove the route to {to}");
+        self.add(what, 0, Message::DelRoute(route));
+    }
+
+    /// Says for good which hardware address somebody has.
+    pub fn set_neighbour(&mut self, index: u32, ip: IpAddr, mac: [u8; 6]) {
+        let mut neighbour = neighbour_message(index, ip);
+        neighbour.header.state = NeighbourState::Permanent;
+        neighbour
+            .attributes
+            .push(NeighbourAttribute::LinkLayerAddress(mac.to_vec()));
+        let what = format!("set the hardware address of {ip}");
+        let flags = NLM_F_CREATE | NLM_F_REPLACE;
+        self.add(what, flags, Message::NewNeighbour(neighbour));
+    }
+
+    /// Makes the kernel find somebody's hardware address, or ask again whether it is still the same.
+    pub fn resolve_neighbour(&mut self, index: u32, ip: IpAddr) {
+        let mut neighbour = neighbour_message(index, ip);
+        neighbour.header.flags = NeighbourFlags::Use;
+        let what = format!("find the hardware address of {ip}");
+        let flags = NLM_F_CREATE | NLM_F_REPLACE;
+        self.add(what, flags, Message::NewNeighbour(neighbour));
+    }
+
     fn add(&mut self, what: String, flags: u16, message: Message) {
         self.0
             .push((what, flags | NLM_F_REQUEST | NLM_F_ACK, message));
+    }
+}
+
+fn address_message(index: u32, ip: IpAddr, prefix: u8) -> AddressMessage {
+    let mut address = AddressMessage::default();
+    address.header.family = family(ip);
+    address.header.prefix_len = prefix;
+    address.header.index = index;
+    address.attributes = vec![AddressAttribute::Local(ip), AddressAttribute::Address(ip)];
+    address
+}
+
+fn route_message(to: IpNet, protocol: RouteProtocol) -> RouteMessage {
+    let mut route = RouteMessage::default();
+    route.header = RouteHeader {
+        address_family: family(to.ip()),
+        destination_prefix_length: to.prefix(),
+        table: RouteHeader::RT_TABLE_MAIN,
+        protocol,
+        scope: if to.is_ipv4() {
+            RouteScope::Link
+        } else {
+            RouteScope::Universe
+        },
+        kind: RouteType::Unicast,
+        ..RouteHeader::default()
+    };
+    if to.prefix() > 0 {
+        route
+            .attributes
+            .push(RouteAttribute::Destination(to_route_address(to.ip())));
+    }
+    route
+}
+
+fn neighbour_message(index: u32, ip: IpAddr) -> NeighbourMessage {
+    let mut neighbour = NeighbourMessage::default();
+    neighbour.header.family = family(ip);
+    neighbour.header.ifindex = index;
+    neighbour.attributes = vec![NeighbourAttribute::Destination(match ip {
+        IpAddr::V4(ip) => NeighbourAddress::Inet(ip),
+        IpAddr::V6(ip) => NeighbourAddress::Inet6(ip),
+    })];
+    neighbour
+}
+
+fn family(ip: IpAddr) -> AddressFamily {
+    if ip.is_ipv4() {
+        AddressFamily::Inet
+    } else {
+        AddressFamily::Inet6
+    }
+}
+
+fn to_route_address(ip: IpAddr) -> RouteAddress {
+    match ip {
+        IpAddr::V4(ip) => RouteAddress::Inet(ip),
+        IpAddr::V6(ip) => RouteAddress::Inet6(ip),
+    }
+}
+
+fn of_route_address(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(ip) => Some((*ip).into()),
+        RouteAddress::Inet6(ip) => Some((*ip).into()),
+        _ => None,
     }
 }
 
@@ -321,16 +509,91 @@ impl Netlink {
         }
     }
 
-    /// IPv4 routes of the main table.
-    pub fn routes(&mut self) -> Result<Vec<Route>, NetlinkError> {
+    /// Routes of the main table, of one family.
+    pub fn routes(&mut self, ipv4: bool) -> Result<Vec<Route>, NetlinkError> {
         let mut message = RouteMessage::default();
-        message.header.address_family = AddressFamily::Inet;
+        message.header.address_family = if ipv4 {
+            AddressFamily::Inet
+        } else {
+            AddressFamily::Inet6
+        };
         let found = self.dump("list routes", Message::GetRoute(message))?;
         let routes = found.into_iter().filter_map(|message| match message {
             Message::NewRoute(route) => to_route(&route),
             _ => None,
         });
         Ok(routes.collect())
+    }
+
+    /// The way that the kernel would send to an address.
+    pub fn route_to(&mut self, ip: IpAddr) -> Result<Option<Route>, NetlinkError> {
+        let mut message = RouteMessage::default();
+        message.header.address_family = family(ip);
+        message.header.destination_prefix_length = IpNet::host(ip).prefix();
+        message.attributes = vec![RouteAttribute::Destination(to_route_address(ip))];
+        let what = format!("find the way to {ip}");
+        let found = self.request(&what, NLM_F_REQUEST, Message::GetRoute(message))?;
+        Ok(found.into_iter().find_map(|message| match message {
+            Message::NewRoute(route) => to_route(&route),
+            _ => None,
+        }))
+    }
+
+    /// Every address of this namespace.
+    pub fn addresses(&mut self) -> Result<Vec<Address>, NetlinkError> {
+        let message = Message::GetAddress(AddressMessage::default());
+        let found = self.dump("list addresses", message)?;
+        let addresses = found.into_iter().filter_map(|message| match message {
+            Message::NewAddress(address) => {
+                let of = |a: &AddressAttribute| match a {
+                    AddressAttribute::Local(ip) => Some(*ip),
+                    // IPv6 addresses that are not one end of a tunnel have no local one.
+                    AddressAttribute::Address(ip @ IpAddr::V6(_)) => Some(*ip),
+                    _ => None,
+                };
+                Some(Address {
+                    ip: address.attributes.iter().find_map(of)?,
+                    prefix: address.header.prefix_len,
+                    device: address.header.index,
+                })
+            }
+            _ => None,
+        });
+        Ok(addresses.collect())
+    }
+
+    /// Hardware addresses of IPv4 neighbours that are known, by device.
+    pub fn neighbours(&mut self) -> Result<BTreeMap<(u32, Ipv4Addr), [u8; 6]>, NetlinkError> {
+        let mut message = NeighbourMessage::default();
+        message.header.family = AddressFamily::Inet;
+        let found = self.dump("list neighbours", Message::GetNeighbour(message))?;
+        let mut out = BTreeMap::new();
+        for message in found {
+            let Message::NewNeighbour(neighbour) = message else {
+                continue;
+            };
+            let is_dead = matches!(
+                neighbour.header.state,
+                NeighbourState::Failed | NeighbourState::Incomplete | NeighbourState::None
+            );
+            if is_dead {
+                continue;
+            }
+            let (mut ip, mut mac) = (None, None);
+            for attribute in &neighbour.attributes {
+                match attribute {
+                    NeighbourAttribute::Destination(NeighbourAddress::Inet(of)) => ip = Some(*of),
+                    NeighbourAttribute::LinkLayerAddress(bytes) => {
+                        mac = <[u8; 6]>::try_from(bytes.as_slice()).ok();
+                    }
+                    _ => {}
+                }
+            }
+            if let (Some(ip), Some(mac)) = (ip, mac) {
+                out.insert((neighbour.header.ifindex, ip), mac);
+            }
+        }
+        Ok(out)
     }
 
     fn dump(&mut self, what: &str, message: Message) -> Result<Vec<Message>, NetlinkError> {
@@ -409,9 +672,16 @@ fn to_link(link: &LinkMessage) -> Option<Link> {
         controller: None,
         mtu: None,
         kind: None,
+        mac: None,
+        alias: None,
+        external_port: None,
     };
     for attribute in &link.attributes {
         match attribute {
+            LinkAttribute::Address(bytes) => {
+                out.mac = <[u8; 6]>::try_from(bytes.as_slice()).ok();
+            }
+            LinkAttribute::IfAlias(alias) => out.alias = Some(alias.clone()),
             LinkAttribute::IfName(name) => out.name.clone_from(name),
             LinkAttribute::Controller(index) => out.controller = Some(*index),
             LinkAttribute::Mtu(mtu) => out.mtu = Some(*mtu),
@@ -420,6 +690,7 @@ fn to_link(link: &LinkMessage) -> Option<Link> {
                     LinkInfo::Kind(kind) => Some(kind.clone()),
                     _ => None,
                 });
+                out.external_port = infos.iter().find_map(external_port);
             }
             _ => {}
         }
@@ -427,23 +698,45 @@ fn to_link(link: &LinkMessage) -> Option<Link> {
     (!out.name.is_empty()).then_some(out)
 }
 
+fn external_port(info: &LinkInfo) -> Option<u16> {
+    let LinkInfo::Data(InfoData::Vxlan(data)) = info else {
+        return None;
+    };
+    let is_external = data.contains(&InfoVxlan::CollectMetadata(true));
+    let port = data.iter().find_map(|d| match d {
+        InfoVxlan::Port(port) => Some(*port),
+        _ => None,
+    });
+    port.filter(|_| is_external)
+}
+
 fn to_route(route: &RouteMessage) -> Option<Route> {
     if route.header.table != RouteHeader::RT_TABLE_MAIN || route.header.kind != RouteType::Unicast {
         return None;
     }
-    let mut ip = Ipv4Addr::UNSPECIFIED;
+    let mut ip: IpAddr = if route.header.address_family == AddressFamily::Inet6 {
+        Ipv6Addr::UNSPECIFIED.into()
+    } else {
+        Ipv4Addr::UNSPECIFIED.into()
+    };
     let (mut device, mut metric) = (None, 0);
+    let (mut gateway, mut from) = (None, None);
     for attribute in &route.attributes {
         match attribute {
-            RouteAttribute::Destination(RouteAddress::Inet(to)) => ip = *to,
+            RouteAttribute::Destination(to) => ip = of_route_address(to)?,
             RouteAttribute::Oif(index) => device = Some(*index),
             RouteAttribute::Priority(priority) => metric = *priority,
+            RouteAttribute::Gateway(by) => gateway = of_route_address(by),
+            RouteAttribute::PrefSource(ip) => from = of_route_address(ip),
             _ => {}
         }
     }
     Some(Route {
-        to: Subnet::around(ip, route.header.destination_prefix_length),
+        to: IpNet::around(ip, route.header.destination_prefix_length),
         device: device?,
         metric,
+        gateway,
+        from,
+        is_ours: route.header.protocol == RouteProtocol::Other(PROTOCOL),
     })
 }

@@ -1,0 +1,371 @@
+//! A node's overlay, applied: the tunnel device, addresses and routes of the node itself, and what the kernel's programs know
+//! of nodes, nets and containers.
+//!
+//! [`OverlayNet::sync`] takes a [`NodePlan`], looks at what is there and does the steps of the difference. Everything outlives
+//! the process: the device and its routes are the kernel's, tables and links are pinned. What does not carry our mark is left
+//! alone: the device by its alias, routes by their protocol number.
+//!
+//! All calls block, for milliseconds; they may come from any thread.
+
+mod steps;
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
+    path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::sync::watch;
+use waggle_ebpf::{
+    LoadError,
+    overlay::{At, Endpoint, OverlayConfig, OverlayPlane},
+};
+use waggle_ebpf_common::overlay::{MTU_OVERHEAD, mac_of};
+use waggle_overlay_plan::network::{LocalNetwork, NodePlan, mtu_inside};
+use waggle_types::{AgentOverlay, AgentSubnet, FieldError, IpNet, Network, Vtep, Vxlan};
+
+use crate::netlink::NetlinkError;
+
+pub use steps::ALIAS;
+
+/// How a node takes part.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OverlayNetConfig {
+    /// The node's underlay address.
+    pub node_ip: Ipv4Addr,
+    /// Directory of the programs' pins.
+    pub pin_dir: PathBuf,
+}
+
+/// Why the overlay is not as it should be.
+#[derive(Debug, thiserror::Error)]
+pub enum OverlayError {
+    /// A program or table.
+    #[error("overlay programs: {0}")]
+    Load(#[from] LoadError),
+    /// A device, address or route.
+    #[error("overlay: {0}")]
+    Netlink(#[from] NetlinkError),
+    /// The node's address is on no device here.
+    #[error("overlay: no device has the node's address {0}")]
+    NoUnderlay(Ipv4Addr),
+    /// Somebody else's device has the name.
+    #[error("overlay: device {0} is there and is not ours")]
+    ForeignDevice(String),
+    /// A network can't be carried here.
+    #[error("network {name}: {error}")]
+    Network {
+        /// Which.
+        name: String,
+        /// The rule that it breaks here.
+        error: FieldError,
+    },
+}
+
+/// What a container needs to be on a network of this node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attachable {
+    /// The node's part of the addresses.
+    pub subnet: AgentSubnet,
+    /// MTU inside, bytes.
+    pub mtu: u16,
+    /// The network's number in the tables.
+    pub number: u32,
+    /// What the node itself sends from.
+    pub vtep: Vtep,
+}
+
+/// What the packet filter must know of the networks of a node.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Ranges {
+    /// The node's subnets whose containers have the node's address outside.
+    pub masqueraded: Vec<IpNet>,
+    /// All addresses of all networks and tunnel endpoints.
+    pub inside: Vec<IpNet>,
+    /// What the node itself sends from.
+    pub vtep: Option<Vtep>,
+}
+
+/// What a node has of the networks, for who shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    /// The node's underlay address.
+    pub node_ip: Ipv4Addr,
+    /// How networks are carried.
+    pub vxlan: Vxlan,
+    /// What it holds.
+    pub overlay: AgentOverlay,
+    /// The networks that it has something of.
+    pub networks: BTreeMap<String, Network>,
+    /// Why none of it works.
+    pub trouble: Option<String>,
+}
+
+/// See the module.
+pub struct OverlayNet {
+    config: OverlayNetConfig,
+    state: Mutex<State>,
+    changed: watch::Sender<u64>,
+}
+
+#[derive(Default)]
+struct State {
+    plane: Option<OverlayPlane>,
+    plan: NodePlan,
+    underlay: Option<steps::Underlay>,
+    /// Why it does not work at all; `None` once it does.
+    trouble: Option<String>,
+    /// This process's containers, so that tables that are made anew have them again.
+    endpoints: BTreeMap<IpAddr, Endpoint>,
+    /// Whether the agent has said which containers there are: until then others in the tables stay.
+    is_settled: bool,
+    /// It never works here.
+    is_off: bool,
+}
+
+impl OverlayNet {
+    /// Makes nothing yet.
+    pub fn new(config: OverlayNetConfig) -> Self {
+        Self {
+            config,
+            state: Mutex::new(State {
+                trouble: Some("the master has not said yet what this node has of it".to_owned()),
+                ..State::default()
+            }),
+            changed: watch::Sender::new(0),
+        }
+    }
+
+    /// One that never works, and says why.
+    pub fn off(config: OverlayNetConfig, why: impl Into<String>) -> Self {
+        let net = Self::new(config);
+        {
+            let mut state = net.lock();
+            state.trouble = Some(why.into());
+            state.is_off = true;
+        }
+        net
+    }
+
+    /// Removes device, programs and tables of an earlier run. For a node that is to take no part any more.
+    ///
+    /// # Errors
+    /// [`OverlayError`] for what could not be removed.
+    pub fn remove(pin_dir: &Path) -> Result<(), OverlayError> {
+        OverlayPlane::remove(pin_dir)?;
+        steps::remove_devices()
+    }
+
+    /// Brings the node to a plan; the answer is what could not be done, which the next call tries again.
+    pub fn sync(&self, plan: NodePlan) -> Vec<OverlayError> {
+        let mut state = self.lock();
+        if state.is_off {
+            return Vec::new();
+        }
+        state.plan = plan;
+        let errors = steps::converge(&mut state, &self.config);
+        state.trouble = if state.plan.vtep.is_none() {
+            Some(
+                "this node has no part in the overlay: no tunnel endpoint was left for it"
+                    .to_owned(),
+            )
+        } else if state.plane.is_none() {
+            errors.first().map(|e| crate::chain(e))
+        } else {
+            None
+        };
+        drop(state);
+        self.changed.send_modify(|n| *n += 1);
+        errors
+    }
+
+    /// Now and then: puts right what others have changed, and follows neighbours.
+    pub fn upkeep(&self) -> Vec<OverlayError> {
+        let mut state = self.lock();
+        if state.plan.vtep.is_none() {
+            return Vec::new();
+        }
+        steps::converge(&mut state, &self.config)
+    }
+
+    /// What a container needs to be on a network.
+    ///
+    /// # Errors
+    /// Why none can be, for people.
+    pub fn network(&self, name: &str) -> Result<Attachable, String> {
+        let state = self.lock();
+        if let Some(why) = &state.trouble {
+            return Err(why.clone());
+        }
+        let Some(local) = state.plan.local.get(name) else {
+            let there: Vec<&str> = state.plan.local.keys().map(String::as_str).collect();
+            let there = if there.is_empty() {
+                "it has none".to_owned()
+            } else {
+                format!("it has {}", there.join(", "))
+            };
+            return Err(format!(
+                "this node has no subnet of network {name:?}; {there}"
+            ));
+        };
+        let underlay = state.underlay.ok_or("its underlay is gone")?;
+        let vtep = state.plan.vtep.ok_or("it has no tunnel endpoint")?;
+        Ok(Attachable {
+            subnet: local.subnet,
+            mtu: mtu_of(local, underlay.link.mtu).map_err(|e| e.to_string())?,
+            number: local.number(),
+            vtep,
+        })
+    }
+
+    /// Waits until containers can be on a network, or for so long.
+    pub async fn ready(&self, name: &str, for_at_most: Duration) {
+        if self.lock().is_off {
+            return;
+        }
+        let mut changed = self.changed.subscribe();
+        let wait = changed.wait_for(|_| self.network(name).is_ok());
+        // Whoever asks looks for himself.
+        let _ = tokio::time::timeout(for_at_most, wait).await;
+    }
+
+    /// A container's addresses and device: from now on it is reached, and may send.
+    ///
+    /// # Errors
+    /// [`LoadError`]; then nothing of it stays.
+    pub fn add_container(&self, ips: &[IpAddr], endpoint: Endpoint) -> Result<(), OverlayError> {
+        let mut state = self.lock();
+        let At::Container { ifindex, .. } = endpoint.at else {
+            return Ok(());
+        };
+        let Some(plane) = &state.plane else {
+            return Err(OverlayError::NoUnderlay(self.config.node_ip));
+        };
+        let added = || -> Result<(), LoadError> {
+            for ip in ips {
+                plane.set_endpoint(*ip, &endpoint)?;
+            }
+            plane.attach_endpoint(ifindex).map(|_| ())
+        };
+        if let Err(error) = added() {
+            for ip in ips {
+                let _ = plane.remove_endpoint(*ip);
+            }
+            let _ = plane.detach(ifindex);
+            return Err(error.into());
+        }
+        state.endpoints.extend(ips.iter().map(|ip| (*ip, endpoint)));
+        Ok(())
+    }
+
+    /// The container is gone.
+    ///
+    /// # Errors
+    /// [`LoadError`] for what stays.
+    pub fn remove_container(&self, ips: &[IpAddr]) -> Result<(), OverlayError> {
+        let mut state = self.lock();
+        let mut devices = Vec::new();
+        for ip in ips {
+            if let Some(Endpoint {
+                at: At::Container { ifindex, .. },
+                ..
+            }) = state.endpoints.remove(ip)
+            {
+                devices.push(ifindex);
+            }
+        }
+        let Some(plane) = &state.plane else {
+            return Ok(());
+        };
+        for ip in ips {
+            plane.remove_endpoint(*ip)?;
+        }
+        devices.dedup();
+        for ifindex in devices {
+            plane.detach(ifindex)?;
+        }
+        Ok(())
+    }
+
+    /// After a restart: these containers there are, and no other.
+    pub fn keep_containers(&self, containers: BTreeMap<IpAddr, Endpoint>) {
+        let mut state = self.lock();
+        state.endpoints = containers;
+        state.is_settled = true;
+    }
+
+    /// For the packet filter.
+    pub fn ranges(&self) -> Ranges {
+        let state = self.lock();
+        let plan = &state.plan;
+        let local = plan.local.values().filter(|l| l.network.masquerade);
+        let mut inside: Vec<IpNet> = plan.pools.keys().copied().collect();
+        if plan.vtep.is_some() {
+            inside.extend([plan.vxlan.vteps, plan.vxlan.vteps6]);
+        }
+        Ranges {
+            masqueraded: local.flat_map(|l| l.subnet.nets()).collect(),
+            inside,
+            vtep: plan.vtep,
+        }
+    }
+
+    /// What the node has.
+    pub fn part(&self) -> Part {
+        let state = self.lock();
+        let local = state.plan.local.iter();
+        Part {
+            node_ip: self.config.node_ip,
+            vxlan: state.plan.vxlan,
+            overlay: AgentOverlay {
+                vtep: state.plan.vtep,
+                subnets: local.clone().map(|(n, l)| (n.clone(), l.subnet)).collect(),
+            },
+            networks: local.map(|(n, l)| (n.clone(), l.network.clone())).collect(),
+            trouble: state.trouble.clone(),
+        }
+    }
+
+    /// Changes whenever a plan was applied.
+    pub fn watch(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// Packets by what became of them.
+    ///
+    /// # Errors
+    /// [`LoadError::Map`] from the kernel.
+    pub fn counts(&self) -> Result<Vec<(&'static str, u64)>, LoadError> {
+        self.lock()
+            .plane
+            .as_ref()
+            .map_or(Ok(Vec::new()), OverlayPlane::counts)
+    }
+
+    /// The hardware address of a container with that address.
+    pub const fn mac_of(ip: IpAddr) -> [u8; 6] {
+        mac_of(ip)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn mtu_of(local: &LocalNetwork, underlay: u16) -> Result<u16, FieldError> {
+    let overhead = u16::try_from(MTU_OVERHEAD).unwrap_or(u16::MAX);
+    mtu_inside(&local.network, underlay.into(), overhead)
+}
+
+fn config_of(plan: &NodePlan, vtep: Vtep, node: Ipv4Addr) -> OverlayConfig {
+    let mut config = OverlayConfig::new(node);
+    config.vni = plan.vxlan.vni;
+    config.port = plan.vxlan.port;
+    config.icmp4 = vtep.ip;
+    if let Some(ip6) = vtep.ip6 {
+        config.icmp6 = ip6;
+    }
+    config
+}
