@@ -3,6 +3,7 @@
 mod containers;
 mod devices;
 mod images;
+mod overlay;
 mod storage;
 
 use std::{
@@ -18,6 +19,8 @@ use waggle_agent::{
     StorageSettings, images::ImageSettings,
 };
 use waggle_types::Domain;
+
+use overlay::OverlaySettings;
 
 use crate::{
     args::RunArgs,
@@ -79,6 +82,8 @@ pub struct Settings {
     pub policy: NodePolicy,
     /// Networks of the node's own.
     pub networks: NetworkSettings,
+    /// Overlay networks.
+    pub overlay: OverlaySettings,
     /// Whether CPUs are a ceiling.
     pub cpu_hard_limits: bool,
     /// Where images come from, and how many stay.
@@ -138,6 +143,7 @@ pub fn settings(flags: &RunArgs) -> Result<Settings, CliError> {
     let runtime = containers::runtime(&args)?;
     let policy = containers::policy(&args)?;
     let networks = containers::networks(&args)?;
+    let overlay = overlay::overlay(&args)?;
     let gpu_devices = containers::gpu_devices(&args)?;
     let storage = storage::storage(&args)?;
     let fetch = storage::fetch(&args)?;
@@ -195,6 +201,7 @@ pub fn settings(flags: &RunArgs) -> Result<Settings, CliError> {
         runtime,
         policy,
         networks,
+        overlay,
         cpu_hard_limits: args.cpu_hard_limits,
         images,
         gpu_devices,
@@ -274,6 +281,12 @@ fn merge(flags: RunArgs, file: RunArgs) -> RunArgs {
         },
         bridge: flags.bridge.or(file.bridge),
         bridge_subnet: flags.bridge_subnet.or(file.bridge_subnet),
+        no_overlay: flags.no_overlay || file.no_overlay,
+        overlay_network: list(flags.overlay_network, file.overlay_network),
+        overlay_vni: flags.overlay_vni.or(file.overlay_vni),
+        overlay_port: flags.overlay_port.or(file.overlay_port),
+        vtep_subnet: flags.vtep_subnet.or(file.vtep_subnet),
+        vtep_subnet6: flags.vtep_subnet6.or(file.vtep_subnet6),
         registries: list(flags.registries, file.registries),
         registry_mirror: list(flags.registry_mirror, file.registry_mirror),
         registry_plain_http: list(flags.registry_plain_http, file.registry_plain_http),

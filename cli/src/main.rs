@@ -82,6 +82,7 @@ fn dispatch(command: Command) -> Result<(), CliError> {
         Command::Task(task) => block_on(commands::task::run(task)),
         Command::Framework(c) => block_on(commands::framework::frameworks(c)),
         Command::Offer(c) => block_on(commands::framework::offers(c)),
+        Command::Network(c) => block_on(commands::network::run(c)),
         Command::Role(c) => block_on(commands::role::roles(c)),
         Command::Quota(c) => block_on(commands::role::quotas(c)),
         Command::Weight(c) => block_on(commands::role::weights(c)),

@@ -124,6 +124,8 @@ async fn start_master(
         })
         .collect();
     config.region = s.domain.as_ref().map(|d| d.region.clone());
+    config.vxlan = s.overlay.vxlan;
+    config.networks.clone_from(&s.overlay.networks);
     let millis = |d: Duration| Millis(u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
     config.agent_timeout = millis(s.agent_timeout);
     config.offer_timeout = millis(s.offer_timeout);
@@ -172,6 +174,7 @@ async fn start_agent(
     config.dns.clone_from(&s.dns);
     config.edge.clone_from(&s.edge);
     config.packet_devices.clone_from(&s.packet_vips);
+    config.overlay = s.overlay.takes_part;
     config.resources = resources(s);
     config.domain.clone_from(&s.domain);
     config.attributes.clone_from(&s.attributes);

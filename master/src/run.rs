@@ -1,6 +1,7 @@
 //! Wiring: store, core, loop, sessions and HTTP servers of a leading master.
 
 use std::{
+    collections::BTreeMap,
     net::Ipv4Addr,
     path::PathBuf,
     sync::{Arc, atomic::AtomicU64},
@@ -10,7 +11,7 @@ use tokio::{net::TcpListener, sync::mpsc};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::TcpIncoming;
 use waggle_telemetry::Telemetry;
-use waggle_types::{FrameworkId, Millis};
+use waggle_types::{FrameworkId, Millis, Network, Vxlan};
 
 use crate::{
     clock::{Clock, stopwatch},
@@ -60,6 +61,10 @@ pub struct MasterConfig {
     /// The master's own region; agents of others are for frameworks that are aware of regions. `None`: regions
     /// are not looked at.
     pub region: Option<String>,
+    /// Overlay networks of a new cluster; afterwards operators add and remove them.
+    pub networks: BTreeMap<String, Network>,
+    /// How they are carried between nodes: the same for the life of a cluster.
+    pub vxlan: Vxlan,
     /// Most agents.
     pub max_agents: usize,
     /// Bounds of each HTTP listener.
@@ -80,6 +85,11 @@ impl MasterConfig {
             recovery_grace: Millis::from_secs(10),
             offer_timeout: Millis::from_secs(60),
             region: None,
+            networks: BTreeMap::from([
+                ("dcos".to_owned(), Network::dcos()),
+                ("dcos6".to_owned(), Network::dcos6()),
+            ]),
+            vxlan: Vxlan::default(),
             max_agents: 50_000,
             http: HttpLimits::default(),
         }
@@ -272,6 +282,8 @@ fn core_config(
     core.recovery_grace = config.recovery_grace;
     core.offer_timeout = config.offer_timeout;
     core.region.clone_from(&config.region);
+    core.networks.clone_from(&config.networks);
+    core.vxlan = config.vxlan;
     core.max_agents = config.max_agents;
     core.stopwatch = stopwatch;
     if !exporting {

@@ -4,7 +4,11 @@
 //! nothing. Everything here is observed state in the vocabulary of `waggle-types`; wire forms are
 //! made of it in `crate::http`.
 
-use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+};
 
 use waggle_types::{
     About, AgentId, AgentInfo, Capabilities, DeploymentId, ExecutorRecord, FrameworkId, Generation,
@@ -66,8 +70,8 @@ pub struct InstanceView {
     pub agent_id: AgentId,
     /// Node name.
     pub hostname: String,
-    /// Underlay address.
-    pub ip: Ipv4Addr,
+    /// Its own addresses, or its node's; at least one.
+    pub ips: Vec<IpAddr>,
     /// Host ports in definition order.
     pub ports: Vec<u16>,
     /// State.

@@ -7,6 +7,7 @@ mod framework;
 mod image;
 mod maintenance;
 mod net;
+mod network;
 mod node;
 mod reservation;
 mod role;
@@ -24,6 +25,7 @@ pub use framework::{FrameworkCommand, FrameworkSub, OfferCommand, OfferSub};
 pub use image::{ImageCommand, ImageSub};
 pub use maintenance::{MaintenanceCommand, MaintenanceSub};
 pub use net::{DnsApi, DnsCommand, DnsSub, RecordType, VipCommand, VipSub};
+pub use network::{NetworkCommand, NetworkSub};
 pub use node::{NodeCommand, NodeSub, OneNode};
 pub use reservation::{
     ReservationCommand, ReservationSub, Reserved, SnapshotOf, VolumeCommand, VolumeSub,
@@ -83,6 +85,8 @@ pub enum Command {
     Image(ImageCommand),
     /// Planned downtime of nodes
     Maintenance(MaintenanceCommand),
+    /// Overlay networks: list, add, remove
+    Network(NetworkCommand),
     /// Virtual IPs and their backends
     Vip(VipCommand),
     /// Ask a node's resolver

@@ -165,6 +165,25 @@ pub struct RunArgs {
     /// Addresses behind the bridge [default: 172.31.254.0/24]
     #[arg(long, value_name = "SUBNET")]
     pub bridge_subnet: Option<String>,
+    /// Tasks of this node can't be on overlay networks
+    #[arg(long)]
+    pub no_overlay: bool,
+    /// Overlay networks of a new cluster, later changed by `waggle network`: NAME=NET/BITS, where BITS is the length of each
+    /// node's part; an IPv4 and an IPv6 one are joined by + [default: dcos=9.0.0.0/8/24,dcos6=fd01:b::/64/80]
+    #[arg(long, value_delimiter = ',', value_name = "NAME=NET/BITS")]
+    pub overlay_network: Vec<String>,
+    /// VXLAN network identifier of overlay networks [default: 1024]
+    #[arg(long, value_name = "VNI")]
+    pub overlay_vni: Option<u32>,
+    /// UDP port of overlay networks between nodes [default: 64000]
+    #[arg(long, value_name = "PORT")]
+    pub overlay_port: Option<u16>,
+    /// Addresses of nodes in overlay networks [default: 44.128.0.0/20]
+    #[arg(long, value_name = "NET")]
+    pub vtep_subnet: Option<String>,
+    /// The same over IPv6 [default: fd01:a::/64]
+    #[arg(long, value_name = "NET")]
+    pub vtep_subnet6: Option<String>,
     /// A task gets no more CPU time than it asks for, where it names no limit of its own
     #[arg(long)]
     pub cpu_hard_limits: bool,

@@ -10,6 +10,7 @@ pub mod files;
 pub mod framework;
 pub mod image;
 pub mod maintenance;
+pub mod network;
 pub mod node;
 pub mod reservation;
 pub mod role;

@@ -237,15 +237,16 @@ pub struct ContainerStatus {
 }
 
 impl ContainerStatus {
-    /// One IPv4 address.
-    pub fn of(ip: std::net::Ipv4Addr) -> Self {
-        let address = IpAddress {
-            protocol: "IPv4".into(),
+    /// Addresses on one network, which has a name unless it is the node's own or behind its bridge.
+    pub fn of(ips: impl Iterator<Item = std::net::IpAddr>, network: Option<&str>) -> Self {
+        let address = |ip: std::net::IpAddr| IpAddress {
+            protocol: if ip.is_ipv4() { "IPv4" } else { "IPv6" }.into(),
             ip_address: ip.to_string(),
         };
         Self {
             network_infos: vec![NetworkInfo {
-                ip_addresses: vec![address],
+                name: network.map(ToOwned::to_owned),
+                ip_addresses: ips.map(address).collect(),
             }],
         }
     }
@@ -255,6 +256,8 @@ impl ContainerStatus {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "keys of Mesos's network info")]
 pub struct NetworkInfo {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
     pub ip_addresses: Vec<IpAddress>,
 }
 

@@ -1,6 +1,6 @@
 //! The cluster as API readers see it.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use waggle_services::{Instance, Service};
 use waggle_types::{
@@ -288,10 +288,17 @@ fn show_instance(i: &Instance, tasks: &Tasks) -> InstanceView {
         version: i.version,
         agent_id: i.place.agent_id.clone(),
         hostname: i.place.hostname.clone(),
-        ip: tasks
-            .get(i.task_id())
-            .and_then(TaskView::own_ip)
-            .unwrap_or(i.place.ip),
+        ips: {
+            let task = tasks.get(i.task_id());
+            let v4 = task.and_then(TaskView::own_ip).map(IpAddr::from);
+            let v6 = task.and_then(TaskView::own_ip6).map(IpAddr::from);
+            let own: Vec<IpAddr> = v4.into_iter().chain(v6).collect();
+            if own.is_empty() {
+                vec![i.place.ip.into()]
+            } else {
+                own
+            }
+        },
         ports: i.host_ports(),
         state: i.shown_state(),
         health: i.health,

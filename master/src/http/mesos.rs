@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use std::net::IpAddr;
+
 use axum::{
     http::{HeaderValue, Method, StatusCode, header},
     response::{IntoResponse, Response},
@@ -46,6 +48,7 @@ pub(super) fn route(api: &Api, call: &Call) -> Result<Response, Fail> {
             | "frameworks"
             | "tasks"]
             | ["metrics", "snapshot"]
+            | ["overlay-master", "state"]
     );
     if !known {
         return Err(Fail::no_such_path(call));
@@ -66,6 +69,7 @@ pub(super) fn route(api: &Api, call: &Call) -> Result<Response, Fail> {
     };
     Ok(match path.as_slice() {
         ["redirect"] => redirect(leader),
+        ["overlay-master", "state"] => ok(&super::native::networks::state(&view)),
         ["state"] => ok(&state(&view, leader)),
         ["state-summary"] => ok(&summary(&view, leader)),
         ["slaves"] => ok(&Slaves {
@@ -220,6 +224,14 @@ fn framework(view: &ClusterView, leader: &MasterView, f: &FrameworkView) -> Fram
     }
 }
 
+/// Its own addresses, or its node's.
+fn addresses(t: &TaskView) -> impl Iterator<Item = IpAddr> {
+    let own = t.own_ip().map(IpAddr::from).into_iter();
+    let own: Vec<IpAddr> = own.chain(t.own_ip6().map(IpAddr::from)).collect();
+    let node = own.is_empty().then(|| t.ip().into());
+    own.into_iter().chain(node)
+}
+
 fn task(t: &TaskView) -> Task {
     let spec = &t.spec;
     let label = |(key, value): (&String, &String)| Label {
@@ -234,7 +246,7 @@ fn task(t: &TaskView) -> Task {
             HealthState::Healthy => Some(true),
             HealthState::Unhealthy => Some(false),
         },
-        container_status: ContainerStatus::of(t.own_ip().unwrap_or_else(|| t.ip())),
+        container_status: ContainerStatus::of(addresses(t), t.network()),
     });
     let ports = t.ports().iter().flat_map(|p| {
         p.protocols.iter().map(|protocol| DiscoveryPort {

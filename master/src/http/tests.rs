@@ -238,7 +238,7 @@ fn instance(n: u16) -> InstanceView {
         version: ServiceVersion(AT),
         agent_id: AgentId::new("a1").unwrap(),
         hostname: format!("n{n}"),
-        ip: Ipv4Addr::new(192, 0, 2, 1),
+        ips: vec![Ipv4Addr::new(192, 0, 2, 1).into()],
         ports: vec![31000 + n],
         state: TaskState::Running,
         health: HealthState::Healthy,
@@ -300,7 +300,7 @@ fn task(i: &InstanceView) -> TaskView {
     let place = TaskPlace {
         agent_id: i.agent_id.clone(),
         hostname: i.hostname.clone(),
-        ip: i.ip,
+        ip: Ipv4Addr::new(192, 0, 2, 1),
     };
     let shapes = &mut crate::task::Shapes::default();
     let mut task = TaskView::new(spec, Arc::new(place), AT, shapes);

@@ -9,6 +9,7 @@
 mod explain;
 mod files;
 mod frameworks;
+mod networks;
 mod nodes;
 mod prefix;
 mod refusal;
@@ -26,6 +27,11 @@ pub use explain::{
 };
 pub use files::{FileKind, FileView, FilesView};
 pub use frameworks::{FrameworkRef, FrameworkRoleView, FrameworkView, OfferView, capabilities};
+pub use networks::{
+    AddressesView, NetworkNodeView, NetworkView, OverlayAgentJson, OverlayBackendJson,
+    OverlayInfoJson, OverlayNetworkJson, OverlayPartJson, OverlayStateJson, OverlayStatusJson,
+    OverlayVxlanJson, SubnetsView,
+};
 pub use nodes::{AskedView, DomainView, MaintenanceView, NodeView, WindowView};
 pub use prefix::{PrefixError, by_prefix};
 pub use refusal::{Refusal, RefusalDetail};

@@ -4,11 +4,12 @@
 
 use serde_json::{Map, Value};
 use waggle_types::{
-    FieldError, Milli, Millis, Quota, Reservation, Resources, Unavailability, UnixMillis, Volume,
-    VolumeId,
+    FieldError, Milli, Millis, Network, Quota, Reservation, Resources, Unavailability, UnixMillis,
+    Volume, VolumeId,
 };
 
 use super::{
+    networks::read_network,
     reservations::read_stack,
     resources::{resources, volume, volume_id},
     roles::read_quota,
@@ -111,6 +112,11 @@ pub fn weight(body: &Value) -> Result<u32, Invalid> {
         )]
         Some(milli as u32)
     })
+}
+
+/// `{"name": "db", "subnet": "10.9.0.0/16", "prefix": 24, "subnet6": .., "prefix6": .., "mtu": 1400, "masquerade": true}`.
+pub fn network(body: &Value) -> Result<(String, Network), Invalid> {
+    read(body, read_network)
 }
 
 /// `{"guarantee": {"cpus": 4}, "limit": {"mem": 8192}}`: something at least.

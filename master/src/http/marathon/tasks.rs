@@ -29,7 +29,7 @@ fn task(service: &ServiceView, i: &InstanceView) -> Task {
         task_id: &i.task_id,
         agent_id: &i.agent_id,
         hostname: &i.hostname,
-        ip: i.ip,
+        ips: &i.ips,
         state: i.state,
         health: i.health,
         version: i.version,

@@ -88,6 +88,9 @@ pub(super) fn refused(view: &ClusterView, mut reasons: Vec<CallRejection>) -> Fa
         let hint = match r.reason {
             RejectReason::UnknownAgent => like(&r.object, agent_names(view)),
             RejectReason::UnknownFramework => like(&r.object, framework_names(view)),
+            RejectReason::UnknownNetwork => {
+                like(&r.object, view.networks.keys().map(String::as_str))
+            }
             _ => None,
         };
         if let Some(hint) = hint {

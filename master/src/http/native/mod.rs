@@ -5,6 +5,7 @@
 mod explain;
 mod find;
 mod maintenance;
+pub(super) mod networks;
 mod operate;
 mod reads;
 pub(super) mod relay;
@@ -43,6 +44,15 @@ pub(super) async fn route(api: &Api, call: &Call, body: Body) -> Result<Response
         ] => match *method {
             Method::POST => operate::node(api, call, body, id, verb).await,
             _ => Err(Fail::method(call, "POST")),
+        },
+        ["networks"] => match *method {
+            Method::GET => Ok(ok(&networks::list(&api.view()))),
+            Method::POST => networks::add(api, call, body).await,
+            _ => Err(Fail::method(call, "GET, POST")),
+        },
+        ["networks", name] => match *method {
+            Method::DELETE => networks::remove(api, name).await,
+            _ => Err(Fail::method(call, "DELETE")),
         },
         ["vips"] => get(call, || ok(&reads::vips(&api.view()))),
         ["tasks"] => {

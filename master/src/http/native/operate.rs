@@ -244,7 +244,7 @@ pub(super) async fn teardown(api: &Api, id: &str) -> Result<Response, Fail> {
 }
 
 /// Does it; answers when it is on disk and in the view.
-async fn run(api: &Api, call: OperatorCall) -> Result<(), Fail> {
+pub(super) async fn run(api: &Api, call: OperatorCall) -> Result<(), Fail> {
     match api.handle.operate(call).await {
         Ok(()) => Ok(()),
         Err(OperateError::Refused(reasons)) => Err(find::refused(&api.view(), reasons)),
@@ -252,7 +252,7 @@ async fn run(api: &Api, call: OperatorCall) -> Result<(), Fail> {
     }
 }
 
-async fn read<T>(
+pub(super) async fn read<T>(
     call: &Call,
     body: Body,
     with: fn(&Value) -> Result<T, Invalid>,
