@@ -6,6 +6,8 @@
 
 #![deny(unsafe_code)]
 
+pub mod tasks;
+
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

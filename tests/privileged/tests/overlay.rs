@@ -1,0 +1,361 @@
+//! Tasks on a named network that was made at run time: each reaches each over TCP, UDP and ICMP, IPv4 and IPv6, by its own
+//! address; VIPs, names and host ports lead to them from everywhere, also while an agent is killed; nothing is left.
+
+use std::{
+    collections::BTreeSet,
+    io::Read as _,
+    net::{IpAddr, SocketAddr},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context as _, ensure};
+use serde_json::Value;
+use waggle_tests_privileged::{
+    LIMIT, can_run,
+    tasks::{Place, all_answer, answers, beside, left, places, unharmed},
+    waggle, world,
+};
+use waggle_tests_support::{
+    cluster::port,
+    netns::NetNs,
+    process,
+    scenario::{World, deploy, remove},
+    wait_until,
+};
+
+const DEFINITION: &str = include_str!("../../fixtures/overlaid.json");
+const NAME: &str = "overlaid.marathon.l4lb.thisdcos.directory";
+
+/// `waggle network ...`: exit code, and what it printed.
+fn network(world: &World, arguments: &[&str]) -> anyhow::Result<(Option<i32>, String)> {
+    let out = world
+        .cluster
+        .command("n1", waggle()?)?
+        .arg("network")
+        .args(arguments)
+        .env(
+            "WAGGLE_MASTER",
+            format!("http://{}", world.cluster.leader(port::MESOS)),
+        )
+        .output()?;
+    let said = [out.stdout, out.stderr].concat();
+    Ok((
+        out.status.code(),
+        String::from_utf8_lossy(&said).into_owned(),
+    ))
+}
+
+fn done(world: &World, arguments: &[&str]) -> anyhow::Result<String> {
+    let (code, said) = network(world, arguments)?;
+    ensure!(
+        code == Some(0),
+        "waggle network {arguments:?}: {code:?} {said}"
+    );
+    Ok(said)
+}
+
+/// The addresses of each task, IPv4 first.
+fn own(world: &World, places: &[Place]) -> anyhow::Result<Vec<[IpAddr; 2]>> {
+    let json = get(world, port::MARATHON, "/v2/apps/overlaid/tasks")?;
+    let tasks = json["tasks"].as_array().context("no tasks")?;
+    let of = |place: &Place| -> anyhow::Result<[IpAddr; 2]> {
+        let task = tasks.iter().find(|t| t["id"] == place.task.id.as_str());
+        let ips = &task.context("no such task")?["ipAddresses"];
+        let ip = |i: usize| -> anyhow::Result<IpAddr> {
+            let text = ips[i]["ipAddress"].as_str();
+            Ok(text
+                .with_context(|| format!("no address: {ips}"))?
+                .parse()?)
+        };
+        Ok([ip(0)?, ip(1)?])
+    };
+    places.iter().map(of).collect()
+}
+
+fn get(world: &World, port: u16, path: &str) -> anyhow::Result<Value> {
+    let client = world.cluster.client();
+    client.get(world.cluster.leader(port), path)?.ok()?.json()
+}
+
+/// Each to each, itself too: who answers sees the asker's own address.
+fn each_to_each(world: &World, places: &[Place], own: &[[IpAddr; 2]]) -> anyhow::Result<()> {
+    for (from, mine) in places.iter().zip(own) {
+        for (to, theirs) in places.iter().zip(own) {
+            for family in 0..2 {
+                let host = theirs[family].to_string();
+                for (kind, port) in [("tcp", 8000), ("udp", 5300)] {
+                    let said = answers(beside(world, from)?, kind, &host, port, 1)?;
+                    let want = format!("{} {}", to.task.id, mine[family]);
+                    ensure!(
+                        said == [want.as_str()],
+                        "{kind} from {} to {host}: {said:?}, not {want}",
+                        mine[family]
+                    );
+                }
+                if from.pid != to.pid {
+                    ping(from.pid, &host, "1400")?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn ping(pid: i32, host: &str, bytes: &str) -> anyhow::Result<()> {
+    let out = Command::new("nsenter")
+        .args([
+            "-t",
+            &pid.to_string(),
+            "-n",
+            "ping",
+            "-n",
+            "-c",
+            "1",
+            "-W",
+            "2",
+            "-s",
+            bytes,
+            host,
+        ])
+        .output()?;
+    let said = String::from_utf8_lossy(&out.stdout);
+    ensure!(out.status.success(), "ping {host}: {said}");
+    Ok(())
+}
+
+fn everywhere(world: &World, places: &[Place]) -> anyhow::Result<()> {
+    for (kind, port) in [("tcp", 80), ("udp", 53)] {
+        all_answer(&format!("{kind} from a node"), places, || {
+            answers(
+                world.cluster.command("n1", "python3")?,
+                kind,
+                NAME,
+                port,
+                20,
+            )
+        })?;
+        all_answer(&format!("{kind} from a task"), places, || {
+            answers(beside(world, &places[0])?, kind, NAME, port, 20)
+        })?;
+    }
+    // From outside of the nodes by a mapped port, which keeps the source.
+    let hub = NetNs::open(&world.cluster.names.hub())?;
+    for place in places {
+        let to = SocketAddr::from((place.node.ip, place.task.port));
+        let mut said = String::new();
+        hub.connect(to, Duration::from_secs(2))?
+            .read_to_string(&mut said)?;
+        let from = world.cluster.names.hub_ip().to_string();
+        ensure!(
+            said.trim() == format!("{} {from}", place.task.id),
+            "{said:?}"
+        );
+    }
+    // From a task by mapped ports, of its own node and of another one.
+    for place in places {
+        let host = place.node.ip.to_string();
+        let said = answers(beside(world, &places[0])?, "tcp", &host, place.task.port, 1)?;
+        let is_it = said.iter().all(|l| l.starts_with(&place.task.id));
+        ensure!(is_it && said.len() == 1, "mapped port of {host}: {said:?}");
+        if place.node.name != places[0].node.name {
+            let node = places[0].node.ip.to_string();
+            ensure!(said[0].ends_with(&node), "it is its node outside: {said:?}");
+        }
+    }
+    Ok(())
+}
+
+/// What names and APIs say.
+fn said_of_them(world: &World, places: &[Place], own: &[[IpAddr; 2]]) -> anyhow::Result<()> {
+    let name = |kind: &str| format!("overlaid.marathon.{kind}.dcos.thisdcos.directory");
+    for (kind, family, record) in [("containerip", 0, "A"), ("containerip", 1, "AAAA")] {
+        let want: BTreeSet<String> = own.iter().map(|ips| ips[family].to_string()).collect();
+        let mut said = BTreeSet::new();
+        wait_until(LIMIT, "addresses of tasks", || {
+            let mut dig = world.cluster.command("n1", "dig").ok()?;
+            let out = dig
+                .args(["+short", "+time=1", "-t", record, &name(kind)])
+                .output()
+                .ok()?;
+            let text = String::from_utf8_lossy(&out.stdout).into_owned();
+            said = text.lines().map(str::to_owned).collect();
+            (said == want).then_some(())
+        })
+        .with_context(|| format!("{record} {kind}: {said:?}, not {want:?}"))?;
+    }
+    let networks = get(world, port::MESOS, "/waggle/v1/networks")?;
+    let pods = networks.as_array().into_iter().flatten();
+    let pods = pods
+        .clone()
+        .find(|n| n["name"] == "pods")
+        .context("no pods")?;
+    ensure!(pods["addresses"]["used"] == places.len(), "{pods}");
+    ensure!(pods["subnets"]["held"] == 3, "{pods}");
+    let state = get(world, port::MESOS, "/overlay-master/state")?;
+    let agents = state["agents"].as_array().context("no agents")?;
+    ensure!(agents.len() == 3, "{state}");
+    for agent in agents {
+        let overlays = agent["overlays"].as_array().context("no overlays")?;
+        let pods = overlays.iter().find(|o| o["info"]["name"] == "pods");
+        let pods = pods.context("no pods")?;
+        ensure!(pods["state"]["status"] == "STATUS_OK", "{agent}");
+        ensure!(pods["backend"]["vxlan"]["vni"] == 1024, "{agent}");
+        let ip: std::net::Ipv4Addr = agent["ip"].as_str().unwrap_or_default().parse()?;
+        let client = world.cluster.client();
+        let of_agent = client.get((ip, port::AGENT).into(), "/overlay-agent/overlay")?;
+        ensure!(
+            of_agent.ok()?.json()? == *agent,
+            "the agent says something else"
+        );
+    }
+    Ok(())
+}
+
+fn refused(world: &World) -> anyhow::Result<()> {
+    for (arguments, says) in [
+        (&["add", "pods", "--subnet", "10.78.0.0/16"][..], "exists"),
+        (
+            &["add", "x", "--subnet", "10.77.9.0/24"],
+            "must not overlap",
+        ),
+        (&["add", "x", "--subnet", "11.0.0.0/16"], "of VIPs"),
+        (
+            &["add", "x", "--subnet", "10.78.0.1/16"],
+            "without host bits",
+        ),
+        (
+            &["add", "x", "--subnet", "10.78.0.0/16", "--mtu", "100"],
+            "mtu",
+        ),
+        (
+            &["add", "host", "--subnet", "10.78.0.0/16"],
+            "must not be host",
+        ),
+        (&["add", "x"], "subnet"),
+        (&["remove", "pod"], "did you mean \"pods\""),
+        (&["remove", "pods"], "in use by service /overlaid"),
+    ] {
+        let (code, said) = network(world, arguments)?;
+        ensure!(
+            code.is_some_and(|c| c != 0) && said.contains(says),
+            "{arguments:?}: {code:?} {said}"
+        );
+    }
+    let nowhere = DEFINITION
+        .replace("\"pods\"", "\"nowhere\"")
+        .replace("/overlaid", "/nowhere");
+    let why = deploy(&world.cluster, &nowhere, LIMIT)
+        .map(|_| ())
+        .unwrap_err();
+    ensure!(
+        format!("{why:#}").contains("must be a network of this cluster"),
+        "{why:#}"
+    );
+    Ok(())
+}
+
+/// More tasks than a node has addresses for: it is said why.
+fn exhausted(world: &World) -> anyhow::Result<()> {
+    done(
+        world,
+        &["add", "tiny", "--subnet", "10.79.0.0/24", "--prefix", "29"],
+    )?;
+    let definition = r#"{"id": "/tiny", "cmd": "sleep 1000", "instances": 6, "cpus": 0.01, "mem": 32,
+        "networks": [{"mode": "container", "name": "tiny"}], "constraints": [["hostname", "CLUSTER", "n2"]]}"#;
+    let client = world.cluster.client();
+    let marathon = world.cluster.leader(port::MARATHON);
+    client
+        .request(
+            "POST",
+            marathon,
+            "/v2/apps",
+            Some(definition.as_bytes()),
+            &[("content-type", "application/json")],
+        )?
+        .ok()?;
+    let mut last = Value::Null;
+    wait_until(LIMIT, "a task without an address", || {
+        last = get(world, port::MARATHON, "/v2/apps/tiny").ok()?;
+        let why = last["app"]["lastTaskFailure"]["message"].as_str()?;
+        let full = "no address is free in 10.79.0.8/29: containers have 5";
+        why.contains(full).then_some(())
+    })
+    .with_context(|| format!("{last}"))?;
+    remove(&world.cluster, "/tiny", LIMIT)?;
+    wait_until(LIMIT, "the network to be free", || {
+        (network(world, &["remove", "tiny"]).ok()?.0 == Some(0)).then_some(())
+    })
+}
+
+fn on_a_network(world: &mut World) -> anyhow::Result<()> {
+    let arguments = [
+        "add",
+        "pods",
+        "--subnet",
+        "10.77.0.0/16",
+        "--subnet6",
+        "fd01:77::/64",
+    ];
+    done(world, &arguments)?;
+    let list = done(world, &["list"])?;
+    ensure!(
+        list.contains("10.77.0.0/16 by /24, fd01:77::/64 by /80"),
+        "{list}"
+    );
+    let places = places(world, DEFINITION, 4)?;
+    let own = own(world, &places)?;
+    each_to_each(world, &places, &own)?;
+    everywhere(world, &places)?;
+    said_of_them(world, &places, &own)?;
+    refused(world)?;
+
+    // The agent of a node goes, by kill -9, and another one comes.
+    let victim = places.iter().find(|p| p.node.name != "n1");
+    let victim = victim.context("all on the master's node")?;
+    let nodes = &world.cluster.state.nodes;
+    let position = nodes.iter().position(|n| n.name == victim.node.name);
+    let position = position.context("no such node")?;
+    let hub = NetNs::open(&world.cluster.names.hub())?;
+    let to = SocketAddr::from((victim.node.ip, victim.task.port));
+    unharmed(&hub, to, &victim.task.id, || {
+        world.cluster.kill_node(position)?;
+        world.cluster.start_node(position)
+    })?;
+    ensure!(process::alive(victim.pid), "the task was started anew");
+    wait_until(LIMIT, "the service to be whole", || {
+        let app = get(world, port::MARATHON, "/v2/apps/overlaid").ok()?;
+        (app["app"]["tasksHealthy"].as_u64() == Some(4)).then_some(())
+    })?;
+    each_to_each(world, &places[..2], &own[..2])?;
+    everywhere(world, &places)?;
+
+    remove(&world.cluster, "/overlaid", LIMIT)?;
+    wait_until(LIMIT, "the network to be free", || {
+        (network(world, &["remove", "pods"]).ok()?.0 == Some(0)).then_some(())
+    })?;
+    exhausted(world)?;
+    for node in &world.cluster.state.nodes {
+        let mut last = Vec::new();
+        wait_until(LIMIT, "nothing to be left", || {
+            last = left(node).unwrap_or_else(|e| vec![format!("{e:#}")]);
+            last.is_empty().then_some(())
+        })
+        .with_context(|| format!("{}: {last:?}", node.name))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn tasks_of_a_network_reach_each_other_and_are_reached_and_leave_nothing() {
+    if !can_run() {
+        return;
+    }
+    let mut world = world(3).unwrap();
+    let result = on_a_network(&mut world);
+    let logs = world.cluster.last_words();
+    world.down(&mut |_| {}).unwrap();
+    result
+        .map_err(|error| format!("{error:#}\n{logs}"))
+        .unwrap();
+}
