@@ -546,9 +546,10 @@ impl Netlink {
         let addresses = found.into_iter().filter_map(|message| match message {
             Message::NewAddress(address) => {
                 let of = |a: &AddressAttribute| match a {
-                    AddressAttribute::Local(ip) => Some(*ip),
                     // IPv6 addresses that are not one end of a tunnel have no local one.
-                    AddressAttribute::Address(ip @ IpAddr::V6(_)) => Some(*ip),
+                    AddressAttribute::Local(ip) | AddressAttribute::Address(ip @ IpAddr::V6(_)) => {
+                        Some(*ip)
+                    }
                     _ => None,
                 };
                 Some(Address {

@@ -242,7 +242,7 @@ impl Doing<'_> {
                 match op {
                     NetOp::SetMtu(mtu) => batch.set_mtu(index, (*mtu).into()),
                     NetOp::AddAddress(ip) => {
-                        batch.add_address(index, *ip, IpNet::host(*ip).prefix())
+                        batch.add_address(index, *ip, IpNet::host(*ip).prefix());
                     }
                     NetOp::RemoveAddress(ip) => {
                         batch.remove_address(index, *ip, IpNet::host(*ip).prefix());

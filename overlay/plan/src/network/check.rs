@@ -26,7 +26,7 @@ pub fn check_network(
     });
     let vteps = [vxlan.vteps, vxlan.vteps6].map(|net| (net, "of tunnel endpoints".to_owned()));
     for (other, what) in of_networks.chain(vteps).chain(taken) {
-        for pool in network.pools().filter(|p| p.net.overlaps(other)) {
+        if let Some(pool) = network.pools().find(|p| p.net.overlaps(other)) {
             let field = if pool.net.is_ipv4() {
                 "subnet"
             } else {
