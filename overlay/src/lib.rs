@@ -32,6 +32,7 @@ pub mod packet;
 mod sockets;
 mod spec;
 mod upkeep;
+pub mod wireguard;
 
 pub use maps::{KernelMaps, MapError};
 pub use node::NodeNet;

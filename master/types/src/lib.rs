@@ -37,6 +37,7 @@ mod service;
 mod task;
 mod time;
 mod trace;
+mod wireguard;
 
 pub use balance::{Balance, Locality, MAX_BALANCE_S, MAX_SOURCES, MAX_WEIGHT, Policy, SourceRange};
 pub use cidr::Cidr;
@@ -92,3 +93,4 @@ pub use task::{
 };
 pub use time::{Millis, Rfc3339, UnixMillis};
 pub use trace::{TraceContext, TraceParseError};
+pub use wireguard::{WIREGUARD_KEY_LEN, WireguardKey};

@@ -38,6 +38,7 @@ pub mod policy;
 pub mod render;
 pub mod table;
 pub mod wire;
+pub mod wireguard;
 pub mod zone;
 
 pub use eligibility::{Candidate, Fact, LocalFacts, Reason, Verdict};

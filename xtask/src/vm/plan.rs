@@ -14,20 +14,47 @@ use crate::run::{cargo, output, run};
 /// A job for a machine: its name, package and test program, seconds that it may take, and arguments. Slow ones are those
 /// whose property tests or traffic emulation makes slow; what they leave out runs on the developer's own kernel.
 const JOBS: &[(&str, &str, &str, u64, &[&str])] = &[
-    ("verifier", "waggle-ebpf", "verify", 300, &[]),
-    ("sockets", "waggle-ebpf", "dataplane", 120, &[]),
-    ("choice", "waggle-ebpf", "choice", 120, &[]),
-    ("datagrams", "waggle-ebpf", "datagrams", 120, &[]),
-    ("packet", "waggle-ebpf", "packet", 180, &[]),
+    ("verifier", "waggle-ebpf", "verify", 120, &[]),
+    ("wireguard", "waggle-overlay", "wireguard", 90, &[]),
+    ("overlay", "waggle-ebpf", "overlay", 240, &[]),
+    (
+        "packet",
+        "waggle-ebpf",
+        "packet",
+        240,
+        &["--skip", "properties", "--skip", "of_our_own"],
+    ),
     (
         "edge",
         "waggle-ebpf",
         "edge",
         180,
-        &["--skip", "simulation", "--skip", "properties"],
+        &[
+            "--skip",
+            "simulation",
+            "--skip",
+            "properties",
+            "--skip",
+            "arrive_as_sent",
+        ],
+    ),
+    ("datagrams", "waggle-ebpf", "datagrams", 180, &[]),
+    (
+        "sockets",
+        "waggle-ebpf",
+        "dataplane",
+        240,
+        &["--skip", "figures"],
+    ),
+    (
+        "choice",
+        "waggle-ebpf",
+        "choice",
+        120,
+        &["ipv6_vips", "draining_backend_keeps", "all_backends_out"],
     ),
     ("addresses", "waggle-overlay", "address", 60, &[]),
-    ("maps", "waggle-overlay", "kernel", 60, &[]),
+    ("maps", "waggle-overlay", "kernel", 120, &[]),
 ];
 
 /// One of them, with its program.

@@ -18,10 +18,7 @@ mod tables;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::fs;
-use std::io;
 use std::net::{IpAddr, Ipv4Addr};
-use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -32,10 +29,11 @@ use waggle_ebpf_common::overlay::reason;
 pub use self::spec::{At, Endpoint, Net, OverlayConfig, Peer, Place, Reach, Subnet};
 use self::tables::{DEVICES, ENDPOINTS, NODES, PEERS, SPECIAL, SUBNETS, Tables};
 use crate::edge::raw::{self, TestContext, TestRun};
-use crate::edge::{link, load_program, program_fd};
+use crate::edge::{load_program, program_fd};
 use crate::lock::{self, Lock};
 use crate::maps::count;
 use crate::pins::{self, Pins};
+use crate::tc::{Side, TcHook, TcHooks, TcWay, priority};
 use crate::{LoadError, object};
 
 const COUNTS: &str = "OV_COUNTS";
@@ -53,24 +51,33 @@ pub enum Role {
     Vxlan,
 }
 
-/// A program, and at which side of a device it runs.
-type Hook = (&'static str, u32);
+const fn hook(name: &'static str, side: Side, priority: u16) -> TcHook {
+    TcHook {
+        name,
+        side,
+        priority,
+    }
+}
+
+const AT_ENDPOINT: [TcHook; 2] = [
+    hook("overlay_to", Side::Egress, priority::OVERLAY),
+    hook("overlay_from", Side::Ingress, priority::OVERLAY),
+];
+const AT_UNDERLAY: [TcHook; 1] = [hook("overlay_under", Side::Ingress, priority::OVERLAY + 1)];
+const AT_VXLAN: [TcHook; 2] = [
+    hook("overlay_down", Side::Egress, priority::OVERLAY + 2),
+    hook("overlay_up", Side::Ingress, priority::OVERLAY + 2),
+];
 
 impl Role {
     const ALL: [Self; 3] = [Self::Endpoint, Self::Underlay, Self::Vxlan];
 
     /// Its programs, in the order of attachment.
-    fn hooks(self) -> &'static [Hook] {
+    fn hooks(self) -> &'static [TcHook] {
         match self {
-            Self::Endpoint => &[
-                ("overlay_to", raw::ATTACH_TCX_EGRESS),
-                ("overlay_from", raw::ATTACH_TCX_INGRESS),
-            ],
-            Self::Underlay => &[("overlay_under", raw::ATTACH_TCX_INGRESS)],
-            Self::Vxlan => &[
-                ("overlay_down", raw::ATTACH_TCX_EGRESS),
-                ("overlay_up", raw::ATTACH_TCX_INGRESS),
-            ],
+            Self::Endpoint => &AT_ENDPOINT,
+            Self::Underlay => &AT_UNDERLAY,
+            Self::Vxlan => &AT_VXLAN,
         }
     }
 }
@@ -84,6 +91,7 @@ pub struct OverlayPlane {
     counts: PerCpuArray<MapData, u64>,
     config: OverlayConfig,
     pins: Pins,
+    way: TcWay,
     _lock: Lock,
 }
 
@@ -106,6 +114,18 @@ impl OverlayPlane {
     /// [`LoadError::BuiltWithoutEbpf`] before anything is touched; [`LoadError::Busy`] while another one is open on the directory;
     /// see [`LoadError`] for the rest.
     pub fn open(pin_dir: &Path, config: &OverlayConfig) -> Result<Self, LoadError> {
+        Self::open_with(pin_dir, config, TcWay::of_kernel())
+    }
+
+    /// As [`OverlayPlane::open`], with programs that are held in a way of the caller's choice.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_with(
+        pin_dir: &Path,
+        config: &OverlayConfig,
+        way: TcWay,
+    ) -> Result<Self, LoadError> {
         let object = object::overlay()?;
         let pins = Pins::new(pin_dir);
         pins.create()?;
@@ -132,8 +152,8 @@ impl OverlayPlane {
         let mut ebpf = loader.load(object).map_err(|source| LoadError::Object {
             source: Box::new(source),
         })?;
-        for (name, _) in Role::ALL.iter().flat_map(|role| role.hooks()) {
-            load_program(&mut ebpf, name)?;
+        for hook in Role::ALL.iter().flat_map(|role| role.hooks()) {
+            load_program(&mut ebpf, hook.name)?;
         }
         let mut tables = Tables {
             endpoints: open(&mut ebpf, ENDPOINTS)?,
@@ -152,6 +172,7 @@ impl OverlayPlane {
             ebpf: Mutex::new(ebpf),
             config: *config,
             pins,
+            way,
             _lock: lock,
         })
     }
@@ -214,12 +235,9 @@ impl OverlayPlane {
             tables.set_vxlan(0)?;
         }
         drop(tables);
-        for role in Role::ALL {
-            for (name, _) in role.hooks().iter().rev() {
-                link::detach(name, &self.pin(name, ifindex))?;
-            }
-        }
-        Ok(())
+        Role::ALL
+            .into_iter()
+            .try_for_each(|role| self.hooks(role).detach(ifindex))
     }
 
     /// The devices that have programs, or had them and are gone, by their numbers.
@@ -227,23 +245,10 @@ impl OverlayPlane {
     /// # Errors
     /// [`LoadError::File`] where the pins can't be listed.
     pub fn attached(&self) -> Result<BTreeMap<u32, BTreeSet<Role>>, LoadError> {
-        let dir = self.pins.link("");
-        let fail = |source: io::Error| LoadError::File {
-            action: "list",
-            path: dir.clone(),
-            source,
-        };
         let mut found: BTreeMap<u32, BTreeSet<Role>> = BTreeMap::new();
-        for entry in fs::read_dir(&dir).map_err(fail)? {
-            let file = entry.map_err(fail)?.file_name();
-            for role in Role::ALL {
-                let number: Option<u32> = role.hooks().iter().find_map(|(program, _)| {
-                    let rest = file.to_str()?.strip_prefix(program)?;
-                    rest.strip_prefix('-')?.parse().ok()
-                });
-                if let Some(ifindex) = number {
-                    found.entry(ifindex).or_default().insert(role);
-                }
+        for role in Role::ALL {
+            for ifindex in self.hooks(role).attached()? {
+                found.entry(ifindex).or_default().insert(role);
             }
         }
         Ok(found)
@@ -363,20 +368,13 @@ impl OverlayPlane {
     /// Attaches the programs of a role; [`Role::Vxlan`] does not become the slow path by that, if it is not.
     ///
     /// # Errors
-    /// [`LoadError::Link`] with the kernel's answer.
+    /// [`LoadError::Link`] with the kernel's answer; [`LoadError::FilterTaken`].
     pub fn attach(&self, role: Role, ifindex: u32) -> Result<bool, LoadError> {
-        let ebpf = self.lock();
-        let mut found = true;
-        for (name, kind) in role.hooks() {
-            let program: BorrowedFd<'_> = program_fd(&ebpf, name)?;
-            let pin = self.pin(name, ifindex);
-            found &= link::attach(name, program, ifindex, *kind, 0, &pin)?;
-        }
-        Ok(found)
+        self.hooks(role).attach(&self.lock(), ifindex)
     }
 
-    fn pin(&self, name: &str, ifindex: u32) -> PathBuf {
-        self.pins.link(&format!("{name}-{ifindex}"))
+    fn hooks(&self, role: Role) -> TcHooks {
+        TcHooks::new(self.pins.clone(), self.way, role.hooks())
     }
 
     fn lock(&self) -> MutexGuard<'_, Ebpf> {
