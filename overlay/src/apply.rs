@@ -283,13 +283,18 @@ impl Shared {
         self.gone.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends the sockets of all backends that have gone since the last time and did not come back.
-    pub(crate) fn end_gone(&self) {
+    /// All that waits, but who came back; nothing waits then.
+    fn to_end(&self) -> BTreeSet<SocketAddr> {
         let mut gone = std::mem::take(&mut *self.lock_gone());
         for addr in udp_backends(self.lock().plan.table()) {
             gone.remove(&addr);
         }
-        match sockets::free(&gone) {
+        gone
+    }
+
+    /// Ends the sockets of all backends that have gone since the last time and did not come back.
+    pub(crate) fn end_gone(&self) {
+        match sockets::free(&self.to_end()) {
             Ok(0) => {}
             Ok(n) => tracing::info!(n, "ended udp sockets of backends that are gone"),
             Err(error) => tracing::debug!(%error, "udp sockets of backends that are gone stay"),
@@ -441,3 +446,6 @@ fn names(lowering: &Lowering, table: &VipTable) -> VipNames {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -132,7 +132,10 @@ fn transfer(nodes: &[TempNetNs; 2]) -> anyhow::Result<usize> {
         Ok(bytes)
     });
     let sent = MARK.repeat(8000);
-    let mut stream = nodes[0].connect(to, LIMIT)?;
+    // Who was not found before may be given up once more.
+    let mut stream = waggle_tests_support::wait_until(LIMIT, "a connection", || {
+        nodes[0].connect(to, Duration::from_secs(5)).ok()
+    })?;
     stream.set_write_timeout(Some(LIMIT))?;
     stream.write_all(&sent)?;
     stream.shutdown(Shutdown::Write)?;

@@ -4,11 +4,17 @@
 use std::fs;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::process::Command;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, recv, sendto,
+    setsockopt, socket, sockopt,
+};
+use nix::sys::time::{TimeVal, TimeValLike as _};
 use waggle_ebpf::TcWay;
 use waggle_ebpf::common::packet::{FlowKey, reason};
 use waggle_tests_support::netns::{NetNs, TempNetNs};
@@ -185,6 +191,7 @@ fn reach(name: &str, way: TcWay) -> anyhow::Result<()> {
     })??;
     nobody(&rig, &world)?;
     datagrams(&rig, &world)?;
+    raw(&world)?;
 
     // The server saw the client itself.
     let seen = server.join().map_err(|_| anyhow::anyhow!("server"))??;
@@ -252,6 +259,59 @@ fn datagrams(rig: &Rig, world: &World) -> anyhow::Result<()> {
         let error = client.recv(&mut [0; 8]).err().context("an answer")?;
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{port}");
     }
+    Ok(())
+}
+
+/// What a raw socket of the node itself sends goes to a backend, by the device that leads there, and is answered by the VIP.
+fn raw(world: &World) -> anyhow::Result<()> {
+    const PORT: u16 = 40_404;
+    // The way to VIPs is another one than that to the backend.
+    world
+        .node
+        .ip(&format!("route add 11.0.0.0/8 via {CLIENT} dev n1\n"))?;
+    let server = world.backend.run(|| UdpSocket::bind(at(ECHO)))??;
+    server.set_read_timeout(Some(LIMIT))?;
+    let socket = |protocol| -> anyhow::Result<OwnedFd> {
+        let made = world.node.run(|| {
+            let flags = SockFlag::SOCK_CLOEXEC;
+            socket(AddressFamily::Inet, SockType::Raw, flags, protocol)
+        })??;
+        setsockopt(&made, sockopt::ReceiveTimeout, &TimeVal::seconds(10))?;
+        Ok(made)
+    };
+    let (udp, icmp) = (socket(SockProtocol::Udp)?, socket(SockProtocol::Icmp)?);
+    let to = |port: u16| -> anyhow::Result<()> {
+        let text = b"by hand";
+        let mut datagram = Vec::new();
+        for word in [PORT, port, 8 + text.len() as u16, 0] {
+            datagram.extend(word.to_be_bytes());
+        }
+        datagram.extend(text);
+        let vip = SockaddrIn::from(SocketAddrV4::new(VIP, 0));
+        sendto(udp.as_raw_fd(), &datagram, &vip, MsgFlags::empty())?;
+        Ok(())
+    };
+    to(53)?;
+    let mut buffer = [0; 256];
+    let (n, from) = server.recv_from(&mut buffer).context("at the backend")?;
+    assert_eq!((&buffer[..n], from.port()), (&b"by hand"[..], PORT));
+    server.send_to(&buffer[..n], from)?;
+    // Its own IPv4 header comes first; other datagrams of the node may, too.
+    let answer = wait_until(LIMIT, "the answer", || {
+        let n = recv(udp.as_raw_fd(), &mut buffer, MsgFlags::empty()).ok()?;
+        let is_ours = n == 20 + 8 + 7 && buffer[22..24] == PORT.to_be_bytes();
+        is_ours.then(|| buffer[..n].to_vec())
+    })?;
+    assert_eq!(answer[12..16], VIP.octets());
+    assert_eq!(answer[20..22], 53_u16.to_be_bytes());
+    assert_eq!(&answer[28..], b"by hand");
+    // Nobody is there: the node is told.
+    to(81)?;
+    let refused = wait_until(LIMIT, "a refusal", || {
+        let n = recv(icmp.as_raw_fd(), &mut buffer, MsgFlags::empty()).ok()?;
+        (n >= 22 && buffer[20..22] == [3, 3] && buffer[12..16] == VIP.octets()).then_some(n)
+    })?;
+    assert_eq!(refused, 20 + 8 + 28);
     Ok(())
 }
 

@@ -98,6 +98,20 @@ impl Model {
         Expect::Exactly(OK, packet.frame())
     }
 
+    /// What `packet_out` does with what the node itself sends.
+    pub fn own(&mut self, packet: &Packet) -> Expect {
+        let (src, dst) = ((packet.src, packet.sport), (packet.dst, packet.dport));
+        let is_answer = self.answers.contains_key(&(src, dst, packet.proto));
+        if is_answer || !self.vips.contains_key(&(dst, packet.proto)) {
+            return self.outbound(packet);
+        }
+        match self.inbound(packet) {
+            // Routed again.
+            Expect::Exactly(OK, frame) => Expect::Exactly(REDIRECT, frame),
+            other => other,
+        }
+    }
+
     /// The program chose.
     pub fn chose(&mut self, packet: &Packet, backend: At) {
         let (src, dst) = ((packet.src, packet.sport), (packet.dst, packet.dport));
@@ -129,7 +143,7 @@ impl Model {
         Expect::Exactly(OK, to(packet, backend).frame())
     }
 
-    /// What `packet_out` does, and `packet_in` with answers.
+    /// What `packet_out` does with what it was not asked to translate, and `packet_in` with answers.
     pub fn outbound(&mut self, packet: &Packet) -> Expect {
         let (src, dst) = ((packet.src, packet.sport), (packet.dst, packet.dport));
         let Some(answer) = self.answers.get_mut(&(src, dst, packet.proto)) else {

@@ -285,16 +285,22 @@ fn what_can_not_be_translated_is_dropped_and_counted() -> anyhow::Result<()> {
     for stranger in [
         Packet::udp(CLIENT, BACKEND, b"to the backend itself"),
         Packet::tcp(CLIENT, (VIP.0, 81), SYN),
-        from(&good, BACKEND),
     ] {
-        let is_vip = (stranger.dst, stranger.dport) == VIP;
-        let run = rig.packets.test_outbound(&stranger.frame())?;
-        assert_eq!((run.verdict, run.packet), (OK, stranger.frame()));
-        if !is_vip {
-            let run = rig.packets.test_inbound(&stranger.frame())?;
+        for run in [
+            rig.packets.test_outbound(&stranger.frame())?,
+            rig.packets.test_inbound(&stranger.frame())?,
+        ] {
             assert_eq!((run.verdict, run.packet), (OK, stranger.frame()));
         }
     }
+    // What the node itself sends is translated at the other side, or refused there.
+    let own = Packet::tcp(BACKEND, (VIP.0, 90), SYN);
+    let run = rig.packets.test_outbound(&own.frame())?;
+    assert_eq!((run.verdict, run.packet), (REDIRECT, to(&own, OTHER).frame()));
+    let alone = from(&good, BACKEND);
+    let run = rig.packets.test_outbound(&alone.frame())?;
+    assert_eq!((run.verdict, run.packet), (REDIRECT, reset(&alone)));
+    assert_eq!(rig.count(reason::HAIRPIN)?, 2);
     // A flow that was forgotten is reset; one whose answers were is mended by the next packet.
     assert_eq!(verdict(&rig, &good.frame())?, OK);
     let data = Packet::tcp(CLIENT, VIP, ACK);

@@ -7,7 +7,7 @@ use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use waggle_ebpf::common::packet::reason;
 
 use crate::fixture::{ACK, FIN, Packet, RST, SYN, TCP, UDP};
-use crate::model::{Expect, Model, OK, SHOT, to};
+use crate::model::{Expect, Model, OK, REDIRECT, SHOT, to};
 use crate::rig::{At, Rig};
 
 const VIPS: [At; 3] = [
@@ -127,7 +127,7 @@ fn one(rig: &Rig, model: &mut Model, step: &Step) -> Result<(), TestCaseError> {
     let packet = &step.packet;
     let (expected, run) = if step.is_outbound {
         (
-            model.outbound(packet),
+            model.own(packet),
             rig.packets.test_outbound(&packet.frame()),
         )
     } else {
@@ -149,7 +149,8 @@ fn one(rig: &Rig, model: &mut Model, step: &Step) -> Result<(), TestCaseError> {
         Expect::Dropped => prop_assert_eq!(run.verdict, SHOT, "{:?}", step),
         Expect::One(_, true) if run.verdict == SHOT => {}
         Expect::One(backends, _) => {
-            prop_assert_eq!(run.verdict, OK, "{:?}", step);
+            let sent = if step.is_outbound { REDIRECT } else { OK };
+            prop_assert_eq!(run.verdict, sent, "{:?}", step);
             let chosen = backends
                 .into_iter()
                 .find(|backend| run.packet == to(packet, *backend).frame());

@@ -27,15 +27,17 @@ pub fn now_s() -> u32 {
     (unsafe { bpf_ktime_get_ns() } / SECOND_NS) as u32
 }
 
-/// Translates what a client sends to a VIP. A refusal is the caller's to send: here the stack is deep.
+/// Translates what a client sends to a VIP, and says to which backend. A refusal is the caller's to send: here the stack is
+/// deep.
 #[inline(never)]
-pub fn forward(skb: *mut __sk_buff, packet: &Packet) -> i32 {
+pub fn forward(skb: *mut __sk_buff, packet: &Packet, backend: &mut u32) -> i32 {
     let key = packet.key;
     let now = now_s();
     // SAFETY: copied at once.
     let known: Option<Flow> = unsafe { PACKET_FLOWS.get(&key) }.copied();
     if !packet.begins() && packet.is_short == 0 {
         if let Some(flow) = known {
+            *backend = flow.addr;
             return follow(skb, packet, &flow, now);
         }
     }
@@ -68,10 +70,14 @@ pub fn forward(skb: *mut __sk_buff, packet: &Packet) -> i32 {
     if let Some(flow) = known
         && goes_on(&set, packet, &flow, now)
     {
+        *backend = flow.addr;
         return follow(skb, packet, &flow, now);
     }
     match begin(&set, packet, now) {
-        Ok(flow) => translate(skb, packet, &flow),
+        Ok(flow) => {
+            *backend = flow.addr;
+            translate(skb, packet, &flow)
+        }
         Err(why) => {
             count(why);
             if why == reason::NO_BACKEND {

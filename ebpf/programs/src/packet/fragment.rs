@@ -6,6 +6,7 @@ use waggle_ebpf_common::packet::{Fragment, reason};
 use crate::count::count;
 use crate::frame::{ETH, OK, SHOT};
 use crate::maps::{PACKET_FRAGS, in_vip_net};
+use crate::own;
 use crate::parse::Packet;
 use crate::rewrite::{self, Change, Side};
 
@@ -44,10 +45,14 @@ pub fn later(skb: *mut __sk_buff, packet: &Packet, is_ingress: bool) -> i32 {
         new_port: 0,
     };
     // SAFETY: the program's context; nothing is read afterwards.
-    done(
+    let verdict = done(
         unsafe { rewrite::packet(skb, ETH, side, packet.key.proto as u8, &change, false) },
         reason::FRAGMENT,
-    )
+    );
+    if verdict == OK && !is_ingress && known.is_source == 0 {
+        return own::route(skb, packet.key.src, known.addr);
+    }
+    verdict
 }
 
 /// IPv4 options: nothing of VIPs is sent on.

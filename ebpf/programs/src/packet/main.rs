@@ -1,5 +1,5 @@
 //! VIPs per packet, at tc: for traffic that the socket hooks can't see, since it comes from other network namespaces whose
-//! processes are outside of the node's cgroup, from raw sockets behind a veth, or from the uplink. A NAT of destinations:
+//! processes are outside of the node's cgroup, from raw sockets, or from the uplink. A NAT of destinations:
 //! the client's address stays; no conntrack.
 //!
 //! | file | programs, role |
@@ -7,6 +7,7 @@
 //! | main.rs | packet_in, tc ingress; packet_out, tc egress, of the devices that clients and backends are behind |
 //! | parse.rs | what kind of packet |
 //! | forward.rs | VIP -> backend: flows that are known, and new ones |
+//! | own.rs | the same for what the node itself sends past the socket hooks |
 //! | answer.rs | backend -> VIP; ICMP errors both ways |
 //! | fragment.rs | fragments without ports |
 //! | refuse.rs | a reset or "port unreachable" of our own |
@@ -49,6 +50,8 @@ mod frame;
 #[cfg(target_arch = "bpf")]
 mod maps;
 #[cfg(target_arch = "bpf")]
+mod own;
+#[cfg(target_arch = "bpf")]
 mod parse;
 #[cfg(target_arch = "bpf")]
 mod refuse;
@@ -75,8 +78,9 @@ mod programs {
     use crate::forward;
     use crate::fragment;
     use crate::frame::OK;
+    use crate::own;
     use crate::parse::{Kind, NOT_OURS, REFUSE, parse};
-    use crate::refuse::refuse;
+    use crate::refuse::{OUT, refuse};
 
     /// At tc ingress: what clients send to VIPs, and what backends answer.
     #[classifier]
@@ -90,9 +94,9 @@ mod programs {
             Kind::Later => fragment::later(skb, &packet, true),
             Kind::Error => answer::error_in(skb),
             Kind::Flow => {
-                let done = forward::forward(skb, &packet);
+                let done = forward::forward(skb, &packet, &mut 0);
                 if done == REFUSE {
-                    return refuse(skb, &packet);
+                    return refuse(skb, &packet, OUT);
                 }
                 if done != NOT_OURS {
                     return done;
@@ -107,7 +111,8 @@ mod programs {
         }
     }
 
-    /// At tc egress: answers that no `packet_in` has seen, as those of the node's own processes.
+    /// At tc egress: answers that no `packet_in` has seen, as those of the node's own processes, and what these send to VIPs
+    /// from raw sockets.
     #[classifier]
     fn packet_out(ctx: TcContext) -> i32 {
         let skb = ctx.skb.skb;
@@ -119,7 +124,14 @@ mod programs {
             Kind::Error => answer::error_out(skb),
             Kind::Flow => {
                 let done = answer::answer(skb, &packet);
-                if done == NOT_OURS { OK } else { done }
+                if done != NOT_OURS {
+                    return done;
+                }
+                // SAFETY: a context field; 0 for what no device has received.
+                if unsafe { (*skb).ingress_ifindex } != 0 {
+                    return OK;
+                }
+                own::send(skb, &packet)
             }
         }
     }

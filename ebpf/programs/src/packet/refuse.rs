@@ -1,4 +1,4 @@
-//! Answers of our own, back through the device that the packet came by: a reset, or "port unreachable".
+//! Answers of our own, back to where the packet came from: a reset, or "port unreachable".
 //!
 //! The kernel may still owe the packet its checksum (a veth's packets come so). It then writes, over what starts at the
 //! transport header, to where that protocol's checksum is; nothing takes this note off a packet. So for such packets what is
@@ -25,17 +25,22 @@ const ICMP_BEFORE: usize = IP + 8;
 /// What is quoted: the IPv4 header and 8 bytes, in words.
 const QUOTED_WORDS: usize = (IP + 8) / 4;
 
+/// Through the device that the packet came by.
+pub const OUT: u64 = 0;
+/// To this node itself, whose packet it is: as if that device had received it (`BPF_F_INGRESS`).
+pub const UP: u64 = 1;
+
 /// Answers a packet in its own place, as far as this CPU's budget goes: a forged source can't have more sent.
 #[inline(always)]
-pub fn refuse(skb: *mut __sk_buff, packet: &Packet) -> i32 {
+pub fn refuse(skb: *mut __sk_buff, packet: &Packet, to: u64) -> i32 {
     if !take() {
         count(reason::UNANSWERED);
         return SHOT;
     }
     if packet.key.proto == u32::from(TCP) {
-        reset(skb)
+        reset(skb, to)
     } else {
-        unreachable(skb)
+        unreachable(skb, to)
     }
 }
 
@@ -60,7 +65,7 @@ fn take() -> bool {
 
 /// Answers a TCP segment with a reset.
 #[inline(never)]
-fn reset(skb: *mut __sk_buff) -> i32 {
+fn reset(skb: *mut __sk_buff, to: u64) -> i32 {
     // SAFETY: the program's context; reads are within what was checked.
     unsafe {
         let bytes = Bytes::of(skb, ETH + IP + TCP_LEN);
@@ -109,13 +114,13 @@ fn reset(skb: *mut __sk_buff) -> i32 {
             return SHOT;
         }
         count(reason::RESET_SENT);
-        bpf_redirect((*skb).ifindex, 0) as i32
+        bpf_redirect((*skb).ifindex, to) as i32
     }
 }
 
 /// Answers a datagram with "port unreachable".
 #[inline(never)]
-fn unreachable(skb: *mut __sk_buff) -> i32 {
+fn unreachable(skb: *mut __sk_buff, to: u64) -> i32 {
     // SAFETY: the program's context; reads are within what was checked.
     unsafe {
         let bytes = Bytes::of(skb, ETH + IP + 8);
@@ -157,7 +162,7 @@ fn unreachable(skb: *mut __sk_buff) -> i32 {
             return SHOT;
         }
         count(reason::ICMP_SENT);
-        bpf_redirect((*skb).ifindex, 0) as i32
+        bpf_redirect((*skb).ifindex, to) as i32
     }
 }
 

@@ -1,0 +1,82 @@
+//! What an agent asks its master for after its network has refused something.
+
+use std::net::Ipv4Addr;
+
+use super::*;
+
+/// A node's network without maps and DNS, in a work directory of its own.
+async fn net(dir: &std::path::Path) -> Net {
+    let config = NodeNetConfig {
+        dns_ips: Vec::new(),
+        ..NodeNetConfig::new(Ipv4Addr::LOCALHOST)
+    };
+    Net {
+        node: Some(NodeNet::start_resolver(config).await.unwrap()),
+        plane: None,
+        edge: None,
+        packets: None,
+        troubles: Vec::new(),
+        since_ns: 0,
+        inbox: Inbox::default(),
+        wake: Notify::new(),
+        restored: None,
+        kept: Kept::new(dir),
+    }
+}
+
+fn snapshot(generation: u64) -> NetSnapshot {
+    NetSnapshot {
+        generation: Generation(generation),
+        ..NetSnapshot::default()
+    }
+}
+
+fn change(from: u64, to: u64) -> NetDelta {
+    snapshot(from).delta_to(&snapshot(to))
+}
+
+/// Applies what waits; the generation that the network has then, and how much it refused.
+async fn work(net: &Net) -> (u64, usize) {
+    let wanted = net.inbox.with(|w| w.wanted.take()).unwrap();
+    let node = net.node.as_ref().unwrap();
+    let applied = net.take(node, wanted, &Telemetry::disabled(), "n").await;
+    (applied.generation, applied.failures.len())
+}
+
+#[tokio::test]
+async fn what_was_refused_is_forgotten_so_that_all_of_it_comes_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let net = net(dir.path()).await;
+    net.snapshot(snapshot(5));
+    assert_eq!(work(&net).await, (5, 0));
+    assert!(net.change(change(5, 6)), "a change of what is here");
+    assert_eq!(work(&net).await, (6, 0));
+
+    // A master that has lost its store begins anew, and is refused.
+    net.snapshot(snapshot(2));
+    assert_eq!(work(&net).await, (6, 1));
+    // Its changes lead nowhere: the first of them asks for the snapshot, none is refused after the other.
+    assert!(!net.change(change(2, 3)), "a change of what was refused");
+    assert!(net.inbox.with(|w| w.wanted.is_none()), "something waits");
+
+    // The snapshot that then comes is taken, and changes of it.
+    net.snapshot(snapshot(7));
+    assert!(net.change(change(7, 8)));
+    assert_eq!(work(&net).await, (8, 0));
+}
+
+#[tokio::test]
+async fn a_snapshot_that_came_meanwhile_is_not_forgotten() {
+    let dir = tempfile::tempdir().unwrap();
+    let net = net(dir.path()).await;
+    net.snapshot(snapshot(5));
+    assert_eq!(work(&net).await, (5, 0));
+    net.snapshot(snapshot(2));
+    let refused = net.inbox.with(|w| w.wanted.take()).unwrap();
+    // While it is being refused.
+    net.snapshot(snapshot(9));
+    let node = net.node.as_ref().unwrap();
+    net.take(node, refused, &Telemetry::disabled(), "n").await;
+    assert!(net.change(change(9, 10)));
+    assert_eq!(work(&net).await, (10, 0));
+}
