@@ -50,6 +50,9 @@ pub struct AgentConfig {
     /// Devices whose packets to and from VIPs are translated, for what the socket hooks can't see: other network
     /// namespaces, raw sockets in them, the uplink. None: what an earlier run attached is taken off.
     pub packet_devices: BTreeSet<String>,
+    /// UDP port of WireGuard, where packets of overlay networks are encrypted between nodes; the same on every node. None:
+    /// they are not, and what an earlier run made for it is removed.
+    pub encrypt: Option<u16>,
     /// Resources to offer where the operator does not want what was detected.
     pub resources: ResourceOverrides,
     /// Attributes for constraints: `rack:a1`.
@@ -108,6 +111,7 @@ impl AgentConfig {
             dns: DnsSettings::default(),
             edge: None,
             packet_devices: BTreeSet::new(),
+            encrypt: None,
             resources: ResourceOverrides::default(),
             attributes: BTreeMap::new(),
             domain: None,

@@ -3,6 +3,7 @@
 //! Everything that knows `waggle-ebpf` and `waggle-overlay` by name is here.
 
 mod devices;
+mod encryption;
 mod rings;
 
 use std::{
@@ -19,6 +20,7 @@ use waggle_ebpf::{DataPlane, LoaderConfig};
 use waggle_overlay::edge::EdgeNet;
 use waggle_overlay::overlay::OverlayNet;
 use waggle_overlay::packet::PacketNet;
+use waggle_overlay::wireguard::Wireguard;
 use waggle_overlay::{Applied, ApplyError, NodeNet, NodeNetConfig, VipNames};
 use waggle_overlay_plan::Fact;
 use waggle_telemetry::{SpanKind, Telemetry, names};
@@ -40,6 +42,7 @@ pub struct Net {
     edge: Option<EdgeNet>,
     packets: Option<PacketNet>,
     overlay: Arc<OverlayNet>,
+    encryption: Option<Arc<Wireguard>>,
     troubles: Vec<String>,
     since_ns: u64,
     inbox: Inbox,
@@ -133,6 +136,7 @@ impl Net {
             edge: None,
             packets: None,
             overlay,
+            encryption: None,
             troubles,
             since_ns: clock::now_ns(),
             inbox: Inbox::default(),
@@ -403,6 +407,11 @@ impl Net {
                     applied.failures.extend(self.sync_overlay(net).await);
                 }
                 self.sync_edge(net).await;
+                if self.encryption.is_some()
+                    && let Some(desired) = net.snapshot()
+                {
+                    self.sync_encryption(&desired).await;
+                }
                 if to_master.send(Kind::Applied(applied)).await.is_err() {
                     return;
                 }

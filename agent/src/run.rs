@@ -9,7 +9,7 @@ use std::{
 
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use waggle_api::proto::session as pb;
+use waggle_api::{convert::wireguard_key_to_wire, proto::session as pb};
 use waggle_lifecycle::{AgentCore, Effect, Event, Exit, StreamRecord};
 use waggle_overlay::overlay::{OverlayNet, OverlayNetConfig};
 use waggle_overlay_plan::Fact;
@@ -146,6 +146,7 @@ pub async fn run(
     net.load(&config).await?;
     net.load_edge(&config).await?;
     net.load_packets(&config).await?;
+    net.load_encryption(&config).await?;
     let net = Arc::new(net);
     troubles.extend(net.troubles().iter().cloned());
 
@@ -414,6 +415,7 @@ impl Agent {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             takes_changes: true,
             executors: self.registered_executors(),
+            wireguard_key: wireguard_key_to_wire(self.net.wireguard_key()),
         }
     }
 

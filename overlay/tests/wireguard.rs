@@ -160,6 +160,7 @@ fn nothing_of_the_overlay_is_seen_between_nodes() -> anyhow::Result<()> {
         return Ok(());
     }
     let dir = tempfile::tempdir()?;
+    assert_eq!(nodes[0].run(|| wireguard::underlay_mtu(NODES[0]))??, MTU);
     let start = |at: usize| nodes[at].run(|| Wireguard::start(config(dir.path(), at)));
     let (a, b) = (start(0)??, start(1)??);
     assert_ne!(a.key(), b.key());
@@ -176,7 +177,7 @@ fn nothing_of_the_overlay_is_seen_between_nodes() -> anyhow::Result<()> {
 
     let keys = both([a.key(), b.key()]);
     for (node, wireguard) in nodes.iter().zip([&a, &b]) {
-        let plan = node.run(|| wireguard.sync(&keys))??;
+        let plan = node.run(|| wireguard.sync(VXLAN, &keys))??;
         assert_eq!((plan.peers.len(), plan.excluded), (1, BTreeMap::new()));
     }
     let mut carried = 0;
@@ -212,7 +213,7 @@ fn nothing_of_the_overlay_is_seen_between_nodes() -> anyhow::Result<()> {
 
     // A node that has no key any more has no way any more, and is told nothing in clear.
     let without = [(NODES[0], Some(a.key())), (NODES[1], None)];
-    let plan = nodes[0].run(|| a.sync(&without))??;
+    let plan = nodes[0].run(|| a.sync(VXLAN, &without))??;
     assert_eq!(plan.excluded, BTreeMap::from([(NODES[1], Excluded::NoKey)]));
     let bytes = seen(&nodes[0], dir.path(), || {
         let to = SocketAddr::from((INSIDE[1], 7));

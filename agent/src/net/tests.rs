@@ -15,6 +15,7 @@ async fn net(dir: &std::path::Path) -> Net {
         plane: None,
         edge: None,
         packets: None,
+        encryption: None,
         troubles: Vec::new(),
         since_ns: 0,
         inbox: Inbox::default(),
@@ -47,20 +48,20 @@ async fn work(net: &Net) -> (u64, usize) {
 async fn what_was_refused_is_forgotten_so_that_all_of_it_comes_again() {
     let dir = tempfile::tempdir().unwrap();
     let net = net(dir.path()).await;
-    net.snapshot(snapshot(5));
+    net.desired(snapshot(5));
     assert_eq!(work(&net).await, (5, 0));
     assert!(net.change(change(5, 6)), "a change of what is here");
     assert_eq!(work(&net).await, (6, 0));
 
     // A master that has lost its store begins anew, and is refused.
-    net.snapshot(snapshot(2));
+    net.desired(snapshot(2));
     assert_eq!(work(&net).await, (6, 1));
     // Its changes lead nowhere: the first of them asks for the snapshot, none is refused after the other.
     assert!(!net.change(change(2, 3)), "a change of what was refused");
     assert!(net.inbox.with(|w| w.wanted.is_none()), "something waits");
 
     // The snapshot that then comes is taken, and changes of it.
-    net.snapshot(snapshot(7));
+    net.desired(snapshot(7));
     assert!(net.change(change(7, 8)));
     assert_eq!(work(&net).await, (8, 0));
 }
@@ -69,12 +70,12 @@ async fn what_was_refused_is_forgotten_so_that_all_of_it_comes_again() {
 async fn a_snapshot_that_came_meanwhile_is_not_forgotten() {
     let dir = tempfile::tempdir().unwrap();
     let net = net(dir.path()).await;
-    net.snapshot(snapshot(5));
+    net.desired(snapshot(5));
     assert_eq!(work(&net).await, (5, 0));
-    net.snapshot(snapshot(2));
+    net.desired(snapshot(2));
     let refused = net.inbox.with(|w| w.wanted.take()).unwrap();
     // While it is being refused.
-    net.snapshot(snapshot(9));
+    net.desired(snapshot(9));
     let node = net.node.as_ref().unwrap();
     net.take(node, refused, &Telemetry::disabled(), "n").await;
     assert!(net.change(change(9, 10)));

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use waggle_types::{AgentId, AgentInfo, Generation, Millis, UnixMillis};
+use waggle_types::{AgentId, AgentInfo, Generation, Millis, UnixMillis, WireguardKey};
 
 use super::event::SessionId;
 
@@ -15,6 +15,8 @@ use super::event::SessionId;
 pub(super) struct Agent {
     pub(super) info: Arc<AgentInfo>,
     pub(super) version: String,
+    /// Its key, where it encrypts what it sends to other nodes.
+    pub(super) wireguard: Option<WireguardKey>,
     /// The open session.
     pub(super) session: Option<SessionId>,
     pub(super) reachable: bool,

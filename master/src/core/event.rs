@@ -6,7 +6,7 @@ use waggle_types::{
     AgentId, AgentInfo, CallRejection, DeploymentId, Evicted, ExecutorEnd, ExecutorKey,
     ExecutorRecord, FrameworkId, FrameworkInfo, Generation, Millis, NetSnapshot, OfferId,
     Operation, OperatorCall, SchedulerCall, SchedulerEvent, ServiceId, ServiceSpec, StatusUuid,
-    TaskId, TaskSpec, TaskStatus, TraceContext, UnixMillis, VolumeId,
+    TaskId, TaskSpec, TaskStatus, TraceContext, UnixMillis, VolumeId, WireguardKey,
 };
 
 use crate::{
@@ -86,6 +86,8 @@ pub struct Registration {
     pub applied: Generation,
     /// Version of its binary.
     pub version: String,
+    /// Its key, where it encrypts what it sends to other nodes.
+    pub wireguard: Option<WireguardKey>,
 }
 
 /// What happened.

@@ -277,6 +277,9 @@ fn agent_net(a: &Agent, overlay: AgentOverlay) -> AgentNet {
         ip: a.info.ip,
         reachable: a.reachable,
         domain: a.info.domain.clone(),
-        overlay,
+        overlay: AgentOverlay {
+            wireguard: a.wireguard,
+            ..overlay
+        },
     }
 }

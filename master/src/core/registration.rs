@@ -142,6 +142,10 @@ impl MasterCore {
                 let changed = a.info != info;
                 self.tasks.moved(&info);
                 a.version.clone_from(&reg.version);
+                if a.wireguard != reg.wireguard {
+                    a.wireguard = reg.wireguard;
+                    self.net_dirty = true;
+                }
                 a.reregistered_at = now;
                 a.last_heard = now;
                 a.applied = reg.applied;
@@ -154,6 +158,7 @@ impl MasterCore {
             None => Agent {
                 info,
                 version: reg.version.clone(),
+                wireguard: reg.wireguard,
                 session: None,
                 reachable: true,
                 lost_at: None,

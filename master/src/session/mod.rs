@@ -28,7 +28,7 @@ use tonic::{Status, server::NamedService};
 use waggle_api::{
     convert::{
         ConvertError, check_register, edge_rings, edge_rings_to_wire, executor_message,
-        executor_message_to_wire, registered_task,
+        executor_message_to_wire, registered_task, wireguard_key,
     },
     proto::session::{
         self as pb, AgentMessage, MasterMessage, agent_message::Kind as In,
@@ -441,6 +441,7 @@ fn registration(r: pb::Register) -> Result<Registration, ConvertError> {
         ExecutorRecord::try_from(e).map_err(|e| e.within(&format!("executors[{i}]")))
     });
     Ok(Registration {
+        wireguard: wireguard_key(&r.wireguard_key)?,
         executors: executors.collect::<Result<_, _>>()?,
         info: AgentInfo::try_from(agent).map_err(|e| e.within("agent"))?,
         tasks: tasks.collect::<Result<_, _>>()?,

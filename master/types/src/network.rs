@@ -7,7 +7,7 @@ use std::{
     str::FromStr,
 };
 
-use crate::FieldError;
+use crate::{FieldError, WireguardKey};
 
 /// Most networks in a cluster.
 pub const MAX_NETWORKS: usize = 64;
@@ -453,6 +453,8 @@ pub struct AgentOverlay {
     pub vtep: Option<Vtep>,
     /// Its subnets, by network.
     pub subnets: BTreeMap<String, AgentSubnet>,
+    /// Its key, where it encrypts what it sends to other nodes.
+    pub wireguard: Option<WireguardKey>,
 }
 
 #[cfg(test)]

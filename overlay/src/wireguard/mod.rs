@@ -45,7 +45,7 @@ pub struct WireguardConfig {
     pub key_file: PathBuf,
     /// UDP port of WireGuard, the same on every node.
     pub port: u16,
-    /// UDP port of the overlay's VXLAN, the same on every node: what is to be encrypted.
+    /// UDP port of the overlay's VXLAN, the same on every node: what is to be encrypted, until [`Wireguard::sync`] names another.
     pub vxlan_port: u16,
     /// Bytes of the longest IP packet of the underlay's device.
     pub underlay_mtu: u16,
@@ -142,14 +142,16 @@ impl Wireguard {
         self.config.underlay_mtu - OVERHEAD
     }
 
-    /// Brings device and routes to these nodes and their keys; what is to be known of those without a way is in the answer.
+    /// Brings device and routes to these nodes and their keys, and encrypts what goes to this port; what is to be known of those without a way is in the answer.
     ///
     /// # Errors
     /// [`WireguardError::Netlink`]; what was done stays, and the next call goes on.
     pub fn sync(
         &self,
+        vxlan_port: u16,
         nodes: &[(Ipv4Addr, Option<WireguardKey>)],
     ) -> Result<WireguardPlan, WireguardError> {
+        routes::close(vxlan_port)?;
         let plan = wireguard_plan((self.config.node, self.key), nodes, self.config.port);
         let observed = device::peers(DEVICE)?;
         let known = observed.iter().map(|(key, seen)| (*key, seen.peer));
@@ -182,6 +184,14 @@ impl Wireguard {
 pub fn remove() -> Result<(), WireguardError> {
     device::remove(DEVICE)?;
     Ok(routes::open()?)
+}
+
+/// Bytes of the longest IP packet of the device that has an address.
+///
+/// # Errors
+/// [`WireguardError::Netlink`], also where no device has it.
+pub fn underlay_mtu(node: Ipv4Addr) -> Result<u16, WireguardError> {
+    Ok(netlink::mtu_of(node)?)
 }
 
 /// Whether this kernel has WireGuard; makes a device and removes it. For who only asks.

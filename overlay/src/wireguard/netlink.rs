@@ -1,13 +1,17 @@
 //! Requests by netlink, one after the other, in the calling thread's network namespace.
 
-use std::{fmt, io};
+use std::{
+    fmt, io,
+    net::{IpAddr, Ipv4Addr},
+};
 
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkMessage,
     NetlinkPayload, NetlinkSerializable,
 };
 use netlink_packet_route::{
-    RouteNetlinkMessage,
+    AddressFamily, RouteNetlinkMessage,
+    address::{AddressAttribute, AddressMessage},
     link::{LinkAttribute, LinkMessage},
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
@@ -109,6 +113,38 @@ impl Netlink {
             }
         }
     }
+}
+
+/// The MTU of the device that has an address.
+pub(super) fn mtu_of(node: Ipv4Addr) -> Result<u16, NetlinkError> {
+    let netlink = Netlink::open(NETLINK_ROUTE)?;
+    let what = format!("find the device that has {node}");
+    let mut all = AddressMessage::default();
+    all.header.family = AddressFamily::Inet;
+    let found = netlink.ask(&what, NLM_F_DUMP, RouteNetlinkMessage::GetAddress(all))?;
+    let has = |message: &AddressMessage| {
+        let local = AddressAttribute::Local(IpAddr::V4(node));
+        message.attributes.contains(&local)
+    };
+    let index = found.iter().find_map(|message| match message {
+        RouteNetlinkMessage::NewAddress(address) if has(address) => Some(address.header.index),
+        _ => None,
+    });
+    let absent = || NetlinkError {
+        what: what.clone(),
+        source: io::Error::from_raw_os_error(libc::EADDRNOTAVAIL),
+    };
+    let mut link = LinkMessage::default();
+    link.header.index = index.ok_or_else(absent)?;
+    let found = netlink.ask(&what, 0, RouteNetlinkMessage::GetLink(link))?;
+    let mtu = found.iter().find_map(|message| match message {
+        RouteNetlinkMessage::NewLink(link) => link.attributes.iter().find_map(|a| match a {
+            LinkAttribute::Mtu(mtu) => Some(u16::try_from(*mtu).unwrap_or(u16::MAX)),
+            _ => None,
+        }),
+        _ => None,
+    });
+    mtu.ok_or_else(absent)
 }
 
 /// A device's number.

@@ -84,6 +84,7 @@ impl Node {
             executors: Vec::new(),
             applied: self.applied,
             version: "0.1.0".into(),
+            wireguard: None,
         }
     }
 

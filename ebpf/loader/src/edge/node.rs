@@ -175,6 +175,14 @@ impl NodePlane {
         Ok(found)
     }
 
+    /// The devices that have a program, or had one and are gone, by their numbers, sorted.
+    ///
+    /// # Errors
+    /// [`LoadError::File`] where the pins can't be listed.
+    pub fn attached(&self) -> Result<Vec<u32>, LoadError> {
+        self.hooks.attached()
+    }
+
     /// Takes the programs off the device. Not attached is success.
     ///
     /// # Errors

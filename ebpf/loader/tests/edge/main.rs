@@ -15,3 +15,4 @@ mod packet;
 mod properties;
 mod rig;
 mod simulation;
+mod ways;

@@ -68,7 +68,7 @@ impl World {
     }
 }
 
-pub fn ifindex(ns: &NetNs, device: &str) -> anyhow::Result<u32> {
+fn ifindex(ns: &NetNs, device: &str) -> anyhow::Result<u32> {
     let output = Command::new("ip")
         .args(["-n", ns.name(), "-o", "link", "show", "dev", device])
         .output()?;

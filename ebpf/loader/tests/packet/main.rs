@@ -21,4 +21,3 @@ mod rig;
 #[allow(dead_code, reason = "each test program uses a part of it")]
 #[path = "../support/mod.rs"]
 mod support;
-mod ways;

@@ -296,7 +296,10 @@ fn what_can_not_be_translated_is_dropped_and_counted() -> anyhow::Result<()> {
     // What the node itself sends is translated at the other side, or refused there.
     let own = Packet::tcp(BACKEND, (VIP.0, 90), SYN);
     let run = rig.packets.test_outbound(&own.frame())?;
-    assert_eq!((run.verdict, run.packet), (REDIRECT, to(&own, OTHER).frame()));
+    assert_eq!(
+        (run.verdict, run.packet),
+        (REDIRECT, to(&own, OTHER).frame())
+    );
     let alone = from(&good, BACKEND);
     let run = rig.packets.test_outbound(&alone.frame())?;
     assert_eq!((run.verdict, run.packet), (REDIRECT, reset(&alone)));

@@ -15,7 +15,7 @@ pub type At = (Ipv4Addr, u16);
 pub struct Rig {
     pub packets: PacketPlane,
     pub plane: DataPlane,
-    node: Node,
+    _node: Node,
 }
 
 impl Rig {
@@ -61,37 +61,8 @@ impl Rig {
         Ok(Some(Self {
             packets,
             plane,
-            node,
+            _node: node,
         }))
-    }
-
-    /// The same after a restart, held in a given way.
-    pub fn again(self, way: TcWay) -> anyhow::Result<Self> {
-        let Self {
-            packets,
-            plane,
-            node,
-        } = self;
-        drop((packets, plane));
-        let plane = node.open()?;
-        let config = PacketConfig {
-            answers_per_tick: u32::MAX,
-            way,
-            ..PacketConfig::default()
-        };
-        let packets = PacketPlane::open(&plane, &config)?;
-        Ok(Self {
-            packets,
-            plane,
-            node,
-        })
-    }
-
-    /// Removes all, as a node that is taken down.
-    pub fn remove(self) -> anyhow::Result<()> {
-        let pins = self.node.pin_dir.clone();
-        drop((self.packets, self.plane));
-        Ok(DataPlane::remove(&pins)?)
     }
 
     /// A VIP whose backends are all alike.

@@ -43,6 +43,7 @@ pub use framework::{
     smallest, task_id,
 };
 pub use launch::{group, launches};
+pub use network::{wireguard_key, wireguard_key_to_wire};
 pub use offer::{inverse_offer, offer};
 pub use operation::{MAX_OPERATIONS, operations};
 pub use reason::reject_reason;

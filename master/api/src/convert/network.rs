@@ -2,7 +2,7 @@
 
 use waggle_types::{
     AddressPool, AgentOverlay, AgentSubnet, FieldError, IpNet, MAX_NETWORKS, Network, Vtep, Vxlan,
-    check_network_name,
+    WireguardKey, check_network_name,
 };
 
 use super::{ConvertError, at_most, each, ip, ip6, port};
@@ -114,9 +114,28 @@ pub fn overlay(o: Option<pb::AgentOverlay>) -> Result<AgentOverlay, ConvertError
         Ok((s.network, held))
     })?;
     Ok(AgentOverlay {
+        wireguard: wireguard_key(&o.wireguard_key)?,
         vtep,
         subnets: subnets.into_iter().collect(),
     })
+}
+
+/// A public key of WireGuard; none where there are no bytes.
+///
+/// # Errors
+/// Not 32 bytes, or all zero.
+pub fn wireguard_key(bytes: &[u8]) -> Result<Option<WireguardKey>, ConvertError> {
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let key = bytes.try_into().ok().and_then(WireguardKey::new);
+    key.map(Some)
+        .ok_or_else(|| ConvertError::new("wireguard_key", "must be 32 bytes, not all zero"))
+}
+
+/// The reverse of [`wireguard_key`].
+pub fn wireguard_key_to_wire(key: Option<WireguardKey>) -> Vec<u8> {
+    key.map(|key| key.bytes().to_vec()).unwrap_or_default()
 }
 
 /// The reverse of [`overlay`].
@@ -126,6 +145,7 @@ pub fn overlay_to_wire(o: &AgentOverlay) -> Option<pb::AgentOverlay> {
     }
     let text = |net: Option<IpNet>| net.map(|n| n.to_string()).unwrap_or_default();
     Some(pb::AgentOverlay {
+        wireguard_key: wireguard_key_to_wire(o.wireguard),
         vtep: o.vtep.map(|v| v.ip.to_string()).unwrap_or_default(),
         vtep6: o
             .vtep

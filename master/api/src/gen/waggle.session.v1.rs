@@ -156,6 +156,9 @@ pub struct Register {
     pub version: ::prost::alloc::string::String,
     #[prost(bool, tag = "5")]
     pub takes_changes: bool,
+    /// Its public key, where it encrypts what it sends to other nodes (32 bytes); else empty.
+    #[prost(bytes = "vec", tag = "7")]
+    pub wireguard_key: ::prost::alloc::vec::Vec<u8>,
     /// Every executor of a framework's own that has not ended.
     #[prost(message, repeated, tag = "6")]
     pub executors: ::prost::alloc::vec::Vec<RegisteredExecutor>,
@@ -974,6 +977,9 @@ pub struct AgentOverlay {
     pub vtep6: ::prost::alloc::string::String,
     #[prost(message, repeated, tag = "3")]
     pub subnets: ::prost::alloc::vec::Vec<AgentSubnet>,
+    /// Its public key for WireGuard, 32 bytes; empty: it does not encrypt.
+    #[prost(bytes = "vec", tag = "4")]
+    pub wireguard_key: ::prost::alloc::vec::Vec<u8>,
 }
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -132,6 +132,7 @@ pub(super) fn read_overlay(text: &str) -> Result<Held, String> {
         overlay: AgentOverlay {
             vtep: s.vtep.map(|ip| Vtep { ip, ip6: s.vtep6 }),
             subnets,
+            wireguard: None,
         },
         released_at: s.released_ms.map(UnixMillis),
     })

@@ -128,6 +128,7 @@ fn a_second_node_with_a_living_agents_id_is_refused_for_good() {
         executors: Vec::new(),
         applied: Generation(0),
         version: String::new(),
+        wireguard: None,
     });
     w.event(Event::Register {
         session,
@@ -286,6 +287,7 @@ fn nodes_ahead_of_a_lost_store_are_not_left_behind() {
             executors: Vec::new(),
             applied: Generation(5000),
             version: String::new(),
+            wireguard: None,
         }),
     });
     w.put(service("/web", 1, "/web:80"), PutMode::Create, false)

@@ -286,6 +286,7 @@ impl World {
             executors: a.executors.values().cloned().collect(),
             applied: Generation(0),
             version: "0.1.0".into(),
+            wireguard: None,
         };
         self.event(Event::Register {
             session,

@@ -18,7 +18,7 @@ use waggle_types::{
     NetworkMode, OnExecutor, Policy, PortNet, PortRange, PortSet, Protocol, RangeSet, Reservation,
     ResourcePart, Resources, Rlimit, Seccomp, SourceRange, StatusReason, StatusSource, StatusUuid,
     TaskId, TaskNet, TaskPort, TaskSpec, TaskState, TaskStatus, TraceContext, UnixMillis, VipKey,
-    VipLabel, VipLease, VipName, Volume, VolumeId, Vtep, Vxlan,
+    VipLabel, VipLease, VipName, Volume, VolumeId, Vtep, Vxlan, WireguardKey,
 };
 
 pub(super) fn word() -> impl Strategy<Value = String> {
@@ -698,8 +698,13 @@ fn overlay() -> impl Strategy<Value = AgentOverlay> {
         .prop_map(|(bits, prefix)| IpNet::around(std::net::Ipv6Addr::from(bits).into(), prefix));
     let subnet = (option::of(net), option::of(net6)).prop_map(|(v4, v6)| AgentSubnet { v4, v6 });
     let vtep = (addr(), addr6()).prop_map(|(ip, ip6)| Vtep { ip, ip6 });
-    (option::of(vtep), btree_map("[a-z]{1,9}[0-9]", subnet, 0..3))
-        .prop_map(|(vtep, subnets)| AgentOverlay { vtep, subnets })
+    let key = any::<[u8; 32]>().prop_map(WireguardKey::new);
+    let subnets = btree_map("[a-z]{1,9}[0-9]", subnet, 0..3);
+    (option::of(vtep), subnets, option::of(key)).prop_map(|(vtep, subnets, key)| AgentOverlay {
+        vtep,
+        subnets,
+        wireguard: key.flatten(),
+    })
 }
 
 pub(super) fn snapshot() -> impl Strategy<Value = NetSnapshot> {
