@@ -20,6 +20,7 @@ async fn net(dir: &std::path::Path) -> Net {
         since_ns: 0,
         inbox: Inbox::default(),
         wake: Notify::new(),
+        settled: AtomicBool::new(false),
         restored: None,
         kept: Kept::new(dir),
     }
