@@ -67,3 +67,18 @@ pub(crate) fn list(ebpf: &Ebpf) -> Vec<ProgramInfo> {
         })
         .collect()
 }
+
+/// One that is attached at tc; nothing where it can't be inspected.
+pub(crate) fn classifier(ebpf: &Ebpf, name: &'static str) -> Option<ProgramInfo> {
+    let Program::SchedClassifier(program) = ebpf.program(name)? else {
+        return None;
+    };
+    let info = program.info().ok()?;
+    Some(ProgramInfo {
+        name,
+        id: info.id(),
+        attach: "tc",
+        run_ns: u64::try_from(info.run_time().as_nanos()).unwrap_or(u64::MAX),
+        run_cnt: info.run_count(),
+    })
+}

@@ -70,6 +70,8 @@ enum What {
     Dns(dns::Args),
     /// VIPs at the socket: what a connect costs, beside direct ones and nftables
     Vip(vips::VipArgs),
+    /// Containers of two nodes and of one, beside the kernel's VXLAN, bridges, routes; counting per container
+    Overlay(vips::OverlayArgs),
     /// VIP tables in the kernel: cold load, one change, memory, beside nftables
     Tables(vips::TablesArgs),
 }
@@ -96,6 +98,7 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
         What::Xdp(args) => return xdp::main(args),
         What::Dns(args) => return dns::main(args),
         What::Vip(args) => return vips::vip(args),
+        What::Overlay(args) => return vips::overlay(args),
         What::Tables(args) => return vips::tables(args),
     };
     if std::env::var_os("WAGGLE_BIN_DIR").is_none()

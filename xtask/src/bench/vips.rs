@@ -1,5 +1,6 @@
-//! `cargo xtask bench vip` and `cargo xtask bench tables`: VIPs at the socket, and bringing their tables to the kernel.
-//! What is measured is in `ebpf/loader/benches/vip` and `overlay/benches/tables`; this builds both sides and runs them.
+//! `cargo xtask bench vip`, `cargo xtask bench tables`, `cargo xtask bench overlay`: VIPs at the socket, bringing their tables to
+//! the kernel, containers of several nodes. What is measured is in `ebpf/loader/benches/{vip,overlay}` and
+//! `overlay/benches/tables`; this builds both sides and runs them.
 
 use std::process::ExitCode;
 
@@ -12,6 +13,20 @@ use crate::setup;
 /// Arguments of `bench vip`.
 #[derive(Debug, clap::Args)]
 pub struct VipArgs {
+    /// Only print what would be installed
+    #[arg(long)]
+    no_install: bool,
+    /// Rounds; at least 21 for figures that are quoted
+    #[arg(long, default_value_t = 21)]
+    rounds: usize,
+    /// The CPU to run on
+    #[arg(long, default_value_t = 1)]
+    cpu: usize,
+}
+
+/// Arguments of `bench overlay`.
+#[derive(Debug, clap::Args)]
+pub struct OverlayArgs {
     /// Only print what would be installed
     #[arg(long)]
     no_install: bool,
@@ -36,13 +51,18 @@ const PEERS: [(&str, &str); 1] = [("nft", "nftables")];
 
 /// Builds and runs `bench vip`.
 pub fn vip(args: &VipArgs) -> anyhow::Result<ExitCode> {
-    let rest = [
-        "--rounds".to_owned(),
-        args.rounds.to_string(),
-        "--cpu".to_owned(),
-        args.cpu.to_string(),
-    ];
+    let rest = on(args.rounds, args.cpu);
     bench("waggle-ebpf", "vip", args.no_install, &rest)
+}
+
+/// Builds and runs `bench overlay`.
+pub fn overlay(args: &OverlayArgs) -> anyhow::Result<ExitCode> {
+    let rest = on(args.rounds, args.cpu);
+    bench("waggle-ebpf", "overlay", args.no_install, &rest)
+}
+
+fn on(rounds: usize, cpu: usize) -> [String; 4] {
+    ["--rounds", &rounds.to_string(), "--cpu", &cpu.to_string()].map(str::to_owned)
 }
 
 /// Builds and runs `bench tables`.

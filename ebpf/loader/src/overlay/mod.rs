@@ -34,7 +34,7 @@ use crate::lock::{self, Lock};
 use crate::maps::count;
 use crate::pins::{self, Pins};
 use crate::tc::{Side, TcHook, TcHooks, TcWay, priority};
-use crate::{LoadError, object};
+use crate::{LoadError, ProgramInfo, object, programs};
 
 const COUNTS: &str = "OV_COUNTS";
 /// Every map that outlives the process.
@@ -343,6 +343,16 @@ impl OverlayPlane {
         (0..)
             .zip(reason::NAMES)
             .map(|(reason, name)| Ok((*name, self.count(reason)?)))
+            .collect()
+    }
+
+    /// The programs, with what they cost while run statistics are on ([`crate::RunStats`]).
+    pub fn programs(&self) -> Vec<ProgramInfo> {
+        let ebpf = self.lock();
+        Role::ALL
+            .iter()
+            .flat_map(|role| role.hooks())
+            .filter_map(|hook| programs::classifier(&ebpf, hook.name))
             .collect()
     }
 
