@@ -80,6 +80,7 @@ pub(crate) fn link_create(
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Whole: the kernel writes the last field, however long the caller says that it is.
 #[repr(C)]
 #[derive(Default)]
 struct ProgQueryAttr {
@@ -90,7 +91,13 @@ struct ProgQueryAttr {
     prog_ids: u64,
     count: u32,
     pad: u32,
+    prog_attach_flags: u64,
+    link_ids: u64,
+    link_attach_flags: u64,
+    revision: u64,
 }
+
+const _: () = assert!(size_of::<ProgQueryAttr>() == 64);
 
 /// How many programs are attached to a network device, at a place of it.
 pub(crate) fn prog_query(ifindex: u32, attach_type: u32) -> io::Result<u32> {
