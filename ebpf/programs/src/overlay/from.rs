@@ -121,7 +121,8 @@ fn local(skb: *mut __sk_buff, packet: &Packet, from: &Endpoint) -> i32 {
     if !judge::may_receive(skb, packet, &to) {
         return drop(reason::POLICY_INGRESS);
     }
-    if !store(skb, 0, &to.mac) {
+    // Who has asked for the address has it right.
+    if packet.to_mac != half_words(&to.mac) && !store(skb, 0, &to.mac) {
         return drop(reason::FAILED);
     }
     count(reason::LOCAL);

@@ -37,6 +37,8 @@ pub struct Packet {
     pub dst: Addr,
     /// Source MAC address, of the frame that it is in.
     pub mac: [u16; 3],
+    /// Destination MAC address, alike.
+    pub to_mac: [u16; 3],
     /// Network order; ICMP: type and code in the first.
     pub ports: [u16; 2],
     /// Bytes before the transport header, from the packet's own beginning.
@@ -67,6 +69,7 @@ impl Packet {
         src: [0; 4],
         dst: [0; 4],
         mac: [0; 3],
+        to_mac: [0; 3],
         ports: [0; 2],
         header: 0,
         length: 0,
@@ -125,12 +128,18 @@ pub unsafe fn parse(skb: *mut __sk_buff, at: usize) -> (u32, Packet) {
     let mut packet = Packet::NONE;
     // SAFETY: the program's context; reads are within what was checked.
     unsafe {
-        let bytes = Bytes::of(skb, at + ETH + IP6 + 20);
+        // No more than what every TCP header has: data behind it would be copied for each packet.
+        let bytes = Bytes::of(skb, at + ETH + IP6);
         let length = (*skb).len;
         if !bytes.has(at + ETH + IP) {
             let is_arp = bytes.has(at + ETH) && bytes.read::<u16>(at + 12) == ETH_ARP;
             return (if is_arp { ARP } else { reason::MALFORMED }, packet);
         }
+        packet.to_mac = [
+            bytes.read::<u16>(at),
+            bytes.read::<u16>(at + 2),
+            bytes.read::<u16>(at + 4),
+        ];
         packet.mac = [
             bytes.read::<u16>(at + 6),
             bytes.read::<u16>(at + 8),
@@ -170,7 +179,7 @@ unsafe fn v4(skb: *mut __sk_buff, bytes: Bytes, at: usize, packet: &mut Packet) 
         if packet.is_later {
             return PARSED;
         }
-        if packet.has_options {
+        if packet.has_options || !is_near(bytes, ip + IP, packet.proto) {
             return far_transport(skb, at, packet, total);
         }
         let left = if total == 0 {
@@ -220,6 +229,9 @@ unsafe fn v6(skb: *mut __sk_buff, bytes: Bytes, at: usize, packet: &mut Packet) 
             packet.has_options = true;
             return far_transport(skb, at, packet, total);
         }
+        if !is_near(bytes, ip + IP6, packet.proto) {
+            return far_transport(skb, at, packet, total);
+        }
         let left = if is_jumbo {
             packet.length
         } else {
@@ -238,20 +250,30 @@ unsafe fn fits(skb: *mut __sk_buff, packet: &Packet, total: u32, header: u32) ->
     is_jumbo || (total >= header && total + ETH as u32 <= packet.length)
 }
 
+/// Whether a transport header can be read directly.
+#[inline(always)]
+fn is_near(bytes: Bytes, at: usize, proto: u8) -> bool {
+    bytes.has(at + if proto == TCP { 20 } else { 4 })
+}
+
 /// Reads the transport header where it stands without options.
+///
+/// # Safety
+/// [`is_near`] said so.
 #[inline(always)]
 unsafe fn near_transport(bytes: Bytes, at: usize, packet: &mut Packet, left: u32) -> u32 {
     let least = least(packet.proto);
     if least == 0 {
         return PARSED;
     }
-    if left < least || !bytes.has(at + 4) {
+    if left < least {
         return reason::MALFORMED;
     }
-    // SAFETY: checked.
+    // SAFETY: the caller's.
     unsafe {
         packet.ports = [bytes.read::<u16>(at), bytes.read::<u16>(at + 2)];
         if packet.proto == TCP {
+            // Again, for the verifier.
             if !bytes.has(at + 20) {
                 return reason::MALFORMED;
             }
