@@ -19,7 +19,7 @@ pub struct Args {
 }
 
 /// Programs from the distribution: what is looked for, its package, what it is for.
-const APT: [(&str, &str, &str); 18] = [
+const APT: [(&str, &str, &str); 19] = [
     ("cc", "gcc", "linking, SQLite"),
     ("c++", "g++", "bpf-linker"),
     ("ip", "iproute2", "namespaces"),
@@ -35,6 +35,11 @@ const APT: [(&str, &str, &str); 18] = [
     ("dig", "bind9-dnsutils", "the demo's DNS questions"),
     ("wrk", "wrk", "load"),
     ("ethtool", "ethtool", "checksums of veths in tests"),
+    (
+        "tcpdump",
+        "tcpdump",
+        "a reader of the overlay's packets in tests",
+    ),
     ("redis-server", "redis-server", "a real service in tests"),
     ("iperf3", "iperf3", "a real service in tests"),
     ("psql", "postgresql-15", "a real database in tests"),
