@@ -133,8 +133,11 @@ fn readiness_check(
         let rule = "must be smaller than intervalSeconds";
         errs.add(r.path("timeoutSeconds"), rule);
     }
-    // Read for its type: what a check said last is in the task's status, always.
-    let _ = r.boolean("preserveLastResponse", errs);
+    // Nobody would find it: no answer of the API has a response.
+    if r.boolean("preserveLastResponse", errs) == Some(true) {
+        let rule = "must be false: responses of checks are not kept";
+        errs.add(r.path("preserveLastResponse"), rule);
+    }
     Some(HealthCheck {
         name: Some(name),
         purpose: CheckPurpose::Readiness,
