@@ -7,8 +7,8 @@
 //!   size is asserted at compile time. No `bool`, `Option`, `usize` or enum fields.
 //! - Addresses and ports are in **network byte order** as the kernel's contexts hold them, unless a
 //!   field's name says `_host`.
-//! - Changing any layout, map capacity or meaning bumps [`ABI_VERSION`]: pinned maps of another
-//!   version are not reused.
+//! - Changing any layout, map capacity or meaning of maps that were there bumps [`ABI_VERSION`], or the overlay's:
+//!   pinned maps of another version are not reused.
 //!
 //! # What it never does
 //! No logic beyond constructors, and in [`edge`] the arithmetic that both sides must do alike.
@@ -24,8 +24,10 @@ mod vip;
 pub use addr::{Addr, MAPPED, addr_of, ip_of};
 pub use vip::*;
 
-/// Version of everything in this crate; part of the pin path.
-pub const ABI_VERSION: u32 = 3;
+/// Version of what is pinned by the programs that every node has, and by the edge's; part of the pin path. The overlay has
+/// one of its own ([`overlay::ABI_VERSION`]). An agent of another version can't take over what is pinned, so a bump costs
+/// nodes that are taken back to an older version a moment without VIPs: maps that are only added need none.
+pub const ABI_VERSION: u32 = 2;
 
 /// Most cgroups with counters on one node.
 pub const MAX_CGROUPS: u32 = 16_384;

@@ -6,6 +6,9 @@ use core::net::IpAddr;
 
 use crate::{Addr, MAPPED, addr_of};
 
+/// Version of the overlay's maps; part of its pin path.
+pub const ABI_VERSION: u32 = 3;
+
 /// Addresses of containers on one node.
 pub const MAX_ENDPOINTS: u32 = 16_384;
 /// Nets that nodes have, and pools.

@@ -18,9 +18,14 @@ pub(crate) struct Pins {
 
 impl Pins {
     pub(crate) fn new(pin_dir: &Path) -> Self {
+        Self::of(pin_dir, ABI_VERSION)
+    }
+
+    /// Those of a part with a version of its own.
+    pub(crate) fn of(pin_dir: &Path, version: u32) -> Self {
         Self {
             root: pin_dir.to_path_buf(),
-            version: pin_dir.join(version_name()),
+            version: pin_dir.join(format!("v{version}")),
         }
     }
 
@@ -75,10 +80,6 @@ impl Pins {
         }
         Ok(removed)
     }
-}
-
-fn version_name() -> String {
-    format!("v{ABI_VERSION}")
 }
 
 /// Whether a path is on a bpffs.

@@ -127,7 +127,7 @@ impl OverlayPlane {
         way: TcWay,
     ) -> Result<Self, LoadError> {
         let object = object::overlay()?;
-        let pins = Pins::new(pin_dir);
+        let pins = Pins::of(pin_dir, waggle_ebpf_common::overlay::ABI_VERSION);
         pins.create()?;
         let lock = lock::lock(pins.root())?;
         pins.remove_other_versions()?;
