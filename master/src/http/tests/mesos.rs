@@ -84,7 +84,8 @@ async fn summaries_count() {
         (r.status.as_u16(), &r.headers["location"]),
         (307, &"//192.0.2.1:5050".parse().unwrap())
     );
-    assert_eq!(c.mesos("/api/v1/scheduler").await.status, 404);
+    // Of a master that does not lead.
+    assert_eq!(c.mesos("/api/v1/scheduler").await.status, 503);
     assert_eq!(c.mesos("/master").await.status, 404);
 }
 
