@@ -265,63 +265,15 @@ impl OverlayRules<'_> {
     /// - `outbound`: what leaves the overlay has the node's address. What was led to a container from another one, or
     ///   from a loopback address, comes from the node's address in the overlay, or the answer would go another way.
     pub fn script(&self) -> String {
-        let Self { table, devices, .. } = self;
-        let ranges = self.ranges;
-        let mut guard = format!("iifname \"{devices}*\" ip daddr 127.0.0.0/8 drop\n");
-        let (mut inbound, mut outbound) = (String::new(), String::new());
-        for (family, is_ipv4, map) in [("ip", true, MAP), ("ip6", false, MAP6)] {
-            let of = |nets: &[IpNet]| -> Option<String> {
-                let nets: Vec<String> = nets
-                    .iter()
-                    .filter(|n| n.is_ipv4() == is_ipv4)
-                    .map(ToString::to_string)
-                    .collect();
-                (!nets.is_empty()).then(|| format!("{{ {} }}", nets.join(", ")))
-            };
-            let mut own: Vec<String> = self
-                .own
-                .iter()
-                .filter(|ip| ip.is_ipv4() == is_ipv4)
-                .map(ToString::to_string)
-                .collect();
-            own.dedup();
-            let except = if own.is_empty() {
-                String::new()
-            } else {
-                format!("{family} daddr != {{ {} }} ", own.join(", "))
-            };
-            let _ = writeln!(
-                inbound,
-                "    {except}meta nfproto {} fib daddr type local dnat {family} to meta l4proto . th dport map @{map}",
-                if is_ipv4 { "ipv4" } else { "ipv6" },
-            );
-            let (Some(inside), vtep) = (of(&ranges.inside), ranges.vtep) else {
-                continue;
-            };
-            let vtep: Option<IpAddr> = if is_ipv4 {
-                vtep.map(|v| v.ip.into())
-            } else {
-                vtep.and_then(|v| v.ip6).map(IpAddr::from)
-            };
-            if let Some(vtep) = vtep {
-                let loopback = if is_ipv4 { "127.0.0.0/8" } else { "::1" };
-                let _ = writeln!(
-                    outbound,
-                    "    oifname \"{devices}*\" {family} saddr {inside} ct status dnat snat {family} to {vtep}\n    \
-                     oifname \"{devices}*\" {family} saddr {loopback} snat {family} to {vtep}"
-                );
-            }
-            if let Some(masqueraded) = of(&ranges.masqueraded) {
-                let _ = writeln!(
-                    outbound,
-                    "    {family} saddr {masqueraded} {family} daddr != {inside} masquerade"
-                );
-                let _ = writeln!(
-                    guard,
-                    "    iifname != {{ \"{devices}*\", \"vtep*\", \"lo\" }} {family} daddr {masqueraded} drop"
-                );
-            }
-        }
+        let table = self.table;
+        let four = self.family(true);
+        let six = self.family(false);
+        let guard = format!(
+            "iifname \"{}*\" ip daddr 127.0.0.0/8 drop\n{}{}",
+            self.devices, four.guard, six.guard
+        );
+        let inbound = four.inbound + &six.inbound;
+        let outbound = four.outbound + &six.outbound;
         let mut out = format!(
             "\
 table inet {table} {{}}
@@ -358,10 +310,8 @@ table inet {table} {{
         );
         for (own, ports) in self.ports {
             for p in ports {
-                for (ip, map) in own
-                    .ips()
-                    .map(|ip| (ip, if ip.is_ipv4() { MAP } else { MAP6 }))
-                {
+                for ip in own.ips() {
+                    let map = if ip.is_ipv4() { MAP } else { MAP6 };
                     let _ = writeln!(
                         out,
                         "add element inet {table} {map} {{ {} . {} : {ip} . {} }}",
@@ -372,6 +322,67 @@ table inet {table} {{
         }
         out
     }
+
+    /// The rules of one family.
+    fn family(&self, is_ipv4: bool) -> FamilyRules {
+        let (devices, ranges) = (self.devices, self.ranges);
+        let (family, map) = if is_ipv4 { ("ip", MAP) } else { ("ip6", MAP6) };
+        let mut rules = FamilyRules::default();
+        let own = self.own.iter().filter(|ip| ip.is_ipv4() == is_ipv4);
+        let mut own: Vec<String> = own.map(ToString::to_string).collect();
+        own.dedup();
+        let except = if own.is_empty() {
+            String::new()
+        } else {
+            format!("{family} daddr != {{ {} }} ", own.join(", "))
+        };
+        let nfproto = if is_ipv4 { "ipv4" } else { "ipv6" };
+        rules.inbound = format!(
+            "    {except}meta nfproto {nfproto} fib daddr type local dnat {family} to meta l4proto . th dport map @{map}\n"
+        );
+        let Some(inside) = set_of(&ranges.inside, is_ipv4) else {
+            return rules;
+        };
+        let vtep = ranges.vtep.and_then(|v| {
+            if is_ipv4 {
+                Some(IpAddr::from(v.ip))
+            } else {
+                v.ip6.map(IpAddr::from)
+            }
+        });
+        if let Some(vtep) = vtep {
+            let loopback = if is_ipv4 { "127.0.0.0/8" } else { "::1" };
+            rules.outbound = format!(
+                "    oifname \"{devices}*\" {family} saddr {inside} ct status dnat snat {family} to {vtep}\n    \
+                 oifname \"{devices}*\" {family} saddr {loopback} snat {family} to {vtep}\n"
+            );
+        }
+        if let Some(masqueraded) = set_of(&ranges.masqueraded, is_ipv4) {
+            let _ = writeln!(
+                rules.outbound,
+                "    {family} saddr {masqueraded} {family} daddr != {inside} masquerade"
+            );
+            rules.guard = format!(
+                "    iifname != {{ \"{devices}*\", \"vtep*\", \"lo\" }} {family} daddr {masqueraded} drop\n"
+            );
+        }
+        rules
+    }
+}
+
+/// Lines of the chains.
+#[derive(Default)]
+struct FamilyRules {
+    guard: String,
+    inbound: String,
+    outbound: String,
+}
+
+/// The nets of one family as nft writes a set; `None` where there are none.
+fn set_of(nets: &[IpNet], is_ipv4: bool) -> Option<String> {
+    let nets = nets.iter().filter(|n| n.is_ipv4() == is_ipv4);
+    let nets: Vec<String> = nets.map(ToString::to_string).collect();
+    (!nets.is_empty()).then(|| format!("{{ {} }}", nets.join(", ")))
 }
 
 /// Who already has one of these host ports.
