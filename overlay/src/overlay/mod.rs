@@ -322,6 +322,8 @@ impl OverlayNet {
             overlay: AgentOverlay {
                 vtep: state.plan.vtep,
                 subnets: local.clone().map(|(n, l)| (n.clone(), l.subnet)).collect(),
+                // The part that encrypts knows it.
+                wireguard: None,
             },
             networks: local.map(|(n, l)| (n.clone(), l.network.clone())).collect(),
             trouble: state.trouble.clone(),
