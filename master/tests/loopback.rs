@@ -138,6 +138,7 @@ impl FakeAgent {
             .unwrap();
         let (say, rx) = mpsc::channel(16);
         let register = pb::Register {
+            wireguard_key: Vec::new(),
             agent: Some(pb::AgentInfo {
                 ip6: String::new(),
                 agent_id: "agent-1".into(),

@@ -124,6 +124,7 @@ pub async fn run(channel: Channel, info: AgentInfo, books: Books) -> Result<(), 
         .collect()
     });
     let register = pb::Register {
+        wireguard_key: Vec::new(),
         agent: Some((&info).into()),
         tasks,
         applied_generation: 0,
