@@ -18,6 +18,8 @@ const MAX_CONNECTIONS: usize = 128;
 const MANY_CONNECTIONS: usize = 4096;
 /// A head that takes longer ends its connection; also how long an idle connection is kept.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long an idle connection is kept where executors are: Mesos's keep one for their calls, and end when it is gone.
+const LONG_IDLE: Duration = Duration::from_hours(1);
 /// Between attempts when descriptors have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -28,17 +30,19 @@ pub struct Peer(pub SocketAddr);
 /// Serves until it is dropped; its connections end with it, but for those that were upgraded: they have left the bound,
 /// and are their handlers' own.
 pub async fn serve(listener: TcpListener, router: Router, what: &'static str) {
-    serve_at_most(MAX_CONNECTIONS, HEAD_TIMEOUT, listener, router, what).await;
+    let timeouts = [HEAD_TIMEOUT; 2];
+    serve_at_most(MAX_CONNECTIONS, timeouts, listener, router, what).await;
 }
 
 /// The same for a listener at which executors stay.
 pub async fn serve_many(listener: TcpListener, router: Router, what: &'static str) {
-    serve_at_most(MANY_CONNECTIONS, HEAD_TIMEOUT, listener, router, what).await;
+    let timeouts = [HEAD_TIMEOUT, LONG_IDLE];
+    serve_at_most(MANY_CONNECTIONS, timeouts, listener, router, what).await;
 }
 
 async fn serve_at_most(
     most: usize,
-    head_timeout: Duration,
+    [first_word, head_timeout]: [Duration; 2],
     listener: TcpListener,
     router: Router,
     what: &'static str,
@@ -65,6 +69,11 @@ async fn serve_at_most(
         });
         connections.spawn(async move {
             let _slot = slot;
+            let spoken = tokio::time::timeout(first_word, stream.readable()).await;
+            if spoken.is_err() {
+                tracing::debug!(what, "a connection that said nothing ends");
+                return;
+            }
             let served = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(head_timeout)
@@ -94,7 +103,7 @@ mod tests {
         let addr = listener.local_addr().unwrap();
         let router = Router::new().route("/", get(async || "ok"));
         let timeout = Duration::from_millis(200);
-        let server = tokio::spawn(serve_at_most(2, timeout, listener, router, "test"));
+        let server = tokio::spawn(serve_at_most(2, [timeout; 2], listener, router, "test"));
         let ask = async || {
             let mut stream = TcpStream::connect(addr).await.unwrap();
             let request = b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
@@ -110,6 +119,27 @@ mod tests {
         assert!(ask().await.ends_with("\r\n\r\nok"));
         assert!(begun.elapsed() >= timeout / 2, "{:?}", begun.elapsed());
         drop(silent);
+        server.abort();
+        // Who has spoken may be silent for longer.
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let router = Router::new().route("/", get(async || "ok"));
+        let timeouts = [timeout, timeout * 100];
+        let server = tokio::spawn(serve_at_most(2, timeouts, listener, router, "test"));
+        let mut kept = TcpStream::connect(addr).await.unwrap();
+        let request = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+        let mut asked = async || {
+            kept.write_all(request).await.unwrap();
+            let mut got = Vec::new();
+            while !got.ends_with(b"\r\n\r\nok") {
+                got.push(kept.read_u8().await.unwrap());
+            }
+        };
+        asked().await;
+        let silent = TcpStream::connect(addr).await.unwrap();
+        let gone = tokio::time::timeout(timeout * 50, silent.readable()).await;
+        assert!(gone.is_ok(), "turned out");
+        asked().await;
         server.abort();
     }
 }
