@@ -91,6 +91,7 @@ fn dispatch(command: Command) -> Result<(), CliError> {
         Command::Image(c) => block_on(commands::image::run(c)),
         Command::Maintenance(c) => block_on(commands::maintenance::run(c)),
         Command::Vip(vip) => block_on(commands::vip::run(vip)),
+        Command::Policy(policy) => block_on(commands::policy::run(policy)),
         Command::Explain(explain) => block_on(commands::explain::run(explain)),
         Command::Dns(dns) => block_on(commands::dns::run(dns.command)),
         Command::Completions { shell } => {

@@ -12,7 +12,7 @@ use std::{
 
 use waggle_types::{
     About, AgentId, AgentInfo, Capabilities, DeploymentId, ExecutorRecord, FrameworkId, Generation,
-    HealthState, InverseOffer, Milli, Millis, NetSnapshot, Offer, Quota, ResourcePart, Resources,
+    HealthState, InverseOffer, Milli, Millis, NetSnapshot, NetworkPolicy, Offer, Quota, ResourcePart, Resources,
     RoleSubscription, ServiceId, ServiceSpec, ServiceVersion, StatusReason, TaskId, TaskState,
     Unavailability, UnixMillis, VipKey, VipLease, VipName,
 };
@@ -370,6 +370,8 @@ pub struct ClusterView {
     pub maintenance: BTreeMap<AgentId, Unavailability>,
     /// Overlay networks, with what is used of them.
     pub networks: BTreeMap<String, NetworkView>,
+    /// Network policies.
+    pub policies: BTreeMap<String, Arc<NetworkPolicy>>,
     /// Leases of named VIPs.
     pub vips: BTreeMap<VipName, VipLease>,
     /// Literal VIPs in use.

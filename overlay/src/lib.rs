@@ -29,6 +29,7 @@ pub mod netlink;
 mod node;
 pub mod overlay;
 pub mod packet;
+pub mod policy;
 mod sockets;
 mod spec;
 mod upkeep;

@@ -86,6 +86,7 @@ fn snapshot(generation: u64, members: &Members) -> Arc<NetSnapshot> {
                 ip: None,
                 ip6: None,
                 network: None,
+                subject: None,
                 ready: None,
                 agent_id: agent_id.clone(),
                 name: label.clone(),

@@ -54,6 +54,7 @@ fn snapshot(n: u8) -> NetSnapshot {
             ip: None,
             ip6: None,
             network: None,
+            subject: None,
             ready: None,
             agent_id,
             name: "web".into(),

@@ -88,6 +88,7 @@ fn snapshot(generation: u64, ports: &[u16]) -> Arc<NetSnapshot> {
             ip: None,
             ip6: None,
             network: None,
+            subject: None,
             ready: None,
             agent_id: agent_id.clone(),
             name: "web".into(),

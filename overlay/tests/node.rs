@@ -167,6 +167,7 @@ fn snapshot(generation: u64, on: &[u8]) -> Arc<NetSnapshot> {
             ip: None,
             ip6: None,
             network: None,
+            subject: None,
             ready: None,
             agent_id,
             name: "web".into(),

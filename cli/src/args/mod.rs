@@ -9,6 +9,7 @@ mod maintenance;
 mod net;
 mod network;
 mod node;
+mod policy;
 mod reservation;
 mod role;
 mod run;
@@ -27,6 +28,7 @@ pub use maintenance::{MaintenanceCommand, MaintenanceSub};
 pub use net::{DnsApi, DnsCommand, DnsSub, RecordType, VipCommand, VipSub};
 pub use network::{NetworkCommand, NetworkSub};
 pub use node::{NodeCommand, NodeSub, OneNode};
+pub use policy::{PolicyCommand, PolicySub};
 pub use reservation::{
     ReservationCommand, ReservationSub, Reserved, SnapshotOf, VolumeCommand, VolumeSub,
 };
@@ -89,6 +91,8 @@ pub enum Command {
     Network(NetworkCommand),
     /// Virtual IPs and their backends
     Vip(VipCommand),
+    /// Network policies: who may speak with whom
+    Policy(PolicyCommand),
     /// Ask a node's resolver
     Dns(DnsCommand),
     /// Say why something is not where it should be, or is offered nothing

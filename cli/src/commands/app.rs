@@ -103,7 +103,7 @@ async fn add(
     ))
 }
 
-fn read_definition(file: &Path) -> Result<String, CliError> {
+pub(super) fn read_definition(file: &Path) -> Result<String, CliError> {
     let shown = file.display();
     let mut text = String::new();
     let read = |source: &mut dyn Read, text: &mut String| {

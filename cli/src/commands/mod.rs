@@ -12,6 +12,7 @@ pub mod image;
 pub mod maintenance;
 pub mod network;
 pub mod node;
+pub mod policy;
 pub mod reservation;
 pub mod role;
 pub mod snapshot;

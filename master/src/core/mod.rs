@@ -38,6 +38,7 @@ mod networks;
 mod notices;
 mod operators;
 mod out;
+mod policies;
 mod refusals;
 mod registration;
 mod reservations;
@@ -91,6 +92,7 @@ use levels::Work;
 use networks::Networks;
 use notices::Evictions;
 use operators::RoleSettings;
+use policies::Policies;
 use reservations::Reserved;
 use tasks::Tasks;
 use upkeep::Upkeep;
@@ -242,6 +244,7 @@ pub struct MasterCore {
     versions: Versions,
     vips: Vips,
     networks: Networks,
+    policies: Policies,
     /// Known agents that have not come back since the start.
     expected: BTreeMap<AgentId, KnownAgent>,
     /// Whether the framework waits for them.
@@ -337,6 +340,7 @@ impl MasterCore {
             versions: restored.versions,
             vips: Vips::new(config.vip_pool, restored.vips),
             networks,
+            policies: Policies::restored(restored.policies),
             recovering: true,
             expected: restored.agents,
             out_offers: out::OutOffers::default(),

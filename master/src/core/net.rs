@@ -123,6 +123,7 @@ impl MasterCore {
     /// change of `LB_` labels replaces no task.
     fn net_of(&self, t: &Task) -> TaskNet {
         let mut out = net(t);
+        out.subject = self.policies.subject(t);
         if out.ports.iter().any(|p| !p.vips.is_empty())
             && let Some(spec) = ServiceId::new(&t.spec.service)
                 .ok()
@@ -211,6 +212,7 @@ impl MasterCore {
             literal_vips: vips.literal.into_iter().collect(),
             sources: vips.sources,
             networks: self.networks.all().clone(),
+            policies: self.policies.all().clone(),
             vxlan: *self.networks.vxlan(),
             causes: Vec::new(),
         }

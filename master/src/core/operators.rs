@@ -175,6 +175,8 @@ impl MasterCore {
                 return self.add_network(name, network);
             }
             OperatorCall::RemoveNetwork { name } => return self.remove_network(&name),
+            OperatorCall::SetPolicy { policy, force } => return self.set_policy(policy, force),
+            OperatorCall::RemovePolicy { name } => return self.remove_policy(&name),
             OperatorCall::Teardown { framework_id } => {
                 if self.frameworks.all.contains_key(&framework_id) {
                     self.remove_framework(&framework_id, now);

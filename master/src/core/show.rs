@@ -78,6 +78,7 @@ impl MasterCore {
             inverse_offers: self.inverse.out().cloned().collect(),
             maintenance: self.upkeep.windows.clone(),
             networks: self.networks.view(),
+            policies: self.policies.all().clone(),
             vips: self.net.vips.clone(),
             literal_vips: self.net.literal_vips.clone(),
             net: Arc::clone(&self.net),

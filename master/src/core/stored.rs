@@ -2,12 +2,13 @@
 //!
 //! Keys: `cluster/<what>`, `services<path>`, `versions<path>/<milliseconds>`, `deployments/<id>`, `vips/<framework>/<label>`,
 //! `agents/<id>`, `gone_agents/<id>`, `maintenance/<agent>`, `reservations/<agent>`, `frameworks/<id>`, `removed_frameworks/<id>`,
-//! `mounts/<agent>`, `weights/<role>`, `quota/<role>`, `launches/<task>`, `networks/<name>`, `overlay/<agent>`. A spec is stored as the Marathon app JSON that the API shows.
+//! `mounts/<agent>`, `weights/<role>`, `quota/<role>`, `launches/<task>`, `networks/<name>`, `policies/<name>`, `overlay/<agent>`. A spec is stored as the Marathon app JSON that the API shows.
 
 mod agents;
 mod frameworks;
 mod launches;
 mod networks;
+mod policies;
 mod reservations;
 mod resources;
 mod roles;
@@ -17,8 +18,9 @@ use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc};
 use serde::{Deserialize, Serialize};
 use waggle_overlay_plan::network::Held;
 use waggle_types::{
-    AgentId, DeploymentId, FrameworkId, Generation, Network, Quota, ResourcePart, ServiceId,
-    ServiceSpec, ServiceVersion, TaskId, TraceContext, Unavailability, UnixMillis, VipName,
+    AgentId, DeploymentId, FrameworkId, Generation, Network, NetworkPolicy, Quota, ResourcePart,
+    ServiceId, ServiceSpec, ServiceVersion, TaskId, TraceContext, Unavailability, UnixMillis,
+    VipName,
 };
 
 pub use agents::KnownAgent;
@@ -29,6 +31,7 @@ pub(super) use frameworks::{
 pub use launches::InFlight;
 pub(super) use launches::{delete_launch, put_launch};
 pub(super) use networks::{delete_network, delete_overlay, put_network, put_overlay};
+pub(super) use policies::{delete_policy, put_policy};
 pub(super) use reservations::{put_reservations, reservations_value};
 
 /// Where volumes of an agent are mounted; none is stored as nothing.
@@ -137,6 +140,8 @@ pub struct Restored {
     pub launches: BTreeMap<TaskId, InFlight>,
     /// Overlay networks; `None` before the first start of a version that has them.
     pub networks: Option<BTreeMap<String, Network>>,
+    /// Network policies.
+    pub policies: BTreeMap<String, NetworkPolicy>,
     /// What agents hold of them, or held until not long ago.
     pub overlay: BTreeMap<AgentId, Held>,
     /// Registered frameworks, the built-in one not among them.
@@ -258,6 +263,10 @@ impl Restored {
             }
             "quota" => {
                 self.quota.insert(rest.to_owned(), roles::read_quota(text)?);
+            }
+            "policies" => {
+                let policy = policies::read_policy(text)?;
+                self.policies.insert(policy.name.clone(), policy);
             }
             "networks" => {
                 let network = networks::read_network(rest, text)?;

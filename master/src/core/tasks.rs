@@ -318,6 +318,7 @@ pub(super) fn net(t: &Task) -> TaskNet {
         ip: t.own_ip(),
         ip6: t.own_ip6(),
         network: t.network().map(ToOwned::to_owned),
+        subject: None,
         ready: t.ready,
         agent_id: t.agent_id().clone(),
         name: t.discovery_name().to_owned(),

@@ -195,11 +195,13 @@ pub enum RejectReason {
     NetworkInUse,
     /// No such executor on the agent.
     UnknownExecutor,
+    /// No such network policy.
+    UnknownPolicy,
 }
 
 impl RejectReason {
     /// Every reason.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 35] = [
         Self::Invalid,
         Self::UnknownFramework,
         Self::FrameworkRemoved,
@@ -234,6 +236,7 @@ impl RejectReason {
         Self::DuplicateNetwork,
         Self::NetworkInUse,
         Self::UnknownExecutor,
+        Self::UnknownPolicy,
     ];
 
     /// Stable name, for counters and logs: `stale_offer`.
@@ -273,6 +276,7 @@ impl RejectReason {
             Self::DuplicateNetwork => "duplicate_network",
             Self::NetworkInUse => "network_in_use",
             Self::UnknownExecutor => "unknown_executor",
+            Self::UnknownPolicy => "unknown_policy",
         }
     }
 }

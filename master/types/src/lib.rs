@@ -12,7 +12,6 @@
 //! No serialization (wire twins live in `waggle-api`), no I/O, no tokio, no prost.
 
 mod balance;
-mod cidr;
 mod container;
 mod custom;
 mod error;
@@ -40,7 +39,6 @@ mod trace;
 mod wireguard;
 
 pub use balance::{Balance, Locality, MAX_BALANCE_S, MAX_SOURCES, MAX_WEIGHT, Policy, SourceRange};
-pub use cidr::Cidr;
 pub use container::{
     Ceiling, Ceilings, ContainerSpec, ExternalVolume, FetchUri, ImageSpec, Isolation, Mount,
     MountSource, NetworkMode, Rlimit, Seccomp,

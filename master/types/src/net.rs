@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     AgentId, AgentOverlay, Balance, Domain, FieldError, Generation, HealthState, Network,
-    SourceRange, TaskId, TaskState, TraceContext, Vxlan,
+    NetworkPolicy, PolicySubject, SourceRange, TaskId, TaskState, TraceContext, Vxlan,
 };
 
 /// Transport protocol of a port or VIP.
@@ -257,6 +257,8 @@ pub struct TaskNet {
     pub ip6: Option<Ipv6Addr>,
     /// The overlay network that it is on.
     pub network: Option<String>,
+    /// What it is to policies; `None` on no network, and while there are no policies.
+    pub subject: Option<Arc<PolicySubject>>,
     /// Ports in definition order.
     pub ports: Vec<PortNet>,
 }
@@ -291,6 +293,8 @@ pub struct NetSnapshot {
     pub sources: BTreeMap<VipKey, Vec<SourceRange>>,
     /// Overlay networks by name, at most [`crate::MAX_NETWORKS`].
     pub networks: BTreeMap<String, Network>,
+    /// Network policies by name, at most [`crate::MAX_POLICIES`].
+    pub policies: BTreeMap<String, Arc<NetworkPolicy>>,
     /// How they are carried between nodes.
     pub vxlan: Vxlan,
     /// Why this generation exists; bounded by the sender.

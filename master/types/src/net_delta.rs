@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc};
 
 use crate::{
-    AgentId, AgentNet, Cause, Generation, NetSnapshot, Network, SourceRange, TaskId, TaskNet,
-    VipKey, VipLease, VipName, Vxlan,
+    AgentId, AgentNet, Cause, Generation, NetSnapshot, Network, NetworkPolicy, SourceRange, TaskId,
+    TaskNet, VipKey, VipLease, VipName, Vxlan,
 };
 
 /// Changes from one generation to a later one; `None` where something is gone.
@@ -30,6 +30,8 @@ pub struct NetDelta {
     pub sources: BTreeMap<VipKey, Option<Vec<SourceRange>>>,
     /// Overlay networks that came, changed or went.
     pub networks: BTreeMap<String, Option<Network>>,
+    /// Policies that came, changed or went.
+    pub policies: BTreeMap<String, Option<Arc<NetworkPolicy>>>,
     /// As in the later snapshot.
     pub vxlan: Vxlan,
     /// Why the later generation exists.
@@ -55,6 +57,7 @@ impl NetDelta {
         self.literal_vips = later.literal_vips.or(self.literal_vips.take());
         self.sources.extend(later.sources);
         self.networks.extend(later.networks);
+        self.policies.extend(later.policies);
         self.vxlan = later.vxlan;
         self.causes.extend(later.causes);
         let old = self.causes.len().saturating_sub(max_causes);
@@ -84,6 +87,9 @@ impl NetSnapshot {
             literal_vips: literal,
             sources: changes(&self.sources, &later.sources, |a, b| a == b),
             networks: changes(&self.networks, &later.networks, |a, b| a == b),
+            policies: changes(&self.policies, &later.policies, |a, b| {
+                Arc::ptr_eq(a, b) || a == b
+            }),
             vxlan: later.vxlan,
             causes: later.causes.clone(),
         }
@@ -102,6 +108,7 @@ impl NetSnapshot {
         }
         merge(&mut self.sources, &delta.sources);
         merge(&mut self.networks, &delta.networks);
+        merge(&mut self.policies, &delta.policies);
         self.vxlan = delta.vxlan;
         self.causes.clone_from(&delta.causes);
     }

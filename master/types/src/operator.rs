@@ -1,8 +1,8 @@
 //! What operators ask of level 1.
 
 use crate::{
-    AgentId, FrameworkId, Milli, Millis, Network, Quota, Reservation, Resources, Unavailability,
-    Volume, VolumeId,
+    AgentId, FrameworkId, Milli, Millis, Network, NetworkPolicy, Quota, Reservation, Resources,
+    Unavailability, Volume, VolumeId,
 };
 
 /// One wish of an operator: done wholly, stored before it is answered, or refused with typed reasons.
@@ -122,6 +122,18 @@ pub enum OperatorCall {
         /// Which.
         name: String,
     },
+    /// A network policy, in place of the one with its name.
+    SetPolicy {
+        /// The policy.
+        policy: NetworkPolicy,
+        /// Also if it names nobody who is there now.
+        force: bool,
+    },
+    /// A network policy goes.
+    RemovePolicy {
+        /// Which.
+        name: String,
+    },
 }
 
 impl OperatorCall {
@@ -143,6 +155,8 @@ impl OperatorCall {
             Self::Teardown { .. } => "teardown",
             Self::AddNetwork { .. } => "add_network",
             Self::RemoveNetwork { .. } => "remove_network",
+            Self::SetPolicy { .. } => "set_policy",
+            Self::RemovePolicy { .. } => "remove_policy",
         }
     }
 }

@@ -13,7 +13,7 @@ use std::{
     net::IpAddr,
 };
 
-use crate::{Cidr, FieldError, check_role};
+use crate::{FieldError, IpNet, check_role};
 
 /// Most policies in a cluster.
 pub const MAX_POLICIES: usize = 1024;
@@ -273,9 +273,9 @@ pub enum PolicyPeer {
     /// Addresses outside of the cluster's networks, and nodes' own. Never a task's: those are told by what they are.
     Cidr {
         /// Which.
-        net: Cidr,
+        net: IpNet,
         /// But not these; all within it.
-        except: Vec<Cidr>,
+        except: Vec<IpNet>,
     },
     /// What the node's resolver said to the task itself about such a name, for as long as it said. Egress only.
     Name(NamePattern),
@@ -481,7 +481,7 @@ fn check_rule(field: &str, rule: &PolicyRule, is_egress: bool) -> Result<(), Fie
             PolicyPeer::Tasks(tasks) => tasks.check(&at)?,
             PolicyPeer::Cidr { net, except } => {
                 at_most(&format!("{at}.except"), except.len(), MAX_SELECTOR_PARTS)?;
-                if let Some(outside) = except.iter().find(|e| !net.covers(e) || *e == net) {
+                if let Some(outside) = except.iter().find(|e| !net.covers(**e) || *e == net) {
                     let rule = format!("must be within {net} and smaller, is {outside}");
                     return Err(FieldError::new(format!("{at}.except"), rule));
                 }

@@ -153,7 +153,10 @@ impl Answerer {
             let Some(hit) = shared.forwarder.cached(&query, now) else {
                 return Step::Wait;
             };
-            return done(hit.write(&query, limits, out), Source::Cache);
+            let begin = out.len();
+            let written = hit.write(&query, limits, out);
+            shared.tell(asker.ip, &name, out.get(begin..).unwrap_or_default());
+            return done(written, Source::Cache);
         }
         if !has_class {
             return error(rcode::REFUSED, Source::Nobody, out);

@@ -16,7 +16,7 @@ mod udp;
 use std::{
     collections::BTreeMap,
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -31,7 +31,7 @@ use tokio::{
     task::JoinSet,
     time::Instant,
 };
-use waggle_overlay_plan::{DnsName, Question, Zone, zone::Scope};
+use waggle_overlay_plan::{DnsName, Question, Zone, wire, zone::Scope};
 
 pub(crate) use self::counters::{Counting, add};
 pub use self::counters::{DnsCounters, LATENCY_BUCKETS};
@@ -108,7 +108,12 @@ pub enum DnsError {
     Tls(#[from] crate::forward::TlsError),
 }
 
+/// Takes what is told about names that are not the cluster's: to whom, which name (lower case, without a dot behind), and addresses with
+/// their time to live in seconds. Called before the answer is sent.
+pub type OnTold = Box<dyn Fn(IpAddr, &str, &[(IpAddr, u32)]) + Send + Sync>;
+
 struct Shared {
+    told: ArcSwapOption<OnTold>,
     zone: ArcSwapOption<Zone>,
     has_zone: watch::Sender<bool>,
     scope: Scope,
@@ -125,6 +130,14 @@ struct Shared {
 impl Shared {
     fn is_ours(&self, name: &DnsName, zone: Option<&Zone>) -> bool {
         self.scope.is_ours(name) || zone.is_some_and(|z| z.is_ours(name))
+    }
+
+    /// An answer about a name that is not the cluster's is about to be sent.
+    fn tell(&self, asker: IpAddr, name: &DnsName, answer: &[u8]) {
+        if let Some(on_told) = &*self.told.load() {
+            let name = name.to_string().to_ascii_lowercase();
+            on_told(asker, name.trim_end_matches('.'), &wire::told(answer));
+        }
     }
 
     /// Waits a moment for the first zone; whether there is one.
@@ -182,6 +195,7 @@ impl DnsServer {
         }
         let shared = Arc::new(Shared {
             zone: ArcSwapOption::empty(),
+            told: ArcSwapOption::empty(),
             has_zone: watch::Sender::new(false),
             scope: config.scope,
             waiting: Arc::new(Semaphore::new(config.max_waiting)),
@@ -241,6 +255,11 @@ impl DnsServer {
     pub fn publish(&self, zone: Arc<Zone>) {
         self.shared.zone.store(Some(zone));
         self.shared.has_zone.send_replace(true);
+    }
+
+    /// Who takes what tasks are told about names; `None`: nobody.
+    pub fn on_told(&self, on_told: Option<OnTold>) {
+        self.shared.told.store(on_told.map(Arc::new));
     }
 
     /// The zone that is served.

@@ -58,6 +58,7 @@ pub(super) async fn answer(shared: &Arc<Shared>, packet: &[u8], asker: Asker) ->
                     Got::Stale(_) => Source::Stale,
                 };
                 let written = got.write(&query, limits, &mut out);
+                shared.tell(asker.ip, &name, &out);
                 if written.truncated {
                     add(&counting.truncated);
                 }

@@ -13,6 +13,7 @@
 //! Maps and links are pinned (`<pin_dir>/v<ABI>`): packets go on being steered while no process of ours runs, and
 //! [`OverlayPlane::open`] finds all tables as they were.
 
+mod policy;
 mod spec;
 mod tables;
 
@@ -26,6 +27,7 @@ use aya::maps::{Map, MapData, MapError, PerCpuArray};
 use aya::{Ebpf, EbpfLoader};
 use waggle_ebpf_common::overlay::reason;
 
+pub use self::policy::{PolicyMaps, Prefix};
 pub use self::spec::{At, Endpoint, Net, OverlayConfig, Peer, Place, Reach, Subnet};
 use self::tables::{DEVICES, ENDPOINTS, NODES, PEERS, SPECIAL, SUBNETS, Tables};
 use crate::edge::raw::{self, TestContext, TestRun};
@@ -88,6 +90,7 @@ impl Role {
 pub struct OverlayPlane {
     ebpf: Mutex<Ebpf>,
     tables: Mutex<Tables>,
+    policy: Mutex<PolicyMaps>,
     counts: PerCpuArray<MapData, u64>,
     config: OverlayConfig,
     pins: Pins,
@@ -132,7 +135,8 @@ impl OverlayPlane {
         let lock = lock::lock(pins.root())?;
         pins.remove_other_versions()?;
         let mut loader = EbpfLoader::new();
-        let paths: Vec<(&str, PathBuf)> = MAPS.map(|name| (name, pins.map(name))).to_vec();
+        let all = MAPS.iter().chain(&policy::MAPS);
+        let paths: Vec<(&str, PathBuf)> = all.map(|name| (*name, pins.map(name))).collect();
         for (name, path) in paths {
             loader.map_pin_path(name, path);
         }
@@ -169,6 +173,7 @@ impl OverlayPlane {
         Ok(Self {
             counts: open(&mut ebpf, COUNTS)?,
             tables: Mutex::new(tables),
+            policy: Mutex::new(PolicyMaps::open(&mut ebpf)?),
             ebpf: Mutex::new(ebpf),
             config: *config,
             pins,
@@ -327,6 +332,11 @@ impl OverlayPlane {
         self.tables().endpoints()
     }
 
+    /// The tables of policies. Nobody else reads or writes them while they are held.
+    pub fn policy(&self) -> MutexGuard<'_, PolicyMaps> {
+        self.policy.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// A count by reason ([`reason`]), over all CPUs, since the pins were made.
     ///
     /// # Errors
@@ -366,9 +376,23 @@ impl OverlayPlane {
         frame: &[u8],
         context: TestContext,
     ) -> Result<TestRun, LoadError> {
+        self.test_runs(name, frame, context, 1)
+    }
+
+    /// The same many times, for what one takes.
+    ///
+    /// # Errors
+    /// As [`OverlayPlane::test_run`]'s.
+    pub fn test_runs(
+        &self,
+        name: &'static str,
+        frame: &[u8],
+        context: TestContext,
+        repeat: u32,
+    ) -> Result<TestRun, LoadError> {
         let ebpf = self.lock();
         let program = program_fd(&ebpf, name)?;
-        raw::test_run_in(program, frame, context, 1).map_err(|source| LoadError::Link {
+        raw::test_run_in(program, frame, context, repeat).map_err(|source| LoadError::Link {
             action: "test-run",
             name,
             source,

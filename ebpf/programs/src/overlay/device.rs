@@ -65,7 +65,7 @@ fn deliver(skb: *mut __sk_buff, packet: &Packet, to: &Endpoint) -> i32 {
     if !is_of_same_network(packet, to) {
         return drop(reason::OTHER_NETWORK);
     }
-    if !judge::may_receive(skb, packet, to) {
+    if !judge::may_receive(skb, packet) {
         return drop(reason::POLICY_INGRESS);
     }
     if !store(skb, 0, &to.mac) {

@@ -43,7 +43,7 @@ pub fn from(skb: *mut __sk_buff) -> i32 {
     if half_words(&from.mac) != packet.mac {
         return drop(reason::SPOOFED_MAC);
     }
-    if !judge::may_send(skb, &packet, &from) {
+    if !judge::may_send(skb, &packet) {
         return drop(reason::POLICY_EGRESS);
     }
     match subnet(&packet.dst) {
@@ -118,7 +118,7 @@ fn local(skb: *mut __sk_buff, packet: &Packet, from: &Endpoint) -> i32 {
     if !may_talk(from.network, to.network) {
         return icmp::refuse(skb, packet, Why::Prohibited, reason::OTHER_NETWORK, 0);
     }
-    if !judge::may_receive(skb, packet, &to) {
+    if !judge::may_receive(skb, packet) {
         return drop(reason::POLICY_INGRESS);
     }
     // Who has asked for the address has it right.

@@ -38,7 +38,7 @@ pub fn to(skb: *mut __sk_buff) -> i32 {
             drop(reason::UNKNOWN_DESTINATION)
         };
     };
-    if !judge::may_receive(skb, &packet, &to) {
+    if !judge::may_receive(skb, &packet) {
         return drop(reason::POLICY_INGRESS);
     }
     count(reason::FROM_STACK);

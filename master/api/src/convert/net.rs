@@ -3,8 +3,9 @@
 use std::{collections::BTreeMap, fmt::Display, net::Ipv4Addr, sync::Arc};
 
 use waggle_types::{
-    AgentId, AgentNet, Cause, Generation, MAX_NETWORKS, MAX_SOURCES, NetDelta, NetSnapshot,
-    PortNet, SourceRange, TaskId, TaskNet, VipKey, VipLabel, VipLease, VipName,
+    AgentId, AgentNet, Cause, Generation, MAX_NETWORKS, MAX_POLICIES, MAX_SOURCES, NetDelta,
+    NetSnapshot, NetworkPolicy, PolicySubject, PortNet, SourceRange, TaskId, TaskNet, VipKey,
+    VipLabel, VipLease, VipName,
 };
 
 use super::network::{network, network_to_wire, overlay, overlay_to_wire, vxlan, vxlan_to_wire};
@@ -12,6 +13,7 @@ use super::reservation::domain;
 use super::resources::{balance, balance_to_wire, protocol, protocol_numbers, protocols, vip_port};
 use super::task::{health_state, task_state};
 use super::{ConvertError, any_ip, at_most, each, id, ip, ip_if_any, ip6, port, required, trace};
+use crate::native::{policies::from_wire, policy_text};
 use crate::proto::session as pb;
 
 /// Keyed items become a map; a key twice is an error, since the sender's map cannot hold one.
@@ -49,6 +51,30 @@ fn networks(
     each("networks", networks, network)
 }
 
+fn policies(texts: Vec<String>) -> Result<Vec<(String, Arc<NetworkPolicy>)>, ConvertError> {
+    at_most("policies", texts.len(), MAX_POLICIES)?;
+    from_wire(texts).map_err(|e| ConvertError::new(e.field, e.rule))
+}
+
+fn subject(s: pb::PolicySubject, network: &str, framework: &str) -> Arc<PolicySubject> {
+    Arc::new(PolicySubject {
+        network: network.to_owned(),
+        framework: framework.to_owned(),
+        role: s.role,
+        service: s.service,
+        labels: s.labels.into_iter().collect(),
+    })
+}
+
+fn subject_to_wire(s: &PolicySubject) -> pb::PolicySubject {
+    let labels = s.labels.iter().map(|(k, v)| (k.clone(), v.clone()));
+    pb::PolicySubject {
+        role: s.role.clone(),
+        service: s.service.clone(),
+        labels: labels.collect(),
+    }
+}
+
 fn task_port(p: pb::TaskPort) -> Result<PortNet, ConvertError> {
     Ok(PortNet {
         name: p.name,
@@ -64,6 +90,7 @@ fn task(t: pb::TaskNet) -> Result<(TaskId, Arc<TaskNet>), ConvertError> {
     let net = TaskNet {
         ip: ip_if_any("ip", &t.ip)?,
         ip6: ip6("ip6", &t.ip6)?,
+        subject: t.subject.map(|s| subject(s, &t.network, &t.framework)),
         network: Some(t.network).filter(|n| !n.is_empty()),
         agent_id: id("agent_id", t.agent_id, AgentId::new)?,
         name: t.name,
@@ -167,6 +194,7 @@ impl TryFrom<pb::NetSnapshot> for NetSnapshot {
             causes: each("causes", s.causes, Cause::try_from)?,
             sources: unique("sources", each("sources", s.sources, sources)?)?,
             networks: unique("networks", networks(s.networks)?)?,
+            policies: unique("policies", policies(s.policies)?)?,
             vxlan: vxlan(s.vxlan).map_err(|e| e.within("vxlan"))?,
         })
     }
@@ -197,6 +225,7 @@ fn task_to_wire((id, t): (&TaskId, &Arc<TaskNet>)) -> pb::TaskNet {
         ip: t.ip.map(|ip| ip.to_string()).unwrap_or_default(),
         ip6: t.ip6.map(|ip| ip.to_string()).unwrap_or_default(),
         network: t.network.clone().unwrap_or_default(),
+        subject: t.subject.as_deref().map(subject_to_wire),
         ports: t.ports.iter().map(net_port).collect(),
     }
 }
@@ -300,6 +329,7 @@ impl TryFrom<pb::NetDelta> for NetDelta {
                 .map(|(key, ranges)| (key, Some(ranges).filter(|r| !r.is_empty())))
                 .collect(),
             networks: changes("networks", networks(d.networks)?, d.networks_gone)?,
+            policies: changes("policies", policies(d.policies)?, d.policies_gone)?,
             vxlan: vxlan(d.vxlan).map_err(|e| e.within("vxlan"))?,
         })
     }
@@ -334,6 +364,8 @@ impl From<&NetDelta> for pb::NetDelta {
                 .collect(),
             networks: there(&d.networks).map(network_to_wire).collect(),
             networks_gone: gone(&d.networks).cloned().collect(),
+            policies: there(&d.policies).map(|(_, p)| policy_text(p)).collect(),
+            policies_gone: gone(&d.policies).cloned().collect(),
             vxlan: vxlan_to_wire(d.vxlan),
         }
     }
@@ -356,6 +388,7 @@ impl From<&NetSnapshot> for pb::NetSnapshot {
                 .map(|(k, r)| sources_to_wire(k, r))
                 .collect(),
             networks: s.networks.iter().map(network_to_wire).collect(),
+            policies: s.policies.values().map(|p| policy_text(p)).collect(),
             vxlan: vxlan_to_wire(s.vxlan),
         }
     }

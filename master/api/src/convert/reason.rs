@@ -5,7 +5,7 @@ use waggle_types::{CallRejection, RejectReason};
 use super::ConvertError;
 use crate::proto::framework as pb;
 
-const REASONS: [(RejectReason, pb::RejectReason); 34] = {
+const REASONS: [(RejectReason, pb::RejectReason); 35] = {
     use RejectReason as R;
     use pb::RejectReason as W;
     [
@@ -43,6 +43,7 @@ const REASONS: [(RejectReason, pb::RejectReason); 34] = {
         (R::DuplicateNetwork, W::RejectDuplicateNetwork),
         (R::NetworkInUse, W::RejectNetworkInUse),
         (R::UnknownExecutor, W::RejectUnknownExecutor),
+        (R::UnknownPolicy, W::RejectUnknownPolicy),
     ]
 };
 

@@ -932,6 +932,15 @@ impl Shaped for waggle::session::v1::NetDelta {
     };
     const REQUEST: bool = false;
 }
+impl Shaped for waggle::session::v1::PolicySubject {
+    const SHAPE: Shape = Shape {
+        size: size_of::<waggle::session::v1::PolicySubject>(),
+        fields: &[
+            (3, &Shape { size: entry_size::<String, String>(), fields: &[] }),
+        ],
+    };
+    const REQUEST: bool = false;
+}
 impl Shaped for waggle::session::v1::AgentNet {
     const SHAPE: Shape = Shape {
         size: size_of::<waggle::session::v1::AgentNet>(),
@@ -947,6 +956,7 @@ impl Shaped for waggle::session::v1::TaskNet {
         size: size_of::<waggle::session::v1::TaskNet>(),
         fields: &[
             (8, &<waggle::session::v1::TaskPort as Shaped>::SHAPE),
+            (13, &<waggle::session::v1::PolicySubject as Shaped>::SHAPE),
         ],
     };
     const REQUEST: bool = false;

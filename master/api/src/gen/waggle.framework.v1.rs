@@ -696,6 +696,7 @@ pub enum RejectReason {
     RejectDuplicateNetwork = 32,
     RejectNetworkInUse = 33,
     RejectUnknownExecutor = 34,
+    RejectUnknownPolicy = 35,
 }
 impl RejectReason {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -739,6 +740,7 @@ impl RejectReason {
             Self::RejectDuplicateNetwork => "REJECT_DUPLICATE_NETWORK",
             Self::RejectNetworkInUse => "REJECT_NETWORK_IN_USE",
             Self::RejectUnknownExecutor => "REJECT_UNKNOWN_EXECUTOR",
+            Self::RejectUnknownPolicy => "REJECT_UNKNOWN_POLICY",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -779,6 +781,7 @@ impl RejectReason {
             "REJECT_DUPLICATE_NETWORK" => Some(Self::RejectDuplicateNetwork),
             "REJECT_NETWORK_IN_USE" => Some(Self::RejectNetworkInUse),
             "REJECT_UNKNOWN_EXECUTOR" => Some(Self::RejectUnknownExecutor),
+            "REJECT_UNKNOWN_POLICY" => Some(Self::RejectUnknownPolicy),
             _ => None,
         }
     }

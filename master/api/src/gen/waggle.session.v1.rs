@@ -930,6 +930,9 @@ pub struct NetSnapshot {
     /// Without it: VNI 1024 on port 64000, endpoints in 44.128.0.0/20 and fd01:a::/64.
     #[prost(message, optional, tag = "11")]
     pub vxlan: ::core::option::Option<Vxlan>,
+    /// Network policies, each as the JSON that operators write.
+    #[prost(string, repeated, tag = "12")]
+    pub policies: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// A network that tasks can be on. Pools as 9.0.0.0/8; empty where it has none of that family.
 #[allow(clippy::all)]
@@ -1040,6 +1043,27 @@ pub struct NetDelta {
     pub networks_gone: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(message, optional, tag = "17")]
     pub vxlan: ::core::option::Option<Vxlan>,
+    #[prost(string, repeated, tag = "18")]
+    pub policies: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// By name.
+    #[prost(string, repeated, tag = "19")]
+    pub policies_gone: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// What a task on an overlay network is to policies, beside its network and framework.
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PolicySubject {
+    #[prost(string, tag = "1")]
+    pub role: ::prost::alloc::string::String,
+    /// Empty for other frameworks' tasks.
+    #[prost(string, tag = "2")]
+    pub service: ::prost::alloc::string::String,
+    /// Those with keys that some policy asks for.
+    #[prost(btree_map = "string, string", tag = "3")]
+    pub labels: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
 }
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -1090,6 +1114,9 @@ pub struct TaskNet {
     /// The overlay network that it is on; empty on none.
     #[prost(string, tag = "12")]
     pub network: ::prost::alloc::string::String,
+    /// What policies select by; nothing without policies.
+    #[prost(message, optional, tag = "13")]
+    pub subject: ::core::option::Option<PolicySubject>,
 }
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -11,6 +11,7 @@ mod files;
 mod frameworks;
 mod networks;
 mod nodes;
+pub(crate) mod policies;
 mod prefix;
 mod refusal;
 pub mod request;
@@ -33,6 +34,7 @@ pub use networks::{
     OverlayVxlanJson, SubnetsView,
 };
 pub use nodes::{AskedView, DomainView, MaintenanceView, NodeView, WindowView};
+pub use policies::{FlowView, PolicyView, SideView, policy_from_text, policy_json, policy_text};
 pub use prefix::{PrefixError, by_prefix};
 pub use refusal::{Refusal, RefusalDetail};
 pub use reservations::{PartView, ReservationView, StackEntry, VolumeUse, stack};

@@ -74,6 +74,7 @@ pub fn code(reason: RejectReason) -> ErrorCode {
         | RejectReason::FrameworkRemoved
         | RejectReason::UnknownTask
         | RejectReason::UnknownNetwork
+        | RejectReason::UnknownPolicy
         | RejectReason::UnknownAgent => ErrorCode::NotFound,
         RejectReason::TooMany => ErrorCode::TooMany,
         _ => ErrorCode::Conflict,

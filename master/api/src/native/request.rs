@@ -25,6 +25,8 @@ const MAX_START: f64 = 253_402_300_799_999.0;
 /// Most agents of one maintenance window.
 const MAX_AGENTS: usize = 3000;
 
+pub use super::policies::policy;
+
 /// Fields that break rules; at least one.
 pub type Invalid = Vec<FieldError>;
 
@@ -246,7 +248,7 @@ pub fn nothing(body: &Value) -> Result<(), Invalid> {
 }
 
 /// A value, if nothing was wrong on the way.
-fn read<T>(
+pub(super) fn read<T>(
     body: &Value,
     with: impl FnOnce(&Obj<'_>, &mut Errors) -> Option<T>,
 ) -> Result<T, Invalid> {

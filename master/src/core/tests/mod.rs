@@ -13,6 +13,7 @@ mod lending;
 mod networks;
 mod operations;
 mod operators;
+mod policies;
 mod random;
 mod reservations;
 mod roles;

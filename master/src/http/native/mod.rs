@@ -7,6 +7,7 @@ mod find;
 mod maintenance;
 pub(super) mod networks;
 mod operate;
+mod policies;
 mod reads;
 pub(super) mod relay;
 mod reservations;
@@ -98,6 +99,17 @@ pub(super) async fn route(api: &Api, call: &Call, body: Body) -> Result<Response
             Method::PUT => operate::schedule(api, call, body).await,
             Method::DELETE => operate::cancel(api, call, body).await,
             _ => Err(Fail::method(call, "GET, PUT, DELETE")),
+        },
+        ["policies"] => get(call, || ok(&policies::list(&api.view()))),
+        ["policies", name] => match *method {
+            Method::GET => policies::one(&api.view(), name).map(|p| ok(&p)),
+            Method::PUT => policies::set(api, call, body, name).await,
+            Method::DELETE => policies::remove(api, name).await,
+            _ => Err(Fail::method(call, "GET, PUT, DELETE")),
+        },
+        ["policy-test"] => match *method {
+            Method::GET => policies::test(&api.view(), call).map(|t| ok(&t)),
+            _ => Err(Fail::method(call, "GET")),
         },
         ["explain", rest @ ..] if !rest.is_empty() => match *method {
             Method::GET => explain::route(api, rest).await,

@@ -44,6 +44,7 @@ pub fn snapshot(n_services: u32) -> NetSnapshot {
                 ip: None,
                 ip6: None,
                 network: None,
+                subject: None,
                 ready: None,
                 agent_id: agent_ids[((n * N_TASKS + i) % N_AGENTS) as usize].clone(),
                 name: label.clone(),

@@ -13,7 +13,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use waggle_types::Cidr;
+use waggle_types::IpNet;
 
 use super::{Entry, Local, NetEntry, PairKey, PortSet, Sets, Tables, names::NameEntry};
 
@@ -37,9 +37,9 @@ pub enum PolicyWrite {
     /// It has none any more.
     RemoveAddress(IpAddr),
     /// Both sides of a net's.
-    PutNet(Cidr, NetEntry, NetEntry),
+    PutNet(IpNet, NetEntry, NetEntry),
     /// It has none any more.
-    RemoveNet(Cidr),
+    RemoveNet(IpNet),
     /// From now on the other side holds.
     Switch,
     /// What a task may do with what it was told.
@@ -140,7 +140,7 @@ fn switch(old: &Tables, new: &Tables, w: &mut Vec<PolicyWrite>) {
         .chain(new.addresses.keys())
         .copied()
         .collect();
-    let nets: BTreeSet<Cidr> = old.nets.keys().chain(new.nets.keys()).copied().collect();
+    let nets: BTreeSet<IpNet> = old.nets.keys().chain(new.nets.keys()).copied().collect();
     let mut after = Vec::new();
     for ip in ips {
         if old.addresses.get(&ip) == new.addresses.get(&ip) {
@@ -171,10 +171,10 @@ fn switch(old: &Tables, new: &Tables, w: &mut Vec<PolicyWrite>) {
 }
 
 /// What holds for a net's addresses that have no longer prefix.
-fn net_entry(tables: &Tables, net: &Cidr) -> NetEntry {
+fn net_entry(tables: &Tables, net: &IpNet) -> NetEntry {
     let shorter = (0..=net.prefix()).rev();
     shorter
-        .filter_map(|prefix| tables.nets.get(&Cidr::around(net.ip(), prefix)?))
+        .filter_map(|prefix| tables.nets.get(&IpNet::around(net.ip(), prefix)))
         .copied()
         .next()
         .unwrap_or(NetEntry::OUTSIDE)

@@ -7,7 +7,7 @@ use std::{
 };
 
 use waggle_ebpf_common::policy as abi;
-use waggle_types::{Cidr, NetworkMatch, NetworkPolicy, PolicyPeer, PolicySubject};
+use waggle_types::{IpNet, NetworkMatch, NetworkPolicy, PolicyPeer, PolicySubject};
 
 use super::{
     Direction, Entry, Learned, Local, NetEntry, PairKey, PolicyWrite, PortSet, Sets, Tables, diff,
@@ -70,7 +70,7 @@ pub struct PolicyWorld {
     /// Tasks.
     pub tasks: Vec<WorldTask>,
     /// Pools of the named networks.
-    pub networks: BTreeMap<String, Vec<Cidr>>,
+    pub networks: BTreeMap<String, Vec<IpNet>>,
     /// Addresses of nodes.
     pub nodes: BTreeSet<IpAddr>,
     /// Addresses of the node's resolver.
@@ -266,7 +266,7 @@ impl Lowering {
     fn lower_addresses(
         &mut self,
         world: &PolicyWorld,
-        terms: &BTreeMap<Cidr, BTreeSet<Term>>,
+        terms: &BTreeMap<IpNet, BTreeSet<Term>>,
         tables: &mut Tables,
         report: &mut Report,
     ) -> BTreeMap<Arc<PolicySubject>, u32> {
@@ -340,9 +340,9 @@ impl Lowering {
         world: &PolicyWorld,
         tables: &mut Tables,
         report: &mut Report,
-    ) -> BTreeMap<Cidr, BTreeSet<Term>> {
+    ) -> BTreeMap<IpNet, BTreeSet<Term>> {
         let mut all = BTreeMap::new();
-        let pools: BTreeMap<Cidr, bool> = world
+        let pools: BTreeMap<IpNet, bool> = world
             .networks
             .iter()
             .flat_map(|(name, pools)| {
@@ -351,7 +351,7 @@ impl Lowering {
             })
             .collect();
         // What begins and what ends at each net.
-        let mut at: BTreeMap<Cidr, (Vec<Term>, Vec<Term>)> = BTreeMap::new();
+        let mut at: BTreeMap<IpNet, (Vec<Term>, Vec<Term>)> = BTreeMap::new();
         let mut seen = BTreeSet::new();
         for (net, except) in cidrs(&world.policies) {
             let mut except = except.to_vec();
@@ -371,9 +371,9 @@ impl Lowering {
             at.entry(net).or_default().0.push(term);
         }
         // Ordered by first address, then by length: what contains a net comes before it.
-        let mut around: Vec<(Cidr, BTreeSet<Term>)> = Vec::new();
+        let mut around: Vec<(IpNet, BTreeSet<Term>)> = Vec::new();
         for (net, (begins, ends)) in at {
-            while around.last().is_some_and(|(outer, _)| !outer.covers(&net)) {
+            while around.last().is_some_and(|(outer, _)| !outer.covers(net)) {
                 around.pop();
             }
             let mut terms = around.last().map(|(_, t)| t.clone()).unwrap_or_default();
@@ -382,7 +382,7 @@ impl Lowering {
                 terms.remove(&term);
             }
             // Addresses of tasks are not told by nets.
-            if !pools.keys().any(|pool| pool.covers(&net)) {
+            if !pools.keys().any(|pool| pool.covers(net)) {
                 let kind = Kind::Addresses(terms.clone());
                 let number = self.numbers.get(&kind, self.limits.numbers);
                 if number.is_none() {
@@ -474,10 +474,10 @@ impl Lowering {
     }
 }
 
-fn longest<V>(nets: &BTreeMap<Cidr, V>, ip: IpAddr) -> Option<&V> {
+fn longest<V>(nets: &BTreeMap<IpNet, V>, ip: IpAddr) -> Option<&V> {
     let longest: u8 = if ip.is_ipv4() { 32 } else { 128 };
     let mut lengths = (0..=longest).rev();
-    lengths.find_map(|prefix| nets.get(&Cidr::around(ip, prefix)?))
+    lengths.find_map(|prefix| nets.get(&IpNet::around(ip, prefix)))
 }
 
 fn could_select(policy: &NetworkPolicy, network: &str) -> bool {
@@ -488,7 +488,7 @@ fn could_select(policy: &NetworkPolicy, network: &str) -> bool {
         }
 }
 
-fn cidrs(policies: &[Arc<NetworkPolicy>]) -> impl Iterator<Item = (Cidr, &[Cidr])> {
+fn cidrs(policies: &[Arc<NetworkPolicy>]) -> impl Iterator<Item = (IpNet, &[IpNet])> {
     let rules = policies
         .iter()
         .flat_map(|p| p.ingress.iter().chain(&p.egress).flatten());

@@ -28,6 +28,7 @@ mod ports;
 mod said;
 mod select;
 mod tables;
+mod world;
 
 pub use diff::{PolicyWrite, diff};
 pub use evaluate::{Decision, Direction, Peer, RuleRef, evaluate};
@@ -35,3 +36,4 @@ pub use lower::{Limits, Lowering, PolicyWorld, Report, WorldTask};
 pub use names::{Learned, MAX_TTL_S, MIN_TTL_S, NameEntry};
 pub use ports::PortSet;
 pub use tables::{Entry, Local, NetEntry, PairKey, Sets, Tables, Verdict};
+pub use world::{RESOLVERS, node_addresses};

@@ -6,7 +6,7 @@ use std::{
 };
 
 use waggle_ebpf_common::policy::{MAX_SETS, number, set as set_number};
-use waggle_types::{Cidr, PolicySubject};
+use waggle_types::{IpNet, PolicySubject};
 
 use super::PortSet;
 
@@ -14,7 +14,7 @@ use super::PortSet;
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Term {
     /// A rule's network and its exceptions.
-    Cidr(Cidr, Vec<Cidr>),
+    Cidr(IpNet, Vec<IpNet>),
     /// It is a node's.
     Node,
     /// It is the resolver's.

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use waggle_ebpf_common::policy::{number, set};
-use waggle_types::Cidr;
+use waggle_types::IpNet;
 
 use super::{Direction, NameEntry, PortSet};
 
@@ -108,7 +108,7 @@ pub struct Tables {
     /// Tasks', nodes' and the resolver's addresses.
     pub addresses: BTreeMap<IpAddr, Entry>,
     /// Nets, by longest prefix.
-    pub nets: BTreeMap<Cidr, NetEntry>,
+    pub nets: BTreeMap<IpNet, NetEntry>,
     /// Numbers that policies of this node select.
     pub locals: BTreeMap<u32, Local>,
     /// Where a peer may more than everybody may.
@@ -147,7 +147,7 @@ impl Tables {
         let longest: u8 = if ip.is_ipv4() { 32 } else { 128 };
         (0..=longest)
             .rev()
-            .filter_map(|prefix| self.nets.get(&Cidr::around(ip, prefix)?))
+            .filter_map(|prefix| self.nets.get(&IpNet::around(ip, prefix)))
             .copied()
             .next()
             .unwrap_or(NetEntry::OUTSIDE)

@@ -7,11 +7,13 @@
 mod query;
 mod reply;
 mod scan;
+mod told;
 
 pub use self::{
     query::{Edns, Query, Refused, question},
     reply::{ErrorReply, Limits, Rendered, Written, write_error},
     scan::{Scan, ScanError, scan},
+    told::told,
 };
 
 /// Length of a header.

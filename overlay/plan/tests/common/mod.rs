@@ -76,6 +76,7 @@ pub fn task(name: &str, i: u8, host_port: u16, vip: VipLabel) -> TaskNet {
         ip: None,
         ip6: None,
         network: None,
+        subject: None,
         ready: None,
         agent_id: agent_id(i),
         name: name.into(),
@@ -103,6 +104,7 @@ pub fn small() -> NetSnapshot {
     };
     NetSnapshot {
         networks: BTreeMap::new(),
+        policies: BTreeMap::new(),
         vxlan: waggle_types::Vxlan::default(),
         sources: BTreeMap::new(),
         generation: Generation(7),
@@ -178,6 +180,7 @@ prop_compose! {
             ip: None,
             ip6: None,
             network: None,
+            subject: None,
             ready,
             agent_id: agent_id(agent),
             name,
@@ -221,6 +224,7 @@ prop_compose! {
         let first = VipKey { protocol: Protocol::Tcp, ip: Ipv4Addr::new(11, 0, 0, 1).into(), port: 80 };
         NetSnapshot {
             networks: BTreeMap::new(),
+            policies: BTreeMap::new(),
             vxlan: waggle_types::Vxlan::default(),
             sources: restricted.then(|| (first, vec![range])).into_iter().collect(),
             generation: Generation(1),

@@ -7,7 +7,7 @@ use waggle_overlay_plan::policy::{
     Direction, Entry, Local, NameEntry, NetEntry, PairKey, PolicyWrite, PortSet, Sets, Tables,
     Verdict,
 };
-use waggle_types::Cidr;
+use waggle_types::IpNet;
 
 use crate::worlds::TestFlow;
 
@@ -17,7 +17,7 @@ pub struct Kernel {
     side: usize,
     pub generation: u32,
     addresses: BTreeMap<IpAddr, [u32; 2]>,
-    nets: BTreeMap<Cidr, [u32; 2]>,
+    nets: BTreeMap<IpNet, [u32; 2]>,
     locals: BTreeMap<u32, Local>,
     pairs: BTreeMap<PairKey, Sets>,
     sets: BTreeMap<u32, PortWords>,

@@ -92,10 +92,13 @@ fn allows(
     names: &BTreeSet<String>,
 ) -> bool {
     let has_names = rule.peers.iter().any(|p| matches!(p, PolicyPeer::Name(_)));
-    if has_names && is_plain(world, peer) && world.resolvers.contains(&peer) && port == 53 {
-        if protocol == 6 || protocol == 17 {
-            return true;
-        }
+    if has_names
+        && is_plain(world, peer)
+        && world.resolvers.contains(&peer)
+        && port == 53
+        && (protocol == 6 || protocol == 17)
+    {
+        return true;
     }
     let port_fits = rule.ports.is_empty()
         || rule.ports.iter().any(|p| {

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 use proptest::prelude::*;
 use waggle_overlay_plan::policy::{Direction, PolicyWorld, WorldTask};
 use waggle_types::{
-    Cidr, LabelTest, NamePattern, NetworkMatch, NetworkPolicy, PathMatch, PolicyPeer, PolicyPorts,
+    IpNet, LabelTest, NamePattern, NetworkMatch, NetworkPolicy, PathMatch, PolicyPeer, PolicyPorts,
     PolicyProtocol, PolicyRule, PolicySubject, TaskSelector,
 };
 
@@ -95,11 +95,11 @@ fn selector() -> impl Strategy<Value = TaskSelector> {
 
 fn cidr() -> impl Strategy<Value = PolicyPeer> {
     (of(&CIDRS), prop::collection::vec(of(&CIDRS), 0..3)).prop_map(|(net, except)| {
-        let net: Cidr = net.parse().unwrap();
+        let net: IpNet = net.parse().unwrap();
         let except = except.into_iter().map(|e| e.parse().unwrap());
         PolicyPeer::Cidr {
             net,
-            except: except.filter(|e| net.covers(e) && *e != net).collect(),
+            except: except.filter(|e| net.covers(*e) && *e != net).collect(),
         }
     })
 }
@@ -185,7 +185,7 @@ pub fn world() -> impl Strategy<Value = PolicyWorld> {
     })
 }
 
-pub fn networks() -> BTreeMap<String, Vec<Cidr>> {
+pub fn networks() -> BTreeMap<String, Vec<IpNet>> {
     let one = |(name, v4, v6): (&str, &str, &str)| {
         (
             name.to_owned(),

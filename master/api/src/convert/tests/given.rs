@@ -746,6 +746,7 @@ pub(super) fn snapshot() -> impl Strategy<Value = NetSnapshot> {
                     ip: None,
                     ip6,
                     network,
+                    subject: None,
                     ready: None,
                     agent_id: AgentId::new(agent).unwrap(),
                     name,
@@ -797,6 +798,7 @@ pub(super) fn snapshot() -> impl Strategy<Value = NetSnapshot> {
             )| {
                 NetSnapshot {
                     networks,
+                    policies: std::collections::BTreeMap::new(),
                     vxlan,
                     sources,
                     generation: Generation(g),
