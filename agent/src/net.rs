@@ -197,11 +197,15 @@ impl Net {
 
     /// Brings the overlay to what is desired; answers what could not be done.
     async fn sync_overlay(&self, net: &NodeNet) -> Vec<String> {
-        let Some(plan) = net.node_plan() else {
+        let (Some(plan), Some(policies)) = (net.node_plan(), net.policy_world()) else {
             return Vec::new();
         };
         let overlay = Arc::clone(&self.overlay);
-        let synced = tokio::task::spawn_blocking(move || overlay.sync(plan)).await;
+        let synced = tokio::task::spawn_blocking(move || {
+            overlay.set_policies(policies);
+            overlay.sync(plan)
+        })
+        .await;
         let errors = synced.unwrap_or_default();
         errors.iter().map(|e| chain(e)).collect()
     }

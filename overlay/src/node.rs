@@ -8,6 +8,7 @@ use std::{
 };
 
 use waggle_ebpf::DataPlane;
+use waggle_overlay_plan::policy::PolicyWorld;
 use waggle_overlay_plan::{
     Fact, Question, VipTable,
     network::{NodePlan, node_plan},
@@ -150,6 +151,13 @@ impl NodeNet {
         let state = self.shared.lock();
         let here = state.plan.here().filter(|_| state.desired)?;
         Some(node_plan(state.plan.snapshot(), here))
+    }
+
+    /// What policies there are and who they are about, likewise.
+    pub fn policy_world(&self) -> Option<PolicyWorld> {
+        let state = self.shared.lock();
+        let here = state.plan.here().filter(|_| state.desired)?;
+        Some(PolicyWorld::of(state.plan.snapshot(), Some(here)))
     }
 
     /// Tells what this node sees of its own task, before the master knows: a dead backend leaves its VIPs here at once.

@@ -63,6 +63,7 @@ pub fn tells_programs() {
             ip: String::new(),
             ip6: String::new(),
             network: String::new(),
+            subject: None,
             ready: None,
             task_id: id.to_owned(),
             agent_id: agent_id.to_owned(),

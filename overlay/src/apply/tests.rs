@@ -85,6 +85,7 @@ fn snapshot(generation: u64, on: &[u8]) -> NetSnapshot {
             ip: None,
             ip6: None,
             network: None,
+            subject: None,
             ready: None,
             agent_id,
             name: "log".into(),

@@ -24,9 +24,10 @@ use waggle_ebpf::{
 };
 use waggle_ebpf_common::overlay::{MTU_OVERHEAD, mac_of};
 use waggle_overlay_plan::network::{LocalNetwork, NodePlan, mtu_inside};
+use waggle_overlay_plan::policy::PolicyWorld;
 use waggle_types::{AgentOverlay, AgentSubnet, FieldError, IpNet, Network, Vtep, Vxlan};
 
-use crate::netlink::NetlinkError;
+use crate::{netlink::NetlinkError, policy::PolicyPlane};
 
 pub use steps::ALIAS;
 
@@ -113,6 +114,8 @@ pub struct OverlayNet {
 #[derive(Default)]
 struct State {
     plane: Option<OverlayPlane>,
+    policy: Option<PolicyPlane>,
+    world: PolicyWorld,
     plan: NodePlan,
     underlay: Option<steps::Underlay>,
     /// Why it does not work at all; `None` once it does.
@@ -156,6 +159,11 @@ impl OverlayNet {
     pub fn remove(pin_dir: &Path) -> Result<(), OverlayError> {
         OverlayPlane::remove(pin_dir)?;
         steps::remove_devices()
+    }
+
+    /// Says what policies there are, and who they are about; the next [`OverlayNet::sync`] does it.
+    pub fn set_policies(&self, world: PolicyWorld) {
+        self.lock().world = world;
     }
 
     /// Brings the node to a plan; the answer is what could not be done, which the next call tries again.

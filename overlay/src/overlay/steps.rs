@@ -15,6 +15,9 @@ use waggle_overlay_plan::network::{Device, Home, NetOp, Observed, Route, Where, 
 use waggle_types::IpNet;
 
 use super::{OverlayError, OverlayNetConfig, State, config_of, mtu_of};
+use waggle_overlay_plan::policy::Report;
+
+use crate::policy::PolicyPlane;
 use crate::{
     edge::link::Link as Underlying,
     netlink::{Batch, Link, Netlink, NetlinkError},
@@ -61,6 +64,22 @@ fn try_converge(
     let Some(plane) = &state.plane else {
         return Ok(());
     };
+    // Before any container is attached, so that none is ever without.
+    if is_new {
+        state.policy = Some(PolicyPlane::open(plane)?);
+    }
+    if let Some(policy) = &mut state.policy {
+        match policy.apply(plane, &state.world) {
+            Ok(report) if report != Report::default() => {
+                tracing::warn!(
+                    ?report,
+                    "not all policies fit; what does not gets no traffic"
+                );
+            }
+            Ok(_) => {}
+            Err(e) => errors.push(e.into()),
+        }
+    }
     for (name, local) in &state.plan.local {
         if let Err(error) = mtu_of(local, underlay.link.mtu) {
             let name = name.clone();

@@ -95,7 +95,10 @@ fn answers_pass_and_nothing_else() {
         assert!(rig.sends(&answer));
         assert!(rig.sends(&answer.clone().flags(ACK | FIN)));
         assert!(rig.gets(&dial.clone().flags(ACK)));
-        assert!(!rig.sends(&dial.back().flags(SYN)), "a connection of its own");
+        assert!(
+            !rig.sends(&dial.back().flags(SYN)),
+            "a connection of its own"
+        );
         assert!(!rig.gets(&Packet::new(web, db, 6, 40_000, 5433)));
         assert!(!rig.gets(&Packet::new(other, db, 6, 40_000, 5432)));
 
