@@ -2,6 +2,8 @@
 
 use std::net::Ipv4Addr;
 
+use waggle_overlay::overlay::OverlayNetConfig;
+
 use super::*;
 
 /// A node's network without maps and DNS, in a work directory of its own.
@@ -15,6 +17,13 @@ async fn net(dir: &std::path::Path) -> Net {
         plane: None,
         edge: None,
         packets: None,
+        overlay: OverlayNet::off(
+            OverlayNetConfig {
+                node_ip: Ipv4Addr::LOCALHOST,
+                pin_dir: dir.join("overlay"),
+            },
+            "not in this test",
+        ),
         encryption: None,
         troubles: Vec::new(),
         since_ns: 0,
