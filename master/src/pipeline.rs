@@ -76,13 +76,13 @@ pub(crate) struct Pipeline {
 /// Whether nothing is lost when a framework is told and the master then forgets.
 fn is_soft(event: &SchedulerEvent) -> bool {
     match event {
+        // Messages are lost when the master dies in any case.
         SchedulerEvent::Offers(_)
         | SchedulerEvent::Rescind(_)
         | SchedulerEvent::InverseOffer(_)
-        | SchedulerEvent::RescindInverse(_) => true,
+        | SchedulerEvent::RescindInverse(_)
+        | SchedulerEvent::Message { .. } => true,
         SchedulerEvent::Update(status) => status.uuid.is_some(),
-        // Lost when the master dies in any case.
-        SchedulerEvent::Message { .. } => true,
         SchedulerEvent::Subscribed { .. }
         | SchedulerEvent::AgentLost(_)
         | SchedulerEvent::ExecutorLost { .. } => false,

@@ -232,12 +232,10 @@ impl MasterCore {
         let mut traced = BTreeSet::new();
         let mut given = given.into_iter();
         for spec in tasks {
-            let own = starts
-                .get(&spec.task_id)
-                .map(|e| match e.resources.is_empty() {
-                    true => Vec::new(),
-                    false => given.next().unwrap_or_default(),
-                });
+            let own = starts.get(&spec.task_id).map(|e| {
+                let holds = (!e.resources.is_empty()).then(|| given.next());
+                holds.flatten().unwrap_or_default()
+            });
             let parts = given.next().unwrap_or_default();
             let spec = TaskSpec {
                 framework_id: id.clone(),

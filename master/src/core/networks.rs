@@ -133,6 +133,10 @@ impl Networks {
     }
 }
 
+fn no_network(name: &str) -> waggle_types::CallRejection {
+    no(RejectReason::UnknownNetwork, name, "no such network")
+}
+
 impl MasterCore {
     /// Leases of agents that nobody knows any more begin to rest.
     pub(super) fn restore_networks(&mut self, now: UnixMillis) {
@@ -219,7 +223,7 @@ impl MasterCore {
 
     pub(super) fn remove_network(&mut self, name: &str) -> Called {
         if !self.networks.all.contains_key(name) {
-            return Err(vec![self.no_network(name)]);
+            return Err(vec![no_network(name)]);
         }
         if let Some(who) = self.who_uses(name) {
             return Err(vec![no(RejectReason::NetworkInUse, name, who)]);
@@ -266,10 +270,6 @@ impl MasterCore {
             format!("there are {}", known.join(", "))
         };
         format!("must be a network of this cluster, is {name:?}; {known}")
-    }
-
-    fn no_network(&self, name: &str) -> waggle_types::CallRejection {
-        no(RejectReason::UnknownNetwork, name, "no such network")
     }
 
     /// Services and tasks that are on a network, for people.

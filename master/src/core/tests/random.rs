@@ -221,7 +221,7 @@ fn accept(w: &mut World, c: &Client, at: u8, reserve: i64, unreserve: i64, n_tas
     });
     let mut tasks: Vec<TaskSpec> = tasks.collect();
     // Some run on executors, of which the framework has two.
-    for t in tasks.iter_mut().filter(|_| n % 3 > 0) {
+    for t in tasks.iter_mut().filter(|_| !n.is_multiple_of(3)) {
         t.executor = Some(on(&format!("e{}", n % 2), 150));
     }
     // The first one uses a volume, if there is one, or makes it.
