@@ -76,8 +76,6 @@ pub struct Settings {
     pub edge: Option<EdgeSettings>,
     /// Devices with VIPs per packet.
     pub packet_vips: BTreeSet<String>,
-    /// UDP port of WireGuard, where packets between nodes are encrypted.
-    pub encrypt: Option<u16>,
     /// How tasks with images are run.
     pub runtime: RuntimeSettings,
     /// What tasks may ask for.
@@ -142,7 +140,6 @@ pub fn settings(flags: &RunArgs) -> Result<Settings, CliError> {
     let dns = dns::settings(&args)?;
     let edge = devices::edge(&args)?;
     let packet_vips = devices::packet_vips(&args.packet_vips)?;
-    let encrypt = devices::encrypt(args.encrypt.as_deref())?;
     let runtime = containers::runtime(&args)?;
     let policy = containers::policy(&args)?;
     let networks = containers::networks(&args)?;
@@ -201,7 +198,6 @@ pub fn settings(flags: &RunArgs) -> Result<Settings, CliError> {
         dns,
         edge,
         packet_vips,
-        encrypt,
         runtime,
         policy,
         networks,
@@ -269,7 +265,6 @@ fn merge(flags: RunArgs, file: RunArgs) -> RunArgs {
         edges: list(flags.edges, file.edges),
         uplink: flags.uplink.or(file.uplink),
         packet_vips: list(flags.packet_vips, file.packet_vips),
-        encrypt: flags.encrypt.or(file.encrypt),
         gc_delay: flags.gc_delay.or(file.gc_delay),
         enforce_disk_quota: flags.enforce_disk_quota || file.enforce_disk_quota,
         disk: list(flags.disk, file.disk),

@@ -175,7 +175,6 @@ async fn start_agent(
     config.edge.clone_from(&s.edge);
     config.packet_devices.clone_from(&s.packet_vips);
     config.overlay = s.overlay.takes_part;
-    config.encrypt = s.encrypt;
     config.resources = resources(s);
     config.domain.clone_from(&s.domain);
     config.attributes.clone_from(&s.attributes);

@@ -127,9 +127,6 @@ pub struct RunArgs {
     /// other network namespaces (their host side), the uplink. Not also a bridge that they are ports of
     #[arg(long, value_delimiter = ',', value_name = "DEVICE")]
     pub packet_vips: Vec<String>,
-    /// Encrypt packets of overlay networks on their way to other nodes; nodes without it are not reached. On every node
-    #[arg(long, value_name = "wireguard")]
-    pub encrypt: Option<String>,
     /// How long sandboxes of ended tasks are kept while the disk has room; they go sooner the fuller it is [default: 168h]
     #[arg(long, value_name = "DURATION")]
     pub gc_delay: Option<String>,

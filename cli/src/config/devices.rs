@@ -72,17 +72,6 @@ pub(super) fn packet_vips(devices: &[String]) -> Result<BTreeSet<String>, CliErr
     Ok(found)
 }
 
-/// The UDP port of what encrypts.
-pub(super) fn encrypt(with: Option<&str>) -> Result<Option<u16>, CliError> {
-    /// WireGuard's usual one.
-    const PORT: u16 = 51820;
-    match with {
-        None => Ok(None),
-        Some("wireguard") => Ok(Some(PORT)),
-        Some(other) => Err(usage(format!("encrypt: must be wireguard, is {other:?}"))),
-    }
-}
-
 /// What the kernel takes as a device's name.
 fn is_device(name: &str) -> bool {
     !matches!(name, "" | "." | "..")

@@ -15,7 +15,6 @@ use crate::run::{cargo, output, run};
 /// whose property tests or traffic emulation makes slow; what they leave out runs on the developer's own kernel.
 const JOBS: &[(&str, &str, &str, u64, &[&str])] = &[
     ("verifier", "waggle-ebpf", "verify", 200, &[]),
-    ("wireguard", "waggle-overlay", "wireguard", 120, &[]),
     (
         "overlay",
         "waggle-ebpf",
