@@ -17,13 +17,13 @@ async fn net(dir: &std::path::Path) -> Net {
         plane: None,
         edge: None,
         packets: None,
-        overlay: OverlayNet::off(
+        overlay: Arc::new(OverlayNet::off(
             OverlayNetConfig {
                 node_ip: Ipv4Addr::LOCALHOST,
                 pin_dir: dir.join("overlay"),
             },
             "not in this test",
-        ),
+        )),
         encryption: None,
         troubles: Vec::new(),
         since_ns: 0,
