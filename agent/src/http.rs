@@ -35,10 +35,10 @@ use crate::{
     exec::Sessions,
     executors::{self, Door},
     files::{Files, beneath::Root, find_task, problem},
-    images::{self, Images},
+    images,
     networks::Own,
-    serve,
-    storage::{self, Storage},
+    parts::Parts,
+    serve, storage,
 };
 
 /// Most bytes of output in one answer.
@@ -225,8 +225,7 @@ pub async fn serve_api(
     listener: TcpListener,
     view: View,
     config: Arc<AgentConfig>,
-    images: Arc<Images>,
-    storage: Storage,
+    parts: Arc<Parts>,
     executors: Door,
     overlay: Arc<OverlayNet>,
     telemetry: Telemetry,
@@ -240,8 +239,8 @@ pub async fn serve_api(
         .merge(sessions.router())
         .merge(executors::routes(executors))
         .merge(overlay_routes(overlay))
-        .merge(images::routes(images))
-        .merge(storage::api::router(storage));
+        .merge(images::routes(Arc::clone(&parts.images)))
+        .merge(storage::api::router(parts.storage.clone()));
     serve::serve_many(listener, router, "agent API").await;
 }
 

@@ -70,7 +70,7 @@ impl Parts {
         config: &AgentConfig,
         gpus: Vec<Gpu>,
         overlay: Arc<OverlayNet>,
-        telemetry: Telemetry,
+        telemetry: &Telemetry,
     ) -> Result<Self, AgentError> {
         let storage = Storage::open(&config.work_dir, &config.storage, &config.policy.host_paths)
             .map_err(AgentError::file("open", config.work_dir.join("storage")))?;

@@ -152,7 +152,7 @@ pub async fn run(
 
     let parts = {
         let (config, telemetry) = (Arc::clone(&config), telemetry.clone());
-        Arc::new(blocking(move || Parts::open(&config, gpus, overlay, telemetry)).await?)
+        Arc::new(blocking(move || Parts::open(&config, gpus, overlay, &telemetry)).await?)
     };
     troubles.extend(parts.troubles());
 
@@ -213,8 +213,7 @@ pub async fn run(
         listeners.http,
         watch_view,
         Arc::clone(&config),
-        Arc::clone(&parts.images),
-        parts.storage.clone(),
+        Arc::clone(&parts),
         executors::Door { inputs },
         Arc::clone(net.overlay()),
         telemetry.clone(),

@@ -12,9 +12,9 @@ use std::{
 
 use waggle_types::{
     About, AgentId, AgentInfo, Capabilities, DeploymentId, ExecutorRecord, FrameworkId, Generation,
-    HealthState, InverseOffer, Milli, Millis, NetSnapshot, NetworkPolicy, Offer, Quota, ResourcePart, Resources,
-    RoleSubscription, ServiceId, ServiceSpec, ServiceVersion, StatusReason, TaskId, TaskState,
-    Unavailability, UnixMillis, VipKey, VipLease, VipName,
+    HealthState, InverseOffer, Milli, Millis, NetSnapshot, NetworkPolicy, Offer, Quota,
+    ResourcePart, Resources, RoleSubscription, ServiceId, ServiceSpec, ServiceVersion,
+    StatusReason, TaskId, TaskState, Unavailability, UnixMillis, VipKey, VipLease, VipName,
 };
 
 pub use crate::{

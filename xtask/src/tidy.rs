@@ -92,6 +92,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("waggle-tests-frameworks", &["*"]),
     ("waggle-tests-clients", &["*"]),
     ("waggle-tests-support", &["*"]),
+    ("waggle-tests-vm", &["*"]),
     ("waggle-tests-privileged", &["*"]),
 ];
 

@@ -16,11 +16,8 @@ impl Net {
     /// without it.
     pub async fn load_encryption(&mut self, config: &AgentConfig) -> Result<(), AgentError> {
         let Some(port) = config.encrypt else {
-            match tokio::task::spawn_blocking(wireguard::remove).await {
-                Ok(Err(e)) => {
-                    tracing::warn!(error = chain(&e), "an earlier encryption is still there")
-                }
-                Ok(Ok(())) | Err(_) => {}
+            if let Ok(Err(e)) = tokio::task::spawn_blocking(wireguard::remove).await {
+                tracing::warn!(error = chain(&e), "an earlier encryption is still there");
             }
             return Ok(());
         };

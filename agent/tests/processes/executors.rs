@@ -37,10 +37,10 @@ pub fn run() -> ExitCode {
     let mut known = BTreeSet::new();
     // An agent that restarts is found again; the test ends this process otherwise.
     loop {
-        if let Some(events) = me.subscribe(&known) {
-            if let Some(code) = me.follow(events, &mut known) {
-                return code.into();
-            }
+        if let Some(events) = me.subscribe(&known)
+            && let Some(code) = me.follow(events, &mut known)
+        {
+            return code.into();
         }
         let _ = nix::poll::poll(&mut [], nix::poll::PollTimeout::from(20u8));
     }

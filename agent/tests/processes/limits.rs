@@ -320,9 +320,8 @@ pub fn of_disk_hold_for_all_that_a_container_writes() {
             return;
         };
         // What it writes beside its sandbox is its own as well; what its image has is not.
-        let fill = |n| {
-            format!("dd if=/dev/zero of=/root/big bs=1M count={n} 2>/dev/null; exec sleep 1000")
-        };
+        let fill =
+            |n| format!("dd if=/dev/zero of=/srv-big bs=1M count={n} 2>/dev/null; exec sleep 1000");
         let asks = |id: &str, n| {
             let mut task = containers::contained(id, containers::IMAGE, &fill(n));
             task.resources.get_or_insert_default().disk_milli = 3000;

@@ -362,8 +362,7 @@ mod tests {
 
     #[test]
     fn reasons_have_names_of_their_own() {
-        let names: std::collections::BTreeSet<_> =
-            RejectReason::ALL.iter().map(|r| r.name()).collect();
+        let names: BTreeSet<_> = RejectReason::ALL.iter().map(|r| r.name()).collect();
         assert_eq!(names.len(), RejectReason::ALL.len());
     }
 }

@@ -588,15 +588,14 @@ mod tests {
         #[test]
         fn subnets_are_inside_apart_and_know_their_place(net in any_net(), cut in 0u8..=20, n: u32, m: u32) {
             let prefix = net.prefix() + cut;
-            match net.n_subnets(prefix) {
-                Some(count) => {
-                    let (n, m) = (u128::from(n) % count, u128::from(m) % count);
-                    let (a, b) = (net.nth_subnet(prefix, n).unwrap(), net.nth_subnet(prefix, m).unwrap());
-                    prop_assert!(net.covers(a) && net.covers(b));
-                    prop_assert_eq!(a.overlaps(b), n == m);
-                    prop_assert_eq!(net.subnet_index(a), Some(n));
-                }
-                None => prop_assert_eq!(net.nth_subnet(prefix, 0), None),
+            if let Some(count) = net.n_subnets(prefix) {
+                let (n, m) = (u128::from(n) % count, u128::from(m) % count);
+                let (a, b) = (net.nth_subnet(prefix, n).unwrap(), net.nth_subnet(prefix, m).unwrap());
+                prop_assert!(net.covers(a) && net.covers(b));
+                prop_assert_eq!(a.overlaps(b), n == m);
+                prop_assert_eq!(net.subnet_index(a), Some(n));
+            } else {
+                prop_assert_eq!(net.nth_subnet(prefix, 0), None);
             }
         }
     }

@@ -1,4 +1,8 @@
 //! Laws of a node's overlay plan, and what it looks like.
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests, outside of test functions"
+)]
 
 use std::{
     collections::{BTreeMap, BTreeSet},

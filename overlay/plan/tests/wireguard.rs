@@ -1,4 +1,8 @@
 //! Encrypted ways between nodes: who has one, and how the kernel gets there.
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests, outside of test functions"
+)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;

@@ -47,8 +47,8 @@ pub(super) fn load_or_make(path: &Path) -> Result<Secret, WireguardError> {
                 .try_fill_bytes(&mut key)
                 .map_err(|error| refused(error.to_string()))?;
             // RFC 7748 section 5: what every key of this curve has.
-            key[0] &= 248;
-            key[31] = key[31] & 127 | 64;
+            key[0] &= 0b1111_1000;
+            key[31] = key[31] & 0b0111_1111 | 0b0100_0000;
             write(path, &key).map_err(failed)?;
             Ok(Secret(key))
         }

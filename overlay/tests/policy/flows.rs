@@ -131,7 +131,7 @@ fn errors_pass_with_what_they_are_about() {
         "192.0.2.99".parse().unwrap(),
         "2001:db8::99".parse().unwrap(),
     ];
-    for family in 0..2 {
+    for (family, router) in routers.into_iter().enumerate() {
         let [db, web, _] = ips(family);
         let kind = if family == 0 { 3 } else { 2 };
         let about = |packet: &Packet| {
@@ -141,7 +141,7 @@ fn errors_pass_with_what_they_are_about() {
         };
         let dial = Packet::new(web, db, 6, 40_000, 5432);
         // What the task answered was too long for somebody.
-        let error = Packet::icmp(routers[family], db, kind, &about(&dial.back()));
+        let error = Packet::icmp(router, db, kind, &about(&dial.back()));
         assert!(!rig.gets(&error), "about nothing");
         assert!(rig.gets(&dial));
         assert!(rig.gets(&error));
@@ -151,7 +151,7 @@ fn errors_pass_with_what_they_are_about() {
         assert!(!rig.sends(&refusal));
         assert!(rig.gets(&ask));
         assert!(rig.sends(&refusal));
-        let foreign = Packet::new(web, routers[family], 17, 40_001, 53);
+        let foreign = Packet::new(web, router, 17, 40_001, 53);
         assert!(
             !rig.sends(&Packet::icmp(db, web, kind, &about(&foreign))),
             "of somebody else"

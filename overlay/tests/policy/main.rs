@@ -14,4 +14,5 @@ mod random;
 mod reference;
 mod rig;
 #[path = "../../plan/tests/policy/worlds.rs"]
+#[allow(dead_code, reason = "shared with the tests of the plan")]
 mod worlds;

@@ -153,23 +153,6 @@ impl Rig {
         self.passes(Direction::Ingress, packet).unwrap()
     }
 
-    /// How long a packet takes, nanoseconds, many times.
-    pub fn cost(&self, direction: Direction, packet: &Packet, repeat: u32) -> anyhow::Result<u32> {
-        let program = match direction {
-            Direction::Egress => "overlay_from",
-            Direction::Ingress => "overlay_to",
-        };
-        let frame = packet.frame(MAC);
-        let context = waggle_ebpf::edge::TestContext {
-            ifindex: self.ifindex,
-            gso_size: 0,
-        };
-        let run = self
-            .ns
-            .run(|| self.plane.test_runs(program, &frame, context, repeat))??;
-        Ok(run.ns)
-    }
-
     /// A verdict's count ([`verdict`]).
     pub fn count(&self, at: u32) -> u64 {
         self.plane.policy().count(at).unwrap()
@@ -178,7 +161,8 @@ impl Rig {
     pub fn counts(&self) -> String {
         let all = self.plane.policy().counts().unwrap();
         let told = all.iter().filter(|(_, n)| *n > 0);
-        told.map(|(name, n)| format!("{name} {n} ")).collect()
+        let told: Vec<String> = told.map(|(name, n)| format!("{name} {n}")).collect();
+        told.join(" ")
     }
 
     /// A task was told.

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use serde_json::Value;
 use waggle_tests_privileged::{
     LIMIT, can_run,
@@ -245,9 +245,9 @@ fn refused(world: &World) -> anyhow::Result<()> {
     let nowhere = DEFINITION
         .replace("\"pods\"", "\"nowhere\"")
         .replace("/overlaid", "/nowhere");
-    let why = deploy(&world.cluster, &nowhere, LIMIT)
-        .map(|_| ())
-        .unwrap_err();
+    let Err(why) = deploy(&world.cluster, &nowhere, LIMIT) else {
+        bail!("a task on a network that is not there was accepted");
+    };
     ensure!(
         format!("{why:#}").contains("must be a network of this cluster"),
         "{why:#}"

@@ -99,7 +99,7 @@ pub fn boot(
         if start.elapsed() > limit {
             break None;
         }
-        std::thread::sleep(Duration::from_millis(100));
+        waggle_tests_support::sleep(Duration::from_millis(100));
     };
     if let Some(status) = ended
         && !status.success()

@@ -122,9 +122,11 @@ fn download(dir: &Path, package: &str) -> anyhow::Result<()> {
         .args(["-q", "download", package])
         .current_dir(&part)
         .stdout(std::io::stderr()))?;
-    let archive = files(&part, |name| name.ends_with(".deb"))?
-        .pop()
-        .context("apt-get downloaded nothing")?;
+    let archive = files(&part, |name| {
+        Path::new(name).extension().is_some_and(|e| e == "deb")
+    })?
+    .pop()
+    .context("apt-get downloaded nothing")?;
     run(Command::new("dpkg-deb").arg("-x").arg(&archive).arg(&part))?;
     fs::remove_file(&archive)?;
     let modules = modules(&part)?;

@@ -51,13 +51,11 @@ const PEERS: [(&str, &str); 6] = [
 /// Runs it.
 pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     let start = Instant::now();
-    for needed in [
-        setup::ensure(args.no_install)?,
-        setup::ensure_peers(&PEERS, args.no_install)?,
-    ] {
-        if let Some(code) = needed {
-            return Ok(code);
-        }
+    if let Some(code) = setup::ensure(args.no_install)? {
+        return Ok(code);
+    }
+    if let Some(code) = setup::ensure_peers(&PEERS, args.no_install)? {
+        return Ok(code);
     }
     let cache = own_dir()?
         .parent()

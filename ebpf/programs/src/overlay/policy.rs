@@ -19,7 +19,8 @@ use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use waggle_ebpf_common::Addr;
 use waggle_ebpf_common::policy::{
-    self as abi, FlowKey, ICMP_IDLE_S, UDP_IDLE_S, config_flags, flow_flags, number, verdict as said,
+    self as abi, FlowKey, ICMP_IDLE_S, UDP_IDLE_S, config_flags, flow_flags, number,
+    verdict as said,
 };
 
 use self::flow::{classify, kind};

@@ -51,7 +51,7 @@ fn networks(
     each("networks", networks, network)
 }
 
-fn policies(texts: Vec<String>) -> Result<Vec<(String, Arc<NetworkPolicy>)>, ConvertError> {
+fn policies(texts: &[String]) -> Result<Vec<(String, Arc<NetworkPolicy>)>, ConvertError> {
     at_most("policies", texts.len(), MAX_POLICIES)?;
     from_wire(texts).map_err(|e| ConvertError::new(e.field, e.rule))
 }
@@ -194,7 +194,7 @@ impl TryFrom<pb::NetSnapshot> for NetSnapshot {
             causes: each("causes", s.causes, Cause::try_from)?,
             sources: unique("sources", each("sources", s.sources, sources)?)?,
             networks: unique("networks", networks(s.networks)?)?,
-            policies: unique("policies", policies(s.policies)?)?,
+            policies: unique("policies", policies(&s.policies)?)?,
             vxlan: vxlan(s.vxlan).map_err(|e| e.within("vxlan"))?,
         })
     }
@@ -329,7 +329,7 @@ impl TryFrom<pb::NetDelta> for NetDelta {
                 .map(|(key, ranges)| (key, Some(ranges).filter(|r| !r.is_empty())))
                 .collect(),
             networks: changes("networks", networks(d.networks)?, d.networks_gone)?,
-            policies: changes("policies", policies(d.policies)?, d.policies_gone)?,
+            policies: changes("policies", policies(&d.policies)?, d.policies_gone)?,
             vxlan: vxlan(d.vxlan).map_err(|e| e.within("vxlan"))?,
         })
     }

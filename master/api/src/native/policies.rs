@@ -326,9 +326,7 @@ fn rule_json(rule: &PolicyRule, key: &str) -> Value {
 }
 
 /// Policies as nodes are sent them.
-pub(crate) fn from_wire(
-    texts: Vec<String>,
-) -> Result<Vec<(String, Arc<NetworkPolicy>)>, FieldError> {
+pub(crate) fn from_wire(texts: &[String]) -> Result<Vec<(String, Arc<NetworkPolicy>)>, FieldError> {
     texts
         .iter()
         .enumerate()

@@ -37,7 +37,7 @@ enum Step {
     Suppress(u8, bool),
     /// It answers the inverse offers that are out to it.
     Answer(u8, bool),
-    Operate(OperatorCall),
+    Operate(Box<OperatorCall>),
     /// The n-th executor of an agent ends.
     EndExecutor(u8, u8),
     /// An operator gives back so many CPUs of the n-th reservation of an agent.
@@ -151,7 +151,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         2 => (f.clone(), any::<bool>()).prop_map(|(f, s)| Step::Suppress(f, s)),
         1 => (f, any::<bool>()).prop_map(|(f, a)| Step::Answer(f, a)),
         2 => (1u8..5, 0u8..3).prop_map(|(a, e)| Step::EndExecutor(a, e)),
-        10 => operate().prop_map(Step::Operate),
+        10 => operate().prop_map(|call| Step::Operate(Box::new(call))),
         3 => (1u8..5, 0u8..3, 1i64..2000).prop_map(|(a, n, c)| Step::Unreserve(a, n, c)),
     ]
 }
@@ -302,7 +302,7 @@ fn apply(w: &mut World, step: &Step) {
             let _ = w.subscribe(FrameworkInfo { id, ..info(*n) });
         }
         Step::Operate(call) => {
-            let _ = w.operate(call.clone());
+            let _ = w.operate((**call).clone());
         }
         Step::Unreserve(n, at, milli) => {
             let view = w.view();

@@ -325,9 +325,9 @@ mod tests {
         AgentId::new(format!("a-S{n}")).unwrap()
     }
 
-    fn pool(net: &str, prefix: u8) -> Option<AddressPool> {
+    fn pool(net: &str, prefix: u8) -> AddressPool {
         let net = net.parse().unwrap();
-        Some(AddressPool { net, prefix })
+        AddressPool { net, prefix }
     }
 
     fn dcos() -> BTreeMap<String, Network> {
@@ -391,7 +391,7 @@ mod tests {
         let networks = BTreeMap::from([(
             "small".to_owned(),
             Network {
-                pool: pool("10.9.0.0/24", 25),
+                pool: Some(pool("10.9.0.0/24", 25)),
                 ..Network::dcos()
             },
         )]);
@@ -418,7 +418,7 @@ mod tests {
         other.insert(
             "dcos".to_owned(),
             Network {
-                pool: pool("10.0.0.0/8", 24),
+                pool: Some(pool("10.0.0.0/8", 24)),
                 ..Network::dcos()
             },
         );
@@ -451,7 +451,7 @@ mod tests {
     proptest! {
         #[test]
         fn nobody_shares_nothing_moves_and_nothing_comes_too_early(steps in prop::collection::vec(step(), 0..80)) {
-            let small = Network { pool: pool("10.9.0.0/24", 27), pool6: pool("fd00:9::/64", 67), ..Network::dcos() };
+            let small = Network { pool: Some(pool("10.9.0.0/24", 27)), pool6: Some(pool("fd00:9::/64", 67)), ..Network::dcos() };
             let mut networks = dcos();
             networks.insert("small".to_owned(), small);
             let all = networks.clone();

@@ -60,7 +60,11 @@ pub fn node_addresses(snapshot: &NetSnapshot) -> BTreeSet<IpAddr> {
             out.insert(IpAddr::V4(vtep.ip));
             out.extend(vtep.ip6.map(IpAddr::V6));
         }
-        let nets = agent.overlay.subnets.values().flat_map(|s| s.nets());
+        let nets = agent
+            .overlay
+            .subnets
+            .values()
+            .flat_map(waggle_types::AgentSubnet::nets);
         out.extend(nets.map(Addresses::gateway));
     }
     out
