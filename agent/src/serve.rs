@@ -69,7 +69,8 @@ async fn serve_at_most(
         });
         connections.spawn(async move {
             let _slot = slot;
-            let spoken = tokio::time::timeout(first_word, stream.readable()).await;
+            // Looking at what came, not for readiness: that may be there without anything to read.
+            let spoken = tokio::time::timeout(first_word, stream.peek(&mut [0])).await;
             if spoken.is_err() {
                 tracing::debug!(what, "a connection that said nothing ends");
                 return;

@@ -331,7 +331,7 @@ mod tests {
                 "prefix",
             ),
             (json!({"name": "db", "prefix": 24}), "prefix"),
-            (json!({"name": "db", "subnet6": "10.9.0.0/16"}), "prefix6"),
+            (json!({"name": "db", "subnet6": "10.9.0.0/16"}), "subnet6"),
             (
                 json!({"name": "db", "subnet": "10.9.0.0/16", "mtu": 100}),
                 "mtu",
