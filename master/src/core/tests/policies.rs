@@ -54,6 +54,7 @@ fn nodes_are_told_of_policies_and_of_what_they_select_by() {
     w.join(1);
     let mut spec = service("/db", 1, "/db:80");
     spec.container.network = NetworkMode::Container("dcos".to_owned());
+    spec.ports.clear();
     spec.labels.insert("tier".into(), "db".into());
     spec.labels.insert("secret".into(), "x".into());
     w.put(spec, PutMode::Create, false).unwrap();

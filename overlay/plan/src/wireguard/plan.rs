@@ -103,10 +103,14 @@ pub fn wireguard_diff(
     observed: &BTreeMap<WireguardKey, Option<WireguardPeer>>,
     plan: &WireguardPlan,
 ) -> Vec<WireguardOp> {
+    // A key that is another node's now goes, too: its old address may be somebody else's in the plan.
     let gone = observed
-        .keys()
-        .filter(|key| !plan.peers.contains_key(key))
-        .map(|key| WireguardOp::Remove(*key));
+        .iter()
+        .filter(|(key, had)| {
+            let node = plan.peers.get(key).map(|peer| peer.node);
+            node.is_none() || had.is_some_and(|had| Some(had.node) != node)
+        })
+        .map(|(key, _)| WireguardOp::Remove(*key));
     let set = plan
         .peers
         .iter()
