@@ -18,10 +18,23 @@ pub struct Calm {
 }
 
 impl Calm {
-    /// Before a test.
+    /// Before a test, once every node's data plane and its addresses are whole.
     pub fn before(world: &World) -> Self {
+        let before = wait_until(LIMIT, "the nodes' data planes", || {
+            let now = look(world);
+            let nodes = &world.cluster.state.nodes;
+            let is_whole = nodes.iter().all(|n| {
+                let own = format!("address {} vtep1024 inet6 fe80:", n.name);
+                now.keys().any(|line| line.starts_with(&own))
+            });
+            let is_tentative = |line: &String| line.contains(" tentative");
+            let whole = is_whole
+                && now.get("bpf prog overlay_up") == Some(&nodes.len())
+                && !now.keys().any(is_tentative);
+            whole.then_some(now)
+        });
         Self {
-            before: look(world),
+            before: before.unwrap(),
         }
     }
 
