@@ -14,7 +14,7 @@ pub const RETRY_MAX: Millis = Millis::from_secs(600);
 /// The updates of one task that its master has not acknowledged, oldest first.
 ///
 /// At most one is in flight. Bounded by the number of states: an update behind the head is replaced by
-/// a newer one of the same state; those that an executor wrote, by [`MAX_WRITTEN`].
+/// a newer one of the same state; those that an executor wrote, by a thousand.
 #[derive(Debug, Clone, Default)]
 pub struct UpdateStream {
     pending: VecDeque<TaskStatus>,
