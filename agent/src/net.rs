@@ -201,11 +201,18 @@ impl Net {
             return Vec::new();
         };
         let overlay = Arc::clone(&self.overlay);
-        let synced = tokio::task::spawn_blocking(move || {
-            overlay.set_policies(policies);
-            overlay.sync(plan)
-        })
-        .await;
+        let synced = tokio::task::spawn_blocking(move || overlay.sync(plan, policies)).await;
+        let errors = synced.unwrap_or_default();
+        errors.iter().map(|e| chain(e)).collect()
+    }
+
+    /// The same for policies alone, which change with tasks.
+    async fn sync_policies(&self, net: &NodeNet) -> Vec<String> {
+        let Some(policies) = net.policy_world() else {
+            return Vec::new();
+        };
+        let overlay = Arc::clone(&self.overlay);
+        let synced = tokio::task::spawn_blocking(move || overlay.sync_policies(policies)).await;
         let errors = synced.unwrap_or_default();
         errors.iter().map(|e| chain(e)).collect()
     }
@@ -405,11 +412,14 @@ impl Net {
                 self.sync_edge(net).await;
             }
             if let Some(wanted) = wanted {
-                let touches = touches_overlay(&wanted);
+                let touched = Touched::by(&wanted);
                 let mut applied = self.take(net, wanted, &telemetry, &node).await;
-                if touches {
-                    applied.failures.extend(self.sync_overlay(net).await);
-                }
+                let failures = match touched {
+                    Touched::Overlay => self.sync_overlay(net).await,
+                    Touched::Policies => self.sync_policies(net).await,
+                    Touched::Neither => Vec::new(),
+                };
+                applied.failures.extend(failures);
                 self.sync_edge(net).await;
                 if self.encryption.is_some()
                     && let Some(desired) = net.snapshot()
@@ -466,11 +476,28 @@ impl Net {
     }
 }
 
-/// Whether nodes or networks change.
-fn touches_overlay(wanted: &Wanted) -> bool {
-    match wanted {
-        Wanted::Snapshot(_) => true,
-        Wanted::Change(d) => !d.agents.is_empty() || !d.networks.is_empty(),
+/// What of the overlay a change is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Touched {
+    /// Nodes or networks, and so all of it.
+    Overlay,
+    /// Policies, or tasks, whom they select.
+    Policies,
+    Neither,
+}
+
+impl Touched {
+    fn by(wanted: &Wanted) -> Self {
+        match wanted {
+            Wanted::Change(d) if d.agents.is_empty() && d.networks.is_empty() => {
+                if d.policies.is_empty() && d.tasks.is_empty() {
+                    Self::Neither
+                } else {
+                    Self::Policies
+                }
+            }
+            Wanted::Snapshot(_) | Wanted::Change(_) => Self::Overlay,
+        }
     }
 }
 

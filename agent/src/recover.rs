@@ -126,7 +126,8 @@ pub async fn recover(
                 agent.tasks.adopt(spec.clone(), f.dir.clone(), None);
                 agent.tasks.observe_ended(&task_id, f.dir.process());
                 recovered(agent, spec, f.checkpoint.latest, f.checkpoint.pending, None).await;
-                agent.handle(Event::Exited { task_id, exit }).await;
+                // Once all are known: what ends a group must see all of it.
+                ended.push((task_id, exit));
             }
             Recovery::Resend { .. } => {
                 agent.tasks.adopt(spec.clone(), f.dir, None);

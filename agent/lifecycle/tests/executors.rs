@@ -458,6 +458,46 @@ fn an_executor_that_never_subscribes_or_does_not_come_back_is_killed() {
 }
 
 #[test]
+fn how_an_executor_ended_before_it_came_back_is_said() {
+    for (exit, reason) in [
+        (Exit::Code(3), StatusReason::ExecutorTerminated),
+        (
+            Exit::OutOfMemory {
+                limit_bytes: 1,
+                peak_bytes: 1,
+            },
+            StatusReason::ContainerLimitationMemory,
+        ),
+    ] {
+        let mut w = World::new();
+        let record = ExecutorRecord {
+            framework_id: key().framework_id,
+            framework_name: "batch".into(),
+            role: "*".into(),
+            spec: executor(ExecutorKind::Custom),
+        };
+        w.event(Event::ExecutorRecovered {
+            record: Box::new(record),
+            container: id("c"),
+            runs: true,
+        });
+        w.event(Event::Recovered {
+            spec: Box::new(spec("t1", ExecutorKind::Custom, false)),
+            latest: Some(said("t1", TaskState::Running, 1)),
+            pending: Vec::new(),
+            pid: None,
+        });
+        let out = w.event(Event::Exited {
+            task_id: id("c"),
+            exit,
+        });
+        let end = sent(&out).into_iter().next_back().unwrap();
+        assert_eq!(end.reason, Some(reason));
+        assert!(!end.message.is_empty());
+    }
+}
+
+#[test]
 fn a_shutdown_gives_time_and_then_none() {
     let mut w = World::new();
     w.running();

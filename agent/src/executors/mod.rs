@@ -133,7 +133,9 @@ impl Agent {
                 updates,
                 format,
             } => {
-                let (tx, events) = mpsc::channel(STREAM);
+                // Nobody reads before the answer is there: an acknowledgement of each update and a word of each task fit.
+                let room = STREAM + updates.len() + self.core.tasks().count();
+                let (tx, events) = mpsc::channel(room);
                 self.streams.last += 1;
                 let number = self.streams.last;
                 let open = Open {
@@ -178,7 +180,7 @@ impl Agent {
         if let ExecutorWord::Acknowledged { task_id, .. } = &word
             && !self.save(task_id).await
         {
-            // Not durable: it is said again, and acknowledged then.
+            // Not durable: an executor that is not told keeps it, and says it again at its next subscription.
             return None;
         }
         let Some(open) = self.streams.open.get(&key) else {

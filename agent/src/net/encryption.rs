@@ -12,13 +12,9 @@ use crate::{AgentConfig, AgentError};
 const KEY_FILE: &str = "wireguard.key";
 
 impl Net {
-    /// Makes this node encrypt, or takes away what an earlier run had for it. Whoever asks for encryption does not get a node
-    /// without it.
+    /// Makes this node encrypt. Whoever asks for encryption does not get a node without it.
     pub async fn load_encryption(&mut self, config: &AgentConfig) -> Result<(), AgentError> {
         let Some(port) = config.encrypt else {
-            if let Ok(Err(e)) = tokio::task::spawn_blocking(wireguard::remove).await {
-                tracing::warn!(error = chain(&e), "an earlier encryption is still there");
-            }
             return Ok(());
         };
         let (node, key_file) = (config.ip, config.work_dir.join(KEY_FILE));

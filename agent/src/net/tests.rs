@@ -91,3 +91,28 @@ async fn a_snapshot_that_came_meanwhile_is_not_forgotten() {
     assert!(net.change(change(9, 10)));
     assert_eq!(work(&net).await, (10, 0));
 }
+
+#[test]
+fn a_change_of_policies_or_tasks_reaches_the_policies() {
+    let touched = |later: NetSnapshot| {
+        let delta = snapshot(1).delta_to(&later);
+        Touched::by(&Wanted::Change(Arc::new(delta)))
+    };
+    assert_eq!(touched(snapshot(2)), Touched::Neither);
+    let policy = waggle_types::NetworkPolicy {
+        name: "closed".into(),
+        selects: waggle_types::TaskSelector::default(),
+        audit: false,
+        ingress: Some(Vec::new()),
+        egress: None,
+    };
+    let policies = BTreeMap::from([("closed".to_owned(), Arc::new(policy))]);
+    let later = NetSnapshot {
+        policies,
+        ..snapshot(2)
+    };
+    assert_eq!(snapshot(1).delta_to(&later).len(), 1);
+    assert_eq!(touched(later), Touched::Policies);
+    let whole = Wanted::Snapshot(Arc::new(snapshot(2)));
+    assert_eq!(Touched::by(&whole), Touched::Overlay);
+}

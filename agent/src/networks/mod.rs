@@ -40,7 +40,7 @@ use crate::{AgentError, checkpoint::TaskDir, shim};
 use bridge::Bridge;
 use namespace::Kind;
 use overlay::Overlay;
-use plan::{Holder, Want, conflict, network_name};
+use plan::{Holder, Want, conflict, may_forward, network_name};
 use waggle_overlay::netlink::Netlink;
 
 /// How the node's own networks are set up.
@@ -287,6 +287,7 @@ impl Networks {
         troubles.extend(self.sweep(records).err().map(|e| e.to_string()));
         let mut used: BTreeMap<Ipv4Addr, BTreeSet<Mapping>> = BTreeMap::new();
         let mut named: BTreeMap<String, BTreeMap<Own, BTreeSet<Mapping>>> = BTreeMap::new();
+        let mut forwarding = BTreeSet::new();
         for record in records.values().filter(|r| !r.own.is_empty()) {
             let ports = record.members.values().flatten();
             match (&record.network, record.own.v4) {
@@ -294,12 +295,16 @@ impl Networks {
                 (NetworkMode::Container(name), _) => {
                     let of = named.entry(name.clone()).or_default();
                     of.entry(record.own).or_default().extend(ports);
+                    let mut specs = record.members.keys().filter_map(|id| live.get(id));
+                    if specs.any(may_forward) {
+                        forwarding.insert(record.own);
+                    }
                 }
                 _ => {}
             }
         }
         troubles.extend(self.bridge.keep(&used).err());
-        troubles.extend(self.overlay.keep(&named).err());
+        troubles.extend(self.overlay.keep(&named, &forwarding).err());
         *is_settled = true;
         for (holder, record) in &*records {
             troubles.extend(self.save(holder, record).err().map(|e| e.to_string()));
@@ -507,7 +512,7 @@ impl Networks {
         for kind in Kind::ALL {
             namespace::unpin(&self.dir.join(format!("{stem}.{}", kind.name())))?;
         }
-        for end in ["json", "tmp"] {
+        for end in ["json", "json.tmp"] {
             match fs::remove_file(self.dir.join(format!("{stem}.{end}"))) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
                 _ => {}

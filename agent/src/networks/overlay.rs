@@ -168,6 +168,7 @@ impl Overlay {
     pub fn keep(
         &self,
         used: &BTreeMap<String, BTreeMap<Own, BTreeSet<Mapping>>>,
+        forwarding: &BTreeSet<Own>,
     ) -> Result<(), String> {
         let mut state = self.lock();
         let kept: Kept = shim::read_json(&self.file)
@@ -192,7 +193,7 @@ impl Overlay {
                 let number = pool.number;
                 let device = device_name(number, *own);
                 if let Some(link) = links.iter().find(|l| l.name == device) {
-                    let endpoint = endpoint(*own, link.index, number, false);
+                    let endpoint = endpoint(*own, link.index, number, forwarding.contains(own));
                     endpoints.extend(own.ips().map(|ip| (ip, endpoint)));
                 }
                 devices.insert(device);
@@ -434,6 +435,9 @@ impl Provider for Named {
             let _ = overlay.remover.remove(&device_name(at.number, own), None);
             if let Some(pool) = state.networks.get_mut(&self.name) {
                 pool.give_back(own, clock::now());
+            }
+            if state.networks.values().all(Pool::is_empty) {
+                let _ = overlay.lower(&mut state);
             }
             return Err(why);
         }

@@ -112,13 +112,17 @@ impl Want {
             holder,
             network: container.network.clone(),
             ports: ports.collect(),
-            may_forward: container.isolation.privileged
-                || ["NET_ADMIN", "ALL"]
-                    .iter()
-                    .any(|c| container.isolation.cap_add.contains(*c)),
+            may_forward: may_forward(spec),
             hostname: hostname(name.map_or(spec.task_id.as_str(), String::as_str)),
         })
     }
+}
+
+/// Whether a task may pass on packets of others, as it can set up its own network.
+pub fn may_forward(spec: &TaskSpec) -> bool {
+    let isolation = &spec.container.isolation;
+    let has = |c: &&str| isolation.cap_add.contains(*c);
+    isolation.privileged || ["NET_ADMIN", "ALL"].iter().any(has)
 }
 
 /// A host name made of any text: at most 63 of letters, digits and `-`.

@@ -155,19 +155,23 @@ impl MasterCore {
 
     /// An agent is here: it gets what it lacks.
     pub(super) fn grant_subnets(&mut self, agent: &AgentId) {
-        let was_short = self.networks.short.contains_key(agent);
+        if let Some(op) = self.grant(agent) {
+            self.persist(vec![op]);
+            self.net_dirty = true;
+        }
+    }
+
+    /// What is to be stored of what an agent got; what it newly lacks is told.
+    fn grant(&mut self, agent: &AgentId) -> Option<StoreOp> {
+        let before = self.networks.short.get(agent).cloned().unwrap_or_default();
         let granted = self.networks.grant(agent);
-        for short in granted.short.iter().filter(|_| !was_short) {
+        for short in granted.short.iter().filter(|s| !before.contains(s)) {
             tracing::warn!(%agent, %short, "an agent takes no part in a network");
             self.measure(Measure::NetworkExhausted {
                 network: short.network.clone().unwrap_or_default(),
             });
         }
-        if granted.changed {
-            let op = self.networks.record(agent);
-            self.persist(vec![op]);
-            self.net_dirty = true;
-        }
+        granted.changed.then(|| self.networks.record(agent))
     }
 
     /// An agent is gone: what it held rests.
@@ -186,7 +190,7 @@ impl MasterCore {
         if gone.is_empty() {
             return;
         }
-        self.persist(gone.iter().map(stored::delete_overlay).collect());
+        self.persist_many(gone.iter().map(stored::delete_overlay).collect());
         let waiting: Vec<AgentId> = self.networks.short.keys().cloned().collect();
         for agent in waiting {
             self.grant_subnets(&agent);
@@ -209,13 +213,10 @@ impl MasterCore {
         self.persist(vec![op]);
         self.networks.all.insert(name, network);
         let agents: Vec<AgentId> = self.agents.all.keys().cloned().collect();
-        let mut ops = Vec::new();
-        for agent in &agents {
-            let granted = self.networks.grant(agent);
-            if granted.changed {
-                ops.push(self.networks.record(agent));
-            }
-        }
+        let ops = agents
+            .iter()
+            .filter_map(|agent| self.grant(agent))
+            .collect();
         self.persist_many(ops);
         self.net_dirty = true;
         Ok(())

@@ -349,7 +349,6 @@ impl MasterCore {
             stored::put_reservations(id, &[]),
         ]);
         self.forget_upkeep(id, now);
-        self.release_subnets(id, now);
         self.net_dirty = true;
     }
 }

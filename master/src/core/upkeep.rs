@@ -286,7 +286,6 @@ impl MasterCore {
             stored::put_reservations(id, &[]),
         ];
         self.rescind_inverse_on(id, now);
-        self.forget_executors(id);
         self.upkeep.forget(id);
         self.upkeep.gone.insert(id.clone(), now);
         self.upkeep.gone_by_age.insert((now, id.clone()));
@@ -342,5 +341,8 @@ impl MasterCore {
         self.upkeep.forget(id);
         self.reservations.stored.remove(id);
         self.reservations.given_way.remove(id);
+        self.forget_executors(id);
+        self.forget_mounts(id);
+        self.release_subnets(id, now);
     }
 }

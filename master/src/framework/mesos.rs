@@ -24,6 +24,8 @@ use crate::core::{FrameworkCall, SubscriptionId};
 
 /// Events that may wait for one framework, each offer counted; one that falls further behind is cut off.
 const QUEUE: usize = 32_768;
+/// Bytes of what is long that weigh as much as an event.
+const WEIGHED: usize = 1024;
 /// How often a framework hears that the master lives.
 pub(crate) const HEARTBEAT: Duration = Duration::from_secs(15);
 
@@ -42,6 +44,8 @@ impl Queued {
     fn weight(&self) -> usize {
         match self {
             Self::Event(SchedulerEvent::Offers(offers)) => offers.len().max(1),
+            Self::Event(SchedulerEvent::Message { data, .. }) => 1 + data.len() / WEIGHED,
+            Self::Record(record) => 1 + record.len() / WEIGHED,
             _ => 1,
         }
     }

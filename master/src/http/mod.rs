@@ -7,7 +7,8 @@
 //! - Reads take the newest [`ClusterView`] and never touch the core.
 //! - Changes that read a definition first (PUT, PATCH, restart) run one at a time, and a change is
 //!   answered when the view shows it (at most `SETTLE` later): a client reads its own writes.
-//! - Every refusal is JSON with a sentence that stands alone; bodies over [`MAX_BODY`] are a 413.
+//! - Every refusal is JSON with a sentence that stands alone; bodies over [`MAX_BODY`] are a 413 (calls of
+//!   Mesos's schedulers, which carry task infos, have a larger bound of their own).
 //!
 //! # What it never does
 //! No scheduling and no state of its own.

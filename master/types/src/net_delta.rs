@@ -41,7 +41,8 @@ pub struct NetDelta {
 impl NetDelta {
     /// Entries that it changes.
     pub fn len(&self) -> usize {
-        let lists = self.literal_vips.iter().count() + self.sources.len() + self.networks.len();
+        let lists = self.literal_vips.iter().count() + self.sources.len();
+        let lists = lists + self.networks.len() + self.policies.len();
         self.agents.len() + self.tasks.len() + self.vips.len() + lists
     }
 

@@ -118,7 +118,9 @@ struct State {
     world: PolicyWorld,
     plan: NodePlan,
     underlay: Option<steps::Underlay>,
-    /// Why it does not work at all; `None` once it does.
+    /// Whether links may run programs of an earlier process.
+    is_stale: bool,
+    /// Why it does not work at all; `None` while it does.
     trouble: Option<String>,
     /// This process's containers, so that tables that are made anew have them again.
     endpoints: BTreeMap<IpAddr, Endpoint>,
@@ -161,29 +163,23 @@ impl OverlayNet {
         steps::remove_devices()
     }
 
-    /// Says what policies there are, and who they are about; the next [`OverlayNet::sync`] does it.
-    pub fn set_policies(&self, world: PolicyWorld) {
-        self.lock().world = world;
+    /// Brings the node's policies alone to what the cluster says: what there are, and who they are about.
+    pub fn sync_policies(&self, world: PolicyWorld) -> Vec<OverlayError> {
+        let mut state = self.lock();
+        state.world = world;
+        let mut errors = Vec::new();
+        steps::policies(&mut state, &mut errors);
+        errors
     }
 
-    /// Brings the node to a plan; the answer is what could not be done, which the next call tries again.
-    pub fn sync(&self, plan: NodePlan) -> Vec<OverlayError> {
+    /// Brings the node to a plan, policies first; the answer is what could not be done, which the next call tries again.
+    pub fn sync(&self, plan: NodePlan, world: PolicyWorld) -> Vec<OverlayError> {
         let mut state = self.lock();
         if state.is_off {
             return Vec::new();
         }
-        state.plan = plan;
+        (state.plan, state.world) = (plan, world);
         let errors = steps::converge(&mut state, &self.config);
-        state.trouble = if state.plan.vtep.is_none() {
-            Some(
-                "this node has no part in the overlay: no tunnel endpoint was left for it"
-                    .to_owned(),
-            )
-        } else if state.plane.is_none() {
-            errors.first().map(|e| crate::chain(e))
-        } else {
-            None
-        };
         drop(state);
         self.changed.send_modify(|n| *n += 1);
         errors
@@ -195,7 +191,14 @@ impl OverlayNet {
         if state.plan.vtep.is_none() {
             return Vec::new();
         }
-        steps::converge(&mut state, &self.config)
+        let before = state.trouble.clone();
+        let errors = steps::converge(&mut state, &self.config);
+        let has_changed = state.trouble != before;
+        drop(state);
+        if has_changed {
+            self.changed.send_modify(|n| *n += 1);
+        }
+        errors
     }
 
     /// What a container needs to be on a network.
@@ -287,14 +290,16 @@ impl OverlayNet {
         let Some(plane) = &state.plane else {
             return Ok(());
         };
-        for ip in ips {
-            plane.remove_endpoint(*ip)?;
-        }
         devices.dedup();
-        for ifindex in devices {
-            plane.detach(ifindex)?;
+        // All of it is tried; what stays, upkeep finds.
+        let mut done = Ok(());
+        for ip in ips {
+            done = done.and(plane.remove_endpoint(*ip));
         }
-        Ok(())
+        for ifindex in devices {
+            done = done.and(plane.detach(ifindex));
+        }
+        Ok(done?)
     }
 
     /// After a restart: these containers there are, and no other.

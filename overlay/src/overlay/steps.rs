@@ -1,7 +1,7 @@
 //! What is there, and the steps from it to a plan: one look, one difference, one executor.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr},
 };
 
@@ -32,13 +32,38 @@ pub(super) struct Underlay {
     pub(super) link: Underlying,
 }
 
-/// Brings everything to the state's plan.
+/// Brings everything to the state's plan, and says in the state whether containers can be on a network now.
 pub(super) fn converge(state: &mut State, config: &OverlayNetConfig) -> Vec<OverlayError> {
     let mut errors = Vec::new();
-    if let Err(e) = try_converge(state, config, &mut errors) {
-        errors.push(e);
-    }
+    state.trouble = match try_converge(state, config, &mut errors) {
+        Err(e) => {
+            let why = crate::chain(&e);
+            errors.push(e);
+            Some(why)
+        }
+        Ok(()) if state.plan.vtep.is_none() => Some(
+            "this node has no part in the overlay: no tunnel endpoint was left for it".to_owned(),
+        ),
+        Ok(()) => None,
+    };
     errors
+}
+
+/// Brings the kernel's policies to the state's.
+pub(super) fn policies(state: &mut State, errors: &mut Vec<OverlayError>) {
+    let (Some(plane), Some(policy)) = (&state.plane, &mut state.policy) else {
+        return;
+    };
+    match policy.apply(plane, &state.world) {
+        Ok(report) if report != Report::default() => {
+            tracing::warn!(
+                ?report,
+                "not all policies fit; what does not gets no traffic"
+            );
+        }
+        Ok(_) => {}
+        Err(e) => errors.push(e.into()),
+    }
 }
 
 fn try_converge(
@@ -55,31 +80,19 @@ fn try_converge(
     state.underlay = Some(underlay);
     let wanted = config_of(&state.plan, vtep, config.node_ip);
     if state.plane.as_ref().is_some_and(|p| *p.config() != wanted) {
-        state.plane = None;
+        (state.plane, state.policy) = (None, None);
     }
-    let is_new = state.plane.is_none();
-    if is_new {
-        state.plane = Some(OverlayPlane::open(&config.pin_dir, &wanted)?);
+    if state.plane.is_none() {
+        let plane = OverlayPlane::open(&config.pin_dir, &wanted)?;
+        // Both or none: no container is ever attached without policies.
+        state.policy = Some(PolicyPlane::open(&plane)?);
+        state.plane = Some(plane);
+        state.is_stale = true;
     }
+    policies(state, errors);
     let Some(plane) = &state.plane else {
         return Ok(());
     };
-    // Before any container is attached, so that none is ever without.
-    if is_new {
-        state.policy = Some(PolicyPlane::open(plane)?);
-    }
-    if let Some(policy) = &mut state.policy {
-        match policy.apply(plane, &state.world) {
-            Ok(report) if report != Report::default() => {
-                tracing::warn!(
-                    ?report,
-                    "not all policies fit; what does not gets no traffic"
-                );
-            }
-            Ok(_) => {}
-            Err(e) => errors.push(e.into()),
-        }
-    }
     for (name, local) in &state.plan.local {
         if let Err(error) = mtu_of(local, underlay.link.mtu) {
             let name = name.clone();
@@ -87,6 +100,11 @@ fn try_converge(
         }
     }
     let name = device_name(state.plan.vxlan.vni);
+    // Of another VNI: the kernel has room for one such device on a port.
+    let mut old = Batch::default();
+    let others = links.iter().filter(|l| is_ours(l) && l.name != name);
+    others.for_each(|link| old.remove(&link.name));
+    netlink.run(old)?;
     let there = observe(&mut netlink, &links, plane, &name)?;
     let overhead = u16::try_from(MTU_OVERHEAD).unwrap_or(u16::MAX);
     let mtu = underlay.link.mtu.saturating_sub(overhead);
@@ -96,21 +114,25 @@ fn try_converge(
         name: &name,
         underlay,
         errors,
-        is_new,
+        is_new: state.is_stale,
     };
     for op in diff(&there, &state.plan, mtu) {
         doing.step(&op);
     }
     doing.peers(state.plan.peers.keys().copied());
     doing.node([Some(vtep.ip.into()), vtep.ip6.map(IpAddr::from)]);
+    let before = doing.errors.len();
     doing.containers(&state.endpoints, state.is_settled);
-    doing.attach();
+    doing.attach(&state.endpoints, state.is_settled);
+    if doing.errors.len() == before {
+        state.is_stale = false;
+    }
     Ok(())
 }
 
 /// The node takes no part any more.
 fn lower(state: &mut State, config: &OverlayNetConfig) -> Result<(), OverlayError> {
-    state.underlay = None;
+    (state.underlay, state.policy) = (None, None);
     if state.plane.take().is_none() && !config.pin_dir.exists() {
         return Ok(());
     }
@@ -214,7 +236,7 @@ struct Doing<'a> {
     name: &'a str,
     underlay: Underlay,
     errors: &'a mut Vec<OverlayError>,
-    /// Programs were loaded just now: links run those of an earlier process.
+    /// Programs were loaded and not all links run them yet, but those of an earlier process.
     is_new: bool,
 }
 
@@ -346,7 +368,10 @@ impl Doing<'_> {
             network: 0,
             identity: 0,
         };
-        let there = self.plane.endpoints().unwrap_or_default();
+        let there = match self.plane.endpoints() {
+            Ok(there) => there,
+            Err(error) => return self.errors.push(error.into()),
+        };
         for (ip, endpoint) in &there {
             if endpoint.at == At::Node && !ips.contains(&Some(*ip)) {
                 self.note(self.plane.remove_endpoint(*ip));
@@ -361,7 +386,10 @@ impl Doing<'_> {
 
     /// Containers that this process knows of and the tables don't.
     fn containers(&mut self, wanted: &BTreeMap<IpAddr, Endpoint>, is_settled: bool) {
-        let there = self.plane.endpoints().unwrap_or_default();
+        let there = match self.plane.endpoints() {
+            Ok(there) => there,
+            Err(error) => return self.errors.push(error.into()),
+        };
         for (ip, endpoint) in there.iter().filter(|_| is_settled) {
             if endpoint.at != At::Node && !wanted.contains_key(ip) {
                 self.note(self.plane.remove_endpoint(*ip));
@@ -385,7 +413,7 @@ impl Doing<'_> {
     }
 
     /// Programs on the devices, and on no other of their kind.
-    fn attach(&mut self) {
+    fn attach(&mut self, wanted: &BTreeMap<IpAddr, Endpoint>, is_settled: bool) {
         let device = match self.device() {
             Ok(device) => device,
             Err(error) => {
@@ -394,10 +422,15 @@ impl Doing<'_> {
             }
         };
         let underlay = self.underlay.link.index;
-        let attached = self.plane.attached().unwrap_or_default();
+        let attached = match self.plane.attached() {
+            Ok(attached) => attached,
+            Err(error) => return self.errors.push(error.into()),
+        };
+        let containers: BTreeSet<u32> = wanted.values().filter_map(device_of).collect();
         for (index, roles) in &attached {
             let stale = (roles.contains(&Role::Vxlan) && *index != device)
-                || (roles.contains(&Role::Underlay) && *index != underlay);
+                || (roles.contains(&Role::Underlay) && *index != underlay)
+                || (roles.contains(&Role::Endpoint) && is_settled && !containers.contains(index));
             if stale {
                 self.note(self.plane.detach(*index));
             }
@@ -419,6 +452,13 @@ impl Doing<'_> {
         if let Err(error) = done {
             self.errors.push(error.into());
         }
+    }
+}
+
+fn device_of(endpoint: &Endpoint) -> Option<u32> {
+    match endpoint.at {
+        At::Container { ifindex, .. } => Some(ifindex),
+        At::Node => None,
     }
 }
 

@@ -75,8 +75,8 @@ impl PolicyPlane {
             self.lowering.adopt(observe(&plane.policy())?);
             self.is_unsure = false;
         }
-        let (mut writes, report) = self.lowering.change(world, now_s());
         let config = plane.policy().config()?;
+        let (mut writes, report) = self.lowering.change(world, now_s());
         if writes.is_empty() && (config.generation == 0 || config.flags & config_flags::CLOSED != 0)
         {
             // There are none: that has to be said, too.

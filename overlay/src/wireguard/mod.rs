@@ -1,9 +1,10 @@
 //! Packets between nodes, encrypted by the kernel's WireGuard.
 //!
 //! The overlay's VXLAN packets keep the nodes' addresses; a rule sends them (UDP to the VXLAN port) to a table of routes of our
-//! own, in which each node with a key is behind the device [`DEVICE`], and all else is unreachable. So nothing of the overlay
-//! leaves in clear from the moment on in which [`Wireguard::start`] returns, also while no agent runs, and what is not yet
-//! known has no way. WireGuard's own packets are to another port and take the underlay.
+//! own, in which each node with a key is behind the device [`DEVICE`], and all else is unreachable. So nothing that the kernel
+//! routes leaves in clear from the moment on in which [`Wireguard::start`] returns, also while no agent runs, and what is not
+//! yet known has no way. WireGuard's own packets are to another port and take the underlay. **What the overlay's programs
+//! write to the underlay themselves does not pass any route: until they are told to leave that, no node offers encryption.**
 //!
 //! The private key is made here and stays here (a file of its owner's alone); the public one is the kernel's answer.
 //!

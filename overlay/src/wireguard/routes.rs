@@ -17,8 +17,8 @@ use super::netlink::{Netlink, NetlinkError};
 
 /// Of the rule: after the kernel's own addresses (0), before all other routes (32766).
 const PRIORITY: u32 = 5182;
-/// Ours alone.
-const TABLE: u32 = 51_820;
+/// Ours; not `wg-quick`'s, which is 51820.
+const TABLE: u32 = 5182;
 
 /// From now on what is sent to this UDP port of another node has only the ways of our table, at first none.
 pub(super) fn close(port: u16) -> Result<(), NetlinkError> {
@@ -103,11 +103,14 @@ pub(super) fn open() -> Result<(), NetlinkError> {
     Ok(())
 }
 
+/// The mark of our routes: what others put in the table is theirs.
+const PROTOCOL: RouteProtocol = RouteProtocol::Other(crate::netlink::PROTOCOL);
+
 fn route() -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = AddressFamily::Inet;
     message.header.table = RouteHeader::RT_TABLE_UNSPEC;
-    message.header.protocol = RouteProtocol::Static;
+    message.header.protocol = PROTOCOL;
     message.attributes.push(RouteAttribute::Table(TABLE));
     message
 }
@@ -161,6 +164,9 @@ fn routes(netlink: &Netlink) -> Result<Vec<RouteMessage>, NetlinkError> {
             Message::NewRoute(route) => Some(route),
             _ => None,
         })
-        .filter(|route| route.attributes.contains(&RouteAttribute::Table(TABLE)))
+        .filter(|route| {
+            route.attributes.contains(&RouteAttribute::Table(TABLE))
+                && route.header.protocol == PROTOCOL
+        })
         .collect())
 }

@@ -29,10 +29,14 @@ const NAME: &str = "overlaid.marathon.l4lb.thisdcos.directory";
 
 /// `waggle network ...`: exit code, and what it printed.
 fn network(world: &World, arguments: &[&str]) -> anyhow::Result<(Option<i32>, String)> {
+    said_by(world, "network", arguments)
+}
+
+fn said_by(world: &World, noun: &str, arguments: &[&str]) -> anyhow::Result<(Option<i32>, String)> {
     let out = world
         .cluster
         .command("n1", waggle()?)?
-        .arg("network")
+        .arg(noun)
         .args(arguments)
         .env(
             "WAGGLE_MASTER",
@@ -288,6 +292,48 @@ fn exhausted(world: &World) -> anyhow::Result<()> {
     })
 }
 
+/// Policies that come, change and go reach every node as changes, and what was open or closed by them is so no more.
+fn policed(world: &World, places: &[Place], own: &[[IpAddr; 2]]) -> anyhow::Result<()> {
+    let policy = |arguments: &[&str]| -> anyhow::Result<String> {
+        let (code, said) = said_by(world, "policy", arguments)?;
+        ensure!(code == Some(0), "policy {arguments:?}: {code:?} {said}");
+        Ok(said)
+    };
+    let dir = tempfile::tempdir()?;
+    let file = dir.path().join("policy.json");
+    let add = |ingress: &str, more: &str| -> anyhow::Result<String> {
+        let text = format!(
+            r#"{{"name": "guard", "selects": {{"service": "/overlaid"}}, "ingress": {ingress}{more}}}"#
+        );
+        std::fs::write(&file, text)?;
+        policy(&["add", &file.display().to_string()])
+    };
+    let (asker, to) = (&places[0], &own[1]);
+    let pings = |family: usize| ping(asker.pid, &to[family].to_string(), "56").is_ok();
+    let asks = |family: usize| {
+        let host = to[family].to_string();
+        beside(world, asker)
+            .and_then(|command| answers(command, "tcp", &host, 8000, 1))
+            .is_ok_and(|said| said.len() == 1)
+    };
+    let test = || policy(&["test", &asker.task.id, &places[1].task.id, "tcp/8000"]);
+    let reached = |what: &str, is_it: &dyn Fn(usize) -> bool| {
+        wait_until(LIMIT, what, || (is_it(0) && is_it(1)).then_some(()))
+    };
+    add("[]", "")?;
+    reached("nobody to reach a task", &|f| !pings(f) && !asks(f))?;
+    ensure!(test()?.contains("is dropped"), "{}", test()?);
+    add("[]", r#", "audit": true"#)?;
+    reached("all to pass in audit mode", &|f| pings(f) && asks(f))?;
+    ensure!(test()?.contains("audit mode would drop"), "{}", test()?);
+    let rule = r#"[{"from": [{"tasks": {"service": "/overlaid"}}], "ports": ["tcp/8000"]}]"#;
+    add(rule, "")?;
+    reached("one port to be open", &|f| !pings(f) && asks(f))?;
+    ensure!(test()?.contains("rule 0 of guard allows"), "{}", test()?);
+    policy(&["remove", "guard"])?;
+    reached("all to pass", &|f| pings(f) && asks(f))
+}
+
 fn on_a_network(world: &mut World) -> anyhow::Result<()> {
     let arguments = [
         "add",
@@ -308,6 +354,7 @@ fn on_a_network(world: &mut World) -> anyhow::Result<()> {
     each_to_each(world, &places, &own)?;
     everywhere(world, &places)?;
     said_of_them(world, &places, &own)?;
+    policed(world, &places, &own)?;
     refused(world)?;
 
     // The agent of a node goes, by kill -9, and another one comes.

@@ -34,11 +34,12 @@ impl AgentCore {
         };
         let (reason, message) = match (&e.why, exit) {
             (_, Exit::LaunchFailed(why)) => (StatusReason::ContainerLaunchFailed, why.clone()),
-            (Some((reason, message)), _) => (*reason, message.clone()),
-            (None, Exit::OutOfMemory { .. }) => {
+            // Without a word it is only expected back.
+            (Some((reason, message)), _) if !message.is_empty() => (*reason, message.clone()),
+            (_, Exit::OutOfMemory { .. }) => {
                 (StatusReason::ContainerLimitationMemory, exit.describe())
             }
-            (None, _) => (
+            (_, _) => (
                 StatusReason::ExecutorTerminated,
                 format!("its executor has ended: {}", exit.describe()),
             ),

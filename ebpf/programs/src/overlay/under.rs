@@ -30,6 +30,10 @@ const LEVEL_DEC: u64 = 2;
 pub fn under(skb: *mut __sk_buff) -> i32 {
     // SAFETY: the program's context; reads are within what was checked.
     let (from, tos, total, udp, flags, of_vni) = unsafe {
+        // Another network's, which has its own device.
+        if (*skb).vlan_present != 0 {
+            return OK;
+        }
         let bytes = Bytes::of(skb, VXLAN + 8);
         if !bytes.has(ETH + IP + UDP_LEN)
             || bytes.read::<u16>(12) != ETH_IPV4

@@ -262,3 +262,27 @@ fn a_drained_agent_loses_its_idle_executors() {
     w.say(&agent_id(1), &TaskId::new("t2").unwrap(), TaskState::Killed);
     assert!(ended(&w).contains(&"busy".to_owned()));
 }
+
+#[test]
+fn an_agent_that_another_replaces_takes_its_executors_along() {
+    let (mut w, c) = world();
+    let offers = w.offers_of(&c);
+    w.accept(&c, offers, vec![task_on("t1", "e", 100)]).unwrap();
+    let known = |w: &World| w.core.executors.of_agent(&agent_id(1)).count();
+    assert_eq!(known(&w), 1);
+    w.cut(1);
+    let old = w.agents.remove(&agent_id(1)).unwrap();
+    let info = AgentInfo {
+        agent_id: agent_id(2),
+        ..old.info
+    };
+    let fresh = FakeAgent {
+        info,
+        tasks: BTreeMap::new(),
+        executors: BTreeMap::new(),
+        session: None,
+    };
+    w.agents.insert(agent_id(2), fresh);
+    w.join(2);
+    assert_eq!(known(&w), 0);
+}

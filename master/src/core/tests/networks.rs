@@ -184,3 +184,27 @@ fn frameworks_name_networks_that_there_are() {
     );
     assert!(w.core.lacks_network(&NetworkMode::Bridge).is_none());
 }
+
+#[test]
+fn what_a_gone_agent_held_rests_too() {
+    let mut w = World::with(|c| {
+        c.networks = BTreeMap::from([("small".to_owned(), pool("10.9.0.0/24", 25))]);
+        c.lease_rest = Millis::from_secs(60);
+    });
+    w.join(1);
+    w.join(2);
+    w.join(3);
+    w.operate(OperatorCall::MarkGone {
+        agent_id: agent_id(1),
+    })
+    .unwrap();
+    w.pass(58_000);
+    assert_eq!(held(&w, 3), "44.128.0.3 ");
+    w.pass(3_000);
+    assert_eq!(held(&w, 3), "44.128.0.3 10.9.0.0/25");
+    // Nobody who is here lacks one in a network that comes now, but who does is told of once.
+    let exhausted =
+        |m: &&Measure| matches!(m, Measure::NetworkExhausted { network } if network == "tiny");
+    w.operate(add("tiny", pool("10.8.0.0/24", 24))).unwrap();
+    assert_eq!(w.measured.iter().filter(exhausted).count(), 1);
+}

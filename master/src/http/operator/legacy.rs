@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{
     super::{
-        Api,
+        Api, MAX_BODY,
         request::{Call, Query},
         scheduler::{No, body_of},
     },
@@ -159,12 +159,12 @@ async fn reserve(api: &Api, which: &str, body: Body) -> Result<Response, No> {
 }
 
 async fn value(body: Body) -> Result<Value, No> {
-    let body = body_of(body).await?;
+    let body = body_of(body, MAX_BODY).await?;
     serde_json::from_slice(&body).map_err(|e| No::bad(format!("Failed to parse JSON: {e}")))
 }
 
 async fn form(body: Body) -> Result<Query, No> {
-    let body = body_of(body).await?;
+    let body = body_of(body, MAX_BODY).await?;
     let text = std::str::from_utf8(&body).map_err(|_| No::bad("body is not UTF-8"))?;
     Query::parse(text.trim()).map_err(|e| No::bad(e.message))
 }

@@ -17,7 +17,7 @@ use serde_json::{Map, Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Api,
+    Api, MAX_BODY,
     request::Call,
     respond,
     scheduler::{Media, No, body_of},
@@ -62,7 +62,7 @@ async fn answer(
         let message = "the operator API speaks application/json";
         return Err(No(StatusCode::UNSUPPORTED_MEDIA_TYPE, message.to_owned()));
     }
-    let body = body_of(body).await?;
+    let body = body_of(body, MAX_BODY).await?;
     let said: Value = serde_json::from_slice(&body)
         .map_err(|e| No::bad(format!("Failed to parse body into JSON: {e}")))?;
     let kind = said.get("type").and_then(Value::as_str);

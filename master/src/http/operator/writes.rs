@@ -21,7 +21,7 @@ use waggle_types::{
 use super::super::{Api, now, scheduler::No};
 use crate::{error::OperateError, view::ClusterView};
 
-/// Most machines of one call.
+/// Most machines of one window, and windows of one call.
 const MAX_MACHINES: usize = 10_000;
 /// Most roles of one call.
 const MAX_ROLES: usize = 1000;
@@ -353,45 +353,63 @@ pub(super) fn remove_quota(role: &str) -> Result<OperatorCall, No> {
     })
 }
 
-/// The agents on machines: by host name in any case, by address, or by both.
-fn agents_on(view: &ClusterView, field: &str, all: &Value) -> Result<Vec<AgentId>, No> {
-    let mut out = BTreeSet::new();
-    for m in list(field, all, MAX_MACHINES)? {
-        let (host, ip) = (m["hostname"].as_str(), m["ip"].as_str());
-        let (host, ip) = (host.filter(|h| !h.is_empty()), ip.filter(|i| !i.is_empty()));
-        if host.is_none() && ip.is_none() {
-            return Err(No::bad(format!(
-                "{field}: both 'hostname' and 'ip' are empty"
-            )));
-        }
-        let fits = |a: &crate::view::AgentView| {
-            host.is_none_or(|h| h.eq_ignore_ascii_case(&a.info.hostname))
-                && ip.is_none_or(|i| i == a.info.ip.to_string())
+/// Which agents are on which machines.
+struct Machines<'a> {
+    by_host: BTreeMap<String, BTreeSet<&'a AgentId>>,
+    by_ip: BTreeMap<String, BTreeSet<&'a AgentId>>,
+}
+
+impl<'a> Machines<'a> {
+    fn of(view: &'a ClusterView) -> Self {
+        let (mut by_host, mut by_ip) = (BTreeMap::new(), BTreeMap::new());
+        let put = |to: &mut BTreeMap<String, BTreeSet<&'a AgentId>>, key, id| {
+            to.entry(key).or_default().insert(id);
         };
-        let found: Vec<AgentId> = view
-            .agents
-            .values()
-            .filter(|a| fits(a))
-            .map(|a| a.info.agent_id.clone())
-            .collect();
-        if found.is_empty() {
-            let named = host.or(ip).unwrap_or_default();
-            return Err(No::bad(format!(
-                "{field}: no agent is on machine {named:.80?}"
-            )));
+        for info in view.agents.values().map(|a| &a.info) {
+            let host = info.hostname.to_ascii_lowercase();
+            put(&mut by_host, host, &info.agent_id);
+            put(&mut by_ip, info.ip.to_string(), &info.agent_id);
         }
-        out.extend(found);
+        Self { by_host, by_ip }
     }
-    Ok(out.into_iter().collect())
+
+    /// The agents on machines that a call names: by host name in any case, by address, or by both.
+    fn named(&self, field: &str, all: &Value) -> Result<Vec<AgentId>, No> {
+        let none = BTreeSet::new();
+        let mut out = BTreeSet::new();
+        for m in list(field, all, MAX_MACHINES)? {
+            let (host, ip) = (m["hostname"].as_str(), m["ip"].as_str());
+            let (host, ip) = (host.filter(|h| !h.is_empty()), ip.filter(|i| !i.is_empty()));
+            let on_host = host.map(|h| self.by_host.get(&h.to_ascii_lowercase()).unwrap_or(&none));
+            let on_ip = ip.map(|i| self.by_ip.get(i).unwrap_or(&none));
+            let found: BTreeSet<&AgentId> = match (on_host, on_ip) {
+                (Some(a), Some(b)) => a & b,
+                (Some(one), None) | (None, Some(one)) => one.clone(),
+                (None, None) => {
+                    let message = format!("{field}: both 'hostname' and 'ip' are empty");
+                    return Err(No::bad(message));
+                }
+            };
+            if found.is_empty() {
+                let named = host.or(ip).unwrap_or_default();
+                return Err(No::bad(format!(
+                    "{field}: no agent is on machine {named:.80?}"
+                )));
+            }
+            out.extend(found);
+        }
+        Ok(out.into_iter().cloned().collect())
+    }
 }
 
 /// The whole schedule: machines that are not in it have none any more.
 pub(super) fn schedule(view: &ClusterView, said: &Value) -> Result<Vec<OperatorCall>, No> {
     let empty = Value::Array(Vec::new());
     let windows = said.get("windows").unwrap_or(&empty);
+    let machines = Machines::of(view);
     let (mut out, mut named) = (Vec::new(), BTreeSet::new());
     for w in list("schedule.windows", windows, MAX_MACHINES)? {
-        let agent_ids = agents_on(view, "machine_ids", &w["machine_ids"])?;
+        let agent_ids = machines.named("machine_ids", &w["machine_ids"])?;
         for id in &agent_ids {
             if !named.insert(id.clone()) {
                 return Err(No::bad(format!("schedule: agent {id} is in two windows")));
@@ -426,7 +444,7 @@ pub(super) fn schedule(view: &ClusterView, said: &Value) -> Result<Vec<OperatorC
 /// Their maintenance begins now; it must have been planned.
 pub(super) fn machines_down(view: &ClusterView, all: &Value) -> Result<Vec<OperatorCall>, No> {
     let mut out = Vec::new();
-    for id in agents_on(view, "machines", all)? {
+    for id in Machines::of(view).named("machines", all)? {
         let Some(window) = view.maintenance.get(&id) else {
             let message = format!("machines: agent {id} is not in the maintenance schedule");
             return Err(No::bad(message));
@@ -442,7 +460,7 @@ pub(super) fn machines_down(view: &ClusterView, all: &Value) -> Result<Vec<Opera
 
 /// Their maintenance is over.
 pub(super) fn machines_up(view: &ClusterView, all: &Value) -> Result<Vec<OperatorCall>, No> {
-    let agent_ids = agents_on(view, "machines", all)?;
+    let agent_ids = Machines::of(view).named("machines", all)?;
     if agent_ids.is_empty() {
         return Ok(Vec::new());
     }

@@ -107,7 +107,7 @@ async fn answer(
     }
     let headers = call.headers();
     let media = Media::of_body(headers)?;
-    let body = body_of(body).await?;
+    let body = body_of(body, MAX_CALL).await?;
     let request = media.read::<pb::Call>(&body)?;
     let kind = request.r#type();
     if kind == Type::Unknown {
@@ -169,12 +169,12 @@ async fn of_stream(
 }
 
 /// The body of a call, bounded in size and time.
-pub(super) async fn body_of(body: Body) -> Result<Bytes, No> {
-    let collected = Limited::new(body, MAX_CALL).collect();
+pub(super) async fn body_of(body: Body, max: usize) -> Result<Bytes, No> {
+    let collected = Limited::new(body, max).collect();
     match tokio::time::timeout(BODY_TIMEOUT, collected).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(e)) if e.is::<http_body_util::LengthLimitError>() => {
-            let message = format!("the call must be at most {MAX_CALL} bytes");
+            let message = format!("the call must be at most {max} bytes");
             Err(No(StatusCode::PAYLOAD_TOO_LARGE, message))
         }
         Ok(Err(e)) => Err(No::bad(format!("the call could not be read: {e}"))),
