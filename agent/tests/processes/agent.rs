@@ -67,7 +67,7 @@ impl Agent {
         let bind = async || TcpListener::bind("127.0.0.1:0").await.unwrap();
         let listeners = AgentListeners {
             http: match at {
-                Some(at) => TcpListener::bind(at).await.unwrap(),
+                Some(at) => rebound(at).await,
                 None => bind().await,
             },
             metrics: bind().await,
@@ -162,6 +162,16 @@ impl Agent {
             body.to_owned(),
         )
     }
+}
+
+/// Where an agent listened that vanished: what it spawned lets go of the port only when it is polled for the last time.
+async fn rebound(at: SocketAddr) -> TcpListener {
+    until("the port", || {
+        let bound = std::net::TcpListener::bind(at).ok()?;
+        bound.set_nonblocking(true).unwrap();
+        TcpListener::from_std(bound).ok()
+    })
+    .await
 }
 
 /// The test binary as an agent, to be killed: below a work directory, with a master, and a cgroup root if there is one.

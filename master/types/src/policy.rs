@@ -481,6 +481,16 @@ fn check_rule(field: &str, rule: &PolicyRule, is_egress: bool) -> Result<(), Fie
             PolicyPeer::Tasks(tasks) => tasks.check(&at)?,
             PolicyPeer::Cidr { net, except } => {
                 at_most(&format!("{at}.except"), except.len(), MAX_SELECTOR_PARTS)?;
+                for (net, at) in except
+                    .iter()
+                    .map(|e| (e, format!("{at}.except")))
+                    .chain([(net, at.clone())])
+                {
+                    if is_mapped(*net) {
+                        let rule = format!("{net} stands for addresses of IPv4: say them as such");
+                        return Err(FieldError::new(at, rule));
+                    }
+                }
                 if let Some(outside) = except.iter().find(|e| !net.covers(**e) || *e == net) {
                     let rule = format!("must be within {net} and smaller, is {outside}");
                     return Err(FieldError::new(format!("{at}.except"), rule));
@@ -506,6 +516,11 @@ fn check_rule(field: &str, rule: &PolicyRule, is_egress: bool) -> Result<(), Fie
         }
     }
     Ok(())
+}
+
+/// Whether it is a net of addresses that stand for IPv4's (RFC 4291 section 2.5.5.2), which no packet has.
+fn is_mapped(net: IpNet) -> bool {
+    matches!(net.ip(), IpAddr::V6(ip) if ip.to_ipv4_mapped().is_some()) && net.prefix() >= 96
 }
 
 fn at_most(field: &str, n: usize, most: usize) -> Result<(), FieldError> {
@@ -559,6 +574,17 @@ mod tests {
         p.ingress = None;
         assert_eq!(p.check().unwrap_err().field, "ingress");
         let rules = [
+            (
+                "ingress[0].peers[0]",
+                peer(PolicyPeer::Cidr {
+                    net: "::ffff:10.0.0.0/104".parse().unwrap(),
+                    except: Vec::new(),
+                }),
+            ),
+            (
+                "ingress[0].peers[0].except",
+                peer(cidr("::/0", "::ffff:0:0/96")),
+            ),
             (
                 "ingress[0].peers[0]",
                 peer(PolicyPeer::Tasks(TaskSelector::default())),

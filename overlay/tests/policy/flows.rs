@@ -267,6 +267,30 @@ fn fragments_follow_their_first_one() {
 }
 
 #[test]
+fn a_net_of_one_family_says_nothing_of_the_other() {
+    let Some(mut rig) = rig("families") else {
+        return;
+    };
+    let net = |net: &str| PolicyPeer::Cidr {
+        net: net.parse().unwrap(),
+        except: Vec::new(),
+    };
+    let outside: [IpAddr; 2] = ["203.0.113.9", "2001:db8::9"].map(|ip| ip.parse().unwrap());
+    let allowed = [("::/0", 1), ("::/64", 2), ("0.0.0.0/0", 0)];
+    for (n, (text, allowed)) in (40_000..).zip(allowed) {
+        let policy = NetworkPolicy {
+            egress: Some(vec![allow(vec![net(text)], &[])]),
+            ..db()
+        };
+        rig.apply(&world(vec![policy])).unwrap();
+        for (family, outside) in outside.into_iter().enumerate() {
+            let dial = Packet::new(ips(family)[0], outside, 6, n, 443);
+            assert_eq!(rig.sends(&dial), family == allowed, "{text} {outside}");
+        }
+    }
+}
+
+#[test]
 fn names_and_new_tasks() {
     let Some(mut rig) = rig("names") else { return };
     let api = NamePattern::parse("api.example.com").unwrap();

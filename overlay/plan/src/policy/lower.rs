@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr},
     sync::Arc,
 };
 
@@ -361,7 +361,8 @@ impl Lowering {
             if !seen.insert(term.clone()) {
                 continue;
             }
-            if at.len() + 1 + except.len() + pools.len() > self.limits.nets {
+            // One more for all of IPv4.
+            if at.len() + 2 + except.len() + pools.len() > self.limits.nets {
                 report.nets += 1;
                 continue;
             }
@@ -396,6 +397,15 @@ impl Lowering {
             }
             all.insert(net, terms.clone());
             around.push((net, terms));
+        }
+        // The kernel's keys have IPv4 within IPv6: what no rule of IPv4 contains is not to be found in `::/0`.
+        if tables.nets.keys().any(|net| contains_ipv4(*net)) {
+            let everything = IpNet::around(Ipv4Addr::UNSPECIFIED.into(), 0);
+            let outside = NetEntry {
+                number: abi::number::OUTSIDE,
+                is_closed: false,
+            };
+            tables.nets.entry(everything).or_insert(outside);
         }
         for (pool, is_closed) in pools {
             let entry = NetEntry {
@@ -498,4 +508,10 @@ fn cidrs(policies: &[Arc<NetworkPolicy>]) -> impl Iterator<Item = (IpNet, &[IpNe
             PolicyPeer::Cidr { net, except } => Some((*net, except.as_slice())),
             _ => None,
         })
+}
+
+/// Whether a net of IPv6 has the addresses in it that stand for IPv4's.
+fn contains_ipv4(net: IpNet) -> bool {
+    let first = Ipv4Addr::UNSPECIFIED.to_ipv6_mapped();
+    !net.is_ipv4() && net.contains(first.into())
 }

@@ -86,8 +86,20 @@ impl Kernel {
     }
 
     fn net(&self, ip: IpAddr) -> u32 {
-        let of = self.nets.iter().filter(|(net, _)| net.contains(ip));
-        of.max_by_key(|(net, _)| net.prefix())
+        // As its keys are: IPv4 within IPv6.
+        let mapped = |net: &IpNet| match net.ip() {
+            IpAddr::V4(v4) => {
+                IpNet::around(v4.to_ipv6_mapped().into(), net.prefix().saturating_add(96))
+            }
+            IpAddr::V6(_) => *net,
+        };
+        let ip = match ip {
+            IpAddr::V4(v4) => v4.to_ipv6_mapped().into(),
+            IpAddr::V6(_) => ip,
+        };
+        let all = self.nets.iter().map(|(net, words)| (mapped(net), words));
+        all.filter(|(net, _)| net.contains(ip))
+            .max_by_key(|(net, _)| net.prefix())
             .map_or(number::OUTSIDE | number::OPEN, |(_, words)| {
                 words[self.side]
             })
