@@ -1,7 +1,8 @@
 //! The writes between two tables, in an order in which no flow ever has a third verdict.
 //!
 //! 1. Port sets with numbers that nothing refers to yet.
-//! 2. What numbers that nobody has yet will say, and what tasks may do with addresses that they may do nothing with now.
+//! 2. What numbers that addresses only come to will say (those that nobody has yet, above all), what others will say of them, and
+//!    what tasks may do with addresses that they may do nothing with now.
 //! 3. For every address whose number changes, the side of its word that does not hold yet; then the sides are switched, for
 //!    all at once; then the other side follows.
 //! 4. What numbers that stay say: pairs that are new or changed, then defaults, then pairs that are gone. Each is one element, which the
@@ -11,11 +12,15 @@
 //! A flow's verdict depends on the task's word, the peer's number, one pair and one default. Where words or numbers change it changes with step 3, and
 //! finds what it needs there by step 2; where they stay it changes with one write of step 4.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
+use waggle_ebpf_common::policy as abi;
 use waggle_types::IpNet;
 
-use super::{Entry, Local, NetEntry, PairKey, PortSet, Sets, Tables, names::NameEntry};
+use super::{Direction, Entry, Local, NetEntry, PairKey, PortSet, Sets, Tables, names::NameEntry};
 
 /// One change of the kernel's tables. `Sided` values are given as (the side that holds before the switch, the one that holds after).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,19 +72,22 @@ pub fn diff(old: &Tables, new: &Tables) -> Vec<PolicyWrite> {
             w.push(PolicyWrite::PutSet(*n, set.clone()));
         }
     }
-    let known = numbers(old);
-    // Nobody is led to these now.
-    let is_new =
-        |(local, peer, _): &PairKey| !old.locals.contains_key(local) || !known.contains(peer);
-    for (key, sets) in new.pairs.iter().filter(|(k, _)| is_new(k)) {
+    let moves = Moves::new(old, new);
+    let passing = moves.passing(old, new);
+    let early = |(local, peer, _): &PairKey| moves.is_early(*local, *peer);
+    for (key, sets) in new.pairs.iter().filter(|(k, _)| early(k)) {
+        if old.pairs.get(key) != Some(sets) {
+            w.push(PolicyWrite::PutPair(*key, *sets));
+        }
+    }
+    for (key, sets) in &passing {
         w.push(PolicyWrite::PutPair(*key, *sets));
     }
-    for (n, local) in new
-        .locals
-        .iter()
-        .filter(|(n, _)| !old.locals.contains_key(n))
-    {
-        w.push(PolicyWrite::PutLocal(*n, *local));
+    let changed = |n: &u32, local: &Local| old.locals.get(n) != Some(local);
+    for (n, local) in &new.locals {
+        if changed(n, local) && moves.is_local_early(*n) {
+            w.push(PolicyWrite::PutLocal(*n, *local));
+        }
     }
     for ((task, peer), entry) in &new.names {
         if !old.names.contains_key(&(*task, *peer)) {
@@ -87,17 +95,18 @@ pub fn diff(old: &Tables, new: &Tables) -> Vec<PolicyWrite> {
         }
     }
     switch(old, new, &mut w);
-    for (key, sets) in new.pairs.iter().filter(|(k, _)| !is_new(k)) {
+    for (key, sets) in new.pairs.iter().filter(|(k, _)| !early(k)) {
         if old.pairs.get(key) != Some(sets) {
             w.push(PolicyWrite::PutPair(*key, *sets));
         }
     }
     for (n, local) in &new.locals {
-        if old.locals.get(n).is_some_and(|before| before != local) {
+        if changed(n, local) && !moves.is_local_early(*n) {
             w.push(PolicyWrite::PutLocal(*n, *local));
         }
     }
-    for key in old.pairs.keys().filter(|k| !new.pairs.contains_key(k)) {
+    let gone: BTreeSet<&PairKey> = old.pairs.keys().chain(passing.keys()).collect();
+    for key in gone.into_iter().filter(|k| !new.pairs.contains_key(k)) {
         w.push(PolicyWrite::RemovePair(*key));
     }
     for n in old.locals.keys().filter(|n| !new.locals.contains_key(n)) {
@@ -121,6 +130,88 @@ pub fn diff(old: &Tables, new: &Tables) -> Vec<PolicyWrite> {
         w.push(PolicyWrite::Finish { is_on: new.is_on });
     }
     w
+}
+
+/// Which numbers addresses come to and leave when sides are switched.
+struct Moves {
+    /// No address had them.
+    fresh: BTreeSet<u32>,
+    /// Tasks of this node that policies select had them.
+    locals: BTreeSet<u32>,
+    joined: BTreeSet<u32>,
+    left: BTreeSet<u32>,
+    /// Pairs that the kernel has room for beside the old and the new ones.
+    n_room: usize,
+}
+
+impl Moves {
+    fn new(old: &Tables, new: &Tables) -> Self {
+        let known = numbers(old);
+        let fresh = &numbers(new) - &known;
+        let (mut joined, mut left) = (BTreeSet::new(), BTreeSet::new());
+        let mut moved = |before: u32, then: u32| {
+            if before != then {
+                left.insert(before);
+                joined.insert(then);
+            }
+        };
+        for ip in old.addresses.keys().chain(new.addresses.keys()) {
+            moved(old.effective(*ip).number, new.effective(*ip).number);
+        }
+        for net in old.nets.keys().chain(new.nets.keys()) {
+            moved(net_entry(old, net).number, net_entry(new, net).number);
+        }
+        let both = old.pairs.keys().chain(new.pairs.keys());
+        let n_pairs = both.collect::<BTreeSet<_>>().len();
+        Self {
+            fresh,
+            locals: old.locals.keys().copied().collect(),
+            joined,
+            left,
+            n_room: (abi::MAX_PAIRS as usize).saturating_sub(n_pairs),
+        }
+    }
+
+    /// What two numbers say of each other is written before the switch: nobody who had both sees it sooner than who is to.
+    fn is_early(&self, local: u32, peer: u32) -> bool {
+        let stays = |n| !self.left.contains(&n);
+        let joins = self.joined.contains(&local) || self.joined.contains(&peer);
+        !self.locals.contains(&local)
+            || self.fresh.contains(&peer)
+            || (joins && stays(local) && stays(peer))
+    }
+
+    fn is_local_early(&self, local: u32) -> bool {
+        let joins = self.joined.contains(&local) && !self.left.contains(&local);
+        !self.locals.contains(&local) || joins
+    }
+
+    /// Who comes to a number meets the old default of tasks whose default changes later: pairs with the new one until then. As many
+    /// as there is room for; without one such flows have the old default meanwhile, which allows nobody more.
+    fn passing(&self, old: &Tables, new: &Tables) -> BTreeMap<PairKey, Sets> {
+        let mut out = BTreeMap::new();
+        for (local, then) in &new.locals {
+            let Some(before) = old.locals.get(local).filter(|before| *before != then) else {
+                continue;
+            };
+            for direction in [Direction::Egress, Direction::Ingress] {
+                let sets = then.sets(direction);
+                if before.sets(direction) == sets {
+                    continue;
+                }
+                for peer in &self.joined {
+                    let key = (*local, *peer, direction);
+                    if out.len() < self.n_room
+                        && self.is_early(*local, *peer)
+                        && !new.pairs.contains_key(&key)
+                    {
+                        out.insert(key, sets);
+                    }
+                }
+            }
+        }
+        out
+    }
 }
 
 /// Numbers that some table knows.
