@@ -48,12 +48,16 @@ impl ServiceScheduler {
     }
 
     /// A living task's state and health. States do not go back: updates may overtake each other when a
-    /// master speaks for an agent.
+    /// master speaks for an agent. But an end that nobody here asked for may be called off: its agent went away and came
+    /// back in the middle of it, say.
     fn observed(&mut self, id: &ServiceId, status: &TaskStatus, now: UnixMillis, run: &mut Run) {
         let Some(i) = self.instance_mut(id, &status.task_id) else {
             return;
         };
-        let state = if rank(status.state) >= rank(i.state) {
+        let called_off = i.state == TaskState::Killing
+            && i.goal == Goal::Run
+            && status.state == TaskState::Running;
+        let state = if called_off || rank(status.state) >= rank(i.state) {
             status.state
         } else {
             i.state

@@ -514,3 +514,16 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn an_end_that_an_agent_calls_off_holds_nothing_up() {
+    let mut w = World::new();
+    w.join(3);
+    apply(&mut w, &Step::Put(0, 1, false));
+    for state in [TaskState::Running, TaskState::Killing, TaskState::Running] {
+        apply(&mut w, &Step::Say(3, 0, state));
+    }
+    let view = w.view();
+    assert!(view.deployments.is_empty(), "{:?}", view.deployments);
+    assert_eq!(view.services.values().next().unwrap().running, 1);
+}
