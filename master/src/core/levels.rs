@@ -113,6 +113,38 @@ impl MasterCore {
         }
     }
 
+    /// Tells level 1 several things at once, of which it takes all or none. The error says which it refused first.
+    pub(super) fn try_allocate_all(
+        &mut self,
+        mut events: Vec<Level1>,
+        now: UnixMillis,
+    ) -> Result<(), (usize, Rejection)> {
+        if events.len() <= 1 {
+            return match events.pop() {
+                None => Ok(()),
+                Some(event) => self
+                    .try_allocate(event, now)
+                    .map(|_| ())
+                    .map_err(|r| (0, r)),
+            };
+        }
+        self.offer_freed(now);
+        if let Some(refused) = self.allocator.would_refuse(events.clone(), now) {
+            return Err(refused);
+        }
+        for effect in self.measured(|allocator| allocator.apply_all(events, now)) {
+            if let Level1Effect::Rejected { what, reason } = &effect {
+                debug_assert!(false, "it was tried: {what}: {reason}");
+                tracing::error!(what, %reason, "a part of a call is refused that had been tried");
+                self.reject("tried_part_refused");
+                continue;
+            }
+            self.work.push_back(Work::Level1(effect));
+        }
+        self.take_notices();
+        Ok(())
+    }
+
     /// Has level 1 do something, and says how long that took.
     fn measured(
         &mut self,

@@ -1,12 +1,12 @@
 //! What operators ask of level 1: validated, applied, stored before it is answered; or refused with typed
 //! reasons, and nothing of it is done.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use waggle_allocator::Event as Level1;
 use waggle_types::{
-    AgentId, Milli, OperatorCall, Quota, RejectReason, Reservation, ResourcePart, Resources,
-    UnixMillis, Volume, VolumeId,
+    AgentId, CallRejection, FrameworkId, Milli, OperatorCall, Quota, RejectReason, Reservation,
+    ResourcePart, Resources, UnixMillis, Volume, VolumeId,
 };
 
 use super::{
@@ -15,7 +15,10 @@ use super::{
     refusals::level_1_says,
     stored,
 };
+use crate::store::StoreOp;
 
+/// Parts of one call; more are refused.
+const MAX_PARTS: usize = 10_000;
 /// Roles with a weight, and roles with a quota; more are refused.
 const MAX_SETTINGS: usize = 10_000;
 
@@ -35,6 +38,36 @@ impl RoleSettings {
             .copied()
             .unwrap_or(stored::DEFAULT_WEIGHT)
     }
+
+    /// Keeps what level 1 has taken; answers how it is stored.
+    fn put(&mut self, setting: Setting) -> StoreOp {
+        match setting {
+            Setting::Weight(role, weight) => {
+                let op = stored::put_weight(&role, weight);
+                if weight == stored::DEFAULT_WEIGHT {
+                    self.weights.remove(&role);
+                } else {
+                    self.weights.insert(role, weight);
+                }
+                op
+            }
+            Setting::Quota(role, quota, _) => {
+                let op = stored::put_quota(&role, &quota);
+                if quota.is_empty() {
+                    self.quota.remove(&role);
+                } else {
+                    self.quota.insert(role, quota);
+                }
+                op
+            }
+        }
+    }
+}
+
+/// A change of what is set for a role.
+enum Setting {
+    Weight(String, u32),
+    Quota(String, Quota, bool),
 }
 
 /// A change of an agent's reservations.
@@ -50,6 +83,82 @@ enum What {
     Create(VolumeId, Volume),
     Resize(VolumeId, Milli),
     Destroy(VolumeId),
+}
+
+/// What can be done together with others, all or none.
+enum Part {
+    Setting(Setting),
+    Change(Change),
+}
+
+impl Part {
+    /// The call, when it is none of these.
+    fn of(call: OperatorCall) -> Result<Self, OperatorCall> {
+        let (agent_id, stack, what) = match call {
+            OperatorCall::SetWeight { role, weight_milli } => {
+                return Ok(Self::Setting(Setting::Weight(role, weight_milli)));
+            }
+            OperatorCall::SetQuota { role, quota, force } => {
+                return Ok(Self::Setting(Setting::Quota(role, quota, force)));
+            }
+            OperatorCall::Reserve {
+                agent_id,
+                stack,
+                resources,
+            } => (agent_id, stack, What::Reserve(resources)),
+            OperatorCall::Unreserve {
+                agent_id,
+                stack,
+                resources,
+            } => (agent_id, stack, What::Unreserve(resources)),
+            OperatorCall::CreateVolume {
+                agent_id,
+                stack,
+                volume_id,
+                volume,
+            } => (agent_id, stack, What::Create(volume_id, volume)),
+            OperatorCall::ResizeVolume {
+                agent_id,
+                stack,
+                volume_id,
+                size,
+            } => (agent_id, stack, What::Resize(volume_id, size)),
+            OperatorCall::DestroyVolume {
+                agent_id,
+                stack,
+                volume_id,
+            } => (agent_id, stack, What::Destroy(volume_id)),
+            other => return Err(other),
+        };
+        Ok(Self::Change(Change {
+            agent_id,
+            stack,
+            what,
+        }))
+    }
+
+    /// The role that it is about.
+    fn role(&self) -> String {
+        match self {
+            Self::Setting(Setting::Weight(role, _) | Setting::Quota(role, ..)) => role.clone(),
+            Self::Change(c) => c.stack.last().map(|r| r.role.clone()).unwrap_or_default(),
+        }
+    }
+
+    fn event(&self) -> Level1 {
+        match self {
+            Self::Setting(Setting::Weight(role, weight_milli)) => Level1::WeightSet {
+                role: role.clone(),
+                weight_milli: *weight_milli,
+            },
+            Self::Setting(Setting::Quota(role, quota, force)) => Level1::QuotaSet {
+                role: role.clone(),
+                quota: quota.clone(),
+                force: *force,
+            },
+            Self::Change(change) => change.event(),
+        }
+    }
 }
 
 impl Change {
@@ -69,39 +178,35 @@ impl Change {
         part
     }
 
-    fn event(self) -> Level1 {
-        let Self {
-            agent_id,
-            stack,
-            what,
-        } = self;
-        match what {
+    fn event(&self) -> Level1 {
+        let (agent_id, stack) = (self.agent_id.clone(), self.stack.clone());
+        match &self.what {
             What::Reserve(resources) => Level1::Reserve {
                 agent_id,
                 stack,
-                resources,
+                resources: resources.clone(),
             },
             What::Unreserve(resources) => Level1::Unreserve {
                 agent_id,
                 stack,
-                resources,
+                resources: resources.clone(),
             },
             What::Create(volume_id, volume) => Level1::CreateVolume {
                 agent_id,
                 stack,
-                volume_id,
-                volume,
+                volume_id: volume_id.clone(),
+                volume: *volume,
             },
             What::Resize(volume_id, size) => Level1::ResizeVolume {
                 agent_id,
                 stack,
-                volume_id,
-                size,
+                volume_id: volume_id.clone(),
+                size: *size,
             },
             What::Destroy(volume_id) => Level1::DestroyVolume {
                 agent_id,
                 stack,
-                volume_id,
+                volume_id: volume_id.clone(),
             },
         }
     }
@@ -153,156 +258,170 @@ impl MasterCore {
     }
 
     fn do_operate(&mut self, call: OperatorCall, now: UnixMillis) -> Called {
-        let (agent_id, stack, what) = match call {
-            OperatorCall::SetWeight { role, weight_milli } => {
-                return self.set_weight(role, weight_milli, now);
-            }
-            OperatorCall::SetQuota { role, quota, force } => {
-                return self.set_quota(role, quota, force, now);
-            }
+        let call = match Part::of(call) {
+            Ok(part) => return self.do_parts(vec![part], now),
+            Err(call) => call,
+        };
+        match call {
             OperatorCall::SetMaintenance { agent_ids, window } => {
-                return self.set_maintenance(&agent_ids, window, now);
+                self.set_maintenance(&agent_ids, window, now)
             }
             OperatorCall::Drain {
                 agent_id,
                 max_grace,
                 mark_gone,
-            } => return self.drain(&agent_id, max_grace, mark_gone, now),
-            OperatorCall::Deactivate { agent_id } => return self.deactivate(&agent_id, now),
-            OperatorCall::Activate { agent_id } => return self.activate(&agent_id, now),
-            OperatorCall::MarkGone { agent_id } => return self.mark_gone(&agent_id, now),
-            OperatorCall::AddNetwork { name, network } => {
-                return self.add_network(name, network);
-            }
-            OperatorCall::RemoveNetwork { name } => return self.remove_network(&name),
-            OperatorCall::SetPolicy { policy, force } => return self.set_policy(policy, force),
-            OperatorCall::RemovePolicy { name } => return self.remove_policy(&name),
-            OperatorCall::Teardown { framework_id } => {
-                if self.frameworks.all.contains_key(&framework_id) {
-                    self.remove_framework(&framework_id, now);
-                    return Ok(());
-                }
-                let (reason, message) = if framework_id == self.framework_id {
-                    let message = "the master's own framework has no end";
-                    (RejectReason::ReservedFramework, message)
-                } else if self.frameworks.is_removed(&framework_id) {
-                    let message = "the framework was removed";
-                    (RejectReason::FrameworkRemoved, message)
-                } else {
-                    (RejectReason::UnknownFramework, "no such framework")
-                };
-                return Err(vec![no(reason, &framework_id, message)]);
-            }
-            OperatorCall::Reserve {
-                agent_id,
-                stack,
-                resources,
-            } => (agent_id, stack, What::Reserve(resources)),
-            OperatorCall::Unreserve {
-                agent_id,
-                stack,
-                resources,
-            } => (agent_id, stack, What::Unreserve(resources)),
-            OperatorCall::CreateVolume {
-                agent_id,
-                stack,
-                volume_id,
-                volume,
-            } => (agent_id, stack, What::Create(volume_id, volume)),
-            OperatorCall::ResizeVolume {
-                agent_id,
-                stack,
-                volume_id,
-                size,
-            } => (agent_id, stack, What::Resize(volume_id, size)),
-            OperatorCall::DestroyVolume {
-                agent_id,
-                stack,
-                volume_id,
-            } => (agent_id, stack, What::Destroy(volume_id)),
-        };
-        let change = Change {
-            agent_id,
-            stack,
-            what,
-        };
-        self.change_reservations(change, now)
+            } => self.drain(&agent_id, max_grace, mark_gone, now),
+            OperatorCall::Deactivate { agent_id } => self.deactivate(&agent_id, now),
+            OperatorCall::Activate { agent_id } => self.activate(&agent_id, now),
+            OperatorCall::MarkGone { agent_id } => self.mark_gone(&agent_id, now),
+            OperatorCall::AddNetwork { name, network } => self.add_network(name, network),
+            OperatorCall::RemoveNetwork { name } => self.remove_network(&name),
+            OperatorCall::SetPolicy { policy, force } => self.set_policy(policy, force),
+            OperatorCall::RemovePolicy { name } => self.remove_policy(&name),
+            OperatorCall::Teardown { framework_id } => self.teardown(&framework_id, now),
+            OperatorCall::All(calls) => self.do_all(calls, now),
+            // Taken above.
+            OperatorCall::SetWeight { .. }
+            | OperatorCall::SetQuota { .. }
+            | OperatorCall::Reserve { .. }
+            | OperatorCall::Unreserve { .. }
+            | OperatorCall::CreateVolume { .. }
+            | OperatorCall::ResizeVolume { .. }
+            | OperatorCall::DestroyVolume { .. } => Ok(()),
+        }
     }
 
-    fn set_weight(&mut self, role: String, weight_milli: u32, now: UnixMillis) -> Called {
-        let default = weight_milli == stored::DEFAULT_WEIGHT;
-        let new = !default && !self.settings.weights.contains_key(&role);
-        if new && self.settings.weights.len() >= MAX_SETTINGS {
-            return Err(vec![too_many("weight")]);
+    fn teardown(&mut self, framework_id: &FrameworkId, now: UnixMillis) -> Called {
+        if self.frameworks.all.contains_key(framework_id) {
+            self.remove_framework(framework_id, now);
+            return Ok(());
         }
-        let event = Level1::WeightSet {
-            role: role.clone(),
-            weight_milli,
-        };
-        self.try_allocate(event, now)
-            .map_err(|reason| vec![level_1_says(&role, &reason)])?;
-        self.persist(vec![stored::put_weight(&role, weight_milli)]);
-        if default {
-            self.settings.weights.remove(&role);
+        let (reason, message) = if *framework_id == self.framework_id {
+            let message = "the master's own framework has no end";
+            (RejectReason::ReservedFramework, message)
+        } else if self.frameworks.is_removed(framework_id) {
+            let message = "the framework was removed";
+            (RejectReason::FrameworkRemoved, message)
         } else {
-            self.settings.weights.insert(role, weight_milli);
+            (RejectReason::UnknownFramework, "no such framework")
+        };
+        Err(vec![no(reason, framework_id, message)])
+    }
+
+    /// Several calls, all or none.
+    fn do_all(&mut self, calls: Vec<OperatorCall>, now: UnixMillis) -> Called {
+        if calls.len() > MAX_PARTS {
+            let message = format!("must be at most {MAX_PARTS}, are {}", calls.len());
+            return Err(vec![no(RejectReason::TooMany, "parts", message)]);
+        }
+        let (mut parts, mut windows) = (Vec::new(), Vec::new());
+        for call in calls {
+            match Part::of(call) {
+                Ok(part) => parts.push(part),
+                Err(OperatorCall::SetMaintenance { agent_ids, window }) => {
+                    windows.push((agent_ids, window));
+                }
+                Err(other) => {
+                    let message = "it cannot be done together with others";
+                    return Err(vec![no(RejectReason::Invalid, other.name(), message)]);
+                }
+            }
+        }
+        if windows.is_empty() {
+            return self.do_parts(parts, now);
+        }
+        if !parts.is_empty() {
+            let message = "maintenance is set by itself";
+            return Err(vec![no(RejectReason::Invalid, "set_maintenance", message)]);
+        }
+        let all = windows
+            .iter()
+            .map(|(ids, window)| (ids.as_slice(), *window));
+        self.check_maintenance(all, now)?;
+        for (ids, window) in windows {
+            self.put_maintenance(&ids, window, now);
         }
         Ok(())
     }
 
-    fn set_quota(&mut self, role: String, quota: Quota, force: bool, now: UnixMillis) -> Called {
-        let new = !quota.is_empty() && !self.settings.quota.contains_key(&role);
-        if new && self.settings.quota.len() >= MAX_SETTINGS {
-            return Err(vec![too_many("quota")]);
-        }
-        let event = Level1::QuotaSet {
-            role: role.clone(),
-            quota: quota.clone(),
-            force,
-        };
-        self.try_allocate(event, now)
-            .map_err(|reason| vec![level_1_says(&role, &reason)])?;
-        self.persist(vec![stored::put_quota(&role, &quota)]);
-        if quota.is_empty() {
-            self.settings.quota.remove(&role);
-        } else {
-            self.settings.quota.insert(role, quota);
-        }
-        Ok(())
-    }
-
-    fn change_reservations(&mut self, change: Change, now: UnixMillis) -> Called {
-        let id = change.agent_id.clone();
-        let role = change.stack.last().map(|r| r.role.clone());
-        let role = role.unwrap_or_default();
-        let destroyed = match &change.what {
-            What::Destroy(volume) => vec![volume.clone()],
-            _ => Vec::new(),
-        };
-        let done = self
-            .check_agent(&id)
-            .and_then(|()| self.check_storable(&id, &[change.part()]))
-            .and_then(|()| {
-                if self.allocator.total(&id).is_some() {
-                    return Ok(());
-                }
-                let message = "the agent has not come back yet, or runs more than it has";
-                Err(no(RejectReason::AgentDisconnected, &id, message))
+    /// All of these or none: what the core knows is checked first, then level 1 takes all or none.
+    fn do_parts(&mut self, parts: Vec<Part>, now: UnixMillis) -> Called {
+        let done = self.check_parts(&parts).and_then(|()| {
+            let events = parts.iter().map(Part::event).collect();
+            self.try_allocate_all(events, now).map_err(|(i, reason)| {
+                let role = parts.get(i).map(Part::role).unwrap_or_default();
+                level_1_says(&role, &reason)
             })
-            .and_then(|()| {
-                self.try_allocate(change.event(), now)
-                    .map_err(|reason| level_1_says(&role, &reason))
-            });
+        });
         if let Err(r) = done {
-            self.measure(Measure::ReservationFailed { role });
+            let changes = parts.iter().filter(|p| matches!(p, Part::Change(_)));
+            let roles: BTreeSet<String> = changes.map(Part::role).collect();
+            for role in roles {
+                self.measure(Measure::ReservationFailed { role });
+            }
             return Err(vec![r]);
         }
-        self.store_reservations(&id, destroyed);
+        let mut ops = Vec::new();
+        // By agent: what was destroyed of it.
+        let mut changed: BTreeMap<AgentId, Vec<VolumeId>> = BTreeMap::new();
+        for part in parts {
+            match part {
+                Part::Setting(setting) => ops.push(self.settings.put(setting)),
+                Part::Change(change) => {
+                    let destroyed = changed.entry(change.agent_id).or_default();
+                    if let What::Destroy(volume) = change.what {
+                        destroyed.push(volume);
+                    }
+                }
+            }
+        }
+        self.persist(ops);
+        for (id, destroyed) in changed {
+            self.store_reservations(&id, destroyed);
+        }
+        Ok(())
+    }
+
+    fn check_parts(&self, parts: &[Part]) -> Result<(), CallRejection> {
+        let (mut weights, mut quotas) = (BTreeSet::new(), BTreeSet::new());
+        let mut changes: BTreeMap<&AgentId, Vec<ResourcePart>> = BTreeMap::new();
+        for part in parts {
+            match part {
+                Part::Setting(Setting::Weight(role, weight)) => {
+                    if *weight != stored::DEFAULT_WEIGHT
+                        && !self.settings.weights.contains_key(role)
+                    {
+                        weights.insert(role);
+                    }
+                }
+                Part::Setting(Setting::Quota(role, quota, _)) => {
+                    if !quota.is_empty() && !self.settings.quota.contains_key(role) {
+                        quotas.insert(role);
+                    }
+                }
+                Part::Change(c) => changes.entry(&c.agent_id).or_default().push(c.part()),
+            }
+        }
+        let full = |new: usize, old: usize| new > 0 && old + new > MAX_SETTINGS;
+        if full(weights.len(), self.settings.weights.len()) {
+            return Err(too_many("weight"));
+        }
+        if full(quotas.len(), self.settings.quota.len()) {
+            return Err(too_many("quota"));
+        }
+        for (id, changes) in changes {
+            self.check_agent(id)?;
+            self.check_storable(id, &changes)?;
+            if self.allocator.total(id).is_none() {
+                let message = "the agent has not come back yet, or runs more than it has";
+                return Err(no(RejectReason::AgentDisconnected, id, message));
+            }
+        }
         Ok(())
     }
 }
 
-fn too_many(what: &str) -> waggle_types::CallRejection {
-    let message = format!("{MAX_SETTINGS} roles have a {what} already");
+fn too_many(what: &str) -> CallRejection {
+    let message = format!("at most {MAX_SETTINGS} roles have a {what}");
     no(RejectReason::TooMany, "role", message)
 }

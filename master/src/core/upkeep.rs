@@ -216,25 +216,45 @@ impl MasterCore {
         window: Option<Unavailability>,
         now: UnixMillis,
     ) -> Called {
+        self.check_maintenance([(ids, window)], now)?;
+        self.put_maintenance(ids, window, now);
+        Ok(())
+    }
+
+    /// Whether all of these windows can be set; no agent may be in two of them.
+    pub(super) fn check_maintenance<'a>(
+        &self,
+        windows: impl IntoIterator<Item = (&'a [AgentId], Option<Unavailability>)>,
+        now: UnixMillis,
+    ) -> Called {
         let (mut wrong, mut seen) = (Vec::new(), BTreeSet::new());
-        if ids.is_empty() || ids.len() > MAX_AT_ONCE {
-            let message = format!("must be 1 to {MAX_AT_ONCE} agents, are {}", ids.len());
-            wrong.push(no(RejectReason::Invalid, "agent_ids", message));
-        }
-        for id in ids.iter().take(MAX_AT_ONCE) {
-            wrong.extend(self.check_agent(id).err());
-            if !seen.insert(id) {
-                wrong.push(no(RejectReason::Invalid, id, "the agent is named twice"));
+        for (ids, window) in windows {
+            if ids.is_empty() || ids.len() > MAX_AT_ONCE {
+                let message = format!("must be 1 to {MAX_AT_ONCE} agents, are {}", ids.len());
+                wrong.push(no(RejectReason::Invalid, "agent_ids", message));
+            }
+            for id in ids.iter().take(MAX_AT_ONCE) {
+                wrong.extend(self.check_agent(id).err());
+                if !seen.insert(id) {
+                    wrong.push(no(RejectReason::Invalid, id, "the agent is named twice"));
+                }
+            }
+            let end = window.and_then(|w| Some(w.start + w.duration?));
+            if end.is_some_and(|end| end <= now) {
+                let message = "must not be over already";
+                wrong.push(no(RejectReason::Invalid, "window", message));
             }
         }
-        let end = window.and_then(|w| Some(w.start + w.duration?));
-        if end.is_some_and(|end| end <= now) {
-            let message = "must not be over already";
-            wrong.push(no(RejectReason::Invalid, "window", message));
-        }
-        if !wrong.is_empty() {
-            return Err(wrong);
-        }
+        if wrong.is_empty() { Ok(()) } else { Err(wrong) }
+    }
+
+    /// Sets a window that was checked.
+    pub(super) fn put_maintenance(
+        &mut self,
+        ids: &[AgentId],
+        window: Option<Unavailability>,
+        now: UnixMillis,
+    ) {
         let ops = ids.iter().map(|id| stored::put_window(id, window));
         self.persist(ops.collect());
         let mut events = Vec::new();
@@ -256,7 +276,6 @@ impl MasterCore {
             events.extend(self.standing(id, true, now));
         }
         self.allocate_all(events, now);
-        Ok(())
     }
 
     /// Level 1 says that an agent that was drained runs nothing any more.

@@ -134,6 +134,9 @@ pub enum OperatorCall {
         /// Which.
         name: String,
     },
+    /// Several at once, in order: all of them are done, or the first that can't be is refused and none is. Either
+    /// weights, quota, reservations and volumes, or maintenance; nothing else has parts.
+    All(Vec<OperatorCall>),
 }
 
 impl OperatorCall {
@@ -157,6 +160,7 @@ impl OperatorCall {
             Self::RemoveNetwork { .. } => "remove_network",
             Self::SetPolicy { .. } => "set_policy",
             Self::RemovePolicy { .. } => "remove_policy",
+            Self::All(_) => "all",
         }
     }
 }

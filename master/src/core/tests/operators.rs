@@ -1,7 +1,9 @@
 //! What operators set for roles and reserve: typed refusals, stored before it is answered, there again after a
 //! restart.
 
-use waggle_types::{Milli, Quota, RejectReason, Reservation, Volume, VolumeId};
+use waggle_types::{
+    Milli, Millis, Quota, RejectReason, Reservation, Unavailability, Volume, VolumeId,
+};
 
 use super::{client::reasons, *};
 
@@ -281,4 +283,132 @@ fn quota_of_a_kind_that_agents_bring_is_there_before_they_are() {
     let books = w.core.allocator().explain_role("eng").unwrap();
     assert_eq!(books.owed["licenses"], Milli(2000));
     assert_eq!(w.view().roles["eng"].owed["licenses"], Milli(2000));
+}
+
+#[test]
+fn several_calls_at_once_are_all_done_or_none_is() {
+    let mut w = World::new();
+    w.join(1);
+    let disk = Resources::from_millis(0, 0, 5_000_000);
+    w.operate(reserve(1, &["eng"], disk.clone())).unwrap();
+    let window = Unavailability {
+        start: w.now + Millis(60_000),
+        duration: None,
+    };
+    let maintain = |n: u8| OperatorCall::SetMaintenance {
+        agent_ids: vec![agent_id(n)],
+        window: Some(window),
+    };
+    let volume_id = |name: &str| VolumeId::new(name).unwrap();
+    let create = |name: &str, size| OperatorCall::CreateVolume {
+        agent_id: agent_id(1),
+        stack: stack(&["eng"]),
+        volume_id: volume_id(name),
+        volume: Volume {
+            size: Milli(size),
+            shared: false,
+        },
+    };
+    let over = quota(5000, None);
+    let (before, books) = (w.stored.clone(), w.core.allocator().clone());
+    for (calls, reason) in [
+        (
+            vec![set_weight("a", 2000), set_weight("b", 0)],
+            RejectReason::Invalid,
+        ),
+        (
+            vec![set_quota("a", quota(1000, None)), set_quota("b", over)],
+            RejectReason::BadQuota,
+        ),
+        (
+            // Each fits, both do not.
+            vec![
+                set_quota("a", quota(3000, None)),
+                set_quota("b", quota(3000, None)),
+            ],
+            RejectReason::BadQuota,
+        ),
+        (
+            vec![
+                reserve(1, &["eng"], cpus(3000)),
+                reserve(1, &["ops"], cpus(3000)),
+            ],
+            RejectReason::NotFree,
+        ),
+        (
+            vec![
+                unreserve(1, &["eng"], disk.clone()),
+                unreserve(1, &["ops"], cpus(1)),
+            ],
+            RejectReason::NotFree,
+        ),
+        (
+            vec![create("v1", 3_000_000), create("v2", 3_000_000)],
+            RejectReason::NotFree,
+        ),
+        (
+            vec![create("v1", 1_000_000), create("v1", 1_000_000)],
+            RejectReason::DuplicateVolume,
+        ),
+        (vec![maintain(1), maintain(9)], RejectReason::UnknownAgent),
+        (vec![maintain(1), maintain(1)], RejectReason::Invalid),
+        (
+            vec![set_weight("a", 2000), maintain(1)],
+            RejectReason::Invalid,
+        ),
+        (
+            vec![
+                set_weight("a", 2000),
+                OperatorCall::Deactivate {
+                    agent_id: agent_id(1),
+                },
+            ],
+            RejectReason::Invalid,
+        ),
+    ] {
+        let name = format!("{calls:?}");
+        assert_eq!(
+            reasons(w.operate(OperatorCall::All(calls))),
+            [reason],
+            "{name}"
+        );
+        assert_eq!(w.stored, before, "{name}");
+        assert_eq!(reserved(&mut w, 1), ["eng: disk:5000"], "{name}");
+        assert!(w.view().maintenance.is_empty(), "{name}");
+        for role in ["a", "b"] {
+            let (now, then) = (
+                w.core.allocator().explain_role(role),
+                books.explain_role(role),
+            );
+            assert_eq!(format!("{now:?}"), format!("{then:?}"), "{name}");
+        }
+    }
+    // Each may rest on the one before.
+    w.operate(set_quota("eng", quota(0, Some(4000)))).unwrap();
+    w.operate(OperatorCall::All(vec![
+        reserve(1, &["eng"], cpus(2000)),
+        reserve(1, &["eng"], cpus(2000)),
+        create("v1", 1_000_000),
+        OperatorCall::ResizeVolume {
+            agent_id: agent_id(1),
+            stack: stack(&["eng"]),
+            volume_id: volume_id("v1"),
+            size: Milli(2_000_000),
+        },
+    ]))
+    .unwrap();
+    let made = ["eng: cpus:4; disk:3000; volume v1:2000"];
+    assert_eq!(reserved(&mut w, 1), made);
+    w.operate(OperatorCall::All(vec![
+        set_weight("a", 2000),
+        set_weight("b", 3000),
+    ]))
+    .unwrap();
+    assert_eq!(w.view().roles["b"].weight_milli, 3000);
+    w.operate(OperatorCall::All(vec![maintain(1)])).unwrap();
+    assert_eq!(w.view().maintenance.len(), 1);
+    w.restart();
+    w.join(1);
+    assert_eq!(reserved(&mut w, 1), made, "it is stored");
+    assert_eq!(w.view().roles["a"].weight_milli, 2000);
 }

@@ -102,18 +102,18 @@ pub(super) async fn write(api: &Api, kind: &str, said: &Value) -> Result<(), No>
     run(api, calls).await
 }
 
-/// One after the other; the first that is refused ends it.
-pub(super) async fn run(api: &Api, calls: Vec<OperatorCall>) -> Result<(), No> {
-    for call in calls {
-        match api.handle.operate(call).await {
-            Ok(()) => {}
-            Err(OperateError::Refused(all)) => return Err(refused(&all)),
-            Err(OperateError::Master(e)) => {
-                return Err(No(StatusCode::SERVICE_UNAVAILABLE, e.to_string()));
-            }
-        }
+/// All of them or none.
+pub(super) async fn run(api: &Api, mut calls: Vec<OperatorCall>) -> Result<(), No> {
+    let call = match calls.len() {
+        0 => return Ok(()),
+        1 => calls.remove(0),
+        _ => OperatorCall::All(calls),
+    };
+    match api.handle.operate(call).await {
+        Ok(()) => Ok(()),
+        Err(OperateError::Refused(all)) => Err(refused(&all)),
+        Err(OperateError::Master(e)) => Err(No(StatusCode::SERVICE_UNAVAILABLE, e.to_string())),
     }
-    Ok(())
 }
 
 fn refused(all: &[CallRejection]) -> No {
