@@ -32,7 +32,11 @@ fn every_kind_of_name_resolves_on_every_address() {
     let world = shared.world().unwrap();
     web(world).unwrap();
     let node = &world.cluster.state.nodes[1].name;
-    let vip = dig(world, node, &[VIP_NAME]);
+    // Nodes hear of a service after its master.
+    let vip = wait_until(LIMIT, "the name to be known here", || {
+        Some(dig(world, node, &[VIP_NAME])).filter(|said| !said.is_empty())
+    });
+    let vip = vip.unwrap();
     assert!(vip.starts_with("11."), "{vip}");
     for server in ["@198.51.100.1", "@198.51.100.2", "@198.51.100.3"] {
         for over in ["+notcp", "+tcp"] {
