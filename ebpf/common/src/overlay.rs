@@ -232,7 +232,7 @@ crate::edge::reasons::reasons! {
         SPOOFED_MAC = 22, "spoofed_mac";
         /// Dropped: ARP or neighbour discovery in another's name.
         SPOOFED_NEIGHBOUR = 23, "spoofed_neighbour";
-        /// Dropped: a container that sends to a node's VXLAN port itself.
+        /// Dropped: a container that sends to a node's VXLAN port itself; and a tunnel to an address that nodes don't send to.
         FORGED_TUNNEL = 24, "forged_tunnel";
         /// Dropped: neither IP nor ARP.
         NOT_IP = 25, "not_ip";

@@ -338,6 +338,26 @@ fn nobody_speaks_for_another() -> anyhow::Result<()> {
     forged.ports = [40_000, 64_000];
     forged.src_mac = own;
     drops(reason::FORGED_TUNNEL, forged.bytes())?;
+    // To another address of a node it leaves as any datagram does, and says that it comes from its own node.
+    let (sender, receiver) = (world.host(1), world.host(2));
+    receiver.ns.ip("addr add 198.18.0.2/32 dev u0\n")?;
+    sender.ns.ip("route add 198.18.0.2/32 dev u0\n")?;
+    let inner = Frame {
+        ports: [9, 9],
+        ..Frame::new(ip4(1, 3).into(), ip4(2, 2).into(), UDP)
+    };
+    let tunnel = [&[8, 0, 0, 0, 0, 4, 0, 0], inner.bytes().as_slice()].concat();
+    let before = receiver.count(reason::FORGED_TUNNEL)?;
+    sender.ns.run(|| -> std::io::Result<()> {
+        let socket = UdpSocket::bind((node_ip(1), 0))?;
+        socket.send_to(&tunnel, ("198.18.0.2", 64_000))?;
+        Ok(())
+    })??;
+    wait_until(LIMIT, "a tunnel to nobody", || {
+        let n = receiver.count(reason::FORGED_TUNNEL).ok();
+        n.filter(|n| *n > before)
+    })
+    .with_context(|| receiver.counts())?;
     // Neither IP nor ARP; and tagged.
     let mut other = vec![0xff; 14];
     other[6..12].copy_from_slice(&own);

@@ -20,9 +20,13 @@ use crate::under::{is_forged, is_of_same_network};
 /// At tc ingress of the device.
 #[inline(always)]
 pub fn up(skb: *mut __sk_buff) -> i32 {
-    let Some((of_vni, from)) = tunnel(skb) else {
+    let Some((of_vni, from, to)) = tunnel(skb) else {
         return drop(reason::NOT_A_PEER);
     };
+    // Nodes send to the address that nodes have. To another one of this node a container may have sent, masqueraded.
+    if to != node() {
+        return drop(reason::FORGED_TUNNEL);
+    }
     if of_vni != u32::from_be(vni()) >> 8 {
         return drop(reason::WRONG_VNI);
     }
@@ -114,9 +118,9 @@ pub fn down(skb: *mut __sk_buff) -> i32 {
     OK
 }
 
-/// VNI and, network order, the other node's address, if the packet has a tunnel.
+/// VNI and, network order, source and destination of the outer header, if the packet has a tunnel.
 #[inline(always)]
-fn tunnel(skb: *mut __sk_buff) -> Option<(u32, u32)> {
+fn tunnel(skb: *mut __sk_buff) -> Option<(u32, u32, u32)> {
     // SAFETY: all zero is a key; the program's context, and memory of this function.
     unsafe {
         let mut key: bpf_tunnel_key = core::mem::zeroed();
@@ -124,6 +128,10 @@ fn tunnel(skb: *mut __sk_buff) -> Option<(u32, u32)> {
         if bpf_skb_get_tunnel_key(skb, &raw mut key, size, 0) != 0 {
             return None;
         }
-        Some((key.tunnel_id, key.__bindgen_anon_1.remote_ipv4.to_be()))
+        Some((
+            key.tunnel_id,
+            key.__bindgen_anon_1.remote_ipv4.to_be(),
+            key.__bindgen_anon_3.local_ipv4.to_be(),
+        ))
     }
 }
