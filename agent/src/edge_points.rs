@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use waggle_overlay::{VipNames, edge::EdgeReading};
 use waggle_telemetry::names;
-use waggle_telemetry_pipeline::{Point, PointData};
+use waggle_telemetry_pipeline::{MetricDef, Point, PointData};
 use waggle_types::VipKey;
 
 use crate::meter::Out;
@@ -51,12 +51,17 @@ pub fn edge_points(r: &EdgeReading, vips: &VipNames, start_ns: u64, now_ns: u64)
     out.into_points()
 }
 
-/// The points of VIPs per packet.
-pub fn packet_points(counts: &[(&'static str, u64)], start_ns: u64, now_ns: u64) -> Vec<Point> {
+/// The points of packets that are counted by what became of them.
+pub fn packet_points(
+    def: &'static MetricDef,
+    counts: &[(&'static str, u64)],
+    start_ns: u64,
+    now_ns: u64,
+) -> Vec<Point> {
     let mut out = Out::new(start_ns, now_ns);
     for (outcome, packets) in counts {
         let attrs = vec![(names::OUTCOME, (*outcome).into())];
-        out.push(&names::VIP_PACKETS, attrs, PointData::Sum(*packets));
+        out.push(def, attrs, PointData::Sum(*packets));
     }
     out.into_points()
 }

@@ -248,10 +248,19 @@ pub fn node(net: &Net, telemetry: &Telemetry, start_ns: u64) {
             Err(e) => tracing::warn!(error = %e, "the edge's counters not read"),
         }
     }
-    if let Some(packets) = net.packets() {
-        match packets.read() {
-            Ok(counts) => telemetry.node_points(packet_points(&counts, start_ns, clock::now_ns())),
-            Err(e) => tracing::warn!(error = %e, "the packet programs' counters not read"),
+    let overlay = net.overlay();
+    for (def, counts) in [
+        (&names::VIP_PACKETS, net.packets().map(|p| p.read())),
+        (&names::NETWORK_PACKETS, Some(overlay.counts())),
+        (&names::POLICY_PACKETS, Some(overlay.policy_counts())),
+    ] {
+        match counts {
+            Some(Ok(counts)) => {
+                let points = packet_points(def, &counts, start_ns, clock::now_ns());
+                telemetry.node_points(points);
+            }
+            Some(Err(e)) => tracing::warn!(error = %e, metric = def.name, "counters not read"),
+            None => {}
         }
     }
     let Some(plane) = net.plane() else { return };

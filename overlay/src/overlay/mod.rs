@@ -359,6 +359,16 @@ impl OverlayNet {
             .map_or(Ok(Vec::new()), OverlayPlane::counts)
     }
 
+    /// Packets that policies were asked about, by verdict.
+    ///
+    /// # Errors
+    /// [`LoadError::Map`] from the kernel.
+    pub fn policy_counts(&self) -> Result<Vec<(&'static str, u64)>, LoadError> {
+        let state = self.lock();
+        let plane = state.plane.as_ref();
+        plane.map_or(Ok(Vec::new()), |plane| plane.policy().counts())
+    }
+
     /// The hardware address of a container with that address.
     pub const fn mac_of(ip: IpAddr) -> [u8; 6] {
         mac_of(ip)

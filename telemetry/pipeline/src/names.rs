@@ -227,6 +227,9 @@ registry! {
     NETWORK_EXHAUSTED = Counter "waggle.network.exhausted" ["{lease}"] {NETWORK, OUTCOME} "Nodes that there was no subnet for, and containers that there was no address for";
     NETWORK_ADDRESSES = UpDownCounter "waggle.network.addresses" ["{address}"] {NETWORK, STATE} "Addresses of this node's subnets, by whether containers have them";
 
+    NETWORK_PACKETS = Counter "waggle.network.packets" ["{packet}"] {OUTCOME} "Packets to and from this node's containers on overlay networks, by what became of them";
+    POLICY_PACKETS = Counter "waggle.policy.packets" ["{packet}"] {OUTCOME} "Packets that policies were asked about on this node, by verdict";
+
     // DNS.
     DNS_LOOKUP_DURATION = Histogram "dns.lookup.duration" ["s"] {"dns.question.name", ERROR_TYPE} "Time to answer or forward a DNS question";
     DNS_QUERIES = Counter "waggle.dns.queries" ["{query}"] {DNS_SOURCE, DNS_RCODE, TRANSPORT} "Questions that this node's DNS server answered, by who knew the answer";

@@ -21,6 +21,7 @@ use waggle_tests_support::{
     netns::NetNs,
     process,
     scenario::{World, deploy, remove},
+    sink::Point,
     wait_until,
 };
 
@@ -340,6 +341,30 @@ fn policed(world: &World, places: &[Place], own: &[[IpAddr; 2]]) -> anyhow::Resu
     reached("all to pass", &|f| pings(f) && asks(f))
 }
 
+/// What became of packets is said by metrics, too: of nodes, with the reason.
+fn measured(world: &World) -> anyhow::Result<()> {
+    for (metric, outcome) in [
+        ("waggle.policy.packets", "denied_ingress"),
+        ("waggle.policy.packets", "audited_ingress"),
+        ("waggle.network.packets", "policy_ingress"),
+        ("waggle.network.packets", "received"),
+    ] {
+        wait_until(LIMIT, &format!("{metric} {outcome}"), || {
+            world.sink.with(|s| {
+                let mut all = s.points.values();
+                let said = |p: &&Point| {
+                    p.name == metric
+                        && p.attributes
+                            .get("waggle.outcome")
+                            .is_some_and(|o| o == outcome)
+                };
+                all.find(|p| said(p) && p.value > 0.0).map(|_| ())
+            })
+        })?;
+    }
+    Ok(())
+}
+
 fn on_a_network(world: &mut World) -> anyhow::Result<()> {
     let arguments = [
         "add",
@@ -361,6 +386,7 @@ fn on_a_network(world: &mut World) -> anyhow::Result<()> {
     everywhere(world, &places)?;
     said_of_them(world, &places, &own)?;
     policed(world, &places, &own)?;
+    measured(world)?;
     refused(world)?;
 
     // The agent of a node goes, by kill -9, and another one comes.
