@@ -37,6 +37,8 @@ pub(crate) use mesos::{
 
 /// Events that may wait for one framework; one that falls further behind is disconnected.
 const QUEUE: usize = 16_384;
+/// Bytes that may wait for one framework, as they are on the wire; the same holds.
+const MAX_QUEUED_BYTES: usize = 32 << 20;
 /// Longest call: some thousands of tasks.
 const MAX_MESSAGE_BYTES: usize = 16 << 20;
 
@@ -97,6 +99,8 @@ pub(crate) struct NativeLink {
     subscription: SubscriptionId,
     heartbeat: Duration,
     queue: mpsc::Sender<Kind>,
+    /// Bytes that wait in the queue.
+    held: Arc<AtomicUsize>,
     why: Arc<OnceLock<pb::Rejection>>,
 }
 
@@ -114,9 +118,14 @@ impl NativeLink {
                 None => return true,
             },
         };
-        let sent = self.queue.try_send(kind).is_ok();
+        let bytes = kind.encoded_len();
+        let held = self.held.fetch_add(bytes, Ordering::Relaxed);
+        // One that is larger than all of it goes out when nothing else waits.
+        let room = held == 0 || held + bytes <= MAX_QUEUED_BYTES;
+        let sent = room && self.queue.try_send(kind).is_ok();
         if !sent {
-            let message = format!("{QUEUE} events wait unread");
+            self.held.fetch_sub(bytes, Ordering::Relaxed);
+            let message = format!("{held} bytes of events wait unread");
             let why = CallRejection::new(RejectReason::TooSlow, "subscription", message);
             self.close(&why);
         }
@@ -248,11 +257,16 @@ impl frameworks_server::Frameworks for Frameworks {
         };
         let subscription = SubscriptionId(self.next.fetch_add(1, Ordering::Relaxed));
         let (queue, events) = mpsc::channel(QUEUE);
-        let why = Arc::new(OnceLock::new());
+        let (why, held) = (Arc::new(OnceLock::new()), Arc::new(AtomicUsize::new(0)));
+        let events = Waiting {
+            events,
+            held: Arc::clone(&held),
+        };
         let link = FrameworkLink::Native(NativeLink {
             subscription,
             heartbeat: self.heartbeat,
             queue,
+            held,
             why: Arc::clone(&why),
         });
         // Before the loop hears of it, so that an end at any moment is told.
@@ -367,9 +381,23 @@ pub(crate) async fn tell_end(
     let _ = inbox.send(FrameworkEvent::Gone { subscription }).await;
 }
 
+/// The stream's end of what waits for a framework.
+struct Waiting {
+    events: mpsc::Receiver<Kind>,
+    held: Arc<AtomicUsize>,
+}
+
+impl Waiting {
+    async fn next(&mut self) -> Option<Kind> {
+        let kind = self.events.recv().await?;
+        self.held.fetch_sub(kind.encoded_len(), Ordering::Relaxed);
+        Some(kind)
+    }
+}
+
 /// What goes to the framework: queued events, heartbeats in between, and at last why it ends.
 fn write(
-    mut events: mpsc::Receiver<Kind>,
+    mut events: Waiting,
     why: Arc<OnceLock<pb::Rejection>>,
     heartbeat: Duration,
     stop: CancellationToken,
@@ -384,7 +412,7 @@ fn write(
             let kind = tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                k = events.recv() => match k {
+                k = events.next() => match k {
                     Some(k) => k,
                     None => break,
                 },
@@ -402,16 +430,47 @@ fn write(
 mod tests {
     use super::*;
 
-    #[test]
-    fn who_does_not_read_is_told_why_its_stream_ends() {
-        let (queue, mut events) = mpsc::channel(QUEUE);
-        let why = Arc::new(OnceLock::new());
+    /// A link, and what waits at its other end.
+    fn link(why: &Arc<OnceLock<pb::Rejection>>) -> (FrameworkLink, Waiting) {
+        let (queue, events) = mpsc::channel(QUEUE);
+        let held = Arc::new(AtomicUsize::new(0));
         let link = FrameworkLink::Native(NativeLink {
             subscription: SubscriptionId(1),
             heartbeat: Duration::from_secs(1),
             queue,
-            why: Arc::clone(&why),
+            held: Arc::clone(&held),
+            why: Arc::clone(why),
         });
+        (link, Waiting { events, held })
+    }
+
+    #[tokio::test]
+    async fn what_waits_is_bounded_in_bytes_too() {
+        let message = || SchedulerEvent::Message {
+            agent_id: waggle_types::AgentId::new("a").unwrap(),
+            executor_id: waggle_types::ExecutorId::new("e").unwrap(),
+            data: vec![0; 1 << 20],
+        };
+        let why = Arc::new(OnceLock::new());
+        let (link, mut waiting) = link(&why);
+        let fits = MAX_QUEUED_BYTES / (1 << 20) - 1;
+        for _ in 0..fits {
+            assert!(link.send(&message()));
+        }
+        assert!(waiting.next().await.is_some());
+        assert!(link.send(&message()), "what is read makes room");
+        assert!(!link.send(&message()), "the bytes are bounded");
+        let reason = why.get().map(|w| convert::reject_reason(w.reason));
+        assert_eq!(reason, Some(RejectReason::TooSlow));
+        drop(link);
+        while waiting.next().await.is_some() {}
+        assert_eq!(waiting.held.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn who_does_not_read_is_told_why_its_stream_ends() {
+        let why = Arc::new(OnceLock::new());
+        let (link, mut waiting) = link(&why);
         let offer = SchedulerEvent::Offers(Vec::new());
         for _ in 0..QUEUE {
             assert!(link.send(&offer));
@@ -427,7 +486,7 @@ mod tests {
         );
         drop(link);
         let mut n = 0;
-        while events.try_recv().is_ok() {
+        while waiting.events.try_recv().is_ok() {
             n += 1;
         }
         assert_eq!(n, QUEUE, "what was queued is still delivered");

@@ -5,6 +5,7 @@ use std::{
     net::Ipv4Addr,
     path::PathBuf,
     sync::{Arc, atomic::AtomicU64},
+    time::Duration,
 };
 
 use tokio::{net::TcpListener, sync::mpsc};
@@ -26,6 +27,8 @@ use crate::{
     view::MasterView,
 };
 
+/// Clients of Marathon take a new connection when theirs was closed; those of Mesos end.
+const MARATHON_IDLE: Duration = Duration::from_mins(2);
 /// API requests that may wait for the loop; more are refused as busy.
 const REQUESTS: usize = 256;
 /// Session messages that may wait for the loop; more slow their agents down.
@@ -201,8 +204,9 @@ pub async fn run_on(
         &parts,
         serve_http(
             listeners.mesos,
-            http::mesos_router(handle.clone(), Some(door)),
+            http::mesos_router(handle.clone(), Some(door), telemetry.clone()),
             config.http,
+            &telemetry,
             parts.clone(),
         ),
     );
@@ -210,8 +214,12 @@ pub async fn run_on(
         &parts,
         serve_http(
             listeners.marathon,
-            http::marathon_router(handle),
-            config.http,
+            http::marathon_router(handle, telemetry.clone()),
+            HttpLimits {
+                idle_timeout: config.http.idle_timeout.min(MARATHON_IDLE),
+                ..config.http
+            },
+            &telemetry,
             parts.clone(),
         ),
     );
@@ -246,9 +254,10 @@ async fn serve_http(
     listener: TcpListener,
     router: axum::Router,
     limits: HttpLimits,
+    telemetry: &Telemetry,
     stop: CancellationToken,
 ) -> Result<(), MasterError> {
-    http::serve(listener, router, limits, stop).await;
+    http::serve(listener, router, limits, telemetry.clone(), stop).await;
     Ok(())
 }
 

@@ -471,3 +471,104 @@ async fn slow_and_many_connections_are_bounded() {
     again.await.expect("closed connections make room");
     m.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_later_head_is_as_slow_as_a_first_one_and_streams_stay() {
+    let limits = HttpLimits {
+        head_timeout: Duration::from_millis(300),
+        ..HttpLimits::default()
+    };
+    let m = Master::start(limits).await;
+    let mut stream = TcpStream::connect(m.mesos).await.unwrap();
+    let body = r#"{"type":"SUBSCRIBE"}"#;
+    let call = format!(
+        "POST /api/v1 HTTP/1.1\r\nHost: m\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(call.as_bytes()).await.unwrap();
+    let mut seen = Vec::new();
+    while !String::from_utf8_lossy(&seen).contains("SUBSCRIBED") {
+        let mut piece = [0; 4096];
+        let n = timeout(PATIENCE, stream.read(&mut piece))
+            .await
+            .unwrap()
+            .unwrap();
+        assert!(n > 0, "{}", String::from_utf8_lossy(&seen));
+        seen.extend_from_slice(&piece[..n]);
+    }
+    let mut kept = TcpStream::connect(m.mesos).await.unwrap();
+    kept.write_all(b"GET /health HTTP/1.1\r\nHost: m\r\n\r\n")
+        .await
+        .unwrap();
+    let mut piece = [0; 4096];
+    let n = timeout(PATIENCE, kept.read(&mut piece))
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(piece[..n].starts_with(b"HTTP/1.1 200"));
+    kept.write_all(b"GET /health HTTP/1.1\r\nX-Slow: ")
+        .await
+        .unwrap();
+    // Half a head more does not help it.
+    let end = timeout(PATIENCE, async {
+        loop {
+            let more = kept.write_all(b"y").await;
+            let mut piece = [0; 64];
+            let read = timeout(Duration::from_millis(50), kept.read(&mut piece)).await;
+            if more.is_err() || matches!(read, Ok(Ok(0) | Err(_))) {
+                return;
+            }
+        }
+    });
+    end.await.expect("a slow head is cut off on any request");
+    // All of this took longer than a head may.
+    let mut piece = [0; 64];
+    let still = timeout(Duration::from_millis(700), stream.read(&mut piece)).await;
+    assert!(
+        !matches!(still, Ok(Ok(0) | Err(_))),
+        "a stream of events stays"
+    );
+    m.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_been_idle_for_longest_makes_room() {
+    let limits = HttpLimits {
+        max_connections: 2,
+        head_timeout: Duration::from_millis(200),
+        ..HttpLimits::default()
+    };
+    let m = Master::start(limits).await;
+    // False when it was closed before it was answered.
+    let ask = async |s: &mut TcpStream| {
+        let sent = s.write_all(b"GET /ping HTTP/1.1\r\nHost: m\r\n\r\n").await;
+        let mut piece = [0; 4096];
+        let read = timeout(PATIENCE, s.read(&mut piece)).await.unwrap();
+        let n = read.unwrap_or(0);
+        sent.is_ok() && piece[..n].starts_with(b"HTTP/1.1 200")
+    };
+    let connected = async || {
+        // The one before may take a moment to be over.
+        timeout(PATIENCE, async {
+            loop {
+                let mut s = TcpStream::connect(m.marathon).await.unwrap();
+                if ask(&mut s).await {
+                    return s;
+                }
+            }
+        })
+        .await
+        .expect("there is room")
+    };
+    let mut oldest = connected().await;
+    let mut other = connected().await;
+    let mut new = connected().await;
+    let mut piece = [0; 64];
+    let n = timeout(PATIENCE, oldest.read(&mut piece)).await.unwrap();
+    assert!(matches!(n, Ok(0) | Err(_)), "the oldest was closed");
+    assert!(
+        ask(&mut other).await && ask(&mut new).await,
+        "the others were not"
+    );
+    m.stop().await;
+}

@@ -25,6 +25,7 @@ mod otlp;
 mod pipe;
 mod spans;
 mod telemetry;
+mod verbosity;
 
 pub use bridge::BridgeLayer;
 pub use config::{TelemetryConfig, TelemetryError};
@@ -32,6 +33,7 @@ pub use opentelemetry::trace::SpanKind;
 pub use pipe::{Losses, Signal};
 pub use spans::{ActiveSpan, SpanBuilder};
 pub use telemetry::{Guard, Telemetry};
+pub use verbosity::{MAX_VERBOSITY, Verbosity};
 pub use waggle_telemetry_pipeline as pipeline;
 pub use waggle_telemetry_pipeline::{
     AttrValue, Attrs, IoStream, LogRecord, MetricDef, Point, PointData, TaskLabels, names,

@@ -4,7 +4,7 @@ use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use tracing_subscriber::{
-    EnvFilter, Layer as _, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+    EnvFilter, Layer as _, layer::SubscriberExt as _, reload, util::SubscriberInitExt as _,
 };
 use waggle_telemetry_pipeline::{
     AttrValue, Attrs, HostFacts, LogRecord, MetricDef, Point, Severity, TaskLabels,
@@ -17,6 +17,7 @@ use crate::{
     export::{self, Exporters},
     pipe::{Component, Owner, Pipe, now_ns},
     spans::Tracing,
+    verbosity::Verbosity,
 };
 
 /// A handle on the process's telemetry, speaking for one component. Cheap to clone; no call blocks.
@@ -25,6 +26,7 @@ pub struct Telemetry {
     pipe: Arc<Pipe>,
     component: Arc<Component>,
     tracing: Arc<Tracing>,
+    verbosity: Verbosity,
 }
 
 impl Telemetry {
@@ -60,6 +62,7 @@ impl Telemetry {
             pipe,
             component,
             tracing,
+            verbosity: Verbosity::default(),
         }
     }
 
@@ -67,7 +70,15 @@ impl Telemetry {
     /// crate (`waggle_master`) carry its resource from now on.
     #[must_use]
     pub fn component(&self, name: &str) -> Self {
-        Self::on(Arc::clone(&self.pipe), name)
+        Self {
+            verbosity: self.verbosity.clone(),
+            ..Self::on(Arc::clone(&self.pipe), name)
+        }
+    }
+
+    /// How much the process logs of its own events.
+    pub fn verbosity(&self) -> &Verbosity {
+        &self.verbosity
     }
 
     /// Whether there is an OTLP endpoint.
@@ -82,12 +93,10 @@ impl Telemetry {
     }
 
     fn install(&self, config: &TelemetryConfig) -> Result<(), TelemetryError> {
+        let directives = format!("hyper=warn,h2=warn,tonic=warn,tower=warn,{}", config.filter);
         let filter = || {
             EnvFilter::builder()
-                .parse(format!(
-                    "hyper=warn,h2=warn,tonic=warn,tower=warn,{}",
-                    config.filter
-                ))
+                .parse(&directives)
                 .map_err(|source| TelemetryError::BadFilter {
                     filter: config.filter.clone(),
                     source,
@@ -103,19 +112,24 @@ impl Telemetry {
             fmt.boxed()
         };
         let not_transport = tracing_subscriber::filter::filter_fn(|m| !is_transport(m.target()));
-        let bridge = self
-            .pipe
-            .exporting
-            .then(|| {
-                let layer = self.bridge_layer();
-                filter().map(|f| layer.with_filter(f).with_filter(not_transport))
-            })
-            .transpose()?;
+        // A sink that is gone with its subscriber has nothing to be told.
+        let (on_stderr, handle) = reload::Layer::new(filter()?);
+        let stderr_sink = move |f| drop(handle.reload(f));
+        let (on_bridge, handle) = reload::Layer::new(filter()?);
+        let bridge_sink = move |f| drop(handle.reload(f));
+        let bridge = self.pipe.exporting.then(|| {
+            let layer = self.bridge_layer().with_filter(on_bridge);
+            layer.with_filter(not_transport)
+        });
         tracing_subscriber::registry()
-            .with(stderr.with_filter(filter()?))
+            .with(stderr.with_filter(on_stderr))
             .with(bridge)
             .try_init()
-            .map_err(TelemetryError::SubscriberInstalled)
+            .map_err(TelemetryError::SubscriberInstalled)?;
+        let sinks: Vec<Box<dyn Fn(EnvFilter) + Send + Sync>> =
+            vec![Box::new(stderr_sink), Box::new(bridge_sink)];
+        self.verbosity.begin(directives, sinks);
+        Ok(())
     }
 
     /// Describes a span to begin or to record.

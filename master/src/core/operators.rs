@@ -80,9 +80,16 @@ struct Change {
 enum What {
     Reserve(Resources),
     Unreserve(Resources),
-    Create(VolumeId, Volume),
+    Create(VolumeId, Volume, Option<String>),
     Resize(VolumeId, Milli),
     Destroy(VolumeId),
+}
+
+/// What became of an agent's volumes.
+#[derive(Default)]
+struct Volumes {
+    destroyed: Vec<VolumeId>,
+    mounts: BTreeMap<VolumeId, String>,
 }
 
 /// What can be done together with others, all or none.
@@ -93,7 +100,7 @@ enum Part {
 
 impl Part {
     /// The call, when it is none of these.
-    fn of(call: OperatorCall) -> Result<Self, OperatorCall> {
+    fn of(call: OperatorCall) -> Result<Self, Box<OperatorCall>> {
         let (agent_id, stack, what) = match call {
             OperatorCall::SetWeight { role, weight_milli } => {
                 return Ok(Self::Setting(Setting::Weight(role, weight_milli)));
@@ -116,7 +123,8 @@ impl Part {
                 stack,
                 volume_id,
                 volume,
-            } => (agent_id, stack, What::Create(volume_id, volume)),
+                mount_path,
+            } => (agent_id, stack, What::Create(volume_id, volume, mount_path)),
             OperatorCall::ResizeVolume {
                 agent_id,
                 stack,
@@ -128,7 +136,7 @@ impl Part {
                 stack,
                 volume_id,
             } => (agent_id, stack, What::Destroy(volume_id)),
-            other => return Err(other),
+            other => return Err(Box::new(other)),
         };
         Ok(Self::Change(Change {
             agent_id,
@@ -170,7 +178,7 @@ impl Change {
         };
         match &self.what {
             What::Reserve(r) | What::Unreserve(r) => part.resources = r.clone(),
-            What::Create(id, v) => {
+            What::Create(id, v, _) => {
                 part.resources.custom.set_volume(id.clone(), *v);
             }
             What::Resize(..) | What::Destroy(_) => {}
@@ -191,7 +199,7 @@ impl Change {
                 stack,
                 resources: resources.clone(),
             },
-            What::Create(volume_id, volume) => Level1::CreateVolume {
+            What::Create(volume_id, volume, _) => Level1::CreateVolume {
                 agent_id,
                 stack,
                 volume_id: volume_id.clone(),
@@ -262,7 +270,7 @@ impl MasterCore {
             Ok(part) => return self.do_parts(vec![part], now),
             Err(call) => call,
         };
-        match call {
+        match *call {
             OperatorCall::SetMaintenance { agent_ids, window } => {
                 self.set_maintenance(&agent_ids, window, now)
             }
@@ -316,16 +324,19 @@ impl MasterCore {
         }
         let (mut parts, mut windows) = (Vec::new(), Vec::new());
         for call in calls {
-            match Part::of(call) {
-                Ok(part) => parts.push(part),
-                Err(OperatorCall::SetMaintenance { agent_ids, window }) => {
-                    windows.push((agent_ids, window));
+            let other = match Part::of(call) {
+                Ok(part) => {
+                    parts.push(part);
+                    continue;
                 }
-                Err(other) => {
-                    let message = "it cannot be done together with others";
-                    return Err(vec![no(RejectReason::Invalid, other.name(), message)]);
-                }
+                Err(other) => *other,
+            };
+            if let OperatorCall::SetMaintenance { agent_ids, window } = other {
+                windows.push((agent_ids, window));
+                continue;
             }
+            let message = "it cannot be done together with others";
+            return Err(vec![no(RejectReason::Invalid, other.name(), message)]);
         }
         if windows.is_empty() {
             return self.do_parts(parts, now);
@@ -362,22 +373,26 @@ impl MasterCore {
             return Err(vec![r]);
         }
         let mut ops = Vec::new();
-        // By agent: what was destroyed of it.
-        let mut changed: BTreeMap<AgentId, Vec<VolumeId>> = BTreeMap::new();
+        let mut changed: BTreeMap<AgentId, Volumes> = BTreeMap::new();
         for part in parts {
             match part {
                 Part::Setting(setting) => ops.push(self.settings.put(setting)),
                 Part::Change(change) => {
-                    let destroyed = changed.entry(change.agent_id).or_default();
-                    if let What::Destroy(volume) = change.what {
-                        destroyed.push(volume);
+                    let of = changed.entry(change.agent_id).or_default();
+                    match change.what {
+                        What::Destroy(volume) => of.destroyed.push(volume),
+                        What::Create(volume, _, Some(path)) => {
+                            of.mounts.insert(volume, path);
+                        }
+                        _ => {}
                     }
                 }
             }
         }
         self.persist(ops);
-        for (id, destroyed) in changed {
-            self.store_reservations(&id, destroyed);
+        for (id, of) in changed {
+            self.store_reservations(&id, of.destroyed);
+            self.note_mounts(&id, of.mounts);
         }
         Ok(())
     }

@@ -14,18 +14,21 @@ use std::{
 };
 
 use bytes::Bytes;
+use prost::Message as _;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use waggle_api::{mesos::framework::Dialect, proto::mesos as pb};
-use waggle_types::{CallRejection, FrameworkId, RejectReason, SchedulerEvent};
+use waggle_types::{CallRejection, FrameworkId, Offer, RejectReason, SchedulerEvent};
 
 use super::{Called, FrameworkEvent};
 use crate::core::{FrameworkCall, SubscriptionId};
 
 /// Events that may wait for one framework, each offer counted; one that falls further behind is cut off.
 const QUEUE: usize = 32_768;
-/// Bytes of what is long that weigh as much as an event.
-const WEIGHED: usize = 1024;
+/// Bytes that may wait for one framework, to within what small strings take; the same holds.
+const MAX_BYTES: usize = 32 << 20;
+/// What an offer takes without its texts.
+const OFFER_BYTES: usize = 1024;
 /// How often a framework hears that the master lives.
 pub(crate) const HEARTBEAT: Duration = Duration::from_secs(15);
 
@@ -44,17 +47,35 @@ impl Queued {
     fn weight(&self) -> usize {
         match self {
             Self::Event(SchedulerEvent::Offers(offers)) => offers.len().max(1),
-            Self::Event(SchedulerEvent::Message { data, .. }) => 1 + data.len() / WEIGHED,
-            Self::Record(record) => 1 + record.len() / WEIGHED,
             _ => 1,
         }
     }
+
+    fn bytes(&self) -> usize {
+        size_of::<Self>()
+            + match self {
+                Self::Event(SchedulerEvent::Offers(offers)) => offers.iter().map(of_offer).sum(),
+                Self::Event(SchedulerEvent::Message { data, .. }) => data.len(),
+                Self::Event(SchedulerEvent::Update(s)) => {
+                    s.message.len() + s.executor.as_ref().map_or(0, |e| e.info.len())
+                }
+                Self::Event(_) => 0,
+                Self::Ready(event) => event.encoded_len(),
+                Self::Record(record) => record.len(),
+            }
+    }
+}
+
+fn of_offer(o: &Offer) -> usize {
+    let texts = o.attributes.iter().map(|(k, v)| k.len() + v.len());
+    OFFER_BYTES * (1 + o.parts.len()) + texts.sum::<usize>()
 }
 
 #[derive(Debug, Default)]
 struct Waiting {
     events: VecDeque<Queued>,
     weight: usize,
+    bytes: usize,
     /// Whether nothing can be queued any more, and what is said at the end.
     ended: bool,
     last_words: Option<String>,
@@ -99,10 +120,12 @@ impl Queue {
         if w.ended {
             return false;
         }
-        let weight = event.weight();
-        if w.weight + weight > QUEUE {
+        let (weight, bytes) = (event.weight(), event.bytes());
+        // One that is larger than all of it goes out when nothing else waits.
+        let full = w.weight + weight > QUEUE || w.bytes + bytes > MAX_BYTES;
+        if full && !w.events.is_empty() {
             w.events = VecDeque::new();
-            w.weight = 0;
+            (w.weight, w.bytes) = (0, 0);
             w.ended = true;
             drop(w);
             self.cut.cancel();
@@ -110,6 +133,7 @@ impl Queue {
             return false;
         }
         w.weight += weight;
+        w.bytes += bytes;
         w.events.push_back(event);
         drop(w);
         self.more.notify_one();
@@ -144,6 +168,7 @@ impl Queue {
                 let mut w = self.waiting();
                 if let Some(event) = w.events.pop_front() {
                     w.weight -= event.weight();
+                    w.bytes -= event.bytes();
                     return Next::Event(event);
                 }
                 if w.ended {
@@ -155,15 +180,28 @@ impl Queue {
     }
 }
 
+/// What a framework says of itself, and how it is spoken to for that.
+#[derive(Debug)]
+pub(crate) struct Said {
+    pub(crate) dialect: Dialect,
+    pub(crate) info: pb::FrameworkInfo,
+}
+
+impl Said {
+    fn new(info: pb::FrameworkInfo) -> Arc<Self> {
+        let dialect = Dialect::of(&info);
+        Arc::new(Self { dialect, info })
+    }
+}
+
 /// One subscription.
 #[derive(Debug)]
 pub(crate) struct Subscriber {
     /// `Mesos-Subscriber-Id`.
     pub(crate) id: String,
     pub(crate) subscription: SubscriptionId,
-    pub(crate) dialect: Dialect,
-    /// What the framework said of itself.
-    pub(crate) info: pb::FrameworkInfo,
+    /// What the framework said of itself last.
+    said: Mutex<Arc<Said>>,
     pub(crate) queue: Queue,
     /// Known once the core has taken it.
     framework_id: OnceLock<FrameworkId>,
@@ -172,18 +210,25 @@ pub(crate) struct Subscriber {
 impl Subscriber {
     pub(crate) fn new(
         subscription: SubscriptionId,
-        dialect: Dialect,
         info: pb::FrameworkInfo,
         cut: CancellationToken,
     ) -> Self {
         Self {
             id: uuid::Uuid::new_v4().to_string(),
             subscription,
-            dialect,
-            info,
+            said: Mutex::new(Said::new(info)),
             queue: Queue::new(cut),
             framework_id: OnceLock::new(),
         }
+    }
+
+    pub(crate) fn said(&self) -> Arc<Said> {
+        Arc::clone(&self.said.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The framework has changed what it says of itself.
+    pub(crate) fn says_now(&self, info: pb::FrameworkInfo) {
+        *self.said.lock().unwrap_or_else(PoisonError::into_inner) = Said::new(info);
     }
 
     pub(crate) fn framework_id(&self) -> Option<&FrameworkId> {
@@ -343,6 +388,31 @@ mod tests {
         assert!(cut.is_cancelled());
         assert!(matches!(queue.next().await, Next::End(None)));
         assert!(!queue.push(rescind(0)), "nothing comes after the end");
+    }
+
+    #[tokio::test]
+    async fn what_waits_is_bounded_in_bytes_too() {
+        let message = |n: usize| {
+            Queued::Event(SchedulerEvent::Message {
+                agent_id: waggle_types::AgentId::new("a").unwrap(),
+                executor_id: waggle_types::ExecutorId::new("e").unwrap(),
+                data: vec![0; n],
+            })
+        };
+        let cut = CancellationToken::new();
+        let queue = Queue::new(cut.clone());
+        let n = MAX_BYTES / (1 << 20) - 1;
+        for _ in 0..n {
+            assert!(queue.push(message(1 << 20)));
+        }
+        // What is read makes room.
+        assert!(matches!(queue.next().await, Next::Event(_)));
+        assert!(queue.push(message(1 << 20)));
+        assert!(!queue.push(message(2 << 20)), "the bytes are bounded");
+        assert!(cut.is_cancelled());
+        let queue = Queue::new(CancellationToken::new());
+        assert!(queue.push(message(MAX_BYTES + 1)), "alone it passes");
+        assert!(!queue.push(rescind(1)));
     }
 
     #[tokio::test]

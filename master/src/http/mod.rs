@@ -35,6 +35,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use tokio::sync::{Mutex, MutexGuard};
+use waggle_telemetry::Telemetry;
 use waggle_types::UnixMillis;
 
 use crate::{framework::SchedulerDoor, handle::MasterHandle, view::ClusterView};
@@ -64,16 +65,18 @@ struct Api {
     scheduler: Option<SchedulerDoor>,
     /// Who listens to Mesos's operator events.
     hub: operator::Hub,
+    telemetry: Telemetry,
 }
 
 impl Api {
-    fn new(handle: MasterHandle) -> Self {
+    fn new(handle: MasterHandle, telemetry: Telemetry) -> Self {
         Self {
             handle,
             changes: Arc::new(Mutex::new(())),
             tunnels: Tunnels::default(),
             scheduler: None,
             hub: operator::Hub::default(),
+            telemetry,
         }
     }
 
@@ -104,18 +107,22 @@ fn now() -> UnixMillis {
 
 /// Routes of the Mesos listener (`/version`, `/state`, `/api/v1`, `/waggle/v1/..`); without a door there is no
 /// scheduler API.
-pub(crate) fn mesos_router(handle: MasterHandle, scheduler: Option<SchedulerDoor>) -> Router {
+pub(crate) fn mesos_router(
+    handle: MasterHandle,
+    scheduler: Option<SchedulerDoor>,
+    telemetry: Telemetry,
+) -> Router {
     Router::new().fallback(serve_mesos).with_state(Api {
         scheduler,
-        ..Api::new(handle)
+        ..Api::new(handle, telemetry)
     })
 }
 
 /// Routes of the Marathon listener (`/v2/..`, `/ping`).
-pub fn marathon_router(handle: MasterHandle) -> Router {
+pub fn marathon_router(handle: MasterHandle, telemetry: Telemetry) -> Router {
     Router::new()
         .fallback(serve_marathon)
-        .with_state(Api::new(handle))
+        .with_state(Api::new(handle, telemetry))
 }
 
 async fn serve_mesos(State(api): State<Api>, mut request: Request) -> Response {

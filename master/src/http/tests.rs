@@ -10,6 +10,7 @@ use axum::{
 };
 use serde_json::{Value, json};
 use tower::ServiceExt;
+use waggle_telemetry::Telemetry;
 use waggle_types::{
     AgentId, AgentInfo, Command, DeploymentId, DiscoveryInfo, FrameworkId, Generation, HealthState,
     Millis, NetSnapshot, PortSet, Protocol, Resources, ServiceId, ServiceSpec, ServiceVersion,
@@ -61,8 +62,8 @@ impl Cluster {
         views.send_replace(Arc::new(view));
         tokio::spawn(fake_loop(requests, views));
         Self {
-            marathon: marathon_router(handle.clone()),
-            mesos: mesos_router(handle, None),
+            marathon: marathon_router(handle.clone(), Telemetry::disabled()),
+            mesos: mesos_router(handle, None, Telemetry::disabled()),
         }
     }
 
@@ -309,7 +310,7 @@ fn task(i: &InstanceView) -> TaskView {
 }
 
 /// One agent, one service with two instances, a queue item and a deployment.
-fn busy() -> ClusterView {
+pub(super) fn busy() -> ClusterView {
     let instances = vec![instance(1), instance(2)];
     let tasks: Vec<TaskView> = instances.iter().map(task).collect();
     let deployment = DeploymentId::new("d-0").unwrap();
@@ -432,3 +433,4 @@ fn busy() -> ClusterView {
 mod marathon;
 mod mesos;
 mod native;
+mod operator;

@@ -8,6 +8,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
+use prost::Message as _;
 use waggle_api::proto::session::{self as pb, MasterMessage, master_message::Kind as Out};
 use waggle_types::{Cause, NetSnapshot};
 
@@ -15,6 +16,8 @@ use super::{deltas::Deltas, message, unix_ms};
 
 /// Messages that may wait for one agent; one that falls further behind is disconnected.
 const QUEUE: usize = 1024;
+/// Bytes that may wait for one agent, as they are on the wire; the same holds.
+const MAX_BYTES: usize = 64 << 20;
 /// Causes carried over from replaced snapshots; more are dropped, they only feed traces.
 const MAX_CAUSES: usize = 128;
 
@@ -27,6 +30,8 @@ struct Desired {
 #[derive(Debug, Default)]
 struct Inner {
     queue: VecDeque<MasterMessage>,
+    /// What of the queue is on the wire.
+    bytes: usize,
     /// One at most: a slow agent costs one document and skips what it missed.
     desired: Option<Box<Desired>>,
     /// What the agent was told last, by the snapshot or a change to it.
@@ -79,9 +84,13 @@ impl Outbox {
 
     /// Queues a message; false when the agent is too slow or gone.
     pub(crate) fn send(&self, message: MasterMessage) -> bool {
+        let bytes = message.encoded_len();
         self.change(|i| {
-            let room = i.queue.len() < QUEUE && !i.dropped && !i.closed;
+            // One that is larger than all of it goes out when nothing else waits.
+            let fits = i.queue.is_empty() || i.bytes + bytes <= MAX_BYTES;
+            let room = i.queue.len() < QUEUE && fits && !i.dropped && !i.closed;
             if room {
+                i.bytes += bytes;
                 i.queue.push_back(message);
             }
             room
@@ -137,6 +146,7 @@ impl Outbox {
         let mut inner = self.lock();
         inner.dropped = true;
         inner.queue = VecDeque::new();
+        inner.bytes = 0;
         inner.desired = None;
         inner.said = None;
     }
@@ -145,6 +155,7 @@ impl Outbox {
     pub(super) fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Option<MasterMessage>> {
         let mut inner = self.lock();
         if let Some(m) = inner.queue.pop_front() {
+            inner.bytes = inner.bytes.saturating_sub(m.encoded_len());
             if inner.queue.is_empty() {
                 // Quiet agents hold no memory for what they were once told.
                 inner.queue = VecDeque::new();
@@ -328,6 +339,25 @@ mod tests {
         assert!(matches!(desired, Poll::Ready(Some(Out::Desired(_)))));
         outbox.gone();
         assert!(!outbox.send(kill(0)), "nobody takes it");
+    }
+
+    #[test]
+    fn what_waits_is_bounded_in_bytes_too() {
+        let outbox = Outbox::default();
+        let long = || {
+            message(Out::Kill(pb::Kill {
+                task_id: "x".repeat(1 << 20),
+                ..pb::Kill::default()
+            }))
+        };
+        for _ in 0..MAX_BYTES / (1 << 20) - 1 {
+            assert!(outbox.send(long()));
+        }
+        assert!(!outbox.send(long()), "the bytes are bounded");
+        assert!(next(&outbox).is_ready());
+        assert!(outbox.send(long()), "what is read makes room");
+        while next(&outbox).is_ready() {}
+        assert_eq!(outbox.lock().bytes, 0);
     }
 
     #[test]

@@ -52,6 +52,8 @@ pub enum OperatorCall {
         volume_id: VolumeId,
         /// How large, and whether several tasks may use it at once.
         volume: Volume,
+        /// Where tasks of Mesos's API mount it, as offers say; `None` leaves that to the task.
+        mount_path: Option<String>,
     },
     /// A volume that nobody uses gets another size, of its reservation's disk; its data stays.
     ResizeVolume {

@@ -256,6 +256,7 @@ registry! {
     SCHED_STATUS_UPDATES = Counter "waggle.scheduler.status_updates" ["{update}"] {STATE} "Status updates received from agents";
     SCHED_AGENTS = UpDownCounter "waggle.scheduler.agent.count" ["{agent}"] {STATE} "Agents, by state";
     SCHED_FRAMEWORKS = UpDownCounter "waggle.scheduler.framework.count" ["{framework}"] {STATE} "Frameworks, by state";
+    SCHED_HTTP_CLOSED = Counter "waggle.scheduler.http.closed" ["{connection}"] {DROP_REASON} "HTTP connections, and streams of events for operators, that the master ended by itself";
     SCHED_DEPLOYMENTS = UpDownCounter "waggle.scheduler.deployment.count" ["{deployment}"] {} "Deployments in progress";
     SCHED_EVENT_QUEUE = UpDownCounter "waggle.scheduler.event_queue.size" ["{event}"] {} "Events that wait for the master's loop";
     SCHED_EVENT_DURATION = Histogram "waggle.scheduler.event.duration" ["s"] {} "Time that the core takes for one event";

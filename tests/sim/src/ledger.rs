@@ -384,6 +384,7 @@ fn operation(call: &OperatorCall) -> Option<(AgentId, Operation)> {
             stack,
             volume_id,
             volume,
+            ..
         } => {
             let op = Operation::CreateVolume {
                 stack,

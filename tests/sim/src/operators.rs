@@ -75,6 +75,7 @@ impl Sim {
                     size: Milli(300_000),
                     shared: self.rng.chance(500),
                 },
+                mount_path: None,
             },
             54..60 => OperatorCall::DestroyVolume {
                 agent_id: has_reserved,

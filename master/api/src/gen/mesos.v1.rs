@@ -4174,3 +4174,1472 @@ pub struct AgentInfo {
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
     pub domain: ::core::option::Option<DomainInfo>,
 }
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct OperatorCall {
+    #[prost(enumeration = "operator_call::Type", optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(
+        with = "crate::mesos::json::Enum::<crate::proto::mesos::operator_call::Type>"
+    )]
+    pub r#type: ::core::option::Option<i32>,
+    #[prost(message, optional, tag = "2")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub get_metrics: ::core::option::Option<OperatorGetMetrics>,
+    #[prost(message, optional, tag = "3")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub set_logging_level: ::core::option::Option<SetLoggingLevel>,
+    #[prost(message, optional, tag = "4")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub list_files: ::core::option::Option<OperatorPath>,
+    #[prost(message, optional, tag = "5")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub read_file: ::core::option::Option<OperatorReadFile>,
+    #[prost(message, optional, tag = "6")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub update_weights: ::core::option::Option<WeightInfos>,
+    #[prost(message, optional, tag = "7")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub reserve_resources: ::core::option::Option<AgentResources>,
+    #[prost(message, optional, tag = "8")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub unreserve_resources: ::core::option::Option<AgentResources>,
+    #[prost(message, optional, tag = "9")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub create_volumes: ::core::option::Option<AgentVolumes>,
+    #[prost(message, optional, tag = "10")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub destroy_volumes: ::core::option::Option<AgentVolumes>,
+    #[prost(message, optional, tag = "11")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub update_maintenance_schedule: ::core::option::Option<UpdateMaintenanceSchedule>,
+    #[prost(message, optional, tag = "12")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub start_maintenance: ::core::option::Option<MachineIds>,
+    #[prost(message, optional, tag = "13")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub stop_maintenance: ::core::option::Option<MachineIds>,
+    #[prost(message, optional, tag = "14")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub set_quota: ::core::option::Option<SetQuota>,
+    #[prost(message, optional, tag = "15")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub remove_quota: ::core::option::Option<RemoveQuota>,
+    #[prost(message, optional, tag = "16")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub teardown: ::core::option::Option<OperatorTeardown>,
+    #[prost(message, optional, tag = "17")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub mark_agent_gone: ::core::option::Option<OneAgent>,
+    #[prost(message, optional, tag = "18")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub grow_volume: ::core::option::Option<AgentGrowVolume>,
+    #[prost(message, optional, tag = "19")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub shrink_volume: ::core::option::Option<AgentShrinkVolume>,
+    #[prost(message, optional, tag = "20")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub update_quota: ::core::option::Option<UpdateQuota>,
+    #[prost(message, optional, tag = "21")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub drain_agent: ::core::option::Option<DrainAgent>,
+    #[prost(message, optional, tag = "22")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub deactivate_agent: ::core::option::Option<OneAgent>,
+    #[prost(message, optional, tag = "23")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub reactivate_agent: ::core::option::Option<OneAgent>,
+}
+/// Nested message and enum types in `OperatorCall`.
+pub mod operator_call {
+    #[allow(clippy::all)]
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Type {
+        Unknown = 0,
+        GetHealth = 1,
+        GetFlags = 2,
+        GetVersion = 3,
+        GetMetrics = 4,
+        GetLoggingLevel = 5,
+        SetLoggingLevel = 6,
+        ListFiles = 7,
+        ReadFile = 8,
+        GetState = 9,
+        GetAgents = 10,
+        GetFrameworks = 11,
+        GetExecutors = 12,
+        GetTasks = 13,
+        GetRoles = 14,
+        GetWeights = 15,
+        UpdateWeights = 16,
+        GetMaster = 17,
+        Subscribe = 18,
+        ReserveResources = 19,
+        UnreserveResources = 20,
+        CreateVolumes = 21,
+        DestroyVolumes = 22,
+        GetMaintenanceStatus = 23,
+        GetMaintenanceSchedule = 24,
+        UpdateMaintenanceSchedule = 25,
+        StartMaintenance = 26,
+        StopMaintenance = 27,
+        GetQuota = 28,
+        SetQuota = 29,
+        RemoveQuota = 30,
+        Teardown = 31,
+        MarkAgentGone = 32,
+        GetOperations = 33,
+        GrowVolume = 34,
+        ShrinkVolume = 35,
+        UpdateQuota = 36,
+        DrainAgent = 37,
+        DeactivateAgent = 38,
+        ReactivateAgent = 39,
+    }
+    impl Type {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unknown => "UNKNOWN",
+                Self::GetHealth => "GET_HEALTH",
+                Self::GetFlags => "GET_FLAGS",
+                Self::GetVersion => "GET_VERSION",
+                Self::GetMetrics => "GET_METRICS",
+                Self::GetLoggingLevel => "GET_LOGGING_LEVEL",
+                Self::SetLoggingLevel => "SET_LOGGING_LEVEL",
+                Self::ListFiles => "LIST_FILES",
+                Self::ReadFile => "READ_FILE",
+                Self::GetState => "GET_STATE",
+                Self::GetAgents => "GET_AGENTS",
+                Self::GetFrameworks => "GET_FRAMEWORKS",
+                Self::GetExecutors => "GET_EXECUTORS",
+                Self::GetTasks => "GET_TASKS",
+                Self::GetRoles => "GET_ROLES",
+                Self::GetWeights => "GET_WEIGHTS",
+                Self::UpdateWeights => "UPDATE_WEIGHTS",
+                Self::GetMaster => "GET_MASTER",
+                Self::Subscribe => "SUBSCRIBE",
+                Self::ReserveResources => "RESERVE_RESOURCES",
+                Self::UnreserveResources => "UNRESERVE_RESOURCES",
+                Self::CreateVolumes => "CREATE_VOLUMES",
+                Self::DestroyVolumes => "DESTROY_VOLUMES",
+                Self::GetMaintenanceStatus => "GET_MAINTENANCE_STATUS",
+                Self::GetMaintenanceSchedule => "GET_MAINTENANCE_SCHEDULE",
+                Self::UpdateMaintenanceSchedule => "UPDATE_MAINTENANCE_SCHEDULE",
+                Self::StartMaintenance => "START_MAINTENANCE",
+                Self::StopMaintenance => "STOP_MAINTENANCE",
+                Self::GetQuota => "GET_QUOTA",
+                Self::SetQuota => "SET_QUOTA",
+                Self::RemoveQuota => "REMOVE_QUOTA",
+                Self::Teardown => "TEARDOWN",
+                Self::MarkAgentGone => "MARK_AGENT_GONE",
+                Self::GetOperations => "GET_OPERATIONS",
+                Self::GrowVolume => "GROW_VOLUME",
+                Self::ShrinkVolume => "SHRINK_VOLUME",
+                Self::UpdateQuota => "UPDATE_QUOTA",
+                Self::DrainAgent => "DRAIN_AGENT",
+                Self::DeactivateAgent => "DEACTIVATE_AGENT",
+                Self::ReactivateAgent => "REACTIVATE_AGENT",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "UNKNOWN" => Some(Self::Unknown),
+                "GET_HEALTH" => Some(Self::GetHealth),
+                "GET_FLAGS" => Some(Self::GetFlags),
+                "GET_VERSION" => Some(Self::GetVersion),
+                "GET_METRICS" => Some(Self::GetMetrics),
+                "GET_LOGGING_LEVEL" => Some(Self::GetLoggingLevel),
+                "SET_LOGGING_LEVEL" => Some(Self::SetLoggingLevel),
+                "LIST_FILES" => Some(Self::ListFiles),
+                "READ_FILE" => Some(Self::ReadFile),
+                "GET_STATE" => Some(Self::GetState),
+                "GET_AGENTS" => Some(Self::GetAgents),
+                "GET_FRAMEWORKS" => Some(Self::GetFrameworks),
+                "GET_EXECUTORS" => Some(Self::GetExecutors),
+                "GET_TASKS" => Some(Self::GetTasks),
+                "GET_ROLES" => Some(Self::GetRoles),
+                "GET_WEIGHTS" => Some(Self::GetWeights),
+                "UPDATE_WEIGHTS" => Some(Self::UpdateWeights),
+                "GET_MASTER" => Some(Self::GetMaster),
+                "SUBSCRIBE" => Some(Self::Subscribe),
+                "RESERVE_RESOURCES" => Some(Self::ReserveResources),
+                "UNRESERVE_RESOURCES" => Some(Self::UnreserveResources),
+                "CREATE_VOLUMES" => Some(Self::CreateVolumes),
+                "DESTROY_VOLUMES" => Some(Self::DestroyVolumes),
+                "GET_MAINTENANCE_STATUS" => Some(Self::GetMaintenanceStatus),
+                "GET_MAINTENANCE_SCHEDULE" => Some(Self::GetMaintenanceSchedule),
+                "UPDATE_MAINTENANCE_SCHEDULE" => Some(Self::UpdateMaintenanceSchedule),
+                "START_MAINTENANCE" => Some(Self::StartMaintenance),
+                "STOP_MAINTENANCE" => Some(Self::StopMaintenance),
+                "GET_QUOTA" => Some(Self::GetQuota),
+                "SET_QUOTA" => Some(Self::SetQuota),
+                "REMOVE_QUOTA" => Some(Self::RemoveQuota),
+                "TEARDOWN" => Some(Self::Teardown),
+                "MARK_AGENT_GONE" => Some(Self::MarkAgentGone),
+                "GET_OPERATIONS" => Some(Self::GetOperations),
+                "GROW_VOLUME" => Some(Self::GrowVolume),
+                "SHRINK_VOLUME" => Some(Self::ShrinkVolume),
+                "UPDATE_QUOTA" => Some(Self::UpdateQuota),
+                "DRAIN_AGENT" => Some(Self::DrainAgent),
+                "DEACTIVATE_AGENT" => Some(Self::DeactivateAgent),
+                "REACTIVATE_AGENT" => Some(Self::ReactivateAgent),
+                _ => None,
+            }
+        }
+    }
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct OperatorGetMetrics {
+    #[prost(message, optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub timeout: ::core::option::Option<DurationInfo>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetLoggingLevel {
+    #[prost(uint32, optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub level: ::core::option::Option<u32>,
+    #[prost(message, optional, tag = "2")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub duration: ::core::option::Option<DurationInfo>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct OperatorPath {
+    #[prost(string, optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub path: ::core::option::Option<::prost::alloc::string::String>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct OperatorReadFile {
+    #[prost(string, optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub path: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(uint64, optional, tag = "2")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub offset: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "3")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub length: ::core::option::Option<u64>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct WeightInfo {
+    #[prost(double, optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub weight: ::core::option::Option<f64>,
+    #[prost(string, optional, tag = "2")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub role: ::core::option::Option<::prost::alloc::string::String>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct WeightInfos {
+    #[prost(message, repeated, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub weight_infos: ::prost::alloc::vec::Vec<WeightInfo>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AgentResources {
+    #[prost(message, optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub agent_id: ::core::option::Option<AgentId>,
+    #[prost(message, repeated, tag = "2")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub resources: ::prost::alloc::vec::Vec<Resource>,
+    #[prost(message, repeated, tag = "3")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub source: ::prost::alloc::vec::Vec<Resource>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AgentVolumes {
+    #[prost(message, optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub agent_id: ::core::option::Option<AgentId>,
+    #[prost(message, repeated, tag = "2")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub volumes: ::prost::alloc::vec::Vec<Resource>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AgentGrowVolume {
+    #[prost(message, optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub agent_id: ::core::option::Option<AgentId>,
+    #[prost(message, optional, tag = "2")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub volume: ::core::option::Option<Resource>,
+    #[prost(message, optional, tag = "3")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub addition: ::core::option::Option<Resource>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AgentShrinkVolume {
+    #[prost(message, optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub agent_id: ::core::option::Option<AgentId>,
+    #[prost(message, optional, tag = "2")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub volume: ::core::option::Option<Resource>,
+    #[prost(message, optional, tag = "3")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub subtract: ::core::option::Option<ValueScalar>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct OneAgent {
+    #[prost(message, optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub agent_id: ::core::option::Option<AgentId>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct OperatorTeardown {
+    #[prost(message, optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub framework_id: ::core::option::Option<FrameworkId>,
+}
+/// `google.protobuf.Duration`.
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ProtobufDuration {
+    #[prost(int64, optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub seconds: ::core::option::Option<i64>,
+    #[prost(int32, optional, tag = "2")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub nanos: ::core::option::Option<i32>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DrainAgent {
+    #[prost(message, optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub agent_id: ::core::option::Option<AgentId>,
+    #[prost(message, optional, tag = "2")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub max_grace_period: ::core::option::Option<ProtobufDuration>,
+    #[prost(bool, optional, tag = "3")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub mark_gone: ::core::option::Option<bool>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MachineId {
+    #[prost(string, optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub hostname: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(string, optional, tag = "2")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub ip: ::core::option::Option<::prost::alloc::string::String>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct MachineIds {
+    #[prost(message, repeated, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub machines: ::prost::alloc::vec::Vec<MachineId>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct MaintenanceWindow {
+    #[prost(message, repeated, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub machine_ids: ::prost::alloc::vec::Vec<MachineId>,
+    #[prost(message, optional, tag = "2")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub unavailability: ::core::option::Option<Unavailability>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct MaintenanceSchedule {
+    #[prost(message, repeated, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub windows: ::prost::alloc::vec::Vec<MaintenanceWindow>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct UpdateMaintenanceSchedule {
+    #[prost(message, optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub schedule: ::core::option::Option<MaintenanceSchedule>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct QuotaRequest {
+    #[prost(bool, optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub force: ::core::option::Option<bool>,
+    #[prost(string, optional, tag = "2")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub role: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(message, repeated, tag = "3")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub guarantee: ::prost::alloc::vec::Vec<Resource>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SetQuota {
+    #[prost(message, optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub quota_request: ::core::option::Option<QuotaRequest>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RemoveQuota {
+    #[prost(string, optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub role: ::core::option::Option<::prost::alloc::string::String>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct QuotaConfig {
+    #[prost(string, optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub role: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(btree_map = "string, message", tag = "2")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub guarantees: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ValueScalar,
+    >,
+    #[prost(btree_map = "string, message", tag = "3")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub limits: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ValueScalar,
+    >,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct UpdateQuota {
+    #[prost(bool, optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub force: ::core::option::Option<bool>,
+    #[prost(message, repeated, tag = "2")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub quota_configs: ::prost::alloc::vec::Vec<QuotaConfig>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct OperatorResponse {
+    #[prost(enumeration = "operator_response::Type", optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(
+        with = "crate::mesos::json::Enum::<crate::proto::mesos::operator_response::Type>"
+    )]
+    pub r#type: ::core::option::Option<i32>,
+    #[prost(message, optional, tag = "2")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub get_health: ::core::option::Option<GetHealth>,
+    #[prost(message, optional, tag = "3")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub get_flags: ::core::option::Option<GetFlags>,
+    #[prost(message, optional, tag = "4")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub get_version: ::core::option::Option<GetVersion>,
+    #[prost(message, optional, tag = "5")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub get_metrics: ::core::option::Option<GetMetrics>,
+    #[prost(message, optional, tag = "6")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub get_logging_level: ::core::option::Option<GetLoggingLevel>,
+    #[prost(message, optional, tag = "9")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub get_state: ::core::option::Option<GetState>,
+    #[prost(message, optional, tag = "10")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub get_agents: ::core::option::Option<GetAgents>,
+    #[prost(message, optional, tag = "11")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub get_frameworks: ::core::option::Option<GetFrameworks>,
+    #[prost(message, optional, tag = "12")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub get_executors: ::core::option::Option<GetExecutors>,
+    #[prost(message, optional, tag = "13")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub get_tasks: ::core::option::Option<GetTasks>,
+    #[prost(message, optional, tag = "14")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub get_roles: ::core::option::Option<GetRoles>,
+    #[prost(message, optional, tag = "15")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub get_weights: ::core::option::Option<WeightInfos>,
+    #[prost(message, optional, tag = "16")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub get_master: ::core::option::Option<GetMaster>,
+    #[prost(message, optional, tag = "17")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub get_maintenance_status: ::core::option::Option<GetMaintenanceStatus>,
+    #[prost(message, optional, tag = "18")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub get_maintenance_schedule: ::core::option::Option<UpdateMaintenanceSchedule>,
+    #[prost(message, optional, tag = "19")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub get_quota: ::core::option::Option<GetQuota>,
+    #[prost(message, optional, tag = "20")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub get_operations: ::core::option::Option<GetOperations>,
+}
+/// Nested message and enum types in `OperatorResponse`.
+pub mod operator_response {
+    #[allow(clippy::all)]
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Type {
+        Unknown = 0,
+        GetHealth = 1,
+        GetFlags = 2,
+        GetVersion = 3,
+        GetMetrics = 4,
+        GetLoggingLevel = 5,
+        ListFiles = 6,
+        ReadFile = 7,
+        GetState = 8,
+        GetAgents = 9,
+        GetFrameworks = 10,
+        GetExecutors = 11,
+        GetTasks = 12,
+        GetRoles = 13,
+        GetWeights = 14,
+        GetMaster = 15,
+        GetMaintenanceStatus = 16,
+        GetMaintenanceSchedule = 17,
+        GetQuota = 18,
+        GetOperations = 19,
+    }
+    impl Type {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unknown => "UNKNOWN",
+                Self::GetHealth => "GET_HEALTH",
+                Self::GetFlags => "GET_FLAGS",
+                Self::GetVersion => "GET_VERSION",
+                Self::GetMetrics => "GET_METRICS",
+                Self::GetLoggingLevel => "GET_LOGGING_LEVEL",
+                Self::ListFiles => "LIST_FILES",
+                Self::ReadFile => "READ_FILE",
+                Self::GetState => "GET_STATE",
+                Self::GetAgents => "GET_AGENTS",
+                Self::GetFrameworks => "GET_FRAMEWORKS",
+                Self::GetExecutors => "GET_EXECUTORS",
+                Self::GetTasks => "GET_TASKS",
+                Self::GetRoles => "GET_ROLES",
+                Self::GetWeights => "GET_WEIGHTS",
+                Self::GetMaster => "GET_MASTER",
+                Self::GetMaintenanceStatus => "GET_MAINTENANCE_STATUS",
+                Self::GetMaintenanceSchedule => "GET_MAINTENANCE_SCHEDULE",
+                Self::GetQuota => "GET_QUOTA",
+                Self::GetOperations => "GET_OPERATIONS",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "UNKNOWN" => Some(Self::Unknown),
+                "GET_HEALTH" => Some(Self::GetHealth),
+                "GET_FLAGS" => Some(Self::GetFlags),
+                "GET_VERSION" => Some(Self::GetVersion),
+                "GET_METRICS" => Some(Self::GetMetrics),
+                "GET_LOGGING_LEVEL" => Some(Self::GetLoggingLevel),
+                "LIST_FILES" => Some(Self::ListFiles),
+                "READ_FILE" => Some(Self::ReadFile),
+                "GET_STATE" => Some(Self::GetState),
+                "GET_AGENTS" => Some(Self::GetAgents),
+                "GET_FRAMEWORKS" => Some(Self::GetFrameworks),
+                "GET_EXECUTORS" => Some(Self::GetExecutors),
+                "GET_TASKS" => Some(Self::GetTasks),
+                "GET_ROLES" => Some(Self::GetRoles),
+                "GET_WEIGHTS" => Some(Self::GetWeights),
+                "GET_MASTER" => Some(Self::GetMaster),
+                "GET_MAINTENANCE_STATUS" => Some(Self::GetMaintenanceStatus),
+                "GET_MAINTENANCE_SCHEDULE" => Some(Self::GetMaintenanceSchedule),
+                "GET_QUOTA" => Some(Self::GetQuota),
+                "GET_OPERATIONS" => Some(Self::GetOperations),
+                _ => None,
+            }
+        }
+    }
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetHealth {
+    #[prost(bool, optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub healthy: ::core::option::Option<bool>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Flag {
+    #[prost(string, optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub name: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(string, optional, tag = "2")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub value: ::core::option::Option<::prost::alloc::string::String>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GetFlags {
+    #[prost(message, repeated, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub flags: ::prost::alloc::vec::Vec<Flag>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct VersionInfo {
+    #[prost(string, optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub version: ::core::option::Option<::prost::alloc::string::String>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetVersion {
+    #[prost(message, optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub version_info: ::core::option::Option<VersionInfo>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Metric {
+    #[prost(string, optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub name: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(double, optional, tag = "2")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub value: ::core::option::Option<f64>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GetMetrics {
+    #[prost(message, repeated, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub metrics: ::prost::alloc::vec::Vec<Metric>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetLoggingLevel {
+    #[prost(uint32, optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub level: ::core::option::Option<u32>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GetState {
+    #[prost(message, optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub get_tasks: ::core::option::Option<GetTasks>,
+    #[prost(message, optional, tag = "2")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub get_executors: ::core::option::Option<GetExecutors>,
+    #[prost(message, optional, tag = "3")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub get_frameworks: ::core::option::Option<GetFrameworks>,
+    #[prost(message, optional, tag = "4")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub get_agents: ::core::option::Option<GetAgents>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AgentCapability {
+    #[prost(enumeration = "agent_capability::Type", optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(
+        with = "crate::mesos::json::Enum::<crate::proto::mesos::agent_capability::Type>"
+    )]
+    pub r#type: ::core::option::Option<i32>,
+}
+/// Nested message and enum types in `AgentCapability`.
+pub mod agent_capability {
+    #[allow(clippy::all)]
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Type {
+        Unknown = 0,
+        MultiRole = 1,
+        HierarchicalRole = 2,
+        ReservationRefinement = 3,
+        ResourceProvider = 4,
+        ResizeVolume = 5,
+        AgentOperationFeedback = 6,
+        AgentDraining = 7,
+        TaskResourceLimits = 8,
+    }
+    impl Type {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unknown => "UNKNOWN",
+                Self::MultiRole => "MULTI_ROLE",
+                Self::HierarchicalRole => "HIERARCHICAL_ROLE",
+                Self::ReservationRefinement => "RESERVATION_REFINEMENT",
+                Self::ResourceProvider => "RESOURCE_PROVIDER",
+                Self::ResizeVolume => "RESIZE_VOLUME",
+                Self::AgentOperationFeedback => "AGENT_OPERATION_FEEDBACK",
+                Self::AgentDraining => "AGENT_DRAINING",
+                Self::TaskResourceLimits => "TASK_RESOURCE_LIMITS",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "UNKNOWN" => Some(Self::Unknown),
+                "MULTI_ROLE" => Some(Self::MultiRole),
+                "HIERARCHICAL_ROLE" => Some(Self::HierarchicalRole),
+                "RESERVATION_REFINEMENT" => Some(Self::ReservationRefinement),
+                "RESOURCE_PROVIDER" => Some(Self::ResourceProvider),
+                "RESIZE_VOLUME" => Some(Self::ResizeVolume),
+                "AGENT_OPERATION_FEEDBACK" => Some(Self::AgentOperationFeedback),
+                "AGENT_DRAINING" => Some(Self::AgentDraining),
+                "TASK_RESOURCE_LIMITS" => Some(Self::TaskResourceLimits),
+                _ => None,
+            }
+        }
+    }
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DrainConfig {
+    #[prost(message, optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub max_grace_period: ::core::option::Option<DurationInfo>,
+    #[prost(bool, optional, tag = "2")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub mark_gone: ::core::option::Option<bool>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DrainInfo {
+    #[prost(enumeration = "DrainState", optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(with = "crate::mesos::json::Enum::<crate::proto::mesos::DrainState>")]
+    pub state: ::core::option::Option<i32>,
+    #[prost(message, optional, tag = "2")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub config: ::core::option::Option<DrainConfig>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AgentState {
+    #[prost(message, optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub agent_info: ::core::option::Option<AgentInfo>,
+    #[prost(bool, optional, tag = "2")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub active: ::core::option::Option<bool>,
+    #[prost(string, optional, tag = "3")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub version: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(string, optional, tag = "4")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub pid: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(message, optional, tag = "5")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub registered_time: ::core::option::Option<TimeInfo>,
+    #[prost(message, optional, tag = "6")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub reregistered_time: ::core::option::Option<TimeInfo>,
+    #[prost(message, repeated, tag = "7")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub total_resources: ::prost::alloc::vec::Vec<Resource>,
+    #[prost(message, repeated, tag = "8")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub allocated_resources: ::prost::alloc::vec::Vec<Resource>,
+    #[prost(message, repeated, tag = "9")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub offered_resources: ::prost::alloc::vec::Vec<Resource>,
+    #[prost(message, repeated, tag = "10")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub capabilities: ::prost::alloc::vec::Vec<AgentCapability>,
+    #[prost(bool, optional, tag = "12")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub deactivated: ::core::option::Option<bool>,
+    #[prost(message, optional, tag = "13")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub drain_info: ::core::option::Option<DrainInfo>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GetAgents {
+    #[prost(message, repeated, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub agents: ::prost::alloc::vec::Vec<AgentState>,
+    #[prost(message, repeated, tag = "2")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub recovered_agents: ::prost::alloc::vec::Vec<AgentInfo>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct FrameworkState {
+    #[prost(message, optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub framework_info: ::core::option::Option<FrameworkInfo>,
+    #[prost(bool, optional, tag = "2")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub active: ::core::option::Option<bool>,
+    #[prost(bool, optional, tag = "3")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub connected: ::core::option::Option<bool>,
+    #[prost(message, optional, tag = "4")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub registered_time: ::core::option::Option<TimeInfo>,
+    #[prost(message, optional, tag = "5")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub reregistered_time: ::core::option::Option<TimeInfo>,
+    #[prost(message, optional, tag = "6")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub unregistered_time: ::core::option::Option<TimeInfo>,
+    #[prost(message, repeated, tag = "7")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub offers: ::prost::alloc::vec::Vec<Offer>,
+    #[prost(message, repeated, tag = "8")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub inverse_offers: ::prost::alloc::vec::Vec<InverseOffer>,
+    #[prost(message, repeated, tag = "9")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub allocated_resources: ::prost::alloc::vec::Vec<Resource>,
+    #[prost(message, repeated, tag = "10")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub offered_resources: ::prost::alloc::vec::Vec<Resource>,
+    #[prost(bool, optional, tag = "11")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub recovered: ::core::option::Option<bool>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GetFrameworks {
+    #[prost(message, repeated, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub frameworks: ::prost::alloc::vec::Vec<FrameworkState>,
+    #[prost(message, repeated, tag = "2")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub completed_frameworks: ::prost::alloc::vec::Vec<FrameworkState>,
+    #[prost(message, repeated, tag = "3")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub recovered_frameworks: ::prost::alloc::vec::Vec<FrameworkInfo>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ExecutorState {
+    #[prost(message, optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub executor_info: ::core::option::Option<ExecutorInfo>,
+    #[prost(message, optional, tag = "2")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub agent_id: ::core::option::Option<AgentId>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GetExecutors {
+    #[prost(message, repeated, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub executors: ::prost::alloc::vec::Vec<ExecutorState>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct OperationOfFramework {
+    #[prost(message, optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub framework_id: ::core::option::Option<FrameworkId>,
+    #[prost(message, optional, tag = "2")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub agent_id: ::core::option::Option<AgentId>,
+    #[prost(message, optional, tag = "3")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub info: ::core::option::Option<OfferOperation>,
+    #[prost(message, optional, tag = "4")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub latest_status: ::core::option::Option<OperationStatus>,
+    #[prost(message, repeated, tag = "5")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub statuses: ::prost::alloc::vec::Vec<OperationStatus>,
+    #[prost(message, optional, tag = "6")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub uuid: ::core::option::Option<Uuid>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GetOperations {
+    #[prost(message, repeated, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub operations: ::prost::alloc::vec::Vec<OperationOfFramework>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Task {
+    #[prost(string, optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub name: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(message, optional, tag = "2")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub task_id: ::core::option::Option<TaskId>,
+    #[prost(message, optional, tag = "3")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub framework_id: ::core::option::Option<FrameworkId>,
+    #[prost(message, optional, tag = "4")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub executor_id: ::core::option::Option<ExecutorId>,
+    #[prost(message, optional, tag = "5")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub agent_id: ::core::option::Option<AgentId>,
+    #[prost(enumeration = "TaskState", optional, tag = "6")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(with = "crate::mesos::json::Enum::<crate::proto::mesos::TaskState>")]
+    pub state: ::core::option::Option<i32>,
+    #[prost(message, repeated, tag = "7")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub resources: ::prost::alloc::vec::Vec<Resource>,
+    #[prost(message, repeated, tag = "8")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub statuses: ::prost::alloc::vec::Vec<TaskStatus>,
+    #[prost(enumeration = "TaskState", optional, tag = "9")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(with = "crate::mesos::json::Enum::<crate::proto::mesos::TaskState>")]
+    pub status_update_state: ::core::option::Option<i32>,
+    #[prost(bytes = "vec", optional, tag = "10")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(with = "crate::mesos::json::Base64")]
+    pub status_update_uuid: ::core::option::Option<::prost::alloc::vec::Vec<u8>>,
+    #[prost(message, optional, tag = "11")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub labels: ::core::option::Option<Labels>,
+    #[prost(message, optional, tag = "12")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub discovery: ::core::option::Option<DiscoveryInfo>,
+    #[prost(message, optional, tag = "13")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub container: ::core::option::Option<ContainerInfo>,
+    #[prost(string, optional, tag = "14")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub user: ::core::option::Option<::prost::alloc::string::String>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GetTasks {
+    #[prost(message, repeated, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub pending_tasks: ::prost::alloc::vec::Vec<Task>,
+    #[prost(message, repeated, tag = "2")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub tasks: ::prost::alloc::vec::Vec<Task>,
+    #[prost(message, repeated, tag = "3")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub completed_tasks: ::prost::alloc::vec::Vec<Task>,
+    #[prost(message, repeated, tag = "4")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub orphan_tasks: ::prost::alloc::vec::Vec<Task>,
+    #[prost(message, repeated, tag = "5")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub unreachable_tasks: ::prost::alloc::vec::Vec<Task>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Role {
+    #[prost(string, optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub name: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(double, optional, tag = "2")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub weight: ::core::option::Option<f64>,
+    #[prost(message, repeated, tag = "3")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub frameworks: ::prost::alloc::vec::Vec<FrameworkId>,
+    #[prost(message, repeated, tag = "4")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub resources: ::prost::alloc::vec::Vec<Resource>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GetRoles {
+    #[prost(message, repeated, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub roles: ::prost::alloc::vec::Vec<Role>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GetMaster {
+    #[prost(message, optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub master_info: ::core::option::Option<MasterInfo>,
+    #[prost(double, optional, tag = "2")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub start_time: ::core::option::Option<f64>,
+    #[prost(double, optional, tag = "3")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub elected_time: ::core::option::Option<f64>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct InverseOfferStatus {
+    #[prost(enumeration = "inverse_offer_status::Status", optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(
+        with = "crate::mesos::json::Enum::<crate::proto::mesos::inverse_offer_status::Status>"
+    )]
+    pub status: ::core::option::Option<i32>,
+    #[prost(message, optional, tag = "2")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub framework_id: ::core::option::Option<FrameworkId>,
+    #[prost(message, optional, tag = "3")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub timestamp: ::core::option::Option<TimeInfo>,
+}
+/// Nested message and enum types in `InverseOfferStatus`.
+pub mod inverse_offer_status {
+    #[allow(clippy::all)]
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Status {
+        Unknown = 1,
+        Accept = 2,
+        Decline = 3,
+    }
+    impl Status {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unknown => "UNKNOWN",
+                Self::Accept => "ACCEPT",
+                Self::Decline => "DECLINE",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "UNKNOWN" => Some(Self::Unknown),
+                "ACCEPT" => Some(Self::Accept),
+                "DECLINE" => Some(Self::Decline),
+                _ => None,
+            }
+        }
+    }
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct DrainingMachine {
+    #[prost(message, optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub id: ::core::option::Option<MachineId>,
+    #[prost(message, repeated, tag = "2")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub statuses: ::prost::alloc::vec::Vec<InverseOfferStatus>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ClusterStatus {
+    #[prost(message, repeated, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub draining_machines: ::prost::alloc::vec::Vec<DrainingMachine>,
+    #[prost(message, repeated, tag = "2")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub down_machines: ::prost::alloc::vec::Vec<MachineId>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GetMaintenanceStatus {
+    #[prost(message, optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub status: ::core::option::Option<ClusterStatus>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct QuotaInfo {
+    #[prost(string, optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub role: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(string, optional, tag = "2")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub principal: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(message, repeated, tag = "3")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub guarantee: ::prost::alloc::vec::Vec<Resource>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct QuotaStatus {
+    #[prost(message, repeated, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub infos: ::prost::alloc::vec::Vec<QuotaInfo>,
+    #[prost(message, repeated, tag = "2")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub configs: ::prost::alloc::vec::Vec<QuotaConfig>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GetQuota {
+    #[prost(message, optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub status: ::core::option::Option<QuotaStatus>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct OperatorEvent {
+    #[prost(enumeration = "operator_event::Type", optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(
+        with = "crate::mesos::json::Enum::<crate::proto::mesos::operator_event::Type>"
+    )]
+    pub r#type: ::core::option::Option<i32>,
+    #[prost(message, optional, tag = "2")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub subscribed: ::core::option::Option<OperatorSubscribed>,
+    #[prost(message, optional, tag = "3")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub task_added: ::core::option::Option<TaskAdded>,
+    #[prost(message, optional, tag = "4")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub task_updated: ::core::option::Option<TaskUpdated>,
+    #[prost(message, optional, tag = "5")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub agent_added: ::core::option::Option<AgentAdded>,
+    #[prost(message, optional, tag = "6")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub agent_removed: ::core::option::Option<OneAgent>,
+    #[prost(message, optional, tag = "7")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub framework_added: ::core::option::Option<FrameworkChanged>,
+    #[prost(message, optional, tag = "8")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub framework_updated: ::core::option::Option<FrameworkChanged>,
+    #[prost(message, optional, tag = "9")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub framework_removed: ::core::option::Option<FrameworkRemoved>,
+}
+/// Nested message and enum types in `OperatorEvent`.
+pub mod operator_event {
+    #[allow(clippy::all)]
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Type {
+        Unknown = 0,
+        Subscribed = 1,
+        TaskAdded = 2,
+        TaskUpdated = 3,
+        AgentAdded = 4,
+        AgentRemoved = 5,
+        FrameworkAdded = 6,
+        FrameworkUpdated = 7,
+        FrameworkRemoved = 8,
+        Heartbeat = 9,
+    }
+    impl Type {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unknown => "UNKNOWN",
+                Self::Subscribed => "SUBSCRIBED",
+                Self::TaskAdded => "TASK_ADDED",
+                Self::TaskUpdated => "TASK_UPDATED",
+                Self::AgentAdded => "AGENT_ADDED",
+                Self::AgentRemoved => "AGENT_REMOVED",
+                Self::FrameworkAdded => "FRAMEWORK_ADDED",
+                Self::FrameworkUpdated => "FRAMEWORK_UPDATED",
+                Self::FrameworkRemoved => "FRAMEWORK_REMOVED",
+                Self::Heartbeat => "HEARTBEAT",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "UNKNOWN" => Some(Self::Unknown),
+                "SUBSCRIBED" => Some(Self::Subscribed),
+                "TASK_ADDED" => Some(Self::TaskAdded),
+                "TASK_UPDATED" => Some(Self::TaskUpdated),
+                "AGENT_ADDED" => Some(Self::AgentAdded),
+                "AGENT_REMOVED" => Some(Self::AgentRemoved),
+                "FRAMEWORK_ADDED" => Some(Self::FrameworkAdded),
+                "FRAMEWORK_UPDATED" => Some(Self::FrameworkUpdated),
+                "FRAMEWORK_REMOVED" => Some(Self::FrameworkRemoved),
+                "HEARTBEAT" => Some(Self::Heartbeat),
+                _ => None,
+            }
+        }
+    }
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct OperatorSubscribed {
+    #[prost(message, optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub get_state: ::core::option::Option<GetState>,
+    #[prost(double, optional, tag = "2")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub heartbeat_interval_seconds: ::core::option::Option<f64>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TaskAdded {
+    #[prost(message, optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub task: ::core::option::Option<Task>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TaskUpdated {
+    #[prost(message, optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub framework_id: ::core::option::Option<FrameworkId>,
+    #[prost(message, optional, tag = "2")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub status: ::core::option::Option<TaskStatus>,
+    #[prost(enumeration = "TaskState", optional, tag = "3")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(with = "crate::mesos::json::Enum::<crate::proto::mesos::TaskState>")]
+    pub state: ::core::option::Option<i32>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AgentAdded {
+    #[prost(message, optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub agent: ::core::option::Option<AgentState>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct FrameworkChanged {
+    #[prost(message, optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub framework: ::core::option::Option<FrameworkState>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct FrameworkRemoved {
+    #[prost(message, optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub framework_info: ::core::option::Option<FrameworkInfo>,
+}
+#[allow(clippy::all)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum DrainState {
+    Unknown = 0,
+    Draining = 1,
+    Drained = 2,
+}
+impl DrainState {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unknown => "UNKNOWN",
+            Self::Draining => "DRAINING",
+            Self::Drained => "DRAINED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "UNKNOWN" => Some(Self::Unknown),
+            "DRAINING" => Some(Self::Draining),
+            "DRAINED" => Some(Self::Drained),
+            _ => None,
+        }
+    }
+}

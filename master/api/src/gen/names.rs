@@ -247,3 +247,51 @@ impl Named for crate::proto::mesos::executor_event::Type {
         Self::from_str_name(name)
     }
 }
+impl Named for crate::proto::mesos::DrainState {
+    fn name(self) -> &'static str {
+        self.as_str_name()
+    }
+    fn named(name: &str) -> Option<Self> {
+        Self::from_str_name(name)
+    }
+}
+impl Named for crate::proto::mesos::operator_call::Type {
+    fn name(self) -> &'static str {
+        self.as_str_name()
+    }
+    fn named(name: &str) -> Option<Self> {
+        Self::from_str_name(name)
+    }
+}
+impl Named for crate::proto::mesos::operator_response::Type {
+    fn name(self) -> &'static str {
+        self.as_str_name()
+    }
+    fn named(name: &str) -> Option<Self> {
+        Self::from_str_name(name)
+    }
+}
+impl Named for crate::proto::mesos::agent_capability::Type {
+    fn name(self) -> &'static str {
+        self.as_str_name()
+    }
+    fn named(name: &str) -> Option<Self> {
+        Self::from_str_name(name)
+    }
+}
+impl Named for crate::proto::mesos::inverse_offer_status::Status {
+    fn name(self) -> &'static str {
+        self.as_str_name()
+    }
+    fn named(name: &str) -> Option<Self> {
+        Self::from_str_name(name)
+    }
+}
+impl Named for crate::proto::mesos::operator_event::Type {
+    fn name(self) -> &'static str {
+        self.as_str_name()
+    }
+    fn named(name: &str) -> Option<Self> {
+        Self::from_str_name(name)
+    }
+}

@@ -2896,3 +2896,674 @@ impl Shaped for mesos::v1::AgentInfo {
     };
     const REQUEST: bool = false;
 }
+impl Shaped for mesos::v1::OperatorCall {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::OperatorCall>(),
+        fields: &[
+            (2, &<mesos::v1::OperatorGetMetrics as Shaped>::SHAPE),
+            (3, &<mesos::v1::SetLoggingLevel as Shaped>::SHAPE),
+            (4, &<mesos::v1::OperatorPath as Shaped>::SHAPE),
+            (5, &<mesos::v1::OperatorReadFile as Shaped>::SHAPE),
+            (6, &<mesos::v1::WeightInfos as Shaped>::SHAPE),
+            (7, &<mesos::v1::AgentResources as Shaped>::SHAPE),
+            (8, &<mesos::v1::AgentResources as Shaped>::SHAPE),
+            (9, &<mesos::v1::AgentVolumes as Shaped>::SHAPE),
+            (10, &<mesos::v1::AgentVolumes as Shaped>::SHAPE),
+            (11, &<mesos::v1::UpdateMaintenanceSchedule as Shaped>::SHAPE),
+            (12, &<mesos::v1::MachineIds as Shaped>::SHAPE),
+            (13, &<mesos::v1::MachineIds as Shaped>::SHAPE),
+            (14, &<mesos::v1::SetQuota as Shaped>::SHAPE),
+            (15, &<mesos::v1::RemoveQuota as Shaped>::SHAPE),
+            (16, &<mesos::v1::OperatorTeardown as Shaped>::SHAPE),
+            (17, &<mesos::v1::OneAgent as Shaped>::SHAPE),
+            (18, &<mesos::v1::AgentGrowVolume as Shaped>::SHAPE),
+            (19, &<mesos::v1::AgentShrinkVolume as Shaped>::SHAPE),
+            (20, &<mesos::v1::UpdateQuota as Shaped>::SHAPE),
+            (21, &<mesos::v1::DrainAgent as Shaped>::SHAPE),
+            (22, &<mesos::v1::OneAgent as Shaped>::SHAPE),
+            (23, &<mesos::v1::OneAgent as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::OperatorGetMetrics {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::OperatorGetMetrics>(),
+        fields: &[
+            (1, &<mesos::v1::DurationInfo as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::SetLoggingLevel {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::SetLoggingLevel>(),
+        fields: &[
+            (2, &<mesos::v1::DurationInfo as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::OperatorPath {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::OperatorPath>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::OperatorReadFile {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::OperatorReadFile>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::WeightInfo {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::WeightInfo>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::WeightInfos {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::WeightInfos>(),
+        fields: &[
+            (1, &<mesos::v1::WeightInfo as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::AgentResources {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::AgentResources>(),
+        fields: &[
+            (1, &<mesos::v1::AgentId as Shaped>::SHAPE),
+            (2, &<mesos::v1::Resource as Shaped>::SHAPE),
+            (3, &<mesos::v1::Resource as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::AgentVolumes {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::AgentVolumes>(),
+        fields: &[
+            (1, &<mesos::v1::AgentId as Shaped>::SHAPE),
+            (2, &<mesos::v1::Resource as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::AgentGrowVolume {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::AgentGrowVolume>(),
+        fields: &[
+            (1, &<mesos::v1::AgentId as Shaped>::SHAPE),
+            (2, &<mesos::v1::Resource as Shaped>::SHAPE),
+            (3, &<mesos::v1::Resource as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::AgentShrinkVolume {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::AgentShrinkVolume>(),
+        fields: &[
+            (1, &<mesos::v1::AgentId as Shaped>::SHAPE),
+            (2, &<mesos::v1::Resource as Shaped>::SHAPE),
+            (3, &<mesos::v1::ValueScalar as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::OneAgent {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::OneAgent>(),
+        fields: &[
+            (1, &<mesos::v1::AgentId as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::OperatorTeardown {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::OperatorTeardown>(),
+        fields: &[
+            (1, &<mesos::v1::FrameworkId as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::ProtobufDuration {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::ProtobufDuration>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::DrainAgent {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::DrainAgent>(),
+        fields: &[
+            (1, &<mesos::v1::AgentId as Shaped>::SHAPE),
+            (2, &<mesos::v1::ProtobufDuration as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::MachineId {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::MachineId>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::MachineIds {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::MachineIds>(),
+        fields: &[
+            (1, &<mesos::v1::MachineId as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::MaintenanceWindow {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::MaintenanceWindow>(),
+        fields: &[
+            (1, &<mesos::v1::MachineId as Shaped>::SHAPE),
+            (2, &<mesos::v1::Unavailability as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::MaintenanceSchedule {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::MaintenanceSchedule>(),
+        fields: &[
+            (1, &<mesos::v1::MaintenanceWindow as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::UpdateMaintenanceSchedule {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::UpdateMaintenanceSchedule>(),
+        fields: &[
+            (1, &<mesos::v1::MaintenanceSchedule as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::QuotaRequest {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::QuotaRequest>(),
+        fields: &[
+            (3, &<mesos::v1::Resource as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::SetQuota {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::SetQuota>(),
+        fields: &[
+            (1, &<mesos::v1::QuotaRequest as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::RemoveQuota {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::RemoveQuota>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::QuotaConfig {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::QuotaConfig>(),
+        fields: &[
+            (2, &Shape { size: entry_size::<String, mesos::v1::ValueScalar>(), fields: &[(2, &<mesos::v1::ValueScalar as Shaped>::SHAPE)] }),
+            (3, &Shape { size: entry_size::<String, mesos::v1::ValueScalar>(), fields: &[(2, &<mesos::v1::ValueScalar as Shaped>::SHAPE)] }),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::UpdateQuota {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::UpdateQuota>(),
+        fields: &[
+            (2, &<mesos::v1::QuotaConfig as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::OperatorResponse {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::OperatorResponse>(),
+        fields: &[
+            (2, &<mesos::v1::GetHealth as Shaped>::SHAPE),
+            (3, &<mesos::v1::GetFlags as Shaped>::SHAPE),
+            (4, &<mesos::v1::GetVersion as Shaped>::SHAPE),
+            (5, &<mesos::v1::GetMetrics as Shaped>::SHAPE),
+            (6, &<mesos::v1::GetLoggingLevel as Shaped>::SHAPE),
+            (9, &<mesos::v1::GetState as Shaped>::SHAPE),
+            (10, &<mesos::v1::GetAgents as Shaped>::SHAPE),
+            (11, &<mesos::v1::GetFrameworks as Shaped>::SHAPE),
+            (12, &<mesos::v1::GetExecutors as Shaped>::SHAPE),
+            (13, &<mesos::v1::GetTasks as Shaped>::SHAPE),
+            (14, &<mesos::v1::GetRoles as Shaped>::SHAPE),
+            (15, &<mesos::v1::WeightInfos as Shaped>::SHAPE),
+            (16, &<mesos::v1::GetMaster as Shaped>::SHAPE),
+            (17, &<mesos::v1::GetMaintenanceStatus as Shaped>::SHAPE),
+            (18, &<mesos::v1::UpdateMaintenanceSchedule as Shaped>::SHAPE),
+            (19, &<mesos::v1::GetQuota as Shaped>::SHAPE),
+            (20, &<mesos::v1::GetOperations as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::GetHealth {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::GetHealth>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::Flag {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::Flag>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::GetFlags {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::GetFlags>(),
+        fields: &[
+            (1, &<mesos::v1::Flag as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::VersionInfo {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::VersionInfo>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::GetVersion {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::GetVersion>(),
+        fields: &[
+            (1, &<mesos::v1::VersionInfo as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::Metric {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::Metric>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::GetMetrics {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::GetMetrics>(),
+        fields: &[
+            (1, &<mesos::v1::Metric as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::GetLoggingLevel {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::GetLoggingLevel>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::GetState {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::GetState>(),
+        fields: &[
+            (1, &<mesos::v1::GetTasks as Shaped>::SHAPE),
+            (2, &<mesos::v1::GetExecutors as Shaped>::SHAPE),
+            (3, &<mesos::v1::GetFrameworks as Shaped>::SHAPE),
+            (4, &<mesos::v1::GetAgents as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::AgentCapability {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::AgentCapability>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::DrainConfig {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::DrainConfig>(),
+        fields: &[
+            (1, &<mesos::v1::DurationInfo as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::DrainInfo {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::DrainInfo>(),
+        fields: &[
+            (2, &<mesos::v1::DrainConfig as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::AgentState {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::AgentState>(),
+        fields: &[
+            (1, &<mesos::v1::AgentInfo as Shaped>::SHAPE),
+            (5, &<mesos::v1::TimeInfo as Shaped>::SHAPE),
+            (6, &<mesos::v1::TimeInfo as Shaped>::SHAPE),
+            (7, &<mesos::v1::Resource as Shaped>::SHAPE),
+            (8, &<mesos::v1::Resource as Shaped>::SHAPE),
+            (9, &<mesos::v1::Resource as Shaped>::SHAPE),
+            (10, &<mesos::v1::AgentCapability as Shaped>::SHAPE),
+            (13, &<mesos::v1::DrainInfo as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::GetAgents {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::GetAgents>(),
+        fields: &[
+            (1, &<mesos::v1::AgentState as Shaped>::SHAPE),
+            (2, &<mesos::v1::AgentInfo as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::FrameworkState {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::FrameworkState>(),
+        fields: &[
+            (1, &<mesos::v1::FrameworkInfo as Shaped>::SHAPE),
+            (4, &<mesos::v1::TimeInfo as Shaped>::SHAPE),
+            (5, &<mesos::v1::TimeInfo as Shaped>::SHAPE),
+            (6, &<mesos::v1::TimeInfo as Shaped>::SHAPE),
+            (7, &<mesos::v1::Offer as Shaped>::SHAPE),
+            (8, &<mesos::v1::InverseOffer as Shaped>::SHAPE),
+            (9, &<mesos::v1::Resource as Shaped>::SHAPE),
+            (10, &<mesos::v1::Resource as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::GetFrameworks {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::GetFrameworks>(),
+        fields: &[
+            (1, &<mesos::v1::FrameworkState as Shaped>::SHAPE),
+            (2, &<mesos::v1::FrameworkState as Shaped>::SHAPE),
+            (3, &<mesos::v1::FrameworkInfo as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::ExecutorState {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::ExecutorState>(),
+        fields: &[
+            (1, &<mesos::v1::ExecutorInfo as Shaped>::SHAPE),
+            (2, &<mesos::v1::AgentId as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::GetExecutors {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::GetExecutors>(),
+        fields: &[
+            (1, &<mesos::v1::ExecutorState as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::OperationOfFramework {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::OperationOfFramework>(),
+        fields: &[
+            (1, &<mesos::v1::FrameworkId as Shaped>::SHAPE),
+            (2, &<mesos::v1::AgentId as Shaped>::SHAPE),
+            (3, &<mesos::v1::OfferOperation as Shaped>::SHAPE),
+            (4, &<mesos::v1::OperationStatus as Shaped>::SHAPE),
+            (5, &<mesos::v1::OperationStatus as Shaped>::SHAPE),
+            (6, &<mesos::v1::Uuid as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::GetOperations {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::GetOperations>(),
+        fields: &[
+            (1, &<mesos::v1::OperationOfFramework as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::Task {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::Task>(),
+        fields: &[
+            (2, &<mesos::v1::TaskId as Shaped>::SHAPE),
+            (3, &<mesos::v1::FrameworkId as Shaped>::SHAPE),
+            (4, &<mesos::v1::ExecutorId as Shaped>::SHAPE),
+            (5, &<mesos::v1::AgentId as Shaped>::SHAPE),
+            (7, &<mesos::v1::Resource as Shaped>::SHAPE),
+            (8, &<mesos::v1::TaskStatus as Shaped>::SHAPE),
+            (11, &<mesos::v1::Labels as Shaped>::SHAPE),
+            (12, &<mesos::v1::DiscoveryInfo as Shaped>::SHAPE),
+            (13, &<mesos::v1::ContainerInfo as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::GetTasks {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::GetTasks>(),
+        fields: &[
+            (1, &<mesos::v1::Task as Shaped>::SHAPE),
+            (2, &<mesos::v1::Task as Shaped>::SHAPE),
+            (3, &<mesos::v1::Task as Shaped>::SHAPE),
+            (4, &<mesos::v1::Task as Shaped>::SHAPE),
+            (5, &<mesos::v1::Task as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::Role {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::Role>(),
+        fields: &[
+            (3, &<mesos::v1::FrameworkId as Shaped>::SHAPE),
+            (4, &<mesos::v1::Resource as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::GetRoles {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::GetRoles>(),
+        fields: &[
+            (1, &<mesos::v1::Role as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::GetMaster {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::GetMaster>(),
+        fields: &[
+            (1, &<mesos::v1::MasterInfo as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::InverseOfferStatus {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::InverseOfferStatus>(),
+        fields: &[
+            (2, &<mesos::v1::FrameworkId as Shaped>::SHAPE),
+            (3, &<mesos::v1::TimeInfo as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::DrainingMachine {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::DrainingMachine>(),
+        fields: &[
+            (1, &<mesos::v1::MachineId as Shaped>::SHAPE),
+            (2, &<mesos::v1::InverseOfferStatus as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::ClusterStatus {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::ClusterStatus>(),
+        fields: &[
+            (1, &<mesos::v1::DrainingMachine as Shaped>::SHAPE),
+            (2, &<mesos::v1::MachineId as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::GetMaintenanceStatus {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::GetMaintenanceStatus>(),
+        fields: &[
+            (1, &<mesos::v1::ClusterStatus as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::QuotaInfo {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::QuotaInfo>(),
+        fields: &[
+            (3, &<mesos::v1::Resource as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::QuotaStatus {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::QuotaStatus>(),
+        fields: &[
+            (1, &<mesos::v1::QuotaInfo as Shaped>::SHAPE),
+            (2, &<mesos::v1::QuotaConfig as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::GetQuota {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::GetQuota>(),
+        fields: &[
+            (1, &<mesos::v1::QuotaStatus as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::OperatorEvent {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::OperatorEvent>(),
+        fields: &[
+            (2, &<mesos::v1::OperatorSubscribed as Shaped>::SHAPE),
+            (3, &<mesos::v1::TaskAdded as Shaped>::SHAPE),
+            (4, &<mesos::v1::TaskUpdated as Shaped>::SHAPE),
+            (5, &<mesos::v1::AgentAdded as Shaped>::SHAPE),
+            (6, &<mesos::v1::OneAgent as Shaped>::SHAPE),
+            (7, &<mesos::v1::FrameworkChanged as Shaped>::SHAPE),
+            (8, &<mesos::v1::FrameworkChanged as Shaped>::SHAPE),
+            (9, &<mesos::v1::FrameworkRemoved as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::OperatorSubscribed {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::OperatorSubscribed>(),
+        fields: &[
+            (1, &<mesos::v1::GetState as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::TaskAdded {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::TaskAdded>(),
+        fields: &[
+            (1, &<mesos::v1::Task as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::TaskUpdated {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::TaskUpdated>(),
+        fields: &[
+            (1, &<mesos::v1::FrameworkId as Shaped>::SHAPE),
+            (2, &<mesos::v1::TaskStatus as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::AgentAdded {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::AgentAdded>(),
+        fields: &[
+            (1, &<mesos::v1::AgentState as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::FrameworkChanged {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::FrameworkChanged>(),
+        fields: &[
+            (1, &<mesos::v1::FrameworkState as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::FrameworkRemoved {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::FrameworkRemoved>(),
+        fields: &[
+            (1, &<mesos::v1::FrameworkInfo as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}

@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     error::{ApiError, ErrorCode},
+    mesos::json,
     read::{Errors, Obj, kind, strings},
 };
 
@@ -47,7 +48,7 @@ pub enum ParseMode<'a> {
 
 /// Bytes to JSON: malformed JSON is a 400 that says where.
 pub fn parse_json(body: &[u8]) -> Result<Value, ApiError> {
-    serde_json::from_slice(body)
+    json::value(body)
         .map_err(|e| ApiError::new(ErrorCode::BadRequest, format!("Invalid JSON: {e}")))
 }
 

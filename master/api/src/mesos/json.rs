@@ -13,22 +13,64 @@ use serde::{
 };
 use serde_json::{Number, Value};
 
-/// Most JSON objects in one call. Each becomes a message of some hundred bytes, whatever little is in it.
+/// Most JSON objects, and most lists, in one call. Each becomes a message of some hundred bytes, whatever little is
+/// in it.
 pub const MAX_OBJECTS: usize = 100_000;
+/// Most items of lists and objects in one call, all together.
+pub const MAX_ITEMS: usize = 500_000;
+/// How deep lists and objects may be in each other.
+pub const MAX_DEPTH: usize = 100;
 
 /// Why a body is no message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct JsonError(String);
 
+/// Whether a body is bounded in depth and in what is in it, so that it can be read; not whether it is JSON.
+pub fn check(body: &[u8]) -> Result<(), JsonError> {
+    let (mut objects, mut lists, mut commas) = (0usize, 0usize, 0usize);
+    let (mut depth, mut deepest) = (0usize, 0usize);
+    let (mut in_text, mut escaped) = (false, false);
+    for b in body {
+        match b {
+            _ if escaped => escaped = false,
+            b'\\' if in_text => escaped = true,
+            b'"' => in_text = !in_text,
+            _ if in_text => {}
+            b'{' | b'[' => {
+                objects += usize::from(*b == b'{');
+                lists += usize::from(*b == b'[');
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b'}' | b']' => depth = depth.saturating_sub(1),
+            b',' => commas += 1,
+            _ => {}
+        }
+    }
+    for (what, n, max) in [
+        ("objects", objects, MAX_OBJECTS),
+        ("lists", lists, MAX_OBJECTS),
+        ("items", commas, MAX_ITEMS),
+        ("levels", deepest, MAX_DEPTH),
+    ] {
+        if n > max {
+            let rule = format!("must hold at most {max} {what}, holds {n}");
+            return Err(JsonError(rule));
+        }
+    }
+    Ok(())
+}
+
+/// Reads any JSON, within the same bounds.
+pub fn value(body: &[u8]) -> Result<Value, JsonError> {
+    check(body)?;
+    serde_json::from_slice(body).map_err(|e| JsonError(e.to_string()))
+}
+
 /// Reads a message.
 pub fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, JsonError> {
-    let objects = body.split(|b| *b == b'{').count() - 1;
-    if objects > MAX_OBJECTS {
-        return Err(JsonError(format!(
-            "must hold at most {MAX_OBJECTS} objects, holds {objects}"
-        )));
-    }
+    check(body)?;
     let strict = &mut serde_json::Deserializer::from_slice(body);
     if let Ok(message) = serde_path_to_error::deserialize(&mut *strict)
         && strict.end().is_ok()
@@ -227,5 +269,89 @@ impl Base64 {
         bytes
             .map(F::of)
             .map_err(|e| D::Error::custom(format!("must be base64: {e}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::proto::mesos as pb;
+
+    #[test]
+    fn what_is_deep_or_much_is_refused_before_it_is_read() {
+        let said = |body: &str| {
+            read::<pb::Call>(body.as_bytes())
+                .map(|_| ())
+                .map_err(|e| e.0)
+        };
+        let rule = |what: &str| Err(format!("must hold at most {what}"));
+        for body in ["[".repeat(1 << 20), "{\"a\":".repeat(1 << 20)] {
+            assert!(said(&body).unwrap_err().starts_with("must hold at most"));
+        }
+        let nested = |n: usize| format!("{{\"x\":{}{}}}", "[".repeat(n), "]".repeat(n));
+        assert_eq!(
+            said(&nested(MAX_DEPTH - 1)),
+            Ok(()),
+            "what is not known is skipped"
+        );
+        assert_eq!(said(&nested(MAX_DEPTH)), rule("100 levels, holds 101"));
+        let many = |item: &str, n: usize| format!("{{\"x\":[{}0]}}", format!("{item},").repeat(n));
+        assert_eq!(
+            said(&many("[]", MAX_OBJECTS)),
+            rule("100000 lists, holds 100001")
+        );
+        assert_eq!(
+            said(&many("{}", MAX_OBJECTS)),
+            rule("100000 objects, holds 100001")
+        );
+        assert_eq!(
+            said(&many("0", MAX_ITEMS + 1)),
+            rule("500000 items, holds 500001")
+        );
+        // In text it is text.
+        let text = format!("{{\"x\":\"{}\"}}", "{[,\\\"".repeat(MAX_ITEMS + 1));
+        assert_eq!(said(&text), Ok(()));
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_of_json_is_read_or_refused(
+            parts in prop::collection::vec(
+                prop::sample::select(vec![
+                    "{", "}", "[", "]", ",", ":", "\"", "\\", "null", "1e999", "-0", "2.0", "\"type\"",
+                    "\"ACCEPT\"", "\"accept\"", "\"offer_ids\"", "\"value\"", "\"operations\"", " ", "\u{1f41d}",
+                ]),
+                0..60,
+            ),
+        ) {
+            let text = parts.concat();
+            let strict = serde_json::from_str::<Value>(&text).is_ok();
+            prop_assert_eq!(value(text.as_bytes()).is_ok(), strict);
+            if let Ok(call) = read::<pb::Call>(text.as_bytes()) {
+                prop_assert_eq!(read::<pb::Call>(&write(&call)).unwrap(), call);
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_a_call_or_refused_and_take_what_was_counted(
+            bytes in prop::collection::vec(any::<u8>(), 0..200),
+            key in prop::sample::select(vec![0x0a_u8, 0x1a, 0x22, 0x2a, 0x4a]),
+        ) {
+            use crate::codec::{MAX_DECODED, Shaped as _, decoded_size};
+            use prost::Message as _;
+            // As it is, and as a field of a call.
+            let len = u8::try_from(bytes.len().min(127)).unwrap();
+            let field = [&[key, len], &bytes[..usize::from(len)]].concat();
+            for bytes in [&bytes, &field] {
+                let _ = read::<pb::Call>(bytes);
+                let counted = decoded_size(bytes, &pb::Call::SHAPE, MAX_DECODED);
+                prop_assert!(counted <= size_of::<pb::Call>() + 8192 * (bytes.len() + 1));
+                if let Ok(call) = pb::Call::decode(bytes.as_slice()) {
+                    prop_assert!(call.encoded_len() <= counted.max(bytes.len()) * 4);
+                }
+            }
+        }
     }
 }

@@ -209,6 +209,7 @@ fn volumes_are_made_of_reserved_disk() {
             size: Milli(size),
             shared: false,
         },
+        mount_path: None,
     };
     let destroy = OperatorCall::DestroyVolume {
         agent_id: agent_id(1),
@@ -308,6 +309,7 @@ fn several_calls_at_once_are_all_done_or_none_is() {
             size: Milli(size),
             shared: false,
         },
+        mount_path: None,
     };
     let over = quota(5000, None);
     let (before, books) = (w.stored.clone(), w.core.allocator().clone());
@@ -405,6 +407,30 @@ fn several_calls_at_once_are_all_done_or_none_is() {
     ]))
     .unwrap();
     assert_eq!(w.view().roles["b"].weight_milli, 3000);
+    let OperatorCall::CreateVolume {
+        agent_id: at,
+        stack: of,
+        volume,
+        ..
+    } = create("v2", 1_000_000)
+    else {
+        panic!("it makes a volume");
+    };
+    w.operate(OperatorCall::CreateVolume {
+        agent_id: at.clone(),
+        stack: of.clone(),
+        volume_id: volume_id("v2"),
+        volume,
+        mount_path: Some("data".into()),
+    })
+    .unwrap();
+    assert_eq!(w.view().mounts[&at]["v2"], "data");
+    w.operate(OperatorCall::DestroyVolume {
+        agent_id: at,
+        stack: of,
+        volume_id: volume_id("v2"),
+    })
+    .unwrap();
     w.operate(OperatorCall::All(vec![maintain(1)])).unwrap();
     assert_eq!(w.view().maintenance.len(), 1);
     w.restart();

@@ -95,6 +95,7 @@ fn operate() -> impl Strategy<Value = OperatorCall> {
             stack: stack_of(r),
             volume_id: volume_id(id),
             volume: Volume { size: Milli(size), shared },
+            mount_path: None,
         }),
         1 => (agent(), role(), 0u8..3, 0i64..3000).prop_map(move |(agent_id, r, id, size)| {
             OperatorCall::ResizeVolume {

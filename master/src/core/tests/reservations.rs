@@ -165,6 +165,7 @@ fn static_reservations_are_refined_and_hold_volumes() {
             size: waggle_types::Milli::units(1000),
             shared: true,
         },
+        mount_path: None,
     })
     .unwrap();
     let all = [

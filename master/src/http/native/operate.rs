@@ -125,6 +125,7 @@ pub(super) async fn create_volume(api: &Api, call: &Call, body: Body) -> Result<
         stack: asked.stack,
         volume_id: asked.volume_id,
         volume: asked.volume,
+        mount_path: None,
     };
     run(api, create).await?;
     Ok(ok(&reservations::list(&api.view(), Some(&agent_id))))

@@ -17,20 +17,28 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::Response,
 };
+use prost::Message as _;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
-use waggle_api::mesos::{event::state, recordio};
+use waggle_api::{
+    mesos::{event::state, recordio},
+    proto::mesos as pb,
+};
+use waggle_telemetry::{Telemetry, names};
 use waggle_types::TaskId;
 
 use super::{
-    super::{Api, scheduler::No},
-    id,
+    super::{
+        Api,
+        scheduler::{Media, No},
+    },
+    as_protobuf, id,
     reads::{self, DIALECT},
 };
 use crate::{
     framework::{HEARTBEAT, Next, Queue, Queued},
     handle::MasterHandle,
-    view::{ClusterView, TaskView},
+    view::{ClusterView, FrameworkView, TaskView},
 };
 
 /// Most subscribers (Mesos's default of `--max_operator_event_stream_subscribers`).
@@ -42,7 +50,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 struct Listeners {
     /// What has been said, while somebody listens.
     last: Option<Arc<ClusterView>>,
-    queues: Vec<Arc<Queue>>,
+    queues: Vec<(Media, Arc<Queue>)>,
 }
 
 /// All who listen. Cheap to clone.
@@ -55,54 +63,84 @@ impl Hub {
     }
 
     /// Takes a listener and answers where it begins.
-    fn join(&self, handle: &MasterHandle, queue: Arc<Queue>) -> Option<Arc<ClusterView>> {
+    fn join(&self, api: &Api, media: Media, queue: Arc<Queue>) -> Option<Arc<ClusterView>> {
         let mut all = self.locked();
-        all.queues.retain(|q| !q.has_ended());
+        all.queues.retain(|(_, q)| !q.has_ended());
         if all.queues.len() >= MAX_SUBSCRIBERS {
             return None;
         }
-        all.queues.push(queue);
+        all.queues.push((media, queue));
         if let Some(last) = &all.last {
             return Some(Arc::clone(last));
         }
-        let last = handle.view();
+        let last = api.view();
         all.last = Some(Arc::clone(&last));
-        tokio::spawn(compare(self.clone(), handle.clone()));
+        let (handle, telemetry) = (api.handle.clone(), api.telemetry.clone());
+        tokio::spawn(compare(self.clone(), handle, telemetry));
         Some(last)
     }
 
-    /// Says what has changed; false when nobody listens any more.
-    fn say(&self, new: &Arc<ClusterView>) -> bool {
+    /// Says what has changed; none when nobody listens any more, else how many were cut off for not reading.
+    fn say(&self, new: &Arc<ClusterView>) -> Option<u64> {
         let mut all = self.locked();
-        all.queues.retain(|q| !q.has_ended());
+        all.queues.retain(|(_, q)| !q.has_ended());
         if all.queues.is_empty() {
             all.last = None;
-            return false;
+            return None;
         }
+        let n = all.queues.len();
         if let Some(last) = all.last.replace(Arc::clone(new)) {
             for event in changes(&last, new) {
-                let record = record(&event);
-                // One that has no room is cut off by its queue.
-                all.queues
-                    .retain(|q| q.push(Queued::Record(record.clone())));
+                // Once for all who read it so.
+                let (mut json, mut protobuf) = (None, None);
+                all.queues.retain(|(media, q)| {
+                    let record = match media {
+                        Media::Json => &mut json,
+                        Media::Protobuf => &mut protobuf,
+                    };
+                    let record = record.get_or_insert_with(|| record_of(*media, &event));
+                    // One that has no room is cut off by its queue.
+                    q.push(Queued::Record(record.clone()))
+                });
             }
         }
-        true
+        Some((n - all.queues.len()) as u64)
     }
 }
 
-async fn compare(hub: Hub, handle: MasterHandle) {
+async fn compare(hub: Hub, handle: MasterHandle, telemetry: Telemetry) {
     loop {
         tokio::time::sleep(PAUSE).await;
         handle.fresh().await;
-        if !hub.say(&handle.view()) {
-            return;
+        match hub.say(&handle.view()) {
+            None => return,
+            Some(0) => {}
+            Some(n) => {
+                let attrs = [(names::DROP_REASON, "slow_subscriber".into())];
+                telemetry.count(&names::SCHED_HTTP_CLOSED, &attrs, n);
+            }
         }
     }
 }
 
-fn record(event: &Value) -> Bytes {
-    recordio::frame(event.to_string().as_bytes()).into()
+fn record_of(media: Media, event: &Value) -> Bytes {
+    let record = match media {
+        Media::Json => event.to_string().into_bytes(),
+        Media::Protobuf => {
+            let written = as_protobuf::<pb::OperatorEvent>(event.clone());
+            debug_assert!(written.is_ok(), "all events can be written: {event}");
+            // Said as an event of no known kind, which readers skip.
+            written.unwrap_or_else(|no| {
+                tracing::error!(error = no.1, "an event is lost");
+                pb::OperatorEvent {
+                    r#type: Some(pb::operator_event::Type::Unknown.into()),
+                    ..pb::OperatorEvent::default()
+                }
+                .encode_to_vec()
+            })
+        }
+    };
+    recordio::frame(&record).into()
 }
 
 /// Ends a listener's queue with its stream.
@@ -114,10 +152,14 @@ impl Drop for Leaves {
     }
 }
 
-pub(super) async fn subscribe(api: &Api, cut: CancellationToken) -> Result<Response, No> {
+pub(super) async fn subscribe(
+    api: &Api,
+    media: Media,
+    cut: CancellationToken,
+) -> Result<Response, No> {
     let queue = Arc::new(Queue::new(cut));
     let leaves = Leaves(Arc::clone(&queue));
-    let Some(first) = api.hub.join(&api.handle, Arc::clone(&queue)) else {
+    let Some(first) = api.hub.join(api, media, Arc::clone(&queue)) else {
         let message = format!("the limit of {MAX_SUBSCRIBERS} subscribers is reached");
         return Err(No(StatusCode::SERVICE_UNAVAILABLE, message));
     };
@@ -125,13 +167,14 @@ pub(super) async fn subscribe(api: &Api, cut: CancellationToken) -> Result<Respo
     let stop = stop.unwrap_or_default();
     // Large clusters are written off the threads that serve others.
     let subscribed = tokio::task::spawn_blocking(move || {
-        record(&json!({
+        let subscribed = json!({
             "type": "SUBSCRIBED",
             "subscribed": {
                 "get_state": reads::state(&first),
                 "heartbeat_interval_seconds": HEARTBEAT.as_secs_f64(),
             },
-        }))
+        });
+        record_of(media, &subscribed)
     });
     let subscribed = subscribed.await.map_err(|e| {
         No(
@@ -154,14 +197,22 @@ pub(super) async fn subscribe(api: &Api, cut: CancellationToken) -> Result<Respo
                     Next::Event(_) => {}
                     Next::End(_) => break,
                 },
-                _ = beat.tick() => yield Ok(record(&json!({ "type": "HEARTBEAT" }))),
+                _ = beat.tick() => yield Ok(record_of(media, &json!({ "type": "HEARTBEAT" }))),
             }
         }
     };
     let mut response = Response::new(Body::from_stream(events));
-    let kind = HeaderValue::from_static("application/json");
+    let kind = HeaderValue::from_static(media.name());
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
     Ok(response)
+}
+
+/// What of a framework is told when it changes: how it is there, and what it says of itself.
+fn said(f: &FrameworkView) -> impl PartialEq + '_ {
+    (
+        (f.active, f.connected, f.reregistered_at),
+        (&f.roles, f.capabilities, &f.about, f.failover_timeout),
+    )
 }
 
 /// What happened from one view to the next.
@@ -170,13 +221,8 @@ fn changes(old: &ClusterView, new: &ClusterView) -> Vec<Value> {
     for (id, f) in &new.frameworks {
         let kind = match old.frameworks.get(id) {
             None => "FRAMEWORK_ADDED",
-            Some(o)
-                if (o.active, o.connected, o.reregistered_at, &o.roles)
-                    != (f.active, f.connected, f.reregistered_at, &f.roles) =>
-            {
-                "FRAMEWORK_UPDATED"
-            }
-            Some(_) => continue,
+            Some(o) if said(o) == said(f) => continue,
+            Some(_) => "FRAMEWORK_UPDATED",
         };
         let said = json!({ "framework": reads::framework(f) });
         out.push(event(kind, said));
@@ -275,5 +321,36 @@ fn tasks(old: &ClusterView, new: &ClusterView, out: &mut Vec<Value>) {
     for t in ended.into_values() {
         out.push(added(t));
         out.extend(updated(t));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::http::tests::busy;
+
+    #[test]
+    fn what_a_framework_says_of_itself_is_told_when_it_changes() {
+        let old = busy();
+        assert_eq!(changes(&old, &old), Vec::<Value>::new());
+        let changed = |change: &dyn Fn(&mut FrameworkView)| {
+            let mut new = old.clone();
+            new.frameworks.values_mut().for_each(change);
+            let mut events = changes(&old, &new);
+            assert_eq!(events.len(), 1, "{events:?}");
+            let event = events.remove(0);
+            assert_eq!(event["type"], "FRAMEWORK_UPDATED");
+            let written = record_of(Media::Protobuf, &event);
+            assert!(written.len() > 20, "as protobuf, too");
+            event["framework_updated"]["framework"]["framework_info"].clone()
+        };
+        let info = changed(&|f| f.failover_timeout = Some(waggle_types::Millis(7000)));
+        assert_eq!(info["failover_timeout"], json!(7.0));
+        let info = changed(&|f| Arc::make_mut(&mut f.about).webui_url = "http://x".into());
+        assert_eq!(info["webui_url"], "http://x");
+        changed(&|f| f.capabilities.revocable = true);
+        changed(&|f| f.connected = false);
     }
 }

@@ -44,6 +44,7 @@ pub(in crate::http) fn is_mine(call: &Call) -> bool {
             | ["quota", ..]
             | ["maintenance", "schedule" | "status"]
             | ["machine", "down" | "up"]
+            | ["logging", "toggle"]
             | ["files", "browse" | "read" | "download" | "debug"]
     )
 }
@@ -107,6 +108,7 @@ async fn answer(api: &Api, call: &Call, body: Body) -> Result<Response, No> {
         [which @ ("reserve" | "unreserve" | "create-volumes" | "destroy-volumes")] if post => {
             reserve(api, which, body).await
         }
+        ["logging", "toggle"] if get || post => toggle(api, &call.query),
         ["files", "debug"] if get => Ok(plain(&json!({}))),
         ["files", _] if get => {
             let path = call.query.first("path").unwrap_or_default();
@@ -134,6 +136,25 @@ fn done() -> Result<Response, No> {
     Ok(StatusCode::OK.into_response())
 }
 
+/// Without a level: which it is. With one, and how long: sets it.
+fn toggle(api: &Api, query: &Query) -> Result<Response, No> {
+    match (query.first("level"), query.first("duration")) {
+        (None, None) => {
+            let level = api.telemetry.verbosity().level();
+            Ok(format!("{level}\n").into_response())
+        }
+        (Some(level), Some(duration)) => {
+            let level = level.parse::<u64>();
+            let level = level.map_err(|_| No::bad("level: must be a number"))?;
+            writes::logging_level(api, &json!({ "level": level, "duration": duration }))?;
+            done()
+        }
+        _ => Err(No::bad(
+            "Expecting 'level' and 'duration' in query, or neither",
+        )),
+    }
+}
+
 async fn reserve(api: &Api, which: &str, body: Body) -> Result<Response, No> {
     let form = form(body).await?;
     let agent = form.first("slaveId").or_else(|| form.first("agentId"));
@@ -146,8 +167,8 @@ async fn reserve(api: &Api, which: &str, body: Body) -> Result<Response, No> {
     };
     let list = form.first(field);
     let list = list.ok_or_else(|| No::bad(format!("Missing '{field}' query parameter")))?;
-    let list: Value =
-        serde_json::from_str(list).map_err(|e| No::bad(format!("{field}: must be JSON: {e}")))?;
+    let list: Value = waggle_api::mesos::json::value(list.as_bytes())
+        .map_err(|e| No::bad(format!("{field}: must be JSON: {e}")))?;
     let calls = match which {
         "reserve" => writes::reservations(&agent, &list, true)?,
         "unreserve" => writes::reservations(&agent, &list, false)?,
@@ -160,7 +181,7 @@ async fn reserve(api: &Api, which: &str, body: Body) -> Result<Response, No> {
 
 async fn value(body: Body) -> Result<Value, No> {
     let body = body_of(body, MAX_BODY).await?;
-    serde_json::from_slice(&body).map_err(|e| No::bad(format!("Failed to parse JSON: {e}")))
+    waggle_api::mesos::json::value(&body).map_err(|e| No::bad(format!("Failed to parse JSON: {e}")))
 }
 
 async fn form(body: Body) -> Result<Query, No> {

@@ -1,6 +1,6 @@
 //! Mesos's operator API: `POST /api/v1` (and `/api/v1/operator`, which is where pymesos's driver posts to).
 //!
-//! One body for each call, in JSON; reads come from the newest view, changes are done by the core as the native
+//! One body for each call, in JSON or protobuf, which is read as the same JSON and written from it; reads come from the newest view, changes are done by the core as the native
 //! API's are. The stream of events is made of views, once for all who listen.
 
 mod events;
@@ -13,14 +13,17 @@ use axum::{
     http::{HeaderValue, Method, StatusCode, header},
     response::{IntoResponse, Response},
 };
+use prost::Message;
+use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 use tokio_util::sync::CancellationToken;
+use waggle_api::{mesos::json, proto::mesos as pb};
 
 use super::{
     Api, MAX_BODY,
     request::Call,
     respond,
-    scheduler::{Media, No, body_of},
+    scheduler::{Media, No, body_of, not_acceptable},
 };
 pub(super) use events::Hub;
 pub(super) use legacy::{is_mine as is_legacy, route as legacy};
@@ -56,15 +59,14 @@ async fn answer(
         let message = format!("Expecting 'POST', received '{}'", call.method);
         return Err(No(StatusCode::METHOD_NOT_ALLOWED, message));
     }
-    if Media::of_body(call.headers())? != Media::Json
-        || Media::accepted(call.headers()) != Some(Media::Json)
-    {
-        let message = "the operator API speaks application/json";
-        return Err(No(StatusCode::UNSUPPORTED_MEDIA_TYPE, message.to_owned()));
-    }
+    let media = Media::of_body(call.headers())?;
+    let accept = Media::accepted(call.headers()).ok_or_else(not_acceptable)?;
     let body = body_of(body, MAX_BODY).await?;
-    let said: Value = serde_json::from_slice(&body)
-        .map_err(|e| No::bad(format!("Failed to parse body into JSON: {e}")))?;
+    let said = match media {
+        Media::Json => json::value(&body)
+            .map_err(|e| No::bad(format!("Failed to parse body into JSON: {e}")))?,
+        Media::Protobuf => as_json(&media.read::<pb::OperatorCall>(&body)?)?,
+    };
     let kind = said.get("type").and_then(Value::as_str);
     let kind = kind.ok_or_else(|| No::bad("Expecting 'type' to be present"))?;
     let view = api.view();
@@ -73,10 +75,14 @@ async fn answer(
         return Err(No(StatusCode::SERVICE_UNAVAILABLE, message));
     }
     if kind == "SUBSCRIBE" {
-        return events::subscribe(api, cut).await;
+        return events::subscribe(api, accept, cut).await;
+    }
+    if kind == "GET_LOGGING_LEVEL" {
+        let level = api.telemetry.verbosity().level();
+        return wrapped(kind, json!({ "level": level }), accept);
     }
     if let Some(answer) = reads::read(kind, &said, &view) {
-        return answer.map(|value| wrapped(kind, value));
+        return wrapped(kind, answer?, accept);
     }
     let field = kind.to_ascii_lowercase();
     let nothing = Value::Null;
@@ -87,18 +93,42 @@ async fn answer(
     if !inner.is_object() {
         return Err(No::bad(format!("Expecting '{field}' to be present")));
     }
+    if kind == "SET_LOGGING_LEVEL" {
+        writes::logging_level(api, inner)?;
+        return Ok(StatusCode::OK.into_response());
+    }
     writes::write(api, kind, inner).await?;
     Ok(StatusCode::OK.into_response())
 }
 
 /// `{"type": "GET_HEALTH", "get_health": {..}}`.
-fn wrapped(kind: &str, value: Value) -> Response {
+fn wrapped(kind: &str, value: Value, accept: Media) -> Result<Response, No> {
     let mut out = Map::new();
     out.insert("type".into(), kind.into());
     if !value.is_null() {
         out.insert(kind.to_ascii_lowercase(), value);
     }
-    respond::ok(&Value::Object(out))
+    let out = Value::Object(out);
+    if accept == Media::Json {
+        return Ok(respond::ok(&out));
+    }
+    let mut response = Response::new(Body::from(as_protobuf::<pb::OperatorResponse>(out)?));
+    let name = HeaderValue::from_static(accept.name());
+    response.headers_mut().insert(header::CONTENT_TYPE, name);
+    Ok(response)
+}
+
+fn as_json(message: &impl Serialize) -> Result<Value, No> {
+    serde_json::to_value(message).map_err(|e| No::bad(format!("Failed to read the call: {e}")))
+}
+
+/// Written from the same JSON that others read: one place says what is answered.
+fn as_protobuf<M: Message + Default + DeserializeOwned>(json: Value) -> Result<Vec<u8>, No> {
+    let message = serde_json::from_value::<M>(json).map_err(|e| {
+        let message = format!("the answer can't be written as protobuf: {e}");
+        No(StatusCode::INTERNAL_SERVER_ERROR, message)
+    })?;
+    Ok(message.encode_to_vec())
 }
 
 /// A JSON answer of an endpoint with a path of its own.

@@ -48,8 +48,6 @@ pub(super) fn read(kind: &str, said: &Value, view: &ClusterView) -> Option<Resul
             let all = all.as_object().into_iter().flatten();
             json!({ "metrics": all.map(one).collect::<Vec<_>>() })
         }
-        // Set at the start of a node, for all of it.
-        "GET_LOGGING_LEVEL" => json!({ "level": 0 }),
         "LIST_FILES" | "READ_FILE" => return Some(Err(no_file(kind, said))),
         "GET_STATE" => state(view),
         "GET_AGENTS" => agents(view),

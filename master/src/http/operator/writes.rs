@@ -13,6 +13,7 @@ use waggle_api::{
     },
     proto::mesos as pb,
 };
+use waggle_telemetry::MAX_VERBOSITY;
 use waggle_types::{
     AgentId, CallRejection, FrameworkId, Milli, Millis, Operation, OperatorCall, Quota,
     RejectReason, Unavailability, UnixMillis, check_role,
@@ -23,6 +24,8 @@ use crate::{error::OperateError, view::ClusterView};
 
 /// Most machines of one window, and windows of one call.
 const MAX_MACHINES: usize = 10_000;
+/// Longest time for another logging level.
+const MAX_LOGGING: Millis = Millis(30 * 86_400_000);
 /// Most roles of one call.
 const MAX_ROLES: usize = 1000;
 
@@ -46,6 +49,7 @@ pub(super) fn is_known(kind: &str) -> bool {
         "DRAIN_AGENT",
         "DEACTIVATE_AGENT",
         "REACTIVATE_AGENT",
+        "SET_LOGGING_LEVEL",
     ]
     .contains(&kind)
 }
@@ -84,7 +88,9 @@ pub(super) async fn write(api: &Api, kind: &str, said: &Value) -> Result<(), No>
             agent_id: agent(said)?,
         }],
         "DRAIN_AGENT" => {
-            let config = &said["drain_config"];
+            // Mesos has both in the call itself.
+            let inner = said.get("drain_config");
+            let config = inner.filter(|c| c.is_object()).unwrap_or(said);
             vec![OperatorCall::Drain {
                 agent_id: agent(said)?,
                 max_grace: duration(&config["max_grace_period"])?,
@@ -224,20 +230,22 @@ pub(super) fn volumes(
     make: bool,
 ) -> Result<Vec<OperatorCall>, No> {
     let list = resource_list("volumes", all)?;
+    let mut paths = Paths::new();
     let each = if make {
-        create("volumes", &list, &mut Paths::new())?
+        create("volumes", &list, &mut paths)?
     } else {
         destroy("volumes", &list)?
     };
-    Ok(operator_calls(agent_id, each))
+    Ok(operator_calls(agent_id, each, &paths))
 }
 
 fn resized(agent_id: &AgentId, volume: &Value, by: f64) -> Result<Vec<OperatorCall>, No> {
     let volume = message::<pb::Resource>("volume", volume)?;
-    Ok(operator_calls(agent_id, resize("volume", &volume, by)?))
+    let each = resize("volume", &volume, by)?;
+    Ok(operator_calls(agent_id, each, &Paths::new()))
 }
 
-fn operator_calls(agent_id: &AgentId, each: Vec<Operation>) -> Vec<OperatorCall> {
+fn operator_calls(agent_id: &AgentId, each: Vec<Operation>, paths: &Paths) -> Vec<OperatorCall> {
     let agent_id = || agent_id.clone();
     each.into_iter()
         .filter_map(|o| match o {
@@ -248,6 +256,7 @@ fn operator_calls(agent_id: &AgentId, each: Vec<Operation>) -> Vec<OperatorCall>
             } => Some(OperatorCall::CreateVolume {
                 agent_id: agent_id(),
                 stack,
+                mount_path: paths.get(&volume_id).cloned(),
                 volume_id,
                 volume,
             }),
@@ -276,27 +285,56 @@ pub(super) fn teardown(id: &str) -> Result<OperatorCall, No> {
     Ok(OperatorCall::Teardown { framework_id })
 }
 
-/// Nanoseconds, seconds, or text such as `30s`; none when it is not there.
+/// How much the node logs, for how long.
+pub(super) fn logging_level(api: &Api, said: &Value) -> Result<(), No> {
+    let level = said["level"].as_u64().and_then(|l| u32::try_from(l).ok());
+    let level = level.filter(|l| *l <= MAX_VERBOSITY);
+    let level =
+        level.ok_or_else(|| No::bad(format!("level: must be between 0 and {MAX_VERBOSITY}")))?;
+    let lasting = duration(&said["duration"])?;
+    let lasting = lasting.filter(|d| (1..=MAX_LOGGING.0).contains(&d.0));
+    let lasting = lasting.ok_or_else(|| No::bad("duration: must be over 0 and at most 30days"))?;
+    api.telemetry.verbosity().set(level, lasting.as_duration());
+    Ok(())
+}
+
+/// Units of time as Mesos writes them, and protobuf's `s`, in milliseconds.
+const UNITS: [(&str, f64); 9] = [
+    ("weeks", 604_800_000.0),
+    ("days", 86_400_000.0),
+    ("hrs", 3_600_000.0),
+    ("mins", 60_000.0),
+    ("secs", 1000.0),
+    ("ms", 1.0),
+    ("us", 0.001),
+    ("ns", 0.000_001),
+    ("s", 1000.0),
+];
+
+/// Nanoseconds, seconds, or text such as `30s`, `5mins`; none when it is not there.
 fn duration(value: &Value) -> Result<Option<Millis>, No> {
     let whole = |v: &Value| v.as_u64();
     let ms = match value {
         Value::Null => return Ok(None),
         Value::String(s) => {
-            let secs = s.strip_suffix('s').and_then(|s| s.parse::<f64>().ok());
-            let secs = secs.filter(|s| (0.0..1e9).contains(s));
+            let mut units = UNITS.iter();
+            let said = units.find_map(|(unit, ms)| Some((s.strip_suffix(unit)?, ms)));
+            let ms = said.and_then(|(n, ms)| Some(n.parse::<f64>().ok()? * ms));
+            let ms = ms.filter(|ms| (0.0..1e12).contains(ms));
             #[allow(
                 clippy::cast_possible_truncation,
                 clippy::cast_sign_loss,
                 reason = "between 0 and 10^12"
             )]
-            secs.map(|s| (s * 1000.0) as u64)
+            ms.map(|ms| ms as u64)
         }
         v => whole(&v["nanoseconds"])
             .map(|ns| ns / 1_000_000)
             .or_else(|| whole(&v["seconds"]).map(|s| s.saturating_mul(1000))),
     };
-    let ms =
-        ms.ok_or_else(|| No::bad("duration: must be nanoseconds, seconds or text such as 30s"))?;
+    let ms = ms.ok_or_else(|| {
+        No::bad("duration: must be nanoseconds, seconds or text such as 30s or 5mins")
+    })?;
     Ok(Some(Millis(ms)))
 }
 

@@ -182,7 +182,7 @@ fn status(
     let reason = event::reason(reason).unwrap_or(Reason::TaskInvalid);
     let status = pb::TaskStatus {
         task_id: t.task_id.clone(),
-        state: Some(event::state(state, stream.dialect).into()),
+        state: Some(event::state(state, stream.said().dialect).into()),
         message: Some(message),
         agent_id: t.agent_id.clone(),
         timestamp: Some(unix_ms() as f64 / 1000.0),

@@ -257,7 +257,7 @@ pub(super) async fn run(
         } => {
             let by = Launcher {
                 framework_id: id,
-                info: &stream.info,
+                info: &stream.said().info,
             };
             accept::run(door, stream, by, a, offer_ids, refuse).await?
         }
@@ -269,7 +269,10 @@ pub(super) async fn run(
             let info = subscription_of(&of, u)?;
             let update = FrameworkCall::Update(Box::new(info));
             return match door.call(id, subscription, update).await? {
-                Ok(()) => Ok(Response::new(Body::empty())),
+                Ok(()) => {
+                    stream.says_now(u.framework_info.clone().unwrap_or_default());
+                    Ok(Response::new(Body::empty()))
+                }
                 Err(all) => Err(all.first().map_or_else(
                     || No::bad("refused"),
                     |r| No::bad(format!("Not authorized or not valid: {r}")),

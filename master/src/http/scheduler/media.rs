@@ -75,7 +75,7 @@ impl Media {
     }
 
     /// Reads a message; one that would take too much memory is refused before.
-    pub(super) fn read<M>(self, body: &[u8]) -> Result<M, No>
+    pub(in crate::http) fn read<M>(self, body: &[u8]) -> Result<M, No>
     where
         M: Message + Default + Shaped + DeserializeOwned,
     {

@@ -141,7 +141,7 @@ async fn answer(
     calls::run(door, &id, &stream, parsed, accept.unwrap_or(Media::Json)).await
 }
 
-fn not_acceptable() -> No {
+pub(super) fn not_acceptable() -> No {
     let message = "Expecting 'Accept' to allow 'application/json' or 'application/x-protobuf'";
     No(StatusCode::NOT_ACCEPTABLE, message.to_owned())
 }

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use waggle_api::{
     mesos::{
         event::{self, AgentAt, Master, Scribe},
-        framework::{Dialect, subscription},
+        framework::subscription,
         recordio,
         resources::Paths,
     },
@@ -61,8 +61,8 @@ pub(super) async fn subscribe(
         Err(e) => return Ok(refused(media, e.to_string())),
     };
     let own = said.framework_info.clone().unwrap_or_default();
-    let (subscription, dialect) = (door.subscription(), Dialect::of(&own));
-    let stream = Arc::new(Subscriber::new(subscription, dialect, own, cut));
+    let subscription = door.subscription();
+    let stream = Arc::new(Subscriber::new(subscription, own, cut));
     let link = door.link(&stream);
     // Before the loop hears of it, so that an end at any moment is told.
     door.watch_end(ended, subscription);
@@ -160,10 +160,16 @@ fn write(
 async fn knowing(handle: &MasterHandle, event: &SchedulerEvent) -> Arc<ClusterView> {
     let view = handle.view();
     let known = |id: &AgentId| view.agents.contains_key(id);
+    // A view that shows a volume shows its path, too, if it has one.
     let placed = |o: &Offer| {
         let mut volumes = o.resources.custom.volumes();
         let at = view.mounts.get(&o.agent_id);
-        volumes.all(|(id, _)| at.is_some_and(|at| at.contains_key(id.as_str())))
+        let on = view.agents.get(&o.agent_id);
+        volumes.all(|(id, _)| {
+            let path = at.is_some_and(|at| at.contains_key(id.as_str()));
+            let mut reserved = on.iter().flat_map(|a| &a.reserved);
+            path || reserved.any(|p| p.resources.custom.volume(id).is_some())
+        })
     };
     let enough = match event {
         SchedulerEvent::Subscribed { .. } => view.leader.is_some(),
@@ -202,7 +208,7 @@ pub(super) fn scribe<T>(
         Some(known.collect::<Paths>())
     };
     write(&Scribe {
-        dialect: stream.dialect,
+        dialect: stream.said().dialect,
         framework_id,
         master: &master,
         heartbeat: Millis(u64::try_from(HEARTBEAT.as_millis()).unwrap_or(u64::MAX)),

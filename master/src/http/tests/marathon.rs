@@ -313,7 +313,7 @@ async fn without_a_leader_and_without_a_loop() {
     c.mesos("/state").await.refused(503, "No leader elected");
     let (handle, requests, _views) = MasterHandle::channel(1);
     drop(requests);
-    let router = marathon_router(handle);
+    let router = marathon_router(handle, Telemetry::disabled());
     let body = web().to_string();
     Cluster::ask(&router, "POST", "/v2/apps", Some(&body))
         .await

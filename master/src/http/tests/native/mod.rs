@@ -49,7 +49,7 @@ impl Door {
             }
         });
         Self {
-            router: mesos_router(handle, None),
+            router: mesos_router(handle, None, Telemetry::disabled()),
             seen,
         }
     }

@@ -88,6 +88,7 @@ fn writes() -> Vec<(&'static str, &'static str, Option<Value>, OperatorCall)> {
                     size: Milli::units(512),
                     shared: true,
                 },
+                mount_path: None,
             },
         ),
         (
