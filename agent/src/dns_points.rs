@@ -57,6 +57,7 @@ pub fn dns_points(c: &DnsCounters, n_records: usize, start_ns: u64, now_ns: u64)
         ("too_many_in_flight", c.forward_dropped),
         ("too_many_waiting", c.wait_dropped),
         ("no_upstream", c.no_upstream),
+        ("policy_not_told", c.told_failures),
         ("no_zone", c.no_zone),
         ("truncated", c.truncated),
         ("unattributed", c.unattributed),

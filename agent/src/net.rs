@@ -113,7 +113,11 @@ impl Net {
         overlay: Arc<OverlayNet>,
     ) -> Result<Self, AgentError> {
         let mut troubles = Vec::new();
-        let node = match start_node(config).await {
+        let restored = kept.read().await.map(Arc::new);
+        if let Some(kept) = &restored {
+            overlay.expect(kept.policies.values().map(AsRef::as_ref));
+        }
+        let node = match start_node(config, overlay.names()).await {
             Ok(node) => node,
             Err(e) if config.dataplane == DataPlanePolicy::Require => {
                 return Err(AgentError::Network(e));
@@ -125,7 +129,6 @@ impl Net {
                 None
             }
         };
-        let restored = kept.read().await.map(Arc::new);
         if let (Some(node), Some(kept)) = (&node, &restored) {
             let applied = node.restore(Arc::clone(kept)).await;
             tracing::info!(generation = %applied.generation, "names answer from the last desired state");
@@ -574,7 +577,10 @@ async fn load(config: &AgentConfig) -> Result<Option<Arc<DataPlane>>, AnyError> 
     Ok(Some(Arc::new(opened?)))
 }
 
-async fn start_node(config: &AgentConfig) -> Result<Option<NodeNet>, AnyError> {
+async fn start_node(
+    config: &AgentConfig,
+    told: waggle_overlay::dns::Told,
+) -> Result<Option<NodeNet>, AnyError> {
     if !config.network {
         return Ok(None);
     }
@@ -585,6 +591,7 @@ async fn start_node(config: &AgentConfig) -> Result<Option<NodeNet>, AnyError> {
         dns_health: config.dns.health,
         dns_scope: config.dns.scope.clone(),
         dns_log_one_in: config.dns.log_one_in,
+        told: Some(told),
         ..NodeNetConfig::new(config.ip)
     };
     Ok(Some(NodeNet::start_resolver(net).await?))

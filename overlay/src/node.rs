@@ -75,6 +75,7 @@ impl NodeNet {
                 scope: config.dns_scope.clone(),
                 forward: config.forward.clone(),
                 log_one_in: config.dns_log_one_in,
+                told: config.told.clone(),
                 ..DnsServerConfig::new(listen.collect(), Vec::new())
             };
             Some(DnsServer::start(dns).await?)

@@ -9,7 +9,12 @@ use std::{
 use waggle_overlay_plan::{LowerError, LoweringConfig, zone::HealthPolicy, zone::Scope};
 use waggle_types::{Generation, VipKey};
 
-use crate::{address::AddressError, dns::DnsError, forward::ForwardConfig, maps::MapError};
+use crate::{
+    address::AddressError,
+    dns::{DnsError, Told},
+    forward::ForwardConfig,
+    maps::MapError,
+};
 
 /// VIP numbers of this node, with what they stand for: the key and a name for people
 /// (`web.marathon.l4lb.thisdcos.directory`, or the address of a literal VIP).
@@ -32,6 +37,8 @@ pub struct NodeNetConfig {
     pub dns_scope: Scope,
     /// Log one of so many questions; 0 logs none.
     pub dns_log_one_in: u64,
+    /// Who must know what is told about names that are not the cluster's.
+    pub told: Option<Told>,
     /// Whether to put `dns_ips` on a device of this network namespace (needs CAP_NET_ADMIN).
     pub manage_addresses: bool,
     /// Whether [`NodeNet::shutdown`](crate::NodeNet::shutdown) takes these addresses away again. DNS must outlive an agent's restart,
@@ -57,6 +64,7 @@ impl NodeNetConfig {
             dns_health: HealthPolicy::default(),
             dns_scope: Scope::default(),
             dns_log_one_in: 0,
+            told: None,
             manage_addresses: true,
             remove_addresses: false,
             retry_after: Duration::from_millis(1_500),

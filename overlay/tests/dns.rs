@@ -6,9 +6,12 @@
 
 use std::{
     collections::BTreeMap,
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     process::Command,
-    sync::Arc,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -19,10 +22,11 @@ use hickory_proto::{
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream, UdpSocket},
+    sync::Semaphore,
     time::timeout,
 };
 use waggle_overlay::{
-    dns::{DnsServer, DnsServerConfig},
+    dns::{DnsServer, DnsServerConfig, MaySend, Names, Told},
     forward::Upstream,
 };
 use waggle_overlay_plan::{LocalFacts, zone};
@@ -453,6 +457,96 @@ async fn other_names_are_forwarded_and_the_useful_answer_wins() {
     assert_eq!(counters.upstreams.len(), 2);
     server.shutdown().await;
     server2.shutdown().await;
+}
+
+/// Keeps what it is told, and lets answers go when the test says so.
+struct Book {
+    told: Mutex<Vec<Entry>>,
+    wants: AtomicBool,
+    refuses: AtomicBool,
+    go: Semaphore,
+}
+
+type Entry = (IpAddr, String, Vec<(IpAddr, u32)>);
+
+impl Names for Book {
+    fn wants(&self, _: IpAddr) -> bool {
+        self.wants.load(Ordering::Relaxed)
+    }
+
+    fn told<'a>(&'a self, asker: IpAddr, name: &'a str, told: &'a [(IpAddr, u32)]) -> MaySend<'a> {
+        let entry = (asker, name.to_owned(), told.to_vec());
+        self.told.lock().unwrap().push(entry);
+        Box::pin(async {
+            self.go.acquire().await.unwrap().forget();
+            !self.refuses.load(Ordering::Relaxed)
+        })
+    }
+}
+
+#[tokio::test]
+async fn who_must_know_is_told_before_the_asker_whoever_has_the_answer() {
+    let good = upstream(ResponseCode::NoError, false).await;
+    let book = Arc::new(Book {
+        told: Mutex::default(),
+        wants: false.into(),
+        refuses: false.into(),
+        go: Semaphore::new(0),
+    });
+    let told = Told(Arc::<Book>::clone(&book));
+    let (server, addr) = start(|c| {
+        c.forward.upstreams = vec![Upstream::plain(good)];
+        c.told = Some(told);
+    })
+    .await;
+    let asked = question("API.example.com.", RecordType::A);
+    let told = || std::mem::take(&mut *book.told.lock().unwrap());
+    assert_eq!(addresses(&udp(addr, &asked).await).len(), 1);
+    assert_eq!(told(), [], "nobody wants to know");
+
+    book.wants.store(true, Ordering::Relaxed);
+    let from: IpAddr = Ipv4Addr::LOCALHOST.into();
+    let at: IpAddr = Ipv4Addr::new(192, 0, 2, 7).into();
+    let is_it = |all: Vec<Entry>| {
+        let [(asker, name, addresses)] = all.as_slice() else {
+            panic!("{all:?}");
+        };
+        assert_eq!((*asker, name.as_str()), (from, "api.example.com"));
+        let [(ip, ttl)] = addresses.as_slice() else {
+            panic!("{addresses:?}");
+        };
+        assert_eq!(*ip, at);
+        assert!((290..=300).contains(ttl), "{ttl}");
+    };
+    // Kept answers, and over either transport: none comes before it may.
+    let bytes = asked.to_vec().unwrap();
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    socket.connect(addr).await.unwrap();
+    socket.send(&bytes).await.unwrap();
+    let mut buf = [0; 512];
+    while book.told.lock().unwrap().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    assert!(socket.try_recv(&mut buf).is_err());
+    book.go.add_permits(1);
+    let n = timeout(PATIENCE, socket.recv(&mut buf)).await;
+    let answer = Message::from_vec(&buf[..n.unwrap().unwrap()]).unwrap();
+    assert_eq!(addresses(&answer), [Ipv4Addr::new(192, 0, 2, 7)]);
+    is_it(told());
+    book.go.add_permits(1);
+    assert_eq!(addresses(&tcp(addr, &asked).await).len(), 1);
+    is_it(told());
+
+    // It can't take it: the asker is not told an address that it can't reach.
+    book.refuses.store(true, Ordering::Relaxed);
+    book.go.add_permits(1);
+    let answer = udp(addr, &asked).await;
+    assert_eq!(answer.metadata.response_code, ResponseCode::ServFail);
+    assert_eq!(addresses(&answer), Vec::<Ipv4Addr>::new());
+    let counters = server.counters();
+    assert_eq!(counters.told_failures, 1);
+    assert_eq!(counters.answered_by("cache"), 2);
+    server.shutdown().await;
 }
 
 #[tokio::test]

@@ -28,7 +28,7 @@ pub const MAX_PAIRS: u32 = 262_144;
 pub const MAX_SETS: u32 = 16_384;
 /// Blocks that are partly in a set.
 pub const MAX_BLOCKS: u32 = 65_536;
-/// Addresses that tasks were told of; with more, those that were used longest ago are forgotten.
+/// Addresses that tasks were told of. The map is a plain one: who fills it takes out what expires first when there are more.
 pub const MAX_NAMES: u32 = 65_536;
 /// Flows that are remembered; with more, those that were used longest ago are forgotten.
 pub const MAX_FLOWS: u32 = 131_072;

@@ -27,7 +27,7 @@ const CLASSES: [u16; 2] = [1, 255];
 pub(super) enum Step {
     /// The answer was appended.
     Done,
-    /// It must be waited for: a first zone, or an upstream.
+    /// It must be waited for: a first zone, an upstream, or who must know first what is told.
     Wait,
     /// Nothing is to be said.
     Silent,
@@ -150,12 +150,13 @@ impl Answerer {
                 add(&counting.no_upstream);
                 return error(rcode::REFUSED, Source::Nobody, out);
             }
+            if shared.must_tell(asker.ip) {
+                return Step::Wait;
+            }
             let Some(hit) = shared.forwarder.cached(&query, now) else {
                 return Step::Wait;
             };
-            let begin = out.len();
             let written = hit.write(&query, limits, out);
-            shared.tell(asker.ip, &name, out.get(begin..).unwrap_or_default());
             return done(written, Source::Cache);
         }
         if !has_class {

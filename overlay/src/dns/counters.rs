@@ -107,6 +107,8 @@ counters! {
     wait_dropped,
     /// Questions about cluster names before there was a zone.
     no_zone,
+    /// Answers withheld, SERVFAIL instead, because network policies could not be told of their addresses first.
+    told_failures,
     /// Answers that could not be sent.
     send_failures,
     /// Connections that were ended for being silent or reading too slowly.

@@ -11,6 +11,7 @@ mod log;
 mod replies;
 mod slow;
 mod tcp;
+mod told;
 mod udp;
 
 use std::{
@@ -35,6 +36,7 @@ use waggle_overlay_plan::{DnsName, Question, Zone, wire, zone::Scope};
 
 pub(crate) use self::counters::{Counting, add};
 pub use self::counters::{DnsCounters, LATENCY_BUCKETS};
+pub use self::told::{MaySend, Names, Told};
 use crate::forward::{ForwardConfig, Forwarder, Route, Upstream};
 
 /// Questions that a thread may hand to the runtime before it takes them.
@@ -61,6 +63,8 @@ pub struct DnsServerConfig {
     pub bind_timeout: Duration,
     /// Log one of so many questions; 0 logs none.
     pub log_one_in: u64,
+    /// Who must know what is told about names that are not the cluster's.
+    pub told: Option<Told>,
 }
 
 impl DnsServerConfig {
@@ -76,6 +80,7 @@ impl DnsServerConfig {
             tcp_timeout: Duration::from_secs(10),
             bind_timeout: Duration::from_secs(5),
             log_one_in: 0,
+            told: None,
         }
     }
 }
@@ -108,12 +113,8 @@ pub enum DnsError {
     Tls(#[from] crate::forward::TlsError),
 }
 
-/// Takes what is told about names that are not the cluster's: to whom, which name (lower case, without a dot behind), and addresses with
-/// their time to live in seconds. Called before the answer is sent.
-pub type OnTold = Box<dyn Fn(IpAddr, &str, &[(IpAddr, u32)]) + Send + Sync>;
-
 struct Shared {
-    told: ArcSwapOption<OnTold>,
+    told: Option<Told>,
     zone: ArcSwapOption<Zone>,
     has_zone: watch::Sender<bool>,
     scope: Scope,
@@ -132,12 +133,23 @@ impl Shared {
         self.scope.is_ours(name) || zone.is_some_and(|z| z.is_ours(name))
     }
 
-    /// An answer about a name that is not the cluster's is about to be sent.
-    fn tell(&self, asker: IpAddr, name: &DnsName, answer: &[u8]) {
-        if let Some(on_told) = &*self.told.load() {
-            let name = name.to_string().to_ascii_lowercase();
-            on_told(asker, name.trim_end_matches('.'), &wire::told(answer));
+    /// Whether somebody must know what this one is told: then no thread that answers tells it.
+    fn must_tell(&self, asker: IpAddr) -> bool {
+        self.told.as_ref().is_some_and(|t| t.0.wants(asker))
+    }
+
+    /// An answer about a name that is not the cluster's is about to be sent. Whether it may be.
+    async fn tell(&self, asker: IpAddr, name: &DnsName, answer: &[u8]) -> bool {
+        let Some(told) = self.told.as_ref().filter(|t| t.0.wants(asker)) else {
+            return true;
+        };
+        let addresses = wire::told(answer);
+        if addresses.is_empty() {
+            return true;
         }
+        let name = name.to_string().to_ascii_lowercase();
+        let name = name.trim_end_matches('.');
+        told.0.told(asker, name, &addresses).await
     }
 
     /// Waits a moment for the first zone; whether there is one.
@@ -195,7 +207,7 @@ impl DnsServer {
         }
         let shared = Arc::new(Shared {
             zone: ArcSwapOption::empty(),
-            told: ArcSwapOption::empty(),
+            told: config.told,
             has_zone: watch::Sender::new(false),
             scope: config.scope,
             waiting: Arc::new(Semaphore::new(config.max_waiting)),
@@ -255,11 +267,6 @@ impl DnsServer {
     pub fn publish(&self, zone: Arc<Zone>) {
         self.shared.zone.store(Some(zone));
         self.shared.has_zone.send_replace(true);
-    }
-
-    /// Who takes what tasks are told about names; `None`: nobody.
-    pub fn on_told(&self, on_told: Option<OnTold>) {
-        self.shared.told.store(on_told.map(Arc::new));
     }
 
     /// The zone that is served.

@@ -1,9 +1,12 @@
-//! Questions that must be waited for: the first zone after a start, and upstreams.
+//! Questions that must be waited for: the first zone after a start, upstreams, and who must know first what is told.
 
 use std::sync::Arc;
 
 use tokio::time::Instant;
-use waggle_overlay_plan::wire::{Limits, Query, rcode, write_error};
+use waggle_overlay_plan::{
+    DnsName,
+    wire::{Limits, Query, rcode, write_error},
+};
 
 use super::{
     Shared,
@@ -51,21 +54,21 @@ pub(super) async fn answer(shared: &Arc<Shared>, packet: &[u8], asker: Asker) ->
             },
             recursion_available: ra,
         };
-        match shared.forwarder.ask(&query, &name, counting).await {
-            Ok(got) => {
-                let from = match &got {
-                    Got::Fresh(_) => Source::Upstream,
-                    Got::Stale(_) => Source::Stale,
-                };
+        match find(shared, &query, &name, asker).await {
+            Ok((got, from)) => {
                 let written = got.write(&query, limits, &mut out);
-                shared.tell(asker.ip, &name, &out);
-                if written.truncated {
-                    add(&counting.truncated);
+                if shared.tell(asker.ip, &name, &out).await {
+                    if written.truncated {
+                        add(&counting.truncated);
+                    }
+                    counting.answered(tcp, from, written.code);
+                    counting.took(begun.elapsed(), 1);
+                    shared.log(|| Entry::new(&query, asker, written.code, from));
+                    return out;
                 }
-                counting.answered(tcp, from, written.code);
-                counting.took(begun.elapsed(), 1);
-                shared.log(|| Entry::new(&query, asker, written.code, from));
-                return out;
+                out.clear();
+                add(&counting.told_failures);
+                (rcode::SERVFAIL, Source::Nobody)
             }
             Err(error) => {
                 add(match *error {
@@ -82,6 +85,26 @@ pub(super) async fn answer(shared: &Arc<Shared>, packet: &[u8], asker: Asker) ->
     counting.took(begun.elapsed(), 1);
     shared.log(|| Entry::new(&query, asker, code, from));
     out
+}
+
+/// What is kept for an asker whose answers nobody else sends, else what upstreams say.
+async fn find(
+    shared: &Shared,
+    query: &Query<'_>,
+    name: &DnsName,
+    asker: Asker,
+) -> Result<(Got, Source), Arc<ForwardError>> {
+    if shared.must_tell(asker.ip)
+        && let Some(hit) = shared.forwarder.cached(query, Instant::now())
+    {
+        return Ok((Got::Fresh(hit), Source::Cache));
+    }
+    let got = shared.forwarder.ask(query, name, &shared.counting).await?;
+    let from = match &got {
+        Got::Fresh(_) => Source::Upstream,
+        Got::Stale(_) => Source::Stale,
+    };
+    Ok((got, from))
 }
 
 /// The answer for who can't be waited for: too many are.

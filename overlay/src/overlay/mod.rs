@@ -7,13 +7,14 @@
 //!
 //! All calls block, for milliseconds; they may come from any thread.
 
+mod names;
 mod steps;
 
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -27,7 +28,10 @@ use waggle_overlay_plan::network::{LocalNetwork, NodePlan, mtu_inside};
 use waggle_overlay_plan::policy::PolicyWorld;
 use waggle_types::{AgentOverlay, AgentSubnet, FieldError, IpNet, Network, Vtep, Vxlan};
 
-use crate::{netlink::NetlinkError, policy::PolicyPlane};
+use crate::{
+    netlink::NetlinkError,
+    policy::{Askers, PolicyPlane},
+};
 
 pub use steps::ALIAS;
 
@@ -108,6 +112,8 @@ pub struct Part {
 pub struct OverlayNet {
     config: OverlayNetConfig,
     state: Mutex<State>,
+    /// The same as in the state.
+    askers: Arc<Askers>,
     changed: watch::Sender<u64>,
 }
 
@@ -115,6 +121,7 @@ pub struct OverlayNet {
 struct State {
     plane: Option<OverlayPlane>,
     policy: Option<PolicyPlane>,
+    askers: Arc<Askers>,
     world: PolicyWorld,
     plan: NodePlan,
     underlay: Option<steps::Underlay>,
@@ -133,12 +140,15 @@ struct State {
 impl OverlayNet {
     /// Makes nothing yet.
     pub fn new(config: OverlayNetConfig) -> Self {
+        let askers = Arc::<Askers>::default();
         Self {
             config,
             state: Mutex::new(State {
                 trouble: Some("the master has not said yet what this node has of it".to_owned()),
+                askers: Arc::clone(&askers),
                 ..State::default()
             }),
+            askers,
             changed: watch::Sender::new(0),
         }
     }

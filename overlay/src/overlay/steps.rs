@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr},
+    sync::Arc,
 };
 
 use netlink_packet_route::link::InfoKind;
@@ -85,7 +86,7 @@ fn try_converge(
     if state.plane.is_none() {
         let plane = OverlayPlane::open(&config.pin_dir, &wanted)?;
         // Both or none: no container is ever attached without policies.
-        state.policy = Some(PolicyPlane::open(&plane)?);
+        state.policy = Some(PolicyPlane::open(&plane, Arc::clone(&state.askers))?);
         state.plane = Some(plane);
         state.is_stale = true;
     }
@@ -133,6 +134,7 @@ fn try_converge(
 /// The node takes no part any more.
 fn lower(state: &mut State, config: &OverlayNetConfig) -> Result<(), OverlayError> {
     (state.underlay, state.policy) = (None, None);
+    state.askers.only(BTreeSet::new());
     if state.plane.take().is_none() && !config.pin_dir.exists() {
         return Ok(());
     }

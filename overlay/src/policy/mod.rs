@@ -7,15 +7,17 @@
 //! - Before anybody has said what the policies are, no container gets traffic ([`PolicyPlane::open`]).
 //! - A write that fails ends the change; what the kernel has then is read anew before the next one.
 
+mod askers;
 mod bytes;
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use nix::time::{ClockId, clock_gettime};
 use waggle_ebpf::{LoadError, overlay::OverlayPlane};
 use waggle_ebpf_common::policy::{Config, config_flags};
 use waggle_overlay_plan::policy::{Limits, Lowering, PolicyWorld, PolicyWrite, Report};
 
+pub use askers::Askers;
 use bytes::{observe, write};
 
 /// For so long TCP connections that were there before there were policies are taken in, seconds.
@@ -29,6 +31,8 @@ pub struct PolicyPlane {
     is_unsure: bool,
     /// What was lowered last: the same again is nothing to do.
     last: Option<(PolicyWorld, Report)>,
+    /// For who answers them.
+    askers: Arc<Askers>,
 }
 
 impl PolicyPlane {
@@ -36,7 +40,7 @@ impl PolicyPlane {
     ///
     /// # Errors
     /// [`LoadError`] from the kernel.
-    pub fn open(plane: &OverlayPlane) -> Result<Self, LoadError> {
+    pub fn open(plane: &OverlayPlane, askers: Arc<Askers>) -> Result<Self, LoadError> {
         let mut lowering = Lowering::new(Limits::default());
         {
             let mut maps = plane.policy();
@@ -53,6 +57,7 @@ impl PolicyPlane {
             lowering,
             is_unsure: false,
             last: None,
+            askers,
         })
     }
 
@@ -77,6 +82,8 @@ impl PolicyPlane {
         }
         let config = plane.policy().config()?;
         let (mut writes, report) = self.lowering.change(world, now_s());
+        // From here on answers wait for the end of this.
+        self.askers.only(self.lowering.askers());
         if writes.is_empty() && (config.generation == 0 || config.flags & config_flags::CLOSED != 0)
         {
             // There are none: that has to be said, too.
@@ -89,12 +96,13 @@ impl PolicyPlane {
         Ok(report)
     }
 
-    /// Whether somebody must say what tasks are told about names.
-    pub fn wants_names(&self) -> bool {
-        self.lowering.wants_names()
+    /// Whether a write has failed, so that the tables may be others than the policies say.
+    pub fn is_unsure(&self) -> bool {
+        self.is_unsure
     }
 
-    /// A task was told addresses for a name, each for so many seconds. To be called before it has the answer.
+    /// A task was told addresses for a name, each for so many seconds. To be called before it has the answer, and not while the plane
+    /// [is unsure](PolicyPlane::is_unsure).
     ///
     /// # Errors
     /// [`LoadError`] from the kernel.

@@ -5,6 +5,7 @@ use std::{
     net::{IpAddr, Ipv4Addr},
     path::PathBuf,
     process::Command,
+    sync::Arc,
 };
 
 use anyhow::{Context as _, ensure};
@@ -78,7 +79,7 @@ impl Rig {
             plane.set_endpoint(*ip, &endpoint)?;
         }
         Ok(Some(Self {
-            policies: PolicyPlane::open(&plane)?,
+            policies: PolicyPlane::open(&plane, Arc::default())?,
             plane,
             ns,
             ifindex,
@@ -104,7 +105,7 @@ impl Rig {
         drop(plane);
         let plane = Self::plane(&pins)?;
         Ok(Self {
-            policies: PolicyPlane::open(&plane)?,
+            policies: PolicyPlane::open(&plane, Arc::default())?,
             plane,
             ns,
             ifindex,

@@ -6,6 +6,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod outside;
 pub mod tasks;
 
 use std::path::PathBuf;

@@ -13,11 +13,12 @@ use anyhow::{Context as _, bail, ensure};
 use serde_json::Value;
 use waggle_tests_privileged::{
     LIMIT, can_run,
+    outside::Outside,
     tasks::{Place, all_answer, answers, beside, left, places, unharmed},
     waggle, world,
 };
 use waggle_tests_support::{
-    cluster::port,
+    cluster::{OUTSIDE, port},
     netns::NetNs,
     process,
     scenario::{World, deploy, remove},
@@ -365,6 +366,85 @@ fn measured(world: &World) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What a task dials outside, each with a patience that is shorter than TCP's first retransmission: `name` is looked up before.
+const DIALS: &str = r#"
+import socket, sys
+for to in sys.argv[1:]:
+    host, port = to.rsplit(":", 1)
+    try:
+        ip = socket.getaddrinfo(host, int(port), socket.AF_INET, socket.SOCK_STREAM)[0][4]
+        s = socket.create_connection(ip, 0.9)
+        s.settimeout(2)
+        print(s.makefile().readline().strip())
+        s.close()
+    except OSError as e:
+        print("failed", e)
+"#;
+
+/// Egress to a name: its addresses are open from the moment on that the task has them, for the ports that the rule says, also
+/// after the agent of its node was replaced.
+fn named(world: &mut World, places: &[Place]) -> anyhow::Result<()> {
+    let outside = Outside::open(world, &[8080, 8081])?;
+    let asker = places.iter().find(|p| p.node.name != "n1");
+    let asker = asker.context("all on the master's node")?;
+    let dials = |world: &World, to: &[String]| -> anyhow::Result<Vec<bool>> {
+        let mut command = beside(world, asker)?;
+        let out = command.args(["-c", DIALS]).args(to).output()?;
+        let text = String::from_utf8_lossy(&out.stdout).into_owned();
+        ensure!(text.lines().count() == to.len(), "{text} {out:?}");
+        Ok(text.lines().map(|l| l == "outside").collect())
+    };
+    let by_ip = |port: u16| format!("{}:{port}", outside.ip);
+    let by_name = |name: &str, port: u16| format!("{name}.{OUTSIDE}:{port}");
+    ensure!(
+        dials(world, &[by_ip(8080), by_name("api", 8081)])? == [true, true],
+        "without a policy"
+    );
+    let dir = tempfile::tempdir()?;
+    let file = dir.path().join("policy.json");
+    let text = format!(
+        r#"{{"name": "names", "selects": {{"service": "/overlaid"}},
+            "egress": [{{"to": [{{"name": "*.api.{OUTSIDE}"}}], "ports": ["tcp/8080"]}}]}}"#
+    );
+    std::fs::write(&file, text)?;
+    let (code, said) = said_by(world, "policy", &["add", &file.display().to_string()])?;
+    ensure!(code == Some(0), "{said}");
+    wait_until(LIMIT, "the outside to be closed", || {
+        (dials(world, &[by_ip(8080)]).ok()? == [false]).then_some(())
+    })?;
+    let rest = [by_name("api", 8080), by_ip(8080)];
+    ensure!(dials(world, &rest)? == [false, false], "not below the name");
+    // Asked, and dialled at once: the first packet passes.
+    let rest = [by_name("one.api", 8080), by_ip(8080), by_ip(8081)];
+    ensure!(dials(world, &rest)? == [true, true, false], "told");
+    let other = places.iter().find(|p| p.pid != asker.pid);
+    let other = other.context("one task")?;
+    let host = outside.ip.to_string();
+    let said = answers(beside(world, other)?, "tcp", &host, 8080, 1)?;
+    ensure!(
+        said.iter().all(|l| l.starts_with("failed")),
+        "told to another task: {said:?}"
+    );
+    // Another agent: what was told holds on, and names are learned at once.
+    let nodes = &world.cluster.state.nodes;
+    let position = nodes.iter().position(|n| n.name == asker.node.name);
+    let position = position.context("no such node")?;
+    world.cluster.kill_node(position)?;
+    ensure!(dials(world, &[by_ip(8080)])? == [true], "without an agent");
+    world.cluster.start_node(position)?;
+    ensure!(dials(world, &[by_ip(8080)])? == [true], "with a new agent");
+    let to = [by_name("two.api", 8080), by_name("two.api", 8081)];
+    wait_until(LIMIT, "the resolver", || {
+        let dialled = dials(world, &to).ok()?;
+        (dialled == [true, false]).then_some(())
+    })?;
+    let (code, said) = said_by(world, "policy", &["remove", "names"])?;
+    ensure!(code == Some(0), "{said}");
+    wait_until(LIMIT, "the outside to be open", || {
+        (dials(world, &[by_ip(8081)]).ok()? == [true]).then_some(())
+    })
+}
+
 fn on_a_network(world: &mut World) -> anyhow::Result<()> {
     let arguments = [
         "add",
@@ -387,6 +467,7 @@ fn on_a_network(world: &mut World) -> anyhow::Result<()> {
     said_of_them(world, &places, &own)?;
     policed(world, &places, &own)?;
     measured(world)?;
+    named(world, &places)?;
     refused(world)?;
 
     // The agent of a node goes, by kill -9, and another one comes.

@@ -135,6 +135,11 @@ fn is_asking(peer: &Peer<'_>, protocol: u8, port: u16) -> bool {
         && port == DNS_PORT
 }
 
+/// Whether a policy has rules that name names.
+pub fn names_names(policy: &NetworkPolicy) -> bool {
+    policy.egress.iter().flatten().any(has_names)
+}
+
 pub(super) fn has_names(rule: &PolicyRule) -> bool {
     rule.peers.iter().any(|p| matches!(p, PolicyPeer::Name(_)))
 }

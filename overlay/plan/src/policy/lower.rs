@@ -34,6 +34,8 @@ pub struct Limits {
     pub sets: usize,
     /// Blocks.
     pub blocks: usize,
+    /// Addresses that tasks were told of; with more, the one that expires first gives way.
+    pub names: usize,
 }
 
 impl Default for Limits {
@@ -47,6 +49,7 @@ impl Default for Limits {
             pairs: abi::MAX_PAIRS as usize / 2,
             sets: abi::MAX_SETS as usize / 2,
             blocks: abi::MAX_BLOCKS as usize / 2,
+            names: abi::MAX_NAMES as usize,
         }
     }
 }
@@ -91,7 +94,7 @@ pub struct Report {
 /// Keeps a node's tables, and the numbers in them.
 #[derive(Debug, Clone, Default)]
 pub struct Lowering {
-    limits: Limits,
+    pub(super) limits: Limits,
     numbers: Numbers,
     sets: SetNumbers,
     pub(super) patterns: BTreeMap<u32, Vec<Pattern>>,

@@ -31,7 +31,7 @@ mod tables;
 mod world;
 
 pub use diff::{PolicyWrite, diff};
-pub use evaluate::{Decision, Direction, Peer, RuleRef, evaluate};
+pub use evaluate::{Decision, Direction, Peer, RuleRef, evaluate, names_names};
 pub use lower::{Limits, Lowering, PolicyWorld, Report, WorldTask};
 pub use names::{Learned, MAX_TTL_S, MIN_TTL_S, NameEntry};
 pub use ports::PortSet;

@@ -39,7 +39,6 @@ pub struct Learned {
     told: BTreeMap<Key, BTreeMap<String, u32>>,
     /// What another process learned is in the tables, its names are not known here.
     adopted: BTreeSet<Key>,
-    most: Option<usize>,
     dropped: u64,
 }
 
@@ -71,23 +70,31 @@ impl Learned {
         });
     }
 
-    fn room(&mut self, task: IpAddr) -> Option<Key> {
-        let most = self
-            .most
-            .unwrap_or(waggle_ebpf_common::policy::MAX_NAMES as usize);
-        let least = IpAddr::from([0; 4]);
-        let first = (task, least);
+    /// Who gives way for one more address of a task: what it was told itself if that is much, else what expires first of all.
+    fn room(
+        &mut self,
+        task: IpAddr,
+        entries: &BTreeMap<Key, NameEntry>,
+        most: usize,
+    ) -> Option<Key> {
+        let first = (task, IpAddr::from([0; 4]));
         let of_task = self
             .told
             .range(first..)
             .take_while(|((t, _), _)| *t == task);
         let soonest = |(_, names): &(&Key, &BTreeMap<String, u32>)| names.values().copied().max();
-        let n = of_task.clone().count();
-        if n < MAX_OF_TASK && self.told.len() < most {
-            return None;
-        }
-        self.dropped += 1;
-        of_task.min_by_key(soonest).map(|(key, _)| *key)
+        let gone = if of_task.clone().count() >= MAX_OF_TASK {
+            of_task.min_by_key(soonest).map(|(key, _)| *key)
+        } else if entries.len() >= most {
+            let soonest = entries.iter().min_by_key(|(_, entry)| entry.expires_s);
+            soonest.map(|(key, _)| *key)
+        } else if self.told.len() >= most {
+            self.told.iter().min_by_key(soonest).map(|(key, _)| *key)
+        } else {
+            None
+        };
+        self.dropped += u64::from(gone.is_some());
+        gone
     }
 }
 
@@ -113,14 +120,14 @@ impl Lowering {
         if !patterns.iter().any(|p| p.name.matches(name)) {
             return writes;
         }
-        let patterns = patterns.clone();
+        let (patterns, most) = (patterns.clone(), self.limits.names);
         for (ip, ttl) in told {
             let key = (task, *ip);
             if !self.may_be_named(&self.tables, *ip) {
                 continue;
             }
             if !self.learned.told.contains_key(&key)
-                && let Some(gone) = self.learned.room(task)
+                && let Some(gone) = self.learned.room(task, &self.tables.names, most)
             {
                 self.learned.told.remove(&gone);
                 if self.tables.names.remove(&gone).is_some() {
@@ -159,9 +166,16 @@ impl Lowering {
         &self.learned
     }
 
-    /// Whether some rule names names, so that somebody must tell what tasks are told.
-    pub fn wants_names(&self) -> bool {
-        self.patterns.values().any(|p| !p.is_empty())
+    /// Addresses of this node's tasks some of whose rules name names: what these are told must be learned.
+    pub fn askers(&self) -> BTreeSet<IpAddr> {
+        let asks = |number: &u32| self.patterns.get(number).is_some_and(|p| !p.is_empty());
+        if self.patterns.values().all(Vec::is_empty) {
+            return BTreeSet::new();
+        }
+        let all = self.tables.addresses.iter();
+        all.filter(|(_, e)| e.selected == Some(true) && asks(&e.number))
+            .map(|(ip, _)| *ip)
+            .collect()
     }
 }
 

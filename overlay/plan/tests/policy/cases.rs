@@ -183,7 +183,8 @@ fn names_open_what_was_told_to_whom_it_was_told_for_as_long_as_was_said() {
     let (one, other) = (tasks[0].ips[0], tasks[1].ips[0]);
     let mut lowering = Lowering::new(Limits::default());
     lowering.change(&world(vec![web], tasks.clone()), 0);
-    assert!(lowering.wants_names());
+    let askers = tasks[..2].iter().flat_map(|t| t.ips.iter().copied());
+    assert_eq!(lowering.askers(), askers.collect());
     assert_eq!(
         dials(&lowering, one, "203.0.113.5", 443, 0),
         Verdict::Denied
@@ -246,6 +247,33 @@ fn names_open_what_was_told_to_whom_it_was_told_for_as_long_as_was_said() {
         dials(&lowering, one, "11.0.7.207", 443, 159),
         Verdict::Allowed
     );
+}
+
+#[test]
+fn with_no_room_for_names_what_expires_first_gives_way_whoevers_it_is() {
+    let web = NetworkPolicy {
+        egress: Some(vec![rule(
+            vec![PolicyPeer::Name(
+                NamePattern::parse("*.example.com").unwrap(),
+            )],
+            &["tcp/443"],
+        )]),
+        ..policy("web", "web")
+    };
+    let tasks = vec![task(1, "blue", "web"), task(2, "blue", "web")];
+    let (one, other) = (tasks[0].ips[0], tasks[1].ips[0]);
+    let mut lowering = Lowering::new(Limits {
+        names: 2,
+        ..Limits::default()
+    });
+    lowering.change(&world(vec![web], tasks), 0);
+    let at = |n: u8| IpAddr::from([203, 0, 113, n]);
+    for (task, n, ttl) in [(one, 1, 300), (one, 2, 60), (other, 3, 100)] {
+        lowering.learn(task, "a.example.com", &[(at(n), ttl)], 0);
+    }
+    let left: Vec<_> = lowering.tables().names.keys().copied().collect();
+    assert_eq!(left, [(one, at(1)), (other, at(3))]);
+    assert_eq!(lowering.learned().dropped(), 1);
 }
 
 #[test]

@@ -51,6 +51,9 @@ pub enum Program {
     StandIn(Vec<String>),
 }
 
+/// Names below it are asked of the hub's address.
+pub const OUTSIDE: &str = "outside.test";
+
 /// What to bring up.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -223,7 +226,7 @@ impl Cluster {
         let mut command = match program {
             Program::Waggle(path) => {
                 let mut command = entry.command(path)?;
-                command.args(node_args(&node, &self.state));
+                command.args(node_args(&node, &self.state, &self.names));
                 let file = node.work_dir.join("node.toml");
                 if file.is_file() {
                     command.env("WAGGLE_CONFIG", file);
@@ -405,7 +408,7 @@ fn prepare_node(names: &Names, root: &Path, dir: &Path, index: u8) -> anyhow::Re
 }
 
 /// The command line of a node.
-fn node_args(node: &NodeInfo, state: &State) -> Vec<String> {
+fn node_args(node: &NodeInfo, state: &State, names: &Names) -> Vec<String> {
     let master = state
         .nodes
         .first()
@@ -426,6 +429,8 @@ fn node_args(node: &NodeInfo, state: &State) -> Vec<String> {
     flag("http-address", "0.0.0.0".to_owned());
     // The resolver that the node sees is itself.
     flag("dns-upstreams", "none".to_owned());
+    // What is outside may answer for itself, where a test has somebody there.
+    flag("dns-forward", format!("{OUTSIDE}={}", names.hub_ip()));
     flag("cluster", "demo".to_owned());
     flag("tick", "1s".to_owned());
     // Nobody has to wait for long beside a framework that sits on its offers.
