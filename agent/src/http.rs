@@ -19,10 +19,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
-use waggle_api::{
-    mesos::{ResourcesJson, Version},
-    native::{OverlayAgentJson, OverlayPartJson, OverlayStatusJson},
-};
+use waggle_api::mesos::{ResourcesJson, Version};
 use waggle_lifecycle::TaskSummary;
 use waggle_overlay::overlay::OverlayNet;
 use waggle_telemetry::Telemetry;
@@ -37,6 +34,7 @@ use crate::{
     files::{Files, beneath::Root, find_task, problem},
     images,
     networks::Own,
+    overlay_api,
     parts::Parts,
     serve, storage,
 };
@@ -238,33 +236,10 @@ pub async fn serve_api(
         .merge(files.router())
         .merge(sessions.router())
         .merge(executors::routes(executors))
-        .merge(overlay_routes(overlay))
+        .merge(overlay_api::routes(overlay))
         .merge(images::routes(Arc::clone(&parts.images)))
         .merge(storage::api::router(parts.storage.clone()));
     serve::serve_many(listener, router, "agent API").await;
-}
-
-/// What this node has of the overlay networks, in DC/OS's shape.
-fn overlay_routes(overlay: Arc<OverlayNet>) -> Router {
-    let show = async |State(overlay): State<Arc<OverlayNet>>| {
-        let part = overlay.part();
-        let state = OverlayStatusJson {
-            status: if part.trouble.is_some() {
-                "STATUS_FAILED"
-            } else {
-                "STATUS_OK"
-            }
-            .to_owned(),
-            error: part.trouble,
-        };
-        Json(OverlayAgentJson {
-            ip: part.node_ip.to_string(),
-            overlays: OverlayPartJson::of(&part.vxlan, part.networks.iter(), &part.overlay, &state),
-        })
-    };
-    Router::new()
-        .route("/overlay-agent/overlay", get(show))
-        .with_state(overlay)
 }
 
 /// Serves `GET /metrics` until it is dropped.

@@ -44,6 +44,7 @@ mod meter;
 mod net;
 mod networks;
 mod observe;
+mod overlay_api;
 mod parts;
 mod recover;
 mod resources;

@@ -47,6 +47,9 @@ pub enum NetworkSub {
         #[arg(long)]
         no_masquerade: bool,
     },
+    /// Whether every node reaches every other one by the tunnel, also with long packets, and what nodes have dropped; exit code 1 if
+    /// something is wrong
+    Doctor,
     /// Remove a network that no service and no task is on
     Remove {
         /// Its name

@@ -1,5 +1,7 @@
 //! `waggle network ...`
 
+mod doctor;
+
 use serde_json::{Map, Value};
 use waggle_api::native::NetworkView;
 
@@ -52,6 +54,7 @@ pub async fn run(command: NetworkCommand) -> Result<(), CliError> {
             let body = Value::Object(body).to_string();
             client.post("/waggle/v1/networks", body).await?
         }
+        NetworkSub::Doctor => return doctor::run(&command.output).await,
         NetworkSub::Remove { name } => {
             let path = format!("/waggle/v1/networks/{}", encode_path(&name));
             client.delete(&path).await?

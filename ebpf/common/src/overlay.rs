@@ -181,6 +181,11 @@ pub struct Devices {
 /// what the node sees: marks end with a network namespace.
 pub const ANSWER_MARK: u32 = 0x5747_0001;
 
+/// Whether packets that are counted under a [`reason`] went nowhere.
+pub const fn is_drop(of: u32) -> bool {
+    reason::UNANSWERED <= of && of <= reason::NEIGHBOUR_IGNORED
+}
+
 crate::edge::reasons::reasons! {
     /// Positions in the array of counters: every packet that a program sees is counted under one of these, at least.
     pub mod reason {

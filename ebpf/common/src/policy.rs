@@ -266,6 +266,11 @@ pub struct FragmentKey {
     pub kind: u32,
 }
 
+/// Whether packets of a [`verdict`] went nowhere.
+pub const fn is_drop(of: u32) -> bool {
+    verdict::DENIED_EGRESS <= of && of <= verdict::MALFORMED
+}
+
 crate::edge::reasons::reasons! {
     /// Positions in the array of counters: every packet that meets policies while there are any is under one of these.
     pub mod verdict {

@@ -7,7 +7,9 @@
 //!
 //! All calls block, for milliseconds; they may come from any thread.
 
+mod check;
 mod names;
+mod ping;
 mod steps;
 
 use std::{
@@ -33,6 +35,8 @@ use crate::{
     policy::{Askers, PolicyPlane},
 };
 
+pub use check::OverlayCheck;
+pub use ping::Echo;
 pub use steps::ALIAS;
 
 /// How a node takes part.
@@ -56,6 +60,9 @@ pub enum OverlayError {
     /// The node's address is on no device here.
     #[error("overlay: no device has the node's address {0}")]
     NoUnderlay(Ipv4Addr),
+    /// Other nodes can't be asked.
+    #[error("overlay: echo requests: {0}")]
+    Ping(#[source] std::io::Error),
     /// Somebody else's device has the name.
     #[error("overlay: device {0} is there and is not ours")]
     ForeignDevice(String),

@@ -445,6 +445,59 @@ fn named(world: &mut World, places: &[Place]) -> anyhow::Result<()> {
     })
 }
 
+/// `waggle network doctor` has nothing to say of a whole cluster, and names a node whose tunnel is blocked.
+fn doctored(world: &World, places: &[Place]) -> anyhow::Result<()> {
+    let nobody = "10.77.255.9";
+    ensure!(
+        ping(places[0].pid, nobody, "56").is_err(),
+        "{nobody} is there"
+    );
+    let said = done(world, &["doctor"])?;
+    ensure!(
+        said.matches(" 2/2 ").count() == 3 && said.contains("unknown_destination: nobody has"),
+        "{said}"
+    );
+    let victim = &world.cluster.state.nodes[1];
+    // At the hub's port: in the node itself the tunnel's programs come before its packet filter.
+    let hub = NetNs::open(&world.cluster.names.hub())?;
+    let nft = |script: &str| -> anyhow::Result<()> {
+        let out = hub.run(|| Command::new("nft").arg(script).output())??;
+        ensure!(out.status.success(), "nft {script}: {out:?}");
+        Ok(())
+    };
+    nft(&format!(
+        "add table netdev blocked; \
+         add chain netdev blocked in {{ type filter hook ingress device \"{}\" priority 0; }}; \
+         add rule netdev blocked in udp dport 64000 drop",
+        world.cluster.names.veth(victim.index)
+    ))?;
+    let mut last = String::new();
+    let found = wait_until(LIMIT, "the blocked node to be named", || {
+        let (code, said) = network(world, &["doctor"]).ok()?;
+        last = said;
+        let is_it = last.contains(&format!("{}: reaches no other node", victim.name));
+        (code == Some(1) && is_it && last.contains("the overlay has 1 problem")).then_some(())
+    });
+    nft("delete table netdev blocked")?;
+    found.with_context(|| last)?;
+    let mut last = String::new();
+    wait_until(LIMIT, "all to be well again", || {
+        let (code, said) = network(world, &["doctor", "--json"]).ok()?;
+        last = said;
+        (code == Some(0)).then_some(())
+    })
+    .with_context(|| last.clone())?;
+    let json: Value = serde_json::from_str(&last)?;
+    let nodes = json["nodes"].as_array().context("no nodes")?;
+    ensure!(nodes.len() == 3 && json["findings"] == serde_json::json!([]));
+    for node in nodes {
+        let peers = node["check"]["peers"].as_array().context("no peers")?;
+        let all_whole = peers.iter().all(|p| p["whole"] == true);
+        ensure!(peers.len() == 2 && all_whole, "{node}");
+    }
+    Ok(())
+}
+
 fn on_a_network(world: &mut World) -> anyhow::Result<()> {
     let arguments = [
         "add",
@@ -465,6 +518,7 @@ fn on_a_network(world: &mut World) -> anyhow::Result<()> {
     each_to_each(world, &places, &own)?;
     everywhere(world, &places)?;
     said_of_them(world, &places, &own)?;
+    doctored(world, &places)?;
     policed(world, &places, &own)?;
     measured(world)?;
     named(world, &places)?;
