@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fs, path::PathBuf, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 use waggle_ebpf_common::{CgroupNet, TcpStats};
-use waggle_overlay::{NodeNet, VipNames};
+use waggle_overlay::{NodeNet, VipNames, packet::PacketNet};
 use waggle_telemetry::{IoStream, Telemetry, names};
 use waggle_telemetry_pipeline::{TaskLabels, decode_line};
 use waggle_types::{AgentId, TaskSpec};
@@ -250,7 +250,7 @@ pub fn node(net: &Net, telemetry: &Telemetry, start_ns: u64) {
     }
     let overlay = net.overlay();
     for (def, counts) in [
-        (&names::VIP_PACKETS, net.packets().map(|p| p.read())),
+        (&names::VIP_PACKETS, net.packets().map(PacketNet::read)),
         (&names::NETWORK_PACKETS, Some(overlay.counts())),
         (&names::POLICY_PACKETS, Some(overlay.policy_counts())),
     ] {
