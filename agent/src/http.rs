@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     io::{Read, Seek, SeekFrom},
     net::{Ipv4Addr, Ipv6Addr},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
 };
 
@@ -19,11 +19,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
-use waggle_api::mesos::{ResourcesJson, Version};
+use waggle_api::mesos::{ResourcesJson, Version, seconds};
 use waggle_lifecycle::TaskSummary;
 use waggle_overlay::overlay::OverlayNet;
 use waggle_telemetry::Telemetry;
-use waggle_types::{AgentInfo, ExecutorRecord, Resources, TaskId};
+use waggle_types::{AgentInfo, ExecutorRecord, Resources, TaskId, UnixMillis};
 
 use crate::{
     AgentConfig,
@@ -34,6 +34,7 @@ use crate::{
     files::{Files, beneath::Root, find_task, problem},
     images,
     networks::Own,
+    operator::{Meter, Operator},
     overlay_api,
     parts::Parts,
     serve, storage,
@@ -53,8 +54,16 @@ pub struct AgentView {
     pub tasks: Vec<TaskView>,
     /// Executors of frameworks' own.
     pub executors: Vec<ExecutorView>,
-    info: Value,
-    troubles: Vec<String>,
+    /// The agent, as it registers.
+    pub agent: AgentInfo,
+    /// When it began.
+    pub started_at: UnixMillis,
+    /// Tasks that have ended since, by Mesos's name of the state.
+    pub ended: BTreeMap<&'static str, u64>,
+    /// What of the agent does not change, in Mesos's JSON.
+    pub info: Value,
+    /// What does not work, for people.
+    pub troubles: Vec<String>,
     work_dir: PathBuf,
 }
 
@@ -91,6 +100,9 @@ pub struct TaskView {
     pub message: String,
     /// Its sandbox.
     pub directory: String,
+    /// All that is known of it.
+    #[serde(skip)]
+    pub summary: TaskSummary,
 }
 
 /// One executor of a framework's own.
@@ -108,6 +120,10 @@ pub struct ExecutorView {
     pub container: String,
     /// What it holds beside its tasks.
     pub resources: Resources,
+    /// The same with its tasks: what its container may use.
+    pub used: Resources,
+    /// All that is known of it.
+    pub record: ExecutorRecord,
     /// Its sandbox, which its tasks have, too.
     pub directory: String,
 }
@@ -116,6 +132,7 @@ pub struct ExecutorView {
 pub fn executor_view(
     record: &ExecutorRecord,
     container: Option<&TaskId>,
+    used: Resources,
     work: &WorkDir,
 ) -> ExecutorView {
     let sandbox = container.map(|c| work.task(c).sandbox().display().to_string());
@@ -126,12 +143,14 @@ pub fn executor_view(
         framework: record.framework_name.clone(),
         container: container.map(ToString::to_string).unwrap_or_default(),
         resources: record.spec.resources.clone(),
+        used,
+        record: record.clone(),
         directory: sandbox.unwrap_or_default(),
     }
 }
 
 /// A task as the API shows it.
-pub fn task_view(task: &TaskSummary, work: &WorkDir, own: Own) -> TaskView {
+pub fn task_view(task: TaskSummary, work: &WorkDir, own: Own) -> TaskView {
     let spec = &task.spec;
     TaskView {
         id: spec.task_id.to_string(),
@@ -157,6 +176,7 @@ pub fn task_view(task: &TaskSummary, work: &WorkDir, own: Own) -> TaskView {
             .map(|l| l.message.clone())
             .unwrap_or_default(),
         directory: work.task(&spec.task_id).sandbox().display().to_string(),
+        summary: task,
     }
 }
 
@@ -175,7 +195,11 @@ impl AgentView {
         let domain = info.domain.as_ref().map(
             |d| json!({"fault_domain": {"region": {"name": d.region}, "zone": {"name": d.zone}}}),
         );
+        let started_at = clock::now();
         Self {
+            agent: info.clone(),
+            started_at,
+            ended: BTreeMap::new(),
             master: None,
             generation: 0,
             tasks: Vec::new(),
@@ -190,7 +214,7 @@ impl AgentView {
                 "domain": domain,
                 "attributes": info.attributes,
                 "version": env!("CARGO_PKG_VERSION"),
-                "start_time": clock::now().0 as f64 / 1000.0,
+                "start_time": seconds(started_at),
             }),
             troubles: troubles.to_vec(),
             work_dir: config.work_dir.clone(),
@@ -201,38 +225,63 @@ impl AgentView {
 /// The newest picture of the agent.
 pub type View = watch::Receiver<Arc<AgentView>>;
 
+/// What may stand before and behind the names of Mesos's endpoints.
+pub const SPELLINGS: [(&str, &str); 4] = [
+    ("", ""),
+    ("", ".json"),
+    ("/slave(1)", ""),
+    ("/slave(1)", ".json"),
+];
+
 /// The API's routes.
 fn router(view: View) -> Router {
-    Router::new()
-        .route("/version", get(version))
-        .route("/slave(1)/version", get(version))
-        .route("/slave(1)/health", get(health))
-        .route("/slave(1)/state.json", get(state))
-        .route("/health", get(health))
-        .route("/state", get(state))
-        .route("/state.json", get(state))
-        .route("/slave(1)/state", get(state))
+    let mut router = Router::new();
+    for (prefix, suffix) in SPELLINGS {
+        let path = |name: &str| format!("{prefix}/{name}{suffix}");
+        router = router
+            .route(&path("version"), get(version))
+            .route(&path("health"), get(health));
+    }
+    router
         .route("/waggle/v1/tasks", get(tasks))
         .route("/waggle/v1/tasks/{id}/log/{stream}", get(log))
         .fallback(async || problem(StatusCode::NOT_FOUND, "no such path"))
         .with_state(view)
 }
 
+/// What the API's parts show beside the view.
+pub struct Shown {
+    /// Settings.
+    pub config: Arc<AgentConfig>,
+    /// The node's parts.
+    pub parts: Arc<Parts>,
+    /// Where executors' calls go.
+    pub executors: Door,
+    /// Figures of containers.
+    pub meter: Meter,
+    /// Overlay networks.
+    pub overlay: Arc<OverlayNet>,
+    /// The agent's own figures.
+    pub telemetry: Telemetry,
+}
+
 /// Serves the API until it is dropped; sessions in tasks end with it.
-pub async fn serve_api(
-    listener: TcpListener,
-    view: View,
-    config: Arc<AgentConfig>,
-    parts: Arc<Parts>,
-    executors: Door,
-    overlay: Arc<OverlayNet>,
-    telemetry: Telemetry,
-) {
+pub async fn serve_api(listener: TcpListener, view: View, shown: Shown) {
+    let Shown {
+        config,
+        parts,
+        executors,
+        meter,
+        overlay,
+        telemetry,
+    } = shown;
     let stop = CancellationToken::new();
     let _end = stop.clone().drop_guard();
     let files = Files::new(&config.work_dir, view.clone(), telemetry.clone());
     let sessions = Sessions::new(&config, view.clone(), telemetry, stop);
+    let operator = Operator::new(view.clone(), Arc::clone(&config), files.clone(), meter);
     let router = router(view)
+        .merge(operator.router())
         .merge(files.router())
         .merge(sessions.router())
         .merge(executors::routes(executors))
@@ -281,63 +330,6 @@ async fn health(State(view): State<View>) -> Json<Value> {
 async fn tasks(State(view): State<View>) -> Json<Value> {
     let view = Arc::clone(&view.borrow());
     Json(json!({ "tasks": view.tasks }))
-}
-
-/// The part of Mesos's agent `/state` that tools read: where each task's sandbox is.
-async fn state(State(view): State<View>) -> Json<Value> {
-    let view = Arc::clone(&view.borrow());
-    let mut frameworks: Vec<Value> = Vec::new();
-    let of_tasks = view.tasks.iter();
-    let of_tasks = of_tasks.map(|t| (t.framework_id.as_str(), t.framework.as_str()));
-    let of_executors = view.executors.iter();
-    let of_executors = of_executors.map(|e| (e.framework_id.as_str(), e.framework.as_str()));
-    let mut ids: Vec<(&str, &str)> = of_tasks.chain(of_executors).collect();
-    ids.sort_unstable();
-    ids.dedup();
-    for (id, name) in ids {
-        let task = |t: &TaskView| {
-            json!({
-                "id": t.id, "name": t.name, "state": t.state, "framework_id": t.framework_id,
-                "executor_id": t.executor_id, "slave_id": view.info["id"],
-            })
-        };
-        let of = || view.tasks.iter().filter(|t| t.framework_id == id);
-        let shown = view.executors.iter().filter(|e| e.framework_id == id);
-        let shown = shown.map(|e| {
-            let its = of().filter(|t| t.executor_id == e.id);
-            json!({
-                "id": e.id,
-                "name": e.name,
-                "source": e.id,
-                "container": e.container,
-                "directory": Path::new(&e.directory),
-                "resources": ResourcesJson::from(&e.resources),
-                "tasks": its.map(task).collect::<Vec<_>>(),
-                "completed_tasks": [],
-            })
-        });
-        // Mesos has an executor for each command; so have its readers.
-        let alone = of().filter(|t| t.executor_id.is_empty()).map(|t| {
-            json!({
-                "id": t.id,
-                "source": t.id,
-                "directory": Path::new(&t.directory),
-                "tasks": [task(t)],
-                "completed_tasks": [],
-            })
-        });
-        let executors: Vec<Value> = shown.chain(alone).collect();
-        frameworks.push(json!({
-            "id": id, "name": name, "executors": executors, "completed_executors": [],
-        }));
-    }
-    let mut out = view.info.clone();
-    out["frameworks"] = frameworks.into();
-    out["completed_frameworks"] = json!([]);
-    out["master_hostname"] = json!(view.master);
-    out["waggle_degraded"] = json!(view.troubles);
-    out["waggle_generation"] = json!(view.generation);
-    Json(out)
 }
 
 /// Which part of a stream.

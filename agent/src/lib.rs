@@ -44,6 +44,7 @@ mod meter;
 mod net;
 mod networks;
 mod observe;
+mod operator;
 mod overlay_api;
 mod parts;
 mod recover;

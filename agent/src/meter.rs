@@ -272,10 +272,13 @@ mod tests {
         let stats = Stats {
             cpu_user_ns: Some(1),
             cpu_system_ns: Some(1),
+            periods: Some(1),
             throttled_periods: Some(1),
             throttled_ns: Some(1),
             memory_bytes: Some(10),
             rss_bytes: Some(1),
+            file_bytes: Some(5),
+            mapped_file_bytes: Some(2),
             inactive_file_bytes: Some(4),
             memory_limit_bytes: Some(100),
             faults_minor: Some(1),

@@ -229,6 +229,13 @@ impl Kernel {
     }
 }
 
+impl Kernel {
+    /// Bytes and packets of a cgroup; none without a data plane.
+    pub fn net_of(&self, cgroup_id: u64) -> Option<CgroupNet> {
+        self.net.get(&cgroup_id).copied()
+    }
+}
+
 /// Reads and hands in the node's own figures. Blocking.
 pub fn node(net: &Net, telemetry: &Telemetry, start_ns: u64) {
     let generation = net.generation().0 as f64;

@@ -27,6 +27,7 @@ use crate::{
     launch::Shim,
     net::{Net, chain},
     observe::{self, Kernel},
+    operator::Meter,
     parts::Parts,
     recover, resources,
     session::{self, SessionEvent},
@@ -209,15 +210,17 @@ pub async fn run(
     agent
         .tasks
         .spawn(session::run(config.masters.clone(), inputs.clone()));
-    agent.tasks.spawn(http::serve_api(
-        listeners.http,
-        watch_view,
-        Arc::clone(&config),
-        Arc::clone(&parts),
-        executors::Door { inputs },
-        Arc::clone(net.overlay()),
-        telemetry.clone(),
-    ));
+    let shown = http::Shown {
+        config: Arc::clone(&config),
+        parts: Arc::clone(&parts),
+        executors: executors::Door { inputs },
+        meter: Meter::new(&config, cgroups, Arc::clone(&net), agent.tidy.disk_uses()),
+        overlay: Arc::clone(net.overlay()),
+        telemetry: telemetry.clone(),
+    };
+    agent
+        .tasks
+        .spawn(http::serve_api(listeners.http, watch_view, shown));
     agent.tasks.spawn(Arc::clone(&parts.images).work());
     agent
         .tasks
@@ -567,16 +570,20 @@ impl Agent {
             let view = Arc::make_mut(view);
             view.master = master;
             view.generation = self.net.generation().0;
+            view.ended.clone_from(self.tasks.ended());
             let executors = self.core.executors();
             view.executors = executors
-                .map(|(record, container)| http::executor_view(record, container, &self.work))
+                .map(|(record, container)| {
+                    let used = self.core.container_resources(&record.key());
+                    http::executor_view(record, container, used.unwrap_or_default(), &self.work)
+                })
                 .collect();
             view.tasks = self
                 .core
                 .tasks()
                 .map(|t| {
                     let own = self.tasks.networks().own(&t.spec.task_id);
-                    http::task_view(&t, &self.work, own)
+                    http::task_view(t, &self.work, own)
                 })
                 .collect();
         });

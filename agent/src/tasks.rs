@@ -71,6 +71,8 @@ pub struct Tasks {
     inputs: mpsc::Sender<Input>,
     checks: Checks,
     live: BTreeMap<TaskId, Live>,
+    // Since the agent began, by Mesos's name of the state.
+    ended: BTreeMap<&'static str, u64>,
     // Dropping it ends every helper, so an agent that is dropped leaves nothing but processes.
     jobs: JoinSet<()>,
 }
@@ -103,6 +105,7 @@ impl Tasks {
             inputs,
             checks,
             live: BTreeMap::new(),
+            ended: BTreeMap::new(),
             jobs,
         }
     }
@@ -363,6 +366,9 @@ impl Tasks {
     /// Tells state and health to the data plane; with a status, which is a change, also to people and telemetry.
     pub fn fact(&mut self, task_id: &TaskId, fact: Fact, status: Option<&TaskStatus>) {
         self.net.fact(task_id.clone(), fact);
+        if status.is_some() && fact.state.is_terminal() {
+            *self.ended.entry(fact.state.mesos_name()).or_default() += 1;
+        }
         let Some(live) = self.live.get_mut(task_id) else {
             return;
         };
@@ -504,6 +510,11 @@ impl Tasks {
     pub fn forget(&mut self, task_id: &TaskId) {
         self.live.remove(task_id);
         self.net.forget(task_id.clone());
+    }
+
+    /// Tasks that have ended since the agent began, by Mesos's name of the state.
+    pub const fn ended(&self) -> &BTreeMap<&'static str, u64> {
+        &self.ended
     }
 
     /// The node's networks.

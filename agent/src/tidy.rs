@@ -9,6 +9,7 @@ use std::{
 };
 
 use nix::sys::statvfs::statvfs;
+use tokio::sync::watch;
 use waggle_lifecycle::Event;
 use waggle_telemetry::{Telemetry, names};
 use waggle_telemetry_pipeline::{PointData, TaskLabels};
@@ -29,6 +30,18 @@ use crate::{
 /// Time between two looks at what may go.
 const GC_INTERVAL: Duration = Duration::from_mins(1);
 
+/// How much disk a running task holds, as it was measured last.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DiskUse {
+    /// Its sandbox, with what it wrote over its image's files; bytes.
+    pub sandbox_bytes: u64,
+    /// Its volumes; bytes.
+    pub volumes: BTreeMap<VolumeId, u64>,
+}
+
+/// The same of all, replaced by each measurement.
+pub type DiskUses = Arc<BTreeMap<TaskId, DiskUse>>;
+
 /// Sandboxes that are kept, and when they were looked at.
 pub struct Tidy {
     finished: Finished,
@@ -37,6 +50,7 @@ pub struct Tidy {
     measuring: Arc<tokio::sync::Semaphore>,
     settling: Arc<tokio::sync::Semaphore>,
     measured: Option<Instant>,
+    uses: watch::Sender<DiskUses>,
 }
 
 impl Tidy {
@@ -49,7 +63,15 @@ impl Tidy {
             measuring: Arc::new(tokio::sync::Semaphore::new(1)),
             settling: Arc::new(tokio::sync::Semaphore::new(1)),
             measured: None,
+            uses: watch::Sender::default(),
         }
+    }
+}
+
+impl Tidy {
+    /// What was measured last, from now on.
+    pub fn disk_uses(&self) -> watch::Receiver<DiskUses> {
+        self.uses.subscribe()
     }
 }
 
@@ -150,9 +172,11 @@ impl Agent {
         let watches = self.tasks.disk_watches();
         let (storage, telemetry) = (self.storage.clone(), self.telemetry.clone());
         let (enforce, inputs) = (self.config.storage.enforce_disk, self.inputs.clone());
+        let uses = self.tidy.uses.clone();
         self.tidy.measured = Some(Instant::now());
         self.tasks.spawn(async move {
-            let over = blocking(move || measure(&watches, &storage, &telemetry)).await;
+            let (over, used) = blocking(move || measure(&watches, &storage, &telemetry)).await;
+            uses.send_replace(Arc::new(used));
             for (task_id, why) in over {
                 if enforce {
                     let event = Event::OverDisk { task_id, why };
@@ -224,13 +248,13 @@ fn used_part(path: &Path) -> Option<f64> {
     (all > 0.0).then(|| used / all)
 }
 
-/// Tasks that hold more than they asked for, and of what.
+/// Tasks that hold more than they asked for, and of what; and what each holds.
 fn measure(
     watches: &[DiskWatch],
     storage: &Storage,
     telemetry: &Telemetry,
-) -> Vec<(TaskId, String)> {
-    let mut over = Vec::new();
+) -> (Vec<(TaskId, String)>, BTreeMap<TaskId, DiskUse>) {
+    let (mut over, mut uses) = (Vec::new(), BTreeMap::new());
     // Each volume once, whoever shares it.
     let mut volumes: BTreeMap<VolumeId, u64> = BTreeMap::new();
     for watch in watches {
@@ -241,6 +265,10 @@ fn measure(
         let written = watch.written.as_ref();
         let written = written.and_then(|dir| usage::of(dir, Pace::GENTLE).ok());
         used.bytes = used.bytes.saturating_add(written.unwrap_or_default().bytes);
+        let mut held = DiskUse {
+            sandbox_bytes: used.bytes,
+            ..DiskUse::default()
+        };
         let now_ns = clock::now_ns();
         let mut points = Out::new(now_ns, now_ns);
         let value = i64::try_from(used.bytes).unwrap_or(i64::MAX);
@@ -269,6 +297,7 @@ fn measure(
                 volumes.insert(id.clone(), used.bytes);
                 used.bytes
             };
+            held.volumes.insert(id.clone(), used);
             let value = i64::try_from(used).unwrap_or(i64::MAX);
             let attrs = vec![(names::VOLUME, id.as_str().into())];
             points.push(
@@ -285,8 +314,9 @@ fn measure(
         if let Some(labels) = &watch.labels {
             telemetry.task_points(labels, points.into_points());
         }
+        uses.insert(watch.task_id.clone(), held);
     }
-    over
+    (over, uses)
 }
 
 fn describe(what: &str, used: u64, limit: u64) -> String {
@@ -299,7 +329,7 @@ fn describe(what: &str, used: u64, limit: u64) -> String {
 }
 
 /// Thousandths of a MiB in bytes.
-fn bytes(mib: Milli) -> u64 {
+pub fn bytes(mib: Milli) -> u64 {
     let milli = u128::from(u64::try_from(mib.0).unwrap_or(0));
     u64::try_from(milli * (1 << 20) / 1000).unwrap_or(u64::MAX)
 }

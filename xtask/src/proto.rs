@@ -9,7 +9,7 @@ use anyhow::{Context as _, bail};
 use prost::Message as _;
 use prost_types::{
     DescriptorProto, FieldDescriptorProto, FileDescriptorSet, MethodDescriptorProto,
-    field_descriptor_proto::Type,
+    field_descriptor_proto::{Label, Type},
 };
 use tonic_prost_build::Builder;
 
@@ -114,6 +114,11 @@ fn json(all: &FileDescriptorSet, builder: Builder) -> Builder {
                         )
                     }
                     Type::Bytes => "crate::mesos::json::Base64".to_owned(),
+                    Type::Message if is_list(message, field) => {
+                        let many = "deserialize_with = \"crate::mesos::json::one_or_many\"";
+                        b = b.field_attribute(path, format!("#[serde({many})]"));
+                        continue;
+                    }
                     _ => continue,
                 };
                 b = b.field_attribute(path, format!("#[serde(with = \"{with}\")]"));
@@ -121,6 +126,15 @@ fn json(all: &FileDescriptorSet, builder: Builder) -> Builder {
         }
     }
     b
+}
+
+/// Whether a field is a list of messages; maps are lists of entries on the wire alone.
+fn is_list(message: &DescriptorProto, field: &FieldDescriptorProto) -> bool {
+    let entry = field.type_name().rsplit('.').next().unwrap_or_default();
+    let mut nested = message.nested_type.iter();
+    let is_map =
+        nested.any(|n| n.name() == entry && n.options.as_ref().is_some_and(|o| o.map_entry()));
+    field.label() == Label::Repeated && !is_map
 }
 
 /// Enums of Mesos by name and by number.

@@ -232,7 +232,7 @@ pub enum Effect {
 }
 
 /// One task, for views.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TaskSummary {
     /// Its spec.
     pub spec: TaskSpec,

@@ -11,6 +11,8 @@ pub struct Stats {
     pub cpu_user_ns: Option<u64>,
     /// CPU time in the kernel, nanoseconds.
     pub cpu_system_ns: Option<u64>,
+    /// Periods that a ceiling of CPU time was looked at in.
+    pub periods: Option<u64>,
     /// Periods in which the task was throttled.
     pub throttled_periods: Option<u64>,
     /// Time throttled, nanoseconds.
@@ -19,6 +21,10 @@ pub struct Stats {
     pub memory_bytes: Option<u64>,
     /// Anonymous memory, bytes.
     pub rss_bytes: Option<u64>,
+    /// File cache, bytes.
+    pub file_bytes: Option<u64>,
+    /// What of it is mapped, bytes.
+    pub mapped_file_bytes: Option<u64>,
     /// File cache that can go first, bytes.
     pub inactive_file_bytes: Option<u64>,
     /// The limit, bytes; `None` also when there is none.
@@ -54,10 +60,13 @@ impl Stats {
         Self {
             cpu_user_ns: usec("user_usec"),
             cpu_system_ns: usec("system_usec"),
+            periods: field(&cpu, "nr_periods"),
             throttled_periods: field(&cpu, "nr_throttled"),
             throttled_ns: usec("throttled_usec"),
             memory_bytes: number(dir, "memory.current"),
             rss_bytes: field(&memory, "anon"),
+            file_bytes: field(&memory, "file"),
+            mapped_file_bytes: field(&memory, "file_mapped"),
             inactive_file_bytes: field(&memory, "inactive_file"),
             memory_limit_bytes: number(dir, "memory.max"),
             faults_minor: faults.map(|f| f.saturating_sub(major.unwrap_or(0))),
@@ -76,6 +85,7 @@ impl Stats {
         }
         if let Some(dir) = cgroup.controller("cpu") {
             let cpu = text(dir, "cpu.stat");
+            out.periods = field(&cpu, "nr_periods");
             out.throttled_periods = field(&cpu, "nr_throttled");
             out.throttled_ns = field(&cpu, "throttled_time");
         }
@@ -85,6 +95,8 @@ impl Stats {
             let major = field(&memory, "total_pgmajfault");
             out.memory_bytes = number(dir, "memory.usage_in_bytes");
             out.rss_bytes = field(&memory, "total_rss");
+            out.file_bytes = field(&memory, "total_cache");
+            out.mapped_file_bytes = field(&memory, "total_mapped_file");
             out.inactive_file_bytes = field(&memory, "total_inactive_file");
             // "No limit" is a number near 2^63.
             out.memory_limit_bytes = number(dir, "memory.limit_in_bytes").filter(|l| *l < 1 << 60);

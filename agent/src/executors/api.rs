@@ -13,12 +13,12 @@ use axum::{
     routing::post,
 };
 use tokio::sync::{mpsc, oneshot};
-use waggle_api::proto::mesos as pb;
-
-use super::{
-    Asked, Call, Done, Door, Gone, Refused, Stream,
-    wire::{self, Format},
+use waggle_api::{
+    mesos::{Media, MediaError},
+    proto::mesos as pb,
 };
+
+use super::{Asked, Call, Done, Door, Gone, Refused, Stream, wire};
 use crate::{clock, run::Input};
 
 /// Largest call, in bytes.
@@ -44,34 +44,28 @@ async fn ask(State(door): State<Door>, headers: HeaderMap, body: Body) -> Respon
     }
 }
 
+fn no(e: &MediaError) -> No {
+    (e.status(), e.to_string())
+}
+
 fn bad(message: impl Into<String>) -> No {
     (StatusCode::BAD_REQUEST, message.into())
 }
 
 async fn answer(door: Door, headers: &HeaderMap, body: Body) -> Result<Response, No> {
-    let kind = headers.get(header::CONTENT_TYPE);
-    let kind = kind.ok_or_else(|| bad("Expecting 'Content-Type' to be present"))?;
-    let format = Format::named(kind.to_str().unwrap_or_default()).ok_or_else(|| {
-        let why = "Expecting 'Content-Type' of application/json or application/x-protobuf";
-        (StatusCode::UNSUPPORTED_MEDIA_TYPE, why.to_owned())
-    })?;
+    let media = Media::of_body(headers).map_err(|e| no(&e))?;
     let body = axum::body::to_bytes(body, MAX_CALL)
         .await
         .map_err(|e| bad(format!("Failed to read the body: {e}")))?;
-    let call: pb::ExecutorCall = format
-        .read(&body)
-        .map_err(|e| bad(format!("Failed to parse body into Call: {e}")))?;
-    let accepted = match headers.get(header::ACCEPT) {
-        None => Some(format),
-        Some(value) => Format::named(value.to_str().unwrap_or_default()),
-    };
-    let (key, call) = wire::call(call, accepted.unwrap_or(format), clock::now())
+    let call: pb::ExecutorCall = media.read(&body).map_err(|e| no(&e))?;
+    let accepted = Media::accepted(headers);
+    let (key, call) = wire::call(call, accepted.unwrap_or(media), clock::now())
         .map_err(|e| bad(format!("Failed to validate executor::Call: {e}")))?;
     if accepted.is_none() && matches!(call, Call::Subscribe { .. }) {
         let why = "Expecting 'Accept' to allow application/json or application/x-protobuf";
         return Err((StatusCode::NOT_ACCEPTABLE, why.to_owned()));
     }
-    let format = accepted.unwrap_or(format);
+    let media = accepted.unwrap_or(media);
     let stopping = || {
         let why = "Agent has not finished recovery".to_owned();
         (StatusCode::SERVICE_UNAVAILABLE, why)
@@ -94,11 +88,8 @@ async fn answer(door: Door, headers: &HeaderMap, body: Body) -> Result<Response,
                     number: stream.number,
                 }),
             };
-            let body = Body::from_stream(records(stream, format, guard));
-            let kind = [(
-                header::CONTENT_TYPE,
-                HeaderValue::from_static(format.name()),
-            )];
+            let body = Body::from_stream(records(stream, media, guard));
+            let kind = [(header::CONTENT_TYPE, HeaderValue::from_static(media.name()))];
             Ok((kind, body).into_response())
         }
         Err(Refused::Unknown(why)) => Err(bad(why)),
@@ -131,7 +122,7 @@ impl Drop for Guard {
 /// Records of a stream, and heartbeats between them.
 fn records(
     mut stream: Stream,
-    format: Format,
+    media: Media,
     guard: Guard,
 ) -> impl futures::Stream<Item = Result<Bytes, Infallible>> {
     let mut beat = tokio::time::interval_at(tokio::time::Instant::now() + HEARTBEAT, HEARTBEAT);
@@ -143,7 +134,7 @@ fn records(
                     Some(record) => yield Ok(record),
                     None => break,
                 },
-                _ = beat.tick() => yield Ok(Bytes::from(wire::heartbeat(format))),
+                _ = beat.tick() => yield Ok(Bytes::from(wire::heartbeat(media))),
             }
         }
     }

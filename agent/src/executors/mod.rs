@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 
 use axum::body::Bytes;
 use tokio::sync::{mpsc, oneshot};
-use waggle_api::{convert, proto::session as pb};
+use waggle_api::{convert, mesos::Media, proto::session as pb};
 use waggle_lifecycle::{Event, ExecutorWord, Exit};
 use waggle_telemetry::names;
 use waggle_types::{
@@ -21,8 +21,8 @@ use waggle_types::{
 };
 
 pub use api::routes;
-pub(crate) use container::{record, variables};
-use wire::Format;
+pub(crate) use container::{mesos_duration, record, spec as container_spec, variables};
+pub(crate) use wire::{agent_info, executor_info, framework_info};
 
 use crate::{
     run::{Agent, blocking},
@@ -42,7 +42,7 @@ pub enum Call {
         /// Updates that were not acknowledged to it.
         updates: Vec<TaskStatus>,
         /// How it wants to be spoken to.
-        format: Format,
+        media: Media,
     },
     /// How a task is.
     Update(Box<TaskStatus>),
@@ -96,7 +96,7 @@ pub struct Gone {
 
 struct Open {
     events: mpsc::Sender<Bytes>,
-    format: Format,
+    media: Media,
     number: u64,
 }
 
@@ -131,7 +131,7 @@ impl Agent {
             Call::Subscribe {
                 tasks,
                 updates,
-                format,
+                media,
             } => {
                 // Nobody reads before the answer is there: an acknowledgement of each update and a word of each task fit.
                 let room = STREAM + updates.len() + self.core.tasks().count();
@@ -140,7 +140,7 @@ impl Agent {
                 let number = self.streams.last;
                 let open = Open {
                     events: tx,
-                    format,
+                    media,
                     number,
                 };
                 // One that was open ends with this.
@@ -188,7 +188,7 @@ impl Agent {
             self.telemetry.count(&names::SESSION_DROPPED, &what, 1);
             return None;
         };
-        let record = wire::event(&word, &self.info, open.format);
+        let record = wire::event(&word, &self.info, open.media);
         if open.events.try_send(record.into()).is_ok() {
             return None;
         }

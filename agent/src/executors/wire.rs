@@ -1,12 +1,10 @@
 //! Mesos's executor API in its own words: calls to the agent's, and what executors are told.
 
 use prost::Message;
-use serde::{Serialize, de::DeserializeOwned};
 use waggle_api::{
-    codec::{MAX_DECODED, Shaped, decoded_size},
     mesos::{
-        event, json, recordio,
-        resources::{Format as Stacks, Writer, to_labels},
+        Media, event, recordio,
+        resources::{Format, Writer, to_labels},
     },
     proto::mesos::{self as pb, executor_call, executor_event::Type, task_status},
 };
@@ -24,62 +22,10 @@ const MAX_STATUS: usize = 256 << 10;
 /// Most tasks, and updates, of one subscription.
 const MAX_UNACKED: usize = 100_000;
 
-/// How messages are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
-    /// Mesos's JSON.
-    Json,
-    /// Protobuf.
-    Protobuf,
-}
-
-impl Format {
-    /// As in `Content-Type`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Json => "application/json",
-            Self::Protobuf => "application/x-protobuf",
-        }
-    }
-
-    /// The format that a header's value names first; `None` for any other.
-    pub fn named(value: &str) -> Option<Self> {
-        value.split(',').find_map(|one| {
-            let bare = one.split(';').next().unwrap_or_default().trim();
-            match bare.to_ascii_lowercase().as_str() {
-                "application/json" | "application/*" | "*/*" => Some(Self::Json),
-                "application/x-protobuf" => Some(Self::Protobuf),
-                _ => None,
-            }
-        })
-    }
-
-    /// Reads a message; one that would take too much memory is refused before. The error is for people.
-    pub fn read<M>(self, body: &[u8]) -> Result<M, String>
-    where
-        M: Message + Default + Shaped + DeserializeOwned,
-    {
-        match self {
-            Self::Json => json::read(body).map_err(|e| e.to_string()),
-            Self::Protobuf if decoded_size(body, &M::SHAPE, MAX_DECODED) > MAX_DECODED => {
-                Err("it holds too much".to_owned())
-            }
-            Self::Protobuf => M::decode(body).map_err(|e| e.to_string()),
-        }
-    }
-
-    fn write(self, message: &(impl Message + Serialize)) -> Vec<u8> {
-        match self {
-            Self::Json => json::write(message),
-            Self::Protobuf => message.encode_to_vec(),
-        }
-    }
-}
-
 /// A call, and who makes it. The error is Mesos's sentence. `now` stands in where a status has no time.
 pub fn call(
     c: pb::ExecutorCall,
-    format: Format,
+    media: Media,
     now: UnixMillis,
 ) -> Result<(ExecutorKey, Call), String> {
     let executor = c.executor_id.as_ref().map(|id| id.value.clone());
@@ -110,7 +56,7 @@ pub fn call(
                 updates: updates
                     .map(|u| status(u, &key, now))
                     .collect::<Result<_, _>>()?,
-                format,
+                media,
             }
         }
         executor_call::Type::Update => {
@@ -237,13 +183,13 @@ fn blank(t: Type) -> pb::ExecutorEvent {
 }
 
 /// That the agent lives, as a record.
-pub fn heartbeat(format: Format) -> Vec<u8> {
-    recordio::frame(&format.write(&blank(Type::Heartbeat)))
+pub fn heartbeat(media: Media) -> Vec<u8> {
+    recordio::frame(&media.write(&blank(Type::Heartbeat)))
 }
 
 /// What an executor is told, as a record.
-pub fn event(word: &ExecutorWord, agent: &AgentInfo, format: Format) -> Vec<u8> {
-    recordio::frame(&format.write(&message(word, agent)))
+pub fn event(word: &ExecutorWord, agent: &AgentInfo, media: Media) -> Vec<u8> {
+    recordio::frame(&media.write(&message(word, agent)))
 }
 
 fn message(word: &ExecutorWord, agent: &AgentInfo) -> pb::ExecutorEvent {
@@ -304,14 +250,14 @@ fn nanoseconds(d: Millis) -> i64 {
 
 fn writer(role: &str) -> Writer<'_> {
     Writer {
-        format: Stacks::Stack,
+        format: Format::Stack,
         role: Some(role),
         paths: None,
     }
 }
 
-/// As the framework wrote it, with the ids that make it whole.
-fn executor_info(record: &ExecutorRecord) -> pb::ExecutorInfo {
+/// An executor as the framework wrote it, with the ids that make it whole.
+pub(crate) fn executor_info(record: &ExecutorRecord) -> pb::ExecutorInfo {
     let spec = &record.spec;
     let written = pb::ExecutorInfo::decode(spec.info.as_slice());
     let mut info = match written {
@@ -333,7 +279,8 @@ fn executor_info(record: &ExecutorRecord) -> pb::ExecutorInfo {
     info
 }
 
-fn framework_info(record: &ExecutorRecord) -> pb::FrameworkInfo {
+/// An executor's framework, as far as this agent knows it.
+pub(crate) fn framework_info(record: &ExecutorRecord) -> pb::FrameworkInfo {
     let given = &record.spec.framework_info;
     let written = pb::FrameworkInfo::decode(given.as_slice());
     let mut info = match written {
@@ -350,7 +297,8 @@ fn framework_info(record: &ExecutorRecord) -> pb::FrameworkInfo {
     info
 }
 
-fn agent_info(agent: &AgentInfo) -> pb::AgentInfo {
+/// This agent.
+pub(crate) fn agent_info(agent: &AgentInfo) -> pb::AgentInfo {
     let text = |(name, text): (&String, &String)| pb::Attribute {
         name: name.clone(),
         r#type: Some(pb::value::Type::Text.into()),
@@ -406,8 +354,9 @@ mod tests {
     const NOW: UnixMillis = UnixMillis(5);
 
     fn read(body: &serde_json::Value) -> Result<(ExecutorKey, Call), String> {
-        let c = Format::Json.read(body.to_string().as_bytes())?;
-        call(c, Format::Json, NOW)
+        let c = Media::Json.read(body.to_string().as_bytes());
+        let c = c.map_err(|e| e.to_string())?;
+        call(c, Media::Json, NOW)
     }
 
     fn update(change: impl FnOnce(&mut serde_json::Value)) -> serde_json::Value {
@@ -482,9 +431,9 @@ mod tests {
         /// Whatever an executor sends is refused or regular.
         #[test]
         fn any_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-            for format in [Format::Json, Format::Protobuf] {
-                if let Ok(c) = format.read::<pb::ExecutorCall>(&bytes) {
-                    let _ = call(c, format, NOW);
+            for media in [Media::Json, Media::Protobuf] {
+                if let Ok(c) = media.read::<pb::ExecutorCall>(&bytes) {
+                    let _ = call(c, media, NOW);
                 }
             }
         }
@@ -492,15 +441,15 @@ mod tests {
         #[test]
         fn damaged_calls_are_survived(at in any::<prop::sample::Index>(), to in any::<u8>(), state in -2i32..20) {
             let mut c: pb::ExecutorCall =
-                Format::Json.read(update(|_| {}).to_string().as_bytes()).unwrap();
+                Media::Json.read(update(|_| {}).to_string().as_bytes()).unwrap();
             if let Some(s) = c.update.as_mut().and_then(|u| u.status.as_mut()) {
                 s.state = Some(state);
             }
             let mut bytes = c.encode_to_vec();
             let i = at.index(bytes.len());
             bytes[i] = to;
-            if let Ok(c) = Format::Protobuf.read::<pb::ExecutorCall>(&bytes)
-                && let Ok((_, Call::Update(s))) = call(c, Format::Protobuf, NOW)
+            if let Ok(c) = Media::Protobuf.read::<pb::ExecutorCall>(&bytes)
+                && let Ok((_, Call::Update(s))) = call(c, Media::Protobuf, NOW)
             {
                 prop_assert!(s.uuid.is_some());
                 prop_assert!(s.state != TaskState::Staging);

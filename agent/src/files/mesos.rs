@@ -5,6 +5,7 @@
 
 use std::{
     collections::BTreeMap,
+    fs::{self, Metadata},
     io::{self, Read, Seek, SeekFrom},
     os::unix::fs::MetadataExt,
     path::Path,
@@ -45,15 +46,9 @@ type Asked = Result<Query<Wanted>, QueryRejection>;
 /// `GET /files/browse?path=`.
 pub(super) async fn browse(State(files): State<Files>, asked: Asked) -> Response {
     with_path(files, asked, |files, path, _| {
-        let found = find(files, path)?;
-        if !found.meta.is_dir() {
-            return Err(io::Error::from(io::ErrorKind::NotADirectory));
-        }
-        let base = path.trim_end_matches('/');
-        let (entries, _) = found.entries()?;
-        let told = entries.iter().map(|e| {
+        let told = files.list(path)?.into_iter().map(|e| {
             json!({
-                "path": format!("{base}/{}", e.name.to_string_lossy()),
+                "path": e.path,
                 "nlink": e.meta.nlink(),
                 "size": e.meta.len(),
                 "mtime": e.meta.mtime(),
@@ -70,24 +65,62 @@ pub(super) async fn browse(State(files): State<Files>, asked: Asked) -> Response
 /// `GET /files/read?path=&offset=&length=`: `{"data","offset"}`. Offset -1, or none, asks for the size.
 pub(super) async fn read(State(files): State<Files>, asked: Asked) -> Response {
     with_path(files, asked, |files, path, wanted| {
-        let found = find(files, path)?;
-        let mut file = found.open()?;
-        let size = found.meta.len();
-        let (data, offset) = match wanted.offset.and_then(|o| u64::try_from(o).ok()) {
-            None => (String::new(), size),
-            Some(offset) if offset >= size => (String::new(), offset),
-            Some(offset) => {
-                let length = wanted.length.and_then(|l| u64::try_from(l).ok());
-                let length = length.unwrap_or(MAX_READ).min(MAX_READ);
-                let mut bytes = Vec::new();
-                file.seek(SeekFrom::Start(offset))?;
-                file.take(length).read_to_end(&mut bytes)?;
-                (text(bytes), offset)
-            }
-        };
+        let offset = wanted.offset.and_then(|o| u64::try_from(o).ok());
+        let length = wanted.length.and_then(|l| u64::try_from(l).ok());
+        let (bytes, size) = files.part(path, offset.unwrap_or(u64::MAX), length)?;
+        let (data, offset) = (text(bytes), offset.unwrap_or(size));
         Ok(Json(json!({ "data": data, "offset": offset })).into_response())
     })
     .await
+}
+
+/// An entry of a directory.
+pub struct Listed {
+    /// Below the path that was asked for.
+    pub path: String,
+    /// What it is.
+    pub meta: Metadata,
+}
+
+impl Files {
+    /// What is in a directory that is named as Mesos names it. Blocking.
+    pub fn list(&self, path: &str) -> io::Result<Vec<Listed>> {
+        let found = find(self, path)?;
+        if !found.meta.is_dir() {
+            return Err(io::Error::from(io::ErrorKind::NotADirectory));
+        }
+        let base = path.trim_end_matches('/');
+        let (entries, _) = found.entries()?;
+        let listed = entries.into_iter().map(|e| Listed {
+            path: format!("{base}/{}", e.name.to_string_lossy()),
+            meta: e.meta,
+        });
+        Ok(listed.collect())
+    }
+
+    /// Bytes of a file from an offset, at most [`MAX_READ`] of them, and its size. Nothing beyond its end. Blocking.
+    pub fn part(&self, path: &str, offset: u64, length: Option<u64>) -> io::Result<(Vec<u8>, u64)> {
+        let found = find(self, path)?;
+        let mut file = found.open()?;
+        let size = found.meta.len();
+        let mut bytes = Vec::new();
+        if offset < size {
+            file.seek(SeekFrom::Start(offset))?;
+            let length = length.unwrap_or(MAX_READ).min(MAX_READ);
+            file.take(length).read_to_end(&mut bytes)?;
+        }
+        Ok((bytes, size))
+    }
+}
+
+/// What Mesos answers to who asks for a file that can't be shown.
+pub fn status_of(e: &io::Error) -> StatusCode {
+    match e.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => StatusCode::NOT_FOUND,
+        io::ErrorKind::PermissionDenied => StatusCode::FORBIDDEN,
+        io::ErrorKind::InvalidInput => StatusCode::BAD_REQUEST,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    }
 }
 
 /// `GET /files/download?path=`.
@@ -114,20 +147,39 @@ pub(super) async fn download(State(files): State<Files>, asked: Asked) -> Respon
     .await
 }
 
-/// `GET /files/debug`: every name that can be browsed, and the directory behind it.
-pub(super) async fn debug(State(files): State<Files>) -> Json<BTreeMap<String, String>> {
-    let view = Arc::clone(&files.view.borrow());
-    let mut out = BTreeMap::new();
-    for task in &view.tasks {
-        let base = format!(
-            "/frameworks/{}/executors/{}/runs",
-            task.framework_id, task.id
-        );
-        out.insert(format!("{base}/{}", task.id), task.directory.clone());
-        out.insert(format!("{base}/latest"), task.directory.clone());
-        out.insert(task.directory.clone(), task.directory.clone());
+/// `GET /files/debug`: every name that can be browsed, and the directory behind it. Sandboxes of ended tasks are there
+/// for as long as they are kept: who looks for the output of a short task comes late.
+pub(super) async fn debug(State(files): State<Files>) -> Response {
+    match tokio::task::spawn_blocking(move || files.names()).await {
+        Ok(names) => Json(names).into_response(),
+        Err(e) => (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()).into_response(),
     }
-    Json(out)
+}
+
+impl Files {
+    /// Blocking. As many as there are tasks and kept sandboxes, which are bounded.
+    fn names(&self) -> BTreeMap<String, String> {
+        let view = Arc::clone(&self.view.borrow());
+        let mut out = BTreeMap::new();
+        let kept = fs::read_dir(self.work_dir.join("tasks"));
+        for entry in kept.into_iter().flatten().flatten() {
+            let sandbox = entry.path().join("sandbox");
+            if sandbox.is_dir() {
+                let path = sandbox.display().to_string();
+                out.insert(path.clone(), path);
+            }
+        }
+        for task in &view.tasks {
+            let base = format!(
+                "/frameworks/{}/executors/{}/runs",
+                task.framework_id, task.id
+            );
+            out.insert(format!("{base}/{}", task.id), task.directory.clone());
+            out.insert(format!("{base}/latest"), task.directory.clone());
+            out.insert(task.directory.clone(), task.directory.clone());
+        }
+        out
+    }
 }
 
 /// Answers as Mesos does: plain text for refusals.
@@ -153,15 +205,7 @@ async fn with_path(
     });
     match done.await {
         Ok(Ok(response)) => response,
-        Ok(Err(e)) => {
-            let status = match e.kind() {
-                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => StatusCode::NOT_FOUND,
-                io::ErrorKind::PermissionDenied => StatusCode::FORBIDDEN,
-                io::ErrorKind::InvalidInput => StatusCode::BAD_REQUEST,
-                _ => StatusCode::INTERNAL_SERVER_ERROR,
-            };
-            refused(status, format!("path: {e}\n"))
-        }
+        Ok(Err(e)) => refused(status_of(&e), format!("path: {e}\n")),
         Err(e) => refused(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()),
     }
 }

@@ -7,6 +7,9 @@ pub mod beneath;
 mod mesos;
 mod own;
 
+pub use mesos::{Listed, status_of};
+pub use own::{group, user};
+
 use std::{
     io::{self, Read},
     path::{Path, PathBuf},

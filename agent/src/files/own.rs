@@ -116,13 +116,13 @@ fn file_view(name: String, meta: &Metadata) -> FileView {
 }
 
 /// A user's name, or the number where the node knows none.
-pub(super) fn user(uid: u32) -> String {
+pub fn user(uid: u32) -> String {
     let known = User::from_uid(Uid::from_raw(uid)).ok().flatten();
     known.map_or_else(|| uid.to_string(), |u| u.name)
 }
 
 /// A group's name, or the number where the node knows none.
-pub(super) fn group(gid: u32) -> String {
+pub fn group(gid: u32) -> String {
     let known = Group::from_gid(Gid::from_raw(gid)).ok().flatten();
     known.map_or_else(|| gid.to_string(), |g| g.name)
 }

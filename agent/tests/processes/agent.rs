@@ -147,20 +147,36 @@ impl Agent {
         headers: &str,
         body: &str,
     ) -> (u16, String) {
+        let (code, body) = Self::exchange(addr, method, path, headers, body.as_bytes()).await;
+        (code, String::from_utf8(body).unwrap())
+    }
+
+    /// A call in any format; `headers` end their lines.
+    pub async fn post(&self, path: &str, headers: &str, body: &[u8]) -> (u16, Vec<u8>) {
+        Self::exchange(self.http, "POST", path, headers, body).await
+    }
+
+    async fn exchange(
+        addr: SocketAddr,
+        method: &str,
+        path: &str,
+        headers: &str,
+        body: &[u8],
+    ) -> (u16, Vec<u8>) {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let mut stream = tokio::net::TcpStream::connect(addr).await.unwrap();
         let n = body.len();
-        let request = format!(
-            "{method} {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n{headers}content-length: {n}\r\n\r\n{body}"
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n{headers}content-length: {n}\r\n\r\n"
         );
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        (
-            head.split(' ').nth(1).unwrap().parse().unwrap(),
-            body.to_owned(),
-        )
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(body).await.unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.unwrap();
+        let end = answer.windows(4).position(|w| w == b"\r\n\r\n").unwrap();
+        let head = String::from_utf8(answer[..end].to_vec()).unwrap();
+        let body = answer.split_off(end + 4);
+        (head.split(' ').nth(1).unwrap().parse().unwrap(), body)
     }
 }
 

@@ -190,7 +190,7 @@ impl Chunks {
     }
 }
 
-fn on(task: &str, executor: &str, starts: bool, command: &str) -> pb::TaskSpec {
+pub fn on(task: &str, executor: &str, starts: bool, command: &str) -> pb::TaskSpec {
     pb::TaskSpec {
         command: None,
         executor: Some(pb::OnExecutor {
@@ -214,14 +214,14 @@ fn on(task: &str, executor: &str, starts: bool, command: &str) -> pb::TaskSpec {
 }
 
 /// This binary as the executor.
-fn itself() -> String {
+pub fn itself() -> String {
     format!(
         "exec {} executor",
         std::env::current_exe().unwrap().display()
     )
 }
 
-async fn running(master: &Master, task: &str) -> pb::TaskStatus {
+pub async fn running(master: &Master, task: &str) -> pb::TaskStatus {
     until("the task runs", || {
         let all = master.statuses(task);
         all.into_iter()
@@ -230,7 +230,7 @@ async fn running(master: &Master, task: &str) -> pb::TaskStatus {
     .await
 }
 
-fn message(data: &[u8]) -> ToAgent {
+pub fn message(data: &[u8]) -> ToAgent {
     ToAgent::ExecutorMessage(pb::ExecutorMessage {
         framework_id: "f1".into(),
         executor_id: "e1".into(),

@@ -17,6 +17,7 @@ mod limits;
 mod master;
 mod names;
 mod networks;
+mod operator;
 mod shims;
 mod storage;
 mod support;
@@ -147,6 +148,18 @@ const TESTS: &[Test] = &[
         executors::whose_process_is_killed_and_calls_that_are_wrong,
     ),
     ("agent_tells_programs_about_names", names::tells_programs),
+    (
+        "operator_sees_what_runs_and_what_it_uses",
+        operator::sees_what_runs_and_what_it_uses,
+    ),
+    (
+        "operator_sees_executors_with_their_tasks",
+        operator::sees_executors_with_their_tasks,
+    ),
+    (
+        "operator_reads_files_and_hears_what_is_wrong",
+        operator::reads_files_and_hears_what_is_wrong,
+    ),
     (
         "survival_at_every_step_on_disk",
         crash::at_every_step_on_disk,

@@ -4,10 +4,12 @@
 //! Names are Mesos's (`master/http.cpp`, CONTRACTS.md section 1.6); what clients index is always there.
 
 mod container;
+pub mod discovery;
 pub mod event;
 mod executor;
 pub mod framework;
 pub mod json;
+mod media;
 pub mod operation;
 pub mod recordio;
 pub mod resources;
@@ -21,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use waggle_types::{Custom, Milli, Resources, ScalarKind, TaskState, UnixMillis};
 
 use crate::marathon::Number;
+pub use media::{Media, MediaError};
 
 /// The Mesos release whose API this follows. Numeric only, since clients run `int()` over the parts, and
 /// at least 1.0.0, below which pymesos drops `GPU_RESOURCES`.

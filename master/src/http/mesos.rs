@@ -14,7 +14,7 @@ use waggle_api::{
     mesos::{
         ContainerStatus, Discovery, DiscoveryPort, DiscoveryPorts, Framework, FrameworkSummary,
         Frameworks, Label, Labels, LeaderInfo, MESOS_VERSION, Slave, SlaveSummary, Slaves, State,
-        StateCounts, StateSummary, Status, Task, Tasks, Version, seconds,
+        StateCounts, StateSummary, Status, Task, Tasks, Version, discovery::vip_value, seconds,
     },
 };
 use waggle_types::{AgentId, FrameworkId, HealthState, Resources, TaskState, VipLabel};
@@ -285,10 +285,7 @@ fn task(t: &TaskView) -> Task {
 fn vip_label((i, vip): (usize, &VipLabel)) -> Label {
     Label {
         key: format!("VIP_{i}"),
-        value: match vip {
-            VipLabel::Named { name, port } => format!("/{name}:{port}"),
-            literal @ VipLabel::Literal { .. } => literal.to_string(),
-        },
+        value: vip_value(vip),
     }
 }
 

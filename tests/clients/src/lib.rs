@@ -13,12 +13,12 @@ use std::{
 
 use anyhow::{Context, bail};
 
-/// A virtual environment's interpreter with `requirement` (such as `marathon==0.13.0`) installed.
+/// A virtual environment's interpreter with `requirements` (such as `marathon==0.13.0`) installed.
 ///
-/// Both Python clients of the Mesos world need CPython 3.9 or older.
-pub fn old_python_with(requirement: &str, target: &Path) -> anyhow::Result<PathBuf> {
+/// The Python clients of the Mesos world need CPython 3.9 or older.
+pub fn old_python_with(requirements: &[&str], target: &Path) -> anyhow::Result<PathBuf> {
     let find = || old_python().context("no CPython 3.7 to 3.9 on this machine");
-    environment(find, &[requirement], target)
+    environment(find, requirements, target)
 }
 
 /// The same with any Python 3 and several requirements.

@@ -15,7 +15,7 @@ fn marathon_python_lives_through_the_life_of_an_app() {
     if !can_run() {
         return;
     }
-    let python = match old_python_with("marathon==0.13.0", &bin_dir().unwrap()) {
+    let python = match old_python_with(&["marathon==0.13.0"], &bin_dir().unwrap()) {
         Ok(python) => python,
         Err(e) => {
             eprintln!("SKIP: marathon-python can't be installed here: {e:#}");

@@ -14,7 +14,7 @@ fn python() -> Option<PathBuf> {
     if !can_run() {
         return None;
     }
-    match old_python_with("pymesos==0.3.15", &bin_dir().unwrap()) {
+    match old_python_with(&["pymesos==0.3.15"], &bin_dir().unwrap()) {
         Ok(python) => Some(python),
         Err(e) => {
             eprintln!("SKIP: pymesos can't be installed here: {e:#}");

@@ -134,6 +134,7 @@ pub struct Parameter {
 pub struct Parameters {
     #[prost(message, repeated, tag = "1")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub parameter: ::prost::alloc::vec::Vec<Parameter>,
 }
 #[allow(clippy::all)]
@@ -152,6 +153,7 @@ pub struct Url {
     pub path: ::core::option::Option<::prost::alloc::string::String>,
     #[prost(message, repeated, tag = "4")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub query: ::prost::alloc::vec::Vec<Parameter>,
     #[prost(string, optional, tag = "5")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
@@ -188,6 +190,7 @@ pub struct Label {
 pub struct Labels {
     #[prost(message, repeated, tag = "1")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub labels: ::prost::alloc::vec::Vec<Label>,
 }
 #[allow(clippy::all)]
@@ -224,6 +227,7 @@ pub struct FrameworkInfo {
     pub webui_url: ::core::option::Option<::prost::alloc::string::String>,
     #[prost(message, repeated, tag = "10")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub capabilities: ::prost::alloc::vec::Vec<FrameworkCapability>,
     #[prost(message, optional, tag = "11")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
@@ -330,6 +334,7 @@ pub struct ResourceQuantities {
 pub struct MinAllocatableResources {
     #[prost(message, repeated, tag = "1")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub quantities: ::prost::alloc::vec::Vec<ResourceQuantities>,
 }
 #[allow(clippy::all)]
@@ -592,6 +597,7 @@ pub struct KillPolicy {
 pub struct CommandInfo {
     #[prost(message, repeated, tag = "1")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub uris: ::prost::alloc::vec::Vec<CommandUri>,
     #[prost(message, optional, tag = "2")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
@@ -637,6 +643,7 @@ pub struct CommandUri {
 pub struct Environment {
     #[prost(message, repeated, tag = "1")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub variables: ::prost::alloc::vec::Vec<EnvironmentVariable>,
 }
 #[allow(clippy::all)]
@@ -803,6 +810,7 @@ pub struct ExecutorInfo {
     pub data: ::core::option::Option<::prost::alloc::vec::Vec<u8>>,
     #[prost(message, repeated, tag = "5")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub resources: ::prost::alloc::vec::Vec<Resource>,
     #[prost(message, optional, tag = "7")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
@@ -1026,6 +1034,7 @@ pub struct ValueRange {
 pub struct ValueRanges {
     #[prost(message, repeated, tag = "1")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub range: ::prost::alloc::vec::Vec<ValueRange>,
 }
 #[allow(clippy::all)]
@@ -1115,6 +1124,7 @@ pub struct Resource {
     pub provider_id: ::core::option::Option<ResourceProviderId>,
     #[prost(message, repeated, tag = "13")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub reservations: ::prost::alloc::vec::Vec<ReservationInfo>,
 }
 #[allow(clippy::all)]
@@ -1320,6 +1330,7 @@ pub struct ResourceRequest {
     pub agent_id: ::core::option::Option<AgentId>,
     #[prost(message, repeated, tag = "2")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub resources: ::prost::alloc::vec::Vec<Resource>,
 }
 #[allow(clippy::all)]
@@ -1341,12 +1352,15 @@ pub struct Offer {
     pub hostname: ::prost::alloc::string::String,
     #[prost(message, repeated, tag = "5")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub resources: ::prost::alloc::vec::Vec<Resource>,
     #[prost(message, repeated, tag = "6")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub executor_ids: ::prost::alloc::vec::Vec<ExecutorId>,
     #[prost(message, repeated, tag = "7")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub attributes: ::prost::alloc::vec::Vec<Attribute>,
     #[prost(message, optional, tag = "8")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
@@ -1475,6 +1489,7 @@ pub mod offer_operation {
 pub struct Launch {
     #[prost(message, repeated, tag = "1")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub task_infos: ::prost::alloc::vec::Vec<TaskInfo>,
 }
 #[allow(clippy::all)]
@@ -1496,9 +1511,11 @@ pub struct LaunchGroup {
 pub struct Reserve {
     #[prost(message, repeated, tag = "1")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub resources: ::prost::alloc::vec::Vec<Resource>,
     #[prost(message, repeated, tag = "2")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub source: ::prost::alloc::vec::Vec<Resource>,
 }
 #[allow(clippy::all)]
@@ -1508,6 +1525,7 @@ pub struct Reserve {
 pub struct Unreserve {
     #[prost(message, repeated, tag = "1")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub resources: ::prost::alloc::vec::Vec<Resource>,
 }
 #[allow(clippy::all)]
@@ -1517,6 +1535,7 @@ pub struct Unreserve {
 pub struct Create {
     #[prost(message, repeated, tag = "1")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub volumes: ::prost::alloc::vec::Vec<Resource>,
 }
 #[allow(clippy::all)]
@@ -1526,6 +1545,7 @@ pub struct Create {
 pub struct Destroy {
     #[prost(message, repeated, tag = "1")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub volumes: ::prost::alloc::vec::Vec<Resource>,
 }
 #[allow(clippy::all)]
@@ -1574,6 +1594,7 @@ pub struct InverseOffer {
     pub unavailability: ::core::option::Option<Unavailability>,
     #[prost(message, repeated, tag = "6")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub resources: ::prost::alloc::vec::Vec<Resource>,
 }
 #[allow(clippy::all)]
@@ -1592,6 +1613,7 @@ pub struct TaskInfo {
     pub agent_id: ::core::option::Option<AgentId>,
     #[prost(message, repeated, tag = "4")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub resources: ::prost::alloc::vec::Vec<Resource>,
     #[prost(message, optional, tag = "5")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
@@ -1638,6 +1660,7 @@ pub struct TaskInfo {
 pub struct TaskGroupInfo {
     #[prost(message, repeated, tag = "1")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub tasks: ::prost::alloc::vec::Vec<TaskInfo>,
 }
 #[allow(clippy::all)]
@@ -1909,6 +1932,7 @@ pub struct OperationStatus {
     pub message: ::core::option::Option<::prost::alloc::string::String>,
     #[prost(message, repeated, tag = "4")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub converted_resources: ::prost::alloc::vec::Vec<Resource>,
     #[prost(message, optional, tag = "5")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
@@ -2230,12 +2254,14 @@ pub struct NetworkInfo {
     pub labels: ::core::option::Option<Labels>,
     #[prost(message, repeated, tag = "5")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub ip_addresses: ::prost::alloc::vec::Vec<NetworkIpAddress>,
     #[prost(string, optional, tag = "6")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
     pub name: ::core::option::Option<::prost::alloc::string::String>,
     #[prost(message, repeated, tag = "7")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub port_mappings: ::prost::alloc::vec::Vec<PortMapping>,
 }
 /// Nested message and enum types in `NetworkInfo`.
@@ -2586,6 +2612,7 @@ pub mod linux_info {
 pub struct RlimitInfo {
     #[prost(message, repeated, tag = "1")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub rlimits: ::prost::alloc::vec::Vec<Rlimit>,
 }
 #[allow(clippy::all)]
@@ -2707,6 +2734,7 @@ pub struct ContainerInfo {
     pub r#type: ::core::option::Option<i32>,
     #[prost(message, repeated, tag = "2")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub volumes: ::prost::alloc::vec::Vec<Volume>,
     #[prost(message, optional, tag = "3")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
@@ -2719,6 +2747,7 @@ pub struct ContainerInfo {
     pub mesos: ::core::option::Option<MesosInfo>,
     #[prost(message, repeated, tag = "7")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub network_infos: ::prost::alloc::vec::Vec<NetworkInfo>,
     #[prost(message, optional, tag = "8")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
@@ -2786,12 +2815,14 @@ pub struct DockerInfo {
     pub network: ::core::option::Option<i32>,
     #[prost(message, repeated, tag = "3")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub port_mappings: ::prost::alloc::vec::Vec<PortMapping>,
     #[prost(bool, optional, tag = "4", default = "false")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
     pub privileged: ::core::option::Option<bool>,
     #[prost(message, repeated, tag = "5")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub parameters: ::prost::alloc::vec::Vec<Parameter>,
     #[prost(bool, optional, tag = "6")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
@@ -2862,6 +2893,7 @@ pub struct MesosInfo {
 pub struct ContainerStatus {
     #[prost(message, repeated, tag = "1")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub network_infos: ::prost::alloc::vec::Vec<NetworkInfo>,
     #[prost(uint32, optional, tag = "3")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
@@ -2901,6 +2933,7 @@ pub struct Port {
 pub struct Ports {
     #[prost(message, repeated, tag = "1")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub ports: ::prost::alloc::vec::Vec<Port>,
 }
 #[allow(clippy::all)]
@@ -3107,6 +3140,7 @@ pub struct AttributeConstraint {
 pub struct ConstraintGroup {
     #[prost(message, repeated, tag = "1")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub attribute_constraints: ::prost::alloc::vec::Vec<AttributeConstraint>,
 }
 #[allow(clippy::all)]
@@ -3116,6 +3150,7 @@ pub struct ConstraintGroup {
 pub struct RoleConstraints {
     #[prost(message, repeated, tag = "1")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub groups: ::prost::alloc::vec::Vec<ConstraintGroup>,
 }
 #[allow(clippy::all)]
@@ -3303,9 +3338,11 @@ pub struct Subscribe {
 pub struct Accept {
     #[prost(message, repeated, tag = "1")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub offer_ids: ::prost::alloc::vec::Vec<OfferId>,
     #[prost(message, repeated, tag = "2")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub operations: ::prost::alloc::vec::Vec<OfferOperation>,
     #[prost(message, optional, tag = "3")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
@@ -3318,6 +3355,7 @@ pub struct Accept {
 pub struct Decline {
     #[prost(message, repeated, tag = "1")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub offer_ids: ::prost::alloc::vec::Vec<OfferId>,
     #[prost(message, optional, tag = "2")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
@@ -3330,6 +3368,7 @@ pub struct Decline {
 pub struct AcceptInverseOffers {
     #[prost(message, repeated, tag = "1")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub inverse_offer_ids: ::prost::alloc::vec::Vec<OfferId>,
     #[prost(message, optional, tag = "2")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
@@ -3342,6 +3381,7 @@ pub struct AcceptInverseOffers {
 pub struct DeclineInverseOffers {
     #[prost(message, repeated, tag = "1")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub inverse_offer_ids: ::prost::alloc::vec::Vec<OfferId>,
     #[prost(message, optional, tag = "2")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
@@ -3430,6 +3470,7 @@ pub struct AcknowledgeOperationStatus {
 pub struct Reconcile {
     #[prost(message, repeated, tag = "1")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub tasks: ::prost::alloc::vec::Vec<ReconcileTask>,
 }
 #[allow(clippy::all)]
@@ -3451,6 +3492,7 @@ pub struct ReconcileTask {
 pub struct ReconcileOperations {
     #[prost(message, repeated, tag = "1")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub operations: ::prost::alloc::vec::Vec<ReconcileOperation>,
 }
 #[allow(clippy::all)]
@@ -3492,6 +3534,7 @@ pub struct ExecutorMessage {
 pub struct CallRequest {
     #[prost(message, repeated, tag = "1")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub requests: ::prost::alloc::vec::Vec<ResourceRequest>,
 }
 /// `scheduler.Response`.
@@ -3555,6 +3598,7 @@ pub mod response {
 pub struct ReconciledOperations {
     #[prost(message, repeated, tag = "1")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub operation_statuses: ::prost::alloc::vec::Vec<OperationStatus>,
 }
 /// `scheduler.Event`.
@@ -3690,6 +3734,7 @@ pub struct Subscribed {
 pub struct Offers {
     #[prost(message, repeated, tag = "1")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub offers: ::prost::alloc::vec::Vec<Offer>,
 }
 #[allow(clippy::all)]
@@ -3699,6 +3744,7 @@ pub struct Offers {
 pub struct InverseOffers {
     #[prost(message, repeated, tag = "1")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub inverse_offers: ::prost::alloc::vec::Vec<InverseOffer>,
 }
 #[allow(clippy::all)]
@@ -3958,9 +4004,11 @@ pub mod executor_call {
 pub struct ExecutorSubscribe {
     #[prost(message, repeated, tag = "1")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub unacknowledged_tasks: ::prost::alloc::vec::Vec<TaskInfo>,
     #[prost(message, repeated, tag = "2")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub unacknowledged_updates: ::prost::alloc::vec::Vec<ExecutorUpdate>,
 }
 #[allow(clippy::all)]
@@ -4160,9 +4208,11 @@ pub struct AgentInfo {
     pub hostname: ::core::option::Option<::prost::alloc::string::String>,
     #[prost(message, repeated, tag = "3")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub resources: ::prost::alloc::vec::Vec<Resource>,
     #[prost(message, repeated, tag = "5")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub attributes: ::prost::alloc::vec::Vec<Attribute>,
     #[prost(message, optional, tag = "6")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
@@ -4470,6 +4520,7 @@ pub struct WeightInfo {
 pub struct WeightInfos {
     #[prost(message, repeated, tag = "1")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub weight_infos: ::prost::alloc::vec::Vec<WeightInfo>,
 }
 #[allow(clippy::all)]
@@ -4482,9 +4533,11 @@ pub struct AgentResources {
     pub agent_id: ::core::option::Option<AgentId>,
     #[prost(message, repeated, tag = "2")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub resources: ::prost::alloc::vec::Vec<Resource>,
     #[prost(message, repeated, tag = "3")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub source: ::prost::alloc::vec::Vec<Resource>,
 }
 #[allow(clippy::all)]
@@ -4497,6 +4550,7 @@ pub struct AgentVolumes {
     pub agent_id: ::core::option::Option<AgentId>,
     #[prost(message, repeated, tag = "2")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub volumes: ::prost::alloc::vec::Vec<Resource>,
 }
 #[allow(clippy::all)]
@@ -4594,6 +4648,7 @@ pub struct MachineId {
 pub struct MachineIds {
     #[prost(message, repeated, tag = "1")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub machines: ::prost::alloc::vec::Vec<MachineId>,
 }
 #[allow(clippy::all)]
@@ -4603,6 +4658,7 @@ pub struct MachineIds {
 pub struct MaintenanceWindow {
     #[prost(message, repeated, tag = "1")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub machine_ids: ::prost::alloc::vec::Vec<MachineId>,
     #[prost(message, optional, tag = "2")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
@@ -4615,6 +4671,7 @@ pub struct MaintenanceWindow {
 pub struct MaintenanceSchedule {
     #[prost(message, repeated, tag = "1")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub windows: ::prost::alloc::vec::Vec<MaintenanceWindow>,
 }
 #[allow(clippy::all)]
@@ -4639,6 +4696,7 @@ pub struct QuotaRequest {
     pub role: ::core::option::Option<::prost::alloc::string::String>,
     #[prost(message, repeated, tag = "3")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub guarantee: ::prost::alloc::vec::Vec<Resource>,
 }
 #[allow(clippy::all)]
@@ -4690,6 +4748,7 @@ pub struct UpdateQuota {
     pub force: ::core::option::Option<bool>,
     #[prost(message, repeated, tag = "2")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub quota_configs: ::prost::alloc::vec::Vec<QuotaConfig>,
 }
 #[allow(clippy::all)]
@@ -4877,6 +4936,7 @@ pub struct Flag {
 pub struct GetFlags {
     #[prost(message, repeated, tag = "1")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub flags: ::prost::alloc::vec::Vec<Flag>,
 }
 #[allow(clippy::all)]
@@ -4916,6 +4976,7 @@ pub struct Metric {
 pub struct GetMetrics {
     #[prost(message, repeated, tag = "1")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub metrics: ::prost::alloc::vec::Vec<Metric>,
 }
 #[allow(clippy::all)]
@@ -5068,15 +5129,19 @@ pub struct AgentState {
     pub reregistered_time: ::core::option::Option<TimeInfo>,
     #[prost(message, repeated, tag = "7")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub total_resources: ::prost::alloc::vec::Vec<Resource>,
     #[prost(message, repeated, tag = "8")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub allocated_resources: ::prost::alloc::vec::Vec<Resource>,
     #[prost(message, repeated, tag = "9")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub offered_resources: ::prost::alloc::vec::Vec<Resource>,
     #[prost(message, repeated, tag = "10")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub capabilities: ::prost::alloc::vec::Vec<AgentCapability>,
     #[prost(bool, optional, tag = "12")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
@@ -5092,9 +5157,11 @@ pub struct AgentState {
 pub struct GetAgents {
     #[prost(message, repeated, tag = "1")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub agents: ::prost::alloc::vec::Vec<AgentState>,
     #[prost(message, repeated, tag = "2")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub recovered_agents: ::prost::alloc::vec::Vec<AgentInfo>,
 }
 #[allow(clippy::all)]
@@ -5122,15 +5189,19 @@ pub struct FrameworkState {
     pub unregistered_time: ::core::option::Option<TimeInfo>,
     #[prost(message, repeated, tag = "7")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub offers: ::prost::alloc::vec::Vec<Offer>,
     #[prost(message, repeated, tag = "8")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub inverse_offers: ::prost::alloc::vec::Vec<InverseOffer>,
     #[prost(message, repeated, tag = "9")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub allocated_resources: ::prost::alloc::vec::Vec<Resource>,
     #[prost(message, repeated, tag = "10")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub offered_resources: ::prost::alloc::vec::Vec<Resource>,
     #[prost(bool, optional, tag = "11")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
@@ -5143,12 +5214,15 @@ pub struct FrameworkState {
 pub struct GetFrameworks {
     #[prost(message, repeated, tag = "1")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub frameworks: ::prost::alloc::vec::Vec<FrameworkState>,
     #[prost(message, repeated, tag = "2")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub completed_frameworks: ::prost::alloc::vec::Vec<FrameworkState>,
     #[prost(message, repeated, tag = "3")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub recovered_frameworks: ::prost::alloc::vec::Vec<FrameworkInfo>,
 }
 #[allow(clippy::all)]
@@ -5170,6 +5244,7 @@ pub struct ExecutorState {
 pub struct GetExecutors {
     #[prost(message, repeated, tag = "1")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub executors: ::prost::alloc::vec::Vec<ExecutorState>,
 }
 #[allow(clippy::all)]
@@ -5191,6 +5266,7 @@ pub struct OperationOfFramework {
     pub latest_status: ::core::option::Option<OperationStatus>,
     #[prost(message, repeated, tag = "5")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub statuses: ::prost::alloc::vec::Vec<OperationStatus>,
     #[prost(message, optional, tag = "6")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
@@ -5203,6 +5279,7 @@ pub struct OperationOfFramework {
 pub struct GetOperations {
     #[prost(message, repeated, tag = "1")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub operations: ::prost::alloc::vec::Vec<OperationOfFramework>,
 }
 #[allow(clippy::all)]
@@ -5231,9 +5308,11 @@ pub struct Task {
     pub state: ::core::option::Option<i32>,
     #[prost(message, repeated, tag = "7")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub resources: ::prost::alloc::vec::Vec<Resource>,
     #[prost(message, repeated, tag = "8")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub statuses: ::prost::alloc::vec::Vec<TaskStatus>,
     #[prost(enumeration = "TaskState", optional, tag = "9")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
@@ -5263,18 +5342,23 @@ pub struct Task {
 pub struct GetTasks {
     #[prost(message, repeated, tag = "1")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub pending_tasks: ::prost::alloc::vec::Vec<Task>,
     #[prost(message, repeated, tag = "2")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub tasks: ::prost::alloc::vec::Vec<Task>,
     #[prost(message, repeated, tag = "3")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub completed_tasks: ::prost::alloc::vec::Vec<Task>,
     #[prost(message, repeated, tag = "4")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub orphan_tasks: ::prost::alloc::vec::Vec<Task>,
     #[prost(message, repeated, tag = "5")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub unreachable_tasks: ::prost::alloc::vec::Vec<Task>,
 }
 #[allow(clippy::all)]
@@ -5290,9 +5374,11 @@ pub struct Role {
     pub weight: ::core::option::Option<f64>,
     #[prost(message, repeated, tag = "3")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub frameworks: ::prost::alloc::vec::Vec<FrameworkId>,
     #[prost(message, repeated, tag = "4")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub resources: ::prost::alloc::vec::Vec<Resource>,
 }
 #[allow(clippy::all)]
@@ -5302,6 +5388,7 @@ pub struct Role {
 pub struct GetRoles {
     #[prost(message, repeated, tag = "1")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub roles: ::prost::alloc::vec::Vec<Role>,
 }
 #[allow(clippy::all)]
@@ -5390,6 +5477,7 @@ pub struct DrainingMachine {
     pub id: ::core::option::Option<MachineId>,
     #[prost(message, repeated, tag = "2")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub statuses: ::prost::alloc::vec::Vec<InverseOfferStatus>,
 }
 #[allow(clippy::all)]
@@ -5399,9 +5487,11 @@ pub struct DrainingMachine {
 pub struct ClusterStatus {
     #[prost(message, repeated, tag = "1")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub draining_machines: ::prost::alloc::vec::Vec<DrainingMachine>,
     #[prost(message, repeated, tag = "2")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub down_machines: ::prost::alloc::vec::Vec<MachineId>,
 }
 #[allow(clippy::all)]
@@ -5426,6 +5516,7 @@ pub struct QuotaInfo {
     pub principal: ::core::option::Option<::prost::alloc::string::String>,
     #[prost(message, repeated, tag = "3")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub guarantee: ::prost::alloc::vec::Vec<Resource>,
 }
 #[allow(clippy::all)]
@@ -5435,9 +5526,11 @@ pub struct QuotaInfo {
 pub struct QuotaStatus {
     #[prost(message, repeated, tag = "1")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub infos: ::prost::alloc::vec::Vec<QuotaInfo>,
     #[prost(message, repeated, tag = "2")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
     pub configs: ::prost::alloc::vec::Vec<QuotaConfig>,
 }
 #[allow(clippy::all)]
@@ -5642,4 +5735,659 @@ impl DrainState {
             _ => None,
         }
     }
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AgentCall {
+    #[prost(enumeration = "agent_call::Type", optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(with = "crate::mesos::json::Enum::<crate::proto::mesos::agent_call::Type>")]
+    pub r#type: ::core::option::Option<i32>,
+    #[prost(message, optional, tag = "3")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub set_logging_level: ::core::option::Option<SetLoggingLevel>,
+    #[prost(message, optional, tag = "4")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub list_files: ::core::option::Option<ListFiles>,
+    #[prost(message, optional, tag = "5")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub read_file: ::core::option::Option<ReadFile>,
+}
+/// Nested message and enum types in `AgentCall`.
+pub mod agent_call {
+    #[allow(clippy::all)]
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Type {
+        Unknown = 0,
+        GetHealth = 1,
+        GetFlags = 2,
+        GetVersion = 3,
+        GetMetrics = 4,
+        GetLoggingLevel = 5,
+        SetLoggingLevel = 6,
+        ListFiles = 7,
+        ReadFile = 8,
+        GetState = 9,
+        GetContainers = 10,
+        GetFrameworks = 11,
+        GetExecutors = 12,
+        GetTasks = 13,
+        LaunchNestedContainer = 14,
+        WaitNestedContainer = 15,
+        KillNestedContainer = 16,
+        LaunchNestedContainerSession = 17,
+        AttachContainerInput = 18,
+        AttachContainerOutput = 19,
+        GetAgent = 20,
+        RemoveNestedContainer = 21,
+        LaunchContainer = 22,
+        WaitContainer = 23,
+        KillContainer = 24,
+        RemoveContainer = 25,
+        GetResourceProviders = 26,
+        AddResourceProviderConfig = 27,
+        UpdateResourceProviderConfig = 28,
+        RemoveResourceProviderConfig = 29,
+        PruneImages = 30,
+        GetOperations = 31,
+        MarkResourceProviderGone = 32,
+    }
+    impl Type {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unknown => "UNKNOWN",
+                Self::GetHealth => "GET_HEALTH",
+                Self::GetFlags => "GET_FLAGS",
+                Self::GetVersion => "GET_VERSION",
+                Self::GetMetrics => "GET_METRICS",
+                Self::GetLoggingLevel => "GET_LOGGING_LEVEL",
+                Self::SetLoggingLevel => "SET_LOGGING_LEVEL",
+                Self::ListFiles => "LIST_FILES",
+                Self::ReadFile => "READ_FILE",
+                Self::GetState => "GET_STATE",
+                Self::GetContainers => "GET_CONTAINERS",
+                Self::GetFrameworks => "GET_FRAMEWORKS",
+                Self::GetExecutors => "GET_EXECUTORS",
+                Self::GetTasks => "GET_TASKS",
+                Self::LaunchNestedContainer => "LAUNCH_NESTED_CONTAINER",
+                Self::WaitNestedContainer => "WAIT_NESTED_CONTAINER",
+                Self::KillNestedContainer => "KILL_NESTED_CONTAINER",
+                Self::LaunchNestedContainerSession => "LAUNCH_NESTED_CONTAINER_SESSION",
+                Self::AttachContainerInput => "ATTACH_CONTAINER_INPUT",
+                Self::AttachContainerOutput => "ATTACH_CONTAINER_OUTPUT",
+                Self::GetAgent => "GET_AGENT",
+                Self::RemoveNestedContainer => "REMOVE_NESTED_CONTAINER",
+                Self::LaunchContainer => "LAUNCH_CONTAINER",
+                Self::WaitContainer => "WAIT_CONTAINER",
+                Self::KillContainer => "KILL_CONTAINER",
+                Self::RemoveContainer => "REMOVE_CONTAINER",
+                Self::GetResourceProviders => "GET_RESOURCE_PROVIDERS",
+                Self::AddResourceProviderConfig => "ADD_RESOURCE_PROVIDER_CONFIG",
+                Self::UpdateResourceProviderConfig => "UPDATE_RESOURCE_PROVIDER_CONFIG",
+                Self::RemoveResourceProviderConfig => "REMOVE_RESOURCE_PROVIDER_CONFIG",
+                Self::PruneImages => "PRUNE_IMAGES",
+                Self::GetOperations => "GET_OPERATIONS",
+                Self::MarkResourceProviderGone => "MARK_RESOURCE_PROVIDER_GONE",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "UNKNOWN" => Some(Self::Unknown),
+                "GET_HEALTH" => Some(Self::GetHealth),
+                "GET_FLAGS" => Some(Self::GetFlags),
+                "GET_VERSION" => Some(Self::GetVersion),
+                "GET_METRICS" => Some(Self::GetMetrics),
+                "GET_LOGGING_LEVEL" => Some(Self::GetLoggingLevel),
+                "SET_LOGGING_LEVEL" => Some(Self::SetLoggingLevel),
+                "LIST_FILES" => Some(Self::ListFiles),
+                "READ_FILE" => Some(Self::ReadFile),
+                "GET_STATE" => Some(Self::GetState),
+                "GET_CONTAINERS" => Some(Self::GetContainers),
+                "GET_FRAMEWORKS" => Some(Self::GetFrameworks),
+                "GET_EXECUTORS" => Some(Self::GetExecutors),
+                "GET_TASKS" => Some(Self::GetTasks),
+                "LAUNCH_NESTED_CONTAINER" => Some(Self::LaunchNestedContainer),
+                "WAIT_NESTED_CONTAINER" => Some(Self::WaitNestedContainer),
+                "KILL_NESTED_CONTAINER" => Some(Self::KillNestedContainer),
+                "LAUNCH_NESTED_CONTAINER_SESSION" => {
+                    Some(Self::LaunchNestedContainerSession)
+                }
+                "ATTACH_CONTAINER_INPUT" => Some(Self::AttachContainerInput),
+                "ATTACH_CONTAINER_OUTPUT" => Some(Self::AttachContainerOutput),
+                "GET_AGENT" => Some(Self::GetAgent),
+                "REMOVE_NESTED_CONTAINER" => Some(Self::RemoveNestedContainer),
+                "LAUNCH_CONTAINER" => Some(Self::LaunchContainer),
+                "WAIT_CONTAINER" => Some(Self::WaitContainer),
+                "KILL_CONTAINER" => Some(Self::KillContainer),
+                "REMOVE_CONTAINER" => Some(Self::RemoveContainer),
+                "GET_RESOURCE_PROVIDERS" => Some(Self::GetResourceProviders),
+                "ADD_RESOURCE_PROVIDER_CONFIG" => Some(Self::AddResourceProviderConfig),
+                "UPDATE_RESOURCE_PROVIDER_CONFIG" => {
+                    Some(Self::UpdateResourceProviderConfig)
+                }
+                "REMOVE_RESOURCE_PROVIDER_CONFIG" => {
+                    Some(Self::RemoveResourceProviderConfig)
+                }
+                "PRUNE_IMAGES" => Some(Self::PruneImages),
+                "GET_OPERATIONS" => Some(Self::GetOperations),
+                "MARK_RESOURCE_PROVIDER_GONE" => Some(Self::MarkResourceProviderGone),
+                _ => None,
+            }
+        }
+    }
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListFiles {
+    #[prost(string, optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub path: ::core::option::Option<::prost::alloc::string::String>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReadFile {
+    #[prost(string, optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub path: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(uint64, optional, tag = "2")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub offset: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "3")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub length: ::core::option::Option<u64>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AgentResponse {
+    #[prost(enumeration = "agent_response::Type", optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(
+        with = "crate::mesos::json::Enum::<crate::proto::mesos::agent_response::Type>"
+    )]
+    pub r#type: ::core::option::Option<i32>,
+    #[prost(message, optional, tag = "2")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub get_health: ::core::option::Option<Health>,
+    #[prost(message, optional, tag = "3")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub get_flags: ::core::option::Option<Flags>,
+    #[prost(message, optional, tag = "4")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub get_version: ::core::option::Option<GotVersion>,
+    #[prost(message, optional, tag = "5")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub get_metrics: ::core::option::Option<Metrics>,
+    #[prost(message, optional, tag = "6")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub get_logging_level: ::core::option::Option<LoggingLevel>,
+    #[prost(message, optional, tag = "7")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub list_files: ::core::option::Option<FileInfos>,
+    #[prost(message, optional, tag = "8")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub read_file: ::core::option::Option<FileData>,
+    #[prost(message, optional, tag = "9")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub get_state: ::core::option::Option<AgentWhole>,
+    #[prost(message, optional, tag = "10")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub get_containers: ::core::option::Option<AgentContainers>,
+    #[prost(message, optional, tag = "11")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub get_frameworks: ::core::option::Option<AgentFrameworks>,
+    #[prost(message, optional, tag = "12")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub get_executors: ::core::option::Option<AgentExecutors>,
+    #[prost(message, optional, tag = "13")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub get_tasks: ::core::option::Option<AgentTasks>,
+    #[prost(message, optional, tag = "15")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub get_agent: ::core::option::Option<GotAgent>,
+    #[prost(message, optional, tag = "17")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub get_resource_providers: ::core::option::Option<ResourceProviders>,
+    #[prost(message, optional, tag = "18")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub get_operations: ::core::option::Option<Operations>,
+}
+/// Nested message and enum types in `AgentResponse`.
+pub mod agent_response {
+    #[allow(clippy::all)]
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Type {
+        Unknown = 0,
+        GetHealth = 1,
+        GetFlags = 2,
+        GetVersion = 3,
+        GetMetrics = 4,
+        GetLoggingLevel = 5,
+        ListFiles = 6,
+        ReadFile = 7,
+        GetState = 8,
+        GetContainers = 9,
+        GetFrameworks = 10,
+        GetExecutors = 11,
+        GetTasks = 12,
+        GetAgent = 14,
+        GetResourceProviders = 16,
+        GetOperations = 17,
+    }
+    impl Type {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unknown => "UNKNOWN",
+                Self::GetHealth => "GET_HEALTH",
+                Self::GetFlags => "GET_FLAGS",
+                Self::GetVersion => "GET_VERSION",
+                Self::GetMetrics => "GET_METRICS",
+                Self::GetLoggingLevel => "GET_LOGGING_LEVEL",
+                Self::ListFiles => "LIST_FILES",
+                Self::ReadFile => "READ_FILE",
+                Self::GetState => "GET_STATE",
+                Self::GetContainers => "GET_CONTAINERS",
+                Self::GetFrameworks => "GET_FRAMEWORKS",
+                Self::GetExecutors => "GET_EXECUTORS",
+                Self::GetTasks => "GET_TASKS",
+                Self::GetAgent => "GET_AGENT",
+                Self::GetResourceProviders => "GET_RESOURCE_PROVIDERS",
+                Self::GetOperations => "GET_OPERATIONS",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "UNKNOWN" => Some(Self::Unknown),
+                "GET_HEALTH" => Some(Self::GetHealth),
+                "GET_FLAGS" => Some(Self::GetFlags),
+                "GET_VERSION" => Some(Self::GetVersion),
+                "GET_METRICS" => Some(Self::GetMetrics),
+                "GET_LOGGING_LEVEL" => Some(Self::GetLoggingLevel),
+                "LIST_FILES" => Some(Self::ListFiles),
+                "READ_FILE" => Some(Self::ReadFile),
+                "GET_STATE" => Some(Self::GetState),
+                "GET_CONTAINERS" => Some(Self::GetContainers),
+                "GET_FRAMEWORKS" => Some(Self::GetFrameworks),
+                "GET_EXECUTORS" => Some(Self::GetExecutors),
+                "GET_TASKS" => Some(Self::GetTasks),
+                "GET_AGENT" => Some(Self::GetAgent),
+                "GET_RESOURCE_PROVIDERS" => Some(Self::GetResourceProviders),
+                "GET_OPERATIONS" => Some(Self::GetOperations),
+                _ => None,
+            }
+        }
+    }
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Health {
+    #[prost(bool, required, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub healthy: bool,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Flags {
+    #[prost(message, repeated, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
+    pub flags: ::prost::alloc::vec::Vec<Flag>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GotVersion {
+    #[prost(message, optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub version_info: ::core::option::Option<VersionInfo>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Metrics {
+    #[prost(message, repeated, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
+    pub metrics: ::prost::alloc::vec::Vec<Metric>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LoggingLevel {
+    #[prost(uint32, required, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub level: u32,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct FileInfos {
+    #[prost(message, repeated, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
+    pub file_infos: ::prost::alloc::vec::Vec<FileInfo>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FileInfo {
+    #[prost(string, required, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub path: ::prost::alloc::string::String,
+    #[prost(int32, optional, tag = "2")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub nlink: ::core::option::Option<i32>,
+    #[prost(uint64, optional, tag = "3")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub size: ::core::option::Option<u64>,
+    #[prost(message, optional, tag = "4")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub mtime: ::core::option::Option<TimeInfo>,
+    #[prost(uint32, optional, tag = "5")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub mode: ::core::option::Option<u32>,
+    #[prost(string, optional, tag = "6")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub uid: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(string, optional, tag = "7")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub gid: ::core::option::Option<::prost::alloc::string::String>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FileData {
+    #[prost(uint64, required, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub size: u64,
+    #[prost(bytes = "vec", optional, tag = "2")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(with = "crate::mesos::json::Base64")]
+    pub data: ::core::option::Option<::prost::alloc::vec::Vec<u8>>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AgentWhole {
+    #[prost(message, optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub get_tasks: ::core::option::Option<AgentTasks>,
+    #[prost(message, optional, tag = "2")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub get_executors: ::core::option::Option<AgentExecutors>,
+    #[prost(message, optional, tag = "3")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub get_frameworks: ::core::option::Option<AgentFrameworks>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AgentContainers {
+    #[prost(message, repeated, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
+    pub containers: ::prost::alloc::vec::Vec<AgentContainer>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AgentContainer {
+    #[prost(message, optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub framework_id: ::core::option::Option<FrameworkId>,
+    #[prost(message, optional, tag = "2")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub executor_id: ::core::option::Option<ExecutorId>,
+    #[prost(string, optional, tag = "3")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub executor_name: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(message, optional, tag = "4")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub container_id: ::core::option::Option<ContainerId>,
+    #[prost(message, optional, tag = "5")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub container_status: ::core::option::Option<ContainerStatus>,
+    #[prost(message, optional, tag = "6")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub resource_statistics: ::core::option::Option<ResourceStatistics>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AgentFrameworks {
+    #[prost(message, repeated, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
+    pub frameworks: ::prost::alloc::vec::Vec<AgentFramework>,
+    #[prost(message, repeated, tag = "2")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
+    pub completed_frameworks: ::prost::alloc::vec::Vec<AgentFramework>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AgentFramework {
+    #[prost(message, optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub framework_info: ::core::option::Option<FrameworkInfo>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AgentExecutors {
+    #[prost(message, repeated, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
+    pub executors: ::prost::alloc::vec::Vec<AgentExecutor>,
+    #[prost(message, repeated, tag = "2")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
+    pub completed_executors: ::prost::alloc::vec::Vec<AgentExecutor>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AgentExecutor {
+    #[prost(message, optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub executor_info: ::core::option::Option<ExecutorInfo>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AgentTasks {
+    #[prost(message, repeated, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
+    pub pending_tasks: ::prost::alloc::vec::Vec<Task>,
+    #[prost(message, repeated, tag = "2")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
+    pub queued_tasks: ::prost::alloc::vec::Vec<Task>,
+    #[prost(message, repeated, tag = "3")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
+    pub launched_tasks: ::prost::alloc::vec::Vec<Task>,
+    #[prost(message, repeated, tag = "4")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
+    pub terminated_tasks: ::prost::alloc::vec::Vec<Task>,
+    #[prost(message, repeated, tag = "5")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
+    pub completed_tasks: ::prost::alloc::vec::Vec<Task>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GotAgent {
+    #[prost(message, optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub agent_info: ::core::option::Option<AgentInfo>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ResourceProviders {}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Operations {}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ResourceStatistics {
+    #[prost(double, required, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub timestamp: f64,
+    #[prost(double, optional, tag = "2")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub cpus_user_time_secs: ::core::option::Option<f64>,
+    #[prost(double, optional, tag = "3")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub cpus_system_time_secs: ::core::option::Option<f64>,
+    #[prost(double, optional, tag = "4")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub cpus_limit: ::core::option::Option<f64>,
+    #[prost(uint64, optional, tag = "5")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub mem_rss_bytes: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "6")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub mem_limit_bytes: ::core::option::Option<u64>,
+    #[prost(uint32, optional, tag = "7")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub cpus_nr_periods: ::core::option::Option<u32>,
+    #[prost(uint32, optional, tag = "8")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub cpus_nr_throttled: ::core::option::Option<u32>,
+    #[prost(double, optional, tag = "9")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub cpus_throttled_time_secs: ::core::option::Option<f64>,
+    #[prost(uint64, optional, tag = "10")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub mem_file_bytes: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "11")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub mem_anon_bytes: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "12")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub mem_mapped_file_bytes: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "14")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub net_rx_packets: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "15")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub net_rx_bytes: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "18")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub net_tx_packets: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "19")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub net_tx_bytes: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "26")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub disk_limit_bytes: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "27")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub disk_used_bytes: ::core::option::Option<u64>,
+    #[prost(uint32, optional, tag = "31")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub threads: ::core::option::Option<u32>,
+    #[prost(uint64, optional, tag = "36")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub mem_total_bytes: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "38")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub mem_soft_limit_bytes: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "39")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub mem_cache_bytes: ::core::option::Option<u64>,
+    #[prost(message, repeated, tag = "43")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
+    pub disk_statistics: ::prost::alloc::vec::Vec<DiskStatistics>,
+    #[prost(double, optional, tag = "45")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub cpus_soft_limit: ::core::option::Option<f64>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DiskStatistics {
+    #[prost(message, optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub source: ::core::option::Option<DiskSource>,
+    #[prost(message, optional, tag = "2")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub persistence: ::core::option::Option<DiskPersistence>,
+    #[prost(uint64, optional, tag = "3")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub limit_bytes: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "4")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub used_bytes: ::core::option::Option<u64>,
 }

@@ -295,3 +295,19 @@ impl Named for crate::proto::mesos::operator_event::Type {
         Self::from_str_name(name)
     }
 }
+impl Named for crate::proto::mesos::agent_call::Type {
+    fn name(self) -> &'static str {
+        self.as_str_name()
+    }
+    fn named(name: &str) -> Option<Self> {
+        Self::from_str_name(name)
+    }
+}
+impl Named for crate::proto::mesos::agent_response::Type {
+    fn name(self) -> &'static str {
+        self.as_str_name()
+    }
+    fn named(name: &str) -> Option<Self> {
+        Self::from_str_name(name)
+    }
+}

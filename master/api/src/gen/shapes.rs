@@ -3567,3 +3567,250 @@ impl Shaped for mesos::v1::FrameworkRemoved {
     };
     const REQUEST: bool = false;
 }
+impl Shaped for mesos::v1::AgentCall {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::AgentCall>(),
+        fields: &[
+            (3, &<mesos::v1::SetLoggingLevel as Shaped>::SHAPE),
+            (4, &<mesos::v1::ListFiles as Shaped>::SHAPE),
+            (5, &<mesos::v1::ReadFile as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::ListFiles {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::ListFiles>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::ReadFile {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::ReadFile>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::AgentResponse {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::AgentResponse>(),
+        fields: &[
+            (2, &<mesos::v1::Health as Shaped>::SHAPE),
+            (3, &<mesos::v1::Flags as Shaped>::SHAPE),
+            (4, &<mesos::v1::GotVersion as Shaped>::SHAPE),
+            (5, &<mesos::v1::Metrics as Shaped>::SHAPE),
+            (6, &<mesos::v1::LoggingLevel as Shaped>::SHAPE),
+            (7, &<mesos::v1::FileInfos as Shaped>::SHAPE),
+            (8, &<mesos::v1::FileData as Shaped>::SHAPE),
+            (9, &<mesos::v1::AgentWhole as Shaped>::SHAPE),
+            (10, &<mesos::v1::AgentContainers as Shaped>::SHAPE),
+            (11, &<mesos::v1::AgentFrameworks as Shaped>::SHAPE),
+            (12, &<mesos::v1::AgentExecutors as Shaped>::SHAPE),
+            (13, &<mesos::v1::AgentTasks as Shaped>::SHAPE),
+            (15, &<mesos::v1::GotAgent as Shaped>::SHAPE),
+            (17, &<mesos::v1::ResourceProviders as Shaped>::SHAPE),
+            (18, &<mesos::v1::Operations as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::Health {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::Health>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::Flags {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::Flags>(),
+        fields: &[
+            (1, &<mesos::v1::Flag as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::GotVersion {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::GotVersion>(),
+        fields: &[
+            (1, &<mesos::v1::VersionInfo as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::Metrics {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::Metrics>(),
+        fields: &[
+            (1, &<mesos::v1::Metric as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::LoggingLevel {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::LoggingLevel>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::FileInfos {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::FileInfos>(),
+        fields: &[
+            (1, &<mesos::v1::FileInfo as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::FileInfo {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::FileInfo>(),
+        fields: &[
+            (4, &<mesos::v1::TimeInfo as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::FileData {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::FileData>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::AgentWhole {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::AgentWhole>(),
+        fields: &[
+            (1, &<mesos::v1::AgentTasks as Shaped>::SHAPE),
+            (2, &<mesos::v1::AgentExecutors as Shaped>::SHAPE),
+            (3, &<mesos::v1::AgentFrameworks as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::AgentContainers {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::AgentContainers>(),
+        fields: &[
+            (1, &<mesos::v1::AgentContainer as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::AgentContainer {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::AgentContainer>(),
+        fields: &[
+            (1, &<mesos::v1::FrameworkId as Shaped>::SHAPE),
+            (2, &<mesos::v1::ExecutorId as Shaped>::SHAPE),
+            (4, &<mesos::v1::ContainerId as Shaped>::SHAPE),
+            (5, &<mesos::v1::ContainerStatus as Shaped>::SHAPE),
+            (6, &<mesos::v1::ResourceStatistics as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::AgentFrameworks {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::AgentFrameworks>(),
+        fields: &[
+            (1, &<mesos::v1::AgentFramework as Shaped>::SHAPE),
+            (2, &<mesos::v1::AgentFramework as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::AgentFramework {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::AgentFramework>(),
+        fields: &[
+            (1, &<mesos::v1::FrameworkInfo as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::AgentExecutors {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::AgentExecutors>(),
+        fields: &[
+            (1, &<mesos::v1::AgentExecutor as Shaped>::SHAPE),
+            (2, &<mesos::v1::AgentExecutor as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::AgentExecutor {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::AgentExecutor>(),
+        fields: &[
+            (1, &<mesos::v1::ExecutorInfo as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::AgentTasks {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::AgentTasks>(),
+        fields: &[
+            (1, &<mesos::v1::Task as Shaped>::SHAPE),
+            (2, &<mesos::v1::Task as Shaped>::SHAPE),
+            (3, &<mesos::v1::Task as Shaped>::SHAPE),
+            (4, &<mesos::v1::Task as Shaped>::SHAPE),
+            (5, &<mesos::v1::Task as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::GotAgent {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::GotAgent>(),
+        fields: &[
+            (1, &<mesos::v1::AgentInfo as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::ResourceProviders {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::ResourceProviders>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::Operations {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::Operations>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::ResourceStatistics {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::ResourceStatistics>(),
+        fields: &[
+            (43, &<mesos::v1::DiskStatistics as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::DiskStatistics {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::DiskStatistics>(),
+        fields: &[
+            (1, &<mesos::v1::DiskSource as Shaped>::SHAPE),
+            (2, &<mesos::v1::DiskPersistence as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}

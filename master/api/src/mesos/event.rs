@@ -415,8 +415,13 @@ pub fn container_status(id: String, ip: Ipv4Addr) -> pb::ContainerStatus {
             ..pb::NetworkInfo::default()
         }],
         executor_pid: None,
-        container_id: Some(pb::ContainerId { value: id }),
+        container_id: Some(container_id(id)),
     }
+}
+
+/// The name of a container.
+pub const fn container_id(id: String) -> pb::ContainerId {
+    pb::ContainerId { value: id }
 }
 
 /// Mesos begins with a capital letter: `Command exited with status 3`.

@@ -33,6 +33,13 @@ pub struct Dialect {
 }
 
 impl Dialect {
+    /// Of operators, who know all states.
+    pub const OPERATOR: Self = Self {
+        partition_aware: true,
+        task_killing: true,
+        format: Format::Role,
+    };
+
     /// As the framework's capabilities say.
     pub fn of(info: &pb::FrameworkInfo) -> Self {
         use framework_capability::Type;

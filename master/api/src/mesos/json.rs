@@ -2,14 +2,18 @@
 //! name, bytes in base64, what is not set left out.
 //!
 //! Readers are as lenient as Mesos: keys that are not known are skipped, `null` is as if it were not there, a
-//! whole number may be written `2.0`, an enum's name that is not known leaves the field unset.
+//! whole number may be written `2.0`, an enum's name that is not known leaves the field unset, one message may stand
+//! where a list of them is expected.
 
-use std::{collections::BTreeMap, marker::PhantomData};
+use std::{collections::BTreeMap, fmt, marker::PhantomData};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
-    de::{DeserializeOwned, Error as _},
+    de::{
+        DeserializeOwned, Error as _, MapAccess, SeqAccess, Visitor,
+        value::{MapAccessDeserializer, SeqAccessDeserializer},
+    },
 };
 use serde_json::{Number, Value};
 
@@ -225,6 +229,34 @@ impl<E: Named> Enum<E> {
     }
 }
 
+/// A list of messages, for `#[serde(deserialize_with)]`. Mesos adds what stands there without a list around it
+/// (stout's `protobuf.hpp`), which clients rely on: task_processing writes `network_infos` so.
+pub fn one_or_many<'de, T, D>(d: D) -> Result<Vec<T>, D::Error>
+where
+    T: Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    d.deserialize_any(OneOrMany(PhantomData))
+}
+
+struct OneOrMany<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for OneOrMany<T> {
+    type Value = Vec<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of objects")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Self::Value, A::Error> {
+        Vec::deserialize(SeqAccessDeserializer::new(list))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, one: A) -> Result<Self::Value, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(one)).map(|one| vec![one])
+    }
+}
+
 /// How bytes are read and written.
 pub struct Base64;
 
@@ -313,6 +345,28 @@ mod tests {
         // In text it is text.
         let text = format!("{{\"x\":\"{}\"}}", "{[,\\\"".repeat(MAX_ITEMS + 1));
         assert_eq!(said(&text), Ok(()));
+    }
+
+    #[test]
+    fn one_message_may_stand_for_a_list_of_them() {
+        let given = |infos: &str| {
+            let text = format!(r#"{{"type":"MESOS","network_infos":{infos}}}"#);
+            let read = read::<pb::ContainerInfo>(text.as_bytes());
+            let names = |c: pb::ContainerInfo| {
+                let names = c.network_infos.into_iter().map(|n| n.name);
+                names.collect::<Vec<_>>()
+            };
+            read.map(names)
+        };
+        let dcos = || Some("dcos".to_owned());
+        assert_eq!(given(r#"{"name":"dcos"}"#).unwrap(), [dcos()]);
+        assert_eq!(given(r#"[{"name":"dcos"}, {}]"#).unwrap(), [dcos(), None]);
+        assert_eq!(given("[]").unwrap(), []);
+        assert_eq!(given("null").unwrap(), []);
+        let why = given("3").unwrap_err().to_string();
+        assert!(why.contains("a list of objects"), "{why}");
+        let map = read::<pb::OfferConstraints>(br#"{"role_constraints":{"a":{"groups":{}}}}"#);
+        assert_eq!(map.unwrap().role_constraints["a"].groups.len(), 1);
     }
 
     proptest! {

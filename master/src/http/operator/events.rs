@@ -21,17 +21,14 @@ use prost::Message as _;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use waggle_api::{
-    mesos::{event::state, recordio},
+    mesos::{Media, event::state, recordio},
     proto::mesos as pb,
 };
 use waggle_telemetry::{Telemetry, names};
 use waggle_types::TaskId;
 
 use super::{
-    super::{
-        Api,
-        scheduler::{Media, No},
-    },
+    super::{Api, scheduler::No},
     as_protobuf, id,
     reads::{self, DIALECT},
 };

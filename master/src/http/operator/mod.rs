@@ -17,13 +17,16 @@ use prost::Message;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 use tokio_util::sync::CancellationToken;
-use waggle_api::{mesos::json, proto::mesos as pb};
+use waggle_api::{
+    mesos::{Media, json},
+    proto::mesos as pb,
+};
 
 use super::{
     Api, MAX_BODY,
     request::Call,
     respond,
-    scheduler::{Media, No, body_of, not_acceptable},
+    scheduler::{No, body_of, not_acceptable},
 };
 pub(super) use events::Hub;
 pub(super) use legacy::{is_mine as is_legacy, route as legacy};

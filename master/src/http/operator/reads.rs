@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use axum::http::StatusCode;
 use prost::Message as _;
 use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use waggle_api::{
     mesos::{
         MESOS_VERSION,
+        discovery::discovery,
         event::{self, container_status, nanos, unavailability},
         framework::{Dialect, framework_info},
         resources::{Format, Writer, to_labels},
@@ -27,12 +28,8 @@ use super::{
 };
 use crate::view::{AgentMode, AgentView, ClusterView, FrameworkView, RoleView, TaskView};
 
-/// Operators know all states.
-pub(super) const DIALECT: Dialect = Dialect {
-    partition_aware: true,
-    task_killing: true,
-    format: Format::Role,
-};
+/// How operators are spoken to.
+pub(super) const DIALECT: Dialect = Dialect::OPERATOR;
 
 /// Answers a call that changes nothing; none when it is no such call.
 pub(super) fn read(kind: &str, said: &Value, view: &ClusterView) -> Option<Result<Value, No>> {
@@ -288,7 +285,7 @@ pub(super) fn task(t: &TaskView) -> Value {
         "state": event::state(t.state(), DIALECT).as_str_name(),
         "resources": resources(&t.resources(), &spec.parts, Some(&spec.role)),
         "statuses": status(t).iter().map(shown).collect::<Vec<_>>(),
-        "discovery": discovery(t),
+        "discovery": shown(&discovery(t.discovery_name(), t.ports())),
     });
     if let Some(labels) = to_labels(&spec.labels) {
         out["labels"] = shown(&labels);
@@ -311,29 +308,6 @@ pub(super) fn status(t: &TaskView) -> Option<pb::TaskStatus> {
     out.container_status
         .get_or_insert_with(|| container_status(t.id.to_string(), ip));
     Some(out)
-}
-
-fn discovery(t: &TaskView) -> Value {
-    let ports = t.ports().iter().flat_map(|p| {
-        p.protocols.iter().map(|protocol| {
-            let number = match p.host_port {
-                0 => p.container_port.unwrap_or(0),
-                port => port,
-            };
-            let mut out = Map::new();
-            out.insert("number".into(), number.into());
-            out.insert("protocol".into(), protocol.name().into());
-            if let Some(name) = &p.name {
-                out.insert("name".into(), name.clone().into());
-            }
-            Value::Object(out)
-        })
-    });
-    json!({
-        "visibility": "FRAMEWORK",
-        "name": t.discovery_name(),
-        "ports": { "ports": ports.collect::<Vec<_>>() },
-    })
 }
 
 fn tasks(view: &ClusterView) -> Value {

@@ -10,6 +10,7 @@ use axum::{
 use waggle_api::{
     convert::{self, ConvertError},
     mesos::{
+        Media,
         framework::subscription,
         task::{Launcher, grace},
     },
@@ -19,7 +20,7 @@ use waggle_types::{
     AgentId, ExecutorId, FrameworkId, Millis, OfferId, RejectReason, SchedulerCall, TaskId,
 };
 
-use super::{Media, No, accept, accepted};
+use super::{No, accept, accepted};
 use crate::{
     core::{FrameworkCall, SubscriptionId},
     framework::{SchedulerDoor, Subscriber},

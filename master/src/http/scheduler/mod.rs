@@ -6,7 +6,6 @@
 
 mod accept;
 mod calls;
-mod media;
 mod stream;
 
 use std::time::Duration;
@@ -20,13 +19,13 @@ use http_body_util::{BodyExt, Limited};
 use tokio_util::sync::CancellationToken;
 use waggle_api::{
     convert::ConvertError,
+    mesos::{Media, MediaError},
     proto::mesos::{self as pb, call::Type},
 };
 use waggle_types::FrameworkId;
 
 use super::{Api, BODY_TIMEOUT, request::Call};
 use crate::framework::{SchedulerDoor, Stopping};
-pub(super) use media::Media;
 pub(super) use stream::master;
 
 /// Largest call, in bytes.
@@ -49,6 +48,12 @@ impl No {
 impl From<ConvertError> for No {
     fn from(e: ConvertError) -> Self {
         Self::bad(format!("Failed to validate scheduler::Call: {e}"))
+    }
+}
+
+impl From<MediaError> for No {
+    fn from(e: MediaError) -> Self {
+        Self(e.status(), e.to_string())
     }
 }
 

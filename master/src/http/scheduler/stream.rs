@@ -14,6 +14,7 @@ use futures::Stream as Events;
 use tokio_util::sync::CancellationToken;
 use waggle_api::{
     mesos::{
+        Media,
         event::{self, AgentAt, Master, Scribe},
         framework::subscription,
         recordio,
@@ -26,7 +27,7 @@ use waggle_types::{
     VolumeId,
 };
 
-use super::{Media, No, STREAM_ID};
+use super::{No, STREAM_ID};
 use crate::{
     framework::{FrameworkEvent, HEARTBEAT, Next, OpenGuard, Queued, SchedulerDoor, Subscriber},
     handle::MasterHandle,

@@ -1,20 +1,43 @@
-//! The two ways in which messages are written.
+//! The two ways in which Mesos's messages are written, and how a request says which.
 
-use axum::http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, StatusCode, header};
 use prost::Message;
 use serde::{Serialize, de::DeserializeOwned};
-use waggle_api::{
-    codec::{MAX_DECODED, Shaped, decoded_size},
-    mesos::json,
-};
 
-use super::No;
+use super::json;
+use crate::codec::{MAX_DECODED, Shaped, decoded_size};
 
 /// How a message is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::http) enum Media {
+pub enum Media {
+    /// Mesos's JSON.
     Json,
+    /// Protobuf.
     Protobuf,
+}
+
+/// Why a body is no message, in Mesos's words.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MediaError {
+    /// Nothing says how it is written.
+    #[error("Expecting 'Content-Type' to be present")]
+    Missing,
+    /// It is written in another way.
+    #[error("Expecting 'Content-Type' of {JSON} or {PROTOBUF}")]
+    Unsupported,
+    /// It is no such message.
+    #[error("Failed to parse body into Call: {0}")]
+    Malformed(String),
+}
+
+impl MediaError {
+    /// What such a request is answered with.
+    pub const fn status(&self) -> StatusCode {
+        match self {
+            Self::Missing | Self::Malformed(_) => StatusCode::BAD_REQUEST,
+            Self::Unsupported => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        }
+    }
 }
 
 const JSON: &str = "application/json";
@@ -22,7 +45,7 @@ const PROTOBUF: &str = "application/x-protobuf";
 
 impl Media {
     /// As in `Content-Type`.
-    pub(in crate::http) const fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             Self::Json => JSON,
             Self::Protobuf => PROTOBUF,
@@ -30,24 +53,21 @@ impl Media {
     }
 
     /// How the body of a request is written.
-    pub(in crate::http) fn of_body(headers: &HeaderMap) -> Result<Self, No> {
+    pub fn of_body(headers: &HeaderMap) -> Result<Self, MediaError> {
         let Some(value) = headers.get(header::CONTENT_TYPE) else {
-            return Err(No::bad("Expecting 'Content-Type' to be present"));
+            return Err(MediaError::Missing);
         };
         let text = value.to_str().unwrap_or_default();
         let bare = text.split(';').next().unwrap_or_default().trim();
         match bare.to_ascii_lowercase().as_str() {
             JSON => Ok(Self::Json),
             PROTOBUF => Ok(Self::Protobuf),
-            _ => {
-                let message = format!("Expecting 'Content-Type' of {JSON} or {PROTOBUF}");
-                Err(No(StatusCode::UNSUPPORTED_MEDIA_TYPE, message))
-            }
+            _ => Err(MediaError::Unsupported),
         }
     }
 
     /// How an answer may be written; JSON when both are fine, none when neither is.
-    pub(in crate::http) fn accepted(headers: &HeaderMap) -> Option<Self> {
+    pub fn accepted(headers: &HeaderMap) -> Option<Self> {
         let mut all = headers.get_all(header::ACCEPT).iter().peekable();
         if all.peek().is_none() {
             return Some(Self::Json);
@@ -75,11 +95,11 @@ impl Media {
     }
 
     /// Reads a message; one that would take too much memory is refused before.
-    pub(in crate::http) fn read<M>(self, body: &[u8]) -> Result<M, No>
+    pub fn read<M>(self, body: &[u8]) -> Result<M, MediaError>
     where
         M: Message + Default + Shaped + DeserializeOwned,
     {
-        let wrong = |e: String| No::bad(format!("Failed to parse body into Call: {e}"));
+        let wrong = MediaError::Malformed;
         match self {
             Self::Json => json::read(body).map_err(|e| wrong(e.to_string())),
             Self::Protobuf => {
@@ -92,7 +112,7 @@ impl Media {
     }
 
     /// Writes a message.
-    pub(in crate::http) fn write<M: Message + Serialize>(self, message: &M) -> Vec<u8> {
+    pub fn write<M: Message + Serialize>(self, message: &M) -> Vec<u8> {
         match self {
             Self::Json => json::write(message),
             Self::Protobuf => message.encode_to_vec(),
@@ -102,7 +122,7 @@ impl Media {
 
 #[cfg(test)]
 mod tests {
-    use axum::http::HeaderValue;
+    use http::HeaderValue;
 
     use super::*;
 
@@ -128,11 +148,11 @@ mod tests {
         assert_eq!(of("application/json; charset=utf-8").unwrap(), Media::Json);
         assert_eq!(of("application/x-protobuf").unwrap(), Media::Protobuf);
         assert_eq!(
-            of("text/plain").unwrap_err().0,
+            of("text/plain").unwrap_err().status(),
             StatusCode::UNSUPPORTED_MEDIA_TYPE
         );
         assert_eq!(
-            Media::of_body(&HeaderMap::new()).unwrap_err().0,
+            Media::of_body(&HeaderMap::new()).unwrap_err().status(),
             StatusCode::BAD_REQUEST
         );
     }
