@@ -132,8 +132,12 @@ fn json(all: &FileDescriptorSet, builder: Builder) -> Builder {
 fn is_list(message: &DescriptorProto, field: &FieldDescriptorProto) -> bool {
     let entry = field.type_name().rsplit('.').next().unwrap_or_default();
     let mut nested = message.nested_type.iter();
-    let is_map =
-        nested.any(|n| n.name() == entry && n.options.as_ref().is_some_and(|o| o.map_entry()));
+    let is_map = nested.any(|n| {
+        n.name() == entry
+            && n.options
+                .as_ref()
+                .is_some_and(prost_types::MessageOptions::map_entry)
+    });
     field.label() == Label::Repeated && !is_map
 }
 
