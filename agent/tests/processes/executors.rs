@@ -128,7 +128,7 @@ impl Executor {
                     if STANDARD.decode(data).unwrap() == EXIT {
                         return Some(3);
                     }
-                    self.post(&self.call("MESSAGE", "message", &json!({"data": data})));
+                    self.say(&self.call("MESSAGE", "message", &json!({"data": data})));
                 }
                 "SHUTDOWN" => return Some(0),
                 _ => {}
@@ -144,9 +144,13 @@ impl Executor {
             "task_id": {"value": task}, "state": state, "source": "SOURCE_EXECUTOR", "uuid": uuid,
             "timestamp": 1_700_000_000, "data": "/wA=", "message": "by the executor",
         });
-        let call = self.call("UPDATE", "update", &json!({"status": status}));
+        self.say(&self.call("UPDATE", "update", &json!({"status": status})));
+    }
+
+    /// A call whose connection is kept until it is answered: one that is closed before is not carried out.
+    fn say(&self, call: &Value) {
         let mut answer = String::new();
-        if let Some(mut stream) = self.post(&call) {
+        if let Some(mut stream) = self.post(call) {
             let _ = stream.read_to_string(&mut answer);
         }
         assert!(answer.starts_with("HTTP/1.1 202"), "{answer}");
