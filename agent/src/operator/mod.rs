@@ -205,10 +205,7 @@ async fn answer(
     let call: pb::AgentCall = media.read(&body_of(body).await?)?;
     let kind = call.r#type();
     let Some(response) = respond(operator, kind, call).await? else {
-        let message = format!(
-            "{} is not supported by this agent: its containers are tasks' and executors', made by frameworks",
-            kind.as_str_name()
-        );
+        let message = format!("{} is not supported by this agent", kind.as_str_name());
         return Err(No(StatusCode::NOT_IMPLEMENTED, message));
     };
     let accepted = Media::accepted(headers).ok_or_else(|| {
