@@ -2,7 +2,9 @@
 
 use std::cmp::Reverse;
 
-use waggle_types::{AgentId, Millis, ServiceSpec, ServiceVersion, UnixMillis, UnreachableStrategy};
+use waggle_types::{
+    AgentId, KillSelection, Millis, ServiceSpec, ServiceVersion, UnixMillis, UnreachableStrategy,
+};
 
 use crate::{
     DeclineReason, Goal, Instance, Kill, KillReason, Launch, OpenOffer, Place, Plan, Refusal,
@@ -117,11 +119,15 @@ pub fn reconcile(
     let n_outdated = known.iter().filter(outdated).count();
     let capacity = Capacity::of(spec, n_outdated > 0);
 
-    // What may end, the least useful first: not ready before ready, outdated before surplus, young before old.
+    // What may end, the least useful first: not ready before ready, outdated before surplus, then by age.
     let by_age = |k: &&Known<'_>| {
+        let staged = k.instance.staged_at.0;
         (
             k.instance.is_ready(),
-            Reverse(k.instance.staged_at),
+            match spec.kill_selection {
+                KillSelection::YoungestFirst => u64::MAX - staged,
+                KillSelection::OldestFirst => staged,
+            },
             Reverse(k.instance.task_id().clone()),
         )
     };

@@ -137,6 +137,12 @@ fn scaling_down_ends_what_is_not_ready_and_then_the_youngest() {
     kill starting: surplus
     kill young: surplus
     ");
+    let mut oldest = spec(2);
+    oldest.kill_selection = waggle_types::KillSelection::OldestFirst;
+    assert_snapshot!(plan(&oldest, &all, &[]), @r"
+    kill starting: surplus
+    kill old: surplus
+    ");
 }
 
 #[test]

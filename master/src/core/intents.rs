@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use waggle_services::{Input, validate_constraints};
 use waggle_types::{
-    DeploymentId, FieldError, Resources, ServiceId, ServiceSpec, ServiceVersion, TaskId,
+    DeploymentId, FieldError, Placement, Resources, ServiceId, ServiceSpec, ServiceVersion, TaskId,
     TraceContext, UnixMillis,
 };
 
@@ -83,6 +83,7 @@ impl MasterCore {
             return Err(FieldError::new("instances", rule).into());
         }
         validate_constraints(&spec.constraints)?;
+        not_yet(spec)?;
         if n_vips(spec) > MAX_VIPS {
             return Err(MasterError::Limit("VIPs of one service"));
         }
@@ -245,6 +246,23 @@ impl MasterCore {
         let restart_before = self.restart_goes_on(&service);
         self.define(spec, DeploymentKind::Scale, restart_before, new, now)
             .map(Some)
+    }
+}
+
+/// What definitions may say and nothing here does yet.
+fn not_yet(spec: &ServiceSpec) -> Result<(), FieldError> {
+    let asked = [
+        ("residency", spec.residency.is_some()),
+        ("secrets", !spec.secrets.is_empty()),
+        ("role", spec.role() != "*"),
+        (
+            "labels.WAGGLE_PLACE",
+            spec.placement != Placement::default(),
+        ),
+    ];
+    match asked.into_iter().find(|(_, asked)| *asked) {
+        Some((field, _)) => Err(FieldError::new(field, "is not supported yet")),
+        None => Ok(()),
     }
 }
 

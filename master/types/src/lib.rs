@@ -26,6 +26,7 @@ mod net_delta;
 mod network;
 mod offer;
 mod operator;
+mod placement;
 mod policy;
 mod reservation;
 mod resources;
@@ -68,6 +69,10 @@ pub use network::{
 };
 pub use offer::{AgentInfo, InverseOffer, Offer, Unavailability};
 pub use operator::OperatorCall;
+pub use placement::{
+    KillSelection, PersistentVolume, Placement, RESIDENT_ROLE, Residency, SecretFile, Secrets,
+    ServiceRoles, Spread, TaskLost,
+};
 pub use policy::{
     LabelTest, MAX_ALL_POLICY_RULES, MAX_POLICIES, MAX_POLICY_KEYS, MAX_POLICY_LABEL,
     MAX_POLICY_RULES, NamePattern, NetworkMatch, NetworkPolicy, PathMatch, PolicyPeer, PolicyPorts,

@@ -1,10 +1,14 @@
 //! Services as requested: the spec that a Marathon app definition becomes.
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use crate::{
-    Balance, Command, ContainerSpec, HealthCheck, Millis, Protocol, Resources, ServiceId,
-    SourceRange, UnixMillis, VipLabel,
+    Balance, Command, ContainerSpec, HealthCheck, KillSelection, Millis, PersistentVolume,
+    Placement, Protocol, Residency, Resources, Secrets, ServiceId, ServiceRoles, SourceRange,
+    UnixMillis, VipLabel,
 };
 
 /// A definition's version: Marathon uses the time of the change.
@@ -101,6 +105,16 @@ pub enum UnreachableStrategy {
     },
 }
 
+impl Default for UnreachableStrategy {
+    /// Marathon's: replaced and forgotten at once.
+    fn default() -> Self {
+        Self::After {
+            inactive_after: Millis(0),
+            expunge_after: Millis(0),
+        }
+    }
+}
+
 /// Which of Marathon's container types a definition names: how it is printed. Both are run the same way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub enum ContainerType {
@@ -150,6 +164,78 @@ pub struct ServiceSpec {
     pub user: Option<String>,
     /// Marathon constraints as given: field, operator, value.
     pub constraints: Vec<Vec<String>>,
+    /// Services, or groups of them, that are up before it is started or changed; not itself, nor a group that it
+    /// is in.
+    pub dependencies: BTreeSet<ServiceId>,
+    /// Which instances end first.
+    pub kill_selection: KillSelection,
+    /// For which role it runs, and of whose resources.
+    pub roles: ServiceRoles,
+    /// Whether instances keep their place.
+    pub residency: Option<Residency>,
+    /// Volumes of each instance; there are some only with a residency.
+    pub volumes: Vec<PersistentVolume>,
+    /// Secrets by reference.
+    pub secrets: Secrets,
+    /// The `WAGGLE_PLACE` labels, parsed.
+    pub placement: Placement,
+}
+
+impl ServiceSpec {
+    /// A service of one instance with Marathon's defaults, without resources, ports or a version.
+    pub fn new(id: ServiceId, command: Command) -> Self {
+        Self {
+            id,
+            version: ServiceVersion::default(),
+            command,
+            instances: 1,
+            resources: Resources::default(),
+            ports: Vec::new(),
+            require_ports: false,
+            env: BTreeMap::new(),
+            labels: BTreeMap::new(),
+            health_checks: Vec::new(),
+            container: ContainerSpec::default(),
+            container_type: ContainerType::default(),
+            upgrade: UpgradeStrategy::default(),
+            backoff: Backoff::default(),
+            unreachable: UnreachableStrategy::default(),
+            kill_grace: Millis::from_secs(3),
+            user: None,
+            constraints: Vec::new(),
+            dependencies: BTreeSet::new(),
+            kill_selection: KillSelection::default(),
+            roles: ServiceRoles::default(),
+            residency: None,
+            volumes: Vec::new(),
+            secrets: Secrets::default(),
+            placement: Placement::default(),
+        }
+    }
+
+    /// The role that it is offered resources for.
+    pub fn role(&self) -> &str {
+        self.roles.effective(self.residency.is_some())
+    }
+
+    /// What each instance takes, its volumes included as the disk that they are made of; without ports.
+    pub fn with_volumes(&self) -> Resources {
+        let mut out = self.resources.clone();
+        for v in &self.volumes {
+            match &v.disk {
+                Some(disk) => {
+                    let kind = format!("disk.{disk}");
+                    let sum = out.custom.scalar(&kind).0.saturating_add(v.size.0);
+                    out.custom.set_scalar(kind, crate::Milli(sum));
+                }
+                None => {
+                    let disk = &mut out.scalars[crate::ScalarKind::Disk as usize].0;
+                    *disk = disk.saturating_add(v.size.0);
+                }
+            }
+        }
+        out
+    }
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use waggle_master::core::{Event, MasterCore, SessionId};
 use waggle_types::{
     AgentId, AgentInfo, Command, HealthCheck, HealthProbe, Milli, Millis, NetSnapshot, OfferId,
     PortDefinition, PortRange, PortSet, Protocol, Resources, ServiceId, ServiceSpec,
-    ServiceVersion, TaskId, UnixMillis, UnreachableStrategy,
+    ServiceVersion, TaskId, UnixMillis,
 };
 
 use crate::{
@@ -89,11 +89,6 @@ pub struct Sim {
 /// A service that fits the simulated nodes.
 pub fn node_spec(id: &ServiceId, instances: u32) -> ServiceSpec {
     ServiceSpec {
-        container_type: waggle_types::ContainerType::default(),
-        container: waggle_types::ContainerSpec::default(),
-        id: id.clone(),
-        version: ServiceVersion::default(),
-        command: Command::Shell("serve".into()),
         instances,
         resources: Resources::from_millis(400, 128_000, 0),
         ports: vec![PortDefinition {
@@ -106,9 +101,6 @@ pub fn node_spec(id: &ServiceId, instances: u32) -> ServiceSpec {
             vips: Vec::new(),
             balance: waggle_types::Balance::default(),
         }],
-        require_ports: false,
-        env: BTreeMap::new(),
-        labels: BTreeMap::new(),
         health_checks: vec![HealthCheck {
             delay: Millis(0),
             name: None,
@@ -122,18 +114,12 @@ pub fn node_spec(id: &ServiceId, instances: u32) -> ServiceSpec {
             timeout: Millis::from_secs(2),
             max_consecutive_failures: 3,
         }],
-        upgrade: waggle_types::UpgradeStrategy::default(),
         backoff: waggle_types::Backoff {
             max: Millis::from_secs(20),
             ..waggle_types::Backoff::default()
         },
-        unreachable: UnreachableStrategy::After {
-            inactive_after: Millis(0),
-            expunge_after: Millis(0),
-        },
         kill_grace: Millis(2000),
-        user: None,
-        constraints: Vec::new(),
+        ..ServiceSpec::new(id.clone(), Command::Shell("serve".into()))
     }
 }
 

@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 use waggle_types::{
-    Ceiling, Ceilings, ContainerSpec, ContainerType, ImageSpec, Milli, MountSource, Resources,
-    ScalarKind, Seccomp,
+    Ceiling, Ceilings, ContainerSpec, ContainerType, ImageSpec, Milli, MountSource,
+    PersistentVolume, Resources, ScalarKind, Seccomp, SecretFile,
 };
 
 use super::{
     fetch::fetch,
     network::network,
     parameters::{Told, parameters},
-    volumes::volumes,
+    volumes::{Volumes, volumes},
 };
 use crate::read::{Errors, Obj};
 
@@ -30,6 +30,10 @@ pub(crate) struct Container {
     pub env: BTreeMap<String, String>,
     /// User that docker parameters name.
     pub user: Option<String>,
+    /// Persistent volumes; a Mesos framework's are among its task's resources instead.
+    pub persistent: Vec<PersistentVolume>,
+    /// Secrets that become files, each with the path of its key.
+    pub secrets: Vec<(String, SecretFile)>,
 }
 
 /// Reads `container`, `networks`, `fetch`, `resourceLimits` and `tty`; `resources` are what the limits must not be below.
@@ -43,10 +47,10 @@ pub(crate) fn container(obj: &Obj<'_>, resources: &Resources, errs: &mut Errors)
         told.spec.isolation.privileged |= d.boolean("privileged", errs).unwrap_or(false);
         image(d, errs)
     });
-    let mut mounts = Vec::new();
+    let mut said = Volumes::default();
     if let Some(c) = &c {
         c.not_yet("appc", errs);
-        mounts = volumes(c, image.is_some(), errs);
+        said = volumes(c, image.is_some(), errs);
         linux_info(c, image.is_some(), &mut told.spec, errs);
     }
     if told.spec.isolation.host_ipc && told.spec.limits.shm_mib.is_some() {
@@ -54,10 +58,17 @@ pub(crate) fn container(obj: &Obj<'_>, resources: &Resources, errs: &mut Errors)
             "shared memory has no size of its own with the host's IPC (SHARE_PARENT, ipc=host)";
         errs.add("container", rule);
     }
+    let Volumes {
+        mut mounts,
+        persistent,
+        secrets,
+    } = said;
     mounts.append(&mut told.spec.mounts);
     // What is mounted inside of another mount comes after it, as docker does.
     mounts.sort_by_key(|m| (depth(&m.target), matches!(m.source, MountSource::Memory(_))));
-    unique_targets(&mounts, errs);
+    let others = persistent.iter().map(|v| v.target.as_str());
+    let others = others.chain(secrets.iter().map(|(_, s)| s.target.as_str()));
+    unique_targets(mounts.iter().map(|m| m.target.as_str()).chain(others), errs);
     let limits = limits(obj, resources, told.spec.limits, errs);
     Container {
         spec: ContainerSpec {
@@ -72,6 +83,8 @@ pub(crate) fn container(obj: &Obj<'_>, resources: &Resources, errs: &mut Errors)
         kind,
         env: told.env,
         user: told.user,
+        persistent,
+        secrets,
     }
 }
 
@@ -192,21 +205,18 @@ fn depth(target: &str) -> usize {
     parts.count() + if target.starts_with('/') { 0 } else { 3 }
 }
 
-fn unique_targets(mounts: &[waggle_types::Mount], errs: &mut Errors) {
-    let mut seen = std::collections::BTreeSet::new();
-    for m in mounts {
-        let target = m.target.trim_end_matches('/');
+fn unique_targets<'a>(targets: impl Iterator<Item = &'a str>, errs: &mut Errors) {
+    let (mut seen, mut n) = (std::collections::BTreeSet::new(), 0);
+    for target in targets {
+        n += 1;
+        let target = target.trim_end_matches('/');
         if !seen.insert(target) {
             let rule = format!("two of them are mounted at {target:?}");
             errs.add("container.volumes", rule);
         }
     }
-    if mounts.len() > super::volumes::MAX_MOUNTS {
-        let rule = format!(
-            "must be at most {}, is {}",
-            super::volumes::MAX_MOUNTS,
-            mounts.len()
-        );
+    if n > super::volumes::MAX_MOUNTS {
+        let rule = format!("must be at most {}, is {n}", super::volumes::MAX_MOUNTS);
         errs.add("container.volumes", rule);
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use waggle_types::{
     Ceiling, ContainerSpec, ContainerType, FetchUri, ImageSpec, Mount, MountSource, NetworkMode,
-    PortDefinition, Seccomp, ServiceSpec,
+    PersistentVolume, PortDefinition, Seccomp, SecretFile, ServiceSpec,
 };
 
 use super::{
@@ -89,6 +89,25 @@ pub struct VolumeJson {
     pub host_path: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub external: Option<ExternalJson>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub persistent: Option<PersistentJson>,
+    /// Only where the app has one: clients' models do not know it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<String>,
+}
+
+/// A volume of each instance's own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs, reason = "keys of Marathon's persistent volume")]
+pub struct PersistentJson {
+    /// MiB.
+    pub size: i64,
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// A disk of nodes by name; without one it is that of their work directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile_name: Option<String>,
 }
 
 /// An external volume.
@@ -210,7 +229,7 @@ pub(super) fn container(s: &ServiceSpec) -> Option<ContainerJson> {
             parameters: parameters::print(c, s.container_type == ContainerType::Mesos),
             ..docker(i, c.isolation.privileged)
         }),
-        volumes: c.mounts.iter().filter_map(volume).collect(),
+        volumes: volumes(s),
         port_mappings: mapped.then(|| s.ports.iter().map(port_mapping).collect()),
         linux_info,
     };
@@ -256,7 +275,40 @@ fn linux_info(c: &ContainerSpec) -> Option<LinuxInfoJson> {
     (info != LinuxInfoJson::default()).then_some(info)
 }
 
-/// Memory is said by a docker parameter; persistent volumes are no part of a definition yet.
+fn volumes(s: &ServiceSpec) -> Vec<VolumeJson> {
+    let mounts = s.container.mounts.iter().filter_map(volume);
+    let persistent = s.volumes.iter().map(persistent);
+    let secrets = s.secrets.files.iter().map(secret);
+    mounts.chain(persistent).chain(secrets).collect()
+}
+
+fn persistent(v: &PersistentVolume) -> VolumeJson {
+    VolumeJson {
+        container_path: v.target.clone(),
+        mode: if v.read_only { "RO" } else { "RW" }.into(),
+        host_path: None,
+        external: None,
+        persistent: Some(PersistentJson {
+            size: v.size.0 / 1000,
+            kind: if v.disk.is_some() { "path" } else { "root" }.into(),
+            profile_name: v.disk.clone(),
+        }),
+        secret: None,
+    }
+}
+
+fn secret(f: &SecretFile) -> VolumeJson {
+    VolumeJson {
+        container_path: f.target.clone(),
+        mode: "RO".into(),
+        host_path: None,
+        external: None,
+        persistent: None,
+        secret: Some(f.secret.clone()),
+    }
+}
+
+/// Memory is said by a docker parameter; what tasks of frameworks bring along is no part of a definition.
 fn volume(m: &Mount) -> Option<VolumeJson> {
     let (host_path, external) = match &m.source {
         MountSource::Host(p) | MountSource::Sandbox(p) => (Some(p.clone()), None),
@@ -276,6 +328,8 @@ fn volume(m: &Mount) -> Option<VolumeJson> {
         mode: if m.read_only { "RO" } else { "RW" }.into(),
         host_path,
         external,
+        persistent: None,
+        secret: None,
     })
 }
 

@@ -10,6 +10,7 @@ use waggle_types::{
 };
 
 use super::{
+    asked_json::{EnvJson, ResidencyJson, SecretJson, env, secrets},
     container_json::{
         ContainerJson, FetchJson, NetworkJson, ResourceLimitsJson, container, resource_limits,
     },
@@ -64,13 +65,23 @@ pub struct AppDefinition {
     pub args: Option<Vec<String>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
-    pub env: BTreeMap<String, String>,
+    pub env: BTreeMap<String, EnvJson>,
     pub instances: u32,
     pub cpus: Number,
     pub mem: Number,
     pub disk: Number,
     pub gpus: Number,
     pub constraints: Vec<Vec<String>>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dependencies: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub accepted_resource_roles: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub residency: Option<ResidencyJson>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub secrets: BTreeMap<String, SecretJson>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub container: Option<ContainerJson>,
     pub networks: Vec<NetworkJson>,
@@ -150,13 +161,18 @@ impl From<&ServiceSpec> for AppDefinition {
             cmd,
             args,
             user: s.user.clone(),
-            env: s.env.clone(),
+            env: env(s),
             instances: s.instances,
             cpus: scalar(ScalarKind::Cpus),
             mem: scalar(ScalarKind::Mem),
             disk: scalar(ScalarKind::Disk),
             gpus: scalar(ScalarKind::Gpus),
             constraints: s.constraints.clone(),
+            dependencies: s.dependencies.iter().map(ToString::to_string).collect(),
+            role: s.roles.role.clone(),
+            accepted_resource_roles: s.roles.accepted.iter().cloned().collect(),
+            residency: s.residency.map(Into::into),
+            secrets: secrets(&s.secrets),
             container: container(s),
             networks: vec![(&s.container.network).into()],
             port_definitions: (s.container.network == NetworkMode::Host)
@@ -187,7 +203,7 @@ impl From<&ServiceSpec> for AppDefinition {
                     expunge_after_seconds: Number::seconds(expunge_after),
                 },
             },
-            kill_selection: "YOUNGEST_FIRST".into(),
+            kill_selection: s.kill_selection.name().into(),
             task_kill_grace_period_seconds: Number::seconds(s.kill_grace),
             labels: s.labels.clone(),
             version: s.version.to_string(),

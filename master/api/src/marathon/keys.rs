@@ -18,14 +18,7 @@ pub(super) const READ_ONLY: &[&str] = &[
 ];
 
 /// Keys of Marathon that this release does not run; refused unless empty.
-pub(super) const NOT_YET: &[&str] = &[
-    "dependencies",
-    "executorResources",
-    "residency",
-    "secrets",
-    "storeUrls",
-    "taskRateLimit",
-];
+pub(super) const NOT_YET: &[&str] = &["executorResources", "storeUrls", "taskRateLimit"];
 
 /// Every key that a definition may hold.
 fn known() -> BTreeSet<&'static str> {
@@ -39,6 +32,7 @@ fn known() -> BTreeSet<&'static str> {
         "constraints",
         "container",
         "cpus",
+        "dependencies",
         "disk",
         "env",
         "executor",
@@ -57,8 +51,10 @@ fn known() -> BTreeSet<&'static str> {
         "ports",
         "readinessChecks",
         "requirePorts",
+        "residency",
         "resourceLimits",
         "role",
+        "secrets",
         "taskKillGracePeriodSeconds",
         "tty",
         "unreachableStrategy",

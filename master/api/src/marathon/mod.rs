@@ -7,6 +7,8 @@
 //! The stored form of a spec is the definition JSON itself ([`spec_to_json`], [`spec_from_json`]), lossless.
 
 mod app;
+mod asked;
+mod asked_json;
 pub(crate) mod container;
 mod container_json;
 mod definition;
@@ -18,6 +20,7 @@ mod network;
 mod parameters;
 mod parse;
 mod ports;
+mod secrets;
 mod types;
 mod version;
 pub(crate) mod volumes;
@@ -26,10 +29,11 @@ pub(crate) mod volumes;
 mod tests;
 
 pub use app::{Counts, Instance, app_json, instance_id, readiness_results, task_json};
+pub use asked_json::{EnvJson, ResidencyJson, SecretJson};
 pub use container_json::{
     ContainerJson, DockerJson, ExternalJson, FetchJson, IpcInfoJson, LimitJson, LinuxInfoJson,
-    NetworkJson, ParameterJson, PortMappingJson, PullConfigJson, ResourceLimitsJson, SeccompJson,
-    VolumeJson,
+    NetworkJson, ParameterJson, PersistentJson, PortMappingJson, PullConfigJson,
+    ResourceLimitsJson, SeccompJson, VolumeJson,
 };
 pub use definition::{
     AppDefinition, Number, PortDefinitionJson, UnreachableStrategyJson, UpgradeStrategyJson,

@@ -73,9 +73,6 @@ fn old_style(obj: &Obj<'_>, docker: Option<&Obj<'_>>, errs: &mut Errors) -> Opti
         for key in ["groups", "labels"] {
             a.not_yet(key, errs);
         }
-        if let Some(d) = a.object("discovery", errs) {
-            d.not_yet("ports", errs);
-        }
         let before = errs.count();
         let name = a.string("networkName", errs);
         if name.is_none() && errs.count() == before {

@@ -7,12 +7,14 @@ use waggle_types::{
 };
 
 use super::{
+    asked,
     container::container,
     definition::definition_value,
     health::checks,
     keys::{NOT_YET, READ_ONLY, misspelt},
     network::network,
     ports::ports,
+    secrets,
     version::parse_version,
 };
 use crate::{
@@ -168,17 +170,6 @@ fn spec(
     {
         errs.add("executor", format!("only //cmd is supported yet, is {e:?}"));
     }
-    roles(&obj, errs);
-    if let Some(k) = obj.string("killSelection", errs) {
-        match k.as_str() {
-            "YOUNGEST_FIRST" => {}
-            "OLDEST_FIRST" => errs.add("killSelection", "OLDEST_FIRST is not supported yet"),
-            _ => {
-                let rule = format!("must be YOUNGEST_FIRST or OLDEST_FIRST, is {k:?}");
-                errs.add("killSelection", rule);
-            }
-        }
-    }
     let id = service_id(&obj, path_id, errs);
     let mut scalar = |key, default| {
         let v = obj.number(key, MAX_SCALAR, errs).unwrap_or(default);
@@ -198,15 +189,31 @@ fn spec(
     let command = command(&obj, contained.spec.image.is_some(), errs);
     let ports = ports(&obj, &contained.spec.network, errs);
     let mut env = contained.env;
-    env.extend(obj.string_map("env", errs).unwrap_or_default());
-    for key in env.keys().filter(|k| k.contains('=')) {
+    let (plain, secret) = secrets::env(&obj, errs);
+    env.extend(plain);
+    env.retain(|k, _| !secret.contains_key(k));
+    for key in env.keys().chain(secret.keys()).filter(|k| k.contains('=')) {
         errs.add(obj.path("env"), format!("key must not hold =, is {key:?}"));
     }
     let user = obj.string("user", errs).or(contained.user);
     if user.as_deref() == Some("") {
         errs.add("user", "must not be empty");
     }
+    let mut upgrade = upgrade(&obj, errs);
+    let mut unreachable = unreachable(&obj, errs);
+    let residency = asked::residency(&obj, !contained.persistent.is_empty(), errs);
+    if residency.is_some() {
+        asked::resident_rules(&obj, &mut upgrade, &mut unreachable, errs);
+    }
+    let labels = obj.string_map("labels", errs).unwrap_or_default();
     let out = ServiceSpec {
+        dependencies: asked::dependencies(&obj, id.as_ref(), errs),
+        kill_selection: asked::kill_selection(&obj, errs),
+        roles: asked::roles(&obj, errs),
+        residency,
+        volumes: contained.persistent,
+        secrets: secrets::secrets(&obj, secret, contained.secrets, errs),
+        placement: asked::placement(&labels, id.as_ref(), errs),
         container: contained.spec,
         container_type: contained.kind,
         instances: obj
@@ -215,11 +222,11 @@ fn spec(
         resources,
         require_ports: obj.boolean("requirePorts", errs).unwrap_or(false),
         env,
-        labels: obj.string_map("labels", errs).unwrap_or_default(),
+        labels,
         health_checks: checks(&obj, &ports, errs),
-        upgrade: upgrade(&obj, errs),
+        upgrade,
         backoff: backoff(&obj, errs),
-        unreachable: unreachable(&obj, errs),
+        unreachable,
         kill_grace: obj
             .seconds("taskKillGracePeriodSeconds", errs)
             .unwrap_or(Millis::from_secs(3)),
@@ -294,27 +301,6 @@ fn command(obj: &Obj<'_>, image: bool, errs: &mut Errors) -> Option<Command> {
             }
             None
         }
-    }
-}
-
-fn roles(obj: &Obj<'_>, errs: &mut Errors) {
-    for (i, role) in obj
-        .strings("acceptedResourceRoles", errs)
-        .unwrap_or_default()
-        .iter()
-        .enumerate()
-    {
-        if role != "*" {
-            let rule = format!("roles other than * are not supported yet, is {role:?}");
-            errs.add(format!("acceptedResourceRoles[{i}]"), rule);
-        }
-    }
-    if let Some(role) = obj
-        .string("role", errs)
-        .filter(|r| r != "*" && !r.is_empty())
-    {
-        let rule = format!("roles other than * are not supported yet, is {role:?}");
-        errs.add("role", rule);
     }
 }
 

@@ -33,6 +33,15 @@ pub(super) fn ports(
         errs.add("portDefinitions", rule);
     }
     let bridge = *network == NetworkMode::Bridge;
+    let discovered = discovered(obj, errs);
+    let (path, mappings) = match (mappings, discovered) {
+        (Some([]) | None, Some((path, ports))) => (path, Some(ports)),
+        (Some(_), Some((other, _))) => {
+            errs.add(other, format!("must not be set together with {path}"));
+            (path, mappings)
+        }
+        (_, None) => (path, mappings),
+    };
     let Some(mappings) = mappings else {
         let one = PortDefinition {
             name: Some("default".into()),
@@ -55,7 +64,7 @@ pub(super) fn ports(
     }
     let each = mappings.iter().enumerate().map(|(i, v)| {
         let port = Obj::of(format!("{path}[{i}]"), v, errs);
-        let port = port.map(|p| port_mapping(&p, bridge, errs));
+        let port = port.map(|p| port_mapping(&p, network, errs));
         port.unwrap_or_else(|| tcp_port(0))
     });
     let out: Vec<PortDefinition> = each.collect();
@@ -88,10 +97,31 @@ fn mappings<'a>(obj: &Obj<'a>, errs: &mut Errors) -> (String, Option<&'a [Value]
     }
 }
 
-fn port_mapping(p: &Obj<'_>, bridge: bool, errs: &mut Errors) -> PortDefinition {
-    p.not_yet("networkNames", errs);
+/// `ipAddress.discovery.ports` as before Marathon 1.5, where it says any, and where it is.
+fn discovered<'a>(obj: &Obj<'a>, errs: &mut Errors) -> Option<(String, &'a [Value])> {
+    // That this is an object is checked where the network is read.
+    let address = obj.object("ipAddress", &mut Errors::default())?;
+    let discovery = address.object("discovery", errs)?;
+    let ports = discovery.list("ports", errs).filter(|p| !p.is_empty())?;
+    Some((discovery.path("ports"), ports))
+}
+
+fn port_mapping(p: &Obj<'_>, network: &NetworkMode, errs: &mut Errors) -> PortDefinition {
+    let bridge = *network == NetworkMode::Bridge;
+    let names = p.strings("networkNames", errs).unwrap_or_default();
+    let mine = |n: &String| matches!(network, NetworkMode::Container(mine) if mine == n);
+    if let Some(other) = names.iter().find(|n| !mine(n)) {
+        let rule = format!("must be the app's own network, is {other:?}");
+        errs.add(p.path("networkNames"), rule);
+    }
     let port = |n: Option<u32>| n.and_then(|n| u16::try_from(n).ok());
-    let container_port = port(p.integer("containerPort", 0, 65_535, errs)).unwrap_or(0);
+    // `number` is the older word, of `ipAddress.discovery`.
+    let inside = if p.get("containerPort").is_none() {
+        p.integer("number", 1, 65_535, errs)
+    } else {
+        p.integer("containerPort", 0, 65_535, errs)
+    };
+    let container_port = port(inside).unwrap_or(0);
     let host_port = port(p.integer("hostPort", 0, 65_535, errs)).or(bridge.then_some(0));
     if container_port == 0 && host_port.is_none() {
         let rule = "must be set where there is no hostPort";

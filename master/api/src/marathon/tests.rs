@@ -11,6 +11,7 @@ use super::*;
 use crate::error::ApiError;
 
 mod any_container;
+mod asked;
 mod checks;
 mod containers;
 
@@ -216,8 +217,8 @@ fn errors_name_field_and_rule() {
             "constraints[0][1]: must be one of CLUSTER, GROUP_BY, IS, LIKE, MAX_PER, UNIQUE, UNLIKE, is \"NEAR\"",
         ),
         (
-            json!({"residency": {"x": 1}}),
-            "residency: is not supported yet",
+            json!({"residency": {"taskLostBehavior": "WAIT_FOREVER"}}),
+            "residency: needs persistent volumes in container.volumes",
         ),
         (
             json!({"instnaces": 3}),

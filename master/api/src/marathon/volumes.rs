@@ -1,6 +1,6 @@
 //! `container.volumes` of a definition.
 
-use waggle_types::{ExternalVolume, Mount, MountSource};
+use waggle_types::{ExternalVolume, Milli, Mount, MountSource, PersistentVolume, SecretFile};
 
 use crate::read::{Errors, Obj};
 
@@ -10,25 +10,39 @@ pub(super) const MAX_MOUNTS: usize = 64;
 const MAX_OPTIONS: usize = 128;
 /// Longest path (`PATH_MAX`).
 const MAX_PATH: usize = 4095;
+/// Largest persistent volume in MiB.
+const MAX_PERSISTENT_MIB: u32 = 1 << 30;
 /// Largest external volume in GiB, as Marathon counts; in MiB it fits 32 bits.
 const MAX_GIB: u32 = 4_000_000;
 
+/// What `volumes` of a container say.
+#[derive(Debug, Default)]
+pub(crate) struct Volumes {
+    pub mounts: Vec<Mount>,
+    pub persistent: Vec<PersistentVolume>,
+    /// Each with the path of its key.
+    pub secrets: Vec<(String, SecretFile)>,
+}
+
 /// Reads `volumes` of a container; with an image they may be anywhere inside, without they are in the sandbox.
-pub(super) fn volumes(c: &Obj<'_>, image: bool, errs: &mut Errors) -> Vec<Mount> {
+pub(super) fn volumes(c: &Obj<'_>, image: bool, errs: &mut Errors) -> Volumes {
+    let mut out = Volumes::default();
     let items = c.list("volumes", errs).unwrap_or_default();
     if items.len() > MAX_MOUNTS {
         let rule = format!("must be at most {MAX_MOUNTS}, is {}", items.len());
         errs.add(c.path("volumes"), rule);
-        return Vec::new();
+        return out;
     }
-    let mounts = items.iter().enumerate().filter_map(|(i, v)| {
-        let v = Obj::of(format!("{}[{i}]", c.path("volumes")), v, errs)?;
-        volume(&v, image, errs)
-    });
-    mounts.collect()
+    for (i, v) in items.iter().enumerate() {
+        if let Some(v) = Obj::of(format!("{}[{i}]", c.path("volumes")), v, errs) {
+            volume(&v, image, &mut out, errs);
+        }
+    }
+    out
 }
 
-fn volume(v: &Obj<'_>, image: bool, errs: &mut Errors) -> Option<Mount> {
+/// Reads one into `out`; `None` after an error.
+fn volume(v: &Obj<'_>, image: bool, out: &mut Volumes, errs: &mut Errors) -> Option<()> {
     let before = errs.count();
     let path = v.string("containerPath", errs);
     match path.as_deref().map(|p| target(p, image)) {
@@ -59,14 +73,23 @@ fn volume(v: &Obj<'_>, image: bool, errs: &mut Errors) -> Option<Mount> {
         }
         ["external"] => MountSource::External(external(&v.object("external", errs)?, errs)),
         ["persistent"] => {
-            let rule = "persistent volumes of apps (residency) are not supported yet; frameworks and \
-                        `waggle volume` have them";
-            errs.add(v.path("persistent"), rule);
-            return None;
+            let (size, disk) = persistent(&v.object("persistent", errs)?, errs);
+            out.persistent.push(PersistentVolume {
+                target: path?,
+                size,
+                disk,
+                read_only,
+            });
+            return Some(());
         }
         ["secret"] => {
-            errs.add(v.path("secret"), "is not supported yet");
-            return None;
+            let secret = v.string("secret", errs)?;
+            let file = SecretFile {
+                target: path?,
+                secret,
+            };
+            out.secrets.push((v.path("secret"), file));
+            return Some(());
         }
         _ => {
             let rule = format!("must have one of {}, has {}", kinds.join(", "), given.len());
@@ -74,11 +97,46 @@ fn volume(v: &Obj<'_>, image: bool, errs: &mut Errors) -> Option<Mount> {
             return None;
         }
     };
-    Some(Mount {
+    out.mounts.push(Mount {
         target: path?,
         source,
         read_only,
-    })
+    });
+    Some(())
+}
+
+/// Size, and the disk of its own that `profileName` names.
+fn persistent(p: &Obj<'_>, errs: &mut Errors) -> (Milli, Option<String>) {
+    p.only(&["constraints", "profileName", "size", "type"], errs);
+    p.not_yet("constraints", errs);
+    let before = errs.count();
+    let size = p.integer("size", 1, MAX_PERSISTENT_MIB, errs);
+    if size.is_none() && errs.count() == before {
+        errs.add(p.path("size"), "must be set");
+    }
+    let disk = p.string("profileName", errs);
+    let fine = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    if let Some(d) = &disk
+        && (d.is_empty() || d.len() > 32 || !d.bytes().all(fine))
+    {
+        let rule = format!("must be 1 to 32 of [a-z0-9-], the name of a disk of nodes, is {d:?}");
+        errs.add(p.path("profileName"), rule);
+    }
+    match p.string("type", errs).as_deref() {
+        None => {}
+        Some("root") if disk.is_none() => {}
+        Some("root") => errs.add(p.path("profileName"), "must not be set for type root"),
+        Some("mount" | "path") if disk.is_some() => {}
+        Some(t @ ("mount" | "path")) => {
+            let rule = format!("must name a disk of nodes for type {t}");
+            errs.add(p.path("profileName"), rule);
+        }
+        Some(t) => {
+            let rule = format!("must be root, path or mount, is {t:?}");
+            errs.add(p.path("type"), rule);
+        }
+    }
+    (Milli::units(size.unwrap_or(0).into()), disk)
 }
 
 /// Where something is mounted: absolute inside of an image, else below the sandbox.

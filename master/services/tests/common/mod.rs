@@ -3,19 +3,14 @@
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use waggle_types::{
-    AgentId, Backoff, Command, FrameworkId, HealthCheck, HealthProbe, Millis, Offer, OfferId,
+    AgentId, Command, FrameworkId, HealthCheck, HealthProbe, Millis, Offer, OfferId,
     PortDefinition, PortRange, PortSet, Protocol, Resources, ServiceId, ServiceSpec,
     ServiceVersion, StatusSource, StatusUuid, TaskId, TaskState, TaskStatus, UnixMillis,
-    UnreachableStrategy, UpgradeStrategy,
 };
 
 pub fn spec(instances: u32) -> ServiceSpec {
     ServiceSpec {
-        container_type: waggle_types::ContainerType::default(),
-        container: waggle_types::ContainerSpec::default(),
-        id: ServiceId::new("/shop/cart").unwrap(),
         version: ServiceVersion(UnixMillis(1_000)),
-        command: Command::Shell("serve".into()),
         instances,
         resources: Resources::from_millis(500, 128_000, 0),
         ports: vec![PortDefinition {
@@ -28,19 +23,12 @@ pub fn spec(instances: u32) -> ServiceSpec {
             vips: Vec::new(),
             balance: waggle_types::Balance::default(),
         }],
-        require_ports: false,
         env: BTreeMap::from([("MODE".into(), "prod".into())]),
         labels: BTreeMap::from([("team.name".into(), "bees".into())]),
-        health_checks: Vec::new(),
-        upgrade: UpgradeStrategy::default(),
-        backoff: Backoff::default(),
-        unreachable: UnreachableStrategy::After {
-            inactive_after: Millis(0),
-            expunge_after: Millis(0),
-        },
-        kill_grace: Millis(3000),
-        user: None,
-        constraints: Vec::new(),
+        ..ServiceSpec::new(
+            ServiceId::new("/shop/cart").unwrap(),
+            Command::Shell("serve".into()),
+        )
     }
 }
 

@@ -26,8 +26,8 @@ use std::collections::BTreeMap;
 use waggle_types::{
     AgentId, AgentInfo, CallRejection, Command, ExecutorEnd, ExecutorKey, ExecutorRecord,
     HealthState, OperatorCall, PortDefinition, PortRange, PortSet, Protocol, Resources,
-    SchedulerEvent, ServiceId, ServiceSpec, ServiceVersion, StatusSource, StatusUuid, TaskId,
-    TaskSpec, TaskState, TaskStatus, TraceContext, VipLabel,
+    SchedulerEvent, ServiceId, ServiceSpec, StatusSource, StatusUuid, TaskId, TaskSpec, TaskState,
+    TaskStatus, TraceContext, VipLabel,
 };
 
 use super::*;
@@ -570,11 +570,6 @@ pub(super) fn status(agent: &AgentId, task: &TaskId, state: TaskState) -> TaskSt
 pub(super) fn service(id: &str, instances: u32, vip: &str) -> ServiceSpec {
     let label = VipLabel::parse("VIP_0", vip).unwrap();
     ServiceSpec {
-        container_type: waggle_types::ContainerType::default(),
-        container: waggle_types::ContainerSpec::default(),
-        id: ServiceId::new(id).unwrap(),
-        version: ServiceVersion::default(),
-        command: Command::Shell("sleep 1000".into()),
         instances,
         resources: Resources::from_millis(100, 32_000, 0),
         ports: vec![PortDefinition {
@@ -587,18 +582,9 @@ pub(super) fn service(id: &str, instances: u32, vip: &str) -> ServiceSpec {
             vips: vec![label],
             balance: waggle_types::Balance::default(),
         }],
-        require_ports: false,
-        env: BTreeMap::new(),
-        labels: BTreeMap::new(),
-        health_checks: Vec::new(),
-        upgrade: waggle_types::UpgradeStrategy::default(),
-        backoff: waggle_types::Backoff::default(),
-        unreachable: waggle_types::UnreachableStrategy::After {
-            inactive_after: Millis(0),
-            expunge_after: Millis(0),
-        },
-        kill_grace: Millis(3000),
-        user: None,
-        constraints: Vec::new(),
+        ..ServiceSpec::new(
+            ServiceId::new(id).unwrap(),
+            Command::Shell("sleep 1000".into()),
+        )
     }
 }

@@ -377,7 +377,7 @@ fn what_is_wrong_with_a_container_is_said() {
         ),
         (
             top(json!({"ipAddress": {"networkName": "n", "discovery": {"ports": [1]}}})),
-            "ipAddress.discovery.ports: is not supported yet",
+            "ipAddress.discovery.ports[0]: must be an object, is a number",
         ),
         (
             volume(json!({"containerPath": "/a", "mode": "RW"})),
@@ -401,11 +401,11 @@ fn what_is_wrong_with_a_container_is_said() {
         ),
         (
             volume(json!({"containerPath": "/a", "secret": "s"})),
-            "container.volumes[0].secret: is not supported yet",
+            "container.volumes[0].secret: must be one of secrets, is \"s\"",
         ),
         (
-            volume(json!({"containerPath": "data", "persistent": {"size": 10}})),
-            "container.volumes[0].persistent: persistent volumes of apps (residency) are not supported yet; frameworks and `waggle volume` have them",
+            volume(json!({"containerPath": "data", "persistent": {}})),
+            "container.volumes[0].persistent.size: must be set",
         ),
         (
             volume(json!({"containerPath": "/a", "external": {"name": "", "provider": "csi"}})),
