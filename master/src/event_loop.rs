@@ -28,6 +28,7 @@ use crate::{
     framework::{CallReply, FrameworkEvent, FrameworkLink},
     handle::{Deployment, Request},
     measure::{self, Gauges},
+    newsroom::{Newsroom, What},
     pipeline::{Pipeline, Step},
     session::{Link, SessionEvent},
     spans::Spans,
@@ -93,6 +94,7 @@ pub(crate) struct EventLoop {
     next_request: u64,
     /// Newest published snapshot, for sessions that open later.
     net: Option<Arc<NetSnapshot>>,
+    newsroom: Newsroom,
     view: watch::Sender<Arc<ClusterView>>,
     view_due: Option<UnixMillis>,
     last_view: UnixMillis,
@@ -122,6 +124,7 @@ impl EventLoop {
         store: Arc<dyn Store>,
         clock: Clock,
         telemetry: &Telemetry,
+        newsroom: Newsroom,
         view: watch::Sender<Arc<ClusterView>>,
         stop: CancellationToken,
     ) -> Self {
@@ -137,6 +140,7 @@ impl EventLoop {
             waiting: BTreeMap::new(),
             next_request: 0,
             net: None,
+            newsroom,
             view,
             view_due: Some(now),
             last_view: now,
@@ -583,6 +587,7 @@ impl EventLoop {
             }
             Effect::PublishNet { snapshot, causes } => self.publish_net(snapshot, &causes),
             Effect::Reply { request, answer } => self.reply(request, answer),
+            Effect::Say { news, at } => self.newsroom.say(What::Core(news), at, &self.telemetry),
             Effect::Trace(op) => self.spans.run(op),
             Effect::Measure(m) => measure::take(&self.telemetry, &m),
         }

@@ -31,9 +31,7 @@ use crate::{
     core::{FrameworkCall, SubscriptionId},
     session::unix_ms,
 };
-pub(crate) use mesos::{
-    HEARTBEAT, MesosLink, Next, Queue, Queued, SchedulerDoor, Stopping, Subscriber,
-};
+pub(crate) use mesos::{HEARTBEAT, MesosLink, Queued, SchedulerDoor, Stopping, Subscriber};
 
 /// Events that may wait for one framework; one that falls further behind is disconnected.
 const QUEUE: usize = 16_384;

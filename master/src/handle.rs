@@ -10,6 +10,7 @@ use waggle_types::{
 use crate::{
     error::{MasterError, OperateError},
     explain::{ExplainQuery, Explained},
+    newsroom::Newsroom,
     view::ClusterView,
 };
 
@@ -131,6 +132,7 @@ pub enum Request {
 pub struct MasterHandle {
     requests: mpsc::Sender<Request>,
     view: watch::Receiver<Arc<ClusterView>>,
+    newsroom: Newsroom,
 }
 
 impl MasterHandle {
@@ -145,7 +147,17 @@ impl MasterHandle {
     ) {
         let (requests, rx) = mpsc::channel(capacity.max(1));
         let (tx, view) = watch::channel(Arc::new(ClusterView::default()));
-        (Self { requests, view }, rx, tx)
+        let handle = Self {
+            requests,
+            view,
+            newsroom: Newsroom::default(),
+        };
+        (handle, rx, tx)
+    }
+
+    /// Who listens to events of services.
+    pub(crate) fn newsroom(&self) -> &Newsroom {
+        &self.newsroom
     }
 
     /// The newest view. Never blocks.

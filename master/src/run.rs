@@ -176,16 +176,26 @@ pub async fn run_on(
         config.heartbeat_interval.as_duration(),
         parts.clone(),
     );
-    let event_loop = EventLoop::new(core, store, clock, &telemetry, view, parts.clone());
+    let newsroom = handle.newsroom().clone();
+    let event_loop = EventLoop::new(
+        core,
+        store,
+        clock,
+        &telemetry,
+        newsroom.clone(),
+        view,
+        parts.clone(),
+    );
     let inboxes = Inboxes {
         requests,
         sessions,
         frameworks: framework_events,
     };
-    let looping = guarded(
-        &parts,
-        on_its_own_thread(event_loop, first, inboxes, &parts),
-    );
+    let looping = guarded(&parts, async {
+        let ended = on_its_own_thread(event_loop, first, inboxes, &parts).await;
+        newsroom.close();
+        ended
+    });
     let sessions = guarded(&parts, async {
         tonic::transport::Server::builder()
             .http2_keepalive_interval(Some(config.heartbeat_interval.as_duration()))

@@ -8,7 +8,7 @@ use waggle_types::{
 };
 
 use super::{
-    Effect, MasterCore, Measure, SpanKey, SpanParent, TraceKind, TraceOp,
+    DeploymentPhase, Effect, MasterCore, Measure, SpanKey, SpanParent, TraceKind, TraceOp,
     intents::{change_kind, next_version},
     stored,
 };
@@ -139,6 +139,7 @@ impl MasterCore {
         old.iter()
             .map(|id| {
                 if let Some(f) = self.flights.remove(id) {
+                    self.say_deployment(id, &f, &[DeploymentPhase::Failed], now);
                     let ms = now.since(f.since).0;
                     self.measure(Measure::Deployment { outcome, ms });
                 }
@@ -154,6 +155,8 @@ impl MasterCore {
             let (outcome, ms) = ("finished", now.since(f.since).0);
             self.measure(Measure::Deployment { outcome, ms });
             self.persist(vec![stored::delete_deployment(id)]);
+            let ends = [DeploymentPhase::StepDone, DeploymentPhase::Done];
+            self.say_deployment(id, &f, &ends, now);
             self.end_deployment_span(id, None);
         }
     }

@@ -9,6 +9,7 @@ use waggle_types::{
     TaskId, TaskSpec, TaskStatus, TraceContext, UnixMillis, VolumeId, WireguardKey,
 };
 
+use super::News;
 use crate::{
     error::MasterError,
     explain::{ExplainQuery, Explained},
@@ -569,6 +570,13 @@ pub enum Effect {
         request: RequestId,
         /// What.
         answer: Answer,
+    },
+    /// Tell who listens to events of services.
+    Say {
+        /// What.
+        news: News,
+        /// When it happened.
+        at: UnixMillis,
     },
     /// Trace.
     Trace(TraceOp),

@@ -118,6 +118,7 @@ impl MasterCore {
             return Err(MasterError::VipPoolExhausted);
         };
         self.redefined(old.as_deref(), Some(&spec));
+        let before = old.clone();
         let flight = Flight {
             service,
             version,
@@ -136,6 +137,8 @@ impl MasterCore {
         ops.extend(stored::lease_ops(&leases));
         ops.extend(self.overtake(&flight.service, "superseded", now));
         self.persist(ops);
+        self.say_redefined(before.as_deref(), Some(&spec), now);
+        self.say_begun(&id, &flight, now);
         self.flights.insert(id.clone(), flight);
         self.net_dirty = true;
         self.schedule(
@@ -184,6 +187,8 @@ impl MasterCore {
         }
         ops.extend(self.overtake(service, "superseded", now));
         self.persist(ops);
+        self.say_redefined(Some(&spec), None, now);
+        self.say_begun(&id, &flight, now);
         self.flights.insert(id.clone(), flight);
         self.net_dirty = true;
         self.schedule(

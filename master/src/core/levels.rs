@@ -22,8 +22,8 @@ use waggle_types::{
 use crate::task::TaskShape;
 
 use super::{
-    Effect, MasterCore, MasterMsg, Measure, SERVICE_FRAMEWORK, SERVICE_ROLE, SpanKey, SpanParent,
-    TraceKind, TraceOp,
+    Effect, MasterCore, MasterMsg, Measure, News, SERVICE_FRAMEWORK, SERVICE_ROLE, SpanKey,
+    SpanParent, TraceKind, TraceOp,
     intents::is_builtin,
     tasks::{Task, is_networked},
     vips::Services,
@@ -264,10 +264,12 @@ impl MasterCore {
             Action::Declined { reason, .. } => self.measure(Measure::Declined {
                 reason: reason.name(),
             }),
+            Action::InstanceChanged { instance, change } => {
+                self.say_instance(&instance, change, now);
+            }
+            Action::ServiceGone { service } => self.publish_news(News::ServiceGone(service), now),
             // Shown by the framework's own accessors.
-            Action::InstanceChanged { .. }
-            | Action::DeploymentStep { .. }
-            | Action::ServiceGone { .. } => {}
+            Action::DeploymentStep { .. } => {}
         }
     }
 

@@ -35,6 +35,7 @@ mod levels;
 mod mounts;
 mod net;
 mod networks;
+mod news;
 mod notices;
 mod operators;
 mod out;
@@ -77,6 +78,7 @@ pub use event::{
 };
 pub use frameworks::Framework;
 pub use networks::{LEASE_REST, NetworkView, check_network_of};
+pub use news::{DeploymentPhase, InstanceRef, News, PlanNews};
 pub use stored::{Flight, InFlight, KnownAgent, RestoreError, Restored};
 pub use sums::{MAX_LABELS, OTHER, RoleSums, Sums};
 pub use versions::{KEEP_VERSIONS, Versions};
@@ -394,7 +396,11 @@ impl MasterCore {
                 deployment_id,
                 trace,
             } => {
+                let id = spec.id.clone();
                 let answer = self.put(*spec, mode, force, deployment_id, trace, now);
+                if let Err(why) = &answer {
+                    self.say_refused(&id, why, now);
+                }
                 self.reply(request, Answer::Deployment(answer));
             }
             Event::Remove {

@@ -5,7 +5,7 @@
 //! subscribes again and reconciles, so nothing is lost by it.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -15,18 +15,17 @@ use std::{
 
 use bytes::Bytes;
 use prost::Message as _;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use waggle_api::{mesos::framework::Dialect, proto::mesos as pb};
 use waggle_types::{CallRejection, FrameworkId, Offer, RejectReason, SchedulerEvent};
 
 use super::{Called, FrameworkEvent};
-use crate::core::{FrameworkCall, SubscriptionId};
+use crate::{
+    core::{FrameworkCall, SubscriptionId},
+    queue::{Queue, Weighed},
+};
 
-/// Events that may wait for one framework, each offer counted; one that falls further behind is cut off.
-const QUEUE: usize = 32_768;
-/// Bytes that may wait for one framework, to within what small strings take; the same holds.
-const MAX_BYTES: usize = 32 << 20;
 /// What an offer takes without its texts.
 const OFFER_BYTES: usize = 1024;
 /// How often a framework hears that the master lives.
@@ -43,7 +42,7 @@ pub(crate) enum Queued {
     Record(Bytes),
 }
 
-impl Queued {
+impl Weighed for Queued {
     fn weight(&self) -> usize {
         match self {
             Self::Event(SchedulerEvent::Offers(offers)) => offers.len().max(1),
@@ -71,115 +70,6 @@ fn of_offer(o: &Offer) -> usize {
     OFFER_BYTES * (1 + o.parts.len()) + texts.sum::<usize>()
 }
 
-#[derive(Debug, Default)]
-struct Waiting {
-    events: VecDeque<Queued>,
-    weight: usize,
-    bytes: usize,
-    /// Whether nothing can be queued any more, and what is said at the end.
-    ended: bool,
-    last_words: Option<String>,
-    /// The framework knows why.
-    quiet: bool,
-}
-
-/// The events of one stream.
-#[derive(Debug)]
-pub(crate) struct Queue {
-    waiting: Mutex<Waiting>,
-    more: Notify,
-    /// Ends the connection.
-    cut: CancellationToken,
-}
-
-/// What comes next on a stream.
-#[derive(Debug)]
-pub(crate) enum Next {
-    Event(Queued),
-    /// The end, with what is to be said before it.
-    End(Option<String>),
-}
-
-impl Queue {
-    pub(crate) fn new(cut: CancellationToken) -> Self {
-        Self {
-            waiting: Mutex::default(),
-            more: Notify::new(),
-            cut,
-        }
-    }
-
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        // Nothing panics while it is held; what is in it stays whole in any case.
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Queues an event; false when there is no room or the stream has ended.
-    pub(crate) fn push(&self, event: Queued) -> bool {
-        let mut w = self.waiting();
-        if w.ended {
-            return false;
-        }
-        let (weight, bytes) = (event.weight(), event.bytes());
-        // One that is larger than all of it goes out when nothing else waits.
-        let full = w.weight + weight > QUEUE || w.bytes + bytes > MAX_BYTES;
-        if full && !w.events.is_empty() {
-            w.events = VecDeque::new();
-            (w.weight, w.bytes) = (0, 0);
-            w.ended = true;
-            drop(w);
-            self.cut.cancel();
-            self.more.notify_one();
-            return false;
-        }
-        w.weight += weight;
-        w.bytes += bytes;
-        w.events.push_back(event);
-        drop(w);
-        self.more.notify_one();
-        true
-    }
-
-    /// The framework itself ends its stream: no reason is said.
-    pub(crate) fn hush(&self) {
-        self.waiting().quiet = true;
-    }
-
-    /// Whether nothing can be queued any more.
-    pub(crate) fn has_ended(&self) -> bool {
-        self.waiting().ended
-    }
-
-    /// Ends the stream after what is queued; the first reason counts.
-    pub(crate) fn end(&self, why: Option<String>) {
-        let mut w = self.waiting();
-        if !w.ended {
-            w.last_words = why.filter(|_| !w.quiet);
-            w.ended = true;
-        }
-        drop(w);
-        self.more.notify_one();
-    }
-
-    /// Waits for the next event. Nothing is lost when this is dropped before it is done.
-    pub(crate) async fn next(&self) -> Next {
-        loop {
-            {
-                let mut w = self.waiting();
-                if let Some(event) = w.events.pop_front() {
-                    w.weight -= event.weight();
-                    w.bytes -= event.bytes();
-                    return Next::Event(event);
-                }
-                if w.ended {
-                    return Next::End(w.last_words.clone());
-                }
-            }
-            self.more.notified().await;
-        }
-    }
-}
-
 /// What a framework says of itself, and how it is spoken to for that.
 #[derive(Debug)]
 pub(crate) struct Said {
@@ -202,7 +92,7 @@ pub(crate) struct Subscriber {
     pub(crate) subscription: SubscriptionId,
     /// What the framework said of itself last.
     said: Mutex<Arc<Said>>,
-    pub(crate) queue: Queue,
+    pub(crate) queue: Queue<Queued>,
     /// Known once the core has taken it.
     framework_id: OnceLock<FrameworkId>,
 }
@@ -370,6 +260,7 @@ mod tests {
     use waggle_types::OfferId;
 
     use super::*;
+    use crate::queue::{MAX_BYTES, Next, QUEUE};
 
     fn rescind(n: usize) -> Queued {
         let id = OfferId::new(format!("o{n}")).unwrap();

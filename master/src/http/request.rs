@@ -1,5 +1,7 @@
 //! Reading requests: path segments, query, body, trace.
 
+use std::net::SocketAddr;
+
 use axum::{
     body::{Body, Bytes},
     extract::Request,
@@ -7,13 +9,17 @@ use axum::{
 };
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
 use waggle_api::{
     error::{ApiError, ErrorCode},
     marathon::parse_json,
 };
 use waggle_types::TraceContext;
 
-use super::{BODY_TIMEOUT, MAX_BODY};
+use super::{
+    BODY_TIMEOUT, MAX_BODY,
+    serve::{Cut, Peer},
+};
 
 /// A request, decoded as far as every handler needs it.
 #[derive(Debug)]
@@ -28,6 +34,9 @@ pub(super) struct Call {
     /// As sent, to be passed on.
     pub raw_query: String,
     headers: HeaderMap,
+    peer: Option<SocketAddr>,
+    /// Closes the connection, whatever is going on there.
+    pub cut: CancellationToken,
 }
 
 impl Call {
@@ -48,8 +57,19 @@ impl Call {
             raw_query: parts.uri.query().unwrap_or_default().to_owned(),
             path,
             headers: parts.headers,
+            peer: parts.extensions.get::<Peer>().map(|p| p.0),
+            cut: parts
+                .extensions
+                .get::<Cut>()
+                .map(|c| c.0.clone())
+                .unwrap_or_default(),
         };
         Ok((call, body))
+    }
+
+    /// The client's address; empty when it is not known.
+    pub(super) fn client(&self) -> String {
+        self.peer.map(|p| p.ip().to_string()).unwrap_or_default()
     }
 
     /// As sent.

@@ -52,6 +52,7 @@ impl Answer {
 }
 
 struct Cluster {
+    handle: MasterHandle,
     marathon: Router,
     mesos: Router,
 }
@@ -63,7 +64,8 @@ impl Cluster {
         tokio::spawn(fake_loop(requests, views));
         Self {
             marathon: marathon_router(handle.clone(), Telemetry::disabled()),
-            mesos: mesos_router(handle, None, Telemetry::disabled()),
+            mesos: mesos_router(handle.clone(), None, Telemetry::disabled()),
+            handle,
         }
     }
 
@@ -430,6 +432,7 @@ pub(super) fn busy() -> ClusterView {
     view
 }
 
+mod events;
 mod marathon;
 mod mesos;
 mod native;

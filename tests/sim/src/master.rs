@@ -160,7 +160,7 @@ impl Sim {
                 Effect::CloseFramework { subscription, why } => {
                     self.send_event(subscription.0, EventDown::Closed(why));
                 }
-                Effect::Trace(_) | Effect::Measure(_) => {}
+                Effect::Trace(_) | Effect::Measure(_) | Effect::Say { .. } => {}
             }
         }
         Ok(())

@@ -17,17 +17,6 @@ fn running(n: u32) -> World {
     w
 }
 
-impl World {
-    /// Time passes until everything that can run does and what is told to end has.
-    fn settle(&mut self) {
-        for _ in 0..20 {
-            self.run_all();
-            self.obey_kills();
-            self.pass(2000);
-        }
-    }
-}
-
 #[test]
 fn a_restart_replaces_every_instance_once() {
     let mut w = running(3);

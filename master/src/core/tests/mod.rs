@@ -11,6 +11,7 @@ mod frameworks;
 mod launches;
 mod lending;
 mod networks;
+mod news;
 mod operations;
 mod operators;
 mod policies;
@@ -62,6 +63,7 @@ pub(super) struct World {
     pub(super) heard: Vec<(SubscriptionId, SchedulerEvent)>,
     pub(super) closed: Vec<(SubscriptionId, CallRejection)>,
     pub(super) measured: Vec<Measure>,
+    pub(super) said: Vec<News>,
     n_sessions: u64,
     n_ids: u64,
     lives: u64,
@@ -110,6 +112,7 @@ impl World {
             heard: Vec::new(),
             closed: Vec::new(),
             measured: Vec::new(),
+            said: Vec::new(),
             n_sessions: 0,
             n_ids: 0,
             lives: 0,
@@ -217,6 +220,7 @@ impl World {
                     self.closed.push((subscription, why));
                 }
                 Effect::Measure(m) => self.measured.push(m),
+                Effect::Say { news, .. } => self.said.push(news),
                 Effect::Opened { .. } => {}
             }
         }
@@ -405,6 +409,15 @@ impl World {
                 self.event(Event::Heartbeat { session });
             }
             self.event(Event::Tick);
+        }
+    }
+
+    /// Time passes until everything that can run does and what is told to end has.
+    pub(super) fn settle(&mut self) {
+        for _ in 0..20 {
+            self.run_all();
+            self.obey_kills();
+            self.pass(2000);
         }
     }
 

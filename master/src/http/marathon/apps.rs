@@ -24,6 +24,7 @@ use super::{
         respond::{Fail, json, ok},
     },
     deployed,
+    events::{self, Origin},
     labels::Selector,
     no_such_app, tasks, with_deployment,
 };
@@ -141,11 +142,14 @@ async fn put(
     api: &Api,
     spec: ServiceSpec,
     mode: PutMode,
-    force: bool,
-    trace: Option<TraceContext>,
+    flags: Flags,
 ) -> Result<Deployment, Fail> {
     let id = spec.id.clone();
+    let mut said = spec.clone();
+    let (force, trace) = (flags.force, flags.trace);
     let done = api.handle.put_service(spec, mode, force, trace).await?;
+    said.version = done.version;
+    events::posted(api, &flags.origin, &said);
     api.settled(|v| shows(v, &id, &done)).await;
     Ok(done)
 }
@@ -156,9 +160,9 @@ fn shows(view: &ClusterView, id: &ServiceId, done: &Deployment) -> bool {
 }
 
 pub(super) async fn create(api: &Api, call: &Call, body: Body) -> Result<Response, Fail> {
-    let (force, trace) = (call.query.flag("force", false)?, call.trace());
+    let flags = Flags::of(call)?;
     let spec = app_from_value(&call.json(body).await?, ParseMode::Create, now())?;
-    let done = put(api, spec.clone(), PutMode::Create, force, trace).await?;
+    let done = put(api, spec.clone(), PutMode::Create, flags).await?;
     // The definition as stored, not what may already have become of it.
     let spec = ServiceSpec {
         version: done.version,
@@ -202,11 +206,12 @@ pub(super) async fn put_many(api: &Api, call: &Call, body: Body) -> Result<Respo
 }
 
 /// Query and headers of a change.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Flags {
     force: bool,
     partial: bool,
     trace: Option<TraceContext>,
+    origin: Origin,
 }
 
 impl Flags {
@@ -215,6 +220,7 @@ impl Flags {
             force: call.query.flag("force", false)?,
             partial: call.query.flag("partialUpdate", true)?,
             trace: call.trace(),
+            origin: Origin::of(call),
         })
     }
 }
@@ -240,7 +246,7 @@ async fn change(
     }
     if let (Some(service), Some(version)) = (service, rollback(body)) {
         let spec = kept(service, version)?.as_ref().clone();
-        let done = put(api, spec, mode, flags.force, flags.trace).await?;
+        let done = put(api, spec, mode, flags).await?;
         return Ok(deployed(StatusCode::OK, &done));
     }
     let parse = ParseMode::Put {
@@ -253,7 +259,7 @@ async fn change(
         Some(_) => StatusCode::OK,
         None => StatusCode::CREATED,
     };
-    let done = put(api, spec, mode, flags.force, flags.trace).await?;
+    let done = put(api, spec, mode, flags).await?;
     Ok(deployed(status, &done))
 }
 
@@ -302,10 +308,14 @@ pub(super) async fn restart(api: &Api, call: &Call, id: &ServiceId) -> Result<Re
 
 pub(super) async fn remove(api: &Api, call: &Call, id: &ServiceId) -> Result<Response, Fail> {
     let force = call.query.flag("force", false)?;
+    let view = api.view();
     let done = api
         .handle
         .remove_service(id.clone(), force, call.trace())
         .await?;
+    if let Some(service) = view.services.get(id) {
+        events::posted(api, &Origin::of(call), &service.spec);
+    }
     api.settled(|v| !v.services.contains_key(id) || v.deployments.contains_key(&done.id))
         .await;
     Ok(deployed(StatusCode::OK, &done))

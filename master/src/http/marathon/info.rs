@@ -41,16 +41,20 @@ const REASONS: [&str; 10] = [
     "DeclinedScarceResources",
 ];
 
+/// Marathon's name of what a deployment does to an app.
+pub(super) fn action_name(kind: DeploymentKind) -> &'static str {
+    match kind {
+        DeploymentKind::Start => "StartApplication",
+        DeploymentKind::Scale => "ScaleApplication",
+        DeploymentKind::Restart => "RestartApplication",
+        DeploymentKind::Stop => "StopApplication",
+    }
+}
+
 pub(super) fn deployments(view: &ClusterView) -> Vec<Deployment> {
     let one = |d: &crate::view::DeploymentView| {
-        let action = match d.kind {
-            DeploymentKind::Start => "StartApplication",
-            DeploymentKind::Scale => "ScaleApplication",
-            DeploymentKind::Restart => "RestartApplication",
-            DeploymentKind::Stop => "StopApplication",
-        };
         let actions = vec![DeploymentAction {
-            action: action.into(),
+            action: action_name(d.kind).into(),
             app: d.service.to_string(),
             readiness_check_results: view
                 .services

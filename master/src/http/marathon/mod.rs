@@ -1,6 +1,7 @@
 //! Marathon's REST API (CONTRACTS.md section 2).
 
 mod apps;
+mod events;
 mod info;
 mod labels;
 mod tasks;
@@ -60,7 +61,10 @@ pub(super) async fn route(api: &Api, call: &Call, body: Body) -> Result<Response
             Method::DELETE => Err(Fail::not_yet("abdication of the leader is")),
             _ => Err(Fail::method(call, "GET")),
         },
-        ["v2", "events"] => Err(Fail::not_yet("the event stream /v2/events is")),
+        ["v2", "events"] => match call.method {
+            Method::GET => events::subscribe(api, call),
+            _ => Err(Fail::method(call, "GET")),
+        },
         ["v2", "groups", ..] => Err(Fail::not_yet("groups are")),
         ["v2", "pods", ..] => Err(Fail::not_yet("pods are")),
         ["v2", "eventSubscriptions"] => Err(Fail::not_yet("event subscriptions are")),

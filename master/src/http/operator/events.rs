@@ -33,8 +33,9 @@ use super::{
     reads::{self, DIALECT},
 };
 use crate::{
-    framework::{HEARTBEAT, Next, Queue, Queued},
+    framework::{HEARTBEAT, Queued},
     handle::MasterHandle,
+    queue::{Next, Queue},
     view::{ClusterView, FrameworkView, TaskView},
 };
 
@@ -47,7 +48,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 struct Listeners {
     /// What has been said, while somebody listens.
     last: Option<Arc<ClusterView>>,
-    queues: Vec<(Media, Arc<Queue>)>,
+    queues: Vec<(Media, Arc<Queue<Queued>>)>,
 }
 
 /// All who listen. Cheap to clone.
@@ -60,7 +61,7 @@ impl Hub {
     }
 
     /// Takes a listener and answers where it begins.
-    fn join(&self, api: &Api, media: Media, queue: Arc<Queue>) -> Option<Arc<ClusterView>> {
+    fn join(&self, api: &Api, media: Media, queue: Arc<Queue<Queued>>) -> Option<Arc<ClusterView>> {
         let mut all = self.locked();
         all.queues.retain(|(_, q)| !q.has_ended());
         if all.queues.len() >= MAX_SUBSCRIBERS {
@@ -141,7 +142,7 @@ fn record_of(media: Media, event: &Value) -> Bytes {
 }
 
 /// Ends a listener's queue with its stream.
-struct Leaves(Arc<Queue>);
+struct Leaves(Arc<Queue<Queued>>);
 
 impl Drop for Leaves {
     fn drop(&mut self) {

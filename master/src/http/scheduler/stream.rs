@@ -29,9 +29,10 @@ use waggle_types::{
 
 use super::{No, STREAM_ID};
 use crate::{
-    framework::{FrameworkEvent, HEARTBEAT, Next, OpenGuard, Queued, SchedulerDoor, Subscriber},
+    framework::{FrameworkEvent, HEARTBEAT, OpenGuard, Queued, SchedulerDoor, Subscriber},
     handle::MasterHandle,
     http::Api,
+    queue::Next,
     view::ClusterView,
 };
 

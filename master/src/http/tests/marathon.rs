@@ -165,9 +165,6 @@ async fn wrong_methods_and_paths_are_json() {
     assert_eq!(wrong.headers["allow"], "GET, POST, PUT, PATCH");
     c.get("/nope").await.refused(404, "no such path: /nope");
     c.get("/").await.refused(404, "no such path: /");
-    c.get("/v2/events")
-        .await
-        .refused(404, "the event stream /v2/events is not supported yet");
     c.get("/v2/apps/%ff")
         .await
         .refused(400, "path is not UTF-8");
