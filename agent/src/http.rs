@@ -278,8 +278,15 @@ pub async fn serve_api(listener: TcpListener, view: View, shown: Shown) {
     let stop = CancellationToken::new();
     let _end = stop.clone().drop_guard();
     let files = Files::new(&config.work_dir, view.clone(), telemetry.clone());
+    let verbosity = telemetry.verbosity().clone();
     let sessions = Sessions::new(&config, view.clone(), telemetry, stop);
-    let operator = Operator::new(view.clone(), Arc::clone(&config), files.clone(), meter);
+    let operator = Operator::new(
+        view.clone(),
+        Arc::clone(&config),
+        files.clone(),
+        meter,
+        verbosity,
+    );
     let router = router(view)
         .merge(operator.router())
         .merge(files.router())

@@ -8,6 +8,7 @@
 
 mod calls;
 mod mesos;
+mod outcomes;
 
 use std::{
     sync::{

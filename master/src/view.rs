@@ -285,6 +285,8 @@ pub struct FrameworkView {
     pub registered_at: UnixMillis,
     /// When it subscribed last.
     pub reregistered_at: UnixMillis,
+    /// When it was removed.
+    pub unregistered_at: Option<UnixMillis>,
     /// Whether its subscription is open; the built-in one's always is.
     pub connected: bool,
     /// How long it may stay away; `None` for the built-in one.
@@ -358,6 +360,8 @@ pub struct ClusterView {
     pub executors: Arc<Vec<(AgentId, ExecutorRecord)>>,
     /// Frameworks by id.
     pub frameworks: BTreeMap<FrameworkId, FrameworkView>,
+    /// Frameworks that were removed since this master started, newest last; bounded (the oldest are forgotten).
+    pub completed_frameworks: Vec<Arc<FrameworkView>>,
     /// Roles that have frameworks, a weight, a quota or reservations.
     pub roles: BTreeMap<String, RoleView>,
     /// Offers that are out.
@@ -366,6 +370,8 @@ pub struct ClusterView {
     pub mounts: Arc<BTreeMap<AgentId, BTreeMap<String, String>>>,
     /// Inverse offers that are out.
     pub inverse_offers: Vec<InverseOffer>,
+    /// Agents that are gone for good, and since when; bounded (the oldest are forgotten).
+    pub gone: Arc<BTreeMap<AgentId, UnixMillis>>,
     /// Planned maintenance, also of agents that have not come back since the master started.
     pub maintenance: BTreeMap<AgentId, Unavailability>,
     /// Overlay networks, with what is used of them.

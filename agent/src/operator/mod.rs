@@ -16,17 +16,19 @@ use std::{io, os::unix::fs::MetadataExt, sync::Arc, time::Duration};
 use axum::{
     Json, Router,
     body::{Body, Bytes},
-    extract::State,
+    extract::{Query, State},
     http::{HeaderMap, HeaderValue, Method, StatusCode, header},
     response::{IntoResponse, Response},
     routing::{any, get},
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use waggle_api::{
-    mesos::{MESOS_VERSION, Media, MediaError, event},
+    mesos::{MESOS_VERSION, Media, MediaError, duration, event},
     proto::mesos::{self as pb, agent_call::Type, agent_response},
 };
+use waggle_telemetry::{MAX_VERBOSITY, Verbosity};
+use waggle_types::Millis;
 
 use crate::{
     AgentConfig, executors,
@@ -38,6 +40,8 @@ pub use containers::Meter;
 
 /// Largest call, in bytes; those that are taken hold a path.
 const MAX_CALL: usize = 64 << 10;
+/// Longest time for which more is logged.
+const MAX_LOGGING: Duration = Duration::from_hours(30 * 24);
 /// How long a call may take to arrive.
 const CALL_TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -50,6 +54,7 @@ struct Inner {
     config: Arc<AgentConfig>,
     files: Files,
     meter: Meter,
+    verbosity: Verbosity,
 }
 
 /// A refusal as Mesos writes it: plain text.
@@ -86,12 +91,19 @@ impl IntoResponse for No {
 
 impl Operator {
     /// Answers from `view`, and with what `meter` reads.
-    pub fn new(view: View, config: Arc<AgentConfig>, files: Files, meter: Meter) -> Self {
+    pub fn new(
+        view: View,
+        config: Arc<AgentConfig>,
+        files: Files,
+        meter: Meter,
+        verbosity: Verbosity,
+    ) -> Self {
         Self(Arc::new(Inner {
             view,
             config,
             files,
             meter,
+            verbosity,
         }))
     }
 
@@ -103,6 +115,7 @@ impl Operator {
             router = router
                 .route(&path("state"), get(state_json))
                 .route(&path("flags"), get(flags_json))
+                .route(&path("logging/toggle"), any(toggle))
                 .route(&path("metrics/snapshot"), get(metrics_json))
                 .route(&path("monitor/statistics"), get(statistics_json))
                 .route(&path("containers"), get(containers_json));
@@ -128,6 +141,18 @@ impl Operator {
         Ok(tokio::task::spawn_blocking(move || metrics::metrics(&view)).await?)
     }
 
+    /// How much the node logs, for how long.
+    fn log(&self, level: Option<u32>, lasting: Option<Duration>) -> Result<(), No> {
+        let level = level.filter(|l| *l <= MAX_VERBOSITY);
+        let level = level
+            .ok_or_else(|| No::bad(format!("level: must be between 0 and {MAX_VERBOSITY}")))?;
+        let lasting = lasting.filter(|d| !d.is_zero() && *d <= MAX_LOGGING);
+        let lasting =
+            lasting.ok_or_else(|| No::bad("duration: must be over 0 and at most 30days"))?;
+        self.0.verbosity.set(level, lasting);
+        Ok(())
+    }
+
     fn flags(&self) -> std::collections::BTreeMap<String, String> {
         flags::flags(&self.0.config, &self.view().agent)
     }
@@ -145,6 +170,34 @@ async fn state_json(State(operator): State<Operator>) -> Json<Value> {
 
 async fn flags_json(State(operator): State<Operator>) -> Json<Value> {
     Json(json!({ "flags": operator.flags() }))
+}
+
+/// What `/logging/toggle` is asked.
+#[derive(Deserialize)]
+struct Toggle {
+    level: Option<u32>,
+    duration: Option<String>,
+}
+
+/// Without a level: which it is. With one, and how long: sets it.
+async fn toggle(
+    State(operator): State<Operator>,
+    Query(toggle): Query<Toggle>,
+) -> Result<Response, No> {
+    match (toggle.level, toggle.duration) {
+        (None, None) => {
+            let level = operator.0.verbosity.level();
+            Ok(format!("{level}\n").into_response())
+        }
+        (Some(level), Some(lasting)) => {
+            let lasting = duration::parse(&lasting).map(Millis::as_duration);
+            operator.log(Some(level), lasting)?;
+            Ok(StatusCode::OK.into_response())
+        }
+        _ => Err(No::bad(
+            "Expecting 'level' and 'duration' in query, or neither",
+        )),
+    }
 }
 
 async fn metrics_json(State(operator): State<Operator>) -> Result<Json<metrics::Metrics>, No> {
@@ -204,6 +257,10 @@ async fn answer(
     let media = Media::of_body(headers)?;
     let call: pb::AgentCall = media.read(&body_of(body).await?)?;
     let kind = call.r#type();
+    if kind == Type::SetLoggingLevel {
+        set_logging_level(operator, call.set_logging_level)?;
+        return Ok(StatusCode::OK.into_response());
+    }
     let Some(response) = respond(operator, kind, call).await? else {
         let message = format!("{} is not supported by this agent", kind.as_str_name());
         return Err(No(StatusCode::NOT_IMPLEMENTED, message));
@@ -278,9 +335,10 @@ async fn respond(
                 ..of(Said::GetMetrics)
             }
         }
-        // Set at the start of a node, for all of it.
         Type::GetLoggingLevel => pb::AgentResponse {
-            get_logging_level: Some(pb::LoggingLevel { level: 0 }),
+            get_logging_level: Some(pb::LoggingLevel {
+                level: operator.0.verbosity.level(),
+            }),
             ..of(Said::GetLoggingLevel)
         },
         Type::ListFiles => pb::AgentResponse {
@@ -348,6 +406,14 @@ async fn respond(
         | Type::MarkResourceProviderGone
         | Type::PruneImages => return Ok(None),
     }))
+}
+
+/// See [`Operator::log`].
+fn set_logging_level(operator: &Operator, call: Option<pb::SetLoggingLevel>) -> Result<(), No> {
+    let call = call.ok_or_else(|| No::bad("Expecting 'set_logging_level' to be present"))?;
+    let nanos = call.duration.map_or(0, |d| d.nanoseconds);
+    let lasting = u64::try_from(nanos).ok().map(Duration::from_nanos);
+    operator.log(call.level, lasting)
 }
 
 /// What is in a directory of a sandbox.

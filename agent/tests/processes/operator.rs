@@ -208,6 +208,31 @@ pub fn sees_what_runs_and_what_it_uses() {
         let version = ask(&agent, "GET_VERSION").await;
         assert_eq!(version["version_info"]["version"], "1.11.0");
         assert_eq!(ask(&agent, "GET_LOGGING_LEVEL").await, json!({"level": 0}));
+        let set = |level: u32, minutes: u64| {
+            let duration = json!({"nanoseconds": minutes * 60_000_000_000});
+            let said = json!({"level": level, "duration": duration});
+            json!({"type": "SET_LOGGING_LEVEL", "set_logging_level": said}).to_string()
+        };
+        assert_eq!(
+            agent.send_json("/api/v1", &set(1, 5)).await,
+            (200, String::new())
+        );
+        assert_eq!(ask(&agent, "GET_LOGGING_LEVEL").await, json!({"level": 1}));
+        for wrong in [set(4, 5), set(1, 0), set(1, 60 * 24 * 31)] {
+            assert_eq!(agent.send_json("/api/v1", &wrong).await.0, 400, "{wrong}");
+        }
+        for (query, status, level) in [
+            ("?level=0&duration=5mins", 200, 0),
+            ("?level=2", 400, 0),
+            ("?level=2&duration=5", 400, 0),
+            ("?level=2&duration=5mins", 200, 2),
+            ("?level=0&duration=1secs", 200, 0),
+        ] {
+            let path = format!("/slave(1)/logging/toggle{query}");
+            assert_eq!(agent.get(&path).await.0, status, "{query}");
+            let now = ask(&agent, "GET_LOGGING_LEVEL").await;
+            assert_eq!(now, json!({"level": level}), "{query}");
+        }
         assert_eq!(ask(&agent, "GET_OPERATIONS").await, json!({}));
         assert_eq!(ask(&agent, "GET_RESOURCE_PROVIDERS").await, json!({}));
         let has = |list: &Value, name: &str, value: &Value| {

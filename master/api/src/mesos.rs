@@ -5,6 +5,7 @@
 
 mod container;
 pub mod discovery;
+pub mod duration;
 pub mod event;
 mod executor;
 pub mod framework;

@@ -4,7 +4,10 @@
 //! what its tasks say waits, unacknowledged, with the agents. After its failover time-out it is removed and
 //! its tasks are killed, also those that turn up later.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 use waggle_allocator::{Event as Level1, FrameworkSpec};
 use waggle_types::{
@@ -14,12 +17,14 @@ use waggle_types::{
 
 use super::{
     Effect, MasterCore, SERVICE_FRAMEWORK, event::SubscriptionId, levels::own_status,
-    refusals::level_1_says, stored,
+    refusals::level_1_says, show::show_framework, stored,
 };
-use crate::store::MAX_VALUE_BYTES;
+use crate::{store::MAX_VALUE_BYTES, view::FrameworkView};
 
 /// Removed frameworks that are remembered, so that they do not come back; the oldest are forgotten.
 const MAX_REMOVED: usize = 1000;
+/// Of these, so many are shown with what they said of themselves (Mesos's `--max_completed_frameworks`).
+const MAX_COMPLETED: usize = 50;
 /// Ended tasks whose end is not acknowledged by their framework. Beyond it the master acknowledges in
 /// the framework's place, and counts: reconciliation tells the rest.
 const MAX_UNACKED: usize = 100_000;
@@ -89,6 +94,8 @@ pub(super) struct Frameworks {
     by_subscription: BTreeMap<SubscriptionId, FrameworkId>,
     /// Oldest first.
     removed: VecDeque<FrameworkId>,
+    /// What was removed since this master started, newest last.
+    pub(super) completed: VecDeque<Arc<FrameworkView>>,
     pub(super) unacked: BTreeMap<TaskId, Unacked>,
 }
 
@@ -335,6 +342,15 @@ impl MasterCore {
             }
         }
         self.persist(ops);
+        self.frameworks.completed.push_back(Arc::new(FrameworkView {
+            active: false,
+            connected: false,
+            unregistered_at: Some(now),
+            ..show_framework(id, &f)
+        }));
+        if self.frameworks.completed.len() > MAX_COMPLETED {
+            self.frameworks.completed.pop_front();
+        }
         if let Some(subscription) = f.subscription {
             self.frameworks.by_subscription.remove(&subscription);
             let message = "the framework was removed";

@@ -4,13 +4,13 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use waggle_services::{Instance, Service};
 use waggle_types::{
-    AgentId, Capabilities, CheckPurpose, FrameworkId, HealthCheck, HealthState, ResourcePart,
-    Resources, RoleSubscription, TaskState, UnixMillis,
+    AgentId, CheckPurpose, FrameworkId, HealthCheck, HealthState, ResourcePart, Resources,
+    RoleSubscription, TaskState, UnixMillis,
 };
 
 use super::{
-    MasterCore, SERVICE_FRAMEWORK, SERVICE_ROLE, agents::Agent, levels::service_framework,
-    tasks::Tasks,
+    MasterCore, SERVICE_FRAMEWORK, SERVICE_ROLE, agents::Agent, frameworks::Framework,
+    levels::service_framework, tasks::Tasks,
 };
 use crate::task::TaskView;
 use crate::view::{
@@ -73,9 +73,11 @@ impl MasterCore {
             executors: self.executors.shown(),
             roles: self.show_roles(),
             frameworks: self.show_frameworks(),
+            completed_frameworks: self.frameworks.completed.iter().cloned().collect(),
             offers: self.out_offers.values().cloned().collect(),
             mounts: self.mounts.show(),
             inverse_offers: self.inverse.out().cloned().collect(),
+            gone: Arc::clone(&self.upkeep.gone),
             maintenance: self.upkeep.windows.clone(),
             networks: self.networks.view(),
             policies: self.policies.all().clone(),
@@ -164,44 +166,29 @@ impl MasterCore {
     /// Every framework, the built-in one first in code and by id in the map.
     fn show_frameworks(&self) -> BTreeMap<FrameworkId, FrameworkView> {
         let mut out = BTreeMap::new();
-        let blank = |id: &FrameworkId, name: &str| FrameworkView {
-            id: id.clone(),
-            name: name.to_owned(),
-            roles: Vec::new(),
-            capabilities: Capabilities::default(),
+        let own = FrameworkView {
+            id: self.framework_id.clone(),
+            name: SERVICE_FRAMEWORK.to_owned(),
+            roles: vec![self.own_role()],
+            capabilities: service_framework().capabilities,
             about: Arc::default(),
-            active: true,
+            active: !self.recovering,
             used: Resources::default(),
             offered: Resources::default(),
             registered_at: self.started_at,
             reregistered_at: self.started_at,
+            unregistered_at: None,
             connected: true,
             failover_timeout: None,
-            suppressed: false,
-            tasks: 0,
-            reasons: self.show_reasons(id),
-        };
-        let own = FrameworkView {
-            active: !self.recovering,
             suppressed: self.own_role().suppressed,
-            roles: vec![self.own_role()],
-            capabilities: service_framework().capabilities,
-            ..blank(&self.framework_id, SERVICE_FRAMEWORK)
+            tasks: 0,
+            reasons: self.show_reasons(&self.framework_id),
         };
         out.insert(self.framework_id.clone(), own);
         for (id, f) in &self.frameworks.all {
-            let connected = f.subscription.is_some();
             let view = FrameworkView {
-                active: connected,
-                connected,
-                registered_at: f.registered_at,
-                reregistered_at: f.reregistered_at,
-                failover_timeout: Some(f.info.failover_timeout),
-                suppressed: f.is_suppressed(),
-                roles: f.roles.clone(),
-                capabilities: f.info.capabilities,
-                about: Arc::clone(&f.info.about),
-                ..blank(id, &f.info.name)
+                reasons: self.show_reasons(id),
+                ..show_framework(id, f)
             };
             out.insert(id.clone(), view);
         }
@@ -280,6 +267,29 @@ impl MasterCore {
             }
         }
         out
+    }
+}
+
+/// A framework, without what it holds.
+pub(super) fn show_framework(id: &FrameworkId, f: &Framework) -> FrameworkView {
+    let connected = f.subscription.is_some();
+    FrameworkView {
+        id: id.clone(),
+        name: f.info.name.clone(),
+        roles: f.roles.clone(),
+        capabilities: f.info.capabilities,
+        about: Arc::clone(&f.info.about),
+        active: connected,
+        used: Resources::default(),
+        offered: Resources::default(),
+        registered_at: f.registered_at,
+        reregistered_at: f.reregistered_at,
+        unregistered_at: None,
+        connected,
+        failover_timeout: Some(f.info.failover_timeout),
+        suppressed: f.is_suppressed(),
+        tasks: 0,
+        reasons: Vec::new(),
     }
 }
 

@@ -3,7 +3,10 @@
 //! It is stored, and said to level 1 again whenever an agent (re-)registers: level 1 begins anew with each
 //! registration, operators do not.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use waggle_allocator::{Event as Level1, EvictReason};
 use waggle_types::{
@@ -31,7 +34,8 @@ pub(super) struct Upkeep {
     modes: BTreeMap<AgentId, AgentMode>,
     /// Planned maintenance of known agents.
     pub(super) windows: BTreeMap<AgentId, Unavailability>,
-    gone: BTreeMap<AgentId, UnixMillis>,
+    /// Shared with views.
+    pub(super) gone: Arc<BTreeMap<AgentId, UnixMillis>>,
     gone_by_age: BTreeSet<(UnixMillis, AgentId)>,
 }
 
@@ -46,7 +50,7 @@ impl Upkeep {
             modes: modes.filter(|(_, m)| *m != AgentMode::Active).collect(),
             windows,
             gone_by_age: gone.iter().map(|(id, at)| (*at, id.clone())).collect(),
-            gone,
+            gone: Arc::new(gone),
         }
     }
 
@@ -306,13 +310,13 @@ impl MasterCore {
         ];
         self.rescind_inverse_on(id, now);
         self.upkeep.forget(id);
-        self.upkeep.gone.insert(id.clone(), now);
+        Arc::make_mut(&mut self.upkeep.gone).insert(id.clone(), now);
         self.upkeep.gone_by_age.insert((now, id.clone()));
         while self.upkeep.gone.len() > MAX_GONE {
             let Some((_, oldest)) = self.upkeep.gone_by_age.pop_first() else {
                 break;
             };
-            self.upkeep.gone.remove(&oldest);
+            Arc::make_mut(&mut self.upkeep.gone).remove(&oldest);
             ops.push(stored::delete_gone(&oldest));
         }
         self.persist(ops);

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use waggle_api::{mesos::framework::Dialect, proto::mesos as pb};
 use waggle_types::{CallRejection, FrameworkId, Offer, RejectReason, SchedulerEvent};
 
-use super::{Called, FrameworkEvent};
+use super::{Called, FrameworkEvent, outcomes::Outcomes};
 use crate::{
     core::{FrameworkCall, SubscriptionId},
     queue::{Queue, Weighed},
@@ -181,6 +181,8 @@ pub(crate) struct SchedulerDoor {
     pub(crate) open: Arc<AtomicUsize>,
     pub(crate) max_open: usize,
     streams: Arc<Streams>,
+    /// How operations with an id ended.
+    pub(crate) outcomes: Arc<Outcomes>,
     pub(crate) stop: CancellationToken,
 }
 
@@ -202,6 +204,7 @@ impl SchedulerDoor {
             open: Arc::new(AtomicUsize::new(0)),
             max_open,
             streams: Arc::default(),
+            outcomes: Arc::default(),
             stop,
         }
     }

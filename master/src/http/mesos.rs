@@ -78,7 +78,7 @@ pub(super) fn route(api: &Api, call: &Call) -> Result<Response, Fail> {
         }),
         ["frameworks"] => ok(&Frameworks {
             frameworks: frameworks(&view, leader),
-            completed_frameworks: Vec::new(),
+            completed_frameworks: completed(&view, leader),
             unregistered_frameworks: Vec::new(),
         }),
         ["tasks"] => {
@@ -134,7 +134,7 @@ fn state(view: &ClusterView, leader: &MasterView) -> State {
         slaves: view.agents.values().map(|a| slave(a)).collect(),
         recovered_slaves: Vec::new(),
         frameworks: frameworks(view, leader),
-        completed_frameworks: Vec::new(),
+        completed_frameworks: completed(view, leader),
         unregistered_frameworks: Vec::new(),
         orphan_tasks: Vec::new(),
     }
@@ -167,6 +167,12 @@ fn slave(a: &AgentView) -> Slave {
 
 fn frameworks(view: &ClusterView, leader: &MasterView) -> Vec<Framework> {
     let all = view.frameworks.values();
+    all.map(|f| framework(view, leader, f)).collect()
+}
+
+/// Removed ones, newest first, as Mesos has them.
+fn completed(view: &ClusterView, leader: &MasterView) -> Vec<Framework> {
+    let all = view.completed_frameworks.iter().rev();
     all.map(|f| framework(view, leader, f)).collect()
 }
 
@@ -212,7 +218,7 @@ fn framework(view: &ClusterView, leader: &MasterView, f: &FrameworkView) -> Fram
         checkpoint: true,
         webui_url: webui(f, leader),
         registered_time: seconds(f.registered_at),
-        unregistered_time: 0.0,
+        unregistered_time: f.unregistered_at.map_or(0.0, seconds),
         resources: (&allocated(f)).into(),
         used_resources: (&f.used).into(),
         offered_resources: (&f.offered).into(),

@@ -398,6 +398,7 @@ pub(super) fn busy() -> ClusterView {
             offered: Resources::default(),
             registered_at: AT,
             reregistered_at: AT,
+            unregistered_at: None,
             connected: true,
             failover_timeout: None,
             suppressed: false,

@@ -9,8 +9,6 @@
 
 mod world;
 
-use std::net::SocketAddr;
-
 use prost::Message as _;
 use serde_json::{Value, json};
 use waggle_api::proto::mesos as pb;
@@ -19,112 +17,15 @@ use waggle_tests_frameworks::agent::Books;
 use waggle_types::Millis;
 use world::{
     Master,
-    wire::{Answer, Records, send},
+    mesos::{
+        Framework, JSON, PATH, PROTOBUF, TAKES_JSON, TAKES_PROTOBUF, launch, operate, subscribe,
+        task,
+    },
+    wire::{Records, send},
 };
-
-const PATH: &str = "/api/v1/scheduler";
-const JSON: (&str, &str) = ("Content-Type", "application/json");
-const TAKES_JSON: (&str, &str) = ("Accept", "application/json");
-const PROTOBUF: (&str, &str) = ("Content-Type", "application/x-protobuf");
-const TAKES_PROTOBUF: (&str, &str) = ("Accept", "application/x-protobuf");
 
 async fn master() -> Master {
     Master::start_with(MemoryStore::new(), Millis::from_secs(60)).await
-}
-
-fn subscribe(name: &str, id: Option<&str>) -> Value {
-    let mut info = json!({ "user": "root", "name": name, "failover_timeout": 60 });
-    let mut call = json!({ "type": "SUBSCRIBE" });
-    if let Some(id) = id {
-        info["id"] = json!({ "value": id });
-        call["framework_id"] = json!({ "value": id });
-    }
-    call["subscribe"] = json!({ "framework_info": info });
-    call
-}
-
-/// A framework with its stream.
-struct Framework {
-    at: SocketAddr,
-    id: String,
-    stream_id: String,
-    events: Records,
-}
-
-impl Framework {
-    async fn new(at: SocketAddr, name: &str, id: Option<&str>) -> Self {
-        let call = subscribe(name, id).to_string();
-        let mut events = Records::open(at, PATH, &[JSON, TAKES_JSON], call.as_bytes()).await;
-        assert!(events.head.starts_with("HTTP/1.1 200"), "{}", events.head);
-        assert_eq!(events.header("transfer-encoding"), Some("chunked"));
-        assert_eq!(events.header("content-length"), None);
-        assert_eq!(events.header("content-type"), Some("application/json"));
-        let stream_id = events.header("mesos-stream-id").unwrap().to_owned();
-        let subscribed = events.event("SUBSCRIBED").await;
-        assert_eq!(subscribed["heartbeat_interval_seconds"], 15.0);
-        let id = subscribed["framework_id"]["value"]
-            .as_str()
-            .unwrap()
-            .to_owned();
-        Self {
-            at,
-            id,
-            stream_id,
-            events,
-        }
-    }
-
-    async fn call(&self, mut call: Value) -> Answer {
-        call["framework_id"] = json!({ "value": self.id });
-        let headers = [JSON, ("Mesos-Stream-Id", self.stream_id.as_str())];
-        send(self.at, "POST", PATH, &headers, call.to_string().as_bytes()).await
-    }
-
-    async fn takes(&self, call: Value) {
-        let a = self.call(call.clone()).await;
-        assert_eq!((a.status, a.body.len()), (202, 0), "{call}: {}", a.text());
-        assert!(
-            a.head.to_lowercase().contains("content-length: 0"),
-            "{}",
-            a.head
-        );
-    }
-
-    async fn offer(&mut self) -> Value {
-        let offers = self.events.event("OFFERS").await;
-        offers["offers"][0].clone()
-    }
-
-    async fn update(&mut self, task: &str, state: &str) -> Value {
-        loop {
-            let update = self.events.event("UPDATE").await;
-            let status = &update["status"];
-            if status["task_id"]["value"] == task && status["state"] == state {
-                return status.clone();
-            }
-        }
-    }
-}
-
-fn task(offer: &Value, id: &str, command: &str, cpus: f64) -> Value {
-    json!({
-        "name": id,
-        "task_id": { "value": id },
-        "agent_id": offer["agent_id"],
-        "command": { "value": command },
-        "resources": [{ "name": "cpus", "type": "SCALAR", "scalar": { "value": cpus } }],
-    })
-}
-
-fn launch(offer: &Value, tasks: &[Value]) -> Value {
-    json!({
-        "type": "ACCEPT",
-        "accept": {
-            "offer_ids": [offer["id"]],
-            "operations": [{ "type": "LAUNCH", "launch": { "task_infos": tasks } }],
-            "filters": { "refuse_seconds": 0 },
-        },
-    })
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -422,17 +323,6 @@ async fn a_call_that_would_take_too_much_memory_is_refused() {
     m.stop().await;
 }
 
-async fn operate(m: &Master, call: &Value) -> Answer {
-    send(
-        m.mesos,
-        "POST",
-        "/api/v1/operator",
-        &[JSON, TAKES_JSON],
-        call.to_string().as_bytes(),
-    )
-    .await
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn operators_read_change_and_listen() {
     let m = master().await;
@@ -569,5 +459,16 @@ async fn operators_read_change_and_listen() {
     );
     let removed = events.event("FRAMEWORK_REMOVED").await;
     assert_eq!(removed["framework_info"]["name"], "Watched One");
+    let state = m.get("/master/state").await;
+    let gone = &state["completed_frameworks"][0];
+    assert_eq!(
+        (&gone["name"], &gone["active"]),
+        (&json!("Watched One"), &json!(false))
+    );
+    assert!(gone["unregistered_time"].as_f64() > gone["registered_time"].as_f64());
+    let a = operate(&m, &json!({ "type": "GET_FRAMEWORKS" })).await;
+    let gone = &a.json()["get_frameworks"]["completed_frameworks"][0];
+    assert_eq!(gone["framework_info"]["id"]["value"], f.id);
+    assert!(gone["unregistered_time"]["nanoseconds"].is_i64(), "{gone}");
     m.stop().await;
 }

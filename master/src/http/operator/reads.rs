@@ -255,7 +255,7 @@ pub(super) fn info(f: &FrameworkView) -> pb::FrameworkInfo {
 
 /// A framework.
 pub(super) fn framework(f: &FrameworkView) -> Value {
-    json!({
+    let mut out = json!({
         "framework_info": shown(&info(f)),
         "active": f.active,
         "connected": f.connected,
@@ -266,12 +266,18 @@ pub(super) fn framework(f: &FrameworkView) -> Value {
         "inverse_offers": [],
         "allocated_resources": resources(&f.used, &[], None),
         "offered_resources": resources(&f.offered, &[], None),
-    })
+    });
+    if let Some(at) = f.unregistered_at {
+        out["unregistered_time"] = time(at);
+    }
+    out
 }
 
 fn frameworks(view: &ClusterView) -> Value {
     let all: Vec<Value> = view.frameworks.values().map(framework).collect();
-    json!({ "frameworks": all, "completed_frameworks": [], "recovered_frameworks": [] })
+    let completed = view.completed_frameworks.iter().rev();
+    let completed: Vec<Value> = completed.map(|f| framework(f)).collect();
+    json!({ "frameworks": all, "completed_frameworks": completed, "recovered_frameworks": [] })
 }
 
 /// A task.

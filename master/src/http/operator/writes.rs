@@ -298,36 +298,12 @@ pub(super) fn logging_level(api: &Api, said: &Value) -> Result<(), No> {
     Ok(())
 }
 
-/// Units of time as Mesos writes them, and protobuf's `s`, in milliseconds.
-const UNITS: [(&str, f64); 9] = [
-    ("weeks", 604_800_000.0),
-    ("days", 86_400_000.0),
-    ("hrs", 3_600_000.0),
-    ("mins", 60_000.0),
-    ("secs", 1000.0),
-    ("ms", 1.0),
-    ("us", 0.001),
-    ("ns", 0.000_001),
-    ("s", 1000.0),
-];
-
 /// Nanoseconds, seconds, or text such as `30s`, `5mins`; none when it is not there.
 fn duration(value: &Value) -> Result<Option<Millis>, No> {
     let whole = |v: &Value| v.as_u64();
     let ms = match value {
         Value::Null => return Ok(None),
-        Value::String(s) => {
-            let mut units = UNITS.iter();
-            let said = units.find_map(|(unit, ms)| Some((s.strip_suffix(unit)?, ms)));
-            let ms = said.and_then(|(n, ms)| Some(n.parse::<f64>().ok()? * ms));
-            let ms = ms.filter(|ms| (0.0..1e12).contains(ms));
-            #[allow(
-                clippy::cast_possible_truncation,
-                clippy::cast_sign_loss,
-                reason = "between 0 and 10^12"
-            )]
-            ms.map(|ms| ms as u64)
-        }
+        Value::String(s) => waggle_api::mesos::duration::parse(s).map(|ms| ms.0),
         v => whole(&v["nanoseconds"])
             .map(|ns| ns / 1_000_000)
             .or_else(|| whole(&v["seconds"]).map(|s| s.saturating_mul(1000))),

@@ -14,7 +14,8 @@ use waggle_api::{
     proto::mesos::{self as pb, offer_operation, task_status::Reason},
 };
 use waggle_types::{
-    AgentId, CallRejection, Millis, OfferId, RejectReason, StatusReason, TaskId, TaskState,
+    AgentId, CallRejection, FrameworkId, Millis, OfferId, RejectReason, StatusReason, TaskId,
+    TaskState,
 };
 
 use super::{No, calls::raw_agent};
@@ -83,14 +84,14 @@ pub(super) async fn run(
         Err(all) => all,
         Ok(()) => Vec::new(),
     };
-    tell(stream, accept, &infos, &refused, &wrong);
+    tell(stream, &infos, &refused, &wrong);
+    tell_operations(door, by.framework_id, stream, accept, &refused, &wrong);
     Ok(Ok(()))
 }
 
-/// Says what was refused; a stream that has ended meanwhile hears nothing, its framework reconciles.
+/// Says which tasks were refused; a stream that has ended meanwhile hears nothing, its framework reconciles.
 fn tell(
     stream: &Subscriber,
-    accept: &pb::Accept,
     infos: &[&pb::TaskInfo],
     refused: &[Refused],
     wrong: &[CallRejection],
@@ -125,13 +126,26 @@ fn tell(
         let status = status(stream, t, state, reason, message);
         stream.queue.push(Queued::Ready(Box::new(status)));
     }
+}
+
+/// Says of each operation that has an id how it ended, and keeps that for who asks again.
+fn tell_operations(
+    door: &SchedulerDoor,
+    framework_id: &FrameworkId,
+    stream: &Subscriber,
+    accept: &pb::Accept,
+    refused: &[Refused],
+    wrong: &[CallRejection],
+) {
+    let by_name: BTreeMap<&str, &CallRejection> =
+        wrong.iter().map(|r| (r.object.as_str(), r)).collect();
     for (i, o) in accept.operations.iter().enumerate() {
         let Some(id) = o.id.as_ref().filter(|_| !launches(o)) else {
             continue;
         };
         let unread = refused.iter().find(|r| r.index == i);
         let name = format!("operations[{i}]");
-        let (state, message) = match (unread, by_task.get(name.as_str())) {
+        let (state, message) = match (unread, by_name.get(name.as_str())) {
             (Some(r), _) => (pb::OperationState::OperationError, Some(r.why.to_string())),
             (None, Some(r)) => {
                 let state = match end_of(r.reason).0 {
@@ -142,12 +156,14 @@ fn tell(
             }
             (None, None) => (pb::OperationState::OperationFinished, None),
         };
-        let status = event::operation_status(pb::OperationStatus {
+        let status = pb::OperationStatus {
             operation_id: Some(id.clone()),
             state: Some(state.into()),
             message,
             ..pb::OperationStatus::default()
-        });
+        };
+        door.outcomes.keep(framework_id, status.clone());
+        let status = event::operation_status(status);
         stream.queue.push(Queued::Ready(Box::new(status)));
     }
 }

@@ -1,6 +1,6 @@
 //! Calls beside the stream: read, done by the core, and what follows from them said by events.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{
     body::Body,
@@ -24,6 +24,7 @@ use super::{No, accept, accepted};
 use crate::{
     core::{FrameworkCall, SubscriptionId},
     framework::{SchedulerDoor, Subscriber},
+    view::ClusterView,
 };
 
 /// Filter of a call that names none, in seconds, and the longest that counts: a year.
@@ -236,6 +237,7 @@ fn refuse(filters: Option<&pb::Filters>) -> Result<Millis, ConvertError> {
 
 /// Does it.
 pub(super) async fn run(
+    view: &ClusterView,
     door: &SchedulerDoor,
     id: &FrameworkId,
     stream: &Arc<Subscriber>,
@@ -262,7 +264,10 @@ pub(super) async fn run(
             };
             accept::run(door, stream, by, a, offer_ids, refuse).await?
         }
-        Parsed::ReconcileOperations(r) => return Ok(operations(r, media)),
+        Parsed::ReconcileOperations(r) => {
+            let known = door.outcomes.of(id);
+            return Ok(operations(view, &known, r, media));
+        }
         Parsed::Update(u) => {
             let of = pb::FrameworkId {
                 value: id.to_string(),
@@ -329,13 +334,25 @@ pub(super) async fn not_subscribed(door: &SchedulerDoor, id: &FrameworkId) -> Re
     })
 }
 
-/// Operations are done when they are answered, and not kept: whoever asks later hears that they are not known.
-fn operations(r: &pb::ReconcileOperations, media: Media) -> Response {
-    let status = |o: &pb::ReconcileOperation| pb::OperationStatus {
-        operation_id: o.operation_id.clone(),
-        state: Some(pb::OperationState::OperationUnknown.into()),
-        agent_id: o.agent_id.clone(),
-        ..pb::OperationStatus::default()
+/// How operations ended, as far as that is kept; of others what is known of their agents (Mesos's
+/// `Master::reconcileOperations`). Operations are done when they are answered, so none is ever pending.
+fn operations(
+    view: &ClusterView,
+    known: &BTreeMap<String, pb::OperationStatus>,
+    r: &pb::ReconcileOperations,
+    media: Media,
+) -> Response {
+    let status = |o: &pb::ReconcileOperation| {
+        let id = o.operation_id.as_ref().map_or("", |id| id.value.as_str());
+        let known = known.get(id).cloned();
+        pb::OperationStatus {
+            agent_id: o.agent_id.clone(),
+            ..known.unwrap_or_else(|| pb::OperationStatus {
+                operation_id: o.operation_id.clone(),
+                state: Some(unknown(view, o.agent_id.as_ref()).into()),
+                ..pb::OperationStatus::default()
+            })
+        }
     };
     let answer = pb::Response {
         r#type: Some(pb::response::Type::ReconcileOperations.into()),
@@ -347,6 +364,22 @@ fn operations(r: &pb::ReconcileOperations, media: Media) -> Response {
     let kind = HeaderValue::from_static(media.name());
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
     response
+}
+
+/// What is said of an operation that nothing is kept of.
+fn unknown(view: &ClusterView, agent: Option<&pb::AgentId>) -> pb::OperationState {
+    use pb::OperationState as State;
+    let Some(id) = agent.and_then(|a| AgentId::new(a.value.clone()).ok()) else {
+        return State::OperationUnknown;
+    };
+    match view.agents.get(&id) {
+        Some(a) if !a.reachable => State::OperationUnreachable,
+        Some(_) => State::OperationUnknown,
+        None if view.gone.contains_key(&id) => State::OperationGoneByOperator,
+        // It may be one that has not come back to this master yet.
+        None if view.recovering => State::OperationRecovering,
+        None => State::OperationUnknown,
+    }
 }
 
 /// The agent that a task names, for statuses; empty when it names none.

@@ -143,7 +143,8 @@ async fn answer(
     let id = id.ok_or_else(|| No::bad("Expecting 'framework_id' to be present"))?;
     let id = FrameworkId::new(id).map_err(|e| No::bad(format!("framework_id: {e}")))?;
     let stream = of_stream(door, &id, headers).await?;
-    calls::run(door, &id, &stream, parsed, accept.unwrap_or(Media::Json)).await
+    let media = accept.unwrap_or(Media::Json);
+    calls::run(&api.view(), door, &id, &stream, parsed, media).await
 }
 
 pub(super) fn not_acceptable() -> No {

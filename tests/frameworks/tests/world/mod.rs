@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
 pub mod grabber;
+pub mod mesos;
 pub mod scene;
 pub mod talk;
 pub mod wire;

@@ -1,0 +1,209 @@
+//! Changes through Mesos's APIs against a real master: operations with feedback, frameworks and volumes changed by
+//! calls, and what subscribers hear of it.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a failed step of the set-up is a failed test"
+)]
+
+mod world;
+
+use serde_json::{Value, json};
+use waggle_master::store::MemoryStore;
+use waggle_tests_frameworks::agent::Books;
+use waggle_types::Millis;
+use world::{
+    Master,
+    mesos::{Framework, JSON, TAKES_JSON, operate, subscribe_as},
+    wire::Records,
+};
+
+async fn master() -> Master {
+    Master::start_with(MemoryStore::new(), Millis::from_secs(60)).await
+}
+
+fn reserved(role: &str, cpus: f64) -> Value {
+    json!([{ "name": "cpus", "type": "SCALAR", "scalar": { "value": cpus },
+        "reservations": [{ "type": "DYNAMIC", "role": role, "principal": "ops" }] }])
+}
+
+fn reserve(offer: &Value, id: &str, role: &str, cpus: f64) -> Value {
+    json!({ "type": "ACCEPT", "accept": {
+        "offer_ids": [offer["id"]],
+        "operations": [{ "type": "RESERVE", "id": { "value": id }, "reserve": { "resources": reserved(role, cpus) } }],
+        "filters": { "refuse_seconds": 0 } } })
+}
+
+/// What is answered for operations on an agent.
+async fn states(f: &Framework, ids: &[&str], agent: &Value) -> Vec<String> {
+    let one = |id: &&str| json!({ "operation_id": { "value": id }, "agent_id": agent });
+    let all: Vec<Value> = ids.iter().map(one).collect();
+    let call =
+        json!({ "type": "RECONCILE_OPERATIONS", "reconcile_operations": { "operations": all } });
+    let answer = f.call(call).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let statuses = answer.json()["reconcile_operations"]["operation_statuses"].clone();
+    let of = |s: &Value| s["state"].as_str().unwrap().to_owned();
+    statuses.as_array().unwrap().iter().map(of).collect()
+}
+
+/// How an operation ended, and the next offer, in whichever order.
+async fn told_and_offered(f: &mut Framework) -> (Value, Value) {
+    let (mut told, mut offered) = (None, None);
+    while let Some(record) = f.events.next().await {
+        let event: Value = serde_json::from_slice(&record).unwrap();
+        match event["type"].as_str() {
+            Some("UPDATE_OPERATION_STATUS") => {
+                told = Some(event["update_operation_status"]["status"].clone());
+            }
+            Some("OFFERS") => offered = Some(event["offers"]["offers"][0].clone()),
+            _ => {}
+        }
+        if let (Some(told), Some(offered)) = (&told, &offered) {
+            return (told.clone(), offered.clone());
+        }
+    }
+    panic!("the stream ended");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn how_operations_ended_is_told_again() {
+    let m = master().await;
+    let books = Books::default();
+    let session = m.agent(1, 4, &books).await;
+    let mut f = Framework::subscribed(m.mesos, &subscribe_as("ops", "eng")).await;
+    let offer = f.offer().await;
+    let agent = offer["agent_id"].clone();
+    f.takes(reserve(&offer, "good", "eng", 1.0)).await;
+    let (told, offer) = told_and_offered(&mut f).await;
+    assert_eq!(
+        (&told["operation_id"]["value"], &told["state"]),
+        (&json!("good"), &json!("OPERATION_FINISHED"))
+    );
+    f.takes(reserve(&offer, "huge", "eng", 400.0)).await;
+    let told = f.events.event("UPDATE_OPERATION_STATUS").await["status"].clone();
+    let dropped = told["state"].as_str().unwrap().to_owned();
+    assert!(
+        dropped == "OPERATION_DROPPED" || dropped == "OPERATION_ERROR",
+        "{told}"
+    );
+    // Also by a process of the framework that was not there when it was told.
+    let mut again = subscribe_as("ops", "eng");
+    again["framework_id"] = json!({ "value": f.id });
+    again["subscribe"]["framework_info"]["id"] = json!({ "value": f.id });
+    let f = Framework::subscribed(m.mesos, &again).await;
+    assert_eq!(
+        states(&f, &["good", "huge", "other"], &agent).await,
+        ["OPERATION_FINISHED", dropped.as_str(), "OPERATION_UNKNOWN"]
+    );
+    session.abort();
+    m.until("/master/state-summary", |s| {
+        s["slaves"][0]["active"] == false
+    })
+    .await;
+    assert_eq!(
+        states(&f, &["other"], &agent).await,
+        ["OPERATION_UNREACHABLE"]
+    );
+    let call = json!({ "type": "MARK_AGENT_GONE", "mark_agent_gone": { "agent_id": agent } });
+    assert_eq!(operate(&m, &call).await.status, 200);
+    m.until("/master/slaves", |s| s["slaves"] == json!([]))
+        .await;
+    assert_eq!(
+        states(&f, &["good", "other"], &agent).await,
+        ["OPERATION_FINISHED", "OPERATION_GONE_BY_OPERATOR"]
+    );
+    let nowhere = json!({ "value": "nowhere" });
+    assert_eq!(
+        states(&f, &["other"], &nowhere).await,
+        ["OPERATION_UNKNOWN"]
+    );
+    m.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_framework_changes_of_itself_is_heard() {
+    let m = master().await;
+    let f = Framework::subscribed(m.mesos, &subscribe_as("mine", "eng")).await;
+    let subscribe = json!({ "type": "SUBSCRIBE" }).to_string();
+    let headers = [JSON, TAKES_JSON];
+    let mut events = Records::open(m.mesos, "/api/v1", &headers, subscribe.as_bytes()).await;
+    events.event("SUBSCRIBED").await;
+    let mut update = subscribe_as("mine", "eng");
+    update["type"] = json!("UPDATE_FRAMEWORK");
+    let mut info = update["subscribe"]["framework_info"].take();
+    info["id"] = json!({ "value": f.id });
+    info["webui_url"] = json!("http://mine.example/");
+    info["roles"] = json!(["eng", "eng/night"]);
+    let call =
+        json!({ "type": "UPDATE_FRAMEWORK", "update_framework": { "framework_info": info } });
+    assert_eq!(f.call(call).await.status, 200);
+    loop {
+        let told = events.event("FRAMEWORK_UPDATED").await["framework"]["framework_info"].clone();
+        if told["webui_url"] == "http://mine.example/" {
+            assert_eq!(told["roles"], json!(["eng", "eng/night"]));
+            assert_eq!(told["id"]["value"], f.id);
+            break;
+        }
+    }
+    info["name"] = json!("yours");
+    let call =
+        json!({ "type": "UPDATE_FRAMEWORK", "update_framework": { "framework_info": info } });
+    assert_eq!(f.call(call).await.status, 400, "a name is kept");
+    m.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn operators_make_volumes_that_frameworks_are_offered() {
+    let m = master().await;
+    let books = Books::default();
+    m.agent(1, 4, &books).await;
+    let slaves = m
+        .until("/master/slaves", |s| s["slaves"][0].is_object())
+        .await;
+    let agent = json!({ "value": slaves["slaves"][0]["id"] });
+    let disk = |volume: bool| {
+        let mut disk = json!({ "name": "disk", "type": "SCALAR", "scalar": { "value": 10 },
+            "reservations": [{ "type": "DYNAMIC", "role": "eng", "principal": "ops" }] });
+        if volume {
+            disk["disk"] = json!({ "persistence": { "id": "data", "principal": "ops" },
+                "volume": { "mode": "RW", "container_path": "db" } });
+        }
+        json!([disk])
+    };
+    let call = |kind: &str, field: &str, volumes: &Value| {
+        let mut said = json!({ "agent_id": agent });
+        let what = if kind.contains("VOLUMES") {
+            "volumes"
+        } else {
+            "resources"
+        };
+        said[what] = volumes.clone();
+        let mut call = json!({ "type": kind });
+        call[field] = said;
+        call
+    };
+    for (kind, field, volume) in [
+        ("RESERVE_RESOURCES", "reserve_resources", false),
+        ("CREATE_VOLUMES", "create_volumes", true),
+    ] {
+        let a = operate(&m, &call(kind, field, &disk(volume))).await;
+        assert_eq!(a.status, 200, "{kind}: {}", a.text());
+    }
+    let twice = operate(&m, &call("CREATE_VOLUMES", "create_volumes", &disk(true))).await;
+    assert_eq!(twice.status, 409, "{}", twice.text());
+    let mut f = Framework::subscribed(m.mesos, &subscribe_as("db", "eng")).await;
+    let offer = f.offer().await;
+    let mut parts = offer["resources"].as_array().unwrap().iter();
+    let volume = parts.find(|r| r["disk"].is_object());
+    let volume = &volume.unwrap_or_else(|| panic!("{offer}"))["disk"];
+    assert_eq!(
+        (
+            &volume["persistence"]["id"],
+            &volume["volume"]["container_path"]
+        ),
+        (&json!("data"), &json!("db"))
+    );
+    m.stop().await;
+}
