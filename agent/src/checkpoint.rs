@@ -273,6 +273,11 @@ impl TaskDir {
         shim::read_json(&self.path.join(shim::TASK)).ok().flatten()
     }
 
+    /// When its process began: the record is written then, once.
+    pub fn process_since(&self) -> Option<UnixMillis> {
+        crate::tidy::modified(&self.path.join(shim::TASK))
+    }
+
     /// How it ended.
     pub fn exit(&self) -> Option<ExitRecord> {
         shim::read_json(&self.path.join(shim::EXIT)).ok().flatten()

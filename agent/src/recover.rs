@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use waggle_lifecycle::{Checkpoint, Event, Observed, Recovery, recover as decide};
-use waggle_types::{Command, TaskId, TaskSpec};
+use waggle_types::{Command, TaskId, TaskSpec, UnixMillis};
 
 use crate::{
     AgentError,
@@ -113,25 +113,30 @@ pub async fn recover(
         let task_id = spec.task_id.clone();
         tracing::info!(%task_id, decision = describe(&f.decision), "task found");
         if spec.command == Command::Executor && !matches!(f.decision, Recovery::Clean { .. }) {
-            recovered(agent, spec, f.checkpoint.latest, f.checkpoint.pending, None).await;
+            let (latest, pending) = (f.checkpoint.latest, f.checkpoint.pending);
+            recovered(agent, spec, latest, pending, None, None).await;
             continue;
         }
         match f.decision {
             Recovery::Adopt { pid } => {
+                let since = f.dir.process_since();
                 agent.tasks.adopt(spec.clone(), f.dir, f.shim);
                 // The identity counts, not the number that was read before.
-                recovered(agent, spec, f.checkpoint.latest, f.checkpoint.pending, pid).await;
+                let (latest, pending) = (f.checkpoint.latest, f.checkpoint.pending);
+                recovered(agent, spec, latest, pending, pid, since).await;
             }
             Recovery::Report { exit, .. } => {
                 agent.tasks.adopt(spec.clone(), f.dir.clone(), None);
                 agent.tasks.observe_ended(&task_id, f.dir.process());
-                recovered(agent, spec, f.checkpoint.latest, f.checkpoint.pending, None).await;
+                let (latest, pending) = (f.checkpoint.latest, f.checkpoint.pending);
+                recovered(agent, spec, latest, pending, None, None).await;
                 // Once all are known: what ends a group must see all of it.
                 ended.push((task_id, exit));
             }
             Recovery::Resend { .. } => {
                 agent.tasks.adopt(spec.clone(), f.dir, None);
-                recovered(agent, spec, f.checkpoint.latest, f.checkpoint.pending, None).await;
+                let (latest, pending) = (f.checkpoint.latest, f.checkpoint.pending);
+                recovered(agent, spec, latest, pending, None, None).await;
             }
             Recovery::Clean { .. } => {}
         }
@@ -148,12 +153,14 @@ async fn recovered(
     latest: Option<waggle_types::TaskStatus>,
     pending: Vec<waggle_types::TaskStatus>,
     pid: Option<u32>,
+    since: Option<UnixMillis>,
 ) {
     let event = Event::Recovered {
         spec: Box::new(spec),
         latest,
         pending,
         pid,
+        since,
     };
     agent.handle(event).await;
 }

@@ -88,6 +88,8 @@ pub enum Event {
         pending: Vec<TaskStatus>,
         /// Its process, where it runs.
         pid: Option<u32>,
+        /// When its process began, where that is known.
+        since: Option<UnixMillis>,
     },
     /// An executor's process, found running or ended after a restart; before the tasks.
     ExecutorRecovered {
@@ -375,7 +377,13 @@ impl AgentCore {
                 latest,
                 pending,
                 pid,
-            } => self.recovered(*spec, latest, pending, pid, now, &mut out),
+                since,
+            } => {
+                let stream = UpdateStream::restore(latest.clone(), pending);
+                let agent_id = self.agent_id.clone();
+                let machine = TaskMachine::recovered(*spec, agent_id, latest.as_ref(), since, now);
+                self.recovered(machine, stream, pid, now, &mut out);
+            }
             Event::ExecutorRecovered {
                 record,
                 container,
@@ -404,6 +412,12 @@ impl AgentCore {
             Event::ShutdownExecutor(key) => self.shut_down(&key, None, now, &mut out),
             Event::Tick => {
                 self.executors_due(now, &mut out);
+                let over = |e: &&Entry| e.machine.over_time_at().is_some_and(|at| at <= now);
+                let over = self.tasks.values().filter(over);
+                let over: Vec<TaskId> = over.map(|e| e.machine.spec().task_id.clone()).collect();
+                for task_id in over {
+                    self.kill(&task_id, None, KillCause::OverTime, now, &mut out);
+                }
                 for (task_id, entry) in &mut self.tasks {
                     if entry.force_kill_at.is_some_and(|at| at <= now) {
                         entry.force_kill_at = Some(now + FORCE_KILL_MARGIN);
@@ -426,7 +440,7 @@ impl AgentCore {
                 } else {
                     None
                 };
-                [retry, e.force_kill_at]
+                [retry, e.force_kill_at, e.machine.over_time_at()]
             })
             .flatten()
             .chain(self.executors_deadline())
@@ -619,18 +633,16 @@ impl AgentCore {
 
     fn recovered(
         &mut self,
-        spec: TaskSpec,
-        latest: Option<TaskStatus>,
-        pending: Vec<TaskStatus>,
+        machine: TaskMachine,
+        stream: UpdateStream,
         pid: Option<u32>,
         now: UnixMillis,
         out: &mut Vec<Effect>,
     ) {
-        let task_id = spec.task_id.clone();
-        let machine = TaskMachine::recovered(spec, self.agent_id.clone(), latest.as_ref(), now);
+        let task_id = machine.spec().task_id.clone();
         let entry = Entry {
             machine,
-            stream: UpdateStream::restore(latest, pending),
+            stream,
             on: OnIt::default(),
             max_grace: None,
             force_kill_at: None,

@@ -2,7 +2,7 @@
 
 use waggle_types::{HealthState, StatusReason, TaskState};
 
-use crate::KillCause;
+use crate::{KillCause, machine::OVER_TIME};
 
 /// How a task ended, as its shim recorded it or as the agent found it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +47,11 @@ impl Exit {
                 Some(StatusReason::ContainerLimitationDisk),
                 format!("{why}; its shim died, exit code unknown"),
             ),
+            (Self::Unknown, Some(KillCause::OverTime)) => (
+                TaskState::Failed,
+                Some(StatusReason::MaxCompletionTimeReached),
+                format!("{OVER_TIME}; its shim died, exit code unknown"),
+            ),
             (Self::Unknown, Some(_)) => (
                 TaskState::Killed,
                 Some(StatusReason::ExecutorTerminated),
@@ -79,6 +84,11 @@ impl Exit {
                 TaskState::Failed,
                 Some(StatusReason::ContainerLimitationDisk),
                 why.clone(),
+            ),
+            (_, Some(KillCause::OverTime)) => (
+                TaskState::Failed,
+                Some(StatusReason::MaxCompletionTimeReached),
+                OVER_TIME.to_owned(),
             ),
             (Self::Code(0), None) => (TaskState::Finished, None, self.describe()),
             (Self::OutOfMemory { .. }, None) => (

@@ -26,6 +26,8 @@ pub enum KillCause {
         /// What is too large, how large it is and its limit, for people.
         why: String,
     },
+    /// It ran for as long as it may.
+    OverTime,
 }
 
 /// Where a task is in its life.
@@ -82,11 +84,12 @@ impl TaskMachine {
         }
     }
 
-    /// A task found after a restart, `latest` being the last status made durable.
+    /// A task found after a restart, `latest` being the last status made durable, `since` when its process began.
     pub fn recovered(
         spec: TaskSpec,
         agent_id: AgentId,
         latest: Option<&TaskStatus>,
+        since: Option<UnixMillis>,
         now: UnixMillis,
     ) -> Self {
         let mut machine = Self::new(spec, agent_id, now);
@@ -110,13 +113,18 @@ impl TaskMachine {
                         why: latest.message.clone(),
                     })
                 }
+                TaskState::Killing
+                    if latest.reason == Some(StatusReason::MaxCompletionTimeReached) =>
+                {
+                    Phase::Killing(KillCause::OverTime)
+                }
                 TaskState::Killing => Phase::Killing(asked_for(latest)),
                 state if state.is_terminal() => Phase::Terminal(state),
                 TaskState::Running => Phase::Running,
                 TaskState::Starting => Phase::SettingUp,
                 _ => Phase::Starting,
             };
-            machine.started_at = Some(latest.at);
+            machine.started_at = since.or(Some(latest.at));
         }
         machine
     }
@@ -169,6 +177,12 @@ impl TaskMachine {
         self.health.since()
     }
 
+    /// When it has run for as long as it may.
+    pub fn over_time_at(&self) -> Option<UnixMillis> {
+        let longest = self.spec.container.limits.run_time?;
+        (self.phase == Phase::Running).then_some(self.started_at? + longest)
+    }
+
     /// Whether check `idx` may fail without being counted.
     pub fn in_grace(&self, idx: usize, now: UnixMillis) -> bool {
         self.health.in_grace(idx, now)
@@ -217,6 +231,9 @@ impl TaskMachine {
                     }
                     KillCause::OverDisk { why } => {
                         (StatusReason::ContainerLimitationDisk, why.clone())
+                    }
+                    KillCause::OverTime => {
+                        (StatusReason::MaxCompletionTimeReached, OVER_TIME.to_owned())
                     }
                 };
                 self.phase = Phase::Killing(cause);
@@ -302,6 +319,9 @@ impl TaskMachine {
         }
     }
 }
+
+/// What is said of a task that ran for too long.
+pub(crate) const OVER_TIME: &str = "it ran for as long as it may";
 
 /// Who asked for an end that was told before a restart, by that word.
 fn asked_for(told: &TaskStatus) -> KillCause {

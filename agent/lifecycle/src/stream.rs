@@ -19,6 +19,8 @@ pub const RETRY_MAX: Millis = Millis::from_secs(600);
 pub struct UpdateStream {
     pending: VecDeque<TaskStatus>,
     latest: Option<TaskStatus>,
+    // The newest acknowledged one.
+    told: Option<TaskStatus>,
     // Whether the head was ever sent; such an update is never replaced.
     head_sent: bool,
     retry_at: Option<UnixMillis>,
@@ -33,6 +35,7 @@ impl UpdateStream {
             pending.is_empty() && latest.as_ref().is_some_and(|l| l.state.is_terminal());
         Self {
             head_sent: !pending.is_empty(),
+            told: latest.clone().filter(|_| pending.is_empty()),
             pending: pending.into(),
             latest,
             retry_at: None,
@@ -43,7 +46,6 @@ impl UpdateStream {
 
     /// Takes a new update, which must carry a uuid. Returns whether it is the head.
     pub fn push(&mut self, status: TaskStatus) -> bool {
-        self.latest = Some(status.clone());
         let replaceable = match self.pending.back() {
             // Each of an executor's may say something of its own.
             Some(last) if last.executor.is_some() && self.pending.len() < MAX_WRITTEN => false,
@@ -53,7 +55,14 @@ impl UpdateStream {
         };
         if replaceable {
             self.pending.pop_back();
+            // What changed and changed back before anybody was told of it.
+            let before = self.pending.back().or(self.told.as_ref());
+            if let Some(before) = before.filter(|b| says_the_same(b, &status)) {
+                self.latest = Some(before.clone());
+                return false;
+            }
         }
+        self.latest = Some(status.clone());
         self.pending.push_back(status);
         self.pending.len() == 1
     }
@@ -88,6 +97,7 @@ impl UpdateStream {
         }
         if let Some(done) = self.pending.pop_front() {
             self.terminal_acked |= done.state.is_terminal();
+            self.told = Some(done);
         }
         self.head_sent = false;
         self.reset_timer();
@@ -120,4 +130,13 @@ impl UpdateStream {
     pub fn latest_state(&self) -> Option<TaskState> {
         self.latest.as_ref().map(|s| s.state)
     }
+}
+
+fn says_the_same(a: &TaskStatus, b: &TaskStatus) -> bool {
+    let said = |s: &TaskStatus| TaskStatus {
+        at: UnixMillis(0),
+        uuid: None,
+        ..s.clone()
+    };
+    said(a) == said(b)
 }

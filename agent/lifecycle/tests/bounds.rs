@@ -110,6 +110,44 @@ fn a_kill_before_the_start_keeps_its_bound() {
 }
 
 #[test]
+fn a_task_ends_when_it_has_run_for_as_long_as_it_may() {
+    let mut spec = spec("t", Resources::default());
+    spec.container.limits.run_time = Some(Millis(1000));
+    let mut core = AgentCore::new(AgentId::new("a").unwrap(), 1);
+    core.handle(Event::Launch(Box::new(spec.clone())), UnixMillis(0));
+    assert_eq!(core.next_deadline(), None, "its start does not count");
+    core.handle(started(), UnixMillis(500));
+    assert_eq!(deadline(&core), 1500);
+    let latest = core.tasks().next().unwrap().latest;
+    // The agent after this one counts from the same moment.
+    let mut next = AgentCore::new(AgentId::new("a").unwrap(), 2);
+    let found = Event::Recovered {
+        spec: Box::new(spec),
+        latest,
+        pending: Vec::new(),
+        pid: Some(7),
+        since: Some(UnixMillis(500)),
+    };
+    next.handle(found, UnixMillis(1400));
+    for core in [&mut core, &mut next] {
+        assert_eq!(deadline(core), 1500);
+        assert!(core.handle(Event::Tick, UnixMillis(1499)).is_empty());
+        let effects = core.handle(Event::Tick, UnixMillis(1500));
+        assert!(effects.contains(&Effect::Kill(id())), "{effects:?}");
+        assert_eq!(deadline(core), 1500 + OWN + MARGIN);
+        let exited = Event::Exited {
+            task_id: id(),
+            exit: Exit::Code(0),
+        };
+        core.handle(exited, UnixMillis(1600));
+        let end = core.tasks().next().unwrap().latest.unwrap();
+        let reason = Some(StatusReason::MaxCompletionTimeReached);
+        assert_eq!((end.state, end.reason), (TaskState::Failed, reason));
+        assert_eq!(end.message, "it ran for as long as it may");
+    }
+}
+
+#[test]
 fn who_is_evicted_is_told_why_also_after_a_restart() {
     for reason in [
         StatusReason::ContainerPreempted,
@@ -142,6 +180,7 @@ fn who_is_evicted_is_told_why_also_after_a_restart() {
             latest: Some(kept),
             pending: Vec::new(),
             pid: Some(7),
+            since: None,
         };
         next.handle(found, UnixMillis(200));
         for core in [&mut core, &mut next] {

@@ -414,6 +414,7 @@ fn an_executor_that_never_subscribes_or_does_not_come_back_is_killed() {
         latest,
         pending: Vec::new(),
         pid: None,
+        since: None,
     };
     w.event(recovered("t1", Some(said("t1", TaskState::Running, 1))));
     w.event(recovered("t2", None));
@@ -486,6 +487,7 @@ fn how_an_executor_ended_before_it_came_back_is_said() {
             latest: Some(said("t1", TaskState::Running, 1)),
             pending: Vec::new(),
             pid: None,
+            since: None,
         });
         let out = w.event(Event::Exited {
             task_id: id("c"),

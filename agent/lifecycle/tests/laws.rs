@@ -200,6 +200,7 @@ impl World {
                 latest,
                 pending,
                 pid,
+                since: None,
             };
             self.run(&mut core, event, usize::MAX);
             if let Some(exit) = exit {

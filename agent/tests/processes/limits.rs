@@ -126,6 +126,31 @@ pub fn keeps_a_task_within_its_cpu_time() {
     });
 }
 
+pub fn ends_a_task_that_runs_for_too_long() {
+    block_on(async {
+        let work = tempfile::tempdir().unwrap();
+        let master = Master::start().await;
+        let _agent = Agent::start(work.path(), vec![master.addr], None).await;
+        registered(&master).await;
+        let limits = |ms| pb::Ceilings {
+            run_time_ms: Some(ms),
+            ..pb::Ceilings::default()
+        };
+        let long = "exec sleep 1000";
+        master
+            .send(launch(with_limits("short.1", "true", limits(60_000))))
+            .await;
+        master
+            .send(launch(with_limits("long.1", long, limits(200))))
+            .await;
+        let end = ended(&master, "long.1").await;
+        let reason = StatusReason::ReasonMaxCompletionTimeReached;
+        assert_eq!((end.state(), end.reason()), (TaskState::TaskFailed, reason));
+        let end = ended(&master, "short.1").await;
+        assert_eq!(end.state(), TaskState::TaskFinished);
+    });
+}
+
 pub fn stops_a_fork_bomb() {
     let Some(cgroups) = CgroupRoot::new() else {
         return;

@@ -126,6 +126,10 @@ const TESTS: &[Test] = &[
         "agent_keeps_a_task_within_its_cpu_time",
         limits::keeps_a_task_within_its_cpu_time,
     ),
+    (
+        "agent_ends_a_task_that_runs_for_too_long",
+        limits::ends_a_task_that_runs_for_too_long,
+    ),
     ("agent_stops_a_fork_bomb", limits::stops_a_fork_bomb),
     (
         "agent_lets_memory_go_up_to_its_ceiling",

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::{Milli, VolumeId};
+use crate::{Milli, Millis, VolumeId};
 
 /// How a task is contained. The default is a plain process: the host's files and network, limits by cgroup, no
 /// isolation beyond them.
@@ -177,6 +177,9 @@ pub struct Ceilings {
     pub pids: Option<u32>,
     /// Share of block I/O, 10 to 1000.
     pub io_weight: Option<u16>,
+    /// Longest time from the start of its process to its end; then it is ended, and has failed. Not of a task that a
+    /// framework's own executor runs.
+    pub run_time: Option<Millis>,
     /// Size of `/dev/shm` in MiB.
     pub shm_mib: Option<u32>,
     /// POSIX limits by lower-case name (`nofile`): soft and hard; `None` is unlimited.

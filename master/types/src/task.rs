@@ -121,6 +121,8 @@ pub enum StatusReason {
     ContainerLimitationMemory,
     /// Killed because its sandbox is larger than its disk (mesos.proto `REASON_CONTAINER_LIMITATION_DISK`).
     ContainerLimitationDisk,
+    /// Killed because it ran for too long (mesos.proto `REASON_MAX_COMPLETION_TIME_REACHED`).
+    MaxCompletionTimeReached,
     /// A readiness or start check changed its mind (mesos.proto `REASON_TASK_CHECK_STATUS_UPDATED`).
     TaskCheckStatusUpdated,
     /// Too many health check failures in a row.

@@ -143,6 +143,7 @@ impl Sim {
                     latest: on_disk.record.latest.clone(),
                     pending: on_disk.record.pending.clone(),
                     pid,
+                    since: None,
                 })
             };
             let events = match recover(&checkpoint, observed) {

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use waggle_types::{
-    Ceiling, Ceilings, ContainerSpec, ExternalVolume, FetchUri, ImageSpec, Isolation, Milli, Mount,
-    MountSource, NetworkMode, Rlimit, Seccomp, VolumeId,
+    Ceiling, Ceilings, ContainerSpec, ExternalVolume, FetchUri, ImageSpec, Isolation, Milli,
+    Millis, Mount, MountSource, NetworkMode, Rlimit, Seccomp, VolumeId,
 };
 
 use super::{ConvertError, at_most, each, id, required};
@@ -161,6 +161,7 @@ fn ceilings(c: pb::Ceilings) -> Result<Ceilings, ConvertError> {
         mem: ceiling("mem", c.mem)?,
         pids: c.pids,
         io_weight: io_weight.transpose()?,
+        run_time: c.run_time_ms.map(Millis),
         shm_mib: c.shm_mib,
         rlimits: c
             .rlimits
@@ -182,6 +183,7 @@ fn ceilings_to_wire(c: &Ceilings) -> pb::Ceilings {
         mem: ceiling_to_wire(c.mem),
         pids: c.pids,
         io_weight: c.io_weight.map(Into::into),
+        run_time_ms: c.run_time.map(|t| t.0),
         shm_mib: c.shm_mib,
         rlimits: c
             .rlimits

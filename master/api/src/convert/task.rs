@@ -60,6 +60,7 @@ same_enum!(StatusReason, StatusReason:
     ReasonExecutorRegistrationTimeout = ExecutorRegistrationTimeout,
     ReasonExecutorReregistrationTimeout = ExecutorReregistrationTimeout,
     ReasonTaskKilledDuringLaunch = TaskKilledDuringLaunch,
+    ReasonMaxCompletionTimeReached = MaxCompletionTimeReached,
 );
 
 /// A task state from its wire number; `field` names it in the error.
@@ -120,6 +121,7 @@ fn status_reason(value: i32) -> Option<StatusReason> {
         Ok(W::ReasonExecutorRegistrationTimeout) => Some(R::ExecutorRegistrationTimeout),
         Ok(W::ReasonExecutorReregistrationTimeout) => Some(R::ExecutorReregistrationTimeout),
         Ok(W::ReasonTaskKilledDuringLaunch) => Some(R::TaskKilledDuringLaunch),
+        Ok(W::ReasonMaxCompletionTimeReached) => Some(R::MaxCompletionTimeReached),
     }
 }
 

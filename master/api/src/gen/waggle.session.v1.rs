@@ -849,6 +849,9 @@ pub struct Ceilings {
         ::prost::alloc::string::String,
         Rlimit,
     >,
+    /// From start to end, in milliseconds.
+    #[prost(uint64, optional, tag = "7")]
+    pub run_time_ms: ::core::option::Option<u64>,
 }
 /// Absent is unlimited.
 #[allow(clippy::all)]
@@ -1392,6 +1395,7 @@ pub enum StatusReason {
     ReasonExecutorRegistrationTimeout = 17,
     ReasonExecutorReregistrationTimeout = 18,
     ReasonTaskKilledDuringLaunch = 19,
+    ReasonMaxCompletionTimeReached = 20,
 }
 impl StatusReason {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -1426,6 +1430,7 @@ impl StatusReason {
                 "REASON_EXECUTOR_REREGISTRATION_TIMEOUT"
             }
             Self::ReasonTaskKilledDuringLaunch => "REASON_TASK_KILLED_DURING_LAUNCH",
+            Self::ReasonMaxCompletionTimeReached => "REASON_MAX_COMPLETION_TIME_REACHED",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -1464,6 +1469,9 @@ impl StatusReason {
             }
             "REASON_TASK_KILLED_DURING_LAUNCH" => {
                 Some(Self::ReasonTaskKilledDuringLaunch)
+            }
+            "REASON_MAX_COMPLETION_TIME_REACHED" => {
+                Some(Self::ReasonMaxCompletionTimeReached)
             }
             _ => None,
         }

@@ -349,6 +349,7 @@ pub fn reason(r: StatusReason) -> Option<task_status::Reason> {
         StatusReason::CommandExecutorFailed => P::CommandExecutorFailed,
         StatusReason::ContainerLimitationMemory => P::ContainerLimitationMemory,
         StatusReason::ContainerLimitationDisk => P::ContainerLimitationDisk,
+        StatusReason::MaxCompletionTimeReached => P::MaxCompletionTimeReached,
         StatusReason::TaskCheckStatusUpdated => P::TaskCheckStatusUpdated,
         StatusReason::TaskHealthCheckStatusUpdated => P::TaskHealthCheckStatusUpdated,
         StatusReason::TaskInvalid => P::TaskInvalid,

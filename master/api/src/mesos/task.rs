@@ -80,15 +80,14 @@ pub(super) fn task_in(
     let custom = on
         .as_ref()
         .is_some_and(|on| on.spec.kind == ExecutorKind::Custom);
-    for (there, field) in [
-        (t.check.is_some(), "check"),
-        (t.max_completion_time.is_some(), "max_completion_time"),
-    ] {
-        // What an executor of the framework's own makes of it is its business.
-        if there && !custom {
-            return Err(wrong(field, "is not supported yet"));
-        }
+    // What an executor of the framework's own makes of them is its business.
+    if t.check.is_some() && !custom {
+        return Err(wrong("check", "is not supported yet"));
     }
+    let run_time = match &t.max_completion_time {
+        Some(d) if !custom => Some(run_time(d)?),
+        _ => None,
+    };
     let c = match (&t.command, custom) {
         (Some(_), true) => {
             return Err(wrong(
@@ -112,6 +111,7 @@ pub(super) fn task_in(
     } else {
         contained(t.container.as_ref(), c, &t.limits, &all)?
     };
+    spec.limits.run_time = run_time;
     if custom {
         asked.mounts.clear();
     }
@@ -164,6 +164,13 @@ pub(super) fn task_in(
         name,
         task_id,
     })
+}
+
+/// From start to end, rounded up to milliseconds.
+fn run_time(d: &pb::DurationInfo) -> Result<Millis, ConvertError> {
+    let ns = u64::try_from(d.nanoseconds)
+        .map_err(|_| wrong("max_completion_time", "must not be negative"))?;
+    Ok(Millis(ns.div_ceil(1_000_000)))
 }
 
 /// The grace of a kill policy, if it names one.

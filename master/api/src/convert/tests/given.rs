@@ -330,13 +330,15 @@ fn ceilings() -> impl Strategy<Value = Ceilings> {
         option::of(any::<u32>()),
         option::of(any::<u16>()),
         option::of(any::<u32>()),
+        option::of(any::<u64>().prop_map(Millis)),
     );
     (one(), one(), numbers, btree_map(word(), rlimit, 0..3)).prop_map(
-        |(cpus, mem, (pids, io_weight, shm_mib), rlimits)| Ceilings {
+        |(cpus, mem, (pids, io_weight, shm_mib, run_time), rlimits)| Ceilings {
             cpus,
             mem,
             pids,
             io_weight,
+            run_time,
             shm_mib,
             rlimits,
         },
@@ -554,11 +556,12 @@ pub(super) fn health() -> impl Strategy<Value = HealthState> {
     ])
 }
 
-const REASONS: [StatusReason; 19] = [
+const REASONS: [StatusReason; 20] = [
     StatusReason::ExecutorRegistrationTimeout,
     StatusReason::ExecutorReregistrationTimeout,
     StatusReason::TaskKilledDuringLaunch,
     StatusReason::ContainerLimitationDisk,
+    StatusReason::MaxCompletionTimeReached,
     StatusReason::TaskCheckStatusUpdated,
     StatusReason::ContainerLaunchFailed,
     StatusReason::CommandExecutorFailed,

@@ -161,7 +161,7 @@ fn errors_name_the_field_in_mesos_words() {
             "health_check.tcp.port",
         ),
         (
-            r#""command":{"value":"x"},"max_completion_time":{"nanoseconds":1}"#,
+            r#""command":{"value":"x"},"max_completion_time":{"nanoseconds":-1}"#,
             "max_completion_time",
         ),
     ] {
