@@ -222,16 +222,13 @@ impl ServiceSpec {
     pub fn with_volumes(&self) -> Resources {
         let mut out = self.resources.clone();
         for v in &self.volumes {
-            match &v.disk {
-                Some(disk) => {
-                    let kind = format!("disk.{disk}");
-                    let sum = out.custom.scalar(&kind).0.saturating_add(v.size.0);
-                    out.custom.set_scalar(kind, crate::Milli(sum));
-                }
-                None => {
-                    let disk = &mut out.scalars[crate::ScalarKind::Disk as usize].0;
-                    *disk = disk.saturating_add(v.size.0);
-                }
+            if let Some(disk) = &v.disk {
+                let kind = format!("disk.{disk}");
+                let sum = out.custom.scalar(&kind).0.saturating_add(v.size.0);
+                out.custom.set_scalar(kind, crate::Milli(sum));
+            } else {
+                let disk = &mut out.scalars[crate::ScalarKind::Disk as usize].0;
+                *disk = disk.saturating_add(v.size.0);
             }
         }
         out

@@ -1,5 +1,5 @@
-//! `cargo xtask bench launch`: level 1 through its API; `bench mesos-api`: Mesos's API. What is measured is in
-//! `tests/frameworks/benches`; this builds both sides and runs them.
+//! `cargo xtask bench launch`: level 1 through its API; `bench mesos-api`: Mesos's API; `bench
+//! failover`: a master that takes over. What is measured is in `tests/frameworks/benches`; this builds both sides and runs them.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

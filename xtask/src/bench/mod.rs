@@ -1,6 +1,6 @@
 //! `cargo xtask bench smoke`: a few figures from a real cluster, each with how it was taken.
 //! `cargo xtask bench allocator`: level 1 alone. `cargo xtask bench launch`: all of it through its API.
-//! `cargo xtask bench mesos-api`: Mesos's API.
+//! `cargo xtask bench mesos-api`: Mesos's API. `cargo xtask bench failover`: a master that takes over.
 //! `cargo xtask bench containers`: containers and images of one node.
 //! `cargo xtask bench dns`: the resolver beside others.
 
@@ -62,6 +62,8 @@ enum What {
     Launch(launch::Args),
     /// Mesos's HTTP API: launches a second, latency of offers, listeners, `/state`
     MesosApi(launch::Args),
+    /// A master is killed: how long until the next one listens, offers, has all agents back
+    Failover(launch::Args),
     /// Containers of one node, beside `runc run`; pulls of images, beside skopeo
     Containers(containers::Args),
     /// The edge: nanoseconds per packet, beside a minimal C load balancer in the same rounds
@@ -94,6 +96,7 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
         What::Checks(args) => return checks::main(args),
         What::Launch(args) => return launch::main("launch", args),
         What::MesosApi(args) => return launch::main("mesos_api", args),
+        What::Failover(args) => return launch::main("failover", args),
         What::Containers(args) => return containers::main(args),
         What::Xdp(args) => return xdp::main(args),
         What::Dns(args) => return dns::main(args),

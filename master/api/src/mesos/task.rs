@@ -84,7 +84,7 @@ pub(super) fn task_in(
     if t.check.is_some() && !custom {
         return Err(wrong("check", "is not supported yet"));
     }
-    let run_time = match &t.max_completion_time {
+    let run_time = match t.max_completion_time {
         Some(d) if !custom => Some(run_time(d)?),
         _ => None,
     };
@@ -167,7 +167,7 @@ pub(super) fn task_in(
 }
 
 /// From start to end, rounded up to milliseconds.
-fn run_time(d: &pb::DurationInfo) -> Result<Millis, ConvertError> {
+fn run_time(d: pb::DurationInfo) -> Result<Millis, ConvertError> {
     let ns = u64::try_from(d.nanoseconds)
         .map_err(|_| wrong("max_completion_time", "must not be negative"))?;
     Ok(Millis(ns.div_ceil(1_000_000)))

@@ -374,11 +374,10 @@ fn unknown(view: &ClusterView, agent: Option<&pb::AgentId>) -> pb::OperationStat
     };
     match view.agents.get(&id) {
         Some(a) if !a.reachable => State::OperationUnreachable,
-        Some(_) => State::OperationUnknown,
         None if view.gone.contains_key(&id) => State::OperationGoneByOperator,
         // It may be one that has not come back to this master yet.
         None if view.recovering => State::OperationRecovering,
-        None => State::OperationUnknown,
+        _ => State::OperationUnknown,
     }
 }
 

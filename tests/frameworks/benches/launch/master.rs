@@ -15,12 +15,16 @@ const LIMIT: Duration = Duration::from_secs(20);
 /// A running master; ended, by its pid, when dropped.
 pub struct Master {
     child: Child,
+    command: Command,
     /// Where agents and frameworks connect.
     pub session: SocketAddr,
     /// Mesos's API.
     pub mesos: SocketAddr,
     _dir: tempfile::TempDir,
 }
+
+/// Between looks at whether it listens.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// Free ports; another program could take one before the master does, which then says so.
 fn ports<const N: usize>() -> anyhow::Result<[u16; N]> {
@@ -59,21 +63,37 @@ impl Master {
         let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let mut out = Self {
             child,
+            command,
             session: at(session),
             mesos: at(http),
             _dir: dir,
         };
+        out.listens()?;
+        Ok(out)
+    }
+
+    fn listens(&mut self) -> anyhow::Result<()> {
         let deadline = Instant::now() + LIMIT;
-        while std::net::TcpStream::connect(out.session).is_err() {
-            if let Some(status) = out.child.try_wait().context("look at the master")? {
+        while std::net::TcpStream::connect(self.session).is_err() {
+            if let Some(status) = self.child.try_wait().context("look at the master")? {
                 bail!("the master ended: {status}");
             }
             if Instant::now() > deadline {
                 bail!("the master does not listen after {LIMIT:?}");
             }
-            sleep(Duration::from_millis(20));
+            sleep(LOOK);
         }
-        Ok(out)
+        Ok(())
+    }
+
+    /// Kills it (SIGKILL) and starts another one on the same store and ports; answers how long it took to listen again.
+    pub fn replace(&mut self) -> anyhow::Result<Duration> {
+        let begun = Instant::now();
+        self.child.kill().context("kill the master")?;
+        self.child.wait().context("wait for the master's end")?;
+        self.child = self.command.spawn().context("start another master")?;
+        self.listens()?;
+        Ok(begun.elapsed())
     }
 
     fn pid(&self) -> i32 {
