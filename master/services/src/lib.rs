@@ -24,6 +24,7 @@
 mod backoff;
 mod constraints;
 mod deployment;
+mod groups;
 mod ids;
 mod input;
 mod instance;
@@ -31,6 +32,7 @@ mod matching;
 mod plan;
 mod queue;
 mod reconcile;
+mod rollout;
 mod scheduler;
 mod service;
 mod task;
@@ -38,12 +40,17 @@ mod updates;
 
 pub use constraints::{Constraint, Operator, validate_constraints};
 pub use deployment::{Deployment, DeploymentKind, DeploymentOutcome, Progress};
+pub use groups::{MILLION, TreeChange, changed_groups};
 pub use input::{Action, Change, Input};
 pub use instance::{Goal, Instance, LastFailure, Place};
 pub use matching::{DeclineReason, OpenOffer};
 pub use plan::{Kill, KillReason, Launch, Plan, Refusal};
 pub use queue::{QueueItem, ReasonCount};
 pub use reconcile::{Capacity, Context, Limits, reconcile};
+pub use rollout::{
+    Advance, Dependencies, DeploymentPlan, DeploymentStep, GroupDependencies, Rollout,
+    ServiceChange, Stage, StepAction, Tree, TreeError, plan_deployment,
+};
 pub use scheduler::ServiceScheduler;
 pub use service::Service;
 pub use task::is_current;

@@ -102,7 +102,8 @@ pub fn reconcile(
         let wanted = known.iter().filter(|k| k.instance.goal == Goal::Run);
         plan.kills
             .extend(wanted.map(|k| kill(k, KillReason::Removed)));
-        plan.done = known.is_empty();
+        // While the picture is incomplete, who is not seen may still be there.
+        plan.done = known.is_empty() && !context.hold;
         return plan;
     }
     let want = spec.instances as usize;

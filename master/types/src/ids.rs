@@ -198,6 +198,12 @@ fn is_label(l: &str) -> bool {
         && l.ends_with(|c: char| c.is_ascii_alphanumeric())
 }
 
+impl Borrow<str> for ServiceId {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
 impl fmt::Display for ServiceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

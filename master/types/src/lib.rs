@@ -18,6 +18,7 @@ mod error;
 mod executor;
 mod framework;
 mod generation;
+mod group;
 mod health;
 mod ids;
 mod intervals;
@@ -52,6 +53,7 @@ pub use executor::{
 };
 pub use framework::{About, CallRejection, FrameworkInfo, MAX_ROLES, RejectReason};
 pub use generation::Generation;
+pub use group::{GroupId, GroupUpdate};
 pub use health::{CheckPurpose, HealthCheck, HealthProbe, HealthState};
 pub use ids::{
     AgentId, DeploymentId, ExecutorId, FrameworkId, IdError, OfferId, ServiceId, StatusUuid,

@@ -1,0 +1,125 @@
+//! From a change of services to steps.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+};
+
+use waggle_types::{ServiceId, ServiceSpec};
+
+use crate::{Dependencies, DeploymentKind};
+
+/// What becomes of one service.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ServiceChange {
+    /// Its definition before; `None` for a new service.
+    pub before: Option<Arc<ServiceSpec>>,
+    /// Its definition afterwards; `None` for one that goes.
+    pub after: Option<Arc<ServiceSpec>>,
+    /// Replace its instances even if the definition is the same.
+    pub restart: bool,
+}
+
+impl ServiceChange {
+    /// What that takes, apart from its announcement; `None` when there is nothing on either side.
+    pub fn kind(&self) -> Option<DeploymentKind> {
+        match (&self.before, &self.after) {
+            (None, None) => None,
+            (Some(_), None) => Some(DeploymentKind::Stop),
+            (None, Some(_)) => Some(DeploymentKind::Scale),
+            (Some(_), Some(_)) if self.restart => Some(DeploymentKind::Restart),
+            (Some(before), Some(after)) => Some(change_kind(before, after)),
+        }
+    }
+}
+
+/// Whether only the number of instances differs.
+fn change_kind(old: &ServiceSpec, new: &ServiceSpec) -> DeploymentKind {
+    let same = ServiceSpec {
+        instances: new.instances,
+        version: new.version,
+        ..old.clone()
+    };
+    if same == *new {
+        DeploymentKind::Scale
+    } else {
+        DeploymentKind::Restart
+    }
+}
+
+/// One thing that a step does.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct StepAction {
+    /// What.
+    pub kind: DeploymentKind,
+    /// To which service.
+    pub service: ServiceId,
+}
+
+/// Actions that run side by side.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DeploymentStep {
+    /// By service; each service is in a step once.
+    pub actions: Vec<StepAction>,
+}
+
+/// The steps of a deployment, in order; none is empty.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DeploymentPlan {
+    /// The steps.
+    pub steps: Vec<DeploymentStep>,
+}
+
+impl DeploymentPlan {
+    /// The services that it changes.
+    pub fn services(&self) -> BTreeSet<&ServiceId> {
+        let actions = self.steps.iter().flat_map(|s| &s.actions);
+        actions.map(|a| &a.service).collect()
+    }
+}
+
+impl fmt::Display for DeploymentPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, step) in self.steps.iter().enumerate() {
+            writeln!(f, "step {}", i + 1)?;
+            for a in &step.actions {
+                writeln!(f, "  {} {}", a.kind.marathon_action(), a.service)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Marathon's plan: first what goes is stopped, then what is new is announced, with no instance; then services are
+/// scaled or restarted in the order of `dependencies`, those whose longest chain of dependencies is of one length in
+/// one step.
+pub fn plan_deployment(
+    changes: &BTreeMap<ServiceId, ServiceChange>,
+    dependencies: &Dependencies,
+) -> DeploymentPlan {
+    let mut stops = DeploymentStep::default();
+    let mut starts = DeploymentStep::default();
+    let mut ranked: BTreeMap<usize, DeploymentStep> = BTreeMap::new();
+    for (service, change) in changes {
+        let action = |kind| StepAction {
+            kind,
+            service: service.clone(),
+        };
+        match change.kind() {
+            None => {}
+            Some(DeploymentKind::Stop) => stops.actions.push(action(DeploymentKind::Stop)),
+            Some(kind) => {
+                if change.before.is_none() {
+                    starts.actions.push(action(DeploymentKind::Start));
+                }
+                let step = ranked.entry(dependencies.rank(service)).or_default();
+                step.actions.push(action(kind));
+            }
+        }
+    }
+    let steps = [stops, starts].into_iter().chain(ranked.into_values());
+    DeploymentPlan {
+        steps: steps.filter(|s| !s.actions.is_empty()).collect(),
+    }
+}
