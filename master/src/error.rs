@@ -1,7 +1,8 @@
 //! What the master refuses, typed: `crate::http` maps each to a status in one place.
 
 use waggle_types::{
-    AgentId, CallRejection, DeploymentId, FieldError, FrameworkId, ServiceId, TaskId,
+    AgentId, CallRejection, DeploymentId, FieldError, FrameworkId, GroupId, ServiceId,
+    ServiceVersion, TaskId,
 };
 
 /// A request that was not done; nothing of it was applied.
@@ -41,6 +42,23 @@ pub enum MasterError {
         service: ServiceId,
         /// The deployment that holds it.
         deployment: DeploymentId,
+    },
+    /// As many deployments run as may (403).
+    #[error("{0} deployments are running, which is the most at once")]
+    TooManyDeployments(usize),
+    /// There is no such group (404).
+    #[error("group {0} does not exist")]
+    NoSuchGroup(GroupId),
+    /// The group exists already (409).
+    #[error("group {0} already exists")]
+    GroupExists(GroupId),
+    /// The group had no such version, or not all of it is kept (404).
+    #[error("group {group} does not have version {version}")]
+    NoSuchGroupVersion {
+        /// The group.
+        group: GroupId,
+        /// What was asked for.
+        version: ServiceVersion,
     },
     /// The address pool of named VIPs is used up (507).
     #[error("no address is left in the VIP pool")]

@@ -12,6 +12,7 @@ use std::{
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
+use waggle_services::DeploymentPlan;
 use waggle_telemetry::{SpanKind, Telemetry, names};
 use waggle_types::{
     Cause, DeploymentId, FrameworkId, Millis, NetSnapshot, SchedulerEvent, TraceContext, UnixMillis,
@@ -20,8 +21,8 @@ use waggle_types::{
 use crate::{
     clock::Clock,
     core::{
-        Answer, Effect, Event, MasterCore, MasterMsg, Measure, NetCause, RequestId, SessionId,
-        SpanKey, SubscriptionId,
+        Answer, Effect, Event, GroupAnswer, MasterCore, MasterMsg, Measure, NetCause, RequestId,
+        SessionId, SpanKey, SubscriptionId,
     },
     error::{MasterError, OperateError},
     explain::Explained,
@@ -64,6 +65,8 @@ enum Waiting {
     Done(oneshot::Sender<Result<(), MasterError>>),
     Operated(oneshot::Sender<Result<(), OperateError>>),
     Explained(oneshot::Sender<Result<Explained, MasterError>>),
+    Plan(oneshot::Sender<Result<DeploymentPlan, MasterError>>),
+    Group(oneshot::Sender<Result<GroupAnswer, MasterError>>),
 }
 
 /// What a batch begins with.
@@ -445,6 +448,35 @@ impl EventLoop {
                     trace: Some(trace),
                 })
             }
+            Request::ChangeTree {
+                tree,
+                force,
+                trace,
+                reply,
+            } => {
+                let trace = self.root_span(&deployment, "", trace);
+                let waiting = Waiting::Deployment(reply, deployment.clone());
+                self.waiting.insert(id, waiting);
+                self.handle(Event::ChangeTree {
+                    request: id,
+                    tree,
+                    force,
+                    deployment_id: deployment,
+                    trace: Some(trace),
+                })
+            }
+            Request::PlanTree { tree, force, reply } => {
+                self.waiting.insert(id, Waiting::Plan(reply));
+                self.handle(Event::PlanTree {
+                    request: id,
+                    tree,
+                    force,
+                })
+            }
+            Request::AskGroup { query, reply } => {
+                self.waiting.insert(id, Waiting::Group(reply));
+                self.handle(Event::AskGroup { request: id, query })
+            }
             Request::Cancel {
                 id: cancelled,
                 rollback,
@@ -554,7 +586,11 @@ impl EventLoop {
     /// Whether an answer is about something that views show.
     fn shows(&self, request: RequestId, answer: &Answer) -> bool {
         let operated = matches!(self.waiting.get(&request), Some(Waiting::Operated(_)));
-        operated || !matches!(answer, Answer::Called(_) | Answer::Explained(_))
+        operated
+            || !matches!(
+                answer,
+                Answer::Called(_) | Answer::Explained(_) | Answer::Plan(_) | Answer::Group(_)
+            )
     }
 
     /// Does what was waiting for the disk.
@@ -707,6 +743,14 @@ impl EventLoop {
                 (None, None)
             }
             (Some(Waiting::Explained(tx)), Answer::Explained(result)) => {
+                let _ = tx.send(result);
+                (None, None)
+            }
+            (Some(Waiting::Plan(tx)), Answer::Plan(result)) => {
+                let _ = tx.send(result);
+                (None, None)
+            }
+            (Some(Waiting::Group(tx)), Answer::Group(result)) => {
                 let _ = tx.send(result);
                 (None, None)
             }

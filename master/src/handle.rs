@@ -3,11 +3,13 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::sync::{mpsc, oneshot, watch};
+use waggle_services::DeploymentPlan;
 use waggle_types::{
     DeploymentId, OperatorCall, ServiceId, ServiceSpec, ServiceVersion, TaskId, TraceContext,
 };
 
 use crate::{
+    core::{GroupAnswer, GroupQuery, TreeRequest},
     error::{MasterError, OperateError},
     explain::{ExplainQuery, Explained},
     newsroom::Newsroom,
@@ -74,6 +76,33 @@ pub enum Request {
         trace: Option<TraceContext>,
         /// Answered when stored.
         reply: oneshot::Sender<Result<Deployment, MasterError>>,
+    },
+    /// Change many services at once.
+    ChangeTree {
+        /// What.
+        tree: Box<TreeRequest>,
+        /// Override running deployments of the services.
+        force: bool,
+        /// The caller's span.
+        trace: Option<TraceContext>,
+        /// Answered when stored.
+        reply: oneshot::Sender<Result<Deployment, MasterError>>,
+    },
+    /// What such a change would do.
+    PlanTree {
+        /// What.
+        tree: Box<TreeRequest>,
+        /// As if running deployments were overridden.
+        force: bool,
+        /// Answered at once.
+        reply: oneshot::Sender<Result<DeploymentPlan, MasterError>>,
+    },
+    /// What a group was.
+    AskGroup {
+        /// What.
+        query: GroupQuery,
+        /// Answered at once.
+        reply: oneshot::Sender<Result<GroupAnswer, MasterError>>,
     },
     /// End a deployment that is in flight.
     Cancel {
@@ -228,6 +257,39 @@ impl MasterHandle {
             reply,
         })
         .await
+    }
+
+    /// Changes many services at once, all or none; answers when the change is on disk.
+    pub async fn change_tree(
+        &self,
+        tree: TreeRequest,
+        force: bool,
+        trace: Option<TraceContext>,
+    ) -> Result<Deployment, MasterError> {
+        let tree = Box::new(tree);
+        self.ask(|reply| Request::ChangeTree {
+            tree,
+            force,
+            trace,
+            reply,
+        })
+        .await
+    }
+
+    /// The steps that such a change would take; nothing is done.
+    pub async fn plan_tree(
+        &self,
+        tree: TreeRequest,
+        force: bool,
+    ) -> Result<DeploymentPlan, MasterError> {
+        let tree = Box::new(tree);
+        self.ask(|reply| Request::PlanTree { tree, force, reply })
+            .await
+    }
+
+    /// What a group was, and when.
+    pub async fn ask_group(&self, query: GroupQuery) -> Result<GroupAnswer, MasterError> {
+        self.ask(|reply| Request::AskGroup { query, reply }).await
     }
 
     /// Ends a deployment. With `rollback` a new one goes back to the definition that was in force before

@@ -17,6 +17,10 @@ use waggle_types::{
     StatusReason, TaskId, TaskState, Unavailability, UnixMillis, VipKey, VipLease, VipName,
 };
 
+pub use waggle_services::{
+    DeploymentKind, DeploymentPlan, DeploymentStep, GroupDependencies, StepAction,
+};
+
 pub use crate::{
     core::NetworkView,
     cow::CowMap,
@@ -109,34 +113,36 @@ pub struct ServiceView {
     pub last_failure: Option<LastFailure>,
 }
 
-/// What a deployment is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DeploymentKind {
-    /// The service is new.
-    Start,
-    /// Another number of the same.
-    Scale,
-    /// Another definition.
-    Restart,
-    /// The service goes.
-    Stop,
-}
-
 /// A deployment in flight.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeploymentView {
     /// Its id.
     pub id: DeploymentId,
-    /// The service that it changes.
-    pub service: ServiceId,
-    /// The definition that it brings.
+    /// The version of what it brings.
     pub version: ServiceVersion,
-    /// What it does.
-    pub kind: DeploymentKind,
-    /// What it waits for, in words: `2 of 3 instances healthy`.
-    pub waiting_for: String,
+    /// The services that it changes, each with the definition that was in force before, if there was one.
+    pub services: BTreeMap<ServiceId, Option<ServiceVersion>>,
+    /// Its steps.
+    pub plan: Arc<DeploymentPlan>,
+    /// Position of the step under way.
+    pub step_idx: usize,
+    /// What the step waits for, in words, by service: `2 of 3 instances ready`. Nothing is said of services that are as
+    /// they should be.
+    pub waiting_for: BTreeMap<ServiceId, String>,
     /// When it was accepted.
     pub since: UnixMillis,
+    /// When the step under way began, or the master did.
+    pub step_since: UnixMillis,
+    /// When it goes back by itself, if the step is not over by then.
+    pub goes_back_at: Option<UnixMillis>,
+}
+
+impl DeploymentView {
+    /// Actions of the step under way.
+    pub fn current(&self) -> &[StepAction] {
+        let step = self.plan.steps.get(self.step_idx);
+        step.map_or(&[], |s| s.actions.as_slice())
+    }
 }
 
 /// A service that waits for offers.
@@ -348,6 +354,10 @@ pub struct ClusterView {
     pub services: BTreeMap<ServiceId, Arc<ServiceView>>,
     /// Deployments in flight.
     pub deployments: BTreeMap<DeploymentId, DeploymentView>,
+    /// What groups that are there by themselves depend on.
+    pub groups: GroupDependencies,
+    /// Version of the newest change of services and groups.
+    pub tree_version: ServiceVersion,
     /// Services that wait for offers.
     pub queue: Vec<QueueView>,
     /// Agents by id.

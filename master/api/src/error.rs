@@ -10,6 +10,8 @@ use crate::convert::ConvertError;
 pub enum ErrorCode {
     /// Not readable at all: malformed JSON, a bad query parameter.
     BadRequest,
+    /// It may not be done now, whoever asks.
+    Forbidden,
     /// Nothing is there under this name.
     NotFound,
     /// The path exists, the method does not.
@@ -36,8 +38,9 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code, for tables and tests.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::BadRequest,
+        Self::Forbidden,
         Self::NotFound,
         Self::MethodNotAllowed,
         Self::Conflict,
@@ -55,6 +58,7 @@ impl ErrorCode {
     pub const fn http(self) -> u16 {
         match self {
             Self::BadRequest => 400,
+            Self::Forbidden => 403,
             Self::NotFound => 404,
             Self::MethodNotAllowed => 405,
             Self::Conflict => 409,
@@ -75,6 +79,7 @@ impl ErrorCode {
             Self::BadRequest | Self::UnsupportedMediaType | Self::Invalid => {
                 tonic::Code::InvalidArgument
             }
+            Self::Forbidden => tonic::Code::FailedPrecondition,
             Self::NotFound => tonic::Code::NotFound,
             Self::Conflict => tonic::Code::Aborted,
             Self::TooLarge | Self::TooMany | Self::Exhausted => tonic::Code::ResourceExhausted,
@@ -163,6 +168,19 @@ impl ApiError {
             details: details.collect(),
             deployments: Vec::new(),
         }
+    }
+
+    /// The same refusal of one thing of several, which is at `place`, such as `apps[1].`: fields are named from there on.
+    #[must_use]
+    pub fn within(mut self, place: &str) -> Self {
+        if !self.details.is_empty() {
+            self.message = format!("{place}{}", self.message);
+            for d in &mut self.details {
+                let path = d.path.trim_start_matches('/');
+                d.path = format!("{}{path}", marathon_path(place));
+            }
+        }
+        self
     }
 
     /// The JSON body.

@@ -1,18 +1,20 @@
-//! Deployments in flight: their lock, their end, restarts and the way back.
+//! Deployments in flight: their lock, their steps and end, restarts and the way back.
 
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use waggle_services::Input;
+use waggle_services::{Advance, DeploymentKind, Input, StepAction, TreeChange};
 use waggle_types::{
     DeploymentId, ServiceId, ServiceSpec, ServiceVersion, TraceContext, UnixMillis,
 };
 
 use super::{
-    DeploymentPhase, Effect, MasterCore, Measure, SpanKey, SpanParent, TraceKind, TraceOp,
-    intents::{change_kind, next_version},
-    stored,
+    DeploymentPhase, Effect, Flight, MasterCore, Measure, SpanKey, SpanParent, TraceKind, TraceOp,
+    change::Wanted, stored,
 };
-use crate::{error::MasterError, handle::Deployment, store::StoreOp, view::DeploymentKind};
+use crate::{error::MasterError, handle::Deployment, store::StoreOp};
 
 /// A deployment that begins, if the request is allowed.
 #[derive(Debug, Clone)]
@@ -34,21 +36,18 @@ impl MasterCore {
         trace: Option<TraceContext>,
         now: UnixMillis,
     ) -> Result<Deployment, MasterError> {
-        let Some(old) = self.services.get(service).cloned() else {
+        let Some(old) = self.services.get(service) else {
             return Err(MasterError::NoSuchService(service.clone()));
         };
-        self.check_lock(service, force)?;
-        let spec = ServiceSpec {
-            version: next_version(Some(&old), now),
-            ..old.as_ref().clone()
+        let wanted = Wanted {
+            restart: BTreeSet::from([service.clone()]),
+            ..Wanted::one(old.as_ref().clone())
         };
-        let before = Some(spec.version);
-        let kind = DeploymentKind::Restart;
-        self.define(spec, kind, before, New { id, trace }, now)
+        self.change(wanted, force, New { id, trace }, now)
     }
 
-    /// Ends a deployment. With `rollback` the definition before it is put in force again, as a new
-    /// deployment; a service that it made is removed, one that it removes is defined again.
+    /// Ends a deployment. With `rollback` all that it changed is put back as it was before, as a new deployment:
+    /// services that it made are removed, those that it removes are defined again.
     pub(super) fn cancel(
         &mut self,
         id: &DeploymentId,
@@ -57,33 +56,23 @@ impl MasterCore {
         trace: Option<TraceContext>,
         now: UnixMillis,
     ) -> Result<Option<Deployment>, MasterError> {
-        let Some(flight) = self.flights.get(id).cloned() else {
+        let Some(flight) = self.flights.get(id) else {
             return Err(MasterError::NoSuchDeployment(id.clone()));
         };
-        if !rollback {
-            // The services' core goes on towards what is in force: only the lock is given up.
-            let ops = self.overtake(&flight.service, "cancelled", now);
-            self.persist(ops);
-            return Ok(None);
+        if rollback {
+            let wanted = Wanted {
+                carries_restart: false,
+                returns: false,
+                ..Wanted::of(way_back(flight))
+            };
+            let new = New { id: new, trace };
+            return self.change(wanted, true, new, now).map(Some);
         }
-        let current = self.services.get(&flight.service).cloned();
-        let Some(previous) = flight.previous else {
-            return self
-                .remove(&flight.service, true, new, trace, now)
-                .map(Some);
-        };
-        // What was free then may be taken by another service now.
-        self.check_spec(&previous)?;
-        let newest = current.as_deref().unwrap_or(&previous);
-        let spec = ServiceSpec {
-            version: next_version(Some(newest), now),
-            ..previous.as_ref().clone()
-        };
-        let kind = current
-            .as_deref()
-            .map_or(DeploymentKind::Start, |c| change_kind(c, &spec));
-        let new = New { id: new, trace };
-        self.define(spec, kind, None, new, now).map(Some)
+        // The services' core goes on towards what is in force: only the lock is given up.
+        let (ops, left) = self.overtake(&[id.clone()], "cancelled", now);
+        self.persist(ops);
+        self.let_go(left, &BTreeSet::new(), now);
+        Ok(None)
     }
 
     /// Forgets the backoff delay of a service that waits.
@@ -106,62 +95,199 @@ impl MasterCore {
         Ok(())
     }
 
-    pub(super) fn check_lock(&self, service: &ServiceId, force: bool) -> Result<(), MasterError> {
-        match self.flights.iter().find(|(_, f)| f.service == *service) {
-            Some((id, _)) if !force => Err(MasterError::Locked {
-                service: service.clone(),
-                deployment: id.clone(),
-            }),
-            _ => Ok(()),
+    /// Deployments that have to give way for some services to be changed: none, unless forced. And whether there is
+    /// room for one more.
+    pub(super) fn check_locks(
+        &self,
+        services: &BTreeSet<ServiceId>,
+        force: bool,
+    ) -> Result<Vec<DeploymentId>, MasterError> {
+        let mut overtaken = Vec::new();
+        for (id, f) in &self.flights {
+            let Some(service) = f.changes.keys().find(|s| services.contains(*s)) else {
+                continue;
+            };
+            if !force {
+                return Err(MasterError::Locked {
+                    service: service.clone(),
+                    deployment: id.clone(),
+                });
+            }
+            overtaken.push(id.clone());
         }
+        let max = self.config.max_running_deployments;
+        if self.flights.len() - overtaken.len() >= max {
+            return Err(MasterError::TooManyDeployments(max));
+        }
+        Ok(overtaken)
     }
 
     /// The order to replace older instances that a deployment of the service carries: what takes its
     /// place carries it on.
     pub(super) fn restart_goes_on(&self, service: &ServiceId) -> Option<ServiceVersion> {
-        let of_it = self.flights.values().filter(|f| f.service == *service);
-        of_it.filter_map(|f| f.restart_before).max()
+        let of_it = self.flights.values().filter_map(|f| f.changes.get(service));
+        of_it.filter_map(|c| c.restart_before).max()
     }
 
-    /// Ends the deployments of a service that something else takes the place of.
+    /// Ends deployments that something else takes the place of; answers what is to be written, and those.
     pub(super) fn overtake(
         &mut self,
-        service: &ServiceId,
+        ids: &[DeploymentId],
         outcome: &'static str,
         now: UnixMillis,
-    ) -> Vec<StoreOp> {
-        let old: Vec<DeploymentId> = self
-            .flights
-            .iter()
-            .filter(|(_, f)| f.service == *service)
-            .map(|(id, _)| id.clone())
-            .collect();
-        old.iter()
-            .map(|id| {
-                if let Some(f) = self.flights.remove(id) {
-                    self.say_deployment(id, &f, &[DeploymentPhase::Failed], now);
-                    let ms = now.since(f.since).0;
-                    self.measure(Measure::Deployment { outcome, ms });
-                }
-                self.end_deployment_span(id, Some(outcome));
-                stored::delete_deployment(id)
-            })
-            .collect()
+    ) -> (Vec<StoreOp>, Vec<Flight>) {
+        let (mut ops, mut flights) = (Vec::new(), Vec::new());
+        for id in ids {
+            if let Some(f) = self.flights.remove(id) {
+                let step = f.rollout.step_idx();
+                self.say_deployment(id, &f, &[(DeploymentPhase::Failed, step)], now);
+                let ms = now.since(f.since).0;
+                self.measure(Measure::Deployment { outcome, ms });
+                flights.push(f);
+            }
+            self.end_deployment_span(id, Some(outcome));
+            ops.push(stored::delete_deployment(id));
+        }
+        (ops, flights)
     }
 
-    /// A deployment ended by itself.
-    pub(super) fn deployment_done(&mut self, id: &DeploymentId, now: UnixMillis) {
-        if let Some(f) = self.flights.remove(id) {
-            let (outcome, ms) = ("finished", now.since(f.since).0);
-            self.measure(Measure::Deployment { outcome, ms });
-            self.persist(vec![stored::delete_deployment(id)]);
-            let ends = [DeploymentPhase::StepDone, DeploymentPhase::Done];
-            self.say_deployment(id, &f, &ends, now);
-            self.end_deployment_span(id, None);
+    /// Services whose turn had not come when their deployment ended become what is in force, in no order. Those that
+    /// are changed by what took its place are left to that.
+    pub(super) fn let_go(
+        &mut self,
+        flights: Vec<Flight>,
+        changed: &BTreeSet<ServiceId>,
+        now: UnixMillis,
+    ) {
+        for f in flights {
+            for (service, change) in &f.changes {
+                let pending = f.rollout.stage(service) == waggle_services::Stage::Pending;
+                if !pending || changed.contains(service) {
+                    continue;
+                }
+                if let Some(spec) = self.services.get(service) {
+                    let input = Input::Put {
+                        spec: Box::new(spec.as_ref().clone()),
+                        deployment_id: None,
+                        restart_before: change.restart_before,
+                        trace: f.trace,
+                    };
+                    self.schedule(input, now);
+                }
+            }
         }
     }
 
-    fn end_deployment_span(&mut self, id: &DeploymentId, error: Option<&'static str>) {
+    /// Begins the actions of the step under way, and of those after it while there is nothing to wait for.
+    pub(super) fn begin_step(&mut self, id: &DeploymentId, now: UnixMillis) {
+        loop {
+            self.set_deadline(id);
+            let Some(flight) = self.flights.get(id) else {
+                return;
+            };
+            let open: Vec<StepAction> = flight.rollout.open().cloned().collect();
+            let mut over = Vec::new();
+            for action in open {
+                if !self.begin_action(id, &action, now) {
+                    over.push(action.service);
+                }
+            }
+            if !over.iter().any(|s| self.action_over(id, s, now)) {
+                return;
+            }
+        }
+    }
+
+    /// Whether it takes time.
+    fn begin_action(&mut self, id: &DeploymentId, action: &StepAction, now: UnixMillis) -> bool {
+        let service = &action.service;
+        let Some(flight) = self.flights.get(id) else {
+            return false;
+        };
+        let (trace, deployment_id) = (flight.trace, Some(id.clone()));
+        let input = match action.kind {
+            DeploymentKind::Start => return false,
+            DeploymentKind::Stop => {
+                // Its turn never came.
+                if self.scheduler.service(service).is_none() {
+                    return false;
+                }
+                Input::Remove {
+                    id: service.clone(),
+                    deployment_id,
+                    trace,
+                }
+            }
+            DeploymentKind::Scale | DeploymentKind::Restart => {
+                let change = flight.changes.get(service);
+                let restart_before = change.and_then(|c| c.restart_before);
+                let Some(spec) = self.services.get(service) else {
+                    return false;
+                };
+                Input::Put {
+                    spec: Box::new(spec.as_ref().clone()),
+                    deployment_id,
+                    restart_before,
+                    trace,
+                }
+            }
+        };
+        self.schedule(input, now);
+        true
+    }
+
+    /// A service is as a deployment wants it.
+    pub(super) fn action_done(&mut self, id: &DeploymentId, service: &ServiceId, now: UnixMillis) {
+        if self.action_over(id, service, now) {
+            self.begin_step(id, now);
+        }
+    }
+
+    /// Whether another step begins with the end of an action.
+    fn action_over(&mut self, id: &DeploymentId, service: &ServiceId, now: UnixMillis) -> bool {
+        let Some(flight) = self.flights.get_mut(id) else {
+            return false;
+        };
+        let step = flight.rollout.step_idx();
+        match flight.rollout.done(service) {
+            Advance::Waits => return false,
+            Advance::Next => {}
+            Advance::Finished => {
+                self.finished(id, step, now);
+                return false;
+            }
+        }
+        flight.step_since = now;
+        let flight = flight.clone();
+        self.persist(vec![stored::put_deployment(id, &flight)]);
+        let next = flight.rollout.step_idx();
+        let mut phases = vec![(DeploymentPhase::StepDone, step)];
+        for between in step + 1..next {
+            phases.push((DeploymentPhase::StepBegins, between));
+            phases.push((DeploymentPhase::StepDone, between));
+        }
+        phases.push((DeploymentPhase::StepBegins, next));
+        self.say_deployment(id, &flight, &phases, now);
+        true
+    }
+
+    /// The last step of a deployment is over.
+    fn finished(&mut self, id: &DeploymentId, step: usize, now: UnixMillis) {
+        let Some(flight) = self.flights.remove(id) else {
+            return;
+        };
+        let (outcome, ms) = ("finished", now.since(flight.since).0);
+        self.measure(Measure::Deployment { outcome, ms });
+        self.persist(vec![stored::delete_deployment(id)]);
+        let ends = [
+            (DeploymentPhase::StepDone, step),
+            (DeploymentPhase::Done, step),
+        ];
+        self.say_deployment(id, &flight, &ends, now);
+        self.end_deployment_span(id, None);
+    }
+
+    pub(super) fn end_deployment_span(&mut self, id: &DeploymentId, error: Option<&'static str>) {
         self.out.push(Effect::Trace(TraceOp::End {
             key: SpanKey::Deployment(id.clone()),
             error: error.map(|e| (e, format!("deployment {e}"))),
@@ -171,19 +297,21 @@ impl MasterCore {
     /// A deployment that a master before this one began goes on in the same trace. The first root span
     /// died with that master, so a second one begins here, under the stored context of the first; what
     /// is launched from now on hangs under the second.
-    pub(super) fn resume_span(
-        &mut self,
-        id: DeploymentId,
-        service: &ServiceId,
-        root: TraceContext,
-    ) {
+    pub(super) fn resume_span(&mut self, id: DeploymentId, flight: &Flight) {
+        let Some(root) = flight.trace else {
+            return;
+        };
+        let services: Vec<&str> = flight.changes.keys().map(ServiceId::as_str).collect();
         self.out.push(Effect::Trace(TraceOp::Begin {
             name: format!("deployment {id}"),
             kind: TraceKind::Internal,
             parent: SpanParent::Context(root),
             attrs: vec![
                 ("waggle.deployment.id", id.to_string()),
-                ("service.name", service.to_string()),
+                (
+                    "service.name",
+                    services.first().copied().unwrap_or_default().to_owned(),
+                ),
                 ("waggle.deployment.resumed", "true".to_owned()),
             ],
             key: SpanKey::Deployment(id),
@@ -194,4 +322,24 @@ impl MasterCore {
     pub(super) fn show_versions(&self, id: &ServiceId) -> Vec<Arc<ServiceSpec>> {
         self.versions.of(id)
     }
+}
+
+/// What makes everything as it was before a deployment.
+pub(super) fn way_back(flight: &Flight) -> TreeChange {
+    let mut change = TreeChange {
+        puts: BTreeMap::new(),
+        removes: BTreeSet::new(),
+        groups: flight.groups.clone(),
+    };
+    for (service, c) in &flight.changes {
+        match &c.before {
+            Some(spec) => {
+                change.puts.insert(service.clone(), spec.as_ref().clone());
+            }
+            None => {
+                change.removes.insert(service.clone());
+            }
+        }
+    }
+    change
 }

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use waggle_services::DeploymentPlan;
 use waggle_types::{
     AgentId, AgentInfo, CallRejection, DeploymentId, Evicted, ExecutorEnd, ExecutorKey,
     ExecutorRecord, FrameworkId, FrameworkInfo, Generation, Millis, NetSnapshot, OfferId,
@@ -9,7 +10,10 @@ use waggle_types::{
     TaskId, TaskSpec, TaskStatus, TraceContext, UnixMillis, VolumeId, WireguardKey,
 };
 
-use super::News;
+use super::{
+    News,
+    groups::{GroupAnswer, GroupQuery, TreeRequest},
+};
 use crate::{
     error::MasterError,
     explain::{ExplainQuery, Explained},
@@ -134,6 +138,35 @@ pub enum Event {
         deployment_id: DeploymentId,
         /// The deployment's root span, begun by the shell.
         trace: Option<TraceContext>,
+    },
+    /// Change many services at once.
+    ChangeTree {
+        /// Whom to answer.
+        request: RequestId,
+        /// What.
+        tree: Box<TreeRequest>,
+        /// Override running deployments.
+        force: bool,
+        /// New id, made by the shell.
+        deployment_id: DeploymentId,
+        /// The deployment's root span, begun by the shell.
+        trace: Option<TraceContext>,
+    },
+    /// Say what such a change would do, and do nothing.
+    PlanTree {
+        /// Whom to answer.
+        request: RequestId,
+        /// What.
+        tree: Box<TreeRequest>,
+        /// As if running deployments were overridden.
+        force: bool,
+    },
+    /// Somebody asks what a group was.
+    AskGroup {
+        /// Whom to answer.
+        request: RequestId,
+        /// What.
+        query: GroupQuery,
     },
     /// End a deployment that is in flight.
     Cancel {
@@ -506,8 +539,12 @@ pub enum Measure {
 /// The answer to a request.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Answer {
-    /// To `Put`, `Remove` and `Restart`.
+    /// To `Put`, `Remove`, `Restart` and `ChangeTree`.
     Deployment(Result<Deployment, MasterError>),
+    /// To `PlanTree`.
+    Plan(Result<DeploymentPlan, MasterError>),
+    /// To `AskGroup`.
+    Group(Result<GroupAnswer, MasterError>),
     /// To `Kill` and `Cancel`: a deployment when there is a new one.
     Maybe(Result<Option<Deployment>, MasterError>),
     /// To `Subscribe`, `Call` and `Operate`.

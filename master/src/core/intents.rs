@@ -1,76 +1,96 @@
 //! What people ask for: define, change and remove services, kill tasks.
 
-use std::{collections::BTreeMap, sync::Arc};
-
-use waggle_services::{Input, validate_constraints};
-use waggle_types::{
-    DeploymentId, FieldError, Placement, Resources, ServiceId, ServiceSpec, ServiceVersion, TaskId,
-    TraceContext, UnixMillis,
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
 };
 
-use super::{Flight, MasterCore, SERVICE_FRAMEWORK, deployments::New, levels::service_of, stored};
+use waggle_services::{Input, Stage, TreeChange, validate_constraints};
+use waggle_types::{
+    DeploymentId, FieldError, Placement, Resources, ServiceId, ServiceSpec, TaskId, TraceContext,
+    UnixMillis,
+};
+
+use super::{
+    Flight, MasterCore, SERVICE_FRAMEWORK, change::Wanted, deadlines::step_deadline,
+    deployments::New, levels::service_of, stored, vips::check_canary,
+};
 use crate::{
     error::MasterError,
     handle::{Deployment, PutMode},
     store::MAX_VALUE_BYTES,
-    view::DeploymentKind,
 };
 
 /// VIPs of one service, so that its leases fit into one transaction.
 const MAX_VIPS: usize = 1000;
 
 impl MasterCore {
-    /// Hands stored definitions to the framework, which waits for their instances.
+    /// Hands stored definitions to the framework, which waits for their instances: each as far as its deployment had
+    /// brought it.
     pub(super) fn restore_services(&mut self, now: UnixMillis) {
         self.schedule(Input::Hold, now);
+        for (id, flight) in self.flights.clone() {
+            self.resume_span(id.clone(), &flight);
+            // What was removed is known again until it has ended.
+            for (service, change) in &flight.changes {
+                if let (None, Some(before)) = (change.after, &change.before)
+                    && flight.rollout.stage(service) == Stage::Running
+                {
+                    self.define(before, None, now);
+                }
+            }
+        }
+        let mut begun: BTreeMap<ServiceId, (DeploymentId, Flight)> = BTreeMap::new();
+        for (id, flight) in &mut self.flights {
+            // Nobody could get on while there was no master.
+            flight.step_since = now;
+            let mine = flight.changes.keys().cloned();
+            begun.extend(mine.map(|s| (s, (id.clone(), flight.clone()))));
+        }
         let specs: Vec<Arc<ServiceSpec>> = self.services.values().cloned().collect();
         for spec in specs {
-            let flight = self.flights.iter().find(|(_, f)| f.service == spec.id);
-            let (deployment_id, trace, restart_before) = match flight {
-                Some((id, f)) => (Some(id.clone()), f.trace, f.restart_before),
-                None => (None, None, None),
+            let Some((_, flight)) = begun.get(&spec.id) else {
+                self.define(&spec, None, now);
+                continue;
             };
-            if let (Some(id), Some(root)) = (&deployment_id, trace) {
-                self.resume_span(id.clone(), &spec.id, root);
+            let before = flight.changes.get(&spec.id).and_then(|c| c.before.as_ref());
+            match (flight.rollout.stage(&spec.id), before) {
+                (Stage::Pending, Some(before)) => self.define(before, None, now),
+                // Begun below, or not begun.
+                (Stage::Pending | Stage::Running, _) => {}
+                (Stage::Apart | Stage::Done, _) => self.define(&spec, flight.trace, now),
             }
-            self.schedule(
-                Input::Put {
-                    spec: Box::new(spec.as_ref().clone()),
-                    deployment_id,
-                    restart_before,
-                    trace,
-                },
-                now,
-            );
         }
+        let ids: Vec<DeploymentId> = self.flights.keys().cloned().collect();
+        for id in ids {
+            self.begin_step(&id, now);
+        }
+    }
+
+    fn define(&mut self, spec: &Arc<ServiceSpec>, trace: Option<TraceContext>, now: UnixMillis) {
+        let input = Input::Put {
+            spec: Box::new(spec.as_ref().clone()),
+            deployment_id: None,
+            restart_before: None,
+            trace,
+        };
+        self.schedule(input, now);
     }
 
     pub(super) fn put(
         &mut self,
-        mut spec: ServiceSpec,
+        spec: ServiceSpec,
         mode: PutMode,
         force: bool,
-        id: DeploymentId,
-        trace: Option<TraceContext>,
+        new: New,
         now: UnixMillis,
     ) -> Result<Deployment, MasterError> {
-        let old = self.services.get(&spec.id).cloned();
-        match (mode, &old) {
-            (PutMode::Create, Some(_)) => return Err(MasterError::AlreadyExists(spec.id)),
-            (PutMode::Update, None) => return Err(MasterError::NoSuchService(spec.id)),
-            (_, None) if self.services.len() >= self.config.max_services => {
-                return Err(MasterError::Limit("services"));
-            }
+        match (mode, self.services.contains_key(&spec.id)) {
+            (PutMode::Create, true) => return Err(MasterError::AlreadyExists(spec.id)),
+            (PutMode::Update, false) => return Err(MasterError::NoSuchService(spec.id)),
             _ => {}
         }
-        self.check_lock(&spec.id, force)?;
-        self.check_spec(&spec)?;
-        spec.version = next_version(old.as_deref(), now);
-        let kind = old
-            .as_deref()
-            .map_or(DeploymentKind::Start, |old| change_kind(old, &spec));
-        let restart_before = self.restart_goes_on(&spec.id);
-        self.define(spec, kind, restart_before, New { id, trace }, now)
+        self.change(Wanted::one(spec), force, new, now)
     }
 
     /// What the spec says against what this cluster allows.
@@ -83,6 +103,8 @@ impl MasterCore {
             return Err(FieldError::new("instances", rule).into());
         }
         validate_constraints(&spec.constraints)?;
+        step_deadline(spec)?;
+        check_canary(spec)?;
         not_yet(spec)?;
         if n_vips(spec) > MAX_VIPS {
             return Err(MasterError::Limit("VIPs of one service"));
@@ -91,116 +113,25 @@ impl MasterCore {
         if stored::spec_bytes(spec) > MAX_VALUE_BYTES {
             return Err(MasterError::Limit("size of the definition"));
         }
-        self.vips.check(spec, &self.services)?;
         self.check_network_of(spec)?;
         Ok(())
-    }
-
-    /// Stores a definition with its leases and its deployment in one transaction, then begins it.
-    pub(super) fn define(
-        &mut self,
-        spec: ServiceSpec,
-        kind: DeploymentKind,
-        restart_before: Option<ServiceVersion>,
-        new: New,
-        now: UnixMillis,
-    ) -> Result<Deployment, MasterError> {
-        let New { id, trace } = new;
-        let service = spec.id.clone();
-        let version = spec.version;
-        let spec = Arc::new(spec);
-        let old = self.services.insert(service.clone(), Arc::clone(&spec));
-        let Some(leases) = self.vips.lease(&self.services) else {
-            match old {
-                Some(old) => self.services.insert(service, old),
-                None => self.services.remove(&service),
-            };
-            return Err(MasterError::VipPoolExhausted);
-        };
-        self.redefined(old.as_deref(), Some(&spec));
-        let before = old.clone();
-        let flight = Flight {
-            service,
-            version,
-            kind,
-            since: now,
-            trace,
-            restart_before,
-            previous: old,
-        };
-        let mut ops = vec![
-            stored::put_service(&spec),
-            stored::put_deployment(&id, &flight),
-            stored::put_version(&spec),
-        ];
-        ops.extend(self.versions.note(&spec));
-        ops.extend(stored::lease_ops(&leases));
-        ops.extend(self.overtake(&flight.service, "superseded", now));
-        self.persist(ops);
-        self.say_redefined(before.as_deref(), Some(&spec), now);
-        self.say_begun(&id, &flight, now);
-        self.flights.insert(id.clone(), flight);
-        self.net_dirty = true;
-        self.schedule(
-            Input::Put {
-                spec: Box::new(spec.as_ref().clone()),
-                deployment_id: Some(id.clone()),
-                restart_before,
-                trace,
-            },
-            now,
-        );
-        Ok(Deployment { id, version })
     }
 
     pub(super) fn remove(
         &mut self,
         service: &ServiceId,
         force: bool,
-        id: DeploymentId,
-        trace: Option<TraceContext>,
+        new: New,
         now: UnixMillis,
     ) -> Result<Deployment, MasterError> {
-        let Some(spec) = self.services.get(service).cloned() else {
+        if !self.services.contains_key(service) {
             return Err(MasterError::NoSuchService(service.clone()));
-        };
-        self.check_lock(service, force)?;
-        self.services.remove(service);
-        self.redefined(Some(&spec), None);
-        let flight = Flight {
-            service: service.clone(),
-            version: spec.version,
-            kind: DeploymentKind::Stop,
-            since: now,
-            trace,
-            restart_before: None,
-            previous: Some(Arc::clone(&spec)),
-        };
-        let mut ops = vec![
-            stored::delete_service(service),
-            stored::put_deployment(&id, &flight),
-        ];
-        ops.extend(self.versions.drop_unless(|id| id != service));
-        // Releasing never needs an address.
-        if let Some(leases) = self.vips.lease(&self.services) {
-            ops.extend(stored::lease_ops(&leases));
         }
-        ops.extend(self.overtake(service, "superseded", now));
-        self.persist(ops);
-        self.say_redefined(Some(&spec), None, now);
-        self.say_begun(&id, &flight, now);
-        self.flights.insert(id.clone(), flight);
-        self.net_dirty = true;
-        self.schedule(
-            Input::Remove {
-                id: service.clone(),
-                deployment_id: Some(id.clone()),
-                trace,
-            },
-            now,
-        );
-        let version = spec.version;
-        Ok(Deployment { id, version })
+        let tree = TreeChange {
+            removes: BTreeSet::from([service.clone()]),
+            ..TreeChange::default()
+        };
+        self.change(Wanted::of(tree), force, new, now)
     }
 
     /// Kills tasks; `scale` is set to scale their service down, and then says whether to override a
@@ -225,8 +156,8 @@ impl MasterCore {
             let rule = "with scale they must be of one service";
             return Err(FieldError::new("ids", rule).into());
         }
-        if let (Some(force), Some(service)) = (scale, per_service.keys().next()) {
-            self.check_lock(service, force)?;
+        if let Some(force) = scale {
+            self.check_locks(&per_service.keys().cloned().collect(), force)?;
         }
         self.schedule(
             Input::KillTasks {
@@ -240,17 +171,15 @@ impl MasterCore {
         let Some((service, n)) = per_service.pop_first() else {
             return Ok(None);
         };
-        let Some(old) = self.services.get(&service).cloned() else {
+        let Some(old) = self.services.get(&service) else {
             return Ok(None);
         };
         let spec = ServiceSpec {
             instances: old.instances.saturating_sub(n),
-            version: next_version(Some(&old), now),
             ..old.as_ref().clone()
         };
-        let restart_before = self.restart_goes_on(&service);
-        self.define(spec, DeploymentKind::Scale, restart_before, new, now)
-            .map(Some)
+        let force = scale == Some(true);
+        self.change(Wanted::one(spec), force, new, now).map(Some)
     }
 }
 
@@ -271,28 +200,8 @@ fn not_yet(spec: &ServiceSpec) -> Result<(), FieldError> {
     }
 }
 
-/// Versions are times that grow, also when two changes fall into one millisecond.
-pub(super) fn next_version(old: Option<&ServiceSpec>, now: UnixMillis) -> ServiceVersion {
-    let least = old.map_or(0, |o| o.version.0.0 + 1);
-    ServiceVersion(UnixMillis(now.0.max(least)))
-}
-
-fn n_vips(spec: &ServiceSpec) -> usize {
+pub(super) fn n_vips(spec: &ServiceSpec) -> usize {
     spec.ports.iter().map(|p| p.vips.len()).sum()
-}
-
-/// Whether only the number of instances differs.
-pub(super) fn change_kind(old: &ServiceSpec, new: &ServiceSpec) -> DeploymentKind {
-    let same = ServiceSpec {
-        instances: new.instances,
-        version: new.version,
-        ..old.clone()
-    };
-    if same == *new {
-        DeploymentKind::Scale
-    } else {
-        DeploymentKind::Restart
-    }
 }
 
 /// The sum of what tasks take; `None` when two want one port.

@@ -12,7 +12,7 @@ use waggle_allocator::{
     Allocator, Effect as Level1Effect, Event as Level1, FrameworkSpec, Notice, Rejection,
     RescindReason,
 };
-use waggle_services::{Action, Input, Place};
+use waggle_services::{Action, DeploymentOutcome, Input, Place};
 use waggle_types::{
     AgentId, Capabilities, FrameworkId, HealthState, Millis, Offer, OfferId, ResourcePart,
     RoleSubscription, SchedulerCall, SchedulerEvent, ServiceId, StatusReason, StatusSource, TaskId,
@@ -258,9 +258,11 @@ impl MasterCore {
     fn act(&mut self, action: Action, now: UnixMillis) {
         match action {
             Action::Call(call) => self.call(call, now),
-            Action::DeploymentDone { deployment_id, .. } => {
-                self.deployment_done(&deployment_id, now);
-            }
+            Action::DeploymentDone {
+                deployment_id,
+                service,
+                outcome: DeploymentOutcome::Finished,
+            } => self.action_done(&deployment_id, &service, now),
             Action::Declined { reason, .. } => self.measure(Measure::Declined {
                 reason: reason.name(),
             }),
@@ -269,7 +271,7 @@ impl MasterCore {
             }
             Action::ServiceGone { service } => self.publish_news(News::ServiceGone(service), now),
             // Shown by the framework's own accessors.
-            Action::DeploymentStep { .. } => {}
+            Action::DeploymentStep { .. } | Action::DeploymentDone { .. } => {}
         }
     }
 

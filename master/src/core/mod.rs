@@ -22,12 +22,16 @@ mod accept;
 mod accept_each;
 mod agents;
 mod calls;
+mod change;
+mod deadlines;
 mod deployments;
 mod drain;
 mod event;
 mod executors;
 mod explain;
 mod frameworks;
+mod groups;
+mod history;
 mod intents;
 mod inverse;
 mod launches;
@@ -65,29 +69,34 @@ use std::{
 
 use waggle_allocator::{Allocator, AllocatorConfig};
 use waggle_overlay_plan::ipam::Pool;
-use waggle_services::ServiceScheduler;
+use waggle_services::{GroupDependencies, ServiceScheduler};
 use waggle_types::{
-    AgentId, DeploymentId, FrameworkId, Generation, IpNet, Millis, NetSnapshot, Network,
-    UnixMillis, Vxlan,
+    AgentId, DeploymentId, FrameworkId, Generation, GroupId, IpNet, Millis, NetSnapshot, Network,
+    ServiceId, UnixMillis, Vxlan,
 };
 
+pub use deadlines::STEP_DEADLINE;
 pub use event::{
     Answer, EachOperation, Effect, Event, FrameworkCall, MasterMsg, Measure, NetCause,
     Registration, RequestId, SessionId, SpanKey, SpanParent, SubscriptionId, TraceAttrs, TraceKind,
     TraceOp,
 };
 pub use frameworks::Framework;
+pub use groups::{GroupAnswer, GroupQuery, TreeRequest};
+pub use history::{KEEP_RECORDS, Record};
 pub use networks::{LEASE_REST, NetworkView, check_network_of};
 pub use news::{DeploymentPhase, InstanceRef, News, PlanNews};
-pub use stored::{Flight, InFlight, KnownAgent, RestoreError, Restored};
+pub use stored::{Flight, FlightChange, InFlight, KnownAgent, RestoreError, Restored};
 pub use sums::{MAX_LABELS, OTHER, RoleSums, Sums};
 pub use versions::{KEEP_VERSIONS, Versions};
+pub use vips::CANARY_OF;
 
 use crate::{store::StoreOp, view::MasterView};
 use agents::Agents;
 use deployments::New;
 use executors::Executors;
 use frameworks::Frameworks;
+use history::History;
 use inverse::Inverse;
 use launches::Launches;
 use levels::Work;
@@ -157,6 +166,8 @@ pub struct CoreConfig {
     pub max_services: usize,
     /// Most instances of one service; more are refused.
     pub max_instances: u32,
+    /// Most deployments at once; more are refused. Marathon's `--max_running_deployments`.
+    pub max_running_deployments: usize,
     /// Launches a second that start a trace of their own; 0 when nobody takes spans. Those that belong to
     /// a caller's trace are always in it.
     pub max_own_traces: u32,
@@ -196,6 +207,7 @@ impl CoreConfig {
             max_frameworks: 1000,
             max_services: 10_000,
             max_instances: 10_000,
+            max_running_deployments: 100,
             max_own_traces: 100,
             keep_ended: 1000,
             stopwatch: || 0,
@@ -241,6 +253,9 @@ pub struct MasterCore {
     upkeep: Upkeep,
     /// Definitions, as stored.
     services: Services,
+    /// What groups that are there by themselves depend on.
+    groups: GroupDependencies,
+    history: History,
     flights: BTreeMap<DeploymentId, Flight>,
     /// Kept definitions of each service, the newest (the one in force) last.
     versions: Versions,
@@ -300,11 +315,10 @@ impl MasterCore {
         let flights = stored::live_flights(restored.deployments, &restored.services);
         let overtaken = all.iter().filter(|id| !flights.contains_key(*id));
         ops.extend(overtaken.map(stored::delete_deployment));
-        ops.extend(
-            restored
-                .versions
-                .drop_unless(|id| restored.services.contains_key(id)),
-        );
+        let history = History::restored(restored.history);
+        let services = &restored.services;
+        let needed = |id: &ServiceId, v| services.contains_key(id) || history.needs(id, v);
+        ops.extend(restored.versions.drop_unless(needed));
 
         let (networks, first) = Networks::restored(&config, restored.networks, restored.overlay);
         ops.extend(first);
@@ -338,6 +352,8 @@ impl MasterCore {
                 restored.gone_agents,
             ),
             services: restored.services,
+            groups: restored.groups,
+            history,
             flights,
             versions: restored.versions,
             vips: Vips::new(config.vip_pool, restored.vips),
@@ -396,10 +412,14 @@ impl MasterCore {
                 deployment_id,
                 trace,
             } => {
-                let id = spec.id.clone();
-                let answer = self.put(*spec, mode, force, deployment_id, trace, now);
+                let group = GroupId::of(&spec.id);
+                let new = New {
+                    id: deployment_id,
+                    trace,
+                };
+                let answer = self.put(*spec, mode, force, new, now);
                 if let Err(why) = &answer {
-                    self.say_refused(&id, why, now);
+                    self.say_refused(&group, why, now);
                 }
                 self.reply(request, Answer::Deployment(answer));
             }
@@ -410,7 +430,11 @@ impl MasterCore {
                 deployment_id,
                 trace,
             } => {
-                let answer = self.remove(&id, force, deployment_id, trace, now);
+                let new = New {
+                    id: deployment_id,
+                    trace,
+                };
+                let answer = self.remove(&id, force, new, now);
                 self.reply(request, Answer::Deployment(answer));
             }
             Event::Subscribe {
@@ -451,6 +475,36 @@ impl MasterCore {
             } => {
                 let answer = self.cancel(&id, rollback, deployment_id, trace, now);
                 self.reply(request, Answer::Maybe(answer));
+            }
+            Event::ChangeTree {
+                request,
+                tree,
+                force,
+                deployment_id,
+                trace,
+            } => {
+                let new = New {
+                    id: deployment_id,
+                    trace,
+                };
+                let group = tree.group();
+                let answer = self.change_tree(*tree, force, new, now);
+                if let Err(why) = &answer {
+                    self.say_refused(&group, why, now);
+                }
+                self.reply(request, Answer::Deployment(answer));
+            }
+            Event::PlanTree {
+                request,
+                tree,
+                force,
+            } => {
+                let answer = self.plan_tree(*tree, force, now);
+                self.reply(request, Answer::Plan(answer));
+            }
+            Event::AskGroup { request, query } => {
+                let answer = self.ask_group(&query);
+                self.reply(request, Answer::Group(answer));
             }
             Event::ResetDelay { request, id } => {
                 let answer = self.reset_delay(&id, now);

@@ -6,13 +6,13 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use waggle_services::{Change, Instance};
+use waggle_services::{Change, DeploymentStep, Instance};
 use waggle_types::{
-    AgentId, CheckPurpose, DeploymentId, HealthCheck, HealthState, ServiceId, ServiceSpec,
+    AgentId, CheckPurpose, DeploymentId, GroupId, HealthCheck, HealthState, ServiceId, ServiceSpec,
     ServiceVersion, StatusReason, TaskId, TaskState, TaskStatus, UnixMillis,
 };
 
-use super::{Effect, Flight, MasterCore, tasks::Task};
+use super::{Effect, Flight, MasterCore, groups::common, tasks::Task};
 use crate::{error::MasterError, view::DeploymentKind};
 
 /// An instance that something is said of.
@@ -186,15 +186,6 @@ pub enum News {
     ServiceGone(ServiceId),
 }
 
-/// The group that a service is in: `/shop` of `/shop/web`, `/` of `/web`.
-pub(super) fn parent(service: &ServiceId) -> String {
-    let path = service.as_str();
-    match path.rsplit_once('/') {
-        Some(("", _)) | None => "/".to_owned(),
-        Some((parent, _)) => parent.to_owned(),
-    }
-}
-
 /// Health checks, without those for starting and readiness.
 fn checks(spec: Option<&ServiceSpec>) -> Vec<&HealthCheck> {
     let all = spec.into_iter().flat_map(|s| &s.health_checks);
@@ -329,62 +320,65 @@ impl MasterCore {
         }
     }
 
-    /// A change of a service was refused.
-    pub(super) fn say_refused(&mut self, service: &ServiceId, why: &MasterError, now: UnixMillis) {
+    /// A change of something in a group was refused.
+    pub(super) fn say_refused(&mut self, group: &GroupId, why: &MasterError, now: UnixMillis) {
         let news = News::GroupRefused {
-            group: parent(service),
+            group: group.to_string(),
             version: ServiceVersion(now),
             reason: why.to_string(),
         };
         self.publish_news(news, now);
     }
 
-    /// A deployment is there: what it changes is stored.
+    /// A deployment is there: what it changes is stored. Steps that take no time are over already.
     pub(super) fn say_begun(&mut self, id: &DeploymentId, flight: &Flight, now: UnixMillis) {
-        let group = parent(&flight.service);
+        let services = flight.changes.keys().map(GroupId::of);
+        let group = common(services.chain(flight.groups.keys().cloned())).to_string();
         let version = flight.version;
         self.publish_news(News::GroupChanged { group, version }, now);
-        self.say_deployment(id, flight, &[DeploymentPhase::StepBegins], now);
+        let mut phases = Vec::new();
+        for step in 0..flight.rollout.step_idx() {
+            phases.push((DeploymentPhase::StepBegins, step));
+            phases.push((DeploymentPhase::StepDone, step));
+        }
+        if !flight.rollout.is_finished() {
+            phases.push((DeploymentPhase::StepBegins, flight.rollout.step_idx()));
+        }
+        self.say_deployment(id, flight, &phases, now);
     }
 
-    /// What a deployment comes to.
+    /// What a deployment comes to, each with the step that it is about.
     pub(super) fn say_deployment(
         &mut self,
         id: &DeploymentId,
         flight: &Flight,
-        phases: &[DeploymentPhase],
+        phases: &[(DeploymentPhase, usize)],
         now: UnixMillis,
     ) {
-        let versions = self.versions.of(&flight.service);
-        let target = versions.into_iter().find(|s| s.version == flight.version);
-        let stops = flight.kind == DeploymentKind::Stop;
+        let target = flight.changes.iter().filter_map(|(id, c)| {
+            let version = c.after?;
+            self.versions.get(id, version)
+        });
+        let step = |s: &DeploymentStep| {
+            let actions = s.actions.iter();
+            actions.map(|a| (a.kind, a.service.clone())).collect()
+        };
+        let before = flight.changes.values().filter_map(|c| c.before.clone());
         let plan = Arc::new(PlanNews {
             id: id.clone(),
             version: flight.version,
-            steps: vec![vec![(flight.kind, flight.service.clone())]],
-            original: flight.previous.iter().cloned().collect(),
-            target: target.filter(|_| !stops).into_iter().collect(),
+            steps: flight.rollout.plan().steps.iter().map(step).collect(),
+            original: before.collect(),
+            target: target.collect(),
         });
-        for phase in phases {
+        for (phase, step) in phases {
             let plan = Arc::clone(&plan);
             let news = News::Deployment {
                 phase: *phase,
                 plan,
-                step: 0,
+                step: *step,
             };
             self.publish_news(news, now);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn services_are_in_groups() {
-        for (id, group) in [("/web", "/"), ("/shop/web", "/shop"), ("/a/b/c", "/a/b")] {
-            assert_eq!(parent(&ServiceId::new(id).unwrap()), group);
         }
     }
 }

@@ -4,13 +4,13 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use waggle_services::{Instance, Service};
 use waggle_types::{
-    AgentId, CheckPurpose, FrameworkId, HealthCheck, HealthState, ResourcePart, Resources,
-    RoleSubscription, TaskState, UnixMillis,
+    AgentId, CheckPurpose, DeploymentId, FrameworkId, HealthCheck, HealthState, ResourcePart,
+    Resources, RoleSubscription, TaskState, UnixMillis,
 };
 
 use super::{
-    MasterCore, SERVICE_FRAMEWORK, SERVICE_ROLE, agents::Agent, frameworks::Framework,
-    levels::service_framework, tasks::Tasks,
+    Flight, FlightChange, MasterCore, SERVICE_FRAMEWORK, SERVICE_ROLE, agents::Agent,
+    frameworks::Framework, levels::service_framework, tasks::Tasks,
 };
 use crate::task::TaskView;
 use crate::view::{
@@ -20,6 +20,9 @@ use crate::view::{
 
 /// Agents times frameworks up to which a view lists reasons.
 const MAX_REASONS: usize = 10_000;
+
+/// Services of a deployment of which a view says what they wait for.
+const MAX_WAITS: usize = 20;
 
 impl MasterCore {
     /// The whole picture at `now`; the shell publishes it after each batch.
@@ -44,23 +47,10 @@ impl MasterCore {
             deployments: self
                 .flights
                 .iter()
-                .map(|(id, f)| {
-                    let service = self.scheduler.service(&f.service);
-                    let waiting_for = service
-                        .and_then(Service::deployment)
-                        .map(waggle_services::Deployment::waiting_for)
-                        .unwrap_or_default();
-                    let view = DeploymentView {
-                        id: id.clone(),
-                        service: f.service.clone(),
-                        version: f.version,
-                        kind: f.kind,
-                        waiting_for,
-                        since: f.since,
-                    };
-                    (id.clone(), view)
-                })
+                .map(|(id, f)| (id.clone(), self.show_deployment(id, f)))
                 .collect(),
+            groups: self.groups.clone(),
+            tree_version: self.history.newest(),
             queue: self.scheduler.queue().map(|q| show_queue(q, now)).collect(),
             agents: self
                 .agents
@@ -88,6 +78,26 @@ impl MasterCore {
         }
     }
 
+    fn show_deployment(&self, id: &DeploymentId, f: &Flight) -> DeploymentView {
+        let waits = f.rollout.open().filter_map(|a| {
+            let deployment = self.scheduler.service(&a.service)?.deployment()?;
+            Some((a.service.clone(), deployment.waiting_for()))
+        });
+        let before = |c: &FlightChange| c.before.as_ref().map(|s| s.version);
+        let changes = f.changes.iter();
+        DeploymentView {
+            id: id.clone(),
+            version: f.version,
+            services: changes.map(|(id, c)| (id.clone(), before(c))).collect(),
+            plan: f.rollout.plan().clone(),
+            step_idx: f.rollout.step_idx(),
+            waiting_for: waits.take(MAX_WAITS).collect(),
+            since: f.since,
+            step_since: f.step_since,
+            goes_back_at: f.goes_back_at,
+        }
+    }
+
     fn show_service(
         &self,
         spec: &Arc<waggle_types::ServiceSpec>,
@@ -112,7 +122,7 @@ impl MasterCore {
             deployments: self
                 .flights
                 .iter()
-                .filter(|(_, f)| f.service == spec.id)
+                .filter(|(_, f)| f.changes.contains_key(&spec.id))
                 .map(|(id, _)| id.clone())
                 .collect(),
             last_failure: known.and_then(Service::last_failure).map(show_failure),

@@ -2,10 +2,12 @@
 //!
 //! Keys: `cluster/<what>`, `services<path>`, `versions<path>/<milliseconds>`, `deployments/<id>`, `vips/<framework>/<label>`,
 //! `agents/<id>`, `gone_agents/<id>`, `maintenance/<agent>`, `reservations/<agent>`, `frameworks/<id>`, `removed_frameworks/<id>`,
-//! `mounts/<agent>`, `weights/<role>`, `quota/<role>`, `launches/<task>`, `networks/<name>`, `policies/<name>`, `overlay/<agent>`. A spec is stored as the Marathon app JSON that the API shows.
+//! `groups<path>`, `history/<milliseconds>`, `mounts/<agent>`, `weights/<role>`, `quota/<role>`, `launches/<task>`, `networks/<name>`, `policies/<name>`, `overlay/<agent>`. A spec is stored as the Marathon app JSON that the API shows.
 
 mod agents;
+mod deployments;
 mod frameworks;
+mod groups;
 mod launches;
 mod networks;
 mod policies;
@@ -15,19 +17,22 @@ mod roles;
 
 use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc};
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use waggle_overlay_plan::network::Held;
+use waggle_services::GroupDependencies;
 use waggle_types::{
     AgentId, DeploymentId, FrameworkId, Generation, Network, NetworkPolicy, Quota, ResourcePart,
-    ServiceId, ServiceSpec, ServiceVersion, TaskId, TraceContext, Unavailability, UnixMillis,
-    VipName,
+    ServiceId, ServiceSpec, ServiceVersion, TaskId, Unavailability, UnixMillis, VipName,
 };
 
 pub use agents::KnownAgent;
 pub(super) use agents::{delete_agent, delete_gone, put_agent, put_gone, put_window};
+pub use deployments::{Flight, FlightChange};
+pub(super) use deployments::{delete_deployment, live_flights, put_deployment};
 pub(super) use frameworks::{
     delete_framework, delete_removed, framework_value, put_framework, put_removed,
 };
+pub(super) use groups::{delete_record, put_group, put_record};
 pub use launches::InFlight;
 pub(super) use launches::{delete_launch, put_launch};
 pub(super) use networks::{delete_network, delete_overlay, put_network, put_overlay};
@@ -44,15 +49,10 @@ pub(super) fn put_mounts(id: &AgentId, at: &BTreeMap<String, String>) -> StoreOp
 }
 pub(super) use roles::{put_quota, put_weight};
 
-use super::{
-    frameworks::Framework,
-    versions::Versions,
-    vips::{LeaseChanges, Services},
-};
-use crate::{
-    store::{Entry, StoreOp},
-    view::DeploymentKind,
-};
+use deployments::ReadFlight;
+
+use super::{frameworks::Framework, history::Record, versions::Versions, vips::LeaseChanges};
+use crate::store::{Entry, StoreOp};
 
 const FRAMEWORK_ID: &str = "cluster/framework_id";
 const GENERATION: &str = "cluster/generation";
@@ -70,39 +70,6 @@ pub struct RestoreError {
     pub key: String,
     /// What is wrong with it.
     pub rule: String,
-}
-
-/// A deployment in flight, as kept by the core.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Flight {
-    /// The service that it changes.
-    pub service: ServiceId,
-    /// The definition that it brings.
-    pub version: ServiceVersion,
-    /// What it does.
-    pub kind: DeploymentKind,
-    /// When it was accepted.
-    pub since: UnixMillis,
-    /// Its root span.
-    pub trace: Option<TraceContext>,
-    /// Instances of definitions older than this are replaced, even when they would be the same.
-    pub restart_before: Option<ServiceVersion>,
-    /// The definition that was in force before; `None` for a service that it made.
-    pub previous: Option<Arc<ServiceSpec>>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct StoredFlight {
-    service: String,
-    version_ms: u64,
-    kind: String,
-    since_ms: u64,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    traceparent: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    restart_before_ms: Option<u64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    previous_ms: Option<u64>,
 }
 
 /// Everything that the store held when this master began to lead.
@@ -148,8 +115,12 @@ pub struct Restored {
     pub frameworks: BTreeMap<FrameworkId, Framework>,
     /// Frameworks that must not come back.
     pub removed_frameworks: Vec<FrameworkId>,
-    /// Versions of what was before a deployment, until all definitions are read.
-    previous: BTreeMap<DeploymentId, u64>,
+    /// What groups that are there by themselves depend on.
+    pub groups: GroupDependencies,
+    /// What was before the newest deployments.
+    pub history: BTreeMap<ServiceVersion, Record>,
+    /// Deployments, until all definitions are read.
+    flights: BTreeMap<DeploymentId, ReadFlight>,
 }
 
 impl Restored {
@@ -166,10 +137,8 @@ impl Restored {
             // A store of a version that kept no history.
             out.versions.note(spec);
         }
-        for (id, ms) in std::mem::take(&mut out.previous) {
-            if let Some(f) = out.deployments.get_mut(&id) {
-                f.previous = out.versions.get(&f.service, ServiceVersion(UnixMillis(ms)));
-            }
+        for (id, flight) in std::mem::take(&mut out.flights) {
+            out.deployments.insert(id, flight.resolve(&out.versions));
         }
         Ok(out)
     }
@@ -203,11 +172,12 @@ impl Restored {
             }
             Some(("deployments", id)) => {
                 let id = DeploymentId::new(id).map_err(|x| x.to_string())?;
-                let (flight, previous_ms) = read_flight(text)?;
-                if let Some(ms) = previous_ms {
-                    self.previous.insert(id.clone(), ms);
-                }
-                self.deployments.insert(id, flight);
+                self.flights.insert(id, deployments::read_flight(text)?);
+            }
+            Some(("groups", rest)) => groups::read_group(rest, text, &mut self.groups)?,
+            Some(("history", rest)) => {
+                let record = groups::read_record(rest, text)?;
+                self.history.insert(record.version, record);
             }
             Some(("vips", name)) => {
                 let (framework, label) = name.split_once('/').ok_or("must be framework/label")?;
@@ -296,34 +266,6 @@ fn unknown(key: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// A flight, and the version of what was before it.
-fn read_flight(text: &str) -> Result<(Flight, Option<u64>), String> {
-    let s: StoredFlight = serde_json::from_str(text).map_err(|x| x.to_string())?;
-    let trace = match s.traceparent {
-        Some(t) => Some(
-            t.parse()
-                .map_err(|x: waggle_types::TraceParseError| x.to_string())?,
-        ),
-        None => None,
-    };
-    let flight = Flight {
-        service: ServiceId::new(&s.service).map_err(|x| x.to_string())?,
-        version: ServiceVersion(UnixMillis(s.version_ms)),
-        kind: match s.kind.as_str() {
-            "start" => DeploymentKind::Start,
-            "scale" => DeploymentKind::Scale,
-            "restart" => DeploymentKind::Restart,
-            "stop" => DeploymentKind::Stop,
-            other => return Err(format!("unknown kind {other:?}")),
-        },
-        since: UnixMillis(s.since_ms),
-        trace,
-        restart_before: s.restart_before_ms.map(|ms| ServiceVersion(UnixMillis(ms))),
-        previous: None,
-    };
-    Ok((flight, s.previous_ms))
-}
-
 fn put(key: String, value: impl Into<Vec<u8>>) -> StoreOp {
     StoreOp::Put {
         key,
@@ -378,31 +320,6 @@ pub(super) fn delete_service(id: &ServiceId) -> StoreOp {
     }
 }
 
-pub(super) fn put_deployment(id: &DeploymentId, f: &Flight) -> StoreOp {
-    let kind = match f.kind {
-        DeploymentKind::Start => "start",
-        DeploymentKind::Scale => "scale",
-        DeploymentKind::Restart => "restart",
-        DeploymentKind::Stop => "stop",
-    };
-    let stored = StoredFlight {
-        service: f.service.to_string(),
-        version_ms: f.version.0.0,
-        kind: kind.to_owned(),
-        since_ms: f.since.0,
-        traceparent: f.trace.map(|t| t.to_string()),
-        restart_before_ms: f.restart_before.map(|v| v.0.0),
-        previous_ms: f.previous.as_ref().map(|p| p.version.0.0),
-    };
-    put(format!("deployments/{id}"), json(&stored))
-}
-
-pub(super) fn delete_deployment(id: &DeploymentId) -> StoreOp {
-    StoreOp::Delete {
-        key: format!("deployments/{id}"),
-    }
-}
-
 fn vip_key(name: &VipName) -> String {
     format!("vips/{}/{}", name.framework, name.label)
 }
@@ -422,15 +339,4 @@ pub(super) fn lease_ops(changes: &LeaseChanges) -> Vec<StoreOp> {
 /// Strings and numbers only: serializing them can't fail.
 fn json(value: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(value).unwrap_or_default()
-}
-
-/// Deployments whose service is defined, or that remove one; others were overtaken.
-pub(super) fn live_flights(
-    flights: BTreeMap<DeploymentId, Flight>,
-    services: &Services,
-) -> BTreeMap<DeploymentId, Flight> {
-    flights
-        .into_iter()
-        .filter(|(_, f)| services.contains_key(&f.service) && f.kind != DeploymentKind::Stop)
-        .collect()
 }

@@ -28,10 +28,13 @@ impl MasterCore {
         let launches = self.launches.next_timeout();
         let drains = self.drains.next_timeout();
         let subnets = self.networks.next_timeout();
-        [silent, recovery, held, away, launches, drains, subnets]
-            .into_iter()
-            .flatten()
-            .min()
+        let steps = self.next_step_deadline();
+        [
+            silent, recovery, held, away, launches, drains, subnets, steps,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     pub(super) fn tick(&mut self, now: UnixMillis) {
@@ -45,6 +48,7 @@ impl MasterCore {
         self.expire_subnets(now);
         self.allocate(waggle_allocator::Event::Tick, now);
         self.tick_scheduler(now);
+        self.go_back_late(now);
     }
 
     /// Marks an agent and its tasks unreachable; whether they are replaced is decided by

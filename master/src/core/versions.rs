@@ -46,17 +46,42 @@ impl Versions {
             .unwrap_or_default()
     }
 
-    /// Forgets services that `keep` does not want; answers the deletions.
-    pub(super) fn drop_unless(&mut self, keep: impl Fn(&ServiceId) -> bool) -> Vec<StoreOp> {
+    /// The newest kept definition of a service, which may be gone.
+    pub(super) fn newest(&self, id: &ServiceId) -> Option<ServiceVersion> {
+        self.0.get(id)?.back().map(|s| s.version)
+    }
+
+    /// Forgets the definitions of a service that `keep` does not want; answers the deletions.
+    pub(super) fn forget_unless(
+        &mut self,
+        id: &ServiceId,
+        keep: impl Fn(ServiceVersion) -> bool,
+    ) -> Vec<StoreOp> {
+        let Some(kept) = self.0.get_mut(id) else {
+            return Vec::new();
+        };
         let mut ops = Vec::new();
-        self.0.retain(|id, kept| {
-            let stays = keep(id);
+        kept.retain(|s| {
+            let stays = keep(s.version);
             if !stays {
-                let gone = kept.iter();
-                ops.extend(gone.map(|s| stored::delete_version(id, s.version)));
+                ops.push(stored::delete_version(id, s.version));
             }
             stays
         });
+        if kept.is_empty() {
+            self.0.remove(id);
+        }
         ops
+    }
+
+    /// Forgets definitions that `keep` does not want; answers the deletions.
+    pub(super) fn drop_unless(
+        &mut self,
+        keep: impl Fn(&ServiceId, ServiceVersion) -> bool,
+    ) -> Vec<StoreOp> {
+        let ids: Vec<ServiceId> = self.0.keys().cloned().collect();
+        ids.iter()
+            .flat_map(|id| self.forget_unless(id, |v| keep(id, v)))
+            .collect()
     }
 }

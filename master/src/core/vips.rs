@@ -85,30 +85,66 @@ fn uses(spec: &ServiceSpec) -> Vec<Use<'_>> {
     out
 }
 
+/// Label of a service that takes a part of another one's traffic: that one's id. It may have the other's VIPs, and
+/// `LB_WEIGHT` says how much of it.
+pub const CANARY_OF: &str = "WAGGLE_CANARY_OF";
+
+/// The service whose canary one is.
+fn canary_of(spec: &ServiceSpec) -> Option<ServiceId> {
+    let of = ServiceId::new(spec.labels.get(CANARY_OF)?);
+    of.ok().filter(|id| *id != spec.id)
+}
+
+/// Whether a service says rightly whose canary it is.
+pub(super) fn check_canary(spec: &ServiceSpec) -> Result<(), FieldError> {
+    match spec.labels.get(CANARY_OF) {
+        Some(of) if canary_of(spec).is_none() => {
+            let rule = format!("must be the id of another service, is {of:.80?}");
+            Err(FieldError::new(format!("labels.{CANARY_OF}"), rule))
+        }
+        _ => Ok(()),
+    }
+}
+
 impl Vips {
     pub(super) fn new(pool: Pool, leases: BTreeMap<VipName, Ipv4Addr>) -> Self {
         Self { pool, leases }
     }
 
-    /// Refuses a definition whose VIP another service has, or that is in itself twice.
-    pub(super) fn check(&self, spec: &ServiceSpec, services: &Services) -> Result<(), FieldError> {
+    /// Refuses definitions whose VIP another service has, or that are in themselves twice. A service and its canaries have
+    /// VIPs together.
+    pub(super) fn check(
+        &self,
+        changed: &BTreeSet<ServiceId>,
+        services: &Services,
+    ) -> Result<(), FieldError> {
         let mut taken: BTreeMap<(Protocol, String, u16), &ServiceId> = BTreeMap::new();
-        for other in services.values().filter(|s| s.id != spec.id) {
+        for other in services.values().filter(|s| !changed.contains(&s.id)) {
             for u in uses(other) {
                 for key in self.keys(&u) {
                     taken.insert(key, &other.id);
                 }
             }
         }
-        for u in uses(spec) {
-            for key in self.keys(&u) {
-                if let Some(owner) = taken.insert(key, &spec.id) {
-                    let vip = u.label;
-                    let by = if *owner == spec.id {
-                        "this service twice".to_owned()
-                    } else {
-                        format!("service {owner}")
+        let family = |id: &ServiceId| {
+            services
+                .get(id)
+                .map(|s| canary_of(s).unwrap_or(s.id.clone()))
+        };
+        for spec in changed.iter().filter_map(|id| services.get(id)) {
+            let mut own = BTreeSet::new();
+            for u in uses(spec) {
+                for key in self.keys(&u) {
+                    let twice = !own.insert(key.clone());
+                    let owner = taken.insert(key, &spec.id);
+                    let by = match owner {
+                        _ if twice => "this service twice".to_owned(),
+                        Some(owner) if family(owner) != family(&spec.id) => {
+                            format!("service {owner}")
+                        }
+                        _ => continue,
                     };
+                    let vip = u.label;
                     let rule = format!("VIP {vip}/{} is already defined by {by}", u.protocol);
                     return Err(FieldError::new(u.field, rule));
                 }

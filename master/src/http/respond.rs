@@ -52,6 +52,12 @@ impl Fail {
         }
     }
 
+    /// The same refusal of one thing of several: fields are named from the outermost one on.
+    pub(super) fn within(mut self, place: &str) -> Self {
+        self.error = self.error.within(place);
+        self
+    }
+
     /// Typed reasons of level 1 or of fields.
     pub(super) fn refused((code, refusal): (ErrorCode, Refusal)) -> Self {
         Self {
@@ -91,6 +97,24 @@ impl From<MasterError> for Fail {
             MasterError::NoSuchFramework(_)
             | MasterError::NoSuchRole(_)
             | MasterError::NoSuchAgent(_) => return Self::not_found(e.to_string()),
+            MasterError::TooManyDeployments(n) => {
+                let message = format!(
+                    "Max number ({n}) of running deployments is achieved. Wait for existing \
+                     deployments to complete or cancel one using force=true parameter."
+                );
+                return ApiError::new(ErrorCode::Forbidden, message).into();
+            }
+            MasterError::NoSuchGroup(id) => {
+                return Self::not_found(format!("Group '{id}' does not exist"));
+            }
+            MasterError::GroupExists(id) => {
+                let message =
+                    format!("Group {id} is already created. Use PUT to change this group.");
+                return ApiError::new(ErrorCode::Conflict, message).into();
+            }
+            MasterError::NoSuchGroupVersion { group, version } => {
+                return Self::not_found(format!("Group '{group}' does not have version {version}"));
+            }
             MasterError::AlreadyExists(id) => {
                 let message = format!("An app with id [{id}] already exists.");
                 return ApiError::new(ErrorCode::Conflict, message).into();

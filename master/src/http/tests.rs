@@ -10,6 +10,7 @@ use axum::{
 };
 use serde_json::{Value, json};
 use tower::ServiceExt;
+use waggle_services::{Tree, TreeChange};
 use waggle_telemetry::Telemetry;
 use waggle_types::{
     AgentId, AgentInfo, Command, DeploymentId, DiscoveryInfo, FrameworkId, Generation, HealthState,
@@ -20,11 +21,13 @@ use waggle_types::{
 
 use super::{marathon_router, mesos_router};
 use crate::{
+    core::{GroupAnswer, GroupQuery, TreeRequest},
     error::MasterError,
     handle::{Deployment, MasterHandle, PutMode, Request},
     view::{
-        AgentView, ClusterView, DeploymentKind, DeploymentView, FrameworkView, InstanceView,
-        MasterView, QueueView, ServiceView, TaskPlace, TaskView,
+        AgentView, ClusterView, DeploymentKind, DeploymentPlan, DeploymentStep, DeploymentView,
+        FrameworkView, InstanceView, MasterView, QueueView, ServiceView, StepAction, TaskPlace,
+        TaskView,
     },
 };
 
@@ -162,6 +165,25 @@ async fn fake_loop(
                 });
                 let _ = reply.send(answer.ok_or(MasterError::NoSuchService(app)));
             }
+            Request::ChangeTree { tree, reply, .. } => {
+                let answer = change_tree(&mut view, *tree, n);
+                let _ = reply.send(answer.map(|version| Deployment { id, version }));
+            }
+            Request::PlanTree { reply, .. } => {
+                let old = view.deployments.values().next();
+                let plan = old.map(|d| d.plan.as_ref().clone());
+                let _ = reply.send(Ok(plan.unwrap_or_default()));
+            }
+            Request::AskGroup { query, reply } => {
+                let all = view.services.values().map(|s| Arc::clone(&s.spec));
+                let _ = reply.send(Ok(match query {
+                    GroupQuery::Versions(_) => GroupAnswer::Versions(vec![ServiceVersion(AT)]),
+                    GroupQuery::At(..) => GroupAnswer::At {
+                        services: all.collect(),
+                        groups: view.groups.clone(),
+                    },
+                }));
+            }
             Request::Cancel {
                 id: old,
                 rollback,
@@ -203,6 +225,53 @@ async fn fake_loop(
         }
         views.send_replace(Arc::new(view));
     }
+}
+
+/// As the core does, but for deployments.
+fn change_tree(
+    view: &mut ClusterView,
+    request: TreeRequest,
+    n: u32,
+) -> Result<ServiceVersion, MasterError> {
+    let services = view.services.iter();
+    let services = services
+        .map(|(id, s)| (id.clone(), Arc::clone(&s.spec)))
+        .collect();
+    let tree = Tree {
+        services: &services,
+        groups: &view.groups,
+    };
+    let change = match request {
+        TreeRequest::Services(specs) => TreeChange {
+            puts: specs.into_iter().map(|s| (s.id.clone(), s)).collect(),
+            ..TreeChange::default()
+        },
+        TreeRequest::Create(u) if tree.has_group(&u.id) => {
+            return Err(MasterError::GroupExists(u.id));
+        }
+        TreeRequest::Create(update) | TreeRequest::Update(update) => tree.update(update),
+        TreeRequest::Remove(id) if !tree.has_group(&id) => {
+            return Err(MasterError::NoSuchGroup(id));
+        }
+        TreeRequest::Remove(id) => tree.removal(&id),
+        TreeRequest::Scale { id, millionths } => tree.scale(&id, millionths),
+        TreeRequest::Version { id: group, version } => {
+            return Err(MasterError::NoSuchGroupVersion { group, version });
+        }
+    };
+    let groups = waggle_services::changed_groups(&view.groups, &change);
+    let version = ServiceVersion(UnixMillis(AT.0 + u64::from(n)));
+    for id in change.removes {
+        view.services.remove(&id);
+    }
+    for (id, spec) in change.puts {
+        let spec = ServiceSpec { version, ..spec };
+        let new = service(spec, Vec::new(), Vec::new());
+        view.services.insert(id, Arc::new(new));
+    }
+    view.groups = groups;
+    (view.tree_version, view.at) = (version, version.0);
+    Ok(version)
 }
 
 fn service(
@@ -410,11 +479,21 @@ pub(super) fn busy() -> ClusterView {
         deployment.clone(),
         DeploymentView {
             id: deployment,
-            service: id.clone(),
             version: ServiceVersion(AT),
-            kind: DeploymentKind::Scale,
-            waiting_for: "2 of 3 instances healthy".into(),
+            services: [(id.clone(), Some(ServiceVersion(AT)))].into(),
+            plan: Arc::new(DeploymentPlan {
+                steps: vec![DeploymentStep {
+                    actions: vec![StepAction {
+                        kind: DeploymentKind::Scale,
+                        service: id.clone(),
+                    }],
+                }],
+            }),
+            step_idx: 0,
+            waiting_for: [(id.clone(), "2 of 3 instances healthy".into())].into(),
             since: AT,
+            step_since: AT,
+            goes_back_at: None,
         },
     );
     view.queue.push(QueueView {

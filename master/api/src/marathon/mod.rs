@@ -13,6 +13,7 @@ pub(crate) mod container;
 mod container_json;
 mod definition;
 mod fetch;
+mod group;
 mod health;
 mod health_json;
 mod keys;
@@ -39,6 +40,7 @@ pub use definition::{
     AppDefinition, Number, PortDefinitionJson, UnreachableStrategyJson, UpgradeStrategyJson,
     spec_from_json, spec_to_json,
 };
+pub use group::{Group, GroupBody, GroupMode, PlanOnly, group_from_value};
 pub use health_json::{
     CheckJson, CommandValue, ExecJson, HealthCheckJson, HttpCheckJson, ReadinessCheckJson,
     ShellJson, TcpCheckJson,

@@ -14,6 +14,7 @@ mod any_container;
 mod asked;
 mod checks;
 mod containers;
+mod groups;
 
 const NOW: UnixMillis = UnixMillis(1_795_405_620_123);
 

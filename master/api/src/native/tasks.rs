@@ -48,16 +48,31 @@ pub struct TaskView {
 pub struct DeploymentView {
     /// Deployment id.
     pub id: String,
-    /// The service that it changes.
+    /// The service that was asked for, or the first that it changes.
     pub service: String,
-    /// The definition that it brings.
+    /// All services that it changes.
+    #[serde(default)]
+    pub services: Vec<String>,
+    /// The version of what it brings.
     pub version: String,
-    /// `start`, `scale`, `restart` or `stop`.
+    /// What it does to `service`: `start`, `scale`, `restart` or `stop`.
     pub kind: String,
     /// What it waits for, in words.
     pub waiting_for: String,
+    /// The step under way, from 1.
+    #[serde(default)]
+    pub step: u32,
+    /// How many there are.
+    #[serde(default)]
+    pub total_steps: u32,
     /// When it was accepted.
     pub since_ms: u64,
+    /// When the step under way began, or the master did.
+    #[serde(default)]
+    pub step_since_ms: u64,
+    /// When it goes back by itself, if the step is not over by then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub goes_back_at_ms: Option<u64>,
 }
 
 /// Why a service is not where it should be: the answer of `/waggle/v1/explain/app/<service>`.

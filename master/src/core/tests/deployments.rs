@@ -99,7 +99,13 @@ fn versions_are_kept_bounded_and_go_with_the_service() {
     let d = w.view().services[&web_id()].deployments[0].clone();
     w.cancel(&d, false).unwrap();
     w.remove("/web").unwrap();
-    assert_eq!(n_stored(&w), 0);
+    // What the removal can be undone to, and what that can be undone to: see the history of groups.
+    assert_eq!(n_stored(&w), KEEP_VERSIONS);
+    for _ in 0..KEEP_RECORDS {
+        w.put(service("/other", 1, "/other:80"), PutMode::Upsert, true)
+            .unwrap();
+    }
+    assert!(!w.stored.keys().any(|k| k.starts_with("versions/web/")));
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod drain;
 mod executors;
 mod explain;
 mod frameworks;
+mod groups;
 mod launches;
 mod lending;
 mod networks;
@@ -49,6 +50,9 @@ pub(super) struct FakeAgent {
     pub(super) session: Option<SessionId>,
 }
 
+/// A store and the agents at one moment.
+pub(super) type Save = (BTreeMap<String, Vec<u8>>, BTreeMap<AgentId, FakeAgent>);
+
 /// A core, its store and its agents.
 pub(super) struct World {
     pub(super) core: MasterCore,
@@ -69,6 +73,8 @@ pub(super) struct World {
     lives: u64,
     /// What all nodes have applied.
     applied: Generation,
+    /// What a master that died right after each write would have left, if that is wanted.
+    pub(super) saves: Option<Vec<Save>>,
     /// Nodes say nothing about what they apply.
     pub(super) slow_nodes: bool,
 }
@@ -117,6 +123,7 @@ impl World {
             n_ids: 0,
             lives: 0,
             applied: Generation(0),
+            saves: None,
             slow_nodes: false,
         };
         w.execute(effects);
@@ -193,6 +200,9 @@ impl World {
                             StoreOp::Put { key, value } => self.stored.insert(key, value),
                             StoreOp::Delete { key } => self.stored.remove(&key),
                         };
+                    }
+                    if let Some(saves) = &mut self.saves {
+                        saves.push((self.stored.clone(), self.agents.clone()));
                     }
                 }
                 Effect::SendAgent { session, msg } => self.deliver(session, msg),

@@ -21,10 +21,10 @@ fn told(w: &mut World) -> Vec<String> {
         News::UnknownEnded { state, .. } => format!("unknown {}", state.mesos_name()),
         News::CheckAdded { .. } => "check added".to_owned(),
         News::CheckRemoved { .. } => "check removed".to_owned(),
-        News::Deployment { phase, plan, .. } => {
+        News::Deployment { phase, plan, step } => {
             let n = |specs: &[Arc<ServiceSpec>]| specs.iter().map(|s| s.instances).sum::<u32>();
             let (from, to) = (n(&plan.original), n(&plan.target));
-            format!("{phase:?} from {from} to {to}")
+            format!("{phase:?} {step} from {from} to {to}")
         }
         News::GroupChanged { group, .. } => format!("changed {group}"),
         News::GroupRefused { group, reason, .. } => format!("refused {group}: {reason}"),
@@ -61,7 +61,9 @@ fn a_life_is_told_from_begin_to_end() {
         [
             "check added",
             "changed /shop",
-            "StepBegins from 0 to 1",
+            "StepBegins 0 from 0 to 1",
+            "StepDone 0 from 0 to 1",
+            "StepBegins 1 from 0 to 1",
             "instance TASK_STAGING"
         ]
     );
@@ -77,8 +79,8 @@ fn a_life_is_told_from_begin_to_end() {
             "healthy true",
             "/shop/web TASK_RUNNING",
             "instance TASK_RUNNING",
-            "StepDone from 0 to 1",
-            "Done from 0 to 1"
+            "StepDone 1 from 0 to 1",
+            "Done 1 from 0 to 1"
         ]
     );
     // Out of reach, replaced, and back.
@@ -107,11 +109,11 @@ fn a_life_is_told_from_begin_to_end() {
         [
             "check removed",
             "changed /shop",
-            "StepBegins from 1 to 0",
+            "StepBegins 0 from 1 to 0",
             "/shop/web TASK_KILLED",
             "instance TASK_KILLED",
-            "StepDone from 1 to 0",
-            "Done from 1 to 0",
+            "StepDone 0 from 1 to 0",
+            "Done 0 from 1 to 0",
             "gone /shop/web"
         ]
     );
@@ -148,5 +150,5 @@ fn a_deployment_that_another_takes_the_place_of_has_failed() {
         .unwrap();
     let all = told(&mut w);
     let ends: Vec<_> = all.iter().filter(|t| t.contains("from")).collect();
-    assert_eq!(ends, ["Failed from 0 to 1", "StepBegins from 1 to 2"]);
+    assert_eq!(ends, ["Failed 1 from 0 to 1", "StepBegins 0 from 1 to 2"]);
 }

@@ -1,6 +1,6 @@
 //! Apps: list, show, create, change, remove.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{
     body::Body,
@@ -29,6 +29,7 @@ use super::{
     no_such_app, tasks, with_deployment,
 };
 use crate::{
+    core::TreeRequest,
     handle::{Deployment, PutMode},
     view::{ClusterView, LastFailure, ServiceView},
 };
@@ -188,21 +189,38 @@ pub(super) async fn put_one(
     change(api, &method, &body, id, flags).await
 }
 
-/// A list of apps. One store transaction per app would be half applied on an error, so one is the limit.
+/// A list of apps, each as a PUT of its own would have it: all of it or nothing.
 pub(super) async fn put_many(api: &Api, call: &Call, body: Body) -> Result<Response, Fail> {
     let (method, flags) = (call.method.clone(), Flags::of(call)?);
     let body = call.json(body).await?;
     let Value::Array(apps) = &body else {
         return Err(ApiError::invalid("apps", "must be a list").into());
     };
-    let [app] = apps.as_slice() else {
-        let rule = format!("only one app at a time is supported yet, is {}", apps.len());
-        return Err(ApiError::invalid("apps", rule).into());
-    };
-    let id = app.get("id").and_then(Value::as_str);
-    let id = id.ok_or_else(|| ApiError::invalid("apps[0].id", "must be set"))?;
-    let id = ServiceId::new(id).map_err(|e| ApiError::invalid("apps[0].id", e.to_string()))?;
-    change(api, &method, app, &id, flags).await
+    let _one_at_a_time = api.exclusive().await;
+    let view = api.view();
+    let mut specs: BTreeMap<ServiceId, ServiceSpec> = BTreeMap::new();
+    for (i, app) in apps.iter().enumerate() {
+        let at = |e: &str| format!("apps[{i}].{e}");
+        let id = app.get("id").and_then(Value::as_str);
+        let id = id.ok_or_else(|| ApiError::invalid(at("id"), "must be set"))?;
+        let id = ServiceId::new(id).map_err(|e| ApiError::invalid(at("id"), e.to_string()))?;
+        let spec = wanted(&view, &method, app, &id, &flags).map_err(|f| f.within(&at("")))?;
+        if specs.insert(id.clone(), spec).is_some() {
+            return Err(ApiError::invalid(at("id"), format!("{id} is there twice")).into());
+        }
+    }
+    let said = specs.clone();
+    let request = TreeRequest::Services(specs.into_values().collect());
+    let done = api
+        .handle
+        .change_tree(request, flags.force, flags.trace)
+        .await?;
+    for spec in said.into_values() {
+        let version = done.version;
+        events::posted(api, &flags.origin, &ServiceSpec { version, ..spec });
+    }
+    api.settled(|v| v.at >= done.version.0).await;
+    Ok(deployed(StatusCode::OK, &done))
 }
 
 /// Query and headers of a change.
@@ -235,32 +253,38 @@ async fn change(
 ) -> Result<Response, Fail> {
     let _one_at_a_time = api.exclusive().await;
     let view = api.view();
-    let service = view.services.get(id);
-    let existing = service.map(|s| s.spec.as_ref());
-    let (mode, partial) = match *method {
-        Method::PATCH => (PutMode::Update, true),
-        _ => (PutMode::Upsert, flags.partial),
-    };
-    if existing.is_none() && mode == PutMode::Update {
-        return Err(no_such_app(id));
-    }
-    if let (Some(service), Some(version)) = (service, rollback(body)) {
-        let spec = kept(service, version)?.as_ref().clone();
-        let done = put(api, spec, mode, flags).await?;
-        return Ok(deployed(StatusCode::OK, &done));
-    }
-    let parse = ParseMode::Put {
-        id,
-        existing,
-        partial,
-    };
-    let spec = app_from_value(body, parse, now())?;
-    let status = match existing {
-        Some(_) => StatusCode::OK,
-        None => StatusCode::CREATED,
+    let spec = wanted(&view, method, body, id, &flags)?;
+    let (mode, status) = match (method, view.services.contains_key(id)) {
+        (&Method::PATCH, _) => (PutMode::Update, StatusCode::OK),
+        (_, true) => (PutMode::Upsert, StatusCode::OK),
+        (_, false) => (PutMode::Upsert, StatusCode::CREATED),
     };
     let done = put(api, spec, mode, flags).await?;
     Ok(deployed(status, &done))
+}
+
+/// What a PUT or PATCH makes of what is there.
+fn wanted(
+    view: &ClusterView,
+    method: &Method,
+    body: &Value,
+    id: &ServiceId,
+    flags: &Flags,
+) -> Result<ServiceSpec, Fail> {
+    let service = view.services.get(id);
+    let patch = *method == Method::PATCH;
+    if service.is_none() && patch {
+        return Err(no_such_app(id));
+    }
+    if let (Some(service), Some(version)) = (service, rollback(body)) {
+        return Ok(kept(service, version)?.as_ref().clone());
+    }
+    let parse = ParseMode::Put {
+        id,
+        existing: service.map(|s| s.spec.as_ref()),
+        partial: patch || flags.partial,
+    };
+    Ok(app_from_value(body, parse, now())?)
 }
 
 /// `{"version": v}`, with nothing but the id besides, asks for an older definition.

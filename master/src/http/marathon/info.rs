@@ -1,4 +1,4 @@
-//! Deployments, the queue, the leader and information about the service itself.
+//! The queue, the leader and information about the service itself.
 
 use std::collections::BTreeMap;
 
@@ -8,21 +8,20 @@ use axum::{
 };
 use serde_json::{Value, json};
 use waggle_api::marathon::{
-    Delay, Deployment, DeploymentAction, DeploymentStep, HttpConfig, Info, Leader, MarathonConfig,
-    Number, ProcessedOffers, Queue, QueueItem, Rejection, ZooKeeperConfig,
+    Delay, HttpConfig, Info, Leader, MarathonConfig, Number, ProcessedOffers, Queue, QueueItem,
+    Rejection, ZooKeeperConfig,
 };
-use waggle_types::{DeploymentId, Millis, ServiceId, ServiceVersion, UnixMillis};
+use waggle_types::{Millis, ServiceId, ServiceVersion, UnixMillis};
 
 use super::{
     super::{
         Api,
-        request::{Call, Query},
+        request::Query,
         respond::{Fail, ok},
     },
-    apps::{Embed, app, readiness},
-    deployed,
+    apps::{Embed, app},
 };
-use crate::view::{ClusterView, DeploymentKind, MasterView, QueueView};
+use crate::view::{ClusterView, MasterView, QueueView};
 
 /// The Marathon release whose API this follows; numeric, as clients compare it.
 const MARATHON_VERSION: &str = "1.11.24";
@@ -40,59 +39,6 @@ const REASONS: [&str; 10] = [
     "InsufficientPorts",
     "DeclinedScarceResources",
 ];
-
-/// Marathon's name of what a deployment does to an app.
-pub(super) fn action_name(kind: DeploymentKind) -> &'static str {
-    match kind {
-        DeploymentKind::Start => "StartApplication",
-        DeploymentKind::Scale => "ScaleApplication",
-        DeploymentKind::Restart => "RestartApplication",
-        DeploymentKind::Stop => "StopApplication",
-    }
-}
-
-pub(super) fn deployments(view: &ClusterView) -> Vec<Deployment> {
-    let one = |d: &crate::view::DeploymentView| {
-        let actions = vec![DeploymentAction {
-            action: action_name(d.kind).into(),
-            app: d.service.to_string(),
-            readiness_check_results: view
-                .services
-                .get(&d.service)
-                .map(|s| readiness(s, Some(d.version)))
-                .unwrap_or_default(),
-        }];
-        Deployment {
-            id: d.id.to_string(),
-            version: d.version.to_string(),
-            affected_apps: vec![d.service.to_string()],
-            affected_pods: Vec::new(),
-            steps: vec![DeploymentStep {
-                actions: actions.clone(),
-            }],
-            current_actions: actions,
-            current_step: 1,
-            total_steps: 1,
-        }
-    };
-    view.deployments.values().map(one).collect()
-}
-
-/// Rolls a deployment back (200 with the new one), or with `force` only ends it (202, no body).
-pub(super) async fn cancel(api: &Api, call: &Call, id: &str) -> Result<Response, Fail> {
-    let force = call.query.flag("force", false)?;
-    let gone = || Fail::not_found(format!("Deployment {id} does not exist"));
-    let id = DeploymentId::new(id).map_err(|_| gone())?;
-    let new = api
-        .handle
-        .cancel_deployment(id.clone(), !force, call.trace())
-        .await?;
-    api.settled(|v| !v.deployments.contains_key(&id)).await;
-    Ok(match new {
-        Some(d) => deployed(StatusCode::OK, &d),
-        None => StatusCode::ACCEPTED.into_response(),
-    })
-}
 
 /// Forgets the backoff delay of an app that waits.
 pub(super) async fn reset_delay(api: &Api, id: &ServiceId) -> Result<Response, Fail> {

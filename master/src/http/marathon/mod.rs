@@ -1,7 +1,9 @@
 //! Marathon's REST API (CONTRACTS.md section 2).
 
 mod apps;
+mod deployments;
 mod events;
+mod groups;
 mod info;
 mod labels;
 mod tasks;
@@ -45,9 +47,9 @@ pub(super) async fn route(api: &Api, call: &Call, body: Body) -> Result<Response
             Method::POST => tasks::delete_given(api, call, body).await,
             _ => Err(Fail::method(call, "POST")),
         },
-        ["v2", "deployments"] => get(call, |_| ok(&info::deployments(&api.view()))),
+        ["v2", "deployments"] => get(call, |_| deployments::all(api)),
         ["v2", "deployments", id] => match call.method {
-            Method::DELETE => info::cancel(api, call, id).await,
+            Method::DELETE => deployments::cancel(api, call, id).await,
             _ => Err(Fail::method(call, "DELETE")),
         },
         ["v2", "queue"] => get(call, |c| ok(&info::queue(&api.view(), &c.query))),
@@ -65,7 +67,7 @@ pub(super) async fn route(api: &Api, call: &Call, body: Body) -> Result<Response
             Method::GET => events::subscribe(api, call),
             _ => Err(Fail::method(call, "GET")),
         },
-        ["v2", "groups", ..] => Err(Fail::not_yet("groups are")),
+        ["v2", "groups", rest @ ..] => groups::route(api, call, body, rest).await,
         ["v2", "pods", ..] => Err(Fail::not_yet("pods are")),
         ["v2", "eventSubscriptions"] => Err(Fail::not_yet("event subscriptions are")),
         _ => Err(Fail::no_such_path(call)),

@@ -199,22 +199,56 @@ fn health(h: HealthState) -> &'static str {
     }
 }
 
+/// Deployments in flight, all or those of a service.
 pub(super) fn deployments(view: &ClusterView, service: Option<&ServiceId>) -> Vec<DeploymentView> {
     let all = view.deployments.values();
-    all.filter(|d| service.is_none_or(|s| *s == d.service))
-        .map(|d| DeploymentView {
-            id: d.id.to_string(),
-            service: d.service.to_string(),
-            version: d.version.to_string(),
-            kind: match d.kind {
-                DeploymentKind::Start => "start",
-                DeploymentKind::Scale => "scale",
-                DeploymentKind::Restart => "restart",
-                DeploymentKind::Stop => "stop",
-            }
-            .into(),
-            waiting_for: d.waiting_for.clone(),
-            since_ms: d.since.0,
-        })
+    all.filter(|d| service.is_none_or(|s| d.services.contains_key(s)))
+        .map(|d| deployment(d, service))
         .collect()
+}
+
+fn deployment(d: &view::DeploymentView, service: Option<&ServiceId>) -> DeploymentView {
+    let named = service.or_else(|| d.services.keys().next());
+    let is_named = |a: &&view::StepAction| Some(&a.service) == named;
+    let mut steps = d.plan.steps.iter().enumerate().rev();
+    let action = steps.find_map(|(i, s)| Some((i, s.actions.iter().find(is_named)?)));
+    let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    let words = |service: Option<&ServiceId>| match service.and_then(|s| d.waiting_for.get(s)) {
+        Some(words) => words.clone(),
+        None => {
+            let all = d.waiting_for.iter();
+            let all: Vec<String> = all.map(|(s, w)| format!("{s}: {w}")).collect();
+            all.join("; ")
+        }
+    };
+    let turn = action.filter(|(i, _)| service.is_some() && *i > d.step_idx);
+    let alone = named.filter(|_| service.is_some() || d.services.len() == 1);
+    DeploymentView {
+        id: d.id.to_string(),
+        service: named.map(ToString::to_string).unwrap_or_default(),
+        services: d.services.keys().map(ToString::to_string).collect(),
+        version: d.version.to_string(),
+        kind: match action.map_or(DeploymentKind::Scale, |(_, a)| a.kind) {
+            DeploymentKind::Start => "start",
+            DeploymentKind::Scale => "scale",
+            DeploymentKind::Restart => "restart",
+            DeploymentKind::Stop => "stop",
+        }
+        .into(),
+        waiting_for: match turn {
+            Some((i, _)) => {
+                let (turn, now) = (i + 1, d.step_idx + 1);
+                format!(
+                    "its turn in step {turn}; step {now} waits for {}",
+                    words(None)
+                )
+            }
+            None => words(alone),
+        },
+        step: number(d.step_idx + 1),
+        total_steps: number(d.plan.steps.len()),
+        since_ms: d.since.0,
+        step_since_ms: d.step_since.0,
+        goes_back_at_ms: d.goes_back_at.map(|at| at.0),
+    }
 }

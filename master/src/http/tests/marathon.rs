@@ -98,9 +98,20 @@ async fn put_creates_and_patch_does_not() {
         200
     );
     assert_eq!(c.get("/v2/apps/a").await.json()["app"]["instances"], 3);
-    c.marathon("PUT", "/v2/apps", &json!([{"id": "/a"}, {"id": "/b"}]))
+    let many = json!([{"id": "/a", "instances": 4}, {"id": "/b", "cmd": "x"}]);
+    let put = c.marathon("PUT", "/v2/apps", &many).await;
+    assert_eq!(put.status, 200, "{}", put.text);
+    assert!(put.json()["deploymentId"].is_string());
+    assert_eq!(c.get("/v2/apps/a").await.json()["app"]["instances"], 4);
+    assert_eq!(c.get("/v2/apps/b").await.json()["app"]["cmd"], "x");
+    let bad = json!([{"id": "/a", "instances": 5}, {"id": "/b", "cpus": -1}]);
+    c.marathon("PUT", "/v2/apps", &bad)
         .await
-        .refused(422, "apps: only one app at a time is supported yet, is 2");
+        .refused(422, "apps[1].cpus: must not be negative, is -1");
+    c.marathon("PUT", "/v2/apps", &json!([{"id": "a"}, {"id": "/a"}]))
+        .await
+        .refused(422, "apps[1].id: /a is there twice");
+    assert_eq!(c.get("/v2/apps/a").await.json()["app"]["instances"], 4);
     // Without partial update what is not given has its default.
     let path = "/v2/apps/a?partialUpdate=false";
     assert_eq!(c.marathon("PUT", path, &app).await.status, 200);
@@ -371,4 +382,103 @@ async fn an_app_with_a_container_is_created_changed_and_refused() {
             422,
             "container.docker.parameters[0].key: docker parameter \"log-driver\" is not supported yet",
         );
+}
+
+#[tokio::test]
+async fn groups_are_made_shown_changed_and_removed() {
+    let c = Cluster::start(ClusterView::default());
+    let shop = json!({
+        "id": "shop",
+        "apps": [{"id": "cart", "cmd": "x"}],
+        "groups": [{"id": "db", "dependencies": ["../cart"], "apps": [{"id": "main", "cmd": "x", "instances": 3}]}],
+    });
+    let made = c.marathon("POST", "/v2/groups", &shop).await;
+    assert_eq!(made.status, 201, "{}", made.text);
+    assert_eq!(made.headers["marathon-deployment-id"], "d-1");
+    assert_eq!(made.json().as_object().unwrap().len(), 2, "{}", made.text);
+    c.marathon("POST", "/v2/groups", &shop).await.refused(
+        409,
+        "Group /shop is already created. Use PUT to change this group.",
+    );
+    for path in ["/v2/groups/shop", "/v2/groups//shop"] {
+        let group = c.get(path).await.json();
+        let mut keys: Vec<&String> = group.as_object().unwrap().keys().collect();
+        keys.sort();
+        assert_eq!(
+            keys,
+            ["apps", "dependencies", "groups", "id", "pods", "version"]
+        );
+        assert_eq!(group["apps"][0]["id"], "/shop/cart");
+        assert_eq!(group["groups"][0]["id"], "/shop/db");
+        assert_eq!(group["groups"][0]["apps"][0]["instances"], 3);
+        assert_eq!(group["groups"][0]["dependencies"], json!(["/shop/cart"]));
+    }
+    let root = c.get("/v2/groups").await.json();
+    assert_eq!(
+        (&root["id"], &root["groups"][0]["id"]),
+        (&json!("/"), &json!("/shop"))
+    );
+    let narrow = c.get("/v2/groups?embed=group.groups").await.json();
+    assert_eq!(narrow["groups"][0]["apps"], json!([]));
+
+    let scaled = c
+        .marathon(
+            "PUT",
+            "/v2/groups//shop?force=True",
+            &json!({"scaleBy": 1.5}),
+        )
+        .await;
+    assert_eq!(scaled.status, 200, "{}", scaled.text);
+    let app = c.get("/v2/apps/shop/db/main").await.json();
+    assert_eq!(app["app"]["instances"], 5);
+    let put = c
+        .marathon("PUT", "/v2/groups/shop", &json!({"groups": []}))
+        .await;
+    assert_eq!(put.status, 200, "{}", put.text);
+    c.get("/v2/groups/shop/db")
+        .await
+        .refused(404, "Group '/shop/db' does not exist");
+    assert_eq!(
+        c.get("/v2/apps").await.json()["apps"]
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
+    let fresh = c
+        .marathon("PUT", "/v2/groups/other", &json!({"apps": []}))
+        .await;
+    assert_eq!(fresh.status, 201, "{}", fresh.text);
+    let dry = c
+        .marathon("PUT", "/v2/groups/shop?dryRun=true", &json!({"apps": []}))
+        .await;
+    assert_eq!(
+        (dry.status, dry.json()),
+        (StatusCode::OK, json!({"steps": []}))
+    );
+    assert_eq!(
+        c.get("/v2/apps").await.json()["apps"]
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
+
+    let versions = c.get("/v2/groups/shop/versions").await.json();
+    let first = versions["versions"][0].as_str().unwrap().to_owned();
+    let path = format!("/v2/groups/shop/versions/{first}");
+    assert_eq!(c.get(&path).await.json()["apps"][0]["id"], "/shop/cart");
+    let none = Cluster::ask(&c.marathon, "PUT", &path, None).await;
+    none.refused(404, &format!("Group '/shop' does not have version {first}"));
+    c.get("/v2/groups/shop/versions/7").await.refused(
+        422,
+        "version: must be a timestamp such as 2026-11-23T03:47:00.123Z, is \"7\"",
+    );
+    let gone = Cluster::ask(&c.marathon, "DELETE", "/v2/groups/shop", None).await;
+    assert_eq!(gone.status, 200, "{}", gone.text);
+    let gone = Cluster::ask(&c.marathon, "DELETE", "/v2/groups/shop", None).await;
+    gone.refused(404, "Group '/shop' does not exist");
+    c.marathon("POST", "/v2/groups", &json!({"id": "x", "scaleBy": 2}))
+        .await
+        .refused(422, "scaleBy: is only for groups that are there");
 }

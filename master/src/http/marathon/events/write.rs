@@ -7,7 +7,6 @@ use serde_json::{Value, json};
 use waggle_api::marathon::{Counts, HealthCheckJson, app_json, instance_id};
 use waggle_types::{HealthCheck, ServiceSpec, ServiceVersion, TaskState};
 
-use super::super::info::action_name;
 use crate::{
     core::{InstanceRef, News, PlanNews},
     newsroom::{Heard, What},
@@ -167,7 +166,7 @@ fn deployment(
 ) -> Value {
     use crate::core::DeploymentPhase::{Done, Failed};
     let step_json = |actions: &Vec<(crate::view::DeploymentKind, waggle_types::ServiceId)>| {
-        let action = |(kind, app): &(_, waggle_types::ServiceId)| json!({ "action": action_name(*kind), "app": app.as_str() });
+        let action = |(kind, app): &(crate::view::DeploymentKind, waggle_types::ServiceId)| json!({ "action": kind.marathon_action(), "app": app.as_str() });
         json!({ "actions": actions.iter().map(action).collect::<Vec<_>>() })
     };
     let steps: Vec<Value> = plan.steps.iter().map(step_json).collect();
