@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::Output;
+use super::{CanaryCommand, Output};
 
 /// `waggle app ...`.
 #[derive(Debug, Args)]
@@ -75,6 +75,8 @@ pub enum AppSub {
         #[arg(long)]
         force: bool,
     },
+    /// Try a new definition on a part of the traffic: canary, or blue and green
+    Canary(CanaryCommand),
     /// Remove a service and its tasks
     Remove {
         /// Id, such as /shop/cart

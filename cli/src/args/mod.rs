@@ -1,9 +1,11 @@
 //! The argument grammar: plain data, no behavior.
 
 mod app;
+mod canary;
 mod exec;
 mod explain;
 mod framework;
+mod group;
 mod image;
 mod maintenance;
 mod net;
@@ -20,9 +22,11 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 pub use app::{AppCommand, AppSub};
+pub use canary::{CanaryCommand, CanarySub};
 pub use exec::{AttachCommand, ExecCommand, Reach};
 pub use explain::{ExplainCommand, ExplainSub};
 pub use framework::{FrameworkCommand, FrameworkSub, OfferCommand, OfferSub};
+pub use group::{DeploymentCommand, DeploymentSub, GroupCommand, GroupSub, Wait};
 pub use image::{ImageCommand, ImageSub};
 pub use maintenance::{MaintenanceCommand, MaintenanceSub};
 pub use net::{DnsApi, DnsCommand, DnsSub, RecordType, VipCommand, VipSub};
@@ -63,6 +67,10 @@ pub enum Command {
     Doctor(DoctorArgs),
     /// Services: add, list, show, scale, restart, roll back, remove
     App(AppCommand),
+    /// Groups of services: add, change, scale, roll back, remove all of them at once
+    Group(GroupCommand),
+    /// Changes that are under way: how far they are, and the way back
+    Deployment(DeploymentCommand),
     /// Tasks: list them, read their output and files
     Task(TaskCommand),
     /// Run a command in a task: its environment, limits and user

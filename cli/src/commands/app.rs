@@ -10,7 +10,7 @@ use anyhow::{Context, anyhow};
 use serde_json::{Value, json};
 use waggle_api::native::DeploymentView;
 
-use super::{encode_path, fetch_list, items, print, print_json, text};
+use super::{canary, encode_path, fetch_list, items, print, print_json, text};
 use crate::{
     args::{AppCommand, AppSub},
     client::Client,
@@ -38,6 +38,7 @@ pub async fn run(command: AppCommand) -> Result<(), CliError> {
             let timeout = config::positive("timeout", &timeout)?;
             add(&client, &file, wait.then_some(timeout), json).await
         }
+        AppSub::Canary(c) => canary::run(&client, c, json).await,
         AppSub::List => list(&client, json).await,
         AppSub::Show { id } => {
             let master = Client::new(&command.output.master)?;
@@ -71,7 +72,7 @@ pub async fn run(command: AppCommand) -> Result<(), CliError> {
     }
 }
 
-fn app_path(id: &str) -> String {
+pub(super) fn app_path(id: &str) -> String {
     format!("/v2/apps/{}", encode_path(id.trim_matches('/')))
 }
 
@@ -224,7 +225,7 @@ async fn show(client: &Client, master: &Client, id: &str, as_json: bool) -> Resu
     if items(app, "deployments").next().is_some() {
         let (_, all) = fetch_list::<DeploymentView>(master, "/waggle/v1/deployments").await?;
         waits = all;
-        waits.retain(|d| d.service == text(app, "id"));
+        waits.retain(|d| d.services.contains(&text(app, "id")));
     }
     print_app(app, &waits)
 }

@@ -1,13 +1,16 @@
 //! What each command does: ask the API, print.
 
 pub mod app;
+pub mod canary;
 pub mod confirm;
+pub mod deployment;
 pub mod dns;
 pub mod doctor;
 pub mod exec;
 pub mod explain;
 pub mod files;
 pub mod framework;
+pub mod group;
 pub mod image;
 pub mod maintenance;
 pub mod network;
