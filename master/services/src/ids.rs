@@ -1,6 +1,6 @@
 //! Task ids and other spread, from a seed: no entropy in here.
 
-use waggle_types::{ServiceId, TaskId};
+use waggle_types::{ServiceId, TaskId, UnixMillis};
 
 /// SplitMix64 (Steele, Lea, Flood 2014): one step's output for a state.
 pub(crate) fn mix(state: u64) -> u64 {
@@ -28,24 +28,42 @@ impl IdGen {
         mix(mix(self.seed).wrapping_add(self.n))
     }
 
-    /// Marathon's form: `/shop/cart` is `shop_cart.instance-<uuid>._app.1`. Labels that would make the id
-    /// too long for a file name are cut; the uuid keeps it unique.
-    pub fn task_id(&mut self, service: &ServiceId) -> Option<TaskId> {
+    /// A random UUID as text.
+    pub fn uuid(&mut self) -> String {
         let (a, b) = (self.next(), self.next());
         // RFC 9562 section 5.4: version 4 and variant bits, the rest is free.
         let a = (a & !0xf000) | 0x4000;
         let b = (b & !(0b11 << 62)) | (0b10 << 62);
-        let uuid = format!(
+        format!(
             "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
             a >> 32,
             (a >> 16) & 0xffff,
             a & 0xffff,
             b >> 48,
             b & 0xffff_ffff_ffff
-        );
+        )
+    }
+
+    /// Marathon's form: `/shop/cart` is `shop_cart.instance-<uuid>._app.1`. Labels that would make the id
+    /// too long for a file name are cut; the uuid keeps it unique.
+    pub fn task_id(&mut self, service: &ServiceId) -> Option<TaskId> {
+        let uuid = self.uuid();
         let name: String = service.joined("_").chars().take(128).collect();
         TaskId::new(format!("{name}.instance-{uuid}._app.1")).ok()
     }
+}
+
+/// Metronome's form of a run's id: when it was made (UTC) and five characters of `random`.
+pub(crate) fn run_stamp(now: UnixMillis, random: u64) -> String {
+    const LETTERS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+    let when: String = now.rfc3339().to_string();
+    let mut out: String = when.chars().filter(char::is_ascii_digit).take(14).collect();
+    let mut rest = random;
+    for _ in 0..5 {
+        out.push(char::from(LETTERS[usize::try_from(rest % 62).unwrap_or(0)]));
+        rest /= 62;
+    }
+    out
 }
 
 #[cfg(test)]

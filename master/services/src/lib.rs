@@ -28,6 +28,7 @@ mod groups;
 mod ids;
 mod input;
 mod instance;
+pub mod jobs;
 mod matching;
 mod plan;
 mod queue;

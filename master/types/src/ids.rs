@@ -22,6 +22,12 @@ pub enum IdError {
         /// The first offending text.
         found: String,
     },
+    /// Metronome's rule for job ids.
+    #[error("must be lower-case labels ([a-z0-9] with inner -) joined by dots, is {found:?}")]
+    BadJob {
+        /// The id as given.
+        found: String,
+    },
     /// Marathon's rule for service ids.
     #[error(
         "must be a path of lower-case labels ([a-z0-9] with inner - or .) joined by /, is {found:?}"
@@ -145,6 +151,10 @@ impl VolumeId {
 string_id!(
     /// A deployment of the service framework.
     DeploymentId
+);
+string_id!(
+    /// A run of a job: `20160715130259A34HX`, when it was made and five characters to tell it apart.
+    RunId
 );
 
 /// A service's id: a Marathon path such as `/shop/cart`, always absolute.

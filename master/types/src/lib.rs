@@ -22,6 +22,7 @@ mod group;
 mod health;
 mod ids;
 mod intervals;
+mod job;
 mod net;
 mod net_delta;
 mod network;
@@ -56,10 +57,11 @@ pub use generation::Generation;
 pub use group::{GroupId, GroupUpdate};
 pub use health::{CheckPurpose, HealthCheck, HealthProbe, HealthState};
 pub use ids::{
-    AgentId, DeploymentId, ExecutorId, FrameworkId, IdError, OfferId, ServiceId, StatusUuid,
-    TaskId, VolumeId,
+    AgentId, DeploymentId, ExecutorId, FrameworkId, IdError, OfferId, RunId, ServiceId,
+    StatusUuid, TaskId, VolumeId,
 };
 pub use intervals::{Interval, Intervals, Point, PortRange, PortSet, RangeSet};
+pub use job::{Concurrency, JobId, JobSpec, RestartPolicy, ScheduleSpec};
 pub use net::{
     AgentNet, Cause, NetSnapshot, PortNet, Protocol, TaskNet, VipKey, VipLabel, VipLease, VipName,
     mangle_label,
