@@ -28,6 +28,7 @@ pub mod error;
 pub mod exec;
 pub mod marathon;
 pub mod mesos;
+pub mod metronome;
 pub mod native;
 pub mod proto;
 mod read;
