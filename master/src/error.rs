@@ -1,5 +1,6 @@
 //! What the master refuses, typed: `crate::http` maps each to a status in one place.
 
+use waggle_services::jobs::JobError;
 use waggle_types::{
     AgentId, CallRejection, DeploymentId, FieldError, FrameworkId, GroupId, ServiceId,
     ServiceVersion, TaskId,
@@ -11,6 +12,9 @@ pub enum MasterError {
     /// A field breaks a rule (422).
     #[error(transparent)]
     Invalid(#[from] FieldError),
+    /// A call about jobs was refused.
+    #[error(transparent)]
+    Job(#[from] JobError),
     /// The service exists already (409).
     #[error("service {0} already exists")]
     AlreadyExists(ServiceId),

@@ -12,7 +12,7 @@ use std::{
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
-use waggle_services::DeploymentPlan;
+use waggle_services::{DeploymentPlan, jobs::JobAnswer};
 use waggle_telemetry::{SpanKind, Telemetry, names};
 use waggle_types::{
     Cause, DeploymentId, FrameworkId, Millis, NetSnapshot, SchedulerEvent, TraceContext, UnixMillis,
@@ -67,6 +67,7 @@ enum Waiting {
     Explained(oneshot::Sender<Result<Explained, MasterError>>),
     Plan(oneshot::Sender<Result<DeploymentPlan, MasterError>>),
     Group(oneshot::Sender<Result<GroupAnswer, MasterError>>),
+    Job(oneshot::Sender<Result<JobAnswer, MasterError>>),
 }
 
 /// What a batch begins with.
@@ -505,6 +506,10 @@ impl EventLoop {
                 self.waiting.insert(id, Waiting::Operated(reply));
                 self.handle(Event::Operate { request: id, call })
             }
+            Request::Job { call, reply } => {
+                self.waiting.insert(id, Waiting::Job(reply));
+                self.handle(Event::Job { request: id, call })
+            }
             Request::Explain { query, reply } => {
                 self.waiting.insert(id, Waiting::Explained(reply));
                 self.handle(Event::Explain { request: id, query })
@@ -743,6 +748,10 @@ impl EventLoop {
                 (None, None)
             }
             (Some(Waiting::Explained(tx)), Answer::Explained(result)) => {
+                let _ = tx.send(result);
+                (None, None)
+            }
+            (Some(Waiting::Job(tx)), Answer::Job(result)) => {
                 let _ = tx.send(result);
                 (None, None)
             }

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::sync::{mpsc, oneshot, watch};
-use waggle_services::DeploymentPlan;
+use waggle_services::{DeploymentPlan, jobs::{JobAnswer, JobCall}};
 use waggle_types::{
     DeploymentId, OperatorCall, ServiceId, ServiceSpec, ServiceVersion, TaskId, TraceContext,
 };
@@ -146,6 +146,13 @@ pub enum Request {
         call: Box<OperatorCall>,
         /// Answered when stored, or refused.
         reply: oneshot::Sender<Result<(), OperateError>>,
+    },
+    /// What people ask of jobs.
+    Job {
+        /// What.
+        call: Box<JobCall>,
+        /// Answered when stored, or refused.
+        reply: oneshot::Sender<Result<JobAnswer, MasterError>>,
     },
     /// Why something is as it is.
     Explain {
@@ -337,6 +344,12 @@ impl MasterHandle {
     pub async fn operate(&self, call: OperatorCall) -> Result<(), OperateError> {
         let call = Box::new(call);
         self.ask(|reply| Request::Operate { call, reply }).await
+    }
+
+    /// Does what people ask of jobs; answers when the change is on disk.
+    pub async fn job(&self, call: JobCall) -> Result<JobAnswer, MasterError> {
+        let call = Box::new(call);
+        self.ask(|reply| Request::Job { call, reply }).await
     }
 
     /// Says why something is as it is, as of now (the view may be a little older).

@@ -121,6 +121,13 @@ pub(crate) fn take(t: &Telemetry, m: &Measure) {
             ];
             t.count(&names::NETWORK_EXHAUSTED, &attrs, 1);
         }
+        Measure::JobRun { outcome, ms } => {
+            let attrs = [(names::OUTCOME, text(outcome))];
+            t.record(&names::JOB_RUN_DURATION, &attrs, secs(*ms));
+        }
+        Measure::JobSkipped { reason } => {
+            t.count(&names::JOB_SKIPPED, &[(names::DROP_REASON, text(reason))], 1);
+        }
         // Shown in the cluster view and by `explain`; no metric of its own in the registry yet.
         Measure::Rejected { reason } => tracing::debug!(reason, "refused or dropped"),
     }

@@ -10,9 +10,10 @@ use std::{
     sync::Arc,
 };
 
+use waggle_services::jobs::Job;
 use waggle_types::{
     About, AgentId, AgentInfo, Capabilities, DeploymentId, ExecutorRecord, FrameworkId, Generation,
-    HealthState, InverseOffer, Milli, Millis, NetSnapshot, NetworkPolicy, Offer, Quota,
+    HealthState, InverseOffer, JobId, Milli, Millis, NetSnapshot, NetworkPolicy, Offer, Quota,
     ResourcePart, Resources, RoleSubscription, ServiceId, ServiceSpec, ServiceVersion,
     StatusReason, TaskId, TaskState, Unavailability, UnixMillis, VipKey, VipLease, VipName,
 };
@@ -352,6 +353,8 @@ pub struct ClusterView {
     pub masters: Vec<Ipv4Addr>,
     /// Services by id.
     pub services: BTreeMap<ServiceId, Arc<ServiceView>>,
+    /// Jobs by id.
+    pub jobs: BTreeMap<JobId, Arc<Job>>,
     /// Deployments in flight.
     pub deployments: BTreeMap<DeploymentId, DeploymentView>,
     /// What groups that are there by themselves depend on.

@@ -43,6 +43,10 @@ impl MasterCore {
         id: &FrameworkId,
         subscription: SubscriptionId,
     ) -> Result<(), CallRejection> {
+        if *id == self.jobs.framework_id {
+            let message = "the framework is the master's own";
+            return Err(no(RejectReason::ReservedFramework, id, message));
+        }
         let Some(f) = self.frameworks.all.get(id) else {
             let (reason, message) = if self.frameworks.is_removed(id) {
                 let message = "the framework was removed; subscribe without an id";
@@ -60,7 +64,7 @@ impl MasterCore {
         Ok(())
     }
 
-    fn do_call(&mut self, id: &FrameworkId, call: FrameworkCall, now: UnixMillis) -> Called {
+    pub(super) fn do_call(&mut self, id: &FrameworkId, call: FrameworkCall, now: UnixMillis) -> Called {
         match call {
             FrameworkCall::Teardown => self.remove_framework(id, now),
             FrameworkCall::AcceptEach {
@@ -318,6 +322,9 @@ impl MasterCore {
                     (TaskState::Unreachable, "its agent has not come back")
                 };
                 own_status(task_id, agent, state, reason, message.to_owned(), now)
+            } else if self.frameworks.unacked.contains_key(&task_id) {
+                // Its end is on its way.
+                continue;
             } else if self.recovering {
                 // It may be on an agent that is not back yet.
                 continue;

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use waggle_services::DeploymentPlan;
+use waggle_services::{DeploymentPlan, jobs::{JobAnswer, JobCall}};
 use waggle_types::{
     AgentId, AgentInfo, CallRejection, DeploymentId, Evicted, ExecutorEnd, ExecutorKey,
     ExecutorRecord, FrameworkId, FrameworkInfo, Generation, Millis, NetSnapshot, OfferId,
@@ -236,6 +236,13 @@ pub enum Event {
         request: RequestId,
         /// What.
         call: Box<OperatorCall>,
+    },
+    /// People ask something of jobs.
+    Job {
+        /// Whom to answer.
+        request: RequestId,
+        /// What.
+        call: Box<JobCall>,
     },
     /// Somebody asks why.
     Explain {
@@ -529,6 +536,18 @@ pub enum Measure {
         /// Which; empty: no address for its tunnel endpoint.
         network: String,
     },
+    /// A run of a job has ended.
+    JobRun {
+        /// `success` or `failed`.
+        outcome: &'static str,
+        /// Since it began, in milliseconds.
+        ms: u64,
+    },
+    /// A time of a job's schedule has no run.
+    JobSkipped {
+        /// Why.
+        reason: &'static str,
+    },
     /// Something was refused or dropped.
     Rejected {
         /// Why.
@@ -551,6 +570,8 @@ pub enum Answer {
     Called(Result<(), Vec<CallRejection>>),
     /// To `ResetDelay`.
     Done(Result<(), MasterError>),
+    /// To `Job`.
+    Job(Result<JobAnswer, MasterError>),
     /// To `Explain`.
     Explained(Result<Explained, MasterError>),
 }

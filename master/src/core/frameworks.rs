@@ -16,8 +16,12 @@ use waggle_types::{
 };
 
 use super::{
-    Effect, MasterCore, SERVICE_FRAMEWORK, event::SubscriptionId, levels::own_status,
-    refusals::level_1_says, show::show_framework, stored,
+    Effect, JOB_FRAMEWORK, MasterCore, SERVICE_FRAMEWORK,
+    event::SubscriptionId,
+    levels::{Work, own_status},
+    refusals::level_1_says,
+    show::show_framework,
+    stored,
 };
 use crate::{store::MAX_VALUE_BYTES, view::FrameworkView};
 
@@ -281,12 +285,12 @@ impl MasterCore {
             let rule = format!("must be at most {MAX_CONSTRAINTS} over all roles, are {n}");
             return Err(FieldError::new("offer_constraints", rule).into());
         }
-        if info.name == SERVICE_FRAMEWORK {
+        if info.name == SERVICE_FRAMEWORK || info.name == JOB_FRAMEWORK {
             let rule = "is the name of the master's own framework";
             return Err(no(RejectReason::Invalid, "name", rule));
         }
         let id = info.id.clone().unwrap_or(fresh_id);
-        if id == self.framework_id {
+        if id == self.framework_id || id == self.jobs.framework_id {
             let message = "the id is the master's own framework's";
             return Err(no(RejectReason::ReservedFramework, &id, message));
         }
@@ -380,6 +384,10 @@ impl MasterCore {
 
     /// Says something to a framework, if it is there to hear.
     pub(super) fn send_framework(&mut self, id: &FrameworkId, event: SchedulerEvent) {
+        if *id == self.jobs.framework_id {
+            self.work.push_back(Work::Jobs(event));
+            return;
+        }
         let framework = self.frameworks.all.get(id);
         if let Some(subscription) = framework.and_then(|f| f.subscription) {
             self.out.push(Effect::SendFramework {

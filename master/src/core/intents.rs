@@ -184,7 +184,7 @@ impl MasterCore {
 }
 
 /// What definitions may say and nothing here does yet.
-fn not_yet(spec: &ServiceSpec) -> Result<(), FieldError> {
+pub(super) fn not_yet(spec: &ServiceSpec) -> Result<(), FieldError> {
     let asked = [
         ("residency", spec.residency.is_some()),
         ("secrets", !spec.secrets.is_empty()),

@@ -38,6 +38,8 @@ const MAX_STEPS: usize = 200_000;
 pub(super) enum Work {
     Level1(Level1Effect),
     Level2(Action),
+    /// To the framework of jobs.
+    Jobs(SchedulerEvent),
     Notice(Notice),
 }
 
@@ -208,6 +210,7 @@ impl MasterCore {
                 // Read by whoever applied it.
                 Some(Work::Level1(Level1Effect::Launched { .. })) => {}
                 Some(Work::Level2(action)) => self.act(action, now),
+                Some(Work::Jobs(event)) => self.tell_jobs(event, now),
                 Some(Work::Notice(notice)) => self.notice(notice, now),
                 // Everything else is said: now one batch of offers, so that the framework sees the
                 // whole picture at once.

@@ -34,6 +34,7 @@ mod groups;
 mod history;
 mod intents;
 mod inverse;
+mod jobs;
 mod launches;
 mod levels;
 mod mounts;
@@ -84,6 +85,7 @@ pub use event::{
 pub use frameworks::Framework;
 pub use groups::{GroupAnswer, GroupQuery, TreeRequest};
 pub use history::{KEEP_RECORDS, Record};
+pub use jobs::JOB_FRAMEWORK;
 pub use networks::{LEASE_REST, NetworkView, check_network_of};
 pub use news::{DeploymentPhase, InstanceRef, News, PlanNews};
 pub use stored::{Flight, FlightChange, InFlight, KnownAgent, RestoreError, Restored};
@@ -98,6 +100,7 @@ use executors::Executors;
 use frameworks::Frameworks;
 use history::History;
 use inverse::Inverse;
+use jobs::Jobs;
 use launches::Launches;
 use levels::Work;
 use networks::Networks;
@@ -237,6 +240,7 @@ pub struct MasterCore {
     framework_id: FrameworkId,
     allocator: Allocator,
     scheduler: ServiceScheduler,
+    jobs: Jobs,
     agents: Agents,
     /// All but the built-in one.
     frameworks: Frameworks,
@@ -329,8 +333,10 @@ impl MasterCore {
             ..AllocatorConfig::default()
         });
         let scheduler = ServiceScheduler::new(framework_id.clone(), SERVICE_FRAMEWORK, config.seed);
+        let jobs = Jobs::new(&framework_id, config.seed);
         let mut core = Self {
             started_at: now,
+            jobs,
             allocator,
             scheduler,
             agents: Agents::default(),
@@ -395,6 +401,7 @@ impl MasterCore {
         core.restore_networks(now);
         core.drop_stray_launches(now);
         core.restore_services(now);
+        core.restore_jobs(restored.jobs, now);
         core.end_recovery_when_done(now);
         core.pump(now);
         let effects = core.take_effects();
@@ -529,6 +536,10 @@ impl MasterCore {
                 let answer = self.operate(*call, now);
                 self.reply(request, Answer::Called(answer));
             }
+            Event::Job { request, call } => {
+                let answer = self.job_call(*call, now);
+                self.reply(request, Answer::Job(answer));
+            }
             Event::Explain { request, query } => {
                 let answer = self.explain(&query);
                 self.reply(request, Answer::Explained(answer));
@@ -573,6 +584,7 @@ impl MasterCore {
         [
             self.allocator.next_deadline(),
             self.scheduler.next_deadline(),
+            self.jobs.scheduler.next_deadline(),
             self.next_timeout(),
             self.next_publish(),
             (!self.work.is_empty()).then_some(UnixMillis(0)),

@@ -300,11 +300,12 @@ impl MasterCore {
     }
 
     fn teardown(&mut self, framework_id: &FrameworkId, now: UnixMillis) -> Called {
-        if self.frameworks.all.contains_key(framework_id) {
+        let own = [&self.framework_id, &self.jobs.framework_id].contains(&framework_id);
+        if !own && self.frameworks.all.contains_key(framework_id) {
             self.remove_framework(framework_id, now);
             return Ok(());
         }
-        let (reason, message) = if *framework_id == self.framework_id {
+        let (reason, message) = if own {
             let message = "the master's own framework has no end";
             (RejectReason::ReservedFramework, message)
         } else if self.frameworks.is_removed(framework_id) {

@@ -67,6 +67,7 @@ impl MasterCore {
             self.reactivate(&id, now);
         }
         self.drop_launches(&id, now);
+        self.jobs_after_return(&id, now);
         self.tell_back(&id, now);
         for status in reports {
             self.report(status, now);

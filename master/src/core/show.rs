@@ -44,6 +44,7 @@ impl MasterCore {
                     (id.clone(), Arc::new(self.show_service(spec, known)))
                 })
                 .collect(),
+            jobs: self.jobs.scheduler.jobs().clone(),
             deployments: self
                 .flights
                 .iter()

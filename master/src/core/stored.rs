@@ -2,12 +2,13 @@
 //!
 //! Keys: `cluster/<what>`, `services<path>`, `versions<path>/<milliseconds>`, `deployments/<id>`, `vips/<framework>/<label>`,
 //! `agents/<id>`, `gone_agents/<id>`, `maintenance/<agent>`, `reservations/<agent>`, `frameworks/<id>`, `removed_frameworks/<id>`,
-//! `groups<path>`, `history/<milliseconds>`, `mounts/<agent>`, `weights/<role>`, `quota/<role>`, `launches/<task>`, `networks/<name>`, `policies/<name>`, `overlay/<agent>`. A spec is stored as the Marathon app JSON that the API shows.
+//! `groups<path>`, `history/<milliseconds>`, `mounts/<agent>`, `weights/<role>`, `quota/<role>`, `launches/<task>`, `jobs/<id>`, `job_runs/<id>/<run>`, `networks/<name>`, `policies/<name>`, `overlay/<agent>`. A spec is stored as the Marathon app JSON that the API shows.
 
 mod agents;
 mod deployments;
 mod frameworks;
 mod groups;
+mod jobs;
 mod launches;
 mod networks;
 mod policies;
@@ -19,10 +20,14 @@ use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc};
 
 use serde::Serialize;
 use waggle_overlay_plan::network::Held;
-use waggle_services::GroupDependencies;
+use waggle_services::{
+    GroupDependencies,
+    jobs::{Kept, KeptRun},
+};
 use waggle_types::{
-    AgentId, DeploymentId, FrameworkId, Generation, Network, NetworkPolicy, Quota, ResourcePart,
-    ServiceId, ServiceSpec, ServiceVersion, TaskId, Unavailability, UnixMillis, VipName,
+    AgentId, DeploymentId, FrameworkId, Generation, JobId, JobSpec, Network, NetworkPolicy, Quota,
+    ResourcePart, ServiceId, ServiceSpec, ServiceVersion, TaskId, Unavailability, UnixMillis,
+    VipName,
 };
 
 pub use agents::KnownAgent;
@@ -33,6 +38,7 @@ pub(super) use frameworks::{
     delete_framework, delete_removed, framework_value, put_framework, put_removed,
 };
 pub(super) use groups::{delete_record, put_group, put_record};
+pub(super) use jobs::{delete_job, delete_job_run, job_bytes, put_job, put_job_run};
 pub use launches::InFlight;
 pub(super) use launches::{delete_launch, put_launch};
 pub(super) use networks::{delete_network, delete_overlay, put_network, put_overlay};
@@ -103,6 +109,8 @@ pub struct Restored {
     pub weights: BTreeMap<String, u32>,
     /// Quota of roles.
     pub quota: BTreeMap<String, Quota>,
+    /// Jobs, with their active runs.
+    pub jobs: BTreeMap<JobId, (JobSpec, Kept, Vec<KeptRun>)>,
     /// Launches that may not have reached their agent.
     pub launches: BTreeMap<TaskId, InFlight>,
     /// Overlay networks; `None` before the first start of a version that has them.
@@ -121,6 +129,8 @@ pub struct Restored {
     pub history: BTreeMap<ServiceVersion, Record>,
     /// Deployments, until all definitions are read.
     flights: BTreeMap<DeploymentId, ReadFlight>,
+    /// Active runs, until all jobs are read.
+    job_runs: Vec<(JobId, KeptRun)>,
 }
 
 impl Restored {
@@ -136,6 +146,12 @@ impl Restored {
         for spec in out.services.values() {
             // A store of a version that kept no history.
             out.versions.note(spec);
+        }
+        for (id, run) in std::mem::take(&mut out.job_runs) {
+            // They are written and deleted with their job.
+            if let Some((_, _, runs)) = out.jobs.get_mut(&id) {
+                runs.push(run);
+            }
         }
         for (id, flight) in std::mem::take(&mut out.flights) {
             out.deployments.insert(id, flight.resolve(&out.versions));
@@ -246,6 +262,11 @@ impl Restored {
             "overlay" => {
                 self.overlay.insert(agent()?, networks::read_overlay(text)?);
             }
+            "jobs" => {
+                let (spec, kept) = jobs::read_job(text)?;
+                self.jobs.insert(spec.id.clone(), (spec, kept, Vec::new()));
+            }
+            "job_runs" => self.job_runs.push(jobs::read_job_run(rest, text)?),
             "launches" => {
                 let id = TaskId::new(rest).map_err(|x| x.to_string())?;
                 self.launches.insert(id, launches::read_launch(text)?);

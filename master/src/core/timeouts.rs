@@ -49,6 +49,7 @@ impl MasterCore {
         self.allocate(waggle_allocator::Event::Tick, now);
         self.tick_scheduler(now);
         self.go_back_late(now);
+        self.tick_jobs(now);
     }
 
     /// Marks an agent and its tasks unreachable; whether they are replaced is decided by
@@ -119,6 +120,7 @@ impl MasterCore {
             now,
         );
         self.subscribe_framework(now);
+        self.resume_jobs(now);
     }
 
     /// A session ended. Its agent's clock runs on; nothing of it is offered until it is back.

@@ -15,6 +15,7 @@
 
 mod marathon;
 mod mesos;
+mod metronome;
 mod native;
 mod operator;
 mod request;
@@ -158,7 +159,10 @@ async fn serve_mesos(State(api): State<Api>, mut request: Request) -> Response {
 async fn serve_marathon(State(api): State<Api>, request: Request) -> Response {
     api.handle.fresh().await;
     let answer: Result<Response, Fail> = match Call::new(request) {
-        Ok((call, body)) => marathon::route(&api, &call, body).await,
+        Ok((call, body)) => match metronome::is_mine(&call) {
+            Some(path) => metronome::route(&api, &call, &path, body).await,
+            None => marathon::route(&api, &call, body).await,
+        },
         Err(e) => Err(e.into()),
     };
     answer.into_response()

@@ -11,6 +11,8 @@ use waggle_api::{
     native::Refusal,
 };
 
+use waggle_services::jobs::JobError;
+
 use super::request::Call;
 use crate::error::MasterError;
 
@@ -82,6 +84,7 @@ impl From<MasterError> for Fail {
     fn from(e: MasterError) -> Self {
         let code = match &e {
             MasterError::Invalid(field) => return ApiError::from(field.clone()).into(),
+            MasterError::Job(e) => return job_refused(e).into(),
             MasterError::NoSuchService(id) => {
                 return Self::not_found(format!("App '{id}' does not exist"));
             }
@@ -133,6 +136,22 @@ impl From<MasterError> for Fail {
         };
         ApiError::new(code, e.to_string()).into()
     }
+}
+
+/// Metronome's statuses.
+fn job_refused(e: &JobError) -> ApiError {
+    let code = match e {
+        JobError::Invalid(field) => return field.clone().into(),
+        JobError::Exists(_)
+        | JobError::ScheduleExists { .. }
+        | JobError::Active { .. }
+        | JobError::Needed { .. } => ErrorCode::Conflict,
+        JobError::NoSuchJob(_)
+        | JobError::NoSuchRun { .. }
+        | JobError::NoSuchSchedule { .. } => ErrorCode::NotFound,
+        JobError::TooMany { .. } => ErrorCode::TooMany,
+    };
+    ApiError::new(code, e.to_string())
 }
 
 impl IntoResponse for Fail {

@@ -250,6 +250,8 @@ registry! {
     SCHED_LAUNCH_TO_RUNNING = Histogram "waggle.scheduler.launch.to_running.duration" ["s"] {FRAMEWORK} "Time from a task's launch to its running";
     SCHED_STORE_DURATION = Histogram "waggle.scheduler.registry.store.duration" ["s"] {ERROR_TYPE} "Time to store a change durably";
     SCHED_DEPLOYMENT_DURATION = Histogram "waggle.scheduler.deployment.duration" ["s"] {OUTCOME} "Time from an API request to the end of its deployment";
+    JOB_RUN_DURATION = Histogram "waggle.job.run.duration" ["s"] {OUTCOME} "Time from the beginning of a job's run to its end";
+    JOB_SKIPPED = Counter "waggle.job.skipped" ["{run}"] {DROP_REASON} "Times of jobs' schedules that had no run";
     SCHED_OFFERS = Counter "waggle.scheduler.offers" ["{offer}"] {OUTCOME, FRAMEWORK, ROLE} "Offers, by outcome";
     SCHED_DECLINES = Counter "waggle.scheduler.declines" ["{offer}"] {"waggle.decline.reason", FRAMEWORK} "Offers that the service framework declined, by reason";
     SCHED_TASKS = UpDownCounter "waggle.scheduler.tasks" ["{task}"] {STATE, FRAMEWORK} "Tasks that the master knows, by state";

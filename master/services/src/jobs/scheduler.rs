@@ -115,7 +115,7 @@ pub enum JobWrite {
 /// What has to be done, in this order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum JobAction {
-    /// Write all of this at once.
+    /// Write this, at once what belongs to one job; that stands together.
     Write(Vec<JobWrite>),
     /// Say this to level 1, as any framework would.
     Call(SchedulerCall),
@@ -172,6 +172,16 @@ pub(super) struct Turn {
     /// Something may fit now that did not before.
     pub revive: bool,
     pub actions: Vec<JobAction>,
+}
+
+impl JobWrite {
+    /// The job that it is about.
+    pub fn job(&self) -> &JobId {
+        match self {
+            Self::Job(job) => &job.spec.id,
+            Self::DropJob(id) | Self::Run(id, _) | Self::DropRun(id, _) => id,
+        }
+    }
 }
 
 impl JobScheduler {
@@ -615,22 +625,26 @@ impl JobScheduler {
         self.suppressed = false;
     }
 
-    /// One transaction for all that changed, before anything that rests on it.
+    /// One write for all that changed, before anything that rests on it. What belongs to one job stands together.
     fn with_writes(&self, turn: Turn) -> Vec<JobAction> {
-        let mut writes = Vec::new();
-        for id in &turn.jobs {
-            if let Some(job) = self.jobs.get(id) {
-                writes.push(JobWrite::Job(Arc::clone(job)));
-            }
-        }
+        let mut runs: BTreeMap<JobId, Vec<RunId>> = BTreeMap::new();
         for (id, run) in turn.runs {
-            let Some(job) = self.jobs.get(&id) else {
+            runs.entry(id).or_default().push(run);
+        }
+        let ids: BTreeSet<&JobId> = turn.jobs.iter().chain(runs.keys()).collect();
+        let mut writes = Vec::new();
+        for id in ids {
+            let Some(job) = self.jobs.get(id) else {
                 continue;
             };
-            writes.push(match job.runs.get(&run) {
-                Some(r) => JobWrite::Run(id, Arc::clone(r)),
-                None => JobWrite::DropRun(id, run),
-            });
+            if turn.jobs.contains(id) {
+                writes.push(JobWrite::Job(Arc::clone(job)));
+            }
+            let of_it = runs.get(id).into_iter().flatten();
+            writes.extend(of_it.map(|run| match job.runs.get(run) {
+                Some(r) => JobWrite::Run(id.clone(), Arc::clone(r)),
+                None => JobWrite::DropRun(id.clone(), run.clone()),
+            }));
         }
         let mut actions = turn.actions;
         if !writes.is_empty() {
