@@ -79,6 +79,7 @@ fn dispatch(command: Command) -> Result<(), CliError> {
         Command::App(app) => block_on(commands::app::run(app)),
         Command::Group(group) => block_on(commands::group::run(group)),
         Command::Deployment(d) => block_on(commands::deployment::run(d)),
+        Command::Job(job) => block_on(commands::job::run(job)),
         Command::Exec(c) => block_on(commands::exec::exec(c)),
         Command::Attach(c) => block_on(commands::exec::attach(c)),
         Command::Task(task) => block_on(commands::task::run(task)),

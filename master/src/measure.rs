@@ -126,7 +126,11 @@ pub(crate) fn take(t: &Telemetry, m: &Measure) {
             t.record(&names::JOB_RUN_DURATION, &attrs, secs(*ms));
         }
         Measure::JobSkipped { reason } => {
-            t.count(&names::JOB_SKIPPED, &[(names::DROP_REASON, text(reason))], 1);
+            t.count(
+                &names::JOB_SKIPPED,
+                &[(names::DROP_REASON, text(reason))],
+                1,
+            );
         }
         // Shown in the cluster view and by `explain`; no metric of its own in the registry yet.
         Measure::Rejected { reason } => tracing::debug!(reason, "refused or dropped"),

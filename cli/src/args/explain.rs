@@ -23,6 +23,11 @@ pub enum ExplainSub {
         /// Id, such as /shop/cart
         id: String,
     },
+    /// A job: what its runs wait for, when its schedules run next, what they left out and why
+    Job {
+        /// Id, such as prod.backup
+        id: String,
+    },
     /// A framework: why it gets the offers that it gets, and no others
     Framework {
         /// Name or id

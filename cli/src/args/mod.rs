@@ -7,6 +7,7 @@ mod explain;
 mod framework;
 mod group;
 mod image;
+mod job;
 mod maintenance;
 mod net;
 mod network;
@@ -28,6 +29,7 @@ pub use explain::{ExplainCommand, ExplainSub};
 pub use framework::{FrameworkCommand, FrameworkSub, OfferCommand, OfferSub};
 pub use group::{DeploymentCommand, DeploymentSub, GroupCommand, GroupSub, Wait};
 pub use image::{ImageCommand, ImageSub};
+pub use job::{JobCommand, JobSub, ScheduleSub};
 pub use maintenance::{MaintenanceCommand, MaintenanceSub};
 pub use net::{DnsApi, DnsCommand, DnsSub, RecordType, VipCommand, VipSub};
 pub use network::{NetworkCommand, NetworkSub};
@@ -71,6 +73,8 @@ pub enum Command {
     Group(GroupCommand),
     /// Changes that are under way: how far they are, and the way back
     Deployment(DeploymentCommand),
+    /// Jobs: run now or by schedules, look at their history
+    Job(JobCommand),
     /// Tasks: list them, read their output and files
     Task(TaskCommand),
     /// Run a command in a task: its environment, limits and user

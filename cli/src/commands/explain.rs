@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::de::DeserializeOwned;
 use waggle_api::native::{
     AgentExplainView, BecauseView, ExplainView, FrameworkExplainView, FrameworkRoleExplainView,
-    RoleExplainView,
+    JobExplainView, RoleExplainView,
 };
 
 use super::{encode_path, fetch, print, print_json, role, segment};
@@ -26,6 +26,10 @@ pub async fn run(command: ExplainCommand) -> Result<(), CliError> {
         ExplainSub::App { id } => {
             let id = encode_path(id.trim_matches('/'));
             say(&client, &format!("app/{id}"), as_json, app).await
+        }
+        ExplainSub::Job { id } => {
+            let id = segment("id", &id)?;
+            say(&client, &format!("job/{id}"), as_json, job).await
         }
         ExplainSub::Framework { framework: name } => {
             let name = segment("framework", &name)?;
@@ -54,6 +58,30 @@ async fn say<T: DeserializeOwned>(
         return print_json(&answer);
     }
     print(&text(&found))
+}
+
+fn job(j: &JobExplainView) -> String {
+    let mut out = format!("{}: {}\n", j.job, count(j.runs.len() as u64, "active run"));
+    for r in &j.runs {
+        out.push_str(&format!("  run {}, {}\n", r.id, r.state));
+        if r.offers > 0 {
+            out.push_str(&format!("    looked at {}\n", count(r.offers, "offer")));
+        }
+        for rule in &r.refused {
+            out.push_str(&format!("    {rule}\n"));
+        }
+    }
+    let lines = j.schedules.iter().map(|s| format!("schedule {s}"));
+    for line in lines.chain(j.dependencies.iter().cloned()) {
+        out.push_str(&format!("  {line}\n"));
+    }
+    if let Some(last) = &j.last_failure {
+        out.push_str(&format!("  the last failure: {last}\n"));
+    }
+    for reason in &j.allocator {
+        out.push_str(&format!("  no more is offered: {reason}\n"));
+    }
+    out
 }
 
 fn framework(f: &FrameworkExplainView) -> String {

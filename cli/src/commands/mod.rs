@@ -12,6 +12,7 @@ pub mod files;
 pub mod framework;
 pub mod group;
 pub mod image;
+pub mod job;
 pub mod maintenance;
 pub mod network;
 pub mod node;

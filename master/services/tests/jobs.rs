@@ -219,7 +219,10 @@ impl World {
                         } = began.spec.restart
                         {
                             let failed = !self.ran.get(&run).is_none_or(BTreeSet::is_empty);
-                            assert!(!failed || self.now < began.created_at + d, "past its deadline");
+                            assert!(
+                                !failed || self.now < began.created_at + d,
+                                "past its deadline"
+                            );
                         }
                         assert_eq!(t.framework_name, "metronome");
                         if self.lossy {
@@ -235,14 +238,21 @@ impl World {
             SchedulerCall::Kill { task_id } => {
                 if !self.tasks.contains_key(&task_id) {
                     let unknown = status(&task_id, &agent(1), TaskState::Unknown);
-                    let unknown = waggle_types::TaskStatus { uuid: None, ..unknown };
+                    let unknown = waggle_types::TaskStatus {
+                        uuid: None,
+                        ..unknown
+                    };
                     self.event(SchedulerEvent::Update(unknown));
                 } else {
                     self.say(&task_id, TaskState::Killed);
                 }
             }
             SchedulerCall::Acknowledge { task_id, .. } => {
-                if self.tasks.get(&task_id).is_some_and(|(_, s)| s.is_terminal()) {
+                if self
+                    .tasks
+                    .get(&task_id)
+                    .is_some_and(|(_, s)| s.is_terminal())
+                {
                     self.tasks.remove(&task_id);
                 }
             }
@@ -262,7 +272,10 @@ impl World {
             *s = state;
         }
         if state == TaskState::Running {
-            self.ran.entry(run.clone()).or_default().insert(task.clone());
+            self.ran
+                .entry(run.clone())
+                .or_default()
+                .insert(task.clone());
         }
         let state = *s;
         self.event(SchedulerEvent::Update(status(task, &agent(1), state)));
@@ -306,7 +319,12 @@ impl World {
         self.dead = false;
         self.fuse = None;
         self.suppressed = false;
-        self.s = JobScheduler::new(framework_id(), "metronome", self.lives, JobLimits::default());
+        self.s = JobScheduler::new(
+            framework_id(),
+            "metronome",
+            self.lives,
+            JobLimits::default(),
+        );
         for (id, (spec, kept)) in self.jobs.clone() {
             let of = self.runs.iter().filter(|((of, _), _)| *of == id);
             let runs = of.map(|(_, r)| r.clone()).collect();
@@ -321,12 +339,18 @@ impl World {
         for t in known {
             if !self.tasks.contains_key(&t) {
                 let unknown = status(&t, &agent(1), TaskState::Unknown);
-                let unknown = waggle_types::TaskStatus { uuid: None, ..unknown };
+                let unknown = waggle_types::TaskStatus {
+                    uuid: None,
+                    ..unknown
+                };
                 self.event(SchedulerEvent::Update(unknown));
             }
         }
-        let all: Vec<(TaskId, TaskState)> =
-            self.tasks.iter().map(|(t, (_, s))| (t.clone(), *s)).collect();
+        let all: Vec<(TaskId, TaskState)> = self
+            .tasks
+            .iter()
+            .map(|(t, (_, s))| (t.clone(), *s))
+            .collect();
         for (t, s) in all {
             self.say(&t, s);
         }
@@ -516,11 +540,16 @@ fn a_run_ends_and_is_remembered() {
 #[test]
 fn history_is_bounded_and_counts_all() {
     let mut w = World::new();
-    w.call(JobCall::Create(Box::new(job("j", Vec::new())))).unwrap();
+    w.call(JobCall::Create(Box::new(job("j", Vec::new()))))
+        .unwrap();
     for i in 0..25 {
         w.run_now("j").unwrap();
         w.offers(1);
-        let end = if i % 2 == 0 { TaskState::Failed } else { TaskState::Finished };
+        let end = if i % 2 == 0 {
+            TaskState::Failed
+        } else {
+            TaskState::Finished
+        };
         w.say_all(end);
         w.now = w.now + Millis(1000);
     }
@@ -604,7 +633,8 @@ fn a_failing_run_is_tried_again_until_its_deadline() {
 fn what_depends_on_others_runs_when_all_have_succeeded() {
     let mut w = World::new();
     for j in ["a", "b"] {
-        w.call(JobCall::Create(Box::new(job(j, Vec::new())))).unwrap();
+        w.call(JobCall::Create(Box::new(job(j, Vec::new()))))
+            .unwrap();
     }
     let both = JobSpec {
         dependencies: BTreeSet::from([id("a"), id("b")]),
@@ -643,10 +673,7 @@ fn what_depends_on_others_runs_when_all_have_succeeded() {
         id: id(j),
         stop_runs: true,
     };
-    assert!(matches!(
-        w.call(remove("a")),
-        Err(JobError::Needed { .. })
-    ));
+    assert!(matches!(w.call(remove("a")), Err(JobError::Needed { .. })));
     w.call(remove("both")).unwrap();
     w.call(remove("a")).unwrap();
 }
@@ -654,7 +681,8 @@ fn what_depends_on_others_runs_when_all_have_succeeded() {
 #[test]
 fn a_run_that_is_stopped_has_failed_when_its_task_has_ended() {
     let mut w = World::new();
-    w.call(JobCall::Create(Box::new(job("j", Vec::new())))).unwrap();
+    w.call(JobCall::Create(Box::new(job("j", Vec::new()))))
+        .unwrap();
     let run = w.run_now("j").unwrap().unwrap();
     let stop = JobCall::Stop {
         id: id("j"),
@@ -692,7 +720,8 @@ fn a_run_that_fits_nowhere_ends_at_its_delay_and_says_why() {
 #[test]
 fn an_agent_that_stays_away_costs_the_run_its_task() {
     let mut w = World::new();
-    w.call(JobCall::Create(Box::new(job("j", Vec::new())))).unwrap();
+    w.call(JobCall::Create(Box::new(job("j", Vec::new()))))
+        .unwrap();
     w.run_now("j").unwrap();
     w.offers(1);
     w.say_all(TaskState::Running);

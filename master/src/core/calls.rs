@@ -64,7 +64,12 @@ impl MasterCore {
         Ok(())
     }
 
-    pub(super) fn do_call(&mut self, id: &FrameworkId, call: FrameworkCall, now: UnixMillis) -> Called {
+    pub(super) fn do_call(
+        &mut self,
+        id: &FrameworkId,
+        call: FrameworkCall,
+        now: UnixMillis,
+    ) -> Called {
         match call {
             FrameworkCall::Teardown => self.remove_framework(id, now),
             FrameworkCall::AcceptEach {

@@ -13,9 +13,8 @@ use waggle_services::{
     validate_constraints,
 };
 use waggle_types::{
-    About, Capabilities, FieldError, FrameworkId, FrameworkInfo, JobId, JobSpec, Millis,
-    Operation, RoleSubscription, SchedulerCall, SchedulerEvent, StatusReason, TaskId, TaskState,
-    UnixMillis,
+    About, Capabilities, FieldError, FrameworkId, FrameworkInfo, JobId, JobSpec, Millis, Operation,
+    RoleSubscription, SchedulerCall, SchedulerEvent, StatusReason, TaskId, TaskState, UnixMillis,
 };
 
 use super::{
@@ -218,7 +217,11 @@ impl MasterCore {
                     failed,
                     ms,
                 } => {
-                    let outcome = if failed.is_none() { "success" } else { "failed" };
+                    let outcome = if failed.is_none() {
+                        "success"
+                    } else {
+                        "failed"
+                    };
                     self.measure(Measure::JobRun { outcome, ms });
                     let attrs: TraceAttrs = vec![
                         ("waggle.job.id", job.to_string()),
@@ -315,10 +318,12 @@ impl MasterCore {
 
     /// A task of a job that no agent has spoken of to this master: says what can be said by now.
     fn missing_task(&mut self, id: &TaskId, now: UnixMillis) {
-        let ends_later =
-            self.frameworks.unacked.contains_key(id) || self.launches.is_open(id);
+        let ends_later = self.frameworks.unacked.contains_key(id) || self.launches.is_open(id);
         let known = self.jobs.scheduler.tasks();
-        let agent = known.filter(|(t, _)| *t == id).map(|(_, a)| a.clone()).next();
+        let agent = known
+            .filter(|(t, _)| *t == id)
+            .map(|(_, a)| a.clone())
+            .next();
         let Some(agent) = agent.filter(|_| !ends_later) else {
             return;
         };

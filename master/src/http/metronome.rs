@@ -14,7 +14,7 @@ use waggle_api::{
     },
 };
 use waggle_services::jobs::{Ended, History, Job, JobCall, Run};
-use waggle_types::{FieldError, JobId, RunId, UnixMillis};
+use waggle_types::{JobId, RunId, UnixMillis};
 
 use super::{
     Api, now,
@@ -40,9 +40,8 @@ pub(super) async fn route(
     path: &[&str],
     body: Body,
 ) -> Result<Response, Fail> {
-    let get = Method::GET;
     match (path, &call.method) {
-        (["ping"], m) if *m == get => Ok(Response::new(Body::from("pong"))),
+        (["ping"], &Method::GET) => Ok(Response::new(Body::from("pong"))),
         (["v1", "jobs"], &Method::GET) => list(&api.view(), Embed::of(call)?),
         (["v1", "jobs"], &Method::POST) => create(api, call, body, false).await,
         (["v0", "scheduled-jobs"], &Method::GET) => list(&api.view(), Embed::ALL),
@@ -82,17 +81,15 @@ async fn of_job(
             let schedule = schedule_from_value(&call.json(body).await?, None)?;
             let (id, name) = (job_id(id)?, schedule.id.clone());
             let done = api.handle.job(JobCall::AddSchedule { id, schedule });
-            let done = done.await.map_err(schedule_fields)?;
+            let done = done.await?;
             Ok(json(StatusCode::CREATED, &schedule_of(&done.job, &name)?))
         }
-        (["schedules", name], &Method::GET) => {
-            Ok(ok(&schedule_of(job(&api.view(), id)?, name)?))
-        }
+        (["schedules", name], &Method::GET) => Ok(ok(&schedule_of(job(&api.view(), id)?, name)?)),
         (["schedules", name], &Method::PUT) => {
             let schedule = schedule_from_value(&call.json(body).await?, Some(name))?;
             let id = job_id(id)?;
             let done = api.handle.job(JobCall::PutSchedule { id, schedule });
-            let done = done.await.map_err(schedule_fields)?;
+            let done = done.await?;
             Ok(ok(&schedule_of(&done.job, name)?))
         }
         (["schedules", name], &Method::DELETE) => {
@@ -126,7 +123,10 @@ async fn of_job(
         (["runs", run, "actions", "stop"], &Method::POST) => {
             let id = job_id(id)?;
             let run = RunId::new(*run).map_err(|e| ApiError::invalid("run", e.to_string()))?;
-            let done = api.handle.job(JobCall::Stop { id: id.clone(), run });
+            let done = api.handle.job(JobCall::Stop {
+                id: id.clone(),
+                run,
+            });
             let done = done.await?.run;
             Ok(ok(&done.map(|run| run_json(&id, &run))))
         }
@@ -187,14 +187,6 @@ fn no_job(id: &str) -> Fail {
 fn job<'a>(view: &'a ClusterView, id: &str) -> Result<&'a Job, Fail> {
     let found = JobId::new(id).ok().and_then(|id| view.jobs.get(&id));
     found.map(AsRef::as_ref).ok_or_else(|| no_job(id))
-}
-
-/// A schedule's own fields, not those of a job that holds it.
-fn schedule_fields(e: MasterError) -> Fail {
-    match e {
-        MasterError::Invalid(FieldError { field, rule }) => ApiError::invalid(field, rule).into(),
-        other => other.into(),
-    }
 }
 
 fn list(view: &ClusterView, embed: Embed) -> Result<Response, Fail> {

@@ -146,9 +146,9 @@ fn job_refused(e: &JobError) -> ApiError {
         | JobError::ScheduleExists { .. }
         | JobError::Active { .. }
         | JobError::Needed { .. } => ErrorCode::Conflict,
-        JobError::NoSuchJob(_)
-        | JobError::NoSuchRun { .. }
-        | JobError::NoSuchSchedule { .. } => ErrorCode::NotFound,
+        JobError::NoSuchJob(_) | JobError::NoSuchRun { .. } | JobError::NoSuchSchedule { .. } => {
+            ErrorCode::NotFound
+        }
         JobError::TooMany { .. } => ErrorCode::TooMany,
     };
     ApiError::new(code, e.to_string())

@@ -10,7 +10,10 @@ use axum::{
 };
 use serde_json::{Value, json};
 use tower::ServiceExt;
-use waggle_services::{Tree, TreeChange};
+use waggle_services::{
+    Tree, TreeChange,
+    jobs::{JobLimits, JobScheduler},
+};
 use waggle_telemetry::Telemetry;
 use waggle_types::{
     AgentId, AgentInfo, Command, DeploymentId, DiscoveryInfo, FrameworkId, Generation, HealthState,
@@ -108,6 +111,9 @@ async fn fake_loop(
     views: tokio::sync::watch::Sender<Arc<ClusterView>>,
 ) {
     let mut n = 0;
+    // Jobs are scheduled in earnest; nothing is ever launched.
+    let framework = FrameworkId::new("jobs").unwrap();
+    let mut jobs = JobScheduler::new(framework, "metronome", 1, JobLimits::default());
     while let Some(request) = requests.recv().await {
         n += u32::from(!matches!(request, Request::View { .. }));
         let id = DeploymentId::new(format!("d-{n}")).unwrap();
@@ -200,6 +206,11 @@ async fn fake_loop(
             Request::ResetDelay { id: app, reply } => {
                 let queued = view.queue.iter().any(|q| q.service == app);
                 let _ = reply.send(queued.then_some(()).ok_or(MasterError::NotQueued(app)));
+            }
+            Request::Job { call, reply } => {
+                let answer = jobs.call(*call, AT).map(|(answer, _)| answer);
+                view.jobs = jobs.jobs().clone();
+                let _ = reply.send(answer.map_err(Into::into));
             }
             Request::Operate { reply, .. } => {
                 let _ = reply.send(Ok(()));
@@ -515,5 +526,6 @@ pub(super) fn busy() -> ClusterView {
 mod events;
 mod marathon;
 mod mesos;
+mod metronome;
 mod native;
 mod operator;

@@ -12,9 +12,8 @@ impl JobId {
     /// Takes labels of `[a-z0-9]` with inner `-`, joined by dots.
     pub fn new(s: &str) -> Result<Self, IdError> {
         let of = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-        let label = |l: &str| {
-            l.starts_with(of) && l.ends_with(of) && l.chars().all(|c| of(c) || c == '-')
-        };
+        let label =
+            |l: &str| l.starts_with(of) && l.ends_with(of) && l.chars().all(|c| of(c) || c == '-');
         if !s.is_empty() && !s.split('.').all(label) {
             return Err(IdError::BadJob {
                 found: s.to_owned(),

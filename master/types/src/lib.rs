@@ -57,8 +57,8 @@ pub use generation::Generation;
 pub use group::{GroupId, GroupUpdate};
 pub use health::{CheckPurpose, HealthCheck, HealthProbe, HealthState};
 pub use ids::{
-    AgentId, DeploymentId, ExecutorId, FrameworkId, IdError, OfferId, RunId, ServiceId,
-    StatusUuid, TaskId, VolumeId,
+    AgentId, DeploymentId, ExecutorId, FrameworkId, IdError, OfferId, RunId, ServiceId, StatusUuid,
+    TaskId, VolumeId,
 };
 pub use intervals::{Interval, Intervals, Point, PortRange, PortSet, RangeSet};
 pub use job::{Concurrency, JobId, JobSpec, RestartPolicy, ScheduleSpec};

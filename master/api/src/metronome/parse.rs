@@ -250,9 +250,10 @@ fn schedule(s: &Obj<'_>, path: Option<&str>, errs: &mut Errors) -> Option<Schedu
     Some(ScheduleSpec {
         id: id?,
         cron: cron?,
-        time_zone: zone.filter(|z| !z.is_empty()).unwrap_or_else(|| "UTC".to_owned()),
-        starting_deadline: deadline
-            .map_or(DEFAULT_DEADLINE, |secs| Millis::from_secs(secs.into())),
+        time_zone: zone
+            .filter(|z| !z.is_empty())
+            .unwrap_or_else(|| "UTC".to_owned()),
+        starting_deadline: deadline.map_or(DEFAULT_DEADLINE, |secs| Millis::from_secs(secs.into())),
         concurrency,
         enabled: s.boolean("enabled", errs).unwrap_or(true),
     })

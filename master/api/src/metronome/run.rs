@@ -205,7 +205,9 @@ pub(super) fn renamed(e: &ApiError, docker: bool) -> Vec<FieldError> {
         let field = d.path.trim_start_matches('/');
         let field = field.replace('/', ".").replace('(', "[").replace(')', "]");
         let field = job_field(&field, docker);
-        d.errors.iter().map(move |rule| FieldError::new(field.clone(), rule.clone()))
+        d.errors
+            .iter()
+            .map(move |rule| FieldError::new(field.clone(), rule.clone()))
     });
     each.collect()
 }
@@ -221,7 +223,9 @@ fn job_field(field: &str, docker: bool) -> String {
         let rest = ["[0]", "[1]", "[2]"]
             .iter()
             .zip([".attribute", ".operator", ".value"])
-            .find_map(|(idx, name)| Some(format!("{}{name}", rest.strip_suffix(idx)?)).filter(|r| r.contains('[')))
+            .find_map(|(idx, name)| {
+                Some(format!("{}{name}", rest.strip_suffix(idx)?)).filter(|r| r.contains('['))
+            })
             .unwrap_or_else(|| rest.to_owned());
         return format!("run.placement.constraints{rest}");
     }

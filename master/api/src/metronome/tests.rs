@@ -57,7 +57,15 @@ fn a_definition_is_read_whole_and_printed_back() {
     let mut printed = job_json(&spec);
     printed.schedules = Some(vec![schedule_json(&spec.schedules[0], Some(NOW))]);
     let printed = serde_json::to_value(printed).unwrap();
-    for key in ["cpus", "mem", "ucr", "artifacts", "env", "restart", "maxLaunchDelay"] {
+    for key in [
+        "cpus",
+        "mem",
+        "ucr",
+        "artifacts",
+        "env",
+        "restart",
+        "maxLaunchDelay",
+    ] {
         assert_eq!(printed["run"][key], full()["run"][key], "{key}");
     }
     assert_eq!(printed["run"]["volumes"][0]["hostPath"], "/srv/data");
@@ -69,7 +77,9 @@ fn a_definition_is_read_whole_and_printed_back() {
 
 #[test]
 fn defaults_are_metronomes() {
-    let spec = parse(&json!({"id": "j", "run": {"cmd": "x"}, "schedules": [{"id": "s", "cron": "* * * * *"}]}));
+    let spec = parse(
+        &json!({"id": "j", "run": {"cmd": "x"}, "schedules": [{"id": "s", "cron": "* * * * *"}]}),
+    );
     let spec = spec.unwrap();
     assert_eq!(spec.restart, RestartPolicy::Never);
     assert_eq!(spec.max_launch_delay, Millis::from_secs(3600));
@@ -93,11 +103,26 @@ fn every_wrong_field_is_named_as_the_job_has_it() {
         (json!({"run": {"cmd": "x", "mem": 1}}), "/run/mem"),
         (json!({"run": {"cmd": "x", "cpus": "1"}}), "/run/cpus"),
         (json!({"run": {}}), "/run/cmd"),
-        (json!({"run": {"cmd": "x", "artifacts": [{}]}}), "/run/artifacts(0)/uri"),
-        (json!({"run": {"cmd": "x", "docker": {}}}), "/run/docker/image"),
-        (json!({"run": {"cmd": "x", "ucr": {"image": {"id": 1}}}}), "/run/ucr/image/id"),
-        (json!({"run": {"cmd": "x", "restart": {"policy": "ALWAYS"}}}), "/run/restart/policy"),
-        (json!({"run": {"cmd": "x", "maxLaunchDelay": 0}}), "/run/maxLaunchDelay"),
+        (
+            json!({"run": {"cmd": "x", "artifacts": [{}]}}),
+            "/run/artifacts(0)/uri",
+        ),
+        (
+            json!({"run": {"cmd": "x", "docker": {}}}),
+            "/run/docker/image",
+        ),
+        (
+            json!({"run": {"cmd": "x", "ucr": {"image": {"id": 1}}}}),
+            "/run/ucr/image/id",
+        ),
+        (
+            json!({"run": {"cmd": "x", "restart": {"policy": "ALWAYS"}}}),
+            "/run/restart/policy",
+        ),
+        (
+            json!({"run": {"cmd": "x", "maxLaunchDelay": 0}}),
+            "/run/maxLaunchDelay",
+        ),
         (
             json!({"run": {"cmd": "x", "placement": {"constraints": [{"attribute": "a", "operator": "UNIQUE"}]}}}),
             "/run/placement/constraints(0)/operator",
@@ -145,9 +170,10 @@ fn a_path_names_the_job_and_v1_leaves_schedules_alone() {
 fn one_run_may_have_its_own_environment_and_place() {
     let (env, constraints) = overrides_from_value(&Value::Null).unwrap();
     assert!(env.is_empty() && constraints.is_none());
-    let (env, constraints) = overrides_from_value(&json!({"env": {"A": "b"}, "placement": {"constraints": [
+    let (env, constraints) =
+        overrides_from_value(&json!({"env": {"A": "b"}, "placement": {"constraints": [
         {"attribute": "rack", "operator": "IS", "value": "1"}]}}))
-    .unwrap();
+        .unwrap();
     assert_eq!(env["A"], "b");
     assert_eq!(constraints.unwrap(), [["rack", "IS", "1"]]);
     assert!(overrides_from_value(&json!({"cmd": "x"})).is_err());

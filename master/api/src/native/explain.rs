@@ -149,3 +149,33 @@ pub struct PassedOverView {
     /// Why; empty when it holds all that there is for it.
     pub because: Vec<BecauseView>,
 }
+
+/// Why a job is where it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobExplainView {
+    /// Its id.
+    pub job: String,
+    /// Each active run.
+    pub runs: Vec<RunExplainView>,
+    /// Each schedule: when it runs next, and which times it left out, in words.
+    pub schedules: Vec<String>,
+    /// Each job that it depends on: what it still lacks, in words.
+    pub dependencies: Vec<String>,
+    /// How its newest failed run ended.
+    pub last_failure: Option<String>,
+    /// While a run waits: why its framework is offered nothing (more), newest reasons.
+    pub allocator: Vec<String>,
+}
+
+/// An active run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunExplainView {
+    /// Its id.
+    pub id: String,
+    /// What it does or waits for, in words.
+    pub state: String,
+    /// Offers that it has looked at since it waits.
+    pub offers: u64,
+    /// Which rule refused how many, in words: `needs 4 cpus: 12 offers had less`.
+    pub refused: Vec<String>,
+}

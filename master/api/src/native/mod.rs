@@ -26,7 +26,8 @@ mod volumes;
 pub use doctor::{OverlayCheckView, PeerCheckView};
 pub use explain::{
     AgentBecauseView, AgentExplainView, BecauseView, FrameworkExplainView,
-    FrameworkRoleExplainView, LastChoiceView, PassedOverView, RoleExplainView,
+    FrameworkRoleExplainView, JobExplainView, LastChoiceView, PassedOverView, RoleExplainView,
+    RunExplainView,
 };
 pub use files::{FileKind, FileView, FilesView};
 pub use frameworks::{FrameworkRef, FrameworkRoleView, FrameworkView, OfferView, capabilities};

@@ -199,7 +199,11 @@ fn parse_field(field: &Field, text: &str) -> Result<Set, FieldError> {
 }
 
 fn number(field: &Field, part: &str, text: &str) -> Result<u8, FieldError> {
-    let named = field.words.iter().zip(field.min..).find(|(w, _)| *w == &text);
+    let named = field
+        .words
+        .iter()
+        .zip(field.min..)
+        .find(|(w, _)| *w == &text);
     let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     let n = match named {
         Some((_, n)) => Some(n),

@@ -6,7 +6,7 @@ use std::{
 };
 
 use waggle_types::{
-    AgentId, FrameworkId, JobId, JobSpec, RunId, SchedulerCall, SchedulerEvent, ScheduleSpec,
+    AgentId, FrameworkId, JobId, JobSpec, RunId, ScheduleSpec, SchedulerCall, SchedulerEvent,
     TaskId, TraceContext, UnixMillis,
 };
 

@@ -49,9 +49,8 @@ impl JobScheduler {
         let Some(job) = self.jobs.get(id) else {
             return;
         };
-        let due = |s: &&waggle_types::ScheduleSpec| {
-            job.next_run_at(s).is_some_and(|next| next <= now)
-        };
+        let due =
+            |s: &&waggle_types::ScheduleSpec| job.next_run_at(s).is_some_and(|next| next <= now);
         let due: Vec<_> = job.spec.schedules.iter().filter(due).cloned().collect();
         for s in due {
             let Some(job) = self.jobs.get(id) else {
@@ -61,10 +60,7 @@ impl JobScheduler {
             if forbids && self.is_unsure(job, now) {
                 continue;
             }
-            let (busy, full) = (
-                !job.runs.is_empty(),
-                job.runs.len() >= self.limits.max_runs,
-            );
+            let (busy, full) = (!job.runs.is_empty(), job.runs.len() >= self.limits.max_runs);
             let Some(progress) = self.job_mut(id).and_then(|j| j.schedules.get_mut(&s.id)) else {
                 continue;
             };
@@ -287,9 +283,10 @@ impl JobScheduler {
             let next = job.spec.schedules.iter();
             // One that waits for a word looks again soon.
             let soon = now + Millis(1000);
-            all.extend(next.filter_map(|s| job.next_run_at(s)).map(|at| {
-                if at <= now { soon } else { at }
-            }));
+            all.extend(
+                next.filter_map(|s| job.next_run_at(s))
+                    .map(|at| if at <= now { soon } else { at }),
+            );
         }
         for run in job.runs.values() {
             let Some(t) = run.live_task() else {
@@ -379,7 +376,13 @@ impl JobScheduler {
             if open.n_launched >= self.limits.max_tasks_per_offer {
                 continue;
             }
-            match fit(spec, &open.offer, &Place::from(&open.offer), taken.as_ref(), seed) {
+            match fit(
+                spec,
+                &open.offer,
+                &Place::from(&open.offer),
+                taken.as_ref(),
+                seed,
+            ) {
                 Ok(ports) => {
                     found = Some((i, ports));
                     break;

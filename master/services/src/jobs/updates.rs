@@ -64,11 +64,12 @@ impl JobScheduler {
             self.forsake(&status.task_id, &status.agent_id, now, turn);
         }
         if let Some(uuid) = status.uuid {
-            turn.actions.push(JobAction::Call(SchedulerCall::Acknowledge {
-                task_id: status.task_id.clone(),
-                agent_id: status.agent_id.clone(),
-                uuid,
-            }));
+            turn.actions
+                .push(JobAction::Call(SchedulerCall::Acknowledge {
+                    task_id: status.task_id.clone(),
+                    agent_id: status.agent_id.clone(),
+                    uuid,
+                }));
         }
     }
 
@@ -192,7 +193,11 @@ fn words(run: &Run, state: TaskState, message: &str) -> String {
         n => format!(", the last of {n} failures"),
     };
     let said: String = message.chars().take(300).collect();
-    let said = if said.is_empty() { said } else { format!(": {said}") };
+    let said = if said.is_empty() {
+        said
+    } else {
+        format!(": {said}")
+    };
     format!("{}{said}{times}", state.mesos_name())
 }
 

@@ -7,6 +7,9 @@ use waggle_types::{FieldError, JobId, JobSpec, RunId, ScheduleSpec};
 use super::{clockwork::Clockwork, job::JobLimits};
 use crate::validate_constraints;
 
+/// Longest expression of a schedule, in bytes.
+const MAX_CRON: usize = 1000;
+
 /// A call about jobs that was not done; nothing of it was applied.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum JobError {
@@ -78,6 +81,13 @@ pub fn validate_schedule(schedule: &ScheduleSpec) -> Result<(), FieldError> {
         let id: String = id.chars().take(80).collect();
         let rule = format!("must be at most 100 of [a-z0-9] with inner -, is {id:?}");
         return Err(FieldError::new("id", rule));
+    }
+    if schedule.cron.len() > MAX_CRON {
+        let rule = format!(
+            "must be at most {MAX_CRON} bytes, is {}",
+            schedule.cron.len()
+        );
+        return Err(FieldError::new("cron", rule));
     }
     let clockwork = Clockwork::new(schedule)?;
     // From any year on: nine years hold every date that there is.

@@ -5,9 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use waggle_api::metronome::{JobJson, JobParse, job_from_value, job_json, schedule_json};
-use waggle_services::jobs::{
-    Cause, Ended, History, Job, Kept, KeptRun, Run, RunTask,
-};
+use waggle_services::jobs::{Cause, Ended, History, Job, Kept, KeptRun, Run, RunTask};
 use waggle_types::{AgentId, JobId, JobSpec, RunId, TaskId, TaskState, UnixMillis};
 
 use super::{StoreOp, json, put};

@@ -9,6 +9,7 @@ mod executors;
 mod explain;
 mod frameworks;
 mod groups;
+mod jobs;
 mod launches;
 mod lending;
 mod networks;
@@ -75,6 +76,9 @@ pub(super) struct World {
     applied: Generation,
     /// What a master that died right after each write would have left, if that is wanted.
     pub(super) saves: Option<Vec<Save>>,
+    /// Writes until the master dies: it does nothing from the next one on.
+    pub(super) fuse: Option<usize>,
+    pub(super) dead: bool,
     /// Nodes say nothing about what they apply.
     pub(super) slow_nodes: bool,
 }
@@ -125,6 +129,8 @@ impl World {
             applied: Generation(0),
             saves: None,
             slow_nodes: false,
+            fuse: None,
+            dead: false,
         };
         w.execute(effects);
         w.finish();
@@ -150,6 +156,7 @@ impl World {
             a.session = None;
         }
         self.sent.clear();
+        self.dead = false;
         self.execute(effects);
         self.finish();
     }
@@ -193,6 +200,13 @@ impl World {
 
     fn execute(&mut self, effects: Vec<Effect>) {
         for e in effects {
+            if matches!(e, Effect::Persist(_)) {
+                self.dead |= self.fuse == Some(0);
+                self.fuse = self.fuse.map(|n| n.saturating_sub(1));
+            }
+            if self.dead {
+                return;
+            }
             match e {
                 Effect::Persist(ops) => {
                     for op in ops {

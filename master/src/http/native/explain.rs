@@ -13,7 +13,7 @@ use waggle_api::{
 };
 use waggle_types::{Milli, ServiceId, TaskState, check_role};
 
-use super::{find, reads::deployments, roles::framework};
+use super::{explain_job, find, reads::deployments, roles::framework};
 use crate::{
     error::MasterError,
     explain::{
@@ -27,7 +27,7 @@ use crate::{
     view::ClusterView,
 };
 
-/// `framework/{id or name}`, `role/{path}`, `agent/{id or name}`, `app/{id}`; anything else is an app's id.
+/// `framework/{id or name}`, `role/{path}`, `agent/{id or name}`, `job/{id}`, `app/{id}`; anything else is an app's id.
 pub(super) async fn route(api: &Api, path: &[&str]) -> Result<Response, Fail> {
     let view = api.view();
     match path {
@@ -59,6 +59,7 @@ pub(super) async fn route(api: &Api, path: &[&str]) -> Result<Response, Fail> {
                 other => Err(unexpected(other)),
             }
         }
+        ["job", id] => explain_job::job(api, id),
         ["app", id @ ..] if !id.is_empty() => app(&view, id),
         id => app(&view, id),
     }
