@@ -233,7 +233,9 @@ async fn history(client: &Client, id: &str, as_json: bool) -> Result<(), CliErro
     let mut all: Vec<[String; 5]> = good.chain(of("failedFinishedRuns", "failed")).collect();
     all.sort_by(|a, b| b[3].cmp(&a[3]));
     let mut table = Table::new(&["run", "", "began", "ended", "tasks"]);
-    all.into_iter().for_each(|row| table.row(row));
+    for row in all {
+        table.row(row);
+    }
     print(&table.render())
 }
 

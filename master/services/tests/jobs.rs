@@ -1,4 +1,9 @@
 //! Jobs: laws over random histories with crashes at any point, and single behaviors.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "helpers of tests fail as tests do"
+)]
 
 #[allow(dead_code, reason = "other tests use the rest")]
 mod common;
@@ -236,15 +241,15 @@ impl World {
                 }
             }
             SchedulerCall::Kill { task_id } => {
-                if !self.tasks.contains_key(&task_id) {
+                if self.tasks.contains_key(&task_id) {
+                    self.say(&task_id, TaskState::Killed);
+                } else {
                     let unknown = status(&task_id, &agent(1), TaskState::Unknown);
                     let unknown = waggle_types::TaskStatus {
                         uuid: None,
                         ..unknown
                     };
                     self.event(SchedulerEvent::Update(unknown));
-                } else {
-                    self.say(&task_id, TaskState::Killed);
                 }
             }
             SchedulerCall::Acknowledge { task_id, .. } => {
@@ -641,7 +646,7 @@ fn what_depends_on_others_runs_when_all_have_succeeded() {
         ..job("both", Vec::new())
     };
     w.call(JobCall::Create(Box::new(both.clone()))).unwrap();
-    let mut succeed = |w: &mut World, j: &str| {
+    let succeed = |w: &mut World, j: &str| {
         w.now = w.now + Millis(1000);
         w.run_now(j).unwrap();
         w.offers(1);

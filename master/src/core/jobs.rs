@@ -310,7 +310,9 @@ impl MasterCore {
                 if !self.is_jobs_subscribed() => {}
             other => {
                 if let Err(all) = self.do_call(&id, FrameworkCall::Scheduler(other), now) {
-                    all.iter().for_each(|r| self.reject(r.reason.name()));
+                    for r in all {
+                        self.reject(r.reason.name());
+                    }
                 }
             }
         }

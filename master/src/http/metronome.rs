@@ -42,9 +42,9 @@ pub(super) async fn route(
 ) -> Result<Response, Fail> {
     match (path, &call.method) {
         (["ping"], &Method::GET) => Ok(Response::new(Body::from("pong"))),
-        (["v1", "jobs"], &Method::GET) => list(&api.view(), Embed::of(call)?),
+        (["v1", "jobs"], &Method::GET) => Ok(list(&api.view(), Embed::of(call)?)),
         (["v1", "jobs"], &Method::POST) => create(api, call, body, false).await,
-        (["v0", "scheduled-jobs"], &Method::GET) => list(&api.view(), Embed::ALL),
+        (["v0", "scheduled-jobs"], &Method::GET) => Ok(list(&api.view(), Embed::ALL)),
         (["v0", "scheduled-jobs"], &Method::POST) => create(api, call, body, true).await,
         (["v0", "scheduled-jobs", id], &Method::PUT) => update(api, call, body, id, true).await,
         (["v1", "queue"], &Method::GET) => Ok(ok(&queue(&api.view()))),
@@ -189,9 +189,9 @@ fn job<'a>(view: &'a ClusterView, id: &str) -> Result<&'a Job, Fail> {
     found.map(AsRef::as_ref).ok_or_else(|| no_job(id))
 }
 
-fn list(view: &ClusterView, embed: Embed) -> Result<Response, Fail> {
+fn list(view: &ClusterView, embed: Embed) -> Response {
     let all: Vec<JobJson> = view.jobs.values().map(|j| shown(j, embed)).collect();
-    Ok(ok(&all))
+    ok(&all)
 }
 
 async fn create(

@@ -92,8 +92,9 @@ pub fn job_from_value(
     let docker = run.get("docker").is_some();
     let spec = app_from_value(&Value::Object(app), ParseMode::Create, now)
         .map_err(|e| {
-            let all = renamed(&e, docker);
-            all.into_iter().for_each(|e| errs.push(e));
+            for e in renamed(&e, docker) {
+                errs.push(e);
+            }
         })
         .ok();
     match (id, spec) {

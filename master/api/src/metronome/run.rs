@@ -92,7 +92,9 @@ fn container_of(run: &Obj<'_>, app: &mut Map<String, Value>, errs: &mut Errors) 
             let keys = ["image", "forcePullImage", "privileged", "parameters"];
             d.only(&keys, errs);
             d.required("image", errs);
-            keys.iter().for_each(|k| take(d, k, k));
+            for key in keys {
+                take(d, key, key);
+            }
             container.insert("type".to_owned(), json!("DOCKER"));
         }
         (None, Some(u)) => {
