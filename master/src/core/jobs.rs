@@ -321,11 +321,7 @@ impl MasterCore {
     /// A task of a job that no agent has spoken of to this master: says what can be said by now.
     fn missing_task(&mut self, id: &TaskId, now: UnixMillis) {
         let ends_later = self.frameworks.unacked.contains_key(id) || self.launches.is_open(id);
-        let known = self.jobs.scheduler.tasks();
-        let agent = known
-            .filter(|(t, _)| *t == id)
-            .map(|(_, a)| a.clone())
-            .next();
+        let agent = self.jobs.scheduler.agent_of(id).cloned();
         let Some(agent) = agent.filter(|_| !ends_later) else {
             return;
         };

@@ -345,6 +345,16 @@ impl JobScheduler {
         self.tasks.iter().filter_map(of).chain(strays)
     }
 
+    /// The agent of one of these.
+    pub fn agent_of(&self, task: &TaskId) -> Option<&AgentId> {
+        if let Some((agent, _)) = self.strays.get(task) {
+            return Some(agent);
+        }
+        let (job, run) = self.tasks.get(task)?;
+        let task = self.jobs.get(job)?.runs.get(run)?.live_task()?;
+        Some(&task.agent_id)
+    }
+
     /// When `Tick` is needed next.
     pub fn next_deadline(&self) -> Option<UnixMillis> {
         let retry = self.limits.kill_retry;
