@@ -3,7 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::sync::{mpsc, oneshot, watch};
-use waggle_services::{DeploymentPlan, jobs::{JobAnswer, JobCall}};
+use waggle_services::{
+    DeploymentPlan,
+    jobs::{JobAnswer, JobCall},
+};
 use waggle_types::{
     DeploymentId, OperatorCall, ServiceId, ServiceSpec, ServiceVersion, TaskId, TraceContext,
 };

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use waggle_services::{DeploymentPlan, jobs::{JobAnswer, JobCall}};
+use waggle_services::{
+    DeploymentPlan,
+    jobs::{JobAnswer, JobCall},
+};
 use waggle_types::{
     AgentId, AgentInfo, CallRejection, DeploymentId, Evicted, ExecutorEnd, ExecutorKey,
     ExecutorRecord, FrameworkId, FrameworkInfo, Generation, Millis, NetSnapshot, OfferId,
