@@ -24,6 +24,7 @@ mod export;
 mod otlp;
 mod pipe;
 mod spans;
+mod spool;
 mod telemetry;
 mod verbosity;
 

@@ -315,8 +315,11 @@ registry! {
     TELEMETRY_IN = Counter "waggle.telemetry.in" ["{item}"] {SIGNAL} "Items handed in for export";
     TELEMETRY_EXPORTED = Counter "waggle.telemetry.exported" ["{item}"] {SIGNAL} "Items that the OTLP endpoint took";
     TELEMETRY_DROPPED = Counter "waggle.telemetry.dropped" ["{item}"] {SIGNAL, DROP_REASON} "Items that were not delivered, by reason";
-    TELEMETRY_HELD = UpDownCounter "waggle.telemetry.held" ["{item}"] {SIGNAL} "Items queued or in flight";
+    TELEMETRY_HELD = UpDownCounter "waggle.telemetry.held" ["{item}"] {SIGNAL} "Items queued, in flight or on disk";
     TELEMETRY_LIMIT = UpDownCounter "waggle.telemetry.limit" ["{item}"] {SIGNAL} "Most items that the queue holds";
+    TELEMETRY_SPOOL_SIZE = UpDownCounter "waggle.telemetry.spool.size" ["By"] {SIGNAL} "Bytes that wait on disk for the OTLP endpoint";
+    TELEMETRY_SPOOL_LIMIT = UpDownCounter "waggle.telemetry.spool.limit" ["By"] {SIGNAL} "Most bytes that wait on disk";
+    TELEMETRY_SPOOL_AGE = Gauge "waggle.telemetry.spool.oldest.age" ["s"] {SIGNAL} "How long the oldest items on disk have waited";
     TELEMETRY_EXPORT_DURATION = Histogram "waggle.telemetry.export.duration" ["s"] {SIGNAL, ERROR_TYPE} "Time that one export request took";
     TELEMETRY_SERIES = UpDownCounter "waggle.telemetry.series" ["{series}"] {} "Metric series held in this process";
 

@@ -19,11 +19,19 @@ pub enum DropReason {
     SeriesLimit,
     /// It breaks the metric registry: wrong kind or an attribute that is not listed.
     Unregistered,
+    /// The spool was full, or its disk was; the oldest items go first.
+    SpoolFull,
+    /// It waited in the spool for longer than anything may.
+    TooOld,
+    /// What the spool has of it is not what was written.
+    Damaged,
+    /// The spool could not be written.
+    SpoolFailed,
 }
 
 impl DropReason {
     /// Every reason, in order.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 11] = [
         Self::QueueFull,
         Self::TooLarge,
         Self::Rejected,
@@ -31,6 +39,10 @@ impl DropReason {
         Self::Shutdown,
         Self::SeriesLimit,
         Self::Unregistered,
+        Self::SpoolFull,
+        Self::TooOld,
+        Self::Damaged,
+        Self::SpoolFailed,
     ];
 
     /// Value of the exported attribute.
@@ -43,6 +55,10 @@ impl DropReason {
             Self::Shutdown => "shutdown",
             Self::SeriesLimit => "series_limit",
             Self::Unregistered => "unregistered",
+            Self::SpoolFull => "spool_full",
+            Self::TooOld => "too_old",
+            Self::Damaged => "damaged",
+            Self::SpoolFailed => "spool_failed",
         }
     }
 
@@ -55,6 +71,10 @@ impl DropReason {
             Self::Shutdown => 4,
             Self::SeriesLimit => 5,
             Self::Unregistered => 6,
+            Self::SpoolFull => 7,
+            Self::TooOld => 8,
+            Self::Damaged => 9,
+            Self::SpoolFailed => 10,
         }
     }
 }
@@ -81,7 +101,7 @@ pub struct Counts {
     pub input: u64,
     /// Items that the endpoint took.
     pub exported: u64,
-    /// Items queued or in flight.
+    /// Items queued, in flight or in the spool.
     pub held: u64,
     dropped: [u64; DropReason::ALL.len()],
 }
@@ -148,6 +168,8 @@ pub struct Queue<T> {
     queued_bytes: usize,
     in_flight_items: usize,
     in_flight_bytes: usize,
+    /// Items that left the queue for the spool and are not settled.
+    spooled: u64,
     counts: Counts,
 }
 
@@ -160,6 +182,7 @@ impl<T> Queue<T> {
             queued_bytes: 0,
             in_flight_items: 0,
             in_flight_bytes: 0,
+            spooled: 0,
             counts: Counts::default(),
         }
     }
@@ -234,6 +257,42 @@ impl<T> Queue<T> {
         self.update_held();
     }
 
+    /// The batch is in the spool: its items stay held until [`Queue::unspooled`] or [`Queue::lost`] settles them.
+    #[allow(
+        clippy::needless_pass_by_value,
+        reason = "a settled batch must not be settled twice"
+    )]
+    pub fn spooled(&mut self, batch: Batch<T>) {
+        self.land(&batch);
+        self.spooled += batch.len() as u64;
+        self.update_held();
+    }
+
+    /// Items that a process before this one left in the spool: they are handed in again.
+    pub fn found(&mut self, n: u64) {
+        self.counts.input += n;
+        self.spooled += n;
+        self.update_held();
+    }
+
+    /// The endpoint took items of the spool but for `rejected` of them.
+    pub fn unspooled(&mut self, n: u64, rejected: u64) {
+        let n = n.min(self.spooled);
+        let rejected = rejected.min(n);
+        self.spooled -= n;
+        self.counts.exported += n - rejected;
+        self.drop_n(DropReason::Rejected, rejected);
+        self.update_held();
+    }
+
+    /// Items of the spool are lost.
+    pub fn lost(&mut self, n: u64, reason: DropReason) {
+        let n = n.min(self.spooled);
+        self.spooled -= n;
+        self.drop_n(reason, n);
+        self.update_held();
+    }
+
     /// The batch goes back to the front, in order, to be tried again.
     pub fn requeue(&mut self, batch: Batch<T>) {
         self.land(&batch);
@@ -293,7 +352,8 @@ impl<T> Queue<T> {
 
     /// The end of every operation: the law holds again.
     fn update_held(&mut self) {
-        self.counts.held = (self.items.len() + self.in_flight_items) as u64;
+        let in_memory = (self.items.len() + self.in_flight_items) as u64;
+        self.counts.held = in_memory + self.spooled;
         debug_assert!(self.counts.balanced(), "{:?}", self.counts);
     }
 }
