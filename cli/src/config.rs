@@ -5,6 +5,7 @@ mod devices;
 mod images;
 mod overlay;
 mod storage;
+mod telemetry;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,6 +15,7 @@ use std::{
     time::Duration,
 };
 
+use waggle_agent::telemetry::SpoolConfig;
 use waggle_agent::{
     DnsSettings, EdgeSettings, FetchSettings, NetworkSettings, NodePolicy, RuntimeSettings,
     StorageSettings, images::ImageSettings,
@@ -58,6 +60,8 @@ pub struct Settings {
     pub bpf_dir: PathBuf,
     /// OTLP endpoint.
     pub otlp: Option<String>,
+    /// Where telemetry waits on disk.
+    pub spool: Option<SpoolConfig>,
     /// Collection interval.
     pub tick: Duration,
     /// Silence until unreachable.
@@ -148,6 +152,9 @@ pub fn settings(flags: &RunArgs) -> Result<Settings, CliError> {
     let storage = storage::storage(&args)?;
     let fetch = storage::fetch(&args)?;
     let images = images::settings(&args)?;
+    let work_dir = args.work_dir.clone();
+    let work_dir = work_dir.unwrap_or_else(|| PathBuf::from("/var/lib/waggle"));
+    let spool = telemetry::spool(&args, &work_dir)?;
     let name = match args.name {
         Some(n) => n,
         None => hostname()?,
@@ -178,11 +185,10 @@ pub fn settings(flags: &RunArgs) -> Result<Settings, CliError> {
             .unwrap_or_else(|| Path::new("/sys/fs/bpf/waggle").join(&name)),
         cluster: args.cluster.unwrap_or_else(|| "waggle".to_owned()),
         http_address: args.http_address.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
-        work_dir: args
-            .work_dir
-            .unwrap_or_else(|| PathBuf::from("/var/lib/waggle")),
+        work_dir,
         cgroup_root: args.cgroup_root,
-        otlp: otlp(args.otlp)?,
+        otlp: telemetry::otlp(args.otlp)?,
+        spool,
         tick: positive("tick", args.tick.as_deref().unwrap_or("5s"))?,
         agent_timeout: positive(
             "agent-timeout",
@@ -244,6 +250,9 @@ fn merge(flags: RunArgs, file: RunArgs) -> RunArgs {
         cgroup_root: flags.cgroup_root.or(file.cgroup_root),
         bpf_dir: flags.bpf_dir.or(file.bpf_dir),
         otlp: flags.otlp.or(file.otlp),
+        otlp_spool: flags.otlp_spool.or(file.otlp_spool),
+        otlp_spool_size: flags.otlp_spool_size.or(file.otlp_spool_size),
+        otlp_spool_age: flags.otlp_spool_age.or(file.otlp_spool_age),
         tick: flags.tick.or(file.tick),
         agent_timeout: flags.agent_timeout.or(file.agent_timeout),
         offer_timeout: flags.offer_timeout.or(file.offer_timeout),
@@ -353,15 +362,6 @@ pub fn address(field: &str, text: &str, port: u16) -> Result<SocketAddr, CliErro
     }
     text.parse()
         .map_err(|_| usage(format!("{field}: must be IP or IP:PORT, is {text:?}")))
-}
-
-fn otlp(url: Option<String>) -> Result<Option<String>, CliError> {
-    match url {
-        Some(u) if !u.starts_with("http://") => Err(usage(format!(
-            "otlp: must be of the form http://host:port, is {u:?}"
-        ))),
-        other => Ok(other),
-    }
 }
 
 /// `500ms`, `5s`, `2m`; at least 1 ms and at most a day.

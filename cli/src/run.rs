@@ -86,7 +86,8 @@ fn start_telemetry(s: &Settings) -> Result<(Telemetry, Guard), CliError> {
     config.filter.clone_from(&s.log);
     config.json_logs = s.log_json;
     config.metric_interval = s.tick;
-    // What can fail here is what the operator wrote: the endpoint or the filter.
+    config.spool.clone_from(&s.spool);
+    // What can fail here is what the operator wrote: the endpoint, the filter or the spool's directory.
     Telemetry::start(&config).map_err(|e| CliError::Usage(format!("{:#}", anyhow::Error::from(e))))
 }
 

@@ -1,6 +1,6 @@
 //! What a process tells its telemetry at start.
 
-use std::time::Duration;
+use std::{io, path::PathBuf, time::Duration};
 
 use waggle_telemetry_pipeline::Limits;
 
@@ -40,6 +40,33 @@ pub struct TelemetryConfig {
     pub metric_interval: Duration,
     /// Longest time that one export request may take.
     pub export_timeout: Duration,
+    /// Where what is exported waits on disk; `None`: in memory alone.
+    pub spool: Option<SpoolConfig>,
+}
+
+/// Where and how much waits on disk.
+#[derive(Debug, Clone)]
+pub struct SpoolConfig {
+    /// A directory of its own; made where it is missing.
+    pub dir: PathBuf,
+    /// Most bytes, half of them for logs, a quarter each for spans and metrics; the oldest go first.
+    pub max_bytes: u64,
+    /// How long anything waits.
+    pub max_age: Duration,
+    /// Most bytes a second and signal of what has waited, so that an endpoint that is back is not overrun.
+    pub replay_bytes_s: u64,
+}
+
+impl SpoolConfig {
+    /// Defaults: 256 MiB, a day, 8 MiB/s.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self {
+            dir: dir.into(),
+            max_bytes: 256 << 20,
+            max_age: Duration::from_hours(24),
+            replay_bytes_s: 8 << 20,
+        }
+    }
 }
 
 impl TelemetryConfig {
@@ -71,6 +98,7 @@ impl TelemetryConfig {
             batch_delay: Duration::from_millis(200),
             metric_interval: Duration::from_secs(5),
             export_timeout: Duration::from_secs(5),
+            spool: None,
         }
     }
 }
@@ -86,6 +114,15 @@ pub enum TelemetryError {
         /// What the transport says of it, if it got that far.
         #[source]
         source: Option<tonic::transport::Error>,
+    },
+    /// The spool's directory can't be used.
+    #[error("telemetry spool {dir}")]
+    BadSpool {
+        /// As configured.
+        dir: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
     },
     /// The log filter does not parse.
     #[error("log filter {filter:?} is not valid")]

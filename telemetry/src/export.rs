@@ -28,8 +28,9 @@ use tonic::{
 use waggle_telemetry_pipeline::{AttrValue, Batch, DropReason, HostFacts, names};
 
 use crate::{
-    TelemetryConfig, TelemetryError, otlp,
+    SpoolConfig, TelemetryConfig, TelemetryError, otlp,
     pipe::{Lane, LogItem, MetricItem, Pipe, Signal, SpanItem},
+    spool::{SpoolLimits, disk::Disk},
 };
 
 /// Shortest and longest wait between attempts.
@@ -55,9 +56,9 @@ pub(crate) fn channel(url: &str) -> Result<Channel, TelemetryError> {
 }
 
 /// One signal's way to the endpoint.
-trait Export: Send + 'static {
+pub(crate) trait Export: Send + 'static {
     type Item: Send + Sync + 'static;
-    type Request: Clone + Send + 'static;
+    type Request: prost::Message + Default + Clone + Send + 'static;
     const SIGNAL: Signal;
 
     fn lane(pipe: &Pipe) -> &Lane<Self::Item>;
@@ -120,8 +121,8 @@ export!(
 
 /// When to stop, and until when to try.
 #[derive(Debug, Clone, Default)]
-struct Stop {
-    token: CancellationToken,
+pub(crate) struct Stop {
+    pub(crate) token: CancellationToken,
     deadline: Arc<OnceLock<Instant>>,
 }
 
@@ -132,8 +133,49 @@ impl Stop {
         self.token.cancel();
     }
 
-    fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         self.deadline.get().is_some_and(|d| Instant::now() >= *d)
+    }
+}
+
+/// The spools of all signals.
+#[derive(Debug, Clone)]
+pub(crate) struct Disks {
+    all: [Disk; 3],
+    replay_bytes_s: u64,
+}
+
+impl Disks {
+    /// Opens them; what a process before this one left is handed in again.
+    pub(crate) fn open(config: &SpoolConfig, pipe: &Pipe) -> Result<Self, TelemetryError> {
+        let open = |signal: Signal, part: u64| {
+            let dir = config.dir.join(signal.name());
+            let limits = SpoolLimits {
+                max_bytes: config.max_bytes / part,
+                max_age_ms: u64::try_from(config.max_age.as_millis()).unwrap_or(u64::MAX),
+            };
+            let opened = Disk::open(&dir, limits);
+            opened.map_err(|source| TelemetryError::BadSpool { dir, source })
+        };
+        let (logs, n_logs) = open(Signal::Logs, 2)?;
+        let (spans, n_spans) = open(Signal::Spans, 4)?;
+        let (metrics, n_metrics) = open(Signal::Metrics, 4)?;
+        pipe.logs.with(|q| q.found(n_logs));
+        pipe.spans.with(|q| q.found(n_spans));
+        pipe.metrics.with(|q| q.found(n_metrics));
+        Ok(Self {
+            all: [logs, spans, metrics],
+            replay_bytes_s: config.replay_bytes_s,
+        })
+    }
+
+    /// One signal's.
+    pub(crate) fn of(&self, signal: Signal) -> &Disk {
+        match signal {
+            Signal::Logs => &self.all[0],
+            Signal::Spans => &self.all[1],
+            Signal::Metrics => &self.all[2],
+        }
     }
 }
 
@@ -154,6 +196,7 @@ impl Exporters {
         pipe: &Arc<Pipe>,
         channel: &Channel,
         config: &TelemetryConfig,
+        disks: Option<&Disks>,
     ) -> Self {
         let (first, last) = (Stop::default(), Stop::default());
         macro_rules! client {
@@ -169,9 +212,24 @@ impl Exporters {
             delay: config.batch_delay,
             timeout: config.export_timeout,
         };
-        let logs = runtime.spawn(worker(&first).run(client!(LogsServiceClient)));
-        let spans = runtime.spawn(worker(&first).run(client!(TraceServiceClient)));
-        let metrics = runtime.spawn(worker(&last).run(client!(MetricsServiceClient)));
+        let (mut first_tasks, mut last_tasks) = (Vec::new(), Vec::new());
+        macro_rules! spawn {
+            ($tasks:ident, $stop:expr, $signal:ident, $client:ident) => {
+                let w = worker($stop);
+                if let Some(disks) = disks {
+                    let disk = disks.of(Signal::$signal);
+                    let spool = w.clone().spool::<$client<Channel>>(disk.clone());
+                    $tasks.push(runtime.spawn(spool));
+                    let ship = w.ship(client!($client), disk.clone(), disks.replay_bytes_s);
+                    $tasks.push(runtime.spawn(ship));
+                } else {
+                    $tasks.push(runtime.spawn(w.run(client!($client))));
+                }
+            };
+        }
+        spawn!(first_tasks, &first, Logs, LogsServiceClient);
+        spawn!(first_tasks, &first, Spans, TraceServiceClient);
+        spawn!(last_tasks, &last, Metrics, MetricsServiceClient);
         let interval = config.metric_interval;
         let (collect, stop) = (Arc::clone(pipe), first.token.clone());
         let collector = runtime.spawn(async move {
@@ -182,8 +240,11 @@ impl Exporters {
         Self {
             first,
             last,
-            first_tasks: vec![collector, logs, spans],
-            last_tasks: vec![metrics],
+            first_tasks: {
+                first_tasks.push(collector);
+                first_tasks
+            },
+            last_tasks,
         }
     }
 
@@ -209,13 +270,27 @@ impl Drop for Exporters {
     }
 }
 
-struct Worker {
-    pipe: Arc<Pipe>,
-    stop: Stop,
-    batch_items: usize,
+/// One signal's task: what it needs of all.
+#[derive(Clone)]
+pub(crate) struct Worker {
+    pub(crate) pipe: Arc<Pipe>,
+    pub(crate) stop: Stop,
+    pub(crate) batch_items: usize,
     batch_bytes: usize,
     delay: Duration,
     timeout: Duration,
+}
+
+/// What became of a request.
+pub(crate) enum Outcome {
+    /// The endpoint has it, but for so many items.
+    Taken(u64),
+    /// The endpoint wants less at a time.
+    TooLarge,
+    /// It is given up.
+    Lost(DropReason),
+    /// There is no time left.
+    Stopped,
 }
 
 /// What to do about a failed request.
@@ -262,7 +337,7 @@ impl Worker {
     }
 
     /// Waits for items and for their company; `None` when it is time to end.
-    async fn next_batch<E: Export>(&self, max: usize) -> Option<Batch<E::Item>> {
+    pub(crate) async fn next_batch<E: Export>(&self, max: usize) -> Option<Batch<E::Item>> {
         let lane = E::lane(&self.pipe);
         loop {
             while !self.stop.token.is_cancelled() && lane.with(|q| q.queued()) == 0 {
@@ -299,6 +374,26 @@ impl Worker {
     ) -> bool {
         let lane = E::lane(&self.pipe);
         let request = E::request(&batch, &self.pipe.host);
+        match self.push(export, &request, failing).await {
+            Outcome::Taken(rejected) => lane.with(|q| q.exported(batch, rejected)),
+            Outcome::TooLarge if batch.len() > 1 => {
+                lane.with(|q| q.requeue(batch));
+                return true;
+            }
+            Outcome::TooLarge => lane.with(|q| q.failed(batch, DropReason::TooLarge)),
+            Outcome::Lost(why) => lane.with(|q| q.failed(batch, why)),
+            Outcome::Stopped => lane.with(|q| q.failed(batch, DropReason::Shutdown)),
+        }
+        false
+    }
+
+    /// Sends a request until the endpoint has answered for it.
+    pub(crate) async fn push<E: Export>(
+        &self,
+        export: &mut E,
+        request: &E::Request,
+        failing: &mut bool,
+    ) -> Outcome {
         let mut backoff = BACKOFF.0;
         let mut doubtful = 0;
         loop {
@@ -318,8 +413,7 @@ impl Worker {
                     if std::mem::take(failing) {
                         tracing::info!(signal = %E::SIGNAL, "otlp export works again");
                     }
-                    lane.with(|q| q.exported(batch, rejected));
-                    return false;
+                    return Outcome::Taken(rejected);
                 }
                 Err(status) => status,
             };
@@ -331,26 +425,14 @@ impl Worker {
                 Failure::Doubtful => {
                     doubtful += 1;
                     if doubtful >= DOUBTFUL_ATTEMPTS {
-                        lane.with(|q| q.failed(batch, DropReason::ExportFailed));
-                        return false;
+                        return Outcome::Lost(DropReason::ExportFailed);
                     }
                 }
-                Failure::TooLarge if batch.len() > 1 => {
-                    lane.with(|q| q.requeue(batch));
-                    return true;
-                }
-                Failure::TooLarge => {
-                    lane.with(|q| q.failed(batch, DropReason::TooLarge));
-                    return false;
-                }
-                Failure::Refused => {
-                    lane.with(|q| q.failed(batch, DropReason::Rejected));
-                    return false;
-                }
+                Failure::TooLarge => return Outcome::TooLarge,
+                Failure::Refused => return Outcome::Lost(DropReason::Rejected),
             }
             if self.stop.is_over() {
-                lane.with(|q| q.failed(batch, DropReason::Shutdown));
-                return false;
+                return Outcome::Stopped;
             }
             // At the end there is a deadline to meet: short waits, not long ones.
             let wait = if self.stop.token.is_cancelled() {

@@ -11,11 +11,12 @@
 //! - A task's log records, points and spans carry the same resource, made by one function.
 //! - Telemetry traffic makes no telemetry: events of the transport's crates and of this crate never
 //!   enter the log queue.
+//! - With a spool, what was handed in goes to disk first and is kept until the endpoint has answered for it, also over the
+//!   process's end; it is delivered at least once (log records have an id) or counted as lost.
 //! - Without an OTLP endpoint nothing is queued; Prometheus and stderr work all the same.
 //!
 //! # What it never does
-//! It reads no kernel map and no task's file: finished values are handed in. It persists nothing yet:
-//! items held when the process is killed are lost (a disk spool is planned in front of the exporters).
+//! It reads no kernel map and no task's file: finished values are handed in.
 #![forbid(unsafe_code)]
 
 mod bridge;
@@ -25,11 +26,12 @@ mod otlp;
 mod pipe;
 mod spans;
 mod spool;
+mod spooled;
 mod telemetry;
 mod verbosity;
 
 pub use bridge::BridgeLayer;
-pub use config::{TelemetryConfig, TelemetryError};
+pub use config::{SpoolConfig, TelemetryConfig, TelemetryError};
 pub use opentelemetry::trace::SpanKind;
 pub use pipe::{Losses, Signal};
 pub use spans::{ActiveSpan, SpanBuilder};

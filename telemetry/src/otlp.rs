@@ -22,6 +22,17 @@ use waggle_telemetry_pipeline::{
 
 use crate::pipe::{LogItem, MetricItem, Owner, SpanItem};
 
+/// How many points a metric has.
+pub(crate) fn points(metric: &Metric) -> u64 {
+    let n = match &metric.data {
+        Some(metric::Data::Sum(s)) => s.data_points.len(),
+        Some(metric::Data::Gauge(g)) => g.data_points.len(),
+        Some(metric::Data::Histogram(h)) => h.data_points.len(),
+        _ => 0,
+    };
+    n as u64
+}
+
 /// About how many bytes a span takes on the wire.
 pub(crate) fn span_bytes(span: &Span) -> usize {
     128 + span.name.len() + span.attributes.len() * 48 + (span.events.len() + span.links.len()) * 64

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -15,6 +15,8 @@ use waggle_telemetry_pipeline::{
     PointData, PromResource, Queue, ResourceKey, SeriesStore, TaskLabels, names, prometheus_text,
 };
 use waggle_types::TaskId;
+
+use crate::export::Disks;
 
 /// One of the three kinds of telemetry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -183,6 +185,7 @@ pub(crate) struct Pipe {
     components: Mutex<BTreeMap<ResourceKey, Arc<Component>>>,
     tasks: Mutex<BTreeMap<TaskId, Arc<TaskLabels>>>,
     base: ResourceKey,
+    spools: OnceLock<Disks>,
 }
 
 /// A poisoned lock means that some caller panicked between two steps of a map update; the data is
@@ -215,7 +218,14 @@ impl Pipe {
             components: Mutex::new(BTreeMap::new()),
             tasks: Mutex::new(BTreeMap::new()),
             base: ResourceKey::Component(config.component.as_str().into()),
+            spools: OnceLock::new(),
         }
+    }
+
+    /// What waits on disk is in the books.
+    pub(crate) fn spools_are(&self, disks: Disks) {
+        // Said once, at the start.
+        let _ = self.spools.set(disks);
     }
 
     /// The component of that name, made on first use.
@@ -395,6 +405,13 @@ impl Pipe {
             point(&names::TELEMETRY_HELD, name(), up_down(counts.held));
             let max = up_down(limit.max_items as u64);
             point(&names::TELEMETRY_LIMIT, name(), max);
+            if let Some(disk) = self.spools.get().map(|s| s.of(signal)) {
+                let (size, most) = disk.size();
+                point(&names::TELEMETRY_SPOOL_SIZE, name(), up_down(size));
+                point(&names::TELEMETRY_SPOOL_LIMIT, name(), up_down(most));
+                let age = PointData::Gauge(disk.oldest_age());
+                point(&names::TELEMETRY_SPOOL_AGE, name(), age);
+            }
             for reason in DropReason::ALL {
                 let mut attrs = name();
                 attrs.push((names::DROP_REASON, reason.name().into()));

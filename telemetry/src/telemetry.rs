@@ -14,7 +14,7 @@ use waggle_types::{TaskId, TraceContext};
 use crate::{
     ActiveSpan, BridgeLayer, Losses, SpanBuilder, SpanKind, TelemetryConfig, TelemetryError,
     bridge::is_transport,
-    export::{self, Exporters},
+    export::{self, Disks, Exporters},
     pipe::{Component, Owner, Pipe, now_ns},
     spans::Tracing,
     verbosity::Verbosity,
@@ -36,11 +36,17 @@ impl Telemetry {
         let runtime = tokio::runtime::Handle::try_current().map_err(TelemetryError::NoRuntime)?;
         let channel = config.otlp.as_deref().map(export::channel).transpose()?;
         let pipe = Arc::new(Pipe::new(config, host_facts(&config.node)));
+        let spool = config.spool.as_ref().filter(|_| channel.is_some());
+        let disks = spool.map(|s| Disks::open(s, &pipe)).transpose()?;
+        if let Some(disks) = &disks {
+            pipe.spools_are(disks.clone());
+        }
         let this = Self::on(Arc::clone(&pipe), &config.component);
         if config.install_subscriber {
             this.install(config)?;
         }
-        let exporters = channel.map(|c| Exporters::spawn(&runtime, &pipe, &c, config));
+        let exporters =
+            channel.map(|c| Exporters::spawn(&runtime, &pipe, &c, config, disks.as_ref()));
         let guard = Guard { pipe, exporters };
         Ok((this, guard))
     }

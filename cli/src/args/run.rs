@@ -58,6 +58,15 @@ pub struct RunArgs {
     /// OTLP/gRPC endpoint for metrics, logs and traces, with scheme [default: none]
     #[arg(long, value_name = "URL")]
     pub otlp: Option<String>,
+    /// Where telemetry waits on disk for the endpoint; `none`: in memory alone [default: WORK_DIR/telemetry]
+    #[arg(long, value_name = "DIR")]
+    pub otlp_spool: Option<String>,
+    /// Most of it in MiB; the oldest goes first [default: 256]
+    #[arg(long, value_name = "MIB")]
+    pub otlp_spool_size: Option<u64>,
+    /// How long any of it waits, such as 6h [default: 24h]
+    #[arg(long, value_name = "DURATION")]
+    pub otlp_spool_age: Option<String>,
     /// How often metrics and logs are collected, such as 5s or 500ms [default: 5s]
     #[arg(long, value_name = "DURATION")]
     pub tick: Option<String>,

@@ -11,6 +11,7 @@
 //! It knows nothing of OTLP and nothing of books, and reads no clock.
 
 mod cursor;
+pub(crate) mod disk;
 mod record;
 #[cfg(test)]
 mod tests;
@@ -43,12 +44,6 @@ pub(crate) struct Lost {
 }
 
 impl Lost {
-    fn add(&mut self, other: Self) {
-        self.full += other.full;
-        self.old += other.old;
-        self.damaged += other.damaged;
-    }
-
     /// Of all kinds.
     pub(crate) fn total(&self) -> u64 {
         self.full + self.old + self.damaged
@@ -91,6 +86,8 @@ struct InHand {
     place: Place,
     whole: u64,
     items: u64,
+    /// Its segment was dropped meanwhile: it lives in the hand alone.
+    alone: bool,
 }
 
 /// See the module.
@@ -162,7 +159,8 @@ impl Spool {
 
     /// Items that are not settled.
     pub(crate) fn items(&self) -> u64 {
-        self.segments.iter().map(|s| s.items).sum()
+        let hand = self.in_hand.filter(|h| h.alone).map_or(0, |h| h.items);
+        self.segments.iter().map(|s| s.items).sum::<u64>() + hand
     }
 
     /// Bytes of all segments.
@@ -199,7 +197,7 @@ impl Spool {
 
     /// The oldest record that is not settled; the same one until it is.
     pub(crate) fn next(&mut self, now: u64) -> io::Result<Option<Record>> {
-        self.in_hand = None;
+        self.give_back();
         self.expire(now);
         while let Some((number, len)) = self.segments.front().map(|s| (s.number, s.len)) {
             let offset = match self.cursor.place() {
@@ -224,6 +222,7 @@ impl Spool {
                 place,
                 whole: header.whole(),
                 items: u64::from(header.items),
+                alone: false,
             };
             if !whole || !header.fits(&payload) {
                 let gone = self.step(hand)?;
@@ -245,12 +244,21 @@ impl Spool {
         Ok(None)
     }
 
-    /// The record that [`Self::next`] handed out is settled. Answers how many of its items are still to be booked: 0 when it was
-    /// counted as lost meanwhile.
+    /// The record that [`Self::next`] handed out is settled. Answers how many items that were.
     pub(crate) fn settle(&mut self) -> io::Result<u64> {
         match self.in_hand.take() {
+            Some(hand) if hand.alone => Ok(hand.items),
             Some(hand) => self.step(hand),
             None => Ok(0),
+        }
+    }
+
+    /// The record that was handed out is not settled: it comes again, unless it was dropped meanwhile.
+    pub(crate) fn give_back(&mut self) {
+        if let Some(hand) = self.in_hand.take()
+            && hand.alone
+        {
+            self.lost.full += hand.items;
         }
     }
 
@@ -344,15 +352,16 @@ impl Spool {
         if self.segments.is_empty() {
             self.writer = None;
         }
-        let mut lost = Lost::default();
-        count(&mut lost, oldest.items);
-        self.lost.add(lost);
-        if self
-            .in_hand
-            .is_some_and(|h| h.place.segment == oldest.number)
+        let mut items = oldest.items;
+        if let Some(hand) = &mut self.in_hand
+            && !hand.alone
+            && hand.place.segment == oldest.number
         {
-            self.in_hand = None;
+            hand.items = hand.items.min(items);
+            hand.alone = true;
+            items -= hand.items;
         }
+        count(&mut self.lost, items);
         if self
             .reader
             .as_ref()

@@ -1,0 +1,173 @@
+//! With a spool nothing is lost that its bounds hold: over an endpoint's outage, over the process's end.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
+
+mod common;
+
+use std::{collections::BTreeSet, path::Path, time::Duration};
+
+use common::{Shared, Sink, attrs, config, labels, until};
+use waggle_telemetry::{
+    IoStream, SpanKind, SpoolConfig, Telemetry, TelemetryConfig,
+    pipeline::{DropReason, Limits, decode_line},
+};
+
+fn spooled(dir: &Path, url: String) -> TelemetryConfig {
+    let mut config = config(Some(url));
+    config.spool = Some(SpoolConfig::new(dir));
+    config
+}
+
+/// Says lines, slowly enough for the queue.
+async fn log(t: &Telemetry, from: u64, to: u64) {
+    let task = labels("web.1");
+    for i in from..to {
+        let line = format!("line {i}");
+        t.task_log(&task, decode_line(line.as_bytes(), IoStream::Stdout, 1));
+        if i % 100 == 99 {
+            until("the queue to go to disk", || {
+                let all = t.losses().logs;
+                all.input - all.exported - all.dropped_total() >= i - from - 99
+                    && t.prometheus_text().contains("waggle_telemetry_spool_size")
+            })
+            .await;
+        }
+    }
+}
+
+/// Lines at the endpoint, and how many came more than once.
+fn received(state: &Shared) -> (BTreeSet<String>, usize) {
+    let state = state.lock().unwrap();
+    let bodies = state.logs.iter().filter_map(|(_, r)| {
+        use opentelemetry_proto::tonic::common::v1::any_value::Value;
+        match r.body.as_ref()?.value.as_ref()? {
+            Value::StringValue(s) if s.starts_with("line ") => Some(s.clone()),
+            _ => None,
+        }
+    });
+    let all: Vec<String> = bodies.collect();
+    let distinct: BTreeSet<String> = all.iter().cloned().collect();
+    let n = all.len() - distinct.len();
+    (distinct, n)
+}
+
+#[tokio::test]
+async fn an_outage_and_a_restart_lose_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = Shared::default();
+    let own = std::net::SocketAddr::from(([127, 0, 0, 79], 0));
+    let sink = Sink::start_at(&state, own);
+    let (addr, url) = (sink.addr, sink.url());
+    let (t, guard) = Telemetry::start(&spooled(dir.path(), url.clone())).unwrap();
+    log(&t, 0, 100).await;
+    until("the first hundred", || t.losses().logs.exported == 100).await;
+    drop(sink);
+    log(&t, 100, 3000).await;
+    for _ in 0..20 {
+        t.begin_span("x", SpanKind::Internal, None, vec![]).end();
+    }
+    let losses = guard.shutdown(Duration::from_secs(2)).await;
+    assert!(losses.balanced(), "{losses:?}");
+    assert_eq!(losses.logs.dropped_total(), 0, "{losses:?}");
+    assert_eq!((losses.logs.held, losses.spans.held), (2900, 20));
+
+    // Another process, which finds the endpoint away as well.
+    let (t, guard) = Telemetry::start(&spooled(dir.path(), url.clone())).unwrap();
+    assert_eq!((t.losses().logs.input, t.losses().logs.held), (2900, 2900));
+    log(&t, 3000, 3100).await;
+    let page = t.prometheus_text();
+    assert!(page.contains("waggle_telemetry_spool_oldest_age"), "{page}");
+    let losses = guard.shutdown(Duration::from_secs(1)).await;
+    assert_eq!((losses.logs.held, losses.logs.dropped_total()), (3000, 0));
+
+    let _sink = Sink::start_at(&state, addr);
+    let (t, guard) = Telemetry::start(&spooled(dir.path(), url)).unwrap();
+    until("all of it", || t.losses().logs.exported == 3000).await;
+    until("the spans", || t.losses().spans.exported == 20).await;
+    let losses = guard.shutdown(Duration::from_secs(5)).await;
+    assert!(losses.balanced(), "{losses:?}");
+    assert_eq!((losses.logs.held, losses.metrics.held), (0, 0));
+    let (lines, twice) = received(&state);
+    assert_eq!(lines.len(), 3100);
+    // A request whose answer was cut off comes again, with the ids that it had.
+    let state = state.lock().unwrap();
+    let uids: BTreeSet<String> = state
+        .logs
+        .iter()
+        .map(|(_, r)| attrs(&r.attributes)["log.record.uid"].clone())
+        .collect();
+    assert!(uids.len() >= 3100 && state.logs.len() - uids.len() >= twice);
+    let left = std::fs::read_dir(dir.path().join("logs")).unwrap();
+    let left: Vec<_> = left.map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(left, ["cursor"], "the disk has its room back");
+}
+
+#[tokio::test]
+async fn what_does_not_fit_is_the_oldest_and_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = Shared::default();
+    let own = std::net::SocketAddr::from(([127, 0, 0, 80], 0));
+    let sink = Sink::start_at(&state, own);
+    let (addr, url) = (sink.addr, sink.url());
+    drop(sink);
+    let mut config = spooled(dir.path(), url);
+    config.spool.as_mut().unwrap().max_bytes = 512 << 10;
+    config.log_queue = Limits {
+        max_items: 100_000,
+        max_bytes: 64 << 20,
+    };
+    let (t, guard) = Telemetry::start(&config).unwrap();
+    log(&t, 0, 5000).await;
+    until("the queue to go to disk", || {
+        t.losses().logs.dropped(DropReason::SpoolFull) > 0
+    })
+    .await;
+    let _sink = Sink::start_at(&state, addr);
+    let losses = guard.shutdown(Duration::from_secs(20)).await;
+    assert!(losses.balanced(), "{losses:?}");
+    let (lines, _) = received(&state);
+    assert_eq!(losses.logs.held, 0);
+    assert_eq!(losses.logs.exported, lines.len() as u64);
+    assert_eq!(
+        losses.logs.dropped_total(),
+        losses.logs.dropped(DropReason::SpoolFull)
+    );
+    // But for what was under way, the newest are there.
+    assert!(lines.contains("line 4999") && !lines.contains("line 1500"));
+}
+
+#[tokio::test]
+async fn partial_success_small_appetites_and_refusals_are_booked() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = Shared::default();
+    let sink = Sink::start(&state);
+    let (t, guard) = Telemetry::start(&spooled(dir.path(), sink.url())).unwrap();
+    state.lock().unwrap().max_records = Some(7);
+    log(&t, 0, 100).await;
+    until("all in small parts", || t.losses().logs.exported == 100).await;
+    assert_eq!(received(&state).0.len(), 100);
+    {
+        let mut state = state.lock().unwrap();
+        state.max_records = None;
+        state.refuse = Some(tonic::Code::InvalidArgument);
+    }
+    log(&t, 100, 105).await;
+    until("refused", || {
+        t.losses().logs.dropped(DropReason::Rejected) == 5
+    })
+    .await;
+    state.lock().unwrap().refuse = None;
+    let losses = guard.shutdown(Duration::from_secs(5)).await;
+    assert!(losses.balanced(), "{losses:?}");
+    assert_eq!((losses.logs.exported, losses.logs.held), (100, 0));
+}
+
+#[tokio::test]
+async fn a_directory_that_can_not_be_used_is_said_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let config = spooled(&file, "http://127.0.0.1:9".into());
+    let error = Telemetry::start(&config).unwrap_err();
+    assert!(error.to_string().starts_with("telemetry spool "), "{error}");
+}
