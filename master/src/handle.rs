@@ -2,7 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Mutex, mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
 use waggle_services::{
     DeploymentPlan,
     jobs::{JobAnswer, JobCall},
@@ -172,6 +173,8 @@ pub struct MasterHandle {
     requests: mpsc::Sender<Request>,
     view: watch::Receiver<Arc<ClusterView>>,
     newsroom: Newsroom,
+    changes: Arc<Mutex<()>>,
+    abdicates: CancellationToken,
 }
 
 impl MasterHandle {
@@ -190,8 +193,25 @@ impl MasterHandle {
             requests,
             view,
             newsroom: Newsroom::default(),
+            changes: Arc::default(),
+            abdicates: CancellationToken::new(),
         };
         (handle, rx, tx)
+    }
+
+    /// Held from reading a definition to storing the changed one, whichever listener the change came by.
+    pub(crate) fn changes(&self) -> &Arc<Mutex<()>> {
+        &self.changes
+    }
+
+    /// The master gives up its lead, once it has answered what it is asked now.
+    pub(crate) fn abdicate(&self) {
+        self.abdicates.cancel();
+    }
+
+    /// Whether it has been told to.
+    pub(crate) fn abdicates(&self) -> &CancellationToken {
+        &self.abdicates
     }
 
     /// Who listens to events of services.

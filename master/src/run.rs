@@ -37,6 +37,8 @@ const SESSION_EVENTS: usize = 4096;
 const FRAMEWORK_EVENTS: usize = 1024;
 /// Calls that one connection may have open at once.
 const STREAMS: u32 = 256;
+/// Between two questions for the first view.
+const FIRST_VIEW: Duration = Duration::from_millis(20);
 /// Open subscriptions of frameworks; more are refused.
 const MAX_SUBSCRIPTIONS: usize = 1200;
 
@@ -125,7 +127,8 @@ pub async fn run(
     Box::pin(run_on(config, listeners, Arc::new(store), telemetry, stop)).await
 }
 
-/// As [`run`], on any store.
+/// As [`run`], on any store. Who is told to give up its lead, and is the only candidate, leads again, with nothing but
+/// what is stored; its listeners stay open meanwhile.
 pub async fn run_on(
     config: MasterConfig,
     listeners: MasterListeners,
@@ -133,6 +136,57 @@ pub async fn run_on(
     telemetry: Telemetry,
     stop: CancellationToken,
 ) -> Result<(), MasterError> {
+    let listeners = Kept::new(listeners)?;
+    loop {
+        let round = (config.clone(), listeners.again()?, Arc::clone(&store));
+        let ended = Box::pin(lead(round, telemetry.clone(), stop.clone())).await?;
+        if stop.is_cancelled() || ended == Ended::Stopped {
+            return Ok(());
+        }
+        tracing::warn!("has given up its lead, and leads again");
+    }
+}
+
+/// Why a master leads no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    Stopped,
+    Abdicated,
+}
+
+/// Listeners that outlive a lead.
+struct Kept([std::net::TcpListener; 3]);
+
+impl Kept {
+    fn new(l: MasterListeners) -> Result<Self, MasterError> {
+        let std = |l: TcpListener| l.into_std().map_err(|e| listener_failed(&e));
+        Ok(Self([std(l.mesos)?, std(l.marathon)?, std(l.session)?]))
+    }
+
+    fn again(&self) -> Result<MasterListeners, MasterError> {
+        let one = |l: &std::net::TcpListener| {
+            let again = l.try_clone().and_then(TcpListener::from_std);
+            again.map_err(|e| listener_failed(&e))
+        };
+        let [mesos, marathon, session] = &self.0;
+        Ok(MasterListeners {
+            mesos: one(mesos)?,
+            marathon: one(marathon)?,
+            session: one(session)?,
+        })
+    }
+}
+
+fn listener_failed(e: &std::io::Error) -> MasterError {
+    MasterError::Server(format!("a listener can't be kept: {e}"))
+}
+
+/// Leads once.
+async fn lead(
+    (config, listeners, store): (MasterConfig, MasterListeners, Arc<dyn Store>),
+    telemetry: Telemetry,
+    stop: CancellationToken,
+) -> Result<Ended, MasterError> {
     let telemetry = telemetry.component("waggle-master");
     let entries = store
         .range("")
@@ -177,6 +231,7 @@ pub async fn run_on(
         parts.clone(),
     );
     let newsroom = handle.newsroom().clone();
+    let abdicates = handle.abdicates().clone();
     let event_loop = EventLoop::new(
         core,
         store,
@@ -210,9 +265,11 @@ pub async fn run_on(
             .await
             .map_err(|e| MasterError::Server(format!("the session server failed: {}", chain(&e))))
     });
+    let first = |handle: &MasterHandle| first_view(handle.clone(), parts.clone());
     let mesos = guarded(
         &parts,
         serve_http(
+            first(&handle),
             listeners.mesos,
             http::mesos_router(handle.clone(), Some(door), telemetry.clone()),
             config.http,
@@ -223,6 +280,7 @@ pub async fn run_on(
     let marathon = guarded(
         &parts,
         serve_http(
+            first(&handle),
             listeners.marathon,
             http::marathon_router(handle, telemetry.clone()),
             HttpLimits {
@@ -233,8 +291,19 @@ pub async fn run_on(
             parts.clone(),
         ),
     );
-    tokio::try_join!(looping, sessions, mesos, marathon)?;
-    Ok(())
+    let watching = guarded(&parts, async {
+        tokio::select! {
+            () = abdicates.cancelled() => {}
+            () = parts.cancelled() => {}
+        }
+        Ok(())
+    });
+    tokio::try_join!(looping, sessions, mesos, marathon, watching)?;
+    Ok(if abdicates.is_cancelled() {
+        Ended::Abdicated
+    } else {
+        Ended::Stopped
+    })
 }
 
 /// Runs the loop on a thread of its own: what it answers must not wait behind the sessions of all agents that
@@ -260,13 +329,34 @@ async fn guarded<T>(
     part.await
 }
 
+/// Waits until there is something to read: an empty cluster would be told of one that is only not looked at yet.
+async fn first_view(handle: MasterHandle, parts: CancellationToken) {
+    let mut views = handle.subscribe();
+    // Views are made for who asks.
+    let asking = async {
+        let mut again = tokio::time::interval(FIRST_VIEW);
+        loop {
+            again.tick().await;
+            handle.fresh().await;
+        }
+    };
+    tokio::select! {
+        // The loop is gone, or all is to stop: serving ends at once.
+        _ = views.wait_for(|v| v.leader.is_some()) => {}
+        () = parts.cancelled() => {}
+        () = asking => {}
+    }
+}
+
 async fn serve_http(
+    ready: impl Future<Output = ()>,
     listener: TcpListener,
     router: axum::Router,
     limits: HttpLimits,
     telemetry: &Telemetry,
     stop: CancellationToken,
 ) -> Result<(), MasterError> {
+    ready.await;
     http::serve(listener, router, limits, telemetry.clone(), stop).await;
     Ok(())
 }

@@ -326,6 +326,58 @@ async fn from_definition_to_snapshot_and_over_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_abdicates_leads_again_with_what_is_stored() {
+    let dir = tempfile::tempdir().unwrap();
+    let master = Master::start(&dir.path().join("master.db")).await;
+    let mut agent = FakeAgent::register(&master, Vec::new()).await;
+    let (status, body) = master.http("POST", "/v2/apps", "", APP).await;
+    assert_eq!(status, 201, "{body}");
+    let launched = |m: Hear| match m {
+        Hear::Launch(l) => l.spec,
+        _ => None,
+    };
+    let spec = agent.until(launched).await;
+    let running = agent
+        .report(&spec.task_id, pb::TaskState::TaskRunning)
+        .await;
+    agent
+        .until(|m| matches!(m, Hear::Ack(_)).then_some(()))
+        .await;
+    let events = master.marathon;
+    let events = tokio::spawn(async move { exchange(events, "GET", "/v2/events", "", "").await.1 });
+    let (status, body) = master.http("DELETE", "/v2/leader?backup=x", "", "").await;
+    assert_eq!(status, 422, "{body}");
+    let (status, body) = master
+        .http("DELETE", "/service/marathon/v2/leader", "", "")
+        .await;
+    assert_eq!(
+        (status, body.as_str()),
+        (200, r#"{"message":"Leadership abdicated"}"#)
+    );
+    let heard = timeout(PATIENCE, events).await.unwrap().unwrap();
+    assert!(heard.contains("event_stream_attached"), "{heard}");
+
+    // The next lead: nothing was refused meanwhile, and nothing is started twice.
+    let task = pb::RegisteredTask {
+        spec: Some(spec.clone()),
+        latest: Some(running),
+    };
+    let mut agent = FakeAgent::register(&master, vec![task]).await;
+    agent
+        .until(|m| {
+            assert!(!matches!(m, Hear::Launch(_)), "nothing is started twice");
+            desired(m)
+        })
+        .await;
+    let (status, _) = master.http("DELETE", "/v2/apps/web", "", "").await;
+    assert_eq!(status, 200);
+    agent
+        .until(|m| matches!(m, Hear::Kill(k) if k.task_id == spec.task_id).then_some(()))
+        .await;
+    master.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failing_store_delays_answers_and_loses_nothing() {
     let store = MemoryStore::new();
     let master = Master::start_on(Arc::new(store.clone())).await;

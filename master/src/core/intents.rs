@@ -102,17 +102,7 @@ impl MasterCore {
             );
             return Err(FieldError::new("instances", rule).into());
         }
-        validate_constraints(&spec.constraints)?;
-        step_deadline(spec)?;
-        check_canary(spec)?;
-        not_yet(spec)?;
-        if n_vips(spec) > MAX_VIPS {
-            return Err(MasterError::Limit("VIPs of one service"));
-        }
-        // Counted on the way to the store: a body may grow when defaults are filled in.
-        if stored::spec_bytes(spec) > MAX_VALUE_BYTES {
-            return Err(MasterError::Limit("size of the definition"));
-        }
+        check_alone(spec)?;
         self.check_network_of(spec)?;
         Ok(())
     }
@@ -198,6 +188,22 @@ pub(super) fn not_yet(spec: &ServiceSpec) -> Result<(), FieldError> {
         Some((field, _)) => Err(FieldError::new(field, "is not supported yet")),
         None => Ok(()),
     }
+}
+
+/// What a definition says, as far as that can be judged without a cluster.
+pub fn check_alone(spec: &ServiceSpec) -> Result<(), MasterError> {
+    validate_constraints(&spec.constraints)?;
+    step_deadline(spec)?;
+    check_canary(spec)?;
+    not_yet(spec)?;
+    if n_vips(spec) > MAX_VIPS {
+        return Err(MasterError::Limit("VIPs of one service"));
+    }
+    // Counted on the way to the store: a body may grow when defaults are filled in.
+    if stored::spec_bytes(spec) > MAX_VALUE_BYTES {
+        return Err(MasterError::Limit("size of the definition"));
+    }
+    Ok(())
 }
 
 pub(super) fn n_vips(spec: &ServiceSpec) -> usize {

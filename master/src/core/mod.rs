@@ -85,6 +85,7 @@ pub use event::{
 pub use frameworks::Framework;
 pub use groups::{GroupAnswer, GroupQuery, TreeRequest};
 pub use history::{KEEP_RECORDS, Record};
+pub use intents::check_alone;
 pub use jobs::JOB_FRAMEWORK;
 pub use networks::{LEASE_REST, NetworkView, check_network_of};
 pub use news::{DeploymentPhase, InstanceRef, News, PlanNews};

@@ -2,6 +2,8 @@
 //!
 //! Requests are dispatched on the decoded path's segments, since Marathon ids are paths and clients
 //! write double slashes: empty segments do not count. Wire types and validation are `waggle-api`'s.
+//! Clients of DC/OS's gateway find what it had at one address on the Mesos listener: `/service/marathon/..` and
+//! `/mesos/..`.
 //!
 //! # Invariants
 //! - Reads take the newest [`ClusterView`] and never touch the core.
@@ -51,6 +53,8 @@ use serve::{Cut, Peer};
 pub const MAX_BODY: usize = 1 << 20;
 /// A body that takes longer is refused, so that idle clients hold nothing.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// Where DC/OS's gateway had Marathon's API, for clients that know only that.
+const MARATHON: [&str; 2] = ["service", "marathon"];
 /// Longest wait for the view to show a change that is on disk.
 const SETTLE: Duration = Duration::from_secs(1);
 
@@ -72,12 +76,12 @@ struct Api {
 impl Api {
     fn new(handle: MasterHandle, telemetry: Telemetry) -> Self {
         Self {
-            handle,
-            changes: Arc::new(Mutex::new(())),
+            changes: Arc::clone(handle.changes()),
             tunnels: Tunnels::default(),
             scheduler: None,
             hub: operator::Hub::default(),
             telemetry,
+            handle,
         }
     }
 
@@ -137,21 +141,24 @@ async fn serve_mesos(State(api): State<Api>, mut request: Request) -> Response {
     api.handle.fresh().await;
     let peer = request.extensions().get::<Peer>().map(|p| p.0);
     let caller = Caller::of(&mut request, peer);
-    let answer: Result<Response, Fail> = match Call::new(request) {
-        Ok((call, body)) if call.segments.first().is_some_and(|s| s == "waggle") => {
-            match relay::wanted(&call) {
-                Some(wanted) => relay::relay(&api, &call, wanted, body, caller).await,
-                None => native::route(&api, &call, body).await,
-            }
-        }
-        Ok((call, body)) if operator::is_mine(&call) => {
+    let (mut call, body) = match Call::new(request) {
+        Ok(taken) => taken,
+        Err(e) => return Fail::from(e).into_response(),
+    };
+    if call.is_below(&MARATHON) {
+        return marathon::route(&api, &call, body).await.into_response();
+    }
+    call.is_below(&["mesos"]);
+    let answer = match call.segments.first().map(String::as_str) {
+        Some("waggle") => match relay::wanted(&call) {
+            Some(wanted) => relay::relay(&api, &call, wanted, body, caller).await,
+            None => native::route(&api, &call, body).await,
+        },
+        _ if operator::is_mine(&call) => {
             return operator::route(&api, &call, body, cut.unwrap_or_default()).await;
         }
-        Ok((call, body)) if operator::is_legacy(&call) => {
-            return operator::legacy(&api, &call, body).await;
-        }
-        Ok((call, _)) => mesos::route(&api, &call),
-        Err(e) => Err(e.into()),
+        _ if operator::is_legacy(&call) => return operator::legacy(&api, &call, body).await,
+        _ => mesos::route(&api, &call),
     };
     answer.into_response()
 }
@@ -159,10 +166,13 @@ async fn serve_mesos(State(api): State<Api>, mut request: Request) -> Response {
 async fn serve_marathon(State(api): State<Api>, request: Request) -> Response {
     api.handle.fresh().await;
     let answer: Result<Response, Fail> = match Call::new(request) {
-        Ok((call, body)) => match metronome::is_mine(&call) {
-            Some(path) => metronome::route(&api, &call, &path, body).await,
-            None => marathon::route(&api, &call, body).await,
-        },
+        Ok((mut call, body)) => {
+            call.is_below(&MARATHON);
+            match metronome::is_mine(&call) {
+                Some(path) => metronome::route(&api, &call, &path, body).await,
+                None => marathon::route(&api, &call, body).await,
+            }
+        }
         Err(e) => Err(e.into()),
     };
     answer.into_response()

@@ -67,6 +67,16 @@ impl Call {
         Ok((call, body))
     }
 
+    /// Whether the path is below another one, which is taken off then.
+    pub(super) fn is_below(&mut self, prefix: &[&str]) -> bool {
+        let below = self.segments.get(..prefix.len());
+        let below = below.is_some_and(|s| s == prefix);
+        if below {
+            self.segments.drain(..prefix.len());
+        }
+        below
+    }
+
     /// The client's address; empty when it is not known.
     pub(super) fn client(&self) -> String {
         self.peer.map(|p| p.ip().to_string()).unwrap_or_default()

@@ -283,6 +283,14 @@ pub struct MarathonConfig {
     pub hostname: Option<String>,
     pub master: Option<String>,
     pub mesos_role: String,
+    pub mesos_leader_ui_url: Option<String>,
+    pub executor: String,
+    pub features: Vec<String>,
+    pub default_network_name: String,
+    pub max_instances_per_offer: u32,
+    /// Milliseconds, as the other durations.
+    pub task_launch_timeout: u64,
+    pub decline_offer_duration: u64,
 }
 
 /// There is no ZooKeeper: an empty object.

@@ -7,16 +7,19 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde_json::{Value, json};
-use waggle_api::marathon::{
-    Delay, HttpConfig, Info, Leader, MarathonConfig, Number, ProcessedOffers, Queue, QueueItem,
-    Rejection, ZooKeeperConfig,
+use waggle_api::{
+    error::ApiError,
+    marathon::{
+        Delay, HttpConfig, Info, Leader, MarathonConfig, Number, ProcessedOffers, Queue, QueueItem,
+        Rejection, ZooKeeperConfig,
+    },
 };
 use waggle_types::{Millis, ServiceId, ServiceVersion, UnixMillis};
 
 use super::{
     super::{
         Api,
-        request::Query,
+        request::{Call, Query},
         respond::{Fail, ok},
     },
     apps::{Embed, app},
@@ -107,9 +110,23 @@ pub(super) fn leader(view: &ClusterView) -> Result<Response, Fail> {
     Ok(ok(&Leader { leader }))
 }
 
+/// The leader steps down. Where it is the only candidate it is elected again at once: what it knows is what is stored,
+/// and agents and clients come to it anew.
+pub(super) fn abdicate(api: &Api, call: &Call) -> Result<Response, Fail> {
+    for of_backup in ["backup", "restore"] {
+        if call.query.first(of_backup).is_some() {
+            let rule = "is not supported; copy the store's file while no master runs";
+            return Err(ApiError::invalid(of_backup, rule).into());
+        }
+    }
+    api.handle.abdicate();
+    Ok(ok(&json!({ "message": "Leadership abdicated" })))
+}
+
 pub(super) fn info(view: &ClusterView) -> Info {
     let framework = view.frameworks.values().find(|f| f.name == "marathon");
     let leader = view.leader.as_ref();
+    let limits = waggle_services::Limits::default();
     Info {
         name: "marathon".into(),
         version: MARATHON_VERSION.into(),
@@ -124,6 +141,13 @@ pub(super) fn info(view: &ClusterView) -> Info {
             hostname: leader.map(|l| l.hostname.clone()),
             master: leader.map(|l| format!("{}:{}", l.ip, l.mesos_port)),
             mesos_role: framework.map_or("*", |f| f.role()).to_owned(),
+            mesos_leader_ui_url: leader.map(|l| format!("http://{}:{}/", l.ip, l.mesos_port)),
+            executor: "//cmd".into(),
+            features: Vec::new(),
+            default_network_name: "dcos".into(),
+            max_instances_per_offer: limits.max_instances_per_offer,
+            task_launch_timeout: limits.launch_timeout.0,
+            decline_offer_duration: limits.decline_duration.0,
         },
         zookeeper_config: ZooKeeperConfig {},
         http_config: HttpConfig {

@@ -60,8 +60,8 @@ pub(super) async fn route(api: &Api, call: &Call, body: Body) -> Result<Response
         ["v2", "info"] => get(call, |_| ok(&info::info(&api.view()))),
         ["v2", "leader"] => match call.method {
             Method::GET => info::leader(&api.view()),
-            Method::DELETE => Err(Fail::not_yet("abdication of the leader is")),
-            _ => Err(Fail::method(call, "GET")),
+            Method::DELETE => info::abdicate(api, call),
+            _ => Err(Fail::method(call, "GET, DELETE")),
         },
         ["v2", "events"] => match call.method {
             Method::GET => events::subscribe(api, call),
@@ -69,7 +69,10 @@ pub(super) async fn route(api: &Api, call: &Call, body: Body) -> Result<Response
         },
         ["v2", "groups", rest @ ..] => groups::route(api, call, body, rest).await,
         ["v2", "pods", ..] => Err(Fail::not_yet("pods are")),
-        ["v2", "eventSubscriptions"] => Err(Fail::not_yet("event subscriptions are")),
+        ["v2", "plugins"] => get(call, |_| ok(&serde_json::json!({ "plugins": [] }))),
+        ["v2", "eventSubscriptions"] => Err(Fail::not_found(
+            "callbacks are not supported, as in Marathon since 1.5; listen to /v2/events",
+        )),
         _ => Err(Fail::no_such_path(call)),
     }
 }
