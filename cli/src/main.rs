@@ -14,6 +14,7 @@ mod args;
 mod client;
 mod commands;
 mod config;
+mod definition;
 mod dns;
 mod error;
 mod listen;
@@ -92,6 +93,12 @@ fn dispatch(command: Command) -> Result<(), CliError> {
         Command::Reservation(c) => block_on(commands::reservation::run(c)),
         Command::Volume(c) => block_on(commands::volume::run(c)),
         Command::Image(c) => block_on(commands::image::run(c)),
+        Command::Logs(c) => block_on(commands::logs::run(c)),
+        Command::Queue(c) => block_on(commands::queue::run(c)),
+        Command::Version(c) => block_on(commands::version::run(c)),
+        Command::Schema(c) => commands::print_json(&match c.of {
+            args::Schema::App => waggle_api::marathon::app_schema(),
+        }),
         Command::Maintenance(c) => block_on(commands::maintenance::run(c)),
         Command::Vip(vip) => block_on(commands::vip::run(vip)),
         Command::Policy(policy) => block_on(commands::policy::run(policy)),

@@ -113,3 +113,85 @@ async fn a_service_is_shown_explained_restarted_and_rolled_back() {
     assert_eq!(offers, "[]\n");
     m.stop.cancel();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_definition_in_yaml_is_checked_compared_applied_and_waited_for() {
+    let m = Master::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("app.yaml");
+    let write = |text: &str| std::fs::write(&file, text).unwrap();
+    let path = file.to_str().unwrap();
+    write("id: /shop/web\ncmd: sleep 9\ninstances: 2\nenv: {A: \"1\"}\n");
+    let fine = m.says(&["app", "validate", path]).await;
+    assert!(fine.ends_with("/shop/web is fine: 2 instances\n"), "{fine}");
+
+    let diff = m.waggle(&["app", "diff", path]).await;
+    assert_eq!(diff.status.code(), Some(1));
+    let text = String::from_utf8(diff.stdout).unwrap();
+    assert!(text.contains("+ env.A: \"1\"\n"), "{text}");
+    assert!(
+        text.ends_with("/shop/web is new: 2 would start\n"),
+        "{text}"
+    );
+    m.says(&["app", "add", path]).await;
+    let same = m.says(&["app", "diff", path]).await;
+    assert_eq!(same, "/shop/web would stay as it is\n");
+    write("id: /shop/web\ncmd: sleep 9\ninstances: 3\nenv: {A: \"1\"}\n");
+    let diff = m.waggle(&["app", "diff", path]).await;
+    assert_eq!(diff.status.code(), Some(1));
+    let text = String::from_utf8(diff.stdout).unwrap();
+    assert_eq!(
+        text,
+        "~ instances: 2 -> 3\n/shop/web would be scaled from 2 to 3\n"
+    );
+
+    // Nothing runs anything here: waiting says what for, and gives up.
+    let args = [
+        "app",
+        "update",
+        path,
+        "--force",
+        "--wait",
+        "--timeout",
+        "1s",
+    ];
+    let out = m.waggle(&args).await;
+    assert_eq!(out.status.code(), Some(1));
+    let err = String::from_utf8(out.stderr).unwrap();
+    assert!(
+        err.contains("/shop/web: scale: 0 of 3 instances ready\n"),
+        "{err}"
+    );
+    assert!(
+        err.contains("is not over after 1s; 3 instances wait"),
+        "{err}"
+    );
+    assert_eq!(m.says(&["app", "diff", path]).await, same);
+    let queue = m.says(&["queue"]).await;
+    assert!(queue.contains("/shop/web  3"), "{queue}");
+    m.says(&["queue", "reset", "/shop/web"]).await;
+    assert_eq!(
+        m.waggle(&["queue", "reset", "/no"]).await.status.code(),
+        Some(1)
+    );
+    assert_eq!(m.says(&["logs", "/shop/web"]).await, "");
+    assert_eq!(m.waggle(&["logs", "/no"]).await.status.code(), Some(1));
+
+    let version = m.says(&["version"]).await;
+    assert!(version.contains("Marathon API  1."), "{version}");
+    let schema = m.says(&["schema", "app"]).await;
+    let schema: serde_json::Value = serde_json::from_str(&schema).unwrap();
+    assert_eq!(
+        schema["properties"]["killSelection"]["enum"][1],
+        "OLDEST_FIRST"
+    );
+
+    write("id: /shop/web\ncmd: x\ncpus: -1\nmem: much\n");
+    let bad = m.waggle(&["app", "validate", path]).await;
+    assert_eq!(bad.status.code(), Some(2));
+    let err = String::from_utf8(bad.stderr).unwrap();
+    for rule in ["cpus: must not be negative, is -1", "mem: must be a number"] {
+        assert!(err.contains(rule), "{err}");
+    }
+    m.stop.cancel();
+}

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::{CanaryCommand, Output};
+use super::{CanaryCommand, Output, Wait};
 
 /// `waggle app ...`.
 #[derive(Debug, Args)]
@@ -22,14 +22,33 @@ pub struct AppCommand {
 pub enum AppSub {
     /// Add a service from a Marathon app definition
     Add {
-        /// JSON file, or - for standard input
+        /// JSON or YAML file, or - for standard input
         file: PathBuf,
-        /// Return when the deployment is over instead of at once
+        /// Waiting.
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Make a service what a definition says; what is not in it has its default
+    Update {
+        /// JSON or YAML file, or - for standard input
+        file: PathBuf,
+        /// Override a deployment that is running
         #[arg(long)]
-        wait: bool,
-        /// Give up waiting after this long
-        #[arg(long, default_value = "300s", value_name = "DURATION")]
-        timeout: String,
+        force: bool,
+        /// Waiting.
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Say what `waggle app update` would change; exit code 1 if anything
+    Diff {
+        /// JSON or YAML file, or - for standard input
+        file: PathBuf,
+    },
+    /// Check definitions without a cluster; exit code 2 if one is wrong
+    Validate {
+        /// JSON or YAML files, or - for standard input
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
     },
     /// List services
     List,
@@ -47,6 +66,9 @@ pub enum AppSub {
         /// Override a deployment that is running
         #[arg(long)]
         force: bool,
+        /// Waiting.
+        #[command(flatten)]
+        wait: Wait,
     },
     /// Replace all instances by fresh ones, as an upgrade would
     Restart {
@@ -55,6 +77,9 @@ pub enum AppSub {
         /// Override a deployment that is running
         #[arg(long)]
         force: bool,
+        /// Waiting.
+        #[command(flatten)]
+        wait: Wait,
     },
     /// List the definitions that are kept, newest first, or print one
     Versions {
@@ -74,6 +99,9 @@ pub enum AppSub {
         /// Override a deployment that is running
         #[arg(long)]
         force: bool,
+        /// Waiting.
+        #[command(flatten)]
+        wait: Wait,
     },
     /// Try a new definition on a part of the traffic: canary, or blue and green
     Canary(CanaryCommand),
@@ -84,5 +112,8 @@ pub enum AppSub {
         /// Override a deployment that is running
         #[arg(long)]
         force: bool,
+        /// Waiting.
+        #[command(flatten)]
+        wait: Wait,
     },
 }

@@ -20,7 +20,7 @@ pub struct GroupCommand {
 /// Whether and how long to wait for a deployment.
 #[derive(Debug, Args, Clone)]
 pub struct Wait {
-    /// Return when the deployment is over instead of at once
+    /// Return when the deployment is over instead of at once, and say how it gets on meanwhile
     #[arg(long)]
     pub wait: bool,
     /// Give up waiting after this long
@@ -33,7 +33,7 @@ pub struct Wait {
 pub enum GroupSub {
     /// Add a group of services from a definition
     Add {
-        /// JSON file, or - for standard input
+        /// JSON or YAML file, or - for standard input
         file: PathBuf,
         /// Whether to wait.
         #[command(flatten)]
@@ -43,7 +43,7 @@ pub enum GroupSub {
     Update {
         /// Id, such as /shop; / is the root
         id: String,
-        /// JSON file, or - for standard input
+        /// JSON or YAML file, or - for standard input
         file: PathBuf,
         /// Only print the steps that would be taken
         #[arg(long)]

@@ -8,6 +8,7 @@ mod framework;
 mod group;
 mod image;
 mod job;
+mod logs;
 mod maintenance;
 mod net;
 mod network;
@@ -30,6 +31,9 @@ pub use framework::{FrameworkCommand, FrameworkSub, OfferCommand, OfferSub};
 pub use group::{DeploymentCommand, DeploymentSub, GroupCommand, GroupSub, Wait};
 pub use image::{ImageCommand, ImageSub};
 pub use job::{JobCommand, JobSub, ScheduleSub};
+pub use logs::{
+    LogsCommand, QueueCommand, QueueSub, Schema, SchemaCommand, Stream, VersionCommand,
+};
 pub use maintenance::{MaintenanceCommand, MaintenanceSub};
 pub use net::{DnsApi, DnsCommand, DnsSub, RecordType, VipCommand, VipSub};
 pub use network::{NetworkCommand, NetworkSub};
@@ -67,7 +71,7 @@ pub enum Command {
     Agent(RunArgs),
     /// Say whether this machine can run Waggle, and what is missing
     Doctor(DoctorArgs),
-    /// Services: add, list, show, scale, restart, roll back, remove
+    /// Services: add, update, compare, check, list, show, scale, restart, roll back, remove
     App(AppCommand),
     /// Groups of services: add, change, scale, roll back, remove all of them at once
     Group(GroupCommand),
@@ -75,6 +79,10 @@ pub enum Command {
     Deployment(DeploymentCommand),
     /// Jobs: run now or by schedules, look at their history
     Job(JobCommand),
+    /// The output of all instances of a service, as it comes
+    Logs(LogsCommand),
+    /// Services that wait to be launched, and why
+    Queue(QueueCommand),
     /// Tasks: list them, read their output and files
     Task(TaskCommand),
     /// Run a command in a task: its environment, limits and user
@@ -109,6 +117,10 @@ pub enum Command {
     Dns(DnsCommand),
     /// Say why something is not where it should be, or is offered nothing
     Explain(ExplainCommand),
+    /// Print the JSON Schema of definitions, for editors and checks
+    Schema(SchemaCommand),
+    /// Versions of this program and of the cluster
+    Version(VersionCommand),
     /// Print a completion script for a shell
     Completions {
         /// Which shell.

@@ -9,14 +9,11 @@ use std::{path::Path, time::Duration};
 use anyhow::anyhow;
 use serde_json::{Map, Value, json};
 
-use super::{
-    app::{app_path, read_definition},
-    deployment, items, print, print_json, text,
-};
+use super::{app::app_path, deployment, items, print, print_json, text};
 use crate::{
     args::{CanaryCommand, CanarySub},
     client::Client,
-    config,
+    config, definition,
     error::{CliError, usage},
     table::Table,
 };
@@ -88,7 +85,7 @@ async fn start(
     percent: u8,
     instances: u32,
 ) -> Result<Value, CliError> {
-    let given: Value = serde_json::from_str(&read_definition(file)?)
+    let given: Value = serde_json::from_str(&definition::read(file)?)
         .map_err(|e| usage(format!("{}: not JSON: {e}", file.display())))?;
     if !given.is_object() {
         return Err(usage(format!(

@@ -5,14 +5,13 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::{
-    app::read_definition,
     deployment::{self, started},
     encode_path, items, print, print_json, text,
 };
 use crate::{
     args::{GroupCommand, GroupSub, Wait},
     client::Client,
-    config,
+    config, definition,
     error::{CliError, usage},
     table::Table,
 };
@@ -23,7 +22,7 @@ pub async fn run(command: GroupCommand) -> Result<(), CliError> {
     let json = command.output.json;
     match command.command {
         GroupSub::Add { file, wait } => {
-            let answer = client.post("/v2/groups", read_definition(&file)?).await?;
+            let answer = client.post("/v2/groups", definition::read(&file)?).await?;
             follow(&client, &answer, &wait, json).await
         }
         GroupSub::Update {
@@ -37,7 +36,7 @@ pub async fn run(command: GroupCommand) -> Result<(), CliError> {
                 return plan(&client, &id, &file, force, json).await;
             }
             let path = format!("{}?force={force}", group_path(&id));
-            let answer = client.put(&path, read_definition(&file)?).await?;
+            let answer = client.put(&path, definition::read(&file)?).await?;
             follow(&client, &answer, &wait, json).await
         }
         GroupSub::List => list(&client, json).await,
@@ -103,7 +102,7 @@ async fn plan(
     as_json: bool,
 ) -> Result<(), CliError> {
     let path = format!("{}?dryRun=true&force={force}", group_path(id));
-    let answer = client.put(&path, read_definition(file)?).await?;
+    let answer = client.put(&path, definition::read(file)?).await?;
     if as_json {
         return print_json(&answer);
     }

@@ -6,10 +6,11 @@ use anyhow::anyhow;
 use serde_json::{Value, json};
 use waggle_api::native::JobExplainView;
 
-use super::{app::read_definition, fetch, items, print, print_json, segment, text};
+use super::{fetch, items, print, print_json, segment, text};
 use crate::{
     args::{JobCommand, JobSub, ScheduleSub},
     client::Client,
+    definition,
     error::{CliError, usage},
     table::Table,
     times,
@@ -26,12 +27,12 @@ pub async fn run(command: JobCommand) -> Result<(), CliError> {
     let as_json = command.output.json;
     match command.command {
         JobSub::Add { file } => {
-            let body = read_definition(&file)?;
+            let body = definition::read(&file)?;
             let job = client.post("/v0/scheduled-jobs", body).await?;
             said(&job, as_json, &format!("{}: added\n", text(&job, "id")))
         }
         JobSub::Update { file } => {
-            let body = read_definition(&file)?;
+            let body = definition::read(&file)?;
             let given: Value = serde_json::from_str(&body).map_err(anyhow::Error::from)?;
             let id = segment("id", &text(&given, "id"))?;
             let job = client

@@ -3,10 +3,11 @@
 use serde_json::Value;
 use waggle_api::native::{FlowView, PolicyView, SideView};
 
-use super::{app::read_definition, decode, encode_query, fetch_list, print, print_json, segment};
+use super::{decode, encode_query, fetch_list, print, print_json, segment};
 use crate::{
     args::{PolicyCommand, PolicySub},
     client::Client,
+    definition,
     error::CliError,
     table::Table,
 };
@@ -42,7 +43,7 @@ pub async fn run(command: PolicyCommand) -> Result<(), CliError> {
             print(&format!("{text}\nselects {tasks}\n"))
         }
         PolicySub::Add { file, force } => {
-            let body = read_definition(&file)?;
+            let body = definition::read(&file)?;
             let parsed: Value = serde_json::from_str(&body).map_err(anyhow::Error::from)?;
             let name = parsed.get("name").and_then(Value::as_str).unwrap_or("-");
             let force = if force { "?force=true" } else { "" };

@@ -21,7 +21,7 @@ pub(super) const READ_ONLY: &[&str] = &[
 pub(super) const NOT_YET: &[&str] = &["executorResources", "storeUrls", "taskRateLimit"];
 
 /// Every key that a definition may hold.
-fn known() -> BTreeSet<&'static str> {
+pub(super) fn known() -> BTreeSet<&'static str> {
     const READ: &[&str] = &[
         "acceptedResourceRoles",
         "args",

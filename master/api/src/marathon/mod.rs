@@ -21,6 +21,7 @@ mod network;
 mod parameters;
 mod parse;
 mod ports;
+mod schema;
 mod secrets;
 mod types;
 mod version;
@@ -46,6 +47,7 @@ pub use health_json::{
     ShellJson, TcpCheckJson,
 };
 pub use parse::{MAX_INSTANCES, MAX_PORTS, ParseMode, app_from_value, parse_app, parse_json};
+pub use schema::app_schema;
 pub use types::{
     App, AppList, AppVersions, Delay, Deployment, DeploymentAction, DeploymentResult,
     DeploymentStep, DeploymentStub, HealthCheckResult, HttpConfig, Info, IpAddress, Leader,

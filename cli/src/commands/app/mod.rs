@@ -1,174 +1,157 @@
 //! `waggle app ...`: services through the Marathon API.
 
-use std::{
-    io::Read,
-    path::Path,
-    time::{Duration, Instant},
-};
+mod diff;
+mod validate;
 
-use anyhow::{Context, anyhow};
+use std::path::Path;
+
+use anyhow::Context;
 use serde_json::{Value, json};
 use waggle_api::native::DeploymentView;
 
-use super::{canary, encode_path, fetch_list, items, print, print_json, text};
+use super::{canary, encode_path, fetch_list, items, print, print_json, text, wait};
 use crate::{
-    args::{AppCommand, AppSub},
+    args::{AppCommand, AppSub, Wait},
     client::Client,
-    config,
+    config, definition,
     error::{CliError, usage},
     show::mib,
     table::Table,
 };
 
-/// Longest definition that is sent; the server's limit is 1 MiB.
-const MAX_DEFINITION_BYTES: u64 = 2 << 20;
-/// Between two looks at a deployment.
-const POLL: Duration = Duration::from_millis(200);
-
 /// Runs `waggle app ...`.
 pub async fn run(command: AppCommand) -> Result<(), CliError> {
-    let client = Client::new(&command.output.marathon)?;
     let json = command.output.json;
+    if let AppSub::Validate { files } = &command.command {
+        return validate::run(files, json);
+    }
+    let cluster = Cluster {
+        marathon: Client::new(&command.output.marathon)?,
+        master: Client::new(&command.output.master)?,
+        json,
+    };
+    let client = &cluster.marathon;
     match command.command {
-        AppSub::Add {
-            file,
-            wait,
-            timeout,
-        } => {
-            let timeout = config::positive("timeout", &timeout)?;
-            add(&client, &file, wait.then_some(timeout), json).await
-        }
-        AppSub::Canary(c) => canary::run(&client, c, json).await,
-        AppSub::List => list(&client, json).await,
-        AppSub::Show { id } => {
-            let master = Client::new(&command.output.master)?;
-            show(&client, &master, &id, json).await
-        }
-        AppSub::Restart { id, force } => {
+        AppSub::Add { file, wait } => cluster.add(&file, &wait).await,
+        AppSub::Update { file, force, wait } => cluster.update(&file, force, &wait).await,
+        AppSub::Diff { file } => diff::run(client, &file, json).await,
+        // Needs no cluster.
+        AppSub::Validate { .. } => Ok(()),
+        AppSub::Canary(c) => canary::run(client, c, json).await,
+        AppSub::List => list(client, json).await,
+        AppSub::Show { id } => show(client, &cluster.master, &id, json).await,
+        AppSub::Restart { id, force, wait } => {
             let path = format!("{}/restart?force={force}", app_path(&id));
-            deployment(&client.post(&path, String::new()).await?, json)
+            let answer = client.post(&path, String::new()).await?;
+            cluster.deployed(&id, &answer, &wait).await
         }
-        AppSub::Versions { id, version } => versions(&client, &id, version.as_deref(), json).await,
-        AppSub::Rollback { id, version, force } => {
+        AppSub::Versions { id, version } => versions(client, &id, version.as_deref(), json).await,
+        AppSub::Rollback {
+            id,
+            version,
+            force,
+            wait,
+        } => {
             let body = json!({"version": version}).to_string();
             let path = format!("{}?force={force}", app_path(&id));
-            deployment(&client.put(&path, body).await?, json)
+            let answer = client.put(&path, body).await?;
+            cluster.deployed(&id, &answer, &wait).await
         }
         AppSub::Scale {
             id,
             instances,
             force,
+            wait,
         } => {
             // A PUT would take a service that does not exist for a new definition.
             client.get(&app_path(&id)).await?;
             let body = json!({"instances": instances}).to_string();
             let path = format!("{}?force={force}", app_path(&id));
-            deployment(&client.put(&path, body).await?, json)
+            let answer = client.put(&path, body).await?;
+            cluster.deployed(&id, &answer, &wait).await
         }
-        AppSub::Remove { id, force } => {
+        AppSub::Remove { id, force, wait } => {
             let path = format!("{}?force={force}", app_path(&id));
-            deployment(&client.delete(&path).await?, json)
+            let answer = client.delete(&path).await?;
+            cluster.deployed(&id, &answer, &wait).await
         }
+    }
+}
+
+/// Both APIs, and how to print.
+struct Cluster {
+    marathon: Client,
+    master: Client,
+    json: bool,
+}
+
+impl Cluster {
+    async fn add(&self, file: &Path, wait: &Wait) -> Result<(), CliError> {
+        let body = definition::read(file)?;
+        let limit = config::positive("timeout", &wait.timeout)?;
+        let app = self.marathon.post("/v2/apps", body).await?;
+        let id = text(&app, "id");
+        let deployment_id = items(&app, "deployments").map(|d| text(d, "id")).next();
+        if let (true, Some(deployment_id)) = (wait.wait, &deployment_id) {
+            let (client, master) = (&self.marathon, &self.master);
+            wait::deployment(client, master, &id, deployment_id, limit).await?;
+            let shown = client.get(&app_path(&id)).await?;
+            return if self.json {
+                print_json(&shown)
+            } else {
+                print_app(&shown["app"], &[])
+            };
+        }
+        if self.json {
+            return print_json(&app);
+        }
+        print(&format!(
+            "{id}: deployment {} started\n",
+            deployment_id.unwrap_or_default()
+        ))
+    }
+
+    /// Makes a service what the file says: what is not in it has its default.
+    async fn update(&self, file: &Path, force: bool, wait: &Wait) -> Result<(), CliError> {
+        let body = definition::read_value(file)?;
+        let id = id_of(file, &body)?;
+        let path = format!("{}?partialUpdate=false&force={force}", app_path(&id));
+        let answer = self.marathon.put(&path, body.to_string()).await?;
+        self.deployed(&id, &answer, wait).await
+    }
+
+    /// Says which deployment began, or waits for its end.
+    async fn deployed(&self, id: &str, answer: &Value, wait: &Wait) -> Result<(), CliError> {
+        let limit = config::positive("timeout", &wait.timeout)?;
+        let deployment_id = answer["deploymentId"]
+            .as_str()
+            .context("the answer names no deployment")?;
+        if wait.wait {
+            let id = format!("/{}", id.trim_matches('/'));
+            let (client, master) = (&self.marathon, &self.master);
+            wait::deployment(client, master, &id, deployment_id, limit).await?;
+        }
+        if self.json {
+            return print_json(answer);
+        }
+        let how = if wait.wait { "done" } else { "started" };
+        print(&format!("deployment {deployment_id} {how}\n"))
+    }
+}
+
+/// The id that a definition gives itself.
+fn id_of(file: &Path, body: &Value) -> Result<String, CliError> {
+    match body["id"]
+        .as_str()
+        .filter(|id| !id.trim_matches('/').is_empty())
+    {
+        Some(id) => Ok(id.to_owned()),
+        None => Err(usage(format!("{}: id: must be set", file.display()))),
     }
 }
 
 pub(super) fn app_path(id: &str) -> String {
     format!("/v2/apps/{}", encode_path(id.trim_matches('/')))
-}
-
-async fn add(
-    client: &Client,
-    file: &Path,
-    wait: Option<Duration>,
-    as_json: bool,
-) -> Result<(), CliError> {
-    let body = read_definition(file)?;
-    let app = client.post("/v2/apps", body).await?;
-    let id = text(&app, "id");
-    let deployment_id = items(&app, "deployments").map(|d| text(d, "id")).next();
-    if let (Some(timeout), Some(deployment_id)) = (wait, &deployment_id) {
-        await_deployment(client, &id, deployment_id, timeout).await?;
-        let shown = client.get(&app_path(&id)).await?;
-        return if as_json {
-            print_json(&shown)
-        } else {
-            print_app(&shown["app"], &[])
-        };
-    }
-    if as_json {
-        return print_json(&app);
-    }
-    print(&format!(
-        "{id}: deployment {} started\n",
-        deployment_id.unwrap_or_default()
-    ))
-}
-
-pub(super) fn read_definition(file: &Path) -> Result<String, CliError> {
-    let shown = file.display();
-    let mut text = String::new();
-    let read = |source: &mut dyn Read, text: &mut String| {
-        source.take(MAX_DEFINITION_BYTES).read_to_string(text)
-    };
-    let result = if file == Path::new("-") {
-        read(&mut std::io::stdin().lock(), &mut text)
-    } else {
-        std::fs::File::open(file).and_then(|mut f| read(&mut f, &mut text))
-    };
-    result.map_err(|e| usage(format!("{shown}: {e}")))?;
-    serde_json::from_str::<Value>(&text).map_err(|e| usage(format!("{shown}: not JSON: {e}")))?;
-    Ok(text)
-}
-
-async fn await_deployment(
-    client: &Client,
-    id: &str,
-    deployment_id: &str,
-    limit: Duration,
-) -> Result<(), CliError> {
-    let started = Instant::now();
-    let mut interval = tokio::time::interval(POLL);
-    loop {
-        interval.tick().await;
-        let running = client.get("/v2/deployments").await?;
-        let still = running
-            .as_array()
-            .into_iter()
-            .flatten()
-            .any(|d| text(d, "id") == deployment_id);
-        if !still {
-            return Ok(());
-        }
-        if started.elapsed() > limit {
-            let why = client
-                .get("/v2/queue")
-                .await
-                .map(|q| waiting_for(&q, id))
-                .unwrap_or_default();
-            return Err(anyhow!(
-                "{id}: deployment {deployment_id} is not over after {limit:?}{why}"
-            )
-            .into());
-        }
-    }
-}
-
-/// What the launch queue says about a service that does not get on.
-fn waiting_for(queue: &Value, id: &str) -> String {
-    let Some(item) = items(queue, "queue").find(|q| text(&q["app"], "id") == id) else {
-        return String::new();
-    };
-    let mut out = format!("; {} instances wait", text(item, "count"));
-    let reasons = items(&item["processedOffersSummary"], "rejectSummaryLastOffers");
-    for r in reasons.filter(|r| r["declined"].as_u64().unwrap_or(0) > 0) {
-        out.push_str(&format!(
-            "\n  {}: {} of {} offers",
-            text(r, "reason"),
-            r["declined"],
-            r["processed"]
-        ));
-    }
-    out
 }
 
 async fn list(client: &Client, as_json: bool) -> Result<(), CliError> {
@@ -336,14 +319,4 @@ fn print_app(app: &Value, waits: &[DeploymentView]) -> Result<(), CliError> {
         ]);
     }
     print(&format!("{out}\n{}", table.render()))
-}
-
-fn deployment(answer: &Value, as_json: bool) -> Result<(), CliError> {
-    if as_json {
-        return print_json(answer);
-    }
-    let id = answer["deploymentId"]
-        .as_str()
-        .context("the answer names no deployment")?;
-    print(&format!("deployment {id} started\n"))
 }

@@ -1,0 +1,80 @@
+//! `waggle app validate`: what a master would say of definitions, without one.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+use waggle_api::marathon::{ParseMode, app_from_value};
+use waggle_types::{ServiceSpec, UnixMillis};
+
+use super::{print, print_json};
+use crate::{
+    definition,
+    error::{CliError, usage},
+    times,
+};
+
+/// Checks all files; the first sentence of each error names the file and the field.
+pub fn run(files: &[PathBuf], as_json: bool) -> Result<(), CliError> {
+    let mut wrong = Vec::new();
+    let mut fine = Vec::new();
+    for file in files {
+        let shown = file.display();
+        let body = definition::read_value(file)?;
+        // A list is what PUT /v2/apps takes.
+        let apps: Vec<&Value> = match &body {
+            Value::Array(all) => all.iter().collect(),
+            one => vec![one],
+        };
+        for app in apps {
+            match spec(app) {
+                Ok(spec) => fine.push((file, spec)),
+                Err(all) => wrong.extend(all.into_iter().map(|e| format!("{shown}: {e}"))),
+            }
+        }
+    }
+    if !wrong.is_empty() {
+        return Err(usage(wrong.join("\n")));
+    }
+    if as_json {
+        let all = fine.iter().map(
+            |(file, spec)| json!({ "file": file.display().to_string(), "id": spec.id.as_str() }),
+        );
+        return print_json(&json!(all.collect::<Vec<_>>()));
+    }
+    let lines = fine.iter().map(|(file, spec)| line(file, spec));
+    print(&lines.collect::<String>())
+}
+
+fn line(file: &Path, spec: &ServiceSpec) -> String {
+    let plural = if spec.instances == 1 { "" } else { "s" };
+    format!(
+        "{}: {} is fine: {} instance{plural}\n",
+        file.display(),
+        spec.id,
+        spec.instances
+    )
+}
+
+/// A definition as a master would read it, or every rule that it breaks.
+pub(super) fn spec(app: &Value) -> Result<ServiceSpec, Vec<String>> {
+    let now = UnixMillis(times::now());
+    let spec = app_from_value(app, ParseMode::Create, now).map_err(|e| {
+        let mut all = Vec::new();
+        for d in &e.details {
+            let path = d.path.trim_start_matches('/');
+            all.extend(d.errors.iter().map(|rule| {
+                if rule.starts_with(path) {
+                    rule.clone()
+                } else {
+                    format!("{path}: {rule}")
+                }
+            }));
+        }
+        if all.is_empty() {
+            all.push(e.message.clone());
+        }
+        all
+    })?;
+    waggle_master::core::check_alone(&spec).map_err(|e| vec![e.to_string()])?;
+    Ok(spec)
+}
