@@ -13,25 +13,36 @@ use std::{
 
 use anyhow::{Context, bail};
 
+/// Longest name of an environment's directory.
+const MAX_NAME: usize = 100;
+
 /// A virtual environment's interpreter with `requirements` (such as `marathon==0.13.0`) installed.
 ///
 /// The Python clients of the Mesos world need CPython 3.9 or older.
 pub fn old_python_with(requirements: &[&str], target: &Path) -> anyhow::Result<PathBuf> {
     let find = || old_python().context("no CPython 3.7 to 3.9 on this machine");
-    environment(find, requirements, target)
+    environment(find, requirements, &[], target)
+}
+
+/// The same with these packages and no others: for a client that pins what can't be built any more.
+pub fn old_python_with_only(packages: &[&str], target: &Path) -> anyhow::Result<PathBuf> {
+    let find = || old_python().context("no CPython 3.7 to 3.9 on this machine");
+    environment(find, packages, &["--no-deps"], target)
 }
 
 /// The same with any Python 3 and several requirements.
 pub fn python_with(requirements: &[&str], target: &Path) -> anyhow::Result<PathBuf> {
-    environment(|| Ok(PathBuf::from("python3")), requirements, target)
+    environment(|| Ok(PathBuf::from("python3")), requirements, &[], target)
 }
 
 fn environment(
     find: impl FnOnce() -> anyhow::Result<PathBuf>,
     requirements: &[&str],
+    how: &[&str],
     target: &Path,
 ) -> anyhow::Result<PathBuf> {
     let name = requirements.join("-").replace("==", "-");
+    let name: String = name.chars().take(MAX_NAME).collect();
     let venv = target.join("clients").join(name);
     let python = venv.join("bin/python");
     let done = venv.join("installed");
@@ -51,7 +62,10 @@ fn environment(
         "--retries=1",
         "--timeout=10",
     ];
-    run(Command::new(&python).args(install).args(requirements))?;
+    run(Command::new(&python)
+        .args(install)
+        .args(how)
+        .args(requirements))?;
     std::fs::write(&done, requirements.join("\n"))
         .with_context(|| format!("write {}", done.display()))?;
     Ok(python)

@@ -10,8 +10,8 @@ use std::path::Path;
 use waggle_tests_clients::old_python_with;
 use waggle_tests_privileged::{bin_dir, can_run, shared};
 
-#[test]
-fn marathon_python_lives_through_the_life_of_an_app() {
+/// Runs a script on a node that does not lead, so that the client follows redirects.
+fn run_on_n2(script: &str, steps: &[&str]) {
     if !can_run() {
         return;
     }
@@ -24,8 +24,9 @@ fn marathon_python_lives_through_the_life_of_an_app() {
     };
     let mut shared = shared().unwrap();
     let world = shared.world().unwrap();
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/marathon_client.py");
-    // Not on the leading node: the client follows the redirect.
+    let script = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("scripts")
+        .join(script);
     let out = world
         .cluster
         .command("n2", python.to_str().unwrap())
@@ -37,7 +38,24 @@ fn marathon_python_lives_through_the_life_of_an_app() {
     let stdout = String::from_utf8_lossy(&out.stdout);
     let stderr = String::from_utf8_lossy(&out.stderr);
     assert!(out.status.success(), "{stdout}{stderr}");
-    for step in ["ok container, readiness checks", "ok removal, errors"] {
+    for step in steps {
         assert!(stdout.contains(step), "{stdout}");
     }
+}
+
+#[test]
+fn marathon_python_lives_through_the_life_of_an_app() {
+    let steps = ["ok container, readiness checks", "ok removal, errors"];
+    run_on_n2("marathon_client.py", &steps);
+}
+
+#[test]
+fn marathon_python_hears_of_every_event_and_makes_every_call() {
+    let steps = [
+        "ok events of a deployment",
+        "ok kills",
+        "ok queue, deployments, metrics",
+        "ok abdication",
+    ];
+    run_on_n2("marathon_events.py", &steps);
 }

@@ -1,6 +1,7 @@
 //! `cargo xtask bench smoke`: a few figures from a real cluster, each with how it was taken.
 //! `cargo xtask bench allocator`: level 1 alone. `cargo xtask bench launch`: all of it through its API.
 //! `cargo xtask bench mesos-api`: Mesos's API. `cargo xtask bench failover`: a master that takes over.
+//! `cargo xtask bench services`: level 2 through Marathon's API.
 //! `cargo xtask bench containers`: containers and images of one node.
 //! `cargo xtask bench dns`: the resolver beside others.
 
@@ -62,6 +63,8 @@ enum What {
     Launch(launch::Args),
     /// Mesos's HTTP API: launches a second, latency of offers, listeners, `/state`
     MesosApi(launch::Args),
+    /// Level 2 through Marathon's API: deploy time, latency of reads and writes meanwhile, CPU, memory
+    Services(launch::Args),
     /// A master is killed: how long until the next one listens, offers, has all agents back
     Failover(launch::Args),
     /// Containers of one node, beside `runc run`; pulls of images, beside skopeo
@@ -96,6 +99,7 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
         What::Checks(args) => return checks::main(args),
         What::Launch(args) => return launch::main("launch", args),
         What::MesosApi(args) => return launch::main("mesos_api", args),
+        What::Services(args) => return launch::main("services", args),
         What::Failover(args) => return launch::main("failover", args),
         What::Containers(args) => return containers::main(args),
         What::Xdp(args) => return xdp::main(args),

@@ -20,6 +20,8 @@ pub struct Master {
     pub session: SocketAddr,
     /// Mesos's API.
     pub mesos: SocketAddr,
+    /// Marathon's API.
+    pub marathon: SocketAddr,
     _dir: tempfile::TempDir,
 }
 
@@ -66,6 +68,7 @@ impl Master {
             command,
             session: at(session),
             mesos: at(http),
+            marathon: at(marathon),
             _dir: dir,
         };
         out.listens()?;
