@@ -517,6 +517,7 @@ impl EventLoop {
             Request::Kill {
                 ids,
                 scale,
+                wipe,
                 force,
                 trace,
                 reply,
@@ -528,6 +529,7 @@ impl EventLoop {
                     request: id,
                     ids,
                     scale,
+                    wipe,
                     force,
                     deployment_id: deployment,
                     trace,

@@ -137,6 +137,8 @@ pub enum Request {
         ids: Vec<TaskId>,
         /// Also scale their services down by as many.
         scale: bool,
+        /// Also give back what they reserved, and destroy their volumes.
+        wipe: bool,
         /// Override a running deployment of the service; only with `scale`, which makes one.
         force: bool,
         /// The caller's span.
@@ -349,13 +351,14 @@ impl MasterHandle {
     pub async fn kill_tasks(
         &self,
         ids: Vec<TaskId>,
-        scale: bool,
+        (scale, wipe): (bool, bool),
         force: bool,
         trace: Option<TraceContext>,
     ) -> Result<Option<Deployment>, MasterError> {
         self.ask(|reply| Request::Kill {
             ids,
             scale,
+            wipe,
             force,
             trace,
             reply,

@@ -10,7 +10,7 @@ use std::{
     sync::Arc,
 };
 
-use waggle_services::jobs::Job;
+use waggle_services::{Home, UnusedOffer, Why, jobs::Job};
 use waggle_types::{
     About, AgentId, AgentInfo, Capabilities, DeploymentId, ExecutorRecord, FrameworkId, Generation,
     HealthState, InverseOffer, JobId, Milli, Millis, NetSnapshot, NetworkPolicy, Offer, Quota,
@@ -112,6 +112,8 @@ pub struct ServiceView {
     pub deployments: Vec<DeploymentId>,
     /// How the newest failed instance ended.
     pub last_failure: Option<LastFailure>,
+    /// Where its instances are at home, if it is resident.
+    pub homes: Vec<Home>,
 }
 
 /// A deployment in flight.
@@ -171,6 +173,10 @@ pub struct QueueView {
     pub launch_attempt: BTreeMap<&'static str, (u64, u64)>,
     /// The same of the newest batch of offers.
     pub last_offers: BTreeMap<&'static str, (u64, u64)>,
+    /// Rules that turned offers away since it waits, in words, those first that turned most away.
+    pub why: Vec<Why>,
+    /// A few of the newest offers that were not used.
+    pub unused: Vec<UnusedOffer>,
 }
 
 /// Whether operators let an agent take tasks.

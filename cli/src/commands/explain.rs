@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::de::DeserializeOwned;
 use waggle_api::native::{
     AgentExplainView, BecauseView, ExplainView, FrameworkExplainView, FrameworkRoleExplainView,
-    JobExplainView, RoleExplainView,
+    JobExplainView, RoleExplainView, WhyView,
 };
 
 use super::{encode_path, fetch, print, print_json, role, segment};
@@ -242,9 +242,31 @@ fn app(e: &ExplainView) -> String {
             (offers, 0) => out.push_str(&format!("{offers} offers were looked at\n")),
             (offers, _) => out.push_str(&format!("of {offers} offers these did not fit:\n")),
         }
-        for (reason, n) in &e.refused {
-            out.push_str(&format!("  {reason}: {n}\n"));
+        // An older master counts reasons alone.
+        if e.why.is_empty() {
+            for (reason, n) in &e.refused {
+                out.push_str(&format!("  {reason}: {n}\n"));
+            }
         }
+        reasons(&e.why, &mut out);
+    }
+    if let Some(never) = &e.never {
+        out.push_str(&format!(
+            "of {} instances {} could ever run on the nodes that there are ({}):\n",
+            e.instances, never.fit, never.nodes
+        ));
+        reasons(&never.why, &mut out);
+    }
+    for h in e.homes.iter().filter(|h| !h.in_use) {
+        let node = if h.hostname.is_empty() {
+            &h.agent_id
+        } else {
+            &h.hostname
+        };
+        out.push_str(&format!(
+            "{} has its volumes on {node}, and does not run\n",
+            h.instance
+        ));
     }
     if let Some(failure) = &e.last_failure {
         out.push_str(&format!("last failure: {failure}\n"));
@@ -258,6 +280,16 @@ fn app(e: &ExplainView) -> String {
         out.push_str("nothing is missing\n");
     }
     out
+}
+
+/// Rules with what would help.
+fn reasons(all: &[WhyView], out: &mut String) {
+    for w in all {
+        out.push_str(&format!("  {}\n", w.message));
+        if !w.fix.is_empty() {
+            out.push_str(&format!("    to fix it: {}\n", w.fix));
+        }
+    }
 }
 
 #[cfg(test)]
@@ -337,15 +369,43 @@ mod tests {
             deployments: Vec::new(),
             last_failure: None,
             allocator: vec!["agent a1 has no cpus left".into()],
+            why: vec![WhyView {
+                reason: "InsufficientCpus".into(),
+                message: "needs 4 cpus: 4 offers had less, the most was 2".into(),
+                fix: "ask for at most 2 cpus".into(),
+                offers: 4,
+            }],
+            never: Some(waggle_api::native::NeverView {
+                fit: 0,
+                nodes: 3,
+                why: vec![WhyView {
+                    reason: "InsufficientCpus".into(),
+                    message: "needs 4 cpus: 3 nodes had less, the most was 2".into(),
+                    fix: String::new(),
+                    offers: 3,
+                }],
+            }),
+            homes: vec![waggle_api::native::HomeView {
+                instance: "web.instance-1".into(),
+                agent_id: "a1".into(),
+                hostname: "n1".into(),
+                in_use: false,
+            }],
         };
         assert_eq!(
             app(&e),
             "/web: 1 of 3 instances run, 1 healthy\n\
              2 instances wait to be launched, the backoff ends in 1.5 s\n\
-             of 5 offers these did not fit:\n  InsufficientCpus: 4\n\
+             of 5 offers these did not fit:\n\
+             \x20 needs 4 cpus: 4 offers had less, the most was 2\n\
+             \x20   to fix it: ask for at most 2 cpus\n\
+             of 3 instances 0 could ever run on the nodes that there are (3):\n\
+             \x20 needs 4 cpus: 3 nodes had less, the most was 2\n\
+             web.instance-1 has its volumes on n1, and does not run\n\
              allocator: agent a1 has no cpus left\n"
         );
-        (e.running, e.waiting) = (3, 0);
+        (e.running, e.waiting, e.never) = (3, 0, None);
+        e.homes.clear();
         assert_eq!(
             app(&e),
             "/web: 3 of 3 instances run, 1 healthy\nnothing is missing\n"

@@ -28,6 +28,12 @@ impl IdGen {
         mix(mix(self.seed).wrapping_add(self.n))
     }
 
+    /// The next task of a resident instance; Marathon counts them, here they differ.
+    pub fn next_task_of(&mut self, instance: &str) -> Option<TaskId> {
+        let n = self.next() >> 32;
+        TaskId::new(format!("{instance}._app.{n}")).ok()
+    }
+
     /// A random UUID as text.
     pub fn uuid(&mut self) -> String {
         let (a, b) = (self.next(), self.next());

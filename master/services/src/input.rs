@@ -43,6 +43,20 @@ pub enum Input {
     KillTasks {
         /// Tasks; unknown ones are ignored.
         task_ids: Vec<TaskId>,
+        /// What they reserved is given back and their volumes are destroyed.
+        wipe: bool,
+    },
+    /// What level 1 lists as reserved for a resident instance; see [`crate::home_of`]. Said after a restart, once the
+    /// services are defined.
+    FoundHome {
+        /// The instance.
+        id: String,
+        /// Its service.
+        service: String,
+        /// For which role.
+        role: String,
+        /// Where.
+        place: Place,
     },
     /// The master does not hear from an agent.
     AgentUnreachable {

@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc};
 
 use waggle_types::{
-    AgentId, HealthCheck, HealthState, Offer, ServiceVersion, StatusReason, TaskId, TaskSpec,
-    TaskState, UnixMillis,
+    AgentId, Domain, HealthCheck, HealthState, Offer, ServiceVersion, StatusReason, TaskId,
+    TaskSpec, TaskState, UnixMillis,
 };
 
 /// Where an instance runs, as constraints and discovery see it.
@@ -18,6 +18,8 @@ pub struct Place {
     pub ip: Ipv4Addr,
     /// Its attributes.
     pub attributes: BTreeMap<String, String>,
+    /// Where it stands, for `@region` and `@zone`.
+    pub domain: Option<Domain>,
 }
 
 impl From<&Offer> for Place {
@@ -27,6 +29,7 @@ impl From<&Offer> for Place {
             hostname: offer.hostname.clone(),
             ip: offer.ip,
             attributes: offer.attributes.clone(),
+            domain: offer.domain.clone(),
         }
     }
 }

@@ -22,9 +22,12 @@
 #![forbid(unsafe_code)]
 
 mod backoff;
+mod choose;
 mod constraints;
 mod deployment;
+mod feasible;
 mod groups;
+mod homes;
 mod ids;
 mod input;
 mod instance;
@@ -33,25 +36,31 @@ mod matching;
 mod plan;
 mod queue;
 mod reconcile;
+mod residency;
 mod rollout;
+mod rule;
 mod scheduler;
 mod service;
 mod task;
 mod updates;
 
-pub use constraints::{Constraint, Operator, validate_constraints};
+pub use choose::Around;
+pub use constraints::{Constraint, Operator, Pattern, validate_constraints};
 pub use deployment::{Deployment, DeploymentKind, DeploymentOutcome, Progress};
+pub use feasible::{Feasible, feasible};
 pub use groups::{MILLION, TreeChange, changed_groups};
 pub use input::{Action, Change, Input};
 pub use instance::{Goal, Instance, LastFailure, Place};
 pub use matching::{DeclineReason, OpenOffer};
-pub use plan::{Kill, KillReason, Launch, Plan, Refusal};
-pub use queue::{QueueItem, ReasonCount};
+pub use plan::{HomeUse, Kill, KillReason, Launch, Plan, Refusal};
+pub use queue::{QueueItem, ReasonCount, UnusedOffer};
 pub use reconcile::{Capacity, Context, Limits, reconcile};
+pub use residency::{Home, check_change, home_of};
 pub use rollout::{
     Advance, Dependencies, DeploymentPlan, DeploymentStep, GroupDependencies, Rollout,
     ServiceChange, Stage, StepAction, Tree, TreeError, plan_deployment,
 };
+pub use rule::{Rule, RuleCount, Why, tell};
 pub use scheduler::ServiceScheduler;
 pub use service::Service;
 pub use task::is_current;

@@ -1,10 +1,13 @@
 //! Does an offer fit an instance, and if not, why.
 
-use std::{collections::BTreeSet, fmt};
+use std::{borrow::Cow, collections::BTreeSet, fmt};
 
-use waggle_types::{Offer, PortDefinition, PortMapping, PortSet, ScalarKind, ServiceSpec};
+use waggle_types::{
+    Milli, Offer, PortDefinition, PortMapping, PortSet, ResourcePart, Resources, ScalarKind,
+    ServiceSpec,
+};
 
-use crate::{Place, constraints::Taken, ids::mix};
+use crate::{Rule, ids::mix, residency::is_home};
 
 /// Why an offer was not used; names are those of Marathon's `processedOffersSummary`, in its order of checks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -13,6 +16,8 @@ pub enum DeclineReason {
     UnfulfilledRole,
     /// A placement constraint is not met there.
     UnfulfilledConstraint,
+    /// What a resident instance reserved is not in it.
+    NoCorrespondingReservationFound,
     /// Too few CPUs.
     InsufficientCpus,
     /// Too little memory.
@@ -33,6 +38,7 @@ impl DeclineReason {
         match self {
             Self::UnfulfilledRole => "UnfulfilledRole",
             Self::UnfulfilledConstraint => "UnfulfilledConstraint",
+            Self::NoCorrespondingReservationFound => "NoCorrespondingReservationFound",
             Self::InsufficientCpus => "InsufficientCpus",
             Self::InsufficientMemory => "InsufficientMemory",
             Self::InsufficientDisk => "InsufficientDisk",
@@ -67,29 +73,115 @@ impl From<Offer> for OpenOffer {
     }
 }
 
-/// Host ports for one instance of the service on this offer, or the first demand that is not met.
-pub(crate) fn fit(
-    spec: &ServiceSpec,
-    offer: &Offer,
-    place: &Place,
-    taken: Option<&Taken<'_>>,
-    seed: u64,
-) -> Result<Vec<u16>, DeclineReason> {
-    // Constraints that do not parse were refused at the door; if they are here, no place meets them.
-    if !taken.is_some_and(|t| t.allow(place)) {
-        return Err(DeclineReason::UnfulfilledConstraint);
-    }
-    for kind in ScalarKind::ALL {
-        if offer.resources.get(kind) < spec.resources.get(kind) {
-            return Err(match kind {
-                ScalarKind::Cpus => DeclineReason::InsufficientCpus,
-                ScalarKind::Mem => DeclineReason::InsufficientMemory,
-                ScalarKind::Disk => DeclineReason::InsufficientDisk,
-                ScalarKind::Gpus => DeclineReason::InsufficientGpus,
-            });
+/// A demand that is not met, and how much there was of what is too little.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Unmet {
+    pub rule: Rule,
+    pub had: Milli,
+}
+
+impl From<Rule> for Unmet {
+    fn from(rule: Rule) -> Self {
+        Self {
+            rule,
+            had: Milli(0),
         }
     }
-    assign_ports(spec, &offer.resources.ports, seed).ok_or(DeclineReason::InsufficientPorts)
+}
+
+/// Whether a service that is not at home there may use a part of an offer.
+fn acceptable(spec: &ServiceSpec, part: &ResourcePart) -> bool {
+    match part.reservation.last() {
+        _ if part.revocable => false,
+        None => spec.roles.takes_unreserved(),
+        // What is new is reserved of what nobody has.
+        Some(_) if spec.residency.is_some() => false,
+        Some(r) => spec.roles.takes_reserved() && !is_home(r),
+    }
+}
+
+/// What of an offer a service may use.
+pub(crate) fn usable<'a>(spec: &ServiceSpec, offer: &'a Offer) -> Cow<'a, Resources> {
+    if offer.parts.is_empty() {
+        return if spec.roles.takes_unreserved() {
+            Cow::Borrowed(&offer.resources)
+        } else {
+            Cow::Owned(Resources::default())
+        };
+    }
+    let mut sum = Resources::default();
+    for part in offer.parts.iter().filter(|p| acceptable(spec, p)) {
+        // Parts of one offer add up.
+        sum.try_add(&part.resources);
+    }
+    Cow::Owned(sum)
+}
+
+/// Takes `need` out of what a service may use of an offer, reserved resources first; answers of which parts, none
+/// when the offer has no reserved ones. Nothing is taken when it does not hold that much.
+pub(crate) fn spend(
+    spec: &ServiceSpec,
+    offer: &mut Offer,
+    need: &Resources,
+) -> Option<Vec<ResourcePart>> {
+    let rest = offer.resources.checked_sub(need)?;
+    if offer.parts.is_empty() {
+        offer.resources = rest;
+        return Some(Vec::new());
+    }
+    let (mut left, mut parts, mut taken) = (need.clone(), offer.parts.clone(), Vec::new());
+    let mut order: Vec<usize> = (0..parts.len()).collect();
+    order.sort_by_key(|i| parts[*i].reservation.is_empty());
+    for i in order {
+        if left.is_empty() {
+            break;
+        }
+        if !acceptable(spec, &parts[i]) {
+            continue;
+        }
+        let take = parts[i].resources.common(&left);
+        if take.is_empty() {
+            continue;
+        }
+        left.try_sub(&take)?;
+        parts[i].resources.try_sub(&take)?;
+        taken.push(ResourcePart {
+            resources: take,
+            ..parts[i].clone()
+        });
+    }
+    if !left.is_empty() {
+        return None;
+    }
+    parts.retain(|p| !p.resources.is_empty());
+    (offer.resources, offer.parts) = (rest, parts);
+    Some(taken)
+}
+
+/// Host ports for one instance of the service on this offer, or the first demand that is not met.
+pub(crate) fn fit(spec: &ServiceSpec, offer: &Offer, seed: u64) -> Result<Vec<u16>, Unmet> {
+    let usable = usable(spec, offer);
+    let need = spec.with_volumes();
+    for kind in ScalarKind::ALL {
+        let (had, need) = (usable.get(kind), need.get(kind));
+        if had < need {
+            let rule = if offer.resources.get(kind) >= need {
+                Rule::Role
+            } else {
+                Rule::Scalar(kind)
+            };
+            return Err(Unmet { rule, had });
+        }
+    }
+    for (kind, need) in need.custom.scalars() {
+        let had = usable.custom.scalar(kind);
+        if had < need {
+            let disk = kind.strip_prefix("disk.").unwrap_or(kind).to_owned();
+            let rule = Rule::Disk(disk);
+            return Err(Unmet { rule, had });
+        }
+    }
+    assign_ports(spec, &usable.ports, seed).ok_or_else(|| Rule::Ports.into())
 }
 
 /// What one port asks of an offer.
@@ -134,7 +226,7 @@ pub(crate) fn is_wanted(spec: &ServiceSpec, p: &PortDefinition, host_port: u16) 
 
 /// Required ports as they are; the others from the offer, beginning at a place that the seed picks, so that
 /// a port that was just given up is not taken again at once. 0 where none is asked for.
-fn assign_ports(spec: &ServiceSpec, offered: &PortSet, seed: u64) -> Option<Vec<u16>> {
+pub(crate) fn assign_ports(spec: &ServiceSpec, offered: &PortSet, seed: u64) -> Option<Vec<u16>> {
     let wanted: Vec<Wanted> = spec.ports.iter().map(|p| Wanted::of(spec, p)).collect();
     let mut taken: BTreeSet<u16> = BTreeSet::new();
     for w in &wanted {

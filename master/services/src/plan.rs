@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-use waggle_types::{OfferId, TaskId, UnixMillis};
+use waggle_types::{Milli, OfferId, ResourcePart, TaskId, UnixMillis};
 
-use crate::DeclineReason;
+use crate::{DeclineReason, Rule};
 
 /// An instance to launch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,6 +13,19 @@ pub struct Launch {
     pub offer_idx: usize,
     /// Host ports, in the order of the definitions.
     pub host_ports: Vec<u16>,
+    /// Of which parts of the offer; empty when it has no reserved ones.
+    pub parts: Vec<ResourcePart>,
+    /// Where a resident instance is at home.
+    pub home: Option<HomeUse>,
+}
+
+/// The home of a resident instance that is launched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HomeUse {
+    /// This one, which it has.
+    Back(String),
+    /// A new one: what it needs is reserved, and its volumes are made.
+    New,
 }
 
 /// Why an instance is told to end.
@@ -63,8 +76,14 @@ pub struct Kill {
 pub struct Refusal {
     /// The offer.
     pub offer_id: OfferId,
-    /// The first demand that it does not meet.
+    /// Position among the offers given.
+    pub offer_idx: usize,
+    /// The first demand that it does not meet, in Marathon's words.
     pub reason: DeclineReason,
+    /// The same, exactly.
+    pub rule: Rule,
+    /// How much it had of what is too little.
+    pub had: Milli,
 }
 
 /// What to do about one service now.
@@ -76,6 +95,8 @@ pub struct Plan {
     pub kills: Vec<Kill>,
     /// Unreachable instances to forget.
     pub expunge: Vec<TaskId>,
+    /// Homes to give up, by id.
+    pub abandon: Vec<String>,
     /// How many more could be launched at once if there were offers for them.
     pub n_waiting: u32,
     /// How many more wait for the backoff delay.
@@ -91,7 +112,10 @@ pub struct Plan {
 impl Plan {
     /// Whether it asks for nothing.
     pub fn is_empty(&self) -> bool {
-        self.launches.is_empty() && self.kills.is_empty() && self.expunge.is_empty()
+        self.launches.is_empty()
+            && self.kills.is_empty()
+            && self.expunge.is_empty()
+            && self.abandon.is_empty()
     }
 
     pub(crate) fn look_at(&mut self, at: UnixMillis) {
@@ -103,6 +127,11 @@ impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for l in &self.launches {
             write!(f, "launch on offer {}", l.offer_idx)?;
+            match &l.home {
+                Some(HomeUse::Back(id)) => write!(f, " at home {id}")?,
+                Some(HomeUse::New) => write!(f, " with a new home")?,
+                None => {}
+            }
             if !l.host_ports.is_empty() {
                 write!(f, " ports {:?}", l.host_ports)?;
             }
@@ -113,6 +142,9 @@ impl fmt::Display for Plan {
         }
         for t in &self.expunge {
             writeln!(f, "expunge {t}")?;
+        }
+        for id in &self.abandon {
+            writeln!(f, "abandon home {id}")?;
         }
         for r in &self.refusals {
             writeln!(f, "refuse {}: {}", r.offer_id, r.reason)?;

@@ -1,10 +1,24 @@
 //! The launch queue: what waits, since when, and why offers did not do.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
-use waggle_types::{ServiceId, UnixMillis};
+use waggle_types::{Offer, ServiceId, UnixMillis};
 
-use crate::{DeclineReason, Refusal};
+use crate::{DeclineReason, OpenOffer, Refusal, Rule, RuleCount};
+
+/// Unused offers that are kept to be shown, of each service that waits.
+const MAX_UNUSED: usize = 8;
+
+/// An offer that was looked at and not used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnusedOffer {
+    /// What was offered, less what others took of it.
+    pub offer: Arc<Offer>,
+    /// Why.
+    pub reason: DeclineReason,
+    /// When.
+    pub at: UnixMillis,
+}
 
 /// How often a demand turned offers away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -24,12 +38,17 @@ pub(crate) struct OfferSummary {
     pub last_used_at: Option<UnixMillis>,
     pub attempt: BTreeMap<DeclineReason, ReasonCount>,
     pub last: BTreeMap<DeclineReason, ReasonCount>,
+    /// The same as `attempt`, by the rule itself.
+    pub rules: BTreeMap<Rule, RuleCount>,
+    /// The newest ones.
+    pub unused: Vec<UnusedOffer>,
 }
 
 /// The demands that Marathon reports, in the order in which they are checked.
-const CHECKED: [DeclineReason; 7] = [
+const CHECKED: [DeclineReason; 8] = [
     DeclineReason::UnfulfilledRole,
     DeclineReason::UnfulfilledConstraint,
+    DeclineReason::NoCorrespondingReservationFound,
     DeclineReason::InsufficientCpus,
     DeclineReason::InsufficientMemory,
     DeclineReason::InsufficientDisk,
@@ -39,7 +58,30 @@ const CHECKED: [DeclineReason; 7] = [
 
 impl OfferSummary {
     /// A batch was looked at: `n_used` of the offers were used, the others refused.
-    pub fn saw(&mut self, n_used: u64, refusals: &[Refusal], now: UnixMillis) {
+    pub fn saw(
+        &mut self,
+        n_used: u64,
+        refusals: &[Refusal],
+        offers: &[OpenOffer],
+        now: UnixMillis,
+    ) {
+        if !refusals.is_empty() {
+            self.unused.clear();
+        }
+        for r in refusals {
+            let Some(open) = offers.get(r.offer_idx) else {
+                continue;
+            };
+            let count = self.rules.entry(r.rule.clone()).or_default();
+            count.add(&open.offer.hostname, r.had);
+            if self.unused.len() < MAX_UNUSED {
+                self.unused.push(UnusedOffer {
+                    offer: Arc::new(open.offer.clone()),
+                    reason: r.reason,
+                    at: now,
+                });
+            }
+        }
         self.n_processed += n_used + refusals.len() as u64;
         self.n_unused += refusals.len() as u64;
         if n_used > 0 {
@@ -88,4 +130,8 @@ pub struct QueueItem {
     pub launch_attempt: BTreeMap<DeclineReason, ReasonCount>,
     /// Reasons of the newest batch of offers.
     pub last_offers: BTreeMap<DeclineReason, ReasonCount>,
+    /// Rules that turned offers away since it began to wait.
+    pub rules: BTreeMap<Rule, RuleCount>,
+    /// The newest offers that were not used; a few.
+    pub unused: Vec<UnusedOffer>,
 }

@@ -3,15 +3,13 @@
 use std::cmp::Reverse;
 
 use waggle_types::{
-    AgentId, KillSelection, Millis, ServiceSpec, ServiceVersion, UnixMillis, UnreachableStrategy,
+    KillSelection, Millis, ServiceSpec, ServiceVersion, UnixMillis, UnreachableStrategy,
 };
 
 use crate::{
-    DeclineReason, Goal, Instance, Kill, KillReason, Launch, OpenOffer, Place, Plan, Refusal,
-    constraints::{Taken, validate_constraints},
-    ids::mix,
-    matching::{fit, on_agent},
-    task::is_current,
+    Around, Goal, Home, HomeUse, Instance, Kill, KillReason, Launch, OpenOffer, Place, Plan,
+    Refusal, Rule, choose::Chooser, constraints::validate_constraints, ids::mix, matching::Unmet,
+    residency, task::is_current,
 };
 
 /// Limits that are the same for all services; defaults are Marathon's flags.
@@ -39,7 +37,7 @@ impl Default for Limits {
 }
 
 /// What else a plan depends on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Context {
     /// The service goes: all instances end.
     pub removing: bool,
@@ -53,6 +51,10 @@ pub struct Context {
     pub seed: u64,
     /// Limits.
     pub limits: Limits,
+    /// Where other services run that this one has to be with, or apart from.
+    pub around: Around,
+    /// Where its instances are at home, if it is resident.
+    pub homes: Vec<Home>,
 }
 
 /// What a spec's upgrade strategy means in instances.
@@ -67,14 +69,19 @@ pub struct Capacity {
 impl Capacity {
     /// Of a spec; `rolling` while instances of an older definition run.
     ///
-    /// When a rolling upgrade may neither end one nor start one, one more is allowed, as in Marathon.
+    /// When a rolling upgrade may neither end one nor start one, one more is allowed, as in Marathon; or one may be
+    /// missing, when instances are resident and can't run beside themselves.
     pub fn of(spec: &ServiceSpec, rolling: bool) -> Self {
         let n = u64::from(spec.instances);
         let min = (n * u64::from(spec.upgrade.minimum_health_capacity_milli)).div_ceil(1000);
         let over = n * u64::from(spec.upgrade.maximum_over_capacity_milli) / 1000;
         let min = min.min(n);
         let max = n + over;
-        let max = if rolling && min >= max { max + 1 } else { max };
+        let (min, max) = match (rolling && min >= max, spec.residency) {
+            (false, _) => (min, max),
+            (true, None) => (min, max + 1),
+            (true, Some(_)) => (max.saturating_sub(1), max),
+        };
         let size = |v: u64| usize::try_from(v).unwrap_or(usize::MAX);
         Self {
             min_ready: size(min),
@@ -114,6 +121,7 @@ pub fn reconcile(
                 .restart_before
                 .is_none_or(|v| k.instance.version >= v)
             && is_current(spec, &k.instance.task)
+            && !residency::is_doomed(&context.homes, k.instance.task_id())
     };
     let outdated = |k: &&Known<'_>| k.instance.goal == Goal::Run && !current(k) && k.counts;
     let n_current = known.iter().filter(current).count();
@@ -175,6 +183,7 @@ pub fn reconcile(
         }
     }
 
+    give_up_homes(spec, instances, context, now, &mut plan);
     let n_total = known.iter().filter(|k| k.counts).count();
     let missing = want.saturating_sub(n_current - n_timed_out);
     let room = capacity.max_total.saturating_sub(n_total);
@@ -225,6 +234,18 @@ fn unreachable<'a>(
             plan.expunge.push(instance.task_id().clone());
             continue;
         }
+        let lost = instance.unreachable_since;
+        let lost = lost.and_then(|since| residency::gives_up_at(spec, since));
+        match lost {
+            Some(at) if at <= now => {
+                plan.expunge.push(instance.task_id().clone());
+                let id = residency::instance_of(instance.task_id().as_str());
+                plan.abandon.push(id.to_owned());
+                continue;
+            }
+            Some(at) => plan.look_at(at),
+            None => {}
+        }
         if let (
             Some(since),
             UnreachableStrategy::After {
@@ -269,7 +290,24 @@ fn repeat_kills(known: &[Known<'_>], context: &Context, now: UnixMillis, plan: &
     }
 }
 
-/// Places up to `n` instances, each on the fitting offer whose agent runs the fewest of this service.
+/// Homes that have been empty for so long that their instances begin anew elsewhere, if they may.
+fn give_up_homes(
+    spec: &ServiceSpec,
+    instances: &[Instance],
+    context: &Context,
+    now: UnixMillis,
+    plan: &mut Plan,
+) {
+    for home in residency::empty(&context.homes, instances) {
+        match residency::gives_up_at(spec, home.since) {
+            Some(at) if at <= now => plan.abandon.push(home.id.clone()),
+            Some(at) => plan.look_at(at),
+            None => {}
+        }
+    }
+}
+
+/// Places up to `n` instances: those that have a home there, the others on the best of the offers that fit.
 fn launch(
     spec: &ServiceSpec,
     known: &[Known<'_>],
@@ -278,66 +316,96 @@ fn launch(
     n: usize,
     plan: &mut Plan,
 ) {
-    let constraints = validate_constraints(&spec.constraints).ok();
-    let mut taken = constraints.as_deref().map(Taken::new);
-    if let Some(t) = &mut taken {
-        for k in known.iter().filter(|k| k.counts) {
-            t.add(&k.instance.place);
-        }
-    }
-    let places: Vec<Place> = offers.iter().map(|o| Place::from(&o.offer)).collect();
-    let n_there = |agent_id: &AgentId| {
-        known
-            .iter()
-            .filter(|k| k.counts && k.instance.place.agent_id == *agent_id)
-            .count()
-    };
-    let mut load: Vec<usize> = places.iter().map(|p| n_there(&p.agent_id)).collect();
-    let mut left = n;
-    while left > 0 {
-        let seed = mix(context.seed.wrapping_add(left as u64));
-        let best = offers
-            .iter()
-            .enumerate()
-            .filter(|(_, o)| o.n_launched < context.limits.max_instances_per_offer)
-            .filter_map(|(i, o)| {
-                let ports = fit(spec, &o.offer, &places[i], taken.as_ref(), seed).ok()?;
-                Some((load[i], i, ports))
-            })
-            .min_by_key(|(load, i, _)| (*load, *i));
-        let Some((_, idx, host_ports)) = best else {
-            break;
-        };
-        let used = spec.resources.clone().with_ports(on_agent(&host_ports));
-        let Some(rest) = offers[idx].offer.resources.checked_sub(&used) else {
-            break;
-        };
-        offers[idx].offer.resources = rest;
-        offers[idx].n_launched += 1;
-        if let Some(t) = &mut taken {
-            t.add(&places[idx]);
-        }
-        for (l, p) in load.iter_mut().zip(&places) {
-            if p.agent_id == places[idx].agent_id {
-                *l += 1;
-            }
-        }
-        plan.launches.push(Launch {
-            offer_idx: idx,
-            host_ports,
-        });
-        left -= 1;
-    }
-    plan.n_waiting = u32::try_from(left).unwrap_or(u32::MAX);
-    if n == 0 {
+    plan.n_waiting = u32::try_from(n).unwrap_or(u32::MAX);
+    if n == 0 || offers.is_empty() {
         return;
     }
+    let constraints = validate_constraints(&spec.constraints).ok();
+    let instances = known.iter().map(|k| k.instance);
+    let empty: Vec<&Home> = residency::empty(&context.homes, instances)
+        .into_iter()
+        .filter(|h| !plan.abandon.contains(&h.id))
+        .collect();
+    let mut here: Vec<&Place> = known
+        .iter()
+        .filter(|k| k.counts)
+        .map(|k| &k.instance.place)
+        .collect();
+    // Who has a home there will be back.
+    here.extend(empty.iter().map(|h| &h.place));
+    let mut chooser = Chooser::new(
+        spec,
+        constraints.as_deref(),
+        &here,
+        offers,
+        &context.around,
+        context.limits.max_instances_per_offer,
+    );
+    let mut left = n;
+    for home in &empty {
+        if left == 0 {
+            break;
+        }
+        let seed = mix(context.seed.wrapping_add(left as u64));
+        let took = offers.iter_mut().enumerate().find_map(|(i, o)| {
+            let fits = o.n_launched < context.limits.max_instances_per_offer;
+            let took = fits.then(|| residency::take(spec, &home.id, o, seed));
+            took.flatten().map(|t| (i, t))
+        });
+        if let Some((offer_idx, (host_ports, parts))) = took {
+            plan.launches.push(Launch {
+                offer_idx,
+                host_ports,
+                parts,
+                home: Some(HomeUse::Back(home.id.clone())),
+            });
+            left -= 1;
+        }
+    }
+    // Who has no home yet. The others wait for theirs.
+    let kept = |h: &&Home| !h.doomed && !plan.abandon.contains(&h.id);
+    let n_kept = context.homes.iter().filter(kept).count();
+    let homeless = (spec.instances as usize).saturating_sub(n_kept);
+    let mut n_new = if spec.residency.is_some() {
+        left.min(homeless)
+    } else {
+        left
+    };
+    while n_new > 0 {
+        let seed = mix(context.seed.wrapping_add(left as u64));
+        let Some((offer_idx, host_ports)) = chooser.best(offers, seed) else {
+            break;
+        };
+        let Some(parts) = chooser.take(offers, offer_idx, &host_ports) else {
+            break;
+        };
+        plan.launches.push(Launch {
+            offer_idx,
+            host_ports,
+            parts,
+            home: spec.residency.map(|_| HomeUse::New),
+        });
+        left -= 1;
+        n_new -= 1;
+    }
+    plan.n_waiting = u32::try_from(left).unwrap_or(u32::MAX);
     let used: Vec<usize> = plan.launches.iter().map(|l| l.offer_idx).collect();
-    for (i, o) in offers.iter().enumerate().filter(|(i, _)| !used.contains(i)) {
-        let why = fit(spec, &o.offer, &places[i], taken.as_ref(), context.seed);
+    let mine = |(i, o): &(usize, &OpenOffer)| !used.contains(i) && o.offer.role == spec.role();
+    for (i, o) in offers.iter().enumerate().filter(mine) {
+        let waits_for_homes = left > 0 && n_new == 0 && spec.residency.is_some();
+        let why = if waits_for_homes {
+            Rule::Reservation.into()
+        } else {
+            let fits = chooser.check(i, o, context.seed);
+            fits.err().unwrap_or_else(|| Rule::Unneeded.into())
+        };
+        let Unmet { rule, had } = why;
         plan.refusals.push(Refusal {
             offer_id: o.offer.offer_id.clone(),
-            reason: why.err().unwrap_or(DeclineReason::NoWaitingInstance),
+            offer_idx: i,
+            reason: rule.reason(),
+            rule,
+            had,
         });
     }
 }

@@ -6,18 +6,22 @@ use std::{
 };
 
 use waggle_types::{
-    AgentId, DeploymentId, FrameworkId, Millis, OfferId, SchedulerCall, SchedulerEvent, ServiceId,
-    ServiceSpec, ServiceVersion, TaskId, TaskSpec, TaskState, TraceContext, UnixMillis,
+    AgentId, DeploymentId, FrameworkId, Millis, OfferId, ResourcePart, Resources, SchedulerCall,
+    SchedulerEvent, ServiceId, ServiceSpec, ServiceVersion, TaskId, TaskSpec, TaskState,
+    TraceContext, UnixMillis,
 };
 
 use crate::{
     Action, Change, Context, DeclineReason, Deployment, DeploymentKind, DeploymentOutcome, Goal,
-    Input, Instance, KillReason, Limits, OpenOffer, Place, Progress, QueueItem, Service,
+    HomeUse, Input, Instance, KillReason, Limits, OpenOffer, Place, Progress, QueueItem, Service,
     backoff::Delay,
+    homes::Use,
     ids::IdGen,
+    matching::on_agent,
     plan::Plan,
     queue::OfferSummary,
     reconcile::reconcile,
+    residency::{self, Litter, instance_of},
     task::{self, Identity, is_current},
 };
 
@@ -32,10 +36,16 @@ pub struct ServiceScheduler {
     pub(crate) tasks: BTreeMap<TaskId, ServiceId>,
     /// Tasks that no service claims, and when they were last told to end.
     pub(crate) strays: BTreeMap<TaskId, UnixMillis>,
+    /// Homes of resident instances that have no use, by instance.
+    pub(crate) litter: BTreeMap<String, Litter>,
+    /// Services that say that others must not be where they are.
+    pub(crate) apart: BTreeSet<ServiceId>,
+    /// Roles that services of this life have run for.
+    pub(crate) roles: BTreeSet<String>,
     timers: BTreeSet<(UnixMillis, ServiceId)>,
     hold: bool,
-    /// What level 1 was last told: no offers wanted.
-    suppressed: bool,
+    /// What level 1 was last told: no offers wanted for these roles.
+    suppressed: BTreeSet<String>,
 }
 
 /// One `handle`: what it touched and what it answers.
@@ -70,9 +80,12 @@ impl ServiceScheduler {
             services: BTreeMap::new(),
             tasks: BTreeMap::new(),
             strays: BTreeMap::new(),
+            litter: BTreeMap::new(),
+            apart: BTreeSet::new(),
+            roles: BTreeSet::from(["*".to_owned()]),
             timers: BTreeSet::new(),
             hold: false,
-            suppressed: false,
+            suppressed: BTreeSet::new(),
         }
     }
 
@@ -136,6 +149,16 @@ impl ServiceScheduler {
         self.services.values().filter_map(Service::queue_item)
     }
 
+    /// Roles that it wants offers for, or has wanted; `*` is one.
+    pub fn roles(&self) -> &BTreeSet<String> {
+        &self.roles
+    }
+
+    /// Of these roles, those that it has no use for now.
+    pub fn suppressed_roles(&self) -> &BTreeSet<String> {
+        &self.suppressed
+    }
+
     /// Whether launches are held back.
     pub fn is_holding(&self) -> bool {
         self.hold
@@ -146,10 +169,11 @@ impl ServiceScheduler {
             Input::Scheduler(event) => match event {
                 SchedulerEvent::Subscribed { .. } => {
                     // A new subscription starts out revived.
-                    self.suppressed = false;
+                    self.suppressed.clear();
                 }
                 SchedulerEvent::Offers(new) => {
                     offers.extend(new.into_iter().map(OpenOffer::from));
+                    self.see_homes(offers, now, run);
                     let waiting = self.services.iter().filter(|(_, s)| s.n_waiting > 0);
                     run.dirty.extend(waiting.map(|(id, _)| id.clone()));
                 }
@@ -174,9 +198,16 @@ impl ServiceScheduler {
                 deployment_id,
                 trace,
             } => self.remove(&id, deployment_id, trace, now, run),
-            Input::KillTasks { task_ids } => {
+            Input::KillTasks { task_ids, wipe } => {
                 for task_id in task_ids {
                     if let Some(id) = self.tasks.get(&task_id).cloned() {
+                        if wipe && let Some(service) = self.services.get_mut(&id) {
+                            let of = instance_of(task_id.as_str());
+                            let home = service.homes.iter_mut().find(|h| h.id == of);
+                            if let Some(h) = home {
+                                h.doomed = true;
+                            }
+                        }
                         self.kill(&id, &task_id, KillReason::Requested, now, run);
                         run.dirty.insert(id);
                     }
@@ -197,6 +228,12 @@ impl ServiceScheduler {
                 place,
                 status,
             } => self.adopt(*task, place, &status, now, run),
+            Input::FoundHome {
+                id,
+                service,
+                role,
+                place,
+            } => self.found_home(id, &service, role, place, now, run),
             Input::Hold => self.hold = true,
             Input::Resume => {
                 self.hold = false;
@@ -236,6 +273,12 @@ impl ServiceScheduler {
             (true, true) => DeploymentKind::Scale,
             (true, false) => DeploymentKind::Restart,
         };
+        self.roles.insert(spec.role().to_owned());
+        if spec.placement.apart.is_empty() {
+            self.apart.remove(&id);
+        } else {
+            self.apart.insert(id.clone());
+        }
         service.spec = Arc::new(spec);
         service.removing = false;
         service.restart_before = restart_before;
@@ -304,11 +347,14 @@ impl ServiceScheduler {
             })
             .collect();
         order.sort();
-        let mut accepts: BTreeMap<usize, Vec<TaskSpec>> = BTreeMap::new();
+        let mut accepts: BTreeMap<usize, Use> = BTreeMap::new();
         for (_, id) in order {
             self.step_service(&id, now, run, offers, &mut accepts);
         }
-        self.answer(offers, accepts, run);
+        // Who has to be with what was launched may fit now.
+        let joins = |s: &Service| s.n_waiting > 0 && !s.spec.placement.with.is_empty();
+        run.revive |= !accepts.is_empty() && self.services.values().any(joins);
+        self.answer(offers, accepts, now, run);
     }
 
     fn step_service(
@@ -317,12 +363,15 @@ impl ServiceScheduler {
         now: UnixMillis,
         run: &mut Run,
         offers: &mut [OpenOffer],
-        accepts: &mut BTreeMap<usize, Vec<TaskSpec>>,
+        accepts: &mut BTreeMap<usize, Use>,
     ) {
+        let around = self.around(id);
         let Some(service) = self.services.get_mut(id) else {
             return;
         };
-        let context = Context {
+        let mut context = Context {
+            around,
+            homes: service.homes.clone(),
             removing: service.removing,
             hold: self.hold,
             not_before: service.delay.until,
@@ -334,13 +383,37 @@ impl ServiceScheduler {
         let plan = reconcile(&spec, &service.instances, offers, &context, now);
         let trace = service.trace;
         for l in &plan.launches {
-            let Some(task_id) = self.ids.task_id(id) else {
+            let offer = &offers[l.offer_idx].offer;
+            let to = accepts.entry(l.offer_idx).or_default();
+            let task_id = match &l.home {
+                Some(HomeUse::Back(home)) => self.ids.next_task_of(home),
+                Some(HomeUse::New) | None => self.ids.task_id(id),
+            };
+            let Some(task_id) = task_id else {
                 continue;
             };
-            let offer = &offers[l.offer_idx].offer;
-            let spec = task::build(&spec, &self.of, task_id, offer, &l.host_ports, trace);
+            let mut parts = l.parts.clone();
+            if l.home == Some(HomeUse::New) {
+                let home = instance_of(task_id.as_str()).to_owned();
+                let made = residency::make(&spec, &self.of.framework_name, &home);
+                let Some((operations, part)) = made else {
+                    continue;
+                };
+                to.operations.extend(operations);
+                let ports = Resources::default().with_ports(on_agent(&l.host_ports));
+                parts = vec![part];
+                if !ports.is_empty() {
+                    parts.push(ResourcePart::plain(ports));
+                }
+                self.home_made(id, home, Place::from(offer), now);
+            }
+            let how = (l.host_ports.as_slice(), parts);
+            let spec = task::build(&spec, &self.of, task_id, offer, how, trace);
             self.launched(id, &spec, offer, now, run);
-            accepts.entry(l.offer_idx).or_default().push(spec);
+            to.tasks.push(spec);
+        }
+        if !plan.abandon.is_empty() {
+            self.leave_homes(id, |h| plan.abandon.contains(&h.id));
         }
         for k in &plan.kills {
             self.kill(id, &k.task_id, k.reason, now, run);
@@ -354,9 +427,10 @@ impl ServiceScheduler {
         let Some(service) = self.services.get(id) else {
             return;
         };
+        context.homes.clone_from(&service.homes);
         let after = reconcile(&spec, &service.instances, &mut [], &context, now);
         debug_assert!(after.is_empty(), "not a fixpoint: {after}");
-        self.bookkeeping(id, &plan, &after, !offers.is_empty(), now, run);
+        self.bookkeeping(id, &plan, &after, offers, now, run);
         self.progress(id, after.done, run);
     }
 
@@ -398,7 +472,7 @@ impl ServiceScheduler {
         id: &ServiceId,
         plan: &Plan,
         after: &Plan,
-        had_offers: bool,
+        offers: &[OpenOffer],
         now: UnixMillis,
         run: &mut Run,
     ) {
@@ -410,9 +484,10 @@ impl ServiceScheduler {
         }
         service.n_waiting = after.n_waiting;
         service.n_delayed = after.n_delayed;
-        if had_offers {
+        if offers.iter().any(|o| o.offer.role == service.spec.role()) {
             let used: BTreeSet<usize> = plan.launches.iter().map(|l| l.offer_idx).collect();
-            service.offers.saw(used.len() as u64, &plan.refusals, now);
+            let n_used = used.len() as u64;
+            service.offers.saw(n_used, &plan.refusals, offers, now);
             run.actions
                 .extend(plan.refusals.iter().map(|r| Action::Declined {
                     offer_id: r.offer_id.clone(),
@@ -465,6 +540,8 @@ impl ServiceScheduler {
             if let Some(at) = service.due {
                 self.timers.remove(&(at, id.clone()));
             }
+            self.leave_homes(id, |_| true);
+            self.apart.remove(id);
             self.services.remove(id);
             run.actions.push(Action::ServiceGone {
                 service: id.clone(),
@@ -474,9 +551,10 @@ impl ServiceScheduler {
 
     /// Each offer is accepted or declined, now.
     fn answer(
-        &self,
+        &mut self,
         offers: &[OpenOffer],
-        mut accepts: BTreeMap<usize, Vec<TaskSpec>>,
+        mut accepts: BTreeMap<usize, Use>,
+        now: UnixMillis,
         run: &mut Run,
     ) {
         let any_waits = self.services.values().any(|s| s.n_waiting > 0);
@@ -484,13 +562,21 @@ impl ServiceScheduler {
         let mut unused: Vec<OfferId> = Vec::new();
         for (i, o) in offers.iter().enumerate() {
             let offer_id = o.offer.offer_id.clone();
-            if let Some(tasks) = accepts.remove(&i) {
+            let used = accepts.remove(&i).filter(|u| !u.tasks.is_empty());
+            let mut operations = self.clean(o, now);
+            if let Some(used) = used {
                 // More may fit on the rest when only the limit per offer stopped us.
                 let full = o.n_launched >= self.limits.max_instances_per_offer;
                 let refuse = if full && any_waits { Millis(0) } else { refuse };
-                let call = SchedulerCall::launch(vec![offer_id], tasks, refuse);
-                run.actions.push(Action::Call(call));
-            } else {
+                operations.extend(used.operations());
+                run.actions.push(Action::Call(SchedulerCall::Accept {
+                    offer_ids: vec![offer_id],
+                    operations,
+                    refuse,
+                }));
+                continue;
+            }
+            if operations.is_empty() {
                 if !any_waits {
                     run.actions.push(Action::Declined {
                         offer_id: offer_id.clone(),
@@ -499,6 +585,13 @@ impl ServiceScheduler {
                     });
                 }
                 unused.push(offer_id);
+            } else {
+                // What is given back may be of use to a service that waits.
+                run.actions.push(Action::Call(SchedulerCall::Accept {
+                    offer_ids: vec![offer_id],
+                    operations,
+                    refuse: Millis(0),
+                }));
             }
         }
         if !unused.is_empty() {
@@ -509,16 +602,35 @@ impl ServiceScheduler {
         }
     }
 
+    /// Roles for which something waits for offers.
+    fn waiting_roles(&self) -> BTreeSet<String> {
+        let waiting = self.services.values().filter(|s| s.n_waiting > 0);
+        let waiting = waiting.map(|s| s.spec.role().to_owned());
+        let litter = self.litter.values().filter(|l| l.released.is_none());
+        waiting.chain(litter.map(|l| l.role.clone())).collect()
+    }
+
     fn ask_for_offers(&mut self, run: &mut Run) {
-        let any_waits = self.services.values().any(|s| s.n_waiting > 0);
-        if any_waits && (self.suppressed || run.revive) {
-            self.suppressed = false;
-            run.actions
-                .push(Action::Call(SchedulerCall::Revive { roles: Vec::new() }));
-        } else if !any_waits && !self.suppressed {
-            self.suppressed = true;
-            run.actions
-                .push(Action::Call(SchedulerCall::Suppress { roles: Vec::new() }));
+        let waiting = self.waiting_roles();
+        let quiet = self.roles.difference(&waiting);
+        let quiet: Vec<String> = quiet
+            .filter(|r| !self.suppressed.contains(*r))
+            .cloned()
+            .collect();
+        let loud = waiting.iter();
+        let loud: Vec<String> = loud
+            .filter(|r| run.revive || self.suppressed.contains(*r))
+            .cloned()
+            .collect();
+        if !quiet.is_empty() {
+            self.suppressed.extend(quiet.iter().cloned());
+            let call = SchedulerCall::Suppress { roles: quiet };
+            run.actions.push(Action::Call(call));
+        }
+        if !loud.is_empty() {
+            self.suppressed.retain(|r| !loud.contains(r));
+            let call = SchedulerCall::Revive { roles: loud };
+            run.actions.push(Action::Call(call));
         }
     }
 
@@ -531,5 +643,6 @@ impl ServiceScheduler {
         for task_id in gone {
             self.ended_with_agent(&task_id, now, run);
         }
+        self.forget_homes(agent_id, run);
     }
 }

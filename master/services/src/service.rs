@@ -5,7 +5,7 @@ use std::sync::Arc;
 use waggle_types::{ServiceSpec, ServiceVersion, TaskId, TraceContext, UnixMillis};
 
 use crate::{
-    Deployment, Goal, Instance, LastFailure, Progress, QueueItem, backoff::Delay,
+    Deployment, Goal, Home, Instance, LastFailure, Progress, QueueItem, backoff::Delay,
     queue::OfferSummary, task::is_current,
 };
 
@@ -25,6 +25,8 @@ pub struct Service {
     pub(crate) n_delayed: u32,
     pub(crate) waiting_since: Option<UnixMillis>,
     pub(crate) offers: OfferSummary,
+    /// Where its instances are at home, by id.
+    pub(crate) homes: Vec<Home>,
     /// The timer that is set for it.
     pub(crate) due: Option<UnixMillis>,
 }
@@ -44,6 +46,7 @@ impl Service {
             n_delayed: 0,
             waiting_since: None,
             offers: OfferSummary::default(),
+            homes: Vec::new(),
             due: None,
         }
     }
@@ -61,6 +64,11 @@ impl Service {
     /// Instances that are not known to have ended, by task id.
     pub fn instances(&self) -> &[Instance] {
         &self.instances
+    }
+
+    /// Where its instances are at home, by id; only resident ones are.
+    pub fn homes(&self) -> &[Home] {
+        &self.homes
     }
 
     /// The deployment in flight.
@@ -87,6 +95,8 @@ impl Service {
             last_used_at: self.offers.last_used_at,
             launch_attempt: self.offers.attempt.clone(),
             last_offers: self.offers.last.clone(),
+            rules: self.offers.rules.clone(),
+            unused: self.offers.unused.clone(),
         })
     }
 

@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 
 use waggle_types::{
-    DiscoveryInfo, FrameworkId, Offer, ScalarKind, ServiceSpec, TaskId, TaskPort, TaskSpec,
-    TraceContext,
+    ContainerSpec, DiscoveryInfo, FrameworkId, MountSource, Offer, ResourcePart, ScalarKind,
+    ServiceSpec, TaskId, TaskPort, TaskSpec, TraceContext, sum_parts,
 };
 
-use crate::matching::{is_wanted, on_agent};
+use crate::{
+    matching::{is_wanted, on_agent},
+    residency,
+};
 
 /// What every task of the framework shares.
 #[derive(Debug, Clone)]
@@ -16,13 +19,13 @@ pub(crate) struct Identity {
     pub framework_name: String,
 }
 
-/// The task of one instance on an offer.
+/// The task of one instance on an offer, of these parts of it (none: of all that nobody reserved).
 pub(crate) fn build(
     spec: &ServiceSpec,
     of: &Identity,
     task_id: TaskId,
     offer: &Offer,
-    host_ports: &[u16],
+    (host_ports, parts): (&[u16], Vec<ResourcePart>),
     trace: Option<TraceContext>,
 ) -> TaskSpec {
     let ports = spec
@@ -42,8 +45,13 @@ pub(crate) fn build(
     let mut env = generated_env(spec, &task_id, &offer.hostname, host_ports, &version);
     // The user's word wins.
     env.extend(spec.env.clone());
+    let mut container = spec.container.clone();
+    let instance = residency::instance_of(task_id.as_str());
+    container.mounts.extend(residency::mounts(spec, instance));
+    let whole = spec.resources.clone().with_ports(on_agent(host_ports));
+    let summed = sum_parts(&parts).filter(|_| !parts.is_empty());
     TaskSpec {
-        container: spec.container.clone(),
+        container,
         task_id,
         framework_id: of.framework_id.clone(),
         framework_name: of.framework_name.clone(),
@@ -52,9 +60,9 @@ pub(crate) fn build(
         command: spec.command.clone(),
         env,
         labels: spec.labels.clone(),
-        resources: spec.resources.clone().with_ports(on_agent(host_ports)),
+        resources: summed.unwrap_or(whole),
         ports,
-        parts: Vec::new(),
+        parts,
         discovery: DiscoveryInfo {
             name: spec.id.discovery_name(),
         },
@@ -152,6 +160,17 @@ fn is_generated(key: &str) -> bool {
         || key.strip_prefix("PORT").is_some_and(port)
 }
 
+/// Persistent volumes are mounted beside what the definition's container says.
+fn same_container(spec: &ServiceSpec, task: &ContainerSpec) -> bool {
+    let is_volume = |m: &waggle_types::Mount| matches!(m.source, MountSource::Volume(_));
+    if spec.volumes.is_empty() && !task.mounts.iter().any(is_volume) {
+        return spec.container == *task;
+    }
+    let mut rest = task.clone();
+    rest.mounts.retain(|m| !is_volume(m));
+    spec.container == rest && residency::same_volumes(spec, &task.mounts)
+}
+
 /// Whether a running task is what the spec would launch now, but for its id, host ports and version.
 ///
 /// Read off the task itself, so that it needs no memory and holds after a restart. Scaling, and changes of
@@ -176,7 +195,8 @@ pub fn is_current(spec: &ServiceSpec, task: &TaskSpec) -> bool {
         && spec.resources.scalars == task.resources.scalars
         && spec.labels == task.labels
         && spec.health_checks == task.health_checks
-        && spec.container == task.container
+        && same_container(spec, &task.container)
+        && spec.role() == task.role
         && spec.kill_grace == task.kill_grace
         && spec.user == task.user
 }

@@ -51,6 +51,7 @@ impl ServiceScheduler {
     /// master speaks for an agent. But an end that nobody here asked for may be called off: its agent went away and came
     /// back in the middle of it, say.
     fn observed(&mut self, id: &ServiceId, status: &TaskStatus, now: UnixMillis, run: &mut Run) {
+        self.home_confirmed(id, status);
         let Some(i) = self.instance_mut(id, &status.task_id) else {
             return;
         };
@@ -122,6 +123,7 @@ impl ServiceScheduler {
             }
             service.last_failure = Some(failure);
         }
+        self.home_emptied(id, status, now);
         self.forget(id, &status.task_id, Change::Ended, run);
         run.revive = true;
     }
@@ -188,6 +190,7 @@ impl ServiceScheduler {
             instance: Box::new(instance.clone()),
             change: Change::Adopted,
         });
+        self.home_adopted(&id, &instance, now);
         if let Some(service) = self.services.get_mut(&id) {
             service.insert(instance);
         }

@@ -367,7 +367,10 @@ impl World {
             }
             Step::Kill(n) => {
                 if let Some(id) = self.nth(*n, |_| true) {
-                    self.handle(Input::KillTasks { task_ids: vec![id] });
+                    self.handle(Input::KillTasks {
+                        task_ids: vec![id],
+                        wipe: false,
+                    });
                 }
             }
         }

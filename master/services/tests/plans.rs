@@ -263,7 +263,9 @@ fn failures_back_off_and_the_queue_says_so() {
     let one = spec(1);
     let asked = s.handle(put(&one, "d1"), UnixMillis(0));
     assert!(
-        asked.contains(&Action::Call(SchedulerCall::Revive { roles: Vec::new() })),
+        asked.contains(&Action::Call(SchedulerCall::Revive {
+            roles: vec!["*".into()]
+        })),
         "{asked:?}"
     );
     let small = offer(1, 1, Resources::from_millis(100, 1000, 0));
@@ -291,7 +293,9 @@ fn failures_back_off_and_the_queue_says_so() {
     assert_eq!(launched.len(), 1);
     assert_eq!(
         actions.last(),
-        Some(&Action::Call(SchedulerCall::Suppress { roles: Vec::new() }))
+        Some(&Action::Call(SchedulerCall::Suppress {
+            roles: vec!["*".into()]
+        }))
     );
     let failed = status(&launched[0].task_id, &agent(1), TaskState::Failed);
     s.handle(
@@ -307,7 +311,9 @@ fn failures_back_off_and_the_queue_says_so() {
     );
     let due = s.handle(Input::Tick, UnixMillis(1010));
     assert!(
-        due.contains(&Action::Call(SchedulerCall::Revive { roles: Vec::new() })),
+        due.contains(&Action::Call(SchedulerCall::Revive {
+            roles: vec!["*".into()]
+        })),
         "{due:?}"
     );
 }

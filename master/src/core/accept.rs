@@ -351,11 +351,19 @@ impl MasterCore {
         let tasks: Vec<&TaskSpec> = operations.iter().flat_map(Operation::tasks).collect();
         let ids: BTreeSet<&TaskId> = tasks.iter().map(|t| &t.task_id).collect();
         let fresh = ids.len() == tasks.len() && !ids.iter().any(|id| self.tasks.contains(id));
+        let changes = changes_of(&operations);
+        let storable = |a: &AgentId| {
+            let wrong = self.check_storable(a, &changes).err();
+            wrong.map(|r| tracing::warn!(agent = %a, "a home can't be stored: {}", r.message))
+        };
         let refusal = match &agent {
             None => Some((TaskState::Dropped, StatusReason::InvalidOffers)),
             _ if !fresh => Some((TaskState::Error, StatusReason::TaskInvalid)),
             Some(a) if self.agents.session(a).is_none() => {
                 Some((TaskState::Dropped, StatusReason::SlaveDisconnected))
+            }
+            Some(a) if !changes.is_empty() && storable(a).is_some() => {
+                Some((TaskState::Dropped, StatusReason::InvalidOffers))
             }
             Some(_) => None,
         };
@@ -371,10 +379,14 @@ impl MasterCore {
             },
             Err,
         );
+        let destroyed = destroyed_by(&operations);
         let tasks = tasks_of(operations);
         match (refusal, agent) {
             (Ok(given), Some(agent)) => {
                 self.close_offers(&offer_ids, "accepted", now);
+                if !changes.is_empty() {
+                    self.store_reservations(&agent, destroyed);
+                }
                 let mut traced = BTreeSet::new();
                 for (spec, parts) in tasks.into_iter().zip(given) {
                     let spec = TaskSpec { parts, ..spec };

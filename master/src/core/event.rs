@@ -226,6 +226,8 @@ pub enum Event {
         ids: Vec<TaskId>,
         /// Scale their service down by as many.
         scale: bool,
+        /// Give back what they reserved, and destroy their volumes.
+        wipe: bool,
         /// Override a running deployment; only with `scale`, which makes one.
         force: bool,
         /// New id, made by the shell, used when `scale`.

@@ -97,7 +97,7 @@ impl MasterCore {
 
     fn explain_framework(&self, id: &FrameworkId) -> Option<FrameworkExplained> {
         let builtin = *id == self.framework_id;
-        let own = [self.own_role()];
+        let own = self.own_roles();
         let known = self.frameworks.all.get(id);
         if known.is_none() && !builtin {
             return None;
@@ -137,8 +137,10 @@ impl MasterCore {
             id: id.clone(),
             name: name.to_owned(),
             connected,
-            capabilities: known
-                .map_or_else(|| service_framework().capabilities, |f| f.info.capabilities),
+            capabilities: known.map_or_else(
+                || service_framework(Vec::new()).capabilities,
+                |f| f.info.capabilities,
+            ),
             general,
             roles: roles.iter().map(one).collect(),
         })

@@ -7,13 +7,12 @@ use std::{
 
 use waggle_services::{Input, Stage, TreeChange, validate_constraints};
 use waggle_types::{
-    DeploymentId, FieldError, Placement, Resources, ServiceId, ServiceSpec, TaskId, TraceContext,
-    UnixMillis,
+    DeploymentId, FieldError, Resources, ServiceId, ServiceSpec, TaskId, TraceContext, UnixMillis,
 };
 
 use super::{
     Flight, MasterCore, SERVICE_FRAMEWORK, change::Wanted, deadlines::step_deadline,
-    deployments::New, levels::service_of, stored, vips::check_canary,
+    deployments::New, homes, levels::service_of, stored, vips::check_canary,
 };
 use crate::{
     error::MasterError,
@@ -103,6 +102,7 @@ impl MasterCore {
             return Err(FieldError::new("instances", rule).into());
         }
         check_alone(spec)?;
+        self.check_homes(spec)?;
         self.check_network_of(spec)?;
         Ok(())
     }
@@ -124,12 +124,12 @@ impl MasterCore {
         self.change(Wanted::of(tree), force, new, now)
     }
 
-    /// Kills tasks; `scale` is set to scale their service down, and then says whether to override a
+    /// Kills tasks; with `wipe` their volumes are destroyed; `scale` is set to scale their service down, and then says whether to override a
     /// deployment.
     pub(super) fn kill(
         &mut self,
         ids: &[TaskId],
-        scale: Option<bool>,
+        (scale, wipe): (Option<bool>, bool),
         new: New,
         now: UnixMillis,
     ) -> Result<Option<Deployment>, MasterError> {
@@ -152,6 +152,7 @@ impl MasterCore {
         self.schedule(
             Input::KillTasks {
                 task_ids: ids.to_vec(),
+                wipe,
             },
             now,
         );
@@ -173,29 +174,12 @@ impl MasterCore {
     }
 }
 
-/// What definitions may say and nothing here does yet.
-pub(super) fn not_yet(spec: &ServiceSpec) -> Result<(), FieldError> {
-    let asked = [
-        ("residency", spec.residency.is_some()),
-        ("secrets", !spec.secrets.is_empty()),
-        ("role", spec.role() != "*"),
-        (
-            "labels.WAGGLE_PLACE",
-            spec.placement != Placement::default(),
-        ),
-    ];
-    match asked.into_iter().find(|(_, asked)| *asked) {
-        Some((field, _)) => Err(FieldError::new(field, "is not supported yet")),
-        None => Ok(()),
-    }
-}
-
 /// What a definition says, as far as that can be judged without a cluster.
 pub fn check_alone(spec: &ServiceSpec) -> Result<(), MasterError> {
     validate_constraints(&spec.constraints)?;
     step_deadline(spec)?;
     check_canary(spec)?;
-    not_yet(spec)?;
+    homes::check_alone(spec)?;
     if n_vips(spec) > MAX_VIPS {
         return Err(MasterError::Limit("VIPs of one service"));
     }

@@ -19,7 +19,7 @@ use waggle_types::{
 
 use super::{
     Framework, FrameworkCall, MasterCore, Measure, SERVICE_ROLE, SubscriptionId, TraceAttrs,
-    intents::not_yet, levels::own_status, stored,
+    homes::not_yet, levels::own_status, stored,
 };
 use crate::{
     error::MasterError,

@@ -22,8 +22,8 @@ use waggle_types::{
 use crate::task::TaskShape;
 
 use super::{
-    Effect, MasterCore, MasterMsg, Measure, News, SERVICE_FRAMEWORK, SERVICE_ROLE, SpanKey,
-    SpanParent, TraceKind, TraceOp,
+    Effect, MasterCore, MasterMsg, Measure, News, SERVICE_FRAMEWORK, SpanKey, SpanParent,
+    TraceKind, TraceOp,
     intents::is_builtin,
     tasks::{Task, is_networked},
     vips::Services,
@@ -45,9 +45,9 @@ pub(super) enum Work {
 
 /// What the built-in framework subscribes with. Services may ask for GPUs and be bound to a region; none
 /// is made for what is lent.
-pub(super) fn service_framework() -> FrameworkSpec {
+pub(super) fn service_framework(roles: Vec<RoleSubscription>) -> FrameworkSpec {
     FrameworkSpec {
-        roles: vec![RoleSubscription::new(SERVICE_ROLE)],
+        roles,
         capabilities: Capabilities {
             gpus: true,
             region_aware: true,
@@ -172,7 +172,31 @@ impl MasterCore {
     /// Tells the framework something; what follows is done by [`MasterCore::pump`].
     pub(super) fn schedule(&mut self, input: Input, now: UnixMillis) {
         let actions = self.scheduler.handle(input, now);
+        self.subscribe_roles(now);
         self.work.extend(actions.into_iter().map(Work::Level2));
+    }
+
+    /// Subscribes the built-in framework for the roles that its services run for, when there are others than before.
+    fn subscribe_roles(&mut self, now: UnixMillis) {
+        if self.recovering || self.subscribed == *self.scheduler.roles() {
+            return;
+        }
+        self.subscribed.clone_from(self.scheduler.roles());
+        let subscribed = Level1::Subscribed {
+            framework_id: self.framework_id.clone(),
+            spec: service_framework(self.own_roles()),
+        };
+        self.allocate(subscribed, now);
+    }
+
+    /// The roles of the built-in framework, as level 2 knows them.
+    pub(super) fn own_roles(&self) -> Vec<RoleSubscription> {
+        let quiet = self.scheduler.suppressed_roles();
+        let one = |role: &String| RoleSubscription {
+            suppressed: quiet.contains(role),
+            ..RoleSubscription::new(role)
+        };
+        self.scheduler.roles().iter().map(one).collect()
     }
 
     /// Lets the levels talk until both are at rest.
@@ -300,8 +324,20 @@ impl MasterCore {
                 uuid,
             } => self.send(&agent_id, MasterMsg::Ack { task_id, uuid }),
             SchedulerCall::Reconcile { task_ids } => self.reconcile(&task_ids, now),
-            SchedulerCall::Suppress { .. } => self.allocate(Level1::Suppress { framework_id }, now),
-            SchedulerCall::Revive { .. } => self.allocate(Level1::Revive { framework_id }, now),
+            SchedulerCall::Suppress { roles } => {
+                let suppress = Level1::SuppressRoles {
+                    framework_id,
+                    roles,
+                };
+                self.allocate(suppress, now);
+            }
+            SchedulerCall::Revive { roles } => {
+                let revive = Level1::ReviveRoles {
+                    framework_id,
+                    roles,
+                };
+                self.allocate(revive, now);
+            }
             // The built-in framework has no use for these.
             SchedulerCall::AcceptInverse { .. }
             | SchedulerCall::DeclineInverse { .. }
@@ -596,6 +632,7 @@ impl MasterCore {
     /// Subscribes the framework: from here on it launches.
     pub(super) fn subscribe_framework(&mut self, now: UnixMillis) {
         let framework_id = self.framework_id.clone();
+        self.subscribed.clone_from(self.scheduler.roles());
         let event = SchedulerEvent::Subscribed { framework_id };
         self.schedule(Input::Scheduler(event), now);
         self.schedule(Input::Resume, now);
@@ -628,6 +665,7 @@ impl MasterCore {
             hostname: agent.info.hostname.clone(),
             ip: agent.info.ip,
             attributes: agent.info.attributes.clone(),
+            domain: agent.info.domain.clone(),
         };
         let task = Box::new(task.full_spec());
         self.schedule(

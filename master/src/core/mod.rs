@@ -32,6 +32,7 @@ mod explain;
 mod frameworks;
 mod groups;
 mod history;
+mod homes;
 mod intents;
 mod inverse;
 mod jobs;
@@ -242,6 +243,8 @@ pub struct MasterCore {
     allocator: Allocator,
     scheduler: ServiceScheduler,
     jobs: Jobs,
+    /// Roles that level 1 offers level 2 resources for.
+    subscribed: BTreeSet<String>,
     agents: Agents,
     /// All but the built-in one.
     frameworks: Frameworks,
@@ -340,6 +343,7 @@ impl MasterCore {
             jobs,
             allocator,
             scheduler,
+            subscribed: BTreeSet::new(),
             agents: Agents::default(),
             frameworks: Frameworks::restored(restored.frameworks, restored.removed_frameworks, now),
             tasks: Tasks::default(),
@@ -403,6 +407,7 @@ impl MasterCore {
         core.drop_stray_launches(now);
         core.restore_services(now);
         core.restore_jobs(restored.jobs, now);
+        core.restore_homes(now);
         core.end_recovery_when_done(now);
         core.pump(now);
         let effects = core.take_effects();
@@ -522,6 +527,7 @@ impl MasterCore {
                 request,
                 ids,
                 scale,
+                wipe,
                 force,
                 deployment_id,
                 trace,
@@ -530,7 +536,7 @@ impl MasterCore {
                     id: deployment_id,
                     trace,
                 };
-                let answer = self.kill(&ids, scale.then_some(force), new, now);
+                let answer = self.kill(&ids, (scale.then_some(force), wipe), new, now);
                 self.reply(request, Answer::Maybe(answer));
             }
             Event::Operate { request, call } => {

@@ -2,10 +2,10 @@
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
-use waggle_services::{Instance, Service};
+use waggle_services::{Instance, Service, Why, tell};
 use waggle_types::{
     AgentId, CheckPurpose, DeploymentId, FrameworkId, HealthCheck, HealthState, ResourcePart,
-    Resources, RoleSubscription, TaskState, UnixMillis,
+    Resources, TaskState, UnixMillis,
 };
 
 use super::{
@@ -52,7 +52,16 @@ impl MasterCore {
                 .collect(),
             groups: self.groups.clone(),
             tree_version: self.history.newest(),
-            queue: self.scheduler.queue().map(|q| show_queue(q, now)).collect(),
+            queue: self
+                .scheduler
+                .queue()
+                .map(|q| {
+                    let spec = self.scheduler.service(&q.service);
+                    let spec = spec.map(|s| s.spec().as_ref());
+                    let why = spec.map(|s| tell(s, &q.rules, "offer")).unwrap_or_default();
+                    show_queue(q, why, now)
+                })
+                .collect(),
             agents: self
                 .agents
                 .all
@@ -129,6 +138,7 @@ impl MasterCore {
             last_failure: known.and_then(Service::last_failure).map(show_failure),
             spec: Arc::clone(spec),
             versions: self.show_versions(&spec.id),
+            homes: known.map(|s| s.homes().to_vec()).unwrap_or_default(),
             instances,
         }
     }
@@ -165,23 +175,14 @@ impl MasterCore {
         .collect()
     }
 
-    /// The built-in framework's role, as it is now.
-    pub(super) fn own_role(&self) -> RoleSubscription {
-        let id = &self.framework_id;
-        RoleSubscription {
-            suppressed: self.allocator.is_suppressed(id, SERVICE_ROLE) == Some(true),
-            ..RoleSubscription::new(SERVICE_ROLE)
-        }
-    }
-
     /// Every framework, the built-in one first in code and by id in the map.
     fn show_frameworks(&self) -> BTreeMap<FrameworkId, FrameworkView> {
         let mut out = BTreeMap::new();
+        let roles = self.own_roles();
         let own = FrameworkView {
             id: self.framework_id.clone(),
             name: SERVICE_FRAMEWORK.to_owned(),
-            roles: vec![self.own_role()],
-            capabilities: service_framework().capabilities,
+            capabilities: service_framework(Vec::new()).capabilities,
             about: Arc::default(),
             active: !self.recovering,
             used: Resources::default(),
@@ -191,7 +192,8 @@ impl MasterCore {
             unregistered_at: None,
             connected: true,
             failover_timeout: None,
-            suppressed: self.own_role().suppressed,
+            suppressed: roles.iter().all(|r| r.suppressed),
+            roles,
             tasks: 0,
             reasons: self.show_reasons(&self.framework_id),
         };
@@ -343,7 +345,7 @@ fn show_failure(f: &waggle_services::LastFailure) -> LastFailure {
     }
 }
 
-fn show_queue(q: waggle_services::QueueItem, now: UnixMillis) -> QueueView {
+fn show_queue(q: waggle_services::QueueItem, why: Vec<Why>, now: UnixMillis) -> QueueView {
     let counts = |m: BTreeMap<waggle_services::DeclineReason, waggle_services::ReasonCount>| {
         m.into_iter()
             .map(|(r, c)| (r.name(), (c.declined, c.processed)))
@@ -368,5 +370,7 @@ fn show_queue(q: waggle_services::QueueItem, now: UnixMillis) -> QueueView {
         last_used_at: q.last_used_at,
         launch_attempt: counts(q.launch_attempt),
         last_offers: counts(q.last_offers),
+        why,
+        unused: q.unused,
     }
 }

@@ -1,6 +1,6 @@
 //! Silence: agents that are not heard, and when to believe that they are gone.
 
-use waggle_types::{AgentId, Millis, UnixMillis};
+use waggle_types::{AgentId, Millis, RoleSubscription, UnixMillis};
 
 use super::{MasterCore, Measure, SessionId, levels::service_framework};
 
@@ -111,12 +111,11 @@ impl MasterCore {
             return;
         }
         self.recovering = false;
+        let roles = self.scheduler.roles().iter().map(RoleSubscription::new);
+        let spec = service_framework(roles.collect());
         let framework_id = self.framework_id.clone();
         self.allocate(
-            waggle_allocator::Event::Subscribed {
-                framework_id,
-                spec: service_framework(),
-            },
+            waggle_allocator::Event::Subscribed { framework_id, spec },
             now,
         );
         self.subscribe_framework(now);

@@ -292,6 +292,7 @@ fn service(
 ) -> ServiceView {
     let running = u32::try_from(instances.len()).unwrap();
     ServiceView {
+        homes: Vec::new(),
         versions: vec![Arc::new(spec.clone())],
         spec: Arc::new(spec),
         instances,
@@ -508,6 +509,8 @@ pub(super) fn busy() -> ClusterView {
         },
     );
     view.queue.push(QueueView {
+        why: Vec::new(),
+        unused: Vec::new(),
         service: id,
         count: 1,
         since: AT,

@@ -212,7 +212,7 @@ pub struct QueueItem {
     pub delay: Delay,
     pub since: String,
     pub processed_offers_summary: ProcessedOffers,
-    /// Only when asked for by `embed=lastUnusedOffers`; kept empty in this release.
+    /// Only when asked for by `embed=lastUnusedOffers`: Marathon's `UnusedOffer`, a few of the newest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_unused_offers: Option<Vec<serde_json::Value>>,
 }

@@ -100,4 +100,51 @@ pub struct ExplainView {
     pub last_failure: Option<String>,
     /// The allocator's reasons for offering nothing, newest.
     pub allocator: Vec<String>,
+    /// Rules that turned offers away, those first that turned most away.
+    #[serde(default)]
+    pub why: Vec<WhyView>,
+    /// What is in the way of more instances than could ever run on the nodes that there are; `null` when all of
+    /// them could.
+    #[serde(default)]
+    pub never: Option<NeverView>,
+    /// Where its instances are at home, if it is resident.
+    #[serde(default)]
+    pub homes: Vec<HomeView>,
+}
+
+/// A rule that stands in the way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WhyView {
+    /// Marathon's reason.
+    pub reason: String,
+    /// For people: `needs 4 cpus: 12 offers had less, the most was 2`.
+    pub message: String,
+    /// What would help.
+    pub fix: String,
+    /// Offers that it turned away.
+    pub offers: u64,
+}
+
+/// More instances than the nodes could ever hold, even if nothing else ran there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NeverView {
+    /// Instances that could run.
+    pub fit: u32,
+    /// Nodes that were looked at.
+    pub nodes: u64,
+    /// Why no more; offers stand for nodes.
+    pub why: Vec<WhyView>,
+}
+
+/// Where a resident instance is at home.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HomeView {
+    /// The instance.
+    pub instance: String,
+    /// The agent that holds its reservation and volumes.
+    pub agent_id: String,
+    /// Its node name; empty when it has not been seen since the master started.
+    pub hostname: String,
+    /// Whether a task of it is there now.
+    pub in_use: bool,
 }

@@ -15,11 +15,8 @@ use super::{
     scheduler::{JobAction, JobScheduler, Turn},
 };
 use crate::{
-    OpenOffer, Place, Refusal,
-    constraints::{Taken, validate_constraints},
-    ids::run_stamp,
-    matching::{fit, on_agent},
-    task,
+    Around, OpenOffer, Refusal, choose::Chooser, constraints::validate_constraints, ids::run_stamp,
+    matching::on_agent, task,
 };
 
 /// Times of a schedule that passed while no master was there are counted up to this many.
@@ -364,7 +361,8 @@ impl JobScheduler {
         };
         let spec = &run.spec.run;
         let constraints = validate_constraints(&spec.constraints).ok();
-        let taken = constraints.as_deref().map(Taken::new);
+        let (around, most) = (Around::default(), self.limits.max_tasks_per_offer);
+        let chooser = Chooser::new(spec, constraints.as_deref(), &[], offers, &around, most);
         let seed = self.ids.next();
         let mut refusals: Vec<Refusal> = Vec::new();
         // Those that were used least come first, so that runs spread.
@@ -376,26 +374,23 @@ impl JobScheduler {
             if open.n_launched >= self.limits.max_tasks_per_offer {
                 continue;
             }
-            match fit(
-                spec,
-                &open.offer,
-                &Place::from(&open.offer),
-                taken.as_ref(),
-                seed,
-            ) {
+            match chooser.check(i, open, seed) {
                 Ok(ports) => {
                     found = Some((i, ports));
                     break;
                 }
-                Err(reason) => refusals.push(Refusal {
+                Err(unmet) => refusals.push(Refusal {
                     offer_id: open.offer.offer_id.clone(),
-                    reason,
+                    offer_idx: i,
+                    reason: unmet.rule.reason(),
+                    rule: unmet.rule,
+                    had: unmet.had,
                 }),
             }
         }
         let used = u64::from(found.is_some());
         if let Some(r) = self.run_mut(id, run_id) {
-            r.offers.saw(used, &refusals, now);
+            r.offers.saw(used, &refusals, offers, now);
         }
         let Some((i, ports)) = found else {
             return;
@@ -405,7 +400,8 @@ impl JobScheduler {
             return;
         };
         let offer = offers[i].offer.clone();
-        let mut task = task::build(spec, &self.of, task_id.clone(), &offer, &ports, run.trace);
+        let how = (ports.as_slice(), Vec::new());
+        let mut task = task::build(spec, &self.of, task_id.clone(), &offer, how, run.trace);
         // Its own names: it is no instance of a service.
         task.service = String::new();
         task.service_version = String::new();

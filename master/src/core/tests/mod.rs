@@ -9,6 +9,7 @@ mod executors;
 mod explain;
 mod frameworks;
 mod groups;
+mod homes;
 mod jobs;
 mod launches;
 mod lending;
@@ -495,6 +496,7 @@ impl World {
             request: RequestId(self.n_ids),
             ids,
             scale,
+            wipe: false,
             force,
             deployment_id,
             trace: None,

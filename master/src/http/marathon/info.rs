@@ -67,7 +67,8 @@ pub(super) fn queue(view: &ClusterView, query: &Query) -> Queue {
             },
             since: ServiceVersion(q.since).to_string(),
             processed_offers_summary: processed(q),
-            last_unused_offers: offers.then(Vec::new),
+            last_unused_offers: offers
+                .then(|| q.unused.iter().map(super::offers::unused).collect()),
         })
     });
     Queue {

@@ -6,6 +6,7 @@ mod events;
 mod groups;
 mod info;
 mod labels;
+mod offers;
 mod tasks;
 
 use axum::{

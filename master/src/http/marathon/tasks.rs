@@ -72,8 +72,8 @@ pub(super) fn of_app(api: &Api, id: &ServiceId) -> Result<Response, Fail> {
     Ok(ok(&TaskList { tasks: of(service) }))
 }
 
-/// `scale` and `wipe`: both at once contradict each other. A wipe is a kill, as no task has volumes.
-fn scale(call: &Call) -> Result<bool, ApiError> {
+/// `scale` and `wipe`: both at once contradict each other.
+fn scale(call: &Call) -> Result<(bool, bool), ApiError> {
     let (scale, wipe) = (
         call.query.flag("scale", false)?,
         call.query.flag("wipe", false)?,
@@ -84,7 +84,7 @@ fn scale(call: &Call) -> Result<bool, ApiError> {
             "must not be set together with scale",
         ));
     }
-    Ok(scale)
+    Ok((scale, wipe))
 }
 
 /// Kills tasks and answers with the deployment that scaling made, else with `body`.
@@ -92,7 +92,7 @@ async fn kill(
     api: &Api,
     call: &Call,
     tasks: &[Task],
-    scale: bool,
+    (scale, wipe): (bool, bool),
     body: &impl serde::Serialize,
 ) -> Result<Response, Fail> {
     let ids = tasks.iter().map(|t| TaskId::new(t.id.clone()));
@@ -103,7 +103,7 @@ async fn kill(
     let force = call.query.flag("force", false)?;
     let done = api
         .handle
-        .kill_tasks(ids, scale, force, call.trace())
+        .kill_tasks(ids, (scale, wipe), force, call.trace())
         .await?;
     match done {
         Some(d) => Ok(deployed(StatusCode::OK, &d)),

@@ -6,14 +6,14 @@ use axum::response::Response;
 use waggle_api::{
     marathon::Number,
     native::{
-        AgentBecauseView, AgentExplainView, BecauseView, ExplainView, FrameworkExplainView,
+        AgentBecauseView, AgentExplainView, BecauseView, FrameworkExplainView,
         FrameworkRoleExplainView, LastChoiceView, PassedOverView, QuotaView, Refusal,
         RoleExplainView, capabilities,
     },
 };
-use waggle_types::{Milli, ServiceId, TaskState, check_role};
+use waggle_types::{Milli, ServiceId, check_role};
 
-use super::{explain_job, find, reads::deployments, roles::framework};
+use super::{explain_app::service, explain_job, find, roles::framework};
 use crate::{
     error::MasterError,
     explain::{
@@ -170,33 +170,4 @@ fn app(view: &ClusterView, path: &[&str]) -> Result<Response, Fail> {
     let found = ServiceId::new(&id).ok().and_then(|id| service(view, &id));
     let found = found.ok_or_else(|| find::no_app(view, &id))?;
     Ok(ok(&found))
-}
-
-fn service(view: &ClusterView, id: &ServiceId) -> Option<ExplainView> {
-    let s = view.services.get(id)?;
-    let queued = view.queue.iter().find(|q| q.service == *id);
-    let failure = s.last_failure.as_ref().map(|f| {
-        let state: TaskState = f.state;
-        format!(
-            "{} on {} ended as {}: {}",
-            f.task_id,
-            f.hostname,
-            state.mesos_name(),
-            f.message
-        )
-    });
-    let marathon = view.frameworks.values().find(|f| f.name == "marathon");
-    Some(ExplainView {
-        service: id.to_string(),
-        instances: s.spec.instances,
-        running: s.running,
-        healthy: s.healthy,
-        waiting: queued.map_or(0, |q| q.count),
-        delay_ms: queued.map_or(0, |q| q.delay.0),
-        offers: queued.map_or(0, |q| q.n_offers),
-        refused: queued.map(|q| q.refused.clone()).unwrap_or_default(),
-        deployments: deployments(view, Some(id)),
-        last_failure: failure,
-        allocator: marathon.map(|f| f.reasons.clone()).unwrap_or_default(),
-    })
 }

@@ -3,6 +3,7 @@
 //! Roles are paths, so they come last and take the rest. Agents and frameworks are named by id or by name.
 
 mod explain;
+mod explain_app;
 mod explain_job;
 mod find;
 mod maintenance;

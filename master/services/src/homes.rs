@@ -1,0 +1,248 @@
+//! How the scheduler keeps homes of resident instances: seen in offers and in what level 1 lists, given back when
+//! they have no use any more.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use waggle_types::{
+    AgentId, Millis, Operation, ServiceId, StatusSource, TaskSpec, TaskState, TaskStatus,
+    UnixMillis,
+};
+
+use crate::{
+    Around, Home, Instance, OpenOffer, Place, ServiceScheduler,
+    residency::{Litter, home_of, instance_of, release, service_of},
+    scheduler::Run,
+};
+
+/// How long a home that was given back is remembered, in case it is still offered.
+const REMEMBER: Millis = Millis::from_secs(600);
+
+/// What is done with one offer: first of all what makes homes, then launches.
+#[derive(Debug, Default)]
+pub(crate) struct Use {
+    pub operations: Vec<Operation>,
+    pub tasks: Vec<TaskSpec>,
+}
+
+impl Use {
+    pub fn operations(self) -> Vec<Operation> {
+        let mut out = self.operations;
+        if !self.tasks.is_empty() {
+            out.push(Operation::Launch(self.tasks));
+        }
+        out
+    }
+}
+
+impl ServiceScheduler {
+    /// A home as level 1 lists it, after a restart.
+    pub(crate) fn found_home(
+        &mut self,
+        id: String,
+        service: &str,
+        role: String,
+        place: Place,
+        now: UnixMillis,
+        run: &mut Run,
+    ) {
+        if self.litter.contains_key(&id) {
+            return;
+        }
+        let of = service_of(service);
+        let owner = of.as_ref().and_then(|id| self.services.get_mut(id));
+        let owner = owner.filter(|s| !s.removing && s.spec.residency.is_some());
+        let (Some(of), Some(service)) = (of.clone(), owner) else {
+            let agent_id = place.agent_id;
+            let released = None;
+            self.roles.insert(role.clone());
+            self.litter.insert(
+                id,
+                Litter {
+                    agent_id,
+                    role,
+                    released,
+                },
+            );
+            return;
+        };
+        match service.homes.binary_search_by(|h| h.id.cmp(&id)) {
+            // Offers know more of a place than level 1's list.
+            Ok(at) => service.homes[at].place = place,
+            Err(at) => {
+                let home = Home {
+                    id,
+                    place,
+                    since: now,
+                    doomed: false,
+                    fresh: false,
+                };
+                service.homes.insert(at, home);
+                run.dirty.insert(of);
+            }
+        }
+    }
+
+    /// Learns of homes from offers.
+    pub(crate) fn see_homes(&mut self, offers: &[OpenOffer], now: UnixMillis, run: &mut Run) {
+        self.litter
+            .retain(|_, l| l.released.is_none_or(|at| at + REMEMBER > now));
+        for o in offers {
+            for part in &o.offer.parts {
+                if let Some((id, service)) = home_of(&part.reservation) {
+                    let place = Place::from(&o.offer);
+                    let role = o.offer.role.clone();
+                    self.found_home(id.to_owned(), service, role, place, now, run);
+                }
+            }
+        }
+    }
+
+    /// What gives the homes in an offer back that have no use.
+    pub(crate) fn clean(&mut self, open: &OpenOffer, now: UnixMillis) -> Vec<Operation> {
+        let mut out = Vec::new();
+        for part in &open.offer.parts {
+            let id = home_of(&part.reservation).map(|(id, _)| id);
+            if let Some(l) = id.and_then(|id| self.litter.get_mut(id)) {
+                l.released = Some(now);
+                out.extend(release(part));
+            }
+        }
+        out
+    }
+
+    /// Makes homes of a service litter: those that `which` says.
+    pub(crate) fn leave_homes(&mut self, id: &ServiceId, which: impl Fn(&Home) -> bool) {
+        let Some(service) = self.services.get_mut(id) else {
+            return;
+        };
+        let role = service.spec.role().to_owned();
+        let (left, kept) = std::mem::take(&mut service.homes)
+            .into_iter()
+            .partition(which);
+        service.homes = kept;
+        let left: Vec<Home> = left;
+        self.litter.extend(left.into_iter().map(|h| {
+            let litter = Litter {
+                agent_id: h.place.agent_id,
+                role: role.clone(),
+                released: None,
+            };
+            (h.id, litter)
+        }));
+    }
+
+    /// An agent is gone, and with it what was reserved there.
+    pub(crate) fn forget_homes(&mut self, agent: &AgentId, run: &mut Run) {
+        self.litter.retain(|_, l| l.agent_id != *agent);
+        for (id, service) in &mut self.services {
+            let before = service.homes.len();
+            service.homes.retain(|h| h.place.agent_id != *agent);
+            if service.homes.len() < before {
+                run.dirty.insert(id.clone());
+            }
+        }
+    }
+
+    /// A task of a resident instance ended: its home is empty, or was never made, or is to be given back.
+    pub(crate) fn home_emptied(&mut self, id: &ServiceId, status: &TaskStatus, now: UnixMillis) {
+        let Some(service) = self.services.get_mut(id) else {
+            return;
+        };
+        let of = instance_of(status.task_id.as_str());
+        let Some(at) = service.homes.iter().position(|h| h.id == of) else {
+            return;
+        };
+        let home = &mut service.homes[at];
+        home.since = now;
+        let refused = matches!(status.state, TaskState::Dropped | TaskState::Error)
+            && status.source == StatusSource::Master;
+        if home.fresh && refused {
+            // Nothing of the accept was done. Should it have been all the same, an offer tells.
+            service.homes.remove(at);
+        } else if home.doomed {
+            let of = of.to_owned();
+            self.leave_homes(id, |h| h.id == of);
+        }
+    }
+
+    /// The agent of an instance has spoken of it.
+    pub(crate) fn home_confirmed(&mut self, id: &ServiceId, status: &TaskStatus) {
+        if status.source == StatusSource::Master {
+            return;
+        }
+        let homes = self.services.get_mut(id).map(|s| s.homes.iter_mut());
+        let of = instance_of(status.task_id.as_str());
+        for h in homes.into_iter().flatten().filter(|h| h.id == of) {
+            h.fresh = false;
+        }
+    }
+
+    /// An instance that was found running is at home where it runs.
+    pub(crate) fn home_adopted(&mut self, id: &ServiceId, instance: &Instance, now: UnixMillis) {
+        let service = self.services.get_mut(id);
+        let Some(service) = service.filter(|s| s.spec.residency.is_some()) else {
+            return;
+        };
+        let of = instance_of(instance.task_id().as_str());
+        // One that was given up ends, and what it held is given back.
+        let doomed = self.litter.remove(of).is_some();
+        if let Err(at) = service.homes.binary_search_by(|h| h.id.as_str().cmp(of)) {
+            let home = Home {
+                id: of.to_owned(),
+                place: instance.place.clone(),
+                since: now,
+                doomed,
+                fresh: false,
+            };
+            service.homes.insert(at, home);
+        }
+    }
+
+    /// A new home on an offer.
+    pub(crate) fn home_made(
+        &mut self,
+        id: &ServiceId,
+        home: String,
+        place: Place,
+        now: UnixMillis,
+    ) {
+        let Some(service) = self.services.get_mut(id) else {
+            return;
+        };
+        if let Err(at) = service.homes.binary_search_by(|h| h.id.cmp(&home)) {
+            let home = Home {
+                id: home,
+                place,
+                since: now,
+                doomed: false,
+                fresh: true,
+            };
+            service.homes.insert(at, home);
+        }
+    }
+
+    /// Where services run that this one has to be with, or apart from: what it says itself, and what others say of it.
+    pub(crate) fn around(&self, id: &ServiceId) -> Around {
+        let mut out = Around::default();
+        let Some(service) = self.services.get(id) else {
+            return out;
+        };
+        let agents = |id: &ServiceId| -> BTreeSet<AgentId> {
+            let instances = self.services.get(id).map(|s| s.instances.iter());
+            let instances = instances.into_iter().flatten();
+            instances.map(|i| i.place.agent_id.clone()).collect()
+        };
+        let all = |ids: &BTreeSet<ServiceId>| -> BTreeMap<ServiceId, BTreeSet<AgentId>> {
+            ids.iter().map(|id| (id.clone(), agents(id))).collect()
+        };
+        out.with = all(&service.spec.placement.with);
+        out.apart = all(&service.spec.placement.apart);
+        for other in self.apart.iter().filter(|other| *other != id) {
+            let says = self.services.get(other);
+            if says.is_some_and(|s| s.spec.placement.apart.contains(id)) {
+                out.apart.insert(other.clone(), agents(other));
+            }
+        }
+        out
+    }
+}

@@ -1,0 +1,560 @@
+//! The laws of resident instances over random histories, against a small level 1 that keeps its books.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "helpers of tests fail as tests do"
+)]
+
+#[allow(dead_code, reason = "each test binary uses a part of the helpers")]
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use common::{agent, framework_id, offer, spec, status};
+use proptest::prelude::*;
+use waggle_services::{Action, Input, Place, ServiceScheduler, home_of, is_current};
+use waggle_types::{
+    DeploymentId, Milli, Millis, Offer, Operation, PersistentVolume, PortRange, PortSet,
+    RESIDENT_ROLE, Reservation, Residency, ResourcePart, Resources, SchedulerCall, SchedulerEvent,
+    ServiceSpec, ServiceVersion, StatusSource, TaskId, TaskSpec, TaskState, UnixMillis,
+    UnreachableStrategy, UpgradeStrategy, Volume, VolumeId, sum_parts,
+};
+
+const N_AGENTS: usize = 4;
+
+#[derive(Debug, Clone)]
+enum Step {
+    Offer,
+    /// As `Offer`, and what is accepted is refused: its offers were gone.
+    OfferInVain,
+    Start(usize),
+    Fail(usize),
+    End(usize),
+    Wait(u64),
+    Scale(u32),
+    Upgrade(u32),
+    Crash,
+    Cut(usize),
+    Heal(usize),
+    Kill(usize),
+    Wipe(usize),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let n = any::<usize>;
+    prop_oneof![
+        12 => Just(Step::Offer),
+        1 => Just(Step::OfferInVain),
+        12 => n().prop_map(Step::Start),
+        4 => n().prop_map(Step::Fail),
+        10 => n().prop_map(Step::End),
+        6 => (0u64..5000).prop_map(Step::Wait),
+        2 => (0u32..5).prop_map(Step::Scale),
+        2 => (0u32..4).prop_map(Step::Upgrade),
+        1 => Just(Step::Crash),
+        1 => (0..N_AGENTS).prop_map(Step::Cut),
+        2 => (0..N_AGENTS).prop_map(Step::Heal),
+        1 => n().prop_map(Step::Kill),
+        1 => n().prop_map(Step::Wipe),
+    ]
+}
+
+fn resident(n: u32) -> ServiceSpec {
+    let mut s = spec(n);
+    s.residency = Some(Residency::default());
+    s.unreachable = UnreachableStrategy::Disabled;
+    s.upgrade = UpgradeStrategy {
+        minimum_health_capacity_milli: 500,
+        maximum_over_capacity_milli: 0,
+    };
+    let volume = |target: &str, mib| PersistentVolume {
+        target: target.into(),
+        size: Milli::units(mib),
+        disk: None,
+        read_only: false,
+    };
+    s.volumes = vec![volume("data", 100), volume("log/a", 10)];
+    s
+}
+
+fn total() -> Resources {
+    Resources::from_millis(2000, 2_048_000, 500_000).with_ports(PortSet::from_ranges([PortRange {
+        begin: 31000,
+        end: 31009,
+    }]))
+}
+
+struct Task {
+    spec: TaskSpec,
+    on: usize,
+    state: TaskState,
+}
+
+/// One agent in level 1's books: what is free, by reservation.
+type Books = BTreeMap<Vec<Reservation>, Resources>;
+
+struct World {
+    scheduler: ServiceScheduler,
+    spec: ServiceSpec,
+    free: Vec<Books>,
+    tasks: BTreeMap<TaskId, Task>,
+    cut: BTreeSet<usize>,
+    suppressed: bool,
+    now: UnixMillis,
+    n_offers: usize,
+    n_lives: u64,
+    /// The most instances that were ever asked for, and how many were wiped: there are never more homes.
+    most: u32,
+    n_wiped: u32,
+    homes_ever: BTreeSet<String>,
+}
+
+impl World {
+    fn new(n: u32) -> Self {
+        let mut world = Self {
+            scheduler: ServiceScheduler::new(framework_id(), "marathon", 1),
+            spec: resident(n),
+            free: vec![Books::from([(Vec::new(), total())]); N_AGENTS],
+            tasks: BTreeMap::new(),
+            cut: BTreeSet::new(),
+            suppressed: true,
+            now: UnixMillis(10_000),
+            n_offers: 0,
+            n_lives: 1,
+            most: n,
+            n_wiped: 0,
+            homes_ever: BTreeSet::new(),
+        };
+        world.put();
+        world
+    }
+
+    fn put(&mut self) {
+        self.most = self.most.max(self.spec.instances);
+        let id = DeploymentId::new(format!("d{}", self.spec.version.0.0)).unwrap();
+        self.handle(
+            Input::Put {
+                spec: Box::new(self.spec.clone()),
+                deployment_id: Some(id),
+                restart_before: None,
+                trace: None,
+            },
+            true,
+        );
+    }
+
+    fn handle(&mut self, input: Input, honest: bool) {
+        let mut refused = Vec::new();
+        for action in self.scheduler.handle(input, self.now) {
+            match action {
+                Action::Call(SchedulerCall::Accept {
+                    offer_ids,
+                    operations,
+                    ..
+                }) => {
+                    // The offer's name says which agent.
+                    let on: usize = offer_ids[0]
+                        .as_str()
+                        .rsplit_once('-')
+                        .unwrap()
+                        .1
+                        .parse()
+                        .unwrap();
+                    if honest {
+                        for op in operations {
+                            self.apply(on, op);
+                        }
+                    } else {
+                        let tasks = operations.iter().flat_map(|o| o.tasks().to_vec());
+                        refused.extend(tasks.map(|t| (t.task_id, on)));
+                    }
+                }
+                Action::Call(SchedulerCall::Kill { task_id }) => {
+                    if let Some(t) = self.tasks.get_mut(&task_id)
+                        && !self.cut.contains(&t.on)
+                    {
+                        t.state = TaskState::Killing;
+                    }
+                }
+                Action::Call(SchedulerCall::Suppress { roles }) => {
+                    self.suppressed |= roles.iter().any(|r| r == RESIDENT_ROLE);
+                }
+                Action::Call(SchedulerCall::Revive { roles }) => {
+                    self.suppressed &= !roles.iter().any(|r| r == RESIDENT_ROLE);
+                }
+                _ => {}
+            }
+        }
+        for (task_id, on) in refused {
+            let mut s = status(&task_id, &agent(on), TaskState::Dropped);
+            (s.source, s.uuid) = (StatusSource::Master, None);
+            self.handle(Input::Scheduler(SchedulerEvent::Update(s)), true);
+        }
+        assert!(
+            self.homes_ever.len() <= (self.most + self.n_wiped) as usize,
+            "{:?} for {} instances and {} wiped",
+            self.homes_ever,
+            self.most,
+            self.n_wiped
+        );
+    }
+
+    /// Level 1 does what it is told; every demand must be met by what is free.
+    fn apply(&mut self, on: usize, op: Operation) {
+        let books = &mut self.free[on];
+        let empty = Vec::new();
+        let volume = |id: &VolumeId, v: Volume| {
+            let mut r = Resources::default();
+            r.custom.set_volume(id.clone(), v);
+            r
+        };
+        let disk = |v: Volume| Resources::from_millis(0, 0, v.size.0);
+        match op {
+            Operation::Reserve { stack, resources } => {
+                books
+                    .get_mut(&empty)
+                    .unwrap()
+                    .try_sub(&resources)
+                    .expect("reserved of what is free");
+                self.homes_ever
+                    .insert(home_of(&stack).unwrap().0.to_owned());
+                assert!(
+                    books.insert(stack, resources).is_none(),
+                    "a home is made once"
+                );
+            }
+            Operation::CreateVolume {
+                stack,
+                volume_id,
+                volume: v,
+            } => {
+                let part = books.get_mut(&stack).unwrap();
+                part.try_sub(&disk(v))
+                    .expect("made of the reservation's disk");
+                part.try_add(&volume(&volume_id, v)).expect("a new volume");
+            }
+            Operation::DestroyVolume { stack, volume_id } => {
+                let part = books
+                    .get_mut(&stack)
+                    .expect("the reservation of the volume");
+                let v = part
+                    .custom
+                    .remove_volume(&volume_id)
+                    .expect("nobody uses it");
+                part.try_add(&disk(v)).unwrap();
+            }
+            Operation::Unreserve { stack, resources } => {
+                let part = books.get_mut(&stack).expect("the reservation");
+                part.try_sub(&resources).expect("free");
+                if part.is_empty() {
+                    books.remove(&stack);
+                }
+                books.get_mut(&empty).unwrap().try_add(&resources).unwrap();
+            }
+            Operation::Launch(tasks) => {
+                for t in tasks {
+                    assert_eq!(sum_parts(&t.parts).as_ref(), Some(&t.resources));
+                    for p in &t.parts {
+                        books
+                            .get_mut(&p.reservation)
+                            .expect("the part")
+                            .try_sub(&p.resources)
+                            .expect("free");
+                    }
+                    let n = t.resources.custom.volumes().count();
+                    assert_eq!(n, 2, "each task has its volumes");
+                    let state = TaskState::Staging;
+                    let old = self
+                        .tasks
+                        .insert(t.task_id.clone(), Task { spec: t, on, state });
+                    assert!(old.is_none(), "task ids are used once");
+                }
+                // Of a new life, those on agents that it has not heard yet are not known to it.
+                let known = self.scheduler.instances().count();
+                assert!(known <= self.spec.instances as usize, "{known} instances");
+            }
+            Operation::ResizeVolume { .. } => panic!("never asked for"),
+        }
+    }
+
+    fn offer(&mut self, honest: bool) {
+        if self.suppressed {
+            return;
+        }
+        let mut offers = Vec::new();
+        for i in (0..N_AGENTS).filter(|i| !self.cut.contains(i)) {
+            self.n_offers += 1;
+            offers.push(self.offer_of(i));
+        }
+        self.handle(Input::Scheduler(SchedulerEvent::Offers(offers)), honest);
+    }
+
+    fn offer_of(&self, on: usize) -> Offer {
+        let parts: Vec<ResourcePart> = self.free[on]
+            .iter()
+            .filter(|(_, r)| !r.is_empty())
+            .map(|(stack, r)| ResourcePart {
+                reservation: stack.clone(),
+                revocable: false,
+                resources: r.clone(),
+            })
+            .collect();
+        let mut o = offer(self.n_offers, on, sum_parts(&parts).unwrap());
+        o.offer_id = waggle_types::OfferId::new(format!("o{}-{on}", self.n_offers)).unwrap();
+        o.role = RESIDENT_ROLE.into();
+        // A plain offer has no parts, as from level 1.
+        o.parts = if parts.iter().all(ResourcePart::is_plain) {
+            Vec::new()
+        } else {
+            parts
+        };
+        o
+    }
+
+    fn nth(&self, n: usize, f: impl Fn(&Task) -> bool) -> Option<TaskId> {
+        let fit = |(_, t): &(&TaskId, &Task)| f(t) && !self.cut.contains(&t.on);
+        let all: Vec<&TaskId> = self.tasks.iter().filter(fit).map(|(id, _)| id).collect();
+        (!all.is_empty()).then(|| all[n % all.len()].clone())
+    }
+
+    fn becomes(&mut self, id: &TaskId, state: TaskState) {
+        let t = self.tasks.get_mut(id).unwrap();
+        t.state = state;
+        let s = status(id, &agent(t.on), state);
+        if state.is_terminal() {
+            let t = self.tasks.remove(id).unwrap();
+            for p in t.spec.parts {
+                let part = self.free[t.on].entry(p.reservation).or_default();
+                part.try_add(&p.resources).unwrap();
+            }
+        }
+        self.handle(Input::Scheduler(SchedulerEvent::Update(s)), true);
+    }
+
+    fn place(on: usize) -> Place {
+        Place::from(&offer(0, on, Resources::default()))
+    }
+
+    fn adopt_all_of(&mut self, on: usize) {
+        let here = self.tasks.iter().filter(|(_, t)| t.on == on);
+        let inputs: Vec<Input> = here
+            .map(|(id, t)| Input::Adopt {
+                task: Box::new(t.spec.clone()),
+                place: Self::place(on),
+                status: status(id, &agent(on), t.state),
+            })
+            .collect();
+        for input in inputs {
+            self.handle(input, true);
+        }
+    }
+
+    fn crash(&mut self) {
+        self.n_lives += 1;
+        self.suppressed = true;
+        self.scheduler = ServiceScheduler::new(framework_id(), "marathon", self.n_lives);
+        self.handle(Input::Hold, true);
+        self.handle(
+            Input::Put {
+                spec: Box::new(self.spec.clone()),
+                deployment_id: None,
+                restart_before: None,
+                trace: None,
+            },
+            true,
+        );
+        let mut found = Vec::new();
+        for (on, books) in self.free.iter().enumerate() {
+            for stack in books.keys().filter(|s| !s.is_empty()) {
+                let (id, service) = home_of(stack).unwrap();
+                found.push(Input::FoundHome {
+                    id: id.to_owned(),
+                    service: service.to_owned(),
+                    role: RESIDENT_ROLE.into(),
+                    place: Self::place(on),
+                });
+            }
+        }
+        for home in found {
+            self.handle(home, true);
+        }
+        for on in (0..N_AGENTS)
+            .filter(|i| !self.cut.contains(i))
+            .collect::<Vec<_>>()
+        {
+            self.adopt_all_of(on);
+        }
+        self.handle(Input::Resume, true);
+    }
+
+    fn heal(&mut self, on: usize) {
+        if self.cut.remove(&on) {
+            self.handle(
+                Input::AgentBack {
+                    agent_id: agent(on),
+                },
+                true,
+            );
+            self.adopt_all_of(on);
+        }
+    }
+
+    fn run(&mut self, step: &Step) {
+        match step {
+            Step::Offer => self.offer(true),
+            Step::OfferInVain => self.offer(false),
+            Step::Start(n) => {
+                if let Some(id) = self.nth(*n, |t| t.state == TaskState::Staging) {
+                    self.becomes(&id, TaskState::Running);
+                }
+            }
+            Step::Fail(n) => {
+                if let Some(id) = self.nth(*n, |_| true) {
+                    self.becomes(&id, TaskState::Failed);
+                }
+            }
+            Step::End(n) => {
+                if let Some(id) = self.nth(*n, |t| t.state == TaskState::Killing) {
+                    self.becomes(&id, TaskState::Killed);
+                }
+            }
+            Step::Wait(ms) => {
+                let end = self.now + Millis(*ms);
+                while let Some(at) = self.scheduler.next_deadline().filter(|at| *at <= end) {
+                    self.now = self.now.max(at);
+                    self.handle(Input::Tick, true);
+                }
+                self.now = end;
+            }
+            Step::Scale(n) => {
+                self.change();
+                self.spec.instances = *n;
+                self.put();
+            }
+            Step::Upgrade(n) => {
+                self.change();
+                self.spec.env.insert("N".into(), n.to_string());
+                self.put();
+            }
+            Step::Crash => self.crash(),
+            Step::Cut(on) => {
+                if self.cut.insert(*on) {
+                    self.handle(
+                        Input::AgentUnreachable {
+                            agent_id: agent(*on),
+                        },
+                        true,
+                    );
+                }
+            }
+            Step::Heal(on) => self.heal(*on),
+            Step::Kill(n) | Step::Wipe(n) => {
+                let wipe = matches!(step, Step::Wipe(_));
+                if let Some(id) = self.nth(*n, |t| t.state == TaskState::Running) {
+                    self.n_wiped += u32::from(wipe);
+                    let task_ids = vec![id];
+                    self.handle(Input::KillTasks { task_ids, wipe }, true);
+                }
+            }
+        }
+    }
+
+    fn change(&mut self) {
+        self.spec.version = ServiceVersion(UnixMillis(self.spec.version.0.0 + 1));
+    }
+
+    fn settle(&mut self) {
+        for on in 0..N_AGENTS {
+            self.heal(on);
+        }
+        for _ in 0..60 {
+            self.run(&Step::Wait(400_000));
+            self.offer(true);
+            while let Some(id) = self.nth(0, |t| t.state == TaskState::Staging) {
+                self.becomes(&id, TaskState::Running);
+            }
+            while let Some(id) = self.nth(0, |t| t.state == TaskState::Killing) {
+                self.becomes(&id, TaskState::Killed);
+            }
+        }
+    }
+
+    fn homes(&self) -> usize {
+        let all = self.free.iter().flat_map(BTreeMap::keys);
+        all.filter(|s| !s.is_empty()).count()
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// Whatever happens, instances come back to their homes, no more homes are made than instances were asked for (or
+    /// wiped), the service gets what it asks for, and its removal gives everything back.
+    #[test]
+    fn instances_come_back_to_their_volumes(first in 0u32..5, steps in prop::collection::vec(step(), 0..80)) {
+        let mut world = World::new(first);
+        for s in &steps {
+            world.run(s);
+        }
+        world.settle();
+        let n = world.spec.instances as usize;
+        prop_assert_eq!(world.tasks.len(), n);
+        for t in world.tasks.values() {
+            prop_assert_eq!(t.state, TaskState::Running);
+            prop_assert!(is_current(&world.spec, &t.spec));
+        }
+        prop_assert!(world.homes() >= n);
+
+        let id = world.spec.id.clone();
+        let deployment_id = Some(DeploymentId::new("gone").unwrap());
+        world.spec.instances = 0;
+        world.handle(Input::Remove { id: id.clone(), deployment_id, trace: None }, true);
+        world.settle();
+        prop_assert!(world.tasks.is_empty());
+        prop_assert!(world.scheduler.service(&id).is_none());
+        for books in &world.free {
+            prop_assert_eq!(books, &Books::from([(Vec::new(), total())]));
+        }
+        prop_assert!(world.suppressed, "nothing is wanted any more");
+    }
+}
+
+#[test]
+fn an_instance_whose_home_is_lost_waits_or_begins_anew_as_it_was_told() {
+    let run = |task_lost| {
+        let mut world = World::new(1);
+        world.spec.residency = Some(Residency {
+            relaunch_after: Millis::from_secs(60),
+            task_lost,
+        });
+        world.put();
+        world.offer(true);
+        let id = world.nth(0, |_| true).unwrap();
+        world.becomes(&id, TaskState::Running);
+        let on = world.tasks[&id].on;
+        world.run(&Step::Cut(on));
+        world.run(&Step::Wait(59_000));
+        world.offer(true);
+        assert_eq!(world.tasks.len(), 1);
+        world.run(&Step::Wait(2_000));
+        // The second home is no surprise.
+        world.most = 2;
+        world.spec.instances = 2;
+        world.offer(true);
+        (world, on)
+    };
+    let (world, _) = run(waggle_types::TaskLost::WaitForever);
+    assert_eq!(world.tasks.len(), 1);
+    let (mut world, on) = run(waggle_types::TaskLost::RelaunchAfterTimeout);
+    assert_eq!(world.tasks.len(), 2, "one out of reach, one new");
+    // Once it is back, the old one is told to end and its home is given back.
+    world.run(&Step::Start(0));
+    world.heal(on);
+    let old = world.tasks.values().find(|t| t.on == on).unwrap();
+    assert_eq!(old.state, TaskState::Killing);
+    let id = old.spec.task_id.clone();
+    world.becomes(&id, TaskState::Killed);
+    world.offer(true);
+    world.offer(true);
+    assert_eq!(world.homes(), 1);
+}

@@ -1,0 +1,82 @@
+//! Resident instances and roles of the built-in framework, from the master's side: what is told after a restart, and
+//! what is refused at the door.
+
+use std::{collections::BTreeMap, net::Ipv4Addr};
+
+use waggle_services::{Input, Place, check_change, home_of};
+use waggle_types::{FieldError, MAX_ROLES, Placement, ServiceSpec, UnixMillis};
+
+use super::{MasterCore, SERVICE_FRAMEWORK};
+
+impl MasterCore {
+    /// Tells level 2 of what is reserved for its resident instances.
+    pub(super) fn restore_homes(&mut self, now: UnixMillis) {
+        let mut found = Vec::new();
+        for (agent_id, parts) in &self.reservations.stored {
+            for part in parts {
+                let Some((id, service)) = home_of(&part.reservation) else {
+                    continue;
+                };
+                let last = part.reservation.last();
+                let Some(last) = last.filter(|r| r.principal == SERVICE_FRAMEWORK) else {
+                    continue;
+                };
+                found.push(Input::FoundHome {
+                    id: id.to_owned(),
+                    service: service.to_owned(),
+                    role: last.role.clone(),
+                    // The agent has not registered yet; offers tell the rest.
+                    place: Place {
+                        agent_id: agent_id.clone(),
+                        hostname: String::new(),
+                        ip: Ipv4Addr::UNSPECIFIED,
+                        attributes: BTreeMap::new(),
+                        domain: None,
+                    },
+                });
+            }
+        }
+        for home in found {
+            self.schedule(home, now);
+        }
+    }
+
+    /// What a definition says of roles and homes against what can be done.
+    pub(super) fn check_homes(&self, spec: &ServiceSpec) -> Result<(), FieldError> {
+        let roles = self.scheduler.roles();
+        if roles.len() >= MAX_ROLES && !roles.contains(spec.role()) {
+            let rule = format!("services have run for {MAX_ROLES} roles since the master started");
+            return Err(FieldError::new("role", rule));
+        }
+        match self.services.get(&spec.id) {
+            Some(old) => check_change(old, spec),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What services may say and jobs do not do.
+pub(super) fn not_yet(run: &ServiceSpec) -> Result<(), FieldError> {
+    let asked = [
+        ("residency", run.residency.is_some()),
+        ("secrets", !run.secrets.is_empty()),
+        ("role", run.role() != "*"),
+        ("labels.WAGGLE_PLACE", run.placement != Placement::default()),
+    ];
+    match asked.into_iter().find(|(_, asked)| *asked) {
+        Some((field, _)) => Err(FieldError::new(field, "is not supported for jobs yet")),
+        None => Ok(()),
+    }
+}
+
+/// What a definition says of homes and secrets, as far as that can be judged without a cluster.
+pub(super) fn check_alone(spec: &ServiceSpec) -> Result<(), FieldError> {
+    if spec.residency.is_some() && !spec.roles.takes_unreserved() {
+        let rule = "must hold * for apps with persistent volumes: they reserve for themselves";
+        return Err(FieldError::new("acceptedResourceRoles", rule));
+    }
+    if !spec.secrets.is_empty() {
+        return Err(FieldError::new("secrets", "no node resolves secrets yet"));
+    }
+    Ok(())
+}
