@@ -15,17 +15,20 @@
 //!   did not arrive is no failure.
 //! - A run's end and its place in the history are written before the end of its task is acknowledged.
 
+mod calls;
 mod clockwork;
 mod cron;
+mod input;
 mod job;
 mod scheduler;
 mod steps;
 mod updates;
 mod validate;
 
+pub use input::{JobAction, JobAnswer, JobCall, JobInput, JobWrite};
 pub use job::{
     Cause, Ended, History, Job, JobLimits, KEEP_ENDED, KEEP_TASKS, Kept, KeptRun, Progress, Run,
     RunStatus, RunTask, Skip,
 };
-pub use scheduler::{JobAction, JobAnswer, JobCall, JobInput, JobScheduler, JobWrite};
+pub use scheduler::JobScheduler;
 pub use validate::{JobError, validate_schedule};

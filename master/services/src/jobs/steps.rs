@@ -11,8 +11,9 @@ use waggle_types::{
 };
 
 use super::{
+    input::JobAction,
     job::{Cause, Ended, Job, Run, RunTask, Skip},
-    scheduler::{JobAction, JobScheduler, Turn},
+    scheduler::{JobScheduler, Turn},
 };
 use crate::{
     Around, OpenOffer, Refusal, choose::Chooser, constraints::validate_constraints, ids::run_stamp,

@@ -6,8 +6,9 @@ use waggle_types::{
 };
 
 use super::{
+    input::JobAction,
     job::Run,
-    scheduler::{JobAction, JobScheduler, Turn},
+    scheduler::{JobScheduler, Turn},
 };
 use crate::OpenOffer;
 
