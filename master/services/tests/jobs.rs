@@ -286,6 +286,17 @@ impl World {
         self.event(SchedulerEvent::Update(status(task, &agent(1), state)));
     }
 
+    /// Its agent has lost it with all that it knew, or never had it.
+    fn vanish(&mut self, task: &TaskId) {
+        self.tasks.remove(task);
+        let unknown = status(task, &agent(1), TaskState::Unknown);
+        let unknown = waggle_types::TaskStatus {
+            uuid: None,
+            ..unknown
+        };
+        self.event(SchedulerEvent::Update(unknown));
+    }
+
     fn say_all(&mut self, state: TaskState) {
         let all: Vec<TaskId> = self.tasks.keys().cloned().collect();
         for t in all {
@@ -377,6 +388,7 @@ enum Step {
     Die(usize),
     Restart(u64),
     Unreachable(usize),
+    Vanish(usize),
     Remove(usize),
 }
 
@@ -398,6 +410,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0usize..12).prop_map(Step::Die),
         1 => (0u64..2_000_000).prop_map(Step::Restart),
         1 => (0usize..8).prop_map(Step::Unreachable),
+        1 => (0usize..8).prop_map(Step::Vanish),
         1 => (0usize..4).prop_map(Step::Remove),
     ]
 }
@@ -468,6 +481,11 @@ proptest! {
                         let gone = status(&t, &agent(1), TaskState::Unreachable);
                         let gone = waggle_types::TaskStatus { uuid: None, ..gone };
                         w.event(SchedulerEvent::Update(gone));
+                    }
+                }
+                Step::Vanish(n) => {
+                    if let Some(t) = task(&w, n) {
+                        w.vanish(&t);
                     }
                 }
                 Step::Remove(n) => {
@@ -631,7 +649,8 @@ fn a_failing_run_is_tried_again_until_its_deadline() {
     assert!(n > 3, "{n} tasks");
     assert!(w.now.since(START) <= Millis::from_secs(35), "{}", w.now);
     let (_, why) = w.ended.last().unwrap();
-    assert!(why.as_ref().unwrap().contains("failed"), "{why:?}");
+    let said = why.as_ref().unwrap();
+    assert!(said.ends_with("failures; its deadline is over"), "{said}");
 }
 
 #[test]
@@ -738,4 +757,24 @@ fn an_agent_that_stays_away_costs_the_run_its_task() {
     // Its kill does not arrive either: the world answers that it ended, which is too late to matter.
     w.pass(2 * MINUTE);
     assert_eq!(w.job("j").history.n_failure, 1);
+}
+
+#[test]
+fn a_task_that_nobody_has_any_more_has_failed_if_it_ever_ran() {
+    let mut w = World::new();
+    w.call(JobCall::Create(Box::new(job("j", Vec::new()))))
+        .unwrap();
+    w.run_now("j").unwrap();
+    w.offers(1);
+    let first = w.tasks.keys().next().unwrap().clone();
+    w.vanish(&first);
+    // It never was: the run waits for another launch.
+    w.pass(5000);
+    let second = w.tasks.keys().next().unwrap().clone();
+    assert_ne!(first, second);
+    w.say(&second, TaskState::Running);
+    w.vanish(&second);
+    w.pass(5000);
+    assert!(w.tasks.is_empty() && w.runs.is_empty());
+    assert_eq!(w.job("j").history.failures[0].message, "TASK_LOST");
 }

@@ -14,6 +14,7 @@ use super::{
     input::JobAction,
     job::{Cause, Ended, Job, Run, RunTask, Skip},
     scheduler::{JobScheduler, Turn},
+    updates::last_words,
 };
 use crate::{
     Around, OpenOffer, Refusal, choose::Chooser, constraints::validate_constraints, ids::run_stamp,
@@ -175,7 +176,7 @@ impl JobScheduler {
             } else if self.hold {
                 // Nothing can be launched: no deadline is missed by it.
             } else if run.active_deadline().is_some_and(|at| at <= now) && run.n_failures > 0 {
-                let why = format!("it failed {} times until its deadline", run.n_failures);
+                let why = format!("{}; its deadline is over", last_words(run));
                 self.end_run(id, run_id, Some(why), now, turn);
             } else if run.launch_by <= now {
                 let why = "it could not be launched in time".to_owned();

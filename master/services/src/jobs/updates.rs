@@ -140,7 +140,7 @@ impl JobScheduler {
             message.clone_into(&mut t.message);
         }
         let ran = t.started_at.map(|at| now.since(at)).unwrap_or_default();
-        let (task, ended_as) = (t.task_id.clone(), t.state);
+        let task = t.task_id.clone();
         turn.runs.insert((id.clone(), run_id.clone()));
         turn.dirty.insert(id.clone());
         let rules = run.spec.run.backoff;
@@ -155,14 +155,9 @@ impl JobScheduler {
         } else {
             run.n_failures += 1;
             run.delay.failed(&rules, ran, now);
-            let why = words(run, ended_as, message);
             match run.spec.restart {
-                RestartPolicy::Never => Some(Some(why)),
-                RestartPolicy::OnFailure { .. }
-                    if run.active_deadline().is_some_and(|at| at <= now) =>
-                {
-                    Some(Some(why))
-                }
+                RestartPolicy::Never => Some(Some(last_words(run))),
+                // Unless its deadline is over: that is looked at in the same turn.
                 RestartPolicy::OnFailure { .. } => {
                     run.launch_by = now + max_delay;
                     None
@@ -188,18 +183,22 @@ impl JobScheduler {
     }
 }
 
-fn words(run: &Run, state: TaskState, message: &str) -> String {
+/// How a run's last task ended.
+pub(super) fn last_words(run: &Run) -> String {
+    let Some(last) = run.tasks.last() else {
+        return String::new();
+    };
     let times = match run.n_failures {
         0 | 1 => String::new(),
         n => format!(", the last of {n} failures"),
     };
-    let said: String = message.chars().take(300).collect();
+    let said: String = last.message.chars().take(300).collect();
     let said = if said.is_empty() {
         said
     } else {
         format!(": {said}")
     };
-    format!("{}{said}{times}", state.mesos_name())
+    format!("{}{said}{times}", last.state.mesos_name())
 }
 
 fn rank(state: TaskState) -> u8 {
