@@ -8,7 +8,7 @@ import time
 
 from marathon import MarathonClient, NotFoundError
 from marathon.exceptions import ConflictError
-from marathon.models import MarathonApp
+from marathon.models import MarathonApp, MarathonGroup
 from marathon.models.events import (
     MarathonApiPostEvent, MarathonAppTerminatedEvent, MarathonDeploymentFailed, MarathonDeploymentInfo,
     MarathonDeploymentStepSuccess, MarathonDeploymentSuccess, MarathonEventStreamAttached,
@@ -74,12 +74,12 @@ def events(client, server):
     assert posts[0].uri == "/v2/apps" and posts[0].app_definition["id"] == APP, posts
     assert posts[0].client_ip
     infos = [e.plan for e in heard.of(MarathonDeploymentInfo) if e.plan.id == first]
-    assert len(infos) == 1, infos
+    assert infos and len(infos) == len(infos[0].steps), infos
     action = infos[0].steps[0].actions[0]
     assert (action.action, action.app) == ("StartApplication", APP), action
     target = infos[0].target.groups[0]
     assert target["id"] == "/events" and target["apps"][0]["id"] == APP, target
-    assert [e.plan.id for e in heard.of(MarathonDeploymentStepSuccess)] == [first]
+    assert [e.plan.id for e in heard.of(MarathonDeploymentStepSuccess)] == [first] * len(infos)
     assert heard.of(MarathonGroupChangeSuccess)[0].group_id == "/events"
     tasks = {t.id for t in client.list_tasks(APP)}
     running = [e for e in heard.of(MarathonStatusUpdateEvent) if e.task_status == "TASK_RUNNING"]
@@ -157,7 +157,7 @@ def calls(client, heard):
         raise AssertionError("a locked app was changed")
     client.reset_delay(STUCK)
     assert [d for d in client.list_deployments() if d.id == stuck.deployments[0].id
-            and d.affected_apps == [STUCK] and d.total_steps == 1]
+            and d.affected_apps == [STUCK] and d.total_steps == len(d.steps)]
     assert client.delete_deployment(stuck.deployments[0].id, force=True) == {}
     poll("its deployment to be dropped", lambda: not client.list_deployments())
     client.delete_app(STUCK, force=True)
@@ -179,6 +179,39 @@ def calls(client, heard):
     print("ok queue, deployments, metrics")
 
 
+def groups(client, heard):
+    app = lambda id, **more: MarathonApp(id=id, cmd="exec sleep 1000", cpus=0.05, mem=16, instances=1, **more)
+    made = client.create_group(MarathonGroup(id="/tree", apps=[app("/tree/db"), app("/tree/web", dependencies=["/tree/db"])]))
+    heard.done(made["deploymentId"])
+    steps = [[(a.action, a.app) for a in s.actions] for e in heard.of(MarathonDeploymentInfo)
+             if e.plan.id == made["deploymentId"] for s in e.plan.steps]
+    order = [app for step in steps for kind, app in step if kind == "ScaleApplication"]
+    assert order and order.index("/tree/db") < order.index("/tree/web"), steps
+    assert "/tree" in [e.group_id for e in heard.of(MarathonGroupChangeSuccess)]
+    assert "/tree" in [g.id for g in client.list_groups()]
+    group = client.get_group("/tree")
+    assert sorted(a.id for a in group.apps) == ["/tree/db", "/tree/web"] and group.version, group
+    first = group.version
+    heard.done(client.scale_group("/tree", 2)["deploymentId"])
+    assert client.get_app("/tree/web").instances == 2
+    heard.done(client.rollback_group("/tree", first)["deploymentId"])
+    assert client.get_app("/tree/web").instances == 1
+    changed = MarathonGroup(id="/tree", apps=[app("/tree/db"), app("/tree/web", labels={"step": "2"})])
+    heard.done(client.update_group("/tree", changed)["deploymentId"])
+    assert client.get_app("/tree/web").labels == {"step": "2"}
+    many = [MarathonApp(id=id, labels={"step": "3"}) for id in ("/tree/db", "/tree/web")]
+    heard.done(client.update_apps(many)["deploymentId"])
+    assert client.get_app("/tree/db").labels == {"step": "3"}
+    heard.done(client.delete_group("/tree")["deploymentId"])
+    try:
+        client.get_group("/tree")
+    except NotFoundError:
+        pass
+    else:
+        raise AssertionError("the group is still there")
+    print("ok groups")
+
+
 def abdication(client, heard):
     leader, before = client.get_leader()["leader"], {t.id for t in client.list_tasks(APP)}
     assert client.delete_leader() == {"message": "Leadership abdicated"}
@@ -197,6 +230,7 @@ def main(server):
     client = MarathonClient(server)
     heard = events(client, server)
     calls(client, heard)
+    groups(client, heard)
     abdication(client, heard)
 
 

@@ -55,6 +55,7 @@ fn marathon_python_hears_of_every_event_and_makes_every_call() {
         "ok events of a deployment",
         "ok kills",
         "ok queue, deployments, metrics",
+        "ok groups",
         "ok abdication",
     ];
     run_on_n2("marathon_events.py", &steps);
