@@ -68,6 +68,8 @@ pub struct Settings {
     pub agent_timeout: Duration,
     /// Age at which an offer is taken back.
     pub offer_timeout: Duration,
+    /// Most deployments at once.
+    pub max_running_deployments: usize,
     /// Resources that replace detected ones, by name.
     pub resources: ResourceOverrides,
     /// Attributes.
@@ -198,6 +200,10 @@ pub fn settings(flags: &RunArgs) -> Result<Settings, CliError> {
             "offer-timeout",
             args.offer_timeout.as_deref().unwrap_or("60s"),
         )?,
+        max_running_deployments: match args.max_running_deployments.unwrap_or(100) {
+            0 => return Err(usage("max-running-deployments: must be at least 1, is 0")),
+            n => n,
+        },
         resources: resources(args.resources.as_deref().unwrap_or_default())?,
         domain: args.domain.as_deref().map(domain).transpose()?,
         attributes: attributes(args.attributes.as_deref().unwrap_or_default())?,
@@ -256,6 +262,9 @@ fn merge(flags: RunArgs, file: RunArgs) -> RunArgs {
         tick: flags.tick.or(file.tick),
         agent_timeout: flags.agent_timeout.or(file.agent_timeout),
         offer_timeout: flags.offer_timeout.or(file.offer_timeout),
+        max_running_deployments: flags
+            .max_running_deployments
+            .or(file.max_running_deployments),
         resources: flags.resources.or(file.resources),
         domain: flags.domain.or(file.domain),
         attributes: flags.attributes.or(file.attributes),
@@ -438,6 +447,7 @@ mod tests {
     #[case::no_tick("tick", |a: &mut RunArgs| a.tick = Some("0s".into()))]
     #[case::timeout("agent-timeout", |a: &mut RunArgs| a.agent_timeout = Some("99999999999999999999s".into()))]
     #[case::offer_timeout("offer-timeout", |a: &mut RunArgs| a.offer_timeout = Some("0s".into()))]
+    #[case::no_deployments("max-running-deployments", |a: &mut RunArgs| a.max_running_deployments = Some(0))]
     #[case::scalar("resources", |a: &mut RunArgs| a.resources = Some("cpus:-1".into()))]
     #[case::kind("resources", |a: &mut RunArgs| a.resources = Some("a b:1".into()))]
     #[case::role("resources", |a: &mut RunArgs| a.resources = Some("cpus(a//b):1".into()))]

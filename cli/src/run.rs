@@ -130,6 +130,7 @@ async fn start_master(
     let millis = |d: Duration| Millis(u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
     config.agent_timeout = millis(s.agent_timeout);
     config.offer_timeout = millis(s.offer_timeout);
+    config.max_running_deployments = s.max_running_deployments;
     let telemetry = telemetry.component("waggle-master");
     halves.spawn(async move {
         let listeners = MasterListeners {

@@ -63,6 +63,8 @@ pub struct MasterConfig {
     pub recovery_grace: Millis,
     /// How long an offer stands; a hoarder gets no more than this.
     pub offer_timeout: Millis,
+    /// Most deployments at once; one more is refused.
+    pub max_running_deployments: usize,
     /// The master's own region; agents of others are for frameworks that are aware of regions. `None`: regions
     /// are not looked at.
     pub region: Option<String>,
@@ -89,6 +91,7 @@ impl MasterConfig {
             agent_timeout: Millis::from_secs(30),
             recovery_grace: Millis::from_secs(10),
             offer_timeout: Millis::from_secs(60),
+            max_running_deployments: 100,
             region: None,
             networks: BTreeMap::from([
                 ("dcos".to_owned(), Network::dcos()),
@@ -390,6 +393,7 @@ fn core_config(
     core.agent_timeout = config.agent_timeout;
     core.recovery_grace = config.recovery_grace;
     core.offer_timeout = config.offer_timeout;
+    core.max_running_deployments = config.max_running_deployments;
     core.region.clone_from(&config.region);
     core.networks.clone_from(&config.networks);
     core.vxlan = config.vxlan;

@@ -28,6 +28,11 @@ pub enum ExplainSub {
         /// Id, such as prod.backup
         id: String,
     },
+    /// A deployment: which of its services hold it up, and what each of these waits for
+    Deployment {
+        /// Its id
+        id: String,
+    },
     /// A framework: why it gets the offers that it gets, and no others
     Framework {
         /// Name or id

@@ -76,6 +76,9 @@ pub struct RunArgs {
     /// How long a framework may sit on an offer [default: 60s]
     #[arg(long, value_name = "DURATION")]
     pub offer_timeout: Option<String>,
+    /// Most deployments that run at once; one more is refused [default: 100]
+    #[arg(long, value_name = "N")]
+    pub max_running_deployments: Option<usize>,
     /// Resources instead of what is detected, as Mesos writes them: `cpus:4;mem:8192;disk:10000;ports:[31000-32000]`.
     /// `cpus(prod):2` is reserved for role prod, on top of `cpus:4`; other kinds are the cluster's own:
     /// `licenses:3;vlans:[1-100];zones:{a,b}`. A kind that is named is not detected

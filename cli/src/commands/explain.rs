@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use serde::de::DeserializeOwned;
 use waggle_api::native::{
-    AgentExplainView, BecauseView, ExplainView, FrameworkExplainView, FrameworkRoleExplainView,
-    JobExplainView, RoleExplainView, WhyView,
+    AgentExplainView, BecauseView, DeploymentView, ExplainView, FrameworkExplainView,
+    FrameworkRoleExplainView, JobExplainView, RoleExplainView, WhyView,
 };
 
-use super::{encode_path, fetch, print, print_json, role, segment};
+use super::{encode_path, fetch, fetch_list, print, print_json, role, segment};
 use crate::{
     args::{ExplainCommand, ExplainSub},
     client::Client,
@@ -31,6 +31,7 @@ pub async fn run(command: ExplainCommand) -> Result<(), CliError> {
             let id = segment("id", &id)?;
             say(&client, &format!("job/{id}"), as_json, job).await
         }
+        ExplainSub::Deployment { id } => deployment(&client, &id, as_json).await,
         ExplainSub::Framework { framework: name } => {
             let name = segment("framework", &name)?;
             say(&client, &format!("framework/{name}"), as_json, framework).await
@@ -82,6 +83,52 @@ fn job(j: &JobExplainView) -> String {
         out.push_str(&format!("  no more is offered: {reason}\n"));
     }
     out
+}
+
+/// Services of a deployment that are explained one by one.
+const MAX_SERVICES: usize = 20;
+
+/// The step under way, and each of its services that is not as it should be.
+async fn deployment(client: &Client, id: &str, as_json: bool) -> Result<(), CliError> {
+    let (_, all) = fetch_list::<DeploymentView>(client, "/waggle/v1/deployments").await?;
+    let Some(d) = all.into_iter().find(|d| d.id == id) else {
+        return Err(anyhow::anyhow!("deployment {id} does not exist, or is over").into());
+    };
+    let (mut answers, mut late, mut rest) = (Vec::new(), Vec::new(), 0);
+    for service in &d.services {
+        if late.len() == MAX_SERVICES {
+            rest += 1;
+            continue;
+        }
+        let path = encode_path(service.trim_matches('/'));
+        let found = fetch::<ExplainView>(client, &format!("/waggle/v1/explain/app/{path}")).await;
+        // One that goes has no definition any more.
+        let Ok((answer, e)) = found else {
+            continue;
+        };
+        let turn_comes = e
+            .deployments
+            .iter()
+            .any(|d| d.waiting_for.starts_with("its turn"));
+        if !turn_comes && (e.waiting > 0 || e.running != e.instances) {
+            answers.push(answer);
+            late.push(e);
+        }
+    }
+    if as_json {
+        return print_json(&serde_json::json!({ "deployment": d, "services": answers }));
+    }
+    let mut out = format!(
+        "deployment {}: step {} of {} waits for {}\n",
+        d.id, d.step, d.total_steps, d.waiting_for
+    );
+    for e in &late {
+        out.push_str(&format!("\n{}", app(e)));
+    }
+    if rest > 0 {
+        out.push_str(&format!("\nand perhaps more of {rest} other services\n"));
+    }
+    print(&out)
 }
 
 fn framework(f: &FrameworkExplainView) -> String {

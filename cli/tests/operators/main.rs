@@ -7,6 +7,7 @@
     reason = "a failed step of the set-up is a failed test"
 )]
 
+mod groups;
 mod harness;
 
 use serde_json::{Value, json};

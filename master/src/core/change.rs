@@ -75,7 +75,7 @@ impl MasterCore {
     /// Checks a change, stores it with its leases and its deployment in one transaction, and begins it.
     pub(super) fn change(
         &mut self,
-        wanted: Wanted,
+        wanted: &Wanted,
         force: bool,
         new: New,
         now: UnixMillis,
@@ -83,9 +83,9 @@ impl MasterCore {
         let affected = wanted.services();
         let overtaken = self.check_locks(&affected, force)?;
         let version = self.next_version(&affected, now);
-        let next = self.next(&wanted, version)?;
-        let flight = self.flight(&wanted, &next, &new, version, now);
-        self.check_size(&wanted, &new.id, &flight, overtaken.len())?;
+        let next = self.next(wanted, version)?;
+        let flight = self.flight(wanted, &next, &new, version, now);
+        self.check_size(wanted, &new.id, &flight, overtaken.len())?;
         let Some(leases) = self.vips.lease(&next.services) else {
             return Err(MasterError::VipPoolExhausted);
         };
@@ -110,11 +110,11 @@ impl MasterCore {
             self.say_redefined(c.before.as_deref(), c.after.as_deref(), now);
         }
         self.say_begun(&id, &flight, now);
-        if !under_way {
-            self.end_deployment_span(&id, None);
-        } else {
+        if under_way {
             self.flights.insert(id.clone(), flight);
             self.begin_step(&id, now);
+        } else {
+            self.end_deployment_span(&id, None);
         }
         self.let_go(left, &affected, now);
         Ok(Deployment { id, version })

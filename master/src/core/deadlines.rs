@@ -22,13 +22,11 @@ pub(super) fn step_deadline(spec: &ServiceSpec) -> Result<Option<Millis>, FieldE
         return Ok(None);
     };
     let seconds = text.parse().ok().filter(|s| (1..=MAX_SECONDS).contains(s));
-    match seconds {
-        Some(seconds) => Ok(Some(Millis::from_secs(seconds))),
-        None => {
-            let rule = format!("must be whole seconds between 1 and {MAX_SECONDS}, is {text:.40?}");
-            Err(FieldError::new(format!("labels.{STEP_DEADLINE}"), rule))
-        }
+    if let Some(seconds) = seconds {
+        return Ok(Some(Millis::from_secs(seconds)));
     }
+    let rule = format!("must be whole seconds between 1 and {MAX_SECONDS}, is {text:.40?}");
+    Err(FieldError::new(format!("labels.{STEP_DEADLINE}"), rule))
 }
 
 impl MasterCore {
@@ -94,7 +92,7 @@ impl MasterCore {
             id: new.clone(),
             trace: flight.trace,
         };
-        let done = self.change(wanted, true, back, now);
+        let done = self.change(&wanted, true, back, now);
         let outcome = match &done {
             Ok(_) => "rolled back",
             Err(_) => "stuck",

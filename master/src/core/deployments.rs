@@ -43,7 +43,7 @@ impl MasterCore {
             restart: BTreeSet::from([service.clone()]),
             ..Wanted::one(old.as_ref().clone())
         };
-        self.change(wanted, force, New { id, trace }, now)
+        self.change(&wanted, force, New { id, trace }, now)
     }
 
     /// Ends a deployment. With `rollback` all that it changed is put back as it was before, as a new deployment:
@@ -66,10 +66,10 @@ impl MasterCore {
                 ..Wanted::of(way_back(flight))
             };
             let new = New { id: new, trace };
-            return self.change(wanted, true, new, now).map(Some);
+            return self.change(&wanted, true, new, now).map(Some);
         }
         // The services' core goes on towards what is in force: only the lock is given up.
-        let (ops, left) = self.overtake(&[id.clone()], "cancelled", now);
+        let (ops, left) = self.overtake(std::slice::from_ref(id), "cancelled", now);
         self.persist(ops);
         self.let_go(left, &BTreeSet::new(), now);
         Ok(None)

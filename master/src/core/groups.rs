@@ -94,7 +94,7 @@ impl MasterCore {
         now: UnixMillis,
     ) -> Result<Deployment, MasterError> {
         let wanted = Wanted::of(self.tree_change(request)?);
-        self.change(wanted, force, new, now)
+        self.change(&wanted, force, new, now)
     }
 
     pub(super) fn plan_tree(

@@ -89,7 +89,7 @@ impl MasterCore {
             (PutMode::Update, false) => return Err(MasterError::NoSuchService(spec.id)),
             _ => {}
         }
-        self.change(Wanted::one(spec), force, new, now)
+        self.change(&Wanted::one(spec), force, new, now)
     }
 
     /// What the spec says against what this cluster allows.
@@ -121,7 +121,7 @@ impl MasterCore {
             removes: BTreeSet::from([service.clone()]),
             ..TreeChange::default()
         };
-        self.change(Wanted::of(tree), force, new, now)
+        self.change(&Wanted::of(tree), force, new, now)
     }
 
     /// Kills tasks; with `wipe` their volumes are destroyed; `scale` is set to scale their service down, and then says whether to override a
@@ -170,7 +170,7 @@ impl MasterCore {
             ..old.as_ref().clone()
         };
         let force = scale == Some(true);
-        self.change(Wanted::one(spec), force, new, now).map(Some)
+        self.change(&Wanted::one(spec), force, new, now).map(Some)
     }
 }
 

@@ -341,9 +341,13 @@ impl MasterCore {
             phases.push((DeploymentPhase::StepBegins, step));
             phases.push((DeploymentPhase::StepDone, step));
         }
-        if !flight.rollout.is_finished() {
-            phases.push((DeploymentPhase::StepBegins, flight.rollout.step_idx()));
-        }
+        // Who waits for the end of what changes nothing hears it, too.
+        let phase = if flight.rollout.is_finished() {
+            DeploymentPhase::Done
+        } else {
+            DeploymentPhase::StepBegins
+        };
+        phases.push((phase, flight.rollout.step_idx()));
         self.say_deployment(id, flight, &phases, now);
     }
 

@@ -225,9 +225,10 @@ async fn put(api: &Api, call: &Call, body: Body, id: &GroupId) -> Result<Respons
                 services: &services,
                 groups: &view.groups,
             };
-            let status = match tree.has_group(&update.id) {
-                true => StatusCode::OK,
-                false => StatusCode::CREATED,
+            let status = if tree.has_group(&update.id) {
+                StatusCode::OK
+            } else {
+                StatusCode::CREATED
             };
             (TreeRequest::Update(update), status)
         }

@@ -213,14 +213,9 @@ fn deployment(d: &view::DeploymentView, service: Option<&ServiceId>) -> Deployme
     let mut steps = d.plan.steps.iter().enumerate().rev();
     let action = steps.find_map(|(i, s)| Some((i, s.actions.iter().find(is_named)?)));
     let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-    let words = |service: Option<&ServiceId>| match service.and_then(|s| d.waiting_for.get(s)) {
-        Some(words) => words.clone(),
-        None => {
-            let all = d.waiting_for.iter();
-            let all: Vec<String> = all.map(|(s, w)| format!("{s}: {w}")).collect();
-            all.join("; ")
-        }
-    };
+    let all = d.waiting_for.iter();
+    let all: Vec<String> = all.map(|(s, w)| format!("{s}: {w}")).collect();
+    let all = all.join("; ");
     let turn = action.filter(|(i, _)| service.is_some() && *i > d.step_idx);
     let alone = named.filter(|_| service.is_some() || d.services.len() == 1);
     DeploymentView {
@@ -235,15 +230,12 @@ fn deployment(d: &view::DeploymentView, service: Option<&ServiceId>) -> Deployme
             DeploymentKind::Stop => "stop",
         }
         .into(),
-        waiting_for: match turn {
-            Some((i, _)) => {
-                let (turn, now) = (i + 1, d.step_idx + 1);
-                format!(
-                    "its turn in step {turn}; step {now} waits for {}",
-                    words(None)
-                )
-            }
-            None => words(alone),
+        waiting_for: if let Some((i, _)) = turn {
+            let (turn, now) = (i + 1, d.step_idx + 1);
+            format!("its turn in step {turn}; step {now} waits for {all}")
+        } else {
+            let own = alone.and_then(|s| d.waiting_for.get(s));
+            own.cloned().unwrap_or(all)
         },
         step: number(d.step_idx + 1),
         total_steps: number(d.plan.steps.len()),
