@@ -1,0 +1,43 @@
+//! marathon-python 0.13, unmodified: groups and deployments of several steps on a node of a real cluster.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests, outside #[test] functions"
+)]
+
+use std::path::Path;
+
+use waggle_tests_clients::old_python_with;
+use waggle_tests_privileged::{bin_dir, can_run, shared};
+
+#[test]
+fn marathon_python_lives_through_the_life_of_a_group() {
+    if !can_run() {
+        return;
+    }
+    let python = match old_python_with(&["marathon==0.13.0"], &bin_dir().unwrap()) {
+        Ok(python) => python,
+        Err(e) => {
+            eprintln!("SKIP: marathon-python can't be installed here: {e:#}");
+            return;
+        }
+    };
+    let mut shared = shared().unwrap();
+    let world = shared.world().unwrap();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/marathon_groups.py");
+    // Not on the leading node: the client follows the redirect.
+    let out = world
+        .cluster
+        .command("n2", python.to_str().unwrap())
+        .unwrap()
+        .arg(script)
+        .arg("http://127.0.0.1:8080")
+        .output()
+        .unwrap();
+    let stdout = String::from_utf8_lossy(&out.stdout);
+    let stderr = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success(), "{stdout}{stderr}");
+    for step in ["ok group, its apps and steps", "ok lock, cancel", "ok removal"] {
+        assert!(stdout.contains(step), "{stdout}");
+    }
+}
