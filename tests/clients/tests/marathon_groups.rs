@@ -37,7 +37,11 @@ fn marathon_python_lives_through_the_life_of_a_group() {
     let stdout = String::from_utf8_lossy(&out.stdout);
     let stderr = String::from_utf8_lossy(&out.stderr);
     assert!(out.status.success(), "{stdout}{stderr}");
-    for step in ["ok group, its apps and steps", "ok lock, cancel", "ok removal"] {
+    for step in [
+        "ok group, its apps and steps",
+        "ok lock, cancel",
+        "ok removal",
+    ] {
         assert!(stdout.contains(step), "{stdout}");
     }
 }
