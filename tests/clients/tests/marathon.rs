@@ -60,3 +60,13 @@ fn marathon_python_hears_of_every_event_and_makes_every_call() {
     ];
     run_on_n2("marathon_events.py", &steps);
 }
+
+#[test]
+fn marathon_python_lives_through_the_life_of_a_group() {
+    let steps = [
+        "ok group, its apps and steps",
+        "ok lock, cancel",
+        "ok removal",
+    ];
+    run_on_n2("marathon_groups.py", &steps);
+}
