@@ -154,6 +154,8 @@ impl ServiceScheduler {
         };
         let home = &mut service.homes[at];
         home.since = now;
+        // A task that its agent ended was there, and so is its home: a later launch that is refused leaves it.
+        home.fresh &= status.source == StatusSource::Master;
         let refused = matches!(status.state, TaskState::Dropped | TaskState::Error)
             && status.source == StatusSource::Master;
         if home.fresh && refused {
