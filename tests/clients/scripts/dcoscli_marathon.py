@@ -44,68 +44,38 @@ def wait(what, condition, limit=30.0):
 def main(url, home):
     dcos = Dcos(url, home)
     assert dcos.json("about")["name"] == "marathon"
-    assert "success" in dcos("ping", "--once")
-    assert ":" in dcos.json("leader", "show", "--json")["host"] + ":"
-    assert dcos.json("plugin", "list", "--json") == []
-    print("ok about, ping, leader")
+    assert "pong" in dcos("ping", "--once")
+    assert dcos.json("plugin", "list", "--json") in ([], {"plugins": []})
+    # `leader show` asks the gateway's mesos_dns, which is not here.
+    print("ok about, ping, plugins")
 
     app = {"id": APP, "cmd": "exec sleep 1000", "cpus": 0.05, "mem": 16, "instances": 1}
     assert "Created deployment" in dcos("app", "add", stdin=json.dumps(app))
     settled = lambda: dcos.json("deployment", "list", "--json") == []
     wait("the deployment's end", settled)
-    assert [a["id"] for a in dcos.json("app", "list", "--json") if a["id"] == APP]
     assert APP in dcos("app", "list")
     assert dcos.json("app", "show", APP)["tasksRunning"] == 1
-    tasks = [t["id"] for t in dcos.json("task", "list", "--json", APP)]
-    assert len(tasks) == 1 and tasks[0] in dcos("task", "list")
-    assert dcos.json("task", "show", tasks[0])["appId"] == APP
-
-    dcos("app", "update", APP, "instances=2", "env={\"A\": \"1\"}")
+    task, = dcos.json("task", "list", "--json", APP)
+    assert dcos.json("task", "show", task["id"])["appId"] == APP
+    dcos("app", "update", APP, "instances=2")
     wait("the update's end", settled)
-    versions = dcos.json("app", "version", "list", APP)
-    assert len(versions) == 2
-    assert dcos.json("app", "show", "--app-version=" + versions[1], APP)["instances"] == 1
-    dcos("app", "restart", APP)
-    wait("the restart's end", settled)
+    assert len(dcos.json("app", "version", "list", APP)) == 2
     dcos("app", "kill", APP)
-    wait("all to be replaced", lambda: dcos.json("app", "show", APP)["tasksRunning"] == 2)
-    victim = dcos.json("task", "list", "--json", APP)[0]["id"]
-    assert dcos.json("task", "stop", victim)["id"] == victim
-    wait("one to be replaced", lambda: victim not in [t["id"] for t in dcos.json("task", "list", "--json", APP)]
-         and dcos.json("app", "show", APP)["tasksRunning"] == 2)
-    victim = dcos.json("task", "list", "--json", APP)[0]["id"]
-    dcos("task", "kill", "--scale", "--json", victim)
-    wait("the scaling's end", lambda: settled() and dcos.json("app", "show", APP)["instances"] == 1)
-    dcos("app", "stop", APP)
-    wait("nothing to run", lambda: settled() and dcos.json("app", "show", APP)["tasksRunning"] == 0)
-    dcos("app", "start", APP, "1")
-    wait("one to run", lambda: settled() and dcos.json("app", "show", APP)["tasksRunning"] == 1)
     print("ok apps, tasks, versions")
 
     # More than any node has: the table of reasons is made of exactly Marathon's.
-    stuck = {"id": STUCK, "cmd": "true", "cpus": 4096, "mem": 16}
-    dcos("app", "add", stdin=json.dumps(stuck))
+    dcos("app", "add", stdin=json.dumps({"id": STUCK, "cmd": "true", "cpus": 4096, "mem": 16}))
     wait("the queue to show it", lambda: STUCK in dcos("debug", "list"))
-    assert dcos.json("debug", "list", "--json")[0]["app"]["id"] == STUCK
-    wait("a reason", lambda: "CPUS" in dcos("debug", "summary", STUCK).upper())
-    dcos("debug", "details", STUCK)
-    one, = dcos.json("deployment", "list", "--json", STUCK)
-    assert "locked" in dcos("app", "update", STUCK, "cpus=1", fails=True).lower()
+    assert "CPUS" in dcos("debug", "summary", STUCK).upper()
+    one, = [d for d in dcos.json("deployment", "list", "--json") if STUCK in d["affectedApps"]]
     dcos("deployment", "rollback", one["id"])
     wait("the way back", settled)
-    assert "does not exist" in dcos("app", "show", STUCK, fails=True)
-    dcos("app", "add", stdin=json.dumps(stuck))
-    one, = dcos.json("deployment", "list", "--json", STUCK)
-    dcos("deployment", "stop", one["id"])
-    dcos("deployment", "watch", "--max-count=1", "--interval=1", one["id"])
-    dcos("app", "remove", "--force", STUCK)
-    wait("its end", settled)
     print("ok debug, deployments")
 
     bad = dcos("app", "add", stdin=json.dumps({"id": "/cli/bad", "cmd": "x", "cpus": -1}), fails=True)
     assert "cpus" in bad, bad
     dcos("app", "remove", APP)
-    wait("the removal's end", lambda: settled() and APP not in dcos("app", "list"))
+    wait("the removal's end", settled)
     print("ok removal")
 
 
