@@ -9,7 +9,7 @@ use super::{
     stored,
 };
 
-/// Seconds that a step which changes the service may take, a whole number from 1 to [`MAX_SECONDS`]. Of several services of
+/// Seconds that a step which changes the service may take, a whole number from 1 to those of a week. Of several services of
 /// one step the least counts. When the step is not over by then, the whole deployment goes back.
 pub const STEP_DEADLINE: &str = "WAGGLE_STEP_DEADLINE";
 

@@ -70,7 +70,7 @@ fn one(world: &World, app: &App, not: Option<&str>) -> anyhow::Result<Task> {
 }
 
 fn volumes(node: &NodeInfo) -> Vec<PathBuf> {
-    let listed = std::fs::read_dir(node.work_dir.join("volumes"));
+    let listed = std::fs::read_dir(node.work_dir.join("agent/volumes"));
     let listed = listed.into_iter().flatten().flatten();
     listed.map(|e| e.path()).collect()
 }
