@@ -74,7 +74,7 @@ async fn a_service_is_shown_explained_restarted_and_rolled_back() {
 
     let shown = m.says(&["app", "show", "/web"]).await;
     assert!(
-        shown.contains("waiting for  0 of 2 instances ready (start)"),
+        shown.contains("waiting for  0 of 2 instances ready ("),
         "{shown}"
     );
     let why = m.says(&["explain", "app", "web"]).await;
@@ -128,7 +128,7 @@ async fn a_definition_in_yaml_is_checked_compared_applied_and_waited_for() {
     let diff = m.waggle(&["app", "diff", path]).await;
     assert_eq!(diff.status.code(), Some(1));
     let text = String::from_utf8(diff.stdout).unwrap();
-    assert!(text.contains("+ env.A: \"1\"\n"), "{text}");
+    assert!(text.contains("+ env: {\"A\":\"1\"}\n"), "{text}");
     assert!(
         text.ends_with("/shop/web is new: 2 would start\n"),
         "{text}"

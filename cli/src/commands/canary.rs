@@ -244,22 +244,31 @@ fn weigh(app: &mut Value, canary: &mut Value, percent: Option<u8>) {
 /// Weights of an instance of the app, and of one of the canary: as near to the part as whole numbers allow, and 0 only where
 /// nothing is asked for.
 fn weights(percent: u8, n_app: u64, n_canary: u64) -> (u32, u32) {
-    let canary = f64::from(percent) / n_canary.max(1) as f64;
-    let app = f64::from(100 - percent) / n_app.max(1) as f64;
-    let most = canary.max(app);
-    let whole = |share: f64| {
-        if share == 0.0 {
-            return 0;
-        }
+    match percent {
+        0 => return (MAX_WEIGHT, 0),
+        100.. => return (0, MAX_WEIGHT),
+        _ => {}
+    }
+    let (n_app, n_canary) = (n_app.max(1) as f64, n_canary.max(1) as f64);
+    let wanted = f64::from(percent) / 100.0;
+    let ratio = wanted * n_app / ((1.0 - wanted) * n_canary);
+    let best = (1..=MAX_WEIGHT).map(|app| {
         #[allow(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
-            reason = "between 0 and the largest weight"
+            reason = "between 1 and the largest weight"
         )]
-        let weight = (share / most * f64::from(MAX_WEIGHT)).round() as u32;
-        weight.max(1)
-    };
-    (whole(app), whole(canary))
+        let canary = (f64::from(app) * ratio)
+            .round()
+            .clamp(1.0, f64::from(MAX_WEIGHT)) as u32;
+        let total = f64::from(canary) * n_canary;
+        let off = (total / (total + f64::from(app) * n_app) - wanted).abs();
+        // A part in a million is none.
+        ((off * 1e6).round(), app, canary)
+    });
+    // Of equals the largest: weights of one VIP are compared with each other.
+    let best = best.min_by(|a, b| a.0.total_cmp(&b.0).then(b.1.cmp(&a.1)));
+    best.map_or((MAX_WEIGHT, MAX_WEIGHT), |(_, app, canary)| (app, canary))
 }
 
 /// What the canary gets of new connections, in percent, when all instances are healthy.
@@ -307,13 +316,18 @@ mod tests {
                 let (app, canary) = weights(percent, n_app, n_canary);
                 assert!(app <= MAX_WEIGHT && canary <= MAX_WEIGHT);
                 assert_eq!((app == 0, canary == 0), (percent == 100, percent == 0));
+                // Nearer than by one against the largest they can't come.
+                let most = (app, canary) == (1, MAX_WEIGHT);
                 let (app, canary) = (
                     f64::from(app) * n_app as f64,
                     f64::from(canary) * n_canary as f64,
                 );
                 let part = canary / (app + canary) * 100.0;
                 let off = (part - f64::from(percent)).abs();
-                assert!(off < 0.6, "{percent} of {n_app} and {n_canary}: {part}");
+                assert!(
+                    off < 0.6 || most,
+                    "{percent} of {n_app} and {n_canary}: {part}"
+                );
             }
         }
     }

@@ -74,7 +74,7 @@ mod tests {
         assert_eq!(
             table(&answer).render(),
             "ID    WAITING  DELAY  SINCE                     OFFERS  UNUSED  WHY\n\
-             /web  2        1.5 s  2026-11-23T03:47:00.123Z  5       4       InsufficientCpus: 4 of 5 offers\n"
+             /web  2        1 s    2026-11-23T03:47:00.123Z  5       4       InsufficientCpus: 4 of 5 offers\n"
         );
     }
 }

@@ -178,7 +178,8 @@ mod tests {
         let mut other = web();
         other["env"] = json!({"B": "2"});
         other["portDefinitions"][0]["labels"]["VIP_0"] = "/web:81".into();
-        other["portDefinitions"][1] = json!({"port": 0});
+        let ports = other["portDefinitions"].as_array_mut().unwrap();
+        ports.push(json!({"port": 0}));
         other["upgradeStrategy"] = json!({"minimumHealthCapacity": 0.5});
         let (lines, word, sentence) = told(&web(), &other);
         assert_eq!(word, "restart");
