@@ -35,15 +35,14 @@ impl Worker {
         while let Some(batch) = self.next_batch::<E>(self.batch_items).await {
             let payload = E::request(&batch, &self.pipe.host).encode_to_vec();
             let items = u32::try_from(batch.len()).unwrap_or(u32::MAX);
+            // Before it is there: who sends it may be done with it before this task goes on.
+            lane.with(|q| q.spooled(batch));
             let (done, lost) = disk.append(payload, items).await;
             self.book::<E>(lost);
             match done {
-                Ok(()) => {
-                    lane.with(|q| q.spooled(batch));
-                    failing = false;
-                }
+                Ok(()) => failing = false,
                 Err(e) => {
-                    lane.with(|q| q.failed(batch, DropReason::SpoolFailed));
+                    lane.with(|q| q.lost(u64::from(items), DropReason::SpoolFailed));
                     if !std::mem::replace(&mut failing, true) {
                         tracing::warn!(signal = %E::SIGNAL, error = %e, "the spool can't be written");
                     }
@@ -65,19 +64,24 @@ impl Worker {
     where
         E::Request: Halve,
     {
-        let mut failing = false;
+        let (mut failing, mut unread) = (false, false);
         while !self.stop.is_over() {
             let (record, lost) = disk.next().await;
             self.book::<E>(lost);
             let record = match record {
-                Ok(Some(record)) => record,
+                Ok(Some(record)) => {
+                    unread = false;
+                    record
+                }
                 Ok(None) if disk.has_ended() => return,
                 Ok(None) => {
                     disk.wait().await;
                     continue;
                 }
                 Err(e) => {
-                    tracing::warn!(signal = %E::SIGNAL, error = %e, "the spool can't be read");
+                    if !std::mem::replace(&mut unread, true) {
+                        tracing::warn!(signal = %E::SIGNAL, error = %e, "the spool can't be read");
+                    }
                     tokio::select! {
                         () = tokio::time::sleep(DISK_PAUSE) => continue,
                         () = self.stop.token.cancelled() => return,
@@ -146,11 +150,8 @@ impl Worker {
                     q.lost((*n).min(items), *why);
                 }
             }),
-            // It is sent again: twice is better than never, and records have ids.
-            Err(e) => {
-                tracing::warn!(signal = %E::SIGNAL, error = %e, "the spool's cursor can't be written");
-                tokio::time::sleep(DISK_PAUSE).await;
-            }
+            // The runtime ends: the next process finds the record again.
+            Err(e) => tracing::debug!(signal = %E::SIGNAL, error = %e, "a record is not settled"),
         }
     }
 

@@ -69,7 +69,7 @@ impl Disk {
 
     /// The record that was handed out is settled: how many of its items are to be booked.
     pub(crate) async fn settle(&self) -> io::Result<u64> {
-        self.with(Spool::settle).await?
+        self.with(Spool::settle).await
     }
 
     /// The record that was handed out is not settled; what is lost by that.

@@ -104,6 +104,8 @@ pub(crate) struct Spool {
     next_number: u64,
     lost: Lost,
     unsynced: bool,
+    /// The cursor's last write failed, and that was said.
+    stale: bool,
 }
 
 impl Spool {
@@ -154,6 +156,7 @@ impl Spool {
             next_number,
             lost: Lost::default(),
             unsynced: false,
+            stale: false,
         })
     }
 
@@ -225,12 +228,12 @@ impl Spool {
                 alone: false,
             };
             if !whole || !header.fits(&payload) {
-                let gone = self.step(hand)?;
+                let gone = self.step(hand);
                 self.lost.damaged += gone;
                 continue;
             }
             if header.at.saturating_add(self.limits.max_age_ms) < now {
-                let gone = self.step(hand)?;
+                let gone = self.step(hand);
                 self.lost.old += gone;
                 continue;
             }
@@ -245,11 +248,11 @@ impl Spool {
     }
 
     /// The record that [`Self::next`] handed out is settled. Answers how many items that were.
-    pub(crate) fn settle(&mut self) -> io::Result<u64> {
+    pub(crate) fn settle(&mut self) -> u64 {
         match self.in_hand.take() {
-            Some(hand) if hand.alone => Ok(hand.items),
+            Some(hand) if hand.alone => hand.items,
             Some(hand) => self.step(hand),
-            None => Ok(0),
+            None => 0,
         }
     }
 
@@ -387,28 +390,42 @@ impl Spool {
             return Ok(None);
         }
         let mut bytes = [0; HEADER];
-        let (_, file) = self.reader(at.segment)?;
-        file.read_exact_at(&mut bytes, at.offset)?;
+        let read = self
+            .reader(at.segment)
+            .and_then(|(_, file)| file.read_exact_at(&mut bytes, at.offset));
+        match read {
+            Ok(()) => {}
+            // Somebody cut it or took it away.
+            Err(e) if is_gone(&e) => return Ok(None),
+            Err(e) => return Err(e),
+        }
         let header = Header::read(&bytes);
         Ok(header.filter(|h| at.offset + h.whole() <= len))
     }
 
     /// Goes past a record; answers its items, as far as they are not counted yet.
-    fn step(&mut self, hand: InHand) -> io::Result<u64> {
+    fn step(&mut self, hand: InHand) -> u64 {
         let Some(first) = self.segments.front_mut() else {
-            return Ok(0);
+            return 0;
         };
         if first.number != hand.place.segment {
-            return Ok(0);
+            return 0;
         }
         let items = hand.items.min(first.items);
         first.items -= items;
-        self.cursor.set(Place {
+        let moved = self.cursor.set(Place {
             segment: hand.place.segment,
             offset: hand.place.offset + hand.whole,
-        })?;
+        });
+        // This process goes on from there all the same; the next one may send some again, and records have ids.
+        if let Err(e) = &moved
+            && !self.stale
+        {
+            tracing::warn!(dir = %self.dir.display(), error = %e, "the spool's cursor can't be written");
+        }
+        self.stale = moved.is_err();
         self.forget_settled();
-        Ok(items)
+        items
     }
 
     /// Removes segments in which nothing waits, but for the one that is written.
@@ -448,6 +465,13 @@ fn is_full(e: &io::Error) -> bool {
     matches!(
         e.kind(),
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
+}
+
+fn is_gone(e: &io::Error) -> bool {
+    matches!(
+        e.kind(),
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::NotFound
     )
 }
 
