@@ -51,7 +51,7 @@ pub async fn run(command: GroupCommand) -> Result<(), CliError> {
             started(&client.put(&path, body).await?, json)
         }
         GroupSub::Versions { id, version } => {
-            versions(&client, &id, version.as_deref(), json).await
+            super::versions(&client, &group_path(&id), version.as_deref(), json).await
         }
         GroupSub::Rollback { id, version, force } => {
             let version = encode_path(&version);
@@ -187,27 +187,4 @@ async fn show(client: &Client, id: &str, as_json: bool) -> Result<(), CliError> 
         ]);
     }
     print(&format!("{out}\n{}", table.render()))
-}
-
-async fn versions(
-    client: &Client,
-    id: &str,
-    version: Option<&str>,
-    as_json: bool,
-) -> Result<(), CliError> {
-    let base = format!("{}/versions", group_path(id));
-    if let Some(version) = version {
-        let path = format!("{base}/{}", encode_path(version));
-        return print_json(&client.get(&path).await?);
-    }
-    let answer = client.get(&base).await?;
-    if as_json {
-        return print_json(&answer);
-    }
-    let mut table = Table::new(&["version", ""]);
-    for (i, v) in items(&answer, "versions").enumerate() {
-        let mark = if i == 0 { "in force" } else { " " };
-        table.row([v.as_str().unwrap_or_default().to_owned(), mark.to_owned()]);
-    }
-    print(&table.render())
 }

@@ -35,6 +35,7 @@ use serde_json::Value;
 use crate::{
     client::Client,
     error::{CliError, usage},
+    table::Table,
 };
 
 /// GETs a list of Waggle's own API: the answer as it came, and decoded.
@@ -99,6 +100,30 @@ pub fn text(value: &Value, key: &str) -> String {
 /// The elements of an array field; none when it is not there.
 pub fn items<'a>(value: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> {
     value[key].as_array().into_iter().flatten()
+}
+
+/// Prints the versions that are kept of what is at `path`, newest first, or one of them as it was.
+pub async fn versions(
+    client: &Client,
+    path: &str,
+    version: Option<&str>,
+    as_json: bool,
+) -> Result<(), CliError> {
+    let base = format!("{path}/versions");
+    if let Some(version) = version {
+        let path = format!("{base}/{}", encode_path(version));
+        return print_json(&client.get(&path).await?);
+    }
+    let answer = client.get(&base).await?;
+    if as_json {
+        return print_json(&answer);
+    }
+    let mut table = Table::new(&["version", ""]);
+    for (i, v) in items(&answer, "versions").enumerate() {
+        let mark = if i == 0 { "in force" } else { " " };
+        table.row([v.as_str().unwrap_or_default().to_owned(), mark.to_owned()]);
+    }
+    print(&table.render())
 }
 
 /// Percent-encodes what a path segment may not hold; `/` stays.

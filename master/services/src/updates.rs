@@ -277,7 +277,8 @@ impl ServiceScheduler {
     }
 }
 
-fn rank(state: TaskState) -> u8 {
+/// How far a task is in its life: states do not go back.
+pub(crate) fn rank(state: TaskState) -> u8 {
     match state {
         TaskState::Staging => 0,
         TaskState::Starting => 1,

@@ -45,7 +45,9 @@ pub async fn run(command: AppCommand) -> Result<(), CliError> {
             let answer = client.post(&path, String::new()).await?;
             cluster.deployed(&id, &answer, &wait).await
         }
-        AppSub::Versions { id, version } => versions(client, &id, version.as_deref(), json).await,
+        AppSub::Versions { id, version } => {
+            super::versions(client, &app_path(&id), version.as_deref(), json).await
+        }
         AppSub::Rollback {
             id,
             version,
@@ -211,29 +213,6 @@ async fn show(client: &Client, master: &Client, id: &str, as_json: bool) -> Resu
         waits.retain(|d| d.services.contains(&text(app, "id")));
     }
     print_app(app, &waits)
-}
-
-async fn versions(
-    client: &Client,
-    id: &str,
-    version: Option<&str>,
-    as_json: bool,
-) -> Result<(), CliError> {
-    let base = format!("{}/versions", app_path(id));
-    if let Some(version) = version {
-        let path = format!("{base}/{}", encode_path(version));
-        return print_json(&client.get(&path).await?);
-    }
-    let answer = client.get(&base).await?;
-    if as_json {
-        return print_json(&answer);
-    }
-    let mut table = Table::new(&["version", ""]);
-    for (i, v) in items(&answer, "versions").enumerate() {
-        let mark = if i == 0 { "in force" } else { " " };
-        table.row([v.as_str().unwrap_or_default().to_owned(), mark.to_owned()]);
-    }
-    print(&table.render())
 }
 
 fn print_app(app: &Value, waits: &[DeploymentView]) -> Result<(), CliError> {

@@ -7,6 +7,7 @@ use waggle_types::{
     UnreachableStrategy, UpgradeStrategy, check_role,
 };
 
+use super::group::resolve;
 use crate::read::{Errors, Obj};
 
 /// Most dependencies of one service.
@@ -48,19 +49,8 @@ pub(super) fn dependencies(
 
 /// A path that may be relative to a service.
 fn absolute(text: &str, own: Option<&ServiceId>) -> Result<ServiceId, String> {
-    let base = own.filter(|_| !text.starts_with('/'));
-    let mut path: Vec<&str> = base.map_or_else(Vec::new, |b| b.as_str()[1..].split('/').collect());
-    for part in text.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => {
-                path.pop()
-                    .ok_or_else(|| format!("must not lead above the root, is {text:?}"))?;
-            }
-            part => path.push(part),
-        }
-    }
-    ServiceId::new(&path.join("/")).map_err(|e| e.to_string())
+    let path = resolve(text, own.map_or("", ServiceId::as_str))?;
+    ServiceId::new(&path).map_err(|e| e.to_string())
 }
 
 /// Whether `id` is the group or in it.

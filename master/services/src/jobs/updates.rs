@@ -10,7 +10,7 @@ use super::{
     job::Run,
     scheduler::{JobScheduler, Turn},
 };
-use crate::OpenOffer;
+use crate::{OpenOffer, updates::rank};
 
 impl JobScheduler {
     pub(super) fn event(
@@ -199,14 +199,4 @@ pub(super) fn last_words(run: &Run) -> String {
         format!(": {said}")
     };
     format!("{}{said}{times}", last.state.mesos_name())
-}
-
-fn rank(state: TaskState) -> u8 {
-    match state {
-        TaskState::Staging => 0,
-        TaskState::Starting => 1,
-        TaskState::Running => 2,
-        TaskState::Killing => 3,
-        _ => 4,
-    }
 }
