@@ -325,7 +325,7 @@ pub enum RescindReason {
     Reserved,
     /// What was lent is wanted back by the role that it is reserved for.
     Reclaimed,
-    /// An operator set a limit that has no room for it.
+    /// A limit that an operator set has no room for it, or not beside what an operator reserves for the role.
     Limited,
 }
 

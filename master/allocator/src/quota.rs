@@ -317,6 +317,19 @@ impl Allocator {
     /// A role that is over its limit, which happens when it is set lower or an agent comes with what runs
     /// there, may go on with what it has: only what is more is refused.
     pub(crate) fn within_limits(&self, changed: &Charges, more: &Charges) -> Result<(), Rejection> {
+        let Some((idx, k)) = self.over_limits(changed, more).first().copied() else {
+            return Ok(());
+        };
+        let role = self.tree.nodes.get(idx);
+        Err(Rejection::OverLimit {
+            role: role.map(|n| n.name.clone()).unwrap_or_default(),
+            kind: self.kinds.name(k).to_owned(),
+        })
+    }
+
+    /// Of which roles and kinds `more` would be too much.
+    pub(crate) fn over_limits(&self, changed: &Charges, more: &Charges) -> Vec<(Idx, usize)> {
+        let mut out = Vec::new();
         for (idx, more) in more {
             let Some(node) = self.tree.nodes.get(*idx) else {
                 continue;
@@ -326,14 +339,9 @@ impl Allocator {
                 let room = node.quota.limit[*k].map(|l| l - node.quota.charged[*k] - changed[*k]);
                 more[*k] > 0 && room.is_some_and(|room| more[*k] > room)
             };
-            if let Some(k) = (0..self.kinds.len()).find(over) {
-                return Err(Rejection::OverLimit {
-                    role: node.name.clone(),
-                    kind: self.kinds.name(k).to_owned(),
-                });
-            }
+            out.extend((0..self.kinds.len()).filter(over).map(|k| (*idx, k)));
         }
-        Ok(())
+        out
     }
 }
 

@@ -13,6 +13,7 @@ use crate::{
     agents::MAX_POOLS,
     allocator::Run,
     bits::{Idx, NONE, Slab},
+    kinds::Rows,
     ledger::{Agent, is_negative},
     quota::Charges,
     roles::Tree,
@@ -184,8 +185,14 @@ impl Allocator {
                 max: MAX_POOLS,
             });
         }
-        self.room_for(stack, resources)?;
-        self.make_free(idx, agent_id, from, resources, run)?;
+        let holders = self.holders(idx, agent_id, from, resources)?;
+        let over = self.in_the_limits_way(stack, resources, &holders)?;
+        for number in holders {
+            self.rescind(number, RescindReason::Reserved, run);
+        }
+        for number in over {
+            self.rescind(number, RescindReason::Limited, run);
+        }
         let to = self.stacks.hold(stack, &mut self.tree);
         let moved = self.reserve_free(idx, from, to, resources);
         self.stacks.release(to, &mut self.tree);
@@ -256,8 +263,9 @@ impl Allocator {
         }
     }
 
-    /// Whether limits leave room for a reservation. What it refines is charged to the roles above already.
-    fn room_for(&self, stack: &[Reservation], r: &Resources) -> Result<(), Rejection> {
+    /// By how much a reservation changes what is charged to roles. What it refines is charged to the roles above
+    /// already.
+    fn charges_of(&self, stack: &[Reservation], r: &Resources) -> Charges {
         let rows = self.kinds.rows(r);
         let mut more = Charges::new();
         if let Some(role) = self.role_of(stack) {
@@ -267,7 +275,49 @@ impl Allocator {
         if let Some(role) = self.role_of(outer) {
             self.charge_path(&mut more, role, &rows, false);
         }
-        self.within_limits(&Charges::new(), &more)
+        more
+    }
+
+    /// Which offers, beside those that are `gone` anyway, must come back so that limits leave room for a reservation:
+    /// the latest that hold unreserved resources of a kind that is short, until it is enough. If it never is, that is
+    /// the error.
+    fn in_the_limits_way(
+        &self,
+        stack: &[Reservation],
+        r: &Resources,
+        gone: &[u64],
+    ) -> Result<Vec<u64>, Rejection> {
+        let more = self.charges_of(stack, r);
+        let mut freed = Charges::new();
+        for number in gone {
+            if let Some((role, rows)) = self.charged_for(*number) {
+                self.charge_path(&mut freed, role, &rows, false);
+            }
+        }
+        let mut out = Vec::new();
+        let mut others = self.offers.keys().rev().filter(|n| !gone.contains(n));
+        while let Err(refused) = self.within_limits(&freed, &more) {
+            let short = self.over_limits(&freed, &more);
+            let relieves = |(role, rows): &(Idx, Rows)| {
+                let mut short = short.iter();
+                short.any(|(of, k)| rows[*k] > 0 && self.tree.is_within(*role, *of))
+            };
+            let mut held = others.by_ref().filter_map(|number| {
+                let charged = self.charged_for(*number).filter(relieves)?;
+                Some((*number, charged))
+            });
+            let (number, (role, rows)) = held.next().ok_or(refused)?;
+            self.charge_path(&mut freed, role, &rows, false);
+            out.push(number);
+        }
+        Ok(out)
+    }
+
+    /// What an offer counts against quota, and whose.
+    fn charged_for(&self, number: u64) -> Option<(Idx, Rows)> {
+        let held = self.offers.get(&number)?;
+        let client = self.clients.get(held.client)?;
+        Some((client.role, self.kinds.rows(&held.bundle.plain())))
     }
 
     /// Makes resources of a pool free by rescinding offers of the agent, if that is enough.
@@ -279,34 +329,41 @@ impl Allocator {
         r: &Resources,
         run: &mut Run,
     ) -> Result<(), Rejection> {
-        let agent = self.agents.get(idx).ok_or_else(|| not_free(agent_id, r))?;
-        let free = agent.free_of(pool);
-        if free.contains(r) {
-            return Ok(());
+        for number in self.holders(idx, agent_id, pool, r)? {
+            self.rescind(number, RescindReason::Reserved, run);
         }
-        // Whole offers that hold some of it, oldest first, until it is enough; if never, nothing happens.
-        let mut would = free;
-        let mut rescind = Vec::new();
+        Ok(())
+    }
+
+    /// Which offers of the agent must come back for resources of a pool to be free: whole offers that hold some of
+    /// them, oldest first, until it is enough.
+    fn holders(
+        &self,
+        idx: Idx,
+        agent_id: &AgentId,
+        pool: Idx,
+        r: &Resources,
+    ) -> Result<Vec<u64>, Rejection> {
+        let agent = self.agents.get(idx).ok_or_else(|| not_free(agent_id, r))?;
+        let mut would = agent.free_of(pool);
+        let mut out = Vec::new();
         for number in &agent.offers {
+            if would.contains(r) {
+                break;
+            }
             let parts = self.offers.get(number).map(|h| h.bundle.all_parts());
             let mut holds = false;
             for part in parts.into_iter().flatten().filter(|p| p.pool == pool) {
                 holds |= would.try_add(&part.resources).is_some();
             }
             if holds {
-                rescind.push(*number);
-            }
-            if would.contains(r) {
-                break;
+                out.push(*number);
             }
         }
         if !would.contains(r) {
             return Err(not_free(agent_id, r));
         }
-        for number in rescind {
-            self.rescind(number, RescindReason::Reserved, run);
-        }
-        Ok(())
+        Ok(out)
     }
 }
 

@@ -577,3 +577,53 @@ fn usage_is_released_even_if_it_found_another_place() {
     assert_eq!(a.used(&agent(0)), Some(&Resources::default()));
     a.check().unwrap();
 }
+
+/// What is offered to a role counts against its limit; a reservation for it takes the place of offers.
+#[test]
+fn a_reservation_takes_the_place_of_offers_that_fill_the_limit() {
+    let mut a = Allocator::new(config());
+    add_agent(&mut a, 0, 1000);
+    add_agent(&mut a, 1, 1000);
+    set_quota(&mut a, "team", quota(0, Some(5)));
+    let made = offers(&subscribe(&mut a, 0, spec("team/a", open())));
+    assert_eq!(made.len(), 2, "4 cpus and 1: the limit is full");
+    let reserve = |a: &mut Allocator, at: usize, n: i64| {
+        let effects = a.apply(
+            Event::Reserve {
+                agent_id: agent(at),
+                stack: vec![Reservation::dynamic("team", "ops")],
+                resources: cpus(n),
+            },
+            NOW,
+        );
+        let rescinded = effects.iter().filter_map(|e| match e {
+            Effect::Rescind { offer_id, .. } => Some(offer_id.clone()),
+            _ => None,
+        });
+        let refused = effects.iter().find_map(|e| match e {
+            Effect::Rejected { reason, .. } => Some(reason.clone()),
+            _ => None,
+        });
+        (rescinded.collect::<Vec<_>>(), refused)
+    };
+    // More than the limit, whatever comes back: nothing is done.
+    let before = a.clone();
+    let (rescinded, refused) = reserve(&mut a, 0, 6);
+    assert!(matches!(refused, Some(Rejection::NotFree { .. })));
+    assert_eq!(rescinded, []);
+    assert_eq!(a.offers().count(), before.offers().count());
+    // What is offered of the agent itself comes back, and that is enough.
+    let (rescinded, refused) = reserve(&mut a, 0, 4);
+    assert_eq!(refused, None);
+    assert_eq!(rescinded, [made[0].offer_id.clone()]);
+    let books = a.explain_role("team").unwrap();
+    assert_eq!(books.charged["cpus"], Milli(5000), "4 reserved, 1 offered");
+    // On the other agent enough is free, but the limit is full of an offer.
+    let (rescinded, refused) = reserve(&mut a, 1, 1);
+    assert_eq!(refused, None);
+    assert_eq!(rescinded.len(), 1);
+    let (rescinded, refused) = reserve(&mut a, 1, 1);
+    assert!(matches!(refused, Some(Rejection::OverLimit { .. })));
+    assert_eq!(rescinded, []);
+    a.check().unwrap();
+}
