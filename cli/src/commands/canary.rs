@@ -9,7 +9,7 @@ use std::{path::Path, time::Duration};
 use anyhow::anyhow;
 use serde_json::{Map, Value, json};
 
-use super::{app::app_path, deployment, items, print, print_json, text};
+use super::{app::app_path, items, print, print_json, text, wait};
 use crate::{
     args::{CanaryCommand, CanarySub},
     client::Client,
@@ -26,7 +26,12 @@ const WEIGHT: &str = "LB_WEIGHT";
 const MAX_WEIGHT: u32 = 1000;
 
 /// Runs `waggle app canary ...`.
-pub async fn run(client: &Client, command: CanaryCommand, as_json: bool) -> Result<(), CliError> {
+pub async fn run(
+    client: &Client,
+    master: &Client,
+    command: CanaryCommand,
+    as_json: bool,
+) -> Result<(), CliError> {
     match command.command {
         CanarySub::Start {
             id,
@@ -37,7 +42,7 @@ pub async fn run(client: &Client, command: CanaryCommand, as_json: bool) -> Resu
         } => {
             let timeout = config::positive("timeout", &timeout)?;
             let answer = start(client, &id, &file, weight, instances).await?;
-            over(client, &answer, timeout).await?;
+            over(client, master, &answer, timeout).await?;
             show(client, &id, as_json).await
         }
         CanarySub::Weight { id, weight } => {
@@ -54,8 +59,8 @@ pub async fn run(client: &Client, command: CanaryCommand, as_json: bool) -> Resu
             weigh(&mut next, &mut canary, None);
             // Whole definitions: what the new one does not say any more goes.
             let answer = put_as(client, &[next, canary], "?partialUpdate=false").await?;
-            over(client, &answer, timeout).await?;
-            remove(client, &id, timeout).await?;
+            over(client, master, &answer, timeout).await?;
+            remove(client, master, &id, timeout).await?;
             print(&format!(
                 "{}: the canary's definition is in force\n",
                 text(&app, "id")
@@ -67,8 +72,8 @@ pub async fn run(client: &Client, command: CanaryCommand, as_json: bool) -> Resu
             weigh(&mut app, &mut canary, None);
             set_weight(&mut canary, Some(0));
             let answer = put(client, &[ports_of(&app), ports_of(&canary)]).await?;
-            over(client, &answer, timeout).await?;
-            remove(client, &id, timeout).await?;
+            over(client, master, &answer, timeout).await?;
+            remove(client, master, &id, timeout).await?;
             print(&format!("{}: the canary is gone\n", text(&app, "id")))
         }
     }
@@ -141,13 +146,23 @@ async fn put_as(client: &Client, apps: &[Value], query: &str) -> Result<Value, C
     client.put(&format!("/v2/apps{query}"), body).await
 }
 
-async fn over(client: &Client, answer: &Value, timeout: Duration) -> Result<(), CliError> {
-    deployment::wait(client, &text(answer, "deploymentId"), timeout).await
+async fn over(
+    client: &Client,
+    master: &Client,
+    answer: &Value,
+    timeout: Duration,
+) -> Result<(), CliError> {
+    wait::deployment(client, master, &text(answer, "deploymentId"), timeout).await
 }
 
-async fn remove(client: &Client, id: &str, timeout: Duration) -> Result<(), CliError> {
+async fn remove(
+    client: &Client,
+    master: &Client,
+    id: &str,
+    timeout: Duration,
+) -> Result<(), CliError> {
     let answer = client.delete(&app_path(&canary_id(id))).await?;
-    over(client, &answer, timeout).await
+    over(client, master, &answer, timeout).await
 }
 
 /// The canary's definition under the app's name, with as many instances as the app has.

@@ -1,12 +1,10 @@
 //! `waggle deployment ...`: what is being changed, how far it is, and the way back.
 
-use std::time::{Duration, Instant};
-
 use anyhow::{Context, anyhow};
 use serde_json::Value;
 use waggle_api::native::DeploymentView;
 
-use super::{encode_path, fetch_list, items, print, print_json, text};
+use super::{encode_path, fetch_list, items, print, print_json, text, wait};
 use crate::{
     args::{DeploymentCommand, DeploymentSub},
     client::Client,
@@ -16,8 +14,6 @@ use crate::{
     times,
 };
 
-/// Between two looks at a deployment.
-const POLL: Duration = Duration::from_millis(200);
 /// Services that a line names.
 const NAMED: usize = 3;
 
@@ -45,7 +41,8 @@ pub async fn run(command: DeploymentCommand) -> Result<(), CliError> {
         }
         DeploymentSub::Watch { id, timeout } => {
             let timeout = config::positive("timeout", &timeout)?;
-            wait(&client, &id, timeout).await?;
+            let master = Client::new(&command.output.master)?;
+            wait::deployment(&client, &master, &id, timeout).await?;
             print(&format!("deployment {id} is over\n"))
         }
     }
@@ -67,27 +64,6 @@ async fn find(client: &Client, id: &str) -> Result<Option<Value>, CliError> {
         return Err(anyhow!("/v2/deployments is no list; is that a waggle master?").into());
     };
     Ok(all.into_iter().find(|d| text(d, "id") == id))
-}
-
-/// Waits until a deployment is over.
-pub(super) async fn wait(client: &Client, id: &str, limit: Duration) -> Result<(), CliError> {
-    let started = Instant::now();
-    let mut interval = tokio::time::interval(POLL);
-    loop {
-        interval.tick().await;
-        let Some(d) = find(client, id).await? else {
-            return Ok(());
-        };
-        if started.elapsed() > limit {
-            return Err(anyhow!(
-                "deployment {id} is not over after {limit:?}: step {} of {}\n{}",
-                d["currentStep"],
-                d["totalSteps"],
-                steps(&d, d["currentStep"].as_u64()).trim_end()
-            )
-            .into());
-        }
-    }
 }
 
 async fn list(master: &Client, as_json: bool) -> Result<(), CliError> {

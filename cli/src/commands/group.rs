@@ -5,8 +5,8 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::{
-    deployment::{self, started},
-    encode_path, items, print, print_json, text,
+    deployment::{started, steps},
+    encode_path, items, print, print_json, text, wait,
 };
 use crate::{
     args::{GroupCommand, GroupSub, Wait},
@@ -19,11 +19,12 @@ use crate::{
 /// Runs `waggle group ...`.
 pub async fn run(command: GroupCommand) -> Result<(), CliError> {
     let client = Client::new(&command.output.marathon)?;
+    let master = Client::new(&command.output.master)?;
     let json = command.output.json;
     match command.command {
         GroupSub::Add { file, wait } => {
             let answer = client.post("/v2/groups", definition::read(&file)?).await?;
-            follow(&client, &answer, &wait, json).await
+            follow(&client, &master, &answer, &wait, json).await
         }
         GroupSub::Update {
             id,
@@ -37,7 +38,7 @@ pub async fn run(command: GroupCommand) -> Result<(), CliError> {
             }
             let path = format!("{}?force={force}", group_path(&id));
             let answer = client.put(&path, definition::read(&file)?).await?;
-            follow(&client, &answer, &wait, json).await
+            follow(&client, &master, &answer, &wait, json).await
         }
         GroupSub::List => list(&client, json).await,
         GroupSub::Show { id } => show(&client, &id, json).await,
@@ -76,15 +77,16 @@ fn group_path(id: &str) -> String {
 /// Waits for the deployment that an answer names, if that is wanted.
 async fn follow(
     client: &Client,
+    master: &Client,
     answer: &Value,
-    wait: &Wait,
+    how: &Wait,
     as_json: bool,
 ) -> Result<(), CliError> {
-    let timeout = config::positive("timeout", &wait.timeout)?;
-    if !wait.wait {
+    let timeout = config::positive("timeout", &how.timeout)?;
+    if !how.wait {
         return started(answer, as_json);
     }
-    deployment::wait(client, &text(answer, "deploymentId"), timeout).await?;
+    wait::deployment(client, master, &text(answer, "deploymentId"), timeout).await?;
     if as_json {
         return print_json(answer);
     }
@@ -109,7 +111,7 @@ async fn plan(
     if items(&answer, "steps").next().is_none() {
         return print("nothing would change\n");
     }
-    print(&deployment::steps(&answer, None))
+    print(&steps(&answer, None))
 }
 
 /// Groups, each after the one that holds it.

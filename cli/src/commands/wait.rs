@@ -63,12 +63,11 @@ impl Progress {
     }
 }
 
-/// Waits until a deployment is over; `id` is the service that it is about.
+/// Waits until a deployment is over; a service that is held up is told of with what the launch queue says.
 pub async fn deployment(
     client: &Client,
     master: &Client,
     id: &str,
-    deployment_id: &str,
     limit: Duration,
 ) -> Result<(), CliError> {
     let started = Instant::now();
@@ -77,19 +76,19 @@ pub async fn deployment(
     loop {
         interval.tick().await;
         let (_, all) = fetch_list::<DeploymentView>(master, "/waggle/v1/deployments").await?;
-        let Some(d) = all.iter().find(|d| d.id == deployment_id) else {
+        let Some(d) = all.iter().find(|d| d.id == id) else {
             progress.clear();
             return Ok(());
         };
         progress.say(&line(d), started);
         if started.elapsed() > limit {
             progress.clear();
-            let queue = client.get("/v2/queue").await;
-            let why = queue.map(|q| waiting_for(&q, id)).unwrap_or_default();
-            return Err(anyhow!(
-                "{id}: deployment {deployment_id} is not over after {limit:?}{why}"
-            )
-            .into());
+            let queue = client.get("/v2/queue").await.unwrap_or_default();
+            let services = d.services.iter();
+            let why: String = services.map(|s| waiting_for(&queue, s)).collect();
+            let line = line(d);
+            let error = anyhow!("deployment {id} is not over after {limit:?}: {line}{why}");
+            return Err(error.into());
         }
     }
 }
@@ -112,7 +111,7 @@ fn waiting_for(queue: &Value, id: &str) -> String {
     let Some(item) = items(queue, "queue").find(|q| text(&q["app"], "id") == id) else {
         return String::new();
     };
-    let mut out = format!("; {} instances wait", text(item, "count"));
+    let mut out = format!("\n{id}: {} instances wait", text(item, "count"));
     for reason in refused(item) {
         out.push_str(&format!("\n  {reason}"));
     }
@@ -145,7 +144,7 @@ mod tests {
         ]}}]});
         assert_eq!(
             waiting_for(&queue, "/web"),
-            "; 2 instances wait\n  InsufficientCpus: 3 of 3 offers"
+            "\n/web: 2 instances wait\n  InsufficientCpus: 3 of 3 offers"
         );
         assert_eq!(waiting_for(&queue, "/other"), "");
     }

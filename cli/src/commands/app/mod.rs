@@ -37,13 +37,13 @@ pub async fn run(command: AppCommand) -> Result<(), CliError> {
         AppSub::Diff { file } => diff::run(client, &file, json).await,
         // Needs no cluster.
         AppSub::Validate { .. } => Ok(()),
-        AppSub::Canary(c) => canary::run(client, c, json).await,
+        AppSub::Canary(c) => canary::run(client, &cluster.master, c, json).await,
         AppSub::List => list(client, json).await,
         AppSub::Show { id } => show(client, &cluster.master, &id, json).await,
         AppSub::Restart { id, force, wait } => {
             let path = format!("{}/restart?force={force}", app_path(&id));
             let answer = client.post(&path, String::new()).await?;
-            cluster.deployed(&id, &answer, &wait).await
+            cluster.deployed(&answer, &wait).await
         }
         AppSub::Versions { id, version } => {
             super::versions(client, &app_path(&id), version.as_deref(), json).await
@@ -57,7 +57,7 @@ pub async fn run(command: AppCommand) -> Result<(), CliError> {
             let body = json!({"version": version}).to_string();
             let path = format!("{}?force={force}", app_path(&id));
             let answer = client.put(&path, body).await?;
-            cluster.deployed(&id, &answer, &wait).await
+            cluster.deployed(&answer, &wait).await
         }
         AppSub::Scale {
             id,
@@ -70,12 +70,12 @@ pub async fn run(command: AppCommand) -> Result<(), CliError> {
             let body = json!({"instances": instances}).to_string();
             let path = format!("{}?force={force}", app_path(&id));
             let answer = client.put(&path, body).await?;
-            cluster.deployed(&id, &answer, &wait).await
+            cluster.deployed(&answer, &wait).await
         }
         AppSub::Remove { id, force, wait } => {
             let path = format!("{}?force={force}", app_path(&id));
             let answer = client.delete(&path).await?;
-            cluster.deployed(&id, &answer, &wait).await
+            cluster.deployed(&answer, &wait).await
         }
     }
 }
@@ -96,7 +96,7 @@ impl Cluster {
         let deployment_id = items(&app, "deployments").map(|d| text(d, "id")).next();
         if let (true, Some(deployment_id)) = (wait.wait, &deployment_id) {
             let (client, master) = (&self.marathon, &self.master);
-            wait::deployment(client, master, &id, deployment_id, limit).await?;
+            wait::deployment(client, master, deployment_id, limit).await?;
             let shown = client.get(&app_path(&id)).await?;
             return if self.json {
                 print_json(&shown)
@@ -119,19 +119,18 @@ impl Cluster {
         let id = id_of(file, &body)?;
         let path = format!("{}?partialUpdate=false&force={force}", app_path(&id));
         let answer = self.marathon.put(&path, body.to_string()).await?;
-        self.deployed(&id, &answer, wait).await
+        self.deployed(&answer, wait).await
     }
 
     /// Says which deployment began, or waits for its end.
-    async fn deployed(&self, id: &str, answer: &Value, wait: &Wait) -> Result<(), CliError> {
+    async fn deployed(&self, answer: &Value, wait: &Wait) -> Result<(), CliError> {
         let limit = config::positive("timeout", &wait.timeout)?;
         let deployment_id = answer["deploymentId"]
             .as_str()
             .context("the answer names no deployment")?;
         if wait.wait {
-            let id = format!("/{}", id.trim_matches('/'));
             let (client, master) = (&self.marathon, &self.master);
-            wait::deployment(client, master, &id, deployment_id, limit).await?;
+            wait::deployment(client, master, deployment_id, limit).await?;
         }
         if self.json {
             return print_json(answer);
