@@ -65,6 +65,7 @@ impl Node {
                 ip: None,
                 ip6: None,
                 ready: None,
+                check: None,
                 task_id: t.spec.task_id.clone(),
                 agent_id: self.info.agent_id.clone(),
                 state: t.state,

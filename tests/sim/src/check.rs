@@ -66,6 +66,8 @@ pub enum Violation {
     Closed(String),
     /// An agent that is gone for good was taken again.
     CameBack(AgentId),
+    /// A job's runs are not what they must be.
+    Job(String),
     /// A master that starts on the same store has another cluster.
     NotRestored(String),
     /// Something never came to rest.
@@ -109,6 +111,7 @@ impl Sim {
         };
         let mut out = self.framework_differences(&view);
         out.extend(self.upkeep_differences(&view));
+        out.extend(self.job_differences());
         let Some(master) = &self.master else {
             return out;
         };
@@ -201,7 +204,11 @@ impl Sim {
             out.extend(f.mind.unfinished().map(|u| format!("framework {at}: {u}")));
             living.extend(&f.id);
         }
-        let others = registered.into_iter().filter(|id| self.is_foreign(id));
+        let of_people = |id: &&FrameworkId| {
+            let name = view.frameworks.get(*id).map(|f| f.name.as_str());
+            self.is_foreign(id) && name != Some(waggle_master::core::JOB_FRAMEWORK)
+        };
+        let others = registered.into_iter().filter(of_people);
         if living != others.collect() {
             out.push(format!("registered are {:?}", view.frameworks.keys()));
         }

@@ -18,6 +18,8 @@ pub struct Plan {
     pub n_batches: usize,
     /// What operators do among all that happens; without, there are neither roles nor reservations.
     pub operators: u64,
+    /// What people ask of jobs among all that happens; without, there are none.
+    pub jobs: u64,
     /// Frameworks that take offers and never answer.
     pub n_hoarders: usize,
     /// How long an offer stands.
@@ -45,6 +47,7 @@ impl Plan {
             n_services: 3,
             n_batches: 1,
             operators: 0,
+            jobs: 0,
             n_hoarders: 1,
             offer_timeout_ms: 10_000,
             chaos_ms: 60_000,
@@ -67,6 +70,18 @@ impl Plan {
             check_failures: 30,
             master_cuts: 2,
             ..Self::calm()
+        }
+    }
+
+    /// Jobs by schedules and by hand among services, and everything that goes wrong.
+    pub fn jobs() -> Self {
+        Self {
+            n_services: 1,
+            n_batches: 1,
+            jobs: 500,
+            chaos_ms: 400_000,
+            master_cuts: 4,
+            ..Self::chaos()
         }
     }
 
@@ -101,6 +116,9 @@ impl Sim {
         self.after(every / 4, every * 2, Delivery::Fault);
         if self.rng.chance(self.plan.operators) {
             return self.operator_call();
+        }
+        if self.plan.jobs > 0 && self.rng.chance(self.plan.jobs) {
+            return self.job_call();
         }
         let foreign = self.rng.chance(400) && !self.frameworks.is_empty();
         match (self.rng.chance(self.plan.faults), foreign) {

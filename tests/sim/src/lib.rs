@@ -11,6 +11,7 @@
 //! - what runs on a node fits into it, and no port has two holders;
 //! - the allocator's books add up;
 //! - within a session, and over the life of a node, generations never go back; a node never has to refuse one;
+//! - a time of a job's schedule has one run, and no more runs are active than the schedule allows;
 //! - a framework that keeps the rules is refused nothing but what raced with a change;
 //! - no framework starves: one that wants an offer and for which an agent has room all the while gets one within
 //!   two offer time-outs of every other framework (`wait.rs` has the formula), whoever sits on offers.
@@ -21,6 +22,7 @@
 //! - level 1 holds exactly what runs as used;
 //! - frameworks believe to be alive exactly those of their tasks that run: each launch that was taken has ended with
 //!   a word of it; every job is done; of what was torn down nothing runs and nothing is held;
+//! - every run of a job that ever was has ended, once;
 //! - every node has applied the master's newest generation; what was answered to a client is in force.
 //!
 //! # What it never does
@@ -33,6 +35,7 @@ mod batch;
 mod check;
 mod faults;
 mod framework;
+mod jobs;
 mod keeper;
 mod ledger;
 mod link;

@@ -76,6 +76,7 @@ impl Sim {
         // Requests without an answer stay open for ever; clients ask again.
         self.requests.clear();
         self.calls.clear();
+        self.jobs.master_died();
         self.operations.clear();
         self.offer_agents.clear();
         self.charged.clear();
@@ -95,6 +96,7 @@ impl Sim {
         self.finish_batch()?;
         self.check_books()?;
         self.check_upkeep()?;
+        self.check_jobs()?;
         self.check_limits(may_exceed)?;
         self.check_waits()
     }
@@ -119,6 +121,7 @@ impl Sim {
             match effect {
                 Effect::Persist(ops) => {
                     for op in ops {
+                        self.jobs.note(op.key());
                         match op {
                             StoreOp::Put { key, value } => self.store.insert(key, value),
                             StoreOp::Delete { key } => self.store.remove(&key),
@@ -167,6 +170,9 @@ impl Sim {
     }
 
     fn answer(&mut self, request: u64, answer: &Answer) {
+        if self.job_answered(request, answer) {
+            return;
+        }
         if let Answer::Called(called) = answer {
             if !self.operated(request, called) {
                 self.called(request, called.clone());

@@ -20,6 +20,7 @@ use crate::{
     agent::Node,
     batch::Batch,
     framework::Foreign,
+    jobs::JobBooks,
     keeper::Keeper,
     ledger::{Asked, Ledger},
     link::Link,
@@ -81,6 +82,7 @@ pub struct Sim {
     /// Launches that a framework was told are taken.
     pub(crate) n_accepted: usize,
     pub(crate) n_torn_down: usize,
+    pub(crate) jobs: JobBooks,
     n_events: u64,
     pub(crate) n_master_starts: u64,
     history: VecDeque<String>,
@@ -190,6 +192,7 @@ impl Sim {
             worst_wait: Millis(0),
             n_accepted: 0,
             n_torn_down: 0,
+            jobs: JobBooks::default(),
             n_events: 0,
             n_master_starts: 0,
             history: VecDeque::new(),
@@ -234,7 +237,7 @@ impl Sim {
         format!(
             "{} events, {} virtual s, {} tasks started, {} sessions, {} requests, {} master starts; \
              frameworks: {} streams, {} launches taken, {} torn down, {} jobs done, {} tasks seen again, \
-             {} preempted, {} drained, cells {} taken up again and {} freed, worst wait {} ms; operators: {}",
+             {} preempted, {} drained, cells {} taken up again and {} freed, worst wait {} ms; {} runs of jobs; operators: {}",
             self.n_events,
             self.now.since(self.started).0 / 1000,
             self.starts.len(),
@@ -251,6 +254,7 @@ impl Sim {
             self.keepers().map(|k| k.n_retaken).sum::<usize>(),
             self.keepers().map(|k| k.n_freed).sum::<usize>(),
             self.worst_wait.0,
+            self.jobs.n_runs(),
             self.operated_summary(),
         )
     }
@@ -324,6 +328,9 @@ impl Sim {
         self.run_for(Millis(100))?;
         if self.plan.operators > 0 {
             self.heal_operators()?;
+        }
+        if self.plan.jobs > 0 {
+            self.heal_jobs()?;
         }
         let mut left = Vec::new();
         // Time-outs of updates, launches and sessions are minutes; backoff is cut to 20 s here.

@@ -51,6 +51,11 @@ fn a_lone_node_survives_chaos() {
 }
 
 #[test]
+fn jobs_survive_chaos_and_converge() {
+    check(&Plan::jobs(), 5000..5010);
+}
+
+#[test]
 fn all_of_level_1_converges() {
     check(&Plan::roles(), 3000..3008);
 }
