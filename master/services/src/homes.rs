@@ -35,6 +35,18 @@ impl Use {
 }
 
 impl ServiceScheduler {
+    /// A home as level 1 lists it after a restart, that somebody wanted to be given back before: it is when it is
+    /// offered. Should its task still run, it ends first.
+    pub(crate) fn give_up(&mut self, id: String, role: String, place: Place) {
+        self.roles.insert(role.clone());
+        let litter = Litter {
+            agent_id: place.agent_id,
+            role,
+            released: None,
+        };
+        self.litter.insert(id, litter);
+    }
+
     /// A home as level 1 lists it, after a restart.
     pub(crate) fn found_home(
         &mut self,

@@ -57,6 +57,8 @@ pub enum Input {
         role: String,
         /// Where.
         place: Place,
+        /// Somebody asked for it to be given back; its task ends, should it still run.
+        given_up: bool,
     },
     /// The master does not hear from an agent.
     AgentUnreachable {

@@ -55,7 +55,7 @@ pub use matching::{DeclineReason, OpenOffer};
 pub use plan::{HomeUse, Kill, KillReason, Launch, Plan, Refusal};
 pub use queue::{QueueItem, ReasonCount, UnusedOffer};
 pub use reconcile::{Capacity, Context, Limits, reconcile};
-pub use residency::{Home, check_change, home_of};
+pub use residency::{Home, check_change, home_of, instance_of};
 pub use rollout::{
     Advance, Dependencies, DeploymentPlan, DeploymentStep, GroupDependencies, Rollout,
     ServiceChange, Stage, StepAction, Tree, TreeError, plan_deployment,

@@ -48,7 +48,7 @@ pub fn home_of(stack: &[Reservation]) -> Option<(&str, &str)> {
 }
 
 /// The instance that a task is of: all before Marathon's incarnation.
-pub(crate) fn instance_of(task_id: &str) -> &str {
+pub fn instance_of(task_id: &str) -> &str {
     task_id.split_once("._app").map_or(task_id, |(i, _)| i)
 }
 

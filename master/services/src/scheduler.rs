@@ -233,7 +233,14 @@ impl ServiceScheduler {
                 service,
                 role,
                 place,
-            } => self.found_home(id, &service, role, place, now, run),
+                given_up,
+            } => {
+                if given_up {
+                    self.give_up(id, role, place);
+                } else {
+                    self.found_home(id, &service, role, place, now, run);
+                }
+            }
             Input::Hold => self.hold = true,
             Input::Resume => {
                 self.hold = false;

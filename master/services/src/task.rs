@@ -174,7 +174,8 @@ fn same_container(spec: &ServiceSpec, task: &ContainerSpec) -> bool {
 /// Whether a running task is what the spec would launch now, but for its id, host ports and version.
 ///
 /// Read off the task itself, so that it needs no memory and holds after a restart. Scaling, and changes of
-/// rolling rules, backoff, unreachable strategy and constraints, leave tasks as they are.
+/// rolling rules, backoff and unreachable strategy, leave tasks as they are; a change of constraints can't be read
+/// off them ([`crate::ServiceChange::replaces`]).
 pub fn is_current(spec: &ServiceSpec, task: &TaskSpec) -> bool {
     let env_same = spec.env.iter().all(|(k, v)| task.env.get(k) == Some(v))
         && task

@@ -136,6 +136,7 @@ impl ServiceScheduler {
             ip: None,
             ip6: None,
             ready: instance.ready,
+            check: None,
             task_id: task_id.clone(),
             agent_id: instance.place.agent_id.clone(),
             state: TaskState::Gone,

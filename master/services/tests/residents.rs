@@ -372,6 +372,7 @@ impl World {
                     service: service.to_owned(),
                     role: RESIDENT_ROLE.into(),
                     place: Self::place(on),
+                    given_up: false,
                 });
             }
         }

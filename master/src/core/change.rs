@@ -248,7 +248,7 @@ impl MasterCore {
             let change = FlightChange {
                 before: c.before.clone(),
                 after: c.after.as_ref().map(|s| s.version),
-                restart_before: c.restart.then_some(version).or_else(carried),
+                restart_before: c.replaces().then_some(version).or_else(carried),
             };
             (id.clone(), change)
         };

@@ -149,6 +149,9 @@ impl MasterCore {
         if let Some(force) = scale {
             self.check_locks(&per_service.keys().cloned().collect(), force)?;
         }
+        if wipe {
+            self.note_wiped(ids);
+        }
         self.schedule(
             Input::KillTasks {
                 task_ids: ids.to_vec(),

@@ -351,7 +351,7 @@ impl MasterCore {
             evictions: Evictions::new(),
             launches: Launches::restored(restored.launches),
             inverse: Inverse::default(),
-            reservations: Reserved::restored(restored.reservations),
+            reservations: Reserved::restored(restored.reservations, restored.wiped),
             mounts: mounts::Mounts::new(restored.mounts),
             settings: RoleSettings {
                 weights: restored.weights,

@@ -313,7 +313,7 @@ impl MasterCore {
     }
 
     /// Writes that are independent of each other, in as many transactions as they need.
-    fn persist_many(&mut self, mut ops: Vec<StoreOp>) {
+    pub(super) fn persist_many(&mut self, mut ops: Vec<StoreOp>) {
         while ops.len() > MAX_OPS / 2 {
             let rest = ops.split_off(MAX_OPS / 2);
             self.persist(std::mem::replace(&mut ops, rest));

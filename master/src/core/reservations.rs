@@ -32,14 +32,20 @@ pub(super) struct Reserved {
     pub(super) stored: BTreeMap<AgentId, Vec<ResourcePart>>,
     /// What has no room on its agent.
     pub(super) given_way: BTreeMap<AgentId, Vec<ResourcePart>>,
+    /// Homes of resident instances that somebody wanted to be given back, until they are: which, and where.
+    pub(super) wiped: BTreeMap<String, AgentId>,
     /// What is booked for tasks where that is not what they were given.
     booked: BTreeMap<TaskId, Vec<ResourcePart>>,
 }
 
 impl Reserved {
-    pub(super) fn restored(stored: BTreeMap<AgentId, Vec<ResourcePart>>) -> Self {
+    pub(super) fn restored(
+        stored: BTreeMap<AgentId, Vec<ResourcePart>>,
+        wiped: BTreeMap<String, AgentId>,
+    ) -> Self {
         Self {
             stored,
+            wiped,
             ..Self::default()
         }
     }
@@ -223,6 +229,7 @@ impl MasterCore {
         } else {
             self.reservations.stored.insert(id.clone(), parts);
         }
+        self.forget_wiped(id);
     }
 
     /// Whether what an agent has reserved can still be stored with these changes.

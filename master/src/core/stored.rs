@@ -1,7 +1,7 @@
 //! What the core writes to the store and how it reads it back.
 //!
 //! Keys: `cluster/<what>`, `services<path>`, `versions<path>/<milliseconds>`, `deployments/<id>`, `vips/<framework>/<label>`,
-//! `agents/<id>`, `gone_agents/<id>`, `maintenance/<agent>`, `reservations/<agent>`, `frameworks/<id>`, `removed_frameworks/<id>`,
+//! `agents/<id>`, `gone_agents/<id>`, `maintenance/<agent>`, `reservations/<agent>`, `wiped/<instance>`, `frameworks/<id>`, `removed_frameworks/<id>`,
 //! `groups<path>`, `history/<milliseconds>`, `mounts/<agent>`, `weights/<role>`, `quota/<role>`, `launches/<task>`, `jobs/<id>`, `job_runs/<id>/<run>`, `networks/<name>`, `policies/<name>`, `overlay/<agent>`. A spec is stored as the Marathon app JSON that the API shows.
 
 mod agents;
@@ -43,7 +43,7 @@ pub use launches::InFlight;
 pub(super) use launches::{delete_launch, put_launch};
 pub(super) use networks::{delete_network, delete_overlay, put_network, put_overlay};
 pub(super) use policies::{delete_policy, put_policy};
-pub(super) use reservations::{put_reservations, reservations_value};
+pub(super) use reservations::{delete_wiped, put_reservations, put_wiped, reservations_value};
 
 /// Where volumes of an agent are mounted; none is stored as nothing.
 pub(super) fn put_mounts(id: &AgentId, at: &BTreeMap<String, String>) -> StoreOp {
@@ -103,6 +103,8 @@ pub struct Restored {
     pub maintenance: BTreeMap<AgentId, Unavailability>,
     /// What is reserved at run time, and volumes, by agent.
     pub reservations: BTreeMap<AgentId, Vec<ResourcePart>>,
+    /// Homes of resident instances that are to be given back.
+    pub wiped: BTreeMap<String, AgentId>,
     /// Where frameworks mount volumes, by agent and volume.
     pub mounts: BTreeMap<AgentId, BTreeMap<String, String>>,
     /// Weights that are not the default, in thousandths.
@@ -237,6 +239,10 @@ impl Restored {
             "reservations" => {
                 let parts = reservations::read_reservations(text)?;
                 self.reservations.insert(agent()?, parts);
+            }
+            "wiped" => {
+                let on = AgentId::new(text).map_err(|x| x.to_string())?;
+                self.wiped.insert(rest.to_owned(), on);
             }
             "mounts" => {
                 let at: BTreeMap<String, String> =

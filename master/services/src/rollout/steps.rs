@@ -34,6 +34,19 @@ impl ServiceChange {
     }
 }
 
+impl ServiceChange {
+    /// Whether every instance that is older is replaced, whatever its task looks like: it was asked for, or where
+    /// instances may be has changed, as in Marathon. Those that are at home somewhere stay there.
+    pub fn replaces(&self) -> bool {
+        let (Some(before), Some(after)) = (&self.before, &self.after) else {
+            return self.restart;
+        };
+        let place = |s: &ServiceSpec| (s.constraints.clone(), s.placement.clone());
+        let at_home = before.residency.is_some() || after.residency.is_some();
+        self.restart || (!at_home && place(before) != place(after))
+    }
+}
+
 /// Whether only the number of instances differs.
 fn change_kind(old: &ServiceSpec, new: &ServiceSpec) -> DeploymentKind {
     let same = ServiceSpec {

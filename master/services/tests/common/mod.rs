@@ -85,6 +85,7 @@ pub fn status(task_id: &TaskId, on: &AgentId, state: TaskState) -> TaskStatus {
         ip: None,
         ip6: None,
         ready: None,
+        check: None,
         task_id: task_id.clone(),
         agent_id: on.clone(),
         state,

@@ -30,3 +30,14 @@ pub(super) fn read_reservations(text: &str) -> Result<Vec<ResourcePart>, String>
     let s: StoredReservations = serde_json::from_str(text).map_err(|x| x.to_string())?;
     s.parts.into_iter().map(TryInto::try_into).collect()
 }
+
+/// A home that is to be given back, until it is.
+pub(in crate::core) fn put_wiped(id: &str, on: &AgentId) -> StoreOp {
+    put(format!("wiped/{id}"), on.as_str())
+}
+
+pub(in crate::core) fn delete_wiped(id: &str) -> StoreOp {
+    StoreOp::Delete {
+        key: format!("wiped/{id}"),
+    }
+}

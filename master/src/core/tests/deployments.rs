@@ -266,3 +266,26 @@ fn a_deployment_keeps_its_trace_over_a_restart_of_the_master() {
             .any(|t| matches!(t, TraceOp::End { key: k, error: None } if *k == key))
     );
 }
+
+/// Where instances may be can't be read off their tasks; all of them are replaced, once, as in Marathon.
+#[test]
+fn other_constraints_replace_every_instance() {
+    let mut w = running(2);
+    let before = w.task_ids();
+    let mut spec = service("/web", 2, "/web:80");
+    spec.constraints = vec![vec!["hostname".into(), "MAX_PER".into(), "5".into()]];
+    w.put(spec.clone(), PutMode::Update, false).unwrap();
+    w.restart();
+    w.join(1);
+    w.settle();
+    let after = w.task_ids();
+    assert_eq!(after.len(), 2);
+    assert!(before.iter().all(|t| !after.contains(t)), "{after:?}");
+    // More of the same is no change of the kind.
+    spec.instances = 3;
+    w.put(spec, PutMode::Update, false).unwrap();
+    w.settle();
+    let more = w.task_ids();
+    assert_eq!(more.len(), 3);
+    assert!(after.iter().all(|t| more.contains(t)), "{more:?}");
+}

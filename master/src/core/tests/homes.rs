@@ -203,3 +203,42 @@ fn what_resident_instances_can_not_follow_is_refused() {
         "{refused}"
     );
 }
+
+/// Whoever asked for a wipe has the answer: the next master must not bring the data back.
+#[test]
+fn a_wipe_outlives_its_master() {
+    // The kill has reached the agent or not; its end was told or not.
+    for (killed, told) in [(false, false), (true, false), (true, true)] {
+        let mut w = World::new();
+        w.join(1);
+        w.put(resident("/db", 1), PutMode::Create, false).unwrap();
+        w.settle();
+        let first = in_use(&w);
+        let id = w.agents[&agent_id(1)].tasks.keys().next().unwrap().clone();
+        w.event(Event::Kill {
+            request: RequestId(1),
+            ids: vec![id.clone()],
+            scale: false,
+            wipe: true,
+            force: false,
+            deployment_id: DeploymentId::new("k").unwrap(),
+            trace: None,
+        });
+        let wiped = |w: &World| w.stored.keys().filter(|k| k.starts_with("wiped/")).count();
+        assert_eq!(wiped(&w), 1, "it is stored before it is answered");
+        if killed && !told {
+            w.agents.get_mut(&agent_id(1)).unwrap().tasks.remove(&id);
+        }
+        if told {
+            w.say(&agent_id(1), &id, TaskState::Killed);
+        }
+        w.cut(1);
+        w.restart();
+        w.join(1);
+        w.settle();
+        let second = in_use(&w);
+        assert_eq!((second.len(), reserved(&w)), (1, 1), "{killed} {told}");
+        assert_ne!(first, second, "{killed} {told}");
+        assert_eq!(wiped(&w), 0, "{killed} {told}");
+    }
+}
