@@ -14,31 +14,41 @@ pub struct Args {
     /// Few agents, one short round: whether it works
     #[arg(long)]
     quick: bool,
+    /// Measure the build without optimizations: soon there, not for comparisons
+    #[arg(long)]
+    dev: bool,
     /// Further arguments: --agents, --tasks, --frameworks, --rate, --flow, --seconds..
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     rest: Vec<String>,
 }
 
 /// The program under test: `waggle` with optimizations, or the one in `WAGGLE_BIN_DIR`.
-fn waggle() -> anyhow::Result<PathBuf> {
+fn waggle(dev: bool) -> anyhow::Result<PathBuf> {
     if let Some(dir) = std::env::var_os("WAGGLE_BIN_DIR") {
         return Ok(Path::new(&dir).join("waggle"));
     }
     // Without the kernel programs: a master alone has no use for them.
     let mut command = cargo();
-    command.args(["build", "--release", "--bin", "waggle"]);
+    command.args(["build", "--bin", "waggle"]);
+    if !dev {
+        command.arg("--release");
+    }
     step(&shown(&command), || run(&mut command))?;
     let own = own_dir()?;
     let target = own.parent().context("no target directory")?;
-    Ok(target.join("release/waggle"))
+    let profile = if dev { "debug" } else { "release" };
+    Ok(target.join(profile).join("waggle"))
 }
 
 /// Builds and runs a bench.
 pub fn main(bench: &str, args: &Args) -> anyhow::Result<ExitCode> {
-    let waggle = waggle()?;
+    let waggle = waggle(args.dev)?;
     let mut command = cargo();
+    command.args(["bench", "--package", "waggle-tests-frameworks"]);
+    if args.dev {
+        command.args(["--profile", "dev"]);
+    }
     command
-        .args(["bench", "--package", "waggle-tests-frameworks"])
         .args(["--bench", bench, "--", "--waggle"])
         .arg(waggle);
     if args.quick {
