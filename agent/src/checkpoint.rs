@@ -344,6 +344,7 @@ mod tests {
                 ip: None,
                 ip6: None,
                 ready: None,
+                check: None,
                 task_id: TaskId::new("t1").unwrap(),
                 agent_id: AgentId::new("a1").unwrap(),
                 state: TaskState::ALL[state],

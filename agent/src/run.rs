@@ -66,11 +66,20 @@ impl From<CheckResult> for Input {
             task_id,
             idx,
             result,
+            said,
         } = told;
-        Self::Event(Event::Checked {
-            task_id,
-            idx,
-            result,
+        Self::Event(match said {
+            Some(said) => Event::CheckSaid {
+                task_id,
+                idx,
+                said,
+                why: result.err().unwrap_or_else(|| "passed".to_owned()),
+            },
+            None => Event::Checked {
+                task_id,
+                idx,
+                result,
+            },
         })
     }
 }

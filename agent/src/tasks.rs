@@ -325,7 +325,7 @@ impl Tasks {
                 passed: match check.purpose {
                     CheckPurpose::Health => run.health != HealthState::Unknown,
                     CheckPurpose::Readiness => run.ready == Some(true),
-                    CheckPurpose::Startup => false,
+                    CheckPurpose::Startup | CheckPurpose::Report => false,
                 },
                 check,
             })

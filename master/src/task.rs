@@ -12,10 +12,10 @@ use std::{
 };
 
 use waggle_types::{
-    AgentId, AgentInfo, Command, ContainerSpec, DiscoveryInfo, ExecutorSpec, ExecutorStatus,
-    FrameworkId, HealthCheck, HealthState, Millis, NetworkMode, OnExecutor, PortSet, ResourcePart,
-    Resources, StatusReason, StatusSource, TaskId, TaskPort, TaskSpec, TaskState, TaskStatus,
-    TraceContext, UnixMillis,
+    AgentId, AgentInfo, CheckStatus, Command, ContainerSpec, DiscoveryInfo, ExecutorSpec,
+    ExecutorStatus, FrameworkId, HealthCheck, HealthState, Millis, NetworkMode, OnExecutor,
+    PortSet, ResourcePart, Resources, StatusReason, StatusSource, TaskId, TaskPort, TaskSpec,
+    TaskState, TaskStatus, TraceContext, UnixMillis,
 };
 
 use crate::cow::Keyed;
@@ -91,6 +91,13 @@ impl TaskPlace {
     }
 }
 
+/// What is said of few tasks.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+struct Said {
+    message: String,
+    check: Option<CheckStatus>,
+}
+
 /// A task as the master knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TaskView {
@@ -102,11 +109,8 @@ pub struct TaskView {
     pub place: Arc<TaskPlace>,
     ports: Option<Box<Ports>>,
     trace: Option<Box<TraceContext>>,
-    #[allow(
-        clippy::box_collection,
-        reason = "few tasks have one, and each of very many pays for this field"
-    )]
-    message: Option<Box<String>>,
+    // Few tasks have any of it, and each of very many pays for this field.
+    said: Option<Box<Said>>,
     /// When it was sent to the agent, by the master's clock (after a restart: first sight of it).
     pub staged_at: UnixMillis,
     started_at: Option<NonZeroU64>,
@@ -207,7 +211,7 @@ impl TaskView {
                 })
             }),
             trace: trace.map(Box::new),
-            message: None,
+            said: None,
             staged_at,
             started_at: None,
             heard_at: None,
@@ -254,6 +258,7 @@ impl TaskView {
                 spec: Arc::clone(spec),
                 starts: false,
                 group: group.clone(),
+                n_group: 0,
                 info: Vec::new(),
             }),
         }
@@ -342,6 +347,7 @@ impl TaskView {
             ip: self.own_ip(),
             ip6: self.own_ip6(),
             ready: self.ready,
+            check: self.check(),
             task_id: self.id.clone(),
             agent_id: self.place.agent_id.clone(),
             state: self.reported,
@@ -367,7 +373,12 @@ impl TaskView {
 
     /// The newest status's message.
     pub fn message(&self) -> &str {
-        self.message.as_ref().map_or("", |m| m.as_str())
+        self.said.as_ref().map_or("", |s| s.message.as_str())
+    }
+
+    /// What its check that is only told said last.
+    pub fn check(&self) -> Option<CheckStatus> {
+        self.said.as_ref()?.check
     }
 
     /// Takes a report; the caller has checked that it is about this task.
@@ -390,7 +401,11 @@ impl TaskView {
         if status.state == TaskState::Running && self.started_at.is_none() {
             self.started_at = not_0(now);
         }
-        self.message = (!status.message.is_empty()).then(|| Box::new(status.message.clone()));
+        let said = Said {
+            message: status.message.clone(),
+            check: status.check,
+        };
+        self.said = (said != Said::default()).then(|| Box::new(said));
     }
 
     /// Whether it can get connections through a VIP (CONTRACTS section 3).

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use waggle_types::{
-    AgentId, Command, Evicted, ExecutorEnd, ExecutorKey, ExecutorRecord, HealthState, Millis,
-    Resources, StatusReason, StatusSource, StatusUuid, TaskId, TaskSpec, TaskState, TaskStatus,
-    UnixMillis,
+    AgentId, CheckStatus, Command, Evicted, ExecutorEnd, ExecutorKey, ExecutorRecord, HealthState,
+    Millis, Resources, StatusReason, StatusSource, StatusUuid, TaskId, TaskSpec, TaskState,
+    TaskStatus, UnixMillis,
 };
 
 use crate::{
@@ -70,6 +70,17 @@ pub enum Event {
         idx: usize,
         /// `Ok`, or what was wrong.
         result: Result<(), String>,
+    },
+    /// A check that is only told answered ([`waggle_types::CheckPurpose::Report`]).
+    CheckSaid {
+        /// The task.
+        task_id: TaskId,
+        /// Which of its checks.
+        idx: usize,
+        /// What.
+        said: CheckStatus,
+        /// The same for people.
+        why: String,
     },
     /// A task holds more disk than it asked for.
     OverDisk {
@@ -369,6 +380,14 @@ impl AgentCore {
                 idx,
                 result,
             } => self.checked(&task_id, idx, result, now, &mut out),
+            Event::CheckSaid {
+                task_id,
+                idx,
+                said,
+                why,
+            } => self.step(&task_id, now, &mut out, |m| {
+                m.check_said(idx, said, &why, now)
+            }),
             Event::OverDisk { task_id, why } => {
                 self.step(&task_id, now, &mut out, |m| m.over_disk(why, now));
             }
@@ -505,6 +524,7 @@ impl AgentCore {
         if let Some(message) = refusal {
             // Never accepted, so there is nothing to keep: an answer that is not retried.
             self.not_placed(&spec, &message, out);
+            self.break_group(&spec, now, out);
             out.push(Effect::Send(TaskStatus {
                 reason: Some(StatusReason::TaskInvalid),
                 message,
@@ -528,7 +548,7 @@ impl AgentCore {
             },
         );
         if is_custom(&spec) {
-            self.hand_over(&spec, out);
+            self.hand_over(&spec, now, out);
         } else {
             out.push(Effect::Launch(Box::new(spec)));
         }
@@ -725,6 +745,7 @@ impl AgentCore {
             ip: None,
             ip6: None,
             ready: None,
+            check: None,
             task_id: task_id.clone(),
             agent_id: self.agent_id.clone(),
             state,

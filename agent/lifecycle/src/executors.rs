@@ -27,6 +27,8 @@ pub const REGISTRATION_TIMEOUT: Millis = Millis::from_secs(60);
 pub const REREGISTRATION_TIMEOUT: Millis = Millis::from_secs(15);
 /// Updates that are remembered beside those that wait, since an executor may send them again.
 const RECENT: usize = 64;
+/// Groups of which is remembered that one of their tasks was refused or killed before the others came, which is at once.
+const MAX_BROKEN: usize = 64;
 
 /// What an executor is told.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,6 +42,8 @@ pub enum ExecutorWord {
     },
     /// Run this.
     Launch(Box<TaskSpec>),
+    /// Run all of these, or none.
+    LaunchGroup(Vec<TaskSpec>),
     /// End this.
     Kill {
         /// The task.
@@ -85,6 +89,8 @@ pub(crate) struct Executor {
     force_at: Option<UnixMillis>,
     /// Why it is being ended, for its tasks.
     why: Option<(StatusReason, String)>,
+    /// Groups that will never be whole, the latest last.
+    broken: VecDeque<TaskId>,
 }
 
 /// What is known of a task because of its executor.
@@ -114,6 +120,14 @@ fn record_of(spec: &TaskSpec) -> Option<ExecutorRecord> {
         role: spec.role.clone(),
         spec: on.spec.clone(),
     })
+}
+
+/// The group with which a task is handed to an executor's process, and how many tasks it has.
+fn group_of(spec: &TaskSpec) -> Option<(TaskId, usize)> {
+    let on = spec.executor.as_ref().filter(|on| on.n_group > 0)?;
+    let custom = on.spec.kind == ExecutorKind::Custom;
+    let group = on.group.clone().filter(|_| custom)?;
+    Some((group, usize::try_from(on.n_group).ok()?))
 }
 
 /// Whether a task is run by an executor's process.
@@ -227,7 +241,7 @@ impl AgentCore {
     }
 
     /// A task of a custom executor was accepted.
-    pub(crate) fn hand_over(&mut self, spec: &TaskSpec, out: &mut Vec<Effect>) {
+    pub(crate) fn hand_over(&mut self, spec: &TaskSpec, now: UnixMillis, out: &mut Vec<Effect>) {
         let Some(key) = key_of(spec) else { return };
         let Some(container) = self.executors.get(&key).and_then(|e| e.container.clone()) else {
             return;
@@ -237,7 +251,45 @@ impl AgentCore {
             container,
         });
         self.limit(&key, out);
+        let broken = |e: &Executor| group_of(spec).is_some_and(|(g, _)| e.broken.contains(&g));
+        if self.executors.get(&key).is_some_and(broken) {
+            self.end_part(&spec.task_id, now, out);
+        }
         self.send_waiting(&key, out);
+    }
+
+    /// A task that is handed over with its group has ended before: so do the others, which nobody else will end.
+    pub(crate) fn break_group(&mut self, spec: &TaskSpec, now: UnixMillis, out: &mut Vec<Effect>) {
+        let (Some(key), Some((group, _))) = (key_of(spec), group_of(spec)) else {
+            return;
+        };
+        let Some(e) = self.executors.get_mut(&key) else {
+            return;
+        };
+        if e.broken.contains(&group) {
+            return;
+        }
+        e.broken.push_back(group.clone());
+        if e.broken.len() > MAX_BROKEN {
+            e.broken.pop_front();
+        }
+        let waits = |e: &Entry| {
+            let of = group_of(e.machine.spec());
+            !e.on.sent && of.is_some_and(|(g, _)| g == group)
+        };
+        let live = self.live_on(&key).into_iter();
+        let parts: Vec<TaskId> = live
+            .filter(|id| self.tasks.get(id).is_some_and(waits))
+            .collect();
+        for id in parts {
+            self.end_part(&id, now, out);
+        }
+    }
+
+    fn end_part(&mut self, task_id: &TaskId, now: UnixMillis, out: &mut Vec<Effect>) {
+        let message = "another task of its group had ended before its executor had them".to_owned();
+        let reason = StatusReason::TaskKilledDuringLaunch;
+        self.end_on(task_id, TaskState::Killed, reason, message, now, out);
     }
 
     /// Hands over what waits for an executor that listens.
@@ -246,17 +298,35 @@ impl AgentCore {
         if !ready.is_some_and(|e| e.subscribed && e.life != Life::Ending) {
             return;
         }
+        let mut groups: BTreeMap<TaskId, (usize, Vec<TaskSpec>)> = BTreeMap::new();
+        let tell = |word| Effect::ToExecutor {
+            key: key.clone(),
+            word,
+        };
         for entry in self.tasks.values_mut() {
             let spec = entry.machine.spec();
             let mine = key_of(spec).as_ref() == Some(key);
             let live = !matches!(entry.machine.phase(), Phase::Terminal(_));
-            if mine && live && !entry.on.sent {
-                entry.on.sent = true;
-                out.push(Effect::ToExecutor {
-                    key: key.clone(),
-                    word: ExecutorWord::Launch(Box::new(spec.clone())),
-                });
+            if !mine || !live || entry.on.sent {
+                continue;
             }
+            if let Some((group, n)) = group_of(spec) {
+                let (_, parts) = groups.entry(group).or_insert((n, Vec::new()));
+                parts.push(spec.clone());
+                continue;
+            }
+            entry.on.sent = true;
+            out.push(tell(ExecutorWord::Launch(Box::new(spec.clone()))));
+        }
+        // Its tasks come one by one.
+        for (n, parts) in groups.into_values().filter(|(n, parts)| *n == parts.len()) {
+            debug_assert!(n > 0, "a group that is known has tasks");
+            for part in &parts {
+                if let Some(entry) = self.tasks.get_mut(&part.task_id) {
+                    entry.on.sent = true;
+                }
+            }
+            out.push(tell(ExecutorWord::LaunchGroup(parts)));
         }
     }
 
@@ -441,7 +511,9 @@ impl AgentCore {
                     "killed before its executor had it".to_owned(),
                 ),
             };
+            let spec = spec.clone();
             self.end_on(task_id, TaskState::Killed, reason, message, now, out);
+            self.break_group(&spec, now, out);
             let idle = self.live_on(&key).is_empty();
             let unused = self.executors.get(&key).is_some_and(|e| !e.subscribed);
             if idle && unused {
@@ -621,6 +693,7 @@ impl Executor {
             deadline: None,
             force_at: None,
             why: None,
+            broken: VecDeque::new(),
         }
     }
 

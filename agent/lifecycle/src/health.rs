@@ -1,4 +1,5 @@
-//! The state of a task's checks: health, readiness, start.
+//! The state of a task's checks: health, readiness, start. Those that are only told are run as health checks are and
+//! change nothing here.
 
 use waggle_types::{CheckPurpose, HealthCheck, HealthProbe, HealthState, StatusReason, UnixMillis};
 
@@ -74,7 +75,9 @@ impl HealthMachine {
             },
             CheckPurpose::Readiness if ready == Some(true) => passed,
             CheckPurpose::Startup if started => passed,
-            CheckPurpose::Readiness | CheckPurpose::Startup => CheckState::default(),
+            CheckPurpose::Readiness | CheckPurpose::Startup | CheckPurpose::Report => {
+                CheckState::default()
+            }
         };
         let mut out = Self {
             checks: checks.iter().map(|c| (c.clone(), state(c))).collect(),
@@ -124,7 +127,9 @@ impl HealthMachine {
             .get(idx)
             .is_some_and(|(check, state)| match check.purpose {
                 CheckPurpose::Startup => !state.ever_passed,
-                CheckPurpose::Health | CheckPurpose::Readiness => self.started_at.is_some(),
+                CheckPurpose::Health | CheckPurpose::Readiness | CheckPurpose::Report => {
+                    self.started_at.is_some()
+                }
             })
     }
 
@@ -139,7 +144,9 @@ impl HealthMachine {
         self.checks.get(idx).is_some_and(|(check, state)| {
             let since = match check.purpose {
                 CheckPurpose::Startup => self.launched_at,
-                CheckPurpose::Health | CheckPurpose::Readiness => self.since(),
+                CheckPurpose::Health | CheckPurpose::Readiness | CheckPurpose::Report => {
+                    self.since()
+                }
             };
             !state.ever_passed && now.since(since) < check.grace_period
         })
@@ -153,7 +160,8 @@ impl HealthMachine {
         now: UnixMillis,
     ) -> CheckOutcome {
         // Late results of checks that are over, or not yet to be run, say nothing.
-        if !self.runs(idx) {
+        let judged = |(c, _): &(HealthCheck, CheckState)| c.purpose != CheckPurpose::Report;
+        if !self.runs(idx) || !self.checks.get(idx).is_some_and(judged) {
             return CheckOutcome::Same;
         }
         let before = (self.health(), self.ready());
@@ -215,6 +223,8 @@ pub fn check_name(idx: usize, check: &HealthCheck) -> String {
         CheckPurpose::Health => "health",
         CheckPurpose::Readiness => "readiness",
         CheckPurpose::Startup => "start",
+        // As Mesos says it.
+        CheckPurpose::Report => "general",
     };
     match &check.name {
         Some(name) => format!("{purpose} check {name} ({what})"),

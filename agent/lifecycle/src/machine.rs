@@ -1,11 +1,11 @@
 //! The life of one task.
 
 use waggle_types::{
-    AgentId, Evicted, HealthState, StatusReason, StatusSource, TaskSpec, TaskState, TaskStatus,
-    UnixMillis,
+    AgentId, CheckStatus, Evicted, HealthCheck, HealthState, StatusReason, StatusSource, TaskSpec,
+    TaskState, TaskStatus, UnixMillis,
 };
 
-use crate::{CheckOutcome, Exit, HealthMachine};
+use crate::{CheckOutcome, Exit, HealthMachine, check_name};
 
 /// Who wants a task to end.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,6 +65,8 @@ pub struct TaskMachine {
     health: HealthMachine,
     pid: Option<u32>,
     started_at: Option<UnixMillis>,
+    // What the check that is only told said last.
+    check: Option<CheckStatus>,
     // By its executor.
     said_health: Option<(HealthState, Option<bool>)>,
 }
@@ -73,7 +75,9 @@ impl TaskMachine {
     /// A task whose spec was just accepted.
     pub fn new(spec: TaskSpec, agent_id: AgentId, now: UnixMillis) -> Self {
         let health = HealthMachine::new(&spec.health_checks, now, HealthState::Unknown, None);
+        let check = HealthCheck::reported(&spec.health_checks);
         Self {
+            check: check.map(|(_, c)| c.probe.unanswered()),
             spec,
             agent_id,
             phase: Phase::Starting,
@@ -125,6 +129,7 @@ impl TaskMachine {
                 _ => Phase::Starting,
             };
             machine.started_at = since.or(Some(latest.at));
+            machine.check = machine.check.map(|none| latest.check.unwrap_or(none));
         }
         machine
     }
@@ -279,6 +284,26 @@ impl TaskMachine {
         }
     }
 
+    /// The check that is only told, `idx`, says this; `why` is for people.
+    pub fn check_said(
+        &mut self,
+        idx: usize,
+        said: CheckStatus,
+        why: &str,
+        now: UnixMillis,
+    ) -> Transition {
+        let Some((at, check)) = HealthCheck::reported(&self.spec.health_checks) else {
+            return Transition::None;
+        };
+        let runs = self.phase == Phase::Running && self.health.runs(idx);
+        if at != idx || !runs || self.check == Some(said) {
+            return Transition::None;
+        }
+        self.check = Some(said);
+        let why = format!("{}: {why}", check_name(idx, check));
+        Transition::Report(self.status(Some(StatusReason::TaskCheckStatusUpdated), why, now))
+    }
+
     /// What its executor says of it, which is what it is; nothing follows an end.
     pub fn said(&mut self, status: &TaskStatus, now: UnixMillis) {
         if matches!(self.phase, Phase::Terminal(_)) {
@@ -306,6 +331,7 @@ impl TaskMachine {
             ip: None,
             ip6: None,
             ready: self.ready(),
+            check: self.check,
             task_id: self.spec.task_id.clone(),
             agent_id: self.agent_id.clone(),
             state: self.state(),

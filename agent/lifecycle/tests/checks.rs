@@ -180,3 +180,18 @@ proptest! {
         }
     }
 }
+
+/// A check that is only told changes neither health nor readiness, kills nothing, and waits for the start.
+#[test]
+fn a_check_that_is_only_told_decides_nothing() {
+    let mut m = machine(&[Startup, CheckPurpose::Report]);
+    assert!(!m.runs(1), "not before the start");
+    m.result(0, Ok(()), UnixMillis(10));
+    assert!(m.runs(1));
+    for n in 0..10 {
+        let outcome = m.result(1, bad(), UnixMillis(5000 + n));
+        assert_eq!(outcome, CheckOutcome::Same);
+    }
+    assert_eq!((m.health(), m.ready()), (Unknown, Some(true)));
+    assert_eq!(machine(&[CheckPurpose::Report]).ready(), None);
+}

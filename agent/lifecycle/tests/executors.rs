@@ -82,6 +82,7 @@ fn spec(task: &str, kind: ExecutorKind, starts: bool) -> TaskSpec {
             spec: executor(kind),
             starts,
             group: Some(id("g")).filter(|_| kind == ExecutorKind::Default),
+            n_group: 0,
             info: Vec::new(),
         }),
     }
@@ -92,6 +93,7 @@ fn said(task: &str, state: TaskState, uuid: u8) -> TaskStatus {
         ip: None,
         ip6: None,
         ready: None,
+        check: None,
         task_id: id(task),
         agent_id: AgentId::new("somebody").unwrap(),
         state,
@@ -704,4 +706,78 @@ proptest! {
             }
         }
     }
+}
+
+/// Launches a part of a group of `n`.
+fn launch_part(w: &mut World, task: &str, n: u32) -> Vec<Effect> {
+    let mut spec = spec(task, ExecutorKind::Custom, true);
+    if let Some(on) = &mut spec.executor {
+        on.group = Some(id("g1"));
+        on.n_group = n;
+    }
+    w.event(Event::Launch(Box::new(spec)))
+}
+
+fn grouped(effects: &[Effect]) -> Vec<Vec<String>> {
+    let all = words(effects).into_iter().filter_map(|w| match w {
+        ExecutorWord::LaunchGroup(all) => {
+            Some(all.iter().map(|spec| spec.task_id.to_string()).collect())
+        }
+        _ => None,
+    });
+    all.collect()
+}
+
+#[test]
+fn a_group_is_handed_over_at_once_and_once() {
+    // To an executor that listens already.
+    let mut w = World::new();
+    w.running();
+    assert_eq!(words(&launch_part(&mut w, "p1", 2)), []);
+    let out = launch_part(&mut w, "p2", 2);
+    assert_eq!(grouped(&out), [["p1", "p2"]]);
+    assert_eq!(launched(&out), [""; 0]);
+    assert_eq!(grouped(&w.subscribe()), [[""; 0]; 0], "not again");
+    // To one that is started for it.
+    let mut w = World::new();
+    launch_part(&mut w, "p1", 2);
+    launch_part(&mut w, "p2", 2);
+    let task_id = w.container();
+    w.event(Event::Started { task_id, pid: 9 });
+    assert_eq!(grouped(&w.subscribe()), [["p1", "p2"]]);
+}
+
+#[test]
+fn a_group_that_will_never_be_whole_ends() {
+    let killed = |w: &mut World, task: &str| {
+        w.event(Event::Kill {
+            task_id: id(task),
+            max_grace: None,
+            why: None,
+        })
+    };
+    let mut w = World::new();
+    w.running();
+    launch_part(&mut w, "p1", 3);
+    let ends = |effects: &[Effect]| {
+        let all = sent(effects).into_iter();
+        let mut all: Vec<_> = all.map(|s| (s.task_id.to_string(), s.state)).collect();
+        all.sort();
+        all
+    };
+    let end = |task: &str| (task.to_owned(), TaskState::Killed);
+    launch_part(&mut w, "p2", 3);
+    let out = killed(&mut w, "p1");
+    assert_eq!(ends(&out), [end("p1"), end("p2")]);
+    let out = launch_part(&mut w, "p3", 3);
+    assert_eq!(ends(&out), [end("p3")], "whoever comes late");
+    assert_eq!(words(&out), []);
+    // One that does not fit: the others are no use without it.
+    let mut w = World::new();
+    w.running();
+    launch_part(&mut w, "p1", 4);
+    launch_part(&mut w, "p2", 4);
+    let out = launch_part(&mut w, "p3", 4);
+    let error = ("p3".to_owned(), TaskState::Error);
+    assert_eq!(ends(&out), [end("p1"), end("p2"), error]);
 }

@@ -15,9 +15,9 @@ use waggle_lifecycle::{
     recover,
 };
 use waggle_types::{
-    AgentId, CheckPurpose, Command, DiscoveryInfo, FrameworkId, HealthCheck, HealthProbe,
-    HealthState, Millis, PortSet, Resources, StatusSource, StatusUuid, TaskId, TaskSpec, TaskState,
-    TaskStatus, UnixMillis,
+    AgentId, CheckPurpose, CheckStatus, Command, DiscoveryInfo, FrameworkId, HealthCheck,
+    HealthProbe, HealthState, Millis, PortSet, Resources, StatusReason, StatusSource, StatusUuid,
+    TaskId, TaskSpec, TaskState, TaskStatus, UnixMillis,
 };
 
 fn task_id(n: u8) -> TaskId {
@@ -89,6 +89,7 @@ fn status(state: TaskState, uuid: u8) -> TaskStatus {
         ip: None,
         ip6: None,
         ready: None,
+        check: None,
         task_id: task_id(0),
         agent_id: AgentId::new("a").unwrap(),
         state,
@@ -612,6 +613,64 @@ fn what_a_check_said_is_in_every_status_that_it_caused() {
         end.message,
         format!("killed after 3 consecutive health check failures: {name}: status 5")
     );
+}
+
+#[test]
+fn a_check_that_is_only_told_is_told_when_it_says_something_else() {
+    let mut core = AgentCore::new(AgentId::new("a").unwrap(), 1);
+    let mut spec = spec(0);
+    spec.health_checks[0].purpose = CheckPurpose::Report;
+    let id = task_id(0);
+    core.handle(Event::Launch(Box::new(spec.clone())), UnixMillis(0));
+    let told = |core: &mut AgentCore, event: Event, at: u64| {
+        let effects = core.handle(event, UnixMillis(at));
+        effects.into_iter().find_map(|e| match e {
+            Effect::LocalFact { status, .. } => status,
+            _ => None,
+        })
+    };
+    let said = |code: Option<i32>| Event::CheckSaid {
+        task_id: id.clone(),
+        idx: 0,
+        said: CheckStatus::Command { exit_code: code },
+        why: format!("{code:?}"),
+    };
+    let started = Event::Started {
+        task_id: id.clone(),
+        pid: 1,
+    };
+    assert_eq!(told(&mut core, said(Some(0)), 1), None, "it does not run");
+    let first = told(&mut core, started, 1).unwrap();
+    let none = Some(CheckStatus::Command { exit_code: None });
+    assert_eq!(first.check, none, "there is one, and it has not answered");
+    assert_eq!(told(&mut core, said(None), 2), None);
+    let status = told(&mut core, said(Some(3)), 3).unwrap();
+    let three = Some(CheckStatus::Command { exit_code: Some(3) });
+    assert_eq!(status.check, three);
+    assert_eq!(status.reason, Some(StatusReason::TaskCheckStatusUpdated));
+    assert_eq!(status.message, "general check 0 (command): Some(3)");
+    assert_eq!(
+        (status.state, status.health),
+        (TaskState::Running, HealthState::Unknown)
+    );
+    assert_eq!(told(&mut core, said(Some(3)), 4), None, "no news");
+    // Whoever comes after a restart knows it as well, and the end says it again.
+    let mut core = AgentCore::new(AgentId::new("a").unwrap(), 2);
+    let recovered = Event::Recovered {
+        spec: Box::new(spec),
+        latest: Some(status.clone()),
+        pending: vec![status],
+        pid: Some(1),
+        since: Some(UnixMillis(0)),
+    };
+    told(&mut core, recovered, 5);
+    assert_eq!(told(&mut core, said(Some(3)), 6), None);
+    let exited = Event::Exited {
+        task_id: id,
+        exit: Exit::Code(0),
+    };
+    let end = told(&mut core, exited, 7).unwrap();
+    assert_eq!((end.state, end.check), (TaskState::Finished, three));
 }
 
 #[test]

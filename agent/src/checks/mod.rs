@@ -3,7 +3,8 @@
 //! [`Checks`] is told which checks of which task are to be run; [`Checks::run`] is the one loop behind it. A check is a
 //! number in the schedule (`schedule`) and something made ready once (`probe`); an attempt allocates next to nothing. At
 //! most so many attempts are under way at the same moment; the others wait, the one that is due longest first, and are
-//! counted when they begin late. A check that passes again is no news and is not told.
+//! counted when they begin late. A check that passes again is no news and is not told; one whose answers are told as they are is
+//! told of when it says something else.
 //!
 //! # What it never does
 //! Decide: whether a task is healthy, ready or to be killed is `waggle-lifecycle`'s.
@@ -29,9 +30,9 @@ use tokio::{
     time::Instant,
 };
 use waggle_telemetry::{Telemetry, names};
-use waggle_types::{HealthCheck, TaskId};
+use waggle_types::{CheckPurpose, CheckStatus, HealthCheck, TaskId};
 
-use probe::{Probe, Tools};
+use probe::{Attempt, Probe, Tools};
 pub use probe::{Reach, Target};
 use schedule::{CheckId, Due, Schedule, Timing};
 
@@ -42,7 +43,7 @@ const EPOCH_MS: u64 = 1 << 40;
 /// Results that are taken in one turn of the loop.
 const BATCH: usize = 64;
 
-/// What one attempt said.
+/// What one attempt said, where it is news.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CheckResult {
     /// The task.
@@ -51,6 +52,8 @@ pub struct CheckResult {
     pub idx: usize,
     /// `Ok`, or what was wrong.
     pub result: Result<(), String>,
+    /// The answer itself, of a check whose answers are told as they are.
+    pub said: Option<CheckStatus>,
 }
 
 /// A check that is to be run.
@@ -160,7 +163,7 @@ impl Checks {
                     for _ in 0..BATCH {
                         let Some(d) = done.take() else { break };
                         pool.give_back(d.worker);
-                        let outcome = if d.result.is_ok() { "passed" } else { "failed" };
+                        let outcome = if d.attempt.result.is_ok() { "passed" } else { "failed" };
                         let attrs = [(names::OUTCOME, outcome.into())];
                         telemetry.count(&names::AGENT_HEALTH_CHECKS, &attrs, 1);
                         telemetry.record(&names::AGENT_HEALTH_CHECK_DURATION, &attrs, d.took.as_secs_f64());
@@ -186,6 +189,8 @@ struct Entry {
     probe: Arc<Probe>,
     // A pass was told and no failure since: another pass is no news.
     told_pass: bool,
+    // The last answer that was told, of one whose answers are told as they are.
+    told: Option<CheckStatus>,
 }
 
 /// What is run now.
@@ -236,6 +241,7 @@ impl Running {
             probe: Arc::new(Probe::new(target, &w.check)),
             check: w.check.clone(),
             told_pass: false,
+            told: None,
         };
         self.entries.insert(id, entry);
         id
@@ -250,18 +256,25 @@ impl Running {
 
     /// An attempt is over; what is to be told of it.
     fn done(&mut self, d: Done, now_ms: u64) -> Option<CheckResult> {
-        self.schedule
-            .done(d.id, d.result.is_ok(), d.begun_ms, now_ms);
+        let Attempt { result, said } = d.attempt;
+        let passed = result.is_ok();
+        self.schedule.done(d.id, passed, d.begun_ms, now_ms);
         let entry = self.entries.get_mut(&d.id)?;
-        let passed = d.result.is_ok();
-        if passed && entry.told_pass {
+        let said = (entry.check.purpose == CheckPurpose::Report).then_some(said);
+        let no_news = match said {
+            Some(_) => entry.told == said,
+            None => passed && entry.told_pass,
+        };
+        if no_news {
             return None;
         }
         entry.told_pass = passed;
+        entry.told = said;
         Some(CheckResult {
             task_id: entry.task_id.clone(),
             idx: entry.idx,
-            result: d.result,
+            result,
+            said,
         })
     }
 }
@@ -285,7 +298,7 @@ struct Done {
     id: CheckId,
     begun_ms: u64,
     took: Duration,
-    result: Result<(), String>,
+    attempt: Attempt,
 }
 
 /// Workers that wait for jobs. The one that was busy last gets the next, so that few are warm and the others sleep.
@@ -356,13 +369,13 @@ async fn work(
     let mut buffer = Vec::new();
     while let Some(job) = jobs.recv().await {
         let begun = Instant::now();
-        let result = job.probe.run(&tools, &mut buffer).await;
+        let attempt = job.probe.run(&tools, &mut buffer).await;
         let done = Done {
             worker,
             id: job.id,
             begun_ms: job.begun_ms,
             took: begun.elapsed(),
-            result,
+            attempt,
         };
         if tell.send(done).await.is_err() {
             return;

@@ -19,7 +19,7 @@ use tokio::{
     net::TcpStream,
 };
 use tokio_rustls::TlsConnector;
-use waggle_types::{HealthCheck, HealthProbe, TaskId, TaskPort};
+use waggle_types::{CheckStatus, HealthCheck, HealthProbe, TaskId, TaskPort};
 
 use super::{
     answer::{MAX_ANSWER, Scan, scan},
@@ -55,6 +55,17 @@ pub struct Target {
 pub(super) struct Probe {
     timeout: Duration,
     what: What,
+    // What is said where there is no answer.
+    unanswered: CheckStatus,
+}
+
+/// What one attempt came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Attempt {
+    /// `Ok`, or what was wrong.
+    pub result: Result<(), String>,
+    /// The answer itself.
+    pub said: CheckStatus,
 }
 
 #[derive(Debug)]
@@ -119,46 +130,84 @@ impl Probe {
         Self {
             timeout: check.timeout.as_duration().max(Duration::from_millis(1)),
             what,
+            unanswered: check.probe.unanswered(),
         }
     }
 
-    /// One attempt: `Ok`, or what was wrong.
-    pub(super) async fn run(&self, tools: &Tools, buffer: &mut Vec<u8>) -> Result<(), String> {
-        let asked = async {
-            match &self.what {
-                What::Http {
-                    to,
-                    tls,
-                    path,
-                    request,
-                    statuses,
-                } => {
-                    let stream = to.connect(tools).await?;
-                    let status = if *tls {
-                        let stream = to.secure(tools, stream).await?;
-                        status(stream, request, buffer).await
-                    } else {
-                        status(stream, request, buffer).await
-                    };
-                    let at = to.addr;
-                    match status.map_err(|why| format!("GET {at}{path}: {why}"))? {
-                        s if passes(statuses, s) => Ok(()),
-                        s => Err(format!("GET {at}{path}: status {s}")),
-                    }
-                }
-                What::Tcp(to) => to.connect(tools).await.map(drop),
-                What::Command { .. } => Ok(()),
-                What::Never(why) => Err(why.clone()),
-            }
-        };
+    /// One attempt.
+    pub(super) async fn run(&self, tools: &Tools, buffer: &mut Vec<u8>) -> Attempt {
         if let What::Command { dir, shell } = &self.what {
             return command(dir, shell, self.timeout).await;
         }
-        match tokio::time::timeout(self.timeout, asked).await {
-            Ok(result) => result,
-            Err(_) => Err(too_late(self.timeout)),
+        match tokio::time::timeout(self.timeout, self.ask(tools, buffer)).await {
+            Ok(attempt) => attempt,
+            Err(_) => self.unanswered(too_late(self.timeout)),
         }
     }
+
+    fn unanswered(&self, why: String) -> Attempt {
+        Attempt {
+            result: Err(why),
+            said: self.unanswered,
+        }
+    }
+
+    async fn ask(&self, tools: &Tools, buffer: &mut Vec<u8>) -> Attempt {
+        match &self.what {
+            What::Http {
+                to,
+                tls,
+                path,
+                request,
+                statuses,
+            } => match get(to, *tls, request, tools, buffer).await {
+                Ok(s) => Attempt {
+                    result: if passes(statuses, s) {
+                        Ok(())
+                    } else {
+                        Err(format!("GET {}{path}: status {s}", to.addr))
+                    },
+                    said: CheckStatus::Http { status: Some(s) },
+                },
+                Err(Failed::ToConnect(why)) => self.unanswered(why),
+                Err(Failed::ToGet(why)) => self.unanswered(format!("GET {}{path}: {why}", to.addr)),
+            },
+            What::Tcp(to) => {
+                let result = to.connect(tools).await.map(drop);
+                Attempt {
+                    said: CheckStatus::Tcp {
+                        connected: Some(result.is_ok()),
+                    },
+                    result,
+                }
+            }
+            What::Never(why) => self.unanswered(why.clone()),
+            What::Command { dir, shell } => command(dir, shell, self.timeout).await,
+        }
+    }
+}
+
+/// Why there is no answer.
+enum Failed {
+    ToConnect(String),
+    ToGet(String),
+}
+
+async fn get(
+    to: &Endpoint,
+    tls: bool,
+    request: &[u8],
+    tools: &Tools,
+    buffer: &mut Vec<u8>,
+) -> Result<u16, Failed> {
+    let stream = to.connect(tools).await.map_err(Failed::ToConnect)?;
+    let status = if tls {
+        let secured = to.secure(tools, stream).await.map_err(Failed::ToConnect)?;
+        status(secured, request, buffer).await
+    } else {
+        status(stream, request, buffer).await
+    };
+    status.map_err(Failed::ToGet)
 }
 
 impl Target {
@@ -255,7 +304,31 @@ fn too_late(timeout: Duration) -> String {
 }
 
 /// Runs where the task runs: its namespaces, root, cgroups, environment and user.
-async fn command(dir: &std::path::Path, shell: &str, timeout: Duration) -> Result<(), String> {
+async fn command(dir: &std::path::Path, shell: &str, timeout: Duration) -> Attempt {
+    let none = CheckStatus::Command { exit_code: None };
+    match end_of(dir, shell, timeout).await {
+        Ok(status) => Attempt {
+            result: if status.success() {
+                Ok(())
+            } else {
+                Err(format!("command ended with {status}"))
+            },
+            said: CheckStatus::Command {
+                exit_code: status.code(),
+            },
+        },
+        Err(why) => Attempt {
+            result: Err(why),
+            said: none,
+        },
+    }
+}
+
+async fn end_of(
+    dir: &std::path::Path,
+    shell: &str,
+    timeout: Duration,
+) -> Result<std::process::ExitStatus, String> {
     let mut command = std::process::Command::new("/bin/sh");
     command
         .args(["-c", shell])
@@ -268,11 +341,8 @@ async fn command(dir: &std::path::Path, shell: &str, timeout: Duration) -> Resul
         .spawn()
         .map_err(|e| format!("failed to start the check's command: {e}"))?;
     let group = child.id().and_then(|p| i32::try_from(p).ok());
-    let result = tokio::time::timeout(timeout, child.wait()).await;
-    match result {
-        Ok(Ok(status)) if status.success() => Ok(()),
-        Ok(Ok(status)) => Err(format!("command ended with {status}")),
-        Ok(Err(e)) => Err(format!("failed to wait for the check's command: {e}")),
+    match tokio::time::timeout(timeout, child.wait()).await {
+        Ok(status) => status.map_err(|e| format!("failed to wait for the check's command: {e}")),
         Err(_) => {
             // It leads its session and is not reaped yet, so the group is its own.
             if let Some(group) = group {

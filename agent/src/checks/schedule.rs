@@ -44,6 +44,8 @@ impl Timing {
         let eager = match check.purpose {
             // Nothing is counted before it passes, so nothing is lost by asking often at first and ever less.
             CheckPurpose::Readiness => (u64::MAX, interval_ms),
+            // What it says is what is asked for, whatever it is.
+            CheckPurpose::Report => (0, interval_ms),
             CheckPurpose::Health | CheckPurpose::Startup => (
                 since_ms.saturating_add(check.grace_period.0),
                 EAGER_MAX_MS.min(interval_ms),

@@ -60,7 +60,7 @@ fn target(name: &str) -> Target {
 
 async fn once(target: &Target, check: &HealthCheck) -> Result<(), String> {
     let probe = Probe::new(target, check);
-    probe.run(&Tools::default(), &mut Vec::new()).await
+    probe.run(&Tools::default(), &mut Vec::new()).await.result
 }
 
 /// Answers each connection with `answer` and closes it; the check sees both in one poll, since the
@@ -263,7 +263,7 @@ async fn a_task_with_a_network_of_its_own_is_asked_there() {
     for _ in 0..3 {
         for (at, fine) in [(0, true), (1, false)] {
             let probe = Probe::new(&inside(at), &by_index);
-            let result = probe.run(&tools, &mut Vec::new()).await;
+            let result = probe.run(&tools, &mut Vec::new()).await.result;
             assert_eq!(result.is_ok(), fine, "{result:?}");
         }
     }
@@ -271,7 +271,7 @@ async fn a_task_with_a_network_of_its_own_is_asked_there() {
     let node = Probe::new(&target("t"), &tcp(8080));
     let here = std::fs::read_link("/proc/thread-self/ns/net").unwrap();
     assert_eq!(here, std::fs::read_link("/proc/self/ns/net").unwrap());
-    if let Ok(()) = node.run(&tools, &mut Vec::new()).await {
+    if let Ok(()) = node.run(&tools, &mut Vec::new()).await.result {
         eprintln!("something listens on this machine's port 8080");
     }
     // Its process is gone: that is said.
@@ -280,7 +280,8 @@ async fn a_task_with_a_network_of_its_own_is_asked_there() {
     drop((first, second));
     let why = Probe::new(&gone, &by_index)
         .run(&tools, &mut Vec::new())
-        .await;
+        .await
+        .result;
     assert!(why.unwrap_err().starts_with("failed to make a socket: "));
 }
 
@@ -389,5 +390,39 @@ async fn a_delay_is_kept_and_what_is_over_of_it_counts() {
     assert_eq!(next(&mut results).await.task_id.as_str(), "old");
     assert_eq!(next(&mut results).await.task_id.as_str(), "new");
     assert!(begun.elapsed() >= Duration::from_millis(600));
+    run.abort();
+}
+
+#[tokio::test]
+async fn answers_are_told_as_they_are_and_once() {
+    let said = async |check: &HealthCheck| {
+        let probe = Probe::new(&target("t"), check);
+        probe.run(&Tools::default(), &mut Vec::new()).await.said
+    };
+    let port = server();
+    let answer = said(&http(Some(port), false, &[500])).await;
+    assert_eq!(answer, CheckStatus::Http { status: Some(200) });
+    let connected = |connected| CheckStatus::Tcp { connected };
+    assert_eq!(said(&tcp(port)).await, connected(Some(true)));
+    assert_eq!(said(&tcp(1)).await, connected(Some(false)));
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut late = http(Some(silent.local_addr().unwrap().port()), false, &[]);
+    late.timeout = Millis(50);
+    assert_eq!(said(&late).await, CheckStatus::Http { status: None });
+
+    let checks = Checks::default();
+    let (tell, mut results) = mpsc::channel::<CheckResult>(16);
+    let run = tokio::spawn(checks.clone().run(8, Telemetry::disabled(), tell));
+    let mut report = tcp(1);
+    report.purpose = CheckPurpose::Report;
+    checks.set(target("t"), vec![wanted(0, &report), wanted(1, &tcp(1))]);
+    let mut told = Vec::new();
+    while told.iter().filter(|idx| **idx == 1).count() < 5 {
+        let result = next(&mut results).await;
+        let is_told = result.said == Some(connected(Some(false)));
+        assert_eq!(is_told, result.idx == 0, "{result:?}");
+        told.push(result.idx);
+    }
+    assert_eq!(told.iter().filter(|idx| **idx == 0).count(), 1);
     run.abort();
 }

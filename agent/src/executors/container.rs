@@ -41,6 +41,7 @@ pub fn spec(record: &ExecutorRecord, container: &TaskId, resources: Resources) -
             spec: Arc::clone(e),
             starts: true,
             group: None,
+            n_group: 0,
             info: Vec::new(),
         }),
     }

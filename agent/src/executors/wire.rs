@@ -143,6 +143,7 @@ fn status(
             Some(false) => HealthState::Unhealthy,
         },
         ready: None,
+        check: None,
         ip: None,
         ip6: None,
         reason: None,
@@ -215,6 +216,14 @@ fn message(word: &ExecutorWord, agent: &AgentInfo) -> pb::ExecutorEvent {
                 task: Some(task_info(spec, agent)),
             }),
             ..blank(Type::Launch)
+        },
+        ExecutorWord::LaunchGroup(specs) => pb::ExecutorEvent {
+            launch_group: Some(pb::ExecutorLaunchGroup {
+                task_group: Some(pb::TaskGroupInfo {
+                    tasks: specs.iter().map(|spec| task_info(spec, agent)).collect(),
+                }),
+            }),
+            ..blank(Type::LaunchGroup)
         },
         ExecutorWord::Kill { task_id, grace } => pb::ExecutorEvent {
             kill: Some(pb::ExecutorKill {

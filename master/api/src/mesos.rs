@@ -3,6 +3,7 @@
 //!
 //! Names are Mesos's (`master/http.cpp`, CONTRACTS.md section 1.6); what clients index is always there.
 
+mod checks;
 mod container;
 pub mod discovery;
 pub mod duration;

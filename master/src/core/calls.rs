@@ -317,6 +317,7 @@ impl MasterCore {
                 TaskStatus {
                     health: t.health,
                     ready: t.ready,
+                    check: t.check(),
                     ..own_status(task_id, agent, t.state(), reason, String::new(), now)
                 }
             } else if let Some(l) = self.launches.awaited(id, &task_id) {

@@ -585,6 +585,7 @@ impl MasterCore {
             let status = TaskStatus {
                 health: t.health,
                 ready: t.ready,
+                check: t.check(),
                 ..own_status(id, agent, t.state(), reason, String::new(), now)
             };
             self.tell_status(status, now);
@@ -692,6 +693,7 @@ pub(super) fn own_status(
         ip: None,
         ip6: None,
         ready: None,
+        check: None,
         task_id,
         agent_id,
         state,

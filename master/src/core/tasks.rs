@@ -395,6 +395,7 @@ mod tests {
             ip: None,
             ip6: None,
             ready: None,
+            check: None,
             task_id: one.clone(),
             agent_id: a.clone(),
             state: TaskState::Running,

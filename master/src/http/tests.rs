@@ -370,6 +370,7 @@ fn task(i: &InstanceView) -> TaskView {
         ip: None,
         ip6: None,
         ready: None,
+        check: None,
         task_id: spec.task_id.clone(),
         agent_id: i.agent_id.clone(),
         state: i.state,

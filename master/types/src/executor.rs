@@ -93,6 +93,9 @@ pub struct OnExecutor {
     /// Tasks with the same word here were launched as one group: none of them starts unless all can, and when one
     /// fails or is killed the others end with it.
     pub group: Option<TaskId>,
+    /// How many tasks the group has: an executor of the framework's own is handed all of them at once. 0 without a group,
+    /// and when it is not known any more.
+    pub n_group: u32,
     /// Mesos's `TaskInfo` as the framework wrote it (protobuf): given to the executor, not interpreted. Empty: it is
     /// made of the task's spec. Masters forget it once the launch is sent.
     pub info: Vec<u8>,

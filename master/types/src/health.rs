@@ -33,6 +33,15 @@ pub enum HealthProbe {
 }
 
 impl HealthProbe {
+    /// What is said of it before it has answered.
+    pub const fn unanswered(&self) -> CheckStatus {
+        match self {
+            Self::Http { .. } => CheckStatus::Http { status: None },
+            Self::Tcp { .. } => CheckStatus::Tcp { connected: None },
+            Self::Command { .. } => CheckStatus::Command { exit_code: None },
+        }
+    }
+
     /// Wire protocol probed, where there is one.
     pub fn protocol(&self) -> Option<Protocol> {
         match self {
@@ -52,6 +61,29 @@ pub enum CheckPurpose {
     Readiness,
     /// Whether it has started: until it passes once, no other check runs; one that fails too often is killed.
     Startup,
+    /// What it says is told to the framework and judged by nobody (Mesos's `CheckInfo`); at most one of a task.
+    Report,
+}
+
+/// What a check of purpose [`CheckPurpose::Report`] said last; `None` where there is no answer: it was not asked yet, or
+/// the attempt took too long or could not be made (mesos.proto `CheckStatusInfo`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum CheckStatus {
+    /// A command ended.
+    Command {
+        /// With this code.
+        exit_code: Option<i32>,
+    },
+    /// A server answered.
+    Http {
+        /// With this status.
+        status: Option<u16>,
+    },
+    /// A connection was tried.
+    Tcp {
+        /// Whether it was made.
+        connected: Option<bool>,
+    },
 }
 
 /// One check of a task; defaults are Marathon's.
@@ -81,11 +113,18 @@ impl HealthCheck {
         checks.iter().any(|c| c.purpose == purpose)
     }
 
+    /// The check whose answers are told as they are, with its position.
+    pub fn reported(checks: &[Self]) -> Option<(usize, &Self)> {
+        let mut all = checks.iter().enumerate();
+        all.find(|(_, c)| c.purpose == CheckPurpose::Report)
+    }
+
     /// Whether what is reported of a task by its `checks` lets it do its work: it is healthy, and ready, where anything
     /// says so. An agent that is older than readiness says nothing of it and takes every check for one of health.
     pub fn all_pass(checks: &[Self], health: HealthState, ready: Option<bool>) -> bool {
         let healthy = health == HealthState::Healthy;
-        let says_ready = checks.iter().any(|c| c.purpose != CheckPurpose::Health);
+        let says_ready =
+            Self::any(checks, CheckPurpose::Readiness) || Self::any(checks, CheckPurpose::Startup);
         (!Self::any(checks, CheckPurpose::Health) || healthy)
             && (!says_ready || ready.unwrap_or(healthy))
     }

@@ -55,7 +55,7 @@ pub use executor::{
 pub use framework::{About, CallRejection, FrameworkInfo, MAX_ROLES, RejectReason};
 pub use generation::Generation;
 pub use group::{GroupId, GroupUpdate};
-pub use health::{CheckPurpose, HealthCheck, HealthProbe, HealthState};
+pub use health::{CheckPurpose, CheckStatus, HealthCheck, HealthProbe, HealthState};
 pub use ids::{
     AgentId, DeploymentId, ExecutorId, FrameworkId, IdError, OfferId, RunId, ServiceId, StatusUuid,
     TaskId, VolumeId,

@@ -6,9 +6,9 @@ use std::{
 };
 
 use crate::{
-    AgentId, Balance, ContainerSpec, ExecutorStatus, FrameworkId, HealthCheck, HealthState, Millis,
-    OnExecutor, Protocol, ResourcePart, Resources, StatusUuid, TaskId, TraceContext, UnixMillis,
-    VipLabel,
+    AgentId, Balance, CheckStatus, ContainerSpec, ExecutorStatus, FrameworkId, HealthCheck,
+    HealthState, Millis, OnExecutor, Protocol, ResourcePart, Resources, StatusUuid, TaskId,
+    TraceContext, UnixMillis, VipLabel,
 };
 
 /// Mesos's task states (mesos.proto `TaskState`).
@@ -123,7 +123,7 @@ pub enum StatusReason {
     ContainerLimitationDisk,
     /// Killed because it ran for too long (mesos.proto `REASON_MAX_COMPLETION_TIME_REACHED`).
     MaxCompletionTimeReached,
-    /// A readiness or start check changed its mind (mesos.proto `REASON_TASK_CHECK_STATUS_UPDATED`).
+    /// A readiness or start check changed its mind, or a check that is only told says something else (mesos.proto `REASON_TASK_CHECK_STATUS_UPDATED`).
     TaskCheckStatusUpdated,
     /// Too many health check failures in a row.
     TaskHealthCheckStatusUpdated,
@@ -178,6 +178,8 @@ pub struct TaskStatus {
     pub health: HealthState,
     /// Whether every readiness and start check has passed; `None` where there is none.
     pub ready: Option<bool>,
+    /// What the check that is only told said last; `None` where there is none.
+    pub check: Option<CheckStatus>,
     /// An address of its own, where it is not on its node's network.
     pub ip: Option<Ipv4Addr>,
     /// The same over IPv6.

@@ -232,6 +232,54 @@ def tasks_run(master):
     print("ok reconciliation, teardown")
 
 
+def checks(master):
+    """What general checks of tasks say is in every status, and told when it is something else; nothing is killed for it."""
+    sched = Framework()
+    driver = start(master, "Clients: Checks", sched)
+    tag = uuid.uuid4().hex[:8]
+    command, web = "command." + tag, "web." + tag
+    times = dict(delay_seconds=0.0, interval_seconds=0.2, timeout_seconds=5.0)
+
+    def make(offer):
+        ports = [r["ranges"]["range"] for r in offer["resources"] if r["name"] == "ports"]
+        if not ports:
+            return None
+        port = ports[0][0]["begin"]
+        env = dict(variables=[dict(name="WHERE", value="said")])
+        says = dict(type="COMMAND", command=dict(
+            command=dict(value='test -e "$WHERE" && exit "$(cat "$WHERE")"', environment=env)), **times)
+        answers = dict(type="HTTP", http=dict(port=port, path="/missing"), **times)
+        served = task(offer, web, dict(value="exec python3 -m http.server %d" % port), check=answers)
+        served["resources"].append(dict(name="ports", type="RANGES", ranges=dict(range=[dict(begin=port, end=port)])))
+        run = "echo 3 > new; mv new said; exec sleep 600"
+        return launch([task(offer, command, dict(value=run), check=says), served])
+    sched.want = once(make)
+    driver.reviveOffers()
+
+    def said(name):
+        mine = [u for u in sched.updates if u["task_id"]["value"] == name and u["state"] == "TASK_RUNNING"]
+        return [(u["check_status"], u.get("reason")) for u in mine]
+    changed = "REASON_TASK_CHECK_STATUS_UPDATED"
+    three = (dict(type="COMMAND", command=dict(exit_code=3)), changed)
+    sched.wait("the command's answer", lambda: three in said(command))
+    first = said(command)[0]
+    assert first == (dict(type="COMMAND", command={}), None), first
+    missing = (dict(type="HTTP", http=dict(status_code=404)), changed)
+    sched.wait("the server's answer", lambda: missing in said(web))
+    # Of what it says no task dies, and reconciliation says it again.
+    driver.reconcileTasks([dict(task_id=dict(value=command))])
+    again = (three[0], "REASON_RECONCILIATION")
+    sched.wait("a reconciliation", lambda: again in said(command))
+    assert not [u for u in sched.updates if u["state"] in TERMINAL], sched.updates
+    for name in (command, web):
+        driver.killTask(dict(value=name))
+        sched.wait("the end of " + name, lambda: "TASK_KILLED" in sched.states(name))
+    assert sched.last(command)["check_status"] == three[0], sched.last(command)
+    assert not sched.errors, sched.errors
+    stop(driver)
+    print("ok general checks")
+
+
 def explicit_acks(master):
     """Nothing is said twice that was acknowledged; what is not comes again to the next scheduler."""
     sched = Framework()
@@ -555,7 +603,7 @@ def operator(master):
     print("ok operator driver")
 
 
-STEPS = dict(executors=executors, tasks=tasks_run, acks=explicit_acks, offers=offers, failover=failover, volumes=volumes, operator=operator)
+STEPS = dict(executors=executors, tasks=tasks_run, checks=checks, acks=explicit_acks, offers=offers, failover=failover, volumes=volumes, operator=operator)
 
 
 def main(master, names):

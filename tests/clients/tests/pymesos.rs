@@ -61,6 +61,11 @@ fn pymesos_runs_kills_and_reconciles_tasks() {
 }
 
 #[test]
+fn pymesos_hears_what_checks_say() {
+    run("n1", &["checks"], &["ok general checks"]);
+}
+
+#[test]
 fn pymesos_declines_suppresses_and_fails_over() {
     let shown = [
         "ok roles, decline with refuse_seconds, suppress and revive",

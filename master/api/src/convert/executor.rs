@@ -145,6 +145,7 @@ impl TryFrom<pb::OnExecutor> for OnExecutor {
                 "" => None,
                 _ => Some(id("group", on.group, TaskId::new)?),
             },
+            n_group: on.n_group,
             info: info("info", on.info)?,
         })
     }
@@ -160,6 +161,7 @@ impl From<&OnExecutor> for pb::OnExecutor {
                 .as_ref()
                 .map(ToString::to_string)
                 .unwrap_or_default(),
+            n_group: on.n_group,
             info: on.info.clone(),
         }
     }
@@ -274,6 +276,8 @@ pub(super) fn asked(
         spec: Arc::new(ExecutorSpec::try_from(spec).map_err(|e| e.within("executor"))?),
         starts: false,
         group: group.cloned(),
+        // Known with the whole group.
+        n_group: 0,
         info: info("info", given)?,
     }))
 }

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use waggle_types::{Command, ExecutorSpec, FrameworkId, Millis, NetworkMode, TaskId, TaskSpec};
+use waggle_types::{
+    CheckPurpose, Command, ExecutorSpec, FrameworkId, HealthCheck, Millis, NetworkMode, TaskId,
+    TaskSpec,
+};
 
 use super::size::check_task;
 use super::{ConvertError, MAX_ITEMS, at_most, each, executor, id};
@@ -40,9 +43,13 @@ pub fn group(
         first.task_id.clone(),
         TaskId::new,
     )?;
-    let tasks = each(field, tasks, |t| {
+    let n_group = u32::try_from(tasks.len()).unwrap_or(0);
+    let mut tasks = each(field, tasks, |t| {
         launch(t, framework_id, traceparent, Some(&name))
     })?;
+    for on in tasks.iter_mut().filter_map(|t| t.executor.as_mut()) {
+        on.n_group = n_group;
+    }
     let executors: Vec<&ExecutorSpec> = tasks
         .iter()
         .filter_map(|t| t.executor.as_ref().map(|on| on.spec.as_ref()))
@@ -126,6 +133,11 @@ fn check_texts(command: &Command, env: &BTreeMap<String, String>) -> Result<(), 
 /// Rules between fields, which an agent would only find out later.
 fn check(spec: &TaskSpec) -> Result<(), ConvertError> {
     check_texts(&spec.command, &spec.env)?;
+    let told = |c: &&HealthCheck| c.purpose == CheckPurpose::Report;
+    if spec.health_checks.iter().filter(told).count() > 1 {
+        let rule = "must hold at most one check whose answers are only told";
+        return Err(ConvertError::new("health_checks", rule));
+    }
     if let Some(on) = &spec.executor {
         check_texts(&on.spec.command, &on.spec.env).map_err(|e| e.within("executor"))?;
     }

@@ -1,10 +1,10 @@
 //! Tasks, their states, statuses and health checks.
 
 use waggle_types::{
-    AgentId, CheckPurpose, Command, ContainerSpec, DiscoveryInfo, Evicted, ExecutorKind,
-    ExecutorStatus, FrameworkId, HealthCheck, HealthProbe, HealthState, Millis, OnExecutor,
-    Resources, StatusReason, StatusSource, StatusUuid, TaskId, TaskPort, TaskSpec, TaskState,
-    TaskStatus, UnixMillis,
+    AgentId, CheckPurpose, CheckStatus, Command, ContainerSpec, DiscoveryInfo, Evicted,
+    ExecutorKind, ExecutorStatus, FrameworkId, HealthCheck, HealthProbe, HealthState, Millis,
+    OnExecutor, Resources, StatusReason, StatusSource, StatusUuid, TaskId, TaskPort, TaskSpec,
+    TaskState, TaskStatus, UnixMillis,
 };
 
 use super::reservation::parts;
@@ -164,6 +164,7 @@ impl TryFrom<pb::TaskStatus> for TaskStatus {
                 )),
             },
             ready: s.ready,
+            check: s.check.map(CheckStatus::try_from).transpose()?,
             ip: ip_if_any("ip", &s.ip)?,
             ip6: ip6("ip6", &s.ip6)?,
         })
@@ -187,9 +188,47 @@ impl From<&TaskStatus> for pb::TaskStatus {
             uuid: s.uuid.map(|StatusUuid(b)| b.to_vec()).unwrap_or_default(),
             executor: s.executor.as_deref().map(Into::into),
             ready: s.ready,
+            check: s.check.map(Into::into),
             ip: s.ip.map(|ip| ip.to_string()).unwrap_or_default(),
             ip6: s.ip6.map(|ip| ip.to_string()).unwrap_or_default(),
         }
+    }
+}
+
+impl TryFrom<pb::CheckStatus> for CheckStatus {
+    type Error = ConvertError;
+
+    fn try_from(s: pb::CheckStatus) -> Result<Self, ConvertError> {
+        use pb::check_status::Said;
+        Ok(match required("check.said", s.said)? {
+            Said::Command(c) => Self::Command {
+                exit_code: c.exit_code,
+            },
+            Said::Http(h) => {
+                Self::Http {
+                    status: h.status.map(u16::try_from).transpose().map_err(|_| {
+                        ConvertError::new("check.http.status", "must be below 65536")
+                    })?,
+                }
+            }
+            Said::Tcp(t) => Self::Tcp {
+                connected: t.connected,
+            },
+        })
+    }
+}
+
+impl From<CheckStatus> for pb::CheckStatus {
+    fn from(s: CheckStatus) -> Self {
+        use pb::check_status::Said;
+        let said = match s {
+            CheckStatus::Command { exit_code } => Said::Command(pb::CommandSaid { exit_code }),
+            CheckStatus::Http { status } => Said::Http(pb::HttpSaid {
+                status: status.map(u32::from),
+            }),
+            CheckStatus::Tcp { connected } => Said::Tcp(pb::TcpSaid { connected }),
+        };
+        Self { said: Some(said) }
     }
 }
 
@@ -234,6 +273,7 @@ impl TryFrom<pb::HealthCheck> for HealthCheck {
             Ok(pb::CheckPurpose::PurposeHealth) => CheckPurpose::Health,
             Ok(pb::CheckPurpose::PurposeReadiness) => CheckPurpose::Readiness,
             Ok(pb::CheckPurpose::PurposeStartup) => CheckPurpose::Startup,
+            Ok(pb::CheckPurpose::PurposeReport) => CheckPurpose::Report,
             Err(_) => {
                 let rule = format!("must be a check's purpose, is {}", h.purpose);
                 return Err(ConvertError::new("purpose", rule));
@@ -278,6 +318,7 @@ impl From<&HealthCheck> for pb::HealthCheck {
             CheckPurpose::Health => pb::CheckPurpose::PurposeHealth,
             CheckPurpose::Readiness => pb::CheckPurpose::PurposeReadiness,
             CheckPurpose::Startup => pb::CheckPurpose::PurposeStartup,
+            CheckPurpose::Report => pb::CheckPurpose::PurposeReport,
         };
         Self {
             name: h.name.clone(),

@@ -453,6 +453,52 @@ pub struct CheckTcp {
 #[allow(clippy::all)]
 #[derive(serde::Serialize, serde::Deserialize)]
 #[serde(default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CheckStatusInfo {
+    #[prost(enumeration = "check_info::Type", optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(with = "crate::mesos::json::Enum::<crate::proto::mesos::check_info::Type>")]
+    pub r#type: ::core::option::Option<i32>,
+    #[prost(message, optional, tag = "2")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub command: ::core::option::Option<CheckStatusCommand>,
+    #[prost(message, optional, tag = "3")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub http: ::core::option::Option<CheckStatusHttp>,
+    #[prost(message, optional, tag = "4")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub tcp: ::core::option::Option<CheckStatusTcp>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CheckStatusCommand {
+    #[prost(int32, optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub exit_code: ::core::option::Option<i32>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CheckStatusHttp {
+    #[prost(uint32, optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub status_code: ::core::option::Option<u32>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CheckStatusTcp {
+    #[prost(bool, optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub succeeded: ::core::option::Option<bool>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct HealthCheck {
     #[prost(message, optional, tag = "1")]
@@ -1719,6 +1765,9 @@ pub struct TaskStatus {
     #[prost(message, optional, tag = "14")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
     pub unreachable_time: ::core::option::Option<TimeInfo>,
+    #[prost(message, optional, tag = "15")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub check_status: ::core::option::Option<CheckStatusInfo>,
 }
 /// Nested message and enum types in `TaskStatus`.
 pub mod task_status {

@@ -669,6 +669,41 @@ impl Shaped for waggle::session::v1::HealthCheck {
     };
     const REQUEST: bool = false;
 }
+impl Shaped for waggle::session::v1::CheckStatus {
+    const SHAPE: Shape = Shape {
+        size: size_of::<waggle::session::v1::CheckStatus>(),
+        fields: &[
+            (1, &<waggle::session::v1::CommandSaid as Shaped>::SHAPE),
+            (2, &<waggle::session::v1::HttpSaid as Shaped>::SHAPE),
+            (3, &<waggle::session::v1::TcpSaid as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for waggle::session::v1::CommandSaid {
+    const SHAPE: Shape = Shape {
+        size: size_of::<waggle::session::v1::CommandSaid>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for waggle::session::v1::HttpSaid {
+    const SHAPE: Shape = Shape {
+        size: size_of::<waggle::session::v1::HttpSaid>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for waggle::session::v1::TcpSaid {
+    const SHAPE: Shape = Shape {
+        size: size_of::<waggle::session::v1::TcpSaid>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
 impl Shaped for waggle::session::v1::HttpProbe {
     const SHAPE: Shape = Shape {
         size: size_of::<waggle::session::v1::HttpProbe>(),
@@ -845,6 +880,7 @@ impl Shaped for waggle::session::v1::TaskStatus {
         size: size_of::<waggle::session::v1::TaskStatus>(),
         fields: &[
             (13, &<waggle::session::v1::ExecutorStatus as Shaped>::SHAPE),
+            (14, &<waggle::session::v1::CheckStatus as Shaped>::SHAPE),
         ],
     };
     const REQUEST: bool = false;
@@ -1654,6 +1690,41 @@ impl Shaped for mesos::v1::CheckTcp {
     };
     const REQUEST: bool = false;
 }
+impl Shaped for mesos::v1::CheckStatusInfo {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::CheckStatusInfo>(),
+        fields: &[
+            (2, &<mesos::v1::CheckStatusCommand as Shaped>::SHAPE),
+            (3, &<mesos::v1::CheckStatusHttp as Shaped>::SHAPE),
+            (4, &<mesos::v1::CheckStatusTcp as Shaped>::SHAPE),
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::CheckStatusCommand {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::CheckStatusCommand>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::CheckStatusHttp {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::CheckStatusHttp>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
+impl Shaped for mesos::v1::CheckStatusTcp {
+    const SHAPE: Shape = Shape {
+        size: size_of::<mesos::v1::CheckStatusTcp>(),
+        fields: &[
+        ],
+    };
+    const REQUEST: bool = false;
+}
 impl Shaped for mesos::v1::HealthCheck {
     const SHAPE: Shape = Shape {
         size: size_of::<mesos::v1::HealthCheck>(),
@@ -2137,6 +2208,7 @@ impl Shaped for mesos::v1::TaskStatus {
             (12, &<mesos::v1::Labels as Shaped>::SHAPE),
             (13, &<mesos::v1::ContainerStatus as Shaped>::SHAPE),
             (14, &<mesos::v1::TimeInfo as Shaped>::SHAPE),
+            (15, &<mesos::v1::CheckStatusInfo as Shaped>::SHAPE),
         ],
     };
     const REQUEST: bool = false;

@@ -489,6 +489,44 @@ pub mod health_check {
         Command(::prost::alloc::string::String),
     }
 }
+/// What a check of PURPOSE_REPORT said last; empty inside where there is no answer.
+#[allow(clippy::all)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CheckStatus {
+    #[prost(oneof = "check_status::Said", tags = "1, 2, 3")]
+    pub said: ::core::option::Option<check_status::Said>,
+}
+/// Nested message and enum types in `CheckStatus`.
+pub mod check_status {
+    #[allow(clippy::all)]
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Said {
+        #[prost(message, tag = "1")]
+        Command(super::CommandSaid),
+        #[prost(message, tag = "2")]
+        Http(super::HttpSaid),
+        #[prost(message, tag = "3")]
+        Tcp(super::TcpSaid),
+    }
+}
+#[allow(clippy::all)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CommandSaid {
+    #[prost(sint32, optional, tag = "1")]
+    pub exit_code: ::core::option::Option<i32>,
+}
+#[allow(clippy::all)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HttpSaid {
+    #[prost(uint32, optional, tag = "1")]
+    pub status: ::core::option::Option<u32>,
+}
+#[allow(clippy::all)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TcpSaid {
+    #[prost(bool, optional, tag = "1")]
+    pub connected: ::core::option::Option<bool>,
+}
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct HttpProbe {
@@ -597,6 +635,9 @@ pub struct OnExecutor {
     /// Tasks that were launched as one group have the same word here.
     #[prost(string, tag = "3")]
     pub group: ::prost::alloc::string::String,
+    /// How many tasks the group has; 0: not known.
+    #[prost(uint32, tag = "5")]
+    pub n_group: u32,
     /// mesos.v1.TaskInfo, for the executor; empty: it is made of the spec.
     #[prost(bytes = "vec", tag = "4")]
     pub info: ::prost::alloc::vec::Vec<u8>,
@@ -896,6 +937,9 @@ pub struct TaskStatus {
     /// Set where a framework's own executor ran it.
     #[prost(message, optional, tag = "13")]
     pub executor: ::core::option::Option<ExecutorStatus>,
+    /// Set where a check has PURPOSE_REPORT.
+    #[prost(message, optional, tag = "14")]
+    pub check: ::core::option::Option<CheckStatus>,
 }
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1192,6 +1236,8 @@ pub enum CheckPurpose {
     PurposeHealth = 0,
     PurposeReadiness = 1,
     PurposeStartup = 2,
+    /// Its answers are told as they are (TaskStatus.check) and judged by nobody; at most one of a task.
+    PurposeReport = 3,
 }
 impl CheckPurpose {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -1203,6 +1249,7 @@ impl CheckPurpose {
             Self::PurposeHealth => "PURPOSE_HEALTH",
             Self::PurposeReadiness => "PURPOSE_READINESS",
             Self::PurposeStartup => "PURPOSE_STARTUP",
+            Self::PurposeReport => "PURPOSE_REPORT",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -1211,6 +1258,7 @@ impl CheckPurpose {
             "PURPOSE_HEALTH" => Some(Self::PurposeHealth),
             "PURPOSE_READINESS" => Some(Self::PurposeReadiness),
             "PURPOSE_STARTUP" => Some(Self::PurposeStartup),
+            "PURPOSE_REPORT" => Some(Self::PurposeReport),
             _ => None,
         }
     }

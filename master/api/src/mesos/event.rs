@@ -4,8 +4,8 @@ use std::net::Ipv4Addr;
 
 use prost::Message as _;
 use waggle_types::{
-    AgentId, ExecutorId, FrameworkId, HealthState, InverseOffer, Millis, Offer, SchedulerEvent,
-    StatusReason, StatusSource, TaskState, TaskStatus, Unavailability, UnixMillis,
+    AgentId, CheckStatus, ExecutorId, FrameworkId, HealthState, InverseOffer, Millis, Offer,
+    SchedulerEvent, StatusReason, StatusSource, TaskState, TaskStatus, Unavailability, UnixMillis,
 };
 
 use super::{
@@ -402,6 +402,34 @@ pub fn status(s: &TaskStatus, dialect: Dialect, ip: Option<Ipv4Addr>) -> pb::Tas
         labels: written.labels,
         container_status: ip.filter(|_| contained).map(|ip| container_status(id, ip)),
         unreachable_time: (s.state == TaskState::Unreachable).then(|| time(s.at)),
+        check_status: s.check.map(check_status).or(written.check_status),
+    }
+}
+
+/// What a task's check said last; without an answer the message for its kind is empty.
+fn check_status(s: CheckStatus) -> pb::CheckStatusInfo {
+    use pb::check_info::Type;
+    let blank = |t: Type| pb::CheckStatusInfo {
+        r#type: Some(t.into()),
+        ..pb::CheckStatusInfo::default()
+    };
+    match s {
+        CheckStatus::Command { exit_code } => pb::CheckStatusInfo {
+            command: Some(pb::CheckStatusCommand { exit_code }),
+            ..blank(Type::Command)
+        },
+        CheckStatus::Http { status } => pb::CheckStatusInfo {
+            http: Some(pb::CheckStatusHttp {
+                status_code: status.map(u32::from),
+            }),
+            ..blank(Type::Http)
+        },
+        CheckStatus::Tcp { connected } => pb::CheckStatusInfo {
+            tcp: Some(pb::CheckStatusTcp {
+                succeeded: connected,
+            }),
+            ..blank(Type::Tcp)
+        },
     }
 }
 

@@ -125,6 +125,8 @@ pub(super) fn on_executor(
         spec,
         starts: false,
         group,
+        // Known with the whole group.
+        n_group: 0,
         info,
     }))
 }

@@ -186,6 +186,9 @@ fn group_tasks(
         if spec.kind == ExecutorKind::Default {
             task.container.pod = Some(pod.clone());
         }
+        if let Some(on) = &mut task.executor {
+            on.n_group = u32::try_from(all.len()).unwrap_or(0);
+        }
         tasks.push(task);
     }
     Ok(tasks)

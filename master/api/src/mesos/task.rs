@@ -6,21 +6,20 @@ use std::{
 };
 
 use waggle_types::{
-    AgentId, Balance, CheckPurpose, Command, DiscoveryInfo, ExecutorKind, ExecutorSpec,
-    FrameworkId, HealthCheck, HealthProbe, Millis, Mount, MountSource, NetworkMode, Protocol,
-    Resources, TaskId, TaskPort, TaskSpec,
+    AgentId, Balance, Command, DiscoveryInfo, ExecutorKind, ExecutorSpec, FrameworkId, Millis,
+    Mount, MountSource, NetworkMode, Protocol, Resources, TaskId, TaskPort, TaskSpec,
 };
 
 use super::{
+    checks,
     container::{Contained, contained},
     executor::{inside, on_executor},
-    framework::millis,
     resources,
 };
 use crate::{
     convert::{ConvertError, MAX_TASK},
     marathon::volumes::target,
-    proto::mesos::{self as pb, container_info, environment_variable, health_check},
+    proto::mesos::{self as pb, container_info, environment_variable},
 };
 
 /// Grace of tasks that name none (Mesos's default of the command executor).
@@ -80,10 +79,6 @@ pub(super) fn task_in(
     let custom = on
         .as_ref()
         .is_some_and(|on| on.spec.kind == ExecutorKind::Custom);
-    // What an executor of the framework's own makes of them is its business.
-    if t.check.is_some() && !custom {
-        return Err(wrong("check", "is not supported yet"));
-    }
     let run_time = match t.max_completion_time {
         Some(d) if !custom => Some(run_time(d)?),
         _ => None,
@@ -136,7 +131,8 @@ pub(super) fn task_in(
         Some(c) => command(c, t.container.as_ref(), spec.image.is_some())?,
         None => Command::Executor,
     };
-    let health_checks = if custom { None } else { health(t)? };
+    // What an executor of the framework's own makes of them is its business.
+    let health_checks = if custom { Vec::new() } else { checks::of(t)? };
     Ok(TaskSpec {
         framework_id: by.framework_id.clone(),
         framework_name: String::new(),
@@ -149,7 +145,7 @@ pub(super) fn task_in(
         discovery: DiscoveryInfo {
             name: discovery.unwrap_or_else(|| name.clone()),
         },
-        health_checks: health_checks.into_iter().collect(),
+        health_checks,
         container: spec,
         kill_grace: grace(t.kill_policy.as_ref()).unwrap_or(KILL_GRACE),
         user: [c.and_then(|c| c.user.clone()), user, by.info.user.clone()]
@@ -254,91 +250,6 @@ pub(super) fn command(
             ));
         }
     })
-}
-
-/// A command as text for a shell.
-fn as_shell(c: &pb::CommandInfo) -> Result<String, ConvertError> {
-    Ok(match command(c, None, false)? {
-        Command::Shell(text) => text,
-        Command::Executor => String::new(),
-        Command::Argv(all) | Command::Image(all) => {
-            let quoted = |a: &String| format!("'{}'", a.replace('\'', r"'\''"));
-            all.iter().map(quoted).collect::<Vec<_>>().join(" ")
-        }
-    })
-}
-
-fn health(t: &pb::TaskInfo) -> Result<Option<HealthCheck>, ConvertError> {
-    let Some(h) = &t.health_check else {
-        return Ok(None);
-    };
-    let at = |e: ConvertError| e.within("health_check");
-    let port = |p: Option<u32>, field: &str| {
-        let p = p.and_then(|p| u16::try_from(p).ok()).filter(|p| *p > 0);
-        p.ok_or_else(|| at(wrong(field, "must be between 1 and 65535")))
-    };
-    // Before the type was there, the field that is set said it.
-    let kind = match h.r#type() {
-        health_check::Type::Unknown if h.command.is_some() => health_check::Type::Command,
-        health_check::Type::Unknown if h.http.is_some() => health_check::Type::Http,
-        health_check::Type::Unknown if h.tcp.is_some() => health_check::Type::Tcp,
-        kind => kind,
-    };
-    let probe = match kind {
-        health_check::Type::Command => {
-            let c = h.command.as_ref();
-            let c = c.ok_or_else(|| at(wrong("command", "is missing")))?;
-            let shell = as_shell(c).map_err(at)?;
-            HealthProbe::Command { shell }
-        }
-        health_check::Type::Http => {
-            let http = h.http.as_ref();
-            let http = http.ok_or_else(|| at(wrong("http", "is missing")))?;
-            let path = http.path.clone().unwrap_or_else(|| "/".into());
-            let scheme = http.scheme.as_deref().unwrap_or("http");
-            let statuses = http.statuses.iter().map(|s| u16::try_from(*s));
-            if !path.starts_with('/') || !["http", "https"].contains(&scheme) {
-                let rule = "must be an absolute path, by http or https";
-                return Err(at(wrong("http", rule)));
-            }
-            HealthProbe::Http {
-                tls: scheme == "https",
-                statuses: statuses
-                    .collect::<Result<_, _>>()
-                    .map_err(|_| at(wrong("http.statuses", "must be below 65536")))?,
-                path,
-                port_index: 0,
-                port: Some(port(http.port, "http.port")?),
-            }
-        }
-        health_check::Type::Tcp => {
-            let tcp = h.tcp.as_ref();
-            let tcp = tcp.ok_or_else(|| at(wrong("tcp", "is missing")))?;
-            HealthProbe::Tcp {
-                port_index: 0,
-                port: Some(port(tcp.port, "tcp.port")?),
-            }
-        }
-        health_check::Type::Unknown => {
-            return Err(at(wrong("type", "must be COMMAND, HTTP or TCP")));
-        }
-    };
-    let secs = |field: &str, s: f64| {
-        if s.is_finite() && s >= 0.0 {
-            return Ok(millis(s));
-        }
-        Err(at(wrong(field, format!("must not be negative, is {s}"))))
-    };
-    Ok(Some(HealthCheck {
-        name: None,
-        purpose: CheckPurpose::Health,
-        probe,
-        delay: secs("delay_seconds", h.delay_seconds())?,
-        grace_period: secs("grace_period_seconds", h.grace_period_seconds())?,
-        interval: secs("interval_seconds", h.interval_seconds())?.max(Millis(100)),
-        timeout: secs("timeout_seconds", h.timeout_seconds())?,
-        max_consecutive_failures: h.consecutive_failures(),
-    }))
 }
 
 /// Ports as mapped, as discovery names them, else those among the resources.

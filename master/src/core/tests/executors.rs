@@ -30,6 +30,7 @@ pub(super) fn on(id: &str, cpus: i64) -> OnExecutor {
         }),
         starts: false,
         group: None,
+        n_group: 0,
         info: vec![1, 2, 3],
     }
 }

@@ -592,6 +592,7 @@ pub(super) fn status(agent: &AgentId, task: &TaskId, state: TaskState) -> TaskSt
         ip: None,
         ip6: None,
         ready: None,
+        check: None,
         task_id: task.clone(),
         agent_id: agent.clone(),
         state,

@@ -216,6 +216,7 @@ proptest! {
                 executor: Some(OnExecutor {
                     starts: false,
                     group: Some(TaskId::new("t0").unwrap()),
+                    n_group: u32::try_from(n).unwrap(),
                     spec: Arc::new(ExecutorSpec {
                         kind: ExecutorKind::Default,
                         command: Command::Executor,

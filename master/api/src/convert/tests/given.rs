@@ -10,13 +10,14 @@ use proptest::{
     prelude::*,
 };
 use waggle_types::{
-    AgentId, AgentInfo, Balance, Ceiling, Ceilings, CheckPurpose, Command, ContainerSpec, Custom,
-    DiscoveryInfo, Domain, ExecutorId, ExecutorKind, ExecutorSpec, ExecutorStatus, ExternalVolume,
-    FetchUri, FrameworkId, HealthCheck, HealthProbe, HealthState, ImageSpec, Interval, Isolation,
-    Locality, MAX_BALANCE_S, MAX_WEIGHT, Milli, Millis, Mount, MountSource, NetworkMode,
-    OnExecutor, Policy, PortRange, PortSet, Protocol, RangeSet, Reservation, ResourcePart,
-    Resources, Rlimit, Seccomp, StatusReason, StatusSource, StatusUuid, TaskId, TaskPort, TaskSpec,
-    TaskState, TaskStatus, TraceContext, UnixMillis, VipLabel, Volume, VolumeId,
+    AgentId, AgentInfo, Balance, Ceiling, Ceilings, CheckPurpose, CheckStatus, Command,
+    ContainerSpec, Custom, DiscoveryInfo, Domain, ExecutorId, ExecutorKind, ExecutorSpec,
+    ExecutorStatus, ExternalVolume, FetchUri, FrameworkId, HealthCheck, HealthProbe, HealthState,
+    ImageSpec, Interval, Isolation, Locality, MAX_BALANCE_S, MAX_WEIGHT, Milli, Millis, Mount,
+    MountSource, NetworkMode, OnExecutor, Policy, PortRange, PortSet, Protocol, RangeSet,
+    Reservation, ResourcePart, Resources, Rlimit, Seccomp, StatusReason, StatusSource, StatusUuid,
+    TaskId, TaskPort, TaskSpec, TaskState, TaskStatus, TraceContext, UnixMillis, VipLabel, Volume,
+    VolumeId,
 };
 
 mod net;
@@ -217,6 +218,7 @@ pub(super) fn health_check() -> impl Strategy<Value = HealthCheck> {
         Just(CheckPurpose::Health),
         Just(CheckPurpose::Readiness),
         Just(CheckPurpose::Startup),
+        Just(CheckPurpose::Report),
     ];
     let times = prop::array::uniform4(any::<u64>());
     (probe, times, any::<u32>(), option::of(word()), purpose).prop_map(
@@ -445,6 +447,7 @@ pub(super) fn on_executor() -> BoxedStrategy<OnExecutor> {
                     framework_info: framework,
                 }),
                 starts,
+                n_group: u32::try_from(info.len()).unwrap_or(0),
                 group: group.map(|g| TaskId::new(g).unwrap()),
                 info,
             },
@@ -579,6 +582,14 @@ const REASONS: [StatusReason; 20] = [
     StatusReason::SlaveDraining,
 ];
 
+fn check_status() -> impl Strategy<Value = CheckStatus> {
+    prop_oneof![
+        option::of(any::<i32>()).prop_map(|exit_code| CheckStatus::Command { exit_code }),
+        option::of(any::<u16>()).prop_map(|status| CheckStatus::Http { status }),
+        option::of(any::<bool>()).prop_map(|connected| CheckStatus::Tcp { connected }),
+    ]
+}
+
 pub(super) fn status() -> BoxedStrategy<TaskStatus> {
     let source = prop::sample::select(vec![
         StatusSource::Master,
@@ -593,14 +604,20 @@ pub(super) fn status() -> BoxedStrategy<TaskStatus> {
             option::of(any::<[u8; 16]>()),
             option::of(any::<bool>()),
             option::of((word(), vec(any::<u8>(), 0..9))),
+            option::of(check_status()),
         ),
     )
         .prop_map(
-            |((t, a, state, health), (reason, message, source, at), (uuid, ready, executor))| {
+            |(
+                (t, a, state, health),
+                (reason, message, source, at),
+                (uuid, ready, executor, check),
+            )| {
                 TaskStatus {
                     ip: ready.map(|_| Ipv4Addr::new(172, 31, 254, 2)),
                     ip6: ready.map(|_| std::net::Ipv6Addr::LOCALHOST),
                     ready,
+                    check,
                     task_id: TaskId::new(t).unwrap(),
                     agent_id: AgentId::new(a).unwrap(),
                     state,

@@ -323,6 +323,7 @@ fn on_executor() -> BoxedStrategy<session::OnExecutor> {
         .prop_map(|(spec, starts, group, info)| session::OnExecutor {
             spec,
             starts,
+            n_group: u32::try_from(info.len()).unwrap_or(0),
             group,
             info,
         })
@@ -553,7 +554,7 @@ pub(super) fn wild_subscribe() -> BoxedStrategy<pb::SubscribeRequest> {
 
 pub(super) fn status() -> BoxedStrategy<session::TaskStatus> {
     let good = given::status().prop_map(|s| session::TaskStatus::from(&s));
-    mixed!(good, wild_status(); task_id, agent_id, state, health, reason, message, source, at_ms, uuid, executor)
+    mixed!(good, wild_status(); task_id, agent_id, state, health, reason, message, source, at_ms, uuid, executor, check)
 }
 
 pub(super) fn wild_status() -> BoxedStrategy<session::TaskStatus> {
@@ -578,6 +579,12 @@ pub(super) fn wild_status() -> BoxedStrategy<session::TaskStatus> {
                 at_ms,
                 uuid,
                 executor: None,
+                check: (n[0] > 9).then(|| session::CheckStatus {
+                    said: (n[1] > 9).then(|| {
+                        let status = u32::try_from(n[2] * 10_000).ok();
+                        session::check_status::Said::Http(session::HttpSaid { status })
+                    }),
+                }),
             },
         )
         .boxed()

@@ -73,24 +73,71 @@ fn offers_are_nested_as_clients_index_them() {
 #[test]
 fn an_update_with_a_uuid_names_task_and_agent() {
     let status = TaskStatus {
-        task_id: TaskId::new("t").unwrap(),
-        agent_id: AgentId::new("a").unwrap(),
         state: TaskState::Failed,
-        health: HealthState::Unknown,
-        ready: None,
-        ip: None,
-        ip6: None,
-        executor: None,
         reason: Some(StatusReason::CommandExecutorFailed),
         message: "command exited with status 3".into(),
-        source: StatusSource::Executor,
-        at: UnixMillis(1500),
-        uuid: Some(StatusUuid([7; 16])),
+        ..running()
     };
     assert_eq!(
         text(&SchedulerEvent::Update(status)),
         r#"{"type":"UPDATE","update":{"status":{"task_id":{"value":"t"},"state":"TASK_FAILED","message":"Command exited with status 3","agent_id":{"value":"a"},"timestamp":1.5,"executor_id":{"value":"t"},"source":"SOURCE_EXECUTOR","reason":"REASON_COMMAND_EXECUTOR_FAILED","uuid":"BwcHBwcHBwcHBwcHBwcHBw==","container_status":{"network_infos":[{"ip_addresses":[{"protocol":"IPv4","ip_address":"10.0.0.2"}]}],"container_id":{"value":"t"}}}}}"#
     );
+}
+
+#[test]
+fn an_update_says_what_the_tasks_check_said() {
+    for (said, want) in [
+        (
+            CheckStatus::Command { exit_code: Some(3) },
+            r#""check_status":{"type":"COMMAND","command":{"exit_code":3}}"#,
+        ),
+        (
+            CheckStatus::Http { status: Some(503) },
+            r#""check_status":{"type":"HTTP","http":{"status_code":503}}"#,
+        ),
+        (
+            CheckStatus::Tcp {
+                connected: Some(false),
+            },
+            r#""check_status":{"type":"TCP","tcp":{"succeeded":false}}"#,
+        ),
+        // Not asked yet, or no answer: the message is there and says nothing.
+        (
+            CheckStatus::Http { status: None },
+            r#""check_status":{"type":"HTTP","http":{}}"#,
+        ),
+    ] {
+        let status = TaskStatus {
+            reason: Some(StatusReason::TaskCheckStatusUpdated),
+            check: Some(said),
+            ..running()
+        };
+        let t = text(&SchedulerEvent::Update(status));
+        assert!(t.contains(want), "{t}");
+        assert!(
+            t.contains(r#""reason":"REASON_TASK_CHECK_STATUS_UPDATED""#),
+            "{t}"
+        );
+    }
+}
+
+fn running() -> TaskStatus {
+    TaskStatus {
+        task_id: TaskId::new("t").unwrap(),
+        agent_id: AgentId::new("a").unwrap(),
+        state: TaskState::Running,
+        health: HealthState::Unknown,
+        ready: None,
+        check: None,
+        ip: None,
+        ip6: None,
+        executor: None,
+        reason: None,
+        message: String::new(),
+        source: StatusSource::Executor,
+        at: UnixMillis(1500),
+        uuid: Some(StatusUuid([7; 16])),
+    }
 }
 
 #[test]
