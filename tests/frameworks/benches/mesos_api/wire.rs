@@ -134,18 +134,24 @@ impl Stream {
     }
 }
 
-/// A connection for calls, one after the other.
+/// A connection for calls, one after the other; one that the master has closed while nothing was said is opened again.
 pub struct Calls {
+    to: SocketAddr,
     socket: TcpStream,
     raw: Vec<u8>,
 }
 
+async fn connect(to: SocketAddr) -> anyhow::Result<TcpStream> {
+    let socket = TcpStream::connect(to).await?;
+    socket.set_nodelay(true)?;
+    Ok(socket)
+}
+
 impl Calls {
     pub async fn open(to: SocketAddr) -> anyhow::Result<Self> {
-        let socket = TcpStream::connect(to).await?;
-        socket.set_nodelay(true)?;
         Ok(Self {
-            socket,
+            to,
+            socket: connect(to).await?,
             raw: Vec::new(),
         })
     }
@@ -161,17 +167,33 @@ impl Calls {
         let more = format!("Mesos-Stream-Id: {stream}\r\n");
         let mut out = head(path, media, &more, body.len()).into_bytes();
         out.extend_from_slice(body);
-        self.socket.write_all(&out).await?;
+        if self.answered(&out).await? {
+            return Ok(());
+        }
+        self.socket = connect(self.to).await?;
+        if !self.answered(&out).await? {
+            bail!("the connection ended");
+        }
+        Ok(())
+    }
+
+    /// Whether there was an answer; without one the connection had been closed.
+    async fn answered(&mut self, call: &[u8]) -> anyhow::Result<bool> {
+        if self.socket.write_all(call).await.is_err() {
+            return Ok(false);
+        }
         loop {
             if let Some(end) = find(&self.raw, b"\r\n\r\n") {
                 if !self.raw.starts_with(b"HTTP/1.1 202") {
                     bail!("refused: {}", String::from_utf8_lossy(&self.raw));
                 }
                 self.raw.drain(..end + 4);
-                return Ok(());
+                return Ok(true);
             }
-            if self.socket.read_buf(&mut self.raw).await? == 0 {
-                bail!("the connection ended");
+            let n = self.socket.read_buf(&mut self.raw).await;
+            if n.is_err() || n.is_ok_and(|n| n == 0) {
+                self.raw.clear();
+                return Ok(false);
             }
         }
     }
