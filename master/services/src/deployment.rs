@@ -15,18 +15,6 @@ pub enum DeploymentKind {
     Stop,
 }
 
-impl DeploymentKind {
-    /// Marathon's action name.
-    pub const fn marathon_action(self) -> &'static str {
-        match self {
-            Self::Start => "StartApplication",
-            Self::Scale => "ScaleApplication",
-            Self::Restart => "RestartApplication",
-            Self::Stop => "StopApplication",
-        }
-    }
-}
-
 /// How a deployment ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum DeploymentOutcome {

@@ -47,10 +47,11 @@ impl Tree<'_> {
         change
     }
 
-    /// Every service of a group with its instances times a factor, in millionths, rounded up. Those whose number stays
-    /// the same are left out.
+    /// Every app of a group with its instances times a factor, in millionths, rounded up. Those whose number stays
+    /// the same are left out, and so are pods, as in Marathon.
     pub fn scale(&self, id: &GroupId, millionths: u64) -> TreeChange {
-        let scaled = self.services_in(id).filter_map(|spec| {
+        let apps = self.services_in(id).filter(|s| s.pod.is_none());
+        let scaled = apps.filter_map(|spec| {
             let n = (u64::from(spec.instances).saturating_mul(millionths)).div_ceil(MILLION);
             let instances = u32::try_from(n).unwrap_or(u32::MAX);
             (instances != spec.instances).then(|| {
@@ -132,6 +133,7 @@ impl Tree<'_> {
         let GroupUpdate {
             id,
             services,
+            pods,
             groups,
             dependencies,
         } = update;
@@ -144,12 +146,19 @@ impl Tree<'_> {
         }
         if let Some(services) = services {
             let direct = self.services_in(&id).filter(|s| GroupId::of(&s.id) == id);
-            change.removes.extend(direct.map(|s| s.id.clone()));
+            let apps = direct.filter(|s| s.pod.is_none());
+            change.removes.extend(apps.map(|s| s.id.clone()));
             for spec in services {
                 change.removes.remove(&spec.id);
                 if !self.is_same(&spec) {
                     change.puts.insert(spec.id.clone(), spec);
                 }
+            }
+        }
+        for spec in pods {
+            change.removes.remove(&spec.id);
+            if !self.is_same(&spec) {
+                change.puts.insert(spec.id.clone(), spec);
             }
         }
         if let Some(groups) = groups {

@@ -10,7 +10,7 @@ use waggle_types::{
 
 use crate::{
     Around, Home, Instance, OpenOffer, Place, ServiceScheduler,
-    residency::{Litter, home_of, instance_of, release, service_of},
+    residency::{Litter, home_of, release, service_of},
     scheduler::Run,
 };
 
@@ -160,7 +160,7 @@ impl ServiceScheduler {
         let Some(service) = self.services.get_mut(id) else {
             return;
         };
-        let of = instance_of(status.task_id.as_str());
+        let of = status.task_id.instance();
         let Some(at) = service.homes.iter().position(|h| h.id == of) else {
             return;
         };
@@ -185,7 +185,7 @@ impl ServiceScheduler {
             return;
         }
         let homes = self.services.get_mut(id).map(|s| s.homes.iter_mut());
-        let of = instance_of(status.task_id.as_str());
+        let of = status.task_id.instance();
         for h in homes.into_iter().flatten().filter(|h| h.id == of) {
             h.fresh = false;
         }
@@ -197,7 +197,7 @@ impl ServiceScheduler {
         let Some(service) = service.filter(|s| s.spec.residency.is_some()) else {
             return;
         };
-        let of = instance_of(instance.task_id().as_str());
+        let of = instance.task_id().instance();
         // One that was given up ends, and what it held is given back.
         let doomed = self.litter.remove(of).is_some();
         if let Err(at) = service.homes.binary_search_by(|h| h.id.as_str().cmp(of)) {

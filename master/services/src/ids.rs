@@ -53,9 +53,19 @@ impl IdGen {
     /// Marathon's form: `/shop/cart` is `shop_cart.instance-<uuid>._app.1`. Labels that would make the id
     /// too long for a file name are cut; the uuid keeps it unique.
     pub fn task_id(&mut self, service: &ServiceId) -> Option<TaskId> {
+        let instance = self.instance(service, 128);
+        TaskId::new(format!("{instance}._app.1")).ok()
+    }
+
+    /// An instance that is a pod: `shop_cart.instance-<uuid>`. There is room left for the names of its containers.
+    pub fn pod_id(&mut self, service: &ServiceId) -> Option<TaskId> {
+        TaskId::new(self.instance(service, 80)).ok()
+    }
+
+    fn instance(&mut self, service: &ServiceId, longest: usize) -> String {
         let uuid = self.uuid();
-        let name: String = service.joined("_").chars().take(128).collect();
-        TaskId::new(format!("{name}.instance-{uuid}._app.1")).ok()
+        let name: String = service.joined("_").chars().take(longest).collect();
+        format!("{name}.instance-{uuid}")
     }
 }
 

@@ -41,7 +41,7 @@ pub enum Input {
     /// End these instances, whatever the health capacity. They are replaced without delay; to scale down
     /// with it, `Put` the service with fewer instances next.
     KillTasks {
-        /// Tasks; unknown ones are ignored.
+        /// Tasks, or instances that are pods; a container's means all of its instance. Unknown ones are ignored.
         task_ids: Vec<TaskId>,
         /// What they reserved is given back and their volumes are destroyed.
         wipe: bool,
@@ -79,6 +79,13 @@ pub enum Input {
         place: Place,
         /// How it is; not terminal (terminal ones come as updates).
         status: TaskStatus,
+    },
+    /// The same of all tasks of an instance that is a pod, as far as its agent runs them.
+    AdoptPod {
+        /// The tasks as launched, and how they are.
+        tasks: Vec<(TaskSpec, TaskStatus)>,
+        /// Where.
+        place: Place,
     },
     /// Launch nothing until `Resume`: after a restart the picture is incomplete until the agents have
     /// registered or were given up.

@@ -1,11 +1,13 @@
 //! Instances: what level 2 remembers of a task.
 
-use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc};
+use std::{collections::BTreeMap, iter, net::Ipv4Addr, sync::Arc};
 
 use waggle_types::{
     AgentId, Domain, HealthCheck, HealthState, Offer, ServiceVersion, StatusReason, TaskId,
     TaskSpec, TaskState, UnixMillis,
 };
+
+use crate::Member;
 
 /// Where an instance runs, as constraints and discovery see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,7 +48,7 @@ pub enum Goal {
 /// An instance that is not known to have ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Instance {
-    /// Its task as launched.
+    /// Its task as launched; where it is a pod, one that stands for all of its containers.
     pub task: Arc<TaskSpec>,
     /// The definition it was launched from.
     pub version: ServiceVersion,
@@ -68,12 +70,27 @@ pub struct Instance {
     pub unreachable_since: Option<UnixMillis>,
     /// When it was last told to end.
     pub kill_sent_at: Option<UnixMillis>,
+    /// Its containers, where it is a pod.
+    pub members: Vec<Member>,
 }
 
 impl Instance {
-    /// Its task id.
+    /// Its task id; where it is a pod, the id of the instance, which no task has.
     pub fn task_id(&self) -> &TaskId {
         &self.task.task_id
+    }
+
+    /// Ids of the tasks that agents know it by and that have not ended.
+    pub fn live_ids(&self) -> impl Iterator<Item = &TaskId> {
+        let own = self.members.is_empty().then(|| self.task_id());
+        let live = self.members.iter().filter(|m| !m.state.is_terminal());
+        own.into_iter().chain(live.map(|m| &m.task.task_id))
+    }
+
+    /// Every id that it is known by.
+    pub(crate) fn all_ids(&self) -> impl Iterator<Item = &TaskId> {
+        let members = self.members.iter().map(|m| &m.task.task_id);
+        iter::once(self.task_id()).chain(members)
     }
 
     /// Whether it does its work: it runs, is in reach, is wanted, and healthy and ready where checks say so.

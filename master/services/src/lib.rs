@@ -11,6 +11,7 @@
 //!   asks for, are exempt.
 //! - Offers are never held: each is accepted or declined in the call that brings it, with typed reasons.
 //! - When nothing waits for offers they are suppressed; when something begins to wait they are revived.
+//! - An instance that is a pod is launched whole or not at all, and when one container of it ends, all of it does.
 //! - With nothing to do it does nothing: another look at the same situation gives an empty plan.
 //! - All state can be rebuilt from specs and from the tasks that agents report ([`Input::Adopt`]): whether an
 //!   instance is current is read off its task, not remembered.
@@ -34,6 +35,7 @@ mod instance;
 pub mod jobs;
 mod matching;
 mod plan;
+mod pods;
 mod queue;
 mod reconcile;
 mod residency;
@@ -53,9 +55,10 @@ pub use input::{Action, Change, Input};
 pub use instance::{Goal, Instance, LastFailure, Place};
 pub use matching::{DeclineReason, OpenOffer};
 pub use plan::{HomeUse, Kill, KillReason, Launch, Plan, Refusal};
+pub use pods::{Member, is_current_instance};
 pub use queue::{QueueItem, ReasonCount, UnusedOffer};
 pub use reconcile::{Capacity, Context, Limits, reconcile};
-pub use residency::{Home, check_change, home_of, instance_of};
+pub use residency::{Home, check_change, home_of};
 pub use rollout::{
     Advance, Dependencies, DeploymentPlan, DeploymentStep, GroupDependencies, Rollout,
     ServiceChange, Stage, StepAction, Tree, TreeError, plan_deployment,

@@ -129,14 +129,28 @@ pub(crate) fn spend(
         offer.resources = rest;
         return Some(Vec::new());
     }
-    let (mut left, mut parts, mut taken) = (need.clone(), offer.parts.clone(), Vec::new());
+    let mut parts = offer.parts.clone();
+    let taken = take(&mut parts, |p| acceptable(spec, p), need)?;
+    parts.retain(|p| !p.resources.is_empty());
+    (offer.resources, offer.parts) = (rest, parts);
+    Some(taken)
+}
+
+/// Takes `need` out of those of `parts` that will do, reserved ones first; `None`, and what is left of them means
+/// nothing, when they do not hold that much.
+pub(crate) fn take(
+    parts: &mut [ResourcePart],
+    will_do: impl Fn(&ResourcePart) -> bool,
+    need: &Resources,
+) -> Option<Vec<ResourcePart>> {
+    let (mut left, mut taken) = (need.clone(), Vec::new());
     let mut order: Vec<usize> = (0..parts.len()).collect();
     order.sort_by_key(|i| parts[*i].reservation.is_empty());
     for i in order {
         if left.is_empty() {
             break;
         }
-        if !acceptable(spec, &parts[i]) {
+        if !will_do(&parts[i]) {
             continue;
         }
         let take = parts[i].resources.common(&left);
@@ -150,12 +164,7 @@ pub(crate) fn spend(
             ..parts[i].clone()
         });
     }
-    if !left.is_empty() {
-        return None;
-    }
-    parts.retain(|p| !p.resources.is_empty());
-    (offer.resources, offer.parts) = (rest, parts);
-    Some(taken)
+    left.is_empty().then_some(taken)
 }
 
 /// Host ports for one instance of the service on this offer, or the first demand that is not met.

@@ -43,6 +43,8 @@ pub enum KillReason {
     Again,
     /// A person asked for it.
     Requested,
+    /// It is a pod, and a container of it has ended, or is missing.
+    Broken,
     /// No service that it could belong to.
     Stray,
 }
@@ -57,6 +59,7 @@ impl KillReason {
             Self::LaunchTimeout => "launch timeout",
             Self::Again => "told again",
             Self::Requested => "requested",
+            Self::Broken => "a container ended",
             Self::Stray => "stray",
         }
     }

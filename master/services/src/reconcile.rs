@@ -9,7 +9,7 @@ use waggle_types::{
 use crate::{
     Around, Goal, Home, HomeUse, Instance, Kill, KillReason, Launch, OpenOffer, Place, Plan,
     Refusal, Rule, choose::Chooser, constraints::validate_constraints, ids::mix, matching::Unmet,
-    residency, task::is_current,
+    pods::is_current_instance, residency,
 };
 
 /// Limits that are the same for all services; defaults are Marathon's flags.
@@ -120,7 +120,7 @@ pub fn reconcile(
             && context
                 .restart_before
                 .is_none_or(|v| k.instance.version >= v)
-            && is_current(spec, &k.instance.task)
+            && is_current_instance(spec, k.instance)
             && !residency::is_doomed(&context.homes, k.instance.task_id())
     };
     let outdated = |k: &&Known<'_>| k.instance.goal == Goal::Run && !current(k) && k.counts;
@@ -239,7 +239,7 @@ fn unreachable<'a>(
         match lost {
             Some(at) if at <= now => {
                 plan.expunge.push(instance.task_id().clone());
-                let id = residency::instance_of(instance.task_id().as_str());
+                let id = instance.task_id().instance();
                 plan.abandon.push(id.to_owned());
                 continue;
             }

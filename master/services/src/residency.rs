@@ -47,11 +47,6 @@ pub fn home_of(stack: &[Reservation]) -> Option<(&str, &str)> {
     Some((labels.get(INSTANCE)?, labels.get(SERVICE)?))
 }
 
-/// The instance that a task is of: all before Marathon's incarnation.
-pub fn instance_of(task_id: &str) -> &str {
-    task_id.split_once("._app").map_or(task_id, |(i, _)| i)
-}
-
 /// The reservation of a new home.
 fn reservation(spec: &ServiceSpec, principal: &str, id: &str) -> Reservation {
     Reservation {
@@ -206,9 +201,7 @@ pub(crate) fn empty<'a, 'b>(
         return Vec::new();
     }
     let instances = instances.into_iter();
-    let used: BTreeSet<&str> = instances
-        .map(|i| instance_of(i.task_id().as_str()))
-        .collect();
+    let used: BTreeSet<&str> = instances.map(|i| i.task_id().instance()).collect();
     let free = |h: &&Home| !h.doomed && !used.contains(h.id.as_str());
     let mut out: Vec<&Home> = homes.iter().filter(free).collect();
     out.sort_by_key(|h| (h.since, &h.id));
@@ -217,7 +210,7 @@ pub(crate) fn empty<'a, 'b>(
 
 /// Whether a task's home is to be given back.
 pub(crate) fn is_doomed(homes: &[Home], task: &TaskId) -> bool {
-    let of = |h: &Home| h.doomed && instance_of(task.as_str()) == h.id;
+    let of = |h: &Home| h.doomed && task.instance() == h.id;
     homes.iter().any(of)
 }
 

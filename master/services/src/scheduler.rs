@@ -19,10 +19,11 @@ use crate::{
     ids::IdGen,
     matching::on_agent,
     plan::Plan,
+    pods::{self, Member, is_current_instance},
     queue::OfferSummary,
     reconcile::reconcile,
-    residency::{self, Litter, instance_of},
-    task::{self, Identity, is_current},
+    residency::{self, Litter},
+    task::{self, Identity},
 };
 
 /// The service framework; see the crate's documentation.
@@ -136,7 +137,7 @@ impl ServiceScheduler {
     /// One instance.
     pub fn instance(&self, task_id: &TaskId) -> Option<&Instance> {
         let service = self.services.get(self.tasks.get(task_id)?)?;
-        service.instances.get(service.find(task_id).ok()?)
+        service.instances.get(service.of_task(task_id)?)
     }
 
     /// Deployments in flight, by service.
@@ -202,7 +203,7 @@ impl ServiceScheduler {
                 for task_id in task_ids {
                     if let Some(id) = self.tasks.get(&task_id).cloned() {
                         if wipe && let Some(service) = self.services.get_mut(&id) {
-                            let of = instance_of(task_id.as_str());
+                            let of = task_id.instance();
                             let home = service.homes.iter_mut().find(|h| h.id == of);
                             if let Some(h) = home {
                                 h.doomed = true;
@@ -228,6 +229,7 @@ impl ServiceScheduler {
                 place,
                 status,
             } => self.adopt(*task, place, &status, now, run),
+            Input::AdoptPod { tasks, place } => self.adopt_pod(tasks, place, now, run),
             Input::FoundHome {
                 id,
                 service,
@@ -273,7 +275,7 @@ impl ServiceScheduler {
             .or_insert_with(|| Service::new(spec.clone()));
         let same = service.instances.iter().all(|i| {
             let old = restart_before.is_some_and(|v| i.version < v);
-            i.goal == Goal::Stop || (is_current(&spec, &i.task) && !old)
+            i.goal == Goal::Stop || (is_current_instance(&spec, i) && !old)
         });
         let kind = match (known, same) {
             (false, _) => DeploymentKind::Start,
@@ -392,6 +394,17 @@ impl ServiceScheduler {
         for l in &plan.launches {
             let offer = &offers[l.offer_idx].offer;
             let to = accepts.entry(l.offer_idx).or_default();
+            if spec.pod.is_some() {
+                let how = (l.host_ports.as_slice(), l.parts.clone());
+                let instance = self.ids.pod_id(id);
+                let tasks =
+                    instance.and_then(|i| pods::build(&spec, &self.of, &i, offer, how, trace));
+                if let Some(tasks) = tasks {
+                    self.launched(id, &tasks, offer, now, run);
+                    to.tasks.extend(tasks);
+                }
+                continue;
+            }
             let task_id = match &l.home {
                 Some(HomeUse::Back(home)) => self.ids.next_task_of(home),
                 Some(HomeUse::New) | None => self.ids.task_id(id),
@@ -401,7 +414,7 @@ impl ServiceScheduler {
             };
             let mut parts = l.parts.clone();
             if l.home == Some(HomeUse::New) {
-                let home = instance_of(task_id.as_str()).to_owned();
+                let home = task_id.instance().to_owned();
                 let made = residency::make(&spec, &self.of.framework_name, &home);
                 let Some((operations, part)) = made else {
                     continue;
@@ -416,7 +429,7 @@ impl ServiceScheduler {
             }
             let how = (l.host_ports.as_slice(), parts);
             let spec = task::build(&spec, &self.of, task_id, offer, how, trace);
-            self.launched(id, &spec, offer, now, run);
+            self.launched(id, std::slice::from_ref(&spec), offer, now, run);
             to.tasks.push(spec);
         }
         if !plan.abandon.is_empty() {
@@ -444,16 +457,25 @@ impl ServiceScheduler {
     fn launched(
         &mut self,
         id: &ServiceId,
-        task: &TaskSpec,
+        tasks: &[TaskSpec],
         offer: &waggle_types::Offer,
         now: UnixMillis,
         run: &mut Run,
     ) {
-        let Some(service) = self.services.get_mut(id) else {
+        let Some(service) = self.services.get(id) else {
             return;
         };
+        let whole = match tasks {
+            [one] if one.executor.is_none() => Some(one.clone()),
+            all => pods::whole(&all.iter().collect::<Vec<_>>()),
+        };
+        let Some(task) = whole else {
+            return;
+        };
+        let members = tasks.iter().filter(|t| t.executor.is_some());
         let instance = Instance {
-            task: Arc::new(task.clone()),
+            members: members.cloned().map(Member::new).collect(),
+            task: Arc::new(task),
             version: service.spec.version,
             place: Place::from(offer),
             state: TaskState::Staging,
@@ -465,12 +487,11 @@ impl ServiceScheduler {
             unreachable_since: None,
             kill_sent_at: None,
         };
-        self.tasks.insert(task.task_id.clone(), id.clone());
         run.actions.push(Action::InstanceChanged {
             instance: Box::new(instance.clone()),
             change: Change::Launched,
         });
-        service.insert(instance);
+        self.enter(id, instance);
     }
 
     /// Waiting counts, queue and timer: `plan` is what was decided, `after` what is left.

@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
-use waggle_types::{ServiceSpec, ServiceVersion, TaskId, TraceContext, UnixMillis};
+use waggle_types::{
+    ServiceSpec, ServiceVersion, StatusReason, TaskId, TaskState, TaskStatus, TraceContext,
+    UnixMillis,
+};
 
 use crate::{
     Deployment, Goal, Home, Instance, LastFailure, Progress, QueueItem, backoff::Delay,
-    queue::OfferSummary, task::is_current,
+    pods::is_current_instance, queue::OfferSummary,
 };
 
 /// A defined service.
@@ -112,7 +115,7 @@ impl Service {
             !self.removing
                 && i.goal == Goal::Run
                 && self.restart_before.is_none_or(|v| i.version >= v)
-                && is_current(&self.spec, &i.task)
+                && is_current_instance(&self.spec, i)
         };
         let n_current = count(self.instances.iter().filter(is_of_now).count());
         let ready = self
@@ -140,8 +143,48 @@ impl Service {
         }
     }
 
+    /// The instance that a task is of: a container's, where it is a pod.
+    pub(crate) fn of_task(&self, task_id: &TaskId) -> Option<usize> {
+        let whole = || {
+            let whole = task_id.container().map(|_| task_id.instance())?;
+            let by_id = |i: &Instance| i.task_id().as_str().cmp(whole);
+            self.instances.binary_search_by(by_id).ok()
+        };
+        self.find(task_id).ok().or_else(whole)
+    }
+
     pub(crate) fn get_mut(&mut self, task_id: &TaskId) -> Option<&mut Instance> {
-        let at = self.find(task_id).ok()?;
+        let at = self.of_task(task_id)?;
         self.instances.get_mut(at)
+    }
+
+    /// An instance that should run has ended, or is broken: what is remembered of that.
+    pub(crate) fn failed(&mut self, at: usize, status: &TaskStatus, now: UnixMillis) {
+        let i = &self.instances[at];
+        let state = if status.state == TaskState::Unknown {
+            TaskState::Lost
+        } else {
+            status.state
+        };
+        let with_agent = matches!(state, TaskState::Gone | TaskState::GoneByOperator)
+            || matches!(
+                status.reason,
+                Some(StatusReason::SlaveDraining | StatusReason::ContainerPreempted)
+            );
+        // The end of a machine or of what it lent, or of an outdated instance, says nothing about the next
+        // launch.
+        if !with_agent && is_current_instance(&self.spec, i) {
+            let ran = i.started_at.map(|t| now.since(t)).unwrap_or_default();
+            self.delay.failed(&self.spec.backoff, ran, now);
+        }
+        self.last_failure = Some(LastFailure {
+            task_id: status.task_id.clone(),
+            place: i.place.clone(),
+            state,
+            reason: status.reason,
+            message: status.message.clone(),
+            version: i.version,
+            at: now,
+        });
     }
 }

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use waggle_types::{
-    ContainerSpec, DiscoveryInfo, FrameworkId, MountSource, Offer, ResourcePart, ScalarKind,
-    ServiceSpec, TaskId, TaskPort, TaskSpec, TraceContext, sum_parts,
+    ContainerSpec, DiscoveryInfo, FrameworkId, MountSource, Offer, PodContainer, ResourcePart,
+    ScalarKind, ServiceSpec, TaskId, TaskPort, TaskSpec, TraceContext, sum_parts,
 };
 
 use crate::{
@@ -25,7 +25,22 @@ pub(crate) fn build(
     of: &Identity,
     task_id: TaskId,
     offer: &Offer,
+    how: (&[u16], Vec<ResourcePart>),
+    trace: Option<TraceContext>,
+) -> TaskSpec {
+    let version = spec.version.to_string();
+    let env = generated_env(spec, &task_id, &offer.hostname, how.0, &version);
+    assemble(spec, of, (task_id, version), offer, how, env, trace)
+}
+
+/// A task as a spec says, with variables that the spec's own win over.
+pub(crate) fn assemble(
+    spec: &ServiceSpec,
+    of: &Identity,
+    (task_id, version): (TaskId, String),
+    offer: &Offer,
     (host_ports, parts): (&[u16], Vec<ResourcePart>),
+    mut env: BTreeMap<String, String>,
     trace: Option<TraceContext>,
 ) -> TaskSpec {
     let ports = spec
@@ -41,12 +56,10 @@ pub(crate) fn build(
             balance: p.balance,
         })
         .collect();
-    let version = spec.version.to_string();
-    let mut env = generated_env(spec, &task_id, &offer.hostname, host_ports, &version);
     // The user's word wins.
     env.extend(spec.env.clone());
     let mut container = spec.container.clone();
-    let instance = residency::instance_of(task_id.as_str());
+    let instance = task_id.instance();
     container.mounts.extend(residency::mounts(spec, instance));
     let whole = spec.resources.clone().with_ports(on_agent(host_ports));
     let summed = sum_parts(&parts).filter(|_| !parts.is_empty());
@@ -76,12 +89,12 @@ pub(crate) fn build(
     }
 }
 
-/// Marathon's task environment (CONTRACTS section 2).
-fn generated_env(
+/// What Marathon tells every task: of apps, and of containers of pods. `of` is what it says resources and image of.
+fn common_env(
     spec: &ServiceSpec,
+    of: &str,
     task_id: &TaskId,
     hostname: &str,
-    host_ports: &[u16],
     version: &str,
 ) -> BTreeMap<String, String> {
     let mut env = BTreeMap::new();
@@ -104,7 +117,7 @@ fn generated_env(
             ScalarKind::Gpus => format!("{}", q.0 / 1000),
             _ => format!("{:?}", q.to_f64()),
         };
-        set(format!("MARATHON_APP_RESOURCE_{name}"), text);
+        set(format!("MARATHON_{of}_RESOURCE_{name}"), text);
     }
     let mut keys = Vec::new();
     for (k, v) in &spec.labels {
@@ -114,8 +127,60 @@ fn generated_env(
     }
     set("MARATHON_APP_LABELS".into(), keys.join(" "));
     if let Some(image) = &spec.container.image {
-        set("MARATHON_APP_DOCKER_IMAGE".into(), image.reference.clone());
+        let key = format!("MARATHON_{of}_DOCKER_IMAGE");
+        set(key, image.reference.clone());
     }
+    env
+}
+
+/// What Marathon tells a container of a pod, beside the pod's endpoints.
+pub(crate) fn container_env(
+    pod: &ServiceSpec,
+    container: &PodContainer,
+    task_id: &TaskId,
+    hostname: &str,
+) -> BTreeMap<String, String> {
+    let version = pod.version.to_string();
+    let mut env = common_env(&container.run, "CONTAINER", task_id, hostname, &version);
+    env.insert("MARATHON_CONTAINER_ID".into(), container.name.clone());
+    env
+}
+
+/// Where each container finds the endpoints of all of its pod: `ENDPOINT_` is the port to listen on, `EP_HOST_` that
+/// of the node, `EP_CONTAINER_` the one inside, `EP_VIP_` the VIPs.
+pub(crate) fn endpoints_env(pod: &ServiceSpec, host_ports: &[u16]) -> BTreeMap<String, String> {
+    let mut env = BTreeMap::new();
+    for (port, host_port) in pod.ports.iter().zip(host_ports) {
+        let Some(name) = port.name.as_deref().map(env_name) else {
+            continue;
+        };
+        let inside = port.mapping.map_or(0, |m| m.container_port);
+        let listens = if inside == 0 { *host_port } else { inside };
+        env.insert(format!("ENDPOINT_{name}"), listens.to_string());
+        env.insert(format!("EP_CONTAINER_{name}"), listens.to_string());
+        if *host_port != 0 {
+            env.insert(format!("EP_HOST_{name}"), host_port.to_string());
+        }
+        if !port.vips.is_empty() {
+            let vips: Vec<String> = port.vips.iter().map(ToString::to_string).collect();
+            env.insert(format!("EP_VIP_{name}"), vips.join(","));
+        }
+    }
+    env
+}
+
+/// Marathon's task environment (CONTRACTS section 2).
+fn generated_env(
+    spec: &ServiceSpec,
+    task_id: &TaskId,
+    hostname: &str,
+    host_ports: &[u16],
+    version: &str,
+) -> BTreeMap<String, String> {
+    let mut env = common_env(spec, "APP", task_id, hostname, version);
+    let mut set = |k: String, v: String| {
+        env.insert(k, v);
+    };
     let mut all = Vec::with_capacity(host_ports.len());
     for (i, (definition, host_port)) in spec.ports.iter().zip(host_ports).enumerate() {
         // What a peer dials, but for a port that is reached inside only: there is no other then.
@@ -153,7 +218,11 @@ fn env_name(s: &str) -> String {
         .collect()
 }
 
-fn is_generated(key: &str) -> bool {
+fn is_generated(key: &str, of_pod: bool) -> bool {
+    let pods = ["ENDPOINT_", "EP_", "MARATHON_CONTAINER_"];
+    if of_pod && pods.iter().any(|p| key.starts_with(p)) {
+        return true;
+    }
     let port = |rest: &str| rest.starts_with('_') || rest.bytes().all(|b| b.is_ascii_digit());
     matches!(key, "HOST" | "PORTS" | "MESOS_TASK_ID")
         || key.starts_with("MARATHON_APP_")
@@ -161,8 +230,17 @@ fn is_generated(key: &str) -> bool {
 }
 
 /// Persistent volumes are mounted beside what the definition's container says.
-fn same_container(spec: &ServiceSpec, task: &ContainerSpec) -> bool {
+fn same_container(spec: &ServiceSpec, task: &TaskSpec) -> bool {
+    let (of_pod, task) = (task.executor.is_some(), &task.container);
     let is_volume = |m: &waggle_types::Mount| matches!(m.source, MountSource::Volume(_));
+    if of_pod {
+        // The pod's name is its instance's.
+        let said = ContainerSpec {
+            pod: task.pod.clone(),
+            ..spec.container.clone()
+        };
+        return said == *task;
+    }
     if spec.volumes.is_empty() && !task.mounts.iter().any(is_volume) {
         return spec.container == *task;
     }
@@ -181,7 +259,7 @@ pub fn is_current(spec: &ServiceSpec, task: &TaskSpec) -> bool {
         && task
             .env
             .keys()
-            .all(|k| spec.env.contains_key(k) || is_generated(k));
+            .all(|k| spec.env.contains_key(k) || is_generated(k, task.executor.is_some()));
     let ports_same = spec.ports.len() == task.ports.len()
         && spec.ports.iter().zip(&task.ports).all(|(want, is)| {
             want.name == is.name
@@ -196,7 +274,7 @@ pub fn is_current(spec: &ServiceSpec, task: &TaskSpec) -> bool {
         && spec.resources.scalars == task.resources.scalars
         && spec.labels == task.labels
         && spec.health_checks == task.health_checks
-        && same_container(spec, &task.container)
+        && same_container(spec, task)
         && spec.role() == task.role
         && spec.kill_grace == task.kill_grace
         && spec.user == task.user

@@ -7,10 +7,7 @@ use waggle_types::{
     TaskStatus, UnixMillis,
 };
 
-use crate::{
-    Action, Change, Goal, Instance, KillReason, LastFailure, Place, ServiceScheduler,
-    scheduler::Run, task::is_current,
-};
+use crate::{Action, Change, Goal, Instance, KillReason, Place, ServiceScheduler, scheduler::Run};
 
 impl ServiceScheduler {
     pub(crate) fn update(&mut self, status: &TaskStatus, now: UnixMillis, run: &mut Run) {
@@ -28,11 +25,24 @@ impl ServiceScheduler {
             return;
         };
         run.dirty.insert(id.clone());
+        let whole = self.of_whole(&id, status);
+        self.update_whole(&id, &whole, now, run);
+        self.end_broken(&id, status, now, run);
+    }
+
+    /// What is said of an instance.
+    fn update_whole(
+        &mut self,
+        id: &ServiceId,
+        status: &TaskStatus,
+        now: UnixMillis,
+        run: &mut Run,
+    ) {
         match status.state {
             // `Unknown` answers a reconciliation: nobody runs it.
-            s if s.is_terminal() || s == TaskState::Unknown => self.ended(&id, status, now, run),
+            s if s.is_terminal() || s == TaskState::Unknown => self.ended(id, status, now, run),
             TaskState::Unreachable => {
-                if let Some(i) = self.instance_mut(&id, &status.task_id)
+                if let Some(i) = self.instance_mut(id, &status.task_id)
                     && i.unreachable_since.is_none()
                 {
                     i.unreachable_since = Some(now);
@@ -43,7 +53,7 @@ impl ServiceScheduler {
                 }
                 run.revive = true;
             }
-            _ => self.observed(&id, status, now, run),
+            _ => self.observed(id, status, now, run),
         }
     }
 
@@ -100,28 +110,8 @@ impl ServiceScheduler {
         };
         i.health = status.health;
         i.unreachable_since = None;
-        let with_agent = matches!(i.state, TaskState::Gone | TaskState::GoneByOperator)
-            || matches!(
-                status.reason,
-                Some(StatusReason::SlaveDraining | StatusReason::ContainerPreempted)
-            );
         if i.goal == Goal::Run {
-            let failure = LastFailure {
-                task_id: status.task_id.clone(),
-                place: i.place.clone(),
-                state: i.state,
-                reason: status.reason,
-                message: status.message.clone(),
-                version: i.version,
-                at: now,
-            };
-            // The end of a machine or of what it lent, or of an outdated instance, says nothing about the next
-            // launch.
-            if !with_agent && is_current(&service.spec, &i.task) {
-                let ran = i.started_at.map(|t| now.since(t)).unwrap_or_default();
-                service.delay.failed(&service.spec.backoff, ran, now);
-            }
-            service.last_failure = Some(failure);
+            service.failed(at, status, now);
         }
         self.home_emptied(id, status, now);
         self.forget(id, &status.task_id, Change::Ended, run);
@@ -164,7 +154,8 @@ impl ServiceScheduler {
             return;
         }
         let id = ServiceId::new(&task.service).ok();
-        let Some(id) = id.filter(|id| self.services.contains_key(id)) else {
+        let is_app = |id: &ServiceId| self.services.get(id).is_some_and(|s| s.spec.pod.is_none());
+        let Some(id) = id.filter(is_app) else {
             self.strays.insert(task.task_id.clone(), now);
             run.actions.push(Action::Call(SchedulerCall::Kill {
                 task_id: task.task_id,
@@ -185,16 +176,14 @@ impl ServiceScheduler {
             started_at: running.then_some(now),
             unreachable_since: None,
             kill_sent_at: killing.then_some(now),
+            members: Vec::new(),
         };
-        self.tasks.insert(instance.task_id().clone(), id.clone());
+        self.enter(&id, instance.clone());
         run.actions.push(Action::InstanceChanged {
             instance: Box::new(instance.clone()),
             change: Change::Adopted,
         });
         self.home_adopted(&id, &instance, now);
-        if let Some(service) = self.services.get_mut(&id) {
-            service.insert(instance);
-        }
         run.dirty.insert(id);
     }
 
@@ -233,14 +222,14 @@ impl ServiceScheduler {
         };
         i.goal = Goal::Stop;
         i.kill_sent_at = Some(now);
+        let live: Vec<TaskId> = i.live_ids().cloned().collect();
         let instance = Box::new(i.clone());
         run.actions.push(Action::InstanceChanged {
             instance,
             change: Change::Killing(reason),
         });
-        run.actions.push(Action::Call(SchedulerCall::Kill {
-            task_id: task_id.clone(),
-        }));
+        let kill = |task_id| Action::Call(SchedulerCall::Kill { task_id });
+        run.actions.extend(live.into_iter().map(kill));
     }
 
     pub(crate) fn forget(
@@ -256,6 +245,9 @@ impl ServiceScheduler {
         };
         if let Ok(at) = service.find(task_id) {
             let instance = Box::new(service.instances.remove(at));
+            for id in instance.all_ids() {
+                self.tasks.remove(id);
+            }
             run.actions
                 .push(Action::InstanceChanged { instance, change });
         }
@@ -290,7 +282,7 @@ pub(crate) fn rank(state: TaskState) -> u8 {
 }
 
 /// A version's text as [`ServiceVersion`] prints it; anything else is older than all.
-fn parse_version(text: &str) -> ServiceVersion {
+pub(crate) fn parse_version(text: &str) -> ServiceVersion {
     let number = |from: usize, to: usize| -> Option<u64> { text.get(from..to)?.parse().ok() };
     let parse = || -> Option<u64> {
         let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);

@@ -10,10 +10,10 @@ mod common;
 
 use std::collections::BTreeMap;
 
-use common::{agent, framework_id, node, spec, status};
+use common::{agent, framework_id, node, pod, spec, status, with_runs};
 use proptest::prelude::*;
 use waggle_services::{
-    Action, Capacity, Change, Goal, Input, KillReason, Place, ServiceScheduler, is_current,
+    Action, Capacity, Change, Goal, Input, KillReason, Place, ServiceScheduler, is_current_instance,
 };
 use waggle_types::{
     AgentId, CheckPurpose, Command, DeploymentId, HealthCheck, HealthState, Millis, Operation,
@@ -146,7 +146,7 @@ impl World {
         let ready_before = self.ready();
         let rolling = {
             let old = |i: &&waggle_services::Instance| {
-                i.goal == Goal::Run && (self.restart || !is_current(&self.spec, &i.task))
+                i.goal == Goal::Run && (self.restart || !is_current_instance(&self.spec, i))
             };
             self.scheduler.instances().any(|i| old(&i)) || self.restart
         };
@@ -166,7 +166,17 @@ impl World {
                             .agent_id
                             .clone()
                     };
-                    for t in operations.iter().flat_map(Operation::tasks) {
+                    let tasks = || operations.iter().flat_map(Operation::tasks);
+                    let containers = self.spec.pod.as_ref().map_or(1, |p| p.containers.len());
+                    let mut whole: BTreeMap<&str, usize> = BTreeMap::new();
+                    for t in tasks() {
+                        *whole.entry(t.task_id.instance()).or_default() += 1;
+                    }
+                    assert!(
+                        whole.values().all(|n| *n == containers),
+                        "all of an instance or nothing: {whole:?}"
+                    );
+                    for t in tasks() {
                         let on = place(t);
                         self.ever += 1;
                         let task = Task {
@@ -250,6 +260,16 @@ impl World {
                     .checked_sub(&t.spec.resources)
                     .expect("never over-committed");
             }
+            let executors: BTreeMap<_, _> = self
+                .tasks
+                .values()
+                .filter(|t| t.on == agent(i))
+                .filter_map(|t| t.spec.executor.as_ref())
+                .map(|on| (&on.spec.executor_id, &on.spec.resources))
+                .collect();
+            for held in executors.values() {
+                free = free.checked_sub(held).expect("never over-committed");
+            }
             self.n_offers += 1;
             if free != Resources::default() {
                 offers.push(common::offer(self.n_offers, i, free));
@@ -262,13 +282,24 @@ impl World {
         let i: usize = on.as_str()[1..].parse().unwrap();
         let place = Place::from(&common::offer(0, i, Resources::default()));
         let here = self.tasks.iter().filter(|(_, t)| t.on == *on);
-        let inputs: Vec<Input> = here
+        let (pods, apps): (Vec<_>, Vec<_>) = here.partition(|(_, t)| t.spec.executor.is_some());
+        let mut inputs: Vec<Input> = apps
+            .into_iter()
             .map(|(id, t)| Input::Adopt {
                 task: Box::new(t.spec.clone()),
                 place: place.clone(),
                 status: t.status(id),
             })
             .collect();
+        let mut groups: BTreeMap<&str, Vec<_>> = BTreeMap::new();
+        for (id, t) in pods {
+            let of = groups.entry(id.instance()).or_default();
+            of.push((t.spec.clone(), t.status(id)));
+        }
+        inputs.extend(groups.into_values().map(|tasks| Input::AdoptPod {
+            tasks,
+            place: place.clone(),
+        }));
         for input in inputs {
             self.handle(input);
         }
@@ -329,7 +360,12 @@ impl World {
             }
             Step::Upgrade(n) => {
                 self.change();
-                self.spec.command = Command::Shell(format!("serve {n}"));
+                let command = Command::Shell(format!("serve {n}"));
+                if self.spec.pod.is_some() {
+                    self.spec = with_runs(&self.spec, |_, run| run.command = command.clone());
+                } else {
+                    self.spec.command = command;
+                }
                 self.put(true);
             }
             Step::Restart => {
@@ -425,19 +461,31 @@ proptest! {
         n in 0u32..6,
         checked in any::<bool>(),
         readiness in any::<bool>(),
+        containers in 0usize..4,
         upgrade in upgrade(),
         steps in prop::collection::vec(step(), 0..80),
     ) {
-        let mut first = spec(n);
-        if checked {
-            first.health_checks.push(common::check());
-        }
-        if readiness {
-            first.health_checks.push(HealthCheck {
-                purpose: CheckPurpose::Readiness,
-                ..common::check()
-            });
-        }
+        let check = |first: &mut ServiceSpec| {
+            if checked {
+                first.health_checks.push(common::check());
+            }
+            if readiness {
+                first.health_checks.push(HealthCheck {
+                    purpose: CheckPurpose::Readiness,
+                    ..common::check()
+                });
+            }
+        };
+        // None: an app.
+        let first = if containers == 0 {
+            let mut first = spec(n);
+            check(&mut first);
+            first
+        } else {
+            // Not every container has a check.
+            let pod = pod(n, containers);
+            with_runs(&pod, |i, run| if i != 1 { check(run) })
+        };
         let mut world = World::new(first, upgrade);
         for s in &steps {
             world.run(s);
@@ -446,8 +494,9 @@ proptest! {
         let want = world.spec.instances as usize;
         let service = world.scheduler.service(&world.spec.id).unwrap();
         prop_assert_eq!(service.instances().len(), want, "{:?}", service.progress());
-        prop_assert!(service.instances().iter().all(|i| i.is_ready() && is_current(&world.spec, &i.task)));
-        prop_assert_eq!(world.tasks.len(), want, "what runs is what is known");
+        prop_assert!(service.instances().iter().all(|i| i.is_ready() && is_current_instance(&world.spec, i)));
+        let tasks = want * containers.max(1);
+        prop_assert_eq!(world.tasks.len(), tasks, "what runs is what is known");
         prop_assert!(service.deployment().is_none());
         prop_assert_eq!(world.scheduler.queue().count(), 0);
         prop_assert!(want == 0 || world.ever >= want);
@@ -460,8 +509,12 @@ proptest! {
 
     /// A service that is removed goes, at once or after whatever it is in the middle of.
     #[test]
-    fn removal_ends_everything(steps in prop::collection::vec(step(), 0..40)) {
-        let mut world = World::new(spec(4), UpgradeStrategy::default());
+    fn removal_ends_everything(
+        of_pods in any::<bool>(),
+        steps in prop::collection::vec(step(), 0..40),
+    ) {
+        let first = if of_pods { pod(4, 2) } else { spec(4) };
+        let mut world = World::new(first, UpgradeStrategy::default());
         for s in &steps {
             world.run(s);
         }

@@ -48,6 +48,7 @@ fn instance(spec: &ServiceSpec, id: &str, on: usize, at: u64) -> Instance {
         started_at: Some(UnixMillis(at)),
         unreachable_since: None,
         kill_sent_at: None,
+        members: Vec::new(),
     }
 }
 

@@ -330,6 +330,7 @@ fn an_update_replaces_what_it_names() {
         groups: &explicit,
     };
     let shop = |services, of_groups| GroupUpdate {
+        pods: Vec::new(),
         id: group("/shop"),
         services,
         groups: of_groups,
@@ -364,6 +365,7 @@ fn an_update_replaces_what_it_names() {
         "-/shop/cart +/shop{}"
     );
     let us = GroupUpdate {
+        pods: Vec::new(),
         id: group("/shop/us"),
         services: None,
         groups: Some(vec![]),

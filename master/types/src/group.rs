@@ -101,8 +101,10 @@ impl fmt::Debug for GroupId {
 pub struct GroupUpdate {
     /// Which.
     pub id: GroupId,
-    /// The services that it holds directly; others that it holds so are removed.
+    /// The apps that it holds directly; others that it holds so are removed.
     pub services: Option<Vec<ServiceSpec>>,
+    /// Pods that it holds directly. Others stay: what ends pods is their own removal, or that of their group.
+    pub pods: Vec<ServiceSpec>,
     /// The groups that it holds directly; others that it holds so are removed with all that is in them.
     pub groups: Option<Vec<GroupUpdate>>,
     /// What all of its services depend on.

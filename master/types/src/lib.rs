@@ -29,6 +29,7 @@ mod network;
 mod offer;
 mod operator;
 mod placement;
+mod pod;
 mod policy;
 mod reservation;
 mod resources;
@@ -77,6 +78,7 @@ pub use placement::{
     KillSelection, PersistentVolume, Placement, RESIDENT_ROLE, Residency, SecretFile, Secrets,
     ServiceRoles, Spread, TaskLost,
 };
+pub use pod::{PodContainer, PodMount, PodOwn, PodSpec, PodVolume};
 pub use policy::{
     LabelTest, MAX_ALL_POLICY_RULES, MAX_POLICIES, MAX_POLICY_KEYS, MAX_POLICY_LABEL,
     MAX_POLICY_RULES, NamePattern, NetworkMatch, NetworkPolicy, PathMatch, PolicyPeer, PolicyPorts,

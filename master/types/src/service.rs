@@ -7,8 +7,8 @@ use std::{
 
 use crate::{
     Balance, Command, ContainerSpec, HealthCheck, KillSelection, Millis, PersistentVolume,
-    Placement, Protocol, Residency, Resources, Secrets, ServiceId, ServiceRoles, SourceRange,
-    UnixMillis, VipLabel,
+    Placement, PodSpec, Protocol, Residency, Resources, Secrets, ServiceId, ServiceRoles,
+    SourceRange, UnixMillis, VipLabel,
 };
 
 /// A definition's version: Marathon uses the time of the change.
@@ -179,6 +179,8 @@ pub struct ServiceSpec {
     pub secrets: Secrets,
     /// The `WAGGLE_PLACE` labels, parsed.
     pub placement: Placement,
+    /// What its instances are where they are not one task each.
+    pub pod: Option<Box<PodSpec>>,
 }
 
 impl ServiceSpec {
@@ -210,6 +212,7 @@ impl ServiceSpec {
             volumes: Vec::new(),
             secrets: Secrets::default(),
             placement: Placement::default(),
+            pod: None,
         }
     }
 

@@ -68,6 +68,24 @@ pub struct StepAction {
     pub kind: DeploymentKind,
     /// To which service.
     pub service: ServiceId,
+    /// Whether that is a pod.
+    pub pod: bool,
+}
+
+impl StepAction {
+    /// Marathon's name: `ScaleApplication`, `ScalePod`.
+    pub const fn marathon_action(&self) -> &'static str {
+        match (self.kind, self.pod) {
+            (DeploymentKind::Start, false) => "StartApplication",
+            (DeploymentKind::Scale, false) => "ScaleApplication",
+            (DeploymentKind::Restart, false) => "RestartApplication",
+            (DeploymentKind::Stop, false) => "StopApplication",
+            (DeploymentKind::Start, true) => "StartPod",
+            (DeploymentKind::Scale, true) => "ScalePod",
+            (DeploymentKind::Restart, true) => "RestartPod",
+            (DeploymentKind::Stop, true) => "StopPod",
+        }
+    }
 }
 
 /// Actions that run side by side.
@@ -97,7 +115,7 @@ impl fmt::Display for DeploymentPlan {
         for (i, step) in self.steps.iter().enumerate() {
             writeln!(f, "step {}", i + 1)?;
             for a in &step.actions {
-                writeln!(f, "  {} {}", a.kind.marathon_action(), a.service)?;
+                writeln!(f, "  {} {}", a.marathon_action(), a.service)?;
             }
         }
         Ok(())
@@ -115,9 +133,11 @@ pub fn plan_deployment(
     let mut starts = DeploymentStep::default();
     let mut ranked: BTreeMap<usize, DeploymentStep> = BTreeMap::new();
     for (service, change) in changes {
+        let either = change.after.as_ref().or(change.before.as_ref());
         let action = |kind| StepAction {
             kind,
             service: service.clone(),
+            pod: either.is_some_and(|s| s.pod.is_some()),
         };
         match change.kind() {
             None => {}

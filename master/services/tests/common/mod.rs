@@ -3,9 +3,10 @@
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use waggle_types::{
-    AgentId, Command, FrameworkId, HealthCheck, HealthProbe, Millis, Offer, OfferId,
-    PortDefinition, PortRange, PortSet, Protocol, Resources, ServiceId, ServiceSpec,
-    ServiceVersion, StatusSource, StatusUuid, TaskId, TaskState, TaskStatus, UnixMillis,
+    AgentId, Command, FrameworkId, HealthCheck, HealthProbe, Millis, Offer, OfferId, PodContainer,
+    PodOwn, PodSpec, PortDefinition, PortRange, PortSet, Protocol, Resources, ServiceId,
+    ServiceSpec, ServiceVersion, StatusSource, StatusUuid, TaskId, TaskState, TaskStatus,
+    UnixMillis,
 };
 
 pub fn spec(instances: u32) -> ServiceSpec {
@@ -30,6 +31,43 @@ pub fn spec(instances: u32) -> ServiceSpec {
             Command::Shell("serve".into()),
         )
     }
+}
+
+/// A pod of some containers, the first with a port.
+pub fn pod(instances: u32, containers: usize) -> ServiceSpec {
+    let container = |i: usize| {
+        let all = spec(1);
+        let run = ServiceSpec {
+            resources: Resources::from_millis(100, 32_000, 0),
+            ports: if i == 0 {
+                all.ports.clone()
+            } else {
+                Vec::new()
+            },
+            ..all
+        };
+        PodContainer {
+            name: format!("c{i}"),
+            run,
+            own: PodOwn::default(),
+            mounts: Vec::new(),
+        }
+    };
+    let pod = PodSpec {
+        containers: (0..containers).map(container).collect(),
+        executor: Resources::from_millis(50, 0, 0),
+        ..PodSpec::default()
+    };
+    spec(instances).of_pod(pod)
+}
+
+/// The same with something changed about its containers.
+pub fn with_runs(spec: &ServiceSpec, change: impl Fn(usize, &mut ServiceSpec)) -> ServiceSpec {
+    let mut pod = spec.pod.as_deref().unwrap().clone();
+    for (i, c) in pod.containers.iter_mut().enumerate() {
+        change(i, &mut c.run);
+    }
+    spec.clone().of_pod(pod)
 }
 
 pub fn check() -> HealthCheck {
