@@ -67,7 +67,7 @@ pub struct LastFailure {
 /// An instance of a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InstanceView {
-    /// Its task.
+    /// Its task; where it is a pod, the instance's id.
     pub task_id: TaskId,
     /// Definition that it runs.
     pub version: ServiceVersion,
@@ -89,6 +89,10 @@ pub struct InstanceView {
     pub staged_at: UnixMillis,
     /// First reported running.
     pub started_at: Option<UnixMillis>,
+    /// It was told to end.
+    pub stopping: bool,
+    /// Its containers' tasks, where it is a pod.
+    pub containers: Vec<TaskId>,
 }
 
 /// A service: definition and instances.
@@ -408,6 +412,26 @@ pub struct ClusterView {
 }
 
 impl ClusterView {
+    /// Services that are no pods, by id.
+    pub fn apps(&self) -> impl Iterator<Item = &Arc<ServiceView>> {
+        self.services.values().filter(|s| s.spec.pod.is_none())
+    }
+
+    /// A service that is no pod.
+    pub fn app(&self, id: &ServiceId) -> Option<&Arc<ServiceView>> {
+        self.services.get(id).filter(|s| s.spec.pod.is_none())
+    }
+
+    /// Pods, by id.
+    pub fn pods(&self) -> impl Iterator<Item = &Arc<ServiceView>> {
+        self.services.values().filter(|s| s.spec.pod.is_some())
+    }
+
+    /// A pod.
+    pub fn pod(&self, id: &ServiceId) -> Option<&Arc<ServiceView>> {
+        self.services.get(id).filter(|s| s.spec.pod.is_some())
+    }
+
     /// The tasks of a service, in id order.
     pub fn tasks_of<'a>(&'a self, service: &'a ServiceId) -> impl Iterator<Item = &'a TaskView> {
         self.tasks

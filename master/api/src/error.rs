@@ -183,6 +183,17 @@ impl ApiError {
         self
     }
 
+    /// What is wrong, field by field, with fields named as in [`FieldError`].
+    pub fn fields(&self) -> Vec<FieldError> {
+        let each = self.details.iter().flat_map(|d| {
+            let field = d.path.trim_start_matches('/');
+            let field = field.replace('/', ".").replace('(', "[").replace(')', "]");
+            let rules = d.errors.iter();
+            rules.map(move |rule| FieldError::new(field.clone(), rule.clone()))
+        });
+        each.collect()
+    }
+
     /// The JSON body.
     pub fn body(&self) -> ErrorBody {
         let deployments = self.deployments.iter();

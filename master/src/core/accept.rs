@@ -232,22 +232,32 @@ impl MasterCore {
         let mut traced = BTreeSet::new();
         let mut given = given.into_iter();
         for spec in tasks {
-            let own = starts.get(&spec.task_id).map(|e| {
-                let holds = (!e.resources.is_empty()).then(|| given.next());
-                holds.flatten().unwrap_or_default()
-            });
-            let parts = given.next().unwrap_or_default();
             let spec = TaskSpec {
                 framework_id: id.clone(),
                 framework_name: name.clone().unwrap_or_default(),
                 role: role.clone(),
-                parts,
                 ..spec
             };
-            let spec = self.on_executor(spec, &agent, own);
+            let spec = self.with_given(spec, &agent, &starts, &mut given);
             self.launch(spec, &agent, offered_at, &mut traced, now);
         }
         Ok(())
+    }
+
+    /// A task of an accept with what it was given, which comes after what its executor was, if this starts it.
+    fn with_given(
+        &mut self,
+        spec: TaskSpec,
+        agent: &AgentId,
+        starts: &Starts,
+        given: &mut impl Iterator<Item = Vec<ResourcePart>>,
+    ) -> TaskSpec {
+        let own = starts.get(&spec.task_id).map(|e| {
+            let holds = (!e.resources.is_empty()).then(|| given.next());
+            holds.flatten().unwrap_or_default()
+        });
+        let parts = given.next().unwrap_or_default();
+        self.on_executor(TaskSpec { parts, ..spec }, agent, own)
     }
 
     /// Everything that can be said of an accept before level 1 is asked; answers its agent, its role, when it was
@@ -368,10 +378,20 @@ impl MasterCore {
             Some(_) => None,
         };
         let framework_id = self.framework_id.clone();
+        let starts = agent
+            .as_ref()
+            .map(|a| self.check_executors(&framework_id, a, &tasks));
+        let (starts, refusal) = match starts.transpose() {
+            Ok(starts) => (starts.unwrap_or_default(), refusal),
+            Err(_) => (
+                Starts::new(),
+                refusal.or(Some((TaskState::Error, StatusReason::TaskInvalid))),
+            ),
+        };
         let refusal = refusal.map_or_else(
             || {
                 let id = framework_id.clone();
-                self.allocate_accept(id, &offer_ids, &operations, &Starts::new(), refuse, now)
+                self.allocate_accept(id, &offer_ids, &operations, &starts, refuse, now)
                     .map_err(|reason| {
                         tracing::debug!(%reason, "level 1 refused an accept");
                         (TaskState::Dropped, StatusReason::InvalidOffers)
@@ -388,8 +408,9 @@ impl MasterCore {
                     self.store_reservations(&agent, destroyed);
                 }
                 let mut traced = BTreeSet::new();
-                for (spec, parts) in tasks.into_iter().zip(given) {
-                    let spec = TaskSpec { parts, ..spec };
+                let mut given = given.into_iter();
+                for spec in tasks {
+                    let spec = self.with_given(spec, &agent, &starts, &mut given);
                     self.launch(spec, &agent, offered_at, &mut traced, now);
                 }
             }

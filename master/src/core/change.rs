@@ -158,6 +158,10 @@ impl MasterCore {
             }
         }
         for (id, spec) in &tree.puts {
+            let old = services.get(id);
+            if old.is_some_and(|old| old.pod.is_some() != spec.pod.is_some()) {
+                return Err(MasterError::AlreadyExists(id.clone()));
+            }
             let spec = Arc::new(ServiceSpec {
                 version,
                 ..spec.clone()

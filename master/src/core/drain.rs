@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use waggle_types::{AgentId, Generation, Millis, TaskId, UnixMillis};
 
-use super::MasterCore;
+use super::{MasterCore, tasks::Task};
 
 /// How long nodes are looked at again after one of them has applied something.
 const LOOK_EVERY: Millis = Millis(20);
@@ -61,10 +61,7 @@ impl MasterCore {
             return;
         }
         let wait = self.config.drain_wait;
-        let serves = self
-            .tasks
-            .get(task_id)
-            .is_some_and(super::tasks::Task::is_backend);
+        let serves = self.serves(task_id);
         if wait == Millis(0) || !serves || self.recovering {
             self.send_kill(agent, task_id);
             return;
@@ -77,6 +74,26 @@ impl MasterCore {
         // A second kill does not begin anew.
         self.drains.waiting.entry(task_id.clone()).or_insert(drain);
         self.net_dirty = true;
+    }
+
+    /// Whether a task backs a VIP, or one does that ends with it.
+    fn serves(&self, id: &TaskId) -> bool {
+        let Some(task) = self.tasks.get(id) else {
+            return false;
+        };
+        let group = |t: &Task| {
+            t.spec
+                .executor
+                .as_ref()
+                .and_then(|(_, group)| group.clone())
+        };
+        match group(task) {
+            None => task.is_backend(),
+            of => {
+                let mut beside = self.tasks.of_agent(task.agent_id());
+                beside.any(|t| t.is_backend() && group(t) == of)
+            }
+        }
     }
 
     /// Sends the kills of tasks that are drained.

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
-use waggle_services::{Input, Place, check_change, home_of, instance_of};
+use waggle_services::{Input, Place, check_change, home_of};
 use waggle_types::{
     AgentId, FieldError, MAX_ROLES, Placement, ResourcePart, ServiceSpec, TaskId, UnixMillis,
 };
@@ -58,7 +58,7 @@ impl MasterCore {
             let Some(agent) = self.tasks.get(task_id).map(|t| t.agent_id().clone()) else {
                 continue;
             };
-            let id = instance_of(task_id.as_str());
+            let id = task_id.instance();
             let of = self.reservations.stored.get(&agent);
             let is_it = |p: &ResourcePart| home_of(&p.reservation).is_some_and(|(i, _)| i == id);
             if of.is_some_and(|parts| parts.iter().any(is_it)) {

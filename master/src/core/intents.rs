@@ -133,15 +133,25 @@ impl MasterCore {
         new: New,
         now: UnixMillis,
     ) -> Result<Option<Deployment>, MasterError> {
-        let mut per_service: BTreeMap<ServiceId, u32> = BTreeMap::new();
+        let mut instances: BTreeMap<ServiceId, BTreeSet<&str>> = BTreeMap::new();
         for task_id in ids {
             let task = self.tasks.get(task_id);
-            let service = task.and_then(|t| service_of(&self.services, &t.spec));
-            let Some(service) = service else {
+            let task = task.and_then(|t| service_of(&self.services, &t.spec));
+            // An instance that is a pod is no task of its own.
+            let pod = || {
+                let id = ServiceId::new(&self.scheduler.instance(task_id)?.task.service).ok();
+                id.filter(|id| self.services.contains_key(id))
+            };
+            let Some(service) = task.or_else(pod) else {
                 return Err(MasterError::NoSuchTask(task_id.clone()));
             };
-            *per_service.entry(service).or_default() += 1;
+            let of = instances.entry(service).or_default();
+            of.insert(task_id.instance());
         }
+        let counted = instances.into_iter();
+        let mut per_service: BTreeMap<ServiceId, u32> = counted
+            .map(|(id, of)| (id, u32::try_from(of.len()).unwrap_or(u32::MAX)))
+            .collect();
         if scale.is_some() && per_service.len() > 1 {
             let rule = "with scale they must be of one service";
             return Err(FieldError::new("ids", rule).into());

@@ -645,22 +645,55 @@ impl MasterCore {
         }
     }
 
-    /// Hands a running task to the framework that owns it.
-    pub(super) fn adopt(&mut self, id: &TaskId, now: UnixMillis) {
-        let Some(task) = self.tasks.get(id) else {
-            return;
-        };
-        let agent = self.agents.all.get(task.agent_id());
-        let (Some(status), Some(agent)) = (task.status(), agent) else {
-            return;
-        };
-        if task.spec.framework_id != self.framework_id {
+    /// Hands running tasks to the frameworks that own them; those of one pod's instance together.
+    pub(super) fn adopt_all(&mut self, ids: Vec<TaskId>, now: UnixMillis) {
+        let mut pods: BTreeMap<String, Vec<TaskId>> = BTreeMap::new();
+        for id in ids {
+            let task = self.tasks.get(&id);
+            let mine = task.filter(|t| t.spec.framework_id == self.framework_id);
+            if mine.is_some_and(|t| t.spec.executor.is_some()) {
+                let of = pods.entry(id.instance().to_owned()).or_default();
+                of.push(id);
+            } else {
+                self.adopt(&id, now);
+            }
+        }
+        for ids in pods.into_values() {
+            let mut all = ids.iter().filter_map(|id| self.adopted(id)).peekable();
+            let Some((_, place, _)) = all.peek() else {
+                continue;
+            };
+            let place = place.clone();
+            let tasks = all.map(|(task, _, status)| (task, status)).collect();
+            self.schedule(Input::AdoptPod { tasks, place }, now);
+        }
+    }
+
+    fn adopt(&mut self, id: &TaskId, now: UnixMillis) {
+        let owner = self.tasks.get(id).map(|t| t.spec.framework_id.clone());
+        if let Some(owner) = owner.filter(|o| *o != self.framework_id) {
             // A registered framework hears of it by its statuses and by reconciling.
-            if !self.frameworks.all.contains_key(&task.spec.framework_id) {
+            if !self.frameworks.all.contains_key(&owner) {
                 self.reject("orphan_task");
             }
             return;
         }
+        if let Some((task, place, status)) = self.adopted(id) {
+            let task = Box::new(task);
+            let adopt = Input::Adopt {
+                task,
+                place,
+                status,
+            };
+            self.schedule(adopt, now);
+        }
+    }
+
+    /// A task as its framework takes it on.
+    fn adopted(&self, id: &TaskId) -> Option<(TaskSpec, Place, TaskStatus)> {
+        let task = self.tasks.get(id)?;
+        let agent = self.agents.all.get(task.agent_id())?;
+        let status = task.status()?;
         let place = Place {
             agent_id: task.agent_id().clone(),
             hostname: agent.info.hostname.clone(),
@@ -668,15 +701,7 @@ impl MasterCore {
             attributes: agent.info.attributes.clone(),
             domain: agent.info.domain.clone(),
         };
-        let task = Box::new(task.full_spec());
-        self.schedule(
-            Input::Adopt {
-                task,
-                place,
-                status,
-            },
-            now,
-        );
+        Some((task.full_spec(), place, status))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use waggle_services::Instance;
 use waggle_types::{
     AgentNet, AgentOverlay, Generation, Millis, NetSnapshot, ServiceId, ServiceSpec, TaskId,
     TaskNet, UnixMillis,
@@ -129,8 +130,13 @@ impl MasterCore {
                 .ok()
                 .and_then(|id| self.services.get(&id))
         {
-            for (port, said) in out.ports.iter_mut().zip(&spec.ports) {
-                if port.vips == said.vips {
+            for (i, port) in out.ports.iter_mut().enumerate() {
+                let said = match &spec.pod {
+                    None => spec.ports.get(i),
+                    // A container has some of its pod's; their names are unique.
+                    Some(_) => spec.ports.iter().find(|p| p.name == port.name),
+                };
+                if let Some(said) = said.filter(|said| said.vips == port.vips) {
                     port.balance = said.balance;
                 }
             }
@@ -151,8 +157,8 @@ impl MasterCore {
             && how(old) != how(new)
             && let Some(service) = self.scheduler.service(&id)
         {
-            for instance in service.instances() {
-                self.tasks.touch(instance.task_id());
+            for id in service.instances().iter().flat_map(Instance::live_ids) {
+                self.tasks.touch(id);
             }
         }
     }

@@ -6,14 +6,14 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use waggle_services::{Change, DeploymentStep, Instance};
+use waggle_services::{Change, DeploymentStep, Instance, StepAction};
 use waggle_types::{
     AgentId, CheckPurpose, DeploymentId, GroupId, HealthCheck, HealthState, ServiceId, ServiceSpec,
     ServiceVersion, StatusReason, TaskId, TaskState, TaskStatus, UnixMillis,
 };
 
 use super::{Effect, Flight, MasterCore, groups::common, tasks::Task};
-use crate::{error::MasterError, view::DeploymentKind};
+use crate::error::MasterError;
 
 /// An instance that something is said of.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,7 +50,7 @@ pub struct PlanNews {
     /// The version that it brings.
     pub version: ServiceVersion,
     /// Its steps, one after the other; the actions of each run side by side.
-    pub steps: Vec<Vec<(DeploymentKind, ServiceId)>>,
+    pub steps: Vec<Vec<StepAction>>,
     /// Definitions that were in force before it, of the services that it changes.
     pub original: Vec<Arc<ServiceSpec>>,
     /// Definitions that it brings.
@@ -244,6 +244,10 @@ impl MasterCore {
             let (of, reason) = whose;
             self.publish_news(News::UnhealthyInstanceKilled { of, reason }, now);
         }
+        // Of a pod each container is told of, as its agent reports it.
+        if !instance.members.is_empty() {
+            return;
+        }
         let news = News::Status {
             of: of.clone(),
             state: instance.shown_state(),
@@ -254,8 +258,45 @@ impl MasterCore {
         self.publish_news(news, now);
     }
 
-    /// An agent reported a task of a service: what its checks say, and ends of tasks that are no instance's.
-    pub(super) fn say_reported(&mut self, status: &TaskStatus, was: HealthState, now: UnixMillis) {
+    /// The state of a pod's container, as its agent reported it.
+    fn say_container(&mut self, status: &TaskStatus, now: UnixMillis) {
+        let Some(instance) = self.scheduler.instance(&status.task_id) else {
+            return;
+        };
+        let mut members = instance.members.iter();
+        let member = members.find(|m| m.task.task_id == status.task_id);
+        let service = ServiceId::new(&instance.task.service);
+        let (Some(member), Ok(service)) = (member, service) else {
+            return;
+        };
+        let mut of = InstanceRef::of(service, instance);
+        of.task_id = status.task_id.clone();
+        let own = status.ip.map(IpAddr::from).into_iter();
+        let mut ips: Vec<IpAddr> = own.chain(status.ip6.map(IpAddr::from)).collect();
+        if ips.is_empty() {
+            ips.push(instance.place.ip.into());
+        }
+        let news = News::Status {
+            of,
+            state: status.state,
+            message: status.message.clone(),
+            ports: member.task.ports.iter().map(|p| p.host_port).collect(),
+            ips,
+        };
+        self.publish_news(news, now);
+    }
+
+    /// An agent reported a task of a service: what its checks say, and ends of tasks that are no instance's. `was` is
+    /// what was known of it before.
+    pub(super) fn say_reported(
+        &mut self,
+        status: &TaskStatus,
+        (state_was, was): (TaskState, HealthState),
+        now: UnixMillis,
+    ) {
+        if state_was != status.state {
+            self.say_container(status, now);
+        }
         let Some(instance) = self.scheduler.instance(&status.task_id) else {
             if status.state.is_terminal() {
                 let ended = self.tasks.ended.back();
@@ -270,8 +311,13 @@ impl MasterCore {
             }
             return;
         };
-        let check = instance.task.health_checks.iter();
-        let check = check.clone().find(|c| c.purpose == CheckPurpose::Health);
+        let mut members = instance.members.iter();
+        let member = members.find(|m| m.task.task_id == status.task_id);
+        let mut checks = member
+            .map_or(&instance.task, |m| &m.task)
+            .health_checks
+            .iter();
+        let check = checks.find(|c| c.purpose == CheckPurpose::Health);
         let Some(check) = check.cloned().map(Box::new) else {
             return;
         };
@@ -363,10 +409,7 @@ impl MasterCore {
             let version = c.after?;
             self.versions.get(id, version)
         });
-        let step = |s: &DeploymentStep| {
-            let actions = s.actions.iter();
-            actions.map(|a| (a.kind, a.service.clone())).collect()
-        };
+        let step = |s: &DeploymentStep| s.actions.clone();
         let before = flight.changes.values().filter_map(|c| c.before.clone());
         let plan = Arc::new(PlanNews {
             id: id.clone(),

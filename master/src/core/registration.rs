@@ -72,12 +72,11 @@ impl MasterCore {
         for status in reports {
             self.report(status, now);
         }
-        for task in self.tasks.on_agent(&id) {
-            // Adopted just now, or forgotten by the framework while the agent was away.
-            if self.scheduler.instance(&task).is_none() {
-                self.adopt(&task, now);
-            }
-        }
+        // Adopted just now, or forgotten by the framework while the agent was away.
+        let new = self.tasks.on_agent(&id);
+        let new = new.into_iter();
+        let new = new.filter(|t| self.scheduler.instance(t).is_none());
+        self.adopt_all(new.collect(), now);
         self.tell_volumes(&id, known_before);
         self.repeat_kills(&id);
         self.tell_losses(now);

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
-use waggle_services::{Instance, Service, Why, tell};
+use waggle_services::{Goal, Instance, Service, Why, tell};
 use waggle_types::{
     AgentId, CheckPurpose, DeploymentId, FrameworkId, HealthCheck, HealthState, ResourcePart,
     Resources, TaskState, UnixMillis,
@@ -313,7 +313,8 @@ fn show_instance(i: &Instance, tasks: &Tasks) -> InstanceView {
         agent_id: i.place.agent_id.clone(),
         hostname: i.place.hostname.clone(),
         ips: {
-            let task = tasks.get(i.task_id());
+            let first = i.members.first().map_or(i.task_id(), |m| &m.task.task_id);
+            let task = tasks.get(first);
             let v4 = task.and_then(TaskView::own_ip).map(IpAddr::from);
             let v6 = task.and_then(TaskView::own_ip6).map(IpAddr::from);
             let own: Vec<IpAddr> = v4.into_iter().chain(v6).collect();
@@ -329,6 +330,8 @@ fn show_instance(i: &Instance, tasks: &Tasks) -> InstanceView {
         ready: i.ready,
         staged_at: i.staged_at,
         started_at: i.started_at,
+        stopping: i.goal == Goal::Stop,
+        containers: i.members.iter().map(|m| m.task.task_id.clone()).collect(),
     }
 }
 

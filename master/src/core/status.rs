@@ -162,7 +162,7 @@ impl MasterCore {
             self.left(&status.agent_id, &spec.framework_id, now);
         }
         if spec.framework_id == self.framework_id {
-            self.say_reported(&status, was_checks.0, now);
+            self.say_reported(&status, (was, was_checks.0), now);
             self.tell_status(status, now);
         } else {
             self.tell_owner(&spec.framework_id, status);

@@ -37,11 +37,6 @@ impl Fail {
         Self::not_found(format!("no such path: {}", call.path))
     }
 
-    /// Marathon or Mesos has it, this release does not.
-    pub(super) fn not_yet(what: &str) -> Self {
-        Self::not_found(format!("{what} not supported yet"))
-    }
-
     /// The path is known, the method is not.
     pub(super) fn method(call: &Call, allow: &'static str) -> Self {
         let message = format!(

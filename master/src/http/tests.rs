@@ -317,6 +317,8 @@ fn spec_of(app: &Value) -> ServiceSpec {
 
 fn instance(n: u16) -> InstanceView {
     InstanceView {
+        stopping: false,
+        containers: Vec::new(),
         ready: None,
         task_id: TaskId::new(format!("shop_web.instance-{n}._app.1")).unwrap(),
         version: ServiceVersion(AT),
@@ -499,6 +501,7 @@ pub(super) fn busy() -> ClusterView {
                     actions: vec![StepAction {
                         kind: DeploymentKind::Scale,
                         service: id.clone(),
+                        pod: false,
                     }],
                 }],
             }),
@@ -533,3 +536,4 @@ mod mesos;
 mod metronome;
 mod native;
 mod operator;
+mod pods;

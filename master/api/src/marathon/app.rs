@@ -98,7 +98,7 @@ pub fn task_json(app: &ServiceId, service_ports: &[u16], i: &Instance<'_>) -> Ta
             .map(|alive| HealthCheckResult {
                 alive,
                 task_id: id.clone(),
-                instance_id: instance_id(&id).to_owned(),
+                instance_id: i.task_id.instance().to_owned(),
             })
             .into_iter()
             .collect(),
@@ -121,9 +121,4 @@ pub fn readiness_results(
             ready: ready == Some(true),
         })
         .collect()
-}
-
-/// `web.instance-<uuid>._app.1` is a task of instance `web.instance-<uuid>`.
-pub fn instance_id(task_id: &str) -> &str {
-    task_id.split_once("._app").map_or(task_id, |(i, _)| i)
 }

@@ -18,6 +18,7 @@ use super::{
         CheckJson, HealthCheckJson, ReadinessCheckJson, check, health_checks, readiness_checks,
     },
     parse::stored_spec,
+    pod::pod_json,
 };
 use crate::error::{ApiError, ErrorCode};
 
@@ -241,10 +242,12 @@ pub fn spec_to_json(spec: &ServiceSpec) -> String {
 
 /// The definition as a JSON value; its serialization cannot fail, since every key is a string.
 pub(super) fn definition_value(spec: &ServiceSpec) -> Value {
-    serde_json::to_value(AppDefinition::from(spec)).unwrap_or(Value::Null)
+    let app = || serde_json::to_value(AppDefinition::from(spec)).unwrap_or(Value::Null);
+    pod_json(spec).unwrap_or_else(app)
 }
 
-/// Reads the stored form back: `spec_from_json(&spec_to_json(s)) == s` for every spec that `parse_app` gives.
+/// Reads the stored form back: `spec_from_json(&spec_to_json(s)) == s` for every spec that
+/// `parse_app` or `pod_from_value` gives.
 pub fn spec_from_json(json: &str) -> Result<ServiceSpec, ApiError> {
     let value: Value = serde_json::from_str(json)
         .map_err(|e| ApiError::new(ErrorCode::Internal, format!("stored app is not JSON: {e}")))?;

@@ -8,6 +8,7 @@ use waggle_types::{FieldError, GroupId, GroupUpdate, ServiceId, ServiceVersion, 
 
 use super::{
     parse::{ParseMode, app_from_value},
+    pod::pod_from_value,
     types::{App, DeploymentStep},
     version::parse_version,
 };
@@ -216,15 +217,12 @@ impl Reader {
         };
         let (apps, groups) = (list("apps"), list("groups"));
         let (pods, dependencies) = (list("pods"), list("dependencies"));
-        if pods.is_some_and(|p| !p.is_empty()) {
-            self.add(at("pods"), "are not supported in groups yet");
-        }
         let mut seen = BTreeSet::new();
         let services = apps.map(|apps| {
             let each = apps.iter().enumerate();
             each.filter_map(|(i, app)| {
                 let at = format!("{path}apps[{i}]");
-                let spec = self.app(app, &at, &id)?;
+                let spec = self.app(app, &at, &id, false)?;
                 if !seen.insert(spec.id.to_string()) {
                     self.add(format!("{at}.id"), format!("{} is there twice", spec.id));
                 }
@@ -232,6 +230,16 @@ impl Reader {
             })
             .collect()
         });
+        let each = pods.into_iter().flatten().enumerate();
+        let pods = each.filter_map(|(i, pod)| {
+            let at = format!("{path}pods[{i}]");
+            let spec = self.app(pod, &at, &id, true)?;
+            if !seen.insert(spec.id.to_string()) {
+                self.add(format!("{at}.id"), format!("{} is there twice", spec.id));
+            }
+            Some(spec)
+        });
+        let pods = pods.collect();
         let groups = groups.map(|groups| {
             let each = groups.iter().enumerate();
             each.filter_map(|(i, group)| {
@@ -248,12 +256,20 @@ impl Reader {
         (self.errors.len() == n_before).then_some(GroupUpdate {
             id,
             services,
+            pods,
             groups,
             dependencies,
         })
     }
 
-    fn app(&mut self, app: &Value, at: &str, group: &GroupId) -> Option<waggle_types::ServiceSpec> {
+    /// An app of a group, or a pod.
+    fn app(
+        &mut self,
+        app: &Value,
+        at: &str,
+        group: &GroupId,
+        is_pod: bool,
+    ) -> Option<waggle_types::ServiceSpec> {
         let Value::Object(map) = app else {
             let rule = format!("must be an object, is {}", kind(app));
             self.add(at.to_owned(), rule);
@@ -276,7 +292,13 @@ impl Reader {
             }
             map.insert("id".to_owned(), Value::String(whole));
         }
-        match app_from_value(&Value::Object(map), ParseMode::Create, self.now) {
+        let whole = Value::Object(map);
+        let read = if is_pod {
+            pod_from_value(&whole, None, self.now)
+        } else {
+            app_from_value(&whole, ParseMode::Create, self.now)
+        };
+        match read {
             Ok(spec) => Some(spec),
             Err(e) => {
                 self.errors.extend(e.within(&format!("{at}.")).details);

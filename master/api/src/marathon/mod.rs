@@ -1,6 +1,6 @@
 //! Marathon's REST JSON: definitions to [`ServiceSpec`](waggle_types::ServiceSpec) and back, and the answers.
 //!
-//! Only keys that marathon-python 0.13 knows are emitted, since its models refuse any other. Definitions
+//! Only keys that marathon-python 0.13 knows are emitted of apps, since its models refuse any other. Definitions
 //! are read strictly by type and leniently by key: unknown and read-only keys are ignored, wrong types and
 //! values are errors that name field and rule, and what this release cannot run is refused by name.
 //!
@@ -20,6 +20,7 @@ mod keys;
 mod network;
 mod parameters;
 mod parse;
+mod pod;
 mod ports;
 mod schema;
 mod secrets;
@@ -30,7 +31,7 @@ pub(crate) mod volumes;
 #[cfg(test)]
 mod tests;
 
-pub use app::{Counts, Instance, app_json, instance_id, readiness_results, task_json};
+pub use app::{Counts, Instance, app_json, readiness_results, task_json};
 pub use asked_json::{EnvJson, ResidencyJson, SecretJson};
 pub use container_json::{
     ContainerJson, DockerJson, ExternalJson, FetchJson, IpcInfoJson, LimitJson, LinuxInfoJson,
@@ -47,6 +48,11 @@ pub use health_json::{
     ShellJson, TcpCheckJson,
 };
 pub use parse::{MAX_INSTANCES, MAX_PORTS, ParseMode, app_from_value, parse_app, parse_json};
+pub use pod::{
+    Condition, ContainerEnd, ContainerEndpoint, ContainerStatus, EndedContainer, EndedInstance,
+    MAX_CONTAINERS, NetworkStatus, PodInstanceState, PodInstanceStatus, PodState, PodStatus,
+    ResourcesJson, pod_from_value, pod_json, pod_schema,
+};
 pub use schema::app_schema;
 pub use types::{
     App, AppList, AppVersions, Delay, Deployment, DeploymentAction, DeploymentResult,

@@ -13,6 +13,7 @@ use super::{
     health::checks,
     keys::{NOT_YET, READ_ONLY, misspelt},
     network::network,
+    pod::stored_pod,
     ports::ports,
     secrets,
     version::parse_version,
@@ -99,6 +100,9 @@ pub(super) fn stored_spec(value: &Value) -> Result<ServiceSpec, ApiError> {
         let rule = format!("must be an object, is {}", kind(value));
         return Err(ApiError::invalid("app", rule));
     };
+    if map.contains_key("containers") {
+        return stored_pod(map);
+    }
     let version = map
         .get("version")
         .and_then(Value::as_str)
@@ -214,6 +218,7 @@ fn spec(
         volumes: contained.persistent,
         secrets: secrets::secrets(&obj, secret, contained.secrets, errs),
         placement: asked::placement(&labels, id.as_ref(), errs),
+        pod: None,
         container: contained.spec,
         container_type: contained.kind,
         instances: obj
@@ -248,7 +253,11 @@ fn spec(
     }
 }
 
-fn service_id(obj: &Obj<'_>, path: Option<&ServiceId>, errs: &mut Errors) -> Option<ServiceId> {
+pub(super) fn service_id(
+    obj: &Obj<'_>,
+    path: Option<&ServiceId>,
+    errs: &mut Errors,
+) -> Option<ServiceId> {
     let before = errs.count();
     let given = obj.string("id", errs);
     let parsed = given.as_deref().map(ServiceId::new).transpose();

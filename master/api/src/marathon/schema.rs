@@ -21,7 +21,7 @@ pub fn app_schema() -> Value {
     out
 }
 
-type Keys = Vec<(&'static str, Value)>;
+pub(super) type Keys = Vec<(&'static str, Value)>;
 
 fn top() -> Keys {
     let mut keys = vec![
@@ -200,26 +200,20 @@ fn container() -> Keys {
             bounded(required(object(&volume()), &["containerPath"]), 64),
         ),
         ("portMappings", list(object(&port_mapping()))),
-        (
-            "linuxInfo",
-            nullable(object(&vec![
-                (
-                    "seccomp",
-                    nullable(object(&vec![
-                        ("profileName", text()),
-                        ("unconfined", boolean()),
-                    ])),
-                ),
-                (
-                    "ipcInfo",
-                    nullable(object(&vec![
-                        ("mode", words(&["PRIVATE", "SHARE_PARENT"])),
-                        ("shmSize", integer(1, u64::from(u32::MAX))),
-                    ])),
-                ),
-            ])),
-        ),
+        ("linuxInfo", linux_info()),
     ]
+}
+
+pub(super) fn linux_info() -> Value {
+    let seccomp = object(&vec![("profileName", text()), ("unconfined", boolean())]);
+    let ipc = object(&vec![
+        ("mode", words(&["PRIVATE", "SHARE_PARENT"])),
+        ("shmSize", integer(1, u64::from(u32::MAX))),
+    ]);
+    nullable(object(&vec![
+        ("seccomp", nullable(seccomp)),
+        ("ipcInfo", nullable(ipc)),
+    ]))
 }
 
 fn docker() -> Keys {
@@ -363,7 +357,7 @@ fn check() -> Keys {
     keys
 }
 
-fn intervals() -> Keys {
+pub(super) fn intervals() -> Keys {
     vec![
         ("intervalSeconds", seconds()),
         ("timeoutSeconds", seconds()),
@@ -371,7 +365,7 @@ fn intervals() -> Keys {
     ]
 }
 
-fn fetch() -> Keys {
+pub(super) fn fetch() -> Keys {
     vec![
         ("uri", text_only()),
         ("destPath", text()),
@@ -384,7 +378,7 @@ fn fetch() -> Keys {
 }
 
 /// The field, the operator, and for some a value.
-fn constraint() -> Value {
+pub(super) fn constraint() -> Value {
     let operators = [
         "CLUSTER", "GROUP_BY", "IS", "LIKE", "MAX_PER", "UNIQUE", "UNLIKE",
     ];
@@ -397,7 +391,7 @@ fn constraint() -> Value {
     })
 }
 
-fn env() -> Value {
+pub(super) fn env() -> Value {
     let secret = required(strict(&vec![("secret", text_only())]), &["secret"]);
     json!({ "anyOf": [text_only(), secret] })
 }
@@ -408,41 +402,41 @@ fn limit() -> Value {
 
 // Absent and `null` are the same for every key, but not for elements of lists and values of maps.
 
-fn text_only() -> Value {
+pub(super) fn text_only() -> Value {
     json!({ "type": "string" })
 }
 
-fn text() -> Value {
+pub(super) fn text() -> Value {
     nullable(text_only())
 }
 
-fn filled() -> Value {
+pub(super) fn filled() -> Value {
     json!({ "type": ["string", "null"], "minLength": 1 })
 }
 
-fn pattern(pattern: &str) -> Value {
+pub(super) fn pattern(pattern: &str) -> Value {
     json!({ "type": ["string", "null"], "pattern": pattern })
 }
 
-fn words(of: &[&str]) -> Value {
+pub(super) fn words(of: &[&str]) -> Value {
     let mut all: Vec<Value> = of.iter().map(|w| (*w).into()).collect();
     all.push(Value::Null);
     json!({ "enum": all })
 }
 
-fn boolean() -> Value {
+pub(super) fn boolean() -> Value {
     json!({ "type": ["boolean", "null"] })
 }
 
-fn number(min: f64, max: f64) -> Value {
+pub(super) fn number(min: f64, max: f64) -> Value {
     json!({ "type": ["number", "null"], "minimum": min, "maximum": max })
 }
 
-fn seconds() -> Value {
+pub(super) fn seconds() -> Value {
     number(0.0, 1e9)
 }
 
-fn integer(min: u64, max: u64) -> Value {
+pub(super) fn integer(min: u64, max: u64) -> Value {
     nullable(number_between(min, max))
 }
 
@@ -450,25 +444,25 @@ fn number_between(min: u64, max: u64) -> Value {
     json!({ "type": "integer", "minimum": min, "maximum": max })
 }
 
-fn list(of: Value) -> Value {
+pub(super) fn list(of: Value) -> Value {
     let mut out = json!({ "type": ["array", "null"] });
     out["items"] = of;
     out
 }
 
-fn bounded(of: Value, max: usize) -> Value {
+pub(super) fn bounded(of: Value, max: usize) -> Value {
     let mut out = list(of);
     out["maxItems"] = max.into();
     out
 }
 
-fn map(of: Value) -> Value {
+pub(super) fn map(of: Value) -> Value {
     let mut out = json!({ "type": ["object", "null"] });
     out["additionalProperties"] = of;
     out
 }
 
-fn object(keys: &Keys) -> Value {
+pub(super) fn object(keys: &Keys) -> Value {
     let properties: Map<String, Value> = keys
         .iter()
         .map(|(k, v)| ((*k).to_owned(), v.clone()))
@@ -477,18 +471,18 @@ fn object(keys: &Keys) -> Value {
 }
 
 /// An object with these keys and no others.
-fn strict(keys: &Keys) -> Value {
+pub(super) fn strict(keys: &Keys) -> Value {
     let mut out = object(keys);
     out["additionalProperties"] = false.into();
     out
 }
 
-fn required(mut schema: Value, keys: &[&str]) -> Value {
+pub(super) fn required(mut schema: Value, keys: &[&str]) -> Value {
     schema["required"] = json!(keys);
     schema
 }
 
-fn nullable(mut schema: Value) -> Value {
+pub(super) fn nullable(mut schema: Value) -> Value {
     let kind = schema["type"].clone();
     if kind.is_string() {
         schema["type"] = json!([kind, "null"]);
@@ -496,7 +490,7 @@ fn nullable(mut schema: Value) -> Value {
     schema
 }
 
-fn about(mut schema: Value, text: &str) -> Value {
+pub(super) fn about(mut schema: Value, text: &str) -> Value {
     schema["description"] = text.into();
     schema
 }

@@ -15,6 +15,7 @@ mod asked;
 mod checks;
 mod containers;
 mod groups;
+mod pods;
 mod schema;
 
 const NOW: UnixMillis = UnixMillis(1_795_405_620_123);

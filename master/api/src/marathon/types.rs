@@ -182,10 +182,14 @@ pub struct DeploymentStep {
 /// One action on one app.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeploymentAction {
-    /// `StartApplication`, `ScaleApplication`, `RestartApplication` or `StopApplication`.
+    /// `StartApplication`, `ScaleApplication`, `RestartApplication` or `StopApplication`; of pods `StartPod` and so on.
     pub action: String,
     /// The app's id.
-    pub app: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub app: Option<String>,
+    /// The pod's id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<String>,
     /// Of the app's instances, where it has readiness checks.
     #[serde(
         rename = "readinessCheckResults",

@@ -203,15 +203,9 @@ pub(super) fn run_of(spec: &ServiceSpec) -> Map<String, Value> {
 
 /// Errors of the app, about the job's fields.
 pub(super) fn renamed(e: &ApiError, docker: bool) -> Vec<FieldError> {
-    let each = e.details.iter().flat_map(|d| {
-        let field = d.path.trim_start_matches('/');
-        let field = field.replace('/', ".").replace('(', "[").replace(')', "]");
-        let field = job_field(&field, docker);
-        d.errors
-            .iter()
-            .map(move |rule| FieldError::new(field.clone(), rule.clone()))
-    });
-    each.collect()
+    let all = e.fields().into_iter();
+    all.map(|e| FieldError::new(job_field(&e.field, docker), e.rule))
+        .collect()
 }
 
 fn job_field(field: &str, docker: bool) -> String {

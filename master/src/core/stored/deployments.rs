@@ -120,6 +120,9 @@ const KINDS: [(DeploymentKind, &str); 4] = [
     (DeploymentKind::Stop, "stop"),
 ];
 
+/// What the kind of a pod's action ends with.
+const OF_POD: &str = " pod";
+
 fn kind_name(kind: DeploymentKind) -> &'static str {
     let of = KINDS.iter().find(|(k, _)| *k == kind);
     of.map_or("", |(_, name)| name)
@@ -175,9 +178,13 @@ fn read_new(s: StoredFlight) -> Result<ReadFlight, String> {
     }
     let step = |actions: Vec<(String, String)>| {
         let actions = actions.into_iter().map(|(k, id)| {
+            let (k, pod) = k
+                .strip_suffix(OF_POD)
+                .map_or((k.as_str(), false), |k| (k, true));
             Ok(StepAction {
-                kind: kind(&k)?,
+                kind: kind(k)?,
                 service: service(&id)?,
+                pod,
             })
         });
         let actions = actions.collect::<Result<_, String>>()?;
@@ -223,6 +230,7 @@ fn read_old(s: &OldFlight) -> Result<ReadFlight, String> {
     let action = StepAction {
         kind,
         service: id.clone(),
+        pod: false,
     };
     let step = DeploymentStep {
         actions: vec![action],
@@ -259,7 +267,13 @@ pub(in crate::core) fn put_deployment(id: &DeploymentId, f: &Flight) -> StoreOp 
         after_ms: c.after.map(|v| v.0.0),
         restart_before_ms: c.restart_before.map(|v| v.0.0),
     });
-    let pair = |a: &StepAction| (kind_name(a.kind).to_owned(), a.service.to_string());
+    let pair = |a: &StepAction| {
+        let of_pod = if a.pod { OF_POD } else { "" };
+        (
+            format!("{}{of_pod}", kind_name(a.kind)),
+            a.service.to_string(),
+        )
+    };
     let steps = f.rollout.plan().steps.iter();
     let groups = f.groups.iter().map(|(id, dependencies)| {
         let dependencies = dependencies.as_ref().map(dependency_texts);

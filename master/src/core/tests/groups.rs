@@ -27,6 +27,7 @@ fn plain(path: &str, instances: u32, needs: &[&str]) -> ServiceSpec {
 
 fn update(path: &str, services: Vec<ServiceSpec>, groups: Vec<GroupUpdate>) -> GroupUpdate {
     GroupUpdate {
+        pods: Vec::new(),
         id: gid(path),
         services: Some(services),
         groups: Some(groups),
@@ -38,6 +39,7 @@ fn update(path: &str, services: Vec<ServiceSpec>, groups: Vec<GroupUpdate>) -> G
 fn shop() -> GroupUpdate {
     let db = update("/shop/db", vec![plain("/shop/db/main", 1, &[])], vec![]);
     let web = GroupUpdate {
+        pods: Vec::new(),
         dependencies: Some(BTreeSet::from([sid("/shop/db")])),
         ..update(
             "/shop/web",

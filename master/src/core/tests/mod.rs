@@ -17,6 +17,7 @@ mod networks;
 mod news;
 mod operations;
 mod operators;
+mod pods;
 mod policies;
 mod random;
 mod reservations;

@@ -12,7 +12,7 @@ use waggle_api::{
     error::ApiError,
     marathon::{
         App, AppList, AppVersions, Counts, ParseMode, ReadinessCheckResult, TaskFailure,
-        WrappedApp, app_from_value, app_json, instance_id, parse_version, readiness_results,
+        WrappedApp, app_from_value, app_json, parse_version, readiness_results,
     },
 };
 use waggle_types::{ServiceId, ServiceSpec, ServiceVersion, TraceContext};
@@ -78,7 +78,7 @@ fn failure(id: &ServiceId, f: &LastFailure) -> TaskFailure {
         app_id: id.to_string(),
         host: f.hostname.clone(),
         message: f.message.clone(),
-        instance_id: instance_id(f.task_id.as_str()).to_owned(),
+        instance_id: f.task_id.instance().to_owned(),
         task_id: f.task_id.to_string(),
         slave_id: f.agent_id.to_string(),
         state: f.state.mesos_name().to_owned(),
@@ -110,8 +110,7 @@ pub(super) fn list(api: &Api, call: &Call) -> Result<Response, Fail> {
         waggle_types::Command::Executor => String::new(),
     };
     let apps = view
-        .services
-        .values()
+        .apps()
         .filter(|s| {
             call.query
                 .all("id")
@@ -127,7 +126,7 @@ pub(super) fn list(api: &Api, call: &Call) -> Result<Response, Fail> {
 
 pub(super) fn show(api: &Api, id: &ServiceId) -> Result<Response, Fail> {
     let view = api.view();
-    let service = view.services.get(id).ok_or_else(|| no_such_app(id))?;
+    let service = view.app(id).ok_or_else(|| no_such_app(id))?;
     let embed = Embed {
         tasks: true,
         last_failure: true,
@@ -271,7 +270,7 @@ fn wanted(
     id: &ServiceId,
     flags: &Flags,
 ) -> Result<ServiceSpec, Fail> {
-    let service = view.services.get(id);
+    let service = view.app(id);
     let patch = *method == Method::PATCH;
     if service.is_none() && patch {
         return Err(no_such_app(id));
@@ -297,7 +296,10 @@ fn rollback(body: &Value) -> Option<&str> {
 }
 
 /// A kept definition, by its version as text.
-fn kept<'a>(service: &'a ServiceView, version: &str) -> Result<&'a Arc<ServiceSpec>, Fail> {
+pub(super) fn kept<'a>(
+    service: &'a ServiceView,
+    version: &str,
+) -> Result<&'a Arc<ServiceSpec>, Fail> {
     let newest = &service.spec;
     let Some(wanted) = parse_version(version) else {
         let rule = format!(
@@ -311,9 +313,10 @@ fn kept<'a>(service: &'a ServiceView, version: &str) -> Result<&'a Arc<ServiceSp
         .find(|s| s.version == wanted)
         .ok_or_else(|| {
             let id = &newest.id;
+            let what = if newest.pod.is_some() { "Pod" } else { "App" };
             let oldest = service.versions.first().unwrap_or(newest).version;
             Fail::not_found(format!(
-                "App '{id}' does not have version {version}; the oldest that is kept is {oldest}"
+                "{what} '{id}' does not have version {version}; the oldest that is kept is {oldest}"
             ))
         })
 }
@@ -322,6 +325,9 @@ fn kept<'a>(service: &'a ServiceView, version: &str) -> Result<&'a Arc<ServiceSp
 pub(super) async fn restart(api: &Api, call: &Call, id: &ServiceId) -> Result<Response, Fail> {
     let force = call.query.flag("force", false)?;
     let _one_at_a_time = api.exclusive().await;
+    if api.view().pod(id).is_some() {
+        return Err(no_such_app(id));
+    }
     let done = api
         .handle
         .restart_service(id.clone(), force, call.trace())
@@ -333,6 +339,9 @@ pub(super) async fn restart(api: &Api, call: &Call, id: &ServiceId) -> Result<Re
 pub(super) async fn remove(api: &Api, call: &Call, id: &ServiceId) -> Result<Response, Fail> {
     let force = call.query.flag("force", false)?;
     let view = api.view();
+    if view.pod(id).is_some() {
+        return Err(no_such_app(id));
+    }
     let done = api
         .handle
         .remove_service(id.clone(), force, call.trace())
@@ -348,7 +357,7 @@ pub(super) async fn remove(api: &Api, call: &Call, id: &ServiceId) -> Result<Res
 /// Kept versions, newest first.
 pub(super) fn versions(api: &Api, id: &ServiceId) -> Result<Response, Fail> {
     let view = api.view();
-    let service = view.services.get(id).ok_or_else(|| no_such_app(id))?;
+    let service = view.app(id).ok_or_else(|| no_such_app(id))?;
     let kept = service.versions.iter().rev();
     Ok(ok(&AppVersions {
         versions: kept.map(|s| s.version.to_string()).collect(),
@@ -358,7 +367,7 @@ pub(super) fn versions(api: &Api, id: &ServiceId) -> Result<Response, Fail> {
 /// A kept definition: the app as it was, without what runs.
 pub(super) fn version(api: &Api, id: &ServiceId, version: &str) -> Result<Response, Fail> {
     let view = api.view();
-    let service = view.services.get(id).ok_or_else(|| no_such_app(id))?;
+    let service = view.app(id).ok_or_else(|| no_such_app(id))?;
     let spec = kept(service, version)?;
     Ok(ok(&app_json(spec, Counts::default(), Vec::new())))
 }

@@ -1,11 +1,13 @@
 //! Deployments in flight, and their end before the time.
 
+use std::collections::BTreeSet;
+
 use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
 use waggle_api::marathon::{Deployment, DeploymentAction, DeploymentStep};
-use waggle_types::DeploymentId;
+use waggle_types::{DeploymentId, ServiceId};
 
 use super::{
     super::{
@@ -32,12 +34,20 @@ fn show(view: &ClusterView, d: &DeploymentView) -> Deployment {
         ..plain(a)
     };
     let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    let actions = d.plan.steps.iter().flat_map(|s| &s.actions);
+    let pods: BTreeSet<&ServiceId> = actions.filter(|a| a.pod).map(|a| &a.service).collect();
+    let affected = |of_pods: bool| {
+        let all = d.services.keys();
+        all.filter(|id| pods.contains(id) == of_pods)
+            .map(ToString::to_string)
+            .collect()
+    };
     let all = d.plan.steps.iter();
     Deployment {
         id: d.id.to_string(),
         version: d.version.to_string(),
-        affected_apps: d.services.keys().map(ToString::to_string).collect(),
-        affected_pods: Vec::new(),
+        affected_apps: affected(false),
+        affected_pods: affected(true),
         steps: all
             .map(|s| DeploymentStep {
                 actions: s.actions.iter().map(action).collect(),
@@ -59,8 +69,9 @@ pub(super) fn steps(plan: &DeploymentPlan) -> Vec<DeploymentStep> {
 
 fn plain(a: &StepAction) -> DeploymentAction {
     DeploymentAction {
-        action: a.kind.marathon_action().to_owned(),
-        app: a.service.to_string(),
+        action: a.marathon_action().to_owned(),
+        app: (!a.pod).then(|| a.service.to_string()),
+        pod: a.pod.then(|| a.service.to_string()),
         readiness_check_results: Vec::new(),
     }
 }

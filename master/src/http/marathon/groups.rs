@@ -11,7 +11,7 @@ use waggle_api::{
     error::ApiError,
     marathon::{
         AppVersions, Counts, Group, GroupBody, GroupMode, PlanOnly, app_json, group_from_value,
-        parse_version,
+        parse_version, pod_json,
     },
 };
 use waggle_services::{GroupDependencies, Tree};
@@ -115,6 +115,7 @@ fn show(api: &Api, call: &Call, id: &GroupId) -> Result<Response, Fail> {
         tree,
         app: &apps,
         with_apps: !chooses || call.query.all("embed").any(|e| e.starts_with("group.apps")),
+        with_pods: !chooses || asks(&["group.pods"]),
         with_groups: !chooses || asks(&["group.groups"]),
         version: view.tree_version,
     };
@@ -126,6 +127,7 @@ struct Shown<'a> {
     tree: Tree<'a>,
     app: &'a dyn Fn(&ServiceSpec) -> waggle_api::marathon::App,
     with_apps: bool,
+    with_pods: bool,
     with_groups: bool,
     /// Of the whole tree.
     version: ServiceVersion,
@@ -135,6 +137,7 @@ impl Shown<'_> {
     fn group(&self, id: &GroupId) -> Group {
         let direct = self.tree.services_in(id);
         let direct = direct.filter(|s| GroupId::of(&s.id) == *id);
+        let (pods, apps): (Vec<_>, Vec<_>) = direct.partition(|s| s.pod.is_some());
         let dependencies = self.tree.groups.get(id).into_iter().flatten();
         let newest = self.tree.services_in(id).map(|s| s.version).max();
         let version = match newest {
@@ -145,7 +148,7 @@ impl Shown<'_> {
         Group {
             id: id.to_string(),
             apps: if self.with_apps {
-                direct.map(|s| (self.app)(s)).collect()
+                apps.into_iter().map(|s| (self.app)(s)).collect()
             } else {
                 Vec::new()
             },
@@ -155,7 +158,11 @@ impl Shown<'_> {
             } else {
                 Vec::new()
             },
-            pods: Vec::new(),
+            pods: pods
+                .into_iter()
+                .filter(|_| self.with_pods)
+                .filter_map(|s| pod_json(s))
+                .collect(),
             dependencies: dependencies.map(ToString::to_string).collect(),
             version: version.to_string(),
         }
@@ -189,6 +196,7 @@ async fn at(api: &Api, id: GroupId, version: ServiceVersion) -> Result<Response,
         tree,
         app: &apps,
         with_apps: true,
+        with_pods: true,
         with_groups: true,
         version,
     };

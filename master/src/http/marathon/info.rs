@@ -52,7 +52,8 @@ pub(super) async fn reset_delay(api: &Api, id: &ServiceId) -> Result<Response, F
 pub(super) fn queue(view: &ClusterView, query: &Query) -> Queue {
     let offers = query.all("embed").any(|e| e == "lastUnusedOffers");
     let items = view.queue.iter().filter_map(|q| {
-        let service = view.services.get(&q.service)?;
+        // Pods in it are more than clients know.
+        let service = view.app(&q.service)?;
         let embed = Embed {
             tasks: false,
             last_failure: false,
@@ -163,7 +164,8 @@ pub(super) fn metrics(view: &ClusterView) -> Value {
         view.services.values().map(|s| u64::from(count(s))).sum()
     };
     let gauges: BTreeMap<&str, Value> = [
-        ("marathon.apps.active.gauge", view.services.len() as u64),
+        ("marathon.apps.active.gauge", view.apps().count() as u64),
+        ("marathon.pods.active.gauge", view.pods().count() as u64),
         (
             "marathon.deployments.active.gauge",
             view.deployments.len() as u64,

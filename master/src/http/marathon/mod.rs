@@ -7,6 +7,7 @@ mod groups;
 mod info;
 mod labels;
 mod offers;
+mod pods;
 mod tasks;
 
 use axum::{
@@ -69,7 +70,11 @@ pub(super) async fn route(api: &Api, call: &Call, body: Body) -> Result<Response
             _ => Err(Fail::method(call, "GET")),
         },
         ["v2", "groups", rest @ ..] => groups::route(api, call, body, rest).await,
-        ["v2", "pods", ..] => Err(Fail::not_yet("pods are")),
+        ["v2", "pods", rest @ ..] => pods::route(api, call, body, rest).await,
+        // What follows an id, without one.
+        ["v2", all] if all.starts_with("pods::") => {
+            pods::route(api, call, body, &[&all["pods".len()..]]).await
+        }
         ["v2", "plugins"] => get(call, |_| ok(&serde_json::json!({ "plugins": [] }))),
         ["v2", "eventSubscriptions"] => Err(Fail::not_found(
             "callbacks are not supported, as in Marathon since 1.5; listen to /v2/events",

@@ -57,7 +57,7 @@ pub(super) fn list(api: &Api, call: &Call) -> Result<Response, Fail> {
         wanted.is_empty() || wanted.contains(&!starting)
     };
     let view = api.view();
-    let tasks = view.services.values().flat_map(|s| {
+    let tasks = view.apps().flat_map(|s| {
         let instances = s.instances.iter().filter(|i| shown(i));
         instances.map(|i| task(s, i)).collect::<Vec<_>>()
     });
@@ -68,7 +68,7 @@ pub(super) fn list(api: &Api, call: &Call) -> Result<Response, Fail> {
 
 pub(super) fn of_app(api: &Api, id: &ServiceId) -> Result<Response, Fail> {
     let view = api.view();
-    let service = view.services.get(id).ok_or_else(|| no_such_app(id))?;
+    let service = view.app(id).ok_or_else(|| no_such_app(id))?;
     Ok(ok(&TaskList { tasks: of(service) }))
 }
 
@@ -118,7 +118,7 @@ pub(super) async fn kill_of_app(api: &Api, call: &Call, id: &ServiceId) -> Resul
         .first("host")
         .filter(|h| !h.is_empty() && *h != "*");
     let view = api.view();
-    let service = view.services.get(id).ok_or_else(|| no_such_app(id))?;
+    let service = view.app(id).ok_or_else(|| no_such_app(id))?;
     let mut tasks = of(service);
     tasks.retain(|t| host.is_none_or(|h| t.host == h));
     let body = TaskList { tasks };
@@ -133,7 +133,7 @@ pub(super) async fn kill_one(
 ) -> Result<Response, Fail> {
     let scale = scale(call)?;
     let view = api.view();
-    let service = view.services.get(id).ok_or_else(|| no_such_app(id))?;
+    let service = view.app(id).ok_or_else(|| no_such_app(id))?;
     let found = of(service).into_iter().find(|t| t.id == task);
     let task = found.ok_or_else(|| Fail::not_found(format!("Task '{task}' does not exist")))?;
     let body = WrappedTask { task: task.clone() };
@@ -160,7 +160,7 @@ pub(super) async fn delete_given(api: &Api, call: &Call, body: Body) -> Result<R
         wanted.insert(id);
     }
     let view = api.view();
-    let tasks = view.services.values().flat_map(|s| {
+    let tasks = view.apps().flat_map(|s| {
         let instances = s.instances.iter().filter(|i| wanted.contains(&i.task_id));
         instances.map(|i| task(s, i)).collect::<Vec<_>>()
     });

@@ -51,7 +51,11 @@ fn plan() -> Arc<PlanNews> {
     Arc::new(PlanNews {
         id: DeploymentId::new("d-1").unwrap(),
         version: ServiceVersion(AT),
-        steps: vec![vec![(DeploymentKind::Start, spec.id.clone())]],
+        steps: vec![vec![StepAction {
+            kind: DeploymentKind::Start,
+            service: spec.id.clone(),
+            pod: false,
+        }]],
         original: Vec::new(),
         target: vec![spec],
     })

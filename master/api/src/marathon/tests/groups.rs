@@ -128,9 +128,9 @@ fn what_is_wrong_is_named_by_its_place() {
         ),
         (json!({"id": "../a"}), "/id", "must not lead above the root"),
         (
-            json!({"id": "a", "pods": [{}]}),
-            "/pods",
-            "are not supported in groups yet",
+            json!({"id": "a", "pods": [{"id": "p"}]}),
+            "/pods(0)/containers",
+            "is required",
         ),
         (
             json!({"id": "a", "dependencies": ["/a/b"]}),

@@ -7,7 +7,7 @@ use waggle_types::UnixMillis;
 use crate::marathon::{ParseMode, app_from_value, app_schema};
 
 /// As much of JSON Schema as ours uses; an unknown keyword is a defect of this test.
-fn fits(schema: &Value, v: &Value) -> bool {
+pub(super) fn fits(schema: &Value, v: &Value) -> bool {
     let Some(rules) = schema.as_object() else {
         return schema != &Value::Bool(false);
     };

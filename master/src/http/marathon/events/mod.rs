@@ -117,6 +117,13 @@ impl Origin {
     }
 }
 
+/// A client changed a pod.
+pub(super) fn pod(api: &Api, origin: &Origin, kind: &'static str) {
+    let body = json!({ "clientIp": origin.client, "uri": origin.uri });
+    let what = What::Client(kind, body);
+    api.handle.newsroom().say(what, now(), &api.telemetry);
+}
+
 /// A client changed an app.
 pub(super) fn posted(api: &Api, origin: &Origin, spec: &ServiceSpec) {
     let app = app_json(spec, Counts::default(), Vec::new());

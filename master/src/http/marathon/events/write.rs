@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use axum::body::Bytes;
 use serde_json::{Value, json};
-use waggle_api::marathon::{Counts, HealthCheckJson, app_json, instance_id};
+use waggle_api::marathon::{Counts, HealthCheckJson, app_json, pod_json};
 use waggle_types::{HealthCheck, ServiceSpec, ServiceVersion, TaskState};
 
 use crate::{
     core::{InstanceRef, News, PlanNews},
     newsroom::{Heard, What},
+    view::StepAction,
 };
 
 /// One event: its name, its JSON on one line, and an empty line.
@@ -54,7 +55,7 @@ fn of_core(news: &News, light: bool) -> Value {
             state,
             inactive,
         } => json!({
-            "instanceId": instance_id(of.task_id.as_str()),
+            "instanceId": of.task_id.instance(),
             "condition": if *inactive { "UnreachableInactive" } else { condition(*state) },
             "runSpecId": of.service.as_str(),
             "agentId": of.agent_id.as_str(),
@@ -70,7 +71,7 @@ fn of_core(news: &News, light: bool) -> Value {
             out
         }
         News::InstanceHealth { of, healthy } => json!({
-            "instanceId": instance_id(of.task_id.as_str()),
+            "instanceId": of.task_id.instance(),
             "runSpecId": of.service.as_str(),
             "runSpecVersion": of.version.to_string(),
             "healthy": healthy,
@@ -93,7 +94,7 @@ fn of_core(news: &News, light: bool) -> Value {
             service,
             state,
         } => json!({
-            "instanceId": instance_id(task_id.as_str()),
+            "instanceId": task_id.instance(),
             "runSpecId": service,
             "condition": condition(*state),
         }),
@@ -132,7 +133,7 @@ fn of_task(of: &InstanceRef) -> Value {
     json!({
         "appId": of.service.as_str(),
         "taskId": of.task_id.as_str(),
-        "instanceId": instance_id(of.task_id.as_str()),
+        "instanceId": of.task_id.instance(),
     })
 }
 
@@ -165,8 +166,11 @@ fn deployment(
     light: bool,
 ) -> Value {
     use crate::core::DeploymentPhase::{Done, Failed};
-    let step_json = |actions: &Vec<(crate::view::DeploymentKind, waggle_types::ServiceId)>| {
-        let action = |(kind, app): &(crate::view::DeploymentKind, waggle_types::ServiceId)| json!({ "action": kind.marathon_action(), "app": app.as_str() });
+    let step_json = |actions: &Vec<StepAction>| {
+        let action = |a: &StepAction| {
+            let what = if a.pod { "pod" } else { "app" };
+            json!({ "action": a.marathon_action(), what: a.service.as_str() })
+        };
         json!({ "actions": actions.iter().map(action).collect::<Vec<_>>() })
     };
     let steps: Vec<Value> = plan.steps.iter().map(step_json).collect();
@@ -202,14 +206,18 @@ fn root(specs: &[std::sync::Arc<ServiceSpec>], version: ServiceVersion) -> Value
 
 /// The group of this path, of apps below it whose labels from `depth` on are still to be placed.
 fn group(path: &str, all: &[(Vec<&str>, &ServiceSpec)], depth: usize, version: &str) -> Value {
-    let (mut apps, mut below) = (Vec::new(), BTreeMap::<&str, Vec<_>>::new());
+    let (mut apps, mut pods) = (Vec::new(), Vec::new());
+    let mut below = BTreeMap::<&str, Vec<_>>::new();
     for (labels, spec) in all {
         match labels.get(depth..) {
             Some([label, _, ..]) => below
                 .entry(label)
                 .or_default()
                 .push((labels.clone(), *spec)),
-            _ => apps.push(app_json(spec, Counts::default(), Vec::new())),
+            _ => match pod_json(spec) {
+                Some(pod) => pods.push(pod),
+                None => apps.push(app_json(spec, Counts::default(), Vec::new())),
+            },
         }
     }
     let groups: Vec<Value> = below
@@ -220,7 +228,7 @@ fn group(path: &str, all: &[(Vec<&str>, &ServiceSpec)], depth: usize, version: &
         "id": if path.is_empty() { "/" } else { path },
         "apps": serde_json::to_value(apps).unwrap_or(Value::Null),
         "groups": groups,
-        "pods": [],
+        "pods": pods,
         "dependencies": [],
         "version": version,
     })

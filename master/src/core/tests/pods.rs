@@ -1,0 +1,259 @@
+//! Pods: launched whole, replaced whole, and taken on whole by the next master.
+
+use std::collections::BTreeSet;
+
+use waggle_services::is_current_instance;
+use waggle_types::{PodContainer, PodOwn, PodSpec, PortMapping};
+
+use super::*;
+
+fn id() -> ServiceId {
+    ServiceId::new("/shop/cart").unwrap()
+}
+
+/// A pod of two containers, of which the first backs a VIP.
+fn pod(instances: u32) -> ServiceSpec {
+    let mut web = service("/shop/cart", 1, "/cart:80");
+    for p in &mut web.ports {
+        p.name = Some("http".to_owned());
+        p.mapping = Some(PortMapping {
+            container_port: 0,
+            host_port: Some(0),
+        });
+    }
+    let side = ServiceSpec {
+        ports: Vec::new(),
+        ..web.clone()
+    };
+    let container = |name: &str, run: ServiceSpec| PodContainer {
+        name: name.to_owned(),
+        run,
+        own: PodOwn::default(),
+        mounts: Vec::new(),
+    };
+    let outer = ServiceSpec {
+        instances,
+        ..ServiceSpec::new(id(), Command::Executor)
+    };
+    outer.of_pod(PodSpec {
+        containers: vec![container("web", web), container("side", side)],
+        executor: Resources::from_millis(50, 10_000, 0),
+        ..PodSpec::default()
+    })
+}
+
+fn running(n: u32) -> World {
+    let mut w = World::new();
+    w.join(1);
+    w.put(pod(n), PutMode::Create, false).unwrap();
+    w.settle();
+    w
+}
+
+/// Every instance has both of its containers, runs and is as defined.
+fn check(w: &mut World, n: usize) {
+    let view = w.view();
+    let service = view.pod(&id()).unwrap();
+    assert_eq!(service.instances.len(), n);
+    assert_eq!(view.tasks.len(), 2 * n);
+    for i in &service.instances {
+        assert_eq!(i.state, TaskState::Running);
+        let names: BTreeSet<&str> = i.containers.iter().filter_map(TaskId::container).collect();
+        assert_eq!(names, BTreeSet::from(["side", "web"]));
+        assert_eq!(i.ports.len(), 1);
+    }
+    let scheduler = w.core.scheduler();
+    let spec = Arc::clone(scheduler.service(&id()).unwrap().spec());
+    assert!(
+        scheduler
+            .instances()
+            .all(|i| i.is_ready() && is_current_instance(&spec, i))
+    );
+    let all = w.agents.values();
+    let executors: usize = all.map(|a| a.executors.len()).sum();
+    assert_eq!(executors, n, "one executor for each instance");
+}
+
+#[test]
+fn a_pod_is_launched_whole_and_holds_what_its_containers_take() {
+    let mut w = running(2);
+    check(&mut w, 2);
+    let used = w.core.allocator().used(&agent_id(1)).unwrap();
+    assert_eq!(
+        used.scalars,
+        Resources::from_millis(500, 148_000, 0).scalars
+    );
+    let launched: Vec<&TaskSpec> = w.agents[&agent_id(1)]
+        .tasks
+        .values()
+        .map(|t| &t.0)
+        .collect();
+    let starts = launched
+        .iter()
+        .filter(|t| t.executor.as_ref().unwrap().starts);
+    assert_eq!(starts.count(), 2);
+    for t in launched {
+        let on = t.executor.as_ref().unwrap();
+        let first = format!("{}.web.1", t.task_id.instance());
+        assert_eq!(on.group.as_ref().unwrap().as_str(), first);
+        assert!(t.container.pod.is_some() && t.env.contains_key("EP_HOST_HTTP"));
+        assert_eq!(t.env["MARATHON_CONTAINER_ID"], t.name);
+    }
+    // The VIP is backed by the containers that have its port alone.
+    let backends = w
+        .net()
+        .tasks
+        .values()
+        .filter(|t| t.ports.iter().any(|p| !p.vips.is_empty()));
+    assert_eq!(backends.count(), 2);
+}
+
+#[test]
+fn when_a_container_ends_its_instance_is_replaced_whole() {
+    let mut w = running(1);
+    let before = w.task_ids();
+    w.sent.clear();
+    assert!(w.say(&agent_id(1), &before[0], TaskState::Failed));
+    let kills: Vec<&TaskId> = w
+        .sent
+        .iter()
+        .filter_map(|(_, m)| match m {
+            MasterMsg::Kill { task_id, .. } => Some(task_id),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(kills, [&before[1]], "what is left of it ends");
+    let failure = w.view().services[&id()].last_failure.clone().unwrap();
+    assert_eq!(failure.task_id, before[0]);
+    w.end_executor_of(&before[0]);
+    w.settle();
+    check(&mut w, 1);
+    let after = w.task_ids();
+    assert!(after.iter().all(|t| !before.contains(t)), "{after:?}");
+}
+
+#[test]
+fn pods_are_scaled_changed_and_removed() {
+    let mut w = running(2);
+    w.put(pod(3), PutMode::Update, false).unwrap();
+    w.settle_pods();
+    check(&mut w, 3);
+    let before: BTreeSet<TaskId> = w.task_ids().into_iter().collect();
+    let mut changed = pod(3);
+    let mut containers = *changed.pod.take().unwrap();
+    containers.containers[1]
+        .run
+        .env
+        .insert("A".into(), "b".into());
+    let d = w
+        .put(changed.of_pod(containers), PutMode::Update, false)
+        .unwrap();
+    assert!(w.view().deployments[&d.id].plan.steps[0].actions[0].pod);
+    w.settle_pods();
+    check(&mut w, 3);
+    let after: BTreeSet<TaskId> = w.task_ids().into_iter().collect();
+    assert!(before.is_disjoint(&after), "all of each instance is new");
+    // Another kind of service under the same id is refused.
+    let app = service("/shop/cart", 1, "/x:80");
+    let err = w.put(app, PutMode::Upsert, false).unwrap_err();
+    assert!(matches!(err, MasterError::AlreadyExists(_)), "{err}");
+    // Instances are killed by their own id, or by a container's.
+    let instance = w.view().services[&id()].instances[0].clone();
+    w.kill(vec![instance.task_id.clone()], false, false)
+        .unwrap();
+    w.settle_pods();
+    check(&mut w, 3);
+    let left = w.task_ids();
+    assert!(instance.containers.iter().all(|c| !left.contains(c)));
+    w.remove("/shop/cart").unwrap();
+    w.settle_pods();
+    assert!(w.task_ids().is_empty() && w.view().services.is_empty());
+}
+
+#[test]
+fn the_next_master_takes_pods_on_as_they_are() {
+    let mut w = running(2);
+    let before = w.task_ids();
+    w.restart();
+    w.join(1);
+    w.settle_pods();
+    check(&mut w, 2);
+    assert_eq!(w.task_ids(), before, "nothing was launched twice");
+    // One of which a part never arrived ends, and another takes its place.
+    let lost = before[0].clone();
+    w.restart();
+    w.agents.get_mut(&agent_id(1)).unwrap().tasks.remove(&lost);
+    w.join(1);
+    w.settle_pods();
+    check(&mut w, 2);
+    let after = w.task_ids();
+    let gone = |t: &&TaskId| t.instance() == lost.instance();
+    assert_eq!(after.iter().filter(gone).count(), 0);
+    assert_eq!(after.iter().filter(|t| before.contains(t)).count(), 2);
+}
+
+#[test]
+fn whatever_was_written_last_pods_end_up_as_asked_for() {
+    let mut w = World::new();
+    w.join(1);
+    w.saves = Some(Vec::new());
+    w.put(pod(2), PutMode::Create, false).unwrap();
+    w.settle_pods();
+    w.put(pod(1), PutMode::Update, false).unwrap();
+    w.settle_pods();
+    let saves = w.saves.take().unwrap();
+    assert!(saves.len() > 2);
+    for (stored, agents) in saves {
+        let mut w = World::new();
+        (w.stored, w.agents) = (stored, agents);
+        w.restart();
+        w.join(1);
+        w.settle_pods();
+        let wanted = w.view().services.get(&id()).map_or(0, |s| s.spec.instances);
+        if wanted > 0 {
+            check(&mut w, wanted as usize);
+        }
+        assert!(w.view().deployments.is_empty());
+    }
+}
+
+impl World {
+    /// The agent's own executor of an instance ends with the last of its containers.
+    fn end_executor_of(&mut self, task: &TaskId) {
+        self.obey_kills();
+        let agent = agent_id(1);
+        let gone: Vec<ExecutorKey> = self.agents[&agent]
+            .executors
+            .keys()
+            .filter(|k| k.executor_id.as_str().ends_with(uuid(task)))
+            .cloned()
+            .collect();
+        for key in gone {
+            self.end_executor(&agent, &key, 0);
+        }
+    }
+
+    /// As [`World::settle`], with executors that end with their last containers.
+    fn settle_pods(&mut self) {
+        for _ in 0..20 {
+            self.run_all();
+            self.obey_kills();
+            let agent = agent_id(1);
+            let a = &self.agents[&agent];
+            let live = |k: &&ExecutorKey| {
+                let mut tasks = a.tasks.keys();
+                tasks.any(|t| k.executor_id.as_str().ends_with(uuid(t)))
+            };
+            let over: Vec<ExecutorKey> = a.executors.keys().filter(|k| !live(k)).cloned().collect();
+            for key in over {
+                self.end_executor(&agent, &key, 0);
+            }
+            self.pass(2000);
+        }
+    }
+}
+
+fn uuid(task: &TaskId) -> &str {
+    let of = task.instance().rsplit_once(".instance-");
+    of.map_or("", |(_, uuid)| uuid)
+}
