@@ -78,6 +78,7 @@ fn dispatch(command: Command) -> Result<(), CliError> {
         Command::Agent(flags) => run::node(&flags, run::Half::Agent),
         Command::Doctor(doctor) => commands::doctor::run(&doctor),
         Command::App(app) => block_on(commands::app::run(app)),
+        Command::Pod(pod) => block_on(commands::pod::run(pod)),
         Command::Group(group) => block_on(commands::group::run(group)),
         Command::Deployment(d) => block_on(commands::deployment::run(d)),
         Command::Job(job) => block_on(commands::job::run(job)),
@@ -98,6 +99,7 @@ fn dispatch(command: Command) -> Result<(), CliError> {
         Command::Version(c) => block_on(commands::version::run(c)),
         Command::Schema(c) => commands::print_json(&match c.of {
             args::Schema::App => waggle_api::marathon::app_schema(),
+            args::Schema::Pod => waggle_api::marathon::pod_schema(),
         }),
         Command::Maintenance(c) => block_on(commands::maintenance::run(c)),
         Command::Vip(vip) => block_on(commands::vip::run(vip)),

@@ -23,6 +23,11 @@ pub enum ExplainSub {
         /// Id, such as /shop/cart
         id: String,
     },
+    /// A pod: the same
+    Pod {
+        /// Id, such as /shop/cart
+        id: String,
+    },
     /// A job: what its runs wait for, when its schedules run next, what they left out and why
     Job {
         /// Id, such as prod.backup

@@ -7,7 +7,7 @@ use super::Output;
 /// `waggle logs APP`.
 #[derive(Debug, Args)]
 pub struct LogsCommand {
-    /// Id of a service, such as /shop/cart
+    /// Id of a service or a pod, such as /shop/cart
     pub app: String,
     /// Go on as output comes, of new instances too, until Ctrl-C or the service is gone
     #[arg(long, short)]
@@ -78,6 +78,8 @@ pub struct SchemaCommand {
 pub enum Schema {
     /// A Marathon app definition
     App,
+    /// A Marathon pod definition
+    Pod,
 }
 
 /// `waggle version`.

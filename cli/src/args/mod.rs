@@ -13,6 +13,7 @@ mod maintenance;
 mod net;
 mod network;
 mod node;
+mod pod;
 mod policy;
 mod reservation;
 mod role;
@@ -38,6 +39,7 @@ pub use maintenance::{MaintenanceCommand, MaintenanceSub};
 pub use net::{DnsApi, DnsCommand, DnsSub, RecordType, VipCommand, VipSub};
 pub use network::{NetworkCommand, NetworkSub};
 pub use node::{NodeCommand, NodeSub, OneNode};
+pub use pod::{PodCommand, PodSub};
 pub use policy::{PolicyCommand, PolicySub};
 pub use reservation::{
     ReservationCommand, ReservationSub, Reserved, SnapshotOf, VolumeCommand, VolumeSub,
@@ -73,6 +75,8 @@ pub enum Command {
     Doctor(DoctorArgs),
     /// Services: add, update, compare, check, list, show, scale, restart, roll back, remove
     App(AppCommand),
+    /// Pods: services of several containers that share a node, network and volumes
+    Pod(PodCommand),
     /// Groups of services: add, change, scale, roll back, remove all of them at once
     Group(GroupCommand),
     /// Changes that are under way: how far they are, and the way back

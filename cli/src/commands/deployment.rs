@@ -135,7 +135,9 @@ pub(super) fn steps(plan: &Value, current: Option<u64>) -> String {
         };
         out.push_str(&format!("step {number}{mark}\n"));
         for a in items(step, "actions") {
-            out.push_str(&format!("  {} {}\n", text(a, "action"), text(a, "app")));
+            // Of one or the other.
+            let of = text(a, "app") + &text(a, "pod");
+            out.push_str(&format!("  {} {of}\n", text(a, "action")));
         }
     }
     out

@@ -23,7 +23,7 @@ pub async fn run(command: ExplainCommand) -> Result<(), CliError> {
     let client = Client::new(&command.output.master)?;
     let as_json = command.output.json;
     match command.command {
-        ExplainSub::App { id } => {
+        ExplainSub::App { id } | ExplainSub::Pod { id } => {
             let id = encode_path(id.trim_matches('/'));
             say(&client, &format!("app/{id}"), as_json, app).await
         }

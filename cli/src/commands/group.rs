@@ -129,7 +129,7 @@ async fn list(client: &Client, as_json: bool) -> Result<(), CliError> {
     }
     let mut all = Vec::new();
     walk(&root, &mut all);
-    let mut table = Table::new(&["id", "apps", "tasks", "depends on", "version"]);
+    let mut table = Table::new(&["id", "apps", "pods", "tasks", "depends on", "version"]);
     for g in all {
         let count = |key: &str| {
             items(g, "apps")
@@ -140,6 +140,7 @@ async fn list(client: &Client, as_json: bool) -> Result<(), CliError> {
         table.row([
             text(g, "id"),
             items(g, "apps").count().to_string(),
+            items(g, "pods").count().to_string(),
             format!("{}/{}", count("tasksRunning"), count("instances")),
             on.join(", "),
             text(g, "version"),
@@ -169,7 +170,7 @@ async fn show(client: &Client, id: &str, as_json: bool) -> Result<(), CliError> 
     let mut all = Vec::new();
     walk(&group, &mut all);
     let mut table = Table::new(&["app", "tasks", "depends on", "deploying"]);
-    for app in all.into_iter().flat_map(|g| items(g, "apps")) {
+    for app in all.iter().flat_map(|g| items(g, "apps")) {
         let words = |key: &str| {
             let all: Vec<&str> = items(app, key).filter_map(Value::as_str).collect();
             all.join(", ")
@@ -188,5 +189,17 @@ async fn show(client: &Client, id: &str, as_json: bool) -> Result<(), CliError> 
                 .join(","),
         ]);
     }
-    print(&format!("{out}\n{}", table.render()))
+    out.push_str(&format!("\n{}", table.render()));
+    let mut table = Table::new(&["pod", "instances", "containers"]);
+    let mut any = false;
+    for pod in all.into_iter().flat_map(|g| items(g, "pods")) {
+        any = true;
+        let names: Vec<String> = items(pod, "containers").map(|c| text(c, "name")).collect();
+        let instances = text(&pod["scaling"], "instances");
+        table.row([text(pod, "id"), instances, names.join(",")]);
+    }
+    if any {
+        out.push_str(&format!("\n{}", table.render()));
+    }
+    print(&out)
 }

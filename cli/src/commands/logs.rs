@@ -67,11 +67,14 @@ pub async fn run(command: LogsCommand) -> Result<(), CliError> {
 async fn exists(command: &LogsCommand, app: &str) -> Result<bool, CliError> {
     let marathon = Client::new(&command.output.marathon)?;
     let path = super::encode_path(app);
-    match marathon.get(&format!("/v2/apps{path}")).await {
-        Ok(_) => Ok(true),
-        Err(CliError::Refused { status: 404, .. }) => Ok(false),
-        Err(e) => Err(e),
+    for kind in ["apps", "pods"] {
+        match marathon.get(&format!("/v2/{kind}{path}")).await {
+            Ok(_) => return Ok(true),
+            Err(CliError::Refused { status: 404, .. }) => {}
+            Err(e) => return Err(e),
+        }
     }
+    Ok(false)
 }
 
 async fn tasks_of(master: &Client, app: &str) -> Result<Vec<TaskView>, CliError> {

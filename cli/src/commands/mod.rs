@@ -17,6 +17,7 @@ pub mod logs;
 pub mod maintenance;
 pub mod network;
 pub mod node;
+pub mod pod;
 pub mod policy;
 pub mod queue;
 pub mod reservation;
@@ -118,8 +119,13 @@ pub async fn versions(
     if as_json {
         return print_json(&answer);
     }
+    print_versions(items(&answer, "versions"))
+}
+
+/// Prints versions, of which the first is in force.
+pub fn print_versions<'a>(all: impl Iterator<Item = &'a Value>) -> Result<(), CliError> {
     let mut table = Table::new(&["version", ""]);
-    for (i, v) in items(&answer, "versions").enumerate() {
+    for (i, v) in all.enumerate() {
         let mark = if i == 0 { "in force" } else { " " };
         table.row([v.as_str().unwrap_or_default().to_owned(), mark.to_owned()]);
     }

@@ -1,7 +1,7 @@
 //! `waggle app ...`: services through the Marathon API.
 
 mod diff;
-mod validate;
+pub mod validate;
 
 use std::path::Path;
 
@@ -23,7 +23,7 @@ use crate::{
 pub async fn run(command: AppCommand) -> Result<(), CliError> {
     let json = command.output.json;
     if let AppSub::Validate { files } = &command.command {
-        return validate::run(files, json);
+        return validate::run(files, json, validate::app);
     }
     let cluster = Cluster {
         marathon: Client::new(&command.output.marathon)?,

@@ -3,7 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use waggle_api::marathon::{ParseMode, app_from_value};
+use waggle_api::{
+    error::ApiError,
+    marathon::{ParseMode, app_from_value},
+};
 use waggle_types::{ServiceSpec, UnixMillis};
 
 use super::{print, print_json};
@@ -13,8 +16,9 @@ use crate::{
     times,
 };
 
-/// Checks all files; the first sentence of each error names the file and the field.
-pub fn run(files: &[PathBuf], as_json: bool) -> Result<(), CliError> {
+/// Checks all files with what reads their kind of definition; the first sentence of each error names the file and the
+/// field.
+pub fn run(files: &[PathBuf], as_json: bool, reader: Reader) -> Result<(), CliError> {
     let mut wrong = Vec::new();
     let mut fine = Vec::new();
     for file in files {
@@ -26,7 +30,7 @@ pub fn run(files: &[PathBuf], as_json: bool) -> Result<(), CliError> {
             one => vec![one],
         };
         for app in apps {
-            match spec(app) {
+            match read(app, reader) {
                 Ok(spec) => fine.push((file, spec)),
                 Err(all) => wrong.extend(all.into_iter().map(|e| format!("{shown}: {e}"))),
             }
@@ -55,10 +59,22 @@ fn line(file: &Path, spec: &ServiceSpec) -> String {
     )
 }
 
-/// A definition as a master would read it, or every rule that it breaks.
-pub(super) fn spec(app: &Value) -> Result<ServiceSpec, Vec<String>> {
+/// Reads one kind of definition.
+type Reader = fn(&Value, UnixMillis) -> Result<ServiceSpec, ApiError>;
+
+/// Reads apps.
+pub fn app(app: &Value, now: UnixMillis) -> Result<ServiceSpec, ApiError> {
+    app_from_value(app, ParseMode::Create, now)
+}
+
+/// An app's definition as a master would read it, or every rule that it breaks.
+pub(super) fn spec(value: &Value) -> Result<ServiceSpec, Vec<String>> {
+    read(value, app)
+}
+
+fn read(value: &Value, reader: Reader) -> Result<ServiceSpec, Vec<String>> {
     let now = UnixMillis(times::now());
-    let spec = app_from_value(app, ParseMode::Create, now).map_err(|e| {
+    let spec = reader(value, now).map_err(|e| {
         let mut all = Vec::new();
         for d in &e.details {
             let path = d.path.trim_start_matches('/');
