@@ -7,6 +7,7 @@ import time
 
 APP = "/cli/sleeper"
 STUCK = "/cli/stuck"
+POD = "/cli/pod"
 
 
 class Dcos:
@@ -71,6 +72,26 @@ def main(url, home):
     dcos("deployment", "rollback", one["id"])
     wait("the way back", settled)
     print("ok debug, deployments")
+
+    pod = {"id": POD, "scaling": {"kind": "fixed", "instances": 1}, "containers": [
+        {"name": name, "exec": {"command": {"shell": "exec sleep 1000"}}, "resources": {"cpus": 0.05, "mem": 16}}
+        for name in ("one", "two")]}
+    assert "Created deployment" in dcos("pod", "add", stdin=json.dumps(pod))
+    wait("the pod's end of deployment", settled)
+    assert POD in dcos("pod", "list")
+    shown = dcos.json("pod", "show", POD)
+    assert shown["status"] == "STABLE" and len(shown["instances"][0]["containers"]) == 2, shown
+    pod["scaling"]["instances"] = 2
+    dcos("pod", "update", POD, "--force", stdin=json.dumps(pod))
+    wait("the pod's update", settled)
+    instance = dcos.json("pod", "show", POD)["instances"][0]["id"]
+    dcos("pod", "kill", POD, instance)
+    group, = [g for g in dcos.json("group", "list", "--json") if g["id"] == "/cli"]
+    assert [p["id"] for p in group["pods"]] == [POD], group
+    dcos("pod", "remove", POD)
+    wait("the pod's removal", settled)
+    assert POD not in dcos("pod", "list")
+    print("ok pods")
 
     bad = dcos("app", "add", stdin=json.dumps({"id": "/cli/bad", "cmd": "x", "cpus": -1}), fails=True)
     assert "cpus" in bad, bad

@@ -1,4 +1,4 @@
-//! Level 2 on one cluster of three nodes: jobs at the command line and through their API.
+//! Level 2 on one cluster of three nodes: jobs and pods at the command line and through their API.
 
 #![allow(
     clippy::unwrap_used,
@@ -6,3 +6,4 @@
 )]
 
 mod jobs;
+mod pods;
