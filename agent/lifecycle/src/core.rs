@@ -533,7 +533,7 @@ impl AgentCore {
             return;
         }
         if let Err(answer) = self.place(&spec, now, out) {
-            out.push(Effect::Send(answer));
+            out.push(Effect::Send(*answer));
             return;
         }
         let machine = TaskMachine::new(spec.clone(), self.agent_id.clone(), now);

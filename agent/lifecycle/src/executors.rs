@@ -190,15 +190,17 @@ impl AgentCore {
         spec: &TaskSpec,
         now: UnixMillis,
         out: &mut Vec<Effect>,
-    ) -> Result<(), TaskStatus> {
+    ) -> Result<(), Box<TaskStatus>> {
         let (Some(key), Some(record), Some(on)) = (key_of(spec), record_of(spec), &spec.executor)
         else {
             return Ok(());
         };
-        let gone = |core: &Self, message: &str| TaskStatus {
-            reason: Some(StatusReason::ExecutorTerminated),
-            message: message.to_owned(),
-            ..core.untracked(&spec.task_id, TaskState::Dropped, now)
+        let gone = |core: &Self, message: &str| {
+            Box::new(TaskStatus {
+                reason: Some(StatusReason::ExecutorTerminated),
+                message: message.to_owned(),
+                ..core.untracked(&spec.task_id, TaskState::Dropped, now)
+            })
         };
         match self.executors.get(&key) {
             Some(e) if e.life == Life::Ending => Err(gone(self, "its executor is ending")),
