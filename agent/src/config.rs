@@ -292,6 +292,8 @@ pub struct AgentListeners {
     pub http: TcpListener,
     /// Prometheus `GET /metrics` (default port 61091).
     pub metrics: TcpListener,
+    /// OTLP of tasks, on an address that they reach (default port 61317); none where nothing of them is taken.
+    pub otlp: Option<TcpListener>,
     /// dcos-net's API about names, VIPs and nodes (default 127.0.0.1:62080); none where nobody is to ask.
     pub dns: Option<TcpListener>,
 }

@@ -1,8 +1,9 @@
 //! A task's command, environment and user.
 
-use std::{collections::BTreeMap, net::IpAddr, path::Path};
+use std::{collections::BTreeMap, fmt::Write as _, net::IpAddr, path::Path};
 
 use nix::unistd::{Uid, User, getgrouplist};
+use waggle_telemetry_pipeline::service_name;
 use waggle_types::{Command, TaskSpec, TraceContext};
 
 use crate::{
@@ -82,10 +83,47 @@ fn variables(
         env.remove("MESOS_TASK_ID");
         env.extend(more);
     }
+    if let Some(port) = node.otlp_port {
+        env.insert(
+            "OTEL_EXPORTER_OTLP_ENDPOINT".to_owned(),
+            format!("http://{}:{port}", node.ip),
+        );
+        env.insert("OTEL_RESOURCE_ATTRIBUTES".to_owned(), who(spec, node));
+    }
     if let Some(trace) = trace {
         env.insert("TRACEPARENT".to_owned(), trace.to_string());
     }
     env
+}
+
+/// What a task's own telemetry says of it: the same as what the node says, as far as that is known before it runs.
+fn who(spec: &TaskSpec, node: &NodeFacts) -> String {
+    let service = service_name(&spec.service, &spec.name);
+    let all = [
+        ("service.name", service.as_str()),
+        ("service.namespace", &spec.framework_name),
+        ("service.instance.id", spec.task_id.as_str()),
+        ("service.version", &spec.service_version),
+        ("waggle.cluster.name", &node.cluster),
+        ("waggle.task.id", spec.task_id.as_str()),
+        ("waggle.agent.id", node.agent_id.as_str()),
+    ];
+    let said = all.iter().filter(|(_, v)| !v.is_empty());
+    let said: Vec<String> = said.map(|(k, v)| format!("{k}={}", escaped(v))).collect();
+    said.join(",")
+}
+
+/// As in W3C baggage, which these values are written like: what stands for itself, and the rest by percent.
+fn escaped(value: &str) -> String {
+    let mut out = String::with_capacity(value.len());
+    for b in value.bytes() {
+        if b.is_ascii_alphanumeric() || b"-._~/:@*".contains(&b) {
+            out.push(char::from(b));
+        } else {
+            let _ = write!(out, "%{b:02X}");
+        }
+    }
+    out
 }
 
 /// The user to run as; `None` keeps the agent's. The error names the field and the rule.
@@ -112,6 +150,12 @@ pub fn user(name: Option<&str>) -> Result<Option<UserIds>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_separates_is_escaped() {
+        assert_eq!(escaped("a/b-1.c"), "a/b-1.c");
+        assert_eq!(escaped("a,b=c d\u{e9}%"), "a%2Cb%3Dc%20d%C3%A9%25");
+    }
 
     #[test]
     fn users_are_resolved() {

@@ -279,6 +279,7 @@ pub async fn serve_api(listener: TcpListener, view: View, shown: Shown) {
     let _end = stop.clone().drop_guard();
     let files = Files::new(&config.work_dir, view.clone(), telemetry.clone());
     let verbosity = telemetry.verbosity().clone();
+    let destinations = destinations(telemetry.clone());
     let sessions = Sessions::new(&config, view.clone(), telemetry, stop);
     let operator = Operator::new(
         view.clone(),
@@ -288,6 +289,7 @@ pub async fn serve_api(listener: TcpListener, view: View, shown: Shown) {
         verbosity,
     );
     let router = router(view)
+        .merge(destinations)
         .merge(operator.router())
         .merge(files.router())
         .merge(sessions.router())
@@ -332,6 +334,22 @@ async fn health(State(view): State<View>) -> Json<Value> {
         "generation": view.generation,
         "troubles": view.troubles,
     }))
+}
+
+/// Where telemetry goes, and how that goes.
+fn destinations(telemetry: Telemetry) -> Router {
+    let show = move || {
+        let all = telemetry.health().into_iter().map(|d| {
+            json!({
+                "url": d.url,
+                "state": d.state.name(),
+                "why": d.why,
+                "held": d.held,
+            })
+        });
+        std::future::ready(Json(json!({"destinations": all.collect::<Vec<_>>()})))
+    };
+    Router::new().route("/waggle/v1/telemetry", get(show))
 }
 
 async fn tasks(State(view): State<View>) -> Json<Value> {

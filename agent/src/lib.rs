@@ -47,10 +47,12 @@ mod observe;
 mod operator;
 mod overlay_api;
 mod parts;
+mod receive;
 mod recover;
 mod resources;
 mod run;
 mod runtime;
+mod senders;
 mod serve;
 mod session;
 mod shim;
@@ -85,6 +87,7 @@ pub mod dns {
         zone::{HealthPolicy, Scope, reverse_name},
     };
 }
+pub use crate::http::serve_metrics;
 pub use crate::networks::{NetworkSettings, Subnet, SubnetError};
 pub use waggle_ebpf::{Check, find_cgroup2_mount};
 pub use waggle_overlay::edge::EdgeMode;

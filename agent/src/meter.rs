@@ -6,12 +6,14 @@ use waggle_ebpf_common::{CgroupNet, TcpStats, VipStat, VipStatKey, ip_of, loss};
 use waggle_overlay::VipNames;
 use waggle_telemetry_pipeline::{Attrs, Point, PointData, log2_us_histogram, names};
 
-use crate::cgroup::Stats;
+use crate::cgroup::{DiskIo, Stats};
 
 /// Figures of one task at one time.
 pub struct TaskReading<'a> {
     /// Its cgroup's files.
     pub stats: Stats,
+    /// Its disks.
+    pub disks: Vec<DiskIo>,
     /// Its bytes and packets, where the data plane counts them.
     pub net: Option<CgroupNet>,
     /// Its TCP counters by VIP number.
@@ -90,6 +92,8 @@ pub fn task_points(r: &TaskReading<'_>) -> Vec<Point> {
         let def = &names::CONTAINER_PIDS_REFUSED;
         out.push(def, vec![], PointData::Sum(v));
     }
+    stalls(&mut out, s);
+    disks(&mut out, &r.disks);
     if let Some(net) = &r.net {
         for (direction, bytes, packets) in [
             ("transmit", net.tx_bytes, net.tx_packets),
@@ -107,6 +111,43 @@ pub fn task_points(r: &TaskReading<'_>) -> Vec<Point> {
         out.push(&names::CONTAINER_DNS_QUERIES, vec![], PointData::Sum(n));
     }
     out.points
+}
+
+fn stalls(out: &mut Out, s: &Stats) {
+    if let Some(v) = s.cpu_limit_millis {
+        let cpus = PointData::UpDownF64(v as f64 / 1000.0);
+        out.push(&names::CONTAINER_CPU_LIMIT, vec![], cpus);
+    }
+    for (resource, stalled) in ["cpu", "memory", "io"].into_iter().zip(s.stalled) {
+        for (kind, us) in [("some", stalled.some_us), ("full", stalled.full_us)] {
+            let Some(us) = us else { continue };
+            let attrs = vec![
+                (names::PRESSURE_RESOURCE, resource.into()),
+                (names::PRESSURE_KIND, kind.into()),
+            ];
+            let time = PointData::SumF64(us as f64 / 1e6);
+            out.push(&names::CONTAINER_PRESSURE, attrs, time);
+        }
+    }
+}
+
+fn disks(out: &mut Out, disks: &[DiskIo]) {
+    for disk in disks {
+        for (direction, bytes, operations) in [
+            ("read", disk.read_bytes, disk.reads),
+            ("write", disk.written_bytes, disk.writes),
+        ] {
+            let attrs = || -> Attrs {
+                vec![
+                    ("disk.io.direction", direction.into()),
+                    ("system.device", disk.device.as_str().into()),
+                ]
+            };
+            out.push(&names::CONTAINER_DISK_IO, attrs(), PointData::Sum(bytes));
+            let operations = PointData::Sum(operations);
+            out.push(&names::CONTAINER_DISK_OPERATIONS, attrs(), operations);
+        }
+    }
 }
 
 fn tcp_points(out: &mut Out, r: &TaskReading<'_>) {
@@ -269,7 +310,7 @@ mod tests {
 
     #[test]
     fn every_point_is_in_the_registry() {
-        let stats = Stats {
+        let mut stats = Stats {
             cpu_user_ns: Some(1),
             cpu_system_ns: Some(1),
             periods: Some(1),
@@ -286,9 +327,15 @@ mod tests {
             oom_kills: Some(1),
             pids: Some(3),
             pids_refused: Some(1),
+            cpu_limit_millis: Some(500),
+            ..Stats::default()
         };
+        for stalled in &mut stats.stalled {
+            (stalled.some_us, stalled.full_us) = (Some(2), Some(1));
+        }
         let points = task_points(&TaskReading {
             stats,
+            disks: vec![DiskIo::default()],
             net: Some(CgroupNet::default()),
             dns: Some((3, 1)),
             tcp: vec![(0, TcpStats::default()), (7, TcpStats::default())],

@@ -6,12 +6,12 @@ use serde::{Deserialize, Serialize};
 use waggle_ebpf_common::{CgroupNet, TcpStats};
 use waggle_overlay::{NodeNet, VipNames, packet::PacketNet};
 use waggle_telemetry::{IoStream, Telemetry, names};
-use waggle_telemetry_pipeline::{TaskLabels, decode_line};
+use waggle_telemetry_pipeline::{LogBudget, LogRate, TaskLabels, decode_entry};
 use waggle_types::{AgentId, TaskSpec};
 
 use crate::{
     AgentConfig,
-    cgroup::{Stats, TaskCgroup},
+    cgroup::{Stats, TaskCgroup, disks},
     checkpoint::TaskDir,
     clock,
     dns_points::dns_points,
@@ -38,6 +38,7 @@ pub struct Watched {
     tails: [(IoStream, Tail); 2],
     shipped_file: PathBuf,
     shipped: Shipped,
+    budget: LogBudget,
 }
 
 impl Watched {
@@ -89,6 +90,7 @@ impl Watched {
             ],
             shipped_file,
             shipped,
+            budget: LogBudget::new(LogRate::from_labels(&spec.labels), clock::now_ns()),
         }
     }
 
@@ -133,6 +135,7 @@ impl Watched {
         let id = self.labels.cgroup_id;
         let points = meter::task_points(&TaskReading {
             stats: Stats::read(&self.cgroup),
+            disks: disks::read(&self.cgroup),
             net: kernel.net.get(&id).copied(),
             dns: kernel.dns_since_ns.map(|since| {
                 let n = kernel.dns.get(&id).copied().unwrap_or_default();
@@ -151,8 +154,7 @@ impl Watched {
             let polled = tail.poll(last);
             let attrs = [("log.iostream", stream_name(*stream).into())];
             if polled.n_bytes > 0 {
-                let n = polled.lines.len() as u64;
-                telemetry.count(&names::AGENT_LOG_LINES, &attrs, n);
+                telemetry.count(&names::AGENT_LOG_LINES, &attrs, polled.n_lines);
                 telemetry.count(&names::AGENT_LOG_BYTES, &attrs, polled.n_bytes);
             }
             if polled.lost_segment {
@@ -160,10 +162,14 @@ impl Watched {
                 telemetry.count(&names::AGENT_LOG_SEGMENTS_LOST, &attrs, 1);
             }
             let now_ns = clock::now_ns();
-            for line in polled.lines {
-                telemetry.task_log(&self.labels, decode_line(&line.bytes, *stream, now_ns));
+            for entry in polled.entries {
+                let bytes = entry.bytes.len() as u64;
+                if self.budget.take(entry.n_lines.into(), bytes, now_ns) {
+                    telemetry.task_log(&self.labels, decode_entry(&entry, *stream, now_ns));
+                }
             }
         }
+        self.tell_dropped(telemetry);
         let shipped = Shipped {
             stdout: self.tails[0].1.position(),
             stderr: self.tails[1].1.position(),
@@ -180,6 +186,23 @@ impl Watched {
                 tracing::debug!(error = %e, "log position not written: lines may come twice");
             }
         }
+    }
+}
+
+impl Watched {
+    /// What the task said beyond its rate is counted, and its readers are told.
+    fn tell_dropped(&mut self, telemetry: &Telemetry) {
+        let dropped = self.budget.take_dropped();
+        if dropped.lines == 0 {
+            return;
+        }
+        let reason = [(names::DROP_REASON, "rate".into())];
+        telemetry.count(&names::AGENT_LOG_DROPPED, &reason, dropped.lines);
+        let attrs = vec![
+            ("waggle.log.dropped.lines", dropped.lines.into()),
+            ("waggle.log.dropped.bytes", dropped.bytes.into()),
+        ];
+        telemetry.event("waggle.log.dropped", Some(&self.labels), attrs);
     }
 }
 

@@ -29,7 +29,7 @@ use crate::{
     observe::{self, Kernel},
     operator::Meter,
     parts::Parts,
-    recover, resources,
+    receive, recover, resources,
     session::{self, SessionEvent},
     storage::{Storage, disks},
     sys,
@@ -169,9 +169,13 @@ pub async fn run(
     let (inputs, mut inbox) = mpsc::channel(INPUTS);
     let (to_master, mut words) = mpsc::channel(16);
     let (view, watch_view) = watch::channel(Arc::new(AgentView::new(&info, &config, &troubles)));
+    let otlp = listeners.otlp.filter(|_| telemetry.is_exporting());
+    let otlp_port = otlp
+        .as_ref()
+        .and_then(|l| l.local_addr().ok()?.port().into());
     let tasks = Tasks::new(
         Arc::clone(&config),
-        (agent_id.clone(), info.http_port),
+        (agent_id.clone(), (info.http_port, otlp_port)),
         cgroups.clone(),
         Arc::clone(&net),
         Arc::clone(&parts),
@@ -234,6 +238,11 @@ pub async fn run(
     agent
         .tasks
         .spawn(http::serve_metrics(listeners.metrics, telemetry.clone()));
+    if let Some(listener) = otlp {
+        let senders = agent.tasks.senders();
+        let receiver = receive::serve(listener, senders, telemetry.clone());
+        agent.tasks.spawn(receiver);
+    }
     if let Some(listener) = listeners.dns {
         let net = Arc::clone(&net);
         agent.tasks.spawn(dns_api::serve(listener, net, telemetry));

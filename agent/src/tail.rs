@@ -1,20 +1,23 @@
-//! A task's output, from its segment files to log records, each line once.
+//! A task's output, from its segment files to the entries that log records are made of, each line once.
 
 use std::{
     fs::{self, File},
     io::{Read, Seek, SeekFrom},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    time::{Duration, SystemTime},
 };
 
 use serde::{Deserialize, Serialize};
-use waggle_telemetry_pipeline::{Line, LineSplitter, MAX_LINE};
+use waggle_telemetry_pipeline::{Entry, Joiner, LineSplitter, MAX_LINE};
 
 use crate::shim::previous;
 
 /// Most bytes taken in one call, so that a task that writes without end cannot hold up the others; the
 /// rest follows at the next tick, or is counted as lost when its segment was replaced meanwhile.
 const MAX_PER_POLL: u64 = 32 << 20;
+/// When nothing was written for this long, nothing more of a record is coming.
+const QUIET: Duration = Duration::from_millis(500);
 
 /// How far a stream was shipped: a place that survives a restart of the agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -28,8 +31,10 @@ pub struct Position {
 /// What one call found.
 #[derive(Debug, Default)]
 pub struct Polled {
-    /// Whole lines.
-    pub lines: Vec<Line>,
+    /// Whole lines, those of one record together.
+    pub entries: Vec<Entry>,
+    /// How many lines that are.
+    pub n_lines: u64,
     /// Bytes read.
     pub n_bytes: u64,
     /// Whether a segment was replaced before it was read to its end.
@@ -42,6 +47,9 @@ pub struct Tail {
     path: PathBuf,
     file: Option<(u64, File)>,
     splitter: LineSplitter,
+    joiner: Joiner,
+    // Up to where entries were handed out, as the splitter counts.
+    handed_out: u64,
     // Stream offset (as the splitter counts) at which the open segment begins; negative after a restart
     // in the middle of one.
     base: i64,
@@ -58,6 +66,8 @@ impl Tail {
             path: path.to_owned(),
             file: None,
             splitter: LineSplitter::new(MAX_LINE),
+            joiner: Joiner::default(),
+            handed_out: 0,
             base: 0,
             before: None,
             n_read: 0,
@@ -67,7 +77,7 @@ impl Tail {
 
     /// Where to continue after a restart.
     pub fn position(&self) -> Position {
-        let committed = i64::try_from(self.splitter.committed_offset()).unwrap_or(i64::MAX);
+        let committed = i64::try_from(self.handed_out).unwrap_or(i64::MAX);
         match (&self.file, self.before) {
             (Some((inode, _)), _) if committed >= self.base => Position {
                 inode: *inode,
@@ -114,16 +124,37 @@ impl Tail {
                 Err(_) => break,
             }
         }
-        if last {
-            out.lines.extend(self.splitter.flush());
+        if last && let Some(line) = self.splitter.flush() {
+            out.n_lines += 1;
+            out.entries.extend(self.joiner.push(line));
+        }
+        let at_end = out.n_bytes < MAX_PER_POLL;
+        if last || (at_end && self.joiner.held_bytes() > 0 && self.is_quiet()) {
+            out.entries.extend(self.joiner.flush());
+        }
+        if let Some(newest) = out.entries.last() {
+            self.handed_out = newest.end_offset;
         }
         out
+    }
+
+    /// Whether the task has said nothing for a while; without an answer the record is not held up.
+    fn is_quiet(&self) -> bool {
+        let written = self
+            .file
+            .as_ref()
+            .and_then(|(_, f)| f.metadata().ok()?.modified().ok());
+        let since = written.and_then(|w| SystemTime::now().duration_since(w).ok());
+        since.is_none_or(|s| s >= QUIET)
     }
 
     fn take(&mut self, bytes: &[u8], out: &mut Polled) {
         out.n_bytes += bytes.len() as u64;
         self.n_read += bytes.len() as u64;
-        out.lines.extend(self.splitter.push(bytes));
+        for line in self.splitter.push(bytes) {
+            out.n_lines += 1;
+            out.entries.extend(self.joiner.push(line));
+        }
     }
 
     /// Opens the segment that comes next. Returns whether there is one.
@@ -177,8 +208,34 @@ mod tests {
     use super::*;
 
     fn texts(polled: &Polled) -> Vec<String> {
-        let text = |l: &Line| String::from_utf8_lossy(&l.bytes).into_owned();
-        polled.lines.iter().map(text).collect()
+        let text = |e: &Entry| String::from_utf8_lossy(&e.bytes).into_owned();
+        polled.entries.iter().map(text).collect()
+    }
+
+    /// As if nothing had been written for a while.
+    fn rest(file: &File) {
+        let then = SystemTime::now() - 2 * QUIET;
+        file.set_modified(then).unwrap();
+    }
+
+    #[test]
+    fn a_record_is_held_until_nothing_more_comes() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("stdout");
+        let mut file = File::create(&path).unwrap();
+        let mut tail = Tail::new(&path, Position::default());
+        write!(file, "one\nERROR boom\n  at x\n").unwrap();
+        assert_eq!(texts(&tail.poll(false)), ["one"]);
+        writeln!(file, "  at y").unwrap();
+        assert!(tail.poll(false).entries.is_empty());
+
+        // A restart in the middle of it: it comes whole.
+        let mut again = Tail::new(&path, tail.position());
+        rest(&file);
+        assert_eq!(texts(&again.poll(false)), ["ERROR boom\n  at x\n  at y"]);
+        assert_eq!(texts(&tail.poll(false)), ["ERROR boom\n  at x\n  at y"]);
+        assert_eq!(again.position(), tail.position());
+        assert!(tail.poll(true).entries.is_empty());
     }
 
     #[test]
@@ -188,21 +245,24 @@ mod tests {
         let mut file = File::create(&path).unwrap();
         let mut tail = Tail::new(&path, Position::default());
         write!(file, "a\nb").unwrap();
+        rest(&file);
         assert_eq!(texts(&tail.poll(false)), ["a"]);
 
         // Restarted in the middle of a line: it comes whole.
         let mut tail = Tail::new(&path, tail.position());
         writeln!(file, "b").unwrap();
+        rest(&file);
         assert_eq!(texts(&tail.poll(false)), ["bb"]);
 
         // A line that spans two segments.
         write!(file, "c").unwrap();
-        assert!(tail.poll(false).lines.is_empty());
+        assert!(tail.poll(false).entries.is_empty());
         fs::rename(&path, previous(&path)).unwrap();
         let mut file = File::create(&path).unwrap();
-        assert!(tail.poll(false).lines.is_empty());
+        assert!(tail.poll(false).entries.is_empty());
         let spanning = tail.position();
         write!(file, "c\nd\nrest").unwrap();
+        rest(&file);
         assert_eq!(texts(&tail.poll(false)), ["cc", "d"]);
 
         // Restarted where that line began, in the older segment.
@@ -218,6 +278,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("stdout");
         fs::write(&path, "new\n").unwrap();
+        rest(&File::open(&path).unwrap());
         let gone = Position {
             inode: u64::MAX,
             offset: 10,
@@ -230,6 +291,6 @@ mod tests {
     #[test]
     fn no_file_is_no_output() {
         let mut tail = Tail::new(Path::new("/nonexistent/stdout"), Position::default());
-        assert!(tail.poll(true).lines.is_empty());
+        assert!(tail.poll(true).entries.is_empty());
     }
 }

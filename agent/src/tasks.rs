@@ -35,6 +35,7 @@ use crate::{
     parts::Parts,
     run::Input,
     runtime::NodeFacts,
+    senders::Senders,
     sys::{self, ProcessId},
     tidy::DiskWatch,
 };
@@ -63,7 +64,8 @@ pub struct Live {
 pub struct Tasks {
     config: Arc<AgentConfig>,
     agent_id: AgentId,
-    http_port: u16,
+    ports: (u16, Option<u16>),
+    senders: Arc<Senders>,
     cgroups: CgroupHost,
     net: Arc<Net>,
     parts: Arc<Parts>,
@@ -81,7 +83,7 @@ impl Tasks {
     /// None yet.
     pub fn new(
         config: Arc<AgentConfig>,
-        (agent_id, http_port): (AgentId, u16),
+        (agent_id, ports): (AgentId, (u16, Option<u16>)),
         cgroups: CgroupHost,
         net: Arc<Net>,
         parts: Arc<Parts>,
@@ -97,7 +99,8 @@ impl Tasks {
         Self {
             config,
             agent_id,
-            http_port,
+            ports,
+            senders: Arc::default(),
             cgroups,
             net,
             parts,
@@ -151,7 +154,7 @@ impl Tasks {
                 pids: self.config.runtime.pids,
             },
             parts: Arc::clone(&self.parts),
-            node: NodeFacts::new(&self.config, self.agent_id.clone(), self.http_port),
+            node: NodeFacts::new(&self.config, self.agent_id.clone(), self.ports),
             trace: Some(receive),
             command: self.config.shim.clone(),
             cancelled: CancellationToken::new(),
@@ -246,7 +249,11 @@ impl Tasks {
             return None;
         };
         live.running_ns = clock::now_ns();
-        live.observe(&self.config, &self.agent_id, cgroup, process);
+        live.observe(&self.config, &self.agent_id, cgroup.clone(), process);
+        if let Some(labels) = &live.labels {
+            let own = self.parts.networks.own(task_id);
+            self.senders.add(labels, &cgroup, own);
+        }
         if let Ok(fd) = process.open() {
             let fd = Arc::new(fd);
             live.process = Some(Arc::clone(&fd));
@@ -441,6 +448,7 @@ impl Tasks {
             return;
         };
         self.checks.stop(task_id);
+        self.senders.remove(task_id);
         let error = exit.describe();
         if let Some(mut span) = live.first_pass.take() {
             span.error("task_ended", &error);
@@ -510,6 +518,11 @@ impl Tasks {
     pub fn forget(&mut self, task_id: &TaskId) {
         self.live.remove(task_id);
         self.net.forget(task_id.clone());
+    }
+
+    /// Who may send telemetry.
+    pub fn senders(&self) -> Arc<Senders> {
+        Arc::clone(&self.senders)
     }
 
     /// Tasks that have ended since the agent began, by Mesos's name of the state.

@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use waggle_agent::telemetry::SpoolConfig;
+use waggle_agent::telemetry::{Destination, SpoolConfig};
 use waggle_agent::{
     DnsSettings, EdgeSettings, FetchSettings, NetworkSettings, NodePolicy, RuntimeSettings,
     StorageSettings, images::ImageSettings,
@@ -59,7 +59,7 @@ pub struct Settings {
     /// Pins.
     pub bpf_dir: PathBuf,
     /// OTLP endpoint.
-    pub otlp: Option<String>,
+    pub otlp: Vec<Destination>,
     /// Where telemetry waits on disk.
     pub spool: Option<SpoolConfig>,
     /// Collection interval.
@@ -121,6 +121,8 @@ pub struct Ports {
     pub marathon: u16,
     /// Prometheus page.
     pub metrics: u16,
+    /// OTLP of tasks, unless none is taken.
+    pub otlp: Option<u16>,
     /// dcos-net's API about names.
     pub dns: u16,
 }
@@ -174,6 +176,7 @@ pub fn settings(flags: &RunArgs) -> Result<Settings, CliError> {
         session: args.session_port.unwrap_or(5060),
         marathon: args.marathon_port.unwrap_or(8080),
         metrics: args.metrics_port.unwrap_or(61091),
+        otlp: telemetry::task_port(args.task_otlp.as_deref())?,
         dns: args.dns_api_port.unwrap_or(62080),
     };
     let masters = if args.masters.is_empty() {
@@ -189,7 +192,7 @@ pub fn settings(flags: &RunArgs) -> Result<Settings, CliError> {
         http_address: args.http_address.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
         work_dir,
         cgroup_root: args.cgroup_root,
-        otlp: telemetry::otlp(args.otlp)?,
+        otlp: telemetry::destinations(&args.otlp, |name| std::env::var(name).ok())?,
         spool,
         tick: positive("tick", args.tick.as_deref().unwrap_or("5s"))?,
         agent_timeout: positive(
@@ -252,10 +255,11 @@ fn merge(flags: RunArgs, file: RunArgs) -> RunArgs {
         session_port: flags.session_port.or(file.session_port),
         marathon_port: flags.marathon_port.or(file.marathon_port),
         metrics_port: flags.metrics_port.or(file.metrics_port),
+        task_otlp: flags.task_otlp.or(file.task_otlp),
         work_dir: flags.work_dir.or(file.work_dir),
         cgroup_root: flags.cgroup_root.or(file.cgroup_root),
         bpf_dir: flags.bpf_dir.or(file.bpf_dir),
-        otlp: flags.otlp.or(file.otlp),
+        otlp: list(flags.otlp, file.otlp),
         otlp_spool: flags.otlp_spool.or(file.otlp_spool),
         otlp_spool_size: flags.otlp_spool_size.or(file.otlp_spool_size),
         otlp_spool_age: flags.otlp_spool_age.or(file.otlp_spool_age),
@@ -442,7 +446,7 @@ mod tests {
     #[case::link_local("ip6", |a: &mut RunArgs| a.ip6 = Some("fe80::1".into()))]
     #[case::any_ip("ip", |a: &mut RunArgs| a.ip = Some("0.0.0.0".into()))]
     #[case::masters("masters", |a: &mut RunArgs| a.masters = vec!["n1".into()])]
-    #[case::otlp("otlp", |a: &mut RunArgs| a.otlp = Some("127.0.0.1:4317".into()))]
+    #[case::otlp("otlp", |a: &mut RunArgs| a.otlp = vec!["127.0.0.1:4317".into()])]
     #[case::tick("tick", |a: &mut RunArgs| a.tick = Some("5".into()))]
     #[case::no_tick("tick", |a: &mut RunArgs| a.tick = Some("0s".into()))]
     #[case::timeout("agent-timeout", |a: &mut RunArgs| a.agent_timeout = Some("99999999999999999999s".into()))]

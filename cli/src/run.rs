@@ -64,6 +64,10 @@ async fn run(settings: Settings, half: Half) -> Result<(), CliError> {
     if half != Half::Agent {
         start_master(&settings, &telemetry, &stop, &mut halves).await?;
     }
+    if half == Half::Master {
+        // A whole node's page is its agent's, with the master's figures on it.
+        start_page(&settings, &telemetry, &stop, &mut halves).await?;
+    }
     if half != Half::Master {
         start_agent(&settings, &telemetry, &stop, &mut halves).await?;
     }
@@ -145,6 +149,22 @@ async fn start_master(
     Ok(())
 }
 
+async fn start_page(
+    s: &Settings,
+    telemetry: &Telemetry,
+    stop: &CancellationToken,
+    halves: &mut JoinSet<anyhow::Result<()>>,
+) -> Result<(), CliError> {
+    let listener = listen::bind("Prometheus page", s.http_address, s.ports.metrics).await?;
+    let (telemetry, stop) = (telemetry.clone(), stop.clone());
+    halves.spawn(async move {
+        let page = waggle_agent::serve_metrics(listener, telemetry);
+        stop.run_until_cancelled(page).await;
+        Ok(())
+    });
+    Ok(())
+}
+
 async fn start_agent(
     s: &Settings,
     telemetry: &Telemetry,
@@ -153,6 +173,10 @@ async fn start_agent(
 ) -> Result<(), CliError> {
     let http = listen::bind("agent API", s.http_address, s.ports.agent).await?;
     let metrics = listen::bind("Prometheus page", s.http_address, s.ports.metrics).await?;
+    let otlp = match s.ports.otlp.filter(|_| telemetry.is_exporting()) {
+        Some(port) => Some(listen::bind("OTLP of tasks", IpAddr::V4(s.ip), port).await?),
+        None => None,
+    };
     let mut config = AgentConfig::new(&s.name, s.ip, s.masters.clone(), &s.work_dir.join("agent"));
     config.ip6 = s.ip6;
     config.cluster.clone_from(&s.cluster);
@@ -192,7 +216,12 @@ async fn start_agent(
     let telemetry = telemetry.clone();
     let stop = stop.clone();
     halves.spawn(async move {
-        let listeners = AgentListeners { http, metrics, dns };
+        let listeners = AgentListeners {
+            http,
+            metrics,
+            otlp,
+            dns,
+        };
         waggle_agent::run(config, listeners, telemetry, stop)
             .await
             .context("the agent failed")

@@ -8,7 +8,7 @@ use tracing::{
     span,
 };
 use tracing_subscriber::{Layer, layer::Context, registry::LookupSpan};
-use waggle_telemetry_pipeline::{AttrValue, LogRecord, Severity};
+use waggle_telemetry_pipeline::{AttrValue, LogRecord, Severity, names};
 use waggle_types::TraceContext;
 
 use crate::pipe::{Owner, Pipe, now_ns};
@@ -94,9 +94,10 @@ where
     }
 }
 
-/// tracing names an event by its place in the source (`event src/x.rs:1`) unless it is given a name.
+/// tracing names an event by its place in the source (`event src/x.rs:1`) unless it is given a name. One of Waggle's own
+/// that is not registered is an ordinary record; other crates' names mean nothing to anybody.
 fn event_name(meta: &Metadata<'_>) -> Option<String> {
-    (!meta.name().starts_with("event ")).then(|| meta.name().to_owned())
+    names::find_event(meta.name()).map(|def| def.name.to_owned())
 }
 
 fn severity(level: Level) -> Severity {

@@ -4,6 +4,8 @@ use std::{io, path::PathBuf, time::Duration};
 
 use waggle_telemetry_pipeline::Limits;
 
+use crate::Destination;
+
 /// How telemetry is set up.
 #[derive(Debug, Clone)]
 pub struct TelemetryConfig {
@@ -13,8 +15,8 @@ pub struct TelemetryConfig {
     pub node: String,
     /// Cluster name.
     pub cluster: String,
-    /// OTLP/gRPC endpoint, `http://host:4317`; `None` exports nothing.
-    pub otlp: Option<String>,
+    /// OTLP endpoints; each gets everything. Without any nothing is exported.
+    pub otlp: Vec<Destination>,
     /// Which of the process's own events are logged, in the syntax of `RUST_LOG`.
     pub filter: String,
     /// Own events on stderr as JSON lines instead of text.
@@ -49,7 +51,7 @@ pub struct TelemetryConfig {
 pub struct SpoolConfig {
     /// A directory of its own; made where it is missing.
     pub dir: PathBuf,
-    /// Most bytes, half of them for logs, a quarter each for spans and metrics; the oldest go first.
+    /// Most bytes of all endpoints, half of them for logs, a quarter each for spans and metrics; the oldest go first.
     pub max_bytes: u64,
     /// How long anything waits.
     pub max_age: Duration,
@@ -85,7 +87,7 @@ impl TelemetryConfig {
             component: component.into(),
             node: node.into(),
             cluster: cluster.into(),
-            otlp: None,
+            otlp: Vec::new(),
             filter: "info".to_owned(),
             json_logs: false,
             install_subscriber: true,
@@ -106,14 +108,50 @@ impl TelemetryConfig {
 /// Why telemetry could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
-    /// The endpoint is not `http://host:port`.
-    #[error("otlp endpoint {url:?} must be of the form http://host:port")]
+    /// The endpoint is not `http://host:port` or `https://host:port`.
+    #[error("otlp endpoint {url:?} must be of the form http://host:port or https://host:port")]
     BadEndpoint {
         /// As configured.
         url: String,
         /// What the transport says of it, if it got that far.
         #[source]
         source: Option<tonic::transport::Error>,
+    },
+    /// A header for an endpoint is none.
+    #[error("otlp header {name:?} must be a name and a value of visible characters")]
+    BadHeader {
+        /// Its name; values may be secret.
+        name: String,
+    },
+    /// A file of certificates or keys can't be read.
+    #[error("otlp: failed to read {path}")]
+    BadFile {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A file that must hold certificates has none.
+    #[error("otlp: {path} must hold a certificate in PEM")]
+    NoCertificate {
+        /// Which.
+        path: PathBuf,
+    },
+    /// A file that must hold a key has none.
+    #[error("otlp: {path} must hold a private key in PEM")]
+    NoKey {
+        /// Which.
+        path: PathBuf,
+    },
+    /// Certificate and key do not go together, or are of a kind that is not known.
+    #[error("otlp endpoint {url:?}: certificates can't be used")]
+    BadTls {
+        /// As configured.
+        url: String,
+        /// Why.
+        #[source]
+        source: rustls::Error,
     },
     /// The spool's directory can't be used.
     #[error("telemetry spool {dir}")]

@@ -4,15 +4,13 @@
 //! when full. What a retry cannot mend is dropped at once, under its reason.
 
 use std::{
-    future::Future,
     sync::{Arc, OnceLock},
     time::Duration,
 };
 
 use opentelemetry_proto::tonic::collector::{
-    logs::v1::{ExportLogsServiceRequest, logs_service_client::LogsServiceClient},
-    metrics::v1::{ExportMetricsServiceRequest, metrics_service_client::MetricsServiceClient},
-    trace::v1::{ExportTraceServiceRequest, trace_service_client::TraceServiceClient},
+    logs::v1::ExportLogsServiceRequest, metrics::v1::ExportMetricsServiceRequest,
+    trace::v1::ExportTraceServiceRequest,
 };
 use tokio::{
     runtime::Handle,
@@ -20,17 +18,16 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
-use tonic::{
-    Code, Status,
-    codec::CompressionEncoding,
-    transport::{Channel, Endpoint},
-};
+use tonic::{Code, Status};
 use waggle_telemetry_pipeline::{AttrValue, Batch, DropReason, HostFacts, names};
 
 use crate::{
-    SpoolConfig, TelemetryConfig, TelemetryError, otlp,
-    pipe::{Lane, LogItem, MetricItem, Pipe, Signal, SpanItem},
+    SpoolConfig, State, TelemetryConfig, TelemetryError,
+    link::{Link, Sendable},
+    otlp,
+    pipe::{Lane, LogItem, MetricItem, Pipe, Signal, SpanItem, Way},
     spool::{SpoolLimits, disk::Disk},
+    spooled::Halve,
 };
 
 /// Shortest and longest wait between attempts.
@@ -38,86 +35,38 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::fro
 /// Attempts on a batch that fails in a way that may or may not be the connection's fault.
 const DOUBTFUL_ATTEMPTS: u32 = 5;
 
-/// A lazy channel: connects when first used, reconnects by itself.
-pub(crate) fn channel(url: &str) -> Result<Channel, TelemetryError> {
-    let bad = |source| TelemetryError::BadEndpoint {
-        url: url.to_owned(),
-        source,
-    };
-    // Without a scheme, or with https, every export would fail later and silently.
-    if !url.starts_with("http://") {
-        return Err(bad(None));
-    }
-    let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|e| bad(Some(e)))?;
-    Ok(endpoint
-        .connect_timeout(Duration::from_secs(3))
-        .keep_alive_while_idle(false)
-        .connect_lazy())
-}
-
-/// One signal's way to the endpoint.
-pub(crate) trait Export: Send + 'static {
+/// One signal's way to an endpoint.
+pub(crate) trait Export: Send + Sync + 'static {
     type Item: Send + Sync + 'static;
-    type Request: prost::Message + Default + Clone + Send + 'static;
+    type Request: Sendable + Halve;
     const SIGNAL: Signal;
 
-    fn lane(pipe: &Pipe) -> &Lane<Self::Item>;
-    fn request(batch: &Batch<Self::Item>, host: &HostFacts) -> Self::Request;
-    /// Answers with the number of rejected items and the endpoint's words.
-    fn send(
-        &mut self,
-        request: Self::Request,
-    ) -> impl Future<Output = Result<(i64, String), Status>> + Send;
+    fn lane(way: &Way) -> &Lane<Arc<Self::Item>>;
+    fn request(batch: &Batch<Arc<Self::Item>>, host: &HostFacts) -> Self::Request;
 }
 
 macro_rules! export {
-    ($item:ident, $signal:ident, $lane:ident, $client:ident, $request:ident, $rejected:ident) => {
-        impl Export for $client<Channel> {
+    ($of:ident, $item:ident, $lane:ident, $request:ident) => {
+        pub(crate) struct $of;
+
+        impl Export for $of {
             type Item = $item;
             type Request = $request;
-            const SIGNAL: Signal = Signal::$signal;
+            const SIGNAL: Signal = Signal::$of;
 
-            fn lane(pipe: &Pipe) -> &Lane<$item> {
-                &pipe.$lane
+            fn lane(way: &Way) -> &Lane<Arc<$item>> {
+                &way.$lane
             }
 
-            fn request(batch: &Batch<$item>, host: &HostFacts) -> $request {
-                otlp::$lane(batch.items(), host)
-            }
-
-            async fn send(&mut self, request: $request) -> Result<(i64, String), Status> {
-                let answer = self.export(request).await?.into_inner();
-                Ok(answer
-                    .partial_success
-                    .map_or_else(Default::default, |p| (p.$rejected, p.error_message)))
+            fn request(batch: &Batch<Arc<$item>>, host: &HostFacts) -> $request {
+                otlp::$lane(batch.items().map(AsRef::as_ref), host)
             }
         }
     };
 }
-export!(
-    LogItem,
-    Logs,
-    logs,
-    LogsServiceClient,
-    ExportLogsServiceRequest,
-    rejected_log_records
-);
-export!(
-    SpanItem,
-    Spans,
-    spans,
-    TraceServiceClient,
-    ExportTraceServiceRequest,
-    rejected_spans
-);
-export!(
-    MetricItem,
-    Metrics,
-    metrics,
-    MetricsServiceClient,
-    ExportMetricsServiceRequest,
-    rejected_data_points
-);
+export!(Logs, LogItem, logs, ExportLogsServiceRequest);
+export!(Spans, SpanItem, spans, ExportTraceServiceRequest);
+export!(Metrics, MetricItem, metrics, ExportMetricsServiceRequest);
 
 /// When to stop, and until when to try.
 #[derive(Debug, Clone, Default)]
@@ -146,10 +95,23 @@ pub(crate) struct Disks {
 }
 
 impl Disks {
-    /// Opens them; what a process before this one left is handed in again.
-    pub(crate) fn open(config: &SpoolConfig, pipe: &Pipe) -> Result<Self, TelemetryError> {
+    /// Opens those of one of several ways; what a process before this one left is handed in again.
+    pub(crate) fn open(
+        config: &SpoolConfig,
+        way: &Way,
+        (idx, n): (usize, usize),
+    ) -> Result<Self, TelemetryError> {
+        let n = u64::try_from(n.max(1)).unwrap_or(1);
+        // The first one's is where it is when there are no others.
+        let base = match idx {
+            0 => config.dir.clone(),
+            _ => config
+                .dir
+                .join(way.name.replace(|c: char| !c.is_ascii_alphanumeric(), "_")),
+        };
         let open = |signal: Signal, part: u64| {
-            let dir = config.dir.join(signal.name());
+            let dir = base.join(signal.name());
+            let part = part * n;
             let limits = SpoolLimits {
                 max_bytes: config.max_bytes / part,
                 max_age_ms: u64::try_from(config.max_age.as_millis()).unwrap_or(u64::MAX),
@@ -160,9 +122,9 @@ impl Disks {
         let (logs, n_logs) = open(Signal::Logs, 2)?;
         let (spans, n_spans) = open(Signal::Spans, 4)?;
         let (metrics, n_metrics) = open(Signal::Metrics, 4)?;
-        pipe.logs.with(|q| q.found(n_logs));
-        pipe.spans.with(|q| q.found(n_spans));
-        pipe.metrics.with(|q| q.found(n_metrics));
+        way.logs.with(|q| q.found(n_logs));
+        way.spans.with(|q| q.found(n_spans));
+        way.metrics.with(|q| q.found(n_metrics));
         Ok(Self {
             all: [logs, spans, metrics],
             replay_bytes_s: config.replay_bytes_s,
@@ -194,42 +156,27 @@ impl Exporters {
     pub(crate) fn spawn(
         runtime: &Handle,
         pipe: &Arc<Pipe>,
-        channel: &Channel,
+        ways: Vec<(Link, Option<Disks>)>,
         config: &TelemetryConfig,
-        disks: Option<&Disks>,
     ) -> Self {
         let (first, last) = (Stop::default(), Stop::default());
-        macro_rules! client {
-            ($t:ident) => {
-                $t::new(channel.clone()).send_compressed(CompressionEncoding::Gzip)
-            };
-        }
-        let worker = |stop: &Stop| Worker {
-            pipe: Arc::clone(pipe),
-            stop: stop.clone(),
-            batch_items: config.batch_items,
-            batch_bytes: config.batch_bytes,
-            delay: config.batch_delay,
-            timeout: config.export_timeout,
-        };
         let (mut first_tasks, mut last_tasks) = (Vec::new(), Vec::new());
-        macro_rules! spawn {
-            ($tasks:ident, $stop:expr, $signal:ident, $client:ident) => {
-                let w = worker($stop);
-                if let Some(disks) = disks {
-                    let disk = disks.of(Signal::$signal);
-                    let spool = w.clone().spool::<$client<Channel>>(disk.clone());
-                    $tasks.push(runtime.spawn(spool));
-                    let ship = w.ship(client!($client), disk.clone(), disks.replay_bytes_s);
-                    $tasks.push(runtime.spawn(ship));
-                } else {
-                    $tasks.push(runtime.spawn(w.run(client!($client))));
-                }
+        for (way, (link, disks)) in pipe.ways.iter().zip(ways) {
+            let worker = |stop: &Stop| Worker {
+                pipe: Arc::clone(pipe),
+                way: Arc::clone(way),
+                link: link.clone(),
+                stop: stop.clone(),
+                batch_items: config.batch_items,
+                batch_bytes: config.batch_bytes,
+                delay: config.batch_delay,
+                timeout: config.export_timeout,
             };
+            let disks = disks.as_ref();
+            first_tasks.extend(worker(&first).begin::<Logs>(runtime, disks));
+            first_tasks.extend(worker(&first).begin::<Spans>(runtime, disks));
+            last_tasks.extend(worker(&last).begin::<Metrics>(runtime, disks));
         }
-        spawn!(first_tasks, &first, Logs, LogsServiceClient);
-        spawn!(first_tasks, &first, Spans, TraceServiceClient);
-        spawn!(last_tasks, &last, Metrics, MetricsServiceClient);
         let interval = config.metric_interval;
         let (collect, stop) = (Arc::clone(pipe), first.token.clone());
         let collector = runtime.spawn(async move {
@@ -274,6 +221,8 @@ impl Drop for Exporters {
 #[derive(Clone)]
 pub(crate) struct Worker {
     pub(crate) pipe: Arc<Pipe>,
+    pub(crate) way: Arc<Way>,
+    link: Link,
     pub(crate) stop: Stop,
     pub(crate) batch_items: usize,
     batch_bytes: usize,
@@ -305,40 +254,51 @@ enum Failure {
     Refused,
 }
 
-/// OTLP specification, "Failures": which codes are retryable. Where tonic reports a broken connection as
-/// `Unknown` or `Internal`, a few attempts tell it from a real refusal.
-fn classify(code: Code) -> Failure {
-    match code {
-        Code::Unavailable
-        | Code::Cancelled
-        | Code::DeadlineExceeded
-        | Code::Aborted
-        | Code::DataLoss => Failure::Away,
-        Code::ResourceExhausted | Code::OutOfRange => Failure::TooLarge,
-        Code::Unknown | Code::Internal | Code::Ok => Failure::Doubtful,
+/// OTLP specification, "Failures": which codes are retryable. An endpoint that is none, or that does not know this node,
+/// is mended by people: until then everything waits. Where tonic reports a broken connection as `Unknown` or `Internal`,
+/// a few attempts tell it from a real refusal.
+fn classify(status: &Status) -> Failure {
+    match (State::of(status), status.code()) {
+        (
+            State::Unreachable | State::Certificate | State::Unauthenticated | State::WrongEndpoint,
+            _,
+        )
+        | (_, Code::Aborted | Code::DataLoss) => Failure::Away,
+        (_, Code::ResourceExhausted | Code::OutOfRange) => Failure::TooLarge,
+        (_, Code::Unknown | Code::Internal | Code::Ok) => Failure::Doubtful,
         _ => Failure::Refused,
     }
 }
 
 impl Worker {
-    async fn run<E: Export>(self, mut export: E) {
+    /// Begins to export a signal, by way of a disk where there is one.
+    fn begin<E: Export>(self, runtime: &Handle, disks: Option<&Disks>) -> Vec<JoinHandle<()>> {
+        let Some(disks) = disks else {
+            return vec![runtime.spawn(self.run::<E>())];
+        };
+        let disk = disks.of(E::SIGNAL).clone();
+        let spool = self.clone().spool::<E>(disk.clone());
+        let ship = self.ship::<E>(disk, disks.replay_bytes_s);
+        vec![runtime.spawn(spool), runtime.spawn(ship)]
+    }
+
+    async fn run<E: Export>(self) {
         let mut batch_items = self.batch_items;
-        let mut failing = false;
         while let Some(batch) = self.next_batch::<E>(batch_items).await {
             let n = batch.len();
-            let shrink = self.deliver(&mut export, batch, &mut failing).await;
+            let shrink = self.deliver::<E>(batch).await;
             batch_items = if shrink {
                 (n / 2).max(1)
             } else {
                 (batch_items * 2).min(self.batch_items)
             };
         }
-        E::lane(&self.pipe).with(|q| q.drop_queued(DropReason::Shutdown));
+        E::lane(&self.way).with(|q| q.drop_queued(DropReason::Shutdown));
     }
 
     /// Waits for items and for their company; `None` when it is time to end.
-    pub(crate) async fn next_batch<E: Export>(&self, max: usize) -> Option<Batch<E::Item>> {
-        let lane = E::lane(&self.pipe);
+    pub(crate) async fn next_batch<E: Export>(&self, max: usize) -> Option<Batch<Arc<E::Item>>> {
+        let lane = E::lane(&self.way);
         loop {
             while !self.stop.token.is_cancelled() && lane.with(|q| q.queued()) == 0 {
                 tokio::select! {
@@ -366,15 +326,10 @@ impl Worker {
     }
 
     /// Settles one batch; `true` when it must be cut smaller.
-    async fn deliver<E: Export>(
-        &self,
-        export: &mut E,
-        batch: Batch<E::Item>,
-        failing: &mut bool,
-    ) -> bool {
-        let lane = E::lane(&self.pipe);
+    async fn deliver<E: Export>(&self, batch: Batch<Arc<E::Item>>) -> bool {
+        let lane = E::lane(&self.way);
         let request = E::request(&batch, &self.pipe.host);
-        match self.push(export, &request, failing).await {
+        match self.push::<E>(&request).await {
             Outcome::Taken(rejected) => lane.with(|q| q.exported(batch, rejected)),
             Outcome::TooLarge if batch.len() > 1 => {
                 lane.with(|q| q.requeue(batch));
@@ -388,39 +343,39 @@ impl Worker {
     }
 
     /// Sends a request until the endpoint has answered for it.
-    pub(crate) async fn push<E: Export>(
-        &self,
-        export: &mut E,
-        request: &E::Request,
-        failing: &mut bool,
-    ) -> Outcome {
+    pub(crate) async fn push<E: Export>(&self, request: &E::Request) -> Outcome {
         let mut backoff = BACKOFF.0;
         let mut doubtful = 0;
         loop {
             let began = Instant::now();
             let limit = began + self.timeout;
             let until = self.stop.deadline.get().map_or(limit, |d| limit.min(*d));
-            let answer = timeout_at(until, export.send(request.clone()))
+            let answer = timeout_at(until, request.clone().send(&self.link))
                 .await
                 .unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time")));
             self.observe(E::SIGNAL, began.elapsed(), answer.as_ref().err());
+            let watch = self.way.watch(E::SIGNAL);
+            let before = watch.state().0;
+            let changed = watch.saw(answer.as_ref().map(|_| ()));
+            let to = self.way.name.as_str();
             let status = match answer {
                 Ok((rejected, message)) => {
                     let rejected = u64::try_from(rejected).unwrap_or(0);
                     if rejected > 0 || !message.is_empty() {
-                        tracing::warn!(signal = %E::SIGNAL, rejected, message, "otlp endpoint took a batch in part");
+                        tracing::warn!(to, signal = %E::SIGNAL, rejected, message, "otlp endpoint took a batch in part");
                     }
-                    if std::mem::take(failing) {
-                        tracing::info!(signal = %E::SIGNAL, "otlp export works again");
+                    if changed && before != State::Idle {
+                        tracing::info!(to, signal = %E::SIGNAL, "otlp export works again");
                     }
                     return Outcome::Taken(rejected);
                 }
                 Err(status) => status,
             };
-            if !std::mem::replace(failing, true) {
-                tracing::warn!(signal = %E::SIGNAL, code = ?status.code(), message = status.message(), "otlp export fails");
+            if changed {
+                let (state, why) = watch.state();
+                tracing::warn!(to, signal = %E::SIGNAL, %state, why, "otlp export fails");
             }
-            match classify(status.code()) {
+            match classify(&status) {
                 Failure::Away => {}
                 Failure::Doubtful => {
                     doubtful += 1;
@@ -449,7 +404,10 @@ impl Worker {
     }
 
     fn observe(&self, signal: Signal, took: Duration, error: Option<&Status>) {
-        let mut attrs = vec![(names::SIGNAL, AttrValue::from(signal.name()))];
+        let mut attrs = vec![
+            (names::SIGNAL, AttrValue::from(signal.name())),
+            (names::DESTINATION, self.way.name.as_str().into()),
+        ];
         if let Some(status) = error {
             let code = format!("{:?}", status.code());
             attrs.push((names::ERROR_TYPE, code.into()));

@@ -1,7 +1,7 @@
-//! Telemetry of a process: OTLP/gRPC out, Prometheus text, own logs on stderr.
+//! Telemetry of a process: OTLP out, over gRPC and HTTP, to any number of endpoints; Prometheus text, own logs on stderr.
 //!
 //! [`Telemetry`] is a cheap handle on one pipeline per process. Callers hand in log records, metric
-//! points and spans; three exporter tasks ship them over OTLP/gRPC from bounded queues. What the names
+//! points and spans, tasks send them ([`Inbox`]); three exporter tasks ship them over OTLP/gRPC from bounded queues. What the names
 //! are and how lines are read is `waggle-telemetry-pipeline`'s business.
 //!
 //! # Invariants
@@ -13,17 +13,22 @@
 //!   enter the log queue.
 //! - With a spool, what was handed in goes to disk first and is kept until the endpoint has answered for it, also over the
 //!   process's end; it is delivered at least once (log records have an id) or counted as lost.
+//! - What tasks send ([`Inbox`]) carries the identity of the connection that it came by, whatever it says of itself.
 //! - Without an OTLP endpoint nothing is queued; Prometheus and stderr work all the same.
 //!
 //! # What it never does
-//! It reads no kernel map and no task's file: finished values are handed in.
+//! It reads no kernel map and no task's file: finished values are handed in. What it reads is what this process costs.
 #![forbid(unsafe_code)]
 
 mod bridge;
 mod config;
+mod destination;
 mod export;
+mod link;
 mod otlp;
+mod own;
 mod pipe;
+mod receive;
 mod spans;
 mod spool;
 mod spooled;
@@ -32,8 +37,10 @@ mod verbosity;
 
 pub use bridge::BridgeLayer;
 pub use config::{SpoolConfig, TelemetryConfig, TelemetryError};
+pub use destination::{Destination, Health, Protocol, State};
 pub use opentelemetry::trace::SpanKind;
 pub use pipe::{Losses, Signal};
+pub use receive::{Inbox, Sender};
 pub use spans::{ActiveSpan, SpanBuilder};
 pub use telemetry::{Guard, Telemetry};
 pub use verbosity::{MAX_VERBOSITY, Verbosity};

@@ -16,11 +16,12 @@ use opentelemetry_proto::tonic::{
     resource::v1::Resource,
     trace::v1::{ResourceSpans, ScopeSpans, Span},
 };
+use ulid::Ulid;
 use waggle_telemetry_pipeline::{
     AttrValue, Attrs, HostFacts, Kind, LogRecord, MetricDef, Point, PointData, names,
 };
 
-use crate::pipe::{LogItem, MetricItem, Owner, SpanItem};
+use crate::pipe::{LogBody, LogItem, MetricBody, MetricItem, Owner, SpanItem};
 
 /// How many points a metric has.
 pub(crate) fn points(metric: &Metric) -> u64 {
@@ -28,7 +29,9 @@ pub(crate) fn points(metric: &Metric) -> u64 {
         Some(metric::Data::Sum(s)) => s.data_points.len(),
         Some(metric::Data::Gauge(g)) => g.data_points.len(),
         Some(metric::Data::Histogram(h)) => h.data_points.len(),
-        _ => 0,
+        Some(metric::Data::ExponentialHistogram(h)) => h.data_points.len(),
+        Some(metric::Data::Summary(s)) => s.data_points.len(),
+        None => 0,
     };
     n as u64
 }
@@ -49,9 +52,9 @@ pub(crate) fn logs<'a>(
             .map(|(owner, items)| ResourceLogs {
                 resource: Some(resource(owner, host)),
                 scope_logs: vec![ScopeLogs {
-                    scope: Some(scope(names::SCOPE_LOGS)),
+                    scope: scope(owner, names::SCOPE_LOGS),
                     log_records: items.into_iter().map(log).collect(),
-                    schema_url: names::SCHEMA_URL.to_owned(),
+                    schema_url: schema_url(owner),
                 }],
                 schema_url: names::SCHEMA_URL.to_owned(),
             })
@@ -70,9 +73,9 @@ pub(crate) fn spans<'a>(
             .map(|(owner, items)| ResourceSpans {
                 resource: Some(resource(owner, host)),
                 scope_spans: vec![ScopeSpans {
-                    scope: Some(scope(names::SCOPE_SPANS)),
+                    scope: scope(owner, names::SCOPE_SPANS),
                     spans: items.into_iter().map(|i| i.span.clone()).collect(),
-                    schema_url: names::SCHEMA_URL.to_owned(),
+                    schema_url: schema_url(owner),
                 }],
                 schema_url: names::SCHEMA_URL.to_owned(),
             })
@@ -90,15 +93,24 @@ pub(crate) fn metrics<'a>(
             .into_iter()
             .map(|(owner, items)| {
                 let mut by_def: BTreeMap<&'static MetricDef, Vec<&Point>> = BTreeMap::new();
+                let mut sent: Vec<Metric> = Vec::new();
                 for item in items {
-                    by_def.entry(item.point.def).or_default().push(&item.point);
+                    match &item.point {
+                        MetricBody::Own(point) => by_def.entry(point.def).or_default().push(point),
+                        MetricBody::Sent(one) => {
+                            if !sent.last_mut().is_some_and(|last| together(last, one)) {
+                                sent.push(one.as_ref().clone());
+                            }
+                        }
+                    }
                 }
+                sent.extend(by_def.into_iter().map(|(d, p)| metric(d, &p)));
                 ResourceMetrics {
                     resource: Some(resource(owner, host)),
                     scope_metrics: vec![ScopeMetrics {
-                        scope: Some(scope(names::SCOPE_METRICS)),
-                        metrics: by_def.into_iter().map(|(d, p)| metric(d, &p)).collect(),
-                        schema_url: names::SCHEMA_URL.to_owned(),
+                        scope: scope(owner, names::SCOPE_METRICS),
+                        metrics: sent,
+                        schema_url: schema_url(owner),
                     }],
                     schema_url: names::SCHEMA_URL.to_owned(),
                 }
@@ -130,22 +142,82 @@ where
     out
 }
 
+/// Puts points of one metric together again, as they were sent.
+fn together(a: &mut Metric, b: &Metric) -> bool {
+    use metric::Data;
+    if (&a.name, &a.unit, &a.description, &a.metadata)
+        != (&b.name, &b.unit, &b.description, &b.metadata)
+    {
+        return false;
+    }
+    match (&mut a.data, &b.data) {
+        (Some(Data::Gauge(a)), Some(Data::Gauge(b))) => {
+            a.data_points.extend_from_slice(&b.data_points);
+        }
+        (Some(Data::Sum(a)), Some(Data::Sum(b)))
+            if (a.aggregation_temporality, a.is_monotonic)
+                == (b.aggregation_temporality, b.is_monotonic) =>
+        {
+            a.data_points.extend_from_slice(&b.data_points);
+        }
+        (Some(Data::Histogram(a)), Some(Data::Histogram(b)))
+            if a.aggregation_temporality == b.aggregation_temporality =>
+        {
+            a.data_points.extend_from_slice(&b.data_points);
+        }
+        (Some(Data::ExponentialHistogram(a)), Some(Data::ExponentialHistogram(b)))
+            if a.aggregation_temporality == b.aggregation_temporality =>
+        {
+            a.data_points.extend_from_slice(&b.data_points);
+        }
+        (Some(Data::Summary(a)), Some(Data::Summary(b))) => {
+            a.data_points.extend_from_slice(&b.data_points);
+        }
+        _ => return false,
+    }
+    true
+}
+
+/// What a task says of itself comes after what is known; who made what it sent is its own word.
 fn resource(owner: &Owner, host: &HostFacts) -> Resource {
+    let mut attributes = key_values(&owner.resource(host));
+    if let Owner::Sent(sent) = owner {
+        let claimed = |key: &str| sent.claims.iter().any(|c| c.key == key);
+        attributes.retain(|a| !claimed(&a.key));
+        attributes.extend_from_slice(&sent.claims);
+    }
     Resource {
-        attributes: key_values(&owner.resource(host)),
+        attributes,
         ..Resource::default()
     }
 }
 
-fn scope(name: &str) -> InstrumentationScope {
-    InstrumentationScope {
-        name: name.to_owned(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        ..InstrumentationScope::default()
+fn scope(owner: &Owner, name: &str) -> Option<InstrumentationScope> {
+    match owner {
+        Owner::Sent(sent) => sent.scope.clone(),
+        Owner::Component(_) | Owner::Task(_) => Some(InstrumentationScope {
+            name: name.to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            ..InstrumentationScope::default()
+        }),
+    }
+}
+
+fn schema_url(owner: &Owner) -> String {
+    match owner {
+        Owner::Sent(sent) => sent.schema_url.clone(),
+        Owner::Component(_) | Owner::Task(_) => names::SCHEMA_URL.to_owned(),
     }
 }
 
 fn log(item: &LogItem) -> OtlpLog {
+    match &item.record {
+        LogBody::Own(record, uid) => own_log(record, *uid),
+        LogBody::Sent(record) => record.as_ref().clone(),
+    }
+}
+
+fn own_log(record: &LogRecord, uid: Ulid) -> OtlpLog {
     let LogRecord {
         time_ns,
         observed_ns,
@@ -156,12 +228,12 @@ fn log(item: &LogItem) -> OtlpLog {
         event_name,
         trace,
         stream,
-    } = &item.record;
+    } = record;
     let mut attributes: Vec<KeyValue> = attrs.iter().map(|(k, v)| key_value(k, v)).collect();
     if let Some(stream) = stream {
         attributes.push(key_value("log.iostream", &stream.name().into()));
     }
-    let uid = AttrValue::from(item.uid.to_string());
+    let uid = AttrValue::from(uid.to_string());
     attributes.push(key_value("log.record.uid", &uid));
     let (trace_id, span_id, flags) = trace.map_or((Vec::new(), Vec::new(), 0), |t| {
         let span = if t.span_id == 0 {

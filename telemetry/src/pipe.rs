@@ -7,7 +7,9 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use opentelemetry_proto::tonic::trace::v1::Span;
+use opentelemetry_proto::tonic::{
+    logs::v1::LogRecord as OtlpLog, metrics::v1::Metric, trace::v1::Span,
+};
 use tokio::sync::Notify;
 use ulid::Ulid;
 use waggle_telemetry_pipeline::{
@@ -16,7 +18,7 @@ use waggle_telemetry_pipeline::{
 };
 use waggle_types::TaskId;
 
-use crate::export::Disks;
+use crate::{Destination, Health, State, destination::Watch, export::Disks, own, receive::Sent};
 
 /// One of the three kinds of telemetry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -81,6 +83,8 @@ impl Losses {
 pub(crate) enum Owner {
     Component(Arc<Component>),
     Task(Arc<TaskLabels>),
+    /// What a task has sent itself.
+    Sent(Arc<Sent>),
 }
 
 impl Owner {
@@ -89,6 +93,7 @@ impl Owner {
         match self {
             Self::Component(c) => c.resource.clone(),
             Self::Task(labels) => labels.resource(host),
+            Self::Sent(sent) => sent.labels.resource(host),
         }
     }
 
@@ -97,6 +102,7 @@ impl Owner {
         match self {
             Self::Component(c) => Arc::as_ptr(c).addr(),
             Self::Task(t) => Arc::as_ptr(t).addr(),
+            Self::Sent(s) => Arc::as_ptr(s).addr(),
         }
     }
 
@@ -104,6 +110,7 @@ impl Owner {
         match self {
             Self::Component(c) => c.key.clone(),
             Self::Task(t) => ResourceKey::Task(t.task_id.clone()),
+            Self::Sent(s) => ResourceKey::Task(s.labels.task_id.clone()),
         }
     }
 }
@@ -120,8 +127,15 @@ pub(crate) struct Component {
 #[derive(Debug)]
 pub(crate) struct LogItem {
     pub(crate) owner: Owner,
-    pub(crate) record: LogRecord,
-    pub(crate) uid: Ulid,
+    pub(crate) record: LogBody,
+}
+
+#[derive(Debug)]
+pub(crate) enum LogBody {
+    /// Made here.
+    Own(Box<LogRecord>, Ulid),
+    /// As a task has sent it.
+    Sent(Box<OtlpLog>),
 }
 
 #[derive(Debug)]
@@ -133,7 +147,15 @@ pub(crate) struct SpanItem {
 #[derive(Debug)]
 pub(crate) struct MetricItem {
     pub(crate) owner: Owner,
-    pub(crate) point: Point,
+    pub(crate) point: MetricBody,
+}
+
+#[derive(Debug)]
+pub(crate) enum MetricBody {
+    /// Made here.
+    Own(Point),
+    /// As a task has sent it, with one point.
+    Sent(Box<Metric>),
 }
 
 /// A queue that wakes its exporter.
@@ -155,13 +177,96 @@ impl<T> Lane<T> {
         f(&mut lock(&self.queue))
     }
 
-    pub(crate) fn push_all(&self, items: impl IntoIterator<Item = (T, usize)>) {
+    fn push_all(&self, items: impl IntoIterator<Item = (T, usize)>) {
         self.with(|q| {
             for (item, bytes) in items {
                 q.push(item, bytes);
             }
         });
         self.wake.notify_one();
+    }
+}
+
+/// The way to one endpoint: its queues, its spools, how it does.
+#[derive(Debug)]
+pub(crate) struct Way {
+    /// Value of `waggle.telemetry.destination`.
+    pub(crate) name: String,
+    url: String,
+    pub(crate) logs: Lane<Arc<LogItem>>,
+    pub(crate) spans: Lane<Arc<SpanItem>>,
+    pub(crate) metrics: Lane<Arc<MetricItem>>,
+    spools: OnceLock<Disks>,
+    watches: [Watch; 3],
+}
+
+impl Way {
+    fn new(name: String, url: &str, config: &crate::TelemetryConfig) -> Self {
+        Self {
+            name,
+            url: url.to_owned(),
+            logs: Lane::new(config.log_queue),
+            spans: Lane::new(config.span_queue),
+            metrics: Lane::new(config.metric_queue),
+            spools: OnceLock::new(),
+            watches: Default::default(),
+        }
+    }
+
+    /// What waits on disk is in the books.
+    pub(crate) fn spools_are(&self, disks: Disks) {
+        // Said once, at the start.
+        let _ = self.spools.set(disks);
+    }
+
+    /// How the endpoint does with a signal.
+    pub(crate) fn watch(&self, signal: Signal) -> &Watch {
+        let [logs, spans, metrics] = &self.watches;
+        match signal {
+            Signal::Logs => logs,
+            Signal::Spans => spans,
+            Signal::Metrics => metrics,
+        }
+    }
+
+    fn counts(&self, signal: Signal) -> Counts {
+        match signal {
+            Signal::Logs => self.logs.with(|q| q.counts()),
+            Signal::Spans => self.spans.with(|q| q.counts()),
+            Signal::Metrics => self.metrics.with(|q| q.counts()),
+        }
+    }
+
+    fn limits(&self, signal: Signal) -> Limits {
+        match signal {
+            Signal::Logs => self.logs.with(|q| q.limits()),
+            Signal::Spans => self.spans.with(|q| q.limits()),
+            Signal::Metrics => self.metrics.with(|q| q.limits()),
+        }
+    }
+
+    /// The worst of what the signals say.
+    fn health(&self) -> Health {
+        let states = self.watches.iter().map(Watch::state);
+        let worst = states.max_by_key(|(state, _)| *state);
+        let (state, why) = worst.unwrap_or((State::Idle, String::new()));
+        Health {
+            url: self.url.clone(),
+            state,
+            why,
+            held: Signal::ALL.map(|s| self.counts(s).held).iter().sum(),
+        }
+    }
+}
+
+/// `host:port` of a URL, as short as metrics need it; what comes twice is numbered.
+fn way_name(to: &Destination, before: &[Way]) -> String {
+    let rest = to.url.split_once("://").map_or(to.url.as_str(), |(_, r)| r);
+    let host = rest.split('/').next().unwrap_or(rest);
+    let name = host.rsplit_once('@').map_or(host, |(_, h)| h).to_owned();
+    match before.iter().filter(|w| w.name.starts_with(&name)).count() {
+        0 => name,
+        n => format!("{name}-{}", n + 1),
     }
 }
 
@@ -178,14 +283,11 @@ pub(crate) struct Pipe {
     pub(crate) cluster: String,
     pub(crate) node: String,
     pub(crate) start_ns: u64,
-    pub(crate) logs: Lane<LogItem>,
-    pub(crate) spans: Lane<SpanItem>,
-    pub(crate) metrics: Lane<MetricItem>,
+    pub(crate) ways: Vec<Arc<Way>>,
     store: Mutex<SeriesStore>,
     components: Mutex<BTreeMap<ResourceKey, Arc<Component>>>,
     tasks: Mutex<BTreeMap<TaskId, Arc<TaskLabels>>>,
     base: ResourceKey,
-    spools: OnceLock<Disks>,
 }
 
 /// A poisoned lock means that some caller panicked between two steps of a map update; the data is
@@ -205,27 +307,66 @@ pub(crate) fn now_ns() -> u64 {
 
 impl Pipe {
     pub(crate) fn new(config: &crate::TelemetryConfig, host: HostFacts) -> Self {
+        let mut ways: Vec<Way> = Vec::new();
+        for to in &config.otlp {
+            let name = way_name(to, &ways);
+            ways.push(Way::new(name, &to.url, config));
+        }
         Self {
-            exporting: config.otlp.is_some(),
+            exporting: !ways.is_empty(),
             host,
             cluster: config.cluster.clone(),
             node: config.node.clone(),
             start_ns: now_ns(),
-            logs: Lane::new(config.log_queue),
-            spans: Lane::new(config.span_queue),
-            metrics: Lane::new(config.metric_queue),
+            ways: ways.into_iter().map(Arc::new).collect(),
             store: Mutex::new(SeriesStore::new(config.max_series)),
             components: Mutex::new(BTreeMap::new()),
             tasks: Mutex::new(BTreeMap::new()),
             base: ResourceKey::Component(config.component.as_str().into()),
-            spools: OnceLock::new(),
         }
     }
 
-    /// What waits on disk is in the books.
-    pub(crate) fn spools_are(&self, disks: Disks) {
-        // Said once, at the start.
-        let _ = self.spools.set(disks);
+    /// Queues log records for every endpoint.
+    pub(crate) fn put_logs(&self, items: impl IntoIterator<Item = (LogItem, usize)>) {
+        let items: Vec<_> = items.into_iter().map(|(i, n)| (Arc::new(i), n)).collect();
+        for way in &self.ways {
+            way.logs.push_all(items.iter().cloned());
+        }
+    }
+
+    /// The same with spans.
+    pub(crate) fn put_spans(&self, items: impl IntoIterator<Item = (SpanItem, usize)>) {
+        let items: Vec<_> = items.into_iter().map(|(i, n)| (Arc::new(i), n)).collect();
+        for way in &self.ways {
+            way.spans.push_all(items.iter().cloned());
+        }
+    }
+
+    /// The same with points.
+    pub(crate) fn put_metrics(&self, items: impl IntoIterator<Item = (MetricItem, usize)>) {
+        let items: Vec<_> = items.into_iter().map(|(i, n)| (Arc::new(i), n)).collect();
+        for way in &self.ways {
+            way.metrics.push_all(items.iter().cloned());
+        }
+    }
+
+    /// Counts what is not handed on, in every book.
+    pub(crate) fn refuse(&self, signal: Signal, n: u64, reason: DropReason) {
+        if n == 0 {
+            return;
+        }
+        for way in &self.ways {
+            match signal {
+                Signal::Logs => way.logs.with(|q| q.refuse(n, reason)),
+                Signal::Spans => way.spans.with(|q| q.refuse(n, reason)),
+                Signal::Metrics => way.metrics.with(|q| q.refuse(n, reason)),
+            }
+        }
+    }
+
+    /// How the endpoints do.
+    pub(crate) fn health(&self) -> Vec<Health> {
+        self.ways.iter().map(|w| w.health()).collect()
     }
 
     /// The component of that name, made on first use.
@@ -267,10 +408,9 @@ impl Pipe {
         let bytes = record.approx_bytes();
         let item = LogItem {
             owner,
-            record,
-            uid: Ulid::new(),
+            record: LogBody::Own(Box::new(record), Ulid::new()),
         };
-        self.logs.push_all([(item, bytes)]);
+        self.put_logs([(item, bytes)]);
     }
 
     pub(crate) fn push_span(&self, owner: Owner, span: Span) {
@@ -278,7 +418,7 @@ impl Pipe {
             return;
         }
         let bytes = crate::otlp::span_bytes(&span);
-        self.spans.push_all([(SpanItem { owner, span }, bytes)]);
+        self.put_spans([(SpanItem { owner, span }, bytes)]);
     }
 
     /// Keeps points as the latest values and queues them; what breaks the registry is refused.
@@ -306,20 +446,15 @@ impl Pipe {
         if !self.exporting {
             return;
         }
-        self.metrics.with(|q| {
-            if unregistered > 0 {
-                q.refuse(unregistered, DropReason::Unregistered);
-            }
-            if no_room > 0 {
-                q.refuse(no_room, DropReason::SeriesLimit);
-            }
-        });
+        self.refuse(Signal::Metrics, unregistered, DropReason::Unregistered);
+        self.refuse(Signal::Metrics, no_room, DropReason::SeriesLimit);
         self.queue_points(ok.into_iter().map(|p| (owner.clone(), p)));
     }
 
     fn queue_points(&self, points: impl Iterator<Item = (Owner, Point)>) {
-        self.metrics.push_all(points.map(|(owner, point)| {
+        self.put_metrics(points.map(|(owner, point)| {
             let bytes = point.approx_bytes();
+            let point = MetricBody::Own(point);
             (MetricItem { owner, point }, bytes)
         }));
     }
@@ -350,6 +485,25 @@ impl Pipe {
         f(&mut lock(&self.store), owner, attrs, now_ns());
     }
 
+    /// Adds to a counter of the process itself.
+    pub(crate) fn own_add(&self, def: &'static MetricDef, attrs: Attrs, n: u64) {
+        lock(&self.store).add(&self.base, def, attrs, n, now_ns());
+    }
+
+    /// Attributes of spans or events that are not registered were left off.
+    pub(crate) fn stripped(&self, signal: Signal, n: u64) {
+        if n > 0 {
+            let attrs = vec![(names::SIGNAL, AttrValue::from(signal.name()))];
+            let def = &names::TELEMETRY_ATTRIBUTES_DROPPED;
+            self.own_add(def, attrs, n);
+        }
+    }
+
+    /// A record that is not registered.
+    pub(crate) fn refused_log(&self) {
+        self.refuse(Signal::Logs, 1, DropReason::Unregistered);
+    }
+
     /// Records in a histogram of the process itself.
     pub(crate) fn own_record(&self, def: &'static MetricDef, attrs: Attrs, value: f64) {
         lock(&self.store).record(&self.base, def, attrs, value, now_ns());
@@ -377,25 +531,30 @@ impl Pipe {
     }
 
     pub(crate) fn losses(&self) -> Losses {
+        let sum = |signal| {
+            let all = self.ways.iter().map(|w| w.counts(signal));
+            all.fold(Counts::default(), Counts::plus)
+        };
         Losses {
-            logs: self.logs.with(|q| q.counts()),
-            spans: self.spans.with(|q| q.counts()),
-            metrics: self.metrics.with(|q| q.counts()),
+            logs: sum(Signal::Logs),
+            spans: sum(Signal::Spans),
+            metrics: sum(Signal::Metrics),
         }
     }
 
     /// The books as points.
     fn books(&self, now: u64) -> Vec<Point> {
-        let losses = self.losses();
-        let limits = [
-            (Signal::Logs, self.logs.with(|q| q.limits())),
-            (Signal::Spans, self.spans.with(|q| q.limits())),
-            (Signal::Metrics, self.metrics.with(|q| q.limits())),
-        ];
         let mut out = Vec::new();
-        for (signal, limit) in limits {
-            let counts = losses.of(signal);
-            let name = || vec![(names::SIGNAL, AttrValue::from(signal.name()))];
+        let each = |way| Signal::ALL.map(|signal| (way, signal));
+        for (way, signal) in self.ways.iter().flat_map(each) {
+            let counts = way.counts(signal);
+            let limit = way.limits(signal);
+            let name = || {
+                vec![
+                    (names::SIGNAL, AttrValue::from(signal.name())),
+                    (names::DESTINATION, way.name.as_str().into()),
+                ]
+            };
             let up_down = |n: u64| PointData::UpDown(i64::try_from(n).unwrap_or(i64::MAX));
             let mut point =
                 |def, attrs, data| out.push(Point::new(def, attrs, data, self.start_ns, now));
@@ -405,13 +564,24 @@ impl Pipe {
             point(&names::TELEMETRY_HELD, name(), up_down(counts.held));
             let max = up_down(limit.max_items as u64);
             point(&names::TELEMETRY_LIMIT, name(), max);
-            if let Some(disk) = self.spools.get().map(|s| s.of(signal)) {
+            if let Some(disk) = way.spools.get().map(|s| s.of(signal)) {
                 let (size, most) = disk.size();
                 point(&names::TELEMETRY_SPOOL_SIZE, name(), up_down(size));
                 point(&names::TELEMETRY_SPOOL_LIMIT, name(), up_down(most));
                 let age = PointData::Gauge(disk.oldest_age());
                 point(&names::TELEMETRY_SPOOL_AGE, name(), age);
             }
+            let (now_is, _) = way.watch(signal).state();
+            for state in State::ALL {
+                let mut attrs = name();
+                attrs.push((names::STATE, state.name().into()));
+                let is = PointData::Gauge(f64::from(u8::from(state == now_is)));
+                point(&names::TELEMETRY_DESTINATION, attrs, is);
+            }
+            let law = counts.exported + counts.held + counts.dropped_total();
+            let off =
+                PointData::UpDown(i64::try_from(counts.input.abs_diff(law)).unwrap_or(i64::MAX));
+            point(&names::TELEMETRY_UNACCOUNTED, name(), off);
             for reason in DropReason::ALL {
                 let mut attrs = name();
                 attrs.push((names::DROP_REASON, reason.name().into()));
@@ -419,6 +589,7 @@ impl Pipe {
                 point(&names::TELEMETRY_DROPPED, attrs, n);
             }
         }
+        out.extend(own::points(self.start_ns, now));
         let series = i64::try_from(lock(&self.store).len()).unwrap_or(i64::MAX);
         let held = PointData::UpDown(series);
         out.push(Point::new(

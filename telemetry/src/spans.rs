@@ -23,10 +23,10 @@ use opentelemetry_sdk::{
         SpanProcessor,
     },
 };
-use waggle_telemetry_pipeline::{AttrValue, Attrs, TaskLabels, names};
+use waggle_telemetry_pipeline::{AttrValue, Attrs, DropReason, TaskLabels, names};
 use waggle_types::TraceContext;
 
-use crate::pipe::{Owner, Pipe};
+use crate::pipe::{Owner, Pipe, Signal};
 
 /// A tracer whose spans carry one owner's resource.
 #[derive(Debug)]
@@ -71,10 +71,21 @@ impl fmt::Debug for IntoQueue {
 impl SpanProcessor for IntoQueue {
     fn on_start(&self, _span: &mut SdkSpan, _cx: &Context) {}
 
-    fn on_end(&self, span: SpanData) {
-        if self.pipe.exporting && span.span_context.is_sampled() {
-            self.pipe.push_span(self.owner.clone(), span.into());
+    fn on_end(&self, mut span: SpanData) {
+        let fits = fit(&mut span);
+        debug_assert!(fits.is_ok(), "{fits:?}");
+        if !self.pipe.exporting || !span.span_context.is_sampled() {
+            return;
         }
+        match fits {
+            Ok(()) => {}
+            Err(Stray::Attributes(_, n)) => self.pipe.stripped(Signal::Spans, n),
+            Err(Stray::Name(_)) => {
+                self.pipe.refuse(Signal::Spans, 1, DropReason::Unregistered);
+                return;
+            }
+        }
+        self.pipe.push_span(self.owner.clone(), span.into());
     }
 
     fn force_flush(&self) -> OTelSdkResult {
@@ -84,6 +95,32 @@ impl SpanProcessor for IntoQueue {
     fn shutdown_with_timeout(&self, _timeout: Duration) -> OTelSdkResult {
         Ok(())
     }
+}
+
+/// What of a span is not in the registry.
+#[derive(Debug, PartialEq, Eq)]
+enum Stray {
+    /// Its name.
+    Name(String),
+    /// So many attributes, which are gone from it; one of them.
+    Attributes(String, u64),
+}
+
+/// Takes off a span what the registry does not know.
+fn fit(span: &mut SpanData) -> Result<(), Stray> {
+    let Some(def) = names::find_span(&span.name) else {
+        return Err(Stray::Name(span.name.to_string()));
+    };
+    let mut stray: Option<(String, u64)> = None;
+    span.attributes.retain(|a| {
+        let known = def.allows(a.key.as_str());
+        if !known {
+            let (_, n) = stray.get_or_insert_with(|| (format!("{}: {}", def.name, a.key), 0));
+            *n += 1;
+        }
+        known
+    });
+    stray.map_or(Ok(()), |(first, n)| Err(Stray::Attributes(first, n)))
 }
 
 thread_local! {
@@ -290,5 +327,42 @@ fn value(v: AttrValue) -> opentelemetry::Value {
         AttrValue::F64(f) => f.into(),
         AttrValue::Str(s) => s.into(),
         other => other.to_text().into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn data(name: &'static str, keys: &[&'static str]) -> SpanData {
+        SpanData {
+            span_context: SpanContext::NONE,
+            parent_span_id: SpanId::INVALID,
+            parent_span_is_remote: false,
+            span_kind: SpanKind::Internal,
+            name: name.into(),
+            start_time: UNIX_EPOCH,
+            end_time: UNIX_EPOCH,
+            attributes: keys.iter().map(|k| KeyValue::new(*k, "x")).collect(),
+            dropped_attributes_count: 0,
+            events: opentelemetry_sdk::trace::SpanEvents::default(),
+            links: opentelemetry_sdk::trace::SpanLinks::default(),
+            status: Status::Unset,
+            instrumentation_scope: opentelemetry::InstrumentationScope::default(),
+        }
+    }
+
+    #[test]
+    fn what_the_registry_does_not_know_goes() {
+        let mut fine = data("task.running", &["waggle.task.id", names::ERROR_TYPE]);
+        assert_eq!(fit(&mut fine), Ok(()));
+        let mut odd = data("task.running", &["made.up", "waggle.node", "made.too"]);
+        let stray = Stray::Attributes("task.running: made.up".into(), 2);
+        assert_eq!(fit(&mut odd), Err(stray));
+        assert_eq!(odd.attributes.len(), 1);
+        assert_eq!(
+            fit(&mut data("made.up", &[])),
+            Err(Stray::Name("made.up".into()))
+        );
     }
 }

@@ -30,7 +30,7 @@ const OLD_MS: u64 = 5000;
 impl Worker {
     /// Writes all that comes, until the process ends.
     pub(crate) async fn spool<E: Export>(self, disk: Disk) {
-        let lane = E::lane(&self.pipe);
+        let lane = E::lane(&self.way);
         let (mut failing, mut synced) = (false, Instant::now());
         while let Some(batch) = self.next_batch::<E>(self.batch_items).await {
             let payload = E::request(&batch, &self.pipe.host).encode_to_vec();
@@ -60,11 +60,8 @@ impl Worker {
     }
 
     /// Sends what is there, until it is told to end and nothing is left, or its time is over.
-    pub(crate) async fn ship<E: Export>(self, mut export: E, disk: Disk, replay_bytes_s: u64)
-    where
-        E::Request: Halve,
-    {
-        let (mut failing, mut unread) = (false, false);
+    pub(crate) async fn ship<E: Export>(self, disk: Disk, replay_bytes_s: u64) {
+        let mut unread = false;
         while !self.stop.is_over() {
             let (record, lost) = disk.next().await;
             self.book::<E>(lost);
@@ -89,7 +86,7 @@ impl Worker {
                 }
             };
             let outcome = match E::Request::decode(record.payload.as_slice()) {
-                Ok(request) => self.whole(&mut export, request, &mut failing).await,
+                Ok(request) => self.whole::<E>(request).await,
                 Err(_) => Some(Sent {
                     rejected: 0,
                     lost: vec![(record.items, DropReason::Damaged)],
@@ -114,20 +111,12 @@ impl Worker {
     }
 
     /// Sends a request, in parts where the endpoint wants less at a time; `None` when there is no time left.
-    async fn whole<E: Export>(
-        &self,
-        export: &mut E,
-        request: E::Request,
-        failing: &mut bool,
-    ) -> Option<Sent>
-    where
-        E::Request: Halve,
-    {
+    async fn whole<E: Export>(&self, request: E::Request) -> Option<Sent> {
         let mut sent = Sent::default();
         let mut parts = vec![request];
         while let Some(request) = parts.pop() {
             let n = request.items();
-            match self.push(export, &request, failing).await {
+            match self.push::<E>(&request).await {
                 Outcome::Taken(rejected) => sent.rejected += rejected.min(n),
                 Outcome::Lost(why) => sent.lost.push((n, why)),
                 Outcome::Stopped => return None,
@@ -143,7 +132,7 @@ impl Worker {
     async fn settle<E: Export>(&self, disk: &Disk, sent: &Sent) {
         match disk.settle().await {
             Ok(0) => {}
-            Ok(items) => E::lane(&self.pipe).with(|q| {
+            Ok(items) => E::lane(&self.way).with(|q| {
                 let lost: u64 = sent.lost.iter().map(|(n, _)| n).sum();
                 q.unspooled(items.saturating_sub(lost), sent.rejected);
                 for (n, why) in &sent.lost {
@@ -157,7 +146,7 @@ impl Worker {
 
     fn book<E: Export>(&self, lost: Lost) {
         if lost.total() > 0 {
-            E::lane(&self.pipe).with(|q| {
+            E::lane(&self.way).with(|q| {
                 q.lost(lost.full, DropReason::SpoolFull);
                 q.lost(lost.old, DropReason::TooOld);
                 q.lost(lost.damaged, DropReason::Damaged);

@@ -7,14 +7,16 @@ use tracing_subscriber::{
     EnvFilter, Layer as _, layer::SubscriberExt as _, reload, util::SubscriberInitExt as _,
 };
 use waggle_telemetry_pipeline::{
-    AttrValue, Attrs, HostFacts, LogRecord, MetricDef, Point, Severity, TaskLabels,
+    AttrValue, Attrs, HostFacts, LogRecord, MetricDef, Point, Severity, TaskLabels, names,
 };
 use waggle_types::{TaskId, TraceContext};
 
 use crate::{
-    ActiveSpan, BridgeLayer, Losses, SpanBuilder, SpanKind, TelemetryConfig, TelemetryError,
+    ActiveSpan, BridgeLayer, Health, Inbox, Losses, Signal, SpanBuilder, SpanKind, TelemetryConfig,
+    TelemetryError,
     bridge::is_transport,
-    export::{self, Disks, Exporters},
+    export::{Disks, Exporters},
+    link::Link,
     pipe::{Component, Owner, Pipe, now_ns},
     spans::Tracing,
     verbosity::Verbosity,
@@ -34,19 +36,26 @@ impl Telemetry {
     /// configuration says otherwise. Must be called inside of a tokio runtime that outlives the guard.
     pub fn start(config: &TelemetryConfig) -> Result<(Self, Guard), TelemetryError> {
         let runtime = tokio::runtime::Handle::try_current().map_err(TelemetryError::NoRuntime)?;
-        let channel = config.otlp.as_deref().map(export::channel).transpose()?;
+        let links: Result<Vec<Link>, _> = config.otlp.iter().map(Link::open).collect();
+        let links = links?;
         let pipe = Arc::new(Pipe::new(config, host_facts(&config.node)));
-        let spool = config.spool.as_ref().filter(|_| channel.is_some());
-        let disks = spool.map(|s| Disks::open(s, &pipe)).transpose()?;
-        if let Some(disks) = &disks {
-            pipe.spools_are(disks.clone());
+        let n = links.len();
+        let mut ways = Vec::with_capacity(n);
+        for (idx, (link, way)) in links.into_iter().zip(&pipe.ways).enumerate() {
+            let spool = config.spool.as_ref();
+            let disks = spool.map(|s| Disks::open(s, way, (idx, n))).transpose()?;
+            if let Some(disks) = &disks {
+                way.spools_are(disks.clone());
+            }
+            ways.push((link, disks));
         }
         let this = Self::on(Arc::clone(&pipe), &config.component);
         if config.install_subscriber {
             this.install(config)?;
         }
-        let exporters =
-            channel.map(|c| Exporters::spawn(&runtime, &pipe, &c, config, disks.as_ref()));
+        let exporters = pipe
+            .exporting
+            .then(|| Exporters::spawn(&runtime, &pipe, ways, config));
         let guard = Guard { pipe, exporters };
         Ok((this, guard))
     }
@@ -90,6 +99,11 @@ impl Telemetry {
     /// Whether there is an OTLP endpoint.
     pub fn is_exporting(&self) -> bool {
         self.pipe.exporting
+    }
+
+    /// How the endpoints do, in the order of the configuration.
+    pub fn health(&self) -> Vec<Health> {
+        self.pipe.health()
     }
 
     /// The layer that turns this process's tracing events into log records; for a subscriber of one's
@@ -243,8 +257,21 @@ impl Telemetry {
         name: &str,
         labels: Option<&Arc<TaskLabels>>,
         trace: Option<TraceContext>,
-        attrs: Attrs,
+        mut attrs: Attrs,
     ) {
+        let Some(def) = names::find_event(name) else {
+            debug_assert!(false, "event {name} is not in the registry");
+            self.pipe.refused_log();
+            return;
+        };
+        let before = attrs.len();
+        attrs.retain(|(k, _)| {
+            let known = def.attributes.contains(k);
+            debug_assert!(known, "event {name}: attribute {k} is not in the registry");
+            known
+        });
+        self.pipe
+            .stripped(Signal::Logs, (before - attrs.len()) as u64);
         let owner = labels.map_or_else(
             || Owner::Component(Arc::clone(&self.component)),
             |l| Owner::Task(Arc::clone(l)),
@@ -259,6 +286,11 @@ impl Telemetry {
             .map(|(k, v)| (Cow::Borrowed(k), v))
             .collect();
         self.pipe.push_log(owner, record);
+    }
+
+    /// Takes what tasks send; useless without an endpoint.
+    pub fn inbox(&self) -> Inbox {
+        Inbox::new(Arc::clone(&self.pipe))
     }
 
     /// Removes a task's series; call it after its last points.

@@ -201,9 +201,9 @@ async fn spans_have_explicit_parents_times_and_ids() {
         NOW + 5,
         vec![],
     );
-    let mut failed = t
-        .component("waggle-master")
-        .begin_span("x", SpanKind::Internal, None, vec![]);
+    let mut failed =
+        t.component("waggle-master")
+            .begin_span("allocation", SpanKind::Internal, None, vec![]);
     failed.error("timeout", "no answer");
     let (root_cx, failed_cx) = (root.context(), failed.context());
     assert_eq!(root_cx.trace_id, incoming.trace_id);
@@ -248,7 +248,7 @@ async fn spans_have_explicit_parents_times_and_ids() {
 async fn own_events_become_records_and_transport_does_not() {
     let (t, guard, _sink, state) = running();
     let master = t.component("waggle-master");
-    let span = master.begin_span("work", SpanKind::Internal, None, vec![]);
+    let span = master.begin_span("allocation", SpanKind::Internal, None, vec![]);
     let cx = span.context();
     let subscriber = tracing_subscriber::registry().with(t.bridge_layer());
     tracing::subscriber::with_default(subscriber, || {
@@ -301,7 +301,8 @@ async fn without_an_endpoint_prometheus_works_and_nothing_queues() {
     let task = labels("web.1");
     t.task_points(&task, points());
     t.task_log(&task, decode_line(b"x", IoStream::Stdout, NOW));
-    t.begin_span("x", SpanKind::Internal, None, vec![]).end();
+    t.begin_span("allocation", SpanKind::Internal, None, vec![])
+        .end();
     t.set(&names::NET_GENERATION, &[], 12.0);
     let text = t.prometheus_text();
     assert!(text.contains("container_network_io_bytes_total{network_io_direction=\"receive\",service_instance_id=\"web.1\""), "{text}");
@@ -317,14 +318,16 @@ async fn without_an_endpoint_prometheus_works_and_nothing_queues() {
 #[tokio::test]
 async fn disabled_needs_nothing() {
     let t = std::thread::spawn(Telemetry::disabled).join().unwrap();
-    let cx = t.begin_span("x", SpanKind::Internal, None, vec![]).end();
+    let cx = t
+        .begin_span("allocation", SpanKind::Internal, None, vec![])
+        .end();
     assert!(cx.trace_id != 0 && cx.span_id != 0);
     until("rendered", || t.prometheus_text().contains("target_info")).await;
 }
 
 #[tokio::test]
 async fn bad_settings_are_named() {
-    for url in ["localhost:4317", "https://x:4317", "http://[bad"] {
+    for url in ["localhost:4317", "ftp://x:4317", "http://[bad"] {
         let err = Telemetry::start(&common::config(Some(url.to_owned()))).unwrap_err();
         assert!(
             matches!(err, TelemetryError::BadEndpoint { .. }),

@@ -64,7 +64,8 @@ async fn an_outage_and_a_restart_lose_nothing() {
     drop(sink);
     log(&t, 100, 3000).await;
     for _ in 0..20 {
-        t.begin_span("x", SpanKind::Internal, None, vec![]).end();
+        t.begin_span("allocation", SpanKind::Internal, None, vec![])
+            .end();
     }
     let losses = guard.shutdown(Duration::from_secs(2)).await;
     assert!(losses.balanced(), "{losses:?}");

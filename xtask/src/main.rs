@@ -20,6 +20,7 @@ mod forward;
 mod proto;
 mod root;
 mod run;
+mod schema;
 mod setup;
 mod test;
 mod tidy;
@@ -56,6 +57,12 @@ enum Command {
     Setup(setup::Args),
     /// Build the kernel programs
     BuildEbpf,
+    /// Regenerate what is made of the registry of signals
+    Schema {
+        /// Only check that what is committed is what would be generated
+        #[arg(long)]
+        check: bool,
+    },
     /// Regenerate the code of the protobuf files
     Proto {
         /// Only check that the committed code is what would be generated
@@ -74,6 +81,7 @@ fn main() -> ExitCode {
         Command::Tidy => tidy::main(),
         Command::Setup(args) => setup::main(&args),
         Command::BuildEbpf => build::ebpf().map(|_| ExitCode::SUCCESS),
+        Command::Schema { check } => schema::main(check),
         Command::Proto { check } => proto::main(check),
     };
     result.unwrap_or_else(|error| {

@@ -10,7 +10,7 @@ use waggle_tests_support::leak::Snapshot;
 use waggle_tests_support::names::Names;
 
 use crate::run::{cargo, output, own_dir, own_exe, repo, run};
-use crate::{build, demo, proto, setup, tidy, vm};
+use crate::{build, demo, proto, schema, setup, tidy, vm};
 
 /// Arguments of `test`.
 #[derive(Debug, clap::Args)]
@@ -59,6 +59,7 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
         stages.run("format", || run(cargo().args(["fmt", "--all", "--check"])))?;
         stages.run("tidy", tidy::check)?;
         stages.run("generated code", proto::fresh)?;
+        stages.run("registry of signals", schema::fresh)?;
     }
     let mut packages = vec!["--workspace"];
     packages.extend(NOT_HOST);

@@ -8,6 +8,7 @@ use anyhow::{Context as _, bail};
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, PackageId};
 
 use crate::run::{output, repo};
+use crate::schema;
 
 /// Lines of a Rust file above which we grumble, and above which we refuse.
 const SOFT_LINES: usize = 500;
@@ -137,6 +138,7 @@ pub fn main() -> anyhow::Result<ExitCode> {
 /// Fails with everything that is untidy.
 pub fn check() -> anyhow::Result<()> {
     let mut problems = arrows()?;
+    problems.extend(schema::fresh().err().map(|e| format!("{e:#}")));
     let files = tracked_files();
     problems.extend(sizes(&files));
     problems.extend(leftovers(&files));

@@ -5,6 +5,7 @@
 //! on a pure v2 host, and in `<controller mount>/<cgroup_root below the cgroup2 mount>/waggle.tasks/<task_id>`
 //! where controllers are v1.
 
+pub mod disks;
 mod host;
 mod limits;
 mod stats;
@@ -21,6 +22,7 @@ use nix::{
     unistd::Pid,
 };
 
+pub use disks::DiskIo;
 pub use host::{CgroupHost, Hierarchy};
 pub use limits::{CPU_PERIOD_US, Limits, NodeLimits, limits, process_limits};
 pub use stats::{Stats, memory_end};

@@ -39,6 +39,38 @@ pub struct Stats {
     pub pids: Option<u64>,
     /// Times that one more was refused.
     pub pids_refused: Option<u64>,
+    /// CPUs that it may use, in thousandths; `None` also without a ceiling.
+    pub cpu_limit_millis: Option<u64>,
+    /// Time stalled for CPU, for memory and for I/O.
+    pub stalled: [Stalled; 3],
+}
+
+/// How long processes stalled for a resource, microseconds; `None` where the kernel does not say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Stalled {
+    /// Some of them.
+    pub some_us: Option<u64>,
+    /// All of them.
+    pub full_us: Option<u64>,
+}
+
+impl Stalled {
+    /// `some avg10=0.00 avg60=0.00 avg300=0.00 total=1`, and the same with `full`.
+    fn read(text: &str) -> Self {
+        let total = |kind: &str| {
+            let line = text.lines().find_map(|l| l.strip_prefix(kind))?;
+            line.rsplit_once("total=")?.1.trim().parse().ok()
+        };
+        Self {
+            some_us: total("some "),
+            full_us: total("full "),
+        }
+    }
+}
+
+/// Thousandths of CPUs of a quota in each period.
+fn millis(quota: Option<u64>, period: Option<u64>) -> Option<u64> {
+    quota?.checked_mul(1000)?.checked_div(period?)
 }
 
 impl Stats {
@@ -74,6 +106,13 @@ impl Stats {
             oom_kills: field(&text(dir, "memory.events"), "oom_kill"),
             pids: number(dir, "pids.current"),
             pids_refused: field(&text(dir, "pids.events"), "max"),
+            cpu_limit_millis: {
+                let max = text(dir, "cpu.max");
+                let mut words = max.split_whitespace().map(|w| w.parse().ok());
+                millis(words.next().flatten(), words.next().flatten())
+            },
+            stalled: ["cpu.pressure", "memory.pressure", "io.pressure"]
+                .map(|file| Stalled::read(&text(dir, file))),
         }
     }
 
@@ -88,6 +127,9 @@ impl Stats {
             out.periods = field(&cpu, "nr_periods");
             out.throttled_periods = field(&cpu, "nr_throttled");
             out.throttled_ns = field(&cpu, "throttled_time");
+            // No ceiling is -1, which is no such number.
+            let quota = number(dir, "cpu.cfs_quota_us");
+            out.cpu_limit_millis = millis(quota, number(dir, "cpu.cfs_period_us"));
         }
         if let Some(dir) = cgroup.controller("memory") {
             let memory = text(dir, "memory.stat");
@@ -146,6 +188,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let write = |f: &str, t: &str| fs::write(dir.path().join(f), t).unwrap();
         write("cpu.stat", "usage_usec 30\nuser_usec 20\nsystem_usec 10\n");
+        write("cpu.max", "150000 100000\n");
+        let some = "some avg10=0.00 avg60=0.00 avg300=0.00 total=7\n";
+        write("io.pressure", &format!("{some}full avg10=0.00 total=3\n"));
         write("memory.current", "4096\n");
         write("memory.max", "max\n");
         write("memory.events", "low 0\noom 1\noom_kill 1\n");
@@ -158,6 +203,12 @@ mod tests {
         };
         let stats = Stats::read(&cgroup);
         assert_eq!(stats.cpu_user_ns, Some(20_000));
+        assert_eq!(stats.cpu_limit_millis, Some(1500));
+        let io = Stalled {
+            some_us: Some(7),
+            full_us: Some(3),
+        };
+        assert_eq!(stats.stalled, [Stalled::default(), Stalled::default(), io]);
         assert_eq!(stats.memory_bytes, Some(4096));
         assert_eq!(stats.memory_limit_bytes, None);
         assert_eq!(stats.oom_kills, Some(1));

@@ -79,15 +79,25 @@ pub struct NodeFacts {
     pub ip: Ipv4Addr,
     /// Port of the agent's API there.
     pub http_port: u16,
+    /// Port there at which tasks' OTLP is taken, if any is.
+    pub otlp_port: Option<u16>,
+    /// Its cluster.
+    pub cluster: String,
     /// Its resolver, where it runs one.
     pub resolver: Vec<IpAddr>,
 }
 
 impl NodeFacts {
     /// Of a node with these settings.
-    pub fn new(config: &AgentConfig, agent_id: AgentId, http_port: u16) -> Self {
+    pub fn new(
+        config: &AgentConfig,
+        agent_id: AgentId,
+        (http_port, otlp_port): (u16, Option<u16>),
+    ) -> Self {
         Self {
             http_port,
+            otlp_port,
+            cluster: config.cluster.clone(),
             agent_id,
             ip: config.ip,
             resolver: if config.network {

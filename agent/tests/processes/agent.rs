@@ -71,6 +71,7 @@ impl Agent {
                 None => bind().await,
             },
             metrics: bind().await,
+            otlp: None,
             dns: Some(bind().await),
         };
         let http = listeners.http.local_addr().unwrap();

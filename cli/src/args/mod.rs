@@ -174,3 +174,17 @@ pub struct DoctorArgs {
     #[arg(long)]
     pub json: bool,
 }
+
+/// One text, or a list of them: a field of the configuration that once was a single text.
+fn one_or_many<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
+    #[derive(serde::Deserialize)]
+    #[serde(untagged)]
+    enum OneOrMany {
+        One(String),
+        Many(Vec<String>),
+    }
+    Ok(match serde::Deserialize::deserialize(from)? {
+        OneOrMany::One(text) => vec![text],
+        OneOrMany::Many(list) => list,
+    })
+}

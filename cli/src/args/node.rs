@@ -21,6 +21,8 @@ pub struct NodeCommand {
 pub enum NodeSub {
     /// List the cluster's nodes
     List(Output),
+    /// Show how a node does, and where its telemetry goes
+    Status(OneNode),
     /// Offer nothing of a node any more and end what runs there
     Drain {
         /// Name or agent id

@@ -55,9 +55,11 @@ pub struct RunArgs {
     /// Where programs and maps are pinned [default: /sys/fs/bpf/waggle/<name>]
     #[arg(long, value_name = "DIR")]
     pub bpf_dir: Option<PathBuf>,
-    /// OTLP/gRPC endpoint for metrics, logs and traces, with scheme [default: none]
-    #[arg(long, value_name = "URL")]
-    pub otlp: Option<String>,
+    /// OTLP endpoint for metrics, logs and traces, once or several times: URL[;protocol=grpc|http/protobuf][;header=NAME:VALUE]
+    /// [;ca=FILE][;cert=FILE;key=FILE] [default: OTEL_EXPORTER_OTLP_ENDPOINT with its fellows, else none]
+    #[arg(long, value_name = "URL[;OPTION..]")]
+    #[serde(deserialize_with = "super::one_or_many")]
+    pub otlp: Vec<String>,
     /// Where telemetry waits on disk for the endpoint; `none`: in memory alone [default: WORK_DIR/telemetry]
     #[arg(long, value_name = "DIR")]
     pub otlp_spool: Option<String>,
@@ -67,6 +69,10 @@ pub struct RunArgs {
     /// How long any of it waits, such as 6h [default: 24h]
     #[arg(long, value_name = "DURATION")]
     pub otlp_spool_age: Option<String>,
+    /// Port on the node's address at which its tasks' OTLP is taken, gRPC and HTTP, where there is an endpoint to pass it on
+    /// to; `none` takes nothing [default: 61317]
+    #[arg(long, value_name = "PORT")]
+    pub task_otlp: Option<String>,
     /// How often metrics and logs are collected, such as 5s or 500ms [default: 5s]
     #[arg(long, value_name = "DURATION")]
     pub tick: Option<String>,

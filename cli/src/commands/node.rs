@@ -13,10 +13,11 @@ use crate::{
     times,
 };
 
-/// Runs `waggle node list|drain|deactivate|activate|gone`.
+/// Runs `waggle node list|status|drain|deactivate|activate|gone`.
 pub async fn run(command: NodeSub) -> Result<(), CliError> {
     match command {
         NodeSub::List(output) => list(&output).await,
+        NodeSub::Status(OneNode { node, output }) => status(&output, &node).await,
         NodeSub::Drain {
             node,
             max_grace,
@@ -69,6 +70,44 @@ fn changed(answer: &Value) -> String {
         text(answer, "mode"),
         count(tasks, "task")
     )
+}
+
+/// Asks the node's own agent.
+async fn status(output: &Output, node: &str) -> Result<(), CliError> {
+    let node = find(&Client::new(&output.master)?, node).await?;
+    let agent = Client::new(&format!("http://{}:{}", node.ip, node.http_port))?;
+    let health = agent.get("/health").await?;
+    let telemetry = agent.get("/waggle/v1/telemetry").await?;
+    if output.json {
+        let all = json!({"name": node.hostname, "health": health, "telemetry": telemetry});
+        return print_json(&all);
+    }
+    print(&shown(&node.hostname, &health, &telemetry))
+}
+
+fn shown(name: &str, health: &Value, telemetry: &Value) -> String {
+    let mut out = format!("{name}: {}\n", text(health, "status"));
+    for trouble in health["troubles"].as_array().into_iter().flatten() {
+        out.push_str(&format!("  {}\n", trouble.as_str().unwrap_or_default()));
+    }
+    let all = telemetry["destinations"].as_array();
+    let all = all.map(Vec::as_slice).unwrap_or_default();
+    if all.is_empty() {
+        out.push_str("telemetry goes nowhere (--otlp)\n");
+        return out;
+    }
+    let mut table = Table::new(&["telemetry to", "state", "waiting", "why"]);
+    for d in all {
+        let held = d["held"].as_u64().unwrap_or(0);
+        table.row([
+            text(d, "url"),
+            text(d, "state"),
+            count(held, "item"),
+            text(d, "why"),
+        ]);
+    }
+    out.push_str(&table.render());
+    out
 }
 
 async fn list(output: &Output) -> Result<(), CliError> {
@@ -131,6 +170,24 @@ fn share(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_node_says_where_its_telemetry_goes() {
+        let health = json!({"status": "degraded", "troubles": ["no runc"]});
+        let telemetry = json!({"destinations": [
+            {"url": "http://a:4317", "state": "ok", "why": "", "held": 0},
+            {"url": "https://b", "state": "certificate", "why": "expired", "held": 7},
+        ]});
+        assert_eq!(
+            shown("n1", &health, &telemetry),
+            "n1: degraded\n  no runc\n\
+             TELEMETRY TO   STATE        WAITING  WHY\n\
+             http://a:4317  ok           0 items  -\n\
+             https://b      certificate  7 items  expired\n"
+        );
+        let none = shown("n1", &health, &json!({"destinations": []}));
+        assert!(none.ends_with("goes nowhere (--otlp)\n"));
+    }
 
     #[test]
     fn nodes_say_how_they_are() {

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use waggle_agent::telemetry::SpoolConfig;
+use waggle_agent::telemetry::{Destination, Protocol, SpoolConfig};
 
 use super::positive;
 use crate::{
@@ -10,13 +10,150 @@ use crate::{
     error::{CliError, usage},
 };
 
-/// The endpoint.
-pub fn otlp(url: Option<String>) -> Result<Option<String>, CliError> {
-    match url {
-        Some(u) if !u.starts_with("http://") => Err(usage(format!(
-            "otlp: must be of the form http://host:port, is {u:?}"
+/// Most endpoints: each has its own queues and its own part of the spool.
+const MAX_DESTINATIONS: usize = 8;
+
+/// The endpoints: those that are given, else the one that OpenTelemetry's own variables name.
+pub fn destinations(
+    given: &[String],
+    variable: impl Fn(&str) -> Option<String>,
+) -> Result<Vec<Destination>, CliError> {
+    if given.len() > MAX_DESTINATIONS {
+        let n = given.len();
+        return Err(usage(format!(
+            "otlp: must be at most {MAX_DESTINATIONS} endpoints, are {n}"
+        )));
+    }
+    if given.is_empty() {
+        return Ok(of_variables(variable)?.into_iter().collect());
+    }
+    given.iter().map(|text| destination(text)).collect()
+}
+
+fn destination(text: &str) -> Result<Destination, CliError> {
+    let mut parts = text.split(';');
+    let mut out = Destination::new(url("otlp", parts.next().unwrap_or_default())?);
+    let (mut certificate, mut key) = (None, None);
+    for part in parts {
+        match part.split_once('=') {
+            Some(("protocol", p)) => out.protocol = protocol("otlp", p)?,
+            Some(("header", h)) => match h.split_once(':') {
+                Some((name, value)) if !name.is_empty() => out
+                    .headers
+                    .push((name.to_owned(), value.trim_start().to_owned())),
+                _ => return Err(usage("otlp: header must be NAME:VALUE")),
+            },
+            Some(("ca", f)) if !f.is_empty() => out.ca = Some(f.into()),
+            Some(("cert", f)) if !f.is_empty() => certificate = Some(f.into()),
+            Some(("key", f)) if !f.is_empty() => key = Some(f.into()),
+            _ => {
+                // Not the whole of it: a header may be secret.
+                let name = part.split(['=', ':']).next().unwrap_or_default();
+                return Err(usage(format!(
+                    "otlp: options must be protocol=, header=, ca=, cert= and key=, one is {name:.40?}"
+                )));
+            }
+        }
+    }
+    out.identity = pair("otlp: cert and key", certificate, key)?;
+    Ok(out)
+}
+
+fn of_variables(
+    variable: impl Fn(&str) -> Option<String>,
+) -> Result<Option<Destination>, CliError> {
+    let of = |name: &str| {
+        let name = format!("OTEL_EXPORTER_OTLP_{name}");
+        let value = variable(&name).filter(|v| !v.is_empty());
+        (name, value)
+    };
+    let (name, Some(endpoint)) = of("ENDPOINT") else {
+        return Ok(None);
+    };
+    let mut out = Destination::new(url(&name, &endpoint)?);
+    if let (name, Some(p)) = of("PROTOCOL") {
+        out.protocol = protocol(&name, &p)?;
+    }
+    if let (name, Some(headers)) = of("HEADERS") {
+        for header in headers.split(',').filter(|h| !h.trim().is_empty()) {
+            let Some((key, value)) = header.split_once('=') else {
+                return Err(usage(format!("{name}: must be NAME=VALUE,NAME=VALUE")));
+            };
+            let (key, value) = (key.trim(), value.trim());
+            out.headers.push((key.to_owned(), unescaped(value)));
+        }
+    }
+    out.ca = of("CERTIFICATE").1.map(PathBuf::from);
+    let own = [of("CLIENT_CERTIFICATE").1, of("CLIENT_KEY").1].map(|f| f.map(PathBuf::from));
+    let [certificate, key] = own;
+    out.identity = pair(
+        "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE and OTEL_EXPORTER_OTLP_CLIENT_KEY",
+        certificate,
+        key,
+    )?;
+    Ok(Some(out))
+}
+
+fn url(field: &str, text: &str) -> Result<String, CliError> {
+    if text.starts_with("http://") || text.starts_with("https://") {
+        return Ok(text.to_owned());
+    }
+    Err(usage(format!(
+        "{field}: must be of the form http://host:port or https://host:port, is {text:.100?}"
+    )))
+}
+
+fn protocol(field: &str, text: &str) -> Result<Protocol, CliError> {
+    match text {
+        "grpc" => Ok(Protocol::Grpc),
+        "http/protobuf" => Ok(Protocol::Http),
+        other => Err(usage(format!(
+            "{field}: protocol must be grpc or http/protobuf, is {other:.40?}"
         ))),
-        other => Ok(other),
+    }
+}
+
+fn pair(
+    fields: &str,
+    certificate: Option<PathBuf>,
+    key: Option<PathBuf>,
+) -> Result<Option<(PathBuf, PathBuf)>, CliError> {
+    match (certificate, key) {
+        (Some(c), Some(k)) => Ok(Some((c, k))),
+        (None, None) => Ok(None),
+        _ => Err(usage(format!("{fields} must be given together"))),
+    }
+}
+
+/// `%20` is a blank; what is no escape stays as it is.
+fn unescaped(text: &str) -> String {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&b, after)) = rest.split_first() {
+        let digits = after.get(..2).and_then(|d| std::str::from_utf8(d).ok());
+        let byte = digits.and_then(|d| u8::from_str_radix(d, 16).ok());
+        if let Some(byte) = byte.filter(|_| b == b'%') {
+            out.push(byte);
+            rest = after.get(2..).unwrap_or_default();
+        } else {
+            out.push(b);
+            rest = after;
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+/// Where tasks' telemetry is taken: a port, or `none`.
+pub fn task_port(given: Option<&str>) -> Result<Option<u16>, CliError> {
+    match given {
+        None => Ok(Some(61317)),
+        Some("none") => Ok(None),
+        Some(text) => match text.parse() {
+            Ok(port) if port > 0 => Ok(Some(port)),
+            _ => Err(usage(format!(
+                "task-otlp: must be a port or none, is {text:.40?}"
+            ))),
+        },
     }
 }
 
@@ -46,6 +183,60 @@ pub fn spool(args: &RunArgs, work_dir: &Path) -> Result<Option<SpoolConfig>, Cli
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn endpoints_are_read_with_what_they_want() {
+        let given = [
+            "http://a:4317".to_owned(),
+            "https://b;protocol=http/protobuf;header=x-key: s;header=y:a:b;ca=/c;cert=/d;key=/e"
+                .to_owned(),
+        ];
+        let none = |_: &str| None;
+        let read = destinations(&given, none).unwrap();
+        assert_eq!(read[0], Destination::new("http://a:4317"));
+        let pair = |k: &str, v: &str| (k.to_owned(), v.to_owned());
+        let want = Destination {
+            url: "https://b".into(),
+            protocol: Protocol::Http,
+            headers: vec![pair("x-key", "s"), pair("y", "a:b")],
+            ca: Some("/c".into()),
+            identity: Some(("/d".into(), "/e".into())),
+        };
+        assert_eq!(read[1], want);
+        assert_eq!(destinations(&[], none).unwrap(), []);
+        for (bad, said) in [
+            ("a:1", "http://host:port"),
+            ("http://a;protocol=json", "protocol must be"),
+            ("http://a;header=x", "header must be"),
+            ("http://a;cert=/x", "given together"),
+            ("http://a;x=1", "options must be"),
+        ] {
+            let error = destinations(&[bad.to_owned()], none).unwrap_err();
+            assert!(error.to_string().contains(said), "{error}");
+        }
+        assert!(destinations(&vec!["http://a".to_owned(); 9], none).is_err());
+    }
+
+    #[test]
+    fn the_variables_of_opentelemetry_are_known() {
+        let set = |name: &str| {
+            let value = match name {
+                "OTEL_EXPORTER_OTLP_ENDPOINT" => "https://a:4318",
+                "OTEL_EXPORTER_OTLP_PROTOCOL" => "http/protobuf",
+                "OTEL_EXPORTER_OTLP_HEADERS" => "authorization=Basic%20eA==, x=1",
+                "OTEL_EXPORTER_OTLP_CERTIFICATE" => "/ca",
+                _ => return None,
+            };
+            Some(value.to_owned())
+        };
+        let read = destinations(&[], set).unwrap();
+        let header = ("authorization".to_owned(), "Basic eA==".to_owned());
+        assert_eq!(read[0].headers[0], header);
+        assert_eq!((read.len(), read[0].headers.len()), (1, 2));
+        assert_eq!(read[0].ca, Some("/ca".into()));
+        let flag = destinations(&["http://b".to_owned()], set).unwrap();
+        assert_eq!(flag, [Destination::new("http://b")]);
+    }
 
     #[test]
     fn the_spool_is_beside_what_the_node_keeps() {

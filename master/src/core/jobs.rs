@@ -227,7 +227,7 @@ impl MasterCore {
                         ("waggle.job.id", job.to_string()),
                         ("waggle.job.run.id", run.to_string()),
                         ("waggle.outcome", outcome.to_owned()),
-                        ("message", failed.unwrap_or_default()),
+                        ("waggle.message", failed.unwrap_or_default()),
                     ];
                     self.measure(Measure::Event {
                         name: "waggle.job.run_ended",

@@ -194,7 +194,7 @@ impl MasterCore {
                 ("waggle.agent.id", agent.to_string()),
                 ("waggle.framework.id", framework.to_string()),
                 ("waggle.role", role),
-                ("message", why.clone()),
+                ("waggle.message", why.clone()),
             ],
             trace,
         });

@@ -129,7 +129,7 @@ impl MasterCore {
                     ("waggle.state", status.state.mesos_name().to_owned()),
                     ("waggle.state.previous", was.mesos_name().to_owned()),
                     ("service.name", spec.service.clone()),
-                    ("message", status.message.clone()),
+                    ("waggle.message", status.message.clone()),
                 ],
                 trace: self.tasks.get(&id).and_then(Task::trace),
             });

@@ -10,7 +10,7 @@ use waggle_telemetry_pipeline::{IoStream, Limits, LineSplitter, Queue, decode_li
 const READ: u64 = 1_795_407_292_000_000_000;
 
 fn decode(c: &mut Criterion) {
-    let corpus = include_str!("../tests/corpus/lines.txt");
+    let corpus = include_str!("../../../tests/fixtures/logs/lines.txt");
     let lines: Vec<&[u8]> = corpus.lines().map(str::as_bytes).collect();
     let mut group = c.benchmark_group("lines");
     group.throughput(Throughput::Elements(lines.len() as u64));

@@ -65,12 +65,7 @@ pub struct TaskLabels {
 impl TaskLabels {
     /// `service.name`: `/shop/cart` is `shop.cart`; without a service, the task's name.
     pub fn service_name(&self) -> String {
-        let path = self.service.trim_matches('/').replace('/', ".");
-        if path.is_empty() {
-            self.task_name.clone()
-        } else {
-            path
-        }
+        service_name(&self.service, &self.task_name)
     }
 
     /// `container.id`: 64 hex digits, a stable hash of the task id.
@@ -118,6 +113,16 @@ impl TaskLabels {
         push_sdk(&mut out);
         out.sort();
         out
+    }
+}
+
+/// `service.name` of a task of an app path, or else of a name.
+pub fn service_name(service: &str, task_name: &str) -> String {
+    let path = service.trim_matches('/').replace('/', ".");
+    if path.is_empty() {
+        task_name.to_owned()
+    } else {
+        path
     }
 }
 

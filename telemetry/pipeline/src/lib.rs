@@ -9,7 +9,8 @@
 //! - A [`MetricDef`] can only be made by the table in [`names`]: nothing is emitted that is not in the registry.
 //! - One function makes a task's resource, for all three signals: [`TaskLabels::resource_attributes`].
 //! - [`Queue`]: in = exported + held + dropped(reason), exactly, after every call.
-//! - [`decode_line`] is total: any bytes give a record, bounded in depth and size.
+//! - [`decode_line`] and [`decode_entry`] are total: any bytes give a record, bounded in depth and size.
+//! - [`Joiner`] loses no line: what it hands out is what it was given.
 //! - [`SeriesStore`] holds a bounded number of series; what does not fit is folded and counted.
 //!
 //! # What it never does
@@ -21,7 +22,9 @@ pub mod names;
 mod attr;
 mod decode;
 mod hist;
+mod join;
 mod labels;
+mod limit;
 mod lines;
 mod point;
 mod prometheus;
@@ -32,7 +35,9 @@ mod series;
 pub use attr::{AttrValue, Attrs};
 pub use decode::decode_line;
 pub use hist::{SECONDS_BOUNDS, log2_us_bounds, log2_us_histogram};
-pub use labels::{HostFacts, TaskLabels, component_resource};
+pub use join::{Entry, Joiner, decode_entry};
+pub use labels::{HostFacts, TaskLabels, component_resource, service_name};
+pub use limit::{Dropped, LogBudget, LogRate};
 pub use lines::{Line, LineSplitter, MAX_LINE};
 pub use names::{Kind, MetricDef};
 pub use point::{Point, PointData};

@@ -125,6 +125,18 @@ impl Counts {
             .filter(|(_, n)| *n > 0)
     }
 
+    /// Both books as one.
+    #[must_use]
+    pub fn plus(mut self, other: Self) -> Self {
+        self.input += other.input;
+        self.exported += other.exported;
+        self.held += other.held;
+        for (sum, n) in self.dropped.iter_mut().zip(other.dropped) {
+            *sum += n;
+        }
+        self
+    }
+
     /// The law: in = exported + held + dropped.
     pub fn balanced(&self) -> bool {
         self.input == self.exported + self.held + self.dropped_total()

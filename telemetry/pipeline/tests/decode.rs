@@ -4,7 +4,9 @@
 use std::fmt::Write as _;
 
 use proptest::prelude::*;
-use waggle_telemetry_pipeline::{AttrValue, IoStream, LogRecord, decode_line};
+use waggle_telemetry_pipeline::{
+    AttrValue, Entry, IoStream, Joiner, LineSplitter, LogRecord, decode_entry, decode_line,
+};
 
 /// 2026-11-23T04:14:52Z: a second or two after the corpus was written.
 const READ: u64 = 1_795_407_292_000_000_000;
@@ -41,7 +43,7 @@ fn render(line: &str, rec: &LogRecord) -> String {
 #[test]
 fn corpus() {
     let mut out = String::new();
-    for line in include_str!("corpus/lines.txt").lines() {
+    for line in include_str!("../../../tests/fixtures/logs/lines.txt").lines() {
         if line.starts_with("# ") {
             let _ = writeln!(out, "{line}");
         } else {
@@ -49,6 +51,42 @@ fn corpus() {
         }
     }
     insta::assert_snapshot!(out);
+}
+
+/// What is joined: entries of each part of the corpus, one to a paragraph.
+#[test]
+fn stacks() {
+    let mut out = String::new();
+    let text = include_str!("../../../tests/fixtures/logs/stacks.txt");
+    for part in text.split("# ").filter(|p| !p.is_empty()) {
+        // Parts of PHP's stacks are numbered with the same mark and a digit.
+        let (title, lines) = part.split_once('\n').unwrap();
+        let _ = writeln!(out, "# {title}");
+        for entry in entries(lines.as_bytes()) {
+            let record = decode_entry(&entry, IoStream::Stderr, READ);
+            let body = record
+                .body
+                .to_text()
+                .replace('\n', "\n    ")
+                .replace('\t', "<TAB>");
+            let n = entry.n_lines;
+            let severity = record.severity.number();
+            let _ = writeln!(
+                out,
+                "  {n} | {severity} {:?} | {body}",
+                record.severity_text
+            );
+        }
+    }
+    insta::assert_snapshot!(out);
+}
+
+fn entries(text: &[u8]) -> Vec<Entry> {
+    let (mut splitter, mut joiner) = (LineSplitter::default(), Joiner::default());
+    let lines = splitter.push(text);
+    let mut out: Vec<Entry> = lines.into_iter().flat_map(|l| joiner.push(l)).collect();
+    out.extend(joiner.flush());
+    out
 }
 
 #[test]
@@ -98,7 +136,9 @@ fn stderr_is_not_a_severity() {
 
 /// Bytes that are likely to get deep into the parsers: the corpus, cut and spliced.
 fn mutated() -> impl Strategy<Value = Vec<u8>> {
-    let lines: Vec<&str> = include_str!("corpus/lines.txt").lines().collect();
+    let lines: Vec<&str> = include_str!("../../../tests/fixtures/logs/lines.txt")
+        .lines()
+        .collect();
     let line = || prop::sample::select(lines.clone());
     let (head, tail) = (line(), line());
     (head, tail, any::<prop::sample::Index>(), any::<Vec<u8>>()).prop_map(|(a, b, cut, junk)| {

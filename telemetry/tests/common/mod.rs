@@ -114,9 +114,13 @@ impl Drop for Sink {
 }
 
 #[derive(Clone)]
-struct Endpoint(Shared);
+pub struct Endpoint(Shared);
 
 impl Endpoint {
+    pub fn of(state: &Shared) -> Self {
+        Self(Arc::clone(state))
+    }
+
     fn refusal(&self) -> Result<(), Status> {
         match self.0.lock().unwrap().refuse {
             Some(code) => Err(Status::new(code, "told to")),
@@ -261,7 +265,10 @@ pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
 
 pub fn config(otlp: Option<String>) -> TelemetryConfig {
     let mut config = TelemetryConfig::new("waggle-agent", "n1", "test");
-    config.otlp = otlp;
+    config.otlp = otlp
+        .map(waggle_telemetry::Destination::new)
+        .into_iter()
+        .collect();
     config.install_subscriber = false;
     config.batch_delay = Duration::from_millis(5);
     config.metric_interval = Duration::from_millis(50);

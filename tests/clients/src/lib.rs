@@ -35,6 +35,26 @@ pub fn python_with(requirements: &[&str], target: &Path) -> anyhow::Result<PathB
     environment(|| Ok(PathBuf::from("python3")), requirements, &[], target)
 }
 
+/// Where the files of one of Debian's packages are, unpacked under the target directory: nothing of it is installed or started.
+pub fn debian(package: &str, target: &Path) -> anyhow::Result<PathBuf> {
+    let dir = target.join("clients").join(format!("debian-{package}"));
+    let (root, done) = (dir.join("root"), dir.join("unpacked"));
+    if done.is_file() {
+        return Ok(root);
+    }
+    std::fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
+    run(Command::new("apt-get")
+        .args(["-q", "download", package])
+        .current_dir(&dir))?;
+    let files = std::fs::read_dir(&dir).with_context(|| format!("read {}", dir.display()))?;
+    let is_package = |p: &PathBuf| p.extension().is_some_and(|e| e == "deb");
+    let file = files.flatten().map(|f| f.path()).find(is_package);
+    let file = file.with_context(|| format!("apt-get left no package in {}", dir.display()))?;
+    run(Command::new("dpkg").arg("-x").arg(&file).arg(&root))?;
+    std::fs::write(&done, package).with_context(|| format!("write {}", done.display()))?;
+    Ok(root)
+}
+
 fn environment(
     find: impl FnOnce() -> anyhow::Result<PathBuf>,
     requirements: &[&str],

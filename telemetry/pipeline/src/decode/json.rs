@@ -4,7 +4,7 @@ use std::{borrow::Cow, collections::BTreeMap};
 
 use serde_json::{Map, Value};
 
-use super::{Found, severity, time};
+use super::{Found, severity, text, time};
 use crate::{AttrValue, Severity};
 
 /// Objects and lists nested deeper are kept as JSON text.
@@ -12,7 +12,7 @@ const MAX_DEPTH: usize = 6;
 /// Most members of one nested object or list; more are kept as JSON text.
 const MAX_MEMBERS: usize = 256;
 
-const TIME: [&str; 9] = [
+const TIME: [&str; 16] = [
     "time",
     "timestamp",
     "@timestamp",
@@ -22,8 +22,15 @@ const TIME: [&str; 9] = [
     "datetime",
     "asctime",
     "date",
+    "Timestamp",
+    "__REALTIME_TIMESTAMP",
+    "timestampSeconds",
+    "instant",
+    "timeMillis",
+    "timeUnixNano",
+    "created",
 ];
-const LEVEL: [&str; 12] = [
+const LEVEL: [&str; 19] = [
     "level",
     "severity",
     "lvl",
@@ -36,9 +43,31 @@ const LEVEL: [&str; 12] = [
     "priority",
     "PRIORITY",
     "levelno",
+    "@level",
+    "LogLevel",
+    "Level",
+    "severityText",
+    "SeverityText",
+    "Severity",
+    "error_severity",
 ];
-const MESSAGE: [&str; 9] = [
-    "message", "msg", "@m", "@mt", "MESSAGE", "log", "event", "body", "text",
+const MESSAGE: [&str; 16] = [
+    "message",
+    "msg",
+    "@m",
+    "@mt",
+    "MESSAGE",
+    "log",
+    "event",
+    "body",
+    "text",
+    "@message",
+    "short_message",
+    "Message",
+    "RenderedMessage",
+    "MessageTemplate",
+    "Body",
+    "textPayload",
 ];
 const EVENT: [&str; 3] = ["event.name", "event_name", "EventName"];
 
@@ -74,6 +103,13 @@ pub(super) fn decode(line: &str, read_ns: u64) -> Option<Found> {
             found.body = take_message(fields);
         }
     }
+    // A line in a line: docker, loguru.
+    if found.severity == Severity::UNSPECIFIED
+        && let Some(AttrValue::Str(text)) = &found.body
+    {
+        let inner = text::plain(text, read_ns);
+        found.level(inner.severity, &inner.severity_text);
+    }
     if let Some(Value::Object(fields)) = map.get("fields")
         && fields.is_empty()
     {
@@ -96,6 +132,14 @@ fn time_of(v: &Value, read_ns: u64) -> Option<u64> {
     match v {
         Value::String(s) => time::whole(s, read_ns),
         Value::Number(n) => time::epoch(n.as_f64()?, n.as_u64(), read_ns),
+        // Google, and log4j2 with other words: {"timestamp":{"seconds":1795407292,"nanos":123000000}}
+        Value::Object(o) if o.contains_key("seconds") || o.contains_key("epochSecond") => {
+            let part = |a, b| o.get(a).or_else(|| o.get(b)).and_then(Value::as_u64);
+            let s = part("seconds", "epochSecond").unwrap_or(0);
+            let ns = s.checked_mul(1_000_000_000)?;
+            let ns = ns.checked_add(part("nanos", "nanoOfSecond").unwrap_or(0))?;
+            time::epoch(ns as f64, Some(ns), read_ns)
+        }
         // MongoDB: {"t":{"$date":"..."}}
         Value::Object(o) => time_of(o.get("$date").filter(|d| !d.is_object())?, read_ns),
         _ => None,

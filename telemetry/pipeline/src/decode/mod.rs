@@ -78,7 +78,7 @@ impl Found {
 }
 
 /// Removes colors and cursor movements: `ESC [ ... letter`, and other two-byte escapes.
-fn strip_ansi(s: &str) -> Cow<'_, str> {
+pub(crate) fn strip_ansi(s: &str) -> Cow<'_, str> {
     if !s.contains('\u{1b}') {
         return Cow::Borrowed(s);
     }

@@ -5,15 +5,14 @@ use crate::Severity;
 /// A level's word, in any case: of syslog, log4j, Python, Go, Rust, nginx, PostgreSQL, MySQL.
 pub(super) fn from_token(token: &str) -> Option<Severity> {
     Some(match token.to_ascii_lowercase().as_str() {
-        "trace" | "trc" | "silly" | "finest" | "finer" => Severity::TRACE,
+        "trace" | "trc" | "trce" | "silly" | "finest" | "finer" => Severity::TRACE,
         "debug" | "dbg" | "dbug" | "debu" | "verbose" | "fine" | "debug1" | "debug2" | "debug3"
         | "debug4" | "debug5" => Severity::DEBUG,
-        "info" | "inf" | "information" | "informational" | "log" | "note" | "config" => {
-            Severity::INFO
-        }
+        "info" | "inf" | "success" | "information" | "informational" | "log" | "note"
+        | "config" => Severity::INFO,
         "notice" => Severity::NOTICE,
         "warn" | "warning" | "wrn" => Severity::WARN,
-        "error" | "err" | "eror" | "erro" | "severe" => Severity::ERROR,
+        "error" | "err" | "eror" | "erro" | "severe" | "fail" => Severity::ERROR,
         "crit" | "critical" | "dpanic" => Severity::CRITICAL,
         "alert" => Severity::ALERT,
         "fatal" | "ftl" | "panic" | "emerg" | "emergency" => Severity::FATAL,
@@ -39,14 +38,19 @@ pub(super) fn is_plain_word(token: &str) -> bool {
             | "fatal"
             | "panic"
             | "emerg"
+            | "crit"
+            | "dbug"
+            | "fail"
+            | "trce"
     )
 }
 
-/// klog's and MongoDB's letters.
+/// The letters of klog, MongoDB, capnslog.
 pub(super) fn from_letter(c: char) -> Option<Severity> {
     Some(match c {
         'D' => Severity::DEBUG,
         'I' => Severity::INFO,
+        'C' => Severity::CRITICAL,
         'W' => Severity::WARN,
         'E' => Severity::ERROR,
         'F' => Severity::FATAL,

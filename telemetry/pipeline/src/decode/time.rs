@@ -71,27 +71,46 @@ pub(super) fn prefix(s: &str, read_ns: u64) -> Option<(Option<u64>, usize)> {
     let parsed = c
         .attempt(Cursor::iso)
         .or_else(|| c.attempt(Cursor::clf))
-        .or_else(|| c.attempt(Cursor::day_month))
-        .or_else(|| c.attempt(|c| c.month_day(read_ns)));
+        .or_else(|| c.attempt(Cursor::short))
+        .or_else(|| c.attempt(|c| c.day_month(read_ns)))
+        .or_else(|| c.attempt(|c| c.month_day(read_ns)))
+        .or_else(|| c.attempt(Cursor::epoch));
     if let Some(ns) = parsed {
         return Some((plausible(ns, read_ns), c.at));
     }
-    c.attempt(Cursor::clock).map(|_| (None, c.at))
+    c.attempt(Cursor::kitchen)
+        .or_else(|| c.attempt(Cursor::clock).map(|_| ()))
+        .map(|()| (None, c.at))
 }
 
-/// `1123 04:14:52.123456`: month and day, then the time of day.
+/// `1123 04:14:52.123456`: month and day, then the time of day; the year may stand before them, whole or in two digits.
 pub(super) fn klog(s: &str, read_ns: u64) -> Option<u64> {
     let mut c = Cursor {
         s: s.as_bytes(),
         at: 0,
     };
+    let year = c
+        .attempt(|c| {
+            let y = c.digits(4)?;
+            (c.digits_ahead() == 4).then_some(y)
+        })
+        .or_else(|| {
+            c.attempt(|c| {
+                let y = c.digits(2)?;
+                (c.digits_ahead() == 4).then_some(2000 + y)
+            })
+        });
     let month = c.digits(2)?;
     let day = c.digits(2)?;
     c.byte(b' ')?;
     let clock = c.clock()?;
-    // klog always writes microseconds: without them it is something else.
-    (clock.fraction_digits == 6).then_some(())?;
-    plausible(latest(month, day, clock.ns, read_ns)?, read_ns)
+    // klog always writes microseconds (gRPC nanoseconds): without them it is something else.
+    matches!(clock.fraction_digits, 6 | 9).then_some(())?;
+    let ns = match year {
+        Some(y) => unix_ns(y, month, day, clock.ns, 0),
+        None => latest(month, day, clock.ns, read_ns),
+    };
+    plausible(ns?, read_ns)
 }
 
 /// A time of day.
@@ -139,6 +158,12 @@ impl Cursor<'_> {
         Some(part.iter().fold(0, |v, b| v * 10 + i64::from(b - b'0')))
     }
 
+    /// How many digits come next.
+    fn digits_ahead(&self) -> usize {
+        let rest = self.s.get(self.at..).unwrap_or_default();
+        rest.iter().take_while(|b| b.is_ascii_digit()).count()
+    }
+
     /// One or two digits, or a blank and one.
     fn day(&mut self) -> Option<i64> {
         self.byte(b' ');
@@ -155,7 +180,7 @@ impl Cursor<'_> {
 
     /// `04:14:52`, with `.123456` or `,123`.
     fn clock(&mut self) -> Option<Clock> {
-        let h = self.digits(2)?;
+        let h = self.attempt(|c| c.digits(2)).or_else(|| self.hour())?;
         self.byte(b':')?;
         let m = self.digits(2)?;
         self.byte(b':')?;
@@ -188,6 +213,51 @@ impl Cursor<'_> {
         })
     }
 
+    /// A blank and one digit: MariaDB's hours.
+    fn hour(&mut self) -> Option<i64> {
+        self.attempt(|c| {
+            c.byte(b' ')?;
+            c.digits(1)
+        })
+    }
+
+    /// `4:14AM` (zerolog's console).
+    fn kitchen(&mut self) -> Option<()> {
+        self.digits(self.digits_ahead().clamp(1, 2))?;
+        self.byte(b':')?;
+        self.digits(2)?;
+        self.any(b"AP")?;
+        self.byte(b'M')
+    }
+
+    /// `1795407292.123 ` (Squid) and `1795407292: ` (Mosquitto): seconds, and something that says so.
+    fn epoch(&mut self) -> Option<u64> {
+        let s = u64::try_from(self.digits(10)?).ok()?;
+        let ms = self.attempt(|c| {
+            c.byte(b'.')?;
+            c.digits(3)
+        });
+        let next = self.peek();
+        let said = match ms {
+            Some(_) => matches!(next, Some(b' ' | b']' | b':')),
+            None => next == Some(b':'),
+        };
+        let ms = u64::try_from(ms.unwrap_or(0)).ok()?;
+        said.then_some(s * 1_000_000_000 + ms * 1_000_000)
+    }
+
+    /// `26/11/23 04:14:52` (Spark).
+    fn short(&mut self) -> Option<u64> {
+        let y = self.digits(2)?;
+        self.byte(b'/')?;
+        let m = self.digits(2)?;
+        self.byte(b'/')?;
+        let d = self.digits(2)?;
+        self.byte(b' ')?;
+        let clock = self.clock()?;
+        Some(unix_ns(2000 + y, m, d, clock.ns, 0).unwrap_or(0))
+    }
+
     /// `Z`, `+01:00`, `-0500`, ` +0000`, ` UTC`: seconds east of UTC; 0 without one.
     fn zone(&mut self) -> i64 {
         self.attempt(|c| {
@@ -208,42 +278,81 @@ impl Cursor<'_> {
         .unwrap_or(0)
     }
 
-    /// `2026-11-23T04:14:52.123Z`, with a blank for the `T`, a comma for the point, slashes for dashes.
+    /// `2026-11-23T04:14:52.123Z`, with a blank for the `T`, a comma for the point, slashes or points for dashes.
     fn iso(&mut self) -> Option<u64> {
         let y = self.digits(4)?;
-        let sep = self.any(b"-/")?;
+        let sep = self.any(b"-/.")?;
         let m = self.digits(2)?;
         self.byte(sep)?;
         let d = self.digits(2)?;
-        self.any(b"T t")?;
+        if self.any(b"T t")? == b' ' {
+            // Gin.
+            self.attempt(|c| {
+                c.byte(b'-')?;
+                c.byte(b' ')
+            });
+        }
         let clock = self.clock()?;
         let zone = self.zone();
         Some(unix_ns(y, m, d, clock.ns, zone).unwrap_or(0))
     }
 
-    /// `23/Nov/2026:04:14:52 +0000` (common log format).
+    /// `23/Nov/2026:04:14:52 +0000` (common log format; Django has a blank), and with dashes (Tomcat, PHP, BIND, Erlang).
     fn clf(&mut self) -> Option<u64> {
         let d = self.digits(2)?;
-        self.byte(b'/')?;
+        let sep = self.any(b"/-")?;
         let m = self.month()?;
-        self.byte(b'/')?;
+        self.byte(sep)?;
         let y = self.digits(4)?;
-        self.byte(b':')?;
+        self.any(b": ")?;
+        self.byte(b':');
         let clock = self.clock()?;
         let zone = self.zone();
         Some(unix_ns(y, m, d, clock.ns, zone).unwrap_or(0))
     }
 
-    /// `23 Nov 2026 04:14:52.123` (Redis).
-    fn day_month(&mut self) -> Option<u64> {
+    /// `23 Nov 2026 04:14:52.123` (Redis; older ones without the year).
+    fn day_month(&mut self, read_ns: u64) -> Option<u64> {
         let d = self.day()?;
         self.byte(b' ')?;
         let m = self.month()?;
         self.byte(b' ')?;
-        let y = self.digits(4)?;
-        self.byte(b' ')?;
+        let year = self.attempt(|c| {
+            let y = c.digits(4)?;
+            c.byte(b' ')?;
+            Some(y)
+        });
         let clock = self.clock()?;
-        Some(unix_ns(y, m, d, clock.ns, 0).unwrap_or(0))
+        let ns = match year {
+            Some(y) => unix_ns(y, m, d, clock.ns, 0),
+            None => latest(m, d, clock.ns, read_ns),
+        };
+        Some(ns.unwrap_or(0))
+    }
+
+    /// `, 2026 4:14:52 AM` (java.util.logging), after month and day.
+    fn half_day(&mut self, month: i64, day: i64) -> Option<u64> {
+        self.byte(b',')?;
+        self.byte(b' ')?;
+        let year = self.digits(4)?;
+        self.byte(b' ')?;
+        let hour = self.digits(self.digits_ahead().clamp(1, 2))?;
+        self.byte(b':')?;
+        let minute = self.digits(2)?;
+        self.byte(b':')?;
+        let second = self.digits(2)?;
+        // A narrow blank since Java 20.
+        if self.byte(b' ').is_none() {
+            let narrow = "\u{202f}".as_bytes();
+            self.s.get(self.at..)?.strip_prefix(narrow)?;
+            self.at += narrow.len();
+        }
+        let half = self.any(b"AP")?;
+        self.byte(b'M')?;
+        (hour <= 12 && minute <= 59 && second <= 60).then_some(())?;
+        let hour = hour % 12 + if half == b'P' { 12 } else { 0 };
+        let ns = u64::try_from(hour * 3600 + minute * 60 + second).ok()? * 1_000_000_000;
+        Some(unix_ns(year, month, day, ns, 0).unwrap_or(0))
     }
 
     /// `Nov 23 04:14:52` (syslog) and `Mon Nov 23 04:14:52.123456 2026` (asctime, Apache).
@@ -257,6 +366,9 @@ impl Cursor<'_> {
         let m = self.month()?;
         self.byte(b' ')?;
         let d = self.day()?;
+        if let Some(ns) = self.attempt(|c| c.half_day(m, d)) {
+            return Some(ns);
+        }
         self.byte(b' ')?;
         let clock = self.clock()?;
         let year = self.attempt(|c| {
@@ -346,6 +458,14 @@ mod tests {
             "23 Nov 2026 04:14:52.000",
             "Nov 23 04:14:52",
             "Mon Nov 23 04:14:52.000000 2026",
+            "2026.11.23 04:14:52",
+            "2026-11-23  4:14:52",
+            "23-Nov-2026 04:14:52",
+            "23-Nov-2026::04:14:52",
+            "23/Nov/2026 04:14:52",
+            "26/11/23 04:14:52",
+            "23 Nov 04:14:52.000",
+            "Nov 23, 2026 4:14:52 AM",
             "1795407292",
             "1795407292000",
             "1795407292000000",

@@ -18,7 +18,20 @@ impl Ids {
                 self.trace_id = self.trace_id.or_else(|| hex128(value));
                 hex128(value).is_some()
             }
-            "span_id" | "spanid" | "spanId" | "span-id" | "span.id" | "SpanId" | "@sp" => {
+            // Google writes the resource's name: `projects/p/traces/<id>`.
+            "logging.googleapis.com/trace" => {
+                let id = value.rsplit('/').next().and_then(hex128);
+                self.trace_id = self.trace_id.or(id);
+                id.is_some()
+            }
+            "span_id"
+            | "spanid"
+            | "logging.googleapis.com/spanId"
+            | "spanId"
+            | "span-id"
+            | "span.id"
+            | "SpanId"
+            | "@sp" => {
                 self.span_id = self.span_id.or_else(|| hex64(value));
                 hex64(value).is_some()
             }

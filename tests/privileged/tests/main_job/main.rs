@@ -9,5 +9,6 @@ mod bad_input;
 mod dns;
 mod failures;
 mod programs;
+mod senders;
 mod signals;
 mod steps;

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use waggle_telemetry_pipeline::names;
 use waggle_tests_privileged::{LIMIT, can_run, shared, web};
 use waggle_tests_support::cluster::port;
 use waggle_tests_support::scenario::curl_spread;
-use waggle_tests_support::sink::{Span, Store, forest, render};
+use waggle_tests_support::sink::{Attributes, Span, Store, forest, render};
 use waggle_tests_support::wait_until;
 
 const TASK: &str = "waggle.task.id";
@@ -110,13 +111,62 @@ fn a_deployment_is_one_trace_down_to_every_node() {
         let root = spans
             .iter()
             .any(|s| s.parent_id.is_empty() && s.name.starts_with("deployment"));
-        (root && nodes.len() == 3 && wanted.iter().all(|name| names.contains(name))).then_some(())
+        // A span may arrive before its parent: until then it looks like another root.
+        let whole = root && nodes.len() == 3 && forest(&spans).len() == 1;
+        (whole && wanted.iter().all(|name| names.contains(name))).then_some(())
     });
     let roots = forest(&spans_now());
     if let Err(error) = complete {
         panic!("{error:#}\n{}", render(&roots));
     }
     assert_eq!(roots.len(), 1, "more than one root:\n{}", render(&roots));
+}
+
+#[test]
+fn nothing_arrives_that_is_not_registered() {
+    if !can_run() {
+        return;
+    }
+    let mut shared = shared().unwrap();
+    let world = shared.world().unwrap();
+    web(world).unwrap();
+    wait_until(LIMIT, "spans, events and points", || {
+        world.sink.with(|s| {
+            let events = s.logs.iter().any(|l| !l.event.is_empty());
+            (events && !s.spans.is_empty() && s.points.len() > 50).then_some(())
+        })
+    })
+    .unwrap();
+    let mut wrong = BTreeSet::new();
+    world.sink.with(|s| {
+        let known = |r: &Attributes| {
+            let of = match r.contains_key(TASK) {
+                true => names::RESOURCE_TASK,
+                false => names::RESOURCE_COMPONENT,
+            };
+            // What tasks say of themselves is theirs to name: those of another test do.
+            let strange = |k: &&String| !of.contains(&k.as_str()) && !k.starts_with("app.");
+            r.keys().find(strange).cloned()
+        };
+        for p in s.points.values() {
+            let keys = p.attributes.keys().map(String::as_str);
+            wrong.extend(names::check(&p.name, &p.unit, keys).err());
+            wrong.extend(known(&p.resource));
+        }
+        for span in &s.spans {
+            let keys = span.attributes.keys().map(String::as_str);
+            wrong.extend(names::check_span(&span.name, keys).err());
+            wrong.extend(known(&span.resource));
+        }
+        for log in s.logs.iter() {
+            wrong.extend(known(&log.resource));
+            if log.event.starts_with("waggle.") {
+                let keys = log.attributes.keys().map(String::as_str);
+                wrong.extend(names::check_event(&log.event, keys).err());
+            }
+        }
+    });
+    assert_eq!(wrong, BTreeSet::new());
 }
 
 #[test]

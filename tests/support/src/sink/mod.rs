@@ -35,7 +35,7 @@ use tokio::sync::{mpsc, oneshot};
 use tonic::codec::CompressionEncoding;
 use tonic::{Request, Response, Status};
 
-pub use store::{Log, Point, Span, Store};
+pub use store::{Attributes, Log, Point, Span, Store};
 pub use tree::{Node, forest, render};
 
 /// Requests waiting to be relayed; more are dropped and counted.

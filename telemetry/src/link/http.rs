@@ -1,0 +1,128 @@
+//! OTLP in protobuf over HTTP/1.1.
+
+use std::io::Write as _;
+
+use flate2::{Compression, write::GzEncoder};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::{
+    Method, Request, StatusCode, Uri,
+    body::Bytes,
+    header::{self, HeaderName, HeaderValue},
+};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use tonic::{Code, Status};
+
+use super::{CONNECT, tls};
+use crate::{Destination, TelemetryError};
+
+/// Longest answer that is read.
+const MAX_ANSWER: usize = 1 << 20;
+const PROTOBUF: HeaderValue = HeaderValue::from_static("application/x-protobuf");
+const GZIP: HeaderValue = HeaderValue::from_static("gzip");
+
+/// A client of one endpoint; connections are kept.
+#[derive(Debug, Clone)]
+pub(crate) struct HttpLink {
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    base: String,
+    headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl HttpLink {
+    pub(super) fn open(to: &Destination) -> Result<Self, TelemetryError> {
+        let base = to.url.trim_end_matches('/').to_owned();
+        if base.parse::<Uri>().is_err() {
+            return Err(TelemetryError::BadEndpoint {
+                url: to.url.clone(),
+                source: None,
+            });
+        }
+        let header = |(name, value): &(String, String)| {
+            let parsed = HeaderName::from_bytes(name.as_bytes())
+                .ok()
+                .zip(HeaderValue::from_str(value).ok());
+            parsed.ok_or_else(|| TelemetryError::BadHeader { name: name.clone() })
+        };
+        let headers = to.headers.iter().map(header).collect::<Result<_, _>>()?;
+        let mut tcp = HttpConnector::new();
+        tcp.set_connect_timeout(Some(CONNECT));
+        tcp.enforce_http(false);
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(tls::of_http(to)?)
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(tcp);
+        Ok(Self {
+            client: Client::builder(TokioExecutor::new()).build(connector),
+            base,
+            headers,
+        })
+    }
+
+    /// Posts a message below the endpoint's URL.
+    pub(super) async fn post<A: prost::Message + Default>(
+        &self,
+        path: &str,
+        message: &impl prost::Message,
+    ) -> Result<A, Status> {
+        let body = packed(&message.encode_to_vec())
+            .map_err(|e| Status::internal(format!("a request can't be compressed: {e}")))?;
+        let mut request = Request::builder()
+            .method(Method::POST)
+            .uri(format!("{}{path}", self.base))
+            .header(header::CONTENT_TYPE, PROTOBUF)
+            .header(header::CONTENT_ENCODING, GZIP)
+            .body(Full::new(Bytes::from(body)))
+            .map_err(|e| Status::internal(e.to_string()))?;
+        for (name, value) in &self.headers {
+            request.headers_mut().insert(name, value.clone());
+        }
+        let answer = self.client.request(request).await.map_err(|e| away(&e))?;
+        let status = answer.status();
+        let body = Limited::new(answer.into_body(), MAX_ANSWER).collect().await;
+        let body = body.map_err(|e| Status::unavailable(e.to_string()))?;
+        let body = body.to_bytes();
+        if status.is_success() {
+            return A::decode(body)
+                .map_err(|_| Status::unimplemented("the answer is none of an OTLP endpoint"));
+        }
+        let words: String = String::from_utf8_lossy(&body).chars().take(200).collect();
+        let words = words.replace(|c: char| c.is_control(), " ");
+        Err(Status::new(code(status), format!("{status}: {words}")))
+    }
+}
+
+fn packed(plain: &[u8]) -> std::io::Result<Vec<u8>> {
+    let mut out = GzEncoder::new(Vec::new(), Compression::fast());
+    out.write_all(plain)?;
+    out.finish()
+}
+
+fn away(error: &hyper_util::client::legacy::Error) -> Status {
+    let mut words = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        words.push_str(": ");
+        words.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    Status::unavailable(words)
+}
+
+/// What a status means in gRPC's words (OTLP, "Failures").
+fn code(status: StatusCode) -> Code {
+    match status.as_u16() {
+        401 => Code::Unauthenticated,
+        403 => Code::PermissionDenied,
+        404 | 405 | 415 | 426 | 501 => Code::Unimplemented,
+        413 => Code::ResourceExhausted,
+        408 | 429 | 502 | 503 | 504 => Code::Unavailable,
+        s if (300..400).contains(&s) => Code::Unimplemented,
+        s if s >= 500 => Code::Internal,
+        _ => Code::InvalidArgument,
+    }
+}

@@ -1,0 +1,290 @@
+//! From a request to items of the queues.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use opentelemetry_proto::tonic::{
+    collector::{
+        logs::v1::ExportLogsServiceRequest, metrics::v1::ExportMetricsServiceRequest,
+        trace::v1::ExportTraceServiceRequest,
+    },
+    common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value::Value},
+    metrics::v1::{Metric, metric::Data},
+    resource::v1::Resource,
+};
+use prost::Message as _;
+use ulid::Ulid;
+use waggle_telemetry_pipeline::names;
+
+use super::{Inbox, Refusal, Sender, Sent, Taken};
+use crate::{
+    otlp,
+    pipe::{LogBody, LogItem, MetricBody, MetricItem, Owner, Signal, SpanItem},
+};
+
+/// Attribute by which what comes twice is known.
+const UID: &str = "log.record.uid";
+
+/// A request that tasks send.
+pub(super) trait Request: prost::Message + Default {
+    const SIGNAL: Signal;
+    fn items(&self) -> u64;
+    fn put(self, inbox: &Inbox, sender: &Sender) -> Taken;
+}
+
+impl Inbox {
+    /// Takes a whole request, or nothing of it.
+    pub(super) fn take<R: Request>(
+        &self,
+        sender: Option<&Arc<Sender>>,
+        request: R,
+    ) -> Result<Taken, Refusal> {
+        let items = request.items();
+        let Some(sender) = sender else {
+            self.count(Some(R::SIGNAL), Refusal::Stranger.name(), items);
+            return Err(Refusal::Stranger);
+        };
+        if !sender.may_send(items, request.encoded_len()) {
+            self.count(Some(R::SIGNAL), Refusal::Rate.name(), items);
+            return Err(Refusal::Rate);
+        }
+        let taken = request.put(self, sender);
+        let rejected = u64::try_from(taken.rejected).unwrap_or(0);
+        self.count(Some(R::SIGNAL), "accepted", items.saturating_sub(rejected));
+        self.count(Some(R::SIGNAL), Refusal::Invalid.name(), rejected);
+        Ok(taken)
+    }
+
+    /// Something that is no request came.
+    pub(super) fn invalid(&self, signal: Signal) -> Refusal {
+        self.count(Some(signal), Refusal::Invalid.name(), 1);
+        Refusal::Invalid
+    }
+}
+
+impl Sender {
+    fn owner(
+        &self,
+        resource: Option<&Resource>,
+        scope: Option<InstrumentationScope>,
+        schema_url: &str,
+    ) -> Owner {
+        Owner::Sent(Arc::new(Sent {
+            labels: Arc::clone(&self.labels),
+            claims: resource.map(|r| claims(&r.attributes)).unwrap_or_default(),
+            scope,
+            schema_url: schema_url.to_owned(),
+        }))
+    }
+}
+
+/// What a task may say of itself: nothing that is known of it, nothing in Waggle's name, each once. Who made the signals is the
+/// one thing that it knows better.
+fn claims(attributes: &[KeyValue]) -> Vec<KeyValue> {
+    let mut seen = BTreeSet::new();
+    let may = |key: &str| {
+        let known = names::RESOURCE_TASK.contains(&key) || key.starts_with("waggle.");
+        !key.is_empty() && (!known || key.starts_with("telemetry.sdk."))
+    };
+    let attributes = attributes.iter().filter(|a| may(&a.key));
+    attributes
+        .filter(|a| seen.insert(a.key.as_str()))
+        .cloned()
+        .collect()
+}
+
+/// Ids that are what they must be: of the right length, not zero.
+fn is_id(id: &[u8], len: usize) -> bool {
+    id.len() == len && id.iter().any(|b| *b != 0)
+}
+
+impl Request for ExportLogsServiceRequest {
+    const SIGNAL: Signal = Signal::Logs;
+
+    fn items(&self) -> u64 {
+        let scopes = self.resource_logs.iter().flat_map(|r| &r.scope_logs);
+        scopes.map(|s| s.log_records.len() as u64).sum()
+    }
+
+    fn put(self, inbox: &Inbox, sender: &Sender) -> Taken {
+        let mut items = Vec::new();
+        for of_resource in self.resource_logs {
+            for scope in of_resource.scope_logs {
+                let owner = sender.owner(
+                    of_resource.resource.as_ref(),
+                    scope.scope,
+                    &scope.schema_url,
+                );
+                for mut record in scope.log_records {
+                    if !is_id(&record.trace_id, 16) {
+                        record.trace_id.clear();
+                        record.span_id.clear();
+                    } else if !is_id(&record.span_id, 8) {
+                        record.span_id.clear();
+                    }
+                    if !record.attributes.iter().any(|a| a.key == UID) {
+                        record.attributes.push(KeyValue {
+                            key: UID.to_owned(),
+                            value: Some(AnyValue {
+                                value: Some(Value::StringValue(Ulid::new().to_string())),
+                            }),
+                            ..KeyValue::default()
+                        });
+                    }
+                    let bytes = record.encoded_len();
+                    let owner = owner.clone();
+                    let record = LogBody::Sent(Box::new(record));
+                    items.push((LogItem { owner, record }, bytes));
+                }
+            }
+        }
+        inbox.pipe.put_logs(items);
+        Taken::default()
+    }
+}
+
+impl Request for ExportTraceServiceRequest {
+    const SIGNAL: Signal = Signal::Spans;
+
+    fn items(&self) -> u64 {
+        let scopes = self.resource_spans.iter().flat_map(|r| &r.scope_spans);
+        scopes.map(|s| s.spans.len() as u64).sum()
+    }
+
+    fn put(self, inbox: &Inbox, sender: &Sender) -> Taken {
+        let (mut items, mut taken) = (Vec::new(), Taken::default());
+        for of_resource in self.resource_spans {
+            for scope in of_resource.scope_spans {
+                let owner = sender.owner(
+                    of_resource.resource.as_ref(),
+                    scope.scope,
+                    &scope.schema_url,
+                );
+                for mut span in scope.spans {
+                    if !is_id(&span.trace_id, 16) || !is_id(&span.span_id, 8) {
+                        taken.rejected += 1;
+                        continue;
+                    }
+                    if !is_id(&span.parent_span_id, 8) {
+                        span.parent_span_id.clear();
+                    }
+                    span.links
+                        .retain(|l| is_id(&l.trace_id, 16) && is_id(&l.span_id, 8));
+                    let bytes = span.encoded_len();
+                    let owner = owner.clone();
+                    items.push((SpanItem { owner, span }, bytes));
+                }
+            }
+        }
+        inbox.pipe.put_spans(items);
+        taken
+    }
+}
+
+impl Request for ExportMetricsServiceRequest {
+    const SIGNAL: Signal = Signal::Metrics;
+
+    fn items(&self) -> u64 {
+        let scopes = self.resource_metrics.iter().flat_map(|r| &r.scope_metrics);
+        scopes.flat_map(|s| &s.metrics).map(otlp::points).sum()
+    }
+
+    fn put(self, inbox: &Inbox, sender: &Sender) -> Taken {
+        let (mut items, mut taken) = (Vec::new(), Taken::default());
+        for of_resource in self.resource_metrics {
+            for scope in of_resource.scope_metrics {
+                let owner = sender.owner(
+                    of_resource.resource.as_ref(),
+                    scope.scope,
+                    &scope.schema_url,
+                );
+                for metric in scope.metrics {
+                    if metric.name.is_empty() {
+                        let n = i64::try_from(otlp::points(&metric)).unwrap_or(i64::MAX);
+                        taken.rejected = taken.rejected.saturating_add(n);
+                        continue;
+                    }
+                    for one in apart(metric) {
+                        let bytes = one.encoded_len();
+                        let owner = owner.clone();
+                        let point = MetricBody::Sent(Box::new(one));
+                        items.push((MetricItem { owner, point }, bytes));
+                    }
+                }
+            }
+        }
+        inbox.pipe.put_metrics(items);
+        taken
+    }
+}
+
+/// One metric for each point, as the books count them.
+fn apart(metric: Metric) -> Vec<Metric> {
+    let Metric {
+        name,
+        description,
+        unit,
+        metadata,
+        data,
+    } = metric;
+    let one = |data| Metric {
+        name: name.clone(),
+        description: description.clone(),
+        unit: unit.clone(),
+        metadata: metadata.clone(),
+        data: Some(data),
+    };
+    macro_rules! each {
+        ($kind:ident, $all:expr) => {{
+            let mut all = $all;
+            let points = std::mem::take(&mut all.data_points);
+            let with = |point| {
+                let mut of_one = all.clone();
+                of_one.data_points = vec![point];
+                one(Data::$kind(of_one))
+            };
+            points.into_iter().map(with).collect()
+        }};
+    }
+    match data {
+        Some(Data::Gauge(all)) => each!(Gauge, all),
+        Some(Data::Sum(all)) => each!(Sum, all),
+        Some(Data::Histogram(all)) => each!(Histogram, all),
+        Some(Data::ExponentialHistogram(all)) => each!(ExponentialHistogram, all),
+        Some(Data::Summary(all)) => each!(Summary, all),
+        None => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attribute(key: &str) -> KeyValue {
+        KeyValue {
+            key: key.to_owned(),
+            ..KeyValue::default()
+        }
+    }
+
+    #[test]
+    fn a_task_may_not_claim_to_be_another() {
+        let given = [
+            "service.name",
+            "waggle.task.id",
+            "waggle.x",
+            "a",
+            "a",
+            "",
+            "telemetry.sdk.name",
+        ];
+        let kept = claims(&given.map(attribute));
+        let keys: Vec<&str> = kept.iter().map(|a| a.key.as_str()).collect();
+        assert_eq!(keys, ["a", "telemetry.sdk.name"]);
+    }
+
+    #[test]
+    fn ids_are_looked_at() {
+        assert!(is_id(&[1; 16], 16));
+        assert!(!is_id(&[0; 16], 16) && !is_id(&[1; 15], 16) && !is_id(&[], 8));
+    }
+}

@@ -1,0 +1,263 @@
+//! What tasks send: over both transports, under the identity of their connection, in the books.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
+
+mod common;
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use axum::{
+    Extension, Router,
+    body::{Body, to_bytes},
+    http::{Request, StatusCode},
+};
+use common::{attrs, labels, running, text};
+use opentelemetry_proto::tonic::{
+    collector::{
+        logs::v1::{ExportLogsServiceRequest, logs_service_client::LogsServiceClient},
+        metrics::v1::ExportMetricsServiceRequest,
+        trace::v1::{
+            ExportTraceServiceRequest, ExportTraceServiceResponse,
+            trace_service_client::TraceServiceClient,
+        },
+    },
+    common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value::Value},
+    logs::v1::{LogRecord, ResourceLogs, ScopeLogs},
+    metrics::v1::{
+        Metric, NumberDataPoint, ResourceMetrics, ScopeMetrics, Sum, metric::Data,
+        number_data_point,
+    },
+    resource::v1::Resource,
+    trace::v1::{ResourceSpans, ScopeSpans, Span},
+};
+use prost::Message;
+use tonic::Code;
+use tower::ServiceExt as _;
+use waggle_telemetry::{Sender, pipeline::LogRate};
+
+fn string(s: &str) -> AnyValue {
+    AnyValue {
+        value: Some(Value::StringValue(s.to_owned())),
+    }
+}
+
+/// A task that says that it is another one.
+fn liar() -> Option<Resource> {
+    let pairs = [
+        ("service.name", "bank"),
+        ("waggle.task.id", "bank.1"),
+        ("container.id", "ff"),
+        ("host.name", "elsewhere"),
+        ("telemetry.sdk.language", "python"),
+        ("app.flavor", "sour"),
+    ];
+    let attributes = pairs.map(|(k, v)| KeyValue {
+        key: k.to_owned(),
+        value: Some(string(v)),
+        ..KeyValue::default()
+    });
+    Some(Resource {
+        attributes: attributes.to_vec(),
+        ..Resource::default()
+    })
+}
+
+fn scope() -> Option<InstrumentationScope> {
+    Some(InstrumentationScope {
+        name: "app".into(),
+        ..InstrumentationScope::default()
+    })
+}
+
+fn logs(n: usize) -> ExportLogsServiceRequest {
+    let record = |i: usize| LogRecord {
+        body: Some(string(&format!("own {i}"))),
+        trace_id: vec![1; 3],
+        ..LogRecord::default()
+    };
+    ExportLogsServiceRequest {
+        resource_logs: vec![ResourceLogs {
+            resource: liar(),
+            scope_logs: vec![ScopeLogs {
+                scope: scope(),
+                log_records: (0..n).map(record).collect(),
+                schema_url: "https://example.org/1".into(),
+            }],
+            ..ResourceLogs::default()
+        }],
+    }
+}
+
+fn spans() -> ExportTraceServiceRequest {
+    let span = |trace: &[u8], name: &str| Span {
+        trace_id: trace.to_vec(),
+        span_id: vec![2; 8],
+        name: name.to_owned(),
+        ..Span::default()
+    };
+    ExportTraceServiceRequest {
+        resource_spans: vec![ResourceSpans {
+            resource: liar(),
+            scope_spans: vec![ScopeSpans {
+                scope: scope(),
+                spans: vec![
+                    span(&[1; 16], "GET /"),
+                    span(&[1; 4], "bad"),
+                    span(&[0; 16], "worse"),
+                ],
+                ..ScopeSpans::default()
+            }],
+            ..ResourceSpans::default()
+        }],
+    }
+}
+
+fn metrics() -> ExportMetricsServiceRequest {
+    let point = |v| NumberDataPoint {
+        value: Some(number_data_point::Value::AsInt(v)),
+        ..NumberDataPoint::default()
+    };
+    let metric = |name: &str| Metric {
+        name: name.to_owned(),
+        unit: "{order}".into(),
+        data: Some(Data::Sum(Sum {
+            data_points: vec![point(1), point(2), point(3)],
+            aggregation_temporality: 2,
+            is_monotonic: true,
+        })),
+        ..Metric::default()
+    };
+    ExportMetricsServiceRequest {
+        resource_metrics: vec![ResourceMetrics {
+            resource: liar(),
+            scope_metrics: vec![ScopeMetrics {
+                scope: scope(),
+                metrics: vec![metric("shop.orders"), metric("")],
+                ..ScopeMetrics::default()
+            }],
+            ..ResourceMetrics::default()
+        }],
+    }
+}
+
+async fn post(router: &Router, path: &str, kind: &str, body: Vec<u8>) -> (StatusCode, Vec<u8>) {
+    let request = Request::post(path)
+        .header("content-type", kind)
+        .body(Body::from(body))
+        .unwrap();
+    let answer = router.clone().oneshot(request).await.unwrap();
+    let status = answer.status();
+    let body = to_bytes(answer.into_body(), 1 << 20).await.unwrap();
+    (status, body.to_vec())
+}
+
+const PROTOBUF: &str = "application/x-protobuf";
+
+#[tokio::test]
+async fn what_a_task_sends_arrives_under_its_name() {
+    let (t, guard, _sink, state) = running();
+    let sender = Arc::new(Sender::new(labels("web.1")));
+    let router = t.inbox().routes().layer(Extension(sender));
+    let mut grpc = LogsServiceClient::new(router.clone());
+    let answer = grpc.export(logs(3)).await.unwrap().into_inner();
+    assert_eq!(answer.partial_success, None);
+    let (status, body) = post(&router, "/v1/traces", PROTOBUF, spans().encode_to_vec()).await;
+    assert_eq!(status, StatusCode::OK);
+    let answer = ExportTraceServiceResponse::decode(body.as_slice()).unwrap();
+    assert_eq!(answer.partial_success.unwrap().rejected_spans, 2);
+    let body = metrics().encode_to_vec();
+    let (status, _) = post(&router, "/v1/metrics", PROTOBUF, body).await;
+    assert_eq!(status, StatusCode::OK);
+    let losses = guard.shutdown(Duration::from_secs(5)).await;
+    assert!(losses.balanced());
+    assert_eq!((losses.logs.exported, losses.spans.exported), (3, 1));
+
+    let state = state.lock().unwrap();
+    let sent = |r: &common::Resource| r.contains_key("app.flavor");
+    let mut resources = BTreeSet::new();
+    resources.extend(state.logs.iter().map(|(r, _)| r).filter(|r| sent(r)));
+    resources.extend(state.spans.iter().map(|(r, _)| r).filter(|r| sent(r)));
+    resources.extend(state.metrics.iter().map(|(r, _)| r).filter(|r| sent(r)));
+    assert_eq!(resources.len(), 1, "{resources:#?}");
+    let resource = resources.first().unwrap();
+    for (k, v) in [
+        ("service.name", "web"),
+        ("waggle.task.id", "web.1"),
+        ("service.instance.id", "web.1"),
+        ("host.name", "n1"),
+        ("telemetry.sdk.language", "python"),
+        ("app.flavor", "sour"),
+    ] {
+        assert_eq!(resource[k], v, "{k}");
+    }
+    assert_eq!(resource["container.id"].len(), 64);
+    assert_eq!(state.logs.len(), 3);
+    let log = &state.logs[0].1;
+    assert_eq!(text(log.body.as_ref()), "own 0");
+    assert!(log.trace_id.is_empty(), "an id of three bytes is none");
+    assert_eq!(attrs(&log.attributes)["log.record.uid"].len(), 26);
+    assert_eq!(state.spans[0].1.name, "GET /");
+    let (_, orders) = state
+        .metrics
+        .iter()
+        .find(|(_, m)| m.name == "shop.orders")
+        .unwrap();
+    let Some(Data::Sum(sum)) = &orders.data else {
+        panic!("{orders:?}")
+    };
+    assert_eq!(sum.data_points.len(), 3, "in one metric again");
+}
+
+#[tokio::test]
+async fn what_is_no_request_is_refused_and_counted() {
+    let (t, _guard, _sink, _state) = running();
+    let sender = Arc::new(Sender::new(labels("web.1")));
+    let inbox = t.inbox();
+    let router = inbox.routes().layer(Extension(Arc::clone(&sender)));
+    let (status, _) = post(&router, "/v1/logs", PROTOBUF, b"\xff\xff\xff".to_vec()).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    let (status, _) = post(&router, "/v1/logs", "application/json", b"{}".to_vec()).await;
+    assert_eq!(status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    let (status, _) = post(&router, "/v1/logs", PROTOBUF, vec![0; 5 << 20]).await;
+    assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
+    // Nobody.
+    let strangers = inbox.routes();
+    let (status, _) = post(&strangers, "/v1/logs", PROTOBUF, logs(1).encode_to_vec()).await;
+    assert_eq!(status, StatusCode::FORBIDDEN);
+    let mut grpc = TraceServiceClient::new(strangers);
+    let refused = grpc.export(spans()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied);
+    assert_eq!(t.losses().logs.input, 0);
+    let page = t.prometheus_text();
+    for outcome in ["invalid", "stranger"] {
+        let series = format!("waggle_telemetry_received_total{{waggle_outcome=\"{outcome}\"");
+        assert!(page.contains(&series), "{page}");
+    }
+}
+
+#[tokio::test]
+async fn a_task_that_sends_too_much_is_told_to_wait() {
+    let (t, _guard, _sink, _state) = running();
+    let rate = LogRate {
+        lines_s: 1,
+        bytes_s: 1 << 20,
+    };
+    let sender = Arc::new(Sender::at_most(labels("web.1"), rate));
+    let other = Arc::new(Sender::new(labels("web.2")));
+    let router = t.inbox().routes();
+    let noisy = router.clone().layer(Extension(sender));
+    let mut refused = None;
+    for _ in 0..100 {
+        let body = logs(20).encode_to_vec();
+        let (status, _) = post(&noisy, "/v1/logs", PROTOBUF, body).await;
+        if status != StatusCode::OK {
+            refused = Some(status);
+            break;
+        }
+    }
+    assert_eq!(refused, Some(StatusCode::TOO_MANY_REQUESTS));
+    let quiet = router.layer(Extension(other));
+    let (status, _) = post(&quiet, "/v1/logs", PROTOBUF, logs(1).encode_to_vec()).await;
+    assert_eq!(status, StatusCode::OK, "others are not made to wait");
+    assert!(t.losses().balanced());
+}
