@@ -35,6 +35,7 @@ mod fetch;
 mod files;
 #[cfg(test)]
 mod fixture;
+mod flows;
 mod gpus;
 mod http;
 pub mod images;
@@ -62,6 +63,7 @@ mod tail;
 mod tasks;
 mod tidy;
 mod unpack;
+mod watch_points;
 
 pub use crate::{
     config::{

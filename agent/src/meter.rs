@@ -189,6 +189,12 @@ pub struct NodeReading<'a> {
     pub losses: [u64; loss::COUNT as usize],
     /// Programs: name, run time in nanoseconds, run count.
     pub programs: Vec<(String, u64, u64)>,
+    /// Entries of maps, and the most that they hold.
+    pub maps: Vec<(&'static str, usize, u32)>,
+    /// Packets that the kernel dropped, whosever they were, by reason.
+    pub drops: Vec<(String, u64)>,
+    /// What the watching programs could not count.
+    pub missed: Vec<(&'static str, u64)>,
     /// VIP numbers to names.
     pub vips: &'a VipNames,
     /// Since when the maps count, Unix nanoseconds.
@@ -241,9 +247,22 @@ pub fn node_points(r: &NodeReading<'_>) -> Vec<Point> {
             out.push(&names::VIP_CONNECTIONS, attrs, PointData::Sum(count));
         }
     }
-    for (reason, count) in loss::NAMES.iter().zip(r.losses) {
-        let attrs = vec![(names::DROP_REASON, (*reason).into())];
+    let losses = loss::NAMES.into_iter().zip(r.losses);
+    for (reason, count) in losses.chain(r.missed.iter().copied()) {
+        let attrs = vec![(names::DROP_REASON, reason.into())];
         out.push(&names::EBPF_LOST, attrs, PointData::Sum(count));
+    }
+    for (reason, count) in &r.drops {
+        let attrs = vec![(names::DROP_REASON, reason.as_str().into())];
+        let def = &names::NETWORK_PACKETS_DROPPED;
+        out.push(def, attrs, PointData::Sum(*count));
+    }
+    for (map, n_entries, limit) in &r.maps {
+        let attrs = || -> Attrs { vec![(names::MAP, (*map).into())] };
+        let n = i64::try_from(*n_entries).unwrap_or(i64::MAX);
+        out.push(&names::EBPF_MAP_ENTRIES, attrs(), PointData::UpDown(n));
+        let limit = PointData::UpDown(i64::from(*limit));
+        out.push(&names::EBPF_MAP_LIMIT, attrs(), limit);
     }
     for (name, run_ns, run_cnt) in &r.programs {
         let attrs = || -> Attrs { vec![(names::PROGRAM, name.as_str().into())] };
@@ -289,7 +308,7 @@ impl Out {
     }
 }
 
-fn seconds(ns: u64) -> f64 {
+pub(crate) fn seconds(ns: u64) -> f64 {
     ns as f64 / 1e9
 }
 
@@ -370,6 +389,9 @@ mod tests {
             vip_stats: vec![(key(1), stat(2)), (key(2), stat(3)), (key(0), stat(1))],
             losses: [0; loss::COUNT as usize],
             programs: vec![("connect4".to_owned(), 5, 6)],
+            maps: vec![("CGROUP_NET", 2, 16)],
+            drops: vec![("no_socket".to_owned(), 9)],
+            missed: vec![("drops_map_full", 1)],
             vips: &vips(),
             start_ns: 1,
             now_ns: 2,
@@ -384,5 +406,8 @@ mod tests {
         let n = |def| points.iter().filter(|p| p.def == def).count();
         assert_eq!(n(&names::VIP_BACKEND_FAILURES), 2);
         assert_eq!(n(&names::VIP_BACKEND_EJECTIONS), 1);
+        assert_eq!(n(&names::EBPF_MAP_LIMIT), 1);
+        assert_eq!(n(&names::NETWORK_PACKETS_DROPPED), 1);
+        assert_eq!(n(&names::EBPF_LOST), loss::COUNT as usize + 1);
     }
 }

@@ -9,14 +9,14 @@ mod rings;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
 
 use tokio::sync::{Notify, mpsc};
 use waggle_api::proto::session::{self as pb, agent_message::Kind};
-use waggle_ebpf::{DataPlane, LoaderConfig};
+use waggle_ebpf::{DataPlane, LoaderConfig, Observer};
 use waggle_overlay::edge::EdgeNet;
 use waggle_overlay::overlay::OverlayNet;
 use waggle_overlay::packet::PacketNet;
@@ -30,7 +30,11 @@ use waggle_types::{
 
 use rings::{TELL_EVERY, Told};
 
-use crate::{AgentConfig, AgentError, DataPlanePolicy, clock, kept::Kept};
+use crate::{
+    AgentConfig, AgentError, DataPlanePolicy, clock,
+    flows::{Flows, Peers},
+    kept::Kept,
+};
 
 /// Causes of snapshots that were overtaken before they were applied; older ones lose their span.
 const MAX_CAUSES: usize = 256;
@@ -39,6 +43,8 @@ const MAX_CAUSES: usize = 256;
 pub struct Net {
     node: Option<NodeNet>,
     plane: Option<Arc<DataPlane>>,
+    observer: Arc<OnceLock<Observer>>,
+    flows: Mutex<NetFlows>,
     edge: Option<EdgeNet>,
     packets: Option<PacketNet>,
     overlay: Arc<OverlayNet>,
@@ -52,6 +58,14 @@ pub struct Net {
     // What an earlier run of the agent kept, until the first change.
     restored: Option<Arc<NetSnapshot>>,
     kept: Kept,
+}
+
+/// Edges, and the names that a desired state gives their ends.
+#[derive(Default)]
+struct NetFlows {
+    flows: Flows,
+    peers: Peers,
+    generation: Option<Generation>,
 }
 
 #[derive(Default)]
@@ -136,6 +150,8 @@ impl Net {
         Ok(Self {
             node,
             plane: None,
+            observer: Arc::default(),
+            flows: Mutex::default(),
             edge: None,
             packets: None,
             overlay,
@@ -164,6 +180,7 @@ impl Net {
             Ok(plane) => {
                 if let Some(plane) = &plane {
                     watch_resets(Arc::clone(plane));
+                    observe(Arc::clone(plane), Arc::clone(&self.observer));
                 }
                 self.plane = plane;
                 if self.node.is_none() {
@@ -238,6 +255,46 @@ impl Net {
     /// The kernel's counters.
     pub fn plane(&self) -> Option<&Arc<DataPlane>> {
         self.plane.as_ref()
+    }
+
+    /// What the programs that only watch have seen, once they run.
+    pub fn observer(&self) -> Option<&Observer> {
+        self.observer.get()
+    }
+
+    /// Takes in who speaks with whom. Blocking.
+    pub fn read_flows(&self) {
+        let Some(plane) = &self.plane else { return };
+        let mut guard = self.flows.lock().unwrap_or_else(PoisonError::into_inner);
+        let NetFlows {
+            flows,
+            peers,
+            generation,
+        } = &mut *guard;
+        if *generation != Some(self.generation())
+            && let Some(snapshot) = self.node.as_ref().and_then(NodeNet::snapshot)
+        {
+            *generation = Some(snapshot.generation);
+            *peers = Peers::of(&snapshot);
+        }
+        let counters = plane.counters();
+        let read = counters.flows().and_then(|now| {
+            for key in flows.read(&now, peers) {
+                if let Some(last) = counters.take_flow(&key)? {
+                    flows.taken(&key, last, peers);
+                }
+            }
+            Ok(())
+        });
+        if let Err(e) = read {
+            tracing::warn!(error = chain(&e), "who speaks with whom was not read");
+        }
+    }
+
+    /// What was taken in of a task's edges.
+    pub fn flows<T>(&self, of: impl FnOnce(&mut Flows) -> T) -> T {
+        let mut guard = self.flows.lock().unwrap_or_else(PoisonError::into_inner);
+        of(&mut guard.flows)
     }
 
     /// The node's part in traffic from outside.
@@ -553,6 +610,25 @@ fn watch_resets(plane: Arc<DataPlane>) {
         Err(e) => tracing::warn!(
             error = chain(&e),
             "backends that refuse or reset are not ejected by this node's kernel"
+        ),
+    });
+}
+
+/// In the background, as [`watch_resets`].
+fn observe(plane: Arc<DataPlane>, place: Arc<OnceLock<Observer>>) {
+    tokio::task::spawn_blocking(move || match Observer::open(&plane) {
+        Ok(observer) => {
+            for trouble in observer.troubles() {
+                tracing::warn!(
+                    error = chain(trouble),
+                    "figures of one kind are not had from this node's kernel"
+                );
+            }
+            let _ = place.set(observer);
+        }
+        Err(e) => tracing::warn!(
+            error = chain(&e),
+            "waiting for CPUs, disks and dropped packets are not watched"
         ),
     });
 }

@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, fs, path::PathBuf, sync::Arc};
 
 use serde::{Deserialize, Serialize};
-use waggle_ebpf_common::{CgroupNet, TcpStats};
+use waggle_ebpf::Observer;
+use waggle_ebpf_common::{CgroupNet, MAX_CGROUPS, MAX_TCP_SERIES, MAX_VIP_SERIES, TcpStats};
 use waggle_overlay::{NodeNet, VipNames, packet::PacketNet};
 use waggle_telemetry::{IoStream, Telemetry, names};
 use waggle_telemetry_pipeline::{LogBudget, LogRate, TaskLabels, decode_entry};
@@ -11,16 +12,18 @@ use waggle_types::{AgentId, TaskSpec};
 
 use crate::{
     AgentConfig,
-    cgroup::{Stats, TaskCgroup, disks},
+    cgroup::{Stats, TaskCgroup, disks, waited},
     checkpoint::TaskDir,
     clock,
     dns_points::dns_points,
     edge_points::{edge_points, packet_points},
+    flows::service_name,
     meter::{self, NodeReading, TaskReading},
     net::Net,
     shim,
     sys::{self, ProcessId},
     tail::{Position, Tail},
+    watch_points::{WatchReading, watch_points},
 };
 
 /// How far both streams were shipped.
@@ -35,6 +38,10 @@ pub struct Watched {
     labels: Arc<TaskLabels>,
     cgroup: TaskCgroup,
     start_ns: u64,
+    // Its id where the controller of disks is.
+    disk_id: Option<u64>,
+    // Most that was ever known: a thread that ends between two readings is missing in one of them.
+    waited_ns: u64,
     tails: [(IoStream, Tail); 2],
     shipped_file: PathBuf,
     shipped: Shipped,
@@ -74,8 +81,11 @@ impl Watched {
             .flatten()
             .unwrap_or_default();
         let sandbox = dir.sandbox();
+        let disk_id = disks::id(&cgroup);
         Self {
             labels: Arc::new(labels),
+            disk_id,
+            waited_ns: 0,
             cgroup,
             start_ns,
             tails: [
@@ -99,9 +109,21 @@ impl Watched {
         Arc::clone(&self.labels)
     }
 
+    /// Has the kernel count what it counts only of those that were asked for. Blocking, briefly.
+    pub fn watch(&self, net: &Net) {
+        if let Some(observer) = net.observer()
+            && self.labels.cgroup_id != 0
+            && let Err(e) = observer.watch(self.labels.cgroup_id, self.disk_id)
+        {
+            tracing::debug!(error = %e, "a task's waiting is not watched");
+        }
+    }
+
     /// One tick. Blocking.
-    pub fn tick(&mut self, kernel: &Kernel, vips: &VipNames, telemetry: &Telemetry) {
-        self.figures(kernel, vips, telemetry);
+    pub fn tick(&mut self, net: &Net, kernel: &Kernel, vips: &VipNames, telemetry: &Telemetry) {
+        // Also those that were there before the programs were.
+        self.watch(net);
+        self.figures(net, kernel, vips, telemetry);
         self.output(telemetry, false);
     }
 
@@ -109,7 +131,8 @@ impl Watched {
     /// may go too. Blocking.
     pub fn last(&mut self, net: &Net, telemetry: &Telemetry) {
         let kernel = Kernel::read(net);
-        self.figures(&kernel, &net.vip_names(), telemetry);
+        net.read_flows();
+        self.figures(net, &kernel, &net.vip_names(), telemetry);
         self.output(telemetry, true);
         let exit = self.shipped_file.with_file_name(shim::EXIT);
         if let Ok(Some(shim::ExitRecord {
@@ -123,17 +146,25 @@ impl Watched {
         if let Some(dns) = net.node().and_then(NodeNet::dns) {
             dns.forget_cgroup(self.labels.cgroup_id);
         }
+        net.flows(|flows| flows.forget(self.labels.cgroup_id));
         if let Some(plane) = net.plane()
             && self.labels.cgroup_id != 0
             && let Err(e) = plane.counters().forget_cgroup(self.labels.cgroup_id)
         {
             tracing::debug!(error = %e, "counters of an ended task stay");
         }
+        if let Some(observer) = net.observer()
+            && self.labels.cgroup_id != 0
+            && let Err(e) = observer.forget(self.labels.cgroup_id, self.disk_id)
+        {
+            tracing::debug!(error = %e, "what was watched of an ended task stays");
+        }
     }
 
-    fn figures(&self, kernel: &Kernel, vips: &VipNames, telemetry: &Telemetry) {
+    fn figures(&mut self, net: &Net, kernel: &Kernel, vips: &VipNames, telemetry: &Telemetry) {
         let id = self.labels.cgroup_id;
-        let points = meter::task_points(&TaskReading {
+        let watched = self.watched(net, kernel);
+        let mut points = meter::task_points(&TaskReading {
             stats: Stats::read(&self.cgroup),
             disks: disks::read(&self.cgroup),
             net: kernel.net.get(&id).copied(),
@@ -146,7 +177,29 @@ impl Watched {
             start_ns: self.start_ns,
             now_ns: clock::now_ns(),
         });
+        points.extend(watch_points(&watched, self.start_ns, clock::now_ns()));
+        let own = service_name(&self.labels.task_name, &self.labels.framework);
+        let (start_ns, now_ns) = (self.start_ns, clock::now_ns());
+        points.extend(net.flows(|flows| flows.points(id, &own, vips, start_ns, now_ns)));
         telemetry.task_points(&self.labels, points);
+    }
+
+    fn watched(&mut self, net: &Net, kernel: &Kernel) -> WatchReading {
+        let observer = net.observer();
+        // Those that ended first: who ends meanwhile is missing once, never there twice.
+        let ended = observer.and_then(|o| o.run_delay(self.labels.cgroup_id).ok().flatten());
+        let waited_ns = ended.zip(waited(&self.cgroup)).map(|(ended, alive)| {
+            self.waited_ns = self.waited_ns.max(ended.saturating_add(alive));
+            self.waited_ns
+        });
+        let disk_times = observer
+            .zip(self.disk_id)
+            .and_then(|(o, id)| o.disk(id).ok().flatten());
+        WatchReading {
+            waited_ns,
+            disk_times,
+            drops: kernel.drops_of(self.labels.cgroup_id),
+        }
     }
 
     fn output(&mut self, telemetry: &Telemetry, last: bool) {
@@ -220,6 +273,7 @@ pub struct Kernel {
     tcp: BTreeMap<u64, Vec<(u32, TcpStats)>>,
     dns: BTreeMap<u64, u64>,
     dns_since_ns: Option<u64>,
+    drops: BTreeMap<(u64, String), u64>,
 }
 
 impl Kernel {
@@ -230,6 +284,7 @@ impl Kernel {
             out.dns = dns.by_cgroup();
             out.dns_since_ns = Some(net.since_ns());
         }
+        out.drops = net.observer().map(drops).unwrap_or_default();
         let Some(plane) = net.plane() else {
             return out;
         };
@@ -257,10 +312,30 @@ impl Kernel {
     pub fn net_of(&self, cgroup_id: u64) -> Option<CgroupNet> {
         self.net.get(&cgroup_id).copied()
     }
+
+    fn drops_of(&self, cgroup_id: u64) -> Vec<(String, u64)> {
+        let from = (cgroup_id, String::new());
+        self.drops
+            .range(from..)
+            .take_while(|((id, _), _)| *id == cgroup_id && cgroup_id != 0)
+            .map(|((_, reason), n)| (reason.clone(), *n))
+            .collect()
+    }
+}
+
+/// Packets that the kernel dropped, by task's cgroup and reason.
+fn drops(observer: &Observer) -> BTreeMap<(u64, String), u64> {
+    let all = observer.drops().unwrap_or_else(|e| {
+        tracing::warn!(error = %e, "dropped packets not read");
+        BTreeMap::new()
+    });
+    all.into_iter()
+        .map(|((id, reason), n)| ((id, reason.to_owned()), n))
+        .collect()
 }
 
 /// Reads and hands in the node's own figures. Blocking.
-pub fn node(net: &Net, telemetry: &Telemetry, start_ns: u64) {
+pub fn node(net: &Net, kernel: &Kernel, telemetry: &Telemetry, start_ns: u64) {
     let generation = net.generation().0 as f64;
     telemetry.set(&names::NET_GENERATION, &[], generation);
     if let Some(dns) = net.node().and_then(NodeNet::dns) {
@@ -297,10 +372,24 @@ pub fn node(net: &Net, telemetry: &Telemetry, start_ns: u64) {
     let counters = plane.counters();
     let vip_stats = counters.vip_stats().unwrap_or_default();
     let losses = counters.losses().unwrap_or_default();
-    let programs = plane.programs();
+    let mut programs = plane.programs();
+    programs.extend(net.observer().map(Observer::programs).unwrap_or_default());
+    let observer = net.observer();
+    let drops = observer.and_then(|o| o.node_drops().ok());
+    let drops = drops.unwrap_or_default().into_iter();
+    let missed = observer.and_then(|o| o.missed().ok());
+    let n_tcp = kernel.tcp.values().map(Vec::len).sum();
+    let maps = vec![
+        ("CGROUP_NET", kernel.net.len(), MAX_CGROUPS),
+        ("TCP_STATS", n_tcp, MAX_TCP_SERIES),
+        ("VIP_STATS", vip_stats.len(), MAX_VIP_SERIES),
+    ];
     let points = meter::node_points(&NodeReading {
         vip_stats,
         losses,
+        maps,
+        drops: drops.map(|(reason, n)| (reason.to_owned(), n)).collect(),
+        missed: missed.unwrap_or_default(),
         programs: programs
             .into_iter()
             .map(|p| (p.name.to_string(), p.run_ns, p.run_cnt))

@@ -634,14 +634,15 @@ impl Agent {
             let done = blocking(move || {
                 let begun = std::time::Instant::now();
                 let kernel = Kernel::read(&net);
+                net.read_flows();
                 let vips = net.vip_names();
                 for task in watched {
                     let mut task = task
                         .lock()
                         .unwrap_or_else(std::sync::PoisonError::into_inner);
-                    task.tick(&kernel, &vips, &telemetry);
+                    task.tick(&net, &kernel, &vips, &telemetry);
                 }
-                observe::node(&net, &telemetry, since);
+                observe::node(&net, &kernel, &telemetry, since);
                 networks.upkeep();
                 for n in networks.usage() {
                     let states = [

@@ -214,7 +214,7 @@ impl Tasks {
     pub fn observe_ended(&mut self, task_id: &TaskId, process: Option<ProcessId>) {
         if let (Some(live), Some(process)) = (self.live.get_mut(task_id), process) {
             let cgroup = self.cgroups.task(task_id.as_str());
-            live.observe(&self.config, &self.agent_id, cgroup, process);
+            live.observe(&self.config, &self.agent_id, &self.net, cgroup, process);
         }
     }
 
@@ -249,7 +249,13 @@ impl Tasks {
             return None;
         };
         live.running_ns = clock::now_ns();
-        live.observe(&self.config, &self.agent_id, cgroup.clone(), process);
+        live.observe(
+            &self.config,
+            &self.agent_id,
+            &self.net,
+            cgroup.clone(),
+            process,
+        );
         if let Some(labels) = &live.labels {
             let own = self.parts.networks.own(task_id);
             self.senders.add(labels, &cgroup, own);
@@ -586,10 +592,12 @@ impl Live {
         &mut self,
         config: &AgentConfig,
         agent_id: &AgentId,
+        net: &Net,
         cgroup: TaskCgroup,
         process: ProcessId,
     ) {
         let watched = Watched::new(config, agent_id, &self.spec, &self.dir, cgroup, process);
+        watched.watch(net);
         self.labels = Some(watched.labels());
         self.watched = Some(Arc::new(Mutex::new(watched)));
     }

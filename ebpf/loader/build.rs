@@ -49,11 +49,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 /// Objects that only some nodes load.
-const OTHERS: [&str; 4] = [
+const OTHERS: [&str; 5] = [
     "waggle-edge.o",
     "waggle-dsr.o",
     "waggle-packet.o",
     "waggle-overlay.o",
+    "waggle-observe.o",
 ];
 
 /// Finds `<target>/bpf/waggle-ebpf.o` and tells cargo what to watch.

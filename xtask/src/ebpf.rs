@@ -15,13 +15,14 @@ use anyhow::{Context as _, bail, ensure};
 const TARGET: &str = "bpfel-unknown-none";
 const PACKAGE: &str = "waggle-ebpf-programs";
 /// The `[[bin]]`s of the package: the programs of every node (first), then those that only some load.
-const BINARIES: [&str; 6] = [
+const BINARIES: [&str; 7] = [
     "waggle-ebpf",
     "waggle-edge",
     "waggle-edge-bench",
     "waggle-dsr",
     "waggle-packet",
     "waggle-overlay",
+    "waggle-observe",
 ];
 /// Overrides the compiler that is looked for.
 const COMPILER_ENV: &str = "WAGGLE_BPF_RUSTC";

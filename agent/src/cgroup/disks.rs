@@ -1,6 +1,6 @@
 //! What a cgroup reads from and writes to disks, v2 or v1 files to one shape.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeMap, fs, os::unix::fs::MetadataExt, path::Path};
 
 use super::TaskCgroup;
 
@@ -42,6 +42,16 @@ pub fn read(cgroup: &TaskCgroup) -> Vec<DiskIo> {
             ..io
         })
         .collect()
+}
+
+/// The cgroup's id in the hierarchy that has the controller of disks.
+pub fn id(cgroup: &TaskCgroup) -> Option<u64> {
+    let dir = if cgroup.unified {
+        cgroup.v2.as_deref()
+    } else {
+        cgroup.controller("blkio")
+    };
+    fs::metadata(dir?).ok().map(|m| m.ino())
 }
 
 /// `sda` of `8:0`.

@@ -9,6 +9,7 @@ pub mod disks;
 mod host;
 mod limits;
 mod stats;
+mod waiting;
 
 use std::{
     fs, io,
@@ -26,6 +27,7 @@ pub use disks::DiskIo;
 pub use host::{CgroupHost, Hierarchy};
 pub use limits::{CPU_PERIOD_US, Limits, NodeLimits, limits, process_limits};
 pub use stats::{Stats, memory_end};
+pub use waiting::waited;
 
 /// A step on a cgroup that failed.
 #[derive(Debug, thiserror::Error)]

@@ -15,6 +15,8 @@ async fn net(dir: &std::path::Path) -> Net {
     Net {
         node: Some(NodeNet::start_resolver(config).await.unwrap()),
         plane: None,
+        observer: Arc::default(),
+        flows: Mutex::default(),
         edge: None,
         packets: None,
         overlay: Arc::new(OverlayNet::off(

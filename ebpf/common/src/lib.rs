@@ -16,6 +16,8 @@
 
 mod addr;
 pub mod edge;
+pub mod flow;
+pub mod observe;
 pub mod overlay;
 pub mod packet;
 pub mod policy;
@@ -144,4 +146,9 @@ mod user {
     unsafe impl aya::Pod for crate::TcpStats {}
     unsafe impl aya::Pod for crate::VipStatKey {}
     unsafe impl aya::Pod for crate::VipStat {}
+    unsafe impl aya::Pod for crate::flow::FlowKey {}
+    unsafe impl aya::Pod for crate::flow::FlowStats {}
+    unsafe impl aya::Pod for crate::observe::DropKey {}
+    unsafe impl aya::Pod for crate::observe::IoKey {}
+    unsafe impl aya::Pod for crate::observe::IoStats {}
 }

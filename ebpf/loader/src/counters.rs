@@ -5,11 +5,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::os::fd::AsFd;
 use std::sync::{Mutex, PoisonError};
 
 use aya::Ebpf;
 use aya::Pod;
-use aya::maps::{MapData, MapError, PerCpuArray, PerCpuHashMap};
+use aya::maps::{HashMap, IterableMap, MapData, MapError, PerCpuArray, PerCpuHashMap};
+use waggle_ebpf_common::flow::{FlowKey, FlowStats};
 use waggle_ebpf_common::{CgroupNet, HIST_BUCKETS, TcpKey, TcpStats, VipStat, VipStatKey, loss};
 
 use crate::{LoadError, maps};
@@ -19,6 +21,7 @@ pub struct Counters {
     cgroup_net: Table<u64, CgroupNet>,
     tcp: Table<TcpKey, TcpStats>,
     vip_stats: Table<VipStatKey, VipStat>,
+    flows: Mutex<HashMap<MapData, FlowKey, FlowStats>>,
     loss: PerCpuArray<MapData, u64>,
 }
 
@@ -33,6 +36,7 @@ impl Counters {
             cgroup_net: Table::take(ebpf, "CGROUP_NET")?,
             tcp: Table::take(ebpf, "TCP_STATS")?,
             vip_stats: Table::take(ebpf, "VIP_STATS")?,
+            flows: Mutex::new(take_flows(ebpf)?),
             loss: loss
                 .try_into()
                 .map_err(|e| LoadError::map("open", LOSS, e))?,
@@ -63,6 +67,30 @@ impl Counters {
         self.vip_stats.read()
     }
 
+    /// Edges between tasks and their peers. What comes and goes meanwhile may be missing.
+    ///
+    /// # Errors
+    /// [`LoadError::Map`] from the kernel.
+    pub fn flows(&self) -> Result<BTreeMap<FlowKey, FlowStats>, LoadError> {
+        let map = self.flows.lock().unwrap_or_else(PoisonError::into_inner);
+        maps::list(&map, FLOWS)
+    }
+
+    /// Takes an edge out of the map: what it had counted until then, in the same step. What follows counts anew. `None`
+    /// where it is not there.
+    ///
+    /// # Errors
+    /// [`LoadError::Map`] from the kernel.
+    pub fn take_flow(&self, key: &FlowKey) -> Result<Option<FlowStats>, LoadError> {
+        let map = self.flows.lock().unwrap_or_else(PoisonError::into_inner);
+        let fd = IterableMap::map(&*map).fd();
+        crate::sys::map_take(fd.as_fd(), key).map_err(|source| LoadError::Link {
+            action: "take an entry of",
+            name: FLOWS,
+            source,
+        })
+    }
+
     /// What could not be counted, by reason ([`loss::NAMES`]).
     ///
     /// # Errors
@@ -82,7 +110,15 @@ impl Counters {
     pub fn forget_cgroup(&self, cgroup_id: u64) -> Result<usize, LoadError> {
         let net = self.cgroup_net.remove_where(|key| *key == cgroup_id)?;
         let tcp = self.tcp.remove_where(|key| key.cgroup_id == cgroup_id)?;
-        Ok(net + tcp)
+        let mut flows = self.flows.lock().unwrap_or_else(PoisonError::into_inner);
+        let keys = maps::list(&flows, FLOWS)?.into_keys();
+        let mut n_flows = 0;
+        // The last resort is nobody's.
+        for key in keys.filter(|key| key.cgroup_id == cgroup_id && cgroup_id != 0) {
+            maps::gone(flows.remove(&key), FLOWS)?;
+            n_flows += 1;
+        }
+        Ok(net + tcp + n_flows)
     }
 
     /// Drops the counters of a VIP that is gone, the tasks' TCP counters towards it included. Returns how
@@ -97,6 +133,21 @@ impl Counters {
             .remove_where(|key| key.vip_id == vip_id && vip_id != 0)?;
         Ok(stats + tcp)
     }
+}
+
+const FLOWS: &str = "FLOWS";
+
+/// With the entry for what finds no room.
+fn take_flows(ebpf: &mut Ebpf) -> Result<HashMap<MapData, FlowKey, FlowStats>, LoadError> {
+    let map = ebpf.take_map(FLOWS).ok_or(LoadError::Missing {
+        what: "map",
+        name: FLOWS,
+    })?;
+    let mut map: HashMap<_, _, _> = map
+        .try_into()
+        .map_err(|e| LoadError::map("open", FLOWS, e))?;
+    maps::make(&mut map, FLOWS, FlowKey::default(), FlowStats::default())?;
+    Ok(map)
 }
 
 impl fmt::Debug for Counters {

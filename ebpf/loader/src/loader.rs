@@ -7,6 +7,7 @@ use std::sync::Mutex;
 use aya::maps::{MapInfo, MapType};
 use aya::programs::Program;
 use aya::{Ebpf, EbpfLoader};
+use waggle_ebpf_common::flow::{FlowKey, FlowStats, MAX_FLOWS};
 use waggle_ebpf_common::{
     Affinity, AffinityKey, BackendKey, BackendState, Cell, CgroupNet, EJECTION_BUCKETS,
     MAX_AFFINITIES, MAX_BACKEND_STATES, MAX_CELLS, MAX_CGROUPS, MAX_TCP_SERIES, MAX_VIP_SERIES,
@@ -56,6 +57,7 @@ const MAPS: &[MapSpec] = &[
     map_spec::<VipStatKey, VipStat>("VIP_STATS", MapType::PerCpuHash, MAX_VIP_SERIES),
     map_spec::<u64, CgroupNet>("CGROUP_NET", MapType::PerCpuHash, MAX_CGROUPS),
     map_spec::<TcpKey, TcpStats>("TCP_STATS", MapType::PerCpuHash, MAX_TCP_SERIES),
+    map_spec::<FlowKey, FlowStats>("FLOWS", MapType::Hash, MAX_FLOWS),
     map_spec::<u32, u64>("LOSS", MapType::PerCpuArray, loss::COUNT),
     map_spec::<i32, SockInfo>("SOCKS", MapType::SkStorage, 0),
     map_spec::<i32, UdpPeers>("UDP_SOCKS", MapType::SkStorage, 0),

@@ -42,3 +42,20 @@ pub(crate) fn gone(result: Result<(), MapError>, map: &'static str) -> Result<()
         Err(error) => Err(LoadError::map("remove from", map, error)),
     }
 }
+
+/// `BPF_NOEXIST`.
+const ONLY_NEW: u64 = 1;
+
+/// Makes an entry; one that is there stays as it is.
+pub(crate) fn make<K: Pod, V: Pod>(
+    map: &mut HashMap<MapData, K, V>,
+    name: &'static str,
+    key: K,
+    value: V,
+) -> Result<(), LoadError> {
+    match map.insert(key, value, ONLY_NEW) {
+        Ok(()) => Ok(()),
+        Err(MapError::SyscallError(e)) if e.io_error.raw_os_error() == Some(libc::EEXIST) => Ok(()),
+        Err(error) => Err(LoadError::map("write", name, error)),
+    }
+}

@@ -59,6 +59,17 @@ pub(crate) fn overlay() -> Result<&'static [u8], LoadError> {
     Ok(OVERLAY)
 }
 
+/// What only watches.
+static OBSERVE: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/waggle-observe.o"));
+
+/// The object of what only watches, or the typed answer that there is none.
+pub(crate) fn observe() -> Result<&'static [u8], LoadError> {
+    if OBSERVE.is_empty() {
+        return Err(LoadError::BuiltWithoutEbpf);
+    }
+    Ok(OBSERVE)
+}
+
 /// Whether this binary carries the kernel programs.
 pub fn is_built_with_ebpf() -> bool {
     !OBJECT.is_empty()

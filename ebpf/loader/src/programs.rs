@@ -68,6 +68,27 @@ pub(crate) fn list(ebpf: &Ebpf) -> Vec<ProgramInfo> {
         .collect()
 }
 
+/// Those at tracepoints; one that can't be inspected is left out.
+pub(crate) fn traced<'a>(
+    ebpf: &Ebpf,
+    all: impl Iterator<Item = &'a tracing::Traced>,
+) -> Vec<ProgramInfo> {
+    all.filter_map(|traced| {
+        let Program::BtfTracePoint(program) = ebpf.program(traced.name)? else {
+            return None;
+        };
+        let info = program.info().ok()?;
+        Some(ProgramInfo {
+            name: traced.name,
+            id: info.id(),
+            attach: traced.attach,
+            run_ns: u64::try_from(info.run_time().as_nanos()).unwrap_or(u64::MAX),
+            run_cnt: info.run_count(),
+        })
+    })
+    .collect()
+}
+
 /// One that is attached at tc; nothing where it can't be inspected.
 pub(crate) fn classifier(ebpf: &Ebpf, name: &'static str) -> Option<ProgramInfo> {
     let Program::SchedClassifier(program) = ebpf.program(name)? else {

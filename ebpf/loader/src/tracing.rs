@@ -13,17 +13,19 @@ use aya::maps::Array;
 use aya::programs::Program;
 use aya::{Btf, Ebpf};
 
-use crate::{DataPlane, LoadError, btf, sys};
+use crate::btf::KernelTypes;
+use crate::pins::Pins;
+use crate::{DataPlane, LoadError, observe, sys};
 
 /// A program at a tracepoint; its name is its link's pin.
 pub(crate) struct Traced {
     pub(crate) name: &'static str,
     /// For reports.
     pub(crate) attach: &'static str,
-    tracepoint: &'static str,
+    pub(crate) tracepoint: &'static str,
 }
 
-/// All of them.
+/// Those of every node.
 pub(crate) const ALL: [Traced; 2] = [
     Traced {
         name: "reset",
@@ -39,7 +41,8 @@ pub(crate) const ALL: [Traced; 2] = [
 /// The tracepoint that a program of this name is for.
 pub(crate) fn tracepoint(program: &str) -> Option<&'static str> {
     let of = |traced: &&Traced| traced.name == program;
-    ALL.iter().find(of).map(|traced| traced.tracepoint)
+    let mut all = ALL.iter().chain(&observe::PROGRAMS);
+    all.find(of).map(|traced| traced.tracepoint)
 }
 
 /// Tells the second one where a socket's error is.
@@ -66,57 +69,60 @@ impl DataPlane {
         tell_where_errors_are(&mut ebpf)?;
         let [reset, udp_error] = &ALL;
         *watching = Some([
-            self.attach_traced(&mut ebpf, reset, &btf)?,
-            self.attach_traced(&mut ebpf, udp_error, &btf)?,
+            attach(&self.pins, &mut ebpf, reset, &btf)?,
+            attach(&self.pins, &mut ebpf, udp_error, &btf)?,
         ]);
         Ok(())
     }
+}
 
-    fn attach_traced(
-        &self,
-        ebpf: &mut Ebpf,
-        traced: &Traced,
-        btf: &Btf,
-    ) -> Result<OwnedFd, LoadError> {
-        let name = traced.name;
-        let Some(Program::BtfTracePoint(program)) = ebpf.program_mut(name) else {
-            return Err(LoadError::Missing {
-                what: "program",
-                name,
-            });
-        };
-        let refused = |source| LoadError::Program {
+/// Loads and attaches one, then lets the one go that was pinned in its place.
+pub(crate) fn attach(
+    pins: &Pins,
+    ebpf: &mut Ebpf,
+    traced: &Traced,
+    btf: &Btf,
+) -> Result<OwnedFd, LoadError> {
+    let name = traced.name;
+    let Some(Program::BtfTracePoint(program)) = ebpf.program_mut(name) else {
+        return Err(LoadError::Missing {
+            what: "program",
             name,
-            source: Box::new(source),
-        };
-        program.load(traced.tracepoint, btf).map_err(refused)?;
-        let fd = program.fd().map_err(refused)?.as_fd();
-        let fail = |action| {
-            move |source: io::Error| LoadError::Link {
-                action,
-                name,
-                source,
-            }
-        };
-        // The kernel ignores the target of a tracing program.
-        let link = sys::link_create(fd, fd, RAW_TP).map_err(fail("create"))?;
-        let pin = self.pins.link(name);
-        // bpffs takes no dots in names.
-        let new = self.pins.link(&format!("{name}_new"));
-        match fs::remove_file(&new) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(fail("unpin unfinished")(error));
-            }
-            _ => {}
+        });
+    };
+    let refused = |source| LoadError::Program {
+        name,
+        source: Box::new(source),
+    };
+    program.load(traced.tracepoint, btf).map_err(refused)?;
+    let fd = program.fd().map_err(refused)?.as_fd();
+    let fail = |action| {
+        move |source: io::Error| LoadError::Link {
+            action,
+            name,
+            source,
         }
-        sys::obj_pin(link.as_fd(), &new).map_err(fail("pin"))?;
-        fs::rename(&new, &pin).map_err(fail("replace pinned"))?;
-        Ok(link)
+    };
+    // The kernel ignores the target of a tracing program.
+    let link = sys::link_create(fd, fd, RAW_TP).map_err(fail("create"))?;
+    let pin = pins.link(name);
+    // bpffs takes no dots in names.
+    let new = pins.link(&format!("{name}_new"));
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(fail("unpin unfinished")(error));
+        }
+        _ => {}
     }
+    sys::obj_pin(link.as_fd(), &new).map_err(fail("pin"))?;
+    fs::rename(&new, &pin).map_err(fail("replace pinned"))?;
+    Ok(link)
 }
 
 fn tell_where_errors_are(ebpf: &mut Ebpf) -> Result<(), LoadError> {
-    let at = btf::kernel_offset("sock", "sk_err").map_err(LoadError::KernelType)?;
+    let at = KernelTypes::read()
+        .and_then(|types| types.offset("sock", "sk_err"))
+        .map_err(LoadError::KernelType)?;
     let fail = |source| LoadError::Map {
         action: "write",
         map: SK_ERR_AT,

@@ -31,6 +31,7 @@ pub fn verify(mut tell: impl FnMut(Result<Verified, LoadError>)) -> Result<(), L
         ("dsr", object::dsr()?),
         ("packet", object::packet()?),
         ("overlay", object::overlay()?),
+        ("observe", object::observe()?),
     ];
     let btf = Btf::from_sys_fs().map_err(|source| LoadError::Btf {
         source: Box::new(source),

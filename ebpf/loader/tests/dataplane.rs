@@ -5,13 +5,15 @@
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
 use support::tables::{choices, loopback, publish, tcp, unused_port, vip_key};
 use support::{Node, Task, eventually};
-use waggle_ebpf::common::{ABI_VERSION, Backend, Cell, CgroupNet, TcpKey, loss};
+use waggle_ebpf::common::flow::{FlowKey, FlowStats};
+use waggle_ebpf::common::{ABI_VERSION, Backend, Cell, CgroupNet, TcpKey, addr_of, loss};
 use waggle_ebpf::{DataPlane, LoadError, LoaderConfig, RunStats};
 
 const VIP: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(11, 0, 0, 1), 80);
@@ -124,7 +126,8 @@ fn connects_through_a_vip_are_translated_and_attributed_to_the_leaf_cgroups() ->
 
     // What is forgotten is gone, and only that.
     assert_eq!(plane.counters().forget_vip(VIP_ID)?, backends.len() + 1);
-    assert_eq!(plane.counters().forget_cgroup(web_id)?, 2);
+    // Packets, TCP, and an edge for each listener.
+    assert_eq!(plane.counters().forget_cgroup(web_id)?, 4);
     assert_eq!(plane.counters().forget_cgroup(web_id)?, 0);
     assert_eq!(plane.counters().vip_stats()?, vec![]);
     assert_eq!(plane.counters().tcp()?, vec![]);
@@ -467,5 +470,73 @@ fn figures_of_a_connect() -> anyhow::Result<()> {
             );
         }
     }
+    Ok(())
+}
+
+#[test]
+fn edges_tell_who_speaks_with_whom() -> anyhow::Result<()> {
+    const DIALS: u64 = 20;
+    const BYTES: u64 = 3000;
+    let Some(mut node) = Node::new("flow")? else {
+        return Ok(());
+    };
+    let plane = node.open()?;
+    let (web_cgroup, web_id) = node.leaf("web")?;
+    let (cli_cgroup, cli_id) = node.leaf("cli")?;
+    let mut web = Task::start(&web_cgroup)?;
+    let mut cli = Task::start(&cli_cgroup)?;
+    let port = web.ask("listen 127.0.0.1:0")?;
+    let backend = loopback(&port)?;
+    publish(&plane, VIP, 6, 10, VIP_ID, &[backend])?;
+    for _ in 0..DIALS {
+        let echo = cli.ask(&format!("dial {VIP} {BYTES}"))?;
+        assert_eq!(echo, format!("ok {VIP} {BYTES}"));
+    }
+    let closed = unused_port()?;
+    assert!(
+        cli.ask(&format!("dial 127.0.0.1:{closed} 1"))?
+            .starts_with(ECONNREFUSED)
+    );
+
+    let key = |cgroup_id, vip_id, port: u16, side| FlowKey {
+        cgroup_id,
+        peer: addr_of(Ipv4Addr::LOCALHOST.into()),
+        vip_id,
+        port: port.to_be(),
+        side,
+    };
+    let port: u16 = port.parse()?;
+    let total = FlowStats {
+        opened: DIALS,
+        closed: DIALS,
+        failed: 0,
+        tx_bytes: DIALS * BYTES,
+        rx_bytes: DIALS * BYTES,
+    };
+    let mut want = BTreeMap::from([
+        (key(cli_id, VIP_ID, port, 0), total),
+        (key(web_id, 0, port, 1), total),
+        (
+            key(cli_id, 0, closed.parse()?, 0),
+            FlowStats {
+                failed: 1,
+                ..FlowStats::default()
+            },
+        ),
+        // For what finds no room.
+        (FlowKey::default(), FlowStats::default()),
+    ]);
+    let flows = || plane.counters().flows();
+    eventually(|| Ok(flows()? == want)).with_context(|| format!("{:?} {want:?}", flows()))?;
+
+    // What is taken is gone, with all that it had.
+    let edge = key(cli_id, VIP_ID, port, 0);
+    assert_eq!(plane.counters().take_flow(&edge)?, Some(total));
+    assert_eq!(plane.counters().take_flow(&edge)?, None);
+    want.remove(&edge);
+    assert_eq!(flows()?, want);
+    plane.counters().forget_cgroup(cli_id)?;
+    want.retain(|key, _| key.cgroup_id != cli_id);
+    assert_eq!(flows()?, want);
     Ok(())
 }

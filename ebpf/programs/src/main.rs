@@ -13,13 +13,14 @@
 //! | sock_ops.rs | sock_ops | connects, accepts, RTT, retransmits, bytes |
 //! | reset.rs | reset | which connections their peer reset |
 //! | skb.rs | skb_ingress, skb_egress | bytes and packets per cgroup |
+//! | flow.rs | | who speaks with whom |
 //! | choose.rs | | from a VIP to a backend |
 //! | route.rs | | what becomes of a connect or a datagram |
 //! | state.rs | | connections and failures of backends, ejection |
 //! | address.rs | | addresses of both families in one form |
 //! | maps.rs, vip_maps.rs | | every map |
 //! | memory.rs | | per-socket memory |
-//! | count.rs, tally.rs, histogram.rs | | counters and losses |
+//! | count.rs, tally.rs, sum.rs, histogram.rs | | counters and losses |
 //! | verdict.rs | | every return value that the kernel acts on |
 //!
 //! # Attribution
@@ -64,6 +65,8 @@ mod connect;
 #[cfg(target_arch = "bpf")]
 mod count;
 #[cfg(target_arch = "bpf")]
+mod flow;
+#[cfg(target_arch = "bpf")]
 mod histogram;
 #[cfg(target_arch = "bpf")]
 mod maps;
@@ -81,6 +84,8 @@ mod skb;
 mod sock_ops;
 #[cfg(target_arch = "bpf")]
 mod state;
+#[cfg(target_arch = "bpf")]
+mod sum;
 #[cfg(target_arch = "bpf")]
 mod tally;
 #[cfg(target_arch = "bpf")]

@@ -4,8 +4,9 @@
 //! entries that few nodes have.
 
 use aya_ebpf::bindings::{BPF_F_CLONE, BPF_F_NO_PREALLOC, bpf_map_type::BPF_MAP_TYPE_SK_STORAGE};
-use aya_ebpf::btf_maps::{Array, PerCpuHashMap};
+use aya_ebpf::btf_maps::{Array, HashMap, PerCpuHashMap};
 use aya_ebpf::macros::btf_map;
+use waggle_ebpf_common::flow::{FlowKey, FlowStats, MAX_FLOWS};
 use waggle_ebpf_common::{
     CgroupNet, HIST_BUCKETS, MAX_CGROUPS, MAX_TCP_SERIES, SockInfo, TcpKey, TcpStats, UdpPeers,
 };
@@ -23,6 +24,10 @@ pub static CGROUP_NET: PerCpuHashMap<u64, CgroupNet, { MAX_CGROUPS as usize }, O
 #[btf_map]
 pub static TCP_STATS: PerCpuHashMap<TcpKey, TcpStats, { MAX_TCP_SERIES as usize }, ON_DEMAND> =
     PerCpuHashMap::new();
+
+/// Edges between tasks and their peers. Shared by all CPUs: there are many, and few are busy.
+#[btf_map]
+pub static FLOWS: HashMap<FlowKey, FlowStats, { MAX_FLOWS as usize }, ON_DEMAND> = HashMap::new();
 
 /// Per-socket memory, inherited by accepted sockets.
 #[btf_map]
@@ -54,6 +59,15 @@ pub static NO_TCP: TcpStats = TcpStats {
     connect_sum_us: 0,
     rtt_hist: [0; HIST_BUCKETS],
     connect_hist: [0; HIST_BUCKETS],
+};
+
+/// The value of a new edge.
+pub static NO_FLOW: FlowStats = FlowStats {
+    opened: 0,
+    closed: 0,
+    failed: 0,
+    tx_bytes: 0,
+    rx_bytes: 0,
 };
 
 /// The value of a new cgroup. In read-only data since zeroing it on the stack becomes a call of memset.

@@ -14,9 +14,11 @@ use aya_ebpf::bindings::{
 use aya_ebpf::helpers::generated::{bpf_ktime_get_ns, bpf_sock_ops_cb_flags_set};
 use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
+use waggle_ebpf_common::flow::FlowStats;
 use waggle_ebpf_common::{SockInfo, TcpStats, loss, sock_flags};
 
 use crate::count::{self, lost};
+use crate::flow;
 use crate::memory::recall;
 use crate::state;
 use crate::verdict::DONE;
@@ -103,6 +105,9 @@ unsafe fn connected(ops: *mut bpf_sock_ops) {
         if (*info).vip_id != 0 {
             state::answered(info);
         }
+        if let Some(edge) = flow::edge(ops, info) {
+            count::add(&raw mut (*edge).opened, 1);
+        }
         let Some(stats) = stats(info) else { return };
         let started = (*info).connect_ns;
         let micros = bpf_ktime_get_ns().saturating_sub(started) / 1000;
@@ -124,6 +129,9 @@ unsafe fn accepted(ops: *mut bpf_sock_ops) {
             return;
         };
         watch(ops);
+        if let Some(edge) = flow::edge(ops, info) {
+            count::add(&raw mut (*edge).opened, 1);
+        }
         if let Some(stats) = stats(info) {
             count::add(&raw mut (*stats).accepts, 1);
         }
@@ -148,7 +156,8 @@ unsafe fn rtt(ops: *mut bpf_sock_ops) {
         // for one, the change itself counts the bytes.
         match (&raw const (*ops).state).read_volatile() {
             BPF_TCP_ESTABLISHED | BPF_TCP_CLOSE_WAIT | BPF_TCP_FIN_WAIT2 => {
-                bytes(ops, info, stats, 0, 0);
+                let edge = flow::edge(ops, info);
+                bytes(ops, info, stats, edge, 0, 0);
             }
             _ => {}
         }
@@ -188,6 +197,16 @@ unsafe fn changed(ops: *mut bpf_sock_ops) {
         if new == BPF_TCP_CLOSE {
             ended(ops, info);
         }
+        let edge = flow::edge(ops, info);
+        if new == BPF_TCP_CLOSE
+            && let Some(edge) = edge
+        {
+            if old == BPF_TCP_SYN_SENT {
+                count::add(&raw mut (*edge).failed, 1);
+            } else {
+                count::add(&raw mut (*edge).closed, 1);
+            }
+        }
         let Some(stats) = stats(info) else { return };
         if old == BPF_TCP_SYN_SENT {
             // Reset, timed out or closed while opening: there is nothing else to count.
@@ -206,7 +225,7 @@ unsafe fn changed(ops: *mut bpf_sock_ops) {
             | (BPF_TCP_FIN_WAIT2, BPF_TCP_CLOSE) => (0, 1),
             _ => (0, 0),
         };
-        bytes(ops, info, stats, tx_fin, rx_fin);
+        bytes(ops, info, stats, edge, tx_fin, rx_fin);
     }
 }
 
@@ -232,6 +251,7 @@ unsafe fn bytes(
     ops: *mut bpf_sock_ops,
     info: *mut SockInfo,
     stats: *mut TcpStats,
+    edge: Option<*mut FlowStats>,
     tx_fin: u64,
     rx_fin: u64,
 ) {
@@ -249,5 +269,9 @@ unsafe fn bytes(
         (*info).seen_received = received;
         count::add(&raw mut (*stats).tx_bytes, tx);
         count::add(&raw mut (*stats).rx_bytes, rx);
+        if let Some(edge) = edge {
+            count::add(&raw mut (*edge).tx_bytes, tx);
+            count::add(&raw mut (*edge).rx_bytes, rx);
+        }
     }
 }

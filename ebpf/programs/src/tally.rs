@@ -4,27 +4,7 @@ use aya_ebpf::bindings::BPF_NOEXIST;
 use waggle_ebpf_common::{Addr, VipStat, VipStatKey, loss};
 
 use crate::maps::{LOSS, VIP_STATS};
-
-/// Adds to a counter of this CPU.
-///
-/// Atomic although it is per CPU: programs run with softirqs enabled when called from a system call, and a
-/// softirq's program may add to the same counter in between.
-///
-/// # Safety
-/// `counter` points into a map value.
-#[inline(always)]
-pub unsafe fn add(counter: *mut u64, n: u64) {
-    // core offers atomic additions only to targets with compare-and-swap, which BPF's baseline lacks.
-    // SAFETY: BPF's atomic add on an aligned u64 that lives as long as the program runs.
-    unsafe {
-        core::arch::asm!(
-            "lock *(u64 *)({counter} + 0) += {n}",
-            counter = in(reg) counter,
-            n = in(reg) n,
-            options(nostack),
-        );
-    }
-}
+pub use crate::sum::add;
 
 /// Counts what could not be counted.
 #[inline(always)]

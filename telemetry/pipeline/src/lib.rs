@@ -21,6 +21,7 @@ pub mod names;
 
 mod attr;
 mod decode;
+mod edges;
 mod hist;
 mod join;
 mod labels;
@@ -34,6 +35,7 @@ mod series;
 
 pub use attr::{AttrValue, Attrs};
 pub use decode::decode_line;
+pub use edges::{Amount, Busiest, Shown};
 pub use hist::{SECONDS_BOUNDS, log2_us_bounds, log2_us_histogram};
 pub use join::{Entry, Joiner, decode_entry};
 pub use labels::{HostFacts, TaskLabels, component_resource, service_name};

@@ -49,6 +49,8 @@ pub fn serve() -> anyhow::Result<()> {
                 sockets.push(socket);
                 (sockets.len() - 1).to_string()
             }
+            ["address", n] => sockets[n.parse::<usize>()?].local_addr()?.to_string(),
+            ["drain", n] => drain(&sockets[n.parse::<usize>()?])?.to_string(),
             ["send", n, to] => send(&sockets[n.parse::<usize>()?], to.parse()?),
             ["ask", n, to] => {
                 let socket = &sockets[n.parse::<usize>()?];
@@ -70,6 +72,19 @@ pub fn serve() -> anyhow::Result<()> {
         io::stdout().flush()?;
     }
     Ok(())
+}
+
+/// Takes the datagrams that a socket has; how many they were.
+fn drain(socket: &UdpSocket) -> anyhow::Result<u32> {
+    socket.set_nonblocking(true)?;
+    let mut n = 0;
+    loop {
+        match socket.recv(&mut [0; 2048]) {
+            Ok(_) => n += 1,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(n),
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 /// Echoes on a port, for as long as the process lives.

@@ -63,6 +63,9 @@ mod rewrite;
 #[path = "../state.rs"]
 mod state;
 #[cfg(target_arch = "bpf")]
+#[path = "../sum.rs"]
+mod sum;
+#[cfg(target_arch = "bpf")]
 #[path = "../tally.rs"]
 mod tally;
 #[cfg(target_arch = "bpf")]

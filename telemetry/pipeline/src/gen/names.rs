@@ -6,6 +6,12 @@ use super::{EventDef, Kind, MetricDef, SECONDS_BOUNDS, SpanDef, SpanSide};
 pub const SCHEMA_URL: &str = "https://opentelemetry.io/schemas/1.44.0";
 /// `user` or `system`.
 pub const CPU_MODE: &str = "cpu.mode";
+/// Whom a connection was to: a service, or a class of addresses.
+pub const DESTINATION_ADDRESS: &str = "destination.address";
+/// The server's port.
+pub const DESTINATION_PORT: &str = "destination.port";
+/// `read` or `write`.
+pub const DISK_DIRECTION: &str = "disk.io.direction";
 /// Why something failed.
 pub const ERROR_TYPE: &str = "error.type";
 /// `transmit` or `receive`.
@@ -22,6 +28,8 @@ pub const OVERFLOW: &str = "otel.metric.overflow";
 pub const SERVER_ADDRESS: &str = "server.address";
 /// VIP port.
 pub const SERVER_PORT: &str = "server.port";
+/// Who began a connection: a service, or a class of addresses.
+pub const SOURCE_ADDRESS: &str = "source.address";
 /// A DNS answer's code: `NOERROR`, `NXDOMAIN` and others.
 pub const DNS_RCODE: &str = "waggle.dns.rcode";
 /// Who answered a DNS question: `zone`, `cache`, `stale`, `upstream`, `nobody`.
@@ -32,6 +40,8 @@ pub const DROP_REASON: &str = "waggle.drop.reason";
 pub const MAP: &str = "waggle.ebpf.map";
 /// A kernel program.
 pub const PROGRAM: &str = "waggle.ebpf.program";
+/// Which end counted.
+pub const FLOW_OBSERVER: &str = "waggle.flow.observer";
 /// Framework name.
 pub const FRAMEWORK: &str = "waggle.framework.name";
 /// An overlay network.
@@ -73,21 +83,23 @@ pub static CONTAINER_MEMORY_WORKING_SET: MetricDef = MetricDef { name: "containe
 /// `container.paging.faults` ({fault}): Page faults of the task's cgroup.
 pub static CONTAINER_PAGING_FAULTS: MetricDef = MetricDef { name: "container.paging.faults", unit: "{fault}", kind: Kind::Counter, description: "Page faults of the task's cgroup", attributes: &["system.paging.fault.type"], bounds: &[] };
 /// `container.disk.io` (By): Bytes read from and written to disks.
-pub static CONTAINER_DISK_IO: MetricDef = MetricDef { name: "container.disk.io", unit: "By", kind: Kind::Counter, description: "Bytes read from and written to disks", attributes: &["disk.io.direction", "system.device"], bounds: &[] };
+pub static CONTAINER_DISK_IO: MetricDef = MetricDef { name: "container.disk.io", unit: "By", kind: Kind::Counter, description: "Bytes read from and written to disks", attributes: &[DISK_DIRECTION, "system.device"], bounds: &[] };
 /// `container.network.io` (By): Bytes sent and received by the task's sockets, IP headers included.
 pub static CONTAINER_NETWORK_IO: MetricDef = MetricDef { name: "container.network.io", unit: "By", kind: Kind::Counter, description: "Bytes sent and received by the task's sockets, IP headers included", attributes: &[DIRECTION, "network.interface.name"], bounds: &[] };
 /// `waggle.container.dns.queries` ({query}): Questions of the task's sockets to this node's DNS server, as far as they were attributed.
 pub static CONTAINER_DNS_QUERIES: MetricDef = MetricDef { name: "waggle.container.dns.queries", unit: "{query}", kind: Kind::Counter, description: "Questions of the task's sockets to this node's DNS server, as far as they were attributed", attributes: &[], bounds: &[] };
 /// `waggle.container.network.packet.count` ({packet}): Packets sent and received by the task's sockets.
 pub static CONTAINER_PACKETS: MetricDef = MetricDef { name: "waggle.container.network.packet.count", unit: "{packet}", kind: Kind::Counter, description: "Packets sent and received by the task's sockets", attributes: &[DIRECTION, "network.interface.name"], bounds: &[] };
-/// `waggle.container.network.packet.dropped` ({packet}): Packets of the task that were dropped.
-pub static CONTAINER_PACKETS_DROPPED: MetricDef = MetricDef { name: "waggle.container.network.packet.dropped", unit: "{packet}", kind: Kind::Counter, description: "Packets of the task that were dropped", attributes: &[DIRECTION, "network.interface.name", DROP_REASON], bounds: &[] };
+/// `waggle.container.network.packet.dropped` ({packet}): Packets of the task that the kernel dropped, by its own reason.
+pub static CONTAINER_PACKETS_DROPPED: MetricDef = MetricDef { name: "waggle.container.network.packet.dropped", unit: "{packet}", kind: Kind::Counter, description: "Packets of the task that the kernel dropped, by its own reason", attributes: &[DIRECTION, "network.interface.name", DROP_REASON], bounds: &[] };
 /// `waggle.container.network.connection.count` ({connection}): Connections of the task.
 pub static CONTAINER_CONNECTIONS: MetricDef = MetricDef { name: "waggle.container.network.connection.count", unit: "{connection}", kind: Kind::UpDownCounter, description: "Connections of the task", attributes: &["network.connection.state", TRANSPORT], bounds: &[] };
 /// `waggle.container.cpu.throttled.time` (s): Time that the task was kept from running by its CPU limit.
 pub static CONTAINER_CPU_THROTTLED_TIME: MetricDef = MetricDef { name: "waggle.container.cpu.throttled.time", unit: "s", kind: Kind::Counter, description: "Time that the task was kept from running by its CPU limit", attributes: &[], bounds: &[] };
 /// `waggle.container.cpu.throttled.periods` ({period}): Periods in which the task hit its CPU limit.
 pub static CONTAINER_CPU_THROTTLED_PERIODS: MetricDef = MetricDef { name: "waggle.container.cpu.throttled.periods", unit: "{period}", kind: Kind::Counter, description: "Periods in which the task hit its CPU limit", attributes: &[], bounds: &[] };
+/// `waggle.container.cpu.delay.time` (s): Time that the task's threads were ready to run and waited for a CPU.
+pub static CONTAINER_CPU_DELAY: MetricDef = MetricDef { name: "waggle.container.cpu.delay.time", unit: "s", kind: Kind::Counter, description: "Time that the task's threads were ready to run and waited for a CPU", attributes: &[], bounds: &[] };
 /// `waggle.container.cpu.limit` ({cpu}): CPUs that the task may use.
 pub static CONTAINER_CPU_LIMIT: MetricDef = MetricDef { name: "waggle.container.cpu.limit", unit: "{cpu}", kind: Kind::UpDownCounter, description: "CPUs that the task may use", attributes: &[], bounds: &[] };
 /// `waggle.container.memory.limit` (By): Memory that the task may use.
@@ -97,7 +109,9 @@ pub static CONTAINER_PRESSURE: MetricDef = MetricDef { name: "waggle.container.p
 /// `waggle.container.oom.count` ({event}): Processes of the task killed for its memory limit.
 pub static CONTAINER_OOM: MetricDef = MetricDef { name: "waggle.container.oom.count", unit: "{event}", kind: Kind::Counter, description: "Processes of the task killed for its memory limit", attributes: &[], bounds: &[] };
 /// `waggle.container.disk.operations` ({operation}): Reads from and writes to disks.
-pub static CONTAINER_DISK_OPERATIONS: MetricDef = MetricDef { name: "waggle.container.disk.operations", unit: "{operation}", kind: Kind::Counter, description: "Reads from and writes to disks", attributes: &["disk.io.direction", "system.device"], bounds: &[] };
+pub static CONTAINER_DISK_OPERATIONS: MetricDef = MetricDef { name: "waggle.container.disk.operations", unit: "{operation}", kind: Kind::Counter, description: "Reads from and writes to disks", attributes: &[DISK_DIRECTION, "system.device"], bounds: &[] };
+/// `waggle.container.disk.operation.duration` (s): Time from the start of a request at a disk to its end.
+pub static CONTAINER_DISK_DURATION: MetricDef = MetricDef { name: "waggle.container.disk.operation.duration", unit: "s", kind: Kind::Histogram, description: "Time from the start of a request at a disk to its end", attributes: &[DISK_DIRECTION], bounds: SECONDS_BOUNDS };
 /// `waggle.container.disk.usage` (By): Space that the task's sandbox takes, its volumes apart.
 pub static CONTAINER_DISK_USAGE: MetricDef = MetricDef { name: "waggle.container.disk.usage", unit: "By", kind: Kind::UpDownCounter, description: "Space that the task's sandbox takes, its volumes apart", attributes: &[], bounds: &[] };
 /// `waggle.container.volume.usage` (By): Space that a volume of the task takes.
@@ -122,6 +136,14 @@ pub static TCP_RETRANSMITS: MetricDef = MetricDef { name: "waggle.tcp.retransmit
 pub static TCP_RTT: MetricDef = MetricDef { name: "waggle.tcp.rtt", unit: "s", kind: Kind::Histogram, description: "Smoothed round-trip time, as the kernel samples it", attributes: &[SERVER_ADDRESS, SERVER_PORT], bounds: SECONDS_BOUNDS };
 /// `waggle.tcp.io` (By): Payload bytes acknowledged by the peer and received.
 pub static TCP_IO: MetricDef = MetricDef { name: "waggle.tcp.io", unit: "By", kind: Kind::Counter, description: "Payload bytes acknowledged by the peer and received", attributes: &[DIRECTION, SERVER_ADDRESS, SERVER_PORT], bounds: &[] };
+/// `waggle.network.flow.io` (By): Payload bytes between a task and a peer.
+pub static FLOW_IO: MetricDef = MetricDef { name: "waggle.network.flow.io", unit: "By", kind: Kind::Counter, description: "Payload bytes between a task and a peer", attributes: &[SOURCE_ADDRESS, DESTINATION_ADDRESS, DESTINATION_PORT, TRANSPORT, FLOW_OBSERVER, SERVER_ADDRESS, SERVER_PORT, DIRECTION], bounds: &[] };
+/// `waggle.network.flow.connections` ({connection}): Connections between a task and a peer.
+pub static FLOW_CONNECTIONS: MetricDef = MetricDef { name: "waggle.network.flow.connections", unit: "{connection}", kind: Kind::Counter, description: "Connections between a task and a peer", attributes: &[SOURCE_ADDRESS, DESTINATION_ADDRESS, DESTINATION_PORT, TRANSPORT, FLOW_OBSERVER, SERVER_ADDRESS, SERVER_PORT], bounds: &[] };
+/// `waggle.network.flow.failures` ({connection}): Connects of a task to a peer that ended without a connection.
+pub static FLOW_FAILURES: MetricDef = MetricDef { name: "waggle.network.flow.failures", unit: "{connection}", kind: Kind::Counter, description: "Connects of a task to a peer that ended without a connection", attributes: &[SOURCE_ADDRESS, DESTINATION_ADDRESS, DESTINATION_PORT, TRANSPORT, FLOW_OBSERVER, SERVER_ADDRESS, SERVER_PORT], bounds: &[] };
+/// `waggle.network.flow.active` ({connection}): Open connections between a task and a peer.
+pub static FLOW_ACTIVE: MetricDef = MetricDef { name: "waggle.network.flow.active", unit: "{connection}", kind: Kind::UpDownCounter, description: "Open connections between a task and a peer", attributes: &[SOURCE_ADDRESS, DESTINATION_ADDRESS, DESTINATION_PORT, TRANSPORT, FLOW_OBSERVER, SERVER_ADDRESS, SERVER_PORT], bounds: &[] };
 /// `waggle.vip.connections` ({connection}): Connects to a VIP, by outcome.
 pub static VIP_CONNECTIONS: MetricDef = MetricDef { name: "waggle.vip.connections", unit: "{connection}", kind: Kind::Counter, description: "Connects to a VIP, by outcome", attributes: &[SERVER_ADDRESS, SERVER_PORT, TRANSPORT, VIP_OUTCOME], bounds: &[] };
 /// `waggle.vip.backend.selected` ({connection}): Connects sent to a backend.
@@ -162,6 +184,8 @@ pub static NETWORK_EXHAUSTED: MetricDef = MetricDef { name: "waggle.network.exha
 pub static NETWORK_ADDRESSES: MetricDef = MetricDef { name: "waggle.network.addresses", unit: "{address}", kind: Kind::UpDownCounter, description: "Addresses of this node's subnets, by whether containers have them", attributes: &[NETWORK, STATE], bounds: &[] };
 /// `waggle.network.packets` ({packet}): Packets to and from this node's containers on overlay networks, by what became of them.
 pub static NETWORK_PACKETS: MetricDef = MetricDef { name: "waggle.network.packets", unit: "{packet}", kind: Kind::Counter, description: "Packets to and from this node's containers on overlay networks, by what became of them", attributes: &[OUTCOME], bounds: &[] };
+/// `waggle.network.packet.dropped` ({packet}): Packets that this node's kernel dropped, whosever they were, by its own reason.
+pub static NETWORK_PACKETS_DROPPED: MetricDef = MetricDef { name: "waggle.network.packet.dropped", unit: "{packet}", kind: Kind::Counter, description: "Packets that this node's kernel dropped, whosever they were, by its own reason", attributes: &[DROP_REASON], bounds: &[] };
 /// `waggle.policy.packets` ({packet}): Packets that policies were asked about on this node, by verdict.
 pub static POLICY_PACKETS: MetricDef = MetricDef { name: "waggle.policy.packets", unit: "{packet}", kind: Kind::Counter, description: "Packets that policies were asked about on this node, by verdict", attributes: &[OUTCOME], bounds: &[] };
 /// `dns.lookup.duration` (s): Time to answer or forward a DNS question.
@@ -367,11 +391,13 @@ pub static ALL: &[&MetricDef] = &[
     &CONTAINER_CONNECTIONS,
     &CONTAINER_CPU_THROTTLED_TIME,
     &CONTAINER_CPU_THROTTLED_PERIODS,
+    &CONTAINER_CPU_DELAY,
     &CONTAINER_CPU_LIMIT,
     &CONTAINER_MEMORY_LIMIT,
     &CONTAINER_PRESSURE,
     &CONTAINER_OOM,
     &CONTAINER_DISK_OPERATIONS,
+    &CONTAINER_DISK_DURATION,
     &CONTAINER_DISK_USAGE,
     &CONTAINER_VOLUME_USAGE,
     &CONTAINER_PIDS,
@@ -384,6 +410,10 @@ pub static ALL: &[&MetricDef] = &[
     &TCP_RETRANSMITS,
     &TCP_RTT,
     &TCP_IO,
+    &FLOW_IO,
+    &FLOW_CONNECTIONS,
+    &FLOW_FAILURES,
+    &FLOW_ACTIVE,
     &VIP_CONNECTIONS,
     &VIP_BACKEND_SELECTED,
     &VIP_BACKEND_FAILURES,
@@ -404,6 +434,7 @@ pub static ALL: &[&MetricDef] = &[
     &NETWORK_EXHAUSTED,
     &NETWORK_ADDRESSES,
     &NETWORK_PACKETS,
+    &NETWORK_PACKETS_DROPPED,
     &POLICY_PACKETS,
     &DNS_LOOKUP_DURATION,
     &DNS_QUERIES,

@@ -26,6 +26,9 @@ fn every_task_has_metrics_and_logs_under_one_resource() {
             "container.memory.usage",
             "container.network.io",
             "waggle.container.network.packet.count",
+            "waggle.container.cpu.delay.time",
+            "waggle.network.flow.io",
+            "waggle.network.flow.connections",
         ];
         for metric in metrics {
             wait_until(LIMIT, &format!("{metric} of {}", task.id), || {

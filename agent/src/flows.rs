@@ -1,0 +1,425 @@
+//! Who a task speaks with: from the kernel's edges to points with names, few and with right totals.
+//!
+//! An edge's peer is a service where its address is a task's own, or it is a backend of the VIP that was dialled; else a class of
+//! addresses. Addresses themselves are never shown: they have no bound.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
+    ops::AddAssign,
+    sync::Arc,
+};
+
+use waggle_ebpf_common::{
+    flow::{ACCEPTED, FlowKey, FlowStats, MAX_FLOWS},
+    ip_of,
+};
+use waggle_overlay::VipNames;
+use waggle_telemetry_pipeline::{Amount, Attrs, Busiest, Point, PointData, names};
+use waggle_types::NetSnapshot;
+
+use crate::meter::Out;
+
+/// Edges of one task with series of their own.
+const PLACES: usize = 32;
+/// From this part of the map's room on, edges that rest are taken out of it.
+const FULL: usize = MAX_FLOWS as usize / 2;
+
+/// One task's edge, by names.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Named {
+    peer: String,
+    vip_id: u32,
+    port: u16,
+    accepted: bool,
+}
+
+/// What went over an edge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Flow(FlowStats);
+
+impl AddAssign for Flow {
+    fn add_assign(&mut self, other: Self) {
+        self.0.opened += other.0.opened;
+        self.0.closed += other.0.closed;
+        self.0.failed += other.0.failed;
+        self.0.tx_bytes += other.0.tx_bytes;
+        self.0.rx_bytes += other.0.rx_bytes;
+    }
+}
+
+impl Amount for Flow {
+    fn weight(&self) -> u64 {
+        let f = &self.0;
+        // A connection weighs as much as a small request.
+        let connections = f.opened + f.closed + f.failed;
+        f.tx_bytes + f.rx_bytes + connections.saturating_mul(100)
+    }
+}
+
+impl Flow {
+    fn since(&self, earlier: &Self) -> Self {
+        let (now, was) = (&self.0, &earlier.0);
+        Self(FlowStats {
+            opened: now.opened.saturating_sub(was.opened),
+            closed: now.closed.saturating_sub(was.closed),
+            failed: now.failed.saturating_sub(was.failed),
+            tx_bytes: now.tx_bytes.saturating_sub(was.tx_bytes),
+            rx_bytes: now.rx_bytes.saturating_sub(was.rx_bytes),
+        })
+    }
+
+    /// Whether nothing is open: until something comes, nothing changes.
+    fn is_idle(&self) -> bool {
+        self.0.opened <= self.0.closed
+    }
+}
+
+/// Whom addresses belong to.
+#[derive(Debug, Clone, Default)]
+pub struct Peers {
+    services: HashMap<(IpAddr, u16), Arc<str>>,
+    own: HashMap<IpAddr, Arc<str>>,
+    nodes: BTreeSet<IpAddr>,
+}
+
+impl Peers {
+    /// As a desired state has it.
+    pub fn of(snapshot: &NetSnapshot) -> Self {
+        let mut out = Self::default();
+        for agent in snapshot.agents.values() {
+            out.nodes.insert(IpAddr::V4(agent.ip));
+            out.nodes.extend(agent.ip6.map(IpAddr::V6));
+        }
+        // Many tasks have one name.
+        let mut names: BTreeSet<Arc<str>> = BTreeSet::new();
+        for task in snapshot.tasks.values() {
+            let name = service_name(&task.name, &task.framework);
+            let name = if let Some(name) = names.get(name.as_str()) {
+                Arc::clone(name)
+            } else {
+                let name: Arc<str> = name.into();
+                names.insert(Arc::clone(&name));
+                name
+            };
+            let ips = task.ip.map(IpAddr::V4).into_iter();
+            for ip in ips.chain(task.ip6.map(IpAddr::V6)) {
+                out.own.insert(ip, Arc::clone(&name));
+            }
+            if let Some(agent) = snapshot.agents.get(&task.agent_id) {
+                for port in task.ports.iter().filter(|p| p.host_port != 0) {
+                    let at = (IpAddr::V4(agent.ip), port.host_port);
+                    out.services.insert(at, Arc::clone(&name));
+                }
+            }
+        }
+        out
+    }
+
+    /// The name of who has an address, and listens at a port where that is known.
+    fn name(&self, ip: IpAddr, port: Option<u16>) -> &str {
+        let at_port = port.and_then(|port| self.services.get(&(ip, port)));
+        if let Some(name) = at_port.or_else(|| self.own.get(&ip)) {
+            return name;
+        }
+        if ip.is_loopback() {
+            "loopback"
+        } else if self.nodes.contains(&ip) {
+            "node"
+        } else if is_private(ip) {
+            "private"
+        } else {
+            "public"
+        }
+    }
+}
+
+/// A service as edges name it: as DNS does, without the domain.
+pub fn service_name(task_name: &str, framework: &str) -> String {
+    format!("{task_name}.{framework}")
+}
+
+/// RFC 1918, RFC 3927, RFC 4193, RFC 4291 section 2.5.6.
+fn is_private(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_private() || ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unique_local() || ip.is_unicast_link_local(),
+    }
+}
+
+/// The edges of all tasks of a node, over time.
+#[derive(Default)]
+pub struct Flows {
+    seen: BTreeMap<FlowKey, Flow>,
+    tasks: BTreeMap<u64, Busiest<Named, Flow>>,
+    /// Open connections now.
+    active: BTreeMap<u64, BTreeMap<Named, u64>>,
+}
+
+impl Flows {
+    /// Takes in what the kernel's map holds, and what is to be taken out of it: when it is half full, edges that rest.
+    pub fn read(&mut self, now: &BTreeMap<FlowKey, FlowStats>, peers: &Peers) -> Vec<FlowKey> {
+        let mut news: BTreeMap<u64, BTreeMap<Named, Flow>> = BTreeMap::new();
+        let mut resting = Vec::new();
+        self.active.clear();
+        for (key, stats) in now {
+            let flow = Flow(*stats);
+            let open = stats.opened.saturating_sub(stats.closed);
+            if open > 0 {
+                let task = self.active.entry(key.cgroup_id).or_default();
+                *task.entry(name(key, peers)).or_default() += open;
+            }
+            let seen = self.seen.insert(*key, flow).unwrap_or_default();
+            let came = flow.since(&seen);
+            if came.weight() > 0 {
+                let named = name(key, peers);
+                *news
+                    .entry(key.cgroup_id)
+                    .or_default()
+                    .entry(named)
+                    .or_default() += came;
+            } else if flow.is_idle() && key.cgroup_id != 0 && now.len() > FULL {
+                resting.push(*key);
+            }
+        }
+        self.seen.retain(|key, _| now.contains_key(key));
+        for (cgroup_id, news) in news {
+            let task = self.tasks.entry(cgroup_id);
+            task.or_insert_with(|| Busiest::new(PLACES)).add(&news);
+        }
+        resting
+    }
+
+    /// An edge was taken out of the kernel's map with what it had then.
+    pub fn taken(&mut self, key: &FlowKey, last: FlowStats, peers: &Peers) {
+        let seen = self.seen.remove(key).unwrap_or_default();
+        let came = Flow(last).since(&seen);
+        if came.weight() > 0 {
+            let task = self.tasks.entry(key.cgroup_id);
+            task.or_insert_with(|| Busiest::new(PLACES))
+                .add(&BTreeMap::from([(name(key, peers), came)]));
+        }
+    }
+
+    /// A task is gone, and the kernel's edges of it.
+    pub fn forget(&mut self, cgroup_id: u64) {
+        self.tasks.remove(&cgroup_id);
+        self.active.remove(&cgroup_id);
+        self.seen.retain(|key, _| key.cgroup_id != cgroup_id);
+    }
+
+    /// The points of a task, whose service has the name `own`.
+    pub fn points(
+        &self,
+        cgroup_id: u64,
+        own: &str,
+        vips: &VipNames,
+        start_ns: u64,
+        now_ns: u64,
+    ) -> Vec<Point> {
+        let mut out = Out::new(start_ns, now_ns);
+        let Some(task) = self.tasks.get(&cgroup_id) else {
+            return Vec::new();
+        };
+        let shown = task.shown();
+        let mut active = self.active.get(&cgroup_id).cloned().unwrap_or_default();
+        for (edge, flow) in &shown.own {
+            let open = active.remove(edge).unwrap_or(0);
+            push(&mut out, &attributes(edge, own, vips), flow, open);
+        }
+        if let Some(other) = &shown.other {
+            let attrs = vec![(names::DESTINATION_ADDRESS, "other".into())];
+            push(&mut out, &attrs, other, active.into_values().sum());
+        }
+        out.into_points()
+    }
+}
+
+fn name(key: &FlowKey, peers: &Peers) -> Named {
+    let accepted = u32::from(key.side) == ACCEPTED;
+    let port = u16::from_be(key.port);
+    let is_overflow = key.peer == [0; 4];
+    let peer = if is_overflow {
+        "other"
+    } else {
+        // A client's port is anybody's.
+        peers.name(ip_of(key.peer), (!accepted).then_some(port))
+    };
+    // What dials many ports of the world outside is one edge.
+    let is_own = accepted || key.vip_id != 0 || !matches!(peer, "public" | "private");
+    Named {
+        peer: peer.to_owned(),
+        vip_id: key.vip_id,
+        port: if is_own || port < 1024 { port } else { 0 },
+        accepted,
+    }
+}
+
+fn attributes(edge: &Named, own: &str, vips: &VipNames) -> Attrs {
+    let (observer, source, destination) = if edge.accepted {
+        ("destination", edge.peer.as_str(), own)
+    } else {
+        ("source", own, edge.peer.as_str())
+    };
+    let mut attrs: Attrs = vec![
+        (names::SOURCE_ADDRESS, source.into()),
+        (names::DESTINATION_ADDRESS, destination.into()),
+        (names::FLOW_OBSERVER, observer.into()),
+        (names::TRANSPORT, "tcp".into()),
+    ];
+    if edge.port != 0 {
+        attrs.push((names::DESTINATION_PORT, edge.port.into()));
+    }
+    if let Some((key, name)) = vips.get(&edge.vip_id) {
+        attrs.push((names::SERVER_ADDRESS, name.as_str().into()));
+        attrs.push((names::SERVER_PORT, key.port.into()));
+    }
+    attrs
+}
+
+fn push(out: &mut Out, attrs: &Attrs, Flow(flow): &Flow, open: u64) {
+    for (direction, bytes) in [("transmit", flow.tx_bytes), ("receive", flow.rx_bytes)] {
+        let mut attrs = attrs.clone();
+        attrs.push((names::DIRECTION, direction.into()));
+        out.push(&names::FLOW_IO, attrs, PointData::Sum(bytes));
+    }
+    let opened = PointData::Sum(flow.opened);
+    out.push(&names::FLOW_CONNECTIONS, attrs.clone(), opened);
+    // Failures are news: a series that has none is left out.
+    if flow.failed > 0 {
+        let failed = PointData::Sum(flow.failed);
+        out.push(&names::FLOW_FAILURES, attrs.clone(), failed);
+    }
+    let open = PointData::UpDown(i64::try_from(open).unwrap_or(i64::MAX));
+    out.push(&names::FLOW_ACTIVE, attrs.clone(), open);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use waggle_ebpf_common::addr_of;
+    use waggle_telemetry_pipeline::AttrValue;
+    use waggle_types::{Protocol, VipKey};
+
+    use super::*;
+
+    fn key(cgroup_id: u64, peer: [u8; 4], port: u16, side: u32, vip_id: u32) -> FlowKey {
+        FlowKey {
+            cgroup_id,
+            peer: addr_of(IpAddr::V4(Ipv4Addr::from(peer))),
+            vip_id,
+            port: port.to_be(),
+            side: u16::try_from(side).unwrap(),
+        }
+    }
+
+    fn flow(opened: u64, closed: u64, bytes: u64) -> FlowStats {
+        FlowStats {
+            opened,
+            closed,
+            failed: 0,
+            tx_bytes: bytes,
+            rx_bytes: 2 * bytes,
+        }
+    }
+
+    fn peers() -> Peers {
+        let node = IpAddr::V4(Ipv4Addr::new(192, 168, 1, 2));
+        Peers {
+            services: HashMap::from([((node, 31000), "web.marathon".into())]),
+            own: HashMap::from([(
+                IpAddr::V4(Ipv4Addr::new(9, 0, 1, 2)),
+                "cart.marathon".into(),
+            )]),
+            nodes: BTreeSet::from([node]),
+        }
+    }
+
+    fn vips() -> VipNames {
+        let key = VipKey {
+            protocol: Protocol::Tcp,
+            ip: Ipv4Addr::new(11, 1, 2, 3).into(),
+            port: 80,
+        };
+        VipNames::from([(7, (key, "web.marathon.l4lb.thisdcos.directory".to_owned()))])
+    }
+
+    fn lines(flows: &Flows) -> Vec<String> {
+        let points = flows.points(1, "shop.marathon", &vips(), 1, 2);
+        assert!(points.iter().all(|p| p.violation().is_none()));
+        let of = |p: &Point| {
+            let text = |v: &AttrValue| match v {
+                AttrValue::I64(n) => n.to_string(),
+                other => other.as_str().unwrap_or_default().to_owned(),
+            };
+            let attrs = p.attrs.iter().map(|(_, v)| text(v));
+            let attrs: Vec<String> = attrs.collect();
+            format!("{} {} {:?}", p.def.name, attrs.join(" "), p.data)
+        };
+        points.iter().map(of).collect()
+    }
+
+    #[test]
+    fn edges_have_names_and_no_addresses() {
+        let mut flows = Flows::default();
+        let now = BTreeMap::from([
+            (key(1, [192, 168, 1, 2], 31000, 0, 7), flow(3, 2, 10)),
+            (key(1, [9, 0, 1, 2], 8080, 1, 0), flow(1, 1, 5)),
+            (key(1, [93, 184, 216, 34], 443, 0, 0), flow(1, 1, 1)),
+            (key(2, [127, 0, 0, 1], 80, 0, 0), flow(1, 1, 1)),
+        ]);
+        assert_eq!(flows.read(&now, &peers()), []);
+        let lines = lines(&flows);
+        for line in [
+            "waggle.network.flow.io shop.marathon web.marathon source tcp 31000 \
+             web.marathon.l4lb.thisdcos.directory 80 transmit Sum(10)",
+            "waggle.network.flow.active shop.marathon web.marathon source tcp 31000 \
+             web.marathon.l4lb.thisdcos.directory 80 UpDown(1)",
+            "waggle.network.flow.io cart.marathon shop.marathon destination tcp 8080 receive Sum(10)",
+            "waggle.network.flow.connections shop.marathon public source tcp 443 Sum(1)",
+        ] {
+            assert!(lines.iter().any(|l| l == line), "{line}\n{lines:#?}");
+        }
+        assert!(
+            !lines
+                .iter()
+                .any(|l| l.contains("93.184") || l.contains("loopback"))
+        );
+        flows.forget(1);
+        assert!(flows.points(1, "shop.marathon", &vips(), 1, 2).is_empty());
+    }
+
+    #[test]
+    fn what_is_taken_out_of_the_map_is_counted_once() {
+        let mut flows = Flows::default();
+        let edge = key(1, [192, 168, 1, 2], 31000, 0, 0);
+        flows.read(&BTreeMap::from([(edge, flow(2, 2, 10))]), &peers());
+        // Something came between the reading and the taking.
+        flows.taken(&edge, flow(3, 3, 12), &peers());
+        // The same edge again, from nothing.
+        flows.read(&BTreeMap::from([(edge, flow(1, 1, 4))]), &peers());
+        let lines = lines(&flows);
+        let io =
+            "waggle.network.flow.io shop.marathon web.marathon source tcp 31000 transmit Sum(16)";
+        assert!(lines.iter().any(|l| l == io), "{lines:#?}");
+    }
+
+    #[test]
+    fn a_map_that_fills_up_loses_what_rests() {
+        let mut flows = Flows::default();
+        let now: BTreeMap<FlowKey, FlowStats> = (0..=u32::try_from(FULL).unwrap())
+            .map(|n| {
+                let [a, b, c, d] = n.to_be_bytes();
+                let is_open = u64::from(n == 0);
+                (
+                    key(1, [a | 0x0a, b, c, d], 9, 1, 0),
+                    flow(1, 1 - is_open, 1),
+                )
+            })
+            .collect();
+        assert_eq!(flows.read(&now, &peers()), [], "all are news");
+        let resting = flows.read(&now, &peers());
+        assert_eq!(resting.len(), now.len() - 1, "but the one that is open");
+    }
+}
