@@ -42,7 +42,7 @@ fn string(s: &str) -> AnyValue {
 }
 
 /// A task that says that it is another one.
-fn liar() -> Option<Resource> {
+fn liar() -> Resource {
     let pairs = [
         ("service.name", "bank"),
         ("waggle.task.id", "bank.1"),
@@ -56,17 +56,17 @@ fn liar() -> Option<Resource> {
         value: Some(string(v)),
         ..KeyValue::default()
     });
-    Some(Resource {
+    Resource {
         attributes: attributes.to_vec(),
         ..Resource::default()
-    })
+    }
 }
 
-fn scope() -> Option<InstrumentationScope> {
-    Some(InstrumentationScope {
+fn scope() -> InstrumentationScope {
+    InstrumentationScope {
         name: "app".into(),
         ..InstrumentationScope::default()
-    })
+    }
 }
 
 fn logs(n: usize) -> ExportLogsServiceRequest {
@@ -77,9 +77,9 @@ fn logs(n: usize) -> ExportLogsServiceRequest {
     };
     ExportLogsServiceRequest {
         resource_logs: vec![ResourceLogs {
-            resource: liar(),
+            resource: Some(liar()),
             scope_logs: vec![ScopeLogs {
-                scope: scope(),
+                scope: Some(scope()),
                 log_records: (0..n).map(record).collect(),
                 schema_url: "https://example.org/1".into(),
             }],
@@ -97,9 +97,9 @@ fn spans() -> ExportTraceServiceRequest {
     };
     ExportTraceServiceRequest {
         resource_spans: vec![ResourceSpans {
-            resource: liar(),
+            resource: Some(liar()),
             scope_spans: vec![ScopeSpans {
-                scope: scope(),
+                scope: Some(scope()),
                 spans: vec![
                     span(&[1; 16], "GET /"),
                     span(&[1; 4], "bad"),
@@ -129,9 +129,9 @@ fn metrics() -> ExportMetricsServiceRequest {
     };
     ExportMetricsServiceRequest {
         resource_metrics: vec![ResourceMetrics {
-            resource: liar(),
+            resource: Some(liar()),
             scope_metrics: vec![ScopeMetrics {
-                scope: scope(),
+                scope: Some(scope()),
                 metrics: vec![metric("shop.orders"), metric("")],
                 ..ScopeMetrics::default()
             }],

@@ -341,15 +341,14 @@ async fn end_of(
         .spawn()
         .map_err(|e| format!("failed to start the check's command: {e}"))?;
     let group = child.id().and_then(|p| i32::try_from(p).ok());
-    match tokio::time::timeout(timeout, child.wait()).await {
-        Ok(status) => status.map_err(|e| format!("failed to wait for the check's command: {e}")),
-        Err(_) => {
-            // It leads its session and is not reaped yet, so the group is its own.
-            if let Some(group) = group {
-                let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
-            }
-            let _ = child.wait().await;
-            Err(too_late(timeout))
+    if let Ok(status) = tokio::time::timeout(timeout, child.wait()).await {
+        status.map_err(|e| format!("failed to wait for the check's command: {e}"))
+    } else {
+        // It leads its session and is not reaped yet, so the group is its own.
+        if let Some(group) = group {
+            let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
         }
+        let _ = child.wait().await;
+        Err(too_late(timeout))
     }
 }

@@ -143,9 +143,10 @@ fn nothing_arrives_that_is_not_registered() {
     let mut wrong = BTreeSet::new();
     world.sink.with(|s| {
         let known = |r: &Attributes| {
-            let of = match r.contains_key(TASK) {
-                true => names::RESOURCE_TASK,
-                false => names::RESOURCE_COMPONENT,
+            let of = if r.contains_key(TASK) {
+                names::RESOURCE_TASK
+            } else {
+                names::RESOURCE_COMPONENT
             };
             // What tasks say of themselves is theirs to name: those of another test do.
             let strange = |k: &&String| !of.contains(&k.as_str()) && !k.starts_with("app.");
@@ -161,7 +162,7 @@ fn nothing_arrives_that_is_not_registered() {
             wrong.extend(names::check_span(&span.name, keys).err());
             wrong.extend(known(&span.resource));
         }
-        for log in s.logs.iter() {
+        for log in &s.logs {
             wrong.extend(known(&log.resource));
             if log.event.starts_with("waggle.") {
                 let keys = log.attributes.keys().map(String::as_str);
