@@ -163,7 +163,10 @@ async fn a_definition_in_yaml_is_checked_compared_applied_and_waited_for() {
         "{err}"
     );
     assert!(
-        err.contains("is not over after 1s; 3 instances wait"),
+        err.contains(
+            "is not over after 1s: /shop/web: scale: 0 of 3 instances ready\n\
+             /shop/web: 3 instances wait\n"
+        ),
         "{err}"
     );
     assert_eq!(m.says(&["app", "diff", path]).await, same);
