@@ -488,7 +488,7 @@ mod tests {
             ),
             (
                 "key = \"waggle.ready\"",
-                "key = \"waggle.rezdy\"",
+                "key = \"waggle.readz\"",
                 "waggle.ready is not defined",
             ),
             ("instrument = \"gauge\"", "instrument = \"dial\"", "dial"),

@@ -35,7 +35,7 @@ fn pins(node: &NodeInfo) -> BTreeSet<(String, u64)> {
                 dirs.push(entry.path());
             } else {
                 let inode = entry.metadata().unwrap().ino();
-                let renewed = ["reset", "udp_error"];
+                let renewed = ["reset", "udp_error", "task_exited", "io_done", "dropped"];
                 if !renewed.iter().any(|name| entry.file_name() == *name) {
                     found.insert((entry.path().display().to_string(), inode));
                 }

@@ -20,7 +20,7 @@ const TASKS: usize = 50;
 const ADOPTED: Duration = Duration::from_secs(if cfg!(debug_assertions) { 9 } else { 3 });
 
 /// Links at tracepoints: the kernel can't update such, a second one comes before the first goes.
-const RENEWED: [&str; 2] = ["reset", "udp_error"];
+const RENEWED: [&str; 5] = ["reset", "udp_error", "task_exited", "io_done", "dropped"];
 
 /// What of the node's links, programs and maps is pinned, but for [`RENEWED`].
 fn pinned(node: &NodeInfo) -> BTreeSet<Object> {
