@@ -19,7 +19,7 @@ pub struct Args {
 }
 
 /// Programs from the distribution: what is looked for, its package, what it is for.
-const APT: [(&str, &str, &str); 19] = [
+const APT: [(&str, &str, &str); 20] = [
     ("cc", "gcc", "linking, SQLite"),
     ("c++", "g++", "bpf-linker"),
     ("ip", "iproute2", "namespaces"),
@@ -42,6 +42,11 @@ const APT: [(&str, &str, &str); 19] = [
     ),
     ("redis-server", "redis-server", "a real service in tests"),
     ("iperf3", "iperf3", "a real service in tests"),
+    (
+        "ping",
+        "iputils-ping",
+        "what containers of a network are reached with in tests",
+    ),
     ("psql", "postgresql-15", "a real database in tests"),
 ];
 
