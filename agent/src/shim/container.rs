@@ -32,7 +32,7 @@ use nix::{
 
 use super::{
     plan::{ContainerPlan, ShimPlan},
-    spawn::{Started, pipe},
+    spawn::{Started, pipe, reset_signals},
 };
 
 /// How long the runtime's word about its end may be.
@@ -201,9 +201,7 @@ fn fork_exec(argv: &[String], dir: &Path, fds: [RawFd; 4]) -> Result<Pid, String
         if libc::getppid().unsigned_abs() != parent {
             libc::_exit(1);
         }
-        let mut none: libc::sigset_t = std::mem::zeroed();
-        libc::sigemptyset(&raw mut none);
-        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+        let _ = reset_signals();
         let mut spare = [0; 4];
         for (to, from) in spare.iter_mut().zip(fds) {
             *to = libc::fcntl(from, libc::F_DUPFD_CLOEXEC, SPARE_FD);

@@ -21,7 +21,7 @@ use std::{
 
 use super::{
     plan::{ContainerPlan, PLAN, ShimPlan, TASK, UserIds, read_json},
-    spawn::{check, limits, unblock_signals, write_to},
+    spawn::{check, limits, reset_signals, write_to},
 };
 use crate::sys::ProcessId;
 
@@ -159,7 +159,7 @@ impl Inside {
             // SAFETY: integer arguments.
             check(unsafe { libc::ioctl(0, libc::TIOCSCTTY, 0) })?;
         }
-        unblock_signals()?;
+        reset_signals()?;
         // SAFETY: plain values, and C strings and slices that outlive the calls.
         unsafe {
             check(libc::chdir(self.work_dir.as_ptr()))?;

@@ -198,7 +198,7 @@ impl Before {
         // The agent and the shim may be protected from the OOM killer; the task is not.
         let _ = write_to(c"/proc/self/oom_score_adj", b"0\n");
         begin(2);
-        unblock_signals()?;
+        reset_signals()?;
         begin(3);
         if let Some(netns) = &self.netns {
             // SAFETY: integer arguments.
@@ -226,10 +226,15 @@ impl Before {
     }
 }
 
-/// Signals that a parent had blocked for itself.
-pub(super) fn unblock_signals() -> io::Result<()> {
-    // SAFETY: the set is a plain value that sigemptyset fills in.
+/// Signals that a parent had blocked or ignored for itself: an agent that was started in the background of a script ignores
+/// SIGINT, and what ignores a signal when it is executed can't even trap it. Async-signal-safe.
+pub(super) fn reset_signals() -> io::Result<()> {
+    // SAFETY: the set is a plain value that sigemptyset fills in; no handler is set.
     unsafe {
+        // Some can't be changed: that is as it should be.
+        for signal in 1..=libc::SIGRTMAX() {
+            libc::signal(signal, libc::SIG_DFL);
+        }
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut none);
         check(libc::sigprocmask(

@@ -37,6 +37,10 @@ const TESTS: &[Test] = &[
         shims::keeps_exit_code_and_output,
     ),
     (
+        "shim_gives_a_task_its_signals",
+        shims::gives_a_task_its_signals,
+    ),
+    (
         "shim_ends_what_the_task_left_behind",
         shims::ends_what_the_task_left_behind,
     ),

@@ -2,7 +2,7 @@
 
 use std::{fs, time::Instant};
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SigHandler, Signal};
 use serde_json::json;
 
 use crate::support::{ShimDir, runs, signal, wait_for};
@@ -22,6 +22,25 @@ pub fn keeps_exit_code_and_output() {
     );
     assert_eq!(dir.output("stderr"), "oops\n");
     assert!(dir.json("shim.json").is_some() && dir.json("task.json").is_some());
+}
+
+/// What an agent that was started in the background of a script ignores, a task must not: it could not even trap it.
+pub fn gives_a_task_its_signals() {
+    let ignore = |handler| {
+        #[allow(unsafe_code, reason = "no handler is set")]
+        // SAFETY: ignored, or the default.
+        unsafe {
+            nix::sys::signal::signal(Signal::SIGINT, handler).unwrap()
+        }
+    };
+    let before = ignore(SigHandler::SigIgn);
+    let script = "trap 'echo trapped; exit 3' INT; kill -INT $$; exit 0";
+    let dir = ShimDir::new(&["/bin/sh", "-c", script], |_| {});
+    let mut shim = dir.start();
+    ignore(before);
+    assert!(shim.wait().unwrap().success());
+    assert_eq!(dir.json("exit.json").unwrap()["code"], 3);
+    assert_eq!(dir.output("stdout"), "trapped\n");
 }
 
 pub fn ends_what_the_task_left_behind() {
