@@ -139,13 +139,7 @@ const FLOWS: &str = "FLOWS";
 
 /// With the entry for what finds no room.
 fn take_flows(ebpf: &mut Ebpf) -> Result<HashMap<MapData, FlowKey, FlowStats>, LoadError> {
-    let map = ebpf.take_map(FLOWS).ok_or(LoadError::Missing {
-        what: "map",
-        name: FLOWS,
-    })?;
-    let mut map: HashMap<_, _, _> = map
-        .try_into()
-        .map_err(|e| LoadError::map("open", FLOWS, e))?;
+    let mut map = maps::open(ebpf, FLOWS)?;
     maps::make(&mut map, FLOWS, FlowKey::default(), FlowStats::default())?;
     Ok(map)
 }

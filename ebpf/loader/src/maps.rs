@@ -1,11 +1,46 @@
 //! Reading maps that programs write meanwhile.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
-use aya::Pod;
-use aya::maps::{HashMap, MapData, MapError, PerCpuArray};
+use aya::maps::{HashMap, Map, MapData, MapError, MapInfo, PerCpuArray};
+use aya::{Ebpf, Pod};
 
 use crate::LoadError;
+
+/// Sizes of a map: key, value (bytes), entries.
+pub(crate) type Layout = (usize, usize, u32);
+
+/// Whether what is pinned is what this binary's programs expect.
+pub(crate) fn check_layout(
+    name: &'static str,
+    path: PathBuf,
+    (key, value, entries): Layout,
+) -> Result<(), LoadError> {
+    let info = MapInfo::from_pin(&path).map_err(|e| LoadError::map("inspect", name, e))?;
+    let found = (info.key_size(), info.value_size(), info.max_entries());
+    let size = |bytes| u32::try_from(bytes).unwrap_or(u32::MAX);
+    let expected = (size(key), size(value), entries);
+    if found == expected {
+        return Ok(());
+    }
+    Err(LoadError::MapLayout {
+        path,
+        found: format!("{found:?}"),
+        expected: format!("{expected:?}"),
+    })
+}
+
+/// Takes a map out of a loaded object.
+pub(crate) fn open<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, LoadError>
+where
+    T: TryFrom<Map, Error = MapError>,
+{
+    ebpf.take_map(name)
+        .ok_or(LoadError::Missing { what: "map", name })?
+        .try_into()
+        .map_err(|e| LoadError::map("open", name, e))
+}
 
 /// All entries; one that vanishes between key and value is left out.
 pub(crate) fn list<K: Pod + Ord, V: Pod>(

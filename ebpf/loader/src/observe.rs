@@ -11,12 +11,15 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap};
+use aya::maps::{HashMap, MapData, MapError, PerCpuArray, PerCpuHashMap};
 use aya::{Btf, Ebpf, EbpfLoader};
-use waggle_ebpf_common::observe::{DropKey, IoKey, IoStats, MAX_REASONS, READ, WRITE, at, missed};
+use waggle_ebpf_common::MAX_CGROUPS;
+use waggle_ebpf_common::observe::{
+    DropKey, IoKey, IoStats, MAX_DROPS, MAX_IO, MAX_REASONS, READ, WRITE, at, missed,
+};
 
 use crate::btf::KernelTypes;
-use crate::maps::{count, gone, make};
+use crate::maps::{Layout, check_layout, count, gone, make, open};
 use crate::tracing::{self, Traced};
 use crate::{DataPlane, LoadError, object};
 
@@ -44,7 +47,16 @@ const DISK_IO: &str = "DISK_IO";
 const DROPS: &str = "DROPS";
 const LOSS: &str = "OBSERVE_LOSS";
 const NODE_DROPS: &str = "NODE_DROPS";
-const MAPS: [&str; 5] = [RUN_DELAY, DISK_IO, DROPS, NODE_DROPS, LOSS];
+const MAPS: [(&str, Layout); 5] = [
+    (RUN_DELAY, (size_of::<u64>(), size_of::<u64>(), MAX_CGROUPS)),
+    (DISK_IO, (size_of::<IoKey>(), size_of::<IoStats>(), MAX_IO)),
+    (DROPS, (size_of::<DropKey>(), size_of::<u64>(), MAX_DROPS)),
+    (
+        NODE_DROPS,
+        (size_of::<u32>(), size_of::<u64>(), MAX_REASONS),
+    ),
+    (LOSS, (size_of::<u32>(), size_of::<u64>(), missed::COUNT)),
+];
 
 /// A field, as the sum of the places on the way to it.
 type Way = &'static [(&'static str, &'static str)];
@@ -132,7 +144,7 @@ impl Observer {
     ///
     /// # Errors
     /// [`LoadError::BuiltWithoutEbpf`] before anything is touched; [`LoadError::Btf`] on a kernel without type information;
-    /// [`LoadError::Object`] where the maps can't be made.
+    /// [`LoadError::Object`] where the maps can't be made; [`LoadError::MapLayout`] for pinned ones of another form.
     pub fn open(plane: &DataPlane) -> Result<Self, LoadError> {
         let object = object::observe()?;
         let types = KernelTypes::read().map_err(LoadError::KernelType)?;
@@ -152,8 +164,12 @@ impl Observer {
         let arguments = types.tracepoint_arguments("kfree_skb").unwrap_or(0);
         let has_socket = u32::from(arguments > 3);
         let mut loader = EbpfLoader::new();
-        for name in MAPS {
-            loader.map_pin_path(name, plane.pins.map(name));
+        for (name, layout) in MAPS {
+            let path = plane.pins.map(name);
+            if path.exists() {
+                check_layout(name, path.clone(), layout)?;
+            }
+            loader.map_pin_path(name, path);
         }
         loader.override_global("AT", &places, true);
         loader.override_global("RX_SK", &has_socket, true);
@@ -162,11 +178,11 @@ impl Observer {
             source: Box::new(source),
         })?;
         let tables = Tables {
-            run_delay: take(&mut ebpf, RUN_DELAY)?,
-            disk: take(&mut ebpf, DISK_IO)?,
-            drops: take(&mut ebpf, DROPS)?,
-            node_drops: take(&mut ebpf, NODE_DROPS)?,
-            loss: take(&mut ebpf, LOSS)?,
+            run_delay: open(&mut ebpf, RUN_DELAY)?,
+            disk: open(&mut ebpf, DISK_IO)?,
+            drops: open(&mut ebpf, DROPS)?,
+            node_drops: open(&mut ebpf, NODE_DROPS)?,
+            loss: open(&mut ebpf, LOSS)?,
         };
         let (mut links, mut attached, mut troubles) = (Vec::new(), Vec::new(), Vec::new());
         for traced in &PROGRAMS {
@@ -213,15 +229,8 @@ impl Observer {
     pub fn watch(&self, cgroup_id: u64, disk_id: Option<u64>) -> Result<(), LoadError> {
         let mut tables = self.lock();
         make(&mut tables.run_delay, RUN_DELAY, cgroup_id, 0)?;
-        for direction in [READ, WRITE] {
-            if let Some(cgroup_id) = disk_id {
-                let key = IoKey {
-                    cgroup_id,
-                    direction,
-                    pad: 0,
-                };
-                make(&mut tables.disk, DISK_IO, key, IoStats::default())?;
-            }
+        for key in disk_id.into_iter().flat_map(disk_keys) {
+            make(&mut tables.disk, DISK_IO, key, IoStats::default())?;
         }
         Ok(())
     }
@@ -233,15 +242,8 @@ impl Observer {
     pub fn forget(&self, cgroup_id: u64, disk_id: Option<u64>) -> Result<(), LoadError> {
         let mut tables = self.lock();
         gone(tables.run_delay.remove(&cgroup_id), RUN_DELAY)?;
-        for direction in [READ, WRITE] {
-            if let Some(cgroup_id) = disk_id {
-                let key = IoKey {
-                    cgroup_id,
-                    direction,
-                    pad: 0,
-                };
-                gone(tables.disk.remove(&key), DISK_IO)?;
-            }
+        for key in disk_id.into_iter().flat_map(disk_keys) {
+            gone(tables.disk.remove(&key), DISK_IO)?;
         }
         let keys: Vec<DropKey> = tables.drops.keys().filter_map(Result::ok).collect();
         for key in keys.into_iter().filter(|key| key.cgroup_id == cgroup_id) {
@@ -270,17 +272,8 @@ impl Observer {
             return Ok(None);
         }
         let tables = self.lock();
-        let of = |direction| {
-            let key = IoKey {
-                cgroup_id: disk_id,
-                direction,
-                pad: 0,
-            };
-            found(tables.disk.get(&key, 0), DISK_IO)
-        };
-        Ok(of(READ)?
-            .zip(of(WRITE)?)
-            .map(|(read, write)| Disk { read, write }))
+        let [read, write] = disk_keys(disk_id).map(|key| found(tables.disk.get(&key, 0), DISK_IO));
+        Ok(read?.zip(write?).map(|(read, write)| Disk { read, write }))
     }
 
     /// Packets of watched cgroups that the kernel dropped, by cgroup and the reason's name; empty where that is not watched.
@@ -343,6 +336,15 @@ impl Observer {
     }
 }
 
+/// What reads, and what writes.
+fn disk_keys(cgroup_id: u64) -> [IoKey; 2] {
+    [READ, WRITE].map(|direction| IoKey {
+        cgroup_id,
+        direction,
+        pad: 0,
+    })
+}
+
 fn find(types: &KernelTypes, way: Way) -> io::Result<u32> {
     way.iter()
         .map(|(structure, member)| types.offset(structure, member))
@@ -358,16 +360,6 @@ fn reasons(types: &KernelTypes) -> BTreeMap<u32, String> {
             (value, short.unwrap_or(&name).to_ascii_lowercase())
         })
         .collect()
-}
-
-fn take<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, LoadError>
-where
-    T: TryFrom<Map, Error = MapError>,
-{
-    ebpf.take_map(name)
-        .ok_or(LoadError::Missing { what: "map", name })?
-        .try_into()
-        .map_err(|e| LoadError::map("open", name, e))
 }
 
 /// What is not there is `None`.

@@ -7,14 +7,14 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray};
+use aya::maps::{HashMap, Map, MapData, PerCpuArray};
 use aya::{Ebpf, EbpfLoader};
 use waggle_ebpf_common::edge::{Answer, AnswerKey, PORT_WORDS, ServiceKey, dsr_reason};
 
 use super::raw::{self, Shared, TestRun};
 use super::{link, load_program, program_fd};
 use crate::lock::{self, Lock};
-use crate::maps::{count, gone, list};
+use crate::maps::{count, gone, list, open};
 use crate::pins::{self, Pins};
 use crate::tc::{Side, TcHook, TcHooks, TcWay, priority};
 use crate::{LoadError, object};
@@ -367,14 +367,4 @@ impl NodePlane {
 /// The word that has a port's bit, and the bit.
 fn port_bit(port: u16) -> (usize, u64) {
     (usize::from(port >> 6) * 8, 1 << (port & 63))
-}
-
-fn open<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, LoadError>
-where
-    T: TryFrom<Map, Error = MapError>,
-{
-    ebpf.take_map(name)
-        .ok_or(LoadError::Missing { what: "map", name })?
-        .try_into()
-        .map_err(|e| LoadError::map("open", name, e))
 }

@@ -23,7 +23,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use aya::maps::{Map, MapData, MapError, PerCpuArray};
+use aya::maps::{MapData, PerCpuArray};
 use aya::{Ebpf, EbpfLoader};
 use waggle_ebpf_common::overlay::reason;
 
@@ -33,7 +33,7 @@ use self::tables::{DEVICES, ENDPOINTS, NODES, PEERS, SPECIAL, SUBNETS, Tables};
 use crate::edge::raw::{self, TestContext, TestRun};
 use crate::edge::{load_program, program_fd};
 use crate::lock::{self, Lock};
-use crate::maps::count;
+use crate::maps::{count, open};
 use crate::pins::{self, Pins};
 use crate::tc::{Side, TcHook, TcHooks, TcWay, priority};
 use crate::{LoadError, ProgramInfo, object, programs};
@@ -418,14 +418,4 @@ impl OverlayPlane {
     fn tables(&self) -> MutexGuard<'_, Tables> {
         self.tables.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn open<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, LoadError>
-where
-    T: TryFrom<Map, Error = MapError>,
-{
-    ebpf.take_map(name)
-        .ok_or(LoadError::Missing { what: "map", name })?
-        .try_into()
-        .map_err(|e| LoadError::map("open", name, e))
 }

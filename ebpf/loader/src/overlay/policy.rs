@@ -12,8 +12,8 @@ use waggle_ebpf_common::policy::{
 };
 use waggle_ebpf_common::{Addr, addr_of, ip_of};
 
-use super::open;
 use crate::LoadError;
+use crate::maps::open;
 use crate::maps::{count, gone, list};
 
 const CONFIG: &str = "POLICY_CONFIG";

@@ -8,17 +8,16 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use aya::maps::{HashMap, Map, MapData, MapError, MapInfo, PerCpuArray};
+use aya::maps::{HashMap, MapData, PerCpuArray};
 use aya::{Ebpf, EbpfLoader};
 use waggle_ebpf_common::edge::FragmentKey;
 use waggle_ebpf_common::packet::{Flow, FlowKey, Fragment, MAX_FLOWS, MAX_FRAGMENTS, reason};
 
 use crate::edge::raw::{self, TestRun};
 use crate::edge::{load_program, program_fd};
-use crate::maps::{count, list};
+use crate::maps::{Layout, check_layout, count, list, open};
 use crate::tc::{Side, TcHook, TcHooks, TcWay, priority};
 use crate::{DataPlane, LoadError, object};
 
@@ -51,9 +50,6 @@ const SHARED: [&str; 7] = [
     "VIP_STATS",
     "LOSS",
 ];
-
-/// Sizes of a map of ours: key, value (bytes), entries.
-type Layout = (usize, usize, u32);
 
 const OWN: [(&str, Layout); 4] = [
     (FLOWS, (size_of::<FlowKey>(), size_of::<Flow>(), MAX_FLOWS)),
@@ -274,33 +270,4 @@ pub fn detach_all(plane: &DataPlane) -> Result<(), LoadError> {
         .attached()?
         .into_iter()
         .try_for_each(|ifindex| hooks.detach(ifindex))
-}
-
-fn check_layout(
-    name: &'static str,
-    path: PathBuf,
-    (key, value, entries): Layout,
-) -> Result<(), LoadError> {
-    let info = MapInfo::from_pin(&path).map_err(|e| LoadError::map("inspect", name, e))?;
-    let found = (info.key_size(), info.value_size(), info.max_entries());
-    let size = |bytes| u32::try_from(bytes).unwrap_or(u32::MAX);
-    let expected = (size(key), size(value), entries);
-    if found == expected {
-        return Ok(());
-    }
-    Err(LoadError::MapLayout {
-        path,
-        found: format!("{found:?}"),
-        expected: format!("{expected:?}"),
-    })
-}
-
-fn open<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, LoadError>
-where
-    T: TryFrom<Map, Error = MapError>,
-{
-    ebpf.take_map(name)
-        .ok_or(LoadError::Missing { what: "map", name })?
-        .try_into()
-        .map_err(|e| LoadError::map("open", name, e))
 }
