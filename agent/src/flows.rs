@@ -151,19 +151,33 @@ fn is_private(ip: IpAddr) -> bool {
 #[derive(Default)]
 pub struct Flows {
     seen: BTreeMap<FlowKey, Flow>,
+    /// Those that were begun and not forgotten.
     tasks: BTreeMap<u64, Busiest<Named, Flow>>,
     /// Open connections now.
     active: BTreeMap<u64, BTreeMap<Named, u64>>,
 }
 
 impl Flows {
-    /// Takes in what the kernel's map holds, and what is to be taken out of it: when it is half full, edges that rest.
+    /// A task is there from now on; what its edges have counted already is its.
+    pub fn begin(&mut self, cgroup_id: u64) {
+        let task = self.tasks.entry(cgroup_id);
+        task.or_insert_with(|| Busiest::new(PLACES));
+    }
+
+    /// Takes in what the kernel's map holds of tasks that are known, and what is to be taken out of it: when it is half full, edges that rest.
     pub fn read(&mut self, now: &BTreeMap<FlowKey, FlowStats>, peers: &Peers) -> Vec<FlowKey> {
         let mut news: BTreeMap<u64, BTreeMap<Named, Flow>> = BTreeMap::new();
         let mut resting = Vec::new();
         self.active.clear();
         for (key, stats) in now {
             let flow = Flow(*stats);
+            if !self.tasks.contains_key(&key.cgroup_id) {
+                // Of a task that is not begun yet, or is gone; or of what is no task.
+                if flow.is_idle() && key.cgroup_id != 0 && now.len() > FULL {
+                    resting.push(*key);
+                }
+                continue;
+            }
             let open = stats.opened.saturating_sub(stats.closed);
             if open > 0 {
                 let task = self.active.entry(key.cgroup_id).or_default();
@@ -184,8 +198,9 @@ impl Flows {
         }
         self.seen.retain(|key, _| now.contains_key(key));
         for (cgroup_id, news) in news {
-            let task = self.tasks.entry(cgroup_id);
-            task.or_insert_with(|| Busiest::new(PLACES)).add(&news);
+            if let Some(task) = self.tasks.get_mut(&cgroup_id) {
+                task.add(&news);
+            }
         }
         resting
     }
@@ -194,10 +209,10 @@ impl Flows {
     pub fn taken(&mut self, key: &FlowKey, last: FlowStats, peers: &Peers) {
         let seen = self.seen.remove(key).unwrap_or_default();
         let came = Flow(last).since(&seen);
-        if came.weight() > 0 {
-            let task = self.tasks.entry(key.cgroup_id);
-            task.or_insert_with(|| Busiest::new(PLACES))
-                .add(&BTreeMap::from([(name(key, peers), came)]));
+        if came.weight() > 0
+            && let Some(task) = self.tasks.get_mut(&key.cgroup_id)
+        {
+            task.add(&BTreeMap::from([(name(key, peers), came)]));
         }
     }
 
@@ -363,6 +378,7 @@ mod tests {
     #[test]
     fn edges_have_names_and_no_addresses() {
         let mut flows = Flows::default();
+        flows.begin(1);
         let now = BTreeMap::from([
             (key(1, [192, 168, 1, 2], 31000, 0, 7), flow(3, 2, 10)),
             (key(1, [9, 0, 1, 2], 8080, 1, 0), flow(1, 1, 5)),
@@ -393,6 +409,7 @@ mod tests {
     #[test]
     fn what_is_taken_out_of_the_map_is_counted_once() {
         let mut flows = Flows::default();
+        flows.begin(1);
         let edge = key(1, [192, 168, 1, 2], 31000, 0, 0);
         flows.read(&BTreeMap::from([(edge, flow(2, 2, 10))]), &peers());
         // Something came between the reading and the taking.
@@ -408,6 +425,7 @@ mod tests {
     #[test]
     fn a_map_that_fills_up_loses_what_rests() {
         let mut flows = Flows::default();
+        flows.begin(1);
         let now: BTreeMap<FlowKey, FlowStats> = (0..=u32::try_from(FULL).unwrap())
             .map(|n| {
                 let [a, b, c, d] = n.to_be_bytes();
@@ -421,5 +439,25 @@ mod tests {
         assert_eq!(flows.read(&now, &peers()), [], "all are news");
         let resting = flows.read(&now, &peers());
         assert_eq!(resting.len(), now.len() - 1, "but the one that is open");
+    }
+
+    #[test]
+    fn only_tasks_that_are_known_are_kept_and_what_came_before_is_theirs() {
+        let mut flows = Flows::default();
+        let now = BTreeMap::from([
+            (key(1, [192, 168, 1, 2], 31000, 0, 0), flow(1, 1, 7)),
+            (key(9, [192, 168, 1, 2], 31000, 0, 0), flow(1, 1, 7)),
+        ]);
+        flows.read(&now, &peers());
+        assert!(flows.tasks.is_empty() && flows.seen.is_empty());
+        flows.begin(1);
+        flows.begin(1);
+        flows.read(&now, &peers());
+        let io =
+            "waggle.network.flow.io shop.marathon web.marathon source tcp 31000 transmit Sum(7)";
+        assert!(lines(&flows).iter().any(|l| l == io));
+        flows.forget(1);
+        flows.read(&now, &peers());
+        assert!(flows.tasks.is_empty() && flows.seen.is_empty() && flows.active.is_empty());
     }
 }

@@ -38,6 +38,8 @@ pub struct Watched {
     labels: Arc<TaskLabels>,
     cgroup: TaskCgroup,
     start_ns: u64,
+    // The last reading was taken: a tick that began before comes too late.
+    is_over: bool,
     // Its id where the controller of disks is.
     disk_id: Option<u64>,
     // Most that was ever known: a thread that ends between two readings is missing in one of them.
@@ -84,6 +86,7 @@ impl Watched {
         let disk_id = disks::id(&cgroup);
         Self {
             labels: Arc::new(labels),
+            is_over: false,
             disk_id,
             waited_ns: 0,
             cgroup,
@@ -109,20 +112,28 @@ impl Watched {
         Arc::clone(&self.labels)
     }
 
-    /// Has the kernel count what it counts only of those that were asked for. Blocking, briefly.
-    pub fn watch(&self, net: &Net) {
+    /// Has counted what is counted only of those that were asked for. Blocking, briefly.
+    pub fn watch(&self, net: &Net, telemetry: &Telemetry) {
+        if self.labels.cgroup_id == 0 {
+            return;
+        }
+        net.flows(|flows| flows.begin(self.labels.cgroup_id));
         if let Some(observer) = net.observer()
-            && self.labels.cgroup_id != 0
             && let Err(e) = observer.watch(self.labels.cgroup_id, self.disk_id)
         {
             tracing::debug!(error = %e, "a task's waiting is not watched");
+            let attrs = [(names::MAP, "RUN_DELAY".into())];
+            telemetry.count(&names::EBPF_MAP_UPDATE_FAILURES, &attrs, 1);
         }
     }
 
     /// One tick. Blocking.
     pub fn tick(&mut self, net: &Net, kernel: &Kernel, vips: &VipNames, telemetry: &Telemetry) {
+        if self.is_over {
+            return;
+        }
         // Also those that were there before the programs were.
-        self.watch(net);
+        self.watch(net, telemetry);
         self.figures(net, kernel, vips, telemetry);
         self.output(telemetry, false);
     }
@@ -130,6 +141,7 @@ impl Watched {
     /// The last reading, after the task's end and before its cgroup goes; then the kernel's counters of it
     /// may go too. Blocking.
     pub fn last(&mut self, net: &Net, telemetry: &Telemetry) {
+        self.is_over = true;
         let kernel = Kernel::read(net);
         net.read_flows();
         self.figures(net, &kernel, &net.vip_names(), telemetry);

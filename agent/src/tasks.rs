@@ -214,7 +214,13 @@ impl Tasks {
     pub fn observe_ended(&mut self, task_id: &TaskId, process: Option<ProcessId>) {
         if let (Some(live), Some(process)) = (self.live.get_mut(task_id), process) {
             let cgroup = self.cgroups.task(task_id.as_str());
-            live.observe(&self.config, &self.agent_id, &self.net, cgroup, process);
+            live.observe(
+                &self.config,
+                &self.agent_id,
+                (&self.net, &self.telemetry),
+                cgroup,
+                process,
+            );
         }
     }
 
@@ -252,7 +258,7 @@ impl Tasks {
         live.observe(
             &self.config,
             &self.agent_id,
-            &self.net,
+            (&self.net, &self.telemetry),
             cgroup.clone(),
             process,
         );
@@ -592,12 +598,12 @@ impl Live {
         &mut self,
         config: &AgentConfig,
         agent_id: &AgentId,
-        net: &Net,
+        (net, telemetry): (&Net, &Telemetry),
         cgroup: TaskCgroup,
         process: ProcessId,
     ) {
         let watched = Watched::new(config, agent_id, &self.spec, &self.dir, cgroup, process);
-        watched.watch(net);
+        watched.watch(net, telemetry);
         self.labels = Some(watched.labels());
         self.watched = Some(Arc::new(Mutex::new(watched)));
     }

@@ -421,7 +421,12 @@ impl AgentCore {
         for id in lost {
             let message = "the launch did not reach its executor".to_owned();
             let reason = StatusReason::SlaveRestarted;
+            let spec = self.tasks.get(&id).map(|e| e.machine.spec().clone());
             self.end_on(&id, TaskState::Dropped, reason, message, now, out);
+            // A part of its group that comes later would wait for it.
+            if let Some(spec) = spec {
+                self.break_group(&spec, now, out);
+            }
         }
         if ending {
             out.push(to(ExecutorWord::Shutdown));
