@@ -110,10 +110,7 @@ pub(crate) fn fold(members: &[Member]) -> Folded {
     } else {
         HealthState::Unknown
     };
-    let says_ready = |m: &Member| {
-        let mut checks = m.task.health_checks.iter();
-        checks.any(|c| c.purpose != CheckPurpose::Health)
-    };
+    let says_ready = |m: &Member| HealthCheck::says_ready(&m.task.health_checks);
     let any_says = members.iter().any(says_ready);
     Folded {
         state,
@@ -233,7 +230,7 @@ pub fn is_current_instance(spec: &ServiceSpec, instance: &Instance) -> bool {
         && pod.containers.iter().all(|c| {
             let mine = instance.members.iter().find(|m| m.name() == c.name);
             let executor = mine.and_then(|m| m.task.executor.as_ref());
-            mine.is_some_and(|m| task::is_current(&c.run, &m.task))
+            mine.is_some_and(|m| task::is_current_of(Some(spec), &c.run, &m.task))
                 && executor.is_some_and(|on| on.spec.resources.scalars == pod.executor.scalars)
         })
 }

@@ -218,14 +218,22 @@ fn env_name(s: &str) -> String {
         .collect()
 }
 
-fn is_generated(key: &str, of_pod: bool) -> bool {
-    let pods = ["ENDPOINT_", "EP_", "MARATHON_CONTAINER_"];
-    if of_pod && pods.iter().any(|p| key.starts_with(p)) {
-        return true;
-    }
+/// Whether a variable is one that an endpoint of a pod makes.
+fn is_of_endpoint(pod: &ServiceSpec, key: &str) -> bool {
+    let made = ["ENDPOINT_", "EP_CONTAINER_", "EP_HOST_", "EP_VIP_"];
+    let mut names = pod.ports.iter().filter_map(|p| p.name.as_deref());
+    names.any(|n| {
+        let name = env_name(n);
+        made.iter()
+            .any(|prefix| key.strip_prefix(prefix) == Some(name.as_str()))
+    })
+}
+
+fn is_generated(key: &str) -> bool {
     let port = |rest: &str| rest.starts_with('_') || rest.bytes().all(|b| b.is_ascii_digit());
     matches!(key, "HOST" | "PORTS" | "MESOS_TASK_ID")
         || key.starts_with("MARATHON_APP_")
+        || key.starts_with("MARATHON_CONTAINER_")
         || key.strip_prefix("PORT").is_some_and(port)
 }
 
@@ -255,11 +263,21 @@ fn same_container(spec: &ServiceSpec, task: &TaskSpec) -> bool {
 /// rolling rules, backoff and unreachable strategy, leave tasks as they are; a change of constraints can't be read
 /// off them ([`crate::ServiceChange::replaces`]).
 pub fn is_current(spec: &ServiceSpec, task: &TaskSpec) -> bool {
+    is_current_of(None, spec, task)
+}
+
+/// The same of a container of a pod, whose own part of it `spec` is.
+pub(crate) fn is_current_of(
+    pod: Option<&ServiceSpec>,
+    spec: &ServiceSpec,
+    task: &TaskSpec,
+) -> bool {
+    let is_made = |k: &str| is_generated(k) || pod.is_some_and(|pod| is_of_endpoint(pod, k));
     let env_same = spec.env.iter().all(|(k, v)| task.env.get(k) == Some(v))
         && task
             .env
             .keys()
-            .all(|k| spec.env.contains_key(k) || is_generated(k, task.executor.is_some()));
+            .all(|k| spec.env.contains_key(k) || is_made(k));
     let ports_same = spec.ports.len() == task.ports.len()
         && spec.ports.iter().zip(&task.ports).all(|(want, is)| {
             want.name == is.name

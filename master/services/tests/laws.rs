@@ -527,3 +527,29 @@ proptest! {
         prop_assert_eq!(world.scheduler.next_deadline(), None);
     }
 }
+
+/// Names that a pod's endpoints might have made are its author's own where no endpoint has them.
+#[test]
+fn a_pod_gives_up_every_variable_that_it_no_longer_names() {
+    let own = ["ENDPOINT_URL", "EP_HOST_OF_MINE"];
+    let with = with_runs(&pod(2, 2), |_, run| {
+        run.env.extend(own.map(|k| (k.to_owned(), "x".to_owned())));
+    });
+    let mut world = World::new(with, UpgradeStrategy::default());
+    world.settle();
+    let has = |world: &World| {
+        let all = world.tasks.values();
+        all.filter(|t| own.iter().all(|k| t.spec.env.contains_key(*k)))
+            .count()
+    };
+    assert_eq!((world.tasks.len(), has(&world)), (4, 4));
+    world.change();
+    world.spec = with_runs(&world.spec, |_, run| {
+        run.env.retain(|k, _| !own.contains(&k.as_str()));
+    });
+    world.put(true);
+    world.settle();
+    assert_eq!((world.tasks.len(), has(&world)), (4, 0));
+    let made = "ENDPOINT_HTTP_MAIN";
+    assert!(world.tasks.values().all(|t| t.spec.env.contains_key(made)));
+}

@@ -383,10 +383,15 @@ impl MasterCore {
             .map(|a| self.check_executors(&framework_id, a, &tasks));
         let (starts, refusal) = match starts.transpose() {
             Ok(starts) => (starts.unwrap_or_default(), refusal),
-            Err(_) => (
-                Starts::new(),
-                refusal.or(Some((TaskState::Error, StatusReason::TaskInvalid))),
-            ),
+            Err(wrong) => {
+                for rejection in &wrong {
+                    tracing::warn!(agent = ?agent, rule = %rejection.message, "a pod can't be launched");
+                }
+                (
+                    Starts::new(),
+                    refusal.or(Some((TaskState::Error, StatusReason::TaskInvalid))),
+                )
+            }
         };
         let refusal = refusal.map_or_else(
             || {

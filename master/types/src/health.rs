@@ -123,10 +123,13 @@ impl HealthCheck {
     /// says so. An agent that is older than readiness says nothing of it and takes every check for one of health.
     pub fn all_pass(checks: &[Self], health: HealthState, ready: Option<bool>) -> bool {
         let healthy = health == HealthState::Healthy;
-        let says_ready =
-            Self::any(checks, CheckPurpose::Readiness) || Self::any(checks, CheckPurpose::Startup);
         (!Self::any(checks, CheckPurpose::Health) || healthy)
-            && (!says_ready || ready.unwrap_or(healthy))
+            && (!Self::says_ready(checks) || ready.unwrap_or(healthy))
+    }
+
+    /// Whether any says if a task is ready.
+    pub fn says_ready(checks: &[Self]) -> bool {
+        Self::any(checks, CheckPurpose::Readiness) || Self::any(checks, CheckPurpose::Startup)
     }
 }
 

@@ -166,7 +166,11 @@ fn secs(field: &str, s: f64) -> Result<Millis, ConvertError> {
 
 fn timeout(s: f64) -> Result<Millis, ConvertError> {
     let given = secs("timeout_seconds", s)?;
-    Ok(if given.0 == 0 { LONGEST } else { given })
+    Ok(if given.0 == 0 {
+        LONGEST
+    } else {
+        given.min(LONGEST)
+    })
 }
 
 #[cfg(test)]
