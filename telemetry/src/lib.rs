@@ -1,8 +1,8 @@
 //! Telemetry of a process: OTLP out, over gRPC and HTTP, to any number of endpoints; Prometheus text, own logs on stderr.
 //!
 //! [`Telemetry`] is a cheap handle on one pipeline per process. Callers hand in log records, metric
-//! points and spans, tasks send them ([`Inbox`]); three exporter tasks ship them over OTLP/gRPC from bounded queues. What the names
-//! are and how lines are read is `waggle-telemetry-pipeline`'s business.
+//! points and spans, tasks send them ([`Inbox`]); for each endpoint and signal there are tasks that ship them over OTLP from bounded
+//! queues. What the names are and how lines are read is `waggle-telemetry-pipeline`'s business.
 //!
 //! # Invariants
 //! - No call blocks or waits for the network. Full queues drop their oldest items.

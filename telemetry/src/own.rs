@@ -6,7 +6,6 @@ use waggle_telemetry_pipeline::{AttrValue, Point, PointData, names};
 
 /// The kernel counts CPU time in `USER_HZ`, which is 100 on every architecture that nodes have.
 const TICKS_S: f64 = 100.0;
-const PAGE: u64 = 4096;
 
 /// The process's own points; `start_ns` is when it began, Unix nanoseconds.
 pub(crate) fn points(start_ns: u64, now_ns: u64) -> Vec<Point> {
@@ -20,9 +19,9 @@ pub(crate) fn points(start_ns: u64, now_ns: u64) -> Vec<Point> {
             push(&names::PROCESS_CPU_TIME, attrs, seconds);
         }
     }
-    let statm = fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    if let Some(pages) = statm.split(' ').nth(1).and_then(|p| p.parse::<u64>().ok()) {
-        let bytes = i64::try_from(pages * PAGE).unwrap_or(i64::MAX);
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    if let Some(kib) = resident(&status) {
+        let bytes = i64::try_from(kib.saturating_mul(1024)).unwrap_or(i64::MAX);
         push(
             &names::PROCESS_MEMORY_USAGE,
             Vec::new(),
@@ -32,6 +31,12 @@ pub(crate) fn points(start_ns: u64, now_ns: u64) -> Vec<Point> {
     let up = now_ns.saturating_sub(start_ns) as f64 / 1e9;
     push(&names::PROCESS_UPTIME, Vec::new(), PointData::Gauge(up));
     out
+}
+
+/// Resident memory in KiB (proc(5), `status`): whatever the size of pages is.
+fn resident(status: &str) -> Option<u64> {
+    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"))?;
+    line.trim().strip_suffix(" kB")?.parse().ok()
 }
 
 /// Ticks in user mode and in the kernel (proc(5), `stat`): fields 14 and 15, counted after the name, which may hold anything.
@@ -51,6 +56,8 @@ mod tests {
         let stat = "7 (a) b) S 1 7 7 0 -1 4194560 100 0 0 0 12 34 0 0 20 0 1 0 5 6 7";
         assert_eq!(cpu(stat), Some((12, 34)));
         assert_eq!(cpu(""), None);
+        assert_eq!(resident("Name:\ta\nVmRSS:\t   120 kB\n"), Some(120));
+        assert_eq!(resident("VmRSS:"), None);
         let points = points(1, 2);
         assert_eq!(points.len(), 4);
         assert!(points.iter().all(|p| p.violation().is_none()));

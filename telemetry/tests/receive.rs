@@ -132,7 +132,11 @@ fn metrics() -> ExportMetricsServiceRequest {
             resource: Some(liar()),
             scope_metrics: vec![ScopeMetrics {
                 scope: Some(scope()),
-                metrics: vec![metric("shop.orders"), metric("")],
+                metrics: vec![
+                    metric("shop.orders"),
+                    metric(""),
+                    metric("container.cpu.time"),
+                ],
                 ..ScopeMetrics::default()
             }],
             ..ResourceMetrics::default()

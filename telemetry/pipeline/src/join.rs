@@ -157,6 +157,10 @@ impl Group {
 
     /// Whether the first line says that something is wrong: then an exception after it is its own.
     fn warns(&self) -> bool {
+        // Structure is one record: with text after it, nobody could read it.
+        if self.is_json() {
+            return false;
+        }
         let of = |line| decode_line(line, IoStream::Stdout, 0).severity;
         let second = self.bytes.get(self.first_len + 1..).unwrap_or_default();
         match of(self.first()) {

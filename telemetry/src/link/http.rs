@@ -83,12 +83,18 @@ impl HttpLink {
         }
         let answer = self.client.request(request).await.map_err(|e| away(&e))?;
         let status = answer.status();
+        let kind = answer.headers().get(header::CONTENT_TYPE);
+        let is_page = kind.is_some_and(|k| k.as_bytes().starts_with(b"text/html"));
         let body = Limited::new(answer.into_body(), MAX_ANSWER).collect().await;
         let body = body.map_err(|e| Status::unavailable(e.to_string()))?;
         let body = body.to_bytes();
         if status.is_success() {
-            return A::decode(body)
-                .map_err(|_| Status::unimplemented("the answer is none of an OTLP endpoint"));
+            if is_page {
+                let why = "the answer is a page, not one of an OTLP endpoint";
+                return Err(Status::unimplemented(why));
+            }
+            // It was taken; what it says about that in another form is not read, and sending it again would not help.
+            return Ok(A::decode(body).unwrap_or_default());
         }
         let words: String = String::from_utf8_lossy(&body).chars().take(200).collect();
         let words = words.replace(|c: char| c.is_control(), " ");

@@ -41,6 +41,7 @@ impl From<Refusal> for Status {
         match refusal {
             Refusal::Stranger => Self::permission_denied(words),
             Refusal::Rate => Self::unavailable(words),
+            Refusal::Large => Self::resource_exhausted(words),
             Refusal::Invalid => Self::invalid_argument(words),
         }
     }

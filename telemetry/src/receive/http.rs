@@ -23,7 +23,7 @@ use super::{Inbox, MAX_REQUEST, Refusal, Sender, grpc::Answer, take::Request};
 /// The one form that is read.
 const PROTOBUF: &str = "application/x-protobuf";
 /// Longest request when it is decompressed.
-const MAX_PLAIN: u64 = 4 * MAX_REQUEST as u64;
+const MAX_PLAIN: u64 = MAX_REQUEST as u64;
 /// Seconds after which a task that sent too much may try again.
 const RETRY_AFTER: &str = "1";
 
@@ -76,6 +76,7 @@ async fn export<Q: Request, A: Answer>(
         }
         Err(refusal @ Refusal::Stranger) => refused(StatusCode::FORBIDDEN, refusal.words()),
         Err(refusal @ Refusal::Invalid) => refused(StatusCode::BAD_REQUEST, refusal.words()),
+        Err(refusal @ Refusal::Large) => refused(StatusCode::PAYLOAD_TOO_LARGE, refusal.words()),
         Err(refusal @ Refusal::Rate) => {
             let retry = [(header::RETRY_AFTER, RETRY_AFTER)];
             let answer = refused(StatusCode::TOO_MANY_REQUESTS, refusal.words());
@@ -105,6 +106,7 @@ fn refused(status: StatusCode, message: &str) -> Response {
     let code = match status {
         StatusCode::FORBIDDEN => tonic::Code::PermissionDenied,
         StatusCode::TOO_MANY_REQUESTS => tonic::Code::Unavailable,
+        StatusCode::PAYLOAD_TOO_LARGE => tonic::Code::ResourceExhausted,
         _ => tonic::Code::InvalidArgument,
     };
     let body = RpcStatus {

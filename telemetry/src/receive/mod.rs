@@ -16,13 +16,16 @@ use waggle_telemetry_pipeline::{AttrValue, LogBudget, LogRate, TaskLabels, names
 
 use crate::pipe::{Pipe, Signal, lock, now_ns};
 
-/// Longest request, in bytes; as much is let through decompressed four times.
+/// Longest request in bytes, as sent and decompressed.
 pub(crate) const MAX_REQUEST: usize = 4 << 20;
 /// What a task may send: items and bytes a second.
 const RATE: LogRate = LogRate {
     lines_s: 20_000,
     bytes_s: 8 << 20,
 };
+
+/// Most items of a request.
+pub(crate) const MAX_ITEMS: u64 = 20_000;
 
 /// A task that may send, with what it may still send.
 #[derive(Debug)]
@@ -60,7 +63,7 @@ impl Sender {
 pub(crate) struct Sent {
     pub(crate) labels: Arc<TaskLabels>,
     /// What it says of itself, as far as that is its to say.
-    pub(crate) claims: Vec<KeyValue>,
+    pub(crate) claims: Arc<[KeyValue]>,
     pub(crate) scope: Option<InstrumentationScope>,
     pub(crate) schema_url: String,
 }
@@ -78,6 +81,8 @@ enum Refusal {
     Stranger,
     /// It has sent too much; later there is room.
     Rate,
+    /// It has more items than a request may have.
+    Large,
     /// It is no request.
     Invalid,
 }
@@ -87,6 +92,7 @@ impl Refusal {
         match self {
             Self::Stranger => "stranger",
             Self::Rate => "rate",
+            Self::Large => "large",
             Self::Invalid => "invalid",
         }
     }
@@ -95,6 +101,7 @@ impl Refusal {
         match self {
             Self::Stranger => "only tasks of this node may send",
             Self::Rate => "too much at once, try again later",
+            Self::Large => "a request may have 20000 items: send several",
             Self::Invalid => "not a request of OTLP",
         }
     }
@@ -112,7 +119,8 @@ impl Taken {
         if self.rejected == 0 {
             String::new()
         } else {
-            "items without a name, a value or valid ids".to_owned()
+            "items without a name, a value or valid ids, or with a name of the node's own"
+                .to_owned()
         }
     }
 }

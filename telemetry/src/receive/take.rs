@@ -15,7 +15,7 @@ use prost::Message as _;
 use ulid::Ulid;
 use waggle_telemetry_pipeline::names;
 
-use super::{Inbox, Refusal, Sender, Sent, Taken};
+use super::{Inbox, MAX_ITEMS, Refusal, Sender, Sent, Taken};
 use crate::{
     otlp,
     pipe::{LogBody, LogItem, MetricBody, MetricItem, Owner, Signal, SpanItem},
@@ -23,6 +23,14 @@ use crate::{
 
 /// Attribute by which what comes twice is known.
 const UID: &str = "log.record.uid";
+
+/// How names of Waggle's own begin.
+const OURS: &str = "waggle.";
+/// What a task says of itself: keys, and bytes of all.
+const MAX_CLAIMS: usize = 128;
+const MAX_CLAIMED: usize = 16 << 10;
+/// Name, description, unit and metadata of a metric, which each of its points is passed on with.
+const MAX_HEAD: usize = 4 << 10;
 
 /// A request that tasks send.
 pub(super) trait Request: prost::Message + Default {
@@ -43,6 +51,10 @@ impl Inbox {
             self.count(Some(R::SIGNAL), Refusal::Stranger.name(), items);
             return Err(Refusal::Stranger);
         };
+        if items > MAX_ITEMS {
+            self.count(Some(R::SIGNAL), Refusal::Large.name(), items);
+            return Err(Refusal::Large);
+        }
         if !sender.may_send(items, request.encoded_len()) {
             self.count(Some(R::SIGNAL), Refusal::Rate.name(), items);
             return Err(Refusal::Rate);
@@ -64,32 +76,48 @@ impl Inbox {
 impl Sender {
     fn owner(
         &self,
-        resource: Option<&Resource>,
+        claims: &Arc<[KeyValue]>,
         scope: Option<InstrumentationScope>,
         schema_url: &str,
     ) -> Owner {
         Owner::Sent(Arc::new(Sent {
             labels: Arc::clone(&self.labels),
-            claims: resource.map(|r| claims(&r.attributes)).unwrap_or_default(),
-            scope,
+            claims: Arc::clone(claims),
+            scope: scope.filter(|s| !s.name.starts_with(OURS)),
             schema_url: schema_url.to_owned(),
         }))
     }
 }
 
-/// What a task may say of itself: nothing that is known of it, nothing in Waggle's name, each once. Who made the signals is the
-/// one thing that it knows better.
-fn claims(attributes: &[KeyValue]) -> Vec<KeyValue> {
+/// What a task may say of itself: nothing that is known of it, nothing in Waggle's name, each once, not too much: every batch
+/// that is sent says it again. Who made the signals is the one thing that it knows better.
+fn claims(resource: Option<&Resource>) -> Arc<[KeyValue]> {
     let mut seen = BTreeSet::new();
+    let mut room = MAX_CLAIMED;
     let may = |key: &str| {
-        let known = names::RESOURCE_TASK.contains(&key) || key.starts_with("waggle.");
+        let known = names::RESOURCE_TASK.contains(&key) || key.starts_with(OURS);
         !key.is_empty() && (!known || key.starts_with("telemetry.sdk."))
     };
-    let attributes = attributes.iter().filter(|a| may(&a.key));
+    let attributes = resource.map_or(&[][..], |r| &r.attributes).iter();
     attributes
-        .filter(|a| seen.insert(a.key.as_str()))
+        .filter(|a| may(&a.key) && seen.insert(a.key.as_str()))
+        .take(MAX_CLAIMS)
+        .take_while(|a| {
+            let left = room.checked_sub(a.encoded_len());
+            room = left.unwrap_or(0);
+            left.is_some()
+        })
         .cloned()
         .collect()
+}
+
+/// Whether a name is one that the node's own signals have: nobody could tell them apart.
+fn is_ours(name: &str) -> bool {
+    name.starts_with(OURS) || names::find(name).is_some()
+}
+
+fn is_event_of_ours(name: &str) -> bool {
+    name.starts_with(OURS) || names::find_event(name).is_some()
 }
 
 /// Ids that are what they must be: of the right length, not zero.
@@ -108,13 +136,13 @@ impl Request for ExportLogsServiceRequest {
     fn put(self, inbox: &Inbox, sender: &Sender) -> Taken {
         let mut items = Vec::new();
         for of_resource in self.resource_logs {
+            let claims = claims(of_resource.resource.as_ref());
             for scope in of_resource.scope_logs {
-                let owner = sender.owner(
-                    of_resource.resource.as_ref(),
-                    scope.scope,
-                    &scope.schema_url,
-                );
+                let owner = sender.owner(&claims, scope.scope, &scope.schema_url);
                 for mut record in scope.log_records {
+                    if is_event_of_ours(&record.event_name) {
+                        record.event_name.clear();
+                    }
                     if !is_id(&record.trace_id, 16) {
                         record.trace_id.clear();
                         record.span_id.clear();
@@ -153,12 +181,9 @@ impl Request for ExportTraceServiceRequest {
     fn put(self, inbox: &Inbox, sender: &Sender) -> Taken {
         let (mut items, mut taken) = (Vec::new(), Taken::default());
         for of_resource in self.resource_spans {
+            let claims = claims(of_resource.resource.as_ref());
             for scope in of_resource.scope_spans {
-                let owner = sender.owner(
-                    of_resource.resource.as_ref(),
-                    scope.scope,
-                    &scope.schema_url,
-                );
+                let owner = sender.owner(&claims, scope.scope, &scope.schema_url);
                 for mut span in scope.spans {
                     if !is_id(&span.trace_id, 16) || !is_id(&span.span_id, 8) {
                         taken.rejected += 1;
@@ -191,14 +216,14 @@ impl Request for ExportMetricsServiceRequest {
     fn put(self, inbox: &Inbox, sender: &Sender) -> Taken {
         let (mut items, mut taken) = (Vec::new(), Taken::default());
         for of_resource in self.resource_metrics {
+            let claims = claims(of_resource.resource.as_ref());
             for scope in of_resource.scope_metrics {
-                let owner = sender.owner(
-                    of_resource.resource.as_ref(),
-                    scope.scope,
-                    &scope.schema_url,
-                );
+                let owner = sender.owner(&claims, scope.scope, &scope.schema_url);
                 for metric in scope.metrics {
-                    if metric.name.is_empty() {
+                    let head = metric.name.len() + metric.description.len() + metric.unit.len();
+                    let metadata = metric.metadata.iter().map(KeyValue::encoded_len);
+                    let is_long = head + metadata.sum::<usize>() > MAX_HEAD;
+                    if metric.name.is_empty() || is_long || is_ours(&metric.name) {
                         let n = i64::try_from(otlp::points(&metric)).unwrap_or(i64::MAX);
                         taken.rejected = taken.rejected.saturating_add(n);
                         continue;
@@ -277,9 +302,21 @@ mod tests {
             "",
             "telemetry.sdk.name",
         ];
-        let kept = claims(&given.map(attribute));
+        let of = |attributes| {
+            claims(Some(&Resource {
+                attributes,
+                ..Resource::default()
+            }))
+        };
+        let kept = of(given.map(attribute).to_vec());
         let keys: Vec<&str> = kept.iter().map(|a| a.key.as_str()).collect();
         assert_eq!(keys, ["a", "telemetry.sdk.name"]);
+        // Not too much, neither in keys nor in bytes.
+        let many = (0..1000).map(|n| attribute(&format!("k{n}")));
+        assert_eq!(of(many.collect()).len(), MAX_CLAIMS);
+        let long = (0..100).map(|n| attribute(&format!("{n}{}", "x".repeat(1000))));
+        assert_eq!(of(long.collect()).len(), 16);
+        assert!(is_ours("waggle.x") && is_ours("container.cpu.time") && !is_ours("shop.orders"));
     }
 
     #[test]
