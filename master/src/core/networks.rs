@@ -20,6 +20,8 @@ use crate::store::{MAX_OPS, StoreOp};
 
 /// How long what an agent held rests after it is gone.
 pub const LEASE_REST: Millis = Millis::from_secs(600);
+/// Agents without a part that a log names: a pool that is too small for a cluster lacks thousands. The API names them all.
+const TOLD: usize = 20;
 /// Services and tasks that a refusal names.
 const MAX_NAMED: usize = 5;
 
@@ -164,9 +166,14 @@ impl MasterCore {
     /// What is to be stored of what an agent got; what it newly lacks is told.
     fn grant(&mut self, agent: &AgentId) -> Option<StoreOp> {
         let before = self.networks.short.get(agent).cloned().unwrap_or_default();
+        let n_short = self.networks.short.len();
         let granted = self.networks.grant(agent);
         for short in granted.short.iter().filter(|s| !before.contains(s)) {
-            tracing::warn!(%agent, %short, "an agent takes no part in a network");
+            if n_short < TOLD {
+                tracing::warn!(%agent, %short, "an agent takes no part in a network");
+            } else {
+                tracing::debug!(%agent, %short, "an agent takes no part in a network");
+            }
             self.measure(Measure::NetworkExhausted {
                 network: short.network.clone().unwrap_or_default(),
             });

@@ -16,8 +16,47 @@ pub struct Leases {
     vxlan: Vxlan,
     rest: Millis,
     held: BTreeMap<AgentId, Held>,
-    /// Places of subnets that somebody has, by network; those of tunnel endpoints under no name.
-    taken: BTreeMap<(String, Family), BTreeSet<u128>>,
+    /// When nodes went whose leases rest.
+    resting: BTreeSet<(UnixMillis, AgentId)>,
+    /// Subnets that somebody has, by network; those of tunnel endpoints under no name.
+    taken: BTreeMap<(String, Family), Taken>,
+}
+
+/// Places of a pool that somebody has.
+#[derive(Debug, Clone, Default)]
+struct Taken {
+    places: BTreeSet<u128>,
+    /// None before this one is free: a pool of thousands is not looked through for each node.
+    none_before: u128,
+}
+
+// Where a search begins is no part of what is taken.
+impl PartialEq for Taken {
+    fn eq(&self, other: &Self) -> bool {
+        self.places == other.places
+    }
+}
+
+impl Eq for Taken {}
+
+impl Taken {
+    /// The first free place from `first` on.
+    fn first_free(&mut self, first: u128) -> u128 {
+        let mut free = self.none_before.max(first);
+        for used in self.places.range(free..) {
+            if *used != free {
+                break;
+            }
+            free += 1;
+        }
+        self.none_before = free;
+        free
+    }
+
+    fn give_back(&mut self, place: u128) {
+        self.places.remove(&place);
+        self.none_before = self.none_before.min(place);
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -85,11 +124,11 @@ impl Leases {
         networks: &BTreeMap<String, Network>,
         mut held: BTreeMap<AgentId, Held>,
     ) -> Self {
-        let mut taken: BTreeMap<(String, Family), BTreeSet<u128>> = BTreeMap::new();
+        let mut taken: BTreeMap<(String, Family), Taken> = BTreeMap::new();
         let mut take = |name: &str, pool: AddressPool, net: IpNet| {
             let fits = net.prefix() == pool.prefix && pool.net.covers(net);
             let taken = taken.entry((name.to_owned(), family(net))).or_default();
-            (fits && taken.insert(place(net))).then_some(net)
+            (fits && taken.places.insert(place(net))).then_some(net)
         };
         for one in held.values_mut() {
             let overlay = &mut one.overlay;
@@ -108,10 +147,15 @@ impl Leases {
                 subnet.nets().next().is_some()
             });
         }
+        let resting = held
+            .iter()
+            .filter_map(|(id, h)| Some((h.released_at?, id.clone())))
+            .collect();
         Self {
             vxlan,
             rest,
             held,
+            resting,
             taken,
         }
     }
@@ -125,7 +169,10 @@ impl Leases {
     pub fn grant(&mut self, agent: &AgentId, networks: &BTreeMap<String, Network>) -> Granted {
         let mut granted = Granted::default();
         let mut held = self.held.remove(agent).unwrap_or_default();
-        granted.changed |= held.released_at.take().is_some();
+        if let Some(at) = held.released_at.take() {
+            self.resting.remove(&(at, agent.clone()));
+            granted.changed = true;
+        }
         let overlay = &mut held.overlay;
         if overlay.vtep.is_none() {
             overlay.vtep = self.vtep();
@@ -168,6 +215,7 @@ impl Leases {
         match self.held.get_mut(agent) {
             Some(held) if held.released_at.is_none() => {
                 held.released_at = Some(now);
+                self.resting.insert((now, agent.clone()));
                 true
             }
             _ => false,
@@ -177,25 +225,23 @@ impl Leases {
     /// Forgets what has rested for long enough; the answer names the nodes that held it.
     pub fn expire(&mut self, now: UnixMillis) -> Vec<AgentId> {
         let rest = self.rest;
-        let over = |h: &Held| h.released_at.is_some_and(|at| at + rest <= now);
-        let gone: Vec<AgentId> = self
-            .held
-            .iter()
-            .filter(|(_, h)| over(h))
-            .map(|(id, _)| id.clone())
-            .collect();
-        for id in &gone {
-            if let Some(held) = self.held.remove(id) {
+        let over = |(at, _): &&(UnixMillis, AgentId)| *at + rest <= now;
+        let gone: Vec<_> = self.resting.iter().take_while(over).cloned().collect();
+        let mut names = Vec::with_capacity(gone.len());
+        for one in gone {
+            self.resting.remove(&one);
+            if let Some(held) = self.held.remove(&one.1) {
                 self.put_back(&held.overlay);
             }
+            names.push(one.1);
         }
-        gone
+        names.sort();
+        names
     }
 
     /// When something has rested for long enough.
     pub fn next_expiry(&self) -> Option<UnixMillis> {
-        let released = self.held.values().filter_map(|h| h.released_at);
-        released.min().map(|at| at + self.rest)
+        self.resting.first().map(|(at, _)| *at + self.rest)
     }
 
     /// A network is removed; the answer names the nodes that held some of it.
@@ -266,23 +312,17 @@ impl Leases {
         // Tunnel endpoints: the first address is the network's, the last one for broadcasts.
         let edge = u128::from(name.is_empty());
         let base = place(pool.net.nth_subnet(pool.prefix, 0)?);
-        let mut nth = edge;
-        for used in taken.range(base + edge..) {
-            if *used != base + nth {
-                break;
-            }
-            nth += 1;
-        }
+        let nth = taken.first_free(base + edge) - base;
         let n = pool.net.n_subnets(pool.prefix)? - edge;
         let found = (nth < n).then(|| pool.net.nth_subnet(pool.prefix, nth))??;
-        taken.insert(place(found));
+        taken.places.insert(place(found));
         Some(found)
     }
 
     fn put_back(&mut self, overlay: &AgentOverlay) {
         let mut give = |name: &str, net: IpNet| {
             if let Some(taken) = self.taken.get_mut(&(name.to_owned(), family(net))) {
-                taken.remove(&place(net));
+                taken.give_back(place(net));
             }
         };
         if let Some(vtep) = overlay.vtep {
@@ -469,6 +509,14 @@ mod tests {
                             prop_assert_eq!(granted.changed, old != held);
                             for (name, subnet) in &old.subnets {
                                 prop_assert_eq!(held.subnets.get(name), Some(subnet), "it stays");
+                            }
+                        }
+                        for (name, subnet) in &held.subnets {
+                            let had: Vec<IpNet> = before.all().values().filter_map(|h| h.overlay.subnets.get(name)).flat_map(AgentSubnet::nets).collect();
+                            for net in subnet.nets().filter(|net| !had.contains(net)) {
+                                let pool = networks[name].pools().find(|p| p.net.covers(net)).unwrap();
+                                let mut all = (0..).map(|i| pool.net.nth_subnet(pool.prefix, i).unwrap());
+                                prop_assert_eq!(all.find(|n| !had.contains(n)), Some(net), "the first free one");
                             }
                         }
                         for net in held.subnets.values().flat_map(AgentSubnet::nets) {

@@ -41,6 +41,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use clap::Parser;
+use tokio::task::JoinSet;
 
 use agent::Fleet;
 use framework::Seen;
@@ -84,6 +85,15 @@ struct Args {
     test: bool,
 }
 
+/// Agents of the cluster that has listeners: each gets all of its state first, a thousand times what it is.
+const LISTENED: usize = 200;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum What {
+    Calls,
+    Listeners,
+}
+
 const LIMIT: Duration = Duration::from_mins(5);
 
 fn main() -> anyhow::Result<()> {
@@ -102,14 +112,23 @@ fn main() -> anyhow::Result<()> {
         "{} agents, {} tasks on each, {} frameworks, {} s",
         args.agents, args.tasks, args.frameworks, args.seconds
     );
-    for media in [Media::Json, Media::Protobuf] {
+    let few = Args {
+        agents: args.agents.min(LISTENED),
+        frameworks: args.frameworks.min(10),
+        ..args.clone()
+    };
+    for (media, args, what) in [
+        (Media::Json, &args, What::Calls),
+        (Media::Protobuf, &args, What::Calls),
+        (Media::Json, &few, What::Listeners),
+    ] {
         let master = Master::start(&waggle)?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
             .build()
             .context("cannot start the runtime")?;
-        let done = runtime.block_on(one(&args, &master, media));
+        let done = runtime.block_on(one(args, &master, media, what));
         runtime.shutdown_timeout(Duration::from_secs(2));
         drop(master);
         done?;
@@ -117,13 +136,31 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn one(args: &Args, master: &Master, media: Media) -> anyhow::Result<()> {
+async fn one(args: &Args, master: &Master, media: Media, what: What) -> anyhow::Result<()> {
+    println!("{}, {} agents:", media.name(), args.agents);
     let fleet = Arc::new(Fleet::new(args.agents));
     let tasks = i64::try_from(args.tasks)?;
+    // Frameworks first: agents that find only some of them fill up with what those launch, which then hear more at once
+    // than a master keeps for one of them.
+    let seen = Arc::new(Seen::default());
+    let mut frameworks = JoinSet::new();
+    for n in 0..args.frameworks {
+        let (fleet, seen) = (Arc::clone(&fleet), Arc::clone(&seen));
+        let at = master.mesos;
+        frameworks.spawn(async move {
+            let run = framework::run(n, at, media, fleet, seen).await;
+            run.with_context(|| format!("framework {n}"))
+        });
+    }
+    until("the frameworks", || {
+        seen.subscribed.load(Ordering::Relaxed) == args.frameworks as u64
+    })
+    .await?;
     let agents = agent::run(Arc::clone(&fleet), master.session, tasks);
     tokio::select! {
         broken = agents => match broken? {},
-        done = measure(args, master, &fleet, media) => done,
+        Some(broken) = frameworks.join_next() => broken?,
+        done = measure(args, master, &fleet, &seen, what) => done,
     }
 }
 
@@ -153,24 +190,9 @@ async fn measure(
     args: &Args,
     master: &Master,
     fleet: &Arc<Fleet>,
-    media: Media,
+    seen: &Arc<Seen>,
+    what: What,
 ) -> anyhow::Result<()> {
-    println!("{}:", media.name());
-    let registered = &fleet.counters.registered;
-    until("the agents", || {
-        registered.load(Ordering::Relaxed) == args.agents
-    })
-    .await?;
-    let seen = Arc::new(Seen::default());
-    for n in 0..args.frameworks {
-        let (fleet, seen) = (Arc::clone(fleet), Arc::clone(&seen));
-        let at = master.mesos;
-        tokio::spawn(async move {
-            if let Err(e) = framework::run(n, at, media, fleet, seen).await {
-                eprintln!("framework {n}: {e:#}");
-            }
-        });
-    }
     let all = (args.agents * args.tasks) as u64;
     let begun = Instant::now();
     until("the cluster to be full", || {
@@ -183,16 +205,23 @@ async fn measure(
         all as f64 / filled
     );
     let window = Duration::from_secs(args.seconds);
-    let (mut ns, ended) = paced(args, fleet, &seen, window).await?;
-    println!(
-        "  freed to offered at {}/s: p50 {:.2} ms, p99 {:.2} ms, {} of {ended}",
-        args.rate,
-        quantile(&mut ns, 0.5),
-        quantile(&mut ns, 0.99),
-        ns.len()
-    );
-    state(args, master, fleet, &seen).await?;
-    fleet.flow(args.flow)?;
+    if what == What::Calls {
+        let (mut ns, ended) = paced(args, fleet, seen, window).await?;
+        println!(
+            "  freed to offered at {}/s: p50 {:.2} ms, p99 {:.2} ms, {} of {ended}",
+            args.rate,
+            quantile(&mut ns, 0.5),
+            quantile(&mut ns, 0.99),
+            ns.len()
+        );
+        state(args, master, fleet, seen).await?;
+    }
+    // What waits for its reader is bounded by what the frameworks of this process can take, which listeners share.
+    let flow = match what {
+        What::Calls => args.flow,
+        What::Listeners => args.flow.min(args.agents) / 10,
+    };
+    fleet.flow(flow)?;
     tokio::time::sleep(Duration::from_secs(1)).await;
     let (before, cpu) = (seen.running.load(Ordering::Relaxed), master.cpu()?);
     let begun = Instant::now();
@@ -204,8 +233,8 @@ async fn measure(
         n as f64 / took,
         (master.cpu()? - cpu) / took
     );
-    if media == Media::Json {
-        listeners(args, master, &seen, window).await?;
+    if what == What::Listeners {
+        listeners(args, master, seen, window).await?;
     }
     fleet.flow(0)?;
     let wrong = seen.wrong.load(Ordering::Relaxed);
