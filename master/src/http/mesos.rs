@@ -27,8 +27,8 @@ use super::{
 };
 use crate::view::{AgentView, ClusterView, FrameworkView, MasterView, TaskView};
 
-/// Finds the handler; every path here is read-only.
-pub(super) fn route(api: &Api, call: &Call) -> Result<Response, Fail> {
+/// Without `/master` and `.json`.
+fn plain(call: &Call) -> Vec<&str> {
     let mut path: Vec<&str> = call.segments.iter().map(String::as_str).collect();
     if path.len() > 1 && path[0] == "master" {
         path.remove(0);
@@ -36,6 +36,18 @@ pub(super) fn route(api: &Api, call: &Call) -> Result<Response, Fail> {
     if let Some(last) = path.last_mut() {
         *last = last.strip_suffix(".json").unwrap_or(last);
     }
+    path
+}
+
+/// Whether the answer grows with the cluster.
+pub(super) fn is_large(call: &Call) -> bool {
+    let all = ["state", "state-summary", "slaves", "frameworks", "tasks"];
+    matches!(plain(call).as_slice(), [one] if all.contains(one))
+}
+
+/// Finds the handler; every path here is read-only.
+pub(super) fn route(api: &Api, call: &Call) -> Result<Response, Fail> {
+    let path = plain(call);
     let known = matches!(
         path.as_slice(),
         ["version"
@@ -166,14 +178,16 @@ fn slave(a: &AgentView) -> Slave {
 }
 
 fn frameworks(view: &ClusterView, leader: &MasterView) -> Vec<Framework> {
+    let census = Census::of(view);
     let all = view.frameworks.values();
-    all.map(|f| framework(view, leader, f)).collect()
+    all.map(|f| framework(&census, leader, f)).collect()
 }
 
 /// Removed ones, newest first, as Mesos has them.
 fn completed(view: &ClusterView, leader: &MasterView) -> Vec<Framework> {
+    let census = Census::of(view);
     let all = view.completed_frameworks.iter().rev();
-    all.map(|f| framework(view, leader, f)).collect()
+    all.map(|f| framework(&census, leader, f)).collect()
 }
 
 /// Sum of used and offered; ports that are in both (they never are) would only be shown once.
@@ -190,12 +204,13 @@ fn webui(f: &FrameworkView, leader: &MasterView) -> String {
     format!("http://{}:{}", leader.ip, leader.marathon_port)
 }
 
-fn framework(view: &ClusterView, leader: &MasterView, f: &FrameworkView) -> Framework {
-    let of = |t: &TaskView| t.spec.framework_id == f.id;
-    let live = view.tasks.values().filter(|t| of(t));
-    let (unreachable, tasks): (Vec<_>, Vec<_>) =
-        live.partition(|t| t.state() == TaskState::Unreachable);
-    let completed = view.completed.iter().rev().filter(|t| of(t));
+fn framework(census: &Census<'_>, leader: &MasterView, f: &FrameworkView) -> Framework {
+    let of = |all: &BTreeMap<&FrameworkId, Vec<_>>| all.get(&f.id).cloned().unwrap_or_default();
+    let live: Vec<&TaskView> = of(&census.live);
+    let (unreachable, tasks): (Vec<_>, Vec<_>) = live
+        .into_iter()
+        .partition(|t| t.state() == TaskState::Unreachable);
+    let completed = of(&census.completed).into_iter().rev();
     Framework {
         id: f.id.to_string(),
         name: f.about.title_or(&f.name).to_owned(),
@@ -296,25 +311,39 @@ fn vip_label((i, vip): (usize, &VipLabel)) -> Label {
 }
 
 /// Tasks per agent and framework, one pass.
+#[derive(Default)]
 struct Census<'a> {
     by_agent: BTreeMap<&'a AgentId, Vec<&'a TaskView>>,
-    by_framework: BTreeMap<&'a FrameworkId, Vec<&'a TaskView>>,
+    live: BTreeMap<&'a FrameworkId, Vec<&'a TaskView>>,
+    /// Oldest first.
+    completed: BTreeMap<&'a FrameworkId, Vec<&'a TaskView>>,
 }
 
 impl<'a> Census<'a> {
     fn of(view: &'a ClusterView) -> Self {
-        let (mut by_agent, mut by_framework) = (BTreeMap::new(), BTreeMap::new());
-        for t in view.tasks.values().chain(&view.completed) {
-            let t = t.as_ref();
-            let agent: &mut Vec<_> = by_agent.entry(t.agent_id()).or_default();
-            agent.push(t);
-            let framework: &mut Vec<_> = by_framework.entry(&t.spec.framework_id).or_default();
-            framework.push(t);
+        let mut out = Self::default();
+        for (tasks, by_framework) in [
+            (
+                &mut view.tasks.values() as &mut dyn Iterator<Item = _>,
+                &mut out.live,
+            ),
+            (&mut view.completed.iter(), &mut out.completed),
+        ] {
+            for t in tasks {
+                let t: &TaskView = t.as_ref();
+                out.by_agent.entry(t.agent_id()).or_default().push(t);
+                by_framework
+                    .entry(&t.spec.framework_id)
+                    .or_default()
+                    .push(t);
+            }
         }
-        Self {
-            by_agent,
-            by_framework,
-        }
+        out
+    }
+
+    fn of_framework(&self, id: &FrameworkId) -> impl Iterator<Item = &'a TaskView> {
+        let all = [self.live.get(id), self.completed.get(id)];
+        all.into_iter().flatten().flatten().copied()
     }
 }
 
@@ -335,7 +364,7 @@ fn summary(view: &ClusterView, leader: &MasterView) -> StateSummary {
         }
     });
     let frameworks = view.frameworks.values().map(|f| {
-        let tasks = census.by_framework.get(&f.id).unwrap_or(&none);
+        let tasks: Vec<&TaskView> = census.of_framework(&f.id).collect();
         FrameworkSummary {
             id: f.id.to_string(),
             name: f.about.title_or(&f.name).to_owned(),

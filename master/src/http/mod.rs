@@ -20,6 +20,7 @@ mod mesos;
 mod metronome;
 mod native;
 mod operator;
+mod reader;
 mod request;
 mod respond;
 mod scheduler;
@@ -158,6 +159,10 @@ async fn serve_mesos(State(api): State<Api>, mut request: Request) -> Response {
             return operator::route(&api, &call, body, cut.unwrap_or_default()).await;
         }
         _ if operator::is_legacy(&call) => return operator::legacy(&api, &call, body).await,
+        _ if mesos::is_large(&call) => {
+            let made = reader::read(move || mesos::route(&api, &call)).await;
+            made.unwrap_or_else(|e| Err(e.into()))
+        }
         _ => mesos::route(&api, &call),
     };
     answer.into_response()

@@ -28,8 +28,8 @@ use waggle_telemetry::{Telemetry, names};
 use waggle_types::TaskId;
 
 use super::{
-    super::{Api, scheduler::No},
-    as_protobuf, id,
+    super::{Api, reader, scheduler::No},
+    as_protobuf, busy, id,
     reads::{self, DIALECT},
 };
 use crate::{
@@ -163,8 +163,7 @@ pub(super) async fn subscribe(
     };
     let stop = api.scheduler.as_ref().map(|d| d.stop.clone());
     let stop = stop.unwrap_or_default();
-    // Large clusters are written off the threads that serve others.
-    let subscribed = tokio::task::spawn_blocking(move || {
+    let subscribed = reader::read(move || {
         let subscribed = json!({
             "type": "SUBSCRIBED",
             "subscribed": {
@@ -174,12 +173,7 @@ pub(super) async fn subscribe(
         });
         record_of(media, &subscribed)
     });
-    let subscribed = subscribed.await.map_err(|e| {
-        No(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            format!("the state could not be written: {e}"),
-        )
-    })?;
+    let subscribed = subscribed.await.map_err(busy)?;
     let events = async_stream::stream! {
         let _leaves = leaves;
         yield Ok::<_, Infallible>(subscribed);

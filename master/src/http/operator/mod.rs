@@ -18,12 +18,13 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 use tokio_util::sync::CancellationToken;
 use waggle_api::{
+    error::ApiError,
     mesos::{Media, json},
     proto::mesos as pb,
 };
 
 use super::{
-    Api, MAX_BODY,
+    Api, MAX_BODY, reader,
     request::Call,
     respond,
     scheduler::{No, body_of, not_acceptable},
@@ -84,6 +85,14 @@ async fn answer(
         let level = api.telemetry.verbosity().level();
         return wrapped(kind, json!({ "level": level }), accept);
     }
+    if ["GET_STATE", "GET_TASKS", "GET_AGENTS", "GET_FRAMEWORKS"].contains(&kind) {
+        let kind = kind.to_owned();
+        let made = reader::read(move || {
+            let answer = reads::read(&kind, &said, &view).unwrap_or(Ok(Value::Null));
+            wrapped(&kind, answer?, accept)
+        });
+        return made.await.map_err(busy)?;
+    }
     if let Some(answer) = reads::read(kind, &said, &view) {
         return wrapped(kind, answer?, accept);
     }
@@ -102,6 +111,11 @@ async fn answer(
     }
     writes::write(api, kind, inner).await?;
     Ok(StatusCode::OK.into_response())
+}
+
+/// Too many large answers at once.
+fn busy(e: ApiError) -> No {
+    No(StatusCode::SERVICE_UNAVAILABLE, e.message)
 }
 
 /// `{"type": "GET_HEALTH", "get_health": {..}}`.
