@@ -15,7 +15,10 @@ use waggle_overlay::forward::ForwardConfig;
 use waggle_overlay_plan::zone::{HealthPolicy, Scope};
 use waggle_types::{Custom, Domain, Milli, PortSet, Resources};
 
-use crate::{fetch::FetchSettings, networks::NetworkSettings, storage::StorageSettings};
+use crate::{
+    fetch::FetchSettings, flow_log::FlowLogConfig, networks::NetworkSettings,
+    storage::StorageSettings,
+};
 
 /// Settings of one agent. [`AgentConfig::new`] fills in every default.
 #[derive(Debug, Clone)]
@@ -91,6 +94,8 @@ pub struct AgentConfig {
     pub max_concurrent_checks: usize,
     /// Where images come from, and how many stay.
     pub images: ImageSettings,
+    /// Which connections are remembered.
+    pub flows: FlowLogConfig,
 }
 
 impl AgentConfig {
@@ -130,6 +135,7 @@ impl AgentConfig {
             kept_sandboxes: 10_000,
             max_concurrent_checks: 256,
             images: ImageSettings::default(),
+            flows: FlowLogConfig::default(),
         }
     }
 }

@@ -117,7 +117,7 @@ impl Peers {
     }
 
     /// The name of who has an address, and listens at a port where that is known.
-    fn name(&self, ip: IpAddr, port: Option<u16>) -> &str {
+    pub fn name(&self, ip: IpAddr, port: Option<u16>) -> &str {
         let at_port = port.and_then(|port| self.services.get(&(ip, port)));
         if let Some(name) = at_port.or_else(|| self.own.get(&ip)) {
             return name;

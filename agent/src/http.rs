@@ -32,6 +32,7 @@ use crate::{
     exec::Sessions,
     executors::{self, Door},
     files::{Files, beneath::Root, find_task, problem},
+    flow_log::{self, FlowLog},
     images,
     networks::Own,
     operator::{Meter, Operator},
@@ -261,6 +262,8 @@ pub struct Shown {
     pub meter: Meter,
     /// Overlay networks.
     pub overlay: Arc<OverlayNet>,
+    /// Which connections there were.
+    pub flows: Arc<FlowLog>,
     /// The agent's own figures.
     pub telemetry: Telemetry,
 }
@@ -273,6 +276,7 @@ pub async fn serve_api(listener: TcpListener, view: View, shown: Shown) {
         executors,
         meter,
         overlay,
+        flows,
         telemetry,
     } = shown;
     let stop = CancellationToken::new();
@@ -295,6 +299,7 @@ pub async fn serve_api(listener: TcpListener, view: View, shown: Shown) {
         .merge(sessions.router())
         .merge(executors::routes(executors))
         .merge(overlay_api::routes(overlay))
+        .merge(flow_log::routes(flows))
         .merge(images::routes(Arc::clone(&parts.images)))
         .merge(storage::api::router(parts.storage.clone()));
     serve::serve_many(listener, router, "agent API").await;

@@ -35,6 +35,7 @@ mod fetch;
 mod files;
 #[cfg(test)]
 mod fixture;
+mod flow_log;
 mod flows;
 mod gpus;
 mod http;
@@ -89,6 +90,7 @@ pub mod dns {
         zone::{HealthPolicy, Scope, reverse_name},
     };
 }
+pub use crate::flow_log::FlowLogConfig;
 pub use crate::http::serve_metrics;
 pub use crate::networks::{NetworkSettings, Subnet, SubnetError};
 pub use waggle_ebpf::{Check, find_cgroup2_mount};

@@ -32,6 +32,7 @@ use rings::{TELL_EVERY, Told};
 
 use crate::{
     AgentConfig, AgentError, DataPlanePolicy, clock,
+    flow_log::FlowLog,
     flows::{Flows, Peers},
     kept::Kept,
 };
@@ -45,6 +46,7 @@ pub struct Net {
     plane: Option<Arc<DataPlane>>,
     observer: Arc<OnceLock<Observer>>,
     flows: Mutex<NetFlows>,
+    flow_log: Arc<FlowLog>,
     edge: Option<EdgeNet>,
     packets: Option<PacketNet>,
     overlay: Arc<OverlayNet>,
@@ -152,6 +154,7 @@ impl Net {
             plane: None,
             observer: Arc::default(),
             flows: Mutex::default(),
+            flow_log: Arc::new(FlowLog::open(config)),
             edge: None,
             packets: None,
             overlay,
@@ -266,17 +269,8 @@ impl Net {
     pub fn read_flows(&self) {
         let Some(plane) = &self.plane else { return };
         let mut guard = self.flows.lock().unwrap_or_else(PoisonError::into_inner);
-        let NetFlows {
-            flows,
-            peers,
-            generation,
-        } = &mut *guard;
-        if *generation != Some(self.generation())
-            && let Some(snapshot) = self.node.as_ref().and_then(NodeNet::snapshot)
-        {
-            *generation = Some(snapshot.generation);
-            *peers = Peers::of(&snapshot);
-        }
+        self.refresh(&mut guard);
+        let NetFlows { flows, peers, .. } = &mut *guard;
         let counters = plane.counters();
         let read = counters.flows().and_then(|now| {
             for key in flows.read(&now, peers) {
@@ -289,6 +283,27 @@ impl Net {
         if let Err(e) = read {
             tracing::warn!(error = chain(&e), "who speaks with whom was not read");
         }
+    }
+
+    fn refresh(&self, flows: &mut NetFlows) {
+        if flows.generation != Some(self.generation())
+            && let Some(snapshot) = self.node.as_ref().and_then(NodeNet::snapshot)
+        {
+            flows.generation = Some(snapshot.generation);
+            flows.peers = Peers::of(&snapshot);
+        }
+    }
+
+    /// Whom addresses belong to now.
+    pub fn with_peers<T>(&self, of: impl FnOnce(&Peers) -> T) -> T {
+        let mut guard = self.flows.lock().unwrap_or_else(PoisonError::into_inner);
+        self.refresh(&mut guard);
+        of(&guard.peers)
+    }
+
+    /// Which connections there were.
+    pub fn flow_log(&self) -> &Arc<FlowLog> {
+        &self.flow_log
     }
 
     /// What was taken in of a task's edges.

@@ -17,6 +17,7 @@ use crate::{
     clock,
     dns_points::dns_points,
     edge_points::{edge_points, packet_points},
+    flow_log::Owner,
     flows::service_name,
     meter::{self, NodeReading, TaskReading},
     net::Net,
@@ -118,6 +119,11 @@ impl Watched {
             return;
         }
         net.flows(|flows| flows.begin(self.labels.cgroup_id));
+        net.flow_log().begin(self.labels.cgroup_id, || Owner {
+            name: service_name(&self.labels.task_name, &self.labels.framework),
+            task_id: self.labels.task_id.to_string(),
+            service: self.labels.service.clone(),
+        });
         if let Some(observer) = net.observer()
             && let Err(e) = observer.watch(self.labels.cgroup_id, self.disk_id)
         {
@@ -159,6 +165,7 @@ impl Watched {
             dns.forget_cgroup(self.labels.cgroup_id);
         }
         net.flows(|flows| flows.forget(self.labels.cgroup_id));
+        net.flow_log().end(self.labels.cgroup_id);
         if let Some(plane) = net.plane()
             && self.labels.cgroup_id != 0
             && let Err(e) = plane.counters().forget_cgroup(self.labels.cgroup_id)

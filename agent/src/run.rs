@@ -21,7 +21,7 @@ use crate::{
     cgroup::{CgroupHost, Hierarchy},
     checkpoint::WorkDir,
     checks::CheckResult,
-    clock, crash, dns_api, executors, gpus,
+    clock, crash, dns_api, executors, flow_log, gpus,
     http::{self, AgentView},
     kept::Kept,
     launch::Shim,
@@ -229,8 +229,12 @@ pub async fn run(
         executors: executors::Door { inputs },
         meter: Meter::new(&config, cgroups, Arc::clone(&net), agent.tidy.disk_uses()),
         overlay: Arc::clone(net.overlay()),
+        flows: Arc::clone(net.flow_log()),
         telemetry: telemetry.clone(),
     };
+    let log = Arc::clone(net.flow_log());
+    let flows = flow_log::work(log, Arc::clone(&net), telemetry.clone());
+    agent.tasks.spawn(flows);
     agent
         .tasks
         .spawn(http::serve_api(listeners.http, watch_view, shown));

@@ -17,8 +17,8 @@ use std::{
 
 use waggle_agent::telemetry::{Destination, SpoolConfig};
 use waggle_agent::{
-    DnsSettings, EdgeSettings, FetchSettings, NetworkSettings, NodePolicy, RuntimeSettings,
-    StorageSettings, images::ImageSettings,
+    DnsSettings, EdgeSettings, FetchSettings, FlowLogConfig, NetworkSettings, NodePolicy,
+    RuntimeSettings, StorageSettings, images::ImageSettings,
 };
 use waggle_types::Domain;
 
@@ -62,6 +62,8 @@ pub struct Settings {
     pub otlp: Vec<Destination>,
     /// Where telemetry waits on disk.
     pub spool: Option<SpoolConfig>,
+    /// Which connections are remembered.
+    pub flows: FlowLogConfig,
     /// Collection interval.
     pub tick: Duration,
     /// Silence until unreachable.
@@ -159,6 +161,7 @@ pub fn settings(flags: &RunArgs) -> Result<Settings, CliError> {
     let work_dir = args.work_dir.clone();
     let work_dir = work_dir.unwrap_or_else(|| PathBuf::from("/var/lib/waggle"));
     let spool = telemetry::spool(&args, &work_dir)?;
+    let flows = telemetry::flows(&args)?;
     let name = match args.name {
         Some(n) => n,
         None => hostname()?,
@@ -194,6 +197,7 @@ pub fn settings(flags: &RunArgs) -> Result<Settings, CliError> {
         cgroup_root: args.cgroup_root,
         otlp: telemetry::destinations(&args.otlp, |name| std::env::var(name).ok())?,
         spool,
+        flows,
         tick: positive("tick", args.tick.as_deref().unwrap_or("5s"))?,
         agent_timeout: positive(
             "agent-timeout",
@@ -263,6 +267,8 @@ fn merge(flags: RunArgs, file: RunArgs) -> RunArgs {
         otlp_spool: flags.otlp_spool.or(file.otlp_spool),
         otlp_spool_size: flags.otlp_spool_size.or(file.otlp_spool_size),
         otlp_spool_age: flags.otlp_spool_age.or(file.otlp_spool_age),
+        flow_log_size: flags.flow_log_size.or(file.flow_log_size),
+        flow_log_age: flags.flow_log_age.or(file.flow_log_age),
         tick: flags.tick.or(file.tick),
         agent_timeout: flags.agent_timeout.or(file.agent_timeout),
         offer_timeout: flags.offer_timeout.or(file.offer_timeout),

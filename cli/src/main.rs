@@ -95,6 +95,7 @@ fn dispatch(command: Command) -> Result<(), CliError> {
         Command::Volume(c) => block_on(commands::volume::run(c)),
         Command::Image(c) => block_on(commands::image::run(c)),
         Command::Logs(c) => block_on(commands::logs::run(c)),
+        Command::Flows(c) => block_on(commands::flows::run(c)),
         Command::Queue(c) => block_on(commands::queue::run(c)),
         Command::Version(c) => block_on(commands::version::run(c)),
         Command::Schema(c) => commands::print_json(&match c.of {

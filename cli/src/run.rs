@@ -209,6 +209,7 @@ async fn start_agent(
     config.networks.clone_from(&s.networks);
     config.cpu_hard_limits = s.cpu_hard_limits;
     config.images.clone_from(&s.images);
+    config.flows.clone_from(&s.flows);
     config.gpu_devices.clone_from(&s.gpu_devices);
     config.storage.clone_from(&s.storage);
     config.fetch.clone_from(&s.fetch);

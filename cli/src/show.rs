@@ -49,6 +49,21 @@ pub fn quantity(kind: &str, n: f64) -> String {
     }
 }
 
+/// `312 B`, `8.1 kB`, `2.3 MB`.
+pub fn bytes(n: u64) -> String {
+    let mut size = n as f64;
+    for unit in ["B", "kB", "MB", "GB"] {
+        if size < 1000.0 {
+            return match unit {
+                "B" => format!("{n} B"),
+                unit => format!("{size:.1} {unit}"),
+            };
+        }
+        size /= 1000.0;
+    }
+    format!("{size:.1} TB")
+}
+
 /// `512 MiB`, `1.5 GiB`, `2 TiB`.
 pub fn mib(n: f64) -> String {
     let (n, unit) = match n {

@@ -16,6 +16,7 @@ async fn net(dir: &std::path::Path) -> Net {
         node: Some(NodeNet::start_resolver(config).await.unwrap()),
         plane: None,
         observer: Arc::default(),
+        flow_log: Arc::new(FlowLog::without_disk()),
         flows: Mutex::default(),
         edge: None,
         packets: None,

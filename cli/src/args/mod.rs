@@ -4,6 +4,7 @@ mod app;
 mod canary;
 mod exec;
 mod explain;
+mod flows;
 mod framework;
 mod group;
 mod image;
@@ -28,6 +29,7 @@ pub use app::{AppCommand, AppSub};
 pub use canary::{CanaryCommand, CanarySub};
 pub use exec::{AttachCommand, ExecCommand, Reach};
 pub use explain::{ExplainCommand, ExplainSub};
+pub use flows::FlowsCommand;
 pub use framework::{FrameworkCommand, FrameworkSub, OfferCommand, OfferSub};
 pub use group::{DeploymentCommand, DeploymentSub, GroupCommand, GroupSub, Wait};
 pub use image::{ImageCommand, ImageSub};
@@ -85,6 +87,8 @@ pub enum Command {
     Job(JobCommand),
     /// The output of all instances of a service, as it comes
     Logs(LogsCommand),
+    /// Connections that have ended, of all nodes: who with whom, by which VIP, how, how much
+    Flows(FlowsCommand),
     /// Services that wait to be launched, and why
     Queue(QueueCommand),
     /// Tasks: list them, read their output and files

@@ -69,6 +69,12 @@ pub struct RunArgs {
     /// How long any of it waits, such as 6h [default: 24h]
     #[arg(long, value_name = "DURATION")]
     pub otlp_spool_age: Option<String>,
+    /// Most MiB of ended connections that are kept for `waggle flows`; the oldest go first, 0 keeps none [default: 128]
+    #[arg(long, value_name = "MIB")]
+    pub flow_log_size: Option<u64>,
+    /// How long they are kept, such as 6h [default: 24h]
+    #[arg(long, value_name = "DURATION")]
+    pub flow_log_age: Option<String>,
     /// Port on the node's address at which its tasks' OTLP is taken, gRPC and HTTP, where there is an endpoint to pass it on
     /// to; `none` takes nothing [default: 61317]
     #[arg(long, value_name = "PORT")]

@@ -9,6 +9,7 @@ pub mod doctor;
 pub mod exec;
 pub mod explain;
 pub mod files;
+pub mod flows;
 pub mod framework;
 pub mod group;
 pub mod image;

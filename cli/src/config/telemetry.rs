@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use waggle_agent::FlowLogConfig;
 use waggle_agent::telemetry::{Destination, Protocol, SpoolConfig};
 
 use super::positive;
@@ -155,6 +156,23 @@ pub fn task_port(given: Option<&str>) -> Result<Option<u16>, CliError> {
             ))),
         },
     }
+}
+
+/// Which connections a node remembers.
+pub fn flows(args: &RunArgs) -> Result<FlowLogConfig, CliError> {
+    let mut flows = FlowLogConfig::default();
+    if let Some(mib) = args.flow_log_size {
+        if mib > 1 << 20 {
+            return Err(usage(format!(
+                "flow-log-size: must be 0 to 1048576 MiB, is {mib}"
+            )));
+        }
+        flows.max_bytes = mib << 20;
+    }
+    if let Some(age) = args.flow_log_age.as_deref() {
+        flows.max_age = positive("flow-log-age", age)?;
+    }
+    Ok(flows)
 }
 
 /// Where telemetry waits: `none`, a directory, or that of the node.

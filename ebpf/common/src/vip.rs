@@ -107,7 +107,7 @@ pub struct Backend {
 pub struct SockInfo {
     /// cgroup2 id of the task (or other cgroup below the node's root) that owns the socket.
     pub cgroup_id: u64,
-    /// `CLOCK_MONOTONIC` at connect, 0 when not an active open.
+    /// `CLOCK_MONOTONIC` at the connect, or at the accept with [`sock_flags::ACCEPTED`]; 0 where nobody saw either.
     pub connect_ns: u64,
     /// `bytes_acked` already counted.
     pub seen_acked: u64,
@@ -125,8 +125,8 @@ pub struct SockInfo {
     pub backend_port: u16,
     /// [`sock_flags`].
     pub flags: u32,
-    /// Zero.
-    pub pad: u32,
+    /// From the connect to the establishment, microseconds.
+    pub connect_us: u32,
 }
 
 /// What is known of a socket.
@@ -139,6 +139,12 @@ pub mod sock_flags {
     pub const RESET: u32 = 4;
     /// It is a connected UDP socket.
     pub const UDP: u32 = 8;
+    /// It was accepted. Sockets accepted by programs before this flag have no time of a connect either.
+    pub const ACCEPTED: u32 = 16;
+    /// Its own FIN was acknowledged, which the kernel counts as a byte.
+    pub const TX_FIN: u32 = 32;
+    /// The peer's FIN came, which the kernel counts as a byte.
+    pub const RX_FIN: u32 = 64;
 }
 
 /// VIPs that an unconnected UDP socket talks to at once and keeps a backend of; with more, the one that was

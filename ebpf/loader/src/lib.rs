@@ -38,6 +38,7 @@ pub mod overlay;
 pub mod packet;
 mod pins;
 mod programs;
+mod records;
 #[allow(
     unsafe_code,
     reason = "the bpf(2) commands that aya lacks, and nothing else"
@@ -57,6 +58,7 @@ pub use loader::{DataPlane, LoaderConfig};
 pub use object::is_built_with_ebpf;
 pub use observe::{Disk, Observer};
 pub use programs::{ProgramInfo, RunStats};
+pub use records::FlowRecords;
 pub use tc::TcWay;
 pub use verify::{VERIFIER_LIMIT, Verified, verify};
 pub use vips::VipMaps;

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use aya::maps::{MapInfo, MapType};
 use aya::programs::Program;
 use aya::{Ebpf, EbpfLoader};
-use waggle_ebpf_common::flow::{FlowKey, FlowStats, MAX_FLOWS};
+use waggle_ebpf_common::flow::{FLOW_RING_BYTES, FlowKey, FlowStats, MAX_FLOWS};
 use waggle_ebpf_common::{
     Affinity, AffinityKey, BackendKey, BackendState, Cell, CgroupNet, EJECTION_BUCKETS,
     MAX_AFFINITIES, MAX_BACKEND_STATES, MAX_CELLS, MAX_CGROUPS, MAX_TCP_SERIES, MAX_VIP_SERIES,
@@ -17,7 +17,9 @@ use waggle_ebpf_common::{
 use crate::attach::{self, Attached, HOOKS, Hook};
 use crate::lock::{self, Lock};
 use crate::pins::{self, Pins};
-use crate::{Counters, LoadError, ProgramInfo, VipMaps, cgroup, object, programs, sys};
+use crate::{
+    Counters, FlowRecords, LoadError, ProgramInfo, VipMaps, cgroup, object, programs, sys,
+};
 
 /// Where to attach and where to pin.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,6 +60,8 @@ const MAPS: &[MapSpec] = &[
     map_spec::<u64, CgroupNet>("CGROUP_NET", MapType::PerCpuHash, MAX_CGROUPS),
     map_spec::<TcpKey, TcpStats>("TCP_STATS", MapType::PerCpuHash, MAX_TCP_SERIES),
     map_spec::<FlowKey, FlowStats>("FLOWS", MapType::Hash, MAX_FLOWS),
+    map_spec::<(), ()>("FLOW_RECORDS", MapType::RingBuf, FLOW_RING_BYTES),
+    map_spec::<u32, u64>("FLOW_LOST", MapType::PerCpuArray, 1),
     map_spec::<u32, u64>("LOSS", MapType::PerCpuArray, loss::COUNT),
     map_spec::<i32, SockInfo>("SOCKS", MapType::SkStorage, 0),
     map_spec::<i32, UdpPeers>("UDP_SOCKS", MapType::SkStorage, 0),
@@ -75,6 +79,7 @@ pub struct DataPlane {
     pub(crate) resets: Mutex<Option<[OwnedFd; 2]>>,
     vips: VipMaps,
     counters: Counters,
+    records: Mutex<Option<FlowRecords>>,
     adopted: bool,
     links: Vec<OwnedFd>,
     _lock: Lock,
@@ -125,12 +130,14 @@ impl DataPlane {
         }
         let vips = VipMaps::take(&mut ebpf)?;
         let counters = Counters::take(&mut ebpf)?;
+        let records = FlowRecords::take(&mut ebpf)?;
         Ok(Self {
             ebpf: Mutex::new(ebpf),
             pins,
             resets: Mutex::new(None),
             vips,
             counters,
+            records: Mutex::new(Some(records)),
             adopted,
             links,
             _lock: lock,
@@ -177,6 +184,14 @@ impl DataPlane {
     /// What the programs counted.
     pub fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// The ring of ended connections, for the one who reads it: `None` from the second call on.
+    pub fn take_flow_records(&self) -> Option<FlowRecords> {
+        let records = self.records.lock();
+        records
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .take()
     }
 
     /// The loaded programs and, where the kernel keeps run statistics, what they cost.

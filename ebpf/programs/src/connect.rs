@@ -13,6 +13,7 @@ use crate::address::{self, NONE, copy};
 use crate::choose::{Choice, Found, Set, find_set};
 use crate::count;
 use crate::memory::{remember, task};
+use crate::record;
 use crate::route::Route;
 
 const TCP: u8 = 6;
@@ -72,6 +73,7 @@ unsafe fn route(sa: *mut bpf_sock_addr, addr: Addr) -> Route {
         if proto == TCP {
             refused_tcp(set.vip_id());
         }
+        record::no_backend(&key, set.vip_id());
         return Route::Refused;
     };
     // SAFETY: the caller's context; a backend is a map value.

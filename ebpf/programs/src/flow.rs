@@ -2,7 +2,7 @@
 
 use aya_ebpf::bindings::{BPF_NOEXIST, bpf_sock_ops};
 use waggle_ebpf_common::flow::{ACCEPTED, DIALLED, FlowKey, FlowStats};
-use waggle_ebpf_common::{MAPPED, SockInfo};
+use waggle_ebpf_common::{MAPPED, SockInfo, sock_flags};
 
 use crate::maps::{FLOWS, NO_FLOW};
 
@@ -42,8 +42,7 @@ pub unsafe fn edge(ops: *mut bpf_sock_ops, info: *mut SockInfo) -> Option<*mut F
             key.peer[2] = v6[2];
             key.peer[3] = v6[3];
         }
-        // A socket without a time of its connect was accepted.
-        if (*info).connect_ns == 0 {
+        if was_accepted(info) {
             key.side = ACCEPTED as u16;
             key.port = ((&raw const (*ops).local_port).read_volatile() as u16).to_be();
         } else {
@@ -53,6 +52,16 @@ pub unsafe fn edge(ops: *mut bpf_sock_ops, info: *mut SockInfo) -> Option<*mut F
         }
         found(&mut key)
     }
+}
+
+/// Whether a socket was accepted: it says so, or has no time of a connect.
+///
+/// # Safety
+/// `info` is a map value.
+#[inline(always)]
+pub unsafe fn was_accepted(info: *const SockInfo) -> bool {
+    // SAFETY: as the caller says.
+    unsafe { (*info).connect_ns == 0 || (*info).flags & sock_flags::ACCEPTED != 0 }
 }
 
 #[inline(always)]

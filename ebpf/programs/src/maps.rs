@@ -4,9 +4,9 @@
 //! entries that few nodes have.
 
 use aya_ebpf::bindings::{BPF_F_CLONE, BPF_F_NO_PREALLOC, bpf_map_type::BPF_MAP_TYPE_SK_STORAGE};
-use aya_ebpf::btf_maps::{Array, HashMap, PerCpuHashMap};
+use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray, PerCpuHashMap, RingBuf};
 use aya_ebpf::macros::btf_map;
-use waggle_ebpf_common::flow::{FlowKey, FlowStats, MAX_FLOWS};
+use waggle_ebpf_common::flow::{FLOW_RING_BYTES, FlowKey, FlowRecord, FlowStats, MAX_FLOWS};
 use waggle_ebpf_common::{
     CgroupNet, HIST_BUCKETS, MAX_CGROUPS, MAX_TCP_SERIES, SockInfo, TcpKey, TcpStats, UdpPeers,
 };
@@ -28,6 +28,14 @@ pub static TCP_STATS: PerCpuHashMap<TcpKey, TcpStats, { MAX_TCP_SERIES as usize 
 /// Edges between tasks and their peers. Shared by all CPUs: there are many, and few are busy.
 #[btf_map]
 pub static FLOWS: HashMap<FlowKey, FlowStats, { MAX_FLOWS as usize }, ON_DEMAND> = HashMap::new();
+
+/// Connections that have ended, in order. Nobody is woken: it is read on a tick.
+#[btf_map]
+pub static FLOW_RECORDS: RingBuf<FlowRecord, { FLOW_RING_BYTES as usize }> = RingBuf::new();
+
+/// Records that found no room.
+#[btf_map]
+pub static FLOW_LOST: PerCpuArray<u64, 1> = PerCpuArray::new();
 
 /// Per-socket memory, inherited by accepted sockets.
 #[btf_map]

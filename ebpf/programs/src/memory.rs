@@ -71,6 +71,7 @@ pub unsafe fn remember(
         (&raw mut (*info).seen_received).write_volatile(0);
         (&raw mut (*info).vip_id).write_volatile(0);
         (&raw mut (*info).flags).write_volatile(0);
+        (&raw mut (*info).connect_us).write_volatile(0);
     }
     Some(info)
 }

@@ -20,6 +20,7 @@ use waggle_ebpf_common::{SockInfo, TcpStats, loss, sock_flags};
 use crate::count::{self, lost};
 use crate::flow;
 use crate::memory::recall;
+use crate::record;
 use crate::state;
 use crate::verdict::DONE;
 
@@ -108,9 +109,10 @@ unsafe fn connected(ops: *mut bpf_sock_ops) {
         if let Some(edge) = flow::edge(ops, info) {
             count::add(&raw mut (*edge).opened, 1);
         }
-        let Some(stats) = stats(info) else { return };
         let started = (*info).connect_ns;
         let micros = bpf_ktime_get_ns().saturating_sub(started) / 1000;
+        (*info).connect_us = micros.min(u64::from(u32::MAX)) as u32;
+        let Some(stats) = stats(info) else { return };
         count::add(&raw mut (*stats).connects, 1);
         if started != 0 {
             count::add(&raw mut (*stats).connect_sum_us, micros);
@@ -129,6 +131,8 @@ unsafe fn accepted(ops: *mut bpf_sock_ops) {
             return;
         };
         watch(ops);
+        (*info).connect_ns = bpf_ktime_get_ns();
+        (*info).flags |= sock_flags::ACCEPTED;
         if let Some(edge) = flow::edge(ops, info) {
             count::add(&raw mut (*edge).opened, 1);
         }
@@ -207,11 +211,13 @@ unsafe fn changed(ops: *mut bpf_sock_ops) {
                 count::add(&raw mut (*edge).closed, 1);
             }
         }
-        let Some(stats) = stats(info) else { return };
         if old == BPF_TCP_SYN_SENT {
             // Reset, timed out or closed while opening: there is nothing else to count.
             if new == BPF_TCP_CLOSE {
-                count::add(&raw mut (*stats).connect_failures, 1);
+                if let Some(stats) = stats(info) {
+                    count::add(&raw mut (*stats).connect_failures, 1);
+                }
+                record::not_made(ops, info);
             }
             return;
         }
@@ -225,7 +231,18 @@ unsafe fn changed(ops: *mut bpf_sock_ops) {
             | (BPF_TCP_FIN_WAIT2, BPF_TCP_CLOSE) => (0, 1),
             _ => (0, 0),
         };
-        bytes(ops, info, stats, edge, tx_fin, rx_fin);
+        if tx_fin != 0 {
+            (*info).flags |= sock_flags::TX_FIN;
+        }
+        if rx_fin != 0 {
+            (*info).flags |= sock_flags::RX_FIN;
+        }
+        if let Some(stats) = stats(info) {
+            bytes(ops, info, stats, edge, tx_fin, rx_fin);
+        }
+        if new == BPF_TCP_CLOSE {
+            record::over(ops, info);
+        }
     }
 }
 

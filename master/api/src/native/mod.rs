@@ -9,6 +9,7 @@
 mod doctor;
 mod explain;
 mod files;
+mod flows;
 mod frameworks;
 mod networks;
 mod nodes;
@@ -30,6 +31,7 @@ pub use explain::{
     RunExplainView,
 };
 pub use files::{FileKind, FileView, FilesView};
+pub use flows::{EndedFlow, FlowLine};
 pub use frameworks::{FrameworkRef, FrameworkRoleView, FrameworkView, OfferView, capabilities};
 pub use networks::{
     AddressesView, NetworkNodeView, NetworkView, OverlayAgentJson, OverlayBackendJson,

@@ -144,6 +144,12 @@ pub static FLOW_CONNECTIONS: MetricDef = MetricDef { name: "waggle.network.flow.
 pub static FLOW_FAILURES: MetricDef = MetricDef { name: "waggle.network.flow.failures", unit: "{connection}", kind: Kind::Counter, description: "Connects of a task to a peer that ended without a connection", attributes: &[SOURCE_ADDRESS, DESTINATION_ADDRESS, DESTINATION_PORT, TRANSPORT, FLOW_OBSERVER, SERVER_ADDRESS, SERVER_PORT], bounds: &[] };
 /// `waggle.network.flow.active` ({connection}): Open connections between a task and a peer.
 pub static FLOW_ACTIVE: MetricDef = MetricDef { name: "waggle.network.flow.active", unit: "{connection}", kind: Kind::UpDownCounter, description: "Open connections between a task and a peer", attributes: &[SOURCE_ADDRESS, DESTINATION_ADDRESS, DESTINATION_PORT, TRANSPORT, FLOW_OBSERVER, SERVER_ADDRESS, SERVER_PORT], bounds: &[] };
+/// `waggle.flow_log.records` ({connection}): Connections that have ended, or were not made, and were written down.
+pub static FLOW_LOG_RECORDS: MetricDef = MetricDef { name: "waggle.flow_log.records", unit: "{connection}", kind: Kind::Counter, description: "Connections that have ended, or were not made, and were written down", attributes: &[], bounds: &[] };
+/// `waggle.flow_log.lost` ({connection}): Connections that have ended and are not kept: there was no room in the kernel's ring, or on disk.
+pub static FLOW_LOG_LOST: MetricDef = MetricDef { name: "waggle.flow_log.lost", unit: "{connection}", kind: Kind::Counter, description: "Connections that have ended and are not kept: there was no room in the kernel's ring, or on disk", attributes: &[DROP_REASON], bounds: &[] };
+/// `waggle.flow_log.size` (By): Ended connections on disk.
+pub static FLOW_LOG_SIZE: MetricDef = MetricDef { name: "waggle.flow_log.size", unit: "By", kind: Kind::Gauge, description: "Ended connections on disk", attributes: &[], bounds: &[] };
 /// `waggle.vip.connections` ({connection}): Connects to a VIP, by outcome.
 pub static VIP_CONNECTIONS: MetricDef = MetricDef { name: "waggle.vip.connections", unit: "{connection}", kind: Kind::Counter, description: "Connects to a VIP, by outcome", attributes: &[SERVER_ADDRESS, SERVER_PORT, TRANSPORT, VIP_OUTCOME], bounds: &[] };
 /// `waggle.vip.backend.selected` ({connection}): Connects sent to a backend.
@@ -414,6 +420,9 @@ pub static ALL: &[&MetricDef] = &[
     &FLOW_CONNECTIONS,
     &FLOW_FAILURES,
     &FLOW_ACTIVE,
+    &FLOW_LOG_RECORDS,
+    &FLOW_LOG_LOST,
+    &FLOW_LOG_SIZE,
     &VIP_CONNECTIONS,
     &VIP_BACKEND_SELECTED,
     &VIP_BACKEND_FAILURES,

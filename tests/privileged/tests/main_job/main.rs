@@ -8,6 +8,7 @@
 mod bad_input;
 mod dns;
 mod failures;
+mod flows;
 mod programs;
 mod senders;
 mod signals;

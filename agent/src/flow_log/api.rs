@@ -1,0 +1,116 @@
+//! `GET /waggle/v1/flows`: JSON, one connection a line, oldest first; with `follow` it goes on.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    body::{Body, Bytes},
+    extract::{Query as UrlQuery, State, rejection::QueryRejection},
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use futures::StreamExt as _;
+use tokio::sync::{Semaphore, broadcast::error::RecvError};
+use waggle_api::native::{EndedFlow, FlowLine};
+
+use super::{
+    FlowLog,
+    filter::{Filter, Query},
+    segments,
+};
+use crate::files::problem;
+
+/// Questions to the disk at the same time, and followers.
+const READERS: usize = 2;
+const FOLLOWERS: usize = 64;
+/// A follower hears at least so often, be it an empty line.
+const ALIVE: Duration = Duration::from_secs(5);
+/// Connections in one piece of an answer.
+const PIECE: usize = 1024;
+
+/// See the module.
+#[derive(Clone)]
+struct FlowApi {
+    log: Arc<FlowLog>,
+    readers: Arc<Semaphore>,
+    followers: Arc<Semaphore>,
+}
+
+/// The routes.
+pub fn routes(log: Arc<FlowLog>) -> Router {
+    Router::new()
+        .route("/waggle/v1/flows", get(flows))
+        .with_state(FlowApi {
+            log,
+            readers: Arc::new(Semaphore::new(READERS)),
+            followers: Arc::new(Semaphore::new(FOLLOWERS)),
+        })
+}
+
+async fn flows(
+    State(api): State<FlowApi>,
+    query: Result<UrlQuery<Query>, QueryRejection>,
+) -> Response {
+    let filter = match query {
+        Ok(UrlQuery(query)) => match Filter::try_from(query) {
+            Ok(filter) => filter,
+            Err(e) => return problem(StatusCode::BAD_REQUEST, &e.to_string()),
+        },
+        Err(e) => return problem(StatusCode::BAD_REQUEST, &e.body_text()),
+    };
+    let Ok(place) = Arc::clone(&api.followers).try_acquire_owned() else {
+        let why = format!("{FOLLOWERS} readers are there already");
+        return problem(StatusCode::TOO_MANY_REQUESTS, &why);
+    };
+    let (extents, mut news) = api.log.subscribe();
+    let Ok(reader) = Arc::clone(&api.readers).acquire_owned().await else {
+        return problem(StatusCode::SERVICE_UNAVAILABLE, "the agent stops");
+    };
+    let wanted = filter.clone();
+    let read = tokio::task::spawn_blocking(move || {
+        let _reader = reader;
+        segments::read(&extents, &wanted)
+    });
+    let old = match read.await {
+        Ok(old) => old,
+        Err(e) => return problem(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string()),
+    };
+    let body = async_stream::stream! {
+        let _place = place;
+        for piece in old.chunks(PIECE) {
+            yield lines(piece);
+        }
+        while filter.follow {
+            let piece = match tokio::time::timeout(ALIVE, news.recv()).await {
+                Ok(Ok(flows)) => {
+                    let wanted: Vec<EndedFlow> = flows.iter().filter(|f| filter.matches(f)).cloned().collect();
+                    lines(&wanted)
+                }
+                Ok(Err(RecvError::Lagged(missed))) => line(&FlowLine::Missed { missed }).into(),
+                Ok(Err(RecvError::Closed)) => break,
+                Err(_) => Bytes::from_static(b"\n"),
+            };
+            if !piece.is_empty() {
+                yield piece;
+            }
+        }
+    };
+    let body = Body::from_stream(body.map(Ok::<Bytes, Infallible>));
+    ([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response()
+}
+
+fn lines(flows: &[EndedFlow]) -> Bytes {
+    let mut out = Vec::new();
+    for flow in flows {
+        out.extend(line(flow));
+    }
+    out.into()
+}
+
+fn line(what: &impl serde::Serialize) -> Vec<u8> {
+    // Plain data: it has no way to fail.
+    let mut line = serde_json::to_vec(what).unwrap_or_default();
+    line.push(b'\n');
+    line
+}

@@ -1,0 +1,43 @@
+//! `waggle flows`.
+
+use clap::Args;
+
+use super::Output;
+
+/// `waggle flows`.
+#[derive(Debug, Args)]
+pub struct FlowsCommand {
+    /// Go on as connections end, until Ctrl-C
+    #[arg(long, short)]
+    pub follow: bool,
+    /// Only of this service, at either end: an app's or pod's path such as /shop/cart, or a name such as cart.shop.marathon
+    #[arg(long, value_name = "NAME")]
+    pub service: Option<String>,
+    /// Only through this VIP: its name, whole or the first labels of it
+    #[arg(long, value_name = "NAME")]
+    pub vip: Option<String>,
+    /// Only those that ended so: closed, reset, refused, failed, no_backend; several with commas
+    #[arg(long, value_name = "VERDICT")]
+    pub verdict: Option<String>,
+    /// Only of this task
+    #[arg(long, value_name = "ID")]
+    pub task: Option<String>,
+    /// Only of this node
+    #[arg(long, value_name = "NAME")]
+    pub node: Option<String>,
+    /// Only those that ended within this time, such as 10m
+    #[arg(long, value_name = "DURATION")]
+    pub since: Option<String>,
+    /// Only those that ended before this time, such as 5m
+    #[arg(long, value_name = "DURATION")]
+    pub until: Option<String>,
+    /// The newest so many, before those that are followed
+    #[arg(long, short = 'n', value_name = "N", default_value_t = 100)]
+    pub limit: usize,
+    /// Connections between tasks as both ends saw them, not as their source alone
+    #[arg(long)]
+    pub both: bool,
+    /// Where and how.
+    #[command(flatten)]
+    pub output: Output,
+}
