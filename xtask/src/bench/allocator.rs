@@ -45,6 +45,12 @@ const ROWS: &[Row] = &[
         peer: "hash sets in the manner of Mesos: 15.5 s (imitation measured on the development machine)",
     },
     Row {
+        name: "trial_10k_agents_100k_tasks",
+        what: "a call of several parts is tried on a copy, 10,000 agents, 100,000 tasks",
+        target: None,
+        peer: "",
+    },
+    Row {
         name: "event_p50",
         what: "one event, 50,000 x 1,000, 1.65 M tasks: p50",
         target: None,

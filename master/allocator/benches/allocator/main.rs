@@ -48,6 +48,10 @@ fn main() {
             figure(&format!("{name}_wall"), wall, "ms");
         }
     }
+    if wanted("trial") {
+        let name = "trial_10k_agents_100k_tasks";
+        figure(name, speed::trial(scale(10_000, 100), 10, rounds), "ms");
+    }
     if wanted("event") {
         for (name, value) in speed::incremental(scale(50_000, 1000)) {
             figure(name, value, "us");

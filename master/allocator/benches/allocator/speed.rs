@@ -9,8 +9,8 @@ use waggle_types::{
 };
 
 use crate::cluster::{
-    Dice, Inbox, NOW, Scale, accept, agent, cpu_seconds, decline, framework, info, median, offers,
-    revive_all, silent, subscribed, tree_role,
+    Dice, Inbox, NOW, Scale, accept, agent, cpu_seconds, decline, framework, info, median, node,
+    offers, revive_all, silent, subscribed, tree_role,
 };
 
 fn ms(since: Instant) -> f64 {
@@ -101,6 +101,35 @@ pub fn incremental(scale: Scale) -> Vec<(&'static str, f64)> {
         out.push((name99, of[of.len() * 99 / 100]));
     }
     out
+}
+
+/// A call of several parts is tried on a copy before it is done: for so long nobody else is served. Milliseconds, with so
+/// many tasks on each agent, of all frameworks in turn.
+pub fn trial(scale: Scale, n_tasks: usize, rounds: usize) -> f64 {
+    let mut a = Allocator::new(AllocatorConfig::default());
+    let task = Resources::from_millis(100, 1_000_000, 0);
+    for i in 0..scale.agents {
+        let used = (0..n_tasks).map(|n| (framework((i + n) % scale.frameworks), task.clone()));
+        let event = Event::AgentAdded {
+            info: info(i, node()),
+            used: used.collect(),
+        };
+        a.apply(event, NOW);
+    }
+    let all = (0..scale.frameworks).map(|i| subscribed(i, tree_role(i), true));
+    a.apply_all(all, NOW);
+    let weight = |i| Event::WeightSet {
+        role: tree_role(i),
+        weight_milli: 2000,
+    };
+    let mut times = Vec::new();
+    for _ in 0..rounds {
+        let t = Instant::now();
+        let refused = a.would_refuse([weight(0), weight(1)], NOW);
+        times.push(ms(t));
+        assert_eq!(black_box(refused), None);
+    }
+    median(times)
 }
 
 /// Declines in one micro-batch.
