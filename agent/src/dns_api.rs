@@ -40,6 +40,7 @@ type Shared = State<Arc<Api>>;
 
 /// Serves the API until it is dropped.
 pub async fn serve(listener: TcpListener, net: Arc<Net>, telemetry: Telemetry) {
+    let observing = telemetry.clone();
     let router = Router::new()
         .route("/v1/version", get(version))
         .route("/v1/hosts/{host}", get(hosts))
@@ -52,6 +53,7 @@ pub async fn serve(listener: TcpListener, net: Arc<Net>, telemetry: Telemetry) {
         .route("/waggle/v1/dns/trace", get(trace))
         .fallback(async || problem(StatusCode::NOT_FOUND, "no such path"))
         .with_state(Arc::new(Api { net, telemetry }));
+    let router = serve::observed(router, observing);
     serve::serve(listener, router, "DNS API").await;
 }
 

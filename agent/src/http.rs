@@ -27,6 +27,7 @@ use waggle_types::{AgentInfo, ExecutorRecord, Resources, TaskId, UnixMillis};
 
 use crate::{
     AgentConfig,
+    cgroup::CgroupHost,
     checkpoint::WorkDir,
     clock,
     exec::Sessions,
@@ -34,8 +35,9 @@ use crate::{
     files::{Files, beneath::Root, find_task, problem},
     flow_log::{self, FlowLog},
     images,
+    nested::{self, Containers},
     networks::Own,
-    operator::{Meter, Operator},
+    operator::{Meter, Operator, Sources},
     overlay_api,
     parts::Parts,
     serve, storage,
@@ -260,6 +262,8 @@ pub struct Shown {
     pub executors: Door,
     /// Figures of containers.
     pub meter: Meter,
+    /// Where containers are.
+    pub cgroups: CgroupHost,
     /// Overlay networks.
     pub overlay: Arc<OverlayNet>,
     /// Which connections there were.
@@ -275,6 +279,7 @@ pub async fn serve_api(listener: TcpListener, view: View, shown: Shown) {
         parts,
         executors,
         meter,
+        cgroups,
         overlay,
         flows,
         telemetry,
@@ -284,14 +289,31 @@ pub async fn serve_api(listener: TcpListener, view: View, shown: Shown) {
     let files = Files::new(&config.work_dir, view.clone(), telemetry.clone());
     let verbosity = telemetry.verbosity().clone();
     let destinations = destinations(telemetry.clone());
-    let sessions = Sessions::new(&config, view.clone(), telemetry, stop);
-    let operator = Operator::new(
+    let sessions = Sessions::new(&config, view.clone(), telemetry.clone(), stop.clone());
+    let observing = telemetry.clone();
+    let work_dir = config.work_dir.clone();
+    // Before anything new is there.
+    let tidied = tokio::task::spawn_blocking(move || nested::tidy(&work_dir)).await;
+    if let Err(error) = tidied {
+        tracing::error!(%error, "sandboxes of standalone containers stay");
+    }
+    let containers = Containers::new(
+        &config,
+        sessions.clone(),
         view.clone(),
-        Arc::clone(&config),
-        files.clone(),
+        cgroups,
+        telemetry,
+        stop,
+    );
+    let operator = Operator::new(Sources {
+        view: view.clone(),
+        config: Arc::clone(&config),
+        files: files.clone(),
         meter,
         verbosity,
-    );
+        containers,
+        sessions: sessions.clone(),
+    });
     let router = router(view)
         .merge(destinations)
         .merge(operator.router())
@@ -302,6 +324,7 @@ pub async fn serve_api(listener: TcpListener, view: View, shown: Shown) {
         .merge(flow_log::routes(flows))
         .merge(images::routes(Arc::clone(&parts.images)))
         .merge(storage::api::router(parts.storage.clone()));
+    let router = serve::observed(router, observing);
     serve::serve_many(listener, router, "agent API").await;
 }
 

@@ -43,6 +43,7 @@ pub mod images;
 mod kept;
 mod launch;
 mod meter;
+mod nested;
 mod net;
 mod networks;
 mod observe;

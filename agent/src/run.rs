@@ -220,14 +220,22 @@ pub async fn run(
     agent
         .tasks
         .spawn(async move { worker.work(tel, to_master, node).await });
-    agent
-        .tasks
-        .spawn(session::run(config.masters.clone(), inputs.clone()));
+    agent.tasks.spawn(session::run(
+        config.masters.clone(),
+        inputs.clone(),
+        telemetry.clone(),
+    ));
     let shown = http::Shown {
         config: Arc::clone(&config),
         parts: Arc::clone(&parts),
         executors: executors::Door { inputs },
-        meter: Meter::new(&config, cgroups, Arc::clone(&net), agent.tidy.disk_uses()),
+        meter: Meter::new(
+            &config,
+            cgroups.clone(),
+            Arc::clone(&net),
+            agent.tidy.disk_uses(),
+        ),
+        cgroups,
         overlay: Arc::clone(net.overlay()),
         flows: Arc::clone(net.flow_log()),
         telemetry: telemetry.clone(),

@@ -2,15 +2,25 @@
 //!
 //! At the bound nothing is accepted until a connection ends; those that wait do so in the kernel's queue.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use axum::Router;
+use axum::{
+    Router,
+    extract::{MatchedPath, Request, State},
+    middleware::{self, Next},
+    response::Response,
+};
 use hyper::service::{Service, service_fn};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
 use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet};
+use waggle_telemetry::{Telemetry, served};
 
 /// Connections of one listener at once. People and scrapers, not traffic.
 const MAX_CONNECTIONS: usize = 128;
@@ -26,6 +36,28 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Who is at the other end of a request's connection.
 #[derive(Debug, Clone, Copy)]
 pub struct Peer(pub SocketAddr);
+
+/// Has the time recorded that each answer takes, to its head.
+pub fn observed(router: Router, telemetry: Telemetry) -> Router {
+    router.layer(middleware::from_fn_with_state(telemetry, observe))
+}
+
+async fn observe(State(telemetry): State<Telemetry>, request: Request, next: Next) -> Response {
+    let began = Instant::now();
+    let method = request.method().clone();
+    let route = request.extensions().get::<MatchedPath>();
+    // Mesos's spellings of one path are one route.
+    let route = route.map(|r| {
+        let path = r.as_str();
+        let path = path.strip_prefix("/slave(1)").unwrap_or(path);
+        path.strip_suffix(".json").unwrap_or(path).to_owned()
+    });
+    let answer = next.run(request).await;
+    let (status, took) = (answer.status().as_u16(), began.elapsed().as_secs_f64());
+    let route = route.as_deref();
+    served::http(&telemetry, method.as_str(), route, status, took);
+    answer
+}
 
 /// Serves until it is dropped; its connections end with it, but for those that were upgraded: they have left the bound,
 /// and are their handlers' own.
@@ -99,6 +131,32 @@ mod tests {
     use super::*;
 
     #[tokio::test]
+    async fn answers_are_recorded_by_route() {
+        use axum::{body::Body, http::StatusCode};
+        use tower::ServiceExt as _;
+
+        let t = Telemetry::disabled().component("waggle-agent");
+        let router = Router::new()
+            .route("/slave(1)/tasks/{id}", get(async || "ok"))
+            .route("/tasks/{id}", get(async || "ok"))
+            .fallback(async || StatusCode::NOT_FOUND);
+        let router = observed(router, t.clone());
+        for path in ["/tasks/a", "/tasks/b", "/slave(1)/tasks/c", "/x", "/y"] {
+            let request = Request::get(path).body(Body::empty()).unwrap();
+            router.clone().oneshot(request).await.unwrap();
+        }
+        let text = t.prometheus_text();
+        let of_it = |l: &&str| l.starts_with("http_server_request_duration_seconds_count");
+        let lines: Vec<&str> = text.lines().filter(of_it).collect();
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        let tasks = lines.iter().find(|l| l.contains("/tasks/{id}")).unwrap();
+        assert!(
+            tasks.contains("\"200\"") && tasks.ends_with(" 3"),
+            "{tasks}"
+        );
+    }
+
+    #[tokio::test]
     async fn silent_connections_are_bounded_and_do_not_last() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
@@ -116,7 +174,7 @@ mod tests {
         assert!(ask().await.starts_with("HTTP/1.1 200 OK"));
         // Both slots are taken by who says nothing: an answer comes when the first is turned out.
         let silent = [addr; 2].map(std::net::TcpStream::connect);
-        let begun = std::time::Instant::now();
+        let begun = Instant::now();
         assert!(ask().await.ends_with("\r\n\r\nok"));
         assert!(begun.elapsed() >= timeout / 2, "{:?}", begun.elapsed());
         drop(silent);

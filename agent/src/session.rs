@@ -12,6 +12,7 @@ use waggle_api::{
     convert,
     proto::session::{self as pb, session_client::SessionClient},
 };
+use waggle_telemetry::{Telemetry, names};
 use waggle_types::{
     EdgeRing, Evicted, ExecutorKey, Millis, NetDelta, NetSnapshot, StatusUuid, TaskId, TaskSpec,
     VolumeId,
@@ -114,7 +115,11 @@ enum SessionError {
 }
 
 /// Keeps a session with one of `masters` until the agent's loop is gone or the agent is refused for good.
-pub async fn run<I: From<SessionEvent> + Send>(masters: Vec<SocketAddr>, agent: mpsc::Sender<I>) {
+pub async fn run<I: From<SessionEvent> + Send>(
+    masters: Vec<SocketAddr>,
+    agent: mpsc::Sender<I>,
+    telemetry: Telemetry,
+) {
     let mut backoff = BACKOFF_FIRST;
     let mut n_failed: usize = 0;
     // What was said of each master last: what goes on is not said again and again.
@@ -126,7 +131,7 @@ pub async fn run<I: From<SessionEvent> + Send>(masters: Vec<SocketAddr>, agent: 
     loop {
         let master = masters[n_failed % masters.len()];
         let mut opened = false;
-        let Err(error) = session(master, &agent, &mut opened).await;
+        let Err(error) = session(master, &agent, &telemetry, &mut opened).await;
         if opened {
             backoff = BACKOFF_FIRST;
             if agent.send(SessionEvent::Closed.into()).await.is_err() {
@@ -188,6 +193,7 @@ async fn channel(master: SocketAddr) -> Result<Channel, SessionError> {
 async fn session<I: From<SessionEvent> + Send>(
     master: SocketAddr,
     agent: &mpsc::Sender<I>,
+    telemetry: &Telemetry,
     opened: &mut bool,
 ) -> Result<std::convert::Infallible, SessionError> {
     let tell = async |event: SessionEvent| {
@@ -206,7 +212,13 @@ async fn session<I: From<SessionEvent> + Send>(
         .send(first)
         .await
         .map_err(|_| SessionError::Stopped)?;
-    let connect = client.connect(ReceiverStream::new(outgoing));
+    let saying = telemetry.clone();
+    let outgoing = ReceiverStream::new(outgoing).map(move |m: pb::AgentMessage| {
+        let kind = m.kind.as_ref().map(convert::agent_kind);
+        passed(&saying, "transmit", kind.map(|k| convert::AGENT_KINDS[k]));
+        m
+    });
+    let connect = client.connect(outgoing);
     let mut incoming = tokio::time::timeout(CONNECT_TIMEOUT, connect)
         .await
         .map_err(|_| SessionError::Timeout(master))?
@@ -215,7 +227,7 @@ async fn session<I: From<SessionEvent> + Send>(
 
     let registered = match tokio::time::timeout(CONNECT_TIMEOUT, incoming.message()).await {
         Err(_) => return Err(SessionError::Timeout(master)),
-        Ok(m) => match m.map_err(status)?.and_then(|m| m.kind) {
+        Ok(m) => match m.map_err(status)?.and_then(|m| received(telemetry, m)) {
             Some(pb::master_message::Kind::Registered(r)) => r,
             Some(pb::master_message::Kind::Refused(r)) if r.permanent => {
                 return Err(SessionError::Refused(master, r.reason));
@@ -248,7 +260,7 @@ async fn session<I: From<SessionEvent> + Send>(
                 match next {
                     None => return Err(SessionError::Closed(master)),
                     Some(Err(s)) => return Err(status(s)),
-                    Some(Ok(m)) => match m.kind {
+                    Some(Ok(m)) => match received(telemetry, m) {
                         Some(pb::master_message::Kind::Refused(r)) if r.permanent => {
                             return Err(SessionError::Refused(master, r.reason));
                         }
@@ -275,6 +287,21 @@ async fn session<I: From<SessionEvent> + Send>(
             }
         }
     }
+}
+
+/// Counts a message of the master's.
+fn received(telemetry: &Telemetry, m: pb::MasterMessage) -> Option<pb::master_message::Kind> {
+    let kind = m.kind.as_ref().map(convert::master_kind);
+    passed(telemetry, "receive", kind.map(|k| convert::MASTER_KINDS[k]));
+    m.kind
+}
+
+fn passed(telemetry: &Telemetry, direction: &'static str, kind: Option<&'static str>) {
+    let attrs = [
+        (names::DIRECTION, direction.into()),
+        ("waggle.message.type", kind.unwrap_or("unknown").into()),
+    ];
+    telemetry.count(&names::SESSION_MESSAGES, &attrs, 1);
 }
 
 /// Wraps a kind.

@@ -31,6 +31,7 @@ mod newsroom;
 mod pipeline;
 mod queue;
 pub mod redirect;
+mod rpc;
 mod run;
 mod session;
 mod spans;

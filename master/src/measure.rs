@@ -88,6 +88,7 @@ pub(crate) fn take(t: &Telemetry, m: &Measure) {
             let attrs = [(names::FRAMEWORK, text(framework))];
             t.record(&names::SCHED_LAUNCH_TO_RUNNING, &attrs, secs(*ms));
         }
+        Measure::Restarted => t.count(&names::TASK_RESTARTS, &[], 1),
         Measure::Deployment { outcome, ms } => {
             let attrs = [(names::OUTCOME, text(outcome))];
             t.record(&names::SCHED_DEPLOYMENT_DURATION, &attrs, secs(*ms));

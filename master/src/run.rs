@@ -22,6 +22,7 @@ use crate::{
     framework::{Frameworks, SchedulerDoor},
     handle::MasterHandle,
     http::{self, HttpLimits},
+    rpc,
     session::Sessions,
     store::{SqliteStore, Store},
     view::MasterView,
@@ -216,6 +217,7 @@ async fn lead(
         config.max_agents.saturating_add(config.max_agents / 4 + 16),
         config.heartbeat_interval.as_duration(),
         config.agent_timeout.as_duration() / 4,
+        telemetry.clone(),
         parts.clone(),
     );
     let (first_subscription, _) = uuid::Uuid::new_v4().as_u64_pair();
@@ -259,6 +261,7 @@ async fn lead(
             .http2_keepalive_interval(Some(config.heartbeat_interval.as_duration()))
             .http2_keepalive_timeout(Some(config.agent_timeout.as_duration()))
             .max_concurrent_streams(Some(STREAMS))
+            .layer(rpc::Observed(telemetry.clone()))
             .add_service(service)
             .add_service(frameworks.into_service())
             .serve_with_incoming_shutdown(

@@ -29,6 +29,7 @@ mod otlp;
 mod own;
 mod pipe;
 mod receive;
+pub mod served;
 mod spans;
 mod spool;
 mod spooled;

@@ -206,15 +206,18 @@ fn shapes(all: &FileDescriptorSet) -> anyhow::Result<String> {
             for field in &message.field {
                 if let Some(shape) = field_shape(message, field)? {
                     let number = field.number();
-                    writeln!(fields, "            ({number}, {shape}),")?;
+                    writeln!(fields, "        ({number}, {shape}),")?;
                 }
             }
             let request = requests.contains(name.as_str());
             let path = rust_path(&name);
+            let shape = shape_name(&name);
+            // A static, since a message may hold one of its own kind.
             write!(
                 out,
-                "impl Shaped for {path} {{\n    const SHAPE: Shape = Shape {{\n        size: size_of::<{path}>(),\n        \
-                 fields: &[\n{fields}        ],\n    }};\n    const REQUEST: bool = {request};\n}}\n"
+                "static {shape}: Shape = Shape {{\n    size: size_of::<{path}>(),\n    fields: &[\n{fields}    ],\n}};\n\
+                 impl Shaped for {path} {{\n    const REQUEST: bool = {request};\n    \
+                 fn shape() -> &'static Shape {{\n        &{shape}\n    }}\n}}\n"
             )?;
         }
     }
@@ -232,8 +235,7 @@ fn field_shape(
     let nested = field.type_name().rsplit('.').next().unwrap_or_default();
     let entry = message.nested_type.iter().find(|n| n.name() == nested);
     let Some(entry) = entry else {
-        let path = rust_path(field.type_name());
-        return Ok(Some(format!("&<{path} as Shaped>::SHAPE")));
+        return Ok(Some(format!("&{}", shape_name(field.type_name()))));
     };
     let of = |name: &str| {
         let found = entry.field.iter().find(|f| f.name() == name);
@@ -249,13 +251,20 @@ fn field_shape(
     };
     let (key, value) = (of("key")?, of("value")?);
     let inner = match value.r#type() {
-        Type::Message => format!("(2, &<{} as Shaped>::SHAPE)", rust_path(value.type_name())),
+        Type::Message => format!("(2, &{})", shape_name(value.type_name())),
         _ => String::new(),
     };
     let (key, value) = (rust(key)?, rust(value)?);
     Ok(Some(format!(
         "&Shape {{ size: entry_size::<{key}, {value}>(), fields: &[{inner}] }}"
     )))
+}
+
+/// `.waggle.session.v1.TaskSpec` as its shape is called.
+fn shape_name(name: &str) -> String {
+    name.trim_start_matches('.')
+        .replace('.', "_")
+        .to_ascii_uppercase()
 }
 
 /// `.waggle.session.v1.TaskSpec` as the generated modules nest it.

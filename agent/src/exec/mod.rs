@@ -1,6 +1,7 @@
 //! Sessions in tasks: `exec` runs a command beside the task's own, `attach` shows the task's output.
 //!
-//! A session is one upgraded HTTP connection (`waggle_api::exec`). Its command runs under a process of its own
+//! A session is one upgraded HTTP connection (`waggle_api::exec`), or has another door, which translates
+//! ([`crate::nested`]). Its command runs under a process of its own
 //! ([`shim`]), which joins the task's cgroups, environment and user as the task itself did, and ends
 //! everything that the command started when the client, or the agent, goes.
 //!
@@ -9,13 +10,13 @@
 //! - At most [`MAX_SESSIONS`] at once; every one, and every refusal, is counted, and logged with who asked.
 //! - Nothing of a session outlives it.
 
-mod attach;
+pub mod attach;
 mod input;
 pub mod pty;
 pub mod shim;
-mod start;
-mod talk;
-mod wire;
+pub mod start;
+pub mod talk;
+pub mod wire;
 
 use std::{
     net::SocketAddr,
@@ -37,6 +38,7 @@ use axum::{
 };
 use http_body_util::{BodyExt, Limited};
 use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -61,12 +63,12 @@ pub const MAX_SESSIONS: usize = 64;
 /// How long a request's body may take.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a session may lie unused.
-const IDLE: Duration = Duration::from_hours(4);
+pub const IDLE: Duration = Duration::from_hours(4);
 /// Who asked a master that passed the request on.
 pub const CLIENT: &str = "x-waggle-client";
 
 /// An answer instead of a session.
-type Refused = Box<Response>;
+pub type Refused = Box<Response>;
 
 /// What every session has.
 #[derive(Debug, Clone)]
@@ -87,11 +89,15 @@ struct Inner {
 
 /// One session, for its log lines.
 #[derive(Debug, Clone)]
-struct Session {
-    kind: &'static str,
-    who: String,
-    dir: TaskDir,
-    program: String,
+pub struct Session {
+    /// What it is for.
+    pub kind: &'static str,
+    /// Who asked.
+    pub who: String,
+    /// The task, or container.
+    pub task: String,
+    /// What it runs, if anything.
+    pub program: String,
 }
 
 impl Sessions {
@@ -140,7 +146,8 @@ impl Sessions {
         Ok(dir)
     }
 
-    fn slot(&self) -> Result<OwnedSemaphorePermit, Refused> {
+    /// A place for one more, which it holds.
+    pub fn slot(&self) -> Result<OwnedSemaphorePermit, Refused> {
         Arc::clone(&self.inner.slots)
             .try_acquire_owned()
             .map_err(|_| {
@@ -171,7 +178,7 @@ impl Sessions {
                 .run_until_cancelled(async move {
                     match upgrade.await {
                         Ok(upgraded) => {
-                            self.clone().begin(&session);
+                            self.begin(&session);
                             let outcome = run(self.clone(), session.clone(), upgraded).await;
                             self.ended(&session, &outcome);
                         }
@@ -187,34 +194,51 @@ impl Sessions {
         (StatusCode::SWITCHING_PROTOCOLS, headers).into_response()
     }
 
-    fn begin(self, session: &Session) {
+    /// A session begins.
+    pub fn begin(&self, session: &Session) {
         let Session {
             kind,
             who,
-            dir,
+            task,
             program,
         } = session;
         self.count(1);
-        tracing::info!(kind, client = who, task_id = %dir.task_id(), program, "session begins");
+        tracing::info!(
+            kind,
+            client = who,
+            task_id = task,
+            program,
+            "session begins"
+        );
         let attrs = vec![
             ("waggle.session.kind", (*kind).into()),
             ("client.address", who.as_str().into()),
-            ("waggle.task.id", dir.task_id().as_str().into()),
+            ("waggle.task.id", task.as_str().into()),
             ("process.executable.name", program.as_str().into()),
         ];
         let telemetry = &self.inner.telemetry;
         telemetry.event("waggle.session.opened", None, attrs);
     }
 
-    fn ended(&self, session: &Session, outcome: &Outcome) {
+    /// It is over.
+    pub fn ended(&self, session: &Session, outcome: &Outcome) {
         self.count(-1);
         let (word, why) = match outcome {
             Outcome::Ended(ended) => ("ended", format!("exit code {}", ended.exit_code())),
             Outcome::Gone(why) => ("client_gone", why.clone()),
             Outcome::Idle => ("idle", String::new()),
         };
-        let Session { kind, who, dir, .. } = session;
-        tracing::info!(kind, client = who, task_id = %dir.task_id(), outcome = word, why, "session ended");
+        let Session {
+            kind, who, task, ..
+        } = session;
+        tracing::info!(
+            kind,
+            client = who,
+            task_id = task,
+            outcome = word,
+            why,
+            "session ended"
+        );
         let attrs = [
             (names::SESSION_KIND, (*kind).into()),
             (names::OUTCOME, word.into()),
@@ -264,7 +288,7 @@ async fn exec(
     let session = Session {
         kind: "exec",
         who,
-        dir,
+        task: dir.task_id().to_string(),
         program: request.argv.first().cloned().unwrap_or_default(),
     };
     sessions.open(
@@ -272,8 +296,8 @@ async fn exec(
         slot,
         upgrade,
         async move |sessions, session, upgraded| {
-            let (mut reader, writer) = wire::open(upgraded);
-            let started = start::start(&sessions.inner.command, &session.dir, &request).await;
+            let (mut reader, writer) = wire::open(TokioIo::new(upgraded));
+            let started = start::start(&sessions.inner.command, dir.path(), &request).await;
             let running = match started {
                 Ok(running) => running,
                 Err(why) => {
@@ -287,7 +311,7 @@ async fn exec(
                 }
             };
             let started = Frame::Started(Started {
-                task_id: session.dir.task_id().to_string(),
+                task_id: session.task,
                 pid: running.pid,
                 input: request.stdin,
                 tty: request.tty.is_some(),
@@ -326,22 +350,22 @@ async fn attach(
     let session = Session {
         kind: "attach",
         who,
-        dir,
+        task: dir.task_id().to_string(),
         program: String::new(),
     };
     sessions.open(session, slot, upgrade, async move |_, session, upgraded| {
-        let (mut reader, writer) = wire::open(upgraded);
-        let terminal = attach::terminal(&session.dir).await;
+        let (mut reader, writer) = wire::open(TokioIo::new(upgraded));
+        let terminal = attach::terminal(&dir).await;
         let started = Frame::Started(Started {
-            task_id: session.dir.task_id().to_string(),
-            pid: session.dir.process().map_or(0, |p| p.pid),
+            task_id: session.task,
+            pid: dir.process().map_or(0, |p| p.pid),
             input: terminal.is_some(),
             tty: terminal.is_some(),
         });
         if let Err(e) = writer.send(&started).await {
             return Outcome::Gone(e.to_string());
         }
-        let (dir, stdin) = (&session.dir, request.stdin);
+        let (dir, stdin) = (&dir, request.stdin);
         let outcome = match terminal {
             Some(terminal) => attach::join(&mut reader, &writer, dir, terminal, stdin, IDLE).await,
             None => attach::follow(&mut reader, &writer, dir, request.lines, IDLE).await,
@@ -373,7 +397,7 @@ fn accept(
 }
 
 /// Who asks: the connection's other end, and whom that says to speak for.
-fn client(peer: Option<SocketAddr>, headers: &HeaderMap) -> String {
+pub fn client(peer: Option<SocketAddr>, headers: &HeaderMap) -> String {
     let peer = peer.map_or_else(|| "unknown".to_owned(), |at| at.to_string());
     let behind = headers.get(CLIENT).and_then(|v| v.to_str().ok());
     match behind {

@@ -7,6 +7,7 @@ use std::{
         fd::{AsRawFd, OwnedFd, RawFd},
         unix::net::UnixStream as StdStream,
     },
+    path::Path,
     process::Stdio,
     time::Duration,
 };
@@ -33,7 +34,7 @@ use super::{
     pty::Pty,
     shim::{Ask, Order, Report},
 };
-use crate::{ShimCommand, checkpoint::TaskDir};
+use crate::ShimCommand;
 
 /// How long the shim may take to say that the command runs.
 const START_TIMEOUT: Duration = Duration::from_secs(15);
@@ -96,10 +97,10 @@ impl From<io::Error> for NotStarted {
     }
 }
 
-/// Starts a command in a task.
+/// Starts a command in a task, whose directory has its plan.
 pub async fn start(
     command: &ShimCommand,
-    dir: &TaskDir,
+    dir: &Path,
     request: &ExecRequest,
 ) -> Result<Running, NotStarted> {
     let (streams, theirs) = match request.tty {
@@ -129,7 +130,7 @@ pub async fn start(
         child,
     };
     let order = Order {
-        dir: dir.path().to_owned(),
+        dir: dir.to_owned(),
         argv: request.argv.clone(),
         env: request.env.clone(),
         work_dir: request.work_dir.clone(),

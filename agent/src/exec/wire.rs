@@ -1,4 +1,4 @@
-//! Frames over an upgraded connection.
+//! Frames over a connection: one that was upgraded, or the half of one within the agent.
 
 use std::{
     io,
@@ -9,16 +9,19 @@ use std::{
     time::Duration,
 };
 
-use hyper::upgrade::Upgraded;
-use hyper_util::rt::TokioIo;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf, split},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf, split},
     sync::Mutex,
     time::Instant,
 };
 use waggle_api::exec::{Frame, PING_SECONDS, SILENCE_SECONDS, parse};
 
-type Io = TokioIo<Upgraded>;
+/// What frames go over.
+trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Connection for T {}
+
+type Io = Box<dyn Connection>;
 
 /// Frames of the client.
 pub struct Reader {
@@ -41,8 +44,8 @@ struct Clock {
 }
 
 /// Both directions of a connection.
-pub fn open(upgraded: Upgraded) -> (Reader, Writer) {
-    let (read, write) = split(TokioIo::new(upgraded));
+pub fn open(connection: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> (Reader, Writer) {
+    let (read, write) = split(Box::new(connection) as Io);
     let reader = Reader {
         half: read,
         bytes: Vec::new(),

@@ -205,9 +205,7 @@ fn message(word: &ExecutorWord, agent: &AgentInfo) -> pb::ExecutorEvent {
                 executor_info: Some(executor_info(record)),
                 framework_info: Some(framework_info(record)),
                 agent_info: Some(agent_info(agent)),
-                container_id: Some(pb::ContainerId {
-                    value: container.to_string(),
-                }),
+                container_id: Some(event::container_id(container.to_string())),
             }),
             ..blank(Type::Subscribed)
         },

@@ -12,8 +12,9 @@ use std::{
 };
 
 use nix::{
-    fcntl::{OFlag, OpenHow, ResolveFlag, openat2},
-    sys::stat::Mode,
+    fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2},
+    sys::stat::{Mode, mkdirat},
+    unistd::{Gid, Uid, fchownat},
 };
 
 /// Entries of a directory that are told at most.
@@ -78,6 +79,47 @@ impl Root {
         let meta = fs::metadata(by_number(&fd))?;
         Ok(Found { fd, meta })
     }
+
+    /// Makes the directories of a path that are not there, for whom the root is, and gives the last. No link is followed.
+    pub fn make_dirs(&self, path: &Path) -> io::Result<Found> {
+        let owner = fs::metadata(by_number(&self.fd))?;
+        let (uid, gid) = (Uid::from_raw(owner.uid()), Gid::from_raw(owner.gid()));
+        let mut at = self.fd.try_clone()?;
+        for name in path {
+            let name = Path::new(name);
+            let made = match mkdirat(&at, name, Mode::from_bits_truncate(0o755)) {
+                Ok(()) => true,
+                Err(nix::errno::Errno::EEXIST) => false,
+                Err(e) => return Err(e.into()),
+            };
+            at = directory(&at, name)?;
+            if made {
+                // By the descriptor, of a directory: the name may be another file's by now.
+                fchownat(&at, "", Some(uid), Some(gid), AtFlags::AT_EMPTY_PATH)?;
+            }
+        }
+        let meta = fs::metadata(by_number(&at))?;
+        Ok(Found { fd: at, meta })
+    }
+
+    /// Removes a directory with all that is in it; links are removed and not followed.
+    pub fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        let mut at = self.fd.try_clone()?;
+        for name in path.parent().into_iter().flatten() {
+            at = directory(&at, Path::new(name))?;
+        }
+        let name = path.file_name();
+        let name = name.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+        fs::remove_dir_all(by_number(&at).join(name))
+    }
+}
+
+/// A directory in another, which is no link.
+fn directory(at: &OwnedFd, name: &Path) -> io::Result<OwnedFd> {
+    let how = OpenHow::new()
+        .flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
+    Ok(openat2(at, name, how)?)
 }
 
 impl Found {
@@ -93,6 +135,16 @@ impl Found {
             .read(true)
             .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
             .open(by_number(&self.fd))
+    }
+
+    /// User and group.
+    pub fn owner(&self) -> (u32, u32) {
+        (self.meta.uid(), self.meta.gid())
+    }
+
+    /// A path that leads to what is in this directory, for as long as this is held.
+    pub fn path(&self) -> PathBuf {
+        by_number(&self.fd)
     }
 
     /// A directory's entries by name, at most [`MAX_ENTRIES`], and whether there are more.
@@ -256,6 +308,32 @@ mod tests {
             }
             stop.store(true, std::sync::atomic::Ordering::Relaxed);
         });
+    }
+
+    #[test]
+    fn directories_are_made_and_removed_below() {
+        let (dir, root) = sandbox();
+        let inside = dir.path().join("sandbox");
+        let made = root
+            .make_dirs(Path::new("containers/one/containers/two"))
+            .unwrap();
+        fs::write(made.path().join("stdout"), "x").unwrap();
+        assert!(inside.join("containers/one/containers/two/stdout").exists());
+        assert!(root.make_dirs(Path::new("containers/one")).is_ok(), "again");
+        // A link in the way is refused, wherever it leads, and one that is removed is removed itself.
+        symlink(dir.path(), inside.join("containers/away")).unwrap();
+        for path in ["containers/away", "containers/away/x"] {
+            assert!(root.make_dirs(Path::new(path)).is_err(), "{path}");
+        }
+        assert!(
+            root.remove_dir(Path::new("containers/away/secret"))
+                .is_err()
+        );
+        symlink(dir.path(), inside.join("containers/one/link")).unwrap();
+        root.remove_dir(Path::new("containers/one")).unwrap();
+        assert!(!inside.join("containers/one").exists());
+        assert!(dir.path().join("secret").exists());
+        assert!(root.remove_dir(Path::new("")).is_err());
     }
 
     #[test]

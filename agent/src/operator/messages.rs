@@ -17,6 +17,7 @@ use super::containers::{Measured, command_executor};
 use crate::{
     executors,
     http::{AgentView, TaskView},
+    nested::Listed,
 };
 
 /// Tasks, by how far they are.
@@ -131,8 +132,8 @@ pub fn frameworks(view: &AgentView) -> pb::AgentFrameworks {
     }
 }
 
-/// Containers with their figures.
-pub fn containers(all: &[Measured]) -> pb::AgentContainers {
+/// Containers with their figures, and those in them, which share their parents'.
+pub fn containers(all: &[Measured], more: &[Listed]) -> pb::AgentContainers {
     let one = |m: &Measured| pb::AgentContainer {
         framework_id: Some(framework_id(&m.container.framework_id)),
         executor_id: Some(executor_id(&m.container.executor_id)),
@@ -141,8 +142,17 @@ pub fn containers(all: &[Measured]) -> pb::AgentContainers {
         container_status: Some(m.status()),
         resource_statistics: Some(m.statistics.clone()),
     };
+    let other = |l: &Listed| pb::AgentContainer {
+        container_id: Some(l.id.message()),
+        container_status: Some(pb::ContainerStatus {
+            executor_pid: Some(l.pid),
+            container_id: Some(l.id.message()),
+            ..pb::ContainerStatus::default()
+        }),
+        ..pb::AgentContainer::default()
+    };
     pb::AgentContainers {
-        containers: all.iter().map(one).collect(),
+        containers: all.iter().map(one).chain(more.iter().map(other)).collect(),
     }
 }
 

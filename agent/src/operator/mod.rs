@@ -2,19 +2,20 @@
 //! driver posts to), in JSON and protobuf, and the older endpoints of one path each.
 //!
 //! Everything is answered from the newest view, and from readings of cgroups' files that are made when somebody asks,
-//! one at a time ([`Meter`]). Nothing here changes what runs.
+//! one at a time ([`Meter`]). What runs is changed by calls about containers alone ([`nested`]).
 
 mod containers;
 mod flags;
 mod messages;
 mod metrics;
+mod nested;
 mod state;
 mod statistics;
 
 use std::{io, os::unix::fs::MetadataExt, sync::Arc, time::Duration};
 
 use axum::{
-    Json, Router,
+    Extension, Json, Router,
     body::{Body, Bytes},
     extract::{Query, State},
     http::{HeaderMap, HeaderValue, Method, StatusCode, header},
@@ -23,17 +24,25 @@ use axum::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use tokio::sync::OwnedSemaphorePermit;
 use waggle_api::{
-    mesos::{MESOS_VERSION, Media, MediaError, duration, event},
+    mesos::{
+        MESOS_VERSION, MediaError, duration, event,
+        streaming::{Form, StreamError},
+    },
     proto::mesos::{self as pb, agent_call::Type, agent_response},
 };
 use waggle_telemetry::{MAX_VERBOSITY, Verbosity};
 use waggle_types::Millis;
 
 use crate::{
-    AgentConfig, executors,
+    AgentConfig,
+    exec::{self, Sessions},
+    executors,
     files::{Files, Listed, group, status_of, user},
     http::{AgentView, SPELLINGS, View},
+    nested::Containers,
+    serve::Peer,
 };
 use containers::Measured;
 pub use containers::Meter;
@@ -55,6 +64,26 @@ struct Inner {
     files: Files,
     meter: Meter,
     verbosity: Verbosity,
+    containers: Containers,
+    sessions: Sessions,
+}
+
+/// What the API answers from, and what it acts on.
+pub struct Sources {
+    /// The newest view.
+    pub view: View,
+    /// Settings.
+    pub config: Arc<AgentConfig>,
+    /// Files of sandboxes.
+    pub files: Files,
+    /// Figures of containers.
+    pub meter: Meter,
+    /// How much is logged.
+    pub verbosity: Verbosity,
+    /// Containers that are launched here.
+    pub containers: Containers,
+    /// Sessions of all kinds.
+    pub sessions: Sessions,
 }
 
 /// A refusal as Mesos writes it: plain text.
@@ -68,6 +97,12 @@ impl No {
 
 impl From<MediaError> for No {
     fn from(e: MediaError) -> Self {
+        Self(e.status(), e.to_string())
+    }
+}
+
+impl From<StreamError> for No {
+    fn from(e: StreamError) -> Self {
         Self(e.status(), e.to_string())
     }
 }
@@ -90,20 +125,25 @@ impl IntoResponse for No {
 }
 
 impl Operator {
-    /// Answers from `view`, and with what `meter` reads.
-    pub fn new(
-        view: View,
-        config: Arc<AgentConfig>,
-        files: Files,
-        meter: Meter,
-        verbosity: Verbosity,
-    ) -> Self {
+    /// Of what it answers from.
+    pub fn new(sources: Sources) -> Self {
+        let Sources {
+            view,
+            config,
+            files,
+            meter,
+            verbosity,
+            containers,
+            sessions,
+        } = sources;
         Self(Arc::new(Inner {
             view,
             config,
             files,
             meter,
             verbosity,
+            containers,
+            sessions,
         }))
     }
 
@@ -126,6 +166,13 @@ impl Operator {
                 .route(&format!("{prefix}/api/v1/operator"), any(ask));
         }
         router.with_state(self)
+    }
+
+    /// A place among sessions.
+    fn slot(&self) -> Result<OwnedSemaphorePermit, No> {
+        let full = || format!("this agent has {} sessions, its limit", exec::MAX_SESSIONS);
+        let slot = self.0.sessions.slot();
+        slot.map_err(|_| No(StatusCode::SERVICE_UNAVAILABLE, full()))
     }
 
     fn view(&self) -> Arc<AgentView> {
@@ -233,11 +280,13 @@ fn one(m: &Measured) -> Value {
 
 async fn ask(
     State(operator): State<Operator>,
+    peer: Option<Extension<Peer>>,
     method: Method,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    match answer(&operator, &method, &headers, body).await {
+    let who = exec::client(peer.map(|Extension(Peer(at))| at), &headers);
+    match answer(&operator, &method, &headers, body, who).await {
         Ok(response) => response,
         Err(no) => no.into_response(),
     }
@@ -249,14 +298,21 @@ async fn answer(
     method: &Method,
     headers: &HeaderMap,
     body: Body,
+    who: String,
 ) -> Result<Response, No> {
     if method != Method::POST {
         let message = format!("Expecting 'POST', received '{method}'");
         return Err(No(StatusCode::METHOD_NOT_ALLOWED, message));
     }
-    let media = Media::of_body(headers)?;
-    let call: pb::AgentCall = media.read(&body_of(body).await?)?;
+    let form = Form::of_body(headers)?;
+    if form.stream {
+        return nested::attach_input(operator, form.media, body).await;
+    }
+    let call: pb::AgentCall = form.media.read(&body_of(body).await?)?;
     let kind = call.r#type();
+    if nested::is_about(kind) {
+        return nested::answer(operator, kind, call, headers, who).await;
+    }
     if kind == Type::SetLoggingLevel {
         set_logging_level(operator, call.set_logging_level)?;
         return Ok(StatusCode::OK.into_response());
@@ -265,12 +321,16 @@ async fn answer(
         let message = format!("{} is not supported by this agent", kind.as_str_name());
         return Err(No(StatusCode::NOT_IMPLEMENTED, message));
     };
-    let accepted = Media::accepted(headers).ok_or_else(|| {
-        let why = "Expecting 'Accept' to allow application/json or application/x-protobuf";
-        No(StatusCode::NOT_ACCEPTABLE, why.to_owned())
-    })?;
-    let media = HeaderValue::from_static(accepted.name());
-    Ok(([(header::CONTENT_TYPE, media)], accepted.write(&response)).into_response())
+    let accepted = Form::accepted(headers)?;
+    if accepted.stream {
+        let why = format!(
+            "Streaming response is not supported for {} call",
+            kind.as_str_name()
+        );
+        return Err(No(StatusCode::NOT_ACCEPTABLE, why));
+    }
+    let body = accepted.media.write(&response);
+    Ok((accepted.headers(), body).into_response())
 }
 
 async fn body_of(body: Body) -> Result<Bytes, No> {
@@ -357,10 +417,15 @@ async fn respond(
             }),
             ..of(Said::GetState)
         },
-        Type::GetContainers => pb::AgentResponse {
-            get_containers: Some(messages::containers(&operator.measured().await?)),
-            ..of(Said::GetContainers)
-        },
+        Type::GetContainers => {
+            let asked = call.get_containers.unwrap_or_default();
+            let (nested, alone) = (asked.show_nested(), asked.show_standalone());
+            let more = operator.0.containers.list(nested, alone);
+            pb::AgentResponse {
+                get_containers: Some(messages::containers(&operator.measured().await?, &more)),
+                ..of(Said::GetContainers)
+            }
+        }
         Type::GetFrameworks => pb::AgentResponse {
             get_frameworks: Some(messages::frameworks(&view)),
             ..of(Said::GetFrameworks)

@@ -38,7 +38,7 @@ pub use spec::SANDBOX;
 pub use users::{ImageUser, find as find_user, on_host};
 
 /// Size of one segment of a task's output; two are kept for each stream.
-const SEGMENT_BYTES: u64 = 10 << 20;
+pub const SEGMENT_BYTES: u64 = 10 << 20;
 
 /// A way to run tasks.
 pub trait Runtime: Send + Sync {

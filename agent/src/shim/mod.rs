@@ -32,7 +32,7 @@ use nix::{
     unistd::{Pid, setsid},
 };
 
-pub use output::previous;
+pub use output::{Output, previous};
 pub use plan::{
     ABANDONED, ContainerPlan, EXIT, ExitRecord, LOCK, PLAN, SHIM, ShimPlan, TASK, UserIds,
     read_json, write_durably, write_json, write_json_for_boot,
@@ -43,7 +43,6 @@ use crate::{
     sys::{self, ProcessId},
 };
 pub use enter::{Entering, enter_task};
-use output::Output;
 use terminal::Terminal;
 pub use terminal::socket_path;
 

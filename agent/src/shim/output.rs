@@ -85,7 +85,8 @@ impl Output {
         }
     }
 
-    fn store(&mut self, mut bytes: &[u8]) {
+    /// Keeps bytes that came another way.
+    pub fn store(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             if self.written >= self.segment_bytes {
                 self.rotate();

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Ends the tasks of a work directory: they outlive agents, and tests that fail.
-struct Tidy(std::path::PathBuf);
+pub struct Tidy(pub std::path::PathBuf);
 
 impl Drop for Tidy {
     fn drop(&mut self) {
@@ -159,7 +159,7 @@ fn exec(shell: &str) -> Value {
 }
 
 /// An agent with a task `t.1` that runs.
-async fn with_task(dir: &Path, cgroups: Option<&CgroupRoot>, shell: &str) -> (Master, Agent) {
+pub async fn with_task(dir: &Path, cgroups: Option<&CgroupRoot>, shell: &str) -> (Master, Agent) {
     let master = Master::start().await;
     let agent = Agent::start(dir, vec![master.addr], cgroups).await;
     until("registration", || {
@@ -173,7 +173,7 @@ async fn with_task(dir: &Path, cgroups: Option<&CgroupRoot>, shell: &str) -> (Ma
     (master, agent)
 }
 
-const SLEEP: &str = "exec sleep 1000";
+pub const SLEEP: &str = "exec sleep 1000";
 
 pub fn runs_as_the_task() {
     block_on(async {

@@ -16,6 +16,7 @@ mod executors;
 mod limits;
 mod master;
 mod names;
+mod nested;
 mod networks;
 mod operator;
 mod shims;
@@ -202,6 +203,30 @@ const TESTS: &[Test] = &[
     ("exec_attaches_to_a_terminal", exec::attaches_to_a_terminal),
     ("exec_enters_containers", exec::enters_containers),
     ("exec_refuses_what_it_must", exec::refuses_what_it_must),
+    (
+        "nested_sessions_run_beside_the_task",
+        nested::sessions_run_beside_the_task,
+    ),
+    (
+        "nested_sessions_take_input_and_have_terminals",
+        nested::sessions_take_input_and_have_terminals,
+    ),
+    (
+        "nested_containers_live_as_long_as_they_may",
+        nested::containers_live_as_long_as_they_may,
+    ),
+    (
+        "nested_containers_enter_an_image",
+        nested::containers_enter_an_image,
+    ),
+    (
+        "nested_containers_may_stand_alone",
+        nested::containers_may_stand_alone,
+    ),
+    (
+        "nested_calls_are_refused_as_mesos_does",
+        nested::calls_are_refused_as_mesos_does,
+    ),
     (
         "files_of_sandboxes_are_shown",
         exec::shows_files_of_sandboxes,

@@ -435,11 +435,6 @@ pub fn reads_files_and_hears_what_is_wrong() {
                 404,
                 "path",
             ),
-            (
-                r#"{"type":"LAUNCH_NESTED_CONTAINER","launch_nested_container":{"container_id":{"value":"c"}}}"#,
-                501,
-                "LAUNCH_NESTED_CONTAINER",
-            ),
             (r#"{"type":"PRUNE_IMAGES"}"#, 501, "PRUNE_IMAGES"),
         ] {
             let (said, text) = agent.send_json("/api/v1", body).await;

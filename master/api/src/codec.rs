@@ -17,6 +17,9 @@ use tonic::{
 /// a list's numbers can be one byte each on the wire.
 pub const MAX_DECODED: usize = 128 << 20;
 
+/// How deep messages may be in each other: prost goes no deeper.
+const MAX_NESTED: usize = 100;
+
 /// What a message is made of: its size in memory, and which of its fields hold messages.
 #[derive(Debug)]
 pub struct Shape {
@@ -28,10 +31,10 @@ pub struct Shape {
 
 /// A message whose shape is known.
 pub trait Shaped {
-    /// The shape.
-    const SHAPE: Shape;
     /// Whether somebody sends it as a request.
     const REQUEST: bool;
+    /// The shape.
+    fn shape() -> &'static Shape;
 }
 
 /// The size of a map's entry: trees hold entries in nodes that are half full at least.
@@ -39,8 +42,16 @@ pub const fn entry_size<K, V>() -> usize {
     2 * (size_of::<K>() + size_of::<V>())
 }
 
-/// What the bytes would take, decoded, up to where they break the format. Stops beyond `max`.
+/// What the bytes would take, decoded, up to where they break the format. Stops beyond `max`; what is nested deeper than
+/// a decoder follows ([`MAX_NESTED`]) counts as that much.
 pub fn decoded_size(bytes: &[u8], shape: &Shape, max: usize) -> usize {
+    size_at(bytes, shape, max, 0)
+}
+
+fn size_at(bytes: &[u8], shape: &Shape, max: usize, depth: usize) -> usize {
+    if depth > MAX_NESTED {
+        return max.saturating_add(1);
+    }
     let mut sum = shape.size;
     let mut at = bytes;
     while sum <= max {
@@ -49,7 +60,7 @@ pub fn decoded_size(bytes: &[u8], shape: &Shape, max: usize) -> usize {
         };
         let nested = shape.fields.iter().find(|(n, _)| *n == field);
         sum = sum.saturating_add(match (value, nested) {
-            (Value::Bytes(b), Some((_, nested))) => decoded_size(b, nested, max - sum),
+            (Value::Bytes(b), Some((_, nested))) => size_at(b, nested, max - sum, depth + 1),
             (Value::Bytes(b), None) => size_of::<String>() + b.len(),
             (Value::Number, _) => size_of::<u64>(),
         });
@@ -168,7 +179,7 @@ impl<U: Message + Shaped + Default> Decoder for Reader<U> {
 
 /// Decodes a message; a request within [`MAX_DECODED`]. The error says what is wrong with it.
 pub fn read<U: Message + Shaped + Default>(bytes: prost::bytes::Bytes) -> Result<U, Status> {
-    if U::REQUEST && decoded_size(&bytes, &U::SHAPE, MAX_DECODED) > MAX_DECODED {
+    if U::REQUEST && decoded_size(&bytes, U::shape(), MAX_DECODED) > MAX_DECODED {
         let message =
             format!("the message takes more than {MAX_DECODED} bytes decoded: send less at once");
         return Err(Status::resource_exhausted(message));
@@ -223,6 +234,44 @@ mod tests {
     }
 
     #[test]
+    fn what_holds_its_own_kind_is_bounded_in_depth() {
+        use crate::proto::mesos;
+        let nested = |depth: usize| {
+            let leaf = mesos::ContainerId {
+                value: "c".to_owned(),
+                parent: None,
+            };
+            (0..depth).fold(leaf, |parent, _| mesos::ContainerId {
+                value: "c".to_owned(),
+                parent: Some(Box::new(parent)),
+            })
+        };
+        let size = |id: &mesos::ContainerId| {
+            decoded_size(
+                &id.encode_to_vec(),
+                mesos::ContainerId::shape(),
+                MAX_DECODED,
+            )
+        };
+        let one = size_of::<mesos::ContainerId>();
+        assert!((11 * one..MAX_DECODED).contains(&size(&nested(10))));
+        // No recursion follows what nobody would decode: this would take the whole stack.
+        let mut bytes = Vec::new();
+        for _ in 0..100_000 {
+            let mut outer = vec![2 << 3 | 2];
+            prost::encode_length_delimiter(bytes.len(), &mut outer).unwrap();
+            if bytes.len() > 64 << 10 {
+                break;
+            }
+            outer.extend(&bytes);
+            bytes = outer;
+        }
+        let counted = decoded_size(&bytes, mesos::ContainerId::shape(), MAX_DECODED);
+        assert!(counted > MAX_DECODED);
+        assert!(mesos::ContainerId::decode(bytes.as_slice()).is_err());
+    }
+
+    #[test]
     fn what_is_usual_passes() {
         let task = pb::TaskInfo {
             task_id: "batch-0001".into(),
@@ -240,7 +289,7 @@ mod tests {
             ..pb::AcceptRequest::default()
         };
         let bytes = request.encode_to_vec();
-        let size = decoded_size(&bytes, &pb::AcceptRequest::SHAPE, usize::MAX);
+        let size = decoded_size(&bytes, pb::AcceptRequest::shape(), usize::MAX);
         assert!(size > 10_000 * (size_of::<pb::TaskInfo>() + 100), "{size}");
         assert!(size < MAX_DECODED / 6, "{size}");
         assert_eq!(read::<pb::AcceptRequest>(bytes.into()).unwrap(), request);

@@ -12,9 +12,12 @@ mod executor;
 pub mod framework;
 pub mod json;
 mod media;
+#[cfg(test)]
+mod numbers;
 pub mod operation;
 pub mod recordio;
 pub mod resources;
+pub mod streaming;
 pub mod task;
 #[cfg(test)]
 mod wild;
@@ -238,10 +241,28 @@ pub struct Status {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "keys of Mesos's container status")]
 pub struct ContainerStatus {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container_id: Option<ContainerId>,
     pub network_infos: Vec<NetworkInfo>,
 }
 
+/// A container's name, which its agent takes for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "keys of Mesos's container id")]
+pub struct ContainerId {
+    pub value: String,
+}
+
 impl ContainerStatus {
+    /// The same of a container that is called so.
+    #[must_use]
+    pub fn called(self, id: Option<String>) -> Self {
+        Self {
+            container_id: id.map(|value| ContainerId { value }),
+            ..self
+        }
+    }
+
     /// Addresses on one network, which has a name unless it is the node's own or behind its bridge.
     pub fn of(ips: impl Iterator<Item = std::net::IpAddr>, network: Option<&str>) -> Self {
         let address = |ip: std::net::IpAddr| IpAddress {
@@ -249,6 +270,7 @@ impl ContainerStatus {
             ip_address: ip.to_string(),
         };
         Self {
+            container_id: None,
             network_infos: vec![NetworkInfo {
                 name: network.map(ToOwned::to_owned),
                 ip_addresses: ips.map(address).collect(),

@@ -224,6 +224,7 @@ impl MasterCore {
                 let Some(spec) = self.services.get(service) else {
                     return false;
                 };
+                self.restarts.forget(service.as_str());
                 Input::Put {
                     spec: Box::new(spec.as_ref().clone()),
                     deployment_id,

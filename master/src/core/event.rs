@@ -505,6 +505,8 @@ pub enum Measure {
         /// Milliseconds.
         ms: u64,
     },
+    /// An instance of a service was launched in place of one that ended by itself.
+    Restarted,
     /// A deployment ended.
     Deployment {
         /// `finished` or `superseded`.

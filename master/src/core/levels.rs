@@ -296,7 +296,10 @@ impl MasterCore {
             Action::InstanceChanged { instance, change } => {
                 self.say_instance(&instance, change, now);
             }
-            Action::ServiceGone { service } => self.publish_news(News::ServiceGone(service), now),
+            Action::ServiceGone { service } => {
+                self.restarts.forget(service.as_str());
+                self.publish_news(News::ServiceGone(service), now);
+            }
             // Shown by the framework's own accessors.
             Action::DeploymentStep { .. } | Action::DeploymentDone { .. } => {}
         }
@@ -419,6 +422,9 @@ impl MasterCore {
         let ms = now.since(offered_at).0;
         let framework = spec.framework_name.clone();
         self.measure(Measure::OfferToLaunch { framework, ms });
+        if spec.framework_id == self.framework_id && self.restarts.launched(&spec) {
+            self.measure(Measure::Restarted);
+        }
         self.send(agent, MasterMsg::Launch(spec));
     }
 

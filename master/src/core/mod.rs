@@ -49,6 +49,7 @@ mod policies;
 mod refusals;
 mod registration;
 mod reservations;
+mod restarts;
 mod settle;
 mod show;
 mod status;
@@ -252,6 +253,7 @@ pub struct MasterCore {
     executors: Executors,
     evictions: Evictions,
     launches: Launches,
+    restarts: restarts::Restarts,
     inverse: Inverse,
     reservations: Reserved,
     /// Where frameworks mount volumes, by agent.
@@ -350,6 +352,7 @@ impl MasterCore {
             executors: Executors::default(),
             evictions: Evictions::new(),
             launches: Launches::restored(restored.launches),
+            restarts: restarts::Restarts::default(),
             inverse: Inverse::default(),
             reservations: Reserved::restored(restored.reservations, restored.wiped),
             mounts: mounts::Mounts::new(restored.mounts),

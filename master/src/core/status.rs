@@ -149,6 +149,11 @@ impl MasterCore {
         }
         self.announce(&id);
         if status.state.is_terminal() {
+            let asked_for = self.tasks.get(&id).is_none_or(|t| t.kill_wanted);
+            if spec.framework_id == self.framework_id && !asked_for {
+                let group = spec.executor.as_ref().and_then(|(_, group)| group.as_ref());
+                self.restarts.ended(&spec.service, group);
+            }
             let booked = self.tasks.get(&id).map(|t| self.booked(t));
             self.tasks.end(&id, self.config.keep_ended);
             let evicted = self.evictions.remove(&id).is_some();

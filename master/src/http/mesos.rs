@@ -17,7 +17,9 @@ use waggle_api::{
         StateCounts, StateSummary, Status, Task, Tasks, Version, discovery::vip_value, seconds,
     },
 };
-use waggle_types::{AgentId, FrameworkId, HealthState, Resources, TaskState, VipLabel};
+use waggle_types::{
+    AgentId, ExecutorKind, FrameworkId, HealthState, Resources, TaskState, VipLabel,
+};
 
 use super::{
     Api,
@@ -253,6 +255,13 @@ fn addresses(t: &TaskView) -> impl Iterator<Item = IpAddr> {
     own.into_iter().chain(node)
 }
 
+/// The container that is a task's own; those of an executor of a framework's are that one's.
+fn container(t: &TaskView) -> Option<String> {
+    let on = t.spec.executor.as_ref();
+    let own = on.is_none_or(|(on, _)| on.kind == ExecutorKind::Default);
+    own.then(|| t.id.to_string())
+}
+
 fn task(t: &TaskView) -> Task {
     let spec = &t.spec;
     let label = |(key, value): (&String, &String)| Label {
@@ -267,7 +276,7 @@ fn task(t: &TaskView) -> Task {
             HealthState::Healthy => Some(true),
             HealthState::Unhealthy => Some(false),
         },
-        container_status: ContainerStatus::of(addresses(t), t.network()),
+        container_status: ContainerStatus::of(addresses(t), t.network()).called(container(t)),
     });
     let ports = t.ports().iter().flat_map(|p| {
         p.protocols.iter().map(|protocol| DiscoveryPort {

@@ -23,6 +23,7 @@ mod operator;
 mod reader;
 mod request;
 mod respond;
+mod routes;
 mod scheduler;
 mod serve;
 #[cfg(test)]
@@ -36,6 +37,7 @@ use std::{
 use axum::{
     Router,
     extract::{Request, State},
+    middleware,
     response::{IntoResponse, Response},
 };
 use tokio::sync::{Mutex, MutexGuard};
@@ -118,17 +120,23 @@ pub(crate) fn mesos_router(
     scheduler: Option<SchedulerDoor>,
     telemetry: Telemetry,
 ) -> Router {
-    Router::new().fallback(serve_mesos).with_state(Api {
-        scheduler,
-        ..Api::new(handle, telemetry)
-    })
+    let observed = middleware::from_fn_with_state(telemetry.clone(), routes::observe);
+    Router::new()
+        .fallback(serve_mesos)
+        .with_state(Api {
+            scheduler,
+            ..Api::new(handle, telemetry)
+        })
+        .layer(observed)
 }
 
 /// Routes of the Marathon listener (`/v2/..`, `/ping`).
 pub fn marathon_router(handle: MasterHandle, telemetry: Telemetry) -> Router {
+    let observed = middleware::from_fn_with_state(telemetry.clone(), routes::observe);
     Router::new()
         .fallback(serve_marathon)
         .with_state(Api::new(handle, telemetry))
+        .layer(observed)
 }
 
 async fn serve_mesos(State(api): State<Api>, mut request: Request) -> Response {

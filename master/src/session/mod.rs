@@ -8,6 +8,7 @@
 mod deltas;
 mod outbox;
 mod rings;
+mod tally;
 mod wire;
 
 use std::{
@@ -35,6 +36,7 @@ use waggle_api::{
         master_message::Kind as Out, session_server::SERVICE_NAME,
     },
 };
+use waggle_telemetry::Telemetry;
 use waggle_types::{
     AgentInfo, Cause, ExecutorEnd, ExecutorRecord, Generation, NetSnapshot, TaskStatus,
     TraceContext, VolumeId,
@@ -43,6 +45,7 @@ use waggle_types::{
 use deltas::Deltas;
 pub(crate) use outbox::Outbox;
 use rings::Rings;
+use tally::Tally;
 use wire::{Incoming, Outgoing};
 
 use crate::core::{Event, MANY_AGENTS, MasterMsg, Registration, SessionId};
@@ -105,6 +108,7 @@ pub(crate) struct Sessions {
     outboxes: Outboxes,
     deltas: Arc<Deltas>,
     rings: Arc<Rings>,
+    tally: Arc<Tally>,
 }
 
 /// Counts an open stream for as long as it lives.
@@ -124,9 +128,11 @@ impl Sessions {
         max_open: usize,
         heartbeat: Duration,
         seldom: Duration,
+        telemetry: Telemetry,
         stop: CancellationToken,
     ) -> Self {
-        let outboxes = Outboxes::default();
+        let (outboxes, tally) = (Outboxes::default(), Arc::<Tally>::default());
+        tokio::spawn(tally::tell(Arc::clone(&tally), telemetry, stop.clone()));
         tokio::spawn(heartbeats(Arc::clone(&outboxes), heartbeat, seldom, stop));
         Self {
             inbox,
@@ -136,6 +142,7 @@ impl Sessions {
             outboxes,
             deltas: Arc::default(),
             rings: Arc::default(),
+            tally,
         }
     }
 
@@ -186,6 +193,9 @@ impl Sessions {
         let first = tokio::time::timeout(REGISTER_TIMEOUT, messages.message())
             .await
             .map_err(|_| Status::deadline_exceeded("no registration"))??;
+        if let Some(kind) = first.as_ref().and_then(|m| m.kind.as_ref()) {
+            self.tally.heard(kind);
+        }
         let Some(AgentMessage {
             kind: Some(In::Register(register)),
         }) = first
@@ -218,9 +228,10 @@ impl Sessions {
         let ends = Ends {
             outbox: Arc::clone(&outbox),
             rings: Arc::clone(&self.rings),
+            tally: Arc::clone(&self.tally),
         };
         tokio::spawn(read(session, messages, inbox, ends));
-        Ok(Outgoing::new(outbox, guard))
+        Ok(Outgoing::new(outbox, Arc::clone(&self.tally), guard))
     }
 }
 
@@ -228,6 +239,7 @@ impl Sessions {
 struct Ends {
     outbox: Arc<Outbox>,
     rings: Arc<Rings>,
+    tally: Arc<Tally>,
 }
 
 /// Hands an agent's messages to the loop, in order, until either side ends the session. A full loop
@@ -296,6 +308,9 @@ fn hear(
     ends: &Ends,
     message: Result<Option<AgentMessage>, Status>,
 ) -> Option<SessionEvent> {
+    if let Ok(Some(AgentMessage { kind: Some(kind) })) = &message {
+        ends.tally.heard(kind);
+    }
     match message {
         Ok(Some(m)) => Some(match decode(session, ends, m) {
             Ok(event) => SessionEvent::Event(event),

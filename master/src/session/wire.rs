@@ -22,7 +22,7 @@ use waggle_api::{
     proto::session::{AgentMessage, MasterMessage},
 };
 
-use super::Outbox;
+use super::{Outbox, tally::Tally};
 
 /// Longest message: a registration with some ten thousand tasks.
 const MAX_MESSAGE_BYTES: usize = 64 << 20;
@@ -127,21 +127,26 @@ fn wanted(bytes: &[u8]) -> Result<usize, Status> {
 /// `G` lives as long as the stream.
 pub(super) struct Outgoing<G> {
     outbox: Arc<Outbox>,
+    tally: Arc<Tally>,
     _guard: G,
     ended: bool,
 }
 
 impl<G> Outgoing<G> {
-    pub(super) fn new(outbox: Arc<Outbox>, guard: G) -> Self {
+    pub(super) fn new(outbox: Arc<Outbox>, tally: Arc<Tally>, guard: G) -> Self {
         Self {
             outbox,
+            tally,
             _guard: guard,
             ended: false,
         }
     }
 }
 
-fn put(out: &mut BytesMut, message: &MasterMessage) {
+fn put(out: &mut BytesMut, tally: &Tally, message: &MasterMessage) {
+    if let Some(kind) = &message.kind {
+        tally.said(kind);
+    }
     let len = message.encoded_len();
     out.reserve(HEADER + len);
     out.put_u8(0);
@@ -168,11 +173,11 @@ impl<G: Unpin> Body for Outgoing<G> {
             return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
         };
         let mut out = BytesMut::new();
-        put(&mut out, &first);
+        put(&mut out, &self.tally, &first);
         while out.len() < TOGETHER
             && let Poll::Ready(Some(message)) = self.outbox.poll_next(cx)
         {
-            put(&mut out, &message);
+            put(&mut out, &self.tally, &message);
         }
         Poll::Ready(Some(Ok(Frame::data(out.freeze()))))
     }
@@ -285,7 +290,7 @@ mod tests {
             outbox.send(MasterMessage { kind: Some(kind) });
         }
         outbox.close();
-        let collected = block_on(Outgoing::new(outbox, ()).collect()).unwrap();
+        let collected = block_on(Outgoing::new(outbox, Arc::default(), ()).collect()).unwrap();
         let status = collected.trailers().unwrap()["grpc-status"].clone();
         assert_eq!(status, "0");
         let mut bytes = collected.to_bytes();

@@ -14,6 +14,7 @@ mod container;
 mod custom;
 mod executor;
 mod framework;
+mod kinds;
 mod launch;
 mod net;
 mod network;
@@ -42,6 +43,7 @@ pub use framework::{
     MAX_ITEMS, agent_id, event, framework_id, ids, resources, role, roles, scheduler_event,
     smallest, task_id,
 };
+pub use kinds::{AGENT_KINDS, MASTER_KINDS, agent_kind, master_kind};
 pub use launch::{group, launches};
 pub use network::{wireguard_key, wireguard_key_to_wire};
 pub use offer::{inverse_offer, offer};

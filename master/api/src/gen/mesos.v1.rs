@@ -47,11 +47,14 @@ pub struct ExecutorId {
 #[allow(clippy::all)]
 #[derive(serde::Serialize, serde::Deserialize)]
 #[serde(default)]
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ContainerId {
     #[prost(string, required, tag = "1")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
     pub value: ::prost::alloc::string::String,
+    #[prost(message, optional, boxed, tag = "2")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub parent: ::core::option::Option<::prost::alloc::boxed::Box<ContainerId>>,
 }
 #[allow(clippy::all)]
 #[derive(serde::Serialize, serde::Deserialize)]
@@ -2769,7 +2772,23 @@ pub mod rlimit {
 #[derive(serde::Serialize, serde::Deserialize)]
 #[serde(default)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct TtyInfo {}
+pub struct TtyInfo {
+    #[prost(message, optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub window_size: ::core::option::Option<WindowSize>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WindowSize {
+    #[prost(uint32, required, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub rows: u32,
+    #[prost(uint32, required, tag = "2")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub columns: u32,
+}
 #[allow(clippy::all)]
 #[derive(serde::Serialize, serde::Deserialize)]
 #[serde(default)]
@@ -3508,6 +3527,10 @@ pub struct AcknowledgeOperationStatus {
     #[prost(message, optional, tag = "2")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
     pub resource_provider_id: ::core::option::Option<ResourceProviderId>,
+    #[prost(bytes = "vec", optional, tag = "3")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(with = "crate::mesos::json::Base64")]
+    pub uuid: ::core::option::Option<::prost::alloc::vec::Vec<u8>>,
     #[prost(message, optional, tag = "4")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
     pub operation_id: ::core::option::Option<OperationId>,
@@ -5788,7 +5811,7 @@ impl DrainState {
 #[allow(clippy::all)]
 #[derive(serde::Serialize, serde::Deserialize)]
 #[serde(default)]
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AgentCall {
     #[prost(enumeration = "agent_call::Type", optional, tag = "1")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
@@ -5803,6 +5826,42 @@ pub struct AgentCall {
     #[prost(message, optional, tag = "5")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
     pub read_file: ::core::option::Option<ReadFile>,
+    #[prost(message, optional, tag = "6")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub launch_nested_container: ::core::option::Option<LaunchNestedContainer>,
+    #[prost(message, optional, tag = "7")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub wait_nested_container: ::core::option::Option<NamedContainer>,
+    #[prost(message, optional, tag = "8")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub kill_nested_container: ::core::option::Option<KillContainer>,
+    #[prost(message, optional, tag = "9")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub launch_nested_container_session: ::core::option::Option<LaunchNestedContainer>,
+    #[prost(message, optional, tag = "10")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub attach_container_input: ::core::option::Option<AttachContainerInput>,
+    #[prost(message, optional, tag = "11")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub attach_container_output: ::core::option::Option<NamedContainer>,
+    #[prost(message, optional, tag = "12")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub remove_nested_container: ::core::option::Option<NamedContainer>,
+    #[prost(message, optional, tag = "13")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub launch_container: ::core::option::Option<LaunchContainer>,
+    #[prost(message, optional, tag = "14")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub wait_container: ::core::option::Option<NamedContainer>,
+    #[prost(message, optional, tag = "15")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub kill_container: ::core::option::Option<KillContainer>,
+    #[prost(message, optional, tag = "16")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub remove_container: ::core::option::Option<NamedContainer>,
+    #[prost(message, optional, tag = "20")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub get_containers: ::core::option::Option<GetContainersAsked>,
 }
 /// Nested message and enum types in `AgentCall`.
 pub mod agent_call {
@@ -5943,6 +6002,336 @@ pub mod agent_call {
         }
     }
 }
+/// `Call.LaunchNestedContainer` and `Call.LaunchNestedContainerSession`.
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct LaunchNestedContainer {
+    #[prost(message, optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub container_id: ::core::option::Option<ContainerId>,
+    #[prost(message, optional, tag = "2")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub command: ::core::option::Option<CommandInfo>,
+    #[prost(message, optional, tag = "3")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub container: ::core::option::Option<ContainerInfo>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct LaunchContainer {
+    #[prost(message, optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub container_id: ::core::option::Option<ContainerId>,
+    #[prost(message, optional, tag = "2")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub command: ::core::option::Option<CommandInfo>,
+    #[prost(message, repeated, tag = "3")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(deserialize_with = "crate::mesos::json::one_or_many")]
+    pub resources: ::prost::alloc::vec::Vec<Resource>,
+    #[prost(message, optional, tag = "4")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub container: ::core::option::Option<ContainerInfo>,
+    #[prost(btree_map = "string, message", tag = "5")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub limits: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ValueScalar,
+    >,
+}
+/// What waits for a container, removes it, or shows its output.
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct NamedContainer {
+    #[prost(message, optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub container_id: ::core::option::Option<ContainerId>,
+}
+/// `Call.KillNestedContainer` and `Call.KillContainer`.
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct KillContainer {
+    #[prost(message, optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub container_id: ::core::option::Option<ContainerId>,
+    #[prost(int32, optional, tag = "2")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub signal: ::core::option::Option<i32>,
+}
+/// `Call.GetContainers`.
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetContainersAsked {
+    #[prost(bool, optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub show_nested: ::core::option::Option<bool>,
+    #[prost(bool, optional, tag = "2")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub show_standalone: ::core::option::Option<bool>,
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AttachContainerInput {
+    #[prost(enumeration = "attach_container_input::Type", optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(
+        with = "crate::mesos::json::Enum::<crate::proto::mesos::attach_container_input::Type>"
+    )]
+    pub r#type: ::core::option::Option<i32>,
+    #[prost(message, optional, tag = "2")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub container_id: ::core::option::Option<ContainerId>,
+    #[prost(message, optional, tag = "3")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub process_io: ::core::option::Option<ProcessIo>,
+}
+/// Nested message and enum types in `AttachContainerInput`.
+pub mod attach_container_input {
+    #[allow(clippy::all)]
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Type {
+        Unknown = 0,
+        ContainerId = 1,
+        ProcessIo = 2,
+    }
+    impl Type {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unknown => "UNKNOWN",
+                Self::ContainerId => "CONTAINER_ID",
+                Self::ProcessIo => "PROCESS_IO",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "UNKNOWN" => Some(Self::Unknown),
+                "CONTAINER_ID" => Some(Self::ContainerId),
+                "PROCESS_IO" => Some(Self::ProcessIo),
+                _ => None,
+            }
+        }
+    }
+}
+/// Input to a container and output from one, a record each.
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ProcessIo {
+    #[prost(enumeration = "process_io::Type", optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(with = "crate::mesos::json::Enum::<crate::proto::mesos::process_io::Type>")]
+    pub r#type: ::core::option::Option<i32>,
+    #[prost(message, optional, tag = "2")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub data: ::core::option::Option<ProcessData>,
+    #[prost(message, optional, tag = "3")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub control: ::core::option::Option<ProcessControl>,
+}
+/// Nested message and enum types in `ProcessIo`.
+pub mod process_io {
+    #[allow(clippy::all)]
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Type {
+        Unknown = 0,
+        Data = 1,
+        Control = 2,
+    }
+    impl Type {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unknown => "UNKNOWN",
+                Self::Data => "DATA",
+                Self::Control => "CONTROL",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "UNKNOWN" => Some(Self::Unknown),
+                "DATA" => Some(Self::Data),
+                "CONTROL" => Some(Self::Control),
+                _ => None,
+            }
+        }
+    }
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ProcessData {
+    #[prost(enumeration = "process_data::Type", optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(
+        with = "crate::mesos::json::Enum::<crate::proto::mesos::process_data::Type>"
+    )]
+    pub r#type: ::core::option::Option<i32>,
+    #[prost(bytes = "vec", optional, tag = "2")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(with = "crate::mesos::json::Base64")]
+    pub data: ::core::option::Option<::prost::alloc::vec::Vec<u8>>,
+}
+/// Nested message and enum types in `ProcessData`.
+pub mod process_data {
+    #[allow(clippy::all)]
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Type {
+        Unknown = 0,
+        Stdin = 1,
+        Stdout = 2,
+        Stderr = 3,
+    }
+    impl Type {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unknown => "UNKNOWN",
+                Self::Stdin => "STDIN",
+                Self::Stdout => "STDOUT",
+                Self::Stderr => "STDERR",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "UNKNOWN" => Some(Self::Unknown),
+                "STDIN" => Some(Self::Stdin),
+                "STDOUT" => Some(Self::Stdout),
+                "STDERR" => Some(Self::Stderr),
+                _ => None,
+            }
+        }
+    }
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ProcessControl {
+    #[prost(enumeration = "process_control::Type", optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(
+        with = "crate::mesos::json::Enum::<crate::proto::mesos::process_control::Type>"
+    )]
+    pub r#type: ::core::option::Option<i32>,
+    #[prost(message, optional, tag = "2")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub tty_info: ::core::option::Option<TtyInfo>,
+    #[prost(message, optional, tag = "3")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub heartbeat: ::core::option::Option<ProcessHeartbeat>,
+}
+/// Nested message and enum types in `ProcessControl`.
+pub mod process_control {
+    #[allow(clippy::all)]
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Type {
+        Unknown = 0,
+        TtyInfo = 1,
+        Heartbeat = 2,
+    }
+    impl Type {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unknown => "UNKNOWN",
+                Self::TtyInfo => "TTY_INFO",
+                Self::Heartbeat => "HEARTBEAT",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "UNKNOWN" => Some(Self::Unknown),
+                "TTY_INFO" => Some(Self::TtyInfo),
+                "HEARTBEAT" => Some(Self::Heartbeat),
+                _ => None,
+            }
+        }
+    }
+}
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ProcessHeartbeat {
+    #[prost(message, optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub interval: ::core::option::Option<DurationInfo>,
+}
 #[allow(clippy::all)]
 #[derive(serde::Serialize, serde::Deserialize)]
 #[serde(default)]
@@ -6014,9 +6403,15 @@ pub struct AgentResponse {
     #[prost(message, optional, tag = "13")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
     pub get_tasks: ::core::option::Option<AgentTasks>,
+    #[prost(message, optional, tag = "14")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub wait_nested_container: ::core::option::Option<ContainerEnd>,
     #[prost(message, optional, tag = "15")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
     pub get_agent: ::core::option::Option<GotAgent>,
+    #[prost(message, optional, tag = "16")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub wait_container: ::core::option::Option<ContainerEnd>,
     #[prost(message, optional, tag = "17")]
     #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
     pub get_resource_providers: ::core::option::Option<ResourceProviders>,
@@ -6053,7 +6448,9 @@ pub mod agent_response {
         GetFrameworks = 10,
         GetExecutors = 11,
         GetTasks = 12,
+        WaitNestedContainer = 13,
         GetAgent = 14,
+        WaitContainer = 15,
         GetResourceProviders = 16,
         GetOperations = 17,
     }
@@ -6077,7 +6474,9 @@ pub mod agent_response {
                 Self::GetFrameworks => "GET_FRAMEWORKS",
                 Self::GetExecutors => "GET_EXECUTORS",
                 Self::GetTasks => "GET_TASKS",
+                Self::WaitNestedContainer => "WAIT_NESTED_CONTAINER",
                 Self::GetAgent => "GET_AGENT",
+                Self::WaitContainer => "WAIT_CONTAINER",
                 Self::GetResourceProviders => "GET_RESOURCE_PROVIDERS",
                 Self::GetOperations => "GET_OPERATIONS",
             }
@@ -6098,13 +6497,39 @@ pub mod agent_response {
                 "GET_FRAMEWORKS" => Some(Self::GetFrameworks),
                 "GET_EXECUTORS" => Some(Self::GetExecutors),
                 "GET_TASKS" => Some(Self::GetTasks),
+                "WAIT_NESTED_CONTAINER" => Some(Self::WaitNestedContainer),
                 "GET_AGENT" => Some(Self::GetAgent),
+                "WAIT_CONTAINER" => Some(Self::WaitContainer),
                 "GET_RESOURCE_PROVIDERS" => Some(Self::GetResourceProviders),
                 "GET_OPERATIONS" => Some(Self::GetOperations),
                 _ => None,
             }
         }
     }
+}
+/// `Response.WaitNestedContainer` and `Response.WaitContainer`.
+#[allow(clippy::all)]
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ContainerEnd {
+    /// As wait(2) gives it.
+    #[prost(int32, optional, tag = "1")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub exit_status: ::core::option::Option<i32>,
+    #[prost(enumeration = "TaskState", optional, tag = "2")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(with = "crate::mesos::json::Enum::<crate::proto::mesos::TaskState>")]
+    pub state: ::core::option::Option<i32>,
+    #[prost(enumeration = "task_status::Reason", optional, tag = "3")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    #[serde(
+        with = "crate::mesos::json::Enum::<crate::proto::mesos::task_status::Reason>"
+    )]
+    pub reason: ::core::option::Option<i32>,
+    #[prost(string, optional, tag = "5")]
+    #[serde(skip_serializing_if = "crate::mesos::json::Unset::is_unset")]
+    pub message: ::core::option::Option<::prost::alloc::string::String>,
 }
 #[allow(clippy::all)]
 #[derive(serde::Serialize, serde::Deserialize)]

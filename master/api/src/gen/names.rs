@@ -303,6 +303,38 @@ impl Named for crate::proto::mesos::agent_call::Type {
         Self::from_str_name(name)
     }
 }
+impl Named for crate::proto::mesos::attach_container_input::Type {
+    fn name(self) -> &'static str {
+        self.as_str_name()
+    }
+    fn named(name: &str) -> Option<Self> {
+        Self::from_str_name(name)
+    }
+}
+impl Named for crate::proto::mesos::process_io::Type {
+    fn name(self) -> &'static str {
+        self.as_str_name()
+    }
+    fn named(name: &str) -> Option<Self> {
+        Self::from_str_name(name)
+    }
+}
+impl Named for crate::proto::mesos::process_data::Type {
+    fn name(self) -> &'static str {
+        self.as_str_name()
+    }
+    fn named(name: &str) -> Option<Self> {
+        Self::from_str_name(name)
+    }
+}
+impl Named for crate::proto::mesos::process_control::Type {
+    fn name(self) -> &'static str {
+        self.as_str_name()
+    }
+    fn named(name: &str) -> Option<Self> {
+        Self::from_str_name(name)
+    }
+}
 impl Named for crate::proto::mesos::agent_response::Type {
     fn name(self) -> &'static str {
         self.as_str_name()

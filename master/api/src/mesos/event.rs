@@ -450,7 +450,10 @@ pub fn container_status(id: String, ip: Ipv4Addr) -> pb::ContainerStatus {
 
 /// The name of a container.
 pub const fn container_id(id: String) -> pb::ContainerId {
-    pb::ContainerId { value: id }
+    pb::ContainerId {
+        value: id,
+        parent: None,
+    }
 }
 
 /// Mesos begins with a capital letter: `Command exited with status 3`.

@@ -400,7 +400,7 @@ mod tests {
             let field = [&[key, len], &bytes[..usize::from(len)]].concat();
             for bytes in [&bytes, &field] {
                 let _ = read::<pb::Call>(bytes);
-                let counted = decoded_size(bytes, &pb::Call::SHAPE, MAX_DECODED);
+                let counted = decoded_size(bytes, pb::Call::shape(), MAX_DECODED);
                 prop_assert!(counted <= size_of::<pb::Call>() + 8192 * (bytes.len() + 1));
                 if let Ok(call) = pb::Call::decode(bytes.as_slice()) {
                     prop_assert!(call.encoded_len() <= counted.max(bytes.len()) * 4);

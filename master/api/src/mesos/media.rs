@@ -103,7 +103,7 @@ impl Media {
         match self {
             Self::Json => json::read(body).map_err(|e| wrong(e.to_string())),
             Self::Protobuf => {
-                if decoded_size(body, &M::SHAPE, MAX_DECODED) > MAX_DECODED {
+                if decoded_size(body, M::shape(), MAX_DECODED) > MAX_DECODED {
                     return Err(wrong("it holds too much".to_owned()));
                 }
                 M::decode(body).map_err(|e| wrong(e.to_string()))

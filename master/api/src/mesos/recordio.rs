@@ -16,19 +16,36 @@ pub fn frame(record: &[u8]) -> Vec<u8> {
 
 /// A stream that is no `RecordIO`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("record's length {found:?} is no number of at most {MAX_RECORD}")]
+#[error("record's length {found:?} is no number of at most {max}")]
 pub struct FrameError {
     found: String,
+    max: usize,
 }
 
 /// Takes a stream in pieces of any size and gives its records.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Reader {
     /// What has come and was not given.
     rest: Vec<u8>,
+    /// Longest record.
+    max: usize,
+}
+
+impl Default for Reader {
+    fn default() -> Self {
+        Self::of_at_most(MAX_RECORD)
+    }
 }
 
 impl Reader {
+    /// Of records that are no longer than this.
+    pub const fn of_at_most(max: usize) -> Self {
+        Self {
+            rest: Vec::new(),
+            max,
+        }
+    }
+
     /// Takes a piece.
     pub fn push(&mut self, bytes: &[u8]) {
         self.rest.extend_from_slice(bytes);
@@ -49,7 +66,7 @@ impl Reader {
         let length = digits
             .parse::<usize>()
             .ok()
-            .filter(|n| whole && *n <= MAX_RECORD);
+            .filter(|n| whole && *n <= self.max);
         let Some(length) = length else {
             return Err(self.wrong(end));
         };
@@ -64,6 +81,7 @@ impl Reader {
     fn wrong(&self, n: usize) -> FrameError {
         FrameError {
             found: String::from_utf8_lossy(&self.rest[..n]).into_owned(),
+            max: self.max,
         }
     }
 }
@@ -119,5 +137,9 @@ mod tests {
             assert!(reader.next_record().is_err(), "{bad:?}");
         }
         assert_eq!(frame(b"{}"), b"2\n{}");
+        let mut short = Reader::of_at_most(3);
+        short.push(b"3\nabc4\n");
+        assert_eq!(short.next_record().unwrap().unwrap(), b"abc");
+        assert!(short.next_record().is_err(), "before its bytes are there");
     }
 }

@@ -98,7 +98,7 @@ proptest! {
     #[test]
     fn any_messages_are_read_or_refused(fields in prop::collection::vec(field(), 0..12)) {
         let bytes = fields.concat();
-        prop_assert!(decoded_size(&bytes, &pb::Call::SHAPE, MAX_DECODED) <= MAX_DECODED);
+        prop_assert!(decoded_size(&bytes, pb::Call::shape(), MAX_DECODED) <= MAX_DECODED);
         if let Ok(call) = pb::Call::decode(bytes.as_slice()) {
             digest(&call);
         }

@@ -233,6 +233,19 @@ fn a_delay_is_reset_for_what_waits_only() {
     assert!(w.view().queue[0].delay.0 > 0, "{:?}", w.view().queue);
     assert_eq!(reset(&mut w, "/web"), Ok(()));
     assert_eq!(w.launches(), launched + 1, "at once");
+    // Counted once; what is asked for is no restart.
+    let restarts = |w: &World| {
+        let restarted = w.measured.iter().filter(|m| **m == Measure::Restarted);
+        restarted.count()
+    };
+    assert_eq!(restarts(&w), 1);
+    w.put(service("/web", 3, "/web:80"), PutMode::Update, true)
+        .unwrap();
+    w.run_all();
+    let all = w.task_ids();
+    w.kill(all, false, false).unwrap();
+    w.run_all();
+    assert_eq!(restarts(&w), 1);
 }
 
 #[test]

@@ -130,6 +130,8 @@ fn when_a_container_ends_its_instance_is_replaced_whole() {
     check(&mut w, 1);
     let after = w.task_ids();
     assert!(after.iter().all(|t| !before.contains(t)), "{after:?}");
+    let restarts = w.measured.iter().filter(|m| **m == Measure::Restarted);
+    assert_eq!(restarts.count(), 1, "an instance, of two tasks");
 }
 
 #[test]

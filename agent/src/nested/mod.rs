@@ -1,0 +1,499 @@
+//! Containers that operators and executors launch on an agent: nested in another one, or standalone.
+//!
+//! They are commands as `exec` starts them ([`crate::exec`]): a shim of their own joins what the parent has, and ends all that
+//! they started. A nested container has its parent's cgroups, namespaces and user; it has a sandbox of its own below the
+//! parent's (`containers/<id>`), but for a session, which has the parent's and lives as long as its connection. A standalone
+//! one has a cgroup and a directory of its own (`<work_dir>/containers/<id>`).
+//!
+//! # Invariants
+//! - A container ends when its parent does, and when the agent does: it belongs to the agent's process that launched it. The
+//!   next agent knows nothing of it; sandboxes stay as long as their parents', those of standalone ones go when it starts.
+//! - At most [`MAX_RUNNING`] below one root, and [`MAX_KNOWN`] in all; what has ended is forgotten for what begins.
+//! - Nothing grows with time: output is kept in two segments each, a reader that is too slow is let go.
+
+mod alone;
+mod drive;
+mod id;
+mod io;
+mod launch;
+mod order;
+mod sandbox;
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use waggle_api::exec::{Ended, Frame};
+use waggle_telemetry::{Telemetry, names};
+use waggle_types::TaskId;
+
+use crate::{
+    AgentConfig, ShimCommand,
+    cgroup::{CgroupHost, NodeLimits},
+    checkpoint::TaskDir,
+    exec::{IDLE, MAX_SESSIONS, Sessions, attach, wire},
+    http::{AgentView, View},
+};
+pub use alone::tidy;
+use drive::{Ask, Ends, Phase};
+pub use id::Id;
+pub use io::{HEARTBEAT, Input, Typed, end, heartbeat, input, record};
+use launch::{Launch, Over, Parent};
+pub use order::{Class, NOT_SUPPORTED, Wanted, any, nested, with_parent};
+use sandbox::Home;
+
+/// Containers below one root that run at once.
+pub const MAX_RUNNING: usize = 64;
+/// Containers that are known at once: those that run, and those that have ended and were not forgotten.
+pub const MAX_KNOWN: usize = 1024;
+/// Frames between a container and who reads its output.
+const FRAMES: usize = 16;
+/// Bytes between a container's session and whoever serves it.
+const HELD: usize = 64 << 10;
+
+/// Output of a container, frame by frame; it ends with it.
+pub type Shown = mpsc::Receiver<Arc<Frame>>;
+
+/// Why a call about a container leads to nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refused {
+    /// What was asked can't be.
+    Bad(String),
+    /// There is no such container.
+    Unknown(String),
+    /// Another one does it.
+    Busy(String),
+    /// There are as many as there can be.
+    Full(String),
+    /// It did not work.
+    Failed(String),
+}
+
+/// What came of a launch.
+pub enum Launched {
+    /// It runs; a session's output is in it.
+    Runs(Option<Shown>),
+    /// There is one of that name.
+    Before,
+}
+
+/// Those of one agent.
+#[derive(Clone)]
+pub struct Containers(Arc<Inner>);
+
+struct Inner {
+    sessions: Sessions,
+    view: View,
+    work_dir: PathBuf,
+    command: ShimCommand,
+    cgroups: CgroupHost,
+    limits: NodeLimits,
+    telemetry: Telemetry,
+    known: Mutex<Known>,
+    stop: CancellationToken,
+}
+
+#[derive(Default)]
+struct Known {
+    all: BTreeMap<Id, Container>,
+    // Of the next one: older ones are forgotten first.
+    next: u64,
+}
+
+#[derive(Clone)]
+struct Container {
+    number: u64,
+    class: Class,
+    home: Option<Home>,
+    phase: watch::Receiver<Phase>,
+    asks: mpsc::Sender<Ask>,
+    typed: mpsc::Sender<Typed>,
+    // One writer at a time.
+    writer: Arc<Semaphore>,
+}
+
+/// A container as lists show it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// Its name.
+    pub id: Id,
+    /// Its first process.
+    pub pid: u32,
+}
+
+/// The one writer of a container's input.
+pub struct Writer {
+    typed: mpsc::Sender<Typed>,
+    _only: Option<OwnedSemaphorePermit>,
+}
+
+impl Writer {
+    /// Types, as fast as it is read; false when the container has ended.
+    pub async fn send(&self, what: Typed) -> bool {
+        self.typed.send(what).await.is_ok()
+    }
+
+    /// Until the container takes no more.
+    pub async fn closed(&self) {
+        self.typed.closed().await;
+    }
+}
+
+impl Containers {
+    /// None yet.
+    pub fn new(
+        config: &AgentConfig,
+        sessions: Sessions,
+        view: View,
+        cgroups: CgroupHost,
+        telemetry: Telemetry,
+        stop: CancellationToken,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            sessions,
+            view,
+            work_dir: config.work_dir.clone(),
+            command: config.exec_shim.clone(),
+            cgroups,
+            limits: NodeLimits {
+                cpu_hard: config.cpu_hard_limits,
+                pids: config.runtime.pids,
+            },
+            telemetry,
+            known: Mutex::default(),
+            stop,
+        }))
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn get(&self, id: &Id) -> Option<Container> {
+        self.known().all.get(id).cloned()
+    }
+
+    /// Starts a container. A session lives as long as somebody holds its output; `who` asked.
+    pub async fn launch(&self, wanted: Wanted, who: String) -> Result<Launched, Refused> {
+        let slot = match wanted.class {
+            Class::Session => Some(self.0.sessions.slot().map_err(|_| {
+                Refused::Full(format!("this agent has {MAX_SESSIONS} sessions, its limit"))
+            })?),
+            Class::Plain => None,
+        };
+        let parent = self.parent(&wanted.id)?;
+        if parent.is_none() && lives(&self.0.view.borrow(), wanted.id.root()) {
+            return Ok(Launched::Before);
+        }
+        let (asks, asked) = mpsc::channel(FRAMES);
+        let (typed, typing) = mpsc::channel(1);
+        let (phase, seen) = watch::channel(Phase::Starting);
+        let container = Container {
+            number: 0,
+            class: wanted.class,
+            home: None,
+            phase: seen,
+            asks,
+            typed,
+            writer: Arc::new(Semaphore::new(1)),
+        };
+        if !self.enter(&wanted.id, container)? {
+            return Ok(Launched::Before);
+        }
+        let launch = Launch {
+            containers: self.clone(),
+            wanted,
+            parent,
+            who,
+            slot,
+            asked,
+            typing,
+            phase,
+        };
+        // Not the request's own: what was begun is ended in order, whoever still waits for it.
+        let launched = tokio::spawn(launch.run());
+        launched
+            .await
+            .unwrap_or_else(|e| Err(Refused::Failed(e.to_string())))
+    }
+
+    /// Notes a container that is to be, if there is none of its name and there is room.
+    fn enter(&self, id: &Id, container: Container) -> Result<bool, Refused> {
+        let view = Arc::clone(&self.0.view.borrow());
+        let mut known = self.known();
+        if known.all.contains_key(id) {
+            return Ok(false);
+        }
+        let full = {
+            let below = known
+                .all
+                .iter()
+                .filter(|(other, _)| other.root() == id.root());
+            below.filter(|(_, c)| c.runs()).count() >= MAX_RUNNING
+        };
+        if full || !known.make_room(&view) {
+            let reason = [(names::DROP_REASON, "containers".into())];
+            self.0
+                .telemetry
+                .count(&names::AGENT_REQUESTS_REFUSED, &reason, 1);
+            let why = if full {
+                format!("'{}' has {MAX_RUNNING} containers, its limit", id.root())
+            } else {
+                format!("this agent has {MAX_KNOWN} containers, its limit")
+            };
+            return Err(Refused::Bad(why));
+        }
+        known.next += 1;
+        let number = known.next;
+        known.all.insert(
+            id.clone(),
+            Container {
+                number,
+                ..container
+            },
+        );
+        Ok(true)
+    }
+
+    /// The end of what a new container is in, and where it is. A root has neither.
+    fn parent(&self, id: &Id) -> Result<Option<Parent>, Refused> {
+        let Some(parent) = id.parent() else {
+            return Ok(None);
+        };
+        let gone = || Refused::Bad(format!("Parent container {parent} does not exist"));
+        let over = if let Some(container) = self.get(&parent) {
+            if !container.runs() {
+                return Err(gone());
+            }
+            Over::Of(container.phase)
+        } else {
+            if parent.is_nested() || !lives(&self.0.view.borrow(), parent.root()) {
+                return Err(gone());
+            }
+            Over::Root(parent.root().to_owned(), self.0.view.clone())
+        };
+        let standalone = Id::root_of(id);
+        let dir = match self.get(&standalone) {
+            Some(container) => container.home.ok_or_else(gone)?.dir,
+            None => match self.task(id.root()) {
+                Some(task) => task.path().to_owned(),
+                None => return Err(gone()),
+            },
+        };
+        Ok(Some(Parent { dir, over }))
+    }
+
+    /// A task that runs, or an executor, whose container this is.
+    fn task(&self, root: &str) -> Option<TaskDir> {
+        let id = TaskId::new(root).ok()?;
+        let dir = TaskDir::new(&self.0.work_dir, &id);
+        let runs = lives(&self.0.view.borrow(), root) && dir.process().is_some();
+        (runs && dir.exit().is_none()).then_some(dir)
+    }
+
+    /// How a container has ended, once it has.
+    pub async fn wait(&self, id: &Id) -> Result<Ended, Refused> {
+        let unknown = || Refused::Unknown(format!("Container {id} cannot be found"));
+        let mut phase = self.get(id).ok_or_else(unknown)?.phase;
+        let ended = phase.wait_for(|p| p.ended().is_some()).await;
+        // One that could not be started is forgotten.
+        let ended = ended.map_err(|_| unknown())?;
+        Ok(ended.ended().cloned().unwrap_or_default())
+    }
+
+    /// Signals a container's processes.
+    pub async fn kill(&self, id: &Id, signal: i32) -> Result<(), Refused> {
+        let container = self.get(id).filter(Container::runs);
+        let unknown = || {
+            let why = format!("Container '{id}' cannot be found (or is already killed)");
+            Refused::Unknown(why)
+        };
+        let asks = container.ok_or_else(unknown)?.asks;
+        let number = u8::try_from(signal).ok();
+        let number = number.filter(|n| (1..=64).contains(n));
+        let number = number.ok_or_else(|| Refused::Bad(format!("signal {signal} is none")))?;
+        asks.send(Ask::Signal(number)).await.map_err(|_| unknown())
+    }
+
+    /// Removes what is left of a container that has ended.
+    pub async fn remove(&self, id: &Id) -> Result<(), Refused> {
+        let Some(container) = self.get(id) else {
+            // Its artifacts went with its parent.
+            let parent = id.parent();
+            let root_lives =
+                self.get(&Id::root_of(id)).is_some() || lives(&self.0.view.borrow(), id.root());
+            return if parent.is_some() && !root_lives {
+                Ok(())
+            } else {
+                Err(Refused::Failed(format!("Unknown container {id}")))
+            };
+        };
+        if container.runs() {
+            let why = format!("Container {id} has not terminated yet");
+            return Err(Refused::Failed(why));
+        }
+        let (removing, class) = (id.clone(), container.class);
+        let this = self.clone();
+        let removed = tokio::task::spawn_blocking(move || match container.home {
+            Some(home) if class == Class::Plain && removing.is_nested() => {
+                home.remove(&removing.sandbox())
+            }
+            Some(home) if class == Class::Plain => alone::remove(&this.0.cgroups, &removing, &home),
+            _ => Ok(()),
+        });
+        let failed = |e: &dyn std::fmt::Display| Refused::Failed(format!("Container {id}: {e}"));
+        removed
+            .await
+            .map_err(|e| failed(&e))?
+            .map_err(|e| failed(&e))?;
+        let mut known = self.known();
+        // With those that were in it.
+        known.all.retain(|other, _| !other.is_within(id));
+        Ok(())
+    }
+
+    /// Shows what a container writes from now on.
+    pub async fn show(&self, id: &Id) -> Result<Shown, Refused> {
+        let unknown = || Refused::Unknown(format!("Container {id} cannot be found"));
+        if let Some(container) = self.get(id) {
+            let (reader, shown) = mpsc::channel(FRAMES);
+            let over = || Refused::Failed(format!("Container {id} has terminated"));
+            let sent = container.asks.send(Ask::Show(reader)).await;
+            return sent.map(|()| shown).map_err(|_| over());
+        }
+        let task = self.task(id.root()).filter(|_| !id.is_nested());
+        let (shown, _) = self.attach(task.ok_or_else(unknown)?, false);
+        Ok(shown)
+    }
+
+    /// The way in for what is typed into a container.
+    pub async fn writer(&self, id: &Id) -> Result<Writer, Refused> {
+        let unknown = || Refused::Unknown(format!("Container {id} cannot be found"));
+        if let Some(container) = self.get(id) {
+            if !container.runs() {
+                return Err(Refused::Failed(format!("Container {id} has terminated")));
+            }
+            let only = Arc::clone(&container.writer).try_acquire_owned();
+            let busy = |_| Refused::Busy("Multiple input connections are not allowed".to_owned());
+            return Ok(Writer {
+                typed: container.typed,
+                _only: Some(only.map_err(busy)?),
+            });
+        }
+        let task = self.task(id.root()).filter(|_| !id.is_nested());
+        let task = task.ok_or_else(unknown)?;
+        if attach::terminal(&task).await.is_none() {
+            let why = format!("Container {id} has no terminal to type into");
+            return Err(Refused::Bad(why));
+        }
+        let (mut shown, writer) = self.attach(task, true);
+        // Its output is nobody's here.
+        tokio::spawn(async move { while shown.recv().await.is_some() {} });
+        Ok(writer)
+    }
+
+    /// A client of a task's own output, and input where it has a terminal.
+    fn attach(&self, task: TaskDir, stdin: bool) -> (Shown, Writer) {
+        let (near, far) = tokio::io::duplex(HELD);
+        let (mut reader, frames) = wire::open(far);
+        let over = async move {
+            match attach::terminal(&task).await {
+                Some(terminal) => {
+                    attach::join(&mut reader, &frames, &task, terminal, stdin, IDLE).await
+                }
+                None => attach::follow(&mut reader, &frames, &task, 0, IDLE).await,
+            };
+        };
+        let (owner, shown) = mpsc::channel(FRAMES);
+        let (typed, typing) = mpsc::channel(1);
+        // Nothing is asked of it.
+        let (_, asks) = mpsc::channel(1);
+        let ends = Ends {
+            session: near,
+            owner: Some(owner),
+            files: None,
+            asks,
+            typed: typing,
+            phase: watch::channel(Phase::Running(0)).0,
+            slow: Box::new(|| ()),
+        };
+        let stop = self.0.stop.clone();
+        tokio::spawn(async move {
+            let over = tokio::spawn(over);
+            drive::drive(ends, stop.cancelled_owned(), over).await
+        });
+        let writer = Writer { typed, _only: None };
+        (shown, writer)
+    }
+
+    /// Containers that run, of those that are asked for.
+    pub fn list(&self, nested: bool, standalone: bool) -> Vec<Listed> {
+        let known = self.known();
+        let asked = known
+            .all
+            .iter()
+            .filter(|(id, _)| if id.is_nested() { nested } else { standalone });
+        let listed = asked.filter_map(|(id, c)| match &*c.phase.borrow() {
+            Phase::Running(pid) => Some(Listed {
+                id: id.clone(),
+                pid: *pid,
+            }),
+            Phase::Starting | Phase::Ended(_) => None,
+        });
+        listed.collect()
+    }
+
+    /// Where a container that is being started is.
+    fn settle(&self, id: &Id, home: Home) {
+        if let Some(container) = self.known().all.get_mut(id) {
+            container.home = Some(home);
+        }
+    }
+
+    fn forget(&self, id: &Id) {
+        self.known().all.remove(id);
+    }
+}
+
+impl Container {
+    fn runs(&self) -> bool {
+        self.phase.borrow().ended().is_none()
+    }
+}
+
+impl Known {
+    /// Forgets what has ended: all of roots that are gone, and the oldest where there are too many.
+    fn make_room(&mut self, view: &AgentView) -> bool {
+        let alone: Vec<Id> = self
+            .all
+            .keys()
+            .filter(|id| !id.is_nested())
+            .cloned()
+            .collect();
+        self.all.retain(|id, c| {
+            c.runs() || lives(view, id.root()) || alone.binary_search(&Id::root_of(id)).is_ok()
+        });
+        while self.all.len() >= MAX_KNOWN {
+            let ended = self.all.iter().filter(|(_, c)| !c.runs());
+            let Some(oldest) = ended
+                .min_by_key(|(_, c)| c.number)
+                .map(|(id, _)| id.clone())
+            else {
+                return false;
+            };
+            self.all.remove(&oldest);
+        }
+        true
+    }
+}
+
+/// Whether a container of the agent's own may run: a task, or an executor. A task that its executor runs has none.
+fn lives(view: &AgentView, root: &str) -> bool {
+    let mut tasks = view.tasks.iter();
+    let task = tasks.any(|t| t.id == root && !t.summary.state.is_terminal());
+    task || view.executors.iter().any(|e| e.container == root)
+}
