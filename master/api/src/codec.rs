@@ -12,22 +12,11 @@ use tonic::{
     Status,
     codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
 };
+pub use waggle_types::expansion::{Shape, decoded_size, entry_size};
 
 /// What a request may take in memory, in bytes, to within a factor of four: lists may have room for more, and
 /// a list's numbers can be one byte each on the wire.
 pub const MAX_DECODED: usize = 128 << 20;
-
-/// How deep messages may be in each other: prost goes no deeper.
-const MAX_NESTED: usize = 100;
-
-/// What a message is made of: its size in memory, and which of its fields hold messages.
-#[derive(Debug)]
-pub struct Shape {
-    /// Bytes of the struct, or of a map's entry.
-    pub size: usize,
-    /// Fields with messages, by number.
-    pub fields: &'static [(u32, &'static Shape)],
-}
 
 /// A message whose shape is known.
 pub trait Shaped {
@@ -35,79 +24,6 @@ pub trait Shaped {
     const REQUEST: bool;
     /// The shape.
     fn shape() -> &'static Shape;
-}
-
-/// The size of a map's entry: trees hold entries in nodes that are half full at least.
-pub const fn entry_size<K, V>() -> usize {
-    2 * (size_of::<K>() + size_of::<V>())
-}
-
-/// What the bytes would take, decoded, up to where they break the format. Stops beyond `max`; what is nested deeper than
-/// a decoder follows ([`MAX_NESTED`]) counts as that much.
-pub fn decoded_size(bytes: &[u8], shape: &Shape, max: usize) -> usize {
-    size_at(bytes, shape, max, 0)
-}
-
-fn size_at(bytes: &[u8], shape: &Shape, max: usize, depth: usize) -> usize {
-    if depth > MAX_NESTED {
-        return max.saturating_add(1);
-    }
-    let mut sum = shape.size;
-    let mut at = bytes;
-    while sum <= max {
-        let Some((field, value)) = next_field(&mut at) else {
-            break;
-        };
-        let nested = shape.fields.iter().find(|(n, _)| *n == field);
-        sum = sum.saturating_add(match (value, nested) {
-            (Value::Bytes(b), Some((_, nested))) => size_at(b, nested, max - sum, depth + 1),
-            (Value::Bytes(b), None) => size_of::<String>() + b.len(),
-            (Value::Number, _) => size_of::<u64>(),
-        });
-    }
-    sum
-}
-
-enum Value<'a> {
-    Number,
-    Bytes(&'a [u8]),
-}
-
-/// The next field's number and value; `None` at the end or where the format is broken.
-fn next_field<'a>(at: &mut &'a [u8]) -> Option<(u32, Value<'a>)> {
-    let key = varint(at)?;
-    let field = u32::try_from(key >> 3).ok()?;
-    let len = match key & 7 {
-        0 => {
-            varint(at)?;
-            return Some((field, Value::Number));
-        }
-        1 => 8,
-        2 => {
-            let len = usize::try_from(varint(at)?).ok()?;
-            let (value, rest) = at.split_at_checked(len)?;
-            *at = rest;
-            return Some((field, Value::Bytes(value)));
-        }
-        // No message of ours has groups; a decoder skips them without keeping anything.
-        3 | 4 => 0,
-        5 => 4,
-        _ => return None,
-    };
-    *at = at.get(len..)?;
-    Some((field, Value::Number))
-}
-
-fn varint(at: &mut &[u8]) -> Option<u64> {
-    let mut value = 0;
-    for (i, byte) in at.iter().enumerate().take(10) {
-        value |= u64::from(byte & 0x7f) << (7 * i);
-        if byte & 0x80 == 0 {
-            *at = &at[i + 1..];
-            return Some(value);
-        }
-    }
-    None
 }
 
 /// tonic's codec for `T` out and `U` in.

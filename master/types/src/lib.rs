@@ -16,6 +16,7 @@ mod container;
 mod custom;
 mod error;
 mod executor;
+pub mod expansion;
 mod framework;
 mod generation;
 mod group;
