@@ -30,6 +30,7 @@ mod node;
 pub mod overlay;
 pub mod packet;
 pub mod policy;
+pub mod sock_diag;
 mod sockets;
 mod spec;
 mod upkeep;
