@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::images::ImageSettings;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UdpSocket};
 use waggle_overlay::edge::EdgeMode;
 use waggle_overlay::forward::ForwardConfig;
 use waggle_overlay_plan::zone::{HealthPolicy, Scope};
@@ -300,6 +300,8 @@ pub struct AgentListeners {
     pub metrics: TcpListener,
     /// OTLP of tasks, on an address that they reach (default port 61317); none where nothing of them is taken.
     pub otlp: Option<TcpListener>,
+    /// statsd of tasks, likewise (default port 61318).
+    pub statsd: Option<UdpSocket>,
     /// dcos-net's API about names, VIPs and nodes (default 127.0.0.1:62080); none where nobody is to ask.
     pub dns: Option<TcpListener>,
 }

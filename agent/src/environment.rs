@@ -83,7 +83,11 @@ fn variables(
         env.remove("MESOS_TASK_ID");
         env.extend(more);
     }
-    if let Some(port) = node.otlp_port {
+    if let Some(port) = node.ports.statsd {
+        env.insert("STATSD_UDP_HOST".to_owned(), node.ip.to_string());
+        env.insert("STATSD_UDP_PORT".to_owned(), port.to_string());
+    }
+    if let Some(port) = node.ports.otlp {
         env.insert(
             "OTEL_EXPORTER_OTLP_ENDPOINT".to_owned(),
             format!("http://{}:{port}", node.ip),

@@ -216,11 +216,13 @@ impl Flows {
         }
     }
 
-    /// A task is gone, and the kernel's edges of it.
-    pub fn forget(&mut self, cgroup_id: u64) {
-        self.tasks.remove(&cgroup_id);
-        self.active.remove(&cgroup_id);
-        self.seen.retain(|key, _| key.cgroup_id != cgroup_id);
+    /// Tasks are gone, and the kernel's edges of them.
+    pub fn forget(&mut self, gone: &BTreeSet<u64>) {
+        for cgroup_id in gone {
+            self.tasks.remove(cgroup_id);
+            self.active.remove(cgroup_id);
+        }
+        self.seen.retain(|key, _| !gone.contains(&key.cgroup_id));
     }
 
     /// The points of a task, whose service has the name `own`.
@@ -238,6 +240,13 @@ impl Flows {
         };
         let shown = task.shown();
         let mut active = self.active.get(&cgroup_id).cloned().unwrap_or_default();
+        let open: u64 = active.values().sum();
+        let attrs = vec![
+            ("network.connection.state", "established".into()),
+            (names::TRANSPORT, "tcp".into()),
+        ];
+        let open = PointData::UpDown(i64::try_from(open).unwrap_or(i64::MAX));
+        out.push(&names::CONTAINER_CONNECTIONS, attrs, open);
         for (edge, flow) in &shown.own {
             let open = active.remove(edge).unwrap_or(0);
             push(&mut out, &attributes(edge, own, vips), flow, open);
@@ -402,7 +411,7 @@ mod tests {
                 .iter()
                 .any(|l| l.contains("93.184") || l.contains("loopback"))
         );
-        flows.forget(1);
+        flows.forget(&BTreeSet::from([1]));
         assert!(flows.points(1, "shop.marathon", &vips(), 1, 2).is_empty());
     }
 
@@ -456,7 +465,7 @@ mod tests {
         let io =
             "waggle.network.flow.io shop.marathon web.marathon source tcp 31000 transmit Sum(7)";
         assert!(lines(&flows).iter().any(|l| l == io));
-        flows.forget(1);
+        flows.forget(&BTreeSet::from([1]));
         flows.read(&now, &peers());
         assert!(flows.tasks.is_empty() && flows.seen.is_empty() && flows.active.is_empty());
     }

@@ -17,6 +17,7 @@
 //! It never decides what runs where, and never answers for another node's tasks.
 #![deny(unsafe_code)]
 
+mod backend_points;
 mod cgroup;
 mod checkpoint;
 pub mod checks;
@@ -27,6 +28,7 @@ mod dns_api;
 mod dns_points;
 mod doctor;
 mod edge_points;
+mod endings;
 mod environment;
 mod error;
 mod exec;
@@ -55,10 +57,12 @@ mod recover;
 mod resources;
 mod run;
 mod runtime;
+mod scrape;
 mod senders;
 mod serve;
 mod session;
 mod shim;
+mod statsd;
 mod storage;
 mod sys;
 mod tail;

@@ -6,12 +6,13 @@ use serde::{Deserialize, Serialize};
 use waggle_ebpf::Observer;
 use waggle_ebpf_common::{CgroupNet, MAX_CGROUPS, MAX_TCP_SERIES, MAX_VIP_SERIES, TcpStats};
 use waggle_overlay::{NodeNet, VipNames, packet::PacketNet};
-use waggle_telemetry::{IoStream, Telemetry, names};
+use waggle_telemetry::{Feature, IoStream, Telemetry, names};
 use waggle_telemetry_pipeline::{LogBudget, LogRate, TaskLabels, decode_entry};
 use waggle_types::{AgentId, TaskSpec};
 
 use crate::{
     AgentConfig,
+    backend_points::backend_points,
     cgroup::{Stats, TaskCgroup, disks, waited},
     checkpoint::TaskDir,
     clock,
@@ -133,24 +134,35 @@ impl Watched {
         }
     }
 
-    /// One tick. Blocking.
-    pub fn tick(&mut self, net: &Net, kernel: &Kernel, vips: &VipNames, telemetry: &Telemetry) {
+    /// Its ids where the kernel counts: its cgroup's, and the one where the controller of disks is.
+    pub fn counted_as(&self) -> (u64, Option<u64>) {
+        (self.labels.cgroup_id, self.disk_id)
+    }
+
+    /// One tick; the kernel's figures are left out where there are none. Blocking.
+    pub fn tick(
+        &mut self,
+        net: &Net,
+        kernel: Option<&Kernel>,
+        vips: &VipNames,
+        telemetry: &Telemetry,
+    ) {
         if self.is_over {
             return;
         }
         // Also those that were there before the programs were.
         self.watch(net, telemetry);
-        self.figures(net, kernel, vips, telemetry);
+        if let Some(kernel) = kernel {
+            self.figures(net, kernel, vips, telemetry);
+        }
         self.output(telemetry, false);
     }
 
     /// The last reading, after the task's end and before its cgroup goes; then the kernel's counters of it
     /// may go too. Blocking.
-    pub fn last(&mut self, net: &Net, telemetry: &Telemetry) {
+    pub fn last(&mut self, net: &Net, kernel: &Kernel, vips: &VipNames, telemetry: &Telemetry) {
         self.is_over = true;
-        let kernel = Kernel::read(net);
-        net.read_flows();
-        self.figures(net, &kernel, &net.vip_names(), telemetry);
+        self.figures(net, kernel, vips, telemetry);
         self.output(telemetry, true);
         let exit = self.shipped_file.with_file_name(shim::EXIT);
         if let Ok(Some(shim::ExitRecord {
@@ -160,23 +172,6 @@ impl Watched {
         {
             let attrs = [(names::DROP_REASON, "write_failed".into())];
             telemetry.count(&names::AGENT_LOG_LOST, &attrs, lost_output_bytes);
-        }
-        if let Some(dns) = net.node().and_then(NodeNet::dns) {
-            dns.forget_cgroup(self.labels.cgroup_id);
-        }
-        net.flows(|flows| flows.forget(self.labels.cgroup_id));
-        net.flow_log().end(self.labels.cgroup_id);
-        if let Some(plane) = net.plane()
-            && self.labels.cgroup_id != 0
-            && let Err(e) = plane.counters().forget_cgroup(self.labels.cgroup_id)
-        {
-            tracing::debug!(error = %e, "counters of an ended task stay");
-        }
-        if let Some(observer) = net.observer()
-            && self.labels.cgroup_id != 0
-            && let Err(e) = observer.forget(self.labels.cgroup_id, self.disk_id)
-        {
-            tracing::debug!(error = %e, "what was watched of an ended task stays");
         }
     }
 
@@ -199,7 +194,9 @@ impl Watched {
         points.extend(watch_points(&watched, self.start_ns, clock::now_ns()));
         let own = service_name(&self.labels.task_name, &self.labels.framework);
         let (start_ns, now_ns) = (self.start_ns, clock::now_ns());
-        points.extend(net.flows(|flows| flows.points(id, &own, vips, start_ns, now_ns)));
+        if telemetry.allows(Feature::Edges) {
+            points.extend(net.flows(|flows| flows.points(id, &own, vips, start_ns, now_ns)));
+        }
         telemetry.task_points(&self.labels, points);
     }
 
@@ -398,6 +395,9 @@ pub fn node(net: &Net, kernel: &Kernel, telemetry: &Telemetry, start_ns: u64) {
     let drops = drops.unwrap_or_default().into_iter();
     let missed = observer.and_then(|o| o.missed().ok());
     let n_tcp = kernel.tcp.values().map(Vec::len).sum();
+    if let Some(table) = net.node().map(NodeNet::table) {
+        telemetry.node_points(backend_points(&table, clock::now_ns()));
+    }
     let maps = vec![
         ("CGROUP_NET", kernel.net.len(), MAX_CGROUPS),
         ("TCP_STATS", n_tcp, MAX_TCP_SERIES),

@@ -7,34 +7,27 @@ use std::{
     time::Duration,
 };
 
-use axum::Router;
-use hyper::service::{Service as _, service_fn};
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::conn::auto,
-    service::TowerToHyperService,
-};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::Semaphore,
-    task::JoinSet,
-};
+use tokio::net::TcpListener;
+use waggle_overlay::sock_diag::Transport;
 use waggle_telemetry::{Inbox, Sender, Telemetry};
 use waggle_types::TaskId;
 
-use crate::senders::Senders;
+use crate::{
+    senders::Senders,
+    serve::{Terms, serve_known},
+};
 
-/// Connections at once; more wait in the kernel's queue.
-const MAX_CONNECTIONS: usize = 1024;
 /// Connections of one task; more are closed at once.
 const MAX_OF_TASK: usize = 64;
-/// How long a request's head may take, and how often an idle connection is asked whether it is still there.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
-const KEEP_ALIVE: Duration = Duration::from_mins(1);
-/// Requests of one connection at once.
-const MAX_STREAMS: u32 = 32;
-/// Between attempts when descriptors have run out.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// More connections than this wait in the kernel's queue.
+const TERMS: Terms = Terms {
+    what: "OTLP of tasks",
+    most: 1024,
+    first: Duration::from_secs(15),
+    // Exporters keep their connection, and send once a minute.
+    head: Duration::from_mins(2),
+    http2: true,
+};
 
 /// Connections that each task has.
 type Open = Arc<Mutex<BTreeMap<TaskId, usize>>>;
@@ -43,75 +36,35 @@ type Open = Arc<Mutex<BTreeMap<TaskId, usize>>>;
 pub async fn serve(listener: TcpListener, senders: Arc<Senders>, telemetry: Telemetry) {
     let inbox = telemetry.inbox();
     let router = inbox.routes();
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let open = Open::default();
-    let mut connections = JoinSet::new();
-    loop {
-        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else {
-            return;
-        };
-        let (stream, peer) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                tracing::warn!(%error, "failed to accept a task's connection");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
-        };
-        while connections.try_join_next().is_some() {}
-        let (inbox, router) = (inbox.clone(), router.clone());
-        let (senders, open) = (Arc::clone(&senders), Arc::clone(&open));
-        connections.spawn(async move {
-            let _slot = slot;
-            let Some(sender) = known(&senders, &stream, peer).await else {
+    serve_known(TERMS, listener, router, move |peer, local| {
+        let (inbox, senders, open) = (inbox.clone(), Arc::clone(&senders), Arc::clone(&open));
+        async move {
+            let Some(sender) = known(senders, peer, local).await else {
                 inbox.turned_away();
-                return;
+                return None;
             };
-            if let Some(_place) = Place::take(&open, sender.labels().task_id.clone()) {
-                connection(stream, router, sender).await;
-            } else {
-                turn_away(&inbox, &sender);
-            }
-        });
-    }
+            let place = place(&inbox, open, &sender)?;
+            Some((sender, place))
+        }
+    })
+    .await;
 }
 
-async fn known(
-    senders: &Arc<Senders>,
-    stream: &TcpStream,
-    peer: SocketAddr,
-) -> Option<Arc<Sender>> {
-    let local = stream.local_addr().ok()?;
-    let senders = Arc::clone(senders);
-    let found = tokio::task::spawn_blocking(move || senders.of(peer, local)).await;
+async fn known(senders: Arc<Senders>, peer: SocketAddr, local: SocketAddr) -> Option<Arc<Sender>> {
+    let find = move || senders.of(Transport::Tcp, peer, local);
+    let found = tokio::task::spawn_blocking(find).await;
     found.ok().flatten()
 }
 
-fn turn_away(inbox: &Inbox, sender: &Sender) {
-    inbox.turned_away();
+fn place(inbox: &Inbox, open: Open, sender: &Sender) -> Option<Place> {
     let task_id = &sender.labels().task_id;
-    tracing::debug!(%task_id, "a task has too many connections to the OTLP receiver");
-}
-
-async fn connection(stream: TcpStream, router: Router, sender: Arc<Sender>) {
-    let inner = TowerToHyperService::new(router);
-    let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
-        request.extensions_mut().insert(Arc::clone(&sender));
-        inner.call(request)
-    });
-    let mut server = auto::Builder::new(TokioExecutor::new());
-    server
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT);
-    server
-        .http2()
-        .timer(TokioTimer::new())
-        .keep_alive_interval(KEEP_ALIVE)
-        .max_concurrent_streams(MAX_STREAMS);
-    if let Err(error) = server.serve_connection(TokioIo::new(stream), service).await {
-        tracing::debug!(%error, "a task's connection ended early");
+    let place = Place::take(open, task_id.clone());
+    if place.is_none() {
+        inbox.too_many();
+        tracing::debug!(%task_id, "a task has too many connections to the OTLP receiver");
     }
+    place
 }
 
 /// One of a task's connections.
@@ -121,7 +74,7 @@ struct Place {
 }
 
 impl Place {
-    fn take(open: &Open, task_id: TaskId) -> Option<Self> {
+    fn take(open: Open, task_id: TaskId) -> Option<Self> {
         let mut all = open.lock().unwrap_or_else(PoisonError::into_inner);
         let n = all.entry(task_id.clone()).or_default();
         if *n >= MAX_OF_TASK {
@@ -129,7 +82,6 @@ impl Place {
         }
         *n += 1;
         drop(all);
-        let open = Arc::clone(open);
         Some(Self { open, task_id })
     }
 }

@@ -13,7 +13,7 @@ use waggle_api::{convert::wireguard_key_to_wire, proto::session as pb};
 use waggle_lifecycle::{AgentCore, Effect, Event, Exit, StreamRecord};
 use waggle_overlay::overlay::{OverlayNet, OverlayNetConfig};
 use waggle_overlay_plan::Fact;
-use waggle_telemetry::{Telemetry, names};
+use waggle_telemetry::{Feature, Telemetry, names};
 use waggle_types::{AgentInfo, ExecutorEnd, TaskId, TaskStatus, UnixMillis, VolumeId};
 
 use crate::{
@@ -30,7 +30,10 @@ use crate::{
     operator::Meter,
     parts::Parts,
     receive, recover, resources,
+    runtime::Ports,
+    scrape::Scraper,
     session::{self, SessionEvent},
+    statsd,
     storage::{Storage, disks},
     sys,
     tasks::Tasks,
@@ -39,6 +42,10 @@ use crate::{
 
 /// Events that wait for the loop; whoever has more waits.
 const INPUTS: usize = 1024;
+/// How often tasks are asked for their metrics.
+const SCRAPE_EVERY: Duration = Duration::from_secs(15);
+/// One of so many ticks reads figures, where telemetry costs too much.
+const RARE: u64 = 6;
 
 /// What the loop is told.
 #[derive(Debug)]
@@ -170,12 +177,19 @@ pub async fn run(
     let (to_master, mut words) = mpsc::channel(16);
     let (view, watch_view) = watch::channel(Arc::new(AgentView::new(&info, &config, &troubles)));
     let otlp = listeners.otlp.filter(|_| telemetry.is_exporting());
-    let otlp_port = otlp
-        .as_ref()
-        .and_then(|l| l.local_addr().ok()?.port().into());
+    let statsd = listeners.statsd.filter(|_| telemetry.is_exporting());
+    let ports = Ports {
+        http: info.http_port,
+        otlp: otlp
+            .as_ref()
+            .and_then(|l| l.local_addr().ok()?.port().into()),
+        statsd: statsd
+            .as_ref()
+            .and_then(|s| s.local_addr().ok()?.port().into()),
+    };
     let tasks = Tasks::new(
         Arc::clone(&config),
-        (agent_id.clone(), (info.http_port, otlp_port)),
+        (agent_id.clone(), ports),
         cgroups.clone(),
         Arc::clone(&net),
         Arc::clone(&parts),
@@ -207,6 +221,9 @@ pub async fn run(
         streams: executors::Streams::default(),
         ended_executors: Vec::new(),
         ticking: Arc::new(tokio::sync::Semaphore::new(1)),
+        n_ticks: 0,
+        scraper: Scraper::default(),
+        scraped: None,
     };
     recover::recover(&mut agent, &cgroups, &parts).await?;
     let known = agent.core.tasks().map(|t| t.spec.task_id).collect();
@@ -255,6 +272,11 @@ pub async fn run(
         let receiver = receive::serve(listener, senders, telemetry.clone());
         agent.tasks.spawn(receiver);
     }
+    if let Some(socket) = statsd {
+        let senders = agent.tasks.senders();
+        let server = statsd::serve(socket, senders, telemetry.clone());
+        agent.tasks.spawn(server);
+    }
     if let Some(listener) = listeners.dns {
         let net = Arc::clone(&net);
         agent.tasks.spawn(dns_api::serve(listener, net, telemetry));
@@ -277,7 +299,9 @@ pub async fn run(
             () = until(deadline) => agent.handle(Event::Tick).await,
             _ = tick.tick() => {
                 agent.tell_ended();
+                agent.telemetry.keep_contract();
                 agent.tick();
+                agent.scrape();
                 agent.tidy().await;
             }
         }
@@ -309,6 +333,9 @@ pub struct Agent {
     // What the master was not told yet.
     pub(crate) ended_executors: Vec<ExecutorEnd>,
     ticking: Arc<tokio::sync::Semaphore>,
+    n_ticks: u64,
+    scraper: Scraper,
+    scraped: Option<tokio::time::Instant>,
 }
 
 impl Agent {
@@ -638,23 +665,31 @@ impl Agent {
         }
         self.telemetry
             .set(&names::AGENT_STATUS_PENDING, &[], f64::from(n_pending));
+        let every = self.telemetry.allows(Feature::EveryTick);
+        let figures = every || self.n_ticks.is_multiple_of(RARE);
+        self.n_ticks += 1;
         let watched = self.tasks.watched();
         let networks = self.tasks.networks();
         let (net, telemetry, since) =
             (Arc::clone(&self.net), self.telemetry.clone(), self.since_ns);
         self.tasks.spawn(async move {
-            let done = blocking(move || {
+            let cpu = telemetry.cpu().clone();
+            let work = move || {
                 let begun = std::time::Instant::now();
-                let kernel = Kernel::read(&net);
-                net.read_flows();
+                let kernel = figures.then(|| Kernel::read(&net));
+                if figures && telemetry.allows(Feature::Edges) {
+                    net.read_flows();
+                }
                 let vips = net.vip_names();
                 for task in watched {
                     let mut task = task
                         .lock()
                         .unwrap_or_else(std::sync::PoisonError::into_inner);
-                    task.tick(&net, &kernel, &vips, &telemetry);
+                    task.tick(&net, kernel.as_ref(), &vips, &telemetry);
                 }
-                observe::node(&net, &kernel, &telemetry, since);
+                if let Some(kernel) = &kernel {
+                    observe::node(&net, kernel, &telemetry, since);
+                }
                 networks.upkeep();
                 for n in networks.usage() {
                     let states = [
@@ -672,10 +707,29 @@ impl Agent {
                 }
                 let took = begun.elapsed().as_secs_f64();
                 telemetry.record(&names::AGENT_TICK_DURATION, &[], took);
-            });
-            done.await;
+            };
+            blocking(move || cpu.run(work)).await;
             drop(permit);
         });
+    }
+
+    /// Asks tasks for their metrics, where it is time and the last round is over.
+    fn scrape(&mut self) {
+        let is_time = self.scraped.is_none_or(|at| at.elapsed() >= SCRAPE_EVERY);
+        let wanted = self.telemetry.is_exporting() && self.telemetry.allows(Feature::Scrapes);
+        if !is_time || !wanted {
+            return;
+        }
+        let Some(place) = self.scraper.place() else {
+            return;
+        };
+        self.scraped = Some(tokio::time::Instant::now());
+        let pages = self.tasks.pages();
+        let round = self
+            .scraper
+            .clone()
+            .round(place, pages, self.telemetry.clone());
+        self.tasks.spawn(round);
     }
 }
 

@@ -6,14 +6,15 @@
 
 use std::{
     collections::BTreeMap,
-    fs, io,
+    fs,
     net::{IpAddr, SocketAddr},
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
+    time::Duration,
 };
 
-use netlink_sys::{Socket, SocketAddr as NetlinkAddr, protocols::NETLINK_SOCK_DIAG};
+use waggle_overlay::sock_diag::{SockDiag, Transport};
 use waggle_telemetry::Sender;
 use waggle_telemetry_pipeline::TaskLabels;
 use waggle_types::TaskId;
@@ -24,19 +25,8 @@ use crate::{cgroup::TaskCgroup, networks::Own};
 const MAX_DEPTH: usize = 4;
 const MAX_DIRS: usize = 256;
 
-/// `SOCK_DIAG_BY_FAMILY`.
-const BY_FAMILY: u16 = 20;
-const NLM_F_REQUEST: u16 = 1;
-const HEADER: usize = 16;
-/// `struct inet_diag_req_v2`.
-const REQUEST: usize = 56;
-/// `struct inet_diag_msg`.
-const MESSAGE: usize = 72;
-/// `INET_DIAG_CGROUP_ID`, since Linux 5.9.
-const CGROUP_ID: u16 = 21;
-/// Any socket, without its cookie.
-const NO_COOKIE: [u8; 8] = [0xff; 8];
-const TCP_LISTEN: u8 = 10;
+/// The kernel answers at once or not at all.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 struct Known {
@@ -71,8 +61,24 @@ impl Senders {
         all.remove(task_id);
     }
 
-    /// Whose connection it is, seen from the end that accepted it. Blocking, for a moment.
-    pub fn of(&self, peer: SocketAddr, local: SocketAddr) -> Option<Arc<Sender>> {
+    /// Whether a task runs.
+    pub fn knows(&self, task_id: &TaskId) -> bool {
+        self.of_task(task_id).is_some()
+    }
+
+    /// A running task's.
+    pub fn of_task(&self, task_id: &TaskId) -> Option<Arc<Sender>> {
+        let all = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        all.get(task_id).map(|known| Arc::clone(&known.sender))
+    }
+
+    /// Whose socket it is that speaks with one of ours, by the addresses of both. Blocking, for a moment.
+    pub fn of(
+        &self,
+        transport: Transport,
+        peer: SocketAddr,
+        local: SocketAddr,
+    ) -> Option<Arc<Sender>> {
         let ip = peer.ip().to_canonical();
         let has = |own: &Own| match ip {
             IpAddr::V4(v4) => own.v4 == Some(v4),
@@ -92,7 +98,9 @@ impl Senders {
                 }
             }
         }
-        let id = match cgroup_of(peer, local) {
+        let diag = SockDiag::open(PATIENCE);
+        let found = diag.and_then(|mut d| d.cgroup_of(transport, peer, local));
+        let id = match found {
             Ok(id) => id?,
             Err(e) => {
                 tracing::debug!(error = %e, %peer, "the kernel does not say whose socket this is");
@@ -132,114 +140,4 @@ fn is_below(top: &Path, id: u64) -> bool {
         }
     }
     false
-}
-
-/// The cgroup of the socket that a connection came from, where that is in this network namespace.
-fn cgroup_of(peer: SocketAddr, local: SocketAddr) -> io::Result<Option<u64>> {
-    let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
-    socket.bind_auto()?;
-    socket.connect(&NetlinkAddr::new(0, 0))?;
-    socket.send(&question(peer, local), 0)?;
-    let (answer, _) = socket.recv_from_full()?;
-    Ok(cgroup_in(&answer))
-}
-
-/// Asks for the socket whose own end is `peer`.
-fn question(peer: SocketAddr, local: SocketAddr) -> Vec<u8> {
-    let mut out = Vec::with_capacity(HEADER + REQUEST);
-    let total = u32::try_from(HEADER + REQUEST).unwrap_or_default();
-    out.extend_from_slice(&total.to_ne_bytes());
-    out.extend_from_slice(&BY_FAMILY.to_ne_bytes());
-    out.extend_from_slice(&NLM_F_REQUEST.to_ne_bytes());
-    out.extend_from_slice(&[0; 8]);
-    let family = if peer.is_ipv4() {
-        libc::AF_INET
-    } else {
-        libc::AF_INET6
-    };
-    let protocol = u8::try_from(libc::IPPROTO_TCP).unwrap_or_default();
-    out.extend_from_slice(&[u8::try_from(family).unwrap_or_default(), protocol, 0, 0]);
-    out.extend_from_slice(&u32::MAX.to_ne_bytes());
-    out.extend_from_slice(&peer.port().to_be_bytes());
-    out.extend_from_slice(&local.port().to_be_bytes());
-    for ip in [peer.ip(), local.ip()] {
-        let mut field = [0; 16];
-        match ip {
-            IpAddr::V4(v4) => field[..4].copy_from_slice(&v4.octets()),
-            IpAddr::V6(v6) => field = v6.octets(),
-        }
-        out.extend_from_slice(&field);
-    }
-    // Any device.
-    out.extend_from_slice(&[0; 4]);
-    out.extend_from_slice(&NO_COOKIE);
-    out
-}
-
-/// The cgroup id in an answer; `None` for a refusal and for a listener, which is no connection's end.
-fn cgroup_in(answer: &[u8]) -> Option<u64> {
-    let u16_at = |at: usize| -> Option<u16> {
-        Some(u16::from_ne_bytes(answer.get(at..at + 2)?.try_into().ok()?))
-    };
-    if u16_at(4)? != BY_FAMILY || *answer.get(HEADER + 1)? == TCP_LISTEN {
-        return None;
-    }
-    let mut at = HEADER + MESSAGE;
-    while let (Some(len), Some(kind)) = (u16_at(at), u16_at(at + 2)) {
-        let len = usize::from(len);
-        if kind == CGROUP_ID {
-            let value = answer.get(at + 4..at + 12)?;
-            return Some(u64::from_ne_bytes(value.try_into().ok()?));
-        }
-        if len < 4 {
-            return None;
-        }
-        at += len.next_multiple_of(4);
-    }
-    None
-}
-
-#[cfg(test)]
-mod tests {
-    use std::net::{TcpListener, TcpStream};
-
-    use super::*;
-
-    #[test]
-    fn the_kernel_tells_whose_socket_it_is() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let (served, peer) = listener.accept().unwrap();
-        let local = served.local_addr().unwrap();
-        let own = fs::read_to_string("/proc/self/cgroup").unwrap();
-        let v2 = own.lines().find_map(|l| l.strip_prefix("0::")).unwrap();
-        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
-        let mount = mounts.lines().find_map(|l| {
-            let mut words = l.split(' ').skip(1);
-            let (dir, kind) = (words.next()?, words.next()?);
-            (kind == "cgroup2").then(|| dir.to_owned())
-        });
-        let Some(mount) = mount else {
-            eprintln!("SKIP: no cgroup2 here");
-            return;
-        };
-        let dir = Path::new(&mount).join(v2.trim_start_matches('/'));
-        let Ok(meta) = fs::metadata(dir) else {
-            eprintln!("SKIP: this process's cgroup is not to be seen here");
-            return;
-        };
-        assert_eq!(cgroup_of(peer, local).unwrap(), Some(meta.ino()));
-        drop(client);
-        // Nobody is at that port.
-        let nobody = SocketAddr::new(peer.ip(), 1);
-        assert_eq!(cgroup_of(nobody, local).unwrap_or(None), None);
-    }
-
-    #[test]
-    fn any_answer_is_survived() {
-        for n in 0..200 {
-            let _ = cgroup_in(&vec![1; n]);
-            let _ = cgroup_in(&vec![0; n]);
-        }
-    }
 }

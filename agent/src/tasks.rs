@@ -2,8 +2,9 @@
 
 use std::{
     collections::BTreeMap,
+    net::Ipv4Addr,
     os::fd::OwnedFd,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -27,14 +28,17 @@ use crate::{
     cgroup::{self, CgroupHost, NodeLimits, TaskCgroup},
     checkpoint::TaskDir,
     checks::{Checks, Reach, Target, Wanted},
-    clock, images,
+    clock,
+    endings::Endings,
+    images,
     launch::{self, CLEAN_TIMEOUT, Launch, Shim},
     net::{Net, chain},
     networks::Networks,
     observe::Watched,
     parts::Parts,
     run::Input,
-    runtime::NodeFacts,
+    runtime::{NodeFacts, Ports},
+    scrape::{Page, pages},
     senders::Senders,
     sys::{self, ProcessId},
     tidy::DiskWatch,
@@ -64,8 +68,9 @@ pub struct Live {
 pub struct Tasks {
     config: Arc<AgentConfig>,
     agent_id: AgentId,
-    ports: (u16, Option<u16>),
+    ports: Ports,
     senders: Arc<Senders>,
+    endings: Arc<Endings>,
     cgroups: CgroupHost,
     net: Arc<Net>,
     parts: Arc<Parts>,
@@ -83,7 +88,7 @@ impl Tasks {
     /// None yet.
     pub fn new(
         config: Arc<AgentConfig>,
-        (agent_id, ports): (AgentId, (u16, Option<u16>)),
+        (agent_id, ports): (AgentId, Ports),
         cgroups: CgroupHost,
         net: Arc<Net>,
         parts: Arc<Parts>,
@@ -101,6 +106,7 @@ impl Tasks {
             agent_id,
             ports,
             senders: Arc::default(),
+            endings: Arc::default(),
             cgroups,
             net,
             parts,
@@ -323,12 +329,7 @@ impl Tasks {
                 vec![("waggle.task.id", task_id.as_str().into())],
             ));
         }
-        let reach = match &live.process {
-            Some(process) if spec.container.network != NetworkMode::Host => {
-                Reach::Inside(Arc::clone(process))
-            }
-            _ => Reach::Node(self.config.ip),
-        };
+        let reach = live.reach(self.config.ip);
         let target = Target {
             task_id: task_id.clone(),
             dir: live.dir.path().to_owned(),
@@ -486,13 +487,12 @@ impl Tasks {
             self.telemetry.clone(),
             task_id.clone(),
         );
-        let parts = Arc::clone(&self.parts);
+        let (parts, endings) = (Arc::clone(&self.parts), Arc::clone(&self.endings));
         self.jobs.spawn(async move {
+            if let Some(watched) = watched {
+                endings.end(watched, &net, &telemetry).await;
+            }
             let done = tokio::task::spawn_blocking(move || {
-                if let Some(w) = watched {
-                    let mut w = w.lock().unwrap_or_else(PoisonError::into_inner);
-                    w.last(&net, &telemetry);
-                }
                 telemetry.task_gone(&id);
                 let removed = cgroup.remove(CLEAN_TIMEOUT);
                 let mut left = parts.release(&id);
@@ -535,6 +535,18 @@ impl Tasks {
     /// Who may send telemetry.
     pub fn senders(&self) -> Arc<Senders> {
         Arc::clone(&self.senders)
+    }
+
+    /// The pages with metrics that running tasks have.
+    pub fn pages(&self) -> Vec<Page> {
+        let running = self.live.iter().filter(|(_, l)| l.process.is_some());
+        let of = |(task_id, live): (&TaskId, &Live)| {
+            let ports = &live.spec.ports;
+            let any = ports.iter().any(|p| p.metrics.is_some());
+            let sender = any.then(|| self.senders.of_task(task_id)).flatten()?;
+            Some(pages(&sender, ports, &live.reach(self.config.ip)))
+        };
+        running.filter_map(of).flatten().collect()
     }
 
     /// Tasks that have ended since the agent began, by Mesos's name of the state.
@@ -591,6 +603,16 @@ impl Live {
             running_ns: 0,
             received_ns: 0,
             first_pass: None,
+        }
+    }
+
+    /// How its ports are reached.
+    fn reach(&self, node: Ipv4Addr) -> Reach {
+        match &self.process {
+            Some(process) if self.spec.container.network != NetworkMode::Host => {
+                Reach::Inside(Arc::clone(process))
+            }
+            _ => Reach::Node(node),
         }
     }
 

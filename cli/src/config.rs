@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use waggle_agent::telemetry::{Destination, SpoolConfig};
+use waggle_agent::telemetry::{Destination, SpoolConfig, pipeline::Cost};
 use waggle_agent::{
     DnsSettings, EdgeSettings, FetchSettings, FlowLogConfig, NetworkSettings, NodePolicy,
     RuntimeSettings, StorageSettings, images::ImageSettings,
@@ -60,6 +60,8 @@ pub struct Settings {
     pub bpf_dir: PathBuf,
     /// OTLP endpoint.
     pub otlp: Vec<Destination>,
+    /// What telemetry may cost.
+    pub budget: Cost,
     /// Where telemetry waits on disk.
     pub spool: Option<SpoolConfig>,
     /// Which connections are remembered.
@@ -125,6 +127,8 @@ pub struct Ports {
     pub metrics: u16,
     /// OTLP of tasks, unless none is taken.
     pub otlp: Option<u16>,
+    /// statsd of tasks, unless none is taken.
+    pub statsd: Option<u16>,
     /// dcos-net's API about names.
     pub dns: u16,
 }
@@ -162,6 +166,7 @@ pub fn settings(flags: &RunArgs) -> Result<Settings, CliError> {
     let work_dir = work_dir.unwrap_or_else(|| PathBuf::from("/var/lib/waggle"));
     let spool = telemetry::spool(&args, &work_dir)?;
     let flows = telemetry::flows(&args)?;
+    let budget = telemetry::budget(&args)?;
     let name = match args.name {
         Some(n) => n,
         None => hostname()?,
@@ -179,7 +184,8 @@ pub fn settings(flags: &RunArgs) -> Result<Settings, CliError> {
         session: args.session_port.unwrap_or(5060),
         marathon: args.marathon_port.unwrap_or(8080),
         metrics: args.metrics_port.unwrap_or(61091),
-        otlp: telemetry::task_port(args.task_otlp.as_deref())?,
+        otlp: telemetry::task_port("task-otlp", args.task_otlp.as_deref(), 61317)?,
+        statsd: telemetry::task_port("task-statsd", args.task_statsd.as_deref(), 61318)?,
         dns: args.dns_api_port.unwrap_or(62080),
     };
     let masters = if args.masters.is_empty() {
@@ -195,6 +201,7 @@ pub fn settings(flags: &RunArgs) -> Result<Settings, CliError> {
         http_address: args.http_address.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
         work_dir,
         cgroup_root: args.cgroup_root,
+        budget,
         otlp: telemetry::destinations(&args.otlp, |name| std::env::var(name).ok())?,
         spool,
         flows,
@@ -260,6 +267,9 @@ fn merge(flags: RunArgs, file: RunArgs) -> RunArgs {
         marathon_port: flags.marathon_port.or(file.marathon_port),
         metrics_port: flags.metrics_port.or(file.metrics_port),
         task_otlp: flags.task_otlp.or(file.task_otlp),
+        task_statsd: flags.task_statsd.or(file.task_statsd),
+        telemetry_cpu: flags.telemetry_cpu.or(file.telemetry_cpu),
+        telemetry_memory: flags.telemetry_memory.or(file.telemetry_memory),
         work_dir: flags.work_dir.or(file.work_dir),
         cgroup_root: flags.cgroup_root.or(file.cgroup_root),
         bpf_dir: flags.bpf_dir.or(file.bpf_dir),

@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::Context;
 use tokio::{
-    net::{TcpListener, TcpSocket},
+    net::{TcpListener, TcpSocket, UdpSocket},
     time::{Instant, sleep},
 };
 
@@ -40,6 +40,21 @@ pub async fn bind(purpose: &str, ip: IpAddr, port: u16) -> Result<TcpListener, C
         }
     };
     Ok(listener.with_context(|| format!("cannot listen on {address} for the {purpose}"))?)
+}
+
+/// The same for datagrams.
+pub async fn bind_udp(purpose: &str, ip: IpAddr, port: u16) -> Result<UdpSocket, CliError> {
+    let address = SocketAddr::new(ip, port);
+    let deadline = Instant::now() + PATIENCE;
+    let socket = loop {
+        match UdpSocket::bind(address).await {
+            Err(e) if e.kind() == ErrorKind::AddrInUse && Instant::now() < deadline => {
+                sleep(RETRY).await;
+            }
+            other => break other,
+        }
+    };
+    Ok(socket.with_context(|| format!("cannot listen on {address} for the {purpose}"))?)
 }
 
 fn open(address: SocketAddr) -> io::Result<TcpListener> {

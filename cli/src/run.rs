@@ -87,6 +87,7 @@ async fn run(settings: Settings, half: Half) -> Result<(), CliError> {
 fn start_telemetry(s: &Settings) -> Result<(Telemetry, Guard), CliError> {
     let mut config = TelemetryConfig::new("waggle-agent", &s.name, &s.cluster);
     config.otlp.clone_from(&s.otlp);
+    config.budget = s.budget;
     config.filter.clone_from(&s.log);
     config.json_logs = s.log_json;
     config.metric_interval = s.tick;
@@ -177,6 +178,10 @@ async fn start_agent(
         Some(port) => Some(listen::bind("OTLP of tasks", IpAddr::V4(s.ip), port).await?),
         None => None,
     };
+    let statsd = match s.ports.statsd.filter(|_| telemetry.is_exporting()) {
+        Some(port) => Some(listen::bind_udp("statsd of tasks", IpAddr::V4(s.ip), port).await?),
+        None => None,
+    };
     let mut config = AgentConfig::new(&s.name, s.ip, s.masters.clone(), &s.work_dir.join("agent"));
     config.ip6 = s.ip6;
     config.cluster.clone_from(&s.cluster);
@@ -221,6 +226,7 @@ async fn start_agent(
             http,
             metrics,
             otlp,
+            statsd,
             dns,
         };
         waggle_agent::run(config, listeners, telemetry, stop)

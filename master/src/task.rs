@@ -474,6 +474,7 @@ mod tests {
                 .with_ports(PortSet::from_ports([port])),
             parts: Vec::new(),
             ports: vec![TaskPort {
+                metrics: None,
                 container_port: None,
                 name: None,
                 host_port: port,

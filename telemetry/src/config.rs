@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf, time::Duration};
 
-use waggle_telemetry_pipeline::Limits;
+use waggle_telemetry_pipeline::{Cost, Limits};
 
 use crate::Destination;
 
@@ -42,6 +42,8 @@ pub struct TelemetryConfig {
     pub metric_interval: Duration,
     /// Longest time that one export request may take.
     pub export_timeout: Duration,
+    /// What telemetry may cost before features are left off.
+    pub budget: Cost,
     /// Where what is exported waits on disk; `None`: in memory alone.
     pub spool: Option<SpoolConfig>,
 }
@@ -100,6 +102,10 @@ impl TelemetryConfig {
             batch_delay: Duration::from_millis(200),
             metric_interval: Duration::from_secs(5),
             export_timeout: Duration::from_secs(5),
+            budget: Cost {
+                cpus: 1.0,
+                memory: 128 << 20,
+            },
             spool: None,
         }
     }

@@ -14,6 +14,8 @@ pub enum Protocol {
     Grpc,
     /// Protobuf over HTTP/1.1: `/v1/logs`, `/v1/traces` and `/v1/metrics` below the URL.
     Http,
+    /// JSON over HTTP/1.1, at the same paths.
+    HttpJson,
 }
 
 /// One endpoint.

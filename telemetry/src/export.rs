@@ -22,16 +22,18 @@ use tonic::{Code, Status};
 use waggle_telemetry_pipeline::{AttrValue, Batch, DropReason, HostFacts, names};
 
 use crate::{
-    SpoolConfig, State, TelemetryConfig, TelemetryError,
+    State, TelemetryConfig,
+    disks::Disks,
     link::{Link, Sendable},
     otlp,
     pipe::{Lane, LogItem, MetricItem, Pipe, Signal, SpanItem, Way},
-    spool::{SpoolLimits, disk::Disk},
     spooled::Halve,
 };
 
 /// Shortest and longest wait between attempts.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// How long a disk may take at the end.
+const GRACE: Duration = Duration::from_secs(1);
 /// Attempts on a batch that fails in a way that may or may not be the connection's fault.
 const DOUBTFUL_ATTEMPTS: u32 = 5;
 
@@ -87,60 +89,6 @@ impl Stop {
     }
 }
 
-/// The spools of all signals.
-#[derive(Debug, Clone)]
-pub(crate) struct Disks {
-    all: [Disk; 3],
-    replay_bytes_s: u64,
-}
-
-impl Disks {
-    /// Opens those of one of several ways; what a process before this one left is handed in again.
-    pub(crate) fn open(
-        config: &SpoolConfig,
-        way: &Way,
-        (idx, n): (usize, usize),
-    ) -> Result<Self, TelemetryError> {
-        let n = u64::try_from(n.max(1)).unwrap_or(1);
-        // The first one's is where it is when there are no others.
-        let base = match idx {
-            0 => config.dir.clone(),
-            _ => config
-                .dir
-                .join(way.name.replace(|c: char| !c.is_ascii_alphanumeric(), "_")),
-        };
-        let open = |signal: Signal, part: u64| {
-            let dir = base.join(signal.name());
-            let part = part * n;
-            let limits = SpoolLimits {
-                max_bytes: config.max_bytes / part,
-                max_age_ms: u64::try_from(config.max_age.as_millis()).unwrap_or(u64::MAX),
-            };
-            let opened = Disk::open(&dir, limits);
-            opened.map_err(|source| TelemetryError::BadSpool { dir, source })
-        };
-        let (logs, n_logs) = open(Signal::Logs, 2)?;
-        let (spans, n_spans) = open(Signal::Spans, 4)?;
-        let (metrics, n_metrics) = open(Signal::Metrics, 4)?;
-        way.logs.with(|q| q.found(n_logs));
-        way.spans.with(|q| q.found(n_spans));
-        way.metrics.with(|q| q.found(n_metrics));
-        Ok(Self {
-            all: [logs, spans, metrics],
-            replay_bytes_s: config.replay_bytes_s,
-        })
-    }
-
-    /// One signal's.
-    pub(crate) fn of(&self, signal: Signal) -> &Disk {
-        match signal {
-            Signal::Logs => &self.all[0],
-            Signal::Spans => &self.all[1],
-            Signal::Metrics => &self.all[2],
-        }
-    }
-}
-
 /// The running tasks.
 #[derive(Debug)]
 pub(crate) struct Exporters {
@@ -181,7 +129,7 @@ impl Exporters {
         let (collect, stop) = (Arc::clone(pipe), first.token.clone());
         let collector = runtime.spawn(async move {
             while timeout(interval, stop.cancelled()).await.is_err() {
-                collect.collect();
+                collect.cpu.run(|| collect.collect());
             }
         });
         Self {
@@ -195,16 +143,24 @@ impl Exporters {
         }
     }
 
-    /// Drains logs and spans, then the metrics with the final books. Bounded by the deadline.
+    /// Drains logs and spans, then the metrics with the final books. Each endpoint drains by itself, and what has logs for an
+    /// endpoint that is away gives up half-way: the others' last metrics need the rest of the time.
     pub(crate) async fn shutdown(mut self, pipe: &Pipe, deadline: Instant) {
-        self.first.at(deadline);
-        for task in self.first_tasks.drain(..) {
-            let _ = task.await;
-        }
+        let now = Instant::now();
+        let half = now + deadline.saturating_duration_since(now) / 2;
+        self.first.at(half);
+        drain(&mut self.first_tasks, half).await;
         pipe.collect();
         self.last.at(deadline);
-        for task in self.last_tasks.drain(..) {
-            let _ = task.await;
+        drain(&mut self.last_tasks, deadline).await;
+    }
+}
+
+/// Waits for tasks that end by themselves at a deadline, but for what a disk takes.
+async fn drain(tasks: &mut Vec<JoinHandle<()>>, deadline: Instant) {
+    for task in tasks.drain(..) {
+        if timeout_at(deadline + GRACE, task).await.is_err() {
+            tracing::warn!("an exporter does not end in time");
         }
     }
 }
@@ -274,17 +230,21 @@ impl Worker {
     /// Begins to export a signal, by way of a disk where there is one.
     fn begin<E: Export>(self, runtime: &Handle, disks: Option<&Disks>) -> Vec<JoinHandle<()>> {
         let Some(disks) = disks else {
-            return vec![runtime.spawn(self.run::<E>())];
+            let cpu = self.pipe.cpu.clone();
+            return vec![runtime.spawn(cpu.wrap(self.run::<E>()))];
         };
-        let disk = disks.of(E::SIGNAL).clone();
+        let (disk, cpu) = (disks.of(E::SIGNAL).clone(), self.pipe.cpu.clone());
         let spool = self.clone().spool::<E>(disk.clone());
         let ship = self.ship::<E>(disk, disks.replay_bytes_s);
-        vec![runtime.spawn(spool), runtime.spawn(ship)]
+        vec![
+            runtime.spawn(cpu.wrap(spool)),
+            runtime.spawn(cpu.wrap(ship)),
+        ]
     }
 
     async fn run<E: Export>(self) {
         let mut batch_items = self.batch_items;
-        while let Some(batch) = self.next_batch::<E>(batch_items).await {
+        while let Some(batch) = self.next_batch::<E>(batch_items, false).await {
             let n = batch.len();
             let shrink = self.deliver::<E>(batch).await;
             batch_items = if shrink {
@@ -296,8 +256,12 @@ impl Worker {
         E::lane(&self.way).with(|q| q.drop_queued(DropReason::Shutdown));
     }
 
-    /// Waits for items and for their company; `None` when it is time to end.
-    pub(crate) async fn next_batch<E: Export>(&self, max: usize) -> Option<Batch<Arc<E::Item>>> {
+    /// Waits for items and for their company; `None` when it is time to end, and for a disk when nothing is left then.
+    pub(crate) async fn next_batch<E: Export>(
+        &self,
+        max: usize,
+        to_disk: bool,
+    ) -> Option<Batch<Arc<E::Item>>> {
         let lane = E::lane(&self.way);
         loop {
             while !self.stop.token.is_cancelled() && lane.with(|q| q.queued()) == 0 {
@@ -315,7 +279,7 @@ impl Worker {
                 _ = timeout(self.delay, gather) => {}
                 () = self.stop.token.cancelled() => {}
             }
-            if self.stop.is_over() {
+            if self.stop.is_over() && !to_disk {
                 return None;
             }
             let batch = lane.with(|q| q.take(max, self.batch_bytes));

@@ -22,7 +22,9 @@
 
 mod bridge;
 mod config;
+mod contract;
 mod destination;
+mod disks;
 mod export;
 mod link;
 mod otlp;
@@ -38,6 +40,7 @@ mod verbosity;
 
 pub use bridge::BridgeLayer;
 pub use config::{SpoolConfig, TelemetryConfig, TelemetryError};
+pub use contract::{CpuMeter, Metered};
 pub use destination::{Destination, Health, Protocol, State};
 pub use opentelemetry::trace::SpanKind;
 pub use pipe::{Losses, Signal};
@@ -47,5 +50,5 @@ pub use telemetry::{Guard, Telemetry};
 pub use verbosity::{MAX_VERBOSITY, Verbosity};
 pub use waggle_telemetry_pipeline as pipeline;
 pub use waggle_telemetry_pipeline::{
-    AttrValue, Attrs, IoStream, LogRecord, MetricDef, Point, PointData, TaskLabels, names,
+    AttrValue, Attrs, Feature, IoStream, LogRecord, MetricDef, Point, PointData, TaskLabels, names,
 };

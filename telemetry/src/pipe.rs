@@ -13,12 +13,20 @@ use opentelemetry_proto::tonic::{
 use tokio::sync::Notify;
 use ulid::Ulid;
 use waggle_telemetry_pipeline::{
-    AttrValue, Attrs, Counts, DropReason, HostFacts, Limits, LogRecord, MetricDef, Point,
-    PointData, PromResource, Queue, ResourceKey, SeriesStore, TaskLabels, names, prometheus_text,
+    AttrValue, Attrs, Change, Counts, DropReason, Feature, HostFacts, Limits, LogRecord, MetricDef,
+    Point, PointData, PromResource, Queue, ResourceKey, SeriesStore, TaskLabels, names,
+    prometheus_text,
 };
 use waggle_types::TaskId;
 
-use crate::{Destination, Health, State, destination::Watch, export::Disks, own, receive::Sent};
+use crate::{
+    Destination, Health, State,
+    contract::{Contract, CpuMeter},
+    destination::Watch,
+    disks::Disks,
+    own,
+    receive::Sent,
+};
 
 /// One of the three kinds of telemetry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -214,9 +222,11 @@ impl Way {
     }
 
     /// What waits on disk is in the books.
-    pub(crate) fn spools_are(&self, disks: Disks) {
-        // Said once, at the start.
-        let _ = self.spools.set(disks);
+    pub(crate) fn spools_are(&self, disks: Option<Disks>) {
+        if let Some(disks) = disks {
+            // Said once, at the start.
+            let _ = self.spools.set(disks);
+        }
     }
 
     /// How the endpoint does with a signal.
@@ -245,6 +255,22 @@ impl Way {
         }
     }
 
+    fn held_bytes(&self, signal: Signal) -> usize {
+        match signal {
+            Signal::Logs => self.logs.with(|q| q.bytes()),
+            Signal::Spans => self.spans.with(|q| q.bytes()),
+            Signal::Metrics => self.metrics.with(|q| q.bytes()),
+        }
+    }
+
+    fn half_room(&self, signal: Signal) -> Limits {
+        match signal {
+            Signal::Logs => self.logs.with(|q| q.half_room()),
+            Signal::Spans => self.spans.with(|q| q.half_room()),
+            Signal::Metrics => self.metrics.with(|q| q.half_room()),
+        }
+    }
+
     /// The worst of what the signals say.
     fn health(&self) -> Health {
         let states = self.watches.iter().map(Watch::state);
@@ -263,16 +289,19 @@ impl Way {
 fn way_name(to: &Destination, before: &[Way]) -> String {
     let rest = to.url.split_once("://").map_or(to.url.as_str(), |(_, r)| r);
     let host = rest.split('/').next().unwrap_or(rest);
-    let name = host.rsplit_once('@').map_or(host, |(_, h)| h).to_owned();
-    match before.iter().filter(|w| w.name.starts_with(&name)).count() {
-        0 => name,
-        n => format!("{name}-{}", n + 1),
-    }
+    let name = host.rsplit_once('@').map_or(host, |(_, h)| h);
+    let is_new = |name: &String| before.iter().all(|w| w.name != *name);
+    let numbered = (2..).map(|n| format!("{name}-{n}"));
+    let mut all = std::iter::once(name.to_owned()).chain(numbered);
+    all.find(is_new).unwrap_or_default()
 }
 
 /// Series that nobody hands in for this long are no longer shown to Prometheus (its own staleness
 /// limit is as long).
 const STALE_NS: u64 = 300_000_000_000;
+
+/// What a series takes, about.
+const SERIES_BYTES: usize = 600;
 
 /// What all handles of one pipeline share.
 #[derive(Debug)]
@@ -284,6 +313,9 @@ pub(crate) struct Pipe {
     pub(crate) node: String,
     pub(crate) start_ns: u64,
     pub(crate) ways: Vec<Arc<Way>>,
+    /// What telemetry takes of CPU time.
+    pub(crate) cpu: CpuMeter,
+    contract: Mutex<Contract>,
     store: Mutex<SeriesStore>,
     components: Mutex<BTreeMap<ResourceKey, Arc<Component>>>,
     tasks: Mutex<BTreeMap<TaskId, Arc<TaskLabels>>>,
@@ -319,11 +351,31 @@ impl Pipe {
             node: config.node.clone(),
             start_ns: now_ns(),
             ways: ways.into_iter().map(Arc::new).collect(),
+            cpu: CpuMeter::default(),
+            contract: Mutex::new(Contract::new(config.budget)),
             store: Mutex::new(SeriesStore::new(config.max_series)),
             components: Mutex::new(BTreeMap::new()),
             tasks: Mutex::new(BTreeMap::new()),
             base: ResourceKey::Component(config.component.as_str().into()),
         }
+    }
+
+    /// Whether a feature is on.
+    pub(crate) fn allows(&self, feature: Feature) -> bool {
+        lock(&self.contract).allows(feature)
+    }
+
+    /// Reads what telemetry costs; what has changed by that.
+    pub(crate) fn keep_contract(&self) -> Option<Change> {
+        let (cpu_ns, memory) = (self.cpu.total_ns(), self.memory());
+        lock(&self.contract).read(cpu_ns, memory, now_ns())
+    }
+
+    /// What queues and series hold, in bytes, about. Queues of several endpoints share their items.
+    fn memory(&self) -> u64 {
+        let fullest = |signal| self.ways.iter().map(|w| w.held_bytes(signal)).max();
+        let queues: usize = Signal::ALL.map(|s| fullest(s).unwrap_or(0)).iter().sum();
+        (queues + lock(&self.store).len() * SERIES_BYTES) as u64
     }
 
     /// Queues log records for every endpoint.
@@ -348,6 +400,26 @@ impl Pipe {
         for way in &self.ways {
             way.metrics.push_all(items.iter().cloned());
         }
+    }
+
+    /// Whether so much fits into a queue of a signal until half of it is taken. One endpoint that is away fills its own and
+    /// no other: only when none takes anything is there no room. Without endpoints there is always room.
+    pub(crate) fn has_room(&self, signal: Signal, items: usize, bytes: usize) -> bool {
+        let fits = |way: &Arc<Way>| {
+            let room = way.half_room(signal);
+            items <= room.max_items && bytes <= room.max_bytes
+        };
+        self.ways.is_empty() || self.ways.iter().any(fits)
+    }
+
+    /// Items that wait in memory, in the longest queue of a signal.
+    pub(crate) fn queued(&self, signal: Signal) -> usize {
+        let of = |way: &Arc<Way>| match signal {
+            Signal::Logs => way.logs.with(|q| q.queued()),
+            Signal::Spans => way.spans.with(|q| q.queued()),
+            Signal::Metrics => way.metrics.with(|q| q.queued()),
+        };
+        self.ways.iter().map(of).max().unwrap_or(0)
     }
 
     /// Counts what is not handed on, in every book.
@@ -590,6 +662,8 @@ impl Pipe {
             }
         }
         out.extend(own::points(self.start_ns, now));
+        let (cpu_ns, memory) = (self.cpu.total_ns(), self.memory());
+        out.extend(lock(&self.contract).points(cpu_ns, memory, self.start_ns, now));
         let series = i64::try_from(lock(&self.store).len()).unwrap_or(i64::MAX);
         let held = PointData::UpDown(series);
         out.push(Point::new(
@@ -631,5 +705,26 @@ impl Pipe {
         }
         store.forget_stale(now.saturating_sub(STALE_NS));
         prometheus_text(&store, &refs)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_ways_have_one_name() {
+        let mut config = crate::TelemetryConfig::new("waggle-agent", "n1", "test");
+        let urls = [
+            "http://a:4317",
+            "http://a:43",
+            "https://x@a:43/otlp",
+            "http://a:43-2",
+            "http://a:43",
+        ];
+        config.otlp = urls.map(Destination::new).to_vec();
+        let pipe = Pipe::new(&config, HostFacts::default());
+        let names: Vec<&str> = pipe.ways.iter().map(|w| w.name.as_str()).collect();
+        assert_eq!(names, ["a:4317", "a:43", "a:43-2", "a:43-2-2", "a:43-3"]);
     }
 }

@@ -28,11 +28,11 @@ const DISK_PAUSE: Duration = Duration::from_secs(1);
 const OLD_MS: u64 = 5000;
 
 impl Worker {
-    /// Writes all that comes, until the process ends.
+    /// Writes all that comes, until the process ends; then what is queued, which the next process sends.
     pub(crate) async fn spool<E: Export>(self, disk: Disk) {
         let lane = E::lane(&self.way);
         let (mut failing, mut synced) = (false, Instant::now());
-        while let Some(batch) = self.next_batch::<E>(self.batch_items).await {
+        while let Some(batch) = self.next_batch::<E>(self.batch_items, true).await {
             let payload = E::request(&batch, &self.pipe.host).encode_to_vec();
             let items = u32::try_from(batch.len()).unwrap_or(u32::MAX);
             // Before it is there: who sends it may be done with it before this task goes on.
@@ -54,6 +54,7 @@ impl Worker {
                 synced = Instant::now();
             }
         }
+        // What came meanwhile: nobody hands in any more.
         lane.with(|q| q.drop_queued(DropReason::Shutdown));
         let _ = disk.sync().await;
         disk.end();

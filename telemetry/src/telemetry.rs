@@ -1,13 +1,13 @@
 //! The handle that everything else uses, and the guard that ends it.
 
-use std::{borrow::Cow, sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::BTreeSet, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use tracing_subscriber::{
     EnvFilter, Layer as _, layer::SubscriberExt as _, reload, util::SubscriberInitExt as _,
 };
 use waggle_telemetry_pipeline::{
-    AttrValue, Attrs, HostFacts, LogRecord, MetricDef, Point, Severity, TaskLabels, names,
+    AttrValue, Attrs, Feature, HostFacts, LogRecord, MetricDef, Point, Severity, TaskLabels, names,
 };
 use waggle_types::{TaskId, TraceContext};
 
@@ -15,7 +15,9 @@ use crate::{
     ActiveSpan, BridgeLayer, Health, Inbox, Losses, Signal, SpanBuilder, SpanKind, TelemetryConfig,
     TelemetryError,
     bridge::is_transport,
-    export::{Disks, Exporters},
+    contract::{self, CpuMeter},
+    disks::Disks,
+    export::Exporters,
     link::Link,
     pipe::{Component, Owner, Pipe, now_ns},
     spans::Tracing,
@@ -36,23 +38,26 @@ impl Telemetry {
     /// configuration says otherwise. Must be called inside of a tokio runtime that outlives the guard.
     pub fn start(config: &TelemetryConfig) -> Result<(Self, Guard), TelemetryError> {
         let runtime = tokio::runtime::Handle::try_current().map_err(TelemetryError::NoRuntime)?;
-        let links: Result<Vec<Link>, _> = config.otlp.iter().map(Link::open).collect();
-        let links = links?;
+        let links: Result<Vec<_>, _> = config.otlp.iter().map(Link::open).collect();
+        let (links, doubts): (Vec<Link>, Vec<_>) = links?.into_iter().unzip();
         let pipe = Arc::new(Pipe::new(config, host_facts(&config.node)));
-        let n = links.len();
-        let mut ways = Vec::with_capacity(n);
-        for (idx, (link, way)) in links.into_iter().zip(&pipe.ways).enumerate() {
-            let spool = config.spool.as_ref();
-            let disks = spool.map(|s| Disks::open(s, way, (idx, n))).transpose()?;
-            if let Some(disks) = &disks {
-                way.spools_are(disks.clone());
-            }
-            ways.push((link, disks));
-        }
         let this = Self::on(Arc::clone(&pipe), &config.component);
         if config.install_subscriber {
             this.install(config)?;
         }
+        for why in doubts.into_iter().flatten().collect::<BTreeSet<_>>() {
+            tracing::warn!(why, "certificates of the system can't be used");
+        }
+        let spool = config.spool.as_ref();
+        let disks = spool.map(|s| Disks::open_all(s, &config.otlp, &pipe.ways));
+        let disks: Vec<Option<Disks>> = match disks.transpose()? {
+            Some(disks) => disks.into_iter().map(Some).collect(),
+            None => vec![None; links.len()],
+        };
+        for (way, disks) in pipe.ways.iter().zip(&disks) {
+            way.spools_are(disks.clone());
+        }
+        let ways = links.into_iter().zip(disks).collect();
         let exporters = pipe
             .exporting
             .then(|| Exporters::spawn(&runtime, &pipe, ways, config));
@@ -288,6 +293,25 @@ impl Telemetry {
         self.pipe.push_log(owner, record);
     }
 
+    /// Whether a feature is on, or left off for what telemetry costs.
+    pub fn allows(&self, feature: Feature) -> bool {
+        self.pipe.allows(feature)
+    }
+
+    /// What counts the CPU time of telemetry: for work that others do for it.
+    pub fn cpu(&self) -> &CpuMeter {
+        &self.pipe.cpu
+    }
+
+    /// Compares what telemetry costs with its budget; what that changes is told. To be called at intervals.
+    pub fn keep_contract(&self) {
+        if let Some(change) = self.pipe.keep_contract() {
+            contract::tell(change);
+            let (name, attrs) = contract::event(change);
+            self.event(name, None, attrs);
+        }
+    }
+
     /// Takes what tasks send; useless without an endpoint.
     pub fn inbox(&self) -> Inbox {
         Inbox::new(Arc::clone(&self.pipe))
@@ -301,6 +325,11 @@ impl Telemetry {
     /// All series in Prometheus's text format, version 0.0.4.
     pub fn prometheus_text(&self) -> String {
         self.pipe.prometheus_text()
+    }
+
+    /// Items of a signal that wait in memory for the endpoint that has most of them: for who may hold back what it hands in.
+    pub fn queued(&self, signal: Signal) -> usize {
+        self.pipe.queued(signal)
     }
 
     /// The books: what came in, went out, is held and was dropped, per signal.

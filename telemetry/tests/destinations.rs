@@ -79,7 +79,12 @@ impl Web {
             let mut plain = Vec::new();
             let mut gzip = flate2::read::GzDecoder::new(body.as_ref());
             std::io::Read::read_to_end(&mut gzip, &mut plain).unwrap();
-            let request = ExportLogsServiceRequest::decode(plain.as_slice()).unwrap();
+            let is_json = headers["content-type"] == "application/json";
+            let request: ExportLogsServiceRequest = if is_json {
+                serde_json::from_slice(&plain).unwrap()
+            } else {
+                ExportLogsServiceRequest::decode(plain.as_slice()).unwrap()
+            };
             let scopes = request.resource_logs.iter().flat_map(|r| &r.scope_logs);
             held.1
                 .push((headers, scopes.map(|s| s.log_records.len()).sum()));
@@ -146,20 +151,45 @@ async fn every_endpoint_gets_everything_and_waits_for_no_other() {
 }
 
 #[tokio::test]
+async fn json_is_spoken_where_it_is_wanted() {
+    let web = Web::default();
+    let json = Destination {
+        url: web.start().await,
+        protocol: Protocol::HttpJson,
+        ..Destination::default()
+    };
+    let (t, guard) = Telemetry::start(&to(vec![json])).unwrap();
+    log(&t, 50);
+    until("it has it", || web.records() == 50).await;
+    let losses = guard.shutdown(Duration::from_secs(5)).await;
+    assert!(losses.balanced());
+    assert_eq!(losses.logs.exported, 50);
+    assert_eq!(losses.metrics.dropped_total(), 0);
+    assert_eq!(web.held().1[0].0["content-type"], "application/json");
+}
+
+#[tokio::test]
 async fn what_is_no_endpoint_is_said_to_be_none() {
     let web = Web::default();
     let url = web.start().await;
     // gRPC to a server of something else, and HTTP to a path that is not there.
     let root = url.trim_end_matches("/otlp").to_owned();
-    let nowhere = Destination {
-        url: format!("{root}/nowhere"),
-        protocol: Protocol::Http,
+    let at = |path: &str, protocol| Destination {
+        url: format!("{root}{path}"),
+        protocol,
         ..Destination::default()
     };
-    let (t, guard) = Telemetry::start(&to(vec![nowhere])).unwrap();
+    let all = vec![
+        at("", Protocol::Grpc),
+        at("/nowhere", Protocol::Http),
+        at("/nowhere", Protocol::HttpJson),
+    ];
+    let (t, guard) = Telemetry::start(&to(all)).unwrap();
     log(&t, 5);
-    until("it is none", || state(&t, 0) == State::WrongEndpoint).await;
-    assert_eq!(t.health()[0].held, 5, "held, not lost");
+    for idx in 0..3 {
+        until("it is none", || state(&t, idx) == State::WrongEndpoint).await;
+        assert!(t.health()[idx].held >= 5, "held, not lost");
+    }
     assert!(guard.shutdown(Duration::from_millis(50)).await.balanced());
 }
 
@@ -233,10 +263,16 @@ async fn certificates_are_looked_at_and_what_is_wrong_is_said() {
         ca: Some(authority.ca()),
         ..Destination::new(url)
     };
+    let over_http = |to: Destination| Destination {
+        protocol: Protocol::Http,
+        ..to
+    };
     let (t, guard) = Telemetry::start(&to(vec![
         with(&good, &authority),
         with(&good, &stranger),
         with(&expired, &authority),
+        over_http(with(&good, &stranger)),
+        over_http(with(&expired, &authority)),
     ]))
     .unwrap();
     log(&t, 10);
@@ -244,7 +280,7 @@ async fn certificates_are_looked_at_and_what_is_wrong_is_said() {
         shared.lock().unwrap().logs.len() == 10
     })
     .await;
-    for idx in [1, 2] {
+    for idx in 1..5 {
         until("a certificate is refused", || {
             state(&t, idx) == State::Certificate
         })

@@ -220,8 +220,12 @@ async fn what_is_no_request_is_refused_and_counted() {
     let router = inbox.routes().layer(Extension(Arc::clone(&sender)));
     let (status, _) = post(&router, "/v1/logs", PROTOBUF, b"\xff\xff\xff".to_vec()).await;
     assert_eq!(status, StatusCode::BAD_REQUEST);
-    let (status, _) = post(&router, "/v1/logs", "application/json", b"{}".to_vec()).await;
+    let (status, _) = post(&router, "/v1/logs", "text/plain", b"{}".to_vec()).await;
     assert_eq!(status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    // Two bytes each for what takes some hundred.
+    let many = [vec![10, 0x80, 0x80, 0x40], [18, 0].repeat(1 << 19)].concat();
+    let (status, _) = post(&router, "/v1/logs", PROTOBUF, many).await;
+    assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
     let (status, _) = post(&router, "/v1/logs", PROTOBUF, vec![0; 5 << 20]).await;
     assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
     // Nobody.
@@ -233,7 +237,7 @@ async fn what_is_no_request_is_refused_and_counted() {
     assert_eq!(refused.code(), Code::PermissionDenied);
     assert_eq!(t.losses().logs.input, 0);
     let page = t.prometheus_text();
-    for outcome in ["invalid", "stranger"] {
+    for outcome in ["form", "invalid", "large", "stranger"] {
         let series = format!("waggle_telemetry_received_total{{waggle_outcome=\"{outcome}\"");
         assert!(page.contains(&series), "{page}");
     }
@@ -264,4 +268,141 @@ async fn a_task_that_sends_too_much_is_told_to_wait() {
     let (status, _) = post(&quiet, "/v1/logs", PROTOBUF, logs(1).encode_to_vec()).await;
     assert_eq!(status, StatusCode::OK, "others are not made to wait");
     assert!(t.losses().balanced());
+}
+
+#[tokio::test]
+async fn json_is_read_and_answered_in_json() {
+    let (t, guard, _sink, state) = running();
+    let sender = Arc::new(Sender::new(labels("web.1")));
+    let router = t.inbox().routes().layer(Extension(sender));
+    let logs = r#"{"resourceLogs":[{"resource":{"attributes":[
+        {"key":"service.name","value":{"stringValue":"bank"}},
+        {"key":"app.flavor","value":{"stringValue":"sour"}}]},
+        "scopeLogs":[{"logRecords":[{"timeUnixNano":"1795407292000000000","severityNumber":9,
+        "body":{"stringValue":"own"},"traceId":"01010101010101010101010101010101",
+        "attributes":[{"key":"n","value":{"intValue":"7"}}],"unknown":1}]}]}]}"#;
+    let json = "application/json; charset=utf-8";
+    let (status, body) = post(&router, "/v1/logs", json, logs.as_bytes().to_vec()).await;
+    let said = String::from_utf8_lossy(&body).into_owned();
+    assert_eq!(status, StatusCode::OK, "{said}");
+    serde_json::from_slice::<serde_json::Value>(&body).unwrap();
+    let metrics = r#"{"resourceMetrics":[{"scopeMetrics":[{"metrics":[
+        {"name":"shop.orders","unit":"1","sum":{"aggregationTemporality":2,"isMonotonic":true,
+            "dataPoints":[{"timeUnixNano":"1795407292000000000","asInt":"3"}]}},
+        {"name":"shop.nothing"}]}]}]}"#;
+    let (status, body) = post(&router, "/v1/metrics", json, metrics.as_bytes().to_vec()).await;
+    let said = String::from_utf8_lossy(&body).into_owned();
+    assert_eq!(status, StatusCode::OK, "{said}");
+    assert!(said.contains("rejectedDataPoints"), "{said}");
+    let (status, body) = post(&router, "/v1/logs", json, b"[".to_vec()).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    assert_eq!(body, br#"{"code":3,"message":"not a request of OTLP"}"#);
+    assert!(guard.shutdown(Duration::from_secs(5)).await.balanced());
+
+    let state = state.lock().unwrap();
+    let (resource, log) = &state.logs[0];
+    assert_eq!(
+        (text(log.body.as_ref()).as_str(), log.severity_number),
+        ("own", 9)
+    );
+    assert_eq!(attrs(&log.attributes)["n"], "7");
+    assert_eq!(log.trace_id, [1; 16]);
+    assert_eq!(
+        (
+            resource["service.name"].as_str(),
+            resource["app.flavor"].as_str()
+        ),
+        ("web", "sour")
+    );
+    let mut orders = state
+        .metrics
+        .iter()
+        .filter(|(_, m)| m.name == "shop.orders");
+    let value = common::numbers(&orders.next().unwrap().1)[0].1;
+    assert!((value - 3.0).abs() < 1e-9);
+}
+
+#[tokio::test]
+async fn what_was_accepted_is_not_pushed_out_by_others() {
+    let state = common::Shared::default();
+    // Nobody takes anything.
+    state.lock().unwrap().refuse = Some(Code::Unavailable);
+    let sink = common::Sink::start(&state);
+    let mut config = common::config(Some(sink.url()));
+    config.log_queue.max_items = 100;
+    let (t, guard) = waggle_telemetry::Telemetry::start(&config).unwrap();
+    let router = t.inbox().routes();
+    let of = |task: &str| {
+        let sender = Arc::new(Sender::new(labels(task)));
+        router.clone().layer(Extension(sender))
+    };
+    let send = async |router: &Router, n: usize| {
+        post(router, "/v1/logs", PROTOBUF, logs(n).encode_to_vec())
+            .await
+            .0
+    };
+    let (quiet, noisy) = (of("web.1"), of("web.2"));
+    assert_eq!(send(&quiet, 10).await, StatusCode::OK);
+    assert_eq!(send(&noisy, 40).await, StatusCode::OK);
+    for n in [1, 51, 1000] {
+        assert_eq!(send(&noisy, n).await, StatusCode::TOO_MANY_REQUESTS);
+    }
+    let counts = t.losses().logs;
+    assert_eq!((counts.input, counts.held), (50, 50), "{counts:?}");
+    drop(guard);
+}
+
+#[tokio::test]
+async fn what_costs_too_much_is_left_off_and_logs_are_not() {
+    let state = common::Shared::default();
+    let sink = common::Sink::start(&state);
+    let mut config = common::config(Some(sink.url()));
+    // Nothing may be held, and there is always something.
+    config.budget.memory = 0;
+    let (t, guard) = waggle_telemetry::Telemetry::start(&config).unwrap();
+    t.count(&waggle_telemetry::names::AGENT_LOG_LINES, &[], 1);
+    let sender = Arc::new(Sender::new(labels("web.1")));
+    let router = t.inbox().routes().layer(Extension(sender));
+    let send = async |path: &str, body: Vec<u8>| post(&router, path, PROTOBUF, body).await.0;
+    assert_eq!(
+        send("/v1/metrics", metrics().encode_to_vec()).await,
+        StatusCode::OK
+    );
+    for _ in 0..100 {
+        t.keep_contract();
+    }
+    for feature in waggle_telemetry::pipeline::Feature::ALL {
+        assert!(!t.allows(feature), "{feature:?}");
+    }
+    let refused = StatusCode::SERVICE_UNAVAILABLE;
+    assert_eq!(
+        send("/v1/metrics", metrics().encode_to_vec()).await,
+        refused
+    );
+    assert_eq!(send("/v1/traces", spans().encode_to_vec()).await, refused);
+    assert_eq!(
+        send("/v1/logs", logs(1).encode_to_vec()).await,
+        StatusCode::OK
+    );
+    let page = t.prometheus_text();
+    assert!(page.contains("waggle_telemetry_feature_enabled"), "{page}");
+    assert!(guard.shutdown(Duration::from_secs(5)).await.balanced());
+    let state = state.lock().unwrap();
+    let off = state
+        .logs
+        .iter()
+        .filter(|(_, r)| r.event_name == "waggle.telemetry.feature_off");
+    let features: Vec<String> = off
+        .map(|(_, r)| attrs(&r.attributes)["waggle.telemetry.feature"].clone())
+        .collect();
+    assert_eq!(
+        features,
+        [
+            "edges",
+            "scrapes",
+            "task_metrics",
+            "task_spans",
+            "every_tick"
+        ]
+    );
 }

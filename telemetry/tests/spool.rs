@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, path::Path, time::Duration};
 
 use common::{Shared, Sink, attrs, config, labels, until};
 use waggle_telemetry::{
-    IoStream, SpanKind, SpoolConfig, Telemetry, TelemetryConfig,
+    Destination, IoStream, SpanKind, SpoolConfig, Telemetry, TelemetryConfig,
     pipeline::{DropReason, Limits, decode_line},
 };
 
@@ -98,9 +98,87 @@ async fn an_outage_and_a_restart_lose_nothing() {
         .map(|(_, r)| attrs(&r.attributes)["log.record.uid"].clone())
         .collect();
     assert!(uids.len() >= 3100 && state.logs.len() - uids.len() >= twice);
-    let left = std::fs::read_dir(dir.path().join("logs")).unwrap();
+    let mut of_endpoints = std::fs::read_dir(dir.path()).unwrap();
+    let own = of_endpoints.next().unwrap().unwrap().path();
+    let left = std::fs::read_dir(own.join("logs")).unwrap();
     let left: Vec<_> = left.map(|e| e.unwrap().file_name()).collect();
     assert_eq!(left, ["cursor"], "the disk has its room back");
+}
+
+#[tokio::test]
+async fn what_waits_for_an_endpoint_goes_to_no_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let (first, second) = (Shared::default(), Shared::default());
+    let own = |n| std::net::SocketAddr::from(([127, 0, 0, n], 0));
+    let (a, b) = (
+        Sink::start_at(&first, own(83)),
+        Sink::start_at(&second, own(84)),
+    );
+    let (a_addr, a_url, b_url) = (a.addr, a.url(), b.url());
+    drop(a);
+    let mut config = spooled(dir.path(), a_url.clone());
+    config.otlp.push(Destination::new(&b_url));
+    let (t, guard) = Telemetry::start(&config).unwrap();
+    log(&t, 0, 100).await;
+    until("the second has it", || received(&second).0.len() == 100).await;
+    let losses = guard.shutdown(Duration::from_secs(1)).await;
+    assert_eq!((losses.logs.exported, losses.logs.held), (100, 100));
+    // The other way round, and still nobody is there.
+    config.otlp.reverse();
+    let (t, guard) = Telemetry::start(&config).unwrap();
+    log(&t, 100, 110).await;
+    until("the second has the new ones", || {
+        received(&second).0.len() == 110
+    })
+    .await;
+    drop((t, guard));
+    let _a = Sink::start_at(&first, a_addr);
+    let (t, guard) = Telemetry::start(&config).unwrap();
+    until("the first has all", || received(&first).0.len() == 110).await;
+    let losses = guard.shutdown(Duration::from_secs(5)).await;
+    assert!(losses.balanced() && losses.logs.held == 0, "{losses:?}");
+    assert_eq!(received(&second), (received(&first).0, 0), "each once");
+    drop(t);
+    // One that is not there any more is left alone.
+    config.otlp.truncate(1);
+    let (_t, _guard) = Telemetry::start(&config).unwrap();
+}
+
+#[tokio::test]
+async fn what_is_queued_at_the_end_is_on_disk_and_one_that_is_away_costs_others_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = Shared::default();
+    let sink = Sink::start(&state);
+    // A port at which nobody answers, and nobody refuses either.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let away = format!("http://{}", silent.local_addr().unwrap());
+    let mut config = spooled(dir.path(), away);
+    config.otlp.push(Destination::new(sink.url()));
+    config.metric_interval = Duration::from_hours(1);
+    let (t, guard) = Telemetry::start(&config).unwrap();
+    for i in 0..1000 {
+        let line = format!("line {i}");
+        t.task_log(
+            &labels("web.1"),
+            decode_line(line.as_bytes(), IoStream::Stdout, 1),
+        );
+    }
+    let begun = tokio::time::Instant::now();
+    let losses = guard.shutdown(Duration::from_secs(8)).await;
+    assert!(
+        begun.elapsed() < Duration::from_secs(12),
+        "{:?}",
+        begun.elapsed()
+    );
+    assert!(losses.balanced(), "{losses:?}");
+    assert_eq!(losses.logs.dropped_total(), 0, "{losses:?}");
+    assert_eq!((losses.logs.exported, losses.logs.held), (1000, 1000));
+    let last = "waggle.telemetry.exported";
+    let state = state.lock().unwrap();
+    assert!(
+        state.metrics.iter().any(|(_, m)| m.name == last),
+        "the final books"
+    );
 }
 
 #[tokio::test]

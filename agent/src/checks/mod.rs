@@ -35,6 +35,7 @@ use waggle_types::{CheckPurpose, CheckStatus, HealthCheck, TaskId};
 use probe::{Attempt, Probe, Tools};
 pub use probe::{Reach, Target};
 use schedule::{CheckId, Due, Schedule, Timing};
+pub use sockets::Sockets;
 
 /// A check that begins this much after it was due is late.
 const LATE_MS: u64 = 100;

@@ -247,6 +247,7 @@ async fn a_task_with_a_network_of_its_own_is_asked_there() {
     elsewhere[0].serve(8080);
     let inside = |at: usize| Target {
         ports: vec![TaskPort {
+            metrics: None,
             name: None,
             host_port: 31_000,
             container_port: Some(8080),
@@ -288,6 +289,7 @@ async fn a_task_with_a_network_of_its_own_is_asked_there() {
 fn inside_of(e: &Elsewhere) -> Target {
     Target {
         ports: vec![TaskPort {
+            metrics: None,
             name: None,
             host_port: 0,
             container_port: Some(8080),

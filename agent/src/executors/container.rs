@@ -68,7 +68,7 @@ pub(crate) fn record(spec: &TaskSpec) -> Option<ExecutorRecord> {
 /// task.
 pub(crate) fn variables(spec: &TaskSpec, node: &NodeFacts) -> Option<BTreeMap<String, String>> {
     let on = spec.executor.as_ref().filter(|_| is_container(spec))?;
-    let at = format!("{}:{}", node.ip, node.http_port);
+    let at = format!("{}:{}", node.ip, node.ports.http);
     let mut out = vec![
         ("MESOS_EXECUTOR_ID", on.spec.executor_id.to_string()),
         ("MESOS_AGENT_ENDPOINT", at.clone()),

@@ -81,10 +81,7 @@ async fn flows(
         for piece in old.chunks(PIECE) {
             yield lines(piece);
         }
-        if !filter.follow {
-            return;
-        }
-        loop {
+        while filter.follow {
             let piece = match tokio::time::timeout(ALIVE, news.recv()).await {
                 Ok(Ok(flows)) => {
                     let wanted: Vec<EndedFlow> = flows.iter().filter(|f| filter.matches(f)).cloned().collect();

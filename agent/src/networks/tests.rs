@@ -109,6 +109,7 @@ fn spec(id: &str, network: NetworkMode, ports: &[(Protocol, u16, u16)]) -> TaskS
     let mut spec = fixture::spec(id);
     spec.container.network = network;
     let port = |(protocol, host_port, inside): &(Protocol, u16, u16)| TaskPort {
+        metrics: None,
         name: None,
         host_port: *host_port,
         container_port: Some(*inside),

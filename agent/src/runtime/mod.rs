@@ -70,6 +70,17 @@ pub struct Contained<'a> {
     pub trace: Option<TraceContext>,
 }
 
+/// Ports of the node that its tasks are told of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Ports {
+    /// The agent's API.
+    pub http: u16,
+    /// Tasks' OTLP, if any is taken.
+    pub otlp: Option<u16>,
+    /// Their statsd, likewise.
+    pub statsd: Option<u16>,
+}
+
 /// What tasks learn about their node.
 #[derive(Debug, Clone)]
 pub struct NodeFacts {
@@ -77,10 +88,8 @@ pub struct NodeFacts {
     pub agent_id: AgentId,
     /// Where its tasks' host ports are reached.
     pub ip: Ipv4Addr,
-    /// Port of the agent's API there.
-    pub http_port: u16,
-    /// Port there at which tasks' OTLP is taken, if any is.
-    pub otlp_port: Option<u16>,
+    /// Its ports there.
+    pub ports: Ports,
     /// Its cluster.
     pub cluster: String,
     /// Its resolver, where it runs one.
@@ -89,14 +98,9 @@ pub struct NodeFacts {
 
 impl NodeFacts {
     /// Of a node with these settings.
-    pub fn new(
-        config: &AgentConfig,
-        agent_id: AgentId,
-        (http_port, otlp_port): (u16, Option<u16>),
-    ) -> Self {
+    pub fn new(config: &AgentConfig, agent_id: AgentId, ports: Ports) -> Self {
         Self {
-            http_port,
-            otlp_port,
+            ports,
             cluster: config.cluster.clone(),
             agent_id,
             ip: config.ip,

@@ -72,6 +72,7 @@ impl Agent {
             },
             metrics: bind().await,
             otlp: None,
+            statsd: None,
             dns: Some(bind().await),
         };
         let http = listeners.http.local_addr().unwrap();

@@ -55,7 +55,7 @@ pub struct RunArgs {
     /// Where programs and maps are pinned [default: /sys/fs/bpf/waggle/<name>]
     #[arg(long, value_name = "DIR")]
     pub bpf_dir: Option<PathBuf>,
-    /// OTLP endpoint for metrics, logs and traces, once or several times: URL[;protocol=grpc|http/protobuf][;header=NAME:VALUE]
+    /// OTLP endpoint for metrics, logs and traces, once or several times: URL[;protocol=grpc|http/protobuf|http/json][;header=NAME:VALUE]
     /// [;ca=FILE][;cert=FILE;key=FILE] [default: OTEL_EXPORTER_OTLP_ENDPOINT with its fellows, else none]
     #[arg(long, value_name = "URL[;OPTION..]")]
     #[serde(deserialize_with = "super::one_or_many")]
@@ -79,6 +79,16 @@ pub struct RunArgs {
     /// to; `none` takes nothing [default: 61317]
     #[arg(long, value_name = "PORT")]
     pub task_otlp: Option<String>,
+    /// UDP port on the node's address at which its tasks' statsd is taken, likewise; `none` takes nothing [default: 61318]
+    #[arg(long, value_name = "PORT")]
+    pub task_statsd: Option<String>,
+    /// CPUs that this process may spend on telemetry before features of it are left off, one after the other: edges, scrapes,
+    /// metrics and spans of tasks, figures at every tick [default: 1]
+    #[arg(long, value_name = "CPUS")]
+    pub telemetry_cpu: Option<f64>,
+    /// Memory in MiB that telemetry may hold before the same is done [default: 128]
+    #[arg(long, value_name = "MIB")]
+    pub telemetry_memory: Option<u64>,
     /// How often metrics and logs are collected, such as 5s or 500ms [default: 5s]
     #[arg(long, value_name = "DURATION")]
     pub tick: Option<String>,

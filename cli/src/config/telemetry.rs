@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use waggle_agent::FlowLogConfig;
-use waggle_agent::telemetry::{Destination, Protocol, SpoolConfig};
+use waggle_agent::telemetry::{Destination, Protocol, SpoolConfig, pipeline::Cost};
 
 use super::positive;
 use crate::{
@@ -108,8 +108,9 @@ fn protocol(field: &str, text: &str) -> Result<Protocol, CliError> {
     match text {
         "grpc" => Ok(Protocol::Grpc),
         "http/protobuf" => Ok(Protocol::Http),
+        "http/json" => Ok(Protocol::HttpJson),
         other => Err(usage(format!(
-            "{field}: protocol must be grpc or http/protobuf, is {other:.40?}"
+            "{field}: protocol must be grpc, http/protobuf or http/json, is {other:.40?}"
         ))),
     }
 }
@@ -145,14 +146,14 @@ fn unescaped(text: &str) -> String {
 }
 
 /// Where tasks' telemetry is taken: a port, or `none`.
-pub fn task_port(given: Option<&str>) -> Result<Option<u16>, CliError> {
+pub fn task_port(flag: &str, given: Option<&str>, default: u16) -> Result<Option<u16>, CliError> {
     match given {
-        None => Ok(Some(61317)),
+        None => Ok(Some(default)),
         Some("none") => Ok(None),
         Some(text) => match text.parse() {
             Ok(port) if port > 0 => Ok(Some(port)),
             _ => Err(usage(format!(
-                "task-otlp: must be a port or none, is {text:.40?}"
+                "{flag}: must be a port or none, is {text:.40?}"
             ))),
         },
     }
@@ -173,6 +174,26 @@ pub fn flows(args: &RunArgs) -> Result<FlowLogConfig, CliError> {
         flows.max_age = positive("flow-log-age", age)?;
     }
     Ok(flows)
+}
+
+/// What telemetry may cost.
+pub fn budget(args: &RunArgs) -> Result<Cost, CliError> {
+    let cpus = args.telemetry_cpu.unwrap_or(1.0);
+    if !(0.01..=1024.0).contains(&cpus) {
+        return Err(usage(format!(
+            "telemetry-cpu: must be 0.01 to 1024 CPUs, is {cpus}"
+        )));
+    }
+    let mib = args.telemetry_memory.unwrap_or(128);
+    if !(8..=1 << 20).contains(&mib) {
+        return Err(usage(format!(
+            "telemetry-memory: must be 8 to 1048576 MiB, is {mib}"
+        )));
+    }
+    Ok(Cost {
+        cpus,
+        memory: mib << 20,
+    })
 }
 
 /// Where telemetry waits: `none`, a directory, or that of the node.
@@ -254,6 +275,19 @@ mod tests {
         assert_eq!(read[0].ca, Some("/ca".into()));
         let flag = destinations(&["http://b".to_owned()], set).unwrap();
         assert_eq!(flag, [Destination::new("http://b")]);
+    }
+
+    #[test]
+    fn what_it_may_cost_is_within_reason() {
+        let mut args = RunArgs::default();
+        let cost = budget(&args).unwrap();
+        assert_eq!((cost.cpus, cost.memory), (1.0, 128 << 20));
+        args.telemetry_cpu = Some(0.0);
+        let said = budget(&args).unwrap_err().to_string();
+        assert!(said.starts_with("telemetry-cpu"), "{said}");
+        (args.telemetry_cpu, args.telemetry_memory) = (Some(0.5), Some(1));
+        let said = budget(&args).unwrap_err().to_string();
+        assert!(said.starts_with("telemetry-memory"), "{said}");
     }
 
     #[test]

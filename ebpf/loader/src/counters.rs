@@ -3,7 +3,7 @@
 //! All figures grow from the first start of the node's data plane on, over restarts of the process. A key
 //! disappears only by `forget_*`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::os::fd::AsFd;
 use std::sync::{Mutex, PoisonError};
@@ -103,18 +103,19 @@ impl Counters {
         Ok(losses)
     }
 
-    /// Drops the counters of a cgroup that is gone. Returns how many entries were removed; none is success.
+    /// Drops the counters of cgroups that are gone, in one pass. Returns how many entries were removed; none is success.
     ///
     /// # Errors
     /// [`LoadError::Map`] from the kernel.
-    pub fn forget_cgroup(&self, cgroup_id: u64) -> Result<usize, LoadError> {
-        let net = self.cgroup_net.remove_where(|key| *key == cgroup_id)?;
-        let tcp = self.tcp.remove_where(|key| key.cgroup_id == cgroup_id)?;
+    pub fn forget_cgroups(&self, gone: &BTreeSet<u64>) -> Result<usize, LoadError> {
+        let net = self.cgroup_net.remove_where(|key| gone.contains(key))?;
+        let is_gone = |key: &TcpKey| gone.contains(&key.cgroup_id);
+        let tcp = self.tcp.remove_where(is_gone)?;
         let mut flows = self.flows.lock().unwrap_or_else(PoisonError::into_inner);
         let keys = maps::list(&flows, FLOWS)?.into_keys();
         let mut n_flows = 0;
         // The last resort is nobody's.
-        for key in keys.filter(|key| key.cgroup_id == cgroup_id && cgroup_id != 0) {
+        for key in keys.filter(|key| key.cgroup_id != 0 && gone.contains(&key.cgroup_id)) {
             maps::gone(flows.remove(&key), FLOWS)?;
             n_flows += 1;
         }

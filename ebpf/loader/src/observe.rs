@@ -229,24 +229,27 @@ impl Observer {
     pub fn watch(&self, cgroup_id: u64, disk_id: Option<u64>) -> Result<(), LoadError> {
         let mut tables = self.lock();
         make(&mut tables.run_delay, RUN_DELAY, cgroup_id, 0)?;
-        for key in disk_id.into_iter().flat_map(disk_keys) {
+        for key in disk_id.iter().copied().flat_map(disk_keys) {
             make(&mut tables.disk, DISK_IO, key, IoStats::default())?;
         }
         Ok(())
     }
 
-    /// Forgets a cgroup that is gone. Not watched is success.
+    /// Forgets cgroups that are gone, each with its id where the controller of disks is, in one pass. Not watched is success.
     ///
     /// # Errors
     /// [`LoadError::Map`] from the kernel.
-    pub fn forget(&self, cgroup_id: u64, disk_id: Option<u64>) -> Result<(), LoadError> {
+    pub fn forget(&self, ended: &BTreeMap<u64, Option<u64>>) -> Result<(), LoadError> {
         let mut tables = self.lock();
-        gone(tables.run_delay.remove(&cgroup_id), RUN_DELAY)?;
-        for key in disk_id.into_iter().flat_map(disk_keys) {
-            gone(tables.disk.remove(&key), DISK_IO)?;
+        for (cgroup_id, disk_id) in ended {
+            gone(tables.run_delay.remove(cgroup_id), RUN_DELAY)?;
+            for key in disk_id.iter().copied().flat_map(disk_keys) {
+                gone(tables.disk.remove(&key), DISK_IO)?;
+            }
         }
         let keys: Vec<DropKey> = tables.drops.keys().filter_map(Result::ok).collect();
-        for key in keys.into_iter().filter(|key| key.cgroup_id == cgroup_id) {
+        let is_gone = |key: &DropKey| ended.contains_key(&key.cgroup_id);
+        for key in keys.into_iter().filter(is_gone) {
             gone(tables.drops.remove(&key), DROPS)?;
         }
         Ok(())

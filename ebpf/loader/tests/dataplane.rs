@@ -127,8 +127,9 @@ fn connects_through_a_vip_are_translated_and_attributed_to_the_leaf_cgroups() ->
     // What is forgotten is gone, and only that.
     assert_eq!(plane.counters().forget_vip(VIP_ID)?, backends.len() + 1);
     // Packets, TCP, and an edge for each listener.
-    assert_eq!(plane.counters().forget_cgroup(web_id)?, 4);
-    assert_eq!(plane.counters().forget_cgroup(web_id)?, 0);
+    let gone = std::collections::BTreeSet::from([web_id]);
+    assert_eq!(plane.counters().forget_cgroups(&gone)?, 4);
+    assert_eq!(plane.counters().forget_cgroups(&gone)?, 0);
     assert_eq!(plane.counters().vip_stats()?, vec![]);
     assert_eq!(plane.counters().tcp()?, vec![]);
     let left: Vec<u64> = plane
@@ -535,7 +536,7 @@ fn edges_tell_who_speaks_with_whom() -> anyhow::Result<()> {
     assert_eq!(plane.counters().take_flow(&edge)?, None);
     want.remove(&edge);
     assert_eq!(flows()?, want);
-    plane.counters().forget_cgroup(cli_id)?;
+    plane.counters().forget_cgroups(&[cli_id].into())?;
     want.retain(|key, _| key.cgroup_id != cli_id);
     assert_eq!(flows()?, want);
     Ok(())

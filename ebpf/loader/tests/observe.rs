@@ -88,8 +88,8 @@ fn threads_that_share_a_cpu_are_seen_waiting_once_they_have_ended() -> anyhow::R
     assert_eq!(observer.run_delay(busy_id)?, Some(waited), "kept");
     assert!(shell(&[&busy], "true")?.wait()?.success());
     assert!(observer.run_delay(busy_id)? >= Some(waited));
-    observer.forget(busy_id, None)?;
-    observer.forget(busy_id, None)?;
+    observer.forget(&[(busy_id, None)].into())?;
+    observer.forget(&[(busy_id, None)].into())?;
     assert_eq!(observer.run_delay(busy_id)?, None);
     Ok(())
 }
@@ -129,7 +129,7 @@ fn datagrams_that_find_no_room_are_counted_for_their_socket() -> anyhow::Result<
     let after = of_node(&observer)?;
     assert!(after >= before + lost, "{before} {after} {lost}");
     assert_eq!(observer.missed()?, [("drops_map_full", 0)]);
-    observer.forget(id, None)?;
+    observer.forget(&[(id, None)].into())?;
     assert!(observer.drops()?.keys().all(|(owner, _)| *owner != id));
     assert!(of_node(&observer)? >= after, "the node's sum only grows");
     Ok(())
@@ -179,7 +179,7 @@ fn requests_to_a_disk_are_timed_by_direction() -> anyhow::Result<()> {
         assert!(io.hist.iter().sum::<u64>() >= 32, "{disk:?}");
         assert!(io.sum_us > 0 && io.sum_us < 600_000_000, "{disk:?}");
     }
-    observer.forget(id, Some(disk_id))?;
+    observer.forget(&[(id, Some(disk_id))].into())?;
     assert_eq!(observer.disk(disk_id)?, None);
     Ok(())
 }

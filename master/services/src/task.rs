@@ -54,6 +54,7 @@ pub(crate) fn assemble(
             protocols: p.protocols.clone(),
             vips: p.vips.clone(),
             balance: p.balance,
+            metrics: TaskPort::metrics_of(&p.labels),
         })
         .collect();
     // The user's word wins.

@@ -346,6 +346,7 @@ fn task(i: &InstanceView) -> TaskView {
         labels: [("team".to_owned(), "web".to_owned())].into(),
         resources: Resources::from_millis(100, 64_000, 0),
         ports: vec![TaskPort {
+            metrics: None,
             container_port: None,
             name: Some("http".into()),
             host_port: i.ports[0],

@@ -11,6 +11,9 @@ use crate::{
     TraceContext, UnixMillis, VipLabel,
 };
 
+/// Bytes of a path that is scraped.
+const MAX_METRICS_PATH: usize = 1024;
+
 /// Mesos's task states (mesos.proto `TaskState`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum TaskState {
@@ -226,6 +229,26 @@ pub struct TaskPort {
     pub vips: Vec<VipLabel>,
     /// How these VIPs choose.
     pub balance: Balance,
+    /// Path of the Prometheus text that the port answers with, where its labels say that it does.
+    pub metrics: Option<String>,
+}
+
+impl TaskPort {
+    /// What a port's labels say of [`TaskPort::metrics`], as on DC/OS: `DCOS_METRICS_FORMAT=prometheus`, and the path in
+    /// `DCOS_METRICS_ENDPOINT`. What can't be a path says nothing.
+    pub fn metrics_of(labels: &BTreeMap<String, String>) -> Option<String> {
+        let is_asked = labels.get("DCOS_METRICS_FORMAT").map(String::as_str) == Some("prometheus");
+        let path = labels.get("DCOS_METRICS_ENDPOINT");
+        let path = path.map_or("/metrics", |p| p.trim());
+        let path = format!("/{}", path.strip_prefix('/').unwrap_or(path));
+        (is_asked && Self::is_metrics_path(&path)).then_some(path)
+    }
+
+    /// Whether something can be a path of [`TaskPort::metrics`].
+    pub fn is_metrics_path(path: &str) -> bool {
+        let is_visible = path.bytes().all(|b| b.is_ascii_graphic());
+        path.starts_with('/') && path.len() <= MAX_METRICS_PATH && is_visible
+    }
 }
 
 /// How the task is found: DiscoveryInfo's part that DNS and VIPs read.
@@ -279,4 +302,28 @@ pub struct TaskSpec {
     pub trace: Option<TraceContext>,
     /// On which executor it runs; `None`: it is a process or container of its own.
     pub executor: Option<OnExecutor>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_say_where_metrics_are() {
+        let of = |pairs: &[(&str, &str)]| {
+            let pairs = pairs
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+            TaskPort::metrics_of(&pairs.collect())
+        };
+        let format = ("DCOS_METRICS_FORMAT", "prometheus");
+        let path = "DCOS_METRICS_ENDPOINT";
+        assert_eq!(of(&[format]).as_deref(), Some("/metrics"));
+        assert_eq!(of(&[format, (path, "/a?b=c")]).as_deref(), Some("/a?b=c"));
+        assert_eq!(of(&[format, (path, "a")]).as_deref(), Some("/a"));
+        assert_eq!(of(&[format, (path, "/a b")]), None);
+        assert_eq!(of(&[format, (path, "/a\r\nHost: x")]), None);
+        assert_eq!(of(&[("DCOS_METRICS_FORMAT", "json")]), None);
+        assert_eq!(of(&[]), None);
+    }
 }

@@ -11,6 +11,7 @@
 //! - [`Queue`]: in = exported + held + dropped(reason), exactly, after every call.
 //! - [`decode_line`] and [`decode_entry`] are total: any bytes give a record, bounded in depth and size.
 //! - [`Joiner`] loses no line: what it hands out is what it was given.
+//! - [`Statsd`] and [`read_scraped`] are total, within limits, and count what they leave out.
 //! - [`SeriesStore`] holds a bounded number of series; what does not fit is folded and counted.
 //!
 //! # What it never does
@@ -19,7 +20,9 @@
 
 pub mod names;
 
+mod app;
 mod attr;
+mod contract;
 mod decode;
 mod edges;
 mod hist;
@@ -31,9 +34,13 @@ mod point;
 mod prometheus;
 mod queue;
 mod record;
+mod scraped;
 mod series;
+mod statsd;
 
+pub use app::{AppData, AppHistogram, AppLabels, AppMetric, AppPoint, AppSummary};
 pub use attr::{AttrValue, Attrs};
+pub use contract::{Change, Cost, Feature, Shed, Why};
 pub use decode::decode_line;
 pub use edges::{Amount, Busiest, Shown};
 pub use hist::{SECONDS_BOUNDS, log2_us_bounds, log2_us_histogram};
@@ -46,4 +53,6 @@ pub use point::{Point, PointData};
 pub use prometheus::{PromResource, prometheus_name, prometheus_text};
 pub use queue::{Batch, Counts, DropReason, Limits, Queue};
 pub use record::{IoStream, LogRecord, Severity};
+pub use scraped::{Scraped, read_scraped};
 pub use series::{ResourceKey, SeriesStore};
+pub use statsd::{Statsd, StatsdCounts};

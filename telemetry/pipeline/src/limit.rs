@@ -48,6 +48,7 @@ impl LogRate {
 #[derive(Debug, Clone)]
 pub struct LogBudget {
     rate: LogRate,
+    burst_s: u64,
     lines: u64,
     bytes: u64,
     filled_ns: u64,
@@ -66,10 +67,16 @@ pub struct Dropped {
 impl LogBudget {
     /// A full account.
     pub fn new(rate: LogRate, now_ns: u64) -> Self {
+        Self::with_burst(rate, BURST_S, now_ns)
+    }
+
+    /// The same where so many seconds of the rate are saved up at most.
+    pub fn with_burst(rate: LogRate, burst_s: u64, now_ns: u64) -> Self {
         Self {
             rate,
-            lines: rate.lines_s.saturating_mul(BURST_S),
-            bytes: rate.bytes_s.saturating_mul(BURST_S),
+            burst_s,
+            lines: rate.lines_s.saturating_mul(burst_s),
+            bytes: rate.bytes_s.saturating_mul(burst_s),
             filled_ns: now_ns,
             dropped: Dropped::default(),
         }
@@ -79,7 +86,7 @@ impl LogBudget {
     pub fn take(&mut self, lines: u64, bytes: u64, now_ns: u64) -> bool {
         self.fill(now_ns);
         // One larger than all that can be saved up is let through by a full account.
-        let most = |rate: u64| rate.saturating_mul(BURST_S);
+        let most = |rate: u64| rate.saturating_mul(self.burst_s);
         let lines_due = lines.min(most(self.rate.lines_s));
         let bytes_due = bytes.min(most(self.rate.bytes_s));
         if self.lines < lines_due || self.bytes < bytes_due {
@@ -101,12 +108,13 @@ impl LogBudget {
         let Some(passed) = now_ns.checked_sub(self.filled_ns).filter(|p| *p > 0) else {
             return;
         };
-        let passed = passed.min(BURST_S * SECOND_NS);
+        let burst_s = self.burst_s;
+        let passed = passed.min(burst_s.saturating_mul(SECOND_NS));
         let grown = |have: u64, rate: u64| {
             let more = u128::from(rate) * u128::from(passed) / u128::from(SECOND_NS);
             let more = u64::try_from(more).unwrap_or(u64::MAX);
             (
-                have.saturating_add(more).min(rate.saturating_mul(BURST_S)),
+                have.saturating_add(more).min(rate.saturating_mul(burst_s)),
                 more > 0,
             )
         };

@@ -334,6 +334,26 @@ impl<T> Queue<T> {
         self.items.len()
     }
 
+    /// Items and bytes that fit until half of it is taken: what others hand in finds room in the other half.
+    pub fn half_room(&self) -> Limits {
+        let left = |most: usize, taken: usize| (most / 2).saturating_sub(taken);
+        Limits {
+            max_items: left(
+                self.limits.max_items,
+                self.items.len() + self.in_flight_items,
+            ),
+            max_bytes: left(
+                self.limits.max_bytes,
+                self.queued_bytes + self.in_flight_bytes,
+            ),
+        }
+    }
+
+    /// Bytes that it holds, those in flight included.
+    pub const fn bytes(&self) -> usize {
+        self.queued_bytes + self.in_flight_bytes
+    }
+
     /// The limits it was made with.
     pub const fn limits(&self) -> Limits {
         self.limits

@@ -1,4 +1,4 @@
-//! OTLP in protobuf over HTTP/1.1.
+//! OTLP over HTTP/1.1, in protobuf or in JSON.
 
 use std::io::Write as _;
 
@@ -16,12 +16,16 @@ use hyper_util::{
 };
 use tonic::{Code, Status};
 
-use super::{CONNECT, tls};
-use crate::{Destination, TelemetryError};
+use super::{
+    CONNECT,
+    tls::{self, Doubt},
+};
+use crate::{Destination, Protocol, TelemetryError};
 
 /// Longest answer that is read.
 const MAX_ANSWER: usize = 1 << 20;
 const PROTOBUF: HeaderValue = HeaderValue::from_static("application/x-protobuf");
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const GZIP: HeaderValue = HeaderValue::from_static("gzip");
 
 /// A client of one endpoint; connections are kept.
@@ -30,10 +34,12 @@ pub(crate) struct HttpLink {
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     base: String,
     headers: Vec<(HeaderName, HeaderValue)>,
+    /// In JSON, not in protobuf.
+    json: bool,
 }
 
 impl HttpLink {
-    pub(super) fn open(to: &Destination) -> Result<Self, TelemetryError> {
+    pub(super) fn open(to: &Destination) -> Result<(Self, Doubt), TelemetryError> {
         let base = to.url.trim_end_matches('/').to_owned();
         if base.parse::<Uri>().is_err() {
             return Err(TelemetryError::BadEndpoint {
@@ -51,30 +57,43 @@ impl HttpLink {
         let mut tcp = HttpConnector::new();
         tcp.set_connect_timeout(Some(CONNECT));
         tcp.enforce_http(false);
+        let (tls, doubt) = tls::of_http(to)?;
         let connector = HttpsConnectorBuilder::new()
-            .with_tls_config(tls::of_http(to)?)
+            .with_tls_config(tls)
             .https_or_http()
             .enable_http1()
             .wrap_connector(tcp);
-        Ok(Self {
+        let link = Self {
             client: Client::builder(TokioExecutor::new()).build(connector),
             base,
             headers,
-        })
+            json: to.protocol == Protocol::HttpJson,
+        };
+        Ok((link, doubt))
     }
 
     /// Posts a message below the endpoint's URL.
-    pub(super) async fn post<A: prost::Message + Default>(
+    pub(super) async fn post<A>(
         &self,
         path: &str,
-        message: &impl prost::Message,
-    ) -> Result<A, Status> {
-        let body = packed(&message.encode_to_vec())
+        message: &(impl prost::Message + serde::Serialize),
+    ) -> Result<A, Status>
+    where
+        A: prost::Message + serde::de::DeserializeOwned + Default,
+    {
+        let plain = if self.json {
+            serde_json::to_vec(message)
+                .map_err(|e| Status::invalid_argument(format!("no JSON: {e}")))?
+        } else {
+            message.encode_to_vec()
+        };
+        let body = packed(&plain)
             .map_err(|e| Status::internal(format!("a request can't be compressed: {e}")))?;
+        let form = if self.json { JSON } else { PROTOBUF };
         let mut request = Request::builder()
             .method(Method::POST)
             .uri(format!("{}{path}", self.base))
-            .header(header::CONTENT_TYPE, PROTOBUF)
+            .header(header::CONTENT_TYPE, form)
             .header(header::CONTENT_ENCODING, GZIP)
             .body(Full::new(Bytes::from(body)))
             .map_err(|e| Status::internal(e.to_string()))?;
@@ -94,7 +113,11 @@ impl HttpLink {
                 return Err(Status::unimplemented(why));
             }
             // It was taken; what it says about that in another form is not read, and sending it again would not help.
-            return Ok(A::decode(body).unwrap_or_default());
+            return Ok(if self.json {
+                serde_json::from_slice(&body).unwrap_or_default()
+            } else {
+                A::decode(body).unwrap_or_default()
+            });
         }
         let words: String = String::from_utf8_lossy(&body).chars().take(200).collect();
         let words = words.replace(|c: char| c.is_control(), " ");

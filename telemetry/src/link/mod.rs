@@ -36,8 +36,8 @@ pub(crate) enum Link {
 pub(crate) type Answer = Result<(i64, String), Status>;
 
 impl Link {
-    /// Reads the files that are named; nothing is connected.
-    pub(crate) fn open(to: &Destination) -> Result<Self, TelemetryError> {
+    /// Reads the files that are named; nothing is connected. Also says what is wrong without being an error.
+    pub(crate) fn open(to: &Destination) -> Result<(Self, Option<String>), TelemetryError> {
         let bad = |source| TelemetryError::BadEndpoint {
             url: to.url.clone(),
             source,
@@ -46,12 +46,15 @@ impl Link {
         if !to.url.starts_with("http://") && !to.url.starts_with("https://") {
             return Err(bad(None));
         }
-        if to.protocol == Protocol::Http {
-            return http::HttpLink::open(to).map(|l| Self::Http(Box::new(l)));
+        if to.protocol != Protocol::Grpc {
+            let (link, doubt) = http::HttpLink::open(to)?;
+            return Ok((Self::Http(Box::new(link)), doubt));
         }
         let mut endpoint = Endpoint::from_shared(to.url.clone()).map_err(|e| bad(Some(e)))?;
+        let mut doubt = None;
         if to.url.starts_with("https://") {
-            let tls = tls::of_grpc(to)?;
+            let tls;
+            (tls, doubt) = tls::of_grpc(to)?;
             endpoint = endpoint.tls_config(tls).map_err(|e| bad(Some(e)))?;
         }
         let mut headers = MetadataMap::new();
@@ -67,12 +70,14 @@ impl Link {
             .connect_timeout(CONNECT)
             .keep_alive_while_idle(false)
             .connect_lazy();
-        Ok(Self::Grpc { channel, headers })
+        Ok((Self::Grpc { channel, headers }, doubt))
     }
 }
 
 /// A request that an endpoint takes.
-pub(crate) trait Sendable: prost::Message + Default + Clone + Send + 'static {
+pub(crate) trait Sendable:
+    prost::Message + serde::Serialize + Default + Clone + Send + 'static
+{
     /// Sends it, and reads the answer.
     fn send(self, link: &Link) -> impl Future<Output = Answer> + Send;
 }

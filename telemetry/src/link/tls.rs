@@ -6,53 +6,67 @@ use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
 };
-use tonic::transport::{Certificate, ClientTlsConfig, Identity};
+use tonic::transport::{ClientTlsConfig, Identity};
 
 use crate::{Destination, TelemetryError};
 
+/// What can't be used of the system's certificates, in words.
+pub(super) type Doubt = Option<String>;
+
 /// For gRPC.
-pub(super) fn of_grpc(to: &Destination) -> Result<ClientTlsConfig, TelemetryError> {
-    let mut tls = ClientTlsConfig::new();
-    tls = match &to.ca {
-        Some(ca) => {
-            // Read here as well as there: what is no certificate is said at the start.
-            roots(ca)?;
-            tls.ca_certificate(Certificate::from_pem(read(ca)?))
-        }
-        None => tls.with_native_roots(),
-    };
+pub(super) fn of_grpc(to: &Destination) -> Result<(ClientTlsConfig, Doubt), TelemetryError> {
+    let (store, doubt) = trusted(to)?;
+    let mut tls = ClientTlsConfig::new().trust_anchors(store.roots);
     if let Some((certificate, key)) = &to.identity {
         identity(certificate, key)?;
         tls = tls.identity(Identity::from_pem(read(certificate)?, read(key)?));
     }
-    Ok(tls)
+    Ok((tls, doubt))
 }
 
 /// For HTTP.
-pub(super) fn of_http(to: &Destination) -> Result<ClientConfig, TelemetryError> {
+pub(super) fn of_http(to: &Destination) -> Result<(ClientConfig, Doubt), TelemetryError> {
     let bad = |source| TelemetryError::BadTls {
         url: to.url.clone(),
         source,
     };
-    let store = if let Some(ca) = &to.ca {
-        roots(ca)?
-    } else {
-        let mut store = RootCertStore::empty();
-        store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        store
-    };
+    let (store, doubt) = trusted(to)?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(bad)?
         .with_root_certificates(store);
-    match &to.identity {
+    let tls = match &to.identity {
         Some((certificate, key)) => {
             let (chain, key) = identity(certificate, key)?;
-            builder.with_client_auth_cert(chain, key).map_err(bad)
+            builder.with_client_auth_cert(chain, key).map_err(bad)?
         }
-        None => Ok(builder.with_no_client_auth()),
+        None => builder.with_no_client_auth(),
+    };
+    Ok((tls, doubt))
+}
+
+/// Who may sign for an endpoint. What is wrong with the system's certificates is no reason not to start: it is told, and the
+/// endpoint's state says the rest.
+fn trusted(to: &Destination) -> Result<(RootCertStore, Doubt), TelemetryError> {
+    if let Some(ca) = &to.ca {
+        return Ok((roots(ca)?, None));
     }
+    if !to.url.starts_with("https://") {
+        return Ok((RootCertStore::empty(), None));
+    }
+    let found = rustls_native_certs::load_native_certs();
+    let mut store = RootCertStore::empty();
+    let (_, unread) = store.add_parsable_certificates(found.certs);
+    let mut words: Vec<String> = found.errors.iter().map(ToString::to_string).collect();
+    if unread > 0 {
+        words.push(format!("{unread} can't be read"));
+    }
+    if store.is_empty() {
+        words.push("there are none: give an authority with ca=FILE".to_owned());
+    }
+    let doubt = (!words.is_empty()).then(|| words.join("; "));
+    Ok((store, doubt))
 }
 
 fn roots(ca: &Path) -> Result<RootCertStore, TelemetryError> {

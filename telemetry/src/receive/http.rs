@@ -1,29 +1,29 @@
-//! OTLP over HTTP, in protobuf.
+//! OTLP over HTTP, in protobuf and in JSON.
 
-use std::{io::Read as _, sync::Arc};
+use std::sync::Arc;
 
 use axum::{
     Extension, Router,
-    body::Bytes,
-    extract::{DefaultBodyLimit, State},
+    extract::{Request as HttpRequest, State},
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
     routing::post,
 };
-use flate2::read::GzDecoder;
 use opentelemetry_proto::tonic::collector::{
     logs::v1::{ExportLogsServiceRequest, ExportLogsServiceResponse},
     metrics::v1::{ExportMetricsServiceRequest, ExportMetricsServiceResponse},
     trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse},
 };
-use prost::Message as _;
 
-use super::{Inbox, MAX_REQUEST, Refusal, Sender, grpc::Answer, take::Request};
+use super::{
+    Inbox, Refusal, Sender,
+    decode::{Form, Raw},
+    grpc::Answer,
+    take::Request,
+};
 
-/// The one form that is read.
 const PROTOBUF: &str = "application/x-protobuf";
-/// Longest request when it is decompressed.
-const MAX_PLAIN: u64 = MAX_REQUEST as u64;
+const JSON: &str = "application/json";
 /// Seconds after which a task that sent too much may try again.
 const RETRY_AFTER: &str = "1";
 
@@ -41,60 +41,50 @@ pub(super) fn routes(inbox: &Inbox) -> Router {
             "/v1/metrics",
             post(export::<ExportMetricsServiceRequest, ExportMetricsServiceResponse>),
         )
-        .layer(DefaultBodyLimit::max(MAX_REQUEST))
         .with_state(inbox.clone())
 }
 
 async fn export<Q: Request, A: Answer>(
     State(inbox): State<Inbox>,
     sender: Option<Extension<Arc<Sender>>>,
-    headers: HeaderMap,
-    body: Bytes,
+    request: HttpRequest,
 ) -> Response {
-    let is = |name, value: &str| {
-        let given = headers.get(name).and_then(|v| v.to_str().ok());
-        given.is_some_and(|v| v.split(';').next().is_some_and(|v| v.trim() == value))
+    let (head, body) = request.into_parts();
+    let form = form(&head.headers);
+    let gzip = is(&head.headers, header::CONTENT_ENCODING, "gzip");
+    let plain = !head.headers.contains_key(header::CONTENT_ENCODING)
+        || is(&head.headers, header::CONTENT_ENCODING, "identity");
+    let raw = |bytes| match form {
+        Some(form) if gzip || plain => Ok(Raw { bytes, gzip, form }),
+        _ => Err(Refusal::Form),
     };
-    if !is(header::CONTENT_TYPE, PROTOBUF) {
-        let words = "the content type must be application/x-protobuf";
-        return refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, words);
-    }
-    let plain = if is(header::CONTENT_ENCODING, "gzip") {
-        decompressed(&body).map(Bytes::from)
-    } else {
-        Some(body)
-    };
-    let request = plain.and_then(|p| Q::decode(p).ok());
-    let taken = match request {
-        Some(request) => inbox.take(sender.as_ref().map(|s| &s.0), request),
-        None => Err(inbox.invalid(Q::SIGNAL)),
-    };
+    let sender = sender.map(|s| s.0);
+    let taken = inbox.serve::<Q>(sender, body, raw).await;
+    let form = form.unwrap_or(Form::Protobuf);
     match taken {
-        Ok(taken) => {
-            let answer = A::of(taken).encode_to_vec();
-            ([(header::CONTENT_TYPE, PROTOBUF)], answer).into_response()
-        }
-        Err(refusal @ Refusal::Stranger) => refused(StatusCode::FORBIDDEN, refusal.words()),
-        Err(refusal @ Refusal::Invalid) => refused(StatusCode::BAD_REQUEST, refusal.words()),
-        Err(refusal @ Refusal::Large) => refused(StatusCode::PAYLOAD_TOO_LARGE, refusal.words()),
-        Err(refusal @ Refusal::Rate) => {
-            let retry = [(header::RETRY_AFTER, RETRY_AFTER)];
-            let answer = refused(StatusCode::TOO_MANY_REQUESTS, refusal.words());
-            (retry, answer).into_response()
-        }
+        Ok(taken) => said(StatusCode::OK, form, &A::of(taken)),
+        Err(refusal) => refused(refusal, form),
     }
 }
 
-/// `None` for what is no gzip, or too much of it.
-fn decompressed(body: &[u8]) -> Option<Vec<u8>> {
-    let mut out = Vec::new();
-    let mut plain = GzDecoder::new(body).take(MAX_PLAIN + 1);
-    plain.read_to_end(&mut out).ok()?;
-    (out.len() as u64 <= MAX_PLAIN).then_some(out)
+fn is(headers: &HeaderMap, name: header::HeaderName, value: &str) -> bool {
+    let given = headers.get(name).and_then(|v| v.to_str().ok());
+    let given = given.and_then(|v| v.split(';').next());
+    given.is_some_and(|v| v.trim().eq_ignore_ascii_case(value))
+}
+
+fn form(headers: &HeaderMap) -> Option<Form> {
+    if is(headers, header::CONTENT_TYPE, PROTOBUF) {
+        Some(Form::Protobuf)
+    } else if is(headers, header::CONTENT_TYPE, JSON) {
+        Some(Form::Json)
+    } else {
+        None
+    }
 }
 
 /// What OTLP wants in the body of a refusal: google.rpc.Status.
-#[derive(Clone, PartialEq, prost::Message)]
+#[derive(Clone, PartialEq, prost::Message, serde::Serialize)]
 struct RpcStatus {
     #[prost(int32, tag = "1")]
     code: i32,
@@ -102,39 +92,37 @@ struct RpcStatus {
     message: String,
 }
 
-fn refused(status: StatusCode, message: &str) -> Response {
-    let code = match status {
-        StatusCode::FORBIDDEN => tonic::Code::PermissionDenied,
-        StatusCode::TOO_MANY_REQUESTS => tonic::Code::Unavailable,
-        StatusCode::PAYLOAD_TOO_LARGE => tonic::Code::ResourceExhausted,
-        _ => tonic::Code::InvalidArgument,
+fn refused(refusal: Refusal, form: Form) -> Response {
+    let status = match refusal {
+        Refusal::Stranger => StatusCode::FORBIDDEN,
+        Refusal::Invalid => StatusCode::BAD_REQUEST,
+        Refusal::Form => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        Refusal::Large => StatusCode::PAYLOAD_TOO_LARGE,
+        Refusal::Shed => StatusCode::SERVICE_UNAVAILABLE,
+        Refusal::Slow => StatusCode::REQUEST_TIMEOUT,
+        Refusal::Rate | Refusal::Connections => StatusCode::TOO_MANY_REQUESTS,
     };
     let body = RpcStatus {
-        code: code.into(),
-        message: message.to_owned(),
+        code: refusal.code().into(),
+        message: refusal.words().to_owned(),
     };
-    let kind = [(header::CONTENT_TYPE, PROTOBUF)];
-    (status, kind, body.encode_to_vec()).into_response()
+    let answer = said(status, form, &body);
+    if status == StatusCode::TOO_MANY_REQUESTS {
+        return ([(header::RETRY_AFTER, RETRY_AFTER)], answer).into_response();
+    }
+    answer
 }
 
-#[cfg(test)]
-mod tests {
-    use std::io::Write as _;
-
-    use flate2::{Compression, write::GzEncoder};
-
-    use super::*;
-
-    #[test]
-    fn what_grows_too_much_is_refused() {
-        let packed = |n: u64| {
-            let mut out = GzEncoder::new(Vec::new(), Compression::fast());
-            std::io::copy(&mut std::io::repeat(0).take(n), &mut out).unwrap();
-            out.flush().unwrap();
-            out.finish().unwrap()
-        };
-        assert!(decompressed(&packed(MAX_PLAIN)).is_some());
-        assert!(decompressed(&packed(MAX_PLAIN + 1)).is_none());
-        assert!(decompressed(b"no gzip").is_none());
+fn said(
+    status: StatusCode,
+    form: Form,
+    message: &(impl prost::Message + serde::Serialize),
+) -> Response {
+    match form {
+        Form::Protobuf => {
+            let kind = [(header::CONTENT_TYPE, PROTOBUF)];
+            (status, kind, message.encode_to_vec()).into_response()
+        }
+        Form::Json => (status, axum::Json(message)).into_response(),
     }
 }

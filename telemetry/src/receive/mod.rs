@@ -4,34 +4,44 @@
 //! task's claims about itself are kept as far as they contradict nothing that is known of it. What is taken goes the way of
 //! everything else: queue, spool, endpoint.
 
+mod apps;
+mod decode;
+mod gate;
 mod grpc;
 mod http;
+mod shapes;
 mod take;
 
 use std::sync::{Arc, Mutex};
 
 use axum::Router;
+use gate::Gate;
 use opentelemetry_proto::tonic::common::v1::{InstrumentationScope, KeyValue};
+use tokio::sync::Semaphore;
+use tonic::Code;
 use waggle_telemetry_pipeline::{AttrValue, LogBudget, LogRate, TaskLabels, names};
 
 use crate::pipe::{Pipe, Signal, lock, now_ns};
 
 /// Longest request in bytes, as sent and decompressed.
-pub(crate) const MAX_REQUEST: usize = 4 << 20;
+const MAX_REQUEST: usize = 4 << 20;
 /// What a task may send: items and bytes a second.
 const RATE: LogRate = LogRate {
     lines_s: 20_000,
     bytes_s: 8 << 20,
 };
-
-/// Most items of a request.
-pub(crate) const MAX_ITEMS: u64 = 20_000;
+/// How many seconds of that it may send at once.
+const BURST_S: u64 = 2;
+/// Most items of a request: no more than half of a queue.
+const MAX_ITEMS: u64 = 8192;
 
 /// A task that may send, with what it may still send.
 #[derive(Debug)]
 pub struct Sender {
     labels: Arc<TaskLabels>,
     budget: Mutex<LogBudget>,
+    /// Its requests that are not answered yet.
+    places: Arc<Semaphore>,
 }
 
 impl Sender {
@@ -44,7 +54,8 @@ impl Sender {
     pub fn at_most(labels: Arc<TaskLabels>, rate: LogRate) -> Self {
         Self {
             labels,
-            budget: Mutex::new(LogBudget::new(rate, now_ns())),
+            budget: Mutex::new(LogBudget::with_burst(rate, BURST_S, now_ns())),
+            places: Arc::new(Semaphore::new(gate::OF_TASK)),
         }
     }
 
@@ -72,6 +83,7 @@ pub(crate) struct Sent {
 #[derive(Debug, Clone)]
 pub struct Inbox {
     pipe: Arc<Pipe>,
+    gate: Gate,
 }
 
 /// Why a request was not taken.
@@ -79,20 +91,33 @@ pub struct Inbox {
 enum Refusal {
     /// Nobody knows who sends.
     Stranger,
-    /// It has sent too much; later there is room.
+    /// It has sent too much, or all have; later there is room.
     Rate,
-    /// It has more items than a request may have.
+    /// It has too many connections.
+    Connections,
+    /// It has more bytes or items than a request may have.
     Large,
+    /// Such signals of tasks are left off: the node's telemetry costs too much.
+    Shed,
+    /// It takes too long to come.
+    Slow,
+    /// It is in a form that is not read.
+    Form,
     /// It is no request.
     Invalid,
 }
 
 impl Refusal {
+    /// Value of `waggle.outcome`.
     const fn name(self) -> &'static str {
         match self {
             Self::Stranger => "stranger",
             Self::Rate => "rate",
+            Self::Connections => "connections",
             Self::Large => "large",
+            Self::Shed => "shed",
+            Self::Slow => "slow",
+            Self::Form => "form",
             Self::Invalid => "invalid",
         }
     }
@@ -101,8 +126,25 @@ impl Refusal {
         match self {
             Self::Stranger => "only tasks of this node may send",
             Self::Rate => "too much at once, try again later",
-            Self::Large => "a request may have 20000 items: send several",
+            Self::Connections => "too many connections",
+            Self::Large => "too much for one request: send several",
+            Self::Shed => "the node takes none of these now: its telemetry costs too much",
+            Self::Slow => "the request did not come in time",
+            Self::Form => {
+                "the content type must be application/grpc, application/x-protobuf or application/json, the encoding gzip or none"
+            }
             Self::Invalid => "not a request of OTLP",
+        }
+    }
+
+    const fn code(self) -> Code {
+        match self {
+            Self::Stranger => Code::PermissionDenied,
+            // What SDKs try again.
+            Self::Rate | Self::Connections | Self::Shed | Self::Slow => Code::Unavailable,
+            Self::Large => Code::ResourceExhausted,
+            Self::Form => Code::Unimplemented,
+            Self::Invalid => Code::InvalidArgument,
         }
     }
 }
@@ -127,7 +169,10 @@ impl Taken {
 
 impl Inbox {
     pub(crate) fn new(pipe: Arc<Pipe>) -> Self {
-        Self { pipe }
+        Self {
+            pipe,
+            gate: Gate::default(),
+        }
     }
 
     /// gRPC's services and HTTP's paths. Requests must have an `Arc<Sender>` among their extensions.
@@ -135,9 +180,28 @@ impl Inbox {
         grpc::routes(self).merge(http::routes(self))
     }
 
+    /// Samples that came by statsd have come to something.
+    pub fn samples(&self, outcome: &'static str, n: u64) {
+        if n > 0 {
+            let attrs = vec![(names::OUTCOME, AttrValue::from(outcome))];
+            self.pipe.own_add(&names::TELEMETRY_STATSD, attrs, n);
+        }
+    }
+
+    /// A scrape of a task's port has come to something.
+    pub fn scraped(&self, outcome: &'static str) {
+        let attrs = vec![(names::OUTCOME, AttrValue::from(outcome))];
+        self.pipe.own_add(&names::TELEMETRY_SCRAPES, attrs, 1);
+    }
+
     /// A connection came from nobody who may send.
     pub fn turned_away(&self) {
         self.count(None, Refusal::Stranger.name(), 1);
+    }
+
+    /// A known task has more connections than it may have.
+    pub fn too_many(&self) {
+        self.count(None, Refusal::Connections.name(), 1);
     }
 
     fn count(&self, signal: Option<Signal>, outcome: &'static str, n: u64) {

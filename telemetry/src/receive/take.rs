@@ -13,12 +13,13 @@ use opentelemetry_proto::tonic::{
 };
 use prost::Message as _;
 use ulid::Ulid;
-use waggle_telemetry_pipeline::names;
+use waggle_telemetry_pipeline::{Feature, names};
+use waggle_types::expansion::Shape;
 
-use super::{Inbox, MAX_ITEMS, Refusal, Sender, Sent, Taken};
+use super::{Inbox, MAX_ITEMS, Refusal, Sender, Sent, Taken, shapes};
 use crate::{
     otlp,
-    pipe::{LogBody, LogItem, MetricBody, MetricItem, Owner, Signal, SpanItem},
+    pipe::{LogBody, LogItem, MetricBody, MetricItem, Owner, Pipe, Signal, SpanItem},
 };
 
 /// Attribute by which what comes twice is known.
@@ -31,45 +32,56 @@ const MAX_CLAIMS: usize = 128;
 const MAX_CLAIMED: usize = 16 << 10;
 /// Name, description, unit and metadata of a metric, which each of its points is passed on with.
 const MAX_HEAD: usize = 4 << 10;
+/// The same for all points of a metric together.
+const MAX_COPIED: u64 = 4 << 20;
 
 /// A request that tasks send.
-pub(super) trait Request: prost::Message + Default {
+pub(super) trait Request:
+    prost::Message + serde::de::DeserializeOwned + Default + Send + 'static
+{
     const SIGNAL: Signal;
+    /// Which feature it is, where it is one that may be left off.
+    const FEATURE: Option<Feature>;
+    type Item: Send;
+
+    /// What it takes in memory.
+    fn shape() -> &'static Shape;
     fn items(&self) -> u64;
-    fn put(self, inbox: &Inbox, sender: &Sender) -> Taken;
+    /// What is to be queued, with its bytes.
+    fn apart(self, sender: &Sender) -> (Vec<(Self::Item, usize)>, Taken);
+    fn put(pipe: &Pipe, items: Vec<(Self::Item, usize)>);
 }
 
 impl Inbox {
     /// Takes a whole request, or nothing of it.
-    pub(super) fn take<R: Request>(
-        &self,
-        sender: Option<&Arc<Sender>>,
-        request: R,
-    ) -> Result<Taken, Refusal> {
-        let items = request.items();
-        let Some(sender) = sender else {
-            self.count(Some(R::SIGNAL), Refusal::Stranger.name(), items);
-            return Err(Refusal::Stranger);
-        };
-        if items > MAX_ITEMS {
-            self.count(Some(R::SIGNAL), Refusal::Large.name(), items);
-            return Err(Refusal::Large);
+    pub(super) fn take<R: Request>(&self, sender: &Sender, request: R) -> Result<Taken, Refusal> {
+        let n = request.items();
+        if let Some(feature) = R::FEATURE
+            && !self.pipe.allows(feature)
+        {
+            return Err(self.refuse(Some(R::SIGNAL), Refusal::Shed, n));
         }
-        if !sender.may_send(items, request.encoded_len()) {
-            self.count(Some(R::SIGNAL), Refusal::Rate.name(), items);
-            return Err(Refusal::Rate);
+        if n > MAX_ITEMS {
+            return Err(self.refuse(Some(R::SIGNAL), Refusal::Large, n));
         }
-        let taken = request.put(self, sender);
+        let (items, taken) = request.apart(sender);
+        let bytes = items.iter().map(|(_, b)| b).sum();
+        // Not all of the queues: what a task sends must not push out what others have sent, which was said to be accepted.
+        let fits = self.pipe.has_room(R::SIGNAL, items.len(), bytes);
+        if !fits || !sender.may_send(n, bytes) {
+            return Err(self.refuse(Some(R::SIGNAL), Refusal::Rate, n));
+        }
+        R::put(&self.pipe, items);
         let rejected = u64::try_from(taken.rejected).unwrap_or(0);
-        self.count(Some(R::SIGNAL), "accepted", items.saturating_sub(rejected));
+        self.count(Some(R::SIGNAL), "accepted", n.saturating_sub(rejected));
         self.count(Some(R::SIGNAL), Refusal::Invalid.name(), rejected);
         Ok(taken)
     }
 
-    /// Something that is no request came.
-    pub(super) fn invalid(&self, signal: Signal) -> Refusal {
-        self.count(Some(signal), Refusal::Invalid.name(), 1);
-        Refusal::Invalid
+    /// Counts what is refused: items where they are known, else one.
+    pub(super) fn refuse(&self, signal: Option<Signal>, why: Refusal, items: u64) -> Refusal {
+        self.count(signal, why.name(), items.max(1));
+        why
     }
 }
 
@@ -127,13 +139,23 @@ fn is_id(id: &[u8], len: usize) -> bool {
 
 impl Request for ExportLogsServiceRequest {
     const SIGNAL: Signal = Signal::Logs;
+    const FEATURE: Option<Feature> = None;
+    type Item = LogItem;
+
+    fn shape() -> &'static Shape {
+        &shapes::LOGS
+    }
+
+    fn put(pipe: &Pipe, items: Vec<(LogItem, usize)>) {
+        pipe.put_logs(items);
+    }
 
     fn items(&self) -> u64 {
         let scopes = self.resource_logs.iter().flat_map(|r| &r.scope_logs);
         scopes.map(|s| s.log_records.len() as u64).sum()
     }
 
-    fn put(self, inbox: &Inbox, sender: &Sender) -> Taken {
+    fn apart(self, sender: &Sender) -> (Vec<(Self::Item, usize)>, Taken) {
         let mut items = Vec::new();
         for of_resource in self.resource_logs {
             let claims = claims(of_resource.resource.as_ref());
@@ -165,20 +187,29 @@ impl Request for ExportLogsServiceRequest {
                 }
             }
         }
-        inbox.pipe.put_logs(items);
-        Taken::default()
+        (items, Taken::default())
     }
 }
 
 impl Request for ExportTraceServiceRequest {
     const SIGNAL: Signal = Signal::Spans;
+    const FEATURE: Option<Feature> = Some(Feature::TaskSpans);
+    type Item = SpanItem;
+
+    fn shape() -> &'static Shape {
+        &shapes::SPANS
+    }
+
+    fn put(pipe: &Pipe, items: Vec<(SpanItem, usize)>) {
+        pipe.put_spans(items);
+    }
 
     fn items(&self) -> u64 {
         let scopes = self.resource_spans.iter().flat_map(|r| &r.scope_spans);
         scopes.map(|s| s.spans.len() as u64).sum()
     }
 
-    fn put(self, inbox: &Inbox, sender: &Sender) -> Taken {
+    fn apart(self, sender: &Sender) -> (Vec<(Self::Item, usize)>, Taken) {
         let (mut items, mut taken) = (Vec::new(), Taken::default());
         for of_resource in self.resource_spans {
             let claims = claims(of_resource.resource.as_ref());
@@ -200,20 +231,29 @@ impl Request for ExportTraceServiceRequest {
                 }
             }
         }
-        inbox.pipe.put_spans(items);
-        taken
+        (items, taken)
     }
 }
 
 impl Request for ExportMetricsServiceRequest {
     const SIGNAL: Signal = Signal::Metrics;
+    const FEATURE: Option<Feature> = Some(Feature::TaskMetrics);
+    type Item = MetricItem;
+
+    fn shape() -> &'static Shape {
+        &shapes::METRICS
+    }
+
+    fn put(pipe: &Pipe, items: Vec<(MetricItem, usize)>) {
+        pipe.put_metrics(items);
+    }
 
     fn items(&self) -> u64 {
         let scopes = self.resource_metrics.iter().flat_map(|r| &r.scope_metrics);
         scopes.flat_map(|s| &s.metrics).map(otlp::points).sum()
     }
 
-    fn put(self, inbox: &Inbox, sender: &Sender) -> Taken {
+    fn apart(self, sender: &Sender) -> (Vec<(Self::Item, usize)>, Taken) {
         let (mut items, mut taken) = (Vec::new(), Taken::default());
         for of_resource in self.resource_metrics {
             let claims = claims(of_resource.resource.as_ref());
@@ -222,9 +262,13 @@ impl Request for ExportMetricsServiceRequest {
                 for metric in scope.metrics {
                     let head = metric.name.len() + metric.description.len() + metric.unit.len();
                     let metadata = metric.metadata.iter().map(KeyValue::encoded_len);
-                    let is_long = head + metadata.sum::<usize>() > MAX_HEAD;
-                    if metric.name.is_empty() || is_long || is_ours(&metric.name) {
-                        let n = i64::try_from(otlp::points(&metric)).unwrap_or(i64::MAX);
+                    let head = head + metadata.sum::<usize>();
+                    let n = otlp::points(&metric);
+                    let copied = u64::try_from(head).unwrap_or(u64::MAX).saturating_mul(n);
+                    let is_long = head > MAX_HEAD || copied > MAX_COPIED;
+                    let is_empty = metric.name.is_empty() || metric.data.is_none();
+                    if is_empty || is_long || is_ours(&metric.name) {
+                        let n = i64::try_from(n.max(1)).unwrap_or(i64::MAX);
                         taken.rejected = taken.rejected.saturating_add(n);
                         continue;
                     }
@@ -237,8 +281,7 @@ impl Request for ExportMetricsServiceRequest {
                 }
             }
         }
-        inbox.pipe.put_metrics(items);
-        taken
+        (items, taken)
     }
 }
 

@@ -4,12 +4,14 @@
 //! `cargo xtask bench services`: level 2 through Marathon's API.
 //! `cargo xtask bench containers`: containers and images of one node.
 //! `cargo xtask bench dns`: the resolver beside others.
+//! `cargo xtask bench telemetry`: what telemetry costs and carries.
 
 mod allocator;
 mod checks;
 mod containers;
 mod dns;
 mod launch;
+mod telemetry;
 mod utilization;
 mod vips;
 mod xdp;
@@ -77,6 +79,8 @@ enum What {
     Vip(vips::VipArgs),
     /// Containers of two nodes and of one, beside the kernel's VXLAN, bridges, routes; counting per container
     Overlay(vips::OverlayArgs),
+    /// What telemetry adds to packets and connects, and how much it carries, beside rsyslog
+    Telemetry(telemetry::Args),
     /// VIP tables in the kernel: cold load, one change, memory, beside nftables
     Tables(vips::TablesArgs),
 }
@@ -107,6 +111,7 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
         What::Vip(args) => return vips::vip(args),
         What::Overlay(args) => return vips::overlay(args),
         What::Tables(args) => return vips::tables(args),
+        What::Telemetry(args) => return telemetry::main(args),
     };
     if std::env::var_os("WAGGLE_BIN_DIR").is_none()
         && let Some(code) = setup::ensure(no_install)?

@@ -119,6 +119,7 @@ pub fn serve(cgroup: &Path) -> anyhow::Result<()> {
                 let (cpu, at) = (cpu_ns()?, Instant::now());
                 match op {
                     "udp-same" => udp_same(to, n)?,
+                    "packet" => packet(n)?,
                     "udp-new" => udp_new(to, n)?,
                     "peer" => peer(to, n)?,
                     "tcp" => tcp(&listeners, to, n)?,
@@ -144,6 +145,17 @@ fn cpu_ns() -> anyhow::Result<i64> {
 fn udp_same(to: SocketAddr, n: u32) -> io::Result<()> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
     (0..n).try_for_each(|_| socket.connect(to))
+}
+
+/// From a socket to itself: out and in.
+fn packet(n: u32) -> io::Result<()> {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let to = socket.local_addr()?;
+    let mut buffer = [0; 64];
+    (0..n).try_for_each(|_| {
+        socket.send_to(&[1; 64], to)?;
+        socket.recv(&mut buffer).map(drop)
+    })
 }
 
 fn udp_new(to: SocketAddr, n: u32) -> io::Result<()> {

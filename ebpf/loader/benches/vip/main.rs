@@ -8,6 +8,7 @@
 #![allow(clippy::cast_precision_loss, reason = "figures for people")]
 
 mod child;
+mod features;
 mod ground;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -47,6 +48,9 @@ fn main() -> anyhow::Result<()> {
         std::thread::available_parallelism().map_or(0, usize::from),
         ground::first_words("/proc/loadavg", 3),
     );
+    if args.iter().any(|a| a == "--features") {
+        return features::measure(&ground, rounds, cpu);
+    }
     connects(&ground, rounds, cpu)?;
     connections(&ground, rounds, cpu)
 }
@@ -120,6 +124,20 @@ fn direct(ground: &Ground, name: &'static str, cpu: usize) -> anyhow::Result<Con
     })
 }
 
+/// A place with all hooks, and VIPs over UDP.
+fn hooked_place(
+    ground: &Ground,
+    name: &'static str,
+    cpu: usize,
+    services: u32,
+) -> anyhow::Result<(Place, Child, Vec<u16>, DataPlane)> {
+    let (place, child, ports) = start(ground, name, cpu)?;
+    let plane = place.open()?;
+    plane.watch_resets()?;
+    fill(&plane, services, 17, &ports)?;
+    Ok((place, child, ports, plane))
+}
+
 fn hooked(
     ground: &Ground,
     name: &'static str,
@@ -127,10 +145,7 @@ fn hooked(
     services: u32,
     to: Option<SocketAddr>,
 ) -> anyhow::Result<Config> {
-    let (place, child, ports) = start(ground, name, cpu)?;
-    let plane = place.open()?;
-    plane.watch_resets()?;
-    fill(&plane, services, 17, &ports)?;
+    let (place, child, ports, plane) = hooked_place(ground, name, cpu, services)?;
     Ok(Config {
         name,
         child,

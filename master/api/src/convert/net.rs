@@ -402,5 +402,7 @@ fn net_port(p: &PortNet) -> pb::TaskPort {
         vips: p.vips.iter().map(Into::into).collect(),
         balance: balance_to_wire(&p.balance),
         container_port: p.container_port.unwrap_or(0).into(),
+        // For who runs the task alone.
+        metrics: String::new(),
     }
 }

@@ -166,8 +166,20 @@ impl TryFrom<pb::TaskPort> for TaskPort {
             protocols: protocols("protocols", &p.protocols)?,
             vips: each("vips", p.vips, VipLabel::try_from)?,
             balance: balance(p.balance)?,
+            metrics: metrics(p.metrics)?,
         })
     }
+}
+
+fn metrics(path: String) -> Result<Option<String>, ConvertError> {
+    if path.is_empty() {
+        return Ok(None);
+    }
+    if !TaskPort::is_metrics_path(&path) {
+        let rule = "must be a path of visible characters".to_owned();
+        return Err(ConvertError::new("metrics", rule));
+    }
+    Ok(Some(path))
 }
 
 impl From<&TaskPort> for pb::TaskPort {
@@ -179,6 +191,7 @@ impl From<&TaskPort> for pb::TaskPort {
             protocols: protocol_numbers(&p.protocols),
             vips: p.vips.iter().map(Into::into).collect(),
             balance: balance_to_wire(&p.balance),
+            metrics: p.metrics.clone().unwrap_or_default(),
         }
     }
 }

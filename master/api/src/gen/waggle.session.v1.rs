@@ -437,6 +437,9 @@ pub struct TaskPort {
     /// The port inside, where the task has a network of its own; 0: the same.
     #[prost(uint32, tag = "6")]
     pub container_port: u32,
+    /// Path of the Prometheus text that it answers with; empty: none.
+    #[prost(string, tag = "7")]
+    pub metrics: ::prost::alloc::string::String,
 }
 /// What the LB\_ labels of a port ask for.
 #[allow(clippy::all)]

@@ -55,6 +55,7 @@ mod tests {
     #[test]
     fn a_port_is_told_with_its_vips() {
         let port = TaskPort {
+            metrics: None,
             name: Some("http".to_owned()),
             host_port: 0,
             container_port: Some(80),

@@ -292,9 +292,11 @@ fn ports(
         let of = |o: &&mut TaskPort| o.host_port == number || o.container_port == Some(number);
         if let Some(mapped) = out.iter_mut().find(of) {
             mapped.name.clone_from(&p.name);
+            mapped.metrics = metrics(p);
         } else if resources.ports.contains(number) && *network == NetworkMode::Host {
             out.push(TaskPort {
                 name: p.name.clone(),
+                metrics: metrics(p),
                 ..port_of(number, p.protocol.as_deref(), &field)?
             });
         }
@@ -336,7 +338,15 @@ fn port_of(host_port: u16, protocol: Option<&str>, field: &str) -> Result<TaskPo
         protocols,
         vips: Vec::new(),
         balance: Balance::default(),
+        metrics: None,
     })
+}
+
+/// What a port's labels say of its metrics.
+fn metrics(port: &pb::Port) -> Option<String> {
+    let labels = port.labels.iter().flat_map(|l| &l.labels);
+    let pairs = labels.map(|l| (l.key.clone(), l.value.clone().unwrap_or_default()));
+    TaskPort::metrics_of(&pairs.collect())
 }
 
 #[cfg(test)]

@@ -62,6 +62,8 @@ pub const SESSION_KIND: &str = "waggle.session.kind";
 pub const STATE: &str = "waggle.state";
 /// An OTLP endpoint: host and port.
 pub const DESTINATION: &str = "waggle.telemetry.destination";
+/// A feature of telemetry, in the order in which they are left off when it costs too much.
+pub const FEATURE: &str = "waggle.telemetry.feature";
 /// `logs`, `spans` or `metrics`.
 pub const SIGNAL: &str = "waggle.telemetry.signal";
 /// What became of a connect to a VIP: `new`, `no_backend`.
@@ -344,8 +346,22 @@ pub static EBPF_MAP_LIMIT: MetricDef = MetricDef { name: "waggle.ebpf.map.limit"
 pub static EBPF_MAP_UPDATE_FAILURES: MetricDef = MetricDef { name: "waggle.ebpf.map.update.failures", unit: "{failure}", kind: Kind::Counter, description: "Writes to a kernel map that failed", attributes: &[MAP, ERROR_TYPE], bounds: &[] };
 /// `waggle.telemetry.in` ({item}): Items handed in for export.
 pub static TELEMETRY_IN: MetricDef = MetricDef { name: "waggle.telemetry.in", unit: "{item}", kind: Kind::Counter, description: "Items handed in for export", attributes: &[DESTINATION, SIGNAL], bounds: &[] };
-/// `waggle.telemetry.received` ({item}): Items that tasks sent to this node's OTLP receiver: accepted, invalid, refused for their rate, from strangers.
-pub static TELEMETRY_RECEIVED: MetricDef = MetricDef { name: "waggle.telemetry.received", unit: "{item}", kind: Kind::Counter, description: "Items that tasks sent to this node's OTLP receiver: accepted, invalid, refused for their rate, from strangers", attributes: &[SIGNAL, OUTCOME], bounds: &[] };
+/// `waggle.telemetry.received` ({item}): Items that tasks sent to this node's OTLP receiver, their statsd samples and scraped series among them: accepted, invalid, in a form that is not read, too large or too slow, refused for their rate or connections, from strangers, shed for what telemetry costs.
+pub static TELEMETRY_RECEIVED: MetricDef = MetricDef { name: "waggle.telemetry.received", unit: "{item}", kind: Kind::Counter, description: "Items that tasks sent to this node's OTLP receiver, their statsd samples and scraped series among them: accepted, invalid, in a form that is not read, too large or too slow, refused for their rate or connections, from strangers, shed for what telemetry costs", attributes: &[SIGNAL, OUTCOME], bounds: &[] };
+/// `waggle.telemetry.statsd.samples` ({sample}): Samples that tasks sent by statsd: accepted, malformed, of an unsupported kind, of one series too many; datagrams of strangers.
+pub static TELEMETRY_STATSD: MetricDef = MetricDef { name: "waggle.telemetry.statsd.samples", unit: "{sample}", kind: Kind::Counter, description: "Samples that tasks sent by statsd: accepted, malformed, of an unsupported kind, of one series too many; datagrams of strangers", attributes: &[OUTCOME], bounds: &[] };
+/// `waggle.telemetry.scrapes` ({scrape}): Scrapes of tasks' labeled ports: ok, partial, unreachable, timeout, status, too_large, invalid, refused.
+pub static TELEMETRY_SCRAPES: MetricDef = MetricDef { name: "waggle.telemetry.scrapes", unit: "{scrape}", kind: Kind::Counter, description: "Scrapes of tasks' labeled ports: ok, partial, unreachable, timeout, status, too_large, invalid, refused", attributes: &[OUTCOME], bounds: &[] };
+/// `waggle.telemetry.cpu.time` (s): CPU time that this process spent on telemetry.
+pub static TELEMETRY_CPU_TIME: MetricDef = MetricDef { name: "waggle.telemetry.cpu.time", unit: "s", kind: Kind::Counter, description: "CPU time that this process spent on telemetry", attributes: &[], bounds: &[] };
+/// `waggle.telemetry.cpu.limit` ({cpu}): CPUs that telemetry may take before features are left off.
+pub static TELEMETRY_CPU_LIMIT: MetricDef = MetricDef { name: "waggle.telemetry.cpu.limit", unit: "{cpu}", kind: Kind::Gauge, description: "CPUs that telemetry may take before features are left off", attributes: &[], bounds: &[] };
+/// `waggle.telemetry.memory.usage` (By): What queues and series of telemetry hold in memory, about.
+pub static TELEMETRY_MEMORY: MetricDef = MetricDef { name: "waggle.telemetry.memory.usage", unit: "By", kind: Kind::UpDownCounter, description: "What queues and series of telemetry hold in memory, about", attributes: &[], bounds: &[] };
+/// `waggle.telemetry.memory.limit` (By): Memory that telemetry may hold before features are left off.
+pub static TELEMETRY_MEMORY_LIMIT: MetricDef = MetricDef { name: "waggle.telemetry.memory.limit", unit: "By", kind: Kind::UpDownCounter, description: "Memory that telemetry may hold before features are left off", attributes: &[], bounds: &[] };
+/// `waggle.telemetry.feature.enabled` (1): 1 for a feature that is on, 0 for one that is left off for what telemetry costs.
+pub static TELEMETRY_FEATURE: MetricDef = MetricDef { name: "waggle.telemetry.feature.enabled", unit: "1", kind: Kind::Gauge, description: "1 for a feature that is on, 0 for one that is left off for what telemetry costs", attributes: &[FEATURE], bounds: &[] };
 /// `waggle.telemetry.exported` ({item}): Items that the OTLP endpoint took.
 pub static TELEMETRY_EXPORTED: MetricDef = MetricDef { name: "waggle.telemetry.exported", unit: "{item}", kind: Kind::Counter, description: "Items that the OTLP endpoint took", attributes: &[DESTINATION, SIGNAL], bounds: &[] };
 /// `waggle.telemetry.dropped` ({item}): Items that were not delivered, by reason.
@@ -521,6 +537,13 @@ pub static ALL: &[&MetricDef] = &[
     &EBPF_MAP_UPDATE_FAILURES,
     &TELEMETRY_IN,
     &TELEMETRY_RECEIVED,
+    &TELEMETRY_STATSD,
+    &TELEMETRY_SCRAPES,
+    &TELEMETRY_CPU_TIME,
+    &TELEMETRY_CPU_LIMIT,
+    &TELEMETRY_MEMORY,
+    &TELEMETRY_MEMORY_LIMIT,
+    &TELEMETRY_FEATURE,
     &TELEMETRY_EXPORTED,
     &TELEMETRY_DROPPED,
     &TELEMETRY_HELD,
@@ -559,6 +582,8 @@ pub static SPANS: &[SpanDef] = &[
 pub static EVENTS: &[EventDef] = &[
     EventDef { name: "waggle.task.state_changed", attributes: &[STATE, "waggle.state.previous", "waggle.health", "waggle.ready", "waggle.reason", "waggle.message", "waggle.task.id", "waggle.agent.id", "service.name"], description: "A task's state, health or readiness has changed; said by its agent, and by the master of what agents can't see" },
     EventDef { name: "waggle.container.oom_killed", attributes: &["waggle.message"], description: "A task was ended for its memory limit" },
+    EventDef { name: "waggle.telemetry.feature_off", attributes: &[FEATURE, "waggle.reason"], description: "Telemetry costs more than its budget: a feature is left off" },
+    EventDef { name: "waggle.telemetry.feature_on", attributes: &[FEATURE], description: "Telemetry is well within its budget again: a feature is back" },
     EventDef { name: "waggle.agent.registered", attributes: &[SERVER_ADDRESS], description: "An agent has a session with a master" },
     EventDef { name: "waggle.agent.lost", attributes: &["waggle.agent.id"], description: "An agent is unreachable for longer than its time-out" },
     EventDef { name: "waggle.agent.gone", attributes: &["waggle.agent.id"], description: "An agent was marked as gone for good" },

@@ -1,4 +1,5 @@
-//! Tasks that send OTLP to their node: from every kind of network, under their own name, whatever they say they are.
+//! Tasks that send OTLP and statsd to their node, and that are scraped by it: in every kind of network, under their own name,
+//! whatever they say they are.
 
 use std::collections::BTreeMap;
 
@@ -6,13 +7,17 @@ use serde_json::json;
 use waggle_telemetry_pipeline::names;
 use waggle_tests_privileged::{LIMIT, can_run, shared, tasks::on_node};
 use waggle_tests_support::scenario::{deploy, remove};
+use waggle_tests_support::sink::Point;
 use waggle_tests_support::wait_until;
 
 const TASK: &str = "waggle.task.id";
 
-/// Sends one log record until it is taken: by `name`, in the name of a bank.
-const SENDER: &str = r#"
-import os, sys, time, urllib.request
+/// Where it answers a scrape inside of a network of its own.
+const PAGE: u16 = 9464;
+
+/// Sends one log record until it is taken, in the name of a bank; then statsd, and answers scrapes.
+const SENDER: &str = r##"
+import http.server, os, socket, sys, threading, time, urllib.request
 def field(n, b): return bytes([n << 3 | 2, len(b)]) + b
 def text(s): return field(1, s.encode())
 def pair(k, v): return field(1, field(1, k.encode()) + field(2, text(v)))
@@ -29,8 +34,21 @@ while True:
     except OSError as e:
         print("failed", e, flush=True)
         time.sleep(0.5)
-time.sleep(3600)
-"#;
+class Page(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        page = b"# TYPE page_orders_total counter\npage_orders_total{kind=\"b\"} 7\n"
+        self.send_response(200 if self.path == "/own" else 404)
+        self.end_headers()
+        self.wfile.write(page)
+port = int(os.environ.get("PAGE") or os.environ["PORT0"])
+server = http.server.HTTPServer(("", port), Page)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+to = (os.environ["STATSD_UDP_HOST"], int(os.environ["STATSD_UDP_PORT"]))
+statsd = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+while True:
+    statsd.sendto(b"sent.depth:3|g|#kind:a", to)
+    time.sleep(1)
+"##;
 
 #[test]
 fn tasks_send_under_their_own_name_from_every_network() {
@@ -49,7 +67,11 @@ fn tasks_send_under_their_own_name_from_every_network() {
     ];
     let mut apps = BTreeMap::new();
     for (name, networks) in networks {
-        let definition = json!({
+        let labels = json!({
+            "DCOS_METRICS_FORMAT": "prometheus", "DCOS_METRICS_ENDPOINT": "/own"
+        });
+        let is_host = name == "sends-host";
+        let mut definition = json!({
             "id": format!("/{name}"),
             "cmd": "exec python3 -c \"$SENDER\" \"$NAME\"",
             "env": {"SENDER": SENDER, "NAME": name},
@@ -61,6 +83,13 @@ fn tasks_send_under_their_own_name_from_every_network() {
             ],
             "taskKillGracePeriodSeconds": 1,
         });
+        if is_host {
+            definition["portDefinitions"] = json!([{"port": 0, "labels": labels}]);
+        } else {
+            definition["env"]["PAGE"] = PAGE.to_string().into();
+            definition["container"]["portMappings"] =
+                json!([{"containerPort": PAGE, "hostPort": 0, "labels": labels}]);
+        }
         let app = deploy(&world.cluster, &definition.to_string(), LIMIT);
         apps.insert(name, app.unwrap());
     }
@@ -78,6 +107,21 @@ fn tasks_send_under_their_own_name_from_every_network() {
         assert_eq!(of("service.name"), Some(*name));
         assert_eq!(of("app.kind"), Some(*name), "what is its to say is kept");
         assert!(log.attributes.contains_key("log.record.uid"));
+        for (metric, kind, value) in [("sent.depth", "a", 3.0), ("page_orders_total", "b", 7.0)] {
+            let is_it = |p: &Point| {
+                let of = |key: &str| p.resource.get(key).map(String::as_str);
+                p.name == metric && of(TASK) == Some(task.id.as_str())
+            };
+            let what = format!("{metric} of {name}");
+            let point = wait_until(LIMIT, &what, || {
+                world
+                    .sink
+                    .with(|s| s.points.values().find(|p| is_it(p)).cloned())
+            })
+            .unwrap();
+            assert_eq!(point.attributes.get("kind").map(String::as_str), Some(kind));
+            assert!((point.value - value).abs() < 1e-9, "{what}: {point:?}");
+        }
     }
     // Who is no task of the node is not heard.
     let node = &world.cluster.state.nodes[0];
@@ -95,7 +139,7 @@ fn tasks_send_under_their_own_name_from_every_network() {
         &url,
     ];
     assert_eq!(on_node(node, "curl", &arguments).unwrap(), "000");
-    let stranger = |p: &waggle_tests_support::sink::Point| {
+    let stranger = |p: &Point| {
         let outcome = p.attributes.get(names::OUTCOME);
         p.name == names::TELEMETRY_RECEIVED.name && outcome.is_some_and(|o| o == "stranger")
     };

@@ -177,10 +177,11 @@ pub(super) fn task_port() -> impl Strategy<Value = TaskPort> {
         any::<u16>(),
         vec(proto(), 0..3),
         vec(vip(), 0..3),
-        (balance(), option::of(1u16..)),
+        (balance(), option::of(1u16..), option::of("/[!-~]{0,9}")),
     )
         .prop_map(
-            |(name, host_port, protocols, vips, (balance, container_port))| TaskPort {
+            |(name, host_port, protocols, vips, (balance, container_port, metrics))| TaskPort {
+                metrics,
                 container_port,
                 name,
                 host_port,

@@ -190,6 +190,7 @@ pub(super) fn task_port() -> BoxedStrategy<session::TaskPort> {
     )
         .prop_map(
             |(name, host_port, protocols, vips, balance)| session::TaskPort {
+                metrics: String::new(),
                 container_port: 0,
                 name,
                 host_port,

@@ -1,0 +1,224 @@
+//! The node's statsd for its tasks, as dcos-metrics had one: a UDP port, whose samples are summed up for each task and handed in at
+//! intervals under its identity.
+//!
+//! Whose a datagram is is known by its sender's address, or by the cgroup of the socket that it came from; a socket that is
+//! gone by then is nobody's. The answer holds for a moment only: another task may get the same port.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::{net::UdpSocket, time::interval};
+use waggle_overlay::sock_diag::Transport;
+use waggle_telemetry::{Feature, Inbox, Sender, Telemetry};
+use waggle_telemetry_pipeline::Statsd;
+use waggle_types::TaskId;
+
+use crate::{clock, run::blocking, senders::Senders};
+
+/// How often what was summed up is handed in.
+const INTERVAL: Duration = Duration::from_secs(10);
+/// How long an address is somebody's, and how many are known.
+const KNOWN_FOR: Duration = Duration::from_millis(100);
+const MAX_KNOWN: usize = 4096;
+/// Series of all tasks together.
+const MAX_SERIES: usize = 20_000;
+/// Longest datagram.
+const MAX_DATAGRAM: usize = 65_536;
+
+struct Task {
+    sender: Arc<Sender>,
+    samples: Statsd,
+}
+
+struct Known {
+    sender: Option<Arc<Sender>>,
+    until: Instant,
+}
+
+/// Serves until it is dropped.
+pub async fn serve(socket: UdpSocket, senders: Arc<Senders>, telemetry: Telemetry) {
+    let local = match socket.local_addr() {
+        Ok(local) => local,
+        Err(error) => {
+            tracing::warn!(%error, "statsd of tasks is not taken");
+            return;
+        }
+    };
+    let mut server = Server {
+        local,
+        inbox: telemetry.inbox(),
+        senders,
+        known: BTreeMap::new(),
+        tasks: BTreeMap::new(),
+    };
+    let mut buffer = vec![0; MAX_DATAGRAM];
+    let mut tick = interval(INTERVAL);
+    loop {
+        tokio::select! {
+            _ = tick.tick() => telemetry.cpu().run(|| server.hand_in(telemetry.allows(Feature::TaskMetrics))),
+            got = socket.recv_from(&mut buffer) => match got {
+                Ok((n, peer)) => {
+                    let sender = server.of(peer).await;
+                    telemetry.cpu().run(|| server.take(sender, &buffer[..n]));
+                }
+                // Of an earlier answer that nobody waits for; there are none, but the kernel may say so all the same.
+                Err(error) => tracing::debug!(%error, "a statsd datagram was not read"),
+            }
+        }
+    }
+}
+
+struct Server {
+    local: SocketAddr,
+    inbox: Inbox,
+    senders: Arc<Senders>,
+    known: BTreeMap<SocketAddr, Known>,
+    tasks: BTreeMap<TaskId, Task>,
+}
+
+impl Server {
+    async fn of(&mut self, peer: SocketAddr) -> Option<Arc<Sender>> {
+        let now = Instant::now();
+        if let Some(known) = self.known.get(&peer).filter(|k| k.until > now) {
+            return known.sender.clone();
+        }
+        if self.known.len() >= MAX_KNOWN {
+            self.known.retain(|_, k| k.until > now);
+            if self.known.len() >= MAX_KNOWN {
+                self.known.clear();
+            }
+        }
+        let (senders, local) = (Arc::clone(&self.senders), self.local);
+        let sender = blocking(move || senders.of(Transport::Udp, peer, local)).await;
+        let known = Known {
+            sender: sender.clone(),
+            until: now + KNOWN_FOR,
+        };
+        self.known.insert(peer, known);
+        sender
+    }
+
+    fn take(&mut self, sender: Option<Arc<Sender>>, datagram: &[u8]) {
+        let Some(sender) = sender else {
+            self.inbox.samples("stranger", 1);
+            return;
+        };
+        let held: usize = self.tasks.values().map(|t| t.samples.len()).sum();
+        let task_id = sender.labels().task_id.clone();
+        let task = self.tasks.entry(task_id).or_insert_with(|| Task {
+            sender: Arc::clone(&sender),
+            samples: Statsd::default(),
+        });
+        // An agent's next life of the same task has another sender, with the same identity.
+        task.sender = sender;
+        let room = MAX_SERIES.saturating_sub(held);
+        task.samples.take(datagram, room, clock::now_ns());
+    }
+
+    /// Hands in all that there is, and forgets tasks that have ended.
+    fn hand_in(&mut self, taken: bool) {
+        let now_ns = clock::now_ns();
+        for task in self.tasks.values_mut() {
+            let counts = task.samples.take_counts();
+            for (outcome, n) in [
+                ("accepted", counts.accepted),
+                ("malformed", counts.malformed),
+                ("unsupported", counts.unsupported),
+                ("no_room", counts.no_room),
+            ] {
+                self.inbox.samples(outcome, n);
+            }
+            let metrics = task.samples.read(now_ns);
+            // What is not taken now is in the sums of the next time.
+            if taken {
+                self.inbox.metrics(&task.sender, "statsd", metrics, now_ns);
+            }
+        }
+        let senders = &self.senders;
+        self.tasks.retain(|id, _| senders.knows(id));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use waggle_telemetry_pipeline::TaskLabels;
+    use waggle_types::{AgentId, FrameworkId};
+
+    use super::*;
+    use crate::{cgroup::TaskCgroup, networks::Own};
+
+    fn labels() -> Arc<TaskLabels> {
+        Arc::new(TaskLabels {
+            cluster: "test".into(),
+            framework_id: FrameworkId::new("f-1").unwrap(),
+            framework: "marathon".into(),
+            role: "*".into(),
+            agent_id: AgentId::new("a-1").unwrap(),
+            hostname: "n1".into(),
+            task_id: TaskId::new("web.1").unwrap(),
+            task_name: "web".into(),
+            service: "/web".into(),
+            service_version: "v1".into(),
+            cgroup_path: String::new(),
+            cgroup_id: 0,
+            pid: 1,
+            pid_start_ns: 1,
+        })
+    }
+
+    #[tokio::test]
+    async fn samples_are_their_senders_and_strangers_are_counted() {
+        let telemetry = Telemetry::disabled();
+        let senders = Arc::new(Senders::default());
+        let cgroup = TaskCgroup {
+            v2: None,
+            v2_path: String::new(),
+            runtime_path: String::new(),
+            unified: false,
+            v1: Vec::new(),
+        };
+        let own = Own {
+            v4: Some([127, 0, 0, 2].into()),
+            v6: None,
+        };
+        senders.add(&labels(), &cgroup, own);
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let mut server = Server {
+            local: socket.local_addr().unwrap(),
+            inbox: telemetry.inbox(),
+            senders: Arc::clone(&senders),
+            known: BTreeMap::new(),
+            tasks: BTreeMap::new(),
+        };
+        for from in ["127.0.0.2:0", "127.0.0.3:0"] {
+            let client = UdpSocket::bind(from).await.unwrap();
+            let datagram = b"orders:1|c\nbad";
+            client.send_to(datagram, server.local).await.unwrap();
+            let mut buffer = [0; 100];
+            let (n, peer) = socket.recv_from(&mut buffer).await.unwrap();
+            let sender = server.of(peer).await;
+            server.take(sender, &buffer[..n]);
+        }
+        assert_eq!(server.tasks.len(), 1);
+        server.hand_in(true);
+        let page = telemetry.prometheus_text();
+        for (outcome, n) in [("accepted", 1), ("malformed", 1), ("stranger", 1)] {
+            let series = format!("waggle_outcome=\"{outcome}\"");
+            let line = page
+                .lines()
+                .find(|l| {
+                    l.starts_with("waggle_telemetry_statsd_samples_total{") && l.contains(&series)
+                })
+                .unwrap_or_default();
+            assert!(line.ends_with(&format!(" {n}")), "{outcome}: {page}");
+        }
+        assert!(!server.tasks.is_empty());
+        senders.remove(&TaskId::new("web.1").unwrap());
+        server.hand_in(true);
+        assert!(server.tasks.is_empty());
+    }
+}

@@ -1,0 +1,151 @@
+//! `--features`: what watching costs, feature by feature. Counting is per cgroup and has a place of its own; what only watches is the whole
+//! machine's, so it is there for one half of each round and gone for the other.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::MetadataExt as _;
+
+use anyhow::Context as _;
+use waggle_ebpf::{DataPlane, Observer};
+
+use crate::child::{Child, Sample};
+use crate::ground::{Ground, Place};
+use crate::{hooked_place, median, start};
+
+/// Operations per visit.
+const PACKETS: u32 = 40_000;
+const CONNECTS: u32 = 40_000;
+const CONNECTIONS: u32 = 3_000;
+
+struct Case {
+    name: &'static str,
+    counted: bool,
+    watched: bool,
+}
+
+/// The first is what all are compared with, the second the same again.
+const CASES: [Case; 5] = [
+    Case {
+        name: "nothing",
+        counted: false,
+        watched: false,
+    },
+    Case {
+        name: "nothing (A/A)",
+        counted: false,
+        watched: false,
+    },
+    Case {
+        name: "counting",
+        counted: true,
+        watched: false,
+    },
+    Case {
+        name: "watching",
+        counted: false,
+        watched: true,
+    },
+    Case {
+        name: "both",
+        counted: true,
+        watched: true,
+    },
+];
+
+/// A process and what is around it. Its parts end in this order.
+struct Spot {
+    child: Child,
+    to: SocketAddr,
+    plane: Option<DataPlane>,
+    place: Place,
+}
+
+/// Measures, and prints.
+pub fn measure(ground: &Ground, rounds: usize, cpu: usize) -> anyhow::Result<()> {
+    let mut plain = spot(ground, "plain", cpu, false)?;
+    let mut counted = spot(ground, "counted", cpu, true)?;
+    println!("\nns added to nothing, median of paired rounds");
+    for (title, op, n, of) in [
+        (
+            "UDP packet, sent and taken",
+            "packet",
+            PACKETS,
+            wall as Figure,
+        ),
+        ("connect(), UDP", "udp-same", CONNECTS, wall),
+        ("TCP connection, its CPU time", "tcp", CONNECTIONS, cpu_time),
+    ] {
+        let mut samples: Vec<Vec<f64>> = CASES.iter().map(|_| Vec::new()).collect();
+        // The first round fills caches and is not counted.
+        for round in 0..=rounds {
+            // Each half comes first in every other round.
+            for watched in [round % 2 == 1, round % 2 == 0] {
+                let _observer = watched.then(|| watch(&counted)).transpose()?;
+                let cases = (0..).zip(&CASES).filter(|(_, c)| c.watched == watched);
+                let mut cases: Vec<(usize, &Case)> = cases.collect();
+                let turn = round % cases.len().max(1);
+                cases.rotate_left(turn);
+                for (at, case) in cases {
+                    let spot = if case.counted {
+                        &mut counted
+                    } else {
+                        &mut plain
+                    };
+                    let to = spot.to;
+                    let sample = spot.child.measure(op, to, n);
+                    let sample = sample.with_context(|| format!("{op} with {}", case.name))?;
+                    if round > 0 {
+                        samples[at].push(of(sample));
+                    }
+                }
+            }
+        }
+        let base = median(samples[0].iter().copied());
+        println!("  {title} [nothing: {base:.0} ns]");
+        for (case, found) in CASES.iter().zip(&samples).skip(1) {
+            let pairs = found.iter().zip(&samples[0]);
+            let added = median(pairs.map(|(a, b)| a - b));
+            let target = match (op, case.name) {
+                ("packet", "counting") if added <= 40.0 => "   target 40 ns: met",
+                ("packet", "counting") => "   target 40 ns: MISSED",
+                _ => "",
+            };
+            println!("    {:<14} {added:>9.0} ns{target}", case.name);
+        }
+    }
+    Ok(())
+}
+
+type Figure = fn(Sample) -> f64;
+
+fn wall(sample: Sample) -> f64 {
+    sample.wall_ns
+}
+
+fn cpu_time(sample: Sample) -> f64 {
+    sample.cpu_ns
+}
+
+fn spot(ground: &Ground, name: &'static str, cpu: usize, counted: bool) -> anyhow::Result<Spot> {
+    let (place, child, ports, plane) = if counted {
+        let (place, child, ports, plane) = hooked_place(ground, name, cpu, 1)?;
+        (place, child, ports, Some(plane))
+    } else {
+        let (place, child, ports) = start(ground, name, cpu)?;
+        (place, child, ports, None)
+    };
+    Ok(Spot {
+        child,
+        to: SocketAddr::from((Ipv4Addr::LOCALHOST, ports[0])),
+        plane,
+        place,
+    })
+}
+
+/// What only watches, for the cgroup of what is counted.
+fn watch(spot: &Spot) -> anyhow::Result<Observer> {
+    let plane = spot.plane.as_ref().context("nothing counts")?;
+    let observer = Observer::open(plane)?;
+    let id = std::fs::metadata(&spot.place.cgroup)?.ino();
+    observer.watch(id, None)?;
+    Ok(observer)
+}

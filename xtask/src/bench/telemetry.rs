@@ -1,0 +1,58 @@
+//! `cargo xtask bench telemetry`: what telemetry costs, and how much it carries. What is measured is in
+//! `ebpf/loader/benches/vip/features.rs` (per packet, per connect) and `telemetry/benches/delivery` (lines, spool, receiver). A node's CPU and
+//! memory at rest and under connections are `bench smoke`'s.
+
+use std::process::ExitCode;
+
+use anyhow::ensure;
+
+use crate::ebpf;
+use crate::run::{cargo, run, shown, step};
+use crate::setup;
+
+/// Arguments of `bench telemetry`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Only print what would be installed
+    #[arg(long)]
+    no_install: bool,
+    /// One round of little, in a build without optimizations: whether it works
+    #[arg(long)]
+    quick: bool,
+    /// The CPU for what is measured per packet
+    #[arg(long, default_value_t = 1)]
+    cpu: usize,
+}
+
+/// What the test set-up does not need: what is looked for, its package.
+const PEERS: [(&str, &str); 1] = [("rsyslogd", "rsyslog")];
+
+/// Builds and runs both.
+pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
+    if let Some(code) = setup::ensure_peers(&PEERS, args.no_install)? {
+        return Ok(code);
+    }
+    ensure!(
+        waggle_tests_support::is_root(),
+        "running kernel programs needs root"
+    );
+    step("build-ebpf", || ebpf::build(ebpf::Options::default()))?;
+    let rounds = if args.quick { "1" } else { "21" };
+    let cpu = args.cpu.to_string();
+    let features = ["--features", "--rounds", rounds, "--cpu", &cpu];
+    bench(args.quick, "waggle-ebpf", "vip", &features)?;
+    let quick: &[&str] = if args.quick { &["--quick"] } else { &[] };
+    bench(args.quick, "waggle-telemetry", "delivery", quick)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn bench(quick: bool, package: &str, name: &str, rest: &[&str]) -> anyhow::Result<()> {
+    let mut command = cargo();
+    command.args(["bench", "--package", package, "--bench", name]);
+    if quick {
+        command.args(["--profile", "dev"]);
+    }
+    command.arg("--").args(rest);
+    println!("{}", shown(&command));
+    run(&mut command)
+}
