@@ -81,7 +81,10 @@ async fn flows(
         for piece in old.chunks(PIECE) {
             yield lines(piece);
         }
-        while filter.follow {
+        if !filter.follow {
+            return;
+        }
+        loop {
             let piece = match tokio::time::timeout(ALIVE, news.recv()).await {
                 Ok(Ok(flows)) => {
                     let wanted: Vec<EndedFlow> = flows.iter().filter(|f| filter.matches(f)).cloned().collect();

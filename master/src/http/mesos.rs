@@ -240,9 +240,9 @@ fn framework(census: &Census<'_>, leader: &MasterView, f: &FrameworkView) -> Fra
         used_resources: (&f.used).into(),
         offered_resources: (&f.offered).into(),
         capabilities: f.about.capabilities.iter().cloned().collect(),
-        tasks: tasks.into_iter().map(|t| task(t)).collect(),
-        unreachable_tasks: unreachable.into_iter().map(|t| task(t)).collect(),
-        completed_tasks: completed.map(|t| task(t)).collect(),
+        tasks: tasks.into_iter().map(task).collect(),
+        unreachable_tasks: unreachable.into_iter().map(task).collect(),
+        completed_tasks: completed.map(task).collect(),
         executors: Vec::new(),
     }
 }
