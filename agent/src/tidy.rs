@@ -286,7 +286,7 @@ fn measure(
             let why = describe(what, used.bytes, limit);
             over.push((watch.task_id.clone(), why));
         }
-        for (id, volume) in watch.spec.resources.custom.volumes() {
+        for (id, volume) in watch.spec.held_volumes() {
             let used = if let Some(used) = volumes.get(id) {
                 *used
             } else {

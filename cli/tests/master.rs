@@ -103,6 +103,19 @@ async fn a_service_is_shown_explained_restarted_and_rolled_back() {
     m.says(&["app", "rollback", "/web", old, "--force"]).await;
     let list = m.says(&["app", "list"]).await;
     assert!(list.contains("0/2"), "{list}");
+    // Who waits for one is told how it ended: only its own end is a success.
+    let done = m.says(&["app", "scale", "/web", "3", "--force"]).await;
+    let id = done.split_whitespace().nth(1).unwrap();
+    m.says(&["app", "scale", "/web", "4", "--force"]).await;
+    for (id, how) in [
+        (id, "a newer one took its place"),
+        ("nobody", "does not exist"),
+    ] {
+        let watched = m.waggle(&["deployment", "watch", id]).await;
+        assert_eq!(watched.status.code(), Some(1));
+        let text = String::from_utf8_lossy(&watched.stderr).into_owned();
+        assert!(text.contains(how), "{text}");
+    }
     let none = m.waggle(&["app", "versions", "/none"]).await;
     assert_eq!(none.status.code(), Some(1));
     let frameworks = m.says(&["framework", "list"]).await;
@@ -162,6 +175,8 @@ async fn a_definition_in_yaml_is_checked_compared_applied_and_waited_for() {
         err.contains("/shop/web: scale: 0 of 3 instances ready\n"),
         "{err}"
     );
+    let never = "/shop/web: of 3 instances 0 could ever run on the nodes that there are (0):\n";
+    assert!(err.starts_with(never), "{err}");
     assert!(
         err.contains(
             "is not over after 1s: /shop/web: scale: 0 of 3 instances ready\n\

@@ -5,7 +5,7 @@
 //! made of it in `crate::http`.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     net::{IpAddr, Ipv4Addr},
     sync::Arc,
 };
@@ -344,6 +344,17 @@ pub struct RoleView {
     pub offered: Resources,
 }
 
+/// A deployment that is over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndedDeployment {
+    /// Which.
+    pub id: DeploymentId,
+    /// `finished`, `superseded`, `cancelled`, `rolled_back`, or `late`: it took too long and went back by itself.
+    pub outcome: &'static str,
+    /// When.
+    pub at: UnixMillis,
+}
+
 /// The whole cluster at one moment.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct ClusterView {
@@ -367,6 +378,8 @@ pub struct ClusterView {
     pub jobs: BTreeMap<JobId, Arc<Job>>,
     /// Deployments in flight.
     pub deployments: BTreeMap<DeploymentId, DeploymentView>,
+    /// How deployments have ended since this master started, newest last; bounded (the oldest are forgotten).
+    pub ended_deployments: Arc<VecDeque<EndedDeployment>>,
     /// What groups that are there by themselves depend on.
     pub groups: GroupDependencies,
     /// Version of the newest change of services and groups.

@@ -6,6 +6,7 @@
 //! is the agent itself: its tasks are containers, and it lives as long as one of them does.
 
 mod ends;
+mod groups;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -19,6 +20,8 @@ use crate::{
     AgentCore, Effect, KillCause, Phase,
     core::{Entry, FORCE_KILL_MARGIN, persist},
 };
+pub use groups::GROUP_TIMEOUT;
+use groups::{Groups, group_of};
 
 /// How long a started executor may take to subscribe (Mesos: `--executor_registration_timeout`).
 pub const REGISTRATION_TIMEOUT: Millis = Millis::from_secs(60);
@@ -27,8 +30,6 @@ pub const REGISTRATION_TIMEOUT: Millis = Millis::from_secs(60);
 pub const REREGISTRATION_TIMEOUT: Millis = Millis::from_secs(15);
 /// Updates that are remembered beside those that wait, since an executor may send them again.
 const RECENT: usize = 64;
-/// Groups of which is remembered that one of their tasks was refused or killed before the others came, which is at once.
-const MAX_BROKEN: usize = 64;
 
 /// What an executor is told.
 #[derive(Debug, Clone, PartialEq)]
@@ -89,8 +90,7 @@ pub(crate) struct Executor {
     force_at: Option<UnixMillis>,
     /// Why it is being ended, for its tasks.
     why: Option<(StatusReason, String)>,
-    /// Groups that will never be whole, the latest last.
-    broken: VecDeque<TaskId>,
+    groups: Groups,
 }
 
 /// What is known of a task because of its executor.
@@ -120,14 +120,6 @@ fn record_of(spec: &TaskSpec) -> Option<ExecutorRecord> {
         role: spec.role.clone(),
         spec: on.spec.clone(),
     })
-}
-
-/// The group with which a task is handed to an executor's process, and how many tasks it has.
-fn group_of(spec: &TaskSpec) -> Option<(TaskId, usize)> {
-    let on = spec.executor.as_ref().filter(|on| on.n_group > 0)?;
-    let custom = on.spec.kind == ExecutorKind::Custom;
-    let group = on.group.clone().filter(|_| custom)?;
-    Some((group, usize::try_from(on.n_group).ok()?))
 }
 
 /// Whether a task is run by an executor's process.
@@ -253,45 +245,8 @@ impl AgentCore {
             container,
         });
         self.limit(&key, out);
-        let broken = |e: &Executor| group_of(spec).is_some_and(|(g, _)| e.broken.contains(&g));
-        if self.executors.get(&key).is_some_and(broken) {
-            self.end_part(&spec.task_id, now, out);
-        }
+        self.part_came(&key, spec, now, out);
         self.send_waiting(&key, out);
-    }
-
-    /// A task that is handed over with its group has ended before: so do the others, which nobody else will end.
-    pub(crate) fn break_group(&mut self, spec: &TaskSpec, now: UnixMillis, out: &mut Vec<Effect>) {
-        let (Some(key), Some((group, _))) = (key_of(spec), group_of(spec)) else {
-            return;
-        };
-        let Some(e) = self.executors.get_mut(&key) else {
-            return;
-        };
-        if e.broken.contains(&group) {
-            return;
-        }
-        e.broken.push_back(group.clone());
-        if e.broken.len() > MAX_BROKEN {
-            e.broken.pop_front();
-        }
-        let waits = |e: &Entry| {
-            let of = group_of(e.machine.spec());
-            !e.on.sent && of.is_some_and(|(g, _)| g == group)
-        };
-        let live = self.live_on(&key).into_iter();
-        let parts: Vec<TaskId> = live
-            .filter(|id| self.tasks.get(id).is_some_and(waits))
-            .collect();
-        for id in parts {
-            self.end_part(&id, now, out);
-        }
-    }
-
-    fn end_part(&mut self, task_id: &TaskId, now: UnixMillis, out: &mut Vec<Effect>) {
-        let message = "another task of its group had ended before its executor had them".to_owned();
-        let reason = StatusReason::TaskKilledDuringLaunch;
-        self.end_on(task_id, TaskState::Killed, reason, message, now, out);
     }
 
     /// Hands over what waits for an executor that listens.
@@ -602,6 +557,7 @@ impl AgentCore {
                 kill_container(e, &container, now, out);
             }
         }
+        self.groups_due(now, out);
         for e in self.executors.values_mut().filter(|e| due(e.force_at)) {
             if let Some(container) = e.container.clone() {
                 e.force_at = Some(now + FORCE_KILL_MARGIN);
@@ -613,7 +569,8 @@ impl AgentCore {
     /// When [`AgentCore::executors_due`] has work.
     pub(crate) fn executors_deadline(&self) -> Option<UnixMillis> {
         let all = self.executors.values();
-        all.flat_map(|e| [e.deadline, e.force_at]).flatten().min()
+        let each = all.flat_map(|e| [e.deadline, e.force_at, e.groups.deadline()]);
+        each.flatten().min()
     }
 
     /// Ends a task of a custom executor on the agent's own account.
@@ -700,7 +657,7 @@ impl Executor {
             deadline: None,
             force_at: None,
             why: None,
-            broken: VecDeque::new(),
+            groups: Groups::default(),
         }
     }
 

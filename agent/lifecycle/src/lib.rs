@@ -40,7 +40,7 @@ mod stream;
 
 pub use crate::{
     core::{AgentCore, Effect, Event, RunningChecks, StreamRecord, TaskSummary},
-    executors::{ExecutorWord, REGISTRATION_TIMEOUT, REREGISTRATION_TIMEOUT},
+    executors::{ExecutorWord, GROUP_TIMEOUT, REGISTRATION_TIMEOUT, REREGISTRATION_TIMEOUT},
     exit::Exit,
     health::{CheckOutcome, HealthMachine, check_name},
     machine::{KillCause, Phase, TaskMachine, Transition},

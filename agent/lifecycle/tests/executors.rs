@@ -12,7 +12,8 @@ use std::{
 
 use proptest::prelude::*;
 use waggle_lifecycle::{
-    AgentCore, Effect, Event, ExecutorWord, Exit, REGISTRATION_TIMEOUT, REREGISTRATION_TIMEOUT,
+    AgentCore, Effect, Event, ExecutorWord, Exit, GROUP_TIMEOUT, REGISTRATION_TIMEOUT,
+    REREGISTRATION_TIMEOUT,
 };
 use waggle_types::{
     AgentId, Command, ContainerSpec, DiscoveryInfo, ExecutorEnd, ExecutorId, ExecutorKey,
@@ -772,6 +773,21 @@ fn a_group_that_will_never_be_whole_ends() {
     let out = launch_part(&mut w, "p3", 3);
     assert_eq!(ends(&out), [end("p3")], "whoever comes late");
     assert_eq!(words(&out), []);
+    // The last part never comes: the others are no use without it, and wait no longer than is fair.
+    let mut w = World::new();
+    w.running();
+    launch_part(&mut w, "p1", 3);
+    launch_part(&mut w, "p2", 3);
+    assert_eq!(ends(&w.pass(GROUP_TIMEOUT.0 - 1)), []);
+    let out = w.pass(1);
+    assert_eq!(ends(&out), [end("p1"), end("p2")]);
+    assert!(sent(&out)[0].message.contains("within 60 s"), "{out:?}");
+    assert_eq!(ends(&launch_part(&mut w, "p3", 3)), [end("p3")]);
+    // One that is whole waits for its executor alone.
+    let mut w = World::new();
+    launch_part(&mut w, "p1", 2);
+    launch_part(&mut w, "p2", 2);
+    assert_eq!(ends(&w.pass(GROUP_TIMEOUT.0)), []);
     // One that does not fit: the others are no use without it.
     let mut w = World::new();
     w.running();

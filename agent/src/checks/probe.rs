@@ -70,6 +70,15 @@ pub(super) struct Attempt {
 
 #[derive(Debug)]
 enum What {
+    Asked(Question),
+    Command { dir: PathBuf, shell: String },
+    // It can't pass, and this is why.
+    Never(String),
+}
+
+/// What a port is asked.
+#[derive(Debug)]
+enum Question {
     Http {
         to: Endpoint,
         tls: bool,
@@ -78,12 +87,6 @@ enum What {
         statuses: Vec<u16>,
     },
     Tcp(Endpoint),
-    Command {
-        dir: PathBuf,
-        shell: String,
-    },
-    // It can't pass, and this is why.
-    Never(String),
 }
 
 #[derive(Debug)]
@@ -109,17 +112,17 @@ impl Probe {
                 port_index,
                 port,
             } => match target.endpoint(*port_index, *port) {
-                Ok(to) => What::Http {
+                Ok(to) => What::Asked(Question::Http {
                     request: request(&to.addr, path),
                     to,
                     tls: *tls,
                     path: path.clone(),
                     statuses: statuses.clone(),
-                },
+                }),
                 Err(why) => What::Never(why),
             },
             HealthProbe::Tcp { port_index, port } => match target.endpoint(*port_index, *port) {
-                Ok(to) => What::Tcp(to),
+                Ok(to) => What::Asked(Question::Tcp(to)),
                 Err(why) => What::Never(why),
             },
             HealthProbe::Command { shell } => What::Command {
@@ -136,10 +139,13 @@ impl Probe {
 
     /// One attempt.
     pub(super) async fn run(&self, tools: &Tools, buffer: &mut Vec<u8>) -> Attempt {
-        if let What::Command { dir, shell } = &self.what {
-            return command(dir, shell, self.timeout).await;
-        }
-        match tokio::time::timeout(self.timeout, self.ask(tools, buffer)).await {
+        let question = match &self.what {
+            // Its end is waited for there, beyond its time too.
+            What::Command { dir, shell } => return command(dir, shell, self.timeout).await,
+            What::Never(why) => return self.unanswered(why.clone()),
+            What::Asked(question) => question,
+        };
+        match tokio::time::timeout(self.timeout, self.ask(question, tools, buffer)).await {
             Ok(attempt) => attempt,
             Err(_) => self.unanswered(too_late(self.timeout)),
         }
@@ -152,9 +158,9 @@ impl Probe {
         }
     }
 
-    async fn ask(&self, tools: &Tools, buffer: &mut Vec<u8>) -> Attempt {
-        match &self.what {
-            What::Http {
+    async fn ask(&self, question: &Question, tools: &Tools, buffer: &mut Vec<u8>) -> Attempt {
+        match question {
+            Question::Http {
                 to,
                 tls,
                 path,
@@ -172,7 +178,7 @@ impl Probe {
                 Err(Failed::ToConnect(why)) => self.unanswered(why),
                 Err(Failed::ToGet(why)) => self.unanswered(format!("GET {}{path}: {why}", to.addr)),
             },
-            What::Tcp(to) => {
+            Question::Tcp(to) => {
                 let result = to.connect(tools).await.map(drop);
                 Attempt {
                     said: CheckStatus::Tcp {
@@ -181,8 +187,6 @@ impl Probe {
                     result,
                 }
             }
-            What::Never(why) => self.unanswered(why.clone()),
-            What::Command { dir, shell } => command(dir, shell, self.timeout).await,
         }
     }
 }

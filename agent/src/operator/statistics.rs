@@ -61,7 +61,7 @@ pub fn statistics(r: &Reading, spec: &TaskSpec, node: NodeLimits) -> pb::Resourc
 }
 
 fn volumes(held: &DiskUse, spec: &TaskSpec) -> Vec<pb::DiskStatistics> {
-    let all = spec.resources.custom.volumes();
+    let all = spec.held_volumes();
     let one = |(id, volume): (&VolumeId, Volume)| {
         Some(pb::DiskStatistics {
             source: None,

@@ -73,7 +73,7 @@ impl Inner {
     ) -> Result<PathBuf, String> {
         match &planned.source {
             Source::Volume(id) => {
-                let Some(volume) = spec.resources.custom.volume(id) else {
+                let Some((_, volume)) = spec.volumes().find(|(of, _)| *of == id) else {
                     return Err(format!("volume {id}: is not among the task's resources"));
                 };
                 if let Some(disk) = self.volumes.disk(id)?

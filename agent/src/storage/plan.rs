@@ -49,8 +49,8 @@ pub struct Planned {
     pub read_only: bool,
 }
 
-/// The mounts of a task in order: those that it names, then `volumes/<id>` in the sandbox for each of its volumes that
-/// none of them names. Mounts of memory are the runtime's. The error names the field and the rule.
+/// The mounts of a task in order: those that it names, then `volumes/<id>` in the sandbox for each of its own volumes
+/// that none of them names. Mounts of memory are the runtime's. The error names the field and the rule.
 pub fn plan(spec: &TaskSpec, host_paths: &[PathBuf]) -> Result<Vec<Planned>, String> {
     let mounts = &spec.container.mounts;
     if mounts.len() > MAX_MOUNTS {
@@ -59,7 +59,7 @@ pub fn plan(spec: &TaskSpec, host_paths: &[PathBuf]) -> Result<Vec<Planned>, Str
             mounts.len()
         ));
     }
-    let volumes: BTreeMap<&VolumeId, _> = spec.resources.custom.volumes().collect();
+    let volumes: BTreeMap<&VolumeId, _> = spec.volumes().collect();
     let has_image = spec.container.image.is_some();
     let mut out = Vec::with_capacity(mounts.len());
     let mut targets = BTreeSet::new();
@@ -86,7 +86,7 @@ pub fn plan(spec: &TaskSpec, host_paths: &[PathBuf]) -> Result<Vec<Planned>, Str
             }
             MountSource::Volume(id) => {
                 if !volumes.contains_key(id) {
-                    let rule = "must be a volume among the task's resources";
+                    let rule = "must be a volume among the task's resources, or its pod's";
                     return Err(format!("{}: {rule}, is {id}", field("source.volume")));
                 }
                 named.insert(id);
@@ -114,7 +114,8 @@ pub fn plan(spec: &TaskSpec, host_paths: &[PathBuf]) -> Result<Vec<Planned>, Str
             read_only: mount.read_only,
         });
     }
-    for id in volumes.keys().filter(|id| !named.contains(*id)) {
+    let own = spec.resources.custom.volumes().map(|(id, _)| id);
+    for id in own.filter(|id| !named.contains(*id)) {
         let target = Target::Sandbox(Path::new("volumes").join(id.as_str()));
         if !targets.insert(target.clone()) {
             let shown = format!("volumes/{id}");
@@ -124,7 +125,7 @@ pub fn plan(spec: &TaskSpec, host_paths: &[PathBuf]) -> Result<Vec<Planned>, Str
         }
         out.push(Planned {
             target,
-            source: Source::Volume((*id).clone()),
+            source: Source::Volume(id.clone()),
             read_only: false,
         });
     }

@@ -165,6 +165,53 @@ fn tasks_of_a_pod_share_until_the_last_one_ends() {
 }
 
 #[test]
+fn tasks_of_a_pod_share_the_volumes_that_their_executor_holds() {
+    let node = Node::new();
+    let id = VolumeId::new("db").unwrap();
+    let held = spec("e", &["db"], Vec::new()).resources;
+    let executor = Arc::new(waggle_types::ExecutorSpec {
+        executor_id: waggle_types::ExecutorId::new("e").unwrap(),
+        name: "e".to_owned(),
+        kind: waggle_types::ExecutorKind::Default,
+        command: waggle_types::Command::Executor,
+        env: BTreeMap::new(),
+        labels: BTreeMap::new(),
+        resources: held,
+        parts: Vec::new(),
+        container: ContainerSpec::default(),
+        shutdown_grace: waggle_types::Millis(0),
+        user: None,
+        checkpoint: true,
+        info: Vec::new(),
+        framework_info: Vec::new(),
+    });
+    let of = |name: &str, mounts: Vec<Mount>| TaskSpec {
+        executor: Some(waggle_types::OnExecutor {
+            spec: Arc::clone(&executor),
+            starts: false,
+            group: None,
+            n_group: 0,
+            info: Vec::new(),
+        }),
+        ..spec(name, &[], mounts)
+    };
+    let writer = of("a", vec![mount("data", volume("db"), false)]);
+    let reader = of("b", vec![mount("in", volume("db"), true)]);
+    let third = of("c", Vec::new());
+    for task in [&writer, &third] {
+        assert_eq!(node.prepare(task), Ok(vec![]));
+    }
+    fs::write(node.sandbox("a").join("data/x"), "x").unwrap();
+    let plan = plan::plan(&reader, &[]).unwrap();
+    assert_eq!((plan.len(), plan[0].read_only), (1, true));
+    assert_eq!(plan[0].source, Source::Volume(id.clone()));
+    // Who does not name it does not have it.
+    assert!(!node.sandbox("c").join("volumes").exists());
+    assert_eq!(third.held_volumes().count(), 0);
+    assert_eq!(node.storage.users(&id).unwrap(), [writer.task_id]);
+}
+
+#[test]
 fn what_may_not_be_mounted_is_refused_by_name() {
     let node = Node::new();
     let outside = node.dir.path().display().to_string();

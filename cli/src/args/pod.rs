@@ -77,6 +77,9 @@ pub enum PodSub {
         /// Instances, as `waggle pod status` lists them
         #[arg(required = true)]
         instances: Vec<String>,
+        /// Give back what they reserved and destroy their volumes; others begin with empty ones
+        #[arg(long)]
+        wipe: bool,
     },
     /// List the definitions that are kept, newest first, or print one
     #[command(visible_alias = "version")]

@@ -297,13 +297,7 @@ fn app(e: &ExplainView) -> String {
         }
         reasons(&e.why, &mut out);
     }
-    if let Some(never) = &e.never {
-        out.push_str(&format!(
-            "of {} instances {} could ever run on the nodes that there are ({}):\n",
-            e.instances, never.fit, never.nodes
-        ));
-        reasons(&never.why, &mut out);
-    }
+    out.push_str(&never(e));
     for h in e.homes.iter().filter(|h| !h.in_use) {
         let node = if h.hostname.is_empty() {
             &h.agent_id
@@ -326,6 +320,19 @@ fn app(e: &ExplainView) -> String {
     if e.waiting == 0 && e.deployments.is_empty() && e.running >= e.instances {
         out.push_str("nothing is missing\n");
     }
+    out
+}
+
+/// What could never run; empty when all could.
+pub fn never(e: &ExplainView) -> String {
+    let Some(never) = &e.never else {
+        return String::new();
+    };
+    let mut out = format!(
+        "of {} instances {} could ever run on the nodes that there are ({}):\n",
+        e.instances, never.fit, never.nodes
+    );
+    reasons(&never.why, &mut out);
     out
 }
 

@@ -55,7 +55,11 @@ pub async fn run(command: PodCommand) -> Result<(), CliError> {
         PodSub::List => cluster.list().await,
         PodSub::Show { id } => print_json(&cluster.marathon.get(&pod_path(&id)).await?),
         PodSub::Status { id } => cluster.status(&id).await,
-        PodSub::Kill { id, instances } => cluster.kill(&id, &instances).await,
+        PodSub::Kill {
+            id,
+            instances,
+            wipe,
+        } => cluster.kill(&id, &instances, wipe).await,
         PodSub::Versions { id, version } => cluster.versions(&id, version.as_deref()).await,
         PodSub::Remove { id, force, wait } => {
             let path = format!("{}?force={force}", pod_path(&id));
@@ -205,15 +209,15 @@ impl Cluster {
         Ok(())
     }
 
-    async fn kill(&self, id: &str, instances: &[String]) -> Result<(), CliError> {
-        let path = pod_path(id);
-        let mut told = Vec::new();
-        for i in instances {
-            let one = format!("{path}::instances/{}", super::segment("instance", i)?);
-            told.push(self.marathon.delete(&one).await?);
-        }
+    /// All of them in one request; one that is not there ends none.
+    async fn kill(&self, id: &str, instances: &[String], wipe: bool) -> Result<(), CliError> {
+        let path = format!("{}::instances?wipe={wipe}&strict=true", pod_path(id));
+        let told = self
+            .marathon
+            .delete_with(&path, json!(instances).to_string())
+            .await?;
         if self.json {
-            return print_json(&json!(told));
+            return print_json(&told);
         }
         let mut lines = String::new();
         for i in instances {

@@ -11,12 +11,15 @@ use crate::{
     times,
 };
 
+/// The launch queue with pods in it, which other clients do not ask for.
+pub const WITH_PODS: &str = "/v2/queue?embed=pods";
+
 /// Runs `waggle queue`.
 pub async fn run(command: QueueCommand) -> Result<(), CliError> {
     let client = Client::new(&command.output.marathon)?;
     match command.command.unwrap_or(QueueSub::List) {
         QueueSub::List => {
-            let answer = client.get("/v2/queue").await?;
+            let answer = client.get(WITH_PODS).await?;
             if command.output.json {
                 return print_json(&answer);
             }
@@ -28,6 +31,11 @@ pub async fn run(command: QueueCommand) -> Result<(), CliError> {
             print(&format!("/{}: no delay\n", id.trim_matches('/')))
         }
     }
+}
+
+/// Who waits: an app or a pod.
+pub fn id(item: &Value) -> String {
+    text(&item["app"], "id") + &text(&item["pod"], "id")
 }
 
 fn table(answer: &Value) -> Table {
@@ -42,7 +50,7 @@ fn table(answer: &Value) -> Table {
             times::span(times::millis(delay))
         };
         table.row([
-            text(&item["app"], "id"),
+            id(item),
             text(item, "count"),
             delay,
             text(item, "since"),

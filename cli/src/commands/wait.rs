@@ -7,13 +7,15 @@ use std::{
 
 use anyhow::anyhow;
 use serde_json::Value;
-use waggle_api::native::DeploymentView;
+use waggle_api::native::{DeploymentStateView, DeploymentView, ExplainView};
 
-use super::{fetch_list, items, text};
+use super::{encode_path, explain::never, fetch, items, queue, segment, text};
 use crate::{client::Client, error::CliError, times};
 
 /// Between two looks at a deployment.
 const POLL: Duration = Duration::from_millis(200);
+/// Services of a deployment that are looked at by themselves.
+const MAX_EXPLAINED: usize = 20;
 /// Longest line on a terminal whose width is not known.
 const WIDTH: usize = 100;
 
@@ -63,7 +65,8 @@ impl Progress {
     }
 }
 
-/// Waits until a deployment is over; a service that is held up is told of with what the launch queue says.
+/// Waits until a deployment is over; one that did not come to its end is an error. A service that is held up is told of
+/// with what the launch queue says.
 pub async fn deployment(
     client: &Client,
     master: &Client,
@@ -73,24 +76,74 @@ pub async fn deployment(
     let started = Instant::now();
     let mut progress = Progress::new();
     let mut interval = tokio::time::interval(POLL);
+    let mut was_there = false;
     loop {
         interval.tick().await;
-        let (_, all) = fetch_list::<DeploymentView>(master, "/waggle/v1/deployments").await?;
-        let Some(d) = all.iter().find(|d| d.id == id) else {
-            progress.clear();
-            return Ok(());
+        let path = format!("/waggle/v1/deployments/{}", segment("deployment", id)?);
+        let now = match fetch::<DeploymentStateView>(master, &path).await {
+            Ok((_, now)) => now,
+            // Another master leads since, and does not know how it ended.
+            Err(CliError::Refused { status: 404, .. }) if was_there => {
+                progress.clear();
+                let error = anyhow!(
+                    "deployment {id} is over, and the master that saw how is not there any more"
+                );
+                return Err(error.into());
+            }
+            Err(e) => return Err(e),
         };
-        progress.say(&line(d), started);
+        let Some(d) = now.deployment else {
+            progress.clear();
+            return ended(id, &now.state);
+        };
+        if !was_there {
+            in_vain(master, &d).await?;
+        }
+        was_there = true;
+        progress.say(&line(&d), started);
         if started.elapsed() > limit {
             progress.clear();
-            let queue = client.get("/v2/queue").await.unwrap_or_default();
+            let waiting = client.get(queue::WITH_PODS).await.unwrap_or_default();
             let services = d.services.iter();
-            let why: String = services.map(|s| waiting_for(&queue, s)).collect();
-            let line = line(d);
+            let why: String = services.map(|s| waiting_for(&waiting, s)).collect();
+            let line = line(&d);
             let error = anyhow!("deployment {id} is not over after {limit:?}: {line}{why}");
             return Err(error.into());
         }
     }
+}
+
+/// Says at once what no wait will bring: instances that could never run on the nodes that there are.
+async fn in_vain(master: &Client, d: &DeploymentView) -> Result<(), CliError> {
+    for service in d.services.iter().take(MAX_EXPLAINED) {
+        let path = encode_path(service.trim_matches('/'));
+        let path = format!("/waggle/v1/explain/app/{path}");
+        match fetch::<ExplainView>(master, &path).await {
+            Ok((_, e)) => {
+                let never = never(&e);
+                if !never.is_empty() {
+                    // A terminal that is gone is no reason to stop waiting.
+                    let _ = write!(std::io::stderr().lock(), "{service}: {never}");
+                }
+            }
+            // One that goes has no definition any more.
+            Err(CliError::Refused { status: 404, .. }) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+fn ended(id: &str, state: &str) -> Result<(), CliError> {
+    let how = match state {
+        "finished" => return Ok(()),
+        "superseded" => "a newer one took its place",
+        "cancelled" => "it was cancelled",
+        "rolled_back" => "it was rolled back",
+        "late" => "a step took too long, and it went back by itself",
+        other => other,
+    };
+    Err(anyhow!("deployment {id} did not come to its end: {how}").into())
 }
 
 fn line(d: &DeploymentView) -> String {
@@ -107,8 +160,8 @@ fn line(d: &DeploymentView) -> String {
 }
 
 /// What the launch queue says about a service that does not get on.
-fn waiting_for(queue: &Value, id: &str) -> String {
-    let Some(item) = items(queue, "queue").find(|q| text(&q["app"], "id") == id) else {
+fn waiting_for(answer: &Value, id: &str) -> String {
+    let Some(item) = items(answer, "queue").find(|q| queue::id(q) == id) else {
         return String::new();
     };
     let mut out = format!("\n{id}: {} instances wait", text(item, "count"));
@@ -136,6 +189,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn only_one_that_finished_is_a_success() {
+        assert!(ended("d", "finished").is_ok());
+        for (state, how) in [
+            ("superseded", "a newer one took its place"),
+            ("late", "it went back by itself"),
+        ] {
+            let told = ended("d", state).unwrap_err();
+            assert!(told.to_string().ends_with(how), "{told}");
+            assert_eq!(told.exit_code(), 1);
+        }
+    }
+
+    #[test]
     fn what_holds_a_service_up_is_told() {
         let queue = json!({"queue": [{"app": {"id": "/web"}, "count": 2, "processedOffersSummary": {
         "rejectSummaryLastOffers": [
@@ -147,5 +213,7 @@ mod tests {
             "\n/web: 2 instances wait\n  InsufficientCpus: 3 of 3 offers"
         );
         assert_eq!(waiting_for(&queue, "/other"), "");
+        let queue = json!({"queue": [{"pod": {"id": "/cart"}, "count": 1}]});
+        assert_eq!(waiting_for(&queue, "/cart"), "\n/cart: 1 instances wait");
     }
 }

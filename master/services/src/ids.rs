@@ -1,6 +1,6 @@
 //! Task ids and other spread, from a seed: no entropy in here.
 
-use waggle_types::{ServiceId, TaskId, UnixMillis};
+use waggle_types::{ServiceSpec, TaskId, UnixMillis};
 
 /// SplitMix64 (Steele, Lea, Flood 2014): one step's output for a state.
 pub(crate) fn mix(state: u64) -> u64 {
@@ -28,10 +28,9 @@ impl IdGen {
         mix(mix(self.seed).wrapping_add(self.n))
     }
 
-    /// The next task of a resident instance; Marathon counts them, here they differ.
-    pub fn next_task_of(&mut self, instance: &str) -> Option<TaskId> {
-        let n = self.next() >> 32;
-        TaskId::new(format!("{instance}._app.{n}")).ok()
+    /// Which launch of a resident instance the next one is; Marathon counts them, here they differ.
+    pub fn next_launch(&mut self) -> u64 {
+        self.next() >> 32
     }
 
     /// A random UUID as text.
@@ -50,23 +49,20 @@ impl IdGen {
         )
     }
 
-    /// Marathon's form: `/shop/cart` is `shop_cart.instance-<uuid>._app.1`. Labels that would make the id
-    /// too long for a file name are cut; the uuid keeps it unique.
-    pub fn task_id(&mut self, service: &ServiceId) -> Option<TaskId> {
-        let instance = self.instance(service, 128);
-        TaskId::new(format!("{instance}._app.1")).ok()
-    }
-
-    /// An instance that is a pod: `shop_cart.instance-<uuid>`. There is room left for the names of its containers.
-    pub fn pod_id(&mut self, service: &ServiceId) -> Option<TaskId> {
-        TaskId::new(self.instance(service, 80)).ok()
-    }
-
-    fn instance(&mut self, service: &ServiceId, longest: usize) -> String {
+    /// A new instance in Marathon's form: `/shop/cart` is `shop_cart.instance-<uuid>`. Labels that would make the ids of
+    /// its tasks too long for a file name are cut, and where it is a pod there is room left for the names of its
+    /// containers; the uuid keeps it unique.
+    pub fn instance(&mut self, spec: &ServiceSpec) -> String {
+        let longest = if spec.pod.is_some() { 80 } else { 128 };
         let uuid = self.uuid();
-        let name: String = service.joined("_").chars().take(longest).collect();
+        let name: String = spec.id.joined("_").chars().take(longest).collect();
         format!("{name}.instance-{uuid}")
     }
+}
+
+/// A task of an instance: `<instance>.<name>.<launch>`; an app's name is `_app`.
+pub(crate) fn task_of(instance: &str, name: &str, launch: u64) -> Option<TaskId> {
+    TaskId::new(format!("{instance}.{name}.{launch}")).ok()
 }
 
 /// Metronome's form of a run's id: when it was made (UTC) and five characters of `random`.
@@ -84,19 +80,20 @@ pub(crate) fn run_stamp(now: UnixMillis, random: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use waggle_types::{Command, ServiceId};
+
     use super::*;
 
     #[test]
     fn task_ids_look_like_marathons() {
         let mut ids = IdGen::new(7);
-        let id = ids
-            .task_id(&ServiceId::new("/shop/cart").unwrap())
-            .unwrap()
-            .to_string();
+        let of = |id: &str| ServiceSpec::new(ServiceId::new(id).unwrap(), Command::Executor);
+        let instance = ids.instance(&of("/shop/cart"));
+        let id = task_of(&instance, "_app", 1).unwrap().to_string();
         assert!(id.starts_with("shop_cart.instance-"), "{id}");
         assert!(id.ends_with("._app.1"), "{id}");
         assert_eq!(id.len(), "shop_cart.instance-._app.1".len() + 36);
-        let long = ServiceId::new(&"a".repeat(190)).unwrap();
-        assert!(ids.task_id(&long).is_some());
+        let long = ids.instance(&of(&"a".repeat(190)));
+        assert!(task_of(&long, "_app", u64::MAX).is_some());
     }
 }

@@ -70,19 +70,11 @@ pub enum Input {
         /// Which.
         agent_id: AgentId,
     },
-    /// An agent runs this task: after a restart of the master, or when it comes back. A task of a service
-    /// that is not defined is told to end; a known one takes the status.
+    /// An agent runs these tasks of one instance: after a restart of the master, or when it comes back. An app's is one
+    /// task; of a pod it is all that the agent runs. Tasks of a service that is not defined are told to end; known ones
+    /// take the status.
     Adopt {
-        /// The task as launched.
-        task: Box<TaskSpec>,
-        /// Where.
-        place: Place,
-        /// How it is; not terminal (terminal ones come as updates).
-        status: TaskStatus,
-    },
-    /// The same of all tasks of an instance that is a pod, as far as its agent runs them.
-    AdoptPod {
-        /// The tasks as launched, and how they are.
+        /// The tasks as launched, and how they are; not terminal (terminal ones come as updates).
         tasks: Vec<(TaskSpec, TaskStatus)>,
         /// Where.
         place: Place,

@@ -13,7 +13,9 @@ use waggle_types::{
 
 use crate::{
     Action, Change, Goal, Instance, KillReason, Place, ServiceScheduler,
+    ids::task_of,
     matching::{on_agent, take},
+    residency,
     scheduler::Run,
     task::{self, Identity},
     updates::{parse_version, rank},
@@ -149,11 +151,12 @@ pub(crate) fn whole(tasks: &[&TaskSpec]) -> Option<TaskSpec> {
     Some(out)
 }
 
-/// The tasks of one instance on an offer: one for each container, on one executor.
+/// The tasks of one instance on an offer: one for each container, on one executor, which holds the volumes. Each launch
+/// of an instance that has a home is another executor: nothing of the one before is waited for.
 pub(crate) fn build(
     spec: &ServiceSpec,
     of: &Identity,
-    instance: &TaskId,
+    (instance, launch): (&str, u64),
     offer: &Offer,
     (host_ports, mut parts): (&[u16], Vec<ResourcePart>),
     trace: Option<TraceContext>,
@@ -167,16 +170,22 @@ pub(crate) fn build(
         take(&mut parts, |_| true, need)
     };
     let names: Vec<&str> = pod.containers.iter().map(|c| c.name.as_str()).collect();
-    let (path, uuid) = instance.as_str().rsplit_once(".instance-")?;
+    let (path, uuid) = instance.rsplit_once(".instance-")?;
+    let again = if launch == 1 {
+        String::new()
+    } else {
+        format!(".{launch}")
+    };
+    let held = residency::held_by_pod(spec, instance)?;
     let executor = Arc::new(ExecutorSpec {
-        executor_id: ExecutorId::new(format!("instance-{path}.{uuid}")).ok()?,
+        executor_id: ExecutorId::new(format!("instance-{path}.{uuid}{again}")).ok()?,
         name: spec.id.to_string(),
         kind: ExecutorKind::Default,
         command: Command::Executor,
         env: BTreeMap::new(),
         labels: BTreeMap::from([(CONTAINERS.to_owned(), names.join(","))]),
-        resources: pod.executor.clone(),
-        parts: given(&pod.executor)?,
+        parts: given(&held)?,
+        resources: held,
         container: ContainerSpec::default(),
         shutdown_grace: Millis(0),
         user: None,
@@ -184,7 +193,7 @@ pub(crate) fn build(
         info: Vec::new(),
         framework_info: Vec::new(),
     });
-    let task_id = |name: &str| TaskId::new(format!("{instance}.{name}.1")).ok();
+    let task_id = |name: &str| task_of(instance, name, launch);
     let group = task_id(names.first()?)?;
     let endpoints = task::endpoints_env(spec, host_ports);
     let mut rest = host_ports;
@@ -207,6 +216,8 @@ pub(crate) fn build(
             trace,
         );
         task.name.clone_from(&c.name);
+        let volumes = residency::pod_mounts(spec, c, instance);
+        task.container.mounts.extend(volumes);
         task.container.pod = Some(format!("{}.{}", of.framework_id, executor.executor_id));
         task.executor = Some(OnExecutor {
             spec: Arc::clone(&executor),
@@ -230,7 +241,7 @@ pub fn is_current_instance(spec: &ServiceSpec, instance: &Instance) -> bool {
         && pod.containers.iter().all(|c| {
             let mine = instance.members.iter().find(|m| m.name() == c.name);
             let executor = mine.and_then(|m| m.task.executor.as_ref());
-            mine.is_some_and(|m| task::is_current_of(Some(spec), &c.run, &m.task))
+            mine.is_some_and(|m| task::is_current_of(Some((spec, c)), &c.run, &m.task))
                 && executor.is_some_and(|on| on.spec.resources.scalars == pod.executor.scalars)
         })
 }
@@ -290,8 +301,8 @@ impl ServiceScheduler {
         run.revive = true;
     }
 
-    /// An agent runs these tasks of one instance.
-    pub(crate) fn adopt_pod(
+    /// An agent runs these tasks: an app's one, or those of an instance that is a pod, as far as they are there.
+    pub(crate) fn adopt(
         &mut self,
         tasks: Vec<(TaskSpec, TaskStatus)>,
         place: Place,
@@ -304,23 +315,10 @@ impl ServiceScheduler {
         for (_, status) in &known {
             self.update(status, now, run);
         }
-        let Some((first, _)) = new.first() else {
+        if new.is_empty() {
             return;
-        };
-        let version = parse_version(&first.service_version);
-        let expected = first.executor.as_ref();
-        let expected = expected
-            .and_then(|on| on.spec.labels.get(CONTAINERS))
-            .cloned();
-        let id = ServiceId::new(&first.service).ok();
-        let id = id.filter(|id| self.services.get(id).is_some_and(|s| s.spec.pod.is_some()));
-        let specs: Vec<&TaskSpec> = new.iter().map(|(t, _)| t).collect();
-        // One whose instance is there without it was given up.
-        let apart = specs.iter().any(|t| {
-            let one = TaskId::new(t.task_id.instance()).ok();
-            one.is_some_and(|one| self.tasks.contains_key(&one))
-        });
-        let (Some(id), Some(task), false) = (id, whole(&specs), apart) else {
+        }
+        let Some((id, instance, complete)) = self.instance_of(&new, place, now) else {
             for (task, _) in new {
                 self.strays.insert(task.task_id.clone(), now);
                 let task_id = task.task_id;
@@ -329,46 +327,80 @@ impl ServiceScheduler {
             }
             return;
         };
-        let members: Vec<Member> = new
-            .into_iter()
-            .map(|(task, status)| {
-                let mut m = Member::new(task);
-                m.take(&status, true);
-                m
-            })
-            .collect();
-        let complete = expected.is_none_or(|names| {
-            names
-                .split(',')
-                .all(|n| members.iter().any(|m| m.name() == n))
-        });
-        let all = fold(&members);
-        let killing = all.state == TaskState::Killing;
-        let running = matches!(all.state, TaskState::Running | TaskState::Killing);
-        let instance = Instance {
-            version,
-            task: Arc::new(task),
-            place,
-            state: all.state,
-            health: all.health,
-            ready: all.ready,
-            goal: if killing { Goal::Stop } else { Goal::Run },
-            staged_at: now,
-            started_at: running.then_some(now),
-            unreachable_since: None,
-            kill_sent_at: killing.then_some(now),
-            members,
-        };
-        self.enter(&id, instance.clone());
         let whole = instance.task_id().clone();
+        let ending = instance.goal == Goal::Stop;
+        self.enter(&id, instance.clone());
+        self.home_adopted(&id, &instance, now);
         run.actions.push(Action::InstanceChanged {
             instance: Box::new(instance),
             change: Change::Adopted,
         });
-        if !complete && !killing {
+        if !complete && !ending {
             self.kill(&id, &whole, KillReason::Broken, now, run);
         }
         run.dirty.insert(id);
+    }
+
+    /// The instance that these tasks are of, and whether all of it is there; `None` when no service claims it.
+    fn instance_of(
+        &self,
+        tasks: &[(TaskSpec, TaskStatus)],
+        place: Place,
+        now: UnixMillis,
+    ) -> Option<(ServiceId, Instance, bool)> {
+        let (first, status) = tasks.first()?;
+        let id = ServiceId::new(&first.service).ok()?;
+        let is_pod = self.services.get(&id)?.spec.pod.is_some();
+        let on = first.executor.as_ref();
+        if is_pod != on.is_some() {
+            return None;
+        }
+        let instance = |task: TaskSpec, members: Vec<Member>, seen: Folded| {
+            let ending = seen.state == TaskState::Killing;
+            let running = matches!(seen.state, TaskState::Running | TaskState::Killing);
+            Instance {
+                version: parse_version(&first.service_version),
+                task: Arc::new(task),
+                place,
+                state: seen.state,
+                health: seen.health,
+                ready: seen.ready,
+                goal: if ending { Goal::Stop } else { Goal::Run },
+                staged_at: now,
+                started_at: running.then_some(now),
+                unreachable_since: None,
+                kill_sent_at: ending.then_some(now),
+                members,
+            }
+        };
+        let Some(on) = on else {
+            let seen = Folded {
+                state: status.state,
+                health: status.health,
+                ready: status.ready,
+                broken: false,
+            };
+            return Some((id, instance(first.clone(), Vec::new(), seen), true));
+        };
+        let specs: Vec<&TaskSpec> = tasks.iter().map(|(t, _)| t).collect();
+        let task = whole(&specs)?;
+        // One whose instance is there without it was given up.
+        if self.tasks.contains_key(&task.task_id) {
+            return None;
+        }
+        let members = tasks.iter().map(|(task, status)| {
+            let mut m = Member::new(task.clone());
+            m.take(status, true);
+            m
+        });
+        let members: Vec<Member> = members.collect();
+        let expected = on.spec.labels.get(CONTAINERS);
+        let complete = expected.is_none_or(|names| {
+            let mut names = names.split(',');
+            names.all(|n| members.iter().any(|m| m.name() == n))
+        });
+        let seen = fold(&members);
+        Some((id, instance(task, members, seen), complete))
     }
 
     /// Notes an instance and its tasks.

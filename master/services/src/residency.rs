@@ -7,8 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use waggle_types::{
-    AgentId, Mount, MountSource, Offer, Operation, Reservation, ResourcePart, Resources, ServiceId,
-    ServiceSpec, TaskId, TaskLost, UnixMillis, Volume,
+    AgentId, Mount, MountSource, Offer, Operation, PodContainer, PodMount, Reservation,
+    ResourcePart, Resources, ServiceId, ServiceSpec, TaskId, TaskLost, UnixMillis, Volume,
 };
 
 use crate::{
@@ -111,15 +111,63 @@ pub(crate) fn mounts(spec: &ServiceSpec, id: &str) -> Vec<Mount> {
     .collect()
 }
 
-/// Whether a task has the volumes that the definition asks for.
-pub(crate) fn same_volumes(spec: &ServiceSpec, task: &[Mount]) -> bool {
+/// Which of the pod's volumes a container mounts, with their positions.
+fn mounted<'a>(
+    pod: &'a ServiceSpec,
+    container: &'a PodContainer,
+) -> impl Iterator<Item = (usize, &'a PodMount)> {
+    container.mounts.iter().filter_map(|m| {
+        let at = pod.volumes.iter().position(|v| v.target == m.volume)?;
+        Some((at, m))
+    })
+}
+
+/// Where a container of an instance that is a pod mounts the volumes of all of it.
+pub(crate) fn pod_mounts(pod: &ServiceSpec, container: &PodContainer, id: &str) -> Vec<Mount> {
+    let ids = volumes(pod, id).unwrap_or_default();
+    let each = mounted(pod, container).filter_map(|(at, m)| {
+        Some(Mount {
+            target: m.path.clone(),
+            source: MountSource::Volume(ids.get(at)?.0.clone()),
+            read_only: m.read_only,
+        })
+    });
+    each.collect()
+}
+
+/// What an instance that is a pod holds beside its containers: what was said, and its volumes, which containers share.
+pub(crate) fn held_by_pod(pod: &ServiceSpec, id: &str) -> Option<Resources> {
+    let mut out = pod.pod.as_ref()?.executor.clone();
+    for (volume_id, volume) in volumes(pod, id)? {
+        out.custom.set_volume(volume_id, volume);
+    }
+    Some(out)
+}
+
+/// Whether a task has the volumes that the definition asks for: its own, or those of its pod that a container mounts.
+pub(crate) fn same_volumes(
+    spec: &ServiceSpec,
+    of: Option<(&ServiceSpec, &PodContainer)>,
+    task: &[Mount],
+) -> bool {
     let has: Vec<_> = task
         .iter()
         .filter(|m| matches!(m.source, MountSource::Volume(_)))
-        .map(|m| (&m.target, m.read_only))
+        .map(|m| (m.target.as_str(), m.read_only))
         .collect();
-    let wants = spec.volumes.iter().map(|v| (&v.target, v.read_only));
-    wants.eq(has)
+    match of {
+        None => {
+            let wants = spec
+                .volumes
+                .iter()
+                .map(|v| (v.target.as_str(), v.read_only));
+            wants.eq(has)
+        }
+        Some((pod, c)) => {
+            let wants = mounted(pod, c).map(|(_, m)| (m.path.as_str(), m.read_only));
+            wants.eq(has)
+        }
+    }
 }
 
 /// The home in an offer, when all that the service needs is there.
@@ -225,14 +273,27 @@ pub fn check_change(old: &ServiceSpec, new: &ServiceSpec) -> Result<(), waggle_t
     if old.residency.is_none() && new.residency.is_none() {
         return Ok(());
     }
-    let rule = "can't be changed while the app has persistent volumes; define another app";
+    let (what, volumes, resources) = match new.pod {
+        None => ("app", "container.volumes", "cpus"),
+        Some(_) => ("pod", "volumes", "containers"),
+    };
     let fields = [
-        ("container.volumes", old.volumes == new.volumes),
-        ("cpus", old.resources == new.resources),
+        (volumes, old.volumes == new.volumes),
+        (resources, old.resources == new.resources),
         ("role", old.role() == new.role()),
     ];
     match fields.into_iter().find(|(_, same)| !same) {
-        Some((field, _)) => Err(waggle_types::FieldError::new(field, rule)),
+        Some((field, _)) => {
+            let of = if field == "containers" {
+                "the sum of what they take "
+            } else {
+                ""
+            };
+            let rule = format!(
+                "{of}can't be changed while the {what} has persistent volumes; define another {what}"
+            );
+            Err(waggle_types::FieldError::new(field, rule))
+        }
         None => Ok(()),
     }
 }

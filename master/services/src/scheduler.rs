@@ -16,7 +16,7 @@ use crate::{
     HomeUse, Input, Instance, KillReason, Limits, OpenOffer, Place, Progress, QueueItem, Service,
     backoff::Delay,
     homes::Use,
-    ids::IdGen,
+    ids::{IdGen, task_of},
     matching::on_agent,
     plan::Plan,
     pods::{self, Member, is_current_instance},
@@ -224,12 +224,7 @@ impl ServiceScheduler {
             Input::AgentBack { agent_id } => {
                 self.on_agent(&agent_id, run, |i| i.unreachable_since.take().is_some());
             }
-            Input::Adopt {
-                task,
-                place,
-                status,
-            } => self.adopt(*task, place, &status, now, run),
-            Input::AdoptPod { tasks, place } => self.adopt_pod(tasks, place, now, run),
+            Input::Adopt { tasks, place } => self.adopt(tasks, place, now, run),
             Input::FoundHome {
                 id,
                 service,
@@ -393,44 +388,42 @@ impl ServiceScheduler {
         let trace = service.trace;
         for l in &plan.launches {
             let offer = &offers[l.offer_idx].offer;
-            let to = accepts.entry(l.offer_idx).or_default();
-            if spec.pod.is_some() {
-                let how = (l.host_ports.as_slice(), l.parts.clone());
-                let instance = self.ids.pod_id(id);
-                let tasks =
-                    instance.and_then(|i| pods::build(&spec, &self.of, &i, offer, how, trace));
-                if let Some(tasks) = tasks {
-                    self.launched(id, &tasks, offer, now, run);
-                    to.tasks.extend(tasks);
-                }
-                continue;
-            }
-            let task_id = match &l.home {
-                Some(HomeUse::Back(home)) => self.ids.next_task_of(home),
-                Some(HomeUse::New) | None => self.ids.task_id(id),
-            };
-            let Some(task_id) = task_id else {
-                continue;
+            let (instance, launch) = match &l.home {
+                Some(HomeUse::Back(home)) => (home.clone(), self.ids.next_launch()),
+                Some(HomeUse::New) | None => (self.ids.instance(&spec), 1),
             };
             let mut parts = l.parts.clone();
+            let mut operations = Vec::new();
             if l.home == Some(HomeUse::New) {
-                let home = task_id.instance().to_owned();
-                let made = residency::make(&spec, &self.of.framework_name, &home);
-                let Some((operations, part)) = made else {
+                let made = residency::make(&spec, &self.of.framework_name, &instance);
+                let Some((made, part)) = made else {
                     continue;
                 };
-                to.operations.extend(operations);
+                operations = made;
                 let ports = Resources::default().with_ports(on_agent(&l.host_ports));
                 parts = vec![part];
                 if !ports.is_empty() {
                     parts.push(ResourcePart::plain(ports));
                 }
-                self.home_made(id, home, Place::from(offer), now);
             }
             let how = (l.host_ports.as_slice(), parts);
-            let spec = task::build(&spec, &self.of, task_id, offer, how, trace);
-            self.launched(id, std::slice::from_ref(&spec), offer, now, run);
-            to.tasks.push(spec);
+            let tasks = if spec.pod.is_some() {
+                let which = (instance.as_str(), launch);
+                pods::build(&spec, &self.of, which, offer, how, trace)
+            } else {
+                let id = task_of(&instance, "_app", launch);
+                id.map(|id| vec![task::build(&spec, &self.of, id, offer, how, trace)])
+            };
+            let Some(tasks) = tasks else {
+                continue;
+            };
+            if l.home == Some(HomeUse::New) {
+                self.home_made(id, instance, Place::from(offer), now);
+            }
+            self.launched(id, &tasks, offer, now, run);
+            let to = accepts.entry(l.offer_idx).or_default();
+            to.operations.extend(operations);
+            to.tasks.extend(tasks);
         }
         if !plan.abandon.is_empty() {
             self.leave_homes(id, |h| plan.abandon.contains(&h.id));

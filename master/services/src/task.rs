@@ -1,6 +1,6 @@
 //! From a service's spec to a task's, and back: is this task what the spec would launch?
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use waggle_types::{
     ContainerSpec, DiscoveryInfo, FrameworkId, MountSource, Offer, PodContainer, ResourcePart,
@@ -61,6 +61,7 @@ pub(crate) fn assemble(
     env.extend(spec.env.clone());
     let mut container = spec.container.clone();
     let instance = task_id.instance();
+    // Of a pod they are all of it's; see `residency::pod_mounts`.
     container.mounts.extend(residency::mounts(spec, instance));
     let whole = spec.resources.clone().with_ports(on_agent(host_ports));
     let summed = sum_parts(&parts).filter(|_| !parts.is_empty());
@@ -239,23 +240,21 @@ fn is_generated(key: &str) -> bool {
 }
 
 /// Persistent volumes are mounted beside what the definition's container says.
-fn same_container(spec: &ServiceSpec, task: &TaskSpec) -> bool {
-    let (of_pod, task) = (task.executor.is_some(), &task.container);
+fn same_container(
+    of: Option<(&ServiceSpec, &PodContainer)>,
+    spec: &ServiceSpec,
+    task: &ContainerSpec,
+) -> bool {
+    let mut rest = Cow::Borrowed(task);
     let is_volume = |m: &waggle_types::Mount| matches!(m.source, MountSource::Volume(_));
-    if of_pod {
+    if task.mounts.iter().any(is_volume) {
+        rest.to_mut().mounts.retain(|m| !is_volume(m));
+    }
+    if of.is_some() && rest.pod != spec.container.pod {
         // The pod's name is its instance's.
-        let said = ContainerSpec {
-            pod: task.pod.clone(),
-            ..spec.container.clone()
-        };
-        return said == *task;
+        rest.to_mut().pod.clone_from(&spec.container.pod);
     }
-    if spec.volumes.is_empty() && !task.mounts.iter().any(is_volume) {
-        return spec.container == *task;
-    }
-    let mut rest = task.clone();
-    rest.mounts.retain(|m| !is_volume(m));
-    spec.container == rest && residency::same_volumes(spec, &task.mounts)
+    spec.container == *rest && residency::same_volumes(spec, of, &task.mounts)
 }
 
 /// Whether a running task is what the spec would launch now, but for its id, host ports and version.
@@ -269,11 +268,11 @@ pub fn is_current(spec: &ServiceSpec, task: &TaskSpec) -> bool {
 
 /// The same of a container of a pod, whose own part of it `spec` is.
 pub(crate) fn is_current_of(
-    pod: Option<&ServiceSpec>,
+    of: Option<(&ServiceSpec, &PodContainer)>,
     spec: &ServiceSpec,
     task: &TaskSpec,
 ) -> bool {
-    let is_made = |k: &str| is_generated(k) || pod.is_some_and(|pod| is_of_endpoint(pod, k));
+    let is_made = |k: &str| is_generated(k) || of.is_some_and(|(pod, _)| is_of_endpoint(pod, k));
     let env_same = spec.env.iter().all(|(k, v)| task.env.get(k) == Some(v))
         && task
             .env
@@ -293,7 +292,7 @@ pub(crate) fn is_current_of(
         && spec.resources.scalars == task.resources.scalars
         && spec.labels == task.labels
         && spec.health_checks == task.health_checks
-        && same_container(spec, task)
+        && same_container(of, spec, &task.container)
         && spec.role() == task.role
         && spec.kill_grace == task.kill_grace
         && spec.user == task.user

@@ -1,13 +1,11 @@
 //! What is heard of tasks: updates, adoption, agents out of reach and back.
 
-use std::sync::Arc;
-
 use waggle_types::{
-    AgentId, SchedulerCall, ServiceId, ServiceVersion, StatusReason, TaskId, TaskSpec, TaskState,
-    TaskStatus, UnixMillis,
+    AgentId, SchedulerCall, ServiceId, ServiceVersion, StatusReason, TaskId, TaskState, TaskStatus,
+    UnixMillis,
 };
 
-use crate::{Action, Change, Goal, Instance, KillReason, Place, ServiceScheduler, scheduler::Run};
+use crate::{Action, Change, Goal, Instance, KillReason, ServiceScheduler, scheduler::Run};
 
 impl ServiceScheduler {
     pub(crate) fn update(&mut self, status: &TaskStatus, now: UnixMillis, run: &mut Run) {
@@ -139,52 +137,6 @@ impl ServiceScheduler {
             executor: None,
         };
         self.update(&status, now, run);
-    }
-
-    pub(crate) fn adopt(
-        &mut self,
-        task: TaskSpec,
-        place: Place,
-        status: &TaskStatus,
-        now: UnixMillis,
-        run: &mut Run,
-    ) {
-        if self.tasks.contains_key(&task.task_id) || status.state.is_terminal() {
-            self.update(status, now, run);
-            return;
-        }
-        let id = ServiceId::new(&task.service).ok();
-        let is_app = |id: &ServiceId| self.services.get(id).is_some_and(|s| s.spec.pod.is_none());
-        let Some(id) = id.filter(is_app) else {
-            self.strays.insert(task.task_id.clone(), now);
-            run.actions.push(Action::Call(SchedulerCall::Kill {
-                task_id: task.task_id,
-            }));
-            return;
-        };
-        let killing = status.state == TaskState::Killing;
-        let running = matches!(status.state, TaskState::Running | TaskState::Killing);
-        let instance = Instance {
-            version: parse_version(&task.service_version),
-            task: Arc::new(task),
-            place,
-            state: status.state,
-            health: status.health,
-            ready: status.ready,
-            goal: if killing { Goal::Stop } else { Goal::Run },
-            staged_at: now,
-            started_at: running.then_some(now),
-            unreachable_since: None,
-            kill_sent_at: killing.then_some(now),
-            members: Vec::new(),
-        };
-        self.enter(&id, instance.clone());
-        run.actions.push(Action::InstanceChanged {
-            instance: Box::new(instance.clone()),
-            change: Change::Adopted,
-        });
-        self.home_adopted(&id, &instance, now);
-        run.dirty.insert(id);
     }
 
     /// Applies `change` to every instance on an agent; those for which it says so are reported.

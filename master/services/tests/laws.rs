@@ -282,26 +282,14 @@ impl World {
         let i: usize = on.as_str()[1..].parse().unwrap();
         let place = Place::from(&common::offer(0, i, Resources::default()));
         let here = self.tasks.iter().filter(|(_, t)| t.on == *on);
-        let (pods, apps): (Vec<_>, Vec<_>) = here.partition(|(_, t)| t.spec.executor.is_some());
-        let mut inputs: Vec<Input> = apps
-            .into_iter()
-            .map(|(id, t)| Input::Adopt {
-                task: Box::new(t.spec.clone()),
-                place: place.clone(),
-                status: t.status(id),
-            })
-            .collect();
-        let mut groups: BTreeMap<&str, Vec<_>> = BTreeMap::new();
-        for (id, t) in pods {
-            let of = groups.entry(id.instance()).or_default();
+        let mut instances: BTreeMap<String, Vec<_>> = BTreeMap::new();
+        for (id, t) in here {
+            let of = instances.entry(id.instance().to_owned()).or_default();
             of.push((t.spec.clone(), t.status(id)));
         }
-        inputs.extend(groups.into_values().map(|tasks| Input::AdoptPod {
-            tasks,
-            place: place.clone(),
-        }));
-        for input in inputs {
-            self.handle(input);
+        for tasks in instances.into_values() {
+            let place = place.clone();
+            self.handle(Input::Adopt { tasks, place });
         }
     }
 

@@ -12,12 +12,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use common::{agent, framework_id, offer, spec, status};
 use proptest::prelude::*;
-use waggle_services::{Action, Input, Place, ServiceScheduler, home_of, is_current};
+use waggle_services::{Action, Input, Place, ServiceScheduler, home_of, is_current_instance};
 use waggle_types::{
-    DeploymentId, Milli, Millis, Offer, Operation, PersistentVolume, PortRange, PortSet,
-    RESIDENT_ROLE, Reservation, Residency, ResourcePart, Resources, SchedulerCall, SchedulerEvent,
-    ServiceSpec, ServiceVersion, StatusSource, TaskId, TaskSpec, TaskState, UnixMillis,
-    UnreachableStrategy, UpgradeStrategy, Volume, VolumeId, sum_parts,
+    DeploymentId, ExecutorId, Milli, Millis, Offer, Operation, PersistentVolume, PodMount,
+    PortRange, PortSet, RESIDENT_ROLE, Reservation, Residency, ResourcePart, Resources,
+    SchedulerCall, SchedulerEvent, ServiceSpec, ServiceVersion, StatusSource, TaskId, TaskSpec,
+    TaskState, UnixMillis, UnreachableStrategy, UpgradeStrategy, Volume, VolumeId, sum_parts,
 };
 
 const N_AGENTS: usize = 4;
@@ -59,9 +59,27 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-fn resident(n: u32) -> ServiceSpec {
-    let mut s = spec(n);
-    s.residency = Some(Residency::default());
+/// A service with two volumes, or a pod whose containers share them, but for the last, which has one.
+fn resident(n: u32, pod: bool) -> ServiceSpec {
+    let residency = Some(Residency::default());
+    let mut s = if pod {
+        let mut all = common::pod(n, 2);
+        let mut of = all.pod.take().unwrap();
+        let mount = |volume: &str| PodMount {
+            volume: volume.into(),
+            path: format!("at/{volume}"),
+            read_only: false,
+        };
+        for c in &mut of.containers {
+            c.mounts = vec![mount("data"), mount("log-a")];
+            c.run.residency = residency;
+        }
+        of.containers[1].mounts.pop();
+        all.of_pod(*of)
+    } else {
+        spec(n)
+    };
+    s.residency = residency;
     s.unreachable = UnreachableStrategy::Disabled;
     s.upgrade = UpgradeStrategy {
         minimum_health_capacity_milli: 500,
@@ -73,7 +91,8 @@ fn resident(n: u32) -> ServiceSpec {
         disk: None,
         read_only: false,
     };
-    s.volumes = vec![volume("data", 100), volume("log/a", 10)];
+    let second = if pod { "log-a" } else { "log/a" };
+    s.volumes = vec![volume("data", 100), volume(second, 10)];
     s
 }
 
@@ -98,6 +117,8 @@ struct World {
     spec: ServiceSpec,
     free: Vec<Books>,
     tasks: BTreeMap<TaskId, Task>,
+    /// What executors of pods hold, until the last of their tasks has ended.
+    executors: BTreeMap<ExecutorId, Vec<ResourcePart>>,
     cut: BTreeSet<usize>,
     suppressed: bool,
     now: UnixMillis,
@@ -110,12 +131,13 @@ struct World {
 }
 
 impl World {
-    fn new(n: u32) -> Self {
+    fn new(n: u32, pod: bool) -> Self {
         let mut world = Self {
             scheduler: ServiceScheduler::new(framework_id(), "marathon", 1),
-            spec: resident(n),
+            spec: resident(n, pod),
             free: vec![Books::from([(Vec::new(), total())]); N_AGENTS],
             tasks: BTreeMap::new(),
+            executors: BTreeMap::new(),
             cut: BTreeSet::new(),
             suppressed: true,
             now: UnixMillis(10_000),
@@ -252,17 +274,28 @@ impl World {
                 books.get_mut(&empty).unwrap().try_add(&resources).unwrap();
             }
             Operation::Launch(tasks) => {
-                for t in tasks {
-                    assert_eq!(sum_parts(&t.parts).as_ref(), Some(&t.resources));
-                    for p in &t.parts {
-                        books
-                            .get_mut(&p.reservation)
-                            .expect("the part")
-                            .try_sub(&p.resources)
-                            .expect("free");
+                let take = |books: &mut Books, parts: &[ResourcePart], all: &Resources| {
+                    assert_eq!(sum_parts(parts).as_ref(), Some(all));
+                    for p in parts {
+                        let part = books.get_mut(&p.reservation).expect("the part");
+                        part.try_sub(&p.resources).expect("free");
                     }
-                    let n = t.resources.custom.volumes().count();
-                    assert_eq!(n, 2, "each task has its volumes");
+                };
+                for t in tasks {
+                    if let Some(on) = &t.executor {
+                        let id = on.spec.executor_id.clone();
+                        self.executors.entry(id).or_insert_with(|| {
+                            take(books, &on.spec.parts, &on.spec.resources);
+                            on.spec.parts.clone()
+                        });
+                    }
+                    take(books, &t.parts, &t.resources);
+                    let wanted = match t.task_id.container() {
+                        Some("c1") => 1,
+                        _ => 2,
+                    };
+                    let n = t.held_volumes().count();
+                    assert_eq!(n, wanted, "each task has its volumes");
                     let state = TaskState::Staging;
                     let old = self
                         .tasks
@@ -323,7 +356,18 @@ impl World {
         let s = status(id, &agent(t.on), state);
         if state.is_terminal() {
             let t = self.tasks.remove(id).unwrap();
-            for p in t.spec.parts {
+            let mut parts = t.spec.parts;
+            if let Some(on) = t.spec.executor {
+                let id = &on.spec.executor_id;
+                let is_on = |t: &Task| {
+                    let on = t.spec.executor.as_ref();
+                    on.is_some_and(|on| on.spec.executor_id == *id)
+                };
+                if !self.tasks.values().any(is_on) {
+                    parts.extend(self.executors.remove(id).unwrap());
+                }
+            }
+            for p in parts {
                 let part = self.free[t.on].entry(p.reservation).or_default();
                 part.try_add(&p.resources).unwrap();
             }
@@ -337,15 +381,14 @@ impl World {
 
     fn adopt_all_of(&mut self, on: usize) {
         let here = self.tasks.iter().filter(|(_, t)| t.on == on);
-        let inputs: Vec<Input> = here
-            .map(|(id, t)| Input::Adopt {
-                task: Box::new(t.spec.clone()),
-                place: Self::place(on),
-                status: status(id, &agent(on), t.state),
-            })
-            .collect();
-        for input in inputs {
-            self.handle(input, true);
+        let mut instances: BTreeMap<String, Vec<_>> = BTreeMap::new();
+        for (id, t) in here {
+            let of = instances.entry(id.instance().to_owned()).or_default();
+            of.push((t.spec.clone(), status(id, &agent(on), t.state)));
+        }
+        for tasks in instances.into_values() {
+            let place = Self::place(on);
+            self.handle(Input::Adopt { tasks, place }, true);
         }
     }
 
@@ -435,6 +478,10 @@ impl World {
             Step::Upgrade(n) => {
                 self.change();
                 self.spec.env.insert("N".into(), n.to_string());
+                if let Some(pod) = &mut self.spec.pod {
+                    let last = pod.containers.last_mut().unwrap();
+                    last.run.env.insert("N".into(), n.to_string());
+                }
                 self.put();
             }
             Step::Crash => self.crash(),
@@ -492,17 +539,24 @@ proptest! {
     /// Whatever happens, instances come back to their homes, no more homes are made than instances were asked for (or
     /// wiped), the service gets what it asks for, and its removal gives everything back.
     #[test]
-    fn instances_come_back_to_their_volumes(first in 0u32..5, steps in prop::collection::vec(step(), 0..80)) {
-        let mut world = World::new(first);
+    fn instances_come_back_to_their_volumes(
+        first in 0u32..5,
+        pod in any::<bool>(),
+        steps in prop::collection::vec(step(), 0..80),
+    ) {
+        let mut world = World::new(first, pod);
         for s in &steps {
             world.run(s);
         }
         world.settle();
         let n = world.spec.instances as usize;
-        prop_assert_eq!(world.tasks.len(), n);
+        prop_assert_eq!(world.tasks.len(), if pod { 2 * n } else { n });
         for t in world.tasks.values() {
             prop_assert_eq!(t.state, TaskState::Running);
-            prop_assert!(is_current(&world.spec, &t.spec));
+        }
+        prop_assert_eq!(world.scheduler.instances().count(), n);
+        for i in world.scheduler.instances() {
+            prop_assert!(i.is_ready() && is_current_instance(&world.spec, i));
         }
         prop_assert!(world.homes() >= n);
 
@@ -511,7 +565,7 @@ proptest! {
         world.spec.instances = 0;
         world.handle(Input::Remove { id: id.clone(), deployment_id, trace: None }, true);
         world.settle();
-        prop_assert!(world.tasks.is_empty());
+        prop_assert!(world.tasks.is_empty() && world.executors.is_empty());
         prop_assert!(world.scheduler.service(&id).is_none());
         for books in &world.free {
             prop_assert_eq!(books, &Books::from([(Vec::new(), total())]));
@@ -523,7 +577,7 @@ proptest! {
 #[test]
 fn an_instance_whose_home_is_lost_waits_or_begins_anew_as_it_was_told() {
     let run = |task_lost| {
-        let mut world = World::new(1);
+        let mut world = World::new(1, false);
         world.spec.residency = Some(Residency {
             relaunch_after: Millis::from_secs(60),
             task_lost,

@@ -659,11 +659,8 @@ impl World {
             let mut s = status(&id, &agent(on), state);
             s.health = health;
             let place = waggle_services::Place::from(&offer(0, on, node()));
-            self.handle(Input::Adopt {
-                task: Box::new(spec),
-                place,
-                status: s,
-            });
+            let tasks = vec![(spec, s)];
+            self.handle(Input::Adopt { tasks, place });
         }
         self.handle(Input::Resume);
     }

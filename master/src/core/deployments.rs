@@ -1,7 +1,7 @@
 //! Deployments in flight: their lock, their steps and end, restarts and the way back.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
 
@@ -14,7 +14,29 @@ use super::{
     DeploymentPhase, Effect, Flight, MasterCore, Measure, SpanKey, SpanParent, TraceKind, TraceOp,
     change::Wanted, stored,
 };
-use crate::{error::MasterError, handle::Deployment, store::StoreOp};
+use crate::{error::MasterError, handle::Deployment, store::StoreOp, view::EndedDeployment};
+
+/// Ended deployments that are remembered, for who waited for one.
+const MAX_ENDED: usize = 128;
+
+/// How deployments have ended, newest last; shared with views until it changes.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Ends(Arc<VecDeque<EndedDeployment>>);
+
+impl Ends {
+    pub(super) fn show(&self) -> Arc<VecDeque<EndedDeployment>> {
+        Arc::clone(&self.0)
+    }
+
+    fn push(&mut self, id: &DeploymentId, outcome: &'static str, at: UnixMillis) {
+        let all = Arc::make_mut(&mut self.0);
+        if all.len() >= MAX_ENDED {
+            all.pop_front();
+        }
+        let id = id.clone();
+        all.push_back(EndedDeployment { id, outcome, at });
+    }
+}
 
 /// A deployment that begins, if the request is allowed.
 #[derive(Debug, Clone)]
@@ -63,6 +85,7 @@ impl MasterCore {
             let wanted = Wanted {
                 carries_restart: false,
                 returns: false,
+                outcome: "rolled_back",
                 ..Wanted::of(way_back(flight))
             };
             let new = New { id: new, trace };
@@ -143,6 +166,7 @@ impl MasterCore {
                 self.say_deployment(id, &f, &[(DeploymentPhase::Failed, step)], now);
                 let ms = now.since(f.since).0;
                 self.measure(Measure::Deployment { outcome, ms });
+                self.ends.push(id, outcome, now);
                 flights.push(f);
             }
             self.end_deployment_span(id, Some(outcome));
@@ -279,6 +303,7 @@ impl MasterCore {
         };
         let (outcome, ms) = ("finished", now.since(flight.since).0);
         self.measure(Measure::Deployment { outcome, ms });
+        self.ends.push(id, outcome, now);
         self.persist(vec![stored::delete_deployment(id)]);
         let ends = [
             (DeploymentPhase::StepDone, step),

@@ -509,7 +509,7 @@ pub enum Measure {
     Restarted,
     /// A deployment ended.
     Deployment {
-        /// `finished` or `superseded`.
+        /// As in [`EndedDeployment`](crate::view::EndedDeployment).
         outcome: &'static str,
         /// From the request, in milliseconds.
         ms: u64,

@@ -4,17 +4,15 @@
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use waggle_services::{Input, Place, check_change, home_of};
-use waggle_types::{
-    AgentId, FieldError, MAX_ROLES, Placement, ResourcePart, ServiceSpec, TaskId, UnixMillis,
-};
+use waggle_types::{AgentId, FieldError, MAX_ROLES, Placement, ServiceSpec, TaskId, UnixMillis};
 
 use super::{MasterCore, SERVICE_FRAMEWORK, stored};
 
 impl MasterCore {
     /// Tells level 2 of what is reserved for its resident instances.
     pub(super) fn restore_homes(&mut self, now: UnixMillis) {
+        self.forget_wiped(None);
         let mut found = Vec::new();
-        let mut wiped = std::mem::take(&mut self.reservations.wiped);
         for (agent_id, parts) in &self.reservations.stored {
             for part in parts {
                 let Some((id, service)) = home_of(&part.reservation) else {
@@ -24,12 +22,8 @@ impl MasterCore {
                 let Some(last) = last.filter(|r| r.principal == SERVICE_FRAMEWORK) else {
                     continue;
                 };
-                let given_up = wiped.get(id) == Some(agent_id);
-                if given_up && let Some(agent) = wiped.remove(id) {
-                    self.reservations.wiped.insert(id.to_owned(), agent);
-                }
                 found.push(Input::FoundHome {
-                    given_up,
+                    given_up: self.reservations.wiped.get(id) == Some(agent_id),
                     id: id.to_owned(),
                     service: service.to_owned(),
                     role: last.role.clone(),
@@ -44,24 +38,23 @@ impl MasterCore {
                 });
             }
         }
-        // What is not there any more needs not be given back.
-        self.persist_many(wiped.keys().map(|id| stored::delete_wiped(id)).collect());
         for home in found {
             self.schedule(home, now);
         }
     }
 
-    /// Homes of these tasks are to be given back, whatever becomes of this master.
+    /// Homes of these tasks, or instances, are to be given back, whatever becomes of this master.
     pub(super) fn note_wiped(&mut self, ids: &[TaskId]) {
         let mut ops = Vec::new();
         for task_id in ids {
-            let Some(agent) = self.tasks.get(task_id).map(|t| t.agent_id().clone()) else {
+            // An instance that is a pod is no task of its own.
+            let agent = self.tasks.get(task_id).map(|t| t.agent_id().clone());
+            let of_pod = || Some(self.scheduler.instance(task_id)?.place.agent_id.clone());
+            let Some(agent) = agent.or_else(of_pod) else {
                 continue;
             };
             let id = task_id.instance();
-            let of = self.reservations.stored.get(&agent);
-            let is_it = |p: &ResourcePart| home_of(&p.reservation).is_some_and(|(i, _)| i == id);
-            if of.is_some_and(|parts| parts.iter().any(is_it)) {
+            if self.is_home(&agent, id) {
                 ops.push(stored::put_wiped(id, &agent));
                 self.reservations.wiped.insert(id.to_owned(), agent);
             }
@@ -69,23 +62,27 @@ impl MasterCore {
         self.persist_many(ops);
     }
 
-    /// What is reserved of an agent has changed: what was to be given back and is not there any more is done with.
-    pub(super) fn forget_wiped(&mut self, agent: &AgentId) {
-        let parts = self.reservations.stored.get(agent);
-        let parts = parts.map_or(&[][..], Vec::as_slice);
-        let there = |id: &str| {
-            let mut homes = parts.iter().filter_map(|p| home_of(&p.reservation));
-            homes.any(|(i, _)| i == id)
-        };
+    /// What was to be given back and is not there any more is done with: what is reserved of this agent has changed, or
+    /// of any.
+    pub(super) fn forget_wiped(&mut self, agent: Option<&AgentId>) {
+        let mut wiped = std::mem::take(&mut self.reservations.wiped);
         let mut ops = Vec::new();
-        self.reservations.wiped.retain(|id, on| {
-            let keep = on != agent || there(id);
+        wiped.retain(|id, on| {
+            let keep = agent.is_some_and(|a| a != on) || self.is_home(on, id);
             if !keep {
                 ops.push(stored::delete_wiped(id));
             }
             keep
         });
+        self.reservations.wiped = wiped;
         self.persist_many(ops);
+    }
+
+    /// Whether something is reserved on an agent for this instance.
+    fn is_home(&self, agent: &AgentId, instance: &str) -> bool {
+        let parts = self.reservations.stored.get(agent).into_iter().flatten();
+        let mut homes = parts.filter_map(|p| home_of(&p.reservation));
+        homes.any(|(id, _)| id == instance)
     }
 
     /// What a definition says of roles and homes against what can be done.
@@ -119,11 +116,35 @@ pub(super) fn not_yet(run: &ServiceSpec) -> Result<(), FieldError> {
 /// What a definition says of homes and secrets, as far as that can be judged without a cluster.
 pub(super) fn check_alone(spec: &ServiceSpec) -> Result<(), FieldError> {
     if spec.residency.is_some() && !spec.roles.takes_unreserved() {
-        let rule = "must hold * for apps with persistent volumes: they reserve for themselves";
-        return Err(FieldError::new("acceptedResourceRoles", rule));
+        let rule =
+            "must hold * where there are persistent volumes: what they need is reserved for them";
+        let field = match spec.pod {
+            None => "acceptedResourceRoles",
+            Some(_) => "scheduling.placement.acceptedResourceRoles",
+        };
+        return Err(FieldError::new(field, rule));
     }
     if !spec.secrets.is_empty() {
         return Err(FieldError::new("secrets", "no node resolves secrets yet"));
+    }
+    check_names(spec)
+}
+
+/// Volumes of an instance are told apart by what their ids have of their paths.
+fn check_names(spec: &ServiceSpec) -> Result<(), FieldError> {
+    let field = match spec.pod {
+        None => "container.volumes",
+        Some(_) => "volumes",
+    };
+    let mut names = BTreeMap::new();
+    for v in &spec.volumes {
+        if let Some(other) = names.insert(v.name(), &v.target) {
+            let rule = format!(
+                "{other:?} and {:?} must differ in their first 48 characters by more than what is no letter or digit",
+                v.target
+            );
+            return Err(FieldError::new(field, rule));
+        }
     }
     Ok(())
 }

@@ -653,45 +653,30 @@ impl MasterCore {
 
     /// Hands running tasks to the frameworks that own them; those of one pod's instance together.
     pub(super) fn adopt_all(&mut self, ids: Vec<TaskId>, now: UnixMillis) {
-        let mut pods: BTreeMap<String, Vec<TaskId>> = BTreeMap::new();
+        let mut instances: BTreeMap<String, Vec<TaskId>> = BTreeMap::new();
         for id in ids {
-            let task = self.tasks.get(&id);
-            let mine = task.filter(|t| t.spec.framework_id == self.framework_id);
-            if mine.is_some_and(|t| t.spec.executor.is_some()) {
-                let of = pods.entry(id.instance().to_owned()).or_default();
-                of.push(id);
-            } else {
-                self.adopt(&id, now);
+            let Some(task) = self.tasks.get(&id) else {
+                continue;
+            };
+            if task.spec.framework_id == self.framework_id {
+                let whole = match task.spec.executor {
+                    Some(_) => id.instance(),
+                    None => id.as_str(),
+                };
+                instances.entry(whole.to_owned()).or_default().push(id);
+            } else if !self.frameworks.all.contains_key(&task.spec.framework_id) {
+                self.reject("orphan_task");
             }
+            // A registered framework hears of it by its statuses and by reconciling.
         }
-        for ids in pods.into_values() {
+        for ids in instances.into_values() {
             let mut all = ids.iter().filter_map(|id| self.adopted(id)).peekable();
             let Some((_, place, _)) = all.peek() else {
                 continue;
             };
             let place = place.clone();
             let tasks = all.map(|(task, _, status)| (task, status)).collect();
-            self.schedule(Input::AdoptPod { tasks, place }, now);
-        }
-    }
-
-    fn adopt(&mut self, id: &TaskId, now: UnixMillis) {
-        let owner = self.tasks.get(id).map(|t| t.spec.framework_id.clone());
-        if let Some(owner) = owner.filter(|o| *o != self.framework_id) {
-            // A registered framework hears of it by its statuses and by reconciling.
-            if !self.frameworks.all.contains_key(&owner) {
-                self.reject("orphan_task");
-            }
-            return;
-        }
-        if let Some((task, place, status)) = self.adopted(id) {
-            let task = Box::new(task);
-            let adopt = Input::Adopt {
-                task,
-                place,
-                status,
-            };
-            self.schedule(adopt, now);
+            self.schedule(Input::Adopt { tasks, place }, now);
         }
     }
 

@@ -95,6 +95,7 @@ pub use stored::{Flight, FlightChange, InFlight, KnownAgent, RestoreError, Resto
 pub use sums::{MAX_LABELS, OTHER, RoleSums, Sums};
 pub use versions::{KEEP_VERSIONS, Versions};
 pub use vips::CANARY_OF;
+pub use waggle_services::ServiceChange;
 
 use crate::{store::StoreOp, view::MasterView};
 use agents::Agents;
@@ -267,6 +268,7 @@ pub struct MasterCore {
     groups: GroupDependencies,
     history: History,
     flights: BTreeMap<DeploymentId, Flight>,
+    ends: deployments::Ends,
     /// Kept definitions of each service, the newest (the one in force) last.
     versions: Versions,
     vips: Vips,
@@ -369,6 +371,7 @@ impl MasterCore {
             groups: restored.groups,
             history,
             flights,
+            ends: deployments::Ends::default(),
             versions: restored.versions,
             vips: Vips::new(config.vip_pool, restored.vips),
             networks,

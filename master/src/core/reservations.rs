@@ -229,7 +229,7 @@ impl MasterCore {
         } else {
             self.reservations.stored.insert(id.clone(), parts);
         }
-        self.forget_wiped(id);
+        self.forget_wiped(Some(id));
     }
 
     /// Whether what an agent has reserved can still be stored with these changes.

@@ -50,6 +50,7 @@ impl MasterCore {
                 .iter()
                 .map(|(id, f)| (id.clone(), self.show_deployment(id, f)))
                 .collect(),
+            ended_deployments: self.ends.show(),
             groups: self.groups.clone(),
             tree_version: self.history.newest(),
             queue: self

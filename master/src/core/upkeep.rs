@@ -363,7 +363,7 @@ impl MasterCore {
         self.rescind_inverse_on(id, now);
         self.upkeep.forget(id);
         self.reservations.stored.remove(id);
-        self.forget_wiped(id);
+        self.forget_wiped(Some(id));
         self.reservations.given_way.remove(id);
         self.forget_executors(id);
         self.forget_mounts(id);

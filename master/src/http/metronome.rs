@@ -1,27 +1,34 @@
-//! Metronome's REST API: `/v1/jobs`, `/v1/queue`, `/v0/scheduled-jobs`, and the same below `/service/metronome`.
+//! Metronome's REST API: `/v1/jobs`, `/v1/queue`, `/v0/scheduled-jobs`, and the same below `/service/metronome`, where
+//! `/info` and `/v1/metrics` are its own, too.
 
 use axum::{
     body::Body,
     http::{HeaderValue, Method, StatusCode, header},
     response::Response,
 };
+use serde_json::Value;
 use waggle_api::{
     error::{ApiError, ErrorCode},
     metronome::{
-        EndedJson, HistoryJson, HistorySummaryJson, JobJson, JobParse, QueueJson, QueuedRunJson,
-        RunJson, RunTaskJson, ScheduleJson, job_from_value, job_json, metronome_time,
-        overrides_from_value, schedule_from_value, schedule_json,
+        EndedJson, HistoryJson, HistorySummaryJson, InfoJson, JobJson, JobParse, QueueJson,
+        QueuedRunJson, RunJson, RunTaskJson, ScheduleJson, job_from_value, job_json,
+        metronome_time, overrides_from_value, schedule_from_value, schedule_json,
     },
 };
 use waggle_services::jobs::{Ended, History, Job, JobCall, Run};
 use waggle_types::{JobId, RunId, UnixMillis};
 
 use super::{
-    Api, now,
+    Api,
+    marathon::{MARATHON_VERSION, dropwizard},
+    now,
     request::Call,
     respond::{Fail, json, ok},
 };
 use crate::{error::MasterError, view::ClusterView};
+
+/// The Metronome release whose API this follows; numeric, as clients compare it.
+const METRONOME_VERSION: &str = "0.6.44";
 
 /// The path below Metronome's root, if it is one of its paths.
 pub(super) fn is_mine(call: &Call) -> Option<Vec<&str>> {
@@ -42,6 +49,11 @@ pub(super) async fn route(
 ) -> Result<Response, Fail> {
     match (path, &call.method) {
         (["ping"], &Method::GET) => Ok(Response::new(Body::from("pong"))),
+        (["info"], &Method::GET) => Ok(ok(&InfoJson {
+            version: METRONOME_VERSION.to_owned(),
+            lib_version: MARATHON_VERSION.to_owned(),
+        })),
+        (["v1", "metrics"], &Method::GET) => Ok(ok(&metrics(&api.view()))),
         (["v1", "jobs"], &Method::GET) => Ok(list(&api.view(), Embed::of(call)?)),
         (["v1", "jobs"], &Method::POST) => create(api, call, body, false).await,
         (["v0", "scheduled-jobs"], &Method::GET) => Ok(list(&api.view(), Embed::ALL)),
@@ -50,7 +62,7 @@ pub(super) async fn route(
         (["v1", "queue"], &Method::GET) => Ok(ok(&queue(&api.view()))),
         (["v1", "jobs"] | ["v0", "scheduled-jobs"], _) => Err(Fail::method(call, "GET, POST")),
         (["v0", "scheduled-jobs", _], _) => Err(Fail::method(call, "PUT")),
-        (["ping"] | ["v1", "queue"], _) => Err(Fail::method(call, "GET")),
+        (["ping" | "info"] | ["v1", "queue" | "metrics"], _) => Err(Fail::method(call, "GET")),
         (["v1", "jobs", id, rest @ ..], _) => of_job(api, call, body, id, rest).await,
         _ => Err(Fail::no_such_path(call)),
     }
@@ -330,6 +342,18 @@ fn history(h: &History) -> HistoryJson {
         successful_finished_runs: h.successes.iter().map(one).collect(),
         failed_finished_runs: h.failures.iter().map(one).collect(),
     }
+}
+
+/// Metronome's shape (dropwizard); the master's own metrics are at its Prometheus listener.
+fn metrics(view: &ClusterView) -> Value {
+    let runs = view.jobs.values().flat_map(|j| j.runs.values());
+    let waiting = runs.clone().filter(|r| r.is_waiting()).count();
+    let gauges = [
+        ("metronome.jobs.defined.gauge", view.jobs.len()),
+        ("metronome.job-runs.active.gauge", runs.count()),
+        ("metronome.job-runs.waiting.gauge", waiting),
+    ];
+    dropwizard(gauges.map(|(name, n)| (name, n as u64)))
 }
 
 /// Runs that wait for their first task.

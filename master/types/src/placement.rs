@@ -117,18 +117,19 @@ pub struct PersistentVolume {
 impl PersistentVolume {
     /// Marathon's id of an instance's volume, `<app>#<path>#<uuid>` with `_` for `/`, and the disk behind an `@`.
     pub fn id(&self, service: &ServiceId, uuid: &str) -> Option<VolumeId> {
-        let path: String = self
-            .target
-            .chars()
-            .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
-            .take(48)
-            .collect();
+        let path = self.name();
         let name: String = service.joined("_").chars().take(96).collect();
         let disk = self
             .disk
             .as_ref()
             .map_or(String::new(), |d| format!("@{d}"));
         VolumeId::new(format!("{name}.{path}.{uuid}{disk}")).ok()
+    }
+
+    /// What of an instance's volume's id says which of its volumes it is: no two of a service may have the same.
+    pub fn name(&self) -> String {
+        let readable = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
+        self.target.chars().map(readable).take(48).collect()
     }
 }
 

@@ -54,6 +54,8 @@ pub struct PodVolume {
     /// A path of the host, or relative to the directory that the containers share; `None`: a directory of the
     /// instance's own, which goes with it.
     pub host: Option<String>,
+    /// It outlives its instance's tasks: one of [`ServiceSpec::volumes`], by its name.
+    pub persistent: bool,
 }
 
 /// Where a container mounts a volume of its pod.

@@ -6,9 +6,9 @@ use std::{
 };
 
 use crate::{
-    AgentId, Balance, CheckStatus, ContainerSpec, ExecutorStatus, FrameworkId, HealthCheck,
-    HealthState, Millis, OnExecutor, Protocol, ResourcePart, Resources, StatusUuid, TaskId,
-    TraceContext, UnixMillis, VipLabel,
+    AgentId, Balance, CheckStatus, ContainerSpec, ExecutorKind, ExecutorStatus, FrameworkId,
+    HealthCheck, HealthState, Millis, MountSource, OnExecutor, Protocol, ResourcePart, Resources,
+    StatusUuid, TaskId, TraceContext, UnixMillis, VipLabel, Volume, VolumeId,
 };
 
 /// Bytes of a path that is scraped.
@@ -302,6 +302,30 @@ pub struct TaskSpec {
     pub trace: Option<TraceContext>,
     /// On which executor it runs; `None`: it is a process or container of its own.
     pub executor: Option<OnExecutor>,
+}
+
+impl TaskSpec {
+    /// Persistent volumes that it may use: its own, then those that its default executor holds for all tasks of a pod.
+    /// What is the executor's is shared, whatever it is beyond the pod.
+    pub fn volumes(&self) -> impl Iterator<Item = (&VolumeId, Volume)> {
+        let on = self.executor.as_ref();
+        let on = on.filter(|on| on.spec.kind == ExecutorKind::Default);
+        let of_pod = on
+            .into_iter()
+            .flat_map(|on| on.spec.resources.custom.volumes());
+        let of_pod = of_pod.map(|(id, v)| (id, Volume { shared: true, ..v }));
+        self.resources.custom.volumes().chain(of_pod)
+    }
+
+    /// Those of them that it has: its own, and of its pod's those that it mounts.
+    pub fn held_volumes(&self) -> impl Iterator<Item = (&VolumeId, Volume)> {
+        let mounts = |id: &VolumeId| {
+            let mut all = self.container.mounts.iter();
+            all.any(|m| matches!(&m.source, MountSource::Volume(v) if v == id))
+        };
+        self.volumes()
+            .filter(move |(id, _)| self.resources.custom.volume(id).is_some() || mounts(id))
+    }
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod cli;
 pub mod outside;
 pub mod tasks;
 

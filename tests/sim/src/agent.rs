@@ -7,14 +7,15 @@ use waggle_lifecycle::{
 };
 use waggle_master::core::Registration;
 use waggle_types::{
-    AgentInfo, Generation, HealthState, Millis, Resources, ScalarKind, StatusSource, TaskId,
-    TaskSpec, TaskState, TaskStatus, UnixMillis,
+    AgentInfo, ExecutorRecord, Generation, HealthState, Millis, Resources, ScalarKind,
+    StatusSource, TaskId, TaskSpec, TaskState, TaskStatus, UnixMillis,
 };
 
 use crate::{
     Sim, Violation,
     batch::Job,
     network::{Delivery, Up},
+    pods,
 };
 
 /// Refusals after which the machine of an agent that is gone for good is given away.
@@ -82,20 +83,28 @@ impl Node {
         Registration {
             info: self.info.clone(),
             tasks: tasks.collect(),
-            executors: Vec::new(),
+            executors: self.executors(),
             applied: self.applied,
             version: "0.1.0".into(),
             wireguard: None,
         }
     }
 
-    /// What the processes use together; `None` when a port, or a volume that is not shared, has two holders.
+    fn executors(&self) -> Vec<ExecutorRecord> {
+        let all = self.core.iter().flat_map(AgentCore::executors);
+        all.map(|(record, _)| record.clone()).collect()
+    }
+
+    /// What the processes use together, and their executors; `None` when a port, or a volume that is not shared, has two
+    /// holders.
     pub fn in_use(&self) -> Option<Resources> {
-        let mut sum = self
-            .processes
-            .values()
-            .filter_map(|t| self.disk.get(t)?.spec.as_ref())
-            .try_fold(Resources::default(), |sum, t| sum.checked_add(&t.resources))?;
+        let running = self.processes.values();
+        let specs = running.filter_map(|t| self.disk.get(t)?.spec.as_ref());
+        let used = specs.map(|t| t.resources.clone());
+        let held = pods::executors(self).into_values();
+        let mut sum = used
+            .chain(held)
+            .try_fold(Resources::default(), |sum, r| sum.checked_add(&r))?;
         // Volumes are disk.
         let volumes = std::mem::take(&mut sum.custom);
         for (_, v) in volumes.volumes() {
@@ -250,7 +259,12 @@ impl Sim {
             Effect::Forget(task_id) => {
                 self.nodes[at].disk.remove(&task_id);
             }
-            // Virtual frameworks have no executors.
+            Effect::ExecutorEnded(end) => {
+                if let Some(session) = self.nodes[at].session {
+                    self.send_up(session, Up::ExecutorEnded(end));
+                }
+            }
+            // Virtual frameworks have no executors of their own.
             Effect::Cancel(_)
             | Effect::LocalFact { .. }
             | Effect::Release { .. }
@@ -258,8 +272,7 @@ impl Sim {
             | Effect::Accept { .. }
             | Effect::Limit { .. }
             | Effect::ToExecutor { .. }
-            | Effect::ToFramework { .. }
-            | Effect::ExecutorEnded(_) => {}
+            | Effect::ToFramework { .. } => {}
         }
         Ok(())
     }
@@ -291,6 +304,7 @@ impl Sim {
             return Err(Violation::StartedTwice(task.clone()));
         }
         self.check_spawn(at, task)?;
+        self.check_container(at, task)?;
         self.n_pids += 1;
         let pid = self.n_pids;
         let node = &mut self.nodes[at];

@@ -8,7 +8,7 @@ use waggle_types::{
     AgentId, FrameworkId, Generation, Millis, Resources, ServiceId, ServiceVersion, TaskId,
 };
 
-use crate::Sim;
+use crate::{Sim, pods::held_by_executors};
 
 /// A broken invariant.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,6 +68,8 @@ pub enum Violation {
     CameBack(AgentId),
     /// A job's runs are not what they must be.
     Job(String),
+    /// An instance that is a pod is not whole, or not where it must be.
+    Pod(String),
     /// A master that starts on the same store has another cluster.
     NotRestored(String),
     /// Something never came to rest.
@@ -112,6 +114,7 @@ impl Sim {
         let mut out = self.framework_differences(&view);
         out.extend(self.upkeep_differences(&view));
         out.extend(self.job_differences());
+        out.extend(self.pod_differences());
         let Some(master) = &self.master else {
             return out;
         };
@@ -120,7 +123,7 @@ impl Sim {
         let mut held: BTreeMap<&AgentId, Resources> = BTreeMap::new();
         for i in scheduler.instances() {
             let on = &i.place.agent_id;
-            known.entry(on).or_default().insert(i.task_id());
+            known.entry(on).or_default().extend(i.live_ids());
             let sum = held.entry(on).or_default();
             match sum.checked_add(&i.task.resources) {
                 Some(s) => *sum = s,
@@ -177,7 +180,7 @@ impl Sim {
             out.push(format!("{on}: instances on an agent that is not there"));
         }
         let tasks: BTreeSet<&TaskId> = master.net().tasks.keys().collect();
-        let instances = scheduler.instances().map(Instance::task_id);
+        let instances = scheduler.instances().flat_map(Instance::live_ids);
         let foreign = self.frameworks.iter().flat_map(|f| f.mind.live());
         if tasks != instances.chain(foreign).collect() {
             out.push("the network's tasks are not those that run".into());
@@ -214,7 +217,8 @@ impl Sim {
         }
         let mut running: BTreeMap<&FrameworkId, BTreeMap<&AgentId, Resources>> = BTreeMap::new();
         let mut tasks: BTreeMap<&FrameworkId, BTreeSet<&TaskId>> = BTreeMap::new();
-        for node in &self.nodes {
+        let executors: Vec<_> = self.nodes.iter().map(held_by_executors).collect();
+        for (at, node) in self.nodes.iter().enumerate() {
             for task_id in node.processes.values() {
                 let Some(spec) = node.disk.get(task_id).and_then(|d| d.spec.as_ref()) else {
                     out.push(format!("{task_id} runs and nothing is written of it"));
@@ -226,6 +230,11 @@ impl Sim {
                 sum.entry(&node.info.agent_id)
                     .or_default()
                     .try_add(&held_alone(&spec.resources));
+            }
+            for (id, held) in &executors[at] {
+                let sum = running.entry(id).or_default();
+                let sum = sum.entry(&node.info.agent_id).or_default();
+                sum.try_add(held);
             }
         }
         for f in &self.frameworks {

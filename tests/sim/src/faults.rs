@@ -14,6 +14,8 @@ pub struct Plan {
     pub n_ports: u16,
     /// Services that clients play with.
     pub n_services: usize,
+    /// Pods beside them.
+    pub n_pods: usize,
     /// Batch frameworks.
     pub n_batches: usize,
     /// What operators do among all that happens; without, there are neither roles nor reservations.
@@ -45,6 +47,7 @@ impl Plan {
             n_agents: 4,
             n_ports: 6,
             n_services: 3,
+            n_pods: 0,
             n_batches: 1,
             operators: 0,
             jobs: 0,
@@ -80,6 +83,19 @@ impl Plan {
             n_batches: 1,
             jobs: 500,
             chaos_ms: 400_000,
+            master_cuts: 4,
+            ..Self::chaos()
+        }
+    }
+
+    /// Pods, of which one keeps its data, and everything that goes wrong. There are ports enough for those that come back
+    /// to where others are.
+    pub fn pods() -> Self {
+        Self {
+            n_ports: 40,
+            n_services: 1,
+            n_pods: 2,
+            n_batches: 1,
             master_cuts: 4,
             ..Self::chaos()
         }
@@ -178,20 +194,36 @@ impl Sim {
 
     /// A client defines, changes, scales, removes.
     fn request(&mut self) -> Result<(), Violation> {
-        let n = self.rng.index(self.plan.n_services);
-        let Ok(id) = ServiceId::new(&format!("/s{n}")) else {
-            return Ok(());
+        let n = self.rng.index(self.plan.n_services + self.plan.n_pods);
+        let pod = n.checked_sub(self.plan.n_services);
+        let mut spec = match pod {
+            Some(n) => self.pod(n)?,
+            None => match ServiceId::new(&format!("/s{n}")) {
+                Ok(id) => node_spec(&id, 0),
+                Err(_) => return Ok(()),
+            },
         };
         if self.rng.chance(100) {
-            return self.remove(&id);
+            return self.remove(&spec.id);
         }
-        let instances = u32::try_from(self.rng.between(0, 6)).unwrap_or(0);
-        let command = self.rng.between(0, 3);
-        let mut spec = node_spec(&id, instances);
-        spec.command = Command::Shell(format!("serve {command}"));
+        spec.instances = u32::try_from(self.rng.between(0, 6)).unwrap_or(0);
+        let command = Command::Shell(format!("serve {}", self.rng.between(0, 3)));
+        match spec.pod.take() {
+            None => spec.command = command,
+            Some(mut pod) => {
+                // One of its containers changes, and so does all of it.
+                if let Some(c) = pod.containers.last_mut() {
+                    c.run.command = command;
+                }
+                spec = spec.of_pod(*pod);
+            }
+        }
         let over = [0, 500, 1000];
-        spec.upgrade.minimum_health_capacity_milli = over[self.rng.index(3)];
-        spec.upgrade.maximum_over_capacity_milli = over[self.rng.index(3)];
+        let (healthy, over) = (over[self.rng.index(3)], over[self.rng.index(3)]);
+        if spec.residency.is_none() {
+            spec.upgrade.minimum_health_capacity_milli = healthy;
+            spec.upgrade.maximum_over_capacity_milli = over;
+        }
         self.put(spec)
     }
 

@@ -12,6 +12,8 @@
 //! - the allocator's books add up;
 //! - within a session, and over the life of a node, generations never go back; a node never has to refuse one;
 //! - a time of a job's schedule has one run, and no more runs are active than the schedule allows;
+//! - a pod's instance is launched whole and on one agent, a volume is used where it is, and no launch takes a service
+//!   above what its upgrade strategy allows;
 //! - a framework that keeps the rules is refused nothing but what raced with a change;
 //! - no framework starves: one that wants an offer and for which an agent has room all the while gets one within
 //!   two offer time-outs of every other framework (`wait.rs` has the formula), whoever sits on offers.
@@ -23,6 +25,7 @@
 //! - frameworks believe to be alive exactly those of their tasks that run: each launch that was taken has ended with
 //!   a word of it; every job is done; of what was torn down nothing runs and nothing is held;
 //! - every run of a job that ever was has ended, once;
+//! - every instance of a pod has all of its containers, and is where its volume is;
 //! - every node has applied the master's newest generation; what was answered to a client is in force.
 //!
 //! # What it never does
@@ -43,6 +46,7 @@ mod master;
 mod mind;
 mod network;
 mod operators;
+mod pods;
 mod rng;
 mod roster;
 mod session;

@@ -113,6 +113,7 @@ impl Sim {
     }
 
     fn master_effects(&mut self, effects: Vec<Effect>) -> Result<(), Violation> {
+        self.check_launches(&effects)?;
         for effect in effects {
             if self.rng.chance(self.plan.master_cuts) {
                 self.master_down();

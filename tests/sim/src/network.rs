@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use waggle_master::core::{MasterMsg, Registration};
-use waggle_types::{Generation, NetSnapshot, TaskId, TaskStatus, UnixMillis};
+use waggle_types::{ExecutorEnd, Generation, NetSnapshot, TaskId, TaskStatus, UnixMillis};
 
 use crate::link::FrameworkDelivery;
 
@@ -15,6 +15,7 @@ pub(crate) enum Up {
     Heartbeat,
     Status(TaskStatus),
     Applied(Generation),
+    ExecutorEnded(ExecutorEnd),
 }
 
 /// To an agent.

@@ -99,6 +99,7 @@ impl Sim {
             },
             Up::Heartbeat => Event::Heartbeat { session },
             Up::Status(status) => Event::Status { session, status },
+            Up::ExecutorEnded(end) => Event::ExecutorEnded { session, end },
             Up::Applied(generation) => Event::Applied {
                 session,
                 generation,
@@ -134,12 +135,11 @@ impl Sim {
                     },
                 )
             }
-            // Virtual tasks have no data, and no executors.
-            Down::Msg(
-                MasterMsg::Volumes { .. }
-                | MasterMsg::ExecutorMessage { .. }
-                | MasterMsg::ShutdownExecutor { .. },
-            ) => Ok(()),
+            Down::Msg(MasterMsg::ShutdownExecutor { key }) => {
+                self.tell_agent(at, AgentEvent::ShutdownExecutor(key))
+            }
+            // Virtual tasks have no data, and executors that hear nothing.
+            Down::Msg(MasterMsg::Volumes { .. } | MasterMsg::ExecutorMessage { .. }) => Ok(()),
             Down::Msg(MasterMsg::Ack { task_id, uuid }) => {
                 self.tell_agent(at, AgentEvent::Ack { task_id, uuid })
             }

@@ -27,6 +27,7 @@ use crate::{
     mind::Mind,
     network::{Delivery, Session, Up},
     operators::Operation,
+    pods::PodBooks,
     roster::OWNER,
 };
 
@@ -83,6 +84,7 @@ pub struct Sim {
     pub(crate) n_accepted: usize,
     pub(crate) n_torn_down: usize,
     pub(crate) jobs: JobBooks,
+    pub(crate) pods: PodBooks,
     n_events: u64,
     pub(crate) n_master_starts: u64,
     history: VecDeque<String>,
@@ -193,6 +195,7 @@ impl Sim {
             n_accepted: 0,
             n_torn_down: 0,
             jobs: JobBooks::default(),
+            pods: PodBooks::default(),
             n_events: 0,
             n_master_starts: 0,
             history: VecDeque::new(),
@@ -237,7 +240,7 @@ impl Sim {
         format!(
             "{} events, {} virtual s, {} tasks started, {} sessions, {} requests, {} master starts; \
              frameworks: {} streams, {} launches taken, {} torn down, {} jobs done, {} tasks seen again, \
-             {} preempted, {} drained, cells {} taken up again and {} freed, worst wait {} ms; {} runs of jobs; operators: {}",
+             {} preempted, {} drained, cells {} taken up again and {} freed, worst wait {} ms; {} runs of jobs; {} instances of pods; operators: {}",
             self.n_events,
             self.now.since(self.started).0 / 1000,
             self.starts.len(),
@@ -255,6 +258,7 @@ impl Sim {
             self.keepers().map(|k| k.n_freed).sum::<usize>(),
             self.worst_wait.0,
             self.jobs.n_runs(),
+            self.pods.n_launched(),
             self.operated_summary(),
         )
     }

@@ -56,6 +56,20 @@ fn jobs_survive_chaos_and_converge() {
 }
 
 #[test]
+fn pods_survive_chaos_and_converge() {
+    check(&Plan::pods(), 6000..6012);
+}
+
+#[test]
+fn pods_survive_what_operators_do() {
+    let plan = Plan {
+        operators: 250,
+        ..Plan::pods()
+    };
+    check(&plan, 7000..7006);
+}
+
+#[test]
 fn all_of_level_1_converges() {
     check(&Plan::roles(), 3000..3008);
 }

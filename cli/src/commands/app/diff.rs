@@ -1,10 +1,11 @@
 //! `waggle app diff`: what an update would change.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use anyhow::anyhow;
 use serde_json::{Map, Value, json};
 use waggle_api::marathon::spec_to_json;
+use waggle_master::core::ServiceChange;
 use waggle_types::ServiceSpec;
 
 use super::{app_path, id_of, print, print_json, validate};
@@ -87,6 +88,16 @@ fn deployment(
     if changes.iter().all(|c| c.path == "instances") {
         let (from, to) = (old.instances, new.instances);
         return ("scale", format!("{id} would be scaled from {from} to {to}"));
+    }
+    let change = ServiceChange {
+        before: Some(Arc::new(old.clone())),
+        after: Some(Arc::new(new.clone())),
+        restart: false,
+    };
+    if !change.ends_instances() {
+        let n = old.instances.min(new.instances);
+        let text = format!("{id} would be changed: {n} of its instances go on as they are");
+        return ("change", text);
     }
     let healthy = new.upgrade.minimum_health_capacity_milli;
     let over = new.upgrade.maximum_over_capacity_milli;
@@ -194,6 +205,23 @@ mod tests {
             sentence,
             "/web would be upgraded: its 2 instances are replaced, at least 50 % of 2 healthy at any time, at most 100 % more"
         );
+    }
+
+    #[test]
+    fn what_tasks_do_not_hear_of_replaces_none() {
+        let mut rules = web();
+        rules["upgradeStrategy"] = json!({"minimumHealthCapacity": 0.5});
+        rules["backoffSeconds"] = 5.into();
+        rules["dependencies"] = json!(["/db"]);
+        let (_, word, sentence) = told(&web(), &rules);
+        assert_eq!(word, "change");
+        assert_eq!(
+            sentence,
+            "/web would be changed: 2 of its instances go on as they are"
+        );
+        // Where they may be is for all of them.
+        rules["constraints"] = json!([["hostname", "UNIQUE"]]);
+        assert_eq!(told(&web(), &rules).1, "restart");
     }
 
     #[test]

@@ -3,12 +3,13 @@
 use std::net::IpAddr;
 
 use waggle_types::{
-    AgentId, CheckPurpose, HealthState, ServiceId, ServiceSpec, ServiceVersion, TaskId, TaskState,
-    UnixMillis,
+    AgentId, CheckPurpose, HealthState, PersistentVolume, ServiceId, ServiceSpec, ServiceVersion,
+    TaskId, TaskState, UnixMillis,
 };
 
 use super::types::{
-    App, DeploymentStub, HealthCheckResult, IpAddress, ReadinessCheckResult, Task, VersionInfo,
+    App, DeploymentStub, HealthCheckResult, IpAddress, LocalVolume, ReadinessCheckResult, Task,
+    VersionInfo,
 };
 
 /// What runs of a service.
@@ -102,8 +103,24 @@ pub fn task_json(app: &ServiceId, service_ports: &[u16], i: &Instance<'_>) -> Ta
             })
             .into_iter()
             .collect(),
+        local_volumes: Vec::new(),
         id,
     }
+}
+
+/// The persistent volumes of an instance, as they are called where it is.
+pub fn local_volumes(spec: &ServiceSpec, task_id: &TaskId) -> Vec<LocalVolume> {
+    let uuid = task_id.instance().rsplit_once(".instance-");
+    let uuid = uuid.map_or("", |(_, uuid)| uuid);
+    let one = |v: &PersistentVolume| {
+        Some(LocalVolume {
+            run_spec_id: spec.id.to_string(),
+            container_path: v.target.clone(),
+            uuid: uuid.to_owned(),
+            persistence_id: v.id(&spec.id, uuid)?.to_string(),
+        })
+    };
+    spec.volumes.iter().filter_map(one).collect()
 }
 
 /// What a task's readiness checks say, by name; nothing where the definition has none.

@@ -149,13 +149,14 @@ pub(super) fn resident_rules(
     if !says("maximumOverCapacity") {
         upgrade.maximum_over_capacity_milli = 0;
     } else if upgrade.maximum_over_capacity_milli > 0 {
-        let rule = "must be 0 for apps with persistent volumes";
+        let rule = "must be 0 where there are persistent volumes";
         errs.add("upgradeStrategy.maximumOverCapacity", rule);
     }
     if obj.get("unreachableStrategy").is_none() {
         *unreachable = UnreachableStrategy::Disabled;
     } else if *unreachable != UnreachableStrategy::Disabled {
-        let rule = "must be \"disabled\" for apps with persistent volumes, see residency";
+        let rule =
+            "must be \"disabled\" where there are persistent volumes: instances wait for theirs";
         errs.add("unreachableStrategy", rule);
     }
 }

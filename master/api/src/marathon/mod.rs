@@ -31,7 +31,7 @@ pub(crate) mod volumes;
 #[cfg(test)]
 mod tests;
 
-pub use app::{Counts, Instance, app_json, readiness_results, task_json};
+pub use app::{Counts, Instance, app_json, local_volumes, readiness_results, task_json};
 pub use asked_json::{EnvJson, ResidencyJson, SecretJson};
 pub use container_json::{
     ContainerJson, DockerJson, ExternalJson, FetchJson, IpcInfoJson, LimitJson, LinuxInfoJson,
@@ -57,7 +57,8 @@ pub use schema::app_schema;
 pub use types::{
     App, AppList, AppVersions, Delay, Deployment, DeploymentAction, DeploymentResult,
     DeploymentStep, DeploymentStub, HealthCheckResult, HttpConfig, Info, IpAddress, Leader,
-    MarathonConfig, ProcessedOffers, Queue, QueueItem, ReadinessCheckResult, Rejection, Task,
-    TaskFailure, TaskList, TasksToDelete, VersionInfo, WrappedApp, WrappedTask, ZooKeeperConfig,
+    LocalVolume, MarathonConfig, ProcessedOffers, Queue, QueueItem, ReadinessCheckResult,
+    Rejection, Task, TaskFailure, TaskList, TasksToDelete, VersionInfo, WrappedApp, WrappedTask,
+    ZooKeeperConfig,
 };
 pub use version::parse_version;

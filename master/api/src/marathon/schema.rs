@@ -232,13 +232,18 @@ fn docker() -> Keys {
     ]
 }
 
-fn volume() -> Keys {
-    let persistent = strict(&vec![
+/// `persistent` of a volume.
+pub(super) fn persistent() -> Value {
+    let keys = vec![
         ("size", about(integer(1, 1 << 30), "MiB")),
         ("type", words(&["root", "path", "mount"])),
         ("profileName", text()),
         ("constraints", json!({})),
-    ]);
+    ];
+    required(strict(&keys), &["size"])
+}
+
+fn volume() -> Keys {
     let external = object(&vec![
         ("provider", text_only()),
         ("name", text_only()),
@@ -249,7 +254,7 @@ fn volume() -> Keys {
         ("containerPath", text_only()),
         ("mode", words(&["RO", "RW"])),
         ("hostPath", text()),
-        ("persistent", nullable(required(persistent, &["size"]))),
+        ("persistent", nullable(persistent())),
         (
             "external",
             nullable(required(external, &["provider", "name"])),

@@ -90,6 +90,20 @@ pub struct Task {
     pub service_ports: Vec<u16>,
     pub ip_addresses: Vec<IpAddress>,
     pub health_check_results: Vec<HealthCheckResult>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub local_volumes: Vec<LocalVolume>,
+}
+
+/// A persistent volume of an instance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs, reason = "keys of Marathon's LocalVolumeId")]
+pub struct LocalVolume {
+    pub run_spec_id: String,
+    /// Where it is mounted; of a pod's its name.
+    pub container_path: String,
+    pub uuid: String,
+    pub persistence_id: String,
 }
 
 /// An address of a task.
@@ -206,12 +220,16 @@ pub struct Queue {
     pub queue: Vec<QueueItem>,
 }
 
-/// An app that waits for offers. No `role`: marathon-python refuses it.
+/// An app that waits for offers, or a pod where those were asked for. No `role`: marathon-python refuses it, and an
+/// entry without an app.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[allow(missing_docs, reason = "keys of Marathon's queue item")]
 pub struct QueueItem {
-    pub app: App,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub app: Option<App>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<serde_json::Value>,
     pub count: u32,
     pub delay: Delay,
     pub since: String,

@@ -13,6 +13,6 @@ mod tests;
 
 pub use parse::{JobParse, job_from_value, overrides_from_value, schedule_from_value};
 pub use print::{
-    EndedJson, HistoryJson, HistorySummaryJson, JobJson, QueueJson, QueuedRunJson, RunJson,
-    RunTaskJson, ScheduleJson, job_json, metronome_time, schedule_json,
+    EndedJson, HistoryJson, HistorySummaryJson, InfoJson, JobJson, QueueJson, QueuedRunJson,
+    RunJson, RunTaskJson, ScheduleJson, job_json, metronome_time, schedule_json,
 };

@@ -106,6 +106,16 @@ pub struct EndedJson {
     pub tasks: Vec<String>,
 }
 
+/// The answer to `GET /info`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs, reason = "keys of Metronome's info")]
+pub struct InfoJson {
+    pub version: String,
+    /// Of Marathon, whose parts it is made of.
+    pub lib_version: String,
+}
+
 /// Runs of a job that wait to be launched.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

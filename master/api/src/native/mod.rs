@@ -45,6 +45,8 @@ pub use refusal::{Refusal, RefusalDetail};
 pub use reservations::{PartView, ReservationView, StackEntry, VolumeUse, stack};
 pub use resources::{ResourcesView, VolumeView};
 pub use roles::{QuotaView, RoleView, WeightView};
-pub use tasks::{DeploymentView, ExplainView, HomeView, NeverView, TaskView, WhyView};
+pub use tasks::{
+    DeploymentStateView, DeploymentView, ExplainView, HomeView, NeverView, TaskView, WhyView,
+};
 pub use vips::{BackendView, VipView};
 pub use volumes::{NodeVolumeView, SnapshotView};

@@ -75,6 +75,22 @@ pub struct DeploymentView {
     pub goes_back_at_ms: Option<u64>,
 }
 
+/// One deployment: the answer of `/waggle/v1/deployments/<id>`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeploymentStateView {
+    /// Deployment id.
+    pub id: String,
+    /// `running`, `finished`, `superseded` by a newer one, `cancelled`, `rolled_back`, or `late`: it took too long and
+    /// went back by itself.
+    pub state: String,
+    /// How far it is, while it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deployment: Option<DeploymentView>,
+    /// When it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_at_ms: Option<u64>,
+}
+
 /// Why a service is not where it should be: the answer of `/waggle/v1/explain/app/<service>`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExplainView {

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use waggle_types::{ServiceId, ServiceSpec};
+use waggle_types::{Balance, ServiceId, ServiceRoles, ServiceSpec};
 
 use crate::{Dependencies, DeploymentKind};
 
@@ -44,6 +44,61 @@ impl ServiceChange {
         let place = |s: &ServiceSpec| (s.constraints.clone(), s.placement.clone());
         let at_home = before.residency.is_some() || after.residency.is_some();
         self.restart || (!at_home && place(before) != place(after))
+    }
+}
+
+impl ServiceChange {
+    /// Whether instances that run end for it: they are replaced, or the service goes. What is said of rolling, of
+    /// failures, of how many there are and of what comes first leaves them as they are.
+    pub fn ends_instances(&self) -> bool {
+        match (&self.before, &self.after) {
+            (None, _) => false,
+            (Some(_), None) => true,
+            (Some(before), Some(after)) => {
+                self.replaces() || as_tasks_have_it(before) != as_tasks_have_it(after)
+            }
+        }
+    }
+}
+
+/// A definition without what can't be read off a task; see [`is_current`](crate::is_current).
+fn as_tasks_have_it(spec: &ServiceSpec) -> ServiceSpec {
+    let mut ports = spec.ports.clone();
+    for p in &mut ports {
+        // A service port is the service's, unless it is asked of the agent, too.
+        if !spec.require_ports {
+            p.port = 0;
+        }
+        p.labels.clear();
+        p.sources.clear();
+        p.balance = Balance::default();
+    }
+    let mut pod = spec.pod.clone();
+    if let Some(pod) = &mut pod {
+        pod.max_instances = None;
+        for c in &mut pod.containers {
+            c.run = as_tasks_have_it(&c.run);
+        }
+    }
+    let none = ServiceSpec::new(spec.id.clone(), spec.command.clone());
+    ServiceSpec {
+        ports,
+        pod,
+        require_ports: spec.require_ports && spec.ports.iter().any(|p| p.port != 0),
+        resources: spec.resources.clone(),
+        env: spec.env.clone(),
+        labels: spec.labels.clone(),
+        health_checks: spec.health_checks.clone(),
+        container: spec.container.clone(),
+        kill_grace: spec.kill_grace,
+        user: spec.user.clone(),
+        roles: ServiceRoles {
+            role: Some(spec.role().to_owned()),
+            ..ServiceRoles::default()
+        },
+        volumes: spec.volumes.clone(),
+        secrets: spec.secrets.clone(),
+        ..none
     }
 }
 

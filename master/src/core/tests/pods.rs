@@ -3,7 +3,10 @@
 use std::collections::BTreeSet;
 
 use waggle_services::is_current_instance;
-use waggle_types::{PodContainer, PodOwn, PodSpec, PortMapping};
+use waggle_types::{
+    Milli, PersistentVolume, PodContainer, PodMount, PodOwn, PodSpec, PodVolume, PortMapping,
+    Residency, UnreachableStrategy, UpgradeStrategy, VolumeId,
+};
 
 use super::*;
 
@@ -219,6 +222,109 @@ fn whatever_was_written_last_pods_end_up_as_asked_for() {
     }
 }
 
+/// The same pod with a volume that both containers mount.
+fn keeping(instances: u32) -> ServiceSpec {
+    let mut outer = pod(instances);
+    let mut of = *outer.pod.take().unwrap();
+    let residency = Some(Residency::default());
+    for c in &mut of.containers {
+        c.run.residency = residency;
+        c.mounts = vec![PodMount {
+            volume: "data".into(),
+            path: "at".into(),
+            read_only: false,
+        }];
+    }
+    of.volumes = vec![PodVolume {
+        name: "data".into(),
+        host: None,
+        persistent: true,
+    }];
+    outer.residency = residency;
+    outer.unreachable = UnreachableStrategy::Disabled;
+    outer.upgrade = UpgradeStrategy {
+        minimum_health_capacity_milli: 500,
+        maximum_over_capacity_milli: 0,
+    };
+    outer.volumes = vec![PersistentVolume {
+        target: "data".into(),
+        size: Milli::units(100),
+        disk: None,
+        read_only: false,
+    }];
+    outer.of_pod(of)
+}
+
+/// The volumes that containers mount, each of which its executor holds, and how many are reserved for.
+fn volumes(w: &World) -> (BTreeSet<VolumeId>, usize) {
+    let tasks = w.agents[&agent_id(1)].tasks.values();
+    let held = tasks.map(|t| {
+        let mut held = t.0.held_volumes();
+        let (id, v) = held.next().unwrap();
+        assert!(v.shared && held.next().is_none());
+        id.clone()
+    });
+    let stored = w.core.reservations.stored.values();
+    (held.collect(), stored.map(Vec::len).sum())
+}
+
+#[test]
+fn a_pod_comes_back_to_its_volume_until_that_is_wiped() {
+    let mut w = World::new();
+    w.join(1);
+    w.put(keeping(1), PutMode::Create, false).unwrap();
+    w.settle_pods();
+    check(&mut w, 1);
+    let first = volumes(&w);
+    assert_eq!((first.0.len(), first.1), (1, 1));
+    let instance = |w: &mut World| w.view().services[&id()].instances[0].task_id.clone();
+    let (was, tasks) = (instance(&mut w), w.task_ids());
+    // A container fails; the definition changes; the master starts anew.
+    assert!(w.say(&agent_id(1), &tasks[0], TaskState::Failed));
+    w.settle_pods();
+    check(&mut w, 1);
+    let mut changed = keeping(1);
+    let mut of = *changed.pod.take().unwrap();
+    of.containers[1].run.env.insert("A".into(), "b".into());
+    w.put(changed.of_pod(of), PutMode::Update, false).unwrap();
+    w.settle_pods();
+    check(&mut w, 1);
+    w.restart();
+    w.join(1);
+    w.settle_pods();
+    check(&mut w, 1);
+    assert_eq!(
+        (volumes(&w), instance(&mut w)),
+        (first.clone(), was.clone())
+    );
+    assert!(w.task_ids().iter().all(|t| !tasks.contains(t)));
+    assert_eq!(w.core.scheduler().service(&id()).unwrap().homes().len(), 1);
+    // Whoever asked for a wipe has the answer, whatever becomes of this master.
+    w.kill(vec![was.clone()], false, true).unwrap();
+    let wiped = |w: &World| w.stored.keys().filter(|k| k.starts_with("wiped/")).count();
+    assert_eq!(wiped(&w), 1, "it is stored before it is answered");
+    w.restart();
+    w.join(1);
+    w.settle_pods();
+    check(&mut w, 1);
+    let anew = volumes(&w);
+    assert_eq!((anew.0.len(), anew.1, wiped(&w)), (1, 1, 0));
+    assert!(anew.0 != first.0 && instance(&mut w) != was);
+    // What instances can't follow is refused, in the words of pods.
+    let mut larger = keeping(1);
+    larger.volumes[0].size = Milli::units(200);
+    let refused = w.put(larger, PutMode::Update, true).unwrap_err();
+    assert!(
+        refused
+            .to_string()
+            .contains("volumes: can't be changed while the pod"),
+        "{refused}"
+    );
+    w.remove("/shop/cart").unwrap();
+    w.settle_pods();
+    assert_eq!(volumes(&w), (BTreeSet::new(), 0));
+}
+
 impl World {
     /// The agent's own executor of an instance ends with the last of its containers.
     fn end_executor_of(&mut self, task: &TaskId) {
@@ -243,8 +349,8 @@ impl World {
             let agent = agent_id(1);
             let a = &self.agents[&agent];
             let live = |k: &&ExecutorKey| {
-                let mut tasks = a.tasks.keys();
-                tasks.any(|t| k.executor_id.as_str().ends_with(uuid(t)))
+                let mut on = a.tasks.values().filter_map(|t| t.0.executor.as_ref());
+                on.any(|on| on.spec.executor_id == k.executor_id)
             };
             let over: Vec<ExecutorKey> = a.executors.keys().filter(|k| !live(k)).cloned().collect();
             for key in over {

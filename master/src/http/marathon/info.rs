@@ -11,7 +11,7 @@ use waggle_api::{
     error::ApiError,
     marathon::{
         Delay, HttpConfig, Info, Leader, MarathonConfig, Number, ProcessedOffers, Queue, QueueItem,
-        Rejection, ZooKeeperConfig,
+        Rejection, ZooKeeperConfig, pod_json,
     },
 };
 use waggle_types::{Millis, ServiceId, ServiceVersion, UnixMillis};
@@ -27,7 +27,7 @@ use super::{
 use crate::view::{ClusterView, MasterView, QueueView};
 
 /// The Marathon release whose API this follows; numeric, as clients compare it.
-const MARATHON_VERSION: &str = "1.11.24";
+pub(in crate::http) const MARATHON_VERSION: &str = "1.11.24";
 
 /// Order in which Marathon tests offers and lists the reasons.
 const REASONS: [&str; 10] = [
@@ -50,17 +50,23 @@ pub(super) async fn reset_delay(api: &Api, id: &ServiceId) -> Result<Response, F
 }
 
 pub(super) fn queue(view: &ClusterView, query: &Query) -> Queue {
-    let offers = query.all("embed").any(|e| e == "lastUnusedOffers");
+    let embeds = |what: &str| query.all("embed").any(|e| e == what);
+    // Marathon has pods here unasked; clients that know nothing of them break.
+    let (offers, pods) = (embeds("lastUnusedOffers"), embeds("pods"));
     let items = view.queue.iter().filter_map(|q| {
-        // Pods in it are more than clients know.
-        let service = view.app(&q.service)?;
         let embed = Embed {
             tasks: false,
             last_failure: false,
             readiness: false,
         };
+        let (app, pod) = match view.app(&q.service) {
+            Some(service) => (Some(app(service, embed)), None),
+            None if pods => (None, Some(pod_json(&view.pod(&q.service)?.spec)?)),
+            None => return None,
+        };
         Some(QueueItem {
-            app: app(service, embed),
+            app,
+            pod,
             count: q.count,
             delay: Delay {
                 time_left_seconds: Number(q.delay.0 as f64 / 1000.0),
@@ -163,7 +169,7 @@ pub(super) fn metrics(view: &ClusterView) -> Value {
     let total = |count: fn(&crate::view::ServiceView) -> u32| -> u64 {
         view.services.values().map(|s| u64::from(count(s))).sum()
     };
-    let gauges: BTreeMap<&str, Value> = [
+    dropwizard([
         ("marathon.apps.active.gauge", view.apps().count() as u64),
         ("marathon.pods.active.gauge", view.pods().count() as u64),
         (
@@ -174,8 +180,11 @@ pub(super) fn metrics(view: &ClusterView) -> Value {
         ("marathon.instances.running.gauge", total(|s| s.running)),
         ("marathon.instances.healthy.gauge", total(|s| s.healthy)),
         ("marathon.instances.unhealthy.gauge", total(|s| s.unhealthy)),
-    ]
-    .map(|(k, v)| (k, json!({ "value": v })))
-    .into();
+    ])
+}
+
+/// Gauges in dropwizard's shape.
+pub(in crate::http) fn dropwizard<const N: usize>(gauges: [(&'static str, u64); N]) -> Value {
+    let gauges: BTreeMap<&str, Value> = gauges.map(|(k, v)| (k, json!({ "value": v }))).into();
     json!({"version": "4.0.0", "gauges": gauges, "counters": {}, "histograms": {}, "meters": {}, "timers": {}})
 }

@@ -10,6 +10,8 @@ mod offers;
 mod pods;
 mod tasks;
 
+pub(super) use info::{MARATHON_VERSION, dropwizard};
+
 use axum::{
     body::Body,
     http::{HeaderName, HeaderValue, Method, StatusCode},

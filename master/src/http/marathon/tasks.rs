@@ -4,7 +4,7 @@ use axum::{body::Body, http::StatusCode, response::Response};
 use serde_json::Value;
 use waggle_api::{
     error::ApiError,
-    marathon::{Instance, Task, TaskList, WrappedTask, task_json},
+    marathon::{Instance, Task, TaskList, WrappedTask, local_volumes, task_json},
 };
 use waggle_types::{ServiceId, TaskId, TaskState};
 
@@ -37,7 +37,10 @@ fn task(service: &ServiceView, i: &InstanceView) -> Task {
         started_at: i.started_at,
         ports: &i.ports,
     };
-    task_json(&service.spec.id, &service_ports, &instance)
+    Task {
+        local_volumes: local_volumes(&service.spec, &i.task_id),
+        ..task_json(&service.spec.id, &service_ports, &instance)
+    }
 }
 
 pub(super) fn list(api: &Api, call: &Call) -> Result<Response, Fail> {

@@ -53,12 +53,11 @@ fn whys(all: &[Why]) -> Vec<WhyView> {
 
 fn home(view: &ClusterView, s: &ServiceView, h: &waggle_services::Home) -> HomeView {
     let agent = view.agents.get(&h.place.agent_id);
-    let of = |task: &str| task.split_once("._app").is_some_and(|(i, _)| i == h.id);
     HomeView {
         instance: h.id.clone(),
         agent_id: h.place.agent_id.to_string(),
         hostname: agent.map_or_else(String::new, |a| a.info.hostname.clone()),
-        in_use: s.instances.iter().any(|i| of(i.task_id.as_str())),
+        in_use: s.instances.iter().any(|i| i.task_id.instance() == h.id),
     }
 }
 

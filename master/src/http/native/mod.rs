@@ -64,6 +64,10 @@ pub(super) async fn route(api: &Api, call: &Call, body: Body) -> Result<Response
             get(call, || ok(&reads::tasks(&api.view(), service, all)))
         }
         ["deployments"] => get(call, || ok(&reads::deployments(&api.view(), None))),
+        ["deployments", id] => match *method {
+            Method::GET => reads::deployment_state(&api.view(), id).map(|d| ok(&d)),
+            _ => Err(Fail::method(call, "GET")),
+        },
         ["frameworks"] => get(call, || ok(&reads::frameworks(&api.view()))),
         ["frameworks", id] => match *method {
             Method::GET => reads::framework(&api.view(), id).map(|f| ok(&f)),

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use waggle_api::native::{
-    BackendView, DeploymentView, FrameworkView, NodeView, OfferView, TaskView, VipView,
-    capabilities,
+    BackendView, DeploymentStateView, DeploymentView, FrameworkView, NodeView, OfferView, TaskView,
+    VipView, capabilities,
 };
 use waggle_overlay_plan::{Verdict, explain};
 use waggle_types::{AgentId, HealthState, ServiceId};
@@ -205,6 +205,31 @@ pub(super) fn deployments(view: &ClusterView, service: Option<&ServiceId>) -> Ve
     all.filter(|d| service.is_none_or(|s| d.services.contains_key(s)))
         .map(|d| deployment(d, service))
         .collect()
+}
+
+/// A deployment in flight, or one that has ended lately.
+pub(super) fn deployment_state(view: &ClusterView, id: &str) -> Result<DeploymentStateView, Fail> {
+    let mut running = view.deployments.values();
+    if let Some(d) = running.find(|d| d.id.as_str() == id) {
+        return Ok(DeploymentStateView {
+            id: id.to_owned(),
+            state: "running".to_owned(),
+            deployment: Some(deployment(d, None)),
+            ended_at_ms: None,
+        });
+    }
+    let mut ended = view.ended_deployments.iter().rev();
+    let end = ended.find(|e| e.id.as_str() == id).ok_or_else(|| {
+        Fail::not_found(format!(
+            "deployment {id} does not exist, or was over before this master started"
+        ))
+    })?;
+    Ok(DeploymentStateView {
+        id: id.to_owned(),
+        state: end.outcome.to_owned(),
+        deployment: None,
+        ended_at_ms: Some(end.at.0),
+    })
 }
 
 fn deployment(d: &view::DeploymentView, service: Option<&ServiceId>) -> DeploymentView {

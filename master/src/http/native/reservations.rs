@@ -6,9 +6,9 @@ use waggle_api::{
     marathon::Number,
     native::{ReservationView, VolumeUse, stack},
 };
-use waggle_types::{AgentId, Reservation, ResourcePart, Resources, TaskId};
+use waggle_types::{AgentId, ExecutorRecord, Reservation, ResourcePart, Resources, TaskId};
 
-use crate::view::{AgentView, ClusterView};
+use crate::view::{AgentView, ClusterView, TaskView};
 
 /// Whose: one stack of one agent.
 type Key<'a> = (&'a AgentId, &'a [Reservation]);
@@ -34,7 +34,7 @@ pub(super) fn list(view: &ClusterView, only: Option<&AgentId>) -> Vec<Reservatio
     wanted.flat_map(of_agent).collect()
 }
 
-/// One pass over tasks and offers.
+/// One pass over tasks, executors and offers.
 fn held<'a>(view: &'a ClusterView, only: Option<&AgentId>) -> BTreeMap<Key<'a>, Held<'a>> {
     let mut out: BTreeMap<Key<'a>, Held<'a>> = BTreeMap::new();
     let here = |id: &AgentId| only.is_none_or(|o| o == id);
@@ -53,6 +53,23 @@ fn held<'a>(view: &'a ClusterView, only: Option<&AgentId>) -> BTreeMap<Key<'a>, 
             }
         }
     }
+    for (agent, e) in view.executors.iter().filter(|(agent, _)| here(agent)) {
+        for p in reserved(&e.spec.parts) {
+            let held = out.entry((agent, &p.reservation)).or_default();
+            let sum = if p.revocable {
+                &mut held.lent
+            } else {
+                &mut held.used
+            };
+            plus(sum, &p.resources);
+            for (id, _) in p.resources.custom.volumes() {
+                // What an executor holds is all of its tasks'.
+                let users = held.volumes.entry(id.as_str()).or_default();
+                let tasks = view.tasks.values().filter(|t| is_on(t, agent, e));
+                users.extend(tasks.map(|t| &t.id));
+            }
+        }
+    }
     for o in view.offers.iter().filter(|o| here(&o.agent_id)) {
         for p in reserved(&o.parts) {
             let held = out.entry((&o.agent_id, &p.reservation)).or_default();
@@ -65,6 +82,13 @@ fn held<'a>(view: &'a ClusterView, only: Option<&AgentId>) -> BTreeMap<Key<'a>, 
         }
     }
     out
+}
+
+fn is_on(t: &TaskView, agent: &AgentId, e: &ExecutorRecord) -> bool {
+    let on = t.spec.executor.as_ref();
+    t.agent_id() == agent
+        && t.spec.framework_id == e.framework_id
+        && on.is_some_and(|(spec, _)| spec.executor_id == e.spec.executor_id)
 }
 
 fn reserved(parts: &[ResourcePart]) -> impl Iterator<Item = &ResourcePart> {

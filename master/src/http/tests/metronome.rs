@@ -64,6 +64,13 @@ async fn a_job_is_made_scheduled_run_stopped_and_removed() {
         queued,
         json!([{"jobId": "prod.backup", "runs": [{"runId": id}]}])
     );
+    let gauges = body(&c.get("/service/metronome/v1/metrics").await)["gauges"].clone();
+    assert_eq!(gauges["metronome.job-runs.waiting.gauge"]["value"], 1);
+    let info = body(&c.get("/service/metronome/info").await);
+    assert_eq!(
+        (&info["version"], &info["libVersion"]),
+        (&json!("0.6.44"), &json!("1.11.24"))
+    );
     let all = "?embed=activeRuns&embed=schedules&embed=history&embed=historySummary";
     let listed = body(&c.get(&format!("/v1/jobs{all}")).await);
     assert_eq!(listed[0]["activeRuns"][0]["id"], id);

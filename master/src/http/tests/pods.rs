@@ -98,6 +98,10 @@ async fn a_pod_is_created_read_changed_and_removed() {
         .marathon("DELETE", "/v2/pods/shop/cart::instances", &json!(["x"]))
         .await;
     assert_eq!((none.status.as_u16(), none.text.as_str()), (200, "[]"));
+    // Of several, all or none.
+    let strict = "/v2/pods/shop/cart::instances?strict=true";
+    let none = c.marathon("DELETE", strict, &json!(["x", "y"])).await;
+    none.refused(404, "Pod '/shop/cart' has no instance 'x'");
     let bad = c
         .marathon("DELETE", "/v2/pods/shop/cart::instances", &json!({}))
         .await;
@@ -119,6 +123,33 @@ async fn a_pod_is_created_read_changed_and_removed() {
         .refused(404, absent);
     assert_eq!(ask(&c, "GET", "/v2/pods/shop/cart::what").await.status, 404);
     assert_eq!(ask(&c, "PATCH", "/v2/pods").await.status, 405);
+}
+
+#[tokio::test]
+async fn pods_are_in_the_queue_for_who_asks_for_them() {
+    let mut view = busy();
+    let mut waiting = view.queue[0].clone();
+    waiting.service = ServiceId::new("/shop/cart").unwrap();
+    view.queue.push(waiting);
+    let c = Cluster::start(view);
+    assert_eq!(c.marathon("POST", "/v2/pods", &cart()).await.status, 201);
+    let of = |answer: Value| {
+        let all = answer["queue"].as_array().unwrap().clone();
+        let each = all.into_iter();
+        let ids = each.map(|q| (q["app"]["id"].clone(), q["pod"]["id"].clone()));
+        ids.collect::<Vec<_>>()
+    };
+    let (app, pod) = (json!("/shop/web"), json!("/shop/cart"));
+    let plain = c.get("/v2/queue").await.json();
+    assert_eq!(of(plain.clone()), [(app.clone(), Value::Null)]);
+    assert!(plain["queue"][0].get("pod").is_none());
+    let all = c
+        .get("/v2/queue?embed=lastUnusedOffers&embed=pods")
+        .await
+        .json();
+    assert_eq!(of(all.clone()), [(app, Value::Null), (Value::Null, pod)]);
+    assert!(all["queue"][1].get("app").is_none());
+    assert!(all["queue"][1]["processedOffersSummary"].is_object());
 }
 
 #[tokio::test]

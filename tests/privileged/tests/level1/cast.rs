@@ -1,9 +1,7 @@
-//! What frameworks say of themselves, and the command line on the first node.
+//! What frameworks say of themselves, and what of them runs.
 
 use std::collections::BTreeSet;
 
-use serde_json::Value;
-use waggle_tests_privileged::waggle;
 use waggle_tests_support::{cgroup, scenario::World};
 use waggle_types::{FrameworkInfo, Millis, Resources, RoleSubscription};
 
@@ -23,22 +21,6 @@ pub fn info(name: &str) -> FrameworkInfo {
 /// What a task takes.
 pub fn task() -> Resources {
     Resources::from_millis(100, 16_000, 0)
-}
-
-/// Standard output of a command that succeeds.
-pub fn says(world: &World, args: &[&str]) -> String {
-    let program = waggle().unwrap();
-    let mut command = world.cluster.command("n1", program).unwrap();
-    let out = command.args(args).output().unwrap();
-    let err = String::from_utf8_lossy(&out.stderr).into_owned();
-    assert!(out.status.success(), "{args:?}: {err}");
-    String::from_utf8(out.stdout).unwrap()
-}
-
-/// The same as JSON.
-pub fn shows(world: &World, args: &[&str]) -> Value {
-    let text = says(world, &[args, &["--json"]].concat());
-    serde_json::from_str(&text).unwrap()
 }
 
 /// Tasks with this prefix that have processes, as the kernel has them.

@@ -11,7 +11,11 @@ use waggle_tests_frameworks::{
     batch::{self, Job, Report},
     hoarder::{self, Seen},
 };
-use waggle_tests_privileged::{LIMIT, can_run, healthy, shared, web};
+use waggle_tests_privileged::{
+    LIMIT, can_run,
+    cli::{says, shows},
+    healthy, shared, web,
+};
 use waggle_tests_support::{
     cluster::port,
     scenario::{App, World},
@@ -19,7 +23,7 @@ use waggle_tests_support::{
 };
 use waggle_types::Resources;
 
-use crate::cast::{info, running, says, shows, task};
+use crate::cast::{info, running, task};
 use crate::member::Member;
 
 /// What a batch reports when all of it has ended.

@@ -8,7 +8,11 @@ use std::{
 use nix::sys::signal::Signal;
 use tokio::sync::watch;
 use waggle_tests_frameworks::stateful::{self, Seen, Service};
-use waggle_tests_privileged::{LIMIT, can_run, healthy, probe, shared, web};
+use waggle_tests_privileged::{
+    LIMIT, can_run,
+    cli::{says, shows},
+    healthy, probe, shared, web,
+};
 use waggle_tests_support::{
     cgroup, process,
     scenario::{App, Attempt, Probe, Task, VIP_NAME, World},
@@ -16,7 +20,7 @@ use waggle_tests_support::{
 };
 use waggle_types::{ContainerSpec, Resources};
 
-use crate::cast::{running, says, shows};
+use crate::cast::running;
 use crate::member::Member;
 
 /// A node with tasks of the app, not the first, where the master is; and one that is neither.

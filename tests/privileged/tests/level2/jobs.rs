@@ -1,35 +1,18 @@
 //! Jobs as people use them: run now, failing and tried again, on a schedule, over a restart of the master.
 
-use std::{collections::BTreeSet, path::PathBuf, process::Output};
+use std::{collections::BTreeSet, path::PathBuf};
 
 use serde_json::{Value, json};
-use waggle_tests_privileged::{LIMIT, can_run, shared, waggle};
+use waggle_tests_privileged::{
+    LIMIT, can_run,
+    cli::{fails, says},
+    shared,
+};
 use waggle_tests_support::{
     cluster::{port, wait_ready},
     scenario::World,
     wait_until,
 };
-
-fn waggle_says(world: &World, args: &[&str]) -> Output {
-    let mut command = world.cluster.command("n1", waggle().unwrap()).unwrap();
-    command.args(args).output().unwrap()
-}
-
-/// Standard output of a command that succeeds.
-fn says(world: &World, args: &[&str]) -> String {
-    let out = waggle_says(world, args);
-    let err = String::from_utf8_lossy(&out.stderr).into_owned();
-    assert!(out.status.success(), "{args:?}: {err}");
-    String::from_utf8(out.stdout).unwrap()
-}
-
-/// What a command that fails says.
-fn fails(world: &World, args: &[&str], code: i32) -> String {
-    let out = waggle_says(world, args);
-    let err = String::from_utf8_lossy(&out.stderr).into_owned();
-    assert_eq!(out.status.code(), Some(code), "{args:?}: {err}");
-    err
-}
 
 fn get(world: &World, path: &str) -> Value {
     let leader = world.cluster.leader(port::MARATHON);

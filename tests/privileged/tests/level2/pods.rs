@@ -1,35 +1,15 @@
 //! Pods as people use them: containers that share network and files, one VIP, replaced whole, and a node whose agent
 //! starts anew.
 
-use std::{path::PathBuf, process::Output};
+use std::path::PathBuf;
 
 use serde_json::{Value, json};
-use waggle_tests_privileged::{LIMIT, can_run, shared, waggle};
-use waggle_tests_support::{cluster::port, scenario::World, wait_until};
-
-fn waggle_says(world: &World, args: &[&str]) -> Output {
-    let mut command = world.cluster.command("n1", waggle().unwrap()).unwrap();
-    command
-        .args(args)
-        .env(
-            "WAGGLE_MASTER",
-            format!("http://{}", world.cluster.leader(port::MESOS)),
-        )
-        .env(
-            "WAGGLE_MARATHON",
-            format!("http://{}", world.cluster.leader(port::MARATHON)),
-        )
-        .output()
-        .unwrap()
-}
-
-/// Standard output of a command that succeeds.
-fn says(world: &World, args: &[&str]) -> String {
-    let out = waggle_says(world, args);
-    let err = String::from_utf8_lossy(&out.stderr).into_owned();
-    assert!(out.status.success(), "{args:?}: {err}");
-    String::from_utf8(out.stdout).unwrap()
-}
+use waggle_tests_privileged::{
+    LIMIT, can_run,
+    cli::{fails, output, says, shows},
+    shared,
+};
+use waggle_tests_support::{scenario::World, wait_until};
 
 fn status(world: &World, id: &str) -> Value {
     serde_json::from_str(&says(world, &["pod", "status", id, "--json"])).unwrap()
@@ -178,8 +158,7 @@ fn life_of(world: &World, id: &str, networks: &Value, endpoint: &Value) {
         now.len() == 2 && !now.contains(&killed)
     });
     says(world, &["pod", "remove", id, "--wait"]);
-    let gone = waggle_says(world, &["pod", "status", id]);
-    assert_eq!(gone.status.code(), Some(1));
+    fails(world, &["pod", "status", id], 1);
     assert!(ask(world, "n1", vip, "hello").is_none());
 }
 
@@ -233,7 +212,7 @@ fn pods_outlive_their_agent() {
         world.cluster.start_node(position).unwrap();
         let node = format!("n{}", position + 1);
         wait_until(LIMIT, "the node is back", || {
-            let nodes = waggle_says(world, &["node", "list", "--json"]);
+            let nodes = output(world, &["node", "list", "--json"]).unwrap();
             let listed = String::from_utf8_lossy(&nodes.stdout).into_owned();
             let nodes: Value = serde_json::from_str(&listed).unwrap_or_default();
             let back = |n: &Value| n["hostname"] == node.as_str() && n["connected"] == true;
@@ -250,4 +229,74 @@ fn pods_outlive_their_agent() {
     }
     assert!(ask(world, "n3", "pod-stays", "hello").is_some());
     says(world, &["pod", "remove", id, "--wait"]);
+}
+
+/// The nodes that instances are on.
+fn hosts(status: &Value) -> Vec<String> {
+    let all = status["instances"].as_array().into_iter().flatten();
+    all.map(|i| i["agentHostname"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+#[test]
+fn a_pod_with_a_volume_comes_back_to_it() {
+    if !can_run() {
+        return;
+    }
+    let mut shared = shared().unwrap();
+    let world = shared.world().unwrap();
+    let id = "/pod-keeps";
+    let endpoint = json!({"name": "http", "containerPort": 8000, "hostPort": 0,
+        "labels": {"VIP_0": "/pod-keeps:80"}});
+    let mut pod = definition(id, &json!([{"mode": "container/bridge"}]), &endpoint);
+    pod["volumes"] = json!([{"name": "spool", "persistent": {"size": 16, "type": "root"}}]);
+    pod["containers"][1]["exec"]["command"]["shell"] =
+        json!("echo began >> out/log; until test -e out/die; do sleep 0.1; done");
+    says(world, &["pod", "add", &File::new(&pod).path(), "--wait"]);
+    let began = |n: usize| {
+        wait_until(LIMIT, "all that was written is there", || {
+            let log = ask(world, "n3", "pod-keeps", "log")?;
+            (log.lines().count() == n).then_some(())
+        })
+        .unwrap();
+    };
+    let first = wait_for(world, "the pod is stable", id, |s| stable(s).len() == 1);
+    let volume = &first["instances"][0]["localVolumes"][0];
+    assert_eq!(volume["containerPath"], "spool", "{first}");
+    began(1);
+
+    // Killed, and changed: the same instance, where it was, with what both containers have.
+    let instance = stable(&first).remove(0);
+    says(world, &["pod", "kill", id, &instance]);
+    began(2);
+    pod["containers"][1]["environment"]["GENERATION"] = json!("2");
+    says(world, &["pod", "update", &File::new(&pod).path(), "--wait"]);
+    began(3);
+    let back = wait_for(world, "the pod is stable", id, |s| stable(s).len() == 1);
+    assert_eq!(
+        (stable(&back), hosts(&back)),
+        (stable(&first), hosts(&first))
+    );
+    let home = shows(world, &["explain", "pod", id])["homes"][0].take();
+    assert_eq!(home["instance"], instance.as_str(), "{home}");
+    assert_eq!(home["in_use"], true, "{home}");
+
+    // What it has can't change, and goes when that is asked for.
+    pod["volumes"][0]["persistent"]["size"] = json!(32);
+    let refused = fails(world, &["pod", "update", &File::new(&pod).path()], 2);
+    assert!(refused.contains("volumes"), "{refused}");
+    says(world, &["pod", "kill", id, &instance, "--wipe"]);
+    began(1);
+    let anew = wait_for(world, "another instance is stable", id, |s| {
+        stable(s).len() == 1 && stable(s) != stable(&first)
+    });
+    let volumes = || says(world, &["volume", "list"]);
+    let instance = stable(&anew).remove(0);
+    let uuid = instance.rsplit_once(".instance-").unwrap().1;
+    assert!(volumes().contains(uuid), "{}", volumes());
+    says(world, &["pod", "remove", id, "--wait"]);
+    wait_until(LIMIT, "its volume is given back", || {
+        (!volumes().contains("pod-keeps")).then_some(())
+    })
+    .unwrap();
 }

@@ -4,7 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::process::{Command, Output, Stdio};
 
 use nix::sys::signal::Signal;
-use waggle_tests_privileged::{LIMIT, can_run, shared, waggle};
+use waggle_tests_privileged::{LIMIT, can_run, cli, shared};
 use waggle_tests_support::cluster::NodeInfo;
 use waggle_tests_support::scenario::{Task, World, remove};
 use waggle_tests_support::{process, wait_until};
@@ -25,8 +25,8 @@ fn talker(world: &World) -> (Task, NodeInfo) {
 }
 
 fn cli(world: &World, args: &[&str]) -> Command {
-    let mut command = world.cluster.command("n1", waggle().unwrap()).unwrap();
-    command.args(args).stdin(Stdio::null());
+    let mut command = cli::command(world, args).unwrap();
+    command.stdin(Stdio::null());
     command
 }
 

@@ -1,14 +1,14 @@
 //! `waggle app canary` under traffic: the new version's part of the connections is near its weight, and none fails.
 
 use anyhow::{Context as _, ensure};
-use waggle_tests_privileged::{LIMIT, can_run, healthy, probe, shared};
+use waggle_tests_privileged::{LIMIT, can_run, cli, healthy, probe, shared};
 use waggle_tests_support::{
     scenario::{Attempt, Probe, World, deploy, remove},
     wait_until,
 };
 
 use crate::{
-    answers_everywhere, cli_says,
+    answers_everywhere,
     nginx::{Web, app},
 };
 
@@ -54,7 +54,7 @@ fn sing(world: &World) -> anyhow::Result<()> {
     answers_everywhere(world, name)?;
     let seen = Probe::start(&world.cluster, &probe()?, "n3", name, 2000, 300)?;
     let canary = ["app", "canary"];
-    let run = |args: &[&str]| cli_says(world, &[canary.as_slice(), args].concat());
+    let run = |args: &[&str]| cli::run(world, &[canary.as_slice(), args].concat());
     let shown = run(&["start", "/sung", &file, "--weight", "20"])?;
     ensure!(shown.contains("20.0%"), "{shown}");
     near(part(&seen)?, 20.0)?;

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context as _, ensure};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use waggle_tests_privileged::{LIMIT, can_run, shared};
+use waggle_tests_privileged::{LIMIT, can_run, cli, shared};
 use waggle_tests_support::{
     cgroup,
     cluster::{Cluster, wait_ready},
@@ -14,7 +14,7 @@ use waggle_tests_support::{
     wait_until,
 };
 
-use crate::{call, cli, cli_says, says};
+use crate::{call, says};
 
 const BIN: &str = "/usr/lib/postgresql/15/bin";
 const NAME: &str = "ledger.marathon.l4lb.thisdcos.directory";
@@ -152,7 +152,7 @@ fn backed_up(world: &World, dir: &Path) -> anyhow::Result<()> {
     });
     let file = dir.join("job.json");
     std::fs::write(&file, job.to_string())?;
-    cli_says(world, &["job", "add", &file.to_string_lossy()])?;
+    cli::run(world, &["job", "add", &file.to_string_lossy()])?;
     let shown = call(
         world,
         "GET",
@@ -162,13 +162,7 @@ fn backed_up(world: &World, dir: &Path) -> anyhow::Result<()> {
     let next = shown["schedules"][0]["nextRunAt"].as_str();
     ensure!(next.is_some(), "it has a night to run in: {shown}");
     let run = ["job", "run", "ledger.backup", "--wait", "--timeout", "1m"];
-    let out = cli(world, &run)?;
-    ensure!(
-        out.status.success(),
-        "{}{}",
-        String::from_utf8_lossy(&out.stdout),
-        String::from_utf8_lossy(&out.stderr)
-    );
+    cli::run(world, &run)?;
     psql(cluster, "drop table bees")?;
     let file = dir.join("ledger.dump");
     let at = ["-h", NAME, "-p", PORT, "-U", "ann", "-d", "postgres", "-e"];
@@ -176,7 +170,7 @@ fn backed_up(world: &World, dir: &Path) -> anyhow::Result<()> {
     let restore = format!("{BIN}/pg_restore");
     says(cluster, "n3", &restore, &[at.as_slice(), &[&file]].concat())?;
     holds(cluster, 3)?;
-    cli_says(world, &["job", "remove", "ledger.backup"])?;
+    cli::run(world, &["job", "remove", "ledger.backup"])?;
     Ok(())
 }
 

@@ -13,11 +13,9 @@ mod group;
 mod nginx;
 mod rolling;
 
-use std::process::Output;
-
 use anyhow::ensure;
 use serde_json::Value;
-use waggle_tests_privileged::{LIMIT, waggle};
+use waggle_tests_privileged::LIMIT;
 use waggle_tests_support::{
     cluster::{Cluster, port},
     scenario::World,
@@ -59,17 +57,4 @@ fn answers_everywhere(world: &World, name: &str) -> anyhow::Result<()> {
         })?;
     }
     Ok(())
-}
-
-/// The command line's answer, on the first node.
-fn cli(world: &World, args: &[&str]) -> anyhow::Result<Output> {
-    let mut command = world.cluster.command("n1", waggle()?)?;
-    Ok(command.args(args).output()?)
-}
-
-/// The same of a command that succeeds.
-fn cli_says(world: &World, args: &[&str]) -> anyhow::Result<String> {
-    let program = waggle()?;
-    let program = program.to_string_lossy().into_owned();
-    says(&world.cluster, "n1", &program, args)
 }

@@ -82,12 +82,13 @@ fn pod(
     if secrets.is_some_and(|s| s.entries().next().is_some()) {
         errs.add("secrets", "no node resolves secrets yet");
     }
-    let app = app_of_pod(&obj, readable, errs);
-    let outer = read(app, version.0, errs, |e| {
-        FieldError::new(pod_field(&e.field), e.rule)
-    });
-    let env = obj.string_map("environment", errs).unwrap_or_default();
     let volumes = volumes(&obj, errs);
+    let app = app_of_pod(&obj, readable, &volumes, errs);
+    let outer = read(app, version.0, errs, |e| {
+        FieldError::new(pod_field(&e.field, &volumes), e.rule)
+    });
+    let volumes: Vec<PodVolume> = volumes.into_iter().map(|v| v.volume).collect();
+    let env = obj.string_map("environment", errs).unwrap_or_default();
     let none = NetworkMode::default();
     let network = outer.as_ref().map_or(&none, |s| &s.container.network);
     let empty = Map::new();
@@ -271,6 +272,9 @@ fn container(
             command,
             ports,
             roles: outer.map(|o| o.roles.clone()).unwrap_or_default(),
+            // Volumes are the pod's, and so is where it is at home.
+            residency: outer.and_then(|o| o.residency),
+            volumes: Vec::new(),
             placement: Placement::default(),
             version: ServiceVersion::default(),
             ..run
@@ -281,7 +285,16 @@ fn container(
     })
 }
 
-fn volumes(obj: &Obj<'_>, errs: &mut Errors) -> Vec<PodVolume> {
+/// A volume as it is given.
+pub(super) struct Given<'a> {
+    pub volume: PodVolume,
+    /// Its position in the definition.
+    pub at: usize,
+    /// What is said of it if it is persistent.
+    pub persistent: Option<&'a Value>,
+}
+
+fn volumes<'a>(obj: &Obj<'a>, errs: &mut Errors) -> Vec<Given<'a>> {
     let items = obj.list("volumes", errs).unwrap_or_default();
     if items.len() > MAX_VOLUMES {
         let rule = format!("must be at most {MAX_VOLUMES}, is {}", items.len());
@@ -295,9 +308,9 @@ fn volumes(obj: &Obj<'_>, errs: &mut Errors) -> Vec<PodVolume> {
         };
         v.only(&["name", "host", "persistent", "secret"], errs);
         v.required("name", errs);
-        if v.get("persistent").is_some() {
-            let rule = "persistent volumes are not supported in pods yet";
-            errs.add(v.path("persistent"), rule);
+        let persistent = v.get("persistent");
+        if persistent.is_some() && v.get("host").is_some() {
+            errs.add(v.path("host"), "must not be set together with persistent");
         }
         if v.get("secret").is_some() {
             errs.add(v.path("secret"), "no node resolves secrets yet");
@@ -312,7 +325,15 @@ fn volumes(obj: &Obj<'_>, errs: &mut Errors) -> Vec<PodVolume> {
         if let Some(Err(rule)) = host.as_deref().map(host_path) {
             errs.add(v.path("host"), rule);
         }
-        out.push(PodVolume { name, host });
+        out.push(Given {
+            volume: PodVolume {
+                name,
+                host,
+                persistent: persistent.is_some(),
+            },
+            at: i,
+            persistent,
+        });
     }
     out
 }

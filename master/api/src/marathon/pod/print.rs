@@ -6,7 +6,10 @@ use waggle_types::{
     Protocol, Resources, ScalarKind, ServiceSpec,
 };
 
-use super::super::definition::{AppDefinition, Number};
+use super::super::{
+    container_json::VolumeJson,
+    definition::{AppDefinition, Number},
+};
 
 /// The definition of a pod; what is empty is left out, as in Marathon. `None` for a service that is not one.
 pub fn pod_json(spec: &ServiceSpec) -> Option<Value> {
@@ -52,7 +55,9 @@ pub fn pod_json(spec: &ServiceSpec) -> Option<Value> {
     set("environment", !spec.env.is_empty(), json!(spec.env));
     set("user", spec.user.is_some(), json!(spec.user));
     set("role", app.role.is_some(), json!(app.role));
-    let volumes: Vec<Value> = pod.volumes.iter().map(volume).collect();
+    let of_app = app.container.as_ref().map_or(&[][..], |c| &c.volumes);
+    let volumes = pod.volumes.iter().map(|v| volume(v, of_app));
+    let volumes: Vec<Value> = volumes.collect();
     set("volumes", !volumes.is_empty(), json!(volumes));
     let executor = json!({
         "cpus": scalar(&pod.executor, ScalarKind::Cpus),
@@ -75,11 +80,17 @@ fn constraint(c: &[String]) -> Value {
     out
 }
 
-fn volume(v: &PodVolume) -> Value {
-    match &v.host {
-        Some(host) => json!({ "name": v.name, "host": host }),
-        None => json!({ "name": v.name }),
+/// One of the pod's; of those that are persistent the rest is said in the words of an app.
+fn volume(v: &PodVolume, of_app: &[VolumeJson]) -> Value {
+    let mut out = json!({ "name": v.name });
+    if let Some(host) = &v.host {
+        out["host"] = json!(host);
     }
+    let same = |a: &&VolumeJson| v.persistent && a.container_path == v.name;
+    if let Some(persistent) = of_app.iter().find(same).and_then(|a| a.persistent.as_ref()) {
+        out["persistent"] = json!(persistent);
+    }
+    out
 }
 
 fn container(c: &PodContainer) -> Value {

@@ -7,8 +7,8 @@ use super::{
         parse::{MAX_INSTANCES, MAX_SCALAR},
         schema::{
             Keys, about, boolean, bounded, constraint, fetch, filled, integer, intervals,
-            linux_info, list, map, nullable, number, object, pattern, required, seconds, strict,
-            text, text_only, words,
+            linux_info, list, map, nullable, number, object, pattern, persistent, required,
+            seconds, strict, text, text_only, words,
         },
     },
     parse::MAX_CONTAINERS,
@@ -50,6 +50,13 @@ fn top() -> Keys {
             about(
                 text(),
                 "A path of the host; without it the volume goes with its instance",
+            ),
+        ),
+        (
+            "persistent",
+            about(
+                nullable(persistent()),
+                "Kept on its node over restarts of its instance, which comes back to it",
             ),
         ),
     ]);

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use waggle_types::{Resources, ScalarKind};
 
-use super::super::definition::Number;
+use super::super::{definition::Number, types::LocalVolume};
 
 /// How a pod is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,7 +74,7 @@ pub struct PodInstanceStatus {
     pub networks: Vec<NetworkStatus>,
     pub containers: Vec<ContainerStatus>,
     pub spec_reference: String,
-    pub local_volumes: Vec<Value>,
+    pub local_volumes: Vec<LocalVolume>,
     pub last_updated: String,
     pub last_changed: String,
     pub role: String,

@@ -7,6 +7,7 @@
 //! | `scheduling.upgrade` | `upgradeStrategy` |
 //! | `scheduling.placement.{constraints,acceptedResourceRoles}` | `constraints`, `acceptedResourceRoles` |
 //! | `scheduling.{killSelection,unreachableStrategy}`, `labels`, `networks`, `role`, `user` | the same |
+//! | `volumes` that are `persistent` | `container.volumes`, their names for paths |
 //!
 //! | a container's | an app's |
 //! |---|---|
@@ -21,7 +22,7 @@
 use serde_json::{Map, Value, json};
 use waggle_types::{FieldError, NetworkMode, PodVolume};
 
-use super::super::container_json::NetworkJson;
+use super::{super::container_json::NetworkJson, parse::Given};
 use crate::read::{Errors, Obj};
 
 /// Keys of `scheduling` that are an app's own, in one part of it each.
@@ -40,7 +41,12 @@ const SCHEDULING: [(&str, &str, &str); 7] = [
 ];
 
 /// What is said for all instances, as an app that runs something.
-pub(super) fn app_of_pod(pod: &Obj<'_>, id: &str, errs: &mut Errors) -> Map<String, Value> {
+pub(super) fn app_of_pod(
+    pod: &Obj<'_>,
+    id: &str,
+    volumes: &[Given<'_>],
+    errs: &mut Errors,
+) -> Map<String, Value> {
     let mut app = Map::from_iter([
         ("id".to_owned(), json!(id)),
         // Never run: a pod runs its containers.
@@ -54,6 +60,18 @@ pub(super) fn app_of_pod(pod: &Obj<'_>, id: &str, errs: &mut Errors) -> Map<Stri
     };
     for key in ["labels", "networks", "role", "user"] {
         copy(pod, key, key, &mut app);
+    }
+    let persistent = persistent(volumes).map(|v| {
+        json!({
+            "containerPath": v.volume.name,
+            "mode": "RW",
+            "persistent": v.persistent,
+        })
+    });
+    let persistent: Vec<Value> = persistent.collect();
+    if !persistent.is_empty() {
+        let container = json!({ "type": "MESOS", "volumes": persistent });
+        app.insert("container".to_owned(), container);
     }
     if let Some(s) = pod.object("scaling", errs) {
         s.only(&["kind", "instances", "maxInstances"], errs);
@@ -121,8 +139,22 @@ fn constraints(placement: &Obj<'_>, errs: &mut Errors) -> Vec<Value> {
     each.collect()
 }
 
+/// Those of a pod's volumes that are persistent.
+fn persistent<'a, 'b>(volumes: &'b [Given<'a>]) -> impl Iterator<Item = &'b Given<'a>> {
+    volumes.iter().filter(|v| v.persistent.is_some())
+}
+
 /// The field of a pod that a field of its app stands for.
-pub(super) fn pod_field(field: &str) -> String {
+pub(super) fn pod_field(field: &str, volumes: &[Given<'_>]) -> String {
+    if let Some(rest) = field.strip_prefix("container.volumes[") {
+        let named = || {
+            let (at, rest) = rest.split_once(']')?;
+            let at = persistent(volumes).nth(at.parse().ok()?)?.at;
+            let rest = rest.replace(".containerPath", ".name");
+            Some(format!("volumes[{at}]{rest}"))
+        };
+        return named().unwrap_or_else(|| "volumes".to_owned());
+    }
     if let Some(rest) = field.strip_prefix("constraints") {
         let words = [
             ("[0]", ".fieldName"),
@@ -379,12 +411,17 @@ fn mounts(c: &Obj<'_>, volumes: &[PodVolume], errs: &mut Errors) -> Vec<Value> {
             let rule = format!("must be one of the pod's volumes, is {name:?}");
             errs.add(m.path("name"), rule);
         }
-        let source = volume.and_then(|v| v.host.clone()).unwrap_or(name);
-        out.push(json!({
+        let mut as_app = json!({
             "containerPath": m.get("mountPath"),
-            "hostPath": source,
             "mode": if read_only { "RO" } else { "RW" },
-        }));
+        });
+        if volume.is_some_and(|v| v.persistent) {
+            // What it is was judged where the pod says it.
+            as_app["persistent"] = json!({ "size": 1 });
+        } else {
+            as_app["hostPath"] = json!(volume.and_then(|v| v.host.clone()).unwrap_or(name));
+        }
+        out.push(as_app);
     }
     out
 }

@@ -128,11 +128,11 @@ fn what_is_wrong_is_named_by_field() {
         ),
         (
             json!({"upgradeStrategy": {"maximumOverCapacity": 1}}),
-            "upgradeStrategy.maximumOverCapacity: must be 0 for apps with persistent volumes",
+            "upgradeStrategy.maximumOverCapacity: must be 0 where there are persistent volumes",
         ),
         (
             json!({"unreachableStrategy": {"inactiveAfterSeconds": 1}}),
-            "unreachableStrategy: must be \"disabled\" for apps with persistent volumes, see residency",
+            "unreachableStrategy: must be \"disabled\" where there are persistent volumes: instances wait for theirs",
         ),
         (
             json!({"labels": {"WAGGLE_PLACE": "tight"}}),

@@ -210,6 +210,65 @@ fn the_documentations_pods_are_read() {
     }
 }
 
+#[test]
+fn a_pod_with_volumes_is_resident() {
+    let pod = json!({
+        "id": "/shop/db",
+        "volumes": [
+            {"name": "spool"},
+            {"name": "data", "persistent": {"size": 100, "type": "root"}},
+            {"name": "wal", "persistent": {"size": 10, "type": "path", "profileName": "fast"}},
+        ],
+        "containers": [
+            {
+                "name": "db", "exec": {"command": {"shell": "serve"}}, "resources": {"cpus": 1, "mem": 64},
+                "volumeMounts": [
+                    {"name": "data", "mountPath": "pg"}, {"name": "spool", "mountPath": "tmp"},
+                    {"name": "wal", "mountPath": "pg-wal", "readOnly": true},
+                ],
+            },
+            {"name": "side", "exec": {"command": {"shell": "watch"}}, "resources": {"cpus": 0.1, "mem": 32}},
+        ],
+    });
+    let spec = read(&pod).unwrap();
+    assert_eq!(spec.residency, Some(waggle_types::Residency::default()));
+    assert_eq!(
+        spec.unreachable,
+        waggle_types::UnreachableStrategy::Disabled
+    );
+    assert_eq!(spec.upgrade.maximum_over_capacity_milli, 0);
+    let names: Vec<&str> = spec.volumes.iter().map(|v| v.target.as_str()).collect();
+    assert_eq!(names, ["data", "wal"]);
+    assert_eq!(spec.volumes[1].disk.as_deref(), Some("fast"));
+    assert_eq!(
+        spec.with_volumes().to_string(),
+        "cpus:1.1; mem:96; disk:100; disk.fast:10"
+    );
+    let of = spec.pod.as_deref().unwrap();
+    for c in &of.containers {
+        assert_eq!((c.run.role(), c.run.volumes.len()), (spec.role(), 0));
+    }
+    // What is shared and goes is mounted as ever, what stays when it is known what it is called.
+    let mounts = &of.containers[0].run.container.mounts;
+    assert_eq!(mounts.len(), 1, "{mounts:?}");
+    assert_eq!(of.containers[0].mounts.len(), 3);
+    let printed = pod_json(&spec).unwrap();
+    assert_eq!(printed["volumes"], pod["volumes"]);
+    assert!(fits(&pod_schema(), &pod) && fits(&pod_schema(), &printed));
+    assert_eq!(spec_from_json(&spec_to_json(&spec)).unwrap(), spec);
+    let mut bad = pod.clone();
+    bad["containers"][0]["volumeMounts"][0]["mountPath"] = json!("/abs");
+    bad["volumes"][1]["persistent"] = json!({"type": "root"});
+    let err = read(&bad).unwrap_err();
+    let paths: Vec<&str> = err.details.iter().map(|d| d.path.as_str()).collect();
+    for path in [
+        "/volumes(1)/persistent/size",
+        "/containers(0)/volumeMounts(0)/mountPath",
+    ] {
+        assert!(paths.contains(&path), "{path}: {paths:?}");
+    }
+}
+
 fn with(path: &str, value: Value) -> Value {
     let mut out = whole();
     let at = path.rsplit_once('/').unwrap();
@@ -284,9 +343,21 @@ fn what_is_wrong_is_named_in_the_words_of_pods() {
         ),
         (
             "/volumes",
-            json!([{"name": "db", "persistent": {"size": 1}}]),
-            "/volumes(0)/persistent",
-            "not supported in pods yet",
+            json!([{"name": "etc", "host": "/etc"}, {"name": "spool", "persistent": {"size": 0}}]),
+            "/volumes(1)/persistent/size",
+            "must be between 1 and",
+        ),
+        (
+            "/volumes/0/persistent",
+            json!({"size": 1}),
+            "/volumes(0)/host",
+            "must not be set together with persistent",
+        ),
+        (
+            "/volumes",
+            json!([{"name": "etc", "persistent": {"size": 1}}, {"name": "spool"}]),
+            "/scheduling/unreachableStrategy",
+            "must be \"disabled\" where there are persistent volumes",
         ),
         (
             "/executorResources/cpus",

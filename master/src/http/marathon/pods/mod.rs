@@ -184,7 +184,8 @@ fn versions(api: &Api, id: &ServiceId, version: Option<&str>) -> Result<Response
     }
 }
 
-/// Ends instances, which are replaced: the one of the path, or those of the body. Answers with what they were.
+/// Ends instances, which are replaced: the one of the path, or those of the body. Answers with what they were. Of those of
+/// a body that are not there the others know nothing, as in Marathon, unless the request is `strict`: then all end, or none.
 async fn kill(
     api: &Api,
     call: &Call,
@@ -204,7 +205,9 @@ async fn kill(
         .filter(|i| wanted.contains(i.task_id.as_str()))
         .collect();
     let ids: Vec<TaskId> = found.iter().map(|i| i.task_id.clone()).collect();
-    if let (Some(one), true) = (instance, ids.is_empty()) {
+    let strict = instance.is_some() || call.query.flag("strict", false)?;
+    let missing = |one: &&String| !ids.iter().any(|i| i.as_str() == one.as_str());
+    if let Some(one) = wanted.iter().find(missing).filter(|_| strict) {
         let message = format!("Pod '{id}' has no instance '{one}'");
         return Err(Fail::not_found(message));
     }

@@ -5,7 +5,7 @@ use std::{cmp::Reverse, collections::BTreeMap};
 use waggle_api::marathon::{
     Condition, ContainerEnd, ContainerEndpoint, ContainerStatus, EndedContainer, EndedInstance,
     NetworkStatus, PodInstanceState, PodInstanceStatus, PodState, PodStatus, ResourcesJson,
-    pod_json,
+    local_volumes, pod_json,
 };
 use waggle_types::{
     CheckPurpose, HealthCheck, HealthProbe, HealthState, NetworkMode, PodSpec, Resources,
@@ -118,7 +118,7 @@ fn instance(
         }],
         containers,
         spec_reference: format!("/v2/pods{}::versions/{}", s.spec.id, i.version),
-        local_volumes: Vec::new(),
+        local_volumes: local_volumes(&s.spec, &i.task_id),
         last_updated: time(view.at),
         last_changed: changed,
         role: s.spec.role().to_owned(),
