@@ -16,7 +16,7 @@ use waggle_overlay_plan::zone::{HealthPolicy, Scope};
 use waggle_types::{Custom, Domain, Milli, PortSet, Resources};
 
 use crate::{
-    fetch::FetchSettings, flow_log::FlowLogConfig, networks::NetworkSettings,
+    fetch::FetchSettings, flow_log::FlowLogConfig, logs::LogSettings, networks::NetworkSettings,
     storage::StorageSettings,
 };
 
@@ -96,6 +96,8 @@ pub struct AgentConfig {
     pub images: ImageSettings,
     /// Which connections are remembered.
     pub flows: FlowLogConfig,
+    /// What becomes of tasks' output.
+    pub logs: LogSettings,
 }
 
 impl AgentConfig {
@@ -136,6 +138,7 @@ impl AgentConfig {
             max_concurrent_checks: 256,
             images: ImageSettings::default(),
             flows: FlowLogConfig::default(),
+            logs: LogSettings::default(),
         }
     }
 }

@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    io::{Read, Seek, SeekFrom},
     net::{Ipv4Addr, Ipv6Addr},
     path::PathBuf,
     sync::Arc,
@@ -32,9 +31,10 @@ use crate::{
     clock,
     exec::Sessions,
     executors::{self, Door},
-    files::{Files, beneath::Root, find_task, problem},
+    files::{Files, find_task, problem},
     flow_log::{self, FlowLog},
     images,
+    logs::{Logs, OutputDir, Reader, Step},
     nested::{self, Containers},
     networks::Own,
     operator::{Meter, Operator, Sources},
@@ -287,6 +287,12 @@ pub async fn serve_api(listener: TcpListener, view: View, shown: Shown) {
     let stop = CancellationToken::new();
     let _end = stop.clone().drop_guard();
     let files = Files::new(&config.work_dir, view.clone(), telemetry.clone());
+    let logs = Logs::new(
+        &config.work_dir,
+        &config.hostname,
+        view.clone(),
+        telemetry.clone(),
+    );
     let verbosity = telemetry.verbosity().clone();
     let destinations = destinations(telemetry.clone());
     let sessions = Sessions::new(&config, view.clone(), telemetry.clone(), stop.clone());
@@ -318,6 +324,7 @@ pub async fn serve_api(listener: TcpListener, view: View, shown: Shown) {
         .merge(destinations)
         .merge(operator.router())
         .merge(files.router())
+        .merge(logs.router())
         .merge(sessions.router())
         .merge(executors::routes(executors))
         .merge(overlay_api::routes(overlay))
@@ -393,7 +400,8 @@ struct Part {
     tail: Option<u64>,
 }
 
-/// Output as text. Offsets count in what is retained (both segments); `x-waggle-next-offset` is where to go on.
+/// Output as text. Offsets count the bytes of the stream; what is there no more is left out, and `x-waggle-next-offset` is
+/// where to go on.
 async fn log(
     State(view): State<View>,
     UrlPath((id, stream)): UrlPath<(String, String)>,
@@ -410,7 +418,7 @@ async fn log(
     let work_dir = view.borrow().work_dir.clone();
     let read = tokio::task::spawn_blocking(move || {
         let dir = find_task(&work_dir, &view, &id).map_err(|_| std::io::ErrorKind::NotFound)?;
-        read_log(&Root::open(&dir.sandbox())?, &stream, &part)
+        read_log(OutputDir::new(&dir.sandbox(), dir.path(), &stream), &part)
     });
     let read = read.await;
     match read {
@@ -430,44 +438,33 @@ async fn log(
     }
 }
 
-/// Both segments belong to the task, which may have put anything in their place.
-fn read_log(sandbox: &Root, stream: &str, part: &Part) -> std::io::Result<(Vec<u8>, u64)> {
-    let mut files = Vec::new();
-    // The older segment may be missing, the current one may not.
-    let open = |name: &str| sandbox.find(name)?.open();
-    if let Ok(old) = open(&format!("{stream}.1")) {
-        files.push(old);
+fn read_log(dir: OutputDir, part: &Part) -> std::io::Result<(Vec<u8>, u64)> {
+    let mut reader = Reader::new(dir, 0, None);
+    if reader.index().is_none() {
+        return Err(std::io::ErrorKind::NotFound.into());
     }
-    files.push(open(stream)?);
-    let lengths: Vec<u64> = files
-        .iter()
-        .map(|f| f.metadata().map(|m| m.len()))
-        .collect::<Result<_, _>>()?;
-    let total: u64 = lengths.iter().sum();
+    let (first, end) = reader.bounds();
     let length = part.length.unwrap_or(MAX_LENGTH).min(MAX_LENGTH);
     let offset = match (part.offset, part.tail) {
-        (Some(offset), _) => offset.min(total),
-        (None, Some(_)) => total.saturating_sub(length),
-        (None, None) => 0,
+        (Some(offset), _) => offset.clamp(first, end),
+        (None, Some(_)) => end.saturating_sub(length).max(first),
+        (None, None) => first,
     };
-    let mut bytes = Vec::new();
-    let mut begin = 0;
-    for (file, len) in files.iter_mut().zip(&lengths) {
-        let from = offset.max(begin);
-        let left = length - bytes.len() as u64;
-        if from < begin + len && left > 0 {
-            file.seek(SeekFrom::Start(from - begin))?;
-            file.by_ref()
-                .take(left.min(begin + len - from))
-                .read_to_end(&mut bytes)?;
+    reader.seek(offset);
+    let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
+    let mut n = 0;
+    while n < bytes.len() {
+        match reader.step(&mut bytes[n..])? {
+            Step::Bytes(more) => n += more,
+            Step::Gap(_) => {}
+            Step::End => break,
         }
-        begin += len;
     }
-    let next = offset + bytes.len() as u64;
+    bytes.truncate(n);
     if let (None, Some(lines)) = (part.offset, part.tail) {
         keep_last_lines(&mut bytes, lines);
     }
-    Ok((bytes, next))
+    Ok((bytes, reader.at()))
 }
 
 fn keep_last_lines(bytes: &mut Vec<u8>, lines: u64) {
@@ -491,14 +488,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn logs_are_read_over_both_segments() {
+    fn logs_are_read_over_all_segments() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("stdout");
         std::fs::write(dir.path().join("stdout.1"), "one\ntwo\n").unwrap();
-        let sandbox = Root::open(dir.path()).unwrap();
-        std::fs::write(&path, "three\nfour\n").unwrap();
+        std::fs::write(dir.path().join("stdout"), "three\nfour\n").unwrap();
+        let place = |name| OutputDir::new(dir.path(), dir.path(), name);
         let read = |part: Part| {
-            let (bytes, next) = read_log(&sandbox, "stdout", &part).unwrap();
+            let (bytes, next) = read_log(place("stdout"), &part).unwrap();
             (String::from_utf8(bytes).unwrap(), next)
         };
         let part = Part::default;
@@ -522,6 +518,7 @@ mod tests {
             ..part()
         };
         assert_eq!(read(beyond), (String::new(), 19));
+        assert!(read_log(place("stderr"), &part()).is_err());
     }
 
     #[test]

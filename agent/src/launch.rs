@@ -14,13 +14,14 @@ use tokio::io::AsyncReadExt;
 use tokio_util::sync::CancellationToken;
 use waggle_lifecycle::Exit;
 use waggle_telemetry::{SpanKind, Telemetry};
+use waggle_telemetry_pipeline::LogDefaults;
 use waggle_types::{TaskSpec, TraceContext};
 
 use crate::{
     ShimCommand,
     cgroup::{self, Limits, NodeLimits, TaskCgroup},
     checkpoint::TaskDir,
-    clock, crash,
+    clock, crash, logs,
     net::chain,
     parts::{Parts, Prepared},
     runtime::{Contained, NodeFacts, Runtime},
@@ -52,6 +53,8 @@ pub struct Launch {
     pub cgroup: TaskCgroup,
     /// What the node decides about what it may use.
     pub limits: NodeLimits,
+    /// What is kept of tasks' output here.
+    pub logs: LogDefaults,
     /// What it is put together from.
     pub parts: Arc<Parts>,
     /// What it learns about the node.
@@ -168,6 +171,7 @@ impl Launch {
             cgroup: &self.cgroup,
             node: &self.node,
             prepared,
+            logs: logs::limits(&logs::rules(self.logs, &self.spec)),
             trace: self.trace,
         };
         let runtime = self

@@ -44,6 +44,7 @@ mod http;
 pub mod images;
 mod kept;
 mod launch;
+mod logs;
 mod meter;
 mod nested;
 mod net;
@@ -65,7 +66,6 @@ mod shim;
 mod statsd;
 mod storage;
 mod sys;
-mod tail;
 mod tasks;
 mod tidy;
 mod unpack;
@@ -80,6 +80,7 @@ pub use crate::{
     error::AgentError,
     exec::exec_shim_main,
     fetch::FetchSettings,
+    logs::{JournalSettings, LogSettings},
     run::run,
     shim::shim_main,
     storage::{

@@ -20,6 +20,8 @@ pub struct TaskReading<'a> {
     pub tcp: Vec<(u32, TcpStats)>,
     /// Questions to the node's resolver, and since when it counts; where there is one.
     pub dns: Option<(u64, u64)>,
+    /// Milliseconds that its output kept it waiting, where it asked for that.
+    pub log_blocked_ms: Option<u64>,
     /// VIP numbers to names.
     pub vips: &'a VipNames,
     /// When it was started, Unix nanoseconds.
@@ -80,6 +82,10 @@ pub fn task_points(r: &TaskReading<'_>) -> Vec<Point> {
     if let Some(v) = s.throttled_ns {
         let def = &names::CONTAINER_CPU_THROTTLED_TIME;
         out.push(def, vec![], PointData::SumF64(seconds(v)));
+    }
+    if let Some(ms) = r.log_blocked_ms {
+        let def = &names::TASK_LOG_BLOCKED_TIME;
+        out.push(def, vec![], PointData::SumF64(ms as f64 / 1000.0));
     }
     if let Some(v) = s.oom_kills {
         out.push(&names::CONTAINER_OOM, vec![], PointData::Sum(v));
@@ -358,6 +364,7 @@ mod tests {
             net: Some(CgroupNet::default()),
             dns: Some((3, 1)),
             tcp: vec![(0, TcpStats::default()), (7, TcpStats::default())],
+            log_blocked_ms: Some(1500),
             vips: &vips(),
             start_ns: 1,
             now_ns: 2,

@@ -1,13 +1,14 @@
 //! What is read of tasks on each tick: cgroup files, kernel counters, output.
 
-use std::{collections::BTreeMap, fs, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, fs, sync::Arc};
 
-use serde::{Deserialize, Serialize};
 use waggle_ebpf::Observer;
 use waggle_ebpf_common::{CgroupNet, MAX_CGROUPS, MAX_TCP_SERIES, MAX_VIP_SERIES, TcpStats};
 use waggle_overlay::{NodeNet, VipNames, packet::PacketNet};
 use waggle_telemetry::{Feature, IoStream, Telemetry, names};
-use waggle_telemetry_pipeline::{LogBudget, LogRate, TaskLabels, decode_entry};
+use waggle_telemetry_pipeline::{
+    LogBudget, LogPolicy, LogRules, TaskLabels, decode_entry, line_uid,
+};
 use waggle_types::{AgentId, TaskSpec};
 
 use crate::{
@@ -20,20 +21,13 @@ use crate::{
     edge_points::{edge_points, packet_points},
     flow_log::Owner,
     flows::service_name,
+    logs::{self, Came, FileEntry, FollowedFiles, NodeQuota, OutputDir, Shipped, Tail},
     meter::{self, NodeReading, TaskReading},
     net::Net,
     shim,
     sys::{self, ProcessId},
-    tail::{Position, Tail},
     watch_points::{WatchReading, watch_points},
 };
-
-/// How far both streams were shipped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-struct Shipped {
-    stdout: Position,
-    stderr: Position,
-}
 
 /// Everything that is observed of one running task.
 pub struct Watched {
@@ -47,8 +41,10 @@ pub struct Watched {
     // Most that was ever known: a thread that ends between two readings is missing in one of them.
     waited_ns: u64,
     tails: [(IoStream, Tail); 2],
-    shipped_file: PathBuf,
+    files: FollowedFiles,
+    dir: TaskDir,
     shipped: Shipped,
+    rules: LogRules,
     budget: LogBudget,
 }
 
@@ -79,12 +75,13 @@ impl Watched {
             pid: process.pid,
             pid_start_ns: start_ns,
         };
-        let shipped_file = dir.path().join("tail.json");
-        let shipped: Shipped = shim::read_json(&shipped_file)
-            .ok()
-            .flatten()
-            .unwrap_or_default();
-        let sandbox = dir.sandbox();
+        let shipped = Shipped::read(dir.path()).unwrap_or_default();
+        let tail = |stream: IoStream| {
+            let name = stream.name();
+            let place = OutputDir::new(&dir.sandbox(), dir.path(), name);
+            (stream, Tail::new(place, shipped.of(name)))
+        };
+        let rules = logs::rules(config.logs.defaults, spec);
         let disk_id = disks::id(&cgroup);
         Self {
             labels: Arc::new(labels),
@@ -93,25 +90,24 @@ impl Watched {
             waited_ns: 0,
             cgroup,
             start_ns,
-            tails: [
-                (
-                    IoStream::Stdout,
-                    Tail::new(&sandbox.join("stdout"), shipped.stdout),
-                ),
-                (
-                    IoStream::Stderr,
-                    Tail::new(&sandbox.join("stderr"), shipped.stderr),
-                ),
-            ],
-            shipped_file,
+            tails: [tail(IoStream::Stdout), tail(IoStream::Stderr)],
+            files: FollowedFiles::new(&dir.sandbox(), dir.path(), &rules.files),
+            dir: dir.clone(),
             shipped,
-            budget: LogBudget::new(LogRate::from_labels(&spec.labels), clock::now_ns()),
+            budget: LogBudget::new(rules.rate, clock::now_ns()),
+            rules,
         }
     }
 
     /// Who its signals are about.
     pub fn labels(&self) -> Arc<TaskLabels> {
         Arc::clone(&self.labels)
+    }
+
+    /// Where its output is, and the most that it can be.
+    pub fn output_dirs(&self) -> ([OutputDir; 2], u64) {
+        let of = |name| OutputDir::new(&self.dir.sandbox(), self.dir.path(), name);
+        (["stdout", "stderr"].map(of), self.rules.quota_bytes)
     }
 
     /// Has counted what is counted only of those that were asked for. Blocking, briefly.
@@ -164,10 +160,9 @@ impl Watched {
         self.is_over = true;
         self.figures(net, kernel, vips, telemetry);
         self.output(telemetry, true);
-        let exit = self.shipped_file.with_file_name(shim::EXIT);
-        if let Ok(Some(shim::ExitRecord {
+        if let Some(shim::ExitRecord {
             lost_output_bytes, ..
-        })) = shim::read_json(&exit)
+        }) = self.dir.exit()
             && lost_output_bytes > 0
         {
             let attrs = [(names::DROP_REASON, "write_failed".into())];
@@ -187,6 +182,8 @@ impl Watched {
                 (n, since)
             }),
             tcp: kernel.tcp.get(&id).cloned().unwrap_or_default(),
+            log_blocked_ms: (self.rules.policy == LogPolicy::Block)
+                .then(|| self.tails[0].1.blocked_ms()),
             vips,
             start_ns: self.start_ns,
             now_ns: clock::now_ns(),
@@ -219,42 +216,90 @@ impl Watched {
     }
 
     fn output(&mut self, telemetry: &Telemetry, last: bool) {
-        for (stream, tail) in &mut self.tails {
-            let polled = tail.poll(last);
-            let attrs = [("log.iostream", stream_name(*stream).into())];
-            if polled.n_bytes > 0 {
-                telemetry.count(&names::AGENT_LOG_LINES, &attrs, polled.n_lines);
-                telemetry.count(&names::AGENT_LOG_BYTES, &attrs, polled.n_bytes);
-            }
-            if polled.lost_segment {
-                let attrs = [(names::DROP_REASON, "segment_replaced".into())];
-                telemetry.count(&names::AGENT_LOG_SEGMENTS_LOST, &attrs, 1);
-            }
-            let now_ns = clock::now_ns();
-            for entry in polled.entries {
-                let bytes = entry.bytes.len() as u64;
-                if self.budget.take(entry.n_lines.into(), bytes, now_ns) {
-                    telemetry.task_log(&self.labels, decode_entry(&entry, *stream, now_ns));
-                }
-            }
+        for i in 0..self.tails.len() {
+            // At its end all of it, which the quota bounds.
+            while self.read_on(i, telemetry, last) && last {}
         }
+        self.read_files(telemetry, last);
         self.tell_dropped(telemetry);
+        let [(_, stdout), (_, stderr)] = &self.tails;
         let shipped = Shipped {
-            stdout: self.tails[0].1.position(),
-            stderr: self.tails[1].1.position(),
+            stdout: stdout.position(),
+            stderr: stderr.position(),
         };
         if shipped != self.shipped {
             self.shipped = shipped;
-            // Not fsynced: after a power loss some lines come again.
-            let tmp = self.shipped_file.with_extension("tmp");
-            let written = serde_json::to_vec(&shipped)
-                .map_err(std::io::Error::from)
-                .and_then(|bytes| fs::write(&tmp, bytes))
-                .and_then(|()| fs::rename(&tmp, &self.shipped_file));
-            if let Err(e) = written {
+            if let Err(e) = shipped.write(self.dir.path()) {
                 tracing::debug!(error = %e, "log position not written: lines may come twice");
             }
         }
+    }
+
+    /// Files that the task wants logged. Nobody waits for them: what is beyond its rate is dropped.
+    fn read_files(&mut self, telemetry: &Telemetry, last: bool) {
+        let now_ns = clock::now_ns();
+        for FileEntry {
+            path,
+            stream,
+            entry,
+        } in self.files.poll(last)
+        {
+            let (lines, bytes) = (u64::from(entry.n_lines), entry.bytes.len() as u64);
+            if !self.budget.take(lines, bytes, now_ns) {
+                continue;
+            }
+            let mut record = decode_entry(&entry, IoStream::Stdout, now_ns);
+            record.stream = None;
+            // When it was written nobody knows, unless it says so; what is read again must have the same id.
+            let said_ns = Some(record.time_ns).filter(|t| *t != now_ns);
+            let task = self.labels.task_id.as_str();
+            let uid = line_uid(task, &stream, entry.start_offset, said_ns.unwrap_or(0));
+            record.uid = Some(uid);
+            let name = path.rsplit('/').next().unwrap_or_default().to_owned();
+            record.attrs.push(("log.file.name".into(), name.into()));
+            record.attrs.push(("log.file.path".into(), path.into()));
+            telemetry.task_log(&self.labels, record);
+        }
+    }
+
+    /// Reads one stream on; whether there was anything.
+    fn read_on(&mut self, i: usize, telemetry: &Telemetry, last: bool) -> bool {
+        let Some((stream, tail)) = self.tails.get_mut(i) else {
+            return false;
+        };
+        let now_ns = clock::now_ns();
+        // Who may be kept waiting is: what is not read is not removed.
+        let waits = self.rules.policy == LogPolicy::Block;
+        let room = if waits && !last {
+            self.budget.room(now_ns)
+        } else {
+            u64::MAX
+        };
+        let polled = tail.poll(last, room);
+        let attrs = [("log.iostream", stream.name().into())];
+        if polled.n_bytes > 0 {
+            telemetry.count(&names::AGENT_LOG_LINES, &attrs, polled.n_lines);
+            telemetry.count(&names::AGENT_LOG_BYTES, &attrs, polled.n_bytes);
+        }
+        if polled.lost_bytes > 0 {
+            let attrs = [(names::DROP_REASON, "removed".into())];
+            telemetry.count(&names::AGENT_LOG_LOST, &attrs, polled.lost_bytes);
+        }
+        for Came { entry, us } in polled.entries {
+            let (lines, bytes) = (u64::from(entry.n_lines), entry.bytes.len() as u64);
+            if waits {
+                self.budget.charge(lines, bytes);
+            } else if !self.budget.take(lines, bytes, now_ns) {
+                continue;
+            }
+            let came_ns = if us == 0 { now_ns } else { us * 1000 };
+            let mut record = decode_entry(&entry, *stream, came_ns);
+            let task = self.labels.task_id.as_str();
+            let uid = line_uid(task, stream.name(), entry.start_offset, came_ns);
+            record.uid = Some(uid);
+            telemetry.task_log(&self.labels, record);
+        }
+        polled.n_bytes > 0
     }
 }
 
@@ -272,13 +317,6 @@ impl Watched {
             ("waggle.log.dropped.bytes", dropped.bytes.into()),
         ];
         telemetry.event("waggle.log.dropped", Some(&self.labels), attrs);
-    }
-}
-
-const fn stream_name(stream: IoStream) -> &'static str {
-    match stream {
-        IoStream::Stdout => "stdout",
-        IoStream::Stderr => "stderr",
     }
 }
 
@@ -348,6 +386,23 @@ fn drops(observer: &Observer) -> BTreeMap<(u64, String), u64> {
     all.into_iter()
         .map(|((id, reason), n)| ((id, reason.to_owned()), n))
         .collect()
+}
+
+/// Keeps running tasks' output within what the node has for it. Blocking.
+pub fn keep_output(quota: NodeQuota, tasks: &[([OutputDir; 2], u64)], telemetry: &Telemetry) {
+    // All of them together rarely could be too much: then nothing is looked at.
+    if !quota.may_be_over(tasks.iter().map(|(_, most)| most).sum()) {
+        return;
+    }
+    let streams: Vec<OutputDir> = tasks.iter().flat_map(|(dirs, _)| dirs.clone()).collect();
+    let gone = quota.keep(&streams);
+    if gone > 0 {
+        telemetry.count(&names::AGENT_LOG_REDUCED, &[], gone);
+        tracing::warn!(
+            bytes = gone,
+            "tasks' older output was removed: the node's quota is full"
+        );
+    }
 }
 
 /// Reads and hands in the node's own figures. Blocking.

@@ -25,6 +25,7 @@ use crate::{
     http::{self, AgentView},
     kept::Kept,
     launch::Shim,
+    logs,
     net::{Net, chain},
     observe::{self, Kernel},
     operator::Meter,
@@ -172,6 +173,9 @@ pub async fn run(
         Arc::new(blocking(move || Parts::open(&config, gpus, overlay, &telemetry)).await?)
     };
     troubles.extend(parts.troubles());
+    if let Some(journal) = config.logs.journal.clone() {
+        troubles.extend(blocking(move || journal.trouble()).await);
+    }
 
     let (inputs, mut inbox) = mpsc::channel(INPUTS);
     let (to_master, mut words) = mpsc::channel(16);
@@ -264,6 +268,14 @@ pub async fn run(
         .tasks
         .spawn(http::serve_api(listeners.http, watch_view, shown));
     agent.tasks.spawn(Arc::clone(&parts.images).work());
+    if let Some(journal) = config.logs.journal.clone() {
+        agent.tasks.spawn(logs::follow_journal(
+            journal,
+            config.hostname.clone(),
+            config.work_dir.clone(),
+            telemetry.clone(),
+        ));
+    }
     agent
         .tasks
         .spawn(http::serve_metrics(listeners.metrics, telemetry.clone()));
@@ -670,6 +682,7 @@ impl Agent {
         self.n_ticks += 1;
         let watched = self.tasks.watched();
         let networks = self.tasks.networks();
+        let quota = self.tasks.log_quota();
         let (net, telemetry, since) =
             (Arc::clone(&self.net), self.telemetry.clone(), self.since_ns);
         self.tasks.spawn(async move {
@@ -681,12 +694,15 @@ impl Agent {
                     net.read_flows();
                 }
                 let vips = net.vip_names();
+                let mut output = Vec::new();
                 for task in watched {
                     let mut task = task
                         .lock()
                         .unwrap_or_else(std::sync::PoisonError::into_inner);
                     task.tick(&net, kernel.as_ref(), &vips, &telemetry);
+                    output.push(task.output_dirs());
                 }
+                observe::keep_output(quota, &output, &telemetry);
                 if let Some(kernel) = &kernel {
                     observe::node(&net, kernel, &telemetry, since);
                 }

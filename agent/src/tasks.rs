@@ -32,6 +32,7 @@ use crate::{
     endings::Endings,
     images,
     launch::{self, CLEAN_TIMEOUT, Launch, Shim},
+    logs::NodeQuota,
     net::{Net, chain},
     networks::Networks,
     observe::Watched,
@@ -155,6 +156,7 @@ impl Tasks {
         let launch = Launch {
             dir: dir.clone(),
             cgroup: self.cgroups.task(task_id.as_str()),
+            logs: self.config.logs.defaults,
             limits: NodeLimits {
                 cpu_hard: self.config.cpu_hard_limits,
                 pids: self.config.runtime.pids,
@@ -574,6 +576,11 @@ impl Tasks {
                 labels: live.labels.clone(),
             })
             .collect()
+    }
+
+    /// What their output may take together.
+    pub fn log_quota(&self) -> NodeQuota {
+        NodeQuota::new(self.config.logs.node_quota_bytes)
     }
 
     /// What is observed of each running task, for the tick.

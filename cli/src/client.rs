@@ -110,7 +110,7 @@ impl Client {
         path: &str,
         mut take: impl FnMut(&[u8]) -> Result<(), CliError>,
     ) -> Result<(), CliError> {
-        let (url, response) = self.send(Method::GET, path, String::new(), None).await?;
+        let (url, response) = self.send(Method::GET, path, String::new(), &[]).await?;
         let response = refused(&url, response).await?;
         let mut body = response.into_body();
         loop {
@@ -129,6 +129,23 @@ impl Client {
         }
     }
 
+    /// GET of server-sent events, from those on that came after the one with this id.
+    pub async fn events(&self, path: &str, last: Option<&str>) -> Result<Events, CliError> {
+        let mut headers = vec![(header::ACCEPT, "text/event-stream")];
+        if let Some(last) = last {
+            headers.push((header::HeaderName::from_static("last-event-id"), last));
+        }
+        let (url, response) = self
+            .send(Method::GET, path, String::new(), &headers)
+            .await?;
+        let response = refused(&url, response).await?;
+        Ok(Events {
+            url,
+            body: response.into_body(),
+            held: Vec::new(),
+        })
+    }
+
     /// POST that makes another protocol of its connection.
     pub async fn upgrade(
         &self,
@@ -136,7 +153,8 @@ impl Client {
         body: String,
         protocol: &str,
     ) -> Result<Upgraded, CliError> {
-        let (url, response) = self.send(Method::POST, path, body, Some(protocol)).await?;
+        let headers = [(header::CONNECTION, "upgrade"), (header::UPGRADE, protocol)];
+        let (url, response) = self.send(Method::POST, path, body, &headers).await?;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             let upgraded = hyper::upgrade::on(response).await;
             return Ok(upgraded.with_context(|| format!("{url} broke off"))?);
@@ -155,7 +173,7 @@ impl Client {
         method: Method,
         path: &str,
         body: String,
-        upgrade: Option<&str>,
+        headers: &[(header::HeaderName, &str)],
     ) -> Result<(String, Response<Incoming>), CliError> {
         let mut url = format!("{}{path}", self.base);
         for _ in 0..=MAX_REDIRECTS {
@@ -163,10 +181,8 @@ impl Client {
                 .method(&method)
                 .uri(&url)
                 .header(header::CONTENT_TYPE, "application/json");
-            if let Some(protocol) = upgrade {
-                request = request
-                    .header(header::CONNECTION, "upgrade")
-                    .header(header::UPGRADE, protocol);
+            for (name, value) in headers {
+                request = request.header(name, *value);
             }
             let request = request
                 .body(Full::from(body.clone()))
@@ -248,6 +264,64 @@ impl Client {
             message: refusal(status.as_u16(), &bytes),
         })
     }
+}
+
+/// Server-sent events, as they come.
+pub struct Events {
+    url: String,
+    body: Incoming,
+    held: Vec<u8>,
+}
+
+/// One event.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Event {
+    /// What to ask with later, where it has one.
+    pub id: Option<String>,
+    /// What it says.
+    pub data: String,
+}
+
+impl Events {
+    /// The next one; none when the server has ended the answer.
+    pub async fn next(&mut self) -> Result<Option<Event>, CliError> {
+        loop {
+            if let Some(end) = self.held.windows(2).position(|w| w == b"\n\n") {
+                let block: Vec<u8> = self.held.drain(..end + 2).collect();
+                if let Some(event) = event(&String::from_utf8_lossy(&block)) {
+                    return Ok(Some(event));
+                }
+                continue;
+            }
+            if self.held.len() > MAX_BODY_BYTES {
+                return Err(anyhow!("{} sent an event without end", self.url).into());
+            }
+            let frame = tokio::time::timeout(STREAM_TIMEOUT, self.body.frame())
+                .await
+                .map_err(|_| anyhow!("{} sent nothing for {STREAM_TIMEOUT:?}", self.url))?;
+            match frame {
+                None => return Ok(None),
+                Some(Ok(frame)) => {
+                    self.held.extend(frame.data_ref().into_iter().flatten());
+                }
+                Some(Err(e)) => {
+                    return Err(anyhow!("the answer of {} broke off: {e}", self.url).into());
+                }
+            }
+        }
+    }
+}
+
+/// One block of lines; none where it is a sign of life.
+fn event(block: &str) -> Option<Event> {
+    let field = |name: &str| {
+        let mut lines = block.lines().filter_map(|l| l.strip_prefix(name));
+        lines.next().map(|v| v.trim_start().to_owned())
+    };
+    Some(Event {
+        id: field("id:"),
+        data: field("data:")?,
+    })
 }
 
 /// The answer, unless it is a refusal.
@@ -360,6 +434,18 @@ mod tests {
         assert_eq!(
             refusal(502, &Bytes::from_static(b"oops\n")),
             "HTTP 502: oops"
+        );
+    }
+
+    #[test]
+    fn events_are_read() {
+        let read = |text| event(text).map(|e| (e.id, e.data));
+        let data = "{\"a\":1}".to_owned();
+        assert_eq!(read(":\n\n"), None);
+        assert_eq!(read("data: {\"a\":1}\n\n"), Some((None, data.clone())));
+        assert_eq!(
+            read("id: 1.5\nevent: gap\ndata: {\"a\":1}\n\n"),
+            Some((Some("1.5".to_owned()), data))
         );
     }
 

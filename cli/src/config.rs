@@ -3,6 +3,7 @@
 mod containers;
 mod devices;
 mod images;
+mod logs;
 mod overlay;
 mod storage;
 mod telemetry;
@@ -17,8 +18,8 @@ use std::{
 
 use waggle_agent::telemetry::{Destination, SpoolConfig, pipeline::Cost};
 use waggle_agent::{
-    DnsSettings, EdgeSettings, FetchSettings, FlowLogConfig, NetworkSettings, NodePolicy,
-    RuntimeSettings, StorageSettings, images::ImageSettings,
+    DnsSettings, EdgeSettings, FetchSettings, FlowLogConfig, LogSettings, NetworkSettings,
+    NodePolicy, RuntimeSettings, StorageSettings, images::ImageSettings,
 };
 use waggle_types::Domain;
 
@@ -104,6 +105,8 @@ pub struct Settings {
     pub storage: StorageSettings,
     /// What is put into sandboxes.
     pub fetch: FetchSettings,
+    /// Tasks' output, the journal.
+    pub logs: LogSettings,
     /// Whether to refuse without eBPF.
     pub require_dataplane: bool,
     /// Log filter.
@@ -161,6 +164,7 @@ pub fn settings(flags: &RunArgs) -> Result<Settings, CliError> {
     let gpu_devices = containers::gpu_devices(&args)?;
     let storage = storage::storage(&args)?;
     let fetch = storage::fetch(&args)?;
+    let logs = logs::logs(&args)?;
     let images = images::settings(&args)?;
     let work_dir = args.work_dir.clone();
     let work_dir = work_dir.unwrap_or_else(|| PathBuf::from("/var/lib/waggle"));
@@ -233,6 +237,7 @@ pub fn settings(flags: &RunArgs) -> Result<Settings, CliError> {
         gpu_devices,
         storage,
         fetch,
+        logs,
         require_dataplane: args.require_dataplane,
         log: args.log.unwrap_or_else(|| "info".to_owned()),
         log_json: args.log_json,
@@ -308,6 +313,10 @@ fn merge(flags: RunArgs, file: RunArgs) -> RunArgs {
         disk: list(flags.disk, file.disk),
         fetch_cache: flags.fetch_cache.or(file.fetch_cache),
         fetch_tls_roots: flags.fetch_tls_roots.or(file.fetch_tls_roots),
+        task_log_size: flags.task_log_size.or(file.task_log_size),
+        task_log_age: flags.task_log_age.or(file.task_log_age),
+        node_log_size: flags.node_log_size.or(file.node_log_size),
+        journal: list(flags.journal, file.journal),
         csi: list(flags.csi, file.csi),
         runtime: flags.runtime.or(file.runtime),
         allow: list(flags.allow, file.allow),
@@ -505,6 +514,10 @@ mod tests {
     #[case::gpu_elsewhere("gpu-devices", |a: &mut RunArgs| a.gpu_devices = vec!["/tmp/x".into()])]
     #[case::host_paths("allow-host-paths", |a: &mut RunArgs| a.allow_host_paths = vec!["srv/../etc".into()])]
     #[case::gc_delay("gc-delay", |a: &mut RunArgs| a.gc_delay = Some("week".into()))]
+    #[case::task_log_size("task-log-size", |a: &mut RunArgs| a.task_log_size = Some(0))]
+    #[case::task_log_age("task-log-age", |a: &mut RunArgs| a.task_log_age = Some("10ms".into()))]
+    #[case::node_log_size("node-log-size", |a: &mut RunArgs| a.node_log_size = Some(u64::MAX))]
+    #[case::journal("journal", |a: &mut RunArgs| a.journal = vec!["a b".into()])]
     #[case::disk("disk", |a: &mut RunArgs| a.disk = vec!["fast=/data".into()])]
     #[case::disk_twice("disk", |a: &mut RunArgs| a.disk = vec!["a=path:/a:1".into(), "a=path:/b:1".into()])]
     #[case::csi("csi", |a: &mut RunArgs| a.csi = vec!["nfs=/run/csi.sock".into()])]

@@ -218,6 +218,7 @@ async fn start_agent(
     config.gpu_devices.clone_from(&s.gpu_devices);
     config.storage.clone_from(&s.storage);
     config.fetch.clone_from(&s.fetch);
+    config.logs.clone_from(&s.logs);
     config.tick = s.tick;
     let telemetry = telemetry.clone();
     let stop = stop.clone();

@@ -228,6 +228,7 @@ fn own_log(record: &LogRecord, uid: Ulid) -> OtlpLog {
         event_name,
         trace,
         stream,
+        uid: _,
     } = record;
     let mut attributes: Vec<KeyValue> = attrs.iter().map(|(k, v)| key_value(k, v)).collect();
     if let Some(stream) = stream {

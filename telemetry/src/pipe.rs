@@ -478,9 +478,10 @@ impl Pipe {
             return;
         }
         let bytes = record.approx_bytes();
+        let uid = record.uid.map_or_else(Ulid::new, Ulid);
         let item = LogItem {
             owner,
-            record: LogBody::Own(Box::new(record), Ulid::new()),
+            record: LogBody::Own(Box::new(record), uid),
         };
         self.put_logs([(item, bytes)]);
     }

@@ -196,6 +196,12 @@ impl Telemetry {
         self.pipe.push_log(Owner::Task(Arc::clone(labels)), record);
     }
 
+    /// Queues a record of this component that is no event of its own.
+    pub fn log(&self, record: LogRecord) {
+        self.pipe
+            .push_log(Owner::Component(Arc::clone(&self.component)), record);
+    }
+
     /// Hands in a task's metric points: they are queued, and shown to Prometheus until
     /// [`Self::task_gone`]. Points that break the registry are refused and counted.
     pub fn task_points(&self, labels: &Arc<TaskLabels>, points: Vec<Point>) {

@@ -167,11 +167,6 @@ impl Found {
         out.sort_by(|a, b| a.name.cmp(&b.name));
         Ok((out, truncated))
     }
-
-    /// Which file it is, to tell whether another one has taken its place.
-    pub fn identity(&self) -> (u64, u64) {
-        (self.meta.dev(), self.meta.ino())
-    }
 }
 
 /// `PATH` of a descriptor that was opened with O_PATH: the kernel resolves it to the very same file.

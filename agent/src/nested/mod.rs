@@ -17,6 +17,7 @@ mod id;
 mod io;
 mod launch;
 mod order;
+mod output;
 mod sandbox;
 
 use std::{

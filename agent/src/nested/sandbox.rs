@@ -10,9 +10,12 @@ use waggle_api::exec::Frame;
 
 use crate::{
     files::beneath::{Found, Root},
-    runtime::{SANDBOX, SEGMENT_BYTES},
-    shim::{self, Output, PLAN, ShimPlan, read_json},
+    logs::Limits,
+    runtime::SANDBOX,
+    shim::{self, PLAN, ShimPlan, read_json},
 };
+
+use super::output::{Output, SEGMENT_BYTES};
 
 /// A container's root: where its plan is, and what is known of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,7 +52,7 @@ impl Home {
     pub fn make(&self, below: &Path) -> io::Result<Files> {
         let dir = Root::open(&self.sandbox)?.make_dirs(below)?;
         let owner = Some(dir.owner());
-        let output = |name| Output::new(None, dir.path().join(name), SEGMENT_BYTES, owner);
+        let output = |name| Output::new(dir.path().join(name), SEGMENT_BYTES, owner);
         let (stdout, stderr) = (output("stdout"), output("stderr"));
         Ok(Files {
             stdout,
@@ -95,7 +98,7 @@ pub fn alone(dir: &Path, cgroups: Vec<PathBuf>, user: Option<shim::UserIds>) -> 
         rlimits: BTreeMap::new(),
         user,
         kill_grace_ms: 0,
-        segment_bytes: SEGMENT_BYTES,
+        logs: Limits::default(),
         container: None,
     };
     shim::write_json_for_boot(&dir.join(PLAN), &plan)?;

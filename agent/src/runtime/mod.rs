@@ -25,7 +25,8 @@ use std::{
 use waggle_types::{AgentId, TaskId, TaskSpec, TraceContext};
 
 use crate::{
-    AgentConfig, cgroup::TaskCgroup, checkpoint::TaskDir, parts::Prepared, shim::ShimPlan,
+    AgentConfig, cgroup::TaskCgroup, checkpoint::TaskDir, logs::Limits, parts::Prepared,
+    shim::ShimPlan,
 };
 
 pub use filter::Instruction;
@@ -36,9 +37,6 @@ pub use process::Process;
 pub use shift::shift;
 pub use spec::SANDBOX;
 pub use users::{ImageUser, find as find_user, on_host};
-
-/// Size of one segment of a task's output; two are kept for each stream.
-pub const SEGMENT_BYTES: u64 = 10 << 20;
 
 /// A way to run tasks.
 pub trait Runtime: Send + Sync {
@@ -66,6 +64,8 @@ pub struct Contained<'a> {
     pub node: &'a NodeFacts,
     /// What was prepared for it.
     pub prepared: &'a Prepared,
+    /// What is kept of its output.
+    pub logs: Limits,
     /// The span that its own spans hang under.
     pub trace: Option<TraceContext>,
 }

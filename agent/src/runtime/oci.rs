@@ -19,7 +19,7 @@ use serde::Deserialize;
 use waggle_types::{Seccomp as Wanted, TaskId, TaskSpec};
 
 use super::{
-    Contained, Instruction, Runtime, SEGMENT_BYTES, bundle, filter,
+    Contained, Instruction, Runtime, bundle, filter,
     find::look,
     seccomp::{self, Arch, Seccomp},
     spec::{self, Device, Facts, Namespaces},
@@ -324,7 +324,7 @@ impl Runtime for Oci {
             memory_cgroup: cgroup.controller("memory").map(ToOwned::to_owned),
             user: prepared.user.clone(),
             kill_grace_ms: task_spec.kill_grace.0,
-            segment_bytes: SEGMENT_BYTES,
+            logs: task.logs,
             netns: None,
             tty: false,
             rlimits: process_limits(&container.limits)?,

@@ -4,7 +4,7 @@ use std::io;
 
 use waggle_types::MountSource;
 
-use super::{Contained, Runtime, SEGMENT_BYTES};
+use super::{Contained, Runtime};
 use crate::{cgroup::process_limits, checkpoint::TaskDir, environment, shim::ShimPlan};
 
 /// Runs tasks without an image.
@@ -32,7 +32,7 @@ impl Runtime for Process {
             memory_cgroup: cgroup.controller("memory").map(ToOwned::to_owned),
             user: task.prepared.user.clone(),
             kill_grace_ms: spec.kill_grace.0,
-            segment_bytes: SEGMENT_BYTES,
+            logs: task.logs,
             container: None,
             tty: spec.container.tty,
             netns: task.prepared.network.as_ref().and_then(|n| n.netns.clone()),

@@ -7,7 +7,6 @@
 
 mod container;
 mod enter;
-mod output;
 mod plan;
 mod spawn;
 mod terminal;
@@ -32,7 +31,6 @@ use nix::{
     unistd::{Pid, setsid},
 };
 
-pub use output::{Output, previous};
 pub use plan::{
     ABANDONED, ContainerPlan, EXIT, ExitRecord, LOCK, PLAN, SHIM, ShimPlan, TASK, UserIds,
     read_json, write_durably, write_json, write_json_for_boot,
@@ -40,6 +38,7 @@ pub use plan::{
 
 use crate::{
     cgroup,
+    logs::{LOOK, Output, OutputDir, Stalled},
     sys::{self, ProcessId},
 };
 pub use enter::{Entering, enter_task};
@@ -115,7 +114,7 @@ fn run(dir: &Path) -> io::Result<()> {
             // A task whose terminal nobody can attach to runs all the same.
             let terminal =
                 terminal.and_then(|t| t.inspect_err(|e| eprintln!("no attaching: {e}")).ok());
-            supervise(&plan, started, terminal, &signals)
+            supervise(dir, &plan, started, terminal, &signals)
         }
         Err(launch_error) => ExitRecord {
             launch_error: Some(launch_error),
@@ -149,6 +148,7 @@ fn wait_for_plan(dir: &Path) -> io::Result<Option<ShimPlan>> {
 
 /// Copies output and reaps until the task's process has ended; then ends what it left behind.
 fn supervise(
+    dir: &Path,
     plan: &ShimPlan,
     mut started: spawn::Started,
     mut terminal: Option<Terminal>,
@@ -156,12 +156,16 @@ fn supervise(
 ) -> ExitRecord {
     let main = Pid::from_raw(i32::try_from(started.pid).unwrap_or(i32::MAX));
     let owner = plan.user.as_ref().map(|u| (u.uid, u.gid));
-    let output = |pipe, name| Output::new(pipe, plan.sandbox.join(name), plan.segment_bytes, owner);
+    let output = |pipe, name| {
+        let place = OutputDir::new(&plan.sandbox, dir, name);
+        Output::new(pipe, place, plan.logs, owner, now_us())
+    };
     let mut outputs = [
         output(Some(started.stdout), "stdout"),
         output(started.stderr, "stderr"),
     ];
     let mut buffer = vec![0; 64 * 1024];
+    let mut stalled = Stalled::default();
     let mut kill_at: Option<Instant> = None;
     let mut ended: Option<(WaitStatus, Instant)> = None;
     loop {
@@ -180,16 +184,23 @@ fn supervise(
         }
         let wait_ms = match (&ended, kill_at) {
             (Some(_), _) => 10,
+            _ if stalled.is_so() => u16::try_from(LOOK.as_millis()).unwrap_or(60),
             (None, Some(at)) => {
                 u16::try_from(at.saturating_duration_since(now).as_millis() + 1).unwrap_or(60_000)
             }
             (None, None) => 60_000,
         };
-        wait(&outputs, terminal.as_ref(), signals, wait_ms);
+        wait(
+            &outputs,
+            stalled.is_so(),
+            terminal.as_ref(),
+            signals,
+            wait_ms,
+        );
         for out in &mut outputs {
             // Bounded, so that a task that writes without end cannot keep signals waiting.
-            if readable(out) {
-                let n = out.pump(&mut buffer);
+            if !stalled.is_so() && readable(out) {
+                let n = out.pump(&mut buffer, now_us());
                 if let Some(terminal) = &mut terminal
                     && n > 0
                 {
@@ -197,6 +208,7 @@ fn supervise(
                 }
             }
         }
+        stalled.keep(&mut outputs, ended.is_some(), now_us());
         if let Some(terminal) = &mut terminal {
             terminal.serve();
         }
@@ -247,8 +259,16 @@ fn supervise(
 }
 
 /// Waits until a pipe or a signal has something, or the time is over.
-fn wait(outputs: &[Output; 2], terminal: Option<&Terminal>, signals: &SignalFd, wait_ms: u16) {
-    let mut fds: Vec<PollFd<'_>> = outputs
+fn wait(
+    outputs: &[Output; 2],
+    stalled: bool,
+    terminal: Option<&Terminal>,
+    signals: &SignalFd,
+    wait_ms: u16,
+) {
+    // What nobody may take would only wake us.
+    let watched = if stalled { &[] } else { outputs.as_slice() };
+    let mut fds: Vec<PollFd<'_>> = watched
         .iter()
         .filter_map(Output::pipe)
         .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
@@ -313,7 +333,11 @@ pub fn children() -> Vec<Pid> {
 }
 
 fn now_ms() -> u64 {
+    now_us() / 1000
+}
+
+fn now_us() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
-        .map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
+        .map_or(0, |d| u64::try_from(d.as_micros()).unwrap_or(u64::MAX))
 }

@@ -10,7 +10,7 @@ use std::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use waggle_lifecycle::Exit;
 
-use crate::{crash, runtime::Instruction};
+use crate::{crash, logs::Limits, runtime::Instruction};
 
 /// What the shim is to do; written by the agent.
 pub const PLAN: &str = "plan.json";
@@ -53,8 +53,9 @@ pub struct ShimPlan {
     pub user: Option<UserIds>,
     /// SIGTERM to SIGKILL.
     pub kill_grace_ms: u64,
-    /// Size of one log segment; two are kept for each stream.
-    pub segment_bytes: u64,
+    /// What is kept of its output.
+    #[serde(default)]
+    pub logs: Limits,
     /// How it is contained, where it has an image; then `argv`, `env` are what its init starts inside.
     #[serde(default)]
     pub container: Option<ContainerPlan>,

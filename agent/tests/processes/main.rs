@@ -59,6 +59,10 @@ const TESTS: &[Test] = &[
     ),
     ("shim_bounds_the_logs", shims::bounds_the_logs),
     (
+        "shim_keeps_a_task_waiting_that_asked_for_it",
+        shims::keeps_a_task_waiting_that_asked_for_it,
+    ),
+    (
         "agent_runs_checks_adopts_and_ends_a_task",
         agent::runs_checks_adopts_and_ends_a_task,
     ),

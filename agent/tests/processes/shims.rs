@@ -110,11 +110,59 @@ pub fn runs_a_task_once() {
 pub fn bounds_the_logs() {
     let script = "i=0; while [ $i -lt 2000 ]; do echo \"line $i\"; i=$((i+1)); done";
     let dir = ShimDir::new(&["/bin/sh", "-c", script], |plan| {
-        plan["segment_bytes"] = json!(4096);
+        plan["logs"] = json!({
+            "segment_bytes": 4096, "quota_bytes": 16384, "max_age_s": null, "block": false,
+        });
     });
     assert!(dir.start().wait().unwrap().success());
     let (old, new) = (dir.output("stdout.1"), dir.output("stdout"));
     assert!(old.len() <= 4096 && new.len() <= 4096);
     assert!((old + &new).ends_with("line 1998\nline 1999\n"));
     assert_eq!(dir.json("exit.json").unwrap()["lost_output_bytes"], 0);
+}
+
+pub fn keeps_a_task_waiting_that_asked_for_it() {
+    // More than the quota, the pipe and the shim's buffer hold.
+    let script = "i=0; while [ $i -lt 30000 ]; do echo \"line $i\"; i=$((i+1)); done; echo > done";
+    let dir = ShimDir::new(&["/bin/sh", "-c", script], |plan| {
+        plan["logs"] = json!({
+            "segment_bytes": 16384, "quota_bytes": 65536, "max_age_s": null, "block": true,
+        });
+    });
+    let mut shim = dir.start();
+    let index = || dir.json("stdout.segments");
+    let full = wait_for("the task waits", || {
+        index().filter(|i| i["blocked_ms"].as_u64() > Some(0))
+    });
+    assert_eq!(full["segments"][0]["base"], 0, "none of it was dropped");
+    assert!(!dir.path().join("sandbox/done").exists(), "it waits");
+    // Whoever reads says how far: the task goes on, and waits again.
+    let ship = |at: u64| {
+        let shipped = json!({"stdout": {"inode": 0, "offset": 0, "at": at}});
+        fs::write(dir.path().join("tail.new"), shipped.to_string()).unwrap();
+        fs::rename(dir.path().join("tail.new"), dir.path().join("tail.json")).unwrap();
+    };
+    let second = full["segments"][1]["base"].as_u64().unwrap();
+    ship(second);
+    wait_for("what was read goes", || {
+        (index()?["segments"][0]["base"] == second).then_some(())
+    });
+    assert!(!dir.path().join("sandbox/done").exists(), "it waits again");
+    ship(u64::MAX);
+    assert!(shim.wait().unwrap().success());
+    assert!(dir.path().join("sandbox/done").exists());
+    let index = index().unwrap();
+    assert!(index["blocked_ms"].as_u64().unwrap() > 0, "{index}");
+    assert_eq!(dir.json("exit.json").unwrap()["lost_output_bytes"], 0);
+    let segments = index["segments"].as_array().unwrap();
+    let kept: String = (0..segments.len())
+        .rev()
+        .map(|age| match age {
+            0 => dir.output("stdout"),
+            age => dir.output(&format!("stdout.{age}")),
+        })
+        .collect();
+    let all: String = (0..30000).map(|i| format!("line {i}\n")).collect();
+    assert!(all.ends_with(&kept) && !kept.is_empty());
+    assert_eq!(segments[0]["base"], (all.len() - kept.len()) as u64);
 }

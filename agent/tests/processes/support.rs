@@ -35,7 +35,7 @@ impl ShimDir {
         let mut plan = json!({
             "argv": argv, "env": {"PATH": "/usr/bin:/bin", "GREETING": "hello"},
             "sandbox": sandbox, "cgroups": [], "kill_cgroup": null, "memory_cgroup": null,
-            "user": null, "kill_grace_ms": 200, "segment_bytes": 10 << 20,
+            "user": null, "kill_grace_ms": 200,
         });
         change(&mut plan);
         fs::write(dir.path().join("plan.json"), plan.to_string()).unwrap();

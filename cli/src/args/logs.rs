@@ -4,17 +4,20 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use super::Output;
 
-/// `waggle logs APP`.
+/// `waggle logs NAME`.
 #[derive(Debug, Args)]
 pub struct LogsCommand {
-    /// Id of a service or a pod, such as /shop/cart
-    pub app: String,
+    /// Id of a service or a pod, such as /shop/cart, of a job, or of a task or its beginning
+    pub name: String,
     /// Go on as output comes, of new instances too, until Ctrl-C or the service is gone
     #[arg(long, short)]
     pub follow: bool,
-    /// Only the last lines of each stream of each instance
-    #[arg(long, short = 'n', value_name = "N", default_value_t = 100)]
-    pub lines: usize,
+    /// Only the last lines of each stream of each instance [default: 100, or all with --since]
+    #[arg(long, short = 'n', visible_alias = "tail", value_name = "N")]
+    pub lines: Option<usize>,
+    /// Only what came since then: so long ago, such as 10m, or Unix milliseconds
+    #[arg(long, value_name = "WHEN")]
+    pub since: Option<String>,
     /// Only this stream
     #[arg(long, value_enum)]
     pub stream: Option<Stream>,

@@ -34,9 +34,7 @@ pub use framework::{FrameworkCommand, FrameworkSub, OfferCommand, OfferSub};
 pub use group::{DeploymentCommand, DeploymentSub, GroupCommand, GroupSub, Wait};
 pub use image::{ImageCommand, ImageSub};
 pub use job::{JobCommand, JobSub, ScheduleSub};
-pub use logs::{
-    LogsCommand, QueueCommand, QueueSub, Schema, SchemaCommand, Stream, VersionCommand,
-};
+pub use logs::{LogsCommand, QueueCommand, QueueSub, Schema, SchemaCommand, VersionCommand};
 pub use maintenance::{MaintenanceCommand, MaintenanceSub};
 pub use net::{DnsApi, DnsCommand, DnsSub, RecordType, VipCommand, VipSub};
 pub use network::{NetworkCommand, NetworkSub};

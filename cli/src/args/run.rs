@@ -164,6 +164,18 @@ pub struct RunArgs {
     /// How long sandboxes of ended tasks are kept while the disk has room; they go sooner the fuller it is [default: 168h]
     #[arg(long, value_name = "DURATION")]
     pub gc_delay: Option<String>,
+    /// Most of a task's output that is kept, in MiB; its label WAGGLE_LOG_QUOTA_BYTES may say less [default: 40]
+    #[arg(long, value_name = "MIB")]
+    pub task_log_size: Option<u64>,
+    /// How long a task's output is kept; its label WAGGLE_LOG_MAX_AGE_SECONDS may say less [default: as long as there is room]
+    #[arg(long, value_name = "DURATION")]
+    pub task_log_age: Option<String>,
+    /// Most of all running tasks' output in MiB; beyond that the oldest goes [default: 16384]
+    #[arg(long, value_name = "MIB")]
+    pub node_log_size: Option<u64>,
+    /// Units whose entries in systemd's journal are logged, too, with patterns as journalctl has them
+    #[arg(long, value_delimiter = ',', value_name = "UNIT")]
+    pub journal: Vec<String>,
     /// Kill tasks whose sandbox or volume is larger than what they asked for
     #[arg(long)]
     pub enforce_disk_quota: bool,

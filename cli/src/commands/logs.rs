@@ -1,231 +1,168 @@
-//! `waggle logs APP`: the output of all instances of a service, line by line as it arrives.
+//! `waggle logs NAME`: the output of all tasks of a service, a pod or a job, as one, in the order in which it came.
 //!
-//! Each stream of each task is asked for what came since the last look. Lines are printed whole, with the task that they
-//! are of; between streams they come in the order in which they arrive here.
+//! The leading master merges it. When the connection breaks off, the next one goes on where this one stopped: by the
+//! cursor that came last, and by what was printed since.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
-use bytes::Bytes;
-use futures::stream::{self, StreamExt as _};
-use waggle_api::native::TaskView;
+use waggle_api::logs::{LineView, LogEvent};
 
-use super::{fetch_list, print_bytes, segment};
+use super::{encode_query, print_bytes};
 use crate::{
-    args::{LogsCommand, Stream},
-    client::Client,
-    error::{CliError, usage},
+    args::LogsCommand,
+    client::{Client, Events},
+    error::CliError,
 };
 
-/// Between two looks.
-const POLL: Duration = Duration::from_millis(300);
-/// Most bytes of a stream that are asked for at once.
-const CHUNK_BYTES: usize = 256 << 10;
-/// Streams that are asked at once.
-const AT_ONCE: usize = 16;
-/// Longest line that is held back for its end; a longer one is printed in pieces.
-const MAX_LINE_BYTES: usize = 64 << 10;
-/// Most tasks of one service that are followed.
-const MAX_TASKS: usize = 1000;
+/// Last lines of each stream, where nobody says how many.
+const LINES: usize = 100;
+/// Between two attempts to reach a master.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// Runs `waggle logs`.
 pub async fn run(command: LogsCommand) -> Result<(), CliError> {
     let master = Client::new(&command.output.master)?;
-    let app = format!("/{}", command.app.trim_matches('/'));
-    let streams: &[Stream] = match &command.stream {
-        Some(one) => std::slice::from_ref(one),
-        None => &[Stream::Stdout, Stream::Stderr],
-    };
-    let mut all = Merged::default();
-    let tasks = tasks_of(&master, &app).await?;
-    if tasks.is_empty() && !exists(&command, &app).await? {
-        return Err(CliError::Refused {
-            status: 404,
-            message: format!("App '{app}' does not exist"),
-        });
+    let mut query = format!(
+        "/waggle/v1/logs?of={}&follow={}",
+        encode_query(&command.name),
+        command.follow
+    );
+    let lines = command.lines.or(match &command.since {
+        Some(_) => None,
+        None => Some(LINES),
+    });
+    if let Some(lines) = lines {
+        query.push_str(&format!("&tail={lines}"));
     }
-    all.watch(&tasks, streams, Some(command.lines));
-    all.look(&master).await?;
-    if !command.follow {
-        return all.rest();
+    if let Some(since) = &command.since {
+        query.push_str(&format!("&since={}", encode_query(since)));
     }
-    let mut interval = tokio::time::interval(POLL);
+    if let Some(stream) = command.stream {
+        query.push_str(&format!("&stream={}", stream.name()));
+    }
+    let mut shown = Shown::new(&command);
+    let mut events = master.events(&query, None).await?;
     loop {
-        interval.tick().await;
-        let tasks = tasks_of(&master, &app).await?;
-        all.watch(&tasks, streams, None);
-        let more = all.look(&master).await?;
-        all.forget(&tasks)?;
-        if tasks.is_empty() && !more && !exists(&command, &app).await? {
-            return all.rest();
-        }
+        let why = match read(&mut events, &mut shown).await {
+            Ok(true) => return shown.rest(),
+            Ok(false) if !command.follow => return shown.rest(),
+            Ok(false) => "the connection has ended".to_owned(),
+            Err(CliError::Failed(e)) if command.follow => e.to_string(),
+            Err(e) => return Err(e),
+        };
+        eprintln!("waggle: {why}; going on where it stopped");
+        events = loop {
+            tokio::time::sleep(RETRY).await;
+            match master.events(&query, shown.cursor.as_deref()).await {
+                Ok(events) => break events,
+                // Nobody leads, or nobody answers: that passes.
+                Err(CliError::Failed(_) | CliError::Refused { status: 503, .. }) => {}
+                // It ended meanwhile.
+                Err(CliError::Refused { status: 404, .. }) => return shown.rest(),
+                Err(e) => return Err(e),
+            }
+        };
     }
 }
 
-async fn exists(command: &LogsCommand, app: &str) -> Result<bool, CliError> {
-    let marathon = Client::new(&command.output.marathon)?;
-    let path = super::encode_path(app);
-    for kind in ["apps", "pods"] {
-        match marathon.get(&format!("/v2/{kind}{path}")).await {
-            Ok(_) => return Ok(true),
-            Err(CliError::Refused { status: 404, .. }) => {}
-            Err(e) => return Err(e),
+/// Prints what comes; whether that was all that will ever come.
+async fn read(events: &mut Events, shown: &mut Shown) -> Result<bool, CliError> {
+    while let Some(event) = events.next().await? {
+        let Ok(told) = serde_json::from_str::<LogEvent>(&event.data) else {
+            continue;
+        };
+        print_bytes(&shown.show(&told, &event.data))?;
+        if let Some(id) = event.id {
+            shown.cursor = Some(id);
+        }
+        if matches!(told, LogEvent::Ended { ended } if ended == shown.name) {
+            return Ok(true);
         }
     }
     Ok(false)
 }
 
-async fn tasks_of(master: &Client, app: &str) -> Result<Vec<TaskView>, CliError> {
-    let (_, mut tasks) = fetch_list::<TaskView>(master, "/waggle/v1/tasks").await?;
-    tasks.retain(|t| t.service == app);
-    if tasks.len() > MAX_TASKS {
-        let n = tasks.len();
-        return Err(usage(format!(
-            "{app} has {n} tasks, at most {MAX_TASKS} can be followed; see waggle task log"
-        )));
-    }
-    Ok(tasks)
+/// What was printed.
+struct Shown {
+    name: String,
+    json: bool,
+    cursor: Option<String>,
+    // How far each stream of each task was printed: a cursor may be older.
+    places: BTreeMap<(String, String), u64>,
+    // Whose piece of a line was printed last, without its end.
+    open: Option<(String, String)>,
 }
 
-/// Where one stream of one task is.
-#[derive(Debug, Default)]
-struct Source {
-    label: String,
-    /// Where to go on; before the first look, how many lines to show.
-    offset: Option<u64>,
-    lines: Option<usize>,
-    /// What came of a line whose end did not.
-    held: Vec<u8>,
-    /// Its task is listed.
-    listed: bool,
-    /// The last look found nothing more.
-    drained: bool,
-}
-
-/// All streams that are watched.
-#[derive(Debug, Default)]
-struct Merged {
-    sources: BTreeMap<(String, &'static str), Source>,
-}
-
-impl Merged {
-    /// Watches streams of tasks that are new; of those that came later than the first look everything is shown.
-    fn watch(&mut self, tasks: &[TaskView], streams: &[Stream], lines: Option<usize>) {
-        let listed: BTreeSet<&str> = tasks.iter().map(|t| t.id.as_str()).collect();
-        for ((task, _), source) in &mut self.sources {
-            source.listed = listed.contains(task.as_str());
-        }
-        for task in tasks {
-            for stream in streams {
-                let key = (task.id.clone(), stream.name());
-                self.sources.entry(key).or_insert_with(|| Source {
-                    label: format!("{} {}", task.hostname, short(&task.id)),
-                    offset: lines.is_none().then_some(0),
-                    lines,
-                    held: Vec::new(),
-                    listed: true,
-                    drained: false,
-                });
-            }
+impl Shown {
+    fn new(command: &LogsCommand) -> Self {
+        Self {
+            name: command.name.clone(),
+            json: command.output.json,
+            cursor: None,
+            places: BTreeMap::new(),
+            open: None,
         }
     }
 
-    /// Prints what has come; whether anything had.
-    async fn look(&mut self, master: &Client) -> Result<bool, CliError> {
-        let asked: Vec<((String, &'static str), String)> = self
-            .sources
-            .iter()
-            .map(|(key, s)| {
-                let task = segment("task", &key.0)?;
-                let path = format!("/waggle/v1/tasks/{task}/log/{}", key.1);
-                let query = match s.offset {
-                    Some(offset) => format!("offset={offset}&length={CHUNK_BYTES}"),
-                    None => format!("tail={}", s.lines.unwrap_or_default()),
-                };
-                Ok((key.clone(), format!("{path}?{query}")))
-            })
-            .collect::<Result<_, CliError>>()?;
-        let mut answers = stream::iter(asked)
-            .map(|(key, path)| async move { (key, master.get_page(&path).await) })
-            .buffer_unordered(AT_ONCE);
-        let mut any = false;
-        while let Some((key, answer)) = answers.next().await {
-            let Some(source) = self.sources.get_mut(&key) else {
-                continue;
-            };
-            match answer {
-                Ok(page) => {
-                    source.drained = page.0.is_empty();
-                    any |= !source.drained;
-                    print_bytes(&source.take(&page))?;
+    fn show(&mut self, event: &LogEvent, data: &str) -> Vec<u8> {
+        match event {
+            LogEvent::Line(line) => {
+                let key = (line.task.clone(), line.stream.clone());
+                let place = self.places.entry(key).or_default();
+                if line.offset < *place {
+                    return Vec::new();
                 }
-                // It has not begun yet, its node is out of reach, or it is gone: the next look tells.
-                Err(CliError::Refused { .. }) => source.drained = true,
-                Err(e) => return Err(e),
+                *place = line.next;
             }
+            LogEvent::Ended { ended } => self.places.retain(|(task, _), _| task != ended),
+            LogEvent::Gap { .. } | LogEvent::Upto { .. } => {}
         }
-        Ok(any)
+        if self.json {
+            return format!("{data}\n").into_bytes();
+        }
+        match event {
+            LogEvent::Line(line) => self.line(line),
+            LogEvent::Gap {
+                gap_bytes,
+                task,
+                stream,
+            } => {
+                let mut out = self.close();
+                let task = short(task);
+                out.push_str(&format!(
+                    "[{gap_bytes} bytes of {stream} of {task} were removed before they were read]\n"
+                ));
+                out.into_bytes()
+            }
+            LogEvent::Ended { .. } | LogEvent::Upto { .. } => Vec::new(),
+        }
     }
 
-    /// Forgets streams of tasks that have ended, once they were read to their end.
-    fn forget(&mut self, tasks: &[TaskView]) -> Result<(), CliError> {
-        let listed: BTreeSet<&str> = tasks.iter().map(|t| t.id.as_str()).collect();
-        let gone = |key: &(String, &str), s: &Source| {
-            !s.listed && s.drained && !listed.contains(key.0.as_str())
-        };
-        for (key, source) in &mut self.sources {
-            if gone(key, source) {
-                print_bytes(&source.end())?;
-            }
+    fn line(&mut self, line: &LineView) -> Vec<u8> {
+        let key = (line.task.clone(), line.stream.clone());
+        let mut out = String::new();
+        if self.open.as_ref() != Some(&key) {
+            out.push_str(&self.close());
+            out.push_str(&format!("{} {} | ", line.node, short(&line.task)));
         }
-        self.sources.retain(|key, s| !gone(key, s));
-        Ok(())
+        out.push_str(&line.line);
+        self.open = line.partial.then_some(key);
+        if !line.partial {
+            out.push('\n');
+        }
+        out.into_bytes()
     }
 
-    /// Prints what was held back.
+    /// The end of a line whose own has not come.
+    fn close(&mut self) -> String {
+        self.open
+            .take()
+            .map(|_| "\n".to_owned())
+            .unwrap_or_default()
+    }
+
     fn rest(&mut self) -> Result<(), CliError> {
-        for source in self.sources.values_mut() {
-            print_bytes(&source.end())?;
-        }
-        Ok(())
-    }
-}
-
-impl Source {
-    /// Takes a page; answers what is to be printed of it.
-    fn take(&mut self, (bytes, next): &(Bytes, u64)) -> Vec<u8> {
-        self.offset = Some(*next);
-        self.held.extend_from_slice(bytes);
-        let mut out = Vec::new();
-        while let Some(end) = self.held.iter().position(|b| *b == b'\n') {
-            let rest = self.held.split_off(end + 1);
-            let line = std::mem::replace(&mut self.held, rest);
-            self.print(&line[..end], &mut out);
-        }
-        while self.held.len() > MAX_LINE_BYTES {
-            let rest = self.held.split_off(MAX_LINE_BYTES);
-            let piece = std::mem::replace(&mut self.held, rest);
-            self.print(&piece, &mut out);
-        }
-        out
-    }
-
-    /// What is left of a line that never ended.
-    fn end(&mut self) -> Vec<u8> {
-        let (mut out, held) = (Vec::new(), std::mem::take(&mut self.held));
-        if !held.is_empty() {
-            self.print(&held, &mut out);
-        }
-        out
-    }
-
-    fn print(&self, line: &[u8], out: &mut Vec<u8>) {
-        out.extend_from_slice(self.label.as_bytes());
-        out.extend_from_slice(b" | ");
-        out.extend_from_slice(line);
-        out.push(b'\n');
+        print_bytes(self.close().as_bytes())
     }
 }
 
@@ -242,31 +179,85 @@ fn short(task: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
 
-    fn page(text: &str, next: u64) -> (Bytes, u64) {
-        (Bytes::copy_from_slice(text.as_bytes()), next)
+    fn shown(json: bool) -> Shown {
+        Shown {
+            name: "web".into(),
+            json,
+            cursor: None,
+            places: BTreeMap::new(),
+            open: None,
+        }
+    }
+
+    fn line(task: &str, offset: u64, text: &str, partial: bool) -> LogEvent {
+        LogEvent::Line(LineView {
+            time_us: 1,
+            task: task.into(),
+            node: "n1".into(),
+            stream: "stdout".into(),
+            offset,
+            next: offset + text.len() as u64 + 1,
+            uid: String::new(),
+            line: text.into(),
+            partial,
+        })
+    }
+
+    fn show(shown: &mut Shown, event: &LogEvent) -> String {
+        let data = event.json();
+        String::from_utf8(shown.show(event, data.trim_end())).unwrap()
     }
 
     #[test]
-    fn lines_are_printed_whole_and_by_whom() {
-        let mut a = Source {
-            label: "n1 web.1".into(),
-            ..Source::default()
-        };
-        assert_eq!(a.take(&page("one\ntw", 6)), b"n1 web.1 | one\n");
-        assert_eq!(a.offset, Some(6));
-        assert_eq!(a.take(&page("", 6)), b"");
+    fn lines_are_printed_once_and_by_whom() {
+        let mut all = shown(false);
         assert_eq!(
-            a.take(&page("o\n\nthr", 12)),
-            b"n1 web.1 | two\nn1 web.1 | \n"
+            show(&mut all, &line("web.1", 0, "one", false)),
+            "n1 web.1 | one\n"
         );
-        assert_eq!(a.end(), b"n1 web.1 | thr\n");
-        assert_eq!(a.end(), b"");
-        let long = "x".repeat(MAX_LINE_BYTES + 1);
-        let out = a.take(&page(&long, 0));
-        assert_eq!(out.len(), "n1 web.1 | \n".len() + MAX_LINE_BYTES);
-        assert_eq!(a.end(), b"n1 web.1 | x\n");
+        assert_eq!(
+            show(&mut all, &line("web.2", 0, "one", false)),
+            "n1 web.2 | one\n"
+        );
+        // Told again after a connection broke off.
+        assert_eq!(show(&mut all, &line("web.1", 0, "one", false)), "");
+        assert_eq!(
+            show(&mut all, &line("web.1", 4, "", false)),
+            "n1 web.1 | \n"
+        );
+        // Pieces of a line are put together, unless another one comes between.
+        assert_eq!(
+            show(&mut all, &line("web.1", 5, "lo", true)),
+            "n1 web.1 | lo"
+        );
+        assert_eq!(show(&mut all, &line("web.1", 8, "ng", true)), "ng");
+        assert_eq!(
+            show(&mut all, &line("web.2", 4, "x", false)),
+            "\nn1 web.2 | x\n"
+        );
+        let gap = LogEvent::Gap {
+            gap_bytes: 7,
+            task: "web.1".into(),
+            stream: "stderr".into(),
+        };
+        assert!(show(&mut all, &gap).starts_with("[7 bytes of stderr of web.1 "));
+        let ended = LogEvent::Ended {
+            ended: "web.1".into(),
+        };
+        assert_eq!(show(&mut all, &ended), "");
+    }
+
+    #[test]
+    fn json_is_passed_on() {
+        let event = line("web.1", 0, "one", false);
+        let text = show(&mut shown(true), &event);
+        let back: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(back["line"], "one");
+        assert_eq!(text.lines().count(), 1);
     }
 
     #[test]

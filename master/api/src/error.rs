@@ -24,6 +24,8 @@ pub enum ErrorCode {
     UnsupportedMediaType,
     /// Readable, but a field breaks a rule.
     Invalid,
+    /// It was here, and is no more.
+    Gone,
     /// A limit is reached; later may do.
     TooMany,
     /// A defect or a failed store.
@@ -38,7 +40,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code, for tables and tests.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::BadRequest,
         Self::Forbidden,
         Self::NotFound,
@@ -47,6 +49,7 @@ impl ErrorCode {
         Self::TooLarge,
         Self::UnsupportedMediaType,
         Self::Invalid,
+        Self::Gone,
         Self::TooMany,
         Self::Internal,
         Self::NotImplemented,
@@ -62,6 +65,7 @@ impl ErrorCode {
             Self::NotFound => 404,
             Self::MethodNotAllowed => 405,
             Self::Conflict => 409,
+            Self::Gone => 410,
             Self::TooLarge => 413,
             Self::UnsupportedMediaType => 415,
             Self::Invalid => 422,
@@ -81,6 +85,7 @@ impl ErrorCode {
             }
             Self::Forbidden => tonic::Code::FailedPrecondition,
             Self::NotFound => tonic::Code::NotFound,
+            Self::Gone => tonic::Code::OutOfRange,
             Self::Conflict => tonic::Code::Aborted,
             Self::TooLarge | Self::TooMany | Self::Exhausted => tonic::Code::ResourceExhausted,
             Self::Internal => tonic::Code::Internal,

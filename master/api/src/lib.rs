@@ -8,6 +8,7 @@
 //! - [`mesos`]: `/state` and `/version`.
 //! - [`native`]: Waggle's own JSON, which the CLI speaks.
 //! - [`exec`]: sessions in tasks, by frames over an upgraded connection.
+//! - [`logs`]: output that is followed, over one task or many, and cursors in it.
 //! - [`error`]: one error shape and one list of codes, mapped to HTTP and gRPC.
 //!
 //! # Invariants
@@ -26,6 +27,7 @@ pub mod codec;
 pub mod convert;
 pub mod error;
 pub mod exec;
+pub mod logs;
 pub mod marathon;
 pub mod mesos;
 pub mod metronome;

@@ -69,6 +69,8 @@ struct Api {
     changes: Arc<Mutex<()>>,
     /// Sessions in tasks that pass through here.
     tunnels: Tunnels,
+    /// Who follows output.
+    readers: native::logs::Readers,
     /// Mesos's scheduler API.
     scheduler: Option<SchedulerDoor>,
     /// Who listens to Mesos's operator events.
@@ -81,6 +83,7 @@ impl Api {
         Self {
             changes: Arc::clone(handle.changes()),
             tunnels: Tunnels::default(),
+            readers: native::logs::Readers::default(),
             scheduler: None,
             hub: operator::Hub::default(),
             telemetry,
@@ -163,6 +166,9 @@ async fn serve_mesos(State(api): State<Api>, mut request: Request) -> Response {
             Some(wanted) => relay::relay(&api, &call, wanted, body, caller).await,
             None => native::route(&api, &call, body).await,
         },
+        Some("system") if native::dcos_logs::is_mine(&call) => {
+            native::dcos_logs::route(&api, &call).await
+        }
         _ if operator::is_mine(&call) => {
             return operator::route(&api, &call, body, cut.unwrap_or_default()).await;
         }

@@ -49,6 +49,11 @@ impl Fail {
         }
     }
 
+    /// What kind it is.
+    pub(super) const fn code(&self) -> ErrorCode {
+        self.error.code
+    }
+
     /// The same refusal of one thing of several: fields are named from the outermost one on.
     pub(super) fn within(mut self, place: &str) -> Self {
         self.error = self.error.within(place);

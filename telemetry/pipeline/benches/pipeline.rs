@@ -5,7 +5,9 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use waggle_telemetry_pipeline::{IoStream, Limits, LineSplitter, Queue, decode_line};
+use waggle_telemetry_pipeline::{
+    Entry, IoStream, Joiner, Limits, LineSplitter, Queue, decode_entry, decode_line, line_uid,
+};
 
 const READ: u64 = 1_795_407_292_000_000_000;
 
@@ -25,6 +27,37 @@ fn decode(c: &mut Criterion) {
         b.iter(|| black_box(LineSplitter::default().push(corpus.as_bytes())));
     });
     group.finish();
+
+    // All that a line costs before it is queued: what a node can take, in lines and in bytes.
+    let stacks = include_str!("../../../tests/fixtures/logs/stacks.txt");
+    let text = format!("{corpus}\n{stacks}\n");
+    let mut group = c.benchmark_group("whole");
+    for (name, throughput) in [
+        ("lines", Throughput::Elements(text.lines().count() as u64)),
+        ("bytes", Throughput::Bytes(text.len() as u64)),
+    ] {
+        group.throughput(throughput);
+        group.bench_function(name, |b| b.iter(|| black_box(whole(text.as_bytes()))));
+    }
+    group.finish();
+}
+
+/// From bytes to records with their ids.
+fn whole(text: &[u8]) -> usize {
+    let (mut splitter, mut joiner) = (LineSplitter::default(), Joiner::default());
+    let mut n = 0;
+    let mut take = |entry: Entry| {
+        let mut record = decode_entry(&entry, IoStream::Stdout, READ);
+        record.uid = Some(line_uid("web.1", "stdout", entry.start_offset, READ));
+        n += black_box(record).attrs.len();
+    };
+    for chunk in text.chunks(64 << 10) {
+        for line in splitter.push(chunk) {
+            joiner.push(line).into_iter().for_each(&mut take);
+        }
+    }
+    joiner.flush().into_iter().for_each(&mut take);
+    n
 }
 
 fn queue(c: &mut Criterion) {

@@ -4,6 +4,8 @@
 //! traceback of Python, a panic of Go or Rust, an uncaught error of Node or PHP, a cause in Java, the second line of
 //! `java.util.logging`. The record before is held until the next line, or until somebody says that none is coming.
 
+use std::cell::Cell;
+
 use crate::{
     AttrValue, IoStream, Line, LogRecord, Severity, decode::strip_ansi, decode_line,
     lines::MAX_LINE,
@@ -27,6 +29,8 @@ pub struct Entry {
     pub n_lines: u32,
     /// Which piece of a line longer than [`MAX_LINE`] this is, from 1.
     pub part: Option<u32>,
+    /// Bytes of the stream before it: what tells it from all others, also when it is read again.
+    pub start_offset: u64,
     /// Bytes of the stream up to and with its end: a safe offset to continue from.
     pub end_offset: u64,
 }
@@ -62,8 +66,13 @@ struct Group {
     bytes: Vec<u8>,
     first_len: usize,
     n_lines: u32,
+    start_offset: u64,
     end_offset: u64,
     mode: Mode,
+    // A line ends with a brace: an object is printed.
+    is_open: bool,
+    // What `warns` found. The first two lines decide it, so it is asked once of each.
+    warns: Cell<Option<bool>>,
 }
 
 /// Joins the lines of one stream. Holds one record of at most [`MAX_LINE`] bytes.
@@ -86,12 +95,16 @@ impl Joiner {
                 self.parts = 0;
             }
             let Line {
-                bytes, end_offset, ..
+                bytes,
+                start_offset,
+                end_offset,
+                ..
             } = line;
             out.push(Entry {
                 bytes,
                 n_lines: 1,
                 part,
+                start_offset,
                 end_offset,
             });
             return out;
@@ -101,11 +114,7 @@ impl Joiner {
         {
             let fits = held.bytes.len() + 1 + line.bytes.len() <= MAX_LINE;
             if fits && held.n_lines < MAX_LINES {
-                held.bytes.push(b'\n');
-                held.bytes.extend_from_slice(&line.bytes);
-                held.n_lines += 1;
-                held.end_offset = line.end_offset;
-                held.mode = mode;
+                held.add(&line, mode);
                 return out;
             }
             out.extend(self.flush());
@@ -122,6 +131,7 @@ impl Joiner {
         let Group {
             bytes,
             n_lines,
+            start_offset,
             end_offset,
             ..
         } = self.held.take()?;
@@ -129,6 +139,7 @@ impl Joiner {
             bytes,
             n_lines,
             part: None,
+            start_offset,
             end_offset,
         })
     }
@@ -144,10 +155,25 @@ impl Group {
         let mode = mode.unwrap_or_else(|| begins(bare(&line.bytes)));
         Self {
             first_len: line.bytes.len(),
+            is_open: line.bytes.ends_with(b"{"),
             bytes: line.bytes,
             n_lines: 1,
+            start_offset: line.start_offset,
             end_offset: line.end_offset,
             mode,
+            warns: Cell::new(None),
+        }
+    }
+
+    fn add(&mut self, line: &Line, mode: Mode) {
+        self.bytes.push(b'\n');
+        self.bytes.extend_from_slice(&line.bytes);
+        self.n_lines += 1;
+        self.end_offset = line.end_offset;
+        self.mode = mode;
+        self.is_open |= line.bytes.ends_with(b"{");
+        if self.n_lines == 2 {
+            self.warns.set(None);
         }
     }
 
@@ -157,21 +183,26 @@ impl Group {
 
     /// Whether the first line says that something is wrong: then an exception after it is its own.
     fn warns(&self) -> bool {
+        if let Some(known) = self.warns.get() {
+            return known;
+        }
+        let warns = self.says_that_it_warns();
+        self.warns.set(Some(warns));
+        warns
+    }
+
+    fn says_that_it_warns(&self) -> bool {
         // Structure is one record: with text after it, nobody could read it.
         if self.is_json() {
             return false;
         }
         let of = |line| decode_line(line, IoStream::Stdout, 0).severity;
         let second = self.bytes.get(self.first_len + 1..).unwrap_or_default();
+        let second = second.split(|b| *b == b'\n').next().unwrap_or_default();
         match of(self.first()) {
             Severity::UNSPECIFIED if is_jul_level(second) => of(second) >= Severity::WARN,
             first => first >= Severity::WARN,
         }
-    }
-
-    /// A line ends with a brace: an object is printed.
-    fn is_open(&self) -> bool {
-        self.bytes.split(|b| *b == b'\n').any(|l| l.ends_with(b"{"))
     }
 
     /// What the record is with this line; `None` when the line is not of it.
@@ -201,7 +232,7 @@ impl Group {
             Mode::Rust { .. } if starts(line, &["note: ", "stack backtrace:"]) => Some(mode),
             Mode::Php if is_php(line) => Some(mode),
             _ if indented => (!self.is_json()).then_some(mode),
-            _ if line == b"}" && self.n_lines > 1 && self.is_open() => Some(mode),
+            _ if line == b"}" && self.n_lines > 1 && self.is_open => Some(mode),
             _ if starts(line, &["Caused by:", "Suppressed: "]) => (!self.is_json()).then_some(mode),
             Mode::Plain if line == b"Stack trace:" => Some(Mode::Php),
             Mode::Plain if is_java(line) && self.warns() => Some(mode),
@@ -435,6 +466,25 @@ mod tests {
         assert_eq!(entries.len(), 4);
     }
 
+    /// What a line costs must not grow with the record that it may belong to.
+    #[test]
+    fn joining_is_linear() {
+        let head = format!("ERROR {}\n", "x".repeat(900_000));
+        // Each of these asks whether the record warns, or is open.
+        for line in ["com.example.BadException: x\n", " at frame\n", "}\n"] {
+            let text = format!("{head}{}", line.repeat(20_000));
+            let begun = std::time::Instant::now();
+            let entries = join(text.as_bytes(), MAX_LINE);
+            assert!(entries.iter().map(|e| u64::from(e.n_lines)).sum::<u64>() == 20_001);
+            // Quadratic it takes minutes.
+            assert!(
+                begun.elapsed().as_secs() < 20,
+                "{line:?}: {:?}",
+                begun.elapsed()
+            );
+        }
+    }
+
     proptest! {
         /// Every line is in one entry, in order, whatever the lines are.
         #[test]
@@ -456,6 +506,7 @@ mod tests {
             let text: String = lines.iter().flat_map(|l| [l.as_str(), "\n"]).collect();
             let mut back = Vec::new();
             for e in join(text.as_bytes(), max) {
+                prop_assert_eq!(back.len() as u64, e.start_offset);
                 back.extend_from_slice(&e.bytes);
                 if (back.len() as u64) < e.end_offset { back.push(b'\n'); }
                 prop_assert_eq!(back.len() as u64, e.end_offset);

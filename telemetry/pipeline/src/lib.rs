@@ -12,6 +12,7 @@
 //! - [`decode_line`] and [`decode_entry`] are total: any bytes give a record, bounded in depth and size.
 //! - [`Joiner`] loses no line: what it hands out is what it was given.
 //! - [`Statsd`] and [`read_scraped`] are total, within limits, and count what they leave out.
+//! - [`Merge`] keeps the order of each source, and gives up on none of them but for time.
 //! - [`SeriesStore`] holds a bounded number of series; what does not fit is folded and counted.
 //!
 //! # What it never does
@@ -30,6 +31,7 @@ mod join;
 mod labels;
 mod limit;
 mod lines;
+mod merge;
 mod point;
 mod prometheus;
 mod queue;
@@ -46,13 +48,14 @@ pub use edges::{Amount, Busiest, Shown};
 pub use hist::{SECONDS_BOUNDS, log2_us_bounds, log2_us_histogram};
 pub use join::{Entry, Joiner, decode_entry};
 pub use labels::{HostFacts, TaskLabels, component_resource, service_name};
-pub use limit::{Dropped, LogBudget, LogRate};
+pub use limit::{Dropped, LogBudget, LogDefaults, LogPolicy, LogRate, LogRules, MAX_LOG_FILES};
 pub use lines::{Line, LineSplitter, MAX_LINE};
+pub use merge::{Merge, Merged};
 pub use names::{Kind, MetricDef};
 pub use point::{Point, PointData};
 pub use prometheus::{PromResource, prometheus_name, prometheus_text};
 pub use queue::{Batch, Counts, DropReason, Limits, Queue};
-pub use record::{IoStream, LogRecord, Severity};
+pub use record::{IoStream, LogRecord, Severity, line_uid, uid_text};
 pub use scraped::{Scraped, read_scraped};
 pub use series::{ResourceKey, SeriesStore};
 pub use statsd::{Statsd, StatsdCounts};

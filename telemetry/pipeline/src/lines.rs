@@ -10,6 +10,8 @@ pub struct Line {
     pub bytes: Vec<u8>,
     /// More of the same line follows (it is longer than the cap).
     pub partial: bool,
+    /// Bytes of the stream before it.
+    pub start_offset: u64,
     /// Bytes of the stream up to and with this line's end: a safe offset to continue from.
     pub end_offset: u64,
 }
@@ -20,6 +22,8 @@ pub struct LineSplitter {
     max: usize,
     held: Vec<u8>,
     offset: u64,
+    // Where what is held begins.
+    begun: u64,
 }
 
 impl Default for LineSplitter {
@@ -40,6 +44,7 @@ impl LineSplitter {
             max: max.max(1),
             held: Vec::new(),
             offset,
+            begun: offset,
         }
     }
 
@@ -85,15 +90,25 @@ impl LineSplitter {
         self.held.len()
     }
 
+    /// Where the stream goes on after bytes that nobody will see; what is held before them is handed out.
+    pub fn skip_to(&mut self, offset: u64) -> Option<Line> {
+        let rest = self.flush();
+        self.offset = offset;
+        self.begun = offset;
+        rest
+    }
+
     /// Where to continue from after a restart: the end of the last line handed out.
     pub fn committed_offset(&self) -> u64 {
-        self.offset - self.held.len() as u64
+        self.begun
     }
 
     fn line(&mut self, partial: bool) -> Line {
+        let start_offset = std::mem::replace(&mut self.begun, self.offset);
         Line {
             bytes: std::mem::take(&mut self.held),
             partial,
+            start_offset,
             end_offset: self.offset,
         }
     }
@@ -114,6 +129,16 @@ mod tests {
         assert_eq!(s.committed_offset(), 4);
         assert_eq!(s.flush().unwrap().bytes, b"b");
         assert_eq!(s.flush(), None);
+    }
+
+    #[test]
+    fn what_is_skipped_ends_a_line() {
+        let mut s = LineSplitter::at_offset(100, 10);
+        s.push(b"ab");
+        let rest = s.skip_to(50).unwrap();
+        assert_eq!((rest.start_offset, rest.end_offset), (10, 12));
+        let next = s.push(b"c\n").remove(0);
+        assert_eq!((next.start_offset, next.end_offset), (50, 52));
     }
 
     #[test]
@@ -148,6 +173,7 @@ mod tests {
             let mut back = Vec::new();
             for l in &lines {
                 prop_assert!(l.bytes.len() <= max);
+                prop_assert_eq!(back.len() as u64, l.start_offset);
                 back.extend_from_slice(&l.bytes);
                 if !l.partial && (back.len() as u64) < l.end_offset { back.push(b'\n'); }
                 prop_assert_eq!(back.len() as u64, l.end_offset);

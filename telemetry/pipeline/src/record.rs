@@ -25,6 +25,28 @@ impl IoStream {
     }
 }
 
+/// A ULID that a line keeps however often it is read: its time, and a hash of the stream and its place there.
+pub fn line_uid(task: &str, stream: &str, offset: u64, time_ns: u64) -> u128 {
+    // FNV-1a, 128 bits wide: the same on every node and in every version.
+    const BASIS: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
+    const PRIME: u128 = 0x0100_0000_0000_0000_0000_013b;
+    const HASH_BITS: u32 = 80;
+    let offset = offset.to_le_bytes();
+    let all = [task.as_bytes(), b"\0", stream.as_bytes(), b"\0", &offset];
+    let hash = all.into_iter().flatten().fold(BASIS, |hash, byte| {
+        (hash ^ u128::from(*byte)).wrapping_mul(PRIME)
+    });
+    let time_ms = u128::from(time_ns / 1_000_000) & ((1 << 48) - 1);
+    (time_ms << HASH_BITS) | (hash & ((1 << HASH_BITS) - 1))
+}
+
+/// The text of such bits, as ULIDs are written.
+pub fn uid_text(uid: u128) -> String {
+    const DIGITS: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
+    let digit = |i: u32| char::from(DIGITS[(uid >> (5 * i) & 31) as usize]);
+    (0..26).rev().map(digit).collect()
+}
+
 /// OpenTelemetry's severity: six ranges of four, 1 to 24; 0 when it is not known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Severity(u8);
@@ -97,6 +119,8 @@ pub struct LogRecord {
     pub trace: Option<TraceContext>,
     /// The pipe, for a task's lines.
     pub stream: Option<IoStream>,
+    /// What tells it from all others, the bits of a ULID; a new one is made where it has none.
+    pub uid: Option<u128>,
 }
 
 impl LogRecord {
@@ -112,6 +136,7 @@ impl LogRecord {
             event_name: None,
             trace: None,
             stream: None,
+            uid: None,
         }
     }
 
@@ -130,5 +155,35 @@ impl LogRecord {
         let event = self.event_name.as_ref().map_or(0, String::len);
         // 96: fixed fields, and the uid, stream and trace ids that the shell adds.
         96 + self.severity_text.len() + self.body.approx_bytes() + attrs + event
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn a_line_is_known_again() {
+        let uid = |task, stream, offset| line_uid(task, stream, offset, 1_795_407_292_000_000_000);
+        assert_eq!(uid("a", "stdout", 7), uid("a", "stdout", 7));
+        // Pinned: who deduplicates has those of earlier versions.
+        assert_eq!(
+            uid("a", "stdout", 7) >> 80,
+            1_795_407_292_000,
+            "the time comes first"
+        );
+        // Of the specification's examples: 2^80 - 1 at time 0.
+        assert_eq!(uid_text((1 << 80) - 1), "0000000000ZZZZZZZZZZZZZZZZ");
+        assert_eq!(uid_text(u128::MAX), "7ZZZZZZZZZZZZZZZZZZZZZZZZZ");
+        let mut all = BTreeSet::new();
+        for task in ["a", "b", "web.instance-1", "web.instance-2"] {
+            for stream in ["stdout", "stderr", "logs/app.log"] {
+                for offset in (0..20_000).chain([u64::MAX, 1 << 40]) {
+                    assert!(all.insert(uid(task, stream, offset)));
+                }
+            }
+        }
     }
 }

@@ -149,6 +149,41 @@ fn mutated() -> impl Strategy<Value = Vec<u8>> {
 }
 
 proptest! {
+    /// From pieces of a pipe to records: whatever is written, every byte is in one of them, and what is read again in other
+    /// pieces is the same.
+    #[test]
+    fn whole_on_any_bytes(
+        lines in prop::collection::vec(prop_oneof![any::<Vec<u8>>(), mutated()], 0..12),
+        cuts in prop::collection::vec(1usize..300, 1..20),
+    ) {
+        let text = lines.join(&b'\n');
+        let whole = |cuts: &[usize]| {
+            let (mut splitter, mut joiner) = (LineSplitter::new(200), Joiner::default());
+            let (mut out, mut rest) = (Vec::new(), text.as_slice());
+            for cut in cuts.iter().cycle() {
+                if rest.is_empty() {
+                    break;
+                }
+                let (now, later) = rest.split_at((*cut).min(rest.len()));
+                out.extend(splitter.push(now).into_iter().flat_map(|l| joiner.push(l)));
+                rest = later;
+            }
+            out.extend(splitter.flush().into_iter().flat_map(|l| joiner.push(l)));
+            out.extend(joiner.flush());
+            out
+        };
+        let entries = whole(&cuts);
+        let mut at = 0;
+        for entry in &entries {
+            prop_assert_eq!(entry.start_offset, at);
+            at = entry.end_offset;
+            let record = decode_entry(entry, IoStream::Stdout, READ);
+            prop_assert!(record.severity.number() <= 24);
+        }
+        prop_assert_eq!(at, text.len() as u64);
+        prop_assert_eq!(whole(&[1000]), entries);
+    }
+
     #[test]
     fn total_on_any_bytes(
         line in prop_oneof![any::<Vec<u8>>(), mutated()],

@@ -220,6 +220,12 @@ pub struct History {
 }
 
 impl History {
+    /// Tasks of the runs that are kept.
+    pub fn tasks(&self) -> impl Iterator<Item = &TaskId> {
+        let kept = self.successes.iter().chain(&self.failures);
+        kept.flat_map(|ended| &ended.tasks)
+    }
+
     pub(crate) fn push(&mut self, ended: Ended, success: bool) {
         let at = Some(ended.finished_at);
         let kept = if success {

@@ -2,10 +2,12 @@
 //!
 //! Roles are paths, so they come last and take the rest. Agents and frameworks are named by id or by name.
 
+pub(super) mod dcos_logs;
 mod explain;
 mod explain_app;
 mod explain_job;
 mod find;
+pub(super) mod logs;
 mod maintenance;
 pub(super) mod networks;
 mod operate;
@@ -56,6 +58,10 @@ pub(super) async fn route(api: &Api, call: &Call, body: Body) -> Result<Response
         ["networks", name] => match *method {
             Method::DELETE => networks::remove(api, name).await,
             _ => Err(Fail::method(call, "DELETE")),
+        },
+        ["logs"] => match *method {
+            Method::GET => logs::follow(api, call).await,
+            _ => Err(Fail::method(call, "GET")),
         },
         ["vips"] => get(call, || ok(&reads::vips(&api.view()))),
         ["tasks"] => {

@@ -43,7 +43,10 @@ const ANSWER: Duration = Duration::from_secs(30);
 /// Bytes that a tunnel holds each way.
 const BUFFER: usize = 16 << 10;
 /// Headers of an agent's answer that the client gets.
-const PASSED: [&str; 6] = [
+const PASSED: [&str; 9] = [
+    "cache-control",
+    "x-journal-skip-next",
+    "x-journal-skip-prev",
     "content-type",
     "content-length",
     "content-disposition",
@@ -70,6 +73,13 @@ impl Default for Tunnels {
             _end: Arc::new(stop.clone().drop_guard()),
             stop,
         }
+    }
+}
+
+impl Tunnels {
+    /// Cancelled when nobody serves any more.
+    pub(in crate::http) fn stopped(&self) -> CancellationToken {
+        self.stop.clone()
     }
 }
 
@@ -236,7 +246,7 @@ fn place(view: &ClusterView, text: &str) -> Result<(String, SocketAddr), Fail> {
     }
 }
 
-async fn ask(
+pub(in crate::http) async fn ask(
     agent: SocketAddr,
     request: Request<Full<Bytes>>,
 ) -> Result<hyper::Response<hyper::body::Incoming>, Fail> {
@@ -268,7 +278,7 @@ async fn ask(
 }
 
 /// The answer as it came, at the client's pace.
-fn pass(answer: hyper::Response<hyper::body::Incoming>) -> Response {
+pub(in crate::http) fn pass(answer: hyper::Response<hyper::body::Incoming>) -> Response {
     let (parts, body) = answer.into_parts();
     let mut response = Response::new(Body::new(body));
     *response.status_mut() = parts.status;
@@ -282,7 +292,7 @@ fn pass(answer: hyper::Response<hyper::body::Incoming>) -> Response {
 }
 
 /// Percent-encodes what a segment may not hold.
-fn encode(segment: &str) -> String {
+pub(in crate::http) fn encode(segment: &str) -> String {
     let keep = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
     segment
         .bytes()

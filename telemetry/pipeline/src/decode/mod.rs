@@ -45,6 +45,7 @@ pub fn decode_line(line: &[u8], stream: IoStream, read_ns: u64) -> LogRecord {
         event_name: found.event_name,
         trace: found.trace.context(),
         stream: Some(stream),
+        uid: None,
     };
     if rec.attrs.len() > MAX_ATTRS {
         let dropped = rec.attrs.len() - MAX_ATTRS;

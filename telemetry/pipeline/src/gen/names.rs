@@ -98,6 +98,8 @@ pub static CONTAINER_PACKETS_DROPPED: MetricDef = MetricDef { name: "waggle.cont
 pub static CONTAINER_CONNECTIONS: MetricDef = MetricDef { name: "waggle.container.network.connection.count", unit: "{connection}", kind: Kind::UpDownCounter, description: "Connections of the task", attributes: &["network.connection.state", TRANSPORT], bounds: &[] };
 /// `waggle.container.cpu.throttled.time` (s): Time that the task was kept from running by its CPU limit.
 pub static CONTAINER_CPU_THROTTLED_TIME: MetricDef = MetricDef { name: "waggle.container.cpu.throttled.time", unit: "s", kind: Kind::Counter, description: "Time that the task was kept from running by its CPU limit", attributes: &[], bounds: &[] };
+/// `waggle.task.log.blocked.time` (s): Time that the task was kept from writing to its output, as it asked for (`WAGGLE_LOG_POLICY=block`).
+pub static TASK_LOG_BLOCKED_TIME: MetricDef = MetricDef { name: "waggle.task.log.blocked.time", unit: "s", kind: Kind::Counter, description: "Time that the task was kept from writing to its output, as it asked for (`WAGGLE_LOG_POLICY=block`)", attributes: &[], bounds: &[] };
 /// `waggle.container.cpu.throttled.periods` ({period}): Periods in which the task hit its CPU limit.
 pub static CONTAINER_CPU_THROTTLED_PERIODS: MetricDef = MetricDef { name: "waggle.container.cpu.throttled.periods", unit: "{period}", kind: Kind::Counter, description: "Periods in which the task hit its CPU limit", attributes: &[], bounds: &[] };
 /// `waggle.container.cpu.delay.time` (s): Time that the task's threads were ready to run and waited for a CPU.
@@ -310,8 +312,8 @@ pub static AGENT_REQUESTS_REFUSED: MetricDef = MetricDef { name: "waggle.agent.r
 pub static AGENT_FILES_READ: MetricDef = MetricDef { name: "waggle.agent.files.read", unit: "By", kind: Kind::Counter, description: "Bytes of sandboxes' files that were sent", attributes: &[], bounds: &[] };
 /// `waggle.agent.log.dropped` ({line}): Lines of tasks' output that became no log record; they are in the task's files all the same.
 pub static AGENT_LOG_DROPPED: MetricDef = MetricDef { name: "waggle.agent.log.dropped", unit: "{line}", kind: Kind::Counter, description: "Lines of tasks' output that became no log record; they are in the task's files all the same", attributes: &[DROP_REASON], bounds: &[] };
-/// `waggle.agent.log.lost` (By): Bytes of tasks' output that could not be written to its files.
-pub static AGENT_LOG_LOST: MetricDef = MetricDef { name: "waggle.agent.log.lost", unit: "By", kind: Kind::Counter, description: "Bytes of tasks' output that could not be written to its files", attributes: &[DROP_REASON], bounds: &[] };
+/// `waggle.agent.log.lost` (By): Bytes of tasks' output that could not be written to its files, or were removed before they were read.
+pub static AGENT_LOG_LOST: MetricDef = MetricDef { name: "waggle.agent.log.lost", unit: "By", kind: Kind::Counter, description: "Bytes of tasks' output that could not be written to its files, or were removed before they were read", attributes: &[DROP_REASON], bounds: &[] };
 /// `waggle.agent.sandboxes.kept` ({sandbox}): Sandboxes of ended tasks that are kept.
 pub static SANDBOXES_KEPT: MetricDef = MetricDef { name: "waggle.agent.sandboxes.kept", unit: "{sandbox}", kind: Kind::UpDownCounter, description: "Sandboxes of ended tasks that are kept", attributes: &[], bounds: &[] };
 /// `waggle.agent.sandboxes.removed` ({sandbox}): Sandboxes of ended tasks that were removed for their age, their number or a full disk.
@@ -330,8 +332,12 @@ pub static FETCH_CACHE_SIZE: MetricDef = MetricDef { name: "waggle.agent.fetch.c
 pub static FETCH_CACHE_EVICTED: MetricDef = MetricDef { name: "waggle.agent.fetch.cache.evicted", unit: "{file}", kind: Kind::Gauge, description: "Files that left the fetcher's cache for others since the agent began", attributes: &[], bounds: &[] };
 /// `waggle.volume.unclaimed` ({volume}): Volumes that the master did not know and that were put aside.
 pub static VOLUMES_UNCLAIMED: MetricDef = MetricDef { name: "waggle.volume.unclaimed", unit: "{volume}", kind: Kind::Counter, description: "Volumes that the master did not know and that were put aside", attributes: &[], bounds: &[] };
-/// `waggle.agent.log.segments.lost` ({segment}): Segments of tasks' output that were replaced before they were read to their end.
-pub static AGENT_LOG_SEGMENTS_LOST: MetricDef = MetricDef { name: "waggle.agent.log.segments.lost", unit: "{segment}", kind: Kind::Counter, description: "Segments of tasks' output that were replaced before they were read to their end", attributes: &[DROP_REASON], bounds: &[] };
+/// `waggle.log.readers.cut` ({reader}): Readers of merged output that a master cut off since they took nothing for half a minute.
+pub static LOG_READERS_CUT: MetricDef = MetricDef { name: "waggle.log.readers.cut", unit: "{reader}", kind: Kind::Counter, description: "Readers of merged output that a master cut off since they took nothing for half a minute", attributes: &[], bounds: &[] };
+/// `waggle.agent.log.readers.cut` ({reader}): Readers of output over HTTP that were cut off since they took nothing for half a minute.
+pub static AGENT_LOG_READERS_CUT: MetricDef = MetricDef { name: "waggle.agent.log.readers.cut", unit: "{reader}", kind: Kind::Counter, description: "Readers of output over HTTP that were cut off since they took nothing for half a minute", attributes: &[], bounds: &[] };
+/// `waggle.agent.log.reduced` (By): Bytes of running tasks' older output that were removed since all of it together was beyond the node's quota.
+pub static AGENT_LOG_REDUCED: MetricDef = MetricDef { name: "waggle.agent.log.reduced", unit: "By", kind: Kind::Counter, description: "Bytes of running tasks' older output that were removed since all of it together was beyond the node's quota", attributes: &[], bounds: &[] };
 /// `waggle.ebpf.lost` ({event}): What the kernel programs could not count.
 pub static EBPF_LOST: MetricDef = MetricDef { name: "waggle.ebpf.lost", unit: "{event}", kind: Kind::Counter, description: "What the kernel programs could not count", attributes: &[DROP_REASON], bounds: &[] };
 /// `waggle.ebpf.program.run.time` (s): Time spent in a kernel program.
@@ -412,6 +418,7 @@ pub static ALL: &[&MetricDef] = &[
     &CONTAINER_PACKETS_DROPPED,
     &CONTAINER_CONNECTIONS,
     &CONTAINER_CPU_THROTTLED_TIME,
+    &TASK_LOG_BLOCKED_TIME,
     &CONTAINER_CPU_THROTTLED_PERIODS,
     &CONTAINER_CPU_DELAY,
     &CONTAINER_CPU_LIMIT,
@@ -528,7 +535,9 @@ pub static ALL: &[&MetricDef] = &[
     &FETCH_CACHE_SIZE,
     &FETCH_CACHE_EVICTED,
     &VOLUMES_UNCLAIMED,
-    &AGENT_LOG_SEGMENTS_LOST,
+    &LOG_READERS_CUT,
+    &AGENT_LOG_READERS_CUT,
+    &AGENT_LOG_REDUCED,
     &EBPF_LOST,
     &EBPF_RUN_TIME,
     &EBPF_RUN_COUNT,
@@ -600,4 +609,4 @@ pub static RESOURCE_TASK: &[&str] = &["service.name", "service.namespace", "serv
 /// What a component's resource may have.
 pub static RESOURCE_COMPONENT: &[&str] = &["service.name", "service.namespace", "service.instance.id", "service.version", "host.id", "host.name", "host.arch", "os.type", "os.version", "telemetry.sdk.language", "telemetry.sdk.name", "telemetry.sdk.version", "waggle.cluster.name"];
 /// What Waggle itself adds to log records.
-pub static LOG_ATTRIBUTES: &[&str] = &["log.iostream", "log.record.uid", "waggle.log.target", "waggle.log.attributes.dropped", "waggle.log.invalid_utf8", "waggle.log.lines", "waggle.log.part"];
+pub static LOG_ATTRIBUTES: &[&str] = &["log.iostream", "log.record.uid", "log.file.name", "log.file.path", "process.pid", "waggle.journal.identifier", "waggle.journal.unit", "waggle.log.target", "waggle.log.attributes.dropped", "waggle.log.invalid_utf8", "waggle.log.lines", "waggle.log.part"];

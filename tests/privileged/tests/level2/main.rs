@@ -6,4 +6,5 @@
 )]
 
 mod jobs;
+mod logs;
 mod pods;

@@ -1,44 +1,35 @@
-//! A task's output: pipes copied into two segment files of bounded size.
+//! Output of containers that were launched by an agent's API: two files of bounded size for each stream.
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Read, Write},
-    os::{
-        fd::{AsFd, BorrowedFd},
-        unix::fs::OpenOptionsExt,
-    },
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
-/// One stream of a task: the pipe's end and the files that it goes to.
+/// Size of one file.
+pub const SEGMENT_BYTES: u64 = 10 << 20;
+
+/// One stream.
 ///
-/// When the current file is full it becomes `<name>.1`, replacing the one before. A write that fails
-/// (a full disk) is counted and the pipe is still drained: the task never blocks on its output.
+/// When the current file is full it becomes `<name>.1`, replacing the one before. What can't be written (a full disk) is left
+/// out: it went to whoever is attached.
 pub struct Output {
-    pipe: Option<File>,
     path: PathBuf,
     file: Option<File>,
     written: u64,
     segment_bytes: u64,
-    lost_bytes: u64,
     owner: Option<(u32, u32)>,
 }
 
 impl Output {
     /// Copies `pipe` to `path`; without one the file stays empty.
-    pub fn new(
-        pipe: Option<File>,
-        path: PathBuf,
-        segment_bytes: u64,
-        owner: Option<(u32, u32)>,
-    ) -> Self {
+    pub fn new(path: PathBuf, segment_bytes: u64, owner: Option<(u32, u32)>) -> Self {
         let mut output = Self {
-            pipe,
             path,
             file: None,
             written: 0,
             segment_bytes: segment_bytes.max(1),
-            lost_bytes: 0,
             owner,
         };
         // The file exists from the start, also while nothing is written.
@@ -46,46 +37,7 @@ impl Output {
         output
     }
 
-    /// The pipe, while its writers may still write.
-    pub fn pipe(&self) -> Option<BorrowedFd<'_>> {
-        self.pipe.as_ref().map(AsFd::as_fd)
-    }
-
-    /// Bytes that were read and could not be written.
-    pub fn lost_bytes(&self) -> u64 {
-        self.lost_bytes
-    }
-
-    /// Takes what is in the pipe now (one read). Returns how much of the buffer it filled.
-    pub fn pump(&mut self, buffer: &mut [u8]) -> usize {
-        let Some(pipe) = &mut self.pipe else {
-            return 0;
-        };
-        match pipe.read(buffer) {
-            Ok(0) => {
-                self.pipe = None;
-                0
-            }
-            Ok(n) => {
-                self.store(&buffer[..n]);
-                n
-            }
-            Err(e)
-                if matches!(
-                    e.kind(),
-                    io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock
-                ) =>
-            {
-                0
-            }
-            Err(_) => {
-                self.pipe = None;
-                0
-            }
-        }
-    }
-
-    /// Keeps bytes that came another way.
+    /// Keeps bytes.
     pub fn store(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             if self.written >= self.segment_bytes {
@@ -107,10 +59,7 @@ impl Output {
                     bytes = &bytes[n..];
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Ok(_) | Err(_) => {
-                    self.lost_bytes += bytes.len() as u64;
-                    return;
-                }
+                Ok(_) | Err(_) => return,
             }
         }
     }
@@ -155,7 +104,7 @@ impl Output {
 }
 
 /// The name of the segment before the current one: `stdout.1`.
-pub fn previous(path: &Path) -> PathBuf {
+fn previous(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".1");
     PathBuf::from(name)
@@ -163,25 +112,19 @@ pub fn previous(path: &Path) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
-
     use super::*;
 
     #[test]
     fn output_is_kept_in_two_bounded_segments() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("stdout");
-        let (reader, writer) = nix::unistd::pipe().unwrap();
-        let mut out = Output::new(Some(File::from(reader)), path.clone(), 10, None);
-        let mut writer = File::from(writer);
+        let mut out = Output::new(path.clone(), 10, None);
         let mut all = Vec::new();
         for i in 0..9u8 {
             let line = [b'a' + i; 7];
-            writer.write_all(&line).unwrap();
+            out.store(&line);
             all.extend(line);
-            assert!(out.pump(&mut [0; 64]) > 0);
         }
-        drop(writer);
-        assert_eq!(out.pump(&mut [0; 64]), 0);
         let current = fs::read(&path).unwrap();
         let before = fs::read(previous(&path)).unwrap();
         assert_eq!((before.len(), current.len()), (10, 3), "63 bytes in tens");
