@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::json;
 use waggle_api::marathon::pod_from_value;
-use waggle_master::core::{Effect, MasterMsg};
+use waggle_master::core::{Effect, MasterCore, MasterMsg};
 use waggle_services::{Capacity, Instance, Member, home_of};
 use waggle_types::{
     AgentId, ExecutorKey, FrameworkId, Resources, ServiceId, ServiceSpec, TaskId, UnixMillis,
@@ -138,7 +138,7 @@ impl Sim {
                 let text = format!("{launch}: {n} of {n_group} containers are launched");
                 return Err(Violation::Pod(text));
             }
-            let known = self.master.as_ref().map(|m| m.scheduler());
+            let known = self.master.as_ref().map(MasterCore::scheduler);
             let Some(s) = known.and_then(|s| s.service(&service)) else {
                 continue;
             };
