@@ -278,13 +278,10 @@ async fn file(
         };
         let at = match last_event(&headers) {
             None => at,
-            Some(id) => match id.parse() {
-                Ok(at) => Some(at),
-                Err(_) => {
-                    let why = format!("invalid Last-Event-ID: {id:.40}");
-                    return Err(Box::new(refused(StatusCode::BAD_REQUEST, why)));
-                }
-            },
+            Some(id) => Some(id.parse().map_err(|_| {
+                let why = format!("invalid Last-Event-ID: {id:.40}");
+                Box::new(refused(StatusCode::BAD_REQUEST, why))
+            })?),
         };
         Ok((limit, skip, at))
     });

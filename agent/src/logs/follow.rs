@@ -277,13 +277,12 @@ impl Source {
             (Some(at), _) => at,
             (None, Some(cursor)) => since(&mut reader, cursor.floor_us, first, &mut in_line)?,
             (None, None) => {
-                let since = match query.since_us {
-                    Some(us) => since(&mut reader, us, first, &mut in_line)?,
-                    None => {
-                        // The oldest segment may begin in the middle of a line.
-                        in_line = first > 0;
-                        first
-                    }
+                let since = if let Some(us) = query.since_us {
+                    since(&mut reader, us, first, &mut in_line)?
+                } else {
+                    // The oldest segment may begin in the middle of a line.
+                    in_line = first > 0;
+                    first
                 };
                 match query.tail {
                     Some(lines) => {

@@ -14,7 +14,7 @@ use crate::clock;
 /// Longest entry that is read.
 const MAX_ENTRY: usize = 1 << 20;
 /// Between two attempts to start journalctl: the first, and the longest.
-const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
 /// Between two notes of how far it was read.
 const NOTE: Duration = Duration::from_secs(1);
 
@@ -115,13 +115,11 @@ impl Reading {
         // Of an entry that is too long nothing is left.
         let mut cut = false;
         loop {
-            let n = match tokio::time::timeout(NOTE, out.read(&mut buffer)).await {
-                Ok(n) => n?,
-                Err(_) => {
-                    self.place.write();
-                    continue;
-                }
+            let Ok(n) = tokio::time::timeout(NOTE, out.read(&mut buffer)).await else {
+                self.place.write();
+                continue;
             };
+            let n = n?;
             if n == 0 {
                 self.place.write();
                 return child.wait().await;

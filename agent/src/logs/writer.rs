@@ -348,13 +348,12 @@ impl Stalled {
                 let since = o.oldest_us(read(&o.dir.name))?;
                 Some((since, o))
             });
-            match oldest.min_by_key(|(since, _)| *since) {
-                Some((_, oldest)) => oldest.drop_oldest(),
+            if let Some((_, oldest)) = oldest.min_by_key(|(since, _)| *since) {
+                oldest.drop_oldest();
+            } else {
                 // Nothing that was read is left; or there are only current segments.
-                None => {
-                    stuck = limits.block && outputs.iter().any(|o| o.index.segments.len() > 1);
-                    break;
-                }
+                stuck = limits.block && outputs.iter().any(|o| o.index.segments.len() > 1);
+                break;
             }
         }
         stuck |= outputs.iter().any(|o| !o.waiting.is_empty());

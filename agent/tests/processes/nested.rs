@@ -439,7 +439,8 @@ pub fn containers_live_as_long_as_they_may() {
             read("one/stdout"),
             format!("{0}\n{0}\nterm\n", here.display())
         );
-        assert_eq!(read("one/stderr"), "bad\n");
+        // The signal ends a whole group: a shell may say so, too.
+        assert!(read("one/stderr").starts_with("bad\n"));
         assert!(!runs(pid));
         assert_eq!(ask(&agent, &kill).await.0, 404);
         // One that is in it can't be any more.

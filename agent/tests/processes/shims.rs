@@ -162,7 +162,7 @@ pub fn keeps_a_task_waiting_that_asked_for_it() {
             age => dir.output(&format!("stdout.{age}")),
         })
         .collect();
-    let all: String = (0..30000).map(|i| format!("line {i}\n")).collect();
+    let all = (0..30000).fold(String::new(), |all, i| all + &format!("line {i}\n"));
     assert!(all.ends_with(&kept) && !kept.is_empty());
     assert_eq!(segments[0]["base"], (all.len() - kept.len()) as u64);
 }

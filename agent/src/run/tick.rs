@@ -1,0 +1,106 @@
+//! What is read of tasks and the node from time to time, off the loop.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use waggle_telemetry::{Feature, names};
+
+use super::{Agent, blocking};
+use crate::observe::{self, Kernel};
+
+/// One of so many ticks reads figures, where telemetry costs too much.
+const RARE: u64 = 6;
+
+/// How often tasks are asked for their metrics.
+const SCRAPE_EVERY: Duration = Duration::from_secs(15);
+
+impl Agent {
+    /// Reads figures and output of every task, off the loop; a tick that finds the last one at work is skipped.
+    pub(super) fn tick(&mut self) {
+        let Ok(permit) = Arc::clone(&self.ticking).try_acquire_owned() else {
+            return;
+        };
+        let mut by_state: BTreeMap<&'static str, u32> = BTreeMap::new();
+        let mut n_pending = 0;
+        for task in self.core.tasks() {
+            *by_state.entry(task.state.mesos_name()).or_default() += 1;
+            n_pending += u32::from(task.state.is_terminal());
+        }
+        for state in ["TASK_STAGING", "TASK_RUNNING", "TASK_KILLING"] {
+            let n = by_state.get(state).copied().unwrap_or(0);
+            let attrs = [(names::STATE, state.into())];
+            self.telemetry
+                .set(&names::AGENT_TASKS, &attrs, f64::from(n));
+        }
+        self.telemetry
+            .set(&names::AGENT_STATUS_PENDING, &[], f64::from(n_pending));
+        let every = self.telemetry.allows(Feature::EveryTick);
+        let figures = every || self.n_ticks.is_multiple_of(RARE);
+        self.n_ticks += 1;
+        let watched = self.tasks.watched();
+        let networks = self.tasks.networks();
+        let quota = self.tasks.log_quota();
+        let (net, telemetry, since) =
+            (Arc::clone(&self.net), self.telemetry.clone(), self.since_ns);
+        self.tasks.spawn(async move {
+            let cpu = telemetry.cpu().clone();
+            let work = move || {
+                let begun = std::time::Instant::now();
+                let kernel = figures.then(|| Kernel::read(&net));
+                if figures && telemetry.allows(Feature::Edges) {
+                    net.read_flows();
+                }
+                let vips = net.vip_names();
+                let mut output = Vec::new();
+                for task in watched {
+                    let mut task = task
+                        .lock()
+                        .unwrap_or_else(std::sync::PoisonError::into_inner);
+                    task.tick(&net, kernel.as_ref(), &vips, &telemetry);
+                    output.push(task.output_dirs());
+                }
+                observe::keep_output(quota, &output, &telemetry);
+                if let Some(kernel) = &kernel {
+                    observe::node(&net, kernel, &telemetry, since);
+                }
+                networks.upkeep();
+                for n in networks.usage() {
+                    let states = [
+                        ("held", n.n_held as f64),
+                        ("resting", n.n_resting as f64),
+                        ("free", n.n_free as f64),
+                    ];
+                    for (state, count) in states {
+                        let attrs = [
+                            (names::NETWORK, n.network.clone().into()),
+                            (names::STATE, state.into()),
+                        ];
+                        telemetry.set(&names::NETWORK_ADDRESSES, &attrs, count);
+                    }
+                }
+                let took = begun.elapsed().as_secs_f64();
+                telemetry.record(&names::AGENT_TICK_DURATION, &[], took);
+            };
+            blocking(move || cpu.run(work)).await;
+            drop(permit);
+        });
+    }
+
+    /// Asks tasks for their metrics, where it is time and the last round is over.
+    pub(super) fn scrape(&mut self) {
+        let is_time = self.scraped.is_none_or(|at| at.elapsed() >= SCRAPE_EVERY);
+        let wanted = self.telemetry.is_exporting() && self.telemetry.allows(Feature::Scrapes);
+        if !is_time || !wanted {
+            return;
+        }
+        let Some(place) = self.scraper.place() else {
+            return;
+        };
+        self.scraped = Some(tokio::time::Instant::now());
+        let pages = self.tasks.pages();
+        let round = self
+            .scraper
+            .clone()
+            .round(place, pages, self.telemetry.clone());
+        self.tasks.spawn(round);
+    }
+}
