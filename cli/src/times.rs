@@ -99,10 +99,17 @@ pub fn relative(at: u64, now: u64) -> String {
     }
 }
 
+/// The latest time that has a text: the end of the year 9999.
+const LAST: u64 = 253_402_300_799_999;
+
+/// Like [`absolute`], to the millisecond.
+pub fn exact(at: u64) -> String {
+    UnixMillis(at.min(LAST)).rfc3339().to_string()
+}
+
 /// `2030-01-31T22:00:00Z`, to the second.
 pub fn absolute(at: u64) -> String {
-    // Beyond the year 9999 there is no such text, and no such time is taken.
-    let whole = UnixMillis(at.min(253_402_300_799_999) / 1000 * 1000);
+    let whole = UnixMillis(at.min(LAST) / 1000 * 1000);
     whole.rfc3339().to_string().replace(".000Z", "Z")
 }
 

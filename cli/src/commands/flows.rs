@@ -251,7 +251,7 @@ fn show(flows: &[EndedFlow], json: bool) -> Result<(), CliError> {
 
 /// `2026-11-26T10:00:00.123Z n1 shop.marathon -> web.marathon 10.0.0.2:31000 by web.l4lb:80 closed, ...`
 fn line(flow: &EndedFlow) -> String {
-    let at = times::absolute(flow.ended_us / 1000);
+    let at = times::exact(flow.ended_us / 1000);
     let destination = match flow.destination.as_str() {
         "" => "nobody",
         name => name,
