@@ -300,7 +300,15 @@ fn a_pod_comes_back_to_its_volume_until_that_is_wiped() {
     assert!(w.task_ids().iter().all(|t| !tasks.contains(t)));
     assert_eq!(w.core.scheduler().service(&id()).unwrap().homes().len(), 1);
     // Whoever asked for a wipe has the answer, whatever becomes of this master.
-    w.kill(vec![was.clone()], false, true).unwrap();
+    w.event(Event::Kill {
+        request: RequestId(1),
+        ids: vec![was.clone()],
+        scale: false,
+        wipe: true,
+        force: false,
+        deployment_id: DeploymentId::new("k").unwrap(),
+        trace: None,
+    });
     let wiped = |w: &World| w.stored.keys().filter(|k| k.starts_with("wiped/")).count();
     assert_eq!(wiped(&w), 1, "it is stored before it is answered");
     w.restart();
