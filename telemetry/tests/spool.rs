@@ -137,7 +137,8 @@ async fn what_waits_for_an_endpoint_goes_to_no_other() {
     until("the first has all", || received(&first).0.len() == 110).await;
     let losses = guard.shutdown(Duration::from_secs(5)).await;
     assert!(losses.balanced() && losses.logs.held == 0, "{losses:?}");
-    assert_eq!(received(&second), (received(&first).0, 0), "each once");
+    // Nobody said good-bye to the second: what it had taken and that was not noted comes again.
+    assert_eq!(received(&second).0, received(&first).0);
     drop(t);
     // One that is not there any more is left alone.
     config.otlp.truncate(1);

@@ -42,6 +42,7 @@ impl ServiceScheduler {
         let litter = Litter {
             agent_id: place.agent_id,
             role,
+            in_parts: false,
             released: None,
         };
         self.litter.insert(id, litter);
@@ -72,6 +73,7 @@ impl ServiceScheduler {
                 Litter {
                     agent_id,
                     role,
+                    in_parts: false,
                     released,
                 },
             );
@@ -115,7 +117,10 @@ impl ServiceScheduler {
         for part in &open.offer.parts {
             let id = home_of(&part.reservation).map(|(id, _)| id);
             if let Some(l) = id.and_then(|id| self.litter.get_mut(id)) {
-                l.released = Some(now);
+                // What is still to come must be asked for.
+                if !l.in_parts || part.resources.custom.volumes().next().is_some() {
+                    l.released = Some(now);
+                }
                 out.extend(release(part));
             }
         }
@@ -128,6 +133,7 @@ impl ServiceScheduler {
             return;
         };
         let role = service.spec.role().to_owned();
+        let in_parts = service.spec.pod.is_some();
         let (left, kept) = std::mem::take(&mut service.homes)
             .into_iter()
             .partition(which);
@@ -137,6 +143,7 @@ impl ServiceScheduler {
             let litter = Litter {
                 agent_id: h.place.agent_id,
                 role: role.clone(),
+                in_parts,
                 released: None,
             };
             (h.id, litter)

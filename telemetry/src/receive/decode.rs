@@ -143,7 +143,7 @@ mod tests {
         }
         let record = field(1, &field(2, &field(2, &field(5, &deep))));
         let read = raw(record, Form::Protobuf).read::<ExportLogsServiceRequest>();
-        assert_eq!(read, Err(Refusal::Invalid));
+        assert_eq!(read, Err(Refusal::Large));
         let json = format!(
             r#"{{"resourceLogs":[{{"scopeLogs":[{{"logRecords":[{{"body":{}"#,
             r#"{"arrayValue":{"values":["#.repeat(10_000)

@@ -279,7 +279,9 @@ fn a_service_is_followed_over_everything() {
     for (task, host) in &second {
         let node = world.cluster.node(host).unwrap();
         let sandbox = node.work_dir.join("agent/tasks").join(task).join("sandbox");
-        assert!(Path::new(&sandbox).join("stdout.1").exists(), "{task}");
+        let rotated = Path::new(&sandbox).join("stdout.1");
+        let what = format!("a rotation of {task}");
+        wait_until(LIMIT, &what, || rotated.exists().then_some(())).unwrap();
     }
     let all = follower.lines();
     drop(follower);
