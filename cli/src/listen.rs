@@ -29,9 +29,26 @@ const RETRY: Duration = Duration::from_millis(20);
 
 /// Binds one listener; the error names what it is for.
 pub async fn bind(purpose: &str, ip: IpAddr, port: u16) -> Result<TcpListener, CliError> {
-    let address = SocketAddr::new(ip, port);
+    patiently(purpose, SocketAddr::new(ip, port), open).await
+}
+
+/// The same for datagrams.
+pub async fn bind_udp(purpose: &str, ip: IpAddr, port: u16) -> Result<UdpSocket, CliError> {
+    let open = |address| {
+        let socket = std::net::UdpSocket::bind(address)?;
+        socket.set_nonblocking(true)?;
+        UdpSocket::from_std(socket)
+    };
+    patiently(purpose, SocketAddr::new(ip, port), open).await
+}
+
+async fn patiently<T>(
+    purpose: &str,
+    address: SocketAddr,
+    open: impl Fn(SocketAddr) -> io::Result<T>,
+) -> Result<T, CliError> {
     let deadline = Instant::now() + PATIENCE;
-    let listener = loop {
+    let opened = loop {
         match open(address) {
             Err(e) if e.kind() == ErrorKind::AddrInUse && Instant::now() < deadline => {
                 sleep(RETRY).await;
@@ -39,22 +56,7 @@ pub async fn bind(purpose: &str, ip: IpAddr, port: u16) -> Result<TcpListener, C
             other => break other,
         }
     };
-    Ok(listener.with_context(|| format!("cannot listen on {address} for the {purpose}"))?)
-}
-
-/// The same for datagrams.
-pub async fn bind_udp(purpose: &str, ip: IpAddr, port: u16) -> Result<UdpSocket, CliError> {
-    let address = SocketAddr::new(ip, port);
-    let deadline = Instant::now() + PATIENCE;
-    let socket = loop {
-        match UdpSocket::bind(address).await {
-            Err(e) if e.kind() == ErrorKind::AddrInUse && Instant::now() < deadline => {
-                sleep(RETRY).await;
-            }
-            other => break other,
-        }
-    };
-    Ok(socket.with_context(|| format!("cannot listen on {address} for the {purpose}"))?)
+    Ok(opened.with_context(|| format!("cannot listen on {address} for the {purpose}"))?)
 }
 
 fn open(address: SocketAddr) -> io::Result<TcpListener> {

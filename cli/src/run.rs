@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, anyhow};
+use futures::future::BoxFuture;
 use tokio::{
     signal::unix::{SignalKind, signal},
     task::JoinSet,
@@ -47,6 +48,9 @@ pub enum Half {
     Agent,
 }
 
+/// What a node runs, once it is begun.
+type Halves = Vec<BoxFuture<'static, anyhow::Result<()>>>;
+
 /// Runs a node until SIGTERM or SIGINT, or until a half fails.
 pub fn node(flags: &RunArgs, half: Half) -> Result<(), CliError> {
     let settings = config::settings(flags)?;
@@ -60,7 +64,7 @@ pub fn node(flags: &RunArgs, half: Half) -> Result<(), CliError> {
 async fn run(settings: Settings, half: Half) -> Result<(), CliError> {
     let (telemetry, guard) = start_telemetry(&settings)?;
     let stop = CancellationToken::new();
-    let mut halves: JoinSet<anyhow::Result<()>> = JoinSet::new();
+    let mut halves = Halves::new();
     if half != Half::Agent {
         start_master(&settings, &telemetry, &stop, &mut halves).await?;
     }
@@ -71,6 +75,8 @@ async fn run(settings: Settings, half: Half) -> Result<(), CliError> {
     if half != Half::Master {
         start_agent(&settings, &telemetry, &stop, &mut halves).await?;
     }
+    // Only now, when every address is ours: a master that can't have its page must not lead for a moment.
+    let mut halves: JoinSet<_> = halves.into_iter().collect();
     info!(
         version = env!("CARGO_PKG_VERSION"),
         node = settings.name,
@@ -100,7 +106,7 @@ async fn start_master(
     s: &Settings,
     telemetry: &Telemetry,
     stop: &CancellationToken,
-    halves: &mut JoinSet<anyhow::Result<()>>,
+    halves: &mut Halves,
 ) -> Result<(), CliError> {
     let mesos = listen::bind("master API", s.http_address, s.ports.master).await?;
     let marathon = listen::bind("Marathon API", s.http_address, s.ports.marathon).await?;
@@ -111,11 +117,11 @@ async fn start_master(
             mesos: SocketAddr::new(ip, s.ports.master),
             marathon: SocketAddr::new(ip, s.ports.marathon),
         };
-        halves.spawn(async move {
+        halves.push(Box::pin(async move {
             redirect::run(leader, RedirectListeners { mesos, marathon }, stop)
                 .await
                 .context("the master candidate failed")
-        });
+        }));
         return Ok(());
     }
     let session = listen::bind("agents' session", s.http_address, s.ports.session).await?;
@@ -137,7 +143,7 @@ async fn start_master(
     config.offer_timeout = millis(s.offer_timeout);
     config.max_running_deployments = s.max_running_deployments;
     let telemetry = telemetry.component("waggle-master");
-    halves.spawn(async move {
+    halves.push(Box::pin(async move {
         let listeners = MasterListeners {
             mesos,
             marathon,
@@ -146,7 +152,7 @@ async fn start_master(
         waggle_master::run(config, listeners, telemetry, stop)
             .await
             .context("the master failed")
-    });
+    }));
     Ok(())
 }
 
@@ -154,15 +160,15 @@ async fn start_page(
     s: &Settings,
     telemetry: &Telemetry,
     stop: &CancellationToken,
-    halves: &mut JoinSet<anyhow::Result<()>>,
+    halves: &mut Halves,
 ) -> Result<(), CliError> {
     let listener = listen::bind("Prometheus page", s.http_address, s.ports.metrics).await?;
     let (telemetry, stop) = (telemetry.clone(), stop.clone());
-    halves.spawn(async move {
+    halves.push(Box::pin(async move {
         let page = waggle_agent::serve_metrics(listener, telemetry);
         stop.run_until_cancelled(page).await;
         Ok(())
-    });
+    }));
     Ok(())
 }
 
@@ -170,7 +176,7 @@ async fn start_agent(
     s: &Settings,
     telemetry: &Telemetry,
     stop: &CancellationToken,
-    halves: &mut JoinSet<anyhow::Result<()>>,
+    halves: &mut Halves,
 ) -> Result<(), CliError> {
     let http = listen::bind("agent API", s.http_address, s.ports.agent).await?;
     let metrics = listen::bind("Prometheus page", s.http_address, s.ports.metrics).await?;
@@ -222,7 +228,7 @@ async fn start_agent(
     config.tick = s.tick;
     let telemetry = telemetry.clone();
     let stop = stop.clone();
-    halves.spawn(async move {
+    halves.push(Box::pin(async move {
         let listeners = AgentListeners {
             http,
             metrics,
@@ -233,7 +239,7 @@ async fn start_agent(
         waggle_agent::run(config, listeners, telemetry, stop)
             .await
             .context("the agent failed")
-    });
+    }));
     Ok(())
 }
 

@@ -28,6 +28,12 @@ fn waggle(args: &[&str]) -> Output {
 #[case::bad_api(&["app", "list", "--marathon", "ftp://x"], "must be of the form http://host:port")]
 #[case::bad_server(&["dns", "query", "x", "--server", "nowhere"], "server: must be IP or IP:PORT")]
 #[case::bad_type(&["dns", "query", "x", "--type", "mx"], "mx")]
+#[case::no_flows(&["flows", "-n", "0"], "limit: must be 1 to 100000, is 0")]
+#[case::flows_of_when(&["flows", "--since", "yesterday"], "since: must be a duration")]
+#[case::followed_until(&["flows", "-f", "--until", "5m"], "until: can't be with --follow")]
+#[case::no_such_verdict(&["flows", "--verdict", "closed,dropped"], "possible values: closed, reset, refused, failed, no_backend")]
+#[case::large_flow_log(&["node", "--flow-log-size", "1048577"], "flow-log-size: must be 0 to 1048576 MiB")]
+#[case::short_flow_log(&["node", "--flow-log-age", "0s"], "flow-log-age: must be a duration")]
 #[case::two_types(&["dns", "query", "x", "a", "--type", "srv"], "cannot be used with")]
 #[case::bad_dns_api(&["dns", "zone", "--api", "ftp://x"], "must be of the form http://host:port")]
 #[case::own_upstream(&["node", "--dns-upstreams", "198.51.100.1"], "dns-upstreams: must not be this node's own resolver")]
@@ -79,6 +85,38 @@ fn a_master_that_is_not_there_exits_1_and_says_how_to_name_another() {
     assert!(
         stderr.contains("cannot reach") && stderr.contains("WAGGLE_MASTER"),
         "{stderr}"
+    );
+}
+
+/// A master whose page's port is somebody else's says so, and has led nobody until then.
+#[test]
+fn a_port_in_use_is_named_before_anything_runs() {
+    let held = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let page = held.local_addr().unwrap().port().to_string();
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path().to_string_lossy().into_owned();
+    let ports = [
+        "--master-port",
+        "0",
+        "--marathon-port",
+        "0",
+        "--session-port",
+        "0",
+    ];
+    let mut args = vec!["master", "--work-dir", &dir, "--metrics-port", &page];
+    args.extend(ports);
+    let out = waggle(&args);
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    let logged = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert_eq!(out.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("for the Prometheus page: Address already in use"),
+        "{said}"
+    );
+    let all = said + &logged;
+    assert!(
+        !all.contains("panicked") && !all.contains("leading"),
+        "{all}"
     );
 }
 

@@ -1,6 +1,6 @@
 //! `waggle flows`.
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::Output;
 
@@ -16,9 +16,9 @@ pub struct FlowsCommand {
     /// Only through this VIP: its name, whole or the first labels of it
     #[arg(long, value_name = "NAME")]
     pub vip: Option<String>,
-    /// Only those that ended so: closed, reset, refused, failed, no_backend; several with commas
-    #[arg(long, value_name = "VERDICT")]
-    pub verdict: Option<String>,
+    /// Only those that ended so; several with commas
+    #[arg(long, value_name = "VERDICT", value_enum, value_delimiter = ',')]
+    pub verdict: Vec<Verdict>,
     /// Only of this task
     #[arg(long, value_name = "ID")]
     pub task: Option<String>,
@@ -40,4 +40,33 @@ pub struct FlowsCommand {
     /// Where and how.
     #[command(flatten)]
     pub output: Output,
+}
+
+/// How a connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Verdict {
+    /// By one of both ends, as it should
+    Closed,
+    /// The peer reset it
+    Reset,
+    /// The peer refused it
+    Refused,
+    /// No answer, no way, or given up while it opened
+    Failed,
+    /// The VIP had no backend
+    #[value(name = "no_backend")]
+    NoBackend,
+}
+
+impl Verdict {
+    /// As flows say it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Reset => "reset",
+            Self::Refused => "refused",
+            Self::Failed => "failed",
+            Self::NoBackend => "no_backend",
+        }
+    }
 }
