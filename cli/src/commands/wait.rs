@@ -97,7 +97,7 @@ pub async fn deployment(
             return ended(id, &now.state);
         };
         if !was_there {
-            in_vain(master, &d).await?;
+            in_vain(master, &d).await;
         }
         was_there = true;
         progress.say(&line(&d), started);
@@ -113,25 +113,21 @@ pub async fn deployment(
     }
 }
 
-/// Says at once what no wait will bring: instances that could never run on the nodes that there are.
-async fn in_vain(master: &Client, d: &DeploymentView) -> Result<(), CliError> {
+/// Says at once what no wait will bring: instances that could never run on the nodes that there are. What can't be told is no reason
+/// to stop waiting.
+async fn in_vain(master: &Client, d: &DeploymentView) {
     for service in d.services.iter().take(MAX_EXPLAINED) {
         let path = encode_path(service.trim_matches('/'));
         let path = format!("/waggle/v1/explain/app/{path}");
-        match fetch::<ExplainView>(master, &path).await {
-            Ok((_, e)) => {
-                let never = never(&e);
-                if !never.is_empty() {
-                    // A terminal that is gone is no reason to stop waiting.
-                    let _ = write!(std::io::stderr().lock(), "{service}: {never}");
-                }
-            }
-            // One that goes has no definition any more.
-            Err(CliError::Refused { status: 404, .. }) => {}
-            Err(e) => return Err(e),
+        // One that goes has no definition any more.
+        let Ok((_, e)) = fetch::<ExplainView>(master, &path).await else {
+            continue;
+        };
+        let never = never(&e);
+        if !never.is_empty() {
+            let _ = write!(std::io::stderr().lock(), "{service}: {never}");
         }
     }
-    Ok(())
 }
 
 fn ended(id: &str, state: &str) -> Result<(), CliError> {

@@ -42,7 +42,6 @@ impl ServiceScheduler {
         let litter = Litter {
             agent_id: place.agent_id,
             role,
-            in_parts: false,
             released: None,
         };
         self.litter.insert(id, litter);
@@ -73,7 +72,6 @@ impl ServiceScheduler {
                 Litter {
                     agent_id,
                     role,
-                    in_parts: false,
                     released,
                 },
             );
@@ -117,8 +115,8 @@ impl ServiceScheduler {
         for part in &open.offer.parts {
             let id = home_of(&part.reservation).map(|(id, _)| id);
             if let Some(l) = id.and_then(|id| self.litter.get_mut(id)) {
-                // What is still to come must be asked for.
-                if !l.in_parts || part.resources.custom.volumes().next().is_some() {
+                // Every home has volumes. A pod's executor holds them and ends last: what comes before is not all.
+                if part.resources.custom.volumes().next().is_some() {
                     l.released = Some(now);
                 }
                 out.extend(release(part));
@@ -133,7 +131,6 @@ impl ServiceScheduler {
             return;
         };
         let role = service.spec.role().to_owned();
-        let in_parts = service.spec.pod.is_some();
         let (left, kept) = std::mem::take(&mut service.homes)
             .into_iter()
             .partition(which);
@@ -143,7 +140,6 @@ impl ServiceScheduler {
             let litter = Litter {
                 agent_id: h.place.agent_id,
                 role: role.clone(),
-                in_parts,
                 released: None,
             };
             (h.id, litter)

@@ -303,8 +303,6 @@ pub fn check_change(old: &ServiceSpec, new: &ServiceSpec) -> Result<(), waggle_t
 pub(crate) struct Litter {
     pub agent_id: AgentId,
     pub role: String,
-    /// It comes back in parts, its volumes last: a pod's executor holds them.
-    pub in_parts: bool,
     /// When it was last given back; it is looked at again when it is still offered.
     pub released: Option<UnixMillis>,
 }

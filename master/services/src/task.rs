@@ -284,6 +284,7 @@ pub(crate) fn is_current_of(
                 && want.mapping.map(|m| m.container_port).filter(|p| *p != 0) == is.container_port
                 && want.protocols == is.protocols
                 && want.vips == is.vips
+                && TaskPort::metrics_of(&want.labels) == is.metrics
                 && is_wanted(spec, want, is.host_port)
         });
     env_same

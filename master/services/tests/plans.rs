@@ -245,6 +245,10 @@ fn tasks_get_marathons_environment() {
         |s: &mut ServiceSpec| s.env.clear(),
         |s: &mut ServiceSpec| s.labels.clear(),
         |s: &mut ServiceSpec| s.ports.clear(),
+        |s: &mut ServiceSpec| {
+            let label = ("DCOS_METRICS_FORMAT".into(), "prometheus".into());
+            s.ports[0].labels.extend([label]);
+        },
         |s: &mut ServiceSpec| s.kill_grace = Millis(1),
         |s: &mut ServiceSpec| s.resources = Resources::default(),
         |s: &mut ServiceSpec| s.health_checks.push(common::check()),

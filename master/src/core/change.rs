@@ -115,6 +115,8 @@ impl MasterCore {
             self.begin_step(&id, now);
         } else {
             self.end_deployment_span(&id, None);
+            // Nothing is to be done: whoever asks how it ended must hear of it all the same.
+            self.ends.push(&id, "finished", now);
         }
         self.let_go(left, &affected, now);
         Ok(Deployment { id, version })

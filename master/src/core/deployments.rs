@@ -28,7 +28,7 @@ impl Ends {
         Arc::clone(&self.0)
     }
 
-    fn push(&mut self, id: &DeploymentId, outcome: &'static str, at: UnixMillis) {
+    pub(super) fn push(&mut self, id: &DeploymentId, outcome: &'static str, at: UnixMillis) {
         let all = Arc::make_mut(&mut self.0);
         if all.len() >= MAX_ENDED {
             all.pop_front();

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use waggle_types::{Balance, ServiceId, ServiceRoles, ServiceSpec};
+use waggle_types::{Balance, ServiceId, ServiceRoles, ServiceSpec, TaskPort};
 
 use crate::{Dependencies, DeploymentKind};
 
@@ -69,7 +69,9 @@ fn as_tasks_have_it(spec: &ServiceSpec) -> ServiceSpec {
         if !spec.require_ports {
             p.port = 0;
         }
-        p.labels.clear();
+        // Of its labels a task has where it is scraped.
+        let metrics = TaskPort::metrics_of(&p.labels);
+        p.labels = metrics.into_iter().map(|m| (String::new(), m)).collect();
         p.sources.clear();
         p.balance = Balance::default();
     }

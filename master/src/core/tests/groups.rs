@@ -147,6 +147,12 @@ step 4
     assert_eq!(w.view().tree_version, d.version);
     let err = w.tree(TreeRequest::Create(shop()), false).unwrap_err();
     assert_eq!(err, MasterError::GroupExists(gid("/shop")));
+    // The same again is nothing to do, and whoever waits for it hears that it is done.
+    let same = w.tree(TreeRequest::Update(shop()), false).unwrap();
+    let view = w.view();
+    assert!(view.deployments.is_empty());
+    let ended = view.ended_deployments.iter().find(|e| e.id == same.id);
+    assert_eq!(ended.unwrap().outcome, "finished");
 }
 
 #[test]
