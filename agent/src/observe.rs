@@ -21,7 +21,9 @@ use crate::{
     edge_points::{edge_points, packet_points},
     flow_log::Owner,
     flows::service_name,
-    logs::{self, Came, FileEntry, FollowedFiles, NodeQuota, OutputDir, Shipped, Tail},
+    logs::{
+        self, Came, FileEntry, FollowedFiles, MAX_PER_POLL, NodeQuota, OutputDir, Shipped, Tail,
+    },
     meter::{self, NodeReading, TaskReading},
     net::Net,
     shim,
@@ -116,11 +118,14 @@ impl Watched {
             return;
         }
         net.flows(|flows| flows.begin(self.labels.cgroup_id));
-        net.flow_log().begin(self.labels.cgroup_id, || Owner {
-            name: service_name(&self.labels.task_name, &self.labels.framework),
-            task_id: self.labels.task_id.to_string(),
-            service: self.labels.service.clone(),
-        });
+        // Without programs nobody looks, and nobody would forget.
+        if net.plane().is_some() {
+            net.flow_log().begin(self.labels.cgroup_id, || Owner {
+                name: service_name(&self.labels.task_name, &self.labels.framework),
+                task_id: self.labels.task_id.to_string(),
+                service: self.labels.service.clone(),
+            });
+        }
         if let Some(observer) = net.observer()
             && let Err(e) = observer.watch(self.labels.cgroup_id, self.disk_id)
         {
@@ -217,8 +222,11 @@ impl Watched {
 
     fn output(&mut self, telemetry: &Telemetry, last: bool) {
         for i in 0..self.tails.len() {
-            // At its end all of it, which the quota bounds.
-            while self.read_on(i, telemetry, last) && last {}
+            // At its end all of it, which the quota bounds; should the task have made its file longer, no more than that.
+            let mut polls = 4 + 2 * self.rules.quota_bytes / MAX_PER_POLL;
+            while self.read_on(i, telemetry, last) && last && polls > 0 {
+                polls -= 1;
+            }
         }
         self.read_files(telemetry, last);
         self.tell_dropped(telemetry);
@@ -259,6 +267,11 @@ impl Watched {
             record.attrs.push(("log.file.name".into(), name.into()));
             record.attrs.push(("log.file.path".into(), path.into()));
             telemetry.task_log(&self.labels, record);
+        }
+        let left_out = self.files.left_out();
+        if left_out > 0 {
+            let attrs = [(names::DROP_REASON, "too_long".into())];
+            telemetry.count(&names::AGENT_LOG_LOST, &attrs, left_out);
         }
     }
 

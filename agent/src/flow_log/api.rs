@@ -11,7 +11,12 @@ use axum::{
     routing::get,
 };
 use futures::StreamExt as _;
-use tokio::sync::{Semaphore, broadcast::error::RecvError};
+use tokio::sync::{
+    Semaphore,
+    broadcast::{self, error::RecvError},
+    mpsc,
+};
+use tokio_stream::wrappers::ReceiverStream;
 use waggle_api::native::{EndedFlow, FlowLine};
 
 use super::{
@@ -26,6 +31,10 @@ const READERS: usize = 2;
 const FOLLOWERS: usize = 64;
 /// A follower hears at least so often, be it an empty line.
 const ALIVE: Duration = Duration::from_secs(5);
+/// How long one may take nothing: then it loses its place.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Pieces on their way to a reader.
+const WAITING: usize = 4;
 /// Connections in one piece of an answer.
 const PIECE: usize = 1024;
 
@@ -76,31 +85,46 @@ async fn flows(
         Ok(old) => old,
         Err(e) => return problem(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string()),
     };
-    let body = async_stream::stream! {
+    let (parts, body) = mpsc::channel(WAITING);
+    tokio::spawn(async move {
         let _place = place;
-        for piece in old.chunks(PIECE) {
-            yield lines(piece);
-        }
-        if !filter.follow {
+        tell(old, &filter, &mut news, &parts).await;
+    });
+    let body = Body::from_stream(ReceiverStream::new(body).map(Ok::<Bytes, Infallible>));
+    ([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response()
+}
+
+/// Tells what was, then what comes. Ends with a reader that is gone, or that takes nothing for too long.
+async fn tell(
+    old: Vec<EndedFlow>,
+    filter: &Filter,
+    news: &mut broadcast::Receiver<Arc<[EndedFlow]>>,
+    parts: &mpsc::Sender<Bytes>,
+) {
+    for piece in old.chunks(PIECE) {
+        if parts.send_timeout(lines(piece), PATIENCE).await.is_err() {
             return;
         }
-        loop {
-            let piece = match tokio::time::timeout(ALIVE, news.recv()).await {
-                Ok(Ok(flows)) => {
-                    let wanted: Vec<EndedFlow> = flows.iter().filter(|f| filter.matches(f)).cloned().collect();
-                    lines(&wanted)
-                }
-                Ok(Err(RecvError::Lagged(missed))) => line(&FlowLine::Missed { missed }).into(),
-                Ok(Err(RecvError::Closed)) => break,
-                Err(_) => Bytes::from_static(b"\n"),
-            };
-            if !piece.is_empty() {
-                yield piece;
+    }
+    // A follower may stay for long.
+    drop(old);
+    if !filter.follow {
+        return;
+    }
+    loop {
+        let piece = match tokio::time::timeout(ALIVE, news.recv()).await {
+            Ok(Ok(flows)) => {
+                let wanted = flows.iter().filter(|f| filter.matches(f)).cloned();
+                lines(&wanted.collect::<Vec<_>>())
             }
+            Ok(Err(RecvError::Lagged(missed))) => line(&FlowLine::Missed { missed }).into(),
+            Ok(Err(RecvError::Closed)) => return,
+            Err(_) => Bytes::from_static(b"\n"),
+        };
+        if !piece.is_empty() && parts.send_timeout(piece, PATIENCE).await.is_err() {
+            return;
         }
-    };
-    let body = Body::from_stream(body.map(Ok::<Bytes, Infallible>));
-    ([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response()
+    }
 }
 
 fn lines(flows: &[EndedFlow]) -> Bytes {

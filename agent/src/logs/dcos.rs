@@ -5,6 +5,8 @@
 //! `cursor`, `limit`, `skip_next`, `skip_prev`, `read_reverse`. v2: `task/frameworks/<id>/executors/<id>/runs/<id>/<file>`,
 //! lines as text or events; `cursor=<bytes>|BEG|END`, `skip`, `limit`.
 
+use std::collections::VecDeque;
+
 use axum::{
     Router,
     extract::{Path as UrlPath, Query, State},
@@ -219,12 +221,17 @@ async fn reversed(
     form: LogForm,
     limit: Option<u64>,
 ) -> Response {
+    let slot = match logs.slot() {
+        Ok(slot) => slot,
+        Err(refused) => return *refused,
+    };
     query.limit = None;
     query.tail = query.tail.or(Some(MAX_REVERSED as u64));
     let node = logs.node().to_owned();
     let read = tokio::task::spawn_blocking(move || {
         let mut follow = Follow::new(&dir, &node, &query, Begin::Query)?;
-        let mut lines = Vec::new();
+        let _slot = slot;
+        let mut lines = VecDeque::new();
         let mut cursor = query.cursor.clone().unwrap_or_default();
         loop {
             let look = follow.look(clock::now_ns() / 1000, true)?;
@@ -232,10 +239,13 @@ async fn reversed(
                 if let LogEvent::Line(line) = event {
                     cursor.set(&line.task, &line.stream, line.next);
                     cursor.floor_us = line.time_us;
-                    lines.push(fields.write(form, &line, &cursor));
+                    if lines.len() == MAX_REVERSED {
+                        lines.pop_front();
+                    }
+                    lines.push_back(fields.write(form, &line, &cursor));
                 }
             }
-            if look.over || lines.len() > 2 * MAX_REVERSED {
+            if look.over {
                 return Ok::<_, FollowError>(lines);
             }
         }

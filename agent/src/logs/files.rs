@@ -22,6 +22,8 @@ const PLACES: &str = "files.json";
 const HEAD: u64 = 64;
 /// Most bytes of one file at a time.
 const MAX_PER_POLL: u64 = 4 << 20;
+/// Most bytes of one that is read for the last time: it may be as long as the task likes.
+const MAX_AT_END: u64 = 16 << 20;
 
 /// How far a file was shipped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -51,6 +53,8 @@ pub struct FollowedFiles {
     wanted: Vec<String>,
     kept: BTreeMap<String, Place>,
     open: BTreeMap<String, Followed>,
+    // Bytes that were left out and not told yet.
+    left_out: u64,
 }
 
 #[derive(Debug)]
@@ -76,6 +80,7 @@ impl FollowedFiles {
             wanted: wanted.to_vec(),
             kept: kept.unwrap_or_default(),
             open: BTreeMap::new(),
+            left_out: 0,
         }
     }
 
@@ -100,6 +105,11 @@ impl FollowedFiles {
             }
         }
         out
+    }
+
+    /// Bytes that were left out since the last time: more than is read of a file at its end.
+    pub fn left_out(&mut self) -> u64 {
+        std::mem::take(&mut self.left_out)
     }
 
     fn keep(&self) -> io::Result<()> {
@@ -145,7 +155,7 @@ impl FollowedFiles {
                 // Renamed, it may still be written to; removed, it is done with.
                 None => open.file.metadata().is_ok_and(|m| m.nlink() == 0),
             };
-            open.read_on(path, last || replaced, out);
+            self.left_out += open.read_on(path, last || replaced, out);
             if !replaced {
                 return;
             }
@@ -162,10 +172,10 @@ impl FollowedFiles {
             && let Some(mut older) = Followed::open(&older, kept)
             && older.read > 0
         {
-            older.read_on(path, true, out);
+            self.left_out += older.read_on(path, true, out);
         }
         if let Some(mut open) = Followed::open(&found, kept) {
-            open.read_on(path, last, out);
+            self.left_out += open.read_on(path, last, out);
             self.open.insert(path.to_owned(), open);
         }
     }
@@ -205,7 +215,8 @@ impl Followed {
         })
     }
 
-    fn read_on(&mut self, path: &str, last: bool, out: &mut Vec<FileEntry>) {
+    /// Reads on; how many bytes are left out for good.
+    fn read_on(&mut self, path: &str, last: bool, out: &mut Vec<FileEntry>) -> u64 {
         let len = self.file.metadata().map_or(0, |m| m.len());
         let same = self.place.head_len == 0
             || head(&self.file, self.place.head_len) == Some(self.place.head);
@@ -226,7 +237,7 @@ impl Followed {
             self.place.head_len = head_len;
         }
         let (mut n_read, mut buffer) = (0, vec![0; 64 << 10]);
-        let most = if last { u64::MAX } else { MAX_PER_POLL };
+        let most = if last { MAX_AT_END } else { MAX_PER_POLL };
         while n_read < most {
             let Ok(n @ 1..) = self.file.read_at(&mut buffer, self.read) else {
                 break;
@@ -244,6 +255,11 @@ impl Followed {
             // Nothing came since the last look.
             let held = self.joiner.flush();
             self.hand_out(path, held, out);
+        }
+        if last {
+            len.saturating_sub(self.read)
+        } else {
+            0
         }
     }
 

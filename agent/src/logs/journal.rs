@@ -92,6 +92,8 @@ impl Reading {
     async fn run(&mut self, settings: &JournalSettings) -> io::Result<std::process::ExitStatus> {
         let mut command = Command::new(&settings.program);
         command.args(["--output=json", "--follow", "--no-pager", "--quiet"]);
+        // Otherwise a message of more than 4 KiB is none.
+        command.arg("--all");
         match &self.place.cursor {
             Some(cursor) => command.arg(format!("--after-cursor={cursor}")),
             // Who has never read it begins now.

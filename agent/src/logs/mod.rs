@@ -33,7 +33,7 @@ pub use journal::{JournalSettings, follow as follow_journal};
 pub use quota::NodeQuota;
 pub use reader::{Reader, Step};
 pub use segments::OutputDir;
-pub use tail::{Came, Shipped, Tail};
+pub use tail::{Came, MAX_PER_POLL, Shipped, Tail};
 pub use writer::{LOOK, Limits, Output, Stalled};
 
 /// What a node does with output.

@@ -1,6 +1,10 @@
 //! What all running tasks' output may take on a node.
 
-use std::{fs::OpenOptions, os::fd::AsRawFd, path::PathBuf};
+use std::{
+    fs::OpenOptions,
+    os::{fd::AsRawFd, unix::fs::MetadataExt},
+    path::PathBuf,
+};
 
 use super::segments::{OutputDir, Segment};
 
@@ -32,7 +36,8 @@ impl NodeQuota {
             let newest = index.segments.len().saturating_sub(1);
             for (i, segment) in index.segments.into_iter().enumerate() {
                 let meta = dir.open(&segment).and_then(|f| f.metadata().ok());
-                let len = meta.map_or(0, |m| m.len());
+                // A task may make its file as long as it likes: what counts is what it takes.
+                let len = meta.map_or(0, |m| m.len().min(m.blocks() * 512));
                 total += len;
                 if i < newest && len > 0 {
                     full.push((segment.since_us, len, dir, segment));

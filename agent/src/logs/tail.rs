@@ -16,7 +16,7 @@ use super::{
 
 /// Most bytes taken in one call, so that a task that writes without end cannot hold up the others; the
 /// rest follows at the next tick, or is counted as lost when its segment was removed meanwhile.
-const MAX_PER_POLL: u64 = 32 << 20;
+pub const MAX_PER_POLL: u64 = 32 << 20;
 /// When nothing was written for this long, nothing more of a record is coming.
 const QUIET: Duration = Duration::from_millis(500);
 /// How far both streams were shipped; the shim of a task that waits for that reads it.

@@ -123,12 +123,8 @@ impl Output {
 
     /// Takes what is in the pipe now (one read). Returns how much of the buffer it filled.
     pub fn pump(&mut self, buffer: &mut [u8], now_us: u64) -> usize {
-        let waiting = std::mem::take(&mut self.waiting);
-        if !waiting.is_empty() {
-            self.store(&waiting, now_us);
-            if !self.waiting.is_empty() {
-                return 0;
-            }
+        if !self.retry(now_us) {
+            return 0;
         }
         let Some(pipe) = &mut self.pipe else {
             return 0;
@@ -157,12 +153,24 @@ impl Output {
         }
     }
 
+    /// Writes what could not be written before; whether nothing of it is left.
+    fn retry(&mut self, now_us: u64) -> bool {
+        let waiting = std::mem::take(&mut self.waiting);
+        if !waiting.is_empty() {
+            self.store(&waiting, now_us);
+        }
+        self.waiting.is_empty()
+    }
+
     fn store(&mut self, mut bytes: &[u8], now_us: u64) {
         while !bytes.is_empty() {
             if self.is_full() {
                 self.rotate(now_us);
             }
-            if let Some(times) = &mut self.times {
+            // Without a segment the times are those of the one before.
+            if self.file.is_some()
+                && let Some(times) = &mut self.times
+            {
                 times.note(self.written, now_us);
             }
             let room = self.limits.segment_bytes.saturating_sub(self.written);
@@ -275,7 +283,9 @@ impl Output {
         let gone = self.index.segments.remove(0);
         self.full.remove(0);
         self.tell();
-        let _ = fs::remove_file(self.dir.file(n - 1));
+        // Where none could be begun, all have moved on by a name.
+        let n_moved = n - usize::from(self.file.is_some());
+        let _ = fs::remove_file(self.dir.file(n_moved));
         let _ = fs::remove_file(self.dir.times(gone.base));
     }
 
@@ -331,6 +341,8 @@ impl Stalled {
     /// ended.
     pub fn keep(&mut self, outputs: &mut [Output; 2], ended: bool, now_us: u64) {
         for output in outputs.iter_mut() {
+            // While the task waits nobody else tries again.
+            output.retry(now_us);
             output.age(now_us);
         }
         let limits = outputs[0].limits;
@@ -514,6 +526,52 @@ mod tests {
         stalled.keep(&mut task.out, true, 31_000);
         assert!(!stalled.is_so());
         assert_eq!(task.out[0].index.segments[0].base, 10);
+    }
+
+    #[test]
+    fn what_could_not_be_written_is_tried_again_and_the_oldest_is_the_oldest() {
+        let limits = Limits {
+            block: true,
+            quota_bytes: 1 << 20,
+            ..Limits::two_each(10)
+        };
+        let (sandbox, beside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let inside = sandbox.path().join("sandbox");
+        fs::create_dir(&inside).unwrap();
+        let output = |name| {
+            let place = OutputDir::new(&inside, beside.path(), name);
+            Output::new(None, place, limits, None, 1)
+        };
+        let mut outputs = [output("stdout"), output("stderr")];
+        let mut stalled = Stalled::default();
+        outputs[0].store(b"aaaaaaaaaa", 1);
+        outputs[0].store(b"bbbbbbbbbb", 2);
+        // No segment can be begun: the task took the directory away.
+        let away = sandbox.path().join("away");
+        fs::rename(&inside, &away).unwrap();
+        for us in 3..100 {
+            outputs[0].store(b"c", us * 5_000);
+            stalled.keep(&mut outputs, false, us * 5_000);
+            assert!(stalled.is_so());
+            outputs[0].waiting.clear();
+        }
+        outputs[0].store(b"cccc", 500_000);
+        let n_times = outputs[0].times.as_ref().unwrap().len();
+        assert!(n_times < 10, "{n_times} times of one segment");
+        // It is back, and so is what came meanwhile.
+        fs::rename(&away, &inside).unwrap();
+        stalled.keep(&mut outputs, false, 600_000);
+        assert!(!stalled.is_so());
+        assert_eq!(fs::read(inside.join("stdout")).unwrap(), b"cccc");
+        // Without a current one the oldest has one name more.
+        outputs[0].file = None;
+        fs::rename(inside.join("stdout"), inside.join("stdout.2")).unwrap();
+        fs::write(inside.join("stdout.1"), b"newer").unwrap();
+        let n = outputs[0].index.segments.len();
+        fs::write(inside.join(format!("stdout.{n}")), b"oldest").unwrap();
+        outputs[0].drop_oldest();
+        assert!(!inside.join(format!("stdout.{n}")).exists());
+        assert!(inside.join("stdout.1").exists());
     }
 
     #[test]

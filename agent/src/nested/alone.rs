@@ -106,7 +106,8 @@ fn limits(uses: Uses, node: NodeLimits) -> Limits {
         u64::try_from(bytes).unwrap_or(u64::MAX)
     };
     let cpus = uses.cpus.map_or(LEAST_CPUS_MILLI, positive);
-    let ceiling = uses.cpus_limit.or(uses.cpus.filter(|_| node.cpu_hard));
+    let own = uses.cpus.filter(|_| node.cpu_hard);
+    let ceiling = uses.cpus_limit.unwrap_or(own);
     let memory = uses.mem_limit.unwrap_or(uses.mem);
     Limits {
         cpus_milli: cpus,
@@ -144,7 +145,7 @@ mod tests {
         };
         assert_eq!(limits(uses, hard).cpu_quota_us, Some(50_000));
         let more = Uses {
-            cpus_limit: Some(Milli(2000)),
+            cpus_limit: Some(Some(Milli(2000))),
             mem_limit: Some(None),
             ..uses
         };

@@ -27,7 +27,7 @@ use std::{
 };
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use waggle_api::exec::{Ended, Frame};
 use waggle_telemetry::{Telemetry, names};
 use waggle_types::TaskId;
@@ -130,6 +130,8 @@ pub struct Listed {
 pub struct Writer {
     typed: mpsc::Sender<Typed>,
     _only: Option<OwnedSemaphorePermit>,
+    // Ends what was begun for it.
+    _end: Option<DropGuard>,
 }
 
 impl Writer {
@@ -246,7 +248,7 @@ impl Containers {
             } else {
                 format!("this agent has {MAX_KNOWN} containers, its limit")
             };
-            return Err(Refused::Bad(why));
+            return Err(Refused::Full(why));
         }
         known.next += 1;
         let number = known.next;
@@ -383,6 +385,7 @@ impl Containers {
             return Ok(Writer {
                 typed: container.typed,
                 _only: Some(only.map_err(busy)?),
+                _end: None,
             });
         }
         let task = self.task(id.root()).filter(|_| !id.is_nested());
@@ -392,9 +395,17 @@ impl Containers {
             return Err(Refused::Bad(why));
         }
         let (mut shown, writer) = self.attach(task, true);
-        // Its output is nobody's here.
-        tokio::spawn(async move { while shown.recv().await.is_some() {} });
-        Ok(writer)
+        // Its output is nobody's here; the session lasts as long as somebody types.
+        let end = CancellationToken::new();
+        let ended = end.clone();
+        tokio::spawn(async move {
+            let unheard = async { while shown.recv().await.is_some() {} };
+            ended.run_until_cancelled(unheard).await;
+        });
+        Ok(Writer {
+            _end: Some(end.drop_guard()),
+            ..writer
+        })
     }
 
     /// A client of a task's own output, and input where it has a terminal.
@@ -427,7 +438,11 @@ impl Containers {
             let over = tokio::spawn(over);
             drive::drive(ends, stop.cancelled_owned(), over).await
         });
-        let writer = Writer { typed, _only: None };
+        let writer = Writer {
+            typed,
+            _only: None,
+            _end: None,
+        };
         (shown, writer)
     }
 

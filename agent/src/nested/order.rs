@@ -27,7 +27,8 @@ pub struct Uses {
     /// CPUs: a share.
     pub cpus: Option<Milli>,
     /// A ceiling.
-    pub cpus_limit: Option<Milli>,
+    #[allow(clippy::option_option, reason = "said, said to be none, or not said")]
+    pub cpus_limit: Option<Option<Milli>>,
     /// MiB.
     pub mem: Option<Milli>,
     /// A ceiling, if it is not `mem`; `Some(None)` is none.
@@ -238,7 +239,7 @@ fn uses(call: &pb::LaunchContainer) -> Result<Uses, String> {
             return invalid("limits must be positive");
         };
         match name.as_str() {
-            "cpus" => out.cpus_limit = at,
+            "cpus" => out.cpus_limit = Some(at),
             "mem" => out.mem_limit = Some(at),
             _ => return invalid("only 'cpus' and 'mem' can be limited"),
         }

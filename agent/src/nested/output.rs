@@ -76,26 +76,22 @@ impl Output {
     }
 
     fn open(&mut self) {
-        // The task owns the directory: a link that it put there must not choose what the shim writes to.
+        // The task owns the directory: neither a link nor a file that it put there may choose what is written to.
         let file = || {
             OpenOptions::new()
-                .create(true)
+                .create_new(true)
                 .append(true)
                 .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
                 .open(&self.path)
         };
         self.file = match file() {
-            Err(e) if e.raw_os_error() == Some(libc::ELOOP) => {
-                let _ = fs::remove_file(&self.path);
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                let _ = fs::remove_file(&self.path).or_else(|_| fs::remove_dir_all(&self.path));
                 file().ok()
             }
             other => other.ok(),
         };
-        self.written = self
-            .file
-            .as_ref()
-            .and_then(|f| f.metadata().ok())
-            .map_or(0, |m| m.len());
+        self.written = 0;
         if let (Some(file), Some((uid, gid))) = (&self.file, self.owner) {
             // Readable by its user; a failure only means that it is not.
             let _ = std::os::unix::fs::fchown(file, Some(uid), Some(gid));

@@ -56,9 +56,9 @@ pub struct EndedFlow {
 pub enum FlowLine {
     /// A connection.
     Flow(Box<EndedFlow>),
-    /// Connections that are missing here: the reader was too slow.
+    /// Something is missing here: the reader was too slow.
     Missed {
-        /// How many.
+        /// How many looks of the node at what has ended; each may be any number of connections.
         missed: u64,
     },
 }
