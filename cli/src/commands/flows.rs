@@ -58,14 +58,14 @@ pub async fn run(command: FlowsCommand) -> Result<(), CliError> {
     } else {
         let mut flows = gather(nodes, &query).await?;
         if !command.both {
-            told_once(&mut flows);
+            told_once(&mut flows, are_both_asked(&command));
         }
         let from = flows.len().saturating_sub(command.limit);
         show(&flows[from..], command.output.json)
     }
 }
 
-/// What is wrong is said by the agents, too; but there, a node at a time.
+/// What the nodes are asked.
 fn query(command: &FlowsCommand, now_ms: u64) -> Result<String, CliError> {
     let ago = |field, text: &Option<String>| -> Result<Option<u64>, CliError> {
         let span = text.as_deref().map(|t| times::duration(field, t, YEAR));
@@ -82,10 +82,14 @@ fn query(command: &FlowsCommand, now_ms: u64) -> Result<String, CliError> {
     if command.follow && until.is_some() {
         return Err(usage("until: can't be with --follow"));
     }
+    let verdicts: Vec<&str> = command.verdict.iter().map(|v| v.name()).collect();
     let words = [
         ("service", command.service.clone()),
         ("vip", command.vip.clone()),
-        ("verdict", command.verdict.clone()),
+        (
+            "verdict",
+            (!verdicts.is_empty()).then(|| verdicts.join(",")),
+        ),
         ("task", command.task.clone()),
         ("since_us", since.map(|at| at.to_string())),
         ("until_us", until.map(|at| at.to_string())),
@@ -100,8 +104,16 @@ fn query(command: &FlowsCommand, now_ms: u64) -> Result<String, CliError> {
     Ok(query)
 }
 
-/// Leaves out what an accepting end saw of connections that their other end tells of, too.
-fn told_once(flows: &mut Vec<EndedFlow>) {
+/// Whether the other end of each connection between tasks is asked about, too: a task, a path and a node are of one end.
+fn are_both_asked(command: &FlowsCommand) -> bool {
+    let service = command.service.as_deref();
+    let is_of_one = service.is_some_and(|s| s.starts_with('/'));
+    !is_of_one && command.task.is_none() && command.node.is_none()
+}
+
+/// Leaves out what an accepting end saw of connections that their other end tells of, too. Where `both` ends are asked, a task's
+/// connections are told by it, be it a moment later.
+fn told_once(flows: &mut Vec<EndedFlow>, both: bool) {
     let is_source = |f: &EndedFlow| f.observer == "source";
     let sources: HashSet<(String, String)> = flows
         .iter()
@@ -110,8 +122,8 @@ fn told_once(flows: &mut Vec<EndedFlow>) {
         .collect();
     flows.retain(|f| {
         let local = f.local.clone().unwrap_or_default();
-        // A name of a task's: its end is told where it is, of another window perhaps.
-        is_source(f) || !(f.source.contains('.') || sources.contains(&(f.peer.clone(), local)))
+        let is_told = both && f.source.contains('.') || sources.contains(&(f.peer.clone(), local));
+        is_source(f) || !is_told
     });
 }
 
@@ -190,7 +202,7 @@ async fn follow(nodes: Vec<NodeView>, query: &str, command: &FlowsCommand) -> Re
         }
         waiting.sort_by(|a, b| (a.ended_us, &a.node).cmp(&(b.ended_us, &b.node)));
         if !command.both {
-            told_once(&mut waiting);
+            told_once(&mut waiting, are_both_asked(command));
         }
         show(&waiting, command.output.json)?;
         waiting.clear();
@@ -351,8 +363,13 @@ mod tests {
         (outside.source, outside.peer) = ("public".to_owned(), "203.0.113.9:1234".to_owned());
         let mut named = outside.clone();
         named.source = "cart.marathon".to_owned();
-        let mut flows = vec![source.clone(), seen, outside.clone(), named];
-        told_once(&mut flows);
-        assert_eq!(flows, [source, outside]);
+        let all = vec![source.clone(), seen, outside.clone(), named.clone()];
+        let mut flows = all.clone();
+        told_once(&mut flows, true);
+        assert_eq!(flows, [source.clone(), outside.clone()]);
+        // Nobody asked the other end.
+        flows = all;
+        told_once(&mut flows, false);
+        assert_eq!(flows, [source, outside, named]);
     }
 }

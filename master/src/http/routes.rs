@@ -43,6 +43,8 @@ const TEMPLATES: &[&str] = &[
     "/files/download",
     "/files/debug",
     "/overlay-master/state",
+    "/system/v1/agent/{id}/logs/{*path}",
+    "/system/v1/logs/{*path}",
     "/api/v1",
     "/api/v1/operator",
     "/api/v1/scheduler",
@@ -78,6 +80,8 @@ const TEMPLATES: &[&str] = &[
     "/v1/jobs/{id}/schedules",
     "/v1/jobs/{id}/schedules/{schedule}",
     "/v1/queue",
+    "/v1/metrics",
+    "/info",
     "/v0/scheduled-jobs",
     "/v0/scheduled-jobs/{id}",
     "/waggle/v1/nodes",
@@ -93,6 +97,9 @@ const TEMPLATES: &[&str] = &[
     "/waggle/v1/tasks/{id}/file",
     "/waggle/v1/tasks/{id}/log/{stream}",
     "/waggle/v1/deployments",
+    "/waggle/v1/deployments/{id}",
+    "/waggle/v1/explain/{*what}",
+    "/waggle/v1/logs",
     "/waggle/v1/frameworks",
     "/waggle/v1/frameworks/{id}",
     "/waggle/v1/offers",
@@ -105,6 +112,8 @@ const TEMPLATES: &[&str] = &[
     "/waggle/v1/volumes",
     "/waggle/v1/maintenance",
     "/waggle/v1/policies",
+    "/waggle/v1/policies/{name}",
+    "/waggle/v1/policy-test",
 ];
 
 /// The template of a path; none where there is none.

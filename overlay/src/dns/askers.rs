@@ -7,6 +7,7 @@
 
 use std::{
     collections::BTreeMap,
+    io::ErrorKind,
     net::SocketAddr,
     sync::{Mutex, PoisonError, atomic::AtomicU64},
     time::Duration,
@@ -117,7 +118,15 @@ impl Finder {
     fn find(&mut self, asker: SocketAddr) -> Option<u64> {
         let diag = self.diag.as_mut()?;
         let found = diag.cgroup_of(Transport::Udp, asker, self.own);
-        if let Err(error) = &found {
+        // A late answer is passed over by the next question.
+        let late = [
+            ErrorKind::WouldBlock,
+            ErrorKind::TimedOut,
+            ErrorKind::Interrupted,
+        ];
+        if let Err(error) = &found
+            && !late.contains(&error.kind())
+        {
             tracing::debug!(%error, "dns questions are attributed to tasks no more");
             self.diag = None;
         }

@@ -55,9 +55,9 @@ impl Raw {
     }
 }
 
-/// What JSON may take, by the objects that it may have.
+/// What JSON may take, by the objects that it may have: `[]` is read as one, too.
 fn json_size(plain: &[u8]) -> usize {
-    let objects = plain.split(|b| *b == b'{').count();
+    let objects = plain.split(|b| matches!(b, b'{' | b'[')).count();
     plain.len().saturating_add(objects.saturating_mul(OBJECT))
 }
 
@@ -126,6 +126,9 @@ mod tests {
         let read = raw(points, Form::Protobuf).read::<ExportMetricsServiceRequest>();
         assert_eq!(read, Err(Refusal::Large));
         let json = format!("[{}]", "{},".repeat(1 << 20));
+        let read = raw(json.into_bytes(), Form::Json).read::<ExportLogsServiceRequest>();
+        assert_eq!(read, Err(Refusal::Large));
+        let json = format!("[{}]", "[],".repeat(1 << 20));
         let read = raw(json.into_bytes(), Form::Json).read::<ExportLogsServiceRequest>();
         assert_eq!(read, Err(Refusal::Large));
         assert!(size_of::<LogRecord>() <= OBJECT && size_of::<Span>() <= OBJECT);

@@ -48,6 +48,10 @@ impl Inbox {
     ) -> Result<Taken, Refusal> {
         let refuse = |why| self.refuse(Some(R::SIGNAL), why, 1);
         let sender = sender.ok_or_else(|| refuse(Refusal::Stranger))?;
+        // Before anything is read: what is left off must cost nothing.
+        if R::FEATURE.is_some_and(|feature| !self.pipe.allows(feature)) {
+            return Err(refuse(Refusal::Shed));
+        }
         // One task's requests must not take all turns.
         let own = Arc::clone(&sender.places).try_acquire_owned();
         let _own = own.map_err(|_| refuse(Refusal::Rate))?;
@@ -64,7 +68,7 @@ impl Inbox {
             })
         });
         // A panic, or the runtime ends.
-        work.await.unwrap_or(Err(Refusal::Rate))
+        work.await.unwrap_or_else(|_| Err(refuse(Refusal::Rate)))
     }
 }
 
