@@ -1,5 +1,5 @@
-//! `cargo xtask bench telemetry`, delivery: a corpus of log lines from a file to an endpoint by way of the disk, beside rsyslog with a disk queue;
-//! and what the receiver of tasks' OTLP takes.
+//! `cargo xtask bench telemetry`, delivery: a corpus of log lines from a file to an endpoint by way of the disk, and to the disk alone while the
+//! endpoint is away, each beside rsyslog with a disk queue; and what the receiver of tasks' OTLP takes.
 //!
 //! The endpoint is a process of its own, for each side the cheapest there is: it counts. Rounds alternate between the sides. CPU time is that of
 //! the side's process alone.
@@ -73,10 +73,15 @@ fn main() {
     } else {
         show("rsyslog, whole lines, TCP", &peers, lines, bytes);
     }
-    spooled(
-        &dir.path().join("held"),
-        if quick { 20_000 } else { 1_000_000 },
-    );
+    println!("  the endpoint away, all to disk:");
+    for round in 0..rounds {
+        let held = spooled(&file, &dir.path().join(format!("held{round}")));
+        show_held("waggle, joined, decoded, OTLP", &held, lines, bytes);
+        let dir = dir.path().join(format!("peer-held{round}"));
+        if let Some(held) = peer::rsyslog_held(&file, lines, &dir) {
+            show_held("rsyslog, whole lines", &held, lines, bytes);
+        }
+    }
     received(if quick { 100 } else { 4000 });
 }
 
@@ -147,29 +152,14 @@ fn runtime() -> tokio::runtime::Runtime {
     builder.worker_threads(2).enable_all().build().unwrap()
 }
 
-/// Reads the file as an agent does, and waits until the endpoint has all of it.
+/// Reads the file, and waits until the endpoint has all of it.
 fn delivered(file: &Path, lines: u64, spool: &Path) -> Took {
     let sink = sink::Sink::start("otlp");
     let runtime = runtime();
     let _inside = runtime.enter();
     let (t, guard) = Telemetry::start(&config(sink.url(), spool)).unwrap();
     let (begun, cpu) = (Instant::now(), cpu_s());
-    let (labels, mut splitter) = (labels(), LineSplitter::default());
-    let mut input = fs::File::open(file).unwrap();
-    let mut chunk = vec![0; 64 << 10];
-    loop {
-        let n = input.read(&mut chunk).unwrap();
-        if n == 0 {
-            break;
-        }
-        for line in splitter.push(&chunk[..n]) {
-            t.task_log(&labels, decode_line(&line.bytes, IoStream::Stdout, 1));
-        }
-        // Whoever tails a file waits for the queue: nothing is to be lost here.
-        while t.queued(Signal::Logs) > 8192 {
-            std::thread::yield_now();
-        }
-    }
+    read(&t, file);
     while t.losses().logs.exported + t.losses().logs.dropped_total() < lines {
         std::thread::yield_now();
     }
@@ -183,38 +173,79 @@ fn delivered(file: &Path, lines: u64, spool: &Path) -> Took {
     took
 }
 
-/// What goes to disk when nobody is there.
-fn spooled(spool: &Path, n: u64) {
+/// What one side has brought to disk.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Held {
+    pub(crate) took: Took,
+    /// Lines, or the records that they became.
+    pub(crate) n: u64,
+    pub(crate) disk_bytes: u64,
+}
+
+fn show_held(who: &str, held: &Held, lines: u64, bytes: u64) {
+    let wall = held.took.wall_s;
+    println!(
+        "    {who}: {:.0} lines/s, {:.1} MB/s of lines, {:.1} MB/s to disk; {:.1} us of CPU a line; {} held",
+        lines as f64 / wall,
+        bytes as f64 / wall / 1e6,
+        held.disk_bytes as f64 / wall / 1e6,
+        held.took.cpu_s / lines as f64 * 1e6,
+        held.n,
+    );
+}
+
+/// Reads the file as an agent does, while nobody is at the endpoint, until all of it is on disk.
+fn spooled(file: &Path, spool: &Path) -> Held {
     let runtime = runtime();
     let _inside = runtime.enter();
     let config = config("http://127.0.0.1:9".to_owned(), spool);
     let (t, guard) = Telemetry::start(&config).unwrap();
-    let labels = labels();
-    let lines: Vec<&[u8]> = CORPUS.lines().map(str::as_bytes).collect();
-    let begun = Instant::now();
-    for i in 0..n {
-        let line = lines[usize::try_from(i).unwrap() % lines.len()];
-        t.task_log(&labels, decode_line(line, IoStream::Stdout, 1));
+    let (begun, cpu) = (Instant::now(), cpu_s());
+    read(&t, file);
+    while t.queued(Signal::Logs) > 0 {
+        std::thread::yield_now();
+    }
+    let took = Took {
+        wall_s: begun.elapsed().as_secs_f64(),
+        cpu_s: cpu_s() - cpu,
+    };
+    let n = t.losses().logs.held;
+    runtime.block_on(guard.shutdown(Duration::from_millis(100)));
+    let disk_bytes = size_of(spool);
+    fs::remove_dir_all(spool).unwrap();
+    Held {
+        took,
+        n,
+        disk_bytes,
+    }
+}
+
+/// Reads the file as an agent does.
+fn read(t: &Telemetry, file: &Path) {
+    let (labels, mut splitter) = (labels(), LineSplitter::default());
+    let mut input = fs::File::open(file).unwrap();
+    let mut chunk = vec![0; 64 << 10];
+    loop {
+        let n = input.read(&mut chunk).unwrap();
+        if n == 0 {
+            return;
+        }
+        for line in splitter.push(&chunk[..n]) {
+            t.task_log(&labels, decode_line(&line.bytes, IoStream::Stdout, 1));
+        }
+        // Whoever tails a file waits for the queue: nothing is to be lost here.
         while t.queued(Signal::Logs) > 8192 {
             std::thread::yield_now();
         }
     }
-    while t.queued(Signal::Logs) > 0 {
-        std::thread::yield_now();
-    }
-    let wall = begun.elapsed().as_secs_f64();
-    let losses = t.losses().logs;
-    runtime.block_on(guard.shutdown(Duration::from_millis(100)));
-    let bytes = size_of(spool);
-    println!(
-        "  to disk, the endpoint away: {:.0} records/s, {:.1} MB/s; {} of {n} held",
-        n as f64 / wall,
-        bytes as f64 / wall / 1e6,
-        losses.held
-    );
 }
 
-fn size_of(dir: &Path) -> u64 {
+pub(crate) fn size_of(dir: &Path) -> u64 {
+    if let Ok(meta) = fs::metadata(dir)
+        && meta.is_file()
+    {
+        return meta.len();
+    }
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     let of = |e: fs::DirEntry| match e.metadata() {
         Ok(meta) if meta.is_dir() => size_of(&e.path()),

@@ -1,11 +1,12 @@
 //! `--features`: what watching costs, feature by feature. Counting is per cgroup and has a place of its own; what only watches is the whole
-//! machine's, so it is there for one half of each round and gone for the other.
+//! machine's, so it is there for one half of each round and gone for the other. At the end one visit with the kernel's run
+//! statistics says which program has what part of it.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::MetadataExt as _;
 
 use anyhow::Context as _;
-use waggle_ebpf::{DataPlane, Observer};
+use waggle_ebpf::{DataPlane, Observer, ProgramInfo, RunStats};
 
 use crate::child::{Child, Sample};
 use crate::ground::{Ground, Place};
@@ -64,16 +65,7 @@ pub fn measure(ground: &Ground, rounds: usize, cpu: usize) -> anyhow::Result<()>
     let mut plain = spot(ground, "plain", cpu, false)?;
     let mut counted = spot(ground, "counted", cpu, true)?;
     println!("\nns added to nothing, median of paired rounds");
-    for (title, op, n, of) in [
-        (
-            "UDP packet, sent and taken",
-            "packet",
-            PACKETS,
-            wall as Figure,
-        ),
-        ("connect(), UDP", "udp-same", CONNECTS, wall),
-        ("TCP connection, its CPU time", "tcp", CONNECTIONS, cpu_time),
-    ] {
+    for (title, op, n, of) in OPERATIONS {
         let mut samples: Vec<Vec<f64>> = CASES.iter().map(|_| Vec::new()).collect();
         // The first round fills caches and is not counted.
         for round in 0..=rounds {
@@ -112,8 +104,44 @@ pub fn measure(ground: &Ground, rounds: usize, cpu: usize) -> anyhow::Result<()>
             println!("    {:<14} {added:>9.0} ns{target}", case.name);
         }
     }
+    by_program(&mut counted)
+}
+
+/// Nanoseconds of each program in one operation, by the kernel's run statistics, which cost some themselves.
+fn by_program(counted: &mut Spot) -> anyhow::Result<()> {
+    let observer = watch(counted)?;
+    let stats = RunStats::enable()?;
+    println!(
+        "\nns of each program in one operation, counting and watching (run statistics add to each)"
+    );
+    for (title, op, n, _) in OPERATIONS {
+        let plane = counted.plane.as_ref().context("nothing counts")?;
+        let all = || -> Vec<ProgramInfo> {
+            let watching = observer.programs();
+            plane.programs().into_iter().chain(watching).collect()
+        };
+        let before = all();
+        counted.child.measure(op, counted.to, n)?;
+        println!("  {title}");
+        for (before, after) in before.iter().zip(all()) {
+            let runs = after.run_cnt - before.run_cnt;
+            if runs >= u64::from(n) / 100 {
+                let ns = (after.run_ns - before.run_ns) as f64 / f64::from(n);
+                let runs = runs as f64 / f64::from(n);
+                println!("    {:<18} {ns:>9.0} ns in {runs:.2} runs", after.name);
+            }
+        }
+    }
+    drop(stats);
     Ok(())
 }
+
+/// What each is, its name in the process that does it, how often, what counts.
+const OPERATIONS: [(&str, &str, u32, Figure); 3] = [
+    ("UDP packet, sent and taken", "packet", PACKETS, wall),
+    ("connect(), UDP", "udp-same", CONNECTS, wall),
+    ("TCP connection, its CPU time", "tcp", CONNECTIONS, cpu_time),
+];
 
 type Figure = fn(Sample) -> f64;
 

@@ -7,9 +7,12 @@
 //! that breaks is an error each time that it is its turn.
 //! `waggle-probe connect ROUNDS HOST:PORT...`: connects to each target in turn, and prints the
 //! median and 99th percentile per target.
+//! `waggle-probe flood --for SECONDS [--per-second N] [--count N]`: connections to a listener of its own on loopback, each
+//! reset at once, so many a second or as many as there can be, until the time is over or there were so many; a line each
+//! second and one at the end, `flood TIME N`: when (ns since 1970), and how many there were until then.
 
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs as _};
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -26,7 +29,10 @@ fn main() -> ExitCode {
         Some("get") => get(&args[1..]),
         Some("hold") => hold(&args[1..]),
         Some("connect") => connect(&args[1..]),
-        _ => Err(anyhow::anyhow!("usage: waggle-probe get|hold|connect ...")),
+        Some("flood") => flood(&args[1..]),
+        _ => Err(anyhow::anyhow!(
+            "usage: waggle-probe get|hold|connect|flood ..."
+        )),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -203,12 +209,7 @@ fn connect(args: &[String]) -> anyhow::Result<()> {
             match TcpStream::connect_timeout(&addrs[which], TIMEOUT) {
                 Ok(stream) => {
                     let took = began.elapsed();
-                    // Reset at close: TIME_WAIT would eat the ephemeral ports.
-                    let linger = libc::linger {
-                        l_onoff: 1,
-                        l_linger: 0,
-                    };
-                    setsockopt(&stream, sockopt::Linger, &linger).context("set SO_LINGER")?;
+                    reset_at_close(&stream)?;
                     samples[which].push(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
                 }
                 Err(_) => failures += 1,
@@ -226,4 +227,44 @@ fn connect(args: &[String]) -> anyhow::Result<()> {
         .collect();
     println!("{}", json!({"targets": targets, "failures": failures}));
     Ok(())
+}
+
+/// TIME_WAIT would eat the ephemeral ports.
+fn reset_at_close(stream: &TcpStream) -> anyhow::Result<()> {
+    let linger = libc::linger {
+        l_onoff: 1,
+        l_linger: 0,
+    };
+    setsockopt(stream, sockopt::Linger, &linger).context("set SO_LINGER")
+}
+
+fn flood(args: &[String]) -> anyhow::Result<()> {
+    let limit = Duration::from_secs_f64(option(args, "--for", 5.0)?);
+    let rate = option(args, "--per-second", 0.0)?;
+    let most = option(args, "--count", f64::INFINITY)?;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("listen")?;
+    let addr = listener.local_addr()?;
+    let start = Instant::now();
+    let (mut done, mut told) = (0_u64, Duration::ZERO);
+    loop {
+        let elapsed = start.elapsed();
+        let is_over = elapsed >= limit || done as f64 >= most;
+        if is_over || elapsed.saturating_sub(told) >= Duration::from_secs(1) {
+            told = elapsed;
+            writeln!(std::io::stdout(), "flood {} {done}", now_ns())?;
+        }
+        if is_over {
+            return Ok(());
+        }
+        if rate > 0.0 && done as f64 >= elapsed.as_secs_f64() * rate {
+            sleep(Duration::from_micros(100));
+            continue;
+        }
+        let client = TcpStream::connect(addr).context("connect")?;
+        let (server, _) = listener.accept().context("accept")?;
+        reset_at_close(&client)?;
+        drop(client);
+        drop(server);
+        done += 1;
+    }
 }

@@ -1,11 +1,14 @@
 //! `cargo xtask bench telemetry`: what telemetry costs, and how much it carries. What is measured is in
-//! `ebpf/loader/benches/vip/features.rs` (per packet, per connect) and `telemetry/benches/delivery` (lines, spool, receiver). A node's CPU and
-//! memory at rest and under connections are `bench smoke`'s.
+//! `ebpf/loader/benches/vip/features.rs` (per packet, per connect), `node.rs` (a node at rest and under connections) and
+//! `telemetry/benches/delivery` (lines, spool, receiver).
+
+mod node;
 
 use std::process::ExitCode;
 
 use anyhow::ensure;
 
+use crate::build;
 use crate::ebpf;
 use crate::run::{cargo, run, shown, step};
 use crate::setup;
@@ -27,7 +30,7 @@ pub struct Args {
 /// What the test set-up does not need: what is looked for, its package.
 const PEERS: [(&str, &str); 1] = [("rsyslogd", "rsyslog")];
 
-/// Builds and runs both.
+/// Builds and runs all three.
 pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     if let Some(code) = setup::ensure_peers(&PEERS, args.no_install)? {
         return Ok(code);
@@ -41,6 +44,12 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     let cpu = args.cpu.to_string();
     let features = ["--features", "--rounds", rounds, "--cpu", &cpu];
     bench(args.quick, "waggle-ebpf", "vip", &features)?;
+    let programs = if args.quick {
+        build::programs()?
+    } else {
+        build::release_programs()?
+    };
+    node::measure(&programs, args.quick)?;
     let quick: &[&str] = if args.quick { &["--quick"] } else { &[] };
     bench(args.quick, "waggle-telemetry", "delivery", quick)?;
     Ok(ExitCode::SUCCESS)
