@@ -67,6 +67,11 @@ impl Exit {
                 Some(why.reason),
                 format!("{}: {}", why.message, self.describe()),
             ),
+            (Self::NeverStarted | Self::Cancelled, Some(KillCause::Asked)) => (
+                TaskState::Killed,
+                Some(StatusReason::TaskKilledDuringLaunch),
+                format!("killed as asked: {}", self.describe()),
+            ),
             (_, Some(KillCause::Asked)) => (
                 TaskState::Killed,
                 Some(StatusReason::TaskKilled),
@@ -155,4 +160,22 @@ fn signal_name(signal: i32) -> String {
         _ => return signal.to_string(),
     };
     name.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_never_began_was_killed_during_its_launch() {
+        let asked = Some(&KillCause::Asked);
+        for (exit, reason) in [
+            (Exit::Cancelled, StatusReason::TaskKilledDuringLaunch),
+            (Exit::NeverStarted, StatusReason::TaskKilledDuringLaunch),
+            (Exit::Signal(15), StatusReason::TaskKilled),
+        ] {
+            let (state, said, _) = exit.report(asked);
+            assert_eq!((state, said), (TaskState::Killed, Some(reason)), "{exit:?}");
+        }
+    }
 }

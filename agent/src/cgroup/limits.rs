@@ -14,6 +14,8 @@ const MIN_PIDS: u32 = 32;
 /// The kernel's (`CFS_PERIOD`), and the shortest share of it that it takes.
 pub const CPU_PERIOD_US: u64 = 100_000;
 const MIN_CPU_QUOTA_US: u64 = 1000;
+/// What weighs one that asks for none.
+const LEAST_CPUS_MILLI: u64 = 100;
 /// What the OCI runtime spec allows for `blockIO.weight`.
 const IO_WEIGHT: std::ops::RangeInclusive<u16> = 10..=1000;
 
@@ -62,17 +64,27 @@ impl Limits {
 
 /// A task's limits; the error names the field that can't be.
 pub fn limits(spec: &TaskSpec, node: NodeLimits) -> Result<Limits, String> {
-    let ceilings = &spec.container.limits;
-    let cpus = positive(spec.resources.get(ScalarKind::Cpus));
-    let mem = positive(spec.resources.get(ScalarKind::Mem));
+    let asked = |kind| Some(spec.resources.get(kind));
+    let (cpus, mem) = (asked(ScalarKind::Cpus), asked(ScalarKind::Mem));
+    limits_of(cpus, mem, &spec.container.limits, node)
+}
+
+/// The limits of what asks for so much; what is not said is not limited, unless by a ceiling.
+pub fn limits_of(
+    cpus: Option<Milli>,
+    mem: Option<Milli>,
+    ceilings: &Ceilings,
+    node: NodeLimits,
+) -> Result<Limits, String> {
+    let (cpus, mem) = (cpus.map(positive), mem.map(positive));
     let cpu_ceiling = match ceilings.cpus {
-        Ceiling::Usual => node.cpu_hard.then_some(cpus),
-        Ceiling::At(at) => Some(at_least("cpus", positive(at), cpus)?),
+        Ceiling::Usual => cpus.filter(|_| node.cpu_hard),
+        Ceiling::At(at) => Some(at_least("cpus", positive(at), cpus.unwrap_or(0))?),
         Ceiling::Unlimited => None,
     };
     let mem_ceiling = match ceilings.mem {
-        Ceiling::Usual => Some(mem),
-        Ceiling::At(at) => Some(at_least("mem", positive(at), mem)?),
+        Ceiling::Usual => mem,
+        Ceiling::At(at) => Some(at_least("mem", positive(at), mem.unwrap_or(0))?),
         Ceiling::Unlimited => None,
     };
     if let Some(weight) = ceilings.io_weight.filter(|w| !IO_WEIGHT.contains(w)) {
@@ -81,14 +93,14 @@ pub fn limits(spec: &TaskSpec, node: NodeLimits) -> Result<Limits, String> {
         ));
     }
     Ok(Limits {
-        cpus_milli: cpus,
+        cpus_milli: cpus.unwrap_or(LEAST_CPUS_MILLI),
         cpu_quota_us: cpu_ceiling.map(|milli| {
             milli
                 .saturating_mul(CPU_PERIOD_US / 1000)
                 .max(MIN_CPU_QUOTA_US)
         }),
         memory_bytes: mem_ceiling.map(|mem| bytes(mem).max(MIN_MEMORY_BYTES)),
-        memory_low_bytes: bytes(mem),
+        memory_low_bytes: mem.map_or(0, bytes),
         pids: ceilings.pids.unwrap_or(node.pids).max(MIN_PIDS),
         io_weight: ceilings.io_weight,
     })
@@ -252,6 +264,25 @@ mod tests {
         };
         assert_eq!(of(Ceiling::Usual), Some(50_000));
         assert_eq!(of(Ceiling::Unlimited), None, "the task's word counts");
+    }
+
+    #[test]
+    fn what_asks_for_nothing_has_a_weight_and_no_ceiling() {
+        let hard = NodeLimits {
+            cpu_hard: true,
+            ..NODE
+        };
+        let none = limits_of(None, None, &Ceilings::default(), hard).unwrap();
+        assert_eq!((none.cpus_milli, none.cpu_quota_us), (100, None));
+        assert_eq!((none.memory_bytes, none.memory_low_bytes), (None, 0));
+        let only_ceilings = Ceilings {
+            cpus: Ceiling::At(Milli(2000)),
+            mem: Ceiling::At(Milli(64_000)),
+            ..Ceilings::default()
+        };
+        let some = limits_of(None, None, &only_ceilings, NODE).unwrap();
+        assert_eq!(some.cpu_quota_us, Some(200_000));
+        assert_eq!(some.memory_bytes, Some(64 * MIB));
     }
 
     #[test]

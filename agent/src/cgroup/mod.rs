@@ -25,7 +25,7 @@ use nix::{
 
 pub use disks::DiskIo;
 pub use host::{CgroupHost, Hierarchy};
-pub use limits::{CPU_PERIOD_US, Limits, NodeLimits, limits, process_limits};
+pub use limits::{CPU_PERIOD_US, Limits, NodeLimits, limits, limits_of, process_limits};
 pub use stats::{Stats, memory_end};
 pub use waiting::waited;
 

@@ -11,6 +11,7 @@
 //! - Nothing of a session outlives it.
 
 pub mod attach;
+mod books;
 mod input;
 pub mod pty;
 pub mod shim;
@@ -18,15 +19,7 @@ pub mod start;
 pub mod talk;
 pub mod wire;
 
-use std::{
-    net::SocketAddr,
-    path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use axum::{
     Extension, Router,
@@ -55,6 +48,8 @@ use crate::{
     http::View,
     serve::Peer,
 };
+use books::Books;
+pub use books::{Open, Session};
 pub use shim::exec_shim_main;
 use talk::{Outcome, goodbye, talk};
 
@@ -81,23 +76,9 @@ struct Inner {
     work_dir: PathBuf,
     view: View,
     command: ShimCommand,
-    telemetry: Telemetry,
+    books: Arc<Books>,
     slots: Arc<Semaphore>,
-    open: AtomicU64,
     stop: CancellationToken,
-}
-
-/// One session, for its log lines.
-#[derive(Debug, Clone)]
-pub struct Session {
-    /// What it is for.
-    pub kind: &'static str,
-    /// Who asked.
-    pub who: String,
-    /// The task, or container.
-    pub task: String,
-    /// What it runs, if anything.
-    pub program: String,
 }
 
 impl Sessions {
@@ -113,9 +94,8 @@ impl Sessions {
                 work_dir: config.work_dir.clone(),
                 view,
                 command: config.exec_shim.clone(),
-                telemetry,
+                books: Arc::new(Books::new(telemetry)),
                 slots: Arc::new(Semaphore::new(MAX_SESSIONS)),
-                open: AtomicU64::new(0),
                 stop,
             }),
         }
@@ -152,7 +132,7 @@ impl Sessions {
             .try_acquire_owned()
             .map_err(|_| {
                 let reason = [(names::DROP_REASON, "sessions".into())];
-                let telemetry = &self.inner.telemetry;
+                let telemetry = self.inner.books.telemetry();
                 telemetry.count(&names::AGENT_REQUESTS_REFUSED, &reason, 1);
                 let why = format!("this agent has {MAX_SESSIONS} sessions, its limit");
                 Box::new(problem(StatusCode::SERVICE_UNAVAILABLE, &why))
@@ -178,9 +158,9 @@ impl Sessions {
                 .run_until_cancelled(async move {
                     match upgrade.await {
                         Ok(upgraded) => {
-                            self.begin(&session);
-                            let outcome = run(self.clone(), session.clone(), upgraded).await;
-                            self.ended(&session, &outcome);
+                            let open = self.begin(session.clone());
+                            let outcome = run(self, session, upgraded).await;
+                            open.ended(&outcome);
                         }
                         Err(e) => tracing::debug!(error = %e, "a session's connection broke off"),
                     }
@@ -194,69 +174,9 @@ impl Sessions {
         (StatusCode::SWITCHING_PROTOCOLS, headers).into_response()
     }
 
-    /// A session begins.
-    pub fn begin(&self, session: &Session) {
-        let Session {
-            kind,
-            who,
-            task,
-            program,
-        } = session;
-        self.count(1);
-        tracing::info!(
-            kind,
-            client = who,
-            task_id = task,
-            program,
-            "session begins"
-        );
-        let attrs = vec![
-            ("waggle.session.kind", (*kind).into()),
-            ("client.address", who.as_str().into()),
-            ("waggle.task.id", task.as_str().into()),
-            ("process.executable.name", program.as_str().into()),
-        ];
-        let telemetry = &self.inner.telemetry;
-        telemetry.event("waggle.session.opened", None, attrs);
-    }
-
-    /// It is over.
-    pub fn ended(&self, session: &Session, outcome: &Outcome) {
-        self.count(-1);
-        let (word, why) = match outcome {
-            Outcome::Ended(ended) => ("ended", format!("exit code {}", ended.exit_code())),
-            Outcome::Gone(why) => ("client_gone", why.clone()),
-            Outcome::Idle => ("idle", String::new()),
-        };
-        let Session {
-            kind, who, task, ..
-        } = session;
-        tracing::info!(
-            kind,
-            client = who,
-            task_id = task,
-            outcome = word,
-            why,
-            "session ended"
-        );
-        let attrs = [
-            (names::SESSION_KIND, (*kind).into()),
-            (names::OUTCOME, word.into()),
-        ];
-        self.inner
-            .telemetry
-            .count(&names::AGENT_SESSIONS_ENDED, &attrs, 1);
-    }
-
-    fn count(&self, by: i64) {
-        let inner = &self.inner;
-        let before = if by > 0 {
-            inner.open.fetch_add(1, Ordering::Relaxed) + 1
-        } else {
-            inner.open.fetch_sub(1, Ordering::Relaxed) - 1
-        };
-        let telemetry = &inner.telemetry;
-        telemetry.set(&names::AGENT_SESSIONS, &[], before as f64);
+    /// A session begins. It is told to be over by what comes of it, at the latest when that goes.
+    pub fn begin(&self, session: Session) -> Open {
+        Arc::clone(&self.inner.books).begin(session)
     }
 }
 

@@ -32,7 +32,7 @@ pub use files::{FileEntry, FollowedFiles};
 pub use journal::{JournalSettings, follow as follow_journal};
 pub use quota::NodeQuota;
 pub use reader::{Reader, Step};
-pub use segments::OutputDir;
+pub use segments::{OutputDir, fresh};
 pub use tail::{Came, MAX_PER_POLL, Shipped, Tail};
 pub use writer::{LOOK, Limits, Output, Stalled};
 

@@ -50,6 +50,30 @@ pub struct Segment {
     pub since_us: u64,
 }
 
+/// A file that nobody has yet, for what a task writes: it owns the directory, so neither a link nor a file that it put there may
+/// choose where that goes.
+pub fn fresh(path: &Path, owner: Option<(u32, u32)>) -> io::Result<File> {
+    let new = || {
+        OpenOptions::new()
+            .create_new(true)
+            .append(true)
+            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+            .open(path)
+    };
+    let file = match new() {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+            let _ = fs::remove_file(path).or_else(|_| fs::remove_dir_all(path));
+            new()?
+        }
+        other => other?,
+    };
+    if let Some((uid, gid)) = owner {
+        // Readable by its user; a failure only means that it is not.
+        let _ = std::os::unix::fs::fchown(&file, Some(uid), Some(gid));
+    }
+    Ok(file)
+}
+
 impl OutputDir {
     /// Of a stream in a sandbox, with its index in another directory.
     pub fn new(sandbox: &Path, beside: &Path, name: &str) -> Self {

@@ -1,11 +1,11 @@
 //! The writing side, in the shim: pipes copied into segments.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File},
     io::{self, Read, Write},
     os::{
         fd::{AsFd, BorrowedFd},
-        unix::fs::{MetadataExt, OpenOptionsExt},
+        unix::fs::MetadataExt,
     },
     time::Duration,
 };
@@ -13,7 +13,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    segments::{Index, MAX_SEGMENTS, OutputDir, Segment, born_us},
+    segments::{Index, MAX_SEGMENTS, OutputDir, Segment, born_us, fresh},
     tail::Shipped,
     times::{PAIR, TimeWriter},
 };
@@ -227,31 +227,12 @@ impl Output {
 
     fn begin(&mut self, now_us: u64) {
         let base = self.base;
-        let path = self.dir.file(0);
-        // The task owns the directory: neither a link nor a file that it put there may choose what the shim writes to.
-        let new = || {
-            OpenOptions::new()
-                .create_new(true)
-                .append(true)
-                .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-                .open(&path)
-        };
-        self.file = match new() {
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-                let _ = fs::remove_file(&path).or_else(|_| fs::remove_dir_all(&path));
-                new().ok()
-            }
-            other => other.ok(),
-        };
+        self.file = fresh(&self.dir.file(0), self.owner).ok();
         self.written = 0;
         let Some(meta) = self.file.as_ref().and_then(|f| f.metadata().ok()) else {
             // No segment: tried again with the next bytes.
             return;
         };
-        if let (Some(file), Some((uid, gid))) = (&self.file, self.owner) {
-            // Readable by its user; a failure only means that it is not.
-            let _ = std::os::unix::fs::fchown(file, Some(uid), Some(gid));
-        }
         let since_us = self
             .times
             .as_ref()

@@ -8,7 +8,7 @@ use std::{io, pin::pin, sync::Arc, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf},
-    sync::{mpsc, watch},
+    sync::mpsc,
     time::MissedTickBehavior,
 };
 use waggle_api::exec::{Ended, FIRST_WINDOW, Frame, PING_SECONDS, parse};
@@ -62,26 +62,23 @@ pub struct Ends {
     pub asks: mpsc::Receiver<Ask>,
     /// What is typed.
     pub typed: mpsc::Receiver<Typed>,
-    /// Tells how far it is.
-    pub phase: watch::Sender<Phase>,
     /// How many readers were too slow.
     pub slow: Box<dyn Fn() + Send>,
 }
 
-/// Serves a container until it ends, its owner goes, or `given_up` says that it is not to go on; what is left of it is gone
-/// then, and its phase says how it ended. `over` is the session's own end.
+/// Serves a container until it ends, its owner goes, or `given_up` says that it is not to go on; what is left of it in its
+/// session is gone then. Answers how it ended, and what `over`, the session's own end, did.
 pub async fn drive<O>(
     ends: Ends,
     given_up: impl Future<Output = ()>,
     over: impl Future<Output = O>,
-) -> O {
+) -> (Ended, O) {
     let Ends {
         session,
         owner,
         files,
         mut asks,
         mut typed,
-        phase,
         slow,
     } = ends;
     let (read, write) = tokio::io::split(session);
@@ -110,8 +107,7 @@ pub async fn drive<O>(
         signal: Some(libc::SIGKILL),
         ..Ended::default()
     });
-    phase.send_replace(Phase::Ended(ended));
-    outcome
+    (ended, outcome)
 }
 
 struct Serving {
@@ -296,8 +292,7 @@ mod tests {
     struct Near {
         asks: mpsc::Sender<Ask>,
         typed: mpsc::Sender<Typed>,
-        phase: watch::Receiver<Phase>,
-        done: tokio::task::JoinHandle<()>,
+        done: tokio::task::JoinHandle<(Ended, ())>,
         n_slow: Arc<std::sync::atomic::AtomicUsize>,
     }
 
@@ -305,7 +300,6 @@ mod tests {
         let (session, far) = duplex(64 << 10);
         let (asks, asked) = mpsc::channel(4);
         let (typed, typing) = mpsc::channel(4);
-        let (phase, seen) = watch::channel(Phase::Running(1));
         let n_slow = Arc::new(std::sync::atomic::AtomicUsize::new(0));
         let count = Arc::clone(&n_slow);
         let ends = Ends {
@@ -314,7 +308,6 @@ mod tests {
             files: None,
             asks: asked,
             typed: typing,
-            phase,
             slow: Box::new(move || {
                 count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             }),
@@ -323,7 +316,6 @@ mod tests {
         let near = Near {
             asks,
             typed,
-            phase: seen,
             done,
             n_slow,
         };
@@ -386,8 +378,7 @@ mod tests {
             ..Ended::default()
         };
         far.say(Frame::Ended(ended.clone())).await;
-        near.done.await.unwrap();
-        assert_eq!(*near.phase.borrow(), Phase::Ended(ended));
+        assert_eq!(near.done.await.unwrap().0, ended);
         assert!(owned.recv().await.is_none(), "and its stream is over");
     }
 
@@ -396,9 +387,8 @@ mod tests {
         let (owner, owned) = mpsc::channel(1);
         let (mut far, near) = start(Some(owner));
         drop(owned);
-        near.done.await.unwrap();
+        let (ended, ()) = near.done.await.unwrap();
         assert_eq!(far.next().await, None, "the session was let go of");
-        let ended = near.phase.borrow().ended().cloned().unwrap();
         assert_eq!((ended.code, ended.signal), (None, Some(9)));
     }
 }

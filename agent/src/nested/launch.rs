@@ -113,7 +113,13 @@ impl Launch {
             Ok((home, files))
         });
         let made = made.await.map_err(|e| Refused::Failed(e.to_string()))?;
-        let (home, files) = made.map_err(Refused::Bad)?;
+        let (home, files) = match made {
+            Ok(made) => made,
+            Err(why) => {
+                self.containers.undo(&id).await;
+                return Err(Refused::Bad(why));
+            }
+        };
         if class == Class::Plain {
             let inside = home.inside.join(id.sandbox()).display().to_string();
             let env = &mut request.env;
@@ -121,12 +127,11 @@ impl Launch {
                 .or_insert_with(|| inside.clone());
             request.work_dir = Some(inside);
         }
-        let root_is_own = (!id.is_nested()).then(|| home.clone());
         self.containers.settle(&id, home.clone());
         let running = match start::start(&inner.command, &home.dir, &request).await {
             Ok(running) => running,
             Err(why) => {
-                alone::clean(&inner.cgroups, &id, root_is_own).await;
+                self.containers.undo(&id).await;
                 return Err(Refused::Bad(why.message));
             }
         };
@@ -147,7 +152,6 @@ impl Launch {
             files,
             asks: self.asked,
             typed: self.typing,
-            phase: self.phase,
             slow: Box::new(move || {
                 let attrs = [
                     (names::SESSION_KIND, "output".into()),
@@ -165,7 +169,7 @@ impl Launch {
             task: id.to_string(),
             program: request.argv.first().cloned().unwrap_or_default(),
         };
-        let (slot, containers) = (self.slot, self.containers);
+        let (slot, phase) = (self.slot, self.phase);
         tokio::spawn(async move {
             let _slot = slot;
             let idle = match class {
@@ -184,12 +188,14 @@ impl Launch {
                     () = inner.stop.cancelled() => {}
                 }
             };
-            inner.sessions.begin(&session);
+            let open = inner.sessions.begin(session);
             let over = talk::talk(reader, writer, running, idle);
-            let outcome = drive::drive(ends, given_up, tokio::spawn(over)).await;
-            alone::clean(&containers.0.cgroups, &id, root_is_own).await;
+            let (ended, outcome) = drive::drive(ends, given_up, tokio::spawn(over)).await;
+            alone::clean(&inner.cgroups, &id).await;
+            // Told last: who hears it finds nothing of it running.
+            phase.send_replace(Phase::Ended(ended));
             match outcome {
-                Ok(outcome) => inner.sessions.ended(&session, &outcome),
+                Ok(outcome) => open.ended(&outcome),
                 Err(e) => tracing::error!(error = %e, "a container's session broke off"),
             }
         });

@@ -7,7 +7,8 @@
 //!
 //! # Invariants
 //! - A container ends when its parent does, and when the agent does: it belongs to the agent's process that launched it. The
-//!   next agent knows nothing of it; sandboxes stay as long as their parents', those of standalone ones go when it starts.
+//!   next agent knows nothing of it; sandboxes stay as long as their parents', those of standalone ones go when they are
+//!   forgotten, at the latest when it starts. Who is told of an end finds nothing of it running.
 //! - At most [`MAX_RUNNING`] below one root, and [`MAX_KNOWN`] in all; what has ended is forgotten for what begins.
 //! - Nothing grows with time: output is kept in two segments each, a reader that is too slow is let go.
 
@@ -15,18 +16,21 @@ mod alone;
 mod drive;
 mod id;
 mod io;
+mod known;
 mod launch;
 mod order;
 mod output;
 mod sandbox;
 
 use std::{
-    collections::BTreeMap,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::{
+    net::UnixStream,
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
+};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use waggle_api::exec::{Ended, Frame};
 use waggle_telemetry::{Telemetry, names};
@@ -43,6 +47,7 @@ pub use alone::tidy;
 use drive::{Ask, Ends, Phase};
 pub use id::Id;
 pub use io::{HEARTBEAT, Input, Typed, end, heartbeat, input, record};
+use known::{Container, Known};
 use launch::{Launch, Over, Parent};
 pub use order::{Class, NOT_SUPPORTED, Wanted, any, nested, with_parent};
 use sandbox::Home;
@@ -96,25 +101,6 @@ struct Inner {
     telemetry: Telemetry,
     known: Mutex<Known>,
     stop: CancellationToken,
-}
-
-#[derive(Default)]
-struct Known {
-    all: BTreeMap<Id, Container>,
-    // Of the next one: older ones are forgotten first.
-    next: u64,
-}
-
-#[derive(Clone)]
-struct Container {
-    number: u64,
-    class: Class,
-    home: Option<Home>,
-    phase: watch::Receiver<Phase>,
-    asks: mpsc::Sender<Ask>,
-    typed: mpsc::Sender<Typed>,
-    // One writer at a time.
-    writer: Arc<Semaphore>,
 }
 
 /// A container as lists show it.
@@ -227,6 +213,7 @@ impl Containers {
     /// Notes a container that is to be, if there is none of its name and there is room.
     fn enter(&self, id: &Id, container: Container) -> Result<bool, Refused> {
         let view = Arc::clone(&self.0.view.borrow());
+        let mut left = Vec::new();
         let mut known = self.known();
         if known.all.contains_key(id) {
             return Ok(false);
@@ -238,7 +225,7 @@ impl Containers {
                 .filter(|(other, _)| other.root() == id.root());
             below.filter(|(_, c)| c.runs()).count() >= MAX_RUNNING
         };
-        if full || !known.make_room(&view) {
+        if full || !known.make_room(|root| lives(&view, root), &mut left) {
             let reason = [(names::DROP_REASON, "containers".into())];
             self.0
                 .telemetry
@@ -259,7 +246,39 @@ impl Containers {
                 ..container
             },
         );
+        drop(known);
+        if !left.is_empty() {
+            tokio::task::spawn_blocking(move || {
+                for dir in left {
+                    if let Err(e) = alone::gone(&dir) {
+                        tracing::warn!(dir = %dir.display(), error = %e, "the sandbox of a container stays");
+                    }
+                }
+            });
+        }
         Ok(true)
+    }
+
+    /// Nothing stays of a standalone container that could not be started; a nested one's sandbox is its parent's.
+    async fn undo(&self, id: &Id) {
+        if id.is_nested() {
+            return;
+        }
+        alone::clean(&self.0.cgroups, id).await;
+        let dir = alone::dir(&self.0.work_dir, id);
+        let removed = tokio::task::spawn_blocking(move || alone::gone(&dir));
+        if let Ok(Err(error)) = removed.await {
+            tracing::warn!(container = %id, %error, "the sandbox of a container that did not start stays");
+        }
+    }
+
+    /// Removes the sandbox of a plain container that has ended, and what is its own. Blocking.
+    fn take_away(&self, id: &Id, home: &Home) -> std::io::Result<()> {
+        if id.is_nested() {
+            home.remove(&id.sandbox())
+        } else {
+            alone::remove(&self.0.cgroups, id, &home.dir)
+        }
     }
 
     /// The end of what a new container is in, and where it is. A root has neither.
@@ -342,10 +361,7 @@ impl Containers {
         let (removing, class) = (id.clone(), container.class);
         let this = self.clone();
         let removed = tokio::task::spawn_blocking(move || match container.home {
-            Some(home) if class == Class::Plain && removing.is_nested() => {
-                home.remove(&removing.sandbox())
-            }
-            Some(home) if class == Class::Plain => alone::remove(&this.0.cgroups, &removing, &home),
+            Some(home) if class == Class::Plain => this.take_away(&removing, &home),
             _ => Ok(()),
         });
         let failed = |e: &dyn std::fmt::Display| Refused::Failed(format!("Container {id}: {e}"));
@@ -369,8 +385,9 @@ impl Containers {
             return sent.map(|()| shown).map_err(|_| over());
         }
         let task = self.task(id.root()).filter(|_| !id.is_nested());
-        let (shown, _) = self.attach(task.ok_or_else(unknown)?, false);
-        Ok(shown)
+        let task = task.ok_or_else(unknown)?;
+        let terminal = attach::terminal(&task).await;
+        Ok(self.attach(task, terminal, false).0)
     }
 
     /// The way in for what is typed into a container.
@@ -390,11 +407,11 @@ impl Containers {
         }
         let task = self.task(id.root()).filter(|_| !id.is_nested());
         let task = task.ok_or_else(unknown)?;
-        if attach::terminal(&task).await.is_none() {
+        let Some(terminal) = attach::terminal(&task).await else {
             let why = format!("Container {id} has no terminal to type into");
             return Err(Refused::Bad(why));
-        }
-        let (mut shown, writer) = self.attach(task, true);
+        };
+        let (mut shown, writer) = self.attach(task, Some(terminal), true);
         // Its output is nobody's here; the session lasts as long as somebody types.
         let end = CancellationToken::new();
         let ended = end.clone();
@@ -408,12 +425,12 @@ impl Containers {
         })
     }
 
-    /// A client of a task's own output, and input where it has a terminal.
-    fn attach(&self, task: TaskDir, stdin: bool) -> (Shown, Writer) {
+    /// A client of a task's own output, and of its terminal where it has one.
+    fn attach(&self, task: TaskDir, terminal: Option<UnixStream>, stdin: bool) -> (Shown, Writer) {
         let (near, far) = tokio::io::duplex(HELD);
         let (mut reader, frames) = wire::open(far);
         let over = async move {
-            match attach::terminal(&task).await {
+            match terminal {
                 Some(terminal) => {
                     attach::join(&mut reader, &frames, &task, terminal, stdin, IDLE).await
                 }
@@ -430,7 +447,6 @@ impl Containers {
             files: None,
             asks,
             typed: typing,
-            phase: watch::channel(Phase::Running(0)).0,
             slow: Box::new(|| ()),
         };
         let stop = self.0.stop.clone();
@@ -472,38 +488,6 @@ impl Containers {
 
     fn forget(&self, id: &Id) {
         self.known().all.remove(id);
-    }
-}
-
-impl Container {
-    fn runs(&self) -> bool {
-        self.phase.borrow().ended().is_none()
-    }
-}
-
-impl Known {
-    /// Forgets what has ended: all of roots that are gone, and the oldest where there are too many.
-    fn make_room(&mut self, view: &AgentView) -> bool {
-        let alone: Vec<Id> = self
-            .all
-            .keys()
-            .filter(|id| !id.is_nested())
-            .cloned()
-            .collect();
-        self.all.retain(|id, c| {
-            c.runs() || lives(view, id.root()) || alone.binary_search(&Id::root_of(id)).is_ok()
-        });
-        while self.all.len() >= MAX_KNOWN {
-            let ended = self.all.iter().filter(|(_, c)| !c.runs());
-            let Some(oldest) = ended
-                .min_by_key(|(_, c)| c.number)
-                .map(|(id, _)| id.clone())
-            else {
-                return false;
-            };
-            self.all.remove(&oldest);
-        }
-        true
     }
 }
 

@@ -5,7 +5,7 @@ use waggle_api::{
     mesos::resources,
     proto::mesos::{self as pb, container_info, environment_variable},
 };
-use waggle_types::{Milli, ScalarKind};
+use waggle_types::{Ceiling, Milli, ScalarKind};
 
 use super::id::Id;
 
@@ -27,13 +27,11 @@ pub struct Uses {
     /// CPUs: a share.
     pub cpus: Option<Milli>,
     /// A ceiling.
-    #[allow(clippy::option_option, reason = "said, said to be none, or not said")]
-    pub cpus_limit: Option<Option<Milli>>,
+    pub cpus_limit: Ceiling,
     /// MiB.
     pub mem: Option<Milli>,
-    /// A ceiling, if it is not `mem`; `Some(None)` is none.
-    #[allow(clippy::option_option, reason = "said, said to be none, or not said")]
-    pub mem_limit: Option<Option<Milli>>,
+    /// A ceiling, if it is not `mem`.
+    pub mem_limit: Ceiling,
 }
 
 /// A container to launch.
@@ -232,15 +230,16 @@ fn uses(call: &pb::LaunchContainer) -> Result<Uses, String> {
     for (name, limit) in &call.limits {
         let invalid = |e: &str| Err(format!("'launch_container.limits' is invalid: {e}"));
         let at = if limit.value == f64::INFINITY {
-            None
+            Ceiling::Unlimited
         } else if limit.value.is_finite() && limit.value > 0.0 {
-            Milli::from_f64(limit.value)
+            // More than can be counted is no ceiling.
+            Milli::from_f64(limit.value).map_or(Ceiling::Unlimited, Ceiling::At)
         } else {
             return invalid("limits must be positive");
         };
         match name.as_str() {
-            "cpus" => out.cpus_limit = Some(at),
-            "mem" => out.mem_limit = Some(at),
+            "cpus" => out.cpus_limit = at,
+            "mem" => out.mem_limit = at,
             _ => return invalid("only 'cpus' and 'mem' can be limited"),
         }
     }
@@ -354,9 +353,9 @@ mod tests {
         let alone = launch(r#"{"value":"c"}"#, some).unwrap();
         let want = Uses {
             cpus: Some(Milli(500)),
-            cpus_limit: None,
+            cpus_limit: Ceiling::Usual,
             mem: Some(Milli::units(64)),
-            mem_limit: Some(Some(Milli::units(128))),
+            mem_limit: Ceiling::At(Milli::units(128)),
         };
         assert_eq!((alone.uses, alone.class), (want, Class::Plain));
         assert!(!alone.request.stdin);

@@ -1,11 +1,12 @@
 //! Output of containers that were launched by an agent's API: two files of bounded size for each stream.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File},
     io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
+
+use crate::logs::fresh;
 
 /// Size of one file.
 pub const SEGMENT_BYTES: u64 = 10 << 20;
@@ -23,7 +24,7 @@ pub struct Output {
 }
 
 impl Output {
-    /// Copies `pipe` to `path`; without one the file stays empty.
+    /// Keeps what comes in `path`.
     pub fn new(path: PathBuf, segment_bytes: u64, owner: Option<(u32, u32)>) -> Self {
         let mut output = Self {
             path,
@@ -76,26 +77,8 @@ impl Output {
     }
 
     fn open(&mut self) {
-        // The task owns the directory: neither a link nor a file that it put there may choose what is written to.
-        let file = || {
-            OpenOptions::new()
-                .create_new(true)
-                .append(true)
-                .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-                .open(&self.path)
-        };
-        self.file = match file() {
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-                let _ = fs::remove_file(&self.path).or_else(|_| fs::remove_dir_all(&self.path));
-                file().ok()
-            }
-            other => other.ok(),
-        };
+        self.file = fresh(&self.path, self.owner).ok();
         self.written = 0;
-        if let (Some(file), Some((uid, gid))) = (&self.file, self.owner) {
-            // Readable by its user; a failure only means that it is not.
-            let _ = std::os::unix::fs::fchown(file, Some(uid), Some(gid));
-        }
     }
 }
 

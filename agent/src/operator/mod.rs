@@ -56,17 +56,7 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// What handlers have.
 #[derive(Clone)]
-pub struct Operator(Arc<Inner>);
-
-struct Inner {
-    view: View,
-    config: Arc<AgentConfig>,
-    files: Files,
-    meter: Meter,
-    verbosity: Verbosity,
-    containers: Containers,
-    sessions: Sessions,
-}
+pub struct Operator(Arc<Sources>);
 
 /// What the API answers from, and what it acts on.
 pub struct Sources {
@@ -127,24 +117,7 @@ impl IntoResponse for No {
 impl Operator {
     /// Of what it answers from.
     pub fn new(sources: Sources) -> Self {
-        let Sources {
-            view,
-            config,
-            files,
-            meter,
-            verbosity,
-            containers,
-            sessions,
-        } = sources;
-        Self(Arc::new(Inner {
-            view,
-            config,
-            files,
-            meter,
-            verbosity,
-            containers,
-            sessions,
-        }))
+        Self(Arc::new(sources))
     }
 
     /// The routes.
@@ -306,7 +279,7 @@ async fn answer(
     }
     let form = Form::of_body(headers)?;
     if form.stream {
-        return nested::attach_input(operator, form.media, body).await;
+        return nested::attach_input(operator, form.media, body, who).await;
     }
     let call: pb::AgentCall = form.media.read(&body_of(body).await?)?;
     let kind = call.r#type();

@@ -18,7 +18,7 @@ use waggle_api::{
 
 use super::{CALL_TIMEOUT, No, Operator};
 use crate::{
-    exec::IDLE,
+    exec::{IDLE, Open, Session, talk::Outcome},
     nested::{self, Class, Id, Input, Launched, Refused, Shown, Typed},
 };
 
@@ -145,7 +145,8 @@ pub async fn answer(
             let form = Form::accepted(headers)?;
             let slot = operator.slot()?;
             let shown = containers.show(&id).await?;
-            Ok(stream_with(shown, form, slot))
+            let open = attached(operator, "output", &id, who);
+            Ok(stream_with(shown, form, slot, Some(open)))
         }
         // One message can't be a stream of input.
         _ => Err(No(
@@ -198,13 +199,28 @@ fn launched(launched: &Launched) -> Response {
     .into_response()
 }
 
+/// Somebody is at an end of a container.
+fn attached(operator: &Operator, kind: &'static str, id: &Id, who: String) -> Open {
+    operator.0.sessions.begin(Session {
+        kind,
+        who,
+        task: id.to_string(),
+        program: String::new(),
+    })
+}
+
 fn stream(shown: Shown, form: Form) -> Response {
-    stream_with(shown, form, ())
+    stream_with(shown, form, (), None)
 }
 
 /// Output as it comes, and heartbeats between; `held` as long as it does.
-fn stream_with(shown: Shown, form: Form, held: impl Send + 'static) -> Response {
-    let body = Body::from_stream(records(shown, form.media, held));
+fn stream_with(
+    shown: Shown,
+    form: Form,
+    held: impl Send + 'static,
+    open: Option<Open>,
+) -> Response {
+    let body = Body::from_stream(records(shown, form.media, held, open));
     (form.headers(), body).into_response()
 }
 
@@ -212,10 +228,12 @@ fn records(
     mut shown: Shown,
     media: Media,
     held: impl Send + 'static,
+    open: Option<Open>,
 ) -> impl futures::Stream<Item = Result<Bytes, Infallible>> {
     let mut beat = interval_at(Instant::now() + nested::HEARTBEAT, nested::HEARTBEAT);
     async_stream::stream! {
         let _held = held;
+        let open = open;
         loop {
             tokio::select! {
                 frame = shown.recv() => match frame {
@@ -227,12 +245,20 @@ fn records(
                 _ = beat.tick() => yield Ok(Bytes::from(nested::heartbeat(media))),
             }
         }
+        if let Some(open) = open {
+            open.done();
+        }
     }
 }
 
 /// A request that is a stream: input for a container, whose name comes first. It is answered when it ends, or the container
 /// does.
-pub async fn attach_input(operator: &Operator, media: Media, body: Body) -> Result<Response, No> {
+pub async fn attach_input(
+    operator: &Operator,
+    media: Media,
+    body: Body,
+    who: String,
+) -> Result<Response, No> {
     let mut calls = Calls::new(body, media);
     let first = tokio::time::timeout(CALL_TIMEOUT, calls.next()).await;
     let first = first.map_err(|_| No::bad("The call did not arrive in time"))??;
@@ -251,12 +277,14 @@ pub async fn attach_input(operator: &Operator, media: Media, body: Body) -> Resu
     };
     let _slot = operator.slot()?;
     let writer = operator.0.containers.writer(&id).await?;
+    let open = attached(operator, "input", &id, who);
     loop {
         let next = tokio::select! {
             () = writer.closed() => break,
             next = tokio::time::timeout(IDLE, calls.next()) => next,
         };
         let Ok(next) = next else {
+            open.ended(&Outcome::Idle);
             return Err(No::bad("Nothing was sent for too long"));
         };
         let Some(call) = next? else { break };
@@ -271,6 +299,7 @@ pub async fn attach_input(operator: &Operator, media: Media, body: Body) -> Resu
             break;
         }
     }
+    open.done();
     Ok(StatusCode::OK.into_response())
 }
 

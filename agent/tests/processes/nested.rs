@@ -558,7 +558,7 @@ pub fn containers_may_stand_alone() {
         let _tidy = Tidy(dir.path().to_owned());
         let (master, agent) = with_task(dir.path(), cgroups.as_ref(), SLEEP).await;
         let alone = id("alone", &[]);
-        let script = "echo $$ > pid; cat /proc/self/cgroup > seen; echo hello; exec sleep 1000";
+        let script = "cat /proc/self/cgroup > seen; echo $$ > pid; echo hello; exec sleep 1000";
         let launch = |id: &Value, text: &str| json!({"type": "LAUNCH_CONTAINER", "launch_container": {"container_id": id, "command": shell(text)}});
         let mut wanted = launch(&alone, script);
         wanted["launch_container"]["resources"] = json!([
@@ -597,8 +597,22 @@ pub fn containers_may_stand_alone() {
             fs::read_to_string(sandbox.join("stdout")).unwrap(),
             "hello\n"
         );
+        // Who knows of its end finds nothing of it running.
+        let of_it = |p: &std::path::PathBuf| p.ends_with("standalone alone");
+        if let Some(cgroups) = &cgroups {
+            assert!(!cgroups.tasks().iter().any(of_it));
+        }
         assert_eq!(ask(&agent, &named("REMOVE_CONTAINER")).await.0, 200);
         assert!(!dir.path().join("containers/alone").exists());
+        // Of one that can't be started nothing stays.
+        let mut no_such = launch(&id("never", &[]), "true");
+        no_such["launch_container"]["command"] = json!({"value": "/no/such", "shell": false});
+        assert_eq!(ask(&agent, &no_such).await.0, 400);
+        assert!(!dir.path().join("containers/never").exists());
+        if let Some(cgroups) = &cgroups {
+            let left = cgroups.tasks();
+            assert!(!left.iter().any(|p| p.ends_with("standalone never")));
+        }
         assert_eq!(ask(&agent, &named("WAIT_CONTAINER")).await.0, 404);
 
         // It ends with the agent, and the next one removes what it left.

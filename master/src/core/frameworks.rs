@@ -460,7 +460,8 @@ impl MasterCore {
             };
             let owner = t.spec.framework_id.clone();
             let message = "the agent does not answer".to_owned();
-            let reason = Some(StatusReason::SlaveDisconnected);
+            // As Mesos says it, for both kinds of frameworks.
+            let reason = Some(StatusReason::SlaveRemoved);
             let state = TaskState::Unreachable;
             let status = own_status(task_id, agent.clone(), state, reason, message, now);
             self.send_framework(&owner, SchedulerEvent::Update(status));

@@ -152,13 +152,14 @@ impl MasterCore {
         let strays = agents.filter(|id| !known(id, &self.expected));
         let strays: Vec<AgentId> = strays.cloned().collect();
         for agent in strays {
-            let state = if self.upkeep.is_gone(&agent) {
-                TaskState::GoneByOperator
+            let (state, reason) = if self.upkeep.is_gone(&agent) {
+                let by_operator = StatusReason::SlaveRemovedByOperator;
+                (TaskState::GoneByOperator, by_operator)
             } else {
-                TaskState::Dropped
+                (TaskState::Dropped, StatusReason::SlaveRemoved)
             };
             let message = "the agent is not known any more";
-            self.end_launches(&agent, state, StatusReason::SlaveRemoved, message, now);
+            self.end_launches(&agent, state, reason, message, now);
         }
     }
 

@@ -221,7 +221,7 @@ impl MasterCore {
         self.send(agent, msg);
     }
 
-    /// The last status of an evicted task says why it had to end.
+    /// The last status of a task that had to end with its framework, or to go, says so.
     pub(super) fn explain_end(&self, mut status: TaskStatus) -> TaskStatus {
         // Some processes end with an error when they are told to end; what ran out of memory, or could not be
         // started, did not end for that.
@@ -241,6 +241,12 @@ impl MasterCore {
         if let Some(e) = self.evictions.get(&status.task_id).filter(|_| told) {
             status.reason = Some(e.status_reason());
             status.message.clone_from(&e.why);
+        } else if status.state == TaskState::Killed
+            && let Some(t) = self.tasks.get(&status.task_id)
+            && self.frameworks.is_removed(&t.spec.framework_id)
+        {
+            status.reason = Some(StatusReason::FrameworkRemoved);
+            status.message = format!("framework {} removed", t.spec.framework_id);
         }
         status
     }

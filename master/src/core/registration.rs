@@ -4,8 +4,8 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use waggle_allocator::{AgentSpec, Event as Level1};
 use waggle_types::{
-    AgentId, AgentInfo, Generation, HealthState, Millis, StatusReason, StatusSource, TaskId,
-    TaskSpec, TaskState, TaskStatus, UnixMillis,
+    AgentId, AgentInfo, FrameworkId, Generation, HealthState, Millis, StatusReason, StatusSource,
+    TaskId, TaskSpec, TaskState, TaskStatus, UnixMillis,
 };
 
 use super::{
@@ -37,6 +37,7 @@ impl MasterCore {
             self.remove_agent(&old, now);
         }
         let known_before = self.agents.all.contains_key(&id);
+        let back = self.is_back(&id);
         let changed = self.admit(&reg, now);
         self.grant_subnets(&id);
         if let Some(old) = self.agents.open(&id, session) {
@@ -48,7 +49,7 @@ impl MasterCore {
             agent_id: id.clone(),
         });
 
-        let (adopted, unwanted, reports) = self.compare_tasks(&id, reg.tasks, now);
+        let (adopted, unwanted, reports) = self.compare_tasks(&id, reg.tasks, back, now);
         let executors = reg.executors;
         self.out.push(Effect::SendAgent {
             session,
@@ -82,6 +83,16 @@ impl MasterCore {
         self.tell_losses(now);
         self.net_dirty = true;
         self.end_recovery_when_done(now);
+    }
+
+    /// What frameworks are told of an agent that they were told to do without, or whose tasks nobody knew (Mesos's
+    /// `Master::__reregisterSlave`); nothing of one that was only cut off.
+    fn is_back(&self, id: &AgentId) -> Option<&'static str> {
+        match self.agents.all.get(id) {
+            Some(a) if !a.reachable => Some("unreachable agent reregistered"),
+            None if !self.expected.contains_key(id) => Some("unknown agent reregistered"),
+            Some(_) | None => None,
+        }
     }
 
     /// With many agents heartbeats are as rare as the time-out allows.
@@ -181,11 +192,12 @@ impl MasterCore {
     }
 
     /// Compares what the agent has with what the registry knows. Answers tasks that are new here and
-    /// wanted, tasks to kill, and reports that follow.
+    /// wanted, tasks to kill, and reports that follow; `back` is said with those of frameworks' tasks.
     fn compare_tasks(
         &mut self,
         id: &AgentId,
         tasks: Vec<(TaskSpec, TaskStatus)>,
+        back: Option<&str>,
         now: UnixMillis,
     ) -> (Vec<TaskId>, Vec<TaskId>, Vec<TaskStatus>) {
         let (mut adopted, mut unwanted, mut reports) = (Vec::new(), Vec::new(), Vec::new());
@@ -201,10 +213,8 @@ impl MasterCore {
             match self.tasks.get(&task_id) {
                 Some(t) if t.agent_id() == id => {
                     // What is retried until acknowledged comes again on its own stream.
-                    reports.push(TaskStatus {
-                        uuid: None,
-                        ..status
-                    });
+                    let theirs = self.is_of_others(&spec.framework_id);
+                    reports.push(returned(status, back.filter(|_| theirs)));
                 }
                 Some(_) => {
                     self.reject("task_id_on_two_agents");
@@ -222,8 +232,8 @@ impl MasterCore {
                     task.announced = task.is_backend();
                     // Its framework may have been told that nobody knows it.
                     if task.spec.framework_id != self.framework_id {
-                        let uuid = None;
-                        reports.push(TaskStatus { uuid, ..status });
+                        let theirs = self.is_of_others(&task.spec.framework_id);
+                        reports.push(returned(status, back.filter(|_| theirs)));
                     }
                     self.tasks.insert(task);
                     adopted.push(task_id);
@@ -243,6 +253,11 @@ impl MasterCore {
         let missing = self.tasks.of_agent(id).filter(|t| !present.contains(&t.id));
         reports.extend(missing.map(|t| vanished(t, now)));
         (adopted, unwanted, reports)
+    }
+
+    /// Whether a framework is none of the master's own.
+    fn is_of_others(&self, framework: &FrameworkId) -> bool {
+        *framework != self.framework_id && *framework != self.jobs.framework_id
     }
 
     /// Tasks of the built-in framework are wanted while their service is defined. Tasks of another
@@ -351,6 +366,21 @@ impl MasterCore {
         ]);
         self.forget_upkeep(id, now);
         self.net_dirty = true;
+    }
+}
+
+/// What an agent that registers says of a task. An end keeps its reason; of what goes on, it is said why that is told now.
+fn returned(status: TaskStatus, back: Option<&str>) -> TaskStatus {
+    let uuid = None;
+    match back.filter(|_| !status.state.is_terminal()) {
+        Some(message) => TaskStatus {
+            uuid,
+            reason: Some(StatusReason::SlaveReregistered),
+            message: message.to_owned(),
+            source: StatusSource::Master,
+            ..status
+        },
+        None => TaskStatus { uuid, ..status },
     }
 }
 

@@ -120,7 +120,7 @@ impl MasterCore {
             return;
         };
         // Agents tell of what they see; this is about what they can't.
-        if status.source == StatusSource::Master {
+        if status.source == StatusSource::Master && was != status.state {
             self.measure(Measure::Event {
                 name: "waggle.task.state_changed",
                 attrs: vec![

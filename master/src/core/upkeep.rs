@@ -327,7 +327,7 @@ impl MasterCore {
         });
         self.stand(id, now);
         let state = TaskState::GoneByOperator;
-        let reason = StatusReason::SlaveRemoved;
+        let reason = StatusReason::SlaveRemovedByOperator;
         let message = "the agent was marked as gone for good";
         for task_id in self.tasks.on_agent(id) {
             let agent = id.clone();

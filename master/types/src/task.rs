@@ -132,12 +132,20 @@ pub enum StatusReason {
     TaskHealthCheckStatusUpdated,
     /// The spec was refused.
     TaskInvalid,
+    /// A group was refused, and with it each of its tasks (mesos.proto `REASON_TASK_GROUP_INVALID`).
+    TaskGroupInvalid,
     /// Offer gone or resources not there.
     InvalidOffers,
-    /// The agent does not answer.
+    /// The agent is not connected, so that nothing can be launched on it.
     SlaveDisconnected,
-    /// The agent was removed.
+    /// The agent was removed, or is out of reach.
     SlaveRemoved,
+    /// An operator said that the agent is gone for good (mesos.proto `REASON_SLAVE_REMOVED_BY_OPERATOR`).
+    SlaveRemovedByOperator,
+    /// The agent is back, and the task with it (mesos.proto `REASON_SLAVE_REREGISTERED`).
+    SlaveReregistered,
+    /// Its framework was removed (mesos.proto `REASON_FRAMEWORK_REMOVED`).
+    FrameworkRemoved,
     /// The agent restarted and the task was no longer there.
     SlaveRestarted,
     /// An answer to a reconciliation.
@@ -149,7 +157,7 @@ pub enum StatusReason {
     /// Its executor did not come back to an agent that had restarted
     /// (mesos.proto `REASON_EXECUTOR_REREGISTRATION_TIMEOUT`).
     ExecutorReregistrationTimeout,
-    /// Killed before its executor had it (mesos.proto `REASON_TASK_KILLED_DURING_LAUNCH`).
+    /// Killed before it began, or before its executor had it (mesos.proto `REASON_TASK_KILLED_DURING_LAUNCH`).
     TaskKilledDuringLaunch,
     /// A kill was asked for.
     TaskKilled,

@@ -160,6 +160,21 @@ async fn a_framework_launches_acknowledges_and_is_torn_down() {
         f.takes(ack.clone()).await;
         f.takes(ack).await;
     }
+    // A group is refused as a whole.
+    let offer = f.offer().await;
+    let group = [
+        task(&offer, "part", "run 1", 0.1),
+        task(&offer, "huge", "run 1", 500.0),
+    ];
+    let mut grouped = launch(&offer, &[]);
+    grouped["accept"]["operations"][0] = json!({ "type": "LAUNCH_GROUP", "launch_group": {
+        "executor": { "type": "DEFAULT", "executor_id": { "value": "default" } },
+        "task_group": { "tasks": group } } });
+    f.takes(grouped).await;
+    for id in ["part", "huge"] {
+        let status = f.update(id, "TASK_ERROR").await;
+        assert_eq!(status["reason"], "REASON_TASK_GROUP_INVALID", "{status}");
+    }
     // Stale, unknown, meant for nobody: taken all the same.
     f.takes(launch(&offer, &[task(&offer, "late", "run 1", 0.5)]))
         .await;

@@ -61,6 +61,10 @@ same_enum!(StatusReason, StatusReason:
     ReasonExecutorReregistrationTimeout = ExecutorReregistrationTimeout,
     ReasonTaskKilledDuringLaunch = TaskKilledDuringLaunch,
     ReasonMaxCompletionTimeReached = MaxCompletionTimeReached,
+    ReasonTaskGroupInvalid = TaskGroupInvalid,
+    ReasonSlaveRemovedByOperator = SlaveRemovedByOperator,
+    ReasonSlaveReregistered = SlaveReregistered,
+    ReasonFrameworkRemoved = FrameworkRemoved,
 );
 
 /// A task state from its wire number; `field` names it in the error.
@@ -122,6 +126,10 @@ fn status_reason(value: i32) -> Option<StatusReason> {
         Ok(W::ReasonExecutorReregistrationTimeout) => Some(R::ExecutorReregistrationTimeout),
         Ok(W::ReasonTaskKilledDuringLaunch) => Some(R::TaskKilledDuringLaunch),
         Ok(W::ReasonMaxCompletionTimeReached) => Some(R::MaxCompletionTimeReached),
+        Ok(W::ReasonTaskGroupInvalid) => Some(R::TaskGroupInvalid),
+        Ok(W::ReasonSlaveRemovedByOperator) => Some(R::SlaveRemovedByOperator),
+        Ok(W::ReasonSlaveReregistered) => Some(R::SlaveReregistered),
+        Ok(W::ReasonFrameworkRemoved) => Some(R::FrameworkRemoved),
     }
 }
 

@@ -1447,6 +1447,10 @@ pub enum StatusReason {
     ReasonExecutorReregistrationTimeout = 18,
     ReasonTaskKilledDuringLaunch = 19,
     ReasonMaxCompletionTimeReached = 20,
+    ReasonTaskGroupInvalid = 21,
+    ReasonSlaveRemovedByOperator = 22,
+    ReasonSlaveReregistered = 23,
+    ReasonFrameworkRemoved = 24,
 }
 impl StatusReason {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -1482,6 +1486,10 @@ impl StatusReason {
             }
             Self::ReasonTaskKilledDuringLaunch => "REASON_TASK_KILLED_DURING_LAUNCH",
             Self::ReasonMaxCompletionTimeReached => "REASON_MAX_COMPLETION_TIME_REACHED",
+            Self::ReasonTaskGroupInvalid => "REASON_TASK_GROUP_INVALID",
+            Self::ReasonSlaveRemovedByOperator => "REASON_SLAVE_REMOVED_BY_OPERATOR",
+            Self::ReasonSlaveReregistered => "REASON_SLAVE_REREGISTERED",
+            Self::ReasonFrameworkRemoved => "REASON_FRAMEWORK_REMOVED",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -1524,6 +1532,12 @@ impl StatusReason {
             "REASON_MAX_COMPLETION_TIME_REACHED" => {
                 Some(Self::ReasonMaxCompletionTimeReached)
             }
+            "REASON_TASK_GROUP_INVALID" => Some(Self::ReasonTaskGroupInvalid),
+            "REASON_SLAVE_REMOVED_BY_OPERATOR" => {
+                Some(Self::ReasonSlaveRemovedByOperator)
+            }
+            "REASON_SLAVE_REREGISTERED" => Some(Self::ReasonSlaveReregistered),
+            "REASON_FRAMEWORK_REMOVED" => Some(Self::ReasonFrameworkRemoved),
             _ => None,
         }
     }

@@ -341,6 +341,17 @@ pub fn state(s: TaskState, dialect: Dialect) -> pb::TaskState {
     }
 }
 
+/// Mesos's reason as a framework knows it: who is not told that tasks may come back, is not told who removed an agent either
+/// (Mesos's `Master::__removeSlave`).
+fn reason_to(r: StatusReason, dialect: Dialect) -> Option<task_status::Reason> {
+    match r {
+        StatusReason::SlaveRemovedByOperator if !dialect.partition_aware => {
+            reason(StatusReason::SlaveRemoved)
+        }
+        _ => reason(r),
+    }
+}
+
 /// Mesos's reason, where it has one.
 pub fn reason(r: StatusReason) -> Option<task_status::Reason> {
     use task_status::Reason as P;
@@ -353,9 +364,13 @@ pub fn reason(r: StatusReason) -> Option<task_status::Reason> {
         StatusReason::TaskCheckStatusUpdated => P::TaskCheckStatusUpdated,
         StatusReason::TaskHealthCheckStatusUpdated => P::TaskHealthCheckStatusUpdated,
         StatusReason::TaskInvalid => P::TaskInvalid,
+        StatusReason::TaskGroupInvalid => P::TaskGroupInvalid,
         StatusReason::InvalidOffers => P::InvalidOffers,
         StatusReason::SlaveDisconnected => P::AgentDisconnected,
         StatusReason::SlaveRemoved => P::AgentRemoved,
+        StatusReason::SlaveRemovedByOperator => P::AgentRemovedByOperator,
+        StatusReason::SlaveReregistered => P::AgentReregistered,
+        StatusReason::FrameworkRemoved => P::FrameworkRemoved,
         StatusReason::SlaveRestarted => P::AgentRestarted,
         StatusReason::Reconciliation => P::Reconciliation,
         StatusReason::ExecutorTerminated => P::ExecutorTerminated,
@@ -397,7 +412,11 @@ pub fn status(s: &TaskStatus, dialect: Dialect, ip: Option<Ipv4Addr>) -> pb::Tas
             HealthState::Unhealthy => Some(false),
         },
         source: Some(source.into()),
-        reason: s.reason.and_then(reason).map(Into::into).or(written.reason),
+        reason: s
+            .reason
+            .and_then(|r| reason_to(r, dialect))
+            .map(Into::into)
+            .or(written.reason),
         uuid: s.uuid.map(|u| u.0.to_vec()),
         labels: written.labels,
         container_status: ip.filter(|_| contained).map(|ip| container_status(id, ip)),

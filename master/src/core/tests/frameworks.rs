@@ -1,6 +1,9 @@
 //! Several frameworks at once: registration, offers, launches, acknowledgements, failover, removal.
 
-use waggle_types::{FrameworkInfo, OfferId, RejectReason, RoleSubscription, SchedulerCall};
+use waggle_types::{
+    FrameworkInfo, OfferId, RejectReason, RoleSubscription, SchedulerCall, StatusReason,
+    StatusSource,
+};
 
 use super::{
     client::{Client, batch, reasons, task},
@@ -306,10 +309,42 @@ fn lost_agents_are_told() {
     w.cut(1);
     w.pass(40_000);
     let last = w.updates(&c).pop().unwrap();
-    assert_eq!(last.state, TaskState::Unreachable);
+    let said = (last.state, last.reason);
+    let removed = Some(StatusReason::SlaveRemoved);
+    assert_eq!(said, (TaskState::Unreachable, removed));
     w.join(1);
     let last = w.updates(&c).pop().unwrap();
-    assert_eq!(last.state, TaskState::Running);
+    let said = (last.state, last.reason, last.source, last.uuid);
+    let back = Some(StatusReason::SlaveReregistered);
+    assert_eq!(said, (TaskState::Running, back, StatusSource::Master, None));
+    // Only cut off: nothing was told, so nothing is taken back.
+    w.cut(1);
+    w.join(1);
+    let last = w.updates(&c).pop().unwrap();
+    assert_eq!((last.state, last.reason), (TaskState::Running, None));
+    // What ended meanwhile says why it ended.
+    w.cut(1);
+    w.pass(40_000);
+    let on = w.agents.get_mut(&agent_id(1)).unwrap();
+    let task = on.tasks.get_mut(&id).unwrap();
+    task.1.state = TaskState::Failed;
+    task.1.reason = Some(StatusReason::ContainerLimitationMemory);
+    w.join(1);
+    let last = w.updates(&c).pop().unwrap();
+    let memory = Some(StatusReason::ContainerLimitationMemory);
+    assert_eq!((last.state, last.reason), (TaskState::Failed, memory));
+}
+
+#[test]
+fn tasks_of_a_removed_framework_end_with_it() {
+    let (mut w, c, id) = launched();
+    w.say(&agent_id(1), &id, TaskState::Running);
+    w.do_call(&c, FrameworkCall::Teardown).unwrap();
+    w.obey_kills();
+    let ended = w.view().completed.last().unwrap().status().unwrap();
+    let removed = Some(StatusReason::FrameworkRemoved);
+    let said = (ended.task_id, ended.state, ended.reason);
+    assert_eq!(said, (id, TaskState::Killed, removed));
 }
 
 #[test]

@@ -118,6 +118,8 @@ fn nobody_waits_for_launches_on_agents_that_are_gone() {
     let c = w.subscribe(batch(Some(&c.id))).unwrap();
     let said = w.updates(&c).pop().unwrap();
     assert_eq!((said.task_id, said.state), (t1, TaskState::GoneByOperator));
+    let by_operator = waggle_types::StatusReason::SlaveRemovedByOperator;
+    assert_eq!(said.reason, Some(by_operator));
     w.pass(2000);
     assert!(!w.stored.contains_key("launches/t1"));
 }

@@ -291,7 +291,12 @@ fn an_agent_that_is_gone_does_not_come_back() {
     })
     .unwrap();
     let end = w.updates(&c).pop().unwrap();
-    assert_eq!((end.task_id, end.state), (t1, TaskState::GoneByOperator));
+    let by_operator = Some(StatusReason::SlaveRemovedByOperator);
+    let gone = TaskState::GoneByOperator;
+    assert_eq!(
+        (end.task_id, end.state, end.reason),
+        (t1, gone, by_operator)
+    );
     let lost = SchedulerEvent::AgentLost(agent_id(1));
     assert!(w.heard.iter().any(|(_, e)| *e == lost));
     assert!(

@@ -40,13 +40,8 @@ pub(super) async fn run(
         refused,
         paths,
     } = operation::operations(&accept.operations, by)?;
-    let infos: Vec<&pb::TaskInfo> = accept
-        .operations
-        .iter()
-        .flat_map(operation::infos)
-        .collect();
-    let agents: BTreeMap<TaskId, AgentId> = infos
-        .iter()
+    let infos = || accept.operations.iter().flat_map(operation::infos);
+    let agents: BTreeMap<TaskId, AgentId> = infos()
         .filter_map(|t| Some((task::id(t).ok()?, raw_agent(t)?)))
         .collect();
     let each = |a: operation::Asked| EachOperation {
@@ -84,22 +79,18 @@ pub(super) async fn run(
         Err(all) => all,
         Ok(()) => Vec::new(),
     };
-    tell(stream, &infos, &refused, &wrong);
+    tell(stream, accept, &refused, &wrong);
     tell_operations(door, by.framework_id, stream, accept, &refused, &wrong);
     Ok(Ok(()))
 }
 
 /// Says which tasks were refused; a stream that has ended meanwhile hears nothing, its framework reconciles.
-fn tell(
-    stream: &Subscriber,
-    infos: &[&pb::TaskInfo],
-    refused: &[Refused],
-    wrong: &[CallRejection],
-) {
+fn tell(stream: &Subscriber, accept: &pb::Accept, refused: &[Refused], wrong: &[CallRejection]) {
     let by_task: BTreeMap<&str, &CallRejection> =
         wrong.iter().map(|r| (r.object.as_str(), r)).collect();
     let mut told = BTreeSet::new();
-    for t in infos {
+    let of = |o| operation::infos(o).iter().map(move |t| (o, t));
+    for (o, t) in accept.operations.iter().flat_map(of) {
         let raw = t.task_id.as_ref().map_or("", |id| id.value.as_str());
         let unread = refused.iter().find(|r| match &r.task {
             Some(id) => id.as_str() == raw,
@@ -123,6 +114,12 @@ fn tell(
         if !told.insert(raw) {
             continue;
         }
+        let reason = match reason {
+            StatusReason::TaskInvalid if o.r#type() == offer_operation::Type::LaunchGroup => {
+                StatusReason::TaskGroupInvalid
+            }
+            other => other,
+        };
         let status = status(stream, t, state, reason, message);
         stream.queue.push(Queued::Ready(Box::new(status)));
     }

@@ -56,7 +56,7 @@ pub const PRESSURE_RESOURCE: &str = "waggle.pressure.resource";
 pub const RESOURCE: &str = "waggle.resource";
 /// Role of the allocator.
 pub const ROLE: &str = "waggle.role";
-/// `exec` or `attach`.
+/// `exec`, `attach`; of Mesos's operator API: `nested` (a session), `container`, `input` and `output` (who attaches).
 pub const SESSION_KIND: &str = "waggle.session.kind";
 /// A state's name.
 pub const STATE: &str = "waggle.state";

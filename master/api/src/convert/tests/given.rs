@@ -560,7 +560,11 @@ pub(super) fn health() -> impl Strategy<Value = HealthState> {
     ])
 }
 
-const REASONS: [StatusReason; 20] = [
+const REASONS: [StatusReason; 24] = [
+    StatusReason::TaskGroupInvalid,
+    StatusReason::SlaveRemovedByOperator,
+    StatusReason::SlaveReregistered,
+    StatusReason::FrameworkRemoved,
     StatusReason::ExecutorRegistrationTimeout,
     StatusReason::ExecutorReregistrationTimeout,
     StatusReason::TaskKilledDuringLaunch,

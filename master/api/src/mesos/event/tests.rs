@@ -121,6 +121,26 @@ fn an_update_says_what_the_tasks_check_said() {
     }
 }
 
+#[test]
+fn who_removed_an_agent_is_told_to_those_who_know_of_partitions() {
+    let gone = TaskStatus {
+        state: TaskState::GoneByOperator,
+        reason: Some(StatusReason::SlaveRemovedByOperator),
+        ..running()
+    };
+    let said = |dialect| {
+        let s = status(&gone, dialect, None);
+        (s.state().as_str_name(), s.reason().as_str_name())
+    };
+    assert_eq!(said(PLAIN), ("TASK_LOST", "REASON_AGENT_REMOVED"));
+    let aware = Dialect {
+        partition_aware: true,
+        ..PLAIN
+    };
+    let both = ("TASK_GONE_BY_OPERATOR", "REASON_AGENT_REMOVED_BY_OPERATOR");
+    assert_eq!(said(aware), both);
+}
+
 fn running() -> TaskStatus {
     TaskStatus {
         task_id: TaskId::new("t").unwrap(),
