@@ -66,6 +66,7 @@ mod shim;
 mod statsd;
 mod storage;
 mod sys;
+mod system;
 mod tasks;
 mod tidy;
 mod unpack;

@@ -273,6 +273,12 @@ impl Watched {
             let attrs = [(names::DROP_REASON, "too_long".into())];
             telemetry.count(&names::AGENT_LOG_LOST, &attrs, left_out);
         }
+        let beyond = self.files.beyond();
+        if beyond > 0 {
+            let task = &self.labels.task_id;
+            tracing::warn!(%task, files = beyond, "a task names more files than are followed: these are not logged");
+            telemetry.count(&names::AGENT_LOG_FILES_BEYOND, &[], beyond);
+        }
     }
 
     /// Reads one stream on; whether there was anything.

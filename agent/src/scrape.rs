@@ -1,7 +1,8 @@
 //! Prometheus text of tasks: the ports that a task's labels name are asked at intervals, in the task's own network, and what they
 //! answer is handed in under its identity.
 //!
-//! A page has a bound in bytes, series and time, and every scrape ends in one counted outcome.
+//! A page has a bound in bytes, series and time, and every scrape ends in one counted outcome, also one that is not made: the round
+//! before is not over (`skipped`), the task has too many ports (`no_room`), scrapes are left off (`shed`).
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -49,8 +50,17 @@ pub struct Page {
     path: String,
 }
 
-/// The pages of a task, where its labels name any.
-pub fn pages(sender: &Arc<Sender>, ports: &[TaskPort], reach: &Reach) -> Vec<Page> {
+/// What there is to ask for.
+#[derive(Debug, Clone, Default)]
+pub struct Pages {
+    /// Within bounds.
+    pub pages: Vec<Page>,
+    /// How many are not asked for, since their tasks have too many.
+    pub beyond: u64,
+}
+
+/// Adds the pages of a task, where its labels name any.
+pub fn pages(sender: &Arc<Sender>, ports: &[TaskPort], reach: &Reach, all: &mut Pages) {
     let page = |p: &TaskPort| {
         let port = match reach {
             Reach::Node(_) => p.host_port,
@@ -63,7 +73,9 @@ pub fn pages(sender: &Arc<Sender>, ports: &[TaskPort], reach: &Reach) -> Vec<Pag
             path: p.metrics.clone()?,
         })
     };
-    ports.iter().filter_map(page).take(MAX_PORTS).collect()
+    let mut named = ports.iter().filter_map(page);
+    all.pages.extend(named.by_ref().take(MAX_PORTS));
+    all.beyond += named.count() as u64;
 }
 
 /// Scrapes tasks, one round at a time.
@@ -89,10 +101,11 @@ impl Scraper {
     }
 
     /// Asks for these pages; no more than some at once.
-    pub async fn round(self, place: OwnedSemaphorePermit, pages: Vec<Page>, telemetry: Telemetry) {
+    pub async fn round(self, place: OwnedSemaphorePermit, wanted: Pages, telemetry: Telemetry) {
+        telemetry.inbox().scraped("no_room", wanted.beyond);
         let slots = Arc::new(Semaphore::new(AT_ONCE));
         let mut all = JoinSet::new();
-        for page in pages {
+        for page in wanted.pages {
             let Ok(slot) = Arc::clone(&slots).acquire_owned().await else {
                 return;
             };
@@ -102,7 +115,7 @@ impl Scraper {
                 let _slot = slot;
                 let inbox = telemetry.inbox();
                 let outcome = scrape(&page, &sockets, &inbox, &telemetry).await;
-                inbox.scraped(outcome);
+                inbox.scraped(outcome, 1);
                 if outcome != "ok" {
                     let task_id = &page.sender.labels().task_id;
                     tracing::debug!(%task_id, port = page.port, path = page.path, outcome, "a task's metrics were not all read");
@@ -199,6 +212,7 @@ async fn ask(stream: TcpStream, addr: SocketAddr, path: &str) -> Result<Bytes, &
 mod tests {
     use axum::{Router, routing::get};
     use tokio::net::TcpListener;
+    use waggle_types::Balance;
 
     use super::*;
 
@@ -221,6 +235,37 @@ mod tests {
         assert_eq!(page.as_deref(), Ok(&b"a 1\n"[..]));
         assert_eq!(asked(router.clone(), "/long").await, Err("too_large"));
         assert_eq!(asked(router, "/other").await, Err("status"));
+    }
+
+    #[tokio::test]
+    async fn ports_beyond_the_bound_are_counted() {
+        let port = |n: u16| TaskPort {
+            name: None,
+            host_port: n,
+            container_port: None,
+            protocols: Vec::new(),
+            vips: Vec::new(),
+            balance: Balance::default(),
+            metrics: Some("/metrics".to_owned()),
+        };
+        let ports: Vec<TaskPort> = (0..12).map(port).collect();
+        let sender = Arc::new(Sender::new(crate::statsd::tests::labels()));
+        let mut all = Pages::default();
+        let reach = Reach::Node(Ipv4Addr::LOCALHOST);
+        pages(&sender, &ports, &reach, &mut all);
+        // One has no port at all.
+        assert_eq!((all.pages.len(), all.beyond), (MAX_PORTS, 3));
+        all.pages.clear();
+        let (scraper, telemetry) = (Scraper::default(), Telemetry::disabled());
+        let place = scraper.place().unwrap();
+        assert!(scraper.place().is_none());
+        scraper.clone().round(place, all, telemetry.clone()).await;
+        assert!(scraper.place().is_some());
+        let page = telemetry.prometheus_text();
+        let counted = page.lines().find(|l| {
+            l.starts_with("waggle_telemetry_scrapes_total{") && l.contains("\"no_room\"")
+        });
+        assert!(counted.is_some_and(|l| l.ends_with(" 3")), "{page}");
     }
 
     #[tokio::test]

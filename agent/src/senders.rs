@@ -72,6 +72,14 @@ impl Senders {
         all.get(task_id).map(|known| Arc::clone(&known.sender))
     }
 
+    /// The task that has an address of its own, where it is one.
+    pub fn at(&self, ip: IpAddr) -> Option<Arc<Sender>> {
+        let ip = ip.to_canonical();
+        let all = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let known = all.values().find(|known| has(&known.own, ip))?;
+        Some(Arc::clone(&known.sender))
+    }
+
     /// Whose socket it is that speaks with one of ours, by the addresses of both. Blocking, for a moment.
     pub fn of(
         &self,
@@ -80,17 +88,13 @@ impl Senders {
         local: SocketAddr,
     ) -> Option<Arc<Sender>> {
         let ip = peer.ip().to_canonical();
-        let has = |own: &Own| match ip {
-            IpAddr::V4(v4) => own.v4 == Some(v4),
-            IpAddr::V6(v6) => own.v6 == Some(v6),
-        };
         // The lock is not held while the kernel and files are asked: who adds a task must not wait for these.
         let mut of_host = Vec::new();
         {
             let all = self.known.read().unwrap_or_else(PoisonError::into_inner);
             for known in all.values() {
                 let sender = Arc::clone(&known.sender);
-                if has(&known.own) {
+                if has(&known.own, ip) {
                     return Some(sender);
                 }
                 if known.own.is_empty() {
@@ -111,6 +115,13 @@ impl Senders {
         let is_in = |dir: &Option<PathBuf>| dir.as_deref().is_some_and(|d| is_below(d, id));
         let below = || of_host.iter().find(|(_, dir, _)| is_in(dir));
         at.or_else(below).map(|(_, _, sender)| Arc::clone(sender))
+    }
+}
+
+fn has(own: &Own, ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(v4) => own.v4 == Some(v4),
+        IpAddr::V6(v6) => own.v6 == Some(v6),
     }
 }
 

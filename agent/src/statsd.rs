@@ -26,6 +26,8 @@ const KNOWN_FOR: Duration = Duration::from_millis(100);
 const MAX_KNOWN: usize = 4096;
 /// Series of all tasks together.
 const MAX_SERIES: usize = 20_000;
+/// Questions to the kernel a second: who sends each datagram from another port must not hold up the others.
+const LOOKUPS_S: u32 = 500;
 /// Longest datagram.
 const MAX_DATAGRAM: usize = 65_536;
 
@@ -39,6 +41,37 @@ struct Known {
     until: Instant,
 }
 
+/// Whose a datagram is.
+enum Whose {
+    Task(Arc<Sender>),
+    Stranger,
+    /// Too many were asked about in this second.
+    Unasked,
+}
+
+impl From<Option<Arc<Sender>>> for Whose {
+    fn from(sender: Option<Arc<Sender>>) -> Self {
+        sender.map_or(Self::Stranger, Self::Task)
+    }
+}
+
+/// Questions that may still be asked in this second.
+struct Lookups {
+    left: u32,
+    since: Instant,
+}
+
+impl Lookups {
+    fn take(&mut self, now: Instant) -> bool {
+        if now.saturating_duration_since(self.since) >= Duration::from_secs(1) {
+            (self.left, self.since) = (LOOKUPS_S, now);
+        }
+        let left = self.left.checked_sub(1);
+        self.left = left.unwrap_or(0);
+        left.is_some()
+    }
+}
+
 /// Serves until it is dropped.
 pub async fn serve(socket: UdpSocket, senders: Arc<Senders>, telemetry: Telemetry) {
     let local = match socket.local_addr() {
@@ -50,8 +83,13 @@ pub async fn serve(socket: UdpSocket, senders: Arc<Senders>, telemetry: Telemetr
     };
     let mut server = Server {
         local,
+        telemetry: telemetry.clone(),
         inbox: telemetry.inbox(),
         senders,
+        lookups: Lookups {
+            left: LOOKUPS_S,
+            since: Instant::now(),
+        },
         known: BTreeMap::new(),
         tasks: BTreeMap::new(),
     };
@@ -74,17 +112,25 @@ pub async fn serve(socket: UdpSocket, senders: Arc<Senders>, telemetry: Telemetr
 
 struct Server {
     local: SocketAddr,
+    telemetry: Telemetry,
     inbox: Inbox,
     senders: Arc<Senders>,
+    lookups: Lookups,
     known: BTreeMap<SocketAddr, Known>,
     tasks: BTreeMap<TaskId, Task>,
 }
 
 impl Server {
-    async fn of(&mut self, peer: SocketAddr) -> Option<Arc<Sender>> {
+    async fn of(&mut self, peer: SocketAddr) -> Whose {
+        if let Some(sender) = self.senders.at(peer.ip()) {
+            return Whose::Task(sender);
+        }
         let now = Instant::now();
         if let Some(known) = self.known.get(&peer).filter(|k| k.until > now) {
-            return known.sender.clone();
+            return known.sender.clone().into();
+        }
+        if !self.lookups.take(now) {
+            return Whose::Unasked;
         }
         if self.known.len() >= MAX_KNOWN {
             self.known.retain(|_, k| k.until > now);
@@ -93,19 +139,22 @@ impl Server {
             }
         }
         let (senders, local) = (Arc::clone(&self.senders), self.local);
-        let sender = blocking(move || senders.of(Transport::Udp, peer, local)).await;
+        let cpu = self.telemetry.cpu().clone();
+        let ask = move || cpu.run(|| senders.of(Transport::Udp, peer, local));
+        let sender = blocking(ask).await;
         let known = Known {
             sender: sender.clone(),
             until: now + KNOWN_FOR,
         };
         self.known.insert(peer, known);
-        sender
+        sender.into()
     }
 
-    fn take(&mut self, sender: Option<Arc<Sender>>, datagram: &[u8]) {
-        let Some(sender) = sender else {
-            self.inbox.samples("stranger", 1);
-            return;
+    fn take(&mut self, whose: Whose, datagram: &[u8]) {
+        let sender = match whose {
+            Whose::Task(sender) => sender,
+            Whose::Stranger => return self.inbox.samples("stranger", 1),
+            Whose::Unasked => return self.inbox.samples("unasked", 1),
         };
         let held: usize = self.tasks.values().map(|t| t.samples.len()).sum();
         let task_id = sender.labels().task_id.clone();
@@ -144,14 +193,14 @@ impl Server {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use waggle_telemetry_pipeline::TaskLabels;
     use waggle_types::{AgentId, FrameworkId};
 
     use super::*;
     use crate::{cgroup::TaskCgroup, networks::Own};
 
-    fn labels() -> Arc<TaskLabels> {
+    pub(crate) fn labels() -> Arc<TaskLabels> {
         Arc::new(TaskLabels {
             cluster: "test".into(),
             framework_id: FrameworkId::new("f-1").unwrap(),
@@ -189,12 +238,18 @@ mod tests {
         let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let mut server = Server {
             local: socket.local_addr().unwrap(),
+            telemetry: telemetry.clone(),
             inbox: telemetry.inbox(),
             senders: Arc::clone(&senders),
+            lookups: Lookups {
+                left: 1,
+                since: Instant::now() + Duration::from_hours(1),
+            },
             known: BTreeMap::new(),
             tasks: BTreeMap::new(),
         };
-        for from in ["127.0.0.2:0", "127.0.0.3:0"] {
+        // The third is another stranger, about whom nobody is asked any more; who has an address needs no question.
+        for from in ["127.0.0.3:0", "127.0.0.4:0", "127.0.0.2:0"] {
             let client = UdpSocket::bind(from).await.unwrap();
             let datagram = b"orders:1|c\nbad";
             client.send_to(datagram, server.local).await.unwrap();
@@ -206,7 +261,12 @@ mod tests {
         assert_eq!(server.tasks.len(), 1);
         server.hand_in(true);
         let page = telemetry.prometheus_text();
-        for (outcome, n) in [("accepted", 1), ("malformed", 1), ("stranger", 1)] {
+        for (outcome, n) in [
+            ("accepted", 1),
+            ("malformed", 1),
+            ("stranger", 1),
+            ("unasked", 1),
+        ] {
             let series = format!("waggle_outcome=\"{outcome}\"");
             let line = page
                 .lines()
@@ -220,5 +280,9 @@ mod tests {
         senders.remove(&TaskId::new("web.1").unwrap());
         server.hand_in(true);
         assert!(server.tasks.is_empty());
+        // The next second has questions of its own.
+        let at = server.lookups.since + Duration::from_secs(1);
+        let left = (0..).take_while(|_| server.lookups.take(at)).count();
+        assert_eq!(left, LOOKUPS_S as usize);
     }
 }

@@ -39,7 +39,7 @@ use crate::{
     parts::Parts,
     run::Input,
     runtime::{NodeFacts, Ports},
-    scrape::{Page, pages},
+    scrape::{Pages, pages},
     senders::Senders,
     sys::{self, ProcessId},
     tidy::DiskWatch,
@@ -540,15 +540,18 @@ impl Tasks {
     }
 
     /// The pages with metrics that running tasks have.
-    pub fn pages(&self) -> Vec<Page> {
+    pub fn pages(&self) -> Pages {
+        let mut all = Pages::default();
         let running = self.live.iter().filter(|(_, l)| l.process.is_some());
-        let of = |(task_id, live): (&TaskId, &Live)| {
+        for (task_id, live) in running {
             let ports = &live.spec.ports;
-            let any = ports.iter().any(|p| p.metrics.is_some());
-            let sender = any.then(|| self.senders.of_task(task_id)).flatten()?;
-            Some(pages(&sender, ports, &live.reach(self.config.ip)))
-        };
-        running.filter_map(of).flatten().collect()
+            if ports.iter().any(|p| p.metrics.is_some())
+                && let Some(sender) = self.senders.of_task(task_id)
+            {
+                pages(&sender, ports, &live.reach(self.config.ip), &mut all);
+            }
+        }
+        all
     }
 
     /// Tasks that have ended since the agent began, by Mesos's name of the state.

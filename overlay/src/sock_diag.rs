@@ -97,16 +97,23 @@ impl SockDiag {
         // No extensions are asked for, and any state will do: the cgroup comes by itself.
         self.ask(SOCK_DIAG_BY_FAMILY, 0, transport, u32::MAX, id)?;
         let mut buffer = [0; 1024];
+        let answer = self.answer(&mut buffer)?;
+        if answer.kind == NLMSG_ERROR {
+            let error = answer.error();
+            let none = error.raw_os_error() == Some(Errno::ENOENT as i32);
+            return if none { Ok(None) } else { Err(error) };
+        }
+        Ok(answer.cgroup(owner.port()))
+    }
+
+    /// The first message of the answer to the last question; what comes late is passed over.
+    fn answer<'a>(&self, buffer: &'a mut [u8]) -> io::Result<Message<'a>> {
         for _ in 0..MAX_LATE {
-            let n = recv(self.fd.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
-            let answer = Messages(&buffer[..n]).find(|m| m.seq == self.seq);
-            let Some(answer) = answer else { continue };
-            if answer.kind == NLMSG_ERROR {
-                let error = answer.error();
-                let none = error.raw_os_error() == Some(Errno::ENOENT as i32);
-                return if none { Ok(None) } else { Err(error) };
+            let n = recv(self.fd.as_raw_fd(), buffer, MsgFlags::empty())?;
+            if Messages(&buffer[..n]).any(|m| m.seq == self.seq) {
+                let found = Messages(&buffer[..n]).find(|m| m.seq == self.seq);
+                return found.ok_or_else(|| io::ErrorKind::UnexpectedEof.into());
             }
-            return Ok(answer.cgroup(owner.port()));
         }
         Err(io::ErrorKind::TimedOut.into())
     }
@@ -159,10 +166,10 @@ impl SockDiag {
     pub(crate) fn destroy(&mut self, id: SocketId) -> io::Result<bool> {
         self.ask(SOCK_DESTROY, NLM_F_ACK, Transport::Udp, CONNECTED, id)?;
         let mut buffer = [0; 1024];
-        let n = recv(self.fd.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
-        let Some(answer) = Messages(&buffer[..n]).next() else {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        };
+        let answer = self.answer(&mut buffer)?;
+        if answer.kind != NLMSG_ERROR {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
         let error = answer.error();
         match error.raw_os_error() {
             Some(0) => Ok(true),
@@ -337,6 +344,27 @@ mod tests {
         let nobody = SocketAddr::new(peer.ip(), 1);
         assert_eq!(diag.cgroup_of(tcp, nobody, local).unwrap(), None);
         assert_eq!(diag.cgroup_of(tcp, peer, local).unwrap(), Some(meta.ino()));
+        drop(client);
+    }
+
+    #[test]
+    fn an_answer_to_an_earlier_question_is_none() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (own, other) = (client.local_addr().unwrap(), client.peer_addr().unwrap());
+        let mut diag = SockDiag::open(Duration::from_secs(1)).unwrap();
+        // One asked and went away before the answer came.
+        let (kind, any) = (SOCK_DIAG_BY_FAMILY, u32::MAX);
+        diag.ask(kind, 0, Transport::Tcp, any, id_of(own, other))
+            .unwrap();
+        let nobody = id_of(own, SocketAddr::new(other.ip(), 1));
+        // What may be answered depends on who asks and on the kernel: the same as without the other question.
+        let alone = SockDiag::open(Duration::from_secs(1))
+            .unwrap()
+            .destroy(nobody);
+        let after = diag.destroy(nobody);
+        let words = |r: io::Result<bool>| r.map_err(|e| e.raw_os_error());
+        assert_eq!(words(after), words(alone));
         drop(client);
     }
 

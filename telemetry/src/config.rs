@@ -73,6 +73,12 @@ impl SpoolConfig {
     }
 }
 
+/// What telemetry may cost, unless the configuration says otherwise.
+pub const BUDGET: Cost = Cost {
+    cpus: 1.0,
+    memory: 128 << 20,
+};
+
 impl TelemetryConfig {
     /// Defaults: no endpoint, `info`, text on stderr, queues of 16 Ki logs (32 MiB), 16 Ki spans
     /// (16 MiB) and 64 Ki points (16 MiB).
@@ -102,10 +108,7 @@ impl TelemetryConfig {
             batch_delay: Duration::from_millis(200),
             metric_interval: Duration::from_secs(5),
             export_timeout: Duration::from_secs(5),
-            budget: Cost {
-                cpus: 1.0,
-                memory: 128 << 20,
-            },
+            budget: BUDGET,
             spool: None,
         }
     }

@@ -1,9 +1,12 @@
 //! Which directory is whose: each endpoint has spools of its own, found again by what the endpoint is, not by its place among others.
 //!
-//! `DIR/HOST-IDENTITY/{logs,spans,metrics}`. The identity is made of the URL alone, so that a changed key keeps what waits; where
-//! two endpoints have one URL, of their headers, too: these tell tenants apart there.
+//! `DIR/HOST-IDENTITY/{logs,spans,metrics}`. The identity is made of the URL alone; where several endpoints have had one URL, the next
+//! ones' directories have a number behind it. A mark in each says which headers its endpoint had: these tell tenants of one URL
+//! apart. A directory whose mark fits is the endpoint's; else the only one that is left, if it is the only endpoint that is left of
+//! that URL: a key has changed, and what waits is kept. So no endpoint's directory depends on what others are configured.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
     fs, io,
     path::{Path, PathBuf},
@@ -22,10 +25,13 @@ use crate::{
 /// Bytes of an identity that are in a directory's name, and letters of the host.
 const IDENTITY: usize = 8;
 const HOST: usize = 40;
+/// The file that says which headers an endpoint had.
+const MARK: &str = "endpoint";
 
 /// The spools of all signals of one endpoint.
 #[derive(Debug, Clone)]
 pub(crate) struct Disks {
+    base: PathBuf,
     all: [Disk; 3],
     pub(crate) replay_bytes_s: u64,
 }
@@ -41,14 +47,11 @@ impl Disks {
             dir: config.dir.clone(),
             source,
         };
-        let dirs: Vec<PathBuf> = (0..to.len())
-            .map(|idx| config.dir.join(dir_name(to, idx)))
-            .collect();
         fs::create_dir_all(&config.dir).map_err(bad)?;
+        let dirs = dirs_of(&config.dir, to).map_err(bad)?;
         if let [only] = &dirs[..] {
             take_over(&config.dir, only).map_err(bad)?;
         }
-        tell_of_others(config, &dirs);
         let open = |(dir, way): (&PathBuf, &Arc<Way>)| Self::open(config, dir, way, dirs.len());
         dirs.iter().zip(ways).map(open).collect()
     }
@@ -76,6 +79,7 @@ impl Disks {
         way.spans.with(|q| q.found(n_spans));
         way.metrics.with(|q| q.found(n_metrics));
         Ok(Self {
+            base: base.to_owned(),
             all: [logs, spans, metrics],
             replay_bytes_s: config.replay_bytes_s,
         })
@@ -91,30 +95,106 @@ impl Disks {
     }
 }
 
-/// The name of an endpoint's directory: for people, then for us.
-fn dir_name(all: &[Destination], idx: usize) -> String {
-    let Some(to) = all.get(idx) else {
-        return String::new();
-    };
-    let url = to.url.trim_end_matches('/');
-    let mut hash = Sha256::new();
-    hash.update(url);
-    let same = |other: &&Destination| other.url.trim_end_matches('/') == url;
-    if all.iter().filter(same).count() > 1 {
-        let mut headers: Vec<_> = to.headers.iter().collect();
-        headers.sort();
-        for word in headers.into_iter().flat_map(|(name, value)| [name, value]) {
-            hash.update([0]);
-            hash.update(word);
-        }
-        // What is the same in all of that is one endpoint given twice.
-        let twin = |other: &&Destination| same(other) && other.headers == to.headers;
-        let n = all[..idx].iter().filter(twin).count();
-        if n > 0 {
-            hash.update([0, 0]);
-            hash.update(n.to_string());
+/// The directory of each endpoint, made and marked where it is missing.
+fn dirs_of(top: &Path, all: &[Destination]) -> io::Result<Vec<PathBuf>> {
+    let mut there: BTreeMap<String, Option<String>> = BTreeMap::new();
+    for entry in fs::read_dir(top)?.flatten() {
+        if let Ok(name) = entry.file_name().into_string()
+            && entry.path().is_dir()
+        {
+            let mark = fs::read_to_string(entry.path().join(MARK)).ok();
+            there.insert(name, mark.map(|m| m.trim().to_owned()));
         }
     }
+    let wanted: Vec<(String, String)> = all.iter().map(|to| (base_name(to), mark(to))).collect();
+    let names = assign(&wanted, &there);
+    let mut dirs = Vec::with_capacity(names.len());
+    for (name, (_, mark)) in names.into_iter().zip(wanted) {
+        let dir = top.join(&name);
+        if there.get(&name).and_then(Option::as_ref) != Some(&mark) {
+            fs::create_dir_all(&dir)?;
+            let tmp = dir.join("endpoint.tmp");
+            fs::write(&tmp, mark)?;
+            fs::rename(&tmp, dir.join(MARK))?;
+        }
+        dirs.push(dir);
+    }
+    Ok(dirs)
+}
+
+/// Which directory is whose, by the base of its name and the mark that is wanted; `there` are those that exist, with their marks.
+fn assign(wanted: &[(String, String)], there: &BTreeMap<String, Option<String>>) -> Vec<String> {
+    let mut found: Vec<Option<String>> = vec![None; wanted.len()];
+    let mut taken: BTreeSet<String> = BTreeSet::new();
+    for (name, (base, mark)) in found.iter_mut().zip(wanted) {
+        let fits = |(dir, m): &(&String, &Option<String>)| {
+            is_of(dir, base) && m.as_ref() == Some(mark) && !taken.contains(*dir)
+        };
+        if let Some((dir, _)) = there.iter().find(fits) {
+            taken.insert(dir.clone());
+            *name = Some(dir.clone());
+        }
+    }
+    for at in 0..wanted.len() {
+        let base = &wanted[at].0;
+        if found[at].is_some() {
+            continue;
+        }
+        let left = |i: &usize| found[*i].is_none() && wanted[*i].0 == *base;
+        let is_only = (0..wanted.len()).filter(left).count() == 1;
+        let mut free = there
+            .keys()
+            .filter(|d| is_of(d, base) && !taken.contains(*d));
+        let name = match (is_only, free.next(), free.next()) {
+            (true, Some(dir), None) => dir.clone(),
+            _ => {
+                let mut names = (1_u64..).map(|n| match n {
+                    1 => base.clone(),
+                    n => format!("{base}.{n}"),
+                });
+                let is_new = |n: &String| !there.contains_key(n) && !taken.contains(n);
+                names.find(is_new).unwrap_or_else(|| base.clone())
+            }
+        };
+        taken.insert(name.clone());
+        found[at] = Some(name);
+    }
+    found.into_iter().map(Option::unwrap_or_default).collect()
+}
+
+/// Whether a directory is of endpoints with this base: it is that, or has a number behind it.
+fn is_of(dir: &str, base: &str) -> bool {
+    dir.strip_prefix(base).is_some_and(|rest| {
+        let number = rest.strip_prefix('.').unwrap_or("x");
+        rest.is_empty() || number.bytes().all(|b| b.is_ascii_digit())
+    })
+}
+
+fn hex(bytes: &[u8]) -> String {
+    let mut out = String::new();
+    for byte in bytes {
+        // Writing to a String can't fail.
+        let _ = write!(out, "{byte:02x}");
+    }
+    out
+}
+
+/// Which headers an endpoint has, as far as that tells it from others of its URL: they may be secret.
+fn mark(to: &Destination) -> String {
+    let mut hash = Sha256::new();
+    hash.update(to.url.trim_end_matches('/'));
+    let mut headers: Vec<_> = to.headers.iter().collect();
+    headers.sort();
+    for word in headers.into_iter().flat_map(|(name, value)| [name, value]) {
+        hash.update([0]);
+        hash.update(word);
+    }
+    hex(&hash.finalize())
+}
+
+/// How the name of an endpoint's directory begins: for people, then for us.
+fn base_name(to: &Destination) -> String {
+    let url = to.url.trim_end_matches('/');
     let rest = url.split_once("://").map_or(url, |(_, r)| r);
     let host = rest.split('/').next().unwrap_or(rest);
     let host = host.rsplit_once('@').map_or(host, |(_, h)| h);
@@ -124,21 +204,15 @@ fn dir_name(all: &[Destination], idx: usize) -> String {
         .take(HOST)
         .map(|c| if known(c) { c } else { '_' })
         .collect();
-    let identity = &hash.finalize()[..IDENTITY];
-    let mut name = host + "-";
-    for byte in identity {
-        // Writing to a String can't fail.
-        let _ = write!(name, "{byte:02x}");
-    }
-    name
+    let identity = Sha256::digest(url);
+    format!("{host}-{}", hex(&identity[..IDENTITY]))
 }
 
 /// Until now the first endpoint's spools were at the top. With one endpoint they are its; with several nobody knows whose.
 fn take_over(top: &Path, dir: &Path) -> io::Result<()> {
     for signal in Signal::ALL {
         let (from, to) = (top.join(signal.name()), dir.join(signal.name()));
-        if from.is_dir() && !to.exists() {
-            fs::create_dir_all(dir)?;
+        if holds_only_segments(&from) && !to.exists() {
             fs::rename(&from, &to)?;
             tracing::info!(%signal, to = %to.display(), "the spool has a directory of its endpoint's own now");
         }
@@ -146,23 +220,70 @@ fn take_over(top: &Path, dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Spools that are no endpoint's any more: people are told; what is older than anything may wait is removed.
-fn tell_of_others(config: &SpoolConfig, known: &[PathBuf]) {
-    let Ok(entries) = fs::read_dir(&config.dir) else {
-        return;
+/// Whether all that a directory has, and it has something, is a spool's: a directory of that name may be anybody's.
+fn holds_only_segments(dir: &Path) -> bool {
+    let Ok(entries) = fs::read_dir(dir) else {
+        return false;
     };
-    let dirs = entries.flatten().map(|e| e.path());
-    for dir in dirs.filter(|d| is_spool(d) && !known.contains(d)) {
-        let (bytes, newest) = waiting(&dir);
-        let age = newest.and_then(|at| SystemTime::now().duration_since(at).ok());
-        let dir_shown = dir.display();
-        if bytes == 0 || age.unwrap_or(Duration::ZERO) > config.max_age {
-            if let Err(error) = remove(&dir) {
-                tracing::warn!(dir = %dir_shown, %error, "a spool of no endpoint stays");
-            }
-        } else {
-            tracing::warn!(dir = %dir_shown, bytes, "a spool is of no endpoint that is configured: it waits for that until it is too old");
+    let is_ours = |entry: io::Result<fs::DirEntry>| {
+        let name = entry.ok()?.file_name().into_string().ok()?;
+        let number = name.strip_suffix(".seg").unwrap_or_default();
+        let is_segment = number.len() == 16 && number.bytes().all(|b| b.is_ascii_hexdigit());
+        (is_segment || name == "cursor").then_some(())
+    };
+    let all: Option<Vec<()>> = entries.map(is_ours).collect();
+    all.is_some_and(|all| !all.is_empty())
+}
+
+/// Spools that are no endpoint's any more.
+#[derive(Debug)]
+pub(crate) struct Others {
+    top: PathBuf,
+    max_age: Duration,
+    known: BTreeSet<PathBuf>,
+}
+
+impl Others {
+    /// All below the spool's directory but these.
+    pub(crate) fn beside(config: &SpoolConfig, disks: &[Disks]) -> Self {
+        Self {
+            top: config.dir.clone(),
+            max_age: config.max_age,
+            known: disks.iter().map(|d| d.base.clone()).collect(),
         }
+    }
+
+    /// People are told what is there.
+    pub(crate) fn tell(&self) {
+        for (dir, bytes, _) in self.find() {
+            tracing::warn!(dir = %dir.display(), bytes, "a spool is of no endpoint that is configured: it waits for that until it is too old");
+        }
+    }
+
+    /// Removes what has nothing in it, or waits for longer than anything may.
+    pub(crate) fn sweep(&self) {
+        let now = SystemTime::now();
+        for (dir, bytes, newest) in self.find() {
+            let age = newest.and_then(|at| now.duration_since(at).ok());
+            if (bytes == 0 || age.unwrap_or_default() > self.max_age)
+                && let Err(error) = remove(&dir)
+            {
+                tracing::warn!(dir = %dir.display(), %error, "a spool of no endpoint stays");
+            }
+        }
+    }
+
+    /// Each with its bytes and when it was last written to.
+    fn find(&self) -> Vec<(PathBuf, u64, Option<SystemTime>)> {
+        let entries = fs::read_dir(&self.top).into_iter().flatten().flatten();
+        let dirs = entries.map(|e| e.path());
+        let others = dirs.filter(|d| is_spool(d) && !self.known.contains(d));
+        others
+            .map(|dir| {
+                let (bytes, newest) = waiting(&dir);
+                (dir, bytes, newest)
+            })
+            .collect()
     }
 }
 
@@ -196,7 +317,9 @@ fn remove(dir: &Path) -> io::Result<()> {
         .iter()
         .chain([&dir.to_owned()])
     {
-        let _ = fs::remove_file(dir.join("cursor"));
+        for own in ["cursor", MARK] {
+            let _ = fs::remove_file(dir.join(own));
+        }
         match fs::remove_dir(dir) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
             _ => {}
@@ -228,29 +351,52 @@ mod tests {
         }
     }
 
-    fn names(all: &[Destination]) -> Vec<String> {
-        (0..all.len()).map(|idx| dir_name(all, idx)).collect()
+    /// Names of directories, at the top that these tests have.
+    fn names(top: &Path, all: &[&Destination]) -> Vec<String> {
+        let all: Vec<Destination> = all.iter().map(|to| (*to).clone()).collect();
+        let dirs = dirs_of(top, &all).unwrap();
+        let name = |d: &PathBuf| d.file_name().unwrap().to_str().unwrap().to_owned();
+        dirs.iter().map(name).collect()
     }
 
     #[test]
-    fn an_endpoint_has_its_directory_whatever_its_place() {
+    fn an_endpoint_has_its_directory_whatever_others_there_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let top = dir.path();
         let (dot, dash) = (to("http://a.b:1", &[]), to("http://a-b:1", &[]));
-        let one = names(&[dot.clone(), dash.clone()]);
-        let other = names(&[dash, dot.clone()]);
+        let one = names(top, &[&dot, &dash]);
+        let other = names(top, &[&dash, &dot]);
         assert_eq!([&one[0], &one[1]], [&other[1], &other[0]]);
         assert_ne!(one[0], one[1]);
         assert!(one[0].starts_with("a.b_1-"), "{one:?}");
-        // Another key is the same endpoint; another tenant of one URL is not.
+        // Another key is the same endpoint; another tenant of one URL is not, wherever it stands, and changes nothing for the first.
         let keyed = to("http://a.b:1/", &[("key", "x")]);
-        assert_eq!(names(std::slice::from_ref(&keyed))[0], one[0]);
-        let tenants = names(&[dot.clone(), keyed.clone()]);
+        assert_eq!(names(top, &[&keyed])[0], one[0]);
+        let tenant = to("http://a.b:1", &[("key", "y")]);
+        let tenants = names(top, &[&tenant, &keyed]);
+        assert_eq!(tenants[1], one[0]);
         assert_ne!(tenants[0], tenants[1]);
-        assert_eq!(names(&[keyed, dot.clone()])[1], tenants[0]);
-        let twins = names(&[dot.clone(), dot.clone()]);
+        assert_eq!(names(top, &[&keyed])[0], one[0]);
+        assert_eq!(names(top, &[&keyed, &tenant])[1], tenants[0]);
+        // One of two has another key.
+        let changed = to("http://a.b:1", &[("key", "z")]);
+        assert_eq!(names(top, &[&changed, &tenant])[0], one[0]);
+        // Two have: nobody knows which is which.
+        let (p, q) = (
+            to("http://a.b:1", &[("p", "")]),
+            to("http://a.b:1", &[("q", "")]),
+        );
+        let new = names(top, &[&p, &q]);
+        assert!(new.iter().all(|n| !tenants.contains(n)), "{new:?}");
+        let twins = names(top, &[&dash, &dash]);
+        assert_eq!(twins[0], one[1]);
         assert_ne!(twins[0], twins[1]);
+        assert_eq!(names(top, &[&dash, &dash]), twins);
         // Names are no paths.
-        let odd = names(&[to("http://u:p@../../x", &[])]);
+        let odd = names(top, &[&to("http://u:p@../../x", &[])]);
         assert!(!odd[0].contains('/') && !odd[0].contains("p@"), "{odd:?}");
+        assert!(is_of("a-1", "a-1") && is_of("a-1.2", "a-1"));
+        assert!(!is_of("a-12", "a-1") && !is_of("a-1.x", "a-1") && !is_of("a", "a-1"));
     }
 
     #[test]
@@ -266,24 +412,27 @@ mod tests {
         file("old_host/logs/cursor");
         file("people/notes.txt");
         file("mine-1/logs/0000000000000001.seg");
-        let known = [dir.path().join("mine-1")];
+        let known = dir.path().join("mine-1");
         file("empty/metrics/cursor");
-        tell_of_others(&config, &known);
+        let others = |config: &SpoolConfig| Others {
+            known: [known.clone()].into(),
+            ..Others::beside(config, &[])
+        };
+        others(&config).sweep();
         assert!(dir.path().join("old_host/logs").is_dir());
         assert!(!dir.path().join("empty").exists());
         config.max_age = Duration::ZERO;
-        tell_of_others(&config, &known);
+        others(&config).sweep();
         assert!(!dir.path().join("old_host").exists());
         assert!(dir.path().join("people/notes.txt").exists());
         assert!(dir.path().join("mine-1/logs/0000000000000001.seg").exists());
-        // Of the layout before.
+        // Of the layout before; what only has the name of it is somebody else's.
         file("spans/0000000000000002.seg");
-        take_over(dir.path(), &known[0]).unwrap();
-        assert!(
-            dir.path()
-                .join("mine-1/spans/0000000000000002.seg")
-                .exists()
-        );
+        file("spans/cursor");
+        file("logs/app.log");
+        take_over(dir.path(), &known).unwrap();
+        assert!(known.join("spans/0000000000000002.seg").exists());
         assert!(!dir.path().join("spans").exists());
+        assert!(dir.path().join("logs/app.log").exists());
     }
 }

@@ -23,10 +23,11 @@ use waggle_telemetry_pipeline::{AttrValue, Batch, DropReason, HostFacts, names};
 
 use crate::{
     State, TelemetryConfig,
-    disks::Disks,
+    disks::{Disks, Others},
     link::{Link, Sendable},
     otlp,
     pipe::{Lane, LogItem, MetricItem, Pipe, Signal, SpanItem, Way},
+    sdk,
     spooled::Halve,
 };
 
@@ -34,6 +35,8 @@ use crate::{
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 /// How long a disk may take at the end.
 const GRACE: Duration = Duration::from_secs(1);
+/// Between two looks at spools of no endpoint.
+const SWEEP: Duration = Duration::from_hours(1);
 /// Attempts on a batch that fails in a way that may or may not be the connection's fault.
 const DOUBTFUL_ATTEMPTS: u32 = 5;
 
@@ -105,6 +108,7 @@ impl Exporters {
         runtime: &Handle,
         pipe: &Arc<Pipe>,
         ways: Vec<(Link, Option<Disks>)>,
+        others: Option<Others>,
         config: &TelemetryConfig,
     ) -> Self {
         let (first, last) = (Stop::default(), Stop::default());
@@ -132,13 +136,14 @@ impl Exporters {
                 collect.cpu.run(|| collect.collect());
             }
         });
+        first_tasks.push(collector);
+        if let Some(others) = others {
+            first_tasks.push(runtime.spawn(sweep(others, first.token.clone())));
+        }
         Self {
             first,
             last,
-            first_tasks: {
-                first_tasks.push(collector);
-                first_tasks
-            },
+            first_tasks,
             last_tasks,
         }
     }
@@ -153,6 +158,16 @@ impl Exporters {
         pipe.collect();
         self.last.at(deadline);
         drain(&mut self.last_tasks, deadline).await;
+    }
+}
+
+/// Spools of no endpoint go when they are too old, be it long after the start.
+async fn sweep(others: Others, stop: CancellationToken) {
+    let others = Arc::new(others);
+    while timeout(SWEEP, stop.cancelled()).await.is_err() {
+        let others = Arc::clone(&others);
+        // It panics nowhere.
+        let _ = tokio::task::spawn_blocking(move || others.sweep()).await;
     }
 }
 
@@ -314,9 +329,11 @@ impl Worker {
             let began = Instant::now();
             let limit = began + self.timeout;
             let until = self.stop.deadline.get().map_or(limit, |d| limit.min(*d));
+            self.way.sending(E::SIGNAL, request.items());
             let answer = timeout_at(until, request.clone().send(&self.link))
                 .await
                 .unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time")));
+            self.way.sending(E::SIGNAL, 0);
             self.observe(E::SIGNAL, began.elapsed(), answer.as_ref().err());
             let watch = self.way.watch(E::SIGNAL);
             let before = watch.state().0;
@@ -372,11 +389,16 @@ impl Worker {
             (names::SIGNAL, AttrValue::from(signal.name())),
             (names::DESTINATION, self.way.name.as_str().into()),
         ];
+        let mut same = sdk::exporter(signal, self.way.protocol, &self.way.name);
         if let Some(status) = error {
-            let code = format!("{:?}", status.code());
-            attrs.push((names::ERROR_TYPE, code.into()));
+            let code = AttrValue::from(format!("{:?}", status.code()));
+            attrs.push((names::ERROR_TYPE, code.clone()));
+            same.push((names::ERROR_TYPE, code));
         }
+        let took = took.as_secs_f64();
         self.pipe
-            .own_record(&names::TELEMETRY_EXPORT_DURATION, attrs, took.as_secs_f64());
+            .own_record(&names::TELEMETRY_EXPORT_DURATION, attrs, took);
+        self.pipe
+            .own_record(&names::OTEL_EXPORT_DURATION, same, took);
     }
 }

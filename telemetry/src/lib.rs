@@ -31,6 +31,7 @@ mod otlp;
 mod own;
 mod pipe;
 mod receive;
+mod sdk;
 pub mod served;
 mod spans;
 mod spool;
@@ -39,7 +40,7 @@ mod telemetry;
 mod verbosity;
 
 pub use bridge::BridgeLayer;
-pub use config::{SpoolConfig, TelemetryConfig, TelemetryError};
+pub use config::{BUDGET, SpoolConfig, TelemetryConfig, TelemetryError};
 pub use contract::{CpuMeter, Metered};
 pub use destination::{Destination, Health, Protocol, State};
 pub use opentelemetry::trace::SpanKind;

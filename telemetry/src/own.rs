@@ -28,6 +28,24 @@ pub(crate) fn points(start_ns: u64, now_ns: u64) -> Vec<Point> {
             PointData::UpDown(bytes),
         );
     }
+    for (def, n) in [
+        (&names::PROCESS_THREADS, number(&status, "Threads:")),
+        (&names::PROCESS_FDS, open_files()),
+    ] {
+        if let Some(n) = n {
+            let n = PointData::UpDown(i64::try_from(n).unwrap_or(i64::MAX));
+            push(def, Vec::new(), n);
+        }
+    }
+    for (kind, name) in [
+        ("voluntary", "voluntary_ctxt_switches:"),
+        ("involuntary", "nonvoluntary_ctxt_switches:"),
+    ] {
+        if let Some(n) = number(&status, name) {
+            let attrs = vec![("process.context_switch.type", AttrValue::from(kind))];
+            push(&names::PROCESS_SWITCHES, attrs, PointData::Sum(n));
+        }
+    }
     let up = now_ns.saturating_sub(start_ns) as f64 / 1e9;
     push(&names::PROCESS_UPTIME, Vec::new(), PointData::Gauge(up));
     out
@@ -37,6 +55,18 @@ pub(crate) fn points(start_ns: u64, now_ns: u64) -> Vec<Point> {
 fn resident(status: &str) -> Option<u64> {
     let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"))?;
     line.trim().strip_suffix(" kB")?.parse().ok()
+}
+
+/// The number of a line of it.
+fn number(status: &str, name: &str) -> Option<u64> {
+    let line = status.lines().find_map(|l| l.strip_prefix(name))?;
+    line.trim().parse().ok()
+}
+
+/// But for the one by which they are counted.
+fn open_files() -> Option<u64> {
+    let n = fs::read_dir("/proc/self/fd").ok()?.count() as u64;
+    Some(n.saturating_sub(1))
 }
 
 /// Ticks in user mode and in the kernel (proc(5), `stat`): fields 14 and 15, counted after the name, which may hold anything.
@@ -59,7 +89,9 @@ mod tests {
         assert_eq!(resident("Name:\ta\nVmRSS:\t   120 kB\n"), Some(120));
         assert_eq!(resident("VmRSS:"), None);
         let points = points(1, 2);
-        assert_eq!(points.len(), 4);
+        assert_eq!(points.len(), 8);
+        assert_eq!(number("Threads:\t7\n", "Threads:"), Some(7));
+        assert_eq!(number("Threads:\tx", "Threads:"), None);
         assert!(points.iter().all(|p| p.violation().is_none()));
     }
 }

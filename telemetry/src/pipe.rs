@@ -3,7 +3,10 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicI64, AtomicU64, Ordering},
+    },
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -20,12 +23,13 @@ use waggle_telemetry_pipeline::{
 use waggle_types::TaskId;
 
 use crate::{
-    Destination, Health, State,
+    Destination, Health, Protocol, State,
     contract::{Contract, CpuMeter},
     destination::Watch,
     disks::Disks,
     own,
     receive::Sent,
+    sdk,
 };
 
 /// One of the three kinds of telemetry.
@@ -201,23 +205,41 @@ pub(crate) struct Way {
     /// Value of `waggle.telemetry.destination`.
     pub(crate) name: String,
     url: String,
+    pub(crate) protocol: Protocol,
     pub(crate) logs: Lane<Arc<LogItem>>,
     pub(crate) spans: Lane<Arc<SpanItem>>,
     pub(crate) metrics: Lane<Arc<MetricItem>>,
     spools: OnceLock<Disks>,
     watches: [Watch; 3],
+    /// Items in requests that are not answered, by signal.
+    in_flight: [AtomicU64; 3],
 }
 
 impl Way {
-    fn new(name: String, url: &str, config: &crate::TelemetryConfig) -> Self {
+    fn new(name: String, to: &Destination, config: &crate::TelemetryConfig) -> Self {
         Self {
             name,
-            url: url.to_owned(),
+            url: to.url.clone(),
+            protocol: to.protocol,
             logs: Lane::new(config.log_queue),
             spans: Lane::new(config.span_queue),
             metrics: Lane::new(config.metric_queue),
             spools: OnceLock::new(),
             watches: Default::default(),
+            in_flight: Default::default(),
+        }
+    }
+
+    /// A request of so many items is on its way; 0: none is.
+    pub(crate) fn sending(&self, signal: Signal, items: u64) {
+        self.in_flight[signal as usize].store(items, Ordering::Relaxed);
+    }
+
+    fn queued(&self, signal: Signal) -> usize {
+        match signal {
+            Signal::Logs => self.logs.with(|q| q.queued()),
+            Signal::Spans => self.spans.with(|q| q.queued()),
+            Signal::Metrics => self.metrics.with(|q| q.queued()),
         }
     }
 
@@ -315,6 +337,10 @@ pub(crate) struct Pipe {
     pub(crate) ways: Vec<Arc<Way>>,
     /// What telemetry takes of CPU time.
     pub(crate) cpu: CpuMeter,
+    /// What this process has made: spans begun, of these not ended, log records.
+    spans_started: AtomicU64,
+    spans_live: AtomicI64,
+    logs_created: AtomicU64,
     contract: Mutex<Contract>,
     store: Mutex<SeriesStore>,
     components: Mutex<BTreeMap<ResourceKey, Arc<Component>>>,
@@ -342,7 +368,7 @@ impl Pipe {
         let mut ways: Vec<Way> = Vec::new();
         for to in &config.otlp {
             let name = way_name(to, &ways);
-            ways.push(Way::new(name, &to.url, config));
+            ways.push(Way::new(name, to, config));
         }
         Self {
             exporting: !ways.is_empty(),
@@ -352,6 +378,9 @@ impl Pipe {
             start_ns: now_ns(),
             ways: ways.into_iter().map(Arc::new).collect(),
             cpu: CpuMeter::default(),
+            spans_started: AtomicU64::new(0),
+            spans_live: AtomicI64::new(0),
+            logs_created: AtomicU64::new(0),
             contract: Mutex::new(Contract::new(config.budget)),
             store: Mutex::new(SeriesStore::new(config.max_series)),
             components: Mutex::new(BTreeMap::new()),
@@ -414,12 +443,8 @@ impl Pipe {
 
     /// Items that wait in memory, in the longest queue of a signal.
     pub(crate) fn queued(&self, signal: Signal) -> usize {
-        let of = |way: &Arc<Way>| match signal {
-            Signal::Logs => way.logs.with(|q| q.queued()),
-            Signal::Spans => way.spans.with(|q| q.queued()),
-            Signal::Metrics => way.metrics.with(|q| q.queued()),
-        };
-        self.ways.iter().map(of).max().unwrap_or(0)
+        let of = self.ways.iter().map(|way| way.queued(signal));
+        of.max().unwrap_or(0)
     }
 
     /// Counts what is not handed on, in every book.
@@ -473,7 +498,18 @@ impl Pipe {
         of_crate.or_else(|| all.get(&self.base)).cloned()
     }
 
+    /// A span has begun, or has ended.
+    pub(crate) fn span_begun(&self) {
+        self.spans_started.fetch_add(1, Ordering::Relaxed);
+        self.spans_live.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn span_ended(&self) {
+        self.spans_live.fetch_sub(1, Ordering::Relaxed);
+    }
+
     pub(crate) fn push_log(&self, owner: Owner, record: LogRecord) {
+        self.logs_created.fetch_add(1, Ordering::Relaxed);
         if !self.exporting {
             return;
         }
@@ -661,6 +697,25 @@ impl Pipe {
                 let n = PointData::Sum(counts.dropped(reason));
                 point(&names::TELEMETRY_DROPPED, attrs, n);
             }
+            let stage = sdk::Stage {
+                signal,
+                to: &way.name,
+                protocol: way.protocol,
+                counts,
+                queued: way.queued(signal) as u64,
+                capacity: limit.max_items as u64,
+                in_flight: way.in_flight[signal as usize].load(Ordering::Relaxed),
+            };
+            out.extend(sdk::points(&stage, self.start_ns, now));
+        }
+        let made = |n: &AtomicU64| PointData::Sum(n.load(Ordering::Relaxed));
+        let live = PointData::UpDown(self.spans_live.load(Ordering::Relaxed));
+        for (def, data) in [
+            (&names::OTEL_SPAN_STARTED, made(&self.spans_started)),
+            (&names::OTEL_SPAN_LIVE, live),
+            (&names::OTEL_LOG_CREATED, made(&self.logs_created)),
+        ] {
+            out.push(Point::new(def, Vec::new(), data, self.start_ns, now));
         }
         out.extend(own::points(self.start_ns, now));
         let (cpu_ns, memory) = (self.cpu.total_ns(), self.memory());

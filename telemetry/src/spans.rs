@@ -69,9 +69,12 @@ impl fmt::Debug for IntoQueue {
 }
 
 impl SpanProcessor for IntoQueue {
-    fn on_start(&self, _span: &mut SdkSpan, _cx: &Context) {}
+    fn on_start(&self, _span: &mut SdkSpan, _cx: &Context) {
+        self.pipe.span_begun();
+    }
 
     fn on_end(&self, mut span: SpanData) {
+        self.pipe.span_ended();
         let fits = fit(&mut span);
         debug_assert!(fits.is_ok(), "{fits:?}");
         if !self.pipe.exporting || !span.span_context.is_sampled() {

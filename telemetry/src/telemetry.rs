@@ -16,7 +16,7 @@ use crate::{
     TelemetryError,
     bridge::is_transport,
     contract::{self, CpuMeter},
-    disks::Disks,
+    disks::{Disks, Others},
     export::Exporters,
     link::Link,
     pipe::{Component, Owner, Pipe, now_ns},
@@ -57,10 +57,18 @@ impl Telemetry {
         for (way, disks) in pipe.ways.iter().zip(&disks) {
             way.spools_are(disks.clone());
         }
+        let others = spool.map(|s| {
+            let disks: Vec<Disks> = disks.iter().flatten().cloned().collect();
+            Others::beside(s, &disks)
+        });
+        if let Some(others) = &others {
+            others.sweep();
+            others.tell();
+        }
         let ways = links.into_iter().zip(disks).collect();
         let exporters = pipe
             .exporting
-            .then(|| Exporters::spawn(&runtime, &pipe, ways, config));
+            .then(|| Exporters::spawn(&runtime, &pipe, ways, others, config));
         let guard = Guard { pipe, exporters };
         Ok((this, guard))
     }

@@ -9,7 +9,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use axum::{
     Extension, Router,
     body::{Body, to_bytes},
-    http::{Request, StatusCode},
+    http::{HeaderValue, Request, StatusCode},
 };
 use common::{attrs, labels, running, text};
 use opentelemetry_proto::tonic::{
@@ -241,6 +241,53 @@ async fn what_is_no_request_is_refused_and_counted() {
         let series = format!("waggle_telemetry_received_total{{waggle_outcome=\"{outcome}\"");
         assert!(page.contains(&series), "{page}");
     }
+}
+
+#[tokio::test]
+async fn hostile_headers_are_refused_and_name_nobody() {
+    let (t, guard, _sink, state) = running();
+    let sender = Arc::new(Sender::new(labels("web.1")));
+    let router = t.inbox().routes().layer(Extension(sender));
+    let send = async |path: &str, name: &'static str, value: &[u8], body: Vec<u8>| {
+        let mut request = Request::post(path)
+            .header("content-type", PROTOBUF)
+            .body(Body::from(body))
+            .unwrap();
+        let value = HeaderValue::from_bytes(value).unwrap();
+        request.headers_mut().insert(name, value);
+        router.clone().oneshot(request).await.unwrap().status()
+    };
+    for (name, value) in [
+        ("content-type", &b"application/x-protobuf\xff\x80"[..]),
+        ("content-type", b"\xc3\x28"),
+        ("content-type", b""),
+        ("content-encoding", b"gzip\xff"),
+        ("content-encoding", b"gzip, gzip"),
+        ("content-encoding", b"\x80"),
+    ] {
+        let status = send("/v1/logs", name, value, logs(1).encode_to_vec()).await;
+        assert_eq!(
+            status,
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "{name}: {value:?}"
+        );
+    }
+    // Whoever is named there.
+    for name in [
+        "waggle-task-id",
+        "x-forwarded-for",
+        "forwarded",
+        "host",
+        "authorization",
+    ] {
+        let status = send("/v1/logs", name, b"bank.1\xfe", logs(1).encode_to_vec()).await;
+        assert_eq!(status, StatusCode::OK, "{name}");
+    }
+    let losses = guard.shutdown(Duration::from_secs(5)).await;
+    assert_eq!(losses.logs.exported, 5);
+    let state = state.lock().unwrap();
+    let all = state.logs.iter().map(|(r, _)| &r["waggle.task.id"]);
+    assert!(all.into_iter().all(|task| task == "web.1"));
 }
 
 #[tokio::test]

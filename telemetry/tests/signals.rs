@@ -171,6 +171,20 @@ async fn the_books_are_exported() {
             .unwrap();
         assert!((logs.1 - want).abs() < 1e-9, "{name}: {}", logs.1);
     }
+    // The same by the conventions' names.
+    let exported = "otel.sdk.exporter.log.exported";
+    let (_, m) = state
+        .metrics
+        .iter()
+        .rev()
+        .find(|(_, m)| m.name == exported)
+        .unwrap();
+    let taken = numbers(m)
+        .into_iter()
+        .find(|(a, _)| !a.contains_key("error.type"))
+        .unwrap();
+    assert!((taken.1 - 7.0).abs() < 1e-9, "{}", taken.1);
+    assert_eq!(taken.0["otel.component.type"], "otlp_grpc_log_exporter");
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     path::Path,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nix::time::{ClockId, clock_gettime};
@@ -39,8 +39,10 @@ pub use owners::Owner;
 use owners::Owners;
 use segments::{Extent, Segments};
 
-/// Between two looks at the ring, which holds 20,000 connections.
+/// Between two looks at the ring, which holds 20,000 connections; after a look that found many the next one comes sooner.
 const EVERY: Duration = Duration::from_millis(250);
+const SOONER: Duration = Duration::from_millis(40);
+const MANY: usize = 4000;
 /// Most connections of one look: what a block on disk holds.
 const AT_ONCE: usize = 32_768;
 /// Looks that one who follows may be behind.
@@ -126,32 +128,42 @@ impl FlowLog {
         (extents.unwrap_or_default(), kept.news.subscribe())
     }
 
-    /// One look. Blocking, briefly.
-    fn look(&self, records: &mut FlowRecords, net: &Net, telemetry: &Telemetry) {
-        let mut owners = self.owners();
+    /// One look; how many there were. Blocking, briefly.
+    fn look(&self, records: &mut FlowRecords, net: &Net, telemetry: &Telemetry) -> usize {
+        let vips = net.vip_names();
+        let (n, flows) = net.with_peers(|peers| self.take(records, peers, &vips));
+        self.keep(flows, telemetry);
+        n
+    }
+
+    /// Takes what there is; how many that were, and those whose owner is known by now, with their names.
+    fn take(
+        &self,
+        records: impl Iterator<Item = FlowRecord>,
+        peers: &Peers,
+        vips: &VipNames,
+    ) -> (usize, Vec<EndedFlow>) {
+        let owners = self.owners();
         let mut unknown = self.unknown.lock().unwrap_or_else(PoisonError::into_inner);
         let mut taken = std::mem::take(&mut *unknown);
+        let mut n = 0;
         for record in records.take(AT_ONCE) {
+            n += 1;
             if owners.get(record.cgroup_id).is_some() {
                 taken.push(record);
             } else {
                 unknown.push(record);
             }
         }
-        if !taken.is_empty() && self.is_wanted() {
-            let vips = net.vip_names();
+        let mut flows = Vec::new();
+        if self.is_wanted() {
             let offset = wall_offset_ns();
-            let mut flows: Vec<EndedFlow> = net.with_peers(|peers| {
-                let name =
-                    |r: &FlowRecord| self.named(r, owners.get(r.cgroup_id), peers, &vips, offset);
-                taken.iter().map(name).collect()
-            });
+            let name = |r: &FlowRecord| self.named(r, owners.get(r.cgroup_id), peers, vips, offset);
+            flows.extend(taken.iter().map(name));
             // Of several processors' connections those of one moment may be in any order.
             flows.sort_by_key(|f| f.ended_us);
-            telemetry.count(&names::FLOW_LOG_RECORDS, &[], flows.len() as u64);
-            self.keep(flows, telemetry);
         }
-        owners.pass();
+        (n, flows)
     }
 
     /// Whether anybody keeps or follows what ends.
@@ -161,6 +173,10 @@ impl FlowLog {
     }
 
     fn keep(&self, flows: Vec<EndedFlow>, telemetry: &Telemetry) {
+        if flows.is_empty() {
+            return;
+        }
+        telemetry.count(&names::FLOW_LOG_RECORDS, &[], flows.len() as u64);
         let mut kept = self.kept();
         if let Some(segments) = &mut kept.segments {
             let now_us = clock::now_ns() / 1000;
@@ -244,14 +260,24 @@ pub async fn work(log: Arc<FlowLog>, net: Arc<Net>, telemetry: Telemetry) {
     let mut lost = records.lost().unwrap_or(0);
     let mut tick = tokio::time::interval(EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    let mut passed = Instant::now();
     loop {
         tick.tick().await;
-        let (log, net, told) = (Arc::clone(&log), Arc::clone(&net), telemetry.clone());
-        records = blocking(move || {
-            log.look(&mut records, &net, &told);
-            records
+        let (kept, net, told) = (Arc::clone(&log), Arc::clone(&net), telemetry.clone());
+        let n;
+        (records, n) = blocking(move || {
+            let n = told.cpu().run(|| kept.look(&mut records, &net, &told));
+            (records, n)
         })
         .await;
+        // Looks that come sooner don't make a task be forgotten sooner.
+        if passed.elapsed() >= EVERY / 2 {
+            log.owners().pass();
+            passed = Instant::now();
+        }
+        if n >= MANY {
+            tick.reset_after(SOONER);
+        }
         if let Ok(now) = records.lost()
             && now > lost
         {
@@ -335,6 +361,56 @@ mod tests {
             proto: 6,
             pad: 0,
         }
+    }
+
+    #[test]
+    fn each_of_a_burst_is_kept_once() {
+        const N: u64 = 40_000;
+        let dir = tempfile::tempdir().unwrap();
+        let segments = Segments::open(dir.path(), 64 << 20, u64::MAX).unwrap();
+        let log = FlowLog::new("n1".to_owned(), Some(segments));
+        log.begin(5, || Owner {
+            name: "shop.marathon".to_owned(),
+            task_id: "shop.1".to_owned(),
+            service: "/shop".to_owned(),
+        });
+        let telemetry = Telemetry::disabled();
+        // Half of them are of somebody who is not known at first: these are told at the next look.
+        let burst = |n: u64| FlowRecord {
+            cgroup_id: 5 + n % 2,
+            tx_bytes: n,
+            ..record(DIALLED, outcome::CLOSED, [10, 0, 0, 1], 0)
+        };
+        let mut all = (0..N).map(burst);
+        let (peers, vips) = (Peers::default(), VipNames::default());
+        loop {
+            let (n, flows) = log.take(&mut all, &peers, &vips);
+            let is_over = n == 0;
+            log.keep(flows, &telemetry);
+            if is_over {
+                break;
+            }
+        }
+        let (extents, _) = log.subscribe();
+        let wanted = filter::Filter {
+            until_us: u64::MAX,
+            limit: filter::MAX_LIMIT,
+            ..filter::Filter::default()
+        };
+        let kept = segments::read(&extents, &wanted);
+        let mut numbers: Vec<u64> = kept.iter().map(|f| f.tx_bytes).collect();
+        numbers.sort_unstable();
+        assert!(numbers.into_iter().eq(0..N));
+        let owned = kept.iter().filter(|f| f.task_id == "shop.1");
+        assert_eq!(owned.count() as u64, N / 2);
+        let page = telemetry.prometheus_text();
+        let counted = page
+            .lines()
+            .find_map(|l| l.strip_prefix("waggle_flow_log_records_total"));
+        assert!(
+            counted.is_some_and(|l| l.ends_with(&format!(" {N}"))),
+            "{page}"
+        );
     }
 
     #[test]

@@ -45,7 +45,11 @@ const LOOK: Duration = Duration::from_millis(100);
 /// Parts of an answer that wait for a slow reader.
 pub const MAX_WAITING: usize = 4;
 /// A reader that takes nothing for this long is cut off; it may go on by its cursor.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = if cfg!(test) {
+    Duration::from_millis(50)
+} else {
+    Duration::from_secs(30)
+};
 /// Between two signs of life on a stream that has nothing to tell.
 const BEAT: Duration = Duration::from_secs(10);
 
@@ -300,13 +304,8 @@ pub async fn tell(
         }
         if !text.is_empty() {
             spoke = tokio::time::Instant::now();
-            match tokio::time::timeout(PATIENCE, parts.send(text.into())).await {
-                Ok(Ok(())) => {}
-                Ok(Err(_)) => return,
-                Err(_) => {
-                    logs.telemetry.count(&names::AGENT_LOG_READERS_CUT, &[], 1);
-                    return;
-                }
+            if !hand(&parts, text.into(), &logs.telemetry).await {
+                return;
             }
         }
         if over {
@@ -318,5 +317,44 @@ pub async fn tell(
                 () = parts.closed() => return,
             }
         }
+    }
+}
+
+/// Hands a part to a reader; whether it takes more. One that takes nothing for too long is counted.
+async fn hand(parts: &mpsc::Sender<Bytes>, part: Bytes, telemetry: &Telemetry) -> bool {
+    let handed = tokio::time::timeout(PATIENCE, parts.send(part)).await;
+    if handed.is_err() {
+        telemetry.count(&names::AGENT_LOG_READERS_CUT, &[], 1);
+    }
+    matches!(handed, Ok(Ok(())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_takes_nothing_is_cut_off_and_counted() {
+        let telemetry = Telemetry::disabled();
+        let cut = || {
+            let page = telemetry.prometheus_text();
+            let line = page
+                .lines()
+                .find(|l| l.starts_with("waggle_agent_log_readers_cut_total"));
+            line.is_some_and(|l| l.ends_with(" 1"))
+        };
+        let (parts, mut reader) = mpsc::channel(1);
+        let part = || Bytes::from_static(b"line\n");
+        assert!(hand(&parts, part(), &telemetry).await);
+        reader.recv().await.unwrap();
+        assert!(hand(&parts, part(), &telemetry).await);
+        assert!(!cut());
+        // It holds one part, and reads no further.
+        assert!(!hand(&parts, part(), &telemetry).await);
+        assert!(cut());
+        // Who goes by itself was not cut off.
+        drop(reader);
+        assert!(!hand(&parts, part(), &telemetry).await);
+        assert!(cut());
     }
 }

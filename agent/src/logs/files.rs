@@ -55,6 +55,8 @@ pub struct FollowedFiles {
     open: BTreeMap<String, Followed>,
     // Bytes that were left out and not told yet.
     left_out: u64,
+    // Most files that were too many at once, and how many of these were not told yet.
+    beyond: (usize, usize),
 }
 
 #[derive(Debug)]
@@ -81,6 +83,7 @@ impl FollowedFiles {
             kept: kept.unwrap_or_default(),
             open: BTreeMap::new(),
             left_out: 0,
+            beyond: (0, 0),
         }
     }
 
@@ -93,7 +96,12 @@ impl FollowedFiles {
         let Ok(root) = Root::open(&self.sandbox) else {
             return out;
         };
-        for path in self.paths(&root) {
+        let mut paths = self.paths(&root);
+        let beyond = paths.len().saturating_sub(MAX_LOG_FILES);
+        paths.truncate(MAX_LOG_FILES);
+        let more = beyond.saturating_sub(self.beyond.0);
+        self.beyond = (self.beyond.0 + more, self.beyond.1 + more);
+        for path in paths {
             self.look(&root, &path, last, &mut out);
         }
         let places = self.open.iter().map(|(path, f)| (path.clone(), f.place));
@@ -112,13 +120,18 @@ impl FollowedFiles {
         std::mem::take(&mut self.left_out)
     }
 
+    /// Files that are not followed since there are too many, as far as they were not told yet.
+    pub fn beyond(&mut self) -> u64 {
+        std::mem::take(&mut self.beyond.1) as u64
+    }
+
     fn keep(&self) -> io::Result<()> {
         let tmp = self.places.with_extension("tmp");
         fs::write(&tmp, serde_json::to_vec(&self.kept)?)?;
         fs::rename(&tmp, &self.places)
     }
 
-    /// Those that are there, and those that were.
+    /// Those that are there, and those that were: what is open stays before what is not.
     fn paths(&self, root: &Root) -> Vec<String> {
         let mut out: Vec<String> = self.open.keys().cloned().collect();
         for wanted in &self.wanted {
@@ -142,7 +155,6 @@ impl FollowedFiles {
         }
         let mut seen = std::collections::BTreeSet::new();
         out.retain(|path| seen.insert(path.clone()));
-        out.truncate(MAX_LOG_FILES);
         out
     }
 
@@ -397,6 +409,20 @@ mod tests {
         task.add("app.log", "no end");
         let rest = files.poll(true);
         assert_eq!(rest[0].entry.bytes, b"no end");
+    }
+
+    #[test]
+    fn too_many_files_are_told_once() {
+        let task = Task::new();
+        for n in 0..MAX_LOG_FILES + 3 {
+            task.add(&format!("{n:02}.log"), "line\n");
+        }
+        let mut files = task.files("logs/*.log");
+        assert_eq!(lines(&mut files).len(), MAX_LOG_FILES);
+        assert_eq!((files.beyond(), files.beyond()), (3, 0));
+        task.add("99.log", "line\n");
+        assert!(lines(&mut files).is_empty());
+        assert_eq!(files.beyond(), 1);
     }
 
     #[test]

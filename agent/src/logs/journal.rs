@@ -114,7 +114,6 @@ impl Reading {
         let mut splitter = LineSplitter::new(MAX_ENTRY);
         let mut buffer = vec![0; 64 << 10];
         let mut noted = Instant::now();
-        // Of an entry that is too long nothing is left.
         let mut cut = false;
         loop {
             let Ok(n) = tokio::time::timeout(NOTE, out.read(&mut buffer)).await else {
@@ -127,9 +126,7 @@ impl Reading {
                 return child.wait().await;
             }
             for line in splitter.push(&buffer[..n]) {
-                if !std::mem::replace(&mut cut, line.partial) && !line.partial {
-                    self.take(&line.bytes);
-                }
+                self.piece(&line.bytes, line.partial, &mut cut);
             }
             if noted.elapsed() >= NOTE {
                 noted = Instant::now();
@@ -138,9 +135,25 @@ impl Reading {
         }
     }
 
+    /// A line of journalctl's, or a piece of one: of an entry that is too long nothing is left, but that it was there.
+    fn piece(&mut self, bytes: &[u8], partial: bool, cut: &mut bool) {
+        match (std::mem::replace(cut, partial), partial) {
+            (false, false) => self.take(bytes),
+            (false, true) => self.lose("too_long", 1),
+            (true, _) => {}
+        }
+    }
+
+    fn lose(&self, reason: &'static str, lines: u64) {
+        let reason = [(names::DROP_REASON, reason.into())];
+        self.telemetry
+            .count(&names::AGENT_LOG_DROPPED, &reason, lines);
+    }
+
     fn take(&mut self, line: &[u8]) {
         let now_ns = clock::now_ns();
         let Some((record, cursor)) = read_entry(line, &self.node, now_ns) else {
+            self.lose("malformed", 1);
             return;
         };
         self.place.set(cursor);
@@ -148,9 +161,7 @@ impl Reading {
             self.telemetry.log(record);
         } else {
             let dropped = self.budget.take_dropped();
-            let reason = [(names::DROP_REASON, "rate".into())];
-            self.telemetry
-                .count(&names::AGENT_LOG_DROPPED, &reason, dropped.lines);
+            self.lose("rate", dropped.lines);
         }
     }
 }
@@ -277,6 +288,34 @@ mod tests {
         assert_eq!(record.body.as_str(), Some("hi\u{fffd}"));
         assert_eq!(record.time_ns, 9);
         assert!(read_entry(br#"{"MESSAGE":"no cursor"}"#, "n1", 9).is_none());
+    }
+
+    #[test]
+    fn what_becomes_no_record_is_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut reading = Reading {
+            node: "n1".to_owned(),
+            place: Place::read(dir.path().join("journal.cursor")),
+            telemetry: Telemetry::disabled(),
+            budget: LogBudget::new(LogRate::default(), clock::now_ns()),
+        };
+        let (mut splitter, mut cut) = (LineSplitter::new(100), false);
+        let long = "x".repeat(350);
+        let said = format!(
+            "{{\"__CURSOR\":\"a\",\"MESSAGE\":\"1\"}}\n{long}\nno entry\n{{\"__CURSOR\":\"b\",\"MESSAGE\":\"2\"}}\n"
+        );
+        for line in splitter.push(said.as_bytes()) {
+            reading.piece(&line.bytes, line.partial, &mut cut);
+        }
+        assert_eq!(reading.place.cursor.as_deref(), Some("b"));
+        let page = reading.telemetry.prometheus_text();
+        for reason in ["too_long", "malformed"] {
+            let series = format!("waggle_drop_reason=\"{reason}\"");
+            let line = page
+                .lines()
+                .find(|l| l.starts_with("waggle_agent_log_dropped_total{") && l.contains(&series));
+            assert!(line.is_some_and(|l| l.ends_with(" 1")), "{reason}: {page}");
+        }
     }
 
     proptest! {

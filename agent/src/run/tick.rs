@@ -5,7 +5,9 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use waggle_telemetry::{Feature, names};
 
 use super::{Agent, blocking};
+use crate::clock;
 use crate::observe::{self, Kernel};
+use crate::system::{SystemReading, system_points};
 
 /// One of so many ticks reads figures, where telemetry costs too much.
 const RARE: u64 = 6;
@@ -61,6 +63,8 @@ impl Agent {
                 observe::keep_output(quota, &output, &telemetry);
                 if let Some(kernel) = &kernel {
                     observe::node(&net, kernel, &telemetry, since);
+                    let system = SystemReading::read();
+                    telemetry.node_points(system_points(&system, clock::now_ns()));
                 }
                 networks.upkeep();
                 for n in networks.usage() {
@@ -88,15 +92,20 @@ impl Agent {
     /// Asks tasks for their metrics, where it is time and the last round is over.
     pub(super) fn scrape(&mut self) {
         let is_time = self.scraped.is_none_or(|at| at.elapsed() >= SCRAPE_EVERY);
-        let wanted = self.telemetry.is_exporting() && self.telemetry.allows(Feature::Scrapes);
-        if !is_time || !wanted {
+        if !is_time || !self.telemetry.is_exporting() {
+            return;
+        }
+        self.scraped = Some(tokio::time::Instant::now());
+        let pages = self.tasks.pages();
+        let not_made = pages.pages.len() as u64 + pages.beyond;
+        if !self.telemetry.allows(Feature::Scrapes) {
+            self.telemetry.inbox().scraped("shed", not_made);
             return;
         }
         let Some(place) = self.scraper.place() else {
+            self.telemetry.inbox().scraped("skipped", not_made);
             return;
         };
-        self.scraped = Some(tokio::time::Instant::now());
-        let pages = self.tasks.pages();
         let round = self
             .scraper
             .clone()

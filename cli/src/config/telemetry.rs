@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use waggle_agent::FlowLogConfig;
-use waggle_agent::telemetry::{Destination, Protocol, SpoolConfig, pipeline::Cost};
+use waggle_agent::telemetry::{BUDGET, Destination, Protocol, SpoolConfig, pipeline::Cost};
 
 use super::positive;
 use crate::{
@@ -178,13 +178,13 @@ pub fn flows(args: &RunArgs) -> Result<FlowLogConfig, CliError> {
 
 /// What telemetry may cost.
 pub fn budget(args: &RunArgs) -> Result<Cost, CliError> {
-    let cpus = args.telemetry_cpu.unwrap_or(1.0);
+    let cpus = args.telemetry_cpu.unwrap_or(BUDGET.cpus);
     if !(0.01..=1024.0).contains(&cpus) {
         return Err(usage(format!(
             "telemetry-cpu: must be 0.01 to 1024 CPUs, is {cpus}"
         )));
     }
-    let mib = args.telemetry_memory.unwrap_or(128);
+    let mib = args.telemetry_memory.unwrap_or(BUDGET.memory >> 20);
     if !(8..=1 << 20).contains(&mib) {
         return Err(usage(format!(
             "telemetry-memory: must be 8 to 1048576 MiB, is {mib}"

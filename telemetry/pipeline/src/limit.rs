@@ -24,6 +24,9 @@ const SEGMENTS: u64 = 8;
 /// Most files that one task has followed.
 pub const MAX_LOG_FILES: usize = 16;
 
+/// Names of files, or patterns of such, that are read: whoever follows them tells which are too many.
+const MAX_NAMED: usize = 4 * MAX_LOG_FILES;
+
 /// What a task may log, on average.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogRate {
@@ -112,7 +115,7 @@ impl LogRules {
             max_age_s: number(AGE).map_or(defaults.max_age_s, |own| {
                 Some(own.min(defaults.max_age_s.unwrap_or(u64::MAX)))
             }),
-            files: files.take(MAX_LOG_FILES).map(ToOwned::to_owned).collect(),
+            files: files.take(MAX_NAMED).map(ToOwned::to_owned).collect(),
         }
     }
 

@@ -127,9 +127,9 @@ impl<K: Ord + Clone, T> Merge<K, T> {
         self.sources.values().map(of).min().unwrap_or(0)
     }
 
-    /// Items that went out after later ones.
-    pub const fn late(&self) -> u64 {
-        self.late
+    /// Items that went out after later ones, since the last call.
+    pub const fn take_late(&mut self) -> u64 {
+        std::mem::replace(&mut self.late, 0)
     }
 }
 
@@ -159,7 +159,7 @@ mod tests {
         assert_eq!(merge.floor(), 5, "b may still have told of 6");
         merge.push(&'b', 6, 0, 1171);
         assert_eq!(all(&mut merge, 1171), [('b', 6)]);
-        assert_eq!(merge.late(), 1);
+        assert_eq!(merge.take_late(), 1);
         merge.push(&'a', 10, 0, 1171);
         merge.leave(&'b');
         assert_eq!(all(&mut merge, 1171), [('a', 10)]);
@@ -200,7 +200,7 @@ mod tests {
             }
             if window == u64::MAX {
                 prop_assert!(got.is_sorted_by_key(|(time, ..)| *time));
-                prop_assert_eq!(merge.late(), 0);
+                prop_assert_eq!(merge.take_late(), 0);
             }
             for source in sources {
                 let of = |(s, i): (char, usize)| (s == source).then_some(i);

@@ -80,10 +80,11 @@ pub fn read_scraped(page: &[u8], max_series: usize, start_ns: u64) -> Scraped {
             describe(comment, &mut families, max_series);
         } else if !line.is_empty() {
             match sample(line) {
-                Some(sample) => {
-                    let fits = put(sample, &mut families, &mut n_series, max_series);
-                    out.no_room += u64::from(!fits);
-                }
+                Some(sample) => match put(sample, &mut families, &mut n_series, max_series) {
+                    Put::Taken => {}
+                    Put::NoRoom => out.no_room += 1,
+                    Put::Malformed => out.malformed += 1,
+                },
                 None => out.malformed += 1,
             }
         }
@@ -230,16 +231,24 @@ fn is_name(text: &str) -> bool {
         && !text.starts_with(|c: char| c.is_ascii_digit() || c == '-')
 }
 
-/// Puts a sample into its family; false where there is no room.
+/// What became of a sample.
+enum Put {
+    Taken,
+    NoRoom,
+    /// It is of a bucket or a quantile that there can't be.
+    Malformed,
+}
+
+/// Puts a sample into its family, where there is room.
 fn put(
     mut sample: Sample,
     families: &mut BTreeMap<String, Family>,
     n_series: &mut usize,
     most: usize,
-) -> bool {
+) -> Put {
     let (name, role) = role(&sample, families);
     if role == Role::Ignored {
-        return true;
+        return Put::Taken;
     }
     let key = match role {
         Role::Bucket => "le",
@@ -247,13 +256,21 @@ fn put(
         _ => "",
     };
     let part = sample.labels.iter().position(|(k, _)| k == key);
-    let part = part.map(|at| sample.labels.remove(at).1);
+    let part = part.and_then(|at| float(&sample.labels.remove(at).1));
+    let can_be = match role {
+        Role::Bucket => part.is_some_and(|p| !p.is_nan()),
+        Role::Quantile => part.is_some_and(|p| (0.0..=1.0).contains(&p)),
+        _ => true,
+    };
+    if !can_be {
+        return Put::Malformed;
+    }
     let is_new = families
         .get(&name)
         .is_none_or(|f| !f.series.contains_key(&sample.labels));
     if is_new {
         if *n_series >= most {
-            return false;
+            return Put::NoRoom;
         }
         *n_series += 1;
     }
@@ -264,17 +281,15 @@ fn put(
         Role::Sum => series.sum = Some(sample.value),
         Role::Count => series.count = Some(sample.value),
         Role::Bucket | Role::Quantile => {
-            if let Some(part) = part.and_then(|p| float(&p)) {
-                // As many as there may be series.
-                if series.parts.len() >= most {
-                    return false;
-                }
-                series.parts.push((part, sample.value));
+            // As many as there may be series.
+            if series.parts.len() >= most {
+                return Put::NoRoom;
             }
+            series.parts.extend(part.map(|p| (p, sample.value)));
         }
         Role::Ignored => {}
     }
-    true
+    Put::Taken
 }
 
 /// Which family a sample belongs to.
@@ -357,7 +372,7 @@ impl Series {
             let cumulative = whole(cumulative)?;
             buckets.push(cumulative.checked_sub(below)?);
             below = cumulative;
-            if bound.is_nan() || bounds.last().is_some_and(|b| *b >= bound) {
+            if bounds.last().is_some_and(|b| *b >= bound) {
                 return None;
             }
             bounds.push(bound);
@@ -382,12 +397,10 @@ impl Series {
     }
 
     fn summary(&self) -> Option<AppSummary> {
-        let mut quantiles = self.parts.clone();
-        quantiles.retain(|(q, _)| (0.0..=1.0).contains(q));
         Some(AppSummary {
             count: whole(self.count?)?,
             sum: self.sum.filter(|s| s.is_finite()).unwrap_or(0.0),
-            quantiles,
+            quantiles: self.parts.clone(),
         })
     }
 }
@@ -495,6 +508,9 @@ after 1
             "# TYPE h histogram\nh_bucket{le=\"1\"} 5\nh_count 3",
             "# TYPE h histogram\nh_bucket{le=\"1\"} 5\nh_bucket{le=\"2\"} 3",
             "# TYPE s summary\ns{quantile=\"0.5\"} 1",
+            "# TYPE h histogram\nh_bucket{le=\"one\"} 5",
+            "# TYPE h histogram\nh_bucket{le=\"NaN\"} 5",
+            "# TYPE s summary\ns{quantile=\"2\"} 1",
         ] {
             let read = read(bad);
             assert_eq!((read.malformed, read.metrics.len()), (1, 0), "{bad}");

@@ -17,7 +17,7 @@ use hyper_util::{
 use tonic::{Code, Status};
 
 use super::{
-    CONNECT,
+    CONNECT, json,
     tls::{self, Doubt},
 };
 use crate::{Destination, Protocol, TelemetryError};
@@ -82,8 +82,7 @@ impl HttpLink {
         A: prost::Message + serde::de::DeserializeOwned + Default,
     {
         let plain = if self.json {
-            serde_json::to_vec(message)
-                .map_err(|e| Status::invalid_argument(format!("no JSON: {e}")))?
+            json::to_vec(message).map_err(|e| Status::invalid_argument(format!("no JSON: {e}")))?
         } else {
             message.encode_to_vec()
         };

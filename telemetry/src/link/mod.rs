@@ -1,6 +1,7 @@
 //! The connection to an endpoint: gRPC or HTTP, plain or with TLS.
 
 mod http;
+mod json;
 mod tls;
 
 use std::time::Duration;

@@ -13,8 +13,10 @@ use super::{Inbox, MAX_REQUEST, Refusal, Sender, Taken, decode::Raw, take::Reque
 
 /// Requests of one task whose bodies are read, or wait for that.
 pub(super) const OF_TASK: usize = 8;
-/// Bodies that are read at once.
-const BODIES: usize = 32;
+/// Bodies that are read at once: one of each of so many tasks, and others of tasks that have one. A few tasks that send slowly take all
+/// of the latter, and none of what others begin with.
+const FIRST: usize = 24;
+const MORE: usize = 8;
 /// Requests that are decoded at once.
 const DECODING: usize = 2;
 /// How long a body may take, and how long one waits for its turn.
@@ -25,14 +27,16 @@ const FRAMING: usize = 5;
 
 #[derive(Debug, Clone)]
 pub(super) struct Gate {
-    bodies: Arc<Semaphore>,
+    first: Arc<Semaphore>,
+    more: Arc<Semaphore>,
     decoding: Arc<Semaphore>,
 }
 
 impl Default for Gate {
     fn default() -> Self {
         Self {
-            bodies: Arc::new(Semaphore::new(BODIES)),
+            first: Arc::new(Semaphore::new(FIRST)),
+            more: Arc::new(Semaphore::new(MORE)),
             decoding: Arc::new(Semaphore::new(DECODING)),
         }
     }
@@ -55,7 +59,12 @@ impl Inbox {
         // One task's requests must not take all turns.
         let own = Arc::clone(&sender.places).try_acquire_owned();
         let _own = own.map_err(|_| refuse(Refusal::Rate))?;
-        let _turn = turn(&self.gate.bodies).await.map_err(refuse)?;
+        let first = Arc::clone(&sender.first).try_acquire_owned().ok();
+        let of = match first {
+            Some(_) => &self.gate.first,
+            None => &self.gate.more,
+        };
+        let _turn = turn(of).await.map_err(refuse)?;
         let raw = read(body).await.and_then(raw).map_err(refuse)?;
         let decoding = turn(&self.gate.decoding).await.map_err(refuse)?;
         let inbox = self.clone();
@@ -86,5 +95,66 @@ async fn read(body: Body) -> Result<Bytes, Refusal> {
         Ok(Err(e)) if e.is::<LengthLimitError>() => Err(Refusal::Large),
         Ok(Err(_)) => Err(Refusal::Invalid),
         Err(_) => Err(Refusal::Slow),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::{Extension, http::Request as HttpRequest};
+    use tower::ServiceExt as _;
+    use waggle_telemetry_pipeline::TaskLabels;
+    use waggle_types::{AgentId, FrameworkId, TaskId};
+
+    use super::*;
+    use crate::Telemetry;
+
+    fn sender(task: &str) -> Arc<Sender> {
+        Arc::new(Sender::new(Arc::new(TaskLabels {
+            cluster: "test".into(),
+            framework_id: FrameworkId::new("f-1").unwrap(),
+            framework: "marathon".into(),
+            role: "*".into(),
+            agent_id: AgentId::new("a-1").unwrap(),
+            hostname: "n1".into(),
+            task_id: TaskId::new(task).unwrap(),
+            task_name: task.into(),
+            service: "/web".into(),
+            service_version: "v1".into(),
+            cgroup_path: String::new(),
+            cgroup_id: 0,
+            pid: 1,
+            pid_start_ns: 1,
+        })))
+    }
+
+    fn post(body: Body) -> HttpRequest<Body> {
+        HttpRequest::post("/v1/logs")
+            .header("content-type", "application/x-protobuf")
+            .body(body)
+            .unwrap()
+    }
+
+    #[tokio::test]
+    async fn slow_tasks_leave_others_their_turn() {
+        let inbox = Telemetry::disabled().inbox();
+        let routes = |task: &str| inbox.routes().layer(Extension(sender(task)));
+        let mut slow = tokio::task::JoinSet::new();
+        for task in ["a", "b", "c", "d"] {
+            let routes = routes(task);
+            for _ in 0..OF_TASK {
+                let never = tokio_stream::pending::<Result<Bytes, std::io::Error>>();
+                let request = post(Body::from_stream(never));
+                slow.spawn(routes.clone().oneshot(request));
+            }
+        }
+        while inbox.gate.more.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+        let answer = routes("e").oneshot(post(Body::empty())).await.unwrap();
+        assert!(answer.status().is_success(), "{answer:?}");
+        // Who goes gives back its turn.
+        slow.shutdown().await;
+        assert_eq!(inbox.gate.first.available_permits(), FIRST);
+        assert_eq!(inbox.gate.more.available_permits(), MORE);
     }
 }

@@ -42,6 +42,8 @@ pub struct Sender {
     budget: Mutex<LogBudget>,
     /// Its requests that are not answered yet.
     places: Arc<Semaphore>,
+    /// The first of them.
+    first: Arc<Semaphore>,
 }
 
 impl Sender {
@@ -56,6 +58,7 @@ impl Sender {
             labels,
             budget: Mutex::new(LogBudget::with_burst(rate, BURST_S, now_ns())),
             places: Arc::new(Semaphore::new(gate::OF_TASK)),
+            first: Arc::new(Semaphore::new(1)),
         }
     }
 
@@ -188,10 +191,12 @@ impl Inbox {
         }
     }
 
-    /// A scrape of a task's port has come to something.
-    pub fn scraped(&self, outcome: &'static str) {
-        let attrs = vec![(names::OUTCOME, AttrValue::from(outcome))];
-        self.pipe.own_add(&names::TELEMETRY_SCRAPES, attrs, 1);
+    /// Scrapes of tasks' ports have come to something.
+    pub fn scraped(&self, outcome: &'static str, n: u64) {
+        if n > 0 {
+            let attrs = vec![(names::OUTCOME, AttrValue::from(outcome))];
+            self.pipe.own_add(&names::TELEMETRY_SCRAPES, attrs, n);
+        }
     }
 
     /// A connection came from nobody who may send.

@@ -132,6 +132,13 @@ fn is_event_of_ours(name: &str) -> bool {
     name.starts_with(OURS) || names::find_event(name).is_some()
 }
 
+/// Takes off what only Waggle says, of whatever task; how many that were.
+fn strip(attributes: &mut Vec<KeyValue>) -> u32 {
+    let before = attributes.len();
+    attributes.retain(|a| !a.key.starts_with(OURS));
+    u32::try_from(before - attributes.len()).unwrap_or(u32::MAX)
+}
+
 /// Ids that are what they must be: of the right length, not zero.
 fn is_id(id: &[u8], len: usize) -> bool {
     id.len() == len && id.iter().any(|b| *b != 0)
@@ -171,6 +178,9 @@ impl Request for ExportLogsServiceRequest {
                     } else if !is_id(&record.span_id, 8) {
                         record.span_id.clear();
                     }
+                    record.dropped_attributes_count = record
+                        .dropped_attributes_count
+                        .saturating_add(strip(&mut record.attributes));
                     if !record.attributes.iter().any(|a| a.key == UID) {
                         record.attributes.push(KeyValue {
                             key: UID.to_owned(),
@@ -223,6 +233,9 @@ impl Request for ExportTraceServiceRequest {
                     if !is_id(&span.parent_span_id, 8) {
                         span.parent_span_id.clear();
                     }
+                    span.dropped_attributes_count = span
+                        .dropped_attributes_count
+                        .saturating_add(strip(&mut span.attributes));
                     span.links
                         .retain(|l| is_id(&l.trace_id, 16) && is_id(&l.span_id, 8));
                     let bytes = span.encoded_len();
@@ -360,6 +373,15 @@ mod tests {
         let long = (0..100).map(|n| attribute(&format!("{n}{}", "x".repeat(1000))));
         assert_eq!(of(long.collect()).len(), 16);
         assert!(is_ours("waggle.x") && is_ours("container.cpu.time") && !is_ours("shop.orders"));
+    }
+
+    #[test]
+    fn attributes_in_waggles_name_are_taken_off() {
+        let keys = ["waggle.task.id", "shop.id", "waggle.state", "service.name"];
+        let mut given = keys.map(attribute).to_vec();
+        assert_eq!(strip(&mut given), 2);
+        let left: Vec<&str> = given.iter().map(|a| a.key.as_str()).collect();
+        assert_eq!(left, ["shop.id", "service.name"]);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use std::borrow::Cow;
 
 pub(crate) use time::format_rfc3339;
 
-use crate::{AttrValue, IoStream, LogRecord, Severity};
+use crate::{AttrValue, IoStream, LogRecord, Severity, names};
 
 /// Most attributes taken from one line; the rest is counted in [`DROPPED_ATTRS`].
 const MAX_ATTRS: usize = 64;
@@ -23,6 +23,14 @@ const MAX_ATTRS: usize = 64;
 const DROPPED_ATTRS: &str = "waggle.log.attributes.dropped";
 /// Attribute set on lines that are not UTF-8; bad sequences are replaced by U+FFFD.
 const INVALID_UTF8: &str = "waggle.log.invalid_utf8";
+
+/// What the node says of a record.
+const OF_NODE: [&str; 4] = [
+    "log.iostream",
+    "log.record.uid",
+    "log.file.name",
+    "log.file.path",
+];
 
 /// Reads one line (with or without its end). Times without a zone are taken as UTC; the time of reading
 /// stands in where the line has none.
@@ -47,15 +55,30 @@ pub fn decode_line(line: &[u8], stream: IoStream, read_ns: u64) -> LogRecord {
         stream: Some(stream),
         uid: None,
     };
-    if rec.attrs.len() > MAX_ATTRS {
-        let dropped = rec.attrs.len() - MAX_ATTRS;
-        rec.attrs.truncate(MAX_ATTRS);
+    let n_found = rec.attrs.len();
+    rec.attrs.retain(|(key, _)| !is_nodes(key));
+    rec.attrs.truncate(MAX_ATTRS);
+    let dropped = n_found - rec.attrs.len();
+    if dropped > 0 {
         rec.attrs.push((DROPPED_ATTRS.into(), dropped.into()));
+    }
+    if rec.event_name.as_deref().is_some_and(is_event_of_ours) {
+        rec.event_name = None;
     }
     if invalid {
         rec.attrs.push((INVALID_UTF8.into(), true.into()));
     }
     rec
+}
+
+/// Whether a key is the node's to write: what it says of a record, and all of Waggle's own. A line that has it would speak for
+/// the node, or of another task.
+fn is_nodes(key: &str) -> bool {
+    key.starts_with("waggle.") || OF_NODE.contains(&key)
+}
+
+fn is_event_of_ours(name: &str) -> bool {
+    name.starts_with("waggle.") || names::find_event(name).is_some()
 }
 
 /// What a format found in a line.
@@ -97,4 +120,28 @@ pub(crate) fn strip_ansi(s: &str) -> Cow<'_, str> {
         }
     }
     Cow::Owned(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_does_not_speak_for_the_node_or_of_another_task() {
+        let json = r#"{"msg":"x","event.name":"waggle.task.state_changed","waggle.task.id":"bank.1",
+            "waggle.state":"TASK_FAILED","log.record.uid":"0","log.iostream":"stderr","shop.id":"7"}"#;
+        let json = json.replace('\n', "");
+        let logfmt = "level=info msg=x waggle.task.id=bank.1 waggle.state=TASK_FAILED \
+            log.record.uid=0 log.iostream=stderr shop.id=7";
+        for line in [json.as_str(), logfmt] {
+            let rec = decode_line(line.as_bytes(), IoStream::Stdout, 1);
+            assert_eq!(rec.event_name, None, "{line}");
+            let keys: Vec<&str> = rec.attrs.iter().map(|(k, _)| k.as_ref()).collect();
+            assert_eq!(keys, ["shop.id", DROPPED_ATTRS], "{line}");
+            assert_eq!(rec.attrs[1].1, AttrValue::from(4_usize), "{line}");
+        }
+        let own = r#"{"msg":"x","event.name":"shop.order"}"#;
+        let rec = decode_line(own.as_bytes(), IoStream::Stdout, 1);
+        assert_eq!(rec.event_name.as_deref(), Some("shop.order"));
+    }
 }

@@ -4,7 +4,7 @@ use super::{EventDef, Kind, MetricDef, SECONDS_BOUNDS, SpanDef, SpanSide};
 
 /// Schema that names follow.
 pub const SCHEMA_URL: &str = "https://opentelemetry.io/schemas/1.44.0";
-/// `user` or `system`.
+/// `user` or `system`; of a node also what else its CPUs did.
 pub const CPU_MODE: &str = "cpu.mode";
 /// Whom a connection was to: a service, or a class of addresses.
 pub const DESTINATION_ADDRESS: &str = "destination.address";
@@ -14,6 +14,8 @@ pub const DESTINATION_PORT: &str = "destination.port";
 pub const DISK_DIRECTION: &str = "disk.io.direction";
 /// Why something failed.
 pub const ERROR_TYPE: &str = "error.type";
+/// Name of a network device.
+pub const INTERFACE: &str = "network.interface.name";
 /// `transmit` or `receive`.
 pub const DIRECTION: &str = "network.io.direction";
 /// Backend address.
@@ -22,6 +24,10 @@ pub const PEER_ADDRESS: &str = "network.peer.address";
 pub const PEER_PORT: &str = "network.peer.port";
 /// `tcp` or `udp`.
 pub const TRANSPORT: &str = "network.transport";
+/// A part of this pipeline of telemetry, by its type and endpoint.
+pub const OTEL_COMPONENT_NAME: &str = "otel.component.name";
+/// What kind of part it is.
+pub const OTEL_COMPONENT_TYPE: &str = "otel.component.type";
 /// Attribute of the series into which others are folded when the series limit is reached.
 pub const OVERFLOW: &str = "otel.metric.overflow";
 /// VIP or server name.
@@ -30,6 +36,8 @@ pub const SERVER_ADDRESS: &str = "server.address";
 pub const SERVER_PORT: &str = "server.port";
 /// Who began a connection: a service, or a class of addresses.
 pub const SOURCE_ADDRESS: &str = "source.address";
+/// A disk; a network device where packets are counted.
+pub const SYSTEM_DEVICE: &str = "system.device";
 /// A DNS answer's code: `NOERROR`, `NXDOMAIN` and others.
 pub const DNS_RCODE: &str = "waggle.dns.rcode";
 /// Who answered a DNS question: `zone`, `cache`, `stale`, `upstream`, `nobody`.
@@ -85,15 +93,15 @@ pub static CONTAINER_MEMORY_WORKING_SET: MetricDef = MetricDef { name: "containe
 /// `container.paging.faults` ({fault}): Page faults of the task's cgroup.
 pub static CONTAINER_PAGING_FAULTS: MetricDef = MetricDef { name: "container.paging.faults", unit: "{fault}", kind: Kind::Counter, description: "Page faults of the task's cgroup", attributes: &["system.paging.fault.type"], bounds: &[] };
 /// `container.disk.io` (By): Bytes read from and written to disks.
-pub static CONTAINER_DISK_IO: MetricDef = MetricDef { name: "container.disk.io", unit: "By", kind: Kind::Counter, description: "Bytes read from and written to disks", attributes: &[DISK_DIRECTION, "system.device"], bounds: &[] };
+pub static CONTAINER_DISK_IO: MetricDef = MetricDef { name: "container.disk.io", unit: "By", kind: Kind::Counter, description: "Bytes read from and written to disks", attributes: &[DISK_DIRECTION, SYSTEM_DEVICE], bounds: &[] };
 /// `container.network.io` (By): Bytes sent and received by the task's sockets, IP headers included.
-pub static CONTAINER_NETWORK_IO: MetricDef = MetricDef { name: "container.network.io", unit: "By", kind: Kind::Counter, description: "Bytes sent and received by the task's sockets, IP headers included", attributes: &[DIRECTION, "network.interface.name"], bounds: &[] };
+pub static CONTAINER_NETWORK_IO: MetricDef = MetricDef { name: "container.network.io", unit: "By", kind: Kind::Counter, description: "Bytes sent and received by the task's sockets, IP headers included", attributes: &[DIRECTION, INTERFACE], bounds: &[] };
 /// `waggle.container.dns.queries` ({query}): Questions of the task's sockets to this node's DNS server, as far as they were attributed.
 pub static CONTAINER_DNS_QUERIES: MetricDef = MetricDef { name: "waggle.container.dns.queries", unit: "{query}", kind: Kind::Counter, description: "Questions of the task's sockets to this node's DNS server, as far as they were attributed", attributes: &[], bounds: &[] };
 /// `waggle.container.network.packet.count` ({packet}): Packets sent and received by the task's sockets.
-pub static CONTAINER_PACKETS: MetricDef = MetricDef { name: "waggle.container.network.packet.count", unit: "{packet}", kind: Kind::Counter, description: "Packets sent and received by the task's sockets", attributes: &[DIRECTION, "network.interface.name"], bounds: &[] };
+pub static CONTAINER_PACKETS: MetricDef = MetricDef { name: "waggle.container.network.packet.count", unit: "{packet}", kind: Kind::Counter, description: "Packets sent and received by the task's sockets", attributes: &[DIRECTION, INTERFACE], bounds: &[] };
 /// `waggle.container.network.packet.dropped` ({packet}): Packets of the task that the kernel dropped, by its own reason.
-pub static CONTAINER_PACKETS_DROPPED: MetricDef = MetricDef { name: "waggle.container.network.packet.dropped", unit: "{packet}", kind: Kind::Counter, description: "Packets of the task that the kernel dropped, by its own reason", attributes: &[DIRECTION, "network.interface.name", DROP_REASON], bounds: &[] };
+pub static CONTAINER_PACKETS_DROPPED: MetricDef = MetricDef { name: "waggle.container.network.packet.dropped", unit: "{packet}", kind: Kind::Counter, description: "Packets of the task that the kernel dropped, by its own reason", attributes: &[DIRECTION, INTERFACE, DROP_REASON], bounds: &[] };
 /// `waggle.container.network.connection.count` ({connection}): Connections of the task.
 pub static CONTAINER_CONNECTIONS: MetricDef = MetricDef { name: "waggle.container.network.connection.count", unit: "{connection}", kind: Kind::UpDownCounter, description: "Connections of the task", attributes: &["network.connection.state", TRANSPORT], bounds: &[] };
 /// `waggle.container.cpu.throttled.time` (s): Time that the task was kept from running by its CPU limit.
@@ -113,7 +121,7 @@ pub static CONTAINER_PRESSURE: MetricDef = MetricDef { name: "waggle.container.p
 /// `waggle.container.oom.count` ({event}): Processes of the task killed for its memory limit.
 pub static CONTAINER_OOM: MetricDef = MetricDef { name: "waggle.container.oom.count", unit: "{event}", kind: Kind::Counter, description: "Processes of the task killed for its memory limit", attributes: &[], bounds: &[] };
 /// `waggle.container.disk.operations` ({operation}): Reads from and writes to disks.
-pub static CONTAINER_DISK_OPERATIONS: MetricDef = MetricDef { name: "waggle.container.disk.operations", unit: "{operation}", kind: Kind::Counter, description: "Reads from and writes to disks", attributes: &[DISK_DIRECTION, "system.device"], bounds: &[] };
+pub static CONTAINER_DISK_OPERATIONS: MetricDef = MetricDef { name: "waggle.container.disk.operations", unit: "{operation}", kind: Kind::Counter, description: "Reads from and writes to disks", attributes: &[DISK_DIRECTION, SYSTEM_DEVICE], bounds: &[] };
 /// `waggle.container.disk.operation.duration` (s): Time from the start of a request at a disk to its end.
 pub static CONTAINER_DISK_DURATION: MetricDef = MetricDef { name: "waggle.container.disk.operation.duration", unit: "s", kind: Kind::Histogram, description: "Time from the start of a request at a disk to its end", attributes: &[DISK_DIRECTION], bounds: SECONDS_BOUNDS };
 /// `waggle.container.disk.usage` (By): Space that the task's sandbox takes, its volumes apart.
@@ -128,6 +136,46 @@ pub static CONTAINER_PIDS_REFUSED: MetricDef = MetricDef { name: "waggle.contain
 pub static TASK_RESTARTS: MetricDef = MetricDef { name: "waggle.task.restarts", unit: "{event}", kind: Kind::Counter, description: "Instances started in place of one that ended", attributes: &[], bounds: &[] };
 /// `waggle.task.exits` ({event}): Tasks that ended, by final state.
 pub static TASK_EXITS: MetricDef = MetricDef { name: "waggle.task.exits", unit: "{event}", kind: Kind::Counter, description: "Tasks that ended, by final state", attributes: &[STATE, ERROR_TYPE], bounds: &[] };
+/// `system.uptime` (s): Time since the machine was booted.
+pub static SYSTEM_UPTIME: MetricDef = MetricDef { name: "system.uptime", unit: "s", kind: Kind::Gauge, description: "Time since the machine was booted", attributes: &[], bounds: &[] };
+/// `system.cpu.time` (s): Time that the CPUs spent, all together.
+pub static SYSTEM_CPU_TIME: MetricDef = MetricDef { name: "system.cpu.time", unit: "s", kind: Kind::Counter, description: "Time that the CPUs spent, all together", attributes: &[CPU_MODE], bounds: &[] };
+/// `system.cpu.logical.count` ({cpu}): CPUs that the node has.
+pub static SYSTEM_CPU_COUNT: MetricDef = MetricDef { name: "system.cpu.logical.count", unit: "{cpu}", kind: Kind::UpDownCounter, description: "CPUs that the node has", attributes: &[], bounds: &[] };
+/// `system.memory.usage` (By): Memory by what it is used for; all states together are the limit.
+pub static SYSTEM_MEMORY_USAGE: MetricDef = MetricDef { name: "system.memory.usage", unit: "By", kind: Kind::UpDownCounter, description: "Memory by what it is used for; all states together are the limit", attributes: &["system.memory.state"], bounds: &[] };
+/// `system.memory.limit` (By): Memory that the node has.
+pub static SYSTEM_MEMORY_LIMIT: MetricDef = MetricDef { name: "system.memory.limit", unit: "By", kind: Kind::UpDownCounter, description: "Memory that the node has", attributes: &[], bounds: &[] };
+/// `system.memory.linux.available` (By): Memory that programs could have without swapping, as the kernel estimates it.
+pub static SYSTEM_MEMORY_AVAILABLE: MetricDef = MetricDef { name: "system.memory.linux.available", unit: "By", kind: Kind::UpDownCounter, description: "Memory that programs could have without swapping, as the kernel estimates it", attributes: &[], bounds: &[] };
+/// `system.paging.usage` (By): Swap.
+pub static SYSTEM_PAGING_USAGE: MetricDef = MetricDef { name: "system.paging.usage", unit: "By", kind: Kind::UpDownCounter, description: "Swap", attributes: &["system.paging.state"], bounds: &[] };
+/// `system.paging.faults` ({fault}): Page faults of the node.
+pub static SYSTEM_PAGING_FAULTS: MetricDef = MetricDef { name: "system.paging.faults", unit: "{fault}", kind: Kind::Counter, description: "Page faults of the node", attributes: &["system.paging.fault.type"], bounds: &[] };
+/// `system.paging.operations` ({operation}): Pages read from and written to swap.
+pub static SYSTEM_PAGING_OPERATIONS: MetricDef = MetricDef { name: "system.paging.operations", unit: "{operation}", kind: Kind::Counter, description: "Pages read from and written to swap", attributes: &["system.paging.direction"], bounds: &[] };
+/// `system.process.count` ({process}): Processes of the node.
+pub static SYSTEM_PROCESS_COUNT: MetricDef = MetricDef { name: "system.process.count", unit: "{process}", kind: Kind::UpDownCounter, description: "Processes of the node", attributes: &[], bounds: &[] };
+/// `system.process.created` ({process}): Processes and threads that were made.
+pub static SYSTEM_PROCESS_CREATED: MetricDef = MetricDef { name: "system.process.created", unit: "{process}", kind: Kind::Counter, description: "Processes and threads that were made", attributes: &[], bounds: &[] };
+/// `system.disk.io` (By): Bytes read from and written to a disk; at most 32 disks.
+pub static SYSTEM_DISK_IO: MetricDef = MetricDef { name: "system.disk.io", unit: "By", kind: Kind::Counter, description: "Bytes read from and written to a disk; at most 32 disks", attributes: &[SYSTEM_DEVICE, DISK_DIRECTION], bounds: &[] };
+/// `system.disk.operations` ({operation}): Reads from and writes to a disk.
+pub static SYSTEM_DISK_OPERATIONS: MetricDef = MetricDef { name: "system.disk.operations", unit: "{operation}", kind: Kind::Counter, description: "Reads from and writes to a disk", attributes: &[SYSTEM_DEVICE, DISK_DIRECTION], bounds: &[] };
+/// `system.disk.operation_time` (s): Time that operations took, all together.
+pub static SYSTEM_DISK_OPERATION_TIME: MetricDef = MetricDef { name: "system.disk.operation_time", unit: "s", kind: Kind::Counter, description: "Time that operations took, all together", attributes: &[SYSTEM_DEVICE, DISK_DIRECTION], bounds: &[] };
+/// `system.disk.io_time` (s): Time in which a disk had something to do.
+pub static SYSTEM_DISK_IO_TIME: MetricDef = MetricDef { name: "system.disk.io_time", unit: "s", kind: Kind::Counter, description: "Time in which a disk had something to do", attributes: &[SYSTEM_DEVICE], bounds: &[] };
+/// `system.filesystem.usage` (By): Space of file systems on disks; at most 32, each once.
+pub static SYSTEM_FILESYSTEM_USAGE: MetricDef = MetricDef { name: "system.filesystem.usage", unit: "By", kind: Kind::UpDownCounter, description: "Space of file systems on disks; at most 32, each once", attributes: &[SYSTEM_DEVICE, "system.filesystem.mountpoint", "system.filesystem.type", "system.filesystem.state"], bounds: &[] };
+/// `system.network.io` (By): Bytes sent and received by a network device; at most 32 devices, ends of containers left out.
+pub static SYSTEM_NETWORK_IO: MetricDef = MetricDef { name: "system.network.io", unit: "By", kind: Kind::Counter, description: "Bytes sent and received by a network device; at most 32 devices, ends of containers left out", attributes: &[INTERFACE, DIRECTION], bounds: &[] };
+/// `system.network.errors` ({error}): Errors of a network device.
+pub static SYSTEM_NETWORK_ERRORS: MetricDef = MetricDef { name: "system.network.errors", unit: "{error}", kind: Kind::Counter, description: "Errors of a network device", attributes: &[INTERFACE, DIRECTION], bounds: &[] };
+/// `system.network.packet.dropped` ({packet}): Packets that a network device dropped.
+pub static SYSTEM_NETWORK_DROPPED: MetricDef = MetricDef { name: "system.network.packet.dropped", unit: "{packet}", kind: Kind::Counter, description: "Packets that a network device dropped", attributes: &[INTERFACE, DIRECTION], bounds: &[] };
+/// `system.network.packet.count` ({packet}): Packets sent and received by a network device.
+pub static SYSTEM_NETWORK_PACKETS: MetricDef = MetricDef { name: "system.network.packet.count", unit: "{packet}", kind: Kind::Counter, description: "Packets sent and received by a network device", attributes: &[SYSTEM_DEVICE, DIRECTION], bounds: &[] };
 /// `waggle.tcp.client.connect.duration` (s): Time from connect to an established connection.
 pub static TCP_CONNECT_DURATION: MetricDef = MetricDef { name: "waggle.tcp.client.connect.duration", unit: "s", kind: Kind::Histogram, description: "Time from connect to an established connection", attributes: &[SERVER_ADDRESS, SERVER_PORT, ERROR_TYPE], bounds: SECONDS_BOUNDS };
 /// `waggle.tcp.client.connect.failures` ({connection}): Connects that ended without an established connection.
@@ -336,6 +384,10 @@ pub static VOLUMES_UNCLAIMED: MetricDef = MetricDef { name: "waggle.volume.uncla
 pub static LOG_READERS_CUT: MetricDef = MetricDef { name: "waggle.log.readers.cut", unit: "{reader}", kind: Kind::Counter, description: "Readers of merged output that a master cut off since they took nothing for half a minute", attributes: &[], bounds: &[] };
 /// `waggle.agent.log.readers.cut` ({reader}): Readers of output over HTTP that were cut off since they took nothing for half a minute.
 pub static AGENT_LOG_READERS_CUT: MetricDef = MetricDef { name: "waggle.agent.log.readers.cut", unit: "{reader}", kind: Kind::Counter, description: "Readers of output over HTTP that were cut off since they took nothing for half a minute", attributes: &[], bounds: &[] };
+/// `waggle.log.late` ({line}): Lines of merged output that a master told after later ones, since their agent was slow.
+pub static LOG_LATE: MetricDef = MetricDef { name: "waggle.log.late", unit: "{line}", kind: Kind::Counter, description: "Lines of merged output that a master told after later ones, since their agent was slow", attributes: &[], bounds: &[] };
+/// `waggle.agent.log.files.beyond` ({file}): Files that tasks name to be logged and that are not, since a task has at most 16 followed.
+pub static AGENT_LOG_FILES_BEYOND: MetricDef = MetricDef { name: "waggle.agent.log.files.beyond", unit: "{file}", kind: Kind::Counter, description: "Files that tasks name to be logged and that are not, since a task has at most 16 followed", attributes: &[], bounds: &[] };
 /// `waggle.agent.log.reduced` (By): Bytes of running tasks' older output that were removed since all of it together was beyond the node's quota.
 pub static AGENT_LOG_REDUCED: MetricDef = MetricDef { name: "waggle.agent.log.reduced", unit: "By", kind: Kind::Counter, description: "Bytes of running tasks' older output that were removed since all of it together was beyond the node's quota", attributes: &[], bounds: &[] };
 /// `waggle.ebpf.lost` ({event}): What the kernel programs could not count.
@@ -354,10 +406,10 @@ pub static EBPF_MAP_UPDATE_FAILURES: MetricDef = MetricDef { name: "waggle.ebpf.
 pub static TELEMETRY_IN: MetricDef = MetricDef { name: "waggle.telemetry.in", unit: "{item}", kind: Kind::Counter, description: "Items handed in for export", attributes: &[DESTINATION, SIGNAL], bounds: &[] };
 /// `waggle.telemetry.received` ({item}): Items that tasks sent to this node's OTLP receiver, their statsd samples and scraped series among them: accepted, invalid, in a form that is not read, too large or too slow, refused for their rate or connections, from strangers, shed for what telemetry costs.
 pub static TELEMETRY_RECEIVED: MetricDef = MetricDef { name: "waggle.telemetry.received", unit: "{item}", kind: Kind::Counter, description: "Items that tasks sent to this node's OTLP receiver, their statsd samples and scraped series among them: accepted, invalid, in a form that is not read, too large or too slow, refused for their rate or connections, from strangers, shed for what telemetry costs", attributes: &[SIGNAL, OUTCOME], bounds: &[] };
-/// `waggle.telemetry.statsd.samples` ({sample}): Samples that tasks sent by statsd: accepted, malformed, of an unsupported kind, of one series too many; datagrams of strangers.
-pub static TELEMETRY_STATSD: MetricDef = MetricDef { name: "waggle.telemetry.statsd.samples", unit: "{sample}", kind: Kind::Counter, description: "Samples that tasks sent by statsd: accepted, malformed, of an unsupported kind, of one series too many; datagrams of strangers", attributes: &[OUTCOME], bounds: &[] };
-/// `waggle.telemetry.scrapes` ({scrape}): Scrapes of tasks' labeled ports: ok, partial, unreachable, timeout, status, too_large, invalid, refused.
-pub static TELEMETRY_SCRAPES: MetricDef = MetricDef { name: "waggle.telemetry.scrapes", unit: "{scrape}", kind: Kind::Counter, description: "Scrapes of tasks' labeled ports: ok, partial, unreachable, timeout, status, too_large, invalid, refused", attributes: &[OUTCOME], bounds: &[] };
+/// `waggle.telemetry.statsd.samples` ({sample}): Samples that tasks sent by statsd: accepted, malformed, of an unsupported kind, of one series too many; datagrams of strangers, and such whose sender was not asked for since there were too many in that second (unasked).
+pub static TELEMETRY_STATSD: MetricDef = MetricDef { name: "waggle.telemetry.statsd.samples", unit: "{sample}", kind: Kind::Counter, description: "Samples that tasks sent by statsd: accepted, malformed, of an unsupported kind, of one series too many; datagrams of strangers, and such whose sender was not asked for since there were too many in that second (unasked)", attributes: &[OUTCOME], bounds: &[] };
+/// `waggle.telemetry.scrapes` ({scrape}): Scrapes of tasks' labeled ports: ok, partial, unreachable, timeout, status, too_large, invalid, refused; not made since the round before is not over (skipped), the task has too many ports (no_room), or scrapes are left off (shed).
+pub static TELEMETRY_SCRAPES: MetricDef = MetricDef { name: "waggle.telemetry.scrapes", unit: "{scrape}", kind: Kind::Counter, description: "Scrapes of tasks' labeled ports: ok, partial, unreachable, timeout, status, too_large, invalid, refused; not made since the round before is not over (skipped), the task has too many ports (no_room), or scrapes are left off (shed)", attributes: &[OUTCOME], bounds: &[] };
 /// `waggle.telemetry.cpu.time` (s): CPU time that this process spent on telemetry.
 pub static TELEMETRY_CPU_TIME: MetricDef = MetricDef { name: "waggle.telemetry.cpu.time", unit: "s", kind: Kind::Counter, description: "CPU time that this process spent on telemetry", attributes: &[], bounds: &[] };
 /// `waggle.telemetry.cpu.limit` ({cpu}): CPUs that telemetry may take before features are left off.
@@ -392,6 +444,38 @@ pub static TELEMETRY_DESTINATION: MetricDef = MetricDef { name: "waggle.telemetr
 pub static TELEMETRY_UNACCOUNTED: MetricDef = MetricDef { name: "waggle.telemetry.unaccounted", unit: "{item}", kind: Kind::UpDownCounter, description: "Items by which what came in differs from what was exported, is held and was dropped; 0 unless the books are wrong", attributes: &[DESTINATION, SIGNAL], bounds: &[] };
 /// `waggle.telemetry.series` ({series}): Metric series held in this process.
 pub static TELEMETRY_SERIES: MetricDef = MetricDef { name: "waggle.telemetry.series", unit: "{series}", kind: Kind::UpDownCounter, description: "Metric series held in this process", attributes: &[], bounds: &[] };
+/// `otel.sdk.processor.span.queue.size` ({span}): Spans that wait in memory for an endpoint.
+pub static OTEL_SPAN_QUEUE_SIZE: MetricDef = MetricDef { name: "otel.sdk.processor.span.queue.size", unit: "{span}", kind: Kind::UpDownCounter, description: "Spans that wait in memory for an endpoint", attributes: &[OTEL_COMPONENT_TYPE, OTEL_COMPONENT_NAME], bounds: &[] };
+/// `otel.sdk.processor.span.queue.capacity` ({span}): Spans that may wait in memory for an endpoint.
+pub static OTEL_SPAN_QUEUE_CAPACITY: MetricDef = MetricDef { name: "otel.sdk.processor.span.queue.capacity", unit: "{span}", kind: Kind::UpDownCounter, description: "Spans that may wait in memory for an endpoint", attributes: &[OTEL_COMPONENT_TYPE, OTEL_COMPONENT_NAME], bounds: &[] };
+/// `otel.sdk.processor.span.processed` ({span}): Spans that were handed on to the exporter or its spool; with an error, that were not.
+pub static OTEL_SPAN_PROCESSED: MetricDef = MetricDef { name: "otel.sdk.processor.span.processed", unit: "{span}", kind: Kind::Counter, description: "Spans that were handed on to the exporter or its spool; with an error, that were not", attributes: &[OTEL_COMPONENT_TYPE, OTEL_COMPONENT_NAME, ERROR_TYPE], bounds: &[] };
+/// `otel.sdk.exporter.span.inflight` ({span}): Spans in the request that an endpoint has not answered yet.
+pub static OTEL_SPAN_INFLIGHT: MetricDef = MetricDef { name: "otel.sdk.exporter.span.inflight", unit: "{span}", kind: Kind::UpDownCounter, description: "Spans in the request that an endpoint has not answered yet", attributes: &[OTEL_COMPONENT_TYPE, OTEL_COMPONENT_NAME], bounds: &[] };
+/// `otel.sdk.exporter.span.exported` ({span}): Spans that an endpoint has taken; with an error, that were given up.
+pub static OTEL_SPAN_EXPORTED: MetricDef = MetricDef { name: "otel.sdk.exporter.span.exported", unit: "{span}", kind: Kind::Counter, description: "Spans that an endpoint has taken; with an error, that were given up", attributes: &[OTEL_COMPONENT_TYPE, OTEL_COMPONENT_NAME, ERROR_TYPE], bounds: &[] };
+/// `otel.sdk.processor.log.queue.size` ({log_record}): Log records that wait in memory for an endpoint.
+pub static OTEL_LOG_QUEUE_SIZE: MetricDef = MetricDef { name: "otel.sdk.processor.log.queue.size", unit: "{log_record}", kind: Kind::UpDownCounter, description: "Log records that wait in memory for an endpoint", attributes: &[OTEL_COMPONENT_TYPE, OTEL_COMPONENT_NAME], bounds: &[] };
+/// `otel.sdk.processor.log.queue.capacity` ({log_record}): Log records that may wait in memory for an endpoint.
+pub static OTEL_LOG_QUEUE_CAPACITY: MetricDef = MetricDef { name: "otel.sdk.processor.log.queue.capacity", unit: "{log_record}", kind: Kind::UpDownCounter, description: "Log records that may wait in memory for an endpoint", attributes: &[OTEL_COMPONENT_TYPE, OTEL_COMPONENT_NAME], bounds: &[] };
+/// `otel.sdk.processor.log.processed` ({log_record}): Log records that were handed on to the exporter or its spool; with an error, that were not.
+pub static OTEL_LOG_PROCESSED: MetricDef = MetricDef { name: "otel.sdk.processor.log.processed", unit: "{log_record}", kind: Kind::Counter, description: "Log records that were handed on to the exporter or its spool; with an error, that were not", attributes: &[OTEL_COMPONENT_TYPE, OTEL_COMPONENT_NAME, ERROR_TYPE], bounds: &[] };
+/// `otel.sdk.exporter.log.inflight` ({log_record}): Log records in the request that an endpoint has not answered yet.
+pub static OTEL_LOG_INFLIGHT: MetricDef = MetricDef { name: "otel.sdk.exporter.log.inflight", unit: "{log_record}", kind: Kind::UpDownCounter, description: "Log records in the request that an endpoint has not answered yet", attributes: &[OTEL_COMPONENT_TYPE, OTEL_COMPONENT_NAME], bounds: &[] };
+/// `otel.sdk.exporter.log.exported` ({log_record}): Log records that an endpoint has taken; with an error, that were given up.
+pub static OTEL_LOG_EXPORTED: MetricDef = MetricDef { name: "otel.sdk.exporter.log.exported", unit: "{log_record}", kind: Kind::Counter, description: "Log records that an endpoint has taken; with an error, that were given up", attributes: &[OTEL_COMPONENT_TYPE, OTEL_COMPONENT_NAME, ERROR_TYPE], bounds: &[] };
+/// `otel.sdk.exporter.metric_data_point.inflight` ({data_point}): Metric points in the request that an endpoint has not answered yet.
+pub static OTEL_POINT_INFLIGHT: MetricDef = MetricDef { name: "otel.sdk.exporter.metric_data_point.inflight", unit: "{data_point}", kind: Kind::UpDownCounter, description: "Metric points in the request that an endpoint has not answered yet", attributes: &[OTEL_COMPONENT_TYPE, OTEL_COMPONENT_NAME], bounds: &[] };
+/// `otel.sdk.exporter.metric_data_point.exported` ({data_point}): Metric points that an endpoint has taken; with an error, that were given up.
+pub static OTEL_POINT_EXPORTED: MetricDef = MetricDef { name: "otel.sdk.exporter.metric_data_point.exported", unit: "{data_point}", kind: Kind::Counter, description: "Metric points that an endpoint has taken; with an error, that were given up", attributes: &[OTEL_COMPONENT_TYPE, OTEL_COMPONENT_NAME, ERROR_TYPE], bounds: &[] };
+/// `otel.sdk.exporter.operation.duration` (s): Time that one export request took.
+pub static OTEL_EXPORT_DURATION: MetricDef = MetricDef { name: "otel.sdk.exporter.operation.duration", unit: "s", kind: Kind::Histogram, description: "Time that one export request took", attributes: &[OTEL_COMPONENT_TYPE, OTEL_COMPONENT_NAME, ERROR_TYPE], bounds: SECONDS_BOUNDS };
+/// `otel.sdk.span.started` ({span}): Spans that this process has begun.
+pub static OTEL_SPAN_STARTED: MetricDef = MetricDef { name: "otel.sdk.span.started", unit: "{span}", kind: Kind::Counter, description: "Spans that this process has begun", attributes: &[], bounds: &[] };
+/// `otel.sdk.span.live` ({span}): Spans that this process has begun and not ended.
+pub static OTEL_SPAN_LIVE: MetricDef = MetricDef { name: "otel.sdk.span.live", unit: "{span}", kind: Kind::UpDownCounter, description: "Spans that this process has begun and not ended", attributes: &[], bounds: &[] };
+/// `otel.sdk.log.created` ({log_record}): Log records that this process has made, tasks' lines among them.
+pub static OTEL_LOG_CREATED: MetricDef = MetricDef { name: "otel.sdk.log.created", unit: "{log_record}", kind: Kind::Counter, description: "Log records that this process has made, tasks' lines among them", attributes: &[], bounds: &[] };
 /// `http.server.request.duration` (s): Time to answer an HTTP request.
 pub static HTTP_SERVER_DURATION: MetricDef = MetricDef { name: "http.server.request.duration", unit: "s", kind: Kind::Histogram, description: "Time to answer an HTTP request", attributes: &["http.request.method", "http.route", "http.response.status_code", "url.scheme", ERROR_TYPE], bounds: SECONDS_BOUNDS };
 /// `rpc.server.call.duration` (s): Time to answer an RPC.
@@ -400,6 +484,12 @@ pub static RPC_SERVER_DURATION: MetricDef = MetricDef { name: "rpc.server.call.d
 pub static PROCESS_CPU_TIME: MetricDef = MetricDef { name: "process.cpu.time", unit: "s", kind: Kind::Counter, description: "CPU time used by this process", attributes: &[CPU_MODE], bounds: &[] };
 /// `process.memory.usage` (By): Resident memory of this process.
 pub static PROCESS_MEMORY_USAGE: MetricDef = MetricDef { name: "process.memory.usage", unit: "By", kind: Kind::UpDownCounter, description: "Resident memory of this process", attributes: &[], bounds: &[] };
+/// `process.thread.count` ({thread}): Threads of this process.
+pub static PROCESS_THREADS: MetricDef = MetricDef { name: "process.thread.count", unit: "{thread}", kind: Kind::UpDownCounter, description: "Threads of this process", attributes: &[], bounds: &[] };
+/// `process.unix.file_descriptor.count` ({file_descriptor}): Files, sockets and such that this process has open.
+pub static PROCESS_FDS: MetricDef = MetricDef { name: "process.unix.file_descriptor.count", unit: "{file_descriptor}", kind: Kind::UpDownCounter, description: "Files, sockets and such that this process has open", attributes: &[], bounds: &[] };
+/// `process.context_switches` ({context_switch}): Times that this process' first thread gave up a CPU.
+pub static PROCESS_SWITCHES: MetricDef = MetricDef { name: "process.context_switches", unit: "{context_switch}", kind: Kind::Counter, description: "Times that this process' first thread gave up a CPU", attributes: &["process.context_switch.type"], bounds: &[] };
 /// `process.uptime` (s): Time that this process has been running.
 pub static PROCESS_UPTIME: MetricDef = MetricDef { name: "process.uptime", unit: "s", kind: Kind::Gauge, description: "Time that this process has been running", attributes: &[], bounds: &[] };
 /// Every metric, in the registry's order.
@@ -433,6 +523,26 @@ pub static ALL: &[&MetricDef] = &[
     &CONTAINER_PIDS_REFUSED,
     &TASK_RESTARTS,
     &TASK_EXITS,
+    &SYSTEM_UPTIME,
+    &SYSTEM_CPU_TIME,
+    &SYSTEM_CPU_COUNT,
+    &SYSTEM_MEMORY_USAGE,
+    &SYSTEM_MEMORY_LIMIT,
+    &SYSTEM_MEMORY_AVAILABLE,
+    &SYSTEM_PAGING_USAGE,
+    &SYSTEM_PAGING_FAULTS,
+    &SYSTEM_PAGING_OPERATIONS,
+    &SYSTEM_PROCESS_COUNT,
+    &SYSTEM_PROCESS_CREATED,
+    &SYSTEM_DISK_IO,
+    &SYSTEM_DISK_OPERATIONS,
+    &SYSTEM_DISK_OPERATION_TIME,
+    &SYSTEM_DISK_IO_TIME,
+    &SYSTEM_FILESYSTEM_USAGE,
+    &SYSTEM_NETWORK_IO,
+    &SYSTEM_NETWORK_ERRORS,
+    &SYSTEM_NETWORK_DROPPED,
+    &SYSTEM_NETWORK_PACKETS,
     &TCP_CONNECT_DURATION,
     &TCP_CONNECT_FAILURES,
     &TCP_ACCEPTS,
@@ -537,6 +647,8 @@ pub static ALL: &[&MetricDef] = &[
     &VOLUMES_UNCLAIMED,
     &LOG_READERS_CUT,
     &AGENT_LOG_READERS_CUT,
+    &LOG_LATE,
+    &AGENT_LOG_FILES_BEYOND,
     &AGENT_LOG_REDUCED,
     &EBPF_LOST,
     &EBPF_RUN_TIME,
@@ -565,10 +677,29 @@ pub static ALL: &[&MetricDef] = &[
     &TELEMETRY_DESTINATION,
     &TELEMETRY_UNACCOUNTED,
     &TELEMETRY_SERIES,
+    &OTEL_SPAN_QUEUE_SIZE,
+    &OTEL_SPAN_QUEUE_CAPACITY,
+    &OTEL_SPAN_PROCESSED,
+    &OTEL_SPAN_INFLIGHT,
+    &OTEL_SPAN_EXPORTED,
+    &OTEL_LOG_QUEUE_SIZE,
+    &OTEL_LOG_QUEUE_CAPACITY,
+    &OTEL_LOG_PROCESSED,
+    &OTEL_LOG_INFLIGHT,
+    &OTEL_LOG_EXPORTED,
+    &OTEL_POINT_INFLIGHT,
+    &OTEL_POINT_EXPORTED,
+    &OTEL_EXPORT_DURATION,
+    &OTEL_SPAN_STARTED,
+    &OTEL_SPAN_LIVE,
+    &OTEL_LOG_CREATED,
     &HTTP_SERVER_DURATION,
     &RPC_SERVER_DURATION,
     &PROCESS_CPU_TIME,
     &PROCESS_MEMORY_USAGE,
+    &PROCESS_THREADS,
+    &PROCESS_FDS,
+    &PROCESS_SWITCHES,
     &PROCESS_UPTIME,
 ];
 /// Every kind of span.

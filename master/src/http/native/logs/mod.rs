@@ -58,7 +58,11 @@ const LOOK: Duration = Duration::from_millis(100);
 /// Parts of an answer that wait for a slow reader.
 const MAX_WAITING: usize = 4;
 /// A reader that takes nothing for this long is cut off; it may go on by its cursor.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = if cfg!(test) {
+    Duration::from_millis(50)
+} else {
+    Duration::from_secs(30)
+};
 /// Between two signs of life on a stream that has nothing to tell.
 const BEAT: Duration = Duration::from_secs(10);
 /// With more streams than this a cursor comes with the last of several events only.
@@ -332,6 +336,10 @@ impl Merged {
             }
             self.take();
             let (mut text, mut over) = self.write(form);
+            let late = self.merge.take_late();
+            if late > 0 {
+                telemetry.count(&names::LOG_LATE, &[], late);
+            }
             let told = !text.is_empty();
             if self.sources.is_empty() && !told && (!there || !self.query.follow) {
                 over = true;
@@ -345,13 +353,8 @@ impl Merged {
             }
             if !text.is_empty() {
                 spoke = Instant::now();
-                match tokio::time::timeout(PATIENCE, parts.send(text.into())).await {
-                    Ok(Ok(())) => {}
-                    Ok(Err(_)) => return,
-                    Err(_) => {
-                        telemetry.count(&names::LOG_READERS_CUT, &[], 1);
-                        return;
-                    }
+                if !hand(&parts, text.into(), telemetry).await {
+                    return;
                 }
             }
             if over {
@@ -373,6 +376,15 @@ impl Merged {
             }
         }
     }
+}
+
+/// Hands a part to a reader; whether it takes more. One that takes nothing for too long is counted.
+async fn hand(parts: &mpsc::Sender<Bytes>, part: Bytes, telemetry: &Telemetry) -> bool {
+    let handed = tokio::time::timeout(PATIENCE, parts.send(part)).await;
+    if handed.is_err() {
+        telemetry.count(&names::LOG_READERS_CUT, &[], 1);
+    }
+    matches!(handed, Ok(Ok(())))
 }
 
 fn now_us() -> u64 {

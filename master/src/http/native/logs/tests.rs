@@ -172,3 +172,34 @@ async fn an_agent_that_breaks_off_is_asked_for_the_rest() {
         "{asked:?}"
     );
 }
+
+#[tokio::test]
+async fn who_takes_nothing_is_cut_off_and_counted() {
+    let query = LogQuery {
+        follow: true,
+        ..LogQuery::default()
+    };
+    let mut all = merged(&query);
+    let a = by_hand(&mut all, "a");
+    let telemetry = Telemetry::disabled();
+    // As many as there may be on their way, and one more: nobody takes the first.
+    let (parts, reader) = mpsc::channel(1);
+    let (_views, seen) = watch::channel(Arc::new(ClusterView::default()));
+    let tell = all.tell(LogForm::Text, seen, &telemetry, parts);
+    let said = async {
+        for i in 0..1000 {
+            // Two rounds of telling at least.
+            if a.send(line("a", i, i * 10)).await.is_err() {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::join!(said, tell);
+    let page = telemetry.prometheus_text();
+    let cut = page
+        .lines()
+        .find(|l| l.starts_with("waggle_log_readers_cut_total"));
+    assert!(cut.is_some_and(|l| l.ends_with(" 1")), "{page}");
+    drop(reader);
+}
