@@ -45,7 +45,8 @@ impl Agent {
         masters: Vec<SocketAddr>,
         cgroups: Option<&CgroupRoot>,
     ) -> Self {
-        Self::start_on(Some(http), work_dir, masters, cgroups, |_| {}).await
+        let telemetry = Telemetry::disabled();
+        Self::start_on(Some(http), work_dir, masters, cgroups, telemetry, |_| {}).await
     }
 
     pub async fn start_with(
@@ -54,7 +55,18 @@ impl Agent {
         cgroups: Option<&CgroupRoot>,
         change: impl FnOnce(&mut AgentConfig),
     ) -> Self {
-        Self::start_on(None, work_dir, masters, cgroups, change).await
+        let telemetry = Telemetry::disabled();
+        Self::start_on(None, work_dir, masters, cgroups, telemetry, change).await
+    }
+
+    /// One that exports what it has to tell.
+    pub async fn start_telling(
+        work_dir: &Path,
+        masters: Vec<SocketAddr>,
+        cgroups: &CgroupRoot,
+        telemetry: Telemetry,
+    ) -> Self {
+        Self::start_on(None, work_dir, masters, Some(cgroups), telemetry, |_| {}).await
     }
 
     async fn start_on(
@@ -62,6 +74,7 @@ impl Agent {
         work_dir: &Path,
         masters: Vec<SocketAddr>,
         cgroups: Option<&CgroupRoot>,
+        telemetry: Telemetry,
         change: impl FnOnce(&mut AgentConfig),
     ) -> Self {
         let bind = async || TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -93,12 +106,7 @@ impl Agent {
             ..AgentConfig::new("n1", Ipv4Addr::LOCALHOST, masters, work_dir)
         };
         change(&mut config);
-        let run = waggle_agent::run(
-            config,
-            listeners,
-            Telemetry::disabled(),
-            CancellationToken::new(),
-        );
+        let run = waggle_agent::run(config, listeners, telemetry, CancellationToken::new());
         let job = tokio::spawn(async move { run.await.unwrap() });
         Self { job, http, names }
     }

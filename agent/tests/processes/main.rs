@@ -20,6 +20,7 @@ mod nested;
 mod networks;
 mod operator;
 mod shims;
+mod short;
 mod storage;
 mod support;
 mod wire;
@@ -73,6 +74,10 @@ const TESTS: &[Test] = &[
     (
         "agent_reports_an_honest_unknown_when_the_shim_died",
         agent::reports_unknown_when_the_shim_died,
+    ),
+    (
+        "agent_tells_all_of_short_tasks",
+        short::every_short_task_has_its_exit_output_and_cpu_time,
     ),
     (
         "agent_kills_an_unhealthy_task",

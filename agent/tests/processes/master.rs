@@ -172,6 +172,14 @@ impl Master {
         out
     }
 
+    /// How many tasks have ended.
+    pub fn n_ended(&self) -> usize {
+        let s = self.state.lock().unwrap();
+        let ends = s.statuses.iter().filter(|s| ENDS.contains(&s.state()));
+        let tasks: std::collections::BTreeSet<&str> = ends.map(|s| s.task_id.as_str()).collect();
+        tasks.len()
+    }
+
     pub fn last(&self, task_id: &str) -> Option<pb::TaskStatus> {
         self.statuses(task_id).pop()
     }

@@ -3,6 +3,7 @@
 //! Needs root, cgroup2 and the embedded object; skips loudly otherwise. Every test has a cgroup and a pin
 //! directory of its own, and touches nothing else.
 
+#[allow(dead_code, reason = "each test program uses a part of it")]
 mod support;
 
 use std::collections::BTreeMap;

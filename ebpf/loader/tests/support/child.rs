@@ -29,6 +29,8 @@ pub fn serve() -> anyhow::Result<()> {
         let answer = match words[..] {
             ["listen", at] => listen(at)?,
             ["dial", to, bytes] => dial(to.parse()?, bytes.parse()?),
+            ["dials", to, n, bytes] => dials(to.parse()?, n.parse()?, bytes.parse()?),
+            ["flood", n] => flood(n.parse()?)?,
             ["listen-rst", at] => listen_and_reset(at)?,
             ["hold", to] => match TcpStream::connect(to) {
                 Ok(stream) => {
@@ -110,12 +112,7 @@ fn listen_and_reset(at: &str) -> anyhow::Result<String> {
         for stream in listener.incoming() {
             let Ok(mut stream) = stream else { return };
             let _ = stream.read(&mut [0; 1]);
-            let at_once = libc::linger {
-                l_onoff: 1,
-                l_linger: 0,
-            };
-            let _ =
-                nix::sys::socket::setsockopt(&stream, nix::sys::socket::sockopt::Linger, &at_once);
+            reset_at_close(&stream);
         }
     });
     Ok(port.to_string())
@@ -137,6 +134,33 @@ fn dial(to: SocketAddr, bytes: usize) -> String {
         let errno = error.raw_os_error().unwrap_or(0);
         format!("error {errno} {}", start.elapsed().as_millis())
     })
+}
+
+/// The same so many times, one after the other.
+fn dials(to: SocketAddr, n: usize, bytes: usize) -> String {
+    let want = format!("ok {to} {bytes}");
+    let wrong = (0..n).map(|_| dial(to, bytes)).find(|said| *said != want);
+    wrong.unwrap_or_else(|| format!("ok {n}"))
+}
+
+/// So many connections to a listener of its own, each reset at once.
+fn flood(n: usize) -> anyhow::Result<String> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let to = listener.local_addr()?;
+    for _ in 0..n {
+        let client = TcpStream::connect(to)?;
+        let (_server, _) = listener.accept()?;
+        reset_at_close(&client);
+    }
+    Ok("ok".to_owned())
+}
+
+fn reset_at_close(stream: &TcpStream) {
+    let at_once = libc::linger {
+        l_onoff: 1,
+        l_linger: 0,
+    };
+    let _ = nix::sys::socket::setsockopt(stream, nix::sys::socket::sockopt::Linger, &at_once);
 }
 
 /// Connects a datagram socket; says what the socket thinks its peer is.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use waggle_ebpf::{DataPlane, LoadError, LoaderConfig};
+use waggle_tests_support::{enter::Entry, netns::NetNs};
 
 pub mod child;
 pub mod tables;
@@ -103,7 +104,22 @@ pub struct Task {
 
 impl Task {
     pub fn start(cgroup: &Path) -> anyhow::Result<Self> {
-        let mut child = Command::new(std::env::current_exe()?)
+        Self::begin(Command::new(std::env::current_exe()?), cgroup)
+    }
+
+    /// The same in a network namespace.
+    pub fn start_in(cgroup: &Path, netns: &NetNs) -> anyhow::Result<Self> {
+        let entry = Entry {
+            netns: netns.path(),
+            cgroup: None,
+            binds: Vec::new(),
+            detached: false,
+        };
+        Self::begin(entry.command(std::env::current_exe()?)?, cgroup)
+    }
+
+    fn begin(mut command: Command, cgroup: &Path) -> anyhow::Result<Self> {
+        let mut child = command
             .args(["--exact", child::TEST, "--nocapture"])
             .env(child::ENV, cgroup)
             .stdin(Stdio::piped())

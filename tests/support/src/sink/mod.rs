@@ -154,6 +154,11 @@ impl Sink {
     pub fn with<T>(&self, look: impl FnOnce(&Store) -> T) -> T {
         look(&self.store.lock().unwrap_or_else(PoisonError::into_inner))
     }
+
+    /// Forgets what has arrived, so that there is room for more.
+    pub fn forget(&self) {
+        *self.store.lock().unwrap_or_else(PoisonError::into_inner) = Store::default();
+    }
 }
 
 impl Drop for Sink {
