@@ -145,16 +145,15 @@ fn assign(wanted: &[(String, String)], there: &BTreeMap<String, Option<String>>)
         let mut free = there
             .keys()
             .filter(|d| is_of(d, base) && !taken.contains(*d));
-        let name = match (is_only, free.next(), free.next()) {
-            (true, Some(dir), None) => dir.clone(),
-            _ => {
-                let mut names = (1_u64..).map(|n| match n {
-                    1 => base.clone(),
-                    n => format!("{base}.{n}"),
-                });
-                let is_new = |n: &String| !there.contains_key(n) && !taken.contains(n);
-                names.find(is_new).unwrap_or_else(|| base.clone())
-            }
+        let name = if let (true, Some(dir), None) = (is_only, free.next(), free.next()) {
+            dir.clone()
+        } else {
+            let mut names = (1_u64..).map(|n| match n {
+                1 => base.clone(),
+                n => format!("{base}.{n}"),
+            });
+            let is_new = |n: &String| !there.contains_key(n) && !taken.contains(n);
+            names.find(is_new).unwrap_or_else(|| base.clone())
         };
         taken.insert(name.clone());
         found[at] = Some(name);
