@@ -88,6 +88,9 @@ struct Args {
 /// Agents of the cluster that has listeners: each gets all of its state first, a thousand times what it is.
 const LISTENED: usize = 200;
 
+/// Ends of tasks a second in it: each is some events, each of which goes to a thousand listeners of this one process.
+const LISTENED_RATE: u32 = 10;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum What {
     Calls,
@@ -216,12 +219,29 @@ async fn measure(
         );
         state(args, master, fleet, seen).await?;
     }
-    // What waits for its reader is bounded by what the frameworks of this process can take, which listeners share.
-    let flow = match what {
-        What::Calls => args.flow,
-        What::Listeners => args.flow.min(args.agents) / 10,
-    };
-    fleet.flow(flow)?;
+    match what {
+        What::Calls => launches(args, master, fleet, seen, window).await?,
+        What::Listeners => tokio::select! {
+            broken = ends(args, fleet) => match broken? {},
+            done = listeners(args, master, seen, window) => done?,
+        },
+    }
+    let wrong = seen.wrong.load(Ordering::Relaxed);
+    if wrong > 0 {
+        bail!("{wrong} updates were neither running nor finished");
+    }
+    Ok(())
+}
+
+/// Tasks of some agents that end at once, again and again.
+async fn launches(
+    args: &Args,
+    master: &Master,
+    fleet: &Fleet,
+    seen: &Seen,
+    window: Duration,
+) -> anyhow::Result<()> {
+    fleet.flow(args.flow)?;
     tokio::time::sleep(Duration::from_secs(1)).await;
     let (before, cpu) = (seen.running.load(Ordering::Relaxed), master.cpu()?);
     let begun = Instant::now();
@@ -233,15 +253,17 @@ async fn measure(
         n as f64 / took,
         (master.cpu()? - cpu) / took
     );
-    if what == What::Listeners {
-        listeners(args, master, seen, window).await?;
+    fleet.flow(0)
+}
+
+/// Ends tasks at the pace that listeners are measured with, for as long as it is polled.
+async fn ends(args: &Args, fleet: &Fleet) -> anyhow::Result<std::convert::Infallible> {
+    let mut due = tokio::time::interval(Duration::from_secs(1) / LISTENED_RATE);
+    for n in 0_usize.. {
+        due.tick().await;
+        fleet.end_one(n.wrapping_mul(7919) % args.agents, fleet.now_ns())?;
     }
-    fleet.flow(0)?;
-    let wrong = seen.wrong.load(Ordering::Relaxed);
-    if wrong > 0 {
-        bail!("{wrong} updates were neither running nor finished");
-    }
-    Ok(())
+    bail!("all numbers are used up")
 }
 
 /// Ends tasks at an even pace; answers latencies of offers, and how many ended.

@@ -5,7 +5,8 @@
 //! # What is measured
 //! - *Deploy time*: from the first POST until the event stream has told the end of the last deployment, and every instance
 //!   runs.
-//! - *POST*: from sending an app's definition to its 201, each on disk by then.
+//! - *POST*: from sending an app's definition to its 201, each on disk by then. As with Marathon, no more than 100
+//!   deployments run at once: who is refused for that tries again, and it is counted.
 //! - *Reads while deploying*: GETs of an app, and of all apps, at times that are fixed beforehand (open loop); the latency
 //!   is from the time that was intended.
 //! - *Events*: a listener to all events counts ends of deployments and running tasks; one that is missing fails the run.
@@ -77,6 +78,10 @@ struct Args {
 const LIMIT: Duration = Duration::from_mins(5);
 /// Between reads of all apps.
 const LIST_EVERY: Duration = Duration::from_secs(1);
+/// Connections that single apps are read over, in turn.
+const READERS: u32 = 10;
+/// After a refusal, since too many deployments run.
+const TRY_AGAIN: Duration = Duration::from_millis(20);
 /// Published for Marathon: containers, agents, seconds (OpenStack's performance documents, default settings).
 const MARATHON: (f64, u32, f64) = (500.0, 189, 14.2);
 
@@ -89,6 +94,7 @@ struct Figures {
     rss_before: u64,
     rss_after: u64,
     posts: Vec<f64>,
+    refused: usize,
     reads: Vec<f64>,
     lists: Vec<f64>,
 }
@@ -185,13 +191,21 @@ async fn measure(args: &Args, master: &Master, total: usize) -> anyhow::Result<F
     let over = Arc::new(AtomicBool::new(false));
     let gap = Duration::from_secs(1) / args.reads.max(1);
     let n = args.apps;
-    let one = tokio::spawn(read(at, gap, Arc::clone(&over), move |i| {
-        format!("/v2/apps/bench/app-{}", i * 7_919 % n)
-    }));
-    let all = tokio::spawn(read(at, LIST_EVERY, Arc::clone(&over), |_| {
-        "/v2/apps".to_owned()
-    }));
-    let posts = post_all(args, at).await?;
+    // Some readers: one that waits for its answer must not hold up what others ask for.
+    let ones: Vec<_> = (0..READERS)
+        .map(|r| {
+            let path = move |i| format!("/v2/apps/bench/app-{}", (i + r as usize) * 7_919 % n);
+            tokio::spawn(read(at, gap * READERS, gap * r, Arc::clone(&over), path))
+        })
+        .collect();
+    let all = tokio::spawn(read(
+        at,
+        LIST_EVERY,
+        Duration::ZERO,
+        Arc::clone(&over),
+        |_| "/v2/apps".to_owned(),
+    ));
+    let (posts, refused) = post_all(args, at).await?;
     let posted_s = begun.elapsed().as_secs_f64();
     let done = || {
         told.deployed.load(Ordering::Relaxed) >= args.apps
@@ -204,7 +218,10 @@ async fn measure(args: &Args, master: &Master, total: usize) -> anyhow::Result<F
     let deployed_s = begun.elapsed().as_secs_f64();
     let (cpu_s, rss_after) = (master.cpu()? - cpu, master.rss()?);
     over.store(true, Ordering::Relaxed);
-    let (reads, lists) = (one.await??, all.await??);
+    let (mut reads, lists) = (Vec::new(), all.await??);
+    for one in ones {
+        reads.extend(one.await??);
+    }
     if hearing.is_finished() || told.failed.load(Ordering::Relaxed) > 0 {
         bail!("the event stream broke off, or told of a failure: {told:?}");
     }
@@ -217,20 +234,21 @@ async fn measure(args: &Args, master: &Master, total: usize) -> anyhow::Result<F
         rss_before,
         rss_after,
         posts,
+        refused,
         reads,
         lists,
     })
 }
 
-/// Posts all apps; answers what each took, in ms.
-async fn post_all(args: &Args, at: SocketAddr) -> anyhow::Result<Vec<f64>> {
-    let (next, times) = (
-        Arc::new(AtomicUsize::new(0)),
-        Arc::new(Mutex::new(Vec::new())),
-    );
+/// Posts all apps; answers what each took, in ms, and how many were refused since too many deployments ran.
+async fn post_all(args: &Args, at: SocketAddr) -> anyhow::Result<(Vec<f64>, usize)> {
+    let next = Arc::new(AtomicUsize::new(0));
+    let refused = Arc::new(AtomicUsize::new(0));
+    let times = Arc::new(Mutex::new(Vec::new()));
     let mut clients = tokio::task::JoinSet::new();
     for _ in 0..args.clients.max(1) {
         let (next, times, args) = (Arc::clone(&next), Arc::clone(&times), args.clone());
+        let refused = Arc::clone(&refused);
         clients.spawn(async move {
             let mut client = Client::connect(at).await?;
             loop {
@@ -239,12 +257,18 @@ async fn post_all(args: &Args, at: SocketAddr) -> anyhow::Result<Vec<f64>> {
                     return anyhow::Ok(());
                 }
                 let app = app(i, args.instances);
-                let begun = Instant::now();
-                let (status, body) = client.ask("POST", "/v2/apps", &app).await?;
-                if status != 201 {
-                    bail!("{status}: {}", String::from_utf8_lossy(&body));
-                }
-                let took = begun.elapsed().as_secs_f64() * 1e3;
+                let took = loop {
+                    let begun = Instant::now();
+                    let (status, body) = client.ask("POST", "/v2/apps", &app).await?;
+                    match status {
+                        201 => break begun.elapsed().as_secs_f64() * 1e3,
+                        403 => {
+                            refused.fetch_add(1, Ordering::Relaxed);
+                            tokio::time::sleep(TRY_AGAIN).await;
+                        }
+                        _ => bail!("{status}: {}", String::from_utf8_lossy(&body)),
+                    }
+                };
                 times
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner)
@@ -256,7 +280,8 @@ async fn post_all(args: &Args, at: SocketAddr) -> anyhow::Result<Vec<f64>> {
         ended??;
     }
     let mut times = times.lock().unwrap_or_else(PoisonError::into_inner);
-    Ok(std::mem::take(&mut times))
+    let refused = refused.load(Ordering::Relaxed);
+    Ok((std::mem::take(&mut times), refused))
 }
 
 fn app(i: usize, instances: usize) -> String {
@@ -268,15 +293,16 @@ fn app(i: usize, instances: usize) -> String {
     .to_string()
 }
 
-/// Reads at fixed times until told to stop; answers what each took from then, in ms. What is not there yet counts, too.
+/// Reads at fixed times, the first after `begin`, until told to stop; answers what each took from then, in ms. What is not there yet counts, too.
 async fn read(
     at: SocketAddr,
     gap: Duration,
+    begin: Duration,
     over: Arc<AtomicBool>,
     path: impl Fn(usize) -> String + Send,
 ) -> anyhow::Result<Vec<f64>> {
     let mut client = Client::connect(at).await?;
-    let (mut times, mut intended) = (Vec::new(), tokio::time::Instant::now());
+    let (mut times, mut intended) = (Vec::new(), tokio::time::Instant::now() + begin);
     while !over.load(Ordering::Relaxed) {
         tokio::time::sleep_until(intended).await;
         let (status, body) = client.ask("GET", &path(times.len()), "").await?;
@@ -319,13 +345,14 @@ impl Figures {
     fn line(&self, total: usize) -> String {
         format!(
             "posted in {:.2} s, all run after {:.2} s ({:.0} instances/s); read p99 {:.1} ms, list p99 {:.0} ms, \
-             POST p99 {:.1} ms; {:.1} CPU s, {} to {} MB",
+             POST p99 {:.1} ms ({} refused); {:.1} CPU s, {} to {} MB",
             self.posted_s,
             self.deployed_s,
             total as f64 / self.deployed_s,
             quantile(&self.reads, 0.99),
             quantile(&self.lists, 0.99),
             quantile(&self.posts, 0.99),
+            self.refused,
             self.cpu_s,
             self.rss_before >> 20,
             self.rss_after >> 20,
@@ -353,7 +380,7 @@ fn table(args: &Args, rounds: &[Figures]) -> String {
     format!(
         "{} apps with {} instances on {} agents; medians of {}\n\
          deploy time          {deployed:.2} s, {:.0} instances/s (Marathon, published: {containers:.0} containers on {agents} agents in {seconds} s, {:.0}/s)\n\
-         POST /v2/apps        {} ({:.0}/s with {} clients)\n\
+         POST /v2/apps        {} ({:.0}/s with {} clients; {:.0} were refused and tried again)\n\
          GET /v2/apps/ID      {} ({} a second)\n\
          GET /v2/apps         {} (1 a second, {} apps at last)\n\
          master               {:.1} CPU s, {:.0} MB before, {:.0} MB after\n",
@@ -366,6 +393,7 @@ fn table(args: &Args, rounds: &[Figures]) -> String {
         ms(&|f| f.posts.clone()),
         args.apps as f64 / median(&|f| f.posted_s),
         args.clients,
+        median(&|f| f.refused as f64),
         ms(&|f| f.reads.clone()),
         args.reads,
         ms(&|f| f.lists.clone()),
