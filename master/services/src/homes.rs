@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use waggle_types::{
-    AgentId, Millis, Operation, ServiceId, StatusSource, TaskSpec, TaskState, TaskStatus,
+    AgentId, Operation, ResourcePart, ServiceId, StatusSource, TaskSpec, TaskState, TaskStatus,
     UnixMillis,
 };
 
@@ -13,9 +13,6 @@ use crate::{
     residency::{Litter, home_of, release, service_of},
     scheduler::Run,
 };
-
-/// How long a home that was given back is remembered, in case it is still offered.
-const REMEMBER: Millis = Millis::from_secs(600);
 
 /// What is done with one offer: first of all what makes homes, then launches.
 #[derive(Debug, Default)]
@@ -39,12 +36,27 @@ impl ServiceScheduler {
     /// offered. Should its task still run, it ends first.
     pub(crate) fn give_up(&mut self, id: String, role: String, place: Place) {
         self.roles.insert(role.clone());
-        let litter = Litter {
-            agent_id: place.agent_id,
-            role,
-            released: None,
+        let agent_id = place.agent_id;
+        self.litter.insert(id, Litter { agent_id, role });
+    }
+
+    /// Nothing is reserved for an instance on an agent any more, whoever saw to that.
+    pub(crate) fn home_gone(&mut self, id: &str, service: &str, agent: &AgentId, run: &mut Run) {
+        if self.litter.get(id).is_some_and(|l| l.agent_id == *agent) {
+            self.litter.remove(id);
+        }
+        let Some(of) = service_of(service) else {
+            return;
         };
-        self.litter.insert(id, litter);
+        let Some(owner) = self.services.get_mut(&of) else {
+            return;
+        };
+        let before = owner.homes.len();
+        let gone = |h: &Home| h.id == id && h.place.agent_id == *agent;
+        owner.homes.retain(|h| !gone(h));
+        if owner.homes.len() < before {
+            run.dirty.insert(of);
+        }
     }
 
     /// A home as level 1 lists it, after a restart.
@@ -64,17 +76,7 @@ impl ServiceScheduler {
         let owner = of.as_ref().and_then(|id| self.services.get_mut(id));
         let owner = owner.filter(|s| !s.removing && s.spec.residency.is_some());
         let (Some(of), Some(service)) = (of.clone(), owner) else {
-            let agent_id = place.agent_id;
-            let released = None;
-            self.roles.insert(role.clone());
-            self.litter.insert(
-                id,
-                Litter {
-                    agent_id,
-                    role,
-                    released,
-                },
-            );
+            self.give_up(id, role, place);
             return;
         };
         match service.homes.binary_search_by(|h| h.id.cmp(&id)) {
@@ -96,8 +98,6 @@ impl ServiceScheduler {
 
     /// Learns of homes from offers.
     pub(crate) fn see_homes(&mut self, offers: &[OpenOffer], now: UnixMillis, run: &mut Run) {
-        self.litter
-            .retain(|_, l| l.released.is_none_or(|at| at + REMEMBER > now));
         for o in offers {
             for part in &o.offer.parts {
                 if let Some((id, service)) = home_of(&part.reservation) {
@@ -109,20 +109,15 @@ impl ServiceScheduler {
         }
     }
 
-    /// What gives the homes in an offer back that have no use.
-    pub(crate) fn clean(&mut self, open: &OpenOffer, now: UnixMillis) -> Vec<Operation> {
-        let mut out = Vec::new();
-        for part in &open.offer.parts {
-            let id = home_of(&part.reservation).map(|(id, _)| id);
-            if let Some(l) = id.and_then(|id| self.litter.get_mut(id)) {
-                // Every home has volumes. A pod's executor holds them and ends last: what comes before is not all.
-                if part.resources.custom.volumes().next().is_some() {
-                    l.released = Some(now);
-                }
-                out.extend(release(part));
-            }
-        }
-        out
+    /// What gives the homes in an offer back that have no use. They may come in parts: a pod's containers end before
+    /// the executor that holds its volumes. So each is litter until level 1 says that it is gone.
+    pub(crate) fn clean(&self, open: &OpenOffer) -> Vec<Operation> {
+        let litter = |part: &&ResourcePart| {
+            let of = home_of(&part.reservation);
+            of.is_some_and(|(id, _)| self.litter.contains_key(id))
+        };
+        let parts = open.offer.parts.iter().filter(litter);
+        parts.flat_map(release).collect()
     }
 
     /// Makes homes of a service litter: those that `which` says.
@@ -137,12 +132,8 @@ impl ServiceScheduler {
         service.homes = kept;
         let left: Vec<Home> = left;
         self.litter.extend(left.into_iter().map(|h| {
-            let litter = Litter {
-                agent_id: h.place.agent_id,
-                role: role.clone(),
-                released: None,
-            };
-            (h.id, litter)
+            let (agent_id, role) = (h.place.agent_id, role.clone());
+            (h.id, Litter { agent_id, role })
         }));
     }
 

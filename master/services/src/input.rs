@@ -60,6 +60,15 @@ pub enum Input {
         /// Somebody asked for it to be given back; its task ends, should it still run.
         given_up: bool,
     },
+    /// Nothing is reserved for a resident instance on an agent any more: it was given back, or an operator took it.
+    HomeGone {
+        /// The instance.
+        id: String,
+        /// Its service.
+        service: String,
+        /// Where it was.
+        agent_id: AgentId,
+    },
     /// The master does not hear from an agent.
     AgentUnreachable {
         /// Which.

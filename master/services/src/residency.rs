@@ -88,13 +88,12 @@ pub(crate) fn make(
 
 /// Ids and sizes of the volumes of an instance, in the order of the definition.
 fn volumes(spec: &ServiceSpec, id: &str) -> Option<Vec<(waggle_types::VolumeId, Volume)>> {
-    let uuid = id.rsplit_once(".instance-").map_or(id, |(_, uuid)| uuid);
     let one = |v: &waggle_types::PersistentVolume| {
         let volume = Volume {
             size: v.size,
             shared: false,
         };
-        Some((v.id(&spec.id, uuid)?, volume))
+        Some((v.id_of(&spec.id, id)?, volume))
     };
     spec.volumes.iter().map(one).collect()
 }
@@ -273,38 +272,30 @@ pub fn check_change(old: &ServiceSpec, new: &ServiceSpec) -> Result<(), waggle_t
     if old.residency.is_none() && new.residency.is_none() {
         return Ok(());
     }
-    let (what, volumes, resources) = match new.pod {
-        None => ("app", "container.volumes", "cpus"),
-        Some(_) => ("pod", "volumes", "containers"),
+    let (what, volumes, resources, of) = match new.pod {
+        None => ("app", "container.volumes", "cpus", ""),
+        Some(_) => ("pod", "volumes", "containers", "the sum of what they take "),
     };
-    let fields = [
-        (volumes, old.volumes == new.volumes),
-        (resources, old.resources == new.resources),
-        ("role", old.role() == new.role()),
-    ];
-    match fields.into_iter().find(|(_, same)| !same) {
-        Some((field, _)) => {
-            let of = if field == "containers" {
-                "the sum of what they take "
-            } else {
-                ""
-            };
-            let rule = format!(
-                "{of}can't be changed while the {what} has persistent volumes; define another {what}"
-            );
-            Err(waggle_types::FieldError::new(field, rule))
-        }
-        None => Ok(()),
-    }
+    let (field, of) = if old.volumes != new.volumes {
+        (volumes, "")
+    } else if old.resources != new.resources {
+        (resources, of)
+    } else if old.role() != new.role() {
+        ("role", "")
+    } else {
+        return Ok(());
+    };
+    let rule = format!(
+        "{of}can't be changed while the {what} has persistent volumes; define another {what}"
+    );
+    Err(waggle_types::FieldError::new(field, rule))
 }
 
-/// A home that has no use any more.
+/// A home that has no use any more, until level 1 says that it is gone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Litter {
     pub agent_id: AgentId,
     pub role: String,
-    /// When it was last given back; it is looked at again when it is still offered.
-    pub released: Option<UnixMillis>,
 }
 
 /// The service that a home names, if that is a service's id.

@@ -238,6 +238,11 @@ impl ServiceScheduler {
                     self.found_home(id, &service, role, place, now, run);
                 }
             }
+            Input::HomeGone {
+                id,
+                service,
+                agent_id,
+            } => self.home_gone(&id, &service, &agent_id, run),
             Input::Hold => self.hold = true,
             Input::Resume => {
                 self.hold = false;
@@ -358,7 +363,7 @@ impl ServiceScheduler {
         // Who has to be with what was launched may fit now.
         let joins = |s: &Service| s.n_waiting > 0 && !s.spec.placement.with.is_empty();
         run.revive |= !accepts.is_empty() && self.services.values().any(joins);
-        self.answer(offers, accepts, now, run);
+        self.answer(offers, accepts, run);
     }
 
     fn step_service(
@@ -575,7 +580,6 @@ impl ServiceScheduler {
         &mut self,
         offers: &[OpenOffer],
         mut accepts: BTreeMap<usize, Use>,
-        now: UnixMillis,
         run: &mut Run,
     ) {
         let any_waits = self.services.values().any(|s| s.n_waiting > 0);
@@ -584,7 +588,7 @@ impl ServiceScheduler {
         for (i, o) in offers.iter().enumerate() {
             let offer_id = o.offer.offer_id.clone();
             let used = accepts.remove(&i).filter(|u| !u.tasks.is_empty());
-            let mut operations = self.clean(o, now);
+            let mut operations = self.clean(o);
             if let Some(used) = used {
                 // More may fit on the rest when only the limit per offer stopped us.
                 let full = o.n_launched >= self.limits.max_instances_per_offer;
@@ -627,8 +631,8 @@ impl ServiceScheduler {
     fn waiting_roles(&self) -> BTreeSet<String> {
         let waiting = self.services.values().filter(|s| s.n_waiting > 0);
         let waiting = waiting.map(|s| s.spec.role().to_owned());
-        let litter = self.litter.values().filter(|l| l.released.is_none());
-        waiting.chain(litter.map(|l| l.role.clone())).collect()
+        let litter = self.litter.values().map(|l| l.role.clone());
+        waiting.chain(litter).collect()
     }
 
     fn ask_for_offers(&mut self, run: &mut Run) {

@@ -38,6 +38,10 @@ enum Step {
     Heal(usize),
     Kill(usize),
     Wipe(usize),
+    /// An executor whose tasks have ended ends, too.
+    ExecutorEnds(usize),
+    /// An operator takes a home that nobody uses: its volumes, then what is reserved.
+    Take(usize),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -56,6 +60,8 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0..N_AGENTS).prop_map(Step::Heal),
         1 => n().prop_map(Step::Kill),
         1 => n().prop_map(Step::Wipe),
+        8 => n().prop_map(Step::ExecutorEnds),
+        1 => n().prop_map(Step::Take),
     ]
 }
 
@@ -112,21 +118,45 @@ struct Task {
 /// One agent in level 1's books: what is free, by reservation.
 type Books = BTreeMap<Vec<Reservation>, Resources>;
 
+/// Whether a task or an executor has something of a reservation on an agent.
+fn is_used(
+    tasks: &BTreeMap<TaskId, Task>,
+    executors: &BTreeMap<ExecutorId, (usize, Vec<ResourcePart>)>,
+    on: usize,
+    stack: &[Reservation],
+) -> bool {
+    let mine = |parts: &[ResourcePart]| parts.iter().any(|p| p.reservation == stack);
+    let tasks = tasks.values().filter(|t| t.on == on);
+    let executors = executors.values().filter(|(at, _)| *at == on);
+    let held = executors.map(|(_, parts)| parts);
+    tasks.map(|t| &t.spec.parts).chain(held).any(|p| mine(p))
+}
+
+fn home_gone(stack: &[Reservation], on: usize) -> Input {
+    let (id, service) = home_of(stack).unwrap();
+    Input::HomeGone {
+        id: id.to_owned(),
+        service: service.to_owned(),
+        agent_id: agent(on),
+    }
+}
+
 struct World {
     scheduler: ServiceScheduler,
     spec: ServiceSpec,
     free: Vec<Books>,
     tasks: BTreeMap<TaskId, Task>,
-    /// What executors of pods hold, until the last of their tasks has ended.
-    executors: BTreeMap<ExecutorId, Vec<ResourcePart>>,
+    /// What executors of pods hold where, until some time after the last of their tasks has ended.
+    executors: BTreeMap<ExecutorId, (usize, Vec<ResourcePart>)>,
     cut: BTreeSet<usize>,
     suppressed: bool,
     now: UnixMillis,
     n_offers: usize,
     n_lives: u64,
-    /// The most instances that were ever asked for, and how many were wiped: there are never more homes.
+    /// The most instances that were ever asked for, and how many were wiped, or taken: there are never more homes.
     most: u32,
     n_wiped: u32,
+    n_taken: u32,
     homes_ever: BTreeSet<String>,
 }
 
@@ -145,6 +175,7 @@ impl World {
             n_lives: 1,
             most: n,
             n_wiped: 0,
+            n_taken: 0,
             homes_ever: BTreeSet::new(),
         };
         world.put();
@@ -166,7 +197,7 @@ impl World {
     }
 
     fn handle(&mut self, input: Input, honest: bool) {
-        let mut refused = Vec::new();
+        let (mut refused, mut told) = (Vec::new(), Vec::new());
         for action in self.scheduler.handle(input, self.now) {
             match action {
                 Action::Call(SchedulerCall::Accept {
@@ -183,9 +214,14 @@ impl World {
                         .parse()
                         .unwrap();
                     if honest {
+                        let before: Vec<_> = self.free[on].keys().cloned().collect();
                         for op in operations {
                             self.apply(on, op);
                         }
+                        let gone = before
+                            .into_iter()
+                            .filter(|s| !self.free[on].contains_key(s));
+                        told.extend(gone.map(|s| home_gone(&s, on)));
                     } else {
                         let tasks = operations.iter().flat_map(|o| o.tasks().to_vec());
                         refused.extend(tasks.map(|t| (t.task_id, on)));
@@ -207,22 +243,27 @@ impl World {
                 _ => {}
             }
         }
+        for gone in told {
+            self.handle(gone, true);
+        }
         for (task_id, on) in refused {
             let mut s = status(&task_id, &agent(on), TaskState::Dropped);
             (s.source, s.uuid) = (StatusSource::Master, None);
             self.handle(Input::Scheduler(SchedulerEvent::Update(s)), true);
         }
         assert!(
-            self.homes_ever.len() <= (self.most + self.n_wiped) as usize,
-            "{:?} for {} instances and {} wiped",
+            self.homes_ever.len() <= (self.most + self.n_wiped + self.n_taken) as usize,
+            "{:?} for {} instances, {} wiped, {} taken",
             self.homes_ever,
             self.most,
-            self.n_wiped
+            self.n_wiped,
+            self.n_taken
         );
     }
 
     /// Level 1 does what it is told; every demand must be met by what is free.
     fn apply(&mut self, on: usize, op: Operation) {
+        let at = on;
         let books = &mut self.free[on];
         let empty = Vec::new();
         let volume = |id: &VolumeId, v: Volume| {
@@ -268,7 +309,8 @@ impl World {
             Operation::Unreserve { stack, resources } => {
                 let part = books.get_mut(&stack).expect("the reservation");
                 part.try_sub(&resources).expect("free");
-                if part.is_empty() {
+                // The rest is in use: what is reserved is so until all of it is given back.
+                if part.is_empty() && !is_used(&self.tasks, &self.executors, on, &stack) {
                     books.remove(&stack);
                 }
                 books.get_mut(&empty).unwrap().try_add(&resources).unwrap();
@@ -286,7 +328,7 @@ impl World {
                         let id = on.spec.executor_id.clone();
                         self.executors.entry(id).or_insert_with(|| {
                             take(books, &on.spec.parts, &on.spec.resources);
-                            on.spec.parts.clone()
+                            (at, on.spec.parts.clone())
                         });
                     }
                     take(books, &t.parts, &t.resources);
@@ -356,23 +398,66 @@ impl World {
         let s = status(id, &agent(t.on), state);
         if state.is_terminal() {
             let t = self.tasks.remove(id).unwrap();
-            let mut parts = t.spec.parts;
-            if let Some(on) = t.spec.executor {
-                let id = &on.spec.executor_id;
-                let is_on = |t: &Task| {
-                    let on = t.spec.executor.as_ref();
-                    on.is_some_and(|on| on.spec.executor_id == *id)
-                };
-                if !self.tasks.values().any(is_on) {
-                    parts.extend(self.executors.remove(id).unwrap());
-                }
-            }
-            for p in parts {
-                let part = self.free[t.on].entry(p.reservation).or_default();
-                part.try_add(&p.resources).unwrap();
-            }
+            self.frees(t.on, t.spec.parts);
         }
         self.handle(Input::Scheduler(SchedulerEvent::Update(s)), true);
+    }
+
+    fn frees(&mut self, on: usize, parts: Vec<ResourcePart>) {
+        for p in parts {
+            let part = self.free[on].entry(p.reservation).or_default();
+            part.try_add(&p.resources).unwrap();
+        }
+    }
+
+    /// The n-th executor without a task ends. Its agent must be heard.
+    fn executor_ends(&mut self, n: usize) -> bool {
+        let idle = |(id, (on, _)): &(&ExecutorId, &(usize, Vec<ResourcePart>))| {
+            let of = |t: &Task| {
+                let on = t.spec.executor.as_ref();
+                on.is_some_and(|on| on.spec.executor_id == **id)
+            };
+            !self.cut.contains(on) && !self.tasks.values().any(of)
+        };
+        let all = self.executors.iter().filter(idle);
+        let all: Vec<ExecutorId> = all.map(|(id, _)| id.clone()).collect();
+        let Some(id) = (!all.is_empty()).then(|| &all[n % all.len()]) else {
+            return false;
+        };
+        let (on, parts) = self.executors.remove(id).unwrap();
+        self.frees(on, parts);
+        true
+    }
+
+    /// Homes that nobody uses, and where they are.
+    fn idle_homes(&self) -> Vec<(usize, Vec<Reservation>)> {
+        let all = self.free.iter().enumerate();
+        let all = all.flat_map(|(on, books)| books.keys().map(move |s| (on, s.clone())));
+        all.filter(|(on, s)| !s.is_empty() && !is_used(&self.tasks, &self.executors, *on, s))
+            .collect()
+    }
+
+    /// An operator destroys the volumes of a home.
+    fn destroy(&mut self, on: usize, stack: &[Reservation]) {
+        let volumes: Vec<VolumeId> = self.free[on][stack]
+            .custom
+            .volumes()
+            .map(|(id, _)| id.clone())
+            .collect();
+        for volume_id in volumes {
+            let stack = stack.to_vec();
+            self.apply(on, Operation::DestroyVolume { stack, volume_id });
+        }
+    }
+
+    /// An operator takes a home.
+    fn takes(&mut self, on: usize, stack: Vec<Reservation>) {
+        self.destroy(on, &stack);
+        let resources = self.free[on][&stack].clone();
+        let gone = home_gone(&stack, on);
+        self.apply(on, Operation::Unreserve { stack, resources });
+        self.n_taken += 1;
+        self.handle(gone, true);
     }
 
     fn place(on: usize) -> Place {
@@ -504,6 +589,16 @@ impl World {
                     self.handle(Input::KillTasks { task_ids, wipe }, true);
                 }
             }
+            Step::ExecutorEnds(n) => {
+                self.executor_ends(*n);
+            }
+            Step::Take(n) => {
+                let all = self.idle_homes();
+                if !all.is_empty() {
+                    let (on, stack) = all[n % all.len()].clone();
+                    self.takes(on, stack);
+                }
+            }
         }
     }
 
@@ -517,13 +612,17 @@ impl World {
         }
         for _ in 0..60 {
             self.run(&Step::Wait(400_000));
-            self.offer(true);
-            while let Some(id) = self.nth(0, |t| t.state == TaskState::Staging) {
-                self.becomes(&id, TaskState::Running);
+            // Twice, so that what gives homes back comes upon them in parts.
+            for _ in 0..2 {
+                self.offer(true);
+                while let Some(id) = self.nth(0, |t| t.state == TaskState::Staging) {
+                    self.becomes(&id, TaskState::Running);
+                }
+                while let Some(id) = self.nth(0, |t| t.state == TaskState::Killing) {
+                    self.becomes(&id, TaskState::Killed);
+                }
             }
-            while let Some(id) = self.nth(0, |t| t.state == TaskState::Killing) {
-                self.becomes(&id, TaskState::Killed);
-            }
+            while self.executor_ends(0) {}
         }
     }
 
@@ -542,6 +641,7 @@ proptest! {
     fn instances_come_back_to_their_volumes(
         first in 0u32..5,
         pod in any::<bool>(),
+        destroyed in any::<bool>(),
         steps in prop::collection::vec(step(), 0..80),
     ) {
         let mut world = World::new(first, pod);
@@ -564,6 +664,16 @@ proptest! {
         let deployment_id = Some(DeploymentId::new("gone").unwrap());
         world.spec.instances = 0;
         world.handle(Input::Remove { id: id.clone(), deployment_id, trace: None }, true);
+        if destroyed {
+            while let Some(id) = world.nth(0, |_| true) {
+                world.becomes(&id, TaskState::Killed);
+            }
+            while world.executor_ends(0) {}
+            // All the same, what is left of homes is given back.
+            for (on, stack) in world.idle_homes() {
+                world.destroy(on, &stack);
+            }
+        }
         world.settle();
         prop_assert!(world.tasks.is_empty() && world.executors.is_empty());
         prop_assert!(world.scheduler.service(&id).is_none());

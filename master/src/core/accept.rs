@@ -23,6 +23,9 @@ use super::{
 /// Tasks of one accept: they are logged in one transaction.
 const MAX_TASKS: usize = 2000;
 
+/// How long offers stay away at least whose accept by the built-in framework was refused.
+const AFTER_REFUSAL: Millis = Millis::from_secs(1);
+
 /// What each task of an accept was given, in order; empty when all of it is plain.
 type Given = Vec<Vec<ResourcePart>>;
 
@@ -225,7 +228,7 @@ impl MasterCore {
         let outcome = if idle { "declined" } else { "accepted" };
         self.close_offers(offer_ids, outcome, now);
         if !changes.is_empty() {
-            self.store_reservations(&agent, destroyed);
+            self.store_reservations(&agent, destroyed, now);
         }
         self.log_launches(id, &agent, tasks.iter().map(|t| &t.task_id));
         let name = self.frameworks.all.get(id).map(|f| f.info.name.clone());
@@ -410,7 +413,7 @@ impl MasterCore {
             (Ok(given), Some(agent)) => {
                 self.close_offers(&offer_ids, "accepted", now);
                 if !changes.is_empty() {
-                    self.store_reservations(&agent, destroyed);
+                    self.store_reservations(&agent, destroyed, now);
                 }
                 let mut traced = BTreeSet::new();
                 let mut given = given.into_iter();
@@ -420,6 +423,8 @@ impl MasterCore {
                 }
             }
             (Err((state, reason)), agent) => {
+                // Else what was refused could be tried again at once, for ever.
+                let refuse = refuse.max(AFTER_REFUSAL);
                 self.decline(framework_id, offer_ids, refuse, now);
                 self.turn_down(tasks, agent.as_ref(), state, reason, now);
             }

@@ -1,10 +1,15 @@
 //! Resident instances and roles of the built-in framework, from the master's side: what is told after a restart, and
 //! what is refused at the door.
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+};
 
 use waggle_services::{Input, Place, check_change, home_of};
-use waggle_types::{AgentId, FieldError, MAX_ROLES, Placement, ServiceSpec, TaskId, UnixMillis};
+use waggle_types::{
+    AgentId, FieldError, MAX_ROLES, Placement, ResourcePart, ServiceSpec, TaskId, UnixMillis,
+};
 
 use super::{MasterCore, SERVICE_FRAMEWORK, stored};
 
@@ -76,6 +81,29 @@ impl MasterCore {
         });
         self.reservations.wiped = wiped;
         self.persist_many(ops);
+    }
+
+    /// Tells level 2 which of the homes that were reserved on an agent are not any more.
+    pub(super) fn tell_homes_gone(
+        &mut self,
+        agent: &AgentId,
+        before: &[ResourcePart],
+        now: UnixMillis,
+    ) {
+        let homes: BTreeSet<_> = before
+            .iter()
+            .filter_map(|p| home_of(&p.reservation))
+            .collect();
+        for (id, service) in homes {
+            if !self.is_home(agent, id) {
+                let gone = Input::HomeGone {
+                    id: id.to_owned(),
+                    service: service.to_owned(),
+                    agent_id: agent.clone(),
+                };
+                self.schedule(gone, now);
+            }
+        }
     }
 
     /// Whether something is reserved on an agent for this instance.

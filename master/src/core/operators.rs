@@ -392,7 +392,7 @@ impl MasterCore {
         }
         self.persist(ops);
         for (id, of) in changed {
-            self.store_reservations(&id, of.destroyed);
+            self.store_reservations(&id, of.destroyed, now);
             self.note_mounts(&id, of.mounts);
         }
         Ok(())

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use waggle_allocator::Usage;
 use waggle_types::{
     AgentId, AgentInfo, CallRejection, Custom, RejectReason, Reservation, ResourcePart, Resources,
-    TaskId, VolumeId, check_role, sum_parts,
+    TaskId, UnixMillis, VolumeId, check_role, sum_parts,
 };
 
 use super::{
@@ -212,8 +212,13 @@ impl MasterCore {
     }
 
     /// Stores what is reserved of an agent, after a change of it that destroyed these volumes.
-    pub(super) fn store_reservations(&mut self, id: &AgentId, destroyed: Vec<VolumeId>) {
-        self.store_parts(id);
+    pub(super) fn store_reservations(
+        &mut self,
+        id: &AgentId,
+        destroyed: Vec<VolumeId>,
+        now: UnixMillis,
+    ) {
+        self.store_parts(id, now);
         // One that is away is told when it registers.
         if !destroyed.is_empty() && self.agents.session(id).is_some() {
             let kept = self.stored_volumes(id);
@@ -221,15 +226,16 @@ impl MasterCore {
         }
     }
 
-    fn store_parts(&mut self, id: &AgentId) {
+    fn store_parts(&mut self, id: &AgentId, now: UnixMillis) {
         let parts = self.run_time_parts(id);
         self.persist(vec![stored::put_reservations(id, &parts)]);
-        if parts.is_empty() {
-            self.reservations.stored.remove(id);
+        let before = if parts.is_empty() {
+            self.reservations.stored.remove(id)
         } else {
-            self.reservations.stored.insert(id.clone(), parts);
-        }
+            self.reservations.stored.insert(id.clone(), parts)
+        };
         self.forget_wiped(Some(id));
+        self.tell_homes_gone(id, &before.unwrap_or_default(), now);
     }
 
     /// Whether what an agent has reserved can still be stored with these changes.

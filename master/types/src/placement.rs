@@ -126,6 +126,17 @@ impl PersistentVolume {
         VolumeId::new(format!("{name}.{path}.{uuid}{disk}")).ok()
     }
 
+    /// The id of it that belongs to an instance, `shop_db.instance-<uuid>`.
+    pub fn id_of(&self, service: &ServiceId, instance: &str) -> Option<VolumeId> {
+        self.id(service, Self::uuid(instance))
+    }
+
+    /// What of an instance's id its volumes' ids hold.
+    pub fn uuid(instance: &str) -> &str {
+        let parts = instance.rsplit_once(".instance-");
+        parts.map_or(instance, |(_, uuid)| uuid)
+    }
+
     /// What of an instance's volume's id says which of its volumes it is: no two of a service may have the same.
     pub fn name(&self) -> String {
         let readable = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };

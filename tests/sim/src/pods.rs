@@ -1,15 +1,15 @@
 //! Pods among services, with and without a volume, and what must hold of them beside what holds of every service.
 //!
 //! All the time: an instance is launched whole, on one agent, and no launch of the scheduler takes a service above what
-//! its upgrade strategy allows. After healing: every instance has all of its containers, and one with a volume is where
-//! its volume is.
+//! its upgrade strategy allows. After healing: every instance has all of its containers, one with a volume is where
+//! its volume is, and what is reserved for instances is what the scheduler knows of: no home is leaked or missed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::json;
 use waggle_api::marathon::pod_from_value;
 use waggle_master::core::{Effect, MasterCore, MasterMsg};
-use waggle_services::{Capacity, Instance, Member, home_of};
+use waggle_services::{Capacity, Home, Instance, Member, home_of};
 use waggle_types::{
     AgentId, ExecutorKey, FrameworkId, Resources, ServiceId, ServiceSpec, TaskId, UnixMillis,
     VolumeId,
@@ -187,15 +187,26 @@ impl Sim {
         for node in &self.nodes {
             let id = &node.info.agent_id;
             for (stack, _) in master.allocator().reserved(id) {
-                if let Some((instance, _)) = home_of(&stack) {
-                    homes
-                        .entry(id.clone())
-                        .or_default()
-                        .insert(instance.to_owned());
+                let Some((instance, service)) = home_of(&stack) else {
+                    continue;
+                };
+                let here = homes.entry(id.clone()).or_default();
+                here.insert(instance.to_owned());
+                let of = ServiceId::new(service).ok();
+                let of = of.and_then(|id| master.scheduler().service(&id));
+                let is = |h: &Home| h.id == instance && h.place.agent_id == *id;
+                if !of.is_some_and(|s| s.homes().iter().any(is)) {
+                    out.push(format!("the home of {instance} on {id} is nobody's"));
                 }
             }
         }
         for s in master.scheduler().services() {
+            for h in s.homes() {
+                let on = &h.place.agent_id;
+                if !homes.get(on).is_some_and(|there| there.contains(&h.id)) {
+                    out.push(format!("the home of {} is not on {on}", h.id));
+                }
+            }
             let Some(pod) = &s.spec().pod else { continue };
             let names: BTreeSet<&str> = pod.containers.iter().map(|c| c.name.as_str()).collect();
             for i in s.instances() {

@@ -110,8 +110,7 @@ pub fn task_json(app: &ServiceId, service_ports: &[u16], i: &Instance<'_>) -> Ta
 
 /// The persistent volumes of an instance, as they are called where it is.
 pub fn local_volumes(spec: &ServiceSpec, task_id: &TaskId) -> Vec<LocalVolume> {
-    let uuid = task_id.instance().rsplit_once(".instance-");
-    let uuid = uuid.map_or("", |(_, uuid)| uuid);
+    let uuid = PersistentVolume::uuid(task_id.instance());
     let one = |v: &PersistentVolume| {
         Some(LocalVolume {
             run_spec_id: spec.id.to_string(),

@@ -6,7 +6,9 @@ use std::{
     sync::Arc,
 };
 
-use waggle_types::{Balance, ServiceId, ServiceRoles, ServiceSpec, TaskPort};
+use waggle_types::{
+    Balance, Command, PodOwn, PodSpec, ServiceId, ServiceRoles, ServiceSpec, TaskPort,
+};
 
 use crate::{Dependencies, DeploymentKind};
 
@@ -55,7 +57,8 @@ impl ServiceChange {
             (None, _) => false,
             (Some(_), None) => true,
             (Some(before), Some(after)) => {
-                self.replaces() || as_tasks_have_it(before) != as_tasks_have_it(after)
+                let wants = as_tasks_have_it(after);
+                self.replaces() || loosened(as_tasks_have_it(before), &wants) != wants
             }
         }
     }
@@ -63,30 +66,40 @@ impl ServiceChange {
 
 /// A definition without what can't be read off a task; see [`is_current`](crate::is_current).
 fn as_tasks_have_it(spec: &ServiceSpec) -> ServiceSpec {
+    if let Some(pod) = &spec.pod {
+        // What a pod says for all of its containers is in what each of them runs.
+        let mut pod = PodSpec {
+            max_instances: None,
+            ..pod.as_ref().clone()
+        };
+        for c in &mut pod.containers {
+            c.run = as_tasks_have_it(&c.run);
+            c.own = PodOwn::default();
+        }
+        pod.containers.sort_by(|a, b| a.name.cmp(&b.name));
+        return ServiceSpec {
+            pod: Some(Box::new(pod)),
+            volumes: spec.volumes.clone(),
+            ..ServiceSpec::new(spec.id.clone(), Command::Executor)
+        };
+    }
     let mut ports = spec.ports.clone();
     for p in &mut ports {
-        // A service port is the service's, unless it is asked of the agent, too.
-        if !spec.require_ports {
-            p.port = 0;
-        }
+        // The one that is asked of the agent, if it is a certain one. A service port is the service's.
+        p.port = match &mut p.mapping {
+            Some(m) => m.host_port.as_mut().map_or(0, std::mem::take),
+            None if spec.require_ports => p.port,
+            None => 0,
+        };
         // Of its labels a task has where it is scraped.
         let metrics = TaskPort::metrics_of(&p.labels);
         p.labels = metrics.into_iter().map(|m| (String::new(), m)).collect();
         p.sources.clear();
         p.balance = Balance::default();
     }
-    let mut pod = spec.pod.clone();
-    if let Some(pod) = &mut pod {
-        pod.max_instances = None;
-        for c in &mut pod.containers {
-            c.run = as_tasks_have_it(&c.run);
-        }
-    }
     let none = ServiceSpec::new(spec.id.clone(), spec.command.clone());
     ServiceSpec {
         ports,
-        pod,
-        require_ports: spec.require_ports && spec.ports.iter().any(|p| p.port != 0),
         resources: spec.resources.clone(),
         env: spec.env.clone(),
         labels: spec.labels.clone(),
@@ -102,6 +115,22 @@ fn as_tasks_have_it(spec: &ServiceSpec) -> ServiceSpec {
         secrets: spec.secrets.clone(),
         ..none
     }
+}
+
+/// Whoever has a certain port of the agent goes on with it where any will do.
+fn loosened(mut is: ServiceSpec, wants: &ServiceSpec) -> ServiceSpec {
+    for (is, wants) in is.ports.iter_mut().zip(&wants.ports) {
+        if wants.port == 0 {
+            is.port = 0;
+        }
+    }
+    if let (Some(is), Some(wants)) = (&mut is.pod, &wants.pod) {
+        for (is, wants) in is.containers.iter_mut().zip(&wants.containers) {
+            let run = std::mem::replace(&mut is.run, wants.run.clone());
+            is.run = loosened(run, &wants.run);
+        }
+    }
+    is
 }
 
 /// Whether only the number of instances differs.

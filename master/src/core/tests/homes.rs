@@ -242,3 +242,77 @@ fn a_wipe_outlives_its_master() {
         assert_eq!(wiped(&w), 0, "{killed} {told}");
     }
 }
+
+/// The volume of the one home, destroyed by an operator; answers what it is reserved with.
+fn destroy_volume(w: &mut World) -> Vec<waggle_types::Reservation> {
+    let part = w.core.reservations.stored[&agent_id(1)][0].clone();
+    let (volume_id, _) = part.resources.custom.volumes().next().unwrap();
+    w.operate(OperatorCall::DestroyVolume {
+        agent_id: agent_id(1),
+        stack: part.reservation.clone(),
+        volume_id: volume_id.clone(),
+    })
+    .unwrap();
+    part.reservation
+}
+
+#[test]
+fn what_operators_leave_of_a_home_is_given_back() {
+    let mut w = World::new();
+    w.join(1);
+    w.put(resident("/db", 1), PutMode::Create, false).unwrap();
+    w.settle();
+    let agent = agent_id(1);
+    w.operate(OperatorCall::Deactivate {
+        agent_id: agent.clone(),
+    })
+    .unwrap();
+    w.remove("/db").unwrap();
+    w.settle();
+    assert_eq!(
+        (in_use(&w).len(), reserved(&w)),
+        (0, 1),
+        "it is not offered"
+    );
+    let quiet = |w: &World| w.core.scheduler().suppressed_roles().contains("marathon");
+    assert!(!quiet(&w), "it is waited for");
+    destroy_volume(&mut w);
+    assert_eq!(reserved(&w), 1);
+    w.operate(OperatorCall::Activate { agent_id: agent })
+        .unwrap();
+    w.settle();
+    assert_eq!(reserved(&w), 0);
+    assert!(quiet(&w), "nothing more is wanted");
+}
+
+#[test]
+fn an_instance_whose_home_an_operator_took_begins_anew() {
+    let mut w = World::new();
+    w.join(1);
+    w.put(resident("/db", 1), PutMode::Create, false).unwrap();
+    w.settle();
+    let first = in_use(&w);
+    w.put(resident("/db", 0), PutMode::Update, false).unwrap();
+    w.settle();
+    let homes = |w: &World| {
+        let id = ServiceId::new("/db").unwrap();
+        w.core.scheduler().service(&id).unwrap().homes().len()
+    };
+    assert_eq!((in_use(&w).len(), reserved(&w), homes(&w)), (0, 1, 1));
+    let stack = destroy_volume(&mut w);
+    assert_eq!(homes(&w), 1, "what is reserved is still there");
+    let resources = w.core.reservations.stored[&agent_id(1)][0]
+        .resources
+        .clone();
+    w.operate(OperatorCall::Unreserve {
+        agent_id: agent_id(1),
+        stack,
+        resources,
+    })
+    .unwrap();
+    assert_eq!((reserved(&w), homes(&w)), (0, 0));
+    w.put(resident("/db", 1), PutMode::Update, false).unwrap();
+    w.settle();
+    assert_eq!((in_use(&w).len(), reserved(&w), homes(&w)), (1, 1, 1));
+    assert!(in_use(&w).keys().ne(first.keys()), "with an empty volume");
+}
