@@ -10,7 +10,7 @@ use std::{
     sync::Arc,
 };
 
-use waggle_services::{Home, UnusedOffer, Why, jobs::Job};
+use waggle_services::{Decision, Home, UnusedOffer, Why, jobs::Job};
 use waggle_types::{
     About, AgentId, AgentInfo, Capabilities, DeploymentId, ExecutorRecord, FrameworkId, Generation,
     HealthState, InverseOffer, JobId, Milli, Millis, NetSnapshot, NetworkPolicy, Offer, Quota,
@@ -118,6 +118,8 @@ pub struct ServiceView {
     pub last_failure: Option<LastFailure>,
     /// Where its instances are at home, if it is resident.
     pub homes: Vec<Home>,
+    /// Why its instances are where they are: the newest placements, oldest first.
+    pub decisions: Vec<Arc<Decision>>,
 }
 
 /// A deployment in flight.

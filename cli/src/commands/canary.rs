@@ -113,14 +113,7 @@ async fn start(
         let rule = format!("it must have a VIP of {of} ({})", vips(&app).join(", "));
         return Err(usage(format!("{}: {rule}", file.display())));
     }
-    // A service port is one app's.
-    for port in ports_mut(&mut canary) {
-        for key in ["port", "servicePort"] {
-            if port.contains_key(key) {
-                port.insert(key.to_owned(), 0.into());
-            }
-        }
-    }
+    any_service_ports(&mut canary);
     weigh(&mut app, &mut canary, Some(percent));
     put(client, &[ports_of(&app), canary]).await
 }
@@ -134,6 +127,17 @@ async fn both(client: &Client, id: &str) -> Result<(Value, Value), CliError> {
         return Err(anyhow!("{canary} is no canary of {app}, it has no label {CANARY_OF}").into());
     }
     Ok((app, canary))
+}
+
+/// A service port is one app's: it is left to the master.
+fn any_service_ports(app: &mut Value) {
+    for port in ports_mut(app) {
+        for key in ["port", "servicePort"] {
+            if port.contains_key(key) {
+                port.insert(key.to_owned(), 0.into());
+            }
+        }
+    }
 }
 
 /// Both are changed, or none.
@@ -173,7 +177,8 @@ fn promoted(app: &Value, canary: &Value) -> Value {
     if let Some(labels) = next["labels"].as_object_mut() {
         labels.remove(CANARY_OF);
     }
-    // Its service ports are the app's again, by position.
+    // Its service ports are the app's again, by position; what it has more gets others than the canary's.
+    any_service_ports(&mut next);
     let old: Vec<Map<String, Value>> = ports(app).cloned().collect();
     for (new, old) in ports_mut(&mut next).into_iter().zip(old) {
         for key in ["port", "servicePort"] {

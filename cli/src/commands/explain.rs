@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::de::DeserializeOwned;
 use waggle_api::native::{
     AgentExplainView, BecauseView, DeploymentView, ExplainView, FrameworkExplainView,
-    FrameworkRoleExplainView, JobExplainView, RoleExplainView, WhyView,
+    FrameworkRoleExplainView, JobExplainView, PlacementView, RoleExplainView, WhyView,
 };
 
 use super::{encode_path, fetch, fetch_list, print, print_json, role, segment};
@@ -309,6 +309,14 @@ fn app(e: &ExplainView) -> String {
             h.instance
         ));
     }
+    let kept = e.placements.len();
+    for p in e
+        .placements
+        .iter()
+        .skip(kept.saturating_sub(MAX_PLACEMENTS))
+    {
+        out.push_str(&placement(p));
+    }
     if let Some(failure) = &e.last_failure {
         out.push_str(&format!("last failure: {failure}\n"));
     }
@@ -319,6 +327,25 @@ fn app(e: &ExplainView) -> String {
     }
     if e.waiting == 0 && e.deployments.is_empty() && e.running >= e.instances {
         out.push_str("nothing is missing\n");
+    }
+    out
+}
+
+/// Placements that are shown, the newest.
+const MAX_PLACEMENTS: usize = 4;
+
+/// Why an instance is where it is.
+fn placement(p: &PlacementView) -> String {
+    let offers = count(p.offers.into(), "offer");
+    let mut out = format!(
+        "{} is on {}: of {offers} {} fitted, {}\n",
+        p.instance, p.hostname, p.fit, p.because
+    );
+    if !p.refused.is_empty() {
+        out.push_str(&format!("  {} before it:\n", count(p.before, "offer")));
+        for w in &p.refused {
+            out.push_str(&format!("    {}\n", w.message));
+        }
     }
     out
 }
@@ -445,6 +472,21 @@ mod tests {
                 hostname: "n1".into(),
                 in_use: false,
             }],
+            placements: vec![PlacementView {
+                instance: "web.instance-2".into(),
+                hostname: "n2".into(),
+                at: 1,
+                offers: 3,
+                fit: 2,
+                because: "the least is left there".into(),
+                before: 1,
+                refused: vec![WhyView {
+                    reason: "InsufficientCpus".into(),
+                    message: "needs 4 cpus: 1 offer had less, the most was 2".into(),
+                    fix: String::new(),
+                    offers: 1,
+                }],
+            }],
         };
         assert_eq!(
             app(&e),
@@ -456,10 +498,14 @@ mod tests {
              of 3 instances 0 could ever run on the nodes that there are (3):\n\
              \x20 needs 4 cpus: 3 nodes had less, the most was 2\n\
              web.instance-1 has its volumes on n1, and does not run\n\
+             web.instance-2 is on n2: of 3 offers 2 fitted, the least is left there\n\
+             \x20 1 offer before it:\n\
+             \x20   needs 4 cpus: 1 offer had less, the most was 2\n\
              allocator: agent a1 has no cpus left\n"
         );
         (e.running, e.waiting, e.never) = (3, 0, None);
         e.homes.clear();
+        e.placements.clear();
         assert_eq!(
             app(&e),
             "/web: 3 of 3 instances run, 1 healthy\nnothing is missing\n"

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use waggle_types::{AgentId, ResourcePart, Resources, ScalarKind, ServiceId, ServiceSpec, Spread};
 
 use crate::{
-    Constraint, OpenOffer, Place, Rule,
+    Because, Choice, Constraint, OpenOffer, Place, Rule,
     constraints::{Taken, validate_constraints},
     matching::{Unmet, fit, on_agent, spend},
 };
@@ -74,14 +74,22 @@ impl<'a> Chooser<'a> {
     }
 
     /// The best offer for one more instance, with its host ports.
-    pub fn best(&self, offers: &[OpenOffer], seed: u64) -> Option<(usize, Vec<u16>)> {
+    pub fn best(&self, offers: &[OpenOffer], seed: u64) -> Option<(usize, Vec<u16>, Choice)> {
+        let mut n_fit = 0;
         let each = offers.iter().enumerate();
         let fitting = each
             .filter(|(_, o)| o.n_launched < self.max_per_offer)
-            .filter_map(|(i, o)| Some((self.rank(i, o), i, self.check(i, o, seed).ok()?)));
-        fitting
-            .min_by(|(a, i, _), (b, j, _)| (a, i).cmp(&(b, j)))
-            .map(|(_, i, ports)| (i, ports))
+            .filter_map(|(i, o)| Some((self.rank(i, o), i, self.check(i, o, seed).ok()?)))
+            .inspect(|_| n_fit += 1);
+        let ((groups, _), at, ports) =
+            fitting.min_by(|(a, i, _), (b, j, _)| (a, i).cmp(&(b, j)))?;
+        let because = match self.spec.placement.spread {
+            _ if n_fit == 1 => Because::Only,
+            _ if !groups.is_empty() => Because::Group,
+            Spread::Pack => Because::Fullest,
+            Spread::Even => Because::Fewest(self.load.of(at)),
+        };
+        Some((at, ports, Choice { n_fit, because }))
     }
 
     /// Takes what an instance needs of an offer; answers of which parts.

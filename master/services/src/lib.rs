@@ -25,6 +25,7 @@
 mod backoff;
 mod choose;
 mod constraints;
+mod decisions;
 mod deployment;
 mod feasible;
 mod groups;
@@ -48,6 +49,7 @@ mod updates;
 
 pub use choose::Around;
 pub use constraints::{Constraint, Operator, Pattern, validate_constraints};
+pub use decisions::{Because, Choice, Decision};
 pub use deployment::{Deployment, DeploymentKind, DeploymentOutcome, Progress};
 pub use feasible::{Feasible, feasible};
 pub use groups::{MILLION, TreeChange, changed_groups};
@@ -61,7 +63,7 @@ pub use reconcile::{Capacity, Context, Limits, reconcile};
 pub use residency::{Home, check_change, home_of};
 pub use rollout::{
     Advance, Dependencies, DeploymentPlan, DeploymentStep, GroupDependencies, Rollout,
-    ServiceChange, Stage, StepAction, Tree, TreeError, plan_deployment,
+    ServiceChange, Stage, StepAction, Tree, TreeError, assign_service_ports, plan_deployment,
 };
 pub use rule::{Rule, RuleCount, Why, tell};
 pub use scheduler::ServiceScheduler;

@@ -4,7 +4,7 @@ use std::fmt;
 
 use waggle_types::{Milli, OfferId, ResourcePart, TaskId, UnixMillis};
 
-use crate::{DeclineReason, Rule};
+use crate::{Choice, DeclineReason, Rule};
 
 /// An instance to launch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +17,8 @@ pub struct Launch {
     pub parts: Vec<ResourcePart>,
     /// Where a resident instance is at home.
     pub home: Option<HomeUse>,
+    /// Why there.
+    pub choice: Choice,
 }
 
 /// The home of a resident instance that is launched.

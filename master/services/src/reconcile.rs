@@ -7,9 +7,9 @@ use waggle_types::{
 };
 
 use crate::{
-    Around, Goal, Home, HomeUse, Instance, Kill, KillReason, Launch, OpenOffer, Place, Plan,
-    Refusal, Rule, choose::Chooser, constraints::validate_constraints, ids::mix, matching::Unmet,
-    pods::is_current_instance, residency,
+    Around, Because, Choice, Goal, Home, HomeUse, Instance, Kill, KillReason, Launch, OpenOffer,
+    Place, Plan, Refusal, Rule, choose::Chooser, constraints::validate_constraints, ids::mix,
+    matching::Unmet, pods::is_current_instance, residency,
 };
 
 /// Limits that are the same for all services; defaults are Marathon's flags.
@@ -358,6 +358,10 @@ fn launch(
                 host_ports,
                 parts,
                 home: Some(HomeUse::Back(home.id.clone())),
+                choice: Choice {
+                    n_fit: 1,
+                    because: Because::Home,
+                },
             });
             left -= 1;
         }
@@ -373,7 +377,7 @@ fn launch(
     };
     while n_new > 0 {
         let seed = mix(context.seed.wrapping_add(left as u64));
-        let Some((offer_idx, host_ports)) = chooser.best(offers, seed) else {
+        let Some((offer_idx, host_ports, choice)) = chooser.best(offers, seed) else {
             break;
         };
         let Some(parts) = chooser.take(offers, offer_idx, &host_ports) else {
@@ -384,6 +388,7 @@ fn launch(
             host_ports,
             parts,
             home: spec.residency.map(|_| HomeUse::New),
+            choice,
         });
         left -= 1;
         n_new -= 1;

@@ -12,9 +12,11 @@ use waggle_types::{
 };
 
 use crate::{
-    Action, Change, Context, DeclineReason, Deployment, DeploymentKind, DeploymentOutcome, Goal,
-    HomeUse, Input, Instance, KillReason, Limits, OpenOffer, Place, Progress, QueueItem, Service,
+    Action, Change, Context, Decision, DeclineReason, Deployment, DeploymentKind,
+    DeploymentOutcome, Goal, HomeUse, Input, Instance, KillReason, Limits, OpenOffer, Place,
+    Progress, QueueItem, Service,
     backoff::Delay,
+    decisions::Waited,
     homes::Use,
     ids::{IdGen, task_of},
     matching::on_agent,
@@ -138,6 +140,13 @@ impl ServiceScheduler {
     pub fn instance(&self, task_id: &TaskId) -> Option<&Instance> {
         let service = self.services.get(self.tasks.get(task_id)?)?;
         service.instances.get(service.of_task(task_id)?)
+    }
+
+    /// The newest decision about the service that a task is of. What was waited for is the same for all that were
+    /// launched together.
+    pub fn newest_decision(&self, task_id: &TaskId) -> Option<&Decision> {
+        let service = self.services.get(self.tasks.get(task_id)?)?;
+        service.decisions().next_back().map(Arc::as_ref)
     }
 
     /// Deployments in flight, by service.
@@ -391,6 +400,7 @@ impl ServiceScheduler {
         let spec = Arc::clone(&service.spec);
         let plan = reconcile(&spec, &service.instances, offers, &context, now);
         let trace = service.trace;
+        let waited = Waited::of(service, offers, &plan);
         for l in &plan.launches {
             let offer = &offers[l.offer_idx].offer;
             let (instance, launch) = match &l.home {
@@ -423,7 +433,11 @@ impl ServiceScheduler {
                 continue;
             };
             if l.home == Some(HomeUse::New) {
-                self.home_made(id, instance, Place::from(offer), now);
+                self.home_made(id, instance.clone(), Place::from(offer), now);
+            }
+            if let Some(service) = self.services.get_mut(id) {
+                let on = (instance, offer.hostname.clone());
+                service.decisions.note(waited.decision(on, l.choice, now));
             }
             self.launched(id, &tasks, offer, now, run);
             let to = accepts.entry(l.offer_idx).or_default();
@@ -576,12 +590,7 @@ impl ServiceScheduler {
     }
 
     /// Each offer is accepted or declined, now.
-    fn answer(
-        &mut self,
-        offers: &[OpenOffer],
-        mut accepts: BTreeMap<usize, Use>,
-        run: &mut Run,
-    ) {
+    fn answer(&mut self, offers: &[OpenOffer], mut accepts: BTreeMap<usize, Use>, run: &mut Run) {
         let any_waits = self.services.values().any(|s| s.n_waiting > 0);
         let refuse = self.limits.decline_duration;
         let mut unused: Vec<OfferId> = Vec::new();

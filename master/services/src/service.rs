@@ -8,8 +8,8 @@ use waggle_types::{
 };
 
 use crate::{
-    Deployment, Goal, Home, Instance, LastFailure, Progress, QueueItem, backoff::Delay,
-    pods::is_current_instance, queue::OfferSummary,
+    Decision, Deployment, Goal, Home, Instance, LastFailure, Progress, QueueItem, backoff::Delay,
+    decisions::Decisions, pods::is_current_instance, queue::OfferSummary,
 };
 
 /// A defined service.
@@ -30,6 +30,7 @@ pub struct Service {
     pub(crate) offers: OfferSummary,
     /// Where its instances are at home, by id.
     pub(crate) homes: Vec<Home>,
+    pub(crate) decisions: Decisions,
     /// The timer that is set for it.
     pub(crate) due: Option<UnixMillis>,
 }
@@ -50,6 +51,7 @@ impl Service {
             waiting_since: None,
             offers: OfferSummary::default(),
             homes: Vec::new(),
+            decisions: Decisions::default(),
             due: None,
         }
     }
@@ -72,6 +74,11 @@ impl Service {
     /// Where its instances are at home, by id; only resident ones are.
     pub fn homes(&self) -> &[Home] {
         &self.homes
+    }
+
+    /// Why its instances are where they are: the newest decisions, oldest first.
+    pub fn decisions(&self) -> impl DoubleEndedIterator<Item = &Arc<Decision>> {
+        self.decisions.kept()
     }
 
     /// The deployment in flight.

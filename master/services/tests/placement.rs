@@ -13,8 +13,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use common::{framework_id, node, offer, spec};
 use proptest::prelude::*;
 use waggle_services::{
-    Action, Context, Input, Limits, OpenOffer, Plan, Rule, ServiceScheduler, feasible, reconcile,
-    tell,
+    Action, Because, Context, Input, Limits, OpenOffer, Plan, Rule, ServiceScheduler, feasible,
+    reconcile, tell,
 };
 use waggle_types::{
     DeploymentId, Domain, Offer, Operation, Resources, SchedulerCall, SchedulerEvent, ServiceId,
@@ -344,5 +344,41 @@ proptest! {
         if !on("/a").is_empty() && a < 4 {
             prop_assert_eq!(on("/c").len(), 1);
         }
+    }
+}
+
+/// Why an instance is where it is can be asked afterwards.
+#[test]
+fn decisions_are_kept_with_what_was_waited_for() {
+    let spec = portless(2);
+    let mut s = ServiceScheduler::new(framework_id(), "marathon", 1);
+    let put = Input::Put {
+        spec: Box::new(spec.clone()),
+        deployment_id: None,
+        restart_before: None,
+        trace: None,
+    };
+    s.handle(put, UnixMillis(0));
+    let mut offered = |offers: Vec<Offer>, at: u64| {
+        let event = SchedulerEvent::Offers(offers);
+        s.handle(Input::Scheduler(event), UnixMillis(at));
+        let service = s.service(&spec.id).unwrap();
+        service.decisions().cloned().collect::<Vec<_>>()
+    };
+    assert!(offered(vec![place(0, 0, None, 0)], 1).is_empty());
+    let both = vec![
+        place(1, 5, None, 0),
+        place(2, 5, None, 2),
+        place(3, 0, None, 3),
+    ];
+    let kept = offered(both, 2);
+    let nodes: Vec<&str> = kept.iter().map(|d| d.hostname.as_str()).collect();
+    assert_eq!(nodes, ["n1", "n2"], "each in a region of its own");
+    for d in &kept {
+        assert_eq!((d.n_offers, d.choice.n_fit, d.n_before), (3, 2, 1));
+        assert_eq!(d.choice.because, Because::Fewest([0; 3]));
+        let why = &d.refused[0].message;
+        assert!(why.starts_with("needs 0.5 cpus: 1 offer had less"), "{why}");
+        assert_eq!(d.at, UnixMillis(2));
     }
 }

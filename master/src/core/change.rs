@@ -6,8 +6,8 @@ use std::{
 };
 
 use waggle_services::{
-    DeploymentPlan, GroupDependencies, Rollout, ServiceChange, Tree, TreeChange, changed_groups,
-    plan_deployment,
+    DeploymentPlan, GroupDependencies, Rollout, ServiceChange, Tree, TreeChange,
+    assign_service_ports, changed_groups, plan_deployment,
 };
 use waggle_types::{DeploymentId, FieldError, ServiceId, ServiceSpec, ServiceVersion, UnixMillis};
 
@@ -159,21 +159,20 @@ impl MasterCore {
                 changes.insert(id.clone(), change);
             }
         }
-        for (id, spec) in &tree.puts {
-            let old = services.get(id);
+        let mut puts = tree.puts.clone();
+        assign_service_ports(&services, &mut puts);
+        for (id, spec) in puts {
+            let old = services.get(&id);
             if old.is_some_and(|old| old.pod.is_some() != spec.pod.is_some()) {
-                return Err(MasterError::AlreadyExists(id.clone()));
+                return Err(MasterError::AlreadyExists(id));
             }
-            let spec = Arc::new(ServiceSpec {
-                version,
-                ..spec.clone()
-            });
+            let spec = Arc::new(ServiceSpec { version, ..spec });
             let change = ServiceChange {
                 before: services.insert(id.clone(), Arc::clone(&spec)),
                 after: Some(spec),
-                restart: wanted.restart.contains(id),
+                restart: wanted.restart.contains(&id),
             };
-            changes.insert(id.clone(), change);
+            changes.insert(id, change);
         }
         let groups = changed_groups(&self.groups, tree);
         self.check_limits(&services, &groups)?;

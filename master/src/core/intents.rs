@@ -7,7 +7,8 @@ use std::{
 
 use waggle_services::{Input, Stage, TreeChange, validate_constraints};
 use waggle_types::{
-    DeploymentId, FieldError, Resources, ServiceId, ServiceSpec, TaskId, TraceContext, UnixMillis,
+    DeploymentId, FieldError, Resources, ScalarKind, ServiceId, ServiceSpec, TaskId, TraceContext,
+    UnixMillis,
 };
 
 use super::{
@@ -193,12 +194,33 @@ pub fn check_alone(spec: &ServiceSpec) -> Result<(), MasterError> {
     step_deadline(spec)?;
     check_canary(spec)?;
     homes::check_alone(spec)?;
+    check_gpus(spec)?;
     if n_vips(spec) > MAX_VIPS {
         return Err(MasterError::Limit("VIPs of one service"));
     }
     // Counted on the way to the store: a body may grow when defaults are filled in.
     if stored::spec_bytes(spec) > MAX_VALUE_BYTES {
         return Err(MasterError::Limit("size of the definition"));
+    }
+    Ok(())
+}
+
+/// A device is one task's or another's.
+pub(super) fn check_gpus(spec: &ServiceSpec) -> Result<(), FieldError> {
+    let check = |field: String, r: &Resources| {
+        let gpus = r.get(ScalarKind::Gpus);
+        if gpus.0 % 1000 == 0 {
+            return Ok(());
+        }
+        let rule = format!("must be a whole number, is {gpus}");
+        Err(FieldError::new(field, rule))
+    };
+    let Some(pod) = &spec.pod else {
+        return check("gpus".to_owned(), &spec.resources);
+    };
+    check("executorResources.gpus".to_owned(), &pod.executor)?;
+    for (i, c) in pod.containers.iter().enumerate() {
+        check(format!("containers[{i}].resources.gpus"), &c.run.resources)?;
     }
     Ok(())
 }

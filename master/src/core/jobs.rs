@@ -19,7 +19,7 @@ use waggle_types::{
 
 use super::{
     Framework, FrameworkCall, MasterCore, Measure, SERVICE_ROLE, SubscriptionId, TraceAttrs,
-    homes::not_yet, levels::own_status, stored,
+    homes::not_yet, intents::check_gpus, levels::own_status, stored,
 };
 use crate::{
     error::MasterError,
@@ -181,6 +181,7 @@ impl MasterCore {
         let of_run = |e: FieldError| FieldError::new(format!("run.{}", e.field), e.rule);
         validate_constraints(&spec.run.constraints).map_err(|e| placement(&e))?;
         not_yet(&spec.run).map_err(of_run)?;
+        check_gpus(&spec.run).map_err(of_run)?;
         self.check_network_of(&spec.run).map_err(of_run)?;
         // A run holds the definition once more, and the history grows beside it.
         if stored::job_bytes(spec) > MAX_VALUE_BYTES / 4 {

@@ -33,6 +33,9 @@ use super::{
 /// only keeps a mistake there from stopping the master. What is left is done at the next event.
 const MAX_STEPS: usize = 200_000;
 
+/// Rules that a span names of those that turned offers away.
+const MAX_RULES: usize = 4;
+
 /// Something that one level said and the other has not heard.
 #[derive(Debug, Clone)]
 pub(super) enum Work {
@@ -493,6 +496,16 @@ impl MasterCore {
             ("service.name", spec.service.clone()),
             ("waggle.role", spec.role.clone()),
         ];
+        let mut waited = attrs.clone();
+        if let Some(d) = self.scheduler.newest_decision(id) {
+            let n = d.n_before + u64::from(d.n_offers);
+            waited.push(("waggle.offers.looked_at", n.to_string()));
+            let why = d.refused.iter().map(|w| w.message.as_str());
+            let why: Vec<&str> = why.take(MAX_RULES).collect();
+            if !why.is_empty() {
+                waited.push(("waggle.offers.refused", why.join("; ")));
+            }
+        }
         // By key, since a deployment that outlived a master has a second span (see `restore_services`).
         let parent = match (flight, spec.trace) {
             (Some((id, _)), root) => SpanParent::Span(SpanKey::Deployment(id.clone()), root),
@@ -506,7 +519,7 @@ impl MasterCore {
             parent,
             start: waited_since,
             end: offered_at,
-            attrs: attrs.clone(),
+            attrs: waited,
         }));
         self.out.push(Effect::Trace(TraceOp::Record {
             key: accept.clone(),

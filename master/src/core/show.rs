@@ -140,6 +140,9 @@ impl MasterCore {
             spec: Arc::clone(spec),
             versions: self.show_versions(&spec.id),
             homes: known.map(|s| s.homes().to_vec()).unwrap_or_default(),
+            decisions: known
+                .map(|s| s.decisions().cloned().collect())
+                .unwrap_or_default(),
             instances,
         }
     }

@@ -293,6 +293,7 @@ fn service(
     let running = u32::try_from(instances.len()).unwrap();
     ServiceView {
         homes: Vec::new(),
+        decisions: Vec::new(),
         versions: vec![Arc::new(spec.clone())],
         spec: Arc::new(spec),
         instances,

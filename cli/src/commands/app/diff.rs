@@ -29,7 +29,7 @@ pub async fn run(client: &Client, file: &Path, as_json: bool) -> Result<(), CliE
     let body = definition::read_value(file)?;
     let id = id_of(file, &body)?;
     let wrong = |all: Vec<String>| usage(format!("{}: {}", file.display(), all.join("\n")));
-    let new = validate::spec(&body).map_err(wrong)?;
+    let mut new = validate::spec(&body).map_err(wrong)?;
     let old = match client.get(&app_path(&id)).await {
         Ok(answer) => Some(validate::spec(&answer["app"]).map_err(|all| {
             let why = all.join("; ");
@@ -38,6 +38,9 @@ pub async fn run(client: &Client, file: &Path, as_json: bool) -> Result<(), CliE
         Err(CliError::Refused { status: 404, .. }) => None,
         Err(e) => return Err(e),
     };
+    if let Some(old) = &old {
+        keep_service_ports(old, &mut new);
+    }
     let changes = match &old {
         Some(old) => changes(&fields(old), &fields(&new)),
         None => changes(&Value::Object(Map::new()), &fields(&new)),
@@ -57,6 +60,18 @@ pub async fn run(client: &Client, file: &Path, as_json: bool) -> Result<(), CliE
         Ok(())
     } else {
         Err(CliError::Ended(1))
+    }
+}
+
+/// Ports that a file leaves to the master keep the service ports that it gave them.
+fn keep_service_ports(old: &ServiceSpec, new: &mut ServiceSpec) {
+    if new.require_ports {
+        return;
+    }
+    for (port, had) in new.ports.iter_mut().zip(&old.ports) {
+        if port.port == 0 {
+            port.port = had.port;
+        }
     }
 }
 
@@ -172,7 +187,8 @@ mod tests {
     }
 
     fn told(from: &Value, to: &Value) -> (String, &'static str, String) {
-        let (from, to) = (spec(from), spec(to));
+        let (from, mut to) = (spec(from), spec(to));
+        keep_service_ports(&from, &mut to);
         let all = changes(&fields(&from), &fields(&to));
         let (word, sentence) = deployment(Some(&from), &to, &all);
         (all.iter().map(line).collect(), word, sentence)
@@ -222,6 +238,24 @@ mod tests {
         // Where they may be is for all of them.
         rules["constraints"] = json!([["hostname", "UNIQUE"]]);
         assert_eq!(told(&web(), &rules).1, "restart");
+    }
+
+    #[test]
+    fn a_service_port_that_the_master_gave_is_no_change() {
+        let mut there = web();
+        there["portDefinitions"][0]["port"] = 10_042.into();
+        assert_eq!(told(&there, &web()).1, "none");
+        let mut asked = web();
+        asked["portDefinitions"][0]["port"] = 10_043.into();
+        assert_eq!(told(&there, &asked).1, "change");
+        // Where it is asked of nodes it is what it says.
+        let mut required = web();
+        required["requirePorts"] = true.into();
+        let (lines, ..) = told(&there, &required);
+        assert!(
+            lines.contains("portDefinitions[0].port: 10042 -> 0"),
+            "{lines}"
+        );
     }
 
     #[test]

@@ -108,7 +108,11 @@ fn volume(v: &Obj<'_>, image: bool, out: &mut Volumes, errs: &mut Errors) -> Opt
 /// Size, and the disk of its own that `profileName` names.
 fn persistent(p: &Obj<'_>, errs: &mut Errors) -> (Milli, Option<String>) {
     p.only(&["constraints", "profileName", "size", "type"], errs);
-    p.not_yet("constraints", errs);
+    let constraints = p.list("constraints", errs).unwrap_or_default();
+    if !constraints.is_empty() {
+        let rule = "is not supported: nodes offer their disks by name and not by path, so name one of them in profileName";
+        errs.add(p.path("constraints"), rule);
+    }
     let before = errs.count();
     let size = p.integer("size", 1, MAX_PERSISTENT_MIB, errs);
     if size.is_none() && errs.count() == before {

@@ -46,7 +46,8 @@ pub use reservations::{PartView, ReservationView, StackEntry, VolumeUse, stack};
 pub use resources::{ResourcesView, VolumeView};
 pub use roles::{QuotaView, RoleView, WeightView};
 pub use tasks::{
-    DeploymentStateView, DeploymentView, ExplainView, HomeView, NeverView, TaskView, WhyView,
+    DeploymentStateView, DeploymentView, ExplainView, HomeView, NeverView, PlacementView, TaskView,
+    WhyView,
 };
 pub use vips::{BackendView, VipView};
 pub use volumes::{NodeVolumeView, SnapshotView};

@@ -126,6 +126,30 @@ pub struct ExplainView {
     /// Where its instances are at home, if it is resident.
     #[serde(default)]
     pub homes: Vec<HomeView>,
+    /// Why its instances are where they are: the newest placements of the master that leads, oldest first.
+    #[serde(default)]
+    pub placements: Vec<PlacementView>,
+}
+
+/// A decision: an instance was placed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlacementView {
+    /// The instance.
+    pub instance: String,
+    /// The node.
+    pub hostname: String,
+    /// When, in Unix milliseconds.
+    pub at: u64,
+    /// Offers that were looked at together.
+    pub offers: u32,
+    /// Of these, how many fitted.
+    pub fit: u32,
+    /// Why this one.
+    pub because: String,
+    /// Offers that the service had looked at before, since it began to wait.
+    pub before: u64,
+    /// Rules that had turned those away.
+    pub refused: Vec<WhyView>,
 }
 
 /// A rule that stands in the way.

@@ -260,3 +260,80 @@ fn killing_replaces_and_killing_with_scale_does_not() {
     assert_eq!(w.task_ids(), [now[1].clone()]);
     assert!(w.view().deployments.is_empty());
 }
+
+/// What a launch had waited for is in its trace.
+#[test]
+fn a_span_says_which_rules_turned_offers_away() {
+    let mut w = World::new();
+    w.join(1);
+    let mut spec = service("/web", 1, "/web:80");
+    spec.constraints = vec![vec!["hostname".into(), "IS".into(), "n2".into()]];
+    w.put(spec, PutMode::Create, false).unwrap();
+    w.run_all();
+    w.traces.clear();
+    w.join(2);
+    w.run_all();
+    let attrs = w.traces.iter().find_map(|t| match t {
+        TraceOp::Record { name, attrs, .. } if name == "offer.allocate" => Some(attrs),
+        _ => None,
+    });
+    let attrs: BTreeMap<_, _> = attrs.unwrap().iter().cloned().collect();
+    let looked_at: u64 = attrs["waggle.offers.looked_at"].parse().unwrap();
+    assert!(looked_at >= 2, "{attrs:?}");
+    let why = &attrs["waggle.offers.refused"];
+    assert!(why.contains("hostname IS n2"), "{why}");
+    let id = ServiceId::new("/web").unwrap();
+    assert_eq!(w.view().services[&id].decisions[0].hostname, "n2");
+}
+
+/// Marathon gives every port a service port of its own.
+#[test]
+fn ports_that_nobody_named_have_service_ports_and_keep_them() {
+    let mut w = World::new();
+    w.join(1);
+    let ports = |w: &mut World| {
+        let view = w.view();
+        let all = view.services.values().flat_map(|s| &s.spec.ports);
+        all.map(|p| p.port).collect::<Vec<u16>>()
+    };
+    for id in ["/a", "/b"] {
+        w.put(service(id, 1, &format!("{id}:80")), PutMode::Create, false)
+            .unwrap();
+    }
+    w.run_all();
+    let (given, tasks) = (ports(&mut w), w.task_ids());
+    assert!(given[0] != given[1] && given.iter().all(|p| (10_000..=20_000).contains(p)));
+    // As clients send it again, and over a restart of the master.
+    let mut again = service("/a", 2, "/a:80");
+    w.put(again.clone(), PutMode::Update, false).unwrap();
+    w.run_all();
+    w.restart();
+    w.join(1);
+    w.run_all();
+    assert_eq!(ports(&mut w), given);
+    assert!(
+        tasks.iter().all(|t| w.task_ids().contains(t)),
+        "nothing was replaced"
+    );
+    // One that is another's is refused.
+    again.ports[0].port = given[1];
+    let refused = w.put(again, PutMode::Update, false).unwrap_err();
+    assert!(
+        refused.to_string().contains("is already that of /b"),
+        "{refused}"
+    );
+}
+
+#[test]
+fn half_a_gpu_is_refused() {
+    let mut w = World::new();
+    let mut spec = service("/web", 1, "/web:80");
+    spec.resources.scalars[waggle_types::ScalarKind::Gpus as usize] = waggle_types::Milli(500);
+    let refused = w.put(spec, PutMode::Create, false).unwrap_err();
+    assert!(
+        refused
+            .to_string()
+            .contains("gpus: must be a whole number, is 0.5"),
+        "{refused}"
+    );
+}

@@ -51,6 +51,7 @@ pub(super) fn app(service: &ServiceView, embed: Embed) -> App {
     };
     let deployments = service.deployments.iter().map(ToString::to_string);
     let mut app = app_json(&service.spec, counts, deployments.collect());
+    app.version_info.last_config_change_at = configured_at(service).to_string();
     app.tasks = embed.tasks.then(|| tasks::of(service));
     app.readiness_check_results =
         Some(readiness(service, None)).filter(|r| embed.readiness && !r.is_empty());
@@ -60,6 +61,21 @@ pub(super) fn app(service: &ServiceView, embed: Embed) -> App {
         .filter(|_| embed.last_failure)
         .map(|f| failure(&service.spec.id, f));
     app
+}
+
+/// The version that brought what is in force, but for the number of instances; the oldest that is kept may be later.
+fn configured_at(service: &ServiceView) -> ServiceVersion {
+    let now = service.spec.as_ref();
+    let same = |s: &&Arc<ServiceSpec>| {
+        let as_now = ServiceSpec {
+            instances: now.instances,
+            version: now.version,
+            ..s.as_ref().clone()
+        };
+        as_now == *now
+    };
+    let before = service.versions.iter().rev().take_while(same);
+    before.last().map_or(now.version, |s| s.version)
 }
 
 /// What the readiness checks of a service's instances say, of all or of those of one version.
@@ -164,10 +180,13 @@ pub(super) async fn create(api: &Api, call: &Call, body: Body) -> Result<Respons
     let spec = app_from_value(&call.json(body).await?, ParseMode::Create, now())?;
     let done = put(api, spec.clone(), PutMode::Create, flags).await?;
     // The definition as stored, not what may already have become of it.
-    let spec = ServiceSpec {
-        version: done.version,
-        ..spec
-    };
+    let stored = stored(&api.view(), &spec.id, done.version);
+    let spec = stored.unwrap_or_else(|| {
+        Arc::new(ServiceSpec {
+            version: done.version,
+            ..spec
+        })
+    });
     let mut app = app_json(&spec, Counts::default(), vec![done.id.to_string()]);
     app.tasks = Some(Vec::new());
     let mut response = with_deployment(json(StatusCode::CREATED, &app), &done);
@@ -175,6 +194,12 @@ pub(super) async fn create(api: &Api, call: &Call, body: Body) -> Result<Respons
         response.headers_mut().insert(header::LOCATION, at);
     }
     Ok(response)
+}
+
+/// A definition that is kept: as it was given, and with what the master added.
+fn stored(view: &ClusterView, id: &ServiceId, version: ServiceVersion) -> Option<Arc<ServiceSpec>> {
+    let kept = view.services.get(id)?.versions.iter();
+    kept.rev().find(|s| s.version == version).cloned()
 }
 
 pub(super) async fn put_one(

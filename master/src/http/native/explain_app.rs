@@ -1,7 +1,7 @@
 //! Why an app is not as it is asked for: what it waits for, which rules turned offers away, and what could never run.
 
-use waggle_api::native::{ExplainView, HomeView, NeverView, WhyView};
-use waggle_services::{Feasible, Why, feasible, home_of, tell};
+use waggle_api::native::{ExplainView, HomeView, NeverView, PlacementView, WhyView};
+use waggle_services::{Decision, Feasible, Why, feasible, home_of, tell};
 use waggle_types::{
     Offer, OfferId, ResourcePart, Resources, ServiceId, ServiceSpec, TaskState, UnixMillis,
 };
@@ -38,6 +38,7 @@ pub(super) fn service(view: &ClusterView, id: &ServiceId) -> Option<ExplainView>
         why: queued.map(|q| whys(&q.why)).unwrap_or_default(),
         never: never(view, &s.spec),
         homes: s.homes.iter().map(|h| home(view, s, h)).collect(),
+        placements: s.decisions.iter().map(|d| placement(d)).collect(),
     })
 }
 
@@ -58,6 +59,19 @@ fn home(view: &ClusterView, s: &ServiceView, h: &waggle_services::Home) -> HomeV
         agent_id: h.place.agent_id.to_string(),
         hostname: agent.map_or_else(String::new, |a| a.info.hostname.clone()),
         in_use: s.instances.iter().any(|i| i.task_id.instance() == h.id),
+    }
+}
+
+fn placement(d: &Decision) -> PlacementView {
+    PlacementView {
+        instance: d.instance.clone(),
+        hostname: d.hostname.clone(),
+        at: d.at.0,
+        offers: d.n_offers,
+        fit: d.choice.n_fit,
+        because: d.choice.because.to_string(),
+        before: d.n_before,
+        refused: whys(&d.refused),
     }
 }
 

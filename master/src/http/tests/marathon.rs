@@ -45,6 +45,9 @@ async fn an_app_is_created_read_changed_and_removed() {
     let versions = c.get("/v2/apps/shop/web/versions").await.json();
     let versions = versions["versions"].as_array().unwrap().clone();
     assert_eq!((versions.len(), &versions[0]), (2, &app["version"]));
+    // Scaling is no change of what is run.
+    let since = json!({"lastScalingAt": versions[0], "lastConfigChangeAt": versions[1]});
+    assert_eq!(app["versionInfo"], since);
     let first = format!(
         "/v2/apps/shop/web/versions/{}",
         versions[1].as_str().unwrap()

@@ -705,7 +705,7 @@ pub static ALL: &[&MetricDef] = &[
 /// Every kind of span.
 pub static SPANS: &[SpanDef] = &[
     SpanDef { name: "deployment", has_tail: true, sides: &[SpanSide::Server, SpanSide::Internal], attributes: &["waggle.deployment.id", "service.name", "waggle.deployment.resumed", "waggle.deployment.of"], description: "A deployment, from its request to its end; the name has its id" },
-    SpanDef { name: "offer.allocate", has_tail: false, sides: &[SpanSide::Internal], attributes: &["service.name", ROLE], description: "From the want of resources to an offer that has them" },
+    SpanDef { name: "offer.allocate", has_tail: false, sides: &[SpanSide::Internal], attributes: &["service.name", ROLE, "waggle.offers.looked_at", "waggle.offers.refused"], description: "From the want of resources to an offer that has them" },
     SpanDef { name: "offer.accept", has_tail: false, sides: &[SpanSide::Internal], attributes: &["service.name", ROLE], description: "From an offer to its acceptance" },
     SpanDef { name: "task.launch", has_tail: false, sides: &[SpanSide::Producer], attributes: &["waggle.task.id", "waggle.agent.id", "service.name"], description: "From the acceptance of a task to its first running status" },
     SpanDef { name: "task.receive", has_tail: false, sides: &[SpanSide::Consumer], attributes: &["waggle.task.id", "waggle.node"], description: "An agent takes a task in" },
