@@ -8,6 +8,7 @@ import time
 APP = "/cli/sleeper"
 STUCK = "/cli/stuck"
 POD = "/cli/pod"
+GROUP = "/cli/shop"
 
 
 class Dcos:
@@ -92,6 +93,29 @@ def main(url, home):
     wait("the pod's removal", settled)
     assert POD not in dcos("pod", "list")
     print("ok pods")
+
+    part = lambda name, **more: {"id": name, "cmd": "exec sleep 1000", "cpus": 0.05, "mem": 16, "instances": 1, **more}
+    shop = {"id": GROUP, "apps": [part("db"), part("web", dependencies=["../db"])]}
+    assert "Created deployment" in dcos("group", "add", stdin=json.dumps(shop))
+    wait("the group's end of deployment", settled)
+    assert "already" in dcos("group", "add", stdin=json.dumps(shop), fails=True)
+    shown = dcos.json("group", "show", GROUP)
+    assert [a["id"] for a in shown["apps"]] == [GROUP + "/db", GROUP + "/web"], shown
+    assert shown["apps"][1]["dependencies"] == [GROUP + "/db"], shown
+    assert GROUP in [g["id"] for top in dcos.json("group", "list", "--json") for g in top["groups"]]
+    assert "/cli" in dcos("group", "list")
+    dcos("group", "scale", GROUP, "2")
+    wait("the group's scaling", settled)
+    assert dcos.json("app", "show", GROUP + "/web")["tasksRunning"] == 2
+    dcos("group", "update", GROUP, "apps=" + json.dumps([part("db", instances=1)]))
+    wait("the group's update", settled)
+    assert [a["id"] for a in dcos.json("group", "show", GROUP)["apps"]] == [GROUP + "/db"]
+    older = dcos.json("group", "show", "--group-version=" + shown["version"], GROUP)
+    assert [a["id"] for a in older["apps"]] == [GROUP + "/db", GROUP + "/web"], older
+    dcos("group", "remove", GROUP)
+    wait("the group's removal", settled)
+    assert GROUP in dcos("group", "show", GROUP, fails=True)
+    print("ok groups")
 
     bad = dcos("app", "add", stdin=json.dumps({"id": "/cli/bad", "cmd": "x", "cpus": -1}), fails=True)
     assert "cpus" in bad, bad

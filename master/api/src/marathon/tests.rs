@@ -15,6 +15,7 @@ mod asked;
 mod checks;
 mod containers;
 mod groups;
+mod hostile;
 mod pods;
 mod schema;
 
