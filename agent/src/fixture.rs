@@ -1,7 +1,9 @@
 //! What unit tests start from.
 
+use waggle_telemetry_pipeline::TaskLabels;
 use waggle_types::{
-    Command, ContainerSpec, DiscoveryInfo, FrameworkId, Millis, Resources, TaskId, TaskSpec,
+    AgentId, Command, ContainerSpec, DiscoveryInfo, FrameworkId, Millis, Resources, TaskId,
+    TaskSpec,
 };
 
 /// A task that sleeps.
@@ -29,5 +31,25 @@ pub fn spec(task_id: &str) -> TaskSpec {
         service_version: String::new(),
         trace: None,
         executor: None,
+    }
+}
+
+/// Who a task is in its signals.
+pub fn labels(task_id: &str) -> TaskLabels {
+    TaskLabels {
+        cluster: "test".into(),
+        framework_id: FrameworkId::new("f-1").unwrap(),
+        framework: "marathon".into(),
+        role: "*".into(),
+        agent_id: AgentId::new("a-1").unwrap(),
+        hostname: "n1".into(),
+        task_id: TaskId::new(task_id).unwrap(),
+        task_name: "web".into(),
+        service: "/web".into(),
+        service_version: "v1".into(),
+        cgroup_path: String::new(),
+        cgroup_id: 0,
+        pid: 1,
+        pid_start_ns: 1,
     }
 }

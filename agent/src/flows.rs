@@ -34,6 +34,17 @@ struct Named {
     accepted: bool,
 }
 
+/// An edge of a task with open connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OpenEdge<'a> {
+    /// Who is at the other end.
+    pub peer: &'a str,
+    /// By which VIP; 0 for none.
+    pub vip_id: u32,
+    /// Whether the other end dialled.
+    pub accepted: bool,
+}
+
 /// What went over an edge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Flow(FlowStats);
@@ -225,6 +236,20 @@ impl Flows {
         self.seen.retain(|key, _| !gone.contains(&key.cgroup_id));
     }
 
+    /// Open connections as of the last reading: of which task, over which edge, how many.
+    pub fn open(&self) -> impl Iterator<Item = (u64, OpenEdge<'_>, u64)> {
+        self.active.iter().flat_map(|(cgroup_id, edges)| {
+            edges.iter().map(move |(named, n)| {
+                let edge = OpenEdge {
+                    peer: &named.peer,
+                    vip_id: named.vip_id,
+                    accepted: named.accepted,
+                };
+                (*cgroup_id, edge, *n)
+            })
+        })
+    }
+
     /// The points of a task, whose service has the name `own`.
     pub fn points(
         &self,
@@ -406,6 +431,11 @@ mod tests {
         ] {
             assert!(lines.iter().any(|l| l == line), "{line}\n{lines:#?}");
         }
+        let open: Vec<_> = flows
+            .open()
+            .map(|(id, e, n)| (id, e.peer, e.vip_id, n))
+            .collect();
+        assert_eq!(open, [(1, "web.marathon", 7, 1)]);
         assert!(
             !lines
                 .iter()

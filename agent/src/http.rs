@@ -31,11 +31,12 @@ use crate::{
     clock,
     exec::Sessions,
     executors::{self, Door},
+    figures::{self, Figures},
     files::{Files, find_task, problem},
-    flow_log::{self, FlowLog},
-    images,
+    flow_log, images,
     logs::{Logs, OutputDir, Reader, Step},
     nested::{self, Containers},
+    net::Net,
     networks::Own,
     operator::{Meter, Operator, Sources},
     overlay_api,
@@ -266,8 +267,10 @@ pub struct Shown {
     pub cgroups: CgroupHost,
     /// Overlay networks.
     pub overlay: Arc<OverlayNet>,
-    /// Which connections there were.
-    pub flows: Arc<FlowLog>,
+    /// The node's network.
+    pub net: Arc<Net>,
+    /// What was read of tasks.
+    pub figures: Arc<Figures>,
     /// The agent's own figures.
     pub telemetry: Telemetry,
 }
@@ -281,7 +284,8 @@ pub async fn serve_api(listener: TcpListener, view: View, shown: Shown) {
         meter,
         cgroups,
         overlay,
-        flows,
+        net,
+        figures,
         telemetry,
     } = shown;
     let stop = CancellationToken::new();
@@ -328,7 +332,12 @@ pub async fn serve_api(listener: TcpListener, view: View, shown: Shown) {
         .merge(sessions.router())
         .merge(executors::routes(executors))
         .merge(overlay_api::routes(overlay))
-        .merge(flow_log::routes(flows))
+        .merge(figures::routes(
+            figures,
+            Arc::clone(&net),
+            config.hostname.clone(),
+        ))
+        .merge(flow_log::routes(net))
         .merge(images::routes(Arc::clone(&parts.images)))
         .merge(storage::api::router(parts.storage.clone()));
     let router = serve::observed(router, observing);

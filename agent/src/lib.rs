@@ -34,6 +34,7 @@ mod error;
 mod exec;
 mod executors;
 mod fetch;
+mod figures;
 mod files;
 #[cfg(test)]
 mod fixture;

@@ -19,6 +19,7 @@ use crate::{
     clock,
     dns_points::dns_points,
     edge_points::{edge_points, packet_points},
+    figures::Reading,
     flow_log::Owner,
     flows::service_name,
     logs::{
@@ -48,6 +49,8 @@ pub struct Watched {
     shipped: Shipped,
     rules: LogRules,
     budget: LogBudget,
+    // Since this agent began to watch.
+    dropped_lines: u64,
 }
 
 impl Watched {
@@ -97,6 +100,7 @@ impl Watched {
             dir: dir.clone(),
             shipped,
             budget: LogBudget::new(rules.rate, clock::now_ns()),
+            dropped_lines: 0,
             rules,
         }
     }
@@ -140,23 +144,22 @@ impl Watched {
         (self.labels.cgroup_id, self.disk_id)
     }
 
-    /// One tick; the kernel's figures are left out where there are none. Blocking.
+    /// One tick; the kernel's figures are left out where there are none. Answers with what was read. Blocking.
     pub fn tick(
         &mut self,
         net: &Net,
         kernel: Option<&Kernel>,
         vips: &VipNames,
         telemetry: &Telemetry,
-    ) {
+    ) -> Option<Reading> {
         if self.is_over {
-            return;
+            return None;
         }
         // Also those that were there before the programs were.
         self.watch(net, telemetry);
-        if let Some(kernel) = kernel {
-            self.figures(net, kernel, vips, telemetry);
-        }
+        let read = kernel.map(|kernel| self.figures(net, kernel, vips, telemetry));
         self.output(telemetry, false);
+        read
     }
 
     /// The last reading, after the task's end and before its cgroup goes; then the kernel's counters of it
@@ -175,7 +178,13 @@ impl Watched {
         }
     }
 
-    fn figures(&mut self, net: &Net, kernel: &Kernel, vips: &VipNames, telemetry: &Telemetry) {
+    fn figures(
+        &mut self,
+        net: &Net,
+        kernel: &Kernel,
+        vips: &VipNames,
+        telemetry: &Telemetry,
+    ) -> Reading {
         let id = self.labels.cgroup_id;
         let watched = self.watched(net, kernel);
         let mut points = meter::task_points(&TaskReading {
@@ -199,7 +208,9 @@ impl Watched {
         if telemetry.allows(Feature::Edges) {
             points.extend(net.flows(|flows| flows.points(id, &own, vips, start_ns, now_ns)));
         }
+        let read = Reading::of(&points, (start_ns, now_ns), self.dropped_lines);
         telemetry.task_points(&self.labels, points);
+        read
     }
 
     fn watched(&mut self, net: &Net, kernel: &Kernel) -> WatchReading {
@@ -329,6 +340,7 @@ impl Watched {
         if dropped.lines == 0 {
             return;
         }
+        self.dropped_lines += dropped.lines;
         let reason = [(names::DROP_REASON, "rate".into())];
         telemetry.count(&names::AGENT_LOG_DROPPED, &reason, dropped.lines);
         let attrs = vec![

@@ -255,7 +255,8 @@ pub async fn run(
         ),
         cgroups,
         overlay: Arc::clone(net.overlay()),
-        flows: Arc::clone(net.flow_log()),
+        net: Arc::clone(&net),
+        figures: agent.tasks.figures(),
         telemetry: telemetry.clone(),
     };
     let log = Arc::clone(net.flow_log());

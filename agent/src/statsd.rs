@@ -195,28 +195,12 @@ impl Server {
 #[cfg(test)]
 pub(crate) mod tests {
     use waggle_telemetry_pipeline::TaskLabels;
-    use waggle_types::{AgentId, FrameworkId};
 
     use super::*;
-    use crate::{cgroup::TaskCgroup, networks::Own};
+    use crate::{cgroup::TaskCgroup, fixture, networks::Own};
 
     pub(crate) fn labels() -> Arc<TaskLabels> {
-        Arc::new(TaskLabels {
-            cluster: "test".into(),
-            framework_id: FrameworkId::new("f-1").unwrap(),
-            framework: "marathon".into(),
-            role: "*".into(),
-            agent_id: AgentId::new("a-1").unwrap(),
-            hostname: "n1".into(),
-            task_id: TaskId::new("web.1").unwrap(),
-            task_name: "web".into(),
-            service: "/web".into(),
-            service_version: "v1".into(),
-            cgroup_path: String::new(),
-            cgroup_id: 0,
-            pid: 1,
-            pid_start_ns: 1,
-        })
+        Arc::new(fixture::labels("web.1"))
     }
 
     #[tokio::test]

@@ -30,6 +30,7 @@ use crate::{
     checks::{Checks, Reach, Target, Wanted},
     clock,
     endings::Endings,
+    figures::Figures,
     images,
     launch::{self, CLEAN_TIMEOUT, Launch, Shim},
     logs::NodeQuota,
@@ -71,6 +72,7 @@ pub struct Tasks {
     agent_id: AgentId,
     ports: Ports,
     senders: Arc<Senders>,
+    figures: Arc<Figures>,
     endings: Arc<Endings>,
     cgroups: CgroupHost,
     net: Arc<Net>,
@@ -107,6 +109,7 @@ impl Tasks {
             agent_id,
             ports,
             senders: Arc::default(),
+            figures: Arc::default(),
             endings: Arc::default(),
             cgroups,
             net,
@@ -537,6 +540,11 @@ impl Tasks {
     /// Who may send telemetry.
     pub fn senders(&self) -> Arc<Senders> {
         Arc::clone(&self.senders)
+    }
+
+    /// What was read of tasks last.
+    pub fn figures(&self) -> Arc<Figures> {
+        Arc::clone(&self.figures)
     }
 
     /// The pages with metrics that running tasks have.

@@ -96,6 +96,9 @@ fn dispatch(command: Command) -> Result<(), CliError> {
         Command::Image(c) => block_on(commands::image::run(c)),
         Command::Logs(c) => block_on(commands::logs::run(c)),
         Command::Flows(c) => block_on(commands::flows::run(c)),
+        Command::Map(c) => block_on(commands::map::run(c)),
+        Command::Top(c) => block_on(commands::top::run(c)),
+        Command::Drops(c) => block_on(commands::drops::run(c)),
         Command::Queue(c) => block_on(commands::queue::run(c)),
         Command::Version(c) => block_on(commands::version::run(c)),
         Command::Schema(c) => commands::print_json(&match c.of {

@@ -64,6 +64,15 @@ pub fn bytes(n: u64) -> String {
     format!("{size:.1} TB")
 }
 
+/// `85 us`, `3.2 ms`, `12.0 s`.
+pub fn micros(us: u64) -> String {
+    match us {
+        0..1000 => format!("{us} us"),
+        1000..10_000_000 => format!("{:.1} ms", us as f64 / 1000.0),
+        _ => format!("{:.1} s", us as f64 / 1_000_000.0),
+    }
+}
+
 /// `512 MiB`, `1.5 GiB`, `2 TiB`.
 pub fn mib(n: f64) -> String {
     let (n, unit) = match n {

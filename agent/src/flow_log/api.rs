@@ -1,4 +1,4 @@
-//! `GET /waggle/v1/flows`: JSON, one connection a line, oldest first; with `follow` it goes on.
+//! `GET /waggle/v1/flows`: JSON, one connection a line, oldest first; with `follow` it goes on. And the route of the map.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -22,9 +22,9 @@ use waggle_api::native::{EndedFlow, FlowLine};
 use super::{
     FlowLog,
     filter::{Filter, Query},
-    segments,
+    map, segments,
 };
-use crate::files::problem;
+use crate::{files::problem, net::Net};
 
 /// Questions to the disk at the same time, and followers.
 const READERS: usize = 2;
@@ -40,18 +40,21 @@ const PIECE: usize = 1024;
 
 /// See the module.
 #[derive(Clone)]
-struct FlowApi {
-    log: Arc<FlowLog>,
-    readers: Arc<Semaphore>,
+pub struct FlowApi {
+    pub log: Arc<FlowLog>,
+    pub net: Arc<Net>,
+    pub readers: Arc<Semaphore>,
     followers: Arc<Semaphore>,
 }
 
 /// The routes.
-pub fn routes(log: Arc<FlowLog>) -> Router {
+pub fn routes(net: Arc<Net>) -> Router {
     Router::new()
         .route("/waggle/v1/flows", get(flows))
+        .route("/waggle/v1/map", get(map::map))
         .with_state(FlowApi {
-            log,
+            log: Arc::clone(net.flow_log()),
+            net,
             readers: Arc::new(Semaphore::new(READERS)),
             followers: Arc::new(Semaphore::new(FOLLOWERS)),
         })

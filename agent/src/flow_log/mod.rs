@@ -9,6 +9,7 @@
 
 mod api;
 mod filter;
+mod map;
 mod owners;
 mod segments;
 

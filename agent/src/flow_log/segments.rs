@@ -193,6 +193,42 @@ pub fn read(extents: &[Extent], filter: &Filter) -> Vec<EndedFlow> {
     found.into()
 }
 
+/// Hands on what a filter lets pass, block by block from the newest on, until so many connections were looked at. Answers
+/// from when on all were, where that is not all of them.
+pub fn each(
+    extents: &[Extent],
+    filter: &Filter,
+    most: usize,
+    mut take: impl FnMut(&EndedFlow),
+) -> Option<u64> {
+    let mut looked = 0;
+    for extent in extents.iter().rev() {
+        let path = &extent.path;
+        let blocks: Vec<Header> = headers(extent).collect();
+        for header in blocks.iter().rev() {
+            if header.to_us < filter.since_us {
+                return None;
+            }
+            if looked >= most {
+                return Some(header.to_us + 1);
+            }
+            if header.from_us > filter.until_us {
+                continue;
+            }
+            let Ok(flows) = unpack(path, header) else {
+                tracing::warn!(file = %path.display(), "a block of connections is damaged and left out");
+                continue;
+            };
+            looked += flows.len();
+            flows
+                .iter()
+                .filter(|f| filter.matches(f))
+                .for_each(&mut take);
+        }
+    }
+    None
+}
+
 fn number(path: &Path) -> Option<u64> {
     if path.extension()? != ENDING {
         return None;
@@ -353,6 +389,31 @@ mod tests {
         assert!(kept.windows(2).all(|w| w[1] == w[0] + 1), "no hole");
         segments.append(&[flow(10_000_000)], 10_000_000).unwrap();
         assert_eq!(ends(&read(&segments.extents(), &all())), [10_000_000]);
+    }
+
+    #[test]
+    fn all_are_looked_at_until_there_are_too_many() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut segments = Segments::open(dir.path(), 1 << 20, u64::MAX).unwrap();
+        for n in 0..4 {
+            segments
+                .append(&[flow(10 * n), flow(10 * n + 1)], 1)
+                .unwrap();
+        }
+        let looked = |since_us, most| {
+            let mut ends = Vec::new();
+            let filter = Filter { since_us, ..all() };
+            let cut = each(&segments.extents(), &filter, most, |f| {
+                ends.push(f.ended_us)
+            });
+            ends.sort_unstable();
+            (ends, cut)
+        };
+        assert_eq!(looked(0, 100), (vec![0, 1, 10, 11, 20, 21, 30, 31], None));
+        assert_eq!(looked(21, 100), (vec![21, 30, 31], None));
+        // What was not looked at ended before.
+        assert_eq!(looked(0, 3), (vec![20, 21, 30, 31], Some(12)));
+        assert_eq!(looked(20, 4), (vec![20, 21, 30, 31], None));
     }
 
     proptest! {

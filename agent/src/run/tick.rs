@@ -1,6 +1,10 @@
 //! What is read of tasks and the node from time to time, off the loop.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use waggle_telemetry::{Feature, names};
 
@@ -39,7 +43,7 @@ impl Agent {
         let figures = every || self.n_ticks.is_multiple_of(RARE);
         self.n_ticks += 1;
         let watched = self.tasks.watched();
-        let networks = self.tasks.networks();
+        let (networks, shown) = (self.tasks.networks(), self.tasks.figures());
         let quota = self.tasks.log_quota();
         let (net, telemetry, since) =
             (Arc::clone(&self.net), self.telemetry.clone(), self.since_ns);
@@ -52,14 +56,20 @@ impl Agent {
                     net.read_flows();
                 }
                 let vips = net.vip_names();
-                let mut output = Vec::new();
+                let (mut output, mut there) = (Vec::new(), BTreeSet::new());
                 for task in watched {
                     let mut task = task
                         .lock()
                         .unwrap_or_else(std::sync::PoisonError::into_inner);
-                    task.tick(&net, kernel.as_ref(), &vips, &telemetry);
+                    let read = task.tick(&net, kernel.as_ref(), &vips, &telemetry);
+                    let labels = task.labels();
+                    if let Some(read) = read {
+                        shown.note(&labels, read);
+                    }
+                    there.insert(labels.task_id.clone());
                     output.push(task.output_dirs());
                 }
+                shown.keep(&there);
                 observe::keep_output(quota, &output, &telemetry);
                 if let Some(kernel) = &kernel {
                     observe::node(&net, kernel, &telemetry, since);

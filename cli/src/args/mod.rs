@@ -19,6 +19,7 @@ mod policy;
 mod reservation;
 mod role;
 mod run;
+mod seen;
 mod task;
 
 use std::path::PathBuf;
@@ -46,6 +47,7 @@ pub use reservation::{
 };
 pub use role::{QuotaCommand, QuotaSub, RoleCommand, RoleSub, WeightCommand, WeightSub};
 pub use run::RunArgs;
+pub use seen::{DropsCommand, MapCommand, SortBy, TopCommand};
 pub use task::{TaskCommand, TaskSub};
 
 /// Waggle: your apps and frameworks as they are, a data plane in the kernel, and traces of everything.
@@ -87,6 +89,12 @@ pub enum Command {
     Logs(LogsCommand),
     /// Connections that have ended, of all nodes: who with whom, by which VIP, how, how much
     Flows(FlowsCommand),
+    /// Who speaks with whom: services, VIPs, rates, errors, latency; as a table, JSON or a graph
+    Map(MapCommand),
+    /// Services now: what they use, how their connections do
+    Top(TopCommand),
+    /// What of a service's traffic is dropped or refused, why, and what would help
+    Drops(DropsCommand),
     /// Services that wait to be launched, and why
     Queue(QueueCommand),
     /// Tasks: list them, read their output and files

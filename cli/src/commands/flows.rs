@@ -19,7 +19,7 @@ use crate::{
     args::FlowsCommand,
     client::Client,
     error::{CliError, usage},
-    show::bytes,
+    show::{bytes, micros},
     times::{self, YEAR},
 };
 
@@ -293,15 +293,6 @@ fn line(flow: &EndedFlow) -> String {
         out.push_str(&format!(", {} sent again", flow.retransmits));
     }
     out
-}
-
-/// Three digits or so.
-fn micros(us: u64) -> String {
-    match us {
-        0..1000 => format!("{us} us"),
-        1000..10_000_000 => format!("{:.1} ms", us as f64 / 1000.0),
-        _ => format!("{:.1} s", us as f64 / 1_000_000.0),
-    }
 }
 
 #[cfg(test)]

@@ -218,7 +218,7 @@ async fn next(keys: Option<&mut mpsc::Receiver<Vec<u8>>>) -> Option<Vec<u8>> {
 }
 
 /// Reads standard input. The thread is left behind when the session ends: nothing can wake it but input.
-fn keyboard() -> mpsc::Receiver<Vec<u8>> {
+pub fn keyboard() -> mpsc::Receiver<Vec<u8>> {
     let (keys, typed) = mpsc::channel(1);
     std::thread::spawn(move || {
         let mut stdin = io::stdin().lock();

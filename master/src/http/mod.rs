@@ -71,6 +71,8 @@ struct Api {
     tunnels: Tunnels,
     /// Who follows output.
     readers: native::logs::Readers,
+    /// Questions to all agents.
+    questions: native::gather::Questions,
     /// Mesos's scheduler API.
     scheduler: Option<SchedulerDoor>,
     /// Who listens to Mesos's operator events.
@@ -84,6 +86,7 @@ impl Api {
             changes: Arc::clone(handle.changes()),
             tunnels: Tunnels::default(),
             readers: native::logs::Readers::default(),
+            questions: native::gather::Questions::default(),
             scheduler: None,
             hub: operator::Hub::default(),
             telemetry,

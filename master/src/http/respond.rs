@@ -49,6 +49,11 @@ impl Fail {
         }
     }
 
+    /// For people.
+    pub(super) fn message(&self) -> &str {
+        &self.error.message
+    }
+
     /// What kind it is.
     pub(super) const fn code(&self) -> ErrorCode {
         self.error.code

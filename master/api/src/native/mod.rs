@@ -8,9 +8,11 @@
 
 mod doctor;
 mod explain;
+mod figures;
 mod files;
 mod flows;
 mod frameworks;
+mod map;
 mod networks;
 mod nodes;
 pub(crate) mod policies;
@@ -20,6 +22,7 @@ pub mod request;
 mod reservations;
 mod resources;
 mod roles;
+mod spread;
 mod tasks;
 mod vips;
 mod volumes;
@@ -30,9 +33,16 @@ pub use explain::{
     FrameworkRoleExplainView, JobExplainView, LastChoiceView, PassedOverView, RoleExplainView,
     RunExplainView,
 };
+pub use figures::{
+    DropsView, NodeFiguresView, RefusedView, ServiceFiguresView, SilentView, TaskFiguresView,
+    TopView,
+};
 pub use files::{FileKind, FileView, FilesView};
 pub use flows::{EndedFlow, FlowLine};
 pub use frameworks::{FrameworkRef, FrameworkRoleView, FrameworkView, OfferView, capabilities};
+pub use map::{
+    EdgeName, EdgeSums, EdgeView, MapServiceView, MapView, NodeMapView, ServiceMap, ends,
+};
 pub use networks::{
     AddressesView, NetworkNodeView, NetworkView, OverlayAgentJson, OverlayBackendJson,
     OverlayInfoJson, OverlayNetworkJson, OverlayPartJson, OverlayStateJson, OverlayStatusJson,
@@ -45,6 +55,7 @@ pub use refusal::{Refusal, RefusalDetail};
 pub use reservations::{PartView, ReservationView, StackEntry, VolumeUse, stack};
 pub use resources::{ResourcesView, VolumeView};
 pub use roles::{QuotaView, RoleView, WeightView};
+pub use spread::Spread;
 pub use tasks::{
     DeploymentStateView, DeploymentView, ExplainView, HomeView, NeverView, PlacementView, TaskView,
     WhyView,

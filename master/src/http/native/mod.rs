@@ -7,8 +7,10 @@ mod explain;
 mod explain_app;
 mod explain_job;
 mod find;
+pub(super) mod gather;
 pub(super) mod logs;
 mod maintenance;
+mod map;
 pub(super) mod networks;
 mod operate;
 mod policies;
@@ -16,6 +18,7 @@ mod reads;
 pub(super) mod relay;
 mod reservations;
 mod roles;
+mod top;
 
 use axum::{
     body::Body,
@@ -61,6 +64,18 @@ pub(super) async fn route(api: &Api, call: &Call, body: Body) -> Result<Response
         },
         ["logs"] => match *method {
             Method::GET => logs::follow(api, call).await,
+            _ => Err(Fail::method(call, "GET")),
+        },
+        ["map"] => match *method {
+            Method::GET => map::map(api, call).await.map(|m| ok(&m)),
+            _ => Err(Fail::method(call, "GET")),
+        },
+        ["drops"] => match *method {
+            Method::GET => map::drops(api, call).await.map(|d| ok(&d)),
+            _ => Err(Fail::method(call, "GET")),
+        },
+        ["top"] => match *method {
+            Method::GET => top::top(api).await.map(|t| ok(&t)),
             _ => Err(Fail::method(call, "GET")),
         },
         ["vips"] => get(call, || ok(&reads::vips(&api.view()))),

@@ -10,6 +10,7 @@ mod dns;
 mod failures;
 mod flows;
 mod programs;
+mod seen;
 mod senders;
 mod signals;
 mod steps;

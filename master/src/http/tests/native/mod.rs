@@ -233,6 +233,7 @@ fn explained(query: ExplainQuery) -> Result<Explained, MasterError> {
 }
 
 mod explain;
+mod gathered;
 mod lists;
 mod refusals;
 mod writes;
