@@ -41,7 +41,7 @@ use crate::{
     operator::{Meter, Operator, Sources},
     overlay_api,
     parts::Parts,
-    serve, storage,
+    serve, spans_api, storage,
 };
 
 /// Most bytes of output in one answer.
@@ -338,6 +338,10 @@ pub async fn serve_api(listener: TcpListener, view: View, shown: Shown) {
             config.hostname.clone(),
         ))
         .merge(flow_log::routes(net))
+        .merge(spans_api::routes(
+            observing.clone(),
+            config.hostname.clone(),
+        ))
         .merge(images::routes(Arc::clone(&parts.images)))
         .merge(storage::api::router(parts.storage.clone()));
     let router = serve::observed(router, observing);

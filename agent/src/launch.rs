@@ -162,9 +162,18 @@ impl Launch {
         // Dropped before it has heard a word, it makes the shim end.
         let go = child.stdin.take();
         crash::point(Path::new("shim"), "spawned");
+        let began_ns = clock::now_ns();
         self.cgroup
             .create(limits)
             .map_err(|e| text("prepare the cgroup", &e))?;
+        self.telemetry.record_span(
+            "cgroup.create",
+            SpanKind::Internal,
+            self.trace,
+            began_ns,
+            clock::now_ns(),
+            vec![("waggle.task.id", self.spec.task_id.as_str().into())],
+        );
         let task = Contained {
             spec: &self.spec,
             dir: &self.dir,

@@ -64,6 +64,7 @@ mod senders;
 mod serve;
 mod session;
 mod shim;
+mod spans_api;
 mod statsd;
 mod storage;
 mod sys;

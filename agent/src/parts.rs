@@ -12,14 +12,14 @@ use std::{
 };
 
 use waggle_overlay::overlay::OverlayNet;
-use waggle_telemetry::Telemetry;
+use waggle_telemetry::{SpanKind, Telemetry};
 use waggle_types::{TaskId, TaskSpec, TraceContext};
 
 pub use crate::storage::BindMount;
 use crate::{
     AgentConfig, AgentError,
     checkpoint::TaskDir,
-    environment,
+    clock, environment,
     fetch::Fetcher,
     gpus::{Assigned, Gpu, Gpus},
     images::{Images, RootFs},
@@ -45,6 +45,7 @@ pub struct Parts {
     /// Volumes, mounts.
     pub storage: Storage,
     fetcher: Fetcher,
+    telemetry: Telemetry,
 }
 
 /// What was made for one task.
@@ -100,6 +101,7 @@ impl Parts {
             work_dir: config.work_dir.clone(),
             storage,
             fetcher,
+            telemetry: telemetry.clone(),
         })
     }
 
@@ -137,7 +139,14 @@ impl Parts {
         prepared.gpus = tokio::task::spawn_blocking(move || gpus.take(&asking))
             .await
             .map_err(|e| format!("gpus: {e}"))??;
+        let began_ns = clock::now_ns();
         prepared.network = self.networks.join(spec).await?;
+        if prepared.network.is_some() {
+            let attrs = vec![("waggle.task.id", spec.task_id.as_str().into())];
+            let (kind, now_ns) = (SpanKind::Internal, clock::now_ns());
+            let telemetry = &self.telemetry;
+            telemetry.record_span("network.join", kind, trace, began_ns, now_ns, attrs);
+        }
         Ok(prepared)
     }
 

@@ -97,6 +97,7 @@ fn dispatch(command: Command) -> Result<(), CliError> {
         Command::Logs(c) => block_on(commands::logs::run(c)),
         Command::Flows(c) => block_on(commands::flows::run(c)),
         Command::Map(c) => block_on(commands::map::run(c)),
+        Command::Trace(c) => block_on(commands::trace::run(c)),
         Command::Top(c) => block_on(commands::top::run(c)),
         Command::Drops(c) => block_on(commands::drops::run(c)),
         Command::Queue(c) => block_on(commands::queue::run(c)),

@@ -40,6 +40,8 @@ fn waggle(args: &[&str]) -> Output {
 #[case::top_of_nothing(&["top", "-n", "0"], "limit: must be 1 or more, is 0")]
 #[case::no_such_column(&["top", "--sort", "luck"], "possible values: cpu, memory, accepts, errors, latency, name")]
 #[case::restless_top(&["top", "--interval", "0s"], "interval: must be a duration")]
+#[case::trace_of_what(&["trace"], "DEPLOYMENT|TASK")]
+#[case::trace_of_a_path(&["trace", "a/b"], "trace: must be a name or an id without slashes")]
 #[case::drops_of_whom(&["drops"], "SERVICE")]
 #[case::drops_of_when(&["drops", "web", "--since", "never"], "since: must be a duration")]
 #[case::two_types(&["dns", "query", "x", "a", "--type", "srv"], "cannot be used with")]

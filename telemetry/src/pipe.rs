@@ -29,6 +29,7 @@ use crate::{
     disks::Disks,
     own,
     receive::Sent,
+    recent::Recent,
     sdk,
 };
 
@@ -134,6 +135,16 @@ pub(crate) struct Component {
     pub(crate) resource: Attrs,
     /// Target prefix of its own events: `waggle_agent`.
     pub(crate) target: String,
+}
+
+impl Component {
+    /// `waggle-agent`.
+    pub(crate) fn name(&self) -> &str {
+        match &self.key {
+            ResourceKey::Component(name) => name,
+            ResourceKey::Task(task) => task.as_str(),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -346,6 +357,8 @@ pub(crate) struct Pipe {
     components: Mutex<BTreeMap<ResourceKey, Arc<Component>>>,
     tasks: Mutex<BTreeMap<TaskId, Arc<TaskLabels>>>,
     base: ResourceKey,
+    /// Spans of components that have ended lately.
+    pub(crate) recent: Mutex<Recent>,
 }
 
 /// A poisoned lock means that some caller panicked between two steps of a map update; the data is
@@ -386,6 +399,7 @@ impl Pipe {
             components: Mutex::new(BTreeMap::new()),
             tasks: Mutex::new(BTreeMap::new()),
             base: ResourceKey::Component(config.component.as_str().into()),
+            recent: Mutex::default(),
         }
     }
 

@@ -26,7 +26,7 @@ use opentelemetry_sdk::{
 use waggle_telemetry_pipeline::{AttrValue, Attrs, DropReason, TaskLabels, names};
 use waggle_types::TraceContext;
 
-use crate::pipe::{Owner, Pipe, Signal};
+use crate::pipe::{Owner, Pipe, Signal, lock};
 
 /// A tracer whose spans carry one owner's resource.
 #[derive(Debug)]
@@ -77,6 +77,9 @@ impl SpanProcessor for IntoQueue {
         self.pipe.span_ended();
         let fits = fit(&mut span);
         debug_assert!(fits.is_ok(), "{fits:?}");
+        if let (Ok(()), Owner::Component(of)) = (&fits, &self.owner) {
+            lock(&self.pipe.recent).ended(&span, of.name());
+        }
         if !self.pipe.exporting || !span.span_context.is_sampled() {
             return;
         }

@@ -19,7 +19,8 @@ use crate::{
     disks::{Disks, Others},
     export::Exporters,
     link::Link,
-    pipe::{Component, Owner, Pipe, now_ns},
+    pipe::{Component, Owner, Pipe, lock, now_ns},
+    recent::RecentSpan,
     spans::Tracing,
     verbosity::Verbosity,
 };
@@ -197,6 +198,16 @@ impl Telemetry {
     ) -> TraceContext {
         let span = self.span(name).kind(kind).parent(parent).attrs(attrs);
         span.start_ns(start_ns).begin().end_at(end_ns)
+    }
+
+    /// Spans of one trace (32 hex digits) that this process's components have ended lately, and how many more had no room.
+    pub fn recent_spans(&self, trace_id: &str) -> (Vec<RecentSpan>, u64) {
+        lock(&self.pipe.recent).of_trace(trace_id)
+    }
+
+    /// The newest trace in which such a span has an attribute with that value.
+    pub fn recent_trace_of(&self, key: &str, value: &str) -> Option<String> {
+        lock(&self.pipe.recent).find(key, value)
     }
 
     /// Queues a task's log record.

@@ -47,7 +47,7 @@ pub use reservation::{
 };
 pub use role::{QuotaCommand, QuotaSub, RoleCommand, RoleSub, WeightCommand, WeightSub};
 pub use run::RunArgs;
-pub use seen::{DropsCommand, MapCommand, SortBy, TopCommand};
+pub use seen::{DropsCommand, MapCommand, SortBy, TopCommand, TraceCommand};
 pub use task::{TaskCommand, TaskSub};
 
 /// Waggle: your apps and frameworks as they are, a data plane in the kernel, and traces of everything.
@@ -95,6 +95,8 @@ pub enum Command {
     Top(TopCommand),
     /// What of a service's traffic is dropped or refused, why, and what would help
     Drops(DropsCommand),
+    /// What a deployment or a task went through, on all nodes, step by step with durations
+    Trace(TraceCommand),
     /// Services that wait to be launched, and why
     Queue(QueueCommand),
     /// Tasks: list them, read their output and files

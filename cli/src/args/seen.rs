@@ -1,4 +1,4 @@
-//! `waggle map`, `waggle top` and `waggle drops`.
+//! `waggle map`, `waggle top`, `waggle drops` and `waggle trace`.
 
 use clap::{Args, ValueEnum};
 
@@ -69,6 +69,17 @@ pub struct DropsCommand {
     /// Count connections that ended within this time, such as 10m
     #[arg(long, value_name = "DURATION", default_value = "1h")]
     pub since: String,
+    /// Where and how.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `waggle trace`.
+#[derive(Debug, Args)]
+pub struct TraceCommand {
+    /// A deployment's id, a task's id, or the beginning of a task's id that only one has
+    #[arg(value_name = "DEPLOYMENT|TASK")]
+    pub what: String,
     /// Where and how.
     #[command(flatten)]
     pub output: Output,

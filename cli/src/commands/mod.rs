@@ -28,6 +28,7 @@ pub mod role;
 pub mod snapshot;
 pub mod task;
 pub mod top;
+pub mod trace;
 pub mod version;
 pub mod vip;
 pub mod volume;

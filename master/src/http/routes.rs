@@ -93,6 +93,7 @@ const TEMPLATES: &[&str] = &[
     "/waggle/v1/map",
     "/waggle/v1/drops",
     "/waggle/v1/top",
+    "/waggle/v1/traces/{id}",
     "/waggle/v1/tasks",
     "/waggle/v1/tasks/{id}/exec",
     "/waggle/v1/tasks/{id}/attach",

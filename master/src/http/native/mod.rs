@@ -19,6 +19,7 @@ pub(super) mod relay;
 mod reservations;
 mod roles;
 mod top;
+mod traces;
 
 use axum::{
     body::Body,
@@ -72,6 +73,10 @@ pub(super) async fn route(api: &Api, call: &Call, body: Body) -> Result<Response
         },
         ["drops"] => match *method {
             Method::GET => map::drops(api, call).await.map(|d| ok(&d)),
+            _ => Err(Fail::method(call, "GET")),
+        },
+        ["traces", id] => match *method {
+            Method::GET => traces::trace(api, id).await.map(|t| ok(&t)),
             _ => Err(Fail::method(call, "GET")),
         },
         ["top"] => match *method {

@@ -711,6 +711,8 @@ pub static SPANS: &[SpanDef] = &[
     SpanDef { name: "task.receive", has_tail: false, sides: &[SpanSide::Consumer], attributes: &["waggle.task.id", "waggle.node"], description: "An agent takes a task in" },
     SpanDef { name: "image.pull", has_tail: false, sides: &[SpanSide::Client], attributes: &["waggle.image", "waggle.image.digest"], description: "An image is asked of its registry and unpacked" },
     SpanDef { name: "container.create", has_tail: false, sides: &[SpanSide::Internal], attributes: &["waggle.task.id"], description: "All that is made for a task before it runs" },
+    SpanDef { name: "network.join", has_tail: false, sides: &[SpanSide::Internal], attributes: &["waggle.task.id"], description: "A task's network namespace, its device there and the programs at its other end are made" },
+    SpanDef { name: "cgroup.create", has_tail: false, sides: &[SpanSide::Internal], attributes: &["waggle.task.id"], description: "A task's cgroup is made with its limits" },
     SpanDef { name: "container.start", has_tail: false, sides: &[SpanSide::Internal], attributes: &["waggle.task.id", "waggle.runtime"], description: "The task's process or container is started" },
     SpanDef { name: "task.running", has_tail: false, sides: &[SpanSide::Internal], attributes: &["waggle.task.id", "waggle.node"], description: "From the receipt of a task to its running" },
     SpanDef { name: "healthcheck.first_pass", has_tail: false, sides: &[SpanSide::Internal], attributes: &["waggle.task.id"], description: "From the first health check to the first that passed" },

@@ -1,7 +1,9 @@
 //! What people see of traffic: the map, services now, and what does not get through.
 
+use std::collections::BTreeSet;
+
 use serde_json::json;
-use waggle_api::native::{DropsView, EdgeView, MapView, ServiceFiguresView, TopView};
+use waggle_api::native::{DropsView, EdgeView, MapView, ServiceFiguresView, TopView, TraceView};
 use waggle_tests_privileged::{LIMIT, can_run, cli, shared, web};
 use waggle_tests_support::scenario::{VIP_NAME, World, deploy, remove};
 use waggle_tests_support::wait_until;
@@ -23,6 +25,54 @@ fn row(world: &World, service: &str) -> ServiceFiguresView {
     assert!(top.silent.is_empty(), "{:?}", top.silent);
     let mut all = top.services.into_iter();
     all.find(|s| s.service == service).unwrap()
+}
+
+fn a_task_has_a_trace(world: &World, task: &str) {
+    let shown = |what: &str| -> TraceView {
+        serde_json::from_value(cli::shows(world, &["trace", what])).unwrap()
+    };
+    let whole = wait_until(LIMIT, "the task's trace on all nodes", || {
+        let trace = shown(task);
+        let applied = trace.spans.iter().filter(|s| s.name == "vip.apply");
+        let nodes: BTreeSet<&str> = applied.map(|s| s.node.as_str()).collect();
+        let over = trace
+            .spans
+            .iter()
+            .any(|s| s.name.starts_with("deployment "));
+        (nodes.len() == 3 && over).then_some(trace)
+    })
+    .unwrap();
+    assert!(whole.silent.is_empty(), "{:?}", whole.silent);
+    let names: BTreeSet<&str> = whole.spans.iter().map(|s| s.name.as_str()).collect();
+    for name in [
+        "offer.allocate",
+        "offer.accept",
+        "task.launch",
+        "task.receive",
+        "container.create",
+        "cgroup.create",
+        "container.start",
+        "task.running",
+        "healthcheck.first_pass",
+        "vip.publish",
+    ] {
+        assert!(names.contains(name), "{name} is not in {names:?}");
+    }
+    let root = whole
+        .spans
+        .iter()
+        .find(|s| s.name.starts_with("deployment "));
+    let deployment = &root.unwrap().attributes["waggle.deployment.id"];
+    let of_deployment = shown(deployment);
+    assert_eq!(of_deployment.trace_id, whole.trace_id);
+    assert!(of_deployment.spans.len() >= whole.spans.len());
+    let tree = cli::says(world, &["trace", deployment]);
+    assert!(
+        tree.contains("task.launch [master ") && tree.contains(task),
+        "{tree}"
+    );
+    let said = cli::fails(world, &["trace", "no-such-thing"], 1);
+    assert!(said.contains("is no task here"), "{said}");
 }
 
 #[test]
@@ -50,10 +100,13 @@ fn services_their_edges_and_what_fails_are_seen() {
         ),
         "cpus": 0.2, "mem": 64, "disk": 0, "instances": 1,
         "constraints": [["hostname", "CLUSTER", "n2"]],
+        "portDefinitions": [{"port": 0, "labels": {"VIP_0": "/seen-client:80"}}],
         "healthChecks": [{"protocol": "COMMAND", "command": {"value": "grep -q over stdout"}, "intervalSeconds": 1}],
         "taskKillGracePeriodSeconds": 1,
     });
-    deploy(cluster, &client.to_string(), LIMIT).unwrap();
+    let app = deploy(cluster, &client.to_string(), LIMIT).unwrap();
+    let task = app.tasks(cluster).unwrap().remove(0);
+    a_task_has_a_trace(world, &task.id);
 
     let seen = wait_until(LIMIT, "the edges to be in the map", || {
         let map = map(world, &["--service", CLIENT, "--since", "10m"]);

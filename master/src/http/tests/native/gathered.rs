@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use axum::{Json, routing::get};
 use tokio::net::TcpListener;
 use waggle_api::native::{
-    EndedFlow, NodeFiguresView, NodeMapView, ServiceMap, Spread, TaskFiguresView,
+    EndedFlow, NodeFiguresView, NodeMapView, ServiceMap, SpanView, SpansView, Spread,
+    TaskFiguresView,
 };
 
 use super::*;
@@ -50,11 +51,40 @@ fn node_map() -> NodeMapView {
     }
 }
 
+fn span(id: &str, parent: &str, name: &str, start_ns: u64) -> SpanView {
+    let sample = busy();
+    let task = sample.tasks.values().next().unwrap().id.to_string();
+    SpanView {
+        trace_id: "t".to_owned(),
+        span_id: id.to_owned(),
+        parent_id: parent.to_owned(),
+        name: name.to_owned(),
+        kind: "internal".to_owned(),
+        component: "waggle-agent".to_owned(),
+        node: "n1".to_owned(),
+        start_ns,
+        end_ns: start_ns + 5,
+        attributes: [("waggle.task.id".to_owned(), task)].into(),
+        error: None,
+    }
+}
+
 /// An agent that answers so.
 async fn agent(figures: NodeFiguresView) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let at = listener.local_addr().unwrap();
+    let spans = SpansView {
+        spans: vec![
+            span("2", "1", "container.create", 20),
+            span("1", "", "task.receive", 10),
+        ],
+        left_out: 1,
+    };
     let router = Router::new()
+        .route(
+            "/waggle/v1/spans",
+            get(move || std::future::ready(Json(spans))),
+        )
         .route("/waggle/v1/map", get(async || Json(node_map())))
         .route(
             "/waggle/v1/figures",
@@ -150,6 +180,17 @@ async fn the_answers_of_all_agents_are_one() {
         (&json!(3), &json!(2.0))
     );
 
+    let path = format!("/waggle/v1/traces/{}", task.id);
+    let trace = door.ask("GET", &path, None).await.json();
+    assert_eq!(silent(&trace), ["n2", "n3"]);
+    let spans = trace["spans"].as_array().unwrap().iter();
+    let names: Vec<&Value> = spans.map(|s| &s["name"]).collect();
+    assert_eq!(names, ["task.receive", "container.create"]);
+    assert_eq!(
+        (&trace["task_id"], &trace["left_out"]),
+        (&json!(task.id.as_str()), &json!(1))
+    );
+
     for asked in [service, name] {
         let path = format!("/waggle/v1/drops?service={asked}");
         let drops = door.ask("GET", &path, None).await.json();
@@ -175,6 +216,11 @@ async fn what_can_not_be_asked() {
             "drops",
             400,
             "service: must name an app, a pod or a task such as /shop or shop.marathon",
+        ),
+        (
+            "traces/none",
+            404,
+            "\"none\" is no task here, and no deployment that is remembered",
         ),
         (
             "drops?service=no.such",

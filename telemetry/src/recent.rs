@@ -1,0 +1,215 @@
+//! Spans of the process's own components that have ended lately, kept in memory: for people who ask, whether there is an endpoint
+//! or not.
+//!
+//! # Invariants
+//! - At most [`MAX_SPANS`] in all and [`MAX_OF_TRACE`] of one trace; the trace that was begun first goes first, whole.
+//! - What a trace had no room for is counted in it.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use opentelemetry::trace::{SpanId, SpanKind, Status};
+use opentelemetry_sdk::trace::SpanData;
+
+/// A few hundred bytes each.
+const MAX_SPANS: usize = 16_384;
+/// A deployment of some hundred tasks.
+const MAX_OF_TRACE: usize = 4096;
+
+/// A span that has ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecentSpan {
+    /// 32 hex digits.
+    pub trace_id: String,
+    /// 16 hex digits.
+    pub span_id: String,
+    /// The same; empty where it begins a trace.
+    pub parent_id: String,
+    /// Name.
+    pub name: String,
+    /// `server`, `client`, `producer`, `consumer` or `internal`.
+    pub kind: &'static str,
+    /// Which component: `waggle-agent`.
+    pub component: String,
+    /// Unix nanoseconds.
+    pub start_ns: u64,
+    /// The same.
+    pub end_ns: u64,
+    /// What it says.
+    pub attributes: BTreeMap<String, String>,
+    /// What failed.
+    pub error: Option<String>,
+}
+
+impl RecentSpan {
+    fn of(span: &SpanData, component: &str) -> Self {
+        let attributes = span.attributes.iter();
+        let attributes = attributes.map(|a| {
+            let key = a.key.as_str().to_owned();
+            (key, a.value.as_str().into_owned())
+        });
+        Self {
+            trace_id: span.span_context.trace_id().to_string(),
+            span_id: span.span_context.span_id().to_string(),
+            parent_id: Some(span.parent_span_id)
+                .filter(|id| *id != SpanId::INVALID)
+                .map(|id| id.to_string())
+                .unwrap_or_default(),
+            name: span.name.to_string(),
+            kind: match span.span_kind {
+                SpanKind::Server => "server",
+                SpanKind::Client => "client",
+                SpanKind::Producer => "producer",
+                SpanKind::Consumer => "consumer",
+                SpanKind::Internal => "internal",
+            },
+            component: component.to_owned(),
+            start_ns: ns(span.start_time),
+            end_ns: ns(span.end_time),
+            attributes: attributes.collect(),
+            error: match &span.status {
+                Status::Error { description } => Some(description.to_string()),
+                _ => None,
+            },
+        }
+    }
+}
+
+fn ns(at: SystemTime) -> u64 {
+    let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// All of them.
+#[derive(Debug, Default)]
+pub(crate) struct Recent {
+    traces: BTreeMap<String, Trace>,
+    order: VecDeque<String>,
+    n_spans: usize,
+}
+
+#[derive(Debug, Default)]
+struct Trace {
+    spans: Vec<RecentSpan>,
+    left_out: u64,
+}
+
+impl Recent {
+    /// A component's span has ended.
+    pub(crate) fn ended(&mut self, span: &SpanData, component: &str) {
+        self.put(RecentSpan::of(span, component));
+    }
+
+    fn put(&mut self, span: RecentSpan) {
+        let trace = self
+            .traces
+            .entry(span.trace_id.clone())
+            .or_insert_with_key(|id| {
+                self.order.push_back(id.clone());
+                Trace::default()
+            });
+        if trace.spans.len() >= MAX_OF_TRACE {
+            trace.left_out += 1;
+            return;
+        }
+        trace.spans.push(span);
+        self.n_spans += 1;
+        while self.n_spans > MAX_SPANS {
+            let Some(oldest) = self.order.pop_front() else {
+                return;
+            };
+            let gone = self.traces.remove(&oldest);
+            self.n_spans -= gone.map_or(0, |t| t.spans.len());
+        }
+    }
+
+    /// Spans of one trace, and how many more there were.
+    pub(crate) fn of_trace(&self, trace_id: &str) -> (Vec<RecentSpan>, u64) {
+        let found = self.traces.get(trace_id);
+        found.map_or((Vec::new(), 0), |t| (t.spans.clone(), t.left_out))
+    }
+
+    /// The newest trace with a span that says so.
+    pub(crate) fn find(&self, key: &str, value: &str) -> Option<String> {
+        let says = |s: &RecentSpan| s.attributes.get(key).is_some_and(|v| v == value);
+        let mut newest = self.order.iter().rev();
+        let found = newest.find(|id| {
+            let trace = self.traces.get(*id);
+            trace.is_some_and(|t| t.spans.iter().any(says))
+        });
+        found.cloned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn span(trace: usize, n: usize) -> RecentSpan {
+        RecentSpan {
+            trace_id: format!("{trace:032x}"),
+            span_id: format!("{n:016x}"),
+            parent_id: String::new(),
+            name: "task.receive".to_owned(),
+            kind: "consumer",
+            component: "waggle-agent".to_owned(),
+            start_ns: 1,
+            end_ns: 2,
+            attributes: [("waggle.task.id".to_owned(), format!("web.{trace}"))].into(),
+            error: None,
+        }
+    }
+
+    #[test]
+    fn the_oldest_trace_goes_whole_and_no_trace_takes_all() {
+        let mut recent = Recent::default();
+        for n in 0..MAX_OF_TRACE + 3 {
+            recent.put(span(0, n));
+        }
+        let (spans, left_out) = recent.of_trace(&format!("{:032x}", 0));
+        assert_eq!((spans.len(), left_out), (MAX_OF_TRACE, 3));
+        for trace in 1..=MAX_SPANS - MAX_OF_TRACE {
+            recent.put(span(trace, 1));
+        }
+        assert_eq!(recent.n_spans, MAX_SPANS);
+        assert!(recent.find("waggle.task.id", "web.0").is_some());
+        recent.put(span(MAX_SPANS, 1));
+        assert_eq!(recent.find("waggle.task.id", "web.0"), None);
+        assert_eq!(recent.n_spans, MAX_SPANS - MAX_OF_TRACE + 1);
+        assert_eq!(recent.order.len(), recent.traces.len());
+        let found = recent.find("waggle.task.id", "web.7").unwrap();
+        assert_eq!(recent.of_trace(&found).0, [span(7, 1)]);
+    }
+
+    #[test]
+    fn components_are_remembered_without_an_endpoint() {
+        let telemetry = crate::Telemetry::disabled().component("waggle-agent");
+        let attrs = vec![("waggle.task.id", "web.1".into())];
+        let (consumer, internal) = (SpanKind::Consumer, SpanKind::Internal);
+        let receive = telemetry.record_span("task.receive", consumer, None, 1, 2, attrs);
+        let mut create = telemetry.begin_span("container.create", internal, Some(receive), vec![]);
+        create.error("launch_failed", "no such user");
+        create.end();
+        let trace = telemetry
+            .recent_trace_of("waggle.task.id", "web.1")
+            .unwrap();
+        let (spans, left_out) = telemetry.recent_spans(&trace);
+        assert_eq!((spans.len(), left_out), (2, 0));
+        let [first, second] = spans.as_slice() else {
+            panic!("{spans:?}")
+        };
+        assert_eq!(
+            (first.start_ns, first.end_ns, first.kind),
+            (1, 2, "consumer")
+        );
+        assert_eq!(
+            (first.parent_id.as_str(), first.component.as_str()),
+            ("", "waggle-agent")
+        );
+        assert_eq!(second.parent_id, first.span_id);
+        assert_eq!(second.error.as_deref(), Some("no such user"));
+        assert_eq!(telemetry.recent_spans("0").0, []);
+    }
+}
