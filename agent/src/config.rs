@@ -17,7 +17,7 @@ use waggle_types::{Custom, Domain, Milli, PortSet, Resources};
 
 use crate::{
     fetch::FetchSettings, flow_log::FlowLogConfig, logs::LogSettings, networks::NetworkSettings,
-    storage::StorageSettings,
+    reconfiguration::Reconfiguration, storage::StorageSettings,
 };
 
 /// Settings of one agent. [`AgentConfig::new`] fills in every default.
@@ -62,6 +62,8 @@ pub struct AgentConfig {
     pub attributes: BTreeMap<String, String>,
     /// Where the node stands.
     pub domain: Option<Domain>,
+    /// What of the agent may be other than when it ran before.
+    pub reconfiguration: Reconfiguration,
     /// How to start a shim.
     pub shim: ShimCommand,
     /// How to start the shim of a command that `exec` runs in a task.
@@ -122,6 +124,7 @@ impl AgentConfig {
             resources: ResourceOverrides::default(),
             attributes: BTreeMap::new(),
             domain: None,
+            reconfiguration: Reconfiguration::default(),
             shim: ShimCommand::current_exe("shim"),
             exec_shim: ShimCommand::current_exe("exec-shim"),
             runtime: RuntimeSettings::default(),

@@ -28,6 +28,16 @@ pub enum AgentError {
         /// The cgroup directory.
         path: PathBuf,
     },
+    /// The agent is another one than it was, and may not be.
+    #[error(
+        "this agent is not what it was, which --reconfiguration-policy {policy} does not allow: {what}"
+    )]
+    Reconfigured {
+        /// What may change.
+        policy: crate::Reconfiguration,
+        /// What has.
+        what: String,
+    },
     /// The stored agent id is not an id.
     #[error("bad agent id in {}", path.display())]
     BadAgentId {

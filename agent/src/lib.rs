@@ -55,6 +55,7 @@ mod operator;
 mod overlay_api;
 mod parts;
 mod receive;
+mod reconfiguration;
 mod recover;
 mod resources;
 mod run;
@@ -84,6 +85,7 @@ pub use crate::{
     exec::exec_shim_main,
     fetch::FetchSettings,
     logs::{JournalSettings, LogSettings},
+    reconfiguration::Reconfiguration,
     run::run,
     shim::shim_main,
     storage::{

@@ -31,7 +31,7 @@ use crate::{
     net::{Net, chain},
     operator::Meter,
     parts::Parts,
-    receive, recover, resources,
+    receive, reconfiguration, recover, resources,
     runtime::Ports,
     scrape::Scraper,
     session::{self, SessionEvent},
@@ -154,6 +154,12 @@ pub async fn run(
         total,
         attributes: config.attributes.clone(),
     };
+    {
+        let (config, info) = (Arc::clone(&config), info.clone());
+        let settle =
+            move || reconfiguration::settle(&config.work_dir, &info, config.reconfiguration);
+        blocking(settle).await?;
+    }
     tracing::info!(%agent_id, hostname = config.hostname, resources = %info.total, "agent starts");
     let mut troubles = Vec::new();
     let cgroups = cgroups(&config, &mut troubles);

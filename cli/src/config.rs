@@ -19,7 +19,7 @@ use std::{
 use waggle_agent::telemetry::{Destination, SpoolConfig, pipeline::Cost};
 use waggle_agent::{
     DnsSettings, EdgeSettings, FetchSettings, FlowLogConfig, LogSettings, NetworkSettings,
-    NodePolicy, RuntimeSettings, StorageSettings, images::ImageSettings,
+    NodePolicy, Reconfiguration, RuntimeSettings, StorageSettings, images::ImageSettings,
 };
 use waggle_types::Domain;
 
@@ -97,6 +97,8 @@ pub struct Settings {
     pub overlay: OverlaySettings,
     /// Whether CPUs are a ceiling.
     pub cpu_hard_limits: bool,
+    /// What of the node may be other than before.
+    pub reconfiguration: Reconfiguration,
     /// Where images come from, and how many stay.
     pub images: ImageSettings,
     /// Device nodes of GPUs; `None`: those that are found.
@@ -233,6 +235,7 @@ pub fn settings(flags: &RunArgs) -> Result<Settings, CliError> {
         networks,
         overlay,
         cpu_hard_limits: args.cpu_hard_limits,
+        reconfiguration: reconfiguration(args.reconfiguration_policy.as_deref())?,
         images,
         gpu_devices,
         storage,
@@ -342,6 +345,7 @@ fn merge(flags: RunArgs, file: RunArgs) -> RunArgs {
         image_store_size: flags.image_store_size.or(file.image_store_size),
         image_max_age: flags.image_max_age.or(file.image_max_age),
         cpu_hard_limits: flags.cpu_hard_limits || file.cpu_hard_limits,
+        reconfiguration_policy: flags.reconfiguration_policy.or(file.reconfiguration_policy),
         gpu_devices: if flags.gpu_devices.is_empty() {
             file.gpu_devices
         } else {
@@ -405,6 +409,18 @@ pub fn address(field: &str, text: &str, port: u16) -> Result<SocketAddr, CliErro
 /// `500ms`, `5s`, `2m`; at least 1 ms and at most a day.
 pub fn positive(field: &str, text: &str) -> Result<Duration, CliError> {
     times::duration(field, text, DAY)
+}
+
+fn reconfiguration(name: Option<&str>) -> Result<Reconfiguration, CliError> {
+    let Some(name) = name else {
+        return Ok(Reconfiguration::default());
+    };
+    let mut all = Reconfiguration::ALL.into_iter();
+    all.find(|p| p.name() == name).ok_or_else(|| {
+        usage(format!(
+            "reconfiguration-policy: must be equal, additive or any, is {name:?}"
+        ))
+    })
 }
 
 fn attributes(text: &str) -> Result<BTreeMap<String, String>, CliError> {
@@ -492,6 +508,7 @@ mod tests {
     #[case::empty_zone("domain", |a: &mut RunArgs| a.domain = Some("eu/".into()))]
     #[case::deep_domain("domain", |a: &mut RunArgs| a.domain = Some("eu/a/b".into()))]
     #[case::ports("resources", |a: &mut RunArgs| a.resources = Some("ports:[9-1]".into()))]
+    #[case::reconfiguration("reconfiguration-policy", |a: &mut RunArgs| a.reconfiguration_policy = Some("some".into()))]
     #[case::attributes("attributes", |a: &mut RunArgs| a.attributes = Some("rack".into()))]
     #[case::dns("dns", |a: &mut RunArgs| a.dns = vec!["x".into()])]
     #[case::upstream("dns-upstreams", |a: &mut RunArgs| a.dns_upstreams = vec!["resolver".into()])]

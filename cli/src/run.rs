@@ -219,6 +219,7 @@ async fn start_agent(
     config.policy.clone_from(&s.policy);
     config.networks.clone_from(&s.networks);
     config.cpu_hard_limits = s.cpu_hard_limits;
+    config.reconfiguration = s.reconfiguration;
     config.images.clone_from(&s.images);
     config.flows.clone_from(&s.flows);
     config.gpu_devices.clone_from(&s.gpu_devices);

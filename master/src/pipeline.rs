@@ -85,6 +85,7 @@ fn is_soft(event: &SchedulerEvent) -> bool {
         SchedulerEvent::Update(status) => status.uuid.is_some(),
         SchedulerEvent::Subscribed { .. }
         | SchedulerEvent::AgentLost(_)
+        | SchedulerEvent::AgentUnreachable(_)
         | SchedulerEvent::ExecutorLost { .. } => false,
     }
 }

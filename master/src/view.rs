@@ -394,6 +394,8 @@ pub struct ClusterView {
     pub tasks: CowMap<TaskView>,
     /// Tasks that ended, newest last; bounded (the oldest are forgotten).
     pub completed: Vec<Arc<TaskView>>,
+    /// How many tasks have ended since this master started, by state, in the order of [`TaskState::ALL`].
+    pub n_ended: [u64; TaskState::ALL.len()],
     /// Executors of frameworks' own that are not known to have ended, with their agents.
     pub executors: Arc<Vec<(AgentId, ExecutorRecord)>>,
     /// Frameworks by id.

@@ -33,6 +33,10 @@ pub fn flags(config: &AgentConfig, agent: &AgentInfo) -> BTreeMap<String, String
             "container_disk_watch_interval",
             duration(storage.disk_watch),
         ),
+        (
+            "reconfiguration_policy",
+            config.reconfiguration.name().to_owned(),
+        ),
         ("gc_delay", duration(storage.gc_delay)),
         ("gc_disk_headroom", storage.gc_headroom.to_string()),
         (

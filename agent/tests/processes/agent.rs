@@ -12,7 +12,7 @@ use std::{
 use nix::sys::signal::Signal;
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
-use waggle_agent::{AgentConfig, AgentListeners, DataPlanePolicy, ShimCommand};
+use waggle_agent::{AgentConfig, AgentListeners, DataPlanePolicy, Reconfiguration, ShimCommand};
 use waggle_api::proto::session::{
     self as pb, HealthState, StatusReason, TaskState, master_message::Kind as ToAgent,
 };
@@ -77,6 +77,21 @@ impl Agent {
         telemetry: Telemetry,
         change: impl FnOnce(&mut AgentConfig),
     ) -> Self {
+        let (config, listeners) = Self::prepared(at, work_dir, masters, cgroups, change).await;
+        let http = listeners.http.local_addr().unwrap();
+        let names = listeners.dns.as_ref().unwrap().local_addr().unwrap();
+        let run = waggle_agent::run(config, listeners, telemetry, CancellationToken::new());
+        let job = tokio::spawn(async move { run.await.unwrap() });
+        Self { job, http, names }
+    }
+
+    async fn prepared(
+        at: Option<SocketAddr>,
+        work_dir: &Path,
+        masters: Vec<SocketAddr>,
+        cgroups: Option<&CgroupRoot>,
+        change: impl FnOnce(&mut AgentConfig),
+    ) -> (AgentConfig, AgentListeners) {
         let bind = async || TcpListener::bind("127.0.0.1:0").await.unwrap();
         let listeners = AgentListeners {
             http: match at {
@@ -88,8 +103,6 @@ impl Agent {
             statsd: None,
             dns: Some(bind().await),
         };
-        let http = listeners.http.local_addr().unwrap();
-        let names = listeners.dns.as_ref().unwrap().local_addr().unwrap();
         let mut config = AgentConfig {
             cgroup_root: cgroups.map(|c| c.path.clone()),
             dataplane: DataPlanePolicy::Off,
@@ -106,9 +119,7 @@ impl Agent {
             ..AgentConfig::new("n1", Ipv4Addr::LOCALHOST, masters, work_dir)
         };
         change(&mut config);
-        let run = waggle_agent::run(config, listeners, telemetry, CancellationToken::new());
-        let job = tokio::spawn(async move { run.await.unwrap() });
-        Self { job, http, names }
+        (config, listeners)
     }
 
     /// Runs until somebody kills this process.
@@ -662,4 +673,30 @@ pub fn finds_the_master_that_answers() {
 pub fn free_port() -> u16 {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().port()
+}
+
+pub fn is_what_it_was_or_says_what_differs() {
+    block_on(async {
+        let dir = tempfile::tempdir().unwrap();
+        let at = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let at = TcpListener::bind(at).await.unwrap().local_addr().unwrap();
+        let start = async |rack: &str, policy| {
+            let change = |config: &mut AgentConfig| {
+                config.reconfiguration = policy;
+                config.attributes.insert("rack".into(), rack.into());
+            };
+            let prepared = Agent::prepared(Some(at), dir.path(), Vec::new(), None, change);
+            let (config, listeners) = prepared.await;
+            // It stops as soon as it has started.
+            let stop = CancellationToken::new();
+            stop.cancel();
+            waggle_agent::run(config, listeners, Telemetry::disabled(), stop).await
+        };
+        start("a1", Reconfiguration::Equal).await.unwrap();
+        let refused = start("a2", Reconfiguration::Equal).await.unwrap_err();
+        let text = refused.to_string();
+        assert!(text.contains("attribute rack was a1, is a2"), "{text}");
+        start("a2", Reconfiguration::Any).await.unwrap();
+        start("a2", Reconfiguration::Equal).await.unwrap();
+    });
 }

@@ -93,6 +93,10 @@ const TESTS: &[Test] = &[
     ),
     ("agent_reports_oom_as_such", agent::reports_oom_as_such),
     (
+        "agent_is_what_it_was_or_says_what_differs",
+        agent::is_what_it_was_or_says_what_differs,
+    ),
+    (
         "agent_finds_the_master_that_answers",
         agent::finds_the_master_that_answers,
     ),

@@ -230,6 +230,10 @@ pub struct RunArgs {
     /// The same over IPv6 [default: fd01:a::/64]
     #[arg(long, value_name = "NET")]
     pub vtep_subnet6: Option<String>,
+    /// What of this node may be other than when it ran before: `equal` (nothing), `additive` (it may have more resources and
+    /// attributes) or `any`; a node that may not change refuses to start and says what differs [default: any]
+    #[arg(long, value_name = "POLICY")]
+    pub reconfiguration_policy: Option<String>,
     /// A task gets no more CPU time than it asks for, where it names no limit of its own
     #[arg(long)]
     pub cpu_hard_limits: bool,

@@ -115,7 +115,7 @@ impl Shown {
                 *place = line.next;
             }
             LogEvent::Ended { ended } => self.places.retain(|(task, _), _| task != ended),
-            LogEvent::Gap { .. } | LogEvent::Upto { .. } => {}
+            LogEvent::Gap { .. } | LogEvent::Upto { .. } | LogEvent::LeftOut { .. } => {}
         }
         if self.json {
             return format!("{data}\n").into_bytes();
@@ -131,6 +131,13 @@ impl Shown {
                 let task = short(task);
                 out.push_str(&format!(
                     "[{gap_bytes} bytes of {stream} of {task} were removed before they were read]\n"
+                ));
+                out.into_bytes()
+            }
+            LogEvent::LeftOut { left_out } => {
+                let mut out = self.close();
+                out.push_str(&format!(
+                    "[{left_out} more tasks are not followed: there are too many at once]\n"
                 ));
                 out.into_bytes()
             }

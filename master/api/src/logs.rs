@@ -61,6 +61,11 @@ pub enum LogEvent {
         /// Which.
         ended: String,
     },
+    /// There are more tasks than are followed at once; those that are left out are told once others have ended.
+    LeftOut {
+        /// How many.
+        left_out: usize,
+    },
 }
 
 impl LogEvent {
@@ -78,6 +83,7 @@ impl LogEvent {
             Self::Gap { .. } => "event: gap\n",
             Self::Upto { .. } => return ":\n\n".to_owned(),
             Self::Ended { .. } => "event: ended\n",
+            Self::LeftOut { .. } => "event: left_out\n",
         };
         let id = cursor.map(|c| format!("id: {c}\n")).unwrap_or_default();
         format!("{id}{kind}data: {}\n", self.json())

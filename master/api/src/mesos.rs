@@ -22,7 +22,7 @@ pub mod task;
 #[cfg(test)]
 mod wild;
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use serde::{Deserialize, Serialize};
 use waggle_types::{Custom, Milli, Resources, ScalarKind, TaskState, UnixMillis};
@@ -124,155 +124,179 @@ pub fn seconds(at: UnixMillis) -> f64 {
     at.0 as f64 / 1000.0
 }
 
-/// `/state` of a master.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// `/state` of a master. Names are those of the view that it is made of: large clusters have many.
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[allow(missing_docs, reason = "keys of Mesos's state")]
-pub struct State {
-    pub version: String,
-    pub id: String,
+pub struct State<'a> {
+    pub version: &'a str,
+    pub id: &'a str,
     pub pid: String,
-    pub hostname: String,
-    pub cluster: String,
+    pub hostname: &'a str,
+    pub cluster: &'a str,
     pub start_time: f64,
     pub elected_time: f64,
     pub leader: String,
-    pub leader_info: Option<LeaderInfo>,
+    pub leader_info: Option<LeaderInfo<'a>>,
     pub activated_slaves: u64,
     pub deactivated_slaves: u64,
     pub unreachable_slaves: u64,
     pub flags: BTreeMap<String, String>,
-    pub slaves: Vec<Slave>,
-    pub recovered_slaves: Vec<Slave>,
-    pub frameworks: Vec<Framework>,
-    pub completed_frameworks: Vec<Framework>,
+    pub slaves: Vec<Slave<'a>>,
+    pub recovered_slaves: Vec<Slave<'a>>,
+    pub frameworks: Vec<Framework<'a>>,
+    pub completed_frameworks: Vec<Framework<'a>>,
     pub unregistered_frameworks: Vec<String>,
-    pub orphan_tasks: Vec<Task>,
+    pub orphan_tasks: Vec<Task<'a>>,
 }
 
 /// The leading master.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[allow(missing_docs, reason = "keys of Mesos's leader info")]
-pub struct LeaderInfo {
-    pub id: String,
+pub struct LeaderInfo<'a> {
+    pub id: &'a str,
     pub pid: String,
-    pub hostname: String,
+    pub hostname: &'a str,
     pub port: u16,
 }
 
+/// What agents here can do, in Mesos's words.
+pub const AGENT_CAPABILITIES: [&str; 6] = [
+    "MULTI_ROLE",
+    "HIERARCHICAL_ROLE",
+    "RESERVATION_REFINEMENT",
+    "RESIZE_VOLUME",
+    "AGENT_DRAINING",
+    "TASK_RESOURCE_LIMITS",
+];
+
 /// An agent.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[allow(missing_docs, reason = "keys of Mesos's agent")]
-pub struct Slave {
-    pub id: String,
+pub struct Slave<'a> {
+    pub id: &'a str,
     pub pid: String,
-    pub hostname: String,
+    pub hostname: &'a str,
     pub port: u16,
     pub active: bool,
     pub deactivated: bool,
-    pub version: String,
+    pub version: &'a str,
     pub registered_time: f64,
     pub reregistered_time: f64,
-    pub attributes: BTreeMap<String, String>,
+    pub attributes: &'a BTreeMap<String, String>,
     pub resources: ResourcesJson,
     pub used_resources: ResourcesJson,
     pub offered_resources: ResourcesJson,
     pub unreserved_resources: ResourcesJson,
     pub reserved_resources: BTreeMap<String, ResourcesJson>,
-    pub capabilities: Vec<String>,
+    pub capabilities: &'static [&'static str],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub domain: Option<crate::proto::mesos::DomainInfo>,
 }
 
 /// A framework.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[allow(missing_docs, reason = "keys of Mesos's framework")]
-pub struct Framework {
-    pub id: String,
-    pub name: String,
-    pub pid: String,
-    pub hostname: String,
-    pub user: String,
-    pub role: String,
-    pub roles: Vec<String>,
+pub struct Framework<'a> {
+    pub id: &'a str,
+    pub name: &'a str,
+    pub pid: &'a str,
+    pub hostname: &'a str,
+    pub user: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub principal: Option<&'a str>,
+    pub role: &'a str,
+    pub roles: Vec<&'a str>,
     pub active: bool,
     pub connected: bool,
     pub recovered: bool,
     pub checkpoint: bool,
-    pub webui_url: String,
+    pub failover_timeout: f64,
+    pub webui_url: Cow<'a, str>,
     pub registered_time: f64,
+    pub reregistered_time: f64,
     pub unregistered_time: f64,
     pub resources: ResourcesJson,
     pub used_resources: ResourcesJson,
     pub offered_resources: ResourcesJson,
-    pub capabilities: Vec<String>,
-    pub tasks: Vec<Task>,
-    pub unreachable_tasks: Vec<Task>,
-    pub completed_tasks: Vec<Task>,
-    pub executors: Vec<String>,
+    pub capabilities: Vec<&'a str>,
+    pub tasks: Vec<Task<'a>>,
+    pub unreachable_tasks: Vec<Task<'a>>,
+    pub completed_tasks: Vec<Task<'a>>,
+    pub executors: Vec<Executor<'a>>,
+}
+
+/// An executor that a framework brought along.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[allow(missing_docs, reason = "keys of Mesos's executor")]
+pub struct Executor<'a> {
+    pub executor_id: &'a str,
+    pub framework_id: &'a str,
+    pub slave_id: &'a str,
+    pub name: &'a str,
+    pub source: &'a str,
+    pub resources: ResourcesJson,
 }
 
 /// A task.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[allow(missing_docs, reason = "keys of Mesos's task")]
-pub struct Task {
-    pub id: String,
-    pub name: String,
-    pub framework_id: String,
-    pub executor_id: String,
-    pub slave_id: String,
-    pub role: String,
-    pub state: String,
+pub struct Task<'a> {
+    pub id: &'a str,
+    pub name: &'a str,
+    pub framework_id: &'a str,
+    pub executor_id: &'a str,
+    pub slave_id: &'a str,
+    pub role: &'a str,
+    pub state: &'a str,
     pub resources: ResourcesJson,
-    pub statuses: Vec<Status>,
-    pub labels: Vec<Label>,
-    pub discovery: Discovery,
+    pub statuses: Vec<Status<'a>>,
+    pub labels: Vec<Label<'a>>,
+    pub discovery: Discovery<'a>,
 }
 
 /// One status of a task.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[allow(missing_docs, reason = "keys of Mesos's status")]
-pub struct Status {
-    pub state: String,
+pub struct Status<'a> {
+    pub state: &'a str,
     pub timestamp: f64,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub healthy: Option<bool>,
-    pub container_status: ContainerStatus,
+    pub container_status: ContainerStatus<'a>,
 }
 
 /// Addresses of a task, in the nesting that DNS servers walk.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[allow(missing_docs, reason = "keys of Mesos's container status")]
-pub struct ContainerStatus {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub container_id: Option<ContainerId>,
-    pub network_infos: Vec<NetworkInfo>,
+pub struct ContainerStatus<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub container_id: Option<ContainerId<'a>>,
+    pub network_infos: [NetworkInfo<'a>; 1],
 }
 
 /// A container's name, which its agent takes for it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[allow(missing_docs, reason = "keys of Mesos's container id")]
-pub struct ContainerId {
-    pub value: String,
+pub struct ContainerId<'a> {
+    pub value: &'a str,
 }
 
-impl ContainerStatus {
-    /// The same of a container that is called so.
-    #[must_use]
-    pub fn called(self, id: Option<String>) -> Self {
-        Self {
-            container_id: id.map(|value| ContainerId { value }),
-            ..self
-        }
-    }
-
-    /// Addresses on one network, which has a name unless it is the node's own or behind its bridge.
-    pub fn of(ips: impl Iterator<Item = std::net::IpAddr>, network: Option<&str>) -> Self {
+impl<'a> ContainerStatus<'a> {
+    /// Of a container that is called so, if it has a name; on one network, which has a name unless it is the node's own or
+    /// behind its bridge.
+    pub fn of(
+        id: Option<&'a str>,
+        ips: impl Iterator<Item = std::net::IpAddr>,
+        network: Option<&'a str>,
+    ) -> Self {
         let address = |ip: std::net::IpAddr| IpAddress {
-            protocol: if ip.is_ipv4() { "IPv4" } else { "IPv6" }.into(),
-            ip_address: ip.to_string(),
+            protocol: if ip.is_ipv4() { "IPv4" } else { "IPv6" },
+            ip_address: ip,
         };
         Self {
-            container_id: None,
-            network_infos: vec![NetworkInfo {
-                name: network.map(ToOwned::to_owned),
+            container_id: id.map(|value| ContainerId { value }),
+            network_infos: [NetworkInfo {
+                name: network,
                 ip_addresses: ips.map(address).collect(),
             }],
         }
@@ -280,100 +304,100 @@ impl ContainerStatus {
 }
 
 /// Addresses on one network.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[allow(missing_docs, reason = "keys of Mesos's network info")]
-pub struct NetworkInfo {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub name: Option<String>,
+pub struct NetworkInfo<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<&'a str>,
     pub ip_addresses: Vec<IpAddress>,
 }
 
 /// An address.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[allow(missing_docs, reason = "keys of Mesos's address")]
 pub struct IpAddress {
-    pub protocol: String,
-    pub ip_address: String,
+    pub protocol: &'static str,
+    pub ip_address: std::net::IpAddr,
 }
 
 /// A label.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[allow(missing_docs, reason = "keys of Mesos's label")]
-pub struct Label {
-    pub key: String,
-    pub value: String,
+pub struct Label<'a> {
+    pub key: Cow<'a, str>,
+    pub value: Cow<'a, str>,
 }
 
 /// How a task is found.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[allow(missing_docs, reason = "keys of Mesos's discovery info")]
-pub struct Discovery {
-    pub visibility: String,
-    pub name: String,
-    pub ports: DiscoveryPorts,
+pub struct Discovery<'a> {
+    pub visibility: &'static str,
+    pub name: &'a str,
+    pub ports: DiscoveryPorts<'a>,
 }
 
 /// `{"ports": [..]}`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DiscoveryPorts {
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DiscoveryPorts<'a> {
     /// The ports.
-    pub ports: Vec<DiscoveryPort>,
+    pub ports: Vec<DiscoveryPort<'a>>,
 }
 
 /// A port of a task.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[allow(missing_docs, reason = "keys of Mesos's port")]
-pub struct DiscoveryPort {
+pub struct DiscoveryPort<'a> {
     pub number: u16,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub name: Option<String>,
-    pub protocol: String,
-    pub labels: Labels,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<&'a str>,
+    pub protocol: &'static str,
+    pub labels: Labels<'a>,
 }
 
 /// `{"labels": [..]}`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Labels {
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Labels<'a> {
     /// The labels.
-    pub labels: Vec<Label>,
+    pub labels: Vec<Label<'a>>,
 }
 
 /// `/state-summary`: counts in place of tasks.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[allow(missing_docs, reason = "keys of Mesos's state summary")]
-pub struct StateSummary {
-    pub hostname: String,
-    pub cluster: String,
-    pub slaves: Vec<SlaveSummary>,
-    pub frameworks: Vec<FrameworkSummary>,
+pub struct StateSummary<'a> {
+    pub hostname: &'a str,
+    pub cluster: &'a str,
+    pub slaves: Vec<SlaveSummary<'a>>,
+    pub frameworks: Vec<FrameworkSummary<'a>>,
 }
 
 /// An agent with counts.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[allow(missing_docs, reason = "keys of Mesos's state summary")]
-pub struct SlaveSummary {
+pub struct SlaveSummary<'a> {
     #[serde(flatten)]
-    pub slave: Slave,
+    pub slave: Slave<'a>,
     #[serde(flatten)]
     pub counts: StateCounts,
-    pub framework_ids: Vec<String>,
+    pub framework_ids: Vec<&'a str>,
 }
 
 /// A framework with counts.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[allow(missing_docs, reason = "keys of Mesos's state summary")]
-pub struct FrameworkSummary {
-    pub id: String,
-    pub name: String,
-    pub hostname: String,
-    pub webui_url: String,
+pub struct FrameworkSummary<'a> {
+    pub id: &'a str,
+    pub name: &'a str,
+    pub hostname: &'a str,
+    pub webui_url: Cow<'a, str>,
     pub active: bool,
     pub resources: ResourcesJson,
     pub used_resources: ResourcesJson,
     pub offered_resources: ResourcesJson,
     #[serde(flatten)]
     pub counts: StateCounts,
-    pub slave_ids: Vec<String>,
+    pub slave_ids: Vec<&'a str>,
 }
 
 /// Tasks by state: `{"TASK_RUNNING": 3, ..}`, every state.
@@ -394,27 +418,27 @@ impl StateCounts {
 }
 
 /// `/slaves`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[allow(missing_docs, reason = "keys of Mesos's slaves")]
-pub struct Slaves {
-    pub slaves: Vec<Slave>,
-    pub recovered_slaves: Vec<Slave>,
+pub struct Slaves<'a> {
+    pub slaves: Vec<Slave<'a>>,
+    pub recovered_slaves: Vec<Slave<'a>>,
 }
 
 /// `/frameworks`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[allow(missing_docs, reason = "keys of Mesos's frameworks")]
-pub struct Frameworks {
-    pub frameworks: Vec<Framework>,
-    pub completed_frameworks: Vec<Framework>,
+pub struct Frameworks<'a> {
+    pub frameworks: Vec<Framework<'a>>,
+    pub completed_frameworks: Vec<Framework<'a>>,
     pub unregistered_frameworks: Vec<String>,
 }
 
 /// `/tasks`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Tasks {
-    /// Tasks, newest first.
-    pub tasks: Vec<Task>,
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Tasks<'a> {
+    /// Tasks, as they were asked for.
+    pub tasks: Vec<Task<'a>>,
 }
 
 #[cfg(test)]

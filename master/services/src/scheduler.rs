@@ -192,6 +192,8 @@ impl ServiceScheduler {
                 SchedulerEvent::Rescind(_)
                 | SchedulerEvent::InverseOffer(_)
                 | SchedulerEvent::RescindInverse(_)
+                // Told by an input of its own.
+                | SchedulerEvent::AgentUnreachable(_)
                 | SchedulerEvent::ExecutorLost { .. }
                 | SchedulerEvent::Message { .. } => {}
                 SchedulerEvent::Update(status) => self.update(&status, now, run),

@@ -628,6 +628,7 @@ impl MasterCore {
     pub(super) fn tell_unreachable(&mut self, id: &AgentId, now: UnixMillis) {
         let agent_id = id.clone();
         self.schedule(Input::AgentUnreachable { agent_id }, now);
+        self.tell_frameworks(&SchedulerEvent::AgentUnreachable(id.clone()));
         self.tell_owners_unreachable(id, now);
     }
 

@@ -71,6 +71,7 @@ impl MasterCore {
                 .collect(),
             tasks: self.tasks.snapshot(),
             completed: self.tasks.ended.iter().cloned().collect(),
+            n_ended: self.tasks.n_ended,
             executors: self.executors.shown(),
             roles: self.show_roles(),
             frameworks: self.show_frameworks(),

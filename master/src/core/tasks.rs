@@ -68,6 +68,8 @@ pub(super) struct Tasks {
     shapes: Shapes,
     /// Oldest first.
     pub(super) ended: VecDeque<Arc<TaskView>>,
+    /// How many have ended, by state, in the order of [`TaskState::ALL`].
+    pub(super) n_ended: [u64; TaskState::ALL.len()],
 }
 
 #[derive(Debug, Clone)]
@@ -264,6 +266,9 @@ impl Tasks {
     /// Moves a task to the ended ones; the oldest of more than `keep` are forgotten.
     pub(super) fn end(&mut self, id: &TaskId, keep: usize) {
         let ended = self.take(id);
+        if let Some(t) = &ended {
+            self.n_ended[t.state() as usize] += 1;
+        }
         self.ended.extend(ended);
         while self.ended.len() > keep {
             self.ended.pop_front();
@@ -413,7 +418,13 @@ mod tests {
         assert_eq!(tally.states[TaskState::Staging as usize], 1);
         assert_eq!(tally.used[0], Milli(200));
         let before = tasks.snapshot();
+        let lost = TaskStatus {
+            state: TaskState::Lost,
+            ..running
+        };
+        tasks.change(&one, |t| t.take(&lost, UnixMillis(4)));
         tasks.end(&one, 10);
+        assert_eq!(tasks.n_ended[TaskState::Lost as usize], 1);
         assert_eq!(ids(tasks.on_agent(&a)), ["3"]);
         assert_eq!(tasks.tallies()[&x].tasks(), 1);
         assert_eq!(tasks.ended.len(), 1);

@@ -1,33 +1,34 @@
 //! Mesos's operator endpoints, with or without `/master` in front and `.json` behind.
 
-use std::collections::BTreeMap;
-
-use std::net::IpAddr;
+use std::{borrow::Cow, collections::BTreeMap, net::IpAddr};
 
 use axum::{
     http::{HeaderValue, Method, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use serde_json::json;
 use waggle_api::{
     error::{ApiError, ErrorCode},
     mesos::{
-        ContainerStatus, Discovery, DiscoveryPort, DiscoveryPorts, Framework, FrameworkSummary,
-        Frameworks, Label, Labels, LeaderInfo, MESOS_VERSION, Slave, SlaveSummary, Slaves, State,
-        StateCounts, StateSummary, Status, Task, Tasks, Version, discovery::vip_value, seconds,
+        AGENT_CAPABILITIES, ContainerStatus, Discovery, DiscoveryPort, DiscoveryPorts, Executor,
+        Framework, FrameworkSummary, Frameworks, Label, Labels, LeaderInfo, MESOS_VERSION, Slave,
+        SlaveSummary, Slaves, State, StateCounts, StateSummary, Status, Task, Tasks, Version,
+        discovery::vip_value, duration, event, seconds,
     },
 };
 use waggle_types::{
-    AgentId, ExecutorKind, FrameworkId, HealthState, Resources, TaskState, VipLabel,
+    AgentId, ExecutorKind, ExecutorRecord, FrameworkId, HealthState, Resources, TaskState, VipLabel,
 };
 
 use super::{
-    Api,
-    operator::reserved_by_role,
-    request::Call,
+    Api, gauges,
+    operator::{flags, reserved_by_role},
+    request::{Call, Query},
     respond::{Fail, ok},
 };
 use crate::view::{AgentView, ClusterView, FrameworkView, MasterView, TaskView};
+
+/// Tasks of one answer where no limit is asked for (Mesos's `TASK_LIMIT`).
+const TASK_LIMIT: usize = 100;
 
 /// Without `/master` and `.json`.
 fn plain(call: &Call) -> Vec<&str> {
@@ -86,25 +87,65 @@ pub(super) fn route(api: &Api, call: &Call) -> Result<Response, Fail> {
         ["overlay-master", "state"] => ok(&super::native::networks::state(&view)),
         ["state"] => ok(&state(&view, leader)),
         ["state-summary"] => ok(&summary(&view, leader)),
-        ["slaves"] => ok(&Slaves {
-            slaves: view.agents.values().map(|a| slave(a)).collect(),
-            recovered_slaves: Vec::new(),
-        }),
-        ["frameworks"] => ok(&Frameworks {
-            frameworks: frameworks(&view, leader),
-            completed_frameworks: completed(&view, leader),
-            unregistered_frameworks: Vec::new(),
-        }),
-        ["tasks"] => {
-            let mut tasks: Vec<&TaskView> = view.tasks.values().map(AsRef::as_ref).collect();
-            tasks.extend(view.completed.iter().map(AsRef::as_ref));
-            tasks.sort_by_key(|t| std::cmp::Reverse(t.staged_at));
-            ok(&Tasks {
-                tasks: tasks.into_iter().map(task).collect(),
+        ["slaves"] => {
+            let asked = call.query.first("slave_id");
+            let wanted = |a: &&std::sync::Arc<AgentView>| {
+                asked.is_none_or(|id| a.info.agent_id.as_str() == id)
+            };
+            let all = view.agents.values().filter(wanted);
+            ok(&Slaves {
+                slaves: all.map(|a| slave(a)).collect(),
+                recovered_slaves: Vec::new(),
             })
         }
-        _ => ok(&metrics(&view)),
+        ["frameworks"] => {
+            let asked = call.query.first("framework_id");
+            let wanted = |f: &Framework<'_>| asked.is_none_or(|id| f.id == id);
+            let (mut frameworks, mut completed_frameworks) = frameworks(&view, leader);
+            frameworks.retain(wanted);
+            completed_frameworks.retain(wanted);
+            ok(&Frameworks {
+                frameworks,
+                completed_frameworks,
+                unregistered_frameworks: Vec::new(),
+            })
+        }
+        ["tasks"] => ok(&Tasks {
+            tasks: tasks(&view, &call.query),
+        }),
+        _ => {
+            if let Some(timeout) = call.query.first("timeout")
+                && duration::parse(timeout).is_none()
+            {
+                // What is known is known at once, so none is waited for.
+                let why = format!("timeout: must be as in 5secs, is {timeout:.100?}");
+                return Err(ApiError::new(ErrorCode::BadRequest, why).into());
+            }
+            ok(&gauges::all(&view))
+        }
     })
+}
+
+/// Tasks by Mesos's query: `framework_id`, `task_id`, `order` (of their launches, the newest first if it is not `asc`), `offset`,
+/// and `limit`, which is all of them where it is below zero. What is no number counts as not said.
+fn tasks<'a>(view: &'a ClusterView, query: &Query) -> Vec<Task<'a>> {
+    let number = |name| query.first(name).and_then(|n| n.parse::<i64>().ok());
+    let (framework, id) = (query.first("framework_id"), query.first("task_id"));
+    let all = view.tasks.values().chain(&view.completed);
+    let wanted = |t: &&TaskView| {
+        framework.is_none_or(|f| t.spec.framework_id.as_str() == f)
+            && id.is_none_or(|id| t.id.as_str() == id)
+    };
+    let mut all: Vec<&TaskView> = all.map(AsRef::as_ref).filter(wanted).collect();
+    all.sort_by_key(|t| t.staged_at);
+    if query.first("order") != Some("asc") {
+        all.reverse();
+    }
+    let many = |n: i64| usize::try_from(n).unwrap_or(usize::MAX);
+    let offset = number("offset").map_or(0, many);
+    let limit = number("limit").map_or(TASK_LIMIT, many);
+    let some = all.into_iter().skip(offset).take(limit);
+    some.map(task).collect()
 }
 
 /// Scheme-relative, as Mesos sends it.
@@ -121,52 +162,53 @@ fn pid(leader: &MasterView) -> String {
     format!("master@{}:{}", leader.ip, leader.mesos_port)
 }
 
-fn state(view: &ClusterView, leader: &MasterView) -> State {
+fn state<'a>(view: &'a ClusterView, leader: &'a MasterView) -> State<'a> {
     let count = |reachable| {
         let matching = view.agents.values().filter(|a| a.reachable == reachable);
         matching.count() as u64
     };
+    let (frameworks, completed_frameworks) = frameworks(view, leader);
     State {
-        version: MESOS_VERSION.into(),
-        id: leader.id.clone(),
+        version: MESOS_VERSION,
+        id: &leader.id,
         pid: pid(leader),
-        hostname: leader.hostname.clone(),
-        cluster: view.cluster.clone(),
+        hostname: &leader.hostname,
+        cluster: &view.cluster,
         start_time: seconds(view.started_at),
         elected_time: seconds(view.started_at),
         leader: pid(leader),
         leader_info: Some(LeaderInfo {
-            id: leader.id.clone(),
+            id: &leader.id,
             pid: pid(leader),
-            hostname: leader.hostname.clone(),
+            hostname: &leader.hostname,
             port: leader.mesos_port,
         }),
         activated_slaves: count(true),
         deactivated_slaves: 0,
         unreachable_slaves: count(false),
-        flags: BTreeMap::new(),
+        flags: flags(view),
         slaves: view.agents.values().map(|a| slave(a)).collect(),
         recovered_slaves: Vec::new(),
-        frameworks: frameworks(view, leader),
-        completed_frameworks: completed(view, leader),
+        frameworks,
+        completed_frameworks,
         unregistered_frameworks: Vec::new(),
         orphan_tasks: Vec::new(),
     }
 }
 
-fn slave(a: &AgentView) -> Slave {
+fn slave(a: &AgentView) -> Slave<'_> {
     let (free, reserved) = reserved_by_role(a);
     Slave {
-        id: a.info.agent_id.to_string(),
+        id: a.info.agent_id.as_str(),
         pid: format!("slave(1)@{}:{}", a.info.ip, a.info.http_port),
-        hostname: a.info.hostname.clone(),
+        hostname: &a.info.hostname,
         port: a.info.http_port,
         active: a.reachable,
         deactivated: a.mode != crate::view::AgentMode::Active,
-        version: MESOS_VERSION.into(),
+        version: MESOS_VERSION,
         registered_time: seconds(a.registered_at),
         reregistered_time: seconds(a.reregistered_at),
-        attributes: a.info.attributes.clone(),
+        attributes: &a.info.attributes,
         unreserved_resources: (&free).into(),
         resources: (&a.info.total).into(),
         used_resources: (&a.used).into(),
@@ -175,21 +217,25 @@ fn slave(a: &AgentView) -> Slave {
             .iter()
             .map(|(role, r)| (role.clone(), r.into()))
             .collect(),
-        capabilities: Vec::new(),
+        capabilities: &AGENT_CAPABILITIES,
+        domain: a.info.domain.as_ref().map(event::domain),
     }
 }
 
-fn frameworks(view: &ClusterView, leader: &MasterView) -> Vec<Framework> {
+/// Those that are there, and removed ones, newest first, as Mesos has them.
+fn frameworks<'a>(
+    view: &'a ClusterView,
+    leader: &'a MasterView,
+) -> (Vec<Framework<'a>>, Vec<Framework<'a>>) {
     let census = Census::of(view);
     let all = view.frameworks.values();
-    all.map(|f| framework(&census, leader, f)).collect()
-}
-
-/// Removed ones, newest first, as Mesos has them.
-fn completed(view: &ClusterView, leader: &MasterView) -> Vec<Framework> {
-    let census = Census::of(view);
-    let all = view.completed_frameworks.iter().rev();
-    all.map(|f| framework(&census, leader, f)).collect()
+    let removed = view.completed_frameworks.iter().rev();
+    (
+        all.map(|f| framework(view, &census, leader, f)).collect(),
+        removed
+            .map(|f| framework(view, &census, leader, f))
+            .collect(),
+    )
 }
 
 /// Sum of used and offered; ports that are in both (they never are) would only be shown once.
@@ -199,51 +245,70 @@ fn allocated(f: &FrameworkView) -> Resources {
 }
 
 /// Where people find a framework: the built-in one is Marathon.
-fn webui(f: &FrameworkView, leader: &MasterView) -> String {
+fn webui<'a>(f: &'a FrameworkView, leader: &MasterView) -> Cow<'a, str> {
     if f.failover_timeout.is_some() {
-        return f.about.webui_url.clone();
+        return Cow::Borrowed(&f.about.webui_url);
     }
-    format!("http://{}:{}", leader.ip, leader.marathon_port)
+    format!("http://{}:{}", leader.ip, leader.marathon_port).into()
 }
 
-fn framework(census: &Census<'_>, leader: &MasterView, f: &FrameworkView) -> Framework {
-    let of = |all: &BTreeMap<&FrameworkId, Vec<_>>| all.get(&f.id).cloned().unwrap_or_default();
+fn or<'a>(text: &'a str, otherwise: &'a str) -> &'a str {
+    if text.is_empty() { otherwise } else { text }
+}
+
+fn framework<'a>(
+    view: &'a ClusterView,
+    census: &Census<'a>,
+    leader: &'a MasterView,
+    f: &'a FrameworkView,
+) -> Framework<'a> {
+    let of = |all: &BTreeMap<&FrameworkId, Vec<&'a TaskView>>| {
+        all.get(&f.id).cloned().unwrap_or_default()
+    };
     let live: Vec<&TaskView> = of(&census.live);
     let (unreachable, tasks): (Vec<_>, Vec<_>) = live
         .into_iter()
         .partition(|t| t.state() == TaskState::Unreachable);
     let completed = of(&census.completed).into_iter().rev();
+    let executors = view.executors.iter();
+    let executors = executors.filter(|(_, e)| e.framework_id == f.id);
     Framework {
-        id: f.id.to_string(),
-        name: f.about.title_or(&f.name).to_owned(),
-        pid: String::new(),
-        hostname: if f.about.hostname.is_empty() {
-            leader.hostname.clone()
-        } else {
-            f.about.hostname.clone()
-        },
-        user: if f.about.user.is_empty() {
-            "root".into()
-        } else {
-            f.about.user.clone()
-        },
-        role: f.role().to_owned(),
-        roles: f.roles.iter().map(|r| r.role.clone()).collect(),
+        id: f.id.as_str(),
+        name: f.about.title_or(&f.name),
+        pid: "",
+        hostname: or(&f.about.hostname, &leader.hostname),
+        user: or(&f.about.user, "root"),
+        principal: (!f.about.principal.is_empty()).then_some(f.about.principal.as_str()),
+        role: f.role(),
+        roles: f.roles.iter().map(|r| r.role.as_str()).collect(),
         active: f.active,
         connected: f.connected,
         recovered: false,
         checkpoint: true,
+        failover_timeout: f.failover_timeout.map_or(0.0, |t| t.0 as f64 / 1000.0),
         webui_url: webui(f, leader),
         registered_time: seconds(f.registered_at),
+        reregistered_time: seconds(f.reregistered_at),
         unregistered_time: f.unregistered_at.map_or(0.0, seconds),
         resources: (&allocated(f)).into(),
         used_resources: (&f.used).into(),
         offered_resources: (&f.offered).into(),
-        capabilities: f.about.capabilities.iter().cloned().collect(),
+        capabilities: f.about.capabilities.iter().map(String::as_str).collect(),
         tasks: tasks.into_iter().map(task).collect(),
         unreachable_tasks: unreachable.into_iter().map(task).collect(),
         completed_tasks: completed.map(task).collect(),
-        executors: Vec::new(),
+        executors: executors.map(|(agent, e)| executor(agent, e)).collect(),
+    }
+}
+
+fn executor<'a>(agent: &'a AgentId, e: &'a ExecutorRecord) -> Executor<'a> {
+    Executor {
+        executor_id: e.spec.executor_id.as_str(),
+        framework_id: e.framework_id.as_str(),
+        slave_id: agent.as_str(),
+        name: &e.spec.name,
+        source: e.spec.executor_id.as_str(),
+        resources: (&e.spec.resources).into(),
     }
 }
 
@@ -255,28 +320,26 @@ fn addresses(t: &TaskView) -> impl Iterator<Item = IpAddr> {
     own.into_iter().chain(node)
 }
 
-/// The container that is a task's own; those of an executor of a framework's are that one's.
-fn container(t: &TaskView) -> Option<String> {
-    let on = t.spec.executor.as_ref();
-    let own = on.is_none_or(|(on, _)| on.kind == ExecutorKind::Default);
-    own.then(|| t.id.to_string())
+/// The executor that a framework brought along for a task.
+fn own_executor(t: &TaskView) -> Option<&str> {
+    let (on, _) = t.spec.executor.as_ref()?;
+    (on.kind != ExecutorKind::Default).then(|| on.executor_id.as_str())
 }
 
-fn task(t: &TaskView) -> Task {
+fn task(t: &TaskView) -> Task<'_> {
     let spec = &t.spec;
-    let label = |(key, value): (&String, &String)| Label {
-        key: key.clone(),
-        value: value.clone(),
-    };
+    let own = own_executor(t);
+    // The container that is a task's own; those of an executor of a framework's are that one's.
+    let container = own.is_none().then(|| t.id.as_str());
     let status = t.status().map(|s| Status {
-        state: s.state.mesos_name().into(),
+        state: s.state.mesos_name(),
         timestamp: seconds(s.at),
         healthy: match s.health {
             HealthState::Unknown => None,
             HealthState::Healthy => Some(true),
             HealthState::Unhealthy => Some(false),
         },
-        container_status: ContainerStatus::of(addresses(t), t.network()).called(container(t)),
+        container_status: ContainerStatus::of(container, addresses(t), t.network()),
     });
     let ports = t.ports().iter().flat_map(|p| {
         p.protocols.iter().map(|protocol| DiscoveryPort {
@@ -284,27 +347,34 @@ fn task(t: &TaskView) -> Task {
                 0 => p.container_port.unwrap_or(0),
                 port => port,
             },
-            name: p.name.clone(),
-            protocol: protocol.name().into(),
+            name: p.name.as_deref(),
+            protocol: protocol.name(),
             labels: Labels {
                 labels: p.vips.iter().enumerate().map(vip_label).collect(),
             },
         })
     });
     Task {
-        id: t.id.to_string(),
-        name: t.name().to_owned(),
-        framework_id: spec.framework_id.to_string(),
-        executor_id: String::new(),
-        slave_id: t.agent_id().to_string(),
-        role: spec.role.clone(),
-        state: t.state().mesos_name().into(),
+        id: t.id.as_str(),
+        name: t.name(),
+        framework_id: spec.framework_id.as_str(),
+        executor_id: own.unwrap_or_default(),
+        slave_id: t.agent_id().as_str(),
+        role: &spec.role,
+        state: t.state().mesos_name(),
         resources: (&t.resources()).into(),
         statuses: status.into_iter().collect(),
-        labels: spec.labels.iter().map(label).collect(),
+        labels: spec
+            .labels
+            .iter()
+            .map(|(key, value)| Label {
+                key: Cow::Borrowed(key),
+                value: Cow::Borrowed(value),
+            })
+            .collect(),
         discovery: Discovery {
-            visibility: "FRAMEWORK".into(),
-            name: t.discovery_name().to_owned(),
+            visibility: "FRAMEWORK",
+            name: t.discovery_name(),
             ports: DiscoveryPorts {
                 ports: ports.collect(),
             },
@@ -312,10 +382,10 @@ fn task(t: &TaskView) -> Task {
     }
 }
 
-fn vip_label((i, vip): (usize, &VipLabel)) -> Label {
+fn vip_label((i, vip): (usize, &VipLabel)) -> Label<'static> {
     Label {
-        key: format!("VIP_{i}"),
-        value: vip_value(vip),
+        key: format!("VIP_{i}").into(),
+        value: vip_value(vip).into(),
     }
 }
 
@@ -356,12 +426,12 @@ impl<'a> Census<'a> {
     }
 }
 
-fn distinct<'a>(ids: impl Iterator<Item = &'a str>) -> Vec<String> {
+fn distinct<'a>(ids: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
     let set: std::collections::BTreeSet<&str> = ids.collect();
-    set.into_iter().map(ToOwned::to_owned).collect()
+    set.into_iter().collect()
 }
 
-fn summary(view: &ClusterView, leader: &MasterView) -> StateSummary {
+fn summary<'a>(view: &'a ClusterView, leader: &'a MasterView) -> StateSummary<'a> {
     let census = Census::of(view);
     let none = Vec::new();
     let slaves = view.agents.values().map(|a| {
@@ -375,9 +445,9 @@ fn summary(view: &ClusterView, leader: &MasterView) -> StateSummary {
     let frameworks = view.frameworks.values().map(|f| {
         let tasks: Vec<&TaskView> = census.of_framework(&f.id).collect();
         FrameworkSummary {
-            id: f.id.to_string(),
-            name: f.about.title_or(&f.name).to_owned(),
-            hostname: leader.hostname.clone(),
+            id: f.id.as_str(),
+            name: f.about.title_or(&f.name),
+            hostname: &leader.hostname,
             webui_url: webui(f, leader),
             active: f.active,
             resources: (&allocated(f)).into(),
@@ -388,32 +458,9 @@ fn summary(view: &ClusterView, leader: &MasterView) -> StateSummary {
         }
     });
     StateSummary {
-        hostname: leader.hostname.clone(),
-        cluster: view.cluster.clone(),
+        hostname: &leader.hostname,
+        cluster: &view.cluster,
         slaves: slaves.collect(),
         frameworks: frameworks.collect(),
     }
-}
-
-/// The gauges that dashboards of Mesos read first.
-pub(super) fn metrics(view: &ClusterView) -> serde_json::Value {
-    let tasks = |state| view.tasks.values().filter(|t| t.state() == state).count();
-    let agents = |reachable| {
-        let matching = view.agents.values().filter(|a| a.reachable == reachable);
-        matching.count()
-    };
-    json!({
-        "master/elected": 1,
-        "master/slaves_active": agents(true),
-        "master/slaves_connected": view.agents.values().filter(|a| a.connected).count(),
-        "master/slaves_unreachable": agents(false),
-        "master/frameworks_active": view.frameworks.values().filter(|f| f.active).count(),
-        "master/outstanding_offers": view.offers.len(),
-        "master/tasks_staging": tasks(TaskState::Staging),
-        "master/tasks_starting": tasks(TaskState::Starting),
-        "master/tasks_running": tasks(TaskState::Running),
-        "master/tasks_killing": tasks(TaskState::Killing),
-        "master/tasks_unreachable": tasks(TaskState::Unreachable),
-        "master/uptime_secs": view.at.since(view.started_at).0 / 1000,
-    })
 }

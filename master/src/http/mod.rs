@@ -2,8 +2,8 @@
 //!
 //! Requests are dispatched on the decoded path's segments, since Marathon ids are paths and clients
 //! write double slashes: empty segments do not count. Wire types and validation are `waggle-api`'s.
-//! Clients of DC/OS's gateway find what it had at one address on the Mesos listener: `/service/marathon/..` and
-//! `/mesos/..`.
+//! Clients of DC/OS's gateway find what it had at one address on the Mesos listener: `/service/marathon/..`, `/mesos/..`, and
+//! more in [`gateway`].
 //!
 //! # Invariants
 //! - Reads take the newest [`ClusterView`] and never touch the core.
@@ -15,6 +15,8 @@
 //! # What it never does
 //! No scheduling and no state of its own.
 
+mod gateway;
+mod gauges;
 mod marathon;
 mod mesos;
 mod metronome;
@@ -172,6 +174,10 @@ async fn serve_mesos(State(api): State<Api>, mut request: Request) -> Response {
         Some("system") if native::dcos_logs::is_mine(&call) => {
             native::dcos_logs::route(&api, &call).await
         }
+        Some("slave" | "agent") if gateway::agent(&call).is_some() => {
+            gateway::pass(&api, &call, body).await
+        }
+        Some("mesos_dns") if gateway::is_host(&call) => gateway::host(&api.view(), &call),
         _ if operator::is_mine(&call) => {
             return operator::route(&api, &call, body, cut.unwrap_or_default()).await;
         }

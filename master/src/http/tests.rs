@@ -533,6 +533,7 @@ pub(super) fn busy() -> ClusterView {
 }
 
 mod events;
+mod gateway;
 mod marathon;
 mod mesos;
 mod metronome;

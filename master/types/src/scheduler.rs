@@ -28,6 +28,8 @@ pub enum SchedulerEvent {
     Update(TaskStatus),
     /// An agent was lost for good.
     AgentLost(AgentId),
+    /// An agent does not answer: what runs there may come back with it. Every framework hears it, those without tasks there, too.
+    AgentUnreachable(AgentId),
     /// An executor has ended (Mesos: `FAILURE` with an executor).
     ExecutorLost {
         /// On which agent.

@@ -1,4 +1,4 @@
-//! dcoscli 0.6.1's `dcos marathon`, unmodified, by the paths of DC/OS's gateway.
+//! dcoscli 0.6.1, unmodified, by the paths of DC/OS's gateway: `dcos marathon`, `dcos task`, `dcos node`.
 
 #![allow(
     clippy::unwrap_used,
@@ -38,8 +38,8 @@ const PACKAGES: [&str; 23] = [
     "virtualenv==15.2.0",
 ];
 
-#[test]
-fn dcos_marathon_does_what_it_did() {
+/// Runs a script on the leading node: the gateway's paths are on the Mesos listener there.
+fn run(script: &str) {
     if !can_run() {
         return;
     }
@@ -53,13 +53,12 @@ fn dcos_marathon_does_what_it_did() {
     let mut shared = shared().unwrap();
     let world = shared.world().unwrap();
     let home = tempfile::tempdir().unwrap();
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/dcoscli_marathon.py");
-    // On the leading node: the gateway's paths are on the Mesos listener there.
+    let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts");
     let out = world
         .cluster
         .command("n1", python.to_str().unwrap())
         .unwrap()
-        .arg(script)
+        .arg(scripts.join(script))
         .arg("http://127.0.0.1:5050")
         .arg(home.path())
         .output()
@@ -68,4 +67,14 @@ fn dcos_marathon_does_what_it_did() {
     let stderr = String::from_utf8_lossy(&out.stderr);
     assert!(out.status.success(), "{stdout}{stderr}");
     assert!(stdout.contains("ok removal"), "{stdout}");
+}
+
+#[test]
+fn dcos_marathon_does_what_it_did() {
+    run("dcoscli_marathon.py");
+}
+
+#[test]
+fn dcos_task_and_node_do_what_they_did() {
+    run("dcoscli_tasks.py");
 }

@@ -126,6 +126,7 @@ impl Batch {
                 | SchedulerEvent::InverseOffer(_)
                 | SchedulerEvent::RescindInverse(_)
                 | SchedulerEvent::AgentLost(_)
+                | SchedulerEvent::AgentUnreachable(_)
                 // It has no executors.
                 | SchedulerEvent::ExecutorLost { .. }
                 | SchedulerEvent::Message { .. } => {}

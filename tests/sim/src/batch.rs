@@ -209,6 +209,7 @@ impl Batch {
             | SchedulerEvent::Rescind(_)
             | SchedulerEvent::RescindInverse(_)
             | SchedulerEvent::AgentLost(_)
+            | SchedulerEvent::AgentUnreachable(_)
             | SchedulerEvent::ExecutorLost { .. }
             | SchedulerEvent::Message { .. } => Vec::new(),
         }

@@ -209,6 +209,7 @@ impl Keeper {
             }
             // Its data can't leave; it is killed with the machine and comes back with it.
             SchedulerEvent::InverseOffer(_)
+            | SchedulerEvent::AgentUnreachable(_)
             | SchedulerEvent::RescindInverse(_)
             | SchedulerEvent::Subscribed { .. }
             | SchedulerEvent::Rescind(_)

@@ -60,6 +60,11 @@ pub fn event(e: &SchedulerEvent) -> Option<pb::event::Kind> {
         SchedulerEvent::AgentLost(agent_id) => Kind::AgentLost(pb::AgentLost {
             agent_id: agent_id.to_string(),
         }),
+        SchedulerEvent::AgentUnreachable(agent_id) => {
+            Kind::AgentUnreachable(pb::AgentUnreachable {
+                agent_id: agent_id.to_string(),
+            })
+        }
         SchedulerEvent::ExecutorLost {
             agent_id,
             executor_id,
@@ -96,6 +101,9 @@ pub fn scheduler_event(
         }
         Kind::Update(s) => SchedulerEvent::Update(TaskStatus::try_from(s)?),
         Kind::AgentLost(a) => SchedulerEvent::AgentLost(id("agent_id", a.agent_id, AgentId::new)?),
+        Kind::AgentUnreachable(a) => {
+            SchedulerEvent::AgentUnreachable(id("agent_id", a.agent_id, AgentId::new)?)
+        }
         Kind::ExecutorLost(l) => {
             let (agent_id, executor_id) = executor_at(l.agent_id, l.executor_id)?;
             SchedulerEvent::ExecutorLost {

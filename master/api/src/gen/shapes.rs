@@ -1437,6 +1437,7 @@ static WAGGLE_FRAMEWORK_V1_EVENT: Shape = Shape {
         (9, &WAGGLE_FRAMEWORK_V1_RESCINDINVERSE),
         (10, &WAGGLE_FRAMEWORK_V1_EXECUTORLOST),
         (11, &WAGGLE_FRAMEWORK_V1_EXECUTORMESSAGE),
+        (12, &WAGGLE_FRAMEWORK_V1_AGENTUNREACHABLE),
     ],
 };
 impl Shaped for waggle::framework::v1::Event {
@@ -1539,6 +1540,17 @@ impl Shaped for waggle::framework::v1::AgentLost {
     const REQUEST: bool = false;
     fn shape() -> &'static Shape {
         &WAGGLE_FRAMEWORK_V1_AGENTLOST
+    }
+}
+static WAGGLE_FRAMEWORK_V1_AGENTUNREACHABLE: Shape = Shape {
+    size: size_of::<waggle::framework::v1::AgentUnreachable>(),
+    fields: &[
+    ],
+};
+impl Shaped for waggle::framework::v1::AgentUnreachable {
+    const REQUEST: bool = false;
+    fn shape() -> &'static Shape {
+        &WAGGLE_FRAMEWORK_V1_AGENTUNREACHABLE
     }
 }
 static WAGGLE_FRAMEWORK_V1_EXECUTORLOST: Shape = Shape {

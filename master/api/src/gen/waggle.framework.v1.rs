@@ -103,7 +103,7 @@ pub struct Capabilities {
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Event {
-    #[prost(oneof = "event::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
+    #[prost(oneof = "event::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12")]
     pub kind: ::core::option::Option<event::Kind>,
 }
 /// Nested message and enum types in `Event`.
@@ -135,6 +135,8 @@ pub mod event {
         ExecutorLost(super::ExecutorLost),
         #[prost(message, tag = "11")]
         Message(super::ExecutorMessage),
+        #[prost(message, tag = "12")]
+        AgentUnreachable(super::AgentUnreachable),
     }
 }
 #[allow(clippy::all)]
@@ -223,6 +225,12 @@ pub struct RescindInverse {
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AgentLost {
+    #[prost(string, tag = "1")]
+    pub agent_id: ::prost::alloc::string::String,
+}
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AgentUnreachable {
     #[prost(string, tag = "1")]
     pub agent_id: ::prost::alloc::string::String,
 }

@@ -181,7 +181,8 @@ impl Scribe<'_> {
                 }),
                 ..blank(Type::Message)
             },
-            SchedulerEvent::AgentLost(id) => pb::Event {
+            // Mesos tells both by the same word.
+            SchedulerEvent::AgentLost(id) | SchedulerEvent::AgentUnreachable(id) => pb::Event {
                 failure: Some(pb::Failure {
                     agent_id: Some(agent(id)),
                     ..pb::Failure::default()

@@ -38,8 +38,10 @@ impl JobScheduler {
                     }
                 }
             }
-            // Offers are never held. Who must leave an agent is ended when its window begins. There are no executors.
+            // Offers are never held. Who must leave an agent is ended when its window begins. There are no executors. Tasks out of
+            // reach have statuses.
             SchedulerEvent::Rescind(_)
+            | SchedulerEvent::AgentUnreachable(_)
             | SchedulerEvent::InverseOffer(_)
             | SchedulerEvent::RescindInverse(_)
             | SchedulerEvent::ExecutorLost { .. }

@@ -312,6 +312,9 @@ fn lost_agents_are_told() {
     let said = (last.state, last.reason);
     let removed = Some(StatusReason::SlaveRemoved);
     assert_eq!(said, (TaskState::Unreachable, removed));
+    let lost = SchedulerEvent::AgentUnreachable(agent_id(1));
+    let told = |(s, e): &&(SubscriptionId, SchedulerEvent)| *s == c.subscription && *e == lost;
+    assert_eq!(w.heard.iter().filter(told).count(), 1);
     w.join(1);
     let last = w.updates(&c).pop().unwrap();
     let said = (last.state, last.reason, last.source, last.uuid);

@@ -21,7 +21,10 @@ use axum::{
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use tokio::{net::TcpStream, sync::Semaphore};
+use tokio::{
+    net::TcpStream,
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use waggle_api::{
     error::{ApiError, ErrorCode},
@@ -43,8 +46,9 @@ const ANSWER: Duration = Duration::from_secs(30);
 /// Bytes that a tunnel holds each way.
 const BUFFER: usize = 16 << 10;
 /// Headers of an agent's answer that the client gets.
-const PASSED: [&str; 9] = [
+const PASSED: [&str; 10] = [
     "cache-control",
+    "message-content-type",
     "x-journal-skip-next",
     "x-journal-skip-prev",
     "content-type",
@@ -77,6 +81,12 @@ impl Default for Tunnels {
 }
 
 impl Tunnels {
+    /// A place for one more.
+    pub(in crate::http) fn one_more(&self) -> Result<OwnedSemaphorePermit, Fail> {
+        let slot = Arc::clone(&self.slots).try_acquire_owned();
+        slot.map_err(|_| full(&self.refused))
+    }
+
     /// Cancelled when nobody serves any more.
     pub(in crate::http) fn stopped(&self) -> CancellationToken {
         self.stop.clone()
@@ -129,8 +139,7 @@ pub(in crate::http) async fn relay(
     }
     let (task_id, agent) = place(&api.view(), id)?;
     let slot = if session {
-        let slot = Arc::clone(&api.tunnels.slots).try_acquire_owned();
-        Some(slot.map_err(|_| full(&api.tunnels.refused))?)
+        Some(api.tunnels.one_more()?)
     } else {
         None
     };
@@ -246,10 +255,24 @@ fn place(view: &ClusterView, text: &str) -> Result<(String, SocketAddr), Fail> {
     }
 }
 
+/// Asks an agent, which is to begin its answer in time.
 pub(in crate::http) async fn ask(
     agent: SocketAddr,
     request: Request<Full<Bytes>>,
 ) -> Result<hyper::Response<hyper::body::Incoming>, Fail> {
+    ask_within(agent, request, Some(ANSWER)).await
+}
+
+/// The same with a body of any kind, and as much time as is said.
+pub(in crate::http) async fn ask_within<B>(
+    agent: SocketAddr,
+    request: Request<B>,
+    patience: Option<Duration>,
+) -> Result<hyper::Response<hyper::body::Incoming>, Fail>
+where
+    B: hyper::body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
     let away = |why: String| {
         let why = format!("the task's agent at {agent} does not answer: {why}");
         Fail::from(ApiError::new(ErrorCode::Unavailable, why))
@@ -270,11 +293,14 @@ pub(in crate::http) async fn ask(
             tracing::debug!(%error, "a connection to an agent ended early");
         }
     });
-    match tokio::time::timeout(ANSWER, sender.send_request(request)).await {
-        Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(e)) => Err(away(e.to_string())),
-        Err(_) => Err(away(format!("not within {} s", ANSWER.as_secs()))),
-    }
+    let answer = sender.send_request(request);
+    let answer = match patience {
+        None => answer.await,
+        Some(patience) => tokio::time::timeout(patience, answer)
+            .await
+            .map_err(|_| away(format!("not within {} s", patience.as_secs())))?,
+    };
+    answer.map_err(|e| away(e.to_string()))
 }
 
 /// The answer as it came, at the client's pace.

@@ -31,7 +31,7 @@ use super::{
 };
 pub(super) use events::Hub;
 pub(super) use legacy::{is_mine as is_legacy, route as legacy};
-pub(super) use reads::reserved_by_role;
+pub(super) use reads::{flags, reserved_by_role};
 
 /// Whether a path is this API's.
 pub(super) fn is_mine(call: &Call) -> bool {

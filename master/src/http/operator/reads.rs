@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use waggle_api::{
     mesos::{
-        MESOS_VERSION,
+        AGENT_CAPABILITIES, MESOS_VERSION,
         discovery::discovery,
         event::{self, container_status, nanos, unavailability},
         framework::{Dialect, framework_info},
@@ -22,7 +22,7 @@ use waggle_types::{
 };
 
 use super::{
-    super::mesos::metrics,
+    super::gauges,
     super::scheduler::{No, master},
     id,
 };
@@ -40,9 +40,8 @@ pub(super) fn read(kind: &str, said: &Value, view: &ClusterView) -> Option<Resul
         }
         "GET_VERSION" => json!({ "version_info": { "version": MESOS_VERSION } }),
         "GET_METRICS" => {
-            let all = metrics(view);
-            let one = |(name, value): (&String, &Value)| json!({ "name": name, "value": value });
-            let all = all.as_object().into_iter().flatten();
+            let all = gauges::all(view).into_iter();
+            let one = |(name, value): (String, f64)| json!({ "name": name, "value": value });
             json!({ "metrics": all.map(one).collect::<Vec<_>>() })
         }
         "LIST_FILES" | "READ_FILE" => return Some(Err(no_file(kind, said))),
@@ -97,7 +96,7 @@ fn resources(r: &Resources, parts: &[ResourcePart], role: Option<&str>) -> Value
 }
 
 /// What the master runs with, by flag.
-pub(super) fn flags(view: &ClusterView) -> BTreeMap<String, String> {
+pub(in crate::http) fn flags(view: &ClusterView) -> BTreeMap<String, String> {
     let mut out = BTreeMap::from([("cluster".to_owned(), view.cluster.clone())]);
     if let Some(m) = &view.leader {
         out.insert("hostname".into(), m.hostname.clone());
@@ -195,17 +194,7 @@ pub(super) fn agent(a: &AgentView) -> Value {
         info["domain"] = shown(&event::domain(d));
     }
     let capability = |name: &&str| json!({ "type": name });
-    let capabilities: Vec<Value> = [
-        "MULTI_ROLE",
-        "HIERARCHICAL_ROLE",
-        "RESERVATION_REFINEMENT",
-        "RESIZE_VOLUME",
-        "AGENT_DRAINING",
-        "TASK_RESOURCE_LIMITS",
-    ]
-    .iter()
-    .map(capability)
-    .collect();
+    let capabilities: Vec<Value> = AGENT_CAPABILITIES.iter().map(capability).collect();
     let mut out = json!({
         "agent_info": info,
         "active": a.reachable,
@@ -298,6 +287,9 @@ pub(super) fn task(t: &TaskView) -> Value {
     }
     if let Some(user) = &spec.user {
         out["user"] = json!(user);
+    }
+    if let Some((on, _)) = &spec.executor {
+        out["executor_id"] = id(&on.executor_id);
     }
     out
 }

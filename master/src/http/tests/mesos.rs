@@ -39,6 +39,9 @@ async fn state_holds_what_clients_index() {
         ] {
             assert!(s.get(key).is_some(), "{path} {key}");
         }
+        assert_eq!(s["flags"]["port"], "5050");
+        let capabilities = s["slaves"][0]["capabilities"].as_array().unwrap();
+        assert!(capabilities.contains(&json!("MULTI_ROLE")));
         let slave = &s["slaves"][0];
         assert_eq!(slave["pid"], "slave(1)@192.0.2.1:5051");
         assert_eq!(slave["used_resources"]["cpus"], json!(0.2));
@@ -78,7 +81,19 @@ async fn summaries_count() {
         2
     );
     let m = c.mesos("/metrics/snapshot").await.json();
-    assert_eq!(m["master/tasks_running"], 2);
+    assert_eq!(m["master/tasks_running"], 2.0);
+    assert_eq!(m["master/tasks_failed"], 0.0);
+    assert_eq!(
+        (&m["master/cpus_used"], &m["master/slaves_active"]),
+        (&json!(0.2), &json!(1.0))
+    );
+    assert!(
+        m["master/mem_percent"].is_number() && m["system/cpus_total"].is_number(),
+        "{m}"
+    );
+    let at_once = c.mesos("/metrics/snapshot?timeout=2secs").await;
+    assert_eq!(at_once.status, 200);
+    assert_eq!(c.mesos("/metrics/snapshot?timeout=soon").await.status, 400);
     let r = c.mesos("/redirect").await;
     assert_eq!(
         (r.status.as_u16(), &r.headers["location"]),
@@ -87,6 +102,40 @@ async fn summaries_count() {
     // Of a master that does not lead.
     assert_eq!(c.mesos("/api/v1/scheduler").await.status, 503);
     assert_eq!(c.mesos("/master").await.status, 404);
+}
+
+#[tokio::test]
+async fn lists_are_asked_for_in_parts() {
+    let mut view = busy();
+    let one = view.tasks.values().next().unwrap().clone();
+    for n in 0..150u64 {
+        let mut t = one.as_ref().clone();
+        t.id = TaskId::new(format!("old.{n}")).unwrap();
+        t.staged_at = UnixMillis(n);
+        view.completed.push(Arc::new(t));
+    }
+    let c = Cluster::start(view);
+    let ids = async |query: &str| -> Vec<String> {
+        let all = c.mesos(&format!("/master/tasks.json{query}")).await.json();
+        let all = all["tasks"].as_array().unwrap().iter();
+        all.map(|t| t["id"].as_str().unwrap().to_owned()).collect()
+    };
+    let usual = ids("").await;
+    assert_eq!(usual.len(), 100);
+    assert!(!usual[0].starts_with("old"), "newest first: {}", usual[0]);
+    assert_eq!(usual[2], "old.149");
+    assert_eq!(ids("?limit=many").await, usual);
+    assert_eq!(ids("?limit=-1").await.len(), 152);
+    assert_eq!(ids("?limit=2&offset=3&order=asc").await, ["old.3", "old.4"]);
+    assert_eq!(ids("?task_id=old.7").await, ["old.7"]);
+    assert_eq!(ids("?framework_id=f1&limit=0").await, Vec::<String>::new());
+    assert_eq!(ids("?framework_id=f2").await, Vec::<String>::new());
+    let count =
+        async |path: &str, of: &str| c.mesos(path).await.json()[of].as_array().unwrap().len();
+    assert_eq!(count("/slaves?slave_id=a1", "slaves").await, 1);
+    assert_eq!(count("/slaves?slave_id=a2", "slaves").await, 0);
+    assert_eq!(count("/frameworks?framework_id=f1", "frameworks").await, 1);
+    assert_eq!(count("/frameworks?framework_id=f2", "frameworks").await, 0);
 }
 
 #[tokio::test]

@@ -185,6 +185,7 @@ proptest! {
             SchedulerEvent::Rescind(id.clone()),
             SchedulerEvent::RescindInverse(id),
             SchedulerEvent::AgentLost(inverse.agent_id.clone()),
+            SchedulerEvent::AgentUnreachable(inverse.agent_id.clone()),
             SchedulerEvent::InverseOffer(inverse),
             SchedulerEvent::Update(status),
         ] {

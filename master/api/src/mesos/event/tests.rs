@@ -185,10 +185,13 @@ fn states_are_those_that_the_framework_knows() {
 #[test]
 fn the_rest_has_what_clients_ask_for() {
     let agent = AgentId::new("a").unwrap();
-    assert_eq!(
-        text(&SchedulerEvent::AgentLost(agent)),
-        r#"{"type":"FAILURE","failure":{"agent_id":{"value":"a"}}}"#
-    );
+    for e in [
+        SchedulerEvent::AgentLost(agent.clone()),
+        SchedulerEvent::AgentUnreachable(agent),
+    ] {
+        let failure = r#"{"type":"FAILURE","failure":{"agent_id":{"value":"a"}}}"#;
+        assert_eq!(text(&e), failure);
+    }
     let id = OfferId::new("o").unwrap();
     assert_eq!(
         text(&SchedulerEvent::Rescind(id)),

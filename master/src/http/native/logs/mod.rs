@@ -172,6 +172,10 @@ struct Merged {
     done: BTreeSet<String>,
     merge: Merge<String, LogEvent>,
     wake: Arc<Notify>,
+    // Tasks that are not followed, since there are too many.
+    left_out: usize,
+    // What is to be told out of turn.
+    notes: Vec<LogEvent>,
 }
 
 impl Merged {
@@ -191,6 +195,8 @@ impl Merged {
             done: BTreeSet::new(),
             merge: Merge::new(window),
             wake: Arc::default(),
+            left_out: 0,
+            notes: Vec::new(),
         }
     }
 
@@ -225,10 +231,13 @@ impl Merged {
 
     /// Tasks that are new are told from their beginning.
     fn look_for_more(&mut self, view: &ClusterView) {
-        let Ok(running) = self.picked.running(view, None) else {
-            // More than can be followed: those that are, are.
-            return;
-        };
+        let known = |task: &str| self.sources.contains_key(task) || self.done.contains(task);
+        let (running, left_out) = self.picked.as_many(view, known);
+        // Said again when there are more, not for each that goes.
+        if left_out > self.left_out {
+            self.notes.push(LogEvent::LeftOut { left_out });
+        }
+        self.left_out = left_out;
         let (cursor, done) = (&mut self.cursor, &mut self.done);
         done.retain(|task| {
             let listed = running.contains_key(task);
@@ -282,7 +291,8 @@ impl Merged {
 
     /// What is due, in its form; and whether that was all that was asked for.
     fn write(&mut self, form: LogForm) -> (String, bool) {
-        let mut out = String::new();
+        let notes = std::mem::take(&mut self.notes);
+        let mut out: String = notes.iter().map(|n| form.write(n, None)).collect();
         let now_ns = now_us().saturating_mul(1000);
         let mut n = 0;
         while n < MAX_IN_EACH
@@ -310,7 +320,7 @@ impl Merged {
                         continue;
                     }
                 }
-                LogEvent::Gap { .. } | LogEvent::Upto { .. } => {}
+                LogEvent::Gap { .. } | LogEvent::Upto { .. } | LogEvent::LeftOut { .. } => {}
             }
             out.push_str(&form.write(&next.item, id));
         }

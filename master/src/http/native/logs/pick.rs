@@ -97,6 +97,19 @@ impl Picked {
         Ok(out)
     }
 
+    /// Its tasks that run, as many as are followed at once, those that `known` has first; and how many are left out.
+    pub fn as_many(&self, view: &ClusterView, known: impl Fn(&str) -> bool) -> (Sources, usize) {
+        let (mut out, mut left_out) = (Sources::new(), 0);
+        let of = self.filter(view);
+        for again in [true, false] {
+            let all = view.tasks.values().filter(|t| of(t));
+            for task in all.filter(|t| known(t.id.as_str()) == again) {
+                left_out += usize::from(add(view, task, &mut out).is_err());
+            }
+        }
+        (out, left_out)
+    }
+
     /// Its newest tasks that have ended: what there is to show where none runs.
     pub fn ended(&self, view: &ClusterView) -> Sources {
         let of = self.filter(view);

@@ -203,3 +203,46 @@ async fn who_takes_nothing_is_cut_off_and_counted() {
     assert!(cut.is_some_and(|l| l.ends_with(" 1")), "{page}");
     drop(reader);
 }
+
+#[tokio::test]
+async fn who_is_left_out_is_said_and_told_once_there_is_room() {
+    let mut view = crate::http::tests::busy();
+    for a in view.agents.values_mut() {
+        let info = Arc::make_mut(&mut Arc::make_mut(a).info);
+        // Nobody answers there.
+        (info.ip, info.http_port) = (std::net::Ipv4Addr::LOCALHOST, 1);
+    }
+    let one = view.tasks.values().next().unwrap().as_ref().clone();
+    let more = |view: &mut ClusterView, from: usize, to: usize| {
+        for n in from..to {
+            let mut t = one.clone();
+            t.id = waggle_types::TaskId::new(format!("web.{n:03}")).unwrap();
+            view.tasks.insert(Arc::new(t));
+        }
+    };
+    more(&mut view, 0, 256);
+    let follow = LogQuery {
+        follow: true,
+        ..LogQuery::default()
+    };
+    let id = ServiceId::new("/shop/web").unwrap();
+    let mut all = Merged::new(Picked::Service(id), "/shop/web", &follow);
+    all.look_for_more(&view);
+    assert_eq!(all.sources.len(), 256);
+    let left_out = |left_out| vec![LogEvent::LeftOut { left_out }];
+    assert_eq!(told(&mut all), left_out(2));
+    all.look_for_more(&view);
+    assert_eq!(told(&mut all), [], "it is known");
+    more(&mut view, 256, 257);
+    all.look_for_more(&view);
+    assert_eq!(told(&mut all), left_out(3));
+    // One of those that are followed has ended and left; the next takes its place.
+    let first = all.sources.keys().next().unwrap().clone();
+    all.sources.remove(&first);
+    view.tasks
+        .remove(&waggle_types::TaskId::new(first.clone()).unwrap());
+    all.look_for_more(&view);
+    assert_eq!((all.sources.len(), all.left_out), (256, 2));
+    assert!(!all.sources.contains_key(&first));
+    assert_eq!(told(&mut all), []);
+}
