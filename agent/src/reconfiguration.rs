@@ -196,7 +196,8 @@ mod tests {
     fn more_of_it_is_only_another_agent_to_equal() {
         let more = [
             other(|a| {
-                a.total = Resources::from_millis(5000, 1_000_000, 0).with_ports(ports(31000, 33000))
+                a.total =
+                    Resources::from_millis(5000, 1_000_000, 0).with_ports(ports(31000, 33000));
             }),
             other(|a| a.attributes.extend([("zone".to_owned(), "x".to_owned())])),
             other(|a| a.reserved.push(("ops".to_owned(), Resources::default()))),

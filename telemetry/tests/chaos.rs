@@ -141,7 +141,7 @@ async fn an_hour_without_an_endpoint_in_two_seconds() {
     // What comes is small and slow until the first are too old.
     let mut n = 3000;
     until("the first are too old", || {
-        log(&t, n..n + 1);
+        log(&t, std::iter::once(n));
         n += 1;
         t.losses().logs.dropped(DropReason::TooOld) >= 3000
     })

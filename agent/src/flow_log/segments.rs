@@ -404,7 +404,7 @@ mod tests {
             let mut ends = Vec::new();
             let filter = Filter { since_us, ..all() };
             let cut = each(&segments.extents(), &filter, most, |f| {
-                ends.push(f.ended_us)
+                ends.push(f.ended_us);
             });
             ends.sort_unstable();
             (ends, cut)

@@ -90,7 +90,7 @@ fn text(map: &MapView) -> String {
 
 fn row(name: [String; 3], sums: &EdgeSums) -> Vec<String> {
     let us = |q: Option<u64>| q.map(micros).unwrap_or_default();
-    let mut out = name.to_vec();
+    let mut out = Vec::from(name);
     out.extend([
         rate(sums.per_s),
         errors(sums),

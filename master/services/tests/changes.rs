@@ -102,18 +102,17 @@ fn with(base: &ServiceSpec, runs: &[usize], all: &[usize]) -> ServiceSpec {
             OF_RUNS[*i](s);
         }
     };
-    let mut out = match &base.pod {
-        Some(_) => with_runs(base, |i, run| {
+    let mut out = if base.pod.is_some() {
+        with_runs(base, |i, run| {
             // It has the port.
             if i == 0 {
                 change(run);
             }
-        }),
-        None => {
-            let mut out = base.clone();
-            change(&mut out);
-            out
-        }
+        })
+    } else {
+        let mut out = base.clone();
+        change(&mut out);
+        out
     };
     for i in all {
         OF_ALL[*i](&mut out);

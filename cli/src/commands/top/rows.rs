@@ -86,6 +86,12 @@ fn row(s: &ServiceFiguresView) -> Vec<String> {
         Some(wanted) => format!("{}/{wanted}", s.running),
         None => s.running.to_string(),
     };
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "bytes to be read by people"
+    )]
+    let whole = |rate: f64| bytes(rate as u64);
     // Of what nobody has measured nothing is known; a zero would say something.
     let measured = |text: String| if s.measured > 0 { text } else { String::new() };
     vec![
@@ -109,8 +115,8 @@ fn row(s: &ServiceFiguresView) -> Vec<String> {
         us(s.connect_us.quantile(0.5)),
         us(s.connect_us.quantile(0.99)),
         us(s.rtt_us.quantile(0.5)),
-        measured(bytes(s.tx_per_s as u64)),
-        measured(bytes(s.rx_per_s as u64)),
+        measured(whole(s.tx_per_s)),
+        measured(whole(s.rx_per_s)),
         measured(s.drops.to_string()),
     ]
 }

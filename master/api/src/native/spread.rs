@@ -57,6 +57,11 @@ impl Spread {
                 let low = if place == 0 { 0 } else { 1_u64 << place };
                 let part = ((wanted - below) / n).clamp(0.0, 1.0);
                 let wide = ((1_u64 << (place + 1)) - low) as f64;
+                #[allow(
+                    clippy::cast_possible_truncation,
+                    clippy::cast_sign_loss,
+                    reason = "a part of a width"
+                )]
                 return Some(low + (part * wide) as u64);
             }
             below += n;

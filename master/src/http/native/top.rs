@@ -14,7 +14,7 @@ use crate::{
 
 /// Services in an answer.
 const MAX_SERVICES: usize = 2000;
-const MIB: f64 = 1_048_576.0;
+const MIB: u64 = 1 << 20;
 
 pub(super) async fn top(api: &Api) -> Result<TopView, Fail> {
     let view = api.view();
@@ -72,7 +72,8 @@ fn by_service(
 fn count(row: &mut ServiceFiguresView, task: &TaskView) {
     let held = task.resources();
     row.cpus_held += held.get(ScalarKind::Cpus).to_f64();
-    row.memory_held_bytes += (held.get(ScalarKind::Mem).to_f64() * MIB) as u64;
+    let thousandths = u64::try_from(held.get(ScalarKind::Mem).0).unwrap_or(0);
+    row.memory_held_bytes += thousandths.saturating_mul(MIB) / 1000;
     if task.state() != TaskState::Running {
         return;
     }

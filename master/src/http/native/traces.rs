@@ -16,17 +16,17 @@ use crate::{
 pub(super) async fn trace(api: &Api, text: &str) -> Result<TraceView, Fail> {
     let view = api.view();
     let of_deployment = api.telemetry.recent_trace_of("waggle.deployment.id", text);
-    let (task_id, trace_id) = match of_deployment.or_else(|| under_way(&view, text, api)) {
-        Some(trace_id) => (None, Some(trace_id)),
-        None => {
-            let id = task(&view, text)?;
-            let known = view.tasks.values().find(|t| t.id.as_str() == id);
-            let trace = known.and_then(|t| t.trace());
-            let trace_id = trace.map(|t| format!("{:032x}", t.trace_id));
-            let own = || api.telemetry.recent_trace_of("waggle.task.id", &id);
-            let trace_id = trace_id.or_else(own);
-            (Some(id), trace_id)
-        }
+    let of_deployment = of_deployment.or_else(|| under_way(&view, text, api));
+    let (task_id, trace_id) = if of_deployment.is_some() {
+        (None, of_deployment)
+    } else {
+        let id = task(&view, text)?;
+        let known = view.tasks.values().find(|t| t.id.as_str() == id);
+        let trace = known.and_then(|t| t.trace());
+        let trace_id = trace.map(|t| format!("{:032x}", t.trace_id));
+        let own = || api.telemetry.recent_trace_of("waggle.task.id", &id);
+        let trace_id = trace_id.or_else(own);
+        (Some(id), trace_id)
     };
     // Of a task whose master was another one, its agent still knows.
     let path = match (&trace_id, &task_id) {

@@ -97,9 +97,8 @@ fn what_nobody_means_is_refused_field_by_field() {
         }
         let text: String = change.to_string().chars().take(120).collect();
         out.push_str(&format!("{text}\n"));
-        let err = match create(&app) {
-            Ok(_) => panic!("taken: {change}"),
-            Err(e) => e,
+        let Err(err) = create(&app) else {
+            panic!("taken: {change}");
         };
         assert_eq!(err.code.http(), 422, "{change}");
         assert!(!err.details.is_empty(), "{change}");
