@@ -3,7 +3,7 @@
 //! Requests are dispatched on the decoded path's segments, since Marathon ids are paths and clients
 //! write double slashes: empty segments do not count. Wire types and validation are `waggle-api`'s.
 //! Clients of DC/OS's gateway find what it had at one address on the Mesos listener: `/service/marathon/..`, `/mesos/..`, and
-//! more in [`gateway`].
+//! more in `gateway`.
 //!
 //! # Invariants
 //! - Reads take the newest [`ClusterView`] and never touch the core.
