@@ -5,9 +5,9 @@
 //! state, heartbeats into silence. An agent that does not take its messages is disconnected: it registers
 //! again and both sides compare what they have, so nothing is lost by it.
 
-mod deltas;
 mod outbox;
 mod rings;
+mod shared;
 mod tally;
 mod wire;
 
@@ -42,9 +42,9 @@ use waggle_types::{
     TraceContext, VolumeId,
 };
 
-use deltas::Deltas;
 pub(crate) use outbox::Outbox;
 use rings::Rings;
+use shared::Shared;
 use tally::Tally;
 use wire::{Incoming, Outgoing};
 
@@ -106,7 +106,7 @@ pub(crate) struct Sessions {
     open: Arc<AtomicUsize>,
     max_open: usize,
     outboxes: Outboxes,
-    deltas: Arc<Deltas>,
+    shared: Arc<Shared>,
     rings: Arc<Rings>,
     tally: Arc<Tally>,
 }
@@ -140,7 +140,7 @@ impl Sessions {
             open: Arc::new(AtomicUsize::new(0)),
             max_open,
             outboxes,
-            deltas: Arc::default(),
+            shared: Arc::default(),
             rings: Arc::default(),
             tally,
         }
@@ -210,8 +210,7 @@ impl Sessions {
         };
 
         let session = SessionId(self.next.fetch_add(1, Ordering::Relaxed));
-        let deltas = takes_changes.then(|| Arc::clone(&self.deltas));
-        let outbox = Arc::new(Outbox::new(deltas));
+        let outbox = Arc::new(Outbox::new(Arc::clone(&self.shared), takes_changes));
         self.outboxes
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

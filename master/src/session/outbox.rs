@@ -12,7 +12,11 @@ use prost::Message as _;
 use waggle_api::proto::session::{self as pb, MasterMessage, master_message::Kind as Out};
 use waggle_types::{Cause, NetSnapshot};
 
-use super::{deltas::Deltas, message, unix_ms};
+use super::{
+    message,
+    shared::{Said, Shared, State},
+    unix_ms,
+};
 
 /// Messages that may wait for one agent; one that falls further behind is disconnected.
 const QUEUE: usize = 1024;
@@ -53,16 +57,19 @@ struct Inner {
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
     inner: Mutex<Inner>,
-    /// Where changes are made; none for an agent that wants snapshots only.
-    deltas: Option<Arc<Deltas>>,
+    /// Where desired state is put on the wire.
+    shared: Arc<Shared>,
+    /// Whether the agent takes changes; an older one wants snapshots only.
+    changes: bool,
 }
 
 impl Outbox {
-    /// Of an agent that takes changes, with the place where they are made.
-    pub(crate) fn new(deltas: Option<Arc<Deltas>>) -> Self {
+    /// Of an agent that takes changes, or does not.
+    pub(crate) fn new(shared: Arc<Shared>, changes: bool) -> Self {
         Self {
             inner: Mutex::default(),
-            deltas,
+            shared,
+            changes,
         }
     }
 
@@ -152,7 +159,7 @@ impl Outbox {
     }
 
     /// What is said next: messages first, then desired state, then a heartbeat. `None` at the end.
-    pub(super) fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Option<MasterMessage>> {
+    pub(super) fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Option<Said>> {
         let mut inner = self.lock();
         if let Some(m) = inner.queue.pop_front() {
             inner.bytes = inner.bytes.saturating_sub(m.encoded_len());
@@ -162,7 +169,7 @@ impl Outbox {
             }
             inner.spoken = true;
             inner.greeted = true;
-            return Poll::Ready(Some(m));
+            return Poll::Ready(Some(Said::One(m)));
         }
         if inner.closed {
             return Poll::Ready(None);
@@ -175,32 +182,25 @@ impl Outbox {
             inner.spoken = true;
             let said = inner.said.replace(Arc::clone(&desired.snapshot));
             drop(inner);
-            return Poll::Ready(Some(message(self.tell(said.as_deref(), &desired))));
+            let state = self.tell(said.as_deref(), &desired);
+            return Poll::Ready(Some(Said::State(state)));
         }
         if std::mem::take(&mut inner.beat) {
             let at_ms = unix_ms();
-            return Poll::Ready(Some(message(Out::Heartbeat(pb::Heartbeat { at_ms }))));
+            let beat = message(Out::Heartbeat(pb::Heartbeat { at_ms }));
+            return Poll::Ready(Some(Said::One(beat)));
         }
         inner.writer = Some(cx.waker().clone());
         Poll::Pending
     }
 
     /// Desired state on the wire: a change of what was said, or all of it.
-    fn tell(&self, said: Option<&NetSnapshot>, desired: &Desired) -> Out {
+    fn tell(&self, said: Option<&NetSnapshot>, desired: &Desired) -> State {
         let causes = desired.causes.iter().map(pb::Cause::from).collect();
-        let change = match (&self.deltas, said) {
-            (Some(deltas), Some(said)) => deltas.between(said, &desired.snapshot),
-            _ => None,
-        };
-        match change {
-            Some(change) => Out::Change(pb::NetDelta {
-                causes,
-                ..(*change).clone()
-            }),
-            None => Out::Desired(pb::NetSnapshot {
-                causes,
-                ..pb::NetSnapshot::from(desired.snapshot.as_ref())
-            }),
+        let said = said.filter(|_| self.changes);
+        match said.and_then(|said| self.shared.change(said, &desired.snapshot)) {
+            Some(change) => State::change(change, causes),
+            None => State::snapshot(self.shared.snapshot(&desired.snapshot), causes),
         }
     }
 
@@ -223,7 +223,7 @@ mod tests {
 
     fn next(outbox: &Outbox) -> Poll<Option<Out>> {
         let mut cx = Context::from_waker(Waker::noop());
-        outbox.poll_next(&mut cx).map(|m| m.and_then(|m| m.kind))
+        outbox.poll_next(&mut cx).map(|m| m.and_then(Said::read))
     }
 
     fn snapshot(n: u64) -> Arc<NetSnapshot> {
@@ -289,7 +289,7 @@ mod tests {
                 ..NetSnapshot::default()
             })
         };
-        let outbox = Outbox::new(Some(Arc::default()));
+        let outbox = Outbox::new(Arc::default(), true);
         outbox.send(kill(0));
         assert!(next(&outbox).is_ready());
         outbox.put(of(1, 0), &[]);

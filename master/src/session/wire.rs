@@ -8,6 +8,7 @@
 //! (<https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>).
 
 use std::{
+    collections::VecDeque,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -22,7 +23,11 @@ use waggle_api::{
     proto::session::{AgentMessage, MasterMessage},
 };
 
-use super::{Outbox, tally::Tally};
+use super::{
+    Outbox,
+    shared::{Said, State},
+    tally::Tally,
+};
 
 /// Longest message: a registration with some ten thousand tasks.
 const MAX_MESSAGE_BYTES: usize = 64 << 20;
@@ -129,6 +134,8 @@ pub(super) struct Outgoing<G> {
     outbox: Arc<Outbox>,
     tally: Arc<Tally>,
     _guard: G,
+    /// The rest of a message whose beginning is out.
+    rest: VecDeque<Bytes>,
     ended: bool,
 }
 
@@ -138,6 +145,7 @@ impl<G> Outgoing<G> {
             outbox,
             tally,
             _guard: guard,
+            rest: VecDeque::new(),
             ended: false,
         }
     }
@@ -149,10 +157,14 @@ fn put(out: &mut BytesMut, tally: &Tally, message: &MasterMessage) {
     }
     let len = message.encoded_len();
     out.reserve(HEADER + len);
+    put_header(out, len);
+    message.encode_raw(out);
+}
+
+fn put_header(out: &mut BytesMut, len: usize) {
     out.put_u8(0);
     // What the master says is far below that.
     out.put_u32(u32::try_from(len).unwrap_or(u32::MAX));
-    message.encode_raw(out);
 }
 
 impl<G: Unpin> Body for Outgoing<G> {
@@ -163,6 +175,12 @@ impl<G: Unpin> Body for Outgoing<G> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if let Some(bytes) = self.rest.pop_front() {
+            if self.rest.is_empty() {
+                self.rest = VecDeque::new();
+            }
+            return Poll::Ready(Some(Ok(Frame::data(bytes))));
+        }
         if self.ended {
             return Poll::Ready(None);
         }
@@ -172,15 +190,38 @@ impl<G: Unpin> Body for Outgoing<G> {
             Status::ok("").add_header(&mut trailers)?;
             return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
         };
-        let mut out = BytesMut::new();
-        put(&mut out, &self.tally, &first);
-        while out.len() < TOGETHER
-            && let Poll::Ready(Some(message)) = self.outbox.poll_next(cx)
-        {
-            put(&mut out, &self.tally, &message);
+        let (mut out, mut next) = (BytesMut::new(), Some(first));
+        while let Some(said) = next {
+            match said {
+                Said::One(message) => put(&mut out, &self.tally, &message),
+                Said::State(state) => {
+                    self.rest = begin(&mut out, &self.tally, state);
+                    break;
+                }
+            }
+            if out.len() >= TOGETHER {
+                break;
+            }
+            next = match self.outbox.poll_next(cx) {
+                Poll::Ready(next) => next,
+                Poll::Pending => None,
+            };
         }
         Poll::Ready(Some(Ok(Frame::data(out.freeze()))))
     }
+}
+
+/// Begins a message; answers the rest of it, which is not copied.
+fn begin(out: &mut BytesMut, tally: &Tally, state: State) -> VecDeque<Bytes> {
+    tally.said(&state.own);
+    let shared = state.shared.clone();
+    let parts: VecDeque<Bytes> = [Some(shared), state.own_bytes()]
+        .into_iter()
+        .flatten()
+        .filter(|b| !b.is_empty())
+        .collect();
+    put_header(out, parts.iter().map(Bytes::len).sum());
+    parts
 }
 
 impl<G> Drop for Outgoing<G> {
@@ -204,6 +245,7 @@ mod tests {
     use http_body_util::{BodyExt as _, StreamBody};
     use proptest::prelude::*;
     use waggle_api::proto::session::{self as pb, agent_message::Kind, master_message};
+    use waggle_types::{Cause, Generation, NetSnapshot, TaskId, TraceContext};
 
     use super::*;
 
@@ -302,5 +344,53 @@ mod tests {
             n += 1;
         }
         assert_eq!(n, 3);
+    }
+
+    #[test]
+    fn desired_state_is_one_message_however_many_parts_it_has() {
+        let outbox = Arc::new(Outbox::default());
+        let beat = |n| MasterMessage {
+            kind: Some(master_message::Kind::Heartbeat(pb::Heartbeat { at_ms: n })),
+        };
+        outbox.send(beat(1));
+        let cause = Cause {
+            task_id: TaskId::new("web.1").unwrap(),
+            trace: TraceContext {
+                trace_id: 1,
+                span_id: 2,
+                flags: 1,
+            },
+        };
+        let snapshot = |n| {
+            Arc::new(NetSnapshot {
+                generation: Generation(n),
+                ..NetSnapshot::default()
+            })
+        };
+        let mut out = Outgoing::new(Arc::clone(&outbox), Arc::default(), ());
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let mut bytes = BytesMut::new();
+        for n in [7, 8] {
+            outbox.put(snapshot(n), std::slice::from_ref(&cause));
+            outbox.send(beat(n));
+            while let Poll::Ready(frame) = Pin::new(&mut out).poll_frame(&mut cx) {
+                bytes.extend(frame.unwrap().unwrap().into_data().unwrap());
+            }
+        }
+        let (mut bytes, mut heard) = (bytes.freeze(), Vec::new());
+        while bytes.has_remaining() {
+            let wanted = wanted(&bytes).unwrap();
+            bytes.advance(HEADER);
+            let read = MasterMessage::decode(bytes.split_to(wanted - HEADER)).unwrap();
+            heard.push(match read.kind.unwrap() {
+                master_message::Kind::Heartbeat(_) => 0,
+                master_message::Kind::Desired(s) => {
+                    assert_eq!(s.causes, [pb::Cause::from(&cause)]);
+                    s.generation
+                }
+                other => panic!("{other:?}"),
+            });
+        }
+        assert_eq!(heard, [0, 0, 7, 0, 8]);
     }
 }
