@@ -86,7 +86,7 @@ struct Args {
 }
 
 /// Agents of the cluster that has listeners: each gets all of its state first, a thousand times what it is.
-const LISTENED: usize = 200;
+const LISTENED: usize = 20;
 
 /// Ends of tasks a second in it: each is some events, each of which goes to a thousand listeners of this one process.
 const LISTENED_RATE: u32 = 10;
@@ -358,6 +358,7 @@ async fn listeners(
         });
     }
     let peak = master.rss()?;
+    heard.store(0, Ordering::Relaxed);
     let launched = seen.running.load(Ordering::Relaxed);
     tokio::time::sleep(window).await;
     let after = master.rss()?;
