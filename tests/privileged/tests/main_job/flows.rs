@@ -81,14 +81,23 @@ fn who_spoke_with_whom_can_be_asked_afterwards() {
     );
 
     // The other end counted the same, and says from where.
-    let ends = flows(cluster, &["--both", "--service", "/web"]);
-    for own in &all[..5] {
-        // A port may have been another test's client's before.
-        let other = ends.iter().find(|f| {
-            let is_near = own.ended_us.abs_diff(f.ended_us) < 10_000_000;
-            f.observer == "destination" && own.local.as_ref() == Some(&f.peer) && is_near
-        });
-        let other = other.unwrap_or_else(|| panic!("nobody accepted {own:?}"));
+    // Its node may tell it a moment later.
+    let others = wait_until(LIMIT, "the other ends to be told", || {
+        let ends = flows(cluster, &["--both", "--service", "/web"]);
+        let other = |own: &EndedFlow| {
+            // A port may have been another test's client's before.
+            let same = ends
+                .iter()
+                .filter(|f| f.observer == "destination" && own.local.as_ref() == Some(&f.peer));
+            let near = |f: &&EndedFlow| own.ended_us.abs_diff(f.ended_us) < 1_000_000;
+            same.filter(near)
+                .min_by_key(|f| own.ended_us.abs_diff(f.ended_us))
+                .cloned()
+        };
+        all[..5].iter().map(other).collect::<Option<Vec<_>>>()
+    })
+    .unwrap();
+    for (own, other) in all[..5].iter().zip(&others) {
         assert_eq!(
             (own.tx_bytes, own.rx_bytes),
             (other.rx_bytes, other.tx_bytes)
