@@ -17,7 +17,7 @@ use waggle_telemetry::{Feature, Inbox, Sender, Telemetry};
 use waggle_telemetry_pipeline::Statsd;
 use waggle_types::TaskId;
 
-use crate::{clock, run::blocking, senders::Senders};
+use crate::{clock, run::blocking, senders::Senders, sys};
 
 /// How often what was summed up is handed in.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -92,12 +92,16 @@ pub async fn serve(socket: UdpSocket, senders: Arc<Senders>, telemetry: Telemetr
         },
         known: BTreeMap::new(),
         tasks: BTreeMap::new(),
+        overflowed: 0,
     };
     let mut buffer = vec![0; MAX_DATAGRAM];
     let mut tick = interval(INTERVAL);
     loop {
         tokio::select! {
-            _ = tick.tick() => telemetry.cpu().run(|| server.hand_in(telemetry.allows(Feature::TaskMetrics))),
+            _ = tick.tick() => telemetry.cpu().run(|| {
+                server.count_overflow(&socket);
+                server.hand_in(telemetry.allows(Feature::TaskMetrics));
+            }),
             got = socket.recv_from(&mut buffer) => match got {
                 Ok((n, peer)) => {
                     let sender = server.of(peer).await;
@@ -118,6 +122,8 @@ struct Server {
     lookups: Lookups,
     known: BTreeMap<SocketAddr, Known>,
     tasks: BTreeMap<TaskId, Task>,
+    /// What the kernel had thrown away when it was asked last.
+    overflowed: u32,
 }
 
 impl Server {
@@ -166,6 +172,17 @@ impl Server {
         task.sender = sender;
         let room = MAX_SERIES.saturating_sub(held);
         task.samples.take(datagram, room, clock::now_ns());
+    }
+
+    /// Datagrams that came faster than they were read never got here: the kernel alone knows how many.
+    fn count_overflow(&mut self, socket: &UdpSocket) {
+        match sys::dropped_datagrams(socket) {
+            Ok(now) => {
+                let more = now.wrapping_sub(std::mem::replace(&mut self.overflowed, now));
+                self.inbox.samples("overflowed", more.into());
+            }
+            Err(error) => tracing::debug!(%error, "lost statsd datagrams are not known"),
+        }
     }
 
     /// Hands in all that there is, and forgets tasks that have ended.
@@ -231,6 +248,7 @@ pub(crate) mod tests {
             },
             known: BTreeMap::new(),
             tasks: BTreeMap::new(),
+            overflowed: 0,
         };
         // The third is another stranger, about whom nobody is asked any more; who has an address needs no question.
         for from in ["127.0.0.3:0", "127.0.0.4:0", "127.0.0.2:0"] {
@@ -270,5 +288,43 @@ pub(crate) mod tests {
             .take_while(|_| server.lookups.take(at))
             .count();
         assert_eq!(left, LOOKUPS_S as usize);
+    }
+
+    #[tokio::test]
+    async fn what_nobody_reads_in_time_is_counted_once() {
+        let telemetry = Telemetry::disabled();
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let mut server = Server {
+            local: socket.local_addr().unwrap(),
+            telemetry: telemetry.clone(),
+            inbox: telemetry.inbox(),
+            senders: Arc::default(),
+            lookups: Lookups {
+                left: 0,
+                since: Instant::now(),
+            },
+            known: BTreeMap::new(),
+            tasks: BTreeMap::new(),
+            overflowed: 0,
+        };
+        let client = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let sent = 2000;
+        for _ in 0..sent {
+            client.send_to(&[b'x'; 1000], server.local).await.unwrap();
+        }
+        let mut buffer = [0; 1000];
+        let mut kept = 0;
+        while socket.try_recv(&mut buffer).is_ok() {
+            kept += 1;
+        }
+        assert!(kept < sent, "the socket holds them all");
+        server.count_overflow(&socket);
+        server.count_overflow(&socket);
+        let page = telemetry.prometheus_text();
+        let line = page
+            .lines()
+            .find(|l| l.contains("waggle_outcome=\"overflowed\""));
+        let count = line.and_then(|l| l.rsplit(' ').next()).unwrap_or_default();
+        assert_eq!(count, (sent - kept).to_string(), "{page}");
     }
 }

@@ -52,6 +52,32 @@ impl ProcessId {
     }
 }
 
+/// Datagrams that the kernel has thrown away since a socket was opened, because nobody read in time (`SK_MEMINFO_DROPS` of
+/// `SO_MEMINFO`, Linux 4.12). It counts in 32 bits and begins again at 0.
+///
+/// # Errors
+/// What the kernel says.
+pub(crate) fn dropped_datagrams(socket: &impl AsRawFd) -> io::Result<u32> {
+    /// Its place among the nine numbers (`linux/sock_diag.h`).
+    const DROPS: usize = 8;
+    let mut numbers = [0_u32; 9];
+    let mut len = libc::socklen_t::try_from(size_of_val(&numbers)).unwrap_or(0);
+    // SAFETY: the kernel writes at most `len` bytes, all of which are ours; any bits are a number.
+    let rc = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MEMINFO,
+            numbers.as_mut_ptr().cast(),
+            &raw mut len,
+        )
+    };
+    if rc < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(numbers[DROPS])
+}
+
 fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
     // SAFETY: two integer arguments; the result is a new descriptor or -1.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };

@@ -4,7 +4,14 @@
 //! chunk that it touches only while a copy still holds that. So a snapshot of half a million entries costs
 //! some ten thousand reference counts, and the entries are in memory once.
 
-use std::{borrow::Borrow, fmt, sync::Arc};
+use std::{
+    borrow::Borrow,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 /// Most entries in a chunk; a full one is split.
 const MAX: usize = 48;
@@ -27,6 +34,9 @@ pub struct CowMap<V: Keyed> {
     /// In key order, none empty; with each the key of its first entry.
     chunks: Vec<(V::Key, Chunk<V>)>,
     len: usize,
+    /// The chunk that was asked for last: who works on an entry asks for it again, and neighbors come together. A hint
+    /// alone, wrong without harm.
+    last: AtomicUsize,
 }
 
 impl<V: Keyed> Default for CowMap<V> {
@@ -34,6 +44,7 @@ impl<V: Keyed> Default for CowMap<V> {
         Self {
             chunks: Vec::new(),
             len: 0,
+            last: AtomicUsize::new(0),
         }
     }
 }
@@ -43,6 +54,7 @@ impl<V: Keyed> Clone for CowMap<V> {
         Self {
             chunks: self.chunks.clone(),
             len: self.len,
+            last: AtomicUsize::new(0),
         }
     }
 }
@@ -91,8 +103,15 @@ impl<V: Keyed> CowMap<V> {
         V::Key: Borrow<Q>,
         Q: Ord + ?Sized,
     {
+        let last = self.last.load(Ordering::Relaxed);
+        let begins = |at: usize| self.chunks.get(at).map(|(k, _)| k.borrow() <= key);
+        if begins(last) == Some(true) && begins(last + 1) != Some(true) {
+            return last;
+        }
         let after = self.chunks.partition_point(|(k, _)| k.borrow() <= key);
-        after.saturating_sub(1)
+        let at = after.saturating_sub(1);
+        self.last.store(at, Ordering::Relaxed);
+        at
     }
 
     fn find<Q>(&self, key: &Q) -> Option<(usize, usize)>

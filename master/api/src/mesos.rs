@@ -124,7 +124,8 @@ pub fn seconds(at: UnixMillis) -> f64 {
     at.0 as f64 / 1000.0
 }
 
-/// `/state` of a master. Names are those of the view that it is made of: large clusters have many.
+/// `/state` of a master, but its lists `slaves`, `frameworks` and `completed_frameworks`, which are long and written piece by
+/// piece. Names are those of the view that it is made of: large clusters have many.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[allow(missing_docs, reason = "keys of Mesos's state")]
 pub struct State<'a> {
@@ -141,10 +142,7 @@ pub struct State<'a> {
     pub deactivated_slaves: u64,
     pub unreachable_slaves: u64,
     pub flags: BTreeMap<String, String>,
-    pub slaves: Vec<Slave<'a>>,
     pub recovered_slaves: Vec<Slave<'a>>,
-    pub frameworks: Vec<Framework<'a>>,
-    pub completed_frameworks: Vec<Framework<'a>>,
     pub unregistered_frameworks: Vec<String>,
     pub orphan_tasks: Vec<Task<'a>>,
 }
@@ -193,7 +191,7 @@ pub struct Slave<'a> {
     pub domain: Option<crate::proto::mesos::DomainInfo>,
 }
 
-/// A framework.
+/// A framework, but its lists `tasks`, `unreachable_tasks` and `completed_tasks`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[allow(missing_docs, reason = "keys of Mesos's framework")]
 pub struct Framework<'a> {
@@ -219,9 +217,6 @@ pub struct Framework<'a> {
     pub used_resources: ResourcesJson,
     pub offered_resources: ResourcesJson,
     pub capabilities: Vec<&'a str>,
-    pub tasks: Vec<Task<'a>>,
-    pub unreachable_tasks: Vec<Task<'a>>,
-    pub completed_tasks: Vec<Task<'a>>,
     pub executors: Vec<Executor<'a>>,
 }
 
@@ -417,20 +412,17 @@ impl StateCounts {
     }
 }
 
-/// `/slaves`.
+/// `/slaves`, but its list `slaves`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[allow(missing_docs, reason = "keys of Mesos's slaves")]
 pub struct Slaves<'a> {
-    pub slaves: Vec<Slave<'a>>,
     pub recovered_slaves: Vec<Slave<'a>>,
 }
 
-/// `/frameworks`.
+/// `/frameworks`, but its lists `frameworks` and `completed_frameworks`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[allow(missing_docs, reason = "keys of Mesos's frameworks")]
-pub struct Frameworks<'a> {
-    pub frameworks: Vec<Framework<'a>>,
-    pub completed_frameworks: Vec<Framework<'a>>,
+pub struct Frameworks {
     pub unregistered_frameworks: Vec<String>,
 }
 

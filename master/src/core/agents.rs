@@ -159,16 +159,19 @@ impl Agents {
         }
     }
 
-    /// An agent is in reach.
-    pub(super) fn back(&mut self, id: &AgentId) {
-        if let Some(a) = self.all.get_mut(id) {
-            if !std::mem::replace(&mut a.reachable, true) {
-                self.n_unreachable = self.n_unreachable.saturating_sub(1);
-                a.filed_at = a.last_heard;
-                self.silence.insert((a.filed_at, id.clone()));
-            }
-            a.lost_at = None;
+    /// An agent is in reach; answers whether it was not.
+    pub(super) fn back(&mut self, id: &AgentId) -> bool {
+        let Some(a) = self.all.get_mut(id) else {
+            return false;
+        };
+        a.lost_at = None;
+        let was_lost = !std::mem::replace(&mut a.reachable, true);
+        if was_lost {
+            self.n_unreachable = self.n_unreachable.saturating_sub(1);
+            a.filed_at = a.last_heard;
+            self.silence.insert((a.filed_at, id.clone()));
         }
+        was_lost
     }
 
     /// Nobody of those in reach has been silent for `timeout` before then.

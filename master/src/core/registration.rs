@@ -74,10 +74,9 @@ impl MasterCore {
             self.report(status, now);
         }
         // Adopted just now, or forgotten by the framework while the agent was away.
-        let new = self.tasks.on_agent(&id);
-        let new = new.into_iter();
+        let new = self.tasks.ids_of(&id);
         let new = new.filter(|t| self.scheduler.instance(t).is_none());
-        self.adopt_all(new.collect(), now);
+        self.adopt_all(new.cloned().collect(), now);
         self.tell_volumes(&id, known_before);
         self.repeat_kills(&id);
         self.tell_losses(now);
@@ -250,7 +249,8 @@ impl MasterCore {
                 }
             }
         }
-        let missing = self.tasks.of_agent(id).filter(|t| !present.contains(&t.id));
+        let missing = self.tasks.ids_of(id).filter(|id| !present.contains(*id));
+        let missing = missing.filter_map(|id| self.tasks.get(id));
         reports.extend(missing.map(|t| vanished(t, now)));
         (adopted, unwanted, reports)
     }
@@ -286,7 +286,10 @@ impl MasterCore {
 
     fn back_in_reach(&mut self, id: &AgentId) {
         self.held_losses.remove(id);
-        self.agents.back(id);
+        // Tasks that come with it are new here, or it was out of reach.
+        if !self.agents.back(id) {
+            return;
+        }
         for task in self.tasks.on_agent(id) {
             self.tasks.change(&task, |t| t.unreachable = false);
         }

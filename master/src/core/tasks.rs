@@ -181,19 +181,21 @@ impl Tasks {
     }
 
     /// Ids of an agent's tasks, in order.
-    pub(super) fn on_agent(&self, agent: &AgentId) -> Vec<TaskId> {
+    pub(super) fn ids_of(&self, agent: &AgentId) -> impl Iterator<Item = &TaskId> {
         self.by_agent
             .get(agent)
-            .map(|on| on.tasks.clone())
-            .unwrap_or_default()
+            .into_iter()
+            .flat_map(|on| &on.tasks)
+    }
+
+    /// Ids of an agent's tasks, in order, for who changes them.
+    pub(super) fn on_agent(&self, agent: &AgentId) -> Vec<TaskId> {
+        self.ids_of(agent).cloned().collect()
     }
 
     /// An agent's tasks, in order of their ids.
     pub(super) fn of_agent(&self, agent: &AgentId) -> impl Iterator<Item = &Task> {
-        let on = self.by_agent.get(agent);
-        on.into_iter()
-            .flat_map(|on| &on.tasks)
-            .filter_map(|id| self.get(id))
+        self.ids_of(agent).filter_map(|id| self.get(id))
     }
 
     /// An agent is elsewhere now, or has another name.

@@ -22,6 +22,7 @@ use waggle_types::{
 use super::{
     Api, gauges,
     operator::{flags, reserved_by_role},
+    pieces::Pieces,
     request::{Call, Query},
     respond::{Fail, ok},
 };
@@ -85,7 +86,7 @@ pub(super) fn route(api: &Api, call: &Call) -> Result<Response, Fail> {
     Ok(match path.as_slice() {
         ["redirect"] => redirect(leader),
         ["overlay-master", "state"] => ok(&super::native::networks::state(&view)),
-        ["state"] => ok(&state(&view, leader)),
+        ["state"] => state(&view, leader),
         ["state-summary"] => ok(&summary(&view, leader)),
         ["slaves"] => {
             let asked = call.query.first("slave_id");
@@ -93,22 +94,25 @@ pub(super) fn route(api: &Api, call: &Call) -> Result<Response, Fail> {
                 asked.is_none_or(|id| a.info.agent_id.as_str() == id)
             };
             let all = view.agents.values().filter(wanted);
-            ok(&Slaves {
-                slaves: all.map(|a| slave(a)).collect(),
+            let mut answer = Pieces::default();
+            answer.open(&Slaves {
                 recovered_slaves: Vec::new(),
-            })
+            });
+            let all: Vec<&AgentView> = all.map(AsRef::as_ref).collect();
+            answer.list("slaves", &all, slave);
+            answer.close();
+            answer.answer()
         }
         ["frameworks"] => {
             let asked = call.query.first("framework_id");
-            let wanted = |f: &Framework<'_>| asked.is_none_or(|id| f.id == id);
-            let (mut frameworks, mut completed_frameworks) = frameworks(&view, leader);
-            frameworks.retain(wanted);
-            completed_frameworks.retain(wanted);
-            ok(&Frameworks {
-                frameworks,
-                completed_frameworks,
+            let wanted = |f: &FrameworkView| asked.is_none_or(|id| f.id.as_str() == id);
+            let mut answer = Pieces::default();
+            answer.open(&Frameworks {
                 unregistered_frameworks: Vec::new(),
-            })
+            });
+            frameworks(&mut answer, &view, leader, wanted);
+            answer.close();
+            answer.answer()
         }
         ["tasks"] => ok(&Tasks {
             tasks: tasks(&view, &call.query),
@@ -162,13 +166,13 @@ fn pid(leader: &MasterView) -> String {
     format!("master@{}:{}", leader.ip, leader.mesos_port)
 }
 
-fn state<'a>(view: &'a ClusterView, leader: &'a MasterView) -> State<'a> {
+fn state(view: &ClusterView, leader: &MasterView) -> Response {
     let count = |reachable| {
         let matching = view.agents.values().filter(|a| a.reachable == reachable);
         matching.count() as u64
     };
-    let (frameworks, completed_frameworks) = frameworks(view, leader);
-    State {
+    let mut answer = Pieces::default();
+    answer.open(&State {
         version: MESOS_VERSION,
         id: &leader.id,
         pid: pid(leader),
@@ -187,13 +191,15 @@ fn state<'a>(view: &'a ClusterView, leader: &'a MasterView) -> State<'a> {
         deactivated_slaves: 0,
         unreachable_slaves: count(false),
         flags: flags(view),
-        slaves: view.agents.values().map(|a| slave(a)).collect(),
         recovered_slaves: Vec::new(),
-        frameworks,
-        completed_frameworks,
         unregistered_frameworks: Vec::new(),
         orphan_tasks: Vec::new(),
-    }
+    });
+    let agents: Vec<&AgentView> = view.agents.values().map(AsRef::as_ref).collect();
+    answer.list("slaves", &agents, slave);
+    frameworks(&mut answer, view, leader, |_| true);
+    answer.close();
+    answer.answer()
 }
 
 fn slave(a: &AgentView) -> Slave<'_> {
@@ -224,18 +230,30 @@ fn slave(a: &AgentView) -> Slave<'_> {
 
 /// Those that are there, and removed ones, newest first, as Mesos has them.
 fn frameworks<'a>(
+    answer: &mut Pieces<'a>,
     view: &'a ClusterView,
     leader: &'a MasterView,
-) -> (Vec<Framework<'a>>, Vec<Framework<'a>>) {
+    wanted: impl Fn(&FrameworkView) -> bool,
+) {
     let census = Census::of(view);
-    let all = view.frameworks.values();
+    let there: Vec<&FrameworkView> = view.frameworks.values().collect();
     let removed = view.completed_frameworks.iter().rev();
-    (
-        all.map(|f| framework(view, &census, leader, f)).collect(),
-        removed
-            .map(|f| framework(view, &census, leader, f))
-            .collect(),
-    )
+    let removed: Vec<&FrameworkView> = removed.map(AsRef::as_ref).collect();
+    for (key, mut all) in [("frameworks", there), ("completed_frameworks", removed)] {
+        all.retain(|f| wanted(f));
+        answer.objects(key, all, |answer, f| {
+            let live = census.live.get(&f.id).into_iter().flatten().copied();
+            let (unreachable, live): (Vec<_>, Vec<_>) =
+                live.partition(|t| t.state() == TaskState::Unreachable);
+            let completed = census.completed.get(&f.id).into_iter().flatten();
+            let completed: Vec<_> = completed.rev().copied().collect();
+            answer.open(&framework(view, leader, f));
+            answer.list("tasks", &live, task);
+            answer.list("unreachable_tasks", &unreachable, task);
+            answer.list("completed_tasks", &completed, task);
+            answer.close();
+        });
+    }
 }
 
 /// Sum of used and offered; ports that are in both (they never are) would only be shown once.
@@ -258,18 +276,9 @@ fn or<'a>(text: &'a str, otherwise: &'a str) -> &'a str {
 
 fn framework<'a>(
     view: &'a ClusterView,
-    census: &Census<'a>,
     leader: &'a MasterView,
     f: &'a FrameworkView,
 ) -> Framework<'a> {
-    let of = |all: &BTreeMap<&FrameworkId, Vec<&'a TaskView>>| {
-        all.get(&f.id).cloned().unwrap_or_default()
-    };
-    let live: Vec<&TaskView> = of(&census.live);
-    let (unreachable, tasks): (Vec<_>, Vec<_>) = live
-        .into_iter()
-        .partition(|t| t.state() == TaskState::Unreachable);
-    let completed = of(&census.completed).into_iter().rev();
     let executors = view.executors.iter();
     let executors = executors.filter(|(_, e)| e.framework_id == f.id);
     Framework {
@@ -294,9 +303,6 @@ fn framework<'a>(
         used_resources: (&f.used).into(),
         offered_resources: (&f.offered).into(),
         capabilities: f.about.capabilities.iter().map(String::as_str).collect(),
-        tasks: tasks.into_iter().map(task).collect(),
-        unreachable_tasks: unreachable.into_iter().map(task).collect(),
-        completed_tasks: completed.map(task).collect(),
         executors: executors.map(|(agent, e)| executor(agent, e)).collect(),
     }
 }

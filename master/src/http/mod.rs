@@ -22,6 +22,7 @@ mod mesos;
 mod metronome;
 mod native;
 mod operator;
+mod pieces;
 mod reader;
 mod request;
 mod respond;
