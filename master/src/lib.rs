@@ -38,6 +38,7 @@ mod spans;
 pub mod store;
 pub mod task;
 pub mod view;
+mod views;
 
 pub use error::{MasterError, OperateError};
 pub use explain::{ExplainQuery, Explained};

@@ -45,6 +45,7 @@ mod rule;
 mod scheduler;
 mod service;
 mod task;
+mod touched;
 mod updates;
 
 pub use choose::Around;
@@ -69,3 +70,4 @@ pub use rule::{Rule, RuleCount, Why, tell};
 pub use scheduler::ServiceScheduler;
 pub use service::Service;
 pub use task::is_current;
+pub use touched::Touches;

@@ -26,6 +26,7 @@ use crate::{
     reconcile::reconcile,
     residency::{self, Litter},
     task::{self, Identity},
+    touched::{TouchedMap, Touches},
 };
 
 /// The service framework; see the crate's documentation.
@@ -34,7 +35,7 @@ pub struct ServiceScheduler {
     pub(crate) of: Identity,
     pub(crate) limits: Limits,
     pub(crate) ids: IdGen,
-    pub(crate) services: BTreeMap<ServiceId, Service>,
+    pub(crate) services: TouchedMap<ServiceId, Service>,
     /// Which service a task belongs to.
     pub(crate) tasks: BTreeMap<TaskId, ServiceId>,
     /// Tasks that no service claims, and when they were last told to end.
@@ -80,7 +81,7 @@ impl ServiceScheduler {
             },
             limits,
             ids: IdGen::new(seed),
-            services: BTreeMap::new(),
+            services: TouchedMap::new(),
             tasks: BTreeMap::new(),
             strays: BTreeMap::new(),
             litter: BTreeMap::new(),
@@ -152,6 +153,11 @@ impl ServiceScheduler {
     /// Deployments in flight, by service.
     pub fn deployments(&self) -> impl Iterator<Item = &Deployment> {
         self.services.values().filter_map(Service::deployment)
+    }
+
+    /// Services that may have changed since this was last asked, also those that are gone.
+    pub fn take_touched(&mut self) -> Touches<ServiceId> {
+        self.services.take_touches()
     }
 
     /// The launch queue, by service.
@@ -282,8 +288,7 @@ impl ServiceScheduler {
         let known = self.services.contains_key(&id);
         let service = self
             .services
-            .entry(id.clone())
-            .or_insert_with(|| Service::new(spec.clone()));
+            .get_or_insert_with(&id, || Service::new(spec.clone()));
         let same = service.instances.iter().all(|i| {
             let old = restart_before.is_some_and(|v| i.version < v);
             i.goal == Goal::Stop || (is_current_instance(&spec, i) && !old)

@@ -52,6 +52,7 @@ mod reservations;
 mod restarts;
 mod settle;
 mod show;
+mod shown;
 mod status;
 mod stored;
 mod sums;
@@ -300,6 +301,7 @@ pub struct MasterCore {
     /// After such a time, losses are believed again from here on.
     calm_at: UnixMillis,
     rejections: BTreeMap<&'static str, u64>,
+    shown: shown::Shown,
     sequence: u64,
     /// Stands for an agent that nobody knows, in statuses of tasks that nobody has.
     nobody: Option<AgentId>,
@@ -393,6 +395,7 @@ impl MasterCore {
             mass_loss: false,
             calm_at: now,
             rejections: BTreeMap::new(),
+            shown: shown::Shown::default(),
             sequence: 0,
             nobody: AgentId::new("unknown").ok(),
             work: VecDeque::new(),

@@ -51,7 +51,7 @@ pub(super) fn app(service: &ServiceView, embed: Embed) -> App {
     };
     let deployments = service.deployments.iter().map(ToString::to_string);
     let mut app = app_json(&service.spec, counts, deployments.collect());
-    app.version_info.last_config_change_at = configured_at(service).to_string();
+    app.version_info.last_config_change_at = service.configured_at.to_string();
     app.tasks = embed.tasks.then(|| tasks::of(service));
     app.readiness_check_results =
         Some(readiness(service, None)).filter(|r| embed.readiness && !r.is_empty());
@@ -61,21 +61,6 @@ pub(super) fn app(service: &ServiceView, embed: Embed) -> App {
         .filter(|_| embed.last_failure)
         .map(|f| failure(&service.spec.id, f));
     app
-}
-
-/// The version that brought what is in force, but for the number of instances; the oldest that is kept may be later.
-fn configured_at(service: &ServiceView) -> ServiceVersion {
-    let now = service.spec.as_ref();
-    let same = |s: &&Arc<ServiceSpec>| {
-        let as_now = ServiceSpec {
-            instances: now.instances,
-            version: now.version,
-            ..s.as_ref().clone()
-        };
-        as_now == *now
-    };
-    let before = service.versions.iter().rev().take_while(same);
-    before.last().map_or(now.version, |s| s.version)
 }
 
 /// What the readiness checks of a service's instances say, of all or of those of one version.

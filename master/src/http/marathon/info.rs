@@ -14,6 +14,7 @@ use waggle_api::{
         Rejection, ZooKeeperConfig, pod_json,
     },
 };
+use waggle_services::{DeclineReason, ReasonCount};
 use waggle_types::{Millis, ServiceId, ServiceVersion, UnixMillis};
 
 use super::{
@@ -53,7 +54,7 @@ pub(super) fn queue(view: &ClusterView, query: &Query) -> Queue {
     let embeds = |what: &str| query.all("embed").any(|e| e == what);
     // Marathon has pods here unasked; clients that know nothing of them break.
     let (offers, pods) = (embeds("lastUnusedOffers"), embeds("pods"));
-    let items = view.queue.iter().filter_map(|q| {
+    let items = view.queue.values().filter_map(|q| {
         let embed = Embed {
             tasks: false,
             last_failure: false,
@@ -69,8 +70,8 @@ pub(super) fn queue(view: &ClusterView, query: &Query) -> Queue {
             pod,
             count: q.count,
             delay: Delay {
-                time_left_seconds: Number(q.delay.0 as f64 / 1000.0),
-                overdue: q.delay == Millis(0),
+                time_left_seconds: Number(q.delay(view.at).0 as f64 / 1000.0),
+                overdue: q.delay(view.at) == Millis(0),
             },
             since: ServiceVersion(q.since).to_string(),
             processed_offers_summary: processed(q),
@@ -96,13 +97,14 @@ fn processed(q: &QueueView) -> ProcessedOffers {
 }
 
 /// Every reason has a row: dcoscli prints a table of exactly these.
-fn rejections(counts: &BTreeMap<&'static str, (u64, u64)>) -> Vec<Rejection> {
+fn rejections(counts: &BTreeMap<DeclineReason, ReasonCount>) -> Vec<Rejection> {
     let row = |reason: &&'static str| {
-        let (declined, processed) = counts.get(reason).copied().unwrap_or_default();
+        let count = counts.iter().find(|(r, _)| r.name() == *reason);
+        let count = count.map(|(_, c)| *c).unwrap_or_default();
         Rejection {
             reason: (*reason).to_owned(),
-            declined,
-            processed,
+            declined: count.declined,
+            processed: count.processed,
         }
     };
     REASONS.iter().map(row).collect()
