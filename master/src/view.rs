@@ -14,7 +14,7 @@ use waggle_services::{
     Decision, DeclineReason, Home, ReasonCount, Rule, RuleCount, UnusedOffer, Why, jobs::Job, tell,
 };
 use waggle_types::{
-    About, AgentId, AgentInfo, Capabilities, DeploymentId, ExecutorRecord,
+    About, AgentId, AgentInfo, Capabilities, CheckResponse, DeploymentId, ExecutorRecord,
     FrameworkId, Generation, HealthState, InverseOffer, JobId, Milli, Millis, NetSnapshot,
     NetworkPolicy, Offer, Quota, ResourcePart, Resources, RoleSubscription, ServiceId, ServiceSpec,
     ServiceVersion, StatusReason, TaskId, TaskState, Unavailability, UnixMillis, VipKey, VipLease,
@@ -88,6 +88,8 @@ pub struct InstanceView {
     pub health: HealthState,
     /// Readiness; `None` when no check says so.
     pub ready: Option<bool>,
+    /// What its readiness checks were answered last, where that is kept.
+    pub responses: Vec<CheckResponse>,
     /// Sent to the agent.
     pub staged_at: UnixMillis,
     /// First reported running.

@@ -127,6 +127,7 @@ impl ServiceScheduler {
             ip6: None,
             ready: instance.ready,
             check: None,
+            responses: Vec::new(),
             task_id: task_id.clone(),
             agent_id: instance.place.agent_id.clone(),
             state: TaskState::Gone,

@@ -157,6 +157,10 @@ fn show_instance(i: &Instance, tasks: &Tasks) -> InstanceView {
         state: i.shown_state(),
         health: i.health,
         ready: i.ready,
+        responses: tasks
+            .get(i.task_id())
+            .map(|t| t.responses().to_vec())
+            .unwrap_or_default(),
         staged_at: i.staged_at,
         started_at: i.started_at,
         stopping: i.goal == Goal::Stop,

@@ -16,10 +16,10 @@ use waggle_services::{
 };
 use waggle_telemetry::Telemetry;
 use waggle_types::{
-    AgentId, AgentInfo, Command, DeploymentId, DiscoveryInfo, FrameworkId, Generation, HealthState,
-    Millis, NetSnapshot, PortSet, Protocol, Resources, ServiceId, ServiceSpec, ServiceVersion,
-    StatusSource, TaskId, TaskPort, TaskSpec, TaskState, TaskStatus, UnixMillis, VipLabel,
-    VipLease, VipName,
+    AgentId, AgentInfo, CheckResponse, Command, DeploymentId, DiscoveryInfo, FrameworkId,
+    Generation, HealthState, Millis, NetSnapshot, PortSet, Protocol, Resources, ServiceId,
+    ServiceSpec, ServiceVersion, StatusSource, TaskId, TaskPort, TaskSpec, TaskState, TaskStatus,
+    UnixMillis, VipLabel, VipLease, VipName,
 };
 
 use super::{marathon_router, mesos_router};
@@ -322,6 +322,7 @@ fn instance(n: u16) -> InstanceView {
         stopping: false,
         containers: Vec::new(),
         ready: None,
+        responses: Vec::new(),
         task_id: TaskId::new(format!("shop_web.instance-{n}._app.1")).unwrap(),
         version: ServiceVersion(AT),
         agent_id: AgentId::new("a1").unwrap(),
@@ -376,6 +377,7 @@ fn task(i: &InstanceView) -> TaskView {
         ip6: None,
         ready: None,
         check: None,
+        responses: Vec::new(),
         task_id: spec.task_id.clone(),
         agent_id: i.agent_id.clone(),
         state: i.state,

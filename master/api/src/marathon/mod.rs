@@ -58,7 +58,7 @@ pub use types::{
     App, AppList, AppVersions, Delay, Deployment, DeploymentAction, DeploymentResult,
     DeploymentStep, DeploymentStub, HealthCheckResult, HttpConfig, Info, IpAddress, Leader,
     LocalVolume, MarathonConfig, ProcessedOffers, Queue, QueueItem, ReadinessCheckResult,
-    Rejection, Task, TaskFailure, TaskList, TasksToDelete, VersionInfo, WrappedApp, WrappedTask,
-    ZooKeeperConfig,
+    ReadinessResponse, Rejection, Task, TaskFailure, TaskList, TasksToDelete, VersionInfo,
+    WrappedApp, WrappedTask, ZooKeeperConfig,
 };
 pub use version::parse_version;

@@ -38,6 +38,18 @@ pub struct ReadinessCheckResult {
     pub name: String,
     pub task_id: String,
     pub ready: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_response: Option<ReadinessResponse>,
+}
+
+/// What a readiness check was answered last.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs, reason = "keys of Marathon's response")]
+pub struct ReadinessResponse {
+    pub status: u16,
+    pub content_type: String,
+    pub body: String,
 }
 
 /// When a definition last changed.

@@ -603,6 +603,7 @@ pub(super) fn status(agent: &AgentId, task: &TaskId, state: TaskState) -> TaskSt
         ip6: None,
         ready: None,
         check: None,
+        responses: Vec::new(),
         task_id: task.clone(),
         agent_id: agent.clone(),
         state,

@@ -70,7 +70,7 @@ pub(super) fn readiness(
 ) -> Vec<ReadinessCheckResult> {
     let each = service.instances.iter();
     let each = each.filter(|i| version.is_none_or(|v| i.version == v));
-    each.flat_map(|i| readiness_results(&service.spec, &i.task_id, i.ready))
+    each.flat_map(|i| readiness_results(&service.spec, &i.task_id, i.ready, &i.responses))
         .collect()
 }
 
