@@ -40,6 +40,7 @@ pub mod task;
 pub mod view;
 mod views;
 
+pub use core::LaunchLimits;
 pub use error::{MasterError, OperateError};
 pub use explain::{ExplainQuery, Explained};
 pub use handle::{Deployment, MasterHandle, PutMode};

@@ -26,7 +26,7 @@ pub use waggle_services::{
 };
 
 pub use crate::{
-    core::NetworkView,
+    core::{LaunchLimits, NetworkView},
     cow::{CowMap, Keyed},
     task::{TaskPlace, TaskShape, TaskView},
 };
@@ -432,6 +432,8 @@ pub struct ClusterView {
     pub leader: Option<MasterView>,
     /// Addresses of all masters.
     pub masters: Vec<Ipv4Addr>,
+    /// How services are launched.
+    pub launches: LaunchLimits,
     /// Services by id.
     pub services: CowMap<ServiceView>,
     /// Jobs by id.

@@ -35,6 +35,7 @@ mod input;
 mod instance;
 pub mod jobs;
 mod matching;
+mod pace;
 mod plan;
 mod pods;
 mod queue;
@@ -49,7 +50,7 @@ mod touched;
 mod updates;
 
 pub use choose::Around;
-pub use constraints::{Constraint, Operator, Pattern, validate_constraints};
+pub use constraints::{Constraint, Operator, Pattern, validate_constraints, wrong_constraints};
 pub use decisions::{Because, Choice, Decision};
 pub use deployment::{Deployment, DeploymentKind, DeploymentOutcome, Progress};
 pub use feasible::{Feasible, feasible};

@@ -29,6 +29,7 @@ impl MasterCore {
             recovering: self.recovering,
             leader: Some(self.config.master.clone()),
             masters: self.config.masters.clone(),
+            launches: self.config.launches,
             services: self.shown.services.clone(),
             jobs: self.jobs.scheduler.jobs().clone(),
             deployments: self

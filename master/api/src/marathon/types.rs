@@ -325,6 +325,11 @@ pub struct MarathonConfig {
     /// Milliseconds, as the other durations.
     pub task_launch_timeout: u64,
     pub decline_offer_duration: u64,
+    /// Left out where launches under way are not bounded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub launch_token: Option<u32>,
+    pub launch_token_refresh_interval: u64,
+    pub min_revive_offers_interval: u64,
 }
 
 /// There is no ZooKeeper: an empty object.

@@ -136,7 +136,7 @@ pub(super) fn abdicate(api: &Api, call: &Call) -> Result<Response, Fail> {
 pub(super) fn info(view: &ClusterView) -> Info {
     let framework = view.frameworks.values().find(|f| f.name == "marathon");
     let leader = view.leader.as_ref();
-    let limits = waggle_services::Limits::default();
+    let limits = &view.launches;
     Info {
         name: "marathon".into(),
         version: MARATHON_VERSION.into(),
@@ -158,6 +158,9 @@ pub(super) fn info(view: &ClusterView) -> Info {
             max_instances_per_offer: limits.max_instances_per_offer,
             task_launch_timeout: limits.launch_timeout.0,
             decline_offer_duration: limits.decline_duration.0,
+            launch_token: limits.launch_tokens,
+            launch_token_refresh_interval: limits.launch_token_refresh.0,
+            min_revive_offers_interval: limits.min_revive_interval.0,
         },
         zookeeper_config: ZooKeeperConfig {},
         http_config: HttpConfig {
