@@ -46,6 +46,7 @@ pub fn app_json(spec: &ServiceSpec, counts: Counts, deployments: Vec<String>) ->
         tasks: None,
         last_task_failure: None,
         readiness_check_results: None,
+        task_stats: None,
     }
 }
 

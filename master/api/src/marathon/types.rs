@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::definition::{AppDefinition, Number};
+use super::{
+    definition::{AppDefinition, Number},
+    stats::TaskStats,
+};
 pub use crate::error::DeploymentRef as DeploymentStub;
 
 /// An app: definition and state.
@@ -28,6 +31,8 @@ pub struct App {
     /// Of apps with readiness checks, when asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub readiness_check_results: Option<Vec<ReadinessCheckResult>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task_stats: Option<TaskStats>,
 }
 
 /// Whether a task is ready by one of its checks. Agents tell whether it is by all of them.

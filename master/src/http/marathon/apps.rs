@@ -12,10 +12,10 @@ use waggle_api::{
     error::ApiError,
     marathon::{
         App, AppList, AppVersions, Counts, ParseMode, ReadinessCheckResult, TaskFailure,
-        WrappedApp, app_from_value, app_json, parse_version, readiness_results,
+        WrappedApp, app_from_value, app_json, parse_version, readiness_results, task_stats,
     },
 };
-use waggle_types::{ServiceId, ServiceSpec, ServiceVersion, TraceContext};
+use waggle_types::{ServiceId, ServiceSpec, ServiceVersion, TraceContext, UnixMillis};
 
 use super::{
     super::{
@@ -40,6 +40,8 @@ pub(super) struct Embed {
     pub tasks: bool,
     pub last_failure: bool,
     pub readiness: bool,
+    /// Of this moment.
+    pub stats: Option<UnixMillis>,
 }
 
 pub(super) fn app(service: &ServiceView, embed: Embed) -> App {
@@ -55,6 +57,11 @@ pub(super) fn app(service: &ServiceView, embed: Embed) -> App {
     app.tasks = embed.tasks.then(|| tasks::of(service));
     app.readiness_check_results =
         Some(readiness(service, None)).filter(|r| embed.readiness && !r.is_empty());
+    app.task_stats = embed.stats.map(|now| {
+        let instances: Vec<_> = service.instances.iter().map(tasks::instance).collect();
+        let versions = (service.spec.version, service.configured_at);
+        task_stats(&instances, versions, now)
+    });
     app.last_task_failure = service
         .last_failure
         .as_ref()
@@ -103,6 +110,7 @@ pub(super) fn list(api: &Api, call: &Call) -> Result<Response, Fail> {
             "app.lastTaskFailure",
         ]),
         readiness: wants(&["apps.readiness", "app.readiness"]),
+        stats: wants(&["apps.taskStats", "app.taskStats"]).then(now),
     };
     let view = api.view();
     let cmd = |s: &ServiceSpec| match &s.command {
@@ -125,13 +133,16 @@ pub(super) fn list(api: &Api, call: &Call) -> Result<Response, Fail> {
     }))
 }
 
-pub(super) fn show(api: &Api, id: &ServiceId) -> Result<Response, Fail> {
+pub(super) fn show(api: &Api, call: &Call, id: &ServiceId) -> Result<Response, Fail> {
     let view = api.view();
     let service = view.app(id).ok_or_else(|| no_such_app(id))?;
+    let mut asked = call.query.all("embed");
+    let stats = asked.any(|e| e == "app.taskStats");
     let embed = Embed {
         tasks: true,
         last_failure: true,
         readiness: true,
+        stats: stats.then(now),
     };
     Ok(ok(&WrappedApp {
         app: app(service, embed),

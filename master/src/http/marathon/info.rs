@@ -59,6 +59,7 @@ pub(super) fn queue(view: &ClusterView, query: &Query) -> Queue {
             tasks: false,
             last_failure: false,
             readiness: false,
+            stats: None,
         };
         let (app, pod) = match view.app(&q.service) {
             Some(service) => (Some(app(service, embed)), None),
