@@ -345,6 +345,7 @@ mod tests {
                 ip6: None,
                 ready: None,
                 check: None,
+                responses: Vec::new(),
                 task_id: TaskId::new("t1").unwrap(),
                 agent_id: AgentId::new("a1").unwrap(),
                 state: TaskState::ALL[state],

@@ -38,7 +38,7 @@ use crate::{
     nested::{self, Containers},
     net::Net,
     networks::Own,
-    operator::{Meter, Operator, Sources},
+    operator::{Meter, Operator, Sources, jsonp},
     overlay_api,
     parts::Parts,
     serve, spans_api, storage,
@@ -155,32 +155,40 @@ pub fn executor_view(
 
 /// A task as the API shows it.
 pub fn task_view(task: TaskSummary, work: &WorkDir, own: Own) -> TaskView {
-    let spec = &task.spec;
-    TaskView {
-        id: spec.task_id.to_string(),
-        name: spec.name.clone(),
-        service: spec.service.clone(),
-        framework_id: spec.framework_id.to_string(),
-        framework: spec.framework_name.clone(),
-        executor_id: spec
-            .executor
-            .as_ref()
-            .map(|on| on.spec.executor_id.to_string())
-            .unwrap_or_default(),
-        state: task.state.mesos_name().to_owned(),
-        health: format!("{:?}", task.health).to_lowercase(),
-        pid: task.pid,
-        ip: own.v4,
-        ip6: own.v6,
-        ports: spec.ports.iter().map(|p| p.host_port).collect(),
-        started_at_ms: task.started_at.map(|t| t.0),
-        message: task
-            .latest
-            .as_ref()
-            .map(|l| l.message.clone())
-            .unwrap_or_default(),
-        directory: work.task(&spec.task_id).sandbox().display().to_string(),
-        summary: task,
+    let sandbox = work.task(&task.spec.task_id).sandbox();
+    TaskView::of(task, sandbox.display().to_string(), own)
+}
+
+impl TaskView {
+    /// Of a task with this sandbox.
+    pub fn of(task: TaskSummary, directory: String, own: Own) -> Self {
+        let spec = &task.spec;
+        Self {
+            id: spec.task_id.to_string(),
+            name: spec.name.clone(),
+            service: spec.service.clone(),
+            framework_id: spec.framework_id.to_string(),
+            framework: spec.framework_name.clone(),
+            executor_id: spec
+                .executor
+                .as_ref()
+                .map(|on| on.spec.executor_id.to_string())
+                .unwrap_or_default(),
+            state: task.state.mesos_name().to_owned(),
+            health: format!("{:?}", task.health).to_lowercase(),
+            pid: task.pid,
+            ip: own.v4,
+            ip6: own.v6,
+            ports: spec.ports.iter().map(|p| p.host_port).collect(),
+            started_at_ms: task.started_at.map(|t| t.0),
+            message: task
+                .latest
+                .as_ref()
+                .map(|l| l.message.clone())
+                .unwrap_or_default(),
+            directory,
+            summary: task,
+        }
     }
 }
 
@@ -324,10 +332,11 @@ pub async fn serve_api(listener: TcpListener, view: View, shown: Shown) {
         containers,
         sessions: sessions.clone(),
     });
+    let mesos = operator.router().merge(files.router());
+    let mesos = mesos.layer(axum::middleware::from_fn(jsonp));
     let router = router(view)
         .merge(destinations)
-        .merge(operator.router())
-        .merge(files.router())
+        .merge(mesos)
         .merge(logs.router())
         .merge(sessions.router())
         .merge(executors::routes(executors))

@@ -72,6 +72,7 @@ impl From<CheckResult> for Input {
             idx,
             result,
             said,
+            response,
         } = told;
         Self::Event(match said {
             Some(said) => Event::CheckSaid {
@@ -84,6 +85,7 @@ impl From<CheckResult> for Input {
                 task_id,
                 idx,
                 result,
+                response,
             },
         })
     }
@@ -503,6 +505,7 @@ impl Agent {
                 task_id,
                 idx,
                 result,
+                ..
             } = &event
             {
                 let in_grace = self.core.in_grace(task_id, *idx, clock::now());

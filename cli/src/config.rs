@@ -3,6 +3,7 @@
 mod containers;
 mod devices;
 mod images;
+mod launches;
 mod logs;
 mod overlay;
 mod storage;
@@ -21,8 +22,10 @@ use waggle_agent::{
     DnsSettings, EdgeSettings, FetchSettings, FlowLogConfig, LogSettings, NetworkSettings,
     NodePolicy, Reconfiguration, RuntimeSettings, StorageSettings, images::ImageSettings,
 };
+use waggle_master::LaunchLimits;
 use waggle_types::Domain;
 
+use launches::launches;
 use overlay::OverlaySettings;
 
 use crate::{
@@ -75,6 +78,8 @@ pub struct Settings {
     pub offer_timeout: Duration,
     /// Most deployments at once.
     pub max_running_deployments: usize,
+    /// How services are launched.
+    pub launches: LaunchLimits,
     /// Resources that replace detected ones, by name.
     pub resources: ResourceOverrides,
     /// Attributes.
@@ -166,6 +171,7 @@ pub fn settings(flags: &RunArgs) -> Result<Settings, CliError> {
     let gpu_devices = containers::gpu_devices(&args)?;
     let storage = storage::storage(&args)?;
     let fetch = storage::fetch(&args)?;
+    let launches = launches(&args)?;
     let logs = logs::logs(&args)?;
     let images = images::settings(&args)?;
     let work_dir = args.work_dir.clone();
@@ -224,6 +230,7 @@ pub fn settings(flags: &RunArgs) -> Result<Settings, CliError> {
             0 => return Err(usage("max-running-deployments: must be at least 1, is 0")),
             n => n,
         },
+        launches,
         resources: resources(args.resources.as_deref().unwrap_or_default())?,
         domain: args.domain.as_deref().map(domain).transpose()?,
         attributes: attributes(args.attributes.as_deref().unwrap_or_default())?,
@@ -293,6 +300,18 @@ fn merge(flags: RunArgs, file: RunArgs) -> RunArgs {
         max_running_deployments: flags
             .max_running_deployments
             .or(file.max_running_deployments),
+        launch_tokens: flags.launch_tokens.or(file.launch_tokens),
+        launch_token_refresh_interval: flags
+            .launch_token_refresh_interval
+            .or(file.launch_token_refresh_interval),
+        min_revive_offers_interval: flags
+            .min_revive_offers_interval
+            .or(file.min_revive_offers_interval),
+        max_instances_per_offer: flags
+            .max_instances_per_offer
+            .or(file.max_instances_per_offer),
+        decline_offer_duration: flags.decline_offer_duration.or(file.decline_offer_duration),
+        task_launch_timeout: flags.task_launch_timeout.or(file.task_launch_timeout),
         resources: flags.resources.or(file.resources),
         domain: flags.domain.or(file.domain),
         attributes: flags.attributes.or(file.attributes),
@@ -493,6 +512,11 @@ mod tests {
     #[case::timeout("agent-timeout", |a: &mut RunArgs| a.agent_timeout = Some("99999999999999999999s".into()))]
     #[case::offer_timeout("offer-timeout", |a: &mut RunArgs| a.offer_timeout = Some("0s".into()))]
     #[case::no_deployments("max-running-deployments", |a: &mut RunArgs| a.max_running_deployments = Some(0))]
+    #[case::tokens("launch-tokens", |a: &mut RunArgs| a.launch_tokens = Some(0))]
+    #[case::per_offer("max-instances-per-offer", |a: &mut RunArgs| a.max_instances_per_offer = Some(0))]
+    #[case::refresh("launch-token-refresh-interval", |a: &mut RunArgs| a.launch_token_refresh_interval = Some("0s".into()))]
+    #[case::revive("min-revive-offers-interval", |a: &mut RunArgs| a.min_revive_offers_interval = Some("2h".into()))]
+    #[case::decline("decline-offer-duration", |a: &mut RunArgs| a.decline_offer_duration = Some("5".into()))]
     #[case::scalar("resources", |a: &mut RunArgs| a.resources = Some("cpus:-1".into()))]
     #[case::kind("resources", |a: &mut RunArgs| a.resources = Some("a b:1".into()))]
     #[case::role("resources", |a: &mut RunArgs| a.resources = Some("cpus(a//b):1".into()))]

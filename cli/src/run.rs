@@ -142,6 +142,7 @@ async fn start_master(
     config.agent_timeout = millis(s.agent_timeout);
     config.offer_timeout = millis(s.offer_timeout);
     config.max_running_deployments = s.max_running_deployments;
+    config.launches = s.launches;
     let telemetry = telemetry.component("waggle-master");
     halves.push(Box::pin(async move {
         let listeners = MasterListeners {

@@ -7,6 +7,7 @@
 use std::{
     borrow::Borrow,
     fmt,
+    ops::Index,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -234,6 +235,20 @@ impl<V: Keyed + Clone> CowMap<V> {
         let (c, at) = self.find(key)?;
         let (_, chunk) = self.chunks.get_mut(c)?;
         Arc::make_mut(chunk).get_mut(at).map(Arc::make_mut)
+    }
+}
+
+impl<V, Q> Index<&Q> for CowMap<V>
+where
+    V: Keyed<Key: Borrow<Q>>,
+    Q: Ord + ?Sized,
+{
+    type Output = Arc<V>;
+
+    /// The entry of a key that is known to be there.
+    #[allow(clippy::expect_used, reason = "what Index is for")]
+    fn index(&self, key: &Q) -> &Arc<V> {
+        self.get(key).expect("no entry of this key")
     }
 }
 

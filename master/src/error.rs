@@ -12,6 +12,9 @@ pub enum MasterError {
     /// A field breaks a rule (422).
     #[error(transparent)]
     Invalid(#[from] FieldError),
+    /// Several fields break rules (422); at least two.
+    #[error("{}", fields(.0))]
+    AllInvalid(Vec<FieldError>),
     /// A call about jobs was refused.
     #[error(transparent)]
     Job(#[from] JobError),
@@ -82,6 +85,25 @@ pub enum MasterError {
     /// A listener or server failed; the text names it and its causes.
     #[error("{0}")]
     Server(String),
+}
+
+impl MasterError {
+    /// Refuses where anything is wrong.
+    pub(crate) fn if_any(mut wrong: Vec<FieldError>) -> Result<(), Self> {
+        match (wrong.len(), wrong.pop()) {
+            (_, None) => Ok(()),
+            (1, Some(e)) => Err(Self::Invalid(e)),
+            (_, Some(e)) => {
+                wrong.push(e);
+                Err(Self::AllInvalid(wrong))
+            }
+        }
+    }
+}
+
+fn fields(all: &[FieldError]) -> String {
+    let all: Vec<String> = all.iter().map(ToString::to_string).collect();
+    all.join("; ")
 }
 
 /// A wish of an operator that was not done; nothing of it was applied.

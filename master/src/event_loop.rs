@@ -35,6 +35,7 @@ use crate::{
     spans::Spans,
     store::Store,
     view::ClusterView,
+    views::Views,
 };
 
 /// Between the beginnings of two batches: what comes meanwhile is taken together, and one round of offers,
@@ -42,17 +43,10 @@ use crate::{
 const PACE: Duration = Duration::from_millis(1);
 /// Most events in one batch.
 const BATCH: usize = 256;
-/// Views that nobody waits for are made at most this often, and take at most a tenth of the time.
-const VIEW_PAUSE: Millis = Millis(20);
 /// The loop wakes at least this often, for gauges and to notice that it was held up.
 const WAKE: Millis = Millis(1000);
 /// A longer gap means that the process was held up, and that nobody could be heard.
 const STALL: Millis = Millis(5000);
-/// When nobody has asked for this long, no views are made: a view costs little, but what it shows is copied
-/// when it changes next.
-const IDLE_VIEW: Millis = Millis(5000);
-/// Readers that wait for a view; further ones are answered with the one there is.
-const MAX_VIEWERS: usize = 1024;
 
 type DeploymentReply = oneshot::Sender<Result<Deployment, MasterError>>;
 type MaybeReply = oneshot::Sender<Result<Option<Deployment>, MasterError>>;
@@ -99,18 +93,7 @@ pub(crate) struct EventLoop {
     /// Newest published snapshot, for sessions that open later.
     net: Option<Arc<NetSnapshot>>,
     newsroom: Newsroom,
-    view: watch::Sender<Arc<ClusterView>>,
-    view_due: Option<UnixMillis>,
-    last_view: UnixMillis,
-    view_pause: Millis,
-    /// When a reader last asked for a new view.
-    view_asked: Option<UnixMillis>,
-    /// Readers that wait for the next view.
-    viewers: Vec<oneshot::Sender<()>>,
-    /// Something happened that a view shows (heartbeats alone are shown with the next one).
-    touched: bool,
-    /// Something happened that the newest view does not show.
-    changed: bool,
+    views: Views,
     last_batch: UnixMillis,
     last_gauges: UnixMillis,
     gauges: Gauges,
@@ -145,14 +128,7 @@ impl EventLoop {
             next_request: 0,
             net: None,
             newsroom,
-            view,
-            view_due: Some(now),
-            last_view: now,
-            view_pause: VIEW_PAUSE,
-            view_asked: None,
-            viewers: Vec::new(),
-            touched: false,
-            changed: false,
+            views: Views::new(view, now),
             last_batch: now,
             last_gauges: UnixMillis(0),
             gauges: Gauges::default(),
@@ -216,7 +192,7 @@ impl EventLoop {
     /// When to wake without being asked.
     fn wake(&self) -> tokio::time::Instant {
         let now = self.clock.now();
-        let due = [self.core.next_deadline(), self.view_due]
+        let due = [self.core.next_deadline(), self.views.due()]
             .into_iter()
             .flatten()
             .min()
@@ -287,7 +263,10 @@ impl EventLoop {
 
     fn handle(&mut self, event: Event) -> Vec<Effect> {
         let started = Instant::now();
-        self.touched |= !matches!(event, Event::Heartbeat { .. });
+        // Heartbeats alone are shown with the next one.
+        if !matches!(event, Event::Heartbeat { .. }) {
+            self.views.touch();
+        }
         let effects = self.core.handle(event, self.clock.now());
         let took = started.elapsed().as_secs_f64();
         self.telemetry
@@ -393,7 +372,7 @@ impl EventLoop {
         };
         match request {
             Request::View { reply } => {
-                self.view_asked(reply);
+                self.views.ask(reply, self.clock.now());
                 Vec::new()
             }
             Request::Put {
@@ -559,15 +538,17 @@ impl EventLoop {
 
     /// Runs a batch's effects, but for those that rest on a write that is not durable yet.
     fn execute(&mut self, effects: Vec<Effect>) {
-        let busy = !effects.is_empty();
-        let (mut replies, mut offers) = (Vec::new(), 0);
+        if !effects.is_empty() {
+            self.views.touch();
+        }
+        let mut offers = 0;
         for effect in effects {
             if let Effect::Measure(Measure::Allocation { offers: n, .. }) = &effect {
                 offers += n;
             }
             match effect {
                 Effect::Reply { request, answer } if self.shows(request, &answer) => {
-                    replies.push(Effect::Reply { request, answer });
+                    self.views.hold(Effect::Reply { request, answer });
                 }
                 effect => {
                     if let Some(now) = self.pipeline.take(effect) {
@@ -581,13 +562,7 @@ impl EventLoop {
             let def = &names::SCHED_ALLOCATION_LATENCY;
             self.telemetry.record(def, &[], took);
         }
-        // Who asked sees the outcome in the view as soon as the answer is there.
-        self.publish_view(busy, !replies.is_empty());
-        for reply in replies {
-            if let Some(now) = self.pipeline.take(reply) {
-                self.run_effect(now);
-            }
-        }
+        self.publish_view();
     }
 
     /// Whether an answer is about something that views show.
@@ -605,7 +580,7 @@ impl EventLoop {
         while let Some(step) = self.pipeline.next() {
             match step {
                 Step::Effect(effect) => self.run_effect(effect),
-                Step::View(view) => self.show(view),
+                Step::View(view) => self.views.show(view),
             }
         }
     }
@@ -681,51 +656,23 @@ impl EventLoop {
         self.net = Some(snapshot);
     }
 
-    /// Makes a view when one is due, or is needed for an answer.
-    fn publish_view(&mut self, busy: bool, now_please: bool) {
+    /// Makes a view when one is due. Who asked for what it shows is answered after it.
+    fn publish_view(&mut self) {
         let now = self.clock.now();
-        let busy = std::mem::take(&mut self.touched) || busy;
-        let wanted =
-            !self.viewers.is_empty() || self.view_asked.is_some_and(|at| now.since(at) < IDLE_VIEW);
-        self.changed |= busy;
-        let worth = self.changed || !self.viewers.is_empty();
-        self.view_due = (worth && wanted).then(|| (self.last_view + self.view_pause).max(now));
-        let due = self.view_due.is_some_and(|at| at <= now) && !self.pipeline.has_view();
-        if now_please || due {
-            let started = Instant::now();
-            self.view_due = None;
-            self.changed = false;
-            self.last_view = now;
-            let view = Arc::new(self.core.view(now));
-            let took = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-            self.view_pause = VIEW_PAUSE.max(Millis(took.saturating_mul(10)));
-            if let Some(view) = self.pipeline.take_view(view) {
-                self.show(view);
-            }
-        }
-    }
-
-    /// Shows a view, all of which is durable.
-    fn show(&mut self, view: Arc<ClusterView>) {
-        // Without a reader the newest view is kept all the same.
-        self.view.send_replace(view);
-        for viewer in self.viewers.drain(..) {
-            let _ = viewer.send(());
-        }
-    }
-
-    /// A reader wants to see all that has happened by now.
-    fn view_asked(&mut self, reply: oneshot::Sender<()>) {
-        let now = self.clock.now();
-        self.view_asked = Some(now);
-        // What only time changes is shown a moment late at most.
-        let new = now.since(self.last_view) < WAKE;
-        let shown = new && !self.changed && !self.touched && !self.pipeline.has_view();
-        if shown || self.viewers.len() >= MAX_VIEWERS {
-            let _ = reply.send(());
+        if !self.views.is_due(now) {
             return;
         }
-        self.viewers.push(reply);
+        let started = Instant::now();
+        let view = Arc::new(self.core.view(now));
+        let answers = self.views.made(view.sequence, now, started.elapsed());
+        if let Some(view) = self.pipeline.take_view(view) {
+            self.views.show(view);
+        }
+        for answer in answers {
+            if let Some(answer) = self.pipeline.take(answer) {
+                self.run_effect(answer);
+            }
+        }
     }
 
     /// Answers a request. Whoever asked may have gone; what was done stays done.

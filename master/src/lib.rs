@@ -38,7 +38,9 @@ mod spans;
 pub mod store;
 pub mod task;
 pub mod view;
+mod views;
 
+pub use core::LaunchLimits;
 pub use error::{MasterError, OperateError};
 pub use explain::{ExplainQuery, Explained};
 pub use handle::{Deployment, MasterHandle, PutMode};

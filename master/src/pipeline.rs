@@ -69,8 +69,6 @@ pub(crate) struct Pipeline {
     waiting: VecDeque<(u64, Step)>,
     /// Frameworks that something waits for, and how much.
     held: BTreeMap<SubscriptionId, usize>,
-    /// Views among what waits.
-    n_views: usize,
 }
 
 /// Whether nothing is lost when a framework is told and the master then forgets.
@@ -115,7 +113,6 @@ impl Pipeline {
             flight: None,
             waiting: VecDeque::new(),
             held: BTreeMap::new(),
-            n_views: 0,
         }
     }
 
@@ -151,14 +148,8 @@ impl Pipeline {
         if self.is_idle() {
             return Some(view);
         }
-        self.n_views += 1;
         self.waiting.push_back((self.written, Step::View(view)));
         None
-    }
-
-    /// Whether a view waits.
-    pub(crate) fn has_view(&self) -> bool {
-        self.n_views > 0
     }
 
     /// Whether everything is durable and nothing waits.
@@ -230,7 +221,7 @@ impl Pipeline {
         }
         let (_, step) = self.waiting.pop_front()?;
         match &step {
-            Step::View(_) => self.n_views -= 1,
+            Step::View(_) => {}
             Step::Effect(effect) => {
                 if let Some(s) = subscription_of(effect)
                     && let Some(n) = self.held.get_mut(&s)

@@ -16,7 +16,7 @@ use waggle_types::{FrameworkId, Millis, Network, Vxlan};
 
 use crate::{
     clock::{Clock, stopwatch},
-    core::{CoreConfig, Effect, MasterCore, Restored},
+    core::{CoreConfig, Effect, LaunchLimits, MasterCore, Restored},
     error::MasterError,
     event_loop::{EventLoop, Inboxes, chain},
     framework::{Frameworks, SchedulerDoor},
@@ -66,6 +66,8 @@ pub struct MasterConfig {
     pub offer_timeout: Millis,
     /// Most deployments at once; one more is refused.
     pub max_running_deployments: usize,
+    /// How services are launched.
+    pub launches: LaunchLimits,
     /// The master's own region; agents of others are for frameworks that are aware of regions. `None`: regions
     /// are not looked at.
     pub region: Option<String>,
@@ -93,6 +95,7 @@ impl MasterConfig {
             recovery_grace: Millis::from_secs(10),
             offer_timeout: Millis::from_secs(60),
             max_running_deployments: 100,
+            launches: LaunchLimits::default(),
             region: None,
             networks: BTreeMap::from([
                 ("dcos".to_owned(), Network::dcos()),
@@ -397,6 +400,7 @@ fn core_config(
     core.recovery_grace = config.recovery_grace;
     core.offer_timeout = config.offer_timeout;
     core.max_running_deployments = config.max_running_deployments;
+    core.launches = config.launches;
     core.region.clone_from(&config.region);
     core.networks.clone_from(&config.networks);
     core.vxlan = config.vxlan;

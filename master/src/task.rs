@@ -12,10 +12,10 @@ use std::{
 };
 
 use waggle_types::{
-    AgentId, AgentInfo, CheckStatus, Command, ContainerSpec, DiscoveryInfo, ExecutorSpec,
-    ExecutorStatus, FrameworkId, HealthCheck, HealthState, Millis, NetworkMode, OnExecutor,
-    PortSet, ResourcePart, Resources, StatusReason, StatusSource, TaskId, TaskPort, TaskSpec,
-    TaskState, TaskStatus, TraceContext, UnixMillis,
+    AgentId, AgentInfo, CheckResponse, CheckStatus, Command, ContainerSpec, DiscoveryInfo,
+    ExecutorSpec, ExecutorStatus, FrameworkId, HealthCheck, HealthState, Millis, NetworkMode,
+    OnExecutor, PortSet, ResourcePart, Resources, StatusReason, StatusSource, TaskId, TaskPort,
+    TaskSpec, TaskState, TaskStatus, TraceContext, UnixMillis,
 };
 
 use crate::cow::Keyed;
@@ -96,6 +96,7 @@ impl TaskPlace {
 struct Said {
     message: String,
     check: Option<CheckStatus>,
+    responses: Vec<CheckResponse>,
 }
 
 /// A task as the master knows it.
@@ -348,6 +349,7 @@ impl TaskView {
             ip6: self.own_ip6(),
             ready: self.ready,
             check: self.check(),
+            responses: self.responses().to_vec(),
             task_id: self.id.clone(),
             agent_id: self.place.agent_id.clone(),
             state: self.reported,
@@ -381,6 +383,11 @@ impl TaskView {
         self.said.as_ref()?.check
     }
 
+    /// What its readiness checks were answered last, where that is kept.
+    pub fn responses(&self) -> &[CheckResponse] {
+        self.said.as_ref().map_or(&[], |s| s.responses.as_slice())
+    }
+
     /// Takes a report; the caller has checked that it is about this task.
     pub fn take(&mut self, status: &TaskStatus, now: UnixMillis) {
         let not_0 = |at: UnixMillis| NonZeroU64::new(at.0).or(Some(NonZeroU64::MIN));
@@ -404,6 +411,7 @@ impl TaskView {
         let said = Said {
             message: status.message.clone(),
             check: status.check,
+            responses: status.responses.clone(),
         };
         self.said = (said != Said::default()).then(|| Box::new(said));
     }

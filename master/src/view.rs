@@ -10,12 +10,15 @@ use std::{
     sync::Arc,
 };
 
-use waggle_services::{Decision, Home, UnusedOffer, Why, jobs::Job};
+use waggle_services::{
+    Decision, DeclineReason, Home, ReasonCount, Rule, RuleCount, UnusedOffer, Why, jobs::Job, tell,
+};
 use waggle_types::{
-    About, AgentId, AgentInfo, Capabilities, DeploymentId, ExecutorRecord, FrameworkId, Generation,
-    HealthState, InverseOffer, JobId, Milli, Millis, NetSnapshot, NetworkPolicy, Offer, Quota,
-    ResourcePart, Resources, RoleSubscription, ServiceId, ServiceSpec, ServiceVersion,
-    StatusReason, TaskId, TaskState, Unavailability, UnixMillis, VipKey, VipLease, VipName,
+    About, AgentId, AgentInfo, Capabilities, CheckResponse, DeploymentId, ExecutorRecord,
+    FrameworkId, Generation, HealthState, InverseOffer, JobId, Milli, Millis, NetSnapshot,
+    NetworkPolicy, Offer, Quota, ResourcePart, Resources, RoleSubscription, ServiceId, ServiceSpec,
+    ServiceVersion, StatusReason, TaskId, TaskState, Unavailability, UnixMillis, VipKey, VipLease,
+    VipName,
 };
 
 pub use waggle_services::{
@@ -23,8 +26,8 @@ pub use waggle_services::{
 };
 
 pub use crate::{
-    core::NetworkView,
-    cow::CowMap,
+    core::{LaunchLimits, NetworkView},
+    cow::{CowMap, Keyed},
     task::{TaskPlace, TaskShape, TaskView},
 };
 
@@ -85,6 +88,8 @@ pub struct InstanceView {
     pub health: HealthState,
     /// Readiness; `None` when no check says so.
     pub ready: Option<bool>,
+    /// What its readiness checks were answered last, where that is kept.
+    pub responses: Vec<CheckResponse>,
     /// Sent to the agent.
     pub staged_at: UnixMillis,
     /// First reported running.
@@ -120,6 +125,32 @@ pub struct ServiceView {
     pub homes: Vec<Home>,
     /// Why its instances are where they are: the newest placements, oldest first.
     pub decisions: Vec<Arc<Decision>>,
+    /// The version that brought what is in force, but for the number of instances.
+    pub configured_at: ServiceVersion,
+}
+
+impl ServiceView {
+    /// The version that brought what is in force, but for the number of instances; the oldest of `versions` may be later.
+    pub fn configured_since(now: &ServiceSpec, versions: &[Arc<ServiceSpec>]) -> ServiceVersion {
+        let same = |s: &&Arc<ServiceSpec>| {
+            let as_now = ServiceSpec {
+                instances: now.instances,
+                version: now.version,
+                ..s.as_ref().clone()
+            };
+            as_now == *now
+        };
+        let before = versions.iter().rev().take_while(same);
+        before.last().map_or(now.version, |s| s.version)
+    }
+}
+
+impl Keyed for ServiceView {
+    type Key = ServiceId;
+
+    fn key(&self) -> &ServiceId {
+        &self.spec.id
+    }
 }
 
 /// A deployment in flight.
@@ -159,14 +190,14 @@ impl DeploymentView {
 pub struct QueueView {
     /// The service.
     pub service: ServiceId,
+    /// Its newest definition that the scheduler was given.
+    pub spec: Arc<ServiceSpec>,
     /// Instances left to launch.
     pub count: u32,
     /// When it was queued.
     pub since: UnixMillis,
-    /// Backoff that is left at `ClusterView::at`; zero when none.
-    pub delay: Millis,
-    /// Offers looked at and not taken, by reason (names of Marathon's `processedOffersSummary`).
-    pub refused: BTreeMap<String, u64>,
+    /// No launch before this, if it is backed off.
+    pub delayed_until: Option<UnixMillis>,
     /// Offers looked at.
     pub n_offers: u64,
     /// Of these, not used.
@@ -175,14 +206,41 @@ pub struct QueueView {
     pub last_unused_at: Option<UnixMillis>,
     /// When an offer was last used.
     pub last_used_at: Option<UnixMillis>,
-    /// Since it waits, by reason in the order of checking: (declined, processed).
-    pub launch_attempt: BTreeMap<&'static str, (u64, u64)>,
+    /// Since it waits, by reason.
+    pub launch_attempt: BTreeMap<DeclineReason, ReasonCount>,
     /// The same of the newest batch of offers.
-    pub last_offers: BTreeMap<&'static str, (u64, u64)>,
-    /// Rules that turned offers away since it waits, in words, those first that turned most away.
-    pub why: Vec<Why>,
+    pub last_offers: BTreeMap<DeclineReason, ReasonCount>,
+    /// The same since it waits, by the rule itself.
+    pub rules: BTreeMap<Rule, RuleCount>,
     /// A few of the newest offers that were not used.
     pub unused: Vec<UnusedOffer>,
+}
+
+impl QueueView {
+    /// Backoff that is left; zero when none.
+    pub fn delay(&self, now: UnixMillis) -> Millis {
+        self.delayed_until.map_or(Millis(0), |at| at.since(now))
+    }
+
+    /// Rules that turned offers away since it waits, in words, those first that turned most away.
+    pub fn why(&self) -> Vec<Why> {
+        tell(&self.spec, &self.rules, "offer")
+    }
+
+    /// Offers not taken since it waits, by reason (names of Marathon's `processedOffersSummary`).
+    pub fn refused(&self) -> BTreeMap<String, u64> {
+        let some = self.launch_attempt.iter().filter(|(_, c)| c.declined > 0);
+        some.map(|(r, c)| (r.name().to_owned(), c.declined))
+            .collect()
+    }
+}
+
+impl Keyed for QueueView {
+    type Key = ServiceId;
+
+    fn key(&self) -> &ServiceId {
+        &self.service
+    }
 }
 
 /// Whether operators let an agent take tasks.
@@ -374,8 +432,10 @@ pub struct ClusterView {
     pub leader: Option<MasterView>,
     /// Addresses of all masters.
     pub masters: Vec<Ipv4Addr>,
+    /// How services are launched.
+    pub launches: LaunchLimits,
     /// Services by id.
-    pub services: BTreeMap<ServiceId, Arc<ServiceView>>,
+    pub services: CowMap<ServiceView>,
     /// Jobs by id.
     pub jobs: BTreeMap<JobId, Arc<Job>>,
     /// Deployments in flight.
@@ -387,7 +447,7 @@ pub struct ClusterView {
     /// Version of the newest change of services and groups.
     pub tree_version: ServiceVersion,
     /// Services that wait for offers.
-    pub queue: Vec<QueueView>,
+    pub queue: CowMap<QueueView>,
     /// Agents by id.
     pub agents: BTreeMap<AgentId, Arc<AgentView>>,
     /// Tasks that are not terminal.

@@ -185,6 +185,7 @@ fn check(case: &Case, port: u16) -> HealthCheck {
         interval: Millis(case.interval_ms),
         timeout: Millis(1000),
         max_consecutive_failures: 0,
+        keep_response: false,
     }
 }
 

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use waggle_types::{
-    AgentId, CheckStatus, Command, Evicted, ExecutorEnd, ExecutorKey, ExecutorRecord, HealthState,
-    Millis, Resources, StatusReason, StatusSource, StatusUuid, TaskId, TaskSpec, TaskState,
-    TaskStatus, UnixMillis,
+    AgentId, CheckResponse, CheckStatus, Command, Evicted, ExecutorEnd, ExecutorKey,
+    ExecutorRecord, HealthState, Millis, Resources, StatusReason, StatusSource, StatusUuid, TaskId,
+    TaskSpec, TaskState, TaskStatus, UnixMillis,
 };
 
 use crate::{
@@ -70,6 +70,8 @@ pub enum Event {
         idx: usize,
         /// `Ok`, or what was wrong.
         result: Result<(), String>,
+        /// What it was answered, where that is to be told, too.
+        response: Option<CheckResponse>,
     },
     /// A check that is only told answered ([`waggle_types::CheckPurpose::Report`]).
     CheckSaid {
@@ -379,7 +381,8 @@ impl AgentCore {
                 task_id,
                 idx,
                 result,
-            } => self.checked(&task_id, idx, result, now, &mut out),
+                response,
+            } => self.checked(&task_id, idx, (result, response), now, &mut out),
             Event::CheckSaid {
                 task_id,
                 idx,
@@ -636,7 +639,7 @@ impl AgentCore {
         &mut self,
         task_id: &TaskId,
         idx: usize,
-        result: Result<(), String>,
+        (result, response): (Result<(), String>, Option<CheckResponse>),
         now: UnixMillis,
         out: &mut Vec<Effect>,
     ) {
@@ -645,7 +648,7 @@ impl AgentCore {
             Some(entry.machine.running_checks())
         };
         let before = running(self);
-        self.step(task_id, now, out, |m| m.checked(idx, result, now));
+        self.step(task_id, now, out, |m| m.checked(idx, result, response, now));
         if running(self) != before {
             out.push(Effect::StartChecks(task_id.clone()));
         }
@@ -746,6 +749,7 @@ impl AgentCore {
             ip6: None,
             ready: None,
             check: None,
+            responses: Vec::new(),
             task_id: task_id.clone(),
             agent_id: self.agent_id.clone(),
             state,

@@ -1,8 +1,8 @@
 //! The life of one task.
 
 use waggle_types::{
-    AgentId, CheckStatus, Evicted, HealthCheck, HealthState, StatusReason, StatusSource, TaskSpec,
-    TaskState, TaskStatus, UnixMillis,
+    AgentId, CheckResponse, CheckStatus, Evicted, HealthCheck, HealthState, StatusReason,
+    StatusSource, TaskSpec, TaskState, TaskStatus, UnixMillis,
 };
 
 use crate::{CheckOutcome, Exit, HealthMachine, check_name};
@@ -67,6 +67,8 @@ pub struct TaskMachine {
     started_at: Option<UnixMillis>,
     // What the check that is only told said last.
     check: Option<CheckStatus>,
+    // What checks were answered last that keep it, by position; at most one each.
+    responses: Vec<CheckResponse>,
     // By its executor.
     said_health: Option<(HealthState, Option<bool>)>,
 }
@@ -78,6 +80,7 @@ impl TaskMachine {
         let check = HealthCheck::reported(&spec.health_checks);
         Self {
             check: check.map(|(_, c)| c.probe.unanswered()),
+            responses: Vec::new(),
             spec,
             agent_id,
             phase: Phase::Starting,
@@ -130,6 +133,7 @@ impl TaskMachine {
             };
             machine.started_at = since.or(Some(latest.at));
             machine.check = machine.check.map(|none| latest.check.unwrap_or(none));
+            machine.responses.clone_from(&latest.responses);
         }
         machine
     }
@@ -268,12 +272,22 @@ impl TaskMachine {
         &mut self,
         idx: usize,
         result: Result<(), String>,
+        response: Option<CheckResponse>,
         now: UnixMillis,
     ) -> Transition {
         if self.phase != Phase::Running {
             return Transition::None;
         }
+        let runs = self.health.runs(idx);
+        let answered = response.filter(|_| runs).and_then(|r| self.answered(r));
         match self.health.result(idx, result, now) {
+            // Who is ready is not asked for what it answers any more: it would be told for as long as it lives.
+            CheckOutcome::Same if self.ready() == Some(false) => {
+                answered.map_or(Transition::None, |why| {
+                    let reason = Some(StatusReason::TaskCheckStatusUpdated);
+                    Transition::Report(self.status(reason, why, now))
+                })
+            }
             CheckOutcome::Same => Transition::None,
             CheckOutcome::Changed { reason, why } => {
                 Transition::Report(self.status(Some(reason), why, now))
@@ -282,6 +296,25 @@ impl TaskMachine {
                 self.kill(KillCause::Unhealthy { failures, why }, now)
             }
         }
+    }
+
+    /// Keeps what a check was answered; says so where it is another answer.
+    fn answered(&mut self, response: CheckResponse) -> Option<String> {
+        let check = self.spec.health_checks.get(response.idx)?;
+        if !check.keep_response {
+            return None;
+        }
+        let name = check_name(response.idx, check);
+        let why = format!("{name} was answered with status {}", response.status);
+        let at = self
+            .responses
+            .binary_search_by_key(&response.idx, |r| r.idx);
+        match at {
+            Ok(at) if self.responses[at] == response => return None,
+            Ok(at) => self.responses[at] = response,
+            Err(at) => self.responses.insert(at, response),
+        }
+        Some(why)
     }
 
     /// The check that is only told, `idx`, says this; `why` is for people.
@@ -332,6 +365,7 @@ impl TaskMachine {
             ip6: None,
             ready: self.ready(),
             check: self.check,
+            responses: self.responses.clone(),
             task_id: self.spec.task_id.clone(),
             agent_id: self.agent_id.clone(),
             state: self.state(),

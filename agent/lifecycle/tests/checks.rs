@@ -6,9 +6,11 @@
 )]
 
 use proptest::prelude::*;
-use waggle_lifecycle::{CheckOutcome, HealthMachine, check_name};
+use waggle_lifecycle::{CheckOutcome, HealthMachine, TaskMachine, Transition, check_name};
 use waggle_types::{
-    CheckPurpose, HealthCheck, HealthProbe, HealthState, Millis, StatusReason, UnixMillis,
+    AgentId, CheckPurpose, CheckResponse, Command, ContainerSpec, DiscoveryInfo, FrameworkId,
+    HealthCheck, HealthProbe, HealthState, Millis, Resources, StatusReason, TaskId, TaskSpec,
+    UnixMillis,
 };
 
 fn check(purpose: CheckPurpose) -> HealthCheck {
@@ -24,12 +26,40 @@ fn check(purpose: CheckPurpose) -> HealthCheck {
         interval: Millis(100),
         timeout: Millis(100),
         max_consecutive_failures: 3,
+        keep_response: false,
     }
 }
 
 fn machine(purposes: &[CheckPurpose]) -> HealthMachine {
     let checks: Vec<HealthCheck> = purposes.iter().copied().map(check).collect();
     HealthMachine::new(&checks, UnixMillis(0), Unknown, None)
+}
+
+fn task() -> TaskSpec {
+    TaskSpec {
+        container: ContainerSpec::default(),
+        task_id: TaskId::new("t").unwrap(),
+        framework_id: FrameworkId::new("f").unwrap(),
+        framework_name: "marathon".to_owned(),
+        role: "*".to_owned(),
+        name: "web".to_owned(),
+        command: Command::Shell("true".to_owned()),
+        env: std::collections::BTreeMap::new(),
+        labels: std::collections::BTreeMap::new(),
+        resources: Resources::default(),
+        ports: Vec::new(),
+        parts: Vec::new(),
+        discovery: DiscoveryInfo {
+            name: "web".to_owned(),
+        },
+        health_checks: Vec::new(),
+        kill_grace: Millis(1000),
+        user: None,
+        service: String::new(),
+        service_version: String::new(),
+        trace: None,
+        executor: None,
+    }
 }
 
 fn bad() -> Result<(), String> {
@@ -194,4 +224,65 @@ fn a_check_that_is_only_told_decides_nothing() {
     }
     assert_eq!((m.health(), m.ready()), (Unknown, Some(true)));
     assert_eq!(machine(&[CheckPurpose::Report]).ready(), None);
+}
+
+#[test]
+fn what_is_answered_is_told_while_it_is_not_ready() {
+    let mut spec = task();
+    let of = |keep_response| HealthCheck {
+        keep_response,
+        ..check(Readiness)
+    };
+    spec.health_checks = vec![of(false), of(true)];
+    let mut m = TaskMachine::new(spec.clone(), AgentId::new("a").unwrap(), UnixMillis(0));
+    m.started(1, UnixMillis(0));
+    let answer = |idx, body: &str| {
+        Some(CheckResponse {
+            idx,
+            status: 503,
+            content_type: "text/plain".to_owned(),
+            body: body.to_owned(),
+        })
+    };
+    let told = |t: Transition| match t {
+        Transition::Report(status) => Some((status.message.clone(), status)),
+        _ => None,
+    };
+    assert_eq!(
+        told(m.checked(0, bad(), answer(0, "no"), UnixMillis(2000))),
+        None,
+        "nobody asked for it"
+    );
+    let (why, first) = told(m.checked(1, bad(), answer(1, "warming"), UnixMillis(2001))).unwrap();
+    assert_eq!(why, "readiness check 1 (tcp) was answered with status 503");
+    assert_eq!(first.responses, [answer(1, "warming").unwrap()]);
+    assert_eq!(
+        (first.ready, first.reason),
+        (Some(false), Some(StatusReason::TaskCheckStatusUpdated))
+    );
+    assert_eq!(
+        told(m.checked(1, bad(), answer(1, "warming"), UnixMillis(2002))),
+        None,
+        "no news"
+    );
+    assert!(told(m.checked(1, bad(), answer(1, "warm"), UnixMillis(2003))).is_some());
+    m.checked(0, Ok(()), None, UnixMillis(2004));
+    let (_, ready) = told(m.checked(1, Ok(()), answer(1, "hot"), UnixMillis(2005))).unwrap();
+    assert_eq!(
+        (ready.ready, &ready.responses),
+        (Some(true), &vec![answer(1, "hot").unwrap()])
+    );
+    assert_eq!(
+        told(m.checked(1, Ok(()), answer(1, "hotter"), UnixMillis(2006))),
+        None,
+        "it is ready"
+    );
+    // What was told is known after a restart, too.
+    let agent = AgentId::new("a").unwrap();
+    let mut m = TaskMachine::recovered(spec, agent, Some(&first), None, UnixMillis(3000));
+    assert_eq!(
+        told(m.checked(1, bad(), answer(1, "warming"), UnixMillis(4000))),
+        None
+    );
+    assert!(told(m.checked(1, bad(), answer(1, "cold"), UnixMillis(4001))).is_some());
 }

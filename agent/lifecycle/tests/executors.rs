@@ -95,6 +95,7 @@ fn said(task: &str, state: TaskState, uuid: u8) -> TaskStatus {
         ip6: None,
         ready: None,
         check: None,
+        responses: Vec::new(),
         task_id: id(task),
         agent_id: AgentId::new("somebody").unwrap(),
         state,

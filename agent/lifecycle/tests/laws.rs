@@ -52,6 +52,7 @@ fn spec(n: u8) -> TaskSpec {
             interval: Millis(100),
             timeout: Millis(100),
             max_consecutive_failures: 3,
+            keep_response: false,
         }],
         kill_grace: Millis(1000),
         user: None,
@@ -90,6 +91,7 @@ fn status(state: TaskState, uuid: u8) -> TaskStatus {
         ip6: None,
         ready: None,
         check: None,
+        responses: Vec::new(),
         task_id: task_id(0),
         agent_id: AgentId::new("a").unwrap(),
         state,
@@ -300,6 +302,7 @@ impl World {
                 task_id: task_id(n),
                 idx,
                 result: if ok { Ok(()) } else { Err("no".to_owned()) },
+                response: None,
             },
             Step::MasterAcks => {
                 let Some(last) = self.received.last().cloned() else {
@@ -536,6 +539,7 @@ fn failures_count_after_the_grace_period_only() {
             task_id: id.clone(),
             idx: 0,
             result,
+            response: None,
         };
         core.handle(event, UnixMillis(at))
     };
@@ -584,6 +588,7 @@ fn what_a_check_said_is_in_every_status_that_it_caused() {
             task_id: id.clone(),
             idx: 0,
             result: result.map_err(ToOwned::to_owned),
+            response: None,
         };
         let effects = core.handle(event, UnixMillis(at));
         effects.into_iter().find_map(|e| match e {

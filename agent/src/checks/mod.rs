@@ -30,7 +30,7 @@ use tokio::{
     time::Instant,
 };
 use waggle_telemetry::{Telemetry, names};
-use waggle_types::{CheckPurpose, CheckStatus, HealthCheck, TaskId};
+use waggle_types::{CheckPurpose, CheckResponse, CheckStatus, HealthCheck, TaskId};
 
 use probe::{Attempt, Probe, Tools};
 pub use probe::{Reach, Target};
@@ -55,6 +55,8 @@ pub struct CheckResult {
     pub result: Result<(), String>,
     /// The answer itself, of a check whose answers are told as they are.
     pub said: Option<CheckStatus>,
+    /// What it was answered, of a check that keeps that.
+    pub response: Option<CheckResponse>,
 }
 
 /// A check that is to be run.
@@ -257,7 +259,11 @@ impl Running {
 
     /// An attempt is over; what is to be told of it.
     fn done(&mut self, d: Done, now_ms: u64) -> Option<CheckResult> {
-        let Attempt { result, said } = d.attempt;
+        let Attempt {
+            result,
+            said,
+            answer,
+        } = d.attempt;
         let passed = result.is_ok();
         self.schedule.done(d.id, passed, d.begun_ms, now_ms);
         let entry = self.entries.get_mut(&d.id)?;
@@ -276,6 +282,7 @@ impl Running {
             idx: entry.idx,
             result,
             said,
+            response: answer.map(|a| a.told(entry.idx)),
         })
     }
 }

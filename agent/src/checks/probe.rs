@@ -22,7 +22,7 @@ use tokio_rustls::TlsConnector;
 use waggle_types::{CheckStatus, HealthCheck, HealthProbe, TaskId, TaskPort};
 
 use super::{
-    answer::{MAX_ANSWER, Scan, scan},
+    answer::{Answer, MAX_ANSWER, Scan, answer, scan},
     sockets::Sockets,
     tls,
 };
@@ -57,6 +57,8 @@ pub(super) struct Probe {
     what: What,
     // What is said where there is no answer.
     unanswered: CheckStatus,
+    // The answer's content is read, and for so long waited for.
+    keep: Option<Duration>,
 }
 
 /// What one attempt came to.
@@ -64,8 +66,10 @@ pub(super) struct Probe {
 pub(super) struct Attempt {
     /// `Ok`, or what was wrong.
     pub result: Result<(), String>,
-    /// The answer itself.
+    /// What that is in short.
     pub said: CheckStatus,
+    /// The answer itself, where it is kept.
+    pub answer: Option<Answer>,
 }
 
 #[derive(Debug)]
@@ -130,8 +134,10 @@ impl Probe {
                 shell: shell.clone(),
             },
         };
+        let timeout = check.timeout.as_duration().max(Duration::from_millis(1));
         Self {
-            timeout: check.timeout.as_duration().max(Duration::from_millis(1)),
+            timeout,
+            keep: check.keep_response.then_some(timeout / 4),
             what,
             unanswered: check.probe.unanswered(),
         }
@@ -155,6 +161,7 @@ impl Probe {
         Attempt {
             result: Err(why),
             said: self.unanswered,
+            answer: None,
         }
     }
 
@@ -166,7 +173,7 @@ impl Probe {
                 path,
                 request,
                 statuses,
-            } => match get(to, *tls, request, tools, buffer).await {
+            } => match get(to, *tls, (request, self.keep), tools, buffer).await {
                 Ok(s) => Attempt {
                     result: if passes(statuses, s) {
                         Ok(())
@@ -174,6 +181,7 @@ impl Probe {
                         Err(format!("GET {}{path}: status {s}", to.addr))
                     },
                     said: CheckStatus::Http { status: Some(s) },
+                    answer: self.keep.map(|_| answer(buffer, s).0),
                 },
                 Err(Failed::ToConnect(why)) => self.unanswered(why),
                 Err(Failed::ToGet(why)) => self.unanswered(format!("GET {}{path}: {why}", to.addr)),
@@ -185,6 +193,7 @@ impl Probe {
                         connected: Some(result.is_ok()),
                     },
                     result,
+                    answer: None,
                 }
             }
         }
@@ -200,16 +209,16 @@ enum Failed {
 async fn get(
     to: &Endpoint,
     tls: bool,
-    request: &[u8],
+    (request, keep): (&[u8], Option<Duration>),
     tools: &Tools,
     buffer: &mut Vec<u8>,
 ) -> Result<u16, Failed> {
     let stream = to.connect(tools).await.map_err(Failed::ToConnect)?;
     let status = if tls {
         let secured = to.secure(tools, stream).await.map_err(Failed::ToConnect)?;
-        status(secured, request, buffer).await
+        status(secured, request, keep, buffer).await
     } else {
-        status(stream, request, buffer).await
+        status(stream, request, keep, buffer).await
     };
     status.map_err(Failed::ToGet)
 }
@@ -277,10 +286,11 @@ fn passes(statuses: &[u16], status: u16) -> bool {
     }
 }
 
-/// Asks, and reads until the answer's status is there.
+/// Asks, and reads until the answer's status is there; where the answer is kept, also what follows, for so long.
 async fn status(
     mut stream: impl AsyncRead + AsyncWrite + Unpin,
     request: &[u8],
+    keep: Option<Duration>,
     buffer: &mut Vec<u8>,
 ) -> Result<u16, String> {
     stream.write_all(request).await.map_err(|e| e.to_string())?;
@@ -293,12 +303,28 @@ async fn status(
             Err(e) => return Err(e.to_string()),
         }
         match scan(buffer) {
-            Scan::Status(status) => return Ok(status),
+            Scan::Status(status) => {
+                if let Some(wait) = keep {
+                    // The status is what counts: what is there by then must do.
+                    let _ = tokio::time::timeout(wait, rest(&mut stream, status, buffer)).await;
+                }
+                return Ok(status);
+            }
             Scan::Bad => return Err("the answer is not HTTP/1".to_owned()),
             Scan::More if buffer.len() >= MAX_ANSWER => {
                 return Err(format!("no status within {MAX_ANSWER} bytes"));
             }
             Scan::More => {}
+        }
+    }
+}
+
+/// Reads as much of an answer as is told.
+async fn rest(stream: &mut (impl AsyncRead + Unpin), status: u16, buffer: &mut Vec<u8>) {
+    while buffer.len() < MAX_ANSWER && answer(buffer, status).1 {
+        match stream.read_buf(buffer).await {
+            Ok(0) | Err(_) => return,
+            Ok(_) => {}
         }
     }
 }
@@ -320,10 +346,12 @@ async fn command(dir: &std::path::Path, shell: &str, timeout: Duration) -> Attem
             said: CheckStatus::Command {
                 exit_code: status.code(),
             },
+            answer: None,
         },
         Err(why) => Attempt {
             result: Err(why),
             said: none,
+            answer: None,
         },
     }
 }

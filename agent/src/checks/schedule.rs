@@ -204,6 +204,7 @@ mod tests {
             interval: Millis(interval),
             timeout: Millis(100),
             max_consecutive_failures: 3,
+            keep_response: false,
         }
     }
 

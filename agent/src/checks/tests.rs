@@ -29,6 +29,7 @@ fn check(probe: HealthProbe) -> HealthCheck {
         interval: Millis(50),
         timeout: Millis(10_000),
         max_consecutive_failures: 3,
+        keep_response: false,
     }
 }
 
@@ -96,6 +97,58 @@ async fn a_server_that_closes_with_its_answer_is_healthy() {
     assert_eq!(asked(old, &[], 100).await, Ok(()));
     let early = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 302 Found\r\n\r\n";
     assert_eq!(asked(early, &[], 1).await, Ok(()));
+}
+
+#[tokio::test]
+async fn what_it_was_answered_is_told_where_that_is_wanted() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    // One after the other, with the connection left open: the length says when it is whole.
+    let server = std::thread::spawn(move || {
+        let mut open = Vec::new();
+        for _ in 0..3 {
+            let (mut stream, _) = listener.accept().unwrap();
+            let _ = stream.read(&mut [0; 512]).unwrap();
+            let head = b"HTTP/1.1 503 No\r\nContent-Type: text/plain\r\nContent-Length: 7\r\n\r\n";
+            stream.write_all(head).unwrap();
+            stream.write_all(b"warming").unwrap();
+            open.push(stream);
+        }
+        open
+    });
+    let kept = HealthCheck {
+        purpose: CheckPurpose::Readiness,
+        keep_response: true,
+        ..http(Some(port), false, &[200])
+    };
+    let (tools, mut buffer) = (Tools::default(), Vec::new());
+    let attempt = Probe::new(&target("t"), &kept)
+        .run(&tools, &mut buffer)
+        .await;
+    assert!(attempt.result.unwrap_err().ends_with("status 503"));
+    let told = attempt.answer.unwrap().told(4);
+    assert_eq!((told.idx, told.status), (4, 503));
+    assert_eq!(
+        (told.content_type.as_str(), told.body.as_str()),
+        ("text/plain", "warming")
+    );
+    let plain = HealthCheck {
+        keep_response: false,
+        ..kept.clone()
+    };
+    let attempt = Probe::new(&target("t"), &plain)
+        .run(&tools, &mut buffer)
+        .await;
+    assert_eq!(attempt.answer, None);
+    // By way of the loop, with its position.
+    let checks = Checks::default();
+    let (tell, mut results) = mpsc::channel::<CheckResult>(16);
+    let run = tokio::spawn(checks.clone().run(1, Telemetry::disabled(), tell));
+    checks.set(target("t"), vec![wanted(1, &kept)]);
+    let told = next(&mut results).await;
+    assert_eq!(told.response.unwrap().idx, 1);
+    run.abort();
+    server.join().unwrap();
 }
 
 #[tokio::test]

@@ -144,6 +144,7 @@ fn status(
         },
         ready: None,
         check: None,
+        responses: Vec::new(),
         ip: None,
         ip6: None,
         reason: None,

@@ -5,7 +5,9 @@
 //! one at a time ([`Meter`]). What runs is changed by calls about containers alone ([`nested`]).
 
 mod containers;
+mod ended;
 mod flags;
+mod jsonp;
 mod messages;
 mod metrics;
 mod nested;
@@ -46,6 +48,7 @@ use crate::{
 };
 use containers::Measured;
 pub use containers::Meter;
+pub use jsonp::jsonp;
 
 /// Largest call, in bytes; those that are taken hold a path.
 const MAX_CALL: usize = 64 << 10;
@@ -184,8 +187,11 @@ fn shown(message: &impl Serialize) -> Value {
     serde_json::to_value(message).unwrap_or_default()
 }
 
-async fn state_json(State(operator): State<Operator>) -> Json<Value> {
-    Json(state::state(&operator.view(), &operator.0.config))
+async fn state_json(State(operator): State<Operator>) -> Result<Json<Value>, No> {
+    let work_dir = operator.0.config.work_dir.clone();
+    let ended = tokio::task::spawn_blocking(move || ended::ended(&work_dir)).await?;
+    let (view, config) = (operator.view(), &operator.0.config);
+    Ok(Json(state::state(&view, &ended, config)))
 }
 
 async fn flags_json(State(operator): State<Operator>) -> Json<Value> {

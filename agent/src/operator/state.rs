@@ -1,6 +1,6 @@
 //! `/state`: the whole agent in the older JSON. Pure.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use serde_json::{Value, json};
 use waggle_api::mesos::{ResourcesJson, resources::to_labels};
@@ -11,8 +11,12 @@ use crate::{
     http::{AgentView, ExecutorView, TaskView},
 };
 
-/// All that tools read of it.
-pub fn state(view: &AgentView, config: &AgentConfig) -> Value {
+/// All that tools read of it; `ended` are tasks whose files are kept.
+pub fn state(view: &AgentView, ended: &[TaskView], config: &AgentConfig) -> Value {
+    let completed = |framework: &str| -> Vec<Value> {
+        let mine = ended.iter().filter(|t| t.framework_id == framework);
+        mine.map(|t| alone(view, t, true)).collect()
+    };
     let mut frameworks: Vec<Value> = Vec::new();
     for f in messages::frameworks(view).frameworks {
         let info = f.framework_info.unwrap_or_default();
@@ -22,13 +26,29 @@ pub fn state(view: &AgentView, config: &AgentConfig) -> Value {
             "name": info.name,
             "user": info.user,
             "executors": executors(view, &id),
-            "completed_executors": [],
+            "completed_executors": completed(&id),
         }));
     }
+    let live = |id: &str| frameworks.iter().any(|f| f["id"] == id);
+    let gone: BTreeMap<&str, &TaskView> = ended
+        .iter()
+        .map(|t| (t.framework_id.as_str(), t))
+        .filter(|(id, _)| !live(id))
+        .collect();
+    let gone = gone.into_iter().map(|(id, t)| {
+        json!({
+            "id": id,
+            "name": t.framework,
+            "user": t.summary.spec.user.clone().unwrap_or_default(),
+            "executors": [],
+            "completed_executors": completed(id),
+        })
+    });
+    let gone: Vec<Value> = gone.collect();
     let mut out = view.info.clone();
     out["flags"] = json!(super::flags::flags(config, &view.agent));
     out["frameworks"] = frameworks.into();
-    out["completed_frameworks"] = json!([]);
+    out["completed_frameworks"] = gone.into();
     out["used_resources"] = json!(ResourcesJson::from(&metrics::used(view)));
     out["master_hostname"] = json!(view.master);
     out["waggle_degraded"] = json!(view.troubles);
@@ -61,21 +81,28 @@ fn executors(view: &AgentView, framework: &str) -> Vec<Value> {
             "completed_tasks": [],
         })
     });
-    // Mesos has an executor for each command; so have its readers.
-    let alone = of().filter(|t| t.executor_id.is_empty()).map(|t| {
-        json!({
-            "id": t.id,
-            "name": command_executor(&t.summary.spec),
-            "source": t.id,
-            "container": t.id,
-            "directory": Path::new(&t.directory),
-            "resources": ResourcesJson::from(&t.summary.spec.resources),
-            "tasks": [task(view, t)],
-            "queued_tasks": [],
-            "completed_tasks": [],
-        })
-    });
-    own.chain(alone).collect()
+    let commands = of().filter(|t| t.executor_id.is_empty());
+    own.chain(commands.map(|t| alone(view, t, false))).collect()
+}
+
+/// Mesos has an executor for each command; so have its readers.
+fn alone(view: &AgentView, t: &TaskView, ended: bool) -> Value {
+    let (live, completed) = if ended {
+        (Vec::new(), vec![task(view, t)])
+    } else {
+        (vec![task(view, t)], Vec::new())
+    };
+    json!({
+        "id": t.id,
+        "name": command_executor(&t.summary.spec),
+        "source": t.id,
+        "container": t.id,
+        "directory": Path::new(&t.directory),
+        "resources": ResourcesJson::from(&t.summary.spec.resources),
+        "tasks": live,
+        "queued_tasks": [],
+        "completed_tasks": completed,
+    })
 }
 
 fn task(view: &AgentView, t: &TaskView) -> Value {

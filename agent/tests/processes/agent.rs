@@ -294,6 +294,7 @@ fn check(probe: pb::health_check::Probe, max_failures: u32) -> pb::HealthCheck {
         interval_ms: 50,
         timeout_ms: 2000,
         max_consecutive_failures: max_failures,
+        keep_response: false,
     }
 }
 
@@ -690,7 +691,13 @@ pub fn is_what_it_was_or_says_what_differs() {
             // It stops as soon as it has started.
             let stop = CancellationToken::new();
             stop.cancel();
-            waggle_agent::run(config, listeners, Telemetry::disabled(), stop).await
+            Box::pin(waggle_agent::run(
+                config,
+                listeners,
+                Telemetry::disabled(),
+                stop,
+            ))
+            .await
         };
         start("a1", Reconfiguration::Equal).await.unwrap();
         let refused = start("a2", Reconfiguration::Equal).await.unwrap_err();

@@ -521,6 +521,7 @@ pub fn outlives_the_agent() {
             interval_ms: 50,
             timeout_ms: 5000,
             max_consecutive_failures: 3,
+            keep_response: false,
             ..pb::HealthCheck::default()
         }];
         node.launch(task).await;

@@ -294,6 +294,29 @@ pub fn sees_what_runs_and_what_it_uses() {
         let metrics = get(&agent, "/metrics/snapshot").await;
         assert_eq!(metrics["slave/tasks_killed"], 1.0);
         assert_eq!(metrics["slave/cpus_used"], 0.0);
+
+        // What it wrote is kept, and found by what is told of it: so does `dcos task log --completed`.
+        let kept = |state: &Value| {
+            let frameworks = state["completed_frameworks"]
+                .as_array()
+                .into_iter()
+                .flatten();
+            let all =
+                frameworks.flat_map(|f| f["completed_executors"].as_array().into_iter().flatten());
+            let mut all = all.filter(|e| e["id"] == "web.1");
+            all.next().cloned()
+        };
+        get_until(&agent, "/slave(1)/state", |s| kept(s).is_some()).await;
+        let executor = kept(&get(&agent, "/slave(1)/state").await).unwrap();
+        let task = &executor["completed_tasks"][0];
+        assert_eq!(
+            (&task["id"], &task["state"]),
+            (&json!("web.1"), &json!("TASK_KILLED"))
+        );
+        assert_eq!(executor["tasks"], json!([]));
+        let stdout = format!("{}/stdout", executor["directory"].as_str().unwrap());
+        let read = get(&agent, &format!("/files/read?path={stdout}&offset=0")).await;
+        assert_eq!(read["offset"], 0, "{read}");
     });
 }
 

@@ -101,6 +101,24 @@ pub struct RunArgs {
     /// Most deployments that run at once; one more is refused [default: 100]
     #[arg(long, value_name = "N")]
     pub max_running_deployments: Option<usize>,
+    /// Launches of services that may be under way at once, sent and not yet running [default: as many as offers hold]
+    #[arg(long, value_name = "N")]
+    pub launch_tokens: Option<u32>,
+    /// A launch that is under way for longer does not count any more [default: 30s]
+    #[arg(long, value_name = "DURATION")]
+    pub launch_token_refresh_interval: Option<String>,
+    /// Services ask for offers again at most this often; 0s: whenever something waits [default: 0s]
+    #[arg(long, value_name = "DURATION")]
+    pub min_revive_offers_interval: Option<String>,
+    /// Most instances that are launched on one offer [default: 5]
+    #[arg(long, value_name = "N")]
+    pub max_instances_per_offer: Option<u32>,
+    /// How long services do not want to see an offer again that was of no use [default: 120s]
+    #[arg(long, value_name = "DURATION")]
+    pub decline_offer_duration: Option<String>,
+    /// An instance that is not running after this long is killed, and launched again [default: 300s]
+    #[arg(long, value_name = "DURATION")]
+    pub task_launch_timeout: Option<String>,
     /// Resources instead of what is detected, as Mesos writes them: `cpus:4;mem:8192;disk:10000;ports:[31000-32000]`.
     /// `cpus(prod):2` is reserved for role prod, on top of `cpus:4`; other kinds are the cluster's own:
     /// `licenses:3;vlans:[1-100];zones:{a,b}`. A kind that is named is not detected

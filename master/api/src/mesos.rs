@@ -11,6 +11,7 @@ pub mod event;
 mod executor;
 pub mod framework;
 pub mod json;
+pub mod jsonp;
 mod media;
 #[cfg(test)]
 mod numbers;

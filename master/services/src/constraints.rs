@@ -104,6 +104,13 @@ pub fn validate_constraints(constraints: &[Vec<String>]) -> Result<Vec<Constrain
         .collect()
 }
 
+/// What is wrong with an app's constraints, each named.
+pub fn wrong_constraints(constraints: &[Vec<String>]) -> Vec<FieldError> {
+    let all = constraints.iter().enumerate();
+    all.filter_map(|(i, parts)| parse(&format!("constraints[{i}]"), parts).err())
+        .collect()
+}
+
 fn parse(at: &str, parts: &[String]) -> Result<Constraint, FieldError> {
     let (field, operator, value) = match parts {
         [field, operator] => (field, operator, None),

@@ -9,7 +9,7 @@ use waggle_types::{
 };
 
 use crate::{
-    Around, Home, Instance, OpenOffer, Place, ServiceScheduler,
+    Around, Home, Instance, OpenOffer, Place, Service, ServiceScheduler,
     residency::{Litter, home_of, release, service_of},
     scheduler::Run,
 };
@@ -140,12 +140,12 @@ impl ServiceScheduler {
     /// An agent is gone, and with it what was reserved there.
     pub(crate) fn forget_homes(&mut self, agent: &AgentId, run: &mut Run) {
         self.litter.retain(|_, l| l.agent_id != *agent);
-        for (id, service) in &mut self.services {
-            let before = service.homes.len();
-            service.homes.retain(|h| h.place.agent_id != *agent);
-            if service.homes.len() < before {
-                run.dirty.insert(id.clone());
+        let there = |s: &Service| s.homes.iter().any(|h| h.place.agent_id == *agent);
+        for id in self.services.keys_where(there) {
+            if let Some(service) = self.services.get_mut(&id) {
+                service.homes.retain(|h| h.place.agent_id != *agent);
             }
+            run.dirty.insert(id);
         }
     }
 

@@ -106,6 +106,8 @@ pub struct Plan {
     pub n_waiting: u32,
     /// How many more wait for the backoff delay.
     pub n_delayed: u32,
+    /// More would be launched on these offers if more launches might be under way.
+    pub short_of_tokens: bool,
     /// Offers looked at and not used, each with the reason.
     pub refusals: Vec<Refusal>,
     /// When to look again, if nothing happens before.

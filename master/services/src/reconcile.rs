@@ -12,7 +12,8 @@ use crate::{
     matching::Unmet, pods::is_current_instance, residency,
 };
 
-/// Limits that are the same for all services; defaults are Marathon's flags.
+/// Limits that are the same for all services; defaults are Marathon's flags, but for tokens and revival: launches cost
+/// little here, and level 1 bounds what reviving costs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Launches on one offer.
@@ -23,6 +24,12 @@ pub struct Limits {
     pub kill_retry: Millis,
     /// Filter on offers that are of no use.
     pub decline_duration: Millis,
+    /// Launches under way, over all services: sent and not yet running. `None`: as many as offers hold.
+    pub launch_tokens: Option<u32>,
+    /// A launch that is under way for longer does not count any more.
+    pub launch_token_refresh: Millis,
+    /// Offers are asked for again at most this often; 0: whenever something waits for them.
+    pub min_revive_interval: Millis,
 }
 
 impl Default for Limits {
@@ -32,6 +39,9 @@ impl Default for Limits {
             launch_timeout: Millis::from_secs(300),
             kill_retry: Millis::from_secs(10),
             decline_duration: Millis::from_secs(120),
+            launch_tokens: None,
+            launch_token_refresh: Millis::from_secs(30),
+            min_revive_interval: Millis(0),
         }
     }
 }
@@ -51,6 +61,8 @@ pub struct Context {
     pub seed: u64,
     /// Limits.
     pub limits: Limits,
+    /// Launches that may begin now, where that is limited.
+    pub tokens: Option<usize>,
     /// Where other services run that this one has to be with, or apart from.
     pub around: Around,
     /// Where its instances are at home, if it is resident.
@@ -320,6 +332,17 @@ fn launch(
     if n == 0 || offers.is_empty() {
         return;
     }
+    if spec.secrets.is_used() {
+        // Nobody gives their values yet, and without them it is not what was asked for.
+        for (offer_idx, o) in offers.iter().enumerate() {
+            if o.offer.role == spec.role() {
+                plan.refusals
+                    .push(refusal(offer_idx, o, Rule::Secrets.into()));
+            }
+        }
+        return;
+    }
+    let mut tokens = context.tokens.unwrap_or(usize::MAX);
     let constraints = validate_constraints(&spec.constraints).ok();
     let instances = known.iter().map(|k| k.instance);
     let empty: Vec<&Home> = residency::empty(&context.homes, instances)
@@ -343,7 +366,7 @@ fn launch(
     );
     let mut left = n;
     for home in &empty {
-        if left == 0 {
+        if left == 0 || tokens == 0 {
             break;
         }
         let seed = mix(context.seed.wrapping_add(left as u64));
@@ -364,6 +387,7 @@ fn launch(
                 },
             });
             left -= 1;
+            tokens -= 1;
         }
     }
     // Who has no home yet. The others wait for theirs.
@@ -375,7 +399,7 @@ fn launch(
     } else {
         left
     };
-    while n_new > 0 {
+    while n_new > 0 && tokens > 0 {
         let seed = mix(context.seed.wrapping_add(left as u64));
         let Some((offer_idx, host_ports, choice)) = chooser.best(offers, seed) else {
             break;
@@ -392,25 +416,33 @@ fn launch(
         });
         left -= 1;
         n_new -= 1;
+        tokens -= 1;
     }
+    plan.short_of_tokens = left > 0 && tokens == 0;
     plan.n_waiting = u32::try_from(left).unwrap_or(u32::MAX);
     let used: Vec<usize> = plan.launches.iter().map(|l| l.offer_idx).collect();
     let mine = |(i, o): &(usize, &OpenOffer)| !used.contains(i) && o.offer.role == spec.role();
     for (i, o) in offers.iter().enumerate().filter(mine) {
         let waits_for_homes = left > 0 && n_new == 0 && spec.residency.is_some();
-        let why = if waits_for_homes {
+        let why = if plan.short_of_tokens {
+            Rule::Tokens.into()
+        } else if waits_for_homes {
             Rule::Reservation.into()
         } else {
             let fits = chooser.check(i, o, context.seed);
             fits.err().unwrap_or_else(|| Rule::Unneeded.into())
         };
-        let Unmet { rule, had } = why;
-        plan.refusals.push(Refusal {
-            offer_id: o.offer.offer_id.clone(),
-            offer_idx: i,
-            reason: rule.reason(),
-            rule,
-            had,
-        });
+        plan.refusals.push(refusal(i, o, why));
+    }
+}
+
+fn refusal(offer_idx: usize, open: &OpenOffer, why: Unmet) -> Refusal {
+    let Unmet { rule, had } = why;
+    Refusal {
+        offer_id: open.offer.offer_id.clone(),
+        offer_idx,
+        reason: rule.reason(),
+        rule,
+        had,
     }
 }

@@ -28,6 +28,10 @@ pub enum Rule {
     Disk(String),
     /// Too few ports, or not those that are required.
     Ports,
+    /// It needs secrets, and nobody gives their values.
+    Secrets,
+    /// As many launches are under way as may be.
+    Tokens,
     /// None: it would fit and nothing needs it.
     Unneeded,
 }
@@ -37,7 +41,8 @@ impl Rule {
     pub fn reason(&self) -> DeclineReason {
         match self {
             Self::Role => DeclineReason::UnfulfilledRole,
-            Self::Constraint(_) | Self::Apart(_) | Self::With(_) => {
+            // Clients know Marathon's reasons alone, which has none for secrets: it launches without.
+            Self::Constraint(_) | Self::Apart(_) | Self::With(_) | Self::Secrets => {
                 DeclineReason::UnfulfilledConstraint
             }
             Self::Reservation => DeclineReason::NoCorrespondingReservationFound,
@@ -46,7 +51,7 @@ impl Rule {
             Self::Scalar(ScalarKind::Disk) | Self::Disk(_) => DeclineReason::InsufficientDisk,
             Self::Scalar(ScalarKind::Gpus) => DeclineReason::InsufficientGpus,
             Self::Ports => DeclineReason::InsufficientPorts,
-            Self::Unneeded => DeclineReason::NoWaitingInstance,
+            Self::Tokens | Self::Unneeded => DeclineReason::NoWaitingInstance,
         }
     }
 }
@@ -178,6 +183,21 @@ fn why(spec: &ServiceSpec, rule: &Rule, count: &RuleCount, what: &str) -> Why {
                 )
             }
         }
+        Rule::Secrets => {
+            let used: Vec<&str> = spec.secrets.used().into_iter().collect();
+            (
+                format!(
+                    "needs the values of secrets ({}) and there is no secret store: {these} refused",
+                    used.join(", ")
+                ),
+                "give the values as plain env or files, or wait for a release that has a secret store"
+                    .to_owned(),
+            )
+        }
+        Rule::Tokens => (
+            format!("as many launches are under way as may be: {these} left for later"),
+            "wait until some of them run, or raise --launch-tokens".to_owned(),
+        ),
         Rule::Unneeded => (format!("{these} were not needed"), String::new()),
     };
     Why {

@@ -20,12 +20,14 @@ use crate::{
     homes::Use,
     ids::{IdGen, task_of},
     matching::on_agent,
+    pace::Pace,
     plan::Plan,
     pods::{self, Member, is_current_instance},
     queue::OfferSummary,
     reconcile::reconcile,
     residency::{self, Litter},
     task::{self, Identity},
+    touched::{TouchedMap, Touches},
 };
 
 /// The service framework; see the crate's documentation.
@@ -34,7 +36,7 @@ pub struct ServiceScheduler {
     pub(crate) of: Identity,
     pub(crate) limits: Limits,
     pub(crate) ids: IdGen,
-    pub(crate) services: BTreeMap<ServiceId, Service>,
+    pub(crate) services: TouchedMap<ServiceId, Service>,
     /// Which service a task belongs to.
     pub(crate) tasks: BTreeMap<TaskId, ServiceId>,
     /// Tasks that no service claims, and when they were last told to end.
@@ -49,6 +51,7 @@ pub struct ServiceScheduler {
     hold: bool,
     /// What level 1 was last told: no offers wanted for these roles.
     suppressed: BTreeSet<String>,
+    pub(crate) pace: Pace,
 }
 
 /// One `handle`: what it touched and what it answers.
@@ -80,7 +83,7 @@ impl ServiceScheduler {
             },
             limits,
             ids: IdGen::new(seed),
-            services: BTreeMap::new(),
+            services: TouchedMap::new(),
             tasks: BTreeMap::new(),
             strays: BTreeMap::new(),
             litter: BTreeMap::new(),
@@ -89,6 +92,7 @@ impl ServiceScheduler {
             timers: BTreeSet::new(),
             hold: false,
             suppressed: BTreeSet::new(),
+            pace: Pace::default(),
         }
     }
 
@@ -106,7 +110,7 @@ impl ServiceScheduler {
         self.repeat_stray_kills(now, &mut run);
         self.take(input, now, &mut run, &mut offers);
         self.step(now, &mut run, &mut offers);
-        self.ask_for_offers(&mut run);
+        self.ask_for_offers(now, &mut run);
         run.actions
     }
 
@@ -118,7 +122,8 @@ impl ServiceScheduler {
             .min()
             .map(|t| *t + self.limits.kill_retry);
         let timer = self.timers.first().map(|(at, _)| *at);
-        stray.into_iter().chain(timer).min()
+        let paced = self.pace.next(&self.limits);
+        stray.into_iter().chain(timer).chain(paced).min()
     }
 
     /// Defined services, by id.
@@ -152,6 +157,11 @@ impl ServiceScheduler {
     /// Deployments in flight, by service.
     pub fn deployments(&self) -> impl Iterator<Item = &Deployment> {
         self.services.values().filter_map(Service::deployment)
+    }
+
+    /// Services that may have changed since this was last asked, also those that are gone.
+    pub fn take_touched(&mut self) -> Touches<ServiceId> {
+        self.services.take_touches()
     }
 
     /// The launch queue, by service.
@@ -282,8 +292,7 @@ impl ServiceScheduler {
         let known = self.services.contains_key(&id);
         let service = self
             .services
-            .entry(id.clone())
-            .or_insert_with(|| Service::new(spec.clone()));
+            .get_or_insert_with(&id, || Service::new(spec.clone()));
         let same = service.instances.iter().all(|i| {
             let old = restart_before.is_some_and(|v| i.version < v);
             i.goal == Goal::Stop || (is_current_instance(&spec, i) && !old)
@@ -368,9 +377,12 @@ impl ServiceScheduler {
             .collect();
         order.sort();
         let mut accepts: BTreeMap<usize, Use> = BTreeMap::new();
+        let mut tokens = self.tokens(now);
+        run.revive |= self.pace.has_tokens_again(tokens);
         for (_, id) in order {
-            self.step_service(&id, now, run, offers, &mut accepts);
+            self.step_service(&id, now, run, offers, (&mut accepts, &mut tokens));
         }
+        self.pace.wait_for_tokens(tokens, self.first_launch(now));
         // Who has to be with what was launched may fit now.
         let joins = |s: &Service| s.n_waiting > 0 && !s.spec.placement.with.is_empty();
         run.revive |= !accepts.is_empty() && self.services.values().any(joins);
@@ -383,7 +395,7 @@ impl ServiceScheduler {
         now: UnixMillis,
         run: &mut Run,
         offers: &mut [OpenOffer],
-        accepts: &mut BTreeMap<usize, Use>,
+        (accepts, tokens): (&mut BTreeMap<usize, Use>, &mut Option<usize>),
     ) {
         let around = self.around(id);
         let Some(service) = self.services.get_mut(id) else {
@@ -398,9 +410,14 @@ impl ServiceScheduler {
             restart_before: service.restart_before,
             seed: self.ids.next(),
             limits: self.limits,
+            tokens: *tokens,
         };
         let spec = Arc::clone(&service.spec);
         let plan = reconcile(&spec, &service.instances, offers, &context, now);
+        if let Some(left) = tokens {
+            *left = left.saturating_sub(plan.launches.len());
+        }
+        self.pace.short |= plan.short_of_tokens;
         let trace = service.trace;
         let waited = Waited::of(service, offers, &plan);
         for l in &plan.launches {
@@ -646,18 +663,23 @@ impl ServiceScheduler {
         waiting.chain(litter).collect()
     }
 
-    fn ask_for_offers(&mut self, run: &mut Run) {
+    fn ask_for_offers(&mut self, now: UnixMillis, run: &mut Run) {
         let waiting = self.waiting_roles();
         let quiet = self.roles.difference(&waiting);
         let quiet: Vec<String> = quiet
             .filter(|r| !self.suppressed.contains(*r))
             .cloned()
             .collect();
+        let revive = run.revive || self.pace.revive;
         let loud = waiting.iter();
-        let loud: Vec<String> = loud
-            .filter(|r| run.revive || self.suppressed.contains(*r))
+        let mut loud: Vec<String> = loud
+            .filter(|r| revive || self.suppressed.contains(*r))
             .cloned()
             .collect();
+        self.pace.revive = !loud.is_empty() && self.pace.is_early(&self.limits, now);
+        if self.pace.revive {
+            loud.clear();
+        }
         if !quiet.is_empty() {
             self.suppressed.extend(quiet.iter().cloned());
             let call = SchedulerCall::Suppress { roles: quiet };
@@ -665,6 +687,7 @@ impl ServiceScheduler {
         }
         if !loud.is_empty() {
             self.suppressed.retain(|r| !loud.contains(r));
+            self.pace.revived_at = Some(now);
             let call = SchedulerCall::Revive { roles: loud };
             run.actions.push(Action::Call(call));
         }

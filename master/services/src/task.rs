@@ -273,11 +273,14 @@ pub(crate) fn is_current_of(
     task: &TaskSpec,
 ) -> bool {
     let is_made = |k: &str| is_generated(k) || of.is_some_and(|(pod, _)| is_of_endpoint(pod, k));
+    // A task without the value of a secret is not what the definition asks for.
+    let secrets_there =
+        spec.secrets.files.is_empty() && spec.secrets.env.keys().all(|k| task.env.contains_key(k));
     let env_same = spec.env.iter().all(|(k, v)| task.env.get(k) == Some(v))
         && task
             .env
             .keys()
-            .all(|k| spec.env.contains_key(k) || is_made(k));
+            .all(|k| spec.env.contains_key(k) || spec.secrets.env.contains_key(k) || is_made(k));
     let ports_same = spec.ports.len() == task.ports.len()
         && spec.ports.iter().zip(&task.ports).all(|(want, is)| {
             want.name == is.name
@@ -288,6 +291,7 @@ pub(crate) fn is_current_of(
                 && is_wanted(spec, want, is.host_port)
         });
     env_same
+        && secrets_there
         && ports_same
         && spec.command == task.command
         && spec.resources.scalars == task.resources.scalars

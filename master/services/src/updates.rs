@@ -5,7 +5,9 @@ use waggle_types::{
     UnixMillis,
 };
 
-use crate::{Action, Change, Goal, Instance, KillReason, ServiceScheduler, scheduler::Run};
+use crate::{
+    Action, Change, Goal, Instance, KillReason, Service, ServiceScheduler, scheduler::Run,
+};
 
 impl ServiceScheduler {
     pub(crate) fn update(&mut self, status: &TaskStatus, now: UnixMillis, run: &mut Run) {
@@ -125,6 +127,7 @@ impl ServiceScheduler {
             ip6: None,
             ready: instance.ready,
             check: None,
+            responses: Vec::new(),
             task_id: task_id.clone(),
             agent_id: instance.place.agent_id.clone(),
             state: TaskState::Gone,
@@ -146,8 +149,10 @@ impl ServiceScheduler {
         run: &mut Run,
         change: impl Fn(&mut Instance) -> bool,
     ) {
-        for (id, service) in &mut self.services {
-            for i in &mut service.instances {
+        let there = |s: &Service| s.instances.iter().any(|i| i.place.agent_id == *agent_id);
+        for id in self.services.keys_where(there) {
+            let service = self.services.get_mut(&id);
+            for i in service.into_iter().flat_map(|s| &mut s.instances) {
                 if i.place.agent_id == *agent_id && change(i) {
                     run.dirty.insert(id.clone());
                     run.revive = true;

@@ -318,6 +318,7 @@ impl MasterCore {
                     health: t.health,
                     ready: t.ready,
                     check: t.check(),
+                    responses: t.responses().to_vec(),
                     ..own_status(task_id, agent, t.state(), reason, String::new(), now)
                 }
             } else if let Some(l) = self.launches.awaited(id, &task_id) {

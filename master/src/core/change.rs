@@ -95,7 +95,8 @@ impl MasterCore {
         ops.extend(stored::lease_ops(&leases));
         let (gone, left) = self.overtake(&overtaken, wanted.outcome, now);
         ops.extend(gone);
-        for c in next.changes.values() {
+        for (service, c) in &next.changes {
+            self.shown.touch(service);
             self.redefined(c.before.as_deref(), c.after.as_deref());
         }
         let changes = next.changes;
@@ -286,6 +287,7 @@ impl MasterCore {
             ops.push(stored::put_service(spec));
             ops.push(stored::put_version(spec));
             ops.extend(self.versions.note(spec));
+            self.shown.touch(&spec.id);
         }
         let groups = tree.groups.iter();
         ops.extend(groups.map(|(id, d)| stored::put_group(id, d.as_ref())));

@@ -162,6 +162,7 @@ impl MasterCore {
         let (mut ops, mut flights) = (Vec::new(), Vec::new());
         for id in ids {
             if let Some(f) = self.flights.remove(id) {
+                f.changes.keys().for_each(|s| self.shown.touch(s));
                 let step = f.rollout.step_idx();
                 self.say_deployment(id, &f, &[(DeploymentPhase::Failed, step)], now);
                 let ms = now.since(f.since).0;
@@ -301,6 +302,7 @@ impl MasterCore {
         let Some(flight) = self.flights.remove(id) else {
             return;
         };
+        flight.changes.keys().for_each(|s| self.shown.touch(s));
         let (outcome, ms) = ("finished", now.since(flight.since).0);
         self.measure(Measure::Deployment { outcome, ms });
         self.ends.push(id, outcome, now);

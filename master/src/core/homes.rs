@@ -128,21 +128,22 @@ impl MasterCore {
 }
 
 /// What services may say and jobs do not do.
-pub(super) fn not_yet(run: &ServiceSpec) -> Result<(), FieldError> {
+pub(super) fn not_yet(run: &ServiceSpec) -> Vec<FieldError> {
     let asked = [
         ("residency", run.residency.is_some()),
         ("secrets", !run.secrets.is_empty()),
         ("role", run.role() != "*"),
         ("labels.WAGGLE_PLACE", run.placement != Placement::default()),
     ];
-    match asked.into_iter().find(|(_, asked)| *asked) {
-        Some((field, _)) => Err(FieldError::new(field, "is not supported for jobs yet")),
-        None => Ok(()),
-    }
+    let asked = asked.into_iter().filter(|(_, asked)| *asked);
+    asked
+        .map(|(field, _)| FieldError::new(field, "is not supported for jobs yet"))
+        .collect()
 }
 
-/// What a definition says of homes and secrets, as far as that can be judged without a cluster.
-pub(super) fn check_alone(spec: &ServiceSpec) -> Result<(), FieldError> {
+/// What is wrong in what a definition says of homes, as far as that can be judged without a cluster.
+pub(super) fn wrong_alone(spec: &ServiceSpec) -> Vec<FieldError> {
+    let mut wrong = Vec::new();
     if spec.residency.is_some() && !spec.roles.takes_unreserved() {
         let rule =
             "must hold * where there are persistent volumes: what they need is reserved for them";
@@ -150,12 +151,10 @@ pub(super) fn check_alone(spec: &ServiceSpec) -> Result<(), FieldError> {
             None => "acceptedResourceRoles",
             Some(_) => "scheduling.placement.acceptedResourceRoles",
         };
-        return Err(FieldError::new(field, rule));
+        wrong.push(FieldError::new(field, rule));
     }
-    if !spec.secrets.is_empty() {
-        return Err(FieldError::new("secrets", "no node resolves secrets yet"));
-    }
-    check_names(spec)
+    wrong.extend(check_names(spec).err());
+    wrong
 }
 
 /// Volumes of an instance are told apart by what their ids have of their paths.

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use waggle_services::{Input, Stage, TreeChange, validate_constraints};
+use waggle_services::{Input, Stage, TreeChange, wrong_constraints};
 use waggle_types::{
     DeploymentId, FieldError, Resources, ScalarKind, ServiceId, ServiceSpec, TaskId, TraceContext,
     UnixMillis,
@@ -95,17 +95,19 @@ impl MasterCore {
 
     /// What the spec says against what this cluster allows.
     pub(super) fn check_spec(&self, spec: &ServiceSpec) -> Result<(), MasterError> {
+        let mut wrong = Vec::new();
         if spec.instances > self.config.max_instances {
             let rule = format!(
                 "must be at most {}, is {}",
                 self.config.max_instances, spec.instances
             );
-            return Err(FieldError::new("instances", rule).into());
+            wrong.push(FieldError::new("instances", rule));
         }
-        check_alone(spec)?;
-        self.check_homes(spec)?;
-        self.check_network_of(spec)?;
-        Ok(())
+        wrong.extend(wrong_alone(spec));
+        let here = [self.check_homes(spec), self.check_network_of(spec)];
+        wrong.extend(here.into_iter().filter_map(Result::err));
+        MasterError::if_any(wrong)?;
+        check_sizes(spec)
     }
 
     pub(super) fn remove(
@@ -188,13 +190,22 @@ impl MasterCore {
     }
 }
 
-/// What a definition says, as far as that can be judged without a cluster.
+/// What a definition says, as far as that can be judged without a cluster: every field that breaks a rule.
 pub fn check_alone(spec: &ServiceSpec) -> Result<(), MasterError> {
-    validate_constraints(&spec.constraints)?;
-    step_deadline(spec)?;
-    check_canary(spec)?;
-    homes::check_alone(spec)?;
-    check_gpus(spec)?;
+    MasterError::if_any(wrong_alone(spec))?;
+    check_sizes(spec)
+}
+
+fn wrong_alone(spec: &ServiceSpec) -> Vec<FieldError> {
+    let mut wrong = wrong_constraints(&spec.constraints);
+    wrong.extend(step_deadline(spec).err());
+    wrong.extend(check_canary(spec).err());
+    wrong.extend(homes::wrong_alone(spec));
+    wrong.extend(wrong_gpus(spec));
+    wrong
+}
+
+fn check_sizes(spec: &ServiceSpec) -> Result<(), MasterError> {
     if n_vips(spec) > MAX_VIPS {
         return Err(MasterError::Limit("VIPs of one service"));
     }
@@ -206,23 +217,25 @@ pub fn check_alone(spec: &ServiceSpec) -> Result<(), MasterError> {
 }
 
 /// A device is one task's or another's.
-pub(super) fn check_gpus(spec: &ServiceSpec) -> Result<(), FieldError> {
-    let check = |field: String, r: &Resources| {
-        let gpus = r.get(ScalarKind::Gpus);
-        if gpus.0 % 1000 == 0 {
-            return Ok(());
-        }
-        let rule = format!("must be a whole number, is {gpus}");
-        Err(FieldError::new(field, rule))
-    };
-    let Some(pod) = &spec.pod else {
-        return check("gpus".to_owned(), &spec.resources);
-    };
-    check("executorResources.gpus".to_owned(), &pod.executor)?;
-    for (i, c) in pod.containers.iter().enumerate() {
-        check(format!("containers[{i}].resources.gpus"), &c.run.resources)?;
-    }
-    Ok(())
+pub(super) fn wrong_gpus(spec: &ServiceSpec) -> Vec<FieldError> {
+    let of_pod = spec.pod.iter().flat_map(|pod| {
+        let each = pod.containers.iter().enumerate();
+        let each = each.map(|(i, c)| {
+            let field = format!("containers[{i}].resources.gpus");
+            (field, &c.run.resources)
+        });
+        std::iter::once(("executorResources.gpus".to_owned(), &pod.executor)).chain(each)
+    });
+    let own = ("gpus".to_owned(), &spec.resources);
+    let own = spec.pod.is_none().then_some(own);
+    own.into_iter()
+        .chain(of_pod)
+        .filter_map(|(field, r)| {
+            let gpus = r.get(ScalarKind::Gpus);
+            let whole = gpus.0 % 1000 == 0;
+            (!whole).then(|| FieldError::new(field, format!("must be a whole number, is {gpus}")))
+        })
+        .collect()
 }
 
 pub(super) fn n_vips(spec: &ServiceSpec) -> usize {

@@ -10,7 +10,7 @@ use waggle_services::{
         JobAction, JobAnswer, JobCall, JobError, JobInput, JobLimits, JobScheduler, JobWrite, Kept,
         KeptRun,
     },
-    validate_constraints,
+    validate_constraints, wrong_constraints,
 };
 use waggle_types::{
     About, Capabilities, FieldError, FrameworkId, FrameworkInfo, JobId, JobSpec, Millis, Operation,
@@ -19,7 +19,7 @@ use waggle_types::{
 
 use super::{
     Framework, FrameworkCall, MasterCore, Measure, SERVICE_ROLE, SubscriptionId, TraceAttrs,
-    homes::not_yet, intents::check_gpus, levels::own_status, stored,
+    homes::not_yet, intents::wrong_gpus, levels::own_status, stored,
 };
 use crate::{
     error::MasterError,
@@ -164,7 +164,7 @@ impl MasterCore {
                 constraints: Some(all),
                 ..
             } => {
-                validate_constraints(all).map_err(|e| placement(&e))?;
+                validate_constraints(all).map_err(placement)?;
             }
             _ => {}
         }
@@ -179,10 +179,14 @@ impl MasterCore {
     /// Everything about what a job runs that is not the job's own affair.
     fn check_job(&self, spec: &JobSpec) -> Result<(), MasterError> {
         let of_run = |e: FieldError| FieldError::new(format!("run.{}", e.field), e.rule);
-        validate_constraints(&spec.run.constraints).map_err(|e| placement(&e))?;
-        not_yet(&spec.run).map_err(of_run)?;
-        check_gpus(&spec.run).map_err(of_run)?;
-        self.check_network_of(&spec.run).map_err(of_run)?;
+        let mut wrong: Vec<FieldError> = wrong_constraints(&spec.run.constraints)
+            .into_iter()
+            .map(in_placement)
+            .collect();
+        wrong.extend(not_yet(&spec.run).into_iter().map(of_run));
+        wrong.extend(wrong_gpus(&spec.run).into_iter().map(of_run));
+        wrong.extend(self.check_network_of(&spec.run).err().map(of_run));
+        MasterError::if_any(wrong)?;
         // A run holds the definition once more, and the history grows beside it.
         if stored::job_bytes(spec) > MAX_VALUE_BYTES / 4 {
             return Err(MasterError::Limit("size of the definition"));
@@ -353,6 +357,10 @@ impl MasterCore {
     }
 }
 
-fn placement(e: &FieldError) -> JobError {
-    FieldError::new(format!("run.placement.{}", e.field), e.rule.clone()).into()
+fn placement(e: FieldError) -> JobError {
+    in_placement(e).into()
+}
+
+fn in_placement(e: FieldError) -> FieldError {
+    FieldError::new(format!("run.placement.{}", e.field), e.rule)
 }

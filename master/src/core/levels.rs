@@ -605,6 +605,7 @@ impl MasterCore {
                 health: t.health,
                 ready: t.ready,
                 check: t.check(),
+                responses: t.responses().to_vec(),
                 ..own_status(id, agent, t.state(), reason, String::new(), now)
             };
             self.tell_status(status, now);
@@ -724,6 +725,7 @@ pub(super) fn own_status(
         ip6: None,
         ready: None,
         check: None,
+        responses: Vec::new(),
         task_id,
         agent_id,
         state,

@@ -52,6 +52,7 @@ mod reservations;
 mod restarts;
 mod settle;
 mod show;
+mod shown;
 mod status;
 mod stored;
 mod sums;
@@ -95,7 +96,7 @@ pub use stored::{Flight, FlightChange, InFlight, KnownAgent, RestoreError, Resto
 pub use sums::{MAX_LABELS, OTHER, RoleSums, Sums};
 pub use versions::{KEEP_VERSIONS, Versions};
 pub use vips::CANARY_OF;
-pub use waggle_services::ServiceChange;
+pub use waggle_services::{Limits as LaunchLimits, ServiceChange};
 
 use crate::{store::StoreOp, view::MasterView};
 use agents::Agents;
@@ -175,6 +176,8 @@ pub struct CoreConfig {
     pub max_instances: u32,
     /// Most deployments at once; more are refused. Marathon's `--max_running_deployments`.
     pub max_running_deployments: usize,
+    /// How services are launched.
+    pub launches: LaunchLimits,
     /// Launches a second that start a trace of their own; 0 when nobody takes spans. Those that belong to
     /// a caller's trace are always in it.
     pub max_own_traces: u32,
@@ -215,6 +218,7 @@ impl CoreConfig {
             max_services: 10_000,
             max_instances: 10_000,
             max_running_deployments: 100,
+            launches: LaunchLimits::default(),
             max_own_traces: 100,
             keep_ended: 1000,
             stopwatch: || 0,
@@ -300,6 +304,7 @@ pub struct MasterCore {
     /// After such a time, losses are believed again from here on.
     calm_at: UnixMillis,
     rejections: BTreeMap<&'static str, u64>,
+    shown: shown::Shown,
     sequence: u64,
     /// Stands for an agent that nobody knows, in statuses of tasks that nobody has.
     nobody: Option<AgentId>,
@@ -340,7 +345,12 @@ impl MasterCore {
             region: config.region.clone(),
             ..AllocatorConfig::default()
         });
-        let scheduler = ServiceScheduler::new(framework_id.clone(), SERVICE_FRAMEWORK, config.seed);
+        let scheduler = ServiceScheduler::with_limits(
+            framework_id.clone(),
+            SERVICE_FRAMEWORK,
+            config.seed,
+            config.launches,
+        );
         let jobs = Jobs::new(&framework_id, config.seed);
         let mut core = Self {
             started_at: now,
@@ -393,6 +403,7 @@ impl MasterCore {
             mass_loss: false,
             calm_at: now,
             rejections: BTreeMap::new(),
+            shown: shown::Shown::default(),
             sequence: 0,
             nobody: AgentId::new("unknown").ok(),
             work: VecDeque::new(),

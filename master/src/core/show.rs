@@ -1,22 +1,14 @@
 //! The cluster as API readers see it.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
-use waggle_services::{Goal, Instance, Service, Why, tell};
-use waggle_types::{
-    AgentId, CheckPurpose, DeploymentId, FrameworkId, HealthCheck, HealthState, ResourcePart,
-    Resources, TaskState, UnixMillis,
-};
+use waggle_types::{AgentId, DeploymentId, FrameworkId, ResourcePart, Resources, UnixMillis};
 
 use super::{
     Flight, FlightChange, MasterCore, SERVICE_FRAMEWORK, SERVICE_ROLE, agents::Agent,
-    frameworks::Framework, levels::service_framework, tasks::Tasks,
+    frameworks::Framework, levels::service_framework,
 };
-use crate::task::TaskView;
-use crate::view::{
-    AgentView, ClusterView, DeploymentView, FrameworkView, InstanceView, LastFailure, QueueView,
-    RoleView, ServiceView,
-};
+use crate::view::{AgentView, ClusterView, DeploymentView, FrameworkView, RoleView};
 
 /// Agents times frameworks up to which a view lists reasons.
 const MAX_REASONS: usize = 10_000;
@@ -28,6 +20,7 @@ impl MasterCore {
     /// The whole picture at `now`; the shell publishes it after each batch.
     pub fn view(&mut self, now: UnixMillis) -> ClusterView {
         self.sequence += 1;
+        self.refresh_shown();
         ClusterView {
             cluster: self.config.cluster.clone(),
             sequence: self.sequence,
@@ -36,14 +29,8 @@ impl MasterCore {
             recovering: self.recovering,
             leader: Some(self.config.master.clone()),
             masters: self.config.masters.clone(),
-            services: self
-                .services
-                .iter()
-                .map(|(id, spec)| {
-                    let known = self.scheduler.service(id);
-                    (id.clone(), Arc::new(self.show_service(spec, known)))
-                })
-                .collect(),
+            launches: self.config.launches,
+            services: self.shown.services.clone(),
             jobs: self.jobs.scheduler.jobs().clone(),
             deployments: self
                 .flights
@@ -53,16 +40,7 @@ impl MasterCore {
             ended_deployments: self.ends.show(),
             groups: self.groups.clone(),
             tree_version: self.history.newest(),
-            queue: self
-                .scheduler
-                .queue()
-                .map(|q| {
-                    let spec = self.scheduler.service(&q.service);
-                    let spec = spec.map(|s| s.spec().as_ref());
-                    let why = spec.map(|s| tell(s, &q.rules, "offer")).unwrap_or_default();
-                    show_queue(q, why, now)
-                })
-                .collect(),
+            queue: self.shown.queue.clone(),
             agents: self
                 .agents
                 .all
@@ -107,44 +85,6 @@ impl MasterCore {
             since: f.since,
             step_since: f.step_since,
             goes_back_at: f.goes_back_at,
-        }
-    }
-
-    fn show_service(
-        &self,
-        spec: &Arc<waggle_types::ServiceSpec>,
-        known: Option<&Service>,
-    ) -> ServiceView {
-        let instances: Vec<InstanceView> = known
-            .map(|s| {
-                let show = |i| show_instance(i, &self.tasks);
-                s.instances().iter().map(show).collect()
-            })
-            .unwrap_or_default();
-        let count = |f: &dyn Fn(&InstanceView) -> bool| {
-            u32::try_from(instances.iter().filter(|i| f(i)).count()).unwrap_or(u32::MAX)
-        };
-        let runs = |i: &InstanceView| matches!(i.state, TaskState::Running | TaskState::Killing);
-        let checked = HealthCheck::any(&spec.health_checks, CheckPurpose::Health);
-        ServiceView {
-            staged: count(&|i| matches!(i.state, TaskState::Staging | TaskState::Starting)),
-            running: count(&runs),
-            healthy: count(&|i| checked && runs(i) && i.health == HealthState::Healthy),
-            unhealthy: count(&|i| checked && runs(i) && i.health == HealthState::Unhealthy),
-            deployments: self
-                .flights
-                .iter()
-                .filter(|(_, f)| f.changes.contains_key(&spec.id))
-                .map(|(id, _)| id.clone())
-                .collect(),
-            last_failure: known.and_then(Service::last_failure).map(show_failure),
-            spec: Arc::clone(spec),
-            versions: self.show_versions(&spec.id),
-            homes: known.map(|s| s.homes().to_vec()).unwrap_or_default(),
-            decisions: known
-                .map(|s| s.decisions().cloned().collect())
-                .unwrap_or_default(),
-            instances,
         }
     }
 
@@ -308,77 +248,5 @@ pub(super) fn show_framework(id: &FrameworkId, f: &Framework) -> FrameworkView {
         suppressed: f.is_suppressed(),
         tasks: 0,
         reasons: Vec::new(),
-    }
-}
-
-fn show_instance(i: &Instance, tasks: &Tasks) -> InstanceView {
-    InstanceView {
-        task_id: i.task_id().clone(),
-        version: i.version,
-        agent_id: i.place.agent_id.clone(),
-        hostname: i.place.hostname.clone(),
-        ips: {
-            let first = i.members.first().map_or(i.task_id(), |m| &m.task.task_id);
-            let task = tasks.get(first);
-            let v4 = task.and_then(TaskView::own_ip).map(IpAddr::from);
-            let v6 = task.and_then(TaskView::own_ip6).map(IpAddr::from);
-            let own: Vec<IpAddr> = v4.into_iter().chain(v6).collect();
-            if own.is_empty() {
-                vec![i.place.ip.into()]
-            } else {
-                own
-            }
-        },
-        ports: i.host_ports(),
-        state: i.shown_state(),
-        health: i.health,
-        ready: i.ready,
-        staged_at: i.staged_at,
-        started_at: i.started_at,
-        stopping: i.goal == Goal::Stop,
-        containers: i.members.iter().map(|m| m.task.task_id.clone()).collect(),
-    }
-}
-
-fn show_failure(f: &waggle_services::LastFailure) -> LastFailure {
-    LastFailure {
-        task_id: f.task_id.clone(),
-        state: f.state,
-        reason: f.reason,
-        message: f.message.clone(),
-        hostname: f.place.hostname.clone(),
-        agent_id: f.place.agent_id.clone(),
-        version: f.version,
-        at: f.at,
-    }
-}
-
-fn show_queue(q: waggle_services::QueueItem, why: Vec<Why>, now: UnixMillis) -> QueueView {
-    let counts = |m: BTreeMap<waggle_services::DeclineReason, waggle_services::ReasonCount>| {
-        m.into_iter()
-            .map(|(r, c)| (r.name(), (c.declined, c.processed)))
-            .collect()
-    };
-    QueueView {
-        service: q.service,
-        count: q.count,
-        since: q.since,
-        delay: q
-            .delayed_until
-            .map_or(waggle_types::Millis(0), |at| at.since(now)),
-        refused: q
-            .launch_attempt
-            .iter()
-            .filter(|(_, c)| c.declined > 0)
-            .map(|(r, c)| (r.name().to_owned(), c.declined))
-            .collect(),
-        n_offers: q.n_processed_offers,
-        n_unused: q.n_unused_offers,
-        last_unused_at: q.last_unused_at,
-        last_used_at: q.last_used_at,
-        launch_attempt: counts(q.launch_attempt),
-        last_offers: counts(q.last_offers),
-        why,
-        unused: q.unused,
     }
 }

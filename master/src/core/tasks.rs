@@ -403,6 +403,7 @@ mod tests {
             ip6: None,
             ready: None,
             check: None,
+            responses: Vec::new(),
             task_id: one.clone(),
             agent_id: a.clone(),
             state: TaskState::Running,

@@ -17,6 +17,7 @@
 
 mod gateway;
 mod gauges;
+mod jsonp;
 mod marathon;
 mod mesos;
 mod metronome;
@@ -39,6 +40,7 @@ use std::{
 
 use axum::{
     Router,
+    body::Body,
     extract::{Request, State},
     middleware,
     response::{IntoResponse, Response},
@@ -182,12 +184,26 @@ async fn serve_mesos(State(api): State<Api>, mut request: Request) -> Response {
         _ if operator::is_mine(&call) => {
             return operator::route(&api, &call, body, cut.unwrap_or_default()).await;
         }
-        _ if operator::is_legacy(&call) => return operator::legacy(&api, &call, body).await,
-        _ if mesos::is_large(&call) => {
+        _ => {
+            let callback = match jsonp::asked(&call) {
+                Ok(callback) => callback,
+                Err(e) => return e.into_response(),
+            };
+            return jsonp::wrap(callback, serve_old(api, call, body).await);
+        }
+    };
+    answer.into_response()
+}
+
+/// Mesos's endpoints with paths of their own.
+async fn serve_old(api: Api, call: Call, body: Body) -> Response {
+    let answer = match call {
+        call if operator::is_legacy(&call) => return operator::legacy(&api, &call, body).await,
+        call if mesos::is_large(&call) => {
             let made = reader::read(move || mesos::route(&api, &call)).await;
             made.unwrap_or_else(|e| Err(e.into()))
         }
-        _ => mesos::route(&api, &call),
+        call => mesos::route(&api, &call),
     };
     answer.into_response()
 }

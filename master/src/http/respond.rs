@@ -89,6 +89,7 @@ impl From<MasterError> for Fail {
     fn from(e: MasterError) -> Self {
         let code = match &e {
             MasterError::Invalid(field) => return ApiError::from(field.clone()).into(),
+            MasterError::AllInvalid(all) => return ApiError::all_invalid(all).into(),
             MasterError::Job(e) => return job_refused(e).into(),
             MasterError::NoSuchService(id) => {
                 return Self::not_found(format!("App '{id}' does not exist"));

@@ -1,7 +1,7 @@
 //! The routers against a fake loop: it stores definitions and publishes views, and nothing runs unless
 //! a test says so.
 
-use std::{net::Ipv4Addr, sync::Arc};
+use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc};
 
 use axum::{
     Router,
@@ -11,15 +11,15 @@ use axum::{
 use serde_json::{Value, json};
 use tower::ServiceExt;
 use waggle_services::{
-    Tree, TreeChange,
+    DeclineReason, ReasonCount, Tree, TreeChange,
     jobs::{JobLimits, JobScheduler},
 };
 use waggle_telemetry::Telemetry;
 use waggle_types::{
-    AgentId, AgentInfo, Command, DeploymentId, DiscoveryInfo, FrameworkId, Generation, HealthState,
-    Millis, NetSnapshot, PortSet, Protocol, Resources, ServiceId, ServiceSpec, ServiceVersion,
-    StatusSource, TaskId, TaskPort, TaskSpec, TaskState, TaskStatus, UnixMillis, VipLabel,
-    VipLease, VipName,
+    AgentId, AgentInfo, CheckResponse, Command, DeploymentId, DiscoveryInfo, FrameworkId,
+    Generation, HealthState, Millis, NetSnapshot, PortSet, Protocol, Resources, ServiceId,
+    ServiceSpec, ServiceVersion, StatusSource, TaskId, TaskPort, TaskSpec, TaskState, TaskStatus,
+    UnixMillis, VipLabel, VipLease, VipName,
 };
 
 use super::{marathon_router, mesos_router};
@@ -141,9 +141,9 @@ async fn fake_loop(
                 let mut versions = old.map(|s| s.versions.clone()).unwrap_or_default();
                 let mut service = service(*spec, Vec::new(), vec![id.clone()]);
                 versions.append(&mut service.versions);
+                service.configured_at = ServiceView::configured_since(&service.spec, &versions);
                 service.versions = versions;
-                view.services
-                    .insert(service.spec.id.clone(), Arc::new(service));
+                view.services.insert(Arc::new(service));
                 let _ = reply.send(Ok(Deployment { id, version }));
             }
             Request::Remove { id: app, reply, .. } => {
@@ -159,7 +159,6 @@ async fn fake_loop(
             }
             Request::Restart { id: app, reply, .. } => {
                 let answer = view.services.get_mut(&app).map(|s| {
-                    let s = Arc::make_mut(s);
                     let mut spec = s.spec.as_ref().clone();
                     spec.version.0.0 += 1;
                     s.spec = Arc::new(spec);
@@ -204,7 +203,7 @@ async fn fake_loop(
                 let _ = reply.send(answer);
             }
             Request::ResetDelay { id: app, reply } => {
-                let queued = view.queue.iter().any(|q| q.service == app);
+                let queued = view.queue.contains_key(&app);
                 let _ = reply.send(queued.then_some(()).ok_or(MasterError::NotQueued(app)));
             }
             Request::Job { call, reply } => {
@@ -225,10 +224,11 @@ async fn fake_loop(
             Request::Kill {
                 ids, scale, reply, ..
             } => {
-                for s in view.services.values_mut() {
-                    Arc::make_mut(s)
-                        .instances
-                        .retain(|i| !ids.contains(&i.task_id));
+                let all: Vec<ServiceId> = view.services.keys().cloned().collect();
+                for id in all {
+                    if let Some(s) = view.services.get_mut(&id) {
+                        s.instances.retain(|i| !ids.contains(&i.task_id));
+                    }
                 }
                 let version = ServiceVersion(AT);
                 let _ = reply.send(Ok(scale.then_some(Deployment { id, version })));
@@ -275,10 +275,10 @@ fn change_tree(
     for id in change.removes {
         view.services.remove(&id);
     }
-    for (id, spec) in change.puts {
+    for (_, spec) in change.puts {
         let spec = ServiceSpec { version, ..spec };
         let new = service(spec, Vec::new(), Vec::new());
-        view.services.insert(id, Arc::new(new));
+        view.services.insert(Arc::new(new));
     }
     view.groups = groups;
     (view.tree_version, view.at) = (version, version.0);
@@ -294,6 +294,7 @@ fn service(
     ServiceView {
         homes: Vec::new(),
         decisions: Vec::new(),
+        configured_at: spec.version,
         versions: vec![Arc::new(spec.clone())],
         spec: Arc::new(spec),
         instances,
@@ -321,6 +322,7 @@ fn instance(n: u16) -> InstanceView {
         stopping: false,
         containers: Vec::new(),
         ready: None,
+        responses: Vec::new(),
         task_id: TaskId::new(format!("shop_web.instance-{n}._app.1")).unwrap(),
         version: ServiceVersion(AT),
         agent_id: AgentId::new("a1").unwrap(),
@@ -375,6 +377,7 @@ fn task(i: &InstanceView) -> TaskView {
         ip6: None,
         ready: None,
         check: None,
+        responses: Vec::new(),
         task_id: spec.task_id.clone(),
         agent_id: i.agent_id.clone(),
         state: i.state,
@@ -420,7 +423,7 @@ pub(super) fn busy() -> ClusterView {
         ..ClusterView::default()
     };
     let app = service(spec_of(&web()), instances, vec![deployment.clone()]);
-    view.services.insert(id.clone(), Arc::new(app));
+    view.services.insert(Arc::new(app));
     let mut net = NetSnapshot {
         generation: Generation(7),
         ..NetSnapshot::default()
@@ -514,21 +517,28 @@ pub(super) fn busy() -> ClusterView {
             goes_back_at: None,
         },
     );
-    view.queue.push(QueueView {
-        why: Vec::new(),
+    let counts = BTreeMap::from([(
+        DeclineReason::InsufficientCpus,
+        ReasonCount {
+            declined: 4,
+            processed: 5,
+        },
+    )]);
+    view.queue.insert(Arc::new(QueueView {
+        rules: BTreeMap::new(),
         unused: Vec::new(),
+        spec: Arc::clone(&view.services[&id].spec),
         service: id,
         count: 1,
         since: AT,
-        delay: Millis(1500),
-        refused: [("InsufficientCpus".to_owned(), 4)].into(),
+        delayed_until: Some(view.at + Millis(1500)),
         n_offers: 5,
         n_unused: 4,
         last_unused_at: Some(AT),
         last_used_at: None,
-        launch_attempt: [("InsufficientCpus", (4, 5))].into(),
-        last_offers: [("InsufficientCpus", (4, 5))].into(),
-    });
+        launch_attempt: counts.clone(),
+        last_offers: counts,
+    }));
     view
 }
 

@@ -86,6 +86,22 @@ pub enum CheckStatus {
     },
 }
 
+/// Most bytes of an answer's body that are kept.
+pub const MAX_RESPONSE_BODY: usize = 1024;
+
+/// What a readiness check over HTTP was answered last, where its definition keeps that.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CheckResponse {
+    /// Position among the task's checks.
+    pub idx: usize,
+    /// Status of the answer.
+    pub status: u16,
+    /// Its `Content-Type`; empty where it has none.
+    pub content_type: String,
+    /// Its body as text, cut after [`MAX_RESPONSE_BODY`] bytes.
+    pub body: String,
+}
+
 /// One check of a task; defaults are Marathon's.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HealthCheck {
@@ -105,6 +121,8 @@ pub struct HealthCheck {
     pub timeout: Millis,
     /// Consecutive failures until the task is killed; 0 means never.
     pub max_consecutive_failures: u32,
+    /// What it is answered is told, too (Marathon's `preserveLastResponse`); only for readiness over HTTP.
+    pub keep_response: bool,
 }
 
 impl HealthCheck {

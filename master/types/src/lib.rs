@@ -57,7 +57,10 @@ pub use executor::{
 pub use framework::{About, CallRejection, FrameworkInfo, MAX_ROLES, RejectReason};
 pub use generation::Generation;
 pub use group::{GroupId, GroupUpdate};
-pub use health::{CheckPurpose, CheckStatus, HealthCheck, HealthProbe, HealthState};
+pub use health::{
+    CheckPurpose, CheckResponse, CheckStatus, HealthCheck, HealthProbe, HealthState,
+    MAX_RESPONSE_BODY,
+};
 pub use ids::{
     AgentId, DeploymentId, ExecutorId, FrameworkId, IdError, OfferId, RunId, ServiceId, StatusUuid,
     TaskId, VolumeId,

@@ -169,6 +169,17 @@ impl Secrets {
     pub fn is_empty(&self) -> bool {
         self.sources.is_empty()
     }
+
+    /// Whether a task needs the value of any.
+    pub fn is_used(&self) -> bool {
+        !self.env.is_empty() || !self.files.is_empty()
+    }
+
+    /// Names of those whose values a task needs.
+    pub fn used(&self) -> BTreeSet<&str> {
+        let files = self.files.iter().map(|f| f.secret.as_str());
+        self.env.values().map(String::as_str).chain(files).collect()
+    }
 }
 
 /// How instances are spread.

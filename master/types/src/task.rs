@@ -6,9 +6,9 @@ use std::{
 };
 
 use crate::{
-    AgentId, Balance, CheckStatus, ContainerSpec, ExecutorKind, ExecutorStatus, FrameworkId,
-    HealthCheck, HealthState, Millis, MountSource, OnExecutor, Protocol, ResourcePart, Resources,
-    StatusUuid, TaskId, TraceContext, UnixMillis, VipLabel, Volume, VolumeId,
+    AgentId, Balance, CheckResponse, CheckStatus, ContainerSpec, ExecutorKind, ExecutorStatus,
+    FrameworkId, HealthCheck, HealthState, Millis, MountSource, OnExecutor, Protocol, ResourcePart,
+    Resources, StatusUuid, TaskId, TraceContext, UnixMillis, VipLabel, Volume, VolumeId,
 };
 
 /// Bytes of a path that is scraped.
@@ -191,6 +191,8 @@ pub struct TaskStatus {
     pub ready: Option<bool>,
     /// What the check that is only told said last; `None` where there is none.
     pub check: Option<CheckStatus>,
+    /// What its readiness checks were answered last, where their definitions keep that; in order of the checks.
+    pub responses: Vec<CheckResponse>,
     /// An address of its own, where it is not on its node's network.
     pub ip: Option<Ipv4Addr>,
     /// The same over IPv6.

@@ -55,6 +55,10 @@ def main(url, home):
     wait("the removal's end", lambda: dcos.json("deployment", "list", "--json") == [])
     assert id not in task()
     wait("the task among the completed", lambda: id in task("--completed"))
+    # What it wrote is there for as long as its sandbox is kept.
+    assert task("log", "--completed", id) == "first line\n"
+    assert task("log", "--completed", id, "stderr") == "to the other\n"
+    print("ok log of a completed task")
     print("ok removal")
 
 

@@ -67,6 +67,7 @@ impl Node {
                 ip6: None,
                 ready: None,
                 check: None,
+                responses: Vec::new(),
                 task_id: t.spec.task_id.clone(),
                 agent_id: self.info.agent_id.clone(),
                 state: t.state,
@@ -373,6 +374,7 @@ impl Sim {
                 task_id,
                 idx,
                 result,
+                response: None,
             },
         )?;
         let interval = Millis(4000).0;

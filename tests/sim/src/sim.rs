@@ -117,6 +117,7 @@ pub fn node_spec(id: &ServiceId, instances: u32) -> ServiceSpec {
             interval: Millis::from_secs(4),
             timeout: Millis::from_secs(2),
             max_consecutive_failures: 3,
+            keep_response: false,
         }],
         backoff: waggle_types::Backoff {
             max: Millis::from_secs(20),

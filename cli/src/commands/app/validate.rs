@@ -7,6 +7,7 @@ use waggle_api::{
     error::ApiError,
     marathon::{ParseMode, app_from_value},
 };
+use waggle_master::MasterError;
 use waggle_types::{ServiceSpec, UnixMillis};
 
 use super::{print, print_json};
@@ -91,6 +92,9 @@ fn read(value: &Value, reader: Reader) -> Result<ServiceSpec, Vec<String>> {
         }
         all
     })?;
-    waggle_master::core::check_alone(&spec).map_err(|e| vec![e.to_string()])?;
+    waggle_master::core::check_alone(&spec).map_err(|e| match e {
+        MasterError::AllInvalid(all) => all.iter().map(ToString::to_string).collect(),
+        one => vec![one.to_string()],
+    })?;
     Ok(spec)
 }

@@ -1,10 +1,10 @@
 //! Tasks, their states, statuses and health checks.
 
 use waggle_types::{
-    AgentId, CheckPurpose, CheckStatus, Command, ContainerSpec, DiscoveryInfo, Evicted,
-    ExecutorKind, ExecutorStatus, FrameworkId, HealthCheck, HealthProbe, HealthState, Millis,
-    OnExecutor, Resources, StatusReason, StatusSource, StatusUuid, TaskId, TaskPort, TaskSpec,
-    TaskState, TaskStatus, UnixMillis,
+    AgentId, CheckPurpose, CheckResponse, CheckStatus, Command, ContainerSpec, DiscoveryInfo,
+    Evicted, ExecutorKind, ExecutorStatus, FrameworkId, HealthCheck, HealthProbe, HealthState,
+    MAX_RESPONSE_BODY, Millis, OnExecutor, Resources, StatusReason, StatusSource, StatusUuid,
+    TaskId, TaskPort, TaskSpec, TaskState, TaskStatus, UnixMillis,
 };
 
 use super::reservation::parts;
@@ -14,6 +14,10 @@ use crate::proto::session as pb;
 
 /// Longest message of a status, in bytes; it is for people, more is cut off.
 const MAX_MESSAGE: usize = 4096;
+/// Most responses of checks in a status.
+const MAX_RESPONSES: usize = 32;
+/// Longest type of a response's content, in bytes; more is cut off.
+const MAX_CONTENT_TYPE: usize = 256;
 
 /// Enums that have the same values on both sides, but for the wire's "unspecified".
 macro_rules! same_enum {
@@ -173,6 +177,7 @@ impl TryFrom<pb::TaskStatus> for TaskStatus {
             },
             ready: s.ready,
             check: s.check.map(CheckStatus::try_from).transpose()?,
+            responses: responses(s.responses)?,
             ip: ip_if_any("ip", &s.ip)?,
             ip6: ip6("ip6", &s.ip6)?,
         })
@@ -197,6 +202,7 @@ impl From<&TaskStatus> for pb::TaskStatus {
             executor: s.executor.as_deref().map(Into::into),
             ready: s.ready,
             check: s.check.map(Into::into),
+            responses: s.responses.iter().map(Into::into).collect(),
             ip: s.ip.map(|ip| ip.to_string()).unwrap_or_default(),
             ip6: s.ip6.map(|ip| ip.to_string()).unwrap_or_default(),
         }
@@ -237,6 +243,33 @@ impl From<CheckStatus> for pb::CheckStatus {
             CheckStatus::Tcp { connected } => Said::Tcp(pb::TcpSaid { connected }),
         };
         Self { said: Some(said) }
+    }
+}
+
+fn responses(given: Vec<pb::CheckResponse>) -> Result<Vec<CheckResponse>, ConvertError> {
+    at_most("responses", given.len(), MAX_RESPONSES)?;
+    let one = |r: pb::CheckResponse| {
+        let status = u16::try_from(r.status).ok().filter(|s| *s < 1000);
+        Ok(CheckResponse {
+            idx: index("responses.idx", r.idx)?,
+            status: status.ok_or_else(|| {
+                ConvertError::new("responses.status", format!("is too large, is {}", r.status))
+            })?,
+            content_type: cut(r.content_type, MAX_CONTENT_TYPE),
+            body: cut(r.body, MAX_RESPONSE_BODY),
+        })
+    };
+    given.into_iter().map(one).collect()
+}
+
+impl From<&CheckResponse> for pb::CheckResponse {
+    fn from(r: &CheckResponse) -> Self {
+        Self {
+            idx: index_number(r.idx),
+            status: r.status.into(),
+            content_type: r.content_type.clone(),
+            body: r.body.clone(),
+        }
     }
 }
 
@@ -296,6 +329,7 @@ impl TryFrom<pb::HealthCheck> for HealthCheck {
             interval: Millis(h.interval_ms),
             timeout: Millis(h.timeout_ms),
             max_consecutive_failures: h.max_consecutive_failures,
+            keep_response: h.keep_response,
         })
     }
 }
@@ -337,6 +371,7 @@ impl From<&HealthCheck> for pb::HealthCheck {
             interval_ms: h.interval.0,
             timeout_ms: h.timeout.0,
             max_consecutive_failures: h.max_consecutive_failures,
+            keep_response: h.keep_response,
         }
     }
 }

@@ -476,6 +476,9 @@ pub struct HealthCheck {
     pub purpose: i32,
     #[prost(uint64, tag = "10")]
     pub delay_ms: u64,
+    /// What it is answered is told in TaskStatus.responses; only with PURPOSE_READINESS and http.
+    #[prost(bool, tag = "11")]
+    pub keep_response: bool,
     #[prost(oneof = "health_check::Probe", tags = "1, 2, 3")]
     pub probe: ::core::option::Option<health_check::Probe>,
 }
@@ -943,6 +946,24 @@ pub struct TaskStatus {
     /// Set where a check has PURPOSE_REPORT.
     #[prost(message, optional, tag = "14")]
     pub check: ::core::option::Option<CheckStatus>,
+    /// What checks with keep_response were answered last.
+    #[prost(message, repeated, tag = "15")]
+    pub responses: ::prost::alloc::vec::Vec<CheckResponse>,
+}
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CheckResponse {
+    /// Position among the task's checks.
+    #[prost(uint32, tag = "1")]
+    pub idx: u32,
+    #[prost(uint32, tag = "2")]
+    pub status: u32,
+    /// Empty where the answer had none.
+    #[prost(string, tag = "3")]
+    pub content_type: ::prost::alloc::string::String,
+    /// At most 1,024 bytes.
+    #[prost(string, tag = "4")]
+    pub body: ::prost::alloc::string::String,
 }
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

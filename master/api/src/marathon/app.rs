@@ -3,13 +3,13 @@
 use std::net::IpAddr;
 
 use waggle_types::{
-    AgentId, CheckPurpose, HealthState, PersistentVolume, ServiceId, ServiceSpec, ServiceVersion,
-    TaskId, TaskState, UnixMillis,
+    AgentId, CheckPurpose, CheckResponse, HealthState, PersistentVolume, ServiceId, ServiceSpec,
+    ServiceVersion, TaskId, TaskState, UnixMillis,
 };
 
 use super::types::{
-    App, DeploymentStub, HealthCheckResult, IpAddress, LocalVolume, ReadinessCheckResult, Task,
-    VersionInfo,
+    App, DeploymentStub, HealthCheckResult, IpAddress, LocalVolume, ReadinessCheckResult,
+    ReadinessResponse, Task, VersionInfo,
 };
 
 /// What runs of a service.
@@ -46,6 +46,7 @@ pub fn app_json(spec: &ServiceSpec, counts: Counts, deployments: Vec<String>) ->
         tasks: None,
         last_task_failure: None,
         readiness_check_results: None,
+        task_stats: None,
     }
 }
 
@@ -127,14 +128,22 @@ pub fn readiness_results(
     spec: &ServiceSpec,
     task_id: &TaskId,
     ready: Option<bool>,
+    responses: &[CheckResponse],
 ) -> Vec<ReadinessCheckResult> {
-    let checks = spec.health_checks.iter();
-    let mine = checks.filter(|c| c.purpose == CheckPurpose::Readiness);
-    mine.filter_map(|c| c.name.clone())
-        .map(|name| ReadinessCheckResult {
-            name,
+    let checks = spec.health_checks.iter().enumerate();
+    let mine = checks.filter(|(_, c)| c.purpose == CheckPurpose::Readiness);
+    mine.filter_map(|(idx, c)| {
+        let response = responses.iter().find(|r| r.idx == idx && c.keep_response);
+        Some(ReadinessCheckResult {
+            name: c.name.clone()?,
             task_id: task_id.to_string(),
             ready: ready == Some(true),
+            last_response: response.map(|r| ReadinessResponse {
+                status: r.status,
+                content_type: r.content_type.clone(),
+                body: r.body.clone(),
+            }),
         })
-        .collect()
+    })
+    .collect()
 }

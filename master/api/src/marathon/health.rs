@@ -76,6 +76,7 @@ fn health_check(h: &Obj<'_>, ports: &[PortDefinition], errs: &mut Errors) -> Opt
         max_consecutive_failures: h
             .integer("maxConsecutiveFailures", 0, u32::MAX, errs)
             .unwrap_or(3),
+        keep_response: false,
     })
 }
 
@@ -133,8 +134,7 @@ fn readiness_check(
         let rule = "must be smaller than intervalSeconds";
         errs.add(r.path("timeoutSeconds"), rule);
     }
-    // Read for its type, since definitions that exist have it: responses are not kept.
-    let _ = r.boolean("preserveLastResponse", errs);
+    let keep_response = r.boolean("preserveLastResponse", errs).unwrap_or(false);
     Some(HealthCheck {
         name: Some(name),
         purpose: CheckPurpose::Readiness,
@@ -150,6 +150,7 @@ fn readiness_check(
         interval,
         timeout,
         max_consecutive_failures: 0,
+        keep_response,
     })
 }
 
@@ -227,6 +228,7 @@ fn check(c: &Obj<'_>, ports: &[PortDefinition], errs: &mut Errors) -> Option<Hea
         interval,
         timeout,
         max_consecutive_failures: 0,
+        keep_response: false,
     })
 }
 

@@ -49,6 +49,8 @@ pub struct ReadinessCheckJson {
     pub interval_seconds: Number,
     pub timeout_seconds: Number,
     pub http_status_codes_for_ready: Vec<u16>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preserve_last_response: Option<bool>,
 }
 
 /// Marathon's `check`.
@@ -188,6 +190,7 @@ fn readiness_check(h: &HealthCheck, ports: &[PortDefinition]) -> Option<Readines
         interval_seconds: Number::seconds(h.interval),
         timeout_seconds: Number::seconds(h.timeout),
         http_status_codes_for_ready: statuses.clone(),
+        preserve_last_response: h.keep_response.then_some(true),
     })
 }
 

@@ -24,6 +24,7 @@ mod pod;
 mod ports;
 mod schema;
 mod secrets;
+mod stats;
 mod types;
 mod version;
 pub(crate) mod volumes;
@@ -54,11 +55,12 @@ pub use pod::{
     ResourcesJson, pod_from_value, pod_json, pod_schema,
 };
 pub use schema::app_schema;
+pub use stats::{LifeTime, StateCounts, Stats, StatsOf, TaskStats, task_stats};
 pub use types::{
     App, AppList, AppVersions, Delay, Deployment, DeploymentAction, DeploymentResult,
     DeploymentStep, DeploymentStub, HealthCheckResult, HttpConfig, Info, IpAddress, Leader,
     LocalVolume, MarathonConfig, ProcessedOffers, Queue, QueueItem, ReadinessCheckResult,
-    Rejection, Task, TaskFailure, TaskList, TasksToDelete, VersionInfo, WrappedApp, WrappedTask,
-    ZooKeeperConfig,
+    ReadinessResponse, Rejection, Task, TaskFailure, TaskList, TasksToDelete, VersionInfo,
+    WrappedApp, WrappedTask, ZooKeeperConfig,
 };
 pub use version::parse_version;

@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::definition::{AppDefinition, Number};
+use super::{
+    definition::{AppDefinition, Number},
+    stats::TaskStats,
+};
 pub use crate::error::DeploymentRef as DeploymentStub;
 
 /// An app: definition and state.
@@ -28,6 +31,8 @@ pub struct App {
     /// Of apps with readiness checks, when asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub readiness_check_results: Option<Vec<ReadinessCheckResult>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task_stats: Option<TaskStats>,
 }
 
 /// Whether a task is ready by one of its checks. Agents tell whether it is by all of them.
@@ -38,6 +43,18 @@ pub struct ReadinessCheckResult {
     pub name: String,
     pub task_id: String,
     pub ready: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_response: Option<ReadinessResponse>,
+}
+
+/// What a readiness check was answered last.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs, reason = "keys of Marathon's response")]
+pub struct ReadinessResponse {
+    pub status: u16,
+    pub content_type: String,
+    pub body: String,
 }
 
 /// When a definition last changed.
@@ -313,6 +330,11 @@ pub struct MarathonConfig {
     /// Milliseconds, as the other durations.
     pub task_launch_timeout: u64,
     pub decline_offer_duration: u64,
+    /// Left out where launches under way are not bounded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub launch_token: Option<u32>,
+    pub launch_token_refresh_interval: u64,
+    pub min_revive_offers_interval: u64,
 }
 
 /// There is no ZooKeeper: an empty object.

@@ -63,6 +63,7 @@ fn health(h: &pb::HealthCheck) -> Result<HealthCheck, ConvertError> {
         interval: secs("interval_seconds", h.interval_seconds())?.max(SHORTEST),
         timeout: timeout(h.timeout_seconds())?,
         max_consecutive_failures: h.consecutive_failures(),
+        keep_response: false,
     })
 }
 
@@ -88,6 +89,7 @@ fn told(c: &pb::CheckInfo) -> Result<HealthCheck, ConvertError> {
         interval: secs("interval_seconds", c.interval_seconds())?.max(SHORTEST),
         timeout: timeout(c.timeout_seconds())?,
         max_consecutive_failures: 0,
+        keep_response: false,
     })
 }
 

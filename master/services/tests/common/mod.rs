@@ -83,6 +83,7 @@ pub fn check() -> HealthCheck {
         interval: Millis::from_secs(60),
         timeout: Millis::from_secs(20),
         max_consecutive_failures: 3,
+        keep_response: false,
     }
 }
 
@@ -124,6 +125,7 @@ pub fn status(task_id: &TaskId, on: &AgentId, state: TaskState) -> TaskStatus {
         ip6: None,
         ready: None,
         check: None,
+        responses: Vec::new(),
         task_id: task_id.clone(),
         agent_id: on.clone(),
         state,

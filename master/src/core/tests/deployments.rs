@@ -230,7 +230,9 @@ fn a_delay_is_reset_for_what_waits_only() {
     let task = w.task_ids().remove(0);
     w.say(&agent_id(1), &task, TaskState::Failed);
     let launched = w.launches();
-    assert!(w.view().queue[0].delay.0 > 0, "{:?}", w.view().queue);
+    let view = w.view();
+    let queued = view.queue.values().next().unwrap();
+    assert!(queued.delay(view.at).0 > 0, "{queued:?}");
     assert_eq!(reset(&mut w, "/web"), Ok(()));
     assert_eq!(w.launches(), launched + 1, "at once");
     // Counted once; what is asked for is no restart.

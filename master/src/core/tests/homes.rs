@@ -170,7 +170,7 @@ fn a_service_runs_for_its_role_and_on_what_it_accepts() {
     w.settle();
     let view = w.core.view(w.now);
     assert_eq!(view.queue.len(), 1);
-    let why = &view.queue[0].why[0];
+    let why = &view.queue.values().next().unwrap().why()[0];
     assert_eq!(why.reason.name(), "UnfulfilledRole");
     assert!(
         why.message.starts_with("accepts resources of dev alone"),

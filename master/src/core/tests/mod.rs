@@ -25,6 +25,7 @@ mod roles;
 mod services;
 mod sums;
 mod upkeep;
+mod views;
 
 use std::collections::BTreeMap;
 
@@ -570,8 +571,16 @@ impl World {
         }
     }
 
+    /// What readers see; what is kept from view to view is as if it were made from nothing.
     pub(super) fn view(&mut self) -> ClusterView {
-        self.core.view(self.now)
+        let view = self.core.view(self.now);
+        let n_made = self.core.shown.n_made;
+        self.core.shown = shown::Shown::default();
+        let anew = self.core.view(self.now);
+        self.core.shown.n_made = n_made;
+        assert_eq!(view.services, anew.services);
+        assert_eq!(view.queue, anew.queue);
+        view
     }
 
     pub(super) fn net(&self) -> &NetSnapshot {
@@ -594,6 +603,7 @@ pub(super) fn status(agent: &AgentId, task: &TaskId, state: TaskState) -> TaskSt
         ip6: None,
         ready: None,
         check: None,
+        responses: Vec::new(),
         task_id: task.clone(),
         agent_id: agent.clone(),
         state,

@@ -47,6 +47,7 @@ fn checked(n: u32) -> ServiceSpec {
         interval: Millis::from_secs(60),
         timeout: Millis::from_secs(20),
         max_consecutive_failures: 3,
+        keep_response: false,
     }];
     spec
 }

@@ -337,3 +337,78 @@ fn half_a_gpu_is_refused() {
         "{refused}"
     );
 }
+
+#[test]
+fn every_field_that_breaks_a_rule_is_named() {
+    let mut w = World::new();
+    let mut bad = service("/web", 1, "/web:80");
+    bad.constraints = vec![
+        vec!["rack".into(), "NEAR".into()],
+        vec!["hostname".into(), "UNIQUE".into()],
+        vec!["@rack".into(), "UNIQUE".into()],
+    ];
+    bad.instances = w.core.config.max_instances + 1;
+    bad.labels
+        .insert("WAGGLE_STEP_DEADLINE".into(), "soon".into());
+    bad.container.network = waggle_types::NetworkMode::Container("nowhere".into());
+    bad.resources.scalars[3] = waggle_types::Milli(500);
+    let err = w.put(bad.clone(), PutMode::Create, false).unwrap_err();
+    let MasterError::AllInvalid(all) = err else {
+        panic!("{err}")
+    };
+    let fields: Vec<&str> = all.iter().map(|e| e.field.as_str()).collect();
+    assert_eq!(
+        fields,
+        [
+            "instances",
+            "constraints[0][1]",
+            "constraints[2][0]",
+            "labels.WAGGLE_STEP_DEADLINE",
+            "gpus",
+            "networks[0].name",
+        ]
+    );
+    assert!(w.view().services.is_empty());
+    // One alone is what it was.
+    bad.constraints.clear();
+    bad.labels.clear();
+    bad.resources.scalars[3] = waggle_types::Milli(0);
+    bad.instances = 1;
+    let err = w.put(bad, PutMode::Create, false).unwrap_err();
+    assert!(
+        matches!(&err, MasterError::Invalid(e) if e.field == "networks[0].name"),
+        "{err}"
+    );
+}
+
+#[test]
+fn an_app_waits_for_its_secrets_and_says_so() {
+    let mut w = World::new();
+    w.join(1);
+    let mut app = service("/db", 1, "/db:80");
+    app.secrets.sources = BTreeMap::from([("pw".into(), "shop/db".into())]);
+    app.secrets.env = BTreeMap::from([("PASSWORD".into(), "pw".into())]);
+    w.put(app.clone(), PutMode::Create, false).unwrap();
+    w.run_all();
+    for _ in 0..2 {
+        let view = w.view();
+        let id = &app.id;
+        assert_eq!(view.services[id].spec.secrets, app.secrets);
+        assert_eq!(view.services[id].instances, []);
+        let why = view.queue[id].why();
+        assert_eq!(
+            why[0].message,
+            "needs the values of secrets (pw) and there is no secret store: 1 offer refused"
+        );
+        assert!(view.tasks.is_empty());
+        // It is stored as it is, and the next master knows no more.
+        w.restart();
+        w.join(1);
+        w.pass(60_000);
+    }
+    // Without the secret it runs.
+    app.secrets.env.clear();
+    w.put(app.clone(), PutMode::Upsert, true).unwrap();
+    w.run_all();
+    assert_eq!(w.view().services[&app.id].running, 1);
+}

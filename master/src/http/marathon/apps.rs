@@ -12,10 +12,10 @@ use waggle_api::{
     error::ApiError,
     marathon::{
         App, AppList, AppVersions, Counts, ParseMode, ReadinessCheckResult, TaskFailure,
-        WrappedApp, app_from_value, app_json, parse_version, readiness_results,
+        WrappedApp, app_from_value, app_json, parse_version, readiness_results, task_stats,
     },
 };
-use waggle_types::{ServiceId, ServiceSpec, ServiceVersion, TraceContext};
+use waggle_types::{ServiceId, ServiceSpec, ServiceVersion, TraceContext, UnixMillis};
 
 use super::{
     super::{
@@ -40,6 +40,8 @@ pub(super) struct Embed {
     pub tasks: bool,
     pub last_failure: bool,
     pub readiness: bool,
+    /// Of this moment.
+    pub stats: Option<UnixMillis>,
 }
 
 pub(super) fn app(service: &ServiceView, embed: Embed) -> App {
@@ -51,31 +53,21 @@ pub(super) fn app(service: &ServiceView, embed: Embed) -> App {
     };
     let deployments = service.deployments.iter().map(ToString::to_string);
     let mut app = app_json(&service.spec, counts, deployments.collect());
-    app.version_info.last_config_change_at = configured_at(service).to_string();
+    app.version_info.last_config_change_at = service.configured_at.to_string();
     app.tasks = embed.tasks.then(|| tasks::of(service));
     app.readiness_check_results =
         Some(readiness(service, None)).filter(|r| embed.readiness && !r.is_empty());
+    app.task_stats = embed.stats.map(|now| {
+        let instances: Vec<_> = service.instances.iter().map(tasks::instance).collect();
+        let versions = (service.spec.version, service.configured_at);
+        task_stats(&instances, versions, now)
+    });
     app.last_task_failure = service
         .last_failure
         .as_ref()
         .filter(|_| embed.last_failure)
         .map(|f| failure(&service.spec.id, f));
     app
-}
-
-/// The version that brought what is in force, but for the number of instances; the oldest that is kept may be later.
-fn configured_at(service: &ServiceView) -> ServiceVersion {
-    let now = service.spec.as_ref();
-    let same = |s: &&Arc<ServiceSpec>| {
-        let as_now = ServiceSpec {
-            instances: now.instances,
-            version: now.version,
-            ..s.as_ref().clone()
-        };
-        as_now == *now
-    };
-    let before = service.versions.iter().rev().take_while(same);
-    before.last().map_or(now.version, |s| s.version)
 }
 
 /// What the readiness checks of a service's instances say, of all or of those of one version.
@@ -85,7 +77,7 @@ pub(super) fn readiness(
 ) -> Vec<ReadinessCheckResult> {
     let each = service.instances.iter();
     let each = each.filter(|i| version.is_none_or(|v| i.version == v));
-    each.flat_map(|i| readiness_results(&service.spec, &i.task_id, i.ready))
+    each.flat_map(|i| readiness_results(&service.spec, &i.task_id, i.ready, &i.responses))
         .collect()
 }
 
@@ -118,6 +110,7 @@ pub(super) fn list(api: &Api, call: &Call) -> Result<Response, Fail> {
             "app.lastTaskFailure",
         ]),
         readiness: wants(&["apps.readiness", "app.readiness"]),
+        stats: wants(&["apps.taskStats", "app.taskStats"]).then(now),
     };
     let view = api.view();
     let cmd = |s: &ServiceSpec| match &s.command {
@@ -140,13 +133,16 @@ pub(super) fn list(api: &Api, call: &Call) -> Result<Response, Fail> {
     }))
 }
 
-pub(super) fn show(api: &Api, id: &ServiceId) -> Result<Response, Fail> {
+pub(super) fn show(api: &Api, call: &Call, id: &ServiceId) -> Result<Response, Fail> {
     let view = api.view();
     let service = view.app(id).ok_or_else(|| no_such_app(id))?;
+    let mut asked = call.query.all("embed");
+    let stats = asked.any(|e| e == "app.taskStats");
     let embed = Embed {
         tasks: true,
         last_failure: true,
         readiness: true,
+        stats: stats.then(now),
     };
     Ok(ok(&WrappedApp {
         app: app(service, embed),

@@ -103,6 +103,7 @@ fn show(api: &Api, call: &Call, id: &GroupId) -> Result<Response, Fail> {
         tasks: asks(&["group.apps.tasks"]),
         last_failure: asks(&["group.apps.lastTaskFailure"]),
         readiness: asks(&["group.apps.readiness"]),
+        stats: asks(&["group.apps.taskStats"]).then(now),
     };
     let apps = |spec: &ServiceSpec| {
         let service: Option<&Arc<ServiceView>> = view.services.get(&spec.id);

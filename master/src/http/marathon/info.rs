@@ -14,6 +14,7 @@ use waggle_api::{
         Rejection, ZooKeeperConfig, pod_json,
     },
 };
+use waggle_services::{DeclineReason, ReasonCount};
 use waggle_types::{Millis, ServiceId, ServiceVersion, UnixMillis};
 
 use super::{
@@ -53,11 +54,12 @@ pub(super) fn queue(view: &ClusterView, query: &Query) -> Queue {
     let embeds = |what: &str| query.all("embed").any(|e| e == what);
     // Marathon has pods here unasked; clients that know nothing of them break.
     let (offers, pods) = (embeds("lastUnusedOffers"), embeds("pods"));
-    let items = view.queue.iter().filter_map(|q| {
+    let items = view.queue.values().filter_map(|q| {
         let embed = Embed {
             tasks: false,
             last_failure: false,
             readiness: false,
+            stats: None,
         };
         let (app, pod) = match view.app(&q.service) {
             Some(service) => (Some(app(service, embed)), None),
@@ -69,8 +71,8 @@ pub(super) fn queue(view: &ClusterView, query: &Query) -> Queue {
             pod,
             count: q.count,
             delay: Delay {
-                time_left_seconds: Number(q.delay.0 as f64 / 1000.0),
-                overdue: q.delay == Millis(0),
+                time_left_seconds: Number(q.delay(view.at).0 as f64 / 1000.0),
+                overdue: q.delay(view.at) == Millis(0),
             },
             since: ServiceVersion(q.since).to_string(),
             processed_offers_summary: processed(q),
@@ -96,13 +98,14 @@ fn processed(q: &QueueView) -> ProcessedOffers {
 }
 
 /// Every reason has a row: dcoscli prints a table of exactly these.
-fn rejections(counts: &BTreeMap<&'static str, (u64, u64)>) -> Vec<Rejection> {
+fn rejections(counts: &BTreeMap<DeclineReason, ReasonCount>) -> Vec<Rejection> {
     let row = |reason: &&'static str| {
-        let (declined, processed) = counts.get(reason).copied().unwrap_or_default();
+        let count = counts.iter().find(|(r, _)| r.name() == *reason);
+        let count = count.map(|(_, c)| *c).unwrap_or_default();
         Rejection {
             reason: (*reason).to_owned(),
-            declined,
-            processed,
+            declined: count.declined,
+            processed: count.processed,
         }
     };
     REASONS.iter().map(row).collect()
@@ -134,7 +137,7 @@ pub(super) fn abdicate(api: &Api, call: &Call) -> Result<Response, Fail> {
 pub(super) fn info(view: &ClusterView) -> Info {
     let framework = view.frameworks.values().find(|f| f.name == "marathon");
     let leader = view.leader.as_ref();
-    let limits = waggle_services::Limits::default();
+    let limits = &view.launches;
     Info {
         name: "marathon".into(),
         version: MARATHON_VERSION.into(),
@@ -156,6 +159,9 @@ pub(super) fn info(view: &ClusterView) -> Info {
             max_instances_per_offer: limits.max_instances_per_offer,
             task_launch_timeout: limits.launch_timeout.0,
             decline_offer_duration: limits.decline_duration.0,
+            launch_token: limits.launch_tokens,
+            launch_token_refresh_interval: limits.launch_token_refresh.0,
+            min_revive_offers_interval: limits.min_revive_interval.0,
         },
         zookeeper_config: ZooKeeperConfig {},
         http_config: HttpConfig {

@@ -122,7 +122,7 @@ async fn app(api: &Api, call: &Call, body: Body, rest: &[&str]) -> Result<Respon
         id => {
             let id = service_id(id)?;
             match call.method {
-                Method::GET => apps::show(api, &id),
+                Method::GET => apps::show(api, call, &id),
                 Method::PUT | Method::PATCH => apps::put_one(api, call, body, &id).await,
                 Method::DELETE => apps::remove(api, call, &id).await,
                 _ => Err(Fail::method(call, "GET, PUT, PATCH, DELETE")),

@@ -23,9 +23,8 @@ pub(super) fn of(service: &ServiceView) -> Vec<Task> {
     service.instances.iter().map(|i| task(service, i)).collect()
 }
 
-fn task(service: &ServiceView, i: &InstanceView) -> Task {
-    let service_ports: Vec<u16> = service.spec.ports.iter().map(|p| p.port).collect();
-    let instance = Instance {
+pub(super) fn instance(i: &InstanceView) -> Instance<'_> {
+    Instance {
         task_id: &i.task_id,
         agent_id: &i.agent_id,
         hostname: &i.hostname,
@@ -36,10 +35,14 @@ fn task(service: &ServiceView, i: &InstanceView) -> Task {
         staged_at: i.staged_at,
         started_at: i.started_at,
         ports: &i.ports,
-    };
+    }
+}
+
+fn task(service: &ServiceView, i: &InstanceView) -> Task {
+    let service_ports: Vec<u16> = service.spec.ports.iter().map(|p| p.port).collect();
     Task {
         local_volumes: local_volumes(&service.spec, &i.task_id),
-        ..task_json(&service.spec.id, &service_ports, &instance)
+        ..task_json(&service.spec.id, &service_ports, &instance(i))
     }
 }
 

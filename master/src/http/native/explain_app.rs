@@ -11,7 +11,7 @@ use crate::view::{AgentMode, AgentView, ClusterView, ServiceView};
 
 pub(super) fn service(view: &ClusterView, id: &ServiceId) -> Option<ExplainView> {
     let s = view.services.get(id)?;
-    let queued = view.queue.iter().find(|q| q.service == *id);
+    let queued = view.queue.get(id);
     let failure = s.last_failure.as_ref().map(|f| {
         let state: TaskState = f.state;
         format!(
@@ -29,13 +29,13 @@ pub(super) fn service(view: &ClusterView, id: &ServiceId) -> Option<ExplainView>
         running: s.running,
         healthy: s.healthy,
         waiting: queued.map_or(0, |q| q.count),
-        delay_ms: queued.map_or(0, |q| q.delay.0),
+        delay_ms: queued.map_or(0, |q| q.delay(view.at).0),
         offers: queued.map_or(0, |q| q.n_offers),
-        refused: queued.map(|q| q.refused.clone()).unwrap_or_default(),
+        refused: queued.map(|q| q.refused()).unwrap_or_default(),
         deployments: deployments(view, Some(id)),
         last_failure: failure,
         allocator: marathon.map(|f| f.reasons.clone()).unwrap_or_default(),
-        why: queued.map(|q| whys(&q.why)).unwrap_or_default(),
+        why: queued.map(|q| whys(&q.why())).unwrap_or_default(),
         never: never(view, &s.spec),
         homes: s.homes.iter().map(|h| home(view, s, h)).collect(),
         placements: s.decisions.iter().map(|d| placement(d)).collect(),

@@ -485,3 +485,85 @@ async fn groups_are_made_shown_changed_and_removed() {
         .await
         .refused(422, "scaleBy: is only for groups that are there");
 }
+
+#[tokio::test]
+async fn what_readiness_checks_were_answered_is_shown() {
+    let mut view = busy();
+    let id = ServiceId::new("/shop/web").unwrap();
+    let mut app = view.services[&id].as_ref().clone();
+    let mut spec = app.spec.as_ref().clone();
+    let kept = spec_of(&json!({
+        "id": "/shop/web", "cmd": "x", "portDefinitions": [{"port": 0, "name": "http"}],
+        "readinessChecks": [
+            {"name": "quiet", "portName": "http"},
+            {"name": "told", "portName": "http", "preserveLastResponse": true},
+        ],
+    }));
+    spec.health_checks = kept.health_checks;
+    app.spec = Arc::new(spec);
+    app.instances[0].ready = Some(false);
+    app.instances[0].responses = [0, 1]
+        .map(|idx| CheckResponse {
+            idx,
+            status: 503,
+            content_type: "text/plain".into(),
+            body: "warming up".into(),
+        })
+        .into();
+    app.instances[1].ready = Some(true);
+    view.services.insert(Arc::new(app));
+    let c = Cluster::start(view);
+    let response = json!({"status": 503, "contentType": "text/plain", "body": "warming up"});
+    let of = |n: u8, name: &str, ready: bool| {
+        let task = format!("shop_web.instance-{n}._app.1");
+        json!({"name": name, "taskId": task, "ready": ready})
+    };
+    let mut told = of(1, "told", false);
+    told["lastResponse"] = response;
+    let all = json!([
+        of(1, "quiet", false),
+        told,
+        of(2, "quiet", true),
+        of(2, "told", true)
+    ]);
+    let shown = c.get("/v2/apps/shop/web").await.json();
+    assert_eq!(shown["app"]["readinessCheckResults"], all);
+    let deployments = c.get("/v2/deployments").await.json();
+    let action = &deployments[0]["currentActions"][0];
+    assert_eq!(action["readinessCheckResults"], all, "{deployments}");
+}
+
+#[tokio::test]
+async fn statistics_of_tasks_are_shown_where_asked_for() {
+    let mut view = busy();
+    let id = ServiceId::new("/shop/web").unwrap();
+    let mut app = view.services[&id].as_ref().clone();
+    // One of the two runs what was before.
+    app.instances[0].version = ServiceVersion(UnixMillis(AT.0 - 60_000));
+    app.instances[0].staged_at = UnixMillis(AT.0 - 60_000);
+    app.instances[0].health = HealthState::Unhealthy;
+    view.services.insert(Arc::new(app));
+    let c = Cluster::start(view);
+    assert!(c.get("/v2/apps/shop/web").await.json()["app"]["taskStats"].is_null());
+    for (path, at) in [
+        ("/v2/apps/shop/web?embed=app.taskStats", "/app/taskStats"),
+        ("/v2/apps?embed=apps.taskStats", "/apps/0/taskStats"),
+        (
+            "/v2/groups/shop?embed=group.apps&embed=group.apps.taskStats",
+            "/apps/0/taskStats",
+        ),
+    ] {
+        let shown = c.get(path).await.json();
+        let stats = shown.pointer(at).unwrap_or_else(|| panic!("{shown}"));
+        let counts = |of: &str| stats[of]["stats"]["counts"].clone();
+        let one = |healthy: u32| json!({"staged": 0, "running": 1, "healthy": healthy, "unhealthy": 1 - healthy});
+        assert_eq!(counts("withOutdatedConfig"), one(0), "{path}");
+        assert_eq!(counts("withLatestConfig"), one(1), "{path}");
+        assert_eq!(counts("startedAfterLastScaling"), one(1), "{path}");
+        let all = json!({"staged": 0, "running": 2, "healthy": 1, "unhealthy": 1});
+        assert_eq!(counts("totalSummary"), all);
+        let age = &stats["totalSummary"]["stats"]["lifeTime"];
+        assert_eq!(age["averageSeconds"], age["medianSeconds"], "of two");
+        assert!(age["averageSeconds"].is_number());
+    }
+}

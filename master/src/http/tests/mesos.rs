@@ -183,3 +183,41 @@ async fn the_cli_reads_native_json() {
         .await
         .refused(404, "no such path: /waggle/v2/nodes");
 }
+
+#[tokio::test]
+async fn pages_of_other_origins_load_json_as_a_call() {
+    let c = Cluster::start(busy());
+    let plain = c.mesos("/state").await;
+    plain.json();
+    for path in [
+        "/state",
+        "/master/state.json",
+        "/slaves",
+        "/roles",
+        "/metrics/snapshot",
+    ] {
+        let plain = c.mesos(path).await;
+        let called = c.mesos(&format!("{path}?jsonp=app.show_1")).await;
+        assert_eq!(called.status, 200, "{}", called.text);
+        assert_eq!(called.headers["content-type"], "text/javascript", "{path}");
+        assert_eq!(called.headers["x-content-type-options"], "nosniff");
+        assert_eq!(
+            called.text,
+            format!("app.show_1({});", plain.text),
+            "{path}"
+        );
+    }
+    // What is no JSON, or no answer, stays as it is.
+    assert_eq!(c.mesos("/ping?jsonp=cb").await.text, "pong");
+    c.mesos("/nope?jsonp=cb")
+        .await
+        .refused(404, "no such path: /nope");
+    for bad in ["alert(1)//", "", "a%20b", "%3Cscript%3E"] {
+        let refused = c.mesos(&format!("/state?jsonp={bad}")).await;
+        let why =
+            "jsonp: must be the name of a function of at most 128 letters, digits, _, $ and .";
+        refused.refused(400, why);
+    }
+    // Waggle's own endpoints do not know it.
+    c.mesos("/waggle/v1/nodes?jsonp=cb").await.json();
+}

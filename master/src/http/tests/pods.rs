@@ -128,9 +128,9 @@ async fn a_pod_is_created_read_changed_and_removed() {
 #[tokio::test]
 async fn pods_are_in_the_queue_for_who_asks_for_them() {
     let mut view = busy();
-    let mut waiting = view.queue[0].clone();
+    let mut waiting = view.queue.values().next().unwrap().as_ref().clone();
     waiting.service = ServiceId::new("/shop/cart").unwrap();
-    view.queue.push(waiting);
+    view.queue.insert(Arc::new(waiting));
     let c = Cluster::start(view);
     assert_eq!(c.marathon("POST", "/v2/pods", &cart()).await.status, 201);
     let of = |answer: Value| {
@@ -147,9 +147,9 @@ async fn pods_are_in_the_queue_for_who_asks_for_them() {
         .get("/v2/queue?embed=lastUnusedOffers&embed=pods")
         .await
         .json();
-    assert_eq!(of(all.clone()), [(app, Value::Null), (Value::Null, pod)]);
-    assert!(all["queue"][1].get("app").is_none());
-    assert!(all["queue"][1]["processedOffersSummary"].is_object());
+    assert_eq!(of(all.clone()), [(Value::Null, pod), (app, Value::Null)]);
+    assert!(all["queue"][0].get("app").is_none());
+    assert!(all["queue"][0]["processedOffersSummary"].is_object());
 }
 
 #[tokio::test]

@@ -10,8 +10,8 @@ use proptest::{
     prelude::*,
 };
 use waggle_types::{
-    AgentId, AgentInfo, Balance, Ceiling, Ceilings, CheckPurpose, CheckStatus, Command,
-    ContainerSpec, Custom, DiscoveryInfo, Domain, ExecutorId, ExecutorKind, ExecutorSpec,
+    AgentId, AgentInfo, Balance, Ceiling, Ceilings, CheckPurpose, CheckResponse, CheckStatus,
+    Command, ContainerSpec, Custom, DiscoveryInfo, Domain, ExecutorId, ExecutorKind, ExecutorSpec,
     ExecutorStatus, ExternalVolume, FetchUri, FrameworkId, HealthCheck, HealthProbe, HealthState,
     ImageSpec, Interval, Isolation, Locality, MAX_BALANCE_S, MAX_WEIGHT, Milli, Millis, Mount,
     MountSource, NetworkMode, OnExecutor, Policy, PortRange, PortSet, Protocol, RangeSet,
@@ -232,6 +232,7 @@ pub(super) fn health_check() -> impl Strategy<Value = HealthCheck> {
             interval: Millis(i),
             timeout: Millis(t),
             max_consecutive_failures: n,
+            keep_response: n % 2 == 1,
         },
     )
 }
@@ -622,6 +623,15 @@ pub(super) fn status() -> BoxedStrategy<TaskStatus> {
                     ip: ready.map(|_| Ipv4Addr::new(172, 31, 254, 2)),
                     ip6: ready.map(|_| std::net::Ipv6Addr::LOCALHOST),
                     ready,
+                    responses: check
+                        .iter()
+                        .map(|_| CheckResponse {
+                            idx: usize::from(health == HealthState::Healthy),
+                            status: 503,
+                            content_type: message.clone(),
+                            body: message.clone(),
+                        })
+                        .collect(),
                     check,
                     task_id: TaskId::new(t).unwrap(),
                     agent_id: AgentId::new(a).unwrap(),

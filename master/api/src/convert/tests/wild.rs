@@ -243,6 +243,7 @@ pub(super) fn health_check() -> BoxedStrategy<session::HealthCheck> {
             interval_ms: t[1],
             timeout_ms: t[2],
             max_consecutive_failures: n,
+            keep_response: false,
         })
         .boxed()
 }
@@ -580,6 +581,15 @@ pub(super) fn wild_status() -> BoxedStrategy<session::TaskStatus> {
                 at_ms,
                 uuid,
                 executor: None,
+                responses: (n[1] > 9)
+                    .then(|| session::CheckResponse {
+                        idx: u32::MAX,
+                        status: n[3].unsigned_abs() * 100,
+                        content_type: "x".repeat(300),
+                        body: "\u{e4}".repeat(900),
+                    })
+                    .into_iter()
+                    .collect(),
                 check: (n[0] > 9).then(|| session::CheckStatus {
                     said: (n[1] > 9).then(|| {
                         let status = u32::try_from(n[2] * 10_000).ok();

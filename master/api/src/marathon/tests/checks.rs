@@ -65,6 +65,7 @@ fn readiness_checks_are_marathons() {
         port_index,
         port: None,
     };
+    assert_eq!((first.keep_response, second.keep_response), (false, true));
     assert_eq!(first.probe, http(false, &[200], "/", 1));
     assert_eq!(second.probe, http(true, &[200, 302], "/ready", 0));
     assert_eq!(spec_from_json(&spec_to_json(&spec)).unwrap(), spec);

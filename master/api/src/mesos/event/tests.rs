@@ -149,6 +149,7 @@ fn running() -> TaskStatus {
         health: HealthState::Unknown,
         ready: None,
         check: None,
+        responses: Vec::new(),
         ip: None,
         ip6: None,
         executor: None,

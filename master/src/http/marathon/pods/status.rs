@@ -34,7 +34,7 @@ pub(super) fn one(view: &ClusterView, s: &ServiceView) -> PodStatus {
     let is_stable = n_stable >= s.spec.instances as usize;
     let changed = instances.iter().map(|i| i.last_changed.clone()).max();
     let changed = changed.unwrap_or_else(|| s.spec.version.to_string());
-    let waiting = view.queue.iter().find(|q| q.service == s.spec.id);
+    let waiting = view.queue.get(&s.spec.id);
     PodStatus {
         id: s.spec.id.to_string(),
         spec: pod_json(&s.spec).unwrap_or_default(),
