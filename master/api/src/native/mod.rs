@@ -56,7 +56,7 @@ pub use refusal::{Refusal, RefusalDetail};
 pub use reservations::{PartView, ReservationView, StackEntry, VolumeUse, stack};
 pub use resources::{ResourcesView, VolumeView};
 pub use roles::{QuotaView, RoleView, WeightView};
-pub use spans::{SpanView, SpansView, TraceView, in_order, of_task};
+pub use spans::{LinkView, SpanView, SpansView, TraceView, in_order, of_task};
 pub use spread::Spread;
 pub use tasks::{
     DeploymentStateView, DeploymentView, ExplainView, HomeView, NeverView, PlacementView, TaskView,

@@ -66,6 +66,7 @@ fn span(id: &str, parent: &str, name: &str, start_ns: u64) -> SpanView {
         end_ns: start_ns + 5,
         attributes: [("waggle.task.id".to_owned(), task)].into(),
         error: None,
+        links: Vec::new(),
     }
 }
 
