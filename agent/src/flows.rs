@@ -236,6 +236,17 @@ impl Flows {
         self.seen.retain(|key, _| !gone.contains(&key.cgroup_id));
     }
 
+    /// A task's edges as of the last reading.
+    pub fn edges_of(&self, cgroup_id: u64) -> impl Iterator<Item = (&FlowKey, &FlowStats)> + Clone {
+        let first = FlowKey {
+            cgroup_id,
+            ..FlowKey::default()
+        };
+        let from = self.seen.range(first..);
+        from.take_while(move |(key, _)| key.cgroup_id == cgroup_id)
+            .map(|(key, flow)| (key, &flow.0))
+    }
+
     /// Open connections as of the last reading: of which task, over which edge, how many.
     pub fn open(&self) -> impl Iterator<Item = (u64, OpenEdge<'_>, u64)> {
         self.active.iter().flat_map(|(cgroup_id, edges)| {

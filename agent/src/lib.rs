@@ -72,6 +72,7 @@ mod sys;
 mod system;
 mod tasks;
 mod tidy;
+mod traffic;
 mod unpack;
 mod watch_points;
 

@@ -17,7 +17,7 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -33,7 +33,7 @@ use waggle_ebpf_common::{
 use waggle_overlay::VipNames;
 use waggle_telemetry::{Telemetry, names};
 
-use crate::{AgentConfig, clock, flows::Peers, net::Net, run::blocking};
+use crate::{AgentConfig, clock, flows::Peers, net::Net, run::blocking, traffic::Seens};
 
 pub use api::routes;
 pub use owners::Owner;
@@ -75,6 +75,7 @@ pub struct FlowLog {
     kept: Mutex<Kept>,
     /// Of cgroups that were not known at the last look: a task's first connection may end before the agent knows its process.
     unknown: Mutex<Vec<FlowRecord>>,
+    seens: Mutex<Seens>,
 }
 
 /// Both under one lock: who follows sees each connection once.
@@ -103,6 +104,7 @@ impl FlowLog {
                 news: broadcast::Sender::new(BEHIND),
             }),
             unknown: Mutex::default(),
+            seens: Mutex::default(),
         }
     }
 
@@ -120,6 +122,12 @@ impl FlowLog {
     /// A task is gone; what is still in the ring of it is told as its own.
     pub fn end(&self, cgroup_id: u64) {
         self.owners().end(cgroup_id);
+        self.seens().end(cgroup_id);
+    }
+
+    /// What is seen of tasks whose first connection is awaited.
+    pub fn seens(&self) -> MutexGuard<'_, Seens> {
+        self.seens.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What was kept until now, and what comes from now on.
@@ -157,8 +165,13 @@ impl FlowLog {
             }
         }
         let mut flows = Vec::new();
+        let offset = wall_offset_ns();
+        let mut seens = self.seens();
+        for record in &taken {
+            seens.note(record, offset);
+        }
+        drop(seens);
         if self.is_wanted() {
-            let offset = wall_offset_ns();
             let name = |r: &FlowRecord| self.named(r, owners.get(r.cgroup_id), peers, vips, offset);
             flows.extend(taken.iter().map(name));
             // Of several processors' connections those of one moment may be in any order.
@@ -244,11 +257,11 @@ impl FlowLog {
         }
     }
 
-    fn owners(&self) -> std::sync::MutexGuard<'_, Owners> {
+    fn owners(&self) -> MutexGuard<'_, Owners> {
         self.owners.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn kept(&self) -> std::sync::MutexGuard<'_, Kept> {
+    fn kept(&self) -> MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -264,10 +277,10 @@ pub async fn work(log: Arc<FlowLog>, net: Arc<Net>, telemetry: Telemetry) {
     let mut passed = Instant::now();
     loop {
         tick.tick().await;
-        let (kept, net, told) = (Arc::clone(&log), Arc::clone(&net), telemetry.clone());
+        let (kept, looked, told) = (Arc::clone(&log), Arc::clone(&net), telemetry.clone());
         let n;
         (records, n) = blocking(move || {
-            let n = told.cpu().run(|| kept.look(&mut records, &net, &told));
+            let n = told.cpu().run(|| kept.look(&mut records, &looked, &told));
             (records, n)
         })
         .await;
