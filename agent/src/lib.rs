@@ -54,6 +54,7 @@ mod observe;
 mod operator;
 mod overlay_api;
 mod parts;
+mod peers;
 mod receive;
 mod reconfiguration;
 mod recover;

@@ -21,12 +21,12 @@ use crate::{
     edge_points::{edge_points, packet_points},
     figures::Reading,
     flow_log::Owner,
-    flows::service_name,
     logs::{
         self, Came, FileEntry, FollowedFiles, MAX_PER_POLL, NodeQuota, OutputDir, Shipped, Tail,
     },
     meter::{self, NodeReading, TaskReading},
     net::Net,
+    peers::service_name,
     shim,
     sys::{self, ProcessId},
     traffic::Awaiting,

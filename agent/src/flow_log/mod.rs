@@ -8,6 +8,7 @@
 //! - What found no room in the ring, or could not be written, is counted.
 
 mod api;
+mod denied;
 mod filter;
 mod map;
 mod owners;
@@ -33,9 +34,10 @@ use waggle_ebpf_common::{
 use waggle_overlay::VipNames;
 use waggle_telemetry::{Telemetry, names};
 
-use crate::{AgentConfig, clock, flows::Peers, net::Net, run::blocking, traffic::Seens};
+use crate::{AgentConfig, clock, net::Net, peers::Peers, run::blocking, traffic::Seens};
 
 pub use api::routes;
+use denied::Denied;
 pub use owners::Owner;
 use owners::Owners;
 use segments::{Extent, Segments};
@@ -140,7 +142,12 @@ impl FlowLog {
     /// One look; how many there were. Blocking, briefly.
     fn look(&self, records: &mut FlowRecords, net: &Net, telemetry: &Telemetry) -> usize {
         let vips = net.vip_names();
-        let (n, flows) = net.with_peers(|peers| self.take(records, peers, &vips));
+        let (n, mut flows) = net.with_peers(|peers| self.take(records, peers, &vips));
+        let others = Denied::look(net, &self.node, wall_offset_ns());
+        if self.is_wanted() && !others.is_empty() {
+            flows.extend(others);
+            flows.sort_by_key(|f| f.ended_us);
+        }
         self.keep(flows, telemetry);
         n
     }
@@ -254,6 +261,7 @@ impl FlowLog {
             connect_us: if accepted { 0 } else { record.connect_us },
             rtt_us: record.rtt_us,
             retransmits: record.retransmits,
+            ..EndedFlow::default()
         }
     }
 
@@ -272,6 +280,7 @@ pub async fn work(log: Arc<FlowLog>, net: Arc<Net>, telemetry: Telemetry) {
         return;
     };
     let mut lost = records.lost().unwrap_or(0);
+    let mut denied = Denied::default();
     let mut tick = tokio::time::interval(EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     let mut passed = Instant::now();
@@ -287,6 +296,7 @@ pub async fn work(log: Arc<FlowLog>, net: Arc<Net>, telemetry: Telemetry) {
         // Looks that come sooner don't make a task be forgotten sooner.
         if passed.elapsed() >= EVERY / 2 {
             log.owners().pass();
+            denied.count(&net, &telemetry);
             passed = Instant::now();
         }
         if n >= MANY {
@@ -352,6 +362,7 @@ mod tests {
             connect_us: 3,
             rtt_us: 4,
             retransmits: 0,
+            ..EndedFlow::default()
         }
     }
 
