@@ -273,6 +273,11 @@ impl TaskDir {
         shim::read_json(&self.path.join(shim::TASK)).ok().flatten()
     }
 
+    /// When this agent, or one before it, had got it.
+    pub fn received(&self) -> Option<UnixMillis> {
+        crate::tidy::modified(&self.path.join(SPEC))
+    }
+
     /// When its process began: the record is written then, once.
     pub fn process_since(&self) -> Option<UnixMillis> {
         crate::tidy::modified(&self.path.join(shim::TASK))

@@ -12,7 +12,7 @@ use std::{
 use axum::{
     Json, Router,
     extract::{Path, Query, State, rejection::QueryRejection},
-    http::{StatusCode, header},
+    http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -26,7 +26,7 @@ use waggle_overlay_plan::{
 };
 use waggle_telemetry::Telemetry;
 
-use crate::{clock, net::Net, serve};
+use crate::{clock, http::metrics_page, net::Net, serve};
 
 /// Most records in one answer of the zone; the answer says that there are more.
 const MAX_RECORDS: usize = 10_000;
@@ -99,13 +99,8 @@ async fn version() -> Json<Value> {
     Json(json!({ "Service": "waggle-dns", "Version": env!("CARGO_PKG_VERSION") }))
 }
 
-async fn metrics(State(api): Shared) -> Response {
-    let kind = "text/plain; version=0.0.4; charset=utf-8";
-    (
-        [(header::CONTENT_TYPE, kind)],
-        api.telemetry.prometheus_text(),
-    )
-        .into_response()
+async fn metrics(State(api): Shared, headers: HeaderMap) -> Response {
+    metrics_page(&api.telemetry, &headers)
 }
 
 async fn hosts(State(api): Shared, Path(host): Path<String>) -> Result<Json<Value>, Problem> {

@@ -4,21 +4,17 @@
 //! addresses. Addresses themselves are never shown: they have no bound.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    net::IpAddr,
+    collections::{BTreeMap, BTreeSet},
     ops::AddAssign,
-    sync::Arc,
 };
 
+use crate::{meter::Out, peers::Peers};
 use waggle_ebpf_common::{
     flow::{ACCEPTED, FlowKey, FlowStats, MAX_FLOWS},
     ip_of,
 };
 use waggle_overlay::VipNames;
 use waggle_telemetry_pipeline::{Amount, Attrs, Busiest, Point, PointData, names};
-use waggle_types::NetSnapshot;
-
-use crate::meter::Out;
 
 /// Edges of one task with series of their own.
 const PLACES: usize = 32;
@@ -83,78 +79,6 @@ impl Flow {
     /// Whether nothing is open: until something comes, nothing changes.
     fn is_idle(&self) -> bool {
         self.0.opened <= self.0.closed
-    }
-}
-
-/// Whom addresses belong to.
-#[derive(Debug, Clone, Default)]
-pub struct Peers {
-    services: HashMap<(IpAddr, u16), Arc<str>>,
-    own: HashMap<IpAddr, Arc<str>>,
-    nodes: BTreeSet<IpAddr>,
-}
-
-impl Peers {
-    /// As a desired state has it.
-    pub fn of(snapshot: &NetSnapshot) -> Self {
-        let mut out = Self::default();
-        for agent in snapshot.agents.values() {
-            out.nodes.insert(IpAddr::V4(agent.ip));
-            out.nodes.extend(agent.ip6.map(IpAddr::V6));
-        }
-        // Many tasks have one name.
-        let mut names: BTreeSet<Arc<str>> = BTreeSet::new();
-        for task in snapshot.tasks.values() {
-            let name = service_name(&task.name, &task.framework);
-            let name = if let Some(name) = names.get(name.as_str()) {
-                Arc::clone(name)
-            } else {
-                let name: Arc<str> = name.into();
-                names.insert(Arc::clone(&name));
-                name
-            };
-            let ips = task.ip.map(IpAddr::V4).into_iter();
-            for ip in ips.chain(task.ip6.map(IpAddr::V6)) {
-                out.own.insert(ip, Arc::clone(&name));
-            }
-            if let Some(agent) = snapshot.agents.get(&task.agent_id) {
-                for port in task.ports.iter().filter(|p| p.host_port != 0) {
-                    let at = (IpAddr::V4(agent.ip), port.host_port);
-                    out.services.insert(at, Arc::clone(&name));
-                }
-            }
-        }
-        out
-    }
-
-    /// The name of who has an address, and listens at a port where that is known.
-    pub fn name(&self, ip: IpAddr, port: Option<u16>) -> &str {
-        let at_port = port.and_then(|port| self.services.get(&(ip, port)));
-        if let Some(name) = at_port.or_else(|| self.own.get(&ip)) {
-            return name;
-        }
-        if ip.is_loopback() {
-            "loopback"
-        } else if self.nodes.contains(&ip) {
-            "node"
-        } else if is_private(ip) {
-            "private"
-        } else {
-            "public"
-        }
-    }
-}
-
-/// A service as edges name it: as DNS does, without the domain.
-pub fn service_name(task_name: &str, framework: &str) -> String {
-    format!("{task_name}.{framework}")
-}
-
-/// RFC 1918, RFC 3927, RFC 4193, RFC 4291 section 2.5.6.
-fn is_private(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(ip) => ip.is_private() || ip.is_link_local(),
-        IpAddr::V6(ip) => ip.is_unique_local() || ip.is_unicast_link_local(),
     }
 }
 
@@ -234,6 +158,17 @@ impl Flows {
             self.active.remove(cgroup_id);
         }
         self.seen.retain(|key, _| !gone.contains(&key.cgroup_id));
+    }
+
+    /// A task's edges as of the last reading.
+    pub fn edges_of(&self, cgroup_id: u64) -> impl Iterator<Item = (&FlowKey, &FlowStats)> + Clone {
+        let first = FlowKey {
+            cgroup_id,
+            ..FlowKey::default()
+        };
+        let from = self.seen.range(first..);
+        from.take_while(move |(key, _)| key.cgroup_id == cgroup_id)
+            .map(|(key, flow)| (key, &flow.0))
     }
 
     /// Open connections as of the last reading: of which task, over which edge, how many.
@@ -345,13 +280,14 @@ fn push(out: &mut Out, attrs: &Attrs, Flow(flow): &Flow, open: u64) {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
+    use std::net::{IpAddr, Ipv4Addr};
 
     use waggle_ebpf_common::addr_of;
     use waggle_telemetry_pipeline::AttrValue;
     use waggle_types::{Protocol, VipKey};
 
     use super::*;
+    use crate::peers;
 
     fn key(cgroup_id: u64, peer: [u8; 4], port: u16, side: u32, vip_id: u32) -> FlowKey {
         FlowKey {
@@ -374,15 +310,11 @@ mod tests {
     }
 
     fn peers() -> Peers {
-        let node = IpAddr::V4(Ipv4Addr::new(192, 168, 1, 2));
-        Peers {
-            services: HashMap::from([((node, 31000), "web.marathon".into())]),
-            own: HashMap::from([(
-                IpAddr::V4(Ipv4Addr::new(9, 0, 1, 2)),
-                "cart.marathon".into(),
-            )]),
-            nodes: BTreeSet::from([node]),
-        }
+        let named = [
+            ("web", None, Some(31000)),
+            ("cart", Some([9, 0, 1, 2]), None),
+        ];
+        peers::tests::peers([192, 168, 1, 2], &named)
     }
 
     fn vips() -> VipNames {

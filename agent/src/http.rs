@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use waggle_api::mesos::{ResourcesJson, Version, seconds};
 use waggle_lifecycle::TaskSummary;
 use waggle_overlay::overlay::OverlayNet;
-use waggle_telemetry::Telemetry;
+use waggle_telemetry::{Exposition, Telemetry};
 use waggle_types::{AgentInfo, ExecutorRecord, Resources, TaskId, UnixMillis};
 
 use crate::{
@@ -359,14 +359,21 @@ pub async fn serve_api(listener: TcpListener, view: View, shown: Shown) {
 
 /// Serves `GET /metrics` until it is dropped.
 pub async fn serve_metrics(listener: TcpListener, telemetry: Telemetry) {
-    let page = async |State(telemetry): State<Telemetry>| {
-        let kind = "text/plain; version=0.0.4; charset=utf-8";
-        ([(header::CONTENT_TYPE, kind)], telemetry.prometheus_text())
+    let page = async |State(telemetry): State<Telemetry>, headers: HeaderMap| {
+        metrics_page(&telemetry, &headers)
     };
     let router = Router::new()
         .route("/metrics", get(page))
         .with_state(telemetry);
     serve::serve(listener, router, "metrics").await;
+}
+
+/// All series, in the format that a scraper asks for.
+pub fn metrics_page(telemetry: &Telemetry, headers: &HeaderMap) -> Response {
+    let accept = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok());
+    let format = Exposition::accepted(accept);
+    let kind = [(header::CONTENT_TYPE, format.content_type())];
+    (kind, telemetry.prometheus_page(format)).into_response()
 }
 
 async fn version() -> Json<Value> {

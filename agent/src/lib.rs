@@ -54,6 +54,7 @@ mod observe;
 mod operator;
 mod overlay_api;
 mod parts;
+mod peers;
 mod receive;
 mod reconfiguration;
 mod recover;
@@ -72,6 +73,7 @@ mod sys;
 mod system;
 mod tasks;
 mod tidy;
+mod traffic;
 mod unpack;
 mod watch_points;
 

@@ -2,6 +2,7 @@
 //!
 //! Everything that knows `waggle-ebpf` and `waggle-overlay` by name is here.
 
+mod attached;
 mod devices;
 mod encryption;
 mod rings;
@@ -23,18 +24,17 @@ use waggle_overlay::packet::PacketNet;
 use waggle_overlay::wireguard::Wireguard;
 use waggle_overlay::{Applied, ApplyError, NodeNet, NodeNetConfig, VipNames};
 use waggle_overlay_plan::Fact;
-use waggle_telemetry::{SpanKind, Telemetry, names};
+use waggle_telemetry::{Telemetry, names};
 use waggle_types::{
     AgentId, Cause, Generation, HealthState, NetDelta, NetSnapshot, TaskId, TaskState,
 };
 
+use attached::Attaching;
 use rings::{TELL_EVERY, Told};
 
 use crate::{
-    AgentConfig, AgentError, DataPlanePolicy, clock,
-    flow_log::FlowLog,
-    flows::{Flows, Peers},
-    kept::Kept,
+    AgentConfig, AgentError, DataPlanePolicy, clock, flow_log::FlowLog, flows::Flows, kept::Kept,
+    peers::Peers,
 };
 
 /// Causes of snapshots that were overtaken before they were applied; older ones lose their span.
@@ -170,7 +170,12 @@ impl Net {
     }
 
     /// Loads the data plane, as far as the configuration wants and the machine allows.
-    pub async fn load(&mut self, config: &AgentConfig) -> Result<(), AgentError> {
+    pub async fn load(
+        &mut self,
+        config: &AgentConfig,
+        telemetry: &Telemetry,
+    ) -> Result<(), AgentError> {
+        let attaching = Attaching::begin(telemetry, "sockets");
         let loaded = match load(config).await {
             Ok(Some(plane)) => match &self.node {
                 Some(node) => node.attach(Arc::clone(&plane)).await.map(|()| Some(plane)),
@@ -182,8 +187,9 @@ impl Net {
         match loaded {
             Ok(plane) => {
                 if let Some(plane) = &plane {
-                    watch_resets(Arc::clone(plane));
-                    observe(Arc::clone(plane), Arc::clone(&self.observer));
+                    attaching.end(plane.programs().iter().map(|p| p.name), &[]);
+                    watch_resets(Arc::clone(plane), telemetry);
+                    observe(Arc::clone(plane), Arc::clone(&self.observer), telemetry);
                 }
                 self.plane = plane;
                 if self.node.is_none() {
@@ -195,6 +201,7 @@ impl Net {
                 return Err(AgentError::DataPlane(e));
             }
             Err(e) => {
+                attaching.end([], &[chain(e.as_ref())]);
                 let why = format!("data plane: {}", chain(e.as_ref()));
                 tracing::warn!(error = why, "tasks run without VIPs and network counters");
                 self.troubles.push(why);
@@ -596,20 +603,16 @@ fn report(
         let n = failures.len() as u64;
         telemetry.count(&names::NET_APPLY_FAILURES, &attrs, n);
     }
-    for cause in wanted.causes() {
-        telemetry.record_span(
-            "vip.apply",
-            SpanKind::Internal,
-            Some(cause.trace),
-            start_ns,
-            end_ns,
-            vec![
-                ("waggle.generation", wanted.generation().0.into()),
-                ("waggle.node", node.into()),
-                ("waggle.task.id", cause.task_id.as_str().into()),
-                ("waggle.map.writes", (applied.n_writes as u64).into()),
-            ],
-        );
+    // Done once, for all that it carries: under the first, with links to the others.
+    if let Some((first, others)) = wanted.causes().split_first() {
+        let span = telemetry.span("vip.apply").parent(Some(first.trace));
+        let span = span.links(others.iter().map(|c| c.trace)).attrs(vec![
+            ("waggle.generation", wanted.generation().0.into()),
+            ("waggle.node", node.into()),
+            ("waggle.task.id", first.task_id.as_str().into()),
+            ("waggle.map.writes", (applied.n_writes as u64).into()),
+        ]);
+        span.start_ns(start_ns).begin().end_at(end_ns);
     }
     pb::Applied {
         generation: applied.generation.0,
@@ -619,20 +622,31 @@ fn report(
 }
 
 /// In the background, for it reads the kernel's type information; nobody waits for it.
-fn watch_resets(plane: Arc<DataPlane>) {
+fn watch_resets(plane: Arc<DataPlane>, telemetry: &Telemetry) {
+    let attaching = Attaching::begin(telemetry, "resets");
     tokio::task::spawn_blocking(move || match plane.watch_resets() {
-        Ok(()) => tracing::debug!("backends that reset are ejected"),
-        Err(e) => tracing::warn!(
-            error = chain(&e),
-            "backends that refuse or reset are not ejected by this node's kernel"
-        ),
+        Ok(()) => {
+            let all = plane.programs();
+            let ours = all.iter().filter(|p| p.attach.starts_with("tp_btf"));
+            attaching.end(ours.map(|p| p.name), &[]);
+        }
+        Err(e) => {
+            attaching.end([], &[chain(&e)]);
+            tracing::warn!(
+                error = chain(&e),
+                "backends that refuse or reset are not ejected by this node's kernel"
+            );
+        }
     });
 }
 
 /// In the background, as [`watch_resets`].
-fn observe(plane: Arc<DataPlane>, place: Arc<OnceLock<Observer>>) {
+fn observe(plane: Arc<DataPlane>, place: Arc<OnceLock<Observer>>, telemetry: &Telemetry) {
+    let attaching = Attaching::begin(telemetry, "observe");
     tokio::task::spawn_blocking(move || match Observer::open(&plane) {
         Ok(observer) => {
+            let refused: Vec<String> = observer.troubles().iter().map(|e| chain(e)).collect();
+            attaching.end(observer.attached().iter().copied(), &refused);
             for trouble in observer.troubles() {
                 tracing::warn!(
                     error = chain(trouble),
@@ -641,10 +655,13 @@ fn observe(plane: Arc<DataPlane>, place: Arc<OnceLock<Observer>>) {
             }
             let _ = place.set(observer);
         }
-        Err(e) => tracing::warn!(
-            error = chain(&e),
-            "waiting for CPUs, disks and dropped packets are not watched"
-        ),
+        Err(e) => {
+            attaching.end([], &[chain(&e)]);
+            tracing::warn!(
+                error = chain(&e),
+                "waiting for CPUs, disks and dropped packets are not watched"
+            );
+        }
     });
 }
 

@@ -21,14 +21,15 @@ use crate::{
     edge_points::{edge_points, packet_points},
     figures::Reading,
     flow_log::Owner,
-    flows::service_name,
     logs::{
         self, Came, FileEntry, FollowedFiles, MAX_PER_POLL, NodeQuota, OutputDir, Shipped, Tail,
     },
     meter::{self, NodeReading, TaskReading},
     net::Net,
+    peers::service_name,
     shim,
     sys::{self, ProcessId},
+    traffic::Awaiting,
     watch_points::{WatchReading, watch_points},
 };
 
@@ -51,6 +52,7 @@ pub struct Watched {
     budget: LogBudget,
     // Since this agent began to watch.
     dropped_lines: u64,
+    traffic: Awaiting,
 }
 
 impl Watched {
@@ -58,10 +60,10 @@ impl Watched {
     pub fn new(
         config: &AgentConfig,
         agent_id: &AgentId,
-        spec: &TaskSpec,
-        dir: &TaskDir,
+        (spec, dir): (&TaskSpec, &TaskDir),
         cgroup: TaskCgroup,
         process: ProcessId,
+        traffic: Awaiting,
     ) -> Self {
         let start_ns = boot_ns() + process.start_ticks * (1_000_000_000 / sys::ticks_per_second());
         let labels = TaskLabels {
@@ -101,6 +103,7 @@ impl Watched {
             shipped,
             budget: LogBudget::new(rules.rate, clock::now_ns()),
             dropped_lines: 0,
+            traffic,
             rules,
         }
     }
@@ -129,6 +132,7 @@ impl Watched {
                 task_id: self.labels.task_id.to_string(),
                 service: self.labels.service.clone(),
             });
+            self.traffic.begin(self.labels.cgroup_id, net);
         }
         if let Some(observer) = net.observer()
             && let Err(e) = observer.watch(self.labels.cgroup_id, self.disk_id)
@@ -158,6 +162,7 @@ impl Watched {
         // Also those that were there before the programs were.
         self.watch(net, telemetry);
         let read = kernel.map(|kernel| self.figures(net, kernel, vips, telemetry));
+        self.first_traffic(net, telemetry);
         self.output(telemetry, false);
         read
     }
@@ -167,6 +172,7 @@ impl Watched {
     pub fn last(&mut self, net: &Net, kernel: &Kernel, vips: &VipNames, telemetry: &Telemetry) {
         self.is_over = true;
         self.figures(net, kernel, vips, telemetry);
+        self.first_traffic(net, telemetry);
         self.output(telemetry, true);
         if let Some(shim::ExitRecord {
             lost_output_bytes, ..
@@ -176,6 +182,11 @@ impl Watched {
             let attrs = [(names::DROP_REASON, "write_failed".into())];
             telemetry.count(&names::AGENT_LOG_LOST, &attrs, lost_output_bytes);
         }
+    }
+
+    fn first_traffic(&mut self, net: &Net, telemetry: &Telemetry) {
+        let (id, at) = (self.labels.cgroup_id, &self.labels.hostname);
+        self.traffic.look(id, &self.dir, net, (at, telemetry));
     }
 
     fn figures(

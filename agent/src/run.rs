@@ -166,7 +166,7 @@ pub async fn run(
     let mut troubles = Vec::new();
     let cgroups = cgroups(&config, &mut troubles);
     let _claim = claim(&cgroups, &config, &mut troubles).await?;
-    net.load(&config).await?;
+    net.load(&config, &telemetry).await?;
     net.load_edge(&config).await?;
     net.load_packets(&config).await?;
     net.load_encryption(&config).await?;

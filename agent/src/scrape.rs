@@ -4,11 +4,7 @@
 //! A page has a bound in bytes, series and time, and every scrape ends in one counted outcome, also one that is not made: the round
 //! before is not over (`skipped`), the task has too many ports (`no_room`), scrapes are left off (`shed`).
 
-use std::{
-    net::{Ipv4Addr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use http_body_util::{BodyExt as _, Empty, LengthLimitError, Limited};
 use hyper::{Request, StatusCode, body::Bytes, header};
@@ -63,7 +59,7 @@ pub struct Pages {
 pub fn pages(sender: &Arc<Sender>, ports: &[TaskPort], reach: &Reach, all: &mut Pages) {
     let page = |p: &TaskPort| {
         let port = match reach {
-            Reach::Node(_) => p.host_port,
+            Reach::Node(..) => p.host_port,
             Reach::Inside(_) => p.container_port.unwrap_or(p.host_port),
         };
         Some(Page {
@@ -159,18 +155,8 @@ async fn scrape(
 }
 
 async fn get(page: &Page, sockets: &Sockets) -> Result<Bytes, &'static str> {
-    let (ip, socket) = match &page.reach {
-        Reach::Node(ip) => (*ip, Sockets::of_node()),
-        Reach::Inside(process) => {
-            let socket = sockets.of_process(Arc::clone(process)).await;
-            (Ipv4Addr::LOCALHOST, socket)
-        }
-    };
-    let addr = SocketAddr::from((ip, page.port));
-    let stream = match socket {
-        Ok(socket) => socket.connect(addr).await,
-        Err(e) => Err(e),
-    };
+    let addr = SocketAddr::from((page.reach.ip(), page.port));
+    let stream = page.reach.connect(page.port, sockets).await;
     ask(stream.map_err(|_| "unreachable")?, addr, &page.path).await
 }
 
@@ -210,6 +196,8 @@ async fn ask(stream: TcpStream, addr: SocketAddr, path: &str) -> Result<Bytes, &
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use axum::{Router, routing::get};
     use tokio::net::TcpListener;
     use waggle_types::Balance;
@@ -251,7 +239,7 @@ mod tests {
         let ports: Vec<TaskPort> = (0..12).map(port).collect();
         let sender = Arc::new(Sender::new(crate::statsd::tests::labels()));
         let mut all = Pages::default();
-        let reach = Reach::Node(Ipv4Addr::LOCALHOST);
+        let reach = Reach::Node(Ipv4Addr::LOCALHOST, Arc::default());
         pages(&sender, &ports, &reach, &mut all);
         // One has no port at all.
         assert_eq!((all.pages.len(), all.beyond), (MAX_PORTS, 3));

@@ -8,8 +8,8 @@ use axum::{
     routing::get,
 };
 use serde::Deserialize;
-use waggle_api::native::{SpanView, SpansView};
-use waggle_telemetry::{RecentSpan, Telemetry};
+use waggle_api::native::{LinkView, SpanView, SpansView};
+use waggle_telemetry::{RecentSpan, SpanLink, Telemetry};
 
 use crate::files::problem;
 
@@ -72,5 +72,13 @@ fn view(span: RecentSpan, node: &str) -> SpanView {
         end_ns: span.end_ns,
         attributes: span.attributes,
         error: span.error,
+        links: span.links.into_iter().map(link).collect(),
+    }
+}
+
+fn link(to: SpanLink) -> LinkView {
+    LinkView {
+        trace_id: to.trace_id,
+        span_id: to.span_id,
     }
 }

@@ -44,6 +44,7 @@ use crate::{
     senders::Senders,
     sys::{self, ProcessId},
     tidy::DiskWatch,
+    traffic::{Awaiting, OwnDials, Traffic},
 };
 
 /// What a live task has.
@@ -57,6 +58,8 @@ pub struct Live {
     watched: Option<Arc<Mutex<Watched>>>,
     // Of `watched`, which a tick may hold for long.
     labels: Option<Arc<TaskLabels>>,
+    // What this agent opens to it.
+    dials: Arc<OwnDials>,
     // The newest result of each check, for the log: only changes are told.
     results: BTreeMap<usize, bool>,
     // Where the agent's spans of this task hang: `task.receive`.
@@ -616,6 +619,7 @@ impl Live {
             process: None,
             watched: None,
             labels: None,
+            dials: Arc::default(),
             results: BTreeMap::new(),
             trace: None,
             running_ns: 0,
@@ -630,7 +634,7 @@ impl Live {
             Some(process) if self.spec.container.network != NetworkMode::Host => {
                 Reach::Inside(Arc::clone(process))
             }
-            _ => Reach::Node(node),
+            _ => Reach::Node(node, Arc::clone(&self.dials)),
         }
     }
 
@@ -642,7 +646,15 @@ impl Live {
         cgroup: TaskCgroup,
         process: ProcessId,
     ) {
-        let watched = Watched::new(config, agent_id, &self.spec, &self.dir, cgroup, process);
+        let launched = (self.received_ns > 0).then_some(self.received_ns);
+        let traffic = Awaiting {
+            traffic: Traffic::of(&self.dir, launched),
+            dials: Arc::clone(&self.dials),
+            here: [Some(config.ip.into()), config.ip6.map(Into::into)],
+            trace: self.spec.trace,
+        };
+        let (spec, dir) = (&self.spec, &self.dir);
+        let watched = Watched::new(config, agent_id, (spec, dir), cgroup, process, traffic);
         watched.watch(net, telemetry);
         self.labels = Some(watched.labels());
         self.watched = Some(Arc::new(Mutex::new(watched)));

@@ -80,18 +80,26 @@ pub(crate) fn take(t: &Telemetry, m: &Measure) {
             ];
             t.record(&names::SCHED_OFFER_LIFETIME, &attrs, secs(*ms));
         }
-        Measure::OfferToLaunch { framework, ms } => {
+        Measure::OfferToLaunch {
+            framework,
+            ms,
+            trace,
+        } => {
             let attrs = [(names::FRAMEWORK, text(framework))];
-            t.record(&names::SCHED_OFFER_TO_LAUNCH, &attrs, secs(*ms));
+            t.record_in(&names::SCHED_OFFER_TO_LAUNCH, &attrs, secs(*ms), *trace);
         }
-        Measure::LaunchToRunning { framework, ms } => {
+        Measure::LaunchToRunning {
+            framework,
+            ms,
+            trace,
+        } => {
             let attrs = [(names::FRAMEWORK, text(framework))];
-            t.record(&names::SCHED_LAUNCH_TO_RUNNING, &attrs, secs(*ms));
+            t.record_in(&names::SCHED_LAUNCH_TO_RUNNING, &attrs, secs(*ms), *trace);
         }
         Measure::Restarted => t.count(&names::TASK_RESTARTS, &[], 1),
-        Measure::Deployment { outcome, ms } => {
+        Measure::Deployment { outcome, ms, trace } => {
             let attrs = [(names::OUTCOME, text(outcome))];
-            t.record(&names::SCHED_DEPLOYMENT_DURATION, &attrs, secs(*ms));
+            t.record_in(&names::SCHED_DEPLOYMENT_DURATION, &attrs, secs(*ms), *trace);
         }
         Measure::Status { state } => {
             t.count(

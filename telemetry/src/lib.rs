@@ -47,11 +47,12 @@ pub use destination::{Destination, Health, Protocol, State};
 pub use opentelemetry::trace::SpanKind;
 pub use pipe::{Losses, Signal};
 pub use receive::{Inbox, Sender};
-pub use recent::RecentSpan;
+pub use recent::{RecentSpan, SpanLink};
 pub use spans::{ActiveSpan, SpanBuilder};
 pub use telemetry::{Guard, Telemetry};
 pub use verbosity::{MAX_VERBOSITY, Verbosity};
 pub use waggle_telemetry_pipeline as pipeline;
 pub use waggle_telemetry_pipeline::{
-    AttrValue, Attrs, Feature, IoStream, LogRecord, MetricDef, Point, PointData, TaskLabels, names,
+    AttrValue, Attrs, Exposition, Feature, IoStream, LogRecord, MetricDef, Point, PointData,
+    TaskLabels, names,
 };

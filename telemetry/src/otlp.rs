@@ -10,15 +10,16 @@ use opentelemetry_proto::tonic::{
     common::v1::{AnyValue, ArrayValue, InstrumentationScope, KeyValue, KeyValueList, any_value},
     logs::v1::{LogRecord as OtlpLog, ResourceLogs, ScopeLogs},
     metrics::v1::{
-        AggregationTemporality, Gauge, Histogram, HistogramDataPoint, Metric, NumberDataPoint,
-        ResourceMetrics, ScopeMetrics, Sum, metric, number_data_point,
+        AggregationTemporality, Exemplar as OtlpExemplar, Gauge, Histogram, HistogramDataPoint,
+        Metric, NumberDataPoint, ResourceMetrics, ScopeMetrics, Sum, exemplar, metric,
+        number_data_point,
     },
     resource::v1::Resource,
     trace::v1::{ResourceSpans, ScopeSpans, Span},
 };
 use ulid::Ulid;
 use waggle_telemetry_pipeline::{
-    AttrValue, Attrs, HostFacts, Kind, LogRecord, MetricDef, Point, PointData, names,
+    AttrValue, Attrs, Exemplar, HostFacts, Kind, LogRecord, MetricDef, Point, PointData, names,
 };
 
 use crate::pipe::{LogBody, LogItem, MetricBody, MetricItem, Owner, SpanItem};
@@ -305,6 +306,7 @@ fn number(p: &Point) -> NumberDataPoint {
         attributes: key_values(&p.attrs),
         start_time_unix_nano: start,
         time_unix_nano: p.time_ns,
+        exemplars: exemplars(p),
         value,
         ..NumberDataPoint::default()
     }
@@ -328,8 +330,20 @@ fn histogram(p: &Point) -> Option<HistogramDataPoint> {
         sum: Some(*sum),
         bucket_counts: counts.clone(),
         explicit_bounds: bounds.to_vec(),
+        exemplars: exemplars(p),
         ..HistogramDataPoint::default()
     })
+}
+
+fn exemplars(p: &Point) -> Vec<OtlpExemplar> {
+    let of = |e: &Exemplar| OtlpExemplar {
+        filtered_attributes: Vec::new(),
+        time_unix_nano: e.time_ns,
+        span_id: e.trace.span_id.to_be_bytes().to_vec(),
+        trace_id: e.trace.trace_id.to_be_bytes().to_vec(),
+        value: Some(exemplar::Value::AsDouble(e.value)),
+    };
+    p.exemplars.iter().map(of).collect()
 }
 
 fn key_values(attrs: &Attrs) -> Vec<KeyValue> {

@@ -16,9 +16,9 @@ use opentelemetry_proto::tonic::{
 use tokio::sync::Notify;
 use ulid::Ulid;
 use waggle_telemetry_pipeline::{
-    AttrValue, Attrs, Change, Counts, DropReason, Feature, HostFacts, Limits, LogRecord, MetricDef,
-    Point, PointData, PromResource, Queue, ResourceKey, SeriesStore, TaskLabels, names,
-    prometheus_text,
+    AttrValue, Attrs, Change, Counts, DropReason, Exposition, Feature, HostFacts, Limits,
+    LogRecord, MetricDef, Point, PointData, PromResource, Queue, ResourceKey, SeriesStore,
+    TaskLabels, exposition, names,
 };
 use waggle_types::TaskId;
 
@@ -751,7 +751,7 @@ impl Pipe {
         lock(&self.store).forget(&ResourceKey::Task(task.clone()));
     }
 
-    pub(crate) fn prometheus_text(&self) -> String {
+    pub(crate) fn prometheus_page(&self, format: Exposition) -> String {
         let now = now_ns();
         let books = self.books(now);
         let tasks = lock(&self.tasks).clone();
@@ -774,7 +774,7 @@ impl Pipe {
             store.put(&self.base, point, now);
         }
         store.forget_stale(now.saturating_sub(STALE_NS));
-        prometheus_text(&store, &refs)
+        exposition(&store, &refs, format)
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use opentelemetry::trace::{SpanId, SpanKind, Status};
+use opentelemetry::trace::{Link, SpanId, SpanKind, Status};
 use opentelemetry_sdk::trace::SpanData;
 
 /// A few hundred bytes each.
@@ -41,6 +41,17 @@ pub struct RecentSpan {
     pub attributes: BTreeMap<String, String>,
     /// What failed.
     pub error: Option<String>,
+    /// Spans that it was done for as well, of this trace and others.
+    pub links: Vec<SpanLink>,
+}
+
+/// Where a link leads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SpanLink {
+    /// 32 hex digits.
+    pub trace_id: String,
+    /// 16 hex digits.
+    pub span_id: String,
 }
 
 impl RecentSpan {
@@ -73,6 +84,16 @@ impl RecentSpan {
                 Status::Error { description } => Some(description.to_string()),
                 _ => None,
             },
+            links: span.links.iter().map(SpanLink::of).collect(),
+        }
+    }
+}
+
+impl SpanLink {
+    fn of(link: &Link) -> Self {
+        Self {
+            trace_id: link.span_context.trace_id().to_string(),
+            span_id: link.span_context.span_id().to_string(),
         }
     }
 }
@@ -125,10 +146,16 @@ impl Recent {
         }
     }
 
-    /// Spans of one trace, and how many more there were.
+    /// Spans of one trace, then those of others that link to one of it, and how many more there were of it.
     pub(crate) fn of_trace(&self, trace_id: &str) -> (Vec<RecentSpan>, u64) {
         let found = self.traces.get(trace_id);
-        found.map_or((Vec::new(), 0), |t| (t.spans.clone(), t.left_out))
+        let (mut spans, left_out) =
+            found.map_or((Vec::new(), 0), |t| (t.spans.clone(), t.left_out));
+        let others = self.traces.iter().filter(|(id, _)| *id != trace_id);
+        let leads_here = |s: &&RecentSpan| s.links.iter().any(|l| l.trace_id == trace_id);
+        let linked = others.flat_map(|(_, t)| t.spans.iter().filter(leads_here));
+        spans.extend(linked.take(MAX_OF_TRACE).cloned());
+        (spans, left_out)
     }
 
     /// The newest trace with a span that says so.
@@ -159,6 +186,7 @@ mod tests {
             end_ns: 2,
             attributes: [("waggle.task.id".to_owned(), format!("web.{trace}"))].into(),
             error: None,
+            links: Vec::new(),
         }
     }
 
@@ -181,6 +209,33 @@ mod tests {
         assert_eq!(recent.order.len(), recent.traces.len());
         let found = recent.find("waggle.task.id", "web.7").unwrap();
         assert_eq!(recent.of_trace(&found).0, [span(7, 1)]);
+    }
+
+    #[test]
+    fn a_trace_has_what_links_to_it() {
+        let telemetry = crate::Telemetry::disabled().component("waggle-agent");
+        let publish = |task: &str| {
+            let attrs = vec![("waggle.task.id", task.into())];
+            telemetry.record_span("vip.publish", SpanKind::Producer, None, 1, 2, attrs)
+        };
+        let tasks: Vec<_> = (0..100).map(|n| publish(&format!("web.{n}"))).collect();
+        let apply = telemetry.span("vip.apply").parent(Some(tasks[0]));
+        apply.links(tasks[1..].iter().copied()).begin().end();
+        let of = |n: usize| {
+            telemetry
+                .recent_spans(&format!("{:032x}", tasks[n].trace_id))
+                .0
+        };
+        let [_, own] = of(0).try_into().unwrap();
+        assert_eq!(own.links.len(), crate::spans::MAX_LINKS as usize);
+        let [published, linked] = of(5).try_into().unwrap();
+        assert_eq!(linked.span_id, own.span_id);
+        let to = SpanLink {
+            trace_id: published.trace_id,
+            span_id: published.span_id,
+        };
+        assert!(linked.links.contains(&to));
+        assert_eq!(of(99).len(), 1, "beyond the bound");
     }
 
     #[test]

@@ -28,6 +28,9 @@ use waggle_types::TraceContext;
 
 use crate::pipe::{Owner, Pipe, Signal, lock};
 
+/// Links of a span.
+pub(crate) const MAX_LINKS: u32 = 64;
+
 /// A tracer whose spans carry one owner's resource.
 #[derive(Debug)]
 pub(crate) struct Tracing {
@@ -52,6 +55,7 @@ fn tracer(pipe: &Arc<Pipe>, owner: Owner) -> SdkTracer {
         .with_resource(Resource::builder_empty().build())
         .with_span_processor(queue)
         .with_id_generator(Ids(RandomIdGenerator::default()))
+        .with_max_links_per_span(MAX_LINKS)
         .build();
     provider.tracer(names::SCOPE_SPANS)
 }
@@ -196,9 +200,9 @@ impl<'a> SpanBuilder<'a> {
         self
     }
 
-    /// Links to another span.
-    pub fn link(mut self, to: TraceContext) -> Self {
-        self.links.push(to);
+    /// Links to other spans: what else it was done for. The first [`MAX_LINKS`] are kept, and how many more there were.
+    pub fn links(mut self, to: impl IntoIterator<Item = TraceContext>) -> Self {
+        self.links.extend(to);
         self
     }
 

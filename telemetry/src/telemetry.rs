@@ -7,7 +7,8 @@ use tracing_subscriber::{
     EnvFilter, Layer as _, layer::SubscriberExt as _, reload, util::SubscriberInitExt as _,
 };
 use waggle_telemetry_pipeline::{
-    AttrValue, Attrs, Feature, HostFacts, LogRecord, MetricDef, Point, Severity, TaskLabels, names,
+    AttrValue, Attrs, Exposition, Feature, HostFacts, LogRecord, MetricDef, Point, Severity,
+    TaskLabels, names,
 };
 use waggle_types::{TaskId, TraceContext};
 
@@ -103,6 +104,11 @@ impl Telemetry {
             verbosity: self.verbosity.clone(),
             ..Self::on(Arc::clone(&self.pipe), name)
         }
+    }
+
+    /// The kernel's release, where it is known.
+    pub fn kernel(&self) -> &str {
+        &self.pipe.host.os_version
     }
 
     /// How much the process logs of its own events.
@@ -253,12 +259,23 @@ impl Telemetry {
         attrs: &[(&'static str, AttrValue)],
         seconds: f64,
     ) {
+        self.record_in(def, attrs, seconds, None);
+    }
+
+    /// The same within a span, which becomes an exemplar of the histogram.
+    pub fn record_in(
+        &self,
+        def: &'static MetricDef,
+        attrs: &[(&'static str, AttrValue)],
+        seconds: f64,
+        trace: Option<TraceContext>,
+    ) {
         self.pipe.instrument(
             &self.component.key,
             def,
             attrs,
             |store, owner, attrs, now| {
-                store.record(owner, def, attrs, seconds, now);
+                store.record_in(owner, def, attrs, seconds, trace, now);
             },
         );
     }
@@ -349,7 +366,12 @@ impl Telemetry {
 
     /// All series in Prometheus's text format, version 0.0.4.
     pub fn prometheus_text(&self) -> String {
-        self.pipe.prometheus_text()
+        self.prometheus_page(Exposition::Text)
+    }
+
+    /// All series in one of Prometheus's formats.
+    pub fn prometheus_page(&self, format: Exposition) -> String {
+        self.pipe.prometheus_page(format)
     }
 
     /// Items of a signal that wait in memory for the endpoint that has most of them: for who may hold back what it hands in.

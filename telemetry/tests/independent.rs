@@ -40,7 +40,7 @@ fn python() -> Option<Command> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn signals_of_a_task_meet_in_its_tables() {
-    let (Some(mut serve), Some(mut join)) = (python(), python()) else {
+    let (Some(mut serve), Some(mut join), Some(mut lead)) = (python(), python(), python()) else {
         return;
     };
     let dir = tempfile::tempdir().unwrap();
@@ -85,6 +85,11 @@ async fn signals_of_a_task_meet_in_its_tables() {
     t.begin_span("allocation", SpanKind::Internal, None, vec![])
         .end();
     t.record(&names::AGENT_TICK_DURATION, &[], 0.1);
+    let (kind, attrs) = (SpanKind::Internal, vec![("waggle.task.id", "web.1".into())]);
+    let traffic = t.record_span("task.first_traffic", kind, None, 1, 2_500_000_000, attrs);
+    t.record_in(&names::TASK_TIME_TO_TRAFFIC, &[], 2.5, Some(traffic));
+    let attrs = vec![("waggle.agent.id", "a1".into())];
+    t.event_in("waggle.agent.lost", None, Some(traffic), attrs);
     let losses = guard.shutdown(Duration::from_secs(10)).await;
     assert!(losses.balanced(), "{losses:?}");
     for signal in waggle_telemetry::Signal::ALL {
@@ -94,6 +99,7 @@ async fn signals_of_a_task_meet_in_its_tables() {
     }
 
     let out = join.arg("join").arg(&database).output().unwrap();
+    let led = lead.arg("exemplars").arg(&database).output().unwrap();
     drop(server.stdin.take());
     assert!(server.wait().unwrap().success());
     let rows: Vec<Value> = serde_json::from_slice(&out.stdout).unwrap();
@@ -106,6 +112,21 @@ async fn signals_of_a_task_meet_in_its_tables() {
     assert_eq!((&task[0][1], &task[0][3]), (&3.into(), &1.into()));
     let agent = of("service.name", "waggle-agent");
     assert_eq!(agent.len(), 1, "{rows:#?}");
-    assert_eq!(agent[0][2], 1, "its span");
+    assert_eq!(agent[0][2], 2, "its spans");
     assert!(agent[0][3].as_u64().unwrap() > 10, "its metrics");
+
+    // A figure leads to a span, and that to what was logged about it by the same resource.
+    let led: Vec<Value> = serde_json::from_slice(&led.stdout).unwrap();
+    let [one] = &led[..] else { panic!("{led:#?}") };
+    let found = (&one[0], &one[1], &one[2]);
+    let wanted = (
+        "waggle.task.time_to_traffic".into(),
+        2.5.into(),
+        "task.first_traffic".into(),
+    );
+    assert_eq!(found, (&wanted.0, &wanted.1, &wanted.2));
+    assert_eq!(
+        (&one[3]["service.name"], &one[4]),
+        (&"waggle-agent".into(), &1.into())
+    );
 }

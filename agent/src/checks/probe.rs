@@ -1,6 +1,7 @@
 //! One attempt of one check.
 
 use std::{
+    io,
     net::{Ipv4Addr, SocketAddr},
     os::fd::OwnedFd,
     path::PathBuf,
@@ -26,15 +27,49 @@ use super::{
     sockets::Sockets,
     tls,
 };
-use crate::shim;
+use crate::{shim, traffic::OwnDials};
 
 /// How a task's ports are reached.
 #[derive(Debug, Clone)]
 pub enum Reach {
-    /// By its host ports at this address, as everybody else does.
-    Node(Ipv4Addr),
+    /// By its host ports at this address, as everybody else does; what is opened so is noted.
+    Node(Ipv4Addr, Arc<OwnDials>),
     /// By its own ports on loopback, in the network namespace of this process.
     Inside(Arc<OwnedFd>),
+}
+
+impl Reach {
+    /// The address.
+    pub const fn ip(&self) -> Ipv4Addr {
+        match self {
+            Self::Node(ip, _) => *ip,
+            Self::Inside(_) => Ipv4Addr::LOCALHOST,
+        }
+    }
+
+    /// Opens a connection to a port.
+    pub async fn connect(&self, port: u16, sockets: &Sockets) -> io::Result<TcpStream> {
+        let addr = SocketAddr::from((self.ip(), port));
+        let dials = match self {
+            Self::Node(_, dials) => dials,
+            Self::Inside(process) => {
+                let socket = sockets.of_process(Arc::clone(process)).await?;
+                return socket.connect(addr).await;
+            }
+        };
+        let socket = Sockets::of_node()?;
+        let dial = dials.begin();
+        match socket.connect(addr).await {
+            Ok(stream) => {
+                dial.opened(stream.local_addr().map_or(0, |at| at.port()));
+                Ok(stream)
+            }
+            Err(e) => {
+                dial.failed();
+                Err(e)
+            }
+        }
+    }
 }
 
 /// A task that is checked.
@@ -95,8 +130,9 @@ enum Question {
 
 #[derive(Debug)]
 struct Endpoint {
+    port: u16,
+    reach: Reach,
     addr: SocketAddr,
-    inside: Option<Arc<OwnedFd>>,
 }
 
 /// What attempts share.
@@ -227,32 +263,22 @@ impl Target {
     fn endpoint(&self, idx: usize, fixed: Option<u16>) -> Result<Endpoint, String> {
         let port = match (fixed, self.ports.get(idx), &self.reach) {
             (Some(port), _, _) => port,
-            (None, Some(p), Reach::Node(_)) => p.host_port,
+            (None, Some(p), Reach::Node(..)) => p.host_port,
             (None, Some(p), Reach::Inside(_)) => p.container_port.unwrap_or(p.host_port),
             (None, None, _) => return Err(format!("portIndex: the task has no port {idx}")),
         };
-        let (ip, inside) = match &self.reach {
-            Reach::Node(ip) => (*ip, None),
-            Reach::Inside(process) => (Ipv4Addr::LOCALHOST, Some(Arc::clone(process))),
-        };
         Ok(Endpoint {
-            addr: SocketAddr::from((ip, port)),
-            inside,
+            port,
+            reach: self.reach.clone(),
+            addr: SocketAddr::from((self.reach.ip(), port)),
         })
     }
 }
 
 impl Endpoint {
     async fn connect(&self, tools: &Tools) -> Result<TcpStream, String> {
-        let socket = match &self.inside {
-            None => Sockets::of_node(),
-            Some(process) => tools.sockets.of_process(Arc::clone(process)).await,
-        };
-        let socket = socket.map_err(|e| format!("failed to make a socket: {e}"))?;
-        socket
-            .connect(self.addr)
-            .await
-            .map_err(|e| format!("connect to {}: {e}", self.addr))
+        let opened = self.reach.connect(self.port, &tools.sockets).await;
+        opened.map_err(|e| format!("connect to {}: {e}", self.addr))
     }
 
     async fn secure(

@@ -55,7 +55,7 @@ fn target(name: &str) -> Target {
         task_id: TaskId::new(name).unwrap(),
         dir: PathBuf::new(),
         ports: Vec::new(),
-        reach: Reach::Node(Ipv4Addr::LOCALHOST),
+        reach: Reach::Node(Ipv4Addr::LOCALHOST, Arc::default()),
     }
 }
 

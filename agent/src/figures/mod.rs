@@ -17,7 +17,7 @@ use waggle_api::native::{NodeFiguresView, TaskFiguresView};
 use waggle_telemetry_pipeline::TaskLabels;
 use waggle_types::TaskId;
 
-use crate::{flows::service_name, net::Net};
+use crate::{net::Net, peers::service_name};
 
 pub use reading::Reading;
 

@@ -1,12 +1,17 @@
 //! Which connections somebody asks for.
 
 use serde::Deserialize;
-use waggle_api::native::EndedFlow;
+use waggle_api::native::{AUDITED, DENIED, EndedFlow};
 use waggle_ebpf_common::flow::outcome;
 
 /// Most connections in one answer, and how many without a wish.
 pub const MAX_LIMIT: usize = 100_000;
 const LIMIT: usize = 1_000;
+
+/// All that a flow's verdict can be: how connections end, and what policies say.
+fn known_verdicts() -> impl Iterator<Item = &'static str> {
+    outcome::NAMES.into_iter().chain([DENIED, AUDITED])
+}
 
 /// The query of `GET /waggle/v1/flows`, as it comes.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -26,7 +31,7 @@ pub struct Query {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadQuery {
     /// A verdict that there is not.
-    #[error("verdict: must be one of {}, is {found:?}", outcome::NAMES.join(", "))]
+    #[error("verdict: must be one of {}, is {found:?}", known_verdicts().collect::<Vec<_>>().join(", "))]
     Verdict {
         /// It.
         found: String,
@@ -68,7 +73,7 @@ impl TryFrom<Query> for Filter {
             .collect();
         if let Some(bad) = verdicts
             .iter()
-            .find(|v| !outcome::NAMES.contains(&v.as_str()))
+            .find(|v| !known_verdicts().any(|known| known == v.as_str()))
         {
             return Err(BadQuery::Verdict { found: bad.clone() });
         }
@@ -161,6 +166,7 @@ mod tests {
             ("verdict=closed", true),
             ("verdict=reset,closed", true),
             ("verdict=no_backend", false),
+            ("verdict=denied,audited", false),
             ("task=shop.1", true),
             ("task=shop.2", false),
             ("since_us=10", true),
@@ -177,7 +183,7 @@ mod tests {
         for (query, why) in [
             (
                 "verdict=dropped",
-                "verdict: must be one of closed, reset, refused, failed, no_backend, is \"dropped\"",
+                "verdict: must be one of closed, reset, refused, failed, no_backend, denied, audited, is \"dropped\"",
             ),
             ("limit=0", "limit: must be 1 to 100000, is 0"),
             ("limit=100001", "limit: must be 1 to 100000, is 100001"),

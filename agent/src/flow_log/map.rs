@@ -9,13 +9,15 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::Deserialize;
-use waggle_api::native::{EdgeName, NodeMapView, ServiceMap};
+use waggle_api::native::{Denials, EdgeName, NodeMapView, ServiceMap};
 
 use super::{FlowLog, api::FlowApi, filter::Filter, segments};
 use crate::{clock, files::problem, net::Net};
 
 /// Edges in an answer; the others are one sum.
 const MAX_SHOWN: usize = 4096;
+/// Kinds of denials in an answer; the others are one number.
+const MAX_DENIALS: usize = 256;
 /// Connections that are looked at, the newest: some seconds of one processor.
 const MAX_LOOKED: usize = 1_000_000;
 
@@ -66,16 +68,21 @@ fn summed(log: &FlowLog, net: &Net, query: &MapQuery) -> NodeMapView {
         until_us,
         ..Filter::default()
     };
-    let mut map = ServiceMap::default();
+    let (mut map, mut denials) = (ServiceMap::default(), Denials::default());
     let cut = segments::each(&extents, &filter, MAX_LOOKED, |flow| {
         if query.wants(&flow.source, &flow.destination) {
-            map.ended(flow);
+            if Denials::is_one(flow) {
+                denials.take(flow);
+            } else {
+                map.ended(flow);
+            }
         }
     });
     let since_us = cut.unwrap_or(query.since_us).max(query.since_us);
     open(log, net, query, &mut map);
     map.came_within(until_us.saturating_sub(since_us) as f64 / 1e6);
     let (edges, other, folded) = map.shown(MAX_SHOWN);
+    let (denials, denied_other) = denials.shown(MAX_DENIALS);
     NodeMapView {
         node: log.node.clone(),
         since_us,
@@ -83,6 +90,8 @@ fn summed(log: &FlowLog, net: &Net, query: &MapQuery) -> NodeMapView {
         edges,
         other,
         folded,
+        denials,
+        denied_other,
     }
 }
 

@@ -8,6 +8,7 @@
 //! - What found no room in the ring, or could not be written, is counted.
 
 mod api;
+mod denied;
 mod filter;
 mod map;
 mod owners;
@@ -17,7 +18,7 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -33,9 +34,10 @@ use waggle_ebpf_common::{
 use waggle_overlay::VipNames;
 use waggle_telemetry::{Telemetry, names};
 
-use crate::{AgentConfig, clock, flows::Peers, net::Net, run::blocking};
+use crate::{AgentConfig, clock, net::Net, peers::Peers, run::blocking, traffic::Seens};
 
 pub use api::routes;
+use denied::Denied;
 pub use owners::Owner;
 use owners::Owners;
 use segments::{Extent, Segments};
@@ -75,6 +77,7 @@ pub struct FlowLog {
     kept: Mutex<Kept>,
     /// Of cgroups that were not known at the last look: a task's first connection may end before the agent knows its process.
     unknown: Mutex<Vec<FlowRecord>>,
+    seens: Mutex<Seens>,
 }
 
 /// Both under one lock: who follows sees each connection once.
@@ -103,6 +106,7 @@ impl FlowLog {
                 news: broadcast::Sender::new(BEHIND),
             }),
             unknown: Mutex::default(),
+            seens: Mutex::default(),
         }
     }
 
@@ -120,6 +124,12 @@ impl FlowLog {
     /// A task is gone; what is still in the ring of it is told as its own.
     pub fn end(&self, cgroup_id: u64) {
         self.owners().end(cgroup_id);
+        self.seens().end(cgroup_id);
+    }
+
+    /// What is seen of tasks whose first connection is awaited.
+    pub fn seens(&self) -> MutexGuard<'_, Seens> {
+        self.seens.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What was kept until now, and what comes from now on.
@@ -132,7 +142,12 @@ impl FlowLog {
     /// One look; how many there were. Blocking, briefly.
     fn look(&self, records: &mut FlowRecords, net: &Net, telemetry: &Telemetry) -> usize {
         let vips = net.vip_names();
-        let (n, flows) = net.with_peers(|peers| self.take(records, peers, &vips));
+        let (n, mut flows) = net.with_peers(|peers| self.take(records, peers, &vips));
+        let others = Denied::look(net, &self.node, wall_offset_ns());
+        if self.is_wanted() && !others.is_empty() {
+            flows.extend(others);
+            flows.sort_by_key(|f| f.ended_us);
+        }
         self.keep(flows, telemetry);
         n
     }
@@ -157,8 +172,13 @@ impl FlowLog {
             }
         }
         let mut flows = Vec::new();
+        let offset = wall_offset_ns();
+        let mut seens = self.seens();
+        for record in &taken {
+            seens.note(record, offset);
+        }
+        drop(seens);
         if self.is_wanted() {
-            let offset = wall_offset_ns();
             let name = |r: &FlowRecord| self.named(r, owners.get(r.cgroup_id), peers, vips, offset);
             flows.extend(taken.iter().map(name));
             // Of several processors' connections those of one moment may be in any order.
@@ -241,14 +261,15 @@ impl FlowLog {
             connect_us: if accepted { 0 } else { record.connect_us },
             rtt_us: record.rtt_us,
             retransmits: record.retransmits,
+            ..EndedFlow::default()
         }
     }
 
-    fn owners(&self) -> std::sync::MutexGuard<'_, Owners> {
+    fn owners(&self) -> MutexGuard<'_, Owners> {
         self.owners.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn kept(&self) -> std::sync::MutexGuard<'_, Kept> {
+    fn kept(&self) -> MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -259,21 +280,23 @@ pub async fn work(log: Arc<FlowLog>, net: Arc<Net>, telemetry: Telemetry) {
         return;
     };
     let mut lost = records.lost().unwrap_or(0);
+    let mut denied = Denied::default();
     let mut tick = tokio::time::interval(EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     let mut passed = Instant::now();
     loop {
         tick.tick().await;
-        let (kept, net, told) = (Arc::clone(&log), Arc::clone(&net), telemetry.clone());
+        let (kept, looked, told) = (Arc::clone(&log), Arc::clone(&net), telemetry.clone());
         let n;
         (records, n) = blocking(move || {
-            let n = told.cpu().run(|| kept.look(&mut records, &net, &told));
+            let n = told.cpu().run(|| kept.look(&mut records, &looked, &told));
             (records, n)
         })
         .await;
         // Looks that come sooner don't make a task be forgotten sooner.
         if passed.elapsed() >= EVERY / 2 {
             log.owners().pass();
+            denied.count(&net, &telemetry);
             passed = Instant::now();
         }
         if n >= MANY {
@@ -339,6 +362,7 @@ mod tests {
             connect_us: 3,
             rtt_us: 4,
             retransmits: 0,
+            ..EndedFlow::default()
         }
     }
 

@@ -95,6 +95,40 @@ async fn a_snapshot_that_came_meanwhile_is_not_forgotten() {
     assert_eq!(work(&net).await, (10, 0));
 }
 
+#[tokio::test]
+async fn what_is_done_for_several_is_one_span_with_links() {
+    let dir = tempfile::tempdir().unwrap();
+    let net = net(dir.path()).await;
+    let telemetry = Telemetry::disabled().component("waggle-agent");
+    let cause = |n: u8| Cause {
+        task_id: TaskId::new(format!("web.{n}")).unwrap(),
+        trace: waggle_types::TraceContext {
+            trace_id: n.into(),
+            span_id: u64::from(n) + 100,
+            flags: 1,
+        },
+    };
+    net.desired(NetSnapshot {
+        causes: vec![cause(1), cause(2)],
+        ..snapshot(5)
+    });
+    // Overtaken before it was applied: its causes are carried on.
+    net.desired(NetSnapshot {
+        causes: vec![cause(3)],
+        ..snapshot(6)
+    });
+    let wanted = net.inbox.with(|w| w.wanted.take()).unwrap();
+    let node = net.node.as_ref().unwrap();
+    net.take(node, wanted, &telemetry, "n1").await;
+    let of = |n: u8| telemetry.recent_spans(&format!("{n:032x}")).0;
+    let [apply] = <[_; 1]>::try_from(of(1)).unwrap();
+    assert_eq!(apply.parent_id, format!("{:016x}", 101));
+    assert_eq!(apply.attributes["waggle.generation"], "6");
+    let to: Vec<&str> = apply.links.iter().map(|l| l.span_id.as_str()).collect();
+    assert_eq!(to, [format!("{:016x}", 102), format!("{:016x}", 103)]);
+    assert_eq!((of(2), of(3)), (vec![apply.clone()], vec![apply]));
+}
+
 #[test]
 fn a_change_of_policies_or_tasks_reaches_the_policies() {
     let touched = |later: NetSnapshot| {

@@ -56,6 +56,10 @@ pub enum Verdict {
     /// The VIP had no backend
     #[value(name = "no_backend")]
     NoBackend,
+    /// A network policy dropped it
+    Denied,
+    /// It passed, and a network policy in audit mode would drop it
+    Audited,
 }
 
 impl Verdict {
@@ -67,6 +71,8 @@ impl Verdict {
             Self::Refused => "refused",
             Self::Failed => "failed",
             Self::NoBackend => "no_backend",
+            Self::Denied => "denied",
+            Self::Audited => "audited",
         }
     }
 }

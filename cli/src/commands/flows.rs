@@ -12,14 +12,14 @@ use tokio::{
     task::JoinSet,
     time::Instant,
 };
-use waggle_api::native::{EndedFlow, FlowLine, NodeView};
+use waggle_api::native::{Denials, EndedFlow, FlowLine, NodeView};
 
 use super::{encode_query, fetch_list, print};
 use crate::{
     args::FlowsCommand,
     client::Client,
     error::{CliError, usage},
-    show::{bytes, micros},
+    show::{bytes, count, micros},
     times::{self, YEAR},
 };
 
@@ -123,7 +123,7 @@ fn told_once(flows: &mut Vec<EndedFlow>, both: bool) {
     flows.retain(|f| {
         let local = f.local.clone().unwrap_or_default();
         let is_told = both && f.source.contains('.') || sources.contains(&(f.peer.clone(), local));
-        is_source(f) || !is_told
+        is_source(f) || !is_told || Denials::is_one(f)
     });
 }
 
@@ -275,6 +275,10 @@ fn line(flow: &EndedFlow) -> String {
     if let Some(vip) = &flow.vip {
         out.push_str(&format!(" by {vip}"));
     }
+    if Denials::is_one(flow) {
+        out.push_str(&denied(flow));
+        return out;
+    }
     out.push_str(&format!(" {}", flow.verdict));
     if flow.verdict == "closed" || flow.verdict == "reset" {
         let (sent, received) = (bytes(flow.tx_bytes), bytes(flow.rx_bytes));
@@ -293,6 +297,22 @@ fn line(flow: &EndedFlow) -> String {
         out.push_str(&format!(", {} sent again", flow.retransmits));
     }
     out
+}
+
+/// ` tcp denied by destination: no_rule of closed, 3 packets`. Of what was dialled at this end the line has the other end alone.
+fn denied(flow: &EndedFlow) -> String {
+    let of = match flow.policies.as_str() {
+        "" => String::new(),
+        policies => format!(" of {policies}"),
+    };
+    let at = match (&flow.local, flow.observer.as_str()) {
+        (Some(local), "destination") => format!(" to {local}"),
+        _ => String::new(),
+    };
+    let (protocol, verdict) = (&flow.protocol, &flow.verdict);
+    let (observer, reason) = (&flow.observer, &flow.reason);
+    let n = count(flow.packets, "packet");
+    format!("{at} {protocol} {verdict} by {observer}: {reason}{of}, {n}")
 }
 
 #[cfg(test)]
@@ -319,6 +339,7 @@ mod tests {
             connect_us: 85,
             rtt_us: 45,
             retransmits: 2,
+            ..EndedFlow::default()
         }
     }
 
@@ -340,6 +361,32 @@ mod tests {
             "2025-11-24T16:00:00.123Z n1 shop.marathon -> nobody 11.0.0.1:80 by \
              web.marathon.l4lb.thisdcos.directory:80 no_backend"
         );
+    }
+
+    #[test]
+    fn a_denial_says_whose_policies_and_why() {
+        let mut one = flow();
+        one.vip = None;
+        (one.verdict, one.reason) = ("denied".to_owned(), "no_rule".to_owned());
+        (one.policies, one.packets) = ("closed,db".to_owned(), 3);
+        assert_eq!(
+            line(&one),
+            "2025-11-24T16:00:00.123Z n1 shop.marathon -> web.marathon 192.168.1.2:31000 tcp denied by source: no_rule of \
+             closed,db, 3 packets"
+        );
+        one.observer = "destination".to_owned();
+        (one.verdict, one.reason) = ("audited".to_owned(), "no_flow".to_owned());
+        (one.policies, one.packets) = (String::new(), 1);
+        assert_eq!(
+            line(&one),
+            "2025-11-24T16:00:00.123Z n1 shop.marathon -> web.marathon 192.168.1.2:31000 to 192.168.1.1:40000 tcp audited by \
+             destination: no_flow, 1 packet"
+        );
+        // Each end has policies of its own: none stands for the other.
+        let all = vec![flow(), one];
+        let mut told = all.clone();
+        told_once(&mut told, true);
+        assert_eq!(told, all);
     }
 
     #[test]

@@ -11,6 +11,8 @@
 //! | `POLICY_BLOCKS` | [`BlockKey`] | [`Block`] |
 //! | `POLICY_NAMES` | [`NameKey`] | [`Name`]: what the resolver told a task |
 //! | `POLICY_FLOWS` | [`FlowKey`] | [`Flow`]: what was allowed, so that answers pass |
+//! | `POLICY_RECORDS` | ring | [`PolicyRecord`]: what was dropped, or would be |
+//! | `POLICY_TOLD` | [`ToldKey`] | [`Told`]: what was written there lately |
 
 use crate::Addr;
 
@@ -34,6 +36,14 @@ pub const MAX_NAMES: u32 = 65_536;
 pub const MAX_FLOWS: u32 = 131_072;
 /// First fragments that are remembered for the ones that follow.
 pub const MAX_FRAGMENTS: u32 = 8_192;
+/// Room of the ring of what was dropped: 4000 records between two readings.
+pub const RECORD_RING_BYTES: u32 = 256 << 10;
+/// Packets that are alike are written down so often, nanoseconds.
+pub const TELL_EVERY_NS: u64 = 1_000_000_000;
+/// Of one CPU in a second, whatever they are about.
+pub const RECORDS_PER_S: u64 = 128;
+/// Who was written down lately; with more, those of longest ago are forgotten, and told once more.
+pub const MAX_TOLD: u32 = 8_192;
 /// Answers to a UDP flow pass if it was silent for less than this, seconds.
 pub const UDP_IDLE_S: u32 = 180;
 /// Answers to an ICMP request pass if it was silent for less than this, seconds.
@@ -266,6 +276,101 @@ pub struct FragmentKey {
     pub kind: u32,
 }
 
+/// What packets that are written down once have in common.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct ToldKey {
+    /// The task.
+    pub local: Addr,
+    /// The other one.
+    pub peer: Addr,
+    /// The dialled port, network order.
+    pub port: u16,
+    /// IANA protocol.
+    pub proto: u8,
+    /// [`verdict`].
+    pub verdict: u8,
+    /// [`EGRESS`] or [`INGRESS`].
+    pub direction: u32,
+}
+
+/// When that was.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Told {
+    /// `CLOCK_MONOTONIC`.
+    pub at_ns: u64,
+    /// Packets since then.
+    pub more: u64,
+}
+
+/// Packets that were dropped, or would be if policies in audit mode were in force.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct PolicyRecord {
+    /// `CLOCK_MONOTONIC` of the last one.
+    pub at_ns: u64,
+    /// How many since the last record of the same; 1 for the first.
+    pub packets: u64,
+    /// The task.
+    pub local: Addr,
+    /// The other one.
+    pub peer: Addr,
+    /// The task's port, network order; of ICMP 0.
+    pub local_port: u16,
+    /// The other one's; of ICMP type and code.
+    pub peer_port: u16,
+    /// IANA protocol.
+    pub proto: u8,
+    /// [`verdict`].
+    pub verdict: u8,
+    /// [`EGRESS`] or [`INGRESS`].
+    pub direction: u8,
+    /// Zero.
+    pub pad: u8,
+}
+
+impl PolicyRecord {
+    /// What is in the ring; `None` for what is no record.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let bytes: &[u8; size_of::<Self>()] = bytes.first_chunk()?;
+        let u64_at = |at: usize| {
+            let mut out = [0; 8];
+            out.copy_from_slice(&bytes[at..at + 8]);
+            u64::from_ne_bytes(out)
+        };
+        let u32_at = |at: usize| {
+            u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+        };
+        let addr_at = |at: usize| [u32_at(at), u32_at(at + 4), u32_at(at + 8), u32_at(at + 12)];
+        let u16_at = |at: usize| u16::from_ne_bytes([bytes[at], bytes[at + 1]]);
+        Some(Self {
+            at_ns: u64_at(0),
+            packets: u64_at(8),
+            local: addr_at(16),
+            peer: addr_at(32),
+            local_port: u16_at(48),
+            peer_port: u16_at(50),
+            proto: bytes[52],
+            verdict: bytes[53],
+            direction: bytes[54],
+            pad: bytes[55],
+        })
+    }
+}
+
+crate::edge::reasons::reasons! {
+    /// Positions in the array of counters: packets that were not written down.
+    pub mod untold {
+        /// The same was told within this second; the next record has them in its number.
+        REPEATED = 0, "policy_repeated";
+        /// The CPU has told enough in this second.
+        BUDGET = 1, "policy_budget";
+        /// The ring has no room.
+        RING_FULL = 2, "policy_ring_full";
+    }
+}
+
 /// Whether packets of a [`verdict`] went nowhere.
 pub const fn is_drop(of: u32) -> bool {
     verdict::DENIED_EGRESS <= of && of <= verdict::MALFORMED
@@ -322,6 +427,9 @@ const _: () = {
     assert!(size_of::<FlowKey>() == 40);
     assert!(size_of::<Flow>() == 16);
     assert!(size_of::<FragmentKey>() == 40);
+    assert!(size_of::<ToldKey>() == 40);
+    assert!(size_of::<Told>() == 16);
+    assert!(size_of::<PolicyRecord>() == 56);
 };
 
 #[cfg(feature = "user")]

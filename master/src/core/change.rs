@@ -111,6 +111,7 @@ impl MasterCore {
             self.say_redefined(c.before.as_deref(), c.after.as_deref(), now);
         }
         self.say_begun(&id, &flight, now);
+        self.plan_span(&id, &flight);
         if under_way {
             self.flights.insert(id.clone(), flight);
             self.begin_step(&id, now);

@@ -18,6 +18,8 @@ use crate::{error::MasterError, handle::Deployment, store::StoreOp, view::EndedD
 
 /// Ended deployments that are remembered, for who waited for one.
 const MAX_ENDED: usize = 128;
+/// Actions of a plan that its span tells.
+const MAX_TOLD_ACTIONS: usize = 32;
 
 /// How deployments have ended, newest last; shared with views until it changes.
 #[derive(Debug, Clone, Default)]
@@ -165,8 +167,8 @@ impl MasterCore {
                 f.changes.keys().for_each(|s| self.shown.touch(s));
                 let step = f.rollout.step_idx();
                 self.say_deployment(id, &f, &[(DeploymentPhase::Failed, step)], now);
-                let ms = now.since(f.since).0;
-                self.measure(Measure::Deployment { outcome, ms });
+                let (ms, trace) = (now.since(f.since).0, f.trace);
+                self.measure(Measure::Deployment { outcome, ms, trace });
                 self.ends.push(id, outcome, now);
                 flights.push(f);
             }
@@ -304,7 +306,8 @@ impl MasterCore {
         };
         flight.changes.keys().for_each(|s| self.shown.touch(s));
         let (outcome, ms) = ("finished", now.since(flight.since).0);
-        self.measure(Measure::Deployment { outcome, ms });
+        let trace = flight.trace;
+        self.measure(Measure::Deployment { outcome, ms, trace });
         self.ends.push(id, outcome, now);
         self.persist(vec![stored::delete_deployment(id)]);
         let ends = [
@@ -319,6 +322,37 @@ impl MasterCore {
         self.out.push(Effect::Trace(TraceOp::End {
             key: SpanKey::Deployment(id.clone()),
             error: error.map(|e| (e, format!("deployment {e}"))),
+        }));
+    }
+
+    /// What a deployment is going to do, as a span of no length: the core has no clock of its own.
+    pub(super) fn plan_span(&mut self, id: &DeploymentId, flight: &Flight) {
+        let Some(root) = flight.trace else {
+            return;
+        };
+        let plan = flight.rollout.plan();
+        let actions = plan.steps.iter().enumerate().flat_map(|(n, step)| {
+            let of =
+                move |a: &StepAction| format!("{} {} {}", n + 1, a.marathon_action(), a.service);
+            step.actions.iter().map(of)
+        });
+        let n_actions: usize = plan.steps.iter().map(|s| s.actions.len()).sum();
+        let mut told: Vec<String> = actions.take(MAX_TOLD_ACTIONS).collect();
+        if n_actions > told.len() {
+            told.push(format!("and {} more", n_actions - told.len()));
+        }
+        self.out.push(Effect::Trace(TraceOp::Record {
+            key: SpanKey::Plan(id.clone()),
+            name: "deployment.plan".to_owned(),
+            kind: TraceKind::Internal,
+            parent: SpanParent::Span(SpanKey::Deployment(id.clone()), Some(root)),
+            start: flight.since,
+            end: flight.since,
+            attrs: vec![
+                ("waggle.deployment.id", id.to_string()),
+                ("waggle.deployment.steps", plan.steps.len().to_string()),
+                ("waggle.deployment.actions", told.join(", ")),
+            ],
         }));
     }
 

@@ -381,6 +381,8 @@ pub enum SpanKey {
     Accept(TaskId),
     /// `task.launch`.
     Launch(TaskId),
+    /// `deployment.plan`.
+    Plan(DeploymentId),
 }
 
 /// What a span hangs under.
@@ -497,6 +499,8 @@ pub enum Measure {
         framework: String,
         /// Milliseconds.
         ms: u64,
+        /// The trace that it was for.
+        trace: Option<TraceContext>,
     },
     /// From sending a task to its agent until it runs, in milliseconds.
     LaunchToRunning {
@@ -504,6 +508,8 @@ pub enum Measure {
         framework: String,
         /// Milliseconds.
         ms: u64,
+        /// The task's span.
+        trace: Option<TraceContext>,
     },
     /// An instance of a service was launched in place of one that ended by itself.
     Restarted,
@@ -513,6 +519,8 @@ pub enum Measure {
         outcome: &'static str,
         /// From the request, in milliseconds.
         ms: u64,
+        /// Its span.
+        trace: Option<TraceContext>,
     },
     /// An agent reported a task.
     Status {

@@ -424,7 +424,12 @@ impl MasterCore {
         self.tasks.insert(task);
         let ms = now.since(offered_at).0;
         let framework = spec.framework_name.clone();
-        self.measure(Measure::OfferToLaunch { framework, ms });
+        let trace = spec.trace;
+        self.measure(Measure::OfferToLaunch {
+            framework,
+            ms,
+            trace,
+        });
         if spec.framework_id == self.framework_id && self.restarts.launched(&spec) {
             self.measure(Measure::Restarted);
         }

@@ -135,10 +135,15 @@ impl MasterCore {
             });
         }
         if was != status.state && status.state == TaskState::Running {
-            let staged_at = self.tasks.get(&id).map_or(now, |t| t.staged_at);
-            let ms = now.since(staged_at).0;
+            let task = self.tasks.get(&id);
+            let ms = now.since(task.map_or(now, |t| t.staged_at)).0;
+            let trace = task.and_then(Task::trace);
             let framework = spec.framework_name.clone();
-            self.measure(Measure::LaunchToRunning { framework, ms });
+            self.measure(Measure::LaunchToRunning {
+                framework,
+                ms,
+                trace,
+            });
         }
         if opened {
             self.end_launch_span(&id, &status);

@@ -26,6 +26,7 @@ use waggle_ebpf::{
     overlay::{At, Endpoint, OverlayConfig, OverlayPlane},
 };
 use waggle_ebpf_common::overlay::{MTU_OVERHEAD, mac_of};
+use waggle_ebpf_common::policy::PolicyRecord;
 use waggle_overlay_plan::network::{LocalNetwork, NodePlan, mtu_inside};
 use waggle_overlay_plan::policy::PolicyWorld;
 use waggle_types::{AgentOverlay, AgentSubnet, FieldError, IpNet, Network, Vtep, Vxlan};
@@ -384,6 +385,23 @@ impl OverlayNet {
         let state = self.lock();
         let plane = state.plane.as_ref();
         plane.map_or(Ok(Vec::new()), |plane| plane.policy().counts())
+    }
+
+    /// What policies have dropped, or would, and who was not asked for yet; at most so many.
+    pub fn policy_records(&self, most: usize) -> Vec<PolicyRecord> {
+        let state = self.lock();
+        let plane = state.plane.as_ref();
+        plane.map_or(Vec::new(), |plane| plane.policy().take_records(most))
+    }
+
+    /// Packets of these that have no record of their own, by reason.
+    ///
+    /// # Errors
+    /// [`LoadError::Map`] from the kernel.
+    pub fn policy_untold(&self) -> Result<Vec<(&'static str, u64)>, LoadError> {
+        let state = self.lock();
+        let plane = state.plane.as_ref();
+        plane.map_or(Ok(Vec::new()), |plane| plane.policy().untold())
     }
 
     /// The hardware address of a container with that address.

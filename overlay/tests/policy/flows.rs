@@ -35,7 +35,7 @@ fn task(n: usize, app: &str) -> WorldTask {
     }
 }
 
-fn world(policies: Vec<NetworkPolicy>) -> PolicyWorld {
+pub fn world(policies: Vec<NetworkPolicy>) -> PolicyWorld {
     PolicyWorld {
         policies: policies.into_iter().map(Arc::new).collect(),
         tasks: vec![task(1, "db"), task(2, "web"), task(3, "other")],
@@ -53,7 +53,7 @@ fn allow(peers: Vec<PolicyPeer>, ports: &[&str]) -> PolicyRule {
 }
 
 /// Web may dial db at 5432, and ask it; db may dial nobody.
-fn db() -> NetworkPolicy {
+pub fn db() -> NetworkPolicy {
     NetworkPolicy {
         name: "db".into(),
         selects: app("db"),
@@ -66,13 +66,13 @@ fn db() -> NetworkPolicy {
     }
 }
 
-fn rig(name: &str) -> Option<Rig> {
+pub fn rig(name: &str) -> Option<Rig> {
     let all: Vec<IpAddr> = (1..10).flat_map(|n| task_ips("blue", n)).collect();
     Rig::new(name, &all).unwrap()
 }
 
 /// db, web, other, of one family.
-fn ips(family: usize) -> [IpAddr; 3] {
+pub fn ips(family: usize) -> [IpAddr; 3] {
     [1, 2, 3].map(|n| task_ips("blue", n)[family])
 }
 

@@ -13,6 +13,7 @@ mod random;
 #[path = "../../plan/tests/policy/reference.rs"]
 mod reference;
 mod rig;
+mod told;
 #[path = "../../plan/tests/policy/worlds.rs"]
 #[allow(dead_code, reason = "shared with the tests of the plan")]
 mod worlds;

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use waggle_ebpf::overlay::{At, Endpoint, OverlayConfig, OverlayPlane};
-use waggle_ebpf_common::policy::verdict;
+use waggle_ebpf_common::policy::{PolicyRecord, verdict};
 use waggle_overlay::policy::PolicyPlane;
 use waggle_overlay_plan::policy::{Direction, PolicyWorld};
 use waggle_tests_support::netns::TempNetNs;
@@ -157,6 +157,17 @@ impl Rig {
     /// A verdict's count ([`verdict`]).
     pub fn count(&self, at: u32) -> u64 {
         self.plane.policy().count(at).unwrap()
+    }
+
+    /// What was written down since the last time, oldest first.
+    pub fn told(&self) -> Vec<PolicyRecord> {
+        self.plane.policy().take_records(usize::MAX)
+    }
+
+    /// Packets without a record of their own ([`untold`](waggle_ebpf_common::policy::untold)).
+    pub fn untold(&self, at: u32) -> u64 {
+        let all = self.plane.policy().untold().unwrap();
+        all[usize::try_from(at).unwrap()].1
     }
 
     pub fn counts(&self) -> String {

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::{Attrs, MetricDef, names::Kind};
+use crate::{Attrs, Exemplar, MetricDef, names::Kind};
 
 /// One data point, cumulative since `start_ns` (gauges: now).
 #[derive(Debug, Clone, PartialEq)]
@@ -18,6 +18,8 @@ pub struct Point {
     pub start_ns: u64,
     /// When it was read, Unix nanoseconds.
     pub time_ns: u64,
+    /// Spans behind it, at most one for each bucket; none of gauges.
+    pub exemplars: Vec<Exemplar>,
 }
 
 /// A point's value; must suit the definition's [`Kind`].
@@ -74,6 +76,7 @@ impl Point {
             data,
             start_ns,
             time_ns,
+            exemplars: Vec::new(),
         }
     }
 
@@ -102,6 +105,6 @@ impl Point {
             .iter()
             .map(|(k, v)| k.len() + 8 + v.approx_bytes())
             .sum();
-        48 + data + attrs
+        48 + data + attrs + self.exemplars.len() * 48
     }
 }

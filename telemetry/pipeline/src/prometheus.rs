@@ -1,8 +1,11 @@
-//! Prometheus text, version 0.0.4, with names as OpenTelemetry's compatibility specification makes them.
+//! Prometheus text, version 0.0.4 or OpenMetrics, with names as OpenTelemetry's compatibility specification makes them.
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
-use crate::{AttrValue, Attrs, MetricDef, PointData, ResourceKey, SeriesStore, names::Kind};
+use crate::{
+    AttrValue, Attrs, Exemplar, Exposition, MetricDef, PointData, ResourceKey, SeriesStore,
+    exemplar::bucket, names::Kind,
+};
 
 /// Resource attributes that become labels of every series; the rest is in `target_info`, to be joined
 /// by these.
@@ -46,8 +49,17 @@ pub fn prometheus_name(def: &MetricDef) -> String {
     name
 }
 
-/// Renders all series and one `target_info` per resource. Series of owners that are not listed are left out.
+/// [`exposition`] in version 0.0.4.
 pub fn prometheus_text(store: &SeriesStore, resources: &[PromResource<'_>]) -> String {
+    exposition(store, resources, Exposition::Text)
+}
+
+/// Renders all series and one `target_info` per resource. Series of owners that are not listed are left out.
+pub fn exposition(
+    store: &SeriesStore,
+    resources: &[PromResource<'_>],
+    format: Exposition,
+) -> String {
     let identity: BTreeMap<&ResourceKey, String> = resources
         .iter()
         .map(|r| {
@@ -56,7 +68,7 @@ pub fn prometheus_text(store: &SeriesStore, resources: &[PromResource<'_>]) -> S
         })
         .collect();
     let mut families: BTreeMap<String, (&'static MetricDef, String)> = BTreeMap::new();
-    for (owner, def, attrs, data) in store.iter() {
+    for (owner, def, attrs, data, exemplars) in store.with_exemplars() {
         let Some(id) = identity.get(owner) else {
             continue;
         };
@@ -66,23 +78,24 @@ pub fn prometheus_text(store: &SeriesStore, resources: &[PromResource<'_>]) -> S
         let (_, out) = families
             .entry(name.clone())
             .or_insert_with(|| (def, String::new()));
-        sample(out, &name, &all, data);
+        sample(out, &name, &all, data, exemplars, format);
     }
     let mut text = String::new();
     for (name, (def, samples)) in &families {
-        let kind = match def.kind {
-            Kind::Counter => "counter",
-            Kind::UpDownCounter | Kind::Gauge => "gauge",
-            Kind::Histogram => "histogram",
-        };
-        let help = def.description.replace('\\', "\\\\").replace('\n', "\\n");
-        let _ = writeln!(text, "# HELP {name} {help}");
-        let _ = writeln!(text, "# TYPE {name} {kind}");
+        let (family, kind) = format.family(name, def.kind);
+        let help = format.help(def.description);
+        let _ = writeln!(text, "# HELP {family} {help}");
+        let _ = writeln!(text, "# TYPE {family} {kind}");
         text.push_str(samples);
     }
     if !resources.is_empty() {
-        text.push_str("# HELP target_info Attributes of the resource that series belong to\n");
-        text.push_str("# TYPE target_info gauge\n");
+        let (family, kind) = match format {
+            Exposition::Text => ("target_info", "gauge"),
+            Exposition::OpenMetrics => ("target", "info"),
+        };
+        let help = "Attributes of the resource that series belong to";
+        let _ = writeln!(text, "# HELP {family} {help}");
+        let _ = writeln!(text, "# TYPE {family} {kind}");
         let mut rows: Vec<String> = resources
             .iter()
             .map(|r| labels(r.attrs.iter().map(|(k, v)| (*k, v))))
@@ -93,10 +106,24 @@ pub fn prometheus_text(store: &SeriesStore, resources: &[PromResource<'_>]) -> S
             let _ = writeln!(text, "target_info{{{row}}} 1");
         }
     }
+    if format == Exposition::OpenMetrics {
+        text.push_str("# EOF\n");
+    }
     text
 }
 
-fn sample(out: &mut String, name: &str, labels: &str, data: &PointData) {
+fn sample(
+    out: &mut String,
+    name: &str,
+    labels: &str,
+    data: &PointData,
+    exemplars: &[Exemplar],
+    format: Exposition,
+) {
+    let of = |at: usize| {
+        let found = exemplars.iter().find(|e| bucket(data, e.value) == at);
+        format.exemplar(found)
+    };
     let braces = if labels.is_empty() {
         String::new()
     } else {
@@ -104,7 +131,7 @@ fn sample(out: &mut String, name: &str, labels: &str, data: &PointData) {
     };
     match data {
         PointData::Sum(v) => {
-            let _ = writeln!(out, "{name}{braces} {v}");
+            let _ = writeln!(out, "{name}{braces} {v}{}", of(0));
         }
         PointData::UpDown(v) => {
             let _ = writeln!(out, "{name}{braces} {v}");
@@ -119,13 +146,14 @@ fn sample(out: &mut String, name: &str, labels: &str, data: &PointData) {
             count,
         } => {
             let mut below = 0u64;
-            for (bound, n) in bounds.iter().zip(counts) {
+            for (at, (bound, n)) in bounds.iter().zip(counts).enumerate() {
                 below += n;
-                let le = join(labels, &format!("le=\"{}\"", number(*bound)));
-                let _ = writeln!(out, "{name}_bucket{{{le}}} {below}");
+                let le = join(labels, &format!("le=\"{}\"", format.bound(*bound)));
+                let _ = writeln!(out, "{name}_bucket{{{le}}} {below}{}", of(at));
             }
             let le = join(labels, "le=\"+Inf\"");
-            let _ = writeln!(out, "{name}_bucket{{{le}}} {count}");
+            let last = of(bounds.len());
+            let _ = writeln!(out, "{name}_bucket{{{le}}} {count}{last}");
             let _ = writeln!(out, "{name}_sum{braces} {}", number(*sum));
             let _ = writeln!(out, "{name}_count{braces} {count}");
         }

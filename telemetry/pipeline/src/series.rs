@@ -2,9 +2,12 @@
 
 use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
-use waggle_types::TaskId;
+use waggle_types::{TaskId, TraceContext};
 
-use crate::{AttrValue, Attrs, MetricDef, Point, PointData, names::Kind, names::OVERFLOW};
+use crate::{
+    AttrValue, Attrs, Exemplar, MetricDef, Point, PointData, exemplar::bucket, names::Kind,
+    names::OVERFLOW,
+};
 
 /// Whom a series belongs to.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -20,6 +23,7 @@ type SeriesKey = (ResourceKey, &'static MetricDef, Attrs);
 #[derive(Debug, Clone)]
 struct Series {
     data: PointData,
+    exemplars: Vec<Exemplar>,
     start_ns: u64,
     time_ns: u64,
     /// When it was last handed in or recorded.
@@ -53,6 +57,7 @@ impl SeriesStore {
         }
         let series = Series {
             data: point.data.clone(),
+            exemplars: point.exemplars.clone(),
             start_ns: point.start_ns,
             time_ns: point.time_ns,
             seen_ns: now_ns,
@@ -115,6 +120,19 @@ impl SeriesStore {
         value: f64,
         now_ns: u64,
     ) {
+        self.record_in(owner, def, attrs, value, None, now_ns);
+    }
+
+    /// The same of an observation within a span, which becomes its bucket's exemplar.
+    pub fn record_in(
+        &mut self,
+        owner: &ResourceKey,
+        def: &'static MetricDef,
+        attrs: Attrs,
+        value: f64,
+        trace: Option<TraceContext>,
+        now_ns: u64,
+    ) {
         if value.is_nan() {
             return;
         }
@@ -125,18 +143,17 @@ impl SeriesStore {
             count: 0,
         };
         let series = self.own(owner, def, attrs, now_ns, zero);
+        let at = bucket(&series.data, value);
         if let PointData::Histogram {
-            bounds,
-            counts,
-            sum,
-            count,
+            counts, sum, count, ..
         } = &mut series.data
+            && let Some(c) = counts.get_mut(at)
         {
-            let at = bounds.partition_point(|b| *b < value);
-            if let Some(c) = counts.get_mut(at) {
-                *c += 1;
-                *sum += value;
-                *count += 1;
+            *c += 1;
+            *sum += value;
+            *count += 1;
+            if let Some(exemplar) = Exemplar::of(trace, value, now_ns) {
+                exemplar.put(&mut series.exemplars, &series.data);
             }
         }
     }
@@ -155,6 +172,7 @@ impl SeriesStore {
         }
         let series = self.series.entry(key).or_insert_with(|| Series {
             data: zero,
+            exemplars: Vec::new(),
             start_ns: now_ns,
             time_ns: now_ns,
             seen_ns: now_ns,
@@ -176,6 +194,7 @@ impl SeriesStore {
                     data: s.data.clone(),
                     start_ns: s.start_ns,
                     time_ns: s.time_ns.max(now_ns),
+                    exemplars: s.exemplars.clone(),
                 };
                 (owner.clone(), point)
             })
@@ -186,9 +205,25 @@ impl SeriesStore {
     pub fn iter(
         &self,
     ) -> impl Iterator<Item = (&ResourceKey, &'static MetricDef, &Attrs, &PointData)> {
+        self.with_exemplars()
+            .map(|(owner, def, attrs, data, _)| (owner, def, attrs, data))
+    }
+
+    /// The same with the spans behind them.
+    pub(crate) fn with_exemplars(
+        &self,
+    ) -> impl Iterator<
+        Item = (
+            &ResourceKey,
+            &'static MetricDef,
+            &Attrs,
+            &PointData,
+            &[Exemplar],
+        ),
+    > {
         self.series
             .iter()
-            .map(|((owner, def, attrs), s)| (owner, *def, attrs, &s.data))
+            .map(|((owner, def, attrs), s)| (owner, *def, attrs, &s.data, s.exemplars.as_slice()))
     }
 
     /// Removes an owner's series.
@@ -247,6 +282,34 @@ mod tests {
         assert_eq!((hist.start_ns, hist.time_ns), (300, 400));
         assert_eq!(points[1].1.data, PointData::Sum(5));
         assert_eq!(points[1].1.start_ns, 100);
+    }
+
+    #[test]
+    fn observations_within_spans_are_exemplars() {
+        let mut s = SeriesStore::new(10);
+        let span = |span_id| {
+            Some(TraceContext {
+                trace_id: 1,
+                span_id,
+                flags: 1,
+            })
+        };
+        let def = &names::AGENT_TICK_DURATION;
+        for (n, value) in [(1, 0.003), (2, 0.004), (3, 2.0)] {
+            s.record_in(&agent(), def, vec![], value, span(n), 100 + n);
+        }
+        s.record(&agent(), def, vec![], 0.004, 200);
+        let (_, point) = s.collect_own(300).remove(0);
+        let told: Vec<_> = point
+            .exemplars
+            .iter()
+            .map(|e| (e.trace.span_id, e.value, e.time_ns))
+            .collect();
+        assert_eq!(told, [(2, 0.004, 102), (3, 2.0, 103)]);
+        let PointData::Histogram { count, .. } = point.data else {
+            panic!("{point:?}")
+        };
+        assert_eq!(count, 4);
     }
 
     #[test]

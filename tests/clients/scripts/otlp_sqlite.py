@@ -2,6 +2,9 @@
 
 otlp_sqlite.py serve DB    serves, and writes its port to standard output; ends with its input
 otlp_sqlite.py join DB     writes each resource with how many records of each signal it has, as JSON
+otlp_sqlite.py exemplars DB
+                           writes each exemplar's metric with the span that it leads to, and how many logs that span's trace has by
+                           its resource, as JSON
 """
 
 import gzip
@@ -52,7 +55,8 @@ def check(signal, record):
 def serve(path):
     database = sqlite3.connect(path, check_same_thread=False)
     database.execute("CREATE TABLE resource (id INTEGER PRIMARY KEY, attributes TEXT UNIQUE)")
-    database.execute("CREATE TABLE record (resource INTEGER, signal TEXT, name TEXT, json TEXT)")
+    database.execute("CREATE TABLE record (resource INTEGER, signal TEXT, name TEXT, trace TEXT, span TEXT, json TEXT)")
+    database.execute("CREATE TABLE exemplar (metric TEXT, trace TEXT, span TEXT, value REAL, at INTEGER)")
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -95,8 +99,23 @@ def take(database, path, request):
             for scope in of_resource[scopes]:
                 for record in scope[records]:
                     check(signal, record)
-                    row = (resource, signal, record.get("name", ""), json.dumps(record))
-                    database.execute("INSERT INTO record VALUES (?, ?, ?, ?)", row)
+                    ids = (record.get("traceId", ""), record.get("spanId", ""))
+                    row = (resource, signal, record.get("name", ""), *ids, json.dumps(record))
+                    database.execute("INSERT INTO record VALUES (?, ?, ?, ?, ?, ?)", row)
+                    if signal == "metric":
+                        keep_exemplars(database, record)
+
+
+def keep_exemplars(database, metric):
+    for kind in ("gauge", "sum", "histogram"):
+        for point in metric.get(kind, {}).get("dataPoints", []):
+            # One for each bucket, at most.
+            exemplars = point.get("exemplars", [])
+            assert len(exemplars) <= max(1, len(point.get("bucketCounts", []))), point
+            for e in exemplars:
+                assert len(e["traceId"]) == 32 and len(e["spanId"]) == 16, e
+                row = (metric["name"], e["traceId"], e["spanId"], float(e["asDouble"]), int(e["timeUnixNano"]))
+                database.execute("INSERT INTO exemplar VALUES (?, ?, ?, ?, ?)", row)
 
 
 def join(path):
@@ -110,5 +129,19 @@ def join(path):
     print(json.dumps([[json.loads(row[0]), *row[1:]] for row in rows]))
 
 
+def exemplars(path):
+    query = """
+        SELECT DISTINCT exemplar.metric, exemplar.value, span.name, resource.attributes,
+            (SELECT count(*) FROM record log
+                WHERE log.signal = 'log' AND log.resource = span.resource AND log.trace = exemplar.trace)
+        FROM exemplar
+        JOIN record span ON span.signal = 'span' AND span.trace = exemplar.trace AND span.span = exemplar.span
+        JOIN resource ON resource.id = span.resource
+        ORDER BY exemplar.at
+    """
+    rows = sqlite3.connect(path).execute(query).fetchall()
+    print(json.dumps([[*row[:3], json.loads(row[3]), row[4]] for row in rows]))
+
+
 if __name__ == "__main__":
-    {"serve": serve, "join": join}[sys.argv[1]](sys.argv[2])
+    {"serve": serve, "join": join, "exemplars": exemplars}[sys.argv[1]](sys.argv[2])

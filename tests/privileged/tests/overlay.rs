@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 use waggle_tests_privileged::{
     LIMIT, can_run,
     outside::Outside,
@@ -331,9 +331,38 @@ fn policed(world: &World, places: &[Place], own: &[[IpAddr; 2]]) -> anyhow::Resu
     add("[]", "")?;
     reached("nobody to reach a task", &|f| !pings(f) && !asks(f))?;
     ensure!(test()?.contains("is dropped"), "{}", test()?);
+    // Of what was dropped, who asked whom at which port, and whose policies they were.
+    let told = |verdict: &str| {
+        wait_until(LIMIT, &format!("{verdict} flows"), || {
+            let (_, said) = said_by(world, "flows", &["--verdict", verdict, "--json"]).ok()?;
+            let flows = said
+                .lines()
+                .filter_map(|l| serde_json::from_str::<Value>(l).ok());
+            let of_port = |f: &Value| {
+                let local = f["local"].as_str().unwrap_or_default();
+                f["protocol"] == "tcp" && local.ends_with(":8000")
+            };
+            flows.filter(of_port).last()
+        })
+    };
+    let denied = told("denied")?;
+    let why = (&denied["reason"], &denied["policies"], &denied["observer"]);
+    ensure!(
+        why == (&json!("no_rule"), &json!("guard"), &json!("destination"))
+            && denied["service"] == "/overlaid"
+            && denied["source"] == "overlaid.marathon",
+        "{denied}"
+    );
+    let (_, drops) = said_by(world, "drops", &["/overlaid"])?;
+    ensure!(
+        drops.contains("denied: overlaid.marathon -> overlaid.marathon tcp/8000, no_rule of guard"),
+        "{drops}"
+    );
     add("[]", r#", "audit": true"#)?;
     reached("all to pass in audit mode", &|f| pings(f) && asks(f))?;
     ensure!(test()?.contains("audit mode would drop"), "{}", test()?);
+    let audited = told("audited")?;
+    ensure!(audited["policies"] == "guard", "{audited}");
     let rule = r#"[{"from": [{"tasks": {"service": "/overlaid"}}], "ports": ["tcp/8000"]}]"#;
     add(rule, "")?;
     reached("one port to be open", &|f| !pings(f) && asks(f))?;

@@ -2,7 +2,7 @@
 
 mod reasons;
 
-use waggle_api::native::{DropsView, RefusedView};
+use waggle_api::native::{DenialName, DenialView, DropsView, RefusedView};
 
 use super::{
     encode_query, fetch,
@@ -41,6 +41,11 @@ fn text(service: &str, drops: &DropsView) -> String {
         tasks(drops)
     );
     parts.push((since_start, kernel.collect()));
+    let whom = drops.denials.iter().map(denial);
+    parts.push((
+        format!("packets that policies denied, or would, in the last {span}"),
+        whom.collect(),
+    ));
     let denied = drops.denied.iter().map(|(verdict, n)| {
         let (means, helps) = reasons::policy(verdict);
         Line::new(*n, "packet", verdict, means, helps)
@@ -105,6 +110,31 @@ fn connection(refused: &RefusedView) -> Line {
     Line::new(*n, "connection", &reason, means, helps)
 }
 
+/// `3 packets, denied: web.marathon -> db.marathon tcp/5432, no_rule of closed (destination's)`
+fn denial(denial: &DenialView) -> Line {
+    let DenialName {
+        source,
+        destination,
+        port,
+        protocol,
+        verdict,
+        observer,
+        reason,
+        policies,
+    } = &denial.name;
+    let at = match port {
+        0 => protocol.clone(),
+        port => format!("{protocol}/{port}"),
+    };
+    let of = match policies.as_str() {
+        "" => format!("{reason} ({observer})"),
+        policies => format!("{reason} of {policies} ({observer})"),
+    };
+    let what = format!("{verdict}: {source} -> {destination} {at}, {of}");
+    let (means, helps) = reasons::denial(verdict, observer, reason);
+    Line::new(denial.packets, "packet", &what, means, helps)
+}
+
 fn own(drops: &DropsView) -> Vec<Line> {
     let all = [
         (drops.retransmits, "segment", "sent again"),
@@ -147,6 +177,19 @@ mod tests {
                 count: 4,
             }],
             denied: [("denied_egress".to_owned(), 9)].into(),
+            denials: vec![DenialView {
+                name: DenialName {
+                    source: "shop.marathon".to_owned(),
+                    destination: "db.marathon".to_owned(),
+                    port: 5432,
+                    protocol: "tcp".to_owned(),
+                    verdict: "denied".to_owned(),
+                    observer: "destination".to_owned(),
+                    reason: "no_rule".to_owned(),
+                    policies: "db,closed".to_owned(),
+                },
+                packets: 7,
+            }],
             log_lines_dropped: 5,
             oom_kills: 2,
             ..DropsView::default()
@@ -165,6 +208,10 @@ packets that the kernel dropped since 2 tasks began:
   3 packets, tcp_overwindow
     a segment lies outside of the receiver's window: late, sent twice, or forged
     harmless if rare; else look for a path that delays or repeats packets
+packets that policies denied, or would, in the last 1 h:
+  7 packets, denied: shop.marathon -> db.marathon tcp/5432, no_rule of db,closed (destination)
+    no rule lets the task be sent it
+    ask `waggle policy test` which policy says so, and add a rule if it should pass
 packets that policies dropped on their nodes, whosever they were:
   9 packets, denied_egress
     no rule lets the task send it

@@ -139,6 +139,19 @@ pub fn policy(verdict: &str) -> Words {
     }
 }
 
+/// The same with a word whose policies they are.
+pub fn denial(verdict: &str, observer: &str, reason: &str) -> Words {
+    match (verdict, reason, observer) {
+        ("audited", ..) => (
+            "it passed; a policy in audit mode would drop it",
+            "add a rule before the policy is put in force, if it should pass",
+        ),
+        (_, "no_rule", "source") => policy("denied_egress"),
+        (_, "no_rule", _) => policy("denied_ingress"),
+        (_, reason, _) => policy(reason),
+    }
+}
+
 /// What the tasks do to themselves.
 pub fn own(what: &str) -> Words {
     match what {

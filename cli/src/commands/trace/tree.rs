@@ -9,8 +9,9 @@ use crate::{show::micros, times};
 /// Deeper ones begin anew at the margin.
 const MAX_DEPTH: usize = 32;
 /// Attributes that say something which the line does not say already, and how.
-const TOLD: [(&str, &str); 9] = [
+const TOLD: [(&str, &str); 11] = [
     ("waggle.deployment.of", "of"),
+    ("waggle.deployment.actions", ""),
     ("service.name", ""),
     ("waggle.task.id", ""),
     ("waggle.role", "role"),
@@ -19,6 +20,7 @@ const TOLD: [(&str, &str); 9] = [
     ("waggle.vip.names", ""),
     ("waggle.generation", "generation"),
     ("waggle.map.writes", "map writes"),
+    ("waggle.traffic.source", "by"),
 ];
 
 /// The whole tree: when each began after the first, how long it took, what it was, where.
@@ -27,9 +29,23 @@ pub fn text(trace: &TraceView) -> String {
     let last = trace.spans.iter().map(|s| s.end_ns).max().unwrap_or(0);
     let known: BTreeSet<&str> = trace.spans.iter().map(|s| s.span_id.as_str()).collect();
     let mut under: BTreeMap<&str, Vec<&SpanView>> = BTreeMap::new();
+    let mut linked: BTreeMap<&str, Vec<&SpanView>> = BTreeMap::new();
     for span in &trace.spans {
         let parent = span.parent_id.as_str();
         let is_known = known.contains(parent) && parent != span.span_id;
+        let links: BTreeSet<&str> = span.links.iter().map(|l| l.span_id.as_str()).collect();
+        let mut is_linked = false;
+        for to in links.intersection(&known).copied() {
+            if to == parent {
+                continue;
+            }
+            linked.entry(to).or_default().push(span);
+            is_linked = true;
+        }
+        // One of another trace has its place by its link.
+        if is_linked && !is_known {
+            continue;
+        }
         under
             .entry(if is_known { parent } else { "" })
             .or_default()
@@ -41,6 +57,7 @@ pub fn text(trace: &TraceView) -> String {
     let mut out = format!("trace {}, {at}, {took}, {n} spans\n", trace.trace_id);
     let mut lines = Lines {
         under,
+        linked,
         first,
         out: Vec::new(),
     };
@@ -66,16 +83,35 @@ pub fn text(trace: &TraceView) -> String {
 
 struct Lines<'a> {
     under: BTreeMap<&'a str, Vec<&'a SpanView>>,
+    linked: BTreeMap<&'a str, Vec<&'a SpanView>>,
     first: u64,
     out: Vec<[String; 3]>,
 }
 
 impl<'a> Lines<'a> {
     fn add(&mut self, span: &'a SpanView, depth: usize) {
+        self.line(span, depth, "");
+        if depth < MAX_DEPTH {
+            // Each is added once: one that was here before has no children left.
+            for child in self.under.remove(span.span_id.as_str()).unwrap_or_default() {
+                self.add(child, depth + 1);
+            }
+        }
+        // What hangs under them has its place where they have.
+        for other in self
+            .linked
+            .remove(span.span_id.as_str())
+            .unwrap_or_default()
+        {
+            self.line(other, depth + 1, " (linked)");
+        }
+    }
+
+    fn line(&mut self, span: &SpanView, depth: usize, how: &str) {
         let after = span.start_ns.saturating_sub(self.first) / 1000;
         let took = span.end_ns.saturating_sub(span.start_ns) / 1000;
         let indent = "  ".repeat(depth);
-        let mut what = format!("{indent}{} [{}]", span.name, place(span));
+        let mut what = format!("{indent}{} [{}]{how}", span.name, place(span));
         for (key, word) in TOLD {
             if let Some(value) = span.attributes.get(key).filter(|v| !v.is_empty()) {
                 let space = if word.is_empty() { "" } else { " " };
@@ -91,12 +127,6 @@ impl<'a> Lines<'a> {
             micros(took)
         };
         self.out.push([format!("+{}", micros(after)), took, what]);
-        if depth < MAX_DEPTH {
-            // Each is added once: one that was here before has no children left.
-            for child in self.under.remove(span.span_id.as_str()).unwrap_or_default() {
-                self.add(child, depth + 1);
-            }
-        }
     }
 }
 
@@ -108,6 +138,8 @@ fn place(span: &SpanView) -> String {
 
 #[cfg(test)]
 mod tests {
+    use waggle_api::native::LinkView;
+
     use super::*;
 
     fn span(id: &str, parent: &str, name: &str, (start, end): (u64, u64)) -> SpanView {
@@ -129,7 +161,43 @@ mod tests {
             end_ns: 1_764_000_000_000_000_000 + end * 1000,
             attributes: BTreeMap::new(),
             error: None,
+            links: Vec::new(),
         }
+    }
+
+    #[test]
+    fn what_was_done_for_several_is_shown_with_each() {
+        let link = |to: &str| LinkView {
+            trace_id: "t1".to_owned(),
+            span_id: to.to_owned(),
+        };
+        let mut both = span("c", "a", "vip.apply", (10, 20));
+        both.links = vec![link("b"), link("far")];
+        // Of another trace: its own parent is not here.
+        let mut other = span("d", "elsewhere", "vip.apply", (30, 40));
+        other.links = vec![link("b")];
+        let trace = TraceView {
+            trace_id: "t1".to_owned(),
+            spans: vec![
+                span("a", "", "vip.publish", (0, 0)),
+                span("b", "", "vip.publish", (1, 1)),
+                both,
+                other,
+            ],
+            ..TraceView::default()
+        };
+        let text = text(&trace);
+        let lines: Vec<&str> = text.lines().skip(1).collect();
+        assert_eq!(
+            lines,
+            [
+                " +0 us         vip.publish [agent n2]",
+                "+10 us  10 us    vip.apply [agent n2]",
+                " +1 us         vip.publish [agent n2]",
+                "+10 us  10 us    vip.apply [agent n2] (linked)",
+                "+30 us  10 us    vip.apply [agent n2] (linked)",
+            ]
+        );
     }
 
     #[test]

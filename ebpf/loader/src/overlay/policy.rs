@@ -5,10 +5,10 @@ use std::net::IpAddr;
 
 use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, HashMap, MapData, PerCpuArray};
+use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
 use waggle_ebpf_common::policy::{
-    Block, BlockKey, Config, Flow, FlowKey, Local, Name, NameKey, Net, PairKey, PortWords, Sets,
-    Sided, verdict,
+    Block, BlockKey, Config, Flow, FlowKey, Local, Name, NameKey, Net, PairKey, PolicyRecord,
+    PortWords, Sets, Sided, untold, verdict,
 };
 use waggle_ebpf_common::{Addr, addr_of, ip_of};
 
@@ -26,8 +26,10 @@ const BLOCKS: &str = "POLICY_BLOCKS";
 const NAMES: &str = "POLICY_NAMES";
 const FLOWS: &str = "POLICY_FLOWS";
 const COUNTS: &str = "POLICY_COUNTS";
+const RECORDS: &str = "POLICY_RECORDS";
+const UNTOLD: &str = "POLICY_UNTOLD";
 /// Every map of policies that outlives the process.
-pub(super) const MAPS: [&str; 11] = [
+pub(super) const MAPS: [&str; 14] = [
     CONFIG,
     ADDRESSES,
     NETS,
@@ -39,6 +41,9 @@ pub(super) const MAPS: [&str; 11] = [
     FLOWS,
     "POLICY_FRAGS",
     COUNTS,
+    RECORDS,
+    "POLICY_TOLD",
+    UNTOLD,
 ];
 
 /// The maps of policies. Each write is one element, which the kernel replaces as a whole.
@@ -53,6 +58,8 @@ pub struct PolicyMaps {
     names: HashMap<MapData, NameKey, Name>,
     flows: HashMap<MapData, FlowKey, Flow>,
     counts: PerCpuArray<MapData, u64>,
+    records: RingBuf<MapData>,
+    untold: PerCpuArray<MapData, u64>,
 }
 
 impl std::fmt::Debug for PolicyMaps {
@@ -83,6 +90,8 @@ impl PolicyMaps {
             names: open(ebpf, NAMES)?,
             flows: open(ebpf, FLOWS)?,
             counts: open(ebpf, COUNTS)?,
+            records: open(ebpf, RECORDS)?,
+            untold: open(ebpf, UNTOLD)?,
         })
     }
 
@@ -348,6 +357,30 @@ impl PolicyMaps {
         (0..)
             .zip(verdict::NAMES)
             .map(|(at, name)| Ok((*name, self.count(at)?)))
+            .collect()
+    }
+
+    /// What was dropped, or would be, and was not read yet, oldest first: at most so many. What is not read stays over a restart of
+    /// the process.
+    pub fn take_records(&mut self, most: usize) -> Vec<PolicyRecord> {
+        let mut out = Vec::new();
+        while out.len() < most
+            && let Some(item) = self.records.next()
+        {
+            // What is shorter than a record was written by none of our programs.
+            out.extend(PolicyRecord::from_bytes(&item));
+        }
+        out
+    }
+
+    /// Packets that have no record of their own, by name of the reason, over all CPUs.
+    ///
+    /// # Errors
+    /// [`LoadError::Map`].
+    pub fn untold(&self) -> Result<Vec<(&'static str, u64)>, LoadError> {
+        (0..)
+            .zip(untold::NAMES)
+            .map(|(at, name)| Ok((*name, count(&self.untold, UNTOLD, at)?)))
             .collect()
     }
 

@@ -9,11 +9,13 @@
 //! | policy.rs | the order of things |
 //! | policy/rules.rs | what the tables say of a flow's beginning |
 //! | policy/flow.rs | which flow a packet is of; ICMP errors, fragments |
+//! | policy/tell.rs | what is written down of what is dropped |
 //! | policy/maps.rs | tables |
 
 mod flow;
 mod maps;
 mod rules;
+mod tell;
 
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
@@ -240,6 +242,7 @@ fn begin(
     allow(if began != direction {
         said::ANSWER
     } else if found & WOULD_BE == 0 {
+        tell::tell(said::AUDITED_EGRESS + direction);
         said::AUDITED_EGRESS + direction
     } else {
         said::FLOW_ALLOWED
@@ -288,6 +291,7 @@ fn allow(why: u32) -> u32 {
 #[inline(always)]
 fn deny(why: u32) -> u32 {
     count(why);
+    tell::tell(why);
     DENY
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::Spread;
+use super::{DenialView, Spread};
 
 /// A node that was not heard.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -170,6 +170,12 @@ pub struct DropsView {
     pub oom_kills: u64,
     /// Packets that policies dropped on the nodes of its tasks since their agents' start, by verdict: whosever they were.
     pub denied: BTreeMap<String, u64>,
+    /// What policies dropped of the service's traffic, or would: who was denied to whom, the most first.
+    #[serde(default)]
+    pub denials: Vec<DenialView>,
+    /// Packets of others.
+    #[serde(default)]
+    pub denied_other: u64,
     /// Nodes that did not tell.
     pub silent: Vec<SilentView>,
 }

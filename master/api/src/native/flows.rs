@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-/// A connection that has ended, or was not made, as one of its ends saw it. Where both ends are tasks, each end's node has one.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// A connection that has ended, or was not made, as one of its ends saw it. Where both ends are tasks, each end's node has one. Or
+/// packets that a network policy dropped, or would: then this end is the task whose policies they are.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct EndedFlow {
     /// When it ended, Unix microseconds.
     pub ended_us: u64,
@@ -31,9 +32,9 @@ pub struct EndedFlow {
     pub local: Option<String>,
     /// Address and port of the other end: a backend, where a VIP was dialled.
     pub peer: String,
-    /// `tcp` or `udp`.
+    /// `tcp` or `udp`; of what was denied also `icmp` or IANA's number.
     pub protocol: String,
-    /// `closed`, `reset`, `refused`, `failed` or `no_backend`.
+    /// `closed`, `reset`, `refused`, `failed` or `no_backend`; of policies `denied` or `audited`.
     pub verdict: String,
     /// Payload bytes sent and acknowledged.
     pub tx_bytes: u64,
@@ -48,6 +49,20 @@ pub struct EndedFlow {
     /// Segments that were sent again.
     #[serde(default)]
     pub retransmits: u32,
+    /// Why policies did not let it pass: `no_rule`, `no_state`, `no_flow`, `no_fragment` or `malformed`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// The policies that select this end and speak of that direction, with commas.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub policies: String,
+    /// Packets that were denied alike since the last that was told.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub packets: u64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde wants it")]
+const fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 /// A line of a node's answer.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{EndedFlow, SilentView, Spread};
+use super::{DenialView, Denials, EndedFlow, SilentView, Spread};
 
 /// Edges that are told apart while sums are made; what comes for others goes into one sum.
 const MAX_EDGES: usize = 16_384;
@@ -150,6 +150,12 @@ pub struct NodeMapView {
     pub other: Option<EdgeSums>,
     /// How many they are, at least.
     pub folded: u64,
+    /// What policies dropped, or would, the most first.
+    #[serde(default)]
+    pub denials: Vec<DenialView>,
+    /// Packets of others.
+    #[serde(default)]
+    pub denied_other: u64,
 }
 
 /// The map: `GET /waggle/v1/map` of a master.
@@ -183,7 +189,11 @@ pub struct ServiceMap {
 
 impl ServiceMap {
     /// A connection that has ended. Of one between two processes of the cluster its source tells; what its other end saw is left out.
+    /// What policies dropped was no connection.
     pub fn ended(&mut self, flow: &EndedFlow) {
+        if Denials::is_one(flow) {
+            return;
+        }
         let accepted = flow.observer == "destination";
         if accepted && is_inside(&flow.source) {
             return;
@@ -306,6 +316,7 @@ mod tests {
             connect_us: 100,
             rtt_us: 50,
             retransmits: 1,
+            ..EndedFlow::default()
         }
     }
 

@@ -6,6 +6,7 @@
 //! `*View` is what a master shows; the readers in [`request`] take what it is asked, strictly: an unknown
 //! field, a wrong type or a value out of bounds is an error that names field and rule.
 
+mod denials;
 mod doctor;
 mod explain;
 mod figures;
@@ -28,6 +29,7 @@ mod tasks;
 mod vips;
 mod volumes;
 
+pub use denials::{AUDITED, DENIED, DenialName, DenialView, Denials};
 pub use doctor::{OverlayCheckView, PeerCheckView};
 pub use explain::{
     AgentBecauseView, AgentExplainView, BecauseView, FrameworkExplainView,
@@ -56,7 +58,7 @@ pub use refusal::{Refusal, RefusalDetail};
 pub use reservations::{PartView, ReservationView, StackEntry, VolumeUse, stack};
 pub use resources::{ResourcesView, VolumeView};
 pub use roles::{QuotaView, RoleView, WeightView};
-pub use spans::{SpanView, SpansView, TraceView, in_order, of_task};
+pub use spans::{LinkView, SpanView, SpansView, TraceView, in_order, of_task};
 pub use spread::Spread;
 pub use tasks::{
     DeploymentStateView, DeploymentView, ExplainView, HomeView, NeverView, PlacementView, TaskView,

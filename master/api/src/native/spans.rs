@@ -31,6 +31,18 @@ pub struct SpanView {
     pub attributes: BTreeMap<String, String>,
     /// What failed.
     pub error: Option<String>,
+    /// Spans that it was done for as well, of this trace and others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub links: Vec<LinkView>,
+}
+
+/// Where a span's link leads.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkView {
+    /// 32 hex digits.
+    pub trace_id: String,
+    /// 16 hex digits.
+    pub span_id: String,
 }
 
 /// A trace as one node remembers it: `GET /waggle/v1/spans?trace=` of an agent.
@@ -49,7 +61,7 @@ pub struct TraceView {
     pub trace_id: String,
     /// The task that was asked for; else the whole trace is here.
     pub task_id: Option<String>,
-    /// Its spans, in the order of their beginnings.
+    /// Its spans, and those of other traces that link to one of them, in the order of their beginnings.
     pub spans: Vec<SpanView>,
     /// Spans that had no room on their nodes.
     pub left_out: u64,
@@ -69,7 +81,8 @@ pub fn in_order(spans: impl IntoIterator<Item = SpanView>) -> Vec<SpanView> {
     out
 }
 
-/// What of a trace a task's life is: spans that name it, what they hang under, and what hangs under them but names another task.
+/// What of a trace a task's life is: spans that name it, what they hang under, what links to them, and what hangs under them but
+/// names another task.
 pub fn of_task(spans: Vec<SpanView>, task_id: &str) -> Vec<SpanView> {
     const TASK: &str = "waggle.task.id";
     let named = |s: &SpanView| s.attributes.get(TASK).map(|t| t == task_id);
@@ -90,6 +103,11 @@ pub fn of_task(spans: Vec<SpanView>, task_id: &str) -> Vec<SpanView> {
             && keep.insert((*parent).to_owned())
         {
             up = parents.get(parent);
+        }
+    }
+    for span in &spans {
+        if span.links.iter().any(|l| ours.contains(l.span_id.as_str())) {
+            keep.insert(span.span_id.clone());
         }
     }
     for span in spans.iter().filter(|s| named(s).is_none()) {
@@ -127,6 +145,7 @@ mod tests {
             end_ns: start_ns + 1,
             attributes: task.into_iter().collect(),
             error: None,
+            links: Vec::new(),
         }
     }
 
@@ -154,6 +173,24 @@ mod tests {
             ["deployment", "accept", "launch-1", "receive-1", "pull-1"]
         );
         assert_eq!(ids(of_task(all(), "web.3")), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_task_has_what_links_to_its_spans() {
+        let mut spans = all();
+        spans.push(span("publish-1", "launch-1", "web.1", 7));
+        spans.push(span("publish-2", "launch-2", "web.2", 7));
+        let mut apply = span("apply", "publish-2", "web.2", 8);
+        apply.links.push(LinkView {
+            trace_id: "t".to_owned(),
+            span_id: "publish-1".to_owned(),
+        });
+        spans.push(apply);
+        let has = |task: &str| {
+            let of = of_task(spans.clone(), task);
+            of.iter().any(|s| s.span_id == "apply")
+        };
+        assert!(has("web.1") && has("web.2") && !has("web.3"));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use waggle_api::{
     error::{ApiError, ErrorCode},
     native::{
-        DropsView, EdgeSums, EdgeView, MapView, NodeFiguresView, NodeMapView, RefusedView,
+        Denials, DropsView, EdgeSums, EdgeView, MapView, NodeFiguresView, NodeMapView, RefusedView,
         ServiceMap, SilentView, ends,
     },
 };
@@ -75,6 +75,7 @@ pub(super) async fn map(api: &Api, call: &Call) -> Result<MapView, Fail> {
         map,
         shortened,
         silent,
+        ..
     } = sum(api, &view, &wanted).await?;
     let (edges, other, folded) = map.shown(limit);
     let paths = paths(&view);
@@ -99,10 +100,16 @@ pub(super) async fn drops(api: &Api, call: &Call) -> Result<DropsView, Fail> {
         return Err(ApiError::new(ErrorCode::BadRequest, why).into());
     }
     let Summed {
-        map, mut silent, ..
+        map,
+        denials,
+        mut silent,
+        ..
     } = sum(api, &view, &wanted).await?;
     let (edges, other, _) = map.shown(MAX_EDGES);
+    let (denials, denied_other) = denials.shown(MAX_REFUSED);
     let mut out = DropsView {
+        denials,
+        denied_other,
         since_us: wanted.since_us,
         until_us: wanted.until_us,
         connections: refused(&edges, other.as_ref()),
@@ -121,14 +128,17 @@ pub(super) async fn drops(api: &Api, call: &Call) -> Result<DropsView, Fail> {
 
 struct Summed {
     map: ServiceMap,
+    denials: Denials,
     shortened: BTreeMap<String, u64>,
     silent: Vec<SilentView>,
 }
 
 async fn sum(api: &Api, view: &ClusterView, wanted: &Wanted) -> Result<Summed, Fail> {
-    let (mut map, mut shortened) = (ServiceMap::default(), BTreeMap::new());
+    let (mut map, mut denials) = (ServiceMap::default(), Denials::default());
+    let mut shortened = BTreeMap::new();
     let take = |node: NodeMapView| {
         map.add(&node.edges, node.other.as_ref(), node.folded);
+        denials.merge(node.denials, node.denied_other);
         if node.since_us > wanted.since_us {
             shortened.insert(node.node, node.since_us);
         }
@@ -136,6 +146,7 @@ async fn sum(api: &Api, view: &ClusterView, wanted: &Wanted) -> Result<Summed, F
     let silent = gather(api, view, &wanted.path(), take).await?;
     Ok(Summed {
         map,
+        denials,
         shortened,
         silent,
     })

@@ -2,9 +2,9 @@
 
 use waggle_api::{
     error::{ApiError, ErrorCode},
-    native::{PrefixError, SpanView, SpansView, TraceView, by_prefix, in_order, of_task},
+    native::{LinkView, PrefixError, SpanView, SpansView, TraceView, by_prefix, in_order, of_task},
 };
-use waggle_telemetry::RecentSpan;
+use waggle_telemetry::{RecentSpan, SpanLink};
 
 use super::gather::gather;
 use crate::{
@@ -57,7 +57,8 @@ pub(super) async fn trace(api: &Api, text: &str) -> Result<TraceView, Fail> {
         return Err(Fail::not_found(why));
     };
     Ok(TraceView {
-        trace_id: first.trace_id.clone(),
+        // Others' spans may have begun before, and only link here.
+        trace_id: trace_id.unwrap_or_else(|| first.trace_id.clone()),
         task_id,
         left_out,
         silent,
@@ -110,5 +111,13 @@ fn shown(span: RecentSpan, node: &str) -> SpanView {
         end_ns: span.end_ns,
         attributes: span.attributes,
         error: span.error,
+        links: span.links.into_iter().map(link).collect(),
+    }
+}
+
+fn link(to: SpanLink) -> LinkView {
+    LinkView {
+        trace_id: to.trace_id,
+        span_id: to.span_id,
     }
 }

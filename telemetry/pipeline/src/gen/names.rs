@@ -198,8 +198,8 @@ pub static FLOW_FAILURES: MetricDef = MetricDef { name: "waggle.network.flow.fai
 pub static FLOW_ACTIVE: MetricDef = MetricDef { name: "waggle.network.flow.active", unit: "{connection}", kind: Kind::UpDownCounter, description: "Open connections between a task and a peer", attributes: &[SOURCE_ADDRESS, DESTINATION_ADDRESS, DESTINATION_PORT, TRANSPORT, FLOW_OBSERVER, SERVER_ADDRESS, SERVER_PORT], bounds: &[] };
 /// `waggle.flow_log.records` ({connection}): Connections that have ended, or were not made, and were written down.
 pub static FLOW_LOG_RECORDS: MetricDef = MetricDef { name: "waggle.flow_log.records", unit: "{connection}", kind: Kind::Counter, description: "Connections that have ended, or were not made, and were written down", attributes: &[], bounds: &[] };
-/// `waggle.flow_log.lost` ({connection}): Connections that have ended and are not kept: there was no room in the kernel's ring, or on disk.
-pub static FLOW_LOG_LOST: MetricDef = MetricDef { name: "waggle.flow_log.lost", unit: "{connection}", kind: Kind::Counter, description: "Connections that have ended and are not kept: there was no room in the kernel's ring, or on disk", attributes: &[DROP_REASON], bounds: &[] };
+/// `waggle.flow_log.lost` ({connection}): Connections that have ended and are not kept, since there was no room in the kernel's ring or on disk; and packets that policies denied without a record of their own (policy_repeated: the next one has them in its number).
+pub static FLOW_LOG_LOST: MetricDef = MetricDef { name: "waggle.flow_log.lost", unit: "{connection}", kind: Kind::Counter, description: "Connections that have ended and are not kept, since there was no room in the kernel's ring or on disk; and packets that policies denied without a record of their own (policy_repeated: the next one has them in its number)", attributes: &[DROP_REASON], bounds: &[] };
 /// `waggle.flow_log.size` (By): Ended connections on disk.
 pub static FLOW_LOG_SIZE: MetricDef = MetricDef { name: "waggle.flow_log.size", unit: "By", kind: Kind::Gauge, description: "Ended connections on disk", attributes: &[], bounds: &[] };
 /// `waggle.vip.connections` ({connection}): Connects to a VIP, by outcome.
@@ -324,6 +324,8 @@ pub static SESSION_DROPPED: MetricDef = MetricDef { name: "waggle.session.droppe
 pub static AGENT_TASKS: MetricDef = MetricDef { name: "waggle.agent.tasks", unit: "{task}", kind: Kind::UpDownCounter, description: "Tasks of this agent, by state", attributes: &[STATE], bounds: &[] };
 /// `waggle.agent.launch.duration` (s): Time from receiving a task to its first process running.
 pub static AGENT_LAUNCH_DURATION: MetricDef = MetricDef { name: "waggle.agent.launch.duration", unit: "s", kind: Kind::Histogram, description: "Time from receiving a task to its first process running", attributes: &[OUTCOME], bounds: SECONDS_BOUNDS };
+/// `waggle.task.time_to_traffic` (s): Time from an agent's receipt of a task to the first TCP connection that others opened to it, with the span task.first_traffic as exemplar; once per task.
+pub static TASK_TIME_TO_TRAFFIC: MetricDef = MetricDef { name: "waggle.task.time_to_traffic", unit: "s", kind: Kind::Histogram, description: "Time from an agent's receipt of a task to the first TCP connection that others opened to it, with the span task.first_traffic as exemplar; once per task", attributes: &[], bounds: SECONDS_BOUNDS };
 /// `waggle.agent.image.pulls` ({pull}): Images that were asked of registries, by outcome.
 pub static IMAGE_PULLS: MetricDef = MetricDef { name: "waggle.agent.image.pulls", unit: "{pull}", kind: Kind::Counter, description: "Images that were asked of registries, by outcome", attributes: &[OUTCOME], bounds: &[] };
 /// `waggle.agent.image.pull.duration` (s): Time from asking a registry to an unpacked image.
@@ -617,6 +619,7 @@ pub static ALL: &[&MetricDef] = &[
     &SESSION_DROPPED,
     &AGENT_TASKS,
     &AGENT_LAUNCH_DURATION,
+    &TASK_TIME_TO_TRAFFIC,
     &IMAGE_PULLS,
     &IMAGE_PULL_DURATION,
     &IMAGE_PULL_BYTES,
@@ -705,6 +708,7 @@ pub static ALL: &[&MetricDef] = &[
 /// Every kind of span.
 pub static SPANS: &[SpanDef] = &[
     SpanDef { name: "deployment", has_tail: true, sides: &[SpanSide::Server, SpanSide::Internal], attributes: &["waggle.deployment.id", "service.name", "waggle.deployment.resumed", "waggle.deployment.of"], description: "A deployment, from its request to its end; the name has its id" },
+    SpanDef { name: "deployment.plan", has_tail: false, sides: &[SpanSide::Internal], attributes: &["waggle.deployment.id", "waggle.deployment.steps", "waggle.deployment.actions"], description: "What a deployment is going to do; a moment" },
     SpanDef { name: "offer.allocate", has_tail: false, sides: &[SpanSide::Internal], attributes: &["service.name", ROLE, "waggle.offers.looked_at", "waggle.offers.refused"], description: "From the want of resources to an offer that has them" },
     SpanDef { name: "offer.accept", has_tail: false, sides: &[SpanSide::Internal], attributes: &["service.name", ROLE], description: "From an offer to its acceptance" },
     SpanDef { name: "task.launch", has_tail: false, sides: &[SpanSide::Producer], attributes: &["waggle.task.id", "waggle.agent.id", "service.name"], description: "From the acceptance of a task to its first running status" },
@@ -717,7 +721,9 @@ pub static SPANS: &[SpanDef] = &[
     SpanDef { name: "task.running", has_tail: false, sides: &[SpanSide::Internal], attributes: &["waggle.task.id", "waggle.node"], description: "From the receipt of a task to its running" },
     SpanDef { name: "healthcheck.first_pass", has_tail: false, sides: &[SpanSide::Internal], attributes: &["waggle.task.id"], description: "From the first health check to the first that passed" },
     SpanDef { name: "vip.publish", has_tail: false, sides: &[SpanSide::Producer], attributes: &["waggle.task.id", "waggle.vip.names", "waggle.generation"], description: "A change of VIPs is given to the nodes" },
-    SpanDef { name: "vip.apply", has_tail: false, sides: &[SpanSide::Internal], attributes: &["waggle.generation", "waggle.node", "waggle.task.id", "waggle.map.writes"], description: "A node brings a change of VIPs into its kernel's maps" },
+    SpanDef { name: "vip.apply", has_tail: false, sides: &[SpanSide::Internal], attributes: &["waggle.generation", "waggle.node", "waggle.task.id", "waggle.map.writes"], description: "A node brings a change of VIPs into its kernel's maps; under the first task whose change it is, with links to the others" },
+    SpanDef { name: "task.first_traffic", has_tail: false, sides: &[SpanSide::Internal], attributes: &["waggle.task.id", "waggle.node", "waggle.traffic.source", "waggle.traffic.within"], description: "From the moment at which an agent got a task to the first TCP connection that others opened to it; checks and scrapes of its agent are none" },
+    SpanDef { name: "programs.attach", has_tail: false, sides: &[SpanSide::Internal], attributes: &["waggle.ebpf.object", "waggle.ebpf.programs", "waggle.ebpf.refused", "waggle.kernel"], description: "Kernel programs are loaded and attached, when an agent starts" },
     SpanDef { name: "allocation", has_tail: false, sides: &[SpanSide::Internal], attributes: &["waggle.allocation.offers", "waggle.allocation.agents_looked_at"], description: "An allocation that took longer than 10 ms" },
 ];
 /// Every kind of event.

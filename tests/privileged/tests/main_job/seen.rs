@@ -75,6 +75,31 @@ fn a_task_has_a_trace(world: &World, task: &str) {
     assert!(said.contains("is no task here"), "{said}");
 }
 
+/// Once, at the end of what its deployment's trace has of it.
+fn its_first_traffic_is_told(world: &World, task: &str) {
+    let told = wait_until(LIMIT, "a server's first traffic", || {
+        let trace: TraceView = serde_json::from_value(cli::shows(world, &["trace", task])).unwrap();
+        let told = trace
+            .spans
+            .into_iter()
+            .filter(|s| s.name == "task.first_traffic");
+        let told: Vec<_> = told.collect();
+        (!told.is_empty()).then_some(told)
+    })
+    .unwrap();
+    let [one] = &told[..] else {
+        panic!("{told:#?}")
+    };
+    assert_eq!(one.attributes["waggle.task.id"], task);
+    let within: f64 = one.attributes["waggle.traffic.within"].parse().unwrap();
+    let is_of_record = one.attributes["waggle.traffic.source"] == "record";
+    assert!(is_of_record == (within == 0.0) && within < 60.0, "{one:#?}");
+    assert!(
+        one.end_ns > one.start_ns && !one.parent_id.is_empty(),
+        "{one:#?}"
+    );
+}
+
 #[test]
 fn services_their_edges_and_what_fails_are_seen() {
     if !can_run() {
@@ -82,7 +107,7 @@ fn services_their_edges_and_what_fails_are_seen() {
     }
     let mut shared = shared().unwrap();
     let world = shared.world().unwrap();
-    web(world).unwrap();
+    let (_, servers) = web(world).unwrap();
     let cluster = &world.cluster;
     let empty = json!({
         "id": "/seen-empty", "cmd": "sleep 3600", "cpus": 0.1, "mem": 32, "disk": 0, "instances": 0,
@@ -107,6 +132,10 @@ fn services_their_edges_and_what_fails_are_seen() {
     let app = deploy(cluster, &client.to_string(), LIMIT).unwrap();
     let task = app.tasks(cluster).unwrap().remove(0);
     a_task_has_a_trace(world, &task.id);
+
+    for server in &servers {
+        its_first_traffic_is_told(world, &server.id);
+    }
 
     let seen = wait_until(LIMIT, "the edges to be in the map", || {
         let map = map(world, &["--service", CLIENT, "--since", "10m"]);

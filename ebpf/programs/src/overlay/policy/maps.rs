@@ -1,13 +1,14 @@
 //! Tables of policies. Names are checked by the loader (`ebpf/loader/src/overlay/policy.rs`).
 
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
-use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::macros::btf_map;
 use waggle_ebpf_common::Addr;
 use waggle_ebpf_common::policy::{
     Block, BlockKey, Config, Flow, FlowKey, FragmentKey, Local, MAX_ADDRESSES, MAX_BLOCKS,
-    MAX_FLOWS, MAX_FRAGMENTS, MAX_LOCALS, MAX_NAMES, MAX_NETS, MAX_PAIRS, MAX_SETS, Name, NameKey,
-    Net, PairKey, PortWords, Sets, Sided, verdict,
+    MAX_FLOWS, MAX_FRAGMENTS, MAX_LOCALS, MAX_NAMES, MAX_NETS, MAX_PAIRS, MAX_SETS, MAX_TOLD, Name,
+    NameKey, Net, PairKey, PolicyRecord, PortWords, RECORD_RING_BYTES, Sets, Sided, Told, ToldKey,
+    untold, verdict,
 };
 
 const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
@@ -59,6 +60,22 @@ pub static POLICY_FRAGS: LruHashMap<FragmentKey, u32, { MAX_FRAGMENTS as usize }
 #[btf_map]
 pub static POLICY_COUNTS: PerCpuArray<u64, { verdict::COUNT as usize }> = PerCpuArray::new();
 
+/// What was dropped, or would be, for who reads it on a tick.
+#[btf_map]
+pub static POLICY_RECORDS: RingBuf<PolicyRecord, { RECORD_RING_BYTES as usize }> = RingBuf::new();
+
+/// What was written down lately.
+#[btf_map]
+pub static POLICY_TOLD: LruHashMap<ToldKey, Told, { MAX_TOLD as usize }> = LruHashMap::new();
+
+/// Records of this second.
+#[btf_map]
+pub static POLICY_TELLING: PerCpuArray<u64, 1> = PerCpuArray::new();
+
+/// What was not written down, by reason.
+#[btf_map]
+pub static POLICY_UNTOLD: PerCpuArray<u64, { untold::COUNT as usize }> = PerCpuArray::new();
+
 /// What one packet's verdict needs, kept off the stack: programs that call each other share 512 bytes of it.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -75,6 +92,10 @@ pub struct Scratch {
     pub name: NameKey,
     /// The packet's fragments.
     pub fragment: FragmentKey,
+    /// What is written down.
+    pub told: ToldKey,
+    /// When, and how many more there were.
+    pub telling: Told,
     /// The header that an ICMP error is about.
     pub inner: [u32; 10],
 }

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use axum::{Json, routing::get};
 use tokio::net::TcpListener;
 use waggle_api::native::{
-    EndedFlow, NodeFiguresView, NodeMapView, ServiceMap, SpanView, SpansView, Spread,
-    TaskFiguresView,
+    DenialName, DenialView, EndedFlow, NodeFiguresView, NodeMapView, ServiceMap, SpanView,
+    SpansView, Spread, TaskFiguresView,
 };
 
 use super::*;
@@ -31,6 +31,7 @@ fn flow(source: &str, verdict: &str) -> EndedFlow {
         connect_us: 3,
         rtt_us: 4,
         retransmits: 0,
+        ..EndedFlow::default()
     }
 }
 
@@ -48,7 +49,23 @@ fn node_map() -> NodeMapView {
         edges,
         other,
         folded,
+        denials: vec![denial("shop.marathon", 4)],
+        denied_other: 2,
     }
+}
+
+fn denial(source: &str, packets: u64) -> DenialView {
+    let name = DenialName {
+        source: source.to_owned(),
+        destination: "web.marathon".to_owned(),
+        port: 80,
+        protocol: "tcp".to_owned(),
+        verdict: "denied".to_owned(),
+        observer: "destination".to_owned(),
+        reason: "no_rule".to_owned(),
+        policies: "closed".to_owned(),
+    };
+    DenialView { name, packets }
 }
 
 fn span(id: &str, parent: &str, name: &str, start_ns: u64) -> SpanView {
@@ -66,6 +83,7 @@ fn span(id: &str, parent: &str, name: &str, start_ns: u64) -> SpanView {
         end_ns: start_ns + 5,
         attributes: [("waggle.task.id".to_owned(), task)].into(),
         error: None,
+        links: Vec::new(),
     }
 }
 
@@ -198,6 +216,10 @@ async fn the_answers_of_all_agents_are_one() {
         assert_eq!(drops["kernel"], json!({"no_socket": 3}));
         assert_eq!(drops["denied"], json!({"denied_egress": 2}));
         assert_eq!(drops["connections"][0]["verdict"], "refused");
+        let denied = &drops["denials"][0];
+        let who = (&denied["source"], &denied["policies"], &denied["packets"]);
+        assert_eq!(who, (&json!("shop.marathon"), &json!("closed"), &json!(4)));
+        assert_eq!(drops["denied_other"], 2);
         assert_eq!(silent(&drops), ["n2", "n3"]);
     }
 }
