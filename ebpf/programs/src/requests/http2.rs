@@ -1,5 +1,5 @@
-//! HTTP/2: the walk over frames. Told are those with heads in them, settings, ends of streams; of DATA that ends a message its
-//! header. Frames and packets need not begin together: what is left of one is remembered.
+//! HTTP/2: the walk over frames. Told are those with heads in them and resets; of DATA that ends a message its header, and what
+//! little is between two that are told. Frames and packets need not begin together: what is left of one is remembered.
 
 use aya_ebpf::bindings::__sk_buff;
 use waggle_ebpf_common::requests::{Stream, count, protocol, stream_flags};
@@ -13,6 +13,8 @@ use crate::tell::{stream_of, tell};
 const FRAMES: u32 = 16;
 /// Calls for one packet.
 const CALLS: u32 = 8;
+/// Bytes between frames that are told with them: less than another record.
+const GAP: u32 = 256;
 
 /// Follows a stream over a packet; `at` and `length` are of the payload that is new.
 ///
@@ -105,7 +107,7 @@ extern "C" fn trace_frames(
         if left > 0 {
             let n = if left < rest { left } else { rest };
             if is_told != 0 {
-                if to != done {
+                if is_apart(from, to, done) {
                     flush(skb, (at, from, to), length, sequence, direction);
                     from = done;
                 }
@@ -125,7 +127,7 @@ extern "C" fn trace_frames(
             head
         } else {
             // The header is split: its bytes are told before it is known what they begin.
-            if to != done {
+            if is_apart(from, to, done) {
                 flush(skb, (at, from, to), length, sequence, direction);
                 from = done;
             }
@@ -161,13 +163,12 @@ extern "C" fn trace_frames(
             kind,
             frame::HEADERS
                 | frame::RST_STREAM
-                | frame::SETTINGS
                 | frame::PUSH_PROMISE
                 | frame::CONTINUATION
         ));
         let is_end = kind == frame::DATA && flags & frame::END_STREAM != 0;
         if (is_told != 0 || is_end) && to != done {
-            if to != begin {
+            if is_apart(from, to, begin) {
                 flush(skb, (at, from, to), length, sequence, direction);
                 from = begin;
             }
@@ -183,6 +184,12 @@ extern "C" fn trace_frames(
         (*stream).partial = partial;
     }
     if is_bad { 0 } else { done }
+}
+
+/// Whether what is to be told is far from what comes now, or nothing.
+#[inline(always)]
+fn is_apart(from: u32, to: u32, next: u32) -> bool {
+    to == from || next.wrapping_sub(to) > GAP
 }
 
 #[inline(always)]
