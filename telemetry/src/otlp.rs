@@ -332,7 +332,7 @@ fn histogram(p: &Point) -> Option<HistogramDataPoint> {
     })
 }
 
-fn key_values(attrs: &Attrs) -> Vec<KeyValue> {
+pub(crate) fn key_values(attrs: &Attrs) -> Vec<KeyValue> {
     attrs.iter().map(|(k, v)| key_value(k, v)).collect()
 }
 

@@ -226,7 +226,9 @@ impl Exchange {
         let method = self.path().and_then(|p| p.strip_prefix('/'));
         let method = method.filter(|m| is_rpc_method(m));
         let method = method.map(|m| bounded(Named::Method(m)));
-        let method = method.as_deref().map(|m| if m == template::OTHER { "_OTHER" } else { m });
+        let method = method
+            .as_deref()
+            .map(|m| if m == template::OTHER { "_OTHER" } else { m });
         attrs.extend(method.map(|m| ("rpc.method", m.into())));
         let status = self.grpc_status;
         let named = status.map(grpc_name);

@@ -85,7 +85,8 @@ mod tests {
             rate: 0.25,
             ..Rule::default()
         };
-        let ids = (0..10_000_u128).map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835));
+        let ids =
+            (0..10_000_u128).map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835));
         let kept = ids.filter(|id| rule.keeps(*id)).count();
         assert!((2300..2700).contains(&kept), "{kept}");
     }

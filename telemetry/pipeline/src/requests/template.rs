@@ -20,7 +20,11 @@ pub(super) const OTHER: &str = "{other}";
 pub(super) fn of(path: &str) -> String {
     let Some(rest) = path.strip_prefix('/') else {
         // `*`, an authority.
-        return if path == "*" { "*".to_owned() } else { OTHER.to_owned() };
+        return if path == "*" {
+            "*".to_owned()
+        } else {
+            OTHER.to_owned()
+        };
     };
     let mut out = String::with_capacity(path.len());
     for (n, segment) in rest.split('/').enumerate() {
@@ -44,7 +48,11 @@ fn is_word(segment: &str) -> bool {
     if segment.len() > MAX_WORD || !segment.bytes().all(is_plain) {
         return false;
     }
-    let parts = || segment.split(['-', '_', '.', '~', ':']).filter(|p| !p.is_empty());
+    let parts = || {
+        segment
+            .split(['-', '_', '.', '~', ':'])
+            .filter(|p| !p.is_empty())
+    };
     let is_version = |p: &str| {
         let digits = p.strip_prefix('v').unwrap_or_default();
         !digits.is_empty() && digits.len() <= 3 && digits.bytes().all(|b| b.is_ascii_digit())

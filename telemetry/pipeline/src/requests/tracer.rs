@@ -263,7 +263,10 @@ impl Shared {
             }
         }
         let streams = socket.streams.iter();
-        let old: Vec<u32> = streams.filter(|(_, x)| is_old(x)).map(|(s, _)| *s).collect();
+        let old: Vec<u32> = streams
+            .filter(|(_, x)| is_old(x))
+            .map(|(s, _)| *s)
+            .collect();
         for stream in old {
             if let Some(x) = socket.streams.remove(&stream) {
                 self.end(socket, &x, how(&x), now);
@@ -282,8 +285,7 @@ struct Work<'a> {
 impl Work<'_> {
     fn piece(&mut self, socket: &mut Socket, piece: &Piece<'_>) {
         if piece.protocol != socket.guess {
-            self.shared
-                .end_all(socket, piece.at, |_| End::Lost);
+            self.shared.end_all(socket, piece.at, |_| End::Lost);
             socket.becomes(piece.protocol);
         }
         let is_first = socket.side(piece.direction).is_new();
@@ -416,7 +418,11 @@ impl Work<'_> {
         if socket.queue.front().is_some_and(is_answered)
             && let Some(x) = socket.queue.pop_front()
         {
-            let how = if at.is_some() { End::Whole } else { End::Unseen };
+            let how = if at.is_some() {
+                End::Whole
+            } else {
+                End::Unseen
+            };
             self.shared.end(socket, &x, how, at.unwrap_or(now));
         }
     }
@@ -604,13 +610,7 @@ impl Work<'_> {
         }
     }
 
-    fn http2_response(
-        &mut self,
-        socket: &mut Socket,
-        stream: u32,
-        head: Box<Head>,
-        is_end: bool,
-    ) {
+    fn http2_response(&mut self, socket: &mut Socket, stream: u32, head: Box<Head>, is_end: bool) {
         let Some(exchange) = socket.streams.get_mut(&stream) else {
             self.shared.counts.unpaired_responses += 1;
             return;

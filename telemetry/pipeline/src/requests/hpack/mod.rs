@@ -97,6 +97,7 @@ impl Decoder {
         self.table.held()
     }
 
+    #[cfg(test)]
     /// Whether everything since the beginning was seen.
     pub(super) fn is_whole(&self) -> bool {
         self.table.is_whole()

@@ -69,6 +69,7 @@ impl Table {
         };
     }
 
+    #[cfg(test)]
     pub(super) fn is_whole(&self) -> bool {
         self.is_whole
     }

@@ -118,7 +118,11 @@ fn bombs_are_bounded_and_hold_no_secrets() {
     let cookie = [0x60, 0x03, b'a', b'=', b'1'];
     assert_eq!(decoder.decode(&cookie).unwrap()[0].value, None);
     assert!(!format!("{decoder:?}").contains("a=1"));
-    for bad in [&[0x80][..], &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff], &[0x40, 5]] {
+    for bad in [
+        &[0x80][..],
+        &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff],
+        &[0x40, 5],
+    ] {
         assert_eq!(Decoder::new().decode(bad), Err(BadBlock), "{bad:?}");
     }
     assert_eq!(Decoder::new().decode(&[0xbe]), Err(BadBlock));

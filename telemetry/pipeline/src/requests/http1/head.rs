@@ -139,7 +139,9 @@ impl Fields {
         match name.to_ascii_lowercase().as_slice() {
             b"content-length" => {
                 let number = || value.bytes().all(|b| b.is_ascii_digit());
-                let length = Some(value).filter(|_| number()).and_then(|v| v.parse().ok());
+                let length = Some(value)
+                    .filter(|_| number())
+                    .and_then(|v| v.parse().ok());
                 let differs = self.length.is_some() && self.length != length;
                 self.has_bad_length |= length.is_none() || differs;
                 self.length = length;

@@ -138,6 +138,7 @@ impl Reader {
         }
     }
 
+    #[cfg(test)]
     /// Whether heads are decoded with all that was said before.
     pub(super) fn is_whole(&self) -> bool {
         self.decoder.is_whole()

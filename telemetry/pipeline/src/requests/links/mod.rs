@@ -138,7 +138,6 @@ enum Verdict {
 
 #[derive(Debug, Clone, Copy)]
 struct Answer {
-    at: u64,
     thread: Option<u64>,
 }
 
@@ -447,7 +446,7 @@ impl Links {
         let Some(node) = self.nodes.get_mut(&id) else {
             return;
         };
-        node.answered = Some(Answer { at, thread });
+        node.answered = Some(Answer { thread });
         if let (true, Some(read), Some(answers)) = (is_server, node.thread, thread)
             && read != answers
         {
@@ -462,7 +461,13 @@ impl Links {
     }
 
     /// It is over, at this end.
-    pub(super) fn finished(&mut self, id: NodeId, span: Box<RequestSpan>, is_server: bool, at: u64) {
+    pub(super) fn finished(
+        &mut self,
+        id: NodeId,
+        span: Box<RequestSpan>,
+        is_server: bool,
+        at: u64,
+    ) {
         if is_server {
             self.request_over(id, at);
         }
