@@ -17,6 +17,10 @@ pub const MAX_BYTES: u32 = 2048;
 pub const MAX_ANSWER_BYTES: u32 = 1024;
 /// An HTTP/1 head that is not over after so many bytes is not followed on.
 pub const MAX_HEAD: u32 = 4096;
+/// Bytes of a packet that ends a write of an answer's body.
+pub const MARK_BYTES: u32 = 128;
+/// Most such packets that are told of one answer.
+pub const MAX_MARKS: u32 = 1024;
 /// Packets after which a stream that looks like nothing known is not looked at any more.
 pub const MAX_LOOKS: u32 = 32;
 
@@ -40,7 +44,7 @@ pub mod direction {
 
 /// Who opened the connection.
 pub mod role {
-    /// The socket is older than the programs that would know.
+    /// The socket is older than the programs that would know, or bytes had gone over it before it was looked at.
     pub const UNKNOWN: u8 = 0;
     /// This end.
     pub const CLIENT: u8 = 1;
@@ -129,9 +133,9 @@ pub struct Stream {
     pub number: u32,
     /// HTTP/2: bytes left of the frame. HTTP/1: bytes that may still be of the head.
     pub left: u32,
-    /// Bytes of [`Stream::partial`], and one more where the ninth is missing.
+    /// HTTP/2: bytes of [`Stream::partial`], and one more where the ninth is missing. HTTP/1: packets of the body that were told.
     pub have: u32,
-    /// Whether the frame's bytes are told.
+    /// HTTP/2: whether the frame's bytes are told. HTTP/1: whether the last head was an answer's.
     pub is_told: u32,
     /// [`stream_flags`].
     pub flags: u32,
@@ -167,6 +171,10 @@ pub struct Socket {
     pub first: u32,
     /// The first byte of the last piece that is waited for.
     pub last: u32,
+    /// 1 where bytes had gone over it before it was looked at.
+    pub is_older: u32,
+    /// Zero.
+    pub pad: u32,
     /// By [`direction`].
     pub streams: [Stream; 2],
 }
@@ -266,6 +274,6 @@ impl Head {
 const _: () = {
     assert!(size_of::<Head>() == 112);
     assert!(size_of::<Stream>() == 32);
-    assert!(size_of::<Socket>() == 112);
+    assert!(size_of::<Socket>() == 120);
     assert!(size_of::<Record<128>>() == 240);
 };

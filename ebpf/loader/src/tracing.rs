@@ -41,7 +41,10 @@ pub(crate) const ALL: [Traced; 2] = [
 /// The tracepoint that a program of this name is for.
 pub(crate) fn tracepoint(program: &str) -> Option<&'static str> {
     let of = |traced: &&Traced| traced.name == program;
-    let mut all = ALL.iter().chain(&observe::PROGRAMS).chain([&requests::READ]);
+    let mut all = ALL
+        .iter()
+        .chain(&observe::PROGRAMS)
+        .chain([&requests::READ]);
     all.find(of).map(|traced| traced.tracepoint)
 }
 

@@ -1,10 +1,13 @@
-//! HTTP/1: packets that begin with a head, and those in which such a head goes on.
+//! HTTP/1: packets that begin with a head, those in which such a head goes on, and the beginnings of those that end a write of an
+//! answer's body: by their numbers it is known when its last byte came.
 //!
 //! How long a body is, nobody knows here: bytes of a body that look like a head are told, too, with their numbers, by which user
 //! space knows them for what they are.
 
 use aya_ebpf::bindings::__sk_buff;
-use waggle_ebpf_common::requests::{MAX_ANSWER_BYTES, MAX_BYTES, MAX_HEAD, Stream, protocol};
+use waggle_ebpf_common::requests::{
+    MARK_BYTES, MAX_ANSWER_BYTES, MAX_BYTES, MAX_HEAD, MAX_MARKS, Stream, protocol,
+};
 
 use crate::packet::load;
 use crate::tell::tell;
@@ -19,12 +22,25 @@ pub unsafe fn look(
     stream: *mut Stream,
     (at, length, sequence): (u32, u32, u32),
     direction: u8,
-    (is_head, is_answer): (bool, bool),
+    (is_head, is_answer, ends_write): (bool, bool, bool),
 ) {
     // SAFETY: as the caller says.
     unsafe {
         let left = (*stream).left;
-        if !is_head && left == 0 {
+        if is_head {
+            (*stream).is_told = u32::from(is_answer);
+            (*stream).have = 0;
+        } else if left == 0 {
+            let marks = (*stream).have;
+            if ends_write && (*stream).is_told != 0 && marks < MAX_MARKS {
+                (*stream).have = marks + 1;
+                let n = if length < MARK_BYTES {
+                    length
+                } else {
+                    MARK_BYTES
+                };
+                tell(skb, at, n, length, sequence, direction, protocol::HTTP1);
+            }
             return;
         }
         let room = if is_head { MAX_HEAD } else { left };

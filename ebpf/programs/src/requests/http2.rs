@@ -161,10 +161,7 @@ extern "C" fn trace_frames(
         left = size;
         is_told = u32::from(matches!(
             kind,
-            frame::HEADERS
-                | frame::RST_STREAM
-                | frame::PUSH_PROMISE
-                | frame::CONTINUATION
+            frame::HEADERS | frame::RST_STREAM | frame::PUSH_PROMISE | frame::CONTINUATION
         ));
         let is_end = kind == frame::DATA && flags & frame::END_STREAM != 0;
         if (is_told != 0 || is_end) && to != done {

@@ -1,8 +1,6 @@
 //! Every map of the programs that trace requests, and where fields are.
 
-use aya_ebpf::bindings::{
-    BPF_F_CLONE, BPF_F_NO_PREALLOC, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock,
-};
+use aya_ebpf::bindings::{BPF_F_CLONE, BPF_F_NO_PREALLOC, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock};
 use aya_ebpf::btf_maps::{HashMap, PerCpuArray, RingBuf};
 use aya_ebpf::helpers::generated::bpf_sk_storage_get;
 use aya_ebpf::macros::btf_map;
@@ -95,8 +93,7 @@ pub unsafe fn remember(sk: *mut bpf_sock) -> Option<*mut Socket> {
 #[inline(always)]
 pub unsafe fn opened(sk: *mut bpf_sock) -> Option<*const SockInfo> {
     // SAFETY: the helper checks the map, the verifier the socket.
-    let found =
-        unsafe { bpf_sk_storage_get(SOCKS.as_ptr(), sk.cast(), core::ptr::null_mut(), 0) };
+    let found = unsafe { bpf_sk_storage_get(SOCKS.as_ptr(), sk.cast(), core::ptr::null_mut(), 0) };
     if found.is_null() {
         None
     } else {

@@ -17,6 +17,8 @@ pub const FIN: u8 = 1;
 pub const SYN: u8 = 2;
 /// The connection is over.
 pub const RST: u8 = 4;
+/// The last of what was written at once.
+pub const PSH: u8 = 8;
 
 /// A packet of TCP.
 #[derive(Clone, Copy)]

@@ -1,7 +1,7 @@
 //! trace_in, trace_out: which packets are looked at.
 
 use aya_ebpf::bindings::{__sk_buff, bpf_sock};
-use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_skb_cgroup_id};
+use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_skb_cgroup_id, bpf_tcp_sock};
 use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
 use waggle_ebpf_common::requests::{
@@ -10,7 +10,7 @@ use waggle_ebpf_common::requests::{
 
 use crate::guess::{PREFACE_BYTES, is_answer, is_frame, is_preface, is_request, is_tls};
 use crate::maps::{TRACED, counted, recall, remember};
-use crate::packet::{FIN, Packet, RST, load_u8, load_u64, socket};
+use crate::packet::{FIN, PSH, Packet, RST, load_u8, load_u64, socket};
 use crate::tell::{stream_of, tell_closed};
 use crate::{http1, http2};
 
@@ -66,7 +66,24 @@ unsafe fn known(skb: *mut __sk_buff, sk: *mut bpf_sock, cgroup_id: u64) -> Optio
         let memory = remember(sk)?;
         (*memory).cookie = bpf_get_socket_cookie(skb.cast());
         (*memory).cgroup_id = cgroup_id;
+        (*memory).is_older = is_older(sk);
         Some(memory)
+    }
+}
+
+/// Whether bytes have gone over a socket before the packet at hand. What of its own nobody has acknowledged yet is not known.
+#[inline(always)]
+unsafe fn is_older(sk: *mut bpf_sock) -> u32 {
+    // SAFETY: the packet's socket.
+    unsafe {
+        let tcp = bpf_tcp_sock(sk);
+        if tcp.is_null() {
+            return 1;
+        }
+        // An active open's SYN counts as a byte.
+        let acked = (&raw const (*tcp).bytes_acked).read_volatile();
+        let received = (&raw const (*tcp).bytes_received).read_volatile();
+        u32::from(acked > 1 || received > 0)
     }
 }
 
@@ -77,7 +94,7 @@ unsafe fn payload(skb: *mut __sk_buff, memory: *mut Socket, packet: Packet, way:
         at,
         length,
         sequence,
-        ..
+        flags: of_packet,
     } = packet;
     // SAFETY: map values.
     unsafe {
@@ -98,7 +115,7 @@ unsafe fn payload(skb: *mut __sk_buff, memory: *mut Socket, packet: Packet, way:
             skipped(memory, stream, ahead as u32);
         }
         let new = (at + seen, length - seen, sequence.wrapping_add(seen));
-        look(skb, memory, stream, new, way);
+        look(skb, memory, stream, new, way, of_packet & PSH != 0);
     }
 }
 
@@ -127,6 +144,7 @@ unsafe fn look(
     stream: *mut Stream,
     new: (u32, u32, u32),
     way: u8,
+    ends_write: bool,
 ) {
     // SAFETY: map values.
     unsafe {
@@ -154,6 +172,8 @@ unsafe fn look(
             (*memory).protocol = u32::from(protocol::HTTP2);
             (*stream).flags |= stream_flags::SYNCED;
             (*stream).left = 0;
+            (*stream).have = 0;
+            (*stream).is_told = 0;
             http2::walk(skb, stream, new, way);
             return;
         }
@@ -170,7 +190,7 @@ unsafe fn look(
             is_head = (*stream).left == 0
                 && load_u8(skb, at).is_some_and(|byte| byte.is_ascii_uppercase());
         }
-        http1::look(skb, stream, new, way, (is_head, is_answer));
+        http1::look(skb, stream, new, way, (is_head, is_answer, ends_write));
         if what == u32::from(protocol::UNKNOWN) {
             let looks = (*memory).looks + 1;
             (*memory).looks = looks;
@@ -196,6 +216,8 @@ unsafe fn begin(memory: *mut Socket, stream: *mut Stream, way: u8) {
         if (*other).flags & stream_flags::KNOWN == 0 {
             (*other).flags |= stream_flags::SYNCED;
             (*other).left = 0;
+            (*other).have = 0;
+            (*other).is_told = 0;
         }
     }
 }

@@ -32,15 +32,7 @@ pub unsafe fn stream_of(memory: *mut Socket, way: u8) -> *mut Stream {
 
 /// Tells `n` bytes of a packet's payload, which is `length` bytes long from there on.
 #[inline(always)]
-pub fn tell(
-    skb: *mut __sk_buff,
-    at: u32,
-    n: u32,
-    length: u32,
-    sequence: u32,
-    way: u8,
-    what: u8,
-) {
+pub fn tell(skb: *mut __sk_buff, at: u32, n: u32, length: u32, sequence: u32, way: u8, what: u8) {
     let mut done = 0;
     for _ in 0..PARTS {
         let rest = n.wrapping_sub(done);
@@ -204,8 +196,7 @@ unsafe fn describe(sk: *mut bpf_sock, memory: *mut Socket, head: &mut Head) {
         head.local_port = ((&raw const (*sk).src_port).read_volatile() as u16).to_be();
         head.remote_port = (&raw const (*sk).dst_port).read_volatile();
         if let Some(info) = opened(sk) {
-            let accepted =
-                (*info).connect_ns == 0 || (*info).flags & sock_flags::ACCEPTED != 0;
+            let accepted = (*info).connect_ns == 0 || (*info).flags & sock_flags::ACCEPTED != 0;
             if accepted {
                 head.role = role::SERVER;
             } else {
@@ -215,6 +206,9 @@ unsafe fn describe(sk: *mut bpf_sock, memory: *mut Socket, head: &mut Head) {
                     head.vip_port = (*info).vip_port;
                 }
             }
+        }
+        if (*memory).is_older != 0 {
+            head.role = role::UNKNOWN;
         }
     }
 }
@@ -235,10 +229,8 @@ unsafe fn words(from: *const u32) -> Addr {
 /// Who sends: the current thread, where it holds the socket. Otherwise this is an interrupt, and the thread anybody.
 #[inline(always)]
 unsafe fn sender(sk: *mut bpf_sock, memory: *mut Socket) -> u64 {
-    let (Some(owned), Some(pid)) = (
-        place::<{ at::SK_OWNED }>(),
-        place::<{ at::TASK_PID }>(),
-    ) else {
+    let (Some(owned), Some(pid)) = (place::<{ at::SK_OWNED }>(), place::<{ at::TASK_PID }>())
+    else {
         return 0;
     };
     // SAFETY: a map value; the helper checks addresses. The socket's address is made a number by way of memory: the verifier lets
