@@ -181,9 +181,6 @@ impl Reader {
         {
             self.lost();
         }
-        if self.frame.is_none() && segment.bytes.starts_with(PREFACE) {
-            segment.skip(distance(PREFACE.len()));
-        }
         while !segment.bytes.is_empty() {
             self.take(&mut segment, out);
         }
@@ -200,8 +197,11 @@ impl Reader {
             next: segment.sequence,
             bytes: Vec::new(),
         });
+        // As a frame it would be of five megabytes.
+        let is_preface = frame.bytes.get(..HEADER) == PREFACE.get(..HEADER);
         let wanted = match Header::of(&frame.bytes) {
             None => HEADER,
+            Some(_) if is_preface => PREFACE.len(),
             Some(header) => HEADER + header.length,
         };
         let n = wanted
@@ -218,6 +218,12 @@ impl Reader {
         let Some(header) = Header::of(&frame.bytes) else {
             return;
         };
+        if frame.bytes.get(..HEADER) == PREFACE.get(..HEADER) {
+            if frame.bytes.len() >= PREFACE.len() {
+                self.frame = None;
+            }
+            return;
+        }
         if !header.matters() {
             if header.kind == DATA && header.has(END_STREAM) {
                 out.push(Said::End {
