@@ -95,7 +95,7 @@ pub(crate) struct Recent {
 #[derive(Debug)]
 struct Traces {
     most: usize,
-    traces: BTreeMap<String, Trace>,
+    by_id: BTreeMap<String, Trace>,
     order: VecDeque<String>,
     n_spans: usize,
 }
@@ -145,7 +145,7 @@ impl Traces {
     fn new(most: usize) -> Self {
         Self {
             most,
-            traces: BTreeMap::new(),
+            by_id: BTreeMap::new(),
             order: VecDeque::new(),
             n_spans: 0,
         }
@@ -153,7 +153,7 @@ impl Traces {
 
     fn put(&mut self, span: RecentSpan) {
         let trace = self
-            .traces
+            .by_id
             .entry(span.trace_id.clone())
             .or_insert_with_key(|id| {
                 self.order.push_back(id.clone());
@@ -169,13 +169,13 @@ impl Traces {
             let Some(oldest) = self.order.pop_front() else {
                 return;
             };
-            let gone = self.traces.remove(&oldest);
+            let gone = self.by_id.remove(&oldest);
             self.n_spans -= gone.map_or(0, |t| t.spans.len());
         }
     }
 
     fn of_trace(&self, trace_id: &str) -> (Vec<RecentSpan>, u64) {
-        let found = self.traces.get(trace_id);
+        let found = self.by_id.get(trace_id);
         found.map_or((Vec::new(), 0), |t| (t.spans.clone(), t.left_out))
     }
 
@@ -183,7 +183,7 @@ impl Traces {
         let says = |s: &RecentSpan| s.attributes.get(key).is_some_and(|v| v == value);
         let mut newest = self.order.iter().rev();
         let found = newest.find(|id| {
-            let trace = self.traces.get(*id);
+            let trace = self.by_id.get(*id);
             trace.is_some_and(|t| t.spans.iter().any(says))
         });
         found.cloned()
@@ -225,7 +225,7 @@ mod tests {
         recent.put(span(MAX_SPANS, 1));
         assert_eq!(recent.find("waggle.task.id", "web.0"), None);
         assert_eq!(recent.n_spans, MAX_SPANS - MAX_OF_TRACE + 1);
-        assert_eq!(recent.order.len(), recent.traces.len());
+        assert_eq!(recent.order.len(), recent.by_id.len());
         let found = recent.find("waggle.task.id", "web.7").unwrap();
         assert_eq!(recent.of_trace(&found).0, [span(7, 1)]);
     }

@@ -157,9 +157,10 @@ impl Exchange {
             parent: None,
             parent_is_remote: false,
             links: Vec::new(),
-            side: match ends.is_server {
-                true => SpanSide::Server,
-                false => SpanSide::Client,
+            side: if ends.is_server {
+                SpanSide::Server
+            } else {
+                SpanSide::Client
             },
             name,
             start_ns,
@@ -233,10 +234,10 @@ impl Exchange {
         let status = self.grpc_status;
         let named = status.map(grpc_name);
         attrs.extend(named.map(|n| ("rpc.response.status_code", n.into())));
-        let is_error = |code: u16| match ends.is_server {
+        let is_error = |code: u16| {
             // Of a server's only what is its own fault.
-            true => matches!(code, 2 | 4 | 12 | 13 | 14 | 15) || code > 16,
-            false => code != 0,
+            let is_fault = matches!(code, 2 | 4 | 12 | 13 | 14 | 15) || code > 16;
+            code != 0 && (is_fault || !ends.is_server)
         };
         let by_status = status.filter(|s| is_error(*s)).map(|s| grpc_name(s).into());
         let name = method.unwrap_or("grpc").to_owned();
@@ -257,9 +258,10 @@ impl Exchange {
     }
 
     fn ends(&self, ends: &Ends, attrs: &mut Attrs) {
-        let server = match ends.is_server {
-            true => ends.local,
-            false => ends.vip.unwrap_or(ends.remote),
+        let server = if ends.is_server {
+            ends.local
+        } else {
+            ends.vip.unwrap_or(ends.remote)
         };
         let said = self.request.authority.as_deref().and_then(host_and_port);
         let (host, port) = said.unwrap_or((None, None));

@@ -13,6 +13,7 @@
 //! # What it never does
 //! It reads no clock and no entropy: times come with pieces, ids are hashes of what both ends see.
 
+mod connects;
 mod exchange;
 mod head;
 mod hpack;
@@ -29,7 +30,9 @@ mod span;
 mod template;
 mod tracer;
 mod wire;
+mod work;
 
+pub use connects::{Connects, slow_connect};
 pub use options::{Counts, Options, Peer};
 pub use piece::{Direction, Guess, Piece, Role};
 pub use sampling::Rule;

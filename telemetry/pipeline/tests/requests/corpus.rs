@@ -347,3 +347,99 @@ fn a_trace_is_kept_or_not_by_its_id() {
         assert_eq!(tracer.drain().len(), n);
     }
 }
+
+/// What a relay between real programs has seen: a line for each read, with the connection's number, who has sent (`>` is the client)
+/// and the bytes; a line without bytes is the end of a direction.
+fn recorded(text: &str) -> Vec<(bool, Vec<u8>)> {
+    let mut out = Vec::new();
+    for line in text.lines() {
+        let (head, bytes) = line.split_once(' ').unwrap_or((line, ""));
+        if bytes.is_empty() {
+            continue;
+        }
+        out.push((head.ends_with('>'), unescaped(bytes)));
+    }
+    out
+}
+
+fn unescaped(text: &str) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut chars = text.bytes();
+    while let Some(byte) = chars.next() {
+        if byte != b'\\' {
+            out.push(byte);
+            continue;
+        }
+        match chars.next().unwrap() {
+            b'r' => out.push(b'\r'),
+            b'n' => out.push(b'\n'),
+            b'\\' => out.push(b'\\'),
+            _ => {
+                let digits = [chars.next().unwrap(), chars.next().unwrap()];
+                let digits = std::str::from_utf8(&digits).unwrap();
+                out.push(u8::from_str_radix(digits, 16).unwrap());
+            }
+        }
+    }
+    out
+}
+
+#[test]
+fn recorded_exchanges_become_spans() {
+    let mut cases = Vec::new();
+    for (name, guess, text) in [
+        (
+            "curl-nginx",
+            Guess::Http1,
+            include_str!("../../../../tests/fixtures/requests/curl-nginx.txt"),
+        ),
+        (
+            "curl-nginx-upload",
+            Guess::Http1,
+            include_str!("../../../../tests/fixtures/requests/curl-nginx-upload.txt"),
+        ),
+        (
+            "curl-python10",
+            Guess::Http1,
+            include_str!("../../../../tests/fixtures/requests/curl-python10.txt"),
+        ),
+        (
+            "python-python11",
+            Guess::Http1,
+            include_str!("../../../../tests/fixtures/requests/python-python11.txt"),
+        ),
+        (
+            "curl-nginx-h2",
+            Guess::Http2,
+            include_str!("../../../../tests/fixtures/requests/curl-nginx-h2.txt"),
+        ),
+        (
+            "httpx-nginx-h2",
+            Guess::Http2,
+            include_str!("../../../../tests/fixtures/requests/httpx-nginx-h2.txt"),
+        ),
+        (
+            "grpc-python",
+            Guess::Http2,
+            include_str!("../../../../tests/fixtures/requests/grpc-python.txt"),
+        ),
+    ] {
+        let parts = recorded(text);
+        let parts: Vec<(bool, &[u8])> = parts.iter().map(|(c, b)| (*c, b.as_slice())).collect();
+        let mut wire = wire(guess);
+        wire.client.1.is_seen = false;
+        let mut tracer = tracer();
+        let spans = talk(&mut wire, &mut tracer, &parts);
+        let counts = tracer.counts();
+        assert_eq!(
+            (
+                counts.bad_blocks,
+                counts.missed_blocks,
+                counts.unpaired_responses
+            ),
+            (0, 0, 0)
+        );
+        cases.push((name, spans));
+    }
+    golden("recorded", &cases);
+}

@@ -103,12 +103,14 @@ struct Header {
 
 impl Header {
     fn of(bytes: &[u8]) -> Option<Self> {
-        let [a, b, c, kind, flags, w, x, y, z] = *bytes.first_chunk::<HEADER>()?;
+        let [length @ .., kind] = *bytes.first_chunk::<4>()?;
+        let [flags, stream @ ..] = *bytes.get(4..)?.first_chunk::<5>()?;
+        let bytes = length.into_iter().map(usize::from);
         Some(Self {
-            length: usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c),
+            length: bytes.fold(0, |sum, byte| sum << 8 | byte),
             kind,
             flags,
-            stream: u32::from_be_bytes([w, x, y, z]) & 0x7fff_ffff,
+            stream: u32::from_be_bytes(stream) & 0x7fff_ffff,
         })
     }
 
@@ -125,9 +127,10 @@ impl Header {
 impl Reader {
     /// Of a connection that is seen from its beginning, or of an older one.
     pub(super) fn new(is_from_start: bool) -> Self {
-        let decoder = match is_from_start {
-            true => Decoder::new(),
-            false => Decoder::late(),
+        let decoder = if is_from_start {
+            Decoder::new()
+        } else {
+            Decoder::late()
         };
         Self {
             decoder,

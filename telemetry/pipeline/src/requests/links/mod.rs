@@ -22,6 +22,7 @@
 //! have gone by before anything is said.
 
 mod threads;
+mod verdict;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -99,12 +100,11 @@ struct Place {
 struct Node {
     begun_at: u64,
     cgroup: u64,
+    is_server: bool,
     span_id: u64,
     thread: Option<u64>,
     wire: Option<TraceContext>,
     place: Option<Place>,
-    /// Its place, once that is known, is that of a child of this one.
-    follows: Option<NodeId>,
     followers: Vec<NodeId>,
     verdict: Verdict,
     links: Vec<TraceContext>,
@@ -228,16 +228,20 @@ impl Links {
         std::mem::take(&mut self.ready)
     }
 
-    fn add(&mut self, begins: &Begins, span_id: u64) -> NodeId {
+    fn add(&mut self, begins: &Begins, is_server: bool) -> NodeId {
         self.next += 1;
         let node = Node {
             begun_at: begins.at,
             cgroup: begins.cgroup,
-            span_id,
+            is_server,
+            span_id: if is_server {
+                begins.hop.server_span()
+            } else {
+                begins.hop.client_span()
+            },
             thread: begins.thread,
             wire: begins.context,
             place: None,
-            follows: None,
             followers: Vec::new(),
             verdict: Verdict::None,
             links: Vec::new(),
@@ -257,7 +261,7 @@ impl Links {
     /// A request comes in. `is_open` says which other connections are.
     pub(super) fn server(&mut self, begins: &Begins, is_open: impl Fn(u64) -> bool) -> NodeId {
         let hop = begins.hop;
-        let id = self.add(begins, hop.server_span());
+        let id = self.add(begins, true);
         *self.open_by_cgroup.entry(begins.cgroup).or_default() += 1;
         if let Some(thread) = begins.thread {
             let key = (begins.cgroup, thread);
@@ -286,20 +290,16 @@ impl Links {
                 node.unlinked = Some(Unlinked::UnknownHead);
             }
         } else if let Some(seen) = here {
-            match seen.place {
-                Some(of_client) => {
-                    place = Place {
-                        parent: client,
-                        is_remote: true,
-                        ..of_client
-                    };
-                }
-                None => {
-                    let client = seen.node;
-                    self.follow(id, client);
-                    return id;
-                }
-            }
+            let Some(of_client) = seen.place else {
+                let client = seen.node;
+                self.follow(id, client);
+                return id;
+            };
+            place = Place {
+                parent: client,
+                is_remote: true,
+                ..of_client
+            };
         } else {
             place.parent = client;
         }
@@ -310,7 +310,7 @@ impl Links {
     /// A request goes out.
     pub(super) fn client(&mut self, begins: &Begins) -> NodeId {
         let hop = begins.hop;
-        let id = self.add(begins, hop.client_span());
+        let id = self.add(begins, false);
         let mut place = Place {
             trace_id: hop.trace(),
             parent: None,
@@ -345,7 +345,7 @@ impl Links {
             }
         }
         // Where nothing is served there is nothing that it could belong to.
-        let serves = self.open_by_cgroup.get(&begins.cgroup).is_some();
+        let serves = self.open_by_cgroup.contains_key(&begins.cgroup);
         let is_plain = matches!(unlinked, Some(Unlinked::Idle | Unlinked::NoThread));
         if let Some(node) = self.nodes.get_mut(&id) {
             node.unlinked = unlinked.filter(|_| serves || !is_plain);
@@ -441,233 +441,6 @@ impl Links {
         self.hops.insert(key, seen);
     }
 
-    /// The head of the answer: who reads (a client) or sends it.
-    pub(super) fn answered(&mut self, id: NodeId, is_server: bool, at: u64, thread: Option<u64>) {
-        let Some(node) = self.nodes.get_mut(&id) else {
-            return;
-        };
-        node.answered = Some(Answer { thread });
-        if let (true, Some(read), Some(answers)) = (is_server, node.thread, thread)
-            && read != answers
-        {
-            let key = (node.cgroup, read);
-            self.threads.odd(key, Unlinked::HandsOver, at);
-        }
-    }
-
-    /// A connection is read by another thread than before.
-    pub(super) fn moved(&mut self, cgroup: u64, thread: u64, at: u64) {
-        self.threads.odd((cgroup, thread), Unlinked::HandsOver, at);
-    }
-
-    /// It is over, at this end.
-    pub(super) fn finished(
-        &mut self,
-        id: NodeId,
-        span: Box<RequestSpan>,
-        is_server: bool,
-        at: u64,
-    ) {
-        if is_server {
-            self.request_over(id, at);
-        }
-        if let Some(node) = self.nodes.get_mut(&id) {
-            node.done = Some(span);
-            node.is_over = true;
-        }
-        self.emit(id);
-    }
-
-    /// A request's calls can be judged.
-    fn request_over(&mut self, id: NodeId, at: u64) {
-        let Some(node) = self.nodes.get_mut(&id) else {
-            return;
-        };
-        node.is_over = true;
-        let (cgroup, read, answer) = (node.cgroup, node.thread, node.answered);
-        let (wire, calls) = (node.wire, std::mem::take(&mut node.calls));
-        if let Some(open) = self.open_by_cgroup.get_mut(&cgroup) {
-            *open -= 1;
-            if *open == 0 {
-                self.open_by_cgroup.remove(&cgroup);
-            }
-        }
-        if let Some(context) = wire {
-            let key = (cgroup, context.trace_id, context.span_id);
-            if let Some(seen) = self.wires.get_mut(&key)
-                && seen.node == id
-            {
-                seen.is_open = false;
-            }
-        }
-        let mut is_own = false;
-        if let Some(read) = read {
-            let key = (cgroup, read);
-            match answer {
-                None => self.threads.odd(key, Unlinked::NotAnswered, at),
-                Some(answer) => is_own = answer.thread == Some(read),
-            }
-            self.threads.ended(key, id, is_own);
-        }
-        for call in calls {
-            self.one_less(call, id, is_own, read);
-        }
-    }
-
-    /// One of those that a call waits for is over.
-    fn one_less(&mut self, call: NodeId, over: NodeId, is_own: bool, thread: Option<u64>) {
-        let Some(node) = self.nodes.get_mut(&call) else {
-            return;
-        };
-        let answer = node.answered;
-        let Verdict::Awaits {
-            request,
-            others,
-            fits,
-            ..
-        } = &mut node.verdict
-        else {
-            return;
-        };
-        others.remove(&over);
-        if *request == over {
-            // The call is answered, and by that thread, as far as it is known.
-            let by_it = answer.is_some_and(|a| a.thread.is_none() || a.thread == thread);
-            *fits = Some(is_own && by_it);
-        }
-        if others.is_empty() {
-            self.judge(call, None);
-        }
-    }
-
-    /// Says whether a call is a request's own; `why` if it can't wait any longer.
-    fn judge(&mut self, call: NodeId, why: Option<Unlinked>) {
-        let Some(node) = self.nodes.get_mut(&call) else {
-            return;
-        };
-        let verdict = std::mem::replace(&mut node.verdict, Verdict::None);
-        let Verdict::Awaits {
-            request,
-            is_link,
-            fits,
-            ..
-        } = verdict
-        else {
-            return;
-        };
-        let thread = node.thread.map(|t| (node.cgroup, t));
-        let odd = thread.and_then(|t| self.threads.distrust(t));
-        let why = why.or(odd).or(match fits {
-            Some(true) => None,
-            Some(false) => Some(Unlinked::HandsOver),
-            None => Some(Unlinked::Undecided),
-        });
-        let to = self.nodes.get(&request);
-        let link = to.and_then(|r| Some((r.place?.trace_id, r.span_id)));
-        let Some(node) = self.nodes.get_mut(&call) else {
-            return;
-        };
-        match (why, is_link) {
-            (Some(why), _) => {
-                node.unlinked = Some(why);
-                let place = Place {
-                    trace_id: node.hop.trace(),
-                    parent: None,
-                    is_remote: false,
-                    is_sampled: None,
-                };
-                if node.place.is_none() {
-                    self.settle(call, place);
-                }
-            }
-            // Where that request's own trace isn't known yet, it is told when it is.
-            (None, false) => self.follow(call, request),
-            (None, true) => {
-                if let Some((trace_id, span_id)) = link {
-                    node.links.push(TraceContext {
-                        trace_id,
-                        span_id,
-                        flags: 1,
-                    });
-                } else {
-                    node.unlinked = Some(Unlinked::Undecided);
-                }
-            }
-        }
-        self.emit(call);
-        if let Some(to) = self.nodes.get_mut(&request) {
-            to.n_undecided = to.n_undecided.saturating_sub(1);
-        }
-        self.emit(request);
-    }
-
-    /// Becomes the child of one whose place may not be known yet.
-    fn follow(&mut self, id: NodeId, whom: NodeId) {
-        let Some(leader) = self.nodes.get_mut(&whom) else {
-            return;
-        };
-        let span_id = leader.span_id;
-        match leader.place {
-            None => {
-                leader.followers.push(id);
-                if let Some(node) = self.nodes.get_mut(&id) {
-                    node.follows = Some(whom);
-                }
-            }
-            Some(place) => self.settle(id, below(place, span_id)),
-        }
-    }
-
-    /// A node's place is known, and with it that of all who follow it.
-    fn settle(&mut self, id: NodeId, place: Place) {
-        let mut todo = vec![(id, place)];
-        while let Some((id, place)) = todo.pop() {
-            let Some(node) = self.nodes.get_mut(&id) else {
-                continue;
-            };
-            node.place = Some(place);
-            node.follows = None;
-            let span_id = node.span_id;
-            let followers = std::mem::take(&mut node.followers);
-            todo.extend(followers.into_iter().map(|f| (f, below(place, span_id))));
-            if let Some(seen) = self.hops.get_mut(&node.hop.key())
-                && seen.node == id
-            {
-                seen.place = Some(place);
-            }
-            self.emit(id);
-        }
-    }
-
-    /// Hands a span out, if it is over and all is said about it; its node goes when nobody asks for its place any more.
-    fn emit(&mut self, id: NodeId) {
-        let Some(node) = self.nodes.get_mut(&id) else {
-            return;
-        };
-        let (Some(place), Verdict::None, true) = (node.place, &node.verdict, node.is_over) else {
-            return;
-        };
-        if let Some(mut span) = node.done.take() {
-            span.context = TraceContext {
-                trace_id: place.trace_id,
-                span_id: node.span_id,
-                flags: 1,
-            };
-            span.parent = place.parent;
-            span.parent_is_remote = place.is_remote && place.parent.is_some();
-            span.links = std::mem::take(&mut node.links);
-            node.is_emitted = true;
-            self.ready.push(Ready {
-                span,
-                is_sampled: place.is_sampled,
-                unlinked: node.unlinked,
-            });
-        }
-        if node.n_undecided == 0 && node.is_emitted {
-            self.nodes.remove(&id);
-        }
-    }
-
     /// Gives up what has waited for too long, forgets what is old.
     pub(super) fn tick(&mut self, now: u64) {
         let limit = self.limits.decide_ns;
@@ -700,14 +473,6 @@ impl Links {
     /// How many are in flight or wait.
     pub(super) fn len(&self) -> usize {
         self.nodes.len()
-    }
-}
-
-fn below(place: Place, parent: u64) -> Place {
-    Place {
-        parent: Some(parent),
-        is_remote: false,
-        ..place
     }
 }
 

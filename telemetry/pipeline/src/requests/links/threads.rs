@@ -73,7 +73,7 @@ pub(super) enum Candidate {
 
 #[derive(Debug)]
 pub(super) struct Threads {
-    threads: BTreeMap<ThreadKey, Thread>,
+    all: BTreeMap<ThreadKey, Thread>,
     processes: BTreeMap<(u64, u64), Process>,
     /// Threads and processes that are remembered.
     most: usize,
@@ -89,7 +89,7 @@ fn process((cgroup, thread): ThreadKey) -> (u64, u64) {
 impl Threads {
     pub(super) fn new(most: usize) -> Self {
         Self {
-            threads: BTreeMap::new(),
+            all: BTreeMap::new(),
             processes: BTreeMap::new(),
             most,
             doubtful_until: 0,
@@ -124,14 +124,14 @@ impl Threads {
         at: u64,
         is_open: impl Fn(u64) -> bool,
     ) {
-        let has_room = self.threads.len() < self.most && self.processes.len() < self.most;
-        if !has_room && !self.threads.contains_key(&key) {
+        let has_room = self.all.len() < self.most && self.processes.len() < self.most;
+        if !has_room && !self.all.contains_key(&key) {
             self.n_full += 1;
             self.doubtful_until = at.saturating_add(IDLE_NS);
             return;
         }
         let process = self.processes.entry(process(key)).or_default();
-        let thread = self.threads.entry(key).or_insert_with(|| Thread {
+        let thread = self.all.entry(key).or_insert_with(|| Thread {
             open: Vec::new(),
             socket,
             has_own_business: false,
@@ -153,7 +153,7 @@ impl Threads {
 
     /// A request that a thread has read is over; whether it was that thread that has answered.
     pub(super) fn ended(&mut self, key: ThreadKey, node: NodeId, is_proof: bool) {
-        if let Some(thread) = self.threads.get_mut(&key) {
+        if let Some(thread) = self.all.get_mut(&key) {
             thread.open.retain(|n| *n != node);
         }
         if let Some(process) = self.processes.get_mut(&process(key)) {
@@ -173,7 +173,7 @@ impl Threads {
         process.at = at;
         process.may_be_forgiven(at);
         let distrust = process.distrust.map(|(why, _)| why);
-        let Some(thread) = self.threads.get_mut(&key) else {
+        let Some(thread) = self.all.get_mut(&key) else {
             let why = distrust.unwrap_or(Unlinked::Idle);
             return Candidate::Unlinked(why);
         };
@@ -194,15 +194,14 @@ impl Threads {
     /// Forgets what was not seen for long.
     pub(super) fn tick(&mut self, now: u64) {
         let is_old = |at: u64| now.saturating_sub(at) > IDLE_NS;
-        self.threads
-            .retain(|_, t| !(t.open.is_empty() && is_old(t.at)));
+        self.all.retain(|_, t| !(t.open.is_empty() && is_old(t.at)));
         self.processes
             .retain(|_, p| !(p.open.is_empty() && is_old(p.at)));
     }
 
     /// A task is gone with all its threads.
     pub(super) fn forget(&mut self, cgroup: u64) {
-        self.threads.retain(|(c, _), _| *c != cgroup);
+        self.all.retain(|(c, _), _| *c != cgroup);
         self.processes.retain(|(c, _), _| *c != cgroup);
     }
 }
