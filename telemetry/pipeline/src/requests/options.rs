@@ -41,7 +41,7 @@ pub struct Options {
     pub proof: u32,
     /// How long a request may be without an answer.
     pub answer_ns: u64,
-    /// How long the end of a body is waited for.
+    /// How long the end of a body is waited for after the last piece of the connection.
     pub body_ns: u64,
     /// How long a span waits for a verdict on its parent.
     pub decide_ns: u64,
@@ -57,15 +57,15 @@ impl Default for Options {
             peers: Arc::new(|_: SocketAddr| Peer::Unknown),
             sockets: 16_384,
             requests_per_socket: 256,
-            requests: 32_768,
+            requests: 16_384,
             held_bytes: 16 << 20,
-            waiting: 16_384,
+            waiting: 8192,
             threads: 16_384,
             hops: 32_768,
             templates: 200,
             proof: 8,
             answer_ns: 300 * SECOND,
-            body_ns: 5 * SECOND,
+            body_ns: 10 * SECOND,
             decide_ns: 30 * SECOND,
             idle_ns: 3600 * SECOND,
         }

@@ -18,7 +18,7 @@ use super::{
 /// Makes spans of pieces. One for all tasks of a node; no call does more than a piece is long.
 #[derive(Debug)]
 pub struct Tracer {
-    sockets: BTreeMap<u64, Socket>,
+    sockets: BTreeMap<u64, Box<Socket>>,
     shared: Shared,
 }
 
@@ -90,7 +90,7 @@ impl Tracer {
                 shared.counts.sockets_full += 1;
                 return;
             }
-            None => Socket::new(piece),
+            None => Box::new(Socket::new(piece)),
         };
         socket.at = piece.at.max(socket.at);
         let mut work = Work {
@@ -238,12 +238,14 @@ impl Shared {
     /// Ends what has taken too long.
     fn end_old(&mut self, socket: &mut Socket, now: u64) {
         let (answer, body) = (self.options.answer_ns, self.options.body_ns);
+        let last = socket.at;
         let is_old = |x: &Exchange| match &x.response {
             None => now.saturating_sub(x.request.at) > answer,
             // The end of a stream comes by itself, and may be long in coming.
             Some(r) if x.is_http2 => now.saturating_sub(r.at) > answer,
             Some(_) if x.until_close => false,
-            Some(r) => now.saturating_sub(r.at) > body,
+            // As long as something comes, it may be going on.
+            Some(r) => now.saturating_sub(r.at.max(last)) > body,
         };
         let how = |x: &Exchange| match x.response {
             None => End::GivenUp,

@@ -18,7 +18,7 @@ use super::{
 /// One piece's work on one connection.
 pub(super) struct Work<'a> {
     pub(super) shared: &'a mut Shared,
-    pub(super) others: &'a BTreeMap<u64, Socket>,
+    pub(super) others: &'a BTreeMap<u64, Box<Socket>>,
     pub(super) id: u64,
 }
 
@@ -115,6 +115,7 @@ impl Work<'_> {
     ) {
         loop {
             let unanswered = socket.n_unanswered();
+            let is_asking = !is_request && Self::is_asking(socket);
             let asked = socket.queue.iter().find(|x| x.response.is_none());
             let asked = asked.and_then(Exchange::method);
             let permit = Permit {
@@ -122,7 +123,7 @@ impl Work<'_> {
                 may_begin: if is_request {
                     unanswered == 0
                 } else {
-                    unanswered == 1
+                    unanswered == 1 || unanswered == 0 && is_asking
                 },
                 is_bodiless: asked == Some("HEAD"),
                 is_connect: asked == Some("CONNECT"),
@@ -140,6 +141,35 @@ impl Work<'_> {
             if socket.is_unknown {
                 return;
             }
+        }
+    }
+
+    /// Whether a request's head has begun and is not whole.
+    fn is_asking(socket: &mut Socket) -> bool {
+        let Some(direction) = socket.requests else {
+            return false;
+        };
+        match &socket.side(direction).reader {
+            Reader::Http1(reader) => reader.is_in_head(),
+            Reader::Http2(_) => false,
+        }
+    }
+
+    /// An answer is there for a request whose head is not whole: no more of it will be seen.
+    fn cut_request_off(&mut self, socket: &mut Socket, at: u64) {
+        let permit = Permit {
+            is_request: true,
+            may_begin: true,
+            is_bodiless: false,
+            is_connect: false,
+        };
+        let Some(direction) = socket.requests else {
+            return;
+        };
+        if let Reader::Http1(reader) = &mut socket.side(direction).reader
+            && let Some(head) = reader.cut_off(at, permit)
+        {
+            self.http1_request(socket, head);
         }
     }
 
@@ -196,6 +226,9 @@ impl Work<'_> {
             return;
         }
         self.body_over(socket, None, head.at);
+        if socket.n_unanswered() == 0 {
+            self.cut_request_off(socket, head.at);
+        }
         let unanswered = socket.n_unanswered();
         socket.is_pipelined |= unanswered > 1;
         let Some(exchange) = socket.queue.front_mut() else {

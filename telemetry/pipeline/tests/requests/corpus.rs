@@ -443,3 +443,94 @@ fn recorded_exchanges_become_spans() {
     }
     golden("recorded", &cases);
 }
+
+#[test]
+fn a_head_of_which_no_more_comes_is_taken_when_it_is_answered() {
+    let mut wire = wire(Guess::Http1);
+    let mut tracer = tracer();
+    let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+    for name in ["one", "two", "three"] {
+        // Not cut, and not whole: the kernel follows heads so far and no further.
+        let ask = format!("GET /{name} HTTP/1.1\r\nCookie: aaaa");
+        wire.send(&mut tracer, MS, true, ask.as_bytes(), [None; 2], &[]);
+        wire.next[0] = wire.next[0].wrapping_add(9000);
+        wire.send(&mut tracer, 2 * MS, false, answer, [None; 2], &[]);
+    }
+    let spans = tracer.drain();
+    let names: Vec<&str> = spans.iter().map(|s| s.name.as_str()).collect();
+    assert_eq!(
+        names,
+        [
+            "GET /one",
+            "GET /one",
+            "GET /two",
+            "GET /two",
+            "GET /three",
+            "GET /three"
+        ]
+    );
+    assert!(
+        spans
+            .iter()
+            .all(|s| text(s, "waggle.request.unknown_head").is_some())
+    );
+    assert_eq!(tracer.counts().unpaired_responses, 0);
+}
+
+#[test]
+fn what_has_no_end_ends_some_time() {
+    let mut wire = wire(Guess::Http1);
+    wire.client.1.is_seen = false;
+    let mut tracer = tracer();
+    wire.send(
+        &mut tracer,
+        MS,
+        true,
+        b"GET /big HTTP/1.1\r\n\r\n",
+        [None; 2],
+        &[],
+    );
+    let head = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n";
+    wire.send(&mut tracer, 2 * MS, false, head, [None; 2], &[]);
+    tracer.tick(5000 * MS);
+    // Some of it comes: it goes on.
+    wire.packet(&mut tracer, 9000 * MS, false, b"x", 500, [None; 2]);
+    tracer.tick(15_000 * MS);
+    assert_eq!(tracer.drain().len(), 0);
+    tracer.tick(30_000 * MS);
+    let spans = tracer.drain();
+    let ends: Vec<_> = spans
+        .iter()
+        .map(|s| (s.end_ns, text(s, "waggle.request.end")))
+        .collect();
+    assert_eq!(ends, [(2 * MS, Some("head".to_owned()))]);
+    // Without an answer; what is answered later is not taken for another's.
+    wire.packet(&mut tracer, 31_000 * MS, false, b"x", 500, [None; 2]);
+    wire.send(
+        &mut tracer,
+        31_000 * MS,
+        true,
+        b"GET /never HTTP/1.1\r\n\r\n",
+        [None; 2],
+        &[],
+    );
+    tracer.tick(400_000 * MS);
+    let spans = tracer.drain();
+    assert_eq!(
+        text(&spans[0], "waggle.request.end").as_deref(),
+        Some("given_up")
+    );
+    wire.send(
+        &mut tracer,
+        401_000 * MS,
+        true,
+        b"GET /next HTTP/1.1\r\n\r\n",
+        [None; 2],
+        &[],
+    );
+    wire.send(&mut tracer, 402_000 * MS, false, head, [None; 2], &[]);
+    assert_eq!(
+        (tracer.drain().len(), tracer.counts().unknown_streams),
+        (0, 2)
+    );
+}

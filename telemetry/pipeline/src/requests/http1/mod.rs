@@ -349,6 +349,19 @@ impl Reader {
         Some(self.held.remove(due))
     }
 
+    /// Whether a head has begun and is not whole.
+    pub(super) fn is_in_head(&self) -> bool {
+        matches!(self.place, Place::Head(_))
+    }
+
+    /// A head that has begun is taken as far as it was seen: the rest won't come, since it was answered.
+    pub(super) fn cut_off(&mut self, at: u64, permit: Permit) -> Option<Box<Head>> {
+        match self.finish(at, permit, None)? {
+            Said::Head(head) => Some(head),
+            Said::End(_) => None,
+        }
+    }
+
     /// Records were lost before a place: heads may have been among them. `false`: they can't, since it is within a body.
     pub(super) fn lost(&mut self, sequence: u32) -> bool {
         if let Place::Body { end, is_far, .. } = &self.place
