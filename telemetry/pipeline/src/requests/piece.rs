@@ -45,6 +45,15 @@ pub enum Direction {
     Out,
 }
 
+impl Direction {
+    pub(super) fn other(self) -> Self {
+        match self {
+            Self::In => Self::Out,
+            Self::Out => Self::In,
+        }
+    }
+}
+
 /// Which end of the connection a socket is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Role {

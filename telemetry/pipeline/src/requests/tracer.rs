@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    Counts, Options, Piece, RequestSpan, Rule,
+    Counts, Options, Piece, RequestSpan, Role, Rule,
     exchange::{End, Exchange, Named},
     links::{Limits, Links},
     sampling::Bounds,
@@ -88,6 +88,9 @@ impl Tracer {
             Some(socket) => socket,
             None if self.sockets.len() >= shared.options.sockets => {
                 shared.counts.sockets_full += 1;
+                if piece.role != Role::Client {
+                    shared.links.doubt(piece.cgroup, piece.at);
+                }
                 return;
             }
             None => Box::new(Socket::new(piece)),
@@ -120,10 +123,14 @@ impl Tracer {
         shared.hand_out(at);
     }
 
-    /// So many records were lost, nobody knows whose: the numbers will say.
+    /// So many records were lost, nobody knows whose: the numbers will say, and until then parents are not guessed. To be called before the
+    /// pieces that came after.
     pub fn lost(&mut self, n: u64) {
         let lost = &mut self.shared.counts.lost_records;
         *lost = lost.saturating_add(n);
+        if n > 0 {
+            self.shared.links.doubt_all();
+        }
     }
 
     /// Gives up what has waited for too long; to be called about once a second.

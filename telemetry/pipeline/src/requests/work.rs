@@ -38,6 +38,9 @@ impl Work<'_> {
             }
         };
         self.shared.counts.missing_pieces += u64::from(missing);
+        if missing > 0 && socket.requests.is_none_or(|d| d == piece.direction) {
+            self.not_seen(socket);
+        }
         let segment = Segment::of(piece);
         match piece.protocol {
             Guess::Http1 => {
@@ -48,6 +51,14 @@ impl Work<'_> {
         }
     }
 
+    /// Requests that this end may serve were not seen.
+    fn not_seen(&mut self, socket: &Socket) {
+        if socket.ends.is_server || socket.requests.is_none() {
+            let links = &mut self.shared.links;
+            links.doubt(socket.ends.cgroup, socket.at);
+        }
+    }
+
     /// What all hold together is bounded: who makes it too much loses what it holds.
     pub(super) fn keep_bounds(&mut self, socket: &mut Socket) {
         let now = socket.bytes();
@@ -55,6 +66,7 @@ impl Work<'_> {
         socket.held = now;
         if self.shared.held > self.shared.options.held_bytes && now > 0 {
             self.shared.counts.held_full += 1;
+            self.not_seen(socket);
             socket.shed();
             let left = socket.bytes();
             self.shared.held = self.shared.held - socket.held + left;
@@ -72,16 +84,18 @@ impl Work<'_> {
     ) {
         if socket.is_unknown {
             self.shared.counts.unknown_streams += 1;
+            self.not_seen(socket);
             return;
         }
         if socket.requests.is_none() {
             let Some(is_request) = http1::side_of(segment.bytes) else {
+                self.not_seen(socket);
                 return;
             };
-            socket.requests_go(match (is_request, direction) {
-                (true, _) => direction,
-                (false, Direction::In) => Direction::Out,
-                (false, Direction::Out) => Direction::In,
+            socket.requests_go(if is_request {
+                direction
+            } else {
+                direction.other()
             });
         }
         let is_request = socket.requests == Some(direction);
@@ -204,6 +218,7 @@ impl Work<'_> {
         }
         if socket.queue.len() >= self.shared.options.requests_per_socket {
             self.shared.counts.requests_full += 1;
+            self.not_seen(socket);
             self.heads_lost(socket, head.at);
             socket.is_unknown = true;
             return;
@@ -233,6 +248,7 @@ impl Work<'_> {
         socket.is_pipelined |= unanswered > 1;
         let Some(exchange) = socket.queue.front_mut() else {
             self.shared.counts.unpaired_responses += 1;
+            self.not_seen(socket);
             return;
         };
         let is_server = socket.ends.is_server;
@@ -261,6 +277,7 @@ impl Work<'_> {
         let shared = &mut *self.shared;
         if !shared.links.has_room() {
             shared.counts.in_flight_full += 1;
+            self.not_seen(socket);
             return None;
         }
         shared.counts.requests += 1;
@@ -318,6 +335,9 @@ impl Work<'_> {
         }
         reader.push(segment, &mut said);
         let trouble = reader.trouble();
+        if trouble != http2::Trouble::default() && socket.requests != Some(direction.other()) {
+            self.not_seen(socket);
+        }
         self.shared.counts.missed_blocks += trouble.missed;
         self.shared.counts.bad_blocks += trouble.bad_blocks;
         for said in said {
@@ -330,15 +350,12 @@ impl Work<'_> {
             let http2::Said::Head { head, .. } = &said else {
                 return;
             };
-            let other = match direction {
-                Direction::In => Direction::Out,
-                Direction::Out => Direction::In,
-            };
             match head.line {
                 Line::Request { .. } => socket.requests_go(direction),
-                Line::Response { status: Some(_) } => socket.requests_go(other),
+                Line::Response { status: Some(_) } => socket.requests_go(direction.other()),
                 Line::Response { status: None } => {
                     self.shared.counts.unknown_heads += 1;
+                    self.not_seen(socket);
                     return;
                 }
             }
@@ -368,6 +385,7 @@ impl Work<'_> {
         }
         if socket.streams.len() >= self.shared.options.requests_per_socket {
             self.shared.counts.requests_full += 1;
+            self.not_seen(socket);
             return;
         }
         if matches!(head.line, Line::Response { .. }) {
@@ -386,6 +404,7 @@ impl Work<'_> {
     fn http2_response(&mut self, socket: &mut Socket, stream: u32, head: Box<Head>, is_end: bool) {
         let Some(exchange) = socket.streams.get_mut(&stream) else {
             self.shared.counts.unpaired_responses += 1;
+            self.not_seen(socket);
             return;
         };
         let at = head.whole_at;

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use waggle_telemetry_pipeline::{
     names::SpanSide,
-    requests::{Guess, Options, Peer, RequestSpan, Tracer},
+    requests::{Direction, Guess, Options, Peer, RequestSpan, Tracer},
 };
 
 use crate::support::*;
@@ -54,6 +54,7 @@ struct World {
     connections: Vec<Connection>,
     header: bool,
     aborts: bool,
+    loses: bool,
 }
 
 const CGROUP: u64 = 50;
@@ -97,6 +98,7 @@ impl World {
             connections: Vec::new(),
             header: false,
             aborts: false,
+            loses: false,
         };
         for _ in 0..n_connections {
             let connection = out.accept();
@@ -243,15 +245,22 @@ impl World {
         };
         let bytes = format!("GET /request-{request} HTTP/1.1\r\n{header}\r\n");
         let threads = [None, self.thread(thread)];
+        let is_lost = self.loses && self.random(20) == 0;
         let wire = &mut self.connections[i].wire;
-        wire.send(
-            &mut self.tracer,
-            self.now,
-            true,
-            bytes.as_bytes(),
-            threads,
-            &[],
-        );
+        if is_lost {
+            wire.lose(false, Direction::In);
+            let length = u32::try_from(bytes.len()).unwrap();
+            wire.next[0] = wire.next[0].wrapping_add(length);
+        } else {
+            wire.send(
+                &mut self.tracer,
+                self.now,
+                true,
+                bytes.as_bytes(),
+                threads,
+                &[],
+            );
+        }
         self.connections[i].serves = Some(Serving {
             request,
             thread,
@@ -305,6 +314,55 @@ fn context(request: usize) -> String {
         request + 1,
         request + 1
     )
+}
+
+/// A reader that is not known, and requests that were lost: until they are over, and for a time, nothing is said.
+#[test]
+fn what_was_not_seen_may_be_in_flight() {
+    let ask = b"GET /x HTTP/1.1\r\n\r\n";
+    let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+    let thread = Some(77 << 32 | 1);
+    for (spoils, want) in [
+        ("nothing", None),
+        ("an unknown reader", Some("no_thread")),
+        ("a lost request", Some("lost")),
+        ("a loss of nobody knows whose", Some("lost")),
+    ] {
+        let options = Options {
+            proof: 0,
+            ..Options::default()
+        };
+        let mut tracer = Tracer::new(options);
+        let server = |first, client: &str| {
+            let mut wire = Wire::new(Guess::Http1, client, "10.0.0.5:80", first);
+            wire.client.1.is_seen = false;
+            wire.server.1.cgroup = CGROUP;
+            wire
+        };
+        let mut other = server(10, "10.0.0.8:1000");
+        let mut plain = server(20, "10.0.0.8:1001");
+        let mut call = Wire::new(Guess::Http1, "10.0.0.5:2000", "10.0.0.9:80", 30);
+        call.client.1.cgroup = CGROUP;
+        call.server.1.is_seen = false;
+        match spoils {
+            "an unknown reader" => other.send(&mut tracer, 1, true, ask, [None; 2], &[]),
+            "a lost request" => {
+                other.lose(false, Direction::In);
+                other.send(&mut tracer, 1, false, answer, [None; 2], &[]);
+            }
+            "a loss of nobody knows whose" => tracer.lost(1),
+            _ => {}
+        }
+        plain.send(&mut tracer, 2, true, ask, [None, thread], &[]);
+        call.send(&mut tracer, 3, true, ask, [thread, None], &[]);
+        call.send(&mut tracer, 4, false, answer, [None, thread], &[]);
+        plain.send(&mut tracer, 5, false, answer, [thread, None], &[]);
+        let spans = tracer.drain();
+        let call = spans.iter().find(|s| s.side == SpanSide::Client).unwrap();
+        let why = text(call, "waggle.request.unlinked");
+        assert_eq!(why.as_deref(), want, "{spoils}");
+        assert_eq!(call.parent.is_some(), want.is_none(), "{spoils}");
+    }
 }
 
 /// Checks every span against what its path says, and counts calls that have a parent or a link.
@@ -389,9 +447,10 @@ proptest! {
         kind in proptest::sample::select(vec![Kind::Plain, Kind::EventLoop, Kind::Pool, Kind::Stealing]),
         n_connections in 2_usize..20,
         aborts: bool,
+        loses: bool,
     ) {
         let mut world = World::new(kind, seed, n_connections);
-        world.aborts = aborts;
+        (world.aborts, world.loses) = (aborts, loses);
         world.run(300);
     }
 }

@@ -16,6 +16,9 @@
 //!
 //! A span that isn't put down to a request says why, in `waggle.request.unlinked`.
 //!
+//! Requests that were not seen may be in flight, too: while it is known that some of a task's were lost, and while the reader of one is not
+//! known, nothing is said about that task.
+//!
 //! # What can't be told
 //! A program with an event loop that has never had more than one connection and one request at a time, and has never called while it had none,
 //! looks like a plain one, and a call that its timer makes looks like one of the request's. [`Options::proof`](super::Options) requests must
@@ -49,6 +52,7 @@ pub(super) enum Unlinked {
     Undecided,
     NoRoom,
     UnknownHead,
+    Lost,
 }
 
 impl Unlinked {
@@ -65,6 +69,7 @@ impl Unlinked {
             Self::Undecided => "undecided",
             Self::NoRoom => "no_room",
             Self::UnknownHead => "unknown_head",
+            Self::Lost => "lost",
         }
     }
 }
@@ -147,6 +152,8 @@ const MAX_CALLS: usize = 1024;
 const HOPS_NS: u64 = 60_000_000_000;
 /// How long contexts of requests are remembered.
 const WIRES_NS: u64 = 600_000_000_000;
+/// How long a request may go on that was not seen.
+const DOUBT_NS: u64 = 600_000_000_000;
 
 /// A finished span, or one whose trace is not to be kept.
 #[derive(Debug)]
@@ -167,9 +174,21 @@ pub(super) struct Links {
     hops_by_age: VecDeque<(u64, u128)>,
     wires: BTreeMap<(u64, u128, u64), WireSeen>,
     wires_doubtful_until: u64,
-    open_by_cgroup: BTreeMap<u64, usize>,
+    open_by_cgroup: BTreeMap<u64, Open>,
+    doubts: BTreeMap<u64, u64>,
+    /// So of all tasks.
+    doubtful_until: u64,
+    now: u64,
     ready: Vec<Ready>,
     limits: Limits,
+}
+
+/// Requests of a task in flight.
+#[derive(Debug, Default)]
+struct Open {
+    n: usize,
+    /// Of which nobody knows who has read them.
+    n_unread: usize,
 }
 
 /// How much is remembered.
@@ -208,6 +227,9 @@ impl Links {
             wires: BTreeMap::new(),
             wires_doubtful_until: 0,
             open_by_cgroup: BTreeMap::new(),
+            doubts: BTreeMap::new(),
+            doubtful_until: 0,
+            now: 0,
             ready: Vec::new(),
             limits,
         }
@@ -230,6 +252,7 @@ impl Links {
 
     fn add(&mut self, begins: &Begins, is_server: bool) -> NodeId {
         self.next += 1;
+        self.now = self.now.max(begins.at);
         let node = Node {
             begun_at: begins.at,
             cgroup: begins.cgroup,
@@ -262,7 +285,9 @@ impl Links {
     pub(super) fn server(&mut self, begins: &Begins, is_open: impl Fn(u64) -> bool) -> NodeId {
         let hop = begins.hop;
         let id = self.add(begins, true);
-        *self.open_by_cgroup.entry(begins.cgroup).or_default() += 1;
+        let open = self.open_by_cgroup.entry(begins.cgroup).or_default();
+        open.n += 1;
+        open.n_unread += usize::from(begins.thread.is_none());
         if let Some(thread) = begins.thread {
             let key = (begins.cgroup, thread);
             self.threads
@@ -360,7 +385,36 @@ impl Links {
             return Candidate::Unlinked(Unlinked::NoThread);
         };
         let key = (begins.cgroup, thread);
-        self.threads.calls(key, begins.at, self.limits.proof)
+        let found = self.threads.calls(key, begins.at, self.limits.proof);
+        let open = self.open_by_cgroup.get(&begins.cgroup);
+        let is_unread = open.is_some_and(|o| o.n_unread > 0);
+        match found {
+            Candidate::Request(..) if self.is_doubtful(begins.cgroup) => {
+                Candidate::Unlinked(Unlinked::Lost)
+            }
+            Candidate::Request(..) if is_unread => Candidate::Unlinked(Unlinked::NoThread),
+            found => found,
+        }
+    }
+
+    /// Requests of a task were not seen: they may be in flight.
+    pub(super) fn doubt(&mut self, cgroup: u64, at: u64) {
+        let until = at.saturating_add(DOUBT_NS);
+        if self.doubts.len() < self.limits.threads || self.doubts.contains_key(&cgroup) {
+            self.doubts.insert(cgroup, until);
+        } else {
+            self.doubtful_until = self.doubtful_until.max(until);
+        }
+    }
+
+    /// So may requests of any task.
+    pub(super) fn doubt_all(&mut self) {
+        self.doubtful_until = self.now.saturating_add(DOUBT_NS);
+    }
+
+    fn is_doubtful(&self, cgroup: u64) -> bool {
+        let of_it = self.doubts.get(&cgroup).copied().unwrap_or(0);
+        self.now < self.doubtful_until.max(of_it)
     }
 
     /// `false`: that request has too many calls.
@@ -402,6 +456,7 @@ impl Links {
         let key = (begins.cgroup, context.trace_id, context.span_id);
         let seen = self.wires.get(&key)?;
         let is_sure = seen.n == 1 && seen.is_open && begins.at >= self.wires_doubtful_until;
+        let is_sure = is_sure && !self.is_doubtful(begins.cgroup);
         let node = self.nodes.get(&seen.node)?;
         is_sure.then_some(node.span_id)
     }
@@ -463,11 +518,14 @@ impl Links {
         self.wires
             .retain(|_, w| w.is_open || now.saturating_sub(w.at) <= WIRES_NS);
         self.threads.tick(now);
+        self.now = self.now.max(now);
+        self.doubts.retain(|_, until| *until > now);
     }
 
     /// A task is gone.
     pub(super) fn forget(&mut self, cgroup: u64) {
         self.threads.forget(cgroup);
+        self.doubts.remove(&cgroup);
     }
 
     /// How many are in flight or wait.

@@ -56,8 +56,9 @@ impl Links {
         let (cgroup, read, answer) = (node.cgroup, node.thread, node.answered);
         let (wire, calls) = (node.wire, std::mem::take(&mut node.calls));
         if let Some(open) = self.open_by_cgroup.get_mut(&cgroup) {
-            *open -= 1;
-            if *open == 0 {
+            open.n = open.n.saturating_sub(1);
+            open.n_unread -= usize::from(read.is_none()).min(open.n_unread);
+            if open.n == 0 {
                 self.open_by_cgroup.remove(&cgroup);
             }
         }
@@ -124,9 +125,11 @@ impl Links {
         else {
             return;
         };
-        let thread = node.thread.map(|t| (node.cgroup, t));
+        let node_cgroup = node.cgroup;
+        let thread = node.thread.map(|t| (node_cgroup, t));
         let odd = thread.and_then(|t| self.threads.distrust(t));
-        let why = why.or(odd).or(match fits {
+        let lost = self.is_doubtful(node_cgroup).then_some(Unlinked::Lost);
+        let why = why.or(odd).or(lost).or(match fits {
             Some(true) => None,
             Some(false) => Some(Unlinked::HandsOver),
             None => Some(Unlinked::Undecided),
