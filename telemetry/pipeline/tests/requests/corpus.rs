@@ -38,7 +38,9 @@ fn golden(name: &str, cases: &[(&str, Vec<RequestSpan>)]) {
     let mut out = String::new();
     for (title, spans) in cases {
         out.push_str(&format!("# {title}\n"));
-        spans.iter().for_each(|s| out.push_str(&render(s)));
+        for span in spans {
+            out.push_str(&render(span));
+        }
         out.push('\n');
     }
     insta::assert_snapshot!(name, out);

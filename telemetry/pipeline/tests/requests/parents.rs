@@ -137,10 +137,6 @@ impl World {
         }
     }
 
-    fn thread(&self, n: u64) -> Option<u64> {
-        Some(77 << 32 | n)
-    }
-
     /// Who does the next step of a request.
     fn worker(&mut self, own: u64, before: Option<u64>) -> u64 {
         match (self.kind, before) {
@@ -175,7 +171,7 @@ impl World {
         let bytes = format!("GET {path} HTTP/1.1\r\n{}\r\n", header.unwrap_or_default());
         self.next_thread += 1;
         let reader = self.next_thread;
-        let threads = [self.thread(thread), Some(99 << 32 | reader)];
+        let threads = [thread_of(thread), Some(99 << 32 | reader)];
         wire.send(
             &mut self.tracer,
             self.now,
@@ -189,7 +185,7 @@ impl World {
     }
 
     fn call_ends(&mut self, wire: &mut Wire, thread: u64, reader: u64) {
-        let threads = [Some(99 << 32 | reader), self.thread(thread)];
+        let threads = [Some(99 << 32 | reader), thread_of(thread)];
         let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
         wire.send(&mut self.tracer, self.now, false, answer, threads, &[]);
         wire.close(&mut self.tracer, self.now);
@@ -244,7 +240,7 @@ impl World {
             String::new()
         };
         let bytes = format!("GET /request-{request} HTTP/1.1\r\n{header}\r\n");
-        let threads = [None, self.thread(thread)];
+        let threads = [None, thread_of(thread)];
         let is_lost = self.loses && self.random(20) == 0;
         let wire = &mut self.connections[i].wire;
         if is_lost {
@@ -272,7 +268,7 @@ impl World {
 
     fn answer(&mut self, i: usize, serving: &Serving) {
         let ends = self.random(6) == 0;
-        let threads = [self.thread(serving.thread), None];
+        let threads = [thread_of(serving.thread), None];
         let wire = &mut self.connections[i].wire;
         if !serving.is_aborted {
             let bytes = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -305,6 +301,15 @@ impl World {
         assert_eq!(self.tracer.holds().1, 0);
         (linked(&spans), self.n_calls - self.n_own)
     }
+}
+
+/// A thread of the program; one that is told.
+#[allow(
+    clippy::unnecessary_wraps,
+    reason = "where threads are told they may be unknown"
+)]
+fn thread_of(n: u64) -> Option<u64> {
+    Some(77 << 32 | n)
 }
 
 /// A context that is a request's alone.

@@ -126,9 +126,10 @@ impl Wire {
         sequence: u32,
         thread: Option<u64>,
     ) {
-        let (here, there) = match is_client {
-            true => (self.client, self.server),
-            false => (self.server, self.client),
+        let (here, there) = if is_client {
+            (self.client, self.server)
+        } else {
+            (self.server, self.client)
         };
         if !here.1.is_seen {
             return;

@@ -147,19 +147,23 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+fn byte(n: usize) -> u8 {
+    u8::try_from(n).unwrap()
+}
+
 fn put_integer(out: &mut Vec<u8>, first: u8, bits: u32, value: usize) {
     let mask = (1 << bits) - 1;
     if value < mask {
-        out.push(first | value as u8);
+        out.push(first | byte(value));
         return;
     }
-    out.push(first | mask as u8);
+    out.push(first | byte(mask));
     let mut rest = value - mask;
     while rest >= 0x80 {
-        out.push((rest & 0x7f) as u8 | 0x80);
+        out.push(byte(rest & 0x7f) | 0x80);
         rest >>= 7;
     }
-    out.push(rest as u8);
+    out.push(byte(rest));
 }
 
 proptest! {
