@@ -17,7 +17,7 @@ use waggle_types::{Custom, Domain, Milli, PortSet, Resources};
 
 use crate::{
     fetch::FetchSettings, flow_log::FlowLogConfig, logs::LogSettings, networks::NetworkSettings,
-    reconfiguration::Reconfiguration, storage::StorageSettings,
+    reconfiguration::Reconfiguration, requests::TraceRequests, storage::StorageSettings,
 };
 
 /// Settings of one agent. [`AgentConfig::new`] fills in every default.
@@ -98,6 +98,8 @@ pub struct AgentConfig {
     pub images: ImageSettings,
     /// Which connections are remembered.
     pub flows: FlowLogConfig,
+    /// Whose requests become spans.
+    pub trace_requests: TraceRequests,
     /// What becomes of tasks' output.
     pub logs: LogSettings,
 }
@@ -141,6 +143,7 @@ impl AgentConfig {
             max_concurrent_checks: 256,
             images: ImageSettings::default(),
             flows: FlowLogConfig::default(),
+            trace_requests: TraceRequests::default(),
             logs: LogSettings::default(),
         }
     }

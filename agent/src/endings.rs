@@ -75,6 +75,7 @@ fn forget(gone: &BTreeMap<u64, Option<u64>>, net: &Net) {
     net.flows(|flows| flows.forget(&ids));
     for id in gone.keys() {
         net.flow_log().end(*id);
+        net.requests().end(*id);
     }
     if let Some(plane) = net.plane()
         && let Err(e) = plane.counters().forget_cgroups(&ids)

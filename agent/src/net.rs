@@ -34,7 +34,7 @@ use rings::{TELL_EVERY, Told};
 
 use crate::{
     AgentConfig, AgentError, DataPlanePolicy, clock, flow_log::FlowLog, flows::Flows, kept::Kept,
-    peers::Peers,
+    peers::Peers, requests::Requests,
 };
 
 /// Causes of snapshots that were overtaken before they were applied; older ones lose their span.
@@ -47,6 +47,7 @@ pub struct Net {
     observer: Arc<OnceLock<Observer>>,
     flows: Mutex<NetFlows>,
     flow_log: Arc<FlowLog>,
+    requests: Requests,
     edge: Option<EdgeNet>,
     packets: Option<PacketNet>,
     overlay: Arc<OverlayNet>,
@@ -155,6 +156,7 @@ impl Net {
             observer: Arc::default(),
             flows: Mutex::default(),
             flow_log: Arc::new(FlowLog::open(config)),
+            requests: Requests::new(config.trace_requests),
             edge: None,
             packets: None,
             overlay,
@@ -311,6 +313,11 @@ impl Net {
     /// Which connections there were.
     pub fn flow_log(&self) -> &Arc<FlowLog> {
         &self.flow_log
+    }
+
+    /// Whose requests are traced.
+    pub fn requests(&self) -> &Requests {
+        &self.requests
     }
 
     /// What was taken in of a task's edges.

@@ -27,7 +27,7 @@ use crate::{
     meter::{self, NodeReading, TaskReading},
     net::Net,
     peers::service_name,
-    shim,
+    requests, shim,
     sys::{self, ProcessId},
     traffic::Awaiting,
     watch_points::{WatchReading, watch_points},
@@ -53,6 +53,8 @@ pub struct Watched {
     // Since this agent began to watch.
     dropped_lines: u64,
     traffic: Awaiting,
+    // What it says about traces of its requests.
+    trace_word: Option<String>,
 }
 
 impl Watched {
@@ -104,6 +106,7 @@ impl Watched {
             budget: LogBudget::new(rules.rate, clock::now_ns()),
             dropped_lines: 0,
             traffic,
+            trace_word: requests::word(spec),
             rules,
         }
     }
@@ -127,6 +130,8 @@ impl Watched {
         net.flows(|flows| flows.begin(self.labels.cgroup_id));
         // Without programs nobody looks, and nobody would forget.
         if net.plane().is_some() {
+            net.requests()
+                .begin(&self.labels, self.trace_word.as_deref());
             net.flow_log().begin(self.labels.cgroup_id, || Owner {
                 name: service_name(&self.labels.task_name, &self.labels.framework),
                 task_id: self.labels.task_id.to_string(),
@@ -487,6 +492,7 @@ pub fn node(net: &Net, kernel: &Kernel, telemetry: &Telemetry, start_ns: u64) {
     let losses = counters.losses().unwrap_or_default();
     let mut programs = plane.programs();
     programs.extend(net.observer().map(Observer::programs).unwrap_or_default());
+    programs.extend(net.requests().programs());
     let observer = net.observer();
     let drops = observer.and_then(|o| o.node_drops().ok());
     let drops = drops.unwrap_or_default().into_iter();

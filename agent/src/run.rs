@@ -31,7 +31,7 @@ use crate::{
     net::{Net, chain},
     operator::Meter,
     parts::Parts,
-    receive, reconfiguration, recover, resources,
+    receive, reconfiguration, recover, requests, resources,
     runtime::Ports,
     scrape::Scraper,
     session::{self, SessionEvent},
@@ -270,6 +270,9 @@ pub async fn run(
     let log = Arc::clone(net.flow_log());
     let flows = flow_log::work(log, Arc::clone(&net), telemetry.clone());
     agent.tasks.spawn(flows);
+    let root = config.cgroup_root.clone();
+    let traced = requests::work(Arc::clone(&net), root, telemetry.clone());
+    agent.tasks.spawn(traced);
     agent
         .tasks
         .spawn(http::serve_api(listeners.http, watch_view, shown));

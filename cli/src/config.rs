@@ -20,7 +20,8 @@ use std::{
 use waggle_agent::telemetry::{Destination, SpoolConfig, pipeline::Cost};
 use waggle_agent::{
     DnsSettings, EdgeSettings, FetchSettings, FlowLogConfig, LogSettings, NetworkSettings,
-    NodePolicy, Reconfiguration, RuntimeSettings, StorageSettings, images::ImageSettings,
+    NodePolicy, Reconfiguration, RuntimeSettings, StorageSettings, TraceRequests,
+    images::ImageSettings,
 };
 use waggle_master::LaunchLimits;
 use waggle_types::Domain;
@@ -70,6 +71,8 @@ pub struct Settings {
     pub spool: Option<SpoolConfig>,
     /// Which connections are remembered.
     pub flows: FlowLogConfig,
+    /// Whose requests become spans.
+    pub trace_requests: TraceRequests,
     /// Collection interval.
     pub tick: Duration,
     /// Silence until unreachable.
@@ -178,6 +181,7 @@ pub fn settings(flags: &RunArgs) -> Result<Settings, CliError> {
     let work_dir = work_dir.unwrap_or_else(|| PathBuf::from("/var/lib/waggle"));
     let spool = telemetry::spool(&args, &work_dir)?;
     let flows = telemetry::flows(&args)?;
+    let trace_requests = telemetry::trace_requests(&args)?;
     let budget = telemetry::budget(&args)?;
     let name = match args.name {
         Some(n) => n,
@@ -217,6 +221,7 @@ pub fn settings(flags: &RunArgs) -> Result<Settings, CliError> {
         otlp: telemetry::destinations(&args.otlp, |name| std::env::var(name).ok())?,
         spool,
         flows,
+        trace_requests,
         tick: positive("tick", args.tick.as_deref().unwrap_or("5s"))?,
         agent_timeout: positive(
             "agent-timeout",
@@ -294,6 +299,7 @@ fn merge(flags: RunArgs, file: RunArgs) -> RunArgs {
         otlp_spool_age: flags.otlp_spool_age.or(file.otlp_spool_age),
         flow_log_size: flags.flow_log_size.or(file.flow_log_size),
         flow_log_age: flags.flow_log_age.or(file.flow_log_age),
+        trace_requests: flags.trace_requests.or(file.trace_requests),
         tick: flags.tick.or(file.tick),
         agent_timeout: flags.agent_timeout.or(file.agent_timeout),
         offer_timeout: flags.offer_timeout.or(file.offer_timeout),

@@ -49,12 +49,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 /// Objects that only some nodes load.
-const OTHERS: [&str; 5] = [
+const OTHERS: [&str; 6] = [
     "waggle-edge.o",
     "waggle-dsr.o",
     "waggle-packet.o",
     "waggle-overlay.o",
     "waggle-observe.o",
+    "waggle-requests.o",
 ];
 
 /// Finds `<target>/bpf/waggle-ebpf.o` and tells cargo what to watch.

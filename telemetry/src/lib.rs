@@ -32,6 +32,7 @@ mod own;
 mod pipe;
 mod receive;
 mod recent;
+mod requests;
 mod sdk;
 pub mod served;
 mod spans;

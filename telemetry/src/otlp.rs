@@ -346,7 +346,7 @@ fn exemplars(p: &Point) -> Vec<OtlpExemplar> {
     p.exemplars.iter().map(of).collect()
 }
 
-fn key_values(attrs: &Attrs) -> Vec<KeyValue> {
+pub(crate) fn key_values(attrs: &Attrs) -> Vec<KeyValue> {
     attrs.iter().map(|(k, v)| key_value(k, v)).collect()
 }
 

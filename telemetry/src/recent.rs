@@ -1,8 +1,9 @@
-//! Spans of the process's own components that have ended lately, kept in memory: for people who ask, whether there is an endpoint
-//! or not.
+//! Spans of the process's own components, and of tasks' requests, that have ended lately, kept in memory: for people who ask, whether
+//! there is an endpoint or not.
 //!
 //! # Invariants
 //! - At most [`MAX_SPANS`] in all and [`MAX_OF_TRACE`] of one trace; the trace that was begun first goes first, whole.
+//! - Of requests, of which there may be thousands a second, at most [`MAX_REQUESTS`], beside the others.
 //! - What a trace had no room for is counted in it.
 
 use std::{
@@ -12,9 +13,12 @@ use std::{
 
 use opentelemetry::trace::{Link, SpanId, SpanKind, Status};
 use opentelemetry_sdk::trace::SpanData;
+use waggle_types::TraceContext;
 
 /// A few hundred bytes each.
 const MAX_SPANS: usize = 16_384;
+/// Two thousand bytes each.
+const MAX_REQUESTS: usize = 4096;
 /// A deployment of some hundred tasks.
 const MAX_OF_TRACE: usize = 4096;
 
@@ -90,6 +94,14 @@ impl RecentSpan {
 }
 
 impl SpanLink {
+    /// To a span.
+    pub(crate) fn to(span: &TraceContext) -> Self {
+        Self {
+            trace_id: format!("{:032x}", span.trace_id),
+            span_id: format!("{:016x}", span.span_id),
+        }
+    }
+
     fn of(link: &Link) -> Self {
         Self {
             trace_id: link.span_context.trace_id().to_string(),
@@ -104,9 +116,16 @@ fn ns(at: SystemTime) -> u64 {
 }
 
 /// All of them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Recent {
-    traces: BTreeMap<String, Trace>,
+    own: Traces,
+    requests: Traces,
+}
+
+#[derive(Debug)]
+struct Traces {
+    most: usize,
+    by_id: BTreeMap<String, Trace>,
     order: VecDeque<String>,
     n_spans: usize,
 }
@@ -117,15 +136,54 @@ struct Trace {
     left_out: u64,
 }
 
+impl Default for Recent {
+    fn default() -> Self {
+        Self {
+            own: Traces::new(MAX_SPANS),
+            requests: Traces::new(MAX_REQUESTS),
+        }
+    }
+}
+
 impl Recent {
     /// A component's span has ended.
     pub(crate) fn ended(&mut self, span: &SpanData, component: &str) {
-        self.put(RecentSpan::of(span, component));
+        self.own.put(RecentSpan::of(span, component));
+    }
+
+    /// So has a task's request.
+    pub(crate) fn request(&mut self, span: RecentSpan) {
+        self.requests.put(span);
+    }
+
+    /// Spans of one trace, and how many more there were.
+    pub(crate) fn of_trace(&self, trace_id: &str) -> (Vec<RecentSpan>, u64) {
+        let (mut spans, own) = self.own.of_trace(trace_id);
+        let (of_requests, theirs) = self.requests.of_trace(trace_id);
+        spans.extend(of_requests);
+        (spans, own + theirs)
+    }
+
+    /// The newest trace with a span that says so; of requests if no component's does.
+    pub(crate) fn find(&self, key: &str, value: &str) -> Option<String> {
+        let own = self.own.find(key, value);
+        own.or_else(|| self.requests.find(key, value))
+    }
+}
+
+impl Traces {
+    fn new(most: usize) -> Self {
+        Self {
+            most,
+            by_id: BTreeMap::new(),
+            order: VecDeque::new(),
+            n_spans: 0,
+        }
     }
 
     fn put(&mut self, span: RecentSpan) {
         let trace = self
-            .traces
+            .by_id
             .entry(span.trace_id.clone())
             .or_insert_with_key(|id| {
                 self.order.push_back(id.clone());
@@ -137,33 +195,32 @@ impl Recent {
         }
         trace.spans.push(span);
         self.n_spans += 1;
-        while self.n_spans > MAX_SPANS {
+        while self.n_spans > self.most {
             let Some(oldest) = self.order.pop_front() else {
                 return;
             };
-            let gone = self.traces.remove(&oldest);
+            let gone = self.by_id.remove(&oldest);
             self.n_spans -= gone.map_or(0, |t| t.spans.len());
         }
     }
 
     /// Spans of one trace, then those of others that link to one of it, and how many more there were of it.
-    pub(crate) fn of_trace(&self, trace_id: &str) -> (Vec<RecentSpan>, u64) {
-        let found = self.traces.get(trace_id);
+    fn of_trace(&self, trace_id: &str) -> (Vec<RecentSpan>, u64) {
+        let found = self.by_id.get(trace_id);
         let (mut spans, left_out) =
             found.map_or((Vec::new(), 0), |t| (t.spans.clone(), t.left_out));
-        let others = self.traces.iter().filter(|(id, _)| *id != trace_id);
+        let others = self.by_id.iter().filter(|(id, _)| *id != trace_id);
         let leads_here = |s: &&RecentSpan| s.links.iter().any(|l| l.trace_id == trace_id);
         let linked = others.flat_map(|(_, t)| t.spans.iter().filter(leads_here));
         spans.extend(linked.take(MAX_OF_TRACE).cloned());
         (spans, left_out)
     }
 
-    /// The newest trace with a span that says so.
-    pub(crate) fn find(&self, key: &str, value: &str) -> Option<String> {
+    fn find(&self, key: &str, value: &str) -> Option<String> {
         let says = |s: &RecentSpan| s.attributes.get(key).is_some_and(|v| v == value);
         let mut newest = self.order.iter().rev();
         let found = newest.find(|id| {
-            let trace = self.traces.get(*id);
+            let trace = self.by_id.get(*id);
             trace.is_some_and(|t| t.spans.iter().any(says))
         });
         found.cloned()
@@ -192,7 +249,7 @@ mod tests {
 
     #[test]
     fn the_oldest_trace_goes_whole_and_no_trace_takes_all() {
-        let mut recent = Recent::default();
+        let mut recent = Traces::new(MAX_SPANS);
         for n in 0..MAX_OF_TRACE + 3 {
             recent.put(span(0, n));
         }
@@ -206,7 +263,7 @@ mod tests {
         recent.put(span(MAX_SPANS, 1));
         assert_eq!(recent.find("waggle.task.id", "web.0"), None);
         assert_eq!(recent.n_spans, MAX_SPANS - MAX_OF_TRACE + 1);
-        assert_eq!(recent.order.len(), recent.traces.len());
+        assert_eq!(recent.order.len(), recent.by_id.len());
         let found = recent.find("waggle.task.id", "web.7").unwrap();
         assert_eq!(recent.of_trace(&found).0, [span(7, 1)]);
     }
@@ -236,6 +293,20 @@ mod tests {
         };
         assert!(linked.links.contains(&to));
         assert_eq!(of(99).len(), 1, "beyond the bound");
+    }
+
+    #[test]
+    fn requests_take_no_room_of_the_others() {
+        let mut recent = Recent::default();
+        recent.own.put(span(0, 1));
+        for trace in 0..2 * MAX_REQUESTS {
+            recent.request(span(trace, 2));
+        }
+        assert_eq!(recent.requests.n_spans, MAX_REQUESTS);
+        let of = |trace: usize| recent.of_trace(&format!("{trace:032x}")).0;
+        assert_eq!(of(0), [span(0, 1)]);
+        assert_eq!(of(2 * MAX_REQUESTS - 1), [span(2 * MAX_REQUESTS - 1, 2)]);
+        assert!(recent.find("waggle.task.id", "web.0").is_some());
     }
 
     #[test]

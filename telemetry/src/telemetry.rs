@@ -8,7 +8,7 @@ use tracing_subscriber::{
 };
 use waggle_telemetry_pipeline::{
     AttrValue, Attrs, Exposition, Feature, HostFacts, LogRecord, MetricDef, Point, Severity,
-    TaskLabels, names,
+    TaskLabels, names, requests::RequestSpan,
 };
 use waggle_types::{TaskId, TraceContext};
 
@@ -22,6 +22,7 @@ use crate::{
     link::Link,
     pipe::{Component, Owner, Pipe, lock, now_ns},
     recent::RecentSpan,
+    requests,
     spans::Tracing,
     verbosity::Verbosity,
 };
@@ -206,7 +207,13 @@ impl Telemetry {
         span.start_ns(start_ns).begin().end_at(end_ns)
     }
 
-    /// Spans of one trace (32 hex digits) that this process's components have ended lately, and how many more had no room.
+    /// Hands in spans of a task's requests: they are queued with the task's resource, and shown by [`Self::recent_spans`].
+    pub fn request_spans(&self, labels: &Arc<TaskLabels>, spans: Vec<RequestSpan>) {
+        requests::put(&self.pipe, labels, spans);
+    }
+
+    /// Spans of one trace (32 hex digits) that this process's components and the tasks that it watches have ended lately, and how many
+    /// more had no room.
     pub fn recent_spans(&self, trace_id: &str) -> (Vec<RecentSpan>, u64) {
         lock(&self.pipe.recent).of_trace(trace_id)
     }

@@ -446,6 +446,7 @@ async fn what_costs_too_much_is_left_off_and_logs_are_not() {
         features,
         [
             "edges",
+            "requests",
             "scrapes",
             "task_metrics",
             "task_spans",

@@ -10,7 +10,8 @@ use common::{attrs, labels, numbers, point_keys, running, text, until};
 use tracing_subscriber::layer::SubscriberExt as _;
 use waggle_telemetry::{
     IoStream, Point, PointData, SpanKind, Telemetry, TelemetryError, names,
-    pipeline::{decode_line, log2_us_histogram},
+    names::SpanSide,
+    pipeline::{decode_line, log2_us_histogram, requests::RequestSpan},
 };
 use waggle_types::TraceContext;
 
@@ -92,6 +93,47 @@ async fn a_task_has_one_resource_over_all_signals() {
         .find(|(_, m)| m.name == "container.network.io")
         .unwrap();
     assert!((numbers(&io.1)[0].1 - 99.0).abs() < 1e-9);
+}
+
+#[tokio::test]
+async fn requests_of_a_task_are_its_own_spans() {
+    let (t, guard, _sink, state) = running();
+    let task = labels("web.1");
+    let span = RequestSpan {
+        cgroup: 7,
+        context: TraceContext {
+            trace_id: 0x11,
+            span_id: 0x22,
+            flags: 1,
+        },
+        parent: Some(0x33),
+        parent_is_remote: true,
+        links: Vec::new(),
+        side: SpanSide::Server,
+        name: "GET /cart/{id}".to_owned(),
+        start_ns: NOW,
+        end_ns: NOW + 5,
+        attrs: vec![
+            ("http.request.method", "GET".into()),
+            ("http.response.status_code", 500_u16.into()),
+            ("error.type", "500".into()),
+        ],
+        failed: true,
+    };
+    t.request_spans(&task, vec![span.clone(), span]);
+    let (shown, left_out) = t.recent_spans(&format!("{:032x}", 0x11));
+    assert_eq!((shown.len(), left_out), (2, 0));
+    assert_eq!(shown[0].attributes["http.response.status_code"], "500");
+    let losses = guard.shutdown(Duration::from_secs(5)).await;
+    assert!(losses.balanced());
+    assert_eq!(losses.spans.exported, 2);
+    let state = state.lock().unwrap();
+    let (resource, span) = &state.spans[0];
+    assert_eq!(resource["service.instance.id"], "web.1");
+    assert_eq!(span.name, "GET /cart/{id}");
+    assert_eq!(span.parent_span_id, 0x33_u64.to_be_bytes());
+    let status = span.status.as_ref().map(|s| s.code);
+    assert_eq!((status, span.attributes.len()), (Some(2), 3));
 }
 
 #[tokio::test]

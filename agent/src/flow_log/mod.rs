@@ -326,7 +326,7 @@ fn at(addr: Addr, port: u16) -> SocketAddr {
 }
 
 /// From `CLOCK_MONOTONIC` to Unix time.
-fn wall_offset_ns() -> u64 {
+pub fn wall_offset_ns() -> u64 {
     let uptime = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from);
     let uptime = uptime.map_or(0, |d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX));
     clock::now_ns().saturating_sub(uptime)

@@ -75,6 +75,10 @@ pub struct RunArgs {
     /// How long they are kept, such as 6h [default: 24h]
     #[arg(long, value_name = "DURATION")]
     pub flow_log_age: Option<String>,
+    /// Whose plain HTTP and gRPC requests become spans, without a word from them: `off`, `labelled` (tasks with the label
+    /// WAGGLE_TRACE=requests) or `all` (tasks without WAGGLE_TRACE=none) [default: labelled]
+    #[arg(long, value_name = "WHOSE")]
+    pub trace_requests: Option<String>,
     /// Port on the node's address at which its tasks' OTLP is taken, gRPC and HTTP, where there is an endpoint to pass it on
     /// to; `none` takes nothing [default: 61317]
     #[arg(long, value_name = "PORT")]
@@ -82,8 +86,8 @@ pub struct RunArgs {
     /// UDP port on the node's address at which its tasks' statsd is taken, likewise; `none` takes nothing [default: 61318]
     #[arg(long, value_name = "PORT")]
     pub task_statsd: Option<String>,
-    /// CPUs that this process may spend on telemetry before features of it are left off, one after the other: edges, scrapes,
-    /// metrics and spans of tasks, figures at every tick [default: 1]
+    /// CPUs that this process may spend on telemetry before features of it are left off, one after the other: edges, requests,
+    /// scrapes, metrics and spans of tasks, figures at every tick [default: 1]
     #[arg(long, value_name = "CPUS")]
     pub telemetry_cpu: Option<f64>,
     /// Memory in MiB that telemetry may hold before the same is done [default: 128]

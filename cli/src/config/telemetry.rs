@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use waggle_agent::FlowLogConfig;
 use waggle_agent::telemetry::{BUDGET, Destination, Protocol, SpoolConfig, pipeline::Cost};
+use waggle_agent::{FlowLogConfig, TraceRequests};
 
 use super::positive;
 use crate::{
@@ -174,6 +174,19 @@ pub fn flows(args: &RunArgs) -> Result<FlowLogConfig, CliError> {
         flows.max_age = positive("flow-log-age", age)?;
     }
     Ok(flows)
+}
+
+/// Whose requests become spans.
+pub fn trace_requests(args: &RunArgs) -> Result<TraceRequests, CliError> {
+    match args.trace_requests.as_deref() {
+        None => Ok(TraceRequests::default()),
+        Some("off") => Ok(TraceRequests::Off),
+        Some("labelled") => Ok(TraceRequests::Labelled),
+        Some("all") => Ok(TraceRequests::All),
+        Some(text) => Err(usage(format!(
+            "trace-requests: must be off, labelled or all, is {text:.40?}"
+        ))),
+    }
 }
 
 /// What telemetry may cost.

@@ -21,6 +21,7 @@ pub mod observe;
 pub mod overlay;
 pub mod packet;
 pub mod policy;
+pub mod requests;
 mod vip;
 
 pub use addr::{Addr, MAPPED, addr_of, ip_of};

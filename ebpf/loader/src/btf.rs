@@ -50,12 +50,19 @@ impl KernelTypes {
         Self::parse(fs::read(VMLINUX)?).ok_or_else(|| invalid("is not a description of types"))
     }
 
-    /// The offset, in bytes, of a member of a structure, also of one in a part of it that has no name.
+    /// The offset, in bytes, of a member of a structure, also of one in a part of it that has no name; the structure may be known
+    /// by a `typedef` alone.
     ///
     /// # Errors
     /// `InvalidData` where it has no such member.
     pub(crate) fn offset(&self, structure: &str, member: &str) -> io::Result<u32> {
+        let by_typedef = || {
+            let named = self.named(KIND_TYPEDEF, structure)?;
+            self.by_id(named.rest)
+                .filter(|head| head.kind == KIND_STRUCT)
+        };
         self.named(KIND_STRUCT, structure)
+            .or_else(by_typedef)
             .and_then(|head| self.member(head, member, MAX_DEPTH))
             .map(|bits| bits / 8)
             .ok_or_else(|| invalid(&format!("has no {structure}.{member}")))
@@ -311,6 +318,7 @@ mod tests {
         let types = KernelTypes::read().unwrap();
         let at = types.offset("sock", "sk_err").unwrap();
         assert!(at > 0 && at < 2048, "{at}");
+        assert!(types.offset("socket_lock_t", "owned").unwrap() > 0);
         let error = types.offset("sock", "sk_nothing").unwrap_err();
         assert!(error.to_string().contains("sock.sk_nothing"));
         assert!(types.tracepoint_arguments("kfree_skb").unwrap() >= 3);

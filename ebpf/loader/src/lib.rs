@@ -39,6 +39,7 @@ pub mod packet;
 mod pins;
 mod programs;
 mod records;
+mod requests;
 #[allow(
     unsafe_code,
     reason = "the bpf(2) commands that aya lacks, and nothing else"
@@ -59,6 +60,7 @@ pub use object::is_built_with_ebpf;
 pub use observe::{Disk, Observer};
 pub use programs::{ProgramInfo, RunStats};
 pub use records::FlowRecords;
+pub use requests::{RequestRecords, RequestTracer};
 pub use tc::TcWay;
 pub use verify::{VERIFIER_LIMIT, Verified, verify};
 pub use vips::VipMaps;

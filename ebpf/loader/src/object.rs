@@ -70,6 +70,17 @@ pub(crate) fn observe() -> Result<&'static [u8], LoadError> {
     Ok(OBSERVE)
 }
 
+/// What traces requests.
+static REQUESTS: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/waggle-requests.o"));
+
+/// The object of what traces requests, or the typed answer that there is none.
+pub(crate) fn requests() -> Result<&'static [u8], LoadError> {
+    if REQUESTS.is_empty() {
+        return Err(LoadError::BuiltWithoutEbpf);
+    }
+    Ok(REQUESTS)
+}
+
 /// Whether this binary carries the kernel programs.
 pub fn is_built_with_ebpf() -> bool {
     !OBJECT.is_empty()

@@ -89,6 +89,25 @@ pub(crate) fn traced<'a>(
     .collect()
 }
 
+/// One that sees a cgroup's packets; nothing where it can't be inspected.
+pub(crate) fn cgroup_skb(
+    ebpf: &Ebpf,
+    name: &'static str,
+    attach: &'static str,
+) -> Option<ProgramInfo> {
+    let Program::CgroupSkb(program) = ebpf.program(name)? else {
+        return None;
+    };
+    let info = program.info().ok()?;
+    Some(ProgramInfo {
+        name,
+        id: info.id(),
+        attach,
+        run_ns: u64::try_from(info.run_time().as_nanos()).unwrap_or(u64::MAX),
+        run_cnt: info.run_count(),
+    })
+}
+
 /// One that is attached at tc; nothing where it can't be inspected.
 pub(crate) fn classifier(ebpf: &Ebpf, name: &'static str) -> Option<ProgramInfo> {
     let Program::SchedClassifier(program) = ebpf.program(name)? else {

@@ -15,7 +15,7 @@ use aya::{Btf, Ebpf};
 
 use crate::btf::KernelTypes;
 use crate::pins::Pins;
-use crate::{DataPlane, LoadError, observe, sys};
+use crate::{DataPlane, LoadError, observe, requests, sys};
 
 /// A program at a tracepoint; its name is its link's pin.
 pub(crate) struct Traced {
@@ -41,7 +41,10 @@ pub(crate) const ALL: [Traced; 2] = [
 /// The tracepoint that a program of this name is for.
 pub(crate) fn tracepoint(program: &str) -> Option<&'static str> {
     let of = |traced: &&Traced| traced.name == program;
-    let mut all = ALL.iter().chain(&observe::PROGRAMS);
+    let mut all = ALL
+        .iter()
+        .chain(&observe::PROGRAMS)
+        .chain([&requests::READ]);
     all.find(of).map(|traced| traced.tracepoint)
 }
 

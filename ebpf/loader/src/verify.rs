@@ -32,6 +32,7 @@ pub fn verify(mut tell: impl FnMut(Result<Verified, LoadError>)) -> Result<(), L
         ("packet", object::packet()?),
         ("overlay", object::overlay()?),
         ("observe", object::observe()?),
+        ("requests", object::requests()?),
     ];
     let btf = Btf::from_sys_fs().map_err(|source| LoadError::Btf {
         source: Box::new(source),

@@ -19,7 +19,7 @@
 //! | state.rs | | connections and failures of backends, ejection |
 //! | address.rs | | addresses of both families in one form |
 //! | maps.rs, vip_maps.rs | | every map |
-//! | memory.rs | | per-socket memory |
+//! | memory.rs, storage.rs | | per-socket memory |
 //! | count.rs, tally.rs, sum.rs, histogram.rs | | counters and losses |
 //! | verdict.rs | | every return value that the kernel acts on |
 //!
@@ -86,6 +86,8 @@ mod skb;
 mod sock_ops;
 #[cfg(target_arch = "bpf")]
 mod state;
+#[cfg(target_arch = "bpf")]
+mod storage;
 #[cfg(target_arch = "bpf")]
 mod sum;
 #[cfg(target_arch = "bpf")]

@@ -3,7 +3,7 @@
 //! Hashes are not preallocated: full capacity would cost megabytes (for counters: per CPU) on every node, for
 //! entries that few nodes have.
 
-use aya_ebpf::bindings::{BPF_F_CLONE, BPF_F_NO_PREALLOC, bpf_map_type::BPF_MAP_TYPE_SK_STORAGE};
+use aya_ebpf::bindings::{BPF_F_CLONE, BPF_F_NO_PREALLOC};
 use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray, PerCpuHashMap, RingBuf};
 use aya_ebpf::macros::btf_map;
 use waggle_ebpf_common::flow::{FLOW_RING_BYTES, FlowKey, FlowRecord, FlowStats, MAX_FLOWS};
@@ -11,6 +11,7 @@ use waggle_ebpf_common::{
     CgroupNet, HIST_BUCKETS, MAX_CGROUPS, MAX_TCP_SERIES, SockInfo, TcpKey, TcpStats, UdpPeers,
 };
 
+use crate::storage::SockStorage;
 pub use crate::vip_maps::{AFFINITIES, BACKEND_STATES, CELLS, EJECTIONS, LOSS, VIP_STATS, VIPS};
 
 const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
@@ -85,35 +86,3 @@ pub static NO_NET: CgroupNet = CgroupNet {
     tx_bytes: 0,
     tx_packets: 0,
 };
-
-/// A BTF definition of a socket storage map with flags, among them `BPF_F_CLONE`, which aya's `SkStorage` can't
-/// express. The fields are read from BTF by the loader, never at run time.
-#[repr(C)]
-pub struct SockStorage<T, const FLAGS: usize> {
-    r#type: *const [i32; BPF_MAP_TYPE_SK_STORAGE as usize],
-    key: *const i32,
-    value: *const T,
-    max_entries: *const [i32; 0],
-    map_flags: *const [i32; FLAGS],
-}
-
-// SAFETY: the pointers are null and never read; the kernel synchronizes access to the map.
-unsafe impl<T, const FLAGS: usize> Sync for SockStorage<T, FLAGS> {}
-
-impl<T, const FLAGS: usize> SockStorage<T, FLAGS> {
-    const fn new() -> Self {
-        Self {
-            r#type: core::ptr::null(),
-            key: core::ptr::null(),
-            value: core::ptr::null(),
-            max_entries: core::ptr::null(),
-            map_flags: core::ptr::null(),
-        }
-    }
-
-    /// The address that helpers take for the map.
-    #[inline(always)]
-    pub fn as_ptr(&self) -> *mut core::ffi::c_void {
-        core::ptr::from_ref(self).cast_mut().cast()
-    }
-}

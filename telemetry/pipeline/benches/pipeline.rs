@@ -7,6 +7,7 @@ use std::hint::black_box;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use waggle_telemetry_pipeline::{
     Entry, IoStream, Joiner, Limits, LineSplitter, Queue, decode_entry, decode_line, line_uid,
+    requests::{Direction, Guess, Options, Piece, Role, Rule, Tracer},
 };
 
 const READ: u64 = 1_795_407_292_000_000_000;
@@ -80,5 +81,54 @@ fn queue(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, decode, queue);
+/// A request on a connection that is kept, seen by one end.
+fn requests(c: &mut Criterion) {
+    let ask = b"GET /cart/17/items HTTP/1.1\r\nHost: shop.example\r\nUser-Agent: curl/7.88.1\r\nAccept: */*\r\n\r\n";
+    let answer = b"HTTP/1.1 200 OK\r\nServer: nginx/1.22.1\r\nContent-Type: text/html\r\nContent-Length: 5\r\n\r\nhello";
+    let mut group = c.benchmark_group("requests");
+    group.throughput(Throughput::Elements(1));
+    group.bench_function("http1", |b| {
+        let mut tracer = Tracer::new(Options::default());
+        tracer.rule(
+            1,
+            Rule {
+                spans_per_s: u32::MAX,
+                ..Rule::default()
+            },
+        );
+        let mut piece = Piece {
+            at: READ,
+            socket: 1,
+            cgroup: 1,
+            local: ([10, 0, 0, 1], 80).into(),
+            remote: ([10, 0, 0, 2], 40_000).into(),
+            direction: Direction::In,
+            role: Role::Server,
+            protocol: Guess::Http1,
+            number: 0,
+            sequence: 0,
+            length: 0,
+            thread: Some(7),
+            vip: None,
+            bytes: ask,
+        };
+        let mut sequences = [0_u32; 2];
+        b.iter(|| {
+            for (direction, bytes) in [(Direction::In, &ask[..]), (Direction::Out, answer)] {
+                let at = &mut sequences[usize::from(direction == Direction::Out)];
+                piece.direction = direction;
+                piece.bytes = bytes;
+                piece.sequence = *at;
+                piece.length = u32::try_from(bytes.len()).unwrap_or(0);
+                *at = at.wrapping_add(piece.length);
+                tracer.piece(&piece);
+            }
+            piece.number = piece.number.wrapping_add(1);
+            black_box(tracer.drain())
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, decode, queue, requests);
 criterion_main!(benches);

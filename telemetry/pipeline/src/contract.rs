@@ -10,6 +10,8 @@
 pub enum Feature {
     /// Who speaks with whom: a series for each pair.
     Edges,
+    /// Spans of requests between tasks that say nothing themselves.
+    Requests,
     /// Scraping of tasks' ports.
     Scrapes,
     /// Metrics that tasks send: statsd, OTLP.
@@ -22,8 +24,9 @@ pub enum Feature {
 
 impl Feature {
     /// All of them, in the order in which they go.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Edges,
+        Self::Requests,
         Self::Scrapes,
         Self::TaskMetrics,
         Self::TaskSpans,
@@ -34,6 +37,7 @@ impl Feature {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Edges => "edges",
+            Self::Requests => "requests",
             Self::Scrapes => "scrapes",
             Self::TaskMetrics => "task_metrics",
             Self::TaskSpans => "task_spans",
@@ -194,7 +198,7 @@ mod tests {
         // Within the budget, but not far below it: nothing changes.
         assert_eq!(after(&mut shed, 1000, cost(0.09, 0)), []);
         assert_eq!(after(&mut shed, 1000, cost(0.01, 900)), []);
-        let on = after(&mut shed, BELOW * 5, cost(0.01, 0));
+        let on = after(&mut shed, BELOW * 6, cost(0.01, 0));
         let mut want = Feature::ALL.map(Change::On);
         want.reverse();
         assert_eq!(on, want);

@@ -20,6 +20,7 @@
 #![forbid(unsafe_code)]
 
 pub mod names;
+pub mod requests;
 
 mod app;
 mod attr;

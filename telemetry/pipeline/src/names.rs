@@ -115,8 +115,20 @@ pub struct EventDef {
     pub description: &'static str,
 }
 
-/// Finds a kind of span by a span's name.
+/// Finds a kind of span by a span's name. Spans of tasks' requests are named by what was asked: a method in capitals, or a method of an RPC,
+/// which has a slash.
 pub fn find_span(name: &str) -> Option<&'static SpanDef> {
+    let word = name.split(' ').next().unwrap_or(name);
+    let of_request = if !word.is_empty() && word.bytes().all(|b| b.is_ascii_uppercase()) {
+        Some("http.request")
+    } else if name == "grpc" || name.contains('/') && word == name {
+        Some("rpc.call")
+    } else {
+        None
+    };
+    if let Some(kind) = of_request {
+        return SPANS.iter().find(|d| d.name == kind);
+    }
     let (first, tail) = match name.split_once(' ') {
         Some((first, _)) => (first, true),
         None => (name, false),
@@ -220,6 +232,12 @@ mod tests {
         assert_eq!(find_span("task.launch").unwrap().name, "task.launch");
         assert!(find_span("deployment d-1").is_some() && find_span("deployment").is_none());
         assert!(find_span("task.launch x").is_none());
+        for name in ["GET /cart/{id}", "GET", "HTTP {other}"] {
+            assert_eq!(find_span(name).unwrap().name, "http.request");
+        }
+        for name in ["shop.Cart/Add", "grpc"] {
+            assert_eq!(find_span(name).unwrap().name, "rpc.call");
+        }
         assert_eq!(check_span("vip.apply", ["waggle.node", ERROR_TYPE]), Ok(()));
         let err = check_span("vip.apply", ["waggle.role"]).unwrap_err();
         assert!(err.contains("attribute waggle.role"), "{err}");

@@ -79,6 +79,8 @@ enum What {
     Vip(vips::VipArgs),
     /// Containers of two nodes and of one, beside the kernel's VXLAN, bridges, routes; counting per container
     Overlay(vips::OverlayArgs),
+    /// What a traced request costs in the kernel, and what becomes of bulk
+    Tracing(vips::TracingArgs),
     /// What telemetry adds to packets and connects, and how much it carries, beside rsyslog
     Telemetry(telemetry::Args),
     /// VIP tables in the kernel: cold load, one change, memory, beside nftables
@@ -111,6 +113,7 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
         What::Vip(args) => return vips::vip(args),
         What::Overlay(args) => return vips::overlay(args),
         What::Tables(args) => return vips::tables(args),
+        What::Tracing(args) => return vips::tracing(args),
         What::Telemetry(args) => return telemetry::main(args),
     };
     if std::env::var_os("WAGGLE_BIN_DIR").is_none()

@@ -202,6 +202,12 @@ pub static FLOW_LOG_RECORDS: MetricDef = MetricDef { name: "waggle.flow_log.reco
 pub static FLOW_LOG_LOST: MetricDef = MetricDef { name: "waggle.flow_log.lost", unit: "{connection}", kind: Kind::Counter, description: "Connections that have ended and are not kept, since there was no room in the kernel's ring or on disk; and packets that policies denied without a record of their own (policy_repeated: the next one has them in its number)", attributes: &[DROP_REASON], bounds: &[] };
 /// `waggle.flow_log.size` (By): Ended connections on disk.
 pub static FLOW_LOG_SIZE: MetricDef = MetricDef { name: "waggle.flow_log.size", unit: "By", kind: Kind::Gauge, description: "Ended connections on disk", attributes: &[], bounds: &[] };
+/// `waggle.requests.spans` ({span}): Spans made of tasks' requests that passed by.
+pub static REQUESTS_SPANS: MetricDef = MetricDef { name: "waggle.requests.spans", unit: "{span}", kind: Kind::Counter, description: "Spans made of tasks' requests that passed by", attributes: &[], bounds: &[] };
+/// `waggle.requests.connections` ({connection}): Connections of tasks whose requests are followed.
+pub static REQUESTS_CONNECTIONS: MetricDef = MetricDef { name: "waggle.requests.connections", unit: "{connection}", kind: Kind::UpDownCounter, description: "Connections of tasks whose requests are followed", attributes: &[], bounds: &[] };
+/// `waggle.requests.lost` ({item}): What could not be made out of tasks' requests: records that found no room in the kernel (`ring_full`), connections that are not followed for want of room (`no_memory`, `sockets_full`), that are not HTTP (`other`) or are unknown (`out_of_step`, `unknown_streams`), heads and answers without a whole.
+pub static REQUESTS_LOST: MetricDef = MetricDef { name: "waggle.requests.lost", unit: "{item}", kind: Kind::Counter, description: "What could not be made out of tasks' requests: records that found no room in the kernel (`ring_full`), connections that are not followed for want of room (`no_memory`, `sockets_full`), that are not HTTP (`other`) or are unknown (`out_of_step`, `unknown_streams`), heads and answers without a whole", attributes: &[DROP_REASON], bounds: &[] };
 /// `waggle.vip.connections` ({connection}): Connects to a VIP, by outcome.
 pub static VIP_CONNECTIONS: MetricDef = MetricDef { name: "waggle.vip.connections", unit: "{connection}", kind: Kind::Counter, description: "Connects to a VIP, by outcome", attributes: &[SERVER_ADDRESS, SERVER_PORT, TRANSPORT, VIP_OUTCOME], bounds: &[] };
 /// `waggle.vip.backend.selected` ({connection}): Connects sent to a backend.
@@ -558,6 +564,9 @@ pub static ALL: &[&MetricDef] = &[
     &FLOW_LOG_RECORDS,
     &FLOW_LOG_LOST,
     &FLOW_LOG_SIZE,
+    &REQUESTS_SPANS,
+    &REQUESTS_CONNECTIONS,
+    &REQUESTS_LOST,
     &VIP_CONNECTIONS,
     &VIP_BACKEND_SELECTED,
     &VIP_BACKEND_FAILURES,
@@ -725,6 +734,9 @@ pub static SPANS: &[SpanDef] = &[
     SpanDef { name: "task.first_traffic", has_tail: false, sides: &[SpanSide::Internal], attributes: &["waggle.task.id", "waggle.node", "waggle.traffic.source", "waggle.traffic.within"], description: "From the moment at which an agent got a task to the first TCP connection that others opened to it; checks and scrapes of its agent are none" },
     SpanDef { name: "programs.attach", has_tail: false, sides: &[SpanSide::Internal], attributes: &["waggle.ebpf.object", "waggle.ebpf.programs", "waggle.ebpf.refused", "waggle.kernel"], description: "Kernel programs are loaded and attached, when an agent starts" },
     SpanDef { name: "allocation", has_tail: false, sides: &[SpanSide::Internal], attributes: &["waggle.allocation.offers", "waggle.allocation.agents_looked_at"], description: "An allocation that took longer than 10 ms" },
+    SpanDef { name: "http.request", has_tail: false, sides: &[SpanSide::Client, SpanSide::Server], attributes: &["http.request.method", "http.request.method_original", "url.scheme", "url.path", "url.full", "waggle.http.template", "http.response.status_code", "http.request.body.size", "http.response.body.size", SERVER_ADDRESS, SERVER_PORT, "client.address", PEER_ADDRESS, PEER_PORT, TRANSPORT, "network.protocol.name", "network.protocol.version", "waggle.vip.address", "waggle.vip.name", "service.peer.name", "waggle.request.time_to_first_byte", "waggle.request.end", "waggle.request.unknown_head", "waggle.request.older_connection", "waggle.request.unlinked"], description: "A task's request, seen on the wire by either end; its name is the method and the template: `GET /cart/{id}`" },
+    SpanDef { name: "rpc.call", has_tail: false, sides: &[SpanSide::Client, SpanSide::Server], attributes: &["rpc.system.name", "rpc.method", "rpc.response.status_code", SERVER_ADDRESS, SERVER_PORT, "client.address", PEER_ADDRESS, PEER_PORT, TRANSPORT, "network.protocol.name", "network.protocol.version", "waggle.vip.address", "waggle.vip.name", "service.peer.name", "waggle.request.time_to_first_byte", "waggle.request.end", "waggle.request.unknown_head", "waggle.request.older_connection", "waggle.request.unlinked"], description: "The same of a gRPC call; its name is the method, `shop.Cart/Add`, or `grpc` where that is not known" },
+    SpanDef { name: "connect", has_tail: true, sides: &[SpanSide::Client], attributes: &[SERVER_ADDRESS, SERVER_PORT, PEER_ADDRESS, PEER_PORT, TRANSPORT, "waggle.vip.address"], description: "A task's connect through a VIP that was slow or failed; the name has the VIP's. `error.type` is what flows say of it: `refused`, `failed`, `no_backend`" },
 ];
 /// Every kind of event.
 pub static EVENTS: &[EventDef] = &[

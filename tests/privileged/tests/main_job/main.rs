@@ -10,6 +10,7 @@ mod dns;
 mod failures;
 mod flows;
 mod programs;
+mod requests;
 mod seen;
 mod senders;
 mod signals;

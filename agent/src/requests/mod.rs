@@ -1,0 +1,342 @@
+//! Spans of requests between tasks, without a word from them: bytes that the kernel tells of, put together.
+//!
+//! | file | role |
+//! |---|---|
+//! | mod.rs | whose requests are traced; the looks at the ring |
+//! | readers.rs | which thread has read what |
+//! | spans.rs | records to pieces, spans to whom they belong |
+//!
+//! What bytes mean is decided in `waggle_telemetry_pipeline::requests`. The programs are loaded when the first task wants it, so a
+//! node without such tasks pays nothing.
+//!
+//! # Invariants
+//! - A span has the resource of the task in whose cgroup the socket is; of a cgroup that is no task there is none.
+//! - Where the kernel refuses the programs, the feature is off, and that is said once.
+
+mod readers;
+mod spans;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    time::Duration,
+};
+
+use waggle_ebpf::{ProgramInfo, RequestRecords, RequestTracer};
+use waggle_telemetry::{Feature, Telemetry, names};
+use waggle_telemetry_pipeline::TaskLabels;
+use waggle_types::TaskSpec;
+
+use readers::{Readers, Told};
+use spans::Spans;
+
+use crate::{
+    net::{Net, chain},
+    run::blocking,
+};
+
+/// Between two looks at the ring; after a look that found many the next one comes sooner.
+const EVERY: Duration = Duration::from_millis(250);
+const SOONER: Duration = Duration::from_millis(20);
+const MANY: usize = 2000;
+/// Most records of one look.
+const AT_ONCE: usize = 32_768;
+/// Looks for which a task that is gone is known.
+const LINGER: u8 = 8;
+/// A task's word, as label or environment variable.
+const WORD: &str = "WAGGLE_TRACE";
+
+/// Whose requests become spans.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TraceRequests {
+    /// Nobody's.
+    Off,
+    /// Those of tasks with `WAGGLE_TRACE=requests`.
+    #[default]
+    Labelled,
+    /// Those of all but tasks with `WAGGLE_TRACE=none`.
+    All,
+}
+
+impl TraceRequests {
+    fn wants(self, word: Option<&str>) -> bool {
+        match self {
+            Self::Off => false,
+            Self::Labelled => word == Some("requests"),
+            Self::All => word != Some("none"),
+        }
+    }
+}
+
+/// What a task says, by its labels, or else by its environment.
+pub fn word(spec: &TaskSpec) -> Option<String> {
+    let said = spec.labels.get(WORD).or_else(|| spec.env.get(WORD));
+    said.cloned()
+}
+
+/// Whose requests are traced on this node.
+#[derive(Debug)]
+pub struct Requests {
+    setting: TraceRequests,
+    tasks: Mutex<HashMap<u64, Task>>,
+    tracer: OnceLock<RequestTracer>,
+}
+
+#[derive(Debug)]
+struct Task {
+    labels: Arc<TaskLabels>,
+    /// Looks for which it is known, once it is gone.
+    left: Option<u8>,
+}
+
+impl Requests {
+    /// Of nobody yet.
+    pub fn new(setting: TraceRequests) -> Self {
+        Self {
+            setting,
+            tasks: Mutex::default(),
+            tracer: OnceLock::new(),
+        }
+    }
+
+    /// A task is there; a second time changes nothing. What it asks before the next look may be missed, unless others are traced.
+    pub fn begin(&self, labels: &Arc<TaskLabels>, word: Option<&str>) {
+        if labels.cgroup_id == 0 || !self.setting.wants(word) {
+            return;
+        }
+        let mut tasks = self.tasks();
+        if tasks.contains_key(&labels.cgroup_id) {
+            return;
+        }
+        let task = Task {
+            labels: Arc::clone(labels),
+            left: None,
+        };
+        tasks.insert(labels.cgroup_id, task);
+        if let Some(tracer) = self.tracer.get()
+            && let Err(e) = tracer.trace(labels.cgroup_id)
+        {
+            tracing::debug!(error = chain(&e), "a task's requests are not traced yet");
+        }
+    }
+
+    /// A task is gone; what the ring still has of it is told as its own.
+    pub fn end(&self, cgroup_id: u64) {
+        let mut tasks = self.tasks();
+        if self.tracer.get().is_none() {
+            // Nobody looks.
+            tasks.remove(&cgroup_id);
+        } else if let Some(task) = tasks.get_mut(&cgroup_id) {
+            task.left = Some(LINGER);
+        }
+    }
+
+    /// The programs and what they cost; none before they are loaded.
+    pub fn programs(&self) -> Vec<ProgramInfo> {
+        let tracer = self.tracer.get();
+        tracer.map(RequestTracer::programs).unwrap_or_default()
+    }
+
+    fn labels(&self, cgroup_id: u64) -> Option<Arc<TaskLabels>> {
+        let tasks = self.tasks();
+        tasks.get(&cgroup_id).map(|task| Arc::clone(&task.labels))
+    }
+
+    /// Cgroups of tasks that are there.
+    fn wanted(&self) -> BTreeSet<u64> {
+        let tasks = self.tasks();
+        let there = tasks.iter().filter(|(_, task)| task.left.is_none());
+        there.map(|(cgroup_id, _)| *cgroup_id).collect()
+    }
+
+    /// A look is over.
+    fn pass(&self) {
+        self.tasks().retain(|_, task| match &mut task.left {
+            None => true,
+            Some(0) => false,
+            Some(n) => {
+                *n -= 1;
+                true
+            }
+        });
+    }
+
+    fn tasks(&self) -> MutexGuard<'_, HashMap<u64, Task>> {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Looks until it is dropped. Without a data plane, or where it is off, there is nothing to look at.
+pub async fn work(net: Arc<Net>, cgroup_root: Option<PathBuf>, telemetry: Telemetry) {
+    let (Some(plane), Some(cgroup_root)) = (net.plane().cloned(), cgroup_root) else {
+        return;
+    };
+    if net.requests().setting == TraceRequests::Off || !telemetry.is_exporting() {
+        // What an earlier run attached.
+        let detached = blocking(move || RequestTracer::detach(&plane)).await;
+        if let Err(e) = detached {
+            tracing::warn!(error = chain(&e), "requests are traced on for nobody");
+        }
+        return;
+    }
+    let mut looking = Looking::new(cgroup_root);
+    let mut tick = tokio::time::interval(EVERY);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    loop {
+        tick.tick().await;
+        let (net, told) = (Arc::clone(&net), telemetry.clone());
+        let n;
+        (looking, n) = blocking(move || {
+            let n = told.cpu().run(|| looking.look(&net, &told));
+            (looking, n)
+        })
+        .await;
+        if looking.has_failed {
+            return;
+        }
+        if n >= MANY {
+            tick.reset_after(SOONER);
+        }
+    }
+}
+
+/// What is kept between two looks.
+struct Looking {
+    cgroup_root: PathBuf,
+    records: Option<RequestRecords>,
+    /// What the kernel was told to trace.
+    traced: BTreeSet<u64>,
+    readers: Readers,
+    spans: Spans,
+    counted: BTreeMap<&'static str, u64>,
+    has_failed: bool,
+}
+
+impl Looking {
+    fn new(cgroup_root: PathBuf) -> Self {
+        Self {
+            cgroup_root,
+            records: None,
+            traced: BTreeSet::new(),
+            readers: Readers::default(),
+            spans: Spans::default(),
+            counted: BTreeMap::new(),
+            has_failed: false,
+        }
+    }
+
+    /// One look; how many records there were. Blocking, briefly.
+    fn look(&mut self, net: &Net, telemetry: &Telemetry) -> usize {
+        let requests = net.requests();
+        let mut wanted = requests.wanted();
+        if self.records.is_none() {
+            if wanted.is_empty() {
+                return 0;
+            }
+            self.open(net);
+        }
+        let (Some(records), Some(tracer)) = (&mut self.records, requests.tracer.get()) else {
+            return 0;
+        };
+        if !telemetry.allows(Feature::Requests) {
+            wanted.clear();
+        }
+        follow(tracer, &mut self.traced, &wanted);
+        let mut came = Vec::new();
+        while came.len() < AT_ONCE
+            && let Some(told) = records.next(|head, bytes| Told {
+                head: *head,
+                bytes: bytes.to_vec(),
+            })
+        {
+            came.push(told);
+        }
+        let n = came.len();
+        if tracer.tells_readers() {
+            came = self.readers.join(came);
+        }
+        self.spans.look(came, requests, net, telemetry);
+        self.count(tracer, telemetry);
+        requests.pass();
+        n
+    }
+
+    fn open(&mut self, net: &Net) {
+        let Some(plane) = net.plane() else { return };
+        let opened = RequestTracer::open(plane, &self.cgroup_root).and_then(|tracer| {
+            self.traced = tracer.traced()?;
+            self.counted = tracer.counts()?.into_iter().collect();
+            Ok(tracer)
+        });
+        match opened {
+            Ok(tracer) => {
+                if let Some(why) = tracer.trouble() {
+                    let error = chain(why);
+                    tracing::warn!(error, "which thread reads a request is not known here");
+                }
+                self.records = tracer.take_records();
+                let _ = net.requests().tracer.set(tracer);
+                tracing::info!("requests of tasks are traced");
+            }
+            Err(e) => {
+                tracing::warn!(
+                    error = chain(&e),
+                    "requests of tasks are not traced by this node's kernel"
+                );
+                self.has_failed = true;
+            }
+        }
+    }
+
+    /// What the kernel could not tell.
+    fn count(&mut self, tracer: &RequestTracer, telemetry: &Telemetry) {
+        for (name, now) in tracer.counts().unwrap_or_default() {
+            let before = self.counted.insert(name, now).unwrap_or(0);
+            if now > before {
+                let attrs = [(names::DROP_REASON, name.into())];
+                telemetry.count(&names::REQUESTS_LOST, &attrs, now - before);
+                if name == "ring_full" {
+                    self.spans.lost(now - before);
+                }
+            }
+        }
+    }
+}
+
+/// Brings what the kernel traces to what is wanted; what it refuses is tried again at the next look.
+fn follow(tracer: &RequestTracer, traced: &mut BTreeSet<u64>, wanted: &BTreeSet<u64>) {
+    let gone: Vec<u64> = traced.difference(wanted).copied().collect();
+    for cgroup_id in gone {
+        match tracer.forget(cgroup_id) {
+            Ok(()) => {
+                traced.remove(&cgroup_id);
+            }
+            Err(e) => tracing::debug!(error = chain(&e), "a task's requests are traced on"),
+        }
+    }
+    let new: Vec<u64> = wanted.difference(traced).copied().collect();
+    for cgroup_id in new {
+        match tracer.trace(cgroup_id) {
+            Ok(()) => {
+                traced.insert(cgroup_id);
+            }
+            Err(e) => tracing::debug!(error = chain(&e), "a task's requests are not traced"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_has_the_last_word_where_it_has_one() {
+        use TraceRequests::{All, Labelled, Off};
+        let words = [None, Some("requests"), Some("none"), Some("else")];
+        let wants = |setting: TraceRequests| words.map(|word| setting.wants(word));
+        assert_eq!(wants(Off), [false; 4]);
+        assert_eq!(wants(Labelled), [false, true, false, false]);
+        assert_eq!(wants(All), [true, true, false, true]);
+    }
+}
