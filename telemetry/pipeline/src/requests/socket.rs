@@ -121,6 +121,15 @@ impl Socket {
         self.queue.is_empty() && self.streams.is_empty()
     }
 
+    /// When the response that is being sent seems to have ended, where its end can't be followed.
+    pub(super) fn response_tail(&mut self) -> Option<u64> {
+        let responses = self.requests?.other();
+        match &self.side(responses).reader {
+            Reader::Http1(reader) => reader.tail(),
+            Reader::Http2(_) => None,
+        }
+    }
+
     /// Bytes that its readers hold.
     pub(super) fn bytes(&self) -> usize {
         self.sides.iter().map(|s| s.reader.bytes()).sum()

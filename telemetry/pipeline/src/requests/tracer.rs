@@ -114,6 +114,12 @@ impl Tracer {
         };
         let shared = &mut self.shared;
         shared.held -= socket.held;
+        if let Some(at) = socket.response_tail()
+            && socket.queue.front().is_some_and(|x| x.response.is_some())
+            && let Some(x) = socket.queue.pop_front()
+        {
+            shared.end(&socket, &x, End::Whole, at);
+        }
         shared.end_all(&mut socket, at, |x| match &x.response {
             None => End::Closed,
             Some(_) if x.until_close => End::Closed,
@@ -245,18 +251,21 @@ impl Shared {
     /// Ends what has taken too long.
     fn end_old(&mut self, socket: &mut Socket, now: u64) {
         let (answer, body) = (self.options.answer_ns, self.options.body_ns);
+        let idle = self.options.idle_ns;
         let last = socket.at;
         let is_old = |x: &Exchange| match &x.response {
             None => now.saturating_sub(x.request.at) > answer,
             // The end of a stream comes by itself, and may be long in coming.
             Some(r) if x.is_http2 => now.saturating_sub(r.at) > answer,
-            Some(_) if x.until_close => false,
+            Some(_) if x.until_close => now.saturating_sub(last) > idle,
             // As long as something comes, it may be going on.
             Some(r) => now.saturating_sub(r.at.max(last)) > body,
         };
-        let how = |x: &Exchange| match x.response {
-            None => End::GivenUp,
-            Some(_) => End::Unseen,
+        let tail = socket.response_tail();
+        let how = |x: &Exchange| match (&x.response, tail) {
+            (None, _) => (End::GivenUp, now),
+            (Some(_), Some(at)) if !x.is_http2 => (End::Whole, at),
+            (Some(_), _) => (End::Unseen, now),
         };
         while socket.queue.front().is_some_and(is_old) {
             if let Some(x) = socket.queue.pop_front() {
@@ -264,7 +273,8 @@ impl Shared {
                     // Its answer may come yet, and would be taken for another's.
                     socket.is_unknown = true;
                 }
-                self.end(socket, &x, how(&x), now);
+                let (how, at) = how(&x);
+                self.end(socket, &x, how, at);
             }
         }
         let streams = socket.streams.iter();
@@ -274,7 +284,8 @@ impl Shared {
             .collect();
         for stream in old {
             if let Some(x) = socket.streams.remove(&stream) {
-                self.end(socket, &x, how(&x), now);
+                let (how, at) = how(&x);
+                self.end(socket, &x, how, at);
             }
         }
     }

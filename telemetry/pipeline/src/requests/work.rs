@@ -198,10 +198,12 @@ impl Work<'_> {
 
     /// The last byte of the response that is being sent.
     fn body_over(&mut self, socket: &mut Socket, at: Option<u64>, now: u64) {
+        let tail = socket.response_tail();
         let is_answered = |x: &Exchange| x.response.is_some();
         if socket.queue.front().is_some_and(is_answered)
             && let Some(x) = socket.queue.pop_front()
         {
+            let at = at.or(tail);
             let how = if at.is_some() {
                 End::Whole
             } else {

@@ -536,3 +536,54 @@ fn what_has_no_end_ends_some_time() {
         (0, 2)
     );
 }
+
+#[test]
+fn chunks_that_are_not_all_seen_end_with_the_last() {
+    let mut wire = wire(Guess::Http1);
+    wire.client.1.is_seen = false;
+    let mut tracer = tracer();
+    let head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+    for n in 0..2 {
+        let at = n * 100 * MS;
+        wire.send(
+            &mut tracer,
+            at + MS,
+            true,
+            b"GET /big HTTP/1.1\r\n\r\n",
+            [None; 2],
+            &[],
+        );
+        wire.send(&mut tracer, at + 2 * MS, false, head, [None; 2], &[]);
+        // The kernel tells beginnings of packets that end a write, and not the others.
+        wire.next[1] = wire.next[1].wrapping_add(5000);
+        wire.packet(&mut tracer, at + 3 * MS, false, b"xxx", 900, [None; 2]);
+        wire.packet(
+            &mut tracer,
+            at + 4 * MS,
+            false,
+            b"HTTP/1.1 500 evil\r\n\r\n",
+            900,
+            [None; 2],
+        );
+        wire.send(
+            &mut tracer,
+            at + 5 * MS,
+            false,
+            b"yy\r\n0\r\n\r\n",
+            [None; 2],
+            &[],
+        );
+    }
+    tracer.tick(20_000 * MS);
+    let spans = tracer.drain();
+    let ends: Vec<_> = spans
+        .iter()
+        .map(|s| (s.end_ns / MS, text(s, "waggle.request.end")))
+        .collect();
+    assert_eq!(ends, [(5, None), (105, None)]);
+    assert!(
+        spans
+            .iter()
+            .all(|s| text(s, "http.response.status_code").as_deref() == Some("200"))
+    );
+}

@@ -111,7 +111,7 @@ fn small() -> Options {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(ProptestConfig::with_cases(500))]
 
     #[test]
     fn anything_is_survived_within_bounds(steps in vec(step(), 0..80)) {

@@ -444,7 +444,7 @@ fn a_header_that_is_handed_on_links_whatever_works_how_it_likes() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(32))]
 
     #[test]
     fn a_parent_is_right_or_absent(

@@ -46,7 +46,19 @@ pub(super) struct Reader {
     high: Option<u32>,
     held: Vec<Held>,
     ended: Option<u64>,
+    tail: Tail,
 }
+
+/// Of chunks that can't be followed: whether the last packet that was seen ended as the last of them does.
+#[derive(Debug, Default, Clone, Copy)]
+enum Tail {
+    #[default]
+    NoChunks,
+    Goes,
+    Ended(u64),
+}
+
+const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
 #[derive(Debug, Default)]
 enum Place {
@@ -141,6 +153,9 @@ impl Reader {
             Place::Lookout => {
                 let is_old = self.high.is_some_and(|h| segment.until(h) > 0);
                 let begins = permit.may_begin && segment.is_fresh && !is_old;
+                if !is_old {
+                    self.look_for_tail(segment);
+                }
                 if begins && head::looks_like(segment.bytes, permit.is_request, true) {
                     self.begin(segment);
                 } else {
@@ -181,7 +196,10 @@ impl Reader {
                 if let Ok(gap) = u32::try_from(gap) {
                     match chunks.follow(gap, segment) {
                         Followed::More => *next = segment.sequence,
-                        Followed::Lost => self.place = Place::Lookout,
+                        Followed::Lost => {
+                            self.place = Place::Lookout;
+                            self.tail = Tail::Goes;
+                        }
                         Followed::End => {
                             self.place = Place::Body {
                                 end: segment.sequence,
@@ -224,7 +242,28 @@ impl Reader {
         }
     }
 
+    fn look_for_tail(&mut self, segment: &Segment<'_>) {
+        if matches!(self.tail, Tail::NoChunks) {
+            return;
+        }
+        let is_whole = distance(segment.bytes.len()) == segment.length;
+        self.tail = if is_whole && segment.bytes.ends_with(LAST_CHUNK) {
+            Tail::Ended(segment.at)
+        } else {
+            Tail::Goes
+        };
+    }
+
+    /// When the last body's last byte came, if its chunks could not be followed and nothing came after what looked like their end.
+    pub(super) fn tail(&self) -> Option<u64> {
+        match self.tail {
+            Tail::Ended(at) => Some(at),
+            Tail::NoChunks | Tail::Goes => None,
+        }
+    }
+
     fn begin(&mut self, segment: &Segment<'_>) {
+        self.tail = Tail::NoChunks;
         self.place = Place::Head(Begun {
             sequence: segment.sequence,
             next: segment.sequence,
