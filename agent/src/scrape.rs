@@ -156,7 +156,10 @@ async fn scrape(
 
 async fn get(page: &Page, sockets: &Sockets) -> Result<Bytes, &'static str> {
     let addr = SocketAddr::from((page.reach.ip(), page.port));
-    let stream = page.reach.connect(page.port, sockets).await;
+    let stream = match page.reach.socket(sockets).await {
+        Ok(socket) => page.reach.connect(socket, page.port).await,
+        Err(e) => Err(e),
+    };
     ask(stream.map_err(|_| "unreachable")?, addr, &page.path).await
 }
 

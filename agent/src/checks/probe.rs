@@ -17,7 +17,7 @@ use nix::{
 use rustls::pki_types::ServerName;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
 };
 use tokio_rustls::TlsConnector;
 use waggle_types::{CheckStatus, HealthCheck, HealthProbe, TaskId, TaskPort};
@@ -47,17 +47,20 @@ impl Reach {
         }
     }
 
+    /// A socket for [`Reach::connect`].
+    pub async fn socket(&self, sockets: &Sockets) -> io::Result<TcpSocket> {
+        match self {
+            Self::Node(..) => Sockets::of_node(),
+            Self::Inside(process) => sockets.of_process(Arc::clone(process)).await,
+        }
+    }
+
     /// Opens a connection to a port.
-    pub async fn connect(&self, port: u16, sockets: &Sockets) -> io::Result<TcpStream> {
+    pub async fn connect(&self, socket: TcpSocket, port: u16) -> io::Result<TcpStream> {
         let addr = SocketAddr::from((self.ip(), port));
-        let dials = match self {
-            Self::Node(_, dials) => dials,
-            Self::Inside(process) => {
-                let socket = sockets.of_process(Arc::clone(process)).await?;
-                return socket.connect(addr).await;
-            }
+        let Self::Node(_, dials) = self else {
+            return socket.connect(addr).await;
         };
-        let socket = Sockets::of_node()?;
         let dial = dials.begin();
         match socket.connect(addr).await {
             Ok(stream) => {
@@ -277,7 +280,9 @@ impl Target {
 
 impl Endpoint {
     async fn connect(&self, tools: &Tools) -> Result<TcpStream, String> {
-        let opened = self.reach.connect(self.port, &tools.sockets).await;
+        let socket = self.reach.socket(&tools.sockets).await;
+        let socket = socket.map_err(|e| format!("failed to make a socket: {e}"))?;
+        let opened = self.reach.connect(socket, self.port).await;
         opened.map_err(|e| format!("connect to {}: {e}", self.addr))
     }
 

@@ -73,8 +73,10 @@ impl Given {
 pub struct First {
     /// Unix nanoseconds.
     pub at_ns: u64,
-    /// It may have been that much earlier; 0 where the kernel has said the moment itself.
+    /// It may have been that much earlier.
     pub within_ns: u64,
+    /// The kernel has said the moment itself.
+    pub is_of_record: bool,
 }
 
 /// The file.
@@ -174,13 +176,17 @@ impl Traffic {
         let earliest = records.iter().flatten().map(|r| r.began_ns).min();
         // A clock that was set between them puts nothing before its cause.
         let at_ns = earliest.unwrap_or(now_ns).max(self.received_ns);
-        let is_sure = earliest.is_some() && n_records >= n_given;
-        let within_ns = if is_sure {
+        let is_of_record = earliest.is_some() && n_records >= n_given;
+        let within_ns = if is_of_record {
             0
         } else {
             at_ns.saturating_sub(self.none_until_ns)
         };
-        Some(First { at_ns, within_ns })
+        Some(First {
+            at_ns,
+            within_ns,
+            is_of_record,
+        })
     }
 
     /// Takes a reading, and tells of the first connection if it has come: a span under the task's own trace, and the time since
@@ -222,7 +228,7 @@ fn span(
     trace: Option<TraceContext>,
     telemetry: &Telemetry,
 ) -> TraceContext {
-    let source = if first.within_ns == 0 {
+    let source = if first.is_of_record {
         "record"
     } else {
         "reading"
@@ -307,6 +313,7 @@ mod tests {
         let wanted = First {
             at_ns: 450,
             within_ns: 150,
+            is_of_record: false,
         };
         assert_eq!(first, Some(wanted));
         assert!(!t.is_awaited());
@@ -325,7 +332,14 @@ mod tests {
             assert_eq!(t.read(away(0), 0, Seen::default(), 150), None);
             t.read(given, 0, seen, 400)
         };
-        let at = |at_ns, within_ns| Some(First { at_ns, within_ns });
+        let at = |at_ns, within_ns| {
+            let is_of_record = within_ns == 0;
+            Some(First {
+                at_ns,
+                within_ns,
+                is_of_record,
+            })
+        };
         assert_eq!(read(away(1), seen(1)), at(170, 0));
         // One that is open may have come before the one that has ended.
         assert_eq!(read(away(2), seen(1)), at(170, 20));

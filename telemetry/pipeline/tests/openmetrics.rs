@@ -116,7 +116,12 @@ fn the_whole_registry_is_as_specified() {
         let others = types.keys().filter(|other| *other != name);
         for other in others {
             let rest = name.strip_prefix(other);
-            let reserved = ["_total", "_bucket", "_sum", "_count", "_info", "_created"];
+            let reserved: &[&str] = match types[other] {
+                "counter" => &["_total", "_created"],
+                "histogram" => &["_bucket", "_sum", "_count", "_created"],
+                "info" => &["_info"],
+                _ => &[],
+            };
             assert!(
                 !rest.is_some_and(|r| reserved.contains(&r)),
                 "{name} {other}"
