@@ -342,7 +342,7 @@ fn policed(world: &World, places: &[Place], own: &[[IpAddr; 2]]) -> anyhow::Resu
                 let local = f["local"].as_str().unwrap_or_default();
                 f["protocol"] == "tcp" && local.ends_with(":8000")
             };
-            flows.filter(of_port).last()
+            flows.filter(of_port).next_back()
         })
     };
     let denied = told("denied")?;
