@@ -267,12 +267,15 @@ pub async fn run(
         figures: agent.tasks.figures(),
         telemetry: telemetry.clone(),
     };
-    let log = Arc::clone(net.flow_log());
-    let flows = flow_log::work(log, Arc::clone(&net), telemetry.clone());
-    agent.tasks.spawn(flows);
-    let root = config.cgroup_root.clone();
-    let traced = requests::work(Arc::clone(&net), root, telemetry.clone());
-    agent.tasks.spawn(traced);
+    agent.tasks.spawn(Box::pin(flow_log::work(
+        Arc::clone(&net),
+        telemetry.clone(),
+    )));
+    agent.tasks.spawn(requests::work(
+        Arc::clone(&net),
+        config.cgroup_root.clone(),
+        telemetry.clone(),
+    ));
     agent
         .tasks
         .spawn(http::serve_api(listeners.http, watch_view, shown));

@@ -142,7 +142,14 @@ impl FlowLog {
     /// One look; how many there were. Blocking, briefly.
     fn look(&self, records: &mut FlowRecords, net: &Net, telemetry: &Telemetry) -> usize {
         let vips = net.vip_names();
+        let mut dialled = Vec::new();
+        let records = records.inspect(|record| {
+            if record.vip_id != 0 {
+                dialled.push(*record);
+            }
+        });
         let (n, mut flows) = net.with_peers(|peers| self.take(records, peers, &vips));
+        net.requests().connects(&dialled, &vips, telemetry);
         let others = Denied::look(net, &self.node, wall_offset_ns());
         if self.is_wanted() && !others.is_empty() {
             flows.extend(others);
@@ -275,7 +282,8 @@ impl FlowLog {
 }
 
 /// Looks until it is dropped. Without programs in the kernel there is nothing to look at.
-pub async fn work(log: Arc<FlowLog>, net: Arc<Net>, telemetry: Telemetry) {
+pub async fn work(net: Arc<Net>, telemetry: Telemetry) {
+    let log = Arc::clone(net.flow_log());
     let Some(mut records) = net.plane().and_then(|p| p.take_flow_records()) else {
         return;
     };

@@ -18,20 +18,28 @@ mod spans;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    net::SocketAddr,
     path::PathBuf,
+    pin::Pin,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
 use waggle_ebpf::{ProgramInfo, RequestRecords, RequestTracer};
+use waggle_ebpf_common::flow::FlowRecord;
+use waggle_overlay::VipNames;
 use waggle_telemetry::{Feature, Telemetry, names};
-use waggle_telemetry_pipeline::TaskLabels;
+use waggle_telemetry_pipeline::{
+    TaskLabels,
+    requests::{Connects, slow_connect},
+};
 use waggle_types::TaskSpec;
 
 use readers::{Readers, Told};
 use spans::Spans;
 
 use crate::{
+    flow_log::wall_offset_ns,
     net::{Net, chain},
     run::blocking,
 };
@@ -132,6 +140,29 @@ impl Requests {
         }
     }
 
+    /// Connects through VIPs that are over: those of traced tasks that were slow or failed become spans.
+    pub fn connects(&self, records: &[FlowRecord], vips: &VipNames, telemetry: &Telemetry) {
+        if self.setting == TraceRequests::Off || !telemetry.allows(Feature::Requests) {
+            return;
+        }
+        let offset_ns = wall_offset_ns();
+        for record in records {
+            let labels = self.labels(record.cgroup_id);
+            let Some((labels, (key, name))) = labels.zip(vips.get(&record.vip_id)) else {
+                continue;
+            };
+            let (at, name) = (
+                SocketAddr::new(key.ip, key.port),
+                format!("{name}:{}", key.port),
+            );
+            let which = Connects::default();
+            if let Some(span) = slow_connect(record, (at, &name), offset_ns, which) {
+                telemetry.count(&names::REQUESTS_SPANS, &[], 1);
+                telemetry.request_spans(&labels, vec![span]);
+            }
+        }
+    }
+
     /// The programs and what they cost; none before they are loaded.
     pub fn programs(&self) -> Vec<ProgramInfo> {
         let tracer = self.tracer.get();
@@ -168,7 +199,16 @@ impl Requests {
 }
 
 /// Looks until it is dropped. Without a data plane, or where it is off, there is nothing to look at.
-pub async fn work(net: Arc<Net>, cgroup_root: Option<PathBuf>, telemetry: Telemetry) {
+pub fn work(
+    net: Arc<Net>,
+    cgroup_root: Option<PathBuf>,
+    telemetry: Telemetry,
+) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    // What it keeps is large.
+    Box::pin(look_on(net, cgroup_root, telemetry))
+}
+
+async fn look_on(net: Arc<Net>, cgroup_root: Option<PathBuf>, telemetry: Telemetry) {
     let (Some(plane), Some(cgroup_root)) = (net.plane().cloned(), cgroup_root) else {
         return;
     };
@@ -256,7 +296,7 @@ impl Looking {
         if tracer.tells_readers() {
             came = self.readers.join(came);
         }
-        self.spans.look(came, requests, net, telemetry);
+        self.spans.look(&came, requests, net, telemetry);
         self.count(tracer, telemetry);
         requests.pass();
         n

@@ -85,9 +85,9 @@ impl Spans {
     }
 
     /// Takes what one look has found, and hands in the spans that are done.
-    pub fn look(&mut self, came: Vec<Told>, requests: &Requests, net: &Net, telemetry: &Telemetry) {
+    pub fn look(&mut self, came: &[Told], requests: &Requests, net: &Net, telemetry: &Telemetry) {
         let offset_ns = wall_offset_ns();
-        for told in &came {
+        for told in came {
             self.take(told, requests, offset_ns);
         }
         let now_ns = clock::now_ns();

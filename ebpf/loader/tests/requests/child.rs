@@ -1,6 +1,7 @@
 //! The child's side: joins the cgroup, then does with streams what it is told, one thing after the other.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, BufRead, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -83,7 +84,10 @@ pub fn serve() -> anyhow::Result<()> {
 }
 
 pub fn to_hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 fn from_hex(text: &str) -> anyhow::Result<Vec<u8>> {

@@ -4,6 +4,11 @@
 //! Needs root, cgroup2 and the embedded object; skips loudly otherwise. Every test has cgroups and a pin directory of its own,
 //! and touches nothing else.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests, outside #[test] functions"
+)]
+
 mod child;
 #[allow(dead_code, reason = "each test program uses a part of it")]
 #[path = "../support/mod.rs"]

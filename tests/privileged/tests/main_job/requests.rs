@@ -8,6 +8,7 @@ use waggle_tests_support::wait_until;
 
 const TASK: &str = "waggle.task.id";
 const NAME: &str = "traced-server.marathon.l4lb.thisdcos.directory";
+const NOBODY: &str = "traced-nobody.marathon.l4lb.thisdcos.directory";
 const STATUS: &str = "http.response.status_code";
 
 /// Answers with a body whose length is not told before, and 404 below /missing.
@@ -113,12 +114,20 @@ fn requests_of_tasks_that_asked_for_it_become_spans_of_both_ends() {
     let (server, server_task) = launch(world, &server);
     let (near, near_task) = launch(world, &app("/traced-near", "n1", CLIENT, &wish));
     let (far, far_task) = launch(world, &app("/traced-far", "n2", CLIENT, &wish));
+    let empty = json!({
+        "id": "/traced-nobody", "cmd": "sleep 3600", "cpus": 0.1, "mem": 32, "disk": 0, "instances": 0,
+        "portDefinitions": [{"port": 0, "labels": {"VIP_0": "/traced-nobody:80"}}],
+    });
+    deploy(&world.cluster, &empty.to_string(), LIMIT).unwrap();
+    let mut lost = app("/traced-lost", "n1", CLIENT, &wish);
+    lost["env"]["SHOP"] = NOBODY.into();
+    let (lost, lost_task) = launch(world, &lost);
     // The same without the wish.
     let (other, other_task) = launch(world, &app("/untraced", "n2", CLIENT, &json!({})));
 
     let nodes = world.cluster.state.nodes.iter();
     let backend = nodes.filter(|n| n.name == "n1").map(|n| n.ip.to_string());
-    let backend = backend.last().unwrap();
+    let backend = backend.collect::<Vec<_>>().remove(0);
     for (service, task) in [("traced-near", &near_task), ("traced-far", &far_task)] {
         for (sent, answered) in pairs(world, task, &server_task, &["200", "404"]) {
             let (path, name) = match of(&sent, STATUS) {
@@ -147,7 +156,16 @@ fn requests_of_tasks_that_asked_for_it_become_spans_of_both_ends() {
     }
     assert!(requests(world, &other_task).is_empty());
 
-    for app in [&near, &far, &other, &server] {
+    let failed = wait_until(LIMIT, "a connect that failed", || {
+        let name = format!("connect {NOBODY}:80");
+        let is_it = |s: &&Span| s.name == name && is_of(s, &lost_task);
+        world.sink.with(|s| s.spans.iter().find(is_it).cloned())
+    })
+    .unwrap();
+    assert_eq!(of(&failed, "error.type"), "no_backend");
+
+    remove(&world.cluster, "/traced-nobody", LIMIT).unwrap();
+    for app in [&lost, &near, &far, &other, &server] {
         remove(&world.cluster, &app.id, LIMIT).unwrap();
     }
 }
