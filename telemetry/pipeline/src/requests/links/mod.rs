@@ -372,6 +372,10 @@ impl Links {
         // Where nothing is served there is nothing that it could belong to.
         let serves = self.open_by_cgroup.contains_key(&begins.cgroup);
         let is_plain = matches!(unlinked, Some(Unlinked::Idle | Unlinked::NoThread));
+        if is_plain && self.is_doubtful(begins.cgroup) {
+            unlinked = Some(Unlinked::Lost);
+        }
+        let is_plain = is_plain && unlinked != Some(Unlinked::Lost);
         if let Some(node) = self.nodes.get_mut(&id) {
             node.unlinked = unlinked.filter(|_| serves || !is_plain);
         }
