@@ -9,8 +9,8 @@ use super::links::Peers;
 pub enum Peer {
     /// A task of this node whose requests this tracer sees.
     Here,
-    /// A task whose requests another node's tracer sees. To be said only if all that speaks from that address is traced: its spans
-    /// are then made parents.
+    /// A task whose requests another node's tracer sees. To be said only if all that speaks from that address is traced, and if both ends
+    /// see the same addresses and ports (nothing translates them): its spans are then made parents.
     Elsewhere,
     /// Anything else.
     Unknown,

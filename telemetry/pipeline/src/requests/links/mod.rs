@@ -24,6 +24,7 @@
 //! looks like a plain one, and a call that its timer makes looks like one of the request's. [`Options::proof`](super::Options) requests must
 //! have gone by before anything is said.
 
+mod memory;
 mod threads;
 mod verdict;
 
@@ -148,13 +149,6 @@ struct Answer {
 
 /// Calls of one request that are put down to it.
 const MAX_CALLS: usize = 1024;
-/// How long ends of one node find each other.
-const HOPS_NS: u64 = 60_000_000_000;
-/// How long contexts of requests are remembered.
-const WIRES_NS: u64 = 600_000_000_000;
-/// How long a request may go on that was not seen.
-const DOUBT_NS: u64 = 600_000_000_000;
-
 /// A finished span, or one whose trace is not to be kept.
 #[derive(Debug)]
 pub(super) struct Ready {
@@ -401,26 +395,6 @@ impl Links {
         }
     }
 
-    /// Requests of a task were not seen: they may be in flight.
-    pub(super) fn doubt(&mut self, cgroup: u64, at: u64) {
-        let until = at.saturating_add(DOUBT_NS);
-        if self.doubts.len() < self.limits.threads || self.doubts.contains_key(&cgroup) {
-            self.doubts.insert(cgroup, until);
-        } else {
-            self.doubtful_until = self.doubtful_until.max(until);
-        }
-    }
-
-    /// So may requests of any task.
-    pub(super) fn doubt_all(&mut self) {
-        self.doubtful_until = self.now.saturating_add(DOUBT_NS);
-    }
-
-    fn is_doubtful(&self, cgroup: u64) -> bool {
-        let of_it = self.doubts.get(&cgroup).copied().unwrap_or(0);
-        self.now < self.doubtful_until.max(of_it)
-    }
-
     /// `false`: that request has too many calls.
     fn put_down(
         &mut self,
@@ -455,51 +429,6 @@ impl Links {
         true
     }
 
-    /// The one request of a task that came with a context, and is in flight.
-    fn request_with(&self, begins: &Begins, context: TraceContext) -> Option<u64> {
-        let key = (begins.cgroup, context.trace_id, context.span_id);
-        let seen = self.wires.get(&key)?;
-        let is_sure = seen.n == 1 && seen.is_open && begins.at >= self.wires_doubtful_until;
-        let is_sure = is_sure && !self.is_doubtful(begins.cgroup);
-        let node = self.nodes.get(&seen.node)?;
-        is_sure.then_some(node.span_id)
-    }
-
-    fn remember_wire(&mut self, begins: &Begins, context: TraceContext, node: NodeId) {
-        let key = (begins.cgroup, context.trace_id, context.span_id);
-        let is_full = self.wires.len() >= self.limits.hops;
-        if is_full && !self.wires.contains_key(&key) {
-            self.wires_doubtful_until = begins.at.saturating_add(WIRES_NS);
-            return;
-        }
-        let at = begins.at;
-        let seen = self.wires.entry(key).or_insert(WireSeen {
-            n: 0,
-            node,
-            is_open: true,
-            at,
-        });
-        seen.n = seen.n.saturating_add(1);
-        (seen.node, seen.is_open, seen.at) = (node, true, at);
-    }
-
-    fn remember_hop(&mut self, begins: &Begins, node: NodeId) {
-        let key = begins.hop.key();
-        while self.hops_by_age.len() >= self.limits.hops {
-            if let Some((_, oldest)) = self.hops_by_age.pop_front() {
-                self.hops.remove(&oldest);
-            }
-        }
-        self.hops_by_age.push_back((begins.at, key));
-        let span_id = begins.hop.client_span();
-        let seen = HopSeen {
-            node,
-            span_id,
-            place: None,
-        };
-        self.hops.insert(key, seen);
-    }
-
     /// Gives up what has waited for too long, forgets what is old.
     pub(super) fn tick(&mut self, now: u64) {
         let limit = self.limits.decide_ns;
@@ -512,18 +441,8 @@ impl Links {
         for id in late {
             self.judge(id, Some(Unlinked::Undecided));
         }
-        while let Some((at, key)) = self.hops_by_age.front().copied() {
-            if now.saturating_sub(at) <= HOPS_NS {
-                break;
-            }
-            self.hops_by_age.pop_front();
-            self.hops.remove(&key);
-        }
-        self.wires
-            .retain(|_, w| w.is_open || now.saturating_sub(w.at) <= WIRES_NS);
+        self.forget_old(now);
         self.threads.tick(now);
-        self.now = self.now.max(now);
-        self.doubts.retain(|_, until| *until > now);
     }
 
     /// A task is gone.
