@@ -17,7 +17,7 @@ async fn net(dir: &std::path::Path) -> Net {
         plane: None,
         observer: Arc::default(),
         flow_log: Arc::new(FlowLog::without_disk()),
-        requests: Requests::new(crate::TraceRequests::Off),
+        requests: Arc::new(Requests::new(crate::TraceRequests::Off)),
         flows: Mutex::default(),
         edge: None,
         packets: None,
