@@ -193,7 +193,11 @@ pub fn sees_what_runs_and_what_it_uses() {
         ] {
             assert_eq!(flags[name], want, "{name}");
         }
-        let state = get(&agent, "/slave(1)/state.json").await;
+        // One that ended is there until its end is acknowledged.
+        let state = get_until(&agent, "/slave(1)/state.json", |state| {
+            state["frameworks"][0]["executors"].as_array().map(Vec::len) == Some(1)
+        })
+        .await;
         let executor = &state["frameworks"][0]["executors"][0];
         assert_eq!(executor["container"], "web.1");
         let task = &executor["tasks"][0];
