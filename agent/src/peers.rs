@@ -138,8 +138,11 @@ pub(crate) mod tests {
 
     use super::*;
 
-    /// Tasks by name, with an address of their own or at a port of a node.
-    pub(crate) fn peers(node: [u8; 4], tasks: &[(&str, Option<[u8; 4]>, Option<u16>)]) -> Peers {
+    /// A task's name, and its own address or its port of the node.
+    type Named<'a> = (&'a str, Option<[u8; 4]>, Option<u16>);
+
+    /// Who has these.
+    pub(crate) fn peers(node: [u8; 4], tasks: &[Named<'_>]) -> Peers {
         let node = IpAddr::V4(Ipv4Addr::from(node));
         let mut out = Peers {
             nodes: BTreeSet::from([node]),

@@ -116,7 +116,7 @@ fn measure(case: &Case, seconds: u64) {
             let reach = if case.namespace {
                 Reach::Inside(pidfd(me))
             } else {
-                Reach::Node(Ipv4Addr::LOCALHOST, std::sync::Arc::default())
+                Reach::Node(Ipv4Addr::LOCALHOST, Arc::default())
             };
             let target = Target {
                 task_id: TaskId::new(format!("t{i}")).unwrap(),

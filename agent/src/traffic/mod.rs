@@ -281,8 +281,8 @@ mod tests {
         (dir, task)
     }
 
-    fn records(n: u64, began_ns: u64) -> Option<Records> {
-        Some(Records { n, began_ns })
+    fn records(n: u64, began_ns: u64) -> Records {
+        Records { n, began_ns }
     }
 
     #[test]
@@ -324,7 +324,7 @@ mod tests {
         let (_dir, task) = task();
         let away = |n| Given { away: n, here: 0 };
         let seen = |n| Seen {
-            away: records(n, 170),
+            away: Some(records(n, 170)),
             here: None,
         };
         let read = |given, seen| {
@@ -348,7 +348,7 @@ mod tests {
         // Records from here that may be checks' say nothing.
         let checks = Seen {
             away: None,
-            here: records(3, 120),
+            here: Some(records(3, 120)),
         };
         assert_eq!(read(away(1), checks), at(400, 250));
         assert_eq!(read(away(0), checks), None);

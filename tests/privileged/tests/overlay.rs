@@ -335,14 +335,14 @@ fn policed(world: &World, places: &[Place], own: &[[IpAddr; 2]]) -> anyhow::Resu
     let told = |verdict: &str| {
         wait_until(LIMIT, &format!("{verdict} flows"), || {
             let (_, said) = said_by(world, "flows", &["--verdict", verdict, "--json"]).ok()?;
-            let flows = said
+            let mut flows = said
                 .lines()
                 .filter_map(|l| serde_json::from_str::<Value>(l).ok());
             let of_port = |f: &Value| {
                 let local = f["local"].as_str().unwrap_or_default();
                 f["protocol"] == "tcp" && local.ends_with(":8000")
             };
-            flows.filter(of_port).next_back()
+            flows.rfind(of_port)
         })
     };
     let denied = told("denied")?;
