@@ -1165,12 +1165,24 @@ static WAGGLE_SESSION_V1_TASKSTATUS: Shape = Shape {
     fields: &[
         (13, &WAGGLE_SESSION_V1_EXECUTORSTATUS),
         (14, &WAGGLE_SESSION_V1_CHECKSTATUS),
+        (15, &WAGGLE_SESSION_V1_CHECKRESPONSE),
     ],
 };
 impl Shaped for waggle::session::v1::TaskStatus {
     const REQUEST: bool = false;
     fn shape() -> &'static Shape {
         &WAGGLE_SESSION_V1_TASKSTATUS
+    }
+}
+static WAGGLE_SESSION_V1_CHECKRESPONSE: Shape = Shape {
+    size: size_of::<waggle::session::v1::CheckResponse>(),
+    fields: &[
+    ],
+};
+impl Shaped for waggle::session::v1::CheckResponse {
+    const REQUEST: bool = false;
+    fn shape() -> &'static Shape {
+        &WAGGLE_SESSION_V1_CHECKRESPONSE
     }
 }
 static WAGGLE_SESSION_V1_EXECUTORSTATUS: Shape = Shape {

@@ -910,7 +910,7 @@ pub struct Rlimit {
     pub hard: ::core::option::Option<u64>,
 }
 #[allow(clippy::all)]
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct TaskStatus {
     #[prost(string, tag = "1")]
     pub task_id: ::prost::alloc::string::String,
