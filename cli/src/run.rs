@@ -239,7 +239,8 @@ async fn start_agent(
             statsd,
             dns,
         };
-        waggle_agent::run(config, listeners, telemetry, stop)
+        // It holds the state of a whole node.
+        Box::pin(waggle_agent::run(config, listeners, telemetry, stop))
             .await
             .context("the agent failed")
     }));

@@ -296,8 +296,9 @@ impl Looking {
         if tracer.tells_readers() {
             came = self.readers.join(came);
         }
-        self.spans.look(&came, requests, net, telemetry);
+        // What is lost is told before what came, which may have to do with it.
         self.count(tracer, telemetry);
+        self.spans.look(&came, requests, net, telemetry);
         requests.pass();
         n
     }

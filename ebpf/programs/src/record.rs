@@ -5,7 +5,7 @@
 
 use aya_ebpf::bindings::{BPF_RB_NO_WAKEUP, bpf_sock_ops};
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
-use waggle_ebpf_common::flow::{ACCEPTED, DIALLED, FlowRecord, outcome};
+use waggle_ebpf_common::flow::{ACCEPTED, DIALLED, outcome};
 use waggle_ebpf_common::{Addr, MAPPED, SockInfo, VipKey, sock_flags};
 
 use crate::address::copy;

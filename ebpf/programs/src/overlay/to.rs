@@ -30,14 +30,14 @@ pub fn to(skb: *mut __sk_buff) -> i32 {
     if packet.is_v6 && neighbour::is_discovery(&packet) {
         return OK;
     }
-    let Some(to) = endpoint(&packet.dst).filter(|to| to.ifindex == ifindex) else {
+    if endpoint(&packet.dst).is_none_or(|to| to.ifindex != ifindex) {
         // Multicast of the node, or an address that has just been given back.
         return if packet.is_multicast() {
             OK
         } else {
             drop(reason::UNKNOWN_DESTINATION)
         };
-    };
+    }
     if !judge::may_receive(skb, &packet) {
         return drop(reason::POLICY_INGRESS);
     }
