@@ -81,7 +81,7 @@ impl Agent {
         let http = listeners.http.local_addr().unwrap();
         let names = listeners.dns.as_ref().unwrap().local_addr().unwrap();
         let run = waggle_agent::run(config, listeners, telemetry, CancellationToken::new());
-        let job = tokio::spawn(async move { run.await.unwrap() });
+        let job = tokio::spawn(async move { Box::pin(run).await.unwrap() });
         Self { job, http, names }
     }
 
