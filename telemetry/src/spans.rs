@@ -200,7 +200,7 @@ impl<'a> SpanBuilder<'a> {
         self
     }
 
-    /// Links to other spans: what else it was done for. The first [`MAX_LINKS`] are kept, and how many more there were.
+    /// Links to other spans: what else it was done for. The first 64 are kept, and how many more there were.
     pub fn links(mut self, to: impl IntoIterator<Item = TraceContext>) -> Self {
         self.links.extend(to);
         self
