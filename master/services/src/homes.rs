@@ -4,13 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use waggle_types::{
-    AgentId, Operation, ResourcePart, ServiceId, StatusSource, TaskSpec, TaskState, TaskStatus,
-    UnixMillis,
+    AgentId, Operation, ResourcePart, Resources, ServiceId, StatusSource, TaskSpec, TaskState,
+    TaskStatus, UnixMillis,
 };
 
 use crate::{
     Around, Home, Instance, OpenOffer, Place, Service, ServiceScheduler,
-    residency::{Litter, home_of, release, service_of},
+    residency::{Litter, home_of, need, release, service_of},
     scheduler::Run,
 };
 
@@ -38,6 +38,14 @@ impl ServiceScheduler {
         self.roles.insert(role.clone());
         let agent_id = place.agent_id;
         self.litter.insert(id, Litter { agent_id, role });
+    }
+
+    /// Whether all is there that an instance needs at home: volumes and resources go one after the other, and a restart may come in
+    /// between. Homes of what is no service are whole.
+    pub(crate) fn is_whole(&self, id: &str, service: &str, reserved: &Resources) -> bool {
+        let of = service_of(service).and_then(|of| self.services.get(&of));
+        let need = of.and_then(|of| need(&of.spec, id));
+        need.is_none_or(|need| reserved.contains(&need))
     }
 
     /// Nothing is reserved for an instance on an agent any more, whoever saw to that.

@@ -1,8 +1,8 @@
 //! What the service scheduler is told and what it wants done.
 
 use waggle_types::{
-    AgentId, DeploymentId, OfferId, SchedulerCall, SchedulerEvent, ServiceId, ServiceSpec,
-    ServiceVersion, TaskId, TaskSpec, TaskStatus, TraceContext,
+    AgentId, DeploymentId, OfferId, Resources, SchedulerCall, SchedulerEvent, ServiceId,
+    ServiceSpec, ServiceVersion, TaskId, TaskSpec, TaskStatus, TraceContext,
 };
 
 use crate::{
@@ -57,6 +57,8 @@ pub enum Input {
         role: String,
         /// Where.
         place: Place,
+        /// All that is reserved for it there, in use or not. Less than it needs: it was being given back.
+        reserved: Resources,
         /// Somebody asked for it to be given back; its task ends, should it still run.
         given_up: bool,
     },

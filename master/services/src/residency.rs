@@ -177,11 +177,17 @@ pub(crate) fn find<'a>(
 ) -> Option<(&'a ResourcePart, Resources)> {
     let mine = |p: &&ResourcePart| home_of(&p.reservation).is_some_and(|(i, _)| i == id);
     let part = offer.parts.iter().find(mine)?;
+    let need = need(spec, id)?;
+    part.resources.contains(&need).then_some((part, need))
+}
+
+/// What an instance needs at home.
+pub(crate) fn need(spec: &ServiceSpec, id: &str) -> Option<Resources> {
     let mut need = spec.resources.clone();
     for (volume_id, volume) in volumes(spec, id)? {
         need.custom.set_volume(volume_id, volume);
     }
-    part.resources.contains(&need).then_some((part, need))
+    Some(need)
 }
 
 /// Takes a home and host ports out of an offer; answers the ports and the parts of the task.

@@ -251,9 +251,10 @@ impl ServiceScheduler {
                 service,
                 role,
                 place,
+                reserved,
                 given_up,
             } => {
-                if given_up {
+                if given_up || !self.is_whole(&id, &service, &reserved) {
                     self.give_up(id, role, place);
                 } else {
                     self.found_home(id, &service, role, place, now, run);

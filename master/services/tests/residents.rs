@@ -477,6 +477,19 @@ impl World {
         }
     }
 
+    /// All that is reserved so on an agent, in use or not.
+    fn reserved(&self, on: usize, stack: &[Reservation]) -> Resources {
+        let tasks = self.tasks.values().filter(|t| t.on == on);
+        let executors = self.executors.values().filter(|(at, _)| *at == on);
+        let held = executors.flat_map(|(_, parts)| parts);
+        let used = tasks.flat_map(|t| &t.spec.parts).chain(held);
+        let mut out = self.free[on][stack].clone();
+        for part in used.filter(|p| p.reservation == stack) {
+            out.try_add(&part.resources).unwrap();
+        }
+        out
+    }
+
     fn crash(&mut self) {
         self.n_lives += 1;
         self.suppressed = true;
@@ -496,6 +509,7 @@ impl World {
             for stack in books.keys().filter(|s| !s.is_empty()) {
                 let (id, service) = home_of(stack).unwrap();
                 found.push(Input::FoundHome {
+                    reserved: self.reserved(on, stack),
                     id: id.to_owned(),
                     service: service.to_owned(),
                     role: RESIDENT_ROLE.into(),
@@ -682,6 +696,28 @@ proptest! {
         }
         prop_assert!(world.suppressed, "nothing is wanted any more");
     }
+}
+
+/// What is given back goes in parts: the executor of a pod has its volumes until it ends.
+#[test]
+fn what_is_left_of_a_home_is_given_back_by_the_next_scheduler() {
+    let mut world = World::new(2, true);
+    for s in [
+        Step::Offer,
+        Step::Start(0),
+        Step::Wipe(0),
+        Step::Fail(0),
+        Step::Fail(1),
+        Step::Offer,
+        Step::Fail(0),
+        Step::Offer,
+        Step::Crash,
+    ] {
+        world.run(&s);
+    }
+    world.settle();
+    assert_eq!(world.tasks.len(), 4);
+    assert_eq!(world.homes(), 2);
 }
 
 #[test]

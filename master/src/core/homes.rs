@@ -32,6 +32,7 @@ impl MasterCore {
                     id: id.to_owned(),
                     service: service.to_owned(),
                     role: last.role.clone(),
+                    reserved: part.resources.clone(),
                     // The agent has not registered yet; offers tell the rest.
                     place: Place {
                         agent_id: agent_id.clone(),
