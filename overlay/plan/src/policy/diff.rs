@@ -10,7 +10,8 @@
 //! 5. Whatever nothing refers to any more; and last a new generation, so that what was decided meanwhile is decided again.
 //!
 //! A flow's verdict depends on the task's word, the peer's number, one pair and one default. Where words or numbers change it changes with step 3, and
-//! finds what it needs there by step 2; where they stay it changes with one write of step 4.
+//! finds what it needs there by step 2; where they stay it changes with one write of step 4. Where neither can be, because a number is come
+//! to and changes what it says at once, there is a [`detour`](super::detour) by tables in between.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,7 +21,10 @@ use std::{
 use waggle_ebpf_common::policy as abi;
 use waggle_types::IpNet;
 
-use super::{Direction, Entry, Local, NetEntry, PairKey, PortSet, Sets, Tables, names::NameEntry};
+use super::{
+    Direction, Entry, Local, NetEntry, PairKey, PortSet, Sets, Tables, detour::detour,
+    names::NameEntry,
+};
 
 /// One change of the kernel's tables. `Sided` values are given as (the side that holds before the switch, the one that holds after).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +67,17 @@ pub fn diff(old: &Tables, new: &Tables) -> Vec<PolicyWrite> {
     if old == new {
         return Vec::new();
     }
+    detour(old, new).map_or_else(
+        || direct(old, new),
+        |mid| {
+            let mut w = direct(old, &mid);
+            w.append(&mut direct(&mid, new));
+            w
+        },
+    )
+}
+
+fn direct(old: &Tables, new: &Tables) -> Vec<PolicyWrite> {
     let mut w = Vec::new();
     if old.is_on && !new.is_on {
         w.push(PolicyWrite::Finish { is_on: false });
@@ -133,19 +148,19 @@ pub fn diff(old: &Tables, new: &Tables) -> Vec<PolicyWrite> {
 }
 
 /// Which numbers addresses come to and leave when sides are switched.
-struct Moves {
+pub(super) struct Moves {
     /// No address had them.
-    fresh: BTreeSet<u32>,
+    pub(super) fresh: BTreeSet<u32>,
     /// Tasks of this node that policies select had them.
     locals: BTreeSet<u32>,
-    joined: BTreeSet<u32>,
+    pub(super) joined: BTreeSet<u32>,
     left: BTreeSet<u32>,
     /// Pairs that the kernel has room for beside the old and the new ones.
     n_room: usize,
 }
 
 impl Moves {
-    fn new(old: &Tables, new: &Tables) -> Self {
+    pub(super) fn new(old: &Tables, new: &Tables) -> Self {
         let known = numbers(old);
         let fresh = &numbers(new) - &known;
         let (mut joined, mut left) = (BTreeSet::new(), BTreeSet::new());
@@ -173,7 +188,7 @@ impl Moves {
     }
 
     /// What two numbers say of each other is written before the switch: nobody who had both sees it sooner than who is to.
-    fn is_early(&self, local: u32, peer: u32) -> bool {
+    pub(super) fn is_early(&self, local: u32, peer: u32) -> bool {
         let stays = |n| !self.left.contains(&n);
         let joins = self.joined.contains(&local) || self.joined.contains(&peer);
         !self.locals.contains(&local)
@@ -215,7 +230,7 @@ impl Moves {
 }
 
 /// Numbers that some table knows.
-fn numbers(tables: &Tables) -> BTreeSet<u32> {
+pub(super) fn numbers(tables: &Tables) -> BTreeSet<u32> {
     let mut known: BTreeSet<u32> = tables.locals.keys().copied().collect();
     known.extend([0, 1]);
     known.extend(tables.addresses.values().map(|e| e.number));
@@ -262,7 +277,7 @@ fn switch(old: &Tables, new: &Tables, w: &mut Vec<PolicyWrite>) {
 }
 
 /// What holds for a net's addresses that have no longer prefix.
-fn net_entry(tables: &Tables, net: &IpNet) -> NetEntry {
+pub(super) fn net_entry(tables: &Tables, net: &IpNet) -> NetEntry {
     let shorter = (0..=net.prefix()).rev();
     shorter
         .filter_map(|prefix| tables.nets.get(&IpNet::around(net.ip(), prefix)))

@@ -19,6 +19,7 @@
 //! - The tables answer as [`evaluate()`] does, for every flow.
 //! - After every single write a flow's verdict is the old or the new one, never a third.
 //! - Whoever the tables don't know gets nothing, as soon as some policy could select it; whatever doesn't fit ([`Limits`]) is closed, not open.
+mod detour;
 mod diff;
 mod evaluate;
 mod lower;

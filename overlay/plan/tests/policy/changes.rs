@@ -11,7 +11,10 @@ use waggle_overlay_plan::policy::{
     Direction, Limits, Lowering, Peer, PolicyWorld, Report, Tables, Verdict, evaluate,
 };
 
+use waggle_types::PolicyPeer;
+
 use crate::{
+    cases::{policy, rule, task, world as world_of},
     kernel::Kernel,
     reference,
     worlds::{TOLD, TestFlow, flow, world},
@@ -58,6 +61,42 @@ fn plain(verdict: Verdict) -> Verdict {
         Verdict::Open => Verdict::Allowed,
         other => other,
     }
+}
+
+/// Addresses that no rule's net contains any more come to the number of all such, whose rules change.
+#[test]
+fn who_comes_where_rules_change_finds_the_new_ones() {
+    let outward = |audit, net: &str| {
+        let net: waggle_types::IpNet = net.parse().unwrap();
+        let except = Vec::new();
+        let mut p = policy("p", "db");
+        p.audit = audit;
+        p.egress = Some(vec![rule(vec![PolicyPeer::Cidr { net, except }], &[])]);
+        world_of(vec![p], vec![task(1, "blue", "db")])
+    };
+    let (before, after) = (outward(false, "::/0"), outward(true, "0.0.0.0/0"));
+    let mut lowering = Lowering::new(Limits::default());
+    let mut kernel = Kernel::default();
+    for write in lowering.change(&before, NOW).0 {
+        kernel.write(&write);
+    }
+    let flow = |peer: &str| TestFlow {
+        direction: Direction::Egress,
+        task: before.tasks[0].ips[0],
+        peer: peer.parse().unwrap(),
+        protocol: 6,
+        port: 80,
+    };
+    let (left, met) = (flow("2001:db8::1"), flow("203.0.113.9"));
+    assert_eq!(kernel.verdict(&left, NOW), Verdict::Allowed);
+    assert_eq!(kernel.verdict(&met, NOW), Verdict::Denied);
+    for write in lowering.change(&after, NOW).0 {
+        kernel.write(&write);
+        assert!(kernel.verdict(&left, NOW).passes(), "{write:?}");
+    }
+    assert_eq!(kernel.verdict(&left, NOW), Verdict::Audited);
+    assert_eq!(kernel.verdict(&met, NOW), Verdict::Allowed);
+    assert_eq!(kernel.tables(), *lowering.tables());
 }
 
 fn of_tables(tables: &Tables, flow: &TestFlow) -> Verdict {
