@@ -228,6 +228,32 @@ fn solicitations_are_answered_for_the_overlay_and_nobody_else() -> anyhow::Resul
     Ok(())
 }
 
+/// What every node may send to all of them, and what is no packet at all.
+#[test]
+fn many_are_told_from_what_is_malformed() -> anyhow::Result<()> {
+    let Some(bench) = Bench::new("many", u32::MAX)? else {
+        return Ok(());
+    };
+    let many = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+    let whole = Frame::new(ip6(2, 2).into(), many.into(), UDP).bytes();
+    let cut = whole[..whole.len() - 1].to_vec();
+    // The header of SCTP is longer than what is there (RFC 9260, 3).
+    let short = Frame {
+        payload: 0,
+        ..Frame::new(ip6(2, 2).into(), many.into(), 132)
+    };
+    for (frame, verdict, reasons) in [
+        (whole, OK, vec![]),
+        (cut, SHOT, vec![reason::MALFORMED]),
+        (short.bytes(), SHOT, vec![reason::MALFORMED]),
+    ] {
+        let wire = Outer::new(node_ip(2), node_ip(1)).wrap(&frame);
+        let (run, found) = bench.under(&wire, 0)?;
+        assert_eq!((run.verdict, found), (verdict, reasons), "{frame:02x?}");
+    }
+    Ok(())
+}
+
 #[test]
 fn segments_count_not_their_sum() -> anyhow::Result<()> {
     let Some(bench) = Bench::new("gso", u32::MAX)? else {

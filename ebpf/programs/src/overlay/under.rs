@@ -77,7 +77,7 @@ pub fn under(skb: *mut __sk_buff) -> i32 {
     }
     // SAFETY: the program's context.
     let (what, packet) = unsafe { parse(skb, INNER) };
-    if what == parse::ARP || packet.is_v6 && packet.is_multicast() {
+    if what == parse::ARP || what == parse::PARSED && packet.is_v6 && packet.is_multicast() {
         // A peer that is a bridge of the kernel asks: the device's program answers, who need not be fast.
         return if is_peer(from) {
             OK
