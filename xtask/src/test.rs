@@ -21,6 +21,9 @@ pub struct Args {
     /// Only print what set-up would install, and exit 3 when something is missing
     #[arg(long)]
     no_install: bool,
+    /// Property tests draw new random cases: otherwise those of one seed, so that what passed once passes again
+    #[arg(long)]
+    explore: bool,
     /// Only tests whose names contain one of these; no lints, no demo
     filters: Vec<String>,
 }
@@ -34,6 +37,8 @@ enum Elsewhere {
 
 /// Not for this machine's target.
 const NOT_HOST: [&str; 2] = ["--exclude", "waggle-ebpf-programs"];
+/// Where proptest looks for the seed of its random cases.
+const SEED: &str = "PROPTEST_RNG_SEED";
 /// Packages with tests that do more as root.
 const ROOT_PACKAGES: [&str; 5] = [
     "waggle-tests-privileged",
@@ -81,12 +86,14 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     }
     let names = Names::from_env();
     let before = is_root().then(|| Snapshot::take(&names));
+    let seed = std::env::var_os(SEED).or_else(|| (!args.explore).then(|| "1".into()));
     stages.run("tests", || {
         run(cargo()
             .args(["test", "--workspace", "--no-fail-fast"])
             .args(NOT_HOST)
             .arg("--")
-            .args(&args.filters))
+            .args(&args.filters)
+            .envs(seed.as_ref().map(|seed| (SEED, seed))))
     })?;
     if !is_root() {
         stages.run("tests as root", || as_root(&args.filters))?;
