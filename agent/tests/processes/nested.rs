@@ -331,6 +331,7 @@ pub fn sessions_take_input_and_have_terminals() {
             out.len()
         );
         assert_eq!(input.done().await, 200);
+        wait(&agent, &one).await;
         // What has ended takes no more.
         assert_eq!(Stream::input(agent.http, &one).await.done().await, 500);
         let of_nobody = id("t.1", &["nobody"]);
@@ -544,7 +545,8 @@ pub fn containers_enter_an_image() {
             until("its output", written).await,
             "/mnt/mesos/sandbox/containers/two\nours\n"
         );
-        assert_eq!(node.output("t.1", "containers/two/mine"), "ours\n");
+        let written = || (node.output("t.1", "containers/two/mine") == "ours\n").then_some(());
+        until("its file", written).await;
         node.kill("t.1").await;
         assert_eq!(wait(agent, &two).await["exit_status"], 9);
         node.leaves_nothing().await;
@@ -625,11 +627,13 @@ pub fn containers_may_stand_alone() {
             (master.n_registrations() == 2).then_some(())
         })
         .await;
-        assert!(!dir.path().join("containers").exists());
+        // Beside its registration.
+        let gone = || (!dir.path().join("containers").exists()).then_some(());
+        until("no sandbox", gone).await;
         if let Some(cgroups) = &cgroups {
-            let left = cgroups.tasks();
             let alone = |p: &std::path::PathBuf| p.ends_with("standalone alone");
-            assert!(!left.iter().any(alone), "{left:?}");
+            let gone = || (!cgroups.tasks().iter().any(alone)).then_some(());
+            until("no cgroup", gone).await;
         }
     });
 }
