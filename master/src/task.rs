@@ -12,10 +12,10 @@ use std::{
 };
 
 use waggle_types::{
-    AgentId, AgentInfo, CheckResponse, CheckStatus, Command, ContainerSpec, DiscoveryInfo,
-    ExecutorSpec, ExecutorStatus, FrameworkId, HealthCheck, HealthState, Millis, NetworkMode,
-    OnExecutor, PortSet, ResourcePart, Resources, StatusReason, StatusSource, TaskId, TaskPort,
-    TaskSpec, TaskState, TaskStatus, TraceContext, UnixMillis,
+    AgentId, AgentInfo, CheckPurpose, CheckResponse, CheckStatus, Command, ContainerSpec,
+    DiscoveryInfo, ExecutorSpec, ExecutorStatus, FrameworkId, HealthCheck, HealthRecord,
+    HealthState, Millis, NetworkMode, OnExecutor, PortSet, ResourcePart, Resources, StatusReason,
+    StatusSource, TaskId, TaskPort, TaskSpec, TaskState, TaskStatus, TraceContext, UnixMillis,
 };
 
 use crate::cow::Keyed;
@@ -97,6 +97,7 @@ struct Said {
     message: String,
     check: Option<CheckStatus>,
     responses: Vec<CheckResponse>,
+    record: HealthRecord,
 }
 
 /// A task as the master knows it.
@@ -388,8 +389,17 @@ impl TaskView {
         self.said.as_ref().map_or(&[], |s| s.responses.as_slice())
     }
 
+    /// What was heard of its health checks.
+    pub fn health_record(&self) -> Option<&HealthRecord> {
+        self.said.as_ref().map(|s| &s.record)
+    }
+
     /// Takes a report; the caller has checked that it is about this task.
     pub fn take(&mut self, status: &TaskStatus, now: UnixMillis) {
+        let mut record = self.said.take().map(|s| s.record).unwrap_or_default();
+        if HealthCheck::any(&self.spec.health_checks, CheckPurpose::Health) {
+            record.take(self.health, status);
+        }
         let not_0 = |at: UnixMillis| NonZeroU64::new(at.0).or(Some(NonZeroU64::MIN));
         self.reported = status.state;
         self.health = status.health;
@@ -412,8 +422,15 @@ impl TaskView {
             message: status.message.clone(),
             check: status.check,
             responses: status.responses.clone(),
+            record,
         };
         self.said = (said != Said::default()).then(|| Box::new(said));
+    }
+
+    /// Whether clients are sent to it: through a VIP, or by the names of a service's ports.
+    pub fn is_named(&self) -> bool {
+        let mut ports = self.ports().iter();
+        ports.any(|p| !p.vips.is_empty() || !self.spec.service.is_empty())
     }
 
     /// Whether it can get connections through a VIP (CONTRACTS section 3).

@@ -15,10 +15,10 @@ use waggle_services::{
 };
 use waggle_types::{
     About, AgentId, AgentInfo, Capabilities, CheckResponse, DeploymentId, ExecutorRecord,
-    FrameworkId, Generation, HealthState, InverseOffer, JobId, Milli, Millis, NetSnapshot,
-    NetworkPolicy, Offer, Quota, ResourcePart, Resources, RoleSubscription, ServiceId, ServiceSpec,
-    ServiceVersion, StatusReason, TaskId, TaskState, Unavailability, UnixMillis, VipKey, VipLease,
-    VipName,
+    FrameworkId, Generation, HealthRecord, HealthState, InverseOffer, JobId, Milli, Millis,
+    NetSnapshot, NetworkPolicy, Offer, Quota, ResourcePart, Resources, RoleSubscription, ServiceId,
+    ServiceSpec, ServiceVersion, StatusReason, TaskId, TaskState, Unavailability, UnixMillis,
+    VipKey, VipLease, VipName,
 };
 
 pub use waggle_services::{
@@ -90,6 +90,8 @@ pub struct InstanceView {
     pub ready: Option<bool>,
     /// What its readiness checks were answered last, where that is kept.
     pub responses: Vec<CheckResponse>,
+    /// What was heard of its health checks; of pods nothing.
+    pub health_record: Option<HealthRecord>,
     /// Sent to the agent.
     pub staged_at: UnixMillis,
     /// First reported running.

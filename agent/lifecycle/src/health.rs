@@ -3,12 +3,15 @@
 
 use waggle_types::{CheckPurpose, HealthCheck, HealthProbe, HealthState, StatusReason, UnixMillis};
 
+/// Failures in a row that are told one by one: a check that never kills may fail for ever.
+const MAX_TOLD: u32 = 100;
+
 /// What one result of a check led to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CheckOutcome {
     /// The task's health and readiness are as before.
     Same,
-    /// They are others now.
+    /// They are others now, or a health check has failed once more: Mesos tells each failure.
     Changed {
         /// Which of them: [`StatusReason::TaskHealthCheckStatusUpdated`], or [`StatusReason::TaskCheckStatusUpdated`]
         /// for readiness alone.
@@ -170,6 +173,7 @@ impl HealthMachine {
             return CheckOutcome::Same;
         };
         let name = check_name(idx, check);
+        let mut once_more = false;
         let why = match result {
             Ok(()) => {
                 *state = CheckState {
@@ -192,13 +196,14 @@ impl HealthMachine {
                         why,
                     };
                 }
+                once_more = check.purpose == CheckPurpose::Health && state.failures <= MAX_TOLD;
                 why
             }
         };
         if self.started_at.is_none() && self.starts_done() {
             self.started_at = Some(now);
         }
-        let reason = if self.health() != before.0 {
+        let reason = if self.health() != before.0 || once_more {
             StatusReason::TaskHealthCheckStatusUpdated
         } else if self.ready() != before.1 {
             StatusReason::TaskCheckStatusUpdated

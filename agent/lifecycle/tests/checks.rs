@@ -127,6 +127,33 @@ fn a_start_that_fails_kills_and_readiness_never_does() {
     assert_eq!((m.health(), m.ready()), (Unknown, Some(false)));
 }
 
+/// As in Mesos, each failure of a health check is told; one that fails for ever is not told of for ever.
+#[test]
+fn failures_are_told_one_by_one() {
+    let mut forgiving = check(Health);
+    forgiving.max_consecutive_failures = 0;
+    let mut m = HealthMachine::new(&[forgiving], UnixMillis(0), Unknown, None);
+    let told = |m: &mut HealthMachine, result, at| match m.result(0, result, UnixMillis(at)) {
+        CheckOutcome::Changed { reason, why } => {
+            assert_eq!(reason, StatusReason::TaskHealthCheckStatusUpdated);
+            Some(why)
+        }
+        CheckOutcome::Same => None,
+        CheckOutcome::Kill { .. } => panic!("it never kills"),
+    };
+    assert!(told(&mut m, Ok(()), 100).is_some());
+    assert_eq!(told(&mut m, Ok(()), 200), None);
+    let failures = |m: &mut HealthMachine| {
+        let all = (0..200).filter_map(|n| told(m, bad(), 5000 + n));
+        let all: Vec<String> = all.collect();
+        assert!(all.iter().all(|why| why == "health check 0 (tcp): refused"));
+        all.len()
+    };
+    assert_eq!(failures(&mut m), 100);
+    assert!(told(&mut m, Ok(()), 9000).is_some());
+    assert_eq!(failures(&mut m), 100, "counted anew");
+}
+
 #[test]
 fn what_was_known_holds_over_a_restart() {
     let checks = [Startup, Health, Readiness].map(check);
@@ -182,12 +209,16 @@ proptest! {
             if counts {
                 last[idx] = Some(ok);
             }
+            let failed = counts && !ok && purposes[idx] == Health;
             match told {
-                CheckOutcome::Same => prop_assert_eq!((m.health(), m.ready()), before),
+                CheckOutcome::Same => {
+                    prop_assert_eq!((m.health(), m.ready()), before);
+                    prop_assert!(!failed);
+                }
                 CheckOutcome::Changed { reason, .. } => {
-                    prop_assert!(m.health() != before.0 || m.ready() != before.1);
+                    prop_assert!(failed || m.health() != before.0 || m.ready() != before.1);
                     let health = reason == StatusReason::TaskHealthCheckStatusUpdated;
-                    prop_assert_eq!(health, m.health() != before.0);
+                    prop_assert_eq!(health, failed || m.health() != before.0);
                 }
                 CheckOutcome::Kill { failures, .. } => {
                     prop_assert!(failures >= 3 && purposes[idx] != Readiness);

@@ -109,6 +109,9 @@ pub struct ApiError {
     pub deployments: Vec<String>,
 }
 
+/// Most fields that a refusal of several things names.
+const MAX_DETAILS: usize = 100;
+
 /// The errors of one field.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorDetail {
@@ -175,6 +178,22 @@ impl ApiError {
         }
     }
 
+    /// What is wrong in several things, field by field; `details` is not empty. Many are cut.
+    pub fn all_of(mut details: Vec<ErrorDetail>) -> Self {
+        let n = details.len();
+        details.truncate(MAX_DETAILS);
+        let Some(first) = details.first() else {
+            return Self::new(ErrorCode::Internal, "refused without a reason");
+        };
+        let field = field_of(&first.path);
+        let mut out = Self::from(FieldError::new(field, first.errors.join("; ")));
+        if n > 1 {
+            out.message = format!("{} (and {} more, see details)", out.message, n - 1);
+        }
+        out.details = details;
+        out
+    }
+
     /// The same refusal of one thing of several, which is at `place`, such as `apps[1].`: fields are named from there on.
     #[must_use]
     pub fn within(mut self, place: &str) -> Self {
@@ -191,8 +210,7 @@ impl ApiError {
     /// What is wrong, field by field, with fields named as in [`FieldError`].
     pub fn fields(&self) -> Vec<FieldError> {
         let each = self.details.iter().flat_map(|d| {
-            let field = d.path.trim_start_matches('/');
-            let field = field.replace('/', ".").replace('(', "[").replace(')', "]");
+            let field = field_of(&d.path);
             let rules = d.errors.iter();
             rules.map(move |rule| FieldError::new(field.clone(), rule.clone()))
         });
@@ -213,6 +231,11 @@ impl ApiError {
 }
 
 /// `portDefinitions[0].port` becomes `/portDefinitions(0)/port`, as Marathon writes paths.
+fn field_of(path: &str) -> String {
+    let inner = path.trim_start_matches('/').replace('/', ".");
+    inner.replace('(', "[").replace(')', "]")
+}
+
 fn marathon_path(field: &str) -> String {
     let inner = field.replace('.', "/").replace('[', "(").replace(']', ")");
     format!("/{inner}")

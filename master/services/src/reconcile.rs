@@ -332,7 +332,7 @@ fn launch(
     if n == 0 || offers.is_empty() {
         return;
     }
-    if spec.secrets.is_used() {
+    if !spec.used_secrets().is_empty() {
         // Nobody gives their values yet, and without them it is not what was asked for.
         for (offer_idx, o) in offers.iter().enumerate() {
             if o.offer.role == spec.role() {

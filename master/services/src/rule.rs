@@ -184,7 +184,7 @@ fn why(spec: &ServiceSpec, rule: &Rule, count: &RuleCount, what: &str) -> Why {
             }
         }
         Rule::Secrets => {
-            let used: Vec<&str> = spec.secrets.used().into_iter().collect();
+            let used: Vec<&str> = spec.used_secrets().into_iter().collect();
             (
                 format!(
                     "needs the values of secrets ({}) and there is no secret store: {these} refused",

@@ -742,6 +742,36 @@ fn a_run_that_fits_nowhere_ends_at_its_delay_and_says_why() {
 }
 
 #[test]
+fn a_run_waits_for_its_secrets_and_says_so() {
+    let mut w = World::new();
+    let mut spec = job("j", Vec::new());
+    let secrets = &mut spec.run.secrets;
+    secrets.sources = BTreeMap::from([("pw".to_owned(), "shop/db".to_owned())]);
+    secrets.env = BTreeMap::from([("PASSWORD".to_owned(), "pw".to_owned())]);
+    w.call(JobCall::Create(Box::new(spec.clone()))).unwrap();
+    let run = w.run_now("j").unwrap().unwrap();
+    w.offers(2);
+    let r = &w.job("j").runs[&run];
+    assert_eq!((r.status().name(), r.n_offers()), ("INITIAL", 2));
+    let why = r.why();
+    assert_eq!(
+        why[0].message,
+        "needs the values of secrets (pw) and there is no secret store: 2 offers refused"
+    );
+    // One run may have the value as text.
+    let plain = JobCall::Run {
+        id: id("j"),
+        env: BTreeMap::from([("PASSWORD".to_owned(), "x".to_owned())]),
+        constraints: None,
+        trace: None,
+    };
+    let plain = w.call(plain).unwrap().unwrap();
+    w.offers(1);
+    let status = |run| w.job("j").runs[run].status().name();
+    assert_eq!((status(&run), status(&plain)), ("INITIAL", "STARTING"));
+}
+
+#[test]
 fn an_agent_that_stays_away_costs_the_run_its_task() {
     let mut w = World::new();
     w.call(JobCall::Create(Box::new(job("j", Vec::new()))))

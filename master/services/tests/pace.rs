@@ -159,7 +159,13 @@ fn what_needs_secrets_is_not_launched_without_their_values() {
     }];
     assert!(!is_current(&file, &plain[0]));
 
-    for asked in [used, file] {
+    // A container's secret is its pod's.
+    let mut of_pod = common::pod(1, 2);
+    of_pod.secrets = app.secrets.clone();
+    let run = &mut of_pod.pod.as_mut().unwrap().containers[0].run;
+    run.secrets = used.secrets.clone();
+
+    for asked in [used, file, of_pod] {
         let mut s = scheduler(Limits::default());
         s.handle(put(&asked), UnixMillis(0));
         assert!(launched(&s.handle(offers(&mut n, 3), UnixMillis(0))).is_empty());

@@ -179,11 +179,9 @@ impl MasterCore {
         let groups = changed_groups(&self.groups, tree);
         self.check_limits(&services, &groups)?;
         let put: BTreeSet<ServiceId> = tree.puts.keys().cloned().collect();
-        for id in &put {
-            if let Some(spec) = services.get(id) {
-                self.check_spec(spec)?;
-            }
-        }
+        let specs = put.iter().filter_map(|id| services.get(id));
+        let specs: Vec<&ServiceSpec> = specs.map(AsRef::as_ref).collect();
+        self.check_specs(&specs)?;
         let checked = Tree {
             services: &services,
             groups: &groups,

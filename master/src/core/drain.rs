@@ -1,12 +1,12 @@
-//! Draining: a backend is told to end only when no node chooses it any more.
+//! Draining: who serves is told to end only when no node sends anybody there any more.
 //!
-//! A kill that is wanted leaves the VIPs with the next network snapshot; the kill itself waits until every node that
+//! A task that is to end leaves the VIPs and the DNS with the next network snapshot; the kill itself waits until every node that
 //! can be heard has applied that generation, or for a moment that is short beside any grace. So a rolling update loses
 //! no connection to a task that was just told to end.
 
 use std::collections::BTreeMap;
 
-use waggle_types::{AgentId, Generation, Millis, TaskId, UnixMillis};
+use waggle_types::{AgentId, Generation, HealthCheck, Millis, TaskId, TaskState, UnixMillis};
 
 use super::{MasterCore, tasks::Task};
 
@@ -53,6 +53,12 @@ impl Drains {
     }
 }
 
+fn serves(t: &Task) -> bool {
+    t.reported == TaskState::Running
+        && t.is_named()
+        && HealthCheck::all_pass(&t.spec.health_checks, t.health, t.ready)
+}
+
 impl MasterCore {
     /// Ends a task: at once, or when it is drained. Without a session the kill is repeated when the agent registers
     /// again.
@@ -76,7 +82,7 @@ impl MasterCore {
         self.net_dirty = true;
     }
 
-    /// Whether a task backs a VIP, or one does that ends with it.
+    /// Whether clients are sent to a task, or to one that ends with it.
     fn serves(&self, id: &TaskId) -> bool {
         let Some(task) = self.tasks.get(id) else {
             return false;
@@ -88,10 +94,10 @@ impl MasterCore {
                 .and_then(|(_, group)| group.clone())
         };
         match group(task) {
-            None => task.is_backend(),
+            None => serves(task),
             of => {
                 let mut beside = self.tasks.of_agent(task.agent_id());
-                beside.any(|t| t.is_backend() && group(t) == of)
+                beside.any(|t| serves(t) && group(t) == of)
             }
         }
     }

@@ -132,7 +132,6 @@ impl MasterCore {
 pub(super) fn not_yet(run: &ServiceSpec) -> Vec<FieldError> {
     let asked = [
         ("residency", run.residency.is_some()),
-        ("secrets", !run.secrets.is_empty()),
         ("role", run.role() != "*"),
         ("labels.WAGGLE_PLACE", run.placement != Placement::default()),
     ];

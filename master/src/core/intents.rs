@@ -23,6 +23,8 @@ use crate::{
 
 /// VIPs of one service, so that its leases fit into one transaction.
 const MAX_VIPS: usize = 1000;
+/// Most fields that a refusal of several definitions names.
+const MAX_WRONG: usize = 100;
 
 impl MasterCore {
     /// Hands stored definitions to the framework, which waits for their instances: each as far as its deployment had
@@ -93,8 +95,24 @@ impl MasterCore {
         self.change(&Wanted::one(spec), force, new, now)
     }
 
-    /// What the spec says against what this cluster allows.
-    pub(super) fn check_spec(&self, spec: &ServiceSpec) -> Result<(), MasterError> {
+    /// What the specs say against what this cluster allows: every field of each that breaks a rule. Of several they are
+    /// named with whose they are.
+    pub(super) fn check_specs(&self, specs: &[&ServiceSpec]) -> Result<(), MasterError> {
+        let alone = specs.len() < 2;
+        let each = specs.iter().flat_map(|spec| {
+            let kind = if spec.pod.is_some() { "pods" } else { "apps" };
+            let place = move |e: FieldError| {
+                let field = format!("{kind}[{}].{}", spec.id, e.field);
+                FieldError::new(field, e.rule)
+            };
+            let wrong = self.wrong_of(spec).into_iter();
+            wrong.map(move |e| if alone { e } else { place(e) })
+        });
+        MasterError::if_any(each.take(MAX_WRONG).collect())?;
+        specs.iter().try_for_each(|spec| check_sizes(spec))
+    }
+
+    fn wrong_of(&self, spec: &ServiceSpec) -> Vec<FieldError> {
         let mut wrong = Vec::new();
         if spec.instances > self.config.max_instances {
             let rule = format!(
@@ -106,8 +124,7 @@ impl MasterCore {
         wrong.extend(wrong_alone(spec));
         let here = [self.check_homes(spec), self.check_network_of(spec)];
         wrong.extend(here.into_iter().filter_map(Result::err));
-        MasterError::if_any(wrong)?;
-        check_sizes(spec)
+        wrong
     }
 
     pub(super) fn remove(

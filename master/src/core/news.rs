@@ -111,7 +111,7 @@ pub enum News {
         /// What they say.
         healthy: bool,
     },
-    /// A health check has failed. Agents tell what changes, so this is the first failure of several in a row.
+    /// A health check has failed, each time up to a hundred in a row.
     CheckFailed {
         /// Whose.
         of: InstanceRef,
@@ -324,7 +324,10 @@ impl MasterCore {
         let Ok(service) = ServiceId::new(&instance.task.service) else {
             return;
         };
-        if was == status.health || status.health == HealthState::Unknown {
+        let changed = was != status.health;
+        let failed = status.health == HealthState::Unhealthy
+            && status.reason == Some(StatusReason::TaskHealthCheckStatusUpdated);
+        if status.health == HealthState::Unknown || !(changed || failed) {
             return;
         }
         let of = InstanceRef::of(service, instance);
@@ -332,6 +335,9 @@ impl MasterCore {
         if !alive {
             let of = of.clone();
             self.publish_news(News::CheckFailed { of, check }, now);
+        }
+        if !changed {
+            return;
         }
         let whose = of.clone();
         self.publish_news(News::TaskHealth { of: whose, alive }, now);

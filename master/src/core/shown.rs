@@ -6,7 +6,9 @@
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use waggle_services::{Goal, Instance, QueueItem, Service, Touches};
-use waggle_types::{CheckPurpose, HealthCheck, HealthState, ServiceId, ServiceSpec, TaskState};
+use waggle_types::{
+    CheckPurpose, HealthCheck, HealthRecord, HealthState, ServiceId, ServiceSpec, TaskState,
+};
 
 use super::{MasterCore, tasks::Tasks};
 use crate::{
@@ -161,6 +163,11 @@ fn show_instance(i: &Instance, tasks: &Tasks) -> InstanceView {
             .get(i.task_id())
             .map(|t| t.responses().to_vec())
             .unwrap_or_default(),
+        health_record: tasks
+            .get(i.task_id())
+            .and_then(TaskView::health_record)
+            .filter(|r| **r != HealthRecord::default())
+            .cloned(),
         staged_at: i.staged_at,
         started_at: i.started_at,
         stopping: i.goal == Goal::Stop,

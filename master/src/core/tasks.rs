@@ -314,12 +314,8 @@ pub(super) fn is_networked(t: &Task) -> bool {
     !t.ports().is_empty() || !t.spec.service.is_empty() || t.network().is_some()
 }
 
-fn has_vips(t: &Task) -> bool {
-    t.ports().iter().any(|p| !p.vips.is_empty())
-}
-
 /// The task as the network sees it. The state is the reported one: whether the agent is out of reach is
-/// the agent's property there. One that backs VIPs and is to end gets no connections, whatever its agent says yet.
+/// the agent's property there. One that clients are sent to and is to end gets no connections, whatever its agent says yet.
 pub(super) fn net(t: &Task) -> TaskNet {
     TaskNet {
         ip: t.own_ip(),
@@ -330,7 +326,7 @@ pub(super) fn net(t: &Task) -> TaskNet {
         agent_id: t.agent_id().clone(),
         name: t.discovery_name().to_owned(),
         framework: t.spec.framework_name.clone(),
-        state: if t.kill_wanted && t.reported == TaskState::Running && has_vips(t) {
+        state: if t.kill_wanted && t.reported == TaskState::Running && t.is_named() {
             TaskState::Killing
         } else {
             t.reported

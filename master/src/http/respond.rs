@@ -7,7 +7,7 @@ use axum::{
 };
 use serde::Serialize;
 use waggle_api::{
-    error::{ApiError, ErrorCode},
+    error::{ApiError, ErrorCode, ErrorDetail},
     native::Refusal,
 };
 
@@ -63,6 +63,15 @@ impl Fail {
     pub(super) fn within(mut self, place: &str) -> Self {
         self.error = self.error.within(place);
         self
+    }
+
+    /// What is wrong, field by field, where that is why.
+    pub(super) fn into_details(self) -> Result<Vec<ErrorDetail>, Self> {
+        if self.error.code == ErrorCode::Invalid && !self.error.details.is_empty() {
+            Ok(self.error.details)
+        } else {
+            Err(self)
+        }
     }
 
     /// Typed reasons of level 1 or of fields.

@@ -17,9 +17,9 @@ use waggle_services::{
 use waggle_telemetry::Telemetry;
 use waggle_types::{
     AgentId, AgentInfo, CheckResponse, Command, DeploymentId, DiscoveryInfo, FrameworkId,
-    Generation, HealthState, Millis, NetSnapshot, PortSet, Protocol, Resources, ServiceId,
-    ServiceSpec, ServiceVersion, StatusSource, TaskId, TaskPort, TaskSpec, TaskState, TaskStatus,
-    UnixMillis, VipLabel, VipLease, VipName,
+    Generation, HealthRecord, HealthState, Millis, NetSnapshot, PortSet, Protocol, Resources,
+    ServiceId, ServiceSpec, ServiceVersion, StatusSource, TaskId, TaskPort, TaskSpec, TaskState,
+    TaskStatus, UnixMillis, VipLabel, VipLease, VipName,
 };
 
 use super::{marathon_router, mesos_router};
@@ -323,6 +323,7 @@ fn instance(n: u16) -> InstanceView {
         containers: Vec::new(),
         ready: None,
         responses: Vec::new(),
+        health_record: None,
         task_id: TaskId::new(format!("shop_web.instance-{n}._app.1")).unwrap(),
         version: ServiceVersion(AT),
         agent_id: AgentId::new("a1").unwrap(),

@@ -1,6 +1,6 @@
 //! Health checks as asked for, and health as observed.
 
-use crate::{Millis, Protocol};
+use crate::{Millis, Protocol, StatusReason, TaskStatus, UnixMillis};
 
 /// What to ask a task, run by its agent.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -100,6 +100,46 @@ pub struct CheckResponse {
     pub content_type: String,
     /// Its body as text, cut after [`MAX_RESPONSE_BODY`] bytes.
     pub body: String,
+}
+
+/// What was heard of a task's health checks, as far as it was heard: agents tell the first pass and each failure.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct HealthRecord {
+    /// When they first passed.
+    pub first_success: Option<UnixMillis>,
+    /// When they passed last, after a failure or for the first time.
+    pub last_success: Option<UnixMillis>,
+    /// When one failed last.
+    pub last_failure: Option<UnixMillis>,
+    /// What was wrong then.
+    pub last_failure_cause: String,
+    /// Failures since they passed last.
+    pub n_failures: u32,
+}
+
+impl HealthRecord {
+    /// Takes a status that is later than those before; `was` is the health until then.
+    pub fn take(&mut self, was: HealthState, status: &TaskStatus) {
+        let is_news = status.reason == Some(StatusReason::TaskHealthCheckStatusUpdated);
+        if status.state.is_terminal() || !(is_news || was != status.health) {
+            return;
+        }
+        match status.health {
+            HealthState::Unknown => {}
+            HealthState::Healthy => {
+                self.first_success.get_or_insert(status.at);
+                self.last_success = Some(status.at);
+                self.n_failures = 0;
+            }
+            // The same is heard again where it was not acknowledged.
+            HealthState::Unhealthy if self.last_failure == Some(status.at) => {}
+            HealthState::Unhealthy => {
+                self.last_failure = Some(status.at);
+                self.last_failure_cause.clone_from(&status.message);
+                self.n_failures = self.n_failures.saturating_add(1);
+            }
+        }
+    }
 }
 
 /// One check of a task; defaults are Marathon's.

@@ -58,7 +58,7 @@ pub use framework::{About, CallRejection, FrameworkInfo, MAX_ROLES, RejectReason
 pub use generation::Generation;
 pub use group::{GroupId, GroupUpdate};
 pub use health::{
-    CheckPurpose, CheckResponse, CheckStatus, HealthCheck, HealthProbe, HealthState,
+    CheckPurpose, CheckResponse, CheckStatus, HealthCheck, HealthProbe, HealthRecord, HealthState,
     MAX_RESPONSE_BODY,
 };
 pub use ids::{

@@ -170,11 +170,6 @@ impl Secrets {
         self.sources.is_empty()
     }
 
-    /// Whether a task needs the value of any.
-    pub fn is_used(&self) -> bool {
-        !self.env.is_empty() || !self.files.is_empty()
-    }
-
     /// Names of those whose values a task needs.
     pub fn used(&self) -> BTreeSet<&str> {
         let files = self.files.iter().map(|f| f.secret.as_str());

@@ -1,7 +1,7 @@
 //! Pods: services whose instances are several containers on one node, which share network and volumes and live and end
 //! together.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{Command, Milli, Millis, Resources, ScalarKind, ServiceSpec, TaskId};
 
@@ -38,6 +38,8 @@ pub struct PodContainer {
 pub struct PodOwn {
     /// Environment.
     pub env: BTreeMap<String, String>,
+    /// Which of the pod's secrets become environment variables.
+    pub secrets: BTreeMap<String, String>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
     /// Unix user.
@@ -56,6 +58,8 @@ pub struct PodVolume {
     pub host: Option<String>,
     /// It outlives its instance's tasks: one of [`ServiceSpec::volumes`], by its name.
     pub persistent: bool,
+    /// It is a file with the value of this one of the pod's secrets.
+    pub secret: Option<String>,
 }
 
 /// Where a container mounts a volume of its pod.
@@ -89,6 +93,14 @@ impl PodSpec {
 }
 
 impl ServiceSpec {
+    /// Names of the secrets whose values its tasks need, those of a pod's containers among them.
+    pub fn used_secrets(&self) -> BTreeSet<&str> {
+        let mut used = self.secrets.used();
+        let containers = self.pod.iter().flat_map(|p| &p.containers);
+        used.extend(containers.flat_map(|c| c.run.secrets.used()));
+        used
+    }
+
     /// A service of pods. What it takes, its ports, checks and grace are those of its containers, one after the other.
     #[must_use]
     pub fn of_pod(self, pod: PodSpec) -> Self {
@@ -169,8 +181,11 @@ mod tests {
             own: PodOwn::default(),
             mounts: Vec::new(),
         };
+        let mut with_secret = run(200, 9);
+        let secret = ("PASSWORD".to_owned(), "pw".to_owned());
+        with_secret.secrets.env.extend([secret]);
         let pod = PodSpec {
-            containers: vec![container("a", run(100, 5)), container("b", run(200, 9))],
+            containers: vec![container("a", run(100, 5)), container("b", with_secret)],
             executor: Resources::from_millis(50, 0, 0),
             ..PodSpec::default()
         };
@@ -180,6 +195,7 @@ mod tests {
             (spec.kill_grace, spec.command.clone()),
             (Millis(9), Command::Executor)
         );
+        assert_eq!(spec.used_secrets(), BTreeSet::from(["pw"]));
         let pod = spec.pod.unwrap();
         assert_eq!(pod.container("b").unwrap().run.kill_grace, Millis(9));
         assert!(pod.container("c").is_none());

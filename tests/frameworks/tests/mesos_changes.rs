@@ -16,7 +16,7 @@ use waggle_types::Millis;
 use world::{
     Master,
     mesos::{Framework, JSON, TAKES_JSON, operate, subscribe_as},
-    wire::Records,
+    wire::{Records, send},
 };
 
 async fn master() -> Master {
@@ -204,6 +204,184 @@ async fn operators_make_volumes_that_frameworks_are_offered() {
             &volume["volume"]["container_path"]
         ),
         (&json!("data"), &json!("db"))
+    );
+    m.stop().await;
+}
+
+/// As forms carry it.
+fn encoded(value: &Value) -> String {
+    let each = value.to_string().into_bytes().into_iter();
+    each.map(|b| format!("%{b:02X}")).collect()
+}
+
+/// A form or JSON at a path of its own; the answer's status.
+async fn at_path(m: &Master, method: &str, path: &str, body: &str) -> u16 {
+    let a = send(m.mesos, method, path, &[], body.as_bytes()).await;
+    assert!(a.status < 500, "{path}: {}", a.text());
+    a.status
+}
+
+/// Disk of a role, as much, plain or as a volume of that size.
+fn disk(size: f64, volume: bool) -> Value {
+    let mut disk = json!({ "name": "disk", "type": "SCALAR", "scalar": { "value": size },
+        "reservations": [{ "type": "DYNAMIC", "role": "eng", "principal": "ops" }] });
+    if volume {
+        disk["disk"] = json!({ "persistence": { "id": "data", "principal": "ops" },
+            "volume": { "mode": "RW", "container_path": "db" } });
+    }
+    disk
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn operators_reserve_and_resize_by_paths_and_calls() {
+    let m = master().await;
+    let books = Books::default();
+    m.agent(1, 4, &books).await;
+    let slaves = m
+        .until("/master/slaves", |s| s["slaves"][0].is_object())
+        .await;
+    let id = slaves["slaves"][0]["id"].as_str().unwrap().to_owned();
+    let form =
+        |field: &str, what: Value| format!("slaveId={id}&{field}={}", encoded(&json!([what])));
+    let reserved = async |n: f64| {
+        let want =
+            |s: &Value| s["slaves"][0]["reserved_resources"]["eng"]["disk"].as_f64() == Some(n);
+        m.until("/slaves", want).await;
+    };
+    let plain = form("resources", disk(20.0, false));
+    assert_eq!(at_path(&m, "POST", "/master/reserve", &plain).await, 202);
+    reserved(20.0).await;
+    let volume = form("volumes", disk(10.0, true));
+    assert_eq!(at_path(&m, "POST", "/create-volumes", &volume).await, 202);
+    assert_eq!(
+        at_path(&m, "POST", "/create-volumes", &volume).await,
+        409,
+        "twice"
+    );
+    let agent = json!({ "value": id });
+    let grow = |from: f64, by: f64| {
+        json!({ "type": "GROW_VOLUME", "grow_volume": { "agent_id": agent,
+            "volume": disk(from, true), "addition": disk(by, false) } })
+    };
+    let shrink = |from: f64, by: f64| {
+        json!({ "type": "SHRINK_VOLUME", "shrink_volume": { "agent_id": agent,
+            "volume": disk(from, true), "subtract": { "value": by } } })
+    };
+    for (call, status) in [
+        (grow(10.0, 8.0), 200),
+        (grow(18.0, 3.0), 409),
+        (shrink(18.0, 6.0), 200),
+        (shrink(12.0, 12.0), 400),
+    ] {
+        let a = operate(&m, &call).await;
+        assert_eq!(a.status, status, "{call}: {}", a.text());
+    }
+    let mut f = Framework::subscribed(m.mesos, &subscribe_as("db", "eng")).await;
+    let offer = f.offer().await;
+    let of_disk = offer["resources"].as_array().unwrap().iter();
+    let sizes = of_disk.filter(|r| r["name"] == "disk" && r["reservations"].is_array());
+    let mut sizes: Vec<(bool, f64)> = sizes
+        .map(|r| {
+            (
+                r["disk"].is_object(),
+                r["scalar"]["value"].as_f64().unwrap(),
+            )
+        })
+        .collect();
+    sizes.sort_by(|a, b| a.partial_cmp(b).unwrap());
+    assert_eq!(sizes, [(false, 8.0), (true, 12.0)], "{offer}");
+    // What is in use stays, what is not is given back.
+    let all = form("resources", disk(20.0, false));
+    assert_eq!(at_path(&m, "POST", "/unreserve", &all).await, 409);
+    let volume = form("volumes", disk(12.0, true));
+    assert_eq!(at_path(&m, "POST", "/destroy-volumes", &volume).await, 202);
+    assert_eq!(at_path(&m, "POST", "/unreserve", &all).await, 202);
+    for (path, body) in [
+        ("/reserve", "resources=[]"),
+        ("/create-volumes", "slaveId=x"),
+        ("/unreserve", "slaveId=x&resources=no"),
+    ] {
+        assert_eq!(at_path(&m, "POST", path, body).await, 400, "{path} {body}");
+    }
+    m.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn operators_set_shares_and_take_machines_down() {
+    let m = master().await;
+    let books = Books::default();
+    m.agent(1, 4, &books).await;
+    let slaves = m
+        .until("/master/slaves", |s| s["slaves"][0].is_object())
+        .await;
+    let agent = json!({ "value": slaves["slaves"][0]["id"] });
+    let hostname = slaves["slaves"][0]["hostname"].clone();
+
+    let weights = json!([{ "role": "eng", "weight": 3.0 }]);
+    let put = at_path(&m, "PUT", "/weights", &weights.to_string()).await;
+    assert_eq!(put, 200);
+    assert_eq!(m.get("/weights.json").await, weights);
+    let quota = json!({ "type": "UPDATE_QUOTA", "update_quota": { "force": true, "quota_configs": [
+        { "role": "eng/db", "limits": { "cpus": { "value": 2 } }, "guarantees": { "cpus": { "value": 1 } } }] } });
+    assert_eq!(operate(&m, &quota).await.status, 200);
+    let a = operate(&m, &json!({ "type": "GET_QUOTA" })).await.json();
+    let config = &a["get_quota"]["status"]["configs"][0];
+    let said = (&config["role"], &config["limits"]["cpus"]["value"]);
+    assert_eq!(said, (&json!("eng/db"), &json!(2.0)), "{a}");
+    assert_eq!(at_path(&m, "DELETE", "/quota/eng/db", "").await, 200);
+
+    let machine = json!({ "hostname": hostname });
+    let windows = json!({ "windows": [{ "machine_ids": [machine], "unavailability": { "start": { "nanoseconds": 1 } } }] });
+    let set = at_path(&m, "POST", "/maintenance/schedule", &windows.to_string()).await;
+    assert_eq!(set, 200);
+    let kept = m.get("/maintenance/schedule").await;
+    assert_eq!(kept["windows"][0]["machine_ids"][0]["hostname"], hostname);
+    let these = json!([machine]).to_string();
+    assert_eq!(at_path(&m, "POST", "/machine/down", &these).await, 200);
+    let is_down = |s: &Value| s["down_machines"][0]["hostname"] == hostname;
+    m.until("/maintenance/status", is_down).await;
+    assert_eq!(at_path(&m, "POST", "/machine/up", &these).await, 200);
+    let none_down = |s: &Value| s["down_machines"].as_array().is_none_or(Vec::is_empty);
+    m.until("/maintenance/status", none_down).await;
+
+    m.agent(2, 4, &books).await;
+    let second = m.until("/slaves", |s| {
+        let all = s["slaves"].as_array().into_iter().flatten();
+        all.filter(|a| a["active"] == true)
+            .any(|a| a["id"] != agent["value"])
+    });
+    let second = second.await;
+    let all = second["slaves"].as_array().unwrap().iter();
+    let other = all.map(|a| &a["id"]).find(|id| **id != agent["value"]);
+    let other = json!({ "value": other.unwrap() });
+    let active = async |want: bool| {
+        m.until("/slaves", |s| {
+            let mut all = s["slaves"].as_array().into_iter().flatten();
+            all.any(|a| a["id"] == other["value"] && a["deactivated"] != want)
+        })
+        .await;
+    };
+    for (kind, field, want) in [
+        ("DEACTIVATE_AGENT", "deactivate_agent", false),
+        ("REACTIVATE_AGENT", "reactivate_agent", true),
+        ("DRAIN_AGENT", "drain_agent", false),
+    ] {
+        let mut call = json!({ "type": kind });
+        call[field] = json!({ "agent_id": other });
+        if kind == "DRAIN_AGENT" {
+            call[field]["max_grace_period"] = json!({ "seconds": 5 });
+        }
+        let a = operate(&m, &call).await;
+        assert_eq!(a.status, 200, "{kind}: {}", a.text());
+        active(want).await;
+    }
+    let a = operate(&m, &json!({ "type": "GET_AGENTS" })).await.json();
+    let all = a["get_agents"]["agents"].as_array().unwrap().iter();
+    let mut drained = all.filter(|a| a["agent_info"]["id"] == other);
+    assert_eq!(
+        drained.next().unwrap()["drain_info"]["state"],
+        "DRAINED",
+        "{a}"
     );
     m.stop().await;
 }

@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use waggle_types::{
-    AgentId, CheckPurpose, CheckResponse, HealthState, PersistentVolume, ServiceId, ServiceSpec,
-    ServiceVersion, TaskId, TaskState, UnixMillis,
+    AgentId, CheckPurpose, CheckResponse, HealthRecord, HealthState, PersistentVolume, ServiceId,
+    ServiceSpec, ServiceVersion, TaskId, TaskState, UnixMillis,
 };
 
 use super::types::{
@@ -60,6 +60,7 @@ pub struct Instance<'a> {
     pub ips: &'a [IpAddr],
     pub state: TaskState,
     pub health: HealthState,
+    pub record: Option<&'a HealthRecord>,
     pub version: ServiceVersion,
     pub staged_at: UnixMillis,
     pub started_at: Option<UnixMillis>,
@@ -75,6 +76,9 @@ pub fn task_json(app: &ServiceId, service_ports: &[u16], i: &Instance<'_>) -> Ta
         HealthState::Healthy => Some(true),
         HealthState::Unhealthy => Some(false),
     };
+    let time = |at: Option<UnixMillis>| at.map(|at| ServiceVersion(at).to_string());
+    let none = HealthRecord::default();
+    let heard = i.record.unwrap_or(&none);
     let service_ports = service_ports.iter().copied().chain(std::iter::repeat(0));
     let shown = i.ports.iter().copied().zip(service_ports);
     let (ports, service_ports) = shown.filter(|(port, _)| *port != 0).unzip();
@@ -101,6 +105,13 @@ pub fn task_json(app: &ServiceId, service_ports: &[u16], i: &Instance<'_>) -> Ta
                 alive,
                 task_id: id.clone(),
                 instance_id: i.task_id.instance().to_owned(),
+                consecutive_failures: heard.n_failures,
+                first_success: time(heard.first_success),
+                last_success: time(heard.last_success),
+                last_failure: time(heard.last_failure),
+                last_failure_cause: Some(&heard.last_failure_cause)
+                    .filter(|_| heard.last_failure.is_some())
+                    .cloned(),
             })
             .into_iter()
             .collect(),

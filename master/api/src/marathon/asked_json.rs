@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use waggle_types::{Residency, Secrets, ServiceSpec};
+use waggle_types::Residency;
 
 /// A variable: text, or the name of a secret.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,11 +43,14 @@ impl From<Residency> for ResidencyJson {
     }
 }
 
-/// `env` of a spec, secrets among it.
-pub(super) fn env(s: &ServiceSpec) -> BTreeMap<String, EnvJson> {
-    let plain = s.env.iter();
+/// An environment, of text and of secrets by name.
+pub(super) fn env(
+    plain: &BTreeMap<String, String>,
+    secret: &BTreeMap<String, String>,
+) -> BTreeMap<String, EnvJson> {
+    let plain = plain.iter();
     let plain = plain.map(|(k, v)| (k.clone(), EnvJson::Text(v.clone())));
-    let secret = s.secrets.env.iter();
+    let secret = secret.iter();
     let secret = secret.map(|(k, name)| {
         let secret = name.clone();
         (k.clone(), EnvJson::Secret { secret })
@@ -55,11 +58,11 @@ pub(super) fn env(s: &ServiceSpec) -> BTreeMap<String, EnvJson> {
     plain.chain(secret).collect()
 }
 
-/// `secrets` of a spec.
-pub(super) fn secrets(s: &Secrets) -> BTreeMap<String, SecretJson> {
+/// `secrets`: where each is found.
+pub(super) fn secrets(sources: &BTreeMap<String, String>) -> BTreeMap<String, SecretJson> {
     let one = |(name, source): (&String, &String)| {
         let source = source.clone();
         (name.clone(), SecretJson { source })
     };
-    s.sources.iter().map(one).collect()
+    sources.iter().map(one).collect()
 }

@@ -162,7 +162,7 @@ impl From<&ServiceSpec> for AppDefinition {
             cmd,
             args,
             user: s.user.clone(),
-            env: env(s),
+            env: env(&s.env, &s.secrets.env),
             instances: s.instances,
             cpus: scalar(ScalarKind::Cpus),
             mem: scalar(ScalarKind::Mem),
@@ -173,7 +173,7 @@ impl From<&ServiceSpec> for AppDefinition {
             role: s.roles.role.clone(),
             accepted_resource_roles: s.roles.accepted.iter().cloned().collect(),
             residency: s.residency.map(Into::into),
-            secrets: secrets(&s.secrets),
+            secrets: secrets(&s.secrets.sources),
             container: container(s),
             networks: vec![(&s.container.network).into()],
             port_definitions: (s.container.network == NetworkMode::Host)

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use waggle_types::{FieldError, GroupId, GroupUpdate, ServiceId, ServiceVersion, UnixMillis};
+use waggle_types::{GroupId, GroupUpdate, ServiceId, ServiceVersion, UnixMillis};
 
 use super::{
     parse::{ParseMode, app_from_value},
@@ -21,8 +21,6 @@ use crate::{
 const MAX_DEPENDENCIES: usize = 256;
 /// Largest `scaleBy`.
 const MAX_SCALE: f64 = 1000.0;
-/// Most errors that an answer lists.
-const MAX_ERRORS: usize = 20;
 
 /// What a body asks of a group.
 #[derive(Debug, Clone, PartialEq)]
@@ -106,7 +104,7 @@ pub fn group_from_value(
     let body = reader.body(map, mode);
     match body {
         Some(body) if reader.errors.is_empty() => Ok(body),
-        _ => Err(refusal(reader.errors)),
+        _ => Err(ApiError::all_of(reader.errors)),
     }
 }
 
@@ -379,21 +377,4 @@ impl Reader {
 /// Whether a path is below the group, or the group below it.
 fn related(id: &GroupId, path: &str) -> bool {
     id.holds(path) || GroupId::new(path).is_ok_and(|above| above.holds(id.as_str()))
-}
-
-/// All that is wrong, the first in the message.
-fn refusal(mut errors: Vec<ErrorDetail>) -> ApiError {
-    let n = errors.len();
-    errors.truncate(MAX_ERRORS);
-    let first = errors.first().map(|d| {
-        let rules = d.errors.join("; ");
-        FieldError::new(d.path.trim_start_matches('/'), rules)
-    });
-    let first = first.unwrap_or_else(|| FieldError::new("group", "is not readable"));
-    let mut out = ApiError::from(first);
-    if n > 1 {
-        out.message = format!("{} (and {} more, see details)", out.message, n - 1);
-    }
-    out.details = errors;
-    out
 }

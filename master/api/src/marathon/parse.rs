@@ -193,7 +193,7 @@ fn spec(
     let command = command(&obj, contained.spec.image.is_some(), errs);
     let ports = ports(&obj, &contained.spec.network, errs);
     let mut env = contained.env;
-    let (plain, secret) = secrets::env(&obj, errs);
+    let (plain, secret) = secrets::env(&obj, "env", errs);
     env.extend(plain);
     env.retain(|k, _| !secret.contains_key(k));
     for key in env.keys().chain(secret.keys()).filter(|k| k.contains('=')) {

@@ -87,16 +87,7 @@ fn top() -> Keys {
                 ),
             ])),
         ),
-        (
-            "secrets",
-            about(
-                map(required(
-                    strict(&vec![("source", text_only())]),
-                    &["source"],
-                )),
-                "Secrets by reference",
-            ),
-        ),
+        ("secrets", secrets()),
         ("container", nullable(object(&container()))),
         (
             "networks",
@@ -394,6 +385,11 @@ pub(super) fn constraint() -> Value {
         "minItems": 2,
         "maxItems": 3,
     })
+}
+
+pub(super) fn secrets() -> Value {
+    let source = required(strict(&vec![("source", text_only())]), &["source"]);
+    about(map(source), "Secrets by reference")
 }
 
 pub(super) fn env() -> Value {

@@ -19,6 +19,40 @@ pub(super) fn secrets(
     files: Vec<(String, SecretFile)>,
     errs: &mut Errors,
 ) -> Secrets {
+    let sources = sources(obj, errs);
+    unknown(&obj.path("env"), &env, &sources, errs);
+    let each = files.into_iter().map(|(at, file)| {
+        if !sources.contains_key(&file.secret) {
+            errs.add(at, lacks(&file.secret));
+        }
+        file
+    });
+    Secrets {
+        files: each.collect(),
+        sources,
+        env,
+    }
+}
+
+/// Complains of variables of `env`, at `at`, that are to be secrets nobody names.
+pub(super) fn unknown(
+    at: &str,
+    env: &BTreeMap<String, String>,
+    sources: &BTreeMap<String, String>,
+    errs: &mut Errors,
+) {
+    for (key, name) in env.iter().filter(|(_, n)| !sources.contains_key(*n)) {
+        errs.add(format!("{at}.{key}.secret"), lacks(name));
+    }
+}
+
+/// What is said of a name that is none of the secrets.
+pub(super) fn lacks(name: &str) -> String {
+    format!("must be one of secrets, is {name:?}")
+}
+
+/// `secrets`: where each is found.
+pub(super) fn sources(obj: &Obj<'_>, errs: &mut Errors) -> BTreeMap<String, String> {
     let mut sources = BTreeMap::new();
     if let Some(all) = obj.object("secrets", errs) {
         for (name, v) in all.entries() {
@@ -46,21 +80,7 @@ pub(super) fn secrets(
             }
         }
     }
-    let lacks = |name: &str| format!("must be one of secrets, is {name:?}");
-    for (key, name) in env.iter().filter(|(_, n)| !sources.contains_key(*n)) {
-        errs.add(format!("env.{key}.secret"), lacks(name));
-    }
-    let each = files.into_iter().map(|(at, file)| {
-        if !sources.contains_key(&file.secret) {
-            errs.add(at, lacks(&file.secret));
-        }
-        file
-    });
-    Secrets {
-        files: each.collect(),
-        sources,
-        env,
-    }
+    sources
 }
 
 fn is_source(s: &str) -> bool {
@@ -72,13 +92,14 @@ fn is_source(s: &str) -> bool {
         && parts.all(|p| !p.starts_with('.'))
 }
 
-/// `env`: text, or `{"secret": name}`; the second answer says which secret becomes which variable.
+/// The environment at `key`: text, or `{"secret": name}`; the second answer says which secret becomes which variable.
 pub(super) fn env(
     obj: &Obj<'_>,
+    key: &str,
     errs: &mut Errors,
 ) -> (BTreeMap<String, String>, BTreeMap<String, String>) {
     let (mut plain, mut secret) = (BTreeMap::new(), BTreeMap::new());
-    let Some(env) = obj.object("env", errs) else {
+    let Some(env) = obj.object(key, errs) else {
         return (plain, secret);
     };
     for (k, v) in env.entries() {

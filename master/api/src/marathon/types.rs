@@ -132,7 +132,8 @@ pub struct IpAddress {
     pub protocol: String,
 }
 
-/// What the last check of a task said.
+/// What the health checks of a task said. As in Marathon with checks that Mesos carries out, times are those of what was
+/// told: each failure, and the first success after one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[allow(missing_docs, reason = "keys of Marathon's result")]
@@ -140,6 +141,15 @@ pub struct HealthCheckResult {
     pub alive: bool,
     pub task_id: String,
     pub instance_id: String,
+    pub consecutive_failures: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_success: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_success: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_failure: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_failure_cause: Option<String>,
 }
 
 /// `{"tasks": [..]}`.

@@ -93,6 +93,41 @@ fn defaults_are_metronomes() {
 }
 
 #[test]
+fn secrets_are_kept_by_reference() {
+    let mut given = full();
+    given["run"]["env"] = json!({"MODE": "full", "PASSWORD": {"secret": "pw"}});
+    given["run"]["secrets"] =
+        json!({"pw": {"source": "/shop/db/password"}, "key": {"source": "tls"}});
+    let files = json!([{"containerPath": "/data", "hostPath": "/srv/data", "mode": "RO"},
+        {"containerPath": "/etc/key", "secret": "key"}]);
+    given["run"]["volumes"] = files.clone();
+    let spec = parse(&given).unwrap();
+    let used: Vec<&str> = spec.run.used_secrets().into_iter().collect();
+    assert_eq!(used, ["key", "pw"]);
+    assert_eq!(spec.run.env["MODE"], "full");
+    let printed = json!(job_json(&spec));
+    for key in ["env", "secrets"] {
+        assert_eq!(printed["run"][key], given["run"][key]);
+    }
+    let of_secret = printed["run"]["volumes"].as_array().unwrap();
+    assert_eq!(of_secret[1]["secret"], "key");
+    // What is stored is what is printed.
+    let mut again = printed.clone();
+    again["schedules"] = given["schedules"].clone();
+    assert_eq!(parse(&again).unwrap(), spec);
+    given["run"]["secrets"] = json!({"pw": {"source": "../x"}});
+    let e = parse(&given).unwrap_err();
+    let paths: Vec<&str> = e.details.iter().map(|d| d.path.as_str()).collect();
+    for path in [
+        "/run/secrets/pw/source",
+        "/run/env/PASSWORD/secret",
+        "/run/volumes(1)/secret",
+    ] {
+        assert!(paths.contains(&path), "{path}: {paths:?}");
+    }
+}
+
+#[test]
 fn every_wrong_field_is_named_as_the_job_has_it() {
     for (change, field) in [
         (json!({"id": "A"}), "/id"),

@@ -176,6 +176,6 @@ pub struct RunExplainView {
     pub state: String,
     /// Offers that it has looked at since it waits.
     pub offers: u64,
-    /// Which rule refused how many, in words: `needs 4 cpus: 12 offers had less`.
+    /// Which rule refused how many, in words, and what would help: `needs 4 cpus: 12 offers had less, the most was 2; ..`.
     pub refused: Vec<String>,
 }

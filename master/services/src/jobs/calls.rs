@@ -237,6 +237,8 @@ impl JobScheduler {
         let mut spec = Arc::clone(&job.spec);
         if !env.is_empty() || constraints.is_some() {
             let own = Arc::make_mut(&mut spec);
+            // What is said as text is no secret any more.
+            own.run.secrets.env.retain(|key, _| !env.contains_key(key));
             own.run.env.extend(env);
             if let Some(all) = constraints {
                 crate::validate_constraints(&all)?;

@@ -8,7 +8,7 @@ use waggle_types::{
 };
 
 use super::clockwork::Clockwork;
-use crate::{DeclineReason, ReasonCount, backoff::Delay, queue::OfferSummary};
+use crate::{DeclineReason, ReasonCount, Why, backoff::Delay, queue::OfferSummary, tell};
 
 /// Ended runs that are kept of each job and outcome; older ones are only counted (Metronome's default).
 pub const KEEP_ENDED: usize = 10;
@@ -162,6 +162,11 @@ impl Run {
     /// Offers looked at since the last launch, by reason in the order of checking.
     pub fn refusals(&self) -> &BTreeMap<DeclineReason, ReasonCount> {
         &self.offers.attempt
+    }
+
+    /// Rules that turned offers away since the last launch, in words, those first that turned most away.
+    pub fn why(&self) -> Vec<Why> {
+        tell(&self.spec.run, &self.offers.rules, "offer")
     }
 
     /// Offers looked at since the last launch.

@@ -17,8 +17,8 @@ use super::{
     updates::last_words,
 };
 use crate::{
-    Around, OpenOffer, Refusal, choose::Chooser, constraints::validate_constraints, ids::run_stamp,
-    matching::on_agent, task,
+    Around, OpenOffer, Refusal, Rule, choose::Chooser, constraints::validate_constraints,
+    ids::run_stamp, matching::on_agent, task,
 };
 
 /// Times of a schedule that passed while no master was there are counted up to this many.
@@ -367,6 +367,8 @@ impl JobScheduler {
         let chooser = Chooser::new(spec, constraints.as_deref(), &[], offers, &around, most);
         let seed = self.ids.next();
         let mut refusals: Vec<Refusal> = Vec::new();
+        // Nobody gives their values yet, and without them it is not what was asked for.
+        let lacks_secrets = !spec.used_secrets().is_empty();
         // Those that were used least come first, so that runs spread.
         let mut order: Vec<usize> = (0..offers.len()).collect();
         order.sort_by_key(|i| offers[*i].n_launched);
@@ -376,7 +378,12 @@ impl JobScheduler {
             if open.n_launched >= self.limits.max_tasks_per_offer {
                 continue;
             }
-            match chooser.check(i, open, seed) {
+            let fits = if lacks_secrets {
+                Err(Rule::Secrets.into())
+            } else {
+                chooser.check(i, open, seed)
+            };
+            match fits {
                 Ok(ports) => {
                     found = Some((i, ports));
                     break;

@@ -69,8 +69,47 @@ fn a_node_that_does_not_answer_holds_a_kill_up_for_a_moment_only() {
     assert_eq!(kills(&w), 1);
 }
 
+/// A service's ports have names in DNS, with or without a VIP.
 #[test]
-fn what_backs_no_vip_or_is_not_well_is_killed_at_once() {
+fn who_is_found_by_name_leaves_dns_before_it_is_killed() {
+    let mut w = World::new();
+    w.join(1);
+    let mut named = service("/web", 1, "/web:80");
+    named.ports[0].vips.clear();
+    named.ports[0].labels.clear();
+    let mut alone = service("/worker", 1, "/w:80");
+    alone.ports.clear();
+    w.put(named, PutMode::Create, false).unwrap();
+    w.put(alone, PutMode::Create, false).unwrap();
+    w.run_all();
+    w.slow_nodes = true;
+    let of = |w: &mut World, name: &str| {
+        let ids = w.task_ids();
+        ids.into_iter()
+            .find(|id| id.as_str().starts_with(name))
+            .unwrap()
+    };
+    let (web, worker) = (of(&mut w, "web"), of(&mut w, "worker"));
+    // Nobody looks for it.
+    w.kill(vec![worker], false, false).unwrap();
+    assert_eq!(kills(&w), 1);
+    w.kill(vec![web.clone()], false, false).unwrap();
+    assert_eq!(net_state(&w, &web), TaskState::Killing);
+    assert_eq!(kills(&w), 1);
+    let session = w.agents.values().find_map(|a| a.session).unwrap();
+    let generation = w.nets.last().unwrap().generation;
+    w.now = w.now + Millis(20);
+    w.event(Event::Applied {
+        session,
+        generation,
+        duration_us: 1,
+        failures: Vec::new(),
+    });
+    assert_eq!(kills(&w), 2);
+}
+
+#[test]
+fn what_is_not_well_is_killed_at_once() {
     let mut w = World::new();
     w.join(1);
     w.put(service("/web", 2, "/web:80"), PutMode::Create, false)

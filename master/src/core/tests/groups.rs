@@ -203,6 +203,22 @@ fn a_change_is_whole_or_nothing() {
         assert!(err.to_string().contains(why), "{err}");
         assert_eq!((w.stored.clone(), w.defined()), before, "{why}");
     }
+    // What is wrong with each of several is said at once.
+    let mut worse = plain("/c", 12, &[]);
+    worse.constraints = vec![vec!["rack".into(), "NEAR".into()]];
+    let several = vec![plain("/a", 1, &[]), plain("/b", 11, &[]), worse];
+    let err = w.tree(TreeRequest::Services(several), false).unwrap_err();
+    let MasterError::AllInvalid(all) = err else {
+        panic!("{err}")
+    };
+    let fields: Vec<&str> = all.iter().map(|e| e.field.as_str()).collect();
+    let expected = [
+        "apps[/b].instances",
+        "apps[/c].instances",
+        "apps[/c].constraints[0][1]",
+    ];
+    assert_eq!(fields, expected);
+    assert_eq!((w.stored.clone(), w.defined()), before);
     assert!(w.view().deployments.is_empty() || w.view().deployments.len() == 1);
 }
 

@@ -1,5 +1,7 @@
 //! What listeners are told: all of it, once, in order.
 
+use waggle_types::{HealthRecord, StatusReason};
+
 use super::*;
 
 /// What was said of a kind, shortly.
@@ -152,4 +154,56 @@ fn a_deployment_that_another_takes_the_place_of_has_failed() {
     let all = told(&mut w);
     let ends: Vec<_> = all.iter().filter(|t| t.contains("from")).collect();
     assert_eq!(ends, ["Failed 1 from 0 to 1", "StepBegins 0 from 1 to 2"]);
+}
+
+#[test]
+fn what_was_heard_of_health_checks_is_kept() {
+    let mut w = World::new();
+    w.join(1);
+    w.put(checked(1), PutMode::Create, false).unwrap();
+    w.run_all();
+    told(&mut w);
+    let shown = |w: &mut World| w.view().services.values().next().unwrap().instances[0].clone();
+    let i = shown(&mut w);
+    let first = i.health_record.unwrap().first_success;
+    assert!(first.is_some());
+    let session = w.agents[&i.agent_id].session.unwrap();
+    let mut hear = |health, reason, at, message: &str| {
+        w.event(Event::Status {
+            session,
+            status: TaskStatus {
+                health,
+                reason,
+                at: UnixMillis(at),
+                message: message.to_owned(),
+                ..status(&i.agent_id, &i.task_id, TaskState::Running)
+            },
+        });
+        (shown(&mut w).health_record.unwrap(), told(&mut w))
+    };
+    let by_checks = Some(StatusReason::TaskHealthCheckStatusUpdated);
+    let (_, said) = hear(HealthState::Unhealthy, by_checks, 70, "refused");
+    assert_eq!(said, ["check failed", "alive false", "healthy false"]);
+    let (_, said) = hear(HealthState::Unhealthy, by_checks, 80, "too slow");
+    assert_eq!(said, ["check failed"]);
+    // The same once more, since it was not acknowledged; and something else of a task that is as it was.
+    hear(HealthState::Unhealthy, by_checks, 80, "too slow");
+    let other = Some(StatusReason::TaskCheckStatusUpdated);
+    let (heard, said) = hear(HealthState::Unhealthy, other, 90, "not ready");
+    assert!(said.is_empty());
+    let expected = HealthRecord {
+        first_success: first,
+        last_success: first,
+        last_failure: Some(UnixMillis(80)),
+        last_failure_cause: "too slow".to_owned(),
+        n_failures: 2,
+    };
+    assert_eq!(heard, expected);
+    let (heard, _) = hear(HealthState::Healthy, by_checks, 99, "passed");
+    let expected = HealthRecord {
+        last_success: Some(UnixMillis(99)),
+        n_failures: 0,
+        ..expected
+    };
+    assert_eq!(heard, expected);
 }

@@ -1,6 +1,6 @@
 //! Pods: launched whole, replaced whole, and taken on whole by the next master.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use waggle_services::is_current_instance;
 use waggle_types::{
@@ -222,6 +222,41 @@ fn whatever_was_written_last_pods_end_up_as_asked_for() {
     }
 }
 
+#[test]
+fn a_pod_waits_for_its_secrets_and_says_so() {
+    let mut w = World::new();
+    w.join(1);
+    let mut of = pod(1);
+    of.secrets.sources = BTreeMap::from([("pw".into(), "shop/db".into())]);
+    let containers = &mut of.pod.as_mut().unwrap().containers;
+    for c in containers.iter_mut() {
+        c.run.secrets = of.secrets.clone();
+    }
+    let one = &mut containers[1];
+    one.run.secrets.env = BTreeMap::from([("PASSWORD".into(), "pw".into())]);
+    one.own.secrets.clone_from(&one.run.secrets.env);
+    w.put(of.clone(), PutMode::Create, false).unwrap();
+    w.run_all();
+    for _ in 0..2 {
+        let view = w.view();
+        let kept = &view.services[&id()];
+        assert_eq!((&kept.spec.secrets, &kept.spec.pod), (&of.secrets, &of.pod));
+        assert_eq!(kept.instances, []);
+        assert_eq!(
+            view.queue[&id()].why()[0].message,
+            "needs the values of secrets (pw) and there is no secret store: 1 offer refused"
+        );
+        assert!(view.tasks.is_empty());
+        // It is stored as it is, and the next master knows no more.
+        w.restart();
+        w.join(1);
+        w.pass(60_000);
+    }
+    w.put(pod(1), PutMode::Upsert, true).unwrap();
+    w.settle();
+    check(&mut w, 1);
+}
+
 /// The same pod with a volume that both containers mount.
 fn keeping(instances: u32) -> ServiceSpec {
     let mut outer = pod(instances);
@@ -239,6 +274,7 @@ fn keeping(instances: u32) -> ServiceSpec {
         name: "data".into(),
         host: None,
         persistent: true,
+        secret: None,
     }];
     outer.residency = residency;
     outer.unreachable = UnreachableStrategy::Disabled;

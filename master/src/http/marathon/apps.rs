@@ -219,15 +219,23 @@ pub(super) async fn put_many(api: &Api, call: &Call, body: Body) -> Result<Respo
     let _one_at_a_time = api.exclusive().await;
     let view = api.view();
     let mut specs: BTreeMap<ServiceId, ServiceSpec> = BTreeMap::new();
+    let mut wrong = Vec::new();
     for (i, app) in apps.iter().enumerate() {
-        let at = |e: &str| format!("apps[{i}].{e}");
-        let id = app.get("id").and_then(Value::as_str);
-        let id = id.ok_or_else(|| ApiError::invalid(at("id"), "must be set"))?;
-        let id = ServiceId::new(id).map_err(|e| ApiError::invalid(at("id"), e.to_string()))?;
-        let spec = wanted(&view, &method, app, &id, &flags).map_err(|f| f.within(&at("")))?;
-        if specs.insert(id.clone(), spec).is_some() {
-            return Err(ApiError::invalid(at("id"), format!("{id} is there twice")).into());
+        let place = format!("apps[{i}].");
+        match one_of_many(&view, &method, app, &flags) {
+            Ok(spec) if specs.contains_key(&spec.id) => {
+                let twice = ApiError::invalid("id", format!("{} is there twice", spec.id));
+                wrong.extend(twice.within(&place).details);
+            }
+            Ok(spec) => {
+                specs.insert(spec.id.clone(), spec);
+            }
+            // All that is wrong in all of them is said at once.
+            Err(f) => wrong.extend(f.within(&place).into_details()?),
         }
+    }
+    if !wrong.is_empty() {
+        return Err(ApiError::all_of(wrong).into());
     }
     let said = specs.clone();
     let request = TreeRequest::Services(specs.into_values().collect());
@@ -241,6 +249,19 @@ pub(super) async fn put_many(api: &Api, call: &Call, body: Body) -> Result<Respo
     }
     api.settled(|v| v.at >= done.version.0).await;
     Ok(deployed(StatusCode::OK, &done))
+}
+
+/// What one of several apps is to be.
+fn one_of_many(
+    view: &ClusterView,
+    method: &Method,
+    app: &Value,
+    flags: &Flags,
+) -> Result<ServiceSpec, Fail> {
+    let id = app.get("id").and_then(Value::as_str);
+    let id = id.ok_or_else(|| ApiError::invalid("id", "must be set"))?;
+    let id = ServiceId::new(id).map_err(|e| ApiError::invalid("id", e.to_string()))?;
+    wanted(view, method, app, &id, flags)
 }
 
 /// Query and headers of a change.

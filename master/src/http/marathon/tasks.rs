@@ -31,6 +31,7 @@ pub(super) fn instance(i: &InstanceView) -> Instance<'_> {
         ips: &i.ips,
         state: i.state,
         health: i.health,
+        record: i.health_record.as_ref(),
         version: i.version,
         staged_at: i.staged_at,
         started_at: i.started_at,

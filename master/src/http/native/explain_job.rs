@@ -2,11 +2,8 @@
 
 use axum::response::Response;
 use waggle_api::native::{JobExplainView, RunExplainView};
-use waggle_services::{
-    DeclineReason,
-    jobs::{Cause, Job, Run},
-};
-use waggle_types::{JobId, ScalarKind, ScheduleSpec, UnixMillis};
+use waggle_services::jobs::{Cause, Job, Run};
+use waggle_types::{JobId, ScheduleSpec, UnixMillis};
 
 use crate::{
     core::JOB_FRAMEWORK,
@@ -93,26 +90,10 @@ fn run(r: &Run, recovering: bool, now: UnixMillis) -> RunExplainView {
     }
 }
 
-/// Which rule refused how many offers.
+/// Which rule refused how many offers, and what would help.
 fn refused(r: &Run) -> Vec<String> {
-    let spec = &r.spec.run;
-    let needs = |kind: ScalarKind, unit: &str, n: u64| {
-        let q = spec.resources.get(kind).to_f64();
-        format!("needs {q} {unit}: {n} offers had less")
-    };
-    let counts = r.refusals().iter().filter(|(_, c)| c.declined > 0);
-    let words = counts.map(|(reason, c)| match reason {
-        DeclineReason::InsufficientCpus => needs(ScalarKind::Cpus, "cpus", c.declined),
-        DeclineReason::InsufficientMemory => needs(ScalarKind::Mem, "MiB mem", c.declined),
-        DeclineReason::InsufficientDisk => needs(ScalarKind::Disk, "MiB disk", c.declined),
-        DeclineReason::InsufficientGpus => needs(ScalarKind::Gpus, "gpus", c.declined),
-        DeclineReason::UnfulfilledConstraint => {
-            let all: Vec<String> = spec.constraints.iter().map(|c| c.join(" ")).collect();
-            let all = all.join(", ");
-            format!("placement {all}: {} offers did not meet it", c.declined)
-        }
-        other => format!("{other}: {} offers", c.declined),
-    });
+    let all = r.why();
+    let words = all.iter().map(|w| format!("{}; {}", w.message, w.fix));
     words.collect()
 }
 

@@ -2,13 +2,14 @@
 //!
 //! One task compares each view with the one before, writes each event once, and hands it to all who listen. Who does
 //! not read is cut off when too much waits; what waits for several is in memory once. A subscriber begins with all of
-//! the cluster as of the last comparison, so that nothing is missing in between and nothing comes twice.
+//! the cluster as of a comparison, and what has been said since ([`hub`](super::hub)), so that nothing is missing in
+//! between and nothing comes twice.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     convert::Infallible,
     iter::Peekable,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
@@ -29,7 +30,9 @@ use waggle_types::TaskId;
 
 use super::{
     super::{Api, reader, scheduler::No},
-    as_protobuf, busy, id,
+    as_protobuf, busy,
+    hub::{Hub, MAX_SUBSCRIBERS, Start},
+    id,
     reads::{self, DIALECT},
 };
 use crate::{
@@ -39,78 +42,14 @@ use crate::{
     view::{ClusterView, FrameworkView, TaskView},
 };
 
-/// Most subscribers (Mesos's default of `--max_operator_event_stream_subscribers`).
-const MAX_SUBSCRIBERS: usize = 1000;
 /// Between two comparisons: Mesos says each change at once, here one that is undone meanwhile is not said.
 const PAUSE: Duration = Duration::from_millis(50);
-
-#[derive(Debug, Default)]
-struct Listeners {
-    /// What has been said, while somebody listens.
-    last: Option<Arc<ClusterView>>,
-    queues: Vec<(Media, Arc<Queue<Queued>>)>,
-}
-
-/// All who listen. Cheap to clone.
-#[derive(Debug, Clone, Default)]
-pub(in crate::http) struct Hub(Arc<Mutex<Listeners>>);
-
-impl Hub {
-    fn locked(&self) -> MutexGuard<'_, Listeners> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Takes a listener and answers where it begins.
-    fn join(&self, api: &Api, media: Media, queue: Arc<Queue<Queued>>) -> Option<Arc<ClusterView>> {
-        let mut all = self.locked();
-        all.queues.retain(|(_, q)| !q.has_ended());
-        if all.queues.len() >= MAX_SUBSCRIBERS {
-            return None;
-        }
-        all.queues.push((media, queue));
-        if let Some(last) = &all.last {
-            return Some(Arc::clone(last));
-        }
-        let last = api.view();
-        all.last = Some(Arc::clone(&last));
-        let (handle, telemetry) = (api.handle.clone(), api.telemetry.clone());
-        tokio::spawn(compare(self.clone(), handle, telemetry));
-        Some(last)
-    }
-
-    /// Says what has changed; none when nobody listens any more, else how many were cut off for not reading.
-    fn say(&self, new: &Arc<ClusterView>) -> Option<u64> {
-        let mut all = self.locked();
-        all.queues.retain(|(_, q)| !q.has_ended());
-        if all.queues.is_empty() {
-            all.last = None;
-            return None;
-        }
-        let n = all.queues.len();
-        if let Some(last) = all.last.replace(Arc::clone(new)) {
-            for event in changes(&last, new) {
-                // Once for all who read it so.
-                let (mut json, mut protobuf) = (None, None);
-                all.queues.retain(|(media, q)| {
-                    let record = match media {
-                        Media::Json => &mut json,
-                        Media::Protobuf => &mut protobuf,
-                    };
-                    let record = record.get_or_insert_with(|| record_of(*media, &event));
-                    // One that has no room is cut off by its queue.
-                    q.push(Queued::Record(record.clone()))
-                });
-            }
-        }
-        Some((n - all.queues.len()) as u64)
-    }
-}
 
 async fn compare(hub: Hub, handle: MasterHandle, telemetry: Telemetry) {
     loop {
         tokio::time::sleep(PAUSE).await;
         handle.fresh().await;
-        match hub.say(&handle.view()) {
+        match hub.say(&handle.view(), changes, record_of) {
             None => return,
             Some(0) => {}
             Some(n) => {
@@ -157,26 +96,27 @@ pub(super) async fn subscribe(
 ) -> Result<Response, No> {
     let queue = Arc::new(Queue::new(cut));
     let leaves = Leaves(Arc::clone(&queue));
-    let Some(first) = api.hub.join(api, media, Arc::clone(&queue)) else {
+    let Some(begin) = api.hub.join(media, Arc::clone(&queue), || api.view()) else {
         let message = format!("the limit of {MAX_SUBSCRIBERS} subscribers is reached");
         return Err(No(StatusCode::SERVICE_UNAVAILABLE, message));
     };
+    if begin.is_first {
+        let (handle, telemetry) = (api.handle.clone(), api.telemetry.clone());
+        tokio::spawn(compare(api.hub.clone(), handle, telemetry));
+    }
     let stop = api.scheduler.as_ref().map(|d| d.stop.clone());
     let stop = stop.unwrap_or_default();
-    let subscribed = reader::read(move || {
-        let subscribed = json!({
-            "type": "SUBSCRIBED",
-            "subscribed": {
-                "get_state": reads::state(&first),
-                "heartbeat_interval_seconds": HEARTBEAT.as_secs_f64(),
-            },
-        });
-        record_of(media, &subscribed)
-    });
-    let subscribed = subscribed.await.map_err(busy)?;
+    let Start { view, record } = begin.start;
+    let write = || reader::read(move || record_of(media, &subscribed(&view)));
+    let subscribed = record.get_or_try_init(write).await;
+    let subscribed = subscribed.map_err(busy)?.clone();
+    let since = begin.since;
     let events = async_stream::stream! {
         let _leaves = leaves;
         yield Ok::<_, Infallible>(subscribed);
+        for record in since {
+            yield Ok(record);
+        }
         let mut beat = tokio::time::interval(HEARTBEAT);
         beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         beat.tick().await;
@@ -197,6 +137,17 @@ pub(super) async fn subscribe(
     let kind = HeaderValue::from_static(media.name());
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
     Ok(response)
+}
+
+/// What is said first: all of the cluster.
+fn subscribed(view: &ClusterView) -> Value {
+    json!({
+        "type": "SUBSCRIBED",
+        "subscribed": {
+            "get_state": reads::state(view),
+            "heartbeat_interval_seconds": HEARTBEAT.as_secs_f64(),
+        },
+    })
 }
 
 /// What of a framework is told when it changes: how it is there, and what it says of itself.

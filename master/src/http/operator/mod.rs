@@ -4,6 +4,7 @@
 //! API's are. The stream of events is made of views, once for all who listen.
 
 mod events;
+mod hub;
 mod legacy;
 mod reads;
 mod writes;
@@ -29,7 +30,7 @@ use super::{
     respond,
     scheduler::{No, body_of, not_acceptable},
 };
-pub(super) use events::Hub;
+pub(super) use hub::Hub;
 pub(super) use legacy::{is_mine as is_legacy, route as legacy};
 pub(super) use reads::{flags, reserved_by_role};
 

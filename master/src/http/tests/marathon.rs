@@ -114,6 +114,29 @@ async fn put_creates_and_patch_does_not() {
     c.marathon("PUT", "/v2/apps", &json!([{"id": "a"}, {"id": "/a"}]))
         .await
         .refused(422, "apps[1].id: /a is there twice");
+    // All that is wrong is said at once, and nothing is stored.
+    let all = json!([{"id": "/x", "cmd": "x", "cpus": -1}, {"id": "/y", "cmd": "y"}, {"cmd": "z"},
+        {"id": "/v", "cmd": "v", "mem": "much", "instances": -1}]);
+    let refused = c.marathon("PUT", "/v2/apps", &all).await;
+    assert_eq!(refused.status, 422);
+    let said = refused.json();
+    let message = "apps[0].cpus: must not be negative, is -1 (and 3 more, see details)";
+    assert_eq!(said["message"], message);
+    let paths: Vec<&str> = said["details"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|d| d["path"].as_str().unwrap())
+        .collect();
+    assert_eq!(paths.len(), 4, "{paths:?}");
+    for path in [
+        "/apps(0)/cpus",
+        "/apps(2)/id",
+        "/apps(3)/mem",
+        "/apps(3)/instances",
+    ] {
+        assert!(paths.contains(&path), "{path}: {paths:?}");
+    }
     assert_eq!(c.get("/v2/apps/a").await.json()["app"]["instances"], 4);
     // Without partial update what is not given has its default.
     let path = "/v2/apps/a?partialUpdate=false";
@@ -225,7 +248,7 @@ async fn tasks_are_listed_and_killed() {
             "ports": [31001], "servicePorts": [0],
             "ipAddresses": [{"ipAddress": "192.0.2.1", "protocol": "IPv4"}],
             "healthCheckResults": [{"alive": true, "taskId": "shop_web.instance-1._app.1",
-                "instanceId": "shop_web.instance-1"}]
+                "instanceId": "shop_web.instance-1", "consecutiveFailures": 0}]
         })
     );
     assert_eq!(
@@ -484,6 +507,31 @@ async fn groups_are_made_shown_changed_and_removed() {
     c.marathon("POST", "/v2/groups", &json!({"id": "x", "scaleBy": 2}))
         .await
         .refused(422, "scaleBy: is only for groups that are there");
+}
+
+#[tokio::test]
+async fn what_health_checks_said_is_shown() {
+    let mut view = busy();
+    let id = ServiceId::new("/shop/web").unwrap();
+    let mut app = view.services[&id].as_ref().clone();
+    app.instances[0].health = HealthState::Unhealthy;
+    let at = |ms| Some(UnixMillis(AT.0 + ms));
+    app.instances[0].health_record = Some(HealthRecord {
+        first_success: at(1),
+        last_success: at(2),
+        last_failure: at(3),
+        last_failure_cause: "health check 0 (http /): status 500".into(),
+        n_failures: 2,
+    });
+    view.services.insert(Arc::new(app));
+    let c = Cluster::start(view);
+    let tasks = c.get("/v2/apps//shop/web/tasks").await.json();
+    assert_eq!(
+        tasks["tasks"][0]["healthCheckResults"],
+        json!([{"alive": false, "taskId": "shop_web.instance-1._app.1", "instanceId": "shop_web.instance-1",
+            "consecutiveFailures": 2, "firstSuccess": "2026-11-23T03:47:00.124Z", "lastSuccess": "2026-11-23T03:47:00.125Z",
+            "lastFailure": "2026-11-23T03:47:00.126Z", "lastFailureCause": "health check 0 (http /): status 500"}])
+    );
 }
 
 #[tokio::test]

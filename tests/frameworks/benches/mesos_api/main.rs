@@ -85,8 +85,9 @@ struct Args {
     test: bool,
 }
 
-/// Agents of the cluster that has listeners: each gets all of its state first, a thousand times what it is.
-const LISTENED: usize = 20;
+/// Agents of the cluster that has listeners: each of them gets all of its state first, which this one process reads a
+/// thousand times.
+const LISTENED: usize = 200;
 
 /// Ends of tasks a second in it: each is some events, each of which goes to a thousand listeners of this one process.
 const LISTENED_RATE: u32 = 10;
@@ -338,6 +339,7 @@ async fn listeners(
     let heard = Arc::new(AtomicU64::new(0));
     let subscribe = br#"{"type":"SUBSCRIBE"}"#;
     let (mut slow, mut open) = (Vec::new(), 0_u64);
+    let begun = Instant::now();
     for n in 0..args.listeners {
         let mut stream = Stream::open(master.mesos, "/api/v1", Media::Json, subscribe).await?;
         if n % 10 == 0 {
@@ -357,6 +359,7 @@ async fn listeners(
             }
         });
     }
+    let took = begun.elapsed().as_secs_f64();
     let peak = master.rss()?;
     heard.store(0, Ordering::Relaxed);
     let launched = seen.running.load(Ordering::Relaxed);
@@ -364,7 +367,7 @@ async fn listeners(
     let after = master.rss()?;
     let launched = seen.running.load(Ordering::Relaxed) - launched;
     println!(
-        "  {} listeners, {} of them never read: resident {:.0} MB before, {:.0} MB with them, {:.0} MB at the end; \
+        "  {} listeners in {took:.1} s, {} of them never read: resident {:.0} MB before, {:.0} MB with them, {:.0} MB at the end; \
          {:.1} launches each heard of for {launched} that were",
         args.listeners,
         slow.len(),

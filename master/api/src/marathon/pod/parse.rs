@@ -1,17 +1,19 @@
 //! Pod definitions as clients write them, to validated specs.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use waggle_types::{
     Command, FieldError, Milli, NetworkMode, Placement, PodContainer, PodMount, PodOwn, PodSpec,
-    PodVolume, PortMapping, Resources, ScalarKind, ServiceId, ServiceSpec, ServiceVersion,
+    PodVolume, PortMapping, Resources, ScalarKind, Secrets, ServiceId, ServiceSpec, ServiceVersion,
     UnixMillis,
 };
 
 use super::{
     super::{
+        asked_json,
         parse::{MAX_INSTANCES, MAX_PORTS, MAX_SCALAR, ParseMode, app_from_value},
+        secrets,
         version::parse_version,
         volumes::host_path,
     },
@@ -78,17 +80,16 @@ fn pod(
     let id = super::super::parse::service_id(&obj, path, errs);
     // One that reads, so that the other fields are judged whatever the pod's is.
     let readable = id.as_ref().map_or("/pod", ServiceId::as_str);
-    let secrets = obj.object("secrets", errs);
-    if secrets.is_some_and(|s| s.entries().next().is_some()) {
-        errs.add("secrets", "no node resolves secrets yet");
-    }
-    let volumes = volumes(&obj, errs);
+    let sources = secrets::sources(&obj, errs);
+    let volumes = volumes(&obj, &sources, errs);
     let app = app_of_pod(&obj, readable, &volumes, errs);
     let outer = read(app, version.0, errs, |e| {
         FieldError::new(pod_field(&e.field, &volumes), e.rule)
     });
     let volumes: Vec<PodVolume> = volumes.into_iter().map(|v| v.volume).collect();
-    let env = obj.string_map("environment", errs).unwrap_or_default();
+    let (env, mut of_env) = secrets::env(&obj, "environment", errs);
+    secrets::unknown("environment", &of_env, &sources, errs);
+    of_env.retain(|_, name| sources.contains_key(name));
     let none = NetworkMode::default();
     let network = outer.as_ref().map_or(&none, |s| &s.container.network);
     let empty = Map::new();
@@ -100,7 +101,8 @@ fn pod(
         id: readable,
         network,
         volumes: &volumes,
-        env: raw("environment"),
+        env: &as_object(asked_json::env(&env, &of_env)),
+        secrets: &as_object(asked_json::secrets(&sources)),
         labels: raw("labels"),
         user: outer.as_ref().and_then(|s| s.user.as_deref()),
     };
@@ -123,12 +125,23 @@ fn pod(
         (Some(id), Some(outer)) if errs.is_empty() => Ok(ServiceSpec {
             id,
             env,
+            secrets: Secrets {
+                sources,
+                env: of_env,
+                files: Vec::new(),
+            },
             version,
             ..outer
         }
         .of_pod(pod)),
         _ => Err(ApiError::all_invalid(errs.as_slice())),
     }
+}
+
+/// As it is printed.
+fn as_object<T: serde::Serialize>(of: BTreeMap<String, T>) -> Map<String, Value> {
+    let each = of.into_iter();
+    each.map(|(key, value)| (key, json!(value))).collect()
 }
 
 /// Has the reader of apps read a translation; its errors are renamed.
@@ -223,8 +236,10 @@ fn container(
     errs: &mut Errors,
 ) -> Option<PodContainer> {
     let before = errs.count();
+    let (env, secrets) = secrets::env(c, "environment", errs);
     let own = PodOwn {
-        env: c.string_map("environment", errs).unwrap_or_default(),
+        env,
+        secrets,
         labels: c.string_map("labels", errs).unwrap_or_default(),
         user: c.string("user", errs),
         kill_grace: c
@@ -294,7 +309,11 @@ pub(super) struct Given<'a> {
     pub persistent: Option<&'a Value>,
 }
 
-fn volumes<'a>(obj: &Obj<'a>, errs: &mut Errors) -> Vec<Given<'a>> {
+fn volumes<'a>(
+    obj: &Obj<'a>,
+    sources: &BTreeMap<String, String>,
+    errs: &mut Errors,
+) -> Vec<Given<'a>> {
     let items = obj.list("volumes", errs).unwrap_or_default();
     if items.len() > MAX_VOLUMES {
         let rule = format!("must be at most {MAX_VOLUMES}, is {}", items.len());
@@ -312,8 +331,15 @@ fn volumes<'a>(obj: &Obj<'a>, errs: &mut Errors) -> Vec<Given<'a>> {
         if persistent.is_some() && v.get("host").is_some() {
             errs.add(v.path("host"), "must not be set together with persistent");
         }
-        if v.get("secret").is_some() {
-            errs.add(v.path("secret"), "no node resolves secrets yet");
+        let mut secret = v.string("secret", errs);
+        for other in ["host", "persistent"] {
+            if secret.is_some() && v.get(other).is_some() {
+                let rule = format!("must not be set together with {other}");
+                errs.add(v.path("secret"), rule);
+            }
+        }
+        if let Some(name) = secret.take_if(|name| !sources.contains_key(name)) {
+            errs.add(v.path("secret"), secrets::lacks(&name));
         }
         let name = v.string("name", errs).unwrap_or_default();
         if v.get("name").is_some() && !is_name(&name) {
@@ -330,6 +356,7 @@ fn volumes<'a>(obj: &Obj<'a>, errs: &mut Errors) -> Vec<Given<'a>> {
                 name,
                 host,
                 persistent: persistent.is_some(),
+                secret,
             },
             at: i,
             persistent,

@@ -7,6 +7,7 @@ use waggle_types::{
 };
 
 use super::super::{
+    asked_json::{env, secrets},
     container_json::VolumeJson,
     definition::{AppDefinition, Number},
 };
@@ -52,7 +53,10 @@ pub fn pod_json(spec: &ServiceSpec) -> Option<Value> {
         }
     };
     set("labels", !spec.labels.is_empty(), json!(spec.labels));
-    set("environment", !spec.env.is_empty(), json!(spec.env));
+    let of_pod = env(&spec.env, &spec.secrets.env);
+    set("environment", !of_pod.is_empty(), json!(of_pod));
+    let sources = secrets(&spec.secrets.sources);
+    set("secrets", !sources.is_empty(), json!(sources));
     set("user", spec.user.is_some(), json!(spec.user));
     set("role", app.role.is_some(), json!(app.role));
     let of_app = app.container.as_ref().map_or(&[][..], |c| &c.volumes);
@@ -85,6 +89,9 @@ fn volume(v: &PodVolume, of_app: &[VolumeJson]) -> Value {
     let mut out = json!({ "name": v.name });
     if let Some(host) = &v.host {
         out["host"] = json!(host);
+    }
+    if let Some(secret) = &v.secret {
+        out["secret"] = json!(secret);
     }
     let same = |a: &&VolumeJson| v.persistent && a.container_path == v.name;
     if let Some(persistent) = of_app.iter().find(same).and_then(|a| a.persistent.as_ref()) {
@@ -128,7 +135,8 @@ fn container(c: &PodContainer) -> Value {
     }
     let linux = app.container.and_then(|c| c.linux_info);
     set("linuxInfo", linux.is_some(), json!(linux));
-    set("environment", !c.own.env.is_empty(), json!(c.own.env));
+    let own = env(&c.own.env, &c.own.secrets);
+    set("environment", !own.is_empty(), json!(own));
     set("labels", !c.own.labels.is_empty(), json!(c.own.labels));
     set("user", c.own.user.is_some(), json!(c.own.user));
     let of_health = run.health_checks.iter();

@@ -6,9 +6,9 @@ use super::{
     super::{
         parse::{MAX_INSTANCES, MAX_SCALAR},
         schema::{
-            Keys, about, boolean, bounded, constraint, fetch, filled, integer, intervals,
+            Keys, about, boolean, bounded, constraint, env, fetch, filled, integer, intervals,
             linux_info, list, map, nullable, number, object, pattern, persistent, required,
-            seconds, strict, text, text_only, words,
+            seconds, secrets, strict, text, text_only, words,
         },
     },
     parse::MAX_CONTAINERS,
@@ -59,6 +59,10 @@ fn top() -> Keys {
                 "Kept on its node over restarts of its instance, which comes back to it",
             ),
         ),
+        (
+            "secret",
+            about(text(), "A file with the value of one of secrets"),
+        ),
     ]);
     vec![
         (
@@ -78,8 +82,14 @@ fn top() -> Keys {
         ("labels", map(text_only())),
         ("version", text()),
         ("user", about(filled(), "Unix user of all containers")),
-        ("environment", about(map(text_only()), "For all containers")),
-        ("secrets", about(map(json!({})), "Must be empty")),
+        (
+            "environment",
+            about(
+                map(env()),
+                "For all containers: a text, or a secret by name",
+            ),
+        ),
+        ("secrets", secrets()),
         (
             "volumes",
             about(
@@ -225,7 +235,7 @@ fn container() -> Value {
         ("resources", resources),
         ("endpoints", list(required(endpoint, &["name"]))),
         ("image", nullable(required(image, &["id"]))),
-        ("environment", map(text_only())),
+        ("environment", map(env())),
         ("user", filled()),
         ("healthCheck", nullable(health_check())),
         ("check", nullable(strict(&probes(intervals())))),

@@ -8,6 +8,7 @@
 //! | `scheduling.placement.{constraints,acceptedResourceRoles}` | `constraints`, `acceptedResourceRoles` |
 //! | `scheduling.{killSelection,unreachableStrategy}`, `labels`, `networks`, `role`, `user` | the same |
 //! | `volumes` that are `persistent` | `container.volumes`, their names for paths |
+//! | `secrets`, `environment` | `secrets`, `env`, each container's own |
 //!
 //! | a container's | an app's |
 //! |---|---|
@@ -192,6 +193,8 @@ pub(super) struct Around<'a> {
     pub volumes: &'a [PodVolume],
     /// What the pod says for all of them.
     pub env: &'a Map<String, Value>,
+    /// Where each of its secrets is found.
+    pub secrets: &'a Map<String, Value>,
     pub labels: &'a Map<String, Value>,
     pub user: Option<&'a str>,
 }
@@ -226,6 +229,7 @@ pub(super) fn app_of_container(
     let mut app = Map::from_iter([
         ("id".to_owned(), json!(around.id)),
         ("networks".to_owned(), json!([network])),
+        ("secrets".to_owned(), json!(around.secrets)),
     ]);
     exec(c, &mut app, errs);
     c.required("resources", errs);
@@ -418,6 +422,8 @@ fn mounts(c: &Obj<'_>, volumes: &[PodVolume], errs: &mut Errors) -> Vec<Value> {
         if volume.is_some_and(|v| v.persistent) {
             // What it is was judged where the pod says it.
             as_app["persistent"] = json!({ "size": 1 });
+        } else if let Some(secret) = volume.and_then(|v| v.secret.as_ref()) {
+            as_app["secret"] = json!(secret);
         } else {
             as_app["hostPath"] = json!(volume.and_then(|v| v.host.clone()).unwrap_or(name));
         }

@@ -269,6 +269,49 @@ fn a_pod_with_volumes_is_resident() {
     }
 }
 
+#[test]
+fn secrets_are_kept_by_reference() {
+    let mut pod = whole();
+    pod["secrets"] = json!({"pw": {"source": "/shop/password"}, "tls": {"source": "shop/key"}, "spare": {"source": "x"}});
+    pod["environment"]["PASSWORD"] = json!({"secret": "pw"});
+    pod["containers"][0]["environment"]["TOKEN"] = json!({"secret": "pw"});
+    pod["containers"][1]["environment"] = json!({"PASSWORD": "plain"});
+    pod["volumes"][1] = json!({"name": "spool", "secret": "tls"});
+    let spec = read(&pod).unwrap();
+    let used: Vec<&str> = spec.used_secrets().into_iter().collect();
+    assert_eq!(used, ["pw", "tls"]);
+    let [web, shipper] = spec.pod.as_deref().unwrap().containers.as_slice() else {
+        panic!("{spec:?}");
+    };
+    let names: Vec<&str> = web.run.secrets.env.keys().map(String::as_str).collect();
+    assert_eq!(names, ["PASSWORD", "TOKEN"]);
+    assert_eq!(web.run.secrets.files[0].target, "/var/spool/nginx");
+    // The container's own wins.
+    assert_eq!(shipper.run.env["PASSWORD"], "plain");
+    assert!(shipper.run.secrets.env.is_empty());
+    let printed = pod_json(&spec).unwrap();
+    for path in [
+        "/secrets",
+        "/environment",
+        "/volumes",
+        "/containers/0/environment",
+        "/containers/1/environment",
+        "/containers/0/volumeMounts",
+    ] {
+        assert_eq!(printed.pointer(path), pod.pointer(path), "{path}");
+    }
+    assert!(fits(&pod_schema(), &pod) && fits(&pod_schema(), &printed));
+    assert_eq!(spec_from_json(&spec_to_json(&spec)).unwrap(), spec);
+    for other in [json!({"host": "/x"}), json!({"persistent": {"size": 1}})] {
+        let mut bad = pod.clone();
+        let of = bad["volumes"][1].as_object_mut().unwrap();
+        of.extend(other.as_object().unwrap().clone());
+        let e = read(&bad).unwrap_err();
+        let mut named = e.details.iter().map(|d| d.path.as_str());
+        assert!(named.any(|p| p == "/volumes(1)/secret"), "{e:?}");
+    }
+}
+
 fn with(path: &str, value: Value) -> Value {
     let mut out = whole();
     let at = path.rsplit_once('/').unwrap();
@@ -289,9 +332,27 @@ fn what_is_wrong_is_named_in_the_words_of_pods() {
         ("/contaners", json!([]), "/contaners", "is not known"),
         (
             "/secrets",
-            json!({"a": {"source": "x"}}),
-            "/secrets",
-            "no node resolves secrets",
+            json!({"a": {"source": "../x"}}),
+            "/secrets/a/source",
+            "must be a path",
+        ),
+        (
+            "/environment/PASSWORD",
+            json!({"secret": "pw"}),
+            "/environment/PASSWORD/secret",
+            "must be one of secrets, is \"pw\"",
+        ),
+        (
+            "/containers/0/environment/PASSWORD",
+            json!({"secret": "pw"}),
+            "/containers(0)/environment/PASSWORD/secret",
+            "must be one of secrets, is \"pw\"",
+        ),
+        (
+            "/volumes/1/secret",
+            json!("pw"),
+            "/volumes(1)/secret",
+            "must be one of secrets, is \"pw\"",
         ),
         (
             "/scaling/kind",
