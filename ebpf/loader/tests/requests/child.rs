@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use anyhow::{Context, bail};
 
 use crate::support::child::{ENV, MARK};
+use crate::zero;
 
 /// Serves commands until the end of input.
 pub fn serve() -> anyhow::Result<()> {
@@ -128,6 +129,13 @@ fn transfer(how: &str, n: usize) -> anyhow::Result<String> {
         }
         "sendfile" => from_file(&server, &sent, sendfile)?,
         "splice" => from_file(&server, &sent, splice)?,
+        "zerocopy" => zero::copy_less(&server, &sent)?,
+        "uring" | "uring_zc" => {
+            let done = zero::by_ring(&server, &sent, how == "uring")?;
+            if done.is_none() {
+                return Ok("no io_uring".to_owned());
+            }
+        }
         _ => bail!("no way {how}"),
     }
     drop(server);
