@@ -21,6 +21,19 @@ use crate::view::AgentMode;
 /// A generation above this from an agent is nonsense: no cluster publishes so often.
 const SANE_GENERATION: u64 = 1 << 48;
 
+/// What an agent has, compared with what the registry knows.
+#[derive(Debug, Default)]
+struct Compared {
+    /// New here, and wanted.
+    adopted: Vec<TaskId>,
+    /// To be killed.
+    unwanted: Vec<TaskId>,
+    /// What follows for tasks that were known.
+    reports: Vec<TaskStatus>,
+    /// What owners of adopted tasks are told.
+    told: Vec<(FrameworkId, TaskStatus)>,
+}
+
 impl MasterCore {
     pub(super) fn register(&mut self, session: SessionId, reg: Registration, now: UnixMillis) {
         let id = reg.info.agent_id.clone();
@@ -49,7 +62,12 @@ impl MasterCore {
             agent_id: id.clone(),
         });
 
-        let (adopted, unwanted, reports) = self.compare_tasks(&id, reg.tasks, back, now);
+        let Compared {
+            adopted,
+            unwanted,
+            reports,
+            told,
+        } = self.compare_tasks(&id, reg.tasks, back, now);
         let executors = reg.executors;
         self.out.push(Effect::SendAgent {
             session,
@@ -73,12 +91,15 @@ impl MasterCore {
         for status in reports {
             self.report(status, now);
         }
-        // Adopted just now, or forgotten by the framework while the agent was away.
-        let new = self.tasks.ids_of(&id);
-        let new = new.filter(|t| self.scheduler.instance(t).is_none());
-        self.adopt_all(new.cloned().collect(), now);
+        for (owner, status) in told {
+            self.tell_owner(&owner, status);
+        }
+        let (new, kills) = self.left_to_do(&id);
+        self.adopt_all(new, now);
         self.tell_volumes(&id, known_before);
-        self.repeat_kills(&id);
+        for task in kills {
+            self.send_kill(&id, &task);
+        }
         self.tell_losses(now);
         self.net_dirty = true;
         self.end_recovery_when_done(now);
@@ -190,16 +211,20 @@ impl MasterCore {
         true
     }
 
-    /// Compares what the agent has with what the registry knows. Answers tasks that are new here and
-    /// wanted, tasks to kill, and reports that follow; `back` is said with those of frameworks' tasks.
+    /// Compares what the agent has with what the registry knows; `back` is said with reports of frameworks' tasks.
     fn compare_tasks(
         &mut self,
         id: &AgentId,
         tasks: Vec<(TaskSpec, TaskStatus)>,
         back: Option<&str>,
         now: UnixMillis,
-    ) -> (Vec<TaskId>, Vec<TaskId>, Vec<TaskStatus>) {
-        let (mut adopted, mut unwanted, mut reports) = (Vec::new(), Vec::new(), Vec::new());
+    ) -> Compared {
+        let Compared {
+            mut adopted,
+            mut unwanted,
+            mut reports,
+            mut told,
+        } = Compared::default();
         let mut present = BTreeSet::new();
         for (spec, status) in tasks {
             let task_id = spec.task_id.clone();
@@ -229,12 +254,14 @@ impl MasterCore {
                     task.take(&status, now);
                     // Its trace was told when it first became a backend.
                     task.announced = task.is_backend();
-                    // Its framework may have been told that nobody knows it.
+                    // Its framework may have been told that nobody knows it, or that it is out of reach. All else that is to be done
+                    // of a report has been: it is half a million of them when a large cluster's master is back.
                     if task.spec.framework_id != self.framework_id {
                         let theirs = self.is_of_others(&task.spec.framework_id);
-                        reports.push(returned(status, back.filter(|_| theirs)));
+                        let status = returned(status, back.filter(|_| theirs));
+                        told.push((task.spec.framework_id.clone(), status));
                     }
-                    self.tasks.insert(task);
+                    self.tasks.insert_new(task);
                     adopted.push(task_id);
                 }
                 // It ends, and holds what it uses until then.
@@ -243,7 +270,7 @@ impl MasterCore {
                     let mut task = self.tasks.new_task(spec, id, info, now);
                     task.take(&status, now);
                     task.kill_wanted = true;
-                    self.tasks.insert(task);
+                    self.tasks.insert_new(task);
                     adopted.push(task_id.clone());
                     unwanted.push(task_id);
                 }
@@ -252,7 +279,12 @@ impl MasterCore {
         let missing = self.tasks.ids_of(id).filter(|id| !present.contains(*id));
         let missing = missing.filter_map(|id| self.tasks.get(id));
         reports.extend(missing.map(|t| vanished(t, now)));
-        (adopted, unwanted, reports)
+        Compared {
+            adopted,
+            unwanted,
+            reports,
+            told,
+        }
     }
 
     /// Whether a framework is none of the master's own.
@@ -316,16 +348,22 @@ impl MasterCore {
         self.allocate_all(events, now);
     }
 
-    fn repeat_kills(&mut self, id: &AgentId) {
-        let again: Vec<TaskId> = self
-            .tasks
-            .of_agent(id)
-            .filter(|t| t.kill_wanted)
-            .map(|t| t.id.clone())
-            .collect();
-        for task in again {
-            self.send_kill(id, &task);
+    /// Of an agent's tasks: which level 2 has to take on (adopted just now, or forgotten by the framework while the agent was
+    /// away) or nobody has, and which were to end before.
+    fn left_to_do(&self, id: &AgentId) -> (Vec<TaskId>, Vec<TaskId>) {
+        let (mut new, mut kills) = (Vec::new(), Vec::new());
+        for t in self.tasks.of_agent(id) {
+            let framework = &t.spec.framework_id;
+            let has_owner =
+                *framework != self.framework_id && self.frameworks.all.contains_key(framework);
+            if !has_owner && self.scheduler.instance(&t.id).is_none() {
+                new.push(t.id.clone());
+            }
+            if t.kill_wanted {
+                kills.push(t.id.clone());
+            }
         }
+        (new, kills)
     }
 
     /// Removes an agent whose place another took; its tasks are gone with it.

@@ -127,6 +127,11 @@ impl Tasks {
 
     pub(super) fn insert(&mut self, task: Task) {
         self.take(&task.id);
+        self.insert_new(task);
+    }
+
+    /// As [`Self::insert`], of one that is known not to be there.
+    pub(super) fn insert_new(&mut self, task: Task) {
         let on = self
             .by_agent
             .entry(task.agent_id().clone())
