@@ -211,7 +211,8 @@ async fn operators_make_volumes_that_frameworks_are_offered() {
 /// As forms carry it.
 fn encoded(value: &Value) -> String {
     let each = value.to_string().into_bytes().into_iter();
-    each.map(|b| format!("%{b:02X}")).collect()
+    let each: Vec<String> = each.map(|b| format!("%{b:02X}")).collect();
+    each.concat()
 }
 
 /// A form or JSON at a path of its own; the answer's status.
