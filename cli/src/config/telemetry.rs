@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use waggle_agent::telemetry::{BUDGET, Destination, Protocol, SpoolConfig, pipeline::Cost};
-use waggle_agent::{FlowLogConfig, TraceRequests};
+use waggle_agent::{FlowLogConfig, TraceInject, TraceRequests};
 
 use super::positive;
 use crate::{
@@ -187,6 +187,26 @@ pub fn trace_requests(args: &RunArgs) -> Result<TraceRequests, CliError> {
             "trace-requests: must be off, labelled or all, is {text:.40?}"
         ))),
     }
+}
+
+/// Whether a `traceparent` may be put into requests, which is done only to those that are traced.
+pub fn trace_inject(args: &RunArgs) -> Result<TraceInject, CliError> {
+    let inject = match args.trace_inject.as_deref() {
+        None | Some("off") => return Ok(TraceInject::Off),
+        Some("labelled") => TraceInject::Labelled,
+        Some("labelled-without-send-zc") => TraceInject::WithoutSendZc,
+        Some(text) => {
+            return Err(usage(format!(
+                "trace-inject: must be off, labelled or labelled-without-send-zc, is {text:.40?}"
+            )));
+        }
+    };
+    if trace_requests(args)? == TraceRequests::Off {
+        return Err(usage(
+            "trace-inject: must be off where trace-requests is".to_owned(),
+        ));
+    }
+    Ok(inject)
 }
 
 /// What telemetry may cost.

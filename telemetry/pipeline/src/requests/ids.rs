@@ -25,7 +25,8 @@ impl Hop {
 
     /// The trace that begins here, where no other is known.
     pub(super) fn trace(&self) -> u128 {
-        (u128::from(self.hash(ids::TRACE_HIGH)) << 64 | u128::from(self.hash(ids::TRACE_LOW))).max(1)
+        (u128::from(self.hash(ids::TRACE_HIGH)) << 64 | u128::from(self.hash(ids::TRACE_LOW)))
+            .max(1)
     }
 
     pub(super) fn key(&self) -> u128 {

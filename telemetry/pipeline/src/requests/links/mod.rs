@@ -419,12 +419,7 @@ impl Links {
 
     /// The wire names the client's own span: the kernel has put the context in. In whose trace it did so was decided by what it knew then;
     /// the parent is the request that the thread works on, if that is of this trace.
-    fn injected(
-        &self,
-        begins: &Begins,
-        context: TraceContext,
-        candidate: Candidate,
-    ) -> Injected {
+    fn injected(&self, begins: &Begins, context: TraceContext, candidate: Candidate) -> Injected {
         let key = begins.thread.map(|thread| (begins.cgroup, thread));
         let open = key.map_or(&[][..], |key| self.threads.works_on(key));
         let trace = |id: &NodeId| self.nodes.get(id)?.place.map(|place| place.trace_id);
