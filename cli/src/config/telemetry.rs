@@ -290,6 +290,33 @@ mod tests {
     }
 
     #[test]
+    fn headers_are_put_only_into_requests_that_are_traced() {
+        let args = |requests: Option<&str>, inject: &str| RunArgs {
+            trace_requests: requests.map(str::to_owned),
+            trace_inject: Some(inject.to_owned()),
+            ..RunArgs::default()
+        };
+        let all = [
+            ("off", TraceInject::Off),
+            ("labelled", TraceInject::Labelled),
+            ("labelled-without-send-zc", TraceInject::WithoutSendZc),
+        ];
+        for (text, want) in all {
+            assert_eq!(trace_inject(&args(None, text)).unwrap(), want);
+        }
+        assert_eq!(trace_inject(&RunArgs::default()).unwrap(), TraceInject::Off);
+        let off = Some("off");
+        assert_eq!(trace_inject(&args(off, "off")).unwrap(), TraceInject::Off);
+        for (bad, said) in [
+            (args(None, "all"), "trace-inject: must be off, labelled or"),
+            (args(off, "labelled"), "off where trace-requests is"),
+        ] {
+            let error = trace_inject(&bad).unwrap_err();
+            assert!(error.to_string().contains(said), "{error}");
+        }
+    }
+
+    #[test]
     fn the_variables_of_opentelemetry_are_known() {
         let set = |name: &str| {
             let value = match name {

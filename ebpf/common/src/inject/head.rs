@@ -74,8 +74,8 @@ const MAX_LENGTH: u64 = 1 << 50;
 const MAX_BODY: u64 = 1 << 30;
 const LOW_5: u64 = 0xff_ffff_ffff;
 
-const fn word(bytes: &[u8; 8]) -> u64 {
-    u64::from_be_bytes(*bytes)
+const fn word(bytes: [u8; 8]) -> u64 {
+    u64::from_be_bytes(bytes)
 }
 
 impl Scan {
@@ -94,7 +94,7 @@ impl Scan {
         self.newer = self.newer << 8 | u64::from(byte);
         if is_first_line {
             if byte == b'\n' {
-                if self.newer != word(b"TP/1.1\r\n") || self.older & 0xff_ffff != 0x20_4854 {
+                if self.newer != word(*b"TP/1.1\r\n") || self.older & 0xff_ffff != 0x20_4854 {
                     self.flags |= flags::BAD;
                     return true;
                 }
@@ -136,16 +136,16 @@ impl Scan {
         }
         self.flags &= !flags::NAME;
         let (older, newer) = (self.older, self.newer);
-        if newer == word(b"eparent:") && older & LOW_5 == word(b"\0\0\0\ntrac") {
+        if newer == word(*b"eparent:") && older & LOW_5 == word(*b"\0\0\0\ntrac") {
             self.context_at = self.n;
-        } else if newer == word(b"-length:") && older == word(b"\ncontent") {
+        } else if newer == word(*b"-length:") && older == word(*b"\ncontent") {
             if self.flags & flags::LENGTH != 0 {
                 self.flags |= flags::BAD_LENGTH;
             }
             self.flags |= flags::LENGTH | flags::DIGITS;
-        } else if newer == word(b"ncoding:") && older == word(b"ansfer-e") {
+        } else if newer == word(*b"ncoding:") && older == word(*b"ansfer-e") {
             self.flags |= flags::CODED;
-        } else if newer == word(b"upgrade:") && older as u8 == b'\n' {
+        } else if newer == word(*b"upgrade:") && older as u8 == b'\n' {
             self.flags |= flags::UPGRADE;
         } else if before == b'\n' {
             self.flags |= flags::BAD;
@@ -252,7 +252,7 @@ pub fn write(out: &mut [u8; HEADER], (high, low): (u64, u64), span: u64, is_samp
     out[48] = b'-';
     out[65] = b'-';
     out[66] = b'0';
-    out[67] = b'0' + is_sampled as u8;
+    out[67] = b'0' + u8::from(is_sampled);
     out[68] = b'\r';
     out[69] = b'\n';
 }

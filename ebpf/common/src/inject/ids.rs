@@ -54,7 +54,7 @@ pub fn hash(hop: &[u64; 6], what: u8) -> u64 {
     while n < 6 {
         let mut word = hop[n];
         if n == 5 {
-            word |= (what as u64) << 32 | BYTES << 56;
+            word |= u64::from(what) << 32 | BYTES << 56;
         }
         v[3] ^= word;
         round(&mut v);

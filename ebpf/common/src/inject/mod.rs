@@ -3,6 +3,15 @@
 //! Both sides share it so that it can be tested where there is no kernel: [`head`] finds a head and what follows it, [`ids`] makes the
 //! ids that both ends of a connection come to.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "bytes and halves of words, as the kernel's programs take them"
+)]
+#![allow(
+    clippy::inline_always,
+    reason = "programs have no calls to spare, and little stack"
+)]
+
 pub mod head;
 pub mod ids;
 

@@ -80,7 +80,7 @@ pub enum Opened {
     /// Headers are put in.
     Works(Box<Injector>),
     /// This kernel would let tasks see it.
-    Refused(Refusal, Findings),
+    Refused(Refusal, Box<Findings>),
 }
 
 /// The programs that put headers in, attached, and their maps. Dropping it takes them off.
@@ -149,7 +149,7 @@ impl Injector {
         });
         let stay = match findings.verdict(terms) {
             Ok(stay) => stay,
-            Err(refusal) => return Ok(Opened::Refused(refusal, findings)),
+            Err(refusal) => return Ok(Opened::Refused(refusal, Box::new(findings))),
         };
         let injector = Self {
             inject: Mutex::new(open(&mut ebpf, INJECT)?),

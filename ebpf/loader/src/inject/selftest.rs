@@ -196,7 +196,7 @@ fn epoll(pair: &mut Pair) -> io::Result<Finding> {
 }
 
 fn edges(epoll: &OwnedFd, pair: &mut Pair) -> io::Result<Finding> {
-    let events = (libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLET) as u32;
+    let events = (libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLET).cast_unsigned();
     let mut event = libc::epoll_event { events, u64: 0 };
     let (fd, to) = (epoll.as_raw_fd(), pair.client.as_raw_fd());
     // SAFETY: one structure of ours; both descriptors are open.
@@ -241,7 +241,7 @@ fn woke(epoll: &OwnedFd, wanted: libc::c_int) -> io::Result<bool> {
             return Err(io::Error::last_os_error());
         }
         let events = event.events;
-        if n == 0 || events & wanted as u32 != 0 {
+        if n == 0 || events & wanted.cast_unsigned() != 0 {
             return Ok(n == 1);
         }
     }

@@ -148,7 +148,7 @@ impl Call {
     }
 
     /// Nothing more comes once the task has closed it.
-    fn is_over(mut self, task: &mut Task) -> anyhow::Result<()> {
+    fn ends(mut self, task: &mut Task) -> anyhow::Result<()> {
         task.ask(&format!("close {}", self.id))?;
         let mut rest = Vec::new();
         self.server.read_to_end(&mut rest)?;
@@ -182,7 +182,7 @@ fn the_self_test_says_what_this_kernel_does() -> anyhow::Result<()> {
         }
         Opened::Refused(why, found) => {
             eprintln!("refused: {why}");
-            (found, false)
+            (*found, false)
         }
     };
     eprintln!("{found:#?}");
@@ -272,7 +272,7 @@ fn a_connection_is_no_member_any_more_when_the_answer_is_there() -> anyhow::Resu
             call.read_same(GET)?;
             call.take_answer(&mut task)?;
         }
-        call.is_over(&mut task)?;
+        call.ends(&mut task)?;
     }
     assert_eq!(rig.counts()?, [("fresh", 20)]);
     Ok(())
@@ -292,7 +292,7 @@ fn each_request_of_a_connection_that_stays_gets_one() -> anyhow::Result<()> {
         call.take_answer(&mut task)?;
     }
     assert_eq!(values.len(), 500, "each is another");
-    call.is_over(&mut task)?;
+    call.ends(&mut task)?;
     assert_eq!(rig.counts()?, [("fresh", 500)]);
     Ok(())
 }
@@ -343,7 +343,7 @@ fn bodies(stay: Stay, name: &str) -> anyhow::Result<()> {
         }
         task.ask(&format!("half {}", call.id))?;
         call.take_answer(&mut task)?;
-        call.is_over(&mut task)?;
+        call.ends(&mut task)?;
     }
     let n = if stay == Stay::Whole { 14 } else { 7 };
     assert_eq!(rig.counts()?, [("fresh", n)]);
@@ -412,7 +412,7 @@ fn what_can_not_be_followed_is_left_alone_for_good() -> anyhow::Result<()> {
         call.send(&mut task, GET)?;
         call.read_same(GET)?;
         call.take_answer(&mut task)?;
-        call.is_over(&mut task)?;
+        call.ends(&mut task)?;
         let mut want = vec![(why, 1)];
         if gets > 0 {
             want.insert(0, ("fresh", 1));
@@ -477,7 +477,7 @@ fn trace_of_call(task: &mut Task) -> anyhow::Result<String> {
     call.send(task, GET)?;
     let value = call.read_injected(GET)?;
     call.take_answer(task)?;
-    call.is_over(task)?;
+    call.ends(task)?;
     Ok(value[3..35].to_owned())
 }
 
