@@ -16,8 +16,13 @@ use waggle_overlay_plan::zone::{HealthPolicy, Scope};
 use waggle_types::{Custom, Domain, Milli, PortSet, Resources};
 
 use crate::{
-    fetch::FetchSettings, flow_log::FlowLogConfig, logs::LogSettings, networks::NetworkSettings,
-    reconfiguration::Reconfiguration, requests::TraceRequests, storage::StorageSettings,
+    fetch::FetchSettings,
+    flow_log::FlowLogConfig,
+    logs::LogSettings,
+    networks::NetworkSettings,
+    reconfiguration::Reconfiguration,
+    requests::{TraceInject, TraceRequests},
+    storage::StorageSettings,
 };
 
 /// Settings of one agent. [`AgentConfig::new`] fills in every default.
@@ -100,6 +105,8 @@ pub struct AgentConfig {
     pub flows: FlowLogConfig,
     /// Whose requests become spans.
     pub trace_requests: TraceRequests,
+    /// Whether tasks may have a `traceparent` put into their requests; only those of whom requests are traced.
+    pub trace_inject: TraceInject,
     /// What becomes of tasks' output.
     pub logs: LogSettings,
 }
@@ -144,6 +151,7 @@ impl AgentConfig {
             images: ImageSettings::default(),
             flows: FlowLogConfig::default(),
             trace_requests: TraceRequests::default(),
+            trace_inject: TraceInject::default(),
             logs: LogSettings::default(),
         }
     }

@@ -107,7 +107,7 @@ pub mod dns {
 pub use crate::flow_log::FlowLogConfig;
 pub use crate::http::serve_metrics;
 pub use crate::networks::{NetworkSettings, Subnet, SubnetError};
-pub use crate::requests::TraceRequests;
+pub use crate::requests::{TraceInject, TraceRequests};
 pub use waggle_ebpf::{Check, find_cgroup2_mount};
 pub use waggle_overlay::edge::EdgeMode;
 /// The telemetry that [`run`] takes, for who starts an agent.

@@ -156,7 +156,7 @@ impl Net {
             observer: Arc::default(),
             flows: Mutex::default(),
             flow_log: Arc::new(FlowLog::open(config)),
-            requests: Arc::new(Requests::new(config.trace_requests)),
+            requests: Arc::new(Requests::new(config.trace_requests, config.trace_inject)),
             edge: None,
             packets: None,
             overlay,

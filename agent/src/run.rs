@@ -172,6 +172,12 @@ pub async fn run(
     net.load_encryption(&config).await?;
     let net = Arc::new(net);
     troubles.extend(net.troubles().iter().cloned());
+    let tried = {
+        let (net, config, telemetry) = (Arc::clone(&net), Arc::clone(&config), telemetry.clone());
+        let try_out = move || requests::try_out(&net, config.cgroup_root.as_deref(), &telemetry);
+        blocking(try_out).await
+    };
+    troubles.extend(tried);
 
     let parts = {
         let (config, telemetry) = (Arc::clone(&config), telemetry.clone());

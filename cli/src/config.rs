@@ -20,7 +20,7 @@ use std::{
 use waggle_agent::telemetry::{Destination, SpoolConfig, pipeline::Cost};
 use waggle_agent::{
     DnsSettings, EdgeSettings, FetchSettings, FlowLogConfig, LogSettings, NetworkSettings,
-    NodePolicy, Reconfiguration, RuntimeSettings, StorageSettings, TraceRequests,
+    NodePolicy, Reconfiguration, RuntimeSettings, StorageSettings, TraceInject, TraceRequests,
     images::ImageSettings,
 };
 use waggle_master::LaunchLimits;
@@ -73,6 +73,8 @@ pub struct Settings {
     pub flows: FlowLogConfig,
     /// Whose requests become spans.
     pub trace_requests: TraceRequests,
+    /// Whether a `traceparent` may be put into requests.
+    pub trace_inject: TraceInject,
     /// Collection interval.
     pub tick: Duration,
     /// Silence until unreachable.
@@ -182,6 +184,7 @@ pub fn settings(flags: &RunArgs) -> Result<Settings, CliError> {
     let spool = telemetry::spool(&args, &work_dir)?;
     let flows = telemetry::flows(&args)?;
     let trace_requests = telemetry::trace_requests(&args)?;
+    let trace_inject = telemetry::trace_inject(&args)?;
     let budget = telemetry::budget(&args)?;
     let name = match args.name {
         Some(n) => n,
@@ -222,6 +225,7 @@ pub fn settings(flags: &RunArgs) -> Result<Settings, CliError> {
         spool,
         flows,
         trace_requests,
+        trace_inject,
         tick: positive("tick", args.tick.as_deref().unwrap_or("5s"))?,
         agent_timeout: positive(
             "agent-timeout",
@@ -300,6 +304,7 @@ fn merge(flags: RunArgs, file: RunArgs) -> RunArgs {
         flow_log_size: flags.flow_log_size.or(file.flow_log_size),
         flow_log_age: flags.flow_log_age.or(file.flow_log_age),
         trace_requests: flags.trace_requests.or(file.trace_requests),
+        trace_inject: flags.trace_inject.or(file.trace_inject),
         tick: flags.tick.or(file.tick),
         agent_timeout: flags.agent_timeout.or(file.agent_timeout),
         offer_timeout: flags.offer_timeout.or(file.offer_timeout),

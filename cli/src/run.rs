@@ -224,6 +224,7 @@ async fn start_agent(
     config.images.clone_from(&s.images);
     config.flows.clone_from(&s.flows);
     config.trace_requests = s.trace_requests;
+    config.trace_inject = s.trace_inject;
     config.gpu_devices.clone_from(&s.gpu_devices);
     config.storage.clone_from(&s.storage);
     config.fetch.clone_from(&s.fetch);

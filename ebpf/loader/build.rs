@@ -49,13 +49,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 /// Objects that only some nodes load.
-const OTHERS: [&str; 6] = [
+const OTHERS: [&str; 7] = [
     "waggle-edge.o",
     "waggle-dsr.o",
     "waggle-packet.o",
     "waggle-overlay.o",
     "waggle-observe.o",
     "waggle-requests.o",
+    "waggle-inject.o",
 ];
 
 /// Finds `<target>/bpf/waggle-ebpf.o` and tells cargo what to watch.

@@ -15,7 +15,7 @@ use anyhow::{Context as _, bail, ensure};
 const TARGET: &str = "bpfel-unknown-none";
 const PACKAGE: &str = "waggle-ebpf-programs";
 /// The `[[bin]]`s of the package: the programs of every node (first), then those that only some load.
-const BINARIES: [&str; 8] = [
+const BINARIES: [&str; 9] = [
     "waggle-ebpf",
     "waggle-edge",
     "waggle-edge-bench",
@@ -24,6 +24,7 @@ const BINARIES: [&str; 8] = [
     "waggle-overlay",
     "waggle-observe",
     "waggle-requests",
+    "waggle-inject",
 ];
 /// Overrides the compiler that is looked for.
 const COMPILER_ENV: &str = "WAGGLE_BPF_RUSTC";

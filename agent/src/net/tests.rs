@@ -17,7 +17,10 @@ async fn net(dir: &std::path::Path) -> Net {
         plane: None,
         observer: Arc::default(),
         flow_log: Arc::new(FlowLog::without_disk()),
-        requests: Arc::new(Requests::new(crate::TraceRequests::Off)),
+        requests: Arc::new(Requests::new(
+            crate::TraceRequests::Off,
+            crate::TraceInject::Off,
+        )),
         flows: Mutex::default(),
         edge: None,
         packets: None,

@@ -3,6 +3,7 @@
 //! | file | role |
 //! |---|---|
 //! | mod.rs | whose requests are traced; the looks at the ring |
+//! | inject.rs | whose requests get a `traceparent` |
 //! | readers.rs | which thread has read what |
 //! | spans.rs | records to pieces, spans to whom they belong |
 //!
@@ -13,6 +14,7 @@
 //! - A span has the resource of the task in whose cgroup the socket is; of a cgroup that is no task there is none.
 //! - Where the kernel refuses the programs, the feature is off, and that is said once.
 
+mod inject;
 mod readers;
 mod spans;
 
@@ -25,7 +27,7 @@ use std::{
     time::Duration,
 };
 
-use waggle_ebpf::{ProgramInfo, RequestRecords, RequestTracer};
+use waggle_ebpf::{Injector, ProgramInfo, RequestRecords, RequestTracer};
 use waggle_ebpf_common::flow::FlowRecord;
 use waggle_overlay::VipNames;
 use waggle_telemetry::{Feature, Telemetry, names};
@@ -35,6 +37,8 @@ use waggle_telemetry_pipeline::{
 };
 use waggle_types::TaskSpec;
 
+use inject::Injecting;
+pub use inject::{TraceInject, try_out};
 use readers::{Readers, Told};
 use spans::Spans;
 
@@ -54,13 +58,15 @@ const AT_ONCE: usize = 32_768;
 const LINGER: u8 = 8;
 /// A task's word, as label or environment variable.
 const WORD: &str = "WAGGLE_TRACE";
+/// Says that it is traced, and that its requests get a `traceparent`.
+const INJECT: &str = "inject";
 
 /// Whose requests become spans.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum TraceRequests {
     /// Nobody's.
     Off,
-    /// Those of tasks with `WAGGLE_TRACE=requests`.
+    /// Those of tasks with `WAGGLE_TRACE=requests` or `inject`.
     #[default]
     Labelled,
     /// Those of all but tasks with `WAGGLE_TRACE=none`.
@@ -71,7 +77,7 @@ impl TraceRequests {
     fn wants(self, word: Option<&str>) -> bool {
         match self {
             Self::Off => false,
-            Self::Labelled => word == Some("requests"),
+            Self::Labelled => matches!(word, Some("requests" | INJECT)),
             Self::All => word != Some("none"),
         }
     }
@@ -87,24 +93,30 @@ pub fn word(spec: &TaskSpec) -> Option<String> {
 #[derive(Debug)]
 pub struct Requests {
     setting: TraceRequests,
+    inject: TraceInject,
     tasks: Mutex<HashMap<u64, Task>>,
     tracer: OnceLock<RequestTracer>,
+    injector: OnceLock<Box<Injector>>,
 }
 
 #[derive(Debug)]
 struct Task {
     labels: Arc<TaskLabels>,
+    /// It has asked for a `traceparent`.
+    injects: bool,
     /// Looks for which it is known, once it is gone.
     left: Option<u8>,
 }
 
 impl Requests {
     /// Of nobody yet.
-    pub fn new(setting: TraceRequests) -> Self {
+    pub fn new(setting: TraceRequests, inject: TraceInject) -> Self {
         Self {
             setting,
+            inject,
             tasks: Mutex::default(),
             tracer: OnceLock::new(),
+            injector: OnceLock::new(),
         }
     }
 
@@ -119,6 +131,7 @@ impl Requests {
         }
         let task = Task {
             labels: Arc::clone(labels),
+            injects: word == Some(INJECT),
             left: None,
         };
         tasks.insert(labels.cgroup_id, task);
@@ -166,7 +179,9 @@ impl Requests {
     /// The programs and what they cost; none before they are loaded.
     pub fn programs(&self) -> Vec<ProgramInfo> {
         let tracer = self.tracer.get();
-        tracer.map(RequestTracer::programs).unwrap_or_default()
+        let mut all = tracer.map(RequestTracer::programs).unwrap_or_default();
+        all.extend(self.injector.get().into_iter().flat_map(|i| i.programs()));
+        all
     }
 
     fn labels(&self, cgroup_id: u64) -> Option<Arc<TaskLabels>> {
@@ -178,6 +193,16 @@ impl Requests {
     fn wanted(&self) -> BTreeSet<u64> {
         let tasks = self.tasks();
         let there = tasks.iter().filter(|(_, task)| task.left.is_none());
+        there.map(|(cgroup_id, _)| *cgroup_id).collect()
+    }
+
+    /// Cgroups of those whose requests are to get a `traceparent`.
+    fn injected(&self) -> BTreeSet<u64> {
+        if self.inject == TraceInject::Off {
+            return BTreeSet::new();
+        }
+        let tasks = self.tasks();
+        let there = tasks.iter().filter(|(_, t)| t.left.is_none() && t.injects);
         there.map(|(cgroup_id, _)| *cgroup_id).collect()
     }
 
@@ -247,6 +272,7 @@ struct Looking {
     records: Option<RequestRecords>,
     /// What the kernel was told to trace.
     traced: BTreeSet<u64>,
+    injecting: Injecting,
     readers: Readers,
     spans: Spans,
     counted: BTreeMap<&'static str, u64>,
@@ -259,6 +285,7 @@ impl Looking {
             cgroup_root,
             records: None,
             traced: BTreeSet::new(),
+            injecting: Injecting::default(),
             readers: Readers::default(),
             spans: Spans::default(),
             counted: BTreeMap::new(),
@@ -283,6 +310,11 @@ impl Looking {
             wanted.clear();
         }
         follow(tracer, &mut self.traced, &wanted);
+        // Only of those who are traced: the ids are the tracer's.
+        let mut injected = requests.injected();
+        injected.retain(|cgroup_id| self.traced.contains(cgroup_id));
+        self.injecting
+            .look(net, &self.cgroup_root, &injected, telemetry);
         let mut came = Vec::new();
         while came.len() < AT_ONCE
             && let Some(told) = records.next(|head, bytes| Told {
@@ -374,10 +406,39 @@ mod tests {
     #[test]
     fn a_task_has_the_last_word_where_it_has_one() {
         use TraceRequests::{All, Labelled, Off};
-        let words = [None, Some("requests"), Some("none"), Some("else")];
+        let words = [
+            None,
+            Some("requests"),
+            Some("none"),
+            Some("else"),
+            Some("inject"),
+        ];
         let wants = |setting: TraceRequests| words.map(|word| setting.wants(word));
-        assert_eq!(wants(Off), [false; 4]);
-        assert_eq!(wants(Labelled), [false, true, false, false]);
-        assert_eq!(wants(All), [true, true, false, true]);
+        assert_eq!(wants(Off), [false; 5]);
+        assert_eq!(wants(Labelled), [false, true, false, false, true]);
+        assert_eq!(wants(All), [true, true, false, true, true]);
+    }
+
+    #[test]
+    fn a_header_is_for_who_asks_where_the_node_allows_it() {
+        let labels = |cgroup_id| {
+            Arc::new(TaskLabels {
+                cgroup_id,
+                ..crate::fixture::labels("task")
+            })
+        };
+        for (inject, want) in [
+            (TraceInject::Off, BTreeSet::new()),
+            (TraceInject::Labelled, [2].into()),
+            (TraceInject::WithoutSendZc, [2].into()),
+        ] {
+            let requests = Requests::new(TraceRequests::All, inject);
+            requests.begin(&labels(1), Some("requests"));
+            requests.begin(&labels(2), Some("inject"));
+            requests.begin(&labels(3), None);
+            requests.begin(&labels(4), Some("none"));
+            assert_eq!(requests.injected(), want);
+            assert_eq!(requests.wanted(), [1, 2, 3].into());
+        }
     }
 }

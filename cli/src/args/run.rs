@@ -79,6 +79,11 @@ pub struct RunArgs {
     /// WAGGLE_TRACE=requests) or `all` (tasks without WAGGLE_TRACE=none) [default: labelled]
     #[arg(long, value_name = "WHOSE")]
     pub trace_requests: Option<String>,
+    /// Whether a `traceparent` is put into plain HTTP/1.1 requests of tasks with the label WAGGLE_TRACE=inject, which traces them,
+    /// too: `off`, `labelled`, or `labelled-without-send-zc`, which puts up with io_uring's SEND_ZC being refused to them. A
+    /// self-test of the kernel at the start may refuse it with a reason [default: off]
+    #[arg(long, value_name = "WHOSE")]
+    pub trace_inject: Option<String>,
     /// Port on the node's address at which its tasks' OTLP is taken, gRPC and HTTP, where there is an endpoint to pass it on
     /// to; `none` takes nothing [default: 61317]
     #[arg(long, value_name = "PORT")]

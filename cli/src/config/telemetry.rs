@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use waggle_agent::telemetry::{BUDGET, Destination, Protocol, SpoolConfig, pipeline::Cost};
-use waggle_agent::{FlowLogConfig, TraceRequests};
+use waggle_agent::{FlowLogConfig, TraceInject, TraceRequests};
 
 use super::positive;
 use crate::{
@@ -189,6 +189,26 @@ pub fn trace_requests(args: &RunArgs) -> Result<TraceRequests, CliError> {
     }
 }
 
+/// Whether a `traceparent` may be put into requests, which is done only to those that are traced.
+pub fn trace_inject(args: &RunArgs) -> Result<TraceInject, CliError> {
+    let inject = match args.trace_inject.as_deref() {
+        None | Some("off") => return Ok(TraceInject::Off),
+        Some("labelled") => TraceInject::Labelled,
+        Some("labelled-without-send-zc") => TraceInject::WithoutSendZc,
+        Some(text) => {
+            return Err(usage(format!(
+                "trace-inject: must be off, labelled or labelled-without-send-zc, is {text:.40?}"
+            )));
+        }
+    };
+    if trace_requests(args)? == TraceRequests::Off {
+        return Err(usage(
+            "trace-inject: must be off where trace-requests is".to_owned(),
+        ));
+    }
+    Ok(inject)
+}
+
 /// What telemetry may cost.
 pub fn budget(args: &RunArgs) -> Result<Cost, CliError> {
     let cpus = args.telemetry_cpu.unwrap_or(BUDGET.cpus);
@@ -267,6 +287,33 @@ mod tests {
             assert!(error.to_string().contains(said), "{error}");
         }
         assert!(destinations(&vec!["http://a".to_owned(); 9], none).is_err());
+    }
+
+    #[test]
+    fn headers_are_put_only_into_requests_that_are_traced() {
+        let args = |requests: Option<&str>, inject: &str| RunArgs {
+            trace_requests: requests.map(str::to_owned),
+            trace_inject: Some(inject.to_owned()),
+            ..RunArgs::default()
+        };
+        let all = [
+            ("off", TraceInject::Off),
+            ("labelled", TraceInject::Labelled),
+            ("labelled-without-send-zc", TraceInject::WithoutSendZc),
+        ];
+        for (text, want) in all {
+            assert_eq!(trace_inject(&args(None, text)).unwrap(), want);
+        }
+        assert_eq!(trace_inject(&RunArgs::default()).unwrap(), TraceInject::Off);
+        let off = Some("off");
+        assert_eq!(trace_inject(&args(off, "off")).unwrap(), TraceInject::Off);
+        for (bad, said) in [
+            (args(None, "all"), "trace-inject: must be off, labelled or"),
+            (args(off, "labelled"), "off where trace-requests is"),
+        ] {
+            let error = trace_inject(&bad).unwrap_err();
+            assert!(error.to_string().contains(said), "{error}");
+        }
     }
 
     #[test]

@@ -11,12 +11,13 @@
 //!   pinned maps of another version are not reused.
 //!
 //! # What it never does
-//! No logic beyond constructors, and in [`edge`] the arithmetic that both sides must do alike.
+//! No logic beyond constructors, and in [`edge`] and [`inject`] the arithmetic that both sides must do alike.
 #![no_std]
 
 mod addr;
 pub mod edge;
 pub mod flow;
+pub mod inject;
 pub mod observe;
 pub mod overlay;
 pub mod packet;
@@ -148,6 +149,7 @@ mod user {
     unsafe impl aya::Pod for crate::VipStatKey {}
     unsafe impl aya::Pod for crate::VipStat {}
     unsafe impl aya::Pod for crate::flow::FlowKey {}
+    unsafe impl aya::Pod for crate::inject::Caller {}
     unsafe impl aya::Pod for crate::flow::FlowStats {}
     unsafe impl aya::Pod for crate::observe::DropKey {}
     unsafe impl aya::Pod for crate::observe::IoKey {}

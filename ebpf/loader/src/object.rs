@@ -81,6 +81,17 @@ pub(crate) fn requests() -> Result<&'static [u8], LoadError> {
     Ok(REQUESTS)
 }
 
+/// What puts a `traceparent` into requests.
+static INJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/waggle-inject.o"));
+
+/// The object of what puts it there, or the typed answer that there is none.
+pub(crate) fn inject() -> Result<&'static [u8], LoadError> {
+    if INJECT.is_empty() {
+        return Err(LoadError::BuiltWithoutEbpf);
+    }
+    Ok(INJECT)
+}
+
 /// Whether this binary carries the kernel programs.
 pub fn is_built_with_ebpf() -> bool {
     !OBJECT.is_empty()

@@ -89,6 +89,18 @@ pub(crate) fn traced<'a>(
     .collect()
 }
 
+/// One of any kind; nothing where it can't be inspected.
+pub(crate) fn any(ebpf: &Ebpf, name: &'static str, attach: &'static str) -> Option<ProgramInfo> {
+    let info = ebpf.program(name)?.info().ok()?;
+    Some(ProgramInfo {
+        name,
+        id: info.id(),
+        attach,
+        run_ns: u64::try_from(info.run_time().as_nanos()).unwrap_or(u64::MAX),
+        run_cnt: info.run_count(),
+    })
+}
+
 /// One that sees a cgroup's packets; nothing where it can't be inspected.
 pub(crate) fn cgroup_skb(
     ebpf: &Ebpf,

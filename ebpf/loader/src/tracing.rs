@@ -15,7 +15,7 @@ use aya::{Btf, Ebpf};
 
 use crate::btf::KernelTypes;
 use crate::pins::Pins;
-use crate::{DataPlane, LoadError, observe, requests, sys};
+use crate::{DataPlane, LoadError, inject, observe, requests, sys};
 
 /// A program at a tracepoint; its name is its link's pin.
 pub(crate) struct Traced {
@@ -44,7 +44,7 @@ pub(crate) fn tracepoint(program: &str) -> Option<&'static str> {
     let mut all = ALL
         .iter()
         .chain(&observe::PROGRAMS)
-        .chain([&requests::READ]);
+        .chain([&requests::READ, &inject::READ]);
     all.find(of).map(|traced| traced.tracepoint)
 }
 

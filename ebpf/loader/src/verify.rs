@@ -33,6 +33,7 @@ pub fn verify(mut tell: impl FnMut(Result<Verified, LoadError>)) -> Result<(), L
         ("overlay", object::overlay()?),
         ("observe", object::observe()?),
         ("requests", object::requests()?),
+        ("inject", object::inject()?),
     ];
     let btf = Btf::from_sys_fs().map_err(|source| LoadError::Btf {
         source: Box::new(source),
@@ -90,6 +91,10 @@ fn instructions(name: &str, program: &mut Program, btf: &Btf) -> Result<u32, Pro
             p.info()
         }
         Program::SockOps(p) => {
+            p.load()?;
+            p.info()
+        }
+        Program::SkMsg(p) => {
             p.load()?;
             p.info()
         }

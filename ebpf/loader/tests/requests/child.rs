@@ -66,6 +66,13 @@ pub fn serve() -> anyhow::Result<()> {
                 let tid = nix::unistd::gettid().as_raw();
                 (u64::from(std::process::id()) << 32 | u64::try_from(tid)?).to_string()
             }
+            ["send", id, how, n] => {
+                if !send(&mut stream(id)?, how, &body(n.parse()?))? {
+                    bail!("no io_uring");
+                }
+                "ok".to_owned()
+            }
+            ["waiting", id] => waiting(&stream(id)?)?.to_string(),
             ["transfer", how, n] => transfer(how, n.parse()?)?,
             _ => bail!("unknown command {line:?}"),
         };
@@ -120,23 +127,8 @@ fn transfer(how: &str, n: usize) -> anyhow::Result<String> {
         Ok(all)
     });
     server.write_all(head.as_bytes())?;
-    match how.as_str() {
-        "write" => server.write_all(&sent)?,
-        "small" => {
-            for part in sent.chunks(700) {
-                server.write_all(part)?;
-            }
-        }
-        "sendfile" => from_file(&server, &sent, sendfile)?,
-        "splice" => from_file(&server, &sent, splice)?,
-        "zerocopy" => zero::copy_less(&server, &sent)?,
-        "uring" | "uring_zc" => {
-            let done = zero::by_ring(&server, &sent, how == "uring")?;
-            if done.is_none() {
-                return Ok("no io_uring".to_owned());
-            }
-        }
-        _ => bail!("no way {how}"),
+    if !send(&mut server, &how, &sent)? {
+        return Ok("no io_uring".to_owned());
     }
     drop(server);
     let came = reader.join().map_err(|_| io::Error::other("panicked"))??;
@@ -144,8 +136,71 @@ fn transfer(how: &str, n: usize) -> anyhow::Result<String> {
     Ok(if is_same { "ok" } else { "changed" }.to_owned())
 }
 
+fn send(to: &mut TcpStream, how: &str, sent: &[u8]) -> anyhow::Result<bool> {
+    match how {
+        "write" => to.write_all(sent)?,
+        "small" => {
+            for part in sent.chunks(700) {
+                to.write_all(part)?;
+            }
+        }
+        "lines" => {
+            for line in sent.split_inclusive(|byte| *byte == b'\n') {
+                to.write_all(line)?;
+            }
+        }
+        "nowait" => nowait(to, sent)?,
+        "sendfile" => from_file(to, sent, sendfile)?,
+        "splice" => from_file(to, sent, splice)?,
+        "zerocopy" => zero::copy_less(to, sent)?,
+        "uring" | "uring_zc" => return Ok(zero::by_ring(to, sent, how == "uring")?.is_some()),
+        _ => bail!("no way {how}"),
+    }
+    Ok(true)
+}
+
+/// Sends what there is room for, and the rest once there is.
+fn nowait(to: &mut TcpStream, mut sent: &[u8]) -> anyhow::Result<()> {
+    to.set_nonblocking(true)?;
+    while !sent.is_empty() {
+        match to.write(sent) {
+            Ok(n) => sent = &sent[n..],
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => room(to)?,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(to.set_nonblocking(false)?)
+}
+
+fn room(to: &TcpStream) -> io::Result<()> {
+    let mut poll = libc::pollfd {
+        fd: to.as_raw_fd(),
+        events: libc::POLLOUT,
+        revents: 0,
+    };
+    #[allow(unsafe_code, reason = "poll(2)")]
+    // SAFETY: one structure of ours.
+    match unsafe { libc::poll(&raw mut poll, 1, 10_000) } {
+        1 => Ok(()),
+        0 => Err(io::Error::other("there is no room for 10 s")),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Bytes that can be read, once there are some.
+fn waiting(from: &TcpStream) -> io::Result<i32> {
+    from.peek(&mut [0; 1])?;
+    let mut n = -1;
+    #[allow(unsafe_code, reason = "ioctl(2)")]
+    // SAFETY: writes one number.
+    match unsafe { libc::ioctl(from.as_raw_fd(), libc::FIONREAD, &raw mut n) } {
+        0 => Ok(n),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Lines that look like heads, and a number that makes each place another.
-fn body(n: usize) -> Vec<u8> {
+pub fn body(n: usize) -> Vec<u8> {
     let mut out = Vec::with_capacity(n + 64);
     let mut line: u64 = 0;
     while out.len() < n {

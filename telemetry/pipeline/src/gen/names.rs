@@ -52,6 +52,8 @@ pub const PROGRAM: &str = "waggle.ebpf.program";
 pub const FLOW_OBSERVER: &str = "waggle.flow.observer";
 /// Framework name.
 pub const FRAMEWORK: &str = "waggle.framework.name";
+/// What became of a request that was to get a `traceparent`: it got one of the trace of the request that its thread works on (`child`) or of one that begins with it (`fresh`), or had one (`has_context`); or why its connection is left alone from then on: what was sent is no HTTP/1.1 request (`not_http`), its head is too long (`long_head`) or was sent in parts (`split_head`), where its body ends can't be said (`bad_length`, `chunked`, `long_body`), it did not wait for the one before it (`pipelined`), it asks for another protocol (`upgrade`), or there was no room (`no_memory`).
+pub const INJECT_OUTCOME: &str = "waggle.inject.outcome";
 /// An overlay network.
 pub const NETWORK: &str = "waggle.network.name";
 /// How something ended.
@@ -208,6 +210,10 @@ pub static REQUESTS_SPANS: MetricDef = MetricDef { name: "waggle.requests.spans"
 pub static REQUESTS_CONNECTIONS: MetricDef = MetricDef { name: "waggle.requests.connections", unit: "{connection}", kind: Kind::UpDownCounter, description: "Connections of tasks whose requests are followed", attributes: &[], bounds: &[] };
 /// `waggle.requests.lost` ({item}): What could not be made out of tasks' requests: records that found no room in the kernel (`ring_full`), connections that are not followed for want of room (`no_memory`, `sockets_full`), that are not HTTP (`other`) or are unknown (`out_of_step`, `unknown_streams`), heads and answers without a whole.
 pub static REQUESTS_LOST: MetricDef = MetricDef { name: "waggle.requests.lost", unit: "{item}", kind: Kind::Counter, description: "What could not be made out of tasks' requests: records that found no room in the kernel (`ring_full`), connections that are not followed for want of room (`no_memory`, `sockets_full`), that are not HTTP (`other`) or are unknown (`out_of_step`, `unknown_streams`), heads and answers without a whole", attributes: &[DROP_REASON], bounds: &[] };
+/// `waggle.requests.injections` ({request}): Requests of tasks that asked for a `traceparent`, and connections of theirs that are left alone from then on, by what was done or why not.
+pub static REQUESTS_INJECTIONS: MetricDef = MetricDef { name: "waggle.requests.injections", unit: "{request}", kind: Kind::Counter, description: "Requests of tasks that asked for a `traceparent`, and connections of theirs that are left alone from then on, by what was done or why not", attributes: &[INJECT_OUTCOME], bounds: &[] };
+/// `waggle.requests.injection.refused` ({node}): 1 where no `traceparent` is put into requests although the node allows it, by what the self-test of the kernel has found: what is sent would be changed (`transfer`), a task would not be woken (`epoll`), be told wrongly what there is to read (`fionread`) or be refused io_uring's SEND_ZC (`send_zc`), or the programs were refused (`kernel`).
+pub static REQUESTS_INJECTION_REFUSED: MetricDef = MetricDef { name: "waggle.requests.injection.refused", unit: "{node}", kind: Kind::UpDownCounter, description: "1 where no `traceparent` is put into requests although the node allows it, by what the self-test of the kernel has found: what is sent would be changed (`transfer`), a task would not be woken (`epoll`), be told wrongly what there is to read (`fionread`) or be refused io_uring's SEND_ZC (`send_zc`), or the programs were refused (`kernel`)", attributes: &[DROP_REASON], bounds: &[] };
 /// `waggle.vip.connections` ({connection}): Connects to a VIP, by outcome.
 pub static VIP_CONNECTIONS: MetricDef = MetricDef { name: "waggle.vip.connections", unit: "{connection}", kind: Kind::Counter, description: "Connects to a VIP, by outcome", attributes: &[SERVER_ADDRESS, SERVER_PORT, TRANSPORT, VIP_OUTCOME], bounds: &[] };
 /// `waggle.vip.backend.selected` ({connection}): Connects sent to a backend.
@@ -567,6 +573,8 @@ pub static ALL: &[&MetricDef] = &[
     &REQUESTS_SPANS,
     &REQUESTS_CONNECTIONS,
     &REQUESTS_LOST,
+    &REQUESTS_INJECTIONS,
+    &REQUESTS_INJECTION_REFUSED,
     &VIP_CONNECTIONS,
     &VIP_BACKEND_SELECTED,
     &VIP_BACKEND_FAILURES,

@@ -3,6 +3,7 @@
 
 mod corpus;
 mod hostile;
+mod injected;
 mod parents;
 mod split;
 mod support;

@@ -9,6 +9,7 @@ mod bad_input;
 mod dns;
 mod failures;
 mod flows;
+mod inject;
 mod programs;
 mod requests;
 mod seen;

@@ -423,6 +423,8 @@ fn node_args(node: &NodeInfo, state: &State, names: &Names) -> Vec<String> {
     flag("bpf-dir", node.bpf_dir.display().to_string());
     if let Some(otlp) = &state.otlp {
         flag("otlp", otlp.clone());
+        // No program of these tests sends by io_uring.
+        flag("trace-inject", "labelled-without-send-zc".to_owned());
     }
     // Listeners bind loopback unless told otherwise; this network has no way out. All addresses of
     // the namespace: a command in it finds the APIs at their defaults on loopback.

@@ -5,6 +5,9 @@
 //! names. A client's span is the child of the request of its task that came with just these ids and is in flight, if there is one and never was
 //! another: a program that makes no spans has handed the header on. Else it is the child of whom the wire names.
 //!
+//! Where the kernel has put it in (an agent's `--trace-inject`), the wire names the client's own span, and says only the trace: the
+//! request that the sender's thread works on is the parent, if that is the only one and of this trace.
+//!
 //! # Without
 //! A hop is a trace by itself, whose ids both ends make by hashing ([`ids`](super::ids)): the client's span its root, the server's the
 //! child. A client's span belongs to the request that its thread works on, if that can be said ([`threads`]), and if nothing that is seen
@@ -145,6 +148,17 @@ enum Verdict {
 #[derive(Debug, Clone, Copy)]
 struct Answer {
     thread: Option<u64>,
+}
+
+/// Where a client's span belongs whose context the kernel has put in.
+#[derive(Debug)]
+enum Injected {
+    /// It is the child of a request, in its trace.
+    Within(u64),
+    /// It may belong to a request of another trace: once that is over, by a link.
+    Beside(NodeId, BTreeSet<NodeId>),
+    /// The root of a trace, or nobody's child in one.
+    Alone(Unlinked),
 }
 
 /// Calls of one request that are put down to it.
@@ -339,7 +353,32 @@ impl Links {
         // Evidence counts whether or not it is needed here.
         let candidate = self.candidate(begins);
         let mut unlinked = None;
-        if let Some(context) = begins.context {
+        let injected = begins
+            .context
+            .filter(|context| context.span_id == hop.client_span());
+        if let Some(context) = injected {
+            match self.injected(begins, context, candidate) {
+                Injected::Within(parent) => {
+                    place.trace_id = context.trace_id;
+                    place.parent = Some(parent);
+                }
+                Injected::Beside(request, others) => {
+                    place.trace_id = context.trace_id;
+                    if self.put_down(id, request, others, true) {
+                        place.is_sampled = Some(is_sampled(context));
+                        self.remember_hop(begins, id);
+                        self.settle(id, place);
+                        return id;
+                    }
+                    unlinked = Some(Unlinked::NoRoom);
+                }
+                Injected::Alone(why) => {
+                    place.trace_id = context.trace_id;
+                    unlinked = Some(why);
+                }
+            }
+            place.is_sampled = Some(is_sampled(context));
+        } else if let Some(context) = begins.context {
             let own = self.request_with(begins, context);
             place.trace_id = context.trace_id;
             place.parent = Some(own.unwrap_or(context.span_id));
@@ -376,6 +415,24 @@ impl Links {
         self.remember_hop(begins, id);
         self.settle(id, place);
         id
+    }
+
+    /// The wire names the client's own span: the kernel has put the context in. In whose trace it did so was decided by what it knew then;
+    /// the parent is the request that the thread works on, if that is of this trace.
+    fn injected(&self, begins: &Begins, context: TraceContext, candidate: Candidate) -> Injected {
+        let key = begins.thread.map(|thread| (begins.cgroup, thread));
+        let open = key.map_or(&[][..], |key| self.threads.works_on(key));
+        let trace = |id: &NodeId| self.nodes.get(id)?.place.map(|place| place.trace_id);
+        if let [one] = open
+            && trace(one) == Some(context.trace_id)
+            && let Some(node) = self.nodes.get(one)
+        {
+            return Injected::Within(node.span_id);
+        }
+        match candidate {
+            Candidate::Request(request, others) => Injected::Beside(request, others),
+            Candidate::Unlinked(why) => Injected::Alone(why),
+        }
     }
 
     fn candidate(&mut self, begins: &Begins) -> Candidate {

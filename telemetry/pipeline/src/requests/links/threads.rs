@@ -162,6 +162,11 @@ impl Threads {
         }
     }
 
+    /// Requests that a thread works on.
+    pub(super) fn works_on(&self, key: ThreadKey) -> &[NodeId] {
+        self.all.get(&key).map_or(&[], |thread| &thread.open)
+    }
+
     /// A thread has sent a request of its own.
     pub(super) fn calls(&mut self, key: ThreadKey, at: u64, proof: u32) -> Candidate {
         if at < self.doubtful_until {
