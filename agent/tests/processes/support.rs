@@ -10,7 +10,7 @@ use std::{
 use serde_json::{Value, json};
 
 /// Longest that anything may take on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Polls until `f` gives something.
 pub fn wait_for<T>(what: &str, mut f: impl FnMut() -> Option<T>) -> T {

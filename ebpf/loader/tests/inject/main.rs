@@ -15,6 +15,8 @@ mod child;
 #[allow(dead_code, reason = "each test program uses a part of it")]
 #[path = "../support/mod.rs"]
 mod support;
+#[path = "../requests/zero.rs"]
+mod zero;
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};

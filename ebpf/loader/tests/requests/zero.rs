@@ -4,6 +4,10 @@
     unsafe_code,
     reason = "the kernel's rings are memory that it shares, and sends read memory of ours until it says that they are done"
 )]
+#![allow(
+    clippy::cast_ptr_alignment,
+    reason = "rings begin at pages, and what is in them at multiples of its size"
+)]
 
 use std::io;
 use std::net::TcpStream;
@@ -181,7 +185,7 @@ impl Shared {
     }
 
     fn number(&self, offset: u32) -> &AtomicU32 {
-        assert!(offset as usize + 4 <= self.length && offset % 4 == 0);
+        assert!(offset as usize + 4 <= self.length && offset.is_multiple_of(4));
         // SAFETY: within the mapping, aligned, and both sides use it atomically.
         unsafe { &*self.at.as_ptr().add(offset as usize).cast::<AtomicU32>() }
     }
