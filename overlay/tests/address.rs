@@ -7,6 +7,7 @@
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     process::Command,
+    time::Duration,
 };
 
 use nix::sched::{CloneFlags, unshare};
@@ -135,9 +136,20 @@ fn ipv6_is_set_up_used_and_removed_like_ipv4() {
             waggle_overlay_plan::RType::AAAA,
         );
         let socket = tokio::net::UdpSocket::bind("[::]:0").await.unwrap();
-        socket.send_to(&asked, (SIXTH, 53)).await.unwrap();
         let mut answer = [0; 512];
-        let (n, from) = socket.recv_from(&mut answer).await.unwrap();
+        // The kernel makes an address's route a moment after the address: what is asked until then is lost.
+        let ask = async {
+            loop {
+                let _ = socket.send_to(&asked, (SIXTH, 53)).await;
+                let answered = socket.recv_from(&mut answer);
+                if let Ok(came) = tokio::time::timeout(Duration::from_secs(1), answered).await {
+                    break came.unwrap();
+                }
+            }
+        };
+        let (n, from) = tokio::time::timeout(Duration::from_secs(30), ask)
+            .await
+            .unwrap();
         assert_eq!(from.ip(), SIXTH);
         let IpAddr::V6(sixth) = SIXTH else { return };
         assert!(answer[..n].ends_with(&sixth.octets()), "{:?}", &answer[..n]);
