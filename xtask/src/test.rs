@@ -1,5 +1,6 @@
 //! `cargo xtask test`: everything that must hold, in the order of its cost.
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::time::Instant;
@@ -96,7 +97,7 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
             .envs(seed.as_ref().map(|seed| (SEED, seed))))
     })?;
     if !is_root() {
-        stages.run("tests as root", || as_root(&args.filters))?;
+        stages.run("tests as root", || as_root(&args.filters, seed.as_deref()))?;
     }
     if whole {
         stages.run("demo --once", || demo_once(programs))?;
@@ -154,7 +155,7 @@ fn demo_once(programs: build::Programs) -> anyhow::Result<()> {
 }
 
 /// Runs the tests that skip without root again, built as the user, run through sudo.
-fn as_root(filters: &[String]) -> anyhow::Result<()> {
+fn as_root(filters: &[String], seed: Option<&OsStr>) -> anyhow::Result<()> {
     let list = output(
         cargo()
             .args(["test", "--workspace", "--no-run", "--message-format=json"])
@@ -180,9 +181,10 @@ fn as_root(filters: &[String]) -> anyhow::Result<()> {
             .unwrap_or_else(repo);
         eprintln!("     Running {exe} through sudo");
         run(Command::new("sudo")
-            .arg("--preserve-env=PATH,HOME,WAGGLE_CLUSTER")
+            .arg(format!("--preserve-env=PATH,HOME,WAGGLE_CLUSTER,{SEED}"))
             .arg(exe)
             .args(filters)
+            .envs(seed.map(|seed| (SEED, seed)))
             .current_dir(dir))?;
         n_run += 1;
     }

@@ -11,6 +11,7 @@ use std::{
 use waggle_ebpf::{DataPlane, Injector, Opened, Stay, Terms};
 use waggle_telemetry::{Telemetry, names};
 
+use super::follow;
 use crate::net::{Net, chain};
 
 /// Whether tasks may have a `traceparent` put into their requests.
@@ -21,7 +22,7 @@ pub enum TraceInject {
     Off,
     /// Those with `WAGGLE_TRACE=inject`.
     Labelled,
-    /// The same, also where io_uring's `SEND_ZC` is refused to them from then on, as it is by all kernels since 6.1.
+    /// The same, also where io_uring's `SEND_ZC` is refused to them from then on, as Linux 6.18 does.
     WithoutSendZc,
 }
 
@@ -126,34 +127,18 @@ impl Injecting {
             }
         }
         let Some(injector) = place.get() else { return };
-        self.follow(injector, wanted);
+        follow(
+            &mut self.known,
+            wanted,
+            |cgroup_id| injector.inject(cgroup_id),
+            |cgroup_id| injector.forget(cgroup_id),
+            "a traceparent for a task's requests",
+        );
         for (name, now) in injector.counts().unwrap_or_default() {
             let before = self.counted.insert(name, now).unwrap_or(0);
             if now > before {
                 let attrs = [(names::INJECT_OUTCOME, name.into())];
                 telemetry.count(&names::REQUESTS_INJECTIONS, &attrs, now - before);
-            }
-        }
-    }
-
-    /// What the kernel refuses is tried again at the next look.
-    fn follow(&mut self, injector: &Injector, wanted: &BTreeSet<u64>) {
-        let gone: Vec<u64> = self.known.difference(wanted).copied().collect();
-        for cgroup_id in gone {
-            match injector.forget(cgroup_id) {
-                Ok(()) => {
-                    self.known.remove(&cgroup_id);
-                }
-                Err(e) => tracing::debug!(error = chain(&e), "a task's requests get headers on"),
-            }
-        }
-        let new: Vec<u64> = wanted.difference(&self.known).copied().collect();
-        for cgroup_id in new {
-            match injector.inject(cgroup_id) {
-                Ok(()) => {
-                    self.known.insert(cgroup_id);
-                }
-                Err(e) => tracing::debug!(error = chain(&e), "a task's requests get no headers"),
             }
         }
     }

@@ -309,7 +309,13 @@ impl Looking {
         if !telemetry.allows(Feature::Requests) {
             wanted.clear();
         }
-        follow(tracer, &mut self.traced, &wanted);
+        follow(
+            &mut self.traced,
+            &wanted,
+            |cgroup_id| tracer.trace(cgroup_id),
+            |cgroup_id| tracer.forget(cgroup_id),
+            "traces of a task's requests",
+        );
         // Only of those who are traced: the ids are the tracer's.
         let mut injected = requests.injected();
         injected.retain(|cgroup_id| self.traced.contains(cgroup_id));
@@ -377,24 +383,29 @@ impl Looking {
     }
 }
 
-/// Brings what the kernel traces to what is wanted; what it refuses is tried again at the next look.
-fn follow(tracer: &RequestTracer, traced: &mut BTreeSet<u64>, wanted: &BTreeSet<u64>) {
-    let gone: Vec<u64> = traced.difference(wanted).copied().collect();
-    for cgroup_id in gone {
-        match tracer.forget(cgroup_id) {
-            Ok(()) => {
-                traced.remove(&cgroup_id);
-            }
-            Err(e) => tracing::debug!(error = chain(&e), "a task's requests are traced on"),
+/// Brings whom the kernel knows to who is wanted; what it refuses is tried again at the next look.
+fn follow<E: std::error::Error + 'static>(
+    known: &mut BTreeSet<u64>,
+    wanted: &BTreeSet<u64>,
+    put: impl Fn(u64) -> Result<(), E>,
+    remove: impl Fn(u64) -> Result<(), E>,
+    what: &str,
+) {
+    known.retain(|cgroup_id| {
+        wanted.contains(cgroup_id)
+            || remove(*cgroup_id)
+                .inspect_err(|e| tracing::debug!(what, error = chain(e), "a task keeps it"))
+                .is_err()
+    });
+    for cgroup_id in wanted {
+        if known.contains(cgroup_id) {
+            continue;
         }
-    }
-    let new: Vec<u64> = wanted.difference(traced).copied().collect();
-    for cgroup_id in new {
-        match tracer.trace(cgroup_id) {
+        match put(*cgroup_id) {
             Ok(()) => {
-                traced.insert(cgroup_id);
+                known.insert(*cgroup_id);
             }
-            Err(e) => tracing::debug!(error = chain(&e), "a task's requests are not traced"),
+            Err(e) => tracing::debug!(what, error = chain(&e), "a task is without it"),
         }
     }
 }
@@ -417,6 +428,28 @@ mod tests {
         assert_eq!(wants(Off), [false; 5]);
         assert_eq!(wants(Labelled), [false, true, false, false, true]);
         assert_eq!(wants(All), [true, true, false, true, true]);
+    }
+
+    #[test]
+    fn what_the_kernel_refuses_is_tried_again() {
+        let mut known = BTreeSet::from([1, 2, 3]);
+        let look = |known: &mut BTreeSet<u64>, wanted: &[u64], refused: u64| {
+            let asked = std::cell::RefCell::new(Vec::new());
+            let ask = |cgroup_id| {
+                asked.borrow_mut().push(cgroup_id);
+                let error = std::io::Error::other("refused");
+                (cgroup_id != refused).then_some(()).ok_or(error)
+            };
+            follow(known, &wanted.iter().copied().collect(), ask, ask, "it");
+            asked.into_inner()
+        };
+        assert_eq!(look(&mut known, &[3, 4, 5], 4), [1, 2, 4, 5]);
+        assert_eq!(known, [3, 5].into());
+        assert_eq!(look(&mut known, &[4], 5), [3, 5, 4]);
+        assert_eq!(known, [4, 5].into(), "5 has it still");
+        assert_eq!(look(&mut known, &[4], 0), [5]);
+        assert_eq!(known, [4].into());
+        assert!(look(&mut known, &[4], 0).is_empty());
     }
 
     #[test]

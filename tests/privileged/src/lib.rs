@@ -166,6 +166,16 @@ pub fn web(world: &World) -> anyhow::Result<(App, Vec<Task>)> {
     Ok((app, tasks))
 }
 
+/// Waits until a node's own processes get an answer from a web server: what is told of a VIP is applied there a moment later.
+pub fn answers(world: &World, node: &str, name: &str) -> anyhow::Result<()> {
+    let url = format!("http://{name}/");
+    wait_until(LIMIT, &format!("{node} to get an answer of {name}"), || {
+        let mut curl = world.cluster.command(node, "curl").ok()?;
+        let out = curl.args(["-sf", "-m", "5", "-o", "/dev/null", &url]);
+        out.status().ok()?.success().then_some(())
+    })
+}
+
 /// Waits until exactly `n` instances run, all healthy, and no deployment is under way.
 pub fn healthy(world: &World, app: &App, n: u64) -> anyhow::Result<()> {
     let mut last = serde_json::Value::Null;

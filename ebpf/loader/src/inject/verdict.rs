@@ -52,7 +52,7 @@ pub struct Findings {
 /// What its owner puts up with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Terms {
-    /// That io_uring's `SEND_ZC` is refused (`EOPNOTSUPP`) on connections that get a header. No kernel since 6.1 does otherwise.
+    /// That io_uring's `SEND_ZC` is refused (`EOPNOTSUPP`) on connections that get a header. Linux 6.18 does so.
     pub without_send_zc: bool,
 }
 

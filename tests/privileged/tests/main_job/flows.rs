@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use waggle_api::native::EndedFlow;
-use waggle_tests_privileged::{LIMIT, can_run, shared, waggle, web};
+use waggle_tests_privileged::{LIMIT, answers, can_run, shared, waggle, web};
 use waggle_tests_support::cluster::{Cluster, port};
 use waggle_tests_support::scenario::{VIP_NAME, deploy, remove};
 use waggle_tests_support::wait_until;
@@ -40,13 +40,7 @@ fn who_spoke_with_whom_can_be_asked_afterwards() {
     deploy(cluster, &empty.to_string(), LIMIT).unwrap();
     let nobody = "flow-empty.marathon.l4lb.thisdcos.directory";
     // Its node may have begun anew for another test: the client's first connection is not to fail.
-    wait_until(LIMIT, "n2 to reach the VIP", || {
-        let mut curl = cluster.command("n2", "curl").unwrap();
-        let url = format!("http://{VIP_NAME}/");
-        let out = curl.args(["-sf", "-m", "5", "-o", "/dev/null", &url]);
-        out.status().unwrap().success().then_some(())
-    })
-    .unwrap();
+    answers(world, "n2", VIP_NAME).unwrap();
     let client = json!({
         "id": "/flow-client",
         "cmd": format!(

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::json;
 use waggle_api::native::{DropsView, EdgeView, MapView, ServiceFiguresView, TopView, TraceView};
-use waggle_tests_privileged::{LIMIT, can_run, cli, shared, web};
+use waggle_tests_privileged::{LIMIT, answers, can_run, cli, shared, web};
 use waggle_tests_support::scenario::{VIP_NAME, WEB_JSON, World, deploy, remove};
 use waggle_tests_support::wait_until;
 
@@ -86,13 +86,7 @@ fn first_traffic_is_told(world: &World) {
     server["portDefinitions"][0]["labels"] = json!({"VIP_0": "/seen-server:80"});
     let server = deploy(cluster, &server.to_string(), LIMIT).unwrap();
     let task = server.tasks(cluster).unwrap().remove(0).id;
-    let url = "http://seen-server.marathon.l4lb.thisdcos.directory/";
-    wait_until(LIMIT, "the server to answer", || {
-        let mut curl = cluster.command("n2", "curl").unwrap();
-        let out = curl.args(["-sf", "-m", "5", url]).output().unwrap();
-        out.status.success().then_some(())
-    })
-    .unwrap();
+    answers(world, "n2", "seen-server.marathon.l4lb.thisdcos.directory").unwrap();
     its_first_traffic_is_told(world, &task);
     remove(cluster, id, LIMIT).unwrap();
 }
