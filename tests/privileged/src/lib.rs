@@ -18,7 +18,7 @@ use anyhow::Context as _;
 use waggle_tests_support::cluster::{Config, Program, down};
 use waggle_tests_support::is_root;
 use waggle_tests_support::names::Names;
-use waggle_tests_support::scenario::{App, Task, WEB_JSON, World, deploy};
+use waggle_tests_support::scenario::{App, Task, VIP_NAME, WEB_JSON, World, deploy};
 use waggle_tests_support::wait_until;
 
 /// How long most things may take on a busy machine.
@@ -145,7 +145,7 @@ fn end() -> anyhow::Result<()> {
     }
 }
 
-/// The service `/web` with three healthy instances: deployed if it is not there yet.
+/// The service `/web` with three healthy instances, which every node reaches: deployed if it is not there yet.
 pub fn web(world: &World) -> anyhow::Result<(App, Vec<Task>)> {
     let cluster = &world.cluster;
     let blank = Duration::ZERO;
@@ -162,8 +162,15 @@ pub fn web(world: &World) -> anyhow::Result<(App, Vec<Task>)> {
         app = deploy(cluster, WEB_JSON, LIMIT).with_context(|| cluster.last_words())?;
     }
     healthy(world, &app, 3)?;
+    answers_everywhere(world, VIP_NAME)?;
     let tasks = app.tasks(cluster)?;
     Ok((app, tasks))
+}
+
+/// Waits until the processes of every node get an answer from a web server.
+pub fn answers_everywhere(world: &World, name: &str) -> anyhow::Result<()> {
+    let nodes = &world.cluster.state.nodes;
+    nodes.iter().try_for_each(|n| answers(world, &n.name, name))
 }
 
 /// Waits until a node's own processes get an answer from a web server: what is told of a VIP is applied there a moment later.

@@ -1,16 +1,13 @@
 //! `waggle app canary` under traffic: the new version's part of the connections is near its weight, and none fails.
 
 use anyhow::{Context as _, ensure};
-use waggle_tests_privileged::{LIMIT, can_run, cli, healthy, probe, shared};
+use waggle_tests_privileged::{LIMIT, answers_everywhere, can_run, cli, healthy, probe, shared};
 use waggle_tests_support::{
     scenario::{Attempt, Probe, World, deploy, remove},
     wait_until,
 };
 
-use crate::{
-    answers_everywhere,
-    nginx::{Web, app},
-};
+use crate::nginx::{Web, app};
 
 /// Answers that a part is taken of.
 const SAMPLE: usize = 2000;

@@ -15,11 +15,9 @@ mod rolling;
 
 use anyhow::ensure;
 use serde_json::Value;
-use waggle_tests_privileged::LIMIT;
 use waggle_tests_support::{
     cluster::{Cluster, port},
     scenario::World,
-    wait_until,
 };
 
 /// A call of Marathon's or Metronome's API; its answer, which must be a good one.
@@ -43,18 +41,4 @@ fn says(cluster: &Cluster, node: &str, program: &str, args: &[&str]) -> anyhow::
         text(&out.stderr)
     );
     Ok(text(&out.stdout))
-}
-
-/// Waits until a VIP answers on every node: each hears of it by itself.
-fn answers_everywhere(world: &World, name: &str) -> anyhow::Result<()> {
-    let url = format!("http://{name}/");
-    for node in &world.cluster.state.nodes {
-        let ask = ["-fsS", "--max-time", "2", url.as_str()];
-        wait_until(LIMIT, &format!("{name} to answer on {}", node.name), || {
-            says(&world.cluster, &node.name, "curl", &ask)
-                .ok()
-                .map(drop)
-        })?;
-    }
-    Ok(())
 }

@@ -4,7 +4,7 @@ use std::process::{Child, Stdio};
 
 use anyhow::{Context as _, ensure};
 use serde_json::json;
-use waggle_tests_privileged::{LIMIT, can_run, healthy, probe, shared};
+use waggle_tests_privileged::{LIMIT, answers_everywhere, can_run, healthy, probe, shared};
 use waggle_tests_support::{
     cluster::Cluster,
     scenario::{Attempt, Probe, World, Wrk, deploy, remove, wrk},
@@ -12,7 +12,7 @@ use waggle_tests_support::{
 };
 
 use crate::{
-    answers_everywhere, call,
+    call,
     nginx::{Web, app},
 };
 
