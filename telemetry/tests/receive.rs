@@ -336,6 +336,7 @@ async fn json_is_read_and_answered_in_json() {
     let metrics = r#"{"resourceMetrics":[{"scopeMetrics":[{"metrics":[
         {"name":"shop.orders","unit":"1","sum":{"aggregationTemporality":2,"isMonotonic":true,
             "dataPoints":[{"timeUnixNano":"1795407292000000000","asInt":"3"}]}},
+        {"name":"shop.ratio","gauge":{"dataPoints":[{"asDouble":"NaN"}]}},
         {"name":"shop.nothing"}]}]}]}"#;
     let (status, body) = post(&router, "/v1/metrics", json, metrics.as_bytes().to_vec()).await;
     let said = String::from_utf8_lossy(&body).into_owned();

@@ -6,7 +6,7 @@ use axum::body::Bytes;
 use flate2::read::GzDecoder;
 use waggle_types::expansion::decoded_size;
 
-use super::{MAX_REQUEST, Refusal, take::Request};
+use super::{MAX_REQUEST, Refusal, take::Request, words};
 
 /// What a request may take in memory, to within a factor of four.
 const MAX_DECODED: usize = 64 << 20;
@@ -49,7 +49,13 @@ impl Raw {
                 if json_size(&plain) > MAX_DECODED {
                     return Err(Refusal::Large);
                 }
-                serde_json::from_slice(&plain).map_err(|_| Refusal::Invalid)
+                if !words::are_in(&plain) {
+                    return serde_json::from_slice(&plain).map_err(|_| Refusal::Invalid);
+                }
+                if words::size(&plain) > MAX_DECODED {
+                    return Err(Refusal::Large);
+                }
+                words::read(&plain).ok_or(Refusal::Invalid)
             }
         }
     }
@@ -129,6 +135,9 @@ mod tests {
         let read = raw(json.into_bytes(), Form::Json).read::<ExportLogsServiceRequest>();
         assert_eq!(read, Err(Refusal::Large));
         let json = format!("[{}]", "[],".repeat(1 << 20));
+        let read = raw(json.into_bytes(), Form::Json).read::<ExportLogsServiceRequest>();
+        assert_eq!(read, Err(Refusal::Large));
+        let json = format!("[null{}]", ",1".repeat(1 << 20));
         let read = raw(json.into_bytes(), Form::Json).read::<ExportLogsServiceRequest>();
         assert_eq!(read, Err(Refusal::Large));
         assert!(size_of::<LogRecord>() <= OBJECT && size_of::<Span>() <= OBJECT);

@@ -11,6 +11,7 @@ mod grpc;
 mod http;
 mod shapes;
 mod take;
+mod words;
 
 use std::sync::{Arc, Mutex};
 
