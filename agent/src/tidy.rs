@@ -271,13 +271,17 @@ fn measure(
         };
         let now_ns = clock::now_ns();
         let mut points = Out::new(now_ns, now_ns);
-        let value = i64::try_from(used.bytes).unwrap_or(i64::MAX);
-        points.push(
-            &names::CONTAINER_DISK_USAGE,
-            vec![],
-            PointData::UpDown(value),
-        );
         let limit = bytes(watch.spec.resources.get(ScalarKind::Disk));
+        let mut figure = |metric, bytes: u64| {
+            let value = i64::try_from(bytes).unwrap_or(i64::MAX);
+            points.push(metric, vec![], PointData::UpDown(value));
+        };
+        figure(&names::CONTAINER_FILESYSTEM_USAGE, used.bytes);
+        if limit > 0 {
+            let left = limit.saturating_sub(used.bytes);
+            figure(&names::CONTAINER_FILESYSTEM_CAPACITY, limit);
+            figure(&names::CONTAINER_FILESYSTEM_AVAILABLE, left);
+        }
         if limit > 0 && used.bytes > limit {
             let what = match written {
                 Some(_) => "its sandbox with what it wrote over its image's files",

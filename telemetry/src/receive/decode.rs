@@ -137,7 +137,7 @@ mod tests {
         let json = format!("[{}]", "[],".repeat(1 << 20));
         let read = raw(json.into_bytes(), Form::Json).read::<ExportLogsServiceRequest>();
         assert_eq!(read, Err(Refusal::Large));
-        let json = format!("[null{}]", ",1".repeat(1 << 20));
+        let json = format!("[null{}]", ",1".repeat(4 << 20));
         let read = raw(json.into_bytes(), Form::Json).read::<ExportLogsServiceRequest>();
         assert_eq!(read, Err(Refusal::Large));
         assert!(size_of::<LogRecord>() <= OBJECT && size_of::<Span>() <= OBJECT);

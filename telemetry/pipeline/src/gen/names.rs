@@ -98,6 +98,12 @@ pub static CONTAINER_PAGING_FAULTS: MetricDef = MetricDef { name: "container.pag
 pub static CONTAINER_DISK_IO: MetricDef = MetricDef { name: "container.disk.io", unit: "By", kind: Kind::Counter, description: "Bytes read from and written to disks", attributes: &[DISK_DIRECTION, SYSTEM_DEVICE], bounds: &[] };
 /// `container.network.io` (By): Bytes sent and received by the task's sockets, IP headers included.
 pub static CONTAINER_NETWORK_IO: MetricDef = MetricDef { name: "container.network.io", unit: "By", kind: Kind::Counter, description: "Bytes sent and received by the task's sockets, IP headers included", attributes: &[DIRECTION, INTERFACE], bounds: &[] };
+/// `container.filesystem.usage` (By): Space that the task's sandbox takes, and what it wrote over its image's files; its volumes apart.
+pub static CONTAINER_FILESYSTEM_USAGE: MetricDef = MetricDef { name: "container.filesystem.usage", unit: "By", kind: Kind::UpDownCounter, description: "Space that the task's sandbox takes, and what it wrote over its image's files; its volumes apart", attributes: &[], bounds: &[] };
+/// `container.filesystem.capacity` (By): What of it the task may take: its disk.
+pub static CONTAINER_FILESYSTEM_CAPACITY: MetricDef = MetricDef { name: "container.filesystem.capacity", unit: "By", kind: Kind::UpDownCounter, description: "What of it the task may take: its disk", attributes: &[], bounds: &[] };
+/// `container.filesystem.available` (By): What of that is left.
+pub static CONTAINER_FILESYSTEM_AVAILABLE: MetricDef = MetricDef { name: "container.filesystem.available", unit: "By", kind: Kind::UpDownCounter, description: "What of that is left", attributes: &[], bounds: &[] };
 /// `waggle.container.dns.queries` ({query}): Questions of the task's sockets to this node's DNS server, as far as they were attributed.
 pub static CONTAINER_DNS_QUERIES: MetricDef = MetricDef { name: "waggle.container.dns.queries", unit: "{query}", kind: Kind::Counter, description: "Questions of the task's sockets to this node's DNS server, as far as they were attributed", attributes: &[], bounds: &[] };
 /// `waggle.container.network.packet.count` ({packet}): Packets sent and received by the task's sockets.
@@ -126,8 +132,6 @@ pub static CONTAINER_OOM: MetricDef = MetricDef { name: "waggle.container.oom.co
 pub static CONTAINER_DISK_OPERATIONS: MetricDef = MetricDef { name: "waggle.container.disk.operations", unit: "{operation}", kind: Kind::Counter, description: "Reads from and writes to disks", attributes: &[DISK_DIRECTION, SYSTEM_DEVICE], bounds: &[] };
 /// `waggle.container.disk.operation.duration` (s): Time from the start of a request at a disk to its end.
 pub static CONTAINER_DISK_DURATION: MetricDef = MetricDef { name: "waggle.container.disk.operation.duration", unit: "s", kind: Kind::Histogram, description: "Time from the start of a request at a disk to its end", attributes: &[DISK_DIRECTION], bounds: SECONDS_BOUNDS };
-/// `waggle.container.disk.usage` (By): Space that the task's sandbox takes, its volumes apart.
-pub static CONTAINER_DISK_USAGE: MetricDef = MetricDef { name: "waggle.container.disk.usage", unit: "By", kind: Kind::UpDownCounter, description: "Space that the task's sandbox takes, its volumes apart", attributes: &[], bounds: &[] };
 /// `waggle.container.volume.usage` (By): Space that a volume of the task takes.
 pub static CONTAINER_VOLUME_USAGE: MetricDef = MetricDef { name: "waggle.container.volume.usage", unit: "By", kind: Kind::UpDownCounter, description: "Space that a volume of the task takes", attributes: &[VOLUME], bounds: &[] };
 /// `waggle.container.process.count` ({process}): Processes and threads of the task.
@@ -517,6 +521,9 @@ pub static ALL: &[&MetricDef] = &[
     &CONTAINER_PAGING_FAULTS,
     &CONTAINER_DISK_IO,
     &CONTAINER_NETWORK_IO,
+    &CONTAINER_FILESYSTEM_USAGE,
+    &CONTAINER_FILESYSTEM_CAPACITY,
+    &CONTAINER_FILESYSTEM_AVAILABLE,
     &CONTAINER_DNS_QUERIES,
     &CONTAINER_PACKETS,
     &CONTAINER_PACKETS_DROPPED,
@@ -531,7 +538,6 @@ pub static ALL: &[&MetricDef] = &[
     &CONTAINER_OOM,
     &CONTAINER_DISK_OPERATIONS,
     &CONTAINER_DISK_DURATION,
-    &CONTAINER_DISK_USAGE,
     &CONTAINER_VOLUME_USAGE,
     &CONTAINER_PIDS,
     &CONTAINER_PIDS_REFUSED,

@@ -25,6 +25,7 @@ fn every_task_has_metrics_and_logs_under_one_resource() {
             "container.cpu.time",
             "container.memory.usage",
             "container.network.io",
+            "container.filesystem.usage",
             "waggle.container.network.packet.count",
             "waggle.container.cpu.delay.time",
             "waggle.network.flow.io",
