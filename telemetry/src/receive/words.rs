@@ -66,7 +66,9 @@ fn to_number(key: &str, value: &mut Value) {
         // Elsewhere it is a field that is not there.
         Value::Null if key == "asDouble" || key == "doubleValue" => f64::NAN,
         Value::Array(list) => {
-            list.iter_mut().for_each(|v| to_number(key, v));
+            for value in list {
+                to_number(key, value);
+            }
             return;
         }
         _ => return,
