@@ -12,7 +12,7 @@
 //!
 //! # Invariants
 //! - A span has the resource of the task in whose cgroup the socket is; of a cgroup that is no task there is none.
-//! - Where the kernel refuses the programs, the feature is off, and that is said once.
+//! - Where the kernel refuses the programs, the feature is off, and the node says why for as long as it runs.
 
 mod inject;
 mod readers;
@@ -20,14 +20,14 @@ mod spans;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
-use waggle_ebpf::{Injector, ProgramInfo, RequestRecords, RequestTracer};
+use waggle_ebpf::{Injector, LoadError, ProgramInfo, RequestRecords, RequestTracer};
 use waggle_ebpf_common::flow::FlowRecord;
 use waggle_overlay::VipNames;
 use waggle_telemetry::{Feature, Telemetry, names};
@@ -97,6 +97,10 @@ pub struct Requests {
     tasks: Mutex<HashMap<u64, Task>>,
     tracer: OnceLock<RequestTracer>,
     injector: OnceLock<Box<Injector>>,
+    /// This node's address.
+    node: Ipv4Addr,
+    /// What the kernel has refused, for people.
+    trouble: OnceLock<String>,
 }
 
 #[derive(Debug)]
@@ -109,15 +113,35 @@ struct Task {
 }
 
 impl Requests {
-    /// Of nobody yet.
-    pub fn new(setting: TraceRequests, inject: TraceInject) -> Self {
+    /// Of nobody yet, on the node with this address.
+    pub fn new(setting: TraceRequests, inject: TraceInject, node: Ipv4Addr) -> Self {
         Self {
             setting,
             inject,
             tasks: Mutex::default(),
             tracer: OnceLock::new(),
             injector: OnceLock::new(),
+            node,
+            trouble: OnceLock::new(),
         }
+    }
+
+    /// This node's address.
+    pub fn node(&self) -> Ipv4Addr {
+        self.node
+    }
+
+    /// Why requests are not traced here though somebody wants it, or not as well as they could be. Known once the programs were to be loaded.
+    pub fn trouble(&self) -> Option<&str> {
+        self.trouble.get().map(String::as_str)
+    }
+
+    /// The programs can't be loaded, or a part of them.
+    fn refused(&self, what: &str, why: &LoadError) {
+        let error = chain(why);
+        tracing::warn!(error, "{what}");
+        // Once a run is what they are loaded.
+        let _ = self.trouble.set(format!("{what}: {error}"));
     }
 
     /// A task is there; a second time changes nothing. What it asks before the next look may be missed, unless others are traced.
@@ -351,18 +375,16 @@ impl Looking {
         match opened {
             Ok(tracer) => {
                 if let Some(why) = tracer.trouble() {
-                    let error = chain(why);
-                    tracing::warn!(error, "which thread reads a request is not known here");
+                    let requests = net.requests();
+                    requests.refused("which thread reads a request is not known here", why);
                 }
                 self.records = tracer.take_records();
                 let _ = net.requests().tracer.set(tracer);
                 tracing::info!("requests of tasks are traced");
             }
             Err(e) => {
-                tracing::warn!(
-                    error = chain(&e),
-                    "requests of tasks are not traced by this node's kernel"
-                );
+                let requests = net.requests();
+                requests.refused("requests of tasks are not traced by this node's kernel", &e);
                 self.has_failed = true;
             }
         }
@@ -465,7 +487,7 @@ mod tests {
             (TraceInject::Labelled, [2].into()),
             (TraceInject::WithoutSendZc, [2].into()),
         ] {
-            let requests = Requests::new(TraceRequests::All, inject);
+            let requests = Requests::new(TraceRequests::All, inject, Ipv4Addr::LOCALHOST);
             requests.begin(&labels(1), Some("requests"));
             requests.begin(&labels(2), Some("inject"));
             requests.begin(&labels(3), None);

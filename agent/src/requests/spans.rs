@@ -2,8 +2,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    net::SocketAddr,
-    sync::{Arc, PoisonError, RwLock},
+    net::{Ipv4Addr, SocketAddr},
+    sync::{Arc, PoisonError, RwLock, RwLockWriteGuard},
 };
 
 use waggle_ebpf_common::{
@@ -34,13 +34,36 @@ const NO_LOSS: [&str; 6] = [
 /// Most connections whose own ends are known.
 const MAX_SOCKETS: usize = 16_384;
 
-/// Own ends of the connections that are followed.
-type Here = Arc<RwLock<HashMap<SocketAddr, u64>>>;
+/// What tells who is at the other end of a connection.
+#[derive(Debug, Default)]
+struct Known {
+    /// Own ends of the connections that are followed.
+    here: HashMap<SocketAddr, u64>,
+    peers: Arc<Peers>,
+    /// This node's address.
+    node: Option<Ipv4Addr>,
+}
+
+impl Known {
+    /// Who speaks from a node's own address can be anybody of that node: a port says more than an address.
+    fn peer(&self, at: SocketAddr, of: Role) -> Peer {
+        if self.here.contains_key(&at) {
+            return Peer::Here;
+        }
+        let listens = of == Role::Server;
+        let is_elsewhere = |node| self.peers.is_elsewhere(at, listens, node);
+        if self.node.is_some_and(is_elsewhere) {
+            Peer::Elsewhere
+        } else {
+            Peer::Unknown
+        }
+    }
+}
 
 /// What makes spans.
 pub struct Spans {
     tracer: Tracer,
-    here: Here,
+    known: Arc<RwLock<Known>>,
     /// By cookie, with its cgroup and its own end.
     sockets: BTreeMap<u64, (u64, SocketAddr)>,
     ruled: BTreeSet<u64>,
@@ -51,16 +74,11 @@ pub struct Spans {
 
 impl Default for Spans {
     fn default() -> Self {
-        let here = Here::default();
-        let known = Arc::clone(&here);
-        // Who speaks from a node's own address can be anybody of that node: a port says more than an address.
-        let peers = move |at: SocketAddr| {
-            let known = known.read().unwrap_or_else(PoisonError::into_inner);
-            if known.contains_key(&at) {
-                Peer::Here
-            } else {
-                Peer::Unknown
-            }
+        let known = Arc::<RwLock<Known>>::default();
+        let asked = Arc::clone(&known);
+        let peers = move |at: SocketAddr, of: Role| {
+            let known = asked.read().unwrap_or_else(PoisonError::into_inner);
+            known.peer(at, of)
         };
         let options = Options {
             peers: Arc::new(peers),
@@ -68,7 +86,7 @@ impl Default for Spans {
         };
         Self {
             tracer: Tracer::new(options),
-            here,
+            known,
             sockets: BTreeMap::new(),
             ruled: BTreeSet::new(),
             vips: Vips::default(),
@@ -87,6 +105,11 @@ impl Spans {
     /// Takes what one look has found, and hands in the spans that are done.
     pub fn look(&mut self, came: &[Told], requests: &Requests, net: &Net, telemetry: &Telemetry) {
         let offset_ns = wall_offset_ns();
+        if !came.is_empty() {
+            let mut known = self.known();
+            known.peers = net.peers();
+            known.node = Some(requests.node());
+        }
         for told in came {
             self.take(told, requests, offset_ns);
         }
@@ -126,8 +149,7 @@ impl Spans {
             if self.sockets.len() < MAX_SOCKETS {
                 let own = (head.cgroup_id, piece.local);
                 self.sockets.insert(head.socket, own);
-                let mut here = self.here.write().unwrap_or_else(PoisonError::into_inner);
-                here.insert(piece.local, head.socket);
+                self.known().here.insert(piece.local, head.socket);
             }
         }
         self.tracer.piece(&piece);
@@ -136,12 +158,16 @@ impl Spans {
     fn close(&mut self, socket: u64, at: u64) {
         self.tracer.closed(socket, at);
         if let Some((_, own)) = self.sockets.remove(&socket) {
-            let mut here = self.here.write().unwrap_or_else(PoisonError::into_inner);
+            let here = &mut self.known().here;
             // Another connection may have the address by now.
             if here.get(&own) == Some(&socket) {
                 here.remove(&own);
             }
         }
+    }
+
+    fn known(&self) -> RwLockWriteGuard<'_, Known> {
+        self.known.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Lets go of tasks that are gone.
@@ -341,6 +367,25 @@ mod tests {
         };
         let made = piece(&bare, b"", 1).unwrap();
         assert_eq!((made.thread, made.vip), (None, None));
+    }
+
+    #[test]
+    fn a_port_says_more_than_an_address() {
+        let at = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let peers = crate::peers::tests::peers([10, 0, 0, 2], &[("far", None, Some(80))]);
+        let known = Known {
+            here: [(at("10.0.0.2:80"), 1)].into(),
+            peers: Arc::new(peers),
+            node: Some(Ipv4Addr::new(10, 0, 0, 1)),
+        };
+        assert_eq!(known.peer(at("10.0.0.2:80"), Role::Server), Peer::Here);
+        assert_eq!(known.peer(at("10.0.0.2:81"), Role::Client), Peer::Elsewhere);
+        assert_eq!(known.peer(at("10.0.0.2:81"), Role::Server), Peer::Unknown);
+        let nowhere = Known {
+            node: None,
+            ..known
+        };
+        assert_eq!(nowhere.peer(at("10.0.0.2:81"), Role::Client), Peer::Unknown);
     }
 
     #[test]
