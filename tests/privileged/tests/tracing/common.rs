@@ -1,0 +1,72 @@
+//! Traced apps, and their spans in the sink.
+
+use serde_json::{Value, json};
+use waggle_tests_privileged::LIMIT;
+use waggle_tests_support::scenario::{World, deploy};
+use waggle_tests_support::sink::Span;
+
+pub const STATUS: &str = "http.response.status_code";
+const TASK: &str = "waggle.task.id";
+
+/// The name of an app's VIP.
+pub fn name_of(id: &str) -> String {
+    format!("{id}.marathon.l4lb.thisdcos.directory")
+}
+
+/// An app on one node whose requests are traced; `port` is its VIP's, where it has one.
+pub fn app(id: &str, node: &str, command: &str, port: Option<u16>) -> Value {
+    let mut out = json!({
+        "id": format!("/{id}"), "cmd": command, "instances": 1, "cpus": 0.1, "mem": 96, "disk": 0,
+        "labels": {"WAGGLE_TRACE": "requests"},
+        "constraints": [["hostname", "CLUSTER", node]],
+        "healthChecks": [
+            {"protocol": "COMMAND", "command": {"value": "true"}, "intervalSeconds": 1}
+        ],
+        "taskKillGracePeriodSeconds": 1,
+    });
+    if let Some(port) = port {
+        let vip = format!("/{id}:{port}");
+        out["portDefinitions"] = json!([{"port": 0, "name": "main", "labels": {"VIP_0": vip}}]);
+        out["healthChecks"] = json!([
+            {"protocol": "TCP", "portIndex": 0, "intervalSeconds": 1, "gracePeriodSeconds": 30}
+        ]);
+    }
+    out
+}
+
+/// The same of a Python program.
+pub fn python(id: &str, node: &str, program: &str, port: Option<u16>) -> Value {
+    let mut out = app(id, node, "exec python3 -c \"$PROGRAM\"", port);
+    out["env"] = json!({"PROGRAM": program});
+    out
+}
+
+/// Deploys one, and says its task's id.
+pub fn launch(world: &World, definition: &Value) -> String {
+    let app = deploy(&world.cluster, &definition.to_string(), LIMIT);
+    let app = app.unwrap_or_else(|e| panic!("{e:#}\n{}", world.cluster.last_words()));
+    app.tasks(&world.cluster).unwrap().remove(0).id
+}
+
+/// An attribute; empty if it is not there.
+pub fn of<'a>(span: &'a Span, key: &str) -> &'a str {
+    span.attributes.get(key).map_or("", String::as_str)
+}
+
+/// The task whose it is.
+pub fn task_of(span: &Span) -> &str {
+    span.resource.get(TASK).map_or("", String::as_str)
+}
+
+/// Spans that have come of a task.
+pub fn spans_of(world: &World, task: &str) -> Vec<Span> {
+    world.sink.with(|s| {
+        let all = s.spans.iter().filter(|span| task_of(span) == task);
+        all.cloned().collect()
+    })
+}
+
+/// The address of a node.
+pub fn address(world: &World, node: &str) -> String {
+    world.cluster.node(node).unwrap().ip.to_string()
+}

@@ -1,0 +1,221 @@
+//! Servers of three kinds under ten thousand requests, of which nothing says on the wire whose they are: a call that is put down to a request
+//! is put down to the right one.
+
+use std::collections::BTreeMap;
+use std::process::{Child, Stdio};
+
+use serde_json::json;
+use waggle_tests_privileged::{LIMIT, can_run, shared, traced};
+use waggle_tests_support::scenario::{World, remove};
+use waggle_tests_support::sink::Span;
+use waggle_tests_support::wait_until;
+
+use crate::common::{app, launch, name_of, of, python, spans_of};
+
+/// Of one event loop.
+const LOOP: &str = r#"
+import asyncio, os, random
+host, port = os.environ["BACK"].split(":")
+idle = []
+async def read(r):
+    head = (await r.readuntil(b"\r\n\r\n")).decode()
+    fields = [line.partition(":") for line in head.split("\r\n")[1:]]
+    length = sum(int(v) for k, _, v in fields if k.lower() == "content-length")
+    return head, (await r.readexactly(length)).decode()
+async def ask(path):
+    r, w = idle.pop() if idle else await asyncio.open_connection(host, int(port))
+    w.write(f"GET {path} HTTP/1.1\r\nhost: {host}\r\n\r\n".encode())
+    said = (await read(r))[1]
+    idle.append((r, w))
+    return said
+async def serve(r, w):
+    try:
+        while True:
+            n = (await read(r))[0].split()[1].rsplit("/", 1)[1]
+            await asyncio.sleep(random.random() / 120)
+            said = await ask("/back/" + n)
+            await asyncio.sleep(random.random() / 120)
+            w.write(f"HTTP/1.1 200 OK\r\ncontent-length: {len(said)}\r\n\r\n{said}".encode())
+    except (asyncio.IncompleteReadError, ConnectionError):
+        w.close()
+async def own():
+    n = 0
+    while True:
+        await asyncio.sleep(0.02)
+        n += 1
+        await ask(f"/own/{n}")
+async def main():
+    beside = asyncio.create_task(own())
+    server = await asyncio.start_server(serve, "", int(os.environ["PORT0"]))
+    await asyncio.gather(beside, server.serve_forever())
+asyncio.run(main())
+"#;
+
+/// Of a thread for each connection, as servers were before.
+const THREADS: &str = r#"
+import http.client, http.server, os, threading
+host, port = os.environ["BACK"].split(":")
+mine = threading.local()
+class Front(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_GET(self):
+        if not hasattr(mine, "to"):
+            mine.to = http.client.HTTPConnection(host, int(port), timeout=10)
+        mine.to.request("GET", "/back/" + self.path.rsplit("/", 1)[1])
+        said = mine.to.getresponse().read()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(said)))
+        self.end_headers()
+        self.wfile.write(said)
+    def log_message(self, *_):
+        pass
+http.server.ThreadingHTTPServer(("", int(os.environ["PORT0"])), Front).serve_forever()
+"#;
+
+/// What is asked of one server.
+struct Load {
+    service: &'static str,
+    task: String,
+    n: u64,
+    asker: Child,
+}
+
+fn begin(world: &World, service: &'static str, task: String, n: u64, per_second: u64) -> Load {
+    // Not traced: its node's own process.
+    let mut asker = world.cluster.command("n1", traced().unwrap()).unwrap();
+    let (to, n_text) = (format!("{}:80", name_of(service)), n.to_string());
+    asker.args(["ask", &to, "--count", &n_text, "--connections", "24"]);
+    asker.args(["--per-second", &per_second.to_string()]);
+    let asker = asker.stdout(Stdio::piped()).spawn().unwrap();
+    Load {
+        service,
+        task,
+        n,
+        asker,
+    }
+}
+
+/// What became of calls.
+#[derive(Debug, Default)]
+struct Sums {
+    served: usize,
+    calls: usize,
+    linked: usize,
+    wrong: Vec<String>,
+    /// Why others are not.
+    unlinked: BTreeMap<String, usize>,
+}
+
+fn is_call(span: &Span) -> bool {
+    span.attributes.contains_key("url.full")
+}
+
+/// Each by what its path says.
+fn judge(spans: &[Span]) -> Sums {
+    let mut sums = Sums::default();
+    let served = spans.iter().filter(|s| !is_call(s));
+    let number = |span: &Span| {
+        let path = of(span, "url.path");
+        path.rsplit('/').next().unwrap_or_default().to_owned()
+    };
+    let served: BTreeMap<&str, &Span> = served.map(|s| (s.span_id.as_str(), s)).collect();
+    sums.served = served.len();
+    for call in spans.iter().filter(|s| is_call(s)) {
+        sums.calls += 1;
+        if call.parent_id.is_empty() {
+            let why = of(call, "waggle.request.unlinked").to_owned();
+            *sums.unlinked.entry(why).or_default() += 1;
+            continue;
+        }
+        sums.linked += 1;
+        let is_right = served.get(call.parent_id.as_str()).is_some_and(|s| {
+            of(call, "url.path").starts_with("/back/")
+                && number(s) == number(call)
+                && s.trace_id == call.trace_id
+        });
+        if !is_right {
+            sums.wrong.push(format!("{call:?}"));
+        }
+    }
+    sums
+}
+
+#[test]
+fn no_server_of_any_kind_gets_a_wrong_parent() {
+    if !can_run() {
+        return;
+    }
+    let mut shared = shared().unwrap();
+    let world = shared.world().unwrap();
+    let traced = traced().unwrap().display().to_string();
+    let back = app(
+        "kinds-back",
+        "n1",
+        &format!("exec {traced} back $PORT0"),
+        Some(80),
+    );
+    let back = launch(world, &back);
+    let to = format!("{}:80", name_of("kinds-back"));
+    let runtime = format!("exec {traced} relay $PORT0 {to}");
+    let runtime = app("kinds-runtime", "n1", &runtime, Some(80));
+    let mut one_loop = python("kinds-loop", "n1", LOOP, Some(80));
+    one_loop["env"]["BACK"] = json!(to);
+    let mut threads = python("kinds-threads", "n1", THREADS, Some(80));
+    threads["env"]["BACK"] = json!(to);
+    let (runtime, one_loop) = (launch(world, &runtime), launch(world, &one_loop));
+    let threads = launch(world, &threads);
+
+    // At a rate that is below the bound of a service's spans.
+    let loads = [
+        begin(world, "kinds-runtime", runtime, 5000, 250),
+        begin(world, "kinds-loop", one_loop, 5000, 250),
+        begin(world, "kinds-threads", threads, 1000, 50),
+    ];
+    for Load {
+        service,
+        task,
+        n,
+        asker,
+    } in loads
+    {
+        let out = asker.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&out.stdout);
+        assert_eq!(said, format!("{n} right, 0 wrong\n"), "{service}");
+        // Few may be lost on a machine that is busy with other things.
+        let enough = usize::try_from(n * 95 / 100).unwrap();
+        let found = wait_until(LIMIT, &format!("the requests of {service}"), || {
+            let sums = judge(&spans_of(world, &task));
+            (sums.served >= enough && sums.calls >= enough).then_some(sums)
+        });
+        let sums = found.unwrap_or_else(|e| panic!("{e:#} {:?}", judge(&spans_of(world, &task))));
+        println!("{service}: {sums:?}");
+        assert!(sums.wrong.is_empty(), "{service}: {:#?}", sums.wrong);
+        let why: Vec<&str> = sums.unlinked.keys().map(String::as_str).collect();
+        if service == "kinds-threads" {
+            // All but the first few, or it would say nothing that no other is wrong.
+            assert!(sums.linked * 100 >= sums.calls * 95, "{sums:?}");
+        } else {
+            assert!(
+                !why.contains(&""),
+                "{service}: who has no parent says why: {sums:?}"
+            );
+        }
+    }
+    // The other end's are children of just that call.
+    let calls = world.sink.with(|s| {
+        let calls = s.spans.iter().filter(|s| is_call(s));
+        let calls = calls.map(|s| (s.span_id.clone(), of(s, "url.path").to_owned()));
+        calls.collect::<BTreeMap<String, String>>()
+    });
+    let (mut n, answered) = (0, spans_of(world, &back));
+    for span in answered.iter().filter(|s| !s.parent_id.is_empty()) {
+        if let Some(path) = calls.get(&span.parent_id) {
+            assert_eq!(of(span, "url.path"), path);
+            n += 1;
+        }
+    }
+    assert!(n > 10_000, "{n} of {}", answered.len());
+    for id in ["threads", "loop", "runtime", "back"] {
+        remove(&world.cluster, &format!("/kinds-{id}"), LIMIT).unwrap();
+    }
+}
