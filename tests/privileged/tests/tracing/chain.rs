@@ -1,21 +1,25 @@
-//! nginx, a Python app, another one on another node, Redis and PostgreSQL, each behind a VIP. Programs hand headers on; whose a span is,
-//! each request says by its number, and by a context that is its own.
+//! nginx, a Python app, another one on another node, Redis and PostgreSQL, each behind a VIP. Whose a span is, each request says by its
+//! number. Where programs hand headers on it has a context of its own as well; where they don't, the kernel puts one in.
 
 use std::collections::BTreeMap;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use waggle_api::native::{MapView, SpansView};
 use waggle_tests_privileged::{LIMIT, can_run, cli, shared};
 use waggle_tests_support::cluster::port;
-use waggle_tests_support::scenario::{World, remove};
+use waggle_tests_support::scenario::World;
 use waggle_tests_support::sink::Span;
 use waggle_tests_support::wait_until;
 
-use crate::common::{STATUS, address, app, launch, name_of, of, python, spans_of, task_of};
+use crate::common::{
+    STATUS, address, app, launch, name_of, of, python, remove_all, spans_of, task_of,
+};
 
 const PG: &str = "/usr/lib/postgresql/15/bin";
 /// Requests of one run; the last of each ten is of something that is not there.
 const N: u64 = 40;
+/// The first of those that are asked only to see whether all nodes look.
+const EARLY: u64 = 1000;
 
 const NGINX: &str = r#"PATH="$PATH:/usr/sbin"
 mkdir -p tmp
@@ -34,7 +38,7 @@ http {
   server {
     listen $PORT0;
     location / {
-      set \$to chain-app.marathon.l4lb.thisdcos.directory;
+      set \$to $APP;
       proxy_pass http://\$to:80;
       proxy_http_version 1.1;
     }
@@ -43,19 +47,19 @@ http {
 END
 exec nginx -p "$PWD/" -c "$PWD/nginx.conf""#;
 
-/// Counts in Redis, writes down in PostgreSQL, asks what is in stock, and hands on the header; each by the protocol itself.
+/// Counts in Redis, has PostgreSQL add, and asks what is in stock, each by the protocol itself; hands the header on if it is to.
 const APP: &str = r#"
 import http.client, http.server, os, socket, struct
 def at(name):
-    return name + ".marathon.l4lb.thisdcos.directory"
+    return os.environ["PREFIX"] + name + ".marathon.l4lb.thisdcos.directory"
 def redis(*words):
-    with socket.create_connection((at("chain-redis"), 6379), 5) as s:
+    with socket.create_connection((at("redis"), 6379), 5) as s:
         s.sendall(b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(w), w.encode()) for w in words))
         return s.makefile("rb").readline().strip().decode()
 def message(kind, body):
     return kind + struct.pack("!I", len(body) + 4) + body
 def postgres(sql):
-    with socket.create_connection((at("chain-pg"), 5432), 5) as s:
+    with socket.create_connection((at("pg"), 5432), 5) as s:
         s.sendall(message(b"", struct.pack("!I", 196608) + b"user\0ann\0database\0postgres\0\0"))
         f, asked, row = s.makefile("rb"), False, None
         while True:
@@ -76,8 +80,9 @@ class App(http.server.BaseHTTPRequestHandler):
         n = self.path.rsplit("/", 1)[1]
         redis("INCR", "visitors")
         row = postgres("select " + n + " + 1000")
-        to = http.client.HTTPConnection(at("chain-stock"), 80, timeout=5)
-        to.request("GET", "/stock/" + n, headers={"traceparent": self.headers["traceparent"]})
+        to = http.client.HTTPConnection(at("stock"), 80, timeout=5)
+        handed = {"traceparent": self.headers["traceparent"]} if "HANDS_ON" in os.environ else {}
+        to.request("GET", "/stock/" + n, headers=handed)
         answer = to.getresponse()
         said = answer.read().decode()
         to.close()
@@ -115,7 +120,7 @@ def ask(n):
     answer = to.getresponse()
     return n, answer.status, answer.read().decode()
 with concurrent.futures.ThreadPoolExecutor(4) as pool:
-    for n, status, body in pool.map(ask, range(int(sys.argv[1]))):
+    for n, status, body in pool.map(ask, range(int(sys.argv[1]), int(sys.argv[2]))):
         want = (404 if n % 10 == 9 else 200, f"{n + 1000} {n}")
         if (status, body) != want:
             sys.exit(f"{n}: {status} {body!r}")
@@ -129,29 +134,85 @@ fn postgres() -> String {
     )
 }
 
-/// Tasks of the chain.
+fn has_postgres() -> bool {
+    let is_there = std::path::Path::new(PG).is_dir();
+    if !is_there {
+        eprintln!("SKIP: {PG} is not there");
+    }
+    is_there
+}
+
+/// Asks for one after the other with no context at all, and ends if an answer is wrong.
+const SILENT: &str = r#"
+import http.client, itertools, sys, time
+for n in itertools.count():
+    to = http.client.HTTPConnection("silent-nginx.marathon.l4lb.thisdcos.directory", 80, timeout=20)
+    to.request("GET", f"/shop/{n}")
+    answer = to.getresponse()
+    said = (answer.status, answer.read().decode())
+    to.close()
+    if said != (404 if n % 10 == 9 else 200, f"{n + 1000} {n}"):
+        sys.exit(f"{n}: {said}")
+    time.sleep(0.02)
+"#;
+
+/// Tasks of a chain.
 struct Chain {
+    prefix: &'static str,
     nginx: String,
     app: String,
     stock: String,
 }
 
-fn begin(world: &World) -> Chain {
+/// `word` is what all say of traces.
+fn begin(world: &World, prefix: &'static str, word: &str, hands_on: bool) -> Chain {
+    let launch = |mut definition: Value| {
+        definition["labels"]["WAGGLE_TRACE"] = word.into();
+        launch(world, &definition)
+    };
+    let id = |name: &str| format!("{prefix}{name}");
     let redis = "exec redis-server --port $PORT0 --save '' --protected-mode no";
-    launch(world, &app("chain-redis", "n2", redis, Some(6379)));
-    let mut pg = app("chain-pg", "n3", &postgres(), Some(5432));
+    launch(app(&id("redis"), "n2", redis, Some(6379)));
+    let mut pg = app(&id("pg"), "n3", &postgres(), Some(5432));
     pg["user"] = json!("nobody");
     pg["mem"] = json!(256);
-    launch(world, &pg);
+    launch(pg);
+    let stock = launch(python(&id("stock"), "n2", STOCK, Some(80)));
+    let mut to_all = python(&id("app"), "n1", APP, Some(80));
+    to_all["env"]["PREFIX"] = prefix.into();
+    if hands_on {
+        to_all["env"]["HANDS_ON"] = "yes".into();
+    }
+    let mut nginx = app(&id("nginx"), "n1", NGINX, Some(80));
+    nginx["env"] = json!({"APP": name_of(&id("app"))});
     Chain {
-        stock: launch(world, &python("chain-stock", "n2", STOCK, Some(80))),
-        app: launch(world, &python("chain-app", "n1", APP, Some(80))),
-        nginx: launch(world, &app("chain-nginx", "n1", NGINX, Some(80))),
+        prefix,
+        app: launch(to_all),
+        nginx: launch(nginx),
+        stock,
     }
 }
 
-/// The spans of each request: by the number in its trace's id.
-fn traces(world: &World) -> BTreeMap<u64, Vec<Span>> {
+impl Chain {
+    fn end(self, world: &World) {
+        remove_all(
+            world,
+            ["nginx", "app", "stock", "pg", "redis"].map(|id| format!("/{}{id}", self.prefix)),
+        );
+    }
+}
+
+/// Asks for the numbers from `first` to before `end`, on a node where nobody looks.
+fn ask(world: &World, first: u64, end: u64) {
+    let mut ask = world.cluster.command("n3", "python3").unwrap();
+    let ask = ask.args(["-c", ASK, &first.to_string(), &end.to_string()]);
+    let out = ask.output().unwrap();
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success(), "{said}{}", world.cluster.last_words());
+}
+
+/// The spans of each request from `first` to before `end`: by the number in its trace's id.
+fn traces(world: &World, first: u64, end: u64) -> BTreeMap<u64, Vec<Span>> {
     let mut out: BTreeMap<u64, Vec<Span>> = BTreeMap::new();
     world.sink.with(|s| {
         for span in s
@@ -160,8 +221,8 @@ fn traces(world: &World) -> BTreeMap<u64, Vec<Span>> {
             .filter(|span| span.attributes.contains_key(STATUS))
         {
             let id = u128::from_str_radix(&span.trace_id, 16).unwrap();
-            if (1..=u128::from(N)).contains(&id) {
-                let n = u64::try_from(id - 1).unwrap();
+            let n = u64::try_from(id).ok().and_then(|id| id.checked_sub(1));
+            if let Some(n) = n.filter(|n| (first..end).contains(n)) {
                 out.entry(n).or_default().push(span.clone());
             }
         }
@@ -260,33 +321,115 @@ fn nodes_remember(world: &World, chain: &Chain) {
 
 #[test]
 fn a_request_through_services_that_hand_headers_on_is_one_trace() {
-    if !can_run() {
-        return;
-    }
-    if !std::path::Path::new(PG).is_dir() {
-        eprintln!("SKIP: {PG} is not there");
+    if !can_run() || !has_postgres() {
         return;
     }
     let mut shared = shared().unwrap();
     let world = shared.world().unwrap();
-    let chain = begin(world);
-    let mut ask = world.cluster.command("n3", "python3").unwrap();
-    let out = ask.args(["-c", ASK, &N.to_string()]).output().unwrap();
-    let said = String::from_utf8_lossy(&out.stderr);
-    assert!(out.status.success(), "{said}{}", world.cluster.last_words());
+    let chain = begin(world, "chain-", "requests", true);
 
+    // The programs are loaded when a node's first task asks for it; what it is asked before that is not seen.
+    let mut n_asked = 0;
+    wait_until(LIMIT, "all nodes to look", || {
+        ask(world, EARLY + n_asked, EARLY + n_asked + 1);
+        n_asked += 1;
+        let early = traces(world, EARLY, EARLY + n_asked);
+        early.values().any(|spans| spans.len() >= 5).then_some(())
+    })
+    .unwrap_or_else(|e| panic!("{e:#}\n{}", world.cluster.last_words()));
+    ask(world, 0, N);
     let whole = wait_until(LIMIT, "five spans of each request", || {
-        let traces = traces(world);
+        let traces = traces(world, 0, N);
         let n_whole = traces.values().filter(|spans| spans.len() >= 5).count();
         (n_whole as u64 == N).then_some(traces)
     });
-    let whole = whole.unwrap_or_else(|e| panic!("{e:#}\n{:#?}", traces(world)));
+    let whole = whole.unwrap_or_else(|e| panic!("{e:#}\n{:#?}", traces(world, 0, N)));
     for (n, spans) in &whole {
         is_whole(world, &chain, *n, spans);
     }
     databases_are_edges(world, &chain);
     nodes_remember(world, &chain);
-    for id in ["nginx", "app", "stock", "pg", "redis"] {
-        remove(&world.cluster, &format!("/chain-{id}"), LIMIT).unwrap();
+    chain.end(world);
+}
+
+/// Which of the six a span is, from the outermost in, and the number of its request.
+fn place(span: &Span, tasks: &[&str; 6]) -> Option<(usize, String)> {
+    let is_call = span.attributes.contains_key("url.full");
+    // Each but the outermost and the innermost has two.
+    let of_task = |at: &usize| tasks[*at] == task_of(span) && (at % 2 == 0) == is_call;
+    let number = of(span, "url.path").rsplit('/').next()?;
+    Some(((0..6).find(of_task)?, number.to_owned()))
+}
+
+/// Numbers of requests that are one trace of six spans, each the child of the one before it. A parent that is wrong is a failure.
+fn whole(world: &World, tasks: &[&str; 6]) -> Vec<String> {
+    let spans: Vec<Span> = world.sink.with(|s| {
+        let told = s.spans.iter();
+        let told = told.filter(|span| span.attributes.contains_key(STATUS));
+        told.cloned().collect()
+    });
+    let spans = spans.iter().filter_map(|s| Some((place(s, tasks)?, s)));
+    let by_id: BTreeMap<&str, ((usize, String), &Span)> =
+        spans.map(|(at, s)| (s.span_id.as_str(), (at, s))).collect();
+    let mut n_linked: BTreeMap<&String, usize> = BTreeMap::new();
+    for ((at, number), span) in by_id.values() {
+        if let Some(((above, of_above), parent)) = by_id.get(span.parent_id.as_str()) {
+            assert_eq!(
+                (above + 1, of_above),
+                (*at, number),
+                "{span:#?} {parent:#?}"
+            );
+            assert_eq!(parent.trace_id, span.trace_id, "{span:#?} {parent:#?}");
+            *n_linked.entry(number).or_default() += 1;
+        }
     }
+    let linked = n_linked.into_iter().filter(|(_, n)| *n == 5);
+    linked.map(|(number, _)| number.clone()).collect()
+}
+
+#[test]
+fn where_the_kernel_may_put_the_header_in_programs_that_hand_nothing_on_are_one_trace() {
+    if !can_run() || !has_postgres() {
+        return;
+    }
+    let mut shared = shared().unwrap();
+    let world = shared.world().unwrap();
+    let chain = begin(world, "silent-", "inject", false);
+    let mut client = python("silent-client", "n3", SILENT, None);
+    client["labels"]["WAGGLE_TRACE"] = "inject".into();
+    let client = launch(world, &client);
+    let tasks = [
+        &client,
+        &chain.nginx,
+        &chain.nginx,
+        &chain.app,
+        &chain.app,
+        &chain.stock,
+    ];
+    let tasks = tasks.map(String::as_str);
+    // Until the programs are there and know that a process works as it looks, some are not.
+    let found = wait_until(LIMIT, "requests that are one trace each", || {
+        (whole(world, &tasks).len() as u64 >= N).then_some(())
+    });
+    found.unwrap_or_else(|e| {
+        let whole = whole(world, &tasks);
+        let told = tasks.map(|task| spans_of(world, task).len());
+        let last: Vec<Span> = tasks
+            .iter()
+            .filter_map(|task| spans_of(world, task).pop())
+            .collect();
+        panic!(
+            "{e:#}\n{whole:?} {told:?} {last:#?}\n{}",
+            world.cluster.last_words()
+        )
+    });
+    let marathon = world.cluster.leader(port::MARATHON);
+    let shown = world
+        .cluster
+        .client()
+        .get(marathon, "/v2/apps/silent-client/tasks");
+    let shown = shown.unwrap().ok().unwrap().json().unwrap();
+    assert_eq!(shown["tasks"][0]["id"], client, "no answer was wrong");
+    remove_all(world, ["/silent-client".to_owned()]);
+    chain.end(world);
 }

@@ -2,8 +2,10 @@
 
 use serde_json::{Value, json};
 use waggle_tests_privileged::LIMIT;
-use waggle_tests_support::scenario::{World, deploy};
+use waggle_tests_support::cluster::port;
+use waggle_tests_support::scenario::{World, deploy, remove};
 use waggle_tests_support::sink::Span;
+use waggle_tests_support::wait_until;
 
 pub const STATUS: &str = "http.response.status_code";
 const TASK: &str = "waggle.task.id";
@@ -46,6 +48,30 @@ pub fn launch(world: &World, definition: &Value) -> String {
     let app = deploy(&world.cluster, &definition.to_string(), LIMIT);
     let app = app.unwrap_or_else(|e| panic!("{e:#}\n{}", world.cluster.last_words()));
     app.tasks(&world.cluster).unwrap().remove(0).id
+}
+
+/// Removes apps, all at once.
+pub fn remove_all(world: &World, ids: impl IntoIterator<Item = String>) {
+    let cluster = &world.cluster;
+    std::thread::scope(|scope| {
+        for id in ids {
+            scope.spawn(move || remove(cluster, &id, LIMIT).unwrap());
+        }
+    });
+}
+
+/// Until a node looks at requests: its programs are loaded when its first task asks for it.
+pub fn looks(world: &World, node: &str) {
+    let at = (world.cluster.node(node).unwrap().ip, port::METRICS).into();
+    let client = world.cluster.client();
+    wait_until(LIMIT, &format!("{node} to look at requests"), || {
+        let figures = client.get(at, "/metrics").ok()?.ok().ok()?;
+        figures
+            .body
+            .contains("\nwaggle_requests_connections")
+            .then_some(())
+    })
+    .unwrap_or_else(|e| panic!("{e:#}\n{}", world.cluster.last_words()));
 }
 
 /// An attribute; empty if it is not there.
