@@ -356,7 +356,7 @@ fn a_request_through_services_that_hand_headers_on_is_one_trace() {
 fn place(span: &Span, tasks: &[&str; 6]) -> Option<(usize, String)> {
     let is_call = span.attributes.contains_key("url.full");
     // Each but the outermost and the innermost has two.
-    let of_task = |at: &usize| tasks[*at] == task_of(span) && (at % 2 == 0) == is_call;
+    let of_task = |at: &usize| tasks[*at] == task_of(span) && at.is_multiple_of(2) == is_call;
     let number = of(span, "url.path").rsplit('/').next()?;
     Some(((0..6).find(of_task)?, number.to_owned()))
 }

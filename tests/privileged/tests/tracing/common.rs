@@ -74,6 +74,16 @@ pub fn looks(world: &World, node: &str) {
     .unwrap_or_else(|e| panic!("{e:#}\n{}", world.cluster.last_words()));
 }
 
+/// What a node says became of requests and of spans on their way.
+pub fn losses(world: &World, node: &str) -> String {
+    let at = (world.cluster.node(node).unwrap().ip, port::METRICS).into();
+    let page = world.cluster.client().get(at, "/metrics");
+    let page = page.map(|answer| answer.body).unwrap_or_default();
+    let tells = ["waggle_requests_", "waggle_telemetry_dropped", "_feature_"];
+    let is_told = |line: &&str| tells.iter().any(|t| line.contains(t)) && !line.starts_with('#');
+    page.lines().filter(is_told).collect::<Vec<_>>().join("\n")
+}
+
 /// An attribute; empty if it is not there.
 pub fn of<'a>(span: &'a Span, key: &str) -> &'a str {
     span.attributes.get(key).map_or("", String::as_str)

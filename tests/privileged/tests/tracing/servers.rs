@@ -10,7 +10,7 @@ use waggle_tests_support::scenario::World;
 use waggle_tests_support::sink::Span;
 use waggle_tests_support::wait_until;
 
-use crate::common::{app, launch, looks, name_of, of, python, remove_all, spans_of};
+use crate::common::{app, launch, looks, losses, name_of, of, python, remove_all, spans_of};
 
 /// Of one event loop.
 const LOOP: &str = r#"
@@ -76,22 +76,45 @@ http.server.ThreadingHTTPServer(("", int(os.environ["PORT0"])), Front).serve_for
 struct Load {
     service: &'static str,
     task: String,
-    n: u64,
+    /// Requests that are to be judged.
+    n: usize,
     asker: Child,
 }
 
-fn begin(world: &World, service: &'static str, task: String, n: u64, per_second: u64) -> Load {
+fn begin(world: &World, service: &'static str, task: String, n: usize, per_second: u64) -> Load {
     // Not traced: its node's own process.
     let mut asker = world.cluster.command("n1", traced().unwrap()).unwrap();
-    let (to, n_text) = (format!("{}:80", name_of(service)), n.to_string());
-    asker.args(["ask", &to, "--count", &n_text, "--connections", "24"]);
+    let to = format!("{}:80", name_of(service));
+    asker.args(["ask", &to, "--connections", "24"]);
     asker.args(["--per-second", &per_second.to_string()]);
-    let asker = asker.stdout(Stdio::piped()).spawn().unwrap();
+    asker.stdin(Stdio::piped()).stdout(Stdio::piped());
     Load {
         service,
         task,
         n,
-        asker,
+        asker: asker.spawn().unwrap(),
+    }
+}
+
+impl Load {
+    /// Until so many were seen, whatever was lost on a machine that is busy with other things.
+    fn judged(mut self, world: &World) -> Sums {
+        let (service, n) = (self.service, self.n);
+        let found = wait_until(3 * LIMIT, &format!("the requests of {service}"), || {
+            let sums = judge(&spans_of(world, &self.task));
+            (sums.served >= n && sums.calls >= n).then_some(sums)
+        });
+        // It ends with its input.
+        drop(self.asker.stdin.take());
+        let out = self.asker.wait_with_output().unwrap();
+        let sums = found.unwrap_or_else(|e| {
+            let sums = judge(&spans_of(world, &self.task));
+            panic!("{e:#} {sums:?}\n{}", losses(world, "n1"))
+        });
+        let said = String::from_utf8_lossy(&out.stdout);
+        assert!(said.ends_with(" right, 0 wrong\n"), "{service}: {said}");
+        println!("{service}: {said}{sums:?}");
+        sums
     }
 }
 
@@ -172,43 +195,22 @@ fn no_server_of_any_kind_gets_a_wrong_parent() {
 
     // At a rate that is below the bound of a service's spans.
     let loads = [
-        begin(world, "kinds-runtime", runtime, 5000, 250),
-        begin(world, "kinds-loop", one_loop, 5000, 250),
+        begin(world, "kinds-runtime", runtime, 4500, 250),
+        begin(world, "kinds-loop", one_loop, 4500, 250),
         begin(world, "kinds-threads", threads, 1000, 50),
     ];
-    let mut n_judged = 0;
-    for Load {
-        service,
-        task,
-        n,
-        asker,
-    } in loads
-    {
-        let out = asker.wait_with_output().unwrap();
-        let said = String::from_utf8_lossy(&out.stdout);
-        assert_eq!(said, format!("{n} right, 0 wrong\n"), "{service}");
-        // Few may be lost on a machine that is busy with other things.
-        let enough = usize::try_from(n * 95 / 100).unwrap();
-        let found = wait_until(LIMIT, &format!("the requests of {service}"), || {
-            let sums = judge(&spans_of(world, &task));
-            (sums.served >= enough && sums.calls >= enough).then_some(sums)
-        });
-        let sums = found.unwrap_or_else(|e| panic!("{e:#} {:?}", judge(&spans_of(world, &task))));
-        println!("{service}: {sums:?}");
+    for load in loads {
+        let service = load.service;
+        let sums = load.judged(world);
         assert!(sums.wrong.is_empty(), "{service}: {:#?}", sums.wrong);
-        n_judged += sums.served;
-        let why: Vec<&str> = sums.unlinked.keys().map(String::as_str).collect();
         if service == "kinds-threads" {
-            // All but the first few, or it would say nothing that no other is wrong.
-            assert!(sums.linked * 100 >= sums.calls * 95, "{sums:?}");
+            // Most, or it would say nothing that no other is wrong.
+            assert!(sums.linked * 100 >= sums.calls * 80, "{sums:?}");
         } else {
-            assert!(
-                !why.contains(&""),
-                "{service}: who has no parent says why: {sums:?}"
-            );
+            let says_why = !sums.unlinked.contains_key("");
+            assert!(says_why, "{service}: who has no parent says why: {sums:?}");
         }
     }
-    assert!(n_judged >= 10_000, "{n_judged}");
     // The other end's are children of just that call.
     let calls = world.sink.with(|s| {
         let calls = s.spans.iter().filter(|s| is_call(s));
@@ -222,7 +224,7 @@ fn no_server_of_any_kind_gets_a_wrong_parent() {
             n += 1;
         }
     }
-    assert!(n > 10_000, "{n} of {}", answered.len());
+    assert!(n > 5000, "{n} of {}", answered.len());
     let ids = ["threads", "loop", "runtime", "back"];
     remove_all(world, ids.map(|id| format!("/kinds-{id}")));
 }

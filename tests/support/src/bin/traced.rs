@@ -4,8 +4,8 @@
 //! `waggle-traced relay PORT HOST:PORT`: a server on all threads of a runtime. `GET /front/N` waits, asks `GET /back/N` of the other,
 //! waits and answers N; beside that it asks `GET /own/K` by itself.
 //! `waggle-traced back PORT`: answers N to any path that ends with it.
-//! `waggle-traced ask HOST:PORT --count N --connections N --per-second N`: `GET /front/N` for each N, over so many connections
-//! that stay; how many were answered right, and how many were not.
+//! `waggle-traced ask HOST:PORT --connections N --per-second N`: `GET /front/N` for one N after the other, over so many connections
+//! that stay, until its standard input ends; how many were answered right, and how many were not.
 //! `waggle-traced grpc-serve PORT`: a gRPC server, OpenTelemetry's trace service: a request without spans is taken, one with some is
 //! `NOT_FOUND`.
 //! `waggle-traced grpc-call HOST:PORT`: calls it over one connection, each in turn, ten times a second; a line for each answer.
@@ -63,13 +63,11 @@ async fn run(args: &[String]) -> anyhow::Result<()> {
         [
             "ask",
             to,
-            "--count",
-            n,
             "--connections",
             connections,
             "--per-second",
             rate,
-        ] => ask(to, n.parse()?, connections.parse()?, rate.parse()?).await,
+        ] => ask(to, connections.parse()?, rate.parse()?).await,
         ["grpc-serve", port] => grpc_serve(listen(port).await?).await,
         ["grpc-call", to] => grpc_call(to).await,
         _ => bail!("usage: waggle-traced relay|back|ask|grpc-serve|grpc-call ..."),
@@ -175,7 +173,7 @@ async fn back(listener: TcpListener) -> anyhow::Result<()> {
     Ok(axum::serve(listener, router).await?)
 }
 
-async fn ask(to: &str, count: u64, connections: usize, per_second: u64) -> anyhow::Result<()> {
+async fn ask(to: &str, connections: usize, per_second: u64) -> anyhow::Result<()> {
     let to = Caller::new(to);
     let (tx, rx) = async_channel(connections);
     let (right, wrong) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
@@ -199,8 +197,15 @@ async fn ask(to: &str, count: u64, connections: usize, per_second: u64) -> anyho
         });
     }
     let mut every = interval(Duration::from_nanos(1_000_000_000 / per_second.max(1)));
-    for n in 0..count {
-        every.tick().await;
+    let mut input = tokio::task::spawn_blocking(|| {
+        // Its end, however it comes.
+        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+    });
+    for n in 0_u64.. {
+        tokio::select! {
+            _ = &mut input => break,
+            _ = every.tick() => {}
+        }
         tx.send(n).await.context("nobody asks")?;
     }
     drop(tx);
