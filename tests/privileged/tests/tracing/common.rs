@@ -80,7 +80,11 @@ pub fn losses(world: &World, node: &str) -> String {
     let page = world.cluster.client().get(at, "/metrics");
     let page = page.map(|answer| answer.body).unwrap_or_default();
     let tells = ["waggle_requests_", "waggle_telemetry_dropped", "_feature_"];
-    let is_told = |line: &&str| tells.iter().any(|t| line.contains(t)) && !line.starts_with('#');
+    let is_told = |line: &&str| {
+        let is_figure = !line.starts_with('#') && tells.iter().any(|t| line.contains(t));
+        let is_nothing = line.contains("_total{") && line.ends_with(" 0");
+        is_figure && !is_nothing
+    };
     page.lines().filter(is_told).collect::<Vec<_>>().join("\n")
 }
 

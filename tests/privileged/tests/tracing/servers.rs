@@ -193,24 +193,29 @@ fn no_server_of_any_kind_gets_a_wrong_parent() {
     let (runtime, one_loop) = (launch(world, &runtime), launch(world, &one_loop));
     let threads = launch(world, &threads);
 
-    // At a rate that is below the bound of a service's spans.
+    // At a rate that is below the bound of a service's spans. First one whose calls can be put down to requests: otherwise it would say
+    // nothing that none is wrong.
+    let threads = begin(world, "kinds-threads", threads, 1000, 50);
+    wait_until(LIMIT, "calls that are put down to requests", || {
+        (judge(&spans_of(world, &threads.task)).linked >= 200).then_some(())
+    })
+    .unwrap_or_else(|e| {
+        let sums = judge(&spans_of(world, &threads.task));
+        panic!("{e:#} {sums:?}\n{}", losses(world, "n1"))
+    });
     let loads = [
         begin(world, "kinds-runtime", runtime, 4500, 250),
         begin(world, "kinds-loop", one_loop, 4500, 250),
-        begin(world, "kinds-threads", threads, 1000, 50),
+        threads,
     ];
     for load in loads {
         let service = load.service;
         let sums = load.judged(world);
         assert!(sums.wrong.is_empty(), "{service}: {:#?}", sums.wrong);
-        if service == "kinds-threads" {
-            // Most, or it would say nothing that no other is wrong.
-            assert!(sums.linked * 100 >= sums.calls * 80, "{sums:?}");
-        } else {
-            let says_why = !sums.unlinked.contains_key("");
-            assert!(says_why, "{service}: who has no parent says why: {sums:?}");
-        }
+        let says_why = !sums.unlinked.contains_key("");
+        assert!(says_why, "{service}: who has no parent says why: {sums:?}");
     }
+    println!("{}", losses(world, "n1"));
     // The other end's are children of just that call.
     let calls = world.sink.with(|s| {
         let calls = s.spans.iter().filter(|s| is_call(s));
