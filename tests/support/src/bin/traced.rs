@@ -97,13 +97,12 @@ impl Caller {
     /// What is answered: the body, if the status is 200.
     async fn get(&self, path: &str) -> anyhow::Result<String> {
         let idle = self.idle.lock().await.pop();
-        let mut stream = match idle {
-            Some(stream) => stream,
-            None => {
-                let stream = TcpStream::connect(&self.to).await?;
-                stream.set_nodelay(true)?;
-                stream
-            }
+        let mut stream = if let Some(stream) = idle {
+            stream
+        } else {
+            let stream = TcpStream::connect(&self.to).await?;
+            stream.set_nodelay(true)?;
+            stream
         };
         let said = timeout(LIMIT, talk(&mut stream, &self.to, path)).await??;
         self.idle.lock().await.push(stream);
