@@ -246,13 +246,17 @@ pub const SPELLINGS: [(&str, &str); 4] = [
 ];
 
 /// The API's routes.
-fn router(view: View) -> Router {
+fn router(view: View, net: Arc<Net>) -> Router {
+    let health = {
+        let view = view.clone();
+        move || std::future::ready(health(&view.borrow(), net.requests().trouble()))
+    };
     let mut router = Router::new();
     for (prefix, suffix) in SPELLINGS {
         let path = |name: &str| format!("{prefix}/{name}{suffix}");
         router = router
             .route(&path("version"), get(version))
-            .route(&path("health"), get(health));
+            .route(&path("health"), get(health.clone()));
     }
     router
         .route("/waggle/v1/tasks", get(tasks))
@@ -334,7 +338,7 @@ pub async fn serve_api(listener: TcpListener, view: View, shown: Shown) {
     });
     let mesos = operator.router().merge(files.router());
     let mesos = mesos.layer(axum::middleware::from_fn(jsonp));
-    let router = router(view)
+    let router = router(view, Arc::clone(&net))
         .merge(destinations)
         .merge(mesos)
         .merge(logs.router())
@@ -384,10 +388,11 @@ async fn version() -> Json<Value> {
     }))
 }
 
-/// 200 also when degraded: tasks run. What does not work is in the body.
-async fn health(State(view): State<View>) -> Json<Value> {
-    let view = Arc::clone(&view.borrow());
-    let status = match (view.troubles.is_empty(), &view.master) {
+/// 200 also when degraded: tasks run. What does not work is in the body: what was so when the agent began, and what showed since.
+fn health(view: &AgentView, since: Option<&str>) -> Json<Value> {
+    let troubles = view.troubles.iter().map(String::as_str);
+    let troubles: Vec<&str> = troubles.chain(since).collect();
+    let status = match (troubles.is_empty(), &view.master) {
         (true, Some(_)) => "healthy",
         (true, None) => "no_master",
         (false, _) => "degraded",
@@ -396,7 +401,7 @@ async fn health(State(view): State<View>) -> Json<Value> {
         "status": status,
         "master": view.master,
         "generation": view.generation,
-        "troubles": view.troubles,
+        "troubles": troubles,
     }))
 }
 

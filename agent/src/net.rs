@@ -67,7 +67,7 @@ pub struct Net {
 #[derive(Default)]
 struct NetFlows {
     flows: Flows,
-    peers: Peers,
+    peers: Arc<Peers>,
     generation: Option<Generation>,
 }
 
@@ -156,7 +156,11 @@ impl Net {
             observer: Arc::default(),
             flows: Mutex::default(),
             flow_log: Arc::new(FlowLog::open(config)),
-            requests: Arc::new(Requests::new(config.trace_requests, config.trace_inject)),
+            requests: Arc::new(Requests::new(
+                config.trace_requests,
+                config.trace_inject,
+                config.ip,
+            )),
             edge: None,
             packets: None,
             overlay,
@@ -299,7 +303,7 @@ impl Net {
             && let Some(snapshot) = self.node.as_ref().and_then(NodeNet::snapshot)
         {
             flows.generation = Some(snapshot.generation);
-            flows.peers = Peers::of(&snapshot);
+            flows.peers = Arc::new(Peers::of(&snapshot));
         }
     }
 
@@ -308,6 +312,13 @@ impl Net {
         let mut guard = self.flows.lock().unwrap_or_else(PoisonError::into_inner);
         self.refresh(&mut guard);
         of(&guard.peers)
+    }
+
+    /// The same, to keep for a while.
+    pub fn peers(&self) -> Arc<Peers> {
+        let mut guard = self.flows.lock().unwrap_or_else(PoisonError::into_inner);
+        self.refresh(&mut guard);
+        Arc::clone(&guard.peers)
     }
 
     /// Which connections there were.

@@ -1,8 +1,8 @@
 //! Whom addresses belong to, as a desired state has it.
 
 use std::{
-    collections::{BTreeSet, HashMap},
-    net::IpAddr,
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
 };
 
@@ -13,10 +13,18 @@ use waggle_types::{NetSnapshot, NetworkPolicy, PolicySubject, TaskId};
 #[derive(Debug, Clone, Default)]
 pub struct Peers {
     services: HashMap<(IpAddr, u16), Arc<str>>,
-    own: HashMap<IpAddr, Arc<str>>,
-    nodes: BTreeSet<IpAddr>,
+    own: HashMap<IpAddr, Own>,
+    /// Addresses of nodes, with the one that a node is known by.
+    nodes: BTreeMap<IpAddr, Ipv4Addr>,
     holders: HashMap<IpAddr, Holder>,
     policies: Vec<Arc<NetworkPolicy>>,
+}
+
+/// Who has an address of its own, and on which node.
+#[derive(Debug, Clone)]
+struct Own {
+    name: Arc<str>,
+    node: Option<Ipv4Addr>,
 }
 
 /// A task that has an address of its own.
@@ -41,8 +49,9 @@ impl Peers {
     pub fn of(snapshot: &NetSnapshot) -> Self {
         let mut out = Self::default();
         for agent in snapshot.agents.values() {
-            out.nodes.insert(IpAddr::V4(agent.ip));
-            out.nodes.extend(agent.ip6.map(IpAddr::V6));
+            out.nodes.insert(IpAddr::V4(agent.ip), agent.ip);
+            let six = agent.ip6.map(|ip6| (IpAddr::V6(ip6), agent.ip));
+            out.nodes.extend(six);
         }
         // Many tasks have one name.
         let mut names: BTreeSet<Arc<str>> = BTreeSet::new();
@@ -56,9 +65,15 @@ impl Peers {
                 names.insert(Arc::clone(&name));
                 name
             };
+            let agent = snapshot.agents.get(&task.agent_id);
+            let node = agent.map(|agent| agent.ip);
             let ips = task.ip.map(IpAddr::V4).into_iter();
             for ip in ips.chain(task.ip6.map(IpAddr::V6)) {
-                out.own.insert(ip, Arc::clone(&name));
+                let own = Own {
+                    name: Arc::clone(&name),
+                    node,
+                };
+                out.own.insert(ip, own);
                 // Whom policies drop something of; without any nobody asks.
                 if !out.policies.is_empty() {
                     let holder = Holder {
@@ -68,7 +83,7 @@ impl Peers {
                     out.holders.insert(ip, holder);
                 }
             }
-            if let Some(agent) = snapshot.agents.get(&task.agent_id) {
+            if let Some(agent) = agent {
                 for port in task.ports.iter().filter(|p| p.host_port != 0) {
                     let at = (IpAddr::V4(agent.ip), port.host_port);
                     out.services.insert(at, Arc::clone(&name));
@@ -104,18 +119,32 @@ impl Peers {
     /// The name of who has an address, and listens at a port where that is known.
     pub fn name(&self, ip: IpAddr, port: Option<u16>) -> &str {
         let at_port = port.and_then(|port| self.services.get(&(ip, port)));
-        if let Some(name) = at_port.or_else(|| self.own.get(&ip)) {
+        let own = || self.own.get(&ip).map(|own| &own.name);
+        if let Some(name) = at_port.or_else(own) {
             return name;
         }
         if ip.is_loopback() {
             "loopback"
-        } else if self.nodes.contains(&ip) {
+        } else if self.nodes.contains_key(&ip) {
             "node"
         } else if is_private(ip) {
             "private"
         } else {
             "public"
         }
+    }
+}
+
+impl Peers {
+    /// Whether the other end of a connection, which listens at `at` or speaks from there, is on another node than `node`: a task with an
+    /// address of its own, one that listens at its node's, or whoever speaks from that.
+    pub fn is_elsewhere(&self, at: SocketAddr, listens: bool, node: Ipv4Addr) -> bool {
+        let ip = at.ip();
+        if let Some(own) = self.own.get(&ip) {
+            return own.node.is_some_and(|home| home != node);
+        }
+        let is_task = !listens || self.services.contains_key(&(ip, at.port()));
+        is_task && self.nodes.get(&ip).is_some_and(|home| *home != node)
     }
 }
 
@@ -134,8 +163,6 @@ fn is_private(ip: IpAddr) -> bool {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use std::net::Ipv4Addr;
-
     use super::*;
 
     /// A task's name, and its own address or its port of the node.
@@ -143,20 +170,48 @@ pub(crate) mod tests {
 
     /// Who has these.
     pub(crate) fn peers(node: [u8; 4], tasks: &[Named<'_>]) -> Peers {
-        let node = IpAddr::V4(Ipv4Addr::from(node));
+        let home = Ipv4Addr::from(node);
+        let node = IpAddr::V4(home);
         let mut out = Peers {
-            nodes: BTreeSet::from([node]),
+            nodes: BTreeMap::from([(node, home)]),
             ..Peers::default()
         };
         for (name, own, port) in tasks {
             let name: Arc<str> = service_name(name, "marathon").into();
             if let Some(ip) = own {
-                out.own.insert(IpAddr::from(*ip), Arc::clone(&name));
+                let own = Own {
+                    name: Arc::clone(&name),
+                    node: Some(home),
+                };
+                out.own.insert(IpAddr::from(*ip), own);
             }
             if let Some(port) = port {
                 out.services.insert((node, *port), name);
             }
         }
         out
+    }
+
+    #[test]
+    fn what_is_on_another_node_is_elsewhere() {
+        let (node, other) = (Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2));
+        let tasks = [
+            ("own", Some([9, 0, 0, 1]), None),
+            ("port", None, Some(31_000)),
+        ];
+        let peers = peers(node.octets(), &tasks);
+        for (at, listens, is_it) in [
+            ("9.0.0.1:80", true, true),
+            ("9.0.0.1:80", false, true),
+            ("10.0.0.1:31000", true, true),
+            // A process that is no task's; a client may be anybody's.
+            ("10.0.0.1:5050", true, false),
+            ("10.0.0.1:40000", false, true),
+            ("192.0.2.1:80", false, false),
+        ] {
+            let at: SocketAddr = at.parse().unwrap();
+            assert_eq!(peers.is_elsewhere(at, listens, other), is_it, "{at}");
+            assert!(!peers.is_elsewhere(at, listens, node), "{at}");
+        }
     }
 }

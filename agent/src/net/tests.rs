@@ -20,6 +20,7 @@ async fn net(dir: &std::path::Path) -> Net {
         requests: Arc::new(Requests::new(
             crate::TraceRequests::Off,
             crate::TraceInject::Off,
+            Ipv4Addr::LOCALHOST,
         )),
         flows: Mutex::default(),
         edge: None,

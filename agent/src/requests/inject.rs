@@ -1,17 +1,19 @@
 //! Whose requests get a `traceparent`: programs that forward no headers become part of a trace.
 //!
 //! The programs are loaded when the first task that asks for it is there, and try the kernel out each time. Until a task's cgroup is known
-//! to them its connections are left as they are.
+//! to them its connections are left as they are. A task that asks in vain is told so, by an event of its own.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
+    sync::Arc,
 };
 
 use waggle_ebpf::{DataPlane, Injector, Opened, Stay, Terms};
 use waggle_telemetry::{Telemetry, names};
+use waggle_telemetry_pipeline::TaskLabels;
 
-use super::follow;
+use super::follow::Followed;
 use crate::net::{Net, chain};
 
 /// Whether tasks may have a `traceparent` put into their requests.
@@ -93,28 +95,75 @@ fn refused(why: &Why, telemetry: &Telemetry) {
     );
 }
 
-/// What is kept between two looks.
+/// Tasks that ask in vain, each told once.
 #[derive(Default)]
+struct InVain {
+    told: BTreeSet<u64>,
+}
+
+impl InVain {
+    fn look(
+        &mut self,
+        asking: &BTreeMap<u64, Arc<TaskLabels>>,
+        reason: &'static str,
+        telemetry: &Telemetry,
+    ) {
+        self.told.retain(|id| asking.contains_key(id));
+        for (cgroup_id, labels) in asking {
+            if !self.told.insert(*cgroup_id) {
+                continue;
+            }
+            let attrs = [(names::DROP_REASON, reason.into())];
+            telemetry.count(&names::REQUESTS_INJECTION_UNMET, &attrs, 1);
+            let attrs = vec![(names::DROP_REASON, reason.into())];
+            telemetry.event("waggle.request.not_injected", Some(labels), attrs);
+            tracing::warn!(
+                task_id = labels.task_id.as_str(),
+                reason,
+                "a task asks for a traceparent in its requests and gets none"
+            );
+        }
+    }
+}
+
+/// What is kept between two looks.
 pub(super) struct Injecting {
     /// Whom the programs know.
-    known: BTreeSet<u64>,
+    known: Followed,
+    in_vain: InVain,
     counted: BTreeMap<&'static str, u64>,
     has_failed: bool,
 }
 
+impl Default for Injecting {
+    fn default() -> Self {
+        Self {
+            known: Followed::new("INJECT"),
+            in_vain: InVain::default(),
+            counted: BTreeMap::new(),
+            has_failed: false,
+        }
+    }
+}
+
 impl Injecting {
-    /// Brings the programs to who is wanted, and counts.
+    /// Brings the programs to who asks, where the node allows it, and counts.
     pub(super) fn look(
         &mut self,
         net: &Net,
         cgroup_root: &Path,
-        wanted: &BTreeSet<u64>,
+        asking: &BTreeMap<u64, Arc<TaskLabels>>,
         telemetry: &Telemetry,
     ) {
+        let setting = net.requests().inject;
+        if setting == TraceInject::Off {
+            self.in_vain.look(asking, "not_allowed", telemetry);
+            return;
+        }
         let place = &net.requests().injector;
-        if place.get().is_none() && !wanted.is_empty() && !self.has_failed {
+        if place.get().is_none() && !asking.is_empty() && !self.has_failed {
             let Some(plane) = net.plane() else { return };
-            match open(net.requests().inject, plane, cgroup_root) {
+            match open(setting, plane, cgroup_root) {
                 Ok(injector) => {
                     // Not the self-test's.
                     self.counted = injector.counts().unwrap_or_default().into_iter().collect();
@@ -126,14 +175,13 @@ impl Injecting {
                 }
             }
         }
+        if self.has_failed {
+            self.in_vain.look(asking, "kernel", telemetry);
+        }
         let Some(injector) = place.get() else { return };
-        follow(
-            &mut self.known,
-            wanted,
-            |cgroup_id| injector.inject(cgroup_id),
-            |cgroup_id| injector.forget(cgroup_id),
-            "a traceparent for a task's requests",
-        );
+        let wanted = asking.keys().copied().collect();
+        let (inject, forget) = (|id| injector.inject(id), |id| injector.forget(id));
+        self.known.look(&wanted, inject, forget, telemetry);
         for (name, now) in injector.counts().unwrap_or_default() {
             let before = self.counted.insert(name, now).unwrap_or(0);
             if now > before {
@@ -141,5 +189,37 @@ impl Injecting {
                 telemetry.count(&names::REQUESTS_INJECTIONS, &attrs, now - before);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_asks_in_vain_is_told_once() {
+        let telemetry = Telemetry::disabled();
+        let mut in_vain = InVain::default();
+        let mut look = |asking: &[u64]| {
+            let labels = |id: &u64| {
+                let labels = crate::fixture::labels(&format!("task-{id}"));
+                (*id, Arc::new(labels))
+            };
+            let asking = asking.iter().map(labels).collect();
+            in_vain.look(&asking, "not_allowed", &telemetry);
+            let text = telemetry.prometheus_text();
+            let mut lines = text.lines();
+            let line = lines.find(|l| l.starts_with("waggle_requests_injection_unmet_total{"));
+            let line = line.unwrap_or_default();
+            assert!(line.is_empty() || line.contains("not_allowed"), "{line}");
+            line.rsplit(' ').next().unwrap_or_default().to_owned()
+        };
+        assert_eq!(look(&[]), "");
+        assert_eq!(
+            (look(&[1]), look(&[1]), look(&[1, 2])),
+            ("1".into(), "1".into(), "2".into())
+        );
+        // An id may be another task's later.
+        assert_eq!((look(&[2]), look(&[1, 2])), ("2".into(), "3".into()));
     }
 }

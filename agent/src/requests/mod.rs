@@ -3,6 +3,7 @@
 //! | file | role |
 //! |---|---|
 //! | mod.rs | whose requests are traced; the looks at the ring |
+//! | follow.rs | the kernel's tables of whose those are |
 //! | inject.rs | whose requests get a `traceparent` |
 //! | readers.rs | which thread has read what |
 //! | spans.rs | records to pieces, spans to whom they belong |
@@ -12,22 +13,23 @@
 //!
 //! # Invariants
 //! - A span has the resource of the task in whose cgroup the socket is; of a cgroup that is no task there is none.
-//! - Where the kernel refuses the programs, the feature is off, and that is said once.
+//! - Where the kernel refuses the programs, the feature is off, and the node says why for as long as it runs.
 
+mod follow;
 mod inject;
 mod readers;
 mod spans;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
-use waggle_ebpf::{Injector, ProgramInfo, RequestRecords, RequestTracer};
+use waggle_ebpf::{Injector, LoadError, ProgramInfo, RequestRecords, RequestTracer};
 use waggle_ebpf_common::flow::FlowRecord;
 use waggle_overlay::VipNames;
 use waggle_telemetry::{Feature, Telemetry, names};
@@ -37,6 +39,7 @@ use waggle_telemetry_pipeline::{
 };
 use waggle_types::TaskSpec;
 
+use follow::Followed;
 use inject::Injecting;
 pub use inject::{TraceInject, try_out};
 use readers::{Readers, Told};
@@ -97,6 +100,10 @@ pub struct Requests {
     tasks: Mutex<HashMap<u64, Task>>,
     tracer: OnceLock<RequestTracer>,
     injector: OnceLock<Box<Injector>>,
+    /// This node's address.
+    node: Ipv4Addr,
+    /// What the kernel has refused, for people.
+    trouble: OnceLock<String>,
 }
 
 #[derive(Debug)]
@@ -109,15 +116,35 @@ struct Task {
 }
 
 impl Requests {
-    /// Of nobody yet.
-    pub fn new(setting: TraceRequests, inject: TraceInject) -> Self {
+    /// Of nobody yet, on the node with this address.
+    pub fn new(setting: TraceRequests, inject: TraceInject, node: Ipv4Addr) -> Self {
         Self {
             setting,
             inject,
             tasks: Mutex::default(),
             tracer: OnceLock::new(),
             injector: OnceLock::new(),
+            node,
+            trouble: OnceLock::new(),
         }
+    }
+
+    /// This node's address.
+    pub fn node(&self) -> Ipv4Addr {
+        self.node
+    }
+
+    /// Why requests are not traced here though somebody wants it, or not as well as they could be. Known once the programs were to be loaded.
+    pub fn trouble(&self) -> Option<&str> {
+        self.trouble.get().map(String::as_str)
+    }
+
+    /// The programs can't be loaded, or a part of them.
+    fn refused(&self, what: &str, why: &LoadError) {
+        let error = chain(why);
+        tracing::warn!(error, "{what}");
+        // Once a run is what they are loaded.
+        let _ = self.trouble.set(format!("{what}: {error}"));
     }
 
     /// A task is there; a second time changes nothing. What it asks before the next look may be missed, unless others are traced.
@@ -196,14 +223,13 @@ impl Requests {
         there.map(|(cgroup_id, _)| *cgroup_id).collect()
     }
 
-    /// Cgroups of those whose requests are to get a `traceparent`.
-    fn injected(&self) -> BTreeSet<u64> {
-        if self.inject == TraceInject::Off {
-            return BTreeSet::new();
-        }
+    /// Those who ask for a `traceparent` in their requests, whether or not the node allows it.
+    fn asking(&self) -> BTreeMap<u64, Arc<TaskLabels>> {
         let tasks = self.tasks();
         let there = tasks.iter().filter(|(_, t)| t.left.is_none() && t.injects);
-        there.map(|(cgroup_id, _)| *cgroup_id).collect()
+        there
+            .map(|(cgroup_id, task)| (*cgroup_id, Arc::clone(&task.labels)))
+            .collect()
     }
 
     /// A look is over.
@@ -271,7 +297,7 @@ struct Looking {
     cgroup_root: PathBuf,
     records: Option<RequestRecords>,
     /// What the kernel was told to trace.
-    traced: BTreeSet<u64>,
+    traced: Followed,
     injecting: Injecting,
     readers: Readers,
     spans: Spans,
@@ -284,7 +310,7 @@ impl Looking {
         Self {
             cgroup_root,
             records: None,
-            traced: BTreeSet::new(),
+            traced: Followed::new("TRACED"),
             injecting: Injecting::default(),
             readers: Readers::default(),
             spans: Spans::default(),
@@ -309,18 +335,13 @@ impl Looking {
         if !telemetry.allows(Feature::Requests) {
             wanted.clear();
         }
-        follow(
-            &mut self.traced,
-            &wanted,
-            |cgroup_id| tracer.trace(cgroup_id),
-            |cgroup_id| tracer.forget(cgroup_id),
-            "traces of a task's requests",
-        );
+        let (trace, forget) = (|id| tracer.trace(id), |id| tracer.forget(id));
+        self.traced.look(&wanted, trace, forget, telemetry);
         // Only of those who are traced: the ids are the tracer's.
-        let mut injected = requests.injected();
-        injected.retain(|cgroup_id| self.traced.contains(cgroup_id));
+        let mut asking = requests.asking();
+        asking.retain(|cgroup_id, _| self.traced.has(*cgroup_id));
         self.injecting
-            .look(net, &self.cgroup_root, &injected, telemetry);
+            .look(net, &self.cgroup_root, &asking, telemetry);
         let mut came = Vec::new();
         while came.len() < AT_ONCE
             && let Some(told) = records.next(|head, bytes| Told {
@@ -344,25 +365,23 @@ impl Looking {
     fn open(&mut self, net: &Net) {
         let Some(plane) = net.plane() else { return };
         let opened = RequestTracer::open(plane, &self.cgroup_root).and_then(|tracer| {
-            self.traced = tracer.traced()?;
+            self.traced.adopt(tracer.traced()?);
             self.counted = tracer.counts()?.into_iter().collect();
             Ok(tracer)
         });
         match opened {
             Ok(tracer) => {
                 if let Some(why) = tracer.trouble() {
-                    let error = chain(why);
-                    tracing::warn!(error, "which thread reads a request is not known here");
+                    let requests = net.requests();
+                    requests.refused("which thread reads a request is not known here", why);
                 }
                 self.records = tracer.take_records();
                 let _ = net.requests().tracer.set(tracer);
                 tracing::info!("requests of tasks are traced");
             }
             Err(e) => {
-                tracing::warn!(
-                    error = chain(&e),
-                    "requests of tasks are not traced by this node's kernel"
-                );
+                let requests = net.requests();
+                requests.refused("requests of tasks are not traced by this node's kernel", &e);
                 self.has_failed = true;
             }
         }
@@ -379,33 +398,6 @@ impl Looking {
                     self.spans.lost(now - before);
                 }
             }
-        }
-    }
-}
-
-/// Brings whom the kernel knows to who is wanted; what it refuses is tried again at the next look.
-fn follow<E: std::error::Error + 'static>(
-    known: &mut BTreeSet<u64>,
-    wanted: &BTreeSet<u64>,
-    put: impl Fn(u64) -> Result<(), E>,
-    remove: impl Fn(u64) -> Result<(), E>,
-    what: &str,
-) {
-    known.retain(|cgroup_id| {
-        wanted.contains(cgroup_id)
-            || remove(*cgroup_id)
-                .inspect_err(|e| tracing::debug!(what, error = chain(e), "a task keeps it"))
-                .is_err()
-    });
-    for cgroup_id in wanted {
-        if known.contains(cgroup_id) {
-            continue;
-        }
-        match put(*cgroup_id) {
-            Ok(()) => {
-                known.insert(*cgroup_id);
-            }
-            Err(e) => tracing::debug!(what, error = chain(&e), "a task is without it"),
         }
     }
 }
@@ -431,47 +423,19 @@ mod tests {
     }
 
     #[test]
-    fn what_the_kernel_refuses_is_tried_again() {
-        let mut known = BTreeSet::from([1, 2, 3]);
-        let look = |known: &mut BTreeSet<u64>, wanted: &[u64], refused: u64| {
-            let asked = std::cell::RefCell::new(Vec::new());
-            let ask = |cgroup_id| {
-                asked.borrow_mut().push(cgroup_id);
-                let error = std::io::Error::other("refused");
-                (cgroup_id != refused).then_some(()).ok_or(error)
-            };
-            follow(known, &wanted.iter().copied().collect(), ask, ask, "it");
-            asked.into_inner()
-        };
-        assert_eq!(look(&mut known, &[3, 4, 5], 4), [1, 2, 4, 5]);
-        assert_eq!(known, [3, 5].into());
-        assert_eq!(look(&mut known, &[4], 5), [3, 5, 4]);
-        assert_eq!(known, [4, 5].into(), "5 has it still");
-        assert_eq!(look(&mut known, &[4], 0), [5]);
-        assert_eq!(known, [4].into());
-        assert!(look(&mut known, &[4], 0).is_empty());
-    }
-
-    #[test]
-    fn a_header_is_for_who_asks_where_the_node_allows_it() {
+    fn a_header_is_for_who_asks() {
         let labels = |cgroup_id| {
             Arc::new(TaskLabels {
                 cgroup_id,
                 ..crate::fixture::labels("task")
             })
         };
-        for (inject, want) in [
-            (TraceInject::Off, BTreeSet::new()),
-            (TraceInject::Labelled, [2].into()),
-            (TraceInject::WithoutSendZc, [2].into()),
-        ] {
-            let requests = Requests::new(TraceRequests::All, inject);
-            requests.begin(&labels(1), Some("requests"));
-            requests.begin(&labels(2), Some("inject"));
-            requests.begin(&labels(3), None);
-            requests.begin(&labels(4), Some("none"));
-            assert_eq!(requests.injected(), want);
-            assert_eq!(requests.wanted(), [1, 2, 3].into());
+        let node = Ipv4Addr::LOCALHOST;
+        let requests = Requests::new(TraceRequests::All, TraceInject::Labelled, node);
+        for (cgroup_id, word) in (1..).zip([Some("requests"), Some(INJECT), None, Some("none")]) {
+            requests.begin(&labels(cgroup_id), word);
         }
+        assert_eq!(requests.asking().into_keys().collect::<Vec<_>>(), [2]);
+        assert_eq!(requests.wanted(), [1, 2, 3].into());
     }
 }

@@ -2,8 +2,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    net::SocketAddr,
-    sync::{Arc, PoisonError, RwLock},
+    net::{Ipv4Addr, SocketAddr},
+    sync::{Arc, PoisonError, RwLock, RwLockWriteGuard},
 };
 
 use waggle_ebpf_common::{
@@ -31,16 +31,41 @@ const NO_LOSS: [&str; 6] = [
     "lost_records",
 ];
 
+/// Records between two times that spans are handed in: what a tracer keeps until then is bounded, and a look may have many more.
+const HAND_IN: usize = 2048;
 /// Most connections whose own ends are known.
 const MAX_SOCKETS: usize = 16_384;
 
-/// Own ends of the connections that are followed.
-type Here = Arc<RwLock<HashMap<SocketAddr, u64>>>;
+/// What tells who is at the other end of a connection.
+#[derive(Debug, Default)]
+struct Known {
+    /// Own ends of the connections that are followed.
+    here: HashMap<SocketAddr, u64>,
+    peers: Arc<Peers>,
+    /// This node's address.
+    node: Option<Ipv4Addr>,
+}
+
+impl Known {
+    /// Who speaks from a node's own address can be anybody of that node: a port says more than an address.
+    fn peer(&self, at: SocketAddr, of: Role) -> Peer {
+        if self.here.contains_key(&at) {
+            return Peer::Here;
+        }
+        let listens = of == Role::Server;
+        let is_elsewhere = |node| self.peers.is_elsewhere(at, listens, node);
+        if self.node.is_some_and(is_elsewhere) {
+            Peer::Elsewhere
+        } else {
+            Peer::Unknown
+        }
+    }
+}
 
 /// What makes spans.
 pub struct Spans {
     tracer: Tracer,
-    here: Here,
+    known: Arc<RwLock<Known>>,
     /// By cookie, with its cgroup and its own end.
     sockets: BTreeMap<u64, (u64, SocketAddr)>,
     ruled: BTreeSet<u64>,
@@ -51,16 +76,11 @@ pub struct Spans {
 
 impl Default for Spans {
     fn default() -> Self {
-        let here = Here::default();
-        let known = Arc::clone(&here);
-        // Who speaks from a node's own address can be anybody of that node: a port says more than an address.
-        let peers = move |at: SocketAddr| {
-            let known = known.read().unwrap_or_else(PoisonError::into_inner);
-            if known.contains_key(&at) {
-                Peer::Here
-            } else {
-                Peer::Unknown
-            }
+        let known = Arc::<RwLock<Known>>::default();
+        let asked = Arc::clone(&known);
+        let peers = move |at: SocketAddr, of: Role| {
+            let known = asked.read().unwrap_or_else(PoisonError::into_inner);
+            known.peer(at, of)
         };
         let options = Options {
             peers: Arc::new(peers),
@@ -68,7 +88,7 @@ impl Default for Spans {
         };
         Self {
             tracer: Tracer::new(options),
-            here,
+            known,
             sockets: BTreeMap::new(),
             ruled: BTreeSet::new(),
             vips: Vips::default(),
@@ -87,9 +107,14 @@ impl Spans {
     /// Takes what one look has found, and hands in the spans that are done.
     pub fn look(&mut self, came: &[Told], requests: &Requests, net: &Net, telemetry: &Telemetry) {
         let offset_ns = wall_offset_ns();
-        for told in came {
-            self.take(told, requests, offset_ns);
+        if !came.is_empty() {
+            let mut known = self.known();
+            known.peers = net.peers();
+            known.node = Some(requests.node());
         }
+        self.take_all(came, requests, offset_ns, |this| {
+            this.hand_in(requests, net, telemetry);
+        });
         let now_ns = clock::now_ns();
         if now_ns.saturating_sub(self.ticked_ns) >= TICK_NS {
             self.ticked_ns = now_ns;
@@ -98,6 +123,21 @@ impl Spans {
             self.count(telemetry);
         }
         self.hand_in(requests, net, telemetry);
+    }
+
+    fn take_all(
+        &mut self,
+        came: &[Told],
+        requests: &Requests,
+        offset_ns: u64,
+        mut hand_in: impl FnMut(&mut Self),
+    ) {
+        for some in came.chunks(HAND_IN) {
+            for told in some {
+                self.take(told, requests, offset_ns);
+            }
+            hand_in(self);
+        }
     }
 
     fn take(&mut self, told: &Told, requests: &Requests, offset_ns: u64) {
@@ -126,8 +166,7 @@ impl Spans {
             if self.sockets.len() < MAX_SOCKETS {
                 let own = (head.cgroup_id, piece.local);
                 self.sockets.insert(head.socket, own);
-                let mut here = self.here.write().unwrap_or_else(PoisonError::into_inner);
-                here.insert(piece.local, head.socket);
+                self.known().here.insert(piece.local, head.socket);
             }
         }
         self.tracer.piece(&piece);
@@ -136,12 +175,16 @@ impl Spans {
     fn close(&mut self, socket: u64, at: u64) {
         self.tracer.closed(socket, at);
         if let Some((_, own)) = self.sockets.remove(&socket) {
-            let mut here = self.here.write().unwrap_or_else(PoisonError::into_inner);
+            let here = &mut self.known().here;
             // Another connection may have the address by now.
             if here.get(&own) == Some(&socket) {
                 here.remove(&own);
             }
         }
+    }
+
+    fn known(&self) -> RwLockWriteGuard<'_, Known> {
+        self.known.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Lets go of tasks that are gone.
@@ -283,103 +326,4 @@ fn give_names(span: &mut RequestSpan, peers: &Peers, vips: &HashMap<SocketAddr, 
 }
 
 #[cfg(test)]
-mod tests {
-    use std::net::{IpAddr, Ipv4Addr};
-
-    use waggle_ebpf_common::addr_of;
-    use waggle_types::TraceContext;
-
-    use super::*;
-
-    #[test]
-    fn a_record_says_all_that_a_piece_does() {
-        let v4 = |last| addr_of(IpAddr::V4(Ipv4Addr::new(9, 0, 0, last)));
-        let head = Head {
-            at_ns: 1,
-            socket: 2,
-            cgroup_id: 3,
-            thread: 4,
-            local: v4(1),
-            remote: v4(2),
-            vip: v4(3),
-            sequence: 5,
-            length: 6,
-            captured: 2,
-            number: 7,
-            local_port: 80_u16.to_be(),
-            remote_port: 81_u16.to_be(),
-            vip_port: 82_u16.to_be(),
-            kind: kind::PIECE,
-            direction: direction::OUT,
-            role: role::CLIENT,
-            protocol: protocol::HTTP2,
-            pad: [0; 6],
-        };
-        let made = piece(&head, b"ab", 9).unwrap();
-        assert_eq!((made.at, made.socket, made.cgroup), (9, 2, 3));
-        assert_eq!(made.local, "9.0.0.1:80".parse().unwrap());
-        assert_eq!(made.remote, "9.0.0.2:81".parse().unwrap());
-        assert_eq!(made.vip, Some("9.0.0.3:82".parse().unwrap()));
-        assert_eq!(made.direction, Direction::Out);
-        assert_eq!((made.role, made.protocol), (Role::Client, Guess::Http2));
-        assert_eq!((made.number, made.sequence, made.length), (7, 5, 6));
-        assert_eq!((made.thread, made.bytes), (Some(4), &b"ab"[..]));
-        let other = Head {
-            protocol: protocol::OTHER,
-            ..head
-        };
-        assert!(piece(&other, b"", 1).is_none());
-        let read = Head {
-            kind: kind::READ,
-            ..head
-        };
-        assert!(piece(&read, b"", 1).is_none());
-        let bare = Head {
-            thread: 0,
-            vip: [0; 4],
-            ..head
-        };
-        let made = piece(&bare, b"", 1).unwrap();
-        assert_eq!((made.thread, made.vip), (None, None));
-    }
-
-    #[test]
-    fn a_vip_has_the_name_that_flows_give_it() {
-        let mut span = RequestSpan {
-            cgroup: 1,
-            context: TraceContext {
-                trace_id: 1,
-                span_id: 1,
-                flags: 1,
-            },
-            parent: None,
-            parent_is_remote: false,
-            links: Vec::new(),
-            side: names::SpanSide::Client,
-            name: "GET".to_owned(),
-            start_ns: 0,
-            end_ns: 0,
-            attrs: vec![
-                ("network.peer.address", "10.0.0.1".into()),
-                ("network.peer.port", 80_u16.into()),
-                ("waggle.vip.address", "11.0.0.1:8080".into()),
-            ],
-            failed: false,
-        };
-        let vip = "11.0.0.1:8080".parse().unwrap();
-        give_names(
-            &mut span,
-            &Peers::default(),
-            &[(vip, "web.l4lb:8080".to_owned())].into(),
-        );
-        let told: Vec<_> = span.attrs[3..]
-            .iter()
-            .map(|(key, value)| (*key, value.to_text()))
-            .collect();
-        let want = [
-            ("service.peer.name", "private".to_owned()),
-            ("waggle.vip.name", "web.l4lb:8080".to_owned()),
-        ];
-        assert_eq!(told, want);
-    }
-}
+mod tests;

@@ -56,6 +56,17 @@ pub fn probe() -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
+/// The programs whose requests are traced.
+pub fn traced() -> anyhow::Result<PathBuf> {
+    let path = bin_dir()?.join("waggle-traced");
+    anyhow::ensure!(
+        path.is_file(),
+        "{} is not built (cargo build)",
+        path.display()
+    );
+    Ok(path)
+}
+
 /// Whether this machine can run the test; says why not.
 #[must_use]
 pub fn can_run() -> bool {

@@ -218,6 +218,8 @@ pub static REQUESTS_LOST: MetricDef = MetricDef { name: "waggle.requests.lost", 
 pub static REQUESTS_INJECTIONS: MetricDef = MetricDef { name: "waggle.requests.injections", unit: "{request}", kind: Kind::Counter, description: "Requests of tasks that asked for a `traceparent`, and connections of theirs that are left alone from then on, by what was done or why not", attributes: &[INJECT_OUTCOME], bounds: &[] };
 /// `waggle.requests.injection.refused` ({node}): 1 where no `traceparent` is put into requests although the node allows it, by what the self-test of the kernel has found: what is sent would be changed (`transfer`), a task would not be woken (`epoll`), be told wrongly what there is to read (`fionread`) or be refused io_uring's SEND_ZC (`send_zc`), or the programs were refused (`kernel`).
 pub static REQUESTS_INJECTION_REFUSED: MetricDef = MetricDef { name: "waggle.requests.injection.refused", unit: "{node}", kind: Kind::UpDownCounter, description: "1 where no `traceparent` is put into requests although the node allows it, by what the self-test of the kernel has found: what is sent would be changed (`transfer`), a task would not be woken (`epoll`), be told wrongly what there is to read (`fionread`) or be refused io_uring's SEND_ZC (`send_zc`), or the programs were refused (`kernel`)", attributes: &[DROP_REASON], bounds: &[] };
+/// `waggle.requests.injection.unmet` ({task}): Tasks that ask for a `traceparent` in their requests and get none: the node does not allow it (`not_allowed`), or its kernel does not (`kernel`).
+pub static REQUESTS_INJECTION_UNMET: MetricDef = MetricDef { name: "waggle.requests.injection.unmet", unit: "{task}", kind: Kind::Counter, description: "Tasks that ask for a `traceparent` in their requests and get none: the node does not allow it (`not_allowed`), or its kernel does not (`kernel`)", attributes: &[DROP_REASON], bounds: &[] };
 /// `waggle.vip.connections` ({connection}): Connects to a VIP, by outcome.
 pub static VIP_CONNECTIONS: MetricDef = MetricDef { name: "waggle.vip.connections", unit: "{connection}", kind: Kind::Counter, description: "Connects to a VIP, by outcome", attributes: &[SERVER_ADDRESS, SERVER_PORT, TRANSPORT, VIP_OUTCOME], bounds: &[] };
 /// `waggle.vip.backend.selected` ({connection}): Connects sent to a backend.
@@ -581,6 +583,7 @@ pub static ALL: &[&MetricDef] = &[
     &REQUESTS_LOST,
     &REQUESTS_INJECTIONS,
     &REQUESTS_INJECTION_REFUSED,
+    &REQUESTS_INJECTION_UNMET,
     &VIP_CONNECTIONS,
     &VIP_BACKEND_SELECTED,
     &VIP_BACKEND_FAILURES,
@@ -755,6 +758,7 @@ pub static SPANS: &[SpanDef] = &[
 /// Every kind of event.
 pub static EVENTS: &[EventDef] = &[
     EventDef { name: "waggle.task.state_changed", attributes: &[STATE, "waggle.state.previous", "waggle.health", "waggle.ready", "waggle.reason", "waggle.message", "waggle.task.id", "waggle.agent.id", "service.name"], description: "A task's state, health or readiness has changed; said by its agent, and by the master of what agents can't see" },
+    EventDef { name: "waggle.request.not_injected", attributes: &[DROP_REASON], description: "A task asks for a `traceparent` in its requests and gets none, for the reason that `waggle.requests.injection.unmet` has" },
     EventDef { name: "waggle.container.oom_killed", attributes: &["waggle.message"], description: "A task was ended for its memory limit" },
     EventDef { name: "waggle.telemetry.feature_off", attributes: &[FEATURE, "waggle.reason"], description: "Telemetry costs more than its budget: a feature is left off" },
     EventDef { name: "waggle.telemetry.feature_on", attributes: &[FEATURE], description: "Telemetry is well within its budget again: a feature is back" },

@@ -2,15 +2,15 @@
 
 use std::{fmt, net::SocketAddr, sync::Arc};
 
-use super::links::Peers;
+use super::{Role, links::Peers};
 
 /// What is at an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Peer {
     /// A task of this node whose requests this tracer sees.
     Here,
-    /// A task whose requests another node's tracer sees. To be said only if all that speaks from that address is traced, and if both ends
-    /// see the same addresses and ports (nothing translates them): its spans are then made parents.
+    /// What another node's tracer may see. Whether it does is not known here: the hop stays a trace of its own, which both ends agree on,
+    /// and neither names a span of the other node as its parent.
     Elsewhere,
     /// Anything else.
     Unknown,
@@ -19,7 +19,7 @@ pub enum Peer {
 /// Bounds. What is beyond is not followed, and counted ([`Counts`]).
 #[derive(Clone)]
 pub struct Options {
-    /// What is at an address; nobody knows by default.
+    /// What is at an address, and which end of the connection that is; nobody knows by default.
     pub peers: Peers,
     /// Connections that are followed at once.
     pub sockets: usize,
@@ -54,7 +54,7 @@ const SECOND: u64 = 1_000_000_000;
 impl Default for Options {
     fn default() -> Self {
         Self {
-            peers: Arc::new(|_: SocketAddr| Peer::Unknown),
+            peers: Arc::new(|_: SocketAddr, _: Role| Peer::Unknown),
             sockets: 16_384,
             requests_per_socket: 256,
             requests: 16_384,
@@ -134,7 +134,7 @@ counts! {
     lost_responses,
     /// Requests that were given up without an answer.
     unanswered,
-    /// Calls that were not put down to a request.
+    /// Spans that say why they have no parent.
     unlinked,
     /// Paths whose template was one too many.
     templates_full,

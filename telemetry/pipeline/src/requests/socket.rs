@@ -57,13 +57,14 @@ pub(super) struct Socket {
 }
 
 impl Socket {
-    pub(super) fn new(piece: &Piece<'_>) -> Self {
+    /// As its first piece has it; `is_older` if a tracer before this one has seen its beginning.
+    pub(super) fn new(piece: &Piece<'_>, is_older: bool) -> Self {
         let requests = match piece.role {
             Role::Client => Some(Direction::Out),
             Role::Server => Some(Direction::In),
             Role::Unknown => None,
         };
-        let is_from_start = piece.role != Role::Unknown;
+        let is_from_start = piece.role != Role::Unknown && !is_older;
         Self {
             ends: Ends {
                 cgroup: piece.cgroup,

@@ -93,7 +93,11 @@ impl Tracer {
                 }
                 return;
             }
-            None => Box::new(Socket::new(piece)),
+            None => {
+                // What is missing before the first was taken by a tracer before this one, unless something is known to be lost.
+                let is_older = piece.number > 0 && shared.counts.lost_records == 0;
+                Box::new(Socket::new(piece, is_older))
+            }
         };
         socket.at = piece.at.max(socket.at);
         let mut work = Work {

@@ -37,17 +37,21 @@ impl Work<'_> {
                 return;
             }
         };
-        self.shared.counts.missing_pieces += u64::from(missing);
         if missing > 0 && socket.requests.is_none_or(|d| d == piece.direction) {
             self.not_seen(socket);
+        }
+        // What came before a tracer's time is in none of its streams.
+        let is_missing = missing > 0 && !(is_first && socket.ends.is_older);
+        if is_missing {
+            self.shared.counts.missing_pieces += u64::from(missing);
         }
         let segment = Segment::of(piece);
         match piece.protocol {
             Guess::Http1 => {
                 let is_start = is_first && missing == 0 && piece.role != Role::Unknown;
-                self.http1(socket, piece.direction, segment, missing > 0, is_start);
+                self.http1(socket, piece.direction, segment, is_missing, is_start);
             }
-            Guess::Http2 => self.http2(socket, piece.direction, segment, missing > 0),
+            Guess::Http2 => self.http2(socket, piece.direction, segment, is_missing),
         }
     }
 
@@ -289,7 +293,12 @@ impl Work<'_> {
         } else {
             (ends.local, ends.remote)
         };
-        let peer = (shared.options.peers)(ends.remote);
+        let other = if ends.is_server {
+            Role::Client
+        } else {
+            Role::Server
+        };
+        let peer = (shared.options.peers)(ends.remote, other);
         let begins = Begins {
             at: head.at,
             cgroup: ends.cgroup,

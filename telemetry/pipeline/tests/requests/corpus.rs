@@ -1,6 +1,8 @@
 //! Exchanges as real programs have them, and the spans that they become.
 
-use waggle_telemetry_pipeline::requests::{Direction, Guess, Options, Peer, RequestSpan, Tracer};
+use waggle_telemetry_pipeline::requests::{
+    Direction, Guess, Options, Peer, RequestSpan, Role, Tracer,
+};
 
 use crate::support::*;
 
@@ -255,6 +257,36 @@ fn what_is_lost_is_told() {
     assert_eq!(text(&spans[0], "waggle.request.end"), None);
 }
 
+/// As after a restart of the agent: numbers go on where the tracer before has ended.
+#[test]
+fn what_a_tracer_before_this_one_has_taken_is_older_and_not_lost() {
+    let parts: Talk<'_> = &[
+        (true, b"GET /x HTTP/1.1\r\n\r\n"),
+        (false, b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"),
+    ];
+    for is_lost in [false, true] {
+        let mut wire = wire(Guess::Http1);
+        let first = talk(&mut wire, &mut tracer(), parts);
+        let mut next = tracer();
+        if is_lost {
+            next.lost(1);
+        }
+        let spans = talk(&mut wire, &mut next, parts);
+        assert_eq!((first.len(), spans.len()), (2, 2));
+        for (before, span) in first.iter().zip(&spans) {
+            assert_eq!(text(before, "waggle.request.older_connection"), None);
+            let older = text(span, "waggle.request.older_connection");
+            assert_eq!(older.is_some(), !is_lost);
+            assert_eq!(span.name, "GET /x");
+            // An answer may have been among what is lost, but not among what was taken.
+            let status = text(span, "http.response.status_code");
+            assert_eq!(status.as_deref(), (!is_lost).then_some("200"));
+        }
+        // One of each direction, at each end.
+        assert_eq!(next.counts().missing_pieces, if is_lost { 4 } else { 0 });
+    }
+}
+
 #[test]
 fn packets_that_come_again_or_in_another_order_make_no_difference() {
     let head = b"GET /again HTTP/1.1\r\nHost: a\r\nX: 123456\r\n\r\n";
@@ -291,7 +323,10 @@ fn both_ends_agree_without_talking() {
         let mut wire = wire(Guess::Http1);
         wire.client.1.is_seen = is_client;
         wire.server.1.is_seen = !is_client;
-        let peers = std::sync::Arc::new(move |_| peer);
+        let peers = std::sync::Arc::new(move |_, of| {
+            assert_eq!(of == Role::Server, is_client, "the other end is meant");
+            peer
+        });
         let options = Options {
             peers,
             ..Options::default()
@@ -301,10 +336,14 @@ fn both_ends_agree_without_talking() {
     let client = of_node(true, Peer::Elsewhere);
     let server = of_node(false, Peer::Elsewhere);
     assert_eq!(client.context.trace_id, server.context.trace_id);
-    assert_eq!(server.parent, Some(client.context.span_id));
-    assert!(server.parent_is_remote && client.parent.is_none());
-    // Who can't know that the other end is traced names no parent that may not exist.
-    assert_eq!(of_node(false, Peer::Unknown).parent, None);
+    // Who can't know that the other end is traced names no parent that may not exist, and says why.
+    assert_eq!((server.parent, client.parent), (None, None));
+    let why = |span| text(span, "waggle.request.unlinked");
+    assert_eq!(why(&server).as_deref(), Some("other_node"));
+    assert_eq!(why(&client), None);
+    // What comes from outside has no parent that could be missed.
+    let outside = of_node(false, Peer::Unknown);
+    assert_eq!((outside.parent, why(&outside)), (None, None));
 }
 
 #[test]

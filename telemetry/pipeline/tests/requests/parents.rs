@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use waggle_telemetry_pipeline::{
     names::SpanSide,
-    requests::{Direction, Guess, Options, Peer, RequestSpan, Tracer},
+    requests::{Direction, Guess, Options, Peer, RequestSpan, Role, Tracer},
 };
 
 use crate::support::*;
@@ -58,10 +58,10 @@ struct World {
 }
 
 const CGROUP: u64 = 50;
-/// What runs on this node, on another that is traced, and on none.
+/// What runs on this node, on another, and on none.
 const PEERS: [&str; 3] = ["10.0.0.9:80", "10.0.1.9:80", "192.0.2.9:80"];
 
-fn peers(at: std::net::SocketAddr) -> Peer {
+fn peers(at: std::net::SocketAddr, _: Role) -> Peer {
     match at.ip().to_string().as_str() {
         "10.0.0.9" => Peer::Here,
         "10.0.1.9" => Peer::Elsewhere,
@@ -166,7 +166,7 @@ impl World {
         let to = PEERS[usize::try_from(self.random(3)).unwrap()];
         let mut wire = self.wire("10.0.0.5", to);
         wire.client.1.cgroup = CGROUP;
-        wire.server.1.is_seen = peers(wire.server.0) == Peer::Here;
+        wire.server.1.is_seen = peers(wire.server.0, Role::Server) == Peer::Here;
         let header = request.filter(|_| self.header).map(context);
         let bytes = format!("GET {path} HTTP/1.1\r\n{}\r\n", header.unwrap_or_default());
         self.next_thread += 1;

@@ -149,6 +149,7 @@ fn requests_of_tasks_that_asked_for_it_become_spans_of_both_ends() {
                 assert_eq!(answered.parent_id, sent.span_id);
             } else {
                 assert_eq!(answered.parent_id, "");
+                assert_eq!(of(&answered, "waggle.request.unlinked"), "other_node");
             }
             let both = format!("{sent:?}{answered:?}");
             assert!(!both.contains("secret"), "queries are not told");

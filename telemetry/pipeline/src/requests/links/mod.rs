@@ -1,7 +1,7 @@
 //! Whose child a span is. The law: a parent is right, or there is none.
 //!
 //! # With a `traceparent` on the wire
-//! It says the trace. A server's span is the child of the span of the client's end if that end is traced, else of whom the wire
+//! It says the trace. A server's span is the child of the span of the client's end if this node traces that end, else of whom the wire
 //! names. A client's span is the child of the request of its task that came with just these ids and is in flight, if there is one and never was
 //! another: a program that makes no spans has handed the header on. Else it is the child of whom the wire names.
 //!
@@ -10,11 +10,12 @@
 //!
 //! # Without
 //! A hop is a trace by itself, whose ids both ends make by hashing ([`ids`](super::ids)): the client's span its root, the server's the
-//! child. A client's span belongs to the request that its thread works on, if that can be said ([`threads`]), and if nothing that is seen
+//! child. Of a client on another node only that node knows whether it is traced: the server's span then has no parent, and says so; both
+//! are in one trace all the same. A client's span belongs to the request that its thread works on, if that can be said ([`threads`]), and if nothing that is seen
 //! until that request and all others that were then in flight in its process have ended says otherwise: it was answered by
 //! the thread that read it, after the call was. Then:
-//! - if no other node has to agree (the callee is on this node, where both ends find each other here, or nobody traces it), the client's span
-//!   is that request's child, in its trace;
+//! - if no other node has to agree (the callee is on this node, where both ends find each other here, or is none of the cluster's), the
+//!   client's span is that request's child, in its trace;
 //! - else the hop stays a trace of its own, and the client's span has a link to that request.
 //!
 //! A span that isn't put down to a request says why, in `waggle.request.unlinked`.
@@ -39,11 +40,11 @@ use std::{
 use threads::{Candidate, Threads};
 use waggle_types::TraceContext;
 
-use super::{Peer, RequestSpan, ids::Hop};
+use super::{Peer, RequestSpan, Role, ids::Hop};
 
 pub(super) type NodeId = u64;
 
-/// Why a call is not put down to a request.
+/// Why a call is not put down to a request, or a request not to its client's span.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Unlinked {
     NoThread,
@@ -57,6 +58,7 @@ pub(super) enum Unlinked {
     NoRoom,
     UnknownHead,
     Lost,
+    OtherNode,
 }
 
 impl Unlinked {
@@ -74,6 +76,7 @@ impl Unlinked {
             Self::NoRoom => "no_room",
             Self::UnknownHead => "unknown_head",
             Self::Lost => "lost",
+            Self::OtherNode => "other_node",
         }
     }
 }
@@ -302,11 +305,7 @@ impl Links {
                 .read(key, id, begins.socket, begins.at, is_open);
         }
         let here = self.hops.get(&hop.key());
-        let client = match (here, begins.peer) {
-            (Some(seen), _) => Some(seen.span_id),
-            (None, Peer::Elsewhere) => Some(hop.client_span()),
-            (None, Peer::Here | Peer::Unknown) => None,
-        };
+        let client = here.map(|seen| seen.span_id);
         let mut place = Place {
             trace_id: hop.trace(),
             parent: None,
@@ -333,8 +332,10 @@ impl Links {
                 is_remote: true,
                 ..of_client
             };
-        } else {
-            place.parent = client;
+        } else if begins.peer == Peer::Elsewhere
+            && let Some(node) = self.nodes.get_mut(&id)
+        {
+            node.unlinked = Some(Unlinked::OtherNode);
         }
         self.settle(id, place);
         id
@@ -518,5 +519,5 @@ fn is_sampled(context: TraceContext) -> bool {
     context.flags & 1 != 0
 }
 
-/// Asked of addresses.
-pub(super) type Peers = std::sync::Arc<dyn Fn(SocketAddr) -> Peer + Send + Sync>;
+/// Asked of the address at the other end, and of which end that is.
+pub(super) type Peers = std::sync::Arc<dyn Fn(SocketAddr, Role) -> Peer + Send + Sync>;
