@@ -526,3 +526,37 @@ pub(crate) fn split(from: &[Part], want: &Resources) -> Option<Vec<Part>> {
 pub(crate) fn is_negative(r: &Resources) -> bool {
     r.is_negative()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_use_is_small_for_there_are_several_to_each_of_many_agents() {
+        let words = size_of::<Use>() / size_of::<usize>();
+        assert!(words <= 11, "{words} words");
+    }
+
+    #[test]
+    fn what_few_uses_have_is_gone_with_the_last_of_it() {
+        let mut u = Use {
+            client: 0,
+            part: Part {
+                pool: NONE,
+                lent: true,
+                resources: Resources::from_millis(2000, 0, 0),
+            },
+            rare: None,
+        };
+        let one = Resources::from_millis(1000, 0, 0);
+        u.end(&Resources::default());
+        assert!(u.rare.is_none(), "nothing is told to end");
+        u.end(&one);
+        u.end(&one);
+        u.ended(&one, &one);
+        assert_eq!(u.ending(), Some(&one));
+        u.ended(&one, &one);
+        assert_eq!(u.ending(), None);
+        assert!(u.rare.is_none(), "nothing is left of it");
+    }
+}
