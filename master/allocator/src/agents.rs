@@ -1,5 +1,7 @@
 //! Agents come, go and are set aside.
 
+use std::sync::Arc;
+
 use waggle_types::{AgentId, AgentInfo, FrameworkId, Reservation, Resources};
 
 use crate::{
@@ -45,7 +47,10 @@ impl Allocator {
             reserved = self.reservations_of(agent);
             reserved.retain(|(_, r)| r.flat().and_then(|r| left.try_sub(&r)).is_some());
         }
-        let spec = AgentSpec { info, reserved };
+        let spec = AgentSpec {
+            info: Arc::new(info),
+            reserved,
+        };
         self.agent_joined(spec, used.into_iter().map(usage).collect(), run)
     }
 

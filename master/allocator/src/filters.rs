@@ -91,6 +91,10 @@ impl Allocator {
                     if let Some(agent) = self.agents.get_mut(idx) {
                         agent.filter_timer = None;
                         agent.filters.retain(|g| g.until > now);
+                        if agent.filters.is_empty() {
+                            // There are many agents, and most have none most of the time.
+                            agent.filters = Vec::new();
+                        }
                     }
                     if let Some(look) = self.looks.get_mut(idx as usize) {
                         look.known = false;
@@ -158,6 +162,7 @@ impl Allocator {
         if !joined {
             let mut who = BitSet::default();
             who.insert(client);
+            agent.filters.reserve_exact(1);
             agent.filters.push(Group {
                 resources: bundle.sum.clone(),
                 kinds,

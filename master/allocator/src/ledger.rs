@@ -1,6 +1,6 @@
 //! One agent's books: what is used, offered and free, in total and of each reservation.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use waggle_types::{AgentInfo, Resources, UnixMillis, Volume, VolumeId};
 
@@ -12,6 +12,9 @@ use crate::{
     maintain::Upkeep,
     volumes::owned,
 };
+
+/// Up to so many uses, an agent keeps room for no more than it has.
+const EXACT: usize = 16;
 
 /// Books that do not add up: a bug, found by [`crate::Allocator::check`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -99,17 +102,65 @@ pub(crate) struct Use {
     pub client: Idx,
     /// All but shared volumes.
     pub part: Part,
+    /// Few uses have any of it, and there are several to each of very many agents.
+    rare: Option<Box<Rare>>,
+}
+
+/// What few uses have; never empty while it is kept.
+#[derive(Debug, Clone, Default)]
+struct Rare {
     /// Shared volumes, and how many times each.
-    pub shared: BTreeMap<VolumeId, (Volume, usize)>,
+    shared: BTreeMap<VolumeId, (Volume, usize)>,
     /// Of what is lent: what was told to end and has not ended.
-    pub ending: Resources,
+    ending: Resources,
 }
 
 impl Use {
+    /// Shared volumes, and how many times each.
+    fn shared(&self) -> impl Iterator<Item = (&VolumeId, &(Volume, usize))> {
+        self.rare.iter().flat_map(|r| &r.shared)
+    }
+
+    /// One of these.
+    fn shared_as(&self, id: &VolumeId) -> Option<&(Volume, usize)> {
+        self.rare.as_ref()?.shared.get(id)
+    }
+
+    /// Of what is lent: what was told to end and has not ended, if anything.
+    pub fn ending(&self) -> Option<&Resources> {
+        let ending = self.rare.as_ref().map(|r| &r.ending);
+        ending.filter(|e| !e.is_empty())
+    }
+
+    /// What is told to end besides.
+    pub fn end(&mut self, resources: &Resources) {
+        if !resources.is_empty() {
+            self.rare.get_or_insert_default().ending.try_add(resources);
+        }
+    }
+
+    /// These shared volumes are in use once less, and so much of the rest ends.
+    fn ended(&mut self, part: &Resources, owned: &Resources) {
+        let Some(rare) = &mut self.rare else {
+            return;
+        };
+        for (id, _) in shared(part) {
+            if let Some((_, n)) = rare.shared.get_mut(id) {
+                *n -= 1;
+            }
+        }
+        let ended = rare.ending.common(owned);
+        rare.ending.try_sub(&ended);
+        rare.shared.retain(|_, (_, n)| *n > 0);
+        if rare.shared.is_empty() && rare.ending.is_empty() {
+            self.rare = None;
+        }
+    }
+
     /// All that is used, shared volumes included.
     pub fn resources(&self) -> Resources {
         let mut all = self.part.resources.clone();
-        for (id, (volume, _)) in &self.shared {
+        for (id, (volume, _)) in self.shared() {
             all.custom.set_volume(id.clone(), *volume);
         }
         all
@@ -117,7 +168,7 @@ impl Use {
 
     /// What is both used and in another bundle.
     pub fn common(&self, other: &Resources) -> Resources {
-        if self.shared.is_empty() {
+        if self.shared().next().is_none() {
             self.part.resources.common(other)
         } else {
             self.resources().common(other)
@@ -126,13 +177,13 @@ impl Use {
 
     /// All that is used, in parts that use each shared volume once at most.
     pub fn one_by_one(&self) -> Vec<Part> {
-        let most = self.shared.values().map(|(_, n)| *n).max();
+        let most = self.shared().map(|(_, (_, n))| *n).max();
         let part = |at: usize| {
             let mut part = self.part.clone();
             if at > 0 {
                 part.resources = Resources::default();
             }
-            for (id, (volume, _)) in self.shared.iter().filter(|(_, (_, n))| *n > at) {
+            for (id, (volume, _)) in self.shared().filter(|(_, (_, n))| *n > at) {
                 part.resources.custom.set_volume(id.clone(), *volume);
             }
             part
@@ -143,11 +194,11 @@ impl Use {
     /// How many times it uses a volume.
     pub fn times(&self, id: &VolumeId) -> usize {
         let owned = self.part.resources.custom.volume(id).is_some();
-        self.shared.get(id).map_or(0, |(_, n)| *n) + usize::from(owned)
+        self.shared_as(id).map_or(0, |(_, n)| *n) + usize::from(owned)
     }
 
     fn is_empty(&self) -> bool {
-        self.part.resources.is_empty() && self.shared.is_empty()
+        self.part.resources.is_empty() && self.shared().next().is_none()
     }
 }
 
@@ -163,7 +214,7 @@ pub(crate) struct Pool {
 
 #[derive(Debug, Clone)]
 pub(crate) struct Agent {
-    pub info: AgentInfo,
+    pub info: Arc<AgentInfo>,
     pub active: bool,
     /// All that it has, with volumes in place of the disk that they are made of.
     pub total: Resources,
@@ -199,7 +250,7 @@ impl Agent {
     }
 
     /// An agent of which all is free and nothing reserved.
-    pub fn open(info: AgentInfo, total: Resources) -> Self {
+    pub fn open(info: Arc<AgentInfo>, total: Resources) -> Self {
         Self {
             active: true,
             used: Resources::default(),
@@ -317,8 +368,8 @@ impl Agent {
             self.uses[at].part.resources.try_add(&r)?;
             at
         } else {
-            if self.uses.is_empty() {
-                // Mostly one framework is at work on an agent, and there are many agents.
+            if self.uses.len() < EXACT {
+                // Mostly few frameworks are at work on an agent, and there are many agents.
                 self.uses.reserve_exact(1);
             }
             self.uses.push(Use {
@@ -327,14 +378,13 @@ impl Agent {
                     resources: r.into_owned(),
                     ..*part
                 },
-                shared: BTreeMap::new(),
-                ending: Resources::default(),
+                rare: None,
             });
             self.uses.len() - 1
         };
         for (id, volume) in shared(&part.resources) {
-            let counted = &mut self.uses[at].shared;
-            counted.entry(id.clone()).or_insert((volume, 0)).1 += 1;
+            let rare = self.uses[at].rare.get_or_insert_default();
+            rare.shared.entry(id.clone()).or_insert((volume, 0)).1 += 1;
         }
         Some(())
     }
@@ -348,19 +398,12 @@ impl Agent {
     pub fn release(&mut self, client: Idx, part: &Part) -> Option<()> {
         let at = self.use_at(client, part)?;
         let of = self.uses.get_mut(at)?;
-        if !shared(&part.resources).all(|(id, v)| of.shared.get(id).is_some_and(|s| s.0 == v)) {
+        if !shared(&part.resources).all(|(id, v)| of.shared_as(id).is_some_and(|s| s.0 == v)) {
             return None;
         }
         let r = owned(&part.resources);
         of.part.resources.try_sub(&r)?;
-        for (id, _) in shared(&part.resources) {
-            if let Some((_, n)) = of.shared.get_mut(id) {
-                *n -= 1;
-            }
-        }
-        let ended = of.ending.common(&r);
-        of.ending.try_sub(&ended);
-        of.shared.retain(|_, (_, n)| *n > 0);
+        of.ended(&part.resources, &r);
         if of.is_empty() {
             self.uses.remove(at);
         }
@@ -438,7 +481,7 @@ impl Agent {
             let there = |(id, (v, n)): (&VolumeId, &(Volume, usize))| {
                 *n > 0 && v.shared && of.is_some_and(|f| f.volume(id) == Some(*v))
             };
-            if !u.shared.iter().all(there) {
+            if !u.shared().all(there) {
                 return Err(wrong("a shared volume in use is not there".to_owned()));
             }
         }
@@ -482,4 +525,38 @@ pub(crate) fn split(from: &[Part], want: &Resources) -> Option<Vec<Part>> {
 
 pub(crate) fn is_negative(r: &Resources) -> bool {
     r.is_negative()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_use_is_small_for_there_are_several_to_each_of_many_agents() {
+        let words = size_of::<Use>() / size_of::<usize>();
+        assert!(words <= 11, "{words} words");
+    }
+
+    #[test]
+    fn what_few_uses_have_is_gone_with_the_last_of_it() {
+        let mut u = Use {
+            client: 0,
+            part: Part {
+                pool: NONE,
+                lent: true,
+                resources: Resources::from_millis(2000, 0, 0),
+            },
+            rare: None,
+        };
+        let one = Resources::from_millis(1000, 0, 0);
+        u.end(&Resources::default());
+        assert!(u.rare.is_none(), "nothing is told to end");
+        u.end(&one);
+        u.end(&one);
+        u.ended(&one, &one);
+        assert_eq!(u.ending(), Some(&one));
+        u.ended(&one, &one);
+        assert_eq!(u.ending(), None);
+        assert!(u.rare.is_none(), "nothing is left of it");
+    }
 }

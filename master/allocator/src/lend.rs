@@ -108,7 +108,7 @@ impl Allocator {
             .into_iter()
             .flatten()
             .filter(|u| self.is_lent_by(role, &u.part));
-        let ending = of_role.clone().any(|u| !u.ending.is_empty());
+        let ending = of_role.clone().any(|u| u.ending().is_some());
         if of_role.next().is_some() {
             self.lent.insert((role, idx));
             self.begin(role);
@@ -206,11 +206,13 @@ impl Allocator {
             all.filter(|(_, u)| self.is_lent_by(role, &u.part))
         };
         for (_, u) in uses() {
-            bundle.add(Part {
-                lent: false,
-                resources: u.ending.clone(),
-                ..u.part
-            });
+            if let Some(ending) = u.ending() {
+                bundle.add(Part {
+                    lent: false,
+                    resources: ending.clone(),
+                    ..u.part
+                });
+            }
         }
         let mut missing = match &c.smallest {
             Some(smallest) => Some(smallest.checked_sub(&smallest.common(&bundle.sum))?),
@@ -218,7 +220,10 @@ impl Allocator {
         };
         let mut out = Vec::new();
         for (at, u) in uses() {
-            let rest = u.part.resources.checked_sub(&u.ending)?;
+            let rest = match u.ending() {
+                Some(ending) => u.part.resources.checked_sub(ending)?,
+                None => u.part.resources.clone(),
+            };
             let back = match &mut missing {
                 Some(missing) => {
                     let back = rest.common(missing);
@@ -247,7 +252,7 @@ impl Allocator {
         let Some(u) = uses.and_then(|u| u.get_mut(at)) else {
             return;
         };
-        u.ending.try_add(&resources);
+        u.end(&resources);
         let u: Use = u.clone();
         self.evict(idx, &u, resources, None, EvictReason::Reclaimed, run);
     }

@@ -220,7 +220,7 @@ impl Allocator {
             for u in agent.uses.iter().filter(|u| u.part.lent) {
                 let role = self.stacks.get(u.part.pool).map_or(NONE, |s| s.role);
                 lent.insert((role, idx));
-                if !u.part.resources.contains(&u.ending) {
+                if u.ending().is_some_and(|e| !u.part.resources.contains(e)) {
                     return Err(wrong("what ends", &agent.info.agent_id));
                 }
             }

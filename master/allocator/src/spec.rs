@@ -1,5 +1,7 @@
 //! What frameworks and agents say of themselves.
 
+use std::sync::Arc;
+
 use waggle_types::{
     AgentInfo, Capabilities, FrameworkId, Reservation, Resources, RoleSubscription,
 };
@@ -16,8 +18,8 @@ pub struct FrameworkSpec {
 /// An agent as it joins, with what is reserved of it by now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AgentSpec {
-    /// Who it is and what it has, reservations included.
-    pub info: AgentInfo,
+    /// Who it is and what it has, reservations included. Shared: whoever keeps it too pays for one.
+    pub info: Arc<AgentInfo>,
     /// All that is reserved of it, static and dynamic, each by its whole stack, volumes inside the resources
     /// of their stack. Nothing is read of `info.reserved`: the caller puts it in here.
     pub reserved: Vec<(Vec<Reservation>, Resources)>,

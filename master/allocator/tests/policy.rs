@@ -8,6 +8,8 @@
 #[allow(dead_code, reason = "each test binary uses a part of the helpers")]
 mod common;
 
+use std::sync::Arc;
+
 use common::world::reservation;
 use common::{accept, add_agent, agent, config, decline, framework, info, node, offers};
 use waggle_allocator::{
@@ -310,15 +312,16 @@ fn barriers_are_named() {
     let mut a = Allocator::new(config);
     let mut join = |i: usize, region: &str, gpus: i64, rack: &str| {
         let mut spec = AgentSpec {
-            info: info(i, node()),
+            info: Arc::new(info(i, node())),
             reserved: Vec::new(),
         };
-        spec.info.domain = Some(Domain {
+        let own = Arc::make_mut(&mut spec.info);
+        own.domain = Some(Domain {
             region: region.into(),
             zone: "z".into(),
         });
-        spec.info.total.scalars[ScalarKind::Gpus as usize] = Milli::units(gpus);
-        spec.info.attributes.insert("rack".into(), rack.into());
+        own.total.scalars[ScalarKind::Gpus as usize] = Milli::units(gpus);
+        own.attributes.insert("rack".into(), rack.into());
         a.apply(
             Event::AgentJoined {
                 spec,
@@ -564,7 +567,7 @@ fn usage_is_released_even_if_it_found_another_place() {
     // Three CPUs are said to be of what is not reserved, where there are but two.
     let joined = Event::AgentJoined {
         spec: AgentSpec {
-            info: info(0, node()),
+            info: Arc::new(info(0, node())),
             reserved: vec![(vec![reservation("a")], cpus(2))],
         },
         used: vec![usage.clone()],

@@ -212,7 +212,7 @@ fn a_shared_volume_is_always_free_and_its_users_are_counted() {
     }
     let again = Event::AgentJoined {
         spec: waggle_allocator::AgentSpec {
-            info: common::info(0, common::node()),
+            info: std::sync::Arc::new(common::info(0, common::node())),
             reserved: a.reserved(&agent(0)),
         },
         used: vec![usage(0)],

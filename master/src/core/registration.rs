@@ -336,10 +336,7 @@ impl MasterCore {
             return;
         }
         let (reserved, used) = self.settle_agent(&info);
-        let spec = AgentSpec {
-            info: info.as_ref().clone(),
-            reserved,
-        };
+        let spec = AgentSpec { info, reserved };
         let mut events = vec![Level1::AgentJoined { spec, used }];
         // One that has joined is active, and nobody has asked anybody to leave it.
         if !self.is_at_work(id) || self.upkeep.windows.contains_key(id) {

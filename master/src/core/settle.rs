@@ -335,7 +335,7 @@ mod tests {
             let fits = held.is_some_and(|held| total.contains(&held));
             let mut allocator = Allocator::new(AllocatorConfig::default());
             let reserved = settled.reserved.clone();
-            let spec = AgentSpec { info: info.clone(), reserved };
+            let spec = AgentSpec { info: std::sync::Arc::new(info.clone()), reserved };
             let ended: Vec<_> = used
                 .iter()
                 .filter(|u| !u.resources.is_empty())

@@ -2,6 +2,7 @@
 //! oracle both live through it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use waggle_allocator::{
     AgentSpec, Allocator, AllocatorConfig, Effect, Event, FrameworkSpec, Operation, RescindReason,
@@ -482,26 +483,27 @@ impl World {
     fn join(&mut self, d: &mut Dice) {
         let at = d.below(N_AGENTS);
         let mut spec = AgentSpec {
-            info: info(at, node()),
+            info: Arc::new(info(at, node())),
             reserved: Vec::new(),
         };
+        let own = Arc::make_mut(&mut spec.info);
         let mut used = Vec::new();
         if self.features.volumes {
-            spec.info.total.scalars[ScalarKind::Disk as usize] = Milli(40_960_000);
+            own.total.scalars[ScalarKind::Disk as usize] = Milli(40_960_000);
         }
         if self.features.custom && d.below(3) > 0 {
-            spec.info.total = with_custom(spec.info.total);
+            own.total = with_custom(own.total.clone());
         }
         if self.features.barriers {
-            spec.info.total.scalars[ScalarKind::Gpus as usize] = Milli([0, 0, 2000][d.below(3)]);
-            spec.info.domain = [None, Some("home"), Some("away")][d.below(3)].map(|r| Domain {
+            own.total.scalars[ScalarKind::Gpus as usize] = Milli([0, 0, 2000][d.below(3)]);
+            own.domain = [None, Some("home"), Some("away")][d.below(3)].map(|r| Domain {
                 region: r.into(),
                 zone: "z".into(),
             });
         }
         if let (Some(old), true) = (self.oracle.agents.get(&agent(at)), d.below(3) == 0) {
             // It comes again with all that it has and runs, and sometimes with less.
-            let again = &mut spec.info.total;
+            let again = &mut own.total;
             let custom = old.total.clone();
             if d.below(4) > 0 {
                 *again = flat(&custom);
