@@ -87,6 +87,7 @@ impl Oracle {
         };
         for id in ids {
             let (_, parts) = self.offers.remove(id)?;
+            self.passed.remove(id);
             for p in parts {
                 if p.reservation.is_empty() {
                     (0..N).for_each(|k| hand.paid[k] += count(&p.resources, k));

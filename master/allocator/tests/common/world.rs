@@ -161,6 +161,7 @@ impl World {
                 } if *reason == RescindReason::FrameworkChanged => self.oracle.dropped(offer_id),
                 Effect::Rescind { offer_id, .. } => {
                     self.oracle.offers.remove(offer_id).expect("it was out");
+                    self.oracle.passed.remove(offer_id);
                 }
                 Effect::Rejected { .. } => rejected = true,
                 Effect::Offer(_) | Effect::Launched { .. } => {}
