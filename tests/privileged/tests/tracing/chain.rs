@@ -361,7 +361,8 @@ fn place(span: &Span, tasks: &[&str; 6]) -> Option<(usize, String)> {
     Some(((0..6).find(of_task)?, number.to_owned()))
 }
 
-/// Numbers of requests that are one trace of six spans, each the child of the one before it. A parent that is wrong is a failure.
+/// Numbers of requests that are one trace of six spans, each the child of the one before it. A parent that is of another request,
+/// or further in, is a failure.
 fn whole(world: &World, tasks: &[&str; 6]) -> Vec<String> {
     let spans: Vec<Span> = world.sink.with(|s| {
         let told = s.spans.iter();
@@ -374,13 +375,12 @@ fn whole(world: &World, tasks: &[&str; 6]) -> Vec<String> {
     let mut n_linked: BTreeMap<&String, usize> = BTreeMap::new();
     for ((at, number), span) in by_id.values() {
         if let Some(((above, of_above), parent)) = by_id.get(span.parent_id.as_str()) {
-            assert_eq!(
-                (above + 1, of_above),
-                (*at, number),
-                "{span:#?} {parent:#?}"
-            );
-            assert_eq!(parent.trace_id, span.trace_id, "{span:#?} {parent:#?}");
-            *n_linked.entry(number).or_default() += 1;
+            // Before its node begins to look, nginx hands on what it got: the client's.
+            let is_right = above < at && of_above == number && parent.trace_id == span.trace_id;
+            assert!(is_right, "{span:#?} {parent:#?}");
+            if above + 1 == *at {
+                *n_linked.entry(number).or_default() += 1;
+            }
         }
     }
     let linked = n_linked.into_iter().filter(|(_, n)| *n == 5);
