@@ -72,6 +72,10 @@ impl Oracle {
             .retain(|(_, c)| c.0 != *id || roles.contains(&c.1));
         self.clients.retain(|c, _| c.0 != *id);
         self.waits.retain(|(_, c), _| c.0 != *id);
+        // A role that it comes back to is a newcomer's.
+        for by in self.waits.values_mut() {
+            by.retain(|c, _| c.0 != *id || roles.contains(&c.1));
+        }
         self.first_role.remove(id);
     }
 
