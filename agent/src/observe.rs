@@ -54,7 +54,7 @@ pub struct Watched {
     dropped_lines: u64,
     traffic: Awaiting,
     // What it says about traces of its requests.
-    trace_word: Option<String>,
+    traced: requests::Said,
 }
 
 impl Watched {
@@ -92,6 +92,7 @@ impl Watched {
         };
         let rules = logs::rules(config.logs.defaults, spec);
         let disk_id = disks::id(&cgroup);
+        let traced = requests::Said::read(spec, &labels.service_name());
         Self {
             labels: Arc::new(labels),
             is_over: false,
@@ -106,7 +107,7 @@ impl Watched {
             budget: LogBudget::new(rules.rate, clock::now_ns()),
             dropped_lines: 0,
             traffic,
-            trace_word: requests::word(spec),
+            traced,
             rules,
         }
     }
@@ -130,8 +131,7 @@ impl Watched {
         net.flows(|flows| flows.begin(self.labels.cgroup_id));
         // Without programs nobody looks, and nobody would forget.
         if net.plane().is_some() {
-            net.requests()
-                .begin(&self.labels, self.trace_word.as_deref());
+            net.requests().begin(&self.labels, &self.traced);
             net.flow_log().begin(self.labels.cgroup_id, || Owner {
                 name: service_name(&self.labels.task_name, &self.labels.framework),
                 task_id: self.labels.task_id.to_string(),

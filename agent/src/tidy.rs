@@ -272,16 +272,7 @@ fn measure(
         let now_ns = clock::now_ns();
         let mut points = Out::new(now_ns, now_ns);
         let limit = bytes(watch.spec.resources.get(ScalarKind::Disk));
-        let mut figure = |metric, bytes: u64| {
-            let value = i64::try_from(bytes).unwrap_or(i64::MAX);
-            points.push(metric, vec![], PointData::UpDown(value));
-        };
-        figure(&names::CONTAINER_FILESYSTEM_USAGE, used.bytes);
-        if limit > 0 {
-            let left = limit.saturating_sub(used.bytes);
-            figure(&names::CONTAINER_FILESYSTEM_CAPACITY, limit);
-            figure(&names::CONTAINER_FILESYSTEM_AVAILABLE, left);
-        }
+        space(&mut points, used.bytes, limit);
         if limit > 0 && used.bytes > limit {
             let what = match written {
                 Some(_) => "its sandbox with what it wrote over its image's files",
@@ -323,6 +314,20 @@ fn measure(
     (over, uses)
 }
 
+/// What a task takes, and of its disk, where it has asked for one, all and what is left.
+fn space(points: &mut Out, used: u64, limit: u64) {
+    let mut figure = |metric, bytes: u64| {
+        let value = i64::try_from(bytes).unwrap_or(i64::MAX);
+        points.push(metric, vec![], PointData::UpDown(value));
+    };
+    figure(&names::CONTAINER_FILESYSTEM_USAGE, used);
+    if limit > 0 {
+        figure(&names::CONTAINER_FILESYSTEM_CAPACITY, limit);
+        let left = limit.saturating_sub(used);
+        figure(&names::CONTAINER_FILESYSTEM_AVAILABLE, left);
+    }
+}
+
 fn describe(what: &str, used: u64, limit: u64) -> String {
     let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
     format!(
@@ -358,6 +363,28 @@ mod tests {
         assert!(has_mounts(info, Path::new("/node/trash/a")));
         assert!(!has_mounts(info, Path::new("/node/trash/ab")));
         assert!(!has_mounts("", Path::new("/node/trash/a")));
+    }
+
+    #[test]
+    fn what_is_left_is_told_of_who_has_a_limit() {
+        let told = |used, limit| {
+            let mut points = Out::new(1, 1);
+            space(&mut points, used, limit);
+            let all = points.into_points().into_iter();
+            let value = |p: waggle_telemetry_pipeline::Point| match p.data {
+                PointData::UpDown(n) => (p.def.name, n),
+                other => panic!("{other:?}"),
+            };
+            all.map(value).collect::<Vec<_>>()
+        };
+        let usage = "container.filesystem.usage";
+        let (capacity, available) = (
+            "container.filesystem.capacity",
+            "container.filesystem.available",
+        );
+        assert_eq!(told(5, 0), [(usage, 5)]);
+        assert_eq!(told(5, 9), [(usage, 5), (capacity, 9), (available, 4)]);
+        assert_eq!(told(10, 9), [(usage, 10), (capacity, 9), (available, 0)]);
     }
 
     #[test]

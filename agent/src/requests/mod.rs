@@ -35,7 +35,7 @@ use waggle_overlay::VipNames;
 use waggle_telemetry::{Feature, Telemetry, names};
 use waggle_telemetry_pipeline::{
     TaskLabels,
-    requests::{Connects, slow_connect},
+    requests::{Connects, Rule, slow_connect},
 };
 use waggle_types::TaskSpec;
 
@@ -86,10 +86,25 @@ impl TraceRequests {
     }
 }
 
-/// What a task says, by its labels, or else by its environment.
-pub fn word(spec: &TaskSpec) -> Option<String> {
-    let said = spec.labels.get(WORD).or_else(|| spec.env.get(WORD));
-    said.cloned()
+/// What a task says of its requests, by its labels, or else by its environment.
+#[derive(Debug, Clone, Default)]
+pub struct Said {
+    word: Option<String>,
+    rule: Rule,
+}
+
+impl Said {
+    /// Reads it; tasks of a service share what is theirs together.
+    pub fn read(spec: &TaskSpec, service: &str) -> Self {
+        let said = |name: &str| {
+            let said = spec.labels.get(name).or_else(|| spec.env.get(name));
+            said.map(String::as_str)
+        };
+        Self {
+            word: said(WORD).map(str::to_owned),
+            rule: Rule::read(service, said),
+        }
+    }
 }
 
 /// Whose requests are traced on this node.
@@ -109,6 +124,7 @@ pub struct Requests {
 #[derive(Debug)]
 struct Task {
     labels: Arc<TaskLabels>,
+    rule: Rule,
     /// It has asked for a `traceparent`.
     injects: bool,
     /// Looks for which it is known, once it is gone.
@@ -148,7 +164,8 @@ impl Requests {
     }
 
     /// A task is there; a second time changes nothing. What it asks before the next look may be missed, unless others are traced.
-    pub fn begin(&self, labels: &Arc<TaskLabels>, word: Option<&str>) {
+    pub fn begin(&self, labels: &Arc<TaskLabels>, said: &Said) {
+        let word = said.word.as_deref();
         if labels.cgroup_id == 0 || !self.setting.wants(word) {
             return;
         }
@@ -158,6 +175,7 @@ impl Requests {
         }
         let task = Task {
             labels: Arc::clone(labels),
+            rule: said.rule.clone(),
             injects: word == Some(INJECT),
             left: None,
         };
@@ -214,6 +232,12 @@ impl Requests {
     fn labels(&self, cgroup_id: u64) -> Option<Arc<TaskLabels>> {
         let tasks = self.tasks();
         tasks.get(&cgroup_id).map(|task| Arc::clone(&task.labels))
+    }
+
+    /// What may become of a task's requests.
+    fn rule(&self, cgroup_id: u64) -> Option<Rule> {
+        let tasks = self.tasks();
+        tasks.get(&cgroup_id).map(|task| task.rule.clone())
     }
 
     /// Cgroups of tasks that are there.
@@ -423,6 +447,32 @@ mod tests {
     }
 
     #[test]
+    fn a_label_says_what_may_become_of_requests_and_comes_before_the_environment() {
+        let mut spec = crate::fixture::spec("task");
+        let env = [("WAGGLE_TRACE", "none"), ("WAGGLE_TRACE_RATE", "0.5")];
+        for (name, value) in env {
+            spec.env.insert(name.to_owned(), value.to_owned());
+        }
+        spec.labels
+            .insert("WAGGLE_TRACE".to_owned(), "requests".to_owned());
+        let said = Said::read(&spec, "shop");
+        assert_eq!(said.word.as_deref(), Some("requests"));
+        let requests = Requests::new(
+            TraceRequests::Labelled,
+            TraceInject::Off,
+            Ipv4Addr::LOCALHOST,
+        );
+        let labels = TaskLabels {
+            cgroup_id: 7,
+            ..crate::fixture::labels("task")
+        };
+        requests.begin(&Arc::new(labels), &said);
+        let rule = requests.rule(7).unwrap();
+        assert_eq!((&*rule.service, rule.rate), ("shop", 0.5));
+        assert_eq!(rule.spans_per_s, Rule::default().spans_per_s);
+    }
+
+    #[test]
     fn a_header_is_for_who_asks() {
         let labels = |cgroup_id| {
             Arc::new(TaskLabels {
@@ -433,7 +483,11 @@ mod tests {
         let node = Ipv4Addr::LOCALHOST;
         let requests = Requests::new(TraceRequests::All, TraceInject::Labelled, node);
         for (cgroup_id, word) in (1..).zip([Some("requests"), Some(INJECT), None, Some("none")]) {
-            requests.begin(&labels(cgroup_id), word);
+            let said = Said {
+                word: word.map(str::to_owned),
+                ..Said::default()
+            };
+            requests.begin(&labels(cgroup_id), &said);
         }
         assert_eq!(requests.asking().into_keys().collect::<Vec<_>>(), [2]);
         assert_eq!(requests.wanted(), [1, 2, 3].into());

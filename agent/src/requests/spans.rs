@@ -13,7 +13,7 @@ use waggle_ebpf_common::{
 use waggle_overlay::VipNames;
 use waggle_telemetry::{Telemetry, names};
 use waggle_telemetry_pipeline::requests::{
-    Counts, Direction, Guess, Options, Peer, Piece, RequestSpan, Role, Rule, Tracer,
+    Counts, Direction, Guess, Options, Peer, Piece, RequestSpan, Role, Tracer,
 };
 
 use super::{Requests, readers::Told};
@@ -152,15 +152,10 @@ impl Spans {
         };
         if !self.sockets.contains_key(&head.socket) {
             // Of no task: what was traced for an agent before this one, perhaps.
-            let Some(labels) = requests.labels(head.cgroup_id) else {
+            let Some(rule) = requests.rule(head.cgroup_id) else {
                 return;
             };
             if self.ruled.insert(head.cgroup_id) {
-                let service = labels.service_name().into();
-                let rule = Rule {
-                    service,
-                    ..Rule::default()
-                };
                 self.tracer.rule(head.cgroup_id, rule);
             }
             if self.sockets.len() < MAX_SOCKETS {

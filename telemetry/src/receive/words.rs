@@ -1,10 +1,11 @@
 //! JSON's numbers that are no numbers: protobuf writes `"NaN"`, and what JavaScript makes of one is `null`. The readers of
-//! opentelemetry-proto refuse both, and with the number all of the request.
+//! opentelemetry-proto know neither: some refuse all of the request for it, others leave out the value, the point's or all of
+//! the metric's.
 
 use ciborium::Value;
 use serde::de::DeserializeOwned;
 
-/// Fields that are doubles and whose reader takes numbers alone.
+/// Fields that are doubles and whose reader takes numbers alone. `sum` is a metric's data as well, then it is an object.
 const DOUBLES: [&str; 7] = [
     "asDouble",
     "doubleValue",
@@ -15,8 +16,8 @@ const DOUBLES: [&str; 7] = [
     "zeroThreshold",
 ];
 
-/// Whether such a word may be in it. Without one it needs no second look, which takes longer; and it must have that before the
-/// first, for which a point's `"asDouble":"NaN"` is a point without a value.
+/// Whether such a word may be in a request. One without is read as it is, which is faster. It must be known beforehand: a plain
+/// reading may succeed and have lost values.
 pub(super) fn are_in(plain: &[u8]) -> bool {
     let has = |word: &[u8]| plain.windows(word.len()).any(|w| w == word);
     has(b"\"NaN\"") || has(b"Infinity\"") || has(b"null")
@@ -71,7 +72,7 @@ fn to_number(key: &str, value: &mut Value) {
             }
             return;
         }
-        _ => return,
+        _ => return unword(value),
     };
     *value = Value::Float(number);
 }
@@ -124,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn histograms_and_summaries_have_them_too() {
+    fn histograms_sums_and_summaries_have_them_too() {
         let points = r#""histogram":{"aggregationTemporality":2,"dataPoints":[
             {"count":"3","sum":"NaN","min":null,"max":"Infinity","bucketCounts":["1","2"],"explicitBounds":["Infinity"]}
         ]}"#;
@@ -136,6 +137,12 @@ mod tests {
         assert_eq!((point.min, point.max), (None, Some(f64::INFINITY)));
         assert_eq!((point.count, &point.bucket_counts[..]), (3, &[1, 2][..]));
         assert_eq!(point.explicit_bounds, [f64::INFINITY]);
+        let points = r#""sum":{"isMonotonic":true,"dataPoints":[{"asDouble":"NaN"}]}"#;
+        let Data::Sum(sum) = data(points) else {
+            panic!("no sum");
+        };
+        let value = sum.data_points[0].value;
+        assert!(matches!(value, Some(number_data_point::Value::AsDouble(n)) if n.is_nan()));
         let points = r#""summary":{"dataPoints":[
             {"count":"1","sum":1,"quantileValues":[{"quantile":0.5,"value":"NaN"}]}
         ]}"#;

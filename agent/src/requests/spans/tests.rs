@@ -5,7 +5,7 @@ use waggle_telemetry_pipeline::TaskLabels;
 use waggle_types::TraceContext;
 
 use super::*;
-use crate::requests::{TraceInject, TraceRequests};
+use crate::requests::{Said, TraceInject, TraceRequests};
 
 #[test]
 fn a_record_says_all_that_a_piece_does() {
@@ -68,7 +68,7 @@ fn a_look_may_have_more_spans_than_may_wait() {
     });
     let node = Ipv4Addr::LOCALHOST;
     let requests = Requests::new(TraceRequests::All, TraceInject::Off, node);
-    requests.begin(&labels, None);
+    requests.begin(&labels, &Said::default());
     let told = |n: u64, direction: u8, bytes: &[u8]| Told {
         head: Head {
             // As many a second as a service may have.

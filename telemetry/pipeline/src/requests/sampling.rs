@@ -2,6 +2,13 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+/// Share of traces that are kept.
+const RATE: &str = "WAGGLE_TRACE_RATE";
+/// Spans a second.
+const SPANS: &str = "WAGGLE_TRACE_SPANS_PER_SECOND";
+/// Most that a task may ask for.
+const MOST_SPANS_S: u32 = 100_000;
+
 /// What a task's requests may become.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rule {
@@ -24,6 +31,23 @@ impl Default for Rule {
 }
 
 impl Rule {
+    /// What a task says of itself, by label or else in its environment, and the defaults for the rest. What can't be read is left
+    /// alone: a task runs with a wrong label, too.
+    pub fn read<'a>(service: &str, said: impl Fn(&str) -> Option<&'a str>) -> Self {
+        let default = Self::default();
+        let rate = said(RATE).and_then(|v| v.trim().parse::<f64>().ok());
+        let spans_per_s = said(SPANS).and_then(|v| v.trim().parse::<u32>().ok());
+        Self {
+            service: service.into(),
+            rate: rate
+                .filter(|rate| (0.0..=1.0).contains(rate))
+                .unwrap_or(default.rate),
+            spans_per_s: spans_per_s
+                .filter(|n| *n > 0)
+                .map_or(default.spans_per_s, |n| n.min(MOST_SPANS_S)),
+        }
+    }
+
     /// OpenTelemetry's consistent sampling: the lowest 56 bits of a trace id are random (W3C Trace Context level 2), and a trace is
     /// kept if they are not below a threshold. So whoever has a higher rate keeps all that one with a lower rate keeps.
     pub(super) fn keeps(&self, trace_id: u128) -> bool {
@@ -76,6 +100,24 @@ mod tests {
             let (low, high) = if a < b { (a, b) } else { (b, a) };
             prop_assert!(!rule(low).keeps(trace) || rule(high).keeps(trace));
             prop_assert!(rule(1.0).keeps(trace) && !rule(0.0).keeps(trace));
+        }
+    }
+
+    #[test]
+    fn what_a_task_says_wrongly_of_itself_is_left_alone() {
+        let read = |rate: &'static str, spans: &'static str| {
+            let rule = Rule::read("shop", |name| match name {
+                RATE => Some(rate),
+                SPANS => Some(spans),
+                _ => None,
+            });
+            (rule.rate, rule.spans_per_s)
+        };
+        assert_eq!(read(" 0.25 ", "50"), (0.25, 50));
+        assert_eq!(read("0", "1"), (0.0, 1));
+        assert_eq!(read("1", "4000000000"), (1.0, MOST_SPANS_S));
+        for (rate, spans) in [("1.5", "0"), ("-0.1", "-1"), ("NaN", "many"), ("", "")] {
+            assert_eq!(read(rate, spans), (1.0, 1000), "{rate:?} {spans:?}");
         }
     }
 
