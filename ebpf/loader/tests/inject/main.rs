@@ -13,8 +13,12 @@
 #[path = "../requests/child.rs"]
 mod child;
 #[allow(dead_code, reason = "each test program uses a part of it")]
+#[path = "../requests/ktls.rs"]
+mod ktls;
+#[allow(dead_code, reason = "each test program uses a part of it")]
 #[path = "../support/mod.rs"]
 mod support;
+#[allow(dead_code, reason = "each test program uses a part of it")]
 #[path = "../requests/zero.rs"]
 mod zero;
 
@@ -305,6 +309,7 @@ fn bodies(stay: Stay, name: &str) -> anyhow::Result<()> {
         return Ok(());
     };
     let (mut task, _) = rig.task("client")?;
+    let mut n_ways = 0;
     for (how, n) in [
         ("write", 50_000_000),
         ("sendfile", 50_000_000),
@@ -312,8 +317,15 @@ fn bodies(stay: Stay, name: &str) -> anyhow::Result<()> {
         ("nowait", 20_000_000),
         ("small", 1_000_000),
         ("lines", 300_000),
+        ("zerocopy", 5_000_000),
+        ("uring", 5_000_000),
         ("write", 1),
     ] {
+        if how == "uring" && !zero::has_ring() {
+            eprintln!("SKIP: {how}: this kernel has no io_uring for us");
+            continue;
+        }
+        n_ways += 1;
         let mut call = call(&mut task)?;
         let head = format!("POST /{how} HTTP/1.1\r\nHost: a\r\nContent-Length: {n}\r\n\r\n");
         let reader = {
@@ -347,8 +359,8 @@ fn bodies(stay: Stay, name: &str) -> anyhow::Result<()> {
         call.take_answer(&mut task)?;
         call.ends(&mut task)?;
     }
-    let n = if stay == Stay::Whole { 14 } else { 7 };
-    assert_eq!(rig.counts()?, [("fresh", n)]);
+    let n = if stay == Stay::Whole { 2 } else { 1 };
+    assert_eq!(rig.counts()?, [("fresh", n_ways * n)]);
     Ok(())
 }
 
@@ -360,6 +372,51 @@ fn bodies_are_not_touched() -> anyhow::Result<()> {
 #[test]
 fn bodies_of_connections_that_stay_are_not_touched() -> anyhow::Result<()> {
     bodies(Stay::Whole, "inj-bodies")
+}
+
+#[test]
+fn a_head_that_is_sent_without_a_copy_gets_one_and_is_done_with() -> anyhow::Result<()> {
+    let Some(mut rig) = Rig::new("inj-zero", Some(Stay::Whole))? else {
+        return Ok(());
+    };
+    let (mut task, _) = rig.task("client")?;
+    let mut call = call(&mut task)?;
+    for _ in 0..20 {
+        // Answers once the kernel has said that it needs the bytes no more.
+        let hex = to_hex(GET.as_bytes());
+        task.ask(&format!("copyless {} {hex}", call.id))?;
+        call.read_injected(GET)?;
+        call.take_answer(&mut task)?;
+    }
+    call.ends(&mut task)?;
+    assert_eq!(rig.counts()?, [("fresh", 20)]);
+    Ok(())
+}
+
+#[test]
+fn what_the_kernel_encrypts_is_left_alone() -> anyhow::Result<()> {
+    if !ktls::is_there()? {
+        eprintln!("SKIP: this kernel has no TLS");
+        return Ok(());
+    }
+    let Some(mut rig) = Rig::new("inj-ktls", Some(Stay::Whole))? else {
+        return Ok(());
+    };
+    let (mut task, _) = rig.task("client")?;
+    let mut call = call(&mut task)?;
+    let hello = "\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00";
+    call.send(&mut task, hello)?;
+    call.read_same(hello)?;
+    call.take_answer(&mut task)?;
+    ktls::decrypt(&call.server)?;
+    task.ask(&format!("ktls {}", call.id))?;
+    for _ in 0..3 {
+        call.send(&mut task, GET)?;
+        call.read_same(GET)?;
+        call.take_answer(&mut task)?;
+    }
+    assert_eq!(rig.counts()?, [("not_http", 1)]);
+    Ok(())
 }
 
 #[test]

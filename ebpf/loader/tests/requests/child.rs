@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use anyhow::{Context, bail};
 
 use crate::support::child::{ENV, MARK};
-use crate::zero;
+use crate::{ktls, zero};
 
 /// Serves commands until the end of input.
 pub fn serve() -> anyhow::Result<()> {
@@ -47,6 +47,14 @@ pub fn serve() -> anyhow::Result<()> {
             }
             ["write", id, hex] => {
                 stream(id)?.write_all(&from_hex(hex)?)?;
+                "ok".to_owned()
+            }
+            ["copyless", id, hex] => {
+                zero::copy_less(&stream(id)?, &from_hex(hex)?)?;
+                "ok".to_owned()
+            }
+            ["ktls", id] => {
+                ktls::encrypt(&stream(id)?)?;
                 "ok".to_owned()
             }
             ["read", id, n] => {

@@ -11,8 +11,11 @@
 
 mod child;
 #[allow(dead_code, reason = "each test program uses a part of it")]
+mod ktls;
+#[allow(dead_code, reason = "each test program uses a part of it")]
 #[path = "../support/mod.rs"]
 mod support;
+#[allow(dead_code, reason = "each test program uses a part of it")]
 mod zero;
 
 use anyhow::Context;

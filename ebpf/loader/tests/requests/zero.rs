@@ -287,6 +287,11 @@ impl Ring {
     }
 }
 
+/// Whether this kernel has io_uring for us.
+pub fn has_ring() -> bool {
+    Ring::new().is_ok()
+}
+
 /// By io_uring, with or without a copy; `None` if this kernel has none for us.
 pub fn by_ring(to: &TcpStream, bytes: &[u8], copies: bool) -> io::Result<Option<()>> {
     let ring = match Ring::new() {
