@@ -105,6 +105,10 @@ pub mod dns {
     };
 }
 pub use crate::flow_log::FlowLogConfig;
+/// Ended connections on disk, for who measures that.
+pub mod flow_store {
+    pub use crate::flow_log::{BadQuery, Extent, Filter, Query, Segments, each, read};
+}
 pub use crate::http::serve_metrics;
 pub use crate::networks::{NetworkSettings, Subnet, SubnetError};
 pub use crate::requests::{TraceInject, TraceRequests};

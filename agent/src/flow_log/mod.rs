@@ -38,9 +38,10 @@ use crate::{AgentConfig, clock, net::Net, peers::Peers, run::blocking, traffic::
 
 pub use api::routes;
 use denied::Denied;
+pub use filter::{BadQuery, Filter, Query};
 pub use owners::Owner;
 use owners::Owners;
-use segments::{Extent, Segments};
+pub use segments::{Extent, Segments, each, read};
 
 /// Between two looks at the ring, which holds 20,000 connections; after a look that found many the next one comes sooner.
 const EVERY: Duration = Duration::from_millis(250);
@@ -425,12 +426,12 @@ mod tests {
             }
         }
         let (extents, _) = log.subscribe();
-        let wanted = filter::Filter {
+        let wanted = Filter {
             until_us: u64::MAX,
             limit: filter::MAX_LIMIT,
-            ..filter::Filter::default()
+            ..Filter::default()
         };
-        let kept = segments::read(&extents, &wanted);
+        let kept = read(&extents, &wanted);
         let mut numbers: Vec<u64> = kept.iter().map(|f| f.tx_bytes).collect();
         numbers.sort_unstable();
         assert!(numbers.into_iter().eq(0..N));

@@ -5,6 +5,7 @@
 //! `cargo xtask bench containers`: containers and images of one node.
 //! `cargo xtask bench dns`: the resolver beside others.
 //! `cargo xtask bench telemetry`: what telemetry costs and carries.
+//! `cargo xtask bench tracing`: what traced requests cost.
 
 mod allocator;
 mod checks;
@@ -12,6 +13,7 @@ mod containers;
 mod dns;
 mod launch;
 mod telemetry;
+mod tracing;
 mod utilization;
 mod vips;
 mod xdp;
@@ -79,8 +81,8 @@ enum What {
     Vip(vips::VipArgs),
     /// Containers of two nodes and of one, beside the kernel's VXLAN, bridges, routes; counting per container
     Overlay(vips::OverlayArgs),
-    /// What a traced request costs in the kernel, and what becomes of bulk
-    Tracing(vips::TracingArgs),
+    /// What a traced request costs, in the kernel and on a node, what becomes of bulk, and the store of connections
+    Tracing(tracing::Args),
     /// What telemetry adds to packets and connects, and how much it carries, beside rsyslog
     Telemetry(telemetry::Args),
     /// VIP tables in the kernel: cold load, one change, memory, beside nftables
@@ -113,7 +115,7 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
         What::Vip(args) => return vips::vip(args),
         What::Overlay(args) => return vips::overlay(args),
         What::Tables(args) => return vips::tables(args),
-        What::Tracing(args) => return vips::tracing(args),
+        What::Tracing(args) => return tracing::main(args),
         What::Telemetry(args) => return telemetry::main(args),
     };
     if std::env::var_os("WAGGLE_BIN_DIR").is_none()

@@ -1,6 +1,6 @@
-//! `cargo xtask bench vip`, `cargo xtask bench tables`, `cargo xtask bench overlay`, `cargo xtask bench tracing`: VIPs at the socket,
-//! bringing their tables to the kernel, containers of several nodes, requests that are traced. What is measured is in
-//! `ebpf/loader/benches/{vip,overlay,tracing}` and `overlay/benches/tables`; this builds both sides and runs them.
+//! `cargo xtask bench vip`, `cargo xtask bench tables`, `cargo xtask bench overlay`: VIPs at the socket,
+//! bringing their tables to the kernel, containers of several nodes. What is measured is in
+//! `ebpf/loader/benches/{vip,overlay}` and `overlay/benches/tables`; this builds both sides and runs them.
 
 use std::process::ExitCode;
 
@@ -38,17 +38,6 @@ pub struct OverlayArgs {
     cpu: usize,
 }
 
-/// Arguments of `bench tracing`.
-#[derive(Debug, clap::Args)]
-pub struct TracingArgs {
-    /// Rounds; at least 21 for figures that are quoted
-    #[arg(long, default_value_t = 21)]
-    rounds: usize,
-    /// The CPU to run on
-    #[arg(long, default_value_t = 1)]
-    cpu: usize,
-}
-
 /// Arguments of `bench tables`.
 #[derive(Debug, clap::Args)]
 pub struct TablesArgs {
@@ -70,12 +59,6 @@ pub fn vip(args: &VipArgs) -> anyhow::Result<ExitCode> {
 pub fn overlay(args: &OverlayArgs) -> anyhow::Result<ExitCode> {
     let rest = on(args.rounds, args.cpu);
     bench("waggle-ebpf", "overlay", args.no_install, &rest)
-}
-
-/// Builds and runs `bench tracing`.
-pub fn tracing(args: &TracingArgs) -> anyhow::Result<ExitCode> {
-    let rest = on(args.rounds, args.cpu);
-    bench("waggle-ebpf", "tracing", false, &rest)
 }
 
 fn on(rounds: usize, cpu: usize) -> [String; 4] {

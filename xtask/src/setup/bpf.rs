@@ -123,6 +123,10 @@ pub fn install_linker(toolchain: Toolchain, mut cargo: Command) -> Command {
         cargo.env("LLVM_PREFIX", LLVM_PREFIX);
         cargo.args(["--no-default-features", "--features", "llvm-22"]);
     }
+    // Its own profile makes full debug information, which takes longer than the code. What is slow in it is LLVM, which is there.
+    cargo
+        .env("CARGO_PROFILE_RELEASE_DEBUG", "false")
+        .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1");
     // Not into the workspace's target directory, and with the stable compiler.
     cargo
         .env_remove("RUSTUP_TOOLCHAIN")

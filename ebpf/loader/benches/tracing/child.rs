@@ -119,9 +119,21 @@ fn pair(listener: &TcpListener) -> io::Result<(TcpStream, TcpStream)> {
 fn exchange(client: &mut TcpStream, server: &mut TcpStream) -> io::Result<()> {
     let mut bytes = [0; 256];
     client.write_all(REQUEST)?;
-    server.read_exact(&mut bytes[..REQUEST.len()])?;
+    read_head(server)?;
     server.write_all(ANSWER)?;
     client.read_exact(&mut bytes[..ANSWER.len()])
+}
+
+/// As long as it is: there may be a header in it that was not sent.
+fn read_head(server: &mut TcpStream) -> io::Result<()> {
+    let (mut bytes, mut n) = ([0; 512], 0);
+    while !bytes[..n].ends_with(b"\r\n\r\n") {
+        match server.read(&mut bytes[n..])? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            more => n += more,
+        }
+    }
+    Ok(())
 }
 
 /// Milliseconds for an answer of so many MiB.
@@ -129,7 +141,7 @@ fn bulk(listener: &TcpListener, mib: u32) -> anyhow::Result<f64> {
     let (mut client, mut server) = pair(listener)?;
     let length = u64::from(mib) << 20;
     client.write_all(REQUEST)?;
-    server.read_exact(&mut vec![0; REQUEST.len()])?;
+    read_head(&mut server)?;
     let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n");
     let begun = Instant::now();
     let writer = std::thread::spawn(move || -> io::Result<()> {

@@ -17,7 +17,9 @@ use std::time::Instant;
 use anyhow::Context as _;
 use child::Child;
 use ground::{Ground, Place};
-use waggle_ebpf::{DataPlane, RequestRecords, RequestTracer, cgroup_id};
+use waggle_ebpf::{
+    DataPlane, Injector, Opened, RequestRecords, RequestTracer, Stay, Terms, cgroup_id,
+};
 
 /// Per visit.
 const KEPT: u32 = 4000;
@@ -29,6 +31,7 @@ struct Config {
     name: &'static str,
     child: Child,
     records: Option<RequestRecords>,
+    _injector: Option<Box<Injector>>,
     _tracer: Option<RequestTracer>,
     _plane: DataPlane,
     _place: Place,
@@ -58,13 +61,15 @@ fn main() -> anyhow::Result<()> {
     );
     let mut configs = Vec::new();
     // A data plane everywhere: the difference is the tracer alone.
-    for (name, has_tracer, is_traced) in [
-        ("off", false, false),
-        ("off again", false, false),
-        ("on, of others", true, false),
-        ("on", true, true),
+    for (name, parts) in [
+        ("off", Parts::None),
+        ("off again", Parts::None),
+        ("on, of others", Parts::OfOthers),
+        ("on", Parts::Traced),
+        ("put in, first", Parts::PutIn(Stay::First)),
+        ("put in, all", Parts::PutIn(Stay::Whole)),
     ] {
-        configs.push(config(&ground, name, has_tracer, is_traced, cpu)?);
+        configs.extend(config(&ground, name, parts, cpu)?);
     }
     for (what, command, unit) in [
         ("keep-alive", format!("kept {KEPT}"), "us a request"),
@@ -80,31 +85,61 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What a configuration has beside a data plane.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Parts {
+    None,
+    /// The tracer, which looks at nothing here.
+    OfOthers,
+    Traced,
+    /// Traced, and a header is put into requests: a connection's first, or all.
+    PutIn(Stay),
+}
+
+/// `None`, after saying why, where this kernel lets no headers be put in.
 fn config(
     ground: &Ground,
     name: &'static str,
-    has_tracer: bool,
-    is_traced: bool,
+    parts: Parts,
     cpu: usize,
-) -> anyhow::Result<Config> {
+) -> anyhow::Result<Option<Config>> {
     let place = ground.place(&name.replace([' ', ','], "-"))?;
     let plane = place.open()?;
-    let tracer = if has_tracer {
-        Some(RequestTracer::open(&plane, &place.cgroup)?)
-    } else {
-        None
+    let id = cgroup_id(&place.cgroup)?;
+    let tracer = match parts {
+        Parts::None => None,
+        _ => Some(RequestTracer::open(&plane, &place.cgroup)?),
     };
-    if let Some(tracer) = tracer.as_ref().filter(|_| is_traced) {
-        tracer.trace(cgroup_id(&place.cgroup)?)?;
+    if let Some(tracer) = tracer.as_ref().filter(|_| parts != Parts::OfOthers) {
+        tracer.trace(id)?;
     }
-    Ok(Config {
+    let injector = match parts {
+        Parts::PutIn(stay) => {
+            let terms = Terms {
+                without_send_zc: true,
+            };
+            let injector = match Injector::open(&plane, &place.cgroup, terms)? {
+                Opened::Works(injector) => injector,
+                Opened::Refused(why, _) => {
+                    println!("{name}: left out, this kernel can't: {why}");
+                    return Ok(None);
+                }
+            };
+            injector.set_stay(stay)?;
+            injector.inject(id)?;
+            Some(injector)
+        }
+        _ => None,
+    };
+    Ok(Some(Config {
         name,
         child: Child::start(&place, cpu)?,
         records: tracer.as_ref().and_then(RequestTracer::take_records),
+        _injector: injector,
         _tracer: tracer,
         _plane: plane,
         _place: place,
-    })
+    }))
 }
 
 fn measure(
