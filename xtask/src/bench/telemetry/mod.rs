@@ -43,7 +43,7 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     let rounds = if args.quick { "1" } else { "21" };
     let cpu = args.cpu.to_string();
     let features = ["--features", "--rounds", rounds, "--cpu", &cpu];
-    bench(args.quick, "waggle-ebpf", "vip", &features)?;
+    bench(args.quick, "vip", &features)?;
     let programs = if args.quick {
         build::programs()?
     } else {
@@ -51,13 +51,15 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     };
     node::measure(&programs, args.quick)?;
     let quick: &[&str] = if args.quick { &["--quick"] } else { &[] };
-    bench(args.quick, "waggle-telemetry", "delivery", quick)?;
+    bench(args.quick, "delivery", quick)?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn bench(quick: bool, package: &str, name: &str, rest: &[&str]) -> anyhow::Result<()> {
+fn bench(quick: bool, name: &str, rest: &[&str]) -> anyhow::Result<()> {
     let mut command = cargo();
-    command.args(["bench", "--package", package, "--bench", name]);
+    // In the features of the whole workspace: nothing is built twice.
+    command.args(["bench", "--workspace", "--exclude", "waggle-ebpf-programs"]);
+    command.args(["--bench", name]);
     if quick {
         command.args(["--profile", "dev"]);
     }

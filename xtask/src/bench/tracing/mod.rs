@@ -43,15 +43,15 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     let rounds = if args.quick { 1 } else { args.rounds }.to_string();
     let cpu = args.cpu.to_string();
     let kernel = ["--rounds", &rounds, "--cpu", &cpu];
-    bench(args.quick, "waggle-ebpf", "tracing", &kernel)?;
+    bench(args.quick, "tracing", &kernel)?;
     let once: &[&str] = if args.quick {
         &["requests", "--test"]
     } else {
         &["requests"]
     };
-    bench(args.quick, "waggle-telemetry-pipeline", "pipeline", once)?;
+    bench(args.quick, "pipeline", once)?;
     let quick: &[&str] = if args.quick { &["--quick"] } else { &[] };
-    bench(args.quick, "waggle-agent", "flows", quick)?;
+    bench(args.quick, "flows", quick)?;
     let programs = if args.quick {
         build::programs()?
     } else {
@@ -61,9 +61,11 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn bench(quick: bool, package: &str, name: &str, rest: &[&str]) -> anyhow::Result<()> {
+fn bench(quick: bool, name: &str, rest: &[&str]) -> anyhow::Result<()> {
     let mut command = cargo();
-    command.args(["bench", "--package", package, "--bench", name]);
+    // In the features of the whole workspace: nothing is built twice.
+    command.args(["bench", "--workspace", "--exclude", "waggle-ebpf-programs"]);
+    command.args(["--bench", name]);
     if quick {
         command.args(["--profile", "dev"]);
     }
