@@ -15,7 +15,8 @@ use tokio_util::sync::CancellationToken;
 use waggle_services::{DeploymentPlan, jobs::JobAnswer};
 use waggle_telemetry::{SpanKind, Telemetry, names};
 use waggle_types::{
-    Cause, DeploymentId, FrameworkId, Millis, NetSnapshot, SchedulerEvent, TraceContext, UnixMillis,
+    AgentId, Cause, DeploymentId, FrameworkId, Millis, NetSnapshot, SchedulerEvent, TraceContext,
+    UnixMillis,
 };
 
 use crate::{
@@ -26,7 +27,7 @@ use crate::{
     },
     error::{MasterError, OperateError},
     explain::Explained,
-    framework::{CallReply, FrameworkEvent, FrameworkLink},
+    framework::{AcceptReply, CallReply, FrameworkEvent, FrameworkLink},
     handle::{Deployment, Request},
     measure::{self, Gauges},
     newsroom::{Newsroom, What},
@@ -56,6 +57,7 @@ enum Waiting {
     Deployment(DeploymentReply, DeploymentId),
     Maybe(MaybeReply, Option<DeploymentId>),
     Called(CallReply),
+    Accepted(AcceptReply, Option<AgentId>),
     Done(oneshot::Sender<Result<(), MasterError>>),
     Operated(oneshot::Sender<Result<(), OperateError>>),
     Explained(oneshot::Sender<Result<Explained, MasterError>>),
@@ -335,6 +337,23 @@ impl EventLoop {
                 reply,
             } => {
                 self.waiting.insert(request, Waiting::Called(reply));
+                self.handle(Event::Call {
+                    request,
+                    framework_id,
+                    subscription,
+                    call,
+                })
+            }
+            FrameworkEvent::Accept {
+                framework_id,
+                subscription,
+                call,
+                reply,
+            } => {
+                // Before the call: it uses them up.
+                let agent = self.core.agent_of(&call).cloned();
+                let waiting = Waiting::Accepted(reply, agent);
+                self.waiting.insert(request, waiting);
                 self.handle(Event::Call {
                     request,
                     framework_id,
@@ -690,6 +709,10 @@ impl EventLoop {
             }
             (Some(Waiting::Called(tx)), Answer::Called(result)) => {
                 let _ = tx.send(result);
+                (None, None)
+            }
+            (Some(Waiting::Accepted(tx, agent)), Answer::Called(result)) => {
+                let _ = tx.send((agent, result));
                 (None, None)
             }
             (Some(Waiting::Operated(tx)), Answer::Called(result)) => {

@@ -26,13 +26,16 @@ use waggle_api::{
     convert,
     proto::framework::{self as pb, call_request::Kind as Call, event::Kind, frameworks_server},
 };
-use waggle_types::{CallRejection, FrameworkId, FrameworkInfo, RejectReason, SchedulerEvent};
+use waggle_types::{
+    AgentId, CallRejection, FrameworkId, FrameworkInfo, RejectReason, SchedulerEvent,
+};
 
 use crate::{
     core::{FrameworkCall, SubscriptionId},
     session::unix_ms,
 };
 pub(crate) use mesos::{HEARTBEAT, MesosLink, Queued, SchedulerDoor, Stopping, Subscriber};
+pub(crate) use outcomes::Outcome;
 
 /// Events that may wait for one framework; one that falls further behind is disconnected.
 const QUEUE: usize = 16_384;
@@ -43,6 +46,8 @@ const MAX_MESSAGE_BYTES: usize = 16 << 20;
 
 pub(crate) type Called = Result<(), Vec<CallRejection>>;
 pub(crate) type CallReply = oneshot::Sender<Called>;
+/// Also says on which agent the offers were that the call uses.
+pub(crate) type AcceptReply = oneshot::Sender<(Option<AgentId>, Called)>;
 
 /// What frameworks tell the event loop.
 #[derive(Debug)]
@@ -62,6 +67,13 @@ pub(crate) enum FrameworkEvent {
         subscription: SubscriptionId,
         call: Box<FrameworkCall>,
         reply: CallReply,
+    },
+    /// A call that uses offers, of someone who wants to know where they were.
+    Accept {
+        framework_id: FrameworkId,
+        subscription: SubscriptionId,
+        call: Box<FrameworkCall>,
+        reply: AcceptReply,
     },
 }
 
@@ -446,7 +458,7 @@ mod tests {
     #[tokio::test]
     async fn what_waits_is_bounded_in_bytes_too() {
         let message = || SchedulerEvent::Message {
-            agent_id: waggle_types::AgentId::new("a").unwrap(),
+            agent_id: AgentId::new("a").unwrap(),
             executor_id: waggle_types::ExecutorId::new("e").unwrap(),
             data: vec![0; 1 << 20],
         };

@@ -112,10 +112,7 @@ impl Agents {
     pub(super) fn enter(&mut self, agent: Agent) {
         let id = agent.info.agent_id.clone();
         self.remove(&id);
-        self.by_ip
-            .entry(agent.info.ip)
-            .or_default()
-            .push(id.clone());
+        self.enter_ip(agent.info.ip, &id);
         if agent.reachable {
             self.silence.insert((agent.filed_at, id.clone()));
         } else {
@@ -134,8 +131,15 @@ impl Agents {
         if old == new {
             return;
         }
-        self.by_ip.entry(new).or_default().push(id.clone());
+        self.enter_ip(new, id);
         self.leave_ip(old, id);
+    }
+
+    fn enter_ip(&mut self, ip: Ipv4Addr, id: &AgentId) {
+        let there = self.by_ip.entry(ip).or_default();
+        // Nearly always the only one.
+        there.reserve_exact(1);
+        there.push(id.clone());
     }
 
     fn leave_ip(&mut self, ip: Ipv4Addr, id: &AgentId) {

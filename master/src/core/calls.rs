@@ -38,6 +38,15 @@ impl MasterCore {
         called
     }
 
+    /// Where the offers are that a call uses, as long as they are out.
+    pub(crate) fn agent_of(&self, call: &FrameworkCall) -> Option<&AgentId> {
+        let FrameworkCall::AcceptEach { offer_ids, .. } = call else {
+            return None;
+        };
+        let offer = offer_ids.iter().find_map(|o| self.out_offers.get(o));
+        offer.map(|o| &o.agent_id)
+    }
+
     fn check_caller(
         &self,
         id: &FrameworkId,

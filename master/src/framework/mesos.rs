@@ -18,7 +18,7 @@ use prost::Message as _;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use waggle_api::{mesos::framework::Dialect, proto::mesos as pb};
-use waggle_types::{CallRejection, FrameworkId, Offer, RejectReason, SchedulerEvent};
+use waggle_types::{AgentId, CallRejection, FrameworkId, Offer, RejectReason, SchedulerEvent};
 
 use super::{Called, FrameworkEvent, outcomes::Outcomes};
 use crate::{
@@ -181,7 +181,7 @@ pub(crate) struct SchedulerDoor {
     pub(crate) open: Arc<AtomicUsize>,
     pub(crate) max_open: usize,
     streams: Arc<Streams>,
-    /// How operations with an id ended.
+    /// How operations with an id ended, as far as their frameworks have not said that they know.
     pub(crate) outcomes: Arc<Outcomes>,
     pub(crate) stop: CancellationToken,
 }
@@ -241,6 +241,24 @@ impl SchedulerDoor {
         rx.await.map_err(|_| Stopping)
     }
 
+    /// Offers used: on which agent, unless they are gone, and what of it was refused.
+    pub(crate) async fn accept(
+        &self,
+        framework_id: &FrameworkId,
+        subscription: SubscriptionId,
+        call: FrameworkCall,
+    ) -> Result<(Option<AgentId>, Called), Stopping> {
+        let (reply, rx) = oneshot::channel();
+        let event = FrameworkEvent::Accept {
+            framework_id: framework_id.clone(),
+            subscription,
+            call: Box::new(call),
+            reply,
+        };
+        self.inbox.send(event).await.map_err(|_| Stopping)?;
+        rx.await.map_err(|_| Stopping)
+    }
+
     /// A call of a framework.
     pub(crate) async fn call(
         &self,
@@ -288,7 +306,7 @@ mod tests {
     async fn what_waits_is_bounded_in_bytes_too() {
         let message = |n: usize| {
             Queued::Event(SchedulerEvent::Message {
-                agent_id: waggle_types::AgentId::new("a").unwrap(),
+                agent_id: AgentId::new("a").unwrap(),
                 executor_id: waggle_types::ExecutorId::new("e").unwrap(),
                 data: vec![0; n],
             })

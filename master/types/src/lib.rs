@@ -38,6 +38,7 @@ mod rings;
 mod roles;
 mod scheduler;
 mod service;
+mod subnets;
 mod task;
 mod time;
 mod trace;
@@ -100,6 +101,7 @@ pub use service::{
     Backoff, ContainerType, PortDefinition, PortMapping, ServiceSpec, ServiceVersion,
     UnreachableStrategy, UpgradeStrategy,
 };
+pub use subnets::Subnets;
 pub use task::{
     Command, DiscoveryInfo, Evicted, StatusReason, StatusSource, TaskPort, TaskSpec, TaskState,
     TaskStatus,

@@ -1,13 +1,12 @@
 //! Named overlay networks: their address pools, and what each agent holds of them.
 
 use std::{
-    collections::BTreeMap,
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     str::FromStr,
 };
 
-use crate::{FieldError, WireguardKey};
+use crate::{FieldError, Subnets, WireguardKey};
 
 /// Most networks in a cluster.
 pub const MAX_NETWORKS: usize = 64;
@@ -452,7 +451,7 @@ pub struct AgentOverlay {
     /// Its tunnel endpoint; `None` when none was left for it.
     pub vtep: Option<Vtep>,
     /// Its subnets, by network.
-    pub subnets: BTreeMap<String, AgentSubnet>,
+    pub subnets: Subnets,
     /// Its key, where it encrypts what it sends to other nodes.
     pub wireguard: Option<WireguardKey>,
 }

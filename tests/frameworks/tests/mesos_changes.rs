@@ -123,6 +123,60 @@ async fn how_operations_ended_is_told_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn operations_are_listed_until_their_framework_knows_how_they_ended() {
+    let m = master().await;
+    let books = Books::default();
+    let _session = m.agent(1, 4, &books).await;
+    let mut f = Framework::subscribed(m.mesos, &subscribe_as("ops", "eng")).await;
+    let listed = async || {
+        let answer = operate(&m, &json!({ "type": "GET_OPERATIONS" })).await;
+        answer.json()["get_operations"]["operations"].clone()
+    };
+    assert_eq!(listed().await, json!([]));
+    let offer = f.offer().await;
+    f.takes(reserve(&offer, "good", "eng", 1.0)).await;
+    let (told, offer) = told_and_offered(&mut f).await;
+    f.takes(reserve(&offer, "huge", "eng", 400.0)).await;
+    let refused = f.events.event("UPDATE_OPERATION_STATUS").await["status"].clone();
+    assert!(refused.get("uuid").is_none(), "said once: {refused}");
+    assert_eq!(told["agent_id"], offer["agent_id"]);
+    let all = listed().await;
+    assert_eq!(all.as_array().unwrap().len(), 1, "what was done: {all}");
+    let one = &all[0];
+    assert_eq!(one["framework_id"]["value"], json!(f.id));
+    assert_eq!(one["agent_id"], offer["agent_id"]);
+    assert_eq!(one["latest_status"], told);
+    assert_eq!(one["statuses"], json!([told]));
+    assert_eq!(one["info"]["type"], "RESERVE");
+    assert_eq!(one["info"]["id"], told["operation_id"]);
+    let asked = &one["info"]["reserve"]["resources"][0];
+    assert_eq!(asked["reservations"][0]["principal"], "ops");
+    // A process of the framework that comes later hears of it, too.
+    let mut again = subscribe_as("ops", "eng");
+    again["framework_id"] = json!({ "value": f.id });
+    again["subscribe"]["framework_info"]["id"] = json!({ "value": f.id });
+    let mut f = Framework::subscribed(m.mesos, &again).await;
+    let heard = f.events.event("UPDATE_OPERATION_STATUS").await["status"].clone();
+    assert_eq!(heard, told);
+    let acknowledge = |status: &Value| json!({ "type": "ACKNOWLEDGE_OPERATION_STATUS", "acknowledge_operation_status": status });
+    let mut other = told.clone();
+    other["uuid"] = json!("AAAA");
+    f.takes(acknowledge(&other)).await;
+    assert_eq!(listed().await, all, "another status");
+    // As pymesos does: the whole status.
+    f.takes(acknowledge(&told)).await;
+    assert_eq!(listed().await, json!([]));
+    f.takes(acknowledge(&told)).await;
+    assert_eq!(
+        states(&f, &["good"], &offer["agent_id"]).await,
+        ["OPERATION_UNKNOWN"]
+    );
+    let nothing = json!({ "type": "ACKNOWLEDGE_OPERATION_STATUS" });
+    assert_eq!(f.call(nothing).await.status, 400);
+    m.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_framework_changes_of_itself_is_heard() {
     let m = master().await;
     let f = Framework::subscribed(m.mesos, &subscribe_as("mine", "eng")).await;

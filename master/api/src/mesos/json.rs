@@ -3,7 +3,7 @@
 //!
 //! Readers are as lenient as Mesos: keys that are not known are skipped, `null` is as if it were not there, a
 //! whole number may be written `2.0`, an enum's name that is not known leaves the field unset, one message may stand
-//! where a list of them is expected.
+//! where a list of them is expected, and a message of one `value` where bytes are.
 
 use std::{collections::BTreeMap, fmt, marker::PhantomData};
 
@@ -11,7 +11,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
     de::{
-        DeserializeOwned, Error as _, MapAccess, SeqAccess, Visitor,
+        DeserializeOwned, MapAccess, SeqAccess, Visitor,
         value::{MapAccessDeserializer, SeqAccessDeserializer},
     },
 };
@@ -296,11 +296,34 @@ impl Base64 {
 
     /// For `#[serde(with)]`.
     pub fn deserialize<'de, F: BytesField, D: Deserializer<'de>>(d: D) -> Result<F, D::Error> {
-        let text = String::deserialize(d)?;
+        d.deserialize_any(BytesText).map(F::of)
+    }
+}
+
+/// Text, or a message that holds nothing else: pymesos acknowledges an operation's status with the whole status, whose
+/// uuid is a message where the call has bytes.
+struct BytesText;
+
+impl<'de> Visitor<'de> for BytesText {
+    type Value = Vec<u8>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("base64")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Self::Value, E> {
         let bytes = STANDARD.decode(text.as_bytes());
-        bytes
-            .map(F::of)
-            .map_err(|e| D::Error::custom(format!("must be base64: {e}")))
+        bytes.map_err(|e| E::custom(format!("must be base64: {e}")))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, message: A) -> Result<Self::Value, A::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Only {
+            value: String,
+        }
+        let Only { value } = Only::deserialize(MapAccessDeserializer::new(message))?;
+        self.visit_str(&value)
     }
 }
 
@@ -367,6 +390,30 @@ mod tests {
         assert!(why.contains("a list of objects"), "{why}");
         let map = read::<pb::OfferConstraints>(br#"{"role_constraints":{"a":{"groups":{}}}}"#);
         assert_eq!(map.unwrap().role_constraints["a"].groups.len(), 1);
+    }
+
+    #[test]
+    fn bytes_may_come_as_a_message_of_one_value() {
+        let uuid = |given: &str| {
+            let text = format!(
+                r#"{{"acknowledge_operation_status":{{"state":"OPERATION_FINISHED","uuid":{given}}}}}"#
+            );
+            let read = read::<pb::Call>(text.as_bytes());
+            read.map(|c| c.acknowledge_operation_status.unwrap().uuid)
+        };
+        assert_eq!(uuid(r#""YWI=""#).unwrap(), Some(b"ab".to_vec()));
+        assert_eq!(uuid(r#"{"value":"YWI="}"#).unwrap(), Some(b"ab".to_vec()));
+        for wrong in [
+            "3",
+            "{}",
+            r#"{"other":"YWI="}"#,
+            r#"{"value":3}"#,
+            r#"{"value":"YWI=","x":1}"#,
+            r#""?""#,
+            "[]",
+        ] {
+            assert!(uuid(wrong).is_err(), "{wrong}");
+        }
     }
 
     proptest! {

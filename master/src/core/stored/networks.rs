@@ -8,7 +8,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use waggle_overlay_plan::network::Held;
 use waggle_types::{
-    AddressPool, AgentId, AgentOverlay, AgentSubnet, IpNet, Network, UnixMillis, Vtep,
+    AddressPool, AgentId, AgentOverlay, AgentSubnet, IpNet, Network, Subnets, UnixMillis, Vtep,
 };
 
 use super::{StoreOp, json, put};
@@ -115,7 +115,7 @@ pub(in crate::core) fn delete_overlay(agent: &AgentId) -> StoreOp {
 
 pub(super) fn read_overlay(text: &str) -> Result<Held, String> {
     let s: StoredHeld = serde_json::from_str(text).map_err(|x| x.to_string())?;
-    let mut subnets = BTreeMap::new();
+    let mut subnets = Subnets::default();
     for (name, nets) in s.subnets {
         let mut subnet = AgentSubnet::default();
         for text in nets {

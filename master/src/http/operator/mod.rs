@@ -94,6 +94,13 @@ async fn answer(
         });
         return made.await.map_err(busy)?;
     }
+    if kind == "GET_OPERATIONS" {
+        let outcomes = api.scheduler.as_ref().map(|door| &door.outcomes);
+        let all = outcomes.map_or_else(Vec::new, |o| o.all_unacknowledged());
+        let made =
+            reader::read(move || wrapped("GET_OPERATIONS", reads::operations(&view, &all), accept));
+        return made.await.map_err(busy)?;
+    }
     if let Some(answer) = reads::read(kind, &said, &view) {
         return wrapped(kind, answer?, accept);
     }

@@ -1,6 +1,6 @@
 //! What operators ask for, out of a view.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use axum::http::StatusCode;
 use prost::Message as _;
@@ -17,8 +17,8 @@ use waggle_api::{
     proto::mesos as pb,
 };
 use waggle_types::{
-    AgentId, ExecutorRecord, FrameworkInfo, Millis, ResourcePart, Resources, TaskState,
-    Unavailability, UnixMillis, sum_parts,
+    AgentId, ExecutorRecord, FrameworkId, FrameworkInfo, Millis, ResourcePart, Resources,
+    TaskState, Unavailability, UnixMillis, sum_parts,
 };
 
 use super::{
@@ -26,6 +26,7 @@ use super::{
     super::scheduler::{No, master},
     id,
 };
+use crate::framework::Outcome;
 use crate::view::{AgentMode, AgentView, ClusterView, FrameworkView, RoleView, TaskView};
 
 /// How operators are spoken to.
@@ -49,7 +50,6 @@ pub(super) fn read(kind: &str, said: &Value, view: &ClusterView) -> Option<Resul
         "GET_AGENTS" => agents(view),
         "GET_FRAMEWORKS" => frameworks(view),
         "GET_EXECUTORS" => executors(view),
-        "GET_OPERATIONS" => json!({ "operations": [] }),
         "GET_TASKS" => tasks(view),
         "GET_ROLES" => json!({ "roles": roles(view) }),
         "GET_WEIGHTS" => json!({ "weight_infos": weights(view) }),
@@ -237,7 +237,7 @@ pub(super) fn info(f: &FrameworkView) -> pb::FrameworkInfo {
         roles: f.roles.clone(),
         capabilities: f.capabilities,
         failover_timeout: f.failover_timeout.unwrap_or(Millis(0)),
-        about: std::sync::Arc::clone(&f.about),
+        about: Arc::clone(&f.about),
     };
     framework_info(&f.id, &info)
 }
@@ -312,9 +312,8 @@ fn tasks(view: &ClusterView) -> Value {
     let live = view.tasks.values();
     let (unreachable, tasks): (Vec<_>, Vec<_>) =
         live.partition(|t| t.state() == TaskState::Unreachable);
-    let all = |list: Vec<&std::sync::Arc<TaskView>>| -> Vec<Value> {
-        list.into_iter().map(|t| task(t)).collect()
-    };
+    let all =
+        |list: Vec<&Arc<TaskView>>| -> Vec<Value> { list.into_iter().map(|t| task(t)).collect() };
     json!({
         "pending_tasks": [],
         "tasks": all(tasks),
@@ -322,6 +321,28 @@ fn tasks(view: &ClusterView) -> Value {
         "completed_tasks": all(view.completed.iter().collect()),
         "orphan_tasks": [],
     })
+}
+
+/// Operations whose frameworks have not said yet that they know how they ended. None is ever pending: an operation is
+/// done when it is answered.
+pub(super) fn operations(view: &ClusterView, all: &[(FrameworkId, Arc<Outcome>)]) -> Value {
+    let agent = |o: &Outcome| AgentId::new(o.status.agent_id.as_ref()?.value.clone()).ok();
+    let there = |(framework, o): &&(FrameworkId, Arc<Outcome>)| {
+        let on = agent(o).is_some_and(|id| view.agents.contains_key(&id));
+        on && view.frameworks.contains_key(framework)
+    };
+    let one = |(framework, o): &(FrameworkId, Arc<Outcome>)| {
+        json!({
+            "framework_id": id(framework),
+            "agent_id": o.status.agent_id.as_ref().map(shown),
+            "info": shown(&o.info()),
+            "latest_status": shown(&o.status),
+            "statuses": [shown(&o.status)],
+            "uuid": shown(&pb::Uuid { value: o.uuid.to_vec() }),
+        })
+    };
+    let shown: Vec<Value> = all.iter().filter(there).map(one).collect();
+    json!({ "operations": shown })
 }
 
 fn weight(r: &RoleView) -> f64 {

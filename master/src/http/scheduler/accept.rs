@@ -21,7 +21,7 @@ use waggle_types::{
 use super::{No, calls::raw_agent};
 use crate::{
     core::{EachOperation, FrameworkCall},
-    framework::{Queued, SchedulerDoor, Subscriber},
+    framework::{Outcome, Queued, SchedulerDoor, Subscriber},
     session::unix_ms,
 };
 
@@ -61,8 +61,8 @@ pub(super) async fn run(
         mounts: paths,
         refuse,
     };
-    let called = door
-        .call(by.framework_id, stream.subscription, call)
+    let (agent, called) = door
+        .accept(by.framework_id, stream.subscription, call)
         .await?;
     let of_caller = |all: &[CallRejection]| {
         all.iter().any(|r| {
@@ -80,7 +80,14 @@ pub(super) async fn run(
         Ok(()) => Vec::new(),
     };
     tell(stream, accept, &refused, &wrong);
-    tell_operations(door, by.framework_id, stream, accept, &refused, &wrong);
+    let of = Accepted {
+        framework_id: by.framework_id,
+        agent: agent.map(|id| pb::AgentId {
+            value: id.to_string(),
+        }),
+        operations: &accept.operations,
+    };
+    tell_operations(door, stream, &of, &refused, &wrong);
     Ok(Ok(()))
 }
 
@@ -125,18 +132,26 @@ fn tell(stream: &Subscriber, accept: &pb::Accept, refused: &[Refused], wrong: &[
     }
 }
 
-/// Says of each operation that has an id how it ended, and keeps that for who asks again.
+/// Whose operations, and where.
+struct Accepted<'a> {
+    framework_id: &'a FrameworkId,
+    /// None when the offers are gone.
+    agent: Option<pb::AgentId>,
+    operations: &'a [pb::OfferOperation],
+}
+
+/// Says of each operation that has an id how it ended, and keeps that: what was done until the framework says that it
+/// knows, what was refused for who asks again.
 fn tell_operations(
     door: &SchedulerDoor,
-    framework_id: &FrameworkId,
     stream: &Subscriber,
-    accept: &pb::Accept,
+    of: &Accepted<'_>,
     refused: &[Refused],
     wrong: &[CallRejection],
 ) {
     let by_name: BTreeMap<&str, &CallRejection> =
         wrong.iter().map(|r| (r.object.as_str(), r)).collect();
-    for (i, o) in accept.operations.iter().enumerate() {
+    for (i, o) in of.operations.iter().enumerate() {
         let Some(id) = o.id.as_ref().filter(|_| !launches(o)) else {
             continue;
         };
@@ -153,13 +168,19 @@ fn tell_operations(
             }
             (None, None) => (pb::OperationState::OperationFinished, None),
         };
+        let done = state == pb::OperationState::OperationFinished;
         let status = pb::OperationStatus {
             operation_id: Some(id.clone()),
             state: Some(state.into()),
             message,
+            agent_id: of.agent.clone(),
+            uuid: done.then(|| pb::Uuid {
+                value: uuid::Uuid::new_v4().into_bytes().to_vec(),
+            }),
             ..pb::OperationStatus::default()
         };
-        door.outcomes.keep(framework_id, status.clone());
+        let outcome = Outcome::new(status.clone(), o);
+        door.outcomes.keep(of.framework_id, outcome);
         let status = event::operation_status(status);
         stream.queue.push(Queued::Ready(Box::new(status)));
     }

@@ -46,6 +46,8 @@ pub(super) enum Parsed<'a> {
     },
     /// Ends the stream, too.
     Teardown,
+    /// A framework knows how an operation ended.
+    AcknowledgeOperation(&'a pb::AcknowledgeOperationStatus),
     /// Answered at once.
     ReconcileOperations(&'a pb::ReconcileOperations),
     /// Changes who it is.
@@ -149,11 +151,17 @@ pub(super) fn parse(call: &pb::Call) -> Result<Parsed<'_>, No> {
                 data: convert::message_data(m.data.clone().unwrap_or_default())?,
             })
         }
-        // The allocator has no use for requests, as Mesos's has not; statuses of operations are said once and have
-        // no uuid; the others are not for here.
-        Type::Request | Type::AcknowledgeOperationStatus | Type::Unknown | Type::Subscribe => {
-            Parsed::Nothing
+        Type::AcknowledgeOperationStatus => {
+            let a = call.acknowledge_operation_status.as_ref();
+            let field = "acknowledge_operation_status";
+            let a = a.ok_or_else(|| missing(field))?;
+            if a.operation_id.is_none() {
+                return Err(missing(&format!("{field}.operation_id")));
+            }
+            Parsed::AcknowledgeOperation(a)
         }
+        // The allocator has no use for requests, as Mesos's has not; the others are not for here.
+        Type::Request | Type::Unknown | Type::Subscribe => Parsed::Nothing,
         Type::UpdateFramework => {
             let u = call.update_framework.as_ref();
             Parsed::Update(u.ok_or_else(|| missing("update_framework"))?)
@@ -264,6 +272,13 @@ pub(super) async fn run(
             };
             accept::run(door, stream, by, a, offer_ids, refuse).await?
         }
+        Parsed::AcknowledgeOperation(a) => {
+            // Of nothing that is kept: late, which is no mistake.
+            if let (Some(operation), Some(uuid)) = (&a.operation_id, &a.uuid) {
+                door.outcomes.acknowledge(id, &operation.value, uuid);
+            }
+            Ok(())
+        }
         Parsed::ReconcileOperations(r) => {
             let known = door.outcomes.of(id);
             return Ok(operations(view, &known, r, media));
@@ -345,8 +360,9 @@ fn operations(
     let status = |o: &pb::ReconcileOperation| {
         let id = o.operation_id.as_ref().map_or("", |id| id.value.as_str());
         let known = known.get(id).cloned();
+        let agent_id = known.as_ref().and_then(|k| k.agent_id.clone());
         pb::OperationStatus {
-            agent_id: o.agent_id.clone(),
+            agent_id: agent_id.or_else(|| o.agent_id.clone()),
             ..known.unwrap_or_else(|| pb::OperationStatus {
                 operation_id: o.operation_id.clone(),
                 state: Some(unknown(view, o.agent_id.as_ref()).into()),

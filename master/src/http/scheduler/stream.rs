@@ -79,9 +79,21 @@ pub(super) async fn subscribe(
     if let Err(all) = called {
         return Ok(refused(media, why(all)));
     }
+    tell_again(door, &stream);
     let id = stream.id.clone();
     let out = write(api.handle.clone(), stream, media, door.stop.clone(), guard);
     Ok(streaming(media, &id, Body::from_stream(out)))
+}
+
+/// Who comes back hears again how its operations ended, until it says that it knows.
+fn tell_again(door: &SchedulerDoor, stream: &Subscriber) {
+    let Some(id) = stream.framework_id() else {
+        return;
+    };
+    for o in door.outcomes.unacknowledged(id) {
+        let status = event::operation_status(o.status.clone());
+        stream.queue.push(Queued::Ready(Box::new(status)));
+    }
 }
 
 fn why(all: Vec<CallRejection>) -> String {

@@ -2,9 +2,11 @@
 
 use futures::StreamExt as _;
 use prost::Message as _;
+use tokio_util::sync::CancellationToken;
 use waggle_api::{mesos::recordio, proto::mesos as pb};
 
 use super::*;
+use crate::framework::{Outcome, SchedulerDoor};
 
 const PROTOBUF: &str = "application/x-protobuf";
 
@@ -81,6 +83,62 @@ async fn every_read_says_in_protobuf_what_it_says_in_json() {
     let info = agents[0].agent_info.as_ref().unwrap();
     assert_eq!((info.hostname(), info.port()), ("n1", 5051));
     assert!(!agents[0].total_resources.is_empty());
+}
+
+#[tokio::test]
+async fn operations_of_frameworks_and_agents_that_are_there_are_listed() {
+    use pb::operator_call::Type;
+    let view = busy();
+    let framework = view.frameworks.keys().next().unwrap().clone();
+    let mut c = Cluster::start(view);
+    let (inbox, _events) = tokio::sync::mpsc::channel(1);
+    let door = SchedulerDoor::new(inbox, Arc::default(), 1, CancellationToken::new());
+    let outcomes = Arc::clone(&door.outcomes);
+    c.mesos = mesos_router(c.handle.clone(), Some(door), Telemetry::disabled());
+    let keep = |of: &FrameworkId, id: &str, agent: &str, uuid: Option<u8>| {
+        let status = pb::OperationStatus {
+            operation_id: Some(pb::OperationId { value: id.into() }),
+            state: Some(pb::OperationState::OperationFinished.into()),
+            agent_id: Some(pb::AgentId {
+                value: agent.into(),
+            }),
+            uuid: uuid.map(|b| pb::Uuid { value: vec![b; 16] }),
+            ..pb::OperationStatus::default()
+        };
+        let asked = pb::OfferOperation {
+            r#type: Some(pb::offer_operation::Type::Reserve.into()),
+            id: status.operation_id.clone(),
+            reserve: Some(pb::Reserve::default()),
+            ..pb::OfferOperation::default()
+        };
+        outcomes.keep(of, Outcome::new(status, &asked));
+    };
+    keep(&framework, "known", "a1", Some(1));
+    keep(&framework, "refused", "a1", None);
+    keep(&framework, "elsewhere", "gone", Some(2));
+    let removed = FrameworkId::new("removed").unwrap();
+    keep(&removed, "nobody's", "a1", Some(3));
+    let (status, body) = call(&c, &of_kind(Type::GetOperations)).await;
+    assert_eq!(status, 200, "{}", String::from_utf8_lossy(&body));
+    let answer = pb::OperatorResponse::decode(body.as_slice()).unwrap();
+    let all = answer.get_operations.unwrap().operations;
+    assert_eq!(all.len(), 1, "{all:?}");
+    let one = &all[0];
+    assert_eq!(
+        one.framework_id.as_ref().unwrap().value,
+        framework.to_string()
+    );
+    assert_eq!(one.agent_id.as_ref().unwrap().value, "a1");
+    let info = one.info.as_ref().unwrap();
+    assert_eq!(info.r#type(), pb::offer_operation::Type::Reserve);
+    assert_eq!(info.id.as_ref().unwrap().value, "known");
+    assert_eq!(one.statuses.as_slice(), one.latest_status.as_slice());
+    assert_eq!(one.statuses.len(), 1);
+    assert_eq!(one.uuid.as_ref().unwrap().value.len(), 16);
+    outcomes.acknowledge(&framework, "known", &[1; 16]);
+    let (_, body) = call(&c, &of_kind(Type::GetOperations)).await;
+    let answer = pb::OperatorResponse::decode(body.as_slice()).unwrap();
+    assert!(answer.get_operations.unwrap().operations.is_empty());
 }
 
 #[tokio::test]

@@ -63,7 +63,7 @@ fn overlay() -> impl Strategy<Value = AgentOverlay> {
     let subnets = btree_map("[a-z]{1,9}[0-9]", subnet, 0..3);
     (option::of(vtep), subnets, option::of(key)).prop_map(|(vtep, subnets, key)| AgentOverlay {
         vtep,
-        subnets,
+        subnets: subnets.into_iter().collect(),
         wireguard: key.flatten(),
     })
 }
