@@ -113,3 +113,21 @@ fn note(done: Result<(), LoadError>, errors: &mut Vec<OverlayError>) -> bool {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_is_reached_past_the_device_that_encrypts() {
+        let [known, unknown] = [Ipv4Addr::new(10, 0, 0, 2), Ipv4Addr::new(10, 0, 0, 3)];
+        let mut sealing = Sealing {
+            device: Some(7),
+            nodes: BTreeSet::from([known]),
+        };
+        assert_eq!(sealing.reach(known), Reach::Slow);
+        assert_eq!(sealing.reach(unknown), Reach::Down);
+        sealing.device = None;
+        assert_eq!(sealing.reach(known), Reach::Down);
+    }
+}
