@@ -68,6 +68,8 @@ pub struct AgentView {
     pub info: Value,
     /// What does not work, for people.
     pub troubles: Vec<String>,
+    /// UDP port of WireGuard, where overlay networks are encrypted.
+    pub encrypt: Option<u16>,
     work_dir: PathBuf,
 }
 
@@ -229,6 +231,7 @@ impl AgentView {
                 "start_time": seconds(started_at),
             }),
             troubles: troubles.to_vec(),
+            encrypt: config.encrypt,
             work_dir: config.work_dir.clone(),
         }
     }
@@ -402,6 +405,7 @@ fn health(view: &AgentView, since: Option<&str>) -> Json<Value> {
         "master": view.master,
         "generation": view.generation,
         "troubles": troubles,
+        "encrypt": view.encrypt,
     }))
 }
 

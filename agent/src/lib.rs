@@ -88,6 +88,7 @@ pub use crate::{
     exec::exec_shim_main,
     fetch::FetchSettings,
     logs::{JournalSettings, LogSettings},
+    net::can_encrypt,
     reconfiguration::Reconfiguration,
     run::run,
     shim::shim_main,

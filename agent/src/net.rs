@@ -7,6 +7,8 @@ mod devices;
 mod encryption;
 mod rings;
 
+pub use encryption::can_encrypt;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{
@@ -521,11 +523,6 @@ impl Net {
                 };
                 applied.failures.extend(failures);
                 self.sync_edge(net).await;
-                if self.encryption.is_some()
-                    && let Some(desired) = net.snapshot()
-                {
-                    self.sync_encryption(&desired).await;
-                }
                 if to_master.send(Kind::Applied(applied)).await.is_err() {
                     return;
                 }

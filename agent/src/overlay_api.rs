@@ -14,6 +14,7 @@ use waggle_api::native::{
     OverlayAgentJson, OverlayCheckView, OverlayPartJson, OverlayStatusJson, PeerCheckView,
 };
 use waggle_overlay::overlay::{OverlayCheck, OverlayNet};
+use waggle_overlay_plan::wireguard::Excluded;
 
 use crate::{files::problem, net::chain};
 
@@ -83,6 +84,8 @@ fn view(seen: &OverlayCheck) -> OverlayCheckView {
             .rtt
             .map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),
         whole: echo.is_whole,
+        encrypted: seen.encrypts && !seen.no_way.contains_key(ip),
+        no_way: seen.no_way.get(ip).map(|why| no_way(*why).to_owned()),
     });
     OverlayCheckView {
         ip: seen.node_ip.to_string(),
@@ -91,6 +94,15 @@ fn view(seen: &OverlayCheck) -> OverlayCheckView {
         trouble: seen.trouble.clone(),
         mtu: seen.mtu,
         peers: peers.collect(),
+        encrypts: seen.encrypts,
         drops: seen.drops.clone(),
+    }
+}
+
+fn no_way(why: Excluded) -> &'static str {
+    match why {
+        Excluded::NoKey => "it does not encrypt",
+        Excluded::SharedKey => "its key is another node's, too",
+        Excluded::SharedAddress => "its address is another node's, too",
     }
 }

@@ -365,6 +365,7 @@ fn merge(flags: RunArgs, file: RunArgs) -> RunArgs {
         overlay_network: list(flags.overlay_network, file.overlay_network),
         overlay_vni: flags.overlay_vni.or(file.overlay_vni),
         overlay_port: flags.overlay_port.or(file.overlay_port),
+        encrypt: flags.encrypt.or(file.encrypt),
         vtep_subnet: flags.vtep_subnet.or(file.vtep_subnet),
         vtep_subnet6: flags.vtep_subnet6.or(file.vtep_subnet6),
         registries: list(flags.registries, file.registries),

@@ -16,7 +16,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 use waggle_agent::{
-    AgentConfig, AgentListeners, DataPlanePolicy, ResourceOverrides,
+    AgentConfig, AgentError, AgentListeners, DataPlanePolicy, ResourceOverrides,
     telemetry::{Guard, Telemetry, TelemetryConfig},
 };
 use waggle_master::{
@@ -28,7 +28,7 @@ use waggle_types::{Millis, ScalarKind};
 use crate::{
     args::RunArgs,
     config::{self, Settings},
-    error::CliError,
+    error::{CliError, usage},
     listen,
 };
 
@@ -62,6 +62,14 @@ pub fn node(flags: &RunArgs, half: Half) -> Result<(), CliError> {
 }
 
 async fn run(settings: Settings, half: Half) -> Result<(), CliError> {
+    if half != Half::Master && settings.overlay.encrypt.is_some() {
+        // Before anything is bound or led: it is the kernel that is missing something, and another flag is the way out.
+        let ip = settings.ip;
+        let looked = tokio::task::spawn_blocking(move || waggle_agent::can_encrypt(ip)).await;
+        looked
+            .context("cannot look for WireGuard")?
+            .map_err(|e| usage(e.to_string()))?;
+    }
     let (telemetry, guard) = start_telemetry(&settings)?;
     let stop = CancellationToken::new();
     let mut halves = Halves::new();
@@ -87,7 +95,15 @@ async fn run(settings: Settings, half: Half) -> Result<(), CliError> {
     );
     let result = until_stopped(&stop, &mut halves).await;
     report_losses(guard).await;
-    Ok(result?)
+    result.map_err(as_usage)
+}
+
+/// A setting that can't work here is for the user to mend, though it took a start to see it.
+fn as_usage(error: anyhow::Error) -> CliError {
+    match error.downcast_ref() {
+        Some(AgentError::Config(_)) => usage(format!("{error:#}")),
+        _ => error.into(),
+    }
 }
 
 fn start_telemetry(s: &Settings) -> Result<(Telemetry, Guard), CliError> {
@@ -213,6 +229,7 @@ async fn start_agent(
     config.edge.clone_from(&s.edge);
     config.packet_devices.clone_from(&s.packet_vips);
     config.overlay = s.overlay.takes_part;
+    config.encrypt = s.overlay.encrypt;
     config.resources = resources(s);
     config.domain.clone_from(&s.domain);
     config.attributes.clone_from(&s.attributes);

@@ -164,7 +164,8 @@ fn nothing_of_the_overlay_is_seen_between_nodes() -> anyhow::Result<()> {
     let start = |at: usize| nodes[at].run(|| Wireguard::start(config(dir.path(), at)));
     let (a, b) = (start(0)??, start(1)??);
     assert_ne!(a.key(), b.key());
-    tunnel(&nodes, a.mtu() - 50)?;
+    let inside = wireguard::mtu_inside(MTU)?;
+    tunnel(&nodes, inside - 50)?;
 
     // Nobody is known yet: no way, and nothing in clear.
     let bytes = seen(&nodes[0], dir.path(), || {
@@ -177,7 +178,8 @@ fn nothing_of_the_overlay_is_seen_between_nodes() -> anyhow::Result<()> {
 
     let keys = both([a.key(), b.key()]);
     for (node, wireguard) in nodes.iter().zip([&a, &b]) {
-        let plan = node.run(|| wireguard.sync(VXLAN, &keys))??;
+        let plan = wireguard.plan(&keys);
+        node.run(|| wireguard.sync(VXLAN, MTU, &plan))??;
         assert_eq!((plan.peers.len(), plan.excluded), (1, BTreeMap::new()));
     }
     let mut carried = 0;
@@ -192,7 +194,7 @@ fn nothing_of_the_overlay_is_seen_between_nodes() -> anyhow::Result<()> {
     ensure!(traffic.last_handshake_s > 0, "{traffic:?}");
 
     // What is as long as the MTU passes whole.
-    let size = a.mtu() - 50 - 28;
+    let size = inside - 50 - 28;
     let ping = nodes[0].run(|| {
         let size = size.to_string();
         let to = INSIDE[1].to_string();
@@ -213,7 +215,8 @@ fn nothing_of_the_overlay_is_seen_between_nodes() -> anyhow::Result<()> {
 
     // A node that has no key any more has no way any more, and is told nothing in clear.
     let without = [(NODES[0], Some(a.key())), (NODES[1], None)];
-    let plan = nodes[0].run(|| a.sync(VXLAN, &without))??;
+    let plan = a.plan(&without);
+    nodes[0].run(|| a.sync(VXLAN, MTU, &plan))??;
     assert_eq!(plan.excluded, BTreeMap::from([(NODES[1], Excluded::NoKey)]));
     let bytes = seen(&nodes[0], dir.path(), || {
         let to = SocketAddr::from((INSIDE[1], 7));

@@ -251,6 +251,10 @@ pub struct RunArgs {
     /// UDP port of overlay networks between nodes [default: 64000]
     #[arg(long, value_name = "PORT")]
     pub overlay_port: Option<u16>,
+    /// Encrypt what overlay networks send between nodes with the kernel's WireGuard, and take nothing in clear; all nodes must,
+    /// with the same UDP port [default port: 51820]
+    #[arg(long, value_name = "PORT", num_args = 0..=1, default_missing_value = "51820")]
+    pub encrypt: Option<u16>,
     /// Addresses of nodes in overlay networks [default: 44.128.0.0/20]
     #[arg(long, value_name = "NET")]
     pub vtep_subnet: Option<String>,

@@ -90,6 +90,10 @@ fn shown(name: &str, health: &Value, telemetry: &Value) -> String {
     for trouble in health["troubles"].as_array().into_iter().flatten() {
         out.push_str(&format!("  {}\n", trouble.as_str().unwrap_or_default()));
     }
+    out.push_str(&match health["encrypt"].as_u64() {
+        Some(port) => format!("overlay networks are encrypted to other nodes (UDP port {port})\n"),
+        None => "overlay networks are not encrypted (--encrypt)\n".to_owned(),
+    });
     let all = telemetry["destinations"].as_array();
     let all = all.map(Vec::as_slice).unwrap_or_default();
     if all.is_empty() {
@@ -181,12 +185,19 @@ mod tests {
         assert_eq!(
             shown("n1", &health, &telemetry),
             "n1: degraded\n  no runc\n\
+             overlay networks are not encrypted (--encrypt)\n\
              TELEMETRY TO   STATE        WAITING  WHY\n\
              http://a:4317  ok           0 items  -\n\
              https://b      certificate  7 items  expired\n"
         );
         let none = shown("n1", &health, &json!({"destinations": []}));
         assert!(none.ends_with("goes nowhere (--otlp)\n"));
+        let encrypts = json!({"status": "healthy", "troubles": [], "encrypt": 51820});
+        assert_eq!(
+            shown("n1", &encrypts, &json!({"destinations": []})),
+            "n1: healthy\noverlay networks are encrypted to other nodes (UDP port 51820)\n\
+             telemetry goes nowhere (--otlp)\n"
+        );
     }
 
     #[test]

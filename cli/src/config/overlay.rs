@@ -14,6 +14,8 @@ use crate::{
 pub struct OverlaySettings {
     /// Whether tasks of this node can be on them.
     pub takes_part: bool,
+    /// UDP port of WireGuard, where what they carry between nodes is encrypted.
+    pub encrypt: Option<u16>,
     /// How they are carried between nodes; the same on all masters.
     pub vxlan: Vxlan,
     /// Those of a new cluster.
@@ -60,9 +62,26 @@ pub fn overlay(args: &RunArgs) -> Result<OverlaySettings, CliError> {
     }
     Ok(OverlaySettings {
         takes_part: !args.no_overlay,
+        encrypt: encrypt(args, vxlan.port)?,
         vxlan,
         networks,
     })
+}
+
+/// `--encrypt`.
+fn encrypt(args: &RunArgs, vxlan_port: u16) -> Result<Option<u16>, CliError> {
+    let Some(port) = args.encrypt else {
+        return Ok(None);
+    };
+    if args.no_overlay {
+        return Err(usage("encrypt: can't be with no-overlay"));
+    }
+    if port == 0 || port == vxlan_port {
+        return Err(usage(format!(
+            "encrypt: must be a UDP port other than 0 and overlay-port ({vxlan_port}), is {port}"
+        )));
+    }
+    Ok(Some(port))
 }
 
 /// `NAME=NET/BITS`, an IPv4 and an IPv6 one joined by `+`.

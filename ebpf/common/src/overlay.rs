@@ -7,7 +7,7 @@ use core::net::IpAddr;
 use crate::{Addr, MAPPED, addr_of};
 
 /// Version of the overlay's maps; part of its pin path.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// Addresses of containers on one node.
 pub const MAX_ENDPOINTS: u32 = 16_384;
@@ -181,9 +181,14 @@ pub struct Devices {
 /// what the node sees: marks end with a network namespace.
 pub const ANSWER_MARK: u32 = 0x5747_0001;
 
+/// Mark of what another node has sent encrypted, from the device that has decrypted it to the kernel's VXLAN device. What comes
+/// from elsewhere has no mark of ours: a packet can't carry one.
+pub const SEALED_MARK: u32 = 0x5747_0002;
+
 /// Whether packets that are counted under a [`reason`] went nowhere.
 pub const fn is_drop(of: u32) -> bool {
     reason::UNANSWERED <= of && of <= reason::NEIGHBOUR_IGNORED
+        || reason::IN_CLEAR <= of && of <= reason::OUT_IN_CLEAR
 }
 
 crate::edge::reasons::reasons! {
@@ -277,6 +282,10 @@ crate::edge::reasons::reasons! {
         NEIGHBOUR_IGNORED = 42, "neighbour_ignored";
         /// Up to the kernel's device, whose program tells the sender: nobody has the destination.
         UP_NOBODY = 43, "up_unknown_destination";
+        /// Dropped: a tunnel that came in clear, to a node that encrypts.
+        IN_CLEAR = 44, "in_clear";
+        /// Dropped: a tunnel that would have left a node that encrypts in clear.
+        OUT_IN_CLEAR = 45, "out_in_clear";
     }
 }
 

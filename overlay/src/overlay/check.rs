@@ -9,7 +9,7 @@ use waggle_ebpf_common::{
     overlay::{MTU_OVERHEAD, is_drop, reason},
     policy,
 };
-use waggle_overlay_plan::network::NodePlan;
+use waggle_overlay_plan::{network::NodePlan, wireguard::Excluded};
 use waggle_types::IpNet;
 
 use super::{
@@ -32,6 +32,10 @@ pub struct OverlayCheck {
     pub mtu: u16,
     /// Other nodes, by underlay address: their endpoints, and what came of asking.
     pub peers: BTreeMap<Ipv4Addr, (Ipv4Addr, Echo)>,
+    /// Whether what it sends to other nodes is encrypted; then those without a way, and why they have none.
+    pub encrypts: bool,
+    /// See [`OverlayCheck::encrypts`].
+    pub no_way: BTreeMap<Ipv4Addr, Excluded>,
     /// Packets dropped since the tables were made, by reason; those of policies with `policy_` before. None that is 0.
     pub drops: BTreeMap<String, u64>,
 }
@@ -51,6 +55,8 @@ impl OverlayNet {
                 trouble: state.trouble.clone(),
                 mtu: longest(&state),
                 peers: BTreeMap::new(),
+                encrypts: state.encryption.is_some(),
+                no_way: state.ways.excluded.clone(),
                 drops: drops(&state)?,
             };
             (seen, endpoints(&state.plan))
@@ -67,7 +73,7 @@ impl OverlayNet {
 
 /// Of any network here; without one, what the tunnel carries.
 fn longest(state: &State) -> u16 {
-    let underlay = state.underlay.map_or(0, |u| u.link.mtu);
+    let underlay = state.underlay.map_or(0, |u| u.mtu);
     let of_networks = state.plan.local.values();
     let of_networks = of_networks.filter_map(|l| mtu_of(l, underlay).ok()).max();
     let overhead = u16::try_from(MTU_OVERHEAD).unwrap_or(u16::MAX);

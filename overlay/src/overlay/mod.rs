@@ -10,6 +10,7 @@
 mod check;
 mod names;
 mod ping;
+mod sealing;
 mod steps;
 
 use std::{
@@ -29,11 +30,13 @@ use waggle_ebpf_common::overlay::{MTU_OVERHEAD, mac_of};
 use waggle_ebpf_common::policy::PolicyRecord;
 use waggle_overlay_plan::network::{LocalNetwork, NodePlan, mtu_inside};
 use waggle_overlay_plan::policy::PolicyWorld;
+use waggle_overlay_plan::wireguard::WireguardPlan;
 use waggle_types::{AgentOverlay, AgentSubnet, FieldError, IpNet, Network, Vtep, Vxlan};
 
 use crate::{
     netlink::NetlinkError,
     policy::{Askers, PolicyPlane},
+    wireguard::{Wireguard, WireguardError},
 };
 
 pub use check::OverlayCheck;
@@ -58,6 +61,9 @@ pub enum OverlayError {
     /// A device, address or route.
     #[error("overlay: {0}")]
     Netlink(#[from] NetlinkError),
+    /// Ways to other nodes are not encrypted as they must be; nothing takes others.
+    #[error("encryption between nodes: {0}")]
+    Encryption(#[from] WireguardError),
     /// The node's address is on no device here.
     #[error("overlay: no device has the node's address {0}")]
     NoUnderlay(Ipv4Addr),
@@ -133,6 +139,10 @@ struct State {
     world: PolicyWorld,
     plan: NodePlan,
     underlay: Option<steps::Underlay>,
+    /// Where packets between nodes are encrypted.
+    encryption: Option<Arc<Wireguard>>,
+    /// Who has an encrypted way, who has none and why, as of the last plan.
+    ways: WireguardPlan,
     /// Whether links may run programs of an earlier process.
     is_stale: bool,
     /// Why it does not work at all; `None` while it does.
@@ -170,6 +180,16 @@ impl OverlayNet {
             state.is_off = true;
         }
         net
+    }
+
+    /// From the next plan on nothing of the overlay leaves or enters this node but encrypted. To be called before the first one.
+    pub fn encrypt(&self, encryption: Arc<Wireguard>) {
+        self.lock().encryption = Some(encryption);
+    }
+
+    /// Whether it never works here.
+    pub fn is_off(&self) -> bool {
+        self.lock().is_off
     }
 
     /// Removes device, programs and tables of an earlier run. For a node that is to take no part any more.
@@ -243,7 +263,7 @@ impl OverlayNet {
         let vtep = state.plan.vtep.ok_or("it has no tunnel endpoint")?;
         Ok(Attachable {
             subnet: local.subnet,
-            mtu: mtu_of(local, underlay.link.mtu).map_err(|e| e.to_string())?,
+            mtu: mtu_of(local, underlay.mtu).map_err(|e| e.to_string())?,
             number: local.number(),
             vtep,
         })
@@ -353,8 +373,7 @@ impl OverlayNet {
             overlay: AgentOverlay {
                 vtep: state.plan.vtep,
                 subnets: local.clone().map(|(n, l)| (n.clone(), l.subnet)).collect(),
-                // The part that encrypts knows it.
-                wireguard: None,
+                wireguard: state.encryption.as_ref().map(|e| e.key()),
             },
             networks: local.map(|(n, l)| (n.clone(), l.network.clone())).collect(),
             trouble: state.trouble.clone(),
@@ -419,8 +438,9 @@ fn mtu_of(local: &LocalNetwork, underlay: u16) -> Result<u16, FieldError> {
     mtu_inside(&local.network, underlay.into(), overhead)
 }
 
-fn config_of(plan: &NodePlan, vtep: Vtep, node: Ipv4Addr) -> OverlayConfig {
+fn config_of(plan: &NodePlan, vtep: Vtep, node: Ipv4Addr, sealed: bool) -> OverlayConfig {
     let mut config = OverlayConfig::new(node);
+    config.sealed = sealed;
     config.vni = plan.vxlan.vni;
     config.port = plan.vxlan.port;
     config.icmp4 = vtep.ip;

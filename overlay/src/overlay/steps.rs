@@ -15,13 +15,17 @@ use waggle_ebpf_common::overlay::MTU_OVERHEAD;
 use waggle_overlay_plan::network::{Device, Home, NetOp, Observed, Route, Where, diff};
 use waggle_types::IpNet;
 
-use super::{OverlayError, OverlayNetConfig, State, config_of, mtu_of};
+use super::{
+    OverlayError, OverlayNetConfig, State, config_of, mtu_of,
+    sealing::{self, Sealing},
+};
 use waggle_overlay_plan::policy::Report;
 
 use crate::policy::PolicyPlane;
 use crate::{
     edge::link::Link as Underlying,
     netlink::{Batch, Link, Netlink, NetlinkError},
+    wireguard,
 };
 
 /// What our tunnel device says of itself (`ip link show`).
@@ -31,6 +35,8 @@ pub const ALIAS: &str = "waggle overlay";
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Underlay {
     pub(super) link: Underlying,
+    /// Longest packet that a tunnel's may be, headers and all: the device's, or what encryption leaves of it.
+    pub(super) mtu: u16,
 }
 
 /// Brings everything to the state's plan, and says in the state whether containers can be on a network now.
@@ -77,9 +83,13 @@ fn try_converge(
     };
     let mut netlink = Netlink::open()?;
     let links = netlink.links()?;
-    let underlay = underlay(&mut netlink, &links, config.node_ip)?;
+    let mut underlay = underlay(&mut netlink, &links, config.node_ip)?;
+    if state.encryption.is_some() {
+        underlay.mtu = wireguard::mtu_inside(underlay.link.mtu)?;
+    }
     state.underlay = Some(underlay);
-    let wanted = config_of(&state.plan, vtep, config.node_ip);
+    let is_sealed = state.encryption.is_some();
+    let wanted = config_of(&state.plan, vtep, config.node_ip, is_sealed);
     if state.plane.as_ref().is_some_and(|p| *p.config() != wanted) {
         (state.plane, state.policy) = (None, None);
     }
@@ -94,8 +104,14 @@ fn try_converge(
     let Some(plane) = &state.plane else {
         return Ok(());
     };
+    let sealing = sealing::converge(
+        (&state.encryption, &mut state.ways),
+        (&state.plan, underlay),
+        plane,
+        errors,
+    );
     for (name, local) in &state.plan.local {
-        if let Err(error) = mtu_of(local, underlay.link.mtu) {
+        if let Err(error) = mtu_of(local, underlay.mtu) {
             let name = name.clone();
             errors.push(OverlayError::Network { name, error });
         }
@@ -108,12 +124,13 @@ fn try_converge(
     netlink.run(old)?;
     let there = observe(&mut netlink, &links, plane, &name)?;
     let overhead = u16::try_from(MTU_OVERHEAD).unwrap_or(u16::MAX);
-    let mtu = underlay.link.mtu.saturating_sub(overhead);
+    let mtu = underlay.mtu.saturating_sub(overhead);
     let mut doing = Doing {
         netlink: &mut netlink,
         plane,
         name: &name,
         underlay,
+        sealing,
         errors,
         is_new: state.is_stale,
     };
@@ -169,12 +186,14 @@ fn underlay(
     let device = addresses.iter().find(|a| a.ip == IpAddr::V4(node_ip));
     let link = device.and_then(|a| links.iter().find(|l| l.index == a.device));
     let link = link.ok_or(OverlayError::NoUnderlay(node_ip))?;
+    let of_link = u16::try_from(link.mtu.unwrap_or(1500)).unwrap_or(u16::MAX);
     Ok(Underlay {
         link: Underlying {
             index: link.index,
             mac: link.mac.unwrap_or_default(),
-            mtu: u16::try_from(link.mtu.unwrap_or(1500)).unwrap_or(u16::MAX),
+            mtu: of_link,
         },
+        mtu: of_link,
     })
 }
 
@@ -237,6 +256,7 @@ struct Doing<'a> {
     plane: &'a OverlayPlane,
     name: &'a str,
     underlay: Underlay,
+    sealing: Option<Sealing>,
     errors: &'a mut Vec<OverlayError>,
     /// Programs were loaded and not all links run them yet, but those of an earlier process.
     is_new: bool,
@@ -327,6 +347,11 @@ impl Doing<'_> {
         node: Ipv4Addr,
         known: Option<&BTreeMap<(u32, Ipv4Addr), [u8; 6]>>,
     ) -> Result<(), OverlayError> {
+        if let Some(sealing) = &self.sealing {
+            let reach = sealing.reach(node);
+            let peer = self.peer(node, sealing.device.unwrap_or(0), None, reach);
+            return Ok(self.plane.set_peer(&peer)?);
+        }
         let route = match self.netlink.route_to(node.into()) {
             Ok(route) => route,
             // No way there: who sends there is told.
@@ -346,21 +371,26 @@ impl Doing<'_> {
             batch.resolve_neighbour(index, hop.into());
             self.netlink.run(batch)?;
         }
+        let reach = match route {
+            None => Reach::Down,
+            Some(_) if is_fast => Reach::Fast,
+            Some(_) => Reach::Slow,
+        };
+        let peer = self.peer(node, index, next_hop, reach);
+        Ok(self.plane.set_peer(&peer)?)
+    }
+
+    fn peer(&self, node: Ipv4Addr, ifindex: u32, next_hop: Option<[u8; 6]>, reach: Reach) -> Peer {
         let overhead = u16::try_from(MTU_OVERHEAD).unwrap_or(u16::MAX);
-        let peer = Peer {
+        Peer {
             node,
-            ifindex: index,
+            ifindex,
             source_mac: self.underlay.link.mac,
             next_hop,
-            mtu: self.underlay.link.mtu.saturating_sub(overhead),
+            mtu: self.underlay.mtu.saturating_sub(overhead),
             vtep: None,
-            reach: match route {
-                None => Reach::Down,
-                Some(_) if is_fast => Reach::Fast,
-                Some(_) => Reach::Slow,
-            },
-        };
-        Ok(self.plane.set_peer(&peer)?)
+            reach,
+        }
     }
 
     /// The node's own addresses in the overlay.

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
 };
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL};
@@ -12,7 +12,8 @@ use netlink_packet_generic::{
     ctrl::{GenlCtrl, GenlCtrlCmd, nlas::GenlCtrlAttrs},
 };
 use netlink_packet_route::{
-    RouteNetlinkMessage,
+    AddressFamily, RouteNetlinkMessage,
+    address::{AddressAttribute, AddressMessage, AddressScope},
     link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
 };
 use netlink_packet_wireguard::{
@@ -66,6 +67,26 @@ pub(super) fn ensure(name: &str, mtu: u16) -> Result<u32, WireguardError> {
     Ok(index)
 }
 
+/// Gives a device an address that nobody has and nothing is sent from; one that is there stays.
+pub(super) fn address(index: u32, ip: Ipv4Addr) -> Result<(), NetlinkError> {
+    let mut message = AddressMessage::default();
+    message.header.family = AddressFamily::Inet;
+    message.header.prefix_len = 32;
+    message.header.scope = AddressScope::Host;
+    message.header.index = index;
+    message.attributes = vec![
+        AddressAttribute::Local(ip.into()),
+        AddressAttribute::Address(ip.into()),
+    ];
+    let what = format!("add the address {ip}");
+    let flags = NLM_F_CREATE | NLM_F_EXCL;
+    let netlink = Netlink::open(NETLINK_ROUTE)?;
+    match netlink.ask(&what, flags, RouteNetlinkMessage::NewAddress(message)) {
+        Err(error) if error.errno() != Some(libc::EEXIST) => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// Removes a device; none is no error.
 pub(super) fn remove(name: &str) -> Result<(), NetlinkError> {
     let index = match device_index(name) {
@@ -110,6 +131,22 @@ pub(super) fn configure(
         what: format!("read the public key of device {name}"),
         source: io::ErrorKind::NotFound.into(),
     })
+}
+
+/// Whether a device has this key and port, as it is once it was configured.
+pub(super) fn is_configured(
+    name: &str,
+    key: WireguardKey,
+    port: u16,
+) -> Result<bool, NetlinkError> {
+    let attributes = Generic::open()?.get(name)?;
+    let has_key = attributes
+        .iter()
+        .any(|a| matches!(a, WireguardAttribute::PublicKey(bytes) if bytes == key.bytes()));
+    let has_port = attributes
+        .iter()
+        .any(|a| matches!(a, WireguardAttribute::ListenPort(n) if *n == port));
+    Ok(has_key && has_port)
 }
 
 /// The peers of a device.

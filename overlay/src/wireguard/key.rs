@@ -1,6 +1,7 @@
 //! The private key's file.
 
 use std::{
+    fmt,
     fs::{self, File, OpenOptions},
     io::{self, Read as _, Write as _},
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
@@ -14,6 +15,12 @@ use super::{WireguardError, shown};
 
 /// A private key. Not printed, not compared.
 pub(super) struct Secret(pub(super) [u8; WIREGUARD_KEY_LEN]);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
 
 /// Reads the key, or makes one.
 pub(super) fn load_or_make(path: &Path) -> Result<Secret, WireguardError> {

@@ -3,8 +3,8 @@
 //! The overlay's VXLAN packets keep the nodes' addresses; a rule sends them (UDP to the VXLAN port) to a table of routes of our
 //! own, in which each node with a key is behind the device [`DEVICE`], and all else is unreachable. So nothing that the kernel
 //! routes leaves in clear from the moment on in which [`Wireguard::start`] returns, also while no agent runs, and what is not
-//! yet known has no way. WireGuard's own packets are to another port and take the underlay. **What the overlay's programs
-//! write to the underlay themselves does not pass any route: until they are told to leave that, no node offers encryption.**
+//! yet known has no way. WireGuard's own packets are to another port and take the underlay. The overlay's programs leave all
+//! that goes to other nodes to the kernel's VXLAN device then (`overlay/steps.rs`), and drop what is in clear all the same.
 //!
 //! The private key is made here and stays here (a file of its owner's alone); the public one is the kernel's answer.
 //!
@@ -28,12 +28,15 @@ use waggle_overlay_plan::wireguard::{
 };
 use waggle_types::WireguardKey;
 
+use key::Secret;
 use netlink::NetlinkError;
 
 /// Our device.
 pub const DEVICE: &str = "waggle-wg";
 /// WireGuard's usual port.
 pub const DEFAULT_PORT: u16 = 51820;
+/// The address of who needs one and has none (RFC 7600).
+const DUMMY: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 8);
 /// Least MTU of an underlay that is worth encrypting on: IPv4's own least (RFC 791) inside.
 const MIN_UNDERLAY: u16 = 576 + OVERHEAD;
 
@@ -48,7 +51,7 @@ pub struct WireguardConfig {
     pub port: u16,
     /// UDP port of the overlay's VXLAN, the same on every node: what is to be encrypted, until [`Wireguard::sync`] names another.
     pub vxlan_port: u16,
-    /// Bytes of the longest IP packet of the underlay's device.
+    /// Bytes of the longest IP packet of the underlay's device, until [`Wireguard::sync`] says otherwise.
     pub underlay_mtu: u16,
 }
 
@@ -75,6 +78,9 @@ pub enum WireguardError {
         /// The underlay's.
         mtu: u16,
     },
+    /// The overlay's packets have WireGuard's port: they would be encrypted again and again.
+    #[error("port {0} is that of the overlay's packets, WireGuard must have another")]
+    Port(u16),
     /// The kernel refused.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
@@ -104,6 +110,8 @@ pub struct WireguardTraffic {
 #[derive(Debug)]
 pub struct Wireguard {
     config: WireguardConfig,
+    // Kept, so that a device that is made anew has it whatever has become of the file.
+    secret: Secret,
     key: WireguardKey,
 }
 
@@ -112,25 +120,21 @@ impl Wireguard {
     /// device has stay until the first [`Wireguard::sync`].
     ///
     /// # Errors
-    /// [`WireguardError::Unsupported`], [`WireguardError::Key`] and [`WireguardError::Mtu`] before anything has changed.
+    /// [`WireguardError::Unsupported`], [`WireguardError::Key`], [`WireguardError::Mtu`] and [`WireguardError::Port`] before
+    /// anything but the key's file has changed.
     pub fn start(config: WireguardConfig) -> Result<Self, WireguardError> {
-        if config.underlay_mtu < MIN_UNDERLAY {
-            return Err(WireguardError::Mtu {
-                mtu: config.underlay_mtu,
-            });
-        }
+        let mtu = mtu_inside(config.underlay_mtu)?;
+        is_other_port(config.port, config.vxlan_port)?;
         let secret = key::load_or_make(&config.key_file)?;
-        let mtu = config.underlay_mtu - OVERHEAD;
-        device::ensure(DEVICE, mtu)?;
+        let device = device::ensure(DEVICE, mtu)?;
         routes::close(config.vxlan_port)?;
-        // What comes out of the device is from nodes that are reached by other ways, as seen from routes alone.
-        let setting = PathBuf::from(format!("/proc/sys/net/ipv4/conf/{DEVICE}/rp_filter"));
-        fs::write(&setting, "2").map_err(|source| WireguardError::Setting {
-            path: setting,
-            source,
-        })?;
+        loosen(device)?;
         let key = device::configure(DEVICE, &secret, config.port)?;
-        Ok(Self { config, key })
+        Ok(Self {
+            config,
+            secret,
+            key,
+        })
     }
 
     /// This node's public key, for the others.
@@ -138,30 +142,42 @@ impl Wireguard {
         self.key
     }
 
-    /// Longest VXLAN packet that fits: what an underlay without encryption would have as its MTU.
-    pub fn mtu(&self) -> u16 {
-        self.config.underlay_mtu - OVERHEAD
+    /// What there must be for these nodes, keys and nothing else: who has a way, and who has none and why.
+    pub fn plan(&self, nodes: &[(Ipv4Addr, Option<WireguardKey>)]) -> WireguardPlan {
+        wireguard_plan((self.config.node, self.key), nodes, self.config.port)
     }
 
-    /// Brings device and routes to these nodes and their keys, and encrypts what goes to this port; what is to be known of those without a way is in the answer.
+    /// Brings device and routes to a plan ([`Wireguard::plan`]), on an underlay with this MTU, and encrypts what goes to this
+    /// port. A device that somebody has removed or changed is made again. Answers the device's number.
     ///
     /// # Errors
-    /// [`WireguardError::Netlink`]; what was done stays, and the next call goes on.
+    /// [`WireguardError`]; what was done stays, and the next call goes on. Nothing leaves in clear meanwhile: what has no way in
+    /// our table has none.
     pub fn sync(
         &self,
         vxlan_port: u16,
-        nodes: &[(Ipv4Addr, Option<WireguardKey>)],
-    ) -> Result<WireguardPlan, WireguardError> {
+        underlay_mtu: u16,
+        plan: &WireguardPlan,
+    ) -> Result<u32, WireguardError> {
+        is_other_port(self.config.port, vxlan_port)?;
+        // The rule first: whatever fails afterwards, there is no other way.
         routes::close(vxlan_port)?;
-        let plan = wireguard_plan((self.config.node, self.key), nodes, self.config.port);
+        let index = device::ensure(DEVICE, mtu_inside(underlay_mtu)?)?;
+        if !device::is_configured(DEVICE, self.key, self.config.port)? {
+            tracing::warn!(
+                device = DEVICE,
+                "the device that encrypts was taken away or changed, and is made anew"
+            );
+            device::configure(DEVICE, &self.secret, self.config.port)?;
+        }
+        loosen(index)?;
         let observed = device::peers(DEVICE)?;
         let known = observed.iter().map(|(key, seen)| (*key, seen.peer));
-        let ops = wireguard_diff(&known.collect(), &plan);
+        let ops = wireguard_diff(&known.collect(), plan);
         device::apply(DEVICE, &ops)?;
-        let index = netlink::device_index(DEVICE)?;
         let nodes = plan.peers.values().map(|peer| peer.node).collect();
         routes::keep(index, self.config.node, &nodes)?;
-        Ok(plan)
+        Ok(index)
     }
 
     /// What each node's way has carried.
@@ -175,6 +191,35 @@ impl Wireguard {
             .filter_map(|seen| Some((seen.peer?.node, seen.traffic)))
             .collect())
     }
+}
+
+/// Longest packet that fits into the encrypted way: what an underlay without encryption would have as its MTU.
+///
+/// # Errors
+/// [`WireguardError::Mtu`].
+pub fn mtu_inside(underlay: u16) -> Result<u16, WireguardError> {
+    if underlay < MIN_UNDERLAY {
+        return Err(WireguardError::Mtu { mtu: underlay });
+    }
+    Ok(underlay - OVERHEAD)
+}
+
+fn is_other_port(port: u16, vxlan_port: u16) -> Result<(), WireguardError> {
+    if port == vxlan_port {
+        return Err(WireguardError::Port(port));
+    }
+    Ok(())
+}
+
+/// What comes out of the device is from nodes that are reached by other ways, as seen from routes alone: the kernel is told not
+/// to mind. It minds all the same on a device without an address (`__fib_validate_source`).
+fn loosen(device: u32) -> Result<(), WireguardError> {
+    device::address(device, DUMMY)?;
+    let setting = PathBuf::from(format!("/proc/sys/net/ipv4/conf/{DEVICE}/rp_filter"));
+    fs::write(&setting, "2").map_err(|source| WireguardError::Setting {
+        path: setting,
+        source,
+    })
 }
 
 /// Takes all of it away, on a node that is not to encrypt any more: what was encrypted goes in clear from then on. The key

@@ -56,7 +56,14 @@ pub(super) fn keep(
 ) -> Result<(), NetlinkError> {
     let netlink = Netlink::open(NETLINK_ROUTE)?;
     let known = routes(&netlink)?;
+    let leads = |route: &RouteMessage, node: Ipv4Addr| {
+        let to = RouteAttribute::Destination(RouteAddress::Inet(node));
+        route.attributes.contains(&to) && route.attributes.contains(&RouteAttribute::Oif(device))
+    };
     for node in nodes {
+        if known.iter().any(|route| leads(route, *node)) {
+            continue;
+        }
         let mut way = route();
         way.header.kind = RouteType::Unicast;
         way.header.scope = RouteScope::Link;

@@ -127,7 +127,7 @@ impl Rig {
         let frame = packet.frame(MAC);
         let context = waggle_ebpf::edge::TestContext {
             ifindex: self.ifindex,
-            gso_size: 0,
+            ..waggle_ebpf::edge::TestContext::default()
         };
         let before = self.dropped()?;
         let run = self

@@ -31,7 +31,7 @@ pub struct Args {
     #[arg(long)]
     only: Option<String>,
     /// Seconds until a machine is ended
-    #[arg(long, default_value_t = 1200)]
+    #[arg(long, default_value_t = 2400)]
     limit: u64,
     /// Only print what set-up would install, and exit 3 when something is missing
     #[arg(long)]

@@ -14,7 +14,8 @@ use crate::run::{cargo, output, run};
 /// A job for a machine: its name, package and test program, seconds that it may take, and arguments. Slow ones are those
 /// whose property tests or traffic emulation makes slow; what they leave out runs on the developer's own kernel.
 const JOBS: &[(&str, &str, &str, u64, &[&str])] = &[
-    ("verifier", "waggle-ebpf", "verify", 200, &[]),
+    // Kernel 6.1 walks the programs that read requests for minutes.
+    ("verifier", "waggle-ebpf", "verify", 600, &[]),
     (
         "overlay",
         "waggle-ebpf",
@@ -75,6 +76,22 @@ const JOBS: &[(&str, &str, &str, u64, &[&str])] = &[
     ),
     ("addresses", "waggle-overlay", "address", 60, &[]),
     ("maps", "waggle-overlay", "kernel", 200, &[]),
+    ("wireguard", "waggle-overlay", "wireguard", 200, &[]),
+    ("wireguard-overlay", "waggle-overlay", "sealed", 600, &[]),
+    (
+        "requests",
+        "waggle-ebpf",
+        "requests",
+        400,
+        &["child", "both_ends", "nothing_is_told", "frames_with_heads"],
+    ),
+    (
+        "inject",
+        "waggle-ebpf",
+        "inject",
+        400,
+        &["child", "self_test", "gets_the_ids", "only_who_asked"],
+    ),
 ];
 
 /// One of them, with its program.

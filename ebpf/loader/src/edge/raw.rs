@@ -149,6 +149,8 @@ pub struct TestContext {
     pub ifindex: u32,
     /// Bytes of a segment, of a packet that is to be segmented. 0: none.
     pub gso_size: u32,
+    /// The packet's mark.
+    pub mark: u32,
 }
 
 /// Runs a program at tc on a frame that has a device.
@@ -166,6 +168,7 @@ pub(crate) fn test_run_in(
 
 /// `struct __sk_buff` in words, and the positions of what may be given.
 const SK_BUFF_WORDS: usize = 48;
+const MARK: usize = 2;
 const IFINDEX: usize = 10;
 const GSO_SEGS: usize = 41;
 const GSO_SIZE: usize = 44;
@@ -188,6 +191,7 @@ fn run(
     };
     let mut sk_buff = [0_u32; SK_BUFF_WORDS];
     if let Some(context) = context {
+        sk_buff[MARK] = context.mark;
         sk_buff[IFINDEX] = context.ifindex;
         sk_buff[GSO_SIZE] = context.gso_size;
         sk_buff[GSO_SEGS] = u32::from(context.gso_size != 0);

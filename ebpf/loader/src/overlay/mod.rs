@@ -51,6 +51,10 @@ pub enum Role {
     Underlay,
     /// The kernel's VXLAN device.
     Vxlan,
+    /// An underlay of a node that encrypts: no tunnel leaves there in clear.
+    SealedUnderlay,
+    /// The device that encrypts and decrypts.
+    Sealing,
 }
 
 const fn hook(name: &'static str, side: Side, priority: u16) -> TcHook {
@@ -71,8 +75,17 @@ const AT_VXLAN: [TcHook; 2] = [
     hook("overlay_up", Side::Ingress, priority::OVERLAY + 2),
 ];
 
+const AT_SEALED_UNDERLAY: [TcHook; 1] = [hook("overlay_seal", Side::Egress, priority::OVERLAY + 3)];
+const AT_SEALING: [TcHook; 1] = [hook("overlay_unseal", Side::Ingress, priority::OVERLAY + 4)];
+
 impl Role {
-    const ALL: [Self; 3] = [Self::Endpoint, Self::Underlay, Self::Vxlan];
+    const ALL: [Self; 5] = [
+        Self::Endpoint,
+        Self::Underlay,
+        Self::Vxlan,
+        Self::SealedUnderlay,
+        Self::Sealing,
+    ];
 
     /// Its programs, in the order of attachment.
     fn hooks(self) -> &'static [TcHook] {
@@ -80,6 +93,8 @@ impl Role {
             Self::Endpoint => &AT_ENDPOINT,
             Self::Underlay => &AT_UNDERLAY,
             Self::Vxlan => &AT_VXLAN,
+            Self::SealedUnderlay => &AT_SEALED_UNDERLAY,
+            Self::Sealing => &AT_SEALING,
         }
     }
 }
@@ -150,6 +165,8 @@ impl OverlayPlane {
         loader.override_global("NODE", &node, true);
         loader.override_global("ICMP4", &icmp4, true);
         loader.override_global("ICMP6", &icmp6, true);
+        let sealed = u32::from(config.sealed);
+        loader.override_global("SEALED", &sealed, true);
         loader.override_global("ANSWERS_PER_TICK", &config.answers_per_tick, true);
         // Our own object needs no CO-RE relocations.
         loader.btf(None);
@@ -243,6 +260,14 @@ impl OverlayPlane {
         Role::ALL
             .into_iter()
             .try_for_each(|role| self.hooks(role).detach(ifindex))
+    }
+
+    /// Takes the programs of one role off a device. Not attached, or a device that is gone, is success.
+    ///
+    /// # Errors
+    /// [`LoadError::Link`].
+    pub fn detach_role(&self, role: Role, ifindex: u32) -> Result<(), LoadError> {
+        self.hooks(role).detach(ifindex)
     }
 
     /// The devices that have programs, or had them and are gone, by their numbers.

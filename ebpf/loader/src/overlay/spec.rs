@@ -22,6 +22,9 @@ pub struct OverlayConfig {
     pub icmp4: Ipv4Addr,
     /// The same for IPv6.
     pub icmp6: Ipv6Addr,
+    /// Whether tunnels between nodes are encrypted by the kernel below ([`Role::SealedUnderlay`](super::Role::SealedUnderlay),
+    /// [`Role::Sealing`](super::Role::Sealing)): what comes in clear is dropped.
+    pub sealed: bool,
     /// ICMP errors that one CPU sends within 17 ms; beyond that it drops.
     pub answers_per_tick: u32,
 }
@@ -35,6 +38,7 @@ impl OverlayConfig {
             node,
             icmp4: Ipv4Addr::from(GATEWAY4),
             icmp6: Ipv6Addr::from(GATEWAY6),
+            sealed: false,
             answers_per_tick: 64,
         }
     }

@@ -41,6 +41,15 @@ pub const MTU: u16 = 1000;
 impl Bench {
     /// `None` (after saying why) where the test can't run.
     pub fn new(name: &str, answers_per_tick: u32) -> anyhow::Result<Option<Self>> {
+        Self::that(name, answers_per_tick, false)
+    }
+
+    /// A node that encrypts.
+    pub fn sealed(name: &str) -> anyhow::Result<Option<Self>> {
+        Self::that(name, u32::MAX, true)
+    }
+
+    fn that(name: &str, answers_per_tick: u32, sealed: bool) -> anyhow::Result<Option<Self>> {
         let Some(pins) = Pins::new(&format!("ovb-{name}"))? else {
             return Ok(None);
         };
@@ -53,6 +62,7 @@ impl Bench {
         let config = OverlayConfig {
             icmp4: ip4(1, 1),
             icmp6: ip6(1, 1),
+            sealed,
             answers_per_tick,
             ..OverlayConfig::new(node_ip(1))
         };
@@ -119,13 +129,23 @@ impl Bench {
     /// The same, to be segmented.
     pub fn sent_with(&self, frame: &[u8], gso_size: u32) -> anyhow::Result<(TestRun, Vec<u32>)> {
         let ifindex = self.ifindex;
-        self.run("overlay_from", frame, TestContext { ifindex, gso_size })
+        let context = TestContext {
+            ifindex,
+            gso_size,
+            ..TestContext::default()
+        };
+        self.run("overlay_from", frame, context)
     }
 
     /// What the underlay brings.
     pub fn under(&self, frame: &[u8], gso_size: u32) -> anyhow::Result<(TestRun, Vec<u32>)> {
         let ifindex = self.ifindex;
-        self.run("overlay_under", frame, TestContext { ifindex, gso_size })
+        let context = TestContext {
+            ifindex,
+            gso_size,
+            ..TestContext::default()
+        };
+        self.run("overlay_under", frame, context)
     }
 
     /// Whether a run did what the model says; else, how not. `inner` is the frame that the container's packet is in.

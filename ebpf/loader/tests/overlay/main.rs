@@ -17,6 +17,7 @@ mod model;
 mod programs;
 mod properties;
 mod rig;
+mod sealed;
 #[allow(dead_code, reason = "each test program uses a part of it")]
 #[path = "../support/mod.rs"]
 mod support;

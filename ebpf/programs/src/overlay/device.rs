@@ -11,15 +11,19 @@ use crate::frame::OK;
 use crate::icmp;
 use crate::judge;
 use crate::lookup::{endpoint, is_peer, peer, subnet};
-use crate::maps::{node, vni};
+use crate::maps::{node, sealed, vni};
 use crate::neighbour;
 use crate::parse::{self, Packet, parse};
+use crate::seal;
 use crate::skb::{into_container, store, to_stack};
 use crate::under::{is_forged, is_of_same_network};
 
 /// At tc ingress of the device.
 #[inline(always)]
 pub fn up(skb: *mut __sk_buff) -> i32 {
+    if sealed() != 0 && !seal::take_mark(skb) {
+        return drop(reason::IN_CLEAR);
+    }
     let Some((of_vni, from, to)) = tunnel(skb) else {
         return drop(reason::NOT_A_PEER);
     };

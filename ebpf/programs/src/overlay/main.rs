@@ -7,6 +7,7 @@
 //! | to.rs | overlay_to, tc egress there: what the kernel's stack sends to the container |
 //! | under.rs | overlay_under, tc ingress of the underlay: what other nodes send |
 //! | device.rs | overlay_up, overlay_down, tc ingress and egress of the kernel's VXLAN device: the slow path |
+//! | seal.rs | overlay_unseal, tc ingress of the device that decrypts; overlay_seal, tc egress of the underlay: where nodes encrypt |
 //! | encap.rs | headers for another node, or the kernel's device |
 //! | neighbour.rs | ARP and neighbour discovery, answered |
 //! | icmp.rs | errors: too big, unreachable, prohibited |
@@ -16,6 +17,7 @@
 //! # Invariants
 //! - A container sends from its own addresses and MAC address only, another node only from addresses that live there; neither
 //!   has a way around policies.
+//! - A node that encrypts takes no tunnel that came in clear, by whatever device, and sends none.
 //! - What comes from another node is delivered here or dropped, never sent on: no loops.
 //! - What is dropped is counted by reason.
 //! - What the kernel refuses to have changed goes by its own device: `bpf_skb_adjust_room` does not make room in a packet that has
@@ -51,6 +53,8 @@ mod neighbour;
 mod parse;
 #[cfg(target_arch = "bpf")]
 mod policy;
+#[cfg(target_arch = "bpf")]
+mod seal;
 #[cfg(target_arch = "bpf")]
 mod skb;
 #[cfg(target_arch = "bpf")]
@@ -91,6 +95,18 @@ mod programs {
     #[classifier]
     fn overlay_down(ctx: TcContext) -> i32 {
         crate::device::down(ctx.skb.skb)
+    }
+
+    /// At tc ingress of the device that decrypts what other nodes send.
+    #[classifier]
+    fn overlay_unseal(ctx: TcContext) -> i32 {
+        crate::seal::unsealed(ctx.skb.skb)
+    }
+
+    /// At tc egress of the underlay of a node that encrypts.
+    #[classifier]
+    fn overlay_seal(ctx: TcContext) -> i32 {
+        crate::seal::seal(ctx.skb.skb)
     }
 }
 

@@ -63,6 +63,10 @@ static ICMP4: u32 = 0;
 #[unsafe(no_mangle)]
 static ICMP6: Addr = [0; 4];
 
+/// Not 0: tunnels between nodes are encrypted, and none in clear is taken or sent. Set by the loader.
+#[unsafe(no_mangle)]
+static SEALED: u32 = 0;
+
 /// ICMP errors that one CPU sends within a tick. Set by the loader.
 #[unsafe(no_mangle)]
 static ANSWERS_PER_TICK: u32 = 0;
@@ -97,6 +101,10 @@ told!(
 told!(
     /// Source of ICMPv6 errors.
     icmp6: ICMP6, Addr
+);
+told!(
+    /// Not 0: tunnels are encrypted.
+    sealed: SEALED, u32
 );
 told!(
     /// ICMP errors that one CPU sends within a tick.

@@ -8,8 +8,9 @@ use crate::count::{count, drop};
 use crate::frame::{Bytes, ETH, ETH_IPV4, FRAGMENT, IP, OK, TCP, UDP};
 use crate::judge;
 use crate::lookup::{endpoint, is_peer, may_talk, peer, subnet};
-use crate::maps::{node, port, vni};
+use crate::maps::{node, port, sealed, vni};
 use crate::parse::{self, Packet, parse};
+use crate::seal::tunnel_to;
 use crate::skb::{
     DECAP_L3_IPV6, FIXED_GSO, NO_CSUM_RESET, adjust_room, half_words, into_container, mac_of,
 };
@@ -28,6 +29,14 @@ const LEVEL_DEC: u64 = 2;
 /// At tc ingress of the underlay.
 #[inline(always)]
 pub fn under(skb: *mut __sk_buff) -> i32 {
+    if sealed() != 0 {
+        // Nothing for us: what is encrypted comes by another device, whoever sends it.
+        // SAFETY: the program's context.
+        return match unsafe { tunnel_to(skb) } {
+            Some(to) if to == node() => drop(reason::IN_CLEAR),
+            _ => OK,
+        };
+    }
     // SAFETY: the program's context; reads are within what was checked.
     let (from, tos, total, udp, flags, of_vni) = unsafe {
         // Another network's, which has its own device.

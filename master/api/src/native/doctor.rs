@@ -17,6 +17,9 @@ pub struct OverlayCheckView {
     pub trouble: Option<String>,
     /// Longest packet that containers here may send, bytes.
     pub mtu: u16,
+    /// Whether it encrypts what it sends to other nodes, and takes nothing from them in clear.
+    #[serde(default)]
+    pub encrypts: bool,
     /// Every other node that it knows.
     pub peers: Vec<PeerCheckView>,
     /// Packets that were dropped since the node's programs were loaded first, by reason; those of policies with `policy_` before.
@@ -35,4 +38,10 @@ pub struct PeerCheckView {
     pub rtt_us: Option<u64>,
     /// Whether a packet of `mtu` bytes that may not be fragmented came back.
     pub whole: bool,
+    /// Whether what is sent there is encrypted.
+    #[serde(default)]
+    pub encrypted: bool,
+    /// Why nothing is sent there, where this node encrypts and the other can't be encrypted for; `null`: something is.
+    #[serde(default)]
+    pub no_way: Option<String>,
 }

@@ -1,8 +1,11 @@
 //! What a node's overlay must be, from the snapshot alone.
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+};
 
-use waggle_types::{AgentId, AgentSubnet, IpNet, NetSnapshot, Network, Vtep, Vxlan};
+use waggle_types::{AgentId, AgentSubnet, IpNet, NetSnapshot, Network, Vtep, Vxlan, WireguardKey};
 
 use super::check::network_number;
 
@@ -22,6 +25,9 @@ pub struct NodePlan {
     pub peers: BTreeMap<Ipv4Addr, BTreeMap<IpNet, u32>>,
     /// All addresses of all networks, with their numbers: routed to the device, unless a container of this node has them.
     pub pools: BTreeMap<IpNet, u32>,
+    /// All other nodes and their public keys, for who encrypts. An address may be there twice, with keys of which one is a thing
+    /// of the past.
+    pub keys: BTreeSet<(Ipv4Addr, Option<WireguardKey>)>,
 }
 
 /// A network as this node has it.
@@ -87,6 +93,7 @@ pub fn node_plan(snapshot: &NetSnapshot, here: &AgentId) -> NodePlan {
     }
     let others = snapshot.agents.iter().filter(|(id, _)| *id != here);
     for (_, agent) in others.filter(|(_, a)| a.ip != own.ip) {
+        plan.keys.insert((agent.ip, agent.overlay.wireguard));
         let Some(vtep) = agent.overlay.vtep else {
             continue;
         };

@@ -45,6 +45,8 @@ pub(super) enum Kind {
     CutOff,
     /// A node does not reach another one.
     UnreachablePeer,
+    /// One of two nodes can't or won't encrypt for the other, so nothing passes.
+    NoEncryptedWay,
     /// Short packets arrive, those as long as containers may send don't.
     PathMtu,
 }
@@ -70,7 +72,16 @@ pub(super) fn find(seen: &[Seen]) -> Vec<Finding> {
             }
         }
     }
-    let pairs = pairs(seen);
+    let (halves, pairs): (Vec<_>, Vec<_>) = pairs(seen).into_iter().partition(Pair::is_half);
+    for Pair { from, to, peer } in &halves {
+        let name = format!("{} ({})", to.hostname, to.ip);
+        let why = peer.and_then(|(_, p)| p.no_way.as_deref());
+        let says = match why {
+            Some(why) => format!("encrypts, and sends nothing to {name}: {why}"),
+            None => format!("does not encrypt, and {name} takes nothing in clear (--encrypt)"),
+        };
+        say(Kind::NoEncryptedWay, from, Some(to), says);
+    }
     let cut_off = cut_off(&pairs);
     for node in seen.iter().filter(|n| cut_off.contains(n.ip.as_str())) {
         let what = match &node.check {
@@ -115,6 +126,13 @@ struct Pair<'a> {
 }
 
 impl Pair<'_> {
+    /// Whether nothing can pass, since one of them encrypts and can't do it for the other.
+    fn is_half(&self) -> bool {
+        let has_no_way = self.peer.is_some_and(|(_, p)| p.no_way.is_some());
+        let encrypts = |node: &Seen| node.check.as_ref().is_ok_and(|c| c.encrypts);
+        has_no_way || encrypts(self.to) && !encrypts(self.from)
+    }
+
     fn reaches(&self) -> bool {
         self.peer
             .is_some_and(|(_, p)| p.rtt_us.is_some() || p.whole)
@@ -167,7 +185,15 @@ fn cut_off<'a>(pairs: &[Pair<'a>]) -> BTreeSet<&'a str> {
 
 /// A line for each node.
 pub(super) fn overview(seen: &[Seen]) -> String {
-    let mut table = Table::new(&["node", "ip", "endpoint", "mtu", "reaches", "slowest"]);
+    let mut table = Table::new(&[
+        "node",
+        "ip",
+        "endpoint",
+        "mtu",
+        "reaches",
+        "slowest",
+        "encrypted",
+    ]);
     for node in seen {
         let cells = match &node.check {
             Err(_) => ["not asked"].map(str::to_owned).to_vec(),
@@ -180,6 +206,7 @@ pub(super) fn overview(seen: &[Seen]) -> String {
                     check.mtu.to_string(),
                     format!("{n}/{}", check.peers.len()),
                     slowest.map(millis).unwrap_or_default(),
+                    encrypted(check),
                 ]
             }
         };
@@ -187,6 +214,15 @@ pub(super) fn overview(seen: &[Seen]) -> String {
         table.row(name.into_iter().chain(cells));
     }
     table.render()
+}
+
+/// To how many of the other nodes what is sent is encrypted; nothing else is, where a node encrypts.
+fn encrypted(check: &OverlayCheckView) -> String {
+    if !check.encrypts {
+        return "no".to_owned();
+    }
+    let n = check.peers.iter().filter(|p| p.encrypted).count();
+    format!("{n}/{}", check.peers.len())
 }
 
 fn millis(us: u64) -> String {
@@ -223,6 +259,8 @@ fn meaning(reason: &str) -> Option<&'static str> {
         "peer_down" => "no route to the address's node; the sender was told",
         "too_big" => "longer than the path carries; the sender was told",
         "other_network" => "an address of another network; the sender was told",
+        "in_clear" => "came in clear to a node that encrypts",
+        "out_in_clear" => "would have left a node that encrypts in clear",
         "not_a_peer" => "from an address that is no node's",
         "wrong_vni" => "of another overlay",
         "spoofed_source" | "spoofed_mac" | "spoofed_neighbour" => {

@@ -11,6 +11,8 @@ fn whole(n: u8) -> Vec<Seen> {
             endpoint: format!("44.128.0.{o}"),
             rtt_us: Some(u64::from(o) * 300),
             whole: true,
+            encrypted: false,
+            no_way: None,
         });
         Seen {
             hostname: format!("n{i}"),
@@ -21,6 +23,7 @@ fn whole(n: u8) -> Vec<Seen> {
                 endpoint: Some(format!("44.128.0.{i}")),
                 trouble: None,
                 mtu: 1450,
+                encrypts: false,
                 peers: peers.collect(),
                 drops: BTreeMap::new(),
             }),
@@ -58,10 +61,10 @@ fn a_whole_cluster_has_nothing() {
     }
     assert_eq!(
         overview(&whole(3)),
-        "NODE  IP        ENDPOINT    MTU   REACHES  SLOWEST\n\
-         n1    10.0.0.1  44.128.0.1  1450  2/2      0.900 ms\n\
-         n2    10.0.0.2  44.128.0.2  1450  2/2      0.900 ms\n\
-         n3    10.0.0.3  44.128.0.3  1450  2/2      0.600 ms\n"
+        "NODE  IP        ENDPOINT    MTU   REACHES  SLOWEST   ENCRYPTED\n\
+         n1    10.0.0.1  44.128.0.1  1450  2/2      0.900 ms  no\n\
+         n2    10.0.0.2  44.128.0.2  1450  2/2      0.900 ms  no\n\
+         n3    10.0.0.3  44.128.0.3  1450  2/2      0.600 ms  no\n"
     );
     assert_eq!(drops(&whole(3)), "");
 }
@@ -146,6 +149,38 @@ fn nodes_that_can_not_or_need_not_be_asked() {
         said(&seen),
         ["Trouble n1: device vtep1024 is there and is not ours"]
     );
+}
+
+#[test]
+fn nodes_that_encrypt_and_one_that_does_not() {
+    let mut seen = whole(3);
+    for (node, others) in [(1, [2, 3]), (2, [1, 3])] {
+        check(&mut seen, node).encrypts = true;
+        for other in others {
+            peer(&mut seen, node, other).encrypted = other != 3;
+        }
+        peer(&mut seen, node, 3).no_way = Some("it does not encrypt".into());
+        silent(&mut seen, node, 3);
+        silent(&mut seen, 3, node);
+    }
+    assert_eq!(
+        said(&seen),
+        [
+            "NoEncryptedWay n1: encrypts, and sends nothing to n3 (10.0.0.3): it does not encrypt",
+            "NoEncryptedWay n2: encrypts, and sends nothing to n3 (10.0.0.3): it does not encrypt",
+            "NoEncryptedWay n3: does not encrypt, and n1 (10.0.0.1) takes nothing in clear (--encrypt)",
+            "NoEncryptedWay n3: does not encrypt, and n2 (10.0.0.2) takes nothing in clear (--encrypt)",
+        ]
+    );
+    let table = overview(&seen);
+    for line in ["0.600 ms  1/2\n", "0.300 ms  1/2\n", "-         no\n"] {
+        assert!(table.contains(line), "{table}");
+    }
+    // What an older agent says of itself.
+    let older = json!({"ip": "10.0.0.1", "takes_part": true, "endpoint": null, "trouble": null,
+        "mtu": 1450, "peers": [], "drops": {}});
+    let older: OverlayCheckView = serde_json::from_value(older).unwrap();
+    assert!(!older.encrypts);
 }
 
 #[test]
