@@ -41,7 +41,7 @@ impl Sealing {
 /// Brings encryption to a plan, before anything is sent by it. `None`: this node does not encrypt, and nothing is left of what
 /// did.
 pub(super) fn converge(
-    (encryption, ways): (&Option<Arc<Wireguard>>, &mut WireguardPlan),
+    (encryption, ways): (Option<&Arc<Wireguard>>, &mut WireguardPlan),
     (plan, underlay): (&NodePlan, Underlay),
     plane: &OverlayPlane,
     errors: &mut Vec<OverlayError>,

@@ -105,7 +105,7 @@ fn try_converge(
         return Ok(());
     };
     let sealing = sealing::converge(
-        (&state.encryption, &mut state.ways),
+        (state.encryption.as_ref(), &mut state.ways),
         (&state.plan, underlay),
         plane,
         errors,

@@ -283,7 +283,8 @@ fn snapshot(keys: [Option<WireguardKey>; 2]) -> NetSnapshot {
                     v6: None,
                 },
             )]
-            .into(),
+            .into_iter()
+            .collect(),
             wireguard: keys[at],
         };
         let net = AgentNet {

@@ -33,6 +33,7 @@ const WANTED: &[&str] = &[
     "inet_diag",
     "tcp_diag",
     "udp_diag",
+    "tls",
     "overlay",
 ];
 

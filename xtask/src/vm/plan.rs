@@ -76,23 +76,28 @@ const JOBS: &[(&str, &str, &str, u64, &[&str])] = &[
     ),
     ("addresses", "waggle-overlay", "address", 60, &[]),
     ("maps", "waggle-overlay", "kernel", 200, &[]),
-    ("wireguard", "waggle-overlay", "wireguard", 200, &[]),
+    ("wireguard", "waggle-overlay", "wireguard", 400, &[]),
     ("wireguard-overlay", "waggle-overlay", "sealed", 600, &[]),
+    // Each test waits a minute or more for the verifier.
     (
         "requests",
         "waggle-ebpf",
         "requests",
-        400,
+        600,
         &["child", "both_ends", "nothing_is_told", "frames_with_heads"],
     ),
     (
         "inject",
         "waggle-ebpf",
         "inject",
-        400,
-        &["child", "self_test", "gets_the_ids", "only_who_asked"],
+        600,
+        &["child", "gets_the_ids", "kernel_encrypts"],
     ),
 ];
+
+/// Jobs of programs that a kernel refuses, by what was asked for: there is nothing to test. 6.1's verifier gives up on `trace_in` and
+/// `trace_out` at a million instructions; a node there says so and goes on without.
+const WITHOUT: &[(&str, &str)] = &[("6.1", "requests"), ("6.1", "inject")];
 
 /// One of them, with its program.
 #[derive(Debug, Clone)]
@@ -115,6 +120,15 @@ pub struct Tests {
 }
 
 impl Tests {
+    /// Those that there are on a kernel.
+    pub fn on(&self, kernel: &str) -> Self {
+        let has = |test: &&Test| !WITHOUT.contains(&(kernel, test.job.name.as_str()));
+        Self {
+            init: self.init.clone(),
+            jobs: self.jobs.iter().filter(has).cloned().collect(),
+        }
+    }
+
     /// The jobs' names.
     pub fn names(&self) -> Vec<String> {
         self.jobs.iter().map(|test| test.job.name.clone()).collect()
@@ -210,6 +224,9 @@ mod tests {
                 assert_ne!(one.0, other.0);
             }
             assert!(!one.0.contains(char::is_whitespace));
+        }
+        for (_, name) in WITHOUT {
+            assert!(JOBS.iter().any(|(job, ..)| job == name), "{name}");
         }
     }
 }
