@@ -5,6 +5,7 @@ use std::{
     fs,
     io::{Read, Write},
     net::{TcpListener, TcpStream},
+    sync::atomic::{AtomicUsize, Ordering},
 };
 
 use waggle_tests_support::registry::{Access, PASSWORD, Registry, Setup, missing};
@@ -301,30 +302,37 @@ impl Drop for Tmpfs {
     }
 }
 
-/// Passes connections on, and cuts the first few after some bytes of their answers.
+/// Passes connections on, all at once, and cuts the first few after some bytes of their answers.
 fn breaking_proxy(to: String, n_cuts: usize, after: usize) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap().to_string();
+    let n_left = Arc::new(AtomicUsize::new(n_cuts));
     std::thread::spawn(move || {
-        let mut n_left = n_cuts;
         for client in listener.incoming().flatten() {
             let Ok(server) = TcpStream::connect(&to) else {
                 return;
             };
             let (mut from, mut into) = (client.try_clone().unwrap(), server.try_clone().unwrap());
             std::thread::spawn(move || std::io::copy(&mut from, &mut into));
-            let cut = n_left > 0;
-            let (mut from, mut into) = (server, client);
-            let n = if cut { after as u64 } else { u64::MAX };
-            let passed =
-                std::io::copy(&mut Read::by_ref(&mut from).take(n), &mut into).unwrap_or(0);
-            n_left -= usize::from(cut && passed == n);
-            let _ = into.flush();
-            let _ = into.shutdown(std::net::Shutdown::Both);
-            let _ = from.shutdown(std::net::Shutdown::Both);
+            let n_left = Arc::clone(&n_left);
+            // A client may open a second one while the first is kept for later.
+            std::thread::spawn(move || answer(server, client, &n_left, after as u64));
         }
     });
     addr
+}
+
+fn answer(mut from: TcpStream, mut into: TcpStream, n_left: &AtomicUsize, after: u64) {
+    let cut = n_left.load(Ordering::Relaxed) > 0;
+    let n = if cut { after } else { u64::MAX };
+    let passed = std::io::copy(&mut Read::by_ref(&mut from).take(n), &mut into).unwrap_or(0);
+    if cut && passed == n {
+        let less = |left: usize| left.checked_sub(1);
+        let _ = n_left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+    }
+    let _ = into.flush();
+    let _ = into.shutdown(std::net::Shutdown::Both);
+    let _ = from.shutdown(std::net::Shutdown::Both);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
