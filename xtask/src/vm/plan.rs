@@ -96,7 +96,7 @@ const JOBS: &[(&str, &str, &str, u64, &[&str])] = &[
 ];
 
 /// Jobs of programs that a kernel refuses, by what was asked for: there is nothing to test. 6.1's verifier gives up on `trace_in` and
-/// `trace_out` at a million instructions; a node there says so and goes on without.
+/// `trace_out` at a million instructions, and finds an access of `inject_in` invalid; a node there says so and goes on without.
 const WITHOUT: &[(&str, &str)] = &[("6.1", "requests"), ("6.1", "inject")];
 
 /// One of them, with its program.
