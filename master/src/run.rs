@@ -229,6 +229,7 @@ async fn lead(
         framework_inbox.clone(),
         Arc::clone(&numbers),
         MAX_SUBSCRIPTIONS,
+        telemetry.clone(),
         parts.clone(),
     );
     let frameworks = Frameworks::new(

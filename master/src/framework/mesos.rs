@@ -18,6 +18,7 @@ use prost::Message as _;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use waggle_api::{mesos::framework::Dialect, proto::mesos as pb};
+use waggle_telemetry::Telemetry;
 use waggle_types::{AgentId, CallRejection, FrameworkId, Offer, RejectReason, SchedulerEvent};
 
 use super::{Called, FrameworkEvent, outcomes::Outcomes};
@@ -183,6 +184,7 @@ pub(crate) struct SchedulerDoor {
     streams: Arc<Streams>,
     /// How operations with an id ended, as far as their frameworks have not said that they know.
     pub(crate) outcomes: Arc<Outcomes>,
+    pub(crate) telemetry: Telemetry,
     pub(crate) stop: CancellationToken,
 }
 
@@ -196,6 +198,7 @@ impl SchedulerDoor {
         inbox: mpsc::Sender<FrameworkEvent>,
         next: Arc<AtomicU64>,
         max_open: usize,
+        telemetry: Telemetry,
         stop: CancellationToken,
     ) -> Self {
         Self {
@@ -205,6 +208,7 @@ impl SchedulerDoor {
             max_open,
             streams: Arc::default(),
             outcomes: Arc::default(),
+            telemetry,
             stop,
         }
     }

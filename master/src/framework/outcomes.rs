@@ -73,6 +73,11 @@ impl Outcome {
         }
     }
 
+    /// Its status is to be acknowledged.
+    fn is_open(&self) -> bool {
+        self.status.uuid.is_some()
+    }
+
     fn is(&self, operation: &str) -> bool {
         let id = self.status.operation_id.as_ref();
         id.is_some_and(|id| id.value == operation)
@@ -80,20 +85,24 @@ impl Outcome {
 }
 
 impl Answers {
-    fn add(&mut self, outcome: Outcome) {
+    /// How many had to go that were not acknowledged yet.
+    fn add(&mut self, outcome: Outcome) -> usize {
         self.info_bytes += outcome.info.len();
         self.newest_last.push_back(Arc::new(outcome));
+        let mut forgotten = 0;
         while self.newest_last.len() > MAX_OF_FRAMEWORK || self.info_bytes > MAX_INFO_BYTES {
             let Some(oldest) = self.newest_last.pop_front() else {
-                return;
+                break;
             };
             self.info_bytes -= oldest.info.len();
+            forgotten += usize::from(oldest.is_open());
         }
+        forgotten
     }
 
     /// Those whose status is to be acknowledged and is not yet, the oldest first.
     fn unacknowledged(&self) -> impl Iterator<Item = &Arc<Outcome>> {
-        self.newest_last.iter().filter(|o| o.status.uuid.is_some())
+        self.newest_last.iter().filter(|o| o.is_open())
     }
 }
 
@@ -103,20 +112,22 @@ impl Outcomes {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps an answer.
-    pub(crate) fn keep(&self, of: &FrameworkId, outcome: Outcome) {
+    /// Keeps an answer. How many were forgotten for want of room though they were not acknowledged: those are told no more.
+    pub(crate) fn keep(&self, of: &FrameworkId, outcome: Outcome) -> usize {
         let mut inner = self.locked();
+        let mut forgotten = 0;
         inner.n_kept += 1;
         let kept_at = inner.n_kept;
         if !inner.by_framework.contains_key(of) && inner.by_framework.len() >= MAX_FRAMEWORKS {
             let quiet = inner.by_framework.iter().min_by_key(|(_, a)| a.kept_at);
             if let Some(quiet) = quiet.map(|(id, _)| id.clone()) {
-                inner.by_framework.remove(&quiet);
+                let gone = inner.by_framework.remove(&quiet);
+                forgotten += gone.map_or(0, |a| a.unacknowledged().count());
             }
         }
         let answers = inner.by_framework.entry(of.clone()).or_default();
         answers.kept_at = kept_at;
-        answers.add(outcome);
+        forgotten + answers.add(outcome)
     }
 
     /// The framework knows this: it is kept no longer.
@@ -192,12 +203,13 @@ mod tests {
     #[test]
     fn the_newest_answers_are_kept_of_each_framework() {
         let outcomes = Outcomes::default();
-        for n in 0..=MAX_OF_FRAMEWORK {
-            outcomes.keep(
-                &framework(0),
-                answer(&n.to_string(), pb::OperationState::OperationFinished),
-            );
+        let finished = |id: &str| answer(id, pb::OperationState::OperationFinished);
+        for n in 0..MAX_OF_FRAMEWORK {
+            let forgotten = outcomes.keep(&framework(0), finished(&n.to_string()));
+            assert_eq!(forgotten, 0);
         }
+        let forgotten = outcomes.keep(&framework(0), finished("1000"));
+        assert_eq!(forgotten, 1, "is told no more");
         outcomes.keep(
             &framework(0),
             answer("7", pb::OperationState::OperationError),
@@ -217,12 +229,11 @@ mod tests {
             outcomes.of(&framework(1)).is_empty(),
             "of each framework its own"
         );
+        let mut forgotten = 0;
         for n in 1..=MAX_FRAMEWORKS {
-            outcomes.keep(
-                &framework(n),
-                answer("o", pb::OperationState::OperationFinished),
-            );
+            forgotten += outcomes.keep(&framework(n), finished("o"));
         }
+        assert_eq!(forgotten, MAX_OF_FRAMEWORK - 1, "a refusal is not");
         assert!(outcomes.of(&framework(0)).is_empty(), "quiet for longest");
         assert_eq!(outcomes.of(&framework(MAX_FRAMEWORKS)).len(), 1);
     }

@@ -13,6 +13,7 @@ use waggle_api::{
     },
     proto::mesos::{self as pb, offer_operation, task_status::Reason},
 };
+use waggle_telemetry::names;
 use waggle_types::{
     AgentId, CallRejection, FrameworkId, Millis, OfferId, RejectReason, StatusReason, TaskId,
     TaskState,
@@ -180,7 +181,12 @@ fn tell_operations(
             ..pb::OperationStatus::default()
         };
         let outcome = Outcome::new(status.clone(), o);
-        door.outcomes.keep(of.framework_id, outcome);
+        let forgotten = door.outcomes.keep(of.framework_id, outcome);
+        if forgotten > 0 {
+            let n = forgotten as u64;
+            door.telemetry
+                .count(&names::SCHED_OPERATIONS_FORGOTTEN, &[], n);
+        }
         let status = event::operation_status(status);
         stream.queue.push(Queued::Ready(Box::new(status)));
     }

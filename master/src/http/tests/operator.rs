@@ -92,7 +92,8 @@ async fn operations_of_frameworks_and_agents_that_are_there_are_listed() {
     let framework = view.frameworks.keys().next().unwrap().clone();
     let mut c = Cluster::start(view);
     let (inbox, _events) = tokio::sync::mpsc::channel(1);
-    let door = SchedulerDoor::new(inbox, Arc::default(), 1, CancellationToken::new());
+    let (telemetry, stop) = (Telemetry::disabled(), CancellationToken::new());
+    let door = SchedulerDoor::new(inbox, Arc::default(), 1, telemetry, stop);
     let outcomes = Arc::clone(&door.outcomes);
     c.mesos = mesos_router(c.handle.clone(), Some(door), Telemetry::disabled());
     let keep = |of: &FrameworkId, id: &str, agent: &str, uuid: Option<u8>| {

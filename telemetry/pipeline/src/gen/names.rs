@@ -314,6 +314,8 @@ pub static SCHED_STATUS_UPDATES: MetricDef = MetricDef { name: "waggle.scheduler
 pub static SCHED_AGENTS: MetricDef = MetricDef { name: "waggle.scheduler.agent.count", unit: "{agent}", kind: Kind::UpDownCounter, description: "Agents, by state", attributes: &[STATE], bounds: &[] };
 /// `waggle.scheduler.framework.count` ({framework}): Frameworks, by state.
 pub static SCHED_FRAMEWORKS: MetricDef = MetricDef { name: "waggle.scheduler.framework.count", unit: "{framework}", kind: Kind::UpDownCounter, description: "Frameworks, by state", attributes: &[STATE], bounds: &[] };
+/// `waggle.scheduler.operation.forgotten` ({operation}): Operations of frameworks that were done, whose ends were not acknowledged and found no room any more: they are told no more and not listed.
+pub static SCHED_OPERATIONS_FORGOTTEN: MetricDef = MetricDef { name: "waggle.scheduler.operation.forgotten", unit: "{operation}", kind: Kind::Counter, description: "Operations of frameworks that were done, whose ends were not acknowledged and found no room any more: they are told no more and not listed", attributes: &[], bounds: &[] };
 /// `waggle.scheduler.http.closed` ({connection}): HTTP connections, and streams of events for operators, that the master ended by itself.
 pub static SCHED_HTTP_CLOSED: MetricDef = MetricDef { name: "waggle.scheduler.http.closed", unit: "{connection}", kind: Kind::Counter, description: "HTTP connections, and streams of events for operators, that the master ended by itself", attributes: &[DROP_REASON], bounds: &[] };
 /// `waggle.scheduler.deployment.count` ({deployment}): Deployments in progress.
@@ -631,6 +633,7 @@ pub static ALL: &[&MetricDef] = &[
     &SCHED_STATUS_UPDATES,
     &SCHED_AGENTS,
     &SCHED_FRAMEWORKS,
+    &SCHED_OPERATIONS_FORGOTTEN,
     &SCHED_HTTP_CLOSED,
     &SCHED_DEPLOYMENTS,
     &SCHED_EVENT_QUEUE,
