@@ -12,6 +12,7 @@ mod checks;
 mod containers;
 mod dns;
 mod launch;
+mod node;
 mod telemetry;
 mod tracing;
 mod utilization;
@@ -33,6 +34,7 @@ use waggle_tests_support::wait_until;
 
 use crate::build::Programs;
 use crate::cluster::ready_deadline;
+use crate::run::{cargo, run, shown};
 use crate::{build, root, setup};
 
 /// Arguments of `bench`.
@@ -230,6 +232,25 @@ fn smoke(world: &World, programs: &Programs) -> anyhow::Result<()> {
         &busy,
     );
     remove(cluster, "/bench", LIMIT)
+}
+
+/// Builds and runs a bench target, in the features of the whole workspace: nothing is built twice. `quick`: without optimizations.
+fn bench(quick: bool, name: &str, rest: &[&str]) -> anyhow::Result<()> {
+    let mut command = cargo();
+    command.args(["bench", "--workspace", "--exclude", "waggle-ebpf-programs"]);
+    command.args(["--bench", name]);
+    if quick {
+        command.args(["--profile", "dev"]);
+    }
+    command.arg("--").args(rest);
+    println!("{}", shown(&command));
+    run(&mut command)
+}
+
+/// The middle one.
+fn median(mut of: Vec<f64>) -> f64 {
+    of.sort_by(f64::total_cmp);
+    of.get(of.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 fn first_words(file: &str, n: usize) -> String {

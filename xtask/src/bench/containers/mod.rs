@@ -22,7 +22,7 @@ use waggle_tests_support::process;
 use self::node::Node;
 use self::podman::Podman;
 use self::runc::{Runc, Spec};
-use super::watch;
+use super::{median, watch};
 use crate::cluster::ready_deadline;
 use crate::{build, root, setup};
 
@@ -233,10 +233,4 @@ fn storm(args: &Args, node: &Node<'_>, runc: &Runc) -> anyhow::Result<()> {
         );
     }
     Ok(())
-}
-
-/// The middle one.
-fn median(mut of: Vec<f64>) -> f64 {
-    of.sort_by(f64::total_cmp);
-    of.get(of.len() / 2).copied().unwrap_or(f64::NAN)
 }

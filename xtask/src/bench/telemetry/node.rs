@@ -3,51 +3,44 @@
 //!
 //! Both ends of each connection are the task's, so that one is two events. The task says itself how many it made.
 
-use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use serde_json::json;
-use waggle_tests_support::cluster::{Config, NodeInfo, Program, port};
-use waggle_tests_support::names::Names;
+use waggle_tests_support::cluster::NodeInfo;
 use waggle_tests_support::scenario::{World, deploy, remove};
 use waggle_tests_support::{sleep, wait_until};
 
+use crate::bench::node::{on_one, totals};
 use crate::bench::{LIMIT, WATCH, first_words, watch};
 use crate::build::Programs;
-use crate::cluster::ready_deadline;
 
 /// Connections a second: what the target speaks of, and as many as the machine makes.
 const RATES: [(u32, &str); 2] = [(50_000, "50,000/s wanted"), (0, "as many as there can be")];
+/// Ended connections that were written down, and that were lost.
+const EVENTS: [&str; 2] = [
+    "waggle_flow_log_records_total",
+    "waggle_flow_log_lost_total",
+];
 /// Targets: percent of a CPU at rest, MiB.
 const IDLE_PERCENT: f64 = 1.0;
 const MEMORY_MIB: f64 = 64.0;
 
-/// Brings up a node, measures, takes it down.
+/// Measures on a node of its own.
 pub fn measure(programs: &Programs, quick: bool) -> anyhow::Result<()> {
-    let config = Config {
-        names: Names::from_env(),
-        nodes: 1,
-        program: Program::Waggle(programs.waggle.clone()),
-        otlp: None,
-        owned: true,
-    };
-    let mut say = |line: &str| eprintln!("  {line}");
-    let world = World::up(config, None, ready_deadline(1), &mut say)?;
     let time = if quick { Duration::from_secs(2) } else { WATCH };
-    let result = figures(&world, &programs.probe, time);
-    world.down(&mut |_| {})?;
-    result
+    on_one(programs, |world, node| {
+        figures(world, node, &programs.probe, time)
+    })
 }
 
-fn figures(world: &World, probe: &Path, time: Duration) -> anyhow::Result<()> {
+fn figures(world: &World, node: &NodeInfo, probe: &Path, time: Duration) -> anyhow::Result<()> {
     println!(
         "\n`waggle node` that also leads, figures taken each second, over {} s; load average {}",
         time.as_secs(),
         first_words("/proc/loadavg", 3)
     );
-    let node = world.cluster.state.nodes.first().context("no node")?;
     // What it has to do in the beginning is not what it does at rest.
     sleep(time);
     let cost = watch(&[node.pid], time)?.remove(0);
@@ -88,9 +81,9 @@ fn flooded(
         (told(world, task).len() >= 2).then_some(())
     })?;
     let (begun_ns, began) = (now_ns(), Instant::now());
-    let before = events(world, node)?;
+    let before = totals(world, node, EVENTS)?;
     let cost = watch(&[node.pid], time)?.remove(0);
-    let after = events(world, node)?;
+    let after = totals(world, node, EVENTS)?;
     let (seconds, ended_ns) = (began.elapsed().as_secs_f64(), now_ns());
     // The flood's own lines around the time that was watched.
     let (first, last) = wait_until(LIMIT, "the flood's last line", || {
@@ -100,7 +93,7 @@ fn flooded(
         Some((first, last))
     })?;
     let rate = (last.1 - first.1) as f64 / ((last.0 - first.0) as f64 / 1e9);
-    let (kept, lost) = (after.0 - before.0, after.1 - before.1);
+    let (kept, lost) = (after[0] - before[0], after[1] - before[1]);
     println!(
         "  {rate:.0} connections/s ({name}): {:.1} % of a CPU, {:.1} MiB resident",
         cost.cpu_percent, cost.rss_mb
@@ -127,22 +120,6 @@ fn told(world: &World, task: &str) -> Vec<(u64, u64)> {
         };
         mine.filter_map(|l| line(&l.body)).collect()
     })
-}
-
-/// Ended connections that were written down and that were lost, so far.
-fn events(world: &World, node: &NodeInfo) -> anyhow::Result<(f64, f64)> {
-    let addr = SocketAddr::from((node.ip, port::METRICS));
-    let page = world.cluster.client().get(addr, "/metrics")?.ok()?.body;
-    let sum = |name: &str| -> f64 {
-        page.lines()
-            .filter(|l| l.split(['{', ' ']).next() == Some(name))
-            .filter_map(|l| l.rsplit(' ').next()?.parse::<f64>().ok())
-            .sum()
-    };
-    Ok((
-        sum("waggle_flow_log_records_total"),
-        sum("waggle_flow_log_lost_total"),
-    ))
 }
 
 fn now_ns() -> u64 {

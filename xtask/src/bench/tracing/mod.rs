@@ -8,10 +8,9 @@ use std::process::ExitCode;
 
 use anyhow::ensure;
 
-use crate::build;
-use crate::ebpf;
-use crate::run::{cargo, run, shown, step};
-use crate::setup;
+use super::bench;
+use crate::run::step;
+use crate::{build, ebpf, setup};
 
 /// Arguments of `bench tracing`.
 #[derive(Debug, clap::Args)]
@@ -59,17 +58,4 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     };
     node::measure(&programs, args.quick)?;
     Ok(ExitCode::SUCCESS)
-}
-
-fn bench(quick: bool, name: &str, rest: &[&str]) -> anyhow::Result<()> {
-    let mut command = cargo();
-    // In the features of the whole workspace: nothing is built twice.
-    command.args(["bench", "--workspace", "--exclude", "waggle-ebpf-programs"]);
-    command.args(["--bench", name]);
-    if quick {
-        command.args(["--profile", "dev"]);
-    }
-    command.arg("--").args(rest);
-    println!("{}", shown(&command));
-    run(&mut command)
 }

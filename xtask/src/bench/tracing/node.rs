@@ -1,19 +1,18 @@
 //! A real node with two equal services, of which one is traced: requests a second of wrk at each in turn, CPU and memory of `waggle
 //! node` meanwhile, spans made and what was lost. wrk is no task, so that a request is one span, the server's.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use serde_json::Value;
-use waggle_tests_support::cluster::{Config, NodeInfo, Program, port};
-use waggle_tests_support::names::Names;
+use waggle_tests_support::cluster::NodeInfo;
 use waggle_tests_support::scenario::{WEB_JSON, World, Wrk, deploy, remove, wrk};
 use waggle_tests_support::wait::sleep;
+use waggle_tests_support::wait_until;
 
-use crate::bench::{LIMIT, first_words, watch};
+use crate::bench::node::{on_one, totals};
+use crate::bench::{LIMIT, first_words, median, watch};
 use crate::build::Programs;
-use crate::cluster::ready_deadline;
 
 /// Of each service in a round.
 const SECONDS: u64 = 5;
@@ -21,6 +20,10 @@ const ROUNDS: usize = 7;
 /// What wrk takes to begin, and how long the node is watched after it.
 const BEGIN: Duration = Duration::from_millis(500);
 const WATCHED: Duration = Duration::from_secs(4);
+/// Longest that spans may come after their requests.
+const SETTLED: Duration = Duration::from_secs(10);
+/// Spans of requests that were made, and what was lost.
+const TOLD: [&str; 2] = ["waggle_requests_spans_total", "waggle_requests_lost_total"];
 /// More than there will be: what the node can do is asked for, not what it allows.
 const SPANS_S: &str = "100000";
 
@@ -38,29 +41,18 @@ struct Visit {
     lost: f64,
 }
 
-/// Brings up a node, measures, takes it down.
+/// Measures on a node of its own.
 pub fn measure(programs: &Programs, quick: bool) -> anyhow::Result<()> {
-    let config = Config {
-        names: Names::from_env(),
-        nodes: 1,
-        program: Program::Waggle(programs.waggle.clone()),
-        otlp: None,
-        owned: true,
-    };
-    let mut say = |line: &str| eprintln!("  {line}");
-    let world = World::up(config, None, ready_deadline(1), &mut say)?;
-    let result = figures(&world, if quick { 1 } else { ROUNDS });
-    world.down(&mut |_| {})?;
-    result
+    let rounds = if quick { 1 } else { ROUNDS };
+    on_one(programs, |world, node| figures(world, node, rounds))
 }
 
-fn figures(world: &World, rounds: usize) -> anyhow::Result<()> {
+fn figures(world: &World, node: &NodeInfo, rounds: usize) -> anyhow::Result<()> {
     println!(
         "\n`waggle node` that also leads, nginx and wrk with 8 connections that close after each request, all on this machine;\n\
          {rounds} rounds of {SECONDS} s for each service; load average {}",
         first_words("/proc/loadavg", 3)
     );
-    let node = world.cluster.state.nodes.first().context("no node")?;
     for (name, is_traced) in SERVICES {
         deploy(&world.cluster, &definition(name, is_traced)?, LIMIT)?;
     }
@@ -68,7 +60,7 @@ fn figures(world: &World, rounds: usize) -> anyhow::Result<()> {
     for round in 0..rounds {
         for turn in 0..SERVICES.len() {
             let at = (round + turn) % SERVICES.len();
-            visits[at].push(visit(world, node, SERVICES[at].0)?);
+            visits[at].push(visit(world, node, SERVICES[at])?);
         }
     }
     for ((name, _), visits) in SERVICES.iter().zip(&visits) {
@@ -99,30 +91,37 @@ fn figures(world: &World, rounds: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn visit(world: &World, node: &NodeInfo, service: &str) -> anyhow::Result<Visit> {
+fn visit(
+    world: &World,
+    node: &NodeInfo,
+    (service, is_traced): (&str, bool),
+) -> anyhow::Result<Visit> {
     let url = format!("http://{service}.marathon.l4lb.thisdcos.directory/");
-    let before = told(world, node)?;
+    let before = totals(world, node, TOLD)?;
     let load = wrk(&world.cluster, &node.name, &url, SECONDS)?;
     sleep(BEGIN);
     let cost = watch(&[node.pid], WATCHED)?.remove(0);
     let said = Wrk::finish(load)?;
-    // What the ring still holds.
-    let mut after = told(world, node)?;
-    loop {
-        sleep(Duration::from_secs(1));
-        let now = told(world, node)?;
-        if now == after {
-            break;
-        }
-        after = now;
+    let since = || -> anyhow::Result<[f64; 2]> {
+        let now = totals(world, node, TOLD)?;
+        Ok([now[0] - before[0], now[1] - before[1]])
+    };
+    let requests = said.requests as f64;
+    let mut made = since()?;
+    if is_traced {
+        // The node looks at its ring a moment later. What does not come in time is missing in the figures, and seen there.
+        let _ = wait_until(SETTLED, "a span of each request", || {
+            made = since().ok()?;
+            (made[0] + made[1] >= requests).then_some(())
+        });
     }
     Ok(Visit {
         requests_s: said.per_second,
         cpu_percent: cost.cpu_percent,
         rss_mb: cost.rss_mb,
-        requests: said.requests as f64,
-        spans: after.0 - before.0,
-        lost: after.1 - before.1,
+        requests,
+        spans: made[0],
+        lost: made[1],
     })
 }
 
@@ -131,6 +130,8 @@ fn definition(name: &str, is_traced: bool) -> anyhow::Result<String> {
     json["id"] = format!("/{name}").into();
     json["instances"] = 1.into();
     json["portDefinitions"][0]["labels"]["VIP_0"] = format!("/{name}:80").into();
+    // Requests, too, which wrk has not made.
+    json["healthChecks"] = Value::Array(Vec::new());
     // What it logs of each request is another feature's.
     let cmd = json["cmd"].as_str().context("no cmd")?;
     json["cmd"] = cmd
@@ -140,25 +141,4 @@ fn definition(name: &str, is_traced: bool) -> anyhow::Result<String> {
     json["labels"]["WAGGLE_TRACE"] = word.into();
     json["labels"]["WAGGLE_TRACE_SPANS_PER_SECOND"] = SPANS_S.into();
     Ok(json.to_string())
-}
-
-/// Spans of requests that were made, and what was lost, so far.
-fn told(world: &World, node: &NodeInfo) -> anyhow::Result<(f64, f64)> {
-    let addr = SocketAddr::from((node.ip, port::METRICS));
-    let page = world.cluster.client().get(addr, "/metrics")?.ok()?.body;
-    let sum = |name: &str| -> f64 {
-        page.lines()
-            .filter(|l| l.split(['{', ' ']).next() == Some(name))
-            .filter_map(|l| l.rsplit(' ').next()?.parse::<f64>().ok())
-            .sum()
-    };
-    Ok((
-        sum("waggle_requests_spans_total"),
-        sum("waggle_requests_lost_total"),
-    ))
-}
-
-fn median(mut all: Vec<f64>) -> f64 {
-    all.sort_by(f64::total_cmp);
-    all.get(all.len() / 2).copied().unwrap_or(f64::NAN)
 }
