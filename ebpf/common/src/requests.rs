@@ -6,7 +6,7 @@
 use crate::Addr;
 
 /// Version of these maps' forms.
-pub const REQUESTS_ABI: u32 = 1;
+pub const REQUESTS_ABI: u32 = 2;
 /// Bytes of the ring.
 pub const RING_BYTES: u32 = 8 << 20;
 /// Most cgroups whose requests are traced.
@@ -139,6 +139,14 @@ pub struct Stream {
     pub is_told: u32,
     /// [`stream_flags`].
     pub flags: u32,
+    /// HTTP/2: bytes of the packet at hand that were walked over.
+    pub done: u32,
+    /// HTTP/2: the first of them that is to be told.
+    pub from: u32,
+    /// HTTP/2: the one after the last.
+    pub to: u32,
+    /// Zero.
+    pub pad: u32,
 }
 
 /// What is known of a direction.
@@ -273,7 +281,7 @@ impl Head {
 
 const _: () = {
     assert!(size_of::<Head>() == 112);
-    assert!(size_of::<Stream>() == 32);
-    assert!(size_of::<Socket>() == 120);
+    assert!(size_of::<Stream>() == 48);
+    assert!(size_of::<Socket>() == 152);
     assert!(size_of::<Record<128>>() == 240);
 };

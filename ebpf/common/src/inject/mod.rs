@@ -40,6 +40,17 @@ pub mod state {
     pub const OFF: u32 = 2;
 }
 
+/// Beginning of a message, and the walk over it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Window {
+    /// What was found. Here, and not on a program's stack, since verifiers before Linux 6.7 believe that what a loop's function changes
+    /// there is after many steps as it is after one.
+    pub scan: head::Scan,
+    /// Its bytes.
+    pub bytes: [u8; WINDOW],
+}
+
 /// An outgoing connection of a task that asked for it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -56,12 +67,14 @@ pub struct Caller {
     pub state: u32,
     /// 1 while it is in the map that makes the program see what it sends.
     pub is_member: u32,
+    /// Zero.
+    pub pad0: u32,
     /// Beginning of the message at hand. Here since whoever sends holds the socket: memory of a CPU could be taken by another.
-    pub bytes: [u8; WINDOW],
+    pub window: Window,
     /// What is written into the message.
     pub header: [u8; head::HEADER],
     /// Zero.
-    pub pad: [u8; 6],
+    pub pad: [u8; 2],
 }
 
 /// An incoming connection of such a task.
@@ -142,7 +155,7 @@ pub struct Process {
 
 impl Caller {
     /// One that is a member.
-    pub const fn member(cookie: u64, cgroup_id: u64, state: u32) -> Self {
+    pub fn member(cookie: u64, cgroup_id: u64, state: u32) -> Self {
         Self {
             cookie,
             cgroup_id,
@@ -150,9 +163,13 @@ impl Caller {
             end: 0,
             state,
             is_member: 1,
-            bytes: [0; WINDOW],
+            pad0: 0,
+            window: Window {
+                scan: head::Scan::default(),
+                bytes: [0; WINDOW],
+            },
             header: [0; head::HEADER],
-            pad: [0; 6],
+            pad: [0; 2],
         }
     }
 }
@@ -267,7 +284,8 @@ pub mod at {
 }
 
 const _: () = {
-    assert!(size_of::<Caller>() == 36 + WINDOW + 76);
+    assert!(size_of::<Window>() == 48 + WINDOW);
+    assert!(size_of::<Caller>() == 40 + size_of::<Window>() + 72);
     assert!(size_of::<Served>() == 80);
     assert!(size_of::<Thread>() == 40);
     assert!(size_of::<Process>() == 16);

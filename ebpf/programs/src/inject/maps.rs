@@ -11,7 +11,7 @@ use aya_ebpf::helpers::generated::{
 use aya_ebpf::macros::btf_map;
 use waggle_ebpf_common::inject::ids;
 use waggle_ebpf_common::inject::{
-    Caller, MAX_INJECTED, MAX_MEMBERS, MAX_THREADS, Process, Served, Thread, ThreadKey, WINDOW, at,
+    Caller, MAX_INJECTED, MAX_MEMBERS, MAX_THREADS, Process, Served, Thread, ThreadKey, Window, at,
     count,
 };
 use waggle_ebpf_common::{Addr, MAPPED, SockInfo};
@@ -57,7 +57,7 @@ pub static INJECT_PROCS: LruHashMap<ThreadKey, Process, { MAX_THREADS as usize }
 
 /// Beginning of a packet that came in. Those are looked at in softirqs only, of which a CPU runs one at a time.
 #[btf_map]
-pub static INJECT_HEAD: PerCpuArray<[u8; WINDOW], 1> = PerCpuArray::new();
+pub static INJECT_WINDOW: PerCpuArray<Window, 1> = PerCpuArray::new();
 
 /// The data plane's memory of sockets, by its pin: whose they are, and who opened them.
 #[btf_map]

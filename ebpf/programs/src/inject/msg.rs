@@ -112,7 +112,8 @@ unsafe fn look(msg: *mut sk_msg_md, caller: *mut Caller, seen: u32) -> Result<Sc
             return Err(count::NO_MEMORY);
         }
         let data = (&raw const (*msg).__bindgen_anon_1.data).read_volatile();
-        let to = (&raw mut (*caller).bytes).cast::<u8>();
+        let window = &raw mut (*caller).window;
+        let to = (&raw mut (*window).bytes).cast::<u8>();
         if bpf_probe_read_kernel(to.cast(), seen, data) != 0 {
             return Err(count::NO_MEMORY);
         }
@@ -123,7 +124,7 @@ unsafe fn look(msg: *mut sk_msg_md, caller: *mut Caller, seen: u32) -> Result<Sc
         if head == CONNECT {
             return Err(count::UPGRADE);
         }
-        Ok(scan(to, seen))
+        Ok(scan(window, seen))
     }
 }
 

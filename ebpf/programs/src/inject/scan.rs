@@ -1,37 +1,36 @@
 //! The walk over a head.
 
 use aya_ebpf::helpers::generated::bpf_loop;
-use waggle_ebpf_common::inject::WINDOW;
 use waggle_ebpf_common::inject::head::Scan;
+use waggle_ebpf_common::inject::{WINDOW, Window};
 
-/// A walk, and what it goes over.
+/// What a walk goes over. That doesn't change on the way, and what does is in the [`Window`].
 struct Walk {
-    from: *const u8,
+    window: *mut Window,
     n: u64,
-    scan: Scan,
 }
 
-/// Walks over `n` bytes.
+/// Walks over the first `n` bytes.
 ///
 /// # Safety
-/// `from` is a map value of [`WINDOW`] bytes.
+/// `window` is in a map value.
 #[inline(always)]
-pub unsafe fn scan(from: *const u8, n: u32) -> Scan {
+pub unsafe fn scan(window: *mut Window, n: u32) -> Scan {
     let mut walk = Walk {
-        from,
+        window,
         n: u64::from(n),
-        scan: Scan::default(),
     };
-    // SAFETY: a function of this object, and memory of this one.
+    // SAFETY: as the caller says, a function of this object, and memory of this one.
     unsafe {
+        (*window).scan = Scan::default();
         bpf_loop(
             WINDOW as u32,
             step as *mut core::ffi::c_void,
             (&raw mut walk).cast(),
             0,
         );
+        (&raw const (*window).scan).read_volatile()
     }
-    walk.scan
 }
 
 #[inline(never)]
@@ -41,7 +40,9 @@ extern "C" fn step(at: u64, walk: *mut Walk) -> u64 {
         if at >= (*walk).n || at >= WINDOW as u64 {
             return 1;
         }
-        let byte = (*walk).from.add(at as usize).read_volatile();
-        u64::from((*walk).scan.step(byte))
+        let window = (*walk).window;
+        let bytes = (&raw const (*window).bytes).cast::<u8>();
+        let byte = bytes.add(at as usize).read_volatile();
+        u64::from((*window).scan.step(byte))
     }
 }

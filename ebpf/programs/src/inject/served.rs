@@ -16,7 +16,7 @@ use waggle_ebpf_common::sock_flags;
 
 use crate::guess::{is_answer, is_request};
 use crate::maps::{
-    INJECT, INJECT_HEAD, address, hash, hop, opaque, opened, place, served, served_new, word_at,
+    INJECT, INJECT_WINDOW, address, hash, hop, opaque, opened, place, served, served_new, word_at,
 };
 use crate::packet::{FIN, Packet, RST, load_u8, load_u64, socket};
 use crate::scan::scan;
@@ -132,7 +132,7 @@ unsafe fn context(
 ) {
     // SAFETY: the packet's socket, map values, memory of this function.
     unsafe {
-        let Some(head) = INJECT_HEAD.get_ptr_mut(0) else {
+        let Some(window) = INJECT_WINDOW.get_ptr_mut(0) else {
             return;
         };
         // The verifier's own words for what the caller has made sure of.
@@ -141,10 +141,11 @@ unsafe fn context(
             return;
         }
         let n = n as u32;
-        if bpf_skb_load_bytes(skb.cast(), packet.at, head.cast(), n) != 0 {
+        let to = (&raw mut (*window).bytes).cast();
+        if bpf_skb_load_bytes(skb.cast(), packet.at, to, n) != 0 {
             return;
         }
-        let scan = scan(head.cast(), n);
+        let scan = scan(window, n);
         if scan.flags & flags::BAD != 0 {
             return;
         }

@@ -2,49 +2,35 @@
 //! little is between two that are told. Frames and packets need not begin together: what is left of one is remembered.
 
 use aya_ebpf::bindings::__sk_buff;
-use waggle_ebpf_common::requests::{Stream, count, protocol, stream_flags};
+use aya_ebpf::helpers::generated::bpf_loop;
+use waggle_ebpf_common::requests::{MAX_BYTES, Stream, count, protocol, stream_flags};
 
 use crate::guess::{FRAME_HEADER, frame, frame_of};
 use crate::maps::{counted, recall};
 use crate::packet::{load_u8, load_u64, socket};
 use crate::tell::{stream_of, tell};
 
-/// Frames of one call.
-const FRAMES: u32 = 16;
-/// Calls for one packet.
-const CALLS: u32 = 8;
+/// Steps over one packet: a frame's header, what of its bytes is in the packet, or one byte of a header that is split.
+const STEPS: u32 = 512;
 /// Bytes between frames that are told with them: less than another record.
 const GAP: u32 = 256;
 
-/// Follows a stream over a packet; `at` and `length` are of the payload that is new.
-///
-/// # Safety
-/// `stream` is a map value.
-#[inline(always)]
-pub unsafe fn walk(
+/// A walk over a packet's frames. What changes on the way is in the [`Stream`], of which the verifier assumes nothing: of what is on
+/// the stack verifiers before Linux 6.7 believe that it is after many steps as it is after one, and cut what they think is never
+/// reached (<https://lore.kernel.org/bpf/20231121020701.26440-1-eddyz87@gmail.com/>).
+struct Walk {
     skb: *mut __sk_buff,
     stream: *mut Stream,
-    (at, length, sequence): (u32, u32, u32),
-    direction: u8,
-) {
-    let mut done = 0;
-    for _ in 0..CALLS {
-        let walked = trace_frames(
-            skb,
-            at.wrapping_add(done),
-            length.wrapping_sub(done),
-            sequence.wrapping_add(done),
-            u32::from(direction),
-        );
-        done = done.wrapping_add(walked);
-        if walked == 0 || done >= length {
-            break;
-        }
-    }
-    if done < length {
-        // SAFETY: as the caller says.
-        unsafe { lose_step(stream) };
-    }
+    at: u32,
+    length: u32,
+    sequence: u32,
+    direction: u32,
+}
+
+/// Follows a stream over a packet; `at` and `length` are of the payload that is new.
+#[inline(always)]
+pub fn walk(skb: *mut __sk_buff, (at, length, sequence): (u32, u32, u32), direction: u8) {
+    trace_frames(skb, at, length, sequence, u32::from(direction));
 }
 
 /// Where frames begin is not known any more, and that shows in the numbers.
@@ -68,7 +54,7 @@ pub unsafe fn lose_step(stream: *mut Stream) {
     counted(count::OUT_OF_STEP);
 }
 
-/// Walks over some frames; how many bytes that were. Zero: this is not a frame.
+/// Apart for its stack, and for the verifier, which looks at it once.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn trace_frames(
@@ -79,132 +65,137 @@ extern "C" fn trace_frames(
     direction: u32,
 ) -> u32 {
     let Some(sk) = socket(skb) else { return 0 };
-    // SAFETY: the packet's socket.
-    let Some(memory) = (unsafe { recall(sk.cast()) }) else {
-        return 0;
-    };
-    let direction = direction as u8 & 1;
-    // SAFETY: a map value.
-    let stream = unsafe { stream_of(memory, direction) };
-    // SAFETY: a map value.
-    let (mut left, mut is_told, mut have, mut partial) = unsafe {
-        (
-            (*stream).left,
-            (*stream).is_told,
-            (*stream).have,
-            (*stream).partial,
-        )
-    };
-    // What is to be told: from the first to before the second.
-    let (mut from, mut to) = (0_u32, 0_u32);
-    let mut done = 0_u32;
-    let mut is_bad = false;
-    for _ in 0..FRAMES {
-        if done >= length {
-            break;
+    // SAFETY: the packet's socket, map values, a function of this object and memory of this one.
+    unsafe {
+        let Some(memory) = recall(sk.cast()) else {
+            return 0;
+        };
+        let stream = stream_of(memory, direction as u8);
+        (*stream).done = 0;
+        (*stream).from = 0;
+        (*stream).to = 0;
+        let mut walk = Walk {
+            skb,
+            stream,
+            at,
+            length,
+            sequence,
+            direction,
+        };
+        bpf_loop(
+            STEPS,
+            step as *mut core::ffi::c_void,
+            (&raw mut walk).cast(),
+            0,
+        );
+        flush(&walk);
+        if (*stream).done < length {
+            lose_step(stream);
         }
-        let rest = length - done;
+    }
+    0
+}
+
+/// One step. Not zero: there is no other.
+#[inline(never)]
+extern "C" fn step(_n: u64, walk: *mut Walk) -> u64 {
+    // SAFETY: what `trace_frames` has handed over.
+    unsafe {
+        let walk = &*walk;
+        let stream = walk.stream;
+        let done = (*stream).done;
+        if done >= walk.length {
+            return 1;
+        }
+        let rest = walk.length - done;
+        let left = (*stream).left;
         if left > 0 {
             let n = if left < rest { left } else { rest };
-            if is_told != 0 {
-                if is_apart(from, to, done) {
-                    flush(skb, (at, from, to), length, sequence, direction);
-                    from = done;
-                }
-                to = done + n;
+            if (*stream).is_told != 0 {
+                told(walk, done, done + n);
             }
-            done += n;
-            left -= n;
-            continue;
+            (*stream).done = done + n;
+            (*stream).left = left - n;
+            return 0;
         }
-        let begin = done;
-        let head = if have == 0 && rest >= FRAME_HEADER {
-            let Some(head) = load_u64(skb, at.wrapping_add(done)) else {
-                is_bad = true;
-                break;
+        let have = (*stream).have;
+        if have == 0 && rest >= FRAME_HEADER {
+            let Some(head) = load_u64(walk.skb, walk.at.wrapping_add(done)) else {
+                return 1;
             };
-            done += FRAME_HEADER;
-            head
-        } else {
-            // The header is split: its bytes are told before it is known what they begin.
-            if is_apart(from, to, done) {
-                flush(skb, (at, from, to), length, sequence, direction);
-                from = done;
-            }
-            for _ in 0..FRAME_HEADER {
-                if done >= length || have >= FRAME_HEADER {
-                    break;
-                }
-                let Some(byte) = load_u8(skb, at.wrapping_add(done)) else {
-                    break;
-                };
-                if have < 8 {
-                    partial = partial << 8 | u64::from(byte);
-                }
-                have += 1;
-                done += 1;
-            }
-            to = done;
-            if have < FRAME_HEADER {
-                break;
-            }
-            let head = partial;
-            have = 0;
-            partial = 0;
-            head
+            return frame(walk, head, done, done + FRAME_HEADER);
+        }
+        // The header is split: its bytes are told before it is known what they begin.
+        let Some(byte) = load_u8(walk.skb, walk.at.wrapping_add(done)) else {
+            return 1;
         };
-        let (size, kind, flags) = frame_of(head);
-        if kind > frame::LAST {
-            is_bad = true;
-            break;
+        told(walk, done, done + 1);
+        if have + 1 < FRAME_HEADER {
+            (*stream).partial = (*stream).partial << 8 | u64::from(byte);
+            (*stream).have = have + 1;
+            (*stream).done = done + 1;
+            return 0;
         }
-        left = size;
-        is_told = u32::from(matches!(
-            kind,
-            frame::HEADERS | frame::RST_STREAM | frame::PUSH_PROMISE | frame::CONTINUATION
-        ));
-        let is_end = kind == frame::DATA && flags & frame::END_STREAM != 0;
-        if (is_told != 0 || is_end) && to != done {
-            if is_apart(from, to, begin) {
-                flush(skb, (at, from, to), length, sequence, direction);
-                from = begin;
-            }
-            to = done;
-        }
+        let head = (*stream).partial;
+        (*stream).have = 0;
+        (*stream).partial = 0;
+        frame(walk, head, done, done + 1)
     }
-    flush(skb, (at, from, to), length, sequence, direction);
+}
+
+/// A frame begins, whose header, or the rest of it, is between two places. Not zero: it is none.
+#[inline(always)]
+unsafe fn frame(walk: &Walk, head: u64, begin: u32, end: u32) -> u64 {
+    let stream = walk.stream;
+    let (size, kind, flags) = frame_of(head);
+    if kind > frame::LAST {
+        return 1;
+    }
+    let is_told = matches!(
+        kind,
+        frame::HEADERS | frame::RST_STREAM | frame::PUSH_PROMISE | frame::CONTINUATION
+    );
+    let is_end = kind == frame::DATA && flags & frame::END_STREAM != 0;
     // SAFETY: a map value.
     unsafe {
-        (*stream).left = left;
-        (*stream).is_told = is_told;
-        (*stream).have = have;
-        (*stream).partial = partial;
+        if (is_told || is_end) && (*stream).to != end {
+            told(walk, begin, end);
+        }
+        (*stream).left = size;
+        (*stream).is_told = u32::from(is_told);
+        (*stream).done = end;
     }
-    if is_bad { 0 } else { done }
+    0
 }
 
-/// Whether what is to be told is far from what comes now, or nothing.
+/// What is between two places is to be told, with what was to be told before where that is near, and one record has room for both.
 #[inline(always)]
-fn is_apart(from: u32, to: u32, next: u32) -> bool {
-    to == from || next.wrapping_sub(to) > GAP
+unsafe fn told(walk: &Walk, begin: u32, end: u32) {
+    let stream = walk.stream;
+    // SAFETY: a map value.
+    unsafe {
+        let (from, to) = ((*stream).from, (*stream).to);
+        let is_apart = begin.wrapping_sub(to) > GAP || end.wrapping_sub(from) > MAX_BYTES;
+        if to == from || is_apart {
+            flush(walk);
+            (*stream).from = begin;
+        }
+        (*stream).to = end;
+    }
 }
 
 #[inline(always)]
-fn flush(
-    skb: *mut __sk_buff,
-    (at, from, to): (u32, u32, u32),
-    length: u32,
-    sequence: u32,
-    direction: u8,
-) {
+unsafe fn flush(walk: &Walk) {
+    // SAFETY: a map value.
+    let (from, to) = unsafe { ((*walk.stream).from, (*walk.stream).to) };
     if to > from {
         tell(
-            skb,
-            at.wrapping_add(from),
+            walk.skb,
+            walk.at.wrapping_add(from),
             to - from,
-            length.wrapping_sub(from),
-            sequence.wrapping_add(from),
-            direction,
+            walk.length.wrapping_sub(from),
+            walk.sequence.wrapping_add(from),
+            walk.direction as u8 & 1,
             protocol::HTTP2,
         );
     }

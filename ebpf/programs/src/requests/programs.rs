@@ -152,7 +152,7 @@ unsafe fn look(
         let mut what = (*memory).protocol;
         let is_synced = (*stream).flags & stream_flags::SYNCED != 0;
         if what == u32::from(protocol::HTTP2) && is_synced {
-            http2::walk(skb, stream, new, way);
+            http2::walk(skb, new, way);
             return;
         }
         let head = if length >= 8 {
@@ -165,7 +165,7 @@ unsafe fn look(
         };
         if what != u32::from(protocol::HTTP2) && is_preface(head) {
             begin(memory, stream, way);
-            http2::walk(skb, stream, new, way);
+            http2::walk(skb, new, way);
             return;
         }
         if what != u32::from(protocol::HTTP1) && is_frame(head, length) {
@@ -174,7 +174,7 @@ unsafe fn look(
             (*stream).left = 0;
             (*stream).have = 0;
             (*stream).is_told = 0;
-            http2::walk(skb, stream, new, way);
+            http2::walk(skb, new, way);
             return;
         }
         if what == u32::from(protocol::HTTP2) {
