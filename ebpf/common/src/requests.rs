@@ -139,12 +139,20 @@ pub struct Stream {
     pub is_told: u32,
     /// [`stream_flags`].
     pub flags: u32,
-    /// HTTP/2: bytes of the packet at hand that were walked over.
+    /// HTTP/2, of the packet at hand: where it begins, bytes from the network header.
+    pub at: u32,
+    /// Its bytes.
+    pub length: u32,
+    /// Number of the first one.
+    pub sequence: u32,
+    /// Bytes that were walked over.
     pub done: u32,
-    /// HTTP/2: the first of them that is to be told.
+    /// The first of them that is to be told.
     pub from: u32,
-    /// HTTP/2: the one after the last.
+    /// The one after the last.
     pub to: u32,
+    /// [`direction`].
+    pub way: u32,
     /// Zero.
     pub pad: u32,
 }
@@ -281,7 +289,7 @@ impl Head {
 
 const _: () = {
     assert!(size_of::<Head>() == 112);
-    assert!(size_of::<Stream>() == 48);
-    assert!(size_of::<Socket>() == 152);
+    assert!(size_of::<Stream>() == 64);
+    assert!(size_of::<Socket>() == 184);
     assert!(size_of::<Record<128>>() == 240);
 };

@@ -15,16 +15,12 @@ const STEPS: u32 = 512;
 /// Bytes between frames that are told with them: less than another record.
 const GAP: u32 = 256;
 
-/// A walk over a packet's frames. What changes on the way is in the [`Stream`], of which the verifier assumes nothing: of what is on
-/// the stack verifiers before Linux 6.7 believe that it is after many steps as it is after one, and cut what they think is never
-/// reached (<https://lore.kernel.org/bpf/20231121020701.26440-1-eddyz87@gmail.com/>).
+/// A walk over a packet's frames. The rest is in the [`Stream`], of which the verifier assumes nothing: of what is on the stack
+/// verifiers before Linux 6.7 believe that it is after many steps as it is after one, and cut what they think is never reached
+/// (<https://lore.kernel.org/bpf/20231121020701.26440-1-eddyz87@gmail.com/>); later ones look at every step that has changed it.
 struct Walk {
     skb: *mut __sk_buff,
     stream: *mut Stream,
-    at: u32,
-    length: u32,
-    sequence: u32,
-    direction: u32,
 }
 
 /// Follows a stream over a packet; `at` and `length` are of the payload that is new.
@@ -71,25 +67,22 @@ extern "C" fn trace_frames(
             return 0;
         };
         let stream = stream_of(memory, direction as u8);
+        (*stream).at = at;
+        (*stream).length = length;
+        (*stream).sequence = sequence;
         (*stream).done = 0;
         (*stream).from = 0;
         (*stream).to = 0;
-        let mut walk = Walk {
-            skb,
-            stream,
-            at,
-            length,
-            sequence,
-            direction,
-        };
+        (*stream).way = direction & 1;
+        let mut walk = Walk { skb, stream };
         bpf_loop(
             STEPS,
             step as *mut core::ffi::c_void,
             (&raw mut walk).cast(),
             0,
         );
-        flush(&walk);
-        if (*stream).done < length {
+        trace_flush(skb, direction);
+        if (&raw const (*stream).done).read_volatile() < length {
             lose_step(stream);
         }
     }
@@ -104,10 +97,11 @@ extern "C" fn step(_n: u64, walk: *mut Walk) -> u64 {
         let walk = &*walk;
         let stream = walk.stream;
         let done = (*stream).done;
-        if done >= walk.length {
+        let length = (*stream).length;
+        if done >= length {
             return 1;
         }
-        let rest = walk.length - done;
+        let rest = length - done;
         let left = (*stream).left;
         if left > 0 {
             let n = if left < rest { left } else { rest };
@@ -120,13 +114,13 @@ extern "C" fn step(_n: u64, walk: *mut Walk) -> u64 {
         }
         let have = (*stream).have;
         if have == 0 && rest >= FRAME_HEADER {
-            let Some(head) = load_u64(walk.skb, walk.at.wrapping_add(done)) else {
+            let Some(head) = load_u64(walk.skb, (*stream).at.wrapping_add(done)) else {
                 return 1;
             };
             return frame(walk, head, done, done + FRAME_HEADER);
         }
         // The header is split: its bytes are told before it is known what they begin.
-        let Some(byte) = load_u8(walk.skb, walk.at.wrapping_add(done)) else {
+        let Some(byte) = load_u8(walk.skb, (*stream).at.wrapping_add(done)) else {
             return 1;
         };
         told(walk, done, done + 1);
@@ -177,26 +171,37 @@ unsafe fn told(walk: &Walk, begin: u32, end: u32) {
         let (from, to) = ((*stream).from, (*stream).to);
         let is_apart = begin.wrapping_sub(to) > GAP || end.wrapping_sub(from) > MAX_BYTES;
         if to == from || is_apart {
-            flush(walk);
+            trace_flush(walk.skb, (*stream).way);
             (*stream).from = begin;
         }
         (*stream).to = end;
     }
 }
 
-#[inline(always)]
-unsafe fn flush(walk: &Walk) {
-    // SAFETY: a map value.
-    let (from, to) = unsafe { ((*walk.stream).from, (*walk.stream).to) };
-    if to > from {
-        tell(
-            walk.skb,
-            walk.at.wrapping_add(from),
-            to - from,
-            walk.length.wrapping_sub(from),
-            walk.sequence.wrapping_add(from),
-            walk.direction as u8 & 1,
-            protocol::HTTP2,
-        );
+/// Tells it. Apart, for the verifier.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn trace_flush(skb: *mut __sk_buff, direction: u32) -> u32 {
+    let Some(sk) = socket(skb) else { return 0 };
+    // SAFETY: the packet's socket, map values.
+    unsafe {
+        let Some(memory) = recall(sk.cast()) else {
+            return 0;
+        };
+        let way = direction as u8 & 1;
+        let stream = stream_of(memory, way);
+        let (from, to) = ((*stream).from, (*stream).to);
+        if to > from {
+            tell(
+                skb,
+                (*stream).at.wrapping_add(from),
+                to - from,
+                (*stream).length.wrapping_sub(from),
+                (*stream).sequence.wrapping_add(from),
+                way,
+                protocol::HTTP2,
+            );
+        }
     }
+    0
 }
