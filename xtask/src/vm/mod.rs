@@ -125,7 +125,6 @@ fn machine(
     accelerator: boot::Accelerator,
     limit: u64,
 ) -> anyhow::Result<report::Report> {
-    let tests = &tests.on(&kernel.asked);
     let image = image::build(kernel, tests, cache)?;
     let log = cache.join(format!("{}.log", kernel.asked));
     eprintln!("kernel {}: serial log in {}", kernel.release, log.display());

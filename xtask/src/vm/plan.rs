@@ -95,10 +95,6 @@ const JOBS: &[(&str, &str, &str, u64, &[&str])] = &[
     ),
 ];
 
-/// Jobs of programs that a kernel refuses, by what was asked for: there is nothing to test. 6.1's verifier gives up on `trace_in` and
-/// `trace_out` at a million instructions, and finds an access of `inject_in` invalid; a node there says so and goes on without.
-const WITHOUT: &[(&str, &str)] = &[("6.1", "requests"), ("6.1", "inject")];
-
 /// One of them, with its program.
 #[derive(Debug, Clone)]
 pub struct Test {
@@ -120,15 +116,6 @@ pub struct Tests {
 }
 
 impl Tests {
-    /// Those that there are on a kernel.
-    pub fn on(&self, kernel: &str) -> Self {
-        let has = |test: &&Test| !WITHOUT.contains(&(kernel, test.job.name.as_str()));
-        Self {
-            init: self.init.clone(),
-            jobs: self.jobs.iter().filter(has).cloned().collect(),
-        }
-    }
-
     /// The jobs' names.
     pub fn names(&self) -> Vec<String> {
         self.jobs.iter().map(|test| test.job.name.clone()).collect()
@@ -224,9 +211,6 @@ mod tests {
                 assert_ne!(one.0, other.0);
             }
             assert!(!one.0.contains(char::is_whitespace));
-        }
-        for (_, name) in WITHOUT {
-            assert!(JOBS.iter().any(|(job, ..)| job == name), "{name}");
         }
     }
 }

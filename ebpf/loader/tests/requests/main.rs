@@ -418,6 +418,44 @@ fn frames_with_heads_are_told_wherever_packets_end() -> anyhow::Result<()> {
 }
 
 #[test]
+fn a_packet_of_many_frames_is_walked_over_whole() -> anyhow::Result<()> {
+    let Some(mut rig) = Rig::new("req-h2many")? else {
+        return Ok(());
+    };
+    let (server, _) = rig.task("server", true)?;
+    let (client, _) = rig.task("client", false)?;
+    let mut pair = Pair::connect(client, server, "127.0.0.1:0")?;
+    // More bytes to tell, near each other, than a record has room for.
+    let streams: Vec<u8> = (0..200_u32)
+        .flat_map(|n| {
+            let heads = frame(1, 4, 2 * n + 1, &[b'h'; 60]);
+            [heads, frame(0, 0, 2 * n + 1, &[b'd'; 20])].concat()
+        })
+        .collect();
+    let all = [PREFACE, &frame(4, 0, 0, &[]), &streams].concat();
+    pair.request(&all)?;
+    let told = rig.told();
+    let came = pieces(&told, direction::IN);
+    let first = came[0].0.sequence;
+    let mut seen = vec![None; all.len()];
+    for (head, bytes) in &came {
+        let at = head.sequence.wrapping_sub(first) as usize;
+        for (n, byte) in bytes.iter().enumerate() {
+            assert_eq!(seen[at + n].replace(*byte), None);
+            assert_eq!(*byte, all[at + n]);
+        }
+    }
+    let begin = all.len() - streams.len();
+    for (at, bytes) in streams.chunks(69 + 29).enumerate() {
+        let heads = &seen[begin + at * bytes.len()..][..69];
+        let heads: Option<Vec<u8>> = heads.iter().copied().collect();
+        assert_eq!(heads.as_deref(), Some(&bytes[..69]), "frame {at}");
+    }
+    assert_eq!(rig.count("out_of_step")?, 0);
+    Ok(())
+}
+
+#[test]
 fn what_is_not_http_is_looked_at_for_a_while_only() -> anyhow::Result<()> {
     let Some(mut rig) = Rig::new("req-other")? else {
         return Ok(());

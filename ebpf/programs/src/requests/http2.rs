@@ -11,7 +11,7 @@ use crate::packet::{load_u8, load_u64, socket};
 use crate::tell::{stream_of, tell};
 
 /// Steps over one packet: a frame's header, what of its bytes is in the packet, or one byte of a header that is split.
-const STEPS: u32 = 512;
+const STEPS: u32 = 2048;
 /// Bytes between frames that are told with them: less than another record.
 const GAP: u32 = 256;
 
