@@ -135,12 +135,12 @@ unsafe fn context(
         let Some(window) = INJECT_WINDOW.get_ptr_mut(0) else {
             return;
         };
-        // The verifier's own words for what the caller has made sure of.
-        let n = opaque(u64::from(n));
-        if n == 0 || n > WINDOW as u64 {
+        // The verifier's own words for what the caller has made sure of. From `n != 0` 6.1's does not see that it is at least one.
+        let but_one = opaque(u64::from(n).wrapping_sub(1));
+        if but_one >= WINDOW as u64 {
             return;
         }
-        let n = n as u32;
+        let n = but_one as u32 + 1;
         let to = (&raw mut (*window).bytes).cast();
         if bpf_skb_load_bytes(skb.cast(), packet.at, to, n) != 0 {
             return;

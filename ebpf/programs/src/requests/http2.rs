@@ -8,7 +8,7 @@ use waggle_ebpf_common::requests::{MAX_BYTES, Stream, count, protocol, stream_fl
 use crate::guess::{FRAME_HEADER, frame, frame_of};
 use crate::maps::{counted, recall};
 use crate::packet::{load_u8, load_u64, socket};
-use crate::tell::{stream_of, tell};
+use crate::tell::{stream_of, tell_one};
 
 /// Steps over one packet: a frame's header, what of its bytes is in the packet, or one byte of a header that is split.
 const STEPS: u32 = 2048;
@@ -104,8 +104,10 @@ extern "C" fn step(_n: u64, walk: *mut Walk) -> u64 {
         let rest = length - done;
         let left = (*stream).left;
         if left > 0 {
-            let n = if left < rest { left } else { rest };
+            let mut n = if left < rest { left } else { rest };
             if (*stream).is_told != 0 {
+                // A record's, so that there is always room for all.
+                n = if n < MAX_BYTES { n } else { MAX_BYTES };
                 told(walk, done, done + n);
             }
             (*stream).done = done + n;
@@ -178,7 +180,7 @@ unsafe fn told(walk: &Walk, begin: u32, end: u32) {
     }
 }
 
-/// Tells it. Apart, for the verifier.
+/// Tells it. Apart, for the verifier; with little stack, since it is the deepest call but one.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn trace_flush(skb: *mut __sk_buff, direction: u32) -> u32 {
@@ -192,14 +194,13 @@ extern "C" fn trace_flush(skb: *mut __sk_buff, direction: u32) -> u32 {
         let stream = stream_of(memory, way);
         let (from, to) = ((*stream).from, (*stream).to);
         if to > from {
-            tell(
+            tell_one(
                 skb,
                 (*stream).at.wrapping_add(from),
                 to - from,
                 (*stream).length.wrapping_sub(from),
                 (*stream).sequence.wrapping_add(from),
-                way,
-                protocol::HTTP2,
+                (way, protocol::HTTP2),
             );
         }
     }

@@ -37,19 +37,33 @@ pub fn tell(skb: *mut __sk_buff, at: u32, n: u32, length: u32, sequence: u32, wa
     for _ in 0..PARTS {
         let rest = n.wrapping_sub(done);
         let part = if rest < MAX_BYTES { rest } else { MAX_BYTES };
-        let words = part | u32::from(way) << 16 | u32::from(what) << 24;
-        trace_tell(
+        tell_one(
             skb,
             at.wrapping_add(done),
-            words,
+            part,
             length.wrapping_sub(done),
             sequence.wrapping_add(done),
+            (way, what),
         );
         done += part;
         if done >= n {
             break;
         }
     }
+}
+
+/// Tells `n` bytes that one record has room for; of which direction and protocol they are.
+#[inline(always)]
+pub fn tell_one(
+    skb: *mut __sk_buff,
+    at: u32,
+    n: u32,
+    length: u32,
+    sequence: u32,
+    (way, what): (u8, u8),
+) {
+    let words = n | u32::from(way) << 16 | u32::from(what) << 24;
+    trace_tell(skb, at, words, length, sequence);
 }
 
 /// `words`: how many bytes, direction, protocol, in 16, 8 and 8 bits.
@@ -273,12 +287,13 @@ unsafe fn put<const N: usize>(skb: *mut __sk_buff, at: u32, n: u32, head: &Head)
         return;
     };
     let record = entry.as_mut_ptr();
-    // The verifier's own words for what the caller has made sure of.
-    let n = opaque(u64::from(n));
-    if n == 0 || n > N as u64 {
+    // The verifier's own words for what the caller has made sure of. From `n != 0` 6.1's does not see that it is at least one.
+    let but_one = opaque(u64::from(n).wrapping_sub(1));
+    if but_one >= N as u64 {
         entry.discard(u64::from(BPF_RB_NO_WAKEUP));
         return;
     }
+    let n = but_one + 1;
     // SAFETY: reserved room.
     let read = unsafe {
         copy(&raw mut (*record).head, head);
