@@ -34,6 +34,10 @@ const WANTED: &[&str] = &[
     "tcp_diag",
     "udp_diag",
     "tls",
+    // What it encrypts with, which it would ask user space for.
+    "ctr",
+    "ghash_generic",
+    "gcm",
     "overlay",
 ];
 
