@@ -404,7 +404,7 @@ fn what_the_kernel_encrypts_is_left_alone() -> anyhow::Result<()> {
     };
     let (mut task, _) = rig.task("client")?;
     let mut call = call(&mut task)?;
-    let hello = "\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00";
+    let hello = "\x16\x03\x01\x00\x10\x01\x00\x00\x0c\x03\x03aaaaaaaaaa";
     call.send(&mut task, hello)?;
     call.read_same(hello)?;
     call.take_answer(&mut task)?;
