@@ -27,6 +27,22 @@ pub struct Args {
     /// The CPU for what is measured in the kernel
     #[arg(long, default_value_t = 1)]
     cpu: usize,
+    /// Only this part
+    #[arg(long)]
+    only: Option<Part>,
+}
+
+/// What there is to measure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    /// What the programs add to a request and to bulk
+    Kernel,
+    /// What user space makes of a request
+    UserSpace,
+    /// The store of ended connections
+    Flows,
+    /// A real node
+    Node,
 }
 
 /// Builds and runs all four.
@@ -39,23 +55,31 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
         "running kernel programs needs root"
     );
     step("build-ebpf", || ebpf::build(ebpf::Options::default()))?;
-    let rounds = if args.quick { 1 } else { args.rounds }.to_string();
-    let cpu = args.cpu.to_string();
-    let kernel = ["--rounds", &rounds, "--cpu", &cpu];
-    bench(args.quick, "tracing", &kernel)?;
-    let once: &[&str] = if args.quick {
-        &["requests", "--test"]
-    } else {
-        &["requests"]
-    };
-    bench(args.quick, "pipeline", once)?;
-    let quick: &[&str] = if args.quick { &["--quick"] } else { &[] };
-    bench(args.quick, "flows", quick)?;
-    let programs = if args.quick {
-        build::programs()?
-    } else {
-        build::release_programs()?
-    };
-    node::measure(&programs, args.quick)?;
+    let is_asked = |part| args.only.is_none_or(|only| only == part);
+    if is_asked(Part::Kernel) {
+        let rounds = if args.quick { 1 } else { args.rounds }.to_string();
+        let cpu = args.cpu.to_string();
+        bench(args.quick, "tracing", &["--rounds", &rounds, "--cpu", &cpu])?;
+    }
+    if is_asked(Part::UserSpace) {
+        let once: &[&str] = if args.quick {
+            &["requests", "--test"]
+        } else {
+            &["requests"]
+        };
+        bench(args.quick, "pipeline", once)?;
+    }
+    if is_asked(Part::Flows) {
+        let quick: &[&str] = if args.quick { &["--quick"] } else { &[] };
+        bench(args.quick, "flows", quick)?;
+    }
+    if is_asked(Part::Node) {
+        let programs = if args.quick {
+            build::programs()?
+        } else {
+            build::release_programs()?
+        };
+        node::measure(&programs, args.quick)?;
+    }
     Ok(ExitCode::SUCCESS)
 }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use serde_json::Value;
+use serde_json::{Value, json};
 use waggle_tests_support::cluster::NodeInfo;
 use waggle_tests_support::scenario::{WEB_JSON, World, Wrk, deploy, remove, wrk};
 use waggle_tests_support::wait::sleep;
@@ -55,6 +55,12 @@ fn figures(world: &World, node: &NodeInfo, rounds: usize) -> anyhow::Result<()> 
     );
     for (name, is_traced) in SERVICES {
         deploy(&world.cluster, &definition(name, is_traced)?, LIMIT)?;
+        // Its check says nothing of its VIP.
+        wait_until(LIMIT, "an answer of its VIP", || {
+            let mut curl = world.cluster.command(&node.name, "curl").ok()?;
+            curl.args(["--silent", "--fail", "--output", "/dev/null", &url(name)]);
+            curl.status().ok()?.success().then_some(())
+        })?;
     }
     let mut visits = [(); 2].map(|()| Vec::new());
     for round in 0..rounds {
@@ -96,9 +102,8 @@ fn visit(
     node: &NodeInfo,
     (service, is_traced): (&str, bool),
 ) -> anyhow::Result<Visit> {
-    let url = format!("http://{service}.marathon.l4lb.thisdcos.directory/");
     let before = totals(world, node, TOLD)?;
-    let load = wrk(&world.cluster, &node.name, &url, SECONDS)?;
+    let load = wrk(&world.cluster, &node.name, &url(service), SECONDS)?;
     sleep(BEGIN);
     let cost = watch(&[node.pid], WATCHED)?.remove(0);
     let said = Wrk::finish(load)?;
@@ -125,20 +130,28 @@ fn visit(
     })
 }
 
+fn url(service: &str) -> String {
+    format!("http://{service}.marathon.l4lb.thisdcos.directory/")
+}
+
 fn definition(name: &str, is_traced: bool) -> anyhow::Result<String> {
-    let mut json: Value = serde_json::from_str(WEB_JSON)?;
-    json["id"] = format!("/{name}").into();
-    json["instances"] = 1.into();
-    json["portDefinitions"][0]["labels"]["VIP_0"] = format!("/{name}:80").into();
-    // Requests, too, which wrk has not made.
-    json["healthChecks"] = Value::Array(Vec::new());
+    let mut app: Value = serde_json::from_str(WEB_JSON)?;
+    app["id"] = format!("/{name}").into();
+    app["instances"] = 1.into();
+    app["portDefinitions"][0]["labels"]["VIP_0"] = format!("/{name}:80").into();
+    // One that asks nothing of the server: a check by HTTP would make spans.
+    app["healthChecks"] = json!([{
+        "protocol": "COMMAND",
+        "command": {"value": "true"},
+        "intervalSeconds": 60,
+    }]);
     // What it logs of each request is another feature's.
-    let cmd = json["cmd"].as_str().context("no cmd")?;
-    json["cmd"] = cmd
+    let cmd = app["cmd"].as_str().context("no cmd")?;
+    app["cmd"] = cmd
         .replace("access_log /dev/stdout combined", "access_log off")
         .into();
     let word = if is_traced { "requests" } else { "none" };
-    json["labels"]["WAGGLE_TRACE"] = word.into();
-    json["labels"]["WAGGLE_TRACE_SPANS_PER_SECOND"] = SPANS_S.into();
-    Ok(json.to_string())
+    app["labels"]["WAGGLE_TRACE"] = word.into();
+    app["labels"]["WAGGLE_TRACE_SPANS_PER_SECOND"] = SPANS_S.into();
+    Ok(app.to_string())
 }
