@@ -151,10 +151,6 @@ pub struct Stream {
     pub from: u32,
     /// The one after the last.
     pub to: u32,
-    /// [`direction`].
-    pub way: u32,
-    /// Zero.
-    pub pad: u32,
 }
 
 /// What is known of a direction.
@@ -289,7 +285,7 @@ impl Head {
 
 const _: () = {
     assert!(size_of::<Head>() == 112);
-    assert!(size_of::<Stream>() == 64);
-    assert!(size_of::<Socket>() == 184);
+    assert!(size_of::<Stream>() == 56);
+    assert!(size_of::<Socket>() == 168);
     assert!(size_of::<Record<128>>() == 240);
 };

@@ -78,19 +78,24 @@ const JOBS: &[(&str, &str, &str, u64, &[&str])] = &[
     ("maps", "waggle-overlay", "kernel", 200, &[]),
     ("wireguard", "waggle-overlay", "wireguard", 400, &[]),
     ("wireguard-overlay", "waggle-overlay", "sealed", 600, &[]),
-    // Each test waits a minute or more for the verifier.
     (
         "requests",
         "waggle-ebpf",
         "requests",
-        600,
-        &["child", "both_ends", "nothing_is_told", "frames_with_heads"],
+        300,
+        &[
+            "child",
+            "both_ends",
+            "nothing_is_told",
+            "frames_with_heads",
+            "many_frames",
+        ],
     ),
     (
         "inject",
         "waggle-ebpf",
         "inject",
-        600,
+        300,
         &["child", "gets_the_ids", "kernel_encrypts"],
     ),
 ];

@@ -432,7 +432,8 @@ fn a_packet_of_many_frames_is_walked_over_whole() -> anyhow::Result<()> {
             [heads, frame(0, 0, 2 * n + 1, &[b'd'; 20])].concat()
         })
         .collect();
-    let all = [PREFACE, &frame(4, 0, 0, &[]), &streams].concat();
+    let long = frame(1, 4, 401, &[b'l'; 6000]);
+    let all = [PREFACE, &frame(4, 0, 0, &[]), &streams, &long].concat();
     pair.request(&all)?;
     let told = rig.told();
     let came = pieces(&told, direction::IN);
@@ -445,12 +446,13 @@ fn a_packet_of_many_frames_is_walked_over_whole() -> anyhow::Result<()> {
             assert_eq!(*byte, all[at + n]);
         }
     }
-    let begin = all.len() - streams.len();
+    let begin = all.len() - long.len() - streams.len();
     for (at, bytes) in streams.chunks(69 + 29).enumerate() {
         let heads = &seen[begin + at * bytes.len()..][..69];
         let heads: Option<Vec<u8>> = heads.iter().copied().collect();
         assert_eq!(heads.as_deref(), Some(&bytes[..69]), "frame {at}");
     }
+    assert!(seen[all.len() - long.len()..].iter().all(Option::is_some));
     assert_eq!(rig.count("out_of_step")?, 0);
     Ok(())
 }

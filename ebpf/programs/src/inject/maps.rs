@@ -269,11 +269,3 @@ unsafe fn words(from: *const u32) -> Addr {
         ]
     }
 }
-
-/// A number of which the compiler knows nothing, so that the checks that the verifier wants stay in the program.
-#[inline(always)]
-pub fn opaque(mut n: u64) -> u64 {
-    // SAFETY: one instruction, which changes nothing. Without any, lines and instructions would not match.
-    unsafe { core::arch::asm!("{n} = {n}", n = inout(reg) n, options(nostack)) };
-    n
-}

@@ -12,7 +12,8 @@ use waggle_ebpf_common::inject::ids::{CLIENT_SPAN, TRACE_HIGH, TRACE_LOW};
 use waggle_ebpf_common::inject::{Caller, WINDOW, at, count, state};
 
 use crate::guess::is_request;
-use crate::maps::{address, caller, counted, hash, hop, opaque, place, stays, word_at};
+use crate::maps::{address, caller, counted, hash, hop, place, stays, word_at};
+use crate::packet::opaque;
 use crate::scan::scan;
 use crate::threads;
 

@@ -16,9 +16,9 @@ use waggle_ebpf_common::sock_flags;
 
 use crate::guess::{is_answer, is_request};
 use crate::maps::{
-    INJECT, INJECT_WINDOW, address, hash, hop, opaque, opened, place, served, served_new, word_at,
+    INJECT, INJECT_WINDOW, address, hash, hop, opened, place, served, served_new, word_at,
 };
-use crate::packet::{FIN, Packet, RST, load_u8, load_u64, socket};
+use crate::packet::{FIN, Packet, RST, bounded, load_u8, load_u64, socket};
 use crate::scan::scan;
 use crate::threads;
 
@@ -135,12 +135,9 @@ unsafe fn context(
         let Some(window) = INJECT_WINDOW.get_ptr_mut(0) else {
             return;
         };
-        // The verifier's own words for what the caller has made sure of. From `n != 0` 6.1's does not see that it is at least one.
-        let but_one = opaque(u64::from(n).wrapping_sub(1));
-        if but_one >= WINDOW as u64 {
+        let Some(n) = bounded::<WINDOW>(n) else {
             return;
-        }
-        let n = but_one as u32 + 1;
+        };
         let to = (&raw mut (*window).bytes).cast();
         if bpf_skb_load_bytes(skb.cast(), packet.at, to, n) != 0 {
             return;

@@ -21,6 +21,7 @@ const GAP: u32 = 256;
 struct Walk {
     skb: *mut __sk_buff,
     stream: *mut Stream,
+    direction: u32,
 }
 
 /// Follows a stream over a packet; `at` and `length` are of the payload that is new.
@@ -73,8 +74,11 @@ extern "C" fn trace_frames(
         (*stream).done = 0;
         (*stream).from = 0;
         (*stream).to = 0;
-        (*stream).way = direction & 1;
-        let mut walk = Walk { skb, stream };
+        let mut walk = Walk {
+            skb,
+            stream,
+            direction,
+        };
         bpf_loop(
             STEPS,
             step as *mut core::ffi::c_void,
@@ -173,7 +177,7 @@ unsafe fn told(walk: &Walk, begin: u32, end: u32) {
         let (from, to) = ((*stream).from, (*stream).to);
         let is_apart = begin.wrapping_sub(to) > GAP || end.wrapping_sub(from) > MAX_BYTES;
         if to == from || is_apart {
-            trace_flush(walk.skb, (*stream).way);
+            trace_flush(walk.skb, walk.direction);
             (*stream).from = begin;
         }
         (*stream).to = end;
@@ -193,7 +197,10 @@ extern "C" fn trace_flush(skb: *mut __sk_buff, direction: u32) -> u32 {
         let way = direction as u8 & 1;
         let stream = stream_of(memory, way);
         let (from, to) = ((*stream).from, (*stream).to);
-        if to > from {
+        if to.wrapping_sub(from) > MAX_BYTES {
+            // Only where two CPUs look at packets of one stream at once.
+            lose_step(stream);
+        } else if to != from {
             tell_one(
                 skb,
                 (*stream).at.wrapping_add(from),

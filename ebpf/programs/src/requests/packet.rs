@@ -124,3 +124,22 @@ pub fn load_u8(skb: *mut __sk_buff, at: u32) -> Option<u8> {
     let read = unsafe { bpf_skb_load_bytes(skb.cast(), at, (&raw mut byte).cast(), 1) };
     if read == 0 { Some(byte) } else { None }
 }
+
+/// A length from one to `N`, as the verifier can see. What it is told of `n != 0` 6.1's makes nothing of, hence the subtraction.
+#[inline(always)]
+pub fn bounded<const N: usize>(n: u32) -> Option<u32> {
+    let but_one = opaque(u64::from(n).wrapping_sub(1));
+    if but_one < N as u64 {
+        Some(but_one as u32 + 1)
+    } else {
+        None
+    }
+}
+
+/// A number of which the compiler knows nothing, so that the checks that the verifier wants stay in the program.
+#[inline(always)]
+pub fn opaque(mut n: u64) -> u64 {
+    // SAFETY: one instruction, which changes nothing. Without any, lines and instructions would not match.
+    unsafe { core::arch::asm!("{n} = {n}", n = inout(reg) n, options(nostack)) };
+    n
+}

@@ -10,7 +10,7 @@ use waggle_ebpf_common::requests::{
 use waggle_ebpf_common::{Addr, MAPPED, sock_flags};
 
 use crate::maps::{TRACE_RECORDS, counted, opened, place, recall};
-use crate::packet::socket;
+use crate::packet::{bounded, socket};
 
 const AF_INET: u32 = 2;
 /// Records for what is longer than one may be.
@@ -287,17 +287,14 @@ unsafe fn put<const N: usize>(skb: *mut __sk_buff, at: u32, n: u32, head: &Head)
         return;
     };
     let record = entry.as_mut_ptr();
-    // The verifier's own words for what the caller has made sure of. From `n != 0` 6.1's does not see that it is at least one.
-    let but_one = opaque(u64::from(n).wrapping_sub(1));
-    if but_one >= N as u64 {
+    let Some(n) = bounded::<N>(n) else {
         entry.discard(u64::from(BPF_RB_NO_WAKEUP));
         return;
-    }
-    let n = but_one + 1;
+    };
     // SAFETY: reserved room.
     let read = unsafe {
         copy(&raw mut (*record).head, head);
-        bpf_skb_load_bytes(skb.cast(), at, (&raw mut (*record).bytes).cast(), n as u32)
+        bpf_skb_load_bytes(skb.cast(), at, (&raw mut (*record).bytes).cast(), n)
     };
     if read == 0 {
         entry.submit(u64::from(BPF_RB_NO_WAKEUP));
@@ -327,12 +324,4 @@ unsafe fn copy(to: *mut Head, from: &Head) {
             to.add(word).write_volatile(from.add(word).read_volatile());
         }
     }
-}
-
-/// A number of which the compiler knows nothing, so that what is asked of it stays in the program.
-#[inline(always)]
-fn opaque(mut n: u64) -> u64 {
-    // SAFETY: one instruction, which changes nothing. Without any, lines and instructions would not match.
-    unsafe { core::arch::asm!("{n} = {n}", n = inout(reg) n, options(nostack)) };
-    n
 }

@@ -45,7 +45,7 @@ enum Part {
     Node,
 }
 
-/// Builds and runs all four.
+/// Builds and runs all four, or the one.
 pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     if let Some(code) = setup::ensure(args.no_install)? {
         return Ok(code);
