@@ -66,12 +66,15 @@ impl Session for Service {
                     let mut s = state.lock().unwrap();
                     match message.kind {
                         Some(FromAgent::Register(r)) => {
-                            s.registrations.push(r);
-                            s.to_agent = Some(tx.clone());
-                            answers.push(ToAgent::Registered(pb::Registered {
+                            let registered = ToAgent::Registered(pb::Registered {
                                 heartbeat_interval_ms: 200,
                                 unknown_tasks: vec![],
-                            }));
+                            });
+                            let kind = Some(registered);
+                            // Before anybody sees that it has: what a test sends after that must not come first.
+                            let _ = tx.try_send(Ok(pb::MasterMessage { kind }));
+                            s.registrations.push(r);
+                            s.to_agent = Some(tx.clone());
                         }
                         Some(FromAgent::Heartbeat(h)) => answers.push(ToAgent::Heartbeat(h)),
                         Some(FromAgent::Status(status)) => {
