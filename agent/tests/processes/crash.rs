@@ -217,11 +217,20 @@ impl World {
 
     /// Nothing of it runs, and no cgroup of a task is left.
     fn assert_clean(&self, what: &str) {
-        wait_for(&format!("{what}: nothing to be left"), || {
-            let here = self.processes().is_empty();
-            let cgroups = self.cgroups.as_ref().is_none_or(|c| c.tasks().is_empty());
-            (here && cgroups && self.mounts().is_empty()).then_some(())
-        });
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let cgroups = self.cgroups.as_ref().map(CgroupRoot::tasks);
+            let left = (
+                self.processes(),
+                cgroups.unwrap_or_default(),
+                self.mounts(),
+            );
+            if left.0.is_empty() && left.1.is_empty() && left.2.is_empty() {
+                return;
+            }
+            assert!(Instant::now() < until, "{what}: {left:?} is left");
+            let _ = nix::poll::poll(&mut [], nix::poll::PollTimeout::from(5_u8));
+        }
     }
 
     /// What is mounted below this directory.
