@@ -20,7 +20,9 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{Semaphore, mpsc},
 };
-use waggle_api::exec::{Ended, FIRST_WINDOW, Frame, PING_SECONDS, SILENCE_SECONDS, Started, parse};
+use waggle_api::exec::{
+    Ended, FIRST_WINDOW, Frame, PING_SECONDS, SILENCE_SECONDS, Started, Winsize, parse,
+};
 
 use crate::error::CliError;
 use detach::Detach;
@@ -143,8 +145,9 @@ async fn send(
     let mut signals = Signals::new().map_err(anyhow::Error::from)?;
     let mut ping = tokio::time::interval(Duration::from_secs(PING_SECONDS));
     let mut interrupted = false;
+    let mut shown = None;
     if raw.is_some() {
-        resize(writer).await?;
+        resize(writer, &mut shown).await?;
     }
     loop {
         tokio::select! {
@@ -163,16 +166,20 @@ async fn send(
                 if let Ok(allowed) = allowed {
                     allowed.forget();
                 }
+                if raw.is_some() {
+                    // The signal may be later than keys that were typed after it.
+                    resize(writer, &mut shown).await?;
+                }
                 writer.send(&Frame::Stdin(std::mem::take(&mut pending))).await?;
             }
             what = signals.next() => match what {
                 Told::Resized => if started.tty && raw.is_some() {
-                    resize(writer).await?;
+                    resize(writer, &mut shown).await?;
                 },
                 Told::Suspended => suspend(raw),
                 Told::Continued => if let Some(raw) = raw {
                     let _ = raw.again();
-                    resize(writer).await?;
+                    resize(writer, &mut shown).await?;
                 },
                 Told::End(number) => {
                     // Whose process it is decides; who asks twice, or closes the terminal, is not kept.
@@ -191,8 +198,14 @@ async fn send(
     }
 }
 
-async fn resize(writer: &mut Writer) -> Result<(), CliError> {
-    match size() {
+/// Tells the terminal's size, where it is not the one that was told last.
+async fn resize(writer: &mut Writer, shown: &mut Option<Winsize>) -> Result<(), CliError> {
+    let now = size();
+    if now == *shown {
+        return Ok(());
+    }
+    *shown = now;
+    match now {
         Some(size) => writer.send(&Frame::Resize(size)).await,
         None => Ok(()),
     }
