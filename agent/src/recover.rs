@@ -59,6 +59,12 @@ pub async fn recover(
                 tracing::warn!(error = chain(&e), "leftovers stay");
             }
         }
+        // An agent that died while it took a container apart has left the rest, also where its end was settled.
+        for dir in &done {
+            if let Err(e) = parts.runtimes.release(dir) {
+                tracing::warn!(task_id = %dir.task_id(), error = %e, "leftovers of an ended container stay");
+            }
+        }
         // Those that live, and those whose end is still to be told: they are released after that.
         let live = found
             .iter()

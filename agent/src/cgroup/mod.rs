@@ -236,7 +236,8 @@ pub fn pause() {
     let _ = nix::poll::poll(&mut [], nix::poll::PollTimeout::from(2u8));
 }
 
-fn remove_tree(dir: &Path) -> io::Result<()> {
+/// Removes a directory and those below it; a missing one is fine.
+pub fn remove_tree(dir: &Path) -> io::Result<()> {
     for child in children(dir) {
         remove_tree(&child)?;
     }

@@ -29,7 +29,7 @@ use crate::{
     AgentConfig, RuntimeSettings,
     cgroup::process_limits,
     checkpoint::TaskDir,
-    environment,
+    crash, environment,
     gpus::DeviceNode,
     shim::{ContainerPlan, ShimPlan, UserIds},
     sys::{self, ProcessId},
@@ -213,12 +213,13 @@ impl Oci {
         for mount in &self.cgroup_mounts {
             let dir = mount.join(below);
             loop {
-                match fs::remove_dir(&dir) {
+                // A container that may write there has made its own below.
+                match crate::cgroup::remove_tree(&dir) {
                     Err(e) if e.raw_os_error() == Some(libc::EBUSY) && Instant::now() < until => {
                         crate::cgroup::pause();
                     }
-                    Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-                    _ => break,
+                    Err(e) => return Err(e),
+                    Ok(()) => break,
                 }
             }
         }
@@ -354,7 +355,9 @@ impl Runtime for Oci {
     fn release(&self, dir: &TaskDir) -> io::Result<()> {
         let id = container_id(dir.task_id().as_str());
         let bundle = bundle_dir(dir);
+        crash::point(&bundle, "release");
         let deleted = self.delete(&id);
+        crash::point(&bundle, "deleted");
         let cgroup = config_cgroup(&bundle);
         let removed = cgroup.map_or(Ok(()), |path| self.remove_cgroups(&path));
         deleted.and(removed)?;

@@ -220,11 +220,7 @@ impl World {
         let until = Instant::now() + PATIENCE;
         loop {
             let cgroups = self.cgroups.as_ref().map(CgroupRoot::tasks);
-            let left = (
-                self.processes(),
-                cgroups.unwrap_or_default(),
-                self.mounts(),
-            );
+            let left = (self.processes(), cgroups.unwrap_or_default(), self.mounts());
             if left.0.is_empty() && left.1.is_empty() && left.2.is_empty() {
                 return;
             }
@@ -667,6 +663,39 @@ fn killed_shim(by: By) {
             world.assert_clean("after their shims");
         }
     });
+}
+
+/// A container's end is settled with the master while it is still being taken apart, and the agent dies there: the next
+/// one goes on where it was.
+pub fn a_container_half_taken_apart() {
+    if !has_runc() {
+        return;
+    }
+    for point in ["bundle:release#1", "bundle:deleted#1"] {
+        block_on(async {
+            let Some(cgroups) = CgroupRoot::named("-apart") else {
+                return;
+            };
+            let mut world = World::new(By::Runc, Some(cgroups)).await;
+            world.start(&[("WAGGLE_CRASH_AT", Path::new(point))]);
+            let master = &world.master;
+            until("registration", || {
+                (master.n_registrations() > 0).then_some(())
+            })
+            .await;
+            world
+                .master
+                .send(launch(world.spec("apart", "exit 0")))
+                .await;
+            until("the agent to die", || world.died().then_some(())).await;
+            // As the last acknowledgement leaves it.
+            fs::write(world.task("apart").join("done"), b"").unwrap();
+            let found = world.up().await;
+            assert!(found.tasks.is_empty(), "{point}: {:?}", found.tasks);
+            world.assert_clean(point);
+            assert!(!world.task("apart").join("bundle").exists(), "{point}");
+        });
+    }
 }
 
 /// Files that were never renamed into place whole can't come from here, but from a disk that lies: the agent starts,

@@ -197,6 +197,10 @@ const TESTS: &[Test] = &[
     ),
     ("survival_of_a_killed_shim", crash::a_killed_shim),
     (
+        "survival_of_a_container_half_taken_apart",
+        crash::a_container_half_taken_apart,
+    ),
+    (
         "survival_of_damaged_checkpoints",
         crash::damaged_checkpoints,
     ),
