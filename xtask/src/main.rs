@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod beside;
 mod build;
 mod cluster;
 mod demo;

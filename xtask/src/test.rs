@@ -2,15 +2,16 @@
 
 use std::ffi::OsStr;
 use std::path::PathBuf;
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
 
-use anyhow::bail;
+use anyhow::{Context as _, bail, ensure};
 use waggle_tests_support::is_root;
 use waggle_tests_support::leak::Snapshot;
 use waggle_tests_support::names::Names;
 
-use crate::run::{cargo, output, own_dir, own_exe, repo, run};
+use crate::beside::Beside;
+use crate::run::{cargo, output, own_dir, own_exe, repo, run, shown};
 use crate::{build, demo, proto, schema, setup, tidy, vm};
 
 /// Arguments of `test`.
@@ -70,31 +71,33 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     let mut packages = vec!["--workspace"];
     packages.extend(NOT_HOST);
     let programs = stages.run("programs", || build::programs_and_tests(&packages))?;
-    if whole {
-        stages.run("lints", || {
-            run(cargo()
-                .args(["clippy", "--workspace", "--all-targets"])
-                .args(NOT_HOST)
-                .args(["--", "--deny", "warnings"]))
-        })?;
-        stages.run("documentation", || {
-            run(cargo()
-                // Libraries: in the binaries such comments are help texts for clap.
-                .args(["doc", "--workspace", "--no-deps", "--lib"])
-                .args(NOT_HOST)
-                .env("RUSTDOCFLAGS", "--deny warnings"))
-        })?;
-    }
     let names = Names::from_env();
     let before = is_root().then(|| Snapshot::take(&names));
     let seed = std::env::var_os(SEED).or_else(|| (!args.explore).then(|| "1".into()));
+    let mut beside = Vec::new();
     stages.run("tests", || {
-        run(cargo()
+        let mut tests = cargo();
+        tests
             .args(["test", "--workspace", "--no-fail-fast"])
             .args(NOT_HOST)
             .arg("--")
             .args(&args.filters)
-            .envs(seed.as_ref().map(|seed| (SEED, seed))))
+            .envs(seed.as_ref().map(|seed| (SEED, seed)));
+        if !whole {
+            return run(&mut tests);
+        }
+        let line = shown(&tests);
+        let mut tests = tests
+            .stdin(Stdio::null())
+            .spawn()
+            .with_context(|| format!("run `{line}`"))?;
+        let others = Beside::of(tests.id(), lints_and_documentation())?;
+        let ended = tests.wait();
+        // Both are told, whichever failed.
+        let others = others.join();
+        ensure!(ended?.success(), "`{line}` failed");
+        beside = others?;
+        Ok(())
     })?;
     if !is_root() {
         stages.run("tests as root", || as_root(&args.filters, seed.as_deref()))?;
@@ -109,7 +112,28 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     for (name, seconds) in &stages.done {
         println!("  {seconds:7.1} s  {name}");
     }
+    for (name, seconds) in &beside {
+        println!("  {seconds:7.1} s  {name}, beside the tests");
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+fn lints_and_documentation() -> Vec<(String, Command)> {
+    let mut lints = cargo();
+    lints
+        .args(["clippy", "--workspace", "--all-targets"])
+        .args(NOT_HOST)
+        .args(["--", "--deny", "warnings"]);
+    let mut documentation = cargo();
+    documentation
+        // Libraries: in the binaries such comments are help texts for clap.
+        .args(["doc", "--workspace", "--no-deps", "--lib"])
+        .args(NOT_HOST)
+        .env("RUSTDOCFLAGS", "--deny warnings");
+    vec![
+        ("lints".to_owned(), lints),
+        ("documentation".to_owned(), documentation),
+    ]
 }
 
 #[derive(Debug, Default)]
@@ -160,7 +184,7 @@ fn as_root(filters: &[String], seed: Option<&OsStr>) -> anyhow::Result<()> {
         cargo()
             .args(["test", "--workspace", "--no-run", "--message-format=json"])
             .args(NOT_HOST)
-            .stderr(std::process::Stdio::inherit()),
+            .stderr(Stdio::inherit()),
     )?;
     let mut n_run = 0;
     for line in list.lines() {
