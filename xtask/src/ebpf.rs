@@ -15,10 +15,11 @@ use anyhow::{Context as _, bail, ensure};
 const TARGET: &str = "bpfel-unknown-none";
 const PACKAGE: &str = "waggle-ebpf-programs";
 /// The `[[bin]]`s of the package: the programs of every node (first), then those that only some load.
-const BINARIES: [&str; 9] = [
+const BINARIES: [&str; 10] = [
     "waggle-ebpf",
     "waggle-edge",
     "waggle-edge-bench",
+    "waggle-empty-bench",
     "waggle-dsr",
     "waggle-packet",
     "waggle-overlay",

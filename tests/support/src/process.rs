@@ -82,8 +82,18 @@ pub fn cpu_ticks(pid: i32) -> Option<u64> {
 /// Resident memory in KiB.
 #[must_use]
 pub fn rss_kib(pid: i32) -> Option<u64> {
+    status_kib(pid, "VmRSS:")
+}
+
+/// Its part that is the process's own, not pages of files.
+#[must_use]
+pub fn anonymous_kib(pid: i32) -> Option<u64> {
+    status_kib(pid, "RssAnon:")
+}
+
+fn status_kib(pid: i32, name: &str) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+    let line = status.lines().find(|line| line.starts_with(name))?;
     line.split_whitespace().nth(1)?.parse().ok()
 }
 

@@ -344,6 +344,8 @@ fn latency(cluster: &Cluster, programs: &Programs, node: &str, direct: &str) -> 
 struct Cost {
     cpu_percent: f64,
     rss_mb: f64,
+    // The part of it that is no file's.
+    anonymous_mb: f64,
 }
 
 /// CPU over the time, and memory at its end, per process.
@@ -359,10 +361,14 @@ fn watch(pids: &[i32], time: Duration) -> anyhow::Result<Vec<Cost>> {
     pids.iter()
         .zip(before)
         .map(|(pid, before)| {
-            let rss_kib = process::rss_kib(*pid).with_context(|| format!("process {pid} ended"))?;
+            let mb = |kib: Option<u64>| {
+                let kib = kib.with_context(|| format!("process {pid} ended"))?;
+                anyhow::Ok(kib as f64 / 1024.0)
+            };
             Ok(Cost {
                 cpu_percent: ticks(*pid)?.saturating_sub(before) as f64 / seconds,
-                rss_mb: rss_kib as f64 / 1024.0,
+                rss_mb: mb(process::rss_kib(*pid))?,
+                anonymous_mb: mb(process::anonymous_kib(*pid))?,
             })
         })
         .collect()

@@ -1,4 +1,4 @@
-//! A cluster of one node for benches, and what it says of itself.
+//! A cluster for benches, and what its nodes say of themselves.
 
 use std::net::SocketAddr;
 
@@ -15,20 +15,27 @@ pub fn on_one(
     programs: &Programs,
     measure: impl FnOnce(&World, &NodeInfo) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
+    on(programs, 1, |world, nodes| {
+        measure(world, nodes.first().context("no node")?)
+    })
+}
+
+/// The same with several, of which the first leads.
+pub fn on(
+    programs: &Programs,
+    nodes: u8,
+    measure: impl FnOnce(&World, &[NodeInfo]) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     let config = Config {
         names: Names::from_env(),
-        nodes: 1,
+        nodes,
         program: Program::Waggle(programs.waggle.clone()),
         otlp: None,
         owned: true,
     };
     let mut say = |line: &str| eprintln!("  {line}");
-    let world = World::up(config, None, ready_deadline(1), &mut say)?;
-    let nodes = &world.cluster.state.nodes;
-    let result = nodes
-        .first()
-        .context("no node")
-        .and_then(|node| measure(&world, node));
+    let world = World::up(config, None, ready_deadline(nodes), &mut say)?;
+    let result = measure(&world, &world.cluster.state.nodes);
     world.down(&mut |_| {})?;
     result
 }

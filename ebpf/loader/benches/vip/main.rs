@@ -49,7 +49,10 @@ fn main() -> anyhow::Result<()> {
         ground::first_words("/proc/loadavg", 3),
     );
     if args.iter().any(|a| a == "--features") {
-        return features::measure(&ground, rounds, cpu);
+        let at = args.iter().position(|a| a == "--empty");
+        let empty = at.and_then(|i| args.get(i + 1));
+        let empty = empty.context("--empty PATH: the object of programs that do nothing")?;
+        return features::measure(&ground, empty.as_ref(), rounds, cpu);
     }
     connects(&ground, rounds, cpu)?;
     connections(&ground, rounds, cpu)

@@ -6,7 +6,7 @@ mod node;
 
 use std::process::ExitCode;
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 
 use super::bench;
 use crate::run::step;
@@ -38,10 +38,20 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
         waggle_tests_support::is_root(),
         "running kernel programs needs root"
     );
-    step("build-ebpf", || ebpf::build(ebpf::Options::default()))?;
+    let object = step("build-ebpf", || ebpf::build(ebpf::Options::default()))?;
+    let empty = object.with_file_name("waggle-empty-bench.o");
+    let empty = empty.to_str().context("the object's path is no text")?;
     let rounds = if args.quick { "1" } else { "21" };
     let cpu = args.cpu.to_string();
-    let features = ["--features", "--rounds", rounds, "--cpu", &cpu];
+    let features = [
+        "--features",
+        "--empty",
+        empty,
+        "--rounds",
+        rounds,
+        "--cpu",
+        &cpu,
+    ];
     bench(args.quick, "vip", &features)?;
     let programs = if args.quick {
         build::programs()?

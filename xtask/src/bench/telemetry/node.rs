@@ -1,5 +1,5 @@
-//! A real node with one task: CPU and memory of `waggle node` at rest and under connections, and how many ended connections a second
-//! it writes down.
+//! Real nodes: CPU and memory of `waggle node` at rest, one that leads and one that does not; and of one node with one task under
+//! connections, and how many ended connections a second it writes down.
 //!
 //! Both ends of each connection are the task's, so that one is two events. The task says itself how many it made.
 
@@ -12,7 +12,7 @@ use waggle_tests_support::cluster::NodeInfo;
 use waggle_tests_support::scenario::{World, deploy, remove};
 use waggle_tests_support::{sleep, wait_until};
 
-use crate::bench::node::{on_one, totals};
+use crate::bench::node::{on, on_one, totals};
 use crate::bench::{LIMIT, WATCH, first_words, watch};
 use crate::build::Programs;
 
@@ -30,27 +30,43 @@ const MEMORY_MIB: f64 = 64.0;
 /// Measures on a node of its own.
 pub fn measure(programs: &Programs, quick: bool) -> anyhow::Result<()> {
     let time = if quick { Duration::from_secs(2) } else { WATCH };
+    on(programs, 2, |_, nodes| at_rest(nodes, time))?;
     on_one(programs, |world, node| {
-        figures(world, node, &programs.probe, time)
+        flooded_at_rates(world, node, &programs.probe, time)
     })
 }
 
-fn figures(world: &World, node: &NodeInfo, probe: &Path, time: Duration) -> anyhow::Result<()> {
+/// Without tasks.
+fn at_rest(nodes: &[NodeInfo], time: Duration) -> anyhow::Result<()> {
     println!(
-        "\n`waggle node` that also leads, figures taken each second, over {} s; load average {}",
+        "\n`waggle node` at rest, figures taken each second, over {} s; load average {}",
         time.as_secs(),
         first_words("/proc/loadavg", 3)
     );
-    // What it has to do in the beginning is not what it does at rest.
+    // What they have to do in the beginning is not what they do at rest.
     sleep(time);
-    let cost = watch(&[node.pid], time)?.remove(0);
-    println!(
-        "  at rest: {:.1} % of a CPU (target {IDLE_PERCENT} %: {}), {:.1} MiB resident (target {MEMORY_MIB} MiB: {})",
-        cost.cpu_percent,
-        met(cost.cpu_percent <= IDLE_PERCENT),
-        cost.rss_mb,
-        met(cost.rss_mb <= MEMORY_MIB),
-    );
+    let pids: Vec<i32> = nodes.iter().map(|node| node.pid).collect();
+    let names = ["the agent alone", "one that also leads"];
+    for (cost, name) in watch(&pids, time)?.iter().rev().zip(names) {
+        println!(
+            "  {name}: {:.1} % of a CPU (target {IDLE_PERCENT} %: {}), {:.1} MiB resident (target {MEMORY_MIB} MiB: {}), {:.1} of them its own, the rest the program's file's",
+            cost.cpu_percent,
+            met(cost.cpu_percent <= IDLE_PERCENT),
+            cost.rss_mb,
+            met(cost.rss_mb <= MEMORY_MIB),
+            cost.anonymous_mb,
+        );
+    }
+    Ok(())
+}
+
+fn flooded_at_rates(
+    world: &World,
+    node: &NodeInfo,
+    probe: &Path,
+    time: Duration,
+) -> anyhow::Result<()> {
+    println!("\nThe same, a node that also leads, under connections");
     for (rate, name) in RATES {
         let id = format!("/flood-{rate}");
         let definition = json!({
