@@ -5,8 +5,9 @@ use std::{
     collections::BTreeMap,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    os::fd::RawFd,
 };
+
+mod pair;
 
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader,
@@ -16,8 +17,7 @@ use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage as Message,
     address::{AddressAttribute, AddressFlags, AddressMessage},
     link::{
-        InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth,
-        InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+        InfoBridge, InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
     },
     neighbour::{
         NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
@@ -52,6 +52,11 @@ impl NetlinkError {
             self.source.raw_os_error(),
             Some(libc::ENODEV | libc::ENOENT)
         )
+    }
+
+    /// Whether the kernel does not know such a thing.
+    pub fn is_unknown(&self) -> bool {
+        self.source.raw_os_error() == Some(libc::EOPNOTSUPP)
     }
 
     /// Whether the object was there already.
@@ -157,57 +162,6 @@ impl Batch {
             LinkAttribute::IfAlias(alias.to_owned()),
         ];
         self.add(format!("mark device {name}"), 0, Message::NewLink(mark));
-    }
-
-    /// A pair of devices: `name` here, up, as a port of bridge `controller` where there is one; `peer` in the namespace
-    /// behind `netns`.
-    pub fn add_veth(
-        &mut self,
-        name: &str,
-        controller: Option<u32>,
-        mtu: u32,
-        (peer, mac, netns): (&str, [u8; 6], RawFd),
-    ) {
-        // Not up yet: while it is made it has no peer.
-        let mut inner = LinkMessage::default();
-        inner.attributes = vec![
-            LinkAttribute::IfName(peer.to_owned()),
-            LinkAttribute::Address(mac.to_vec()),
-            LinkAttribute::Mtu(mtu),
-            LinkAttribute::NetNsFd(netns),
-        ];
-        let mut outer = LinkMessage::default();
-        up(&mut outer);
-        outer.attributes = vec![
-            LinkAttribute::IfName(name.to_owned()),
-            LinkAttribute::Mtu(mtu),
-            LinkAttribute::LinkInfo(vec![
-                LinkInfo::Kind(InfoKind::Veth),
-                LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(inner))),
-            ]),
-        ];
-        outer
-            .attributes
-            .extend(controller.map(LinkAttribute::Controller));
-        let what = format!("add device {name}");
-        self.add(what, NLM_F_CREATE | NLM_F_EXCL, Message::NewLink(outer));
-        if controller.is_none() {
-            return;
-        }
-        // Where bridged frames pass the packet filter (br_netfilter), a connection of a task to its own host port
-        // comes back by the port that it came from.
-        let mut port = LinkMessage::default();
-        port.attributes = vec![
-            LinkAttribute::IfName(name.to_owned()),
-            LinkAttribute::LinkInfo(vec![
-                LinkInfo::PortKind(InfoPortKind::Bridge),
-                LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(
-                    true,
-                )])),
-            ]),
-        ];
-        let what = format!("let {name} send back");
-        self.add(what, 0, Message::NewLink(port));
     }
 
     /// Sets a device up.

@@ -370,12 +370,8 @@ impl Overlay {
         let mut outside = Netlink::open()?;
         let name = device_name(at.number, own);
         let mac = own.mac();
-        let fd = inside.file.as_raw_fd();
-        let add = |outside: &mut Netlink| {
-            let mut batch = Batch::default();
-            batch.add_veth(&name, None, at.mtu.into(), (INSIDE, mac, fd));
-            outside.run(batch)
-        };
+        let other = (INSIDE, mac, inside.file.as_raw_fd());
+        let add = |outside: &mut Netlink| outside.add_pair(&name, at.mtu.into(), other);
         match add(&mut outside) {
             // Left over by an agent that was killed in between.
             Err(e) if e.is_present() => {

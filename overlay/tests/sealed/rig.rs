@@ -1,9 +1,10 @@
 //! Two nodes on an underlay, each with its part of a network and a container there.
 
 use std::{
-    fs,
+    fs::{self, File},
     io::{Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
+    os::fd::AsRawFd as _,
     path::{Path, PathBuf},
     process::Command,
     sync::Arc,
@@ -13,6 +14,7 @@ use std::{
 use anyhow::{Context as _, ensure};
 use waggle_ebpf::overlay::{At, Endpoint};
 use waggle_overlay::{
+    netlink::Netlink,
     overlay::{OverlayCheck, OverlayNet, OverlayNetConfig},
     wireguard::{self, Wireguard, WireguardConfig},
 };
@@ -176,17 +178,14 @@ impl World {
             let on = overlay.network(NETWORK).map_err(anyhow::Error::msg)?;
             let ip = CONTAINERS[at];
             let mac = OverlayNet::mac_of(ip.into());
-            let text = mac.map(|byte| format!("{byte:02x}")).join(":");
-            node.ns.ip(&format!(
-                "link add c2 type veth peer name eth0 address {text} netns {}\n\
-                 link set c2 mtu {mtu} up\nroute add {ip}/32 dev c2\n",
-                node.container.name(),
-                mtu = on.mtu
-            ))?;
+            let inside = File::open(format!("/run/netns/{}", node.container.name()))?;
+            let other = ("eth0", mac, inside.as_raw_fd());
+            node.ns
+                .run(|| Netlink::open()?.add_pair("c2", on.mtu.into(), other))??;
+            node.ns.ip(&format!("route add {ip}/32 dev c2\n"))?;
             node.container.ip(&format!(
-                "link set eth0 mtu {} up\naddr add {ip}/32 dev eth0\n\
-                 route add 169.254.1.1 dev eth0 scope link\nroute add default via 169.254.1.1\n",
-                on.mtu
+                "link set eth0 up\naddr add {ip}/32 dev eth0\n\
+                 route add 169.254.1.1 dev eth0 scope link\nroute add default via 169.254.1.1\n"
             ))?;
             let ifindex = node.ns.run(|| nix::net::if_::if_nametoindex("c2"))??;
             let endpoint = Endpoint {

@@ -23,6 +23,7 @@ const JOBS: &[(&str, &str, &str, u64, &[&str])] = &[
         300,
         &[
             "containers_reach",
+            "behind_veths",
             "nobody_speaks",
             "container_that_forwards",
             "connections_outlive",

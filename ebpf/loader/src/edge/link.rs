@@ -11,6 +11,8 @@ use crate::{LoadError, sys};
 const LINK_TYPE_XDP: u32 = 6;
 /// `BPF_LINK_TYPE_TCX`.
 const LINK_TYPE_TCX: u32 = 11;
+/// `BPF_LINK_TYPE_NETKIT`.
+const LINK_TYPE_NETKIT: u32 = 13;
 
 /// Where on the way of a packet the edge's program runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,14 +52,19 @@ pub(crate) fn attach(
     match sys::obj_get(pin) {
         Ok(link) => {
             let info = sys::link_info(link.as_fd()).map_err(fail("inspect"))?;
-            // The union's first field is the device for both kinds, 0 when it is gone.
-            let known = matches!(info.kind, LINK_TYPE_XDP | LINK_TYPE_TCX);
+            // The union's first field is the device for all three, 0 when it is gone.
             #[allow(
                 clippy::cast_possible_truncation,
                 reason = "the device is the low half of the union's first 8 bytes"
             )]
             let device = info.cgroup_id as u32;
-            if known && device == ifindex {
+            let is_its = match info.kind {
+                LINK_TYPE_XDP | LINK_TYPE_TCX => device == ifindex,
+                // The other end's number, in another namespace. While that is there, this end is, and has its number.
+                LINK_TYPE_NETKIT => device != 0,
+                _ => false,
+            };
+            if is_its {
                 sys::link_update(link.as_fd(), program).map_err(fail("update"))?;
                 return Ok(true);
             }

@@ -20,6 +20,8 @@ pub(crate) const ATTACH_XDP: u32 = 37;
 pub(crate) const ATTACH_TCX_INGRESS: u32 = 46;
 /// `enum bpf_attach_type`.
 pub(crate) const ATTACH_TCX_EGRESS: u32 = 47;
+/// `enum bpf_attach_type`: where the other end of a netkit device, named by its first one, sends.
+pub(crate) const ATTACH_NETKIT_PEER: u32 = 55;
 /// `XDP_FLAGS_SKB_MODE`.
 pub(crate) const XDP_GENERIC: u32 = 1 << 1;
 /// `XDP_FLAGS_DRV_MODE`.

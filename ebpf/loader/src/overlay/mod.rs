@@ -1,6 +1,6 @@
 //! The overlay, from user space: load, attach, say who is where.
 //!
-//! Containers have veths whose host sides stand in the node's own network namespace, on no bridge. The programs there answer ARP
+//! Containers have veths, or netkit devices, whose host sides stand in the node's own network namespace, on no bridge. The programs there answer ARP
 //! and neighbour discovery, hand packets to containers of the same node, and write VXLAN headers for other nodes; those on the
 //! underlay take the headers off. One VXLAN device of the kernel that takes its tunnel from the packet (`external`) is the slow
 //! path. `ebpf/programs/src/overlay/main.rs` says which program does what.
@@ -13,6 +13,7 @@
 //! Maps and links are pinned (`<pin_dir>/v<ABI>`): packets go on being steered while no process of ours runs, and
 //! [`OverlayPlane::open`] finds all tables as they were.
 
+mod netkit;
 mod policy;
 mod spec;
 mod tables;
@@ -45,7 +46,7 @@ const MAPS: [&str; 7] = [ENDPOINTS, DEVICES, SUBNETS, PEERS, NODES, SPECIAL, COU
 /// What a device is to the overlay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
-    /// The host side of a container's veth.
+    /// The host side of a container's veth or netkit device.
     Endpoint,
     /// The device that leads to other nodes.
     Underlay,
@@ -176,6 +177,9 @@ impl OverlayPlane {
         for hook in Role::ALL.iter().flat_map(|role| role.hooks()) {
             load_program(&mut ebpf, hook.name)?;
         }
+        if netkit::is_known() {
+            load_program(&mut ebpf, netkit::NAME)?;
+        }
         let mut tables = Tables {
             endpoints: open(&mut ebpf, ENDPOINTS)?,
             devices: open(&mut ebpf, DEVICES)?,
@@ -238,7 +242,7 @@ impl OverlayPlane {
         Ok(found)
     }
 
-    /// Steers what a container sends, from the host side of its veth on; only its endpoints' addresses may send from there on.
+    /// Steers what a container sends, from the host side of its veth or netkit device on; only its endpoints' addresses may send from there on.
     ///
     /// # Errors
     /// [`LoadError::Link`] with the kernel's answer.
@@ -259,7 +263,7 @@ impl OverlayPlane {
         drop(tables);
         Role::ALL
             .into_iter()
-            .try_for_each(|role| self.hooks(role).detach(ifindex))
+            .try_for_each(|role| self.detach_role(role, ifindex))
     }
 
     /// Takes the programs of one role off a device. Not attached, or a device that is gone, is success.
@@ -267,6 +271,9 @@ impl OverlayPlane {
     /// # Errors
     /// [`LoadError::Link`].
     pub fn detach_role(&self, role: Role, ifindex: u32) -> Result<(), LoadError> {
+        if role == Role::Endpoint {
+            netkit::detach(&self.pins, ifindex)?;
+        }
         self.hooks(role).detach(ifindex)
     }
 
@@ -388,6 +395,7 @@ impl OverlayPlane {
             .iter()
             .flat_map(|role| role.hooks())
             .filter_map(|hook| programs::classifier(&ebpf, hook.name))
+            .chain(netkit::program(&ebpf))
             .collect()
     }
 
@@ -429,7 +437,13 @@ impl OverlayPlane {
     /// # Errors
     /// [`LoadError::Link`] with the kernel's answer; [`LoadError::FilterTaken`].
     pub fn attach(&self, role: Role, ifindex: u32) -> Result<bool, LoadError> {
-        self.hooks(role).attach(&self.lock(), ifindex)
+        let ebpf = self.lock();
+        let found = self.hooks(role).attach(&ebpf, ifindex)?;
+        if role != Role::Endpoint {
+            return Ok(found);
+        }
+        // After those that it leaves packets to.
+        Ok(netkit::attach(&ebpf, &self.pins, ifindex)? && found)
     }
 
     fn hooks(&self, role: Role) -> TcHooks {

@@ -201,7 +201,7 @@ impl TcHooks {
 }
 
 /// The name of a pin.
-fn pin_name(name: &str, ifindex: u32) -> String {
+pub(crate) fn pin_name(name: &str, ifindex: u32) -> String {
     format!("{name}-{ifindex}")
 }
 

@@ -13,6 +13,7 @@ use waggle_tests_support::netns::NetNs;
 use waggle_tests_support::wait_until;
 
 use crate::frame::{Frame, UDP};
+use crate::netkit;
 use crate::rig::{NETWORK, World, ip4, ip6, node_ip};
 use crate::traffic::{LIMIT, error_of, raw, tcp, udp, udp_segments};
 
@@ -65,12 +66,32 @@ fn everything(world: &World, from: (u8, u8), to: (u8, u8), bytes: usize) -> anyh
 
 #[test]
 fn containers_reach_each_other() -> anyhow::Result<()> {
-    let Some(mut world) = World::new("reach", 1500)? else {
+    reach("reach", false)
+}
+
+#[test]
+fn containers_behind_veths_reach_each_other_where_there_is_netkit() -> anyhow::Result<()> {
+    reach("veths", true)
+}
+
+/// Netkit devices where the kernel has them and is not told otherwise.
+fn reach(name: &str, only_veths: bool) -> anyhow::Result<()> {
+    if nix::unistd::geteuid().is_root() && !netkit::is_there()? {
+        if only_veths {
+            eprintln!("SKIP: a kernel without netkit devices: all tests have veths");
+            return Ok(());
+        }
+        eprintln!("SKIP: netkit devices: this kernel has none; with veths");
+    }
+    let Some(mut world) = World::new(name, 1500)? else {
         return Ok(());
     };
-    for (node, n) in [(1, 2), (1, 3), (2, 2)] {
-        world.container(node, n)?;
+    world.container(1, 2)?;
+    for host in &mut world.hosts {
+        host.only_veths = only_veths;
     }
+    world.container(1, 3)?;
+    world.container(2, 2)?;
     everything(&world, (1, 2), (1, 3), 3_000_000)?;
     everything(&world, (1, 2), (2, 2), 3_000_000)?;
     everything(&world, (2, 2), (1, 3), 100_000)?;

@@ -14,6 +14,7 @@ mod e2e;
 mod frame;
 mod interop;
 mod model;
+mod netkit;
 mod programs;
 mod properties;
 mod rig;

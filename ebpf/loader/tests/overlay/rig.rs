@@ -10,6 +10,7 @@ use waggle_ebpf::overlay::{
 };
 use waggle_tests_support::netns::{NetNs, TempNetNs};
 
+use crate::netkit;
 use crate::support::Node as Pins;
 
 /// Number of the one network that containers are on, unless a test says otherwise.
@@ -52,7 +53,7 @@ pub fn pools() -> [Net; 2] {
 pub struct Container {
     pub ns: TempNetNs,
     pub n: u8,
-    /// The host side of its veth, in the node's namespace.
+    /// The host side of its device, in the node's namespace.
     pub ifindex: u32,
 }
 
@@ -63,6 +64,8 @@ pub struct Host {
     pub plane: OverlayPlane,
     pub containers: Vec<Container>,
     pub underlay: u32,
+    /// Of the containers that are to come: no netkit devices, also where the kernel has them.
+    pub only_veths: bool,
     name: String,
     mtu: u16,
 }
@@ -203,6 +206,7 @@ impl Host {
             plane,
             containers: Vec::new(),
             underlay,
+            only_veths: false,
             name: name.to_owned(),
             mtu: inner,
         };
@@ -245,13 +249,17 @@ impl Host {
         let device = format!("c{n}");
         let (v4, v6) = (ip4(self.n, n), ip6(self.n, n));
         let mac = mac_of(v4.into());
-        self.ns.ip(&format!(
-            "link add {device} type veth peer name eth0 address {} netns {}\n\
-             link set {device} mtu {} up\n",
-            text(mac),
-            ns.name(),
-            self.mtu
-        ))?;
+        let is_netkit = !self.only_veths
+            && netkit::add(&self.ns, &device, mac, ns.name()).context("add a netkit device")?;
+        if !is_netkit {
+            self.ns.ip(&format!(
+                "link add {device} type veth peer name eth0 address {} netns {}\n",
+                text(mac),
+                ns.name(),
+            ))?;
+        }
+        self.ns
+            .ip(&format!("link set {device} mtu {} up\n", self.mtu))?;
         let ifindex = ifindex(&self.ns, &device)?;
         let endpoint = Endpoint {
             at: At::Container {

@@ -1,4 +1,4 @@
-//! overlay_from: what a container sends.
+//! overlay_from, overlay_direct: what a container sends.
 
 use aya_ebpf::bindings::__sk_buff;
 use waggle_ebpf_common::overlay::{
@@ -7,7 +7,7 @@ use waggle_ebpf_common::overlay::{
 
 use crate::count::{count, drop};
 use crate::encap;
-use crate::frame::UDP;
+use crate::frame::{OK, UDP};
 use crate::icmp::{self, Why};
 use crate::judge;
 use crate::lookup::{endpoint, is_gateway, is_node, may_talk, peer, subnet};
@@ -37,19 +37,52 @@ pub fn from(skb: *mut __sk_buff) -> i32 {
     if packet.is_multicast() {
         return drop(reason::MULTICAST);
     }
+    match allowed(skb, &packet, ifindex) {
+        Ok(from) => match subnet(&packet.dst) {
+            Some(to) if !is_gateway(&packet) => within(skb, &packet, &from, to),
+            _ => outside(skb, &packet),
+        },
+        Err(dropped) => dropped,
+    }
+}
+
+/// Where a container's own device sends, on the container's side (netkit): what goes to other nodes leaves at once, in the
+/// sender's own time. All else is left to overlay_from, on the host's side of the device, and judged there only: from here
+/// nothing can be put into another container (`bpf_redirect_peer` works at tc ingress alone).
+#[inline(always)]
+pub fn direct(skb: *mut __sk_buff) -> i32 {
+    // SAFETY: the program's context. The device is already the host's side.
+    let (is_tagged, ifindex, (what, packet)) =
+        unsafe { ((*skb).vlan_present != 0, (*skb).ifindex, parse(skb, 0)) };
+    if is_tagged || what != parse::PARSED || packet.is_multicast() || is_gateway(&packet) {
+        return OK;
+    }
+    if packet.is_v6 && neighbour::is_discovery(&packet) {
+        return OK;
+    }
+    let Some(to) = subnet(&packet.dst).filter(|to| to.peer != THIS_NODE && to.peer != NOWHERE)
+    else {
+        return OK;
+    };
+    match allowed(skb, &packet, ifindex) {
+        Ok(from) => within(skb, &packet, &from, to),
+        Err(dropped) => dropped,
+    }
+}
+
+/// Who sends a packet, if it is its own and policies let it; else the verdict.
+#[inline(always)]
+fn allowed(skb: *mut __sk_buff, packet: &Packet, ifindex: u32) -> Result<Endpoint, i32> {
     let Some(from) = endpoint(&packet.src).filter(|from| from.ifindex == ifindex) else {
-        return drop(reason::SPOOFED_SOURCE);
+        return Err(drop(reason::SPOOFED_SOURCE));
     };
     if half_words(&from.mac) != packet.mac {
-        return drop(reason::SPOOFED_MAC);
+        return Err(drop(reason::SPOOFED_MAC));
     }
-    if !judge::may_send(skb, &packet) {
-        return drop(reason::POLICY_EGRESS);
+    if !judge::may_send(skb, packet) {
+        return Err(drop(reason::POLICY_EGRESS));
     }
-    match subnet(&packet.dst) {
-        Some(to) if !is_gateway(&packet) => within(skb, &packet, &from, to),
-        _ => outside(skb, &packet),
-    }
+    Ok(from)
 }
 
 /// To an address of the overlay.

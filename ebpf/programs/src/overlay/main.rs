@@ -3,7 +3,7 @@
 //!
 //! | file | programs, role |
 //! |---|---|
-//! | from.rs | overlay_from, tc ingress of the host side of a container's veth: what the container sends |
+//! | from.rs | overlay_from, tc ingress of the host side of a container's device (veth, netkit): what the container sends; overlay_direct, where a netkit device itself sends |
 //! | to.rs | overlay_to, tc egress there: what the kernel's stack sends to the container |
 //! | under.rs | overlay_under, tc ingress of the underlay: what other nodes send |
 //! | device.rs | overlay_up, overlay_down, tc ingress and egress of the kernel's VXLAN device: the slow path |
@@ -73,7 +73,13 @@ mod programs {
         crate::from::from(ctx.skb.skb)
     }
 
-    /// At tc egress there.
+    /// Where a container's device sends, of kinds that have programs there: netkit.
+    #[classifier]
+    fn overlay_direct(ctx: TcContext) -> i32 {
+        crate::from::direct(ctx.skb.skb)
+    }
+
+    /// At tc egress of the host side.
     #[classifier]
     fn overlay_to(ctx: TcContext) -> i32 {
         crate::to::to(ctx.skb.skb)
