@@ -20,7 +20,7 @@ const JOBS: &[(&str, &str, &str, u64, &[&str])] = &[
         "overlay",
         "waggle-ebpf",
         "overlay",
-        300,
+        600,
         &[
             "containers_reach",
             "behind_veths",

@@ -214,7 +214,8 @@ fn empty_hooks(object: &Path, place: &Place) -> anyhow::Result<Ebpf> {
     let mut ebpf = Ebpf::load_file(object).with_context(|| object.display().to_string())?;
     let cgroup = File::open(&place.cgroup)?;
     for (name, program) in ebpf.programs_mut() {
-        let mode = CgroupAttachMode::AllowMultiple;
+        // Links are never alone; the kernel takes no flags with them.
+        let mode = CgroupAttachMode::Single;
         match program {
             Program::CgroupSkb(packets) => {
                 packets.load()?;
