@@ -37,7 +37,10 @@ impl Netlink {
             let mut batch = Batch::default();
             batch.add_netkit(name, mtu, other);
             match self.run(batch) {
-                Err(e) if e.is_unknown() => HAS_NO_NETKIT.store(true, Relaxed),
+                Err(e) if e.is_unknown() => {
+                    tracing::info!("containers have veths: this kernel has no netkit devices");
+                    HAS_NO_NETKIT.store(true, Relaxed);
+                }
                 done => return done,
             }
         }

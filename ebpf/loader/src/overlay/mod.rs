@@ -1,9 +1,9 @@
 //! The overlay, from user space: load, attach, say who is where.
 //!
-//! Containers have veths, or netkit devices, whose host sides stand in the node's own network namespace, on no bridge. The programs there answer ARP
-//! and neighbour discovery, hand packets to containers of the same node, and write VXLAN headers for other nodes; those on the
-//! underlay take the headers off. One VXLAN device of the kernel that takes its tunnel from the packet (`external`) is the slow
-//! path. `ebpf/programs/src/overlay/main.rs` says which program does what.
+//! Containers have veths, or netkit devices, whose host sides stand in the node's own network namespace, on no bridge. The programs
+//! there answer ARP and neighbour discovery, hand packets to containers of the same node, and write VXLAN headers for other nodes;
+//! those on the underlay take the headers off. One VXLAN device of the kernel that takes its tunnel from the packet (`external`) is
+//! the slow path. `ebpf/programs/src/overlay/main.rs` says which program does what.
 //!
 //! # Order
 //! [`OverlayPlane::open`], [`attach_vxlan`](OverlayPlane::attach_vxlan), [`attach_underlay`](OverlayPlane::attach_underlay); peers
@@ -242,7 +242,8 @@ impl OverlayPlane {
         Ok(found)
     }
 
-    /// Steers what a container sends, from the host side of its veth or netkit device on; only its endpoints' addresses may send from there on.
+    /// Steers what a container sends, from the host side of its veth or netkit device on; only its endpoints' addresses may send from
+    /// there on.
     ///
     /// # Errors
     /// [`LoadError::Link`] with the kernel's answer.

@@ -7,6 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
+use waggle_ebpf::RunStats;
 use waggle_ebpf::common::overlay::{mac_of, reason};
 use waggle_ebpf::overlay::{At, Endpoint, OverlayPlane, Peer, Reach};
 use waggle_tests_support::netns::NetNs;
@@ -76,12 +77,13 @@ fn containers_behind_veths_reach_each_other_where_there_is_netkit() -> anyhow::R
 
 /// Netkit devices where the kernel has them and is not told otherwise.
 fn reach(name: &str, only_veths: bool) -> anyhow::Result<()> {
-    if nix::unistd::geteuid().is_root() && !netkit::is_there()? {
-        if only_veths {
-            eprintln!("SKIP: a kernel without netkit devices: all tests have veths");
-            return Ok(());
-        }
-        eprintln!("SKIP: netkit devices: this kernel has none; with veths");
+    let has_netkit = nix::unistd::geteuid().is_root() && netkit::is_there()?;
+    if !has_netkit && only_veths {
+        eprintln!("SKIP: no netkit devices here: all tests have veths");
+        return Ok(());
+    }
+    if !has_netkit {
+        eprintln!("SKIP: netkit devices: none here; with veths");
     }
     let Some(mut world) = World::new(name, 1500)? else {
         return Ok(());
@@ -92,6 +94,9 @@ fn reach(name: &str, only_veths: bool) -> anyhow::Result<()> {
     }
     world.container(1, 3)?;
     world.container(2, 2)?;
+    if has_netkit && !only_veths {
+        sends_at_once(&world, (1, 2), (2, 2))?;
+    }
     everything(&world, (1, 2), (1, 3), 3_000_000)?;
     everything(&world, (1, 2), (2, 2), 3_000_000)?;
     everything(&world, (2, 2), (1, 3), 100_000)?;
@@ -123,6 +128,40 @@ fn reach(name: &str, only_veths: bool) -> anyhow::Result<()> {
         }
     }
     nothing_is_lost(&world)
+}
+
+/// What a container behind a netkit device sends to another node is steered where it sends, once, and not by the program on the
+/// host's side.
+fn sends_at_once(world: &World, from: (u8, u8), to: (u8, u8)) -> anyhow::Result<()> {
+    let (client, server) = (&world.of(from.0, from.1).ns, &world.of(to.0, to.1).ns);
+    let host = world.host(from.0);
+    let runs = |name: &str| {
+        let programs = host.plane.programs();
+        let program = programs.iter().find(|program| program.name == name);
+        program.map_or(0, |program| program.run_cnt)
+    };
+    // Neighbours are known after that.
+    let [(src, dst), _] = pairs(from, to);
+    tcp(client, server, src, dst, 1)?;
+    let _stats = RunStats::enable()?;
+    let (direct, other, sent) = (
+        runs("overlay_direct"),
+        runs("overlay_from"),
+        host.count(reason::SENT)?,
+    );
+    for _ in 0..20 {
+        tcp(client, server, src, dst, 10_000)?;
+    }
+    let direct = runs("overlay_direct") - direct;
+    let other = runs("overlay_from") - other;
+    let sent = host.count(reason::SENT)? - sent;
+    // Each connection has more than four packets; who speaks of neighbours in between, few.
+    ensure!(
+        sent > 80 && direct >= sent && other < sent / 8,
+        "sent {sent}, by {direct} runs of overlay_direct and {other} of overlay_from; {}",
+        host.counts()
+    );
+    Ok(())
 }
 
 #[test]
