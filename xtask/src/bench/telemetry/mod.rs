@@ -1,5 +1,5 @@
 //! `cargo xtask bench telemetry`: what telemetry costs, and how much it carries. What is measured is in
-//! `ebpf/loader/benches/vip/features.rs` (per packet, per connect), `node.rs` (a node at rest and under connections) and
+//! `ebpf/loader/benches/vip/features.rs` (per packet, per connect), `node.rs` (nodes at rest and one under connections) and
 //! `telemetry/benches/delivery` (lines, spool, receiver).
 
 mod node;
@@ -24,12 +24,26 @@ pub struct Args {
     /// The CPU for what is measured per packet
     #[arg(long, default_value_t = 1)]
     cpu: usize,
+    /// Only this part
+    #[arg(long)]
+    only: Option<Part>,
+}
+
+/// What there is to measure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    /// What the programs add to a packet and to a connection
+    Kernel,
+    /// Real nodes, at rest and under connections
+    Node,
+    /// Lines, spool, receiver
+    Delivery,
 }
 
 /// What the test set-up does not need: what is looked for, its package.
 const PEERS: [(&str, &str); 1] = [("rsyslogd", "rsyslog")];
 
-/// Builds and runs all three.
+/// Builds and runs all three, or the one.
 pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     if let Some(code) = setup::ensure_peers(&PEERS, args.no_install)? {
         return Ok(code);
@@ -39,27 +53,34 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
         "running kernel programs needs root"
     );
     let object = step("build-ebpf", || ebpf::build(ebpf::Options::default()))?;
-    let empty = object.with_file_name("waggle-empty-bench.o");
-    let empty = empty.to_str().context("the object's path is no text")?;
-    let rounds = if args.quick { "1" } else { "21" };
-    let cpu = args.cpu.to_string();
-    let features = [
-        "--features",
-        "--empty",
-        empty,
-        "--rounds",
-        rounds,
-        "--cpu",
-        &cpu,
-    ];
-    bench(args.quick, "vip", &features)?;
-    let programs = if args.quick {
-        build::programs()?
-    } else {
-        build::release_programs()?
-    };
-    node::measure(&programs, args.quick)?;
-    let quick: &[&str] = if args.quick { &["--quick"] } else { &[] };
-    bench(args.quick, "delivery", quick)?;
+    let is_asked = |part| args.only.is_none_or(|only| only == part);
+    if is_asked(Part::Kernel) {
+        let empty = object.with_file_name("waggle-empty-bench.o");
+        let empty = empty.to_str().context("the object's path is no text")?;
+        let rounds = if args.quick { "1" } else { "21" };
+        let cpu = args.cpu.to_string();
+        let features = [
+            "--features",
+            "--empty",
+            empty,
+            "--rounds",
+            rounds,
+            "--cpu",
+            &cpu,
+        ];
+        bench(args.quick, "vip", &features)?;
+    }
+    if is_asked(Part::Node) {
+        let programs = if args.quick {
+            build::programs()?
+        } else {
+            build::release_programs()?
+        };
+        node::measure(&programs, args.quick)?;
+    }
+    if is_asked(Part::Delivery) {
+        let quick: &[&str] = if args.quick { &["--quick"] } else { &[] };
+        bench(args.quick, "delivery", quick)?;
+    }
     Ok(ExitCode::SUCCESS)
 }
